@@ -1,0 +1,103 @@
+"""The tree of errors. Each says when it is raised, ends the command with its exit code, and may carry a hint.
+
+    RendererError                   1
+    ├── UsageError                  2   the command line asks for what cannot be
+    ├── ManifestError               2   one manifest has problems; carries all of them
+    ├── MachineError                3   this machine cannot run it; says what is missing
+    │   └── ModelError              3   a model is missing, incomplete, or not what its name says
+    ├── PictureError                1   one picture failed; the others go on
+    │   ├── BadPictureError         1   the model's values are not finite, or the picture is one flat colour
+    │   └── OutOfMemoryError        1   the picture did not fit; the worker can go on
+    ├── DiskError                   1   a file could not be written whole; nothing half-written was left
+    └── LockedError                 75  another run holds this output folder
+
+Knows nothing of manifests, engines or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_MACHINE = 3
+EXIT_STOPPED = 4
+EXIT_LOCKED = 75
+
+
+class RendererError(Exception):
+    """Anything this program knows how to explain. `hint` says what helps, or is empty."""
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(RendererError):
+    """The command line asks for what cannot be: a file that is not there, an id nobody has, two flags that exclude."""
+
+    exit_code = EXIT_USAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a manifest. `line` and `column` count from 1; `path` is like `jobs[0].size`, or empty."""
+
+    file: str
+    line: int
+    column: int
+    path: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}"
+        what = f"{place} {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+        return f"{what} ({self.hint})" if self.hint else what
+
+
+class ManifestError(RendererError):
+    """A manifest has problems. All that could be found are in `problems`, in the order of their lines."""
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column)))
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class MachineError(RendererError):
+    """This machine cannot run it: no GPU, too little memory, a library that does not work here."""
+
+    exit_code = EXIT_MACHINE
+
+
+class ModelError(MachineError):
+    """A model is missing, incomplete, or not what its name says."""
+
+
+class PictureError(RendererError):
+    """One picture failed. The batch goes on, and the picture is tried again after the others."""
+
+
+class BadPictureError(PictureError):
+    """The model gave values that are not finite, or one flat colour: saved, it would look like a picture."""
+
+
+class OutOfMemoryError(PictureError):
+    """The picture did not fit into the device's memory; the memory was given back, and the worker can go on."""
+
+
+class DiskError(RendererError):
+    """A file could not be written whole. What stood there before still stands; nothing half-written was left."""
+
+
+class LockedError(RendererError):
+    """Another run holds this output folder."""
+
+    exit_code = EXIT_LOCKED

@@ -1,0 +1,168 @@
+"""What the supervisor and a worker say to each other, and how it goes through a pipe.
+
+The supervisor sends orders; the worker answers with events. One frame is two big-endian lengths, a JSON header and a
+payload of bytes (a picture's pixels; empty otherwise). Both sides use these values and nothing else of one another.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Annotated, BinaryIO, Literal
+
+from pydantic import Field, TypeAdapter
+
+from renderer.job import Engine, Gpu, Job, Memory, Precision, Profile, Software, Timing, Value
+
+_LENGTHS = struct.Struct(">IQ")
+MAX_HEADER_BYTES = 16 * 2**20
+MAX_PAYLOAD_BYTES = 2**30
+
+
+class Setup(Value):
+    """What a worker opens, once: one model at one precision, placed by one profile.
+
+    `model` is a catalogue id or a folder. `vram_bytes` bounds the weights on the GPU (null: all there is).
+    """
+
+    model: str
+    precision: Precision
+    profile: Profile
+    vram_bytes: int | None = None
+    offline: bool = False
+
+
+# ---- orders: supervisor to worker ------------------------------------------------------------------------------------
+
+
+class Open(Value):
+    """Open the pipeline; answered by `Opened` or `OpenFailed`."""
+
+    order: Literal["open"] = "open"
+    setup: Setup
+
+
+class Render(Value):
+    """Render one job; answered by `Started`, `Stepped`…, and then `Rendered` or `Failed`. `key` names it in answers."""
+
+    order: Literal["render"] = "render"
+    key: str
+    job: Job
+
+
+Order = Annotated[Open | Render, Field(discriminator="order")]
+
+
+# ---- events: worker to supervisor ------------------------------------------------------------------------------------
+
+
+class Opening(Value):
+    """A sign of life while the pipeline opens: which part is being loaded."""
+
+    event: Literal["opening"] = "opening"
+    what: str
+
+
+class Opened(Value):
+    """The pipeline is open. `capacity` is how many jobs the worker takes at once."""
+
+    event: Literal["opened"] = "opened"
+    capacity: int
+    load_s: float
+    engine: Engine
+    software: Software
+    gpu: Gpu | None
+
+
+class OpenFailed(Value):
+    """The pipeline cannot be opened on this machine; another try would fail as well."""
+
+    event: Literal["open-failed"] = "open-failed"
+    message: str
+    hint: str = ""
+
+
+class Started(Value):
+    """A job's turn has come."""
+
+    event: Literal["started"] = "started"
+    key: str
+
+
+class Stepped(Value):
+    """`step` of `steps` denoising steps are done."""
+
+    event: Literal["stepped"] = "stepped"
+    key: str
+    step: int
+    steps: int
+
+
+class Rendered(Value):
+    """A picture is there: the payload is `height` x `width` x 3 bytes of RGB. `save_s` is still to come in `timing`."""
+
+    event: Literal["rendered"] = "rendered"
+    key: str
+    width: int
+    height: int
+    timing: Timing
+    memory: Memory
+    warnings: tuple[str, ...] = ()
+
+
+class Failed(Value):
+    """A job failed; the worker lives and takes the next. `detail` is for the log."""
+
+    event: Literal["failed"] = "failed"
+    key: str
+    kind: str
+    message: str
+    hint: str = ""
+    detail: str = ""
+
+
+Event = Annotated[Opening | Opened | OpenFailed | Started | Stepped | Rendered | Failed, Field(discriminator="event")]
+
+_ORDERS: TypeAdapter[Open | Render] = TypeAdapter(Order)
+_EVENTS: TypeAdapter[Opening | Opened | OpenFailed | Started | Stepped | Rendered | Failed] = TypeAdapter(Event)
+
+AnyOrder = Open | Render
+AnyEvent = Opening | Opened | OpenFailed | Started | Stepped | Rendered | Failed
+
+
+def write_frame(stream: BinaryIO, value: AnyOrder | AnyEvent, payload: bytes | memoryview = b"") -> None:
+    """Write one frame and flush it. Raises `BrokenPipeError` when the other side is gone."""
+    header = value.model_dump_json().encode()
+    stream.write(_LENGTHS.pack(len(header), len(payload)))
+    stream.write(header)
+    stream.write(payload)
+    stream.flush()
+
+
+def _read_exactly(stream: BinaryIO, count: int) -> bytes:
+    chunks = bytearray()
+    while len(chunks) < count:
+        chunk = stream.read(count - len(chunks))
+        if not chunk:
+            raise EOFError
+        chunks += chunk
+    return bytes(chunks)
+
+
+def _read_frame(stream: BinaryIO) -> tuple[bytes, bytes]:
+    """One frame's header and payload. Raises `EOFError` at the end, also in the middle of a frame."""
+    header_bytes, payload_bytes = _LENGTHS.unpack(_read_exactly(stream, _LENGTHS.size))
+    if header_bytes > MAX_HEADER_BYTES or payload_bytes > MAX_PAYLOAD_BYTES:
+        raise EOFError(f"not a frame: {header_bytes} and {payload_bytes} bytes announced")
+    return _read_exactly(stream, header_bytes), _read_exactly(stream, payload_bytes)
+
+
+def read_order(stream: BinaryIO) -> AnyOrder:
+    """The next order. Raises `EOFError` when the supervisor is gone."""
+    header, _ = _read_frame(stream)
+    return _ORDERS.validate_json(header)
+
+
+def read_event(stream: BinaryIO) -> tuple[AnyEvent, bytes]:
+    """The next event and its payload. Raises `EOFError` when the worker is gone."""
+    header, payload = _read_frame(stream)
+    return _EVENTS.validate_json(header), payload

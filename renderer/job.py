@@ -1,0 +1,209 @@
+"""Frozen values: what is rendered, what was rendered, and the fingerprint that ties the two.
+
+A `Job` is everything a picture's bits depend on besides the weights. A `Picture` is a job with a name and a place in a
+manifest. A `Sidecar` is what is known of a picture that has been rendered. Knows nothing of YAML, engines or folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RENDERING_VERSION = 1
+"""Goes up when the same job would give other bits; every picture is then rendered anew."""
+
+SIDECAR_VERSION = 1
+"""Goes up when a sidecar's fields change their meaning."""
+
+MAX_SEED = 2**63 - 1
+
+Precision = Literal["bf16", "fp8"]
+Profile = Literal["resident", "fp8", "disk", "cpu"]
+
+
+class Value(BaseModel):
+    """A frozen value that refuses fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Size(Value):
+    """A picture's size in pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+class Job(Value):
+    """What is rendered: all that a picture's bits depend on besides the weights and the machine's kernels.
+
+    Field names are those of DiffSynth's `QwenImagePipeline.__call__`. `width` and `height` are pixels, multiples of 16.
+    """
+
+    model: str
+    precision: Precision
+    prompt: str
+    negative_prompt: str
+    cfg_scale: float
+    num_inference_steps: int
+    width: int
+    height: int
+    seed: int
+
+
+class ModelIdentity(Value):
+    """Which weights: a catalogue id with its revision, or the SHA-256 over a local folder's files."""
+
+    id: str
+    revision: str | None = None
+    content_sha256: str | None = None
+
+
+class Expect(Value):
+    """Limits that fail a picture when it exceeds them, as a smoke test does. They do not enter the fingerprint."""
+
+    seconds: float | None = None
+    vram_bytes: int | None = None
+    ram_bytes: int | None = None
+
+
+class Place(Value):
+    """Where a picture stands: the manifest (relative to the project), the line and id of its job, its combination."""
+
+    manifest: str
+    line: int
+    job_id: str
+    index: int
+    matrix: dict[str, str] = Field(default_factory=dict)
+
+
+class Picture(Value):
+    """One picture of a manifest: its job, its id, and its name without extension under the manifest's output folder."""
+
+    id: str
+    output: str
+    job: Job
+    place: Place
+    expect: Expect | None = None
+
+
+def canonical(value: BaseModel) -> str:
+    """A value as JSON with sorted keys and no spaces: the same text for the same value, always."""
+    return json.dumps(value.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def fingerprint(job: Job, model: ModelIdentity) -> str:
+    """SHA-256 (64 hex digits) over the job, the model's identity and the rendering version."""
+    text = f"renderer {RENDERING_VERSION}\n{canonical(model)}\n{canonical(job)}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def derive_seed(prompt: str, negative_prompt: str, size: Size) -> int:
+    """The seed of a job that names none: 32 bits from what the noise stands for, so that a rerun repeats the picture.
+
+    Steps, guidance, precision and model stay out of it: whoever tries more steps compares the same composition.
+    """
+    text = json.dumps([prompt, negative_prompt, size.width, size.height], ensure_ascii=False)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+# ---- what is known of a rendered picture -----------------------------------------------------------------------------
+
+Seconds = Annotated[float, Field(ge=0)]
+Bytes = Annotated[int, Field(ge=0)]
+
+
+class Timing(Value):
+    """Seconds of wall time, and when it was. `load_s` is the worker's start, shared by all pictures it rendered.
+
+    `encode_s` is everything before the first denoising step, `decode_s` everything after the last; `save_s` is the
+    encoding and writing of the file; `total_s` is `encode_s + denoise_s + decode_s + save_s`.
+    """
+
+    load_s: Seconds | None = None
+    encode_s: Seconds | None = None
+    step_median_s: Seconds | None = None
+    denoise_s: Seconds | None = None
+    decode_s: Seconds | None = None
+    save_s: Seconds | None = None
+    total_s: Seconds | None = None
+    began_at: datetime
+    ended_at: datetime
+
+
+class Memory(Value):
+    """Peaks in bytes while this picture was rendered; null where the machine has no such figure.
+
+    `allocated` and `reserved` are torch's on the GPU, `device` is all that NVML saw in use there, other processes
+    included; `rss` is the worker's highest resident set since it started.
+    """
+
+    peak_allocated_bytes: Bytes | None = None
+    peak_reserved_bytes: Bytes | None = None
+    peak_device_bytes: Bytes | None = None
+    peak_rss_bytes: Bytes | None = None
+
+
+class Gpu(Value):
+    """The card that rendered."""
+
+    name: str
+    total_bytes: Bytes
+    driver: str | None = None
+    compute_capability: str | None = None
+
+
+class Software(Value):
+    """Versions that could change a picture's bits."""
+
+    renderer: str
+    python: str
+    diffsynth: str
+    torch: str
+    transformers: str
+    cuda: str | None = None
+
+
+class Engine(Value):
+    """How it was rendered: which engine, with which profile, on which kind of device."""
+
+    name: str
+    profile: Profile
+    device: Literal["cuda", "cpu"]
+
+
+class FileFacts(Value):
+    """The picture's file: its name beside the sidecar, and what it must be byte by byte."""
+
+    name: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Bytes
+    width: int
+    height: int
+
+
+class Sidecar(Value):
+    """What stands beside a picture, and the mark that it is done. Its fields are a list of what may be told."""
+
+    sidecar_version: Literal[1] = SIDECAR_VERSION
+    rendering_version: int = RENDERING_VERSION
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    id: str
+    place: Place
+    job: Job
+    model: ModelIdentity
+    engine: Engine
+    software: Software
+    gpu: Gpu | None = None
+    timing: Timing
+    memory: Memory
+    file: FileFacts
+    attempt: int = 1
+    warnings: tuple[str, ...] = ()
