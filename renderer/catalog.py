@@ -96,15 +96,17 @@ _GIB = 2**30
 QWEN_IMAGE = Model(
     id="Qwen/Qwen-Image",
     about="text to picture, 20 billion parameters, English and Chinese lettering",
-    ratios=MappingProxyType({
-        "1:1": Size(width=1328, height=1328),
-        "16:9": Size(width=1664, height=928),
-        "9:16": Size(width=928, height=1664),
-        "4:3": Size(width=1472, height=1104),
-        "3:4": Size(width=1104, height=1472),
-        "3:2": Size(width=1584, height=1056),
-        "2:3": Size(width=1056, height=1584),
-    }),  # fmt: skip
+    ratios=MappingProxyType(
+        {
+            "1:1": Size(width=1328, height=1328),
+            "16:9": Size(width=1664, height=928),
+            "9:16": Size(width=928, height=1664),
+            "4:3": Size(width=1472, height=1104),
+            "3:4": Size(width=1104, height=1472),
+            "3:2": Size(width=1584, height=1056),
+            "2:3": Size(width=1056, height=1584),
+        }
+    ),  # fmt: skip
     min_side=256,
     max_side=2560,
     max_pixels=2048 * 2048,
@@ -117,15 +119,17 @@ QWEN_IMAGE = Model(
 DEMO = Model(
     id="demo",
     about="a small member of the family that is made on this machine: rehearsals, tests, CI",
-    ratios=MappingProxyType({
-        "1:1": Size(width=256, height=256),
-        "16:9": Size(width=336, height=192),
-        "9:16": Size(width=192, height=336),
-        "4:3": Size(width=304, height=224),
-        "3:4": Size(width=224, height=304),
-        "3:2": Size(width=320, height=208),
-        "2:3": Size(width=208, height=320),
-    }),  # fmt: skip
+    ratios=MappingProxyType(
+        {
+            "1:1": Size(width=256, height=256),
+            "16:9": Size(width=336, height=192),
+            "9:16": Size(width=192, height=336),
+            "4:3": Size(width=304, height=224),
+            "3:4": Size(width=224, height=304),
+            "3:2": Size(width=320, height=208),
+            "2:3": Size(width=208, height=320),
+        }
+    ),  # fmt: skip
     min_side=64,
     max_side=1024,
     max_pixels=1024 * 1024,
@@ -160,7 +164,9 @@ def _local(reference: str, folder: Path) -> Model:
     if not (folder / TOKENIZER).is_dir():
         missing.append(TOKENIZER)
     if missing:
-        raise ModelError(f'the folder "{reference}" lacks {", ".join(missing)}', hint="it must have Qwen-Image's layout")
+        raise ModelError(
+            f'the folder "{reference}" lacks {", ".join(missing)}', hint="it must have Qwen-Image's layout"
+        )
     base = QWEN_IMAGE
     return Model(
         id=reference,

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 RENDERING_VERSION = 1
 """Goes up when the same job would give other bits; every picture is then rendered anew."""
 
-SIDECAR_VERSION = 1
+SIDECAR_VERSION: Literal[1] = 1
 """Goes up when a sidecar's fields change their meaning."""
 
 MAX_SEED = 2**63 - 1

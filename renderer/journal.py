@@ -1,0 +1,131 @@
+"""What happened to the pictures that are not done: attempts, failures, workers brought down. One JSON line each.
+
+An attempt is written down before its work begins, so that whatever the picture brings down, it is known. Sidecars say
+what is done; the journal never does. Knows nothing of plans or workers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from renderer import artifacts
+from renderer.job import Value
+
+MAX_CRASHES = 3
+"""A picture that brought down this many workers is set aside."""
+
+_COMPACT_ABOVE_BYTES = 8 * 2**20
+
+What = Literal["attempt", "done", "failed", "crashed", "dropped"]
+
+
+class Entry(Value):
+    """One line: what happened to which picture, when (UTC). `dropped` is an attempt that was given up on request."""
+
+    at: datetime
+    what: What
+    id: str
+    fingerprint: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the journal holds against one fingerprint.
+
+    `left_open` says that an attempt began and its run vanished without a word: a power cut, or the picture's doing.
+    """
+
+    attempts: int = 0
+    crashes: int = 0
+    left_open: bool = False
+    failure: str = ""
+
+    @property
+    def set_aside(self) -> bool:
+        return self.crashes >= MAX_CRASHES
+
+    def after(self, entry: Entry) -> Record:
+        """This record with one more entry."""
+        match entry.what:
+            case "attempt":
+                return Record(self.attempts + 1, self.crashes, left_open=True, failure=self.failure)
+            case "crashed":
+                return Record(self.attempts, self.crashes + 1, failure=entry.message)
+            case "failed":
+                return Record(self.attempts, self.crashes, failure=entry.message)
+            case "dropped":
+                return Record(max(0, self.attempts - 1), self.crashes, failure=self.failure)
+            case "done":
+                return Record()
+
+
+@dataclass(slots=True)
+class Journal:
+    """The journal of one output folder, `journal.jsonl`."""
+
+    path: Path
+    records: dict[str, Record] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Journal:
+        """Read what is there. Lines that are no entries (the last one of a dead run, say) are passed over."""
+        journal = cls(folder / "journal.jsonl")
+        for entry in _entries(journal.path):
+            journal.records[entry.fingerprint] = journal.record(entry.fingerprint).after(entry)
+        return journal
+
+    def record(self, fingerprint: str) -> Record:
+        return self.records.get(fingerprint, Record())
+
+    def write(self, what: What, picture_id: str, fingerprint: str, message: str = "") -> None:
+        """Append one entry and have it on the disk before returning. Raises `DiskError`."""
+        entry = Entry(at=datetime.now(UTC), what=what, id=picture_id, fingerprint=fingerprint, message=message)
+        line = entry.model_dump_json().encode() + b"\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                os.write(descriptor, _line_break(descriptor) + line)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise artifacts.disk_error(self.path, error) from error
+        artifacts.reached("journal-written", self.path)
+        self.records[fingerprint] = self.record(fingerprint).after(entry)
+
+    def compact(self, keep: Iterable[str]) -> None:
+        """When it has grown large, keep only the entries of the fingerprints in `keep`. Call it with the lock held."""
+        if not self.path.exists() or self.path.stat().st_size < _COMPACT_ABOVE_BYTES:
+            return
+        wanted = set(keep)
+        lines = [entry.model_dump_json() for entry in _entries(self.path) if entry.fingerprint in wanted]
+        artifacts.write_whole(self.path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _line_break(descriptor: int) -> bytes:
+    """A line break where the last run died in the middle of a line, so that the next entry stands on its own."""
+    size = os.fstat(descriptor).st_size
+    return b"" if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n" else b"\n"
+
+
+def _entries(path: Path) -> Sequence[Entry]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return ()
+    entries = []
+    for line in lines:
+        try:
+            entries.append(Entry.model_validate_json(line))
+        except (ValidationError, ValueError):
+            continue
+    return entries
