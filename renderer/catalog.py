@@ -106,7 +106,7 @@ QWEN_IMAGE = Model(
             "3:2": Size(width=1584, height=1056),
             "2:3": Size(width=1056, height=1584),
         }
-    ),  # fmt: skip
+    ),
     min_side=256,
     max_side=2560,
     max_pixels=2048 * 2048,
@@ -129,7 +129,7 @@ DEMO = Model(
             "3:2": Size(width=320, height=208),
             "2:3": Size(width=208, height=320),
         }
-    ),  # fmt: skip
+    ),
     min_side=64,
     max_side=1024,
     max_pixels=1024 * 1024,

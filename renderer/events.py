@@ -7,7 +7,7 @@ payload of bytes (a picture's pixels; empty otherwise). Both sides use these val
 from __future__ import annotations
 
 import struct
-from typing import Annotated, BinaryIO, Literal
+from typing import IO, Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
@@ -129,7 +129,7 @@ AnyOrder = Open | Render
 AnyEvent = Opening | Opened | OpenFailed | Started | Stepped | Rendered | Failed
 
 
-def write_frame(stream: BinaryIO, value: AnyOrder | AnyEvent, payload: bytes | memoryview = b"") -> None:
+def write_frame(stream: IO[bytes], value: AnyOrder | AnyEvent, payload: bytes | memoryview = b"") -> None:
     """Write one frame and flush it. Raises `BrokenPipeError` when the other side is gone."""
     header = value.model_dump_json().encode()
     stream.write(_LENGTHS.pack(len(header), len(payload)))
@@ -138,7 +138,7 @@ def write_frame(stream: BinaryIO, value: AnyOrder | AnyEvent, payload: bytes | m
     stream.flush()
 
 
-def _read_exactly(stream: BinaryIO, count: int) -> bytes:
+def _read_exactly(stream: IO[bytes], count: int) -> bytes:
     chunks = bytearray()
     while len(chunks) < count:
         chunk = stream.read(count - len(chunks))
@@ -148,7 +148,7 @@ def _read_exactly(stream: BinaryIO, count: int) -> bytes:
     return bytes(chunks)
 
 
-def _read_frame(stream: BinaryIO) -> tuple[bytes, bytes]:
+def _read_frame(stream: IO[bytes]) -> tuple[bytes, bytes]:
     """One frame's header and payload. Raises `EOFError` at the end, also in the middle of a frame."""
     header_bytes, payload_bytes = _LENGTHS.unpack(_read_exactly(stream, _LENGTHS.size))
     if header_bytes > MAX_HEADER_BYTES or payload_bytes > MAX_PAYLOAD_BYTES:
@@ -156,13 +156,13 @@ def _read_frame(stream: BinaryIO) -> tuple[bytes, bytes]:
     return _read_exactly(stream, header_bytes), _read_exactly(stream, payload_bytes)
 
 
-def read_order(stream: BinaryIO) -> AnyOrder:
+def read_order(stream: IO[bytes]) -> AnyOrder:
     """The next order. Raises `EOFError` when the supervisor is gone."""
     header, _ = _read_frame(stream)
     return _ORDERS.validate_json(header)
 
 
-def read_event(stream: BinaryIO) -> tuple[AnyEvent, bytes]:
+def read_event(stream: IO[bytes]) -> tuple[AnyEvent, bytes]:
     """The next event and its payload. Raises `EOFError` when the worker is gone."""
     header, payload = _read_frame(stream)
     return _EVENTS.validate_json(header), payload

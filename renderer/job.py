@@ -207,3 +207,39 @@ class Sidecar(Value):
     file: FileFacts
     attempt: int = 1
     warnings: tuple[str, ...] = ()
+
+
+# ---- what is known of a run ------------------------------------------------------------------------------------------
+
+Ending = Literal["complete", "deadline", "signal", "failures"]
+"""Why a run ended: nothing left to do, the time was up, somebody asked for it, or too many failures in a row."""
+
+
+class Failure(Value):
+    """A picture that is not there at the end of a run, and why. `set_aside` ones are not tried again by themselves."""
+
+    id: str
+    message: str
+    hint: str = ""
+    set_aside: bool = False
+
+
+class Summary(Value):
+    """One run over one manifest: `summary.json`. Counts are pictures; rates and sums are of this run alone."""
+
+    summary_version: Literal[1] = 1
+    name: str
+    manifest: str
+    ending: Ending
+    began_at: datetime
+    ended_at: datetime
+    pictures: int
+    rendered: int
+    skipped: int
+    failed: int
+    left: int
+    elapsed_s: Seconds
+    rendering_s: Seconds
+    pictures_per_hour: float | None
+    memory: Memory
+    failures: tuple[Failure, ...] = ()

@@ -68,6 +68,14 @@ def free_disk_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
+def cache_folder() -> Path:
+    """Where things are kept that can be made again: `$RENDERER_CACHE`, or `renderer` in the user's cache folder."""
+    if own := os.environ.get("RENDERER_CACHE"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "renderer"
+
+
 def _gpus() -> list[Gpu]:
     """Every GPU that NVML sees; none where there is no driver."""
     try:

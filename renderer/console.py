@@ -1,0 +1,276 @@
+"""What a person, a log or a machine reads while a batch runs: bars on a terminal, plain lines elsewhere, JSON on request.
+
+Each is a watcher of `news`; none of them knows how rendering works. The words go to standard error, so that standard
+output stays free for what a command is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Literal, NoReturn, Protocol
+
+from tqdm import tqdm
+
+from renderer import news
+from renderer.errors import RendererError
+from renderer.job import Sidecar, Summary
+
+LogFormat = Literal["auto", "plain", "json"]
+
+_HEARTBEAT_S = 60.0
+GIB = 2**30
+
+
+class Console(Protocol):
+    """Watches a run. `close` puts the terminal back in order, however the run ended."""
+
+    def watch(self, what: news.News) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def open_console(log_format: LogFormat) -> Console:
+    """The console for where standard error goes."""
+    if log_format == "json":
+        return Json()
+    return Terminal() if log_format == "auto" and sys.stderr.isatty() else Plain()
+
+
+def print_error(error: RendererError) -> None:
+    """An error and what helps, for people."""
+    print(f"error: {error.message}" if str(error) else "error", file=sys.stderr)
+    if error.hint:
+        print(f"  try: {error.hint}", file=sys.stderr)
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def describe_done(sidecar: Sidecar) -> str:
+    """One line on a finished picture."""
+    job, memory = sidecar.job, sidecar.memory
+    peak = memory.peak_reserved_bytes
+    where = f"{gib(peak)} GPU" if peak is not None else f"{gib(memory.peak_rss_bytes)} RAM"
+    took = f"{sidecar.timing.total_s or 0.0:.1f} s"
+    size = f"{job.width}x{job.height}"
+    return f"{sidecar.id}  {size}, {job.num_inference_steps} steps, seed {job.seed}: {took}, {where}"
+
+
+def describe_summary(summary: Summary) -> list[str]:
+    """A run in a few lines."""
+    first = (
+        f"{summary.name}: {summary.rendered} rendered, {summary.skipped} already done, {summary.failed} failed, "
+        f"{summary.left} left of {summary.pictures}, in {duration(summary.elapsed_s)}"
+    )
+    if summary.pictures_per_hour:
+        first += f" ({summary.pictures_per_hour:.0f} pictures an hour)"
+    lines = [first]
+    for failure in summary.failures:
+        kind = "set aside" if failure.set_aside else "failed"
+        lines.append(f"  {kind}: {failure.id}: {failure.message}" + (f" ({failure.hint})" if failure.hint else ""))
+    reasons = {
+        "deadline": "  stopped: the time is up; the same command goes on from here",
+        "signal": "  stopped on request; the same command goes on from here",
+        "failures": "  stopped: too many failures in a row (--max-failures)",
+    }
+    if summary.ending in reasons:
+        lines.append(reasons[summary.ending])
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 42 s, 3 min 20 s, 7 h 05 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s"
+
+
+def gib(count: int | None) -> str:
+    """Bytes in GiB, or that they are not known."""
+    return "?" if count is None else f"{count / GIB:.1f} GiB"
+
+
+def _describe_opened(what: news.WorkerOpened) -> str:
+    opened = what.opened
+    where = f"{opened.gpu.name}, {gib(opened.gpu.total_bytes)}" if opened.gpu else "the CPU"
+    return f"model open after {duration(opened.load_s)}: engine {opened.engine.name}, profile {opened.engine.profile}, {where}"
+
+
+def _describe_opening(what: news.WorkerOpening) -> str:
+    setup = what.setup
+    return f"opening {setup.model} in {setup.precision}, profile {setup.profile}" if setup else f"loading {what.what}"
+
+
+def _describe_began(what: news.BatchBegan) -> str:
+    done = what.plan.count("done")
+    return f"{what.plan.manifest.name}: {what.to_render} to render, {done} done, into {what.plan.folder.path}"
+
+
+def _describe_failed(what: news.PictureFailed) -> str:
+    then = "; it will be tried again" if what.again else ""
+    hint = f" ({what.hint})" if what.hint else ""
+    return f"FAILED {what.item.picture.id}: {what.message}{hint}{then}"
+
+
+def _describe_stopping(what: news.Stopping) -> str:
+    if what.in_flight == 0:
+        return "stopping"
+    return f"stopping: {what.in_flight} in flight may finish within {what.grace_s:.0f} s; ask again to stop at once"
+
+
+# ---- the three consoles ----------------------------------------------------------------------------------------------
+
+
+class Plain:
+    """One line a picture and a heartbeat: for cron mails, CI logs and files."""
+
+    def __init__(self) -> None:
+        self._done = self._total = 0
+        self._current = ""
+        self._spoke_at = time.monotonic()
+
+    def watch(self, what: news.News) -> None:
+        match what:
+            case news.BatchBegan():
+                self._done, self._total = 0, what.to_render
+                self._say(_describe_began(what))
+            case news.WorkerOpening():
+                if what.setup is not None:
+                    self._say(_describe_opening(what))
+            case news.WorkerOpened():
+                self._say(_describe_opened(what))
+            case news.PictureBegan():
+                self._current = what.item.picture.id
+            case news.Stepped():
+                self._current = f"{what.item.picture.id}, step {what.step} of {what.steps}"
+            case news.PictureDone():
+                self._done += 1
+                self._say(f"[{self._done}/{self._total}] {describe_done(what.sidecar)}")
+                for warning in what.sidecar.warnings:
+                    self._say(f"warning: {what.sidecar.id}: {warning}")
+            case news.PictureFailed():
+                self._say(_describe_failed(what))
+            case news.WorkerLost():
+                self._say(f"{what.reason}; starting another")
+            case news.Stopping():
+                self._say(_describe_stopping(what))
+            case news.Tick():
+                if time.monotonic() - self._spoke_at > _HEARTBEAT_S:
+                    self._say(f"[{self._done}/{self._total}] at {self._current or 'opening the model'}")
+            case news.BatchEnded():
+                for line in describe_summary(what.summary):
+                    self._say(line)
+
+    def close(self) -> None:
+        """Nothing to put back."""
+
+    def _say(self, line: str) -> None:
+        self._spoke_at = time.monotonic()
+        print(f"{datetime.now(UTC).astimezone():%H:%M:%S} {line}", file=sys.stderr, flush=True)
+
+
+class Terminal:
+    """Two bars: the batch, and the picture at hand; everything else scrolls by above them."""
+
+    def __init__(self) -> None:
+        self._batch: tqdm[NoReturn] | None = None
+        self._steps: tqdm[NoReturn] | None = None
+
+    def watch(self, what: news.News) -> None:
+        match what:
+            case news.BatchBegan():
+                tqdm.write(_describe_began(what), file=sys.stderr)
+                self._open_bars(what)
+            case news.WorkerOpening():
+                self._at(_describe_opening(what))
+            case news.WorkerOpened():
+                tqdm.write(_describe_opened(what), file=sys.stderr)
+            case news.PictureBegan():
+                self._at(what.item.picture.id)
+            case news.Stepped():
+                self._step(what)
+            case news.PictureDone():
+                self._advance(describe_done(what.sidecar))
+            case news.PictureFailed():
+                tqdm.write(_describe_failed(what), file=sys.stderr)
+            case news.WorkerLost():
+                tqdm.write(f"{what.reason}; starting another", file=sys.stderr)
+            case news.Stopping():
+                tqdm.write(_describe_stopping(what), file=sys.stderr)
+            case news.Tick():
+                if self._batch is not None:
+                    self._batch.refresh()
+            case news.BatchEnded():
+                self.close()
+                print("\n".join(describe_summary(what.summary)), file=sys.stderr)
+
+    def close(self) -> None:
+        for bar in (self._steps, self._batch):
+            if bar is not None:
+                bar.close()
+        self._batch = self._steps = None
+
+    def _open_bars(self, what: news.BatchBegan) -> None:
+        if what.to_render == 0:
+            return
+        name = what.plan.manifest.name
+        self._batch = tqdm(total=what.to_render, desc=name, unit="picture", dynamic_ncols=True, file=sys.stderr)
+        self._steps = tqdm(total=1, desc="waiting", unit="step", dynamic_ncols=True, leave=False, file=sys.stderr)
+
+    def _at(self, text: str) -> None:
+        if self._steps is not None:
+            self._steps.set_description_str(text)
+
+    def _step(self, what: news.Stepped) -> None:
+        if self._steps is None:
+            return
+        if what.step <= 1 or self._steps.total != what.steps:
+            self._steps.reset(total=what.steps)
+        self._steps.n = what.step
+        self._steps.set_description_str(what.item.picture.id, refresh=True)
+
+    def _advance(self, line: str) -> None:
+        tqdm.write(line, file=sys.stderr)
+        if self._batch is not None:
+            self._batch.update()
+
+
+class Json:
+    """One JSON object a line: time, event, and what belongs to it."""
+
+    def watch(self, what: news.News) -> None:
+        match what:
+            case news.BatchBegan():
+                self._say("batch-began", name=what.plan.manifest.name, to_render=what.to_render)
+            case news.WorkerOpening():
+                self._say("worker-opening", what=what.what)
+            case news.WorkerOpened():
+                self._say("worker-opened", **what.opened.model_dump(mode="json", exclude={"event"}))
+            case news.PictureBegan():
+                self._say("picture-began", id=what.item.picture.id, attempt=what.attempt)
+            case news.Stepped():
+                self._say("stepped", id=what.item.picture.id, step=what.step, steps=what.steps)
+            case news.PictureDone():
+                self._say("picture-done", id=what.sidecar.id, sidecar=what.sidecar.model_dump(mode="json"))
+            case news.PictureFailed():
+                self._say("picture-failed", id=what.item.picture.id, message=what.message, again=what.again)
+            case news.WorkerLost():
+                self._say("worker-lost", reason=what.reason, ids=[item.picture.id for item in what.items])
+            case news.Stopping():
+                self._say("stopping", in_flight=what.in_flight, grace_s=what.grace_s)
+            case news.BatchEnded():
+                self._say("batch-ended", summary=what.summary.model_dump(mode="json"))
+            case news.Tick():
+                pass
+
+    def close(self) -> None:
+        """Nothing to put back."""
+
+    def _say(self, event: str, **fields: object) -> None:
+        line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
+        print(json.dumps(line, ensure_ascii=False), file=sys.stderr, flush=True)

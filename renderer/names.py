@@ -1,0 +1,193 @@
+"""Templates, and what becomes of the names they make: ids that can be typed, and file names that are safe everywhere.
+
+An output name is a path below the manifest's folder, without extension. Whatever a value holds, it cannot leave that
+folder, hide a file, cheat the eye or exceed a file system's limits: unsafe characters become `-`, predictably, so that
+the same value always gives the same name. Knows nothing of jobs, files or folders; links are the writer's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from renderer.errors import RendererError
+
+MAX_NAME_BYTES = 199
+"""Of a whole output name in UTF-8: room for an extension and a temporary name within a file system's 255."""
+
+MAX_ID_LENGTH = 150
+MAX_VALUE_LENGTH = 40
+"""Characters of a matrix's value within an id."""
+
+RESERVED_NAMES = frozenset({"summary", "journal", "index", "contact-sheet", "thumbs"})
+"""What the program itself writes at the top of an output folder; pictures of these names get a `_`."""
+
+
+class TemplateError(RendererError):
+    """A template's braces do not pair, or hold something that is not a name."""
+
+
+# ---- templates -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A text with gaps: pairs of a literal and the name of the field that follows it, or None at the end."""
+
+    parts: tuple[tuple[str, str | None], ...]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names it mentions, each once, in the order of their first use."""
+        return tuple(dict.fromkeys(name for _, name in self.parts if name is not None))
+
+    def fill(self, values: Mapping[str, str]) -> str:
+        """The text with each field's value in its gap."""
+        return "".join(literal + ("" if name is None else values[name]) for literal, name in self.parts)
+
+    def measure(self, lengths: Mapping[str, int]) -> int:
+        """How many characters `fill` would give, from the values' lengths: cheap even where the text is not."""
+        return sum(len(literal) + (0 if name is None else lengths[name]) for literal, name in self.parts)
+
+
+def literal(text: str) -> Template:
+    """A template that is nothing but its text; braces are just braces."""
+    return Template(((text, None),))
+
+
+_TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+
+
+def parse(text: str) -> Template:
+    """A template of `{name}` fields, where `{{` and `}}` are braces.
+
+    Raises `TemplateError` at a brace alone, and at anything in braces that is not a name.
+    """
+    parts: list[tuple[str, str | None]] = []
+    written, end = "", 0
+    for token in _TOKEN.finditer(text):
+        written += text[end : token.start()]
+        end = token.end()
+        name = token[1]
+        if token[0] in {"{{", "}}"}:
+            written += token[0][0]
+        elif name is None:
+            raise TemplateError(f"a single {token[0]}", hint=f"{token[0] * 2} is a brace")
+        elif not name.isidentifier():
+            raise TemplateError(_refuse_field(name), hint="just a name, like {id}; {{ is a brace")
+        else:
+            parts.append((written, name))
+            written = ""
+    return Template((*parts, (written + text[end:], None)))
+
+
+def _refuse_field(name: str) -> str:
+    shown = name if len(name) <= MAX_VALUE_LENGTH else name[:MAX_VALUE_LENGTH] + "…"
+    return f"{{{shown}}} is not a name in braces"
+
+
+# ---- ids -------------------------------------------------------------------------------------------------------------
+
+_UNFIT_FOR_IDS = re.compile(r"[^\w.-]+")
+
+
+def refuse_id(text: str) -> tuple[str, str]:
+    """Why a text is no id, with a hint; or two empty strings.
+
+    An id is letters and digits of any script, `_`, `-` and `.`, and begins with a letter, a digit or `_`: it is typed
+    at `--only`, and is a file's name by default.
+    """
+    if len(text) > MAX_ID_LENGTH:
+        return f"the id has {len(text)} characters", f"at most {MAX_ID_LENGTH}"
+    if _UNFIT_FOR_IDS.search(text) or not text[:1].replace("_", "a").isalnum():
+        return "an id has only letters, digits, _ - and ., and begins with a letter or digit", f'like "{slug(text)}"'
+    return "", ""
+
+
+@lru_cache(maxsize=4096)
+def slug(text: str) -> str:
+    """A matrix's value as part of an id: what does not fit becomes `-`; what is cut or empty gets 8 digits of its hash."""
+    fitting = _UNFIT_FOR_IDS.sub("-", unicodedata.normalize("NFC", text)).strip("-.")
+    if fitting and len(fitting) <= MAX_VALUE_LENGTH:
+        return fitting
+    return f"{fitting[: MAX_VALUE_LENGTH - 9]}-{_hash(text)}".lstrip("-")
+
+
+# ---- output names ----------------------------------------------------------------------------------------------------
+
+
+def refuse_layout(template: Template) -> tuple[str, str]:
+    """Why a template for output names makes no path below a folder, with a hint; or two empty strings."""
+    layout = template.fill(dict.fromkeys(template.fields, "x"))
+    folders = layout.split("/")
+    if "\\" in layout:
+        return "a backslash is not allowed", "folders are separated by /"
+    if layout.startswith("/"):
+        return "must not begin with /", "names are below the manifest's own output folder"
+    if {".", ".."} & {folder.strip() for folder in folders}:
+        return "must not contain . or .. as a folder", "names are below the manifest's own output folder"
+    if not all(folder.strip() for folder in folders):
+        return "has a part without a name", "between two / stands at least one character"
+    return "", ""
+
+
+def output_name(template: Template, values: Mapping[str, str]) -> str:
+    """A picture's name below its manifest's folder: `/` from the template makes folders, `/` from values does not."""
+    filled = template.fill({name: _flat(values[name]) for name in template.fields})
+    first, *others = (safe_component(component) for component in filled.split("/"))
+    if first.casefold() in RESERVED_NAMES:
+        first += "_"
+    name = "/".join((first, *others))
+    if len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    cut = name.encode()[: MAX_NAME_BYTES - 9].decode(errors="ignore").rstrip("/. -")
+    return f"{cut}-{_hash(name)}"
+
+
+def collision_key(name: str) -> str:
+    """Equal for two names that are one file somewhere: on a disk that ignores case, or how letters are composed."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+_UNSAFE = frozenset('<>:"/\\|?*')
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
+"""Controls, marks that turn the direction of writing or have no width, private characters, halves of characters."""
+
+_WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(?=\.|$)", re.IGNORECASE)
+
+
+@lru_cache(maxsize=4096)
+def safe_component(text: str) -> str:
+    """One folder's or file's name that every file system takes and no shell or eye misreads."""
+    text = unicodedata.normalize("NFC", text)
+    text = re.sub("-?\0+", lambda run: run[0].replace("\0", "", len(run[0]) - 1).replace("\0", "-"), _blank(text))
+    text = re.sub(r"^[-. ]+", "_", text)
+    text = re.sub(r"[. ]+$", "-", text) or "_"
+    return _WINDOWS_DEVICE.sub(lambda device: device[0] + "_", text) if _WINDOWS_DEVICE.match(text) else text
+
+
+def _blank(text: str) -> str:
+    return "".join(_blanked(text))
+
+
+def _blanked(text: str) -> Iterator[str]:
+    for character in text:
+        unsafe = character in _UNSAFE or unicodedata.category(character) in _UNSAFE_CATEGORIES
+        yield "\0" if unsafe else character
+
+
+@lru_cache(maxsize=4096)
+def _flat(value: str) -> str:
+    """A value without slashes, and short enough that no template can multiply it into something large."""
+    flat = re.sub(r"[/\\]+", "-", value)
+    if len(flat) <= MAX_NAME_BYTES:
+        return flat
+    return f"{flat[:MAX_NAME_BYTES]}-{_hash(flat)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

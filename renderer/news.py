@@ -1,0 +1,113 @@
+"""What happens in a run, told to whoever watches: the terminal, a log, later a page. Frozen values, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from renderer.events import Opened, Setup
+from renderer.job import Sidecar, Summary
+from renderer.plan import Plan, Planned
+
+
+@dataclass(frozen=True, slots=True)
+class BatchBegan:
+    """A manifest's turn has come; `to_render` of its pictures are not done."""
+
+    plan: Plan
+    to_render: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOpening:
+    """A worker is on its way: `what` is being loaded. `setup` is given at its start."""
+
+    setup: Setup | None
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOpened:
+    """A worker takes orders."""
+
+    opened: Opened
+
+
+@dataclass(frozen=True, slots=True)
+class PictureBegan:
+    """A picture's turn has come, for the `attempt`-th time."""
+
+    item: Planned
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """`step` of `steps` denoising steps are done."""
+
+    item: Planned
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class PictureDone:
+    """A picture and its sidecar are on the disk."""
+
+    item: Planned
+    sidecar: Sidecar
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFailed:
+    """A picture failed; `again` says that it will be tried again in this run."""
+
+    item: Planned
+    message: str
+    hint: str
+    again: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """A worker died or was ended, with these pictures in its hands. Another one is started."""
+
+    reason: str
+    items: tuple[Planned, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """Somebody asked to stop: `in_flight` pictures have `grace_s` seconds to finish."""
+
+    in_flight: int
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passes; told several times a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEnded:
+    """A manifest is through, for this run."""
+
+    summary: Summary
+
+
+News = (
+    BatchBegan
+    | WorkerOpening
+    | WorkerOpened
+    | PictureBegan
+    | Stepped
+    | PictureDone
+    | PictureFailed
+    | WorkerLost
+    | Stopping
+    | Tick
+    | BatchEnded
+)
+
+Watch = Callable[[News], None]

@@ -1,0 +1,1 @@
+"""Model files: which ones they are, and what they must be."""
