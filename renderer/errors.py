@@ -7,7 +7,8 @@
     │   └── ModelError              3   a model is missing, incomplete, or not what its name says
     ├── PictureError                1   one picture failed; the others go on
     │   ├── BadPictureError         1   the model's values are not finite, or the picture is one flat colour
-    │   └── OutOfMemoryError        1   the picture did not fit; the worker can go on
+    │   ├── OutOfMemoryError        1   the picture did not fit; the worker can go on
+    │   └── DeviceLostError         1   the GPU took an error that only a new worker gets rid of
     ├── DiskError                   1   a file could not be written whole; nothing half-written was left
     └── LockedError                 75  another run holds this output folder
 
@@ -91,6 +92,10 @@ class BadPictureError(PictureError):
 
 class OutOfMemoryError(PictureError):
     """The picture did not fit into the device's memory; the memory was given back, and the worker can go on."""
+
+
+class DeviceLostError(PictureError):
+    """The GPU took an error that stays with its process (an illegal access, a card that fell off); the worker ends."""
 
 
 class DiskError(RendererError):

@@ -1,0 +1,88 @@
+"""A Qwen2 tokenizer of 256 bytes and a few merges, and the folder transformers reads it from.
+
+DiffSynth puts every prompt into a template and drops the embeddings of the template's first 34 tokens. With Qwen's own
+vocabulary each word of that template is one token; so it must be here, and nothing else is merged. Prompts are
+therefore mostly single bytes: a word's spelling is what the model sees, in any script. Knows nothing of torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+TEMPLATE = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
+    "spatial relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
+"""DiffSynth's template for text to picture (`QwenImageUnit_PromptEmbedder.encode_prompt`)."""
+
+TEMPLATE_PREFIX = TEMPLATE.partition("{}")[0]
+
+DROPPED_TOKENS = 34
+"""DiffSynth's `drop_idx`: how many tokens the template has before the prompt."""
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+VOCABULARY_SIZE = 512
+"""Rows of the embedding: bytes, merges and special tokens, and room for more."""
+
+_WORDS = re.findall(r" ?[A-Za-z]+", re.sub(r"<\|\w+\|>", "", TEMPLATE))
+"""The template's words as Qwen's pre-tokenizer cuts them: with the space before them."""
+
+
+def byte_characters() -> dict[int, str]:
+    """GPT-2's table: each byte as one printable character, in the order of its token ids."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in printable]
+    characters = {byte: chr(byte) for byte in printable}
+    return characters | {byte: chr(256 + place) for place, byte in enumerate(hidden)}
+
+
+def merges() -> list[tuple[str, str]]:
+    """Pairs to merge, in order: each word of the template grows from its left, a character at a time."""
+    characters = byte_characters()
+    pairs: dict[tuple[str, str], None] = {}
+    for word in _WORDS:
+        symbols = [characters[byte] for byte in word.encode()]
+        for length in range(1, len(symbols)):
+            pairs.setdefault(("".join(symbols[:length]), symbols[length]))
+    return list(pairs)
+
+
+def vocabulary() -> dict[str, int]:
+    """Token to id: bytes first, then what the merges make."""
+    tokens = [*byte_characters().values(), *("".join(pair) for pair in merges())]
+    return {token: number for number, token in enumerate(tokens)}
+
+
+def write(folder: Path) -> None:
+    """Write the tokenizer's files into `folder`, which is made if need be. Raises `OSError`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens = vocabulary()
+    special = {str(len(tokens) + place): content for place, content in enumerate(SPECIAL_TOKENS)}
+    settings = {
+        "tokenizer_class": "Qwen2Tokenizer",
+        "added_tokens_decoder": {
+            number: {
+                "content": content,
+                "lstrip": False,
+                "normalized": False,
+                "rstrip": False,
+                "single_word": False,
+                "special": True,
+            }
+            for number, content in special.items()
+        },
+        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "unk_token": None,
+        "bos_token": None,
+        "model_max_length": 131072,
+    }
+    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges())]
+    (folder / "vocab.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")

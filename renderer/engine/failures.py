@@ -1,0 +1,126 @@
+"""What DiffSynth, transformers, safetensors and torch raise, in our words. The only place that knows their messages.
+
+An explanation keeps no reference to the traceback it explains: a traceback holds the failed call's tensors, and memory
+is given back only when they are gone. The text of the traceback goes along as a note, for the log.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from renderer.errors import DeviceLostError, MachineError, ModelError, OutOfMemoryError, PictureError, RendererError
+
+_NOTE_CHARACTERS = 4000
+
+_OUT_OF_MEMORY = (  # what libraries say that do not raise torch.OutOfMemoryError
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "bad allocation",
+    "could not create a memory object",
+    "_STATUS_ALLOC_FAILED",
+)
+
+
+def explain_opening(error: Exception, weights: Sequence[Path]) -> RendererError:
+    """Why a pipeline could not be opened from these weight files."""
+    return _with_note(_opening(error, weights), error)
+
+
+def explain_rendering(error: Exception) -> RendererError:
+    """Why a picture could not be rendered."""
+    return _with_note(_rendering(error), error)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the GPU or the host."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether the CUDA context is beyond use: every later call in this process would fail as well."""
+    if is_out_of_memory(error):
+        return False
+    return isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
+
+
+def broken_files(weights: Sequence[Path]) -> list[str]:
+    """Those files that are not whole safetensors files, each with the reason."""
+    broken = []
+    for path in weights:
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            broken.append(f"{path} ({error})")
+    return broken
+
+
+def _opening(error: Exception, weights: Sequence[Path]) -> RendererError:
+    text = _first_line(error)
+    if isinstance(error, RendererError):
+        return error.with_traceback(None)
+    if is_out_of_memory(error):
+        hint = "use a profile that keeps less there: fp8, then disk; or --precision fp8"
+        return MachineError(f"the model does not fit into memory: {text}", hint=hint)
+    if is_device_lost(error):
+        return MachineError(f"the GPU does not work: {text}", hint="see `renderer doctor` and the driver's log")
+    return (
+        _wrong_weights(error, text, weights)
+        or _wrong_versions(error, text)
+        or MachineError(f"the pipeline did not open: {type(error).__name__}: {text}", hint="the log has the traceback")
+    )
+
+
+def _wrong_weights(error: Exception, text: str, weights: Sequence[Path]) -> ModelError | None:
+    if isinstance(error, SafetensorError | OSError) and (broken := broken_files(weights)):
+        return ModelError(f"damaged weights: {', '.join(broken)}", hint="delete the file and fetch it again")
+    if "Cannot detect the model type" in text:
+        unknown = text.removeprefix("Cannot detect the model type. ")
+        hint = "the tensors' names and shapes are not those of a Qwen-Image model; is a file missing or another's?"
+        return ModelError(f"DiffSynth does not know these weights: {unknown}", hint=hint)
+    if isinstance(error, RuntimeError) and "state_dict" in text:
+        return ModelError(f"the weights do not fit their network: {text}")
+    return None
+
+
+def _wrong_versions(error: Exception, text: str) -> MachineError | None:
+    """DiffSynth's VRAM management names transformers' classes, and transformers renames them now and then."""
+    if not (isinstance(error, AttributeError) and "transformers" in text and "has no attribute" in text):
+        return None
+    versions = f"diffsynth {metadata.version('diffsynth')} and transformers {metadata.version('transformers')}"
+    hint = 'install "transformers>=5.2,<5.16", as pyproject.toml says'
+    return MachineError(f"{versions} do not fit together: {text}", hint=hint)
+
+
+def _rendering(error: Exception) -> RendererError:
+    text = _first_line(error)
+    if isinstance(error, RendererError):
+        return error.with_traceback(None)
+    if is_out_of_memory(error):
+        return OutOfMemoryError(
+            f"the picture did not fit into memory: {text}",
+            hint="a smaller size, or a profile that keeps fewer weights on the GPU",
+        )
+    if is_device_lost(error):
+        return DeviceLostError(f"the GPU failed: {text}", hint="a new worker tries again; see the driver's log")
+    return PictureError(f"{type(error).__name__}: {text}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _with_note(explanation: RendererError, error: Exception) -> RendererError:
+    explanation.add_note("".join(traceback.format_exception(error))[-_NOTE_CHARACTERS:])
+    return explanation

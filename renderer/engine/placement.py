@@ -1,0 +1,111 @@
+"""Where a model's weights lie and in which format, by profile and precision. A table, and how it reads to DiffSynth.
+
+DiffSynth's VRAM management knows four states of a layer's weights: *offload* while its network is not wanted, *onload*
+while it is, *preparing* once the layer has been taken up to stay (as long as the limit allows), and *computation*
+while they are multiplied. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+
+from renderer.catalog import Role
+from renderer.errors import MachineError
+from renderer.job import Precision, Profile
+
+Where = Literal["disk", "host", "device"]
+Device = Literal["cuda", "cpu"]
+
+COMPUTATION_DTYPE = torch.bfloat16
+
+STORED_DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType({"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn})
+
+RESERVED_BYTES = 2**30
+"""Left free of weights on a GPU when nobody sets a limit: DiffSynth's limit does not count a step's activations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the weights are in each state. `computation` is always on the device, in bf16."""
+
+    offload: Where
+    onload: Where
+    preparing: Where
+    bounded: bool
+    """Whether weights are taken up only while the GPU's memory in use is below the limit."""
+
+
+RESIDENT = Placement(offload="device", onload="device", preparing="device", bounded=False)
+FROM_HOST = Placement(offload="host", onload="host", preparing="device", bounded=True)
+FROM_DISK = Placement(offload="disk", onload="host", preparing="device", bounded=True)
+
+PLACEMENTS: Mapping[tuple[Profile, Precision], Placement | None] = MappingProxyType(
+    {
+        ("resident", "bf16"): None,
+        ("resident", "fp8"): RESIDENT,
+        ("fp8", "fp8"): FROM_HOST,
+        ("disk", "bf16"): FROM_DISK,
+        ("disk", "fp8"): FROM_DISK,
+        ("cpu", "bf16"): None,
+        ("cpu", "fp8"): FROM_HOST,
+    }
+)
+"""None: plain torch modules in bf16 on the device, without VRAM management. A pair that is not here is refused."""
+
+NEEDS_GPU: frozenset[Profile] = frozenset({"resident", "fp8"})
+
+
+def find(profile: Profile, precision: Precision) -> Placement | None:
+    """The placement of a profile and precision. Raises `MachineError` for a pair there is none for."""
+    try:
+        return PLACEMENTS[profile, precision]
+    except KeyError:
+        others = ", ".join(name for name, kind in PLACEMENTS if kind == precision)
+        message = f"the profile {profile} keeps weights in FP8 and cannot render {precision} jobs"
+        raise MachineError(message, hint=f"for {precision}: --profile {others.replace(', ', ' or ')}") from None
+
+
+def choose_device(profile: Profile) -> Device:
+    """The device a profile computes on; `disk` takes the CPU where there is no GPU. Raises `MachineError`."""
+    if profile == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if profile in NEEDS_GPU:
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        message = f"the profile {profile} needs an NVIDIA GPU, and torch {torch.__version__} ({built}) sees none"
+        raise MachineError(message, hint="use --profile cpu; `renderer doctor` says what this machine has")
+    return "cpu"
+
+
+def vram_config(placement: Placement | None, role: Role, precision: Precision, device: Device) -> dict[str, Any]:
+    """The keyword arguments of DiffSynth's `ModelConfig` that put one network there.
+
+    The VAE is stored in bf16 at every precision: it is 250 MB, and FP8 there shows in the picture.
+    """
+    if placement is None:
+        return {}
+    stored = STORED_DTYPES["bf16" if role == "vae" else precision]
+    config: dict[str, Any] = {"computation_dtype": COMPUTATION_DTYPE, "computation_device": device}
+    for state, where in (
+        ("offload", placement.offload),
+        ("onload", placement.onload),
+        ("preparing", placement.preparing),
+    ):
+        config[f"{state}_device"] = {"disk": "disk", "host": "cpu", "device": device}[where]
+        config[f"{state}_dtype"] = "disk" if where == "disk" else stored
+    return config
+
+
+def vram_limit_gib(placement: Placement | None, device: Device, vram_bytes: int | None) -> float | None:
+    """DiffSynth's `vram_limit` in GiB: a bound on the memory in use on the device; None where nothing is bounded."""
+    if placement is None or not placement.bounded or device != "cuda":
+        return None
+    if vram_bytes is None:
+        vram_bytes = torch.cuda.mem_get_info(device)[1] - RESERVED_BYTES
+    return float(vram_bytes / 2**30)
