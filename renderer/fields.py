@@ -96,7 +96,7 @@ class Shaped:
         raise PydanticCustomError("renderer", "{said}", {"said": self.said, "hint": self.hint})
 
 
-class AmountOfBytes:
+class _AmountOfBytes:
     """Bytes, as a whole number or with a unit; the value is a whole number."""
 
     pattern = r"^[0-9]+(\.[0-9]+)?\s?([kMGT]i?)?B$"
@@ -127,7 +127,7 @@ class AmountOfBytes:
         raise PydanticCustomError("renderer", "{said}", {"said": said, "hint": 'like "10GiB", "512MiB" or 1000000'})
 
 
-class Written:
+class _Written:
     """A scalar as it was written: the matrix's values, where `1.50` is to stay `1.50` in a prompt.
 
     The reader's sources have taken the place of the values before this is checked, so that only text is left.
@@ -142,7 +142,7 @@ class Written:
         return {"type": ["string", "number", "boolean"]}
 
 
-class MatrixName:
+class _MatrixName:
     """A name of the matrix: a word that can stand in braces, and is no field of `output` already."""
 
     @classmethod
@@ -171,6 +171,9 @@ SizeText = Annotated[str, Shaped(r"^[0-9]{1,6}(x[0-9]{1,6}|:[0-9]{1,6})$", "is n
 Side = Annotated[int, Within(1, 999_999)]
 Seed = Annotated[int, Within(0, MAX_SEED)]
 Steps = Annotated[int, Within(1, 200)]
+AmountOfBytes = Annotated[int, _AmountOfBytes]
+MatrixName = Annotated[str, _MatrixName]
+Written = Annotated[str, _Written]
 Combination = dict[MatrixName, Written]
 
 _STRICT = ConfigDict(strict=True, extra="forbid")
@@ -300,6 +303,8 @@ class Checker(Generic[Fields]):
             known = ExpectFields.__annotations__ if location[0] == "expect" else self._known
             return Complaint(there, "unknown key", nearest(str(location[-1]), known), at_key=True)
         message, hint = _say(detail)
+        if location and location[0] in {"size", "sizes"} and detail["type"] == "string_type":
+            hint = _SIZE_HINT
         return Complaint(there, message, hint, at_key=at_key)
 
 

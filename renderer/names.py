@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -92,8 +92,6 @@ def _refuse_field(name: str) -> str:
 
 # ---- ids -------------------------------------------------------------------------------------------------------------
 
-_UNFIT_FOR_IDS = re.compile(r"[^\w.-]+")
-
 
 def refuse_id(text: str) -> tuple[str, str]:
     """Why a text is no id, with a hint; or two empty strings.
@@ -103,18 +101,24 @@ def refuse_id(text: str) -> tuple[str, str]:
     """
     if len(text) > MAX_ID_LENGTH:
         return f"the id has {len(text)} characters", f"at most {MAX_ID_LENGTH}"
-    if _UNFIT_FOR_IDS.search(text) or not text[:1].replace("_", "a").isalnum():
+    if not all(map(_fits_ids, text)) or not (text[:1].isalnum() or text[:1] == "_"):
         return "an id has only letters, digits, _ - and ., and begins with a letter or digit", f'like "{slug(text)}"'
     return "", ""
 
 
 @lru_cache(maxsize=4096)
 def slug(text: str) -> str:
-    """A matrix's value as part of an id: what does not fit becomes `-`; what is cut or empty gets 8 digits of its hash."""
-    fitting = _UNFIT_FOR_IDS.sub("-", unicodedata.normalize("NFC", text)).strip("-.")
+    """A matrix's value as part of an id: what does not fit becomes `-`; one cut or emptied gets 8 digits of its hash."""
+    letters = (letter if _fits_ids(letter) else " " for letter in unicodedata.normalize("NFC", text))
+    fitting = "-".join("".join(letters).split()).strip("-.")
     if fitting and len(fitting) <= MAX_VALUE_LENGTH:
         return fitting
     return f"{fitting[: MAX_VALUE_LENGTH - 9]}-{_hash(text)}".lstrip("-")
+
+
+def _fits_ids(letter: str) -> bool:
+    # Marks are accents and vowel signs, which belong to the letter before them.
+    return letter.isalnum() or letter in "_-." or unicodedata.category(letter)[0] == "M"
 
 
 # ---- output names ----------------------------------------------------------------------------------------------------
@@ -153,34 +157,29 @@ def collision_key(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-_UNSAFE = frozenset('<>:"/\\|?*')
+_UNSAFE_RUN = re.compile(r'[\0<>:"/\\|?*]+')
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
 """Controls, marks that turn the direction of writing or have no width, private characters, halves of characters."""
 
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(?=\.|$)", re.IGNORECASE)
 
 
-@lru_cache(maxsize=4096)
 def safe_component(text: str) -> str:
     """One folder's or file's name that every file system takes and no shell or eye misreads."""
-    text = unicodedata.normalize("NFC", text)
-    text = re.sub("-?\0+", lambda run: run[0].replace("\0", "", len(run[0]) - 1).replace("\0", "-"), _blank(text))
+    text = _UNSAFE_RUN.sub("-", _blank(unicodedata.normalize("NFC", text)))
     text = re.sub(r"^[-. ]+", "_", text)
     text = re.sub(r"[. ]+$", "-", text) or "_"
-    return _WINDOWS_DEVICE.sub(lambda device: device[0] + "_", text) if _WINDOWS_DEVICE.match(text) else text
+    device = _WINDOWS_DEVICE.match(text)
+    return f"{device[0]}_{text[device.end() :]}" if device else text
 
 
 def _blank(text: str) -> str:
-    return "".join(_blanked(text))
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join("\0" if unicodedata.category(letter) in _UNSAFE_CATEGORIES else letter for letter in text)
 
 
-def _blanked(text: str) -> Iterator[str]:
-    for character in text:
-        unsafe = character in _UNSAFE or unicodedata.category(character) in _UNSAFE_CATEGORIES
-        yield "\0" if unsafe else character
-
-
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def _flat(value: str) -> str:
     """A value without slashes, and short enough that no template can multiply it into something large."""
     flat = re.sub(r"[/\\]+", "-", value)

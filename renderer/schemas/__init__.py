@@ -1,27 +1,38 @@
-"""The JSON Schemas of what people write and of what a run writes; the committed files beside this one are these."""
+"""The committed JSON Schemas, of manifests and of sidecars: made from the code, kept for editors and other readers.
+
+`python -m renderer.schemas` writes them anew after a change; a test holds the files and the code together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from renderer.job import Sidecar, Summary
+from renderer.job import Sidecar
 from renderer.manifest import manifest_schema
 
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+FOLDER = Path(__file__).parent
 
 
 def sidecar_schema() -> dict[str, Any]:
-    """The schema of `<output>.json`, as it is written."""
-    return {"$schema": _DIALECT, **Sidecar.model_json_schema(mode="serialization")}
+    """The JSON Schema of sidecars."""
+    schema = Sidecar.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def summary_schema() -> dict[str, Any]:
-    """The schema of `summary.json`, as it is written."""
-    return {"$schema": _DIALECT, **Summary.model_json_schema(mode="serialization")}
+SCHEMAS = MappingProxyType({"manifest.schema.json": manifest_schema, "sidecar.schema.json": sidecar_schema})
+"""Each committed file's name, and the function that makes what is in it."""
 
 
-SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = MappingProxyType(
-    {"manifest": manifest_schema, "sidecar": sidecar_schema, "summary": summary_schema}
-)
+def write_text(schema: Mapping[str, Any]) -> str:
+    """A schema as it stands in its file."""
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_all() -> None:
+    """Write the committed schemas anew."""
+    for name, make in SCHEMAS.items():
+        (FOLDER / name).write_text(write_text(make()), encoding="utf-8")
