@@ -108,7 +108,7 @@ def refuse_id(text: str) -> tuple[str, str]:
 
 @lru_cache(maxsize=4096)
 def slug(text: str) -> str:
-    """A matrix's value as part of an id: what does not fit becomes `-`; one cut or emptied gets 8 digits of its hash."""
+    """A matrix's value within an id: what does not fit becomes `-`; one cut or emptied gets 8 digits of its hash."""
     letters = (letter if _fits_ids(letter) else " " for letter in unicodedata.normalize("NFC", text))
     fitting = "-".join("".join(letters).split()).strip("-.")
     if fitting and len(fitting) <= MAX_VALUE_LENGTH:
