@@ -24,6 +24,7 @@ LOG = logging.getLogger(__name__)
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.safetensors$)")
 _TOKENIZER_FILES = ("vocab.json", "merges.txt")
+_SHOWN_CHARACTERS = 200  # of what a hub's client says
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def _fetch(model: Model, root: Path, report: Callable[[str], None]) -> None:
             with into_log(LOG):
                 ModelConfig(model_id=model.id, origin_file_pattern=pattern).download_if_necessary()
         except Exception as error:  # noqa: BLE001  # two hubs' clients, each with its own exceptions and its HTTP library's
-            failure = str(error).strip().partition("\n")[0] or type(error).__name__
+            failure = (str(error).strip().partition("\n")[0] or type(error).__name__)[:_SHOWN_CHARACTERS]
         if failure:
             message = f"{model.id} cannot be downloaded: {failure}; {root} lacks {_listed(missing(root))}"
             raise ModelError(message, hint=_how(model, root))
