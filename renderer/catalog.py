@@ -150,8 +150,13 @@ def find(reference: str) -> Model:
     """
     if reference in MODELS:
         return MODELS[reference]
-    folder = Path(reference).expanduser()
-    if folder.is_dir():
+    try:
+        folder = Path(reference).expanduser()
+        is_folder = folder.is_dir()
+    except (OSError, RuntimeError, ValueError):
+        # A name that no file system takes, or a ~user that this machine does not know.
+        is_folder = False
+    if is_folder:
         return _local(reference, folder)
     near = difflib.get_close_matches(reference, MODELS, n=1, cutoff=0.4)
     known = ", ".join(MODELS)

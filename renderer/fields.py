@@ -72,7 +72,9 @@ class Within:
         if self.low <= value <= self.high:
             return value
         allowed = f"allowed: {self.low:g}" if self.low == self.high else f"allowed: {self.low:,} to {self.high:,}"
-        raise PydanticCustomError("renderer", "{said}", {"said": f"{value} is out of range", "hint": allowed})
+        raise PydanticCustomError(
+            "renderer", "{said}", {"said": f"{shorten(str(value))} is out of range", "hint": allowed}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class Shaped:
 class _AmountOfBytes:
     """Bytes, as a whole number or with a unit; the value is a whole number."""
 
-    pattern = r"^[0-9]+(\.[0-9]+)?\s?([kMGT]i?)?B$"
+    pattern = r"^[0-9]+(\.[0-9]+)?\s?([kKMGT]i?)?B$"
     factors: Mapping[str, int] = {
         "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
     }  # fmt: skip
@@ -120,7 +122,11 @@ class _AmountOfBytes:
         elif isinstance(value, str) and len(value) < MAX_WORD_LENGTH:
             found = re.fullmatch(cls.pattern, value)
             unit = (found[2] or "") if found else ""
-            count = round(float(value.removesuffix("B").removesuffix(unit)) * cls.factors[unit]) if found else 0
+            count = (
+                round(float(value.removesuffix("B").removesuffix(unit)) * cls.factors[unit.replace("K", "k")])
+                if found
+                else 0
+            )
         if 1 <= count <= MAX_SEED:
             return count
         said = f"{shorten(str(value))} is not an amount of bytes"
@@ -231,7 +237,7 @@ class JobFields(TypedDict, total=False):
     width: Annotated[Side, Field(description="Pixels, a multiple of 16")]
     height: Annotated[Side, Field(description="Pixels, a multiple of 16")]
     seed: Annotated[Seed, Field(description="Derived from the job's content when missing")]
-    seeds: Annotated[list[Seed], Field(min_length=1, max_length=1_000_000, description="Several seeds")]
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=100_000, description="Several seeds")]
     count: Annotated[int, Within(1, 10_000), Field(description="That many seeds: seed, seed + 1, and so on")]
     matrix: Annotated[
         dict[MatrixName, Annotated[list[Written], Field(min_length=1)]],
@@ -264,7 +270,7 @@ class HeadFields(TypedDict, total=False):
             description="Pictures' names: {id}, {index}, {seed}, {width}, {height}, {model}, {hash}, a matrix's names",
         ),
     ]
-    max_pictures: Annotated[int, Within(1, 1_000_000), Field(description="More than that is refused as a mistake")]
+    max_pictures: Annotated[int, Within(1, 100_000), Field(description="More than that is refused as a mistake")]
 
 
 @with_config(ConfigDict(**_STRICT, json_schema_extra={"required": ["jobs"]}))

@@ -91,11 +91,14 @@ def manifest_schema() -> dict[str, Any]:
 def _show(path: Path) -> str:
     """The path as people see it; no folder outside the working folder is told."""
     shown = path.name
-    here = Path.cwd()
-    for whole in (Path(os.path.abspath(path)), path.resolve()):  # noqa: PTH100 - absolute() leaves .. in place
-        if whole.is_relative_to(here):
-            shown = whole.relative_to(here).as_posix()
-            break
+    try:
+        here = Path.cwd()
+        for whole in (Path(os.path.abspath(path)), path.resolve()):  # noqa: PTH100 - absolute() leaves .. in place
+            if whole.is_relative_to(here):
+                shown = whole.relative_to(here).as_posix()
+                break
+    except (OSError, RuntimeError, ValueError):
+        pass  # It cannot be read either, and then that is what is said.
     printable = shown.encode(errors="replace").decode()
     return "".join(letter if letter.isprintable() else "?" for letter in printable)
 

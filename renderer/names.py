@@ -8,6 +8,7 @@ the same value always gives the same name. Knows nothing of jobs, files or folde
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -22,6 +23,9 @@ MAX_NAME_BYTES = 199
 MAX_ID_LENGTH = 150
 MAX_VALUE_LENGTH = 40
 """Characters of a matrix's value within an id."""
+
+MAX_FIELD_LENGTH = 1000
+"""Characters of one value within an output name, before the whole is cut."""
 
 RESERVED_NAMES = frozenset({"summary", "journal", "index", "contact-sheet", "thumbs"})
 """What the program itself writes at the top of an output folder; pictures of these names get a `_`."""
@@ -101,7 +105,7 @@ def refuse_id(text: str) -> tuple[str, str]:
     """
     if len(text) > MAX_ID_LENGTH:
         return f"the id has {len(text)} characters", f"at most {MAX_ID_LENGTH}"
-    if not all(map(_fits_ids, text)) or not (text[:1].isalnum() or text[:1] == "_"):
+    if not text or not all(map(_fits_ids, text)) or _cannot_begin(text[0]):
         return "an id has only letters, digits, _ - and ., and begins with a letter or digit", f'like "{slug(text)}"'
     return "", ""
 
@@ -110,10 +114,14 @@ def refuse_id(text: str) -> tuple[str, str]:
 def slug(text: str) -> str:
     """A matrix's value within an id: what does not fit becomes `-`; one cut or emptied gets 8 digits of its hash."""
     letters = (letter if _fits_ids(letter) else " " for letter in unicodedata.normalize("NFC", text))
-    fitting = "-".join("".join(letters).split()).strip("-.")
+    fitting = "".join(itertools.dropwhile(_cannot_begin, "-".join("".join(letters).split()))).rstrip("-.")
     if fitting and len(fitting) <= MAX_VALUE_LENGTH:
         return fitting
     return f"{fitting[: MAX_VALUE_LENGTH - 9]}-{_hash(text)}".lstrip("-")
+
+
+def _cannot_begin(letter: str) -> bool:
+    return not (letter.isalnum() or letter == "_")
 
 
 def _fits_ids(letter: str) -> bool:
@@ -181,11 +189,12 @@ def _blank(text: str) -> str:
 
 @lru_cache(maxsize=512)
 def _flat(value: str) -> str:
-    """A value without slashes, and short enough that no template can multiply it into something large."""
-    flat = re.sub(r"[/\\]+", "-", value)
-    if len(flat) <= MAX_NAME_BYTES:
+    """A value without separators, and short enough that no template can multiply it into something large."""
+    # A backslash makes no folder either, and is replaced with what else is unsafe around it.
+    flat = value.replace("/", "\\")
+    if len(flat) <= MAX_FIELD_LENGTH:
         return flat
-    return f"{flat[:MAX_NAME_BYTES]}-{_hash(flat)}"
+    return f"{flat[:MAX_FIELD_LENGTH]}-{_hash(flat)}"
 
 
 def _hash(text: str) -> str:

@@ -52,9 +52,10 @@ def spell(route: Route) -> str:
 
 
 def shorten(text: str, length: int = 60) -> str:
-    """A text on one line and short enough to stand in a message."""
+    """A text as it can stand in a message: on one line, not long, and without what would trick a terminal or an eye."""
     line = re.sub(r"\s+", " ", text)
-    return line if len(line) <= length else line[: length - 1] + "…"
+    line = line if len(line) <= length else line[: length - 1] + "…"
+    return line if line.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +289,7 @@ class _Composer:
         if forbidden:
             name = f"U+{ord(text[forbidden.start()]):04X}"
             self._report(event, route, f"the character {name} is not allowed")
-        if event.implicit[0]:
+        if event.tag is None and event.implicit[0]:
             value, kind = _resolve_plain(text)
         elif event.tag in {None, "!", _CORE + "str"}:
             value, kind = text, "str"
