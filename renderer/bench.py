@@ -16,7 +16,7 @@ _MAX_OPENINGS = 3
 
 
 class Bench:
-    """Where the one worker sits: hired when a setup is first needed, replaced when that changes or the worker is gone."""
+    """Where the one worker sits: hired when a setup is needed, replaced when that changes or the worker is gone."""
 
     def __init__(self, hire: Hire, watch: Watch) -> None:
         self._hire = hire

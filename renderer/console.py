@@ -1,4 +1,4 @@
-"""What a person, a log or a machine reads while a batch runs: bars on a terminal, plain lines elsewhere, JSON on request.
+"""What a person, a log or a machine reads while a batch runs: bars on a terminal, plain lines, or JSON.
 
 Each is a watcher of `news`; none of them knows how rendering works. The words go to standard error, so that standard
 output stays free for what a command is asked for.
@@ -95,32 +95,32 @@ def gib(count: int | None) -> str:
     return "?" if count is None else f"{count / GIB:.1f} GiB"
 
 
-def _describe_opened(what: news.WorkerOpened) -> str:
-    opened = what.opened
-    where = f"{opened.gpu.name}, {gib(opened.gpu.total_bytes)}" if opened.gpu else "the CPU"
-    return f"model open after {duration(opened.load_s)}: engine {opened.engine.name}, profile {opened.engine.profile}, {where}"
+def sentence(what: news.News) -> str | None:
+    """What happened, in a line; None for what a bar shows better, or nobody needs to read."""
+    match what:
+        case news.BatchBegan(plan=plan, to_render=count):
+            return f"{plan.manifest.name}: {count} to render, {plan.count('done')} done, into {plan.folder.path}"
+        case news.WorkerOpened(opened=opened):
+            where = f"{opened.gpu.name}, {gib(opened.gpu.total_bytes)}" if opened.gpu else "the CPU"
+            engine = f"engine {opened.engine.name}, profile {opened.engine.profile}"
+            return f"model open after {duration(opened.load_s)}: {engine}, {where}"
+        case news.PictureDone(sidecar=sidecar):
+            return "\n".join([describe_done(sidecar), *(f"  warning: {warning}" for warning in sidecar.warnings)])
+        case news.PictureFailed():
+            hint = f" ({what.hint})" if what.hint else ""
+            return f"FAILED {what.item.picture.id}: {what.message}{hint}{'; trying again later' if what.again else ''}"
+        case news.WorkerLost(reason=reason):
+            return f"{reason}; starting another"
+        case news.Stopping(in_flight=0):
+            return "stopping"
+        case news.Stopping(in_flight=count, grace_s=grace_s):
+            return f"stopping: {count} in flight may finish within {grace_s:.0f} s; ask again to stop at once"
+    return None
 
 
-def _describe_opening(what: news.WorkerOpening) -> str:
+def _opening(what: news.WorkerOpening) -> str:
     setup = what.setup
     return f"opening {setup.model} in {setup.precision}, profile {setup.profile}" if setup else f"loading {what.what}"
-
-
-def _describe_began(what: news.BatchBegan) -> str:
-    done = what.plan.count("done")
-    return f"{what.plan.manifest.name}: {what.to_render} to render, {done} done, into {what.plan.folder.path}"
-
-
-def _describe_failed(what: news.PictureFailed) -> str:
-    then = "; it will be tried again" if what.again else ""
-    hint = f" ({what.hint})" if what.hint else ""
-    return f"FAILED {what.item.picture.id}: {what.message}{hint}{then}"
-
-
-def _describe_stopping(what: news.Stopping) -> str:
-    if what.in_flight == 0:
-        return "stopping"
-    return f"stopping: {what.in_flight} in flight may finish within {what.grace_s:.0f} s; ask again to stop at once"
 
 
 # ---- the three consoles ----------------------------------------------------------------------------------------------
@@ -131,40 +131,28 @@ class Plain:
 
     def __init__(self) -> None:
         self._done = self._total = 0
-        self._current = ""
+        self._current = "opening the model"
         self._spoke_at = time.monotonic()
 
     def watch(self, what: news.News) -> None:
         match what:
-            case news.BatchBegan():
-                self._done, self._total = 0, what.to_render
-                self._say(_describe_began(what))
-            case news.WorkerOpening():
-                if what.setup is not None:
-                    self._say(_describe_opening(what))
-            case news.WorkerOpened():
-                self._say(_describe_opened(what))
-            case news.PictureBegan():
-                self._current = what.item.picture.id
-            case news.Stepped():
-                self._current = f"{what.item.picture.id}, step {what.step} of {what.steps}"
+            case news.BatchBegan(to_render=count):
+                self._done, self._total = 0, count
+            case news.WorkerOpening(setup=setup) if setup is not None:
+                self._say(_opening(what))
+            case news.PictureBegan(item=item):
+                self._current = item.picture.id
+            case news.Stepped(item=item, step=step, steps=steps):
+                self._current = f"{item.picture.id}, step {step} of {steps}"
             case news.PictureDone():
                 self._done += 1
-                self._say(f"[{self._done}/{self._total}] {describe_done(what.sidecar)}")
-                for warning in what.sidecar.warnings:
-                    self._say(f"warning: {what.sidecar.id}: {warning}")
-            case news.PictureFailed():
-                self._say(_describe_failed(what))
-            case news.WorkerLost():
-                self._say(f"{what.reason}; starting another")
-            case news.Stopping():
-                self._say(_describe_stopping(what))
-            case news.Tick():
-                if time.monotonic() - self._spoke_at > _HEARTBEAT_S:
-                    self._say(f"[{self._done}/{self._total}] at {self._current or 'opening the model'}")
-            case news.BatchEnded():
-                for line in describe_summary(what.summary):
+            case news.Tick() if time.monotonic() - self._spoke_at > _HEARTBEAT_S:
+                self._say(f"[{self._done}/{self._total}] at {self._current}")
+            case news.BatchEnded(summary=summary):
+                for line in describe_summary(summary):
                     self._say(line)
+        if line := sentence(what):
+            self._say(f"[{self._done}/{self._total}] {line}" if isinstance(what, news.PictureDone) else line)
 
     def close(self) -> None:
         """Nothing to put back."""
@@ -182,32 +170,24 @@ class Terminal:
         self._steps: tqdm[NoReturn] | None = None
 
     def watch(self, what: news.News) -> None:
+        if line := sentence(what):
+            tqdm.write(line, file=sys.stderr)
         match what:
-            case news.BatchBegan():
-                tqdm.write(_describe_began(what), file=sys.stderr)
+            case news.BatchBegan() if what.to_render:
                 self._open_bars(what)
             case news.WorkerOpening():
-                self._at(_describe_opening(what))
-            case news.WorkerOpened():
-                tqdm.write(_describe_opened(what), file=sys.stderr)
-            case news.PictureBegan():
-                self._at(what.item.picture.id)
+                self._at(_opening(what))
+            case news.PictureBegan(item=item):
+                self._at(item.picture.id)
             case news.Stepped():
                 self._step(what)
-            case news.PictureDone():
-                self._advance(describe_done(what.sidecar))
-            case news.PictureFailed():
-                tqdm.write(_describe_failed(what), file=sys.stderr)
-            case news.WorkerLost():
-                tqdm.write(f"{what.reason}; starting another", file=sys.stderr)
-            case news.Stopping():
-                tqdm.write(_describe_stopping(what), file=sys.stderr)
-            case news.Tick():
-                if self._batch is not None:
-                    self._batch.refresh()
-            case news.BatchEnded():
+            case news.PictureDone() if self._batch is not None:
+                self._batch.update()
+            case news.Tick() if self._batch is not None:
+                self._batch.refresh()
+            case news.BatchEnded(summary=summary):
                 self.close()
-                print("\n".join(describe_summary(what.summary)), file=sys.stderr)
+                print("\n".join(describe_summary(summary)), file=sys.stderr)
 
     def close(self) -> None:
         for bar in (self._steps, self._batch):
@@ -216,8 +196,6 @@ class Terminal:
         self._batch = self._steps = None
 
     def _open_bars(self, what: news.BatchBegan) -> None:
-        if what.to_render == 0:
-            return
         name = what.plan.manifest.name
         self._batch = tqdm(total=what.to_render, desc=name, unit="picture", dynamic_ncols=True, file=sys.stderr)
         self._steps = tqdm(total=1, desc="waiting", unit="step", dynamic_ncols=True, leave=False, file=sys.stderr)
@@ -233,11 +211,6 @@ class Terminal:
             self._steps.reset(total=what.steps)
         self._steps.n = what.step
         self._steps.set_description_str(what.item.picture.id, refresh=True)
-
-    def _advance(self, line: str) -> None:
-        tqdm.write(line, file=sys.stderr)
-        if self._batch is not None:
-            self._batch.update()
 
 
 class Json:

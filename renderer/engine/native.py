@@ -31,6 +31,10 @@ TRAINED_TOKENS = 512
 MOST_TOKENS = 4096
 """Where DiffSynth cuts a prompt off."""
 
+FEWEST_STEPS = 2
+"""With one step, DiffSynth 2.1.12 divides zero by zero: it stretches the noise levels so that the last is 0.02, and the
+first, which is the last, cannot be stretched (`FlowMatchScheduler.set_timesteps_qwen_image`)."""
+
 OnStep = Callable[[int, int], None]
 """Hears, after each denoising step, how many of how many are done."""
 
@@ -98,8 +102,9 @@ class NativeEngine:
         if (job.model, job.precision) != (self.setup.model, self.setup.precision):
             opened = f"{self.setup.model} at {self.setup.precision}"
             raise PictureError(f"the job wants {job.model} at {job.precision}, and {opened} is open")
-        if job.num_inference_steps < 1:
-            raise PictureError(f"{job.num_inference_steps} steps make no picture")
+        if job.num_inference_steps < FEWEST_STEPS:
+            steps = f"{job.num_inference_steps} step{'s' * (job.num_inference_steps != 1)}"
+            raise PictureError(f"{steps}: DiffSynth's schedule for Qwen-Image has at least {FEWEST_STEPS}")
         size = Size(width=job.width, height=job.height)
         if reason := self._model.refusal(size):
             near = " or ".join(str(fitting) for fitting in self._model.nearest(size))

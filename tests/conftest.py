@@ -1,0 +1,28 @@
+"""What all tests share: a cache of their own, and few threads, set before torch is imported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# The same number in this process and in workers, so that both give the same bits; and small pictures gain nothing.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The demo model is made once a session, in a folder of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RENDERER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def demo_folder(_own_cache: None) -> Path:
+    """The demo model's folder. To be read only."""
+    from renderer.demo import cache  # noqa: PLC0415  # torch, only where a test wants it
+
+    return cache.folder()

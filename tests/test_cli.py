@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+
+from renderer import cli
+from renderer.job import Sidecar, Summary
+from renderer.plan import make_plan
+from tests.making import make_manifest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "diffsynth", "transformers")
+
+SMALL = """\
+defaults: {model: demo, size: 64x64, steps: 2, seed: 1, precision: bf16}
+jobs:
+"""
+
+
+def manifest(folder: Path, *prompts: str, name: str = "night") -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(SMALL + "".join(f"  - {json.dumps(prompt)}\n" for prompt in prompts), encoding="utf-8")
+    return path
+
+
+def renderer(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "renderer", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=240)
+
+
+class TestReading:
+    def test_validate_takes_a_blink_and_no_torch(self, tmp_path: Path) -> None:
+        """A manifest of 200 jobs is validated in under half a second, and no heavy library is loaded for it."""
+        path = manifest(tmp_path, *(f"poster {number}" for number in range(200)))
+        script = (
+            "import sys, renderer.cli\n"
+            f"status = renderer.cli.main(['validate', {str(path)!r}])\n"
+            f"sys.exit(status or 9 * any(name in sys.modules for name in {HEAVY}))\n"
+        )
+        took = []
+        for _ in range(3):
+            began = time.perf_counter()
+            done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+            took.append(time.perf_counter() - began)
+            assert (done.returncode, done.stdout.endswith("200 pictures, no problems\n")) == (0, True), done.stderr
+        assert min(took) < 0.5, took
+
+    @pytest.mark.parametrize("command", ["plan", "status"])
+    def test_plan_and_status_load_no_torch_either(self, tmp_path: Path, command: str) -> None:
+        """What only reads stays light."""
+        path = manifest(tmp_path, "a")
+        script = (
+            "import sys, renderer.cli\n"
+            f"status = renderer.cli.main([{command!r}, {str(path)!r}])\n"
+            f"sys.exit(status or 9 * any(name in sys.modules for name in {HEAVY}))\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def test_problems_go_to_standard_error_and_the_code_is_2(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Every problem of every manifest named, each with its place, and nothing on standard output."""
+        (tmp_path / "a.yaml").write_text("jobs: [{prompt: x, stpes: 3}]\n")
+        (tmp_path / "b.yaml").write_text("jobs: []\n")
+        monkeypatch.chdir(tmp_path)
+        assert cli.main(["validate", "a.yaml", "b.yaml"]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert 'a.yaml:1:20 jobs[0].stpes: unknown key (did you mean "steps"?)' in said.err
+        assert "b.yaml:1:" in said.err
+        assert "2 problems; nothing was rendered" in said.err
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["validate", "none.yaml"], "none.yaml"),
+            (["validate", "none-*.yaml"], "no manifest matches none-*.yaml"),
+            (["plan", "night.yaml", "--only", "nobody"], "has no picture or job nobody"),
+            (["validate", "night.yaml", "copy/night.yaml"], "both named night"),
+        ],
+    )
+    def test_what_cannot_be_asked_ends_with_2(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        arguments: list[str],
+        said: str,
+    ) -> None:
+        """A wrong name on the command line is said in a sentence, not in a traceback."""
+        manifest(tmp_path, "a")
+        (tmp_path / "copy").mkdir()
+        manifest(tmp_path / "copy", "b")
+        monkeypatch.chdir(tmp_path)
+        assert cli.main(arguments) == 2
+        assert said in capsys.readouterr().err
+
+    def test_plan_as_json_names_every_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """`plan --json` lists pictures with state, file and job."""
+        manifest(tmp_path, "a", "b")
+        monkeypatch.chdir(tmp_path)
+        assert cli.main(["plan", "night.yaml", "--json"]) == 0
+        (batch,) = json.loads(capsys.readouterr().out)
+        assert [picture["state"] for picture in batch["pictures"]] == ["to do", "to do"]
+        assert batch["pictures"][1]["job"]["prompt"] == "b"
+        assert batch["pictures"][1]["file"] == "outputs/night/002.png"
+
+    def test_a_plan_of_a_thousand_done_pictures_takes_under_a_second(self, tmp_path: Path) -> None:
+        """Planning looks at sidecars, not at pixels."""
+        began = time.perf_counter()
+        plan = make_plan(make_manifest([str(number) for number in range(1000)]), tmp_path)
+        assert len(plan.to_render()) == 1000
+        assert time.perf_counter() - began < 1
+
+
+class TestArguments:
+    def options(self, *arguments: str) -> object:
+        return cli._parser().parse_args(["render", "x.yaml", *arguments])
+
+    def test_until_is_the_next_such_hour(self) -> None:
+        """07:00 asked for at 23:00 is tomorrow's; asked for at 06:00 it is today's."""
+        evening = datetime.fromisoformat("2026-11-21T23:00:00+08:00")
+        morning = datetime.fromisoformat("2026-11-21T06:00:00+08:00")
+        options = self.options("--until", "07:00")
+        assert cli._deadline(options, evening) == datetime.fromisoformat("2026-11-22T07:00:00+08:00")  # type: ignore[arg-type]
+        assert cli._deadline(options, morning) == datetime.fromisoformat("2026-11-21T07:00:00+08:00")  # type: ignore[arg-type]
+
+    def test_the_earlier_of_two_deadlines_counts(self) -> None:
+        """Both may be given."""
+        now = datetime.fromisoformat("2026-11-21T23:00:00+08:00")
+        options = self.options("--until", "07:00", "--max-hours", "1.5")
+        assert cli._deadline(options, now) == now + timedelta(hours=1.5)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("--until", "25:00"),
+            ("--max-hours", "-1"),
+            ("--max-hours", "nan"),
+            ("--retries", "-1"),
+            ("--profile", "fast"),
+        ],
+    )
+    def test_a_wrong_value_ends_with_2(self, arguments: tuple[str, ...]) -> None:
+        """The option is named, and what it takes."""
+        with pytest.raises(SystemExit) as left:
+            self.options(*arguments)
+        assert left.value.code == 2
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("project")
+
+
+class TestRendering:
+    """The real thing: the demo model on the CPU, through the command."""
+
+    def test_the_demo_manifest_renders_and_then_is_done(self, project: Path) -> None:
+        """The manifest of `make render`: twelve pictures with sidecars, and a second run that has nothing to do."""
+        demo = ROOT / "jobs" / "demo.yaml"
+        done = renderer("render", demo, cwd=project)
+        assert done.returncode == 0, done.stderr
+        folder = project / "outputs" / "demo"
+        sidecars = [
+            Sidecar.model_validate_json(path.read_text()) for path in folder.glob("*.json") if path.stem != "summary"
+        ]
+        assert len(sidecars) == len(list(folder.glob("*.png"))) == 12
+        assert all(sidecar.timing.total_s and sidecar.memory.peak_rss_bytes for sidecar in sidecars)
+        assert str(ROOT) not in "".join(path.read_text() for path in folder.glob("*.json")), "a path of this machine"
+        again = renderer("render", demo, cwd=project)
+        assert again.returncode == 0
+        assert "12 already done" in again.stderr
+        assert "opening" not in again.stderr
+
+    def test_sigterm_ends_resumably(self, tmp_path: Path) -> None:
+        """SIGTERM while rendering: exit code 4, whole pictures only, no process left, and the next run completes."""
+        path = manifest(tmp_path, *(f"picture {number}" for number in range(40)))
+        command = [sys.executable, "-m", "renderer", "render", str(path), "--log-format", "json"]
+        run = subprocess.Popen(
+            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
+        )
+        assert run.stderr is not None
+        for line in run.stderr:
+            if json.loads(line)["event"] == "picture-done":
+                break
+        workers = psutil.Process(run.pid).children(recursive=True)
+        run.send_signal(signal.SIGTERM)
+        run.stderr.read()
+        assert run.wait(60) == 4
+        assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+        summary = Summary.model_validate_json((tmp_path / "outputs/night/summary.json").read_text())
+        assert summary.ending == "signal"
+        assert summary.rendered + summary.left == 40
+        assert renderer("render", path, cwd=tmp_path).returncode == 0
+
+    def test_a_killed_supervisor_takes_its_worker_along(self, tmp_path: Path) -> None:
+        """SIGKILL on the supervisor: the worker notices and leaves, and no lock is left behind."""
+        path = manifest(tmp_path, *(f"picture {number}" for number in range(40)))
+        command = [sys.executable, "-m", "renderer", "render", str(path), "--log-format", "json"]
+        run = subprocess.Popen(
+            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
+        )
+        assert run.stderr is not None
+        for line in run.stderr:
+            if json.loads(line)["event"] == "picture-done":
+                break
+        (worker,) = psutil.Process(run.pid).children()
+        run.kill()
+        run.wait()
+        worker.wait(10)
+        assert renderer("render", path, "--only", "001", cwd=tmp_path).returncode == 0
+
+    def test_a_bad_picture_among_good_ones(self, project: Path) -> None:
+        """A picture over its limits fails with code 1 and its reason; the others are there."""
+        path = project / "limits.yaml"
+        path.write_text(
+            SMALL + "  - {id: a, prompt: a}\n  - {id: b, prompt: b, expect: {ram: 1MB}}\n  - {id: c, prompt: c}\n"
+        )
+        done = renderer("render", path, cwd=project)
+        assert done.returncode == 1
+        assert "bytes of host memory" in done.stderr
+        assert sorted(found.name for found in (project / "outputs/limits").glob("*.png")) == ["a.png", "c.png"]
+
+    def test_a_model_this_machine_cannot_run_ends_with_3(self, project: Path) -> None:
+        """Qwen-Image without a GPU: code 3, what is missing, and nothing written."""
+        path = project / "real.yaml"
+        path.write_text("jobs: [a poster]\n")
+        done = renderer("render", path, cwd=project)
+        assert done.returncode == 3
+        assert "needs an NVIDIA GPU" in done.stderr
+        assert not list((project / "outputs/real").glob("*.png"))
+
+    def test_proof_rehearses_a_real_manifest(self, project: Path) -> None:
+        """`--proof` renders jobs/posters.yaml with the demo model, under the names the real ones will have."""
+        posters = ROOT / "jobs" / "posters.yaml"
+        done = renderer("render", posters, "--proof", cwd=project)
+        assert done.returncode == 0, done.stderr
+        plan = json.loads(renderer("plan", posters, "--json", cwd=project).stdout)
+        names = {Path(picture["file"]).name for picture in plan[0]["pictures"]}
+        assert {found.name for found in (project / "outputs/posters-proof").rglob("*.png")} == names
+
+    def test_json_lines_for_machines(self, project: Path) -> None:
+        """Every line of `--log-format json` is an object with a time and an event."""
+        path = manifest(project, "a", name="lines")
+        done = renderer("render", path, "--log-format", "json", cwd=project)
+        lines = [json.loads(line) for line in done.stderr.splitlines()]
+        assert all({"at", "event"} <= set(line) for line in lines)
+        events = [line["event"] for line in lines]
+        assert events[0] == "batch-began"
+        assert events[-1] == "batch-ended"
+        assert events.count("stepped") == 2
+
+    def test_the_smoke_job_passes(self, project: Path) -> None:
+        """`make smoke`: one small picture within its limits."""
+        assert renderer("render", ROOT / "jobs" / "smoke.yaml", "--force", cwd=project).returncode == 0
+
+    def test_doctor_says_what_this_machine_is(self, project: Path) -> None:
+        """The report names the versions, the profiles and why, in lines of at most 120 characters."""
+        done = renderer("doctor", "--json", cwd=project)
+        found = json.loads(done.stdout)
+        assert found["torch"]["torch"]
+        assert found["profiles"]["demo bf16"].startswith(("cpu", "resident"))
+        text = renderer("doctor", cwd=project).stdout
+        assert "memory" in text
+        assert "profile" in text

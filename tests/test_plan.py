@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from renderer import catalog, machine
+from renderer.catalog import QWEN_IMAGE
+from renderer.errors import MachineError, UsageError
+from renderer.job import Engine, FileFacts, Memory, ModelIdentity, Precision, Profile, Sidecar, Timing
+from renderer.machine import Gpu, Machine
+from renderer.plan import GIB, Pace, choose_profile, make_plan
+from tests.fakes import SOFTWARE
+from tests.making import make_job, make_manifest, make_picture
+
+
+def a_machine(vram_gib: int = 0, ram_gib: int = 64) -> Machine:
+    gpu = Gpu(0, "a card", "GPU-1", vram_gib * GIB, vram_gib * GIB, "580.1", (8, 9))
+    return Machine((gpu,) if vram_gib else (), 8, ram_gib * GIB, ram_gib * GIB)
+
+
+class TestChooseProfile:
+    @pytest.mark.parametrize(
+        ("vram_gib", "ram_gib", "precision", "profile"),
+        [
+            (80, 128, "bf16", "resident"),
+            (80, 128, "fp8", "resident"),
+            (48, 64, "fp8", "resident"),
+            (48, 64, "bf16", "disk"),
+            (24, 64, "fp8", "fp8"),
+            (10, 64, "fp8", "fp8"),
+            (24, 32, "fp8", "disk"),
+            (10, 16, "fp8", "disk"),
+        ],
+    )
+    def test_auto_goes_by_what_the_machine_has(
+        self, vram_gib: int, ram_gib: int, precision: Precision, profile: Profile
+    ) -> None:
+        """All on the GPU where it fits, in host memory where that has room, from the disk otherwise."""
+        choice = choose_profile(QWEN_IMAGE, precision, a_machine(vram_gib, ram_gib))
+        assert choice.profile == profile
+        assert (choice.vram_bytes is None) == (profile == "resident")
+
+    def test_the_weights_leave_room_for_the_work(self) -> None:
+        """Weights on a 24 GiB card may not take all of it."""
+        choice = choose_profile(QWEN_IMAGE, "fp8", a_machine(24))
+        assert choice.vram_bytes is not None
+        assert 20 * GIB < choice.vram_bytes < 23 * GIB
+
+    def test_no_gpu_means_the_demo_model_alone(self) -> None:
+        """Without a GPU the demo model renders on the CPU, and Qwen-Image is refused with what is missing."""
+        assert choose_profile(catalog.DEMO, "fp8", a_machine()).profile == "cpu"
+        with pytest.raises(MachineError, match="needs an NVIDIA GPU"):
+            choose_profile(QWEN_IMAGE, "fp8", a_machine())
+
+    def test_the_cpu_can_be_asked_for(self) -> None:
+        """Whoever asks for the CPU gets it, at their own patience."""
+        assert choose_profile(QWEN_IMAGE, "fp8", a_machine(), "cpu").profile == "cpu"
+
+    def test_fp8_storage_cannot_serve_bf16(self) -> None:
+        """The profile that keeps FP8 refuses a job that asks for bf16, because its bits would be others."""
+        with pytest.raises(MachineError, match="asks for bf16"):
+            choose_profile(QWEN_IMAGE, "bf16", a_machine(24), "fp8")
+
+
+class TestPlan:
+    def test_a_new_manifest_is_all_to_do(self, tmp_path: Path) -> None:
+        """Nothing on the disk: everything is to be rendered, in the manifest's order."""
+        plan = make_plan(make_manifest(), tmp_path)
+        assert [item.picture.id for item in plan.to_render()] == ["p000", "p001", "p002"]
+
+    def test_models_are_opened_once_each(self, tmp_path: Path) -> None:
+        """Jobs of one model and precision stand together, whatever their order in the manifest."""
+        pictures = [make_picture(index) for index in range(4)]
+        mixed = [
+            picture.model_copy(update={"job": picture.job.model_copy(update={"precision": precision})})
+            for picture, precision in zip(pictures, ["fp8", "bf16", "fp8", "bf16"], strict=True)
+        ]
+        manifest = make_manifest()
+        plan = make_plan(type(manifest)(file=manifest.file, name=manifest.name, pictures=tuple(mixed)), tmp_path)
+        assert [item.picture.id for item in plan.to_render()] == ["p000", "p002", "p001", "p003"]
+
+    def test_only_takes_ids_of_pictures_and_of_jobs(self, tmp_path: Path) -> None:
+        """`--only` names a picture; an id that nobody has is refused."""
+        assert len(make_plan(make_manifest(), tmp_path, only=["p001"]).items) == 1
+        with pytest.raises(UsageError, match="nobody"):
+            make_plan(make_manifest(), tmp_path, only=["nobody"])
+
+
+class TestPace:
+    def sidecar(self, total_s: float, side: int, steps: int) -> Sidecar:
+        job, now = make_job(side=side, steps=steps), datetime.now(UTC)
+        return Sidecar(
+            fingerprint="a" * 64,
+            id="p",
+            place=make_picture().place,
+            job=job,
+            model=ModelIdentity(id="demo"),
+            engine=Engine(name="fake", profile="cpu", device="cpu"),
+            software=SOFTWARE,
+            timing=Timing(total_s=total_s, began_at=now, ended_at=now),
+            memory=Memory(),
+            file=FileFacts(name="p.png", sha256="a" * 64, bytes=1, width=side, height=side),
+        )
+
+    def test_time_goes_with_steps_and_pixels(self) -> None:
+        """Twice the steps at twice the side take eight times as long."""
+        pace = Pace([self.sidecar(1.0, 64, 10)])
+        assert pace.expect_s(make_job(side=128, steps=20), "cpu") == pytest.approx(8.0)
+
+    def test_guidance_off_is_half_the_work(self) -> None:
+        """Without CFG there is one pass a step."""
+        pace = Pace([self.sidecar(1.0, 64, 10)])
+        job = make_job(side=64, steps=10).model_copy(update={"cfg_scale": 1.0})
+        assert pace.expect_s(job, "cpu") == pytest.approx(0.5)
+
+    def test_another_profile_tells_nothing(self) -> None:
+        """What was measured on the CPU says nothing of the GPU."""
+        assert Pace([self.sidecar(1.0, 64, 10)]).expect_s(make_job(), "resident") is None
+
+
+class TestMachine:
+    def test_this_machine_has_memory_and_cores(self) -> None:
+        """The figures are those of a machine that can run this test."""
+        here = machine.look()
+        assert here.cpus >= 1
+        assert 0 < here.ram_free_bytes <= here.ram_bytes
+
+    def test_cuda_visible_devices_is_obeyed(self) -> None:
+        """By index, by UUID's beginning, in order, and nothing after a name that is not there."""
+        gpus = [Gpu(index, "card", f"GPU-{index}f", GIB, GIB, "1", (9, 0)) for index in range(3)]
+        assert machine._visible(gpus, None) == tuple(gpus)
+        assert machine._visible(gpus, "2,GPU-0") == (gpus[2], gpus[0])
+        assert machine._visible(gpus, "1,7,0") == (gpus[1],)
+        assert machine._visible(gpus, "") == ()
+
+    def test_free_disk_of_a_folder_that_is_not_there_yet(self, tmp_path: Path) -> None:
+        """It is its parent's disk."""
+        assert machine.free_disk_bytes(tmp_path / "a" / "b") > 0

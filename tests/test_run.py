@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from renderer import artifacts, news, run
+from renderer.artifacts import OutputFolder
+from renderer.errors import DiskError, LockedError, MachineError
+from renderer.job import Expect, Summary
+from renderer.manifest import Manifest
+from renderer.plan import make_plan
+from renderer.run import Settings, Stop
+from renderer.workers import LocalWorker
+from tests.fakes import Behaviour, DyingWorker, InlineWorker, draw
+from tests.making import make_manifest, make_picture
+
+FAKE = functools.partial(LocalWorker, command=(sys.executable, "-m", "tests.fakes"))
+
+
+class Night:
+    """One output folder and the runs over it."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.settings = Settings(outputs=tmp_path, hire=InlineWorker)
+        self.heard: list[news.News] = []
+        self.stop = Stop()
+
+    def render(self, manifest: Manifest, **changes: Any) -> Summary:
+        self.heard.clear()
+        self.stop.requests = 0
+        settings = Settings(**{**{name: getattr(self.settings, name) for name in Settings.__slots__}, **changes})
+        (summary,) = run.render([manifest], settings, self.heard.append, self.stop)
+        return summary
+
+    def folder(self, manifest: Manifest) -> OutputFolder:
+        return OutputFolder(self.settings.outputs / manifest.name)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [what for what in self.heard if isinstance(what, kind)]
+
+    def began(self) -> list[str]:
+        return [what.item.picture.id for what in self.of(news.PictureBegan)]
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Night:
+    return Night(tmp_path)
+
+
+def counts(summary: Summary) -> tuple[int, int, int, int]:
+    return summary.rendered, summary.skipped, summary.failed, summary.left
+
+
+class TestResume:
+    def test_all_is_rendered_and_then_nothing(self, night: Night) -> None:
+        """The first run renders everything, the second skips everything and hires nobody."""
+        manifest = make_manifest()
+        assert counts(night.render(manifest)) == (3, 0, 0, 0)
+        assert counts(night.render(manifest, hire=DyingWorker)) == (0, 3, 0, 0)
+
+    def test_the_summary_is_written_down(self, night: Night) -> None:
+        """`summary.json` is the summary that was returned."""
+        manifest = make_manifest()
+        summary = night.render(manifest)
+        text = (night.folder(manifest).path / "summary.json").read_text()
+        assert Summary.model_validate_json(text) == summary
+        assert json.loads(text)["ending"] == "complete"
+
+    def test_a_changed_job_is_rendered_anew_and_the_others_are_not(self, night: Night) -> None:
+        """Editing one prompt costs one picture."""
+        night.render(make_manifest(("a", "b", "c")))
+        assert counts(night.render(make_manifest(("a", "B", "c")))) == (1, 2, 0, 0)
+        assert night.began() == ["p001"]
+
+    def test_a_damaged_file_is_rendered_anew(self, night: Night) -> None:
+        """A picture whose bytes have changed is not taken for done."""
+        manifest = make_manifest()
+        night.render(manifest)
+        picture = night.folder(manifest).picture("p001")
+        data = bytearray(picture.read_bytes())
+        data[60] ^= 1
+        picture.write_bytes(data)
+        assert counts(night.render(manifest)) == (1, 2, 0, 0)
+        assert artifacts.read_sidecar(night.folder(manifest).sidecar("p001")) is not None
+
+    def test_force_renders_what_is_done(self, night: Night) -> None:
+        """`--force` takes nothing for done."""
+        manifest = make_manifest()
+        night.render(manifest)
+        assert counts(night.render(manifest, force=True)) == (3, 0, 0, 0)
+
+    def test_only_renders_the_named(self, night: Night) -> None:
+        """`--only` leaves the others out of the account."""
+        assert counts(night.render(make_manifest(), only=("p001",))) == (1, 0, 0, 0)
+
+
+class TestFailures:
+    def test_one_failure_does_not_stop_the_others(self, night: Night) -> None:
+        """The bad picture is tried three times, after the rest, and the good ones are there."""
+        summary = night.render(make_manifest(("a", "fail", "c")))
+        assert counts(summary) == (2, 0, 1, 0)
+        assert night.began() == ["p000", "p001", "p002", "p001", "p001"]
+        assert summary.failures[0].message == "one flat colour"
+
+    def test_a_second_try_may_succeed(self, night: Night) -> None:
+        """A picture that fails once is there in the end, and its sidecar says it took two attempts."""
+        manifest = make_manifest(("fail-once", "b"))
+        assert counts(night.render(manifest)) == (2, 0, 0, 0)
+        sidecar = artifacts.read_sidecar(night.folder(manifest).sidecar("p000"))
+        assert sidecar is not None
+        assert sidecar.attempt == 2
+
+    def test_failed_pictures_are_tried_again_by_the_next_run(self, night: Night) -> None:
+        """A failure is remembered with its reason, and no reason not to try again."""
+        manifest = make_manifest(("fail",))
+        night.render(manifest, retries=0)
+        assert [item.state for item in make_plan(manifest, night.settings.outputs).items] == ["failed"]
+        assert counts(night.render(manifest, retries=0)) == (0, 0, 1, 0)
+        assert night.began() == ["p000"]
+
+    def test_too_many_in_a_row_end_the_run(self, night: Night) -> None:
+        """`--max-failures` saves the night when nothing works any more."""
+        summary = night.render(make_manifest(["fail"] * 20), max_failures=3)
+        assert summary.ending == "failures"
+        assert counts(summary) == (0, 0, 3, 17)
+
+    def test_a_good_picture_breaks_the_row(self, night: Night) -> None:
+        """Only failures one after the other count."""
+        summary = night.render(make_manifest(["fail", "fail", "ok"] * 3), max_failures=3, retries=0)
+        assert summary.ending == "complete"
+        assert counts(summary) == (3, 0, 6, 0)
+
+    def test_a_picture_of_the_wrong_size_is_a_failure(self, night: Night) -> None:
+        """Bytes that cannot be the picture never reach the disk."""
+        manifest = make_manifest(("flat-out",))
+        assert counts(night.render(manifest)) == (0, 0, 1, 0)
+        assert not night.folder(manifest).picture("p000").exists()
+
+    def test_expectations_fail_a_picture_once(self, night: Night) -> None:
+        """A picture over its job's limits fails, is not tried again, and says by how much it is over."""
+        picture = make_picture(expect=Expect(ram_bytes=999))
+        summary = night.render(Manifest(file="jobs/test.yaml", name="test", pictures=(picture,)))
+        assert summary.failures[0].message == "1,000 bytes of host memory where 999 were expected at most"
+        assert night.began() == ["p000"]
+
+    def test_a_model_that_does_not_open_ends_the_run(self, night: Night) -> None:
+        """What the worker says of the machine is what the user reads."""
+        hire = functools.partial(InlineWorker, behaviour=Behaviour(refuses="no such model"))
+        with pytest.raises(MachineError, match="no such model"):
+            night.render(make_manifest(), hire=hire)
+
+    def test_a_worker_that_never_opens_ends_the_run(self, night: Night) -> None:
+        """Three deaths before the model is open, and the last words of the log are shown."""
+        with pytest.raises(MachineError, match="libcuda"):
+            night.render(make_manifest(), hire=DyingWorker)
+
+
+class TestWorkers:
+    def test_a_picture_that_kills_workers_is_set_aside(self, night: Night) -> None:
+        """It brings down three, the others are rendered, and the next run leaves it alone."""
+        manifest = make_manifest(("a", "crash", "c"))
+        summary = night.render(manifest, hire=FAKE)
+        assert counts(summary) == (2, 0, 1, 0)
+        assert summary.failures[0].set_aside
+        assert night.began() == ["p000", "p001", "p002", "p001", "p001"]
+        summary = night.render(manifest, hire=DyingWorker)
+        assert counts(summary) == (0, 2, 1, 0)
+        assert "brought down 3 workers" in summary.failures[0].message
+
+    def test_force_tries_a_set_aside_picture(self, night: Night) -> None:
+        """`--force` is the way back for a picture that was set aside."""
+        manifest = make_manifest(("crash",))
+        night.render(manifest, hire=FAKE)
+        night.render(manifest, hire=FAKE, force=True, only=("p000",))
+        assert night.began() == ["p000"]
+
+    def test_a_stuck_worker_is_replaced(self, night: Night) -> None:
+        """A worker that says nothing for too long is ended, and the others are rendered."""
+        summary = night.render(make_manifest(("hang", "b")), hire=FAKE, stuck_after_s=1.0)
+        assert counts(summary) == (1, 0, 1, 0)
+        assert "said nothing" in summary.failures[0].message
+
+    def test_a_worker_killed_from_outside_costs_one_try(self, night: Night) -> None:
+        """SIGKILL in the middle of a picture: another worker renders it, and all are there."""
+        manifest = make_manifest(("a", "slow", "c"))
+        killed: list[int] = []
+
+        def kill(what: news.News) -> None:
+            night.heard.append(what)
+            if isinstance(what, news.Stepped) and what.item.picture.id == "p001" and not killed:
+                killed.extend(_children())
+                os.kill(killed[0], signal.SIGKILL)
+
+        settings = Settings(outputs=night.settings.outputs, hire=FAKE)
+        (summary,) = run.render([manifest], settings, kill, Stop())
+        assert counts(summary) == (3, 0, 0, 0)
+        assert [what.reason for what in night.of(news.WorkerLost)] == ["the worker was ended by SIGKILL"]
+        assert night.began() == ["p000", "p001", "p002", "p001"]
+
+    def test_several_at_once_and_a_suspect_alone(self, night: Night) -> None:
+        """A worker that takes four gets four; after a crash, the ones that were in flight ride alone."""
+        hire = functools.partial(InlineWorker, behaviour=Behaviour(capacity=4))
+        assert counts(night.render(make_manifest(["x"] * 10), hire=hire)) == (10, 0, 0, 0)
+
+
+def _children() -> list[int]:
+    return [
+        int(pid) for pid in Path(f"/proc/self/task/{threading.main_thread().native_id}/children").read_text().split()
+    ]
+
+
+class TestStopping:
+    def test_one_request_lets_the_current_picture_finish(self, night: Night) -> None:
+        """Asked once, the run ends after the picture in flight, and can be resumed."""
+        manifest = make_manifest(("a", "b", "c"))
+        settings = Settings(outputs=night.settings.outputs, hire=InlineWorker)
+        stop = Stop()
+
+        def ask(what: news.News) -> None:
+            if isinstance(what, news.PictureBegan):
+                stop.request()
+
+        (summary,) = run.render([manifest], settings, ask, stop)
+        assert summary.ending == "signal"
+        assert counts(summary) == (1, 0, 0, 2)
+        assert counts(night.render(manifest)) == (2, 1, 0, 0)
+
+    def test_the_grace_ends(self, night: Night) -> None:
+        """A picture that does not finish in time is dropped, and nothing is held against it."""
+        manifest = make_manifest(("hang",))
+        settings = Settings(outputs=night.settings.outputs, hire=FAKE, grace_s=0.5)
+        stop = Stop()
+
+        def ask(what: news.News) -> None:
+            if isinstance(what, news.PictureBegan):
+                stop.request()
+
+        began = time.monotonic()
+        (summary,) = run.render([manifest], settings, ask, stop)
+        assert time.monotonic() - began < 8
+        assert counts(summary) == (0, 0, 0, 1)
+        (item,) = make_plan(manifest, night.settings.outputs).items
+        assert (item.state, item.suspect) == ("to do", False)
+
+    def test_a_second_request_ends_it_at_once(self, night: Night) -> None:
+        """Asked twice, nobody waits for the grace."""
+        settings = Settings(outputs=night.settings.outputs, hire=FAKE, grace_s=600)
+        stop = Stop()
+
+        def ask(what: news.News) -> None:
+            if isinstance(what, news.PictureBegan):
+                stop.requests = 2
+
+        began = time.monotonic()
+        (summary,) = run.render([make_manifest(("hang",))], settings, ask, stop)
+        assert time.monotonic() - began < 8
+        assert summary.ending == "signal"
+
+    def test_no_picture_starts_after_the_deadline(self, night: Night) -> None:
+        """When the time is up nothing begins, and the summary says why."""
+        summary = night.render(make_manifest(), deadline=datetime.now(UTC) - timedelta(seconds=1))
+        assert (summary.ending, summary.left) == ("deadline", 3)
+
+    def test_a_picture_that_would_not_finish_is_not_started(self, night: Night) -> None:
+        """Going by measured times: a large picture waits for the next night, a small one still goes."""
+        small, large = make_picture(0), make_picture(1, steps=200)
+        both = Manifest(file="jobs/test.yaml", name="test", pictures=(small, large))
+        first = Manifest(file="jobs/test.yaml", name="test", pictures=(make_picture(0, "measured"),))
+        hire = functools.partial(InlineWorker, behaviour=Behaviour())
+        night.render(first, hire=hire)
+        sidecar = artifacts.read_sidecar(night.folder(first).sidecar("p000"))
+        assert sidecar is not None
+        assert sidecar.timing.total_s
+        room = timedelta(seconds=max(0.5, sidecar.timing.total_s * 20))
+        slow = sidecar.model_copy(update={"timing": sidecar.timing.model_copy(update={"total_s": 0.1})})
+        night.folder(first).sidecar("p000").write_text(slow.model_dump_json())
+        both = Manifest(
+            file="jobs/test.yaml", name="test", pictures=(make_picture(0, "measured"), large, make_picture(2))
+        )
+        summary = night.render(both, hire=hire, deadline=datetime.now(UTC) + min(room, timedelta(seconds=2)))
+        assert night.began() == ["p002"]
+        assert (summary.ending, summary.left) == ("deadline", 1)
+
+
+class TestOrder:
+    def test_a_suspect_waits_for_the_others(self, night: Night) -> None:
+        """A picture whose run vanished comes last, so that what it may bring down again has done its work."""
+        manifest = make_manifest()
+        plan = make_plan(manifest, night.settings.outputs)
+        plan.journal.write("attempt", "p000", plan.items[0].fingerprint)
+        night.render(manifest)
+        assert night.began() == ["p001", "p002", "p000"]
+
+
+class TestFolders:
+    def test_two_runs_at_once(self, night: Night) -> None:
+        """The second run is turned away before it touches anything."""
+        manifest = make_manifest()
+        with night.folder(manifest).locked(), pytest.raises(LockedError):
+            night.render(manifest)
+        assert not night.folder(manifest).picture("p000").exists()
+
+    def test_leftovers_are_swept_up(self, night: Night) -> None:
+        """Temporary files of dead runs are gone after the next one."""
+        manifest = make_manifest()
+        night.folder(manifest).path.mkdir()
+        leftover = night.folder(manifest).path / ".part-dead"
+        leftover.write_bytes(b"x")
+        night.render(manifest)
+        assert not leftover.exists()
+
+    def test_a_full_disk_ends_the_run_and_keeps_what_is_there(
+        self, night: Night, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """When a picture cannot be written the run ends with the reason; the next one goes on."""
+        manifest = make_manifest()
+        write_whole: Callable[[Path, bytes], None] = artifacts.write_whole
+
+        def full(path: Path, data: bytes) -> None:
+            if path.name == "p001.png":
+                raise artifacts.disk_error(path, OSError(28, "No space left on device"))
+            write_whole(path, data)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(artifacts, "write_whole", full)
+            with pytest.raises(DiskError, match="No space left"):
+                night.render(manifest)
+        assert counts(night.render(manifest)) == (2, 1, 0, 0)
+
+    def test_the_pixels_are_the_worker_s(self, night: Night) -> None:
+        """What the worker sent is what lies on the disk, under the right name."""
+        manifest = make_manifest()
+        night.render(manifest)
+        for picture in manifest.pictures:
+            assert night.folder(manifest).picture(picture.output).read_bytes() == artifacts.encode_png(
+                draw(picture.job)
+            )
