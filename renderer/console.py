@@ -149,8 +149,8 @@ class Plain:
             case news.Tick() if time.monotonic() - self._spoke_at > _HEARTBEAT_S:
                 self._say(f"[{self._done}/{self._total}] at {self._current}")
             case news.BatchEnded(summary=summary):
-                for line in describe_summary(summary):
-                    self._say(line)
+                for part in describe_summary(summary):
+                    self._say(part)
         if line := sentence(what):
             self._say(f"[{self._done}/{self._total}] {line}" if isinstance(what, news.PictureDone) else line)
 
