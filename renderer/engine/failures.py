@@ -69,7 +69,7 @@ def broken_files(weights: Sequence[Path]) -> list[str]:
 def _opening(error: Exception, weights: Sequence[Path]) -> RendererError:
     text = _first_line(error)
     if isinstance(error, RendererError):
-        return error.with_traceback(None)
+        return error
     if is_out_of_memory(error):
         hint = "use a profile that keeps less there: fp8, then disk; or --precision fp8"
         return MachineError(f"the model does not fit into memory: {text}", hint=hint)
@@ -106,7 +106,7 @@ def _wrong_versions(error: Exception, text: str) -> MachineError | None:
 def _rendering(error: Exception) -> RendererError:
     text = _first_line(error)
     if isinstance(error, RendererError):
-        return error.with_traceback(None)
+        return error
     if is_out_of_memory(error):
         return OutOfMemoryError(
             f"the picture did not fit into memory: {text}",
@@ -122,5 +122,6 @@ def _first_line(error: Exception) -> str:
 
 
 def _with_note(explanation: RendererError, error: Exception) -> RendererError:
-    explanation.add_note("".join(traceback.format_exception(error))[-_NOTE_CHARACTERS:])
-    return explanation
+    text = "".join(traceback.format_exception(error))[-_NOTE_CHARACTERS:]
+    explanation.add_note(text)
+    return explanation.with_traceback(None)  # it has one where it is the error itself

@@ -89,6 +89,7 @@ class Worker:
 
     def _open(self, setup: Setup) -> None:
         self._tell(Opening(what="DiffSynth"))
+        self._engine = None  # its memory is the next one's
         try:
             self._engine = engine = self._opened(setup)
         except RendererError as error:

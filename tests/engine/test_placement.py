@@ -1,0 +1,51 @@
+"""The table of placements, as DiffSynth reads it."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+
+from renderer.engine import placement
+from renderer.engine.placement import FROM_DISK, FROM_HOST, RESIDENT
+from renderer.errors import MachineError
+from renderer.job import Precision, Profile
+
+F8, BF16 = torch.float8_e4m3fn, torch.bfloat16
+
+
+def test_every_profile_has_every_precision_but_one() -> None:
+    """All profiles take both precisions, but the one that is FP8."""
+    pairs = {(profile, precision) for profile in get_args(Profile) for precision in get_args(Precision)}
+    assert pairs - set(placement.PLACEMENTS) == {("fp8", "bf16")}
+    with pytest.raises(MachineError, match="cannot render bf16"):
+        placement.find("fp8", "bf16")
+
+
+def test_official_low_vram_recipe() -> None:
+    """From disk at FP8 is DiffSynth's own recipe for small cards."""
+    assert placement.vram_config(FROM_DISK, "transformer", "fp8", "cuda") == {
+        "offload_dtype": "disk",
+        "offload_device": "disk",
+        "onload_dtype": F8,
+        "onload_device": "cpu",
+        "preparing_dtype": F8,
+        "preparing_device": "cuda",
+        "computation_dtype": BF16,
+        "computation_device": "cuda",
+    }
+
+
+def test_resident_fp8_never_leaves_the_gpu() -> None:
+    """All states of resident FP8 weights are on the GPU, and no limit takes them down."""
+    config = placement.vram_config(RESIDENT, "transformer", "fp8", "cuda")
+    assert {value for name, value in config.items() if name.endswith("device")} == {"cuda"}
+    assert placement.vram_limit_gib(RESIDENT, "cuda", 2**30) is None
+
+
+def test_limit_is_in_gib_and_for_gpus() -> None:
+    """The setup's bytes become DiffSynth's GiB where weights are bounded; on the CPU nothing is."""
+    assert placement.vram_limit_gib(FROM_HOST, "cuda", 3 * 2**29) == 1.5
+    assert placement.vram_limit_gib(FROM_HOST, "cpu", 3 * 2**29) is None
+    assert placement.vram_limit_gib(None, "cuda", 3 * 2**29) is None

@@ -1,0 +1,192 @@
+"""The worker, over real pipes: what it answers, what it survives, and when it ends."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from renderer.engine.native import NativeEngine
+from renderer.events import (
+    AnyEvent,
+    AnyOrder,
+    Failed,
+    Open,
+    Opened,
+    OpenFailed,
+    Opening,
+    Render,
+    Rendered,
+    Setup,
+    Started,
+    Stepped,
+    read_event,
+    write_frame,
+)
+from renderer.job import Engine, Job
+from tests.engine.making import make_job, make_setup
+
+Heard = list[tuple[AnyEvent, bytes]]
+
+
+class Process:
+    """A worker process and its three pipes; what it logs goes to a file."""
+
+    def __init__(self, log: Path) -> None:
+        ours, theirs = os.pipe()
+        with log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "renderer.engine.worker", "--events", str(theirs)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                pass_fds=(theirs,),
+            )
+        os.close(theirs)
+        self.log = log
+        self.events = os.fdopen(ours, "rb")
+        self.greeting: Heard = []
+
+    def send(self, order: AnyOrder) -> None:
+        assert self.process.stdin
+        write_frame(self.process.stdin, order)
+
+    def until(self, *kinds: type[AnyEvent]) -> Heard:
+        """All events up to the first of one of these kinds."""
+        heard: Heard = []
+        while not heard or not isinstance(heard[-1][0], kinds):
+            heard.append(read_event(self.events))
+        return heard
+
+    def open(self, setup: Setup) -> Heard:
+        self.send(Open(setup=setup))
+        return self.until(Opened, OpenFailed)
+
+    def render(self, key: str, job: Job) -> Heard:
+        self.send(Render(key=key, job=job))
+        return self.until(Rendered, Failed)
+
+    def close_stdin(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def worker(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A worker that has opened the demo model."""
+    assert demo_folder
+    process = Process(tmp_path_factory.mktemp("worker") / "log")
+    process.greeting = process.open(make_setup())
+    yield process
+    process.kill()
+
+
+class TestOpen:
+    def test_answers(self, worker: Process) -> None:
+        """Opening tells each part as a sign of life, and at last the engine, the versions and the time it took."""
+        *signs, (opened, payload) = worker.greeting
+        assert [sign.what for sign, _ in signs if isinstance(sign, Opening)] == [
+            "DiffSynth",
+            "transformer",
+            "text_encoder",
+            "vae",
+        ]
+        assert isinstance(opened, Opened)
+        assert opened.capacity == 1
+        assert opened.engine == Engine(name="native", profile="cpu", device="cpu")
+        assert opened.software.diffsynth.startswith("2.")
+        assert opened.gpu is None
+        assert opened.load_s > 0
+        assert payload == b""
+
+    def test_model_that_cannot_be_opened(self, worker: Process, tmp_path: Path) -> None:
+        """A model that cannot be opened is answered with the reason; jobs then fail, and the next opening may work."""
+        failed = worker.open(make_setup(tmp_path))[-1][0]
+        assert isinstance(failed, OpenFailed)
+        assert "lacks transformer/" in failed.message
+        answer = worker.render("a", make_job())[-1][0]
+        assert isinstance(answer, Failed)
+        assert "no open pipeline" in answer.message
+        assert isinstance(worker.open(make_setup())[-1][0], Opened)
+
+
+class TestRender:
+    def test_good_jobs_around_a_bad_one(self, worker: Process, engine: NativeEngine) -> None:
+        """A job that fails says why and does not disturb the others: their bits are those of another process."""
+        first, bad, again = (
+            worker.render(key, job)
+            for key, job in [("one", make_job()), ("bad", make_job(width=100)), ("two", make_job(seed=9))]
+        )
+        assert [type(event) for event, _ in first] == [Started, Stepped, Stepped, Rendered]
+        assert [(event.step, event.steps) for event, _ in first if isinstance(event, Stepped)] == [(1, 2), (2, 2)]
+        assert {event.key for event, _ in first if not isinstance(event, Opening | Opened | OpenFailed)} == {"one"}
+        failed = bad[-1][0]
+        assert isinstance(failed, Failed)
+        assert (failed.key, failed.kind, failed.hint) == ("bad", "PictureError", "use 96x64 or 112x64")
+        assert "100x64 is not a multiple of 16" in failed.message
+        assert "Traceback" in failed.detail
+        assert first[-1][1] == engine.render(make_job(), lambda _step, _steps: None).rgb
+        assert again[-1][1] == engine.render(make_job(seed=9), lambda _step, _steps: None).rgb
+
+    def test_picture_that_does_not_fit(self, worker: Process) -> None:
+        """When memory runs out, the picture fails as just that, and the next one has the bits it had before."""
+        before = worker.render("small", make_job())[-1][1]
+        pid = worker.process.pid
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+        limits = resource.prlimit(pid, resource.RLIMIT_AS)
+        resource.prlimit(pid, resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**26, limits[1]))
+        try:
+            failed = worker.render("large", make_job(width=1024, height=1024))[-1][0]
+            assert isinstance(failed, Failed)
+            assert failed.kind == "OutOfMemoryError"
+            assert "did not fit into memory" in failed.message
+            assert worker.render("small", make_job())[-1][1] == before
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_AS, limits)
+
+    def test_interrupt_is_the_supervisors_business(self, worker: Process) -> None:
+        """Ctrl-C, which a terminal sends to all its processes, does not stop a worker."""
+        worker.send(Render(key="a", job=make_job(num_inference_steps=20)))
+        worker.until(Stepped)
+        worker.process.send_signal(signal.SIGINT)
+        assert isinstance(worker.until(Rendered, Failed)[-1][0], Rendered)
+
+    def test_prints_go_to_the_log(self, worker: Process) -> None:
+        """What DiffSynth prints stands in the log with a time, and not on any pipe."""
+        assert worker.process.stdout
+        assert worker.process.stdout.read() == b""  # the worker has closed it
+        log = worker.log.read_text()
+        assert "INFO renderer.engine.pipeline: Loading models from" in log
+        assert "This is not an error" in log
+
+
+class TestEnd:  # the first of these ends the module's worker
+    def test_supervisor_gone_in_the_middle_of_a_picture(self, worker: Process) -> None:
+        """When stdin ends the worker ends at once, though a picture of many steps has just begun."""
+        worker.send(Render(key="long", job=make_job(width=512, height=512, num_inference_steps=1000)))
+        worker.until(Stepped)
+        began = time.monotonic()
+        worker.close_stdin()
+        assert worker.process.wait(10) == 0
+        assert time.monotonic() - began < 2
+
+    def test_order_that_is_none(self, tmp_path: Path) -> None:
+        """Bytes that are no order end the worker with a status of its own, also while libraries are still loading."""
+        process = Process(tmp_path / "log")
+        assert process.process.stdin
+        process.process.stdin.write(b"\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x00{}")
+        process.process.stdin.flush()
+        assert process.process.wait(20) == 70
+        assert "not an order" in process.log.read_text()
