@@ -29,7 +29,8 @@ class TestFile:
             version: 1
             name: posters
             output: "{id}"
-            defaults: {model: Qwen/Qwen-Image, precision: fp8, size: "16:9", steps: 40, cfg_scale: 4.0, negative_prompt: ""}
+            defaults:
+              {model: Qwen/Qwen-Image, precision: fp8, size: "16:9", steps: 40, cfg_scale: 4.0, negative_prompt: ""}
             jobs:
               - id: welcome
                 prompt: A modern poster with the text "WELCOME" in bold letters
@@ -53,7 +54,7 @@ class TestFile:
         last = manifest.pictures[-1]
         assert last.job.prompt == 'A bilingual sign in Paris that says "Hello 你好", neon'
         assert (last.job.width, last.job.height) == (1664, 928)
-        assert (last.place.line, last.place.index, last.place.job_id) == (11, 6, "sign-Paris")
+        assert (last.place.line, last.place.index, last.place.job_id) == (12, 6, "sign-Paris")
         assert last.place.matrix == {"city": "Paris", "greeting": "Hello 你好"}
         assert last.output == last.id
 
@@ -199,7 +200,7 @@ class TestAllProblemsAtOnce:
             "7:26 jobs[1].seed",
             "8:23 jobs[2].size",
             "9:24 jobs[3].model",
-            "10:16 jobs[4].prompt",
+            "10:14 jobs[4].prompt",
             "11:5 jobs[5]",
         ]
 
@@ -300,8 +301,8 @@ jobs:
     )
     def test_collisions(self, values: str) -> None:
         """Names that differ in case, composition or what was replaced collide on some disk, and are refused."""
-        text = f"output: '{{x}}'\njobs:\n  - {{id: '{{x}}', prompt: a, matrix: {{x: [{values.split(', ')[0]}]}}}}\n"
-        text += f"  - {{id: other, prompt: a, matrix: {{x: [{values.split(', ')[1]}]}}}}"
+        text = f"output: '{{x}}'\njobs:\n  - {{id: '{{x}}', prompt: a, matrix: {{x: [{one}]}}}}\n"
+        text += f"  - {{id: other, prompt: a, matrix: {{x: [{other}]}}}}"
         assert "two pictures have the output name" in problem_of(text)
         assert ": of line 3 and of line 4" in problem_of(text)
 
@@ -342,7 +343,11 @@ class TestOverrides:
 
     def test_proof(self) -> None:
         """A rehearsal has the same ids, names, seeds and places, in a folder of its own, and small pictures."""
-        text = 'name: x\noutput: "{id}-{width}-{hash}"\njobs: [{prompt: a, sizes: [1:1, 16:9], count: 2, expect: {seconds: 1}}, b]'
+        text = """
+            name: x
+            output: "{id}-{width}-{hash}"
+            jobs: [{prompt: a, sizes: [1:1, 16:9], count: 2, expect: {seconds: 1}}, b]
+        """
         real, proof = load_text(text), load_text(text, PROOF)
         assert proof.name == "x-proof"
         for one, other in zip(real.pictures, proof.pictures, strict=True):

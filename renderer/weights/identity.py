@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from renderer import artifacts, machine
@@ -27,7 +28,9 @@ def content_sha256(folder: Path) -> str:
     files = sorted({path for part in PARTS for path in folder.glob(part.files)})
     files += sorted(path for path in (folder / TOKENIZER).rglob("*") if path.is_file())
     remembered = _Remembered()
-    lines = [f"{path.relative_to(folder).as_posix()} {remembered.sha256(path)}\n" for path in files]
+    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+        hashes = pool.map(remembered.sha256, files)
+        lines = [f"{path.relative_to(folder).as_posix()} {found}\n" for path, found in zip(files, hashes, strict=True)]
     remembered.keep()
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
