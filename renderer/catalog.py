@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from renderer.errors import ModelError
+from renderer.errors import ModelError, shorten
 from renderer.job import Size
 
 Role = Literal["transformer", "text_encoder", "vae"]
@@ -161,7 +161,7 @@ def find(reference: str) -> Model:
     near = difflib.get_close_matches(reference, MODELS, n=1, cutoff=0.4)
     known = ", ".join(MODELS)
     hint = f'did you mean "{near[0]}"?' if near else f"known: {known}; or a folder in Qwen-Image's layout"
-    raise ModelError(f'there is no model "{reference}"', hint=hint)
+    raise ModelError(f'there is no model "{shorten(reference)}"', hint=hint)
 
 
 def _local(reference: str, folder: Path) -> Model:
@@ -170,7 +170,7 @@ def _local(reference: str, folder: Path) -> Model:
         missing.append(TOKENIZER)
     if missing:
         raise ModelError(
-            f'the folder "{reference}" lacks {", ".join(missing)}', hint="it must have Qwen-Image's layout"
+            f'the folder "{shorten(reference)}" lacks {", ".join(missing)}', hint="it must have Qwen-Image's layout"
         )
     base = QWEN_IMAGE
     return Model(

@@ -17,6 +17,7 @@ Knows nothing of manifests, engines or files.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,13 @@ EXIT_USAGE = 2
 EXIT_MACHINE = 3
 EXIT_STOPPED = 4
 EXIT_LOCKED = 75
+
+
+def shorten(text: str, length: int = 60) -> str:
+    """A text as it can stand in a message: on one line, not long, and without what would trick a terminal or an eye."""
+    line = re.sub(r"\s+", " ", text)
+    line = line if len(line) <= length else line[: length - 1] + "…"
+    return line if line.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in line)
 
 
 class RendererError(Exception):

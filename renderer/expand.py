@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from renderer import catalog, names
 from renderer.catalog import SIZE_STEP, Model
-from renderer.errors import ModelError
+from renderer.errors import ModelError, shorten
 from renderer.fields import (
     EXCLUDING,
     MAX_PROMPT_LENGTH,
@@ -27,7 +27,7 @@ from renderer.fields import (
 )
 from renderer.job import MAX_SEED, Expect, Job, Precision, Size, derive_seed
 from renderer.names import Template, TemplateError
-from renderer.yaml_reader import Route, shorten
+from renderer.yaml_reader import Route
 
 Combination = Mapping[str, str]
 

@@ -16,8 +16,9 @@ from pydantic import ConfigDict, Field, GetJsonSchemaHandler, TypeAdapter, Valid
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
+from renderer.errors import shorten
 from renderer.job import MAX_SEED, Precision
-from renderer.yaml_reader import MAX_PROBLEMS, Route, shorten
+from renderer.yaml_reader import MAX_PROBLEMS, Route
 
 MAX_PICTURES = 10_000
 """How many pictures a manifest makes at most when it does not say."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 from pydantic import TypeAdapter
 
 from renderer import catalog, expand, names, yaml_reader
-from renderer.errors import ManifestError, ModelError, Problem, UsageError
+from renderer.errors import ManifestError, ModelError, Problem, UsageError, shorten
 from renderer.expand import Draft, Expander, Recipe
 from renderer.fields import (
     MAX_PICTURES,
@@ -32,7 +32,7 @@ from renderer.fields import (
 )
 from renderer.job import Picture, Place, Precision, canonical
 from renderer.names import Template, TemplateError
-from renderer.yaml_reader import MAX_BYTES, MAX_PROBLEMS, TOO_MANY, Document, Route, shorten
+from renderer.yaml_reader import MAX_BYTES, MAX_PROBLEMS, TOO_MANY, Document, Route
 
 DEFAULT_OUTPUT = "{id}"
 PROOF_SUFFIX = "-proof"

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from renderer.errors import RendererError
+from renderer.errors import RendererError, shorten
 
 MAX_NAME_BYTES = 199
 """Of a whole output name in UTF-8: room for an extension and a temporary name within a file system's 255."""
@@ -82,16 +82,13 @@ def parse(text: str) -> Template:
         elif name is None:
             raise TemplateError(f"a single {token[0]}", hint=f"{token[0] * 2} is a brace")
         elif not name.isidentifier():
-            raise TemplateError(_refuse_field(name), hint="just a name, like {id}; {{ is a brace")
+            raise TemplateError(
+                f"{{{shorten(name)}}} is not a name in braces", hint="just a name, like {id}; {{ is a brace"
+            )
         else:
             parts.append((written, name))
             written = ""
     return Template((*parts, (written + text[end:], None)))
-
-
-def _refuse_field(name: str) -> str:
-    shown = name if len(name) <= MAX_VALUE_LENGTH else name[:MAX_VALUE_LENGTH] + "…"
-    return f"{{{shown}}} is not a name in braces"
 
 
 # ---- ids -------------------------------------------------------------------------------------------------------------

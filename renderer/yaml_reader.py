@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from renderer.errors import Problem
+from renderer.errors import Problem, shorten
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 20
@@ -49,13 +49,6 @@ def spell(route: Route) -> str:
         else:
             text += f".{shorten(step)}" if text else shorten(step)
     return text
-
-
-def shorten(text: str, length: int = 60) -> str:
-    """A text as it can stand in a message: on one line, not long, and without what would trick a terminal or an eye."""
-    line = re.sub(r"\s+", " ", text)
-    line = line if len(line) <= length else line[: length - 1] + "…"
-    return line if line.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in line)
 
 
 @dataclass(frozen=True, slots=True)

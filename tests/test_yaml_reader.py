@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from renderer import yaml_reader
-from renderer.yaml_reader import Document, Mark, read, shorten, spell
+from renderer.errors import shorten
+from renderer.yaml_reader import Document, Mark, read, spell
 
 
 @pytest.fixture(params=["libyaml", "python"], autouse=True)
