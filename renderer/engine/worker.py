@@ -75,7 +75,6 @@ class Worker:
 
     def __init__(self, events: BinaryIO) -> None:
         self._events = events
-        self._began_s = time.perf_counter()
         self._engine: NativeEngine | None = None
         self._load_s = 0.0
 
@@ -88,6 +87,7 @@ class Worker:
                 self._render(order)
 
     def _open(self, setup: Setup) -> None:
+        began_s = time.perf_counter()
         self._tell(Opening(what="DiffSynth"))
         self._engine = None  # its memory is the next one's
         try:
@@ -98,7 +98,7 @@ class Worker:
             return
         from renderer.engine import facts  # noqa: PLC0415  # torch, after the first sign of life
 
-        self._load_s = time.perf_counter() - self._began_s
+        self._load_s = time.perf_counter() - began_s
         self._tell(
             Opened(
                 capacity=engine.capacity,

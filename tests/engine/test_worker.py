@@ -166,7 +166,8 @@ class TestRender:
     def test_prints_go_to_the_log(self, worker: Process) -> None:
         """What DiffSynth prints stands in the log with a time, and not on any pipe."""
         assert worker.process.stdout
-        assert worker.process.stdout.read() == b""  # the worker has closed it
+        os.set_blocking(worker.process.stdout.fileno(), False)
+        assert worker.process.stdout.read() == b""  # the end: the worker has closed it
         log = worker.log.read_text()
         assert "INFO renderer.engine.pipeline: Loading models from" in log
         assert "This is not an error" in log
