@@ -24,7 +24,7 @@ MAX_ID_LENGTH = 150
 MAX_VALUE_LENGTH = 40
 """Characters of a matrix's value within an id."""
 
-MAX_FIELD_LENGTH = 1000
+MAX_FIELD_LENGTH = 250
 """Characters of one value within an output name, before the whole is cut."""
 
 RESERVED_NAMES = frozenset({"summary", "journal", "index", "contact-sheet", "thumbs"})

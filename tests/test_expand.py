@@ -149,6 +149,10 @@ class TestExcludingFields:
         """A width needs a height in the same mapping, whatever the defaults say."""
         assert f"jobs[0].{one}: needs {other} beside it" in problem_with(f"{one}: 64", "defaults: {size: 1:1}\n")
 
+    def test_one_problem_a_field(self) -> None:
+        """A width beside a size is refused for that, not for the missing height."""
+        assert "jobs[0].width: cannot stand beside size" in problem_with("size: 1:1, width: 64")
+
 
 class TestSizes:
     @pytest.mark.parametrize(
@@ -310,7 +314,7 @@ class TestMatrix:
         [
             ("{a: 1}", "include[0]: lacks b (give every name of the matrix)"),
             ("{}", "include[0]: lacks a, b"),
-            ("{a: 1, b: x}", "include[0]: this combination is there already"),
+            ("{b: x, a: 1}", "include[0]: this combination is there already"),
             ("{a: 1, b: x, cc: 2}", "include[0].cc: cc is not a name of the matrix"),
         ],
     )

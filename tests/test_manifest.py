@@ -372,7 +372,7 @@ class TestCap:
         [
             "count: 10000, sizes: [1:1, 16:9]",
             "matrix: {" + ", ".join(f"a{n}: [{', '.join(map(str, range(100)))}]" for n in range(20)) + "}",
-            "matrix: {a: [1]}, count: 10000, include: [{a: 2}]",
+            "matrix: {a: [1]}, count: 5000, include: [{a: 2}]",
             "seeds: [" + ", ".join(map(str, range(10_001))) + "]",
         ],
     )

@@ -167,6 +167,14 @@ class TestRefused:
         assert document.value == {"a": {"x": 1}, "b": 2}
         assert document.mark(("a", "x")) == Mark(1, 8)
 
+    def test_refused_keys_leave_no_marks(self) -> None:
+        """What stands under a refused key leaves neither marks nor broken places, even where a key is called ?."""
+        document = read(b'"?": {x: 1}\n7: {x: *y}\n? [a]\n: {x: 3}\n', "f")
+        assert document.value == {"?": {"x": 1}}
+        assert document.mark(("?", "x")) == Mark(1, 10)
+        assert document.sources[("?", "x")] == "1"
+        assert document.broken == set()
+
     def test_problems_within_a_repeated_key(self) -> None:
         """What stands under a repeated key is still read, and its own problems are told."""
         assert len(problems_of("a: 1\na: {b: *x, c: {d: 1, d: 2}}\n")) == 3
