@@ -69,11 +69,14 @@ def free_disk_bytes(folder: Path) -> int:
 
 
 def cache_folder() -> Path:
-    """Where things are kept that can be made again: `$RENDERER_CACHE`, or `renderer` in the user's cache folder."""
+    """Where things are kept that can be made again: `$RENDERER_CACHE`, or `renderer` in the user's cache folder.
+
+    An empty variable counts as none.
+    """
     if own := os.environ.get("RENDERER_CACHE"):
         return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "renderer"
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "renderer"
 
 
 def _gpus() -> list[Gpu]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from renderer.catalog import DEMO
 from renderer.demo import tokenizer
 from renderer.errors import MachineError
+from renderer.machine import cache_folder
 
 _RECORD = "made.json"
 
@@ -30,7 +30,7 @@ def folder() -> Path:
 
     Raises `MachineError` where it cannot be written.
     """
-    place = cache() / f"demo-{DEMO.revision}"
+    place = cache_folder() / f"demo-{DEMO.revision}"
     if is_whole(place):
         return place
     try:
@@ -42,15 +42,6 @@ def folder() -> Path:
         message = f"the demo model cannot be written to {place}: {error}"
         raise MachineError(message, hint="make room there, or point RENDERER_CACHE at a folder with 20 MB") from error
     return place
-
-
-def cache() -> Path:
-    """The folder for what can be made again. An empty variable counts as none."""
-    if own := os.environ.get("RENDERER_CACHE"):
-        return Path(own)
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared) / "renderer"
-    return Path.home() / ".cache" / "renderer"
 
 
 def is_whole(place: Path) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from renderer.catalog import DEMO
+from renderer import machine
 from renderer.demo import cache, weights
 from renderer.errors import MachineError
 
@@ -35,11 +36,11 @@ class TestCache:
         monkeypatch.setenv("RENDERER_CACHE", "/own")
         monkeypatch.setenv("XDG_CACHE_HOME", "/shared")
         monkeypatch.setenv("HOME", "/home/someone")
-        assert cache.cache() == Path("/own")
+        assert machine.cache_folder() == Path("/own")
         monkeypatch.setenv("RENDERER_CACHE", "")
-        assert cache.cache() == Path("/shared/renderer")
+        assert machine.cache_folder() == Path("/shared/renderer")
         monkeypatch.delenv("XDG_CACHE_HOME")
-        assert cache.cache() == Path("/home/someone/.cache/renderer")
+        assert machine.cache_folder() == Path("/home/someone/.cache/renderer")
 
 
 class TestFolder:
