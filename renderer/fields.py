@@ -177,7 +177,7 @@ Prompt = Annotated[str, Field(max_length=MAX_PROMPT_LENGTH), Shaped(r"\S", "must
 SizeText = Annotated[str, Shaped(r"^[0-9]{1,6}(x[0-9]{1,6}|:[0-9]{1,6})$", "is not a size", _SIZE_HINT)]
 Side = Annotated[int, Within(1, 999_999)]
 Seed = Annotated[int, Within(0, MAX_SEED)]
-Steps = Annotated[int, Within(1, 200)]
+Steps = Annotated[int, Within(2, 200)]  # DiffSynth's schedule of one step divides zero by zero
 AmountOfBytes = Annotated[int, _AmountOfBytes]
 MatrixName = Annotated[str, _MatrixName]
 Written = Annotated[str, _Written]

@@ -101,7 +101,8 @@ def canonical(value: BaseModel) -> str:
 
 def fingerprint(job: Job, model: ModelIdentity) -> str:
     """SHA-256 (64 hex digits) over the job, the model's identity and the rendering version."""
-    text = f"renderer {RENDERING_VERSION}\n{canonical(model)}\n{canonical(job)}"
+    told = job.model_copy(update={"model": model.id})  # a folder may move: what it holds is in its identity
+    text = f"renderer {RENDERING_VERSION}\n{canonical(model)}\n{canonical(told)}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -197,12 +197,13 @@ class Pace:
 
     def learn(self, sidecar: Sidecar) -> None:
         if sidecar.timing.total_s is not None:
-            key = (sidecar.job.model, sidecar.job.precision, sidecar.engine.profile)
+            key = (sidecar.model.id, sidecar.job.precision, sidecar.engine.profile)
             self._rates.setdefault(key, []).append(sidecar.timing.total_s / _work(sidecar.job))
 
-    def expect_s(self, job: Job, profile: Profile) -> float | None:
-        """Seconds `job` will take; None when nothing like it has been measured."""
-        rates = self._rates.get((job.model, job.precision, profile))
+    def expect_s(self, item: Planned, profile: Profile) -> float | None:
+        """Seconds a picture will take; None when nothing like it has been measured."""
+        job = item.picture.job
+        rates = self._rates.get((item.model.id, job.precision, profile))
         return statistics.median(rates[-50:]) * _work(job) if rates else None
 
 

@@ -214,7 +214,7 @@ class _Batch:
             return self._waiting[0] if self._waiting else None
         left_s = (self._settings.deadline - datetime.now(UTC)).total_seconds()
         for item in self._waiting:
-            if left_s > (self._pace.expect_s(item.picture.job, setup.profile) or 0.0):
+            if left_s > (self._pace.expect_s(item, setup.profile) or 0.0):
                 return item
         return None
 
@@ -313,7 +313,7 @@ class _Batch:
             fingerprint=flight.item.fingerprint,
             id=picture.id,
             place=picture.place,
-            job=picture.job,
+            job=picture.job.model_copy(update={"model": flight.item.model.id}),  # never a folder's path
             model=flight.item.model,
             engine=opened.engine,
             software=opened.software,

@@ -8,9 +8,9 @@ import pytest
 from renderer import catalog, machine
 from renderer.catalog import QWEN_IMAGE
 from renderer.errors import MachineError, UsageError
-from renderer.job import Engine, FileFacts, Memory, ModelIdentity, Precision, Profile, Sidecar, Timing
+from renderer.job import Engine, FileFacts, Job, Memory, ModelIdentity, Precision, Profile, Sidecar, Timing
 from renderer.machine import Gpu, Machine
-from renderer.plan import GIB, Pace, choose_profile, make_plan
+from renderer.plan import GIB, Pace, Planned, choose_profile, make_plan
 from tests.fakes import SOFTWARE
 from tests.making import make_job, make_manifest, make_picture
 
@@ -88,6 +88,10 @@ class TestPlan:
             make_plan(make_manifest(), tmp_path, only=["nobody"])
 
 
+def planned(job: Job) -> Planned:
+    return Planned(make_picture().model_copy(update={"job": job}), ModelIdentity(id="demo"), "a" * 64, "to do")
+
+
 class TestPace:
     def sidecar(self, total_s: float, side: int, steps: int) -> Sidecar:
         job, now = make_job(side=side, steps=steps), datetime.now(UTC)
@@ -107,17 +111,17 @@ class TestPace:
     def test_time_goes_with_steps_and_pixels(self) -> None:
         """Twice the steps at twice the side take eight times as long."""
         pace = Pace([self.sidecar(1.0, 64, 10)])
-        assert pace.expect_s(make_job(side=128, steps=20), "cpu") == pytest.approx(8.0)
+        assert pace.expect_s(planned(make_job(side=128, steps=20)), "cpu") == pytest.approx(8.0)
 
     def test_guidance_off_is_half_the_work(self) -> None:
         """Without CFG there is one pass a step."""
         pace = Pace([self.sidecar(1.0, 64, 10)])
         job = make_job(side=64, steps=10).model_copy(update={"cfg_scale": 1.0})
-        assert pace.expect_s(job, "cpu") == pytest.approx(0.5)
+        assert pace.expect_s(planned(job), "cpu") == pytest.approx(0.5)
 
     def test_another_profile_tells_nothing(self) -> None:
         """What was measured on the CPU says nothing of the GPU."""
-        assert Pace([self.sidecar(1.0, 64, 10)]).expect_s(make_job(), "resident") is None
+        assert Pace([self.sidecar(1.0, 64, 10)]).expect_s(planned(make_job()), "resident") is None
 
 
 class TestMachine:

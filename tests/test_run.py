@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from renderer import artifacts, news, run
+from renderer import artifacts, catalog, news, run
 from renderer.artifacts import OutputFolder
 from renderer.errors import DiskError, LockedError, MachineError
 from renderer.job import Expect, Summary
@@ -23,7 +23,7 @@ from renderer.plan import make_plan
 from renderer.run import Settings, Stop
 from renderer.workers import LocalWorker
 from tests.fakes import Behaviour, DyingWorker, InlineWorker, draw
-from tests.making import make_manifest, make_picture
+from tests.making import make_job, make_manifest, make_picture
 
 FAKE = functools.partial(LocalWorker, command=(sys.executable, "-m", "tests.fakes"))
 
@@ -291,6 +291,27 @@ class TestStopping:
         summary = night.render(both, hire=hire, deadline=datetime.now(UTC) + min(room, timedelta(seconds=2)))
         assert night.began() == ["p002"]
         assert (summary.ending, summary.left) == ("deadline", 1)
+
+
+class TestPrivacy:
+    def test_a_local_model_s_path_is_told_to_nobody(self, night: Night, tmp_path: Path) -> None:
+        """The sidecar names a local model by its folder's name and content; moving the folder changes no fingerprint."""
+        for place in ("here", "there"):
+            folder = tmp_path / place / "my-model"
+            for part in (*catalog.PARTS, catalog.Part("vae", "tokenizer/vocab.json")):
+                file = folder / part.files.replace("*", "")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(b"x")
+        marks = []
+        for place in ("here", "there"):
+            job = make_job().model_copy(update={"model": str(tmp_path / place / "my-model")})
+            picture = make_picture().model_copy(update={"job": job})
+            manifest = Manifest(file="jobs/test.yaml", name="test", pictures=(picture,))
+            night.render(manifest, profile="cpu")
+            text = night.folder(manifest).sidecar("p000").read_text()
+            assert str(tmp_path) not in text
+            marks.append(json.loads(text)["fingerprint"])
+        assert marks[0] == marks[1]
 
 
 class TestOrder:

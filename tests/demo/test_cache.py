@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from renderer.catalog import DEMO
 from renderer import machine
+from renderer.catalog import DEMO
 from renderer.demo import cache, weights
 from renderer.errors import MachineError
 
