@@ -143,7 +143,7 @@ class Expander:
         reference = self._model or recipe.fields.get("model", DEFAULT_MODEL)
         if reference not in self._models:
             try:
-                self._models[reference] = catalog.find(reference)
+                self._models[reference] = find_model(reference)
             except ModelError as error:
                 self._models[reference] = error
         found = self._models[reference]
@@ -162,7 +162,7 @@ class Expander:
     ) -> Iterator[Draft]:
         fields = recipe.fields
         common = {
-            "model": model.id,
+            "model": model.reference,
             "precision": self._precision or fields.get("precision", DEFAULT_PRECISION),
             "cfg_scale": fields.get("cfg_scale", model.cfg_scale),
             "num_inference_steps": fields.get("num_inference_steps", fields.get("steps", model.steps)),
@@ -191,6 +191,15 @@ class Expander:
                         ),
                         matrix=combination,
                     )
+
+
+def find_model(reference: str) -> Model:
+    """The model that a manifest or the command line names. Raises `ModelError`, also for one that cannot render."""
+    model = catalog.find(reference)
+    if model.unfit:
+        able = ", ".join(each.id for each in catalog.MODELS.values() if not each.unfit)
+        raise ModelError(model.unfit, hint=f"these render: {able}")
+    return model
 
 
 def read_expect(fields: ExpectFields | None) -> Expect | None:

@@ -1,7 +1,7 @@
 """The manifest's fields: their names, kinds and ranges, and what is said about a value that does not fit.
 
 A mapping is checked on its own, without its surroundings; what a job lacks, or what fits no model, shows later. The
-JSON Schema comes from the same declarations. Knows nothing of files, lines, models or pictures.
+JSON Schema comes from the same declarations. Knows nothing of files, lines or pictures.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from pydantic import ConfigDict, Field, GetJsonSchemaHandler, TypeAdapter, Valid
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
-from renderer.errors import shorten
+from renderer import catalog
+from renderer.errors import ModelError, shorten
 from renderer.job import MAX_SEED, Precision
 from renderer.yaml_reader import MAX_PROBLEMS, Route
 
 MAX_PICTURES = 10_000
 """How many pictures a manifest makes at most when it does not say."""
+
+MAX_MODEL_LENGTH = 1000
+"""Characters of a model's name, folder or files."""
 
 MAX_PROMPT_LENGTH = 10_000
 """Characters; Qwen-Image reads about a thousand tokens."""
@@ -134,6 +138,39 @@ class _AmountOfBytes:
         raise PydanticCustomError("renderer", "{said}", {"said": said, "hint": 'like "10GiB", "512MiB" or 1000000'})
 
 
+class _ModelText:
+    """What names a model: a text, or its files by the part they are, which become one text."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Callable[[Any], CoreSchema]) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(cls._read)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        path = {"type": "string", "minLength": 1, "maxLength": MAX_MODEL_LENGTH}
+        files = {"type": "object", "properties": dict.fromkeys(catalog.BY_ROLE, path), "minProperties": 1}
+        return {"anyOf": [path, {**files, "additionalProperties": False}]}
+
+    @classmethod
+    def _read(cls, value: Any) -> str:
+        said, hint = "", ""
+        if isinstance(value, dict) and all(isinstance(part, str) for pair in value.items() for part in pair):
+            try:
+                value = catalog.by_role(value)
+            except ModelError as error:
+                said, hint = error.message, error.hint
+        elif not isinstance(value, str):
+            said = "has no value" if value is None else f"must be text or files by part, not {_name_kind(value)}"
+            hint = "an id, a folder, or files like {transformer: mine.safetensors}"
+        elif not value:
+            said = "must not be empty"
+        if not said and len(value) > MAX_MODEL_LENGTH:
+            said, hint = f"is too long: {len(value):,}", f"at most {MAX_MODEL_LENGTH:,}"
+        if said:
+            raise PydanticCustomError("renderer", "{said}", {"said": said, "hint": hint})
+        return str(value)
+
+
 class _Written:
     """A scalar as it was written: the matrix's values, where `1.50` is to stay `1.50` in a prompt.
 
@@ -179,6 +216,7 @@ Side = Annotated[int, Within(1, 999_999)]
 Seed = Annotated[int, Within(0, MAX_SEED)]
 Steps = Annotated[int, Within(2, 200)]  # DiffSynth's schedule of one step divides zero by zero
 AmountOfBytes = Annotated[int, _AmountOfBytes]
+ModelText = Annotated[str, _ModelText]
 MatrixName = Annotated[str, _MatrixName]
 Written = Annotated[str, _Written]
 Combination = dict[MatrixName, Written]
@@ -227,7 +265,8 @@ class JobFields(TypedDict, total=False):
     prompt: Annotated[Prompt, Field(description="What to draw; {name} stands for a matrix's value")]
     negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT_LENGTH, description="What to keep out")]
     model: Annotated[
-        str, Field(min_length=1, max_length=1000, description="Qwen/Qwen-Image, demo, or a folder in their layout")
+        ModelText,
+        Field(description="Qwen/Qwen-Image, demo, a folder in their layout, or safetensors files by the part they are"),
     ]
     precision: Annotated[Precision, Field(description="How the weights are kept")]
     cfg_scale: Annotated[float, Within(1, 30), Field(description="Guidance; 1 is none")]

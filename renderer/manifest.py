@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from pydantic import TypeAdapter
 
-from renderer import catalog, expand, names, yaml_reader
+from renderer import expand, names, yaml_reader
 from renderer.errors import ManifestError, ModelError, Problem, UsageError, shorten
 from renderer.expand import Draft, Expander, Recipe
 from renderer.fields import (
@@ -73,7 +73,7 @@ def load(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
     data = _read(path, file)
     if overrides.model is not None:
         try:
-            catalog.find(overrides.model)
+            expand.find_model(overrides.model)
         except ModelError as error:
             raise UsageError(error.message, hint=error.hint) from error
     return _Loading(yaml_reader.read(data, file), overrides).manifest(path.stem)

@@ -1,4 +1,4 @@
-"""Which weights are these? A catalogue model is its id and revision; a local folder is the SHA-256 of what it holds.
+"""Which weights are these? A catalogue model is its id and revision; other files are the SHA-256 of what they hold.
 
 Hashing 58 GB takes a minute, so each file's hash is remembered with its size and time of change. Imports no torch.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,21 +19,49 @@ from renderer.job import ModelIdentity
 
 def identify(model: Model) -> ModelIdentity:
     """The identity that enters a picture's fingerprint."""
-    if model.folder is None:
-        return ModelIdentity(id=model.id, revision=model.revision)
-    return ModelIdentity(id=model.folder.name, content_sha256=content_sha256(model.folder))
+    if model.folder is not None:
+        return ModelIdentity(id=model.folder.name, content_sha256=content_sha256(model.folder))
+    if model.files:
+        name = "+".join(path.stem for path in model.files.values())
+        return ModelIdentity(id=name, content_sha256=_files_sha256(model))
+    return ModelIdentity(id=model.id, revision=model.revision)
 
 
 def content_sha256(folder: Path) -> str:
     """SHA-256 over the names and bytes of the files of a model folder that can change a picture."""
     files = sorted({path for part in PARTS for path in folder.glob(part.files)})
     files += sorted(path for path in (folder / TOKENIZER).rglob("*") if path.is_file())
+    hashes = file_hashes(files)
+    lines = [f"{path.relative_to(folder).as_posix()} {found}\n" for path, found in zip(files, hashes, strict=True)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def file_hashes(files: Sequence[Path]) -> list[str]:
+    """The SHA-256 of each file, 64 hex digits; one that has not changed since it was last read is not read again.
+
+    Raises `OSError` for a file that cannot be read.
+    """
     remembered = _Remembered()
     with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-        hashes = pool.map(remembered.sha256, files)
-        lines = [f"{path.relative_to(folder).as_posix()} {found}\n" for path, found in zip(files, hashes, strict=True)]
+        hashes = list(pool.map(remembered.sha256, files))
     remembered.keep()
+    return hashes
+
+
+def _files_sha256(model: Model) -> str:
+    """SHA-256 over single files by the part they are, and over where the other parts come from."""
+    roles, files = [], []
+    for role, path in model.files.items():
+        for file in _within(path):
+            roles.append(f"{role}/{file.relative_to(path).as_posix()}" if path.is_dir() else role)
+            files.append(file)
+    lines = [f"{role} {found}\n" for role, found in zip(roles, file_hashes(files), strict=True)]
+    lines += [f"{part.role} {part.repository}@{part.revision}\n" for part in model.parts]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _within(path: Path) -> Iterable[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 class _Remembered:

@@ -1,0 +1,173 @@
+"""Models as data: which files, which sizes, which defaults. Reads nothing but names in folders, imports no torch.
+
+A manifest names a model by a catalogue id (`Qwen/Qwen-Image`, `demo`), by an id and a revision of its repository
+(`Qwen/Qwen-Image@75e0b4b…`), by a local folder in Qwen-Image's layout, or by single files and the parts they are
+(`transformer=mine.safetensors,vae=…`), whose missing parts are Qwen/Qwen-Image's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from renderer.catalog.data import (
+    DEMO,
+    MODELS,
+    PROCESSOR,
+    QWEN_IMAGE,
+    TEXT_ENCODER_FILES,
+    TOKENIZER,
+    TRANSFORMER_FILES,
+    VAE_FILES,
+)
+from renderer.catalog.model import SIZE_STEP, Ability, Model, Part, PartRole, Role, Shape
+from renderer.errors import ModelError, shorten
+
+__all__ = [
+    "BY_ROLE",
+    "DEMO",
+    "MODELS",
+    "PARTS",
+    "PROCESSOR",
+    "QWEN_IMAGE",
+    "SIZE_STEP",
+    "TOKENIZER",
+    "Ability",
+    "Model",
+    "Part",
+    "PartRole",
+    "Role",
+    "Shape",
+    "by_role",
+    "find",
+]
+
+PARTS: tuple[Part, ...] = (
+    Part("transformer", TRANSFORMER_FILES),
+    Part("text_encoder", TEXT_ENCODER_FILES),
+    Part("vae", VAE_FILES),
+)
+"""The networks in Qwen-Image's layout; every model of the family has it."""
+
+BY_ROLE: tuple[PartRole, ...] = ("transformer", "text_encoder", "vae", "tokenizer")
+"""The parts that single files, or a tokenizer's folder, can be given for."""
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_ROLE_ASSIGNMENT = re.compile(rf"({'|'.join(BY_ROLE)})=(.*)", re.DOTALL)
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def find(reference: str) -> Model:
+    """The model a manifest names, in any of the four ways above.
+
+    Raises `ModelError`, with the nearest id as its hint, when there is none such.
+    """
+    if reference in MODELS:
+        return MODELS[reference]
+    if _ROLE_ASSIGNMENT.match(reference):
+        return _from_files(reference)
+    if folder := _folder(reference):
+        return _local(reference, folder)
+    name, mark, revision = reference.partition("@")
+    if mark and name in MODELS:
+        return _pinned(MODELS[name], revision)
+    near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.4)
+    known = ", ".join(model.id for model in MODELS.values() if not model.unfit)
+    hint = f'did you mean "{near[0]}"?' if near else f"known: {known}; or a folder in Qwen-Image's layout"
+    raise ModelError(f'there is no model "{shorten(reference)}"', hint=hint)
+
+
+def by_role(files: Mapping[str, str]) -> str:
+    """Single files by the part they are, as the one text that `find` takes. Raises `ModelError` for what is none."""
+    if unknown := [role for role in files if role not in BY_ROLE]:
+        raise ModelError(f'a model has no part "{shorten(unknown[0])}"', hint=f"known: {', '.join(BY_ROLE)}")
+    if not files:
+        raise ModelError("a model's files must not be empty", hint=f"known: {', '.join(BY_ROLE)}")
+    if broken := [path for path in files.values() if "," in path or not path.strip()]:
+        raise ModelError(f'"{shorten(broken[0])}" cannot be a file of a model', hint="a path, without commas")
+    return ",".join(f"{role}={files[role]}" for role in BY_ROLE if role in files)
+
+
+def _pinned(model: Model, revision: str) -> Model:
+    """The catalogue's model at a revision of its own repository; parts of other repositories stay as they are."""
+    if not model.parts:
+        raise ModelError(f"{model.id} has no revisions to choose from")
+    if not _REVISION.fullmatch(revision):
+        raise ModelError(f'"{shorten(revision)}" is not a revision', hint="a commit of the repository, or a tag")
+    return model if revision == model.revision else replace(model, revision=revision, pinned=True)
+
+
+def _folder(reference: str) -> Path | None:
+    try:
+        folder = Path(reference).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):
+        # A name that no file system takes, or a ~user that this machine does not know.
+        return None
+
+
+def _local(reference: str, folder: Path) -> Model:
+    missing = [part.files for part in PARTS if not any(folder.glob(part.files))]
+    if not (folder / TOKENIZER).is_dir():
+        missing.append(TOKENIZER)
+    if missing:
+        pickles = any(path.suffix in _PICKLES for part in PARTS for path in folder.glob(f"{part.role}/*"))
+        hint = "pickled checkpoints are not read: take the safetensors files" if pickles else ""
+        raise ModelError(
+            f'the folder "{shorten(reference)}" lacks {", ".join(missing)}',
+            hint=hint or "it must have Qwen-Image's layout",
+        )
+    return _like_qwen_image(reference, about="a local folder", folder=folder)
+
+
+def _from_files(reference: str) -> Model:
+    """Single files by their parts; what is not given is Qwen/Qwen-Image's, at the catalogue's revision."""
+    files: dict[PartRole, Path] = {}
+    for item in reference.split(","):
+        match = _ROLE_ASSIGNMENT.fullmatch(item)
+        if not match:
+            raise ModelError(f'"{shorten(item)}" names no part of a model', hint=f"known: {', '.join(BY_ROLE)}")
+        role = next(role for role in BY_ROLE if role == match[1])
+        if role in files:
+            raise ModelError(f"the {role} is given twice", hint="keep one")
+        files[role] = _file(role, match[2])
+    others = tuple(
+        replace(part, repository=QWEN_IMAGE.id, revision=QWEN_IMAGE.revision)
+        for part in QWEN_IMAGE.parts
+        if part.role not in files
+    )
+    return replace(
+        _like_qwen_image(reference, about="single files", folder=None), files=files, parts=others, revision=None
+    )
+
+
+def _file(role: PartRole, name: str) -> Path:
+    path = Path(name).expanduser()
+    if path.suffix in _PICKLES:
+        raise ModelError(
+            f'"{shorten(name)}" is a pickled checkpoint, which can run any code when it is opened',
+            hint="take a safetensors file, or convert this one where you trust it",
+        )
+    if role == "tokenizer":
+        if not path.is_dir():
+            raise ModelError(f'the {role} "{shorten(name)}" is not a folder', hint="the one with vocab.json in it")
+    elif path.suffix != ".safetensors" or not path.is_file():
+        raise ModelError(f'the {role} "{shorten(name)}" is not a safetensors file')
+    return path
+
+
+def _like_qwen_image(reference: str, *, about: str, folder: Path | None) -> Model:
+    """A model of one's own: Qwen-Image's sizes and defaults, and the demo model's smallest side."""
+    return replace(
+        QWEN_IMAGE,
+        id=reference,
+        about=about,
+        folder=folder,
+        parts=(),
+        revision=None,
+        shape=None,
+        min_side=DEMO.min_side,
+    )

@@ -1,0 +1,224 @@
+"""The models themselves, as data.
+
+Revisions are commits of the Hugging Face repositories; ModelScope's repositories of the same names have others, and
+their `master` is taken. Counts and sizes are those that the repositories' pages show; what nobody has looked up is
+null. The edit models and 2512 take text encoder, VAE and tokenizer from Qwen/Qwen-Image, as DiffSynth's own examples
+do, so that they lie on a disk once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from renderer.catalog.model import Model, Part, Shape
+from renderer.job import Size
+
+TRANSFORMER_FILES = "transformer/diffusion_pytorch_model*.safetensors"
+TEXT_ENCODER_FILES = "text_encoder/model*.safetensors"
+VAE_FILES = "vae/diffusion_pytorch_model.safetensors"
+TOKENIZER = "tokenizer/"
+PROCESSOR = "processor/"
+
+_GB = 10**9
+_MB = 10**6
+
+_QWEN_IMAGE_ID = "Qwen/Qwen-Image"
+_QWEN_IMAGE_REVISION = "75e0b4be04f60ec59a75f475837eced720f823b6"
+_EDIT_ID = "Qwen/Qwen-Image-Edit"
+_EDIT_REVISION = "ac7f9318f633fc4b5778c59367c8128225f1e3de"
+
+
+def _transformer(count: int | None, comfyui: str | None) -> Part:
+    return Part("transformer", TRANSFORMER_FILES, count, round(40.9 * _GB), comfyui=comfyui)
+
+
+_TEXT_ENCODER = Part(
+    "text_encoder",
+    TEXT_ENCODER_FILES,
+    count=4,
+    bytes=round(16.6 * _GB),
+    comfyui="text_encoders/qwen_2.5_vl_7b.safetensors",
+)
+_VAE = Part("vae", VAE_FILES, count=1, bytes=254 * _MB, comfyui="vae/qwen_image_vae.safetensors")
+_TOKENIZER = Part("tokenizer", TOKENIZER, bytes=round(5.06 * _MB))
+_PROCESSOR = Part("processor", PROCESSOR, bytes=round(15.9 * _MB), repository=_EDIT_ID, revision=_EDIT_REVISION)
+
+_SHARED = tuple(
+    replace(part, repository=_QWEN_IMAGE_ID, revision=_QWEN_IMAGE_REVISION)
+    for part in (_TEXT_ENCODER, _VAE, _TOKENIZER)
+)
+
+QWEN_IMAGE_SHAPE = Shape(
+    layers=60,
+    width=3072,
+    heads=24,
+    text_layers=28,
+    text_width=3584,
+    text_heads=28,
+    text_key_heads=4,
+    text_mlp_width=18944,
+    vocabulary=152_064,
+    vae_width=96,
+)
+
+QWEN_IMAGE = Model(
+    id=_QWEN_IMAGE_ID,
+    about="text to picture, 20 billion parameters, English and Chinese lettering",
+    parts=(
+        _transformer(9, "diffusion_models/qwen_image_bf16.safetensors"),
+        _TEXT_ENCODER,
+        _VAE,
+        _TOKENIZER,
+    ),
+    revision=_QWEN_IMAGE_REVISION,
+    shape=QWEN_IMAGE_SHAPE,
+    ratios=MappingProxyType(
+        {
+            "1:1": Size(width=1328, height=1328),
+            "16:9": Size(width=1664, height=928),
+            "9:16": Size(width=928, height=1664),
+            "4:3": Size(width=1472, height=1104),
+            "3:4": Size(width=1104, height=1472),
+            "3:2": Size(width=1584, height=1056),
+            "2:3": Size(width=1056, height=1584),
+        }
+    ),
+    min_side=256,
+    max_side=2560,
+    max_pixels=2048 * 2048,
+    steps=40,
+    cfg_scale=4.0,
+    gpu_bytes=MappingProxyType({"bf16": 58 * _GB, "fp8": 29 * _GB}),
+)
+
+QWEN_IMAGE_2512 = replace(
+    QWEN_IMAGE,
+    id="Qwen/Qwen-Image-2512",
+    about="text to picture, the December 2025 weights: people, nature, lettering",
+    parts=(_transformer(9, "diffusion_models/qwen_image_2512_bf16.safetensors"), *_SHARED),
+    revision="25468b98e3276ca6700de15c6628e51b7de54a26",
+)
+
+QWEN_IMAGE_EDIT = replace(
+    QWEN_IMAGE,
+    id=_EDIT_ID,
+    about="one picture and text to picture",
+    ability="edit",
+    parts=(
+        _transformer(9, "diffusion_models/qwen_image_edit_bf16.safetensors"),
+        *_SHARED,
+        replace(_PROCESSOR, repository=None, revision=None),
+    ),
+    revision=_EDIT_REVISION,
+    call=MappingProxyType({"edit_image_auto_resize": True}),
+)
+
+QWEN_IMAGE_EDIT_2509 = replace(
+    QWEN_IMAGE_EDIT,
+    id="Qwen/Qwen-Image-Edit-2509",
+    about="several pictures and text to picture",
+    parts=(_transformer(None, "diffusion_models/qwen_image_edit_2509_bf16.safetensors"), *_SHARED, _PROCESSOR),
+    revision="d3968ef930e841f4c73640fb8afa3b306a78167e",
+)
+
+QWEN_IMAGE_EDIT_2511 = replace(
+    QWEN_IMAGE_EDIT,
+    id="Qwen/Qwen-Image-Edit-2511",
+    about="several pictures and text to picture, people stay who they are",
+    parts=(_transformer(5, "diffusion_models/qwen_image_edit_2511_bf16.safetensors"), *_SHARED, _PROCESSOR),
+    revision="6f3ccc0b56e431dc6a0c2b2039706d7d26f22cb9",
+    call=MappingProxyType({"edit_image_auto_resize": True, "zero_cond_t": True}),
+)
+
+
+_LIGHTNING_REPOSITORY = "lightx2v/Qwen-Image-Lightning"
+_LIGHTNING_REVISION = "813e69cd4c5627f2c7b921667f79690a0e12bd4e"
+
+
+def _lightning(name: str, about: str, steps: int, file: str, size: int) -> Model:
+    """A Lightning LoRA: one file of a repository that has several."""
+    return replace(
+        QWEN_IMAGE,
+        id=f"{_LIGHTNING_REPOSITORY}/{name}",
+        about=about,
+        ability="lora",
+        parts=(Part("lora", file, 1, size, repository=_LIGHTNING_REPOSITORY, revision=_LIGHTNING_REVISION),),
+        revision=_LIGHTNING_REVISION,
+        shape=None,
+        steps=steps,
+        cfg_scale=1.0,
+        gpu_bytes=MappingProxyType({"bf16": 850 * _MB}),
+    )
+
+
+LIGHTNING = (
+    _lightning(
+        "4steps-V2.0",
+        "LoRA for Qwen/Qwen-Image: pictures in 4 steps",
+        4,
+        "Qwen-Image-Lightning-4steps-V2.0-bf16.safetensors",
+        850 * _MB,
+    ),
+    _lightning(
+        "8steps-V2.0",
+        "LoRA for Qwen/Qwen-Image: pictures in 8 steps",
+        8,
+        "Qwen-Image-Lightning-8steps-V2.0.safetensors",  # at this revision there is no bf16 file of it
+        round(1.7 * _GB),
+    ),
+    _lightning(
+        "Edit-4steps-V1.0",
+        "LoRA for Qwen/Qwen-Image-Edit: edits in 4 steps",
+        4,
+        "Qwen-Image-Edit-Lightning-4steps-V1.0-bf16.safetensors",
+        850 * _MB,
+    ),
+    _lightning(
+        "Edit-8steps-V1.0",
+        "LoRA for Qwen/Qwen-Image-Edit: edits in 8 steps",
+        8,
+        "Qwen-Image-Edit-Lightning-8steps-V1.0-bf16.safetensors",
+        850 * _MB,
+    ),
+)
+
+DEMO = Model(
+    id="demo",
+    about="a small member of the family that is made on this machine: rehearsals, tests, CI",
+    ratios=MappingProxyType(
+        {
+            "1:1": Size(width=256, height=256),
+            "16:9": Size(width=336, height=192),
+            "9:16": Size(width=192, height=336),
+            "4:3": Size(width=304, height=224),
+            "3:4": Size(width=224, height=304),
+            "3:2": Size(width=320, height=208),
+            "2:3": Size(width=208, height=320),
+        }
+    ),
+    min_side=64,
+    max_side=1024,
+    max_pixels=1024 * 1024,
+    steps=8,
+    cfg_scale=4.0,
+    revision="1",
+    gpu_bytes=MappingProxyType({"bf16": 64 * 2**20, "fp8": 64 * 2**20}),
+    proof_side=256,
+)
+
+MODELS: Mapping[str, Model] = MappingProxyType(
+    {
+        model.id: model
+        for model in (
+            QWEN_IMAGE,
+            QWEN_IMAGE_2512,
+            QWEN_IMAGE_EDIT,
+            QWEN_IMAGE_EDIT_2509,
+            QWEN_IMAGE_EDIT_2511,
+            *LIGHTNING,
+            DEMO,
+        )
+    }
+)

@@ -1,0 +1,135 @@
+"""What is known of a model: its parts and where they come from, its shape, its sizes, its defaults. Frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from renderer.job import Size
+
+Role = Literal["transformer", "text_encoder", "vae"]
+"""The networks of a model."""
+
+PartRole = Literal["transformer", "text_encoder", "vae", "tokenizer", "processor", "lora"]
+
+Ability = Literal["picture", "edit", "lora"]
+"""What a model is for: text to picture; picture and text to picture; a small addition to another model."""
+
+SIZE_STEP = 16
+"""Widths and heights are multiples of this: the VAE halves three times, and the DiT takes patches of two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Files of a model that belong together, as the pattern they have inside a repository; a folder's ends in `/`.
+
+    `repository` and `revision` are set where the part is taken from another model's repository. `count` and `bytes`
+    are what the hub holds, null where nobody has looked; `bytes` is rounded to what its page shows. `comfyui` is the
+    name under which ComfyUI's users have the same tensors in one file.
+    """
+
+    role: PartRole
+    files: str
+    count: int | None = None
+    bytes: int | None = None
+    repository: str | None = None
+    revision: str | None = None
+    comfyui: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """An architecture in numbers: the DiT's, the text encoder's and the VAE's."""
+
+    layers: int
+    width: int
+    heads: int
+    text_layers: int
+    text_width: int
+    text_heads: int
+    text_key_heads: int
+    text_mlp_width: int
+    vocabulary: int
+    vae_width: int
+
+    @property
+    def head_width(self) -> int:
+        """Channels of one of the DiT's heads."""
+        return self.width // self.heads
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model: what it is called, what it consists of, and what it renders when a job does not say.
+
+    Sides and areas are in pixels. `gpu_bytes` is what the weights take on a GPU at each precision, text encoder and
+    VAE included. `call` is what DiffSynth's pipeline has to be told besides a job. A model is from a hub (`parts` and
+    `revision`), or a local folder in Qwen-Image's layout (`folder`), or single files by role (`files`), whose other
+    parts are the hub's; the demo model has none of these, and is made on this machine.
+    """
+
+    id: str
+    about: str
+    ratios: Mapping[str, Size]
+    min_side: int
+    max_side: int
+    max_pixels: int
+    steps: int
+    cfg_scale: float
+    ability: Ability = "picture"
+    parts: tuple[Part, ...] = ()
+    revision: str | None = None
+    pinned: bool = False
+    folder: Path | None = None
+    files: Mapping[PartRole, Path] = field(default_factory=dict)
+    shape: Shape | None = None
+    call: Mapping[str, bool | str | float] = field(default_factory=dict)
+    gpu_bytes: Mapping[str, int] = field(default_factory=dict)
+    proof_side: int | None = None
+
+    @property
+    def reference(self) -> str:
+        """The text that `find` turns into this model."""
+        return f"{self.id}@{self.revision}" if self.pinned else self.id
+
+    @property
+    def unfit(self) -> str:
+        """Why a manifest cannot render with this model alone, or an empty string."""
+        if self.ability == "edit":
+            return f"{self.id} edits pictures, and a manifest cannot name pictures to edit yet"
+        if self.ability == "lora":
+            return f"{self.id} is a LoRA, which renders only on top of another model"
+        return ""
+
+    def refusal(self, size: Size) -> str:
+        """Why this model does not render `size`, or an empty string."""
+        if size.width % SIZE_STEP or size.height % SIZE_STEP:
+            return f"{size} is not a multiple of {SIZE_STEP} both ways"
+        if min(size.width, size.height) < self.min_side:
+            return f"{size} is below {self.id}'s smallest side of {self.min_side} pixels"
+        if max(size.width, size.height) > self.max_side:
+            return f"{size} is above {self.id}'s largest side of {self.max_side} pixels"
+        if size.width * size.height > self.max_pixels:
+            return f"{size} has more than {self.id}'s {self.max_pixels} pixels"
+        return ""
+
+    def nearest(self, size: Size, count: int = 2) -> list[Size]:
+        """The `count` sizes nearest to `size` that this model renders, nearest first."""
+        low, high = self.min_side // SIZE_STEP, self.max_side // SIZE_STEP
+
+        def around(pixels: int) -> set[int]:
+            middle = min(max(pixels // SIZE_STEP, low), high)
+            return {steps * SIZE_STEP for steps in range(max(low, middle - 1), min(high, middle + 2) + 1)}
+
+        def distance(candidate: Size) -> float:
+            return abs(candidate.width - size.width) + abs(candidate.height - size.height)
+
+        shrunk = size
+        if size.width * size.height > self.max_pixels:
+            scale = (self.max_pixels / (size.width * size.height)) ** 0.5
+            shrunk = Size(width=int(size.width * scale), height=int(size.height * scale))
+        candidates = [Size(width=w, height=h) for w in around(shrunk.width) for h in around(shrunk.height)]
+        fitting = [candidate for candidate in candidates if not self.refusal(candidate)]
+        return sorted(fitting, key=lambda found: (distance(found), found.width, found.height))[:count]
