@@ -1,0 +1,213 @@
+"""A downloaded network: where each of its tensors lies, and that it has exactly those a Qwen-Image network has.
+
+Reads headers, and the small JSON files that hubs put beside the shards; never a weight. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from renderer.errors import ModelError, shorten
+from renderer.weights import shapes
+from renderer.weights.headers import Header, Shape, read_header
+from renderer.weights.shapes import Network
+
+SOURCE_TYPES = ("BF16", "F16", "F32")
+
+LEFT_OUT: Mapping[Network, tuple[str, ...]] = {"text_encoder": ("lm_head.weight",)}
+"""Tensors that are not packed: the language model's output layer, which no picture needs."""
+
+RENAMED: Mapping[Network, tuple[tuple[str, str], ...]] = {
+    "text_encoder": (("model.language_model.", "model."), ("model.visual.", "visual.")),
+    "transformer": (("model.diffusion_model.", ""),),
+}
+"""Prefixes that other tools write, and the hub's own."""
+
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
+_DEPTHS: Mapping[Network, tuple[tuple[str, str], ...]] = {
+    "transformer": (("num_layers", "transformer_blocks."),),
+    "text_encoder": (("num_hidden_layers", "model.layers."),),
+}
+_HINT = "damaged, incomplete, or another model's: fetch it again"
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One tensor in its file: `offset` is from the file's beginning, in bytes."""
+
+    path: Path
+    dtype: str
+    shape: Shape
+    offset: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A network's tensors by the hub's names, without those that are left out. `fingerprint` changes with its files."""
+
+    network: Network
+    tensors: Mapping[str, Stored]
+    fingerprint: str
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        return {name: stored.shape for name, stored in self.tensors.items()}
+
+
+def open_checkpoint(network: Network, paths: Sequence[Path]) -> Checkpoint:
+    """A network's files, checked against each other and against what such a network must have.
+
+    Raises `ModelError`, which names the file and the tensor: one that is missing, unknown, there twice, of another
+    shape or of a type that is not packed.
+    """
+    if not paths:
+        raise ModelError(f"the {network} has no files")
+    found: dict[str, Stored] = {}
+    digest = hashlib.sha256()
+    _check_shards(paths)
+    for path in paths:
+        header = read_header(path)
+        stat = path.stat()
+        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns} {header.sha256}\n".encode())
+        _add(network, path, header, found)
+    _check_index(network, paths, found)
+    for name in LEFT_OUT.get(network, ()):
+        found.pop(name, None)
+    checkpoint = Checkpoint(network, found, digest.hexdigest())
+    _check_tensors(checkpoint, paths)
+    _check_depth(checkpoint, paths[0].parent)
+    return checkpoint
+
+
+def check_together(checkpoints: Mapping[Network, Checkpoint]) -> None:
+    """Raise `ModelError` unless transformer, text encoder and VAE have the widths to work with one another."""
+    transformer = shapes.transformer_widths(checkpoints["transformer"].shapes)
+    text_encoder = shapes.text_encoder_widths(checkpoints["text_encoder"].shapes)
+    vae = shapes.vae_widths(checkpoints["vae"].shapes)
+    patch = 4  # the DiT takes latent pixels two by two
+    for what, mine, others in (
+        ("text encoder", transformer.text, text_encoder.width),
+        ("VAE", transformer.latent, patch * vae.latent),
+    ):
+        if mine != others:
+            path = next(iter(checkpoints["transformer"].tensors.values())).path
+            raise ModelError(f"{path}: wants a {what} of width {mine}, and this one has {others}", hint=_HINT)
+
+
+def _add(network: Network, path: Path, header: Header, found: dict[str, Stored]) -> None:
+    for own_name, entry in header.tensors.items():
+        name = _hub_name(network, own_name)
+        if name in found:
+            raise ModelError(f'{path}: tensor "{shorten(name)}" is in {found[name].path.name} already', hint=_HINT)
+        if entry.dtype not in SOURCE_TYPES:
+            kinds = ", ".join(SOURCE_TYPES)
+            message = f'{path}: tensor "{shorten(name)}" is {entry.dtype}, and only {kinds} are packed'
+            raise ModelError(message, hint="take the model's bf16 files")
+        size = entry.end - entry.begin
+        found[name] = Stored(path, entry.dtype, entry.shape, header.data_offset + entry.begin, size)
+
+
+def _hub_name(network: Network, name: str) -> str:
+    for prefix, ours in RENAMED.get(network, ()):
+        if name.startswith(prefix):
+            return ours + name.removeprefix(prefix)
+    return name
+
+
+def _check_shards(paths: Sequence[Path]) -> None:
+    """`…-00002-of-00009` says that there are nine, and each comes once."""
+    numbered = [(path, match) for path in paths if (match := _SHARD.search(path.name))]
+    if not numbered:
+        return
+    first, match = numbered[0]
+    wanted = {f"{first.name[: match.start()]}-{number:05}-of-{match[2]}" for number in range(1, int(match[2]) + 1)}
+    there = {path.name.removesuffix(".safetensors") for path in paths}
+    if wrong := sorted(wanted ^ there):
+        what = "is missing" if wrong[0] in wanted else "is not one of its shards"
+        raise ModelError(f"{first.with_name(wrong[0])}.safetensors {what}", hint=_HINT)
+
+
+def _check_index(network: Network, paths: Sequence[Path], found: Mapping[str, Stored]) -> None:
+    """Where the hub's index lies beside the shards, each tensor must be in the shard it says."""
+    for index in sorted({path.parent for path in paths if _SHARD.search(path.name)}):
+        for file in sorted(index.glob("*.safetensors.index.json")):
+            places = _read_json(file).get("weight_map")
+            if not isinstance(places, dict):
+                raise ModelError(f"{file}: not an index of shards", hint=_HINT)
+            expected = {_hub_name(network, name): place for name, place in places.items()}
+            for name in sorted(expected.keys() | found.keys()):
+                there = found[name].path.name if name in found else "no shard"
+                if there != expected.get(name, "no shard"):
+                    told = shorten(str(expected.get(name, "no shard")))
+                    where = found[name].path if name in found else index / told
+                    message = f'{where}: tensor "{shorten(name)}" is in {there}, and {file.name} says {told}'
+                    raise ModelError(message, hint=_HINT)
+
+
+def _check_depth(checkpoint: Checkpoint, folder: Path) -> None:
+    """Where the hub's `config.json` lies beside the files, there must be as many layers as it says."""
+    config = folder / "config.json"
+    if not config.is_file():
+        return
+    document = _read_json(config)
+    for key, prefix in _DEPTHS.get(checkpoint.network, ()):
+        told = document.get(key)
+        layers = {name.split(".")[prefix.count(".")] for name in checkpoint.tensors if name.startswith(prefix)}
+        if isinstance(told, int) and told != len(layers):
+            path = next(iter(checkpoint.tensors.values())).path
+            raise ModelError(f"{path}: has {len(layers)} layers, and config.json says {told}", hint=_HINT)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: cannot be read as JSON", hint=_HINT) from error
+    if not isinstance(document, dict):
+        raise ModelError(f"{path}: not a table", hint=_HINT)
+    return document
+
+
+def _check_tensors(checkpoint: Checkpoint, paths: Sequence[Path]) -> None:
+    found = checkpoint.shapes
+    try:
+        expected = _EXPECTED[checkpoint.network](found)
+    except LookupError as error:
+        message = f'{_where(paths)}: not a Qwen-Image {checkpoint.network}: "{error.args[0]}" is missing or misshapen'
+        raise ModelError(message, hint=_HINT) from None
+    problems = []
+    if lacking := sorted(expected.keys() - found.keys()):
+        problems.append(f"{_where(paths)}: lacks {_listed(lacking)}")
+    if unknown := sorted(found.keys() - expected.keys()):
+        problems.append(f"{checkpoint.tensors[unknown[0]].path}: has unknown {_listed(unknown)}")
+    for name in sorted(expected.keys() & found.keys()):
+        if found[name] != expected[name]:
+            path = checkpoint.tensors[name].path
+            problems.append(f'{path}: tensor "{name}" is {list(found[name])}, and must be {list(expected[name])}')
+    if problems:
+        more = f"\nand {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise ModelError("\n".join(problems[:_SHOWN]) + more, hint=_HINT)
+
+
+_EXPECTED: Mapping[Network, Callable[[Mapping[str, Shape]], shapes.Shapes]] = {
+    "transformer": lambda found: shapes.transformer(shapes.transformer_widths(found)),
+    "text_encoder": lambda found: shapes.text_encoder(shapes.text_encoder_widths(found)),
+    "vae": lambda found: shapes.vae(shapes.vae_widths(found)),
+}
+
+
+def _where(paths: Sequence[Path]) -> str:
+    return str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(f'"{shorten(name, 90)}"' for name in names[:_SHOWN]) + more

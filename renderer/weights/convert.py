@@ -1,0 +1,89 @@
+"""A checkpoint's tensors in the forms of a packed file, a piece at a time: read, converted, handed on.
+
+Plain reads into one buffer that is used again, because the pages of a mapped file would count as this process's memory.
+Knows nothing of folders and threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from renderer.errors import ModelError
+from renderer.weights.checkpoint import Checkpoint, Stored
+from renderer.weights.fp8 import quantise
+from renderer.weights.layout import PackedFile, PackedTensor
+
+_PIECE_BYTES = 2**23  # of the source, at a time; a row that is longer is a piece of its own
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+class Maker:
+    """Brings one file's tensors from the checkpoint into their forms, piece by piece."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, sources: Mapping[Path, int], device: str, errors: dict[str, float]
+    ) -> None:
+        self._checkpoint, self._sources, self._device, self._errors = checkpoint, sources, device, errors
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._scales: dict[str, torch.Tensor] = {}
+
+    def pieces(self, file: PackedFile) -> Iterator[memoryview]:
+        """All bytes of a file's tensors, in order."""
+        for tensor in file.tensors:
+            stored = self._checkpoint.tensors[tensor.source]
+            match tensor.form:
+                case "fp8":
+                    yield from self._quantised(file, tensor, stored)
+                case "scale":
+                    yield _memory(self._scales.pop(tensor.source))
+                case "bf16":
+                    for piece in self._read(stored):
+                        yield _memory(piece if stored.dtype == "BF16" else piece.to(torch.bfloat16))
+
+    def _quantised(self, file: PackedFile, tensor: PackedTensor, stored: Stored) -> Iterator[memoryview]:
+        scales: list[torch.Tensor] = []
+        difference = original = 0.0
+        for piece in self._read(stored):
+            found = quantise(piece.view(-1, stored.shape[1]).to(self._device))
+            scales.append(found.scale.cpu())
+            if not scales[-1].isfinite().all():
+                message = f'{stored.path}: tensor "{tensor.source}" has values that are not finite'
+                raise ModelError(message, hint="damaged: fetch it again")
+            difference += found.difference
+            original += found.original
+            yield _memory(found.values.cpu())
+        self._scales[tensor.source] = torch.cat(scales)
+        error = (difference / original) ** 0.5 if original else 0.0
+        self._errors[f"{file.name.removesuffix('.safetensors')}/{tensor.name}"] = round(error, 6)
+
+    def _read(self, stored: Stored) -> Iterator[torch.Tensor]:
+        """A tensor's values, flat, some rows at a time, in a buffer that the next piece overwrites."""
+        row_bytes = stored.bytes // stored.shape[0]
+        step = max(_PIECE_BYTES // row_bytes, 1) * row_bytes
+        if self._buffer.numel() < min(step, stored.bytes):
+            self._buffer = torch.empty(max(step, _PIECE_BYTES), dtype=torch.uint8, pin_memory=self._device != "cpu")
+        for begin in range(0, stored.bytes, step):
+            size = min(step, stored.bytes - begin)
+            _read_exactly(stored, self._sources[stored.path], self._buffer[:size], begin)
+            yield self._buffer[:size].view(_DTYPES[stored.dtype])
+
+
+def _read_exactly(stored: Stored, descriptor: int, buffer: torch.Tensor, begin: int) -> None:
+    memory = memoryview(buffer.numpy())
+    done = 0
+    while done < len(memory):
+        try:
+            count = os.preadv(descriptor, [memory[done:]], stored.offset + begin + done)
+        except OSError as error:
+            raise ModelError(f"{stored.path}: cannot be read: {error.strerror or error}") from error
+        if count == 0:
+            raise ModelError(f"{stored.path}: was cut while it was read", hint="fetch it again")
+        done += count
+
+
+def _memory(tensor: torch.Tensor) -> memoryview:
+    return memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())

@@ -1,0 +1,46 @@
+"""A weight in eight bits: e4m3 with one scale an output channel. Numbers in, numbers out; knows no files.
+
+The largest magnitude of a row becomes 448, e4m3's largest number. Every step is one IEEE operation, so that the CPU and
+the GPU make the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+LARGEST = 448.0
+"""The largest finite number of e4m3fn (Micikevicius et al. 2022, FP8 Formats for Deep Learning, table 1)."""
+
+_SMALLEST_PEAK = LARGEST * 2.0**-126
+"""Below this a row's scale would be subnormal, which some processors take for zero; such a row becomes zeros."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """Rows in e4m3, their float32 scales, and for the relative error: the squared norms of difference and original."""
+
+    values: torch.Tensor
+    scale: torch.Tensor
+    difference: float
+    original: float
+
+
+def quantise(weight: torch.Tensor) -> Quantised:
+    """Rows of a weight, [rows, columns] in any float format. A number that is not finite makes its row's scale so."""
+    full = weight.float()
+    peak = full.abs().amax(dim=1)
+    scale = torch.where(peak < _SMALLEST_PEAK, torch.ones_like(peak), peak / LARGEST)
+    values = (full / scale[:, None]).to(torch.float8_e4m3fn)
+    difference = torch.addcmul(full, values.float(), scale[:, None], value=-1)
+    return Quantised(values, scale, _squared_norm(difference), _squared_norm(full))
+
+
+def dequantise(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The float32 weight that rows of e4m3 and their scales stand for."""
+    return values.float() * scale[:, None]
+
+
+def _squared_norm(values: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(values)) ** 2

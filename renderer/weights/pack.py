@@ -1,0 +1,364 @@
+"""Make a packed store from a downloaded checkpoint, with no more than a few pieces of tensors in memory.
+
+Several threads each take a file of the store and bring it from reading to the disk, a piece at a time; so reading,
+converting, hashing and writing overlap, and memory is bounded by their number. Everything goes into `<target>.part`,
+which is renamed when every hash has been checked. What is whole in there is kept by the next attempt. Knows nothing of
+hubs and command lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from renderer import __version__, artifacts, machine
+from renderer.errors import DiskError, LockedError, ModelError, UsageError
+from renderer.job import ModelIdentity, Precision, Value, canonical
+from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint
+from renderer.weights.convert import Maker
+from renderer.weights.headers import disk_error, encode_header, write_file
+from renderer.weights.layout import PackedFile, plan_files
+from renderer.weights.shapes import Network
+from renderer.weights.store import (
+    FORMAT_VERSION,
+    INDEX,
+    PROCESSOR,
+    TOKENIZER,
+    CopiedFile,
+    Index,
+    Report,
+    StoredFile,
+    open_store,
+    verify,
+)
+
+NETWORKS: tuple[Network, ...] = ("transformer", "text_encoder", "vae")
+
+_PROGRESS = "progress.json"
+_MAX_THREADS = 8
+_MAX_COPIED_BYTES = 2**26
+_SPARE_BYTES = 2**24  # for the index, folders, and what a file system needs
+
+
+class _Done(Value):
+    """A file of the store that is whole, and the errors of its fp8 tensors."""
+
+    file: StoredFile
+    errors: dict[str, float]
+
+
+class _Progress(Value):
+    """What an attempt has made so far, and of what: another source, precision or format is another `plan`."""
+
+    plan: str
+    done: tuple[_Done, ...] = ()
+
+
+def plan_pack(
+    source: Mapping[Network, Sequence[Path]], tokenizer: Path, precision: Precision, processor: Path | None = None
+) -> int:
+    """The bytes a store would take on the disk, from the source's headers. Raises `ModelError` as `pack` does."""
+    files = plan_files({role: each.shapes for role, each in _open_source(source).items()}, precision)
+    return sum(map(_file_bytes, files)) + sum(path.stat().st_size for path in _copies(tokenizer, processor).values())
+
+
+def pack(
+    source: Mapping[Network, Sequence[Path]],
+    tokenizer: Path,
+    target: Path,
+    precision: Precision,
+    identity: ModelIdentity,
+    report: Report | None = None,
+    device: str | None = None,
+    processor: Path | None = None,
+) -> Index:
+    """Make the store `target` from each network's files and the tokenizer's folder, and return its index.
+
+    `processor` is the folder of what prepares pictures for the vision tower, where a model has one.
+
+    `report` hears of bytes written, then of bytes verified. `device` is where weights are quantised: the GPU if there
+    is one, unless said otherwise; the bits are the same. A store at `target` stays until the new one is whole. An
+    interrupted pack goes on at the files it was in.
+
+    Raises `ModelError` when the source is not a whole Qwen-Image model, `DiskError` when the disk does not hold the
+    store, `LockedError` when another process makes the same one.
+    """
+    checkpoints = _open_source(source)
+    files = plan_files({role: each.shapes for role, each in checkpoints.items()}, precision)
+    copies = _copies(tokenizer, processor)
+    part = target.with_name(f"{target.name}.part")
+    plan = _fingerprint(checkpoints, precision, identity)
+    with _locked(target):
+        work = _Work(part, plan, files, checkpoints, report, device)
+        work.check_room(sum(path.stat().st_size for path in copies.values()))
+        work.write_files()
+        copied = tuple(_copy(path, part, name) for name, path in copies.items())
+        index = Index(
+            source=identity,
+            precision=precision,
+            created_at=datetime.now(UTC),
+            renderer=__version__,
+            files=tuple(work.done[file.name].file for file in files),
+            copies=copied,
+            errors={name: error for file in files for name, error in work.done[file.name].errors.items()},
+        ).sealed()
+        artifacts.write_whole(part / INDEX, index.model_dump_json(indent=1).encode() + b"\n")
+        open_store(part)
+        verify(part, index, report)
+        _put(part, target)
+    return index
+
+
+def discard_source(files: Iterable[Path], folder: Path) -> int:
+    """Delete a source's files, for whom the verified store is enough, and return the bytes that were freed.
+
+    Nothing outside `folder` is ever deleted: raises `UsageError`, before anything is, when a file or what its link
+    leads to lies elsewhere. Call it after `Store.verify`.
+    """
+    root = folder.resolve()
+    doomed: dict[Path, None] = {}
+    for file in files:
+        link, real = file.parent.resolve() / file.name, file.resolve()
+        for path in (link, real):
+            if not path.is_relative_to(root):
+                raise UsageError(f"{file} lies outside {folder}, and is not deleted")
+            doomed[path] = None
+    freed = sum(path.stat().st_size for path in doomed if path.is_file() and not path.is_symlink())
+    try:
+        for path in doomed:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise DiskError(f"cannot delete {path}: {error.strerror or error}") from error
+    return freed
+
+
+# ---- the files of a store --------------------------------------------------------------------------------------------
+
+
+class _Work:
+    """One attempt: which files are done, and the threads that make the others."""
+
+    def __init__(
+        self,
+        part: Path,
+        plan: str,
+        files: Sequence[PackedFile],
+        checkpoints: Mapping[Network, Checkpoint],
+        report: Report | None,
+        device: str | None,
+    ) -> None:
+        self._part, self._plan, self._files, self._checkpoints = part, plan, files, checkpoints
+        self._report = report
+        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._all_bytes = sum(map(_file_bytes, files))
+        self.done = _take_up(part, plan)
+        self._bytes = sum(done.file.bytes for done in self.done.values())
+
+    def check_room(self, more_bytes: int) -> None:
+        """Raise `DiskError` when the disk does not hold what is still to be written."""
+        needed = self._all_bytes - self._bytes + more_bytes + _SPARE_BYTES
+        free = machine.free_disk_bytes(self._part)
+        if free < needed:
+            message = f"the store {self._part.with_suffix('')} needs {needed / 1e9:.1f} GB more"
+            raise DiskError(f"{message}, and the disk has {free / 1e9:.1f} GB free", hint="free some space there")
+
+    def write_files(self) -> None:
+        """Write every file that is not done, the largest first; the first that fails stops the others."""
+        waiting = sorted((file for file in self._files if file.name not in self.done), key=_file_bytes, reverse=True)
+        threads = min(_MAX_THREADS, machine.look().cpus)
+        with ExitStack() as stack:
+            stack.enter_context(_one_thread_each())
+            sources = stack.enter_context(_opened(self._checkpoints.values()))
+            pool = stack.enter_context(ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)))
+            futures = [pool.submit(self._write_file, file, sources) for file in waiting]
+            try:
+                finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                for future in finished:
+                    future.result()
+            finally:
+                self._stopped.set()
+                pool.shutdown(cancel_futures=True)
+
+    def _write_file(self, file: PackedFile, sources: Mapping[Path, int]) -> None:
+        errors: dict[str, float] = {}
+        maker = Maker(self._checkpoints[file.network], sources, self._device, errors)
+        planned = [tensor.planned for tensor in file.tensors]
+        pieces = self._counted(file, maker.pieces(file))
+        written = write_file(self._part / file.name, planned, _metadata(file), pieces)
+        entry = StoredFile(
+            name=file.name,
+            bytes=written.bytes,
+            sha256=written.sha256,
+            header_sha256=written.header_sha256,
+            network=file.network,
+            kind=file.kind,
+            number=file.number,
+        )
+        with self._lock:
+            self.done[file.name] = _Done(file=entry, errors=errors)
+            progress = _Progress(plan=self._plan, done=tuple(self.done.values()))
+            artifacts.write_whole(self._part / _PROGRESS, progress.model_dump_json().encode())
+
+    def _counted(self, file: PackedFile, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+        """The pieces as they pass, reported; a stopped attempt ends here."""
+        for piece in pieces:
+            if self._stopped.is_set():
+                raise _StoppedError
+            yield piece
+            with self._lock:
+                self._bytes += len(piece)
+                if self._report is not None:
+                    self._report(min(self._bytes, self._all_bytes), self._all_bytes, file.name)
+
+
+class _StoppedError(Exception):
+    """Another thread failed, or somebody pressed Ctrl-C."""
+
+
+def _metadata(file: PackedFile) -> dict[str, str]:
+    """Says in each file which one it is, so that no two have the same header."""
+    number = {} if file.number is None else {"number": str(file.number)}
+    return {"format": "pt", "store": str(FORMAT_VERSION), "network": file.network, "kind": file.kind, **number}
+
+
+def _file_bytes(file: PackedFile) -> int:
+    header = encode_header([tensor.planned for tensor in file.tensors], _metadata(file))
+    return len(header) + sum(tensor.bytes for tensor in file.tensors)
+
+
+# ---- before and after ------------------------------------------------------------------------------------------------
+
+
+def _open_source(source: Mapping[Network, Sequence[Path]]) -> dict[Network, Checkpoint]:
+    checkpoints = {network: open_checkpoint(network, source.get(network, ())) for network in NETWORKS}
+    check_together(checkpoints)
+    return checkpoints
+
+
+def _copies(tokenizer: Path, processor: Path | None) -> dict[str, Path]:
+    """The small files that are copied as they are, by their names in the store. Raises `ModelError`."""
+    copies = {f"{TOKENIZER}/{path.name}": path for path in _small_files(tokenizer)}
+    names = {path.name for path in copies.values()}
+    if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
+        raise ModelError(f"{tokenizer}: has neither tokenizer.json nor vocab.json and merges.txt")
+    return copies | {f"{PROCESSOR}/{path.name}": path for path in (_small_files(processor) if processor else ())}
+
+
+def _small_files(folder: Path) -> list[Path]:
+    try:
+        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be read: {error.strerror or error}") from error
+    for path in files:
+        if path.stat().st_size > _MAX_COPIED_BYTES:
+            raise ModelError(f"{path}: too large for a part of a tokenizer")
+    return files
+
+
+def _fingerprint(checkpoints: Mapping[Network, Checkpoint], precision: Precision, identity: ModelIdentity) -> str:
+    parts = [str(FORMAT_VERSION), precision, canonical(identity)]
+    parts += [f"{role} {checkpoint.fingerprint}" for role, checkpoint in sorted(checkpoints.items())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _take_up(part: Path, plan: str) -> dict[str, _Done]:
+    """The files of an earlier attempt that are whole, read and hashed again; everything else in there is removed."""
+    try:
+        progress = _Progress.model_validate_json((part / _PROGRESS).read_bytes())
+    except (OSError, ValidationError):
+        progress = _Progress(plan="")
+    kept: dict[str, _Done] = {}
+    if progress.plan == plan:
+        with ThreadPoolExecutor() as pool:
+            paths = [part / done.file.name for done in progress.done]
+            hashes = pool.map(lambda path: artifacts.sha256_of(path) if path.is_file() else "", paths)
+            whole = zip(progress.done, hashes, strict=True)
+            kept = {done.file.name: done for done, found in whole if found == done.file.sha256}
+    if part.exists():
+        for path in part.rglob("*"):
+            if path.is_file() and path.relative_to(part).as_posix() not in {*kept, _PROGRESS}:
+                path.unlink()
+    return kept
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(target.with_name(f".{target.name}.lock"))
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise LockedError(f"another process is packing {target}", hint="wait for it; nothing was changed") from None
+    except OSError as error:
+        raise disk_error(target, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """The threads here are ours; torch's own would multiply with them, and are given back afterwards."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _opened(checkpoints: Iterable[Checkpoint]) -> Iterator[dict[Path, int]]:
+    """A descriptor for each file of the source."""
+    found: dict[Path, int] = {}
+    try:
+        for path in {stored.path for checkpoint in checkpoints for stored in checkpoint.tensors.values()}:
+            found[path] = os.open(path, os.O_RDONLY)
+        yield found
+    finally:
+        for descriptor in found.values():
+            os.close(descriptor)
+
+
+def _copy(source: Path, part: Path, name: str) -> CopiedFile:
+    data = source.read_bytes()
+    artifacts.write_whole(part / name, data)
+    return CopiedFile(name=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _put(part: Path, target: Path) -> None:
+    """Rename a whole store into place; one that was there goes, but not before."""
+    old = target.with_name(f"{target.name}.old")
+    try:
+        for folder in (part, *(path for path in part.iterdir() if path.is_dir())):
+            _sync(folder)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+        part.rename(target)
+        _sync(target.parent)
+        (target / _PROGRESS).unlink(missing_ok=True)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise disk_error(target, error) from error
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,335 @@
+"""A packed store on disk: what is in it, whether it is whole, and its files read straight into a buffer.
+
+`open_store` compares every file's size and header with the index, which takes milliseconds; `verify` reads every byte.
+Knows nothing of pipelines, slots or GPUs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, ValidationError
+
+from renderer import artifacts
+from renderer.errors import ModelError
+from renderer.job import ModelIdentity, Precision, Value, canonical
+from renderer.weights.headers import ITEM_BYTES, Header, read_header
+from renderer.weights.layout import ALIGNMENT, Kind
+from renderer.weights.shapes import Network
+
+FORMAT_VERSION: Literal[1] = 1
+"""Goes up when a store's files change their meaning; older stores are then packed again."""
+
+INDEX = "index.json"
+TOKENIZER = "tokenizer"
+PROCESSOR = "processor"
+
+TORCH_DTYPES: Mapping[str, torch.dtype] = {
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F32": torch.float32,
+}
+
+Report = Callable[[int, int, str], None]
+"""Hears of progress: bytes done, bytes of all, the file at hand. May be called from any thread, one at a time."""
+
+_MAX_INDEX_BYTES = 2**25
+_READ_BYTES = 2**30  # Linux reads no more than 2 GiB at once
+_HINT = "pack the model again"
+_SHOWN = 10
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^(\w[\w.-]*/)?\w[\w.-]*$")]
+
+
+class StoredFile(Value):
+    """One safetensors file of a store. `header_sha256` is over everything before its data."""
+
+    name: Name
+    bytes: int
+    sha256: Digest
+    header_sha256: Digest
+    network: Network
+    kind: Kind
+    number: int | None = None
+
+
+class CopiedFile(Value):
+    """One file of the tokenizer or the processor, as the hub has it."""
+
+    name: Name
+    bytes: int
+    sha256: Digest
+
+
+class Index(Value):
+    """What a store is: `index.json`. `errors` is each fp8 tensor's relative Frobenius error against its original.
+
+    `checksum` is the SHA-256 over all the rest, so that a flipped bit in here is noticed as well.
+    """
+
+    format_version: Literal[1] = FORMAT_VERSION
+    source: ModelIdentity
+    precision: Precision
+    created_at: datetime
+    renderer: str
+    files: tuple[StoredFile, ...]
+    copies: tuple[CopiedFile, ...]
+    errors: dict[str, float] = Field(default_factory=dict)
+    checksum: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files but this one."""
+        return sum(file.bytes for file in self.files) + sum(file.bytes for file in self.copies)
+
+    @property
+    def worst_error(self) -> tuple[str, float] | None:
+        """The fp8 tensor with the largest error, and that error; None in a bf16 store."""
+        return max(self.errors.items(), key=lambda item: item[1], default=None)
+
+    @property
+    def median_error(self) -> float | None:
+        return statistics.median(self.errors.values()) if self.errors else None
+
+    def sealed(self) -> Index:
+        """The same with its checksum."""
+        return self.model_copy(update={"checksum": self._sum()})
+
+    @property
+    def is_intact(self) -> bool:
+        return self.checksum == self._sum()
+
+    def _sum(self) -> str:
+        return hashlib.sha256(canonical(self.model_copy(update={"checksum": ""})).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlace:
+    """One tensor of a file: `dtype` is safetensors' name; `offset` is from the beginning of the data, in bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    bytes: int
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return TORCH_DTYPES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFile:
+    """One file of a store: `bytes` of data, which begin at `data_offset` in the file, and the tensors in them."""
+
+    path: Path
+    network: Network
+    kind: Kind
+    number: int | None
+    bytes: int
+    data_offset: int
+    tensors: tuple[TensorPlace, ...]
+
+    def read_into(self, buffer: memoryview | torch.Tensor) -> None:
+        """Read the whole data into the first `bytes` of a buffer (a uint8 tensor of the CPU, or writable memory).
+
+        Other threads run meanwhile, and several may call it at once. Raises `ModelError` when the file has less.
+        """
+        memory = buffer if isinstance(buffer, memoryview) else memoryview(buffer.numpy())
+        memory = memory.cast("B")[: self.bytes]
+        assert len(memory) == self.bytes, f"a buffer of {len(memory)} bytes for {self.bytes} of {self.path}"
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+            try:
+                done = 0
+                while done < self.bytes:
+                    count = os.preadv(descriptor, [memory[done : done + _READ_BYTES]], self.data_offset + done)
+                    if count == 0:
+                        raise ModelError(f"{self.path}: ends {self.bytes - done} bytes too early", hint=_HINT)
+                    done += count
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An open store. Its files were there, with the right sizes and headers, when it was opened."""
+
+    folder: Path
+    index: Index
+    files: tuple[BlockFile, ...]
+
+    @property
+    def precision(self) -> Precision:
+        return self.index.precision
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.folder / TOKENIZER
+
+    @property
+    def processor(self) -> Path | None:
+        """The folder of what prepares pictures for the vision tower; None in a model that edits none."""
+        return self.folder / PROCESSOR if any(file.name.startswith(PROCESSOR) for file in self.index.copies) else None
+
+    def blocks(self, network: Network) -> tuple[BlockFile, ...]:
+        """A network's layers in order; all have the same tensors at the same places."""
+        return self._all(network, "block")
+
+    def modulations(self) -> tuple[BlockFile, ...]:
+        """What the DiT's blocks have besides: `img_mod` and `txt_mod`, one file a block."""
+        return self._all("transformer", "modulation")
+
+    def modulation(self, number: int) -> BlockFile:
+        return self.modulations()[number]
+
+    def outside(self, network: Network) -> BlockFile:
+        """What stands before and after a network's blocks, by the hub's names."""
+        return self._all(network, "outside")[0]
+
+    def vision(self) -> BlockFile:
+        return self._all("text_encoder", "vision")[0]
+
+    def vae(self) -> BlockFile:
+        return self._all("vae", "whole")[0]
+
+    def verify(self, report: Report | None = None) -> None:
+        """Read every byte. Raises `ModelError`, which names each file that is not what the index says."""
+        verify(self.folder, self.index, report)
+
+    def _all(self, network: Network, kind: Kind) -> tuple[BlockFile, ...]:
+        return tuple(file for file in self.files if file.network == network and file.kind == kind)
+
+
+def open_store(folder: Path) -> Store:
+    """The store in `folder`. Raises `ModelError`, naming the file, when it is not whole; reads headers, not data."""
+    index = read_index(folder)
+    files = []
+    for entry in index.files:
+        path = folder / entry.name
+        header = read_header(path)
+        if (header.file_bytes, header.sha256) != (entry.bytes, entry.header_sha256):
+            raise ModelError(f"{path}: not the file that {INDEX} describes", hint=_HINT)
+        files.append(_block_file(path, entry, header))
+    for copied in index.copies:
+        path = folder / copied.name
+        if not path.is_file() or path.stat().st_size != copied.bytes:
+            raise ModelError(f"{path}: missing, or not of {copied.bytes} bytes", hint=_HINT)
+    store = Store(folder, index, tuple(sorted(files, key=lambda file: (file.network, file.kind, file.number or 0))))
+    _check_whole(store)
+    return store
+
+
+def read_index(folder: Path) -> Index:
+    """A store's `index.json`, intact. Raises `ModelError`."""
+    path = folder / INDEX
+    try:
+        if path.stat().st_size > _MAX_INDEX_BYTES:
+            raise ModelError(f"{path}: too large for an index", hint=_HINT)
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}", hint=_HINT) from error
+    try:
+        version = json.loads(data).get("format_version")
+        if version != FORMAT_VERSION:
+            raise ModelError(f"{path}: a store of format {version}, and this is {FORMAT_VERSION}", hint=_HINT)
+        index = Index.model_validate_json(data)
+    except (ValidationError, ValueError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{path}: damaged, it is not a store's index", hint=_HINT) from error
+    if not index.is_intact:
+        raise ModelError(f"{path}: damaged, its checksum is another", hint=_HINT)
+    return index
+
+
+def verify(folder: Path, index: Index, report: Report | None = None) -> None:
+    """Hash every file of a store, several at once. Raises `ModelError`, which names each one that is wrong."""
+    files = [(folder / file.name, file.bytes, file.sha256) for file in index.files]
+    files += [(folder / file.name, file.bytes, file.sha256) for file in index.copies]
+    wrong = []
+    done = 0
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(_sha256, [path for path, _, _ in files])
+        for (path, size, expected), actual in zip(files, found, strict=True):
+            done += size
+            if report is not None:
+                report(done, index.bytes, path.name)
+            if actual != expected:
+                wrong.append(path)
+    if wrong:
+        named = "\n".join(f"{path}: damaged, its SHA-256 is not what {INDEX} says" for path in wrong[:_SHOWN])
+        more = f"\nand {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise ModelError(named + more, hint=_HINT)
+
+
+def views(flat: torch.Tensor, places: Iterable[TensorPlace]) -> dict[str, torch.Tensor]:
+    """A file's tensors in a flat uint8 tensor that holds its data: by name, typed, in their shapes, without a copy."""
+    return {
+        place.name: flat[place.offset : place.offset + place.bytes].view(place.torch_dtype).view(place.shape)
+        for place in places
+    }
+
+
+def load(file: BlockFile, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+    """A file's tensors on a device, each beginning at a multiple of 16 bytes. Raises `ModelError`."""
+    flat = torch.empty(file.bytes, dtype=torch.uint8)
+    file.read_into(flat)
+    found = views(flat.to(device), file.tensors)
+    unaligned = [place.name for place in file.tensors if place.offset % ALIGNMENT]
+    return found | {name: found[name].clone() for name in unaligned}
+
+
+def _block_file(path: Path, entry: StoredFile, header: Header) -> BlockFile:
+    places = []
+    for name, found in header.tensors.items():
+        if found.dtype not in TORCH_DTYPES or found.begin % ITEM_BYTES[found.dtype]:
+            raise ModelError(f'{path}: tensor "{name}" is no part of a packed store', hint=_HINT)
+        places.append(TensorPlace(name, found.dtype, found.shape, found.begin, found.end - found.begin))
+    data_bytes = header.file_bytes - header.data_offset
+    return BlockFile(path, entry.network, entry.kind, entry.number, data_bytes, header.data_offset, tuple(places))
+
+
+_SINGLE: tuple[tuple[Network, Kind], ...] = (
+    ("transformer", "outside"),
+    ("text_encoder", "outside"),
+    ("text_encoder", "vision"),
+    ("vae", "whole"),
+)
+_NUMBERED: tuple[tuple[Network, Kind], ...] = (
+    ("transformer", "block"),
+    ("transformer", "modulation"),
+    ("text_encoder", "block"),
+)
+
+
+def _check_whole(store: Store) -> None:
+    """Each kind of file is there, blocks are numbered without a gap, and all of a kind have the same layout."""
+    by_kind = {(network, kind): store._all(network, kind) for network, kind in (*_SINGLE, *_NUMBERED)}  # noqa: SLF001
+    complete = all(len(by_kind[each]) == 1 for each in _SINGLE)
+    for each in _NUMBERED:
+        complete &= [file.number for file in by_kind[each]] == list(range(len(by_kind[each]))) != []
+        for file in by_kind[each]:
+            if file.tensors != by_kind[each][0].tensors:
+                raise ModelError(f"{file.path}: its layout is not that of block 0", hint=_HINT)
+    complete &= len(by_kind["transformer", "block"]) == len(by_kind["transformer", "modulation"])
+    if not complete:
+        raise ModelError(f"{store.folder / INDEX}: does not list all parts of a model", hint=_HINT)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return artifacts.sha256_of(path)
+    except OSError:
+        return ""
