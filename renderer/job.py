@@ -23,6 +23,9 @@ MAX_SEED = 2**63 - 1
 
 Precision = Literal["bf16", "fp8"]
 Profile = Literal["resident", "fp8", "disk", "cpu"]
+Format = Literal["png", "webp", "jpeg"]
+Embed = Literal["none", "basic", "full"]
+EngineName = Literal["native", "streaming"]
 
 
 class Value(BaseModel):
@@ -84,6 +87,17 @@ class Place(Value):
     matrix: dict[str, str] = Field(default_factory=dict)
 
 
+class Keep(Value):
+    """How a picture is kept, which does not enter the fingerprint: the pixels are the job's.
+
+    PNG and WebP keep every pixel's value; JPEG, at quality 95 and full colour, nearly. `embed` is what the file says of
+    itself: nothing, that it was generated and by which tool (`basic`), or prompt and settings too (`full`).
+    """
+
+    format: Format = "png"
+    embed: Embed = "full"
+
+
 class Picture(Value):
     """One picture of a manifest: its job, its id, and its name without extension under the manifest's output folder."""
 
@@ -91,6 +105,7 @@ class Picture(Value):
     output: str
     job: Job
     place: Place
+    keep: Keep = Keep()
     expect: Expect | None = None
 
 
@@ -180,6 +195,27 @@ class Engine(Value):
     device: Literal["cuda", "cpu"]
 
 
+class Sharing(Value):
+    """How a picture shared the machine with others that were in flight, and what it cost them all.
+
+    `share_s` is its part of the worker's time while it was in flight; `timing` tells the wall's. `slots` of `blocks`
+    were on the GPU; `streamed_bytes` is the picture's part of what was copied to it, `bus_bytes_per_s` the mean rate of
+    all copies meanwhile, `flops_per_s` the mean arithmetic of all pictures. `adjustments` are what running out of
+    memory changed.
+    """
+
+    share_s: Seconds
+    mean_in_flight: float
+    slots: int
+    blocks: int
+    arithmetic: Literal["bf16", "fp8"]
+    streamed_bytes: Bytes
+    bus_bytes_per_s: float
+    flops_per_s: float
+    tiled_decode: bool = False
+    adjustments: tuple[str, ...] = ()
+
+
 class FileFacts(Value):
     """The picture's file: its name beside the sidecar, and what it must be byte by byte."""
 
@@ -205,6 +241,7 @@ class Sidecar(Value):
     gpu: Gpu | None = None
     timing: Timing
     memory: Memory
+    sharing: Sharing | None = None
     file: FileFacts
     attempt: int = 1
     warnings: tuple[str, ...] = ()

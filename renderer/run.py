@@ -320,6 +320,7 @@ class _Batch:
             gpu=opened.gpu,
             timing=timing,
             memory=event.memory,
+            sharing=event.sharing,
             file=file,
             attempt=flight.attempt,
             warnings=event.warnings,

@@ -111,6 +111,12 @@ class Peaks:
     reserved_bytes: int | None = None
     device_bytes: int | None = None
 
+    def include(self, other: Peaks) -> None:
+        """Take over what is higher in `other`."""
+        for name in ("allocated_bytes", "reserved_bytes", "device_bytes"):
+            found = [value for value in (getattr(self, name), getattr(other, name)) if value is not None]
+            setattr(self, name, max(found, default=None))
+
     def memory(self) -> Memory:
         """As it stands in a sidecar, with the process's highest resident set so far."""
         return Memory(

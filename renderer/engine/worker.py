@@ -38,7 +38,8 @@ from renderer.events import (
 from renderer.job import Engine
 
 if TYPE_CHECKING:
-    from renderer.engine.native import NativeEngine
+    from renderer.engine.calling import Rendering
+    from renderer.engine.engines import Engine as OpenEngine
 
 LOG = logging.getLogger("renderer.engine.worker")
 
@@ -62,7 +63,9 @@ def main() -> None:
         worker = Worker(events)
         try:
             while True:
-                worker.obey(orders.get())
+                while not (worker.busy and orders.empty()):
+                    worker.obey(orders.get())
+                worker.advance()
         except BrokenPipeError:
             _end(EXIT_ENDED)
         except Exception:
@@ -75,16 +78,29 @@ class Worker:
 
     def __init__(self, events: BinaryIO) -> None:
         self._events = events
-        self._engine: NativeEngine | None = None
+        self._engine: OpenEngine | None = None
         self._load_s = 0.0
 
+    @property
+    def busy(self) -> bool:
+        """Whether the engine has anything to go on with."""
+        return self._engine is not None and self._engine.busy
+
     def obey(self, order: AnyOrder) -> None:
-        """Answer one order. Raises whatever leaves this process beyond use, after the answer is out."""
+        """Answer an order to open at once; a job is taken, and answered as it goes on."""
         match order:
             case Open(setup=setup):
                 self._open(setup)
-            case Render():
-                self._render(order)
+            case Render(key=key, job=job):
+                if self._engine is None:
+                    self.failed(key, PictureError("there is no open pipeline"))
+                else:
+                    self._engine.take(key, job)
+
+    def advance(self) -> None:
+        """Let the engine go on for a while. Raises whatever leaves this process beyond use."""
+        if self._engine is not None:
+            self._engine.advance(self)
 
     def _open(self, setup: Setup) -> None:
         began_s = time.perf_counter()
@@ -109,47 +125,44 @@ class Worker:
             )
         )
 
-    def _opened(self, setup: Setup) -> NativeEngine:
+    def _opened(self, setup: Setup) -> OpenEngine:
         """The open engine. Raises `MachineError` also where the libraries under it cannot be imported."""
         try:
             from renderer.engine.native import NativeEngine  # noqa: PLC0415  # torch, after the first sign of life
+            from renderer.engine.streaming import StreamingEngine  # noqa: PLC0415
         except (ImportError, OSError, RuntimeError) as error:
             message = f"DiffSynth cannot be imported: {type(error).__name__}: {error}"
             raise MachineError(message, hint="`renderer doctor` says what is wrong here") from error
-        return NativeEngine.open(setup, lambda what: self._tell(Opening(what=what)))
+        kind = StreamingEngine if setup.engine == "streaming" else NativeEngine
+        return kind.open(setup, lambda what: self._tell(Opening(what=what)))
 
-    def _render(self, order: Render) -> None:
-        key = order.key
+    # -- what the engine tells --
+
+    def started(self, key: str) -> None:
         self._tell(Started(key=key))
-        try:
-            if self._engine is None:
-                raise PictureError("there is no open pipeline")  # noqa: TRY301  # a failure like any other
-            found = self._engine.render(
-                order.job, lambda step, steps: self._tell(Stepped(key=key, step=step, steps=steps))
-            )
-        except RendererError as error:
-            LOG.warning("%s failed: %s", key, error.message)
-            self._fail(key, error)
-            return
-        except BrokenPipeError:
-            raise
-        except Exception as error:
-            self._fail(key, error)
-            raise
-        rendered = Rendered(
-            key=key,
-            width=found.width,
-            height=found.height,
-            timing=found.timing.model_copy(update={"load_s": self._load_s}),
-            memory=found.memory,
-            warnings=found.warnings,
-        )
-        self._tell(rendered, found.rgb)
 
-    def _fail(self, key: str, error: Exception) -> None:
+    def stepped(self, key: str, step: int, steps: int) -> None:
+        self._tell(Stepped(key=key, step=step, steps=steps))
+
+    def rendered(self, key: str, rendering: Rendering) -> None:
+        event = Rendered(
+            key=key,
+            width=rendering.width,
+            height=rendering.height,
+            timing=rendering.timing.model_copy(update={"load_s": self._load_s}),
+            memory=rendering.memory,
+            sharing=rendering.sharing,
+            warnings=rendering.warnings,
+        )
+        self._tell(event, rendering.rgb)
+
+    def failed(self, key: str, error: RendererError) -> None:
         """Say why; then end, if this process can do no better next time."""
-        message, hint = (error.message, error.hint) if isinstance(error, RendererError) else (str(error), "")
-        self._tell(Failed(key=key, kind=type(error).__name__, message=message, hint=hint, detail=_detail(error)))
+        LOG.warning("%s failed: %s", key, error.message)
+        event = Failed(
+            key=key, kind=type(error).__name__, message=error.message, hint=error.hint, detail=_detail(error)
+        )
+        self._tell(event)
         if isinstance(error, DeviceLostError):
             LOG.error("the device is lost; another process must go on")
             _end(EXIT_BROKEN)

@@ -1,0 +1,94 @@
+"""How one transformer block is computed from a slot's flat bytes, by kind of arithmetic.
+
+`ModuleBlocks` runs the network's own block module with views into the slot as its parameters: bit for bit what the
+network would do. FP8 slots are scaled back to bf16 first, into one block's worth of memory, once a sweep however many
+ride. Knows nothing of slots' turns or of pictures.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+
+from renderer.engine import precision
+from renderer.weights.store import TensorPlace, views
+
+Arithmetic = Literal["bf16", "fp8"]
+
+
+class Blocks(Protocol):
+    """A kind of block."""
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """In which format its large products are computed."""
+
+    def arrive(self, number: int, slot: torch.Tensor) -> Any:
+        """Make the block whose bytes are in `slot` ready to be called, until the next arrives."""
+
+    def forget(self) -> None:
+        """Let go of every slot that was ever seen, and of any memory beside them."""
+
+
+class ModuleBlocks:
+    """The network's own block module, with a slot's tensors in place of its parameters."""
+
+    arithmetic: ClassVar[Arithmetic] = "bf16"
+
+    def __init__(
+        self,
+        template: torch.nn.Module,
+        places: Sequence[TensorPlace],
+        renumber: Callable[[torch.nn.Module, int], None] | None = None,
+    ) -> None:
+        """`template` is a block on the meta device with what is not in the slot already taken out.
+
+        `renumber` tells a block which one it is, where blocks want to know.
+        """
+        self._template = template
+        self._places = places
+        self._renumber = renumber
+        self._bound: dict[int, torch.nn.Module] = {}
+        self._scaled = any(place.name.endswith(f".{precision.SCALE}") for place in places)
+        self._workspace: torch.nn.Module | None = None
+
+    def arrive(self, number: int, slot: torch.Tensor) -> torch.nn.Module:
+        block = self._restored(slot) if self._scaled else self._in_place(slot)
+        if self._renumber is not None:
+            self._renumber(block, number)
+        return block
+
+    def forget(self) -> None:
+        self._bound.clear()
+        self._workspace = None
+
+    def _in_place(self, slot: torch.Tensor) -> torch.nn.Module:
+        bound = self._bound.get(slot.data_ptr())
+        if bound is None:
+            bound = self._bound[slot.data_ptr()] = self._bind(views(slot, self._places))
+        return bound
+
+    def _restored(self, slot: torch.Tensor) -> torch.nn.Module:
+        if self._workspace is None:
+            self._workspace = self._bind(precision.restored(views(slot, self._places)))
+        else:
+            precision.restore_into(dict(self._workspace.named_parameters()), views(slot, self._places))
+        return self._workspace
+
+    def _bind(self, tensors: dict[str, torch.Tensor]) -> torch.nn.Module:
+        block = copy.deepcopy(self._template)
+        missing = dict(block.named_parameters()).keys() ^ tensors.keys()
+        assert not missing, f"the store's block and the network's differ in {sorted(missing)}"
+        for name, tensor in tensors.items():
+            owner, _, leaf = name.rpartition(".")
+            setattr(block.get_submodule(owner), leaf, torch.nn.Parameter(tensor, requires_grad=False))
+        return block.eval()
+
+
+def choose(template: torch.nn.Module, places: Sequence[TensorPlace], device: str) -> Blocks:
+    """The kind of block for a DiT's slots on this device."""
+    del device
+    return ModuleBlocks(template, places)

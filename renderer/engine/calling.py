@@ -1,0 +1,127 @@
+"""DiffSynth's `pipe(...)` for a job: what it is given, what must be refused before it, and what is looked at on its way.
+
+Both engines make the same call. Knows nothing of where weights lie or of other pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from renderer.catalog import Model
+from renderer.errors import BadPictureError, PictureError
+from renderer.events import Setup
+from renderer.job import Job, Memory, Sharing, Size, Timing
+
+TRAINED_TOKENS = 512
+"""The longest prompts Qwen-Image was trained with."""
+
+MOST_TOKENS = 4096
+"""Where DiffSynth cuts a prompt off."""
+
+FEWEST_STEPS = 2
+"""DiffSynth's schedule of one step divides zero by zero."""
+
+OnStep = Callable[[int, int], None]
+"""Hears, after each denoising step, how many of how many are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """A picture: `height` x `width` x 3 bytes of RGB, and what it took. Loading and saving are others' to time.
+
+    `sharing` is there when it was rendered together with others, or from weights that came past.
+    """
+
+    rgb: bytes
+    width: int
+    height: int
+    timing: Timing
+    memory: Memory
+    warnings: tuple[str, ...]
+    sharing: Sharing | None = None
+
+
+def arguments(job: Job) -> dict[str, Any]:
+    """What `pipe(...)` is called with, `progress_bar_cmd` aside. Noise is drawn on the CPU: the same on every card."""
+    return {
+        "prompt": job.prompt,
+        "negative_prompt": job.negative_prompt,
+        "cfg_scale": job.cfg_scale,
+        "height": job.height,
+        "width": job.width,
+        "seed": job.seed,
+        "rand_device": "cpu",
+        "num_inference_steps": job.num_inference_steps,
+    }
+
+
+def prompts(job: Job) -> dict[str, str]:
+    """The prompts that will be encoded, by what they are called; without guidance the negative one is not."""
+    found = {"prompt": job.prompt}
+    if job.cfg_scale != 1.0:
+        found["negative prompt"] = job.negative_prompt
+    return found
+
+
+def refuse(job: Job, setup: Setup, model: Model) -> None:
+    """Raise `PictureError` for a job that is not this engine's, or that DiffSynth would silently change."""
+    if (job.model, job.precision) != (setup.model, setup.precision):
+        opened = f"{setup.model} at {setup.precision}"
+        raise PictureError(f"the job wants {job.model} at {job.precision}, and {opened} is open")
+    if job.num_inference_steps < FEWEST_STEPS:
+        raise PictureError(f"{job.num_inference_steps} steps make no picture", hint=f"use at least {FEWEST_STEPS}")
+    size = Size(width=job.width, height=job.height)
+    if reason := model.refusal(size):
+        near = " or ".join(str(fitting) for fitting in model.nearest(size))
+        raise PictureError(reason, hint=f"use {near}")
+
+
+def warn_of(job: Job, tokenizer: Any) -> tuple[str, ...]:
+    """What should be known of the job's prompts: those longer than the model has learned, or than it is given."""
+    found = []
+    for name, prompt in prompts(job).items():
+        tokens = len(tokenizer(prompt).input_ids)
+        if tokens > TRAINED_TOKENS:
+            cut = f", and is cut off at {MOST_TOKENS}" if tokens > MOST_TOKENS else ""
+            found.append(f"the {name} has {tokens} tokens; the model was trained on up to {TRAINED_TOKENS}{cut}")
+    return tuple(found)
+
+
+def check_values_of(pipe: Any) -> None:
+    """Look at the latents after the last step and at the decoded values, without changing them.
+
+    DiffSynth turns values that are not finite into pixels without a word. The two methods are replaced on the
+    instance; each calls the class's own. Latents that are not finite stay so, and only looking makes the host wait
+    for the GPU: once a picture is enough.
+    """
+    step, to_image = pipe.step, pipe.vae_output_to_image
+
+    def checked_step(scheduler: Any, *args: Any, progress_id: int, **inputs: Any) -> torch.Tensor:
+        latents = step(scheduler, *args, progress_id=progress_id, **inputs)
+        last = progress_id + 1 == len(scheduler.timesteps)
+        if last and not torch.isfinite(latents).all():
+            message = f"the latents are not finite after step {progress_id + 1}"
+            raise BadPictureError(message, hint="the model's weights are damaged, or the guidance is too strong")
+        return latents
+
+    def checked_to_image(vae_output: torch.Tensor, *args: Any, **options: Any) -> Image.Image:
+        if not torch.isfinite(vae_output).all():
+            raise BadPictureError("the decoded values are not finite", hint="the VAE's weights are damaged")
+        return to_image(vae_output, *args, **options)
+
+    pipe.step, pipe.vae_output_to_image = checked_step, checked_to_image
+
+
+def rgb(image: Image.Image, job: Job) -> bytes:
+    """The picture's bytes. Raises `BadPictureError` when it is one flat colour, `PictureError` for another size."""
+    if image.size != (job.width, job.height):
+        raise PictureError(f"asked for {job.width}x{job.height}, and DiffSynth gave {image.width}x{image.height}")
+    extremes = image.getextrema()
+    if all(low == high for low, high in extremes):
+        raise BadPictureError(f"the picture is one flat colour: {tuple(low for low, _ in extremes)}")
+    return image.convert("RGB").tobytes()

@@ -1,0 +1,150 @@
+"""All prompts in one sweep over the text encoder, equal ones once, and their embeddings remembered on the disk.
+
+Each prompt goes through DiffSynth's own prompt unit, alone: prompts of different lengths do not touch each other. The
+encoder's layers are read from the packed store as they come past; the embedding table stays in the file, and only the
+rows a prompt needs are read. Knows nothing of pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffsynth.pipelines.qwen_image import QwenImageUnit_PromptEmbedder
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer
+
+from renderer import artifacts
+from renderer.engine.riders import Halt, Rider, pause
+from renderer.errors import DiskError
+
+LOG = logging.getLogger(__name__)
+
+MAX_CACHE_BYTES = 2**30
+"""Embeddings kept on the disk; the oldest go first. About a thousand long prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt as the DiT takes it: 1 x tokens x width, in host memory, and its mask, 1 x tokens of ones."""
+
+    embedding: torch.Tensor
+    mask: torch.Tensor
+
+
+class TextStop(Qwen2_5_VLDecoderLayer):  # type: ignore[misc]  # transformers has no types here
+    """Stands where a decoder layer stood. It is one by class, because transformers records what its layers give."""
+
+    def __init__(self, index: int) -> None:
+        torch.nn.Module.__init__(self)
+        self._index = index
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return pause(Halt(self._index, args, kwargs))
+
+
+class HostEmbedding(torch.nn.Module):
+    """An embedding table that stays in its file: looks up on the host, hands the rows to the device."""
+
+    def __init__(self, table: torch.Tensor, device: str) -> None:
+        """`table` is a view of the mapped file: only the rows that are read are loaded."""
+        super().__init__()
+        self._table = table
+        self._device = device
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.embedding(tokens.cpu(), self._table).to(self._device)
+
+
+class ReadyPrompts(QwenImageUnit_PromptEmbedder):  # type: ignore[misc]  # DiffSynth has no types
+    """In a pipeline, in the prompt unit's place: hands out what has been encoded.
+
+    The mask stays on the host: DiffSynth reads nothing off it but the number of tokens, twice a step, and on the GPU
+    that would wait for all the work before it.
+    """
+
+    def __init__(self, encoded: dict[str, Encoded]) -> None:
+        super().__init__()
+        self._encoded = encoded
+
+    def process(self, pipe: Any, prompt: str, edit_image: Any = None) -> dict[str, torch.Tensor]:
+        assert edit_image is None, "edits are not streamed"
+        found = self._encoded[prompt]
+        return {"prompt_emb": found.embedding.to(pipe.device, non_blocking=True), "prompt_emb_mask": found.mask}
+
+
+def encode(pipe: Any, prompts: Iterable[str], sweep: Any) -> dict[str, Encoded]:
+    """Encode prompts in one sweep.
+
+    `pipe` has a tokenizer and a text encoder whose layers are `TextStop`s; `sweep` brings every layer past the riders
+    it is given, once. Raises what the first failing prompt raised.
+    """
+    unit = QwenImageUnit_PromptEmbedder()
+    found: dict[str, Encoded] = {}
+    failures: list[Exception] = []
+
+    def rider(prompt: str) -> Rider:
+        def ended(result: Any, error: Exception | None) -> None:
+            if error is not None:
+                failures.append(error)
+            else:
+                found[prompt] = Encoded(result["prompt_emb"].cpu(), result["prompt_emb_mask"].cpu())
+
+        return Rider(lambda: unit.process(pipe, prompt), ended)
+
+    riders = [rider(prompt) for prompt in dict.fromkeys(prompts)]
+    for one in riders:
+        one.start()
+    sweep(riders)
+    if failures:
+        raise failures[0]
+    return found
+
+
+class EmbeddingCache:
+    """Embeddings on the disk, by everything that could change their bits. Safe to delete at any time."""
+
+    def __init__(self, folder: Path, circumstances: Sequence[str]) -> None:
+        """`circumstances` are what besides the prompt decides the bits: model, precision, versions, the card."""
+        self._folder = folder
+        self._circumstances = tuple(circumstances)
+
+    def find(self, prompt: str) -> Encoded | None:
+        """What is remembered of a prompt; None when nothing is, or when it cannot be read."""
+        path = self._path(prompt)
+        try:
+            with safe_open(path, framework="pt") as file:
+                encoded = Encoded(file.get_tensor("embedding"), file.get_tensor("mask"))
+            path.touch()
+        except (OSError, SafetensorError):
+            return None
+        return encoded
+
+    def keep(self, prompt: str, encoded: Encoded) -> None:
+        """Remember a prompt. Where it cannot be written, it is encoded again the next time."""
+        try:
+            data = save({"embedding": encoded.embedding.contiguous(), "mask": encoded.mask.contiguous()})
+            artifacts.write_whole(self._path(prompt), data)
+        except DiskError as error:
+            LOG.warning("an embedding is not remembered: %s", error.message)
+
+    def trim(self, most_bytes: int = MAX_CACHE_BYTES) -> None:
+        """Delete what was not used for longest, until the rest fits."""
+        files = [(path, path.stat()) for path in self._folder.glob("*.safetensors")]
+        total = sum(stat.st_size for _, stat in files)
+        for path, stat in sorted(files, key=lambda entry: entry[1].st_mtime):
+            if total <= most_bytes:
+                return
+            path.unlink(missing_ok=True)
+            total -= stat.st_size
+
+    def _path(self, prompt: str) -> Path:
+        text = json.dumps([*self._circumstances, prompt], ensure_ascii=False)
+        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"

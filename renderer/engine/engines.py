@@ -1,0 +1,46 @@
+"""What a worker needs of an engine, and what an engine tells it. Two keep to it: `native.py` and `streaming.py`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from renderer.engine.calling import Rendering
+from renderer.engine.placement import Device
+from renderer.errors import RendererError
+from renderer.job import EngineName, Job
+
+
+class Tell(Protocol):
+    """Hears what becomes of the jobs an engine was given, each by its key."""
+
+    def started(self, key: str) -> None: ...
+
+    def stepped(self, key: str, step: int, steps: int) -> None: ...
+
+    def rendered(self, key: str, rendering: Rendering) -> None: ...
+
+    def failed(self, key: str, error: RendererError) -> None: ...
+
+
+class Engine(Protocol):
+    """An open model that renders jobs."""
+
+    @property
+    def name(self) -> EngineName: ...
+
+    @property
+    def device(self) -> Device: ...
+
+    @property
+    def capacity(self) -> int:
+        """How many jobs it makes use of at once; more wait."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to go on with."""
+
+    def take(self, key: str, job: Job) -> None:
+        """Take a job. Nothing is done yet."""
+
+    def advance(self, tell: Tell) -> None:
+        """Go on with the jobs for a while: a sweep, or a picture."""

@@ -1,0 +1,45 @@
+"""How a packed weight becomes one that can be multiplied: as it is in bf16, scaled back from FP8, or not at all.
+
+FP8 weights are e4m3 with one float32 scale an output channel (`renderer.weights`). Where the GPU multiplies FP8 they
+stay what they are (`blocks.py`); elsewhere they are scaled back to bf16 once a block and sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+SCALE = "scale"
+WEIGHT = "weight"
+
+
+def is_scaled(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether any of a block's tensors is an FP8 weight with its scale."""
+    return any(name.rpartition(".")[2] == SCALE for name in tensors)
+
+
+def restored(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a block in bf16 by the names its module has; FP8 weights are scaled back into new memory."""
+    return {name: restore(name, tensors) for name in tensors if name.rpartition(".")[2] != SCALE}
+
+
+def restore(name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """One tensor in bf16: itself, or an FP8 weight times its scales."""
+    stem, _, kind = name.rpartition(".")
+    tensor = tensors[name]
+    scale = tensors.get(f"{stem}.{SCALE}" if stem else SCALE)
+    if kind != WEIGHT or scale is None:
+        return tensor
+    return (tensor.float() * scale[:, None]).to(torch.bfloat16)
+
+
+def restore_into(targets: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Scale a block's tensors back into bf16 memory that is there already."""
+    for name, target in targets.items():
+        target.copy_(restore(name, tensors))
+
+
+def fp8_arithmetic() -> bool:
+    """Whether this GPU multiplies FP8 by FP8: compute capability 8.9 and up."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)

@@ -1,0 +1,85 @@
+"""The prompts of the jobs at hand, encoded: from memory, from the disk's cache, or in one sweep over the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from renderer.engine import calling, facts
+from renderer.engine.blocks import ModuleBlocks
+from renderer.engine.encoding import EmbeddingCache, Encoded, encode
+from renderer.engine.placement import Device
+from renderer.engine.riders import Rider
+from renderer.engine.skeletons import Skeleton
+from renderer.engine.slots import ReadAhead, Slots
+from renderer.job import Job, canonical
+from renderer.machine import cache_folder
+from renderer.weights.store import Store
+
+
+class Prompts:
+    """Embeddings by prompt. Those of prompts that nobody waits for any more are forgotten; the disk remembers."""
+
+    def __init__(self, skeleton: Skeleton, store: Store, pipe: Any, device: Device) -> None:
+        self._pipe = pipe
+        self._device = device
+        self._source: ReadAhead | None = None
+        self._files = store.blocks("text_encoder")
+        self._blocks = ModuleBlocks(skeleton.text_block, self._files[0].tensors, renumber=_renumber)
+        self._known: dict[str, Encoded] = {}
+        card = facts.gpu(device)
+        self._cache = EmbeddingCache(
+            cache_folder() / "embeddings",
+            [
+                canonical(store.index.source),
+                store.index.precision,
+                canonical(facts.software(device)),
+                card.name if card else "cpu",
+            ],
+        )
+
+    def prepare(self, jobs: Sequence[Job]) -> int:
+        """Have the prompts of `jobs` at hand; how many had to be encoded."""
+        wanted = dict.fromkeys(prompt for job in jobs for prompt in calling.prompts(job).values())
+        for prompt in wanted:
+            if prompt not in self._known and (found := self._cache.find(prompt)):
+                self._known[prompt] = found
+        missing = [prompt for prompt in wanted if prompt not in self._known]
+        if missing:
+            for prompt, encoded in encode(self._pipe, missing, self._sweep).items():
+                self._known[prompt] = encoded
+                self._cache.keep(prompt, encoded)
+            self._cache.trim()
+        return len(missing)
+
+    def of(self, job: Job) -> dict[str, Encoded]:
+        """A job's prompts, encoded."""
+        return {prompt: self._known[prompt] for prompt in calling.prompts(job).values()}
+
+    def forget(self, still_wanted: Iterable[Job]) -> None:
+        """Keep only the prompts of these jobs in memory."""
+        keep = {prompt for job in still_wanted for prompt in calling.prompts(job).values()}
+        self._known = {prompt: encoded for prompt, encoded in self._known.items() if prompt in keep}
+
+    def _sweep(self, riders: Sequence[Rider]) -> None:
+        """Bring the encoder's layers past, once. The device's memory is given back after it."""
+        self._source = self._source or ReadAhead(self._files, self._device)
+        slots = Slots(self._source, 2, self._device, once=True)
+        try:
+            for number, slot in slots.sweep():
+                layer = self._blocks.arrive(number, slot)
+                for rider in riders:
+                    if rider.halt is not None and rider.halt.index == number:
+                        rider.go_on(layer(*rider.halt.args, **rider.halt.kwargs))
+        finally:
+            slots.close()
+            self._blocks.forget()
+            if self._device == "cuda":
+                torch.cuda.empty_cache()
+
+
+def _renumber(layer: Any, number: int) -> None:
+    """A layer keeps its keys and values under its number."""
+    layer.self_attn.layer_idx = number

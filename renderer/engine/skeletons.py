@@ -1,0 +1,88 @@
+"""A model's networks from its packed store, without their blocks: `Stop`s stand in the blocks' places.
+
+What lies outside the blocks goes to the device. Which classes to build is told by the widths the store has. Knows
+nothing of slots or pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffsynth.core.vram.initialization import skip_model_initialization
+from diffsynth.models.qwen_image_dit import QwenImageDiT
+from diffsynth.models.qwen_image_text_encoder import QwenImageTextEncoder
+from diffsynth.models.qwen_image_vae import QwenImageVAE
+from safetensors import safe_open
+from transformers import Qwen2Tokenizer
+
+from renderer.demo import family
+from renderer.engine.encoding import HostEmbedding, TextStop
+from renderer.engine.modulation import PickImage, PickText
+from renderer.engine.placement import COMPUTATION_DTYPE, Device
+from renderer.engine.riders import Stop
+from renderer.errors import ModelError
+from renderer.weights.store import Store, load
+
+QWEN_IMAGE_WIDTH = 3072
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """The networks with stops for blocks, and one block of each kind on the meta device."""
+
+    dit: Any
+    dit_block: torch.nn.Module
+    text_encoder: Any
+    text_block: torch.nn.Module
+    vae: Any
+    tokenizer: Any
+    width: int
+
+
+def build(store: Store, device: Device) -> Skeleton:
+    """Build the networks of a store. Raises `ModelError` for widths that no known model has."""
+    outside = load(store.outside("transformer"), device)
+    width = outside["img_in.weight"].shape[0]
+    layers = len(store.blocks("transformer"))
+    with skip_model_initialization():
+        if width == QWEN_IMAGE_WIDTH:
+            dit, text_encoder, vae = QwenImageDiT(num_layers=layers), QwenImageTextEncoder(), QwenImageVAE()
+        elif width == family.DIT_WIDTH:
+            dit, text_encoder = family.DemoDiT(), family.DemoTextEncoder()
+            vae = QwenImageVAE(base_dim=family.VAE_BASE_WIDTH)
+        else:
+            raise ModelError(f"{store.folder}: no known model of the family has a DiT {width} wide")
+    dit_block = dit.transformer_blocks[0]
+    dit_block.img_mod, dit_block.txt_mod = PickImage(), PickText()
+    dit.transformer_blocks = torch.nn.ModuleList(Stop(number) for number in range(layers))
+    dit.load_state_dict(outside, assign=True)
+    vae.load_state_dict(load(store.vae(), device), assign=True)
+    text_block = _hollow_out(text_encoder, store, device)
+    return Skeleton(
+        dit=dit.eval(),
+        dit_block=dit_block,
+        text_encoder=text_encoder.eval(),
+        text_block=text_block,
+        vae=vae.eval(),
+        tokenizer=Qwen2Tokenizer.from_pretrained(str(store.tokenizer)),
+        width=width,
+    )
+
+
+def _hollow_out(encoder: Any, store: Store, device: Device) -> torch.nn.Module:
+    """Take the text encoder's layers, vision tower and head out; one of its layers is what comes back."""
+    language = encoder.model.language_model
+    block: torch.nn.Module = language.layers[0]
+    count = len(language.layers)
+    language.layers = torch.nn.ModuleList(TextStop(number) for number in range(count))
+    outside = store.outside("text_encoder")
+    with safe_open(outside.path, framework="pt") as file:  # mapped: the embedding table is not read
+        norm = file.get_tensor("model.norm.weight").to(device)
+        language.embed_tokens = HostEmbedding(file.get_tensor("model.embed_tokens.weight"), device)
+    language.norm.weight = torch.nn.Parameter(norm, requires_grad=False)
+    language.rotary_emb.to(device=device, dtype=COMPUTATION_DTYPE)  # frequencies in bf16, as DiffSynth has them
+    encoder.model.visual = None
+    encoder.lm_head = None
+    return block

@@ -1,0 +1,64 @@
+"""The packed store an engine streams from: found, or, for the small demo model, packed at first use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from renderer import catalog
+from renderer.demo import cache as demo
+from renderer.engine import precision
+from renderer.engine.modulation import LoadModulation, Weights
+from renderer.engine.placement import Device
+from renderer.errors import ModelError
+from renderer.events import Setup
+from renderer.job import ModelIdentity
+from renderer.machine import cache_folder
+from renderer.weights import pack
+from renderer.weights.store import Store, load, open_store
+
+
+def find(setup: Setup, report: Callable[[str], None]) -> Store:
+    """The setup's store. Raises `ModelError` when it is not whole, or holds another precision."""
+    if setup.store is None:
+        if setup.model != catalog.DEMO.id:
+            raise ModelError(f"{setup.model} is not packed", hint=f"renderer models pack {setup.model}")
+        folder = _demo(setup, report)
+    else:
+        folder = Path(setup.store)
+    store = open_store(folder)
+    if store.precision != setup.precision:
+        raise ModelError(f"{folder} holds {store.precision} weights, and the job asks for {setup.precision}")
+    return store
+
+
+def modulation_loader(store: Store, device: Device) -> LoadModulation:
+    """Loads one block's modulation weights to the device, in bf16."""
+    files = store.modulations()
+
+    def parts(number: int) -> tuple[Weights, Weights]:
+        tensors = precision.restored(load(files[number], device))
+        image = {name: tensors[f"img_mod.1.{name}"] for name in ("weight", "bias")}
+        text = {name: tensors[f"txt_mod.1.{name}"] for name in ("weight", "bias")}
+        return image, text
+
+    return parts
+
+
+def _demo(setup: Setup, report: Callable[[str], None]) -> Path:
+    """The demo model's store, made under a lock where it is not there yet."""
+    model = catalog.DEMO
+    source = demo.folder()
+    folder = cache_folder() / f"demo-{model.revision}-packed-{setup.precision}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        try:
+            open_store(folder)
+        except ModelError:
+            report("packing the demo model")
+            files = {part.role: sorted(source.glob(part.files)) for part in catalog.PARTS}
+            identity = ModelIdentity(id=model.id, revision=model.revision)
+            pack.pack(files, source / catalog.TOKENIZER, folder, setup.precision, identity)
+    return folder
