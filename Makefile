@@ -55,7 +55,7 @@ doctor: $(READY)  ## say what this machine is, and what it can render
 	@$(RENDERER) doctor $(ARGS)
 
 schema: $(READY)  ## write the committed JSON Schemas anew
-	@for of in manifest sidecar summary; do $(RENDERER) schema $$of > renderer/schemas/$$of.schema.json; done
+	@.venv/bin/python -m renderer.schemas
 
 smoke: $(READY)  ## one small picture with limits on time and memory
 	@$(RENDERER) render jobs/smoke.yaml --force $(ARGS)

@@ -106,6 +106,12 @@ class TestReading:
         assert cli.main(arguments) == 2
         assert said in capsys.readouterr().err
 
+    @pytest.mark.parametrize("of", [[], ["manifest"], ["sidecar"], ["summary"]])
+    def test_schema_prints_a_schema(self, of: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        """`renderer schema` prints the manifest's, or the one that is named."""
+        assert cli.main(["schema", *of]) == 0
+        assert json.loads(capsys.readouterr().out)["type"] == "object"
+
     def test_plan_as_json_names_every_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

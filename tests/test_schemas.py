@@ -24,7 +24,7 @@ def accepts(document: Any) -> bool:
 @pytest.mark.parametrize("name", schemas.SCHEMAS)
 def test_committed(name: str) -> None:
     """The committed schema is the code's; `python -m renderer.schemas` writes it anew."""
-    committed = (schemas.FOLDER / name).read_text(encoding="utf-8")
+    committed = (schemas.FOLDER / f"{name}.schema.json").read_text(encoding="utf-8")
     assert committed == schemas.write_text(schemas.SCHEMAS[name]())
 
 
@@ -84,4 +84,4 @@ def test_says_what_fields_mean() -> None:
 def test_can_be_read_as_json() -> None:
     """The files are JSON."""
     for name in schemas.SCHEMAS:
-        assert json.loads((schemas.FOLDER / name).read_text(encoding="utf-8"))["type"] == "object"
+        assert json.loads((schemas.FOLDER / f"{name}.schema.json").read_text(encoding="utf-8"))["type"] == "object"

@@ -1,4 +1,4 @@
-"""The committed JSON Schemas, of manifests and of sidecars: made from the code, kept for editors and other readers.
+"""The committed JSON Schemas of what people write and of what a run writes: made from the code, for other readers.
 
 `python -m renderer.schemas` writes them anew after a change; a test holds the files and the code together.
 """
@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from renderer.job import Sidecar
+from renderer.job import Sidecar, Summary, Value
 from renderer.manifest import manifest_schema
 
 FOLDER = Path(__file__).parent
@@ -19,12 +19,23 @@ FOLDER = Path(__file__).parent
 
 def sidecar_schema() -> dict[str, Any]:
     """The JSON Schema of sidecars."""
-    schema = Sidecar.model_json_schema(mode="serialization")
+    return _written(Sidecar)
+
+
+def summary_schema() -> dict[str, Any]:
+    """The JSON Schema of `summary.json`."""
+    return _written(Summary)
+
+
+def _written(kind: type[Value]) -> dict[str, Any]:
+    schema = kind.model_json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-SCHEMAS = MappingProxyType({"manifest.schema.json": manifest_schema, "sidecar.schema.json": sidecar_schema})
-"""Each committed file's name, and the function that makes what is in it."""
+SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = MappingProxyType(
+    {"manifest": manifest_schema, "sidecar": sidecar_schema, "summary": summary_schema}
+)
+"""What there are schemas of, and the function that makes each. It is committed as `<name>.schema.json`."""
 
 
 def write_text(schema: Mapping[str, Any]) -> str:
@@ -35,4 +46,4 @@ def write_text(schema: Mapping[str, Any]) -> str:
 def write_all() -> None:
     """Write the committed schemas anew."""
     for name, make in SCHEMAS.items():
-        (FOLDER / name).write_text(write_text(make()), encoding="utf-8")
+        (FOLDER / f"{name}.schema.json").write_text(write_text(make()), encoding="utf-8")
