@@ -86,9 +86,3 @@ class ModuleBlocks:
             owner, _, leaf = name.rpartition(".")
             setattr(block.get_submodule(owner), leaf, torch.nn.Parameter(tensor, requires_grad=False))
         return block.eval()
-
-
-def choose(template: torch.nn.Module, places: Sequence[TensorPlace], device: str) -> Blocks:
-    """The kind of block for a DiT's slots on this device."""
-    del device
-    return ModuleBlocks(template, places)

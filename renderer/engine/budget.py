@@ -35,7 +35,7 @@ TILES: Mapping[str, int] = MappingProxyType({"tile_size": 64, "tile_stride": 48}
 """DiffSynth's tiled decode, in latent pixels of 8x8: tiles of 512 pixels that overlap by 128."""
 
 BUS_BOUND = 0.85
-"""A sweep whose copies take more than this part of it has room for another rider at little cost."""
+"""A sweep whose copies take more than this part of it waits for them now and then."""
 
 
 class Budget:
@@ -46,7 +46,7 @@ class Budget:
         self._width = width
         self._device = device
         self._most = setup.in_flight or MOST_IN_FLIGHT
-        self._wanted = 1
+        self._wanted = setup.in_flight or 1
         self.tiled = False
         self._bytes = _available(setup, device)
         side = 1328 * 1328
@@ -73,12 +73,12 @@ class Budget:
             fitting += 1
         return max(1, min(self._most, self._wanted, max(fitting, 1 if not jobs else fitting)))
 
-    def learn(self, took_s: float, moved: int, in_flight: int) -> None:
-        """See whether the last sweep waited for the bus; if it did, one more picture rides the next."""
-        if moved == 0 or in_flight < self._wanted:
-            return
-        self._fastest = max(getattr(self, "_fastest", 0.0), moved / took_s)
-        if moved / took_s > BUS_BOUND * self._fastest:
+    def learn(self, bus_part: float, in_flight: int) -> None:
+        """After a sweep with so many in flight whose copies took `bus_part` of it: let one more ride, if that is much.
+
+        A sweep that waits for its copies takes as long with one picture more.
+        """
+        if bus_part > BUS_BOUND and in_flight >= self._wanted:
             self._wanted = min(self._most, self._wanted + 1)
 
     def tighten(self, in_flight: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -149,8 +150,13 @@ class Slots:
                 self._copy(number, self._kept[number])
         if device == "cuda":
             torch.cuda.synchronize()
+        began_s = time.perf_counter()
         for _ in self._turning:
             self._fetch()
+        if self._stream is not None:
+            self._stream.synchronize()
+        self.bus_bytes_per_s = self.moved_bytes / (time.perf_counter() - began_s)
+        self.moved_bytes = 0
 
     @property
     def resident(self) -> int:

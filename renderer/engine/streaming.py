@@ -23,7 +23,7 @@ from diffsynth.pipelines.qwen_image import QwenImagePipeline, QwenImageUnit_Prom
 
 from renderer import catalog
 from renderer.catalog import Model
-from renderer.engine import blocks, budget, calling, failures, placement, skeletons, stores
+from renderer.engine import arithmetic, budget, calling, failures, placement, skeletons, stores
 from renderer.engine.budget import Budget
 from renderer.engine.calling import Rendering
 from renderer.engine.chatter import into_log
@@ -109,7 +109,7 @@ class StreamingEngine:
         report("the transformer's blocks")
         files = store.blocks("transformer")
         self._source = HostMemory(files, device)
-        self._blocks = blocks.choose(self._skeleton.dit_block, files[0].tensors, device)
+        self._blocks = arithmetic.choose(self._skeleton.dit_block, files[0].tensors, device)
         self._budget = Budget(self._source.count, self._source.block_bytes, self._skeleton.width, setup, device)
         self._slots = Slots(self._source, self._budget.slots, device)
         self._modulations = Modulations(
@@ -292,7 +292,8 @@ class StreamingEngine:
             journey.flying.append(len(flying))
             journey.bus.append(moved / took_s)
             journey.arithmetic.append(total / took_s)
-        self._budget.learn(took_s, moved, len(flying))
+        if self.device == "cuda":  # on the CPU copying and computing take turns: more riders would hide nothing
+            self._budget.learn(moved / self._slots.bus_bytes_per_s / took_s, len(flying))
 
     # -- ending --
 

@@ -1,0 +1,43 @@
+"""Which kind of block a DiT's slots get on this device: FP8 products where they run, bf16 ones elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+
+from renderer.engine import fp8_reference, precision
+from renderer.engine.blocks import Blocks, ModuleBlocks
+from renderer.engine.fp8_blocks import Fp8Blocks
+from renderer.engine.placement import Device
+from renderer.weights.store import TensorPlace
+
+LOG = logging.getLogger(__name__)
+
+
+def choose(template: torch.nn.Module, places: Sequence[TensorPlace], device: Device) -> Blocks:
+    """The kind of block for slots of this layout.
+
+    FP8 weights are multiplied as FP8 from compute capability 8.9; elsewhere they are scaled back to bf16 once a sweep.
+    """
+    plain = ModuleBlocks(template, places)
+    scaled = any(place.name.endswith(f".{precision.SCALE}") for place in places)
+    if not scaled or device != "cuda" or not precision.fp8_arithmetic():
+        return plain
+    attention = template.get_submodule("attn")
+    return Fp8Blocks(plain, places, attention.num_heads, attention.head_dim, _operations())
+
+
+def _operations() -> ModuleType:
+    """The kernels, if they compile here; plain torch otherwise, said once."""
+    try:
+        from renderer.engine import fp8_kernels  # noqa: PLC0415  # Triton is not everywhere
+
+        probe = torch.ones((16, 32), dtype=torch.bfloat16, device="cuda")
+        fp8_kernels.quantise(probe)
+    except Exception as error:  # noqa: BLE001  # no Triton, no C compiler, a driver it does not know
+        LOG.warning("no working compiler (%s): FP8 blocks run in plain torch, several times slower", error)
+        return fp8_reference
+    return fp8_kernels

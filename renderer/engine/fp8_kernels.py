@@ -1,0 +1,198 @@
+"""The pieces of an FP8 block as Triton kernels: each reads its rows once, and writes what the next product takes.
+
+They mean what `fp8_reference` says. One program a row; widths are compiled in, the number of rows is not, so that a
+picture of another size compiles nothing. Launch shapes are fixed, not tuned at run time: the same sums in the same
+order in every process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from renderer.engine.fp8_reference import Rows, multiply
+
+__all__ = ["activate", "add", "add_and_modulate", "modulate", "multiply", "place", "quantise"]
+
+_FP8 = torch.float8_e4m3fn
+
+
+@triton.jit
+def _store_quantised(values, mask, columns, row, q_pointer, s_pointer, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    peak = tl.maximum(tl.max(tl.where(mask, tl.abs(values), 0.0), 0), 1e-12)
+    scale = peak / 448.0
+    scaled = tl.minimum(tl.maximum(values / scale, -448.0), 448.0)
+    tl.store(q_pointer + row * WIDTH + columns, scaled.to(tl.float8e4nv), mask)
+    tl.store(s_pointer + row, scale)
+
+
+@triton.jit
+def _modulated(values, mask, columns, shift_pointer, scale_pointer, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    mean = tl.sum(tl.where(mask, values, 0.0), 0) / WIDTH
+    centred = tl.where(mask, values - mean, 0.0)
+    variance = tl.sum(centred * centred, 0) / WIDTH
+    normed = centred * tl.rsqrt(variance + 1e-6)
+    scale = tl.load(scale_pointer + columns, mask, 0.0).to(tl.float32)
+    shift = tl.load(shift_pointer + columns, mask, 0.0).to(tl.float32)
+    return normed * (1.0 + scale) + shift
+
+
+@triton.jit
+def _modulate(x, shift, scale, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < WIDTH
+    values = tl.load(x + row * WIDTH + columns, mask, 0.0).to(tl.float32)
+    _store_quantised(_modulated(values, mask, columns, shift, scale, WIDTH), mask, columns, row, q, s, WIDTH)
+
+
+@triton.jit
+def _add_and_modulate(  # type: ignore[no-untyped-def]
+    x, gate, update, shift, scale, total, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < WIDTH
+    values = tl.load(x + row * WIDTH + columns, mask, 0.0).to(tl.float32)
+    more = tl.load(update + row * WIDTH + columns, mask, 0.0).to(tl.float32)
+    values += tl.load(gate + columns, mask, 0.0).to(tl.float32) * more
+    rounded = values.to(tl.bfloat16)
+    tl.store(total + row * WIDTH + columns, rounded, mask)
+    values = rounded.to(tl.float32)
+    _store_quantised(_modulated(values, mask, columns, shift, scale, WIDTH), mask, columns, row, q, s, WIDTH)
+
+
+@triton.jit
+def _add(x, gate, update, total, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < WIDTH
+    values = tl.load(x + row * WIDTH + columns, mask, 0.0).to(tl.float32)
+    more = tl.load(update + row * WIDTH + columns, mask, 0.0).to(tl.float32)
+    values += tl.load(gate + columns, mask, 0.0).to(tl.float32) * more
+    tl.store(total + row * WIDTH + columns, values.to(tl.bfloat16), mask)
+
+
+@triton.jit
+def _activate(x, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < WIDTH
+    values = tl.load(x + row * WIDTH + columns, mask, 0.0).to(tl.float32)
+    _store_quantised(values * tl.sigmoid(1.702 * values), mask, columns, row, q, s, WIDTH)
+
+
+@triton.jit
+def _quantise(x, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < WIDTH
+    values = tl.load(x + row * WIDTH + columns, mask, 0.0).to(tl.float32)
+    _store_quantised(values, mask, columns, row, q, s, WIDTH)
+
+
+@triton.jit
+def _norm_and_turn(source, weight, turns, target, mask, HEADS: tl.constexpr, HEAD: tl.constexpr):  # type: ignore[no-untyped-def]
+    # HEADS is rounded up to a power of two; `mask` is over the heads there are.
+    half: tl.constexpr = HEAD // 2
+    heads = tl.arange(0, HEADS)
+    width = tl.arange(0, HEAD)
+    pairs = tl.arange(0, half)
+    places = heads[:, None] * HEAD + width[None, :]
+    values = tl.load(source + places, mask[:, None], 0.0).to(tl.float32)
+    mean = tl.sum(values * values, 1) / HEAD
+    values = values * tl.rsqrt(mean + 1e-6)[:, None] * tl.load(weight + width).to(tl.float32)[None, :]
+    even, odd = tl.split(tl.reshape(values, (HEADS, half, 2)))
+    cosine = tl.load(turns + 2 * pairs)[None, :]
+    sine = tl.load(turns + 2 * pairs + 1)[None, :]
+    turned = tl.join(even * cosine - odd * sine, even * sine + odd * cosine)
+    tl.store(target + places, tl.reshape(turned, (HEADS, HEAD)).to(tl.bfloat16), mask[:, None])
+
+
+@triton.jit(do_not_specialize=["first", "count"])
+def _place(  # type: ignore[no-untyped-def]
+    qkv, weight_q, weight_k, turns, q, k, v, first, count, HEADS: tl.constexpr, HEAD: tl.constexpr, ROUND: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    heads = tl.arange(0, ROUND)
+    mask = heads < HEADS
+    width: tl.constexpr = HEADS * HEAD
+    source = qkv + row * 3 * width
+    target = (first + row) * width
+    turn = turns + row * HEAD
+    _norm_and_turn(source, weight_q, turn, q + target, mask, ROUND, HEAD)
+    _norm_and_turn(source + width, weight_k, turn, k + target, mask, ROUND, HEAD)
+    places = heads[:, None] * HEAD + tl.arange(0, HEAD)[None, :]
+    tl.store(v + target + places, tl.load(source + 2 * width + places, mask[:, None], 0.0), mask[:, None])
+
+
+def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> Rows:
+    q, s = _rows_like(x)
+    _modulate[(x.shape[0],)](x, shift, scale, q, s, **_shape(x))
+    return q, s
+
+
+def add_and_modulate(
+    x: torch.Tensor, gate: torch.Tensor, update: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor
+) -> tuple[torch.Tensor, Rows]:
+    total = torch.empty_like(x)
+    q, s = _rows_like(x)
+    _add_and_modulate[(x.shape[0],)](x, gate, update, shift, scale, total, q, s, **_shape(x))
+    return total, (q, s)
+
+
+def add(x: torch.Tensor, gate: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
+    total = torch.empty_like(x)
+    _add[(x.shape[0],)](x, gate, update, total, **_shape(x))
+    return total
+
+
+def activate(x: torch.Tensor) -> Rows:
+    q, s = _rows_like(x)
+    _activate[(x.shape[0],)](x, q, s, **_shape(x))
+    return q, s
+
+
+def quantise(x: torch.Tensor) -> Rows:
+    q, s = _rows_like(x)
+    _quantise[(x.shape[0],)](x, q, s, **_shape(x))
+    return q, s
+
+
+def place(
+    qkv: torch.Tensor,
+    weight_q: torch.Tensor,
+    weight_k: torch.Tensor,
+    turns: torch.Tensor,
+    joint: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    first: int,
+) -> None:
+    rows = qkv.shape[0]
+    heads, head = joint[0].shape[1:]
+    _place[(rows,)](
+        qkv,
+        weight_q,
+        weight_k,
+        turns,
+        *joint,
+        first,
+        rows,
+        HEADS=heads,
+        HEAD=head,
+        ROUND=triton.next_power_of_2(heads),
+        num_warps=4,
+    )
+
+
+def _rows_like(x: torch.Tensor) -> Rows:
+    rows = torch.empty(x.shape, dtype=_FP8, device=x.device)
+    return rows, torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
+
+
+def _shape(x: torch.Tensor) -> dict[str, Any]:
+    """A row's width and how many threads share it: sixteen to thirty-two numbers each."""
+    block = triton.next_power_of_2(x.shape[1])
+    return {"WIDTH": x.shape[1], "BLOCK": block, "num_warps": max(1, min(16, block // 1024))}
