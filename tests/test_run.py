@@ -295,11 +295,11 @@ class TestStopping:
 
 class TestPrivacy:
     def test_a_local_model_s_path_is_told_to_nobody(self, night: Night, tmp_path: Path) -> None:
-        """The sidecar names a local model by its folder's name and content; moving the folder changes no fingerprint."""
+        """The sidecar names a local model by folder and content; moving the folder changes no fingerprint."""
         for place in ("here", "there"):
             folder = tmp_path / place / "my-model"
-            for part in (*catalog.PARTS, catalog.Part("vae", "tokenizer/vocab.json")):
-                file = folder / part.files.replace("*", "")
+            for pattern in (*(part.files for part in catalog.PARTS), "tokenizer/vocab.json"):
+                file = folder / pattern.replace("*", "")
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(b"x")
         marks = []
@@ -364,6 +364,6 @@ class TestFolders:
         manifest = make_manifest()
         night.render(manifest)
         for picture in manifest.pictures:
-            assert night.folder(manifest).picture(picture.output).read_bytes() == artifacts.encode_png(
+            assert night.folder(manifest).picture(picture.output).read_bytes() == artifacts.encode(
                 draw(picture.job)
             )

@@ -106,7 +106,7 @@ def rider_bytes(width: int, pixels: int) -> int:
 
 
 def decode_bytes(pixels: int, *, tiled: bool = False) -> int:
-    """Peak of the VAE's decode over its weights; tiled, of one tile and the picture in bf16, its sum and its weights."""
+    """Peak of the VAE's decode over its weights; tiled, of one tile and of the picture that is put together."""
     if not tiled:
         return DECODE_BYTES_PER_PIXEL * pixels
     tile = (8 * TILES["tile_size"]) ** 2

@@ -1,4 +1,4 @@
-"""DiffSynth's `pipe(...)` for a job: what it is given, what must be refused before it, and what is looked at on its way.
+"""DiffSynth's `pipe(...)` for a job: what it is given, what is refused before it, what is looked at on its way.
 
 Both engines make the same call. Knows nothing of where weights lie or of other pictures.
 """
@@ -121,7 +121,8 @@ def rgb(image: Image.Image, job: Job) -> bytes:
     """The picture's bytes. Raises `BadPictureError` when it is one flat colour, `PictureError` for another size."""
     if image.size != (job.width, job.height):
         raise PictureError(f"asked for {job.width}x{job.height}, and DiffSynth gave {image.width}x{image.height}")
-    extremes = image.getextrema()
+    picture = image.convert("RGB")
+    extremes = [channel.getextrema() for channel in picture.split()]
     if all(low == high for low, high in extremes):
         raise BadPictureError(f"the picture is one flat colour: {tuple(low for low, _ in extremes)}")
-    return image.convert("RGB").tobytes()
+    return picture.tobytes()

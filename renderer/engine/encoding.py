@@ -39,7 +39,7 @@ class Encoded:
     mask: torch.Tensor
 
 
-class TextStop(Qwen2_5_VLDecoderLayer):  # type: ignore[misc]  # transformers has no types here
+class TextStop(Qwen2_5_VLDecoderLayer):
     """Stands where a decoder layer stood. It is one by class, because transformers records what its layers give."""
 
     def __init__(self, index: int) -> None:
@@ -63,7 +63,7 @@ class HostEmbedding(torch.nn.Module):
         return torch.nn.functional.embedding(tokens.cpu(), self._table).to(self._device)
 
 
-class ReadyPrompts(QwenImageUnit_PromptEmbedder):  # type: ignore[misc]  # DiffSynth has no types
+class ReadyPrompts(QwenImageUnit_PromptEmbedder):
     """In a pipeline, in the prompt unit's place: hands out what has been encoded.
 
     The mask stays on the host: DiffSynth reads nothing off it but the number of tokens, twice a step, and on the GPU

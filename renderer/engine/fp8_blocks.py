@@ -161,9 +161,7 @@ class Fp8Block:
         pictures = self._rest(self._image, pictures, seen[text.shape[1] :], image_parts)
         return words[None], pictures[None]
 
-    def _rest(
-        self, stream: Stream, x: torch.Tensor, seen: torch.Tensor, parts: Sequence[torch.Tensor]
-    ) -> torch.Tensor:
+    def _rest(self, stream: Stream, x: torch.Tensor, seen: torch.Tensor, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """What follows attention: its output layer, the residual, the MLP, the residual again."""
         run = self._kind.operations
         _, _, gate, shift, scale, gate_mlp = parts

@@ -21,7 +21,7 @@ _FP8 = torch.float8_e4m3fn
 
 
 @triton.jit
-def _store_quantised(values, mask, columns, row, q_pointer, s_pointer, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+def _store_quantised(values, mask, columns, row, q_pointer, s_pointer, WIDTH: tl.constexpr):
     peak = tl.maximum(tl.max(tl.where(mask, tl.abs(values), 0.0), 0), 1e-12)
     scale = peak / 448.0
     scaled = tl.minimum(tl.maximum(values / scale, -448.0), 448.0)
@@ -30,7 +30,7 @@ def _store_quantised(values, mask, columns, row, q_pointer, s_pointer, WIDTH: tl
 
 
 @triton.jit
-def _modulated(values, mask, columns, shift_pointer, scale_pointer, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+def _modulated(values, mask, columns, shift_pointer, scale_pointer, WIDTH: tl.constexpr):
     mean = tl.sum(tl.where(mask, values, 0.0), 0) / WIDTH
     centred = tl.where(mask, values - mean, 0.0)
     variance = tl.sum(centred * centred, 0) / WIDTH
@@ -41,7 +41,7 @@ def _modulated(values, mask, columns, shift_pointer, scale_pointer, WIDTH: tl.co
 
 
 @triton.jit
-def _modulate(x, shift, scale, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _modulate(x, shift, scale, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < WIDTH
@@ -50,9 +50,7 @@ def _modulate(x, shift, scale, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr): 
 
 
 @triton.jit
-def _add_and_modulate(  # type: ignore[no-untyped-def]
-    x, gate, update, shift, scale, total, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr
-):
+def _add_and_modulate(x, gate, update, shift, scale, total, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < WIDTH
@@ -66,7 +64,7 @@ def _add_and_modulate(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _add(x, gate, update, total, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _add(x, gate, update, total, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < WIDTH
@@ -77,7 +75,7 @@ def _add(x, gate, update, total, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # t
 
 
 @triton.jit
-def _activate(x, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _activate(x, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < WIDTH
@@ -86,7 +84,7 @@ def _activate(x, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type: ignor
 
 
 @triton.jit
-def _quantise(x, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _quantise(x, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < WIDTH
@@ -95,7 +93,7 @@ def _quantise(x, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type: ignor
 
 
 @triton.jit
-def _norm_and_turn(source, weight, turns, target, mask, HEADS: tl.constexpr, HEAD: tl.constexpr):  # type: ignore[no-untyped-def]
+def _norm_and_turn(source, weight, turns, target, mask, HEADS: tl.constexpr, HEAD: tl.constexpr):
     # HEADS is rounded up to a power of two; `mask` is over the heads there are.
     half: tl.constexpr = HEAD // 2
     heads = tl.arange(0, HEADS)
@@ -112,9 +110,9 @@ def _norm_and_turn(source, weight, turns, target, mask, HEADS: tl.constexpr, HEA
     tl.store(target + places, tl.reshape(turned, (HEADS, HEAD)).to(tl.bfloat16), mask[:, None])
 
 
-@triton.jit(do_not_specialize=["first", "count"])
-def _place(  # type: ignore[no-untyped-def]
-    qkv, weight_q, weight_k, turns, q, k, v, first, count, HEADS: tl.constexpr, HEAD: tl.constexpr, ROUND: tl.constexpr
+@triton.jit(do_not_specialize=["first"])
+def _place(
+    qkv, weight_q, weight_k, turns, q, k, v, first, HEADS: tl.constexpr, HEAD: tl.constexpr, ROUND: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
     heads = tl.arange(0, ROUND)
@@ -179,7 +177,6 @@ def place(
         turns,
         *joint,
         first,
-        rows,
         HEADS=heads,
         HEAD=head,
         ROUND=triton.next_power_of_2(heads),

@@ -38,7 +38,7 @@ def add_and_modulate(
 
 
 def add(x: torch.Tensor, gate: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
-    """x + gate * update, in bf16."""
+    """The residual sum: x + gate * update, in bf16."""
     return (x.float() + gate.float() * update.float()).to(x.dtype)
 
 

@@ -55,7 +55,9 @@ def fork(*calls: Callable[[], Any]) -> list[Any]:
 
 def pause(asked: Halt | Fork) -> Any:
     """Hand control to whoever drives this rider, until it has what was asked for."""
-    return getcurrent().parent.switch(asked)
+    driver = getcurrent().parent
+    assert driver is not None, "nobody drives this call"
+    return driver.switch(asked)
 
 
 class Rider:

@@ -35,7 +35,7 @@ from renderer.engine.placement import COMPUTATION_DTYPE, Device
 from renderer.engine.prompts import Prompts
 from renderer.engine.riders import Rider, fork
 from renderer.engine.slots import HostMemory, Slots
-from renderer.errors import DeviceLostError, OutOfMemoryError, RendererError
+from renderer.errors import DeviceLostError, RendererError
 from renderer.events import Setup
 from renderer.job import EngineName, Job, Sharing, Timing
 from renderer.weights.store import Store
@@ -148,15 +148,20 @@ class StreamingEngine:
                 self._sweep(tell)
         for journey in self._flying:
             journey.peaks.include(peaks)
+        in_flight = len(self._flying)
         over = [journey for journey in self._flying if journey.over]
         self._flying = [journey for journey in self._flying if not journey.over]
+        short = [journey for journey in over if journey.error and failures.is_out_of_memory(journey.error)]
         for journey in over:
-            self._land(journey, tell)
+            if journey not in short:
+                self._land(journey, tell)
+        if short:
+            self._begin_again(short, in_flight, tell)
 
     # -- beginning --
 
     def _admit(self, tell: Tell) -> None:
-        """Let waiting pictures in, up to what memory allows and the bus needs; all their prompts are encoded at once."""
+        """Let waiting pictures in, up to what memory allows and the bus needs, and encode all their prompts at once."""
         room = self._budget.in_flight([journey.job for journey in self._flying]) - len(self._flying)
         if not self._waiting or room <= 0:
             return
@@ -298,7 +303,7 @@ class StreamingEngine:
     # -- ending --
 
     def _land(self, journey: Journey, tell: Tell) -> None:
-        """Hand a finished picture on, or say what became of it; one that did not fit is begun again with less."""
+        """Hand a finished picture on, or say what became of it."""
         if journey.error is None:
             warnings = calling.warn_of(journey.job, self._skeleton.tokenizer)
             tell.rendered(
@@ -316,16 +321,24 @@ class StreamingEngine:
             return
         failure = failures.explain_rendering(journey.error)
         journey.error = journey.rider = None
-        if isinstance(failure, DeviceLostError):
-            tell.failed(journey.key, failure)
-            return
-        self._recover()
-        if isinstance(failure, OutOfMemoryError) and (change := self._make_do_with_less()):
-            LOG.warning("%s did not fit: %s", journey.key, change)
-            again = Journey(journey.key, journey.job, (*journey.adjustments, change))
-            self._waiting.appendleft(again)
-            return
+        if not isinstance(failure, DeviceLostError):
+            self._recover()
         tell.failed(journey.key, failure)
+
+    def _begin_again(self, short: list[Journey], in_flight: int, tell: Tell) -> None:
+        """Pictures that did not fit are begun again with less; when there is nothing left to give up, they fail."""
+        assert short[0].error is not None
+        failure = failures.explain_rendering(short[0].error)
+        for journey in short:  # here, where no traceback holds what they had
+            journey.error = journey.rider = None
+        self._recover()
+        change = self._make_do_with_less(in_flight)
+        for journey in reversed(short):
+            if change:
+                LOG.warning("%s did not fit; now %s", journey.key, change)
+                self._waiting.appendleft(Journey(journey.key, journey.job, (*journey.adjustments, change)))
+            else:
+                tell.failed(journey.key, failure)
 
     def _sharing(self, journey: Journey) -> Sharing:
         return Sharing(
@@ -347,9 +360,9 @@ class StreamingEngine:
         if self.device == "cuda":
             torch.cuda.empty_cache()
 
-    def _make_do_with_less(self) -> str:
+    def _make_do_with_less(self, in_flight: int) -> str:
         """After memory ran out: fewer riders, then fewer slots, then a tiled decode; an empty string at the end."""
-        change = self._budget.tighten(len(self._flying) + 1)
+        change = self._budget.tighten(in_flight)
         if self._slots.count > self._budget.slots:
             self._slots.close()
             self._blocks.forget()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from functools import partial
-from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import torch
@@ -18,6 +15,7 @@ from renderer.events import Setup
 from renderer.job import Precision, Profile
 from tests.engine.conftest import OpenAt, no_report
 from tests.engine.making import DIT, ON_CPU, TEXT_ENCODER, VAE, alter, bare_picture, distance, make_job, make_setup
+from tests.hub import Hub, serve
 
 PROMPT = "a red circle on a blue background, " * 4
 
@@ -184,22 +182,17 @@ class TestHub:
         setup = Setup(model="Qwen/Qwen-Image", precision="bf16", profile="cpu", offline=True)
         with pytest.raises(ModelError, match=r"lacks transformer/.*text_encoder/.*vae/.*tokenizer/.*offline") as caught:
             open_pipeline(setup, no_report)
-        assert "modelscope download --model Qwen/Qwen-Image" in caught.value.hint
+        assert "renderer models pull Qwen/Qwen-Image" in caught.value.hint
 
     def test_hub_that_says_no(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """When DiffSynth's own download fails, the error says why, and what is missing."""
-        nothing_there = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
-        server = HTTPServer(("127.0.0.1", 0), nothing_there)
-        Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setenv("DIFFSYNTH_MODEL_BASE_PATH", str(tmp_path))
-        reported: list[str] = []
-        setup = Setup(model="Qwen/Qwen-Image", precision="bf16", profile="cpu", offline=False)
-        with pytest.raises(ModelError, match=r"cannot be downloaded: .*lacks transformer/") as caught:
-            open_pipeline(setup, reported.append)
-        server.shutdown()
-        assert "modelscope download" in caught.value.hint
-        assert reported[0].startswith("downloading Qwen/Qwen-Image transformer/")
+        """When no hub has the model, the error says what each of them said."""
+        with serve(Hub({})) as hub:
+            monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+            monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.endpoint)
+            monkeypatch.setenv("RENDERER_MODELS", str(tmp_path))
+            setup = Setup(model="Qwen/Qwen-Image", precision="bf16", profile="cpu", offline=False)
+            with pytest.raises(ModelError, match=r"cannot be fetched: Hugging Face's .*404.*ModelScope's .*404"):
+                open_pipeline(setup, no_report)
 
     def test_present_files_ask_no_hub(self, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A hub's model whose files are all here is opened without a network."""

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from renderer.engine.slots import HostMemory, ReadAhead, Slots, Source, _spread, host_buffer
+
+
+class File:
+    """A block whose bytes are all its number; counts how often it is read."""
+
+    def __init__(self, number: int, size: int = 64) -> None:
+        self._number = number
+        self.bytes = size
+        self.reads = 0
+
+    def read_into(self, buffer: torch.Tensor) -> None:
+        self.reads += 1
+        buffer.fill_(self._number)
+
+
+def files(count: int) -> list[File]:
+    return [File(number) for number in range(count)]
+
+
+def numbers(slots: Slots) -> list[tuple[int, int]]:
+    """One sweep: each block's number, and what lies in its slot when it comes."""
+    return [(number, int(slot[0])) for number, slot in slots.sweep()]
+
+
+def sources(blocks: Sequence[File]) -> list[Source]:
+    return [HostMemory(blocks, "cpu"), ReadAhead(blocks, "cpu")]
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("slots", [2, 3, 4, 7, 60])
+def test_every_block_comes_in_order_in_every_sweep(kind: int, count: int, slots: int) -> None:
+    """With any number of slots, each sweep shows each block its own bytes, once, in order."""
+    held = Slots(sources(files(count))[kind], slots, "cpu")
+    for _ in range(3):
+        assert numbers(held) == [(number, number) for number in range(count)]
+
+
+def test_with_as_many_slots_as_blocks_nothing_moves() -> None:
+    """All resident: sweeps copy nothing."""
+    held = Slots(HostMemory(files(4), "cpu"), 4, "cpu")
+    numbers(held)
+    assert (held.resident, held.count, held.moved_bytes) == (4, 4, 0)
+
+
+def test_only_the_streamed_ones_move() -> None:
+    """A sweep copies each block that does not stay, once."""
+    held = Slots(HostMemory(files(6), "cpu"), 4, "cpu")
+    assert (held.resident, held.count) == (2, 4)
+    numbers(held)
+    assert held.moved_bytes == 4 * 64
+
+
+def test_host_memory_reads_each_block_once() -> None:
+    """There is one copy in host memory, however many sweeps there are."""
+    blocks = files(5)
+    held = Slots(HostMemory(blocks, "cpu"), 2, "cpu")
+    for _ in range(3):
+        numbers(held)
+    assert [block.reads for block in blocks] == [1] * 5
+
+
+def test_one_sweep_reads_each_block_once_from_the_disk() -> None:
+    """For a single sweep nothing is read for a second one."""
+    blocks = files(5)
+    assert numbers(Slots(ReadAhead(blocks, "cpu"), 2, "cpu", once=True)) == [(number, number) for number in range(5)]
+    assert [block.reads for block in blocks] == [1] * 5
+
+
+def test_the_same_source_serves_sweep_after_sweep() -> None:
+    """A source that was read ahead serves the next slots as well."""
+    source = ReadAhead(files(5), "cpu")
+    for _ in range(3):
+        assert numbers(Slots(source, 2, "cpu", once=True)) == [(number, number) for number in range(5)]
+
+
+@pytest.mark.parametrize(("count", "streamed"), [(60, 58), (60, 30), (60, 1), (5, 3), (5, 0)])
+def test_streamed_blocks_are_spread_evenly(count: int, streamed: int) -> None:
+    """Between two streamed blocks stand as many resident ones as between any others, give or take one."""
+    found = _spread(count, streamed)
+    assert len(set(found)) == streamed
+    gaps = {after - before for before, after in itertools.pairwise(found)}
+    assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def test_host_buffers_are_as_large_as_asked() -> None:
+    """Not rounded up to a power of two."""
+    assert host_buffer(12345, "cpu").shape == (12345,)

@@ -1,0 +1,260 @@
+"""The streaming engine on the CPU with the demo model: the same bits as a bare call, in any company, after anything."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffsynth.pipelines.qwen_image import QwenImageUnit_PromptEmbedder
+
+from renderer.engine import encoding
+from renderer.engine.calling import Rendering
+from renderer.engine.modulation import timesteps
+from renderer.engine.native import NativeEngine
+from renderer.engine.streaming import StreamingEngine
+from renderer.errors import ModelError, OutOfMemoryError, RendererError
+from renderer.events import Setup
+from renderer.job import Job, Precision
+from tests.making import make_job
+
+LONG = "a blue star in the upper left corner of a yellow and white striped background, with the text HELLO below it"
+
+
+def variants(precision: Precision = "bf16") -> list[Job]:
+    """Jobs that differ in every way: size, steps, guidance, prompt."""
+    jobs = [
+        make_job("a red circle", seed=1, side=128, steps=3),
+        make_job(LONG, seed=2, side=64, steps=5).model_copy(update={"width": 192}),
+        make_job("x", seed=3, side=96, steps=4).model_copy(update={"cfg_scale": 1.0}),
+        make_job("绿色的三角形", seed=4, side=64, steps=2).model_copy(update={"negative_prompt": "blurry"}),
+    ]
+    return [job.model_copy(update={"precision": precision}) for job in jobs]
+
+
+class Heard:
+    """Remembers what an engine told."""
+
+    def __init__(self) -> None:
+        self.pictures: dict[str, Rendering] = {}
+        self.failures: dict[str, RendererError] = {}
+        self.told: list[tuple[Any, ...]] = []
+
+    def started(self, key: str) -> None:
+        self.told.append(("started", key))
+
+    def stepped(self, key: str, step: int, steps: int) -> None:
+        self.told.append(("stepped", key, step, steps))
+
+    def rendered(self, key: str, rendering: Rendering) -> None:
+        self.pictures[key] = rendering
+
+    def failed(self, key: str, error: RendererError) -> None:
+        self.failures[key] = error
+
+
+def open_engine(
+    precision: Precision = "bf16", slots: int | None = None, in_flight: int | None = None
+) -> StreamingEngine:
+    setup = Setup(
+        model="demo", precision=precision, profile="cpu", engine="streaming", slots=slots, in_flight=in_flight
+    )
+    return StreamingEngine.open(setup, lambda _: None)
+
+
+def render(engine: StreamingEngine, jobs: Sequence[Job]) -> Heard:
+    heard = Heard()
+    for number, job in enumerate(jobs):
+        engine.take(str(number), job)
+    while engine.busy:
+        engine.advance(heard)
+    return heard
+
+
+def pixels(heard: Heard) -> list[bytes]:
+    return [heard.pictures[key].rgb for key in sorted(heard.pictures)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[bytes]:
+    """Each variant by a bare call of DiffSynth's, one after the other."""
+    engine = NativeEngine.open(Setup(model="demo", precision="bf16", profile="cpu"), lambda _: None)
+    return [engine.render(job, lambda *_: None).rgb for job in variants()]
+
+
+class TestBits:
+    @pytest.mark.parametrize("slots", [2, 3, 60])
+    @pytest.mark.parametrize("in_flight", [1, 2, 4])
+    def test_bf16_is_diffsynth_bit_by_bit(self, alone: list[bytes], slots: int, in_flight: int) -> None:
+        """At any number of slots and in any company, each picture has the bits of a bare call."""
+        assert pixels(render(open_engine(slots=slots, in_flight=in_flight), variants())) == alone
+
+    def test_the_order_does_not_matter(self, alone: list[bytes]) -> None:
+        """In every order of the four, each picture is the same."""
+        engine = open_engine(slots=2, in_flight=3)
+        for order in itertools.islice(itertools.permutations(range(4)), 0, 24, 5):
+            heard = render(engine, [variants()[place] for place in order])
+            assert pixels(heard) == [alone[place] for place in order]
+
+    def test_fp8_does_not_depend_on_company_or_slots(self) -> None:
+        """FP8 weights: alone with all blocks resident, or together through two slots, the bits are the same."""
+        first = [pixels(render(open_engine("fp8", slots=60, in_flight=1), [job]))[0] for job in variants("fp8")]
+        assert pixels(render(open_engine("fp8", slots=2, in_flight=4), variants("fp8"))) == first
+
+    def test_fp8_is_close_to_bf16(self, alone: list[bytes]) -> None:
+        """Quantised weights draw the same picture within some noise: far closer than another seed's."""
+        (found,) = pixels(render(open_engine("fp8"), variants("fp8")[:1]))
+        (other,) = pixels(render(open_engine(), [variants()[0].model_copy(update={"seed": 99})]))
+        assert _distance(found, alone[0]) < 0.5 * _distance(other, alone[0])
+
+
+def _distance(one: bytes, other: bytes) -> float:
+    first, second = (torch.frombuffer(bytearray(data), dtype=torch.uint8).float() for data in (one, other))
+    return float((first - second).square().mean().sqrt())
+
+
+class TestRiding:
+    def test_pictures_in_flight_share_their_blocks(self) -> None:
+        """Four pictures that ride together need the sweeps of the longest, not of all."""
+        together, apart = open_engine(slots=2, in_flight=4), open_engine(slots=2, in_flight=1)
+        render(together, variants())
+        render(apart, variants())
+        sweeps = max(job.num_inference_steps for job in variants())
+        assert together._slots.moved_bytes <= (sweeps + 1) * 5 * together._source.block_bytes
+        assert apart._slots.moved_bytes > 2 * together._slots.moved_bytes
+
+    def test_who_is_done_makes_room(self) -> None:
+        """With room for two, the third begins when the first of them is done, and steps come in turns."""
+        heard = render(open_engine(in_flight=2), variants())
+        started = [place for place, told in enumerate(heard.told) if told[0] == "started"]
+        assert heard.told[started[2] - 1][0] == "stepped"
+        assert [told[1] for told in heard.told if told[0] == "started"] == ["0", "1", "2", "3"]
+        assert len([told for told in heard.told if told[0] == "stepped"]) == 3 + 5 + 4 + 2
+
+    def test_the_sidecar_tells_of_sharing(self) -> None:
+        """Each picture's share of the time is less than its wall time when others ride with it."""
+        heard = render(open_engine(slots=2, in_flight=4), variants())
+        for rendering in heard.pictures.values():
+            assert rendering.sharing is not None
+            assert rendering.sharing.share_s < (rendering.timing.denoise_s or 0.0) + (rendering.timing.decode_s or 0.0)
+            assert rendering.sharing.streamed_bytes > 0
+            assert (rendering.sharing.slots, rendering.sharing.blocks) == (2, 5)
+
+    def test_equal_prompts_are_encoded_once_and_remembered(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Four jobs of two prompts and one negative: three encodings; a new engine finds them on the disk."""
+        asked: list[str] = []
+        process = QwenImageUnit_PromptEmbedder.process
+
+        def counted(self: Any, pipe: Any, prompt: str, edit_image: Any = None) -> Any:
+            asked.append(prompt)
+            return process(self, pipe, prompt, edit_image)
+
+        monkeypatch.setattr(QwenImageUnit_PromptEmbedder, "process", counted)
+        monkeypatch.setattr("renderer.engine.prompts.cache_folder", lambda: tmp_path)
+        jobs = [make_job(prompt, seed=seed, side=64) for prompt in ("one", "two") for seed in (1, 2)]
+        first = render(open_engine(), jobs)
+        assert sorted(asked) == ["", "one", "two"]
+        second = render(open_engine(), jobs)
+        assert len(asked) == 3
+        assert pixels(first) == pixels(second)
+
+    def test_the_cache_is_bounded_and_survives_damage(self, tmp_path: Path) -> None:
+        """The oldest embeddings go first; a damaged one is as good as none."""
+        cache = encoding.EmbeddingCache(tmp_path, ["model"])
+        one = encoding.Encoded(torch.ones(1, 10, 100), torch.ones(1, 10))
+        for prompt in "abc":
+            cache.keep(prompt, one)
+        assert cache.find("a") is not None
+        cache.trim(most_bytes=2 * next(tmp_path.glob("*.safetensors")).stat().st_size)
+        assert len(list(tmp_path.glob("*.safetensors"))) == 2
+        for path in tmp_path.glob("*.safetensors"):
+            path.write_bytes(b"damaged")
+        assert [cache.find(prompt) for prompt in "abc"] == [None] * 3
+
+
+class TestFailures:
+    def test_a_bad_job_among_good_ones(self, alone: list[bytes]) -> None:
+        """A size the model does not render is refused; the others have their bits."""
+        bad = make_job(side=8)
+        heard = render(open_engine(in_flight=3), [variants()[0], bad, variants()[1]])
+        assert list(heard.failures) == ["1"]
+        assert pixels(heard) == [alone[0], alone[1]]
+
+    def test_values_that_are_not_finite_are_a_failure(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """NaN in one picture's latents fails that picture alone."""
+        engine = open_engine(in_flight=2)
+        ride = engine._ride
+
+        def poisoned(block: Any, number: int, flying: Any, *, hold: bool) -> None:
+            def bad(**inputs: Any) -> Any:
+                text, image = block(**inputs)
+                return text, image * float("nan") if inputs["image"].shape[1] == 64 else image
+
+            ride(bad, number, flying, hold=hold)
+
+        monkeypatch.setattr(engine, "_ride", poisoned)
+        heard = render(engine, [variants()[0], variants()[1]])
+        assert list(heard.failures) == ["0"]
+        assert "not finite" in heard.failures["0"].message
+        assert list(heard.pictures) == ["1"]
+
+    def test_running_out_of_memory_is_not_the_end(self, alone: list[bytes]) -> None:
+        """Twenty times out of memory: fewer ride, every picture comes with its bits, and says what was changed."""
+        engine = open_engine(slots=4, in_flight=4)
+        ride, left = engine._ride, [20]
+
+        def short(block: Any, number: int, flying: Any, *, hold: bool) -> None:
+            def fails(**inputs: Any) -> Any:
+                if len(flying) > 1 and left[0] and number == 3:
+                    left[0] -= 1
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                return block(**inputs)
+
+            ride(fails, number, flying, hold=hold)
+
+        engine._ride = short  # type: ignore[method-assign]
+        heard = render(engine, variants())
+        assert heard.failures == {}
+        assert pixels(heard) == alone
+        assert any(rendering.sharing and rendering.sharing.adjustments for rendering in heard.pictures.values())
+
+    def test_when_nothing_is_left_to_give_up_it_is_a_failure(self) -> None:
+        """A picture that never fits: fewer in flight, fewer slots, tiles, and then the truth."""
+        engine = open_engine(slots=5, in_flight=2)
+
+        def never(*_: Any, **__: Any) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        engine._blocks.arrive = lambda *_: never  # type: ignore[method-assign]
+        heard = render(engine, variants()[:2])
+        assert set(heard.failures) == {"0", "1"}
+        assert all(isinstance(error, OutOfMemoryError) for error in heard.failures.values())
+        assert engine._budget.tiled
+        assert engine._slots.count == 2
+
+    def test_a_store_of_another_precision_is_refused(self, tmp_path: Path) -> None:
+        """A folder that is no store, or another's, is refused by name before anything is opened."""
+        setup = Setup(model="demo", precision="bf16", profile="cpu", engine="streaming", store=str(tmp_path))
+        with pytest.raises(ModelError, match=r"index\.json"):
+            StreamingEngine.open(setup, lambda _: None)
+
+
+def test_the_sweeps_use_diffsynth_s_own_schedule() -> None:
+    """The timesteps whose modulation is made ready are those DiffSynth hands to the model, one by one."""
+    engine = open_engine()
+    seen: list[float] = []
+    at = engine._modulations.at
+
+    def noted(timestep: float) -> torch.Tensor:
+        seen.append(timestep)
+        return at(timestep)
+
+    engine._modulations.at = noted  # type: ignore[method-assign]
+    job = variants()[1]
+    render(engine, [job])
+    assert seen == [float(timestep) for timestep in timesteps(job)]
