@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, get_args
 
-from renderer import __version__
+from renderer import __version__, models_cli
 from renderer.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -33,6 +33,9 @@ from renderer.manifest import Manifest, Overrides, load
 
 if TYPE_CHECKING:
     from renderer import doctor, run
+
+GB = 10**9
+"""What may be downloaded when nobody is at a terminal to see it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,7 +152,7 @@ def _render(options: argparse.Namespace) -> int:
         only=tuple(options.only),
         force=options.force,
         profile=None if options.profile == "auto" else options.profile,
-        offline=options.offline,
+        terms=models_cli.terms(options, most_bytes=None if options.yes or sys.stderr.isatty() else GB),
         retries=options.retries,
         max_failures=options.max_failures,
         stuck_after_s=options.stuck_after,
@@ -320,6 +323,8 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument("of", nargs="?", default="manifest", choices=["manifest", "sidecar", "summary"])
     schema.set_defaults(command=_schema)
 
+    models_cli.add_commands(commands.add_parser("models", help="list, pull, pack, verify and remove models"))
+
     doctor = commands.add_parser("doctor", help="say what this machine is, and what it can render")
     doctor.add_argument("--outputs", type=Path, default=Path("outputs"), help=argparse.SUPPRESS)
     doctor.add_argument("--json", action="store_true", help="for machines")
@@ -343,7 +348,8 @@ def _add_render_options(render: argparse.ArgumentParser) -> None:
     render.add_argument("--dry-run", action="store_true", help="the same as plan")
     profiles = ["auto", *get_args(Profile)]
     render.add_argument("--profile", choices=profiles, default="auto", help="where weights wait (default: auto)")
-    render.add_argument("--offline", action="store_true", help="never reach for a network")
+    models_cli.add_fetch_options(render)
+    render.add_argument("--yes", action="store_true", help="agree to downloads of more than 1 GB")
     render.add_argument("--until", type=_clock, metavar="HH:MM", help="start no picture that would end later")
     render.add_argument("--max-hours", type=_positive, metavar="N", help="the same, from now")
     render.add_argument("--retries", type=_natural, default=2, metavar="N", help="tries after the first (default: 2)")

@@ -14,9 +14,10 @@ from typing import Literal, NoReturn, Protocol
 
 from tqdm import tqdm
 
-from renderer import news
+from renderer import news, supplies
 from renderer.errors import RendererError
 from renderer.job import Sidecar, Summary
+from renderer.weights.needs import Bill, Need, Progress, Supplied, gb
 
 LogFormat = Literal["auto", "plain", "json"]
 
@@ -81,6 +82,23 @@ def describe_summary(summary: Summary) -> list[str]:
     return lines
 
 
+def describe_supply(need: Need, answer: supplies.News | None) -> str | None:
+    """What fetching or packing a model costs, or that it is done; None for its progress."""
+    match answer:
+        case None:
+            what = f"not packed in {need.store}" if need.store else "not all here"
+            return f"{need.model} is {what}: asking what it takes"
+        case Bill(download_bytes=download, store_bytes=store):
+            parts = [f"{gb(download)} to download from {answer.source}"] if download else []
+            parts += [f"{gb(store)} to pack"] if store else []
+            took = f"about {duration(answer.seconds)}" if answer.seconds is not None else "time not measured here yet"
+            what = f"{answer.model}: {', '.join(parts) or 'nothing to fetch'}; {took}"
+            return f"{what}\n  into {answer.folder}, {gb(answer.free_bytes)} free"
+        case Supplied(note=note):
+            return note or f"{need.model} is here"
+    return None
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them: 42 s, 3 min 20 s, 7 h 05 min."""
     minutes, rest = divmod(round(seconds), 60)
@@ -100,6 +118,8 @@ def sentence(what: news.News) -> str | None:
     match what:
         case news.BatchBegan(plan=plan, to_render=count):
             return f"{plan.manifest.name}: {count} to render, {plan.count('done')} done, into {plan.folder.path}"
+        case news.Supplying(need=need, what=answer):
+            return describe_supply(need, answer)
         case news.WorkerOpened(opened=opened):
             where = f"{opened.gpu.name}, {gib(opened.gpu.total_bytes)}" if opened.gpu else "the CPU"
             engine = f"engine {opened.engine.name}, profile {opened.engine.profile}"
@@ -140,6 +160,8 @@ class Plain:
                 self._done, self._total = 0, count
             case news.WorkerOpening(setup=setup) if setup is not None:
                 self._say(_opening(what))
+            case news.Supplying(what=Progress() as progress):
+                self._current = f"{progress.what} {gb(progress.done_bytes)} of {gb(progress.total_bytes)}"
             case news.PictureBegan(item=item):
                 self._current = item.picture.id
             case news.Stepped(item=item, step=step, steps=steps):
@@ -168,6 +190,7 @@ class Terminal:
     def __init__(self) -> None:
         self._batch: tqdm[NoReturn] | None = None
         self._steps: tqdm[NoReturn] | None = None
+        self._supply = SupplyBar()
 
     def watch(self, what: news.News) -> None:
         if line := sentence(what):
@@ -175,6 +198,8 @@ class Terminal:
         match what:
             case news.BatchBegan() if what.to_render:
                 self._open_bars(what)
+            case news.Supplying(what=answer):
+                self._supply.show(answer)
             case news.WorkerOpening():
                 self._at(_opening(what))
             case news.PictureBegan(item=item):
@@ -190,6 +215,7 @@ class Terminal:
                 print("\n".join(describe_summary(summary)), file=sys.stderr)
 
     def close(self) -> None:
+        self._supply.close()
         for bar in (self._steps, self._batch):
             if bar is not None:
                 bar.close()
@@ -213,6 +239,31 @@ class Terminal:
         self._steps.set_description_str(what.item.picture.id, refresh=True)
 
 
+class SupplyBar:
+    """A bar for a model that is being fetched or packed."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[NoReturn] | None = None
+
+    def show(self, answer: supplies.News | None) -> None:
+        """Move the bar; anything but progress takes it away."""
+        if not isinstance(answer, Progress):
+            self.close()
+            return
+        if self._bar is not None and self._bar.desc != f"{answer.what}: ":
+            self.close()
+        if self._bar is None:
+            total, what = answer.total_bytes, answer.what
+            self._bar = tqdm(total=total, desc=what, unit="B", unit_scale=True, dynamic_ncols=True, file=sys.stderr)
+        self._bar.n = answer.done_bytes
+        self._bar.refresh()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+
 class Json:
     """One JSON object a line: time, event, and what belongs to it."""
 
@@ -220,6 +271,9 @@ class Json:
         match what:
             case news.BatchBegan():
                 self._say("batch-began", name=what.plan.manifest.name, to_render=what.to_render)
+            case news.Supplying(need=need, what=answer):
+                told = answer.model_dump(mode="json") if answer else {"kind": "asking"}
+                self._say("supplying", need=need.model_dump(mode="json"), answer=told)
             case news.WorkerOpening():
                 self._say("worker-opening", what=what.what)
             case news.WorkerOpened():

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from renderer import catalog, machine, plan
-from renderer.catalog import PARTS, Model
+from renderer.catalog import Model
 from renderer.errors import MachineError
 from renderer.job import Precision
 from renderer.machine import Machine
+from renderer.weights import needs, places
+from renderer.weights.needs import Need
 
 GIB = 2**30
 
@@ -72,6 +73,7 @@ def examine(outputs: Path) -> Diagnosis:
     profiles = {
         f"{model.id} {precision}": _profile(model, precision, here)
         for model in catalog.MODELS.values()
+        if not model.unfit
         for precision in get_args(Precision)
     }
     return Diagnosis(
@@ -95,11 +97,18 @@ def _profile(model: Model, precision: Precision, here: Machine) -> str:
 def _whereabouts(model: Model) -> str:
     if model.id == catalog.DEMO.id:
         return "made at first use"
-    base = Path(os.environ.get("DIFFSYNTH_MODEL_BASE_PATH", "./models")) / model.id
-    missing = [part.role for part in PARTS if not any(base.glob(part.files))]
-    if not missing:
-        return f"here, in {base}"
-    return "downloaded at first use" if len(missing) == len(PARTS) else f"incomplete: no {', '.join(missing)}"
+    precisions: tuple[Precision, ...] = get_args(Precision)
+    packed = [each for each in precisions if needs.is_met(Need(model=model.id, store=each))]
+    stores = f"packed in {' and '.join(packed)}" if packed else ""
+    found = places.look(model)
+    if not found.lacking:
+        kinds = ", ".join(sorted({each.kind for each in found.found}))
+        return f"here, in the {kinds}" + (f"; {stores}" if stores else "")
+    if stores:
+        return stores
+    if not found.found:
+        return "not here: renderer models pull fetches it, or the first render does"
+    return f"incomplete: no {', '.join(lack.part.role for lack in found.lacking)}"
 
 
 def _findings(here: Machine, torch: dict[str, Any]) -> list[Finding]:

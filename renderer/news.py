@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from renderer import supplies
 from renderer.events import Opened, Setup
 from renderer.job import Sidecar, Summary
 from renderer.plan import Plan, Planned
+from renderer.weights.needs import Need
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,14 @@ class BatchBegan:
 
     plan: Plan
     to_render: int
+
+
+@dataclass(frozen=True, slots=True)
+class Supplying:
+    """A model is being fetched or packed: what it costs, how it goes, that it is here. None: a hub is asked."""
+
+    need: Need
+    what: supplies.News | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +108,7 @@ class BatchEnded:
 
 News = (
     BatchBegan
+    | Supplying
     | WorkerOpening
     | WorkerOpened
     | PictureBegan

@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from renderer import artifacts, events, machine, news, plan
+from renderer import artifacts, events, machine, metadata, news, plan, supplies
 from renderer.artifacts import OutputFolder, Pixels
 from renderer.bench import Bench
 from renderer.errors import BadPictureError, DiskError, MachineError, PictureError
@@ -25,6 +25,7 @@ from renderer.job import (
     Expect,
     Failure,
     FileFacts,
+    Job,
     Memory,
     Profile,
     Sidecar,
@@ -33,6 +34,8 @@ from renderer.job import (
 from renderer.manifest import Manifest
 from renderer.news import Watch
 from renderer.plan import Pace, Plan, Planned
+from renderer.supplies import Terms
+from renderer.weights.needs import Need
 from renderer.workers import Gone, Hire, LocalWorker, Worker
 
 _TICK_S = 0.25
@@ -46,7 +49,7 @@ class Settings:
     only: tuple[str, ...] = ()
     force: bool = False
     profile: Profile | None = None
-    offline: bool = False
+    terms: Terms = field(default_factory=Terms)
     retries: int = 2
     max_failures: int = 10
     stuck_after_s: float = 900.0
@@ -78,6 +81,7 @@ def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop
             folder.sweep()
         batches = [_plan(manifest, settings) for manifest in manifests]
         setups = _setups(batches, settings)
+        _supply(setups.values(), settings, watch, stop)
         with Bench(settings.hire, watch) as bench:
             night = _Night(settings, setups, bench, watch, stop)
             return [_Batch(batch, night).render() for batch in batches]
@@ -97,8 +101,21 @@ def _setups(batches: Sequence[Plan], settings: Settings) -> dict[tuple[str, str]
         job = item.picture.job
         if (job.model, job.precision) not in setups:
             setup = plan.setup_for(job, here, settings.profile)
-            setups[job.model, job.precision] = setup.model_copy(update={"offline": settings.offline})
+            setups[job.model, job.precision] = setup.model_copy(update={"offline": settings.terms.offline})
     return setups
+
+
+def _supply(setups: Iterable[Setup], settings: Settings, watch: Watch, stop: Stop) -> None:
+    """Fetch the models that are missing. Asked to stop, or out of time, it leaves; so will every batch at once."""
+
+    def stopped() -> bool:
+        watch(news.Tick())
+        return stop.requests > 0 or (settings.deadline is not None and datetime.now(UTC) > settings.deadline)
+
+    def tell(need: Need, what: supplies.News | None) -> None:
+        watch(news.Supplying(need, what))
+
+    supplies.obtain(supplies.needs_of(setups, settings.terms), settings.terms, tell, stopped)
 
 
 # ---- one batch -------------------------------------------------------------------------------------------------------
@@ -160,6 +177,7 @@ class _Batch:
         for item in self._plan.items:
             if item.state == "set aside":
                 self._tally.failures[item.picture.id] = Failure(id=item.picture.id, message=item.note, set_aside=True)
+        todo = [item for item in todo if not self._rewrite(item)]
         ending: Ending = "complete"
         try:
             for setup, items in self._groups(todo):
@@ -174,6 +192,20 @@ class _Batch:
         )
         self._watch(news.BatchEnded(summary))
         return summary
+
+    def _rewrite(self, item: Planned) -> bool:
+        """Whether a picture that is only to be kept another way could be written anew from the file that is there."""
+        folder, output, keep = self._plan.folder, item.picture.output, item.picture.keep
+        before = None if self._settings.force else artifacts.finished(folder, output, item.fingerprint, thorough=True)
+        if before is None or before.keep.format == "jpeg":
+            return False
+        origin = metadata.Origin(
+            fingerprint=item.fingerprint, job=before.job, model=before.model, software=before.software
+        )
+        sidecar = artifacts.rewrite(folder, output, before, keep, metadata.write_labels(origin, keep))
+        self._tally.rendered.append(sidecar)
+        self._watch(news.PictureDone(item, sidecar))
+        return True
 
     def _groups(self, todo: list[Planned]) -> Iterator[tuple[Setup, list[Planned]]]:
         """The pictures by what has to be opened for them, so that nothing is opened twice."""
@@ -287,8 +319,18 @@ class _Batch:
         def describe(file: FileFacts, save_s: float) -> Sidecar:
             return self._sidecar(flight, event, file, save_s)
 
+        opened, keep = self._bench.opened, item.picture.keep
+        assert opened is not None
+        origin = metadata.Origin(
+            fingerprint=item.fingerprint, job=_told(item), model=item.model, software=opened.software
+        )
         sidecar = artifacts.save(
-            self._plan.folder, item.picture.output, Pixels(event.width, event.height, payload), describe
+            self._plan.folder,
+            item.picture.output,
+            Pixels(event.width, event.height, payload),
+            describe,
+            file_format=keep.format,
+            labels=metadata.write_labels(origin, keep),
         )
         del self._flying[item.picture.id]
         self._plan.journal.write("done", item.picture.id, item.fingerprint)
@@ -313,7 +355,7 @@ class _Batch:
             fingerprint=flight.item.fingerprint,
             id=picture.id,
             place=picture.place,
-            job=picture.job.model_copy(update={"model": flight.item.model.id}),  # never a folder's path
+            job=_told(flight.item),
             model=flight.item.model,
             engine=opened.engine,
             software=opened.software,
@@ -321,6 +363,7 @@ class _Batch:
             timing=timing,
             memory=event.memory,
             sharing=event.sharing,
+            keep=picture.keep,
             file=file,
             attempt=flight.attempt,
             warnings=event.warnings,
@@ -395,6 +438,11 @@ class _Batch:
             memory=_peaks(tally.rendered),
             failures=tuple(tally.failures.values()),
         )
+
+
+def _told(item: Planned) -> Job:
+    """A picture's job as it may be told: never with a folder's path."""
+    return item.picture.job.model_copy(update={"model": item.model.id})
 
 
 def _suspected(item: Planned) -> Planned:

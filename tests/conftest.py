@@ -14,9 +14,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The demo model is made once a session, in a folder of the tests' own."""
+    """The demo model is made once a session, in a folder of the tests' own; nobody's models are looked at."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RENDERER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        nothing = tmp_path_factory.mktemp("no-models")
+        patch.setenv("RENDERER_MODELS", str(nothing / "models"))
+        patch.setenv("MODELSCOPE_CACHE", str(nothing / "modelscope"))
+        patch.setenv("HF_HUB_CACHE", str(nothing / "hugging-face"))
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(nothing / "hugging-face"))
+        for variable in ("RENDERER_SOURCE", "DIFFSYNTH_MODEL_BASE_PATH", "DIFFSYNTH_DOWNLOAD_SOURCE", "COMFYUI_PATH"):
+            patch.delenv(variable, raising=False)
         yield
 
 

@@ -23,7 +23,7 @@ from renderer.catalog.data import (
     TRANSFORMER_FILES,
     VAE_FILES,
 )
-from renderer.catalog.model import SIZE_STEP, Ability, Model, Part, PartRole, Role, Shape
+from renderer.catalog.model import SIZE_STEP, Ability, Model, Network, Part, PartRole, Role, Shape
 from renderer.errors import ModelError, shorten
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "TOKENIZER",
     "Ability",
     "Model",
+    "Network",
     "Part",
     "PartRole",
     "Role",
@@ -45,10 +46,10 @@ __all__ = [
     "find",
 ]
 
-PARTS: tuple[Part, ...] = (
-    Part("transformer", TRANSFORMER_FILES),
-    Part("text_encoder", TEXT_ENCODER_FILES),
-    Part("vae", VAE_FILES),
+PARTS: tuple[Network, ...] = (
+    Network("transformer", TRANSFORMER_FILES),
+    Network("text_encoder", TEXT_ENCODER_FILES),
+    Network("vae", VAE_FILES),
 )
 """The networks in Qwen-Image's layout; every model of the family has it."""
 

@@ -104,7 +104,7 @@ QWEN_IMAGE_2512 = replace(
 QWEN_IMAGE_EDIT = replace(
     QWEN_IMAGE,
     id=_EDIT_ID,
-    about="one picture and text to picture",
+    about="edits a picture as a text says",
     ability="edit",
     parts=(
         _transformer(9, "diffusion_models/qwen_image_edit_bf16.safetensors"),
@@ -118,7 +118,7 @@ QWEN_IMAGE_EDIT = replace(
 QWEN_IMAGE_EDIT_2509 = replace(
     QWEN_IMAGE_EDIT,
     id="Qwen/Qwen-Image-Edit-2509",
-    about="several pictures and text to picture",
+    about="edits several pictures as a text says",
     parts=(_transformer(None, "diffusion_models/qwen_image_edit_2509_bf16.safetensors"), *_SHARED, _PROCESSOR),
     revision="d3968ef930e841f4c73640fb8afa3b306a78167e",
 )
@@ -126,7 +126,7 @@ QWEN_IMAGE_EDIT_2509 = replace(
 QWEN_IMAGE_EDIT_2511 = replace(
     QWEN_IMAGE_EDIT,
     id="Qwen/Qwen-Image-Edit-2511",
-    about="several pictures and text to picture, people stay who they are",
+    about="edits several pictures as a text says; people stay who they are",
     parts=(_transformer(5, "diffusion_models/qwen_image_edit_2511_bf16.safetensors"), *_SHARED, _PROCESSOR),
     revision="6f3ccc0b56e431dc6a0c2b2039706d7d26f22cb9",
     call=MappingProxyType({"edit_image_auto_resize": True, "zero_cond_t": True}),

@@ -40,6 +40,14 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Network:
+    """A network of any model in Qwen-Image's layout: its role, and the pattern of its files in the model's folder."""
+
+    role: Role
+    files: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
     """An architecture in numbers: the DiT's, the text encoder's and the VAE's."""
 

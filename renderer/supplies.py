@@ -1,0 +1,163 @@
+"""Models that a run lacks: priced, agreed to, and brought by a process of its own, before a worker is hired.
+
+That process can be ended at any moment, in the middle of a download too; what has come stays, and the next one goes on
+from it. Imports no torch and no hub's client.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from pydantic import ValidationError
+
+from renderer.errors import MachineError, ModelError, RendererError
+from renderer.events import Setup
+from renderer.job import Precision
+from renderer.weights import needs
+from renderer.weights.needs import ANSWERS, Bill, Need, Progress, Refused, Supplied
+
+COMMAND = (sys.executable, "-m", "renderer.engine.supplier")
+
+_TICK_S = 0.2
+_EXCERPT_BYTES = 2000
+
+News = Bill | Progress | Supplied
+Tell = Callable[[Need, News | None], None]
+"""Hears the bill, how it goes, and that it is done; None where a hub is about to be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms models are fetched: `most_bytes` to download without consent (None: any), which hub first."""
+
+    offline: bool = False
+    source: str | None = None
+    most_bytes: int | None = None
+
+
+def needs_of(setups: Iterable[Setup], terms: Terms) -> list[Need]:
+    """What the setups need, each once: a store where the engine streams from one, the model's own files elsewhere."""
+    found: dict[Need, None] = {}
+    for setup in setups:
+        store: Precision | None = setup.precision if setup.store else None
+        found[Need(model=setup.model, store=store, source=terms.source, offline=terms.offline)] = None
+    return list(found)
+
+
+def obtain(wanted: Sequence[Need], terms: Terms, tell: Tell, stopped: Callable[[], bool]) -> bool:
+    """Have every need met; False when `stopped` said so before that.
+
+    Raises `ModelError` when something is missing and may not or cannot be fetched, `MachineError` when the disk has no
+    room or nobody has consented to the download, `DiskError` when the disk does not take it.
+    """
+    lacking = [need for need in wanted if not needs.is_met(need)]
+    for need in lacking:
+        if terms.offline:
+            needs.refuse_offline(need)
+    return all(_Errand(need, terms, tell, stopped).run() for need in lacking)
+
+
+def verify(need: Need, tell: Tell) -> None:
+    """Have every file of a model read and held against its hash. Raises `ModelError`, which names those that differ."""
+    _Errand(need.model_copy(update={"verify": True}), Terms(), tell, lambda: False).run()
+
+
+class _Errand:
+    """One need on its way through a supplier."""
+
+    def __init__(self, need: Need, terms: Terms, tell: Tell, stopped: Callable[[], bool]) -> None:
+        self._need = need
+        self._terms = terms
+        self._tell = tell
+        self._stopped = stopped
+
+    def run(self) -> bool:
+        self._tell(self._need, None)
+        with tempfile.TemporaryFile() as log, _supplier(log) as process:
+            lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            threading.Thread(target=_listen, args=(process.stdout, lines), daemon=True).start()
+            _say(process.stdin, self._need.model_dump_json())
+            while not self._stopped():
+                with contextlib.suppress(queue.Empty):
+                    line = lines.get(timeout=_TICK_S)
+                    if line is None:
+                        raise _gone(log)
+                    if self._answer(line, process.stdin):
+                        return True
+        return False
+
+    def _answer(self, line: str, stdin: IO[str]) -> bool:
+        """Deal with one line; True when the need is met."""
+        try:
+            answer = ANSWERS.validate_json(line)
+        except ValidationError as error:
+            raise ModelError(f"the supplier said what nobody understands: {line[:100]}") from error
+        if isinstance(answer, Refused):
+            raise answer.as_error()
+        self._tell(self._need, answer)
+        if isinstance(answer, Bill):
+            answer.check_room()
+            self._check_consent(answer)
+            _say(stdin, "go")
+        return isinstance(answer, Supplied)
+
+    def _check_consent(self, bill: Bill) -> None:
+        most = self._terms.most_bytes
+        if most is not None and bill.download_bytes > most:
+            message = f"{bill.model} takes a download of {needs.gb(bill.download_bytes)}, and nobody is here to agree"
+            raise MachineError(message, hint=f"--yes agrees; or, beforehand: renderer models pull {self._need.model}")
+
+
+@contextlib.contextmanager
+def _supplier(log: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
+    """A supplier's process, which does not outlive this."""
+    process = subprocess.Popen(
+        COMMAND,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for the supervisor
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):
+                assert stream is not None
+                stream.close()
+
+
+def _say(stream: IO[str], line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        stream.write(line + "\n")
+        stream.flush()
+
+
+def _listen(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
+    with contextlib.suppress(ValueError, OSError):  # closed while it was read
+        for line in stream:
+            lines.put(line)
+    lines.put(None)
+
+
+def _gone(log: IO[bytes]) -> RendererError:
+    """The supplier ended without a last word."""
+    log.seek(max(0, log.seek(0, os.SEEK_END) - _EXCERPT_BYTES))
+    last = log.read().decode(errors="replace").strip().splitlines()[-3:]
+    return ModelError("the model's supplier died: " + (" ".join(last) or "it said nothing"))

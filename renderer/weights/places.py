@@ -1,0 +1,320 @@
+"""Where models lie on this machine, and what of them is missing. Looks at names in folders; asks no network.
+
+Our own folder is `$RENDERER_MODELS`, or DiffSynth's (`$DIFFSYNTH_MODEL_BASE_PATH`, `./models`): both have one folder a
+repository. What other tools have fetched is used where it is: the Hugging Face cache, the ModelScope cache, ComfyUI's
+folders. Packed stores lie in `packed/` of our own folder, one a model and precision.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import constants as hugging_face
+
+from renderer.catalog import MODELS, PARTS, TOKENIZER, Model, Part, PartRole, Role
+from renderer.errors import ModelError
+from renderer.job import ModelIdentity, Precision
+from renderer.weights.checkpoint import open_checkpoint
+from renderer.weights.identity import identify
+
+Kind = Literal["models folder", "Hugging Face cache", "ModelScope cache", "ComfyUI", "given"]
+
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.safetensors$)")
+_TOKENIZER_FILES = ("vocab.json", "merges.txt")
+_WHOLE_TOKENIZER = "tokenizer.json"
+_IDENTITY_LENGTH = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A part that is here: its files, or its folder where the part is one, and who put it there.
+
+    `root` is the folder that has the repository's layout; null for single files.
+    """
+
+    part: Part
+    files: tuple[Path, ...]
+    kind: Kind
+    root: Path | None = None
+
+    @property
+    def bytes(self) -> int:
+        """What it takes on the disk."""
+        return sum(file.stat().st_size for file in files_below(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """A part that is not here, or not whole: the names of what is missing, as they are in the repository."""
+
+    part: Part
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where the parts of a model are."""
+
+    model: Model
+    found: tuple[Found, ...]
+    lacking: tuple[Lack, ...]
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of what is missing; a part of another repository is named with it."""
+        return [
+            f"{lack.part.repository}/{name}" if lack.part.repository else name
+            for lack in self.lacking
+            for name in lack.names
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A whole model: the weight files of each network, in order, and the tokenizer's folder."""
+
+    networks: Mapping[Role, tuple[Path, ...]]
+    tokenizer: Path
+
+    @property
+    def weights(self) -> list[Path]:
+        """All weight files."""
+        return [path for paths in self.networks.values() for path in paths]
+
+
+# ---- looking ---------------------------------------------------------------------------------------------------------
+
+
+def look(model: Model) -> Whereabouts:
+    """Where each part of a model is, first come first served, and what is missing of it.
+
+    The demo model has no parts here: it is made, not fetched.
+    """
+    found: list[Found] = []
+    lacking: list[Lack] = []
+    for part in parts_of(model):
+        here = _given(model, part) or _elsewhere(model, part)
+        if here:
+            found.append(here)
+        else:
+            lacking.append(Lack(part, tuple(missing(part, fetch_folder(model, part)))))
+    return Whereabouts(model, tuple(found), tuple(lacking))
+
+
+def parts_of(model: Model) -> tuple[Part, ...]:
+    """All parts of a model, also of a folder's and of single files'."""
+    if model.folder is not None:
+        return (*(Part(network.role, network.files) for network in PARTS), Part("tokenizer", TOKENIZER))
+    given = tuple(Part(role, path.name) for role, path in model.files.items())
+    return (*given, *model.parts)
+
+
+def collect(whereabouts: Whereabouts) -> ModelFiles:
+    """The files of a model that is all here. Raises `ModelError`, naming what is missing, when it is not."""
+    if whereabouts.lacking:
+        raise lacks(whereabouts, "")
+    by_role: dict[PartRole, tuple[Path, ...]] = {found.part.role: found.files for found in whereabouts.found}
+    networks: dict[Role, tuple[Path, ...]] = {
+        "transformer": by_role["transformer"],
+        "text_encoder": by_role["text_encoder"],
+        "vae": by_role["vae"],
+    }
+    return ModelFiles(networks, by_role["tokenizer"][0])
+
+
+def lacks(whereabouts: Whereabouts, why: str) -> ModelError:
+    """The error that says what is missing of a model, and how to get it."""
+    model = whereabouts.model
+    names = ", ".join(_shortened(whereabouts.missing))
+    if model.folder is not None:
+        return ModelError(f"{model.folder} lacks {names}", hint="it must have Qwen-Image's layout")
+    message = f"{model.id} is not complete: {models_folder()} lacks {names}{', ' if why else ''}{why}"
+    hint = f"where there is a network: renderer models pull {model.reference}; RENDERER_MODELS names another folder"
+    return ModelError(message, hint=hint)
+
+
+def missing(part: Part, root: Path) -> list[str]:
+    """What `root`, a repository's layout, lacks of a part: its pattern, names of shards, of a tokenizer's files."""
+    if part.files.endswith("/"):
+        return _missing_in_folder(part, root)
+    names = {path.name for path in root.glob(part.files) if path.exists()}
+    if not names:
+        return [part.files]
+    folder = part.files.rpartition("/")[0]
+    return [f"{folder}/{name}" for name in _shards(names) if name not in names]
+
+
+def _missing_in_folder(part: Part, root: Path) -> list[str]:
+    folder = root / part.files
+    if part.role == "tokenizer" and not (folder / _WHOLE_TOKENIZER).exists():
+        return [f"{part.files}{name}" for name in _TOKENIZER_FILES if not (folder / name).exists()]
+    if part.role == "processor" and not (folder / "preprocessor_config.json").exists():
+        return [part.files]
+    return [] if folder.is_dir() else [part.files]
+
+
+def _shards(names: set[str]) -> list[str]:
+    """All shards that belong to those that are there: `…-00002-of-00009.safetensors` says that there are nine."""
+    found = ((name, match) for name in names if (match := _SHARD.search(name)))
+    expected = {
+        f"{name[: match.start()]}-{number:05d}-of-{match[2]}{name[match.end() :]}"
+        for name, match in found
+        for number in range(1, int(match[2]) + 1)
+    }
+    return sorted(expected)
+
+
+# ---- places ----------------------------------------------------------------------------------------------------------
+
+
+def models_folder() -> Path:
+    """Our own folder: where models are fetched to, and packed."""
+    own = os.environ.get("RENDERER_MODELS") or os.environ.get("DIFFSYNTH_MODEL_BASE_PATH")
+    return Path(own).expanduser() if own else Path("models")
+
+
+def fetch_folder(model: Model, part: Part) -> Path:
+    """Where a part is fetched to: its repository's folder. A revision that a manifest pins has a folder of its own."""
+    if part.repository is None and model.folder is not None:
+        return model.folder
+    if part.repository is None and model.pinned:
+        return models_folder() / model.reference
+    return models_folder() / (part.repository or model.id)
+
+
+def packed_folder(model: Model, precision: Precision) -> Path:
+    """Where a model's packed store of a precision lies, whether it is made or not."""
+    return packed_root(identify(model) if model.folder or model.files else _identity(model)) / precision
+
+
+def packed_root(identity: ModelIdentity) -> Path:
+    """The folder of all stores of a model. One of somebody's own files has a part of their hash in its name."""
+    name = identity.id.replace("/", "--")
+    if identity.content_sha256:
+        name += f"-{identity.content_sha256[:_IDENTITY_LENGTH]}"
+    elif identity.id not in MODELS or MODELS[identity.id].revision != identity.revision:
+        name += f"@{identity.revision}"
+    return models_folder() / "packed" / name
+
+
+def _identity(model: Model) -> ModelIdentity:
+    return ModelIdentity(id=model.id, revision=model.revision)
+
+
+def _given(model: Model, part: Part) -> Found | None:
+    """A part that the manifest itself points to."""
+    if model.folder is not None:
+        return _in(part, model.folder, "given")
+    path = model.files.get(part.role)
+    return Found(part, (path,), "given") if path else None
+
+
+def _elsewhere(model: Model, part: Part) -> Found | None:
+    """A part that was fetched: by us, or by another tool."""
+    repository = part.repository or model.id
+    revision = part.revision if part.repository else model.revision
+    exact = model.pinned and part.repository is None
+    folders: list[tuple[Path, Kind]] = [(fetch_folder(model, part), "models folder")]
+    if not exact:
+        folders += [(base / repository, "models folder") for base in _other_bases()]
+    folders += [(folder, "Hugging Face cache") for folder in _hugging_face(repository, revision, exact=exact)]
+    folders += [(folder, "ModelScope cache") for folder in _modelscope(repository, revision, exact=exact)]
+    for folder, kind in folders:
+        if found := _in(part, folder, kind):
+            return found
+    return None if exact else _comfyui(part)
+
+
+def _in(part: Part, root: Path, kind: Kind) -> Found | None:
+    if not root.is_dir() or missing(part, root):
+        return None
+    if part.files.endswith("/"):
+        return Found(part, (root / part.files,), kind, root)
+    return Found(part, tuple(sorted(root.glob(part.files))), kind, root)
+
+
+def _other_bases() -> Iterator[Path]:
+    """DiffSynth's folders, where ours is another."""
+    if base := os.environ.get("DIFFSYNTH_MODEL_BASE_PATH"):
+        yield Path(base).expanduser()
+    yield Path("models")
+
+
+def _hugging_face(repository: str, revision: str | None, *, exact: bool) -> Iterator[Path]:
+    """Snapshots in the Hugging Face cache: the revision's, and where any will do what `main` is, then all others."""
+    root = Path(hugging_face.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    snapshots = root / "snapshots"
+    for name in (revision, _reference(root, revision or "")):
+        if name:
+            yield snapshots / name
+    if not exact:
+        yield snapshots / _reference(root, "main")
+        yield from sorted(snapshots.glob("*/"))
+
+
+def _reference(root: Path, name: str) -> str:
+    """The commit that a branch or tag stood at when it was fetched."""
+    try:
+        return (root / "refs" / name).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _modelscope(repository: str, revision: str | None, *, exact: bool) -> Iterator[Path]:
+    """Folders of the ModelScope cache, in the layout of its client since 1.38 and in both before.
+
+    The client's own look-up imports its HTTP library; this is the same from `modelscope_hub/_download.py`.
+    """
+    own = os.environ.get("MODELSCOPE_CACHE")
+    base = Path(own).expanduser() if own else Path.home() / ".cache" / "modelscope"
+    snapshots = base / "models" / repository.replace("/", "--") / "snapshots"
+    if exact:
+        yield snapshots / (revision or "")
+        return
+    yield from (snapshots / "master", *sorted(snapshots.glob("*/")))
+    owner, _, name = repository.partition("/")
+    for segment in ("models", "hub/models", "hub"):
+        yield base / segment / owner / name.replace(".", "___")
+
+
+def _comfyui(part: Part) -> Found | None:
+    """A part among ComfyUI's models, under the name its users have it by, if it holds what such a part must hold.
+
+    ComfyUI's repackaged FP8 files, and files of other keys, do not; neither name nor size tell that, the header does.
+    """
+    base = os.environ.get("COMFYUI_PATH")
+    if not base or not part.comfyui:
+        return None
+    for root in (Path(base).expanduser() / "models", Path(base).expanduser()):
+        path = root / part.comfyui
+        if path.is_file() and _is_network(part, path):
+            return Found(part, (path,), "ComfyUI")
+    return None
+
+
+def _is_network(part: Part, path: Path) -> bool:
+    match part.role:
+        case "transformer" | "text_encoder" | "vae":
+            with suppress(ModelError):
+                open_checkpoint(part.role, [path])
+                return True
+    return False
+
+
+def files_below(found: Found) -> list[Path]:
+    """All files of a part, those in its folder too."""
+    files: list[Path] = []
+    for path in found.files:
+        files += sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return files
+
+
+def _shortened(names: list[str]) -> list[str]:
+    shown = 6
+    return [*names[:shown], f"and {len(names) - shown} more"] if len(names) > shown else names

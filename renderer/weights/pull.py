@@ -1,0 +1,237 @@
+"""Fetching from a hub, with the hub's own client: what it has, how many bytes are to come, the files, verified.
+
+Both clients go on where a broken download stopped. Afterwards every file must have the size and the SHA-256 that the
+hub told beforehand; a record of that stays in the folder, for `verify`. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Literal, get_args
+
+from renderer import artifacts
+from renderer.errors import DiskError, ModelError, UsageError
+from renderer.weights import hubs
+from renderer.weights.headers import disk_error
+from renderer.weights.identity import file_hashes
+
+LOG = logging.getLogger(__name__)
+
+Source = Literal["huggingface", "modelscope"]
+
+RECORD = ".renderer.json"
+"""In a fetched folder: where it came from, and each file's size and SHA-256."""
+
+_TICK_S = 0.5
+
+OnBytes = Callable[[int], None]
+"""Hears, several times a second, how many bytes have come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What is to be fetched: files of a repository that match any pattern, into a folder of the same layout.
+
+    `revision` is the catalogue's or a manifest's; it is a Hugging Face commit unless the manifest says otherwise.
+    `pinned` is the manifest's: it then holds for every hub.
+    """
+
+    repository: str
+    revision: str | None
+    patterns: tuple[str, ...]
+    folder: Path
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a hub has for an errand, at which revision; `to_fetch` of it is not in the folder yet."""
+
+    source: Source
+    revision: str
+    files: tuple[hubs.RemoteFile, ...]
+    to_fetch: tuple[hubs.RemoteFile, ...]
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes are to come."""
+        return sum(file.bytes for file in self.to_fetch)
+
+
+def sources(wanted: str | None = None) -> tuple[Source, ...]:
+    """The hubs in the order they are asked: the wanted one (or `$RENDERER_SOURCE`, or DiffSynth's), then the other.
+
+    Without a wish it is Hugging Face, whose commits the catalogue pins. Raises `UsageError` for one that is unknown.
+    """
+    name = wanted or os.environ.get("RENDERER_SOURCE") or os.environ.get("DIFFSYNTH_DOWNLOAD_SOURCE") or "huggingface"
+    known: tuple[Source, ...] = get_args(Source)
+    chosen = [source for source in known if source == name.lower()]
+    if not chosen:
+        raise UsageError(f'"{name}" is not a source of models', hint=f"known: {', '.join(known)}")
+    return (*chosen, *(source for source in known if source not in chosen))
+
+
+def ask(errand: Errand, order: Sequence[Source]) -> Offer:
+    """What the first hub that has an errand's files offers. Raises `ModelError` with what each hub said."""
+    refusals: list[ModelError] = []
+    for source in order:
+        try:
+            return _offer(errand, source)
+        except ModelError as error:
+            LOG.warning("%s: %s", source, error.message)
+            refusals.append(error)
+    told = "; ".join(refusal.message for refusal in refusals)
+    raise ModelError(f"{errand.repository} cannot be fetched: {told}", hint=refusals[0].hint)
+
+
+def fetch(errand: Errand, offer: Offer, on_bytes: OnBytes) -> None:
+    """Download what an offer has and the folder has not, verify all of it, and write the record.
+
+    Raises `ModelError` (the hub, the network, a file that is not what the hub said) and `DiskError`; what has come
+    stays, and the next call goes on from it. A file of the wrong content is removed.
+    """
+    try:
+        errand.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(errand.folder, error) from error
+    if offer.to_fetch:
+        patterns = [file.name for file in offer.to_fetch]
+        with _Scale(errand.folder, on_bytes):
+            hubs.HUBS[offer.source].download(errand.repository, offer.revision, patterns, errand.folder)
+    hashes = _verify(errand, offer)
+    _record(errand, offer, hashes)
+
+
+# ---- before ----------------------------------------------------------------------------------------------------------
+
+
+def _offer(errand: Errand, source: Source) -> Offer:
+    revision = errand.revision if source == "huggingface" or errand.pinned else None
+    found = hubs.HUBS[source].list_files(errand.repository, revision)
+    files = tuple(file for file in found.files if any(fnmatch(file.name, pattern) for pattern in errand.patterns))
+    lacking = [pattern for pattern in errand.patterns if not any(fnmatch(file.name, pattern) for file in files)]
+    if lacking:
+        raise ModelError(f"{source} has no {', '.join(lacking)} in {errand.repository} at {found.revision}")
+    return Offer(source, found.revision, files, tuple(file for file in files if not _is_here(file, errand.folder)))
+
+
+def _is_here(file: hubs.RemoteFile, folder: Path) -> bool:
+    path = folder / file.name
+    return path.is_file() and path.stat().st_size == file.bytes
+
+
+# ---- meanwhile -------------------------------------------------------------------------------------------------------
+
+
+class _Scale:
+    """Weighs a folder while it is being filled: both clients write below it, and neither tells the same way."""
+
+    def __init__(self, folder: Path, on_bytes: OnBytes) -> None:
+        self._folder = folder
+        self._on_bytes = on_bytes
+        self._before = _weight(folder)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="scale", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(_TICK_S):
+            self._on_bytes(max(0, _weight(self._folder) - self._before))
+
+
+def _weight(folder: Path) -> int:
+    """Bytes on the disk below a folder; of a file that is being filled only what is there."""
+    weight = 0
+    for path in folder.rglob("*"):
+        try:
+            stat = path.lstat()
+        except OSError:  # renamed meanwhile
+            continue
+        weight += min(stat.st_size, stat.st_blocks * 512)
+    return weight
+
+
+# ---- afterwards ------------------------------------------------------------------------------------------------------
+
+
+def _verify(errand: Errand, offer: Offer) -> list[str]:
+    """Hold every file against what the hub said of it, and return their SHA-256."""
+    for file in offer.files:
+        path = errand.folder / file.name
+        there = path.stat().st_size if path.is_file() else None
+        if there != file.bytes:
+            what = "did not come" if there is None else f"has {there} bytes, and {offer.source} says {file.bytes}"
+            raise ModelError(f"{path} {what}", hint="run the same command again: it goes on where it stopped")
+    paths = [errand.folder / file.name for file in offer.files]
+    hashes = file_hashes(paths)
+    for file, path, found in zip(offer.files, paths, hashes, strict=True):
+        if file.sha256:
+            said, what = file.sha256, "SHA-256"
+        elif file.git_id:
+            said, what, found = file.git_id, "git id", _git_id(path)  # noqa: PLW2901  # the hash that was told
+        else:
+            continue
+        if found != said:
+            path.unlink(missing_ok=True)
+            raise ModelError(
+                f"{path} is not what {offer.source} says it is: its {what} is {found}, and must be {said}",
+                hint="it was removed; run the same command again, or try the other hub with --source",
+            )
+    return hashes
+
+
+def _git_id(path: Path) -> str:
+    """The name git has for a file's content (`git hash-object`)."""
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def _record(errand: Errand, offer: Offer, hashes: Sequence[str]) -> None:
+    """Write down where files came from; those of earlier errands stay in it."""
+    known = {file.name: (file.bytes, file.sha256) for file in read_record(errand.folder).files.values()}
+    fresh = {file.name: (file.bytes, found) for file, found in zip(offer.files, hashes, strict=True)}
+    document = {
+        "source": offer.source,
+        "revision": offer.revision,
+        "files": {name: {"bytes": size, "sha256": sha256} for name, (size, sha256) in (known | fresh).items()},
+    }
+    try:
+        artifacts.write_whole(errand.folder / RECORD, json.dumps(document, indent=2).encode())
+    except DiskError:
+        LOG.warning("no record could be written to %s", errand.folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of a fetched folder; empty for one that something else filled."""
+
+    source: str | None
+    revision: str | None
+    files: dict[str, hubs.RemoteFile]
+
+
+def read_record(folder: Path) -> Record:
+    """The record of a folder, or an empty one."""
+    try:
+        document = json.loads((folder / RECORD).read_bytes())
+        files = {
+            name: hubs.RemoteFile(name, int(facts["bytes"]), facts["sha256"])
+            for name, facts in document["files"].items()
+        }
+        return Record(str(document["source"]), str(document["revision"]), files)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return Record(None, None, {})

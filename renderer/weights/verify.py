@@ -1,0 +1,99 @@
+"""Read every file of a model and hold it against its hash: of originals the hub's, of packed stores their index's.
+
+Where nobody wrote a hash down, the header has to do; what was held against what is said. Imports torch to open stores.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import get_args
+
+from renderer import artifacts
+from renderer.catalog import Model
+from renderer.errors import ModelError
+from renderer.job import Precision
+from renderer.weights import places
+from renderer.weights.headers import read_header
+from renderer.weights.needs import STORE_INDEX, gb
+from renderer.weights.places import Found
+from renderer.weights.prepare import Report
+from renderer.weights.pull import read_record
+
+_BLOB = re.compile(r"[0-9a-f]{64}")
+
+
+def verify(model: Model, report: Report) -> str:
+    """Verify what is here of a model, and say what that was.
+
+    Raises `ModelError`, which names each file that is not what it should be, and where nothing is here.
+    """
+    said, wrong = [], []
+    files = dict(_hashes(model))
+    with ThreadPoolExecutor() as pool:
+        total, done, hashed = sum(path.stat().st_size for path in files), 0, 0
+        for path, actual in zip(files, pool.map(artifacts.sha256_of, files), strict=True):
+            done += path.stat().st_size
+            report("verifying", done, total)
+            expected = files[path]
+            hashed += expected is not None
+            if expected is not None and actual != expected:
+                wrong.append(f"{path}: damaged, its SHA-256 is {actual}, and must be {expected}")
+            elif expected is None and path.suffix == ".safetensors":
+                wrong.extend(_header_trouble(path))
+    if files:
+        known = f"{hashed} by their hash, {len(files) - hashed} by their header alone"
+        said.append(f"{len(files)} files, {gb(total)}: {known}")
+    for precision, folder in stores(model):
+        wrong.extend(_store_trouble(folder, report))
+        said.append(f"packed store in {precision}")
+    if not said:
+        raise ModelError(f"{model.id} is not here", hint=f"renderer models pull {model.reference}")
+    if wrong:
+        raise ModelError("\n".join(wrong), hint="remove what is damaged, and fetch or pack it again")
+    return f"{model.id}: {'; '.join(said)}"
+
+
+def stores(model: Model) -> Iterator[tuple[Precision, Path]]:
+    """The packed stores of a model that are here."""
+    precisions: tuple[Precision, ...] = get_args(Precision)
+    for precision in precisions:
+        folder = places.packed_folder(model, precision)
+        if (folder / STORE_INDEX).is_file():
+            yield precision, folder
+
+
+def _hashes(model: Model) -> Iterator[tuple[Path, str | None]]:
+    """Each original file, and the SHA-256 it must have where that was written down."""
+    for found in places.look(model).found:
+        for path in places.files_below(found):
+            yield path, _expected(found, path)
+
+
+def _expected(found: Found, path: Path) -> str | None:
+    """From the record of a download; in the Hugging Face cache a large file's name is its hash."""
+    root = found.root
+    if root is not None and (known := read_record(root).files.get(path.relative_to(root).as_posix())):
+        return known.sha256
+    name = path.resolve().name
+    return name if found.kind == "Hugging Face cache" and _BLOB.fullmatch(name) else None
+
+
+def _header_trouble(path: Path) -> list[str]:
+    try:
+        read_header(path)
+    except ModelError as error:
+        return [error.message]
+    return []
+
+
+def _store_trouble(folder: Path, report: Report) -> list[str]:
+    from renderer.weights.store import open_store  # noqa: PLC0415  # torch, only where there is a store
+
+    try:
+        open_store(folder).verify(lambda done, total, _name: report("verifying", done, total))
+    except ModelError as error:
+        return [error.message]
+    return []
