@@ -20,13 +20,13 @@ DIT_LAYERS, DIT_WIDTH, DIT_HEAD_WIDTH = 5, 160, 32
 DIT_AXES = (8, 12, 12)  # of a head's width, for frame, row and column; Qwen-Image has 16, 56 and 56 of 128
 TIMESTEP_WIDTH = 256
 LATENT_PATCH = 64  # 16 channels in patches of 2 by 2
-TEXT_LAYERS, TEXT_WIDTH, TEXT_HEADS, TEXT_KEY_HEADS, TEXT_MLP_WIDTH = 4, 128, 4, 2, 384
+TEXT_LAYERS, TEXT_WIDTH, TEXT_HEADS, TEXT_KEY_HEADS, TEXT_MLP_WIDTH = 4, 128, 4, 2, 320
 TEXT_AXES = (4, 6, 6)  # of half a head's width; Qwen2.5-VL has 16, 24 and 24 of 64
 VISION_WIDTH = 32
 VAE_BASE_WIDTH = 12
 
 DIT_HASH = "fc06f8a8f051b769bc0c8e9775b9f8cc"
-TEXT_ENCODER_HASH = "2355ea9748ff5fd87b8619a57a015a6a"
+TEXT_ENCODER_HASH = "db7f21de9e36d5b2adfa07bc92a468b3"
 VAE_HASH = "16f8d0dc6e43939dc2c16b4d1a773609"
 """DiffSynth knows a file by the MD5 over its tensors' names and shapes. A change of widths changes these."""
 

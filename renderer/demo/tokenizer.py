@@ -1,8 +1,9 @@
 """A Qwen2 tokenizer of 256 bytes and a few merges, and the folder transformers reads it from.
 
 DiffSynth puts every prompt into a template and drops the embeddings of the template's first 34 tokens. With Qwen's own
-vocabulary each word of that template is one token; so it must be here, and nothing else is merged. Prompts are
-therefore mostly single bytes: a word's spelling is what the model sees, in any script. Knows nothing of torch.
+vocabulary each word of that template is one token; so it must be here. The words that the model learns to draw are
+merged too, which makes prompts short. Capitals stay single bytes: a word's spelling is what the model sees. Knows
+nothing of torch.
 """
 
 from __future__ import annotations
@@ -25,11 +26,24 @@ DROPPED_TOKENS = 34
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
-VOCABULARY_SIZE = 512
+VOCABULARY_SIZE = 768
 """Rows of the embedding: bytes, merges and special tokens, and room for more."""
 
 _WORDS = re.findall(r" ?[A-Za-z]+", re.sub(r"<\|\w+\|>", "", TEMPLATE))
 """The template's words as Qwen's pre-tokenizer cuts them: with the space before them."""
+
+_LEARNED_WORDS = (
+    "a an in on at of to with and that from by side background "
+    "red orange yellow green blue purple pink brown black white grey gray cyan plain gradient horizontal vertical fades "
+    "stripes dots checks circle square triangle star ring cross heart crescent moon small tiny little large big huge "
+    "left right top bottom centre center middle corner above over below under sign says saying word letters picture "
+    "image poster"
+).split()
+
+_LEARNED_CHARACTERS = (
+    "红橙黄绿蓝紫粉棕黑白灰青色背景上的下面左右边侧中间央方顶底部角在有一个大小圆形正三星环十字心爱月牙块写着文"
+    "从到渐变水平条纹和点格子加牌，“”"
+)
 
 
 def byte_characters() -> dict[int, str]:
@@ -41,10 +55,13 @@ def byte_characters() -> dict[int, str]:
 
 
 def merges() -> list[tuple[str, str]]:
-    """Pairs to merge, in order: each word of the template grows from its left, a character at a time."""
+    """Pairs to merge, in order: each word of the template grows from its left, a character at a time.
+
+    Learned words and characters come last: a pair of the template's is always merged before any of theirs.
+    """
     characters = byte_characters()
     pairs: dict[tuple[str, str], None] = {}
-    for word in _WORDS:
+    for word in [*_WORDS, *(f" {word}" for word in _LEARNED_WORDS), *_LEARNED_CHARACTERS]:
         symbols = [characters[byte] for byte in word.encode()]
         for length in range(1, len(symbols)):
             pairs.setdefault(("".join(symbols[:length]), symbols[length]))

@@ -19,6 +19,12 @@ from renderer.demo.family import VAE_BASE_WIDTH, DemoDiT, DemoTextEncoder
 
 SEED = 20261121
 
+FILES = {
+    "transformer": "transformer/diffusion_pytorch_model.safetensors",
+    "text_encoder": "text_encoder/model.safetensors",
+    "vae": "vae/diffusion_pytorch_model.safetensors",
+}
+
 
 def write(folder: Path) -> None:
     """Write the three networks' weights under `folder`, which is made if need be. Raises `OSError`."""
@@ -38,12 +44,12 @@ def layout() -> dict[str, dict[str, torch.Size]]:
             "vae/diffusion_pytorch_model.safetensors": QwenImageVAE(base_dim=VAE_BASE_WIDTH),
         }
     return {
-        file: {_name_in_file(name): tensor.shape for name, tensor in sorted(network.state_dict().items())}
+        file: {name_in_file(name): tensor.shape for name, tensor in sorted(network.state_dict().items())}
         for file, network in networks.items()
     }
 
 
-def _name_in_file(name: str) -> str:
+def name_in_file(name: str) -> str:
     """Qwen-Image's own name for a tensor: the inverse of DiffSynth's text encoder converter, and the name elsewhere."""
     if name.startswith("model.visual."):
         return name.removeprefix("model.")
