@@ -107,6 +107,8 @@ def _add(network: Network, path: Path, header: Header, found: dict[str, Stored])
         name = _hub_name(network, own_name)
         if name in found:
             raise ModelError(f'{path}: tensor "{shorten(name)}" is in {found[name].path.name} already', hint=_HINT)
+        if entry.begin == entry.end:
+            raise ModelError(f'{path}: tensor "{shorten(name)}" is empty', hint=_HINT)
         if entry.dtype not in SOURCE_TYPES:
             kinds = ", ".join(SOURCE_TYPES)
             message = f'{path}: tensor "{shorten(name)}" is {entry.dtype}, and only {kinds} are packed'
@@ -188,14 +190,25 @@ def _check_tensors(checkpoint: Checkpoint, paths: Sequence[Path]) -> None:
         problems.append(f"{_where(paths)}: lacks {_listed(lacking)}")
     if unknown := sorted(found.keys() - expected.keys()):
         problems.append(f"{checkpoint.tensors[unknown[0]].path}: has unknown {_listed(unknown)}")
-    for name in sorted(expected.keys() & found.keys()):
-        if found[name] != expected[name]:
-            path = checkpoint.tensors[name].path
-            problems.append(f'{path}: tensor "{name}" is {list(found[name])}, and must be {list(expected[name])}')
+    anchor = checkpoint.tensors[_ANCHORS[checkpoint.network]]
+    beside = f'beside "{_ANCHORS[checkpoint.network]}" of {list(anchor.shape)} in {anchor.path}'
+    misshapen = [name for name in sorted(expected.keys() & found.keys()) if found[name] != expected[name]]
+    for name in misshapen[:_SHOWN]:
+        path = checkpoint.tensors[name].path
+        problems.append(f'{path}: tensor "{name}" is {list(found[name])}, and must be {list(expected[name])} {beside}')
+    if more := misshapen[_SHOWN:]:
+        files = sorted({checkpoint.tensors[name].path.name for name in more})
+        problems.append(f"and {len(more)} more of a wrong shape in {', '.join(files)}")
     if problems:
-        more = f"\nand {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise ModelError("\n".join(problems[:_SHOWN]) + more, hint=_HINT)
+        raise ModelError("\n".join(problems), hint=_HINT)
 
+
+_ANCHORS: Mapping[Network, str] = {
+    "transformer": "img_in.weight",
+    "text_encoder": "model.embed_tokens.weight",
+    "vae": "encoder.conv_in.weight",
+}
+"""The tensor that a network's width is read from; when it is wrong, all the others seem to be."""
 
 _EXPECTED: Mapping[Network, Callable[[Mapping[str, Shape]], shapes.Shapes]] = {
     "transformer": lambda found: shapes.transformer(shapes.transformer_widths(found)),
