@@ -13,11 +13,9 @@ import torch
 import triton
 import triton.language as tl
 
-from renderer.engine.fp8_reference import Rows, multiply
+from renderer.engine.fp8_reference import Rows, multiply, room_for
 
 __all__ = ["activate", "add", "add_and_modulate", "modulate", "multiply", "place", "quantise"]
-
-_FP8 = torch.float8_e4m3fn
 
 
 @triton.jit
@@ -128,18 +126,18 @@ def _place(
 
 
 def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> Rows:
-    q, s = _rows_like(x)
-    _modulate[(x.shape[0],)](x, shift, scale, q, s, **_shape(x))
-    return q, s
+    rows = room_for(x)
+    _modulate[(x.shape[0],)](x, shift, scale, rows.values, rows.scale, **_shape(x))
+    return rows
 
 
 def add_and_modulate(
     x: torch.Tensor, gate: torch.Tensor, update: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor
 ) -> tuple[torch.Tensor, Rows]:
     total = torch.empty_like(x)
-    q, s = _rows_like(x)
-    _add_and_modulate[(x.shape[0],)](x, gate, update, shift, scale, total, q, s, **_shape(x))
-    return total, (q, s)
+    rows = room_for(x)
+    _add_and_modulate[(x.shape[0],)](x, gate, update, shift, scale, total, rows.values, rows.scale, **_shape(x))
+    return total, rows
 
 
 def add(x: torch.Tensor, gate: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
@@ -149,15 +147,15 @@ def add(x: torch.Tensor, gate: torch.Tensor, update: torch.Tensor) -> torch.Tens
 
 
 def activate(x: torch.Tensor) -> Rows:
-    q, s = _rows_like(x)
-    _activate[(x.shape[0],)](x, q, s, **_shape(x))
-    return q, s
+    rows = room_for(x)
+    _activate[(x.shape[0],)](x, rows.values, rows.scale, **_shape(x))
+    return rows
 
 
 def quantise(x: torch.Tensor) -> Rows:
-    q, s = _rows_like(x)
-    _quantise[(x.shape[0],)](x, q, s, **_shape(x))
-    return q, s
+    rows = room_for(x)
+    _quantise[(x.shape[0],)](x, rows.values, rows.scale, **_shape(x))
+    return rows
 
 
 def place(
@@ -182,11 +180,6 @@ def place(
         ROUND=triton.next_power_of_2(heads),
         num_warps=4,
     )
-
-
-def _rows_like(x: torch.Tensor) -> Rows:
-    rows = torch.empty(x.shape, dtype=_FP8, device=x.device)
-    return rows, torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
 
 
 def _shape(x: torch.Tensor) -> dict[str, Any]:

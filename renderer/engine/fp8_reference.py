@@ -6,21 +6,43 @@ arithmetic between two products is float32; what is handed on is bf16 or FP8.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 LARGEST = 448.0
 SMALLEST_PEAK = 1e-12
 EPS = 1e-6
 
-Rows = tuple[torch.Tensor, torch.Tensor]
-"""An activation in FP8: rows x width of e4m3, and rows of float32 scales."""
+FEWEST_ROWS = 128
+"""cuBLAS has no row-wise scaled product for a handful of rows; these cost no more, and the added ones are ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """An activation in FP8: e4m3 rows x width and a float32 scale a row, of which the first `count` mean something."""
+
+    values: torch.Tensor
+    scale: torch.Tensor
+    count: int
 
 
 def quantise(x: torch.Tensor) -> Rows:
     """Rows of bf16 or float32 as FP8."""
     full = x.float()
     scale = full.abs().amax(-1).clamp(min=SMALLEST_PEAK) / LARGEST
-    return (full / scale[:, None]).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scale
+    rows = room_for(x)
+    rows.values[: rows.count] = (full / scale[:, None]).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
+    rows.scale[: rows.count] = scale
+    return rows
+
+
+def room_for(x: torch.Tensor) -> Rows:
+    """Room for the FP8 form of an activation, not filled."""
+    count, width = x.shape
+    room = max(count, FEWEST_ROWS) if x.is_cuda else count
+    values = torch.empty((room, width), dtype=torch.float8_e4m3fn, device=x.device)
+    return Rows(values, torch.empty(room, dtype=torch.float32, device=x.device), count)
 
 
 def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> Rows:
@@ -76,16 +98,16 @@ def place(
 
 def multiply(x: Rows, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Rows of FP8 by an FP8 weight of [columns, width] with one scale a column; bf16 rows x columns."""
-    values, row_scale = x
-    if values.is_cuda:
-        return torch._scaled_mm(  # noqa: SLF001  # torch's own name for it
-            values,
+    if x.values.is_cuda:
+        product = torch._scaled_mm(  # noqa: SLF001  # torch's own name for it
+            x.values,
             weight.t(),
-            scale_a=row_scale[:, None],
+            scale_a=x.scale[:, None],
             scale_b=scale[None, :],
             bias=bias,
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
         )
-    product = values.float() @ weight.float().t()
-    return (product * row_scale[:, None] * scale[None, :] + bias.float()).to(torch.bfloat16)
+        return product[: x.count]
+    product = x.values.float() @ weight.float().t()
+    return (product * x.scale[:, None] * scale[None, :] + bias.float()).to(torch.bfloat16)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -236,7 +237,9 @@ def host_buffer(size: int, device: Device) -> torch.Tensor:
         memory.madvise(mmap.MADV_HUGEPAGE)
     buffer = torch.frombuffer(memory, dtype=torch.uint8, count=size)
     if device == "cuda":
-        status = torch.cuda.cudart().cudaHostRegister(buffer.data_ptr(), size, 0)
+        runtime, address = torch.cuda.cudart(), buffer.data_ptr()
+        status = runtime.cudaHostRegister(address, size, 0)
+        weakref.finalize(memory, runtime.cudaHostUnregister, address).atexit = False
         if int(status) != 0:
             message = f"{size / 2**20:.0f} MiB of host memory cannot be pinned (CUDA error {int(status)})"
             raise MachineError(message, hint="raise the limit on locked memory (ulimit -l), or free host memory")

@@ -297,7 +297,7 @@ class StreamingEngine:
             journey.flying.append(len(flying))
             journey.bus.append(moved / took_s)
             journey.arithmetic.append(total / took_s)
-        if self.device == "cuda":  # on the CPU copying and computing take turns: more riders would hide nothing
+        if moved and self.device == "cuda":  # on the CPU copies and computing take turns: riders would hide nothing
             self._budget.learn(moved / self._slots.bus_bytes_per_s / took_s, len(flying))
 
     # -- ending --

@@ -133,7 +133,7 @@ class Worker:
         except (ImportError, OSError, RuntimeError) as error:
             message = f"DiffSynth cannot be imported: {type(error).__name__}: {error}"
             raise MachineError(message, hint="`renderer doctor` says what is wrong here") from error
-        kind = StreamingEngine if setup.engine == "streaming" else NativeEngine
+        kind = StreamingEngine if setup.profile == "stream" else NativeEngine
         return kind.open(setup, lambda what: self._tell(Opening(what=what)))
 
     # -- what the engine tells --

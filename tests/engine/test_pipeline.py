@@ -187,7 +187,7 @@ class TestHub:
     def test_hub_that_says_no(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """When no hub has the model, the error says what each of them said."""
         with serve(Hub({})) as hub:
-            monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+            monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
             monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.endpoint)
             monkeypatch.setenv("RENDERER_MODELS", str(tmp_path))
             setup = Setup(model="Qwen/Qwen-Image", precision="bf16", profile="cpu", offline=False)

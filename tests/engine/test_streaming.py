@@ -59,9 +59,7 @@ class Heard:
 def open_engine(
     precision: Precision = "bf16", slots: int | None = None, in_flight: int | None = None
 ) -> StreamingEngine:
-    setup = Setup(
-        model="demo", precision=precision, profile="cpu", engine="streaming", slots=slots, in_flight=in_flight
-    )
+    setup = Setup(model="demo", precision=precision, profile="stream", slots=slots, in_flight=in_flight)
     return StreamingEngine.open(setup, lambda _: None)
 
 
@@ -239,7 +237,7 @@ class TestFailures:
 
     def test_a_store_of_another_precision_is_refused(self, tmp_path: Path) -> None:
         """A folder that is no store, or another's, is refused by name before anything is opened."""
-        setup = Setup(model="demo", precision="bf16", profile="cpu", engine="streaming", store=str(tmp_path))
+        setup = Setup(model="demo", precision="bf16", profile="stream", store=str(tmp_path))
         with pytest.raises(ModelError, match=r"index\.json"):
             StreamingEngine.open(setup, lambda _: None)
 

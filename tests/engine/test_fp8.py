@@ -1,0 +1,174 @@
+"""FP8 blocks: the reference against DiffSynth's own block, and the kernels against the reference."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from renderer.engine import arithmetic, fp8_reference, skeletons, stores
+from renderer.engine.blocks import ModuleBlocks
+from renderer.engine.fp8_blocks import Fp8Blocks
+from renderer.engine.modulation import Ready
+from renderer.events import Setup
+from renderer.weights.store import Store
+
+HEADS, HEAD = 5, 32
+WIDTH = HEADS * HEAD
+
+
+@pytest.fixture(scope="module")
+def store() -> Store:
+    return stores.find(Setup(model="demo", precision="fp8", profile="stream"), lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def slot(store: Store) -> torch.Tensor:
+    file = store.blocks("transformer")[1]
+    buffer = torch.empty(file.bytes, dtype=torch.uint8)
+    file.read_into(buffer)
+    return buffer
+
+
+@pytest.fixture(scope="module")
+def plain(store: Store) -> ModuleBlocks:
+    skeleton = skeletons.build(store, "cpu")
+    return ModuleBlocks(skeleton.dit_block, store.blocks("transformer")[0].tensors)
+
+
+@pytest.fixture
+def fp8(store: Store, plain: ModuleBlocks) -> Fp8Blocks:
+    attention = plain._template.get_submodule("attn")
+    places = store.blocks("transformer")[0].tensors
+    return Fp8Blocks(plain, places, attention.num_heads, attention.head_dim, fp8_reference)
+
+
+def inputs(store: Store, image: int = 48, text: int = 7) -> dict[str, Any]:
+    """What a block is called with: random values of the size they have in a network."""
+    width = store.blocks("transformer")[0].tensors[0].shape[1]
+    dice = torch.Generator().manual_seed(3)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=dice).bfloat16()
+
+    head = skeletons.family.DIT_HEAD_WIDTH
+    turns = tuple(
+        torch.polar(torch.ones(rows, head // 2), torch.randn(rows, head // 2, generator=dice)) for rows in (image, text)
+    )
+    ready = Ready(0.3 * random(1, 6 * width), 0.3 * random(1, 6 * width))
+    return {
+        "image": random(1, image, width),
+        "text": random(1, text, width),
+        "temb": ready,
+        "image_rotary_emb": turns,
+        "attention_mask": None,
+        "enable_fp8_attention": False,
+        "modulate_index": None,
+        "kv_cache": None,
+    }
+
+
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Relative Frobenius error."""
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
+
+
+class TestBlock:
+    def test_it_computes_what_diffsynth_s_block_does(
+        self, store: Store, slot: torch.Tensor, plain: ModuleBlocks, fp8: Fp8Blocks
+    ) -> None:
+        """Both streams come out as from the bf16 block, but for FP8's rounding of activations."""
+        given = inputs(store)
+        expected = plain.arrive(1, slot)(**given)
+        found = fp8.arrive(1, slot)(**given)
+        for one, other, before in zip(found, expected, (given["text"], given["image"]), strict=True):
+            assert one.shape == other.shape
+            assert error(one, other) < 0.05
+            assert error(one, other) < 0.2 * error(before, other), "it changed nothing that matters"
+
+    def test_a_change_of_any_weight_is_seen(self, store: Store, slot: torch.Tensor, fp8: Fp8Blocks) -> None:
+        """No tensor of the slot is left out: zero one, and the block gives something else."""
+        given = inputs(store)
+        before = fp8.arrive(1, slot)(**given)
+        for place in store.blocks("transformer")[0].tensors:
+            if place.name.endswith("bias"):
+                continue  # the demo's may be zero already
+            damaged = slot.clone()
+            damaged[place.offset : place.offset + place.bytes] = 0
+            fp8.forget()
+            after = fp8.arrive(1, damaged)(**given)
+            assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True)), place.name
+
+    def test_what_is_rare_takes_the_plain_road(
+        self, store: Store, slot: torch.Tensor, plain: ModuleBlocks, fp8: Fp8Blocks
+    ) -> None:
+        """With an attention mask the block is DiffSynth's own, bit by bit."""
+        given = inputs(store)
+        rows = given["image"].shape[1] + given["text"].shape[1]
+        given["attention_mask"] = torch.zeros(1, 1, rows, rows, dtype=torch.bfloat16)
+        expected = plain.arrive(1, slot)(**given)
+        found = fp8.arrive(1, slot)(**given)
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+    def test_the_cpu_gets_bf16_products(self, store: Store, plain: ModuleBlocks) -> None:
+        """Where nothing multiplies FP8, weights are scaled back."""
+        chosen = arithmetic.choose(plain._template, store.blocks("transformer")[0].tensors, "cpu")
+        assert chosen.arithmetic == "bf16"
+
+
+KERNELS = """
+import torch
+from renderer.engine import fp8_kernels as kernels, fp8_reference as reference
+dice = torch.Generator().manual_seed(0)
+random = lambda *shape: torch.randn(shape, generator=dice).bfloat16()
+x, update, gate, shift, scale = random(9, 160), random(9, 160), random(160), random(160), random(160)
+def close(one, other):
+    assert torch.allclose(one.float(), other.float(), atol=0.02, rtol=0.01), (one.float() - other.float()).abs().max()
+close(kernels.add(x, gate, update), reference.add(x, gate, update))
+close(kernels.add_and_modulate(x, gate, update, shift, scale)[0], reference.add(x, gate, update))
+for name, given in (("quantise", (x,)), ("activate", (x,)), ("modulate", (x, shift, scale))):
+    close(getattr(kernels, name)(*given).scale, getattr(reference, name)(*given).scale)
+qkv, weights, turns = random(9, 480), (random(32), random(32)), torch.randn(9, 16, 2, generator=dice)
+joints = [tuple(torch.zeros(20, 5, 32).bfloat16() for _ in range(3)) for _ in range(2)]
+for run, joint in zip((kernels, reference), joints):
+    run.place(qkv, *weights, turns, joint, 11)
+for one, other in zip(*joints):
+    close(one, other)
+    assert one[11:].abs().sum() > 0 and one[:11].abs().sum() == 0
+print("alike")
+"""
+
+
+def test_the_kernels_mean_what_the_reference_says() -> None:
+    """In Triton's interpreter, all that is not FP8 itself comes out alike (its FP8 rounds otherwise than a GPU's)."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", KERNELS], env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stdout == "alike\n", done.stderr[-2000:]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("rows", [1, 5, 37, 128, 300])
+def test_the_kernels_on_a_gpu(rows: int) -> None:
+    """On a real GPU also FP8 rows and their products are the reference's, within one rounding."""
+    from renderer.engine import fp8_kernels  # noqa: PLC0415  # Triton, only where there is a GPU
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, device="cuda").bfloat16()
+
+    x, shift, scale = random(rows, 3072), random(3072), random(3072)
+    for name, given in (("quantise", (x,)), ("activate", (x,)), ("modulate", (x, shift, scale))):
+        one, other = getattr(fp8_kernels, name)(*given), getattr(fp8_reference, name)(*given)
+        values = [found.values[:rows].float() * found.scale[:rows, None] for found in (one, other)]
+        assert error(*values) < 1e-3
+    weight = fp8_reference.quantise(random(9216, 3072))
+    product = fp8_kernels.multiply(fp8_kernels.quantise(x), weight.values, weight.scale, random(9216) * 0)
+    exact = x.float() @ (weight.values.float() * weight.scale[:, None]).t()
+    assert error(product, exact) < 0.05
