@@ -11,26 +11,33 @@ import errno
 import hashlib
 import io
 import os
+import struct
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
 from renderer.errors import DiskError, LockedError
-from renderer.job import FileFacts, Sidecar
+from renderer.job import FileFacts, Format, Keep, Sidecar
 
-PICTURE_SUFFIX = ".png"
+PICTURE_SUFFIXES: Mapping[Format, str] = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 SIDECAR_SUFFIX = ".json"
 _PART_PREFIX = ".part-"
 _LOCK_NAME = ".lock"
 _PNG_COMPRESSION = 4  # zlib level 4 is three times as fast as 6 on photographs, and 2 % larger
+_WEBP_EFFORT = 2  # of 6; the higher ones take seconds a picture, and save 3 %
+_JPEG_QUALITY = 95
+_JPEG_SEGMENT_BYTES = 65_000  # JPEG keeps metadata in segments of at most 64 KiB
 _MAX_SIDECAR_BYTES = 2**20
+XMP_KEY = "XML:com.adobe.xmp"
+EXIF_IFD, USER_COMMENT = 0x8769, 0x9286
 
 WritePoint = Literal["part-opened", "part-written", "part-synced", "renamed", "folder-synced", "journal-written"]
 
@@ -49,13 +56,28 @@ class Pixels:
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """What a picture's file says of itself: text keys for PNG, a comment for EXIF, and an XMP packet; all may be empty.
+
+    What they mean is `metadata`'s business; here they are put where each format has room for them.
+    """
+
+    texts: Mapping[str, str] = field(default_factory=dict)
+    comment: str = ""
+    xmp: str = ""
+
+
+NO_LABELS = Labels()
+
+
+@dataclass(frozen=True, slots=True)
 class OutputFolder:
     """The folder of one manifest's pictures, `outputs/<name>`."""
 
     path: Path
 
-    def picture(self, output: str) -> Path:
-        return self.path / f"{output}{PICTURE_SUFFIX}"
+    def picture(self, output: str, file_format: Format = "png") -> Path:
+        return self.path / f"{output}{PICTURE_SUFFIXES[file_format]}"
 
     def sidecar(self, output: str) -> Path:
         return self.path / f"{output}{SIDECAR_SUFFIX}"
@@ -99,16 +121,20 @@ def read_sidecar(path: Path) -> Sidecar | None:
         return None
 
 
-def finished(folder: OutputFolder, output: str, fingerprint: str, *, thorough: bool) -> Sidecar | None:
-    """The sidecar of a picture that is done: same fingerprint, and the file is what the sidecar says.
+def finished(
+    folder: OutputFolder, output: str, fingerprint: str, *, thorough: bool, keep: Keep | None = None
+) -> Sidecar | None:
+    """The sidecar of a picture that is done: same fingerprint, kept the same way, and the file is what it says.
+
+    `keep` of None takes every way of keeping.
 
     `thorough` compares the file's SHA-256; otherwise its size has to do, which is enough to say what is there but not
     to skip it.
     """
     sidecar = read_sidecar(folder.sidecar(output))
-    if sidecar is None or sidecar.fingerprint != fingerprint:
+    if sidecar is None or sidecar.fingerprint != fingerprint or (keep is not None and sidecar.keep != keep):
         return None
-    picture = folder.picture(output)
+    picture = folder.picture(output, sidecar.keep.format)
     try:
         if picture.stat().st_size != sidecar.file.bytes:
             return None
@@ -128,24 +154,67 @@ def sha256_of(path: Path) -> str:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def encode_png(pixels: Pixels) -> bytes:
-    """The picture as a PNG file's bytes."""
+def encode(pixels: Pixels, file_format: Format = "png", labels: Labels = NO_LABELS) -> bytes:
+    """The picture as a file's bytes: the same for the same pixels and labels, always.
+
+    PNG text that is not ASCII becomes iTXt, which is UTF-8. A label too long for JPEG's segments is left out.
+    """
     image = Image.frombytes("RGB", (pixels.width, pixels.height), pixels.rgb)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=_PNG_COMPRESSION)
+    if file_format == "png":
+        image.save(buffer, "PNG", compress_level=_PNG_COMPRESSION, pnginfo=_png_chunks(labels))
+        return buffer.getvalue()
+    limit = _JPEG_SEGMENT_BYTES if file_format == "jpeg" else None
+    parts = {"exif": _exif(labels.comment), "xmp": labels.xmp.encode()}
+    written = {name: part for name, part in parts.items() if part and (limit is None or len(part) <= limit)}
+    if file_format == "webp":
+        image.save(buffer, "WEBP", lossless=True, exact=True, method=_WEBP_EFFORT, **written)
+    else:
+        image.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0, **written)
     return buffer.getvalue()
 
 
-def save(folder: OutputFolder, output: str, pixels: Pixels, describe: Callable[[FileFacts, float], Sidecar]) -> Sidecar:
+def _png_chunks(labels: Labels) -> PngInfo:
+    chunks = PngInfo()
+    if labels.xmp:
+        chunks.add_itxt(XMP_KEY, labels.xmp)
+    for key, text in labels.texts.items():
+        if text.isascii():
+            chunks.add_text(key, text)
+        else:
+            chunks.add_itxt(key, text)
+    return chunks
+
+
+def _exif(comment: str) -> bytes:
+    """EXIF with one UserComment, big-endian and of type "undefined": Pillow writes another type, which is not read."""
+    if not comment:
+        return b""
+    text = b"UNICODE\0" + comment.encode("utf-16-be")
+    first = struct.pack(">HHHLLL", 1, EXIF_IFD, 4, 1, 26, 0)  # one entry, a long: where the next directory stands
+    second = struct.pack(">HHHLLL", 1, USER_COMMENT, 7, len(text), 44, 0)  # one entry, bytes: how many, and where
+    return b"Exif\0\0MM\0\x2a\0\0\0\x08" + first + second + text
+
+
+def save(
+    folder: OutputFolder,
+    output: str,
+    pixels: Pixels,
+    describe: Callable[[FileFacts, float], Sidecar],
+    *,
+    file_format: Format = "png",
+    labels: Labels = NO_LABELS,
+) -> Sidecar:
     """Write a picture, then its sidecar, each whole or not at all.
 
     `describe` makes the sidecar from the file's facts and the seconds that encoding and writing took. Old files of the
-    same name stay until the new ones are whole. Raises `DiskError`.
+    same name stay until the new ones are whole; one of another format goes then. Raises `DiskError`.
     """
     began = time.monotonic()
-    path = folder.picture(output)
+    path = folder.picture(output, file_format)
     _stay_inside(folder.path, path)
-    data = encode_png(pixels)
+    before = read_sidecar(folder.sidecar(output))
+    data = encode(pixels, file_format, labels)
     write_whole(path, data)
     facts = FileFacts(
         name=path.name,
@@ -156,7 +225,20 @@ def save(folder: OutputFolder, output: str, pixels: Pixels, describe: Callable[[
     )
     sidecar = describe(facts, time.monotonic() - began)
     write_whole(folder.sidecar(output), sidecar.model_dump_json(indent=2).encode() + b"\n")
+    if before is not None and before.keep.format != file_format:
+        folder.picture(output, before.keep.format).unlink(missing_ok=True)
     return sidecar
+
+
+def rewrite(folder: OutputFolder, output: str, before: Sidecar, keep: Keep, labels: Labels) -> Sidecar:
+    """Keep a finished picture another way, from the pixels in its file. Raises `DiskError`."""
+    with Image.open(folder.picture(output, before.keep.format)) as image:
+        pixels = Pixels(image.width, image.height, image.convert("RGB").tobytes())
+
+    def describe(file: FileFacts, _save_s: float) -> Sidecar:
+        return before.model_copy(update={"file": file, "keep": keep})
+
+    return save(folder, output, pixels, describe, file_format=keep.format, labels=labels)
 
 
 def write_whole(path: Path, data: bytes) -> None:

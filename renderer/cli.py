@@ -85,7 +85,7 @@ def _plan(options: argparse.Namespace) -> int:
                         "id": item.picture.id,
                         "state": item.state,
                         "note": item.note,
-                        "file": str(plan.folder.picture(item.picture.output)),
+                        "file": str(plan.folder.picture(item.picture.output, item.picture.keep.format)),
                         "fingerprint": item.fingerprint,
                         "line": item.picture.place.line,
                         "job": item.picture.job.model_dump(mode="json"),

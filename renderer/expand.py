@@ -25,7 +25,7 @@ from renderer.fields import (
     JobFields,
     nearest,
 )
-from renderer.job import MAX_SEED, Expect, Job, Precision, Size, derive_seed
+from renderer.job import MAX_SEED, Expect, Job, Keep, Precision, Size, derive_seed
 from renderer.names import Template, TemplateError
 from renderer.yaml_reader import Route
 
@@ -207,6 +207,12 @@ def read_expect(fields: ExpectFields | None) -> Expect | None:
     if not fields:
         return None
     return Expect(seconds=fields.get("seconds"), vram_bytes=fields.get("vram"), ram_bytes=fields.get("ram"))
+
+
+def read_keep(fields: JobFields) -> Keep:
+    """How the pictures of a job are kept."""
+    usual = Keep()
+    return Keep(format=fields.get("format", usual.format), embed=fields.get("embed", usual.embed))
 
 
 def rehearse(job: Job) -> Job:

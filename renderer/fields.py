@@ -18,7 +18,7 @@ from typing_extensions import TypedDict  # pydantic asks for this one before Pyt
 
 from renderer import catalog
 from renderer.errors import ModelError, shorten
-from renderer.job import MAX_SEED, Precision
+from renderer.job import MAX_SEED, Embed, Format, Precision
 from renderer.yaml_reader import MAX_PROBLEMS, Route
 
 MAX_PICTURES = 10_000
@@ -290,6 +290,8 @@ class JobFields(TypedDict, total=False):
         list[Annotated[Combination, Field(min_length=1)]],
         Field(max_length=1000, description="Combinations to leave out; each gives some of the names"),
     ]
+    format: Annotated[Format, Field(description="Of the file; webp without loss, jpeg at quality 95")]
+    embed: Annotated[Embed, Field(description="What the file says of itself: prompt and settings, less, or nothing")]
     expect: ExpectFields
 
 

@@ -25,6 +25,8 @@ Precision = Literal["bf16", "fp8"]
 Profile = Literal["resident", "fp8", "disk", "cpu"]
 Format = Literal["png", "webp", "jpeg"]
 Embed = Literal["none", "basic", "full"]
+Format = Literal["png", "webp", "jpeg"]
+Embed = Literal["none", "basic", "full"]
 EngineName = Literal["native", "streaming"]
 
 
@@ -85,6 +87,17 @@ class Place(Value):
     job_id: str
     index: int
     matrix: dict[str, str] = Field(default_factory=dict)
+
+
+class Keep(Value):
+    """How a picture is kept, which does not enter the fingerprint: the pixels are the job's.
+
+    PNG and WebP keep every pixel's value; JPEG, at quality 95 and full colour, nearly. `embed` is what the file says of
+    itself: nothing, that it was generated and by which tool (`basic`), or prompt and settings too (`full`).
+    """
+
+    format: Format = "png"
+    embed: Embed = "full"
 
 
 class Keep(Value):
@@ -242,6 +255,7 @@ class Sidecar(Value):
     timing: Timing
     memory: Memory
     sharing: Sharing | None = None
+    keep: Keep = Keep(embed="none")
     file: FileFacts
     attempt: int = 1
     warnings: tuple[str, ...] = ()

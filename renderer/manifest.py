@@ -373,6 +373,7 @@ class _Loading:
                 index=index,
                 matrix=dict(draft.matrix),
             ),
+            keep=expand.read_keep(recipe.fields),
             expect=expand.read_expect(recipe.fields.get("expect")),
         )
 

@@ -113,7 +113,7 @@ def _planned(
     mark = fingerprint(picture.job, model)
     if force:
         return Planned(picture, model, mark, "to do", "rendered anew on request")
-    if sidecar := artifacts.finished(folder, picture.output, mark, thorough=thorough):
+    if sidecar := artifacts.finished(folder, picture.output, mark, thorough=thorough, keep=picture.keep):
         return Planned(picture, model, mark, "done", sidecar=sidecar)
     record = journal.record(mark)
     if record.set_aside:
@@ -121,15 +121,21 @@ def _planned(
         return Planned(picture, model, mark, "set aside", note)
     if record.failure:
         return Planned(picture, model, mark, "failed", record.failure, suspect=record.crashes > 0)
-    note = _why_not_done(folder, picture.output, mark)
+    note = _why_not_done(folder, picture, mark)
     return Planned(picture, model, mark, "to do", note, suspect=record.left_open)
 
 
-def _why_not_done(folder: OutputFolder, output: str, mark: str) -> str:
-    sidecar = artifacts.read_sidecar(folder.sidecar(output))
+def _why_not_done(folder: OutputFolder, picture: Picture, mark: str) -> str:
+    sidecar = artifacts.read_sidecar(folder.sidecar(picture.output))
     if sidecar is None:
         return ""
-    return "the job has changed" if sidecar.fingerprint != mark else "the file is not what its sidecar says"
+    if sidecar.fingerprint != mark:
+        return "the job has changed"
+    return (
+        "its format or what it embeds has changed"
+        if sidecar.keep != picture.keep
+        else "the file is not what its sidecar says"
+    )
 
 
 # ---- which profile ---------------------------------------------------------------------------------------------------

@@ -146,6 +146,7 @@ class _Tally:
     """What has happened in this run so far."""
 
     rendered: list[Sidecar] = field(default_factory=list)
+    rewritten: int = 0
     failures: dict[str, Failure] = field(default_factory=dict)
     in_a_row: int = 0
     tries: dict[str, int] = field(default_factory=dict)
@@ -172,12 +173,11 @@ class _Batch:
     def render(self) -> Summary:
         """Render all there is to do, or as much as time allows."""
         began_at, began = datetime.now(UTC), time.monotonic()
-        todo = self._plan.to_render()
+        todo = [item for item in self._plan.to_render() if not self._rewrite(item)]
         self._watch(news.BatchBegan(self._plan, len(todo)))
         for item in self._plan.items:
             if item.state == "set aside":
                 self._tally.failures[item.picture.id] = Failure(id=item.picture.id, message=item.note, set_aside=True)
-        todo = [item for item in todo if not self._rewrite(item)]
         ending: Ending = "complete"
         try:
             for setup, items in self._groups(todo):
@@ -202,9 +202,8 @@ class _Batch:
         origin = metadata.Origin(
             fingerprint=item.fingerprint, job=before.job, model=before.model, software=before.software
         )
-        sidecar = artifacts.rewrite(folder, output, before, keep, metadata.write_labels(origin, keep))
-        self._tally.rendered.append(sidecar)
-        self._watch(news.PictureDone(item, sidecar))
+        artifacts.rewrite(folder, output, before, keep, metadata.write_labels(origin, keep))
+        self._tally.rewritten += 1
         return True
 
     def _groups(self, todo: list[Planned]) -> Iterator[tuple[Setup, list[Planned]]]:
@@ -420,7 +419,7 @@ class _Batch:
     def _summary(self, ending: Ending, began_at: datetime, elapsed_s: float) -> Summary:
         tally = self._tally
         rendering_s = sum(sidecar.timing.total_s or 0.0 for sidecar in tally.rendered)
-        skipped = self._plan.count("done")
+        skipped = self._plan.count("done") + tally.rewritten
         return Summary(
             name=self._plan.manifest.name,
             manifest=self._plan.manifest.file,

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from PIL import Image
+
+from renderer.artifacts import Pixels
 from renderer.job import Expect, Job, Picture, Place
 from renderer.manifest import Manifest
+
+
+def pixels_of(path: Path) -> Pixels:
+    """What a picture's file shows, whatever it is kept as."""
+    with Image.open(path) as image:
+        return Pixels(image.width, image.height, image.convert("RGB").tobytes())
 
 
 def make_job(prompt: str = "a red circle", *, seed: int = 1, side: int = 64, steps: int = 2) -> Job:

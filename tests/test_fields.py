@@ -112,7 +112,7 @@ class TestKeys:
 
     def test_no_near_key(self) -> None:
         """Where nothing is near, all known keys are named."""
-        assert complaint_of(qqqq=3)[1].startswith("known: cfg_scale, count, exclude, ")
+        assert complaint_of(qqqq=3)[1].startswith("known: cfg_scale, count, embed, exclude, ")
 
     def test_expect_has_its_own_keys(self) -> None:
         """Within expect, the nearest key is one of expect's."""

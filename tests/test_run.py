@@ -17,13 +17,13 @@ import pytest
 from renderer import artifacts, catalog, news, run
 from renderer.artifacts import OutputFolder
 from renderer.errors import DiskError, LockedError, MachineError
-from renderer.job import Expect, Summary
+from renderer.job import Expect, Keep, Summary
 from renderer.manifest import Manifest
 from renderer.plan import make_plan
 from renderer.run import Settings, Stop
 from renderer.workers import LocalWorker
 from tests.fakes import Behaviour, DyingWorker, InlineWorker, draw
-from tests.making import make_job, make_manifest, make_picture
+from tests.making import make_job, make_manifest, make_picture, pixels_of
 
 FAKE = functools.partial(LocalWorker, command=(sys.executable, "-m", "tests.fakes"))
 
@@ -364,6 +364,20 @@ class TestFolders:
         manifest = make_manifest()
         night.render(manifest)
         for picture in manifest.pictures:
-            assert night.folder(manifest).picture(picture.output).read_bytes() == artifacts.encode(
-                draw(picture.job)
-            )
+            assert pixels_of(night.folder(manifest).picture(picture.output)) == draw(picture.job)
+
+    def test_another_format_costs_no_rendering(self, night: Night) -> None:
+        """A finished picture that is to be kept another way is written anew from its file, and no worker is hired."""
+        manifest = make_manifest()
+        night.render(manifest)
+        folder = night.folder(manifest)
+        kept = Keep(format="webp", embed="basic")
+        pictures = tuple(picture.model_copy(update={"keep": kept}) for picture in manifest.pictures)
+        changed = Manifest(manifest.file, manifest.name, pictures)
+        assert counts(night.render(changed, hire=DyingWorker)) == (0, 3, 0, 0)
+        assert not folder.picture("p000").exists()
+        assert pixels_of(folder.picture("p000", "webp")) == draw(manifest.pictures[0].job)
+        sidecar = artifacts.read_sidecar(folder.sidecar("p000"))
+        assert sidecar is not None
+        assert (sidecar.keep, sidecar.file.name) == (kept, "p000.webp")
+        assert counts(night.render(changed, hire=DyingWorker)) == (0, 3, 0, 0)

@@ -18,7 +18,7 @@ from renderer import artifacts, run
 from renderer.artifacts import OutputFolder, WritePoint
 from renderer.run import Settings, Stop
 from tests.fakes import InlineWorker, draw
-from tests.making import make_manifest
+from tests.making import make_manifest, pixels_of
 
 KILLS = int(os.environ.get("RENDERER_KILLS", "200"))
 MANIFEST = make_manifest([f"picture {number}" for number in range(48)])
@@ -67,8 +67,7 @@ def check(outputs: Path) -> int:
             continue
         found += 1
         assert sidecar.job == picture.job
-        data = folder.picture(picture.output).read_bytes()
-        assert data == artifacts.encode_png(draw(picture.job)), "a picture that is not its sidecar's"
+        assert pixels_of(folder.picture(picture.output)) == draw(picture.job), "a picture that is not its sidecar's"
         assert sidecar.file.sha256 == artifacts.sha256_of(folder.picture(picture.output))
     return found
 
