@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, get_args
 
+from pydantic import TypeAdapter, ValidationError
+
 from renderer import __version__, models_cli
 from renderer.errors import (
     EXIT_DONE,
@@ -28,6 +30,7 @@ from renderer.errors import (
     RendererError,
     UsageError,
 )
+from renderer.fields import AmountOfBytes
 from renderer.job import Precision, Profile, Summary
 from renderer.manifest import Manifest, Overrides, load
 
@@ -152,6 +155,7 @@ def _render(options: argparse.Namespace) -> int:
         only=tuple(options.only),
         force=options.force,
         profile=None if options.profile == "auto" else options.profile,
+        vram_bytes=options.vram,
         terms=models_cli.terms(options, most_bytes=None if options.yes or sys.stderr.isatty() else GB),
         retries=options.retries,
         max_failures=options.max_failures,
@@ -347,7 +351,8 @@ def _add_render_options(render: argparse.ArgumentParser) -> None:
     render.add_argument("--force", action="store_true", help="render also what is done or set aside")
     render.add_argument("--dry-run", action="store_true", help="the same as plan")
     profiles = ["auto", *get_args(Profile)]
-    render.add_argument("--profile", choices=profiles, default="auto", help="where weights wait (default: auto)")
+    render.add_argument("--profile", choices=profiles, default="auto", help="where weights wait (default: stream)")
+    render.add_argument("--vram", type=_amount_of_bytes, metavar="BYTES", help="GPU memory to use at most, like 10GiB")
     models_cli.add_fetch_options(render)
     render.add_argument("--yes", action="store_true", help="agree to downloads of more than 1 GB")
     render.add_argument("--until", type=_clock, metavar="HH:MM", help="start no picture that would end later")
@@ -370,6 +375,13 @@ def _clock(text: str) -> datetime:
         return datetime.strptime(text, "%H:%M")  # noqa: DTZ007  (an hour of the day, on this machine's clock)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time of day like 07:00") from None
+
+
+def _amount_of_bytes(text: str) -> int:
+    try:
+        return TypeAdapter(AmountOfBytes).validate_python(int(text) if text.isdecimal() else text)
+    except ValidationError:
+        raise argparse.ArgumentTypeError(f'{text!r} is not an amount of bytes like "10GiB"') from None
 
 
 def _positive(text: str) -> float:

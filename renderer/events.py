@@ -11,7 +11,7 @@ from typing import IO, Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from renderer.job import Engine, Gpu, Job, Memory, EngineName, Precision, Profile, Sharing, Software, Timing, Value
+from renderer.job import Engine, Gpu, Job, Memory, Precision, Profile, Sharing, Software, Timing, Value
 
 _LENGTHS = struct.Struct(">IQ")
 MAX_HEADER_BYTES = 16 * 2**20
@@ -22,7 +22,7 @@ class Setup(Value):
     """What a worker opens, once: one model at one precision, placed by one profile.
 
     `model` is a catalogue id or a folder. `vram_bytes` bounds the weights on the GPU (null: all there is). For the
-    streaming engine: `store` is the packed store's folder, `slots` how many blocks are on the GPU and `in_flight` how
+    profile `stream`: `store` is the packed store's folder, `slots` how many blocks are on the GPU and `in_flight` how
     many pictures at most (null: as many as there is room for, and use).
     """
 
@@ -31,7 +31,6 @@ class Setup(Value):
     profile: Profile
     vram_bytes: int | None = None
     offline: bool = False
-    engine: EngineName = "native"
     store: str | None = None
     slots: int | None = None
     in_flight: int | None = None

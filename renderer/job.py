@@ -22,9 +22,7 @@ SIDECAR_VERSION: Literal[1] = 1
 MAX_SEED = 2**63 - 1
 
 Precision = Literal["bf16", "fp8"]
-Profile = Literal["resident", "fp8", "disk", "cpu"]
-Format = Literal["png", "webp", "jpeg"]
-Embed = Literal["none", "basic", "full"]
+Profile = Literal["stream", "resident", "fp8", "disk", "cpu"]
 Format = Literal["png", "webp", "jpeg"]
 Embed = Literal["none", "basic", "full"]
 EngineName = Literal["native", "streaming"]
@@ -87,17 +85,6 @@ class Place(Value):
     job_id: str
     index: int
     matrix: dict[str, str] = Field(default_factory=dict)
-
-
-class Keep(Value):
-    """How a picture is kept, which does not enter the fingerprint: the pixels are the job's.
-
-    PNG and WebP keep every pixel's value; JPEG, at quality 95 and full colour, nearly. `embed` is what the file says of
-    itself: nothing, that it was generated and by which tool (`basic`), or prompt and settings too (`full`).
-    """
-
-    format: Format = "png"
-    embed: Embed = "full"
 
 
 class Keep(Value):

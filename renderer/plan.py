@@ -23,13 +23,12 @@ from renderer.journal import MAX_CRASHES, Journal
 from renderer.machine import Machine
 from renderer.manifest import Manifest
 from renderer.weights.identity import identify
+from renderer.weights.places import packed_folder
 
 State = Literal["done", "to do", "failed", "set aside"]
 
 GIB = 2**30
-_WORKSPACE_BYTES = 8 * GIB  # activations and VAE decode of the largest pictures, over the weights
 _OFFLOAD_MARGIN_BYTES = 3 * GIB // 2  # what DiffSynth's weights leave free under `vram_limit`
-_HOST_MARGIN_BYTES = 9 * GIB  # DiffSynth's FP8 profile was seen at 38 GiB of host memory for 29 GB of weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ def _why_not_done(folder: OutputFolder, picture: Picture, mark: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A profile, the bytes of GPU memory its weights may take (None: all), and why it was chosen."""
+    """A profile, the bytes of GPU memory it may take (None: all there is), and why it was chosen."""
 
     profile: Profile
     vram_bytes: int | None
@@ -151,40 +150,43 @@ class Choice:
 
 
 def choose_profile(model: Model, precision: Precision, machine: Machine, wanted: Profile | None = None) -> Choice:
-    """How `model` is to be placed on `machine`: as `wanted`, or by what the machine has.
+    """How `model` is to be placed on `machine`: as `wanted`, or streamed, which suits every card.
 
     Raises `MachineError` when it cannot run at all, or when `wanted` needs what is not there.
     """
     gpu = machine.gpu
-    if wanted == "cpu" or (gpu is None and wanted is None and model.id == catalog.DEMO.id):
-        return Choice("cpu", None, "asked for" if wanted else "no GPU, and the demo model is small")
+    if wanted == "cpu":
+        return Choice("cpu", None, "asked for")
+    if gpu is None and model.id == catalog.DEMO.id and wanted in (None, "stream"):
+        return Choice("stream", None, "no GPU, and the demo model is small: its blocks stream on the CPU")
     if gpu is None:
         message = f"{model.id} needs an NVIDIA GPU, and this machine shows none"
         raise MachineError(message, hint="renderer doctor says what it sees; --proof rehearses with the demo model")
-    limit = max(GIB, gpu.total_bytes - _OFFLOAD_MARGIN_BYTES)
+    if wanted is None or wanted == "stream":
+        waiting = "host memory" if model.gpu_bytes[precision] < machine.ram_free_bytes else "the disk"
+        return Choice("stream", None, f"blocks come from {waiting} to the pictures on {gpu.name}")
     if wanted == "fp8" and precision != "fp8":
         message = f"profile fp8 keeps weights in FP8, and this job asks for {precision}"
         raise MachineError(message, hint="--precision fp8, or --profile resident or disk")
-    if wanted is not None:
-        return Choice(wanted, None if wanted == "resident" else limit, "asked for")
-    weights = model.gpu_bytes[precision]
-    if weights + _WORKSPACE_BYTES <= gpu.total_bytes or model.id == catalog.DEMO.id:
-        return Choice("resident", None, f"{_gib(weights)} of weights fit into {_gib(gpu.total_bytes)}")
-    if precision == "fp8" and weights + _HOST_MARGIN_BYTES <= machine.ram_free_bytes:
-        return Choice(
-            "fp8", limit, f"{_gib(weights)} of weights wait in host memory ({_gib(machine.ram_free_bytes)} free)"
-        )
-    return Choice("disk", limit, f"neither GPU nor free host memory ({_gib(machine.ram_free_bytes)}) holds the weights")
+    limit = max(GIB, gpu.total_bytes - _OFFLOAD_MARGIN_BYTES)
+    return Choice(wanted, None if wanted == "resident" else limit, "asked for")
 
 
-def setup_for(job: Job, machine: Machine, wanted: Profile | None) -> Setup:
-    """What a worker has to open for `job`. Raises `ModelError` and `MachineError`."""
-    choice = choose_profile(catalog.find(job.model), job.precision, machine, wanted)
-    return Setup(model=job.model, precision=job.precision, profile=choice.profile, vram_bytes=choice.vram_bytes)
+def setup_for(job: Job, machine: Machine, wanted: Profile | None, vram_bytes: int | None = None) -> Setup:
+    """What a worker has to open for `job`. `vram_bytes` bounds what it may take on the GPU.
 
-
-def _gib(count: int) -> str:
-    return f"{count / GIB:.0f} GiB"
+    Raises `ModelError` and `MachineError`.
+    """
+    model = catalog.find(job.model)
+    choice = choose_profile(model, job.precision, machine, wanted)
+    streamed = choice.profile == "stream" and model.id != catalog.DEMO.id
+    return Setup(
+        model=job.model,
+        precision=job.precision,
+        profile=choice.profile,
+        vram_bytes=vram_bytes if vram_bytes is not None else choice.vram_bytes,
+        store=str(packed_folder(model, job.precision)) if streamed else None,
+    )
 
 
 # ---- how long --------------------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ class Settings:
     only: tuple[str, ...] = ()
     force: bool = False
     profile: Profile | None = None
+    vram_bytes: int | None = None
     terms: Terms = field(default_factory=Terms)
     retries: int = 2
     max_failures: int = 10
@@ -100,7 +101,7 @@ def _setups(batches: Sequence[Plan], settings: Settings) -> dict[tuple[str, str]
     for item in (item for batch in batches for item in batch.to_render()):
         job = item.picture.job
         if (job.model, job.precision) not in setups:
-            setup = plan.setup_for(job, here, settings.profile)
+            setup = plan.setup_for(job, here, settings.profile, settings.vram_bytes)
             setups[job.model, job.precision] = setup.model_copy(update={"offline": settings.terms.offline})
     return setups
 

@@ -158,6 +158,7 @@ class TestArguments:
             ("--max-hours", "nan"),
             ("--retries", "-1"),
             ("--profile", "fast"),
+            ("--vram", "10 apples"),
         ],
     )
     def test_a_wrong_value_ends_with_2(self, arguments: tuple[str, ...]) -> None:
@@ -279,7 +280,7 @@ class TestRendering:
         done = renderer("doctor", "--json", cwd=project)
         found = json.loads(done.stdout)
         assert found["torch"]["torch"]
-        assert found["profiles"]["demo bf16"].startswith(("cpu", "resident"))
+        assert found["profiles"]["demo bf16"].startswith("stream")
         text = renderer("doctor", cwd=project).stdout
         assert "memory" in text
         assert "profile" in text

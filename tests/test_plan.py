@@ -8,9 +8,9 @@ import pytest
 from renderer import catalog, machine
 from renderer.catalog import QWEN_IMAGE
 from renderer.errors import MachineError, UsageError
-from renderer.job import Engine, FileFacts, Job, Memory, ModelIdentity, Precision, Profile, Sidecar, Timing
+from renderer.job import Engine, FileFacts, Job, Memory, ModelIdentity, Precision, Sidecar, Timing
 from renderer.machine import Gpu, Machine
-from renderer.plan import GIB, Pace, Planned, choose_profile, make_plan
+from renderer.plan import GIB, Pace, Planned, choose_profile, make_plan, setup_for
 from tests.fakes import SOFTWARE
 from tests.making import make_job, make_manifest, make_picture
 
@@ -21,36 +21,33 @@ def a_machine(vram_gib: int = 0, ram_gib: int = 64) -> Machine:
 
 
 class TestChooseProfile:
-    @pytest.mark.parametrize(
-        ("vram_gib", "ram_gib", "precision", "profile"),
-        [
-            (80, 128, "bf16", "resident"),
-            (80, 128, "fp8", "resident"),
-            (48, 64, "fp8", "resident"),
-            (48, 64, "bf16", "disk"),
-            (24, 64, "fp8", "fp8"),
-            (10, 64, "fp8", "fp8"),
-            (24, 32, "fp8", "disk"),
-            (10, 16, "fp8", "disk"),
-        ],
-    )
-    def test_auto_goes_by_what_the_machine_has(
-        self, vram_gib: int, ram_gib: int, precision: Precision, profile: Profile
-    ) -> None:
-        """All on the GPU where it fits, in host memory where that has room, from the disk otherwise."""
-        choice = choose_profile(QWEN_IMAGE, precision, a_machine(vram_gib, ram_gib))
-        assert choice.profile == profile
-        assert (choice.vram_bytes is None) == (profile == "resident")
+    @pytest.mark.parametrize("precision", ["bf16", "fp8"])
+    @pytest.mark.parametrize(("ram_gib", "place"), [(128, "host memory"), (16, "the disk")])
+    def test_auto_streams_on_every_card(self, precision: Precision, ram_gib: int, place: str) -> None:
+        """Whatever the card, blocks come to the pictures: from host memory where they fit there, or from the disk."""
+        for vram_gib in (6, 10, 24, 80):
+            choice = choose_profile(QWEN_IMAGE, precision, a_machine(vram_gib, ram_gib))
+            assert (choice.profile, choice.vram_bytes) == ("stream", None)
+            assert place in choice.reason
 
     def test_the_weights_leave_room_for_the_work(self) -> None:
-        """Weights on a 24 GiB card may not take all of it."""
-        choice = choose_profile(QWEN_IMAGE, "fp8", a_machine(24))
+        """Weights that DiffSynth keeps on a 24 GiB card may not take all of it."""
+        choice = choose_profile(QWEN_IMAGE, "fp8", a_machine(24), "fp8")
         assert choice.vram_bytes is not None
         assert 20 * GIB < choice.vram_bytes < 23 * GIB
 
+    def test_a_streamed_model_needs_its_store(self) -> None:
+        """What a worker opens names the packed store; the demo model makes its own."""
+        job = make_job().model_copy(update={"model": QWEN_IMAGE.id})
+        setup = setup_for(job, a_machine(10), None, 8 * GIB)
+        assert setup.store is not None
+        assert setup.store.endswith("bf16")
+        assert setup.vram_bytes == 8 * GIB
+        assert setup_for(make_job(), a_machine(), None).store is None
+
     def test_no_gpu_means_the_demo_model_alone(self) -> None:
         """Without a GPU the demo model renders on the CPU, and Qwen-Image is refused with what is missing."""
-        assert choose_profile(catalog.DEMO, "fp8", a_machine()).profile == "cpu"
+        assert choose_profile(catalog.DEMO, "fp8", a_machine()).profile == "stream"
         with pytest.raises(MachineError, match="needs an NVIDIA GPU"):
             choose_profile(QWEN_IMAGE, "fp8", a_machine())
 

@@ -24,7 +24,8 @@ MOST_TOKENS = 4096
 """Where DiffSynth cuts a prompt off."""
 
 FEWEST_STEPS = 2
-"""DiffSynth's schedule of one step divides zero by zero."""
+"""With one step, DiffSynth 2.1.12 divides zero by zero: it stretches the noise levels so that the last is 0.02, and the
+first, which is the last, cannot be stretched (`FlowMatchScheduler.set_timesteps_qwen_image`)."""
 
 OnStep = Callable[[int, int], None]
 """Hears, after each denoising step, how many of how many are done."""
@@ -74,7 +75,8 @@ def refuse(job: Job, setup: Setup, model: Model) -> None:
         opened = f"{setup.model} at {setup.precision}"
         raise PictureError(f"the job wants {job.model} at {job.precision}, and {opened} is open")
     if job.num_inference_steps < FEWEST_STEPS:
-        raise PictureError(f"{job.num_inference_steps} steps make no picture", hint=f"use at least {FEWEST_STEPS}")
+        steps = f"{job.num_inference_steps} step{'s' * (job.num_inference_steps != 1)}"
+        raise PictureError(f"{steps}: DiffSynth's schedule for Qwen-Image has at least {FEWEST_STEPS}")
     size = Size(width=job.width, height=job.height)
     if reason := model.refusal(size):
         near = " or ".join(str(fitting) for fitting in model.nearest(size))
@@ -121,8 +123,7 @@ def rgb(image: Image.Image, job: Job) -> bytes:
     """The picture's bytes. Raises `BadPictureError` when it is one flat colour, `PictureError` for another size."""
     if image.size != (job.width, job.height):
         raise PictureError(f"asked for {job.width}x{job.height}, and DiffSynth gave {image.width}x{image.height}")
-    picture = image.convert("RGB")
-    extremes = [channel.getextrema() for channel in picture.split()]
-    if all(low == high for low, high in extremes):
-        raise BadPictureError(f"the picture is one flat colour: {tuple(low for low, _ in extremes)}")
-    return picture.tobytes()
+    image = image.convert("RGB")
+    if (colours := image.getcolors(maxcolors=1)) is not None:
+        raise BadPictureError(f"the picture is one flat colour, {colours[0][1]}")
+    return image.tobytes()
