@@ -214,6 +214,8 @@ class _Work:
 
     def _counted(self, file: PackedFile, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
         """The pieces as they pass, reported; a stopped attempt ends here."""
+        with self._lock:
+            self._bytes += _file_bytes(file) - sum(tensor.bytes for tensor in file.tensors)  # the header
         for piece in pieces:
             if self._stopped.is_set():
                 raise _StoppedError
@@ -221,7 +223,7 @@ class _Work:
             with self._lock:
                 self._bytes += len(piece)
                 if self._report is not None:
-                    self._report(min(self._bytes, self._all_bytes), self._all_bytes, file.name)
+                    self._report(self._bytes, self._all_bytes, file.name)
 
 
 class _StoppedError(Exception):
