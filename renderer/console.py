@@ -91,9 +91,9 @@ def describe_supply(need: Need, answer: supplies.News | None) -> str | None:
         case Bill(download_bytes=download, store_bytes=store):
             parts = [f"{gb(download)} to download from {answer.source}"] if download else []
             parts += [f"{gb(store)} to pack"] if store else []
-            took = f"about {duration(answer.seconds)}" if answer.seconds is not None else "time not measured here yet"
-            what = f"{answer.model}: {', '.join(parts) or 'nothing to fetch'}; {took}"
-            return f"{what}\n  into {answer.folder}, {gb(answer.free_bytes)} free"
+            took = f"about {duration(answer.seconds)}" if answer.seconds is not None else "no time measured yet"
+            room = f"  into {answer.folder}, {gb(answer.free_bytes)} free; {took}"
+            return f"{answer.model}: {', '.join(parts) or 'nothing to fetch'}\n{room}"
         case Supplied(note=note):
             return note or f"{need.model} is here"
     return None

@@ -96,7 +96,7 @@ def _profile(model: Model, precision: Precision, here: Machine) -> str:
 
 def _whereabouts(model: Model) -> str:
     if model.id == catalog.DEMO.id:
-        return "made at first use"
+        return "comes with the package"
     precisions: tuple[Precision, ...] = get_args(Precision)
     packed = [each for each in precisions if needs.is_met(Need(model=model.id, store=each))]
     stores = f"packed in {' and '.join(packed)}" if packed else ""

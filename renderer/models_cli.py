@@ -127,7 +127,7 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
 
     yield row["about"] + ("" if row["renders"] else "; not for manifests yet")
     if row["id"] == catalog.DEMO.id:
-        yield "here: made at first use"
+        yield "here: it comes with the package"
         return
     sizes = ", ".join(f"{precision} {gb(count)}" for precision, count in row["bytes"].items())
     yield f"download {gb(row['download_bytes'])}" + (f"; packed about {sizes}" if row["ability"] != "lora" else "")
@@ -175,7 +175,7 @@ def _obtain(need: Need, options: argparse.Namespace) -> int:
     from renderer.weights import needs  # noqa: PLC0415
 
     if need.model == catalog.DEMO.id:
-        print("demo: made, and packed, where it is used; there is nothing to fetch")
+        print("demo: it comes with the package, and is packed where it is used")
         return EXIT_DONE
     if needs.is_met(need):
         print(f"{need.model}: {f'packed in {need.store}' if need.store else 'all'} here already")

@@ -1,6 +1,6 @@
 """A hub of our own on 127.0.0.1: it speaks the file APIs of Hugging Face and ModelScope, as far as their clients ask.
 
-It can lie about a hash, cut connections, and refuse; it counts the bytes it gave.
+It can lie about a hash, cut connections, fall silent and refuse; it counts the bytes it gave.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from urllib.parse import parse_qs, unquote, urlsplit
+
+_STALL_S = 5.0
 
 COMMIT = "75e0b4be04f60ec59a75f475837eced720f823b6"
 
@@ -31,6 +34,8 @@ class Hub:
     false_hashes: set[str] = field(default_factory=set)
     cut_after: dict[str, int] = field(default_factory=dict)
     cuts: int = 1
+    stall_after: dict[str, int] = field(default_factory=dict)
+    stalled: Event = field(default_factory=Event)
     status: int = 200
     given: dict[str, int] = field(default_factory=dict)
     ranges: list[tuple[str, int]] = field(default_factory=list)
@@ -45,6 +50,7 @@ class Hub:
             **os.environ,
             "HF_ENDPOINT": self.endpoint,
             "HF_HOME": str(folder / "hugging-face"),
+            "HF_HUB_CACHE": str(folder / "hugging-face/hub"),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "MODELSCOPE_ENDPOINT": self.endpoint,
@@ -194,8 +200,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.shop.cuts -= 1
             part = part[:limit]
             self.close_connection = True
+        stall = self.shop.stall_after.pop(name, None)
+        if stall is not None and stall < len(part):
+            part = part[:stall]
+            self.close_connection = True
         self.shop.given[name] = self.shop.given.get(name, 0) + len(part)
         self.wfile.write(part)
+        if stall is not None:
+            self.wfile.flush()
+            self.shop.stalled.set()
+            time.sleep(_STALL_S)
         if self.close_connection:
             self.wfile.flush()
             self.connection.shutdown(socket.SHUT_RDWR)

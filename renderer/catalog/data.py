@@ -186,7 +186,7 @@ LIGHTNING = (
 
 DEMO = Model(
     id="demo",
-    about="a small member of the family that is made on this machine: rehearsals, tests, CI",
+    about="a small member of the family that comes with the package: rehearsals, tests, CI",
     ratios=MappingProxyType(
         {
             "1:1": Size(width=256, height=256),

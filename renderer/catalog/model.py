@@ -75,7 +75,7 @@ class Model:
     Sides and areas are in pixels. `gpu_bytes` is what the weights take on a GPU at each precision, text encoder and
     VAE included. `call` is what DiffSynth's pipeline has to be told besides a job. A model is from a hub (`parts` and
     `revision`), or a local folder in Qwen-Image's layout (`folder`), or single files by role (`files`), whose other
-    parts are the hub's; the demo model has none of these, and is made on this machine.
+    parts are the hub's; the demo model has none of these, and comes with the package.
     """
 
     id: str

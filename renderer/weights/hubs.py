@@ -22,7 +22,7 @@ from renderer.weights.headers import disk_error
 _WORKERS = 4
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 _SHOWN_CHARACTERS = 160
-_AGAIN = "check the network and run the same command again: it goes on where it stopped"
+_AGAIN = "check the network and run the same command again: what is whole is kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class HuggingFace:
         from huggingface_hub import HfApi  # noqa: PLC0415  # its HTTP library, only where a hub is asked
 
         with _explained_hugging_face(repository, revision, None):
-            info = HfApi().model_info(repository, revision=revision, files_metadata=True)
+            info = HfApi(endpoint=_mirror("HF_ENDPOINT")).model_info(repository, revision=revision, files_metadata=True)
         files = tuple(
             RemoteFile(each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs else None, each.blob_id)
             for each in info.siblings or ()
@@ -79,6 +79,7 @@ class HuggingFace:
             snapshot_download(
                 repository,
                 revision=revision,
+                endpoint=_mirror("HF_ENDPOINT"),
                 local_dir=folder,
                 allow_patterns=[_literally(name) for name in names],
                 max_workers=_WORKERS,
@@ -92,7 +93,9 @@ class ModelScope:
         from modelscope_hub import HubApi  # noqa: PLC0415  # as above
 
         with _explained_modelscope(repository, revision, None):
-            found = HubApi().list_repo_files(repository, "model", revision=revision)
+            found = HubApi(endpoint=_mirror("MODELSCOPE_ENDPOINT")).list_repo_files(
+                repository, "model", revision=revision
+            )
         files = tuple(RemoteFile(each.path, each.size, each.sha256) for each in found if not each.is_dir)
         return Listing(revision or "master", files)
 
@@ -103,6 +106,7 @@ class ModelScope:
             snapshot_download(
                 repository,
                 revision=revision,
+                endpoint=_mirror("MODELSCOPE_ENDPOINT"),
                 local_dir=str(folder),
                 allow_patterns=[_literally(name) for name in names],
                 max_workers=_WORKERS,
@@ -110,6 +114,11 @@ class ModelScope:
 
 
 HUBS: Mapping[str, Hub] = MappingProxyType({"huggingface": HuggingFace(), "modelscope": ModelScope()})
+
+
+def _mirror(variable: str) -> str | None:
+    """The address that a hub is asked at, if it is not its own; the clients read this but once, at their import."""
+    return os.environ.get(variable) or None
 
 
 def _literally(name: str) -> str:

@@ -100,7 +100,7 @@ ANSWERS: TypeAdapter[Bill | Progress | Supplied | Refused] = TypeAdapter(Answer)
 def is_met(need: Need) -> bool:
     """Whether what is needed is here already, or is not to be had from any hub.
 
-    The demo model is made where it is opened; of a folder of one's own, whoever opens it says what it lacks.
+    The demo model comes with the package; of a folder of one's own, whoever opens it says what it lacks.
     """
     model = catalog.find(need.model)
     if model.id == catalog.DEMO.id:

@@ -94,7 +94,7 @@ class ModelFiles:
 def look(model: Model) -> Whereabouts:
     """Where each part of a model is, first come first served, and what is missing of it.
 
-    The demo model has no parts here: it is made, not fetched.
+    The demo model has no parts here: it comes with the package.
     """
     found: list[Found] = []
     lacking: list[Lack] = []

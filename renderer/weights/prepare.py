@@ -198,10 +198,8 @@ def _pack(
     if index.worst_error is None or index.median_error is None:
         return folder, f"{model.id} is packed: {needs.gb(index.bytes)}, bit for bit"
     name, worst = index.worst_error
-    return folder, (
-        f"{model.id} is packed: {needs.gb(index.bytes)}; error of a layer's weights {index.median_error:.4f}, "
-        f"at most {worst:.4f} ({name})"
-    )
+    error = f"error of a layer's weights {index.median_error:.4f}, at most {worst:.4f}"
+    return folder, f"{model.id} is packed: {needs.gb(index.bytes)}\n  {error}\n  ({name})"
 
 
 def _discard(whereabouts: Whereabouts) -> str:
@@ -211,8 +209,8 @@ def _discard(whereabouts: Whereabouts) -> str:
     ours = [found for found in whereabouts.found if found.kind == "models folder" and found.part.repository is None]
     paths = [path for found in ours for path in found.files if path.is_file()]
     if not paths:
-        return "; no originals of ours to discard"
-    return f"; {needs.gb(pack.discard_source(paths, places.models_folder()))} of originals discarded"
+        return "\n  no originals of ours to discard"
+    return f"\n  {needs.gb(pack.discard_source(paths, places.models_folder()))} of originals discarded"
 
 
 # ---- rates -----------------------------------------------------------------------------------------------------------

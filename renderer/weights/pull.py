@@ -1,7 +1,8 @@
 """Fetching from a hub, with the hub's own client: what it has, how many bytes are to come, the files, verified.
 
-Both clients go on where a broken download stopped. Afterwards every file must have the size and the SHA-256 that the
-hub told beforehand; a record of that stays in the folder, for `verify`. Knows nothing of models.
+Both clients take up a connection that broke. After their process has died, files that were whole are kept; ModelScope's
+client also goes on within a file, Hugging Face's (since 1.0) begins it anew. Afterwards every file must have the size
+and the hash that the hub told beforehand; a record of that stays in the folder, for `verify`. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal, get_args
 
+from filelock import FileLock
+
 from renderer import artifacts
 from renderer.errors import DiskError, ModelError, UsageError
 from renderer.weights import hubs
@@ -30,6 +33,8 @@ Source = Literal["huggingface", "modelscope"]
 RECORD = ".renderer.json"
 """In a fetched folder: where it came from, and each file's size and SHA-256."""
 
+_LOCK = ".renderer.lock"
+_LEFTOVERS = ".cache/huggingface/download/**/*.incomplete"  # of a client that was killed: no other ever reads them
 _TICK_S = 0.5
 
 OnBytes = Callable[[int], None]
@@ -102,12 +107,19 @@ def fetch(errand: Errand, offer: Offer, on_bytes: OnBytes) -> None:
         errand.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(errand.folder, error) from error
-    if offer.to_fetch:
-        patterns = [file.name for file in offer.to_fetch]
+    with FileLock(errand.folder / _LOCK):  # who waits here finds what the other has fetched
+        _download(errand, offer, on_bytes)
+        hashes = _verify(errand, offer)
+        _record(errand, offer, hashes)
+
+
+def _download(errand: Errand, offer: Offer, on_bytes: OnBytes) -> None:
+    names = [file.name for file in offer.files if not _is_here(file, errand.folder)]
+    if names:
+        for leftover in errand.folder.glob(_LEFTOVERS):
+            leftover.unlink(missing_ok=True)
         with _Scale(errand.folder, on_bytes):
-            hubs.HUBS[offer.source].download(errand.repository, offer.revision, patterns, errand.folder)
-    hashes = _verify(errand, offer)
-    _record(errand, offer, hashes)
+            hubs.HUBS[offer.source].download(errand.repository, offer.revision, names, errand.folder)
 
 
 # ---- before ----------------------------------------------------------------------------------------------------------
@@ -175,7 +187,7 @@ def _verify(errand: Errand, offer: Offer) -> list[str]:
         there = path.stat().st_size if path.is_file() else None
         if there != file.bytes:
             what = "did not come" if there is None else f"has {there} bytes, and {offer.source} says {file.bytes}"
-            raise ModelError(f"{path} {what}", hint="run the same command again: it goes on where it stopped")
+            raise ModelError(f"{path} {what}", hint="run the same command again: what is whole is kept")
     paths = [errand.folder / file.name for file in offer.files]
     hashes = file_hashes(paths)
     for file, path, found in zip(offer.files, paths, hashes, strict=True):

@@ -44,8 +44,8 @@ def verify(model: Model, report: Report) -> str:
             elif expected is None and path.suffix == ".safetensors":
                 wrong.extend(_header_trouble(path))
     if files:
-        known = f"{hashed} by their hash, {len(files) - hashed} by their header alone"
-        said.append(f"{len(files)} files, {gb(total)}: {known}")
+        how = f"{hashed} by their hash, {len(files) - hashed} by their header alone"
+        said.append(f"{len(files)} files, {gb(total)}: {how}")
     for precision, folder in stores(model):
         wrong.extend(_store_trouble(folder, report))
         said.append(f"packed store in {precision}")
@@ -53,7 +53,7 @@ def verify(model: Model, report: Report) -> str:
         raise ModelError(f"{model.id} is not here", hint=f"renderer models pull {model.reference}")
     if wrong:
         raise ModelError("\n".join(wrong), hint="remove what is damaged, and fetch or pack it again")
-    return f"{model.id}: {'; '.join(said)}"
+    return "\n  ".join([f"{model.id}: all is as it should be", *said])
 
 
 def stores(model: Model) -> Iterator[tuple[Precision, Path]]:
