@@ -179,6 +179,14 @@ def _schema(options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from renderer.benchmarks import weights  # noqa: PLC0415
+
+    found = weights.measure(options.folder, options.layers)
+    print(json.dumps(found, indent=2) if options.json else "\n".join(weights.lines(found)))
+    return EXIT_DONE
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from renderer import doctor  # noqa: PLC0415
 
@@ -328,6 +336,13 @@ def _parser() -> argparse.ArgumentParser:
     schema.set_defaults(command=_schema)
 
     models_cli.add_commands(commands.add_parser("models", help="list, pull, pack, verify and remove models"))
+
+    bench = commands.add_parser("bench", help="measure this machine on full-size random weights")
+    bench.add_argument("what", choices=["weights"], help="packing and loading")
+    bench.add_argument("--folder", type=Path, required=True, metavar="DIR", help="takes up to 120 GB")
+    bench.add_argument("--layers", type=_natural, default=60, metavar="N", help="of the transformer (default: 60)")
+    bench.add_argument("--json", action="store_true", help="for machines")
+    bench.set_defaults(command=_bench)
 
     doctor = commands.add_parser("doctor", help="say what this machine is, and what it can render")
     doctor.add_argument("--outputs", type=Path, default=Path("outputs"), help=argparse.SUPPRESS)

@@ -1,0 +1,112 @@
+"""The measured parts: `python -m renderer.benchmarks.parts PART FOLDER LAYERS` runs one, and prints JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+Figures = dict[str, Any]
+
+_COPY_BYTES = 16 * 2**20
+_COPIED_SHARE = 4  # a quarter of the source is read, and as much written, to learn what the disk does
+
+
+def _source(folder: Path, layers: int) -> Figures:
+    from renderer.demo import tokenizer  # noqa: PLC0415  # torch, only in the part that needs it
+    from renderer.weights import synthetic  # noqa: PLC0415
+
+    count = synthetic.write(folder / "source", layers=layers)
+    tokenizer.write(folder / "source" / "tokenizer")
+    return {"bytes": count}
+
+
+def _disk(folder: Path, _layers: int) -> Figures:
+    """What plain reading and writing take here, as `dd` would do it: one thread, large pieces, synced at the end."""
+    files = sorted((folder / "source").rglob("*.safetensors"))
+    files = files[: max(1, len(files) // _COPIED_SHARE)]
+    buffer, copied = bytearray(_COPY_BYTES), folder / "copied"
+    count, read_s, write_s = 0, 0.0, 0.0
+    with copied.open("wb", buffering=0) as out:
+        for path in files:
+            with path.open("rb", buffering=0) as stream:
+                while True:
+                    began = time.perf_counter()
+                    size = stream.readinto(buffer)
+                    read_s += time.perf_counter() - began
+                    if not size:
+                        break
+                    began = time.perf_counter()
+                    out.write(memoryview(buffer)[:size])
+                    write_s += time.perf_counter() - began
+                    count += size
+        began = time.perf_counter()
+        os.fsync(out.fileno())
+        write_s += time.perf_counter() - began
+    copied.unlink()
+    return {"bytes": count, "read_s_per_byte": read_s / count, "write_s_per_byte": write_s / count}
+
+
+def _pack(folder: Path, _layers: int) -> Figures:
+    from renderer import catalog  # noqa: PLC0415
+    from renderer.job import ModelIdentity  # noqa: PLC0415
+    from renderer.weights import pack  # noqa: PLC0415
+
+    source = folder / "source"
+    files = {part.role: sorted(source.glob(part.files)) for part in catalog.PARTS}
+    identity = ModelIdentity(id="synthetic", revision="1")
+    index = pack.pack(files, source / "tokenizer", folder / "fp8", "fp8", identity)
+    assert index.worst_error is not None
+    transformer = sum(file.bytes for file in index.files if file.network == "transformer")
+    return {
+        "bytes": index.bytes,
+        "transformer_bytes": transformer,
+        "median_error": index.median_error,
+        "worst_error": index.worst_error[1],
+    }
+
+
+def _verify(folder: Path, _layers: int) -> Figures:
+    from renderer.weights.store import open_store  # noqa: PLC0415
+
+    store = open_store(folder / "fp8")
+    store.verify()
+    return {"bytes": store.index.bytes}
+
+
+def _load(folder: Path, _layers: int) -> Figures:
+    import torch  # noqa: PLC0415
+
+    from renderer.engine.slots import HostMemory  # noqa: PLC0415
+    from renderer.weights.store import open_store  # noqa: PLC0415
+
+    files = open_store(folder / "fp8").blocks("transformer")
+    device: Any = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.zeros(1, device=device)  # the context is not the load's to pay for
+    began = time.perf_counter()
+    HostMemory(files, device)
+    return {"bytes": sum(file.bytes for file in files), "blocks": len(files), "seconds": time.perf_counter() - began}
+
+
+PARTS: Mapping[str, Callable[[Path, int], Figures]] = MappingProxyType(
+    {"source": _source, "disk": _disk, "pack": _pack, "verify": _verify, "load": _load}
+)
+
+
+def main() -> None:
+    """Measure one part, and print its figures as JSON."""
+    part, folder, layers = sys.argv[1:4]
+    began = time.perf_counter()
+    found = PARTS[part](Path(folder), int(layers))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": time.perf_counter() - began, "peak_rss_bytes": peak, **found}))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
