@@ -40,6 +40,7 @@ from renderer.weights.store import (
     Report,
     StoredFile,
     open_store,
+    sha256_or_nothing,
     verify,
 )
 
@@ -286,13 +287,15 @@ def _take_up(part: Path, plan: str) -> dict[str, _Done]:
     if progress.plan == plan:
         with ThreadPoolExecutor() as pool:
             paths = [part / done.file.name for done in progress.done]
-            hashes = pool.map(lambda path: artifacts.sha256_of(path) if path.is_file() else "", paths)
+            hashes = pool.map(sha256_or_nothing, paths)
             whole = zip(progress.done, hashes, strict=True)
             kept = {done.file.name: done for done, found in whole if found == done.file.sha256}
-    if part.exists():
+    try:
         for path in part.rglob("*"):
             if path.is_file() and path.relative_to(part).as_posix() not in {*kept, _PROGRESS}:
                 path.unlink()
+    except OSError as error:
+        raise disk_error(part, error) from error
     return kept
 
 
@@ -328,7 +331,10 @@ def _opened(checkpoints: Iterable[Checkpoint]) -> Iterator[dict[Path, int]]:
     found: dict[Path, int] = {}
     try:
         for path in {stored.path for checkpoint in checkpoints for stored in checkpoint.tensors.values()}:
-            found[path] = os.open(path, os.O_RDONLY)
+            try:
+                found[path] = os.open(path, os.O_RDONLY)
+            except OSError as error:
+                raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
         yield found
     finally:
         for descriptor in found.values():
@@ -336,7 +342,10 @@ def _opened(checkpoints: Iterable[Checkpoint]) -> Iterator[dict[Path, int]]:
 
 
 def _copy(source: Path, part: Path, name: str) -> CopiedFile:
-    data = source.read_bytes()
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{source}: cannot be read: {error.strerror or error}") from error
     artifacts.write_whole(part / name, data)
     return CopiedFile(name=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 

@@ -6,12 +6,14 @@ Knows nothing of pipelines, slots or GPUs.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +25,7 @@ from pydantic import Field, ValidationError
 from renderer import artifacts
 from renderer.errors import ModelError
 from renderer.job import ModelIdentity, Precision, Value, canonical
-from renderer.weights.headers import ITEM_BYTES, Header, read_header
+from renderer.weights.headers import DATA_ALIGNMENT, ITEM_BYTES, Header, read_header
 from renderer.weights.layout import ALIGNMENT, Kind
 from renderer.weights.shapes import Network
 
@@ -141,27 +143,38 @@ class BlockFile:
     data_offset: int
     tensors: tuple[TensorPlace, ...]
 
-    def read_into(self, buffer: memoryview | torch.Tensor) -> None:
+    def read_into(self, buffer: memoryview | torch.Tensor, *, direct: bool = False) -> None:
         """Read the whole data into the first `bytes` of a buffer (a uint8 tensor of the CPU, or writable memory).
 
-        Other threads run meanwhile, and several may call it at once. Raises `ModelError` when the file has less.
+        Other threads run meanwhile, and several may call it at once. With `direct` the data goes past the page cache,
+        which is for machines whose memory is short: straight from the disk where buffer and file system allow it (the
+        buffer begins at a multiple of 4096), else its pages are given back after it was read.
+
+        Raises `ModelError` when the file has less.
         """
         memory = buffer if isinstance(buffer, memoryview) else memoryview(buffer.numpy())
         memory = memory.cast("B")[: self.bytes]
         assert len(memory) == self.bytes, f"a buffer of {len(memory)} bytes for {self.bytes} of {self.path}"
         try:
-            descriptor = os.open(self.path, os.O_RDONLY)
-            try:
-                done = 0
-                while done < self.bytes:
-                    count = os.preadv(descriptor, [memory[done : done + _READ_BYTES]], self.data_offset + done)
-                    if count == 0:
-                        raise ModelError(f"{self.path}: ends {self.bytes - done} bytes too early", hint=_HINT)
-                    done += count
-            finally:
-                os.close(descriptor)
+            done = self._read_direct(memory) if direct else 0
+            with _opened(self.path) as descriptor:
+                if not _fill(descriptor, memory[done:], self.data_offset + done):
+                    raise ModelError(f"{self.path}: ends too early", hint=_HINT)
+                if direct:
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
             raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+
+    def _read_direct(self, memory: memoryview) -> int:
+        """Read whole pages past the page cache; how many bytes that were, or 0 where it does not work."""
+        size = self.bytes // DATA_ALIGNMENT * DATA_ALIGNMENT
+        try:
+            with _opened(self.path, os.O_DIRECT) as descriptor:
+                return size if _fill(descriptor, memory[:size], self.data_offset) else 0
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # an unaligned buffer, or a file system without
+                raise
+            return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +274,7 @@ def verify(folder: Path, index: Index, report: Report | None = None) -> None:
     wrong = []
     done = 0
     with ThreadPoolExecutor() as pool:
-        found = pool.map(_sha256, [path for path, _, _ in files])
+        found = pool.map(sha256_or_nothing, [path for path, _, _ in files])
         for (path, size, expected), actual in zip(files, found, strict=True):
             done += size
             if report is not None:
@@ -328,7 +341,28 @@ def _check_whole(store: Store) -> None:
         raise ModelError(f"{store.folder / INDEX}: does not list all parts of a model", hint=_HINT)
 
 
-def _sha256(path: Path) -> str:
+@contextmanager
+def _opened(path: Path, flags: int = 0) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _fill(descriptor: int, memory: memoryview, offset: int) -> bool:
+    """Read into all of `memory`; False when the file ends before. Raises `OSError`."""
+    done = 0
+    while done < len(memory):
+        count = os.preadv(descriptor, [memory[done : done + _READ_BYTES]], offset + done)
+        if count == 0:
+            return False
+        done += count
+    return True
+
+
+def sha256_or_nothing(path: Path) -> str:
+    """A file's SHA-256; an empty text when it cannot be read, which no file has."""
     try:
         return artifacts.sha256_of(path)
     except OSError:

@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from mmap import mmap
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,23 @@ class TestReading:
         block.read_into(memoryview(memory))
         assert memory == data
 
+    def test_past_the_page_cache(self, folder: Path) -> None:
+        """Read directly, into an aligned buffer or another, the same bytes arrive; so they do where that cannot be."""
+        for file in (open_store(folder).vae(), open_store(folder).blocks("transformer")[0]):
+            expected = file.path.read_bytes()[file.data_offset :]
+            aligned = memoryview(mmap(-1, file.bytes + 1))
+            for buffer in (aligned[: file.bytes], aligned[1:]):
+                file.read_into(buffer, direct=True)
+                assert bytes(buffer) == expected
+
+    def test_a_short_file_read_directly(self, folder: Path) -> None:
+        """A file that lost its end is noticed when it is read directly too."""
+        vae = open_store(folder).vae()
+        with restored(folder):
+            vae.path.write_bytes(vae.path.read_bytes()[:-5000])
+            with pytest.raises(ModelError, match=r"vae\.safetensors: ends too early"):
+                vae.read_into(memoryview(mmap(-1, vae.bytes)), direct=True)
+
     def test_several_threads(self, folder: Path) -> None:
         """Several threads read at once, the same file and others, and get the same bytes."""
         store = open_store(folder)
@@ -113,7 +131,7 @@ class TestReading:
         block = open_store(folder).blocks("transformer")[1]
         with restored(folder):
             block.path.write_bytes(block.path.read_bytes()[:-1])
-            with pytest.raises(ModelError, match=r"transformer/block-001\.safetensors: ends 1 bytes too early"):
+            with pytest.raises(ModelError, match=r"transformer/block-001\.safetensors: ends too early"):
                 block.read_into(memoryview(bytearray(block.bytes)))
             block.path.unlink()
             with pytest.raises(ModelError, match=r"transformer/block-001\.safetensors: cannot be read"):
