@@ -186,7 +186,7 @@ LIGHTNING = (
 
 DEMO = Model(
     id="demo",
-    about="a small member of the family that comes with the package: rehearsals, tests, CI",
+    about="a small member of the family that comes with the package: shapes, colours, short words",
     ratios=MappingProxyType(
         {
             "1:1": Size(width=256, height=256),
@@ -203,7 +203,7 @@ DEMO = Model(
     max_pixels=1024 * 1024,
     steps=8,
     cfg_scale=4.0,
-    revision="1",
+    revision="2",
     gpu_bytes=MappingProxyType({"bf16": 64 * 2**20, "fp8": 64 * 2**20}),
     proof_side=256,
 )

@@ -1,9 +1,12 @@
 """The embedded model: a small member of the Qwen-Image family, opened by DiffSynth's own loader.
 
-    tokenizer.py   a Qwen2 tokenizer whose merges make DiffSynth's prompt template 34 tokens long
+    model/         its weights and tokenizer, in Qwen-Image's layout, with a card and the training log
+    cache.py       `folder()`: where they lie
     family.py      the networks in small widths, and how DiffSynth's tables come to know them
-    weights.py     seeded random weights, scaled so that pictures are colourful noise
-    cache.py       `folder()`: the model's folder on this machine, made at first use
+    weights.py     which files, and which tensors in them
+    tokenizer.py   a Qwen2 tokenizer whose merges make DiffSynth's prompt template 34 tokens long
+    train/         how it was trained, from nothing but code
+    judge.py       says what a picture shows, without knowing who drew it
 
-Knows DiffSynth's model classes and file layout; knows nothing of jobs, pipelines or pictures.
+Knows DiffSynth's model classes and file layout; knows nothing of jobs or pipelines.
 """

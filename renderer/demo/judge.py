@@ -22,7 +22,9 @@ from renderer.demo.train.scenes import BACKGROUNDS, COLOURS, LETTERS, SHAPES, Ba
 STANDS_OUT = 0.2
 """How far a pixel's colour is from the background's where something stands, of 1.73 between black and white."""
 
-LEAST_OVERLAP = 0.72
+LEAST_OVERLAP = 0.6
+"""Below, it is no shape at all. Of thin ones, a star or a crescent, a pixel's difference along the edge takes a tenth."""
+
 LEAST_MATCH = 0.6
 _SIDE = 48  # of a shape's normalised mask
 

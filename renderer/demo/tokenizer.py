@@ -32,13 +32,7 @@ VOCABULARY_SIZE = 768
 _WORDS = re.findall(r" ?[A-Za-z]+", re.sub(r"<\|\w+\|>", "", TEMPLATE))
 """The template's words as Qwen's pre-tokenizer cuts them: with the space before them."""
 
-_LEARNED_WORDS = (
-    "a an in on at of to with and that from by side background "
-    "red orange yellow green blue purple pink brown black white grey gray cyan plain gradient horizontal vertical fades "
-    "stripes dots checks circle square triangle star ring cross heart crescent moon small tiny little large big huge "
-    "left right top bottom centre center middle corner above over below under sign says saying word letters picture "
-    "image poster"
-).split()
+_LEARNED_WORDS = ["a", "an", "in", "on", "at", "of", "to", "with", "and", "that", "from", "by", "side", "background", "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey", "gray", "cyan", "plain", "gradient", "horizontal", "vertical", "fades", "stripes", "dots", "checks", "circle", "square", "triangle", "star", "ring", "cross", "heart", "crescent", "moon", "small", "tiny", "little", "large", "big", "huge", "left", "right", "top", "bottom", "centre", "center", "middle", "corner", "above", "over", "below", "under", "sign", "says", "saying", "word", "letters", "picture", "image", "poster"]
 
 _LEARNED_CHARACTERS = (
     "红橙黄绿蓝紫粉棕黑白灰青色背景上的下面左右边侧中间央方顶底部角在有一个大小圆形正三星环十字心爱月牙块写着文"

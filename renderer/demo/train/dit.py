@@ -19,7 +19,7 @@ from torch import Tensor
 
 from renderer.demo.tokenizer import DROPPED_TOKENS
 from renderer.demo.train import networks
-from renderer.demo.train.draw import Atlas, draw, busy_cells
+from renderer.demo.train.draw import Atlas, busy_cells, draw
 from renderer.demo.train.networks import IMAGE_TOKENS, SIZES, TEXT_TOKENS, FlatVae, Rope
 
 SHIFT = 0.5
@@ -103,7 +103,7 @@ def start(dit: Any, encoder: Any) -> None:
     language = encoder.model.language_model
     torch.nn.init.normal_(language.embed_tokens.weight, std=0.5)
     for name, value in language.layers.named_parameters():
-        if value.dim() == 2:  # noqa: PLR2004  # a matrix
+        if value.dim() == 2:  # a matrix
             std = 1 / math.sqrt(value.shape[1])
             torch.nn.init.normal_(value, std=std * (0.3 if "o_proj" in name or "down_proj" in name else 1.0))
 

@@ -50,7 +50,7 @@ class Chunks(IterableDataset[tuple[int, Tensor, Tensor, Tensor]]):
 
     def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         worker = get_worker_info()
-        rng = random.Random(f"{self._seed}/{worker.id if worker else 0}")  # noqa: S311  # no secrets here
+        rng = random.Random(f"{self._seed}/{worker.id if worker else 0}")  # no secrets here
         tokens = Tokens()
         while True:
             size = 0 if rng.random() < self._first_size else rng.randrange(1, len(SIZES))

@@ -31,7 +31,8 @@ Block = Callable[..., tuple[Tensor, Tensor]]
 @dataclass(frozen=True, slots=True)
 class Rope:
     """Rotations for each of `SIZES`: sizes x tokens x half a head's width, of patches and of text, and which patches
-    are there: sizes x tokens."""
+    are there: sizes x tokens.
+    """
 
     image: tuple[Tensor, Tensor]
     text: tuple[Tensor, Tensor]
@@ -89,7 +90,8 @@ def text_layer(weights: Weights, hidden: Tensor, cos: Tensor, sin: Tensor) -> Te
 
 def encode_text(encoder: Any, tokens: Tensor, layer: Callable[..., Tensor] = text_layer) -> Tensor:
     """What DiffSynth gives the DiT for prompts: batch x 48 x width, of the template's tokens and the prompts', padded
-    at the end. Nothing looks ahead, so the padding changes nothing."""
+    at the end. Nothing looks ahead, so the padding changes nothing.
+    """
     language = encoder.model.language_model
     hidden = language.embed_tokens(tokens)
     width = TEXT_WIDTH // TEXT_HEADS
@@ -270,7 +272,7 @@ class FlatVae:
 
     @staticmethod
     def _convolve(module: Any, values: Tensor, stride: int = 1, padding: int | None = None) -> Tensor:
-        weight = module.weight[:, :, -1] if module.weight.dim() == 5 else module.weight  # noqa: PLR2004  # with frames
+        weight = module.weight[:, :, -1] if module.weight.dim() == 5 else module.weight  # with frames
         weight = _padded(_padded(weight, 0), 1).contiguous(memory_format=torch.channels_last)
         around = weight.shape[2] // 2 if padding is None else padding
         return functional.conv2d(values, weight, _padded(module.bias, 0), stride, around)

@@ -45,10 +45,10 @@ _ROWS = {"top": "at the top", "centre": "in the centre", "bottom": "at the botto
 _OPENINGS = ("a picture of ", "an image of ", "a poster with ", "draw ")
 
 
-def phrase(scene: Scene, rng: random.Random) -> str:
-    """One prompt for a scene."""
+def phrase(scene: Scene, rng: random.Random, *, whole: bool = False) -> str:
+    """One prompt for a scene: all of it if `whole`, else a single word of it now and then."""
     lot = rng.random()
-    if lot < 0.04 and (tags := _tags(scene)):
+    if not whole and lot < 0.04 and (tags := _tags(scene)):
         return rng.choice(tags)
     if lot < 0.22:
         return _chinese(scene, rng)

@@ -1,0 +1,166 @@
+"""The demo model before the judge: held-out prompts, rendered through the engine, in a table.
+
+`python -m tests.demo.judging` (or `make judge`) renders 300 of them; the tests render a few.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from renderer.demo.judge import judge
+from renderer.demo.train import keep, layout, phrases, scenes
+from renderer.demo.train.scenes import Scene
+from renderer.engine.native import NativeEngine
+from renderer.job import Job, Precision
+from tests.engine.conftest import no_report
+from tests.engine.making import make_setup
+
+SIZES = ((256, 256), (256, 256), (256, 256), (320, 208), (224, 304), (336, 192))
+SEED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A scene that training never showed, in words, at a size."""
+
+    scene: Scene
+    prompt: str
+    width: int
+    height: int
+
+
+@dataclass(slots=True)
+class Score:
+    """How many of how many were right, by what was asked for; which cases were wrong in what."""
+
+    asked: Counter[str] = field(default_factory=Counter)
+    right: Counter[str] = field(default_factory=Counter)
+    wrong: list[tuple[Case, str]] = field(default_factory=list)
+
+    def add(self, case: Case, picture: Tensor) -> None:
+        """Judge a picture of a case."""
+        verdict = judge(picture, case.scene)
+        for name in ("background", "shape", "colour", "place", "relation", "word"):
+            if (is_right := getattr(verdict, name)) is None:
+                continue
+            what = name
+            if name == "word":
+                assert case.scene.word is not None
+                what = "word of 3 to 5" if len(case.scene.word.letters) <= 5 else "word of 6 to 8"
+            self.asked[what] += 1
+            self.right[what] += is_right
+            if not is_right:
+                self.wrong.append((case, what))
+
+    def share(self, what: str) -> float:
+        """The share of cases that were right in `what`."""
+        return self.right[what] / self.asked[what]
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"| {what} | {self.right[what]} of {self.asked[what]} | {self.share(what):.1%} |"
+            for what in sorted(self.asked)
+        )
+
+
+def make_cases(count: int) -> list[Case]:
+    """`count` held-out cases; of each ten, four single shapes, three pairs, three words, of which one is long."""
+    rng = random.Random(SEED)
+    found = []
+    for number in range(count):
+        width, height = SIZES[number % len(SIZES)]
+        scene = _held_out(_drawer(number % 10, width, rng))
+        found.append(Case(scene, phrases.phrase(scene, rng, whole=True), width, height))
+    return found
+
+
+def _drawer(kind: int, width: int, rng: random.Random) -> Callable[[], Scene]:
+    if kind < 4:
+        return lambda: scenes.draw_single(rng)
+    if kind < 7:
+        return lambda: scenes.draw_pair(rng)
+    lengths = range(3, 6) if kind < 9 else range(6, layout.longest_word(width) + 1)
+
+    def word() -> Scene:
+        letters = ""
+        while len(letters) not in lengths or (len(letters) > 5) != (kind == 9):
+            scene = scenes.draw_word(rng, max(lengths))
+            assert scene.word is not None
+            letters = scene.word.letters
+        return scene
+
+    return word
+
+
+def _held_out(drawn: Callable[[], Scene]) -> Scene:
+    while not scenes.is_held_out(scene := drawn()):
+        pass
+    return scene
+
+
+def render(engine: NativeEngine, cases: Iterable[Case], *, steps: int, cfg_scale: float) -> Iterable[Tensor]:
+    """Pictures from 0 to 1 of cases, each with a seed of its own."""
+    for seed, case in enumerate(cases):
+        job = Job(
+            model=engine.setup.model,
+            precision=engine.setup.precision,
+            prompt=case.prompt,
+            negative_prompt="",
+            cfg_scale=cfg_scale,
+            num_inference_steps=steps,
+            width=case.width,
+            height=case.height,
+            seed=seed,
+        )
+        made = engine.render(job, lambda _done, _of: None)
+        pixels = torch.frombuffer(bytearray(made.rgb), dtype=torch.uint8).view(case.height, case.width, 3)
+        yield pixels.permute(2, 0, 1).float() / 255
+
+
+def psnr_db(one: Tensor, other: Tensor) -> float:
+    """How alike two pictures from 0 to 1 are."""
+    return float(-10 * (one - other).square().mean().clamp(min=1e-10).log10())
+
+
+def main() -> None:
+    """Render and judge, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--cfg-scale", type=float, default=4.0)
+    parser.add_argument("--precision", choices=("bf16", "fp8"), default="bf16")
+    parser.add_argument("--model", default="demo", help="or a folder")
+    parser.add_argument("--sheet", type=Path, help="write what went wrong on one PNG")
+    options = parser.parse_args()
+    precision: Precision = options.precision
+    engine = NativeEngine.open(make_setup(options.model, precision=precision), no_report)
+    cases, score, began, shown = make_cases(options.count), Score(), time.monotonic(), []
+    for case, picture in zip(
+        cases, render(engine, cases, steps=options.steps, cfg_scale=options.cfg_scale), strict=True
+    ):
+        before = len(score.wrong)
+        score.add(case, picture)
+        if len(score.wrong) > before:
+            shown.append(picture)
+    seconds = (time.monotonic() - began) / options.count
+    sys.stdout.write(
+        f"{precision}, {options.steps} steps, guidance {options.cfg_scale}, {seconds:.2f} s each\n{score}\n"
+    )
+    for case, what in score.wrong:
+        sys.stdout.write(f"{what}: {case.width}x{case.height} {case.prompt}\n")
+    if options.sheet and shown:
+        keep.save_sheet(shown, options.sheet)
+
+
+if __name__ == "__main__":
+    main()
