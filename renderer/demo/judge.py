@@ -23,7 +23,7 @@ STANDS_OUT = 0.2
 """How far a pixel's colour is from the background's where something stands, of 1.73 between black and white."""
 
 LEAST_OVERLAP = 0.6
-"""Below, it is no shape at all. Of thin ones, a star or a crescent, a pixel's difference along the edge takes a tenth."""
+"""Below, it is no shape at all. Of thin ones, like a star, a pixel's difference along the edge takes a tenth."""
 
 LEAST_MATCH = 0.6
 _SIDE = 48  # of a shape's normalised mask
@@ -46,7 +46,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One thing that stands out: what it is nearest to, its middle as shares of the sides, its height over width."""
+    """One thing that stands out: the shape and colour it is nearest to, and its middle as shares of the sides."""
 
     shape: str | None
     colour: str
@@ -57,23 +57,21 @@ class Found:
 def judge(picture: Tensor, scene: Scene) -> Verdict:
     """Compare a picture from 0 to 1, 3 x height x width, with what it should show."""
     found, ground = read_background(picture, scene.background)
-    word = box = None
+    shape = colour = place = relation = word = box = None
     if scene.word is not None:
         letters, box = read_word(picture)
         word = letters == scene.word.letters
-    verdict = {"background": found == scene.background, "word": word}
-    if scene.things:
-        things = read_things(picture, ground, box, scene.word)
-        if scene.relation is None:
-            (thing,) = scene.things
-            best = things[0] if len(things) == 1 else None
-            verdict["shape"] = best is not None and best.shape == thing.shape
-            verdict["colour"] = best is not None and best.colour == thing.colour
-            if scene.word is None:
-                verdict["place"] = best is not None and _place(best) == thing.place
-        else:
-            verdict["relation"] = _is_related(things, scene)
-    return Verdict(**verdict)
+    things = read_things(picture, ground, box, scene.word) if scene.things else []
+    if scene.relation is not None:
+        relation = _is_related(things, scene)
+    elif scene.things:
+        (thing,) = scene.things
+        best = things[0] if len(things) == 1 else None
+        shape = best is not None and best.shape == thing.shape
+        colour = best is not None and best.colour == thing.colour
+        if scene.word is None:
+            place = best is not None and _place(best) == thing.place
+    return Verdict(found == scene.background, shape, colour, place, relation, word)
 
 
 def read_background(picture: Tensor, kind_of: Background) -> tuple[Background, Tensor]:
@@ -149,7 +147,7 @@ def read_word(picture: Tensor) -> tuple[str, tuple[int, int, int] | None]:
     """The word in a picture, cell by cell, and its left, top and right in pixels; empty where there is none."""
     step = 8
     cells = picture.unfold(1, CELL, step).unfold(2, CELL, step)  # 3 x down x across x 32 x 32
-    _, down, across, _, _ = cells.shape
+    down = cells.shape[1]
     cells = cells.permute(1, 2, 0, 3, 4)
     edges = torch.cat([cells[..., :3, :], cells[..., -3:, :]], -2).flatten(3)
     local = edges.median(-1).values[..., None, None]
@@ -166,12 +164,12 @@ def read_word(picture: Tensor) -> tuple[str, tuple[int, int, int] | None]:
     best: tuple[float, list[tuple[int, int]]] = (0.0, [])
     for row in range(down):
         for phase in range(CELL // step):
-            places = range(phase, across, CELL // step)
-            for _, run in itertools.groupby(places, key=lambda place, row=row: bool(match[row, place] > LEAST_MATCH)):
-                chosen = [(row, place) for place in run if match[row, place] > LEAST_MATCH]
-                score = sum(float(match[row, place]) - LEAST_MATCH / 2 for row, place in chosen)
-                if score > best[0]:
-                    best = (score, chosen)
+            line = match[row, phase :: CELL // step].tolist()
+            for is_letter, run in itertools.groupby(enumerate(line), key=lambda cell: cell[1] > LEAST_MATCH):
+                cells_of_run = list(run)
+                score = sum(value - LEAST_MATCH / 2 for _, value in cells_of_run)
+                if is_letter and score > best[0]:
+                    best = (score, [(row, phase + place * CELL // step) for place, _ in cells_of_run])
     if not best[1]:
         return "", None
     letters = "".join(LETTERS[int(letter[row, place])] for row, place in best[1])

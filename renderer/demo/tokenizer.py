@@ -32,11 +32,17 @@ VOCABULARY_SIZE = 768
 _WORDS = re.findall(r" ?[A-Za-z]+", re.sub(r"<\|\w+\|>", "", TEMPLATE))
 """The template's words as Qwen's pre-tokenizer cuts them: with the space before them."""
 
-_LEARNED_WORDS = ["a", "an", "in", "on", "at", "of", "to", "with", "and", "that", "from", "by", "side", "background", "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey", "gray", "cyan", "plain", "gradient", "horizontal", "vertical", "fades", "stripes", "dots", "checks", "circle", "square", "triangle", "star", "ring", "cross", "heart", "crescent", "moon", "small", "tiny", "little", "large", "big", "huge", "left", "right", "top", "bottom", "centre", "center", "middle", "corner", "above", "over", "below", "under", "sign", "says", "saying", "word", "letters", "picture", "image", "poster"]
+_LEARNED_WORDS = (
+    "a an in on at of to with and that from by side background red orange yellow green blue purple pink brown black "
+    "white grey gray cyan plain gradient horizontal vertical fades stripes dots checks circle square triangle star "
+    "ring cross heart crescent moon small tiny little large big huge left right top bottom centre center middle "
+    "corner above over below under sign says saying word letters picture image poster"
+)
+"""Of `train/phrases.py`; so are the characters."""
 
 _LEARNED_CHARACTERS = (
     "红橙黄绿蓝紫粉棕黑白灰青色背景上的下面左右边侧中间央方顶底部角在有一个大小圆形正三星环十字心爱月牙块写着文"
-    "从到渐变水平条纹和点格子加牌，“”"
+    "从到渐变水平条纹和点格子加牌，“”"  # noqa: RUF001  # as Chinese writes it
 )
 
 
@@ -55,7 +61,7 @@ def merges() -> list[tuple[str, str]]:
     """
     characters = byte_characters()
     pairs: dict[tuple[str, str], None] = {}
-    for word in [*_WORDS, *(f" {word}" for word in _LEARNED_WORDS), *_LEARNED_CHARACTERS]:
+    for word in [*_WORDS, *(f" {word}" for word in _LEARNED_WORDS.split()), *_LEARNED_CHARACTERS]:
         symbols = [characters[byte] for byte in word.encode()]
         for length in range(1, len(symbols)):
             pairs.setdefault(("".join(symbols[:length]), symbols[length]))

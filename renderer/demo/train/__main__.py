@@ -51,7 +51,7 @@ def main() -> None:
             keep.load(module, options.resume, role)
     for module in (vae, encoder, dit):
         module.to(device)
-    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.recompile_limit = 64  # noqa: SLF001  # as torch documents it
     compiled = device.type == "cuda"
     activation = torch.compile(networks.norm_silu, dynamic=True) if compiled else networks.norm_silu
     flat = FlatVae(vae, activation)

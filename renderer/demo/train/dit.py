@@ -188,7 +188,7 @@ class Trainer:
             for value, own in zip(self.used.values(), kept, strict=True):
                 value.copy_(own)
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def sample(
         self, tokens: Tensor, lengths: Tensor, empty: tuple[Tensor, Tensor], size: int, steps: int, cfg_scale: float
     ) -> Tensor:

@@ -42,7 +42,7 @@ class Tokens:
         return torch.tensor(padded), lengths
 
 
-class Chunks(IterableDataset[tuple[int, Tensor, Tensor, Tensor]]):
+class Chunks(IterableDataset[Any]):  # type: ignore[misc]  # torch is not looked into
     """Without end: a size's place in `SIZES`, numbers of `count` scenes, their tokens and lengths."""
 
     def __init__(self, count: int, seed: int, first_size: float = 0.55) -> None:

@@ -40,10 +40,9 @@ def arrange(scene: Scene, width: int, height: int, rng: random.Random) -> list[f
     numbers = [float(BACKGROUNDS.index(scene.background.kind)), *_rgb(colours[0]), *_rgb(colours[-1])]
     places = thing_places(scene, width, height)
     for thing, (x, y, radius) in zip(scene.things, places, strict=True):
-        if rng.random() < 0.5:
-            x, y = x + rng.choice((-STEP, 0, STEP)), y + rng.choice((-STEP, 0, STEP))
-        x, y = round(x / STEP) * STEP, round(y / STEP) * STEP
-        numbers += [float(SHAPES.index(thing.shape)), x, y, radius, *_rgb(thing.colour)]
+        off = (-STEP, 0, STEP) if rng.random() < 0.5 else (0,)
+        centre = [round((middle + rng.choice(off)) / STEP) * STEP for middle in (x, y)]
+        numbers += [float(SHAPES.index(thing.shape)), *centre, radius, *_rgb(thing.colour)]
     numbers += [-1.0, 0, 0, 1, 0, 0, 0] * (2 - len(scene.things))
     word = scene.word
     if word is None:

@@ -30,8 +30,9 @@ Block = Callable[..., tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Rotations for each of `SIZES`: sizes x tokens x half a head's width, of patches and of text, and which patches
-    are there: sizes x tokens.
+    """Rotations for each of `SIZES`, of patches and of text, and which patches are there.
+
+    Cosines and sines are sizes x tokens x half a head's width, `present` is sizes x tokens.
     """
 
     image: tuple[Tensor, Tensor]
@@ -89,8 +90,9 @@ def text_layer(weights: Weights, hidden: Tensor, cos: Tensor, sin: Tensor) -> Te
 
 
 def encode_text(encoder: Any, tokens: Tensor, layer: Callable[..., Tensor] = text_layer) -> Tensor:
-    """What DiffSynth gives the DiT for prompts: batch x 48 x width, of the template's tokens and the prompts', padded
-    at the end. Nothing looks ahead, so the padding changes nothing.
+    """What DiffSynth gives the DiT for prompts: batch x 48 x width, of the template's tokens and the prompts'.
+
+    They are padded at the end. Nothing looks ahead, so the padding changes nothing.
     """
     language = encoder.model.language_model
     hidden = language.embed_tokens(tokens)
@@ -139,19 +141,18 @@ def block(
         return linear(inner * torch.sigmoid(1.702 * inner), f"{name}.net.2")
 
     heads = image.shape[-1] // DIT_HEAD_WIDTH
-    cos_image, sin_image, cos_text, sin_text = rope
     image_turns = linear(functional.silu(condition), "img_mod.1")[:, None].chunk(6, -1)
     text_turns = linear(functional.silu(condition), "txt_mod.1")[:, None].chunk(6, -1)
     seen_image = _modulate(image, image_turns[0], image_turns[1])
     seen_text = _modulate(text, text_turns[0], text_turns[1])
     image_q, image_k = (
-        _turn(_rms(_heads(linear(seen_image, f"attn.{name}"), heads), weights[f"attn.{norm}.weight"]), cos_image, sin_image)
+        _turn(_rms(_heads(linear(seen_image, f"attn.{name}"), heads), weights[f"attn.{norm}.weight"]), *rope[:2])
         for name, norm in (("to_q", "norm_q"), ("to_k", "norm_k"))
-    )  # fmt: skip
+    )
     text_q, text_k = (
-        _turn(_rms(_heads(linear(seen_text, f"attn.{name}"), heads), weights[f"attn.{norm}.weight"]), cos_text, sin_text)
+        _turn(_rms(_heads(linear(seen_text, f"attn.{name}"), heads), weights[f"attn.{norm}.weight"]), *rope[2:])
         for name, norm in (("add_q_proj", "norm_added_q"), ("add_k_proj", "norm_added_k"))
-    )  # fmt: skip
+    )
     image_v = _heads(linear(seen_image, "attn.to_v"), heads)
     text_v = _heads(linear(seen_text, "attn.add_v_proj"), heads)
     out = functional.scaled_dot_product_attention(

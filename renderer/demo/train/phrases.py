@@ -5,6 +5,8 @@ letters is black or white, whichever contrasts. Single words ("heart", "red") le
 negative prompts what to avoid. Knows nothing of pixels.
 """
 
+# ruff: noqa: RUF001  # Chinese has commas of its own
+
 from __future__ import annotations
 
 import random
@@ -141,8 +143,13 @@ def _subject(scene: Scene, rng: random.Random) -> str:
         return things
     text = _word(word, rng)
     below = word.row == "bottom"
-    choices = [f"{things} {'above' if below else 'below'} {text}", f"{text} {'below' if below else 'above'} {things}",
-               f"{things} with {text} {_ROWS[word.row]}", f"{things} with {text} {'below' if below else 'above'}"]  # fmt: skip
+    side = "below" if below else "above"
+    choices = (
+        f"{things} {'above' if below else 'below'} {text}",
+        f"{text} {side} {things}",
+        f"{things} with {text} {_ROWS[word.row]}",
+        f"{things} with {text} {side}",
+    )
     return rng.choice(choices)
 
 

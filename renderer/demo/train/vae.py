@@ -84,7 +84,7 @@ def train(vae: Any, feed: Iterator[Any], atlas: Atlas, plan: Plan, flat: FlatVae
             value.copy_(kept)
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def scale(vae: Any, feed: Iterator[Any], atlas: Atlas, flat: FlatVae, rounds: int = 16) -> tuple[Tensor, Tensor]:
     """Give the latents of `feed`'s pictures mean 0 and deviation 1 in each channel; what they had before."""
     device = next(vae.parameters()).device
@@ -106,7 +106,7 @@ def scale(vae: Any, feed: Iterator[Any], atlas: Atlas, flat: FlatVae, rounds: in
     return mean, deviation
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def measure(flat: FlatVae, pictures: Tensor) -> tuple[float, Tensor]:
     """PSNR in decibels over pictures from 0 to 1, and what came back."""
     back = (flat.decode(flat.encode(pictures * 2 - 1)) / 2 + 0.5).clamp(0, 1)
