@@ -1,5 +1,5 @@
-"""What this machine makes of full-size models: `renderer bench weights`, `renderer bench engine`.
+"""What this machine makes of full-size models: `renderer bench weights`.
 
-They make a checkpoint of random weights with Qwen-Image's exact keys, shapes and bytes, and measure the real code on it.
+They make a checkpoint of random weights with Qwen-Image's exact keys, shapes and bytes, and run the real code on it.
 Each measured part is a process of its own, so that its peak of memory is its own.
 """

@@ -59,19 +59,23 @@ class Budget:
         self.slots = min(blocks, max(TURNING, setup.slots or room))
         self._beside = None if self._bytes is None else self._bytes - self.slots * block_bytes
 
-    def in_flight(self, jobs: Sequence[Job]) -> int:
-        """How many of these pictures may be in flight at once, in their order; at least one."""
-        if self._beside is None:
-            return min(self._most, max(self._wanted, 1))
-        pixels = [job.width * job.height for job in jobs] or [0]
-        work = max(max(decode_bytes(count, tiled=self.tiled), activation_bytes(self._width, count)) for count in pixels)
-        left, fitting = self._beside - work, 0
-        for count, job in zip(pixels, jobs, strict=False):
-            left -= rider_bytes(self._width, count) * (1 if job.cfg_scale == 1.0 else 2)
-            if left < 0:
-                break
-            fitting += 1
-        return max(1, min(self._most, self._wanted, max(fitting, 1 if not jobs else fitting)))
+    def admits(self, flying: Sequence[Job], job: Job) -> bool:
+        """Whether `job` may join those in flight: the first always, the next while they are wanted and fit."""
+        if not flying:
+            return True
+        if len(flying) >= min(self._most, self._wanted):
+            return False
+        return self._beside is None or self._needs([*flying, job]) <= self._beside
+
+    def _needs(self, jobs: Sequence[Job]) -> int:
+        """Bytes beside the slots: the largest piece of work of any, and what each rider holds while it waits."""
+        pixels = [job.width * job.height for job in jobs]
+        work = (max(decode_bytes(count, tiled=self.tiled), activation_bytes(self._width, count)) for count in pixels)
+        waiting = (
+            rider_bytes(self._width, count) * (1 if job.cfg_scale == 1.0 else 2)
+            for count, job in zip(pixels, jobs, strict=True)
+        )
+        return max(work) + sum(waiting)
 
     def learn(self, bus_part: float, in_flight: int) -> None:
         """After a sweep with so many in flight whose copies took `bus_part` of it: let one more ride, if that is much.

@@ -17,6 +17,9 @@ from renderer.engine.blocks import ModuleBlocks
 from renderer.engine.modulation import Ready
 from renderer.weights.store import TensorPlace
 
+SHIFT, GATE, SHIFT_MLP, GATE_MLP = 0, 2, 3, 5
+"""Where a modulation's vectors lie among the six; each scale follows its shift."""
+
 Linear = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """An FP8 weight, its scales, its bias: views into a slot."""
 
@@ -140,7 +143,7 @@ class Fp8Block:
         run = self._kind.operations
         heads, head = self._kind.shape
         pictures, words = image[0], text[0]
-        image_parts, text_parts = temb.image[0].chunk(6), temb.text[0].chunk(6)
+        image_parts, text_parts = temb.image[0], temb.text[0]
         image_turns, text_turns = (torch.view_as_real(turns) for turns in image_rotary_emb)
 
         rows = words.shape[0] + pictures.shape[0]
@@ -149,8 +152,7 @@ class Fp8Block:
             (self._text, words, text_parts, text_turns, 0),
             (self._image, pictures, image_parts, image_turns, words.shape[0]),
         ):
-            shift, scale = parts[0], parts[1]
-            qkv = run.multiply(run.modulate(x, shift, scale), *stream.qkv)
+            qkv = run.multiply(run.modulate(x, parts, SHIFT), *stream.qkv)
             run.place(qkv, stream.norm_q, stream.norm_k, turns, joint, first)
             del qkv
         query, key, value = (part.transpose(0, 1)[None] for part in joint)
@@ -164,12 +166,11 @@ class Fp8Block:
     def _rest(self, stream: Stream, x: torch.Tensor, seen: torch.Tensor, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """What follows attention: its output layer, the residual, the MLP, the residual again."""
         run = self._kind.operations
-        _, _, gate, shift, scale, gate_mlp = parts
         update = run.multiply(run.quantise(seen), *stream.out)
-        x, rows = run.add_and_modulate(x, gate, update, shift, scale)
+        x, rows = run.add_and_modulate(x, update, parts, GATE, SHIFT_MLP)
         del update
         hidden = run.multiply(rows, *stream.up)
         activated = run.activate(hidden)
         del hidden
-        total: torch.Tensor = run.add(x, gate_mlp, run.multiply(activated, *stream.down))
+        total: torch.Tensor = run.add(x, run.multiply(activated, *stream.down), parts, GATE_MLP)
         return total

@@ -28,47 +28,49 @@ def _store_quantised(values, mask, columns, row, q_pointer, s_pointer, WIDTH: tl
 
 
 @triton.jit
-def _modulated(values, mask, columns, shift_pointer, scale_pointer, WIDTH: tl.constexpr):
+def _modulated(values, mask, columns, parts, FIRST: tl.constexpr, WIDTH: tl.constexpr):
     mean = tl.sum(tl.where(mask, values, 0.0), 0) / WIDTH
     centred = tl.where(mask, values - mean, 0.0)
     variance = tl.sum(centred * centred, 0) / WIDTH
     normed = centred * tl.rsqrt(variance + 1e-6)
-    scale = tl.load(scale_pointer + columns, mask, 0.0).to(tl.float32)
-    shift = tl.load(shift_pointer + columns, mask, 0.0).to(tl.float32)
+    shift = tl.load(parts + FIRST * WIDTH + columns, mask, 0.0).to(tl.float32)
+    scale = tl.load(parts + (FIRST + 1) * WIDTH + columns, mask, 0.0).to(tl.float32)
     return normed * (1.0 + scale) + shift
 
 
 @triton.jit
-def _modulate(x, shift, scale, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def _modulate(x, parts, q, s, FIRST: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < WIDTH
     values = tl.load(x + row * WIDTH + columns, mask, 0.0).to(tl.float32)
-    _store_quantised(_modulated(values, mask, columns, shift, scale, WIDTH), mask, columns, row, q, s, WIDTH)
+    _store_quantised(_modulated(values, mask, columns, parts, FIRST, WIDTH), mask, columns, row, q, s, WIDTH)
 
 
 @triton.jit
-def _add_and_modulate(x, gate, update, shift, scale, total, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def _add_and_modulate(
+    x, update, parts, total, q, s, GATE: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < WIDTH
     values = tl.load(x + row * WIDTH + columns, mask, 0.0).to(tl.float32)
     more = tl.load(update + row * WIDTH + columns, mask, 0.0).to(tl.float32)
-    values += tl.load(gate + columns, mask, 0.0).to(tl.float32) * more
+    values += tl.load(parts + GATE * WIDTH + columns, mask, 0.0).to(tl.float32) * more
     rounded = values.to(tl.bfloat16)
     tl.store(total + row * WIDTH + columns, rounded, mask)
     values = rounded.to(tl.float32)
-    _store_quantised(_modulated(values, mask, columns, shift, scale, WIDTH), mask, columns, row, q, s, WIDTH)
+    _store_quantised(_modulated(values, mask, columns, parts, FIRST, WIDTH), mask, columns, row, q, s, WIDTH)
 
 
 @triton.jit
-def _add(x, gate, update, total, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def _add(x, update, parts, total, GATE: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < WIDTH
     values = tl.load(x + row * WIDTH + columns, mask, 0.0).to(tl.float32)
     more = tl.load(update + row * WIDTH + columns, mask, 0.0).to(tl.float32)
-    values += tl.load(gate + columns, mask, 0.0).to(tl.float32) * more
+    values += tl.load(parts + GATE * WIDTH + columns, mask, 0.0).to(tl.float32) * more
     tl.store(total + row * WIDTH + columns, values.to(tl.bfloat16), mask)
 
 
@@ -125,24 +127,25 @@ def _place(
     tl.store(v + target + places, tl.load(source + 2 * width + places, mask[:, None], 0.0), mask[:, None])
 
 
-def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> Rows:
+def modulate(x: torch.Tensor, parts: torch.Tensor, first: int) -> Rows:
     rows = room_for(x)
-    _modulate[(x.shape[0],)](x, shift, scale, rows.values, rows.scale, **_shape(x))
+    _modulate[(x.shape[0],)](x, parts, rows.values, rows.scale, FIRST=first, **_shape(x))
     return rows
 
 
 def add_and_modulate(
-    x: torch.Tensor, gate: torch.Tensor, update: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor
+    x: torch.Tensor, update: torch.Tensor, parts: torch.Tensor, gate: int, first: int
 ) -> tuple[torch.Tensor, Rows]:
-    total = torch.empty_like(x)
-    rows = room_for(x)
-    _add_and_modulate[(x.shape[0],)](x, gate, update, shift, scale, total, rows.values, rows.scale, **_shape(x))
+    total, rows = torch.empty_like(x), room_for(x)
+    _add_and_modulate[(x.shape[0],)](
+        x, update, parts, total, rows.values, rows.scale, GATE=gate, FIRST=first, **_shape(x)
+    )
     return total, rows
 
 
-def add(x: torch.Tensor, gate: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
+def add(x: torch.Tensor, update: torch.Tensor, parts: torch.Tensor, gate: int) -> torch.Tensor:
     total = torch.empty_like(x)
-    _add[(x.shape[0],)](x, gate, update, total, **_shape(x))
+    _add[(x.shape[0],)](x, update, parts, total, GATE=gate, **_shape(x))
     return total
 
 

@@ -45,23 +45,32 @@ def room_for(x: torch.Tensor) -> Rows:
     return Rows(values, torch.empty(room, dtype=torch.float32, device=x.device), count)
 
 
-def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> Rows:
-    """LayerNorm without weights, times (1 + scale), plus shift; as FP8."""
+def modulate(x: torch.Tensor, parts: torch.Tensor, first: int) -> Rows:
+    """LayerNorm without weights, times (1 + scale), plus shift; as FP8.
+
+    `parts` are a timestep's six vectors side by side, 6 * width; shift and scale are the `first` and the next of them.
+    """
+    shift, scale = (_part(parts, x, first + place).float() for place in range(2))
     normed = torch.nn.functional.layer_norm(x.float(), x.shape[-1:], eps=EPS)
-    return quantise(normed * (1 + scale.float()) + shift.float())
+    return quantise(normed * (1 + scale) + shift)
 
 
 def add_and_modulate(
-    x: torch.Tensor, gate: torch.Tensor, update: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor
+    x: torch.Tensor, update: torch.Tensor, parts: torch.Tensor, gate: int, first: int
 ) -> tuple[torch.Tensor, Rows]:
     """The residual sum in bf16, and its modulated rows as FP8."""
-    total = add(x, gate, update)
-    return total, modulate(total, shift, scale)
+    total = add(x, update, parts, gate)
+    return total, modulate(total, parts, first)
 
 
-def add(x: torch.Tensor, gate: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
-    """The residual sum: x + gate * update, in bf16."""
-    return (x.float() + gate.float() * update.float()).to(x.dtype)
+def add(x: torch.Tensor, update: torch.Tensor, parts: torch.Tensor, gate: int) -> torch.Tensor:
+    """The residual sum: x + gate * update, in bf16; the gate is one of the six vectors."""
+    return (x.float() + _part(parts, x, gate).float() * update.float()).to(x.dtype)
+
+
+def _part(parts: torch.Tensor, x: torch.Tensor, number: int) -> torch.Tensor:
+    width = x.shape[-1]
+    return parts[number * width : (number + 1) * width]
 
 
 def activate(x: torch.Tensor) -> Rows:

@@ -162,13 +162,13 @@ class StreamingEngine:
 
     def _admit(self, tell: Tell) -> None:
         """Let waiting pictures in, up to what memory allows and the bus needs, and encode all their prompts at once."""
-        room = self._budget.in_flight([journey.job for journey in self._flying]) - len(self._flying)
-        if not self._waiting or room <= 0:
-            return
-        encode_s = self._prepare(list(self._waiting), tell)
-        while self._waiting and len(self._flying) < self._budget.in_flight(
-            [*(journey.job for journey in self._flying), self._waiting[0].job]
-        ):
+        encode_s: float | None = None
+        while self._waiting:
+            if not self._budget.admits([journey.job for journey in self._flying], self._waiting[0].job):
+                return
+            if encode_s is None:
+                encode_s = self._prepare(list(self._waiting), tell)
+                continue  # some may have been refused
             journey = self._waiting.popleft()
             journey.encode_s = encode_s
             self._start(journey, tell)
@@ -204,6 +204,8 @@ class StreamingEngine:
                 yield moment
                 journey.steps_s.append(time.perf_counter())
                 tell.stepped(journey.key, done, len(moments))
+            if self.device == "cuda" and self._slots.moved_bytes:  # where room is short, the decode gets all of it
+                torch.cuda.empty_cache()
 
         def call() -> bytes:
             tiling = {"tiled": True, **budget.TILES} if self._budget.tiled else {}

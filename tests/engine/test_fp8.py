@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from renderer.demo import family
 from renderer.engine import arithmetic, fp8_reference, skeletons, stores
 from renderer.engine.blocks import ModuleBlocks
 from renderer.engine.fp8_blocks import Fp8Blocks
@@ -56,7 +57,7 @@ def inputs(store: Store, image: int = 48, text: int = 7) -> dict[str, Any]:
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=dice).bfloat16()
 
-    head = skeletons.family.DIT_HEAD_WIDTH
+    head = family.DIT_HEAD_WIDTH
     turns = tuple(
         torch.polar(torch.ones(rows, head // 2), torch.randn(rows, head // 2, generator=dice)) for rows in (image, text)
     )
@@ -126,12 +127,12 @@ import torch
 from renderer.engine import fp8_kernels as kernels, fp8_reference as reference
 dice = torch.Generator().manual_seed(0)
 random = lambda *shape: torch.randn(shape, generator=dice).bfloat16()
-x, update, gate, shift, scale = random(9, 160), random(9, 160), random(160), random(160), random(160)
+x, update, parts = random(9, 160), random(9, 160), random(960)
 def close(one, other):
     assert torch.allclose(one.float(), other.float(), atol=0.02, rtol=0.01), (one.float() - other.float()).abs().max()
-close(kernels.add(x, gate, update), reference.add(x, gate, update))
-close(kernels.add_and_modulate(x, gate, update, shift, scale)[0], reference.add(x, gate, update))
-for name, given in (("quantise", (x,)), ("activate", (x,)), ("modulate", (x, shift, scale))):
+close(kernels.add(x, update, parts, 5), reference.add(x, update, parts, 5))
+close(kernels.add_and_modulate(x, update, parts, 2, 3)[0], reference.add(x, update, parts, 2))
+for name, given in (("quantise", (x,)), ("activate", (x,)), ("modulate", (x, parts, 0)), ("modulate", (x, parts, 3))):
     close(getattr(kernels, name)(*given).scale, getattr(reference, name)(*given).scale)
 qkv, weights, turns = random(9, 480), (random(32), random(32)), torch.randn(9, 16, 2, generator=dice)
 joints = [tuple(torch.zeros(20, 5, 32).bfloat16() for _ in range(3)) for _ in range(2)]
@@ -163,8 +164,13 @@ def test_the_kernels_on_a_gpu(rows: int) -> None:
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, device="cuda").bfloat16()
 
-    x, shift, scale = random(rows, 3072), random(3072), random(3072)
-    for name, given in (("quantise", (x,)), ("activate", (x,)), ("modulate", (x, shift, scale))):
+    x, parts = random(rows, 3072), random(6 * 3072)
+    for name, given in (
+        ("quantise", (x,)),
+        ("activate", (x,)),
+        ("modulate", (x, parts, 0)),
+        ("modulate", (x, parts, 3)),
+    ):
         one, other = getattr(fp8_kernels, name)(*given), getattr(fp8_reference, name)(*given)
         values = [found.values[:rows].float() * found.scale[:rows, None] for found in (one, other)]
         assert error(*values) < 1e-3
