@@ -140,26 +140,30 @@ def main() -> None:
     parser.add_argument("--cfg-scale", type=float, default=4.0)
     parser.add_argument("--precision", choices=("bf16", "fp8"), default="bf16")
     parser.add_argument("--model", default="demo", help="or a folder")
+    parser.add_argument("--against", choices=("bf16", "fp8"), help="compare each picture with this precision's")
     parser.add_argument("--sheet", type=Path, help="write what went wrong on one PNG")
     options = parser.parse_args()
     precision: Precision = options.precision
     engine = NativeEngine.open(make_setup(options.model, precision=precision), no_report)
-    cases, score, began, shown = make_cases(options.count), Score(), time.monotonic(), []
-    for case, picture in zip(
-        cases, render(engine, cases, steps=options.steps, cfg_scale=options.cfg_scale), strict=True
-    ):
-        before = len(score.wrong)
-        score.add(case, picture)
-        if len(score.wrong) > before:
-            shown.append(picture)
+    cases, score, began = make_cases(options.count), Score(), time.monotonic()
+    pictures = list(render(engine, cases, steps=options.steps, cfg_scale=options.cfg_scale))
     seconds = (time.monotonic() - began) / options.count
+    for case, picture in zip(cases, pictures, strict=True):
+        score.add(case, picture)
     sys.stdout.write(
         f"{precision}, {options.steps} steps, guidance {options.cfg_scale}, {seconds:.2f} s each\n{score}\n"
     )
     for case, what in score.wrong:
         sys.stdout.write(f"{what}: {case.width}x{case.height} {case.prompt}\n")
-    if options.sheet and shown:
-        keep.save_sheet(shown, options.sheet)
+    if options.sheet:
+        wrong = {id(case) for case, _ in score.wrong}
+        keep.save_sheet([one for case, one in zip(cases, pictures, strict=True) if id(case) in wrong], options.sheet)
+    if options.against:
+        other = NativeEngine.open(make_setup(options.model, precision=options.against), no_report)
+        others = render(other, cases, steps=options.steps, cfg_scale=options.cfg_scale)
+        found = sorted(psnr_db(one, two) for one, two in zip(pictures, others, strict=True))
+        tenth, middle = found[len(found) // 10], found[len(found) // 2]
+        sys.stdout.write(f"PSNR against {options.against}: median {middle:.1f} dB, a tenth below {tenth:.1f} dB\n")
 
 
 if __name__ == "__main__":

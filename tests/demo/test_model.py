@@ -52,7 +52,8 @@ def test_vae_gives_pictures_back(demo_folder: Path) -> None:
     """Held-out pictures come back from latents with at least 30 dB, and latents are as spread as noise."""
     vae: Any = QwenImageVAE(base_dim=VAE_BASE_WIDTH)
     keep.load(vae, demo_folder, "vae")
-    rng, numbers = random.Random(5), []  # noqa: S311  # no secrets here
+    rng = random.Random(5)  # noqa: S311  # no secrets here
+    numbers: list[list[float]] = []
     while len(numbers) < 12:
         if scenes.is_held_out(scene := scenes.draw_scene(rng)):
             numbers.append(layout.arrange(scene, 256, 256, rng))
