@@ -10,7 +10,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,8 +20,11 @@ from torch import Tensor
 from renderer.demo.judge import judge
 from renderer.demo.train import keep, layout, phrases, scenes
 from renderer.demo.train.scenes import Scene
+from renderer.engine.calling import Rendering
 from renderer.engine.native import NativeEngine
-from renderer.job import Job, Precision
+from renderer.engine.streaming import StreamingEngine
+from renderer.errors import RendererError
+from renderer.job import Job, Precision, Profile
 from tests.engine.conftest import no_report
 from tests.engine.making import make_setup
 
@@ -108,9 +111,38 @@ def _held_out(drawn: Callable[[], Scene]) -> Scene:
     return scene
 
 
-def render(engine: NativeEngine, cases: Iterable[Case], *, steps: int, cfg_scale: float) -> Iterable[Tensor]:
+@dataclass(slots=True)
+class Gathered:
+    """What an engine tells: pictures, by their keys."""
+
+    found: dict[str, Rendering] = field(default_factory=dict)
+
+    def started(self, key: str) -> None:
+        """Nobody listens."""
+
+    def stepped(self, key: str, step: int, steps: int) -> None:
+        """Nobody listens."""
+
+    def rendered(self, key: str, rendering: Rendering) -> None:
+        """Keep it."""
+        self.found[key] = rendering
+
+    def failed(self, key: str, error: RendererError) -> None:
+        """Give up."""
+        raise AssertionError(key) from error
+
+
+def open_engine(model: str, profile: Profile, precision: Precision) -> NativeEngine | StreamingEngine:
+    """The engine that a worker would open."""
+    setup = make_setup(model, profile=profile, precision=precision)
+    return (StreamingEngine if profile == "stream" else NativeEngine).open(setup, no_report)
+
+
+def render(
+    engine: NativeEngine | StreamingEngine, cases: Iterable[Case], *, steps: int, cfg_scale: float
+) -> Iterator[Tensor]:
     """Pictures from 0 to 1 of cases, each with a seed of its own."""
-    for seed, case in enumerate(cases):
+    for number, case in enumerate(cases):
         job = Job(
             model=engine.setup.model,
             precision=engine.setup.precision,
@@ -120,11 +152,14 @@ def render(engine: NativeEngine, cases: Iterable[Case], *, steps: int, cfg_scale
             num_inference_steps=steps,
             width=case.width,
             height=case.height,
-            seed=seed,
+            seed=number,
         )
-        made = engine.render(job, lambda _done, _of: None)
-        pixels = torch.frombuffer(bytearray(made.rgb), dtype=torch.uint8).view(case.height, case.width, 3)
-        yield pixels.permute(2, 0, 1).float() / 255
+        gathered = Gathered()
+        engine.take("picture", job)
+        while engine.busy:
+            engine.advance(gathered)
+        pixels = torch.frombuffer(bytearray(gathered.found["picture"].rgb), dtype=torch.uint8)
+        yield pixels.view(case.height, case.width, 3).permute(2, 0, 1).float() / 255
 
 
 def psnr_db(one: Tensor, other: Tensor) -> float:
@@ -140,18 +175,20 @@ def main() -> None:
     parser.add_argument("--cfg-scale", type=float, default=4.0)
     parser.add_argument("--precision", choices=("bf16", "fp8"), default="bf16")
     parser.add_argument("--model", default="demo", help="or a folder")
-    parser.add_argument("--against", choices=("bf16", "fp8"), help="compare each picture with this precision's")
+    parser.add_argument("--profile", choices=("cpu", "stream"), default="cpu", help="native engine, or streaming")
+    parser.add_argument("--against", choices=("bf16", "fp8"), help="compare with the native engine's at a precision")
     parser.add_argument("--sheet", type=Path, help="write what went wrong on one PNG")
     options = parser.parse_args()
     precision: Precision = options.precision
-    engine = NativeEngine.open(make_setup(options.model, precision=precision), no_report)
+    engine = open_engine(options.model, options.profile, precision)
     cases, score, began = make_cases(options.count), Score(), time.monotonic()
     pictures = list(render(engine, cases, steps=options.steps, cfg_scale=options.cfg_scale))
     seconds = (time.monotonic() - began) / options.count
     for case, picture in zip(cases, pictures, strict=True):
         score.add(case, picture)
     sys.stdout.write(
-        f"{precision}, {options.steps} steps, guidance {options.cfg_scale}, {seconds:.2f} s each\n{score}\n"
+        f"{engine.name}, {precision}, {options.steps} steps, guidance {options.cfg_scale}, {seconds:.2f} s each\n"
+        f"{score}\n"
     )
     for case, what in score.wrong:
         sys.stdout.write(f"{what}: {case.width}x{case.height} {case.prompt}\n")
@@ -159,7 +196,7 @@ def main() -> None:
         wrong = {id(case) for case, _ in score.wrong}
         keep.save_sheet([one for case, one in zip(cases, pictures, strict=True) if id(case) in wrong], options.sheet)
     if options.against:
-        other = NativeEngine.open(make_setup(options.model, precision=options.against), no_report)
+        other = open_engine(options.model, "cpu", options.against)
         others = render(other, cases, steps=options.steps, cfg_scale=options.cfg_scale)
         found = sorted(psnr_db(one, two) for one, two in zip(pictures, others, strict=True))
         tenth, middle = found[len(found) // 10], found[len(found) // 2]
