@@ -54,6 +54,7 @@ def main() -> None:
     arguments.add_argument("--events", type=int, required=True, metavar="FD", help="where events are written")
     descriptor = arguments.parse_args().events
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor; it says what becomes of the picture
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # sizes differ: no holes between them
     sys.stdout.flush()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -31,7 +31,7 @@ def quantise(weight: torch.Tensor) -> Quantised:
     """Rows of a weight, [rows, columns] in any float format. A number that is not finite makes its row's scale so."""
     full = weight.float()
     peak = full.abs().amax(dim=1)
-    scale = torch.where(peak < _SMALLEST_PEAK, torch.ones_like(peak), peak / LARGEST)
+    scale = torch.where(peak < _SMALLEST_PEAK, torch.ones_like(peak), peak / torch.full_like(peak, LARGEST))
     values = (full / scale[:, None]).to(torch.float8_e4m3fn)
     difference = dequantise(values, scale).sub_(full)
     return Quantised(values, scale, _squared_norm(difference), _squared_norm(full))
