@@ -12,7 +12,7 @@ READY := .venv/ready-$(SUM)
 READY_DEV := .venv/ready-dev-$(SUM)
 RENDERER := .venv/bin/renderer
 
-.PHONY: help setup setup-dev render proof plan validate status doctor schema smoke nightly check test torture clean
+.PHONY: help setup setup-dev render proof plan validate report status doctor schema smoke nightly check test torture clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 12
@@ -47,6 +47,9 @@ plan: $(READY)  ## list what JOBS would render, and what is done
 
 validate: $(READY)  ## say what is wrong with JOBS
 	@$(RENDERER) validate $(JOBS) $(ARGS)
+
+report: $(READY)  ## write the page to look at: outputs/<name>/index.html
+	@$(RENDERER) report $(JOBS) $(ARGS)
 
 status: $(READY)  ## count what is done, failed and to do in JOBS
 	@$(RENDERER) status $(JOBS) $(ARGS)

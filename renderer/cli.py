@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from renderer import __version__, models_cli
+from renderer import __version__, models_cli, report_cli
 from renderer.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -335,6 +335,7 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument("of", nargs="?", default="manifest", choices=["manifest", "sidecar", "summary"])
     schema.set_defaults(command=_schema)
 
+    report_cli.add_commands(commands, manifests, _load)
     models_cli.add_commands(commands.add_parser("models", help="list, pull, pack, verify and remove models"))
 
     bench = commands.add_parser("bench", help="measure this machine on full-size random weights")

@@ -27,7 +27,7 @@ MAX_VALUE_LENGTH = 40
 MAX_FIELD_LENGTH = 250
 """Characters of one value within an output name, before the whole is cut."""
 
-RESERVED_NAMES = frozenset({"summary", "journal", "index", "contact-sheet", "thumbs"})
+RESERVED_NAMES = frozenset({"summary", "journal", "index", "contact-sheet", "thumbs", "report"})
 """What the program itself writes at the top of an output folder; pictures of these names get a `_`."""
 
 

@@ -208,6 +208,11 @@ class Pace:
             key = (sidecar.model.id, sidecar.job.precision, sidecar.engine.profile)
             self._rates.setdefault(key, []).append(sidecar.timing.total_s / _work(sidecar.job))
 
+    def expect_of(self, sidecar: Sidecar) -> float | None:
+        """Seconds a picture like this one will take; None when nothing like it has been measured."""
+        rates = self._rates.get((sidecar.model.id, sidecar.job.precision, sidecar.engine.profile))
+        return statistics.median(rates[-50:]) * _work(sidecar.job) if rates else None
+
     def expect_s(self, item: Planned, profile: Profile) -> float | None:
         """Seconds a picture will take; None when nothing like it has been measured."""
         job = item.picture.job

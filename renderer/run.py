@@ -34,6 +34,7 @@ from renderer.job import (
 from renderer.manifest import Manifest
 from renderer.news import Watch
 from renderer.plan import Pace, Plan, Planned
+from renderer.report import page
 from renderer.supplies import Terms
 from renderer.weights.needs import Need
 from renderer.workers import Gone, Hire, LocalWorker, Worker
@@ -191,6 +192,7 @@ class _Batch:
         artifacts.write_whole(
             self._plan.folder.path / "summary.json", summary.model_dump_json(indent=2).encode() + b"\n"
         )
+        page.write(plan.make_plan(self._plan.manifest, self._settings.outputs))
         self._watch(news.BatchEnded(summary))
         return summary
 

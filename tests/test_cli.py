@@ -38,6 +38,10 @@ def renderer(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[s
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=240)
 
 
+def pictures_in(folder: Path) -> set[str]:
+    return {found.name for found in folder.rglob("*.png")} - {"contact-sheet.png"}
+
+
 class TestReading:
     def test_validate_takes_a_blink_and_no_torch(self, tmp_path: Path) -> None:
         """A manifest of 200 jobs is validated in under half a second, and no heavy library is loaded for it."""
@@ -185,7 +189,8 @@ class TestRendering:
         sidecars = [
             Sidecar.model_validate_json(path.read_text()) for path in folder.glob("*.json") if path.stem != "summary"
         ]
-        assert len(sidecars) == len(list(folder.glob("*.png"))) == 12
+        assert len(sidecars) == len(pictures_in(folder)) == 12
+        assert (folder / "index.html").is_file()
         assert all(sidecar.timing.total_s and sidecar.memory.peak_rss_bytes for sidecar in sidecars)
         assert str(ROOT) not in "".join(path.read_text() for path in folder.glob("*.json")), "a path of this machine"
         again = renderer("render", demo, cwd=project)
@@ -240,7 +245,7 @@ class TestRendering:
         done = renderer("render", path, cwd=project)
         assert done.returncode == 1
         assert "bytes of host memory" in done.stderr
-        assert sorted(found.name for found in (project / "outputs/limits").glob("*.png")) == ["a.png", "c.png"]
+        assert pictures_in(project / "outputs/limits") == {"a.png", "c.png"}
 
     def test_a_model_this_machine_cannot_run_ends_with_3(self, project: Path) -> None:
         """Qwen-Image without a GPU: code 3, what is missing, and nothing written."""
@@ -258,7 +263,18 @@ class TestRendering:
         assert done.returncode == 0, done.stderr
         plan = json.loads(renderer("plan", posters, "--json", cwd=project).stdout)
         names = {Path(picture["file"]).name for picture in plan[0]["pictures"]}
-        assert {found.name for found in (project / "outputs/posters-proof").rglob("*.png")} == names
+        assert pictures_in(project / "outputs/posters-proof") == names
+
+    def test_report_writes_the_page_anew(self, project: Path) -> None:
+        """`report` says where the page is; as Markdown it goes to standard output, for a CI job's summary."""
+        path = manifest(project, "a picture", name="morning")
+        assert renderer("report", path, cwd=project).returncode == 2
+        assert renderer("render", path, cwd=project).returncode == 0
+        page = project / "outputs/morning/index.html"
+        page.unlink()
+        assert renderer("report", path, cwd=project).stdout == "outputs/morning/index.html\n"
+        assert "a picture" in page.read_text()
+        assert "| 1 | 0 | 0 | 0 |" in renderer("report", path, "--format", "markdown", cwd=project).stdout
 
     def test_json_lines_for_machines(self, project: Path) -> None:
         """Every line of `--log-format json` is an object with a time and an event."""

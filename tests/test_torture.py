@@ -77,7 +77,7 @@ def finish(outputs: Path) -> None:
     assert run_until_killed(outputs) == 0
     assert check(outputs) == len(MANIFEST.pictures)
     folder = outputs / MANIFEST.name
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.iterdir()} - {"index.html", "contact-sheet.png", "report", "thumbs"}
     expected = {f"{picture.output}{suffix}" for picture in MANIFEST.pictures for suffix in (".png", ".json")}
     assert names - {".lock", "worker.log"} == expected | {"summary.json", "journal.jsonl"}
 

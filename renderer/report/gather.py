@@ -1,0 +1,187 @@
+"""What a page shows, as frozen values: pictures by job with their places in the matrix, and what happened.
+
+A pure function of a plan and a summary, besides the tail of the worker's log. Knows nothing of HTML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from renderer.job import Sidecar, Summary
+from renderer.plan import Plan, Planned
+
+THUMBS_FOLDER = "thumbs"
+_LOG_BYTES = 4000
+_MAX_AXIS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The pictures of one job of the manifest; `positions` are theirs in the page's list.
+
+    `rows` and `columns` are the labels of a grid, and `cells` where each picture stands in it; all are empty for a job
+    whose matrix has no names that vary.
+    """
+
+    title: str
+    line: int
+    positions: tuple[int, ...]
+    corner: str = ""
+    rows: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    cells: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """All that a page shows. `pictures` are plain values for the page's script."""
+
+    name: str
+    manifest: str
+    pictures: tuple[Mapping[str, Any], ...]
+    groups: tuple[Group, ...]
+    counts: Mapping[str, int]
+    trouble: tuple[Planned, ...]
+    summary: Summary | None
+    sidecars: tuple[Sidecar, ...]
+    log: str = ""
+
+
+def gather(plan: Plan) -> Page:
+    """What there is to show of a plan's pictures."""
+    trouble = tuple(item for item in plan.items if item.state in ("failed", "set aside"))
+    return Page(
+        name=plan.manifest.name,
+        manifest=plan.manifest.file,
+        pictures=tuple(map(_picture, plan.items)),
+        groups=tuple(_groups(plan.items)),
+        counts={state: plan.count(state) for state in ("done", "failed", "set aside", "to do")},
+        trouble=trouble,
+        summary=_read_summary(plan.folder.path / "summary.json"),
+        sidecars=tuple(item.sidecar for item in plan.items if item.sidecar is not None),
+        log=_tail(plan.folder.path / "worker.log") if trouble else "",
+    )
+
+
+def thumbnail_name(sidecar: Sidecar) -> str:
+    """A thumbnail is named by its picture's bytes, so that it is made once, and again when they change."""
+    return f"{sidecar.file.sha256[:24]}.webp"
+
+
+def _picture(item: Planned) -> Mapping[str, Any]:
+    picture, job, sidecar = item.picture, item.picture.job, item.sidecar
+    told: dict[str, Any] = {
+        "id": picture.id,
+        "job": picture.place.job_id,
+        "line": picture.place.line,
+        "state": item.state,
+        "note": item.note,
+        "prompt": job.prompt,
+        "negative_prompt": job.negative_prompt,
+        "model": item.model.id,
+        "precision": job.precision,
+        "width": job.width,
+        "height": job.height,
+        "steps": job.num_inference_steps,
+        "cfg_scale": job.cfg_scale,
+        "seed": str(job.seed),  # a script's numbers end at 2^53
+        "matrix": picture.place.matrix,
+    }
+    if sidecar is not None:
+        timing, memory = sidecar.timing, sidecar.memory
+        folder = picture.output.rpartition("/")[0]
+        told |= {
+            "file": quote(f"{folder}/{sidecar.file.name}" if folder else sidecar.file.name),
+            "thumb": f"{THUMBS_FOLDER}/{thumbnail_name(sidecar)}",
+            "seconds": timing.total_s,
+            "vram": memory.peak_reserved_bytes or memory.peak_device_bytes,
+            "ram": memory.peak_rss_bytes,
+            "ended": timing.ended_at.isoformat(timespec="seconds"),
+            "attempt": sidecar.attempt,
+            "warnings": sidecar.warnings,
+        }
+    return told
+
+
+# ---- groups and grids ------------------------------------------------------------------------------------------------
+
+
+def _groups(items: Sequence[Planned]) -> Iterator[Group]:
+    for (line, *_), pairs in groupby(enumerate(items), key=lambda pair: _job(pair[1])):
+        positions, members = zip(*pairs, strict=True)
+        yield _group(line, positions, members)
+
+
+def _job(item: Planned) -> tuple[int, str, tuple[str, ...]]:
+    """What tells one job of the manifest from another: its line, and its id where no matrix fills that in."""
+    place = item.picture.place
+    return place.line, "" if place.matrix else place.job_id, tuple(place.matrix)
+
+
+def _group(line: int, positions: tuple[int, ...], items: tuple[Planned, ...]) -> Group:
+    ids = list(dict.fromkeys(item.picture.place.job_id for item in items))
+    varying = [name for name in items[0].picture.place.matrix if len({_value(item, name) for item in items}) > 1]
+    title = ids[0] if len(ids) == 1 else " x ".join(varying) or f"{ids[0]} … {ids[-1]}"
+    if not varying:
+        return Group(title, line, positions)
+    column = _fullest(items, varying)
+    across = [name for name in varying if name != column]
+    across += ["size"] if len({_value(item, "size") for item in items}) > 1 else []
+    # Seeds that are derived differ from prompt to prompt; only those that are given make rows.
+    fixed = {_label(item, [*across, column]) for item in items}
+    across += ["seed"] if len(fixed) < len(items) else []
+    columns = _labels(items, [column])
+    rows = _labels(items, across)
+    if len(rows) > _MAX_AXIS or len(columns) > _MAX_AXIS:
+        return Group(title, line, positions)
+    cells = tuple((rows.index(_label(item, across)), columns.index(_label(item, [column]))) for item in items)
+    corner = f"{', '.join(across)} / {column}" if across else column
+    return Group(title, line, positions, corner, tuple(rows), tuple(columns), cells)
+
+
+def _fullest(items: Sequence[Planned], varying: Sequence[str]) -> str:
+    """The name whose values, as columns, leave the fewest cells empty; the last of several."""
+
+    def cells(column: str) -> int:
+        return len(_labels(items, [column])) * len(_labels(items, [name for name in varying if name != column]))
+
+    return min(reversed(varying), key=cells)
+
+
+def _labels(items: Sequence[Planned], names: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(_label(item, names) for item in items))
+
+
+def _label(item: Planned, names: Sequence[str]) -> str:
+    return ", ".join(_value(item, name) for name in names)
+
+
+def _value(item: Planned, name: str) -> str:
+    job = item.picture.job
+    if name in item.picture.place.matrix:
+        return item.picture.place.matrix[name]
+    return f"{job.width}x{job.height}" if name == "size" else f"seed {job.seed}"
+
+
+# ---- what happened ---------------------------------------------------------------------------------------------------
+
+
+def _read_summary(path: Path) -> Summary | None:
+    try:
+        return Summary.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - _LOG_BYTES))
+            return stream.read(_LOG_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""

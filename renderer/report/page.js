@@ -1,0 +1,271 @@
+// The gallery: cards by job, filters, the large view, comparison. Reads the JSON block; asks nobody for anything.
+// Texts of prompts and names are only ever set as text, never as markup.
+"use strict";
+
+const { pictures, groups } = JSON.parse(document.getElementById("data").textContent);
+const find = (id) => document.getElementById(id);
+const make = (tag, className = "", text = "") => {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text) { made.textContent = text; made.dir = "auto"; if (/\p{Script=Han}/u.test(text)) made.lang = "zh"; }
+  return made;
+};
+const say = (element, text) => { element.textContent = text; element.lang = /\p{Script=Han}/u.test(text) ? "zh" : "en"; };
+const gib = (bytes) => bytes ? `${(bytes / 2 ** 30).toFixed(2)} GiB` : "";
+const seconds = (value) => value == null ? "" : `${value.toFixed(1)} s`;
+const size = (picture) => `${picture.width}x${picture.height}`;
+
+// ---- cards
+
+const cards = pictures.map((picture, position) => {
+  const card = make("li", "card");
+  card.setAttribute("role", "listitem");
+  const open = make("button", "open");
+  open.type = "button";
+  if (picture.thumb) {
+    const image = make("img");
+    image.loading = "lazy"; image.decoding = "async"; image.alt = picture.prompt; image.src = picture.thumb;
+    image.width = picture.width; image.height = picture.height;
+    open.append(image);
+  } else {
+    open.append(make("span", "missing", picture.state));
+  }
+  open.append(make("span", "name", picture.id));
+  open.append(make("span", "about-it", [size(picture), seconds(picture.seconds)].filter(Boolean).join(" · ")));
+  open.addEventListener("click", () => showView(position));
+  card.append(open);
+  if (picture.file) {
+    const label = make("label", "choose");
+    const box = make("input");
+    box.type = "checkbox"; box.setAttribute("aria-label", `choose ${picture.id} for comparison`);
+    box.addEventListener("change", () => choose(position, box.checked));
+    label.append(box);
+    card.append(label);
+  }
+  return card;
+});
+
+const matches = pictures.map((picture) => [picture.id, picture.prompt, picture.negative_prompt,
+  ...Object.values(picture.matrix), picture.note].join("\n").toLowerCase());
+
+function grid(group) {
+  const table = make("table", "matrix");
+  const head = table.createTHead().insertRow();
+  const corner = make("th", "quiet", group.corner);
+  head.append(corner);
+  group.columns.forEach((name) => { const cell = make("th", "", name); cell.scope = "col"; head.append(cell); });
+  const body = table.createTBody();
+  const rows = group.rows.map((name) => {
+    const row = body.insertRow();
+    const cell = make("th", "", name); cell.scope = "row"; row.append(cell);
+    return group.columns.map(() => { const cell = list([]); row.insertCell().append(cell); return cell; });
+  });
+  group.positions.forEach((position, index) => rows[group.cells[index][0]][group.cells[index][1]].append(cards[position]));
+  rows.flat().filter((cell) => !cell.children.length).forEach((cell) => cell.remove());
+  const scroll = make("div", "scroll");
+  scroll.tabIndex = 0; scroll.setAttribute("role", "region"); scroll.setAttribute("aria-label", `grid of ${group.title}`);
+  scroll.append(table);
+  return scroll;
+}
+
+function list(positions) {
+  const made = make("ul", "cards");
+  made.setAttribute("role", "list");
+  made.append(...positions.map((position) => cards[position]));
+  return made;
+}
+
+// ---- filters
+
+const filters = ["text", "job", "size", "seed", "state", "sort"].map(find);
+let order = [];      // positions of the pictures that are shown, as they stand on the page
+let drawnAs = null;  // how the gallery was drawn last: null, "" (by job) or the name of an order
+
+function fill(id, values) {
+  const distinct = [...new Set(values)];
+  distinct.slice(0, 500).forEach((value) => find(id).append(new Option(value, value)));
+  find(id).closest("label").hidden = distinct.length < 2;
+}
+
+function sorted(by) {
+  const positions = pictures.map((_, position) => position);
+  const number = { seconds: (one) => one.seconds, memory: (one) => one.vram || one.ram }[by];
+  const compare = number
+    ? (a, b) => (number(pictures[b]) ?? -1) - (number(pictures[a]) ?? -1)
+    : (a, b) => pictures[a].id.localeCompare(pictures[b].id, undefined, { numeric: true });
+  return positions.sort((a, b) => compare(a, b) || a - b);
+}
+
+function together() {  // jobs of one picture each need no heading: neighbours share a section
+  const sections = [];
+  for (const group of groups) {
+    const last = sections.at(-1);
+    if (group.positions.length === 1 && !group.rows.length) {
+      if (last && !last.title) last.positions.push(...group.positions);
+      else sections.push({ title: "", rows: [], positions: [...group.positions] });
+    } else sections.push(group);
+  }
+  return sections;
+}
+
+function draw(by) {
+  const sections = by ? [{ title: "All pictures", rows: [], positions: sorted(by) }] : together();
+  find("gallery").replaceChildren(...sections.map((group) => {
+    const section = make("section");
+    if (group.title) section.append(make("h2", "", group.title));
+    section.append(group.rows.length ? grid(group) : list(group.positions));
+    return section;
+  }));
+  drawnAs = by;
+}
+
+function refresh() {
+  const [text, job, wanted, seed, state, sort] = filters.map((filter) => filter.value);
+  if (drawnAs !== sort) draw(sort);
+  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+  const shown = new Set();
+  pictures.forEach((picture, position) => {
+    const fits = words.every((word) => matches[position].includes(word)) && (!job || picture.job === job)
+      && (!wanted || size(picture) === wanted) && (!seed || picture.seed === seed) && (!state || picture.state === state);
+    if (cards[position].hidden === fits) cards[position].hidden = !fits;
+    if (fits) shown.add(position);
+  });
+  for (const section of find("gallery").children) section.hidden = !section.querySelector(".card:not([hidden])");
+  order = (sort ? sorted(sort) : groups.flatMap((group) => group.positions)).filter((position) => shown.has(position));
+  say(find("shown"), `${shown.size} of ${pictures.length} shown`);
+}
+
+fill("job", pictures.map((picture) => picture.job));
+fill("size", pictures.map(size));
+fill("seed", pictures.map((picture) => picture.seed));
+fill("state", pictures.map((picture) => picture.state));
+filters.forEach((filter) => filter.addEventListener("input", refresh));
+find("filters").addEventListener("submit", (event) => event.preventDefault());
+
+// ---- the large view
+
+let viewed = 0;
+
+function facts(picture) {
+  const told = {
+    state: picture.state + (picture.note ? `: ${picture.note}` : ""), job: picture.job, model: `${picture.model}, ${picture.precision}`,
+    size: size(picture), steps: picture.steps, "CFG scale": picture.cfg_scale, seed: picture.seed,
+    ...picture.matrix, time: seconds(picture.seconds), "GPU memory": gib(picture.vram), "process memory": gib(picture.ram),
+    attempt: picture.attempt > 1 ? picture.attempt : "", rendered: picture.ended && `${picture.ended.slice(0, 16).replace("T", " ")} UTC`, warnings: (picture.warnings || []).join("; "),
+  };
+  return Object.entries(told).filter(([, value]) => value !== "" && value != null).map(([name, value]) => {
+    const pair = make("div");
+    pair.append(make("dt", "", name), make("dd", "", String(value)));
+    return pair;
+  });
+}
+
+function showView(position) {
+  viewed = position;
+  const picture = pictures[position];
+  say(find("view-title"), picture.id);
+  const image = find("view-image");
+  image.hidden = !picture.file;
+  if (picture.file) { image.src = picture.file; image.alt = picture.prompt; find("view-link").href = picture.file; }
+  else { image.removeAttribute("src"); find("view-link").removeAttribute("href"); }
+  say(find("view-prompt"), picture.prompt);
+  say(find("view-negative"), picture.negative_prompt ? `Not: ${picture.negative_prompt}` : "");
+  find("view-facts").replaceChildren(...facts(picture));
+  find("view-choose").hidden = !picture.file;
+  say(find("copied"), "");
+  if (!find("view").open) find("view").showModal();
+}
+
+function turn(by) {
+  const at = order.indexOf(viewed);
+  if (order.length) showView(order[(at + by + order.length) % order.length]);
+}
+
+find("view").addEventListener("keydown", (event) => {
+  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (by) { event.preventDefault(); turn(by); }
+});
+find("view-previous").addEventListener("click", () => turn(-1));
+find("view-next").addEventListener("click", () => turn(1));
+find("view-close").addEventListener("click", () => find("view").close());
+find("view").addEventListener("close", () => cards[viewed].querySelector(".open").focus());
+find("view-choose").addEventListener("click", () => {
+  cards[viewed].querySelector(".choose input").checked = true;
+  choose(viewed, true);
+  say(find("copied"), "chosen");
+});
+
+let touchedAt = null;
+find("view").addEventListener("touchstart", (event) => {
+  touchedAt = event.touches.length === 1 ? event.touches[0].clientX : null;
+}, { passive: true });
+find("view").addEventListener("touchend", (event) => {
+  const moved = touchedAt === null ? 0 : event.changedTouches[0].clientX - touchedAt;
+  if (Math.abs(moved) > 60) turn(moved < 0 ? 1 : -1);
+  touchedAt = null;
+});
+
+// ---- copying
+
+function entry(picture) {  // JSON's texts and numbers are YAML's
+  const fields = {
+    prompt: JSON.stringify(picture.prompt), negative_prompt: picture.negative_prompt && JSON.stringify(picture.negative_prompt),
+    model: JSON.stringify(picture.model), precision: picture.precision, width: picture.width, height: picture.height,
+    steps: picture.steps, cfg_scale: picture.cfg_scale, seed: picture.seed,
+  };
+  return [`- id: ${JSON.stringify(picture.id)}`, ...Object.entries(fields).filter(([, value]) => value !== "")
+    .map(([name, value]) => `  ${name}: ${value}`)].join("\n") + "\n";
+}
+
+async function copy(text, what) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {  // a page opened from disk may not have the clipboard
+    const area = make("textarea");
+    area.value = text; area.readOnly = true;
+    find("view").append(area);
+    area.select(); document.execCommand("copy"); area.remove();
+  }
+  say(find("copied"), `${what} copied`);
+}
+
+find("copy-prompt").addEventListener("click", () => copy(pictures[viewed].prompt, "prompt"));
+find("copy-entry").addEventListener("click", () => copy(entry(pictures[viewed]), "entry"));
+
+// ---- comparison
+
+let chosen = [];
+
+function choose(position, wanted) {
+  chosen = chosen.filter((other) => other !== position);
+  if (wanted) chosen.push(position);
+  for (const dropped of chosen.splice(0, Math.max(0, chosen.length - 2))) mark(dropped, false);
+  mark(position, wanted);
+  find("chosen").hidden = !chosen.length;
+  find("compare-open").disabled = chosen.length < 2;
+  say(find("chosen-text"), chosen.length < 2 ? "Choose one more to compare" : "Two pictures chosen");
+}
+
+function mark(position, wanted) {
+  cards[position].classList.toggle("chosen", wanted);
+  cards[position].querySelector(".choose input").checked = wanted;
+}
+
+find("compare-clear").addEventListener("click", () => [...chosen].forEach((position) => choose(position, false)));
+find("compare-open").addEventListener("click", () => {
+  ["left", "right"].forEach((side, index) => {
+    const picture = pictures[chosen[index]];
+    find(`compare-${side}`).src = picture.file;
+    find(`compare-${side}`).alt = picture.prompt;
+    say(find(`compare-${side}-name`), picture.id);
+  });
+  find("compare").showModal();
+});
+find("compare-close").addEventListener("click", () => find("compare").close());
+find("compare-slide").addEventListener("input", (event) => {
+  find("compare-stage").className = event.target.checked ? "sliding" : "beside";
+  find("compare-where").hidden = !event.target.checked;
+});
+find("compare-range").addEventListener("input", (event) => find("compare-stage").style.setProperty("--where", `${event.target.value}%`));
+
+refresh();

@@ -1,0 +1,79 @@
+"""The page: frozen values ▶ `index.html` with its script and stylesheet beside it; Markdown for a CI job's summary.
+
+Every word of a prompt goes through autoescaping or into a JSON block; a strict Content-Security-Policy lets nothing run
+or load but what stands in the folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from renderer import artifacts
+from renderer.plan import Plan
+from renderer.report import plots, thumbnails
+from renderer.report.gather import Page, gather
+
+PAGE = "index.html"
+ASSETS_FOLDER = "report"
+ASSETS = ("page.css", "page.js")
+_HERE = Path(__file__).parent
+
+
+def write(plan: Plan) -> Path:
+    """Write the page of a plan's folder, thumbnails and contact sheet included. Raises `DiskError`."""
+    thumbnails.make_thumbnails(plan)
+    sheet = thumbnails.make_contact_sheet(plan)
+    folder = plan.folder.path
+    for name in ASSETS:
+        artifacts.write_whole(folder / ASSETS_FOLDER / name, (_HERE / name).read_bytes())
+    page = folder / PAGE
+    artifacts.write_whole(page, write_html(gather(plan), has_sheet=sheet is not None).encode())
+    return page
+
+
+def write_html(page: Page, *, has_sheet: bool = False) -> str:
+    """The page as HTML."""
+    data = {"pictures": page.pictures, "groups": [asdict(group) for group in page.groups]}
+    return _template().render(page=page, data=data, plots=plots.draw(page.sidecars), geometry=plots, sheet=has_sheet)
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("renderer.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.lstrip_blocks = True
+    return environment.get_template("page.html.j2")
+
+
+def write_markdown(page: Page) -> str:
+    """What happened, in a few lines of Markdown."""
+    return "\n".join(_markdown(page)) + "\n"
+
+
+def _markdown(page: Page) -> Iterator[str]:
+    yield f"### {_plain(page.name)}"
+    yield ""
+    yield "| done | failed | set aside | to do |"
+    yield "| ---: | ---: | ---: | ---: |"
+    yield f"| {' | '.join(str(count) for count in page.counts.values())} |"
+    if page.summary is not None and page.summary.pictures_per_hour:
+        yield ""
+        yield f"{page.summary.rendered} rendered, {page.summary.pictures_per_hour:.0f} pictures an hour."
+    if page.trouble:
+        yield ""
+        yield "| picture | state | reason |"
+        yield "| --- | --- | --- |"
+    for item in page.trouble:
+        yield f"| {_plain(item.picture.id)} | {item.state} | {_plain(item.note)} |"
+
+
+def _plain(text: str) -> str:
+    """A text that Markdown takes as nothing but text, in one cell."""
+    line = " ".join(text.split())
+    return "".join(f"&#{ord(letter)};" if letter in "|<>&`*_[]\\#~@!" else letter for letter in line)

@@ -1,0 +1,120 @@
+"""Small pictures: thumbnails, made once for each file, and the contact sheet. Knows sidecars and folders, no HTML."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from renderer import artifacts
+from renderer.plan import Plan, Planned
+from renderer.report.gather import THUMBS_FOLDER, thumbnail_name
+
+THUMB_SIDE = 320
+_SHEET_SIDE = 160
+_SHEET_COLUMNS = 8
+_SHEET_MOST = 120
+_CAPTION = 18
+_MARGIN = 8
+_FONTS = (
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansSC-Regular.otf",
+    "NotoSansCJKsc-Regular.otf",
+    "wqy-microhei.ttc",
+    "wqy-zenhei.ttc",
+    "DroidSansFallbackFull.ttf",
+    "PingFang.ttc",
+    "msyh.ttc",
+    "DejaVuSans.ttf",
+)
+"""Fonts that systems have, those with Chinese letters first."""
+
+_FONT_FOLDERS = (Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), Path.home() / ".local/share/fonts")
+
+
+def make_thumbnails(plan: Plan) -> int:
+    """Make the thumbnails that are missing and remove those whose picture is gone; how many were made."""
+    folder = plan.folder.path / THUMBS_FOLDER
+    wanted = {thumbnail_name(item.sidecar): item for item in plan.items if item.sidecar is not None}
+    there = {path.name for path in folder.glob("*.webp")}
+    for name in there - wanted.keys():
+        (folder / name).unlink(missing_ok=True)
+    missing = [(folder / name, item) for name, item in wanted.items() if name not in there]
+
+    def make(pair: tuple[Path, Planned]) -> None:
+        target, item = pair
+        with contextlib.suppress(OSError, ValueError), Image.open(_file(plan, item)) as image:
+            image.draft("RGB", (THUMB_SIDE, THUMB_SIDE))
+            small = image.convert("RGB")
+            small.thumbnail((THUMB_SIDE, THUMB_SIDE), reducing_gap=2.0)
+            buffer = io.BytesIO()
+            small.save(buffer, "WEBP", quality=80, method=2)
+            artifacts.write_whole(target, buffer.getvalue())
+
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        list(pool.map(make, missing))
+    return len(missing)
+
+
+def make_contact_sheet(plan: Plan) -> Path | None:
+    """One picture of all pictures, with their ids, for chats and comments; None when there is none to show."""
+    done = [item for item in plan.items if item.sidecar is not None]
+    if not done:
+        return None
+    shown = done[:_SHEET_MOST]
+    columns = min(_SHEET_COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
+    cell_width, cell_height = _SHEET_SIDE + _MARGIN, _SHEET_SIDE + _CAPTION + _MARGIN
+    more = f"… and {len(done) - len(shown)} more" if len(done) > len(shown) else ""
+    height = rows * cell_height + _MARGIN + (_CAPTION if more else 0)
+    sheet = Image.new("RGB", (columns * cell_width + _MARGIN, height), "#ffffff")
+    draw, font = ImageDraw.Draw(sheet), find_font(12)
+    for number, item in enumerate(shown):
+        left, top = _MARGIN + number % columns * cell_width, _MARGIN + number // columns * cell_height
+        _paste(sheet, plan, item, (left, top))
+        draw.text((left, top + _SHEET_SIDE + 2), _fit(item.picture.id, font), fill="#333333", font=font)
+    if more:
+        draw.text((_MARGIN, height - _CAPTION), more, fill="#333333", font=font)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    path = plan.folder.path / "contact-sheet.png"
+    artifacts.write_whole(path, buffer.getvalue())
+    return path
+
+
+def find_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font of this system, one with Chinese letters if there is any; Pillow's own otherwise."""
+    there = {path.name: path for folder in _FONT_FOLDERS if folder.is_dir() for path in folder.rglob("*.[to]t[fc]")}
+    for name in _FONTS:
+        if name in there:
+            with contextlib.suppress(OSError):
+                return ImageFont.truetype(there[name], size)
+    return ImageFont.load_default(size)
+
+
+def _file(plan: Plan, item: Planned) -> Path:
+    return plan.folder.picture(item.picture.output, item.picture.keep.format)
+
+
+def _paste(sheet: Image.Image, plan: Plan, item: Planned, place: tuple[int, int]) -> None:
+    """A thumbnail in the middle of its square; a picture that cannot be read leaves it empty."""
+    assert item.sidecar is not None
+    with (
+        contextlib.suppress(OSError, ValueError),
+        Image.open(plan.folder.path / THUMBS_FOLDER / thumbnail_name(item.sidecar)) as image,
+    ):
+        image.thumbnail((_SHEET_SIDE, _SHEET_SIDE))
+        left, top = place
+        sheet.paste(image, (left + (_SHEET_SIDE - image.width) // 2, top + (_SHEET_SIDE - image.height) // 2))
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    if font.getlength(text) <= _SHEET_SIDE:
+        return text
+    while text and font.getlength(f"{text}…") > _SHEET_SIDE:
+        text = text[:-1]
+    return f"{text}…"

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from renderer.job import Keep
+from renderer.manifest import Manifest
+from renderer.plan import Plan, make_plan
+from renderer.report import page, plots, thumbnails
+from renderer.report.gather import Page, gather
+from tests.making import make_manifest
+from tests.nights import make_night
+from tests.reading import DEMO, load_text
+
+
+def gathered(text: str, folder: Path) -> Page:
+    manifest = load_text(f"{DEMO}{text}")
+    make_night(manifest, folder)
+    return gather(make_plan(manifest, folder))
+
+
+def planned(manifest: Manifest, folder: Path) -> Plan:
+    make_night(manifest, folder)
+    return make_plan(manifest, folder)
+
+
+class TestGroups:
+    def test_a_matrix_becomes_rows_and_columns(self, tmp_path: Path) -> None:
+        """The last name that varies makes columns; the others, and sizes and given seeds, make rows."""
+        (group,) = gathered(
+            'jobs: [{id: "{a}", prompt: "{a} {b}", matrix: {a: [x, y], b: [1, 2]}, seeds: [1, 2], size: 64x64}]',
+            tmp_path,
+        ).groups
+        assert group.columns == ("1", "2")
+        assert group.rows == ("x, seed 1", "x, seed 2", "y, seed 1", "y, seed 2")
+        assert group.cells[:3] == ((0, 0), (1, 0), (0, 1))
+
+    def test_derived_seeds_make_no_rows(self, tmp_path: Path) -> None:
+        """A seed that differs only because the prompt does says nothing."""
+        (group,) = gathered('jobs: [{prompt: "{a}", matrix: {a: [x, y]}, size: 64x64}]', tmp_path).groups
+        assert (group.rows, group.columns) == (("",), ("x", "y"))
+
+    def test_without_a_matrix_there_is_no_grid(self, tmp_path: Path) -> None:
+        """Jobs stand on their own, in the manifest's order."""
+        groups = gathered("jobs: [{prompt: a, size: 64x64}, {prompt: b, size: 64x64, count: 2}]", tmp_path).groups
+        assert [(group.positions, group.columns) for group in groups] == [((0,), ()), ((1, 2), ())]
+
+
+class TestThumbnails:
+    def test_they_are_made_once_and_swept(self, tmp_path: Path) -> None:
+        """A second page makes none; a picture that is gone takes its thumbnail along."""
+        plan = planned(make_manifest(), tmp_path)
+        assert thumbnails.make_thumbnails(plan) == 3
+        assert thumbnails.make_thumbnails(plan) == 0
+        fewer = make_plan(make_manifest(("a", "b")), tmp_path)
+        assert thumbnails.make_thumbnails(fewer) == 0
+        assert len(list((plan.folder.path / "thumbs").iterdir())) == 2
+
+    def test_a_damaged_picture_has_none(self, tmp_path: Path) -> None:
+        """A picture that cannot be read does not keep the page from being written."""
+        plan = planned(make_manifest(), tmp_path)
+        picture = plan.folder.picture("p001")
+        picture.write_bytes(b"x" * picture.stat().st_size)
+        page.write(make_plan(make_manifest(), tmp_path))
+        assert len(list((plan.folder.path / "thumbs").iterdir())) == 2
+
+    def test_every_format_has_one(self, tmp_path: Path) -> None:
+        """WebP and JPEG pictures too."""
+        manifest = make_manifest(("a", "b"))
+        kept = (Keep(format="webp"), Keep(format="jpeg"))
+        pictures = tuple(
+            each.model_copy(update={"keep": keep}) for each, keep in zip(manifest.pictures, kept, strict=True)
+        )
+        assert thumbnails.make_thumbnails(planned(Manifest("m.yaml", "m", pictures), tmp_path)) == 2
+
+    def test_the_contact_sheet_shows_at_most_so_many(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Rows of eight, and a line that says how many more there are; also where no font is installed."""
+        monkeypatch.setattr(thumbnails, "_FONTS", ())
+        monkeypatch.setattr(thumbnails, "_SHEET_MOST", 16)
+        plan = planned(make_manifest([str(number) for number in range(20)]), tmp_path)
+        thumbnails.make_thumbnails(plan)
+        path = thumbnails.make_contact_sheet(plan)
+        assert path is not None
+        with Image.open(path) as image:
+            assert image.size == (8 * 168 + 8, 2 * 186 + 8 + 18)
+
+    def test_nothing_done_makes_no_sheet(self, tmp_path: Path) -> None:
+        """An empty folder has a page, and no contact sheet."""
+        plan = make_plan(make_manifest(), tmp_path)
+        assert thumbnails.make_contact_sheet(plan) is None
+        assert page.write(plan).is_file()
+
+
+class TestPlots:
+    def test_figures_are_the_sidecars(self, tmp_path: Path) -> None:
+        """The tables behind the plots hold the numbers of the night, and there are at most 48 rows."""
+        plan = planned(make_manifest([str(number) for number in range(500)]), tmp_path)
+        rate, stages, memory, forecast = plots.draw(gather(plan).sidecars)
+        assert sum(int(row[1]) for row in rate.rows) == 500
+        assert [row[0] for row in stages.rows] == ["encode", "denoise", "decode", "save"]
+        assert stages.rows[0][1] == "500.0"
+        assert memory.rows[0][1:] == ("7.00", "24.00", "10.00")
+        assert forecast.rows[0][2] != "-"
+        assert all(0 < len(plot.rows) <= 48 for plot in (rate, memory, forecast))
+
+    def test_one_picture_is_enough(self, tmp_path: Path) -> None:
+        """A single picture has figures, and none has none."""
+        assert len(plots.draw(gather(planned(make_manifest(("a",)), tmp_path)).sidecars)) == 4
+        assert plots.draw(()) == ()
+
+
+class TestMarkdown:
+    def test_reasons_are_text_in_a_cell(self, tmp_path: Path) -> None:
+        """Counts, and each failure with its reason; nothing of a reason is taken for Markdown or HTML."""
+        plan = make_plan(make_manifest(), tmp_path)
+        plan.journal.write("failed", "p000", plan.items[0].fingerprint, "a | <b>bad</b>\nline")
+        text = page.write_markdown(gather(make_plan(make_manifest(), tmp_path)))
+        assert "| 0 | 1 | 0 | 2 |" in text
+        assert "| p000 | failed | a &#124; &#60;b&#62;bad&#60;/b&#62; line |" in text
