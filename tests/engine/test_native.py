@@ -137,5 +137,5 @@ class TestBadPictures:
     def test_one_flat_colour(self, copied: Path) -> None:
         """A picture of a single colour is a failure that names the colour."""
         alter(copied / VAE, "decoder.conv_out.weight", torch.zeros_like)
-        with pytest.raises(BadPictureError, match=r"one flat colour, \(127, 127, 127\)"):
+        with pytest.raises(BadPictureError, match=r"one flat colour, \(\d+, \d+, \d+\)"):
             self.render(copied)
