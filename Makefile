@@ -12,7 +12,7 @@ READY := .venv/ready-$(SUM)
 READY_DEV := .venv/ready-dev-$(SUM)
 RENDERER := .venv/bin/renderer
 
-.PHONY: help setup setup-dev render proof plan validate report status doctor schema smoke nightly check test torture clean
+.PHONY: help setup setup-dev render proof plan validate report status doctor schema smoke nightly check test judge torture clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 12
@@ -74,6 +74,9 @@ check: $(READY_DEV)  ## ruff, mypy and the floors of the house
 
 test: $(READY_DEV)  ## the tests
 	.venv/bin/pytest $(ARGS)
+
+judge: $(READY_DEV)  ## 300 held-out prompts before the judge: what the demo model draws
+	.venv/bin/python -m tests.demo.judging $(ARGS)
 
 torture: $(READY_DEV)  ## 1,000 kills at random moments, and one at every write point
 	RENDERER_KILLS=1000 .venv/bin/pytest tests/test_torture.py -s $(ARGS)

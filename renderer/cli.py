@@ -340,7 +340,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure this machine on full-size random weights")
     bench.add_argument("what", choices=["weights"], help="packing and loading")
-    bench.add_argument("--folder", type=Path, required=True, metavar="DIR", help="takes up to 120 GB")
+    bench.add_argument("--folder", type=Path, required=True, metavar="DIR", help="takes up to 90 GB")
     bench.add_argument("--layers", type=_natural, default=60, metavar="N", help="of the transformer (default: 60)")
     bench.add_argument("--json", action="store_true", help="for machines")
     bench.set_defaults(command=_bench)

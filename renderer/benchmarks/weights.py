@@ -20,7 +20,7 @@ PARTS = ("source", "disk", "pack", "verify", "load")
 
 
 def measure(folder: Path, layers: int) -> Figures:
-    """Run every part in `folder`, which takes up to 120 GB, and say what each took. Raises `MachineError`."""
+    """Run every part in `folder`, which takes up to 90 GB, and say what each took. Raises `MachineError`."""
     found: Figures = {"layers": layers, "at": time.strftime("%Y-%m-%d", time.gmtime())}
     for part in PARTS:
         command = [sys.executable, "-m", "renderer.benchmarks.parts", part, str(folder), str(layers)]
