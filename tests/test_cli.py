@@ -276,6 +276,13 @@ class TestRendering:
         assert "a picture" in page.read_text()
         assert "| 1 | 0 | 0 | 0 |" in renderer("report", path, "--format", "markdown", cwd=project).stdout
 
+    def test_replay_renders_the_same_bits_again(self, project: Path) -> None:
+        """A picture of ours, rendered again from what it says of itself, has the same bits; the command says so."""
+        path = manifest(project, "a red circle", name="original")
+        assert renderer("render", path, cwd=project).returncode == 0
+        done = renderer("replay", "outputs/original/001.png", "--render", cwd=project)
+        assert (done.returncode, done.stdout) == (0, "001: the same bits\n"), done.stderr
+
     def test_json_lines_for_machines(self, project: Path) -> None:
         """Every line of `--log-format json` is an object with a time and an event."""
         path = manifest(project, "a", name="lines")

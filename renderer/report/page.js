@@ -207,13 +207,17 @@ find("view").addEventListener("touchend", (event) => {
 
 // ---- copying
 
-function entry(picture) {  // JSON's texts and numbers are YAML's
+// JSON's texts and numbers are YAML's, but for letters that YAML does not print.
+const yaml = (text) => JSON.stringify(text).replace(/[\u007f-\u009f\u2028\u2029\ufeff\ufffe\uffff]/g,
+  (letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`);
+
+function entry(picture) {
   const fields = {
-    prompt: JSON.stringify(picture.prompt), negative_prompt: picture.negative_prompt && JSON.stringify(picture.negative_prompt),
-    model: JSON.stringify(picture.model), precision: picture.precision, width: picture.width, height: picture.height,
+    prompt: yaml(picture.prompt), negative_prompt: picture.negative_prompt && yaml(picture.negative_prompt),
+    model: yaml(picture.model), precision: picture.precision, width: picture.width, height: picture.height,
     steps: picture.steps, cfg_scale: picture.cfg_scale, seed: picture.seed,
   };
-  return [`- id: ${JSON.stringify(picture.id)}`, ...Object.entries(fields).filter(([, value]) => value !== "")
+  return [`- id: ${yaml(picture.id)}`, ...Object.entries(fields).filter(([, value]) => value !== "")
     .map(([name, value]) => `  ${name}: ${value}`)].join("\n") + "\n";
 }
 
