@@ -7,6 +7,7 @@ output stays free for what a command is asked for.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -37,6 +38,8 @@ def open_console(log_format: LogFormat) -> Console:
     """The console for where standard error goes."""
     if log_format == "json":
         return Json()
+    if log_format == "auto" and os.environ.get("GITHUB_ACTIONS") == "true":
+        return Actions()
     return Terminal() if log_format == "auto" and sys.stderr.isatty() else Plain()
 
 
@@ -182,6 +185,34 @@ class Plain:
     def _say(self, line: str) -> None:
         self._spoke_at = time.monotonic()
         print(f"{datetime.now(UTC).astimezone():%H:%M:%S} {line}", file=sys.stderr, flush=True)
+
+
+class Actions(Plain):
+    """Plain lines for GitHub Actions: a group a batch, and each failure as an annotation at its manifest's line."""
+
+    def watch(self, what: news.News) -> None:
+        match what:
+            case news.BatchBegan(plan=plan):
+                self._command("group", plan.manifest.name)
+            case news.BatchEnded():
+                self._command("endgroup")
+            case news.PictureFailed(item=item, message=message, again=again):
+                place = item.picture.place
+                told = {"file": place.manifest, "line": str(place.line), "title": item.picture.id}
+                self._command("warning" if again else "error", message, **told)
+        super().watch(what)
+
+    def _say(self, line: str) -> None:
+        super()._say(line.replace("\n::", "\n ::"))  # a line of ours is never taken for a command
+
+    def _command(self, name: str, message: str = "", **properties: str) -> None:
+        told = ",".join(f"{key}={_escape(value, ':,')}" for key, value in properties.items())
+        print(f"::{name}{' ' if told else ''}{told}::{_escape(message)}", file=sys.stderr, flush=True)
+
+
+def _escape(text: str, more: str = "") -> str:
+    """A text within one of GitHub's workflow commands."""
+    return "".join(f"%{ord(letter):02X}" if letter in f"%\r\n{more}" else letter for letter in text)
 
 
 class Terminal:

@@ -47,6 +47,26 @@ def test_every_console_tells_of_a_whole_run(
         assert "1 rendered, 0 already done, 1 failed, 0 left of 2" in said.err
 
 
+def test_failures_are_annotations_in_github_actions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A group a batch; a failure that is final is an error at its manifest's line; no text of ours is a command."""
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    screen = console.open_console("auto")
+    run.render(
+        [make_manifest(("a", "fail"))], Settings(outputs=tmp_path, hire=InlineWorker, retries=1), screen.watch, Stop()
+    )
+    screen.watch(news.WorkerLost("it died\n::set-output name=x::y", ()))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("::")] == [
+        "::group::test",
+        "::warning file=jobs/test.yaml,line=2,title=p001::one flat colour",
+        "::error file=jobs/test.yaml,line=2,title=p001::one flat colour",
+        "::endgroup::",
+    ]
+    assert console._escape("50%: a,\nb", ":,") == "50%25%3A a%2C%0Ab"
+
+
 def test_a_long_silence_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal there is a heartbeat, so that a log shows the run alive."""
     screen = console.Plain()
