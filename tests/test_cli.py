@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -42,6 +43,12 @@ def pictures_in(folder: Path) -> set[str]:
     return {found.name for found in folder.rglob("*.png")} - {"contact-sheet.png"}
 
 
+def _spent_s() -> float:
+    """Processor time of all children so far: the same on a busy machine."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 class TestReading:
     def test_validate_takes_a_blink_and_no_torch(self, tmp_path: Path) -> None:
         """A manifest of 200 jobs is validated in under half a second, and no heavy library is loaded for it."""
@@ -53,9 +60,9 @@ class TestReading:
         )
         took = []
         for _ in range(3):
-            began = time.perf_counter()
+            began = _spent_s()
             done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
-            took.append(time.perf_counter() - began)
+            took.append(_spent_s() - began)
             assert (done.returncode, done.stdout.endswith("200 pictures, no problems\n")) == (0, True), done.stderr
         assert min(took) < 0.5, took
 

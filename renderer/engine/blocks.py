@@ -72,10 +72,11 @@ class ModuleBlocks:
         return bound
 
     def _restored(self, slot: torch.Tensor) -> torch.nn.Module:
-        if self._workspace is None:
-            self._workspace = self._bind(precision.restored(views(slot, self._places)))
-        else:
-            precision.restore_into(dict(self._workspace.named_parameters()), views(slot, self._places))
+        tensors = views(slot, self._places)
+        if self._workspace is None:  # a copy of every tensor: what needs no restoring is still the slot's own memory
+            own = {name: torch.empty_like(tensor) for name, tensor in precision.restored(tensors).items()}
+            self._workspace = self._bind(own)
+        precision.restore_into(dict(self._workspace.named_parameters()), tensors)
         return self._workspace
 
     def _bind(self, tensors: dict[str, torch.Tensor]) -> torch.nn.Module:
