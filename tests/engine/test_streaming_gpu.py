@@ -1,0 +1,68 @@
+"""The streaming engine on a real GPU with the demo model: DiffSynth's bits at bf16, company's at none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from renderer.engine.native import NativeEngine
+from renderer.engine.streaming import StreamingEngine
+from renderer.events import Setup
+from renderer.job import Job, Precision
+from tests.engine.test_streaming import open_engine, pixels, render, variants
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
+
+
+def alone(precision: Precision) -> list[bytes]:
+    """Each variant through the streaming engine by itself, with every block resident."""
+    return [pixels(render(open_engine(precision, slots=60, in_flight=1), [job]))[0] for job in variants(precision)]
+
+
+@pytest.mark.parametrize("slots", [2, 3, 60])
+def test_bf16_is_diffsynth_bit_by_bit(slots: int) -> None:
+    """At any number of slots and together, each picture has the bits of a bare call on this GPU."""
+    native = NativeEngine.open(Setup(model="demo", precision="bf16", profile="resident"), lambda _: None)
+    expected = [native.render(job, lambda *_: None).rgb for job in variants()]
+    assert pixels(render(open_engine(slots=slots, in_flight=4), variants())) == expected
+
+
+@pytest.mark.parametrize("slots", [2, 3, 60])
+def test_fp8_does_not_depend_on_company_or_slots(slots: int) -> None:
+    """FP8 products: together through few slots or alone with all, the bits are the same."""
+    engine = open_engine("fp8", slots=slots, in_flight=4)
+    assert engine._blocks.arithmetic == "fp8"
+    assert pixels(render(engine, variants("fp8"))) == alone("fp8")
+
+
+def test_twenty_times_out_of_memory_leaves_nothing_behind() -> None:
+    """After twenty failures the device holds what it held before, within 1 %, and the next picture has its bits."""
+    expected = alone("bf16")
+    engine = open_engine(slots=2, in_flight=2)
+    render(engine, variants()[:1])
+    before = torch.cuda.memory_allocated()
+    for _ in range(20):
+        _run_short(engine, variants()[:1])
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_allocated() <= before * 1.01
+    assert pixels(render(engine, variants()[:1])) == expected[:1]
+
+
+def _run_short(engine: StreamingEngine, jobs: list[Job]) -> None:
+    """Render with one real CUDA out-of-memory error at the fourth block of the first sweep."""
+    ride, left = engine._ride, [1]
+
+    def short(block: object, number: int, flying: object, *, hold: bool) -> None:
+        def fails(**inputs: object) -> object:
+            if left[0] and number == 3:
+                left[0] = 0
+                return torch.empty(2**46, device="cuda")
+            return block(**inputs)  # type: ignore[operator]
+
+        ride(fails, number, flying, hold=hold)  # type: ignore[arg-type]
+
+    engine._ride = short  # type: ignore[method-assign]
+    try:
+        render(engine, jobs)
+    finally:
+        engine._ride = ride  # type: ignore[method-assign]
