@@ -163,7 +163,8 @@ def choose_profile(model: Model, precision: Precision, machine: Machine, wanted:
         message = f"{model.id} needs an NVIDIA GPU, and this machine shows none"
         raise MachineError(message, hint="renderer doctor says what it sees; --proof rehearses with the demo model")
     if wanted is None or wanted == "stream":
-        waiting = "host memory" if model.gpu_bytes[precision] < machine.ram_free_bytes else "the disk"
+        swept = model.gpu_bytes[precision] // 2 + 4 * GIB  # the DiT without its modulation is not quite half of it all
+        waiting = "host memory" if swept <= machine.ram_free_bytes else "the disk"
         return Choice("stream", None, f"blocks come from {waiting} to the pictures on {gpu.name}")
     if wanted == "fp8" and precision != "fp8":
         message = f"profile fp8 keeps weights in FP8, and this job asks for {precision}"

@@ -8,6 +8,7 @@ ever copied back. Knows blocks as bytes: nothing of tensors, riders or pictures.
 from __future__ import annotations
 
 import contextlib
+import logging
 import mmap
 import time
 import weakref
@@ -17,11 +18,17 @@ from typing import Any, Protocol
 
 import torch
 
+from renderer import machine
 from renderer.engine.placement import Device
 from renderer.errors import MachineError
 
+LOG = logging.getLogger(__name__)
+
 TURNING = 2
 """Slots that the streamed blocks take turns in: one is computed with while the other is filled."""
+
+HOST_MARGIN_BYTES = 4 * 2**30
+"""Host memory left to the rest of the worker, to the page cache and to everybody else."""
 
 READERS = 8
 """Threads that fill host memory from the packed store."""
@@ -121,6 +128,18 @@ class ReadAhead:
     def done(self, number: int, event: Any | None) -> None:
         buffer, _ = self._coming.pop(number)
         self._free.append((buffer, event))
+
+
+def source_for(files: Sequence[BlockFile], device: Device) -> Source:
+    """Host memory for all blocks where there is room for them; otherwise they are read as they are wanted."""
+    needed = sum(file.bytes for file in files) + HOST_MARGIN_BYTES
+    free = machine.look().ram_free_bytes
+    if needed <= free:
+        return HostMemory(files, device)
+    LOG.info(
+        "%.1f GiB of host memory are free and %.1f are wanted: blocks come from the disk", free / 2**30, needed / 2**30
+    )
+    return ReadAhead(files, device)
 
 
 class Slots:

@@ -34,7 +34,7 @@ from renderer.engine.modulation import Modulations, Ready, timesteps
 from renderer.engine.placement import COMPUTATION_DTYPE, Device
 from renderer.engine.prompts import Prompts
 from renderer.engine.riders import Rider, fork
-from renderer.engine.slots import HostMemory, Slots
+from renderer.engine.slots import Slots, source_for
 from renderer.errors import DeviceLostError, RendererError
 from renderer.events import Setup
 from renderer.job import EngineName, Job, Sharing, Timing
@@ -108,7 +108,7 @@ class StreamingEngine:
         self._skeleton = skeletons.build(store, device)
         report("the transformer's blocks")
         files = store.blocks("transformer")
-        self._source = HostMemory(files, device)
+        self._source = source_for(files, device)
         self._blocks = arithmetic.choose(self._skeleton.dit_block, files[0].tensors, device)
         self._budget = Budget(self._source.count, self._source.block_bytes, self._skeleton.width, setup, device)
         self._slots = Slots(self._source, self._budget.slots, device)

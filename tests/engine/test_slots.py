@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from renderer.engine import slots
 from renderer.engine.slots import HostMemory, ReadAhead, Slots, Source, _spread, host_buffer
 
 
@@ -81,6 +82,17 @@ def test_the_same_source_serves_sweep_after_sweep() -> None:
     source = ReadAhead(files(5), "cpu")
     for _ in range(3):
         assert numbers(Slots(source, 2, "cpu", once=True)) == [(number, number) for number in range(5)]
+
+
+def test_short_host_memory_reads_from_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for all blocks they are kept in host memory; without, they are read as they are wanted."""
+    assert isinstance(slots.source_for(files(5), "cpu"), HostMemory)
+    monkeypatch.setattr(slots, "HOST_MARGIN_BYTES", 2**60)
+    source = slots.source_for(files(5), "cpu")
+    assert isinstance(source, ReadAhead)
+    held = Slots(source, 3, "cpu")
+    for _ in range(3):
+        assert numbers(held) == [(number, number) for number in range(5)]
 
 
 @pytest.mark.parametrize(("count", "streamed"), [(60, 58), (60, 30), (60, 1), (5, 3), (5, 0)])
