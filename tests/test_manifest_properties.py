@@ -40,8 +40,8 @@ seed_groups: st.SearchStrategy[dict[str, Any]] = st.one_of(
 )
 step_groups: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.just({}),
-    st.fixed_dictionaries({"steps": st.integers(1, 200)}),
-    st.fixed_dictionaries({"num_inference_steps": st.integers(1, 200)}),
+    st.fixed_dictionaries({"steps": st.integers(2, 200)}),
+    st.fixed_dictionaries({"num_inference_steps": st.integers(2, 200)}),
 )
 others = st.fixed_dictionaries(
     {},
