@@ -248,7 +248,10 @@ class _Batch:
             return self._waiting[0] if self._waiting else None
         left_s = (self._settings.deadline - datetime.now(UTC)).total_seconds()
         for item in self._waiting:
-            if left_s > (self._pace.expect_s(item, setup.profile) or 0.0):
+            expected_s = self._pace.expect_s(item, setup.profile)
+            if expected_s is None and self._flying:
+                continue  # nothing like it was measured: one tells how long the others will take
+            if left_s > (expected_s or 0.0) * (len(self._flying) + 1):  # it may have to wait for those before it
                 return item
         return None
 

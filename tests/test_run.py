@@ -18,6 +18,7 @@ from renderer import artifacts, catalog, news, run
 from renderer.artifacts import OutputFolder
 from renderer.errors import DiskError, LockedError, MachineError
 from renderer.job import Expect, Keep, Summary
+from renderer.journal import Journal
 from renderer.manifest import Manifest
 from renderer.plan import make_plan
 from renderer.run import Settings, Stop
@@ -220,6 +221,12 @@ def _children() -> list[int]:
     ]
 
 
+def journal_open(folder: Path) -> list[str]:
+    """Pictures that have been handed over and not come back, by the journal."""
+    book = Journal.read(folder)
+    return [mark for mark, record in book.records.items() if record.left_open]
+
+
 class TestStopping:
     def test_one_request_lets_the_current_picture_finish(self, night: Night) -> None:
         """Asked once, the run ends after the picture in flight, and can be resumed."""
@@ -291,6 +298,30 @@ class TestStopping:
         summary = night.render(both, hire=hire, deadline=datetime.now(UTC) + min(room, timedelta(seconds=2)))
         assert night.began() == ["p002"]
         assert (summary.ending, summary.left) == ("deadline", 1)
+
+    def test_a_worker_that_takes_many_is_not_given_more_than_there_is_time_for(self, night: Night) -> None:
+        """Before a deadline, pictures are handed over as if they came one after the other, however many it takes."""
+        first = Manifest(file="jobs/test.yaml", name="test", pictures=(make_picture(0, "measured"),))
+        night.render(first)
+        path = night.folder(first).sidecar("p000")
+        sidecar = artifacts.read_sidecar(path)
+        assert sidecar is not None
+        slow = sidecar.model_copy(update={"timing": sidecar.timing.model_copy(update={"total_s": 10.0})})
+        path.write_text(slow.model_dump_json())
+        many = make_manifest(["measured", *(f"picture {number}" for number in range(20))])
+        hire = functools.partial(InlineWorker, behaviour=Behaviour(capacity=32))
+        most = 0
+
+        def count(what: news.News) -> None:
+            nonlocal most
+            if isinstance(what, news.PictureBegan) and not most:  # later ones show that it goes faster
+                most = len(journal_open(night.folder(many).path))
+
+        settings = Settings(
+            outputs=night.settings.outputs, hire=hire, deadline=datetime.now(UTC) + timedelta(seconds=25)
+        )
+        run.render([many], settings, count, Stop())
+        assert most == 2
 
 
 class TestPrivacy:
