@@ -17,9 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, get_args
 
-from pydantic import TypeAdapter, ValidationError
-
-from renderer import __version__, models_cli, report_cli
+from renderer import __version__, models_cli, plan_cli, report_cli
 from renderer.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -30,7 +28,6 @@ from renderer.errors import (
     RendererError,
     UsageError,
 )
-from renderer.fields import AmountOfBytes
 from renderer.job import Precision, Profile, Summary
 from renderer.manifest import Manifest, Overrides, load
 
@@ -63,52 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 # ---- commands --------------------------------------------------------------------------------------------------------
-
-
-def _validate(options: argparse.Namespace) -> int:
-    for manifest in _load(options):
-        print(f"{manifest.file}: {_count(len(manifest.pictures), 'picture')}, no problems")
-    return EXIT_DONE
-
-
-def _plan(options: argparse.Namespace) -> int:
-    from renderer.plan import make_plan  # noqa: PLC0415
-
-    plans = [
-        make_plan(manifest, options.outputs, only=options.only, force=options.force) for manifest in _load(options)
-    ]
-    if options.json:
-        rows = [
-            {
-                "manifest": plan.manifest.file,
-                "name": plan.manifest.name,
-                "folder": str(plan.folder.path),
-                "pictures": [
-                    {
-                        "id": item.picture.id,
-                        "state": item.state,
-                        "note": item.note,
-                        "file": str(plan.folder.picture(item.picture.output, item.picture.keep.format)),
-                        "fingerprint": item.fingerprint,
-                        "line": item.picture.place.line,
-                        "job": item.picture.job.model_dump(mode="json"),
-                    }
-                    for item in plan.items
-                ],
-            }
-            for plan in plans
-        ]
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
-        return EXIT_DONE
-    for plan in plans:
-        print(f"{plan.manifest.file} ▶ {plan.folder.path}")
-        for item in plan.items:
-            job = item.picture.job
-            size = f"{job.width}x{job.height}"
-            line = f"  {item.state:9} {size:>9} {job.num_inference_steps:>3} steps  {item.picture.id}"
-            print(f"{line}  ({item.note})" if item.note else line)
-        print(f"  {_count(len(plan.to_render()), 'picture')} to render, {plan.count('done')} done")
-    return EXIT_DONE
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -149,7 +100,7 @@ def _render(options: argparse.Namespace) -> int:
     manifests = _load(options)
     if options.dry_run:
         options.json = False
-        return _plan(options)
+        return plan_cli.show_plan(options, manifests)
     settings = run.Settings(
         outputs=options.outputs,
         only=tuple(options.only),
@@ -313,14 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     manifests = _manifest_options()
 
-    validate = commands.add_parser("validate", parents=[manifests], help="say what is wrong with manifests")
-    validate.set_defaults(command=_validate)
-
-    plan = commands.add_parser("plan", parents=[manifests], help="list what would be rendered, and what is done")
-    plan.add_argument("--only", action="append", default=[], metavar="ID", help="this picture or job; repeatable")
-    plan.add_argument("--force", action="store_true", help="as if nothing were done")
-    plan.add_argument("--json", action="store_true", help="for machines")
-    plan.set_defaults(command=_plan)
+    plan_cli.add_commands(commands, manifests, _load)
 
     status = commands.add_parser("status", parents=[manifests], help="count what is done, failed and to do")
     status.add_argument("--verify", action="store_true", help="compare every finished file's SHA-256")
@@ -368,7 +312,9 @@ def _add_render_options(render: argparse.ArgumentParser) -> None:
     render.add_argument("--dry-run", action="store_true", help="the same as plan")
     profiles = ["auto", *get_args(Profile)]
     render.add_argument("--profile", choices=profiles, default="auto", help="where weights wait (default: stream)")
-    render.add_argument("--vram", type=_amount_of_bytes, metavar="BYTES", help="GPU memory to use at most, like 10GiB")
+    render.add_argument(
+        "--vram", type=plan_cli.amount_of_bytes, metavar="BYTES", help="GPU memory to use at most, like 10GiB"
+    )
     models_cli.add_fetch_options(render)
     render.add_argument("--yes", action="store_true", help="agree to downloads of more than 1 GB")
     render.add_argument("--until", type=_clock, metavar="HH:MM", help="start no picture that would end later")
@@ -391,13 +337,6 @@ def _clock(text: str) -> datetime:
         return datetime.strptime(text, "%H:%M")  # noqa: DTZ007  (an hour of the day, on this machine's clock)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time of day like 07:00") from None
-
-
-def _amount_of_bytes(text: str) -> int:
-    try:
-        return TypeAdapter(AmountOfBytes).validate_python(int(text) if text.isdecimal() else text)
-    except ValidationError:
-        raise argparse.ArgumentTypeError(f'{text!r} is not an amount of bytes like "10GiB"') from None
 
 
 def _positive(text: str) -> float:
