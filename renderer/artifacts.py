@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import os
@@ -29,8 +30,9 @@ from renderer.job import FileFacts, Format, Keep, Sidecar
 
 PICTURE_SUFFIXES: Mapping[Format, str] = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 SIDECAR_SUFFIX = ".json"
-_PART_PREFIX = ".part-"
+PART_PREFIX = ".part-"
 _LOCK_NAME = ".lock"
+_LOCK_PATIENCE_S = 0.2  # somebody who asks whether a run is on holds the lock for a blink
 _PNG_COMPRESSION = 4  # zlib level 4 is three times as fast as 6 on photographs, and 2 % larger
 _WEBP_EFFORT = 2  # of 6; the higher ones take seconds a picture, and save 3 %
 _JPEG_QUALITY = 95
@@ -91,7 +93,7 @@ class OutputFolder:
         _make_folder(self.path)
         lock = FileLock(self.path / _LOCK_NAME)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=_LOCK_PATIENCE_S, poll_interval=0.02)
         except Timeout:
             message = f"another run is rendering into {self.path}"
             raise LockedError(message, hint="wait for it, or stop it with Ctrl-C; this run changed nothing") from None
@@ -100,9 +102,26 @@ class OutputFolder:
         finally:
             lock.release()
 
+    def is_locked(self) -> bool:
+        """Whether a run holds the folder now. Asked by a lock that may be shared, so that askers do not see each other.
+
+        Where no run is on, this is in the way of one that begins for as long as the question takes.
+        """
+        try:
+            descriptor = os.open(self.path / _LOCK_NAME, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
     def sweep(self) -> int:
         """Remove the temporary files of dead runs, and say how many there were. Call it with the lock held."""
-        parts = list(self.path.rglob(f"{_PART_PREFIX}*"))
+        parts = list(self.path.rglob(f"{PART_PREFIX}*"))
         for part in parts:
             part.unlink(missing_ok=True)
         return len(parts)
@@ -243,7 +262,7 @@ def rewrite(folder: OutputFolder, output: str, before: Sidecar, keep: Keep, labe
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that `path` holds its old bytes or all of the new ones, whatever happens. Raises `DiskError`."""
-    part = path.parent / f"{_PART_PREFIX}{uuid4().hex}"
+    part = path.parent / f"{PART_PREFIX}{uuid4().hex}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("xb") as stream:

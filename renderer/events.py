@@ -54,7 +54,13 @@ class Render(Value):
     job: Job
 
 
-Order = Annotated[Open | Render, Field(discriminator="order")]
+class Withdraw(Value):
+    """Give back every job that has not been started; answered by `Withdrawn`, and the others go on."""
+
+    order: Literal["withdraw"] = "withdraw"
+
+
+AnyOrder = Open | Render | Withdraw
 
 
 # ---- events: worker to supervisor ------------------------------------------------------------------------------------
@@ -126,13 +132,17 @@ class Failed(Value):
     detail: str = ""
 
 
-Event = Annotated[Opening | Opened | OpenFailed | Started | Stepped | Rendered | Failed, Field(discriminator="event")]
+class Withdrawn(Value):
+    """These jobs were given back: nothing of them has been done, and nothing more will be told of them."""
 
-_ORDERS: TypeAdapter[Open | Render] = TypeAdapter(Order)
-_EVENTS: TypeAdapter[Opening | Opened | OpenFailed | Started | Stepped | Rendered | Failed] = TypeAdapter(Event)
+    event: Literal["withdrawn"] = "withdrawn"
+    keys: tuple[str, ...]
 
-AnyOrder = Open | Render
-AnyEvent = Opening | Opened | OpenFailed | Started | Stepped | Rendered | Failed
+
+AnyEvent = Opening | Opened | OpenFailed | Started | Stepped | Rendered | Failed | Withdrawn
+
+_ORDERS: TypeAdapter[AnyOrder] = TypeAdapter(Annotated[AnyOrder, Field(discriminator="order")])
+_EVENTS: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="event")])
 
 
 def write_frame(stream: IO[bytes], value: AnyOrder | AnyEvent, payload: bytes | memoryview = b"") -> None:

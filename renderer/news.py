@@ -9,6 +9,7 @@ from renderer import supplies
 from renderer.events import Opened, Setup
 from renderer.job import Sidecar, Summary
 from renderer.plan import Plan, Planned
+from renderer.standing import Standing
 from renderer.weights.needs import Need
 
 
@@ -96,7 +97,9 @@ class Stopping:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passes; told several times a second."""
+    """Time passes; told several times a second. `standing` is how the batch stands, while one is being rendered."""
+
+    standing: Standing | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,10 +72,11 @@ def _replay(options: argparse.Namespace) -> int:
 def _render_again(entries: Sequence[Entry], manifest: Manifest, outputs: Path) -> int:
     from renderer import console, replay, run  # noqa: PLC0415
     from renderer.artifacts import OutputFolder, read_sidecar  # noqa: PLC0415
+    from renderer.settings import Settings, Stop  # noqa: PLC0415
 
     screen = console.open_console("auto")
     try:
-        (summary,) = run.render([manifest], run.Settings(outputs=outputs, force=True), screen.watch, run.Stop())
+        (summary,) = run.render([manifest], Settings(outputs=outputs, force=True), screen.watch, Stop())
     finally:
         screen.close()
     folder = OutputFolder(outputs / manifest.name)

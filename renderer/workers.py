@@ -48,6 +48,10 @@ Heard = tuple[AnyEvent | Gone, bytes]
 class Worker(Protocol):
     """What a run needs of a worker, wherever that is. Not for use by several threads."""
 
+    @property
+    def pid(self) -> int | None:
+        """Its process on this machine; None when it is elsewhere."""
+
     def send(self, order: AnyOrder) -> None:
         """Give an order. A worker that is gone says so through `hear`, not here."""
 
@@ -93,6 +97,10 @@ class LocalWorker:
         finally:
             os.close(theirs)
         threading.Thread(target=self._listen, args=(os.fdopen(ours, "rb"),), daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def send(self, order: AnyOrder) -> None:
         assert self._process.stdin is not None

@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import queue
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -45,10 +47,13 @@ class Behaviour:
 
     def answer(self, order: AnyOrder) -> Iterator[tuple[AnyEvent, bytes]]:
         """The events that follow an order, as they come."""
-        if isinstance(order, events.Open):
-            yield from self._open(order)
-        else:
-            yield from self._render(order)
+        match order:
+            case events.Open():
+                yield from self._open(order)
+            case events.Render():
+                yield from self._render(order)
+            case events.Withdraw():
+                raise AssertionError("whoever holds the orders answers this")
 
     def _open(self, order: events.Open) -> Iterator[tuple[AnyEvent, bytes]]:
         yield events.Opening(what="transformer"), b""
@@ -84,29 +89,48 @@ class Behaviour:
         yield rendered, pixels.rgb[:100] if "flat-out" in words else pixels.rgb
 
 
+def withdrawn(orders: deque[AnyOrder]) -> events.Withdrawn:
+    """Take back the jobs among `orders`, none of which has been begun."""
+    keys = tuple(order.key for order in orders if isinstance(order, events.Render))
+    orders.clear()
+    return events.Withdrawn(keys=keys)
+
+
 class InlineWorker:
     """A worker inside this process: it lives and dies with it, which is what the torture test wants."""
 
     def __init__(self, _log: Path, behaviour: Behaviour | None = None) -> None:
         self._behaviour = behaviour or Behaviour()
         self._heard: deque[Heard] = deque()
-        self._coming: deque[Iterator[tuple[AnyEvent, bytes]]] = deque()
+        self._orders: deque[AnyOrder] = deque()
+        self._coming: Iterator[tuple[AnyEvent, bytes]] = iter(())
+
+    @property
+    def pid(self) -> int:
+        return os.getpid()
 
     def send(self, order: AnyOrder) -> None:
-        self._coming.append(self._behaviour.answer(order))
+        if isinstance(order, events.Withdraw):
+            self._heard.append((withdrawn(self._orders), b""))
+        else:
+            self._orders.append(order)
 
     def hear(self, _timeout_s: float) -> Heard | None:
-        while self._coming:
-            for heard in self._coming[0]:
+        if self._heard:
+            return self._heard.popleft()
+        while True:
+            for heard in self._coming:
                 return heard
-            self._coming.popleft()
-        return None
+            if not self._orders:
+                return None
+            self._coming = self._behaviour.answer(self._orders.popleft())
 
     def end(self) -> None:
-        self._coming.clear()
+        self.kill()
 
     def kill(self) -> None:
-        self._coming.clear()
+        self._orders.clear()
+        self._coming = iter(())
 
     def excerpt(self) -> str:
         return ""
@@ -123,20 +147,34 @@ class DyingWorker(InlineWorker):
 
 
 def main() -> None:
-    """Be a worker in a child process."""
+    """Be a worker in a child process. Orders are read as they come, so that jobs that wait can be given back."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--events", type=int)
     parser.add_argument("--opened-in", type=float, default=0.0)
+    parser.add_argument("--capacity", type=int, default=1)
     options = parser.parse_args()
-    behaviour = Behaviour(opened_in_s=options.opened_in)
+    behaviour = Behaviour(opened_in_s=options.opened_in, capacity=options.capacity)
+    read: queue.SimpleQueue[AnyOrder] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(read,), daemon=True).start()
+    waiting: deque[AnyOrder] = deque()
     with os.fdopen(options.events, "wb") as out:
         while True:
-            try:
-                order = events.read_order(sys.stdin.buffer)
-            except EOFError:
-                return
-            for event, payload in behaviour.answer(order):
+            while not waiting or not read.empty():
+                order = read.get()
+                if isinstance(order, events.Withdraw):
+                    events.write_frame(out, withdrawn(waiting))
+                else:
+                    waiting.append(order)
+            for event, payload in behaviour.answer(waiting.popleft()):
                 events.write_frame(out, event, payload)
+
+
+def _listen(read: queue.SimpleQueue[AnyOrder]) -> None:
+    try:
+        while True:
+            read.put(events.read_order(sys.stdin.buffer))
+    except EOFError:
+        os._exit(0)
 
 
 if __name__ == "__main__":

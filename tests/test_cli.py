@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from renderer import cli
+from renderer import cli, render_cli
 from renderer.job import Sidecar, Summary
 from renderer.plan import make_plan
 from tests.making import make_manifest
@@ -152,14 +152,14 @@ class TestArguments:
         evening = datetime.fromisoformat("2026-11-21T23:00:00+08:00")
         morning = datetime.fromisoformat("2026-11-21T06:00:00+08:00")
         options = self.options("--until", "07:00")
-        assert cli._deadline(options, evening) == datetime.fromisoformat("2026-11-22T07:00:00+08:00")  # type: ignore[arg-type]
-        assert cli._deadline(options, morning) == datetime.fromisoformat("2026-11-21T07:00:00+08:00")  # type: ignore[arg-type]
+        assert render_cli.deadline(options, evening) == datetime.fromisoformat("2026-11-22T07:00:00+08:00")  # type: ignore[arg-type]
+        assert render_cli.deadline(options, morning) == datetime.fromisoformat("2026-11-21T07:00:00+08:00")  # type: ignore[arg-type]
 
     def test_the_earlier_of_two_deadlines_counts(self) -> None:
         """Both may be given."""
         now = datetime.fromisoformat("2026-11-21T23:00:00+08:00")
         options = self.options("--until", "07:00", "--max-hours", "1.5")
-        assert cli._deadline(options, now) == now + timedelta(hours=1.5)  # type: ignore[arg-type]
+        assert render_cli.deadline(options, now) == now + timedelta(hours=1.5)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
         "arguments",

@@ -9,7 +9,7 @@ import pytest
 from renderer import console, news, run
 from renderer.errors import MachineError
 from renderer.job import Failure, Memory, Summary
-from renderer.run import Settings, Stop
+from renderer.settings import Settings, Stop
 from tests.fakes import InlineWorker
 from tests.making import make_manifest
 

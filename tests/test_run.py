@@ -21,7 +21,7 @@ from renderer.job import Expect, Keep, Summary
 from renderer.journal import Journal
 from renderer.manifest import Manifest
 from renderer.plan import make_plan
-from renderer.run import Settings, Stop
+from renderer.settings import Settings, Stop
 from renderer.workers import LocalWorker
 from tests.fakes import Behaviour, DyingWorker, InlineWorker, draw
 from tests.making import make_job, make_manifest, make_picture, pixels_of

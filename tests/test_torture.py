@@ -16,7 +16,7 @@ import pytest
 
 from renderer import artifacts, run
 from renderer.artifacts import OutputFolder, WritePoint
-from renderer.run import Settings, Stop
+from renderer.settings import Settings, Stop
 from tests.fakes import InlineWorker, draw
 from tests.making import make_manifest, pixels_of
 

@@ -42,5 +42,8 @@ class Engine(Protocol):
     def take(self, key: str, job: Job) -> None:
         """Take a job. Nothing is done yet."""
 
+    def give_back(self) -> tuple[str, ...]:
+        """Forget the jobs that wait for their turn; their keys. Those that have begun go on."""
+
     def advance(self, tell: Tell) -> None:
         """Go on with the jobs for a while: a sweep, or a picture."""

@@ -54,6 +54,11 @@ class NativeEngine:
     def take(self, key: str, job: Job) -> None:
         self._waiting.append((key, job))
 
+    def give_back(self) -> tuple[str, ...]:
+        keys = tuple(key for key, _ in self._waiting)
+        self._waiting.clear()
+        return keys
+
     def advance(self, tell: Tell) -> None:
         """Render the next job whole."""
         key, job = self._waiting.popleft()

@@ -139,6 +139,12 @@ class StreamingEngine:
     def take(self, key: str, job: Job) -> None:
         self._waiting.append(Journey(key, job))
 
+    def give_back(self) -> tuple[str, ...]:
+        """Also what is to begin again for want of memory: it has to begin anyway."""
+        keys = tuple(journey.key for journey in self._waiting)
+        self._waiting.clear()
+        return keys
+
     @torch.no_grad()  # here, not in the calls: theirs are entered and left in turns
     def advance(self, tell: Tell) -> None:
         """Admit what there is room for, and bring every block past once."""

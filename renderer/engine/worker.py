@@ -32,6 +32,8 @@ from renderer.events import (
     Setup,
     Started,
     Stepped,
+    Withdraw,
+    Withdrawn,
     read_order,
     write_frame,
 )
@@ -97,6 +99,8 @@ class Worker:
                     self.failed(key, PictureError("there is no open pipeline"))
                 else:
                     self._engine.take(key, job)
+            case Withdraw():
+                self._tell(Withdrawn(keys=self._engine.give_back() if self._engine else ()))
 
     def advance(self) -> None:
         """Let the engine go on for a while. Raises whatever leaves this process beyond use."""

@@ -15,8 +15,8 @@ _MAX_OPENINGS = 3
 """A worker that dies this many times while opening will not open."""
 
 
-class Bench:
-    """Where the one worker sits: hired when a setup is needed, replaced when that changes or the worker is gone."""
+class Hand:
+    """Hires the one worker when a setup is needed, and another when that changes or the worker is gone."""
 
     def __init__(self, hire: Hire, watch: Watch) -> None:
         self._hire = hire

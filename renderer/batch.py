@@ -1,0 +1,290 @@
+"""One manifest's pictures on their way through the workers, with retries, a deadline and an orderly stop.
+
+One picture's failure does not stop the others, and a dead or stuck worker is replaced. What is asked to stop gives back
+what has not begun and waits for what has. Prints nothing and knows no formats: what comes is `landing`'s business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from renderer import artifacts, events, landing, news, plan
+from renderer.errors import DiskError, MachineError, PictureError
+from renderer.events import Setup
+from renderer.hand import Hand
+from renderer.job import Ending, Summary
+from renderer.landing import Arrival
+from renderer.news import Watch
+from renderer.plan import Pace, Plan, Planned
+from renderer.report import page
+from renderer.settings import Settings, Stop
+from renderer.standing import Notice, Phase, Standing
+from renderer.tally import Flight, Tally
+from renderer.workers import Gone, Worker
+
+_TICK_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """What all batches of one run share. `setups` is by model and precision."""
+
+    settings: Settings
+    setups: dict[tuple[str, str], Setup]
+    hand: Hand
+    watch: Watch
+    stop: Stop
+
+
+class Batch:
+    """One manifest's pictures on their way through the workers."""
+
+    def __init__(self, batch: Plan, night: Night) -> None:
+        self._plan = batch
+        self._setups = night.setups
+        self._settings = night.settings
+        self._hand = night.hand
+        self._watch = night.watch
+        self._stop = night.stop
+        self._tally = Tally(batch, ())
+        self._notice = Notice(batch.folder)
+        self._pace = Pace(item.sidecar for item in batch.items if item.sidecar)
+        self._waiting: deque[Planned] = deque()
+        self._again: deque[Planned] = deque()
+        self._flying: dict[str, Flight] = {}
+        self._heard_at = time.monotonic()
+        self._ticked_at = float("-inf")
+        self._asked_back = False
+        self._grace_ends: float | None = None
+
+    def render(self) -> Summary:
+        """Render all there is to do, or as much as time allows."""
+        wanted = self._plan.to_render()
+        todo = [item for item in wanted if self._settings.force or not landing.rewrite(self._plan.folder, item)]
+        self._tally = Tally(self._plan, todo, rewritten=len(wanted) - len(todo))
+        self._watch(news.BatchBegan(self._plan, len(todo)))
+        ending: Ending = "complete"
+        try:
+            for setup, items in self._groups(todo):
+                ending = self._render_group(setup, items)
+                if ending != "complete":
+                    break
+        finally:
+            self._drop_flying()
+            self._notice.take_down()
+        summary = self._tally.summary(ending)
+        artifacts.write_whole(
+            self._plan.folder.path / "summary.json", summary.model_dump_json(indent=2).encode() + b"\n"
+        )
+        page.write(plan.make_plan(self._plan.manifest, self._settings.outputs))
+        self._watch(news.BatchEnded(summary))
+        return summary
+
+    def _groups(self, todo: list[Planned]) -> Iterator[tuple[Setup, list[Planned]]]:
+        """The pictures by what has to be opened for them, so that nothing is opened twice."""
+        groups: dict[Setup, list[Planned]] = {}
+        for item in todo:
+            groups.setdefault(self._setups[item.picture.job.model, item.picture.job.precision], []).append(item)
+        yield from groups.items()
+
+    def _render_group(self, setup: Setup, items: list[Planned]) -> Ending:
+        self._waiting = deque(items)
+        while self._waiting or self._again or self._flying:
+            if self._must_drop():
+                return "signal"
+            if not self._waiting and not self._flying:
+                self._waiting, self._again = self._again, deque()
+            if not self._flying and (ending := self._reason_to_end(setup)):
+                return ending
+            worker = self._hand.worker(setup, self._plan.folder.path / "worker.log")
+            if self._nothing_more():
+                self._ask_back(worker)
+            else:
+                self._admit(setup, worker)
+            self._listen(worker)
+        return "complete"
+
+    # -- giving out work --
+
+    def _reason_to_end(self, setup: Setup) -> Ending | None:
+        """Why nothing more is to begin, if so; asked when nothing is in flight."""
+        if self._stop.requests:
+            return "signal"
+        if self._tally.in_a_row >= self._settings.max_failures:
+            return "failures"
+        if self._next(setup) is None:
+            return "deadline"
+        return None
+
+    def _nothing_more(self) -> bool:
+        """Whether nothing more is to begin, whatever a worker has been given already."""
+        deadline = self._settings.deadline
+        late = deadline is not None and datetime.now(UTC) > deadline
+        return late or self._stop.requests > 0 or self._tally.in_a_row >= self._settings.max_failures
+
+    def _next(self, setup: Setup) -> Planned | None:
+        """The first waiting picture that would be done before the deadline."""
+        if self._settings.deadline is None:
+            return self._waiting[0] if self._waiting else None
+        left_s = (self._settings.deadline - datetime.now(UTC)).total_seconds()
+        for item in self._waiting:
+            expected_s = self._pace.expect_s(item, setup.profile)
+            if expected_s is None and self._flying:
+                continue  # nothing like it was measured: one tells how long the others will take
+            if left_s > (expected_s or 0.0) * (len(self._flying) + 1):  # it may have to wait for those before it
+                return item
+        return None
+
+    def _admit(self, setup: Setup, worker: Worker) -> None:
+        """Give the open worker as much as it takes. A suspect rides alone."""
+        opened = self._hand.opened
+        while opened and self._waiting and len(self._flying) < opened.capacity:
+            item = self._next(setup)
+            if item is None or any(flight.item.suspect or item.suspect for flight in self._flying.values()):
+                return
+            self._waiting.remove(item)
+            self._begin(item, worker)
+
+    def _begin(self, item: Planned, worker: Worker) -> None:
+        self._plan.journal.write("attempt", item.picture.id, item.fingerprint)
+        attempt = self._plan.journal.record(item.fingerprint).attempts
+        self._tally.tried(item)
+        self._flying[item.picture.id] = Flight(item, attempt)
+        self._heard_at = time.monotonic()
+        worker.send(events.Render(key=item.picture.id, job=item.picture.job))
+
+    def _ask_back(self, worker: Worker) -> None:
+        """Ask the worker, once, for what it has been given and not begun."""
+        if not self._asked_back and any(flight.since is None for flight in self._flying.values()):
+            self._asked_back = True
+            worker.send(events.Withdraw())
+
+    # -- hearing what became of it --
+
+    def _listen(self, worker: Worker) -> None:
+        heard = worker.hear(_TICK_S)
+        self._tick(worker)
+        if heard is None:
+            silent_s = time.monotonic() - self._heard_at
+            if silent_s > self._settings.stuck_after_s:
+                worker.kill()
+                self._lost(f"the worker said nothing for {silent_s:.0f} s and was ended")
+            return
+        self._heard_at = time.monotonic()
+        self._take(*heard)
+
+    def _tick(self, worker: Worker) -> None:
+        """Say how the batch stands, a few times a second, however much is heard."""
+        now = time.monotonic()
+        if now - self._ticked_at >= _TICK_S:
+            self._ticked_at = now
+            standing = self._standing(worker)
+            self._notice.post(standing)
+            self._watch(news.Tick(standing))
+
+    def _standing(self, worker: Worker) -> Standing:
+        phase: Phase = "stopping" if self._nothing_more() else "rendering" if self._hand.opened else "opening"
+        return self._tally.standing(list(self._flying.values()), phase, worker.pid)
+
+    def _take(self, event: events.AnyEvent | Gone, payload: bytes) -> None:
+        match event:
+            case events.Opening(what=what):
+                self._watch(news.WorkerOpening(None, what))
+            case events.Opened():
+                self._hand.has_opened(event)
+                self._watch(news.WorkerOpened(event))
+            case events.OpenFailed(message=message, hint=hint):
+                raise MachineError(message, hint=hint)
+            case events.Started(key=key):
+                flight = self._flying[key]
+                self._tally.began(flight)
+                self._watch(news.PictureBegan(flight.item, flight.attempt))
+            case events.Stepped(key=key, step=step, steps=steps):
+                self._tally.stepped(self._flying[key], step)
+                self._watch(news.Stepped(self._flying[key].item, step, steps))
+            case events.Rendered(key=key):
+                self._keep(self._flying[key], event, payload)
+            case events.Failed(key=key, message=message, hint=hint):
+                self._failed(self._flying.pop(key).item, f"{message}", hint)
+            case events.Withdrawn(keys=keys):
+                self._given_back(keys)
+            case Gone():
+                self._lost(str(event))
+
+    def _keep(self, flight: Flight, event: events.Rendered, payload: bytes) -> None:
+        """A picture has come: write it down, unless it breaks what its job expects."""
+        item, opened = flight.item, self._hand.opened
+        assert opened is not None
+        arrival = Arrival(item, flight.attempt, opened, event, payload)
+        try:
+            landing.check(arrival)
+        except PictureError as error:
+            del self._flying[item.picture.id]
+            self._failed(item, error.message, error.hint, again=False)
+            return
+        sidecar = landing.save(self._plan.folder, arrival)
+        del self._flying[item.picture.id]
+        self._plan.journal.write("done", item.picture.id, item.fingerprint)
+        self._tally.has_rendered(item, sidecar)
+        self._pace.learn(sidecar)
+        self._watch(news.PictureDone(item, sidecar))
+
+    def _failed(self, item: Planned, message: str, hint: str, *, again: bool = True) -> None:
+        self._plan.journal.write("failed", item.picture.id, item.fingerprint, message)
+        again = again and self._tally.tries(item) <= self._settings.retries
+        self._tally.has_failed(item, message, hint, again=again)
+        if again:
+            self._again.append(item)
+        self._watch(news.PictureFailed(item, message, hint, again=again))
+
+    def _given_back(self, keys: tuple[str, ...]) -> None:
+        """The worker gave back what it had not begun: nothing has happened to it, and it may wait for another night."""
+        self._asked_back = False
+        for flight in [self._flying.pop(key) for key in keys]:
+            self._plan.journal.write("dropped", flight.item.picture.id, flight.item.fingerprint)
+            self._tally.given_back(flight.item)
+            self._waiting.append(flight.item)
+
+    def _lost(self, reason: str) -> None:
+        """The worker is gone. What it held is tried again alone, until it has brought down too many."""
+        flying, self._flying = list(self._flying.values()), {}
+        self._asked_back = False
+        for flight in flying:
+            self._plan.journal.write("crashed", flight.item.picture.id, flight.item.fingerprint, reason)
+        self._watch(news.WorkerLost(reason, tuple(flight.item for flight in flying)))
+        self._heard_at = time.monotonic()
+        for flight in flying:
+            set_aside = self._plan.journal.record(flight.item.fingerprint).set_aside
+            self._tally.has_failed(flight.item, reason, again=not set_aside, set_aside=set_aside)
+            if not set_aside:
+                self._again.append(replace(flight.item, suspect=True))
+            self._watch(news.PictureFailed(flight.item, reason, "", again=not set_aside))
+        self._hand.lost()
+
+    # -- ending --
+
+    def _must_drop(self) -> bool:
+        """Whether what is in flight has to be given up: asked twice to stop, or asked once and the grace is over."""
+        if self._stop.requests == 0:
+            return False
+        now = time.monotonic()
+        if self._grace_ends is None:
+            self._grace_ends = now + self._settings.grace_s
+            begun = sum(flight.since is not None for flight in self._flying.values())
+            self._watch(news.Stopping(begun, self._settings.grace_s))
+        return self._stop.requests > 1 or now > self._grace_ends
+
+    def _drop_flying(self) -> None:
+        """Give up what is still in flight, and say so in the journal: it is not the pictures' fault."""
+        if not self._flying:
+            return
+        self._hand.dismiss(at_once=True)
+        with contextlib.suppress(DiskError):
+            for flight in self._flying.values():
+                self._plan.journal.write("dropped", flight.item.picture.id, flight.item.fingerprint)
+        self._flying.clear()

@@ -1,0 +1,189 @@
+"""The door to a run: `renderer render`, and `renderer status`, which says how one stands.
+
+Arguments in, one call, words and an exit code out. Whatever takes time to import is imported by the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from types import FrameType
+from typing import TYPE_CHECKING, get_args
+
+from renderer import models_cli, plan_cli
+from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from renderer.job import Profile, Summary
+from renderer.manifest import Manifest
+
+if TYPE_CHECKING:
+    from renderer.settings import Stop
+
+GB = 10**9
+"""What may be downloaded when nobody is at a terminal to see it."""
+
+Load = Callable[[argparse.Namespace], list[Manifest]]
+
+
+def add_commands(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], manifests: argparse.ArgumentParser, load: Load
+) -> None:
+    """Give the parser its commands. `load` reads the manifests that the options name."""
+    status = commands.add_parser("status", parents=[manifests], help="say how a run stands; what is done and failed")
+    status.add_argument("--verify", action="store_true", help="compare every finished file's SHA-256")
+    status.add_argument("--json", action="store_true", help="for machines")
+    status.set_defaults(command=lambda options: _status(options, load(options)))
+
+    render = commands.add_parser("render", parents=[manifests], help="render what is not done")
+    _add_render_options(render)
+    render.set_defaults(command=lambda options: _render(options, load(options)))
+
+
+def _status(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
+    from renderer.plan import make_plan  # noqa: PLC0415
+
+    states = []
+    for manifest in manifests:
+        plan = make_plan(manifest, options.outputs, thorough=options.verify)
+        trouble = [item for item in plan.items if item.state in ("failed", "set aside")]
+        states.append(
+            {
+                "manifest": manifest.file,
+                "name": manifest.name,
+                "pictures": len(plan.items),
+                "done": plan.count("done"),
+                "failed": plan.count("failed"),
+                "set_aside": plan.count("set aside"),
+                "to_do": plan.count("to do"),
+                "trouble": [{"id": item.picture.id, "state": item.state, "note": item.note} for item in trouble],
+            }
+        )
+        if not options.json:
+            last = states[-1]
+            counts = (
+                f"{last['done']} done, {last['failed']} failed, {last['set_aside']} set aside, {last['to_do']} to do"
+            )
+            print(f"{manifest.name}: {counts} of {len(plan.items)}")
+            for item in trouble:
+                print(f"  {item.state}: {item.picture.id}: {item.note}")
+    if options.json:
+        print(json.dumps(states, indent=2, ensure_ascii=False))
+    return EXIT_DONE
+
+
+def _render(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
+    from renderer import console, run  # noqa: PLC0415
+    from renderer.settings import Settings  # noqa: PLC0415
+
+    if options.dry_run:
+        options.json = False
+        return plan_cli.show_plan(options, manifests)
+    settings = Settings(
+        outputs=options.outputs,
+        only=tuple(options.only),
+        force=options.force,
+        profile=None if options.profile == "auto" else options.profile,
+        vram_bytes=options.vram,
+        terms=models_cli.terms(options, most_bytes=None if options.yes or sys.stderr.isatty() else GB),
+        retries=options.retries,
+        max_failures=options.max_failures,
+        stuck_after_s=options.stuck_after,
+        grace_s=options.grace,
+        deadline=deadline(options, datetime.now().astimezone()),
+    )
+    screen = console.open_console(options.log_format)
+    try:
+        with _stopping_on_signals() as stop:
+            summaries = run.render(manifests, settings, screen.watch, stop)
+    finally:
+        screen.close()
+    return _exit_code(summaries)
+
+
+def deadline(options: argparse.Namespace, now: datetime) -> datetime | None:
+    """The earlier of --until and --max-hours."""
+    moments = []
+    if options.until is not None:
+        moment = now.replace(hour=options.until.hour, minute=options.until.minute, second=0, microsecond=0)
+        moments.append(moment if moment > now else moment + timedelta(days=1))
+    if options.max_hours is not None:
+        moments.append(now + timedelta(hours=options.max_hours))
+    return min(moments, default=None)
+
+
+@contextlib.contextmanager
+def _stopping_on_signals() -> Iterator[Stop]:
+    """Turn Ctrl-C and SIGTERM into a request to stop."""
+    from renderer.settings import Stop  # noqa: PLC0415
+
+    stop = Stop()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.request()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _exit_code(summaries: Sequence[Summary]) -> int:
+    if any(summary.ending in ("deadline", "signal") for summary in summaries):
+        return EXIT_STOPPED
+    return EXIT_FAILED if any(summary.failed or summary.left for summary in summaries) else EXIT_DONE
+
+
+# ---- arguments -------------------------------------------------------------------------------------------------------
+
+
+def _add_render_options(render: argparse.ArgumentParser) -> None:
+    render.add_argument("--only", action="append", default=[], metavar="ID", help="this picture or job; repeatable")
+    render.add_argument("--force", action="store_true", help="render also what is done or set aside")
+    render.add_argument("--dry-run", action="store_true", help="the same as plan")
+    profiles = ["auto", *get_args(Profile)]
+    render.add_argument("--profile", choices=profiles, default="auto", help="where weights wait (default: stream)")
+    render.add_argument(
+        "--vram", type=plan_cli.amount_of_bytes, metavar="BYTES", help="GPU memory to use at most, like 10GiB"
+    )
+    models_cli.add_fetch_options(render)
+    render.add_argument("--yes", action="store_true", help="agree to downloads of more than 1 GB")
+    render.add_argument("--until", type=_clock, metavar="HH:MM", help="start no picture that would end later")
+    render.add_argument("--max-hours", type=_positive, metavar="N", help="the same, from now")
+    render.add_argument("--retries", type=natural, default=2, metavar="N", help="tries after the first (default: 2)")
+    render.add_argument(
+        "--max-failures", type=natural, default=10, metavar="N", help="stop after N failures in a row (default: 10)"
+    )
+    render.add_argument(
+        "--stuck-after", type=_positive, default=900.0, metavar="S", help="replace a silent worker (default: 900 s)"
+    )
+    render.add_argument(
+        "--grace", type=_positive, default=60.0, metavar="S", help="for what is in flight when stopped (default: 60 s)"
+    )
+    render.add_argument("--log-format", choices=["auto", "plain", "json"], default="auto", help="default: auto")
+
+
+def _clock(text: str) -> datetime:
+    try:
+        return datetime.strptime(text, "%H:%M")  # noqa: DTZ007  (an hour of the day, on this machine's clock)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time of day like 07:00") from None
+
+
+def _positive(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (number := float(text)) < float("inf"):
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+
+
+def natural(text: str) -> int:
+    """A whole number from 0, for argparse."""
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")

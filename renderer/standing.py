@@ -1,0 +1,111 @@
+"""How a batch stands at this moment, and `running.json`, where the run that renders it says so for others to read.
+
+The file is written whole at most once a second, and goes when the batch ends. One that a dead run left behind is known
+by the folder's lock, which nobody holds. Knows nothing of plans, workers or screens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from renderer import artifacts
+from renderer.artifacts import OutputFolder
+from renderer.job import Bytes, Seconds, Value
+
+FILE = "running.json"
+_MAX_BYTES = 2**20
+_EVERY_S = 1.0
+
+Phase = Literal["opening", "rendering", "stopping"]
+
+
+class InFlight(Value):
+    """A picture that is being rendered: `step` of `steps` denoising steps are done since `since` (UTC)."""
+
+    id: str
+    step: int
+    steps: int
+    attempt: int
+    since: datetime
+
+
+class Standing(Value):
+    """How a batch stands at `at` (UTC). Counts are pictures of this run: `failed` are those that are not there now.
+
+    `queued` are handed to the worker and not begun. `left_s` is how many seconds the rest will take and
+    `pictures_per_hour` the rate, both by the steps that were done since the first picture began; null before that.
+    """
+
+    standing_version: Literal[1] = 1
+    name: str
+    phase: Phase
+    began_at: datetime
+    at: datetime
+    pid: int
+    worker_pid: int | None = None
+    to_render: int
+    done: int
+    failed: int
+    queued: int = 0
+    in_flight: tuple[InFlight, ...] = ()
+    pictures_per_hour: float | None = None
+    left_s: Seconds | None = None
+
+    @property
+    def furthest(self) -> InFlight | None:
+        """The picture in flight that is nearest to its last step; the one that began first of several."""
+        return max(self.in_flight, key=lambda one: one.step / one.steps, default=None)
+
+
+class MemoryNow(Value):
+    """Bytes at this moment: in use on the GPU by anybody, its size, and what the worker's process holds."""
+
+    device_bytes: Bytes | None = None
+    device_total_bytes: Bytes | None = None
+    worker_rss_bytes: Bytes | None = None
+
+
+class Notice:
+    """Keeps a folder's `running.json` up to date."""
+
+    def __init__(self, folder: OutputFolder) -> None:
+        self._path = folder.path / FILE
+        self._written_at = float("-inf")
+
+    def post(self, standing: Standing) -> None:
+        """Write how the batch stands, unless that was done less than a second ago. A full disk is not its business."""
+        now = time.monotonic()
+        if now - self._written_at < _EVERY_S:
+            return
+        self._written_at = now
+        part = self._path.with_name(artifacts.PART_PREFIX + FILE)
+        with contextlib.suppress(OSError):  # not synced: after a power cut nobody runs
+            part.write_bytes(standing.model_dump_json().encode() + b"\n")
+            part.replace(self._path)
+
+    def take_down(self) -> None:
+        """The batch is over: nothing is running."""
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+
+def read(folder: OutputFolder) -> Standing | None:
+    """How the batch stands that is being rendered into `folder`; None when none is."""
+    path = folder.path / FILE
+    standing = _read(path)
+    return standing if standing is not None and folder.is_locked() else None
+
+
+def _read(path: Path) -> Standing | None:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            return None
+        return Standing.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError, ValueError):
+        return None
