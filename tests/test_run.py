@@ -27,6 +27,7 @@ from tests.fakes import Behaviour, DyingWorker, InlineWorker, draw
 from tests.making import make_job, make_manifest, make_picture, pixels_of
 
 FAKE = functools.partial(LocalWorker, command=(sys.executable, "-m", "tests.fakes"))
+FAKE_OF_EIGHT = functools.partial(LocalWorker, command=(sys.executable, "-m", "tests.fakes", "--capacity", "8"))
 
 
 class Night:
@@ -298,6 +299,52 @@ class TestStopping:
         summary = night.render(both, hire=hire, deadline=datetime.now(UTC) + min(room, timedelta(seconds=2)))
         assert night.began() == ["p002"]
         assert (summary.ending, summary.left) == ("deadline", 1)
+
+    def test_what_has_not_begun_is_given_back(self, night: Night) -> None:
+        """Asked once to stop, a worker that holds eight pictures finishes the one it has begun, and no other."""
+        manifest = make_manifest(["slow"] * 12)
+        stop = Stop()
+
+        def ask(what: news.News) -> None:
+            night.heard.append(what)
+            if isinstance(what, news.PictureBegan):
+                stop.request()
+
+        settings = Settings(outputs=night.settings.outputs, hire=FAKE_OF_EIGHT)
+        (summary,) = run.render([manifest], settings, ask, stop)
+        assert (summary.ending, counts(summary)) == ("signal", (1, 0, 0, 11))
+        assert [what.in_flight for what in night.of(news.Stopping)] == [1]
+        book = (night.folder(manifest).path / "journal.jsonl").read_text()
+        assert book.count('"dropped"') == 7
+        assert journal_open(night.folder(manifest).path) == []
+        plan = make_plan(manifest, night.settings.outputs)
+        assert (plan.count("to do"), any(item.suspect for item in plan.items)) == (11, False)
+        assert counts(night.render(manifest)) == (11, 1, 0, 0)
+
+    def test_after_too_many_failures_the_rest_is_given_back(self, night: Night) -> None:
+        """The third failure in a row is the last, though the worker holds five pictures more."""
+        summary = night.render(make_manifest(["slow fail"] * 12), hire=FAKE_OF_EIGHT, max_failures=3)
+        assert (summary.ending, summary.left) == ("failures", 9 if summary.failed == 3 else 8)
+        assert len(night.began()) <= 4  # the order may cross the fourth's beginning
+
+    def test_at_the_deadline_the_rest_is_given_back(self, night: Night) -> None:
+        """Pictures that take longer than those before them: when the time is up, the one begun is the last."""
+        first = Manifest(file="jobs/test.yaml", name="test", pictures=(make_picture(0, "measured"),))
+        night.render(first)
+        path = night.folder(first).sidecar("p000")
+        sidecar = artifacts.read_sidecar(path)
+        assert sidecar is not None
+        quick = sidecar.model_copy(update={"timing": sidecar.timing.model_copy(update={"total_s": 0.001})})
+        path.write_text(quick.model_dump_json())
+        many = make_manifest(["measured", *["slow"] * 8])
+        settings = Settings(
+            outputs=night.settings.outputs, hire=FAKE_OF_EIGHT, deadline=datetime.now(UTC) + timedelta(seconds=1.2)
+        )
+        (summary,) = run.render([many], settings, night.heard.append, Stop())
+        assert summary.ending == "deadline"
+        assert 0 < summary.rendered < 8
+        assert summary.left == 8 - summary.rendered
+        assert journal_open(night.folder(many).path) == []
 
     def test_a_worker_that_takes_many_is_not_given_more_than_there_is_time_for(self, night: Night) -> None:
         """Before a deadline, pictures are handed over as if they came one after the other, however many it takes."""

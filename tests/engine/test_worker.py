@@ -27,10 +27,12 @@ from renderer.events import (
     Setup,
     Started,
     Stepped,
+    Withdraw,
+    Withdrawn,
     read_event,
     write_frame,
 )
-from renderer.job import Engine, Job
+from renderer.job import Engine, Job, Profile
 from tests.engine.making import make_job, make_setup
 
 Heard = list[tuple[AnyEvent, bytes]]
@@ -171,6 +173,30 @@ class TestRender:
         log = worker.log.read_text()
         assert "INFO renderer.engine.pipeline: Loading models from" in log
         assert "This is not an error" in log
+
+
+class TestGivingBack:
+    @pytest.mark.parametrize("profile", ["stream", "cpu"])
+    def test_what_has_not_begun_comes_back(self, worker: Process, profile: Profile) -> None:
+        """Each of twelve jobs is either given back or rendered, those that had begun are rendered, and it goes on."""
+        worker.open(make_setup(profile=profile))
+        keys = [f"p{number}" for number in range(12)]
+        for number, key in enumerate(keys):
+            worker.send(Render(key=key, job=make_job(seed=number, width=256, height=256, num_inference_steps=6)))
+        heard = worker.until(Stepped)
+        worker.send(Withdraw())
+        heard += worker.until(Withdrawn)
+        back = heard[-1][0]
+        assert isinstance(back, Withdrawn)
+        begun = {event.key for event, _ in heard if isinstance(event, Started)}
+        done = {event.key for event, _ in heard if isinstance(event, Rendered)}
+        while done != begun:
+            heard += worker.until(Rendered)
+            done = {event.key for event, _ in heard if isinstance(event, Rendered)}
+            begun = {event.key for event, _ in heard if isinstance(event, Started)}
+        assert len(back.keys) > 6
+        assert sorted([*back.keys, *done]) == sorted(keys)
+        assert isinstance(worker.render("next", make_job())[-1][0], Rendered)
 
 
 class TestEnd:  # the first of these ends the module's worker
