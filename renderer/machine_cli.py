@@ -37,7 +37,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _lines(found: doctor.Diagnosis) -> Iterator[str]:
-    from renderer.console import gib  # noqa: PLC0415
+    from renderer.words import gib  # noqa: PLC0415
 
     here, torch = found.machine, found.torch
     cores = f"{here.cpus} core" if here.cpus == 1 else f"{here.cpus} cores"

@@ -100,11 +100,11 @@ def _wrapped(line: str) -> str:
 
 def _row(model: Model) -> dict[str, Any]:
     """What is known of a model, ready for JSON."""
-    from renderer.weights import needs, places  # noqa: PLC0415
+    from renderer.weights import places  # noqa: PLC0415
 
     found = places.look(model)
     folders = {each: places.packed_folder(model, each) for each in get_args(Precision)} if model.parts else {}
-    packed = {each: _weight(folder) for each, folder in folders.items() if (folder / needs.STORE_INDEX).is_file()}
+    packed = {each: _weight(folder) for each, folder in folders.items() if (folder / places.STORE_INDEX).is_file()}
     return {
         "id": model.id,
         "about": model.about,
@@ -219,9 +219,9 @@ class _Screen:
     """Where a supplier's words go: a bar on a terminal, lines for what is final."""
 
     def __init__(self) -> None:
-        from renderer import console  # noqa: PLC0415
+        from renderer import console, words  # noqa: PLC0415
 
-        self._describe = console.describe_supply
+        self._describe = words.describe_supply
         self._bar = console.SupplyBar() if sys.stderr.isatty() else None
 
     def __enter__(self) -> Self:

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import termios
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tqdm.utils import disp_len
 
-from renderer import console, news, run
+from renderer import console, news, run, words
 from renderer.errors import MachineError
 from renderer.job import Failure, Memory, Summary
 from renderer.settings import Settings, Stop
+from renderer.standing import InFlight, Standing
 from tests.fakes import InlineWorker
 from tests.making import make_manifest
 
@@ -25,11 +30,12 @@ def summary(**changes: object) -> Summary:
     return Summary(**{**values, **changes})
 
 
-@pytest.mark.parametrize("screen", [console.Plain(), console.Terminal(), console.Json()])
+@pytest.mark.parametrize("kind", [console.Plain, console.Terminal, console.Json])
 def test_every_console_tells_of_a_whole_run(
-    screen: console.Console, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: type[console.Console], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever the format: finished pictures, failures and the end are told, on standard error alone."""
+    screen = kind()
     run.render(
         [make_manifest(("a", "fail"))], Settings(outputs=tmp_path, hire=InlineWorker, retries=1), screen.watch, Stop()
     )
@@ -75,11 +81,89 @@ def test_a_long_silence_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
     assert "opening the model" in capsys.readouterr().err
     screen.watch(news.Tick())
     assert capsys.readouterr().err == ""
+    screen._spoke_at -= 61
+    screen.watch(news.Tick(standing()))
+    said = capsys.readouterr().err[len("00:00:00 ") :]
+    assert said == "3 of 12 done; 1 failed; 10 min 00 s left; 54 pictures/h; 2 in flight, furthest b at step 6 of 8\n"
+
+
+def standing(**changes: object) -> Standing:
+    now = datetime.now(UTC)
+    flying = [InFlight(id=key, step=step, steps=8, attempt=1, since=now) for key, step in (("a", 2), ("b", 6))]
+    values = {
+        "name": "night", "phase": "rendering", "began_at": now, "at": now, "pid": 1, "to_render": 12, "done": 3,
+        "failed": 1, "queued": 4, "in_flight": tuple(flying), "pictures_per_hour": 54.0, "left_s": 600.0,
+    }  # fmt: skip
+    return Standing(**{**values, **changes})
+
+
+class OnTerminal:
+    """A terminal of some width, and what is written to it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._ours, theirs = os.openpty()
+        monkeypatch.setattr(sys, "stderr", os.fdopen(theirs, "w"))
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+        self.resize(100)
+
+    def resize(self, columns: int, rows: int = 24) -> None:
+        termios.tcsetwinsize(self._ours, (rows, columns))
+
+    def written(self) -> str:
+        os.set_blocking(self._ours, False)
+        return os.read(self._ours, 2**16).decode().replace("\r\n", "\n")
+
+
+CLEAR = "\r\x1b[J"
+
+
+class TestTerminal:
+    def test_two_lines_say_how_the_batch_stands(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The batch: done of all, failures, time left, rate. What is in flight: how many, the furthest and its step."""
+        terminal = OnTerminal(monkeypatch)
+        screen = console.open_console("auto")
+        screen.watch(news.Tick(standing()))
+        first, second = terminal.written().removeprefix(CLEAR).removesuffix("\x1b[1A\r").split("\n")
+        assert first.startswith("night: 3 of 12 done |")
+        assert first.endswith("|, 1 failed, 10 min 00 s left, 54 pictures/h")
+        assert second.startswith("2 in flight, furthest b: step 6 of 8 |")
+        screen.watch(news.Tick(standing(phase="stopping", in_flight=())))
+        assert terminal.written().endswith("\nstopping; waiting\x1b[1A\r")
+
+    @pytest.mark.parametrize("columns", [120, 80, 40, 17, 2, 1])
+    def test_they_are_never_wider_than_the_terminal(self, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+        """Painted for the width that it has at that moment, Chinese letters taking two columns each."""
+        terminal = OnTerminal(monkeypatch)
+        screen = console.open_console("auto")
+        screen.watch(news.Tick(standing(name="海报" * 5)))
+        terminal.written()
+        terminal.resize(columns)
+        screen.watch(news.Tick(standing(name="海报" * 5)))
+        lines = terminal.written().removeprefix(CLEAR).removesuffix("\r").removesuffix("\x1b[1A").split("\n")
+        assert all(disp_len(line) <= max(1, columns - 1) for line in lines), lines
+
+    def test_the_log_scrolls_by_above_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A line of the log takes the place of the two, which are painted again below it; at the end they are gone."""
+        terminal = OnTerminal(monkeypatch)
+        screen = console.open_console("auto")
+        screen.watch(news.Tick(standing()))
+        painted = terminal.written()
+        screen.watch(news.WorkerLost("it died", ()))
+        assert terminal.written() == f"{CLEAR}it died; starting another\n{painted.removeprefix(CLEAR)}"
+        screen.close()
+        assert terminal.written() == CLEAR
+
+    def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """TERM=dumb is what editors' shells say."""
+        OnTerminal(monkeypatch)
+        monkeypatch.setenv("TERM", "dumb")
+        assert isinstance(console.open_console("auto"), console.Plain)
 
 
 def test_a_summary_says_how_it_ended() -> None:
     """Counts, reasons, and what to do when the run was cut short."""
-    lines = console.describe_summary(summary(ending="deadline"))
+    lines = words.describe_summary(summary(ending="deadline"))
     assert lines[0].startswith("night: 2 rendered, 0 already done, 1 failed, 0 left of 3, in 1 h 01 min")
     assert lines[1] == "  failed: p: one flat colour (look at the prompt)"
     assert "the same command goes on" in lines[2]
@@ -96,4 +180,4 @@ def test_an_error_is_followed_by_what_helps(capsys: pytest.CaptureFixture[str]) 
 )
 def test_durations_read_well(seconds: float, said: str) -> None:
     """Seconds, minutes, hours, as people say them."""
-    assert console.duration(seconds) == said
+    assert words.duration(seconds) == said

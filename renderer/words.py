@@ -1,0 +1,132 @@
+"""What is said of a run, in words for people: a picture that is done, how a batch stands, a summary.
+
+Texts out of values, for consoles, `status` and messages; prints nothing and watches nothing.
+"""
+
+from __future__ import annotations
+
+from renderer import news, supplies
+from renderer.job import Sidecar, Summary
+from renderer.standing import Standing
+from renderer.weights.needs import Bill, Need, Supplied, gb
+
+GIB = 2**30
+
+
+def describe_done(sidecar: Sidecar) -> str:
+    """One line on a finished picture."""
+    job, memory = sidecar.job, sidecar.memory
+    peak = memory.peak_reserved_bytes
+    where = f"{gib(peak)} GPU" if peak is not None else f"{gib(memory.peak_rss_bytes)} RAM"
+    took = f"{sidecar.timing.total_s or 0.0:.1f} s"
+    size = f"{job.width}x{job.height}"
+    return f"{sidecar.id}  {size}, {job.num_inference_steps} steps, seed {job.seed}: {took}, {where}"
+
+
+def describe_summary(summary: Summary) -> list[str]:
+    """A run in a few lines."""
+    first = (
+        f"{summary.name}: {summary.rendered} rendered, {summary.skipped} already done, {summary.failed} failed, "
+        f"{summary.left} left of {summary.pictures}, in {duration(summary.elapsed_s)}"
+    )
+    if summary.pictures_per_hour:
+        first += f" ({summary.pictures_per_hour:.0f} pictures an hour)"
+    lines = [first]
+    for failure in summary.failures:
+        kind = "set aside" if failure.set_aside else "failed"
+        lines.append(f"  {kind}: {failure.id}: {failure.message}" + (f" ({failure.hint})" if failure.hint else ""))
+    reasons = {
+        "deadline": "  stopped: the time is up; the same command goes on from here",
+        "signal": "  stopped on request; the same command goes on from here",
+        "failures": "  stopped: too many failures in a row (--max-failures)",
+    }
+    if summary.ending in reasons:
+        lines.append(reasons[summary.ending])
+    return lines
+
+
+def describe_supply(need: Need, answer: supplies.News | None) -> str | None:
+    """What fetching or packing a model costs, or that it is done; None for its progress."""
+    match answer:
+        case None:
+            what = f"not packed in {need.store}" if need.store else "not all here"
+            return f"{need.model} is {what}: asking what it takes"
+        case Bill(download_bytes=download, store_bytes=store):
+            parts = [f"{gb(download)} to download from {answer.source}"] if download else []
+            parts += [f"{gb(store)} to pack"] if store else []
+            took = f"about {duration(answer.seconds)}" if answer.seconds is not None else "no time measured yet"
+            room = f"  into {answer.folder}, {gb(answer.free_bytes)} free; {took}"
+            return f"{answer.model}: {', '.join(parts) or 'nothing to fetch'}\n{room}"
+        case Supplied(note=note):
+            return note or f"{need.model} is here"
+    return None
+
+
+def describe_facts(standing: Standing) -> list[str]:
+    """How fast a batch goes, how long the rest will take and how many failed, as far as it is known."""
+    facts = [f"{standing.failed} failed"] if standing.failed else []
+    if standing.left_s is not None and standing.phase != "stopping":
+        facts.append(f"{duration(standing.left_s)} left")
+    if standing.pictures_per_hour is not None:
+        facts.append(f"{standing.pictures_per_hour:.0f} pictures/h")
+    return facts
+
+
+def describe_flight(standing: Standing) -> str:
+    """What is in flight, by name where it is one picture; an empty string for nothing."""
+    furthest, count = standing.furthest, len(standing.in_flight)
+    if furthest is None:
+        return ""
+    return f"{count} in flight, furthest {furthest.id}" if count > 1 else furthest.id
+
+
+def describe_standing(standing: Standing) -> str:
+    """How a batch stands, in a line."""
+    furthest = standing.furthest
+    step = f"{describe_flight(standing)} at step {furthest.step} of {furthest.steps}" if furthest else standing.phase
+    return "; ".join([f"{standing.done} of {standing.to_render} done", *describe_facts(standing), step])
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 42 s, 3 min 20 s, 7 h 05 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s"
+
+
+def gib(count: int | None) -> str:
+    """Bytes in GiB, or that they are not known."""
+    return "?" if count is None else f"{count / GIB:.1f} GiB"
+
+
+def sentence(what: news.News) -> str | None:
+    """What happened, in a line; None for what a bar shows better, or nobody needs to read."""
+    match what:
+        case news.BatchBegan(plan=plan, to_render=count):
+            return f"{plan.manifest.name}: {count} to render, {plan.count('done')} done, into {plan.folder.path}"
+        case news.Supplying(need=need, what=answer):
+            return describe_supply(need, answer)
+        case news.WorkerOpened(opened=opened):
+            where = f"{opened.gpu.name}, {gib(opened.gpu.total_bytes)}" if opened.gpu else "the CPU"
+            engine = f"engine {opened.engine.name}, profile {opened.engine.profile}"
+            return f"model open after {duration(opened.load_s)}: {engine}, {where}"
+        case news.PictureDone(sidecar=sidecar):
+            return "\n".join([describe_done(sidecar), *(f"  warning: {warning}" for warning in sidecar.warnings)])
+        case news.PictureFailed():
+            hint = f" ({what.hint})" if what.hint else ""
+            return f"FAILED {what.item.picture.id}: {what.message}{hint}{'; trying again later' if what.again else ''}"
+        case news.WorkerLost(reason=reason):
+            return f"{reason}; starting another"
+        case news.Stopping(in_flight=0):
+            return "stopping"
+        case news.Stopping(in_flight=count, grace_s=grace_s):
+            return f"stopping: {count} in flight may finish within {grace_s:.0f} s; ask again to stop at once"
+    return None
+
+
+def describe_opening(what: news.WorkerOpening) -> str:
+    """What a worker is busy with before it takes orders."""
+    setup = what.setup
+    return f"opening {setup.model} in {setup.precision}, profile {setup.profile}" if setup else f"loading {what.what}"
