@@ -18,12 +18,14 @@ from renderer.catalog.data import (
     MODELS,
     PROCESSOR,
     QWEN_IMAGE,
+    QWEN_IMAGE_SHAPE,
+    STABLE_DIFFUSION_15,
     TEXT_ENCODER_FILES,
     TOKENIZER,
     TRANSFORMER_FILES,
     VAE_FILES,
 )
-from renderer.catalog.model import SIZE_STEP, Ability, Model, Network, Part, PartRole, Role, Shape
+from renderer.catalog.model import SIZE_STEP, Ability, Model, Network, Part, PartRole, Role, Shape, UNetShape
 from renderer.errors import ModelError, shorten
 
 __all__ = [
@@ -33,7 +35,9 @@ __all__ = [
     "PARTS",
     "PROCESSOR",
     "QWEN_IMAGE",
+    "QWEN_IMAGE_SHAPE",
     "SIZE_STEP",
+    "STABLE_DIFFUSION_15",
     "TOKENIZER",
     "Ability",
     "Model",
@@ -42,6 +46,7 @@ __all__ = [
     "PartRole",
     "Role",
     "Shape",
+    "UNetShape",
     "by_role",
     "find",
 ]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from renderer.catalog.model import Model, Part, Shape
+from renderer.catalog.model import Model, Part, Shape, UNetShape
 from renderer.job import Size
 
 TRANSFORMER_FILES = "transformer/diffusion_pytorch_model*.safetensors"
@@ -62,6 +62,32 @@ QWEN_IMAGE_SHAPE = Shape(
     vocabulary=152_064,
     vae_width=96,
 )
+
+DEMO_SHAPE = Shape(
+    layers=5,
+    width=160,
+    heads=5,
+    text_layers=4,
+    text_width=128,
+    text_heads=4,
+    text_key_heads=2,
+    text_mlp_width=320,
+    vocabulary=768,
+    vae_width=12,
+)
+"""`renderer.demo.family` builds it."""
+
+STABLE_DIFFUSION_15 = UNetShape(
+    unet=859_520_964,
+    vae=83_653_863,
+    text_encoder=123_060_480,
+    safety_checker=304_010_754,
+    channels=(320, 640, 1280, 1280),
+    heads=8,
+    text_width=768,
+    vae_channels=(256, 128),
+)
+"""stable-diffusion-v1-5. It is not rendered with: the arithmetic of memory is held against what is known of it."""
 
 QWEN_IMAGE = Model(
     id=_QWEN_IMAGE_ID,
@@ -204,6 +230,7 @@ DEMO = Model(
     steps=8,
     cfg_scale=4.0,
     revision="2",
+    shape=DEMO_SHAPE,
     gpu_bytes=MappingProxyType({"bf16": 64 * 2**20, "fp8": 64 * 2**20}),
     proof_side=256,
 )

@@ -67,6 +67,34 @@ class Shape:
         """Channels of one of the DiT's heads."""
         return self.width // self.heads
 
+    @property
+    def mlp_width(self) -> int:
+        """Channels inside the DiT's MLPs."""
+        return 4 * self.width
+
+    @property
+    def text_key_width(self) -> int:
+        """Channels of the text encoder's keys, and of its values."""
+        return self.text_width // self.text_heads * self.text_key_heads
+
+
+@dataclass(frozen=True, slots=True)
+class UNetShape:
+    """Another architecture in numbers: a UNet over latents of an eighth of the side, with CLIP before and a VAE after.
+
+    The first four are numbers of weights. `channels` are the UNet's by level, each half as wide and high as the one
+    before, `vae_channels` the VAE decoder's at the picture's full size, first what comes in, then what goes out.
+    """
+
+    unet: int
+    vae: int
+    text_encoder: int
+    safety_checker: int
+    channels: tuple[int, ...]
+    heads: int
+    text_width: int
+    vae_channels: tuple[int, int]
+
 
 @dataclass(frozen=True, slots=True)
 class Model:

@@ -1,0 +1,66 @@
+"""What a picture will take, from the model's shape alone: memory, time, disk, and what is decided by them.
+
+Pure arithmetic: nothing is measured here, no torch is imported. The engine's budget and the plan use these same
+functions, so that what is forecast is what the engine does.
+"""
+
+from __future__ import annotations
+
+from renderer import catalog
+from renderer.catalog import Model, Shape
+from renderer.estimate.memory import Kernels, Streaming, Work, count_tokens
+from renderer.estimate.native import Native
+from renderer.estimate.terms import Estimate, Stage, Term
+from renderer.estimate.unet import estimate_unet, f
+from renderer.estimate.weights import WeightBytes, weight_bytes
+from renderer.job import Precision, Profile
+
+__all__ = [
+    "Estimate",
+    "Kernels",
+    "Native",
+    "Stage",
+    "Streaming",
+    "Term",
+    "WeightBytes",
+    "Work",
+    "count_tokens",
+    "estimate_peak",
+    "estimate_unet",
+    "f",
+    "shape_of",
+    "weight_bytes",
+]
+
+DEFAULT_PROMPT_TOKENS = 64
+
+
+def shape_of(model: Model) -> Shape:
+    """A model's shape; of a folder or files of one's own, Qwen-Image's, which is the family's largest."""
+    return model.shape or catalog.QWEN_IMAGE_SHAPE
+
+
+def estimate_peak(
+    model: Model,
+    width: int,
+    height: int,
+    prompt_tokens: int = DEFAULT_PROMPT_TOKENS,
+    cfg_scale: float = 4.0,
+    in_flight: int = 1,
+    precision: Precision = "fp8",
+    slots: int = 2,
+    tiled: bool = False,  # noqa: FBT001, FBT002  # as the formula is known
+    *,
+    profile: Profile = "stream",
+    vram_bytes: int | None = None,
+    kernels: Kernels | None = None,
+) -> Estimate:
+    """Peak GPU memory of `in_flight` pictures of one size, every term by name.
+
+    `vram_bytes` is the limit of the native profiles that have one. Sizes are in pixels, multiples of 16.
+    """
+    shape, kernels = shape_of(model), kernels or Kernels()
+    work = Work(width, height, prompt_tokens, guided=cfg_scale != 1.0, tiled=tiled)
+    if profile == "stream":
+        return Streaming(shape, precision, slots, kernels).estimate([work] * in_flight)
+    return Native(shape, precision, profile, vram_bytes, kernels).estimate(work)

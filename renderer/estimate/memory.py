@@ -1,0 +1,327 @@
+"""GPU memory of the streaming engine, by arithmetic: what is there at the moment of each stage at which most is.
+
+Each function names the tensors that the code holds at its peak; `tests/estimate` counts them in that code itself, and
+`tests/benchmarks/memory-h200.md` in what a GPU showed. The README derives the whole.
+
+Symbols: N tokens of the picture (one of 16 x 16 pixels), T of the prompt, D the DiT's width; 2 bytes a number in bf16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from renderer.catalog import Shape
+from renderer.estimate.terms import MIB, Estimate, Stage, Term, terms, total
+from renderer.estimate.weights import WeightBytes, weight_bytes
+from renderer.job import Job, Precision
+
+TEMPLATE_TOKENS = 39
+"""What DiffSynth puts around a prompt: 34 tokens before it, which are dropped after encoding, and 5 behind it."""
+
+TILE_SIDE = 512
+"""Pixels of a tile's side in a tiled decode, which overlaps its neighbours by a quarter."""
+
+PIXELS_A_TOKEN = 256
+
+CUBLAS_WORKSPACE = 32 * MIB
+"""torch's, from compute capability 9.0; 8 MiB on older cards."""
+
+CONTEXT_BYTES = 1408 * MIB
+"""On the device beside the allocator, once all kernels are loaded: CUDA's context and the modules (measured, H200)."""
+
+FIXED_BYTES = 5 * MIB
+"""The table of rotary frequencies (4 MiB) and small things."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What a card's kernels do. Without fused attention all scores are in memory, in float32 and quadratic in tokens.
+
+    `fp8` says that FP8 weights are multiplied as they are; otherwise each block is first scaled back to bf16.
+    """
+
+    fused_attention: bool = True
+    fp8: bool = True
+    workspace: int = CUBLAS_WORKSPACE
+
+    @classmethod
+    def of(cls, compute_capability: tuple[int, int]) -> Kernels:
+        """Those of a card: flash attention from 7.5, FP8 products from 8.9, the large cuBLAS workspace from 9.0."""
+        return cls(
+            fused_attention=compute_capability >= (7, 5),
+            fp8=compute_capability >= (8, 9),
+            workspace=CUBLAS_WORKSPACE if compute_capability >= (9, 0) else 8 * MIB + 128 * 1024,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One picture's demands: its size in pixels, the tokens of its prompts, and whether its decode is tiled."""
+
+    width: int
+    height: int
+    prompt_tokens: int = 64
+    negative_tokens: int = 0
+    guided: bool = True
+    tiled: bool = False
+
+    @classmethod
+    def of(cls, job: Job, *, tiled: bool = False) -> Work:
+        """What a job asks for."""
+        return cls(
+            width=job.width,
+            height=job.height,
+            prompt_tokens=count_tokens(job.prompt),
+            negative_tokens=count_tokens(job.negative_prompt),
+            guided=job.cfg_scale != 1.0,
+            tiled=tiled,
+        )
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return self.pixels // PIXELS_A_TOKEN
+
+    @property
+    def texts(self) -> tuple[int, ...]:
+        """T of each pass: two with guidance."""
+        behind = TEMPLATE_TOKENS - 34
+        return (self.prompt_tokens + behind, *((self.negative_tokens + behind,) if self.guided else ()))
+
+    def tiling(self) -> Work:
+        """The same picture with its decode in tiles."""
+        return replace(self, tiled=True)
+
+
+def count_tokens(text: str) -> int:
+    """How many tokens a prompt will be, without its tokenizer: rather a few too many.
+
+    Qwen's vocabulary takes about four Latin letters to a token, and a Chinese character or two.
+    """
+    narrow = sum(character.isascii() for character in text)
+    return -(-narrow // 3) + (len(text) - narrow)
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """A model at one precision, streamed through `slots` slots on a card with such kernels."""
+
+    shape: Shape
+    precision: Precision
+    slots: int
+    kernels: Kernels = field(default_factory=Kernels)
+
+    @property
+    def weights(self) -> WeightBytes:
+        return weight_bytes(self.shape, self.precision)
+
+    @property
+    def multiplies_fp8(self) -> bool:
+        """Whether blocks are computed with FP8 products."""
+        return self.precision == "fp8" and self.kernels.fp8
+
+    # -- what stays --
+
+    def kept(self, works: Sequence[Work]) -> tuple[Term, ...]:
+        """What is on the GPU from the beginning to the end."""
+        weights = self.weights
+        return terms(
+            slots=self.slots * weights.block,
+            networks_outside_the_blocks=weights.outside + weights.text_norm,
+            VAE=weights.vae,
+            cuBLAS_workspace=self.kernels.workspace,
+            rotary_frequencies=FIXED_BYTES + sum(self._turns(tokens) for tokens in {work.tokens for work in works}),
+        )
+
+    def _turns(self, tokens: int) -> int:
+        """Rotary frequencies of a picture: half a head's width of complex64 a token."""
+        return tokens * self.shape.head_width // 2 * 8
+
+    # -- one block --
+
+    def block(self, tokens: int, text: int) -> tuple[Term, ...]:
+        """What one block has in memory for one rider, at the most, its input included."""
+        parts = max(self._attention(tokens, text), self._mlp(tokens, text), key=total)
+        if self.multiplies_fp8 or self.precision == "bf16":
+            return parts
+        weights = weight_bytes(self.shape, "bf16")
+        restored = terms(block_scaled_back_to_bf16=weights.block)
+        arriving = terms(a_weight_in_float32_twice=8 * weights.largest_of_block)
+        return restored + max(parts, arriving, key=total)
+
+    def _attention(self, tokens: int, text: int) -> tuple[Term, ...]:
+        image, both = 2 * tokens * self.shape.width, 2 * (tokens + text) * self.shape.width
+        if self.multiplies_fp8:
+            scores = terms(queries_keys_values=3 * both, attention_output=both)
+            projecting = terms(queries_keys_values=3 * both, FP8_rows=image // 2, projected=3 * image)
+            return terms(block_input=both) + max(scores + self._scores(tokens + text), projecting, key=total)
+        norms = terms(block_input=both, normed_and_modulated=2 * both)
+        scores = terms(queries_keys_values_by_stream=3 * both, queries_keys_values=3 * both, attention_output=both)
+        turning = terms(queries_keys_values_by_stream=3 * both, rotation_in_float32=2 * 2 * image + image)
+        return norms + max(scores + self._scores(tokens + text), turning, key=total)
+
+    def _scores(self, rows: int) -> tuple[Term, ...]:
+        """All scores and their softmax in bf16, where attention is not fused."""
+        if self.kernels.fused_attention:
+            return ()
+        return terms(attention_scores_twice=2 * 2 * self.shape.heads * rows**2)
+
+    def _mlp(self, tokens: int, text: int) -> tuple[Term, ...]:
+        """The wider stream's MLP; the narrower stream waits beside it."""
+        image, both = 2 * tokens * self.shape.width, 2 * (tokens + text) * self.shape.width
+        wide = 2 * max(tokens, text) * self.shape.width
+        if self.multiplies_fp8:
+            beside = both - image  # the text's result
+            return terms(
+                block_input=both,
+                attention_output=both,
+                residual_sums=wide + beside,
+                FP8_rows=wide // 2,
+                MLP_hidden=4 * wide,
+                MLP_activated_FP8=2 * wide,
+            )
+        return terms(
+            block_input=both,
+            normed_and_modulated=4 * both,  # before attention and before the MLP
+            attention_output=both,
+            residual_sums=both,
+            MLP_hidden=3 * 4 * wide,  # as it is, its sigmoid, their product
+        )
+
+    # -- riders --
+
+    def waiting(self, work: Work) -> int:
+        """What a picture's riders hold while another computes, at the last block: their input, and what came out."""
+        return sum(4 * (work.tokens + text) * self.shape.width for text in work.texts)
+
+    def belongings(self, work: Work) -> int:
+        """What a picture has for itself all the way: modulation vectors, rotary frequencies a pass, latents."""
+        modulation = self.shape.layers * 2 * 6 * self.shape.width * 2
+        latents = 5 * work.tokens * 64 * 2
+        prompts = 2 * self.shape.text_width * sum(work.texts)
+        return modulation + len(work.texts) * self._turns(work.tokens) + latents + prompts
+
+    # -- the stages --
+
+    def encode(self, works: Sequence[Work], together: Sequence[int] | None = None) -> Stage:
+        """Text encoding: two of the encoder's layers, one of them in bf16, and all prompts that ride it.
+
+        `together` are the tokens of the prompts of one sweep; without it, all of `works` ride at once.
+        """
+        prompts = together if together is not None else self.prompts(works)
+        weights, plain = self.weights, weight_bytes(self.shape, "bf16")
+        scaled = self.precision == "fp8"
+        longest = max(prompts, default=0) + TEMPLATE_TOKENS
+        layer = terms(MLP_of_the_longest_prompt=3 * 2 * longest * self.shape.text_mlp_width)
+        arriving = terms(a_weight_in_float32_twice=8 * plain.largest_of_text_block if scaled else 0)
+        return Stage(
+            "encode",
+            self.kept(works)
+            + terms(
+                text_slots=2 * weights.text_block,
+                text_layer_scaled_back_to_bf16=plain.text_block if scaled else 0,
+                prompts=sum(self.prompt_bytes(tokens) for tokens in prompts),
+            )
+            + max(arriving, layer, key=total),
+        )
+
+    def prompts(self, works: Sequence[Work]) -> list[int]:
+        """Tokens of the prompts of several pictures. Unguided passes have none."""
+        return [text - TEMPLATE_TOKENS + 34 for work in works for text in work.texts]
+
+    def prompt_bytes(self, tokens: int) -> int:
+        """What a prompt of so many tokens holds while it is encoded: every layer's hidden state, keys and values.
+
+        transformers keeps the states of all layers, of which the last is wanted.
+        """
+        a_token = 2 * self.shape.text_width + 2 * 2 * self.shape.text_key_width
+        return (tokens + TEMPLATE_TOKENS) * a_token * self.shape.text_layers
+
+    def modulate(self, works: Sequence[Work]) -> Stage:
+        """The modulation tables of a schedule: one block's two layers, scaled back, while the one before is held."""
+        weights, plain = self.weights, weight_bytes(self.shape, "bf16")
+        return Stage("modulate", self.kept(works) + terms(modulation_weights=weights.modulation + 3 * plain.modulation))
+
+    def denoise(self, works: Sequence[Work]) -> Stage:
+        """One block of one rider, and what all others hold meanwhile: `works` are the pictures in flight."""
+
+        def moment(work: Work) -> tuple[Term, ...]:
+            text = max(work.texts)
+            others = sum(map(self.waiting, works)) - 4 * (work.tokens + text) * self.shape.width
+            return self.block(work.tokens, text) + terms(waiting_riders=others)
+
+        return Stage(
+            "denoise",
+            self.kept(works)
+            + max(map(moment, works), key=total)
+            + terms(modulation_and_latents=sum(map(self.belongings, works))),
+        )
+
+    def decode(self, works: Sequence[Work]) -> Stage:
+        """The decode of the picture for which it takes most, while all others wait."""
+
+        def moment(work: Work) -> tuple[Term, ...]:
+            own = self.waiting(work) // 2  # what the last block gave is held; what it took is not
+            others = sum(map(self.waiting, works)) - 2 * own
+            held = sum(map(self.belongings, works))
+            return self.vae(work) + terms(
+                waiting_riders=others, results_of_the_last_block=own, modulation_and_latents=held
+            )
+
+        return Stage("decode", self.kept(works) + max(map(moment, works), key=total))
+
+    def vae(self, work: Work) -> tuple[Term, ...]:
+        """The VAE's decode over its weights, untiled or of the largest tile."""
+        if work.tiled:
+            width, height = min(work.width, TILE_SIDE), min(work.height, TILE_SIDE)
+            canvas = terms(tiles_put_together=(6 + 2 + 6) * work.pixels)
+        else:
+            width, height, canvas = work.width, work.height, ()
+        return canvas + max(self._vae_end(width, height), self._vae_middle(width, height), key=total)
+
+    def _vae_end(self, width: int, height: int) -> tuple[Term, ...]:
+        """A convolution of the last stage, C channels at full size. In bf16: 22 C bytes a pixel.
+
+        The three frames that a causal convolution sees are padded to, two of them with zeros; cuDNN transposes what
+        comes in and what goes out.
+        """
+        frame = 2 * self.shape.vae_width * width * height
+        padded = 3 * 2 * self.shape.vae_width * (width + 2) * (height + 2)
+        return terms(
+            VAE_stage_input_residual_and_activation=3 * frame,
+            VAE_padded_input=padded,
+            VAE_convolved=frame,
+            cuDNN_transposed_copies=padded + frame,
+        )
+
+    def _vae_middle(self, width: int, height: int) -> tuple[Term, ...]:
+        """Attention over all latent pixels, one head of 4 C channels; without a fused kernel, quadratic in pixels."""
+        rows = width * height // 64
+        held = terms(VAE_attention_input=8 * 2 * 4 * self.shape.vae_width * rows)
+        if self.kernels.fused_attention:
+            return held
+        return held + terms(VAE_attention_scores_in_float32_twice=2 * 4 * rows**2)
+
+    def stages(self, works: Sequence[Work], together: Sequence[int] | None = None) -> tuple[Stage, ...]:
+        """All stages of pictures that are in flight at once."""
+        return (self.encode(works, together), self.modulate(works), self.denoise(works), self.decode(works))
+
+    def estimate(self, works: Sequence[Work], together: Sequence[int] | None = None) -> Estimate:
+        """The peak of pictures that are in flight at once."""
+        stages = self.stages(works, together)
+        return Estimate(stages, max(map(_reserved, stages)), CONTEXT_BYTES)
+
+
+_WASTE = {"encode": 0.085, "modulate": 0.08, "denoise": 0.08, "decode": 0.1}
+"""Of what a stage has beyond the slots, the part that the allocator holds in vain: pieces too small for what comes
+next. Measured; it differs with what went before."""
+
+
+def _reserved(stage: Stage) -> int:
+    slots = sum(term.bytes for term in stage.terms if term.name == "slots")
+    return round(stage.bytes + _WASTE[stage.name] * (stage.bytes - slots))

@@ -1,0 +1,93 @@
+"""What a model's weights take, from its shape alone: as files, as slots, as parts that stay on the GPU.
+
+The layout is the packed store's own (`renderer.weights.layout`), so a forecast is a store's size to the byte.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+from renderer.catalog import Shape
+from renderer.job import Precision
+from renderer.weights import layout, shapes
+from renderer.weights.layout import Kind
+from renderer.weights.shapes import Network, TextEncoderWidths, TransformerWidths, VaeWidths
+
+_TOKENIZER_BYTES = 5_060_000
+_HEADER_BYTES = 3000  # of one file of a store, on average: names, places and padding to a page
+
+
+@dataclass(frozen=True, slots=True)
+class WeightBytes:
+    """Bytes at one precision: of one DiT block without its modulation, of that modulation, and so on.
+
+    `outside` is what of DiT and text encoder is on the GPU besides blocks; `embedding` stays in its file when streamed.
+    `largest` is the number of weights in the largest linear layer of a kind of file.
+    """
+
+    block: int
+    modulation: int
+    outside: int
+    text_block: int
+    text_norm: int
+    embedding: int
+    vision: int
+    vae: int
+    largest_of_block: int
+    largest_of_text_block: int
+    store: int
+
+
+@lru_cache(maxsize=32)
+def weight_bytes(shape: Shape, precision: Precision) -> WeightBytes:
+    """The bytes of a shape's weights at a precision."""
+    text, dit = shape.text_width, shape.width
+    found: dict[Network, shapes.Shapes] = {
+        "transformer": shapes.transformer(
+            TransformerWidths(layers=1, width=dit, head=shape.head_width, mlp=shape.mlp_width, text=text)
+        ),
+        "text_encoder": shapes.text_encoder(
+            TextEncoderWidths(
+                layers=1,
+                width=text,
+                queries=text,
+                keys=shape.text_key_width,
+                mlp=shape.text_mlp_width,
+                vocabulary=shape.vocabulary,
+            )
+        ),
+        "vae": shapes.vae(VaeWidths(base=shape.vae_width)),
+    }
+    files = {(file.network, file.kind): file for file in layout.plan_files(found, precision)}
+
+    def size(network: Network, kind: Kind) -> int:
+        return sum(tensor.bytes for tensor in files[network, kind].tensors)
+
+    def largest(network: Network) -> int:
+        return max(math.prod(tensor.shape) for tensor in files[network, "block"].tensors)
+
+    norm = 2 * text
+    parts = {
+        "block": size("transformer", "block"),
+        "modulation": size("transformer", "modulation"),
+        "outside": size("transformer", "outside"),
+        "text_block": size("text_encoder", "block"),
+        "text_norm": norm,
+        "embedding": size("text_encoder", "outside") - norm,
+        "vision": size("text_encoder", "vision"),
+        "vae": size("vae", "whole"),
+    }
+    count = 2 * shape.layers + shape.text_layers + 4
+    store = (
+        shape.layers * (parts["block"] + parts["modulation"])
+        + shape.text_layers * parts["text_block"]
+        + sum(parts[name] for name in ("outside", "text_norm", "embedding", "vision", "vae"))
+    )
+    return WeightBytes(
+        **parts,
+        largest_of_block=largest("transformer"),
+        largest_of_text_block=largest("text_encoder"),
+        store=store + count * _HEADER_BYTES + _TOKENIZER_BYTES,
+    )
