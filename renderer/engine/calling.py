@@ -6,6 +6,7 @@ Both engines make the same call. Knows nothing of where weights lie or of other 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,27 +95,34 @@ def warn_of(job: Job, tokenizer: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def check_values_of(pipe: Any) -> None:
+Developing = Callable[[], AbstractContextManager[None]]
+"""Called when a picture has been decoded; its values become pixels within what comes back."""
+
+
+def check_values_of(pipe: Any, developing: Developing = nullcontext) -> None:
     """Look at the latents after the last step and at the decoded values, without changing them.
 
     DiffSynth turns values that are not finite into pixels without a word. The two methods are replaced on the
     instance; each calls the class's own. Latents that are not finite stay so, and only looking makes the host wait
-    for the GPU: once a picture is enough.
+    for the GPU: once a picture, when its decoding is under way, is enough.
     """
     step, to_image = pipe.step, pipe.vae_output_to_image
+    finite: list[torch.Tensor] = []
 
     def checked_step(scheduler: Any, *args: Any, progress_id: int, **inputs: Any) -> torch.Tensor:
-        latents = step(scheduler, *args, progress_id=progress_id, **inputs)
-        last = progress_id + 1 == len(scheduler.timesteps)
-        if last and not torch.isfinite(latents).all():
-            message = f"the latents are not finite after step {progress_id + 1}"
-            raise BadPictureError(message, hint="the model's weights are damaged, or the guidance is too strong")
+        latents: torch.Tensor = step(scheduler, *args, progress_id=progress_id, **inputs)
+        if progress_id + 1 == len(scheduler.timesteps):
+            finite[:] = [torch.isfinite(latents).all()]
         return latents
 
     def checked_to_image(vae_output: torch.Tensor, *args: Any, **options: Any) -> Image.Image:
-        if not torch.isfinite(vae_output).all():
-            raise BadPictureError("the decoded values are not finite", hint="the VAE's weights are damaged")
-        return to_image(vae_output, *args, **options)
+        with developing():
+            if not all(finite):
+                hint = "the model's weights are damaged, or the guidance is too strong"
+                raise BadPictureError("the latents are not finite after the last step", hint=hint)
+            if not torch.isfinite(vae_output).all():
+                raise BadPictureError("the decoded values are not finite", hint="the VAE's weights are damaged")
+            return to_image(vae_output, *args, **options)
 
     pipe.step, pipe.vae_output_to_image = checked_step, checked_to_image
 

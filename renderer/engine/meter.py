@@ -59,6 +59,37 @@ class Clock:
         )
 
 
+class Stopwatch:
+    """Seconds between two points in the device's work. Starting waits for what was asked before; stopping does not."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._moments: list[Any] = []
+
+    def start(self) -> None:
+        if self._device == "cuda":
+            torch.cuda.current_stream().synchronize()
+        self._moments = [self._moment()]
+
+    def stop(self) -> None:
+        self._moments.append(self._moment())
+
+    def seconds(self) -> float:
+        """What lay between; waits until it is over."""
+        began, ended = self._moments
+        if self._device != "cuda":
+            return float(ended - began)
+        ended.synchronize()
+        return float(began.elapsed_time(ended)) / 1e3
+
+    def _moment(self) -> Any:
+        if self._device != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
 class MemoryMeter:
     """Peaks of memory while a picture is rendered."""
 

@@ -2,21 +2,32 @@
 
 `img_mod` and `txt_mod` of every block see the timestep alone. For each timestep that any picture will need, their
 vectors are computed once, in one pass over those weights, by the very operation the block would have run: one timestep
-at a time, so that not a bit differs. They are kept in host memory by the timestep's bf16 value, and come to the device
-a step at a time: 4.4 MB for Qwen-Image. Knows nothing of pictures or sweeps.
+at a time, so that not a bit differs. The weights come past through two slots; the vectors are kept
+in host memory by the timestep's bf16 value, and come to the device a step at a time: 4.4 MB for Qwen-Image. Knows
+nothing of pictures or sweeps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffsynth.diffusion import FlowMatchScheduler
 
+from renderer.engine import precision
 from renderer.engine.placement import COMPUTATION_DTYPE, Device
+from renderer.engine.slots import TURNING, ReadAhead, Slots, host_buffer
 from renderer.job import Job
+from renderer.weights.store import BlockFile, views
+
+STEMS = ("img_mod.1", "txt_mod.1")
+"""A block's two modulations, in the order of a table."""
+
+MOST_TABLES = 512
+"""Timesteps kept at hand: 2.3 GB of host memory for Qwen-Image, or a dozen schedules of 40 steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,50 +52,67 @@ class PickText(torch.nn.Module):
         return ready.text
 
 
-Weights = dict[str, torch.Tensor]
-LoadModulation = Callable[[int], tuple[Weights, Weights]]
-"""A block's number to the weight and bias of its `img_mod` and `txt_mod`, on the device, in bf16."""
-
-
 class Modulations:
-    """The vectors of all timesteps met so far."""
+    """The vectors of the timesteps that somebody needs, and of some that somebody needed lately."""
 
-    def __init__(self, embed: Any, load: LoadModulation, blocks: int, device: Device) -> None:
-        """`embed` is the DiT's `time_text_embed`."""
+    def __init__(self, embed: Any, files: Sequence[BlockFile], device: Device) -> None:
+        """`embed` is the DiT's `time_text_embed`; `files` hold each block's modulation weights."""
         self._embed = embed
-        self._load = load
-        self._blocks = blocks
+        self._files = files
         self._device = device
         self._tables: dict[float, torch.Tensor] = {}
 
+    def has(self, job: Job) -> bool:
+        """Whether all timesteps of a job are at hand."""
+        return self._wanted(job) <= self._tables.keys()
+
     def prepare(self, jobs: Iterable[Job]) -> int:
-        """Compute what these jobs' schedules need and is not there yet; how many timesteps that were."""
-        wanted = {float(timestep) for job in jobs for timestep in timesteps(job)}
-        missing = sorted(wanted - self._tables.keys())
+        """Compute what these jobs' schedules need and is not there yet; how many timesteps that were.
+
+        The first job's are always computed; of the others', as many whole schedules as `MOST_TABLES` allow.
+        """
+        missing: set[float] = set()
+        for job in jobs:
+            more = missing | (self._wanted(job) - self._tables.keys())
+            if missing and len(more) > MOST_TABLES:
+                break
+            missing = more
         if missing:
-            self._compute(missing)
+            self._compute(sorted(missing))
         return len(missing)
 
     def at(self, timestep: float) -> torch.Tensor:
         """The vectors of all blocks at a timestep, on the device: blocks x 2 x (6 * width)."""
         return self._tables[timestep].to(self._device, non_blocking=True)
 
+    def forget(self, still_wanted: Iterable[Job]) -> None:
+        """Let go of the oldest that these jobs do not need, until no more than `MOST_TABLES` are left."""
+        surplus = len(self._tables) - MOST_TABLES
+        if surplus > 0:
+            wanted = set[float]().union(*(self._wanted(job) for job in still_wanted))
+            for timestep in [each for each in self._tables if each not in wanted][:surplus]:
+                del self._tables[timestep]
+
+    def _wanted(self, job: Job) -> set[float]:
+        return {float(timestep) for timestep in timesteps(job)}
+
     def _compute(self, missing: Sequence[float]) -> None:
         embedded = [self._embedded(timestep) for timestep in missing]
-        tables: list[torch.Tensor] | None = None
-        for number in range(self._blocks):
-            image, text = self._load(number)
-            for place, silent in enumerate(embedded):
-                vectors = torch.stack(
-                    [torch.nn.functional.linear(silent, part["weight"], part["bias"]) for part in (image, text)], dim=1
-                )[0]
-                if tables is None:
-                    tables = [_table(self._blocks, vectors, self._device) for _ in missing]
-                tables[place][number].copy_(vectors, non_blocking=True)
-        if self._device == "cuda":
-            torch.cuda.synchronize()
-        if tables is not None:
-            self._tables.update(zip(missing, tables, strict=True))
+        tables: list[torch.Tensor] = []
+        slots = Slots(ReadAhead(self._files, self._device), TURNING, self._device, once=True)
+        try:
+            for number, slot in slots.sweep():
+                tensors = precision.restored(views(slot, self._files[number].tensors))
+                for place, silent in enumerate(embedded):
+                    vectors = torch.stack([_linear(silent, tensors, stem) for stem in STEMS], dim=1)[0]
+                    if len(tables) == place:
+                        tables.append(_table(len(self._files), vectors, self._device))
+                    tables[place][number].copy_(vectors, non_blocking=True)
+            if self._device == "cuda":
+                torch.cuda.synchronize()
+        finally:
+            slots.close()
+        self._tables.update(zip(missing, tables, strict=True))
 
     def _embedded(self, timestep: float) -> torch.Tensor:
         """What a block's modulation multiplies: SiLU of the embedded timestep, as DiffSynth's model function has it."""
@@ -93,13 +121,22 @@ class Modulations:
         return torch.nn.functional.silu(embedded)
 
 
-def timesteps(job: Job) -> torch.Tensor:
-    """The timesteps at which DiffSynth runs the DiT for a job, in bf16 as it hands them over."""
+def _linear(silent: torch.Tensor, tensors: dict[str, torch.Tensor], stem: str) -> torch.Tensor:
+    return torch.nn.functional.linear(silent, tensors[f"{stem}.weight"], tensors[f"{stem}.bias"])
+
+
+@functools.lru_cache(maxsize=1024)
+def _schedule(steps: int, tokens: int) -> tuple[float, ...]:
     scheduler = FlowMatchScheduler("Qwen-Image")
-    tokens = (job.height // 16) * (job.width // 16)
-    scheduler.set_timesteps(job.num_inference_steps, denoising_strength=1.0, dynamic_shift_len=tokens)
-    return scheduler.timesteps.to(COMPUTATION_DTYPE)
+    scheduler.set_timesteps(steps, denoising_strength=1.0, dynamic_shift_len=tokens)
+    return tuple(float(timestep) for timestep in scheduler.timesteps.to(COMPUTATION_DTYPE))
+
+
+def timesteps(job: Job) -> tuple[float, ...]:
+    """The timesteps at which DiffSynth runs the DiT for a job, rounded to bf16 as it hands them over."""
+    return _schedule(job.num_inference_steps, (job.height // 16) * (job.width // 16))
 
 
 def _table(blocks: int, vectors: torch.Tensor, device: Device) -> torch.Tensor:
-    return torch.empty((blocks, *vectors.shape), dtype=vectors.dtype, pin_memory=device == "cuda")
+    flat = host_buffer(blocks * vectors.nbytes, device)
+    return flat.view(vectors.dtype).view(blocks, *vectors.shape)

@@ -1,19 +1,26 @@
-"""The prompts of the jobs at hand, encoded: from memory, from the disk's cache, or in one sweep over the encoder."""
+"""The prompts of the jobs at hand, encoded: from memory, from the disk's cache, or in one sweep over the encoder.
+
+A prompt takes 265 kB a token while it is encoded, because transformers keeps what every layer gives. So prompts ride in
+groups, and encoding takes no more memory for many than for a single one of the greatest length.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
+from renderer.demo.tokenizer import DROPPED_TOKENS
 from renderer.engine import calling, facts
 from renderer.engine.blocks import ModuleBlocks
+from renderer.engine.calling import MOST_TOKENS
 from renderer.engine.encoding import EmbeddingCache, Encoded, encode
 from renderer.engine.placement import Device
 from renderer.engine.riders import Rider
 from renderer.engine.skeletons import Skeleton
-from renderer.engine.slots import ReadAhead, Slots
+from renderer.engine.slots import TURNING, ReadAhead, Slots, Source
 from renderer.job import Job, canonical
 from renderer.machine import cache_folder
 from renderer.weights.store import Store
@@ -25,7 +32,6 @@ class Prompts:
     def __init__(self, skeleton: Skeleton, store: Store, pipe: Any, device: Device) -> None:
         self._pipe = pipe
         self._device = device
-        self._source: ReadAhead | None = None
         self._files = store.blocks("text_encoder")
         self._blocks = ModuleBlocks(skeleton.text_block, self._files[0].tensors, renumber=_renumber)
         self._known: dict[str, Encoded] = {}
@@ -40,7 +46,11 @@ class Prompts:
             ],
         )
 
-    def prepare(self, jobs: Sequence[Job]) -> int:
+    def has(self, job: Job) -> bool:
+        """Whether all prompts of a job are at hand."""
+        return all(prompt in self._known for prompt in calling.prompts(job).values())
+
+    def prepare(self, jobs: Iterable[Job]) -> int:
         """Have the prompts of `jobs` at hand; how many had to be encoded."""
         wanted = dict.fromkeys(prompt for job in jobs for prompt in calling.prompts(job).values())
         for prompt in wanted:
@@ -48,11 +58,27 @@ class Prompts:
                 self._known[prompt] = found
         missing = [prompt for prompt in wanted if prompt not in self._known]
         if missing:
-            for prompt, encoded in encode(self._pipe, missing, self._sweep).items():
-                self._known[prompt] = encoded
-                self._cache.keep(prompt, encoded)
+            source = ReadAhead(self._files, self._device)
+            for group in self._together(missing):
+                for prompt, encoded in encode(self._pipe, group, functools.partial(self._sweep, source)).items():
+                    self._known[prompt] = encoded
+                    self._cache.keep(prompt, encoded)
             self._cache.trim()
         return len(missing)
+
+    def _together(self, prompts: Sequence[str]) -> Iterator[list[str]]:
+        """The prompts in groups, each of no more tokens than the longest that there can be."""
+        group: list[str] = []
+        left = MOST_TOKENS
+        for prompt in prompts:
+            tokens = DROPPED_TOKENS + min(len(self._pipe.tokenizer(prompt).input_ids), MOST_TOKENS)
+            if group and tokens > left:
+                yield group
+                group, left = [], MOST_TOKENS
+            group.append(prompt)
+            left -= tokens
+        if group:
+            yield group
 
     def of(self, job: Job) -> dict[str, Encoded]:
         """A job's prompts, encoded."""
@@ -63,10 +89,9 @@ class Prompts:
         keep = {prompt for job in still_wanted for prompt in calling.prompts(job).values()}
         self._known = {prompt: encoded for prompt, encoded in self._known.items() if prompt in keep}
 
-    def _sweep(self, riders: Sequence[Rider]) -> None:
+    def _sweep(self, source: Source, riders: Sequence[Rider]) -> None:
         """Bring the encoder's layers past, once. The device's memory is given back after it."""
-        self._source = self._source or ReadAhead(self._files, self._device)
-        slots = Slots(self._source, 2, self._device, once=True)
+        slots = Slots(source, TURNING, self._device, once=True)
         try:
             for number, slot in slots.sweep():
                 layer = self._blocks.arrive(number, slot)

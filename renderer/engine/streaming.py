@@ -8,13 +8,12 @@ admitted. Their bits are those of a call that rides alone. Knows nothing of orde
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
-import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -25,19 +24,19 @@ from renderer import catalog
 from renderer.catalog import Model
 from renderer.engine import arithmetic, budget, calling, failures, placement, skeletons, stores
 from renderer.engine.budget import Budget
-from renderer.engine.calling import Rendering
 from renderer.engine.chatter import into_log
 from renderer.engine.encoding import ReadyPrompts
 from renderer.engine.engines import Tell
-from renderer.engine.meter import MemoryMeter, Peaks
-from renderer.engine.modulation import Modulations, Ready, timesteps
+from renderer.engine.journeys import Journey
+from renderer.engine.meter import MemoryMeter, Stopwatch
+from renderer.engine.modulation import Modulations, timesteps
 from renderer.engine.placement import COMPUTATION_DTYPE, Device
 from renderer.engine.prompts import Prompts
-from renderer.engine.riders import Rider, fork
+from renderer.engine.riders import Halt, Rider, fork, pause
 from renderer.engine.slots import Slots, source_for
-from renderer.errors import DeviceLostError, RendererError
+from renderer.errors import DeviceLostError, OutOfMemoryError, RendererError
 from renderer.events import Setup
-from renderer.job import EngineName, Job, Sharing, Timing
+from renderer.job import EngineName, Job
 from renderer.weights.store import Store
 
 LOG = logging.getLogger(__name__)
@@ -45,52 +44,11 @@ LOG = logging.getLogger(__name__)
 QUEUE = 32
 """Jobs the engine wants to know of beforehand, so that their prompts are encoded together."""
 
+MOST_SIZES = 32
+"""Sizes whose rotary frequencies stay on the device: up to 8 MB each."""
 
-@dataclass(slots=True)
-class Journey:
-    """One picture on its way, from its admission to its last pixel."""
-
-    key: str
-    job: Job
-    adjustments: tuple[str, ...] = ()
-    rider: Rider | None = None
-    table: torch.Tensor | None = None
-    began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    began_s: float = field(default_factory=time.perf_counter)
-    steps_s: list[float] = field(default_factory=list)
-    encode_s: float = 0.0
-    share_s: float = 0.0
-    flying: list[int] = field(default_factory=list)
-    streamed_bytes: float = 0.0
-    bus: list[float] = field(default_factory=list)
-    arithmetic: list[float] = field(default_factory=list)
-    peaks: Peaks = field(default_factory=Peaks)
-    pixels: bytes = b""
-    error: Exception | None = None
-    over: bool = False
-
-    @property
-    def passes(self) -> int:
-        """Riders this picture has in a sweep: two with guidance."""
-        return 1 if self.job.cfg_scale == 1.0 else 2
-
-    def ready(self, number: int) -> Ready:
-        """Block `number`'s modulation at this picture's present step."""
-        assert self.table is not None
-        return Ready(self.table[number, 0:1], self.table[number, 1:2])
-
-    def timing(self) -> Timing:
-        """Seconds by the wall's clock. The last step's end is the decoding's beginning."""
-        ended_s = time.perf_counter()
-        steps = [after - before for before, after in zip(self.steps_s, self.steps_s[1:], strict=False)]
-        return Timing(
-            encode_s=self.encode_s,
-            step_median_s=statistics.median(steps),
-            denoise_s=self.steps_s[-1] - self.steps_s[0],
-            decode_s=ended_s - self.steps_s[-1],
-            began_at=self.began_at,
-            ended_at=datetime.now(UTC),
-        )
+DECODED = -1
+"""Where a call halts that waits for no block: its picture is decoded, and the next sweep goes first."""
 
 
 class StreamingEngine:
@@ -112,12 +70,12 @@ class StreamingEngine:
         self._blocks = arithmetic.choose(self._skeleton.dit_block, files[0].tensors, device)
         self._budget = Budget(self._source.count, self._source.block_bytes, self._skeleton.width, setup, device)
         self._slots = Slots(self._source, self._budget.slots, device)
-        self._modulations = Modulations(
-            self._skeleton.dit.time_text_embed, stores.modulation_loader(store, device), self._source.count, device
-        )
+        self._modulations = Modulations(self._skeleton.dit.time_text_embed, store.modulations(), device)
         self._prompts = Prompts(self._skeleton, store, self._pipe([]), device)
         self._waiting: deque[Journey] = deque()
         self._flying: list[Journey] = []
+        self._decoded: list[Journey] = []
+        self._beside = torch.cuda.Stream() if device == "cuda" else None
 
     @classmethod
     def open(cls, setup: Setup, report: Callable[[str], None]) -> StreamingEngine:
@@ -134,7 +92,7 @@ class StreamingEngine:
 
     @property
     def busy(self) -> bool:
-        return bool(self._waiting or self._flying)
+        return bool(self._waiting or self._flying or self._decoded)
 
     def take(self, key: str, job: Job) -> None:
         self._waiting.append(Journey(key, job))
@@ -151,12 +109,15 @@ class StreamingEngine:
         with into_log(LOG), self._memory.watch() as peaks:
             self._admit(tell)
             if self._flying:
-                self._sweep(tell)
-        for journey in self._flying:
+                self._sweep()
+            else:
+                self._develop()
+        on_board, in_flight = self._flying + self._decoded, len(self._flying)
+        for journey in on_board:
             journey.peaks.include(peaks)
-        in_flight = len(self._flying)
-        over = [journey for journey in self._flying if journey.over]
-        self._flying = [journey for journey in self._flying if not journey.over]
+        over = [journey for journey in on_board if journey.over]
+        self._flying = [journey for journey in self._flying if not journey.over and not _is_decoded(journey)]
+        self._decoded = [journey for journey in on_board if not journey.over and _is_decoded(journey)]
         short = [journey for journey in over if journey.error and failures.is_out_of_memory(journey.error)]
         for journey in over:
             if journey not in short:
@@ -167,54 +128,88 @@ class StreamingEngine:
     # -- beginning --
 
     def _admit(self, tell: Tell) -> None:
-        """Let waiting pictures in, up to what memory allows and the bus needs, and encode all their prompts at once."""
-        encode_s: float | None = None
-        while self._waiting:
-            if not self._budget.admits([journey.job for journey in self._flying], self._waiting[0].job):
-                return
-            if encode_s is None:
-                encode_s = self._prepare(list(self._waiting), tell)
-                continue  # some may have been refused
-            journey = self._waiting.popleft()
-            journey.encode_s = encode_s
-            self._start(journey, tell)
+        """Let waiting pictures in, up to what memory allows and the bus needs."""
+        while self._waiting and self._budget.admits([each.job for each in self._flying], self._waiting[0].job):
+            if self._is_ready(self._waiting[0]) or self._make_ready(tell):
+                self._start(self._waiting.popleft(), tell)
 
-    def _prepare(self, journeys: list[Journey], tell: Tell) -> float:
-        """Encode the prompts and compute the modulations of all that wait; a job that cannot be is told and dropped.
+    def _is_ready(self, journey: Journey) -> bool:
+        return self._prompts.has(journey.job) and self._modulations.has(journey.job)
 
-        Returns a picture's part of the seconds that took.
+    def _make_ready(self, tell: Tell) -> bool:
+        """Encode the prompts and compute the modulations of all that wait, or of the first where all are too much.
+
+        A job that cannot be rendered is told, and dropped. Returns whether the first that waits now can begin.
         """
-        began_s = time.perf_counter()
-        for journey in journeys:
+        for journey in list(self._waiting):
             try:
                 calling.refuse(journey.job, self.setup, self._model)
             except RendererError as error:
                 self._waiting.remove(journey)
                 tell.failed(journey.key, error)
-        fresh = self._prompts.prepare([journey.job for journey in self._waiting])
-        fresh += self._modulations.prepare(journey.job for journey in self._waiting)
-        return (time.perf_counter() - began_s) / max(1, len(self._waiting)) if fresh else 0.0
+        if not self._waiting:
+            return False
+        failure = self._prepare(list(self._waiting)) and self._prepare([self._waiting[0]])
+        while isinstance(failure, OutOfMemoryError) and (change := self._make_do_with_less(1)):
+            LOG.warning("%s could not be prepared; now %s", self._waiting[0].key, change)
+            self._waiting[0].adjustments += (change,)
+            failure = self._prepare([self._waiting[0]])
+        if failure:
+            tell.failed(self._waiting.popleft().key, failure)
+        return not failure and self._is_ready(self._waiting[0])
+
+    def _prepare(self, journeys: list[Journey]) -> RendererError | None:
+        """Encode prompts and compute modulations, and share the seconds out among those they were for.
+
+        Returns what went wrong, after giving back what it had.
+        """
+        fresh = [journey for journey in journeys if not self._is_ready(journey)]
+        jobs = [journey.job for journey in fresh]
+        began_s, failure = time.perf_counter(), None
+        try:
+            self._prompts.prepare(jobs)
+            self._modulations.prepare(jobs)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is explained
+            failure = failures.explain_rendering(error)
+        if failure is not None:  # here, where no traceback holds what it had
+            if not isinstance(failure, DeviceLostError):
+                self._recover()
+            return failure
+        ready = [journey for journey in fresh if self._is_ready(journey)]
+        for journey in ready:
+            journey.encode_s = (time.perf_counter() - began_s) / len(ready)
+        return None
 
     def _start(self, journey: Journey, tell: Tell) -> None:
         tell.started(journey.key)
-        journey.began_at, journey.began_s = datetime.now(UTC), time.perf_counter()
+        journey.began_at = datetime.now(UTC)
         pipe = self._pipe(self._prompts.of(journey.job))
         self._two_riders(pipe, journey)
-        calling.check_values_of(pipe)
-        schedule = [float(timestep) for timestep in timesteps(journey.job)]
+        decoding = Stopwatch(self.device)
+        schedule = timesteps(journey.job)
 
         def watch(moments: torch.Tensor) -> Iterator[torch.Tensor]:
-            journey.steps_s.append(time.perf_counter())
+            journey.stepped()
             for done, moment in enumerate(moments, start=1):
                 journey.table = self._modulations.at(schedule[done - 1])
                 yield moment
-                journey.steps_s.append(time.perf_counter())
+                if done == len(moments):
+                    decoding.start()
+                journey.stepped()
                 tell.stepped(journey.key, done, len(moments))
             if self.device == "cuda" and self._slots.moved_bytes:  # where room is short, the decode gets all of it
                 torch.cuda.empty_cache()
 
+        @contextlib.contextmanager
+        def developing() -> Iterator[None]:
+            decoding.stop()
+            pause(Halt(DECODED, (), {}))
+            journey.decode_s = decoding.seconds()
+            with torch.cuda.stream(self._beside):
+                yield
+
         def call() -> bytes:
-            tiling = {"tiled": True, **budget.TILES} if self._budget.tiled else {}
+            tiling = {"tiled": True, **budget.TILES} if journey.tiled else {}
             image = pipe(**calling.arguments(journey.job), **tiling, progress_bar_cmd=watch)
             return calling.rgb(image, journey.job)
 
@@ -222,6 +217,8 @@ class StreamingEngine:
             journey.pixels, journey.error, journey.over = result or b"", error, True
             journey.table = None
 
+        journey.tiled = self._budget.tiled
+        calling.check_values_of(pipe, developing)
         journey.rider = Rider(call, ended)
         self._flying.append(journey)
         journey.rider.start()
@@ -255,9 +252,8 @@ class StreamingEngine:
 
     # -- on the way --
 
-    def _sweep(self, tell: Tell) -> None:
+    def _sweep(self) -> None:
         """Bring every block past once, and write each rider's part of it down."""
-        del tell
         began_s, moved = time.perf_counter(), self._slots.moved_bytes
         flying = list(self._flying)
         last = self._source.count - 1
@@ -269,8 +265,8 @@ class StreamingEngine:
     def _ride(self, block: Any, number: int, flying: list[Journey], *, hold: bool) -> None:
         """Compute a block for everybody who waits for it.
 
-        After the last block a call may wait for the GPU (a new timestep, a finished picture): with `hold`, nobody goes
-        on before the block is under way for all.
+        After the last block a call may wait for the GPU (a new timestep, a picture's last step): with `hold`, nobody
+        goes on before the block is under way for all, and what was decoded before becomes pixels meanwhile.
         """
         held = []
         for journey in flying:
@@ -289,9 +285,17 @@ class StreamingEngine:
                     held.append((rider, result))
                 else:
                     rider.go_on(result)
+        if hold:
+            self._develop()
         for rider, result in held:
             if rider.halt is not None:
                 rider.go_on(result)
+
+    def _develop(self) -> None:
+        """Let decoded values become pixels: work for the host, for which the GPU need not wait."""
+        for journey in self._decoded:
+            assert journey.rider is not None
+            journey.rider.go_on(None)
 
     def _account(self, flying: list[Journey], took_s: float, moved: int) -> None:
         work = {
@@ -299,12 +303,7 @@ class StreamingEngine:
         }
         total = sum(work.values())
         for journey in flying:
-            part = work[id(journey)] / total
-            journey.share_s += took_s * part
-            journey.streamed_bytes += moved * part
-            journey.flying.append(len(flying))
-            journey.bus.append(moved / took_s)
-            journey.arithmetic.append(total / took_s)
+            journey.account(took_s, moved, total, work[id(journey)] / total, len(flying))
         if moved and self.device == "cuda":  # on the CPU copies and computing take turns: riders would hide nothing
             self._budget.learn(moved / self._slots.bus_bytes_per_s / took_s, len(flying))
 
@@ -312,20 +311,15 @@ class StreamingEngine:
 
     def _land(self, journey: Journey, tell: Tell) -> None:
         """Hand a finished picture on, or say what became of it."""
+        wanted = [each.job for each in (*self._waiting, *self._flying, *self._decoded)]
+        self._prompts.forget(wanted)
+        self._modulations.forget(wanted)
+        if len(self._skeleton.dit.pos_embed.rope_cache) > MOST_SIZES:  # DiffSynth keeps every size's for good
+            self._skeleton.dit.pos_embed.rope_cache.clear()
         if journey.error is None:
             warnings = calling.warn_of(journey.job, self._skeleton.tokenizer)
-            tell.rendered(
-                journey.key,
-                Rendering(
-                    rgb=journey.pixels,
-                    width=journey.job.width,
-                    height=journey.job.height,
-                    timing=journey.timing(),
-                    memory=journey.peaks.memory(),
-                    warnings=warnings,
-                    sharing=self._sharing(journey),
-                ),
-            )
+            sharing = journey.sharing(self._slots.count, self._source.count, self._blocks.arithmetic)
+            tell.rendered(journey.key, journey.rendering(sharing, warnings))
             return
         failure = failures.explain_rendering(journey.error)
         journey.error = journey.rider = None
@@ -348,20 +342,6 @@ class StreamingEngine:
             else:
                 tell.failed(journey.key, failure)
 
-    def _sharing(self, journey: Journey) -> Sharing:
-        return Sharing(
-            share_s=journey.share_s,
-            mean_in_flight=statistics.fmean(journey.flying),
-            slots=self._slots.count,
-            blocks=self._source.count,
-            arithmetic=self._blocks.arithmetic,
-            streamed_bytes=round(journey.streamed_bytes),
-            bus_bytes_per_s=statistics.fmean(journey.bus),
-            flops_per_s=statistics.fmean(journey.arithmetic),
-            tiled_decode=self._budget.tiled,
-            adjustments=journey.adjustments,
-        )
-
     def _recover(self) -> None:
         """Give back what a failed call left, so that the others go on as before."""
         gc.collect()
@@ -378,3 +358,9 @@ class StreamingEngine:
             self._recover()
             self._slots = Slots(self._source, self._budget.slots, self.device)
         return change
+
+
+def _is_decoded(journey: Journey) -> bool:
+    """Whether a picture's values are on their way out of the decoder, and wait to become pixels."""
+    rider = journey.rider
+    return rider is not None and rider.halt is not None and rider.halt.index == DECODED

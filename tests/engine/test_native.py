@@ -125,7 +125,7 @@ class TestBadPictures:
     def test_latents_that_are_not_finite(self, copied: Path) -> None:
         """A NaN in the DiT fails the picture at its first step."""
         alter(copied / DIT, "proj_out.weight", lambda weight: weight.index_fill(0, torch.tensor([0]), torch.nan))
-        with pytest.raises(BadPictureError, match="latents are not finite after step 2"):
+        with pytest.raises(BadPictureError, match="latents are not finite after the last step"):
             self.render(copied)
 
     def test_decoded_values_that_are_not_finite(self, copied: Path) -> None:

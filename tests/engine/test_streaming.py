@@ -51,6 +51,7 @@ class Heard:
 
     def rendered(self, key: str, rendering: Rendering) -> None:
         self.pictures[key] = rendering
+        self.told.append(("rendered", key))
 
     def failed(self, key: str, error: RendererError) -> None:
         self.failures[key] = error
@@ -129,7 +130,7 @@ class TestRiding:
         """With room for two, the third begins when the first of them is done, and steps come in turns."""
         heard = render(open_engine(in_flight=2), variants())
         started = [place for place, told in enumerate(heard.told) if told[0] == "started"]
-        assert heard.told[started[2] - 1][0] == "stepped"
+        assert ("stepped", "0", 3, 3) in heard.told[: started[2]]
         assert [told[1] for told in heard.told if told[0] == "started"] == ["0", "1", "2", "3"]
         assert len([told for told in heard.told if told[0] == "stepped"]) == 3 + 5 + 4 + 2
 
@@ -141,6 +142,51 @@ class TestRiding:
             assert rendering.sharing.share_s < (rendering.timing.denoise_s or 0.0) + (rendering.timing.decode_s or 0.0)
             assert rendering.sharing.streamed_bytes > 0
             assert (rendering.sharing.slots, rendering.sharing.blocks) == (2, 5)
+
+    def test_decoded_values_become_pixels_beside_the_next_sweep(self) -> None:
+        """The next picture's first step is under way before the last picture's pixels are taken off the device."""
+        heard = render(open_engine(in_flight=1), variants()[:2])
+        told = heard.told
+        assert told.index(("started", "1")) < told.index(("rendered", "0"))
+        assert told[-1] == ("rendered", "1")
+
+    def test_all_that_wait_are_made_ready_together(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """Six pictures of six prompts, one at a time: one sweep over the text encoder, one over the modulations."""
+        monkeypatch.setattr("renderer.engine.prompts.cache_folder", lambda: tmp_path)
+        engine = open_engine(in_flight=1)
+        swept: list[str] = []
+        encode, compute = engine._prompts._sweep, engine._modulations._compute
+        engine._prompts._sweep = lambda *args: (swept.append("prompts"), encode(*args))  # type: ignore[method-assign]
+        engine._modulations._compute = lambda *args: (swept.append("steps"), compute(*args))  # type: ignore[method-assign]
+        heard = render(engine, [make_job(f"prompt {number}", side=64, steps=2) for number in range(6)])
+        assert len(heard.pictures) == 6
+        assert swept == ["prompts", "steps"]
+        assert engine._prompts._known == {}
+
+    def test_long_prompts_are_encoded_in_groups(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, alone: list[bytes]
+    ) -> None:
+        """With room for few tokens at once there are several sweeps over the text encoder, and not a bit differs."""
+        monkeypatch.setattr("renderer.engine.prompts.cache_folder", lambda: tmp_path)
+        monkeypatch.setattr("renderer.engine.prompts.MOST_TOKENS", 60)
+        engine = open_engine(in_flight=4)
+        swept: list[int] = []
+        encode = engine._prompts._sweep
+        engine._prompts._sweep = lambda source, riders: (  # type: ignore[method-assign]
+            swept.append(len(riders)),
+            encode(source, riders),
+        )
+        assert pixels(render(engine, variants())) == alone
+        assert len(swept) > 2
+        assert sum(swept) == 6
+
+    def test_schedules_are_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However many schedules a batch has, a bounded number of their vectors is kept."""
+        monkeypatch.setattr("renderer.engine.modulation.MOST_TABLES", 6)
+        engine = open_engine(in_flight=2)
+        heard = render(engine, [make_job(side=64, steps=steps) for steps in range(2, 9)])
+        assert len(heard.pictures) == 7
+        assert len(engine._modulations._tables) <= 8
 
     def test_equal_prompts_are_encoded_once_and_remembered(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -222,6 +268,25 @@ class TestFailures:
         assert pixels(heard) == alone
         assert any(rendering.sharing and rendering.sharing.adjustments for rendering in heard.pictures.values())
 
+    def test_running_out_of_memory_while_prompts_are_encoded(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, alone: list[bytes]
+    ) -> None:
+        """Where all prompts are too much at once, each is encoded alone; one that never fits fails alone."""
+        monkeypatch.setattr("renderer.engine.prompts.cache_folder", lambda: tmp_path)
+        engine = open_engine(slots=4, in_flight=2)
+        prepare = engine._prompts.prepare
+
+        def short(jobs: Sequence[Job]) -> int:
+            if len(jobs) > 1 or jobs[0].prompt == LONG:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return prepare(jobs)
+
+        engine._prompts.prepare = short  # type: ignore[method-assign, assignment]
+        heard = render(engine, variants())
+        assert list(heard.failures) == ["1"]
+        assert isinstance(heard.failures["1"], OutOfMemoryError)
+        assert pixels(heard) == [alone[0], alone[2], alone[3]]
+
     def test_when_nothing_is_left_to_give_up_it_is_a_failure(self) -> None:
         """A picture that never fits: fewer in flight, fewer slots, tiles, and then the truth."""
         engine = open_engine(slots=5, in_flight=2)
@@ -256,4 +321,4 @@ def test_the_sweeps_use_diffsynth_s_own_schedule() -> None:
     engine._modulations.at = noted  # type: ignore[method-assign]
     job = variants()[1]
     render(engine, [job])
-    assert seen == [float(timestep) for timestep in timesteps(job)]
+    assert tuple(seen) == timesteps(job)

@@ -1,0 +1,101 @@
+"""One picture on its way through the streaming engine, and what is noted of it there. Computes nothing."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import torch
+
+from renderer.engine.calling import Rendering
+from renderer.engine.meter import Peaks
+from renderer.engine.modulation import Ready
+from renderer.engine.riders import Rider
+from renderer.job import Job, Sharing, Timing
+
+
+@dataclass(slots=True)
+class Journey:
+    """One picture, from its admission to its last pixel. Seconds are the wall's, but `share_s`, which is its part."""
+
+    key: str
+    job: Job
+    adjustments: tuple[str, ...] = ()
+    rider: Rider | None = None
+    table: torch.Tensor | None = None
+    tiled: bool = False
+    began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    steps_s: list[float] = field(default_factory=list)
+    encode_s: float = 0.0
+    decode_s: float = 0.0
+    share_s: float = 0.0
+    flying: list[int] = field(default_factory=list)
+    streamed_bytes: float = 0.0
+    bus: list[float] = field(default_factory=list)
+    arithmetic: list[float] = field(default_factory=list)
+    peaks: Peaks = field(default_factory=Peaks)
+    pixels: bytes = b""
+    error: Exception | None = None
+    over: bool = False
+
+    @property
+    def passes(self) -> int:
+        """Riders this picture has in a sweep: two with guidance."""
+        return 1 if self.job.cfg_scale == 1.0 else 2
+
+    def ready(self, number: int) -> Ready:
+        """Block `number`'s modulation at this picture's present step."""
+        assert self.table is not None
+        return Ready(self.table[number, 0:1], self.table[number, 1:2])
+
+    def stepped(self) -> None:
+        """Note that denoising begins, or that a step of it is done."""
+        self.steps_s.append(time.perf_counter())
+
+    def account(self, took_s: float, moved: int, flops: float, part: float, in_flight: int) -> None:
+        """Note a sweep: its seconds, bytes and operations, and which part of them was this picture's."""
+        self.share_s += took_s * part
+        self.streamed_bytes += moved * part
+        self.flying.append(in_flight)
+        self.bus.append(moved / took_s)
+        self.arithmetic.append(flops / took_s)
+
+    def rendering(self, sharing: Sharing, warnings: tuple[str, ...]) -> Rendering:
+        """What came of it."""
+        return Rendering(
+            rgb=self.pixels,
+            width=self.job.width,
+            height=self.job.height,
+            timing=self._timing(),
+            memory=self.peaks.memory(),
+            warnings=warnings,
+            sharing=sharing,
+        )
+
+    def sharing(self, slots: int, blocks: int, arithmetic: str) -> Sharing:
+        """What it shared with the others: `slots` of `blocks`, large products in the format `arithmetic`."""
+        return Sharing(
+            share_s=self.share_s,
+            mean_in_flight=statistics.fmean(self.flying),
+            slots=slots,
+            blocks=blocks,
+            arithmetic=arithmetic,
+            streamed_bytes=round(self.streamed_bytes),
+            bus_bytes_per_s=statistics.fmean(self.bus),
+            flops_per_s=statistics.fmean(self.arithmetic),
+            tiled_decode=self.tiled,
+            adjustments=self.adjustments,
+        )
+
+    def _timing(self) -> Timing:
+        steps = [after - before for before, after in zip(self.steps_s, self.steps_s[1:], strict=False)]
+        return Timing(
+            encode_s=self.encode_s,
+            step_median_s=statistics.median(steps),
+            denoise_s=self.steps_s[-1] - self.steps_s[0],
+            decode_s=self.decode_s,
+            began_at=self.began_at,
+            ended_at=datetime.now(UTC),
+        )
