@@ -21,7 +21,9 @@ from renderer.job import Profile, Summary
 from renderer.manifest import Manifest
 
 if TYPE_CHECKING:
+    from renderer.plan import Plan, Planned
     from renderer.settings import Stop
+    from renderer.standing import MemoryNow, Standing
 
 GB = 10**9
 """What may be downloaded when nobody is at a terminal to see it."""
@@ -44,11 +46,15 @@ def add_commands(
 
 
 def _status(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
+    from renderer import standing  # noqa: PLC0415
     from renderer.plan import make_plan  # noqa: PLC0415
 
     states = []
     for manifest in manifests:
         plan = make_plan(manifest, options.outputs, thorough=options.verify)
+        running = standing.read(plan.folder)
+        memory = standing.memory_now(running) if running else None
+        held = plan.folder.is_locked()
         trouble = [item for item in plan.items if item.state in ("failed", "set aside")]
         states.append(
             {
@@ -60,19 +66,32 @@ def _status(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
                 "set_aside": plan.count("set aside"),
                 "to_do": plan.count("to do"),
                 "trouble": [{"id": item.picture.id, "state": item.state, "note": item.note} for item in trouble],
+                "held": held,
+                "running": running.model_dump(mode="json") if running else None,
+                "memory": memory.model_dump(mode="json") if memory else None,
             }
         )
         if not options.json:
-            last = states[-1]
-            counts = (
-                f"{last['done']} done, {last['failed']} failed, {last['set_aside']} set aside, {last['to_do']} to do"
-            )
-            print(f"{manifest.name}: {counts} of {len(plan.items)}")
-            for item in trouble:
-                print(f"  {item.state}: {item.picture.id}: {item.note}")
+            print("\n".join(_status_lines(plan, trouble, running, memory, held=held)))
     if options.json:
         print(json.dumps(states, indent=2, ensure_ascii=False))
     return EXIT_DONE
+
+
+def _status_lines(
+    plan: Plan, trouble: Sequence[Planned], running: Standing | None, memory: MemoryNow | None, *, held: bool
+) -> Iterator[str]:
+    """Lines of at most 80 columns."""
+    from renderer import words  # noqa: PLC0415
+
+    counts = ", ".join(f"{plan.count(state)} {state}" for state in ("done", "failed", "set aside", "to do"))
+    yield from words.wrap(f"{plan.manifest.name}: {counts} of {len(plan.items)}", "  ")
+    if running is not None and memory is not None:
+        yield from words.describe_running(running, memory, datetime.now().astimezone())
+    elif held:
+        yield "  a run holds this folder, and is not rendering into it at this moment"
+    for item in trouble:
+        yield from words.wrap(f"  {item.state}: {item.picture.id}: {item.note}", "    ")
 
 
 def _render(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:

@@ -12,9 +12,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+import psutil
 from pydantic import ValidationError
 
-from renderer import artifacts
+from renderer import artifacts, machine
 from renderer.artifacts import OutputFolder
 from renderer.job import Bytes, Seconds, Value
 
@@ -100,6 +101,20 @@ def read(folder: OutputFolder) -> Standing | None:
     path = folder.path / FILE
     standing = _read(path)
     return standing if standing is not None and folder.is_locked() else None
+
+
+def memory_now(standing: Standing) -> MemoryNow:
+    """What is in use at this moment: on the first GPU that is visible here, and by the worker's process."""
+    gpu = machine.look().gpu
+    rss: int | None = None
+    if standing.worker_pid is not None:
+        with contextlib.suppress(psutil.Error):
+            rss = psutil.Process(standing.worker_pid).memory_info().rss
+    return MemoryNow(
+        device_bytes=gpu.total_bytes - gpu.free_bytes if gpu else None,
+        device_total_bytes=gpu.total_bytes if gpu else None,
+        worker_rss_bytes=rss,
+    )
 
 
 def _read(path: Path) -> Standing | None:

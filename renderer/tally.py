@@ -46,9 +46,11 @@ class Tally:
     _first_s: float | None = None
     _worked: float = 0.0
     _work_left: float = 0.0
+    _mean_work: float = 0.0
 
     def __post_init__(self) -> None:
         self._work_left = sum(map(_work, self.todo))
+        self._mean_work = self._work_left / max(1, len(self.todo))
         for item in self.plan.items:
             if item.state == "set aside":
                 self.failures[item.picture.id] = Failure(id=item.picture.id, message=item.note, set_aside=True)
@@ -92,7 +94,6 @@ class Tally:
         """How the batch stands at this moment."""
         rate = self._work_per_s()
         flying = [flight for flight in flights if flight.since is not None]
-        mean = sum(map(_work, self.todo)) / len(self.todo) if self.todo else 0.0
         passed = sum(_work(flight.item) * flight.step / flight.steps for flight in flying)
         return Standing(
             name=self.plan.manifest.name,
@@ -116,7 +117,7 @@ class Tally:
                 for flight in flying
                 if flight.since is not None
             ),
-            pictures_per_hour=rate * 3600 / mean if rate and mean else None,
+            pictures_per_hour=rate * 3600 / self._mean_work if rate else None,
             left_s=max(0.0, self._work_left - passed) / rate if rate else None,
         )
 

@@ -5,12 +5,19 @@ Texts out of values, for consoles, `status` and messages; prints nothing and wat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import datetime
+
+from tqdm.utils import disp_len, disp_trim
+
 from renderer import news, supplies
 from renderer.job import Sidecar, Summary
-from renderer.standing import Standing
+from renderer.standing import MemoryNow, Standing
 from renderer.weights.needs import Bill, Need, Supplied, gb
 
 GIB = 2**30
+COLUMNS = 80
+_SHOWN = 16
 
 
 def describe_done(sidecar: Sidecar) -> str:
@@ -85,6 +92,54 @@ def describe_standing(standing: Standing) -> str:
     furthest = standing.furthest
     step = f"{describe_flight(standing)} at step {furthest.step} of {furthest.steps}" if furthest else standing.phase
     return "; ".join([f"{standing.done} of {standing.to_render} done", *describe_facts(standing), step])
+
+
+def describe_running(standing: Standing, memory: MemoryNow, now: datetime) -> Iterator[str]:
+    """How a batch stands that somebody else renders: lines of at most 80 columns. `now` says in which zone to tell."""
+    facts = [f"{standing.done} of {standing.to_render} done", *describe_facts(standing)]
+    began = standing.began_at.astimezone(now.tzinfo)
+    yield from wrap(f"  {standing.phase} since {began:%H:%M}: {', '.join(facts)}", "    ")
+    for one in standing.in_flight[:_SHOWN]:
+        again = f", try {one.attempt}" if one.attempt > 1 else ""
+        since = one.since.astimezone(now.tzinfo)
+        told = (
+            f"step {one.step} of {one.steps} since {since:%H:%M:%S}, {duration((now - since).total_seconds())}{again}"
+        )
+        yield f"    {cut(one.id, COLUMNS - 6 - len(told))}  {told}"
+    if len(standing.in_flight) > _SHOWN:
+        yield f"    and {len(standing.in_flight) - _SHOWN} more in flight"
+    if standing.queued:
+        yield f"    {standing.queued} more with the worker, not begun"
+    used = [f"worker {gib(memory.worker_rss_bytes)}"] if memory.worker_rss_bytes is not None else []
+    if memory.device_bytes is not None:
+        used.append(f"GPU {gib(memory.device_bytes)} of {gib(memory.device_total_bytes)}")
+    if used:
+        yield f"    memory now: {', '.join(used)}"
+
+
+def cut(text: str, columns: int) -> str:
+    """A text that takes at most so many columns of a terminal, Chinese letters taking two each."""
+    if disp_len(text) <= columns:
+        return text
+    return f"{disp_trim(text, max(0, columns - 1))}…"
+
+
+def wrap(text: str, indent: str) -> Iterator[str]:
+    """A text in lines of at most 80 columns; all but the first begin with `indent`."""
+    first, *rest = text.lstrip().split(" ")
+    line = text[: len(text) - len(text.lstrip())] + first
+    for word in [*rest, None]:
+        while disp_len(line) > COLUMNS:  # a word that is wider, or letters without spaces between them
+            part = disp_trim(line, COLUMNS)
+            yield part
+            line = indent + line[len(part) :]
+        if word is None:
+            yield line
+        elif disp_len(f"{line} {word}") > COLUMNS:
+            yield line
+            line = indent + word
+        else:
+            line = f"{line} {word}"
 
 
 def duration(seconds: float) -> str:
