@@ -20,10 +20,11 @@ from typing import IO
 
 from pydantic import ValidationError
 
+from renderer import catalog
 from renderer.errors import MachineError, ModelError, RendererError
 from renderer.events import Setup
 from renderer.job import Precision
-from renderer.weights import needs
+from renderer.weights import needs, places
 from renderer.weights.needs import ANSWERS, Bill, Need, Progress, Refused, Supplied
 
 COMMAND = (sys.executable, "-m", "renderer.engine.supplier")
@@ -46,10 +47,14 @@ class Terms:
 
 
 def needs_of(setups: Iterable[Setup], terms: Terms) -> list[Need]:
-    """What the setups need, each once: a store where the engine streams from one, the model's own files elsewhere."""
+    """What the setups need, each once: a store where the engine streams from one, or where one is here already.
+
+    Elsewhere it is the model's own files.
+    """
     found: dict[Need, None] = {}
     for setup in setups:
-        store: Precision | None = setup.precision if setup.store else None
+        packed = setup.store is not None or places.has_store(catalog.find(setup.model), setup.precision)
+        store: Precision | None = setup.precision if packed else None
         found[Need(model=setup.model, store=store, source=terms.source, offline=terms.offline)] = None
     return list(found)
 

@@ -18,6 +18,7 @@ import pytest
 
 from renderer import catalog, supplies
 from renderer.errors import MachineError, ModelError
+from renderer.events import Setup
 from renderer.job import Precision
 from renderer.supplies import Terms
 from renderer.weights import needs, places, prepare, pull
@@ -212,6 +213,25 @@ class TestObtain:
         assert met
         assert bill.download_bytes == 0
         assert taken == pytest.approx(bill.store_bytes, rel=0.05)
+
+    @pytest.mark.parametrize(("precision", "store"), [("fp8", "fp8"), ("bf16", None)])
+    def test_a_store_stands_for_the_originals(
+        self,
+        machine: Mapping[str, str],
+        tmp_path: Path,
+        model_files: dict[str, bytes],
+        precision: Precision,
+        store: Precision | None,
+    ) -> None:
+        """Where nothing is streamed, a store of the job's precision is enough; with another's, originals are wanted."""
+        assert machine
+        put(tmp_path / "models" / QWEN, model_files)
+        self.obtain(Need(model=QWEN, store="fp8", offline=True, discard_source=True), Terms(offline=True))
+        assert places.look(catalog.QWEN_IMAGE).lacking
+        setup = Setup(model=QWEN, precision=precision, profile="resident")
+        (need,) = supplies.needs_of([setup], Terms())
+        assert need.store == store
+        assert needs.is_met(need) is (store is not None)
 
     def test_nobody_consents(self, machine: Mapping[str, str], hub: Hub) -> None:
         """Without consent to a download of that size nothing is fetched, and it is said what to type."""

@@ -1,4 +1,4 @@
-"""Which files a model consists of, wherever on this machine they lie; what is missing is fetched.
+"""Which files a model is opened from, wherever on this machine they lie; what is missing is fetched.
 
 Present files are taken as they are and no hub is asked, so that a night does not depend on the network. As a rule the
 supervisor has seen to it that all are here. Knows nothing of what is in the files.
@@ -11,11 +11,26 @@ from dataclasses import replace
 
 from renderer.catalog import DEMO, Model
 from renderer.demo import cache as demo
+from renderer.engine import stores
+from renderer.engine.networks import Weights
+from renderer.events import Setup
 from renderer.weights import places, prepare, pull
 from renderer.weights.needs import gb
 from renderer.weights.places import ModelFiles
+from renderer.weights.unpacked import unpacked
 
-__all__ = ["ModelFiles", "find"]
+
+def weights_of(setup: Setup, model: Model, report: Callable[[str], None]) -> Weights:
+    """A setup's weights: the packed store that it names, or one that is here, or else the model's own files.
+
+    Raises `ModelError` when there is none of them, or what there is is not whole; `DiskError` where files are fetched.
+    """
+    if setup.store is None and places.has_store(model, setup.precision):
+        setup = setup.model_copy(update={"store": str(places.packed_folder(model, setup.precision))})
+    if setup.store is not None:
+        return stores.find(setup, report)
+    found = find(model, offline=setup.offline, report=report)
+    return unpacked(found.networks, found.tokenizer, setup.precision)
 
 
 def find(model: Model, *, offline: bool, report: Callable[[str], None]) -> ModelFiles:

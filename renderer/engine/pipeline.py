@@ -1,7 +1,7 @@
-"""Open DiffSynth's `QwenImagePipeline` for a setup, and check that it is what it should be.
+"""Open DiffSynth's `QwenImagePipeline` for a setup: its own class and networks, with the weights that are here.
 
-DiffSynth opens a pipeline without a word when a part is missing or is another's, so every part is looked at here.
-Knows nothing of jobs.
+Not by its `from_pretrained`, which wants the original files whatever has been packed, casts to FP8 without scales, and
+opens without a word when a part is missing. Knows nothing of jobs.
 """
 
 from __future__ import annotations
@@ -10,23 +10,21 @@ import gc
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffsynth.core.vram.layers import AutoWrappedModule
-from diffsynth.models.qwen_image_dit import QwenImageDiT
-from diffsynth.models.qwen_image_text_encoder import QwenImageTextEncoder
-from diffsynth.models.qwen_image_vae import QwenImageVAE
-from diffsynth.pipelines.qwen_image import ModelConfig, QwenImagePipeline
-from transformers import Qwen2Tokenizer
+from diffsynth.pipelines.qwen_image import QwenImagePipeline
+from transformers import Qwen2Tokenizer, Qwen2VLProcessor
 
 from renderer import catalog
-from renderer.catalog import Model, Role
+from renderer.catalog import Model
 from renderer.demo import family
 from renderer.demo.tokenizer import DROPPED_TOKENS, TEMPLATE_PREFIX
-from renderer.engine import failures, files, placement
+from renderer.engine import failures, files, networks, placement
 from renderer.engine.chatter import into_log
-from renderer.engine.placement import Device
+from renderer.engine.placement import Device, Placement
 from renderer.errors import MachineError, ModelError
 from renderer.events import Setup
 
@@ -52,32 +50,18 @@ def open_pipeline(setup: Setup, report: Callable[[str], None]) -> OpenPipeline:
     place = placement.find(setup.profile, setup.precision)
     device = placement.choose_device(setup.profile)
     family.register()
-    found = files.find(model, offline=setup.offline, report=report)
-    configs = [
-        ModelConfig(
-            path=[str(path) for path in paths] if len(paths) > 1 else str(paths[0]),
-            **placement.vram_config(place, role, setup.precision, device),
-        )
-        for role, paths in found.networks.items()
-    ]
-    limit = placement.vram_limit_gib(place, device, setup.vram_bytes)
+    weights = files.weights_of(setup, model, report)
     pipe: Any = None
     failure = None
     try:
-        with into_log(LOG, _announcer(found, report)):
-            pipe = QwenImagePipeline.from_pretrained(
-                torch_dtype=placement.COMPUTATION_DTYPE,
-                device=device,
-                model_configs=configs,
-                tokenizer_config=ModelConfig(path=str(found.tokenizer)),
-                vram_limit=limit,
-            )
+        with into_log(LOG):
+            pipe = _pipe(weights, place, device, setup, report)
     except Exception as error:  # noqa: BLE001  # whatever it is, it is explained
-        failure = failures.explain_opening(error, found.weights)
+        failure = failures.explain_opening(error, [])
     if failure is not None:  # here, where no traceback holds half a model any more
         gc.collect()
         raise failure
-    check_parts(pipe, found)
+    check_tokenizer(pipe, weights.tokenizer)
     _check_bound(setup, device)
     _keep_buffers_exact(pipe, device)
     # After each network DiffSynth calls torch.<device_type>.empty_cache(), which torch.cpu does not have. The GPU's
@@ -86,34 +70,27 @@ def open_pipeline(setup: Setup, report: Callable[[str], None]) -> OpenPipeline:
     return OpenPipeline(pipe=pipe, model=model, device=device)
 
 
-def check_parts(pipe: Any, found: files.ModelFiles) -> None:
-    """Raise `ModelError`, naming the files, unless each part is there, is of its class, and fits the others."""
-    expected: tuple[tuple[Role, Any, Any], ...] = (
-        ("transformer", pipe.dit, QwenImageDiT),
-        ("text_encoder", pipe.text_encoder, QwenImageTextEncoder),
-        ("vae", pipe.vae, QwenImageVAE),
-    )
-    for role, part, kind in expected:
-        if not isinstance(part, kind):
-            names = ", ".join(str(path) for path in found.networks[role])
-            raise ModelError(f"{names}: not a Qwen-Image {role}", hint="is it another part's file under this name?")
-    if not isinstance(pipe.tokenizer, Qwen2Tokenizer):
-        raise ModelError(f"{found.tokenizer}: not a Qwen2 tokenizer")
+def _pipe(
+    weights: networks.Weights, place: Placement | None, device: Device, setup: Setup, report: Callable[[str], None]
+) -> Any:
+    """DiffSynth's pipeline with a model's networks in it."""
+    limit = placement.vram_limit_gib(place, device, setup.vram_bytes) if place else None
+    built = networks.build(weights, place, device, limit, report)
+    pipe = QwenImagePipeline(device=device, torch_dtype=placement.COMPUTATION_DTYPE)
+    pipe.dit, pipe.text_encoder, pipe.vae = built.dit, built.text_encoder, built.vae
+    pipe.tokenizer = Qwen2Tokenizer.from_pretrained(str(weights.tokenizer))
+    if weights.processor is not None:
+        pipe.processor = Qwen2VLProcessor.from_pretrained(str(weights.processor))
+    pipe.vram_management_enabled = pipe.check_vram_management_state()
+    return pipe
+
+
+def check_tokenizer(pipe: Any, folder: Path) -> None:
+    """Raise `ModelError`, naming the folder, unless its tokenizer cuts prompts as DiffSynth takes it to do."""
     dropped = len(pipe.tokenizer(TEMPLATE_PREFIX).input_ids)
     if dropped != DROPPED_TOKENS:
-        message = f"{found.tokenizer}: the prompt template takes {dropped} tokens, and DiffSynth drops {DROPPED_TOKENS}"
+        message = f"{folder}: the prompt template takes {dropped} tokens, and DiffSynth drops {DROPPED_TOKENS}"
         raise ModelError(message, hint="the tokenizer is damaged, or another model's")
-
-
-def _announcer(found: files.ModelFiles, report: Callable[[str], None]) -> Callable[[str], None]:
-    """Turns DiffSynth's "Loading models from" lines, which come in the order of its configs, into parts' names."""
-    roles = iter(found.networks)
-
-    def announce(line: str) -> None:
-        if line.startswith("Loading models from"):
-            report(next(roles, "weights"))
-
-    return announce
 
 
 def _check_bound(setup: Setup, device: Device) -> None:

@@ -1,4 +1,4 @@
-"""Where a model's weights lie and in which format, by profile and precision. A table, and how it reads to DiffSynth.
+"""Where a model's weights lie, by profile and precision. A table, and how it reads to DiffSynth.
 
 DiffSynth's VRAM management knows four states of a layer's weights: *offload* while its network is not wanted, *onload*
 while it is, *preparing* once the layer has been taken up to stay (as long as the limit allows), and *computation*
@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 
-from renderer.catalog import Role
 from renderer.errors import MachineError
 from renderer.job import Precision, Profile
 
@@ -22,8 +21,6 @@ Where = Literal["disk", "host", "device"]
 Device = Literal["cuda", "cpu"]
 
 COMPUTATION_DTYPE = torch.bfloat16
-
-STORED_DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType({"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn})
 
 RESERVED_BYTES = 2**30
 """Left free of weights on a GPU when nobody sets a limit: DiffSynth's limit does not count a step's activations."""
@@ -83,14 +80,12 @@ def choose_device(profile: Profile) -> Device:
     return "cpu"
 
 
-def vram_config(placement: Placement | None, role: Role, precision: Precision, device: Device) -> dict[str, Any]:
-    """The keyword arguments of DiffSynth's `ModelConfig` that put one network there.
+def vram_config(placement: Placement, device: Device) -> dict[str, Any]:
+    """DiffSynth's VRAM configuration that puts a network there.
 
-    The VAE is stored in bf16 at every precision: it is 250 MB, and FP8 there shows in the picture.
+    All formats are bf16, at every precision: the layers that hold FP8 weights (`scaled.py`) never cast them, and what
+    else a network has is bf16 in an FP8 store as well.
     """
-    if placement is None:
-        return {}
-    stored = STORED_DTYPES["bf16" if role == "vae" else precision]
     config: dict[str, Any] = {"computation_dtype": COMPUTATION_DTYPE, "computation_device": device}
     for state, where in (
         ("offload", placement.offload),
@@ -98,7 +93,7 @@ def vram_config(placement: Placement | None, role: Role, precision: Precision, d
         ("preparing", placement.preparing),
     ):
         config[f"{state}_device"] = {"disk": "disk", "host": "cpu", "device": device}[where]
-        config[f"{state}_dtype"] = "disk" if where == "disk" else stored
+        config[f"{state}_dtype"] = "disk" if where == "disk" else COMPUTATION_DTYPE
     return config
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import torch
 
+from renderer.weights.fp8 import dequantise
+
 SCALE = "scale"
 WEIGHT = "weight"
 
@@ -31,7 +33,18 @@ def restore(name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     scale = tensors.get(f"{stem}.{SCALE}" if stem else SCALE)
     if kind != WEIGHT or scale is None:
         return tensor
-    return (tensor.float() * scale[:, None]).to(torch.bfloat16)
+    return scaled_back(tensor, scale)
+
+
+def scaled_back(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The bf16 weight, [rows, columns], that e4m3 values and a float32 scale a row stand for, in new memory.
+
+    A product in float32, rounded once: the same bits on every device.
+    """
+    if values.device.type == "cpu":
+        return dequantise(values, scale).to(torch.bfloat16)
+    widened = values.to(torch.bfloat16)  # exact
+    return torch.mul(widened, scale[:, None], out=widened)  # in float32, without a float32 copy
 
 
 def restore_into(targets: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:

@@ -41,19 +41,25 @@ class Skeleton:
     width: int
 
 
+def empty(width: int, layers: int) -> tuple[Any, Any, Any]:
+    """DiT, text encoder and VAE of the model whose DiT is `width` wide, all on the meta device.
+
+    Raises `ModelError` for a width that no known model has.
+    """
+    with skip_model_initialization():
+        if width == QWEN_IMAGE_WIDTH:
+            return QwenImageDiT(num_layers=layers), QwenImageTextEncoder(), QwenImageVAE()
+        if width == family.DIT_WIDTH:
+            return family.DemoDiT(), family.DemoTextEncoder(), QwenImageVAE(base_dim=family.VAE_BASE_WIDTH)
+    raise ModelError(f"no known model of the family has a DiT {width} wide")
+
+
 def build(store: Store, device: Device) -> Skeleton:
     """Build the networks of a store. Raises `ModelError` for widths that no known model has."""
     outside = load(store.outside("transformer"), device)
     width = outside["img_in.weight"].shape[0]
     layers = len(store.blocks("transformer"))
-    with skip_model_initialization():
-        if width == QWEN_IMAGE_WIDTH:
-            dit, text_encoder, vae = QwenImageDiT(num_layers=layers), QwenImageTextEncoder(), QwenImageVAE()
-        elif width == family.DIT_WIDTH:
-            dit, text_encoder = family.DemoDiT(), family.DemoTextEncoder()
-            vae = QwenImageVAE(base_dim=family.VAE_BASE_WIDTH)
-        else:
-            raise ModelError(f"{store.folder}: no known model of the family has a DiT {width} wide")
+    dit, text_encoder, vae = empty(width, layers)
     dit_block = dit.transformer_blocks[0]
     dit_block.img_mod, dit_block.txt_mod = PickImage(), PickText()
     dit.transformer_blocks = torch.nn.ModuleList(Stop(number) for number in range(layers))

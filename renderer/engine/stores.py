@@ -9,15 +9,12 @@ from filelock import FileLock
 
 from renderer import catalog
 from renderer.demo import cache as demo
-from renderer.engine import precision
-from renderer.engine.modulation import LoadModulation, Weights
-from renderer.engine.placement import Device
 from renderer.errors import ModelError
 from renderer.events import Setup
 from renderer.job import ModelIdentity
 from renderer.machine import cache_folder
 from renderer.weights import pack
-from renderer.weights.store import Store, load, open_store
+from renderer.weights.store import Store, open_store
 
 
 def find(setup: Setup, report: Callable[[str], None]) -> Store:
@@ -32,19 +29,6 @@ def find(setup: Setup, report: Callable[[str], None]) -> Store:
     if store.precision != setup.precision:
         raise ModelError(f"{folder} holds {store.precision} weights, and the job asks for {setup.precision}")
     return store
-
-
-def modulation_loader(store: Store, device: Device) -> LoadModulation:
-    """Loads one block's modulation weights to the device, in bf16."""
-    files = store.modulations()
-
-    def parts(number: int) -> tuple[Weights, Weights]:
-        tensors = precision.restored(load(files[number], device))
-        image = {name: tensors[f"img_mod.1.{name}"] for name in ("weight", "bias")}
-        text = {name: tensors[f"txt_mod.1.{name}"] for name in ("weight", "bias")}
-        return image, text
-
-    return parts
 
 
 def _demo(setup: Setup, report: Callable[[str], None]) -> Path:

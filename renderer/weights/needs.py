@@ -14,8 +14,6 @@ from renderer.errors import DiskError, LockedError, MachineError, ModelError, Re
 from renderer.job import Precision, Value
 from renderer.weights import places
 
-STORE_INDEX = "index.json"
-
 _SPARE_BYTES = 10**9  # so that a disk is not filled to the brim
 
 
@@ -106,7 +104,7 @@ def is_met(need: Need) -> bool:
     if model.id == catalog.DEMO.id:
         return True
     if need.store is not None:
-        return (places.packed_folder(model, need.store) / STORE_INDEX).is_file()
+        return places.has_store(model, need.store)
     return not model.parts or not places.look(model).lacking
 
 

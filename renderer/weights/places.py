@@ -17,13 +17,16 @@ from typing import Literal
 
 from huggingface_hub import constants as hugging_face
 
-from renderer.catalog import MODELS, PARTS, TOKENIZER, Model, Part, PartRole, Role
+from renderer.catalog import DEMO, MODELS, PARTS, TOKENIZER, Model, Part, PartRole, Role
 from renderer.errors import ModelError
 from renderer.job import ModelIdentity, Precision
 from renderer.weights.checkpoint import open_checkpoint
 from renderer.weights.identity import identify
 
 Kind = Literal["models folder", "Hugging Face cache", "ModelScope cache", "ComfyUI", "given"]
+
+STORE_INDEX = "index.json"
+"""Written last: where it is, the store is whole."""
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.safetensors$)")
 _TOKENIZER_FILES = ("vocab.json", "merges.txt")
@@ -191,6 +194,11 @@ def fetch_folder(model: Model, part: Part) -> Path:
 def packed_folder(model: Model, precision: Precision) -> Path:
     """Where a model's packed store of a precision lies, whether it is made or not."""
     return packed_root(identify(model) if model.folder or model.files else _identity(model)) / precision
+
+
+def has_store(model: Model, precision: Precision) -> bool:
+    """Whether a model's packed store of a precision is here; a part of one is not a store. The demo's is a cache's."""
+    return model.id != DEMO.id and (packed_folder(model, precision) / STORE_INDEX).is_file()
 
 
 def packed_root(identity: ModelIdentity) -> Path:

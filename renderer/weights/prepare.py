@@ -157,7 +157,7 @@ def check(files: ModelFiles) -> None:
 
 
 def _has_store(model: Model, store: Precision | None) -> bool:
-    return store is not None and (places.packed_folder(model, store) / needs.STORE_INDEX).is_file()
+    return store is not None and places.has_store(model, store)
 
 
 def _fetch(offers: Sequence[tuple[Errand, Offer]], report: Report) -> None:

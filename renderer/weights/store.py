@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -164,6 +164,37 @@ class BlockFile:
                     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
             raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+
+    def pieces(self, buffer: memoryview) -> Iterator[memoryview]:
+        """The whole data in order, as much at a time as the buffer holds; each piece lies there until the next.
+
+        Raises `ModelError` when the file has less.
+        """
+        try:
+            with _opened(self.path) as descriptor:
+                for begin in range(0, self.bytes, len(buffer)):
+                    piece = buffer[: min(len(buffer), self.bytes - begin)]
+                    if not _fill(descriptor, piece, self.data_offset + begin):
+                        raise ModelError(f"{self.path}: ends too early", hint=_HINT)
+                    yield piece
+        except OSError as error:
+            raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+
+    def tensors_of(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Some of the tensors, in host memory, each with memory of its own. Raises `ModelError`."""
+        found = {}
+        try:
+            with _opened(self.path) as descriptor:
+                for place in self.tensors:
+                    if place.name not in names:
+                        continue
+                    flat = torch.empty(place.bytes, dtype=torch.uint8)
+                    if not _fill(descriptor, memoryview(flat.numpy()), self.data_offset + place.offset):
+                        raise ModelError(f"{self.path}: ends too early", hint=_HINT)
+                    found[place.name] = flat.view(place.torch_dtype).view(place.shape)
+        except OSError as error:
+            raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+        return found
 
     def _read_direct(self, memory: memoryview) -> int:
         """Read whole pages past the page cache; how many bytes that were, or 0 where it does not work."""

@@ -17,7 +17,7 @@ from renderer.errors import ModelError
 from renderer.job import Precision
 from renderer.weights import places
 from renderer.weights.headers import read_header
-from renderer.weights.needs import STORE_INDEX, gb
+from renderer.weights.needs import gb
 from renderer.weights.places import Found
 from renderer.weights.prepare import Report
 from renderer.weights.pull import read_record
@@ -61,7 +61,7 @@ def stores(model: Model) -> Iterator[tuple[Precision, Path]]:
     precisions: tuple[Precision, ...] = get_args(Precision)
     for precision in precisions:
         folder = places.packed_folder(model, precision)
-        if (folder / STORE_INDEX).is_file():
+        if (folder / places.STORE_INDEX).is_file():
             yield precision, folder
 
 

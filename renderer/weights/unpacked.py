@@ -1,0 +1,112 @@
+"""A downloaded checkpoint that reads like its packed store: the same files, tensors and bits, made as they are read.
+
+For whoever opens a model whose store nobody has made. At fp8 each weight is quantised when it is read, as `pack` would
+have done it, so that a precision means the same weights whatever they come from. Knows nothing of pipelines and slots.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from renderer.errors import ModelError
+from renderer.job import Precision
+from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint
+from renderer.weights.convert import Maker
+from renderer.weights.layout import DTYPES, Kind, PackedFile, PackedTensor, plan_files
+from renderer.weights.shapes import Network
+from renderer.weights.store import TensorPlace, views
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackedFile:
+    """What one file of a store would hold: `BlockFile`, made out of a checkpoint whenever it is read."""
+
+    checkpoint: Checkpoint
+    plan: PackedFile
+    tensors: tuple[TensorPlace, ...]
+
+    @property
+    def network(self) -> Network:
+        return self.plan.network
+
+    @property
+    def kind(self) -> Kind:
+        return self.plan.kind
+
+    @property
+    def number(self) -> int | None:
+        return self.plan.number
+
+    @property
+    def bytes(self) -> int:
+        return sum(place.bytes for place in self.tensors)
+
+    def read_into(self, buffer: torch.Tensor) -> None:
+        """The whole data into the beginning of a uint8 tensor of the CPU. Raises `ModelError`."""
+        memory, done = memoryview(buffer.numpy()), 0
+        for piece in self.pieces(memory):
+            memory[done : done + len(piece)] = piece
+            done += len(piece)
+
+    def pieces(self, buffer: memoryview) -> Iterator[memoryview]:
+        """All bytes in order, some at a time, each piece valid until the next, in no buffer but its own.
+
+        Raises `ModelError`.
+        """
+        del buffer
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        with ExitStack() as stack:
+            sources: dict[Path, int] = {}
+            for path in {self.checkpoint.tensors[tensor.source].path for tensor in self.plan.tensors}:
+                try:
+                    sources[path] = os.open(path, os.O_RDONLY)
+                except OSError as error:
+                    raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+                stack.callback(os.close, sources[path])
+            yield from Maker(self.checkpoint, sources, device, {}).pieces(self.plan)
+
+    def tensors_of(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Some of the tensors, in host memory; those that belong to a weight's scales are made with it."""
+        plan = [tensor for tensor in self.plan.tensors if tensor.name in names]
+        stems = {tensor.source for tensor in plan if tensor.form == "scale"}
+        needed = [each for each in self.plan.tensors if each in plan or (each.form == "fp8" and each.source in stems)]
+        part = UnpackedFile(self.checkpoint, replace(self.plan, tensors=tuple(needed)), _places(needed))
+        flat = torch.empty(part.bytes, dtype=torch.uint8)
+        part.read_into(flat)
+        return {name: tensor for name, tensor in views(flat, part.tensors).items() if name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """A whole checkpoint, as an open store is."""
+
+    precision: Precision
+    files: tuple[UnpackedFile, ...]
+    tokenizer: Path
+    processor: Path | None = None
+
+
+def unpacked(source: Mapping[Network, Sequence[Path]], tokenizer: Path, precision: Precision) -> Unpacked:
+    """Each network's files and the tokenizer's folder as a store of a precision.
+
+    Reads headers, not data. Raises `ModelError`, which names the file, when they are not a whole Qwen-Image model.
+    """
+    checkpoints = {network: open_checkpoint(network, paths) for network, paths in source.items()}
+    check_together(checkpoints)
+    plans = plan_files({network: each.shapes for network, each in checkpoints.items()}, precision)
+    files = tuple(UnpackedFile(checkpoints[plan.network], plan, _places(plan.tensors)) for plan in plans)
+    return Unpacked(precision, files, tokenizer)
+
+
+def _places(tensors: Sequence[PackedTensor]) -> tuple[TensorPlace, ...]:
+    places, offset = [], 0
+    for tensor in tensors:
+        places.append(TensorPlace(tensor.name, DTYPES[tensor.form], tensor.shape, offset, tensor.bytes))
+        offset += tensor.bytes
+    return tuple(places)

@@ -1,0 +1,201 @@
+"""The native engine from a packed store: the same bits as from the originals, and refused when anything is spoilt."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from renderer import catalog
+from renderer.engine import files, networks, scaled, stores
+from renderer.engine.native import NativeEngine
+from renderer.engine.networks import TensorMap
+from renderer.engine.pipeline import open_pipeline
+from renderer.engine.streaming import StreamingEngine
+from renderer.errors import ModelError
+from renderer.events import Setup
+from renderer.job import Job, ModelIdentity, Precision, Profile
+from renderer.weights import pack, places
+from renderer.weights.store import open_store
+from renderer.weights.unpacked import unpacked
+from tests.engine.conftest import OpenAt, no_report
+from tests.engine.making import ON_CPU, bare_picture, make_job, make_setup
+from tests.engine.test_streaming import Heard
+from tests.weights.tiny import restored
+
+
+def store_of(precision: Precision) -> Path:
+    """The demo model's packed store."""
+    return stores.find(Setup(model="demo", precision=precision, profile="stream"), no_report).folder
+
+
+def from_store(profile: Profile, precision: Precision, folder: Path | None = None) -> Setup:
+    """A setup that names a store."""
+    return make_setup(profile=profile, precision=precision).model_copy(
+        update={"store": str(folder or store_of(precision))}
+    )
+
+
+def unpacked_demo(demo_folder: Path, precision: Precision) -> networks.Weights:
+    originals = {part.role: sorted(demo_folder.glob(part.files)) for part in catalog.PARTS}
+    return unpacked(originals, demo_folder / "tokenizer", precision)
+
+
+class TestBits:
+    @pytest.mark.parametrize(("profile", "precision"), ON_CPU)
+    def test_the_store_s_are_the_checkpoint_s(self, open_at: OpenAt, profile: Profile, precision: Precision) -> None:
+        """By each profile and precision a picture from the store has the bits of one from the original files."""
+        opened = open_pipeline(from_store(profile, precision), no_report)
+        assert bare_picture(opened.pipe, make_job()) == bare_picture(open_at(profile, precision).pipe, make_job())
+
+    def test_fp8_is_what_is_streamed(self) -> None:
+        """Where streaming scales FP8 weights back to bf16, the native engine draws the same picture, bit for bit."""
+        job = make_job(precision="fp8")
+        native = NativeEngine.open(from_store("cpu", "fp8"), no_report).render(job, lambda *_: None)
+        engine, heard = StreamingEngine.open(from_store("stream", "fp8"), no_report), Heard()
+        engine.take("it", job)
+        while engine.busy:
+            engine.advance(heard)
+        assert heard.pictures["it"].rgb == native.rgb
+
+    def test_a_second_picture(self) -> None:
+        """From disk at FP8, layers that came and went hold the same weights when they come again."""
+        engine = NativeEngine.open(from_store("disk", "fp8"), no_report)
+        job: Job = make_job(precision="fp8")
+        assert engine.render(job, lambda *_: None).rgb == engine.render(job, lambda *_: None).rgb
+
+    @pytest.mark.parametrize("precision", ["bf16", "fp8"])
+    def test_every_tensor(self, demo_folder: Path, precision: Precision) -> None:
+        """A checkpoint reads like its store: the same files, tensors and bits, whole and one by one."""
+        store, made = open_store(store_of(precision)), unpacked_demo(demo_folder, precision)
+        for network in ("transformer", "text_encoder", "vae"):
+            one, other = (TensorMap([file for file in each.files if file.network == network]) for each in (store, made))
+            there, here = one.read("cpu"), other.read("cpu")
+            assert there.keys() == here.keys() == set(one) == set(other)
+            for name, tensor in there.items():
+                for found in (here[name], one[name], other[name]):
+                    assert (found.dtype, found.shape) == (tensor.dtype, tensor.shape)
+                    assert torch.equal(found.view(torch.uint8), tensor.view(torch.uint8)), name
+
+
+class TestBuilding:
+    def test_what_is_not_needed_is_not_loaded(self) -> None:
+        """The text encoder's output layer and, for a model that edits nothing, its vision tower take no memory."""
+        pipe = open_pipeline(from_store("cpu", "bf16"), no_report).pipe
+        assert pipe.text_encoder.lm_head is None
+        assert pipe.text_encoder.model.visual is None
+        assert not any(parameter.is_meta for parameter in pipe.parameters())
+
+    def test_scaled_layers_never_lose_their_scales(self) -> None:
+        """DiffSynth's casts, up and down, leave an FP8 layer's weight and scales as they are in the store."""
+        pipe = open_pipeline(from_store("cpu", "fp8"), no_report).pipe
+        layer = pipe.dit.transformer_blocks[0].attn.to_q
+        before = layer.weight.clone(), layer.scale.clone()
+        assert isinstance(layer, scaled.ManagedScaledLinear)
+        for move in (layer.onload, layer.preparing, layer.offload, layer.onload):
+            move()
+        assert (layer.weight.dtype, layer.scale.dtype) == (torch.float8_e4m3fn, torch.float32)
+        assert torch.equal(layer.weight.view(torch.uint8), before[0].view(torch.uint8))
+        assert torch.equal(layer.scale, before[1])
+
+    def test_an_editing_model_keeps_its_vision_tower(self, demo_folder: Path, tmp_path: Path) -> None:
+        """With what prepares pictures comes the tower that looks at them."""
+        (tmp_path / "processor").mkdir()
+        (tmp_path / "processor/preprocessor_config.json").write_text("{}")
+        originals = {part.role: sorted(demo_folder.glob(part.files)) for part in catalog.PARTS}
+        identity, target = ModelIdentity(id="demo", revision="2"), tmp_path / "packed"
+        pack.pack(originals, demo_folder / "tokenizer", target, "bf16", identity, processor=tmp_path / "processor")
+        built = networks.build(open_store(target), None, "cpu", None, no_report)
+        there = open_store(target).vision().tensors_of(["visual.merger.ln_q.weight"])["visual.merger.ln_q.weight"]
+        assert torch.equal(built.text_encoder.model.visual.merger.ln_q.weight, there)
+
+
+class TestWhichWeights:
+    @pytest.fixture
+    def own(self, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        """A model of one's own, packed at fp8 into a models folder, whose originals cannot be opened any more."""
+        monkeypatch.setenv("RENDERER_MODELS", str(tmp_path / "models"))
+        model = shutil.copytree(demo_folder, tmp_path / "own")
+        shutil.copytree(store_of("fp8"), places.packed_folder(catalog.find(str(model)), "fp8"))
+        return str(model)
+
+    def test_a_store_that_is_here_is_preferred(self, own: str) -> None:
+        """Without being told of it, the engine opens the store of the job's precision; of another, the originals."""
+        found = {
+            precision: files.weights_of(make_setup(own, precision=precision), catalog.find(own), no_report)
+            for precision in ("bf16", "fp8")
+        }
+        assert type(found["fp8"]).__name__ == "Store"
+        assert type(found["bf16"]).__name__ == "Unpacked"
+
+
+def cut(path: Path, numbers: random.Random) -> None:
+    path.write_bytes(path.read_bytes()[: -numbers.randrange(1, path.stat().st_size)])
+
+
+def flip(path: Path, numbers: random.Random) -> None:
+    """A bit of the header, or of the index."""
+    data = bytearray(path.read_bytes())
+    data[numbers.randrange(min(len(data), 300))] ^= 1 << numbers.randrange(8)
+    path.write_bytes(data)
+
+
+def lose(path: Path, _numbers: random.Random) -> None:
+    path.unlink()
+
+
+def swap(path: Path, _numbers: random.Random) -> None:
+    """Under another file's name."""
+    other = next(each for each in sorted(path.parent.glob("*.safetensors")) if each != path)
+    data = path.read_bytes()
+    path.write_bytes(other.read_bytes())
+    other.write_bytes(data)
+
+
+class TestSpoiltStores:
+    @pytest.fixture(scope="class")
+    def spoilt(self, demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A store that is spoilt, and put right again."""
+        assert demo_folder
+        return shutil.copytree(store_of("fp8"), tmp_path_factory.mktemp("spoilt") / "fp8")
+
+    @pytest.mark.parametrize("mutate", [cut, flip, lose, swap])
+    @pytest.mark.parametrize("profile", ["cpu", "disk", "stream"])
+    def test_refused_by_name(
+        self,
+        spoilt: Path,
+        profile: Profile,
+        mutate: Callable[[Path, random.Random], None],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A cut, altered, lost or swapped file is named, whatever it is of, before a network is made."""
+        monkeypatch.setattr("renderer.engine.skeletons.empty", None)  # nobody gets so far
+        numbers = random.Random(3)  # noqa: S311  # the same mutations every time
+        paths = sorted(path for path in spoilt.rglob("*") if path.suffix == ".safetensors" and path.name != "vae")
+        paths = paths if mutate is swap else [*paths, spoilt / "index.json"]
+        opener = StreamingEngine.open if profile == "stream" else NativeEngine.open
+        for path in (path for path in paths if mutate is not swap or path.parent != spoilt):
+            with restored(spoilt):
+                mutate(path, numbers)
+                with pytest.raises(ModelError) as caught:
+                    opener(from_store(profile, "fp8", spoilt), no_report)
+                assert str(path) in caught.value.message or mutate is swap, f"{path}: {caught.value.message}"
+                assert str(path.parent) in caught.value.message
+
+    def test_another_precision(self) -> None:
+        """A store of another precision than the job's is refused."""
+        with pytest.raises(ModelError, match="holds fp8 weights, and the job asks for bf16"):
+            open_pipeline(from_store("cpu", "bf16", store_of("fp8")), no_report)
+
+    def test_cut_after_it_was_opened(self, spoilt: Path) -> None:
+        """A file that is cut between its opening and its reading is named as well."""
+        with restored(spoilt):
+            store = open_store(spoilt)
+            path = store.blocks("transformer")[2].path
+            path.write_bytes(path.read_bytes()[:-100])
+            with pytest.raises(ModelError, match=r"block-002\.safetensors: ends too early"):
+                networks.build(store, None, "cpu", None, no_report)
