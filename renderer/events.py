@@ -23,7 +23,8 @@ class Setup(Value):
 
     `model` is a catalogue id or a folder. `vram_bytes` bounds the weights on the GPU (null: all there is). For the
     profile `stream`: `store` is the packed store's folder, `slots` how many blocks are on the GPU and `in_flight` how
-    many pictures at most (null: as many as there is room for, and use).
+    many pictures at most (null: as many as there is room for, and use), and `tiled` says whether every picture is
+    decoded in tiles (null: where it does not fit whole).
     """
 
     model: str
@@ -34,6 +35,7 @@ class Setup(Value):
     store: str | None = None
     slots: int | None = None
     in_flight: int | None = None
+    tiled: bool | None = None
 
 
 # ---- orders: supervisor to worker ------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class Budget:
         self._device = device
         self._most = setup.in_flight or MOST_IN_FLIGHT
         self._wanted = setup.in_flight or 1
-        self.tiled = False
+        self.tiled = bool(setup.tiled)
         self._bytes = _available(setup, device)
         side = 1328 * 1328
         work = max(decode_bytes(side), activation_bytes(width, side)) if self._bytes is not None else 0
