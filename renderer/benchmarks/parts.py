@@ -1,4 +1,4 @@
-"""The measured parts: `python -m renderer.benchmarks.parts PART FOLDER LAYERS` runs one, and prints JSON."""
+"""The measured parts of the weights' benchmark: `python -m renderer.benchmarks.parts PART FOLDER` prints JSON."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _COPY_BYTES = 16 * 2**20
 _COPIED_SHARE = 4  # a quarter of the source is read, and as much written, to learn what the disk does
 
 
-def _source(folder: Path, layers: int) -> Figures:
+def _source(folder: Path, layers: str = "60") -> Figures:
     from renderer.demo import tokenizer  # noqa: PLC0415  # torch, only in the part that needs it
     from renderer.weights import synthetic  # noqa: PLC0415
 
-    count = synthetic.write(folder / "source", layers=layers)
+    count = synthetic.write(folder / "source", layers=int(layers))
     tokenizer.write(folder / "source" / "tokenizer")
     return {"bytes": count}
 
 
-def _disk(folder: Path, _layers: int) -> Figures:
+def _disk(folder: Path) -> Figures:
     """What plain reading and writing take here, as `dd` would do it: one thread, large pieces, synced at the end."""
     files = sorted((folder / "source").rglob("*.safetensors"))
     files = files[: max(1, len(files) // _COPIED_SHARE)]
@@ -53,26 +53,26 @@ def _disk(folder: Path, _layers: int) -> Figures:
     return {"bytes": count, "read_s_per_byte": read_s / count, "write_s_per_byte": write_s / count}
 
 
-def _pack(folder: Path, _layers: int) -> Figures:
+def _pack(folder: Path, precision: str = "fp8", stores: str = "") -> Figures:
     from renderer import catalog  # noqa: PLC0415
-    from renderer.job import ModelIdentity  # noqa: PLC0415
+    from renderer.job import ModelIdentity, Precision  # noqa: PLC0415
     from renderer.weights import pack  # noqa: PLC0415
 
     source = folder / "source"
     files = {part.role: sorted(source.glob(part.files)) for part in catalog.PARTS}
     identity = ModelIdentity(id="synthetic", revision="1")
-    index = pack.pack(files, source / "tokenizer", folder / "fp8", "fp8", identity)
-    assert index.worst_error is not None
+    kind: Precision = "bf16" if precision == "bf16" else "fp8"
+    index = pack.pack(files, source / "tokenizer", Path(stores or folder) / kind, kind, identity)
     transformer = sum(file.bytes for file in index.files if file.network == "transformer")
     return {
         "bytes": index.bytes,
         "transformer_bytes": transformer,
         "median_error": index.median_error,
-        "worst_error": index.worst_error[1],
+        "worst_error": index.worst_error[1] if index.worst_error else None,
     }
 
 
-def _verify(folder: Path, _layers: int) -> Figures:
+def _verify(folder: Path) -> Figures:
     from renderer.weights.store import open_store  # noqa: PLC0415
 
     store = open_store(folder / "fp8")
@@ -80,7 +80,7 @@ def _verify(folder: Path, _layers: int) -> Figures:
     return {"bytes": store.index.bytes}
 
 
-def _load(folder: Path, _layers: int) -> Figures:
+def _load(folder: Path) -> Figures:
     import torch  # noqa: PLC0415
 
     from renderer.engine.slots import HostMemory  # noqa: PLC0415
@@ -94,16 +94,16 @@ def _load(folder: Path, _layers: int) -> Figures:
     return {"bytes": sum(file.bytes for file in files), "blocks": len(files), "seconds": time.perf_counter() - began}
 
 
-PARTS: Mapping[str, Callable[[Path, int], Figures]] = MappingProxyType(
+PARTS: Mapping[str, Callable[..., Figures]] = MappingProxyType(
     {"source": _source, "disk": _disk, "pack": _pack, "verify": _verify, "load": _load}
 )
 
 
 def main() -> None:
     """Measure one part, and print its figures as JSON."""
-    part, folder, layers = sys.argv[1:4]
+    part, folder, *more = sys.argv[1:]
     began = time.perf_counter()
-    found = PARTS[part](Path(folder), int(layers))
+    found = PARTS[part](Path(folder), *more)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"seconds": time.perf_counter() - began, "peak_rss_bytes": peak, **found}))  # noqa: T201
 

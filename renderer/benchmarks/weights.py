@@ -23,7 +23,9 @@ def measure(folder: Path, layers: int) -> Figures:
     """Run every part in `folder`, which takes up to 90 GB, and say what each took. Raises `MachineError`."""
     found: Figures = {"layers": layers, "at": time.strftime("%Y-%m-%d", time.gmtime())}
     for part in PARTS:
-        command = [sys.executable, "-m", "renderer.benchmarks.parts", part, str(folder), str(layers)]
+        command = [sys.executable, "-m", "renderer.benchmarks.parts", part, str(folder)]
+        if part == "source":
+            command.append(str(layers))
         done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
         if done.returncode != 0:
             raise MachineError(f"bench weights: {part} failed with status {done.returncode}; see above")

@@ -1,0 +1,192 @@
+"""`renderer bench engine`: the streaming engine at full size, and others on the same weights, in one table.
+
+Makes a checkpoint of random weights, packs it, and measures each part in a process of its own. What is measured stands
+in the folder as `engine.json`; called again, it goes on with what is missing. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from renderer.errors import MachineError, UsageError
+
+Figures = dict[str, Any]
+
+GIB = 2**30
+
+FP8 = ("resident", "3-slots", "2-slots", "3-slots-tiled", "3-slots-8-small", "resident-small")
+CAPS = (6, 8, 10, 12, 16, 24)
+PEERS = (
+    "diffsynth-bf16",
+    "diffsynth-fp8-24",
+    "diffsynth-fp8-16",
+    "diffsynth-fp8-10",
+    "diffusers-bf16",
+    "diffusers-group-offload",
+)
+PARTS = ("fp8", "caps", "batch", "bf16", *PEERS)
+"""What can be measured, in this order: everything of the FP8 store first, then the bf16 store, then the others."""
+
+FLOOR_S = 0.245
+"""1328x1328, CFG 4, FP8 on an H200: 187 TFLOP of linear layers and 73 of attention at the rates its libraries reach."""
+
+BATCH = """\
+defaults: {model: Qwen/Qwen-Image, precision: fp8, size: 1328x1328, steps: 40}
+jobs: [a harbour, a forest, a city, a desert, a lake, a bridge, a market, a garden]
+"""
+
+
+def measure(folder: Path, stores: Path, parts: Sequence[str]) -> Figures:
+    """Measure `parts` that are not measured yet; the source is made in `folder`, packed stores in `stores`.
+
+    Takes 60 GB in `folder`, and 60 in `stores`. Raises `UsageError` for a part there is not, `MachineError` when one
+    fails.
+    """
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise UsageError(f"there is no part {', '.join(unknown)}", hint=f"known: {', '.join(PARTS)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    notes = folder / "engine.json"
+    found: Figures = json.loads(notes.read_text()) if notes.exists() else {"rows": {}}
+    for part in parts:
+        if part not in found["rows"]:
+            found["rows"][part] = _measure(part, folder, stores)
+            found["at"] = time.strftime("%Y-%m-%d", time.gmtime())
+            found["machine"] = _machine()
+            notes.write_text(json.dumps(found, indent=2))
+    return found
+
+
+def _measure(part: str, folder: Path, stores: Path) -> list[Figures]:
+    if not (folder / "source" / "tokenizer").exists():
+        _run("renderer.benchmarks.parts", "source", str(folder))
+    if part in PEERS:
+        return _run("renderer.benchmarks.peers", part, str(folder / "source"))
+    precision = "bf16" if part == "bf16" else "fp8"
+    store = stores / precision
+    if not (store / "index.json").exists():
+        shutil.rmtree(stores / ("fp8" if part == "bf16" else "bf16"), ignore_errors=True)  # there is room for one
+        _run("renderer.benchmarks.parts", "pack", str(folder), precision, str(stores))
+    if part == "batch":
+        return [_batch(folder, store)]
+    if part == "caps":
+        return [row for cap in CAPS for row in _run("renderer.benchmarks.streamed", str(store), f"cap-{cap}")]
+    cases = ("3-slots",) if part == "bf16" else FP8
+    return [row for case in cases for row in _run("renderer.benchmarks.streamed", str(store), case)]
+
+
+def _batch(folder: Path, store: Path) -> Figures:
+    """Eight pictures of 40 steps by the command itself, from a cold process to the last file."""
+    models, outputs = folder / "models", folder / "outputs"
+    packed = models / "packed" / "Qwen--Qwen-Image"
+    packed.mkdir(parents=True, exist_ok=True)
+    (packed / "fp8").unlink(missing_ok=True)
+    (packed / "fp8").symlink_to(store.absolute())
+    shutil.rmtree(outputs, ignore_errors=True)
+    manifest = folder / "batch.yaml"
+    manifest.write_text(BATCH)
+    command = [sys.executable, "-m", "renderer", "render", str(manifest), "--outputs", str(outputs), "--offline"]
+    began = time.perf_counter()
+    done = subprocess.run(
+        [*command, "--vram", "10GiB", "--log-format", "plain"],
+        env={**os.environ, "RENDERER_MODELS": str(models), "RENDERER_CACHE": str(folder / "cache")},
+        check=False,
+    )
+    took_s = time.perf_counter() - began
+    if done.returncode != 0:
+        raise MachineError(f"bench engine: the batch ended with status {done.returncode}; see above")
+    sidecars = [json.loads(path.read_text()) for path in sorted((outputs / "batch").glob("*.json"))]
+    pictures = [sidecar for sidecar in sidecars if "timing" in sidecar]
+    return {
+        "case": "batch",
+        "pictures": len(pictures),
+        "seconds": took_s,
+        "step_s": min(picture["timing"]["step_median_s"] for picture in pictures),
+        "reserved_bytes": max(picture["memory"]["peak_reserved_bytes"] for picture in pictures),
+        "rss_bytes": max(picture["memory"]["peak_rss_bytes"] for picture in pictures),
+    }
+
+
+def _run(module: str, *arguments: str) -> list[Figures]:
+    """The lines of JSON that a measured part prints. Raises `MachineError` when it fails."""
+    done = subprocess.run([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, check=False)
+    if done.returncode != 0:
+        missing = " (its libraries come with the extra bench)" if "peers" in module else ""
+        raise MachineError(f"bench engine: {' '.join(arguments[:1])} failed with status {done.returncode}{missing}")
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
+
+
+def _machine() -> Figures:
+    from renderer import machine  # noqa: PLC0415  # the child tells the versions
+
+    answer = machine.ask_torch()
+    cards = [gpu.get("name") for gpu in answer.get("gpus") or ()]
+    return {"gpu": cards, **{name: answer.get(name) for name in ("python", "torch", "cuda", "diffsynth")}}
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
+def lines(found: Figures) -> list[str]:
+    """The figures as tables of Markdown."""
+    return [*_steps(found["rows"]), "", *_caps(found["rows"].get("caps", [])), *_remarks(found["rows"])]
+
+
+def _steps(rows: dict[str, list[Figures]]) -> Iterator[str]:
+    yield "| what renders | size | pictures | s/step a picture | peak reserved, GiB | host memory, GB | decode, s |"
+    yield "|---|---|---|---|---|---|---|"
+    ours = [("renderer, fp8, ", row) for row in rows.get("fp8", [])]
+    ours += [("renderer, bf16, ", row) for row in rows.get("bf16", [])]
+    others = [("", row) for part in PEERS for row in rows.get(part, [])]
+    for prefix, row in (*ours, *others):
+        step = f"{row['step_s']:.3f}"
+        after = row.get("decode_s") or row.get("after_s") or 0.0
+        memory = f"{row['reserved_bytes'] / GIB:.2f} | {row['rss_bytes'] / 1e9:.1f}"
+        name = prefix + row["case"]
+        yield f"| {name} | {row['side']}² | {row.get('pictures', 1)} | {step} | {memory} | {after:.2f} |"
+
+
+def _caps(rows: Sequence[Figures]) -> Iterator[str]:
+    if not rows:
+        return
+    yield f"Mixed pictures, 512x512 to 2048x2048, with and without CFG, {rows[0]['steps']} steps each:"
+    yield ""
+    yield "| cap, GiB | pictures | slots | tiled | in flight | peak reserved, GiB | pictures an hour | changed |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        slots = "-".join(map(str, dict.fromkeys(row["slots"])))
+        changed = ", ".join(row["adjustments"]) or "nothing"
+        yield (
+            f"| {row['cap_bytes'] / GIB:.0f} | {row['pictures']} | {slots} | {row['tiled']} | {row['in_flight']:.1f} "
+            f"| {row['reserved_bytes'] / GIB:.2f} | {row['pictures_per_hour']:.0f} | {changed} |"
+        )
+    yield ""
+
+
+def _remarks(rows: dict[str, list[Figures]]) -> Iterator[str]:
+    fp8 = {row["case"]: row for row in rows.get("fp8", [])}
+    if resident := fp8.get("resident"):
+        yield f"- All resident: {FLOOR_S / resident['step_s']:.0%} of the floor of {FLOOR_S} s."
+    for name in ("resident", "3-slots"):
+        if name in fp8 and fp8[name].get("idle") is not None:
+            yield f"- {name}: no kernel runs for {fp8[name]['idle']:.2%} of the sweeps."
+    if fp8:
+        compiled = max(row["kernels_compiled"] for row in fp8.values())
+        again = sum(row["kernels_compiled_after_the_first_picture"] for row in fp8.values())
+        took = max(row["compile_s"] for row in fp8.values())
+        yield f"- Kernels compiled in a process: {compiled}, in {took:.1f} s; after its first picture: {again}."
+    for row in rows.get("batch", []):
+        peaks = f"{row['reserved_bytes'] / GIB:.1f} GiB of the GPU, {row['rss_bytes'] / 1e9:.1f} GB of host memory"
+        yield f"- {row['pictures']} pictures of 40 steps, cold process to last file: {row['seconds']:.0f} s; {peaks}."
+    ours = {row["side"]: row["sha256"] for row in rows.get("bf16", [])}
+    for row in rows.get("diffsynth-bf16", []):
+        if row["side"] in ours:
+            same = "the same bits as" if ours[row["side"]] == row["sha256"] else "NOT the bits of"
+            yield f"- bf16 at {row['side']}²: {same} DiffSynth's own call."

@@ -1,0 +1,266 @@
+"""The streaming engine's measured cases: `python -m renderer.benchmarks.streamed STORE CASE…`, a line of JSON each.
+
+Each case opens the engine anew, warms it up with a picture of its size, and renders. CFG 4 unless the case says 1.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from renderer.engine.calling import Rendering
+from renderer.engine.streaming import StreamingEngine
+from renderer.errors import RendererError
+from renderer.events import Setup
+from renderer.job import Job
+from renderer.weights.store import open_store
+
+Figures = dict[str, Any]
+
+PROMPT = 'A harbour town at dusk, a neon sign that says "你好 HELLO" above a bookshop, rain on the cobbles'
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is rendered: so many pictures of one side, in so many steps, with so many slots (none: as memory allows)."""
+
+    slots: int | None
+    side: int
+    pictures: int = 1
+    steps: int = 8
+    tiled: bool | None = None
+    profiled: bool = False
+
+
+CASES: Mapping[str, Case] = MappingProxyType(
+    {
+        "resident": Case(60, 1328, profiled=True),
+        "3-slots": Case(3, 1328, profiled=True),
+        "2-slots": Case(2, 1328),
+        "3-slots-tiled": Case(3, 1328, tiled=True),
+        "3-slots-8-small": Case(3, 512, pictures=8, steps=12),
+        "resident-small": Case(60, 512, steps=20),
+        "demo": Case(2, 128, pictures=2, steps=3, profiled=True),
+    }
+)
+
+MIXED: tuple[tuple[int, int, float], ...] = (
+    (512, 512, 4.0),
+    (1024, 1024, 1.0),
+    (1328, 1328, 4.0),
+    (2048, 2048, 4.0),
+    (512, 512, 1.0),
+    (1664, 928, 4.0),
+    (768, 768, 4.0),
+    (928, 1664, 4.0),
+)
+"""A mixed manifest: width, height, guidance."""
+
+MIXED_STEPS = 10
+
+
+def main() -> None:
+    """Measure the cases that are named; `cap-N` renders the mixed manifest with N GiB of the GPU."""
+    store, *names = sys.argv[1:]
+    for name in names:
+        found = capped(Path(store), int(name[4:])) if name.startswith("cap-") else measure(Path(store), CASES[name])
+        print(json.dumps({"case": name, **found}), flush=True)  # noqa: T201
+
+
+def measure(folder: Path, case: Case) -> Figures:
+    """A case's seconds a step, peaks, and what its picture's bits are."""
+    with _counting_compiled() as compiled:
+        engine = _open(folder, slots=case.slots, in_flight=case.pictures, tiled=case.tiled)
+        jobs = [_job(engine, case.side, case.side, 4.0, case.steps, seed) for seed in range(1, case.pictures + 1)]
+        _render(engine, [job.model_copy(update={"num_inference_steps": 2}) for job in jobs])
+        first = len(compiled)
+        _reset()
+        began = time.perf_counter()
+        pictures = _render(engine, jobs)
+        took_s = time.perf_counter() - began
+    step_s = statistics.median(picture.timing.step_median_s or 0.0 for picture in pictures)
+    sharing = pictures[0].sharing
+    assert sharing is not None
+    found = {
+        "slots": sharing.slots,
+        "side": case.side,
+        "pictures": case.pictures,
+        "steps": case.steps,
+        "tiled": sharing.tiled_decode,
+        "arithmetic": sharing.arithmetic,
+        "step_s": step_s / case.pictures,
+        "decode_s": pictures[0].timing.decode_s,
+        "seconds": took_s,
+        "bus_bytes_per_s": sharing.bus_bytes_per_s,
+        "flops_per_s": sharing.flops_per_s,
+        "adjustments": sharing.adjustments,
+        "sha256": hashlib.sha256(pictures[0].rgb).hexdigest(),
+        "kernels_compiled": len(compiled),
+        "kernels_compiled_after_the_first_picture": len(compiled) - first,
+        "compile_s": sum(compiled),
+        **_peaks(),
+    }
+    if case.profiled:
+        found["idle"] = _idle(engine, jobs[0])
+    return found
+
+
+def capped(folder: Path, gib: int) -> Figures:
+    """The mixed manifest in a process that gets no more than `gib` GiB of the GPU: its peak and its rate."""
+    if torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total))
+    engine = _open(folder, vram_bytes=gib * GIB)
+    jobs = [_job(engine, *shape, MIXED_STEPS, seed) for seed, shape in enumerate(MIXED, start=1)]
+    _reset()
+    began = time.perf_counter()
+    pictures = _render(engine, jobs)
+    took_s = time.perf_counter() - began
+    sharings = [picture.sharing for picture in pictures if picture.sharing is not None]
+    return {
+        "cap_bytes": gib * GIB,
+        "pictures": len(pictures),
+        "steps": MIXED_STEPS,
+        "slots": [min(each.slots for each in sharings), max(each.slots for each in sharings)],
+        "tiled": sum(each.tiled_decode for each in sharings),
+        "in_flight": statistics.fmean(each.mean_in_flight for each in sharings),
+        "adjustments": sorted({change for each in sharings for change in each.adjustments}),
+        "pictures_per_hour": 3600 * len(pictures) / took_s,
+        **_peaks(),
+    }
+
+
+@dataclass(slots=True)
+class _Tell:
+    """Keeps what was rendered; a failure ends the benchmark."""
+
+    pictures: dict[str, Rendering] = field(default_factory=dict)
+
+    def started(self, key: str) -> None:
+        """Of no interest here."""
+
+    def stepped(self, key: str, step: int, steps: int) -> None:
+        """Of no interest here."""
+
+    def rendered(self, key: str, rendering: Rendering) -> None:
+        self.pictures[key] = rendering
+
+    def failed(self, key: str, error: RendererError) -> None:
+        error.add_note(f"picture {key}")
+        raise error
+
+
+def _open(folder: Path, **choices: Any) -> StreamingEngine:
+    index = open_store(folder).index
+    setup = Setup(model=_model(index.source.id), precision=index.precision, profile="stream", store=str(folder))
+    return StreamingEngine.open(setup.model_copy(update=choices), lambda _: None)
+
+
+def _model(source: str) -> str:
+    """The catalogue's model of a store: random weights stand for the full-size one."""
+    return "Qwen/Qwen-Image" if source == "synthetic" else source
+
+
+def _job(engine: StreamingEngine, width: int, height: int, cfg_scale: float, steps: int, seed: int) -> Job:
+    return Job(
+        model=engine.setup.model,
+        precision=engine.setup.precision,
+        prompt=PROMPT,
+        negative_prompt="",
+        cfg_scale=cfg_scale,
+        num_inference_steps=steps,
+        width=width,
+        height=height,
+        seed=seed,
+    )
+
+
+def _render(engine: StreamingEngine, jobs: Sequence[Job]) -> list[Rendering]:
+    tell = _Tell()
+    for number, job in enumerate(jobs):
+        engine.take(str(number), job)
+    while engine.busy:
+        engine.advance(tell)
+    return [tell.pictures[str(number)] for number in range(len(jobs))]
+
+
+def _reset() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peaks() -> Figures:
+    found: Figures = {"rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    if torch.cuda.is_available():
+        found["reserved_bytes"] = torch.cuda.max_memory_reserved()
+        found["allocated_bytes"] = torch.cuda.max_memory_allocated()
+    return found
+
+
+@contextmanager
+def _counting_compiled() -> Iterator[list[float]]:
+    """The seconds of every kernel that Triton compiles inside, or finds in its cache on the disk."""
+    seconds: list[float] = []
+    try:
+        from triton import knobs  # noqa: PLC0415  # Triton is not everywhere
+    except ImportError:
+        yield seconds
+        return
+
+    def note(*_: Any, times: Any = None, **__: Any) -> None:
+        seconds.append(times.total / 1e6 if times is not None else 0.0)
+
+    before, knobs.compilation.listener = knobs.compilation.listener, note
+    try:
+        yield seconds
+    finally:
+        knobs.compilation.listener = before
+
+
+def _idle(engine: StreamingEngine, job: Job) -> float | None:
+    """The part of the sweeps in which no kernel runs on the GPU: between kernels as between sweeps."""
+    if not torch.cuda.is_available():
+        return None
+    from torch.profiler import ProfilerActivity, profile  # noqa: PLC0415  # slow to import
+
+    tell = _Tell()
+    engine.take("0", job)
+    for _ in range(2):  # its admission and its first sweeps are not what is asked for
+        engine.advance(tell)
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(4):
+            engine.advance(tell)
+        torch.cuda.synchronize()
+    while engine.busy:
+        engine.advance(tell)
+    kernels = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in profiler.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA and "Mem" not in event.name
+    )
+    busy, until = 0.0, kernels[0][0]
+    for start, end in kernels:
+        busy += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return float(1 - busy / (until - kernels[0][0]))
+
+
+if __name__ == "__main__":
+    main()
