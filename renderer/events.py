@@ -18,13 +18,23 @@ MAX_HEADER_BYTES = 16 * 2**20
 MAX_PAYLOAD_BYTES = 2**30
 
 
+class Demand(Value):
+    """A kind of picture that is to come: pixels, the most tokens of its prompts, and whether it is guided."""
+
+    width: int
+    height: int
+    prompt_tokens: int
+    negative_tokens: int
+    guided: bool
+
+
 class Setup(Value):
     """What a worker opens, once: one model at one precision, placed by one profile.
 
     `model` is a catalogue id or a folder. `vram_bytes` bounds the weights on the GPU (null: all there is). For the
     profile `stream`: `store` is the packed store's folder, `slots` how many blocks are on the GPU and `in_flight` how
     many pictures at most (null: as many as there is room for, and use), and `tiled` says whether every picture is
-    decoded in tiles (null: where it does not fit whole).
+    decoded in tiles (null: where it does not fit whole). `demands` are what the GPU's memory is shared out for.
     """
 
     model: str
@@ -36,6 +46,7 @@ class Setup(Value):
     slots: int | None = None
     in_flight: int | None = None
     tiled: bool | None = None
+    demands: tuple[Demand, ...] = ()
 
 
 # ---- orders: supervisor to worker ------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from renderer.catalog.data import (
     DEMO,
+    DEMO_SHAPE,
     MODELS,
     PROCESSOR,
     QWEN_IMAGE,
@@ -31,6 +32,7 @@ from renderer.errors import ModelError, shorten
 __all__ = [
     "BY_ROLE",
     "DEMO",
+    "DEMO_SHAPE",
     "MODELS",
     "PARTS",
     "PROCESSOR",

@@ -1,7 +1,7 @@
 """The prompts of the jobs at hand, encoded: from memory, from the disk's cache, or in one sweep over the encoder.
 
 A prompt takes 265 kB a token while it is encoded, because transformers keeps what every layer gives. So prompts ride in
-groups, and encoding takes no more memory for many than for a single one of the greatest length.
+groups, and encoding takes no more memory for many than there is room for, and never more than for the longest.
 """
 
 from __future__ import annotations
@@ -50,8 +50,11 @@ class Prompts:
         """Whether all prompts of a job are at hand."""
         return all(prompt in self._known for prompt in calling.prompts(job).values())
 
-    def prepare(self, jobs: Iterable[Job]) -> int:
-        """Have the prompts of `jobs` at hand; how many had to be encoded."""
+    def prepare(self, jobs: Iterable[Job], most_tokens: int = MOST_TOKENS) -> int:
+        """Have the prompts of `jobs` at hand; how many had to be encoded.
+
+        Prompts of no more than `most_tokens` are encoded together, or one alone.
+        """
         wanted = dict.fromkeys(prompt for job in jobs for prompt in calling.prompts(job).values())
         for prompt in wanted:
             if prompt not in self._known and (found := self._cache.find(prompt)):
@@ -59,22 +62,22 @@ class Prompts:
         missing = [prompt for prompt in wanted if prompt not in self._known]
         if missing:
             source = ReadAhead(self._files, self._device)
-            for group in self._together(missing):
+            for group in self._together(missing, most_tokens):
                 for prompt, encoded in encode(self._pipe, group, functools.partial(self._sweep, source)).items():
                     self._known[prompt] = encoded
                     self._cache.keep(prompt, encoded)
             self._cache.trim()
         return len(missing)
 
-    def _together(self, prompts: Sequence[str]) -> Iterator[list[str]]:
-        """The prompts in groups, each of no more tokens than the longest that there can be."""
+    def _together(self, prompts: Sequence[str], most_tokens: int) -> Iterator[list[str]]:
+        """The prompts in groups, each of no more tokens than that, or of one prompt."""
         group: list[str] = []
-        left = MOST_TOKENS
+        left = most = min(most_tokens, MOST_TOKENS)
         for prompt in prompts:
             tokens = DROPPED_TOKENS + min(len(self._pipe.tokenizer(prompt).input_ids), MOST_TOKENS)
             if group and tokens > left:
                 yield group
-                group, left = [], MOST_TOKENS
+                group, left = [], most
             group.append(prompt)
             left -= tokens
         if group:

@@ -68,7 +68,7 @@ class StreamingEngine:
         files = store.blocks("transformer")
         self._source = source_for(files, device)
         self._blocks = arithmetic.choose(self._skeleton.dit_block, files[0].tensors, device)
-        self._budget = Budget(self._source.count, self._source.block_bytes, self._skeleton.width, setup, device)
+        self._budget = Budget(self._source.count, self._skeleton.width, setup, device)
         self._slots = Slots(self._source, self._budget.slots, device)
         self._modulations = Modulations(self._skeleton.dit.time_text_embed, store.modulations(), device)
         self._prompts = Prompts(self._skeleton, store, self._pipe([]), device)
@@ -167,7 +167,7 @@ class StreamingEngine:
         jobs = [journey.job for journey in fresh]
         began_s, failure = time.perf_counter(), None
         try:
-            self._prompts.prepare(jobs)
+            self._prompts.prepare(jobs, self._budget.tokens_together([each.job for each in self._flying]))
             self._modulations.prepare(jobs)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is explained
             failure = failures.explain_rendering(error)
@@ -217,7 +217,7 @@ class StreamingEngine:
             journey.pixels, journey.error, journey.over = result or b"", error, True
             journey.table = None
 
-        journey.tiled = self._budget.tiled
+        journey.tiled = self._budget.tiles(journey.job)
         calling.check_values_of(pipe, developing)
         journey.rider = Rider(call, ended)
         self._flying.append(journey)

@@ -16,8 +16,11 @@ from renderer.estimate.terms import MIB, Estimate, Stage, Term, terms, total
 from renderer.estimate.weights import WeightBytes, weight_bytes
 from renderer.job import Job, Precision
 
-TEMPLATE_TOKENS = 39
-"""What DiffSynth puts around a prompt: 34 tokens before it, which are dropped after encoding, and 5 behind it."""
+DROPPED, BEHIND = 34, 5
+"""Tokens that DiffSynth puts before a prompt, which are dropped after encoding, and behind it."""
+
+MOST_TOKENS = 4096
+"""Of all prompts that are encoded together (`engine.prompts`), which is also where DiffSynth cuts a prompt off."""
 
 TILE_SIDE = 512
 """Pixels of a tile's side in a tiled decode, which overlaps its neighbours by a quarter."""
@@ -90,8 +93,7 @@ class Work:
     @property
     def texts(self) -> tuple[int, ...]:
         """T of each pass: two with guidance."""
-        behind = TEMPLATE_TOKENS - 34
-        return (self.prompt_tokens + behind, *((self.negative_tokens + behind,) if self.guided else ()))
+        return (self.prompt_tokens + BEHIND, *((self.negative_tokens + BEHIND,) if self.guided else ()))
 
     def tiling(self) -> Work:
         """The same picture with its decode in tiles."""
@@ -211,12 +213,12 @@ class Streaming:
     def encode(self, works: Sequence[Work], together: Sequence[int] | None = None) -> Stage:
         """Text encoding: two of the encoder's layers, one of them in bf16, and all prompts that ride it.
 
-        `together` are the tokens of the prompts of one sweep; without it, all of `works` ride at once.
+        `together` are the tokens of the prompts of one sweep; without it, as many of `works` ride as the engine lets.
         """
-        prompts = together if together is not None else self.prompts(works)
+        prompts = together if together is not None else self.group(works)
         weights, plain = self.weights, weight_bytes(self.shape, "bf16")
         scaled = self.precision == "fp8"
-        longest = max(prompts, default=0) + TEMPLATE_TOKENS
+        longest = max(prompts, default=0) + DROPPED + BEHIND
         layer = terms(MLP_of_the_longest_prompt=3 * 2 * longest * self.shape.text_mlp_width)
         arriving = terms(a_weight_in_float32_twice=8 * plain.largest_of_text_block if scaled else 0)
         return Stage(
@@ -230,9 +232,17 @@ class Streaming:
             + max(arriving, layer, key=total),
         )
 
-    def prompts(self, works: Sequence[Work]) -> list[int]:
-        """Tokens of the prompts of several pictures. Unguided passes have none."""
-        return [text - TEMPLATE_TOKENS + 34 for work in works for text in work.texts]
+    def group(self, works: Sequence[Work]) -> list[int]:
+        """Tokens of the prompts that ride together: those of several pictures, up to what the engine lets ride."""
+        found: list[int] = []
+        left = MOST_TOKENS
+        prompts = (text - BEHIND for work in works for text in work.texts)
+        for tokens in sorted(prompts, reverse=True):
+            if found and tokens + DROPPED > left:
+                break
+            found.append(tokens)
+            left -= tokens + DROPPED
+        return found
 
     def prompt_bytes(self, tokens: int) -> int:
         """What a prompt of so many tokens holds while it is encoded: every layer's hidden state, keys and values.
@@ -240,12 +250,17 @@ class Streaming:
         transformers keeps the states of all layers, of which the last is wanted.
         """
         a_token = 2 * self.shape.text_width + 2 * 2 * self.shape.text_key_width
-        return (tokens + TEMPLATE_TOKENS) * a_token * self.shape.text_layers
+        return (tokens + DROPPED + BEHIND) * a_token * self.shape.text_layers
 
     def modulate(self, works: Sequence[Work]) -> Stage:
-        """The modulation tables of a schedule: one block's two layers, scaled back, while the one before is held."""
-        weights, plain = self.weights, weight_bytes(self.shape, "bf16")
-        return Stage("modulate", self.kept(works) + terms(modulation_weights=weights.modulation + 3 * plain.modulation))
+        """The modulation tables of a schedule: two slots of a block's two layers, one of them scaled back to bf16."""
+        weights, plain = self.weights, weight_bytes(self.shape, "bf16").modulation
+        scaled = terms(
+            modulation_scaled_back_to_bf16=plain + plain // 2,  # the block's before, and half of this one's
+            a_weight_in_float32_twice=2 * plain,
+        )
+        slots = terms(modulation_slots=2 * weights.modulation)
+        return Stage("modulate", self.kept(works) + slots + (scaled if self.precision == "fp8" else ()))
 
     def denoise(self, works: Sequence[Work]) -> Stage:
         """One block of one rider, and what all others hold meanwhile: `works` are the pictures in flight."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from renderer.catalog import Shape
-from renderer.estimate.memory import CONTEXT_BYTES, FIXED_BYTES, TEMPLATE_TOKENS, Kernels, Streaming, Work
+from renderer.estimate.memory import BEHIND, CONTEXT_BYTES, DROPPED, FIXED_BYTES, Kernels, Streaming, Work
 from renderer.estimate.terms import Estimate, Stage, Term, terms, total
 from renderer.estimate.weights import weight_bytes
 from renderer.job import Precision, Profile
@@ -67,8 +67,8 @@ class Native:
     def _encode(self, work: Work) -> Stage:
         plain = self._plain
         longest = max(work.texts)
-        states = plain.prompt_bytes(longest - TEMPLATE_TOKENS + 34)
-        layer = 3 * 2 * (longest + 34) * self.shape.text_mlp_width
+        states = plain.prompt_bytes(longest - BEHIND)
+        layer = 3 * 2 * (longest + DROPPED) * self.shape.text_mlp_width
         layer += self._casting(weight_bytes(self.shape, "bf16").largest_of_text_block)
         work_terms = terms(prompt_states=states, one_layer=layer)
         return Stage("encode", self._weights("text encoder", total(work_terms)) + work_terms)
