@@ -1,0 +1,146 @@
+"""What a batch is rendered with on so many bytes: slots, pictures in flight, which decodes are tiled, what is refused.
+
+One pure function for both: the plan asks it of a machine that may be another one, the engine's budget of the bytes it
+really finds free. Knows nothing of jobs' order or of engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from renderer.catalog import SIZE_STEP, Model
+from renderer.estimate.memory import BEHIND, MOST_TOKENS, Streaming, Work
+from renderer.estimate.terms import MIB
+from renderer.job import Size
+
+FEWEST_SLOTS = 2
+"""One is computed with while the other is filled."""
+
+MOST_IN_FLIGHT = 16
+
+PAGES_BYTES = 96 * MIB
+"""Pages of 20 MiB that tensors begin and end in, which the allocator cannot give back."""
+
+_PAGES_PART = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How a batch is rendered. `in_flight` is how many pictures at most; `tiled` and `refused` are sizes.
+
+    `bytes` is what may be used, and `needed` what is, at the most, of memory that torch's allocator holds.
+    """
+
+    slots: int
+    in_flight: int
+    tiled: frozenset[tuple[int, int]]
+    refused: frozenset[tuple[int, int]]
+    bytes: int | None
+    needed: int
+
+
+def needed(streaming: Streaming, works: Sequence[Work]) -> int:
+    """Bytes that pictures in flight need of the allocator, at the least: their peak, and pages begun.
+
+    The last of them may have to be prepared while the others fly: its prompts are then encoded one by one.
+    """
+    waiting = sum(streaming.waiting(work) // 2 + streaming.belongings(work) for work in works[:-1])
+    longest = max(text for work in works for text in work.texts)
+    preparing = max(streaming.encode(works, [longest - BEHIND]).bytes, streaming.modulate(works).bytes) + waiting
+    peak = max(preparing, streaming.denoise(works).bytes, streaming.decode(works).bytes)
+    return round(peak * (1 + _PAGES_PART)) + PAGES_BYTES
+
+
+def tokens_together(streaming: Streaming, flying: Sequence[Work], available: int) -> int:
+    """How many tokens of prompts may be encoded together while pictures are in flight: one prompt always may."""
+    waiting = sum(streaming.waiting(work) // 2 + streaming.belongings(work) for work in flying)
+    bare = streaming.encode(flying, []).bytes + waiting
+    room = (available - PAGES_BYTES) / (1 + _PAGES_PART) - bare
+    a_token = streaming.prompt_bytes(1) - streaming.prompt_bytes(0)
+    return max(0, min(MOST_TOKENS, int(room / a_token)))
+
+
+def place(streaming: Streaming, work: Work, available: int) -> Work | None:
+    """The picture as it fits alone, with the fewest slots: untiled if that fits, else tiled; None if neither does."""
+    least = replace(streaming, slots=FEWEST_SLOTS)
+    for each in (work, work.tiling()):
+        if needed(least, [each]) <= available:
+            return each
+    return None
+
+
+def decide(
+    streaming: Streaming,
+    works: Sequence[Work],
+    available: int | None,
+    *,
+    hiding: Callable[[Work, int], int] | None = None,
+    slots: int | None = None,
+    most_in_flight: int = MOST_IN_FLIGHT,
+) -> Decision:
+    """Slots, pictures in flight and tiles for a batch; `streaming`'s own slots do not matter.
+
+    `available` are the bytes that torch's allocator may hold in all; None: as many as it likes. `hiding` tells how many
+    pictures of a kind in flight, with so many slots, compute as long as a sweep's copies take. `slots` fixes them.
+    """
+    blocks = streaming.shape.layers
+    if available is None:
+        return Decision(slots or blocks, most_in_flight, frozenset(), frozenset(), None, 0)
+    distinct = list(dict.fromkeys(works))
+    placed = {work: place(streaming, work, available) for work in distinct}
+    fitting = [each for each in placed.values() if each is not None]
+    tiled = frozenset((each.width, each.height) for each in fitting if each.tiled)
+    refused = frozenset((work.width, work.height) for work, each in placed.items() if each is None)
+    if not fitting:
+        return Decision(slots or FEWEST_SLOTS, 1, tiled, refused, available, 0)
+    count, company = slots or FEWEST_SLOTS, 1
+    for _ in range(3):  # more slots leave less to hide, and less to hide leaves room for slots
+        most = {each: _company(streaming, each, count, available, hiding, most_in_flight) for each in fitting}
+        company = max(most.values())
+        if slots is not None:
+            break
+        bare = max(needed(replace(streaming, slots=0), [each] * number) for each, number in most.items())
+        block = round(streaming.weights.block * (1 + _PAGES_PART))
+        found = max(FEWEST_SLOTS, min(blocks, (available - bare) // block))
+        if found == count:
+            break
+        count = found
+    peak = max(needed(replace(streaming, slots=count), [each] * number) for each, number in most.items())
+    return Decision(count, company, tiled, refused, available, peak)
+
+
+def _company(
+    streaming: Streaming,
+    work: Work,
+    slots: int,
+    available: int,
+    hiding: Callable[[Work, int], int] | None,
+    most: int,
+) -> int:
+    """How many pictures of a kind ride together: as many as hide the transfer and fit beside the slots."""
+    wanted = min(most, max(1, hiding(work, slots))) if hiding else 1
+    here = replace(streaming, slots=slots)
+    while wanted > 1 and needed(here, [work] * wanted) > available:
+        wanted -= 1
+    return wanted
+
+
+def nearest_fitting(streaming: Streaming, model: Model, work: Work, available: int) -> Size | None:
+    """The largest picture of about the same ratio that does fit; None when no picture does."""
+    low, high = 0.0, 1.0
+    found: Size | None = None
+    for _ in range(12):
+        middle = (low + high) / 2
+        size = Size(
+            width=round(work.width * middle / SIZE_STEP) * SIZE_STEP,
+            height=round(work.height * middle / SIZE_STEP) * SIZE_STEP,
+        )
+        smaller = replace(work, width=size.width, height=size.height, tiled=False)
+        if not model.refusal(size) and place(streaming, smaller, available):
+            low, found = middle, size
+        elif min(size.width, size.height) < model.min_side:
+            low = middle
+        else:
+            high = middle
+    return found

@@ -1,0 +1,207 @@
+"""Seconds, from floating-point operations and bytes against a machine's rates.
+
+A sweep takes as long as the longest of three that go on at the same time: the GPU's arithmetic, the host's launching of
+it, and the copies of blocks that are not on the GPU. What is measured afterwards corrects this by one factor
+(`renderer.plan.Pace`): the shape of the cost is from here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from renderer.catalog import Shape
+from renderer.estimate.memory import BEHIND, TILE_SIDE, Streaming, Work
+from renderer.estimate.weights import weight_bytes
+from renderer.job import Precision
+
+Limit = Literal["arithmetic", "launches", "bus", "disk"]
+"""What a sweep waits for."""
+
+HOST_CALLS = {"fp8": 106, "bf16": 110}
+"""Of torch's shortest operation, as many as launching one block for one rider takes on the host (measured, H200)."""
+
+FP8_BYTES_A_NUMBER, BF16_BYTES_A_NUMBER = 43, 300
+"""What one block reads and writes between its products, for each token and channel: counted in `engine.fp8_blocks`, and
+in DiffSynth's block, which passes over its rows some seventy times."""
+
+KEPT_UP = 0.85
+"""Of a rate that is measured for a moment, what is left for hours: clocks fall under load, kernels have gaps (H200)."""
+
+LEAST_ROWS = 128
+"""A product of fewer rows takes as long: the weights have to be read."""
+
+START_S = 14.0
+"""From a worker's first breath to a loaded DiffSynth, before any weights."""
+
+SAVE_S_A_PIXEL = 4.5e-7
+"""Of encoding and writing a PNG, beside the worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """What a machine does in a second, and how long torch's shortest operation takes to launch.
+
+    Operations in bf16, in FP8 (0: none), of attention and of convolutions; bytes of the GPU's memory, of the bus from
+    pinned memory, and of the disk that models lie on.
+    """
+
+    bf16_flops: float
+    fp8_flops: float
+    attention_flops: float
+    convolution_flops: float
+    memory_bytes: float
+    bus_bytes: float
+    disk_bytes: float
+    launch_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """One step of all pictures in flight, in seconds by what it waits for."""
+
+    arithmetic_s: float
+    launches_s: float
+    bus_s: float
+    disk_s: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it takes."""
+        return max(self.arithmetic_s, self.launches_s, self.bus_s, self.disk_s)
+
+    @property
+    def limit(self) -> Limit:
+        """What it waits for."""
+        parts: tuple[tuple[float, Limit], ...] = (
+            (self.arithmetic_s, "arithmetic"),
+            (self.launches_s, "launches"),
+            (self.bus_s, "bus"),
+            (self.disk_s, "disk"),
+        )
+        return max(parts)[1]
+
+
+# ---- one picture -----------------------------------------------------------------------------------------------------
+
+
+def block_flops(shape: Shape, work: Work) -> float:
+    """Floating-point operations of one block for all passes of a picture: linear layers and attention."""
+    return sum(sum(_flops(shape, work.tokens, text)) for text in work.texts)
+
+
+def _flops(shape: Shape, tokens: int, text: int) -> tuple[float, float]:
+    """Of one pass: linear layers (four of D x D and an MLP of 4 D a stream: 12 D^2 weights a row) and attention."""
+    rows = tokens + text
+    return 24.0 * shape.width**2 * rows, 4.0 * shape.width * rows**2
+
+
+def block_seconds(streaming: Streaming, work: Work, speeds: Speeds) -> tuple[float, float]:
+    """Of one block for all passes of a picture: seconds of the GPU, and of the host that launches it."""
+    shape, fp8 = streaming.shape, streaming.multiplies_fp8 and speeds.fp8_flops > 0
+    products = speeds.fp8_flops if fp8 else speeds.bf16_flops
+    passing = FP8_BYTES_A_NUMBER if fp8 else BF16_BYTES_A_NUMBER
+    gpu = 0.0
+    for text in work.texts:
+        linear, attention = _flops(shape, work.tokens, text)
+        rows = max(LEAST_ROWS, work.tokens) + max(LEAST_ROWS, text)
+        gpu += linear / (work.tokens + text) * rows / products + attention / speeds.attention_flops
+        gpu += passing * (work.tokens + text) * shape.width / speeds.memory_bytes
+    host = len(work.texts) * HOST_CALLS["fp8" if fp8 else "bf16"] * speeds.launch_s
+    return gpu, host
+
+
+def decode_seconds(shape: Shape, work: Work, speeds: Speeds) -> float:
+    """The VAE's decode; tiled, of all tiles, which overlap."""
+    pixels = float(work.pixels)
+    if work.tiled:
+        stride = TILE_SIDE * 3 // 4
+        across, down = (_tiles(side, stride) for side in (work.width, work.height))
+        pixels = sum(w * h for w in across for h in down)
+    return pixels * _vae_flops(shape.vae_width) / speeds.convolution_flops
+
+
+def _tiles(side: int, stride: int) -> list[int]:
+    """The lengths of the tiles along a side, as DiffSynth lays them."""
+    starts = [at for at in range(0, side, stride) if not (at >= stride and at - stride + TILE_SIDE >= side)]
+    return [min(at + TILE_SIDE, side) - at for at in starts]
+
+
+def _vae_flops(base: int) -> float:
+    """Of decoding one pixel: three frames of 3 x 3 for every convolution, stage by stage at its share of the pixels."""
+    cube, square = 27.0, 9.0
+    found = cube * base * 3
+    for part, before, width, up in ((64, 4, 4, 2), (16, 2, 4, 2), (4, 2, 2, 1), (1, 1, 1, 0)):
+        found += cube * base**2 * (before * width + 5 * width**2) / part
+        found += square * base**2 * width * up / (part / 4) if up else 0.0
+    found += 4 * cube * (4 * base) ** 2 / 64
+    return 2 * found
+
+
+def save_seconds(work: Work) -> float:
+    """Encoding and writing the file, while the worker goes on."""
+    return SAVE_S_A_PIXEL * work.pixels
+
+
+# ---- pictures in flight ----------------------------------------------------------------------------------------------
+
+
+def sweep(streaming: Streaming, works: Sequence[Work], speeds: Speeds, *, from_disk: bool = False) -> Sweep:
+    """One step of pictures in flight."""
+    parts = [block_seconds(streaming, work, speeds) for work in works]
+    blocks = streaming.shape.layers
+    moved = moved_bytes(streaming)
+    if streaming.precision == "fp8" and not streaming.multiplies_fp8:
+        plain = weight_bytes(streaming.shape, "bf16").block
+        restoring = blocks * 7 * plain / speeds.memory_bytes  # to float32, times the scales, to bf16
+    else:
+        restoring = 0.0
+    return Sweep(
+        arithmetic_s=(blocks * sum(gpu for gpu, _ in parts) + restoring) / KEPT_UP,
+        launches_s=blocks * sum(host for _, host in parts),
+        bus_s=moved / speeds.bus_bytes,
+        disk_s=moved / speeds.disk_bytes if from_disk else 0.0,
+    )
+
+
+def moved_bytes(streaming: Streaming) -> int:
+    """Bytes that a sweep copies to the GPU: every block that has no slot of its own."""
+    blocks = streaming.shape.layers
+    resident = blocks if streaming.slots >= blocks else max(0, streaming.slots - 2)
+    return (blocks - resident) * streaming.weights.block
+
+
+def hiding(streaming: Streaming, work: Work, speeds: Speeds, *, from_disk: bool = False) -> int:
+    """How many pictures of a kind in flight compute for as long as a sweep's copies take."""
+    alone = sweep(streaming, [work], speeds, from_disk=from_disk)
+    waiting = max(alone.bus_s, alone.disk_s)
+    return max(1, math.ceil(waiting / max(alone.arithmetic_s, alone.launches_s) - 0.05))
+
+
+# ---- besides the steps -----------------------------------------------------------------------------------------------
+
+
+def encode_seconds(shape: Shape, precision: Precision, works: Sequence[Work], timesteps: int, speeds: Speeds) -> float:
+    """Encoding all prompts in groups, one sweep of the encoder's layers each, and the modulation of so many timesteps.
+
+    `timesteps` are the different ones of all schedules.
+    """
+    weights = weight_bytes(shape, precision)
+    groups = 0
+    left = 0
+    for tokens in (text - BEHIND for work in works for text in work.texts):
+        if groups == 0 or tokens > left:
+            groups, left = groups + 1, 4096
+        left -= tokens + 34
+    layers = shape.text_layers * groups
+    reading = (layers * weights.text_block + shape.layers * weights.modulation * bool(timesteps)) / speeds.disk_bytes
+    launching = shape.layers * timesteps * 6 * speeds.launch_s + layers * 40 * speeds.launch_s * len(works)
+    return reading + launching
+
+
+def load_seconds(shape: Shape, precision: Precision, speeds: Speeds, *, pinned_bytes_a_second: float = 2.3e9) -> float:
+    """Opening a worker: libraries, and the DiT's blocks into pinned memory, as fast as pages can be had or read."""
+    blocks = shape.layers * weight_bytes(shape, precision).block
+    return START_S + blocks / min(pinned_bytes_a_second, speeds.disk_bytes)
