@@ -276,10 +276,10 @@ class TestFailures:
         engine = open_engine(slots=4, in_flight=2)
         prepare = engine._prompts.prepare
 
-        def short(jobs: Sequence[Job]) -> int:
+        def short(jobs: Sequence[Job], *room: int) -> int:
             if len(jobs) > 1 or jobs[0].prompt == LONG:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return prepare(jobs)
+            return prepare(jobs, *room)
 
         engine._prompts.prepare = short  # type: ignore[method-assign, assignment]
         heard = render(engine, variants())
