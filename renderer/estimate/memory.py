@@ -153,7 +153,7 @@ class Streaming:
             return parts
         weights = weight_bytes(self.shape, "bf16")
         restored = terms(block_scaled_back_to_bf16=weights.block)
-        arriving = terms(a_weight_in_float32_twice=8 * weights.largest_of_block)
+        arriving = terms(a_weight_scaled_back=2 * weights.largest_of_block)
         return restored + max(parts, arriving, key=total)
 
     def _attention(self, tokens: int, text: int) -> tuple[Term, ...]:
@@ -220,7 +220,7 @@ class Streaming:
         scaled = self.precision == "fp8"
         longest = max(prompts, default=0) + DROPPED + BEHIND
         layer = terms(MLP_of_the_longest_prompt=3 * 2 * longest * self.shape.text_mlp_width)
-        arriving = terms(a_weight_in_float32_twice=8 * plain.largest_of_text_block if scaled else 0)
+        arriving = terms(a_weight_scaled_back=2 * plain.largest_of_text_block if scaled else 0)
         return Stage(
             "encode",
             self.kept(works)
@@ -253,14 +253,16 @@ class Streaming:
         return (tokens + DROPPED + BEHIND) * a_token * self.shape.text_layers
 
     def modulate(self, works: Sequence[Work]) -> Stage:
-        """The modulation tables of a schedule: two slots of a block's two layers, one of them scaled back to bf16."""
-        weights, plain = self.weights, weight_bytes(self.shape, "bf16").modulation
-        scaled = terms(
-            modulation_scaled_back_to_bf16=plain + plain // 2,  # the block's before, and half of this one's
-            a_weight_in_float32_twice=2 * plain,
+        """The modulation tables of a schedule: two slots of a block's two layers, and two blocks' layers in bf16."""
+        plain = weight_bytes(self.shape, "bf16").modulation
+        return Stage(
+            "modulate",
+            self.kept(works)
+            + terms(
+                modulation_slots=2 * self.weights.modulation,
+                modulation_scaled_back_to_bf16=2 * plain if self.precision == "fp8" else 0,
+            ),
         )
-        slots = terms(modulation_slots=2 * weights.modulation)
-        return Stage("modulate", self.kept(works) + slots + (scaled if self.precision == "fp8" else ()))
 
     def denoise(self, works: Sequence[Work]) -> Stage:
         """One block of one rider, and what all others hold meanwhile: `works` are the pictures in flight."""

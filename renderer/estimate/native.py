@@ -40,15 +40,11 @@ class Native:
         return self.profile in ("fp8", "disk") and self.vram_bytes is not None
 
     def networks(self) -> dict[str, int]:
-        """Bytes of each network's weights as they are stored on the GPU."""
+        """Bytes of each network's weights as they are stored; the text encoder without its head and vision tower."""
         weights, shape = weight_bytes(self.shape, self.precision), self.shape
-        itemsize = 1 if self.precision == "fp8" else 2
-        head = shape.vocabulary * shape.text_width * itemsize
-        apart = (weights.embedding + weights.vision + weights.outside) * itemsize // 2
         return {
-            "DiT": shape.layers * (weights.block + weights.modulation),
-            "text encoder": shape.text_layers * weights.text_block + head + apart - weights.outside * itemsize // 2,
-            "outside": weights.outside * itemsize // 2,
+            "DiT": shape.layers * (weights.block + weights.modulation) + weights.outside,
+            "text encoder": shape.text_layers * weights.text_block + weights.embedding + weights.text_norm,
             "VAE": weights.vae,
         }
 
@@ -97,10 +93,9 @@ class Native:
         fixed = terms(cuBLAS_workspace=self.kernels.workspace, rotary_frequencies=FIXED_BYTES)
         if not self.bounded:
             return fixed + terms(all_weights=sum(sizes.values()))
-        wanted = sizes[network] + (sizes["outside"] if network == "DiT" else 0)
         assert self.vram_bytes is not None
         room = max(0, self.vram_bytes - EARLY_CONTEXT_BYTES - beside)
-        return fixed + terms(weights_taken_up=min(wanted, room))
+        return fixed + terms(weights_taken_up=min(sizes[network], room))
 
     def _work_of(self, stage: Stage) -> int:
         return sum(term.bytes for term in stage.terms if "weights" not in term.name)
