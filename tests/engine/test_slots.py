@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -17,9 +18,11 @@ class File:
         self._number = number
         self.bytes = size
         self.reads = 0
+        self.direct = False
 
-    def read_into(self, buffer: torch.Tensor) -> None:
+    def read_into(self, buffer: torch.Tensor, *, direct: bool = False) -> None:
         self.reads += 1
+        self.direct = direct
         buffer.fill_(self._number)
 
 
@@ -93,6 +96,44 @@ def test_short_host_memory_reads_from_the_disk(monkeypatch: pytest.MonkeyPatch) 
     held = Slots(source, 3, "cpu")
     for _ in range(3):
         assert numbers(held) == [(number, number) for number in range(5)]
+
+
+def test_what_does_not_fit_goes_past_the_page_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that host memory has no room for is read directly, so that it does not drive out what is cached."""
+    for margin, direct in ((0, False), (2**60, True)):
+        monkeypatch.setattr(slots, "HOST_MARGIN_BYTES", margin)
+        blocks = files(3)
+        numbers(Slots(ReadAhead(blocks, "cpu"), 2, "cpu", once=True))
+        assert [block.direct for block in blocks] == [direct] * 3
+
+
+class Slow(File):
+    """A block that is read only once others are being read at the same time."""
+
+    def __init__(self, number: int, together: threading.Barrier) -> None:
+        super().__init__(number)
+        self._together = together
+
+    def read_into(self, buffer: torch.Tensor, *, direct: bool = False) -> None:
+        self._together.wait(timeout=10)
+        super().read_into(buffer, direct=direct)
+
+
+@pytest.mark.parametrize("slots", [2, 8])
+def test_several_reads_are_under_way_at_once(slots: int) -> None:
+    """As many as the depth says, whether blocks stream past or are brought to stay: no single one waits alone."""
+    together = threading.Barrier(3)
+    source = ReadAhead([Slow(number, together) for number in range(6)], "cpu", depth=3)
+    assert numbers(Slots(source, slots, "cpu", once=True)) == [(number, number) for number in range(6)]
+
+
+def test_what_another_sweep_left_behind_is_dropped() -> None:
+    """A source whose buffers all hold what was asked for ahead serves new slots from their first block on."""
+    source = ReadAhead(files(9), "cpu", depth=2)
+    left = Slots(source, 2, "cpu").sweep()
+    for _ in range(4):
+        next(left)
+    assert numbers(Slots(source, 2, "cpu")) == [(number, number) for number in range(9)]
 
 
 @pytest.mark.parametrize(("count", "streamed"), [(60, 58), (60, 30), (60, 1), (5, 3), (5, 0)])
