@@ -200,10 +200,12 @@ class Json:
     def __init__(self) -> None:
         self._stood_at = time.monotonic()
 
-    def watch(self, what: news.News) -> None:
+    def watch(self, what: news.News) -> None:  # noqa: PLR0912  (as many as there are news)
         match what:
             case news.BatchBegan():
                 self._say("batch-began", name=what.plan.manifest.name, to_render=what.to_render)
+            case news.Serving():
+                self._say("serving", url=what.url)
             case news.Supplying(need=need, what=answer):
                 told = answer.model_dump(mode="json") if answer else {"kind": "asking"}
                 self._say("supplying", need=need.model_dump(mode="json"), answer=told)

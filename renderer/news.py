@@ -22,6 +22,13 @@ class BatchBegan:
 
 
 @dataclass(frozen=True, slots=True)
+class Serving:
+    """A manifest's page is served at `url` while the run is on."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
 class Supplying:
     """A model is being fetched or packed: what it costs, how it goes, that it is here. None: a hub is asked."""
 
@@ -111,6 +118,7 @@ class BatchEnded:
 
 News = (
     BatchBegan
+    | Serving
     | Supplying
     | WorkerOpening
     | WorkerOpened

@@ -15,12 +15,13 @@ from datetime import datetime, timedelta
 from types import FrameType
 from typing import TYPE_CHECKING, get_args
 
-from renderer import models_cli, plan_cli
+from renderer import models_cli, plan_cli, report_cli
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from renderer.job import Profile, Summary
 from renderer.manifest import Manifest
 
 if TYPE_CHECKING:
+    from renderer.news import Watch
     from renderer.plan import Plan, Planned
     from renderer.settings import Stop
     from renderer.standing import MemoryNow, Standing
@@ -115,12 +116,26 @@ def _render(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
         deadline=deadline(options, datetime.now().astimezone()),
     )
     screen = console.open_console(options.log_format)
-    try:
-        with _stopping_on_signals() as stop:
-            summaries = run.render(manifests, settings, screen.watch, stop)
-    finally:
-        screen.close()
+    with contextlib.ExitStack() as held:
+        held.callback(screen.close)
+        stop = held.enter_context(_stopping_on_signals())
+        if options.live:
+            _serve(options, manifests, screen.watch, held)
+        summaries = run.render(manifests, settings, screen.watch, stop)
     return _exit_code(summaries)
+
+
+def _serve(
+    options: argparse.Namespace, manifests: Sequence[Manifest], watch: Watch, held: contextlib.ExitStack
+) -> None:
+    """Serve the manifests' pages while the run is on."""
+    from renderer import news  # noqa: PLC0415
+    from renderer.report.gallery import Gallery  # noqa: PLC0415
+    from renderer.report.server import Server  # noqa: PLC0415
+
+    server = held.enter_context(Server([Gallery(manifest, options.outputs) for manifest in manifests], options.port))
+    for url in server.urls:
+        watch(news.Serving(url))
 
 
 def deadline(options: argparse.Namespace, now: datetime) -> datetime | None:
@@ -183,6 +198,10 @@ def _add_render_options(render: argparse.ArgumentParser) -> None:
     )
     render.add_argument(
         "--grace", type=_positive, default=60.0, metavar="S", help="for what is in flight when stopped (default: 60 s)"
+    )
+    render.add_argument("--live", action="store_true", help="serve the page to this machine while the run is on")
+    render.add_argument(
+        "--port", type=report_cli.port, default=0, metavar="N", help="for --live (default: any that is free)"
     )
     render.add_argument("--log-format", choices=["auto", "plain", "json"], default="auto", help="default: auto")
 

@@ -7,6 +7,9 @@ by the command.
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +32,8 @@ def add_commands(
     report.add_argument(
         "--format", choices=["html", "markdown"], default="html", help="markdown goes to standard output, for CI"
     )
+    report.add_argument("--watch", action="store_true", help="serve the page to this machine, up to date, until Ctrl-C")
+    report.add_argument("--port", type=port, default=0, metavar="N", help="for --watch (default: any that is free)")
     report.set_defaults(command=lambda options: _report(options, load(options)))
 
     replay = commands.add_parser("replay", help="turn pictures or sidecars, of any tool, into a manifest's entries")
@@ -42,6 +47,8 @@ def _report(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
     from renderer.plan import make_plan  # noqa: PLC0415
     from renderer.report import gather, page  # noqa: PLC0415
 
+    if options.watch:
+        return _watch(options, manifests)
     for manifest in manifests:
         folder: Path = options.outputs / manifest.name
         if not folder.is_dir():
@@ -52,6 +59,31 @@ def _report(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
         else:
             print(page.write(plan))
     return EXIT_DONE
+
+
+def _watch(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
+    """Serve the pages until somebody asks to stop."""
+    from renderer.report.gallery import Gallery  # noqa: PLC0415
+    from renderer.report.server import Server  # noqa: PLC0415
+
+    if options.format != "html":
+        raise UsageError("--watch serves the page, which is HTML", hint="leave --format out")
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda _number, _frame: asked.set())
+    with Server([Gallery(manifest, options.outputs) for manifest in manifests], options.port) as server:
+        for url in server.urls:
+            print(url, flush=True)
+        print("Ctrl-C ends this", file=sys.stderr)
+        asked.wait()
+    return EXIT_DONE
+
+
+def port(text: str) -> int:
+    """A TCP port, for argparse; 0 lets the system choose."""
+    if text.isdecimal() and int(text) < 2**16:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port, a whole number from 0 to 65535")
 
 
 def _replay(options: argparse.Namespace) -> int:

@@ -161,6 +161,8 @@ def sentence(what: news.News) -> str | None:
     match what:
         case news.BatchBegan(plan=plan, to_render=count):
             return f"{plan.manifest.name}: {count} to render, {plan.count('done')} done, into {plan.folder.path}"
+        case news.Serving(url=url):
+            return f"to watch: {url}"
         case news.Supplying(need=need, what=answer):
             return describe_supply(need, answer)
         case news.WorkerOpened(opened=opened):

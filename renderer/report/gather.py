@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from renderer.job import Sidecar, Summary
-from renderer.plan import Plan, Planned
+from renderer.plan import Plan, Planned, State
 
 THUMBS_FOLDER = "thumbs"
 _LOG_BYTES = 4000
@@ -46,6 +46,7 @@ class Page:
     pictures: tuple[Mapping[str, Any], ...]
     groups: tuple[Group, ...]
     counts: Mapping[str, int]
+    told: str
     trouble: tuple[Planned, ...]
     summary: Summary | None
     sidecars: tuple[Sidecar, ...]
@@ -58,9 +59,10 @@ def gather(plan: Plan) -> Page:
     return Page(
         name=plan.manifest.name,
         manifest=plan.manifest.file,
-        pictures=tuple(map(_picture, plan.items)),
+        pictures=tuple(map(describe, plan.items)),
         groups=tuple(_groups(plan.items)),
         counts={state: plan.count(state) for state in ("done", "failed", "set aside", "to do")},
+        told=describe_counts(plan),
         trouble=trouble,
         summary=_read_summary(plan.folder.path / "summary.json"),
         sidecars=tuple(item.sidecar for item in plan.items if item.sidecar is not None),
@@ -69,11 +71,25 @@ def gather(plan: Plan) -> Page:
 
 
 def thumbnail_name(sidecar: Sidecar) -> str:
-    """A thumbnail is named by its picture's bytes, so that it is made once, and again when they change."""
-    return f"{sidecar.file.sha256[:24]}.webp"
+    """A thumbnail, as a path from the page: named by its picture's bytes, so that it is made once for them."""
+    return f"{THUMBS_FOLDER}/{sidecar.file.sha256[:24]}.webp"
 
 
-def _picture(item: Planned) -> Mapping[str, Any]:
+def file_name(item: Planned) -> str:
+    """A finished picture's file, as a path from the page."""
+    assert item.sidecar is not None
+    folder = item.picture.output.rpartition("/")[0]
+    return f"{folder}/{item.sidecar.file.name}" if folder else item.sidecar.file.name
+
+
+def describe_counts(plan: Plan) -> str:
+    """How many pictures are in which state, in words."""
+    states: tuple[State, ...] = ("done", "failed", "set aside", "to do")
+    return ", ".join(f"{count} {state}" for state in states if (count := plan.count(state)))
+
+
+def describe(item: Planned) -> Mapping[str, Any]:
+    """One picture as the page's script gets it."""
     picture, job, sidecar = item.picture, item.picture.job, item.sidecar
     told: dict[str, Any] = {
         "id": picture.id,
@@ -94,10 +110,9 @@ def _picture(item: Planned) -> Mapping[str, Any]:
     }
     if sidecar is not None:
         timing, memory = sidecar.timing, sidecar.memory
-        folder = picture.output.rpartition("/")[0]
         told |= {
-            "file": quote(f"{folder}/{sidecar.file.name}" if folder else sidecar.file.name),
-            "thumb": f"{THUMBS_FOLDER}/{thumbnail_name(sidecar)}",
+            "file": quote(file_name(item)),
+            "thumb": thumbnail_name(sidecar),
             "seconds": timing.total_s,
             "vram": memory.peak_reserved_bytes or memory.peak_device_bytes,
             "ram": memory.peak_rss_bytes,

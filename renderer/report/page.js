@@ -14,12 +14,20 @@ const say = (element, text) => { element.textContent = text; element.lang = /\p{
 const gib = (bytes) => bytes ? `${(bytes / 2 ** 30).toFixed(2)} GiB` : "";
 const seconds = (value) => value == null ? "" : `${value.toFixed(1)} s`;
 const size = (picture) => `${picture.width}x${picture.height}`;
+let chosen = [];  // positions of the pictures to compare, at most two
+let flying = {};  // while a run is on: what is being rendered, by id, as [step, steps]
 
 // ---- cards
 
-const cards = pictures.map((picture, position) => {
+const cards = pictures.map(() => {
   const card = make("li", "card");
   card.setAttribute("role", "listitem");
+  return card;
+});
+const matches = [];
+
+function fillCard(position) {
+  const picture = pictures[position];
   const open = make("button", "open");
   open.type = "button";
   if (picture.thumb) {
@@ -33,20 +41,19 @@ const cards = pictures.map((picture, position) => {
   open.append(make("span", "name", picture.id));
   open.append(make("span", "about-it", [size(picture), seconds(picture.seconds)].filter(Boolean).join(" · ")));
   open.addEventListener("click", () => showView(position));
-  card.append(open);
+  cards[position].replaceChildren(open);
   if (picture.file) {
     const label = make("label", "choose");
     const box = make("input");
     box.type = "checkbox"; box.setAttribute("aria-label", `choose ${picture.id} for comparison`);
+    box.checked = chosen.includes(position);
     box.addEventListener("change", () => choose(position, box.checked));
     label.append(box);
-    card.append(label);
+    cards[position].append(label);
   }
-  return card;
-});
-
-const matches = pictures.map((picture) => [picture.id, picture.prompt, picture.negative_prompt,
-  ...Object.values(picture.matrix), picture.note].join("\n").toLowerCase());
+  matches[position] = [picture.id, picture.prompt, picture.negative_prompt,
+    ...Object.values(picture.matrix), picture.note].join("\n").toLowerCase();
+}
 
 function grid(group) {
   const table = make("table", "matrix");
@@ -81,10 +88,12 @@ const filters = ["text", "job", "size", "seed", "state", "sort"].map(find);
 let order = [];      // positions of the pictures that are shown, as they stand on the page
 let drawnAs = null;  // how the gallery was drawn last: null, "" (by job) or the name of an order
 
-function fill(id, values) {
-  const distinct = [...new Set(values)];
-  distinct.slice(0, 500).forEach((value) => find(id).append(new Option(value, value)));
-  find(id).closest("label").hidden = distinct.length < 2;
+function fill(id, values) {  // again when values have come: what is there stays
+  const options = find(id).options;
+  const there = new Set([...options].map((option) => option.value));
+  const fresh = [...new Set(values)].filter((value) => !there.has(value));
+  fresh.slice(0, 500).forEach((value) => find(id).append(new Option(value, value)));
+  find(id).closest("label").hidden = options.length < 3;
 }
 
 function sorted(by) {
@@ -135,6 +144,7 @@ function refresh() {
   say(find("shown"), `${shown.size} of ${pictures.length} shown`);
 }
 
+pictures.forEach((_, position) => fillCard(position));
 fill("job", pictures.map((picture) => picture.job));
 fill("size", pictures.map(size));
 fill("seed", pictures.map((picture) => picture.seed));
@@ -148,7 +158,7 @@ let viewed = 0;
 
 function facts(picture) {
   const told = {
-    state: picture.state + (picture.note ? `: ${picture.note}` : ""), job: picture.job, model: `${picture.model}, ${picture.precision}`,
+    "in flight": flying[picture.id] && stepOf(picture), state: picture.state + (picture.note ? `: ${picture.note}` : ""), job: picture.job, model: `${picture.model}, ${picture.precision}`,
     size: size(picture), steps: picture.steps, "CFG scale": picture.cfg_scale, seed: picture.seed,
     ...picture.matrix, time: seconds(picture.seconds), "GPU memory": gib(picture.vram), "process memory": gib(picture.ram),
     attempt: picture.attempt > 1 ? picture.attempt : "", rendered: picture.ended && `${picture.ended.slice(0, 16).replace("T", " ")} UTC`, warnings: (picture.warnings || []).join("; "),
@@ -160,20 +170,29 @@ function facts(picture) {
   });
 }
 
+const stepOf = (picture) => `step ${flying[picture.id][0]} of ${flying[picture.id][1]}`;
+
 function showView(position) {
   viewed = position;
-  const picture = pictures[position];
+  fillView();
+  say(find("copied"), "");
+  if (!find("view").open) find("view").showModal();
+}
+
+function fillView() {
+  const picture = pictures[viewed];
   say(find("view-title"), picture.id);
   const image = find("view-image");
   image.hidden = !picture.file;
-  if (picture.file) { image.src = picture.file; image.alt = picture.prompt; find("view-link").href = picture.file; }
+  if (picture.file) {
+    if (image.getAttribute("src") !== picture.file) image.src = picture.file;
+    image.alt = picture.prompt; find("view-link").href = picture.file;
+  }
   else { image.removeAttribute("src"); find("view-link").removeAttribute("href"); }
   say(find("view-prompt"), picture.prompt);
   say(find("view-negative"), picture.negative_prompt ? `Not: ${picture.negative_prompt}` : "");
   find("view-facts").replaceChildren(...facts(picture));
   find("view-choose").hidden = !picture.file;
-  say(find("copied"), "");
-  if (!find("view").open) find("view").showModal();
 }
 
 function turn(by) {
@@ -238,8 +257,6 @@ find("copy-entry").addEventListener("click", () => copy(entry(pictures[viewed]),
 
 // ---- comparison
 
-let chosen = [];
-
 function choose(position, wanted) {
   chosen = chosen.filter((other) => other !== position);
   if (wanted) chosen.push(position);
@@ -273,3 +290,61 @@ find("compare-slide").addEventListener("input", (event) => {
 find("compare-range").addEventListener("input", (event) => find("compare-stage").style.setProperty("--where", `${event.target.value}%`));
 
 refresh();
+
+// ---- live: a page that was served asks its server for what changes; one opened from disk asks nobody
+
+const served = document.documentElement.dataset;  // all undefined in a page from disk
+let known = served.happened;
+
+function update(news) {
+  if (news.stale) { location.reload(); return; }  // another server, maybe of another manifest
+  const focus = document.activeElement;
+  const focused = cards.findIndex((card) => card.contains(focus));
+  const inList = focus.matches("input") ? ".choose input" : ".open";
+  for (const [position, picture] of news.pictures) { pictures[position] = picture; fillCard(position); }
+  showFlying(news.flying);
+  if (news.pictures.length) {
+    const top = scrollY;
+    fill("state", pictures.map((picture) => picture.state));
+    if (find("sort").value) drawnAs = null;  // its place in the order may be another now
+    refresh();
+    scrollTo({ top, behavior: "instant" });
+    if (focused >= 0) cards[focused].querySelector(inList)?.focus({ preventScroll: true });
+  }
+  if (find("view").open) fillView();
+  say(find("counts"), news.counts);
+  say(find("live-told"), news.closed ? "The run's page is closed: this is how it ended." : news.told || "No run is on.");
+  if (news.happened !== known) { known = news.happened; readHappened(); }
+}
+
+function showFlying(now) {
+  const before = flying;
+  flying = now;
+  pictures.forEach((picture, position) => {
+    if (!(picture.id in before) && !(picture.id in flying)) return;
+    const text = picture.id in flying ? stepOf(picture) : picture.state;
+    cards[position].classList.toggle("flying", picture.id in flying);
+    const missing = cards[position].querySelector(".missing");
+    if (missing) say(missing, text);
+  });
+}
+
+async function readHappened() {  // the plots and tables are made by the server
+  try {
+    const text = await (await fetch(location.pathname)).text();
+    const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("happened");
+    const open = new Set([...find("happened").querySelectorAll("details[open]")].map((each) => each.textContent.slice(0, 40)));
+    fresh.querySelectorAll("details").forEach((each) => { each.open = open.has(each.textContent.slice(0, 40)); });
+    find("happened").replaceWith(document.adoptNode(fresh));
+  } catch { known = ""; }  // the next news tries again
+}
+
+if (served.live) {
+  const source = new EventSource(`${served.live}?since=${served.mark}`);
+  source.addEventListener("message", (event) => {
+    const news = JSON.parse(event.data);
+    if (news.closed) source.close();
+    update(news);
+  });
+  source.addEventListener("error", () => say(find("live-told"), "The run's page does not answer; trying again."));
+}

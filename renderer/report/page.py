@@ -7,7 +7,7 @@ or load but what stands in the folder.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -36,10 +36,22 @@ def write(plan: Plan) -> Path:
     return page
 
 
-def write_html(page: Page, *, has_sheet: bool = False) -> str:
-    """The page as HTML."""
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What a page needs to be kept up to date by a server: `mark` says which changes it has seen already.
+
+    `happened` changes with what stands under "What happened".
+    """
+
+    mark: str
+    happened: str
+
+
+def write_html(page: Page, *, has_sheet: bool = False, live: Live | None = None) -> str:
+    """The page as HTML; with `live`, one that asks its server for what changes. Without, it asks nobody."""
     data = {"pictures": page.pictures, "groups": [asdict(group) for group in page.groups]}
-    return _template().render(page=page, data=data, plots=plots.draw(page.sidecars), geometry=plots, sheet=has_sheet)
+    drawn = plots.draw(page.sidecars)
+    return _template().render(page=page, data=data, plots=drawn, geometry=plots, sheet=has_sheet, live=live)
 
 
 @cache

@@ -38,26 +38,30 @@ _FONT_FOLDERS = (Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), Path.
 
 def make_thumbnails(plan: Plan) -> int:
     """Make the thumbnails that are missing and remove those whose picture is gone; how many were made."""
-    folder = plan.folder.path / THUMBS_FOLDER
+    folder = plan.folder.path
     wanted = {thumbnail_name(item.sidecar): item for item in plan.items if item.sidecar is not None}
-    there = {path.name for path in folder.glob("*.webp")}
+    there = {f"{THUMBS_FOLDER}/{path.name}" for path in (folder / THUMBS_FOLDER).glob("*.webp")}
     for name in there - wanted.keys():
         (folder / name).unlink(missing_ok=True)
-    missing = [(folder / name, item) for name, item in wanted.items() if name not in there]
-
-    def make(pair: tuple[Path, Planned]) -> None:
-        target, item = pair
-        with contextlib.suppress(OSError, ValueError), Image.open(_file(plan, item)) as image:
-            image.draft("RGB", (THUMB_SIDE, THUMB_SIDE))
-            small = image.convert("RGB")
-            small.thumbnail((THUMB_SIDE, THUMB_SIDE), reducing_gap=2.0)
-            buffer = io.BytesIO()
-            small.save(buffer, "WEBP", quality=80, method=2)
-            artifacts.write_whole(target, buffer.getvalue())
-
+    missing = [item for name, item in wanted.items() if name not in there]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        list(pool.map(make, missing))
+        list(pool.map(lambda item: make_thumbnail(plan, item), missing))
     return len(missing)
+
+
+def make_thumbnail(plan: Plan, item: Planned) -> None:
+    """Make a finished picture's thumbnail, unless it is there or the picture cannot be read. Raises `DiskError`."""
+    assert item.sidecar is not None
+    target = plan.folder.path / thumbnail_name(item.sidecar)
+    if target.exists():
+        return
+    with contextlib.suppress(OSError, ValueError), Image.open(_file(plan, item)) as image:
+        image.draft("RGB", (THUMB_SIDE, THUMB_SIDE))
+        small = image.convert("RGB")
+        small.thumbnail((THUMB_SIDE, THUMB_SIDE), reducing_gap=2.0)
+        buffer = io.BytesIO()
+        small.save(buffer, "WEBP", quality=80, method=2)
+        artifacts.write_whole(target, buffer.getvalue())
 
 
 def make_contact_sheet(plan: Plan) -> Path | None:
@@ -105,7 +109,7 @@ def _paste(sheet: Image.Image, plan: Plan, item: Planned, place: tuple[int, int]
     assert item.sidecar is not None
     with (
         contextlib.suppress(OSError, ValueError),
-        Image.open(plan.folder.path / THUMBS_FOLDER / thumbnail_name(item.sidecar)) as image,
+        Image.open(plan.folder.path / thumbnail_name(item.sidecar)) as image,
     ):
         image.thumbnail((_SHEET_SIDE, _SHEET_SIDE))
         left, top = place
