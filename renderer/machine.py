@@ -203,7 +203,7 @@ def _link(handle: Any) -> Link | None:
     if not all(found):
         return None
     own: Any = _asked(pynvml.nvmlDeviceGetGpuMaxPcieLinkGeneration, handle)
-    return Link(*found, own_generation=own or found[2])
+    return Link(*found, own or found[2])
 
 
 def _processes(handle: Any) -> tuple[GpuProcess, ...]:

@@ -30,7 +30,7 @@ class TestContainer:
         assert machine._container(tmp_path, "0::/user.slice/renderer.service\n") == (800, 600)
 
     def test_the_older_hierarchy(self, tmp_path: Path) -> None:
-        """cgroup v1 has a folder a controller, and other names."""
+        """Cgroup v1 has a folder a controller, and other names."""
         folder = tmp_path / "memory" / "docker" / "abc"
         folder.mkdir(parents=True)
         (folder / "memory.limit_in_bytes").write_text("900")
