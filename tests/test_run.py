@@ -308,7 +308,7 @@ class TestStopping:
         def ask(what: news.News) -> None:
             night.heard.append(what)
             if isinstance(what, news.PictureBegan):
-                stop.request()
+                stop.requests = 1
 
         settings = Settings(outputs=night.settings.outputs, hire=FAKE_OF_EIGHT)
         (summary,) = run.render([manifest], settings, ask, stop)
