@@ -30,7 +30,7 @@ _EDIT_ID = "Qwen/Qwen-Image-Edit"
 _EDIT_REVISION = "ac7f9318f633fc4b5778c59367c8128225f1e3de"
 
 
-def _transformer(count: int | None, comfyui: str | None) -> Part:
+def _transformer(count: int, comfyui: str | None) -> Part:
     return Part("transformer", TRANSFORMER_FILES, count, round(40.9 * _GB), comfyui=comfyui)
 
 
@@ -145,7 +145,7 @@ QWEN_IMAGE_EDIT_2509 = replace(
     QWEN_IMAGE_EDIT,
     id="Qwen/Qwen-Image-Edit-2509",
     about="edits several pictures as a text says",
-    parts=(_transformer(None, "diffusion_models/qwen_image_edit_2509_bf16.safetensors"), *_SHARED, _PROCESSOR),
+    parts=(_transformer(5, "diffusion_models/qwen_image_edit_2509_bf16.safetensors"), *_SHARED, _PROCESSOR),
     revision="d3968ef930e841f4c73640fb8afa3b306a78167e",
 )
 

@@ -139,6 +139,8 @@ def lacks(whereabouts: Whereabouts, why: str) -> ModelError:
         return ModelError(f"{model.folder} lacks {names}", hint="it must have Qwen-Image's layout")
     message = f"{model.id} is not complete: {models_folder()} lacks {names}{', ' if why else ''}{why}"
     hint = f"where there is a network: renderer models pull {model.reference}; RENDERER_MODELS names another folder"
+    if others := _other_commits(model):
+        hint += f"; the Hugging Face cache has another commit, which a manifest can ask for: {model.id}@{others[-1]}"
     return ModelError(message, hint=hint)
 
 
@@ -231,7 +233,7 @@ def _elsewhere(model: Model, part: Part) -> Found | None:
     folders: list[tuple[Path, Kind]] = [(fetch_folder(model, part), "models folder")]
     if not exact:
         folders += [(base / repository, "models folder") for base in _other_bases()]
-    folders += [(folder, "Hugging Face cache") for folder in _hugging_face(repository, revision, exact=exact)]
+    folders += [(folder, "Hugging Face cache") for folder in _hugging_face(repository, revision)]
     folders += [(folder, "ModelScope cache") for folder in _modelscope(repository, revision, exact=exact)]
     for folder, kind in folders:
         if found := _in(part, folder, kind):
@@ -254,16 +256,32 @@ def _other_bases() -> Iterator[Path]:
     yield Path("models")
 
 
-def _hugging_face(repository: str, revision: str | None, *, exact: bool) -> Iterator[Path]:
-    """Snapshots in the Hugging Face cache: the revision's, and where any will do what `main` is, then all others."""
-    root = Path(hugging_face.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-    snapshots = root / "snapshots"
-    for name in (revision, _reference(root, revision or "")):
+def _hugging_face(repository: str, revision: str | None) -> Iterator[Path]:
+    """Snapshots in the Hugging Face cache: the revision's, by its commit or by its tag; of no revision, `main`'s.
+
+    Another commit is another model, as far as anybody knows: its pictures would bear a revision that they are not of.
+    """
+    root = _hugging_face_root(repository)
+    for name in (revision, _reference(root, revision or "main")):
         if name:
-            yield snapshots / name
-    if not exact:
-        yield snapshots / _reference(root, "main")
-        yield from sorted(snapshots.glob("*/"))
+            yield root / "snapshots" / name
+
+
+def _hugging_face_root(repository: str) -> Path:
+    return Path(hugging_face.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+
+
+def hugging_face_blob(repository: str, sha256: str) -> Path:
+    """Where the Hugging Face cache keeps a large file of a repository, of whichever commits it is."""
+    return _hugging_face_root(repository) / "blobs" / sha256
+
+
+def _other_commits(model: Model) -> list[str]:
+    """Commits in the Hugging Face cache that have all of a model's own parts, and are not the one that is wanted."""
+    own = [part for part in model.parts if part.repository is None]
+    snapshots = sorted((_hugging_face_root(model.id) / "snapshots").glob("*/"))
+    whole = (path.name for path in snapshots if own and not any(missing(part, path) for part in own))
+    return [name for name in whole if name != model.revision]
 
 
 def _reference(root: Path, name: str) -> str:

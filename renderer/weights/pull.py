@@ -25,6 +25,7 @@ from renderer.errors import DiskError, ModelError, UsageError
 from renderer.weights import hubs
 from renderer.weights.headers import disk_error
 from renderer.weights.identity import file_hashes
+from renderer.weights.places import hugging_face_blob
 
 LOG = logging.getLogger(__name__)
 
@@ -114,6 +115,9 @@ def fetch(errand: Errand, offer: Offer, on_bytes: OnBytes) -> None:
 
 
 def _download(errand: Errand, offer: Offer, on_bytes: OnBytes) -> None:
+    for file in offer.files:
+        if not _is_here(file, errand.folder) and (blob := _cached(errand, file)):
+            _link(blob, file, errand.folder)
     names = [file.name for file in offer.files if not _is_here(file, errand.folder)]
     if names:
         for leftover in errand.folder.glob(_LEFTOVERS):
@@ -132,12 +136,46 @@ def _offer(errand: Errand, source: Source) -> Offer:
     lacking = [pattern for pattern in errand.patterns if not any(fnmatch(file.name, pattern) for file in files)]
     if lacking:
         raise ModelError(f"{source} has no {', '.join(lacking)} in {errand.repository} at {found.revision}")
-    return Offer(source, found.revision, files, tuple(file for file in files if not _is_here(file, errand.folder)))
+    to_fetch = tuple(file for file in files if not _is_here(file, errand.folder) and not _cached(errand, file))
+    return Offer(source, found.revision, files, to_fetch)
 
 
 def _is_here(file: hubs.RemoteFile, folder: Path) -> bool:
     path = folder / file.name
     return path.is_file() and path.stat().st_size == file.bytes
+
+
+def _cached(errand: Errand, file: hubs.RemoteFile) -> Path | None:
+    """The same file in the Hugging Face cache, of another commit or of half a download, on the folder's own disk."""
+    blob = hugging_face_blob(errand.repository, file.sha256) if file.sha256 else None
+    try:
+        if blob is None or blob.stat().st_size != file.bytes or blob.stat().st_dev != _device(errand.folder):
+            return None
+    except OSError:
+        return None
+    return blob
+
+
+def _device(folder: Path) -> int:
+    """The disk that holds a folder, or that will once it is made."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder.stat().st_dev
+
+
+def _link(blob: Path, file: hubs.RemoteFile, folder: Path) -> None:
+    """Let a cached file be this one as well, without a copy; one that is damaged, or cannot be linked, is fetched."""
+    path = folder / file.name
+    if file_hashes([blob]) != [file.sha256]:
+        LOG.warning("%s is damaged", blob)
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        os.link(blob, path)
+    except OSError as error:
+        LOG.warning("%s cannot be linked: %s", blob, error)
 
 
 # ---- meanwhile -------------------------------------------------------------------------------------------------------

@@ -66,7 +66,6 @@ class TestPlaces:
             ("ours/Qwen/Qwen-Image", "models folder"),
             ("models/Qwen/Qwen-Image", "models folder"),
             (f"hub/models--Qwen--Qwen-Image/snapshots/{QWEN_IMAGE.revision}", "Hugging Face cache"),
-            ("hub/models--Qwen--Qwen-Image/snapshots/0123456789abcdef", "Hugging Face cache"),
             ("modelscope/models/Qwen--Qwen-Image/snapshots/master", "ModelScope cache"),
             ("modelscope/models/Qwen/Qwen-Image", "ModelScope cache"),
             ("modelscope/hub/models/Qwen/Qwen-Image", "ModelScope cache"),
@@ -141,6 +140,25 @@ class TestRevisions:
         """A folder that says it has the pinned revision is used."""
         fill(here / folder)
         assert not places.look(PINNED).lacking
+
+    def test_another_commit_is_not_the_catalogue_s(self, here: Path) -> None:
+        """What the Hugging Face cache has of another commit is not taken for the pinned one, but named for what it is."""
+        root = here / "hub/models--Qwen--Qwen-Image"
+        fill(root / "snapshots/0123456789abcdef")
+        (root / "refs").mkdir()
+        (root / "refs/main").write_text("0123456789abcdef")
+        assert len(places.look(QWEN_IMAGE).lacking) == 4
+        with pytest.raises(ModelError) as caught:
+            places.collect(places.look(QWEN_IMAGE))
+        assert "Qwen/Qwen-Image@0123456789abcdef" in caught.value.hint
+        assert not places.look(catalog.find("Qwen/Qwen-Image@0123456789abcdef")).lacking
+
+    def test_half_a_commit_is_not_named(self, here: Path) -> None:
+        """A commit of which a part lacks helps nobody, and is not spoken of."""
+        fill(here / "hub/models--Qwen--Qwen-Image/snapshots/0123456789abcdef", NAMES[1])
+        with pytest.raises(ModelError) as caught:
+            places.collect(places.look(QWEN_IMAGE))
+        assert "@" not in caught.value.hint
 
     def test_a_tag(self, here: Path) -> None:
         """A tag is looked up among what the Hugging Face cache knows of it."""

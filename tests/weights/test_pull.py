@@ -73,6 +73,22 @@ class TestFetch:
         assert bring(tmp_path, source).bytes == 0
         assert not hub.given
 
+    def test_what_the_hugging_face_cache_has(self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A large file that the cache has of any commit is linked, not fetched, not counted; a damaged one is fetched."""
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        data = hub.files[REPOSITORY][VAE]
+        blob = tmp_path / "hub" / f"models--{REPOSITORY.replace('/', '--')}" / "blobs" / hub.sha256(VAE, data)
+        blob.parent.mkdir(parents=True)
+        blob.write_bytes(data)
+        assert bring(tmp_path, "huggingface").bytes == len(hub.files[REPOSITORY][VOCABULARY])
+        assert set(hub.given) == {VOCABULARY}
+        assert (tmp_path / "model" / VAE).samefile(blob)
+        (tmp_path / "model" / VAE).unlink()
+        blob.write_bytes(data[:-1] + b"?")
+        bring(tmp_path, "huggingface")
+        assert set(hub.given) == {VOCABULARY, VAE}
+        assert (tmp_path / "model" / VAE).read_bytes() == data
+
     @pytest.mark.parametrize("source", BOTH)
     def test_a_cut_connection(self, hub: Hub, tmp_path: Path, source: Source) -> None:
         """A connection that is cut in the middle is taken up where it was, within the same call."""
