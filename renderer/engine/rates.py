@@ -1,0 +1,319 @@
+"""How fast this device and its host are, in two seconds: `python -m renderer.engine.rates` writes one JSON object.
+
+It holds the fields of `renderer.rates.Rates`, or `error`. Each figure is the median of several runs after two for
+warming up, of the shapes that the engine has; on the CPU the same code runs with small ones. Knows nothing of models
+or jobs but where models' files lie.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch.nn import functional
+
+from renderer.engine.placement import Device
+from renderer.engine.precision import fp8_arithmetic
+from renderer.engine.slots import host_buffer
+from renderer.errors import MachineError
+from renderer.rates import Rates
+from renderer.weights.places import models_folder
+
+Figure = TypeVar("Figure")
+
+MIB = 2**20
+
+WARM_UPS = 2
+RUNS = (3, 30)
+"""At least, and at most so many."""
+
+LAUNCHES = 200
+"""Fewer than what a stream takes before the host has to wait."""
+
+READ_BYTES = 64 * MIB
+READS = 4
+"""From the disk: so many pieces of a file at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What is measured: a product's rows, columns and depth; heads, their width, tokens; (channels, side); bytes."""
+
+    rows: int
+    width: int
+    wide: int
+    heads: int
+    head: int
+    tokens: int
+    convolutions: tuple[tuple[int, int], ...]
+    pass_bytes: int
+    copy_bytes: int
+    run_s: float
+
+
+GPU_SIZES = Sizes(
+    rows=6912,
+    width=3072,
+    wide=12288,
+    heads=24,
+    head=128,
+    tokens=6912,
+    convolutions=((384, 64), (384, 128), (192, 256), (96, 512)),
+    pass_bytes=512 * MIB,
+    copy_bytes=128 * MIB,
+    run_s=0.1,
+)
+
+CPU_SIZES = Sizes(
+    rows=64,
+    width=384,
+    wide=1536,
+    heads=4,
+    head=64,
+    tokens=256,
+    convolutions=((48, 16), (24, 32)),
+    pass_bytes=32 * MIB,
+    copy_bytes=32 * MIB,
+    run_s=0.05,
+)
+
+
+def main() -> None:
+    """Write the figures to stdout, and what libraries print to stderr."""
+    sys.stdout.flush()
+    answer = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    try:
+        found = measure("cuda" if torch.cuda.is_available() else "cpu").model_dump()
+    except Exception as error:  # noqa: BLE001  # whatever is wrong here is what was asked for
+        notes: list[str] = getattr(error, "__notes__", [])
+        words = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        found = {"error": ": ".join([*notes, words])}
+    with os.fdopen(answer, "w", encoding="utf-8") as stream:
+        stream.write(json.dumps(found, indent=2) + "\n")
+
+
+def measure(device: Device, sizes: Sizes | None = None) -> Rates:
+    """All figures of one device. What goes wrong is raised, with a note of which figure it was."""
+    sizes = sizes or (GPU_SIZES if device == "cuda" else CPU_SIZES)
+    bench = Bench(device, sizes)
+    with torch.inference_mode():
+        return Rates(
+            source="measured",
+            device=torch.cuda.get_device_name() if device == "cuda" else "CPU",
+            bf16_flops=_named("bf16 product", bench.product),
+            fp8_flops=_named("FP8 product", bench.fp8_product) if device == "cuda" and fp8_arithmetic() else None,
+            attention_flops=_named("attention", bench.attention),
+            convolution_flops=_named("convolutions", bench.convolutions),
+            memory_bytes_per_s=_named("memory", bench.memory),
+            pinned_bytes_per_s=_named("copies from pinned memory", bench.pinned),
+            pageable_bytes_per_s=_named("copies from pageable memory", bench.pageable),
+            host_copy_bytes_per_s=_named("copies within host memory", bench.host_copy),
+            disk_bytes_per_s=_named("disk", lambda: disk_bytes_per_s(models_folder())),
+            launch_s=_named("launches", bench.launch),
+        )
+
+
+def _named(what: str, find: Callable[[], Figure]) -> Figure:
+    try:
+        return find()
+    except Exception as error:
+        error.add_note(what)
+        raise
+
+
+class Bench:
+    """Measures one device."""
+
+    def __init__(self, device: Device, sizes: Sizes) -> None:
+        self._device = device
+        self._sizes = sizes
+
+    # -- arithmetic: operations a second --
+
+    def product(self) -> float:
+        sizes = self._sizes
+        rows, weight = self._random(sizes.rows, sizes.width), self._random(sizes.wide, sizes.width)
+        return self._flops(sizes) / self._seconds(lambda: functional.linear(rows, weight))
+
+    def fp8_product(self) -> float:
+        """With a scale for each row and each column, as in the blocks."""
+        sizes = self._sizes
+        rows = self._random(sizes.rows, sizes.width).to(torch.float8_e4m3fn)
+        weight = self._random(sizes.wide, sizes.width).to(torch.float8_e4m3fn).t()
+        row_scales = torch.ones(sizes.rows, 1, device=self._device)
+        column_scales = torch.ones(1, sizes.wide, device=self._device)
+
+        def multiply() -> Any:
+            return torch._scaled_mm(  # noqa: SLF001  # torch has no public name for it
+                rows,
+                weight,
+                scale_a=row_scales,
+                scale_b=column_scales,
+                out_dtype=torch.bfloat16,
+                use_fast_accum=True,
+            )
+
+        return self._flops(sizes) / self._seconds(multiply)
+
+    def attention(self) -> float:
+        sizes = self._sizes
+        query, key, value = (self._random(1, sizes.heads, sizes.tokens, sizes.head) for _ in range(3))
+        seconds = self._seconds(lambda: functional.scaled_dot_product_attention(query, key, value))
+        return 4.0 * sizes.heads * sizes.head * sizes.tokens**2 / seconds
+
+    def convolutions(self) -> float:
+        """As in decoding one frame: norm, activation, two frames of zeros before it, 3 x 3 x 3."""
+        flops = seconds = 0.0
+        for channels, side in self._sizes.convolutions:
+            frame = self._random(1, channels, 1, side, side)
+            weight, gamma = self._random(channels, channels, 3, 3, 3), self._random(channels, 1, 1, 1)
+
+            def convolve(frame: Any = frame, weight: Any = weight, gamma: Any = gamma) -> Any:
+                normed = functional.silu(functional.normalize(frame, dim=1) * gamma)
+                return functional.conv3d(functional.pad(normed, (1, 1, 1, 1, 2, 0)), weight)
+
+            seconds += self._seconds(convolve, share=1 / len(self._sizes.convolutions))
+            flops += 2.0 * 27 * channels**2 * side**2
+        return flops / seconds
+
+    # -- bytes a second --
+
+    def memory(self) -> float:
+        """A pass that reads and writes as much."""
+        source = torch.zeros(self._sizes.pass_bytes // 2, dtype=torch.bfloat16, device=self._device)
+        target = torch.empty_like(source)
+        return 2.0 * self._sizes.pass_bytes / self._seconds(lambda: torch.add(source, 1, out=target))
+
+    def pinned(self) -> float | None:
+        """From memory as blocks have it; None where none can be pinned."""
+        try:
+            buffer = host_buffer(self._sizes.copy_bytes, self._device, _touch)
+        except MachineError:
+            return None
+        return self._copies(buffer)
+
+    def pageable(self) -> float:
+        return self._copies(torch.zeros(self._sizes.copy_bytes, dtype=torch.uint8))
+
+    def host_copy(self) -> float:
+        source = torch.zeros(self._sizes.copy_bytes, dtype=torch.uint8)
+        target = torch.zeros_like(source)
+        return self._sizes.copy_bytes / _host_seconds(lambda: target.copy_(source), self._sizes.run_s)
+
+    def _copies(self, buffer: Any) -> float:
+        target = torch.empty(self._sizes.copy_bytes, dtype=torch.uint8, device=self._device)
+        return self._sizes.copy_bytes / self._seconds(lambda: target.copy_(buffer, non_blocking=True))
+
+    # -- seconds --
+
+    def launch(self) -> float:
+        """Of the host, for torch's shortest operation."""
+        value = torch.zeros(1, device=self._device)
+
+        def enqueue() -> None:
+            for _ in range(LAUNCHES):
+                value.add_(1)
+
+        found = []
+        for _ in range(WARM_UPS + 7):
+            self._wait()
+            began_s = time.perf_counter()
+            enqueue()
+            found.append((time.perf_counter() - began_s) / LAUNCHES)
+        return statistics.median(found[WARM_UPS:])
+
+    def _seconds(self, work: Callable[[], Any], share: float = 1.0) -> float:
+        """The median of several runs, each by the device's own clock."""
+        if self._device == "cpu":
+            return _host_seconds(work, self._sizes.run_s * share)
+        for _ in range(WARM_UPS):
+            work()
+        self._wait()
+        began_s = time.perf_counter()
+        work()
+        self._wait()
+        runs = _runs(time.perf_counter() - began_s, self._sizes.run_s * share)
+        moments = [torch.cuda.Event(enable_timing=True) for _ in range(runs + 1)]
+        moments[0].record()
+        for moment in moments[1:]:
+            work()
+            moment.record()
+        self._wait()
+        took = (first.elapsed_time(second) for first, second in itertools.pairwise(moments))
+        return statistics.median(took) / 1000
+
+    def _wait(self) -> None:
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+
+    def _random(self, *shape: int) -> Any:
+        return torch.randn(shape, dtype=torch.bfloat16, device=self._device)
+
+    @staticmethod
+    def _flops(sizes: Sizes) -> float:
+        return 2.0 * sizes.rows * sizes.width * sizes.wide
+
+
+def disk_bytes_per_s(folder: Path) -> float | None:
+    """Reading the largest weights below a folder, several pieces at once and not from the page cache; None: no such.
+
+    The pieces read are dropped from the cache first. What is too small to tell anything is not read.
+    """
+    found = ((path.stat().st_size, path) for path in folder.rglob("*.safetensors") if path.is_file())
+    size, path = max(found, default=(0, folder))
+    if size < READS * READ_BYTES or not hasattr(os, "posix_fadvise"):
+        return None
+
+    def read(place: int) -> None:
+        start = place * (size // READS)
+        with path.open("rb", buffering=0) as stream:
+            os.posix_fadvise(stream.fileno(), start, READ_BYTES, os.POSIX_FADV_DONTNEED)
+            stream.seek(start)
+            buffer = memoryview(bytearray(4 * MIB))
+            for _ in range(READ_BYTES // len(buffer)):
+                stream.readinto(buffer)
+
+    with contextlib.suppress(OSError), ThreadPoolExecutor(READS) as pool:
+        began_s = time.perf_counter()
+        list(pool.map(read, range(READS)))
+        return READS * READ_BYTES / (time.perf_counter() - began_s)
+    return None
+
+
+def _touch(memory: Any) -> None:
+    memory.zero_()
+
+
+def _host_seconds(work: Callable[[], Any], run_s: float) -> float:
+    for _ in range(WARM_UPS):
+        work()
+    took: list[float] = []
+    runs = RUNS[0]
+    while len(took) < runs:
+        began_s = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - began_s)
+        runs = _runs(took[0], run_s)
+    return statistics.median(took)
+
+
+def _runs(one_s: float, run_s: float) -> int:
+    """How often to run what takes `one_s`, to spend `run_s` on it."""
+    least, most = RUNS
+    return max(least, min(most, int(run_s / max(one_s, 1e-9))))
+
+
+if __name__ == "__main__":
+    main()
