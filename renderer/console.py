@@ -225,6 +225,8 @@ class Json:
                 self._say("worker-lost", reason=what.reason, ids=[item.picture.id for item in what.items])
             case news.Stopping():
                 self._say("stopping", in_flight=what.in_flight, grace_s=what.grace_s)
+            case news.Remark():
+                self._say("warning", text=what.text)
             case news.BatchEnded():
                 self._say("batch-ended", summary=what.summary.model_dump(mode="json"))
             case news.Tick():

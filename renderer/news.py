@@ -103,6 +103,13 @@ class Stopping:
 
 
 @dataclass(frozen=True, slots=True)
+class Remark:
+    """Something beside the batch went wrong, and nothing of the batch with it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passes; told several times a second. `standing` is how the batch stands, while one is being rendered."""
 
@@ -128,6 +135,7 @@ News = (
     | PictureFailed
     | WorkerLost
     | Stopping
+    | Remark
     | Tick
     | BatchEnded
 )

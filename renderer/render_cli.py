@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, get_args
 
 from renderer import models_cli, plan_cli, report_cli
-from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, RendererError
 from renderer.job import Profile, Summary
 from renderer.manifest import Manifest
 
@@ -97,6 +97,7 @@ def _status_lines(
 
 def _render(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
     from renderer import console, run  # noqa: PLC0415
+    from renderer.notify import Notifier, addresses  # noqa: PLC0415
     from renderer.settings import Settings  # noqa: PLC0415
 
     if options.dry_run:
@@ -115,13 +116,19 @@ def _render(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
         grace_s=options.grace,
         deadline=deadline(options, datetime.now().astimezone()),
     )
+    notifier = Notifier(addresses(options.notify))
     screen = console.open_console(options.log_format)
     with contextlib.ExitStack() as held:
         held.callback(screen.close)
         stop = held.enter_context(_stopping_on_signals())
         if options.live:
             _serve(options, manifests, screen.watch, held)
-        summaries = run.render(manifests, settings, screen.watch, stop)
+        try:
+            summaries = run.render(manifests, settings, notifier.watching(screen.watch), stop)
+        except RendererError as error:
+            notifier.end(error, screen.watch)
+            raise
+        notifier.end(None, screen.watch)
     return _exit_code(summaries)
 
 
@@ -203,6 +210,10 @@ def _add_render_options(render: argparse.ArgumentParser) -> None:
     render.add_argument(
         "--port", type=report_cli.port, default=0, metavar="N", help="for --live (default: any that is free)"
     )
+    render.add_argument(
+        "--notify", action="append", default=[], metavar="URL", help="Apprise's address, told of the first failure and"
+        " the end; repeatable. RENDERER_NOTIFY keeps it out of the process list",
+    )  # fmt: skip
     render.add_argument("--log-format", choices=["auto", "plain", "json"], default="auto", help="default: auto")
 
 

@@ -176,6 +176,8 @@ def sentence(what: news.News) -> str | None:
             return f"FAILED {what.item.picture.id}: {what.message}{hint}{'; trying again later' if what.again else ''}"
         case news.WorkerLost(reason=reason):
             return f"{reason}; starting another"
+        case news.Remark(text=text):
+            return f"warning: {text}"
         case news.Stopping(in_flight=0):
             return "stopping"
         case news.Stopping(in_flight=count, grace_s=grace_s):
