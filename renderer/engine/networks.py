@@ -167,7 +167,7 @@ class TensorMap(Mapping[str, torch.Tensor]):
 
     def read(self, device: Device) -> dict[str, torch.Tensor]:
         """All tensors, on a device, several files at a time, and hardly more in host memory than what stays there."""
-        reader = _Reader(device)
+        reader = Reader(device)
         with ThreadPoolExecutor(min(READERS, len(self._files))) as pool:
             found = list(pool.map(reader.read, self._files))
         return {
@@ -177,7 +177,7 @@ class TensorMap(Mapping[str, torch.Tensor]):
         }
 
 
-class _Reader:
+class Reader:
     """Brings files to a device, whole: into memory of their own, of which their tensors are views."""
 
     def __init__(self, device: Device) -> None:
@@ -189,14 +189,17 @@ class _Reader:
         if self._device == "cpu":
             file.read_into(flat)
         else:
-            staging, done = self._staging(), 0
-            for piece in file.pieces(memoryview(staging.numpy())):
-                part = torch.frombuffer(piece, dtype=torch.uint8)
-                flat[done : done + len(piece)].copy_(part)
-                done += len(piece)
+            self.read_through(file, flat)
         found = views(flat, file.tensors)
         unaligned = [place.name for place in file.tensors if place.offset % ALIGNMENT]
         return found | {name: found[name].clone() for name in unaligned}
+
+    def read_through(self, file: File, flat: torch.Tensor) -> None:
+        """A file's data into memory of a device, piece by piece through this thread's own."""
+        done = 0
+        for piece in file.pieces(memoryview(self._staging().numpy())):
+            flat[done : done + len(piece)].copy_(torch.frombuffer(piece, dtype=torch.uint8))
+            done += len(piece)
 
     def _staging(self) -> torch.Tensor:
         """This thread's own buffer."""

@@ -21,6 +21,7 @@ from renderer.errors import DiskError, LockedError, ModelError, UsageError
 from renderer.job import ModelIdentity, Precision
 from renderer.weights import pack as packing
 from renderer.weights import shapes
+from renderer.weights import unpacked as opening
 from renderer.weights.fp8 import dequantise, quantise
 from renderer.weights.layout import BLOCK_PREFIX
 from renderer.weights.store import Store, load, open_store
@@ -416,16 +417,19 @@ MUTATIONS: tuple[Callable[[Path, random.Random], None], ...] = (
 
 class TestDamagedSources:
     def test_mutations(self, source: Source, tmp_path: Path) -> None:
-        """Of 140 damaged checkpoints none is packed; each is refused before anything is written, by its file's name."""
+        """Of 200 damaged checkpoints none is packed, and none opened; each is refused at once, by its file's name."""
         numbers = random.Random(5)  # noqa: S311  # the same mutations every time
         networks, files = source.networks, source.files
-        for number in range(140):
+        for number in range(200):
             mutate, path = MUTATIONS[number % len(MUTATIONS)], files[number // len(MUTATIONS) % len(files)]
             with restored(source.folder):
                 mutate(path, numbers)
-                with pytest.raises(ModelError) as raised:
+                with pytest.raises(ModelError) as packed:
                     packing.pack(networks, source.tokenizer, tmp_path / "packed", "fp8", tiny.IDENTITY, device="cpu")
-                assert str(path) in raised.value.message, f"{number} {mutate.__name__}: {raised.value.message}"
+                with pytest.raises(ModelError) as opened:
+                    opening.unpacked(networks, source.tokenizer, "fp8")
+                for raised in (packed, opened):
+                    assert str(path) in raised.value.message, f"{number} {mutate.__name__}: {raised.value.message}"
             assert not list(tmp_path.iterdir())
 
     def test_swapped_shards(self, source: Source, tmp_path: Path) -> None:

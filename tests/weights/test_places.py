@@ -142,7 +142,7 @@ class TestRevisions:
         assert not places.look(PINNED).lacking
 
     def test_another_commit_is_not_the_catalogue_s(self, here: Path) -> None:
-        """What the Hugging Face cache has of another commit is not taken for the pinned one, but named for what it is."""
+        """What the Hugging Face cache has of another commit is not taken for the pinned one, but named."""
         root = here / "hub/models--Qwen--Qwen-Image"
         fill(root / "snapshots/0123456789abcdef")
         (root / "refs").mkdir()

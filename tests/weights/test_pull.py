@@ -74,7 +74,7 @@ class TestFetch:
         assert not hub.given
 
     def test_what_the_hugging_face_cache_has(self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A large file that the cache has of any commit is linked, not fetched, not counted; a damaged one is fetched."""
+        """A large file that the cache has of any commit is linked and not counted; a damaged one is fetched."""
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
         data = hub.files[REPOSITORY][VAE]
         blob = tmp_path / "hub" / f"models--{REPOSITORY.replace('/', '--')}" / "blobs" / hub.sha256(VAE, data)
