@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from renderer import machine, plan
 from renderer.engine.calling import Rendering
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import RendererError
@@ -70,7 +71,7 @@ MIXED: tuple[tuple[int, int, float], ...] = (
 )
 """A mixed manifest: width, height, guidance."""
 
-MIXED_STEPS = 10
+MIXED_STEPS = 6
 
 
 def main() -> None:
@@ -85,7 +86,7 @@ def measure(folder: Path, case: Case) -> Figures:
     """A case's seconds a step, peaks, and what its picture's bits are."""
     with _counting_compiled() as compiled:
         engine = _open(folder, slots=case.slots, in_flight=case.pictures, tiled=case.tiled)
-        jobs = [_job(engine, case.side, case.side, 4.0, case.steps, seed) for seed in range(1, case.pictures + 1)]
+        jobs = [_job(engine.setup, case.side, case.side, 4.0, case.steps, seed) for seed in range(1, case.pictures + 1)]
         _render(engine, [job.model_copy(update={"num_inference_steps": 2}) for job in jobs])
         first = len(compiled)
         _reset()
@@ -112,7 +113,7 @@ def measure(folder: Path, case: Case) -> Figures:
         "kernels_compiled": len(compiled),
         "kernels_compiled_after_the_first_picture": len(compiled) - first,
         "compile_s": sum(compiled),
-        **_peaks(),
+        **_peaks(pictures),
     }
     if case.profiled:
         found["idle"] = _idle(engine, jobs[0])
@@ -124,8 +125,11 @@ def capped(folder: Path, gib: int) -> Figures:
     if torch.cuda.is_available():
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total))
-    engine = _open(folder, vram_bytes=gib * GIB)
-    jobs = [_job(engine, *shape, MIXED_STEPS, seed) for seed, shape in enumerate(MIXED, start=1)]
+    index = open_store(folder).index
+    setup = Setup(model=_model(index.source.id), precision=index.precision, profile="stream", store=str(folder))
+    jobs = [_job(setup, *shape, MIXED_STEPS, seed) for seed, shape in enumerate(MIXED, start=1)]
+    planned = plan.setup_for(jobs, machine.look(), "stream", gib * GIB)
+    engine = StreamingEngine.open(planned.model_copy(update={"store": str(folder)}), lambda _: None)
     _reset()
     began = time.perf_counter()
     pictures = _render(engine, jobs)
@@ -140,7 +144,7 @@ def capped(folder: Path, gib: int) -> Figures:
         "in_flight": statistics.fmean(each.mean_in_flight for each in sharings),
         "adjustments": sorted({change for each in sharings for change in each.adjustments}),
         "pictures_per_hour": 3600 * len(pictures) / took_s,
-        **_peaks(),
+        **_peaks(pictures),
     }
 
 
@@ -175,10 +179,10 @@ def _model(source: str) -> str:
     return "Qwen/Qwen-Image" if source == "synthetic" else source
 
 
-def _job(engine: StreamingEngine, width: int, height: int, cfg_scale: float, steps: int, seed: int) -> Job:
+def _job(setup: Setup, width: int, height: int, cfg_scale: float, steps: int, seed: int) -> Job:
     return Job(
-        model=engine.setup.model,
-        precision=engine.setup.precision,
+        model=setup.model,
+        precision=setup.precision,
         prompt=PROMPT,
         negative_prompt="",
         cfg_scale=cfg_scale,
@@ -206,11 +210,12 @@ def _reset() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _peaks() -> Figures:
+def _peaks(pictures: Sequence[Rendering]) -> Figures:
+    """The highest of what the pictures' sidecars will say."""
     found: Figures = {"rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-    if torch.cuda.is_available():
-        found["reserved_bytes"] = torch.cuda.max_memory_reserved()
-        found["allocated_bytes"] = torch.cuda.max_memory_allocated()
+    for name in ("reserved", "allocated"):
+        peaks = [getattr(picture.memory, f"peak_{name}_bytes") for picture in pictures]
+        found[f"{name}_bytes"] = max((peak for peak in peaks if peak is not None), default=None)
     return found
 
 

@@ -76,6 +76,8 @@ class StreamingEngine:
         self._flying: list[Journey] = []
         self._decoded: list[Journey] = []
         self._beside = torch.cuda.Stream() if device == "cuda" else None
+        self._riders: tuple[str, ...] = ()
+        self._ends_s: deque[float] = deque(maxlen=4)
 
     @classmethod
     def open(cls, setup: Setup, report: Callable[[str], None]) -> StreamingEngine:
@@ -190,7 +192,9 @@ class StreamingEngine:
 
         def watch(moments: torch.Tensor) -> Iterator[torch.Tensor]:
             journey.stepped()
-            for done, moment in enumerate(moments, start=1):
+            # On the device already, so that DiffSynth need not bring each there: that would wait for all work so far.
+            on_device = moments.to(device=self.device, dtype=COMPUTATION_DTYPE)
+            for done, moment in enumerate(on_device, start=1):
                 journey.table = self._modulations.at(schedule[done - 1])
                 yield moment
                 if done == len(moments):
@@ -305,6 +309,20 @@ class StreamingEngine:
         for journey in flying:
             journey.account(took_s, moved, total, work[id(journey)] / total, len(flying))
         if moved and self.device == "cuda":  # on the CPU copies and computing take turns: riders would hide nothing
+            self._learn(flying, moved)
+
+    def _learn(self, flying: list[Journey], moved: int) -> None:
+        """Tell the budget how long sweeps take that many ride.
+
+        The host runs ahead of the GPU, and only several sweeps of the same riders in a row show the pace.
+        """
+        riders = tuple(journey.key for journey in flying)
+        if riders != self._riders:
+            self._riders = riders
+            self._ends_s.clear()
+        self._ends_s.append(time.perf_counter())
+        if len(self._ends_s) == self._ends_s.maxlen:
+            took_s = (self._ends_s[-1] - self._ends_s[1]) / (len(self._ends_s) - 2)
             self._budget.learn(moved / self._slots.bus_bytes_per_s / took_s, len(flying))
 
     # -- ending --
