@@ -26,11 +26,12 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
 from renderer.errors import DiskError, LockedError
-from renderer.job import FileFacts, Format, Keep, Sidecar
+from renderer.job import FileFacts, Format, Keep, Sidecar, Value
 
 PICTURE_SUFFIXES: Mapping[Format, str] = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 SIDECAR_SUFFIX = ".json"
 PART_PREFIX = ".part-"
+_CHANGE_PREFIX = f"{PART_PREFIX}change-"
 _LOCK_NAME = ".lock"
 _LOCK_PATIENCE_S = 0.2  # somebody who asks whether a run is on holds the lock for a blink
 _PNG_COMPRESSION = 4  # zlib level 4 is three times as fast as 6 on photographs, and 2 % larger
@@ -120,9 +121,14 @@ class OutputFolder:
         return False
 
     def sweep(self) -> int:
-        """Remove the temporary files of dead runs, and say how many there were. Call it with the lock held."""
+        """Remove what dead runs left: temporary files, and pictures on the way from one format to another.
+
+        Says how many temporary files there were. Call it with the lock held.
+        """
         parts = list(self.path.rglob(f"{PART_PREFIX}*"))
         for part in parts:
+            if part.name.startswith(_CHANGE_PREFIX):
+                _finish_change(part)
             part.unlink(missing_ok=True)
         return len(parts)
 
@@ -233,6 +239,9 @@ def save(
     path = folder.picture(output, file_format)
     _stay_inside(folder.path, path)
     before = read_sidecar(folder.sidecar(output))
+    changing = None
+    if before is not None and before.keep.format != file_format:
+        changing = _begin_change(path.parent, _Change(name=path.stem, formats=(before.keep.format, file_format)))
     data = encode(pixels, file_format, labels)
     write_whole(path, data)
     facts = FileFacts(
@@ -244,9 +253,33 @@ def save(
     )
     sidecar = describe(facts, time.monotonic() - began)
     write_whole(folder.sidecar(output), sidecar.model_dump_json(indent=2).encode() + b"\n")
-    if before is not None and before.keep.format != file_format:
-        folder.picture(output, before.keep.format).unlink(missing_ok=True)
+    if changing is not None:
+        _finish_change(changing)
     return sidecar
+
+
+class _Change(Value):
+    """A picture's way from one format to another, noted beside it while it lasts: for then both files may be there."""
+
+    name: str
+    formats: tuple[Format, Format]
+
+
+def _begin_change(folder: Path, change: _Change) -> Path:
+    note = folder / f"{_CHANGE_PREFIX}{uuid4().hex}"
+    write_whole(note, change.model_dump_json().encode())
+    return note
+
+
+def _finish_change(note: Path) -> None:
+    """Remove, of the two files that a note tells of, the one that the sidecar does not; then the note."""
+    with contextlib.suppress(OSError, ValueError):
+        change = _Change.model_validate_json(note.read_bytes())
+        kept = read_sidecar(note.with_name(f"{change.name}{SIDECAR_SUFFIX}"))
+        for file_format in change.formats:
+            if kept is not None and kept.keep.format != file_format and "/" not in change.name:
+                note.with_name(f"{change.name}{PICTURE_SUFFIXES[file_format]}").unlink(missing_ok=True)
+    note.unlink(missing_ok=True)
 
 
 def rewrite(folder: OutputFolder, output: str, before: Sidecar, keep: Keep, labels: Labels) -> Sidecar:

@@ -16,6 +16,8 @@ import pytest
 
 from renderer import artifacts, run
 from renderer.artifacts import OutputFolder, WritePoint
+from renderer.job import Keep
+from renderer.manifest import Manifest
 from renderer.settings import Settings, Stop
 from tests.fakes import InlineWorker, draw
 from tests.making import make_manifest, pixels_of
@@ -25,7 +27,10 @@ MANIFEST = make_manifest([f"picture {number}" for number in range(48)])
 
 
 def run_until_killed(
-    outputs: Path, kill_after_s: float | None = None, die_at: tuple[WritePoint, int] | None = None
+    outputs: Path,
+    kill_after_s: float | None = None,
+    die_at: tuple[WritePoint, int] | None = None,
+    manifest: Manifest = MANIFEST,
 ) -> int:
     """Run in a forked child that is killed after some time, or dies at the n-th passing of a write point."""
     child = os.fork()
@@ -34,7 +39,7 @@ def run_until_killed(
         try:
             if die_at is not None:
                 artifacts.reached = _dying(*die_at)
-            (summary,) = run.render([MANIFEST], Settings(outputs=outputs, hire=InlineWorker), lambda _: None, Stop())
+            (summary,) = run.render([manifest], Settings(outputs=outputs, hire=InlineWorker), lambda _: None, Stop())
             status = summary.failed
         finally:
             os._exit(status)
@@ -109,3 +114,24 @@ def test_death_at_every_write_point(tmp_path: Path, point: WritePoint, passing: 
     assert run_until_killed(tmp_path, die_at=(point, passing)) == signal.SIGKILL
     check(tmp_path)
     finish(tmp_path)
+
+
+@pytest.mark.parametrize("point", ["part-opened", "part-written", "part-synced", "renamed", "folder-synced"])
+@pytest.mark.parametrize("passing", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("back", [False, True])
+def test_death_while_a_format_changes(tmp_path: Path, point: WritePoint, passing: int, back: bool) -> None:  # noqa: FBT001
+    """Die between PNG and WebP: after the next run, whichever of the two it wants, there is one file a picture."""
+    before = make_manifest(("a", "b"))
+    pictures = tuple(one.model_copy(update={"keep": Keep(format="webp")}) for one in before.pictures)
+    after = Manifest(before.file, before.name, pictures)
+    assert run_until_killed(tmp_path, manifest=before) == 0
+    assert run_until_killed(tmp_path, die_at=(point, passing), manifest=after) == signal.SIGKILL
+    last = before if back else after
+    assert run_until_killed(tmp_path, manifest=last) == 0
+    folder = OutputFolder(tmp_path / before.name)
+    suffix = ".png" if back else ".webp"
+    found = {path.name for path in folder.path.iterdir() if path.suffix in {".png", ".webp"}} - {"contact-sheet.png"}
+    assert found == {f"p000{suffix}", f"p001{suffix}"}
+    assert not list(folder.path.glob(".part-*"))
+    for picture in last.pictures:
+        assert pixels_of(folder.picture(picture.output, picture.keep.format)) == draw(picture.job)

@@ -5,6 +5,7 @@ A pure function of a plan and a summary, besides the tail of the worker's log. K
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -197,6 +198,27 @@ def _tail(path: Path) -> str:
     try:
         with path.open("rb") as stream:
             stream.seek(max(0, path.stat().st_size - _LOG_BYTES))
-            return stream.read(_LOG_BYTES).decode("utf-8", "replace")
+            return hide_paths(stream.read(_LOG_BYTES).decode("utf-8", "replace"))
     except OSError:
         return ""
+
+
+_PATH = re.compile(r"(?<![\w.:/~-])(?:file://)?(?:~|/)[\w.@+~-]*(?:/[\w.@+~ -]*[\w.@+~-])+/?")
+_KNOWN = ("site-packages/", "dist-packages/")
+
+
+def hide_paths(text: str) -> str:
+    """A text in which paths of this machine are cut: to what they are in the project, in a library, or to their names.
+
+    Pages are handed on; who works here, and where, is nobody's business.
+    """
+    here, home = f"{Path.cwd()}/", f"{Path.home()}/"
+    text = text.replace(f"file://{here}", "").replace(here, "")
+    return _PATH.sub(lambda found: _cut(found[0]), text if home == "//" else text.replace(home, "~/"))
+
+
+def _cut(path: str) -> str:
+    for folder in _KNOWN:
+        if folder in path:
+            return path.rpartition(folder)[2]
+    return f"…/{path.rstrip('/').rpartition('/')[2]}"

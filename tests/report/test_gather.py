@@ -9,7 +9,7 @@ from renderer.job import Keep
 from renderer.manifest import Manifest
 from renderer.plan import Plan, make_plan
 from renderer.report import page, plots, thumbnails
-from renderer.report.gather import Page, gather
+from renderer.report.gather import Page, gather, hide_paths
 from tests.making import make_manifest
 from tests.nights import make_night
 from tests.reading import DEMO, load_text
@@ -119,3 +119,38 @@ class TestMarkdown:
         text = page.write_markdown(gather(make_plan(make_manifest(), tmp_path)))
         assert "| 0 | 1 | 0 | 2 |" in text
         assert "| p000 | failed | a &#124; &#60;b&#62;bad&#60;/b&#62; line |" in text
+
+
+class TestLog:
+    @pytest.mark.parametrize(
+        ("line", "told"),
+        [
+            ('  File "/home/ann/venv/lib/python3.11/site-packages/torch/nn/modules.py", line 7, in forward',
+             '  File "torch/nn/modules.py", line 7, in forward'),
+            ("Loading models from: ['/mnt/big disk/ann/models/a.safetensors', '/srv/b.safetensors']",
+             "Loading models from: ['…/a.safetensors', '…/b.safetensors']"),
+            ("OSError: [Errno 2] No such file: /home/ann/secret.txt", "OSError: [Errno 2] No such file: …/secret.txt"),
+            ("cache=~/.cache/hub/x path=/root/.cache/hub/", "cache=…/x path=…/hub"),
+            ("see file:///home/ann/notes.txt", "see …/notes.txt"),
+            ("https://huggingface.co/Qwen/Qwen-Image at 3/4 of 12 MB/s, step 3/40", None),
+            ("outputs/night/p000.png and Qwen/Qwen-Image, a / b", None),
+        ],
+    )  # fmt: skip
+    def test_paths_of_the_machine_are_cut(self, line: str, told: str | None) -> None:
+        """Of a path only what it is in a library is left, or its name; ratios, models and addresses stay."""
+        assert hide_paths(line) == (line if told is None else told)
+
+    def test_paths_in_the_project_are_told_from_there(self) -> None:
+        """Where the command was run from is nobody's business, what is below it may be."""
+        assert hide_paths(f"cannot read {Path.cwd()}/jobs/a.yaml") == "cannot read jobs/a.yaml"
+
+    def test_the_page_s_excerpt_has_none(self, tmp_path: Path) -> None:
+        """The end of the worker's log, as the page shows it."""
+        manifest = make_manifest()
+        plan = planned(manifest, tmp_path)
+        plan.journal.write("failed", "p000", plan.items[0].fingerprint, "no")
+        (plan.folder.path / "p000.png").unlink()
+        (plan.folder.path / "worker.log").write_text(f"Traceback: {tmp_path}/a.py\n")
+        found = gather(make_plan(manifest, tmp_path))
+        assert found.log == "Traceback: …/a.py\n"
+        assert str(tmp_path) not in page.write_html(found)
