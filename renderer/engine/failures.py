@@ -1,4 +1,4 @@
-"""What DiffSynth, transformers, safetensors and torch raise, in our words. The only place that knows their messages.
+"""What DiffSynth, transformers and torch raise, in our words. The only place that knows their messages.
 
 An explanation keeps no reference to the traceback it explains: a traceback holds the failed call's tensors, and memory
 is given back only when they are gone. The text of the traceback goes along as a note, for the log.
@@ -7,12 +7,9 @@ is given back only when they are gone. The text of the traceback goes along as a
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
 from importlib import metadata
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from renderer.errors import DeviceLostError, MachineError, ModelError, OutOfMemoryError, PictureError, RendererError
 
@@ -30,9 +27,9 @@ _OUT_OF_MEMORY = (  # what libraries say that do not raise torch.OutOfMemoryErro
 )
 
 
-def explain_opening(error: Exception, weights: Sequence[Path]) -> RendererError:
-    """Why a pipeline could not be opened from these weight files."""
-    return _with_note(_opening(error, weights), error)
+def explain_opening(error: Exception) -> RendererError:
+    """Why a model could not be opened."""
+    return _with_note(_opening(error), error)
 
 
 def explain_rendering(error: Exception) -> RendererError:
@@ -54,19 +51,7 @@ def is_device_lost(error: BaseException) -> bool:
     return isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
 
 
-def broken_files(weights: Sequence[Path]) -> list[str]:
-    """Those files that are not whole safetensors files, each with the reason."""
-    broken = []
-    for path in weights:
-        try:
-            with safe_open(path, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            broken.append(f"{path} ({error})")
-    return broken
-
-
-def _opening(error: Exception, weights: Sequence[Path]) -> RendererError:
+def _opening(error: Exception) -> RendererError:
     text = _first_line(error)
     if isinstance(error, RendererError):
         return error
@@ -76,19 +61,13 @@ def _opening(error: Exception, weights: Sequence[Path]) -> RendererError:
     if is_device_lost(error):
         return MachineError(f"the GPU does not work: {text}", hint="see `renderer doctor` and the driver's log")
     return (
-        _wrong_weights(error, text, weights)
+        _wrong_weights(error, text)
         or _wrong_versions(error, text)
         or MachineError(f"the pipeline did not open: {type(error).__name__}: {text}", hint="the log has the traceback")
     )
 
 
-def _wrong_weights(error: Exception, text: str, weights: Sequence[Path]) -> ModelError | None:
-    if isinstance(error, SafetensorError | OSError) and (broken := broken_files(weights)):
-        return ModelError(f"damaged weights: {', '.join(broken)}", hint="delete the file and fetch it again")
-    if "Cannot detect the model type" in text:
-        unknown = text.removeprefix("Cannot detect the model type. ")
-        hint = "the tensors' names and shapes are not those of a Qwen-Image model; is a file missing or another's?"
-        return ModelError(f"DiffSynth does not know these weights: {unknown}", hint=hint)
+def _wrong_weights(error: Exception, text: str) -> ModelError | None:
     if isinstance(error, RuntimeError) and "state_dict" in text:
         return ModelError(f"the weights do not fit their network: {text}")
     return None

@@ -57,7 +57,7 @@ def open_pipeline(setup: Setup, report: Callable[[str], None]) -> OpenPipeline:
         with into_log(LOG):
             pipe = _pipe(weights, place, device, setup, report)
     except Exception as error:  # noqa: BLE001  # whatever it is, it is explained
-        failure = failures.explain_opening(error, [])
+        failure = failures.explain_opening(error)
     if failure is not None:  # here, where no traceback holds half a model any more
         gc.collect()
         raise failure

@@ -88,7 +88,7 @@ class StreamingEngine:
             store = stores.find(setup, report)
             return cls(setup, store, catalog.find(setup.model), device, report)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is explained
-            failure = failures.explain_opening(error, [])
+            failure = failures.explain_opening(error)
         gc.collect()
         raise failure
 
