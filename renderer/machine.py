@@ -191,19 +191,14 @@ def _gpu(index: int, driver: str) -> Gpu:
 
 
 def _link(handle: Any) -> Link | None:
-    found: list[Any] = [
-        _asked(question, handle)
-        for question in (
-            pynvml.nvmlDeviceGetCurrPcieLinkGeneration,
-            pynvml.nvmlDeviceGetCurrPcieLinkWidth,
-            pynvml.nvmlDeviceGetMaxPcieLinkGeneration,
-            pynvml.nvmlDeviceGetMaxPcieLinkWidth,
-        )
-    ]
-    if not all(found):
+    generation = _asked(pynvml.nvmlDeviceGetCurrPcieLinkGeneration, handle)
+    width = _asked(pynvml.nvmlDeviceGetCurrPcieLinkWidth, handle)
+    most_generation = _asked(pynvml.nvmlDeviceGetMaxPcieLinkGeneration, handle)
+    most_width = _asked(pynvml.nvmlDeviceGetMaxPcieLinkWidth, handle)
+    own = _asked(pynvml.nvmlDeviceGetGpuMaxPcieLinkGeneration, handle)
+    if not (generation and width and most_generation and most_width):
         return None
-    own: Any = _asked(pynvml.nvmlDeviceGetGpuMaxPcieLinkGeneration, handle)
-    return Link(*found, own or found[2])
+    return Link(generation, width, most_generation, most_width, own_generation=own or most_generation)
 
 
 def _processes(handle: Any) -> tuple[GpuProcess, ...]:

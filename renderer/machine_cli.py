@@ -1,13 +1,15 @@
 """The door to what this machine is: `renderer doctor`.
 
-Words and exit codes for what `doctor` finds. Whatever takes time to import is imported by the command.
+Words, tables of at most 80 columns and exit codes for what `doctor` finds. Whatever takes time to import is imported
+by the command.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +17,17 @@ from renderer.errors import EXIT_DONE, EXIT_MACHINE
 
 if TYPE_CHECKING:
     from renderer import doctor
+    from renderer.machine import Gpu
+    from renderer.rates import Rates
+
+WIDTH = 79
+TERA = 1e12
+LABEL = 11
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Give the parser its command."""
-    parser = commands.add_parser("doctor", help="say what this machine is, and what it can render")
+    parser = commands.add_parser("doctor", help="say what this machine is, what it can render, and how fast")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.set_defaults(command=_doctor)
@@ -32,30 +40,117 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
     else:
-        print("\n".join(_lines(found)))
+        print("\n".join(lines(found)))
     return EXIT_MACHINE if any(finding.fatal for finding in found.findings) else EXIT_DONE
 
 
-def _lines(found: doctor.Diagnosis) -> Iterator[str]:
+def lines(found: doctor.Diagnosis) -> Iterator[str]:
+    """The diagnosis as a person reads it: the machine, how fast it is, what it renders, what is wrong."""
+    yield from _machine_lines(found)
+    if found.rates is not None:
+        yield ""
+        yield from _rate_lines(found.rates, found)
+    for title, rows in (("picture", found.forecasts), ("model", found.models), ("profile", found.profiles)):
+        if rows:
+            yield ""
+            for text, names in _grouped(rows):
+                yield from _row(title, f"{', '.join(names)}: {text}")
+    yield ""
+    if not found.findings:
+        yield from _row("findings", "none: nothing is wrong here")
+    for finding in found.findings:
+        yield from _row("PROBLEM" if finding.fatal else "note", finding.message)
+        yield from _row("", f"means: {finding.meaning}" if finding.meaning else "")
+        yield from _row("", f"do: {finding.hint}" if finding.hint else "")
+
+
+def _machine_lines(found: doctor.Diagnosis) -> Iterator[str]:
     from renderer.words import gib  # noqa: PLC0415
 
     here, torch = found.machine, found.torch
     cores = f"{here.cpus} core" if here.cpus == 1 else f"{here.cpus} cores"
-    yield f"memory     {gib(here.ram_bytes)}, {gib(here.ram_free_bytes)} free; {cores}"
-    yield f"disk       {gib(found.free_disk_bytes)} free for outputs"
+    swap = f"swap {gib(here.swap_bytes)}, {gib(here.swap_free_bytes)} free" if here.swap_bytes else "no swap"
+    yield from _row("memory", f"{gib(here.ram_bytes)}, {gib(here.ram_free_bytes)} free; {swap}; {cores}")
+    lockable = "without limit" if here.lockable_bytes is None else f"up to {here.lockable_bytes / 2**20:.0f} MiB"
+    yield from _row("", f"may be locked {lockable}; /dev/shm {gib(here.shm_bytes)}")
+    yield from _row("disk", f"{gib(found.free_disk_bytes)} free for outputs")
+    yield from _row("system", f"Linux {here.kernel}" + (", WSL2" if here.wsl else ""))
     for gpu in here.gpus:
-        capability = ".".join(map(str, gpu.compute_capability))
-        yield f"GPU {gpu.index}      {gpu.name}, {gib(gpu.total_bytes)}, {gib(gpu.free_bytes)} free, cc {capability}"
-        yield f"           driver {gpu.driver}"
+        for number, text in enumerate(_gpu_texts(gpu)):
+            yield from _row("" if number else f"GPU {gpu.index}", text)
+    if here.gpus:
+        newest = "" if here.cuda is None else f", runs CUDA up to {'.'.join(map(str, here.cuda))}"
+        yield from _row("driver", f"{here.gpus[0].driver}{newest}")
     versions = (f"{name} {torch.get(name) or '?'}" for name in ("python", "torch", "cuda", "diffsynth", "transformers"))
-    yield f"software   {', '.join(versions)}"
-    for gpu in torch.get("gpus") or ():
-        yield f"torch      sees {gpu.get('name')}: a kernel ran: {gpu.get('kernel')}; FP8 product: {gpu.get('fp8')}"
-    for model, where in found.models.items():
-        yield f"model      {model}: {where}"
-    for what, profile in found.profiles.items():
-        yield f"profile    {what}: {profile}"
-    for finding in found.findings:
-        yield f"{'PROBLEM' if finding.fatal else 'note':10} {finding.message}"
-        if finding.hint:
-            yield f"           {finding.hint}"
+    yield from _row("software", ", ".join(versions))
+    for seen in torch.get("gpus") or ():
+        compiled = (torch.get("compiler") or {}).get("kernel")
+        tried = {"a kernel": seen.get("kernel"), "FP8": seen.get("fp8"), "Triton": compiled}
+        outcomes = ", ".join(f"{what} {outcome or 'none'}" for what, outcome in tried.items())
+        yield from _row("tried", f"{seen.get('name')}: {outcomes}; pinning {torch.get('pinning') or 'not tried'}")
+
+
+def _gpu_texts(gpu: Gpu) -> Iterator[str]:
+    from renderer.words import gib  # noqa: PLC0415
+
+    capability = ".".join(map(str, gpu.compute_capability))
+    yield f"{gpu.name}, compute capability {capability}"
+    yield f"{gib(gpu.total_bytes)}, {gib(gpu.free_bytes)} free"
+    if link := gpu.link:
+        now = f"PCIe {link.generation} x{link.width} now, {link.most_generation} x{link.most_width} at most"
+        yield now + ("" if link.generation == link.most_generation else " (an idle link falls back)")
+
+
+def _rate_lines(rates: Rates, found: doctor.Diagnosis) -> Iterator[str]:
+    """Measured and, where the card is known, expected."""
+    from renderer import rates as rates_of  # noqa: PLC0415
+
+    expected = rates_of.of_card(found.card) if found.card and rates.source == "measured" else None
+    title = f"{'measured' if rates.source == 'measured' else 'expected of'}: {rates.device}"
+    yield f"{'rates':{LABEL}}{title:47}{'such a card':>15}" if expected else f"{'rates':{LABEL}}{title}"
+    mine, theirs = _figures(rates), _figures(expected) if expected else {}
+    for what, figure in mine.items():
+        yield f"{'':{LABEL}}{what:32}{figure:>15}" + (f"{theirs.get(what, ''):>15}" if expected else "")
+
+
+def _figures(rates: Rates) -> dict[str, str]:
+    def flops(rate: float | None) -> str:
+        if rate is None:
+            return "none"
+        return f"{rate / TERA:.4g} TFLOP/s" if rate >= TERA / 10 else f"{rate / 1e9:.4g} GFLOP/s"
+
+    def data(rate: float | None) -> str:
+        return "unknown" if rate is None else f"{rate / 1e9:.4g} GB/s"
+
+    return {
+        "bf16 products": flops(rates.bf16_flops),
+        "FP8 products": flops(rates.fp8_flops),
+        "attention": flops(rates.attention_flops),
+        "convolutions": flops(rates.convolution_flops),
+        "memory": data(rates.memory_bytes_per_s),
+        "host to GPU, pinned": data(rates.pinned_bytes_per_s),
+        "host to GPU, pageable": data(rates.pageable_bytes_per_s),
+        "host to host": data(rates.host_copy_bytes_per_s),
+        "disk of the models": data(rates.disk_bytes_per_s),
+        "launching a kernel": f"{rates.launch_s * 1e6:.3g} us",
+    }
+
+
+def _grouped(rows: Mapping[str, str]) -> Iterable[tuple[str, list[str]]]:
+    """Each text once, with all that it is said of."""
+    found: dict[str, list[str]] = {}
+    for name, text in rows.items():
+        found.setdefault(text, []).append(name)
+    return found.items()
+
+
+def _row(label: str, text: str) -> Iterator[str]:
+    """A label and its text, within the width; nothing where there is no text. Names are not broken."""
+    if text:
+        yield from textwrap.wrap(
+            text,
+            WIDTH,
+            initial_indent=f"{label:{LABEL}}",
+            subsequent_indent=" " * LABEL,
+            break_on_hyphens=False,
+        )

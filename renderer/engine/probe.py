@@ -3,7 +3,10 @@
     python, torch, cuda, diffsynth, transformers: versions, or null
     archs: the compute capabilities torch was built for
     gpus: for each GPU torch sees its name, total_bytes, compute_capability, and how its kernels fared:
-          "ok" or what went wrong (kernel: a sum; fp8: a product in FP8, null where the card has none)
+          "ok" or what went wrong (kernel: a sum; fp8: a product in FP8 with a scale a row, null where there is none)
+    compiler: triton's version, whether there are a C compiler and Python's headers, and how one of our kernels
+          fared that was compiled anew (null without a GPU)
+    pinning: "ok", or what went wrong when 256 MiB of host memory were pinned (null without a GPU)
     troubles: for each library what went wrong with it; empty when all is well
 
 Whatever fails is text in the answer. Knows nothing of models or jobs.
@@ -14,12 +17,21 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import sys
+import sysconfig
+import tempfile
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
+_OK = "ok"
+
 _FP8_CAPABILITY = (8, 9)
+
+_PINNED_BYTES = 2**28
+"""As much as a block of Qwen-Image has in FP8, and a little more."""
 
 
 def main() -> None:
@@ -43,11 +55,19 @@ def probe() -> dict[str, Any]:
             return None
 
     torch_facts = attempt("torch", _torch_facts) or {"cuda": None, "archs": [], "gpus": []}
+    usable = any(gpu["kernel"] == _OK for gpu in torch_facts["gpus"])
     attempt("diffsynth", _import_diffsynth)
     if "diffsynth" not in troubles:
         attempt("transformers", _resolve_offload_names)
     versions = {name: _version(name) for name in ("torch", "diffsynth", "transformers")}
-    return {"python": platform.python_version(), **versions, **torch_facts, "troubles": troubles}
+    return {
+        "python": platform.python_version(),
+        **versions,
+        **torch_facts,
+        "compiler": _compiler_facts(usable=usable),
+        "pinning": _tried(_pin) if usable else None,
+        "troubles": troubles,
+    }
 
 
 def _torch_facts() -> dict[str, Any]:
@@ -79,16 +99,46 @@ def _sum(torch: Any, device: str) -> bool:
 
 
 def _fp8_product(torch: Any, device: str) -> bool:
-    side = 32
+    side = 128
     ones = torch.ones(side, side, device=device).to(torch.float8_e4m3fn)
-    scale = torch.ones((), device=device)
-    product = torch._scaled_mm(ones, ones.T, scale_a=scale, scale_b=scale, out_dtype=torch.bfloat16)  # noqa: SLF001  # torch has no public name for it
+    scale = torch.ones(side, 1, device=device)
+    product = torch._scaled_mm(ones, ones.T, scale_a=scale, scale_b=scale.T, out_dtype=torch.bfloat16)  # noqa: SLF001  # torch has no public name for it
     return bool((product == side).all().item())
+
+
+def _compiler_facts(*, usable: bool) -> dict[str, Any]:
+    chosen = os.environ.get("CC")
+    names = [chosen] if chosen else ["cc", "gcc", "clang"]
+    return {
+        "triton": _version("triton"),
+        "c_compiler": any(shutil.which(name) for name in names),
+        "python_headers": Path(sysconfig.get_path("include"), "Python.h").is_file(),
+        "kernel": _tried(_compile) if usable else None,
+    }
+
+
+def _compile() -> bool:
+    """Compile one of our kernels in an empty cache: what lies in the usual one would run without any compiler."""
+    import torch  # noqa: PLC0415  # as above
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TRITON_CACHE_DIR"] = folder
+        from renderer.engine import fp8_kernels  # noqa: PLC0415  # Triton is not everywhere
+
+        ones = torch.ones(4, 128, dtype=torch.bfloat16, device="cuda")
+        total = fp8_kernels.add(ones, ones, torch.ones(6 * 128, dtype=torch.bfloat16, device="cuda"), 2)
+        return bool((total == 2).all().item())  # noqa: PLR2004  # one and one
+
+
+def _pin() -> bool:
+    from renderer.engine.slots import host_buffer  # noqa: PLC0415  # torch, as above
+
+    return host_buffer(_PINNED_BYTES, "cuda", lambda memory: memory.zero_()).numel() == _PINNED_BYTES
 
 
 def _tried(kernel: Callable[[], bool]) -> str:
     try:
-        return "ok" if kernel() else "it ran, and its result is wrong"
+        return _OK if kernel() else "it ran, and its result is wrong"
     except Exception as error:  # noqa: BLE001  # as above
         return _words(error)
 

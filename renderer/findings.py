@@ -1,0 +1,367 @@
+"""What is wrong with a machine or worth knowing: what was seen, what it means, what to do.
+
+A pure function from facts to findings: it looks at nothing, starts nothing, prints nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from renderer import rates as rates_of
+from renderer.catalog.cards import Card
+from renderer.machine import Gpu, Link, Machine
+from renderer.rates import Rates
+
+GIB = 2**30
+MIB = 2**20
+
+FP8_CAPABILITY = (8, 9)
+BF16_CAPABILITY = (8, 0)
+
+DRIVERS: Mapping[int, str] = MappingProxyType({11: "450.80", 12: "525.60", 13: "580.65"})
+"""The first driver on Linux for a CUDA's major version (NVIDIA, CUDA Compatibility, 2025)."""
+
+BUSY_SHARE = 0.1
+"""Of a GPU's memory, what a desktop may hold without anybody being told."""
+
+SLOW_BUS_SHARE = 0.7
+"""Of what a link should bring, what is less than any healthy one does."""
+
+SLOW_SHARE = 0.6
+"""Of what a card's data promise, what is less than clocks and kernels explain."""
+
+LITTLE_DISK_BYTES = 5 * GIB
+LITTLE_SHM_BYTES = GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was seen. `torch` is the probe's answer; `rates` what was measured, or why it was not.
+
+    `swept_bytes` is what a streamed model's blocks want of host memory; `cache_trouble` why the cache cannot be
+    written to, or empty.
+    """
+
+    machine: Machine
+    torch: Mapping[str, Any]
+    rates: Rates | str | None = None
+    card: Card | None = None
+    swept_bytes: int = 0
+    outputs_free_bytes: int = LITTLE_DISK_BYTES
+    models_free_bytes: int = LITTLE_DISK_BYTES
+    cache_trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was seen, what it means, and what to do. `fatal` ones forbid rendering."""
+
+    message: str
+    meaning: str = ""
+    hint: str = ""
+    fatal: bool = False
+
+
+def find(facts: Facts) -> tuple[Finding, ...]:
+    """All findings, those that forbid rendering first."""
+    found = [
+        *_libraries(facts),
+        *_driver(facts),
+        *_arithmetic(facts),
+        *_compiler(facts),
+        *_pinning(facts),
+        *_host(facts),
+        *_disks(facts),
+    ]
+    for gpu in facts.machine.gpus[:1]:
+        found += [*_bus(gpu, facts), *_neighbours(gpu), *_health(gpu)]
+    found += _speed(facts)
+    return tuple(sorted(found, key=lambda finding: not finding.fatal))
+
+
+# ---- software --------------------------------------------------------------------------------------------------------
+
+
+def _libraries(facts: Facts) -> Iterator[Finding]:
+    if error := facts.torch.get("error"):
+        yield Finding(f"torch cannot be asked: {error}", hint="rm -rf .venv and run make setup", fatal=True)
+    for library, trouble in (facts.torch.get("troubles") or {}).items():
+        meaning, hint = "nothing can be rendered", "versions are held by constraints.txt: run make setup"
+        if library == "transformers":
+            version = facts.torch.get("transformers")
+            meaning = f"DiffSynth names a class that transformers {version} no longer has, and cannot offload with it"
+            hint = "pip install 'transformers<5.16', or run make setup"
+        yield Finding(f"{library}: {trouble}", meaning, hint, fatal=True)
+
+
+def _driver(facts: Facts) -> Iterator[Finding]:
+    here, torch = facts.machine, facts.torch
+    wanted = _version(torch.get("cuda"))
+    old = bool(here.cuda and wanted and wanted > here.cuda)
+    if here.gpu is None:
+        yield Finding(
+            "no NVIDIA GPU is visible",
+            "only the demo model renders here (--proof rehearses any manifest with it)",
+            "nvidia-smi shows what the driver sees; containers want --gpus all; CUDA_VISIBLE_DEVICES may hide them",
+        )
+        return
+    if here.cuda and wanted and wanted[0] > here.cuda[0]:
+        first = DRIVERS.get(wanted[0], "a newer one")
+        yield Finding(
+            f"driver {here.gpu.driver} runs CUDA up to {_dotted(here.cuda)}, and this torch is of {_dotted(wanted)}",
+            "torch cannot use the GPU",
+            f"install driver {first} or newer, or a torch built for CUDA {here.cuda[0]}",
+            fatal=True,
+        )
+    elif not torch.get("gpus") and not torch.get("error"):
+        built = f"built for CUDA {torch['cuda']}" if torch.get("cuda") else "built without CUDA"
+        yield Finding(
+            f"the driver shows {here.gpu.name}, but torch sees none",
+            f"this torch is {built}, and nothing but the demo model renders with it",
+            "install a torch built for CUDA; where it is, look for a failed driver update (reboot) or a container",
+            fatal=True,
+        )
+    for gpu in torch.get("gpus") or ():
+        if gpu.get("kernel") == "ok":
+            continue
+        archs = torch.get("archs") or []
+        if not _built_for(_version(gpu.get("compute_capability")), archs):
+            meaning = f"this torch holds kernels for {', '.join(archs)}, none of which run on {_sm(gpu)}"
+            hint = "install a torch built for this card: CUDA 12 builds still have older ones, the newest the latest"
+        elif old:
+            meaning = "its driver is older than this torch's CUDA"
+            hint = f"install a driver for CUDA {_dotted(wanted)}"
+        else:
+            meaning, hint = "the GPU does not work", "see the driver's log (dmesg | grep NVRM); reset or reboot"
+        yield Finding(f"{gpu.get('name')}: a kernel did not run: {gpu.get('kernel')}", meaning, hint, fatal=True)
+
+
+def _arithmetic(facts: Facts) -> Iterator[Finding]:
+    gpu = facts.machine.gpu
+    if gpu is None:
+        return
+    capability = _dotted(gpu.compute_capability)
+    if gpu.compute_capability < BF16_CAPABILITY:
+        yield Finding(
+            f"{gpu.name} has no bf16 arithmetic (compute capability {capability}; it takes 8.0)",
+            "bf16 is emulated in float32, ten times slower than its float16; attention is not fused and takes memory "
+            "with the square of a picture's tokens",
+            "expect minutes a step; small sizes only",
+        )
+    elif gpu.compute_capability < FP8_CAPABILITY:
+        yield Finding(
+            f"{gpu.name} has no FP8 arithmetic (compute capability {capability}; it takes 8.9)",
+            "fp8 weights are kept and moved as FP8, and multiplied as bf16: half the memory and traffic, bf16's speed",
+        )
+    for seen in facts.torch.get("gpus") or ():
+        if seen.get("fp8") not in (None, "ok"):
+            yield Finding(
+                f"{seen.get('name')}: a product in FP8 did not run: {seen.get('fp8')}",
+                "jobs of precision fp8 fail here",
+                "--precision bf16, or another torch (constraints.txt has the one tried)",
+            )
+
+
+def _compiler(facts: Facts) -> Iterator[Finding]:
+    compiler = facts.torch.get("compiler") or {}
+    outcome = compiler.get("kernel")
+    if outcome in (None, "ok"):
+        return
+    if not compiler.get("triton"):
+        missing, hint = "Triton is missing", "pip install triton, the version that this torch names"
+    elif not compiler.get("c_compiler"):
+        missing, hint = "there is no C compiler", "apt install gcc, or set CC"
+    elif not compiler.get("python_headers"):
+        missing, hint = "Python.h is missing", "apt install python3-dev, for this Python's version"
+    else:
+        missing, hint = "C compiler, headers and Triton are here", "delete ~/.triton; a newer driver may be wanted"
+    yield Finding(
+        f"Triton cannot compile: {outcome}",
+        f"{missing}; FP8 blocks then run in plain torch, several times slower, and torch.compile does not work",
+        hint,
+    )
+
+
+# ---- memory and disks ------------------------------------------------------------------------------------------------
+
+
+def _pinning(facts: Facts) -> Iterator[Finding]:
+    here, outcome = facts.machine, facts.torch.get("pinning")
+    if outcome not in (None, "ok"):
+        limit = here.lockable_bytes
+        told = "" if limit is None else f"; the limit on locked memory is {_amount(limit)}"
+        hint = "ulimit -l unlimited; in a container --ulimit memlock=-1; in a systemd unit LimitMEMLOCK=infinity"
+        if here.wsl:
+            hint = "under WSL2 raise memory= in .wslconfig: Windows lets about half of it be pinned"
+        yield Finding(
+            f"host memory cannot be pinned: {outcome}{told}", "blocks cannot be streamed to the GPU", hint, fatal=True
+        )
+    elif here.wsl and here.gpu is not None:
+        yield Finding(
+            "this is WSL2",
+            "Windows lets about half of WSL's memory be pinned; blocks beyond that come from the disk or fail",
+            f"give WSL {_amount(2 * facts.swept_bytes)} or more by memory= in .wslconfig" if facts.swept_bytes else "",
+        )
+
+
+def _host(facts: Facts) -> Iterator[Finding]:
+    here = facts.machine
+    if here.gpu is not None and here.ram_free_bytes < facts.swept_bytes:
+        swap = "" if here.swap_bytes else "; there is no swap, so what asks for more is killed"
+        yield Finding(
+            f"{_amount(here.ram_free_bytes)} of host memory are free, and blocks want {_amount(facts.swept_bytes)}",
+            f"blocks are read from the disk in every step, which may be what limits it{swap}",
+            "end what else uses memory, or raise the container's limit; with a fast disk leave it so",
+        )
+    if here.swap_bytes and here.swap_bytes - here.swap_free_bytes > here.swap_bytes / 2:
+        yield Finding(
+            f"{_amount(here.swap_bytes - here.swap_free_bytes)} of {_amount(here.swap_bytes)} swap are in use",
+            "host memory has been short; what was swapped out comes back slowly",
+            "see who holds it (ps aux --sort=-rss)",
+        )
+    if here.shm_bytes is not None and here.shm_bytes < LITTLE_SHM_BYTES:
+        yield Finding(
+            f"/dev/shm holds {_amount(here.shm_bytes)}",  # noqa: S108  # nothing is written to it
+            "the renderer does without it; data loaders, NCCL and models kept there end with a bus error",
+            "in a container --shm-size=8g or --ipc=host",
+        )
+
+
+def _disks(facts: Facts) -> Iterator[Finding]:
+    for what, free in (("outputs", facts.outputs_free_bytes), ("models", facts.models_free_bytes)):
+        if free < LITTLE_DISK_BYTES:
+            yield Finding(
+                f"{_amount(free)} are free on the disk for {what}",
+                "a picture takes a few megabytes, a model 30 to 60 GB",
+                "free some, or choose another disk (--outputs, RENDERER_MODELS)",
+            )
+    if facts.cache_trouble:
+        yield Finding(
+            f"the cache cannot be written to: {facts.cache_trouble}",
+            "the demo model cannot be packed, and rates are measured anew every time",
+            "make it writable, or set RENDERER_CACHE to a folder that is",
+        )
+
+
+# ---- the GPU ---------------------------------------------------------------------------------------------------------
+
+
+def _bus(gpu: Gpu, facts: Facts) -> Iterator[Finding]:
+    link = gpu.link
+    if link is None:
+        return
+    streamed = "streamed blocks come that much slower"
+    hides = "the slot nearest the processor, a riser cable less; more pictures in flight hide it"
+    lanes = max(link.most_width, facts.card.pcie_width if facts.card else 0)
+    if link.width < lanes:
+        yield Finding(f"{gpu.name}: its PCIe link has {link.width} lanes of {lanes}", streamed, hides)
+    if link.most_generation < link.own_generation:
+        yield Finding(
+            f"{gpu.name}: PCIe generation {link.most_generation} here, and the card does {link.own_generation}",
+            f"half the bandwidth a generation; {streamed}",
+            f"look for a setting of the slot in the BIOS; {hides}",
+        )
+    if isinstance(facts.rates, Rates) and facts.rates.pinned_bytes_per_s:
+        should, does = rates_of.link_bytes_per_s(link.most_generation, link.width), facts.rates.pinned_bytes_per_s
+        if does < SLOW_BUS_SHARE * should:
+            yield Finding(
+                f"{gpu.name}: copies reach {does / 1e9:.1f} GB/s, and {_link(link)} should bring {should / 1e9:.1f}",
+                streamed,
+                "something shares or slows the link: a slot behind the chipset, a riser, a power-saving setting, "
+                "another GPU at work, a virtual machine",
+            )
+
+
+def _neighbours(gpu: Gpu) -> Iterator[Finding]:
+    used = gpu.total_bytes - gpu.free_bytes
+    if used > BUSY_SHARE * gpu.total_bytes:
+        named = [
+            f"{process.name} ({process.pid}{f', {_amount(process.bytes)}' if process.bytes else ''})"
+            for process in gpu.processes[:5]
+        ]
+        yield Finding(
+            f"{_amount(used)} of {gpu.name}'s {_amount(gpu.total_bytes)} are in use by others",
+            "fewer blocks stay on the GPU, and its time is shared" + (f": {', '.join(named)}" if named else ""),
+            "end them" if named else "nvidia-smi on the host shows by whom; a container does not see them",
+        )
+
+
+def _health(gpu: Gpu) -> Iterator[Finding]:
+    if gpu.uncorrected_errors:
+        yield Finding(
+            f"{gpu.name}: {gpu.uncorrected_errors} memory errors that ECC could not correct, since the driver loaded",
+            "pictures may fail, or come out wrong",
+            "reset the GPU or reboot; if they come again, the card is broken",
+        )
+    if gpu.slowdowns:
+        yield Finding(
+            f"{gpu.name} is held back by {' and '.join(gpu.slowdowns)}",
+            "its clock is below what it could be",
+            "look after cooling and power (nvidia-smi -q -d PERFORMANCE)",
+        )
+    if gpu.mig:
+        yield Finding(
+            f"{gpu.name} is split (MIG)",
+            "a process gets one part of its memory and units; NVML tells those of the whole",
+            "name the part in CUDA_VISIBLE_DEVICES, and its memory by --vram",
+        )
+
+
+def _speed(facts: Facts) -> Iterator[Finding]:
+    if isinstance(facts.rates, str):
+        yield Finding(f"how fast it is could not be measured: {facts.rates}", "forecasts go by the card's data", "")
+    elif facts.rates is not None and facts.card is not None:
+        should = rates_of.of_card(facts.card)
+        for what, does, could in (
+            ("bf16 products", facts.rates.bf16_flops, should.bf16_flops),
+            ("memory", facts.rates.memory_bytes_per_s, should.memory_bytes_per_s),
+        ):
+            if does < SLOW_SHARE * could:
+                yield Finding(
+                    f"{facts.card.name}: {what} at {does / could:.0%} of what such a card does",
+                    "pictures take longer than on others of its kind",
+                    "a power limit (nvidia-smi -q -d POWER), heat, or another process at work",
+                )
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def _built_for(capability: tuple[int, int] | None, archs: list[str]) -> bool:
+    """Whether kernels for these run on that: the same major version, not newer; PTX (`compute_`) on anything newer."""
+    if capability is None:
+        return True
+    for arch in archs:
+        kind, _, digits = arch.partition("_")
+        number = re.match(r"\d+", digits)
+        if number is None:
+            continue
+        built = divmod(int(number.group()), 10)
+        if built <= capability and (kind == "compute" or built[0] == capability[0]):
+            return True
+    return False
+
+
+def _version(text: str | None) -> tuple[int, int] | None:
+    found = re.match(r"(\d+)\.(\d+)", text or "")
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _dotted(version: tuple[int, int] | None) -> str:
+    return ".".join(map(str, version or ()))
+
+
+def _sm(gpu: Mapping[str, Any]) -> str:
+    return "sm_" + str(gpu.get("compute_capability", "?")).replace(".", "")
+
+
+def _link(link: Link) -> str:
+    return f"PCIe {link.most_generation} x{link.width}"
+
+
+def _amount(count: int) -> str:
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / MIB:.0f} MiB"
