@@ -20,7 +20,8 @@ from renderer.hand import Hand
 from renderer.job import Ending, Summary
 from renderer.landing import Arrival
 from renderer.news import Watch
-from renderer.plan import Pace, Plan, Planned
+from renderer.pace import Pace
+from renderer.plan import Plan, Planned
 from renderer.report import page
 from renderer.settings import Settings, Stop
 from renderer.standing import Notice, Phase, Standing

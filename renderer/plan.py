@@ -1,24 +1,28 @@
-"""Jobs, machine and what is finished ▶ what will be rendered, in which order, by which profile, until when.
+"""Jobs, machine and what is finished ▶ what will be rendered, in which order, by which profile, and what is refused.
 
-Reads sidecars and the journal; writes nothing, starts nothing, imports no torch.
+Reads sidecars and the journal; writes nothing, starts nothing, imports no torch. How long it takes and what it needs of
+the disk is `forecast`'s business.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from renderer import artifacts, catalog
 from renderer.artifacts import OutputFolder
 from renderer.catalog import Model
 from renderer.errors import MachineError, UsageError
-from renderer.events import Setup
-from renderer.job import Job, ModelIdentity, Picture, Precision, Profile, Sidecar, fingerprint
+from renderer.estimate import Kernels, Native, Streaming, Work, decide, host, shape_of
+from renderer.estimate.decide import Decision
+from renderer.estimate.memory import CONTEXT_BYTES
+from renderer.estimate.terms import GIB
+from renderer.events import Demand, Setup
+from renderer.job import Job, ModelIdentity, Picture, Precision, Profile, Sidecar, Size, fingerprint
 from renderer.journal import MAX_CRASHES, Journal
 from renderer.machine import Machine
 from renderer.manifest import Manifest
@@ -27,7 +31,6 @@ from renderer.weights.places import packed_folder
 
 State = Literal["done", "to do", "failed", "set aside"]
 
-GIB = 2**30
 _OFFLOAD_MARGIN_BYTES = 3 * GIB // 2  # what DiffSynth's weights leave free under `vram_limit`
 
 
@@ -163,8 +166,8 @@ def choose_profile(model: Model, precision: Precision, machine: Machine, wanted:
         message = f"{model.id} needs an NVIDIA GPU, and this machine shows none"
         raise MachineError(message, hint="renderer doctor says what it sees; --proof rehearses with the demo model")
     if wanted is None or wanted == "stream":
-        swept = model.gpu_bytes[precision] // 2 + 4 * GIB  # the DiT without its modulation is not quite half of it all
-        waiting = "host memory" if swept <= machine.ram_free_bytes else "the disk"
+        there = host.blocks_in_memory(shape_of(model), precision, machine.ram_free_bytes)
+        waiting = "host memory" if there else "the disk"
         return Choice("stream", None, f"blocks come from {waiting} to the pictures on {gpu.name}")
     if wanted == "fp8" and precision != "fp8":
         message = f"profile fp8 keeps weights in FP8, and this job asks for {precision}"
@@ -173,11 +176,12 @@ def choose_profile(model: Model, precision: Precision, machine: Machine, wanted:
     return Choice(wanted, None if wanted == "resident" else limit, "asked for")
 
 
-def setup_for(job: Job, machine: Machine, wanted: Profile | None, vram_bytes: int | None = None) -> Setup:
-    """What a worker has to open for `job`. `vram_bytes` bounds what it may take on the GPU.
+def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vram_bytes: int | None = None) -> Setup:
+    """What a worker has to open for `jobs`, which are of one model and precision.
 
-    Raises `ModelError` and `MachineError`.
+    `vram_bytes` bounds what it may take on the GPU. Raises `ModelError` and `MachineError`.
     """
+    job = jobs[0]
     model = catalog.find(job.model)
     choice = choose_profile(model, job.precision, machine, wanted)
     streamed = choice.profile == "stream" and model.id != catalog.DEMO.id
@@ -187,40 +191,107 @@ def setup_for(job: Job, machine: Machine, wanted: Profile | None, vram_bytes: in
         profile=choice.profile,
         vram_bytes=vram_bytes if vram_bytes is not None else choice.vram_bytes,
         store=str(packed_folder(model, job.precision)) if streamed else None,
+        demands=_demands(jobs) if choice.profile == "stream" else (),
     )
 
 
-# ---- how long --------------------------------------------------------------------------------------------------------
+def _demands(jobs: Iterable[Job]) -> tuple[Demand, ...]:
+    """The kinds of pictures among jobs: of each size, guided or not, the longest prompts."""
+    kinds: dict[tuple[int, int, bool], Work] = {}
+    for work in map(Work.of, jobs):
+        key = (work.width, work.height, work.guided)
+        other = kinds.get(key, work)
+        kinds[key] = replace(
+            work,
+            prompt_tokens=max(work.prompt_tokens, other.prompt_tokens),
+            negative_tokens=max(work.negative_tokens, other.negative_tokens),
+        )
+    return tuple(
+        Demand(
+            width=kind.width,
+            height=kind.height,
+            prompt_tokens=kind.prompt_tokens,
+            negative_tokens=kind.negative_tokens,
+            guided=kind.guided,
+        )
+        for kind in kinds.values()
+    )
 
 
-class Pace:
-    """Seconds a picture takes, learnt from pictures that were rendered the same way.
+# ---- what fits -------------------------------------------------------------------------------------------------------
 
-    A picture's time is taken as proportional to its steps, passes and pixels: right within the sizes of one batch.
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a picture cannot be rendered on this machine in any way, and the nearest size that can, if there is one."""
+
+    size: Size
+    needed_bytes: int
+    available_bytes: int
+    nearest: Size | None
+
+    @property
+    def message(self) -> str:
+        needed, there = (f"{count / GIB:.2f} GiB" for count in (self.needed_bytes, self.available_bytes))
+        return f"{self.size} needs {needed} of GPU memory at the least, and {there} are there for it"
+
+    @property
+    def hint(self) -> str:
+        if self.nearest is None:
+            return "no size of this model fits: a larger --vram, or another card"
+        return f"the nearest size that fits is {self.nearest}"
+
+
+def allocator_bytes(machine: Machine, vram_bytes: int | None = None) -> int | None:
+    """GPU memory that torch's allocator may hold: what is free, within the limit, less CUDA's context and modules.
+
+    None where there is no GPU.
     """
-
-    def __init__(self, sidecars: Iterable[Sidecar] = ()) -> None:
-        self._rates: dict[tuple[str, Precision, Profile], list[float]] = {}
-        for sidecar in sidecars:
-            self.learn(sidecar)
-
-    def learn(self, sidecar: Sidecar) -> None:
-        if sidecar.timing.total_s is not None:
-            key = (sidecar.model.id, sidecar.job.precision, sidecar.engine.profile)
-            self._rates.setdefault(key, []).append(sidecar.timing.total_s / _work(sidecar.job))
-
-    def expect_of(self, sidecar: Sidecar) -> float | None:
-        """Seconds a picture like this one will take; None when nothing like it has been measured."""
-        rates = self._rates.get((sidecar.model.id, sidecar.job.precision, sidecar.engine.profile))
-        return statistics.median(rates[-50:]) * _work(sidecar.job) if rates else None
-
-    def expect_s(self, item: Planned, profile: Profile) -> float | None:
-        """Seconds a picture will take; None when nothing like it has been measured."""
-        job = item.picture.job
-        rates = self._rates.get((item.model.id, job.precision, profile))
-        return statistics.median(rates[-50:]) * _work(job) if rates else None
+    gpu = machine.gpu
+    if gpu is None:
+        return None
+    return min(gpu.free_bytes, vram_bytes if vram_bytes is not None else gpu.total_bytes) - CONTEXT_BYTES
 
 
-def _work(job: Job) -> float:
-    passes = 1 if job.cfg_scale == 1 else 2
-    return float(job.num_inference_steps * passes * job.width * job.height)
+def streaming_of(setup: Setup, machine: Machine) -> Streaming:
+    """The arithmetic of a setup's model as it is streamed on this machine."""
+    capability = machine.gpu.compute_capability if machine.gpu else (0, 0)
+    shape = shape_of(catalog.find(setup.model))
+    return Streaming(shape, setup.precision, setup.slots or decide.FEWEST_SLOTS, Kernels.of(capability))
+
+
+def refusals(jobs: Sequence[Job], setup: Setup, machine: Machine) -> dict[Job, Refusal]:
+    """Which of a setup's jobs cannot be rendered on this machine in any way. They cost nothing, and stop nobody."""
+    available = allocator_bytes(machine, setup.vram_bytes)
+    if available is None or setup.profile == "cpu":
+        return {}
+    model, streaming = catalog.find(setup.model), streaming_of(setup, machine)
+    found: dict[Work, Refusal | None] = {}
+
+    def look(work: Work) -> Refusal | None:
+        if setup.profile == "stream":
+            if decide.place(streaming, work, available):
+                return None
+            least = min(decide.needed(streaming, [each]) for each in (work, work.tiling()))
+            nearest = decide.nearest_fitting(streaming, model, work, available)
+            return Refusal(Size(width=work.width, height=work.height), least, available, nearest)
+        native = Native(streaming.shape, setup.precision, setup.profile, setup.vram_bytes, streaming.kernels)
+        least = native.estimate(work).allocated
+        size = Size(width=work.width, height=work.height)
+        return Refusal(size, least, available, None) if least > available else None
+
+    refused: dict[Job, Refusal] = {}
+    for job in jobs:
+        work = Work.of(job)
+        if work not in found:
+            found[work] = look(work)
+        if (refusal := found[work]) is not None:
+            refused[job] = refusal
+    return refused
+
+
+def decide_for(setup: Setup, machine: Machine, **more: Any) -> Decision:
+    """What a setup's demands are rendered with on this machine, by the function that the engine asks as well."""
+    works = [Work(**demand.model_dump()) for demand in setup.demands]
+    available = allocator_bytes(machine, setup.vram_bytes)
+    return decide.decide(streaming_of(setup, machine), works, available, slots=setup.slots, **more)

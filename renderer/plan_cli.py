@@ -1,21 +1,36 @@
 """The door to what is known before anything is rendered: `renderer validate`, `plan` and `estimate`.
 
-Words, tables of at most 80 columns and JSON for what `manifest`, `plan` and `estimate` say. Imports no torch.
+Words, tables of at most 80 columns and JSON for what `manifest`, `plan`, `forecast` and `estimate` say. Imports no
+torch. Whatever takes time to import is imported by the command.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
+from renderer import estimate_cli
 from renderer.errors import EXIT_DONE
 from renderer.fields import AmountOfBytes
+from renderer.job import Profile
 from renderer.manifest import Manifest
 
+if TYPE_CHECKING:
+    from renderer.forecast import Forecast, Group, Terms
+    from renderer.machine import Machine
+    from renderer.plan import Plan
+    from renderer.rates import Rates
+
 Load = Callable[[argparse.Namespace], list[Manifest]]
+
+WIDTH = 80
+_LEAST_BYTES = 2**20
 
 
 def add_commands(
@@ -25,11 +40,24 @@ def add_commands(
     validate = commands.add_parser("validate", parents=[manifests], help="say what is wrong with manifests")
     validate.set_defaults(command=lambda options: _validate(load(options)))
 
-    plan = commands.add_parser("plan", parents=[manifests], help="list what would be rendered, and what is done")
+    plan = commands.add_parser("plan", parents=[manifests], help="what would be rendered, and what that will take")
     plan.add_argument("--only", action="append", default=[], metavar="ID", help="this picture or job; repeatable")
     plan.add_argument("--force", action="store_true", help="as if nothing were done")
+    plan.add_argument("--profile", choices=["auto", *get_args(Profile)], default="auto", help="as render would")
+    add_machine_options(plan)
     plan.add_argument("--json", action="store_true", help="for machines")
     plan.set_defaults(command=lambda options: show_plan(options, load(options)))
+
+    estimate = commands.add_parser("estimate", help="memory that a picture takes, stage by stage, and whether it fits")
+    estimate_cli.add_options(estimate, add_machine_options)
+    estimate.set_defaults(command=lambda options: estimate_cli.show(options, terms(options).machine))
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """Options that plan for another machine than this one."""
+    parser.add_argument("--vram", type=amount_of_bytes, metavar="BYTES", help="GPU memory to use at most, like 10GiB")
+    parser.add_argument("--ram", type=amount_of_bytes, metavar="BYTES", help="as if this much host memory were free")
+    parser.add_argument("--gpu", metavar="NAME", help='as if this were the card, like "RTX 3080"')
 
 
 def _validate(manifests: Sequence[Manifest]) -> int:
@@ -39,12 +67,153 @@ def _validate(manifests: Sequence[Manifest]) -> int:
 
 
 def show_plan(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
-    """Say what would become of each picture; nothing is rendered."""
+    """Say what would become of each picture, and what it would take; nothing is rendered."""
+    from renderer import forecast  # noqa: PLC0415
     from renderer.plan import make_plan  # noqa: PLC0415
 
     plans = [make_plan(manifest, options.outputs, only=options.only, force=options.force) for manifest in manifests]
+    found = forecast.forecast(plans, terms(options), datetime.now().astimezone())
     if options.json:
-        rows = [
+        print(json.dumps(_as_dict(plans, found), indent=2, ensure_ascii=False))
+        return EXIT_DONE
+    for plan in plans:
+        print("\n".join(_plan_lines(plan, found)))
+    print("\n".join(_forecast_lines(found)))
+    return EXIT_DONE
+
+
+# ---- which machine ---------------------------------------------------------------------------------------------------
+
+
+def terms(options: argparse.Namespace) -> Terms:
+    """The machine that is planned for: this one, or another where `--gpu` or `--ram` say so."""
+    from renderer import machine  # noqa: PLC0415
+    from renderer.forecast import Terms  # noqa: PLC0415
+
+    asked = vars(options)
+    here = machine.look()
+    profile = asked.get("profile")
+    there, rates = described(here, asked.get("gpu"), asked.get("vram"), asked.get("ram"))
+    return Terms(
+        machine=there,
+        profile=None if profile in (None, "auto") else profile,
+        vram_bytes=asked.get("vram"),
+        rates=rates,
+        ready=there != here,
+    )
+
+
+def described(
+    here: Machine, name: str | None, vram_bytes: int | None, ram_bytes: int | None
+) -> tuple[Machine, Rates | None]:
+    """A machine with another card or other memory than this one, and its rates, if they are known.
+
+    Raises `UsageError` for a card that nobody knows.
+    """
+    from renderer import rates  # noqa: PLC0415
+    from renderer.catalog import cards  # noqa: PLC0415
+    from renderer.machine import Gpu  # noqa: PLC0415
+
+    there = here if ram_bytes is None else replace(here, ram_bytes=ram_bytes, ram_free_bytes=ram_bytes)
+    if name is not None:
+        card = cards.find(name).card
+        size = vram_bytes if vram_bytes is not None else card.memory_bytes
+        return replace(there, gpus=(Gpu(0, card.name, "", size, size, "", card.compute_capability),)), rates.of_card(
+            card
+        )
+    if here.gpu is None and vram_bytes is not None:
+        return replace(there, gpus=(Gpu(0, "some GPU", "", vram_bytes, vram_bytes, "", (8, 9)),)), None
+    if known := rates.cached(here):
+        return there, known
+    own = cards.of_gpu(here.gpu.name, here.gpu.total_bytes) if here.gpu else None
+    return there, rates.of_card(own) if own else None
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def _plan_lines(plan: Plan, found: Forecast) -> Iterator[str]:
+    from renderer.words import cut, wrap  # noqa: PLC0415
+
+    yield cut(f"{plan.manifest.file} ▶ {plan.folder.path}", WIDTH)
+    refused = 0
+    for item in plan.items:
+        job, refusal = item.picture.job, found.refused.get(item.picture.id)
+        refused += refusal is not None
+        state = "refused" if refusal else item.state
+        line = f"  {state:9} {f'{job.width}x{job.height}':>9} {job.num_inference_steps:>3} steps  {item.picture.id}"
+        yield cut(f"{line}  ({item.note})" if item.note and not refusal else line, WIDTH)
+        if refusal is not None:
+            yield from wrap(f"{refusal.message}; {refusal.hint}", "            ")
+    left = _count(len(plan.to_render()) - refused, "picture")
+    yield f"  {left} to render, {plan.count('done')} done" + (f", {refused} refused" if refused else "")
+
+
+def _forecast_lines(found: Forecast) -> Iterator[str]:
+    from renderer.words import duration, gib, wrap  # noqa: PLC0415
+
+    for group in found.groups:
+        yield ""
+        yield from _group_lines(group)
+    for trouble in found.troubles:
+        yield ""
+        yield from wrap(f"cannot be rendered here: {trouble}", "")
+    if not found.groups:
+        return
+    yield ""
+    disk = found.disk
+    parts = [f"{_gb(disk.outputs_bytes)} of pictures"]
+    parts += [f"{_gb(disk.download_bytes)} to download"] if disk.download_bytes else []
+    parts += [f"{_gb(disk.store_bytes)} for the packed store"] if disk.store_bytes else []
+    free = f"{_gb(disk.outputs_free_bytes)} free"
+    free += "" if disk.same_disk else f", {_gb(disk.models_free_bytes)} where models are"
+    yield from wrap(f"disk   {', '.join(parts)}; {free}", "       ")
+    if disk.short_bytes:
+        yield from wrap(f"       NOT ENOUGH: {_gb(disk.short_bytes)} are missing", "       ")
+    yield f"peak   {gib(found.vram_bytes)} of the GPU's memory, {gib(found.ram_bytes)} of the host's"
+    if found.seconds is None or found.ends_at is None:
+        yield from wrap("time   not known: `renderer doctor` measures how fast this machine is", "       ")
+        return
+    later = " (the day after)" if found.ends_at.date() != found.begins_at.date() else ""
+    yield f"time   {duration(found.seconds)}: from {found.begins_at:%H:%M} to {found.ends_at:%H:%M}{later}"
+
+
+def _group_lines(group: Group) -> Iterator[str]:
+    from renderer.words import duration, gib, wrap  # noqa: PLC0415
+
+    yield from wrap(
+        f"{group.model} at {group.precision}: {_count(group.pictures, 'picture')}, profile {group.profile}", "  "
+    )
+    if group.slots is not None:
+        waiting = "the disk" if group.from_disk else "host memory"
+        place = f"{group.slots} of {group.blocks} blocks on the GPU, the others come from {waiting}"
+        flight = f"{group.in_flight} in flight" if group.in_flight > 1 else "one picture at a time"
+        whole = "decoded whole" if not group.tiled else f"tiled decode at {', '.join(_sizes(group.tiled))}"
+        yield from wrap(f"  how    {place}; {flight}; {whole}", "         ")
+    peak, there = group.estimate.peak, group.available_bytes
+    of = "" if there is None else f" of {gib(there)} beside CUDA's context"
+    most = f"{peak.largest.name} {gib(peak.largest.bytes)}"
+    yield from wrap(f"  GPU    {gib(peak.bytes)}{of}, while it has to {peak.name} (most: {most})", "         ")
+    yield from wrap(f"  host   {gib(group.host.bytes)} (most: {group.host.largest.name})", "         ")
+    if group.seconds is not None and group.step_s is not None:
+        spent = group.seconds
+        told = "as earlier pictures were" if group.measured else "by arithmetic and rates"
+        each = (spent.denoise + spent.decode + spent.encode) / group.pictures
+        parts = f"start {duration(spent.start)}, prompts {duration(spent.encode)}, steps {duration(spent.denoise)}"
+        yield from wrap(
+            f"  time   {parts}, decode {duration(spent.decode)}: {duration(each)} a picture; {group.step_s:.2f} s for "
+            f"the longest step, bound by {group.limit} ({told})",
+            "         ",
+        )
+
+
+def _sizes(sizes: Sequence[tuple[int, int]]) -> list[str]:
+    return [f"{width}x{height}" for width, height in sizes]
+
+
+def _as_dict(plans: Sequence[Plan], found: Forecast) -> dict[str, Any]:
+    return {
+        "manifests": [
             {
                 "manifest": plan.manifest.file,
                 "name": plan.manifest.name,
@@ -52,7 +221,7 @@ def show_plan(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int
                 "pictures": [
                     {
                         "id": item.picture.id,
-                        "state": item.state,
+                        "state": "refused" if item.picture.id in found.refused else item.state,
                         "note": item.note,
                         "file": str(plan.folder.picture(item.picture.output, item.picture.keep.format)),
                         "fingerprint": item.fingerprint,
@@ -63,26 +232,25 @@ def show_plan(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int
                 ],
             }
             for plan in plans
-        ]
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
-        return EXIT_DONE
-    for plan in plans:
-        print(f"{plan.manifest.file} ▶ {plan.folder.path}")
-        for item in plan.items:
-            job = item.picture.job
-            size = f"{job.width}x{job.height}"
-            line = f"  {item.state:9} {size:>9} {job.num_inference_steps:>3} steps  {item.picture.id}"
-            print(f"{line}  ({item.note})" if item.note else line)
-        print(f"  {_count(len(plan.to_render()), 'picture')} to render, {plan.count('done')} done")
-    return EXIT_DONE
+        ],
+        "forecast": found.as_dict(),
+    }
 
 
 def amount_of_bytes(text: str) -> int:
     """An argument like 10GiB."""
     try:
-        return TypeAdapter(AmountOfBytes).validate_python(int(text) if text.isdecimal() else text)
+        amount: int = TypeAdapter(AmountOfBytes).validate_python(int(text) if text.isdecimal() else text)
     except ValidationError:
         raise argparse.ArgumentTypeError(f'{text!r} is not an amount of bytes like "10GiB"') from None
+    if amount < _LEAST_BYTES:
+        hint = f'; did you mean "{text}GiB"?' if text.isdecimal() else ""
+        raise argparse.ArgumentTypeError(f"{text!r} is {_count(amount, 'byte')}, too few for anything{hint}")
+    return amount
+
+
+def _gb(count: int) -> str:
+    return f"{count / 10**9:.1f} GB" if count >= 10**8 else f"{count / 10**6:.1f} MB"
 
 
 def _count(number: int, noun: str) -> str:

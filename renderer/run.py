@@ -15,7 +15,7 @@ from renderer.artifacts import OutputFolder
 from renderer.batch import Batch, Night
 from renderer.events import Setup
 from renderer.hand import Hand
-from renderer.job import Summary
+from renderer.job import Job, Summary
 from renderer.manifest import Manifest
 from renderer.news import Watch
 from renderer.plan import Plan
@@ -51,13 +51,16 @@ def _plan(manifest: Manifest, settings: Settings) -> Plan:
 def _setups(batches: Sequence[Plan], settings: Settings) -> dict[tuple[str, str], Setup]:
     """What each model and precision needs opened: found before anything is, so that what cannot run says so at once."""
     here = machine.look()
-    setups: dict[tuple[str, str], Setup] = {}
+    jobs: dict[tuple[str, str], list[Job]] = {}
     for item in (item for batch in batches for item in batch.to_render()):
         job = item.picture.job
-        if (job.model, job.precision) not in setups:
-            setup = plan.setup_for(job, here, settings.profile, settings.vram_bytes)
-            setups[job.model, job.precision] = setup.model_copy(update={"offline": settings.terms.offline})
-    return setups
+        jobs.setdefault((job.model, job.precision), []).append(job)
+    return {
+        key: plan.setup_for(members, here, settings.profile, settings.vram_bytes).model_copy(
+            update={"offline": settings.terms.offline}
+        )
+        for key, members in jobs.items()
+    }
 
 
 def _supply(setups: Iterable[Setup], settings: Settings, watch: Watch, stop: Stop) -> None:

@@ -130,7 +130,7 @@ class TestReading:
         manifest(tmp_path, "a", "b")
         monkeypatch.chdir(tmp_path)
         assert cli.main(["plan", "night.yaml", "--json"]) == 0
-        (batch,) = json.loads(capsys.readouterr().out)
+        (batch,) = json.loads(capsys.readouterr().out)["manifests"]
         assert [picture["state"] for picture in batch["pictures"]] == ["to do", "to do"]
         assert batch["pictures"][1]["job"]["prompt"] == "b"
         assert batch["pictures"][1]["file"] == "outputs/night/002.png"
@@ -269,7 +269,7 @@ class TestRendering:
         done = renderer("render", posters, "--proof", cwd=project)
         assert done.returncode == 0, done.stderr
         plan = json.loads(renderer("plan", posters, "--json", cwd=project).stdout)
-        names = {Path(picture["file"]).name for picture in plan[0]["pictures"]}
+        names = {Path(picture["file"]).name for picture in plan["manifests"][0]["pictures"]}
         assert pictures_in(project / "outputs/posters-proof") == names
 
     def test_report_writes_the_page_anew(self, project: Path) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -8,10 +7,10 @@ import pytest
 from renderer import catalog, machine
 from renderer.catalog import QWEN_IMAGE
 from renderer.errors import MachineError, UsageError
-from renderer.job import Engine, FileFacts, Job, Memory, ModelIdentity, Precision, Sidecar, Timing
+from renderer.estimate.terms import GIB
+from renderer.job import Precision
 from renderer.machine import Gpu, Machine
-from renderer.plan import GIB, Pace, Planned, choose_profile, make_plan, setup_for
-from tests.fakes import SOFTWARE
+from renderer.plan import choose_profile, make_plan, setup_for
 from tests.making import make_job, make_manifest, make_picture
 
 
@@ -39,11 +38,11 @@ class TestChooseProfile:
     def test_a_streamed_model_needs_its_store(self) -> None:
         """What a worker opens names the packed store; the demo model makes its own."""
         job = make_job().model_copy(update={"model": QWEN_IMAGE.id})
-        setup = setup_for(job, a_machine(10), None, 8 * GIB)
+        setup = setup_for([job], a_machine(10), None, 8 * GIB)
         assert setup.store is not None
         assert setup.store.endswith("bf16")
         assert setup.vram_bytes == 8 * GIB
-        assert setup_for(make_job(), a_machine(), None).store is None
+        assert setup_for([make_job()], a_machine(), None).store is None
 
     def test_no_gpu_means_the_demo_model_alone(self) -> None:
         """Without a GPU the demo model renders on the CPU, and Qwen-Image is refused with what is missing."""
@@ -83,42 +82,6 @@ class TestPlan:
         assert len(make_plan(make_manifest(), tmp_path, only=["p001"]).items) == 1
         with pytest.raises(UsageError, match="nobody"):
             make_plan(make_manifest(), tmp_path, only=["nobody"])
-
-
-def planned(job: Job) -> Planned:
-    return Planned(make_picture().model_copy(update={"job": job}), ModelIdentity(id="demo"), "a" * 64, "to do")
-
-
-class TestPace:
-    def sidecar(self, total_s: float, side: int, steps: int) -> Sidecar:
-        job, now = make_job(side=side, steps=steps), datetime.now(UTC)
-        return Sidecar(
-            fingerprint="a" * 64,
-            id="p",
-            place=make_picture().place,
-            job=job,
-            model=ModelIdentity(id="demo"),
-            engine=Engine(name="fake", profile="cpu", device="cpu"),
-            software=SOFTWARE,
-            timing=Timing(total_s=total_s, began_at=now, ended_at=now),
-            memory=Memory(),
-            file=FileFacts(name="p.png", sha256="a" * 64, bytes=1, width=side, height=side),
-        )
-
-    def test_time_goes_with_steps_and_pixels(self) -> None:
-        """Twice the steps at twice the side take eight times as long."""
-        pace = Pace([self.sidecar(1.0, 64, 10)])
-        assert pace.expect_s(planned(make_job(side=128, steps=20)), "cpu") == pytest.approx(8.0)
-
-    def test_guidance_off_is_half_the_work(self) -> None:
-        """Without CFG there is one pass a step."""
-        pace = Pace([self.sidecar(1.0, 64, 10)])
-        job = make_job(side=64, steps=10).model_copy(update={"cfg_scale": 1.0})
-        assert pace.expect_s(planned(job), "cpu") == pytest.approx(0.5)
-
-    def test_another_profile_tells_nothing(self) -> None:
-        """What was measured on the CPU says nothing of the GPU."""
-        assert Pace([self.sidecar(1.0, 64, 10)]).expect_s(planned(make_job()), "resident") is None
 
 
 class TestMachine:

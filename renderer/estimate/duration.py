@@ -16,46 +16,32 @@ from renderer.catalog import Shape
 from renderer.estimate.memory import BEHIND, TILE_SIDE, Streaming, Work
 from renderer.estimate.weights import weight_bytes
 from renderer.job import Precision
+from renderer.rates import Rates
 
 Limit = Literal["arithmetic", "launches", "bus", "disk"]
 """What a sweep waits for."""
 
-HOST_CALLS = {"fp8": 106, "bf16": 110}
+HOST_CALLS = {"fp8": 162, "bf16": 165}
 """Of torch's shortest operation, as many as launching one block for one rider takes on the host (measured, H200)."""
 
-FP8_BYTES_A_NUMBER, BF16_BYTES_A_NUMBER = 43, 300
+FP8_BYTES_A_NUMBER, BF16_BYTES_A_NUMBER = 43, 420
 """What one block reads and writes between its products, for each token and channel: counted in `engine.fp8_blocks`, and
-in DiffSynth's block, which passes over its rows some seventy times."""
+in DiffSynth's block, which passes over its rows some seventy times, often with strides (0.67 s a step on an H200)."""
 
-KEPT_UP = 0.85
+KEPT_UP = 0.9
 """Of a rate that is measured for a moment, what is left for hours: clocks fall under load, kernels have gaps (H200)."""
 
 LEAST_ROWS = 128
 """A product of fewer rows takes as long: the weights have to be read."""
+
+DISK_BYTES_PER_S = 2e9
+"""Where no model's file has been read yet: an NVMe disk."""
 
 START_S = 14.0
 """From a worker's first breath to a loaded DiffSynth, before any weights."""
 
 SAVE_S_A_PIXEL = 4.5e-7
 """Of encoding and writing a PNG, beside the worker."""
-
-
-@dataclass(frozen=True, slots=True)
-class Speeds:
-    """What a machine does in a second, and how long torch's shortest operation takes to launch.
-
-    Operations in bf16, in FP8 (0: none), of attention and of convolutions; bytes of the GPU's memory, of the bus from
-    pinned memory, and of the disk that models lie on.
-    """
-
-    bf16_flops: float
-    fp8_flops: float
-    attention_flops: float
-    convolution_flops: float
-    memory_bytes: float
-    bus_bytes: float
-    disk_bytes: float
-    launch_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,29 +84,29 @@ def _flops(shape: Shape, tokens: int, text: int) -> tuple[float, float]:
     return 24.0 * shape.width**2 * rows, 4.0 * shape.width * rows**2
 
 
-def block_seconds(streaming: Streaming, work: Work, speeds: Speeds) -> tuple[float, float]:
+def block_seconds(streaming: Streaming, work: Work, rates: Rates) -> tuple[float, float]:
     """Of one block for all passes of a picture: seconds of the GPU, and of the host that launches it."""
-    shape, fp8 = streaming.shape, streaming.multiplies_fp8 and speeds.fp8_flops > 0
-    products = speeds.fp8_flops if fp8 else speeds.bf16_flops
+    shape, fp8 = streaming.shape, streaming.multiplies_fp8
+    products = (rates.fp8_flops if fp8 else None) or rates.bf16_flops
     passing = FP8_BYTES_A_NUMBER if fp8 else BF16_BYTES_A_NUMBER
     gpu = 0.0
     for text in work.texts:
         linear, attention = _flops(shape, work.tokens, text)
         rows = max(LEAST_ROWS, work.tokens) + max(LEAST_ROWS, text)
-        gpu += linear / (work.tokens + text) * rows / products + attention / speeds.attention_flops
-        gpu += passing * (work.tokens + text) * shape.width / speeds.memory_bytes
-    host = len(work.texts) * HOST_CALLS["fp8" if fp8 else "bf16"] * speeds.launch_s
+        gpu += linear / (work.tokens + text) * rows / products + attention / rates.attention_flops
+        gpu += passing * (work.tokens + text) * shape.width / rates.memory_bytes_per_s
+    host = len(work.texts) * HOST_CALLS["fp8" if fp8 else "bf16"] * rates.launch_s
     return gpu, host
 
 
-def decode_seconds(shape: Shape, work: Work, speeds: Speeds) -> float:
+def decode_seconds(shape: Shape, work: Work, rates: Rates) -> float:
     """The VAE's decode; tiled, of all tiles, which overlap."""
     pixels = float(work.pixels)
     if work.tiled:
         stride = TILE_SIDE * 3 // 4
         across, down = (_tiles(side, stride) for side in (work.width, work.height))
         pixels = sum(w * h for w in across for h in down)
-    return pixels * _vae_flops(shape.vae_width) / speeds.convolution_flops
+    return pixels * _vae_flops(shape.vae_width) / rates.convolution_flops
 
 
 def _tiles(side: int, stride: int) -> list[int]:
@@ -140,6 +126,10 @@ def _vae_flops(base: int) -> float:
     return 2 * found
 
 
+def _disk(rates: Rates) -> float:
+    return rates.disk_bytes_per_s or DISK_BYTES_PER_S
+
+
 def save_seconds(work: Work) -> float:
     """Encoding and writing the file, while the worker goes on."""
     return SAVE_S_A_PIXEL * work.pixels
@@ -148,21 +138,21 @@ def save_seconds(work: Work) -> float:
 # ---- pictures in flight ----------------------------------------------------------------------------------------------
 
 
-def sweep(streaming: Streaming, works: Sequence[Work], speeds: Speeds, *, from_disk: bool = False) -> Sweep:
+def sweep(streaming: Streaming, works: Sequence[Work], rates: Rates, *, from_disk: bool = False) -> Sweep:
     """One step of pictures in flight."""
-    parts = [block_seconds(streaming, work, speeds) for work in works]
+    parts = [block_seconds(streaming, work, rates) for work in works]
     blocks = streaming.shape.layers
     moved = moved_bytes(streaming)
     if streaming.precision == "fp8" and not streaming.multiplies_fp8:
         plain = weight_bytes(streaming.shape, "bf16").block
-        restoring = blocks * 7 * plain / speeds.memory_bytes  # to float32, times the scales, to bf16
+        restoring = blocks * 7 * plain / rates.memory_bytes_per_s  # to float32, times the scales, to bf16
     else:
         restoring = 0.0
     return Sweep(
         arithmetic_s=(blocks * sum(gpu for gpu, _ in parts) + restoring) / KEPT_UP,
         launches_s=blocks * sum(host for _, host in parts),
-        bus_s=moved / speeds.bus_bytes,
-        disk_s=moved / speeds.disk_bytes if from_disk else 0.0,
+        bus_s=moved / rates.bus_bytes_per_s,
+        disk_s=moved / _disk(rates) if from_disk else 0.0,
     )
 
 
@@ -173,9 +163,9 @@ def moved_bytes(streaming: Streaming) -> int:
     return (blocks - resident) * streaming.weights.block
 
 
-def hiding(streaming: Streaming, work: Work, speeds: Speeds, *, from_disk: bool = False) -> int:
+def hiding(streaming: Streaming, work: Work, rates: Rates, *, from_disk: bool = False) -> int:
     """How many pictures of a kind in flight compute for as long as a sweep's copies take."""
-    alone = sweep(streaming, [work], speeds, from_disk=from_disk)
+    alone = sweep(streaming, [work], rates, from_disk=from_disk)
     waiting = max(alone.bus_s, alone.disk_s)
     return max(1, math.ceil(waiting / max(alone.arithmetic_s, alone.launches_s) - 0.05))
 
@@ -183,7 +173,7 @@ def hiding(streaming: Streaming, work: Work, speeds: Speeds, *, from_disk: bool 
 # ---- besides the steps -----------------------------------------------------------------------------------------------
 
 
-def encode_seconds(shape: Shape, precision: Precision, works: Sequence[Work], timesteps: int, speeds: Speeds) -> float:
+def encode_seconds(shape: Shape, precision: Precision, works: Sequence[Work], timesteps: int, rates: Rates) -> float:
     """Encoding all prompts in groups, one sweep of the encoder's layers each, and the modulation of so many timesteps.
 
     `timesteps` are the different ones of all schedules.
@@ -196,12 +186,12 @@ def encode_seconds(shape: Shape, precision: Precision, works: Sequence[Work], ti
             groups, left = groups + 1, 4096
         left -= tokens + 34
     layers = shape.text_layers * groups
-    reading = (layers * weights.text_block + shape.layers * weights.modulation * bool(timesteps)) / speeds.disk_bytes
-    launching = shape.layers * timesteps * 6 * speeds.launch_s + layers * 40 * speeds.launch_s * len(works)
+    reading = (layers * weights.text_block + shape.layers * weights.modulation * bool(timesteps)) / _disk(rates)
+    launching = shape.layers * timesteps * 6 * rates.launch_s + layers * 40 * rates.launch_s * len(works)
     return reading + launching
 
 
-def load_seconds(shape: Shape, precision: Precision, speeds: Speeds, *, pinned_bytes_a_second: float = 2.3e9) -> float:
+def load_seconds(shape: Shape, precision: Precision, rates: Rates, *, pinned_bytes_a_second: float = 2.3e9) -> float:
     """Opening a worker: libraries, and the DiT's blocks into pinned memory, as fast as pages can be had or read."""
     blocks = shape.layers * weight_bytes(shape, precision).block
-    return START_S + blocks / min(pinned_bytes_a_second, speeds.disk_bytes)
+    return START_S + blocks / min(pinned_bytes_a_second, _disk(rates))

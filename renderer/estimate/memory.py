@@ -193,6 +193,7 @@ class Streaming:
             attention_output=both,
             residual_sums=both,
             MLP_hidden=3 * 4 * wide,  # as it is, its sigmoid, their product
+            image_MLP_output=image if text > tokens else 0,  # the text's comes second
         )
 
     # -- riders --

@@ -1,0 +1,392 @@
+"""What a batch will take before it begins: memory, seconds, bytes of the disk; what limits it, and what is refused.
+
+From `estimate`'s arithmetic, a machine (this one or another), its rates, and what earlier sidecars measured. Imports no
+torch, starts nothing, asks no network.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from renderer import catalog, machine
+from renderer.errors import RendererError
+from renderer.estimate import Estimate, Native, Stage, Work, decide, duration, host, shape_of, weight_bytes
+from renderer.estimate.decide import Decision
+from renderer.estimate.duration import Limit
+from renderer.events import Setup
+from renderer.job import Format, Job, Precision, Profile, Sidecar
+from renderer.machine import Machine
+from renderer.pace import Pace, Way, seconds
+from renderer.plan import Plan, Planned, Refusal, allocator_bytes, refusals, setup_for, streaming_of
+from renderer.rates import Rates
+from renderer.weights import needs, places
+from renderer.weights.needs import Need
+
+BYTES_A_PIXEL: Mapping[Format, float] = {"png": 1.5, "webp": 1.1, "jpeg": 0.7}
+"""Of a picture's file where none like it has been written here: photographs and posters, no flat graphics."""
+
+_LIKE = 2.0  # a picture of up to twice as many pixels, or half, tells of another's file
+_MOST_TABLES = 512  # schedules' timesteps that the engine keeps at hand
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a batch is to be rendered: as `render` is told, or as if on another machine.
+
+    `ready` says that it is another machine: models are taken to be there, and this one's pictures tell nothing.
+    """
+
+    machine: Machine
+    profile: Profile | None = None
+    vram_bytes: int | None = None
+    rates: Rates | None = None
+    ready: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Where a group's time goes."""
+
+    start: float
+    encode: float
+    denoise: float
+    decode: float
+
+    @property
+    def total(self) -> float:
+        return self.start + self.encode + self.denoise + self.decode
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The pictures of one model and precision: how they are rendered, and what they take.
+
+    `step_s` is a step's of the picture that takes most; `in_flight` how many pictures it has company of, itself
+    included; `measured` says that earlier pictures' times went into the seconds.
+    """
+
+    model: str
+    precision: Precision
+    profile: Profile
+    pictures: int
+    slots: int | None
+    blocks: int
+    in_flight: int
+    tiled: tuple[tuple[int, int], ...]
+    estimate: Estimate
+    available_bytes: int | None
+    host: Stage
+    from_disk: bool
+    seconds: Seconds | None
+    step_s: float | None
+    limit: Limit | None
+    measured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Bytes that will be written, and bytes that are free where."""
+
+    download_bytes: int
+    store_bytes: int
+    outputs_bytes: int
+    models_free_bytes: int
+    outputs_free_bytes: int
+    same_disk: bool
+
+    @property
+    def short_bytes(self) -> int:
+        """What is missing; 0 where there is room."""
+        models = self.download_bytes + self.store_bytes
+        if self.same_disk:
+            return max(0, models + self.outputs_bytes - self.models_free_bytes)
+        return max(0, models - self.models_free_bytes) + max(0, self.outputs_bytes - self.outputs_free_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """All of it. `refused` is by picture id; `troubles` are models and precisions that cannot be opened here."""
+
+    groups: tuple[Group, ...]
+    refused: Mapping[str, Refusal]
+    troubles: tuple[str, ...]
+    disk: Disk
+    begins_at: datetime
+    ends_at: datetime | None
+
+    @property
+    def vram_bytes(self) -> int | None:
+        """Peak GPU memory, of the largest group: they come one after another."""
+        return max((group.estimate.device for group in self.groups), default=None)
+
+    @property
+    def ram_bytes(self) -> int | None:
+        """Peak host memory of the worker, of the largest group."""
+        return max((group.host.bytes for group in self.groups), default=None)
+
+    @property
+    def seconds(self) -> float | None:
+        """From the command to the last picture; None where nothing tells."""
+        return (self.ends_at - self.begins_at).total_seconds() if self.ends_at else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The forecast as JSON-ready values."""
+        return {
+            "vram_bytes": self.vram_bytes,
+            "ram_bytes": self.ram_bytes,
+            "seconds": self.seconds,
+            "begins_at": self.begins_at.isoformat(timespec="seconds"),
+            "ends_at": self.ends_at.isoformat(timespec="seconds") if self.ends_at else None,
+            "disk": {
+                "download_bytes": self.disk.download_bytes,
+                "store_bytes": self.disk.store_bytes,
+                "outputs_bytes": self.disk.outputs_bytes,
+                "models_free_bytes": self.disk.models_free_bytes,
+                "outputs_free_bytes": self.disk.outputs_free_bytes,
+                "short_bytes": self.disk.short_bytes,
+            },
+            "groups": [_group_as_dict(group) for group in self.groups],
+            "refused": {
+                name: {
+                    "message": refusal.message,
+                    "hint": refusal.hint,
+                    "needed_bytes": refusal.needed_bytes,
+                    "available_bytes": refusal.available_bytes,
+                    "nearest": str(refusal.nearest) if refusal.nearest else None,
+                }
+                for name, refusal in self.refused.items()
+            },
+            "troubles": list(self.troubles),
+        }
+
+
+def _group_as_dict(group: Group) -> dict[str, Any]:
+    spent = group.seconds
+    return {
+        "model": group.model,
+        "precision": group.precision,
+        "profile": group.profile,
+        "pictures": group.pictures,
+        "slots": group.slots,
+        "blocks": group.blocks,
+        "in_flight": group.in_flight,
+        "tiled": [f"{width}x{height}" for width, height in group.tiled],
+        "available_bytes": group.available_bytes,
+        "memory": dict(group.estimate.as_dict()),
+        "host_bytes": {term.name: term.bytes for term in group.host.terms},
+        "from_disk": group.from_disk,
+        "seconds": None
+        if spent is None
+        else {"start": spent.start, "encode": spent.encode, "denoise": spent.denoise, "decode": spent.decode},
+        "step_s": group.step_s,
+        "limit": group.limit,
+        "measured": group.measured,
+    }
+
+
+def forecast(plans: Sequence[Plan], terms: Terms, now: datetime) -> Forecast:
+    """What rendering all that is to do of several manifests will take."""
+    todo = [item for plan in plans for item in plan.to_render()]
+    sidecars = [item.sidecar for plan in plans for item in plan.items if item.sidecar is not None]
+    pace = Pace(sidecars if not terms.ready else (), terms.rates)
+    groups: list[Group] = []
+    refused: dict[str, Refusal] = {}
+    troubles: list[str] = []
+    setups: list[Setup] = []
+    for items in _by_model(todo):
+        try:
+            grouping = _Grouping(items, terms, pace, sidecars)
+        except RendererError as error:
+            troubles.append(f"{error.message}{f' ({error.hint})' if error.hint else ''}")
+            continue
+        refused |= grouping.refused
+        setups.append(grouping.setup)
+        if (group := grouping.group()) is not None:
+            groups.append(group)
+    known = [group.seconds for group in groups]
+    total = sum(spent.total for spent in known if spent is not None)
+    ends = now + timedelta(seconds=total) if groups and all(spent is not None for spent in known) else None
+    left = [item for item in todo if item.picture.id not in refused]
+    return Forecast(
+        groups=tuple(groups),
+        refused=refused,
+        troubles=tuple(troubles),
+        disk=_disk(plans, left, setups, sidecars, ready=terms.ready),
+        begins_at=now,
+        ends_at=ends,
+    )
+
+
+def _by_model(items: Iterable[Planned]) -> Iterable[list[Planned]]:
+    groups: dict[tuple[str, Precision], list[Planned]] = {}
+    for item in items:
+        groups.setdefault((item.picture.job.model, item.picture.job.precision), []).append(item)
+    return groups.values()
+
+
+# ---- one model and precision -----------------------------------------------------------------------------------------
+
+
+class _Grouping:
+    """Finds out what the pictures of one model and precision take."""
+
+    def __init__(self, items: Sequence[Planned], terms: Terms, pace: Pace, sidecars: Sequence[Sidecar]) -> None:
+        jobs = [item.picture.job for item in items]
+        self._terms = terms
+        self._pace = pace
+        self.setup = setup_for(jobs, terms.machine, terms.profile, terms.vram_bytes)
+        out = refusals(jobs, self.setup, terms.machine)
+        self.refused = {item.picture.id: out[item.picture.job] for item in items if item.picture.job in out}
+        self.left = [job for job in jobs if job not in out]
+        self._key = (items[0].model.id, self.setup.precision, self.setup.profile)
+        self._sidecars = [each for each in sidecars if (each.model.id, each.job.precision) == self._key[:2]]
+        self._shape = shape_of(catalog.find(self.setup.model))
+        self._streaming = streaming_of(self.setup, terms.machine)
+        free = terms.machine.ram_free_bytes
+        self._from_disk = self.streamed and not host.blocks_in_memory(self._shape, self.setup.precision, free)
+
+    @property
+    def streamed(self) -> bool:
+        return self.setup.profile == "stream"
+
+    def group(self) -> Group | None:
+        """What those that are not refused take; None where all are."""
+        if not self.left:
+            return None
+        rates = self._terms.rates or (self._pace.rates(self._key) if self._pace.knows(self._key) else None)
+        timesteps = _timesteps(self.left)
+        decision, estimate = self._decide(rates)
+        slots, company = (decision.slots, decision.in_flight) if decision else (self._shape.layers, 1)
+        spent = self._seconds(slots, company, rates, timesteps) if rates else None
+        sweep = self._sweep(slots, company, rates) if rates else None
+        free = self._terms.machine.ram_free_bytes
+        return Group(
+            model=self.setup.model,
+            precision=self.setup.precision,
+            profile=self.setup.profile,
+            pictures=len(self.left),
+            slots=decision.slots if decision else None,
+            blocks=self._shape.layers,
+            in_flight=company,
+            tiled=tuple(sorted(decision.tiled)) if decision else (),
+            estimate=estimate,
+            available_bytes=allocator_bytes(self._terms.machine, self.setup.vram_bytes),
+            host=host.estimate_host(
+                self._shape, self.setup.precision, self.setup.profile, timesteps=timesteps, free_bytes=free
+            ),
+            from_disk=self._from_disk,
+            seconds=spent,
+            step_s=sweep.seconds * self._pace.factor(self._key) if sweep else None,
+            limit=sweep.limit if sweep else None,
+            measured=self._pace.knows(self._key),
+        )
+
+    def _decide(self, rates: Rates | None) -> tuple[Decision | None, Estimate]:
+        """Slots, pictures in flight and tiles, where blocks are streamed; the peak of the picture that needs most."""
+        works = list(dict.fromkeys(map(Work.of, self.left)))
+        if not self.streamed:
+            setup = self.setup
+            native = Native(self._shape, setup.precision, setup.profile, setup.vram_bytes, self._streaming.kernels)
+            return None, max(map(native.estimate, works), key=lambda each: each.allocated)
+        hiding = None if rates is None else partial(self._hiding, rates=rates)
+        available = allocator_bytes(self._terms.machine, self.setup.vram_bytes)
+        decision = decide.decide(self._streaming, works, available, hiding=hiding, slots=self.setup.slots)
+        there = replace(self._streaming, slots=decision.slots)
+        tiled = [replace(work, tiled=(work.width, work.height) in decision.tiled) for work in works]
+        company = decision.in_flight if available is not None else 1
+        return decision, max((there.estimate([work] * company) for work in tiled), key=lambda each: each.allocated)
+
+    def _hiding(self, work: Work, slots: int, *, rates: Rates) -> int:
+        return duration.hiding(replace(self._streaming, slots=slots), work, rates, from_disk=self._from_disk)
+
+    def _sweep(self, slots: int, company: int, rates: Rates) -> duration.Sweep:
+        """A step of the picture that takes longest."""
+        streaming = replace(self._streaming, slots=slots)
+        sweeps = [
+            duration.sweep(streaming, [work] * company, rates, from_disk=self._from_disk)
+            for work in dict.fromkeys(map(Work.of, self.left))
+        ]
+        return max(sweeps, key=lambda each: each.seconds)
+
+    def _seconds(self, slots: int, company: int, rates: Rates, timesteps: int) -> Seconds:
+        """Where the time goes: the arithmetic, times what earlier pictures took more or less than it."""
+        way, factor = Way(slots, company), self._pace.factor(self._key)
+        denoise = decode = 0.0
+        kinds = Counter((Work.of(job), job.num_inference_steps) for job in self.left)
+        example = {(Work.of(job), job.num_inference_steps): job for job in self.left}
+        for kind, count in kinds.items():
+            share, _ = seconds(self._shape, example[kind], self.setup.profile, way, rates)
+            decoding = duration.decode_seconds(self._shape, kind[0], rates)
+            denoise += (share - decoding) * count * factor
+            decode += decoding * count * factor
+        works = [Work.of(job) for job in {(job.prompt, job.negative_prompt): job for job in self.left}.values()]
+        encode = duration.encode_seconds(self._shape, self.setup.precision, works, timesteps, rates)
+        loads = [each.timing.load_s for each in self._sidecars if each.timing.load_s and not self._terms.ready]
+        start = statistics.median(loads) if loads else duration.load_seconds(self._shape, self.setup.precision, rates)
+        return Seconds(start, encode, denoise, decode)
+
+
+def _timesteps(jobs: Iterable[Job]) -> int:
+    """How many different timesteps the schedules of jobs have, of which the engine keeps a number at hand."""
+    schedules = {(job.num_inference_steps, job.width * job.height) for job in jobs}
+    return min(_MOST_TABLES, sum(steps for steps, _ in schedules))
+
+
+# ---- the disk --------------------------------------------------------------------------------------------------------
+
+
+def _disk(
+    plans: Sequence[Plan],
+    left: Sequence[Planned],
+    setups: Sequence[Setup],
+    sidecars: Sequence[Sidecar],
+    *,
+    ready: bool,
+) -> Disk:
+    models = places.models_folder().absolute()
+    outputs = plans[0].folder.path.absolute() if plans else models
+    kinds = Counter((item.picture.job.width * item.picture.job.height, item.picture.keep.format) for item in left)
+    download = store = 0
+    for setup in setups if not ready else ():
+        more, packed = _of_model(setup)
+        download, store = download + more, store + packed
+    return Disk(
+        download_bytes=download,
+        store_bytes=store,
+        outputs_bytes=round(sum(count * file_bytes(*kind, sidecars) for kind, count in kinds.items())),
+        models_free_bytes=needs.free_bytes(),
+        outputs_free_bytes=machine.free_disk_bytes(outputs),
+        same_disk=_device(models) == _device(outputs),
+    )
+
+
+def _of_model(setup: Setup) -> tuple[int, int]:
+    """Bytes to download, and bytes of the packed store, of what is not here yet."""
+    model = catalog.find(setup.model)
+    wanted = Need(model=setup.model, store=setup.precision if setup.store else None)
+    if needs.is_met(wanted):
+        return 0, 0
+    lacking = {lack.part.role for lack in places.look(model).lacking}
+    download = sum(part.bytes or 0 for part in model.parts if part.role in lacking)
+    return download, weight_bytes(shape_of(model), setup.precision).store if setup.store else 0
+
+
+def file_bytes(pixels: int, kind: Format, sidecars: Sequence[Sidecar]) -> float:
+    """A picture's file: bytes a pixel as files of like sizes had them here, or a stated default."""
+    same = [each for each in sidecars if each.keep.format == kind]
+    like = [each for each in same if 1 / _LIKE <= each.file.width * each.file.height / pixels <= _LIKE] or same
+    known = [each.file.bytes / (each.file.width * each.file.height) for each in like]
+    return pixels * (statistics.median(known) if known else BYTES_A_PIXEL[kind])
+
+
+def _device(folder: Path) -> int:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.stat().st_dev

@@ -1,0 +1,168 @@
+"""Seconds a picture takes: the arithmetic's shape of the cost, times what earlier pictures took more or less than it.
+
+One factor a model, precision and profile, the median of the last pictures'. Where nothing has been measured yet, a
+machine's rates tell; where they are not known either, nobody does. Reads no files.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from renderer import catalog
+from renderer.catalog import Shape
+from renderer.errors import ModelError
+from renderer.estimate import Streaming, Work, duration, shape_of
+from renderer.job import Job, Precision, Profile, Sidecar
+from renderer.plan import Planned
+from renderer.rates import Rates
+
+RECENT = 50
+"""Pictures that count: a machine is not always as fast as it was."""
+
+_SOME_GPU = Rates(
+    source="card",
+    device="some GPU",
+    bf16_flops=7.9e14,
+    fp8_flops=1.28e15,
+    attention_flops=6.4e14,
+    convolution_flops=1.8e14,
+    memory_bytes_per_s=4.2e12,
+    pinned_bytes_per_s=5.5e10,
+    pageable_bytes_per_s=7.7e9,
+    host_copy_bytes_per_s=1e10,
+    disk_bytes_per_s=5e9,
+    launch_s=4e-6,
+)
+_SOME_CPU = Rates(
+    source="card",
+    device="some CPU",
+    bf16_flops=2e11,
+    fp8_flops=None,
+    attention_flops=1e11,
+    convolution_flops=1e11,
+    memory_bytes_per_s=2e10,
+    pinned_bytes_per_s=None,
+    pageable_bytes_per_s=1e11,
+    host_copy_bytes_per_s=1e10,
+    disk_bytes_per_s=1e9,
+    launch_s=2e-5,
+)
+"""Only what these rates are to one another matters: measured factors stand before them."""
+
+Key = tuple[str, Precision, Profile]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How pictures were rendered: through how many slots, how many in flight, on which kind of device."""
+
+    slots: int
+    in_flight: int
+    cpu: bool = False
+
+
+class Pace:
+    """What pictures will take, learnt from pictures that were rendered the same way."""
+
+    def __init__(self, sidecars: Iterable[Sidecar] = (), rates: Rates | None = None) -> None:
+        """`rates` are this machine's rates, if they are known."""
+        self._rates = rates
+        self._factors: dict[Key, list[float]] = {}
+        self._walls: dict[Key, list[float]] = {}
+        self._ways: dict[Key, Way] = {}
+        for sidecar in sidecars:
+            self.learn(sidecar)
+
+    def learn(self, sidecar: Sidecar) -> None:
+        """Take a finished picture's seconds into account."""
+        timing, sharing = sidecar.timing, sidecar.sharing
+        if timing.total_s is None:
+            return
+        key, way = _key(sidecar), _way(sidecar)
+        own = timing.total_s
+        if sharing is not None:
+            own = sharing.share_s + sum(part or 0.0 for part in (timing.encode_s, timing.decode_s))
+        share, wall = self._arithmetic(key, sidecar.job, way)
+        self._factors.setdefault(key, []).append(own / share)
+        self._walls.setdefault(key, []).append(timing.total_s / wall)
+        self._ways[key] = way
+
+    def expect_s(self, item: Planned, profile: Profile, way: Way | None = None) -> float | None:
+        """Seconds of the machine's time that a picture will take; None when nothing tells.
+
+        A picture that shares the machine with n others is there n times as late.
+        """
+        job = item.picture.job
+        key = (item.model.id, job.precision, profile)
+        factors = self._factors.get(key)
+        if factors is None and self._rates is None:
+            return None
+        way = way or self._ways.get(key) or Way(_layers(key[0]), 1, cpu=profile == "cpu")
+        share, _ = self._arithmetic(key, job, way)
+        return share * self.factor(key)
+
+    def factor(self, key: Key) -> float:
+        """How much longer pictures take than the arithmetic says; 1 where none were measured."""
+        factors = self._factors.get(key)
+        return statistics.median(factors[-RECENT:]) if factors else 1.0
+
+    def knows(self, key: Key) -> bool:
+        """Whether pictures of this kind were measured."""
+        return key in self._factors
+
+    def rates(self, key: Key) -> Rates:
+        """The rates that pictures of this kind are reckoned with: measured ones, or some, which the factor corrects."""
+        way = self._ways.get(key)
+        return self._rates or (_SOME_CPU if way is not None and way.cpu else _SOME_GPU)
+
+    def expect_of(self, sidecar: Sidecar) -> float | None:
+        """Seconds by the wall's clock that a picture like this one will take; None when none like it was measured."""
+        walls = self._walls.get(_key(sidecar))
+        if not walls:
+            return None
+        _, wall = self._arithmetic(_key(sidecar), sidecar.job, _way(sidecar))
+        return statistics.median(walls[-RECENT:]) * wall
+
+    def _arithmetic(self, key: Key, job: Job, way: Way) -> tuple[float, float]:
+        """A picture's part of the machine's time, and the wall's, by the arithmetic alone."""
+        model, _, profile = key
+        rates = self._rates or (_SOME_CPU if way.cpu else _SOME_GPU)
+        return seconds(_shape(model), job, profile, way, rates)
+
+
+def seconds(shape: Shape, job: Job, profile: Profile, way: Way, rates: Rates) -> tuple[float, float]:
+    """A picture's part of the machine's time and its time by the wall's clock: steps and decode, by arithmetic."""
+    work = Work.of(job)
+    streamed = profile == "stream"
+    precision: Precision = job.precision if streamed else "bf16"
+    streaming = Streaming(shape, precision, way.slots if streamed else shape.layers)
+    swept = duration.sweep(streaming, [work] * way.in_flight, rates).seconds * job.num_inference_steps
+    decoded = duration.decode_seconds(shape, work, rates)
+    return swept / way.in_flight + decoded, swept + decoded
+
+
+def _key(sidecar: Sidecar) -> Key:
+    return sidecar.model.id, sidecar.job.precision, sidecar.engine.profile
+
+
+def _way(sidecar: Sidecar) -> Way:
+    cpu, sharing = sidecar.engine.device == "cpu", sidecar.sharing
+    if sharing is None:
+        return Way(_layers(sidecar.model.id), 1, cpu)
+    return Way(sharing.slots, max(1, round(sharing.mean_in_flight)), cpu)
+
+
+def _layers(model: str) -> int:
+    return _shape(model).layers
+
+
+@lru_cache(maxsize=64)
+def _shape(model: str) -> Shape:
+    """A model's shape by its identity; one that is not in the catalogue is taken to be of full size."""
+    try:
+        return shape_of(catalog.find(model))
+    except ModelError:
+        return catalog.QWEN_IMAGE_SHAPE

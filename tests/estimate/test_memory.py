@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from diffsynth.models.qwen_image_dit import QwenImageTransformerBlock
+from diffsynth.models.qwen_image_vae import QwenImageVAE
+
+from renderer import catalog
+from renderer.engine import fp8_blocks, fp8_reference
+from renderer.engine.budget import TILES
+from renderer.engine.modulation import PickImage, PickText, Ready
+from renderer.estimate import Kernels, Streaming, Work, count_tokens, estimate_peak, memory, weight_bytes
+from renderer.estimate.terms import total
+from renderer.job import Precision
+from tests.estimate.tape import Tape, fused_attention
+
+SHAPE = catalog.QWEN_IMAGE_SHAPE
+WIDTH = SHAPE.width
+
+
+class Fused:
+    """The kernels of `fp8_kernels`, as far as memory goes: what each makes, and nothing beside it."""
+
+    @staticmethod
+    def quantise(x: torch.Tensor, *_: Any) -> fp8_reference.Rows:
+        values = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
+        return fp8_reference.Rows(values, torch.empty(x.shape[0], device=x.device), x.shape[0])
+
+    modulate = activate = quantise
+
+    @staticmethod
+    def add(x: torch.Tensor, *_: Any) -> torch.Tensor:
+        return torch.empty_like(x)
+
+    @staticmethod
+    def add_and_modulate(x: torch.Tensor, *_: Any) -> tuple[torch.Tensor, fp8_reference.Rows]:
+        return torch.empty_like(x), Fused.quantise(x)
+
+    @staticmethod
+    def place(*_: Any) -> None:
+        pass
+
+    @staticmethod
+    def multiply(x: fp8_reference.Rows, weight: torch.Tensor, *_: Any) -> torch.Tensor:
+        return torch.empty(x.count, weight.shape[0], dtype=torch.bfloat16, device=x.values.device)
+
+
+def rider(tokens: int, text: int) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor], Ready]:
+    image, words = (torch.empty(1, rows, WIDTH, dtype=torch.bfloat16) for rows in (tokens, text))
+    turns = (torch.empty(tokens, 64, dtype=torch.complex64), torch.empty(text, 64, dtype=torch.complex64))
+    parts = [torch.empty(1, 6 * WIDTH, dtype=torch.bfloat16) for _ in range(2)]
+    return image, words, turns, Ready(*parts)
+
+
+class TestOneBlock:
+    @pytest.mark.parametrize(("tokens", "text"), [(1024, 31), (6889, 31), (6889, 517), (256, 600)])
+    def test_bf16_is_what_diffsynths_block_holds(self, monkeypatch: pytest.MonkeyPatch, tokens: int, text: int) -> None:
+        """The terms of a block in bf16 are the tensors that DiffSynth's block has at its peak, byte by byte."""
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused_attention)
+        with torch.device("meta"):
+            block = QwenImageTransformerBlock(WIDTH, SHAPE.heads, SHAPE.head_width).to(torch.bfloat16)
+            block.img_mod, block.txt_mod = PickImage(), PickText()
+            image, words, turns, ready = rider(tokens, text)
+            with torch.no_grad(), Tape() as tape:
+                block(image=image, text=words, temb=ready, image_rotary_emb=turns)
+        held = total(Streaming(SHAPE, "bf16", 2).block(tokens, text)) - image.nbytes - words.nbytes
+        assert held == pytest.approx(tape.peak, rel=0.002)
+
+    @pytest.mark.parametrize(("tokens", "text"), [(1024, 131), (6889, 131), (6889, 517)])
+    def test_fp8_is_what_our_block_holds(self, monkeypatch: pytest.MonkeyPatch, tokens: int, text: int) -> None:
+        """The terms of a block in FP8 are the tensors that ours has at its peak, whatever the kernels do inside."""
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused_attention)
+        with torch.device("meta"):
+            image, words, turns, ready = rider(tokens, text)
+            shapes = {"qkv": 3 * WIDTH, "out": WIDTH, "up": 4 * WIDTH, "down": WIDTH}
+            stream = fp8_blocks.Stream(
+                norm_q=torch.empty(128),
+                norm_k=torch.empty(128),
+                **{name: (torch.empty(rows, 1), torch.empty(1), torch.empty(1)) for name, rows in shapes.items()},
+            )
+            kind = SimpleNamespace(operations=Fused, shape=(SHAPE.heads, SHAPE.head_width))
+            block = fp8_blocks.Fp8Block(stream, stream, cast("fp8_blocks.Fp8Blocks", kind), torch.empty(1))
+            with torch.no_grad(), Tape() as tape:
+                block(image=image, text=words, temb=ready, image_rotary_emb=turns)
+        held = total(Streaming(SHAPE, "fp8", 2).block(tokens, text)) - image.nbytes - words.nbytes
+        assert held == pytest.approx(tape.peak, rel=0.005)
+
+    def test_without_a_fused_kernel_attention_is_quadratic(self) -> None:
+        """Twice the side has four times the tokens: sixteen times the scores, but four times all else."""
+        plain = Streaming(SHAPE, "fp8", 2, Kernels(fused_attention=False))
+        fused = Streaming(SHAPE, "fp8", 2)
+        assert 3.9 < total(fused.block(4096, 31)) / total(fused.block(1024, 31)) < 4.1
+        assert total(plain.block(16384, 31)) / total(plain.block(4096, 31)) > 13
+        assert total(plain.block(6889, 31)) > 10 * total(fused.block(6889, 31))
+
+    def test_a_card_without_fp8_products_scales_a_block_back(self) -> None:
+        """Below compute capability 8.9 one block in bf16 is there besides its slot."""
+        old = Streaming(SHAPE, "fp8", 2, Kernels.of((8, 6)))
+        names = {term.name for term in old.denoise([Work(512, 512)]).terms}
+        assert "block scaled back to bf16" in names
+        assert "block scaled back to bf16" not in {term.name for term in Streaming(SHAPE, "fp8", 2).block(1024, 31)}
+
+
+class TestDecode:
+    @pytest.mark.parametrize("side", [512, 1328])
+    def test_it_is_what_the_vae_holds(self, monkeypatch: pytest.MonkeyPatch, side: int) -> None:
+        """Without what cuDNN takes for itself, the terms are the tensors that DiffSynth's decoder has at its peak."""
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused_attention)
+        with torch.device("meta"):
+            vae = QwenImageVAE().to(torch.bfloat16).eval()
+            latents = torch.empty(1, 16, side // 8, side // 8, dtype=torch.bfloat16)
+            with torch.no_grad(), Tape() as tape:
+                vae.decode(latents)
+        found = [term for term in Streaming(SHAPE, "fp8", 2).vae(Work(side, side)) if "cuDNN" not in term.name]
+        assert total(found) == pytest.approx(tape.peak, rel=0.005)
+
+    def test_tiles_bound_it(self) -> None:
+        """Tiled, a decode grows only by the canvas, and a picture of one tile takes no less than whole."""
+        streaming = Streaming(SHAPE, "fp8", 2)
+        large, small = (total(streaming.vae(Work(side, side, tiled=True))) for side in (2048, 1024))
+        assert large - small == 14 * (2048**2 - 1024**2)
+        assert small < total(streaming.vae(Work(1024, 1024))) / 3
+        assert TILES["tile_size"] * 8 == memory.TILE_SIDE
+
+
+class TestWeights:
+    def test_a_store_is_forecast_to_a_part_in_a_thousand(self) -> None:
+        """The arithmetic gives the bytes of the store that was packed and measured (tests/benchmarks)."""
+        assert weight_bytes(SHAPE, "fp8").store == pytest.approx(29_727_698_697, rel=0.001)
+
+    @pytest.mark.parametrize("precision", ["bf16", "fp8"])
+    def test_fp8_halves_what_is_multiplied(self, precision: Precision) -> None:
+        """A block is half as large at fp8, and what stays bf16 is not."""
+        fp8, bf16 = weight_bytes(SHAPE, "fp8"), weight_bytes(SHAPE, "bf16")
+        assert fp8.block == pytest.approx(bf16.block / 2, rel=0.01)
+        assert fp8.vae == bf16.vae == weight_bytes(SHAPE, precision).vae
+
+
+class TestEstimate:
+    def test_stages_come_one_after_another(self) -> None:
+        """The peak is the largest stage, not the sum, and every byte of it has a name."""
+        found = estimate_peak(catalog.QWEN_IMAGE, 1328, 1328)
+        assert found.allocated == max(stage.bytes for stage in found.stages) < sum(s.bytes for s in found.stages)
+        assert found.peak.name == "decode"
+        assert all(term.bytes > 0 and term.name for stage in found.stages for term in stage.terms)
+
+    def test_each_argument_counts(self) -> None:
+        """A larger size, longer prompts, guidance, company, precision, slots and tiles all show."""
+        usual: dict[str, Any] = {"width": 1024, "height": 1024, "prompt_tokens": 100, "slots": 4, "in_flight": 2}
+        base = estimate_peak(catalog.QWEN_IMAGE, **usual)
+        more: list[dict[str, Any]] = [{"width": 1280}, {"in_flight": 3}, {"slots": 5}, {"precision": "bf16"}]
+        less: list[dict[str, Any]] = [{"cfg_scale": 1.0}, {"tiled": True}]
+        for change in more:
+            assert estimate_peak(catalog.QWEN_IMAGE, **{**usual, **change}).allocated > base.allocated, change
+        for change in less:
+            assert estimate_peak(catalog.QWEN_IMAGE, **{**usual, **change}).allocated < base.allocated, change
+        longer = estimate_peak(catalog.QWEN_IMAGE, **{**usual, "prompt_tokens": 500})
+        assert longer.stage("encode").bytes > base.stage("encode").bytes
+
+    def test_profiles_of_diffsynth(self) -> None:
+        """All weights in bf16 are 52 GiB and more; a limit is kept to by weights that are taken up."""
+        resident = estimate_peak(catalog.QWEN_IMAGE, 1328, 1328, precision="bf16", profile="resident")
+        assert 52 * 2**30 < resident.allocated < 57 * 2**30
+        bounded = estimate_peak(catalog.QWEN_IMAGE, 512, 512, profile="fp8", vram_bytes=16 * 2**30)
+        assert 14 * 2**30 < bounded.allocated < 16 * 2**30
+
+    def test_tokens_are_guessed_rather_high(self) -> None:
+        """Latin letters share tokens; a Chinese character may take one."""
+        assert 8 <= count_tokens("A quiet harbour at dawn, boats, mist") <= 20
+        assert count_tokens("营业中") == 3
+        assert count_tokens("") == 0
