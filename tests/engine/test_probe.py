@@ -40,3 +40,19 @@ def test_broken_library(tmp_path: Path) -> None:
     assert found["troubles"]["torch"] == "OSError: libcudart.so.13: cannot open"
     assert "diffsynth" in found["troubles"]
     assert found["gpus"] == []
+
+
+def test_what_a_compiler_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A C compiler is looked for by the name that CC gives; without a GPU no kernel is compiled."""
+    found = probe._compiler_facts(usable=False)
+    assert found["kernel"] is None
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert probe._compiler_facts(usable=False)["c_compiler"] is False
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    assert probe._compiler_facts(usable=False)["python_headers"] is False
+
+
+def test_a_kernel_that_does_not_compile_is_told() -> None:
+    """Where there is no GPU, trying says so in words and does not raise."""
+    outcome = probe._tried(probe._compile)
+    assert outcome == "ok" or ":" in outcome
