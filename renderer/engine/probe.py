@@ -14,6 +14,7 @@ Whatever fails is text in the answer. Knows nothing of models or jobs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -21,7 +22,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -121,13 +122,25 @@ def _compile() -> bool:
     """Compile one of our kernels in an empty cache: what lies in the usual one would run without any compiler."""
     import torch  # noqa: PLC0415  # as above
 
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["TRITON_CACHE_DIR"] = folder
+    with tempfile.TemporaryDirectory() as folder, _compiling_in(folder):
         from renderer.engine import fp8_kernels  # noqa: PLC0415  # Triton is not everywhere
 
         ones = torch.ones(4, 128, dtype=torch.bfloat16, device="cuda")
         total = fp8_kernels.add(ones, ones, torch.ones(6 * 128, dtype=torch.bfloat16, device="cuda"), 2)
         return bool((total == 2).all().item())  # noqa: PLR2004  # one and one
+
+
+@contextlib.contextmanager
+def _compiling_in(folder: str) -> Iterator[None]:
+    """Let Triton keep what it compiles in `folder`."""
+    before = os.environ.get("TRITON_CACHE_DIR")
+    os.environ["TRITON_CACHE_DIR"] = folder
+    try:
+        yield
+    finally:
+        del os.environ["TRITON_CACHE_DIR"]
+        if before is not None:
+            os.environ["TRITON_CACHE_DIR"] = before
 
 
 def _pin() -> bool:
