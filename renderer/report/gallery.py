@@ -149,16 +149,19 @@ class Gallery:
 
     # -- what a browser gets --
 
-    def since(self, mark: str, timeout_s: float) -> Change | None:
+    def since(self, mark: str, timeout_s: float | None) -> Change | None:
         """What has changed since `mark`; None when nothing does within `timeout_s` seconds.
 
-        To a mark of another gallery's the answer is only that the page is of another time.
+        A `timeout_s` of None asks how things stand, whether anything has changed or not. To a mark of another gallery's
+        the answer is only that the page is of another time.
         """
         epoch, _, seen = mark.partition("-")
         with self._changed:
             if epoch != self._epoch or not seen.isdecimal():
                 return Change(f"{self._epoch}-{self._version}", json.dumps({"stale": True}))
-            if not self._changed.wait_for(lambda: self._closed or self._version > int(seen), timeout_s):
+            if timeout_s is not None and not self._changed.wait_for(
+                lambda: self._closed or self._version > int(seen), timeout_s
+            ):
                 return None
             return Change(f"{self._epoch}-{self._version}", self._message(int(seen)), last=self._closed)
 

@@ -228,8 +228,10 @@ class _Handler(BaseHTTPRequestHandler):
             headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "Connection": "close"}
             self._begin(HTTPStatus.OK, headers)
             mark = self.headers.get("Last-Event-ID") or mark
+            patience_s: float | None = None  # whoever comes hears at once how things stand
             while self.command != "HEAD":
-                change = gallery.since(mark, _ALIVE_S)
+                change = gallery.since(mark, patience_s)
+                patience_s = _ALIVE_S
                 if change is None:
                     self.wfile.write(b": still here\n\n")  # or it would not be seen that nobody is
                 else:

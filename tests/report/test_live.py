@@ -314,6 +314,7 @@ class TestBrowser:
         watched = Watched(browser, server.urls[0])
         page = watched.page
         assert page.inner_text("#counts") == "4 to do"
+        watched.until("document.getElementById('live').textContent.trim() === 'No run is on.'")
         night.begin()
         night.stand(("p000", 3), ("p002", 1))
         watched.wait("p000", "step 3 of 8")
@@ -325,6 +326,7 @@ class TestBrowser:
         watched.until("document.getElementById('view-image').naturalWidth > 0")
         assert page.inner_text("#view-title") == "p001"
         page.keyboard.press("Escape")
+        watched.until("document.activeElement.textContent.includes('p001')")  # where the large view gives it back
         page.locator(".open").nth(2).focus()
         top = page.evaluate("scrollY")
         night.write("failed", "p002", "one flat colour <b>")
@@ -339,7 +341,7 @@ class TestBrowser:
         night.finish("p003")
         watched.wait("p003", "done")
         night.end()
-        watched.until("document.getElementById('live').textContent === 'No run is on.'")
+        watched.until("document.getElementById('live').textContent.trim() === 'No run is on.'")
         watched.close()
 
     def test_a_page_from_disk_asks_nobody(self, browser: Browser, night: Night) -> None:
