@@ -1,0 +1,63 @@
+"""Seconds against what an H200 showed (tests/benchmarks/engine-h200.md), from its rates."""
+
+from __future__ import annotations
+
+import pytest
+
+from renderer import catalog
+from renderer.estimate import Streaming, Work, duration
+from renderer.job import Precision
+from renderer.rates import Rates
+
+SHAPE = catalog.QWEN_IMAGE_SHAPE
+H200 = Rates(
+    source="measured", device="NVIDIA H200", bf16_flops=788e12, fp8_flops=1284e12, attention_flops=638e12,
+    convolution_flops=180e12, memory_bytes_per_s=4.2e12, pinned_bytes_per_s=55.4e9, pageable_bytes_per_s=7.7e9,
+    host_copy_bytes_per_s=10e9, disk_bytes_per_s=5e9, launch_s=4e-6,
+)  # fmt: skip
+
+
+class TestSweep:
+    @pytest.mark.parametrize(
+        ("precision", "slots", "side", "in_flight", "measured", "limit"),
+        [
+            ("fp8", 60, 1328, 1, 0.318, "arithmetic"),
+            ("fp8", 3, 1328, 1, 0.321, "arithmetic"),
+            ("fp8", 2, 1328, 1, 0.323, "arithmetic"),
+            ("fp8", 3, 2048, 1, 1.16, "arithmetic"),
+            ("fp8", 3, 1024, 4, 0.682, "arithmetic"),
+            ("fp8", 60, 512, 1, 0.076, "launches"),
+            ("fp8", 3, 512, 1, 0.245, "bus"),
+            ("fp8", 3, 512, 8, 0.624, "launches"),
+            ("bf16", 3, 1328, 1, 0.673, "arithmetic"),
+        ],
+    )
+    def test_within_a_tenth_of_what_was_measured(
+        self, precision: Precision, slots: int, side: int, in_flight: int, measured: float, limit: str
+    ) -> None:
+        """A step takes what the arithmetic says, and waits for what it says."""
+        works = [Work(side, side, 26)] * in_flight
+        found = duration.sweep(Streaming(SHAPE, precision, slots), works, H200)
+        assert found.seconds == pytest.approx(measured, rel=0.1)
+        assert found.limit == limit
+
+    def test_from_the_disk_the_disk_limits(self) -> None:
+        """Blocks that do not fit into host memory come as fast as the disk reads."""
+        found = duration.sweep(Streaming(SHAPE, "fp8", 2), [Work(512, 512)], H200, from_disk=True)
+        assert found.limit == "disk"
+        assert found.seconds == pytest.approx(60 * 226.8e6 / 5e9, rel=0.01)
+
+    def test_so_many_in_flight_hide_the_copies(self) -> None:
+        """With the number that is said to hide them, the sweep waits for nothing that one picture less would."""
+        streaming, work = Streaming(SHAPE, "fp8", 3), Work(512, 512)
+        enough = duration.hiding(streaming, work, H200)
+        assert duration.sweep(streaming, [work] * (enough - 1), H200).limit == "bus"
+        assert duration.sweep(streaming, [work] * enough, H200).limit == "launches"
+
+
+class TestDecode:
+    def test_within_a_tenth(self) -> None:
+        """0.105 s for 1328x1328; tiles overlap, and take longer."""
+        assert duration.decode_seconds(SHAPE, Work(1328, 1328), H200) == pytest.approx(0.105, rel=0.1)
+        tiled = duration.decode_seconds(SHAPE, Work(1328, 1328, tiled=True), H200)
+        assert 0.105 < tiled < 0.3
