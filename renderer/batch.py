@@ -17,11 +17,11 @@ from renderer import artifacts, events, landing, news, plan
 from renderer.errors import DiskError, MachineError, PictureError
 from renderer.events import Setup
 from renderer.hand import Hand
-from renderer.job import Ending, Summary
+from renderer.job import Ending, Job, Summary
 from renderer.landing import Arrival
 from renderer.news import Watch
 from renderer.pace import Pace
-from renderer.plan import Plan, Planned
+from renderer.plan import Plan, Planned, Refusal
 from renderer.report import page
 from renderer.settings import Settings, Stop
 from renderer.standing import Notice, Phase, Standing
@@ -33,10 +33,11 @@ _TICK_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Night:
-    """What all batches of one run share. `setups` is by model and precision."""
+    """What all batches of one run share. `setups` is by model and precision; `refused` are jobs that cannot fit."""
 
     settings: Settings
     setups: dict[tuple[str, str], Setup]
+    refused: dict[Job, Refusal]
     hand: Hand
     watch: Watch
     stop: Stop
@@ -48,6 +49,7 @@ class Batch:
     def __init__(self, batch: Plan, night: Night) -> None:
         self._plan = batch
         self._setups = night.setups
+        self._refused = night.refused
         self._settings = night.settings
         self._hand = night.hand
         self._watch = night.watch
@@ -69,6 +71,7 @@ class Batch:
         todo = [item for item in wanted if self._settings.force or not landing.rewrite(self._plan.folder, item)]
         self._tally = Tally(self._plan, todo, rewritten=len(wanted) - len(todo))
         self._watch(news.BatchBegan(self._plan, len(todo)))
+        todo = [item for item in todo if not self._refuse(item)]
         ending: Ending = "complete"
         try:
             for setup, items in self._groups(todo):
@@ -85,6 +88,14 @@ class Batch:
         page.write(plan.make_plan(self._plan.manifest, self._settings.outputs))
         self._watch(news.BatchEnded(summary))
         return summary
+
+    def _refuse(self, item: Planned) -> bool:
+        """Whether a picture cannot fit in any way: a failure that costs nothing, and the others go on."""
+        refusal = self._refused.get(item.picture.job)
+        if refusal is not None:
+            self._tally.refused(item, refusal.message, refusal.hint)
+            self._watch(news.PictureFailed(item, refusal.message, refusal.hint, again=False))
+        return refusal is not None
 
     def _groups(self, todo: list[Planned]) -> Iterator[tuple[Setup, list[Planned]]]:
         """The pictures by what has to be opened for them, so that nothing is opened twice."""

@@ -16,6 +16,7 @@ from renderer.batch import Batch, Night
 from renderer.events import Setup
 from renderer.hand import Hand
 from renderer.job import Job, Summary
+from renderer.machine import Machine
 from renderer.manifest import Manifest
 from renderer.news import Watch
 from renderer.plan import Plan
@@ -35,10 +36,12 @@ def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop
             held.enter_context(folder.locked())
             folder.sweep()
         batches = [_plan(manifest, settings) for manifest in manifests]
-        setups = _setups(batches, settings)
+        here = machine.look()
+        setups = _setups(batches, settings, here)
+        refused = _refused(batches, setups, here)
         _supply(setups.values(), settings, watch, stop)
         with Hand(settings.hire, watch) as hand:
-            night = Night(settings, setups, hand, watch, stop)
+            night = Night(settings, setups, refused, hand, watch, stop)
             return [Batch(batch, night).render() for batch in batches]
 
 
@@ -48,9 +51,8 @@ def _plan(manifest: Manifest, settings: Settings) -> Plan:
     return batch
 
 
-def _setups(batches: Sequence[Plan], settings: Settings) -> dict[tuple[str, str], Setup]:
+def _setups(batches: Sequence[Plan], settings: Settings, here: Machine) -> dict[tuple[str, str], Setup]:
     """What each model and precision needs opened: found before anything is, so that what cannot run says so at once."""
-    here = machine.look()
     jobs: dict[tuple[str, str], list[Job]] = {}
     for item in (item for batch in batches for item in batch.to_render()):
         job = item.picture.job
@@ -61,6 +63,15 @@ def _setups(batches: Sequence[Plan], settings: Settings) -> dict[tuple[str, str]
         )
         for key, members in jobs.items()
     }
+
+
+def _refused(batches: Sequence[Plan], setups: dict[tuple[str, str], Setup], here: Machine) -> dict[Job, plan.Refusal]:
+    """The jobs that cannot fit on this machine in any way."""
+    jobs = [item.picture.job for batch in batches for item in batch.to_render()]
+    found: dict[Job, plan.Refusal] = {}
+    for key, setup in setups.items():
+        found |= plan.refusals([job for job in jobs if (job.model, job.precision) == key], setup, here)
+    return found
 
 
 def _supply(setups: Iterable[Setup], settings: Settings, watch: Watch, stop: Stop) -> None:

@@ -82,6 +82,11 @@ class Tally:
         self.failures.pop(item.picture.id, None)
         self._work_left -= _work(item)
 
+    def refused(self, item: Planned, message: str, hint: str) -> None:
+        """A picture that cannot be on this machine, which is known beforehand: nothing was tried, no row is broken."""
+        self.failures[item.picture.id] = Failure(id=item.picture.id, message=message, hint=hint)
+        self._work_left -= _work(item)
+
     def has_failed(self, item: Planned, message: str, hint: str = "", *, again: bool, set_aside: bool = False) -> None:
         self.in_a_row += 1
         self.failures[item.picture.id] = Failure(id=item.picture.id, message=message, hint=hint, set_aside=set_aside)

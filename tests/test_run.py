@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -14,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from renderer import artifacts, catalog, news, run
+from renderer import artifacts, catalog, machine, news, run
 from renderer.artifacts import OutputFolder
 from renderer.errors import DiskError, LockedError, MachineError
+from renderer.estimate.memory import CONTEXT_BYTES
 from renderer.job import Expect, Keep, Summary
 from renderer.journal import Journal
 from renderer.manifest import Manifest
@@ -459,3 +461,19 @@ class TestFolders:
         assert sidecar is not None
         assert (sidecar.keep, sidecar.file.name) == (kept, "p000.webp")
         assert counts(night.render(changed, hire=DyingWorker)) == (0, 3, 0, 0)
+
+
+class TestWhatCannotFit:
+    def test_a_picture_that_cannot_fit_fails_at_no_cost(self, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a card that is too small for one of three, that one fails with numbers, is never tried, and two come."""
+        free = CONTEXT_BYTES + 180 * 2**20
+        card = machine.Gpu(0, "a small card", "GPU-1", free, free, "580.1", (8, 9))
+        monkeypatch.setattr(machine, "look", lambda: machine.Machine((card,), 2, 2**36, 2**36))
+        manifest = make_manifest()
+        large = manifest.pictures[1].job.model_copy(update={"width": 1024, "height": 1024})
+        pictures = (manifest.pictures[0], manifest.pictures[1].model_copy(update={"job": large}), manifest.pictures[2])
+        summary = night.render(dataclasses.replace(manifest, pictures=pictures))
+        assert counts(summary) == (2, 0, 1, 0)
+        assert night.began() == ["p000", "p002"]
+        assert summary.failures[0].message.startswith("1024x1024 needs 0.2")
+        assert summary.failures[0].hint.startswith("the nearest size that fits is ")
