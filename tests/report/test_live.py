@@ -290,14 +290,14 @@ class Watched:
         return "done" if card.locator("img").count() else card.locator(".missing").inner_text()
 
     def wait(self, name: str, state: str) -> None:
-        until = time.monotonic() + 15
+        until = time.monotonic() + 60
         while self.state(name) != state:
             assert time.monotonic() < until, f"{name} is {self.state(name)}, not {state}"
             time.sleep(0.05)
 
     def until(self, true: str) -> None:
         """Wait for an expression. Playwright's own way evaluates in the page, which its policy forbids."""
-        until = time.monotonic() + 15
+        until = time.monotonic() + 60
         while not self.page.evaluate(true):
             assert time.monotonic() < until, true
             time.sleep(0.05)
