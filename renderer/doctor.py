@@ -9,14 +9,16 @@ import dataclasses
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 from renderer import catalog, findings, machine, plan, rates
 from renderer.catalog import Model, cards
 from renderer.catalog.cards import Card
 from renderer.errors import MachineError
+from renderer.estimate import Kernels, Streaming, Work, decide, duration, host, shape_of
 from renderer.findings import GIB, Facts, Finding
 from renderer.job import Precision
 from renderer.machine import Machine
@@ -28,12 +30,28 @@ Forecast = Callable[[Machine, Rates], Mapping[str, str]]
 """What a picture takes on a machine of such rates, a line each by what it is of."""
 
 
+ROUNDED_S = 10
+"""From here on nobody wants parts of a second."""
+
+SIDES = (1328, 512)
+"""Of the pictures that are forecast: the model's own size, and a small one."""
+
+LIMITS: Mapping[duration.Limit, str] = MappingProxyType(
+    {
+        "arithmetic": "the GPU's arithmetic",
+        "launches": "the host's launching of kernels",
+        "bus": "the bus",
+        "disk": "the disk: host memory does not hold the blocks",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """All that was found. `torch` is the probe's answer as it came; `profiles` holds a line a model and precision.
 
     `rates` are measured; on a machine that gives none, its card's, if that is in the table. `card` is the row of the
-    first GPU, `forecasts` what the caller's forecast says.
+    first GPU, `forecasts` what pictures take at these rates.
     """
 
     machine: Machine
@@ -68,7 +86,50 @@ class Diagnosis:
         }
 
 
-def examine(outputs: Path, forecast: Forecast | None = None) -> Diagnosis:
+def pictures(here: Machine, known: Rates) -> dict[str, str]:
+    """What a large and a small picture of Qwen-Image take when many of them are streamed, by arithmetic.
+
+    Empty where there is no GPU.
+    """
+    available = plan.allocator_bytes(here)
+    if here.gpu is None or available is None:
+        return {}
+    model, kernels = catalog.QWEN_IMAGE, Kernels.of(here.gpu.compute_capability)
+    shape = shape_of(model)
+    precisions: tuple[Precision, ...] = get_args(Precision)
+    found = {}
+    for precision in precisions:
+        streaming = Streaming(shape, precision, decide.FEWEST_SLOTS, kernels)
+        from_disk = not host.blocks_in_memory(shape, precision, here.ram_free_bytes)
+        for side in SIDES:
+            found[f"{side}x{side}, {precision}"] = _picture(
+                streaming, Work(side, side), available, known, from_disk, model.steps
+            )
+    return found
+
+
+def _picture(streaming: Streaming, work: Work, available: int, known: Rates, from_disk: bool, steps: int) -> str:  # noqa: FBT001
+    def hiding(work: Work, slots: int) -> int:
+        return duration.hiding(replace(streaming, slots=slots), work, known, from_disk=from_disk)
+
+    decision = decide.decide(streaming, [work], available, hiding=hiding)
+    if decision.refused:
+        return "does not fit"
+    placed, company = (work.tiling() if decision.tiled else work), decision.in_flight
+    sweep = duration.sweep(replace(streaming, slots=decision.slots), [placed] * company, known, from_disk=from_disk)
+    step_s = sweep.seconds / company
+    picture_s = steps * step_s + duration.decode_seconds(streaming.shape, placed, known)
+    return (
+        f"{_brief(step_s)} a step, {_brief(picture_s)} a picture of {steps} steps; {decision.slots} of "
+        f"{streaming.shape.layers} blocks on the GPU, {company} in flight, limited by {LIMITS[sweep.limit]}"
+    )
+
+
+def _brief(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < ROUNDED_S else f"{seconds:.0f} s"
+
+
+def examine(outputs: Path, forecast: Forecast = pictures) -> Diagnosis:
     """Look at everything a batch needs, and measure how fast it is. Takes some seconds, in child processes.
 
     `forecast` turns the machine and its rates into lines about pictures.
@@ -107,7 +168,7 @@ def examine(outputs: Path, forecast: Forecast | None = None) -> Diagnosis:
         findings=findings.find(facts),
         rates=figures,
         card=card,
-        forecasts=forecast(here, figures) if forecast and figures else {},
+        forecasts=forecast(here, figures) if figures else {},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from renderer import doctor, findings, machine_cli, rates
 from renderer.catalog import cards
 from renderer.doctor import Diagnosis
-from tests.test_findings import CARD, HEALTHY, HERE, TORCH, facts
+from renderer.findings import GIB
+from tests.test_findings import CARD, GPU, HEALTHY, HERE, TORCH, facts
 
 
 def diagnosis(**changes: object) -> Diagnosis:
@@ -80,6 +82,25 @@ class TestExamine:
         found = doctor.examine(tmp_path, forecast=lambda here, known: {"cpus": f"{here.cpus} {known.source}"})
         assert found.forecasts == {"cpus": f"{found.machine.cpus} measured"}
         assert rates.cached(found.machine) == found.rates
+
+    def test_pictures_of_known_cards(self) -> None:
+        """What doctor forecasts for an H200 is what one did (0.32 s a step), from the data alone within a fifth."""
+        gpu = dataclasses.replace(GPU, name="NVIDIA H200", compute_capability=(9, 0))
+        gpu = dataclasses.replace(gpu, total_bytes=141 * GIB, free_bytes=140 * GIB)
+        here = dataclasses.replace(HERE, gpus=(gpu,), ram_free_bytes=100 * GIB)
+        told = doctor.pictures(here, rates.of_card(cards.find("H200").card))
+        assert float(told["1328x1328, fp8"].split()[0]) == pytest.approx(0.32, rel=0.2)
+        assert float(told["1328x1328, bf16"].split()[0]) == pytest.approx(0.67, rel=0.2)
+        assert doctor.pictures(dataclasses.replace(HERE, gpus=()), rates.of_card(CARD)) == {}
+
+    def test_what_limits_a_machine_is_said(self) -> None:
+        """Too small a GPU, and host memory that holds no blocks."""
+        known = rates.of_card(CARD)
+        tiny = dataclasses.replace(HERE, gpus=(dataclasses.replace(GPU, free_bytes=GIB),))
+        assert set(doctor.pictures(tiny, known).values()) == {"does not fit"}
+        small = dataclasses.replace(HERE, gpus=(dataclasses.replace(GPU, free_bytes=6 * GIB),), ram_free_bytes=4 * GIB)
+        slow = known.model_copy(update={"disk_bytes_per_s": 0.2e9})
+        assert "limited by the disk" in doctor.pictures(small, slow)["512x512, bf16"]
 
     def test_a_cache_that_cannot_be_made(self, tmp_path: Path) -> None:
         """Found by trying; a trial leaves nothing behind."""

@@ -274,9 +274,7 @@ def find(name: str) -> Match:
     if matches:
         return Match(matches[0], tuple(matches[1:]))
     if words & _OTHER_CARDS:
-        message = (
-            f"{name!r} is not in the table: laptop and Max-Q cards are slower than others of their number"
-        )
+        message = f"{name!r} is not in the table: laptop and Max-Q cards are slower than others of their number"
         raise UsageError(message, hint=f"give its memory instead, or take a card that is there: {_listed(CARDS)}")
     near = [card for card in CARDS if card.name in _near(name)]
     hint = f"did you mean {_listed(near, ' or ')}?" if near else f"there are {_listed(CARDS)}"
