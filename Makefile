@@ -51,7 +51,7 @@ validate: $(READY)  ## say what is wrong with JOBS
 report: $(READY)  ## write the page to look at: outputs/<name>/index.html
 	@$(RENDERER) report $(JOBS) $(ARGS)
 
-status: $(READY)  ## count what is done, failed and to do in JOBS
+status: $(READY)  ## say how a run of JOBS stands; what is done, failed and to do
 	@$(RENDERER) status $(JOBS) $(ARGS)
 
 doctor: $(READY)  ## say what this machine is, and what it can render
