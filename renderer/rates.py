@@ -28,6 +28,9 @@ from renderer.machine import Machine, cache_folder
 VERSION: Literal[1] = 1
 """Goes up when what is measured changes its meaning; older measurements are then made anew."""
 
+CPU = "CPU"
+"""The device's name on a machine without a GPU."""
+
 _TIMEOUT_S = 180
 
 LANE_BYTES_PER_S: Mapping[int, float] = MappingProxyType(
@@ -108,6 +111,9 @@ def measure(machine: Machine) -> Rates:
     """
     key = _key(machine)
     rates = _ask()
+    if machine.gpu is not None and rates.device == CPU:
+        message = f"this machine's rates: the driver shows {machine.gpu.name}, but torch sees none"
+        raise MachineError(message, hint="renderer doctor says what is wrong here")
     measurement = Measurement(key=key, measured_at=datetime.now(UTC), rates=rates)
     path = _path(key)
     beside = path.with_name(f"{path.name}.{os.getpid()}")

@@ -110,6 +110,13 @@ class TestMeasure:
         with pytest.raises(MachineError, match=r"libcudart\.so\.13"):
             rates.measure(NO_GPU)
 
+    def test_a_processor_is_not_taken_for_a_gpu(self, some: Rates, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where the driver shows a GPU and torch sees none, nothing is remembered as the GPU's."""
+        monkeypatch.setattr(rates, "_ask", lambda: some.model_copy(update={"device": "CPU"}))
+        with pytest.raises(MachineError, match="torch sees none"):
+            rates.measure(with_gpu())
+        assert rates.cached(with_gpu()) is None
+
     def test_looking_needs_no_torch(self) -> None:
         """The plan asks for rates before any torch is imported."""
         code = (

@@ -27,7 +27,7 @@ from renderer.engine.placement import Device
 from renderer.engine.precision import fp8_arithmetic
 from renderer.engine.slots import host_buffer
 from renderer.errors import MachineError
-from renderer.rates import Rates
+from renderer.rates import CPU, Rates
 from renderer.weights.places import models_folder
 
 Figure = TypeVar("Figure")
@@ -71,7 +71,7 @@ GPU_SIZES = Sizes(
     tokens=6912,
     convolutions=((384, 64), (384, 128), (192, 256), (96, 512)),
     pass_bytes=512 * MIB,
-    copy_bytes=128 * MIB,
+    copy_bytes=256 * MIB,
     run_s=0.1,
 )
 
@@ -111,7 +111,7 @@ def measure(device: Device, sizes: Sizes | None = None) -> Rates:
     with torch.inference_mode():
         return Rates(
             source="measured",
-            device=torch.cuda.get_device_name() if device == "cuda" else "CPU",
+            device=torch.cuda.get_device_name() if device == "cuda" else CPU,
             bf16_flops=_named("bf16 product", bench.product),
             fp8_flops=_named("FP8 product", bench.fp8_product) if device == "cuda" and fp8_arithmetic() else None,
             attention_flops=_named("attention", bench.attention),
