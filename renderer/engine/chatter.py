@@ -32,15 +32,9 @@ class _Lines(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def into_log(log: logging.Logger, on_line: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Send what is printed inside to `log` at level INFO, and each line to `on_line` as well."""
-
-    def hand_on(line: str) -> None:
-        log.info("%s", line)
-        if on_line is not None:
-            on_line(line)
-
-    lines = _Lines(hand_on)
+def into_log(log: logging.Logger) -> Iterator[None]:
+    """Send what is printed inside to `log` at level INFO."""
+    lines = _Lines(lambda line: log.info("%s", line))
     with contextlib.redirect_stdout(lines):
         try:
             yield

@@ -6,6 +6,7 @@ supervisor has seen to it that all are here. Knows nothing of what is in the fil
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -19,6 +20,8 @@ from renderer.weights.needs import gb
 from renderer.weights.places import ModelFiles
 from renderer.weights.unpacked import unpacked
 
+LOG = logging.getLogger(__name__)
+
 
 def weights_of(setup: Setup, model: Model, report: Callable[[str], None]) -> Weights:
     """A setup's weights: the packed store that it names, or one that is here, or else the model's own files.
@@ -28,7 +31,9 @@ def weights_of(setup: Setup, model: Model, report: Callable[[str], None]) -> Wei
     if setup.store is None and places.has_store(model, setup.precision):
         setup = setup.model_copy(update={"store": str(places.packed_folder(model, setup.precision))})
     if setup.store is not None:
+        LOG.info("%s at %s, from the packed store %s", model.id, setup.precision, setup.store)
         return stores.find(setup, report)
+    LOG.info("%s at %s, from its original files", model.id, setup.precision)
     found = find(model, offline=setup.offline, report=report)
     return unpacked(found.networks, found.tokenizer, setup.precision)
 
