@@ -33,6 +33,8 @@ CUBLAS_WORKSPACE = 32 * MIB
 CONTEXT_BYTES = 1408 * MIB
 """On the device beside the allocator, once all kernels are loaded: CUDA's context and the modules (measured, H200)."""
 
+PADDED = "VAE padded input"
+
 FIXED_BYTES = 5 * MIB
 """The table of rotary frequencies (4 MiB) and small things."""
 
@@ -231,6 +233,7 @@ class Streaming:
                 prompts=sum(self.prompt_bytes(tokens) for tokens in prompts),
             )
             + max(arriving, layer, key=total),
+            piece=weights.text_block,
         )
 
     def group(self, works: Sequence[Work]) -> list[int]:
@@ -263,6 +266,7 @@ class Streaming:
                 modulation_slots=2 * self.weights.modulation,
                 modulation_scaled_back_to_bf16=2 * plain if self.precision == "fp8" else 0,
             ),
+            piece=self.weights.modulation,
         )
 
     def denoise(self, works: Sequence[Work]) -> Stage:
@@ -278,6 +282,7 @@ class Streaming:
             self.kept(works)
             + max(map(moment, works), key=total)
             + terms(modulation_and_latents=sum(map(self.belongings, works))),
+            piece=8 * self.shape.width * max(work.tokens for work in works),
         )
 
     def decode(self, works: Sequence[Work]) -> Stage:
@@ -291,7 +296,9 @@ class Streaming:
                 waiting_riders=others, results_of_the_last_block=own, modulation_and_latents=held
             )
 
-        return Stage("decode", self.kept(works) + max(map(moment, works), key=total))
+        pieces = (term.bytes for work in works for term in self.vae(work) if term.name == PADDED)
+        piece = max(pieces, default=0)  # where attention is not fused, its scores are more
+        return Stage("decode", self.kept(works) + max(map(moment, works), key=total), piece=piece)
 
     def vae(self, work: Work) -> tuple[Term, ...]:
         """The VAE's decode over its weights, untiled or of the largest tile."""
@@ -310,9 +317,8 @@ class Streaming:
         """
         frame = 2 * self.shape.vae_width * width * height
         padded = 3 * 2 * self.shape.vae_width * (width + 2) * (height + 2)
-        return terms(
+        return Term(PADDED, padded), *terms(
             VAE_stage_input_residual_and_activation=3 * frame,
-            VAE_padded_input=padded,
             VAE_convolved=frame,
             cuDNN_transposed_copies=padded + frame,
         )
@@ -331,15 +337,4 @@ class Streaming:
 
     def estimate(self, works: Sequence[Work], together: Sequence[int] | None = None) -> Estimate:
         """The peak of pictures that are in flight at once."""
-        stages = self.stages(works, together)
-        return Estimate(stages, max(map(_reserved, stages)), CONTEXT_BYTES)
-
-
-_WASTE = {"encode": 0.085, "modulate": 0.08, "denoise": 0.08, "decode": 0.1}
-"""Of what a stage has beyond the slots, the part that the allocator holds in vain: pieces too small for what comes
-next. Measured; it differs with what went before."""
-
-
-def _reserved(stage: Stage) -> int:
-    slots = sum(term.bytes for term in stage.terms if term.name == "slots")
-    return round(stage.bytes + _WASTE[stage.name] * (stage.bytes - slots))
+        return Estimate(self.stages(works, together), CONTEXT_BYTES)

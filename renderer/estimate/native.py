@@ -54,9 +54,7 @@ class Native:
 
     def estimate(self, work: Work) -> Estimate:
         """The peak of one picture."""
-        stages = self.stages(work)
-        peak = max(stages, key=lambda stage: stage.bytes)
-        return Estimate(stages, round(peak.bytes + 0.08 * self._work_of(peak)), CONTEXT_BYTES)
+        return Estimate(self.stages(work), CONTEXT_BYTES)
 
     # -- the stages --
 
@@ -96,6 +94,3 @@ class Native:
         assert self.vram_bytes is not None
         room = max(0, self.vram_bytes - EARLY_CONTEXT_BYTES - beside)
         return fixed + terms(weights_taken_up=min(sizes[network], room))
-
-    def _work_of(self, stage: Stage) -> int:
-        return sum(term.bytes for term in stage.terms if "weights" not in term.name)

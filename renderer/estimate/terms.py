@@ -9,6 +9,10 @@ from typing import Any
 GIB = 2**30
 MIB = 2**20
 
+IN_VAIN = 0.55
+PAGES = 40 * MIB
+"""Of 20 MiB each, begun and not filled."""
+
 
 @dataclass(frozen=True, slots=True)
 class Term:
@@ -20,15 +24,25 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What is there at the moment of one stage at which most is."""
+    """What is there at the moment of one stage at which most is.
+
+    `piece` is the largest tensor that comes and goes: about half of one is what the allocator holds in vain, in pieces
+    between others that are too small for the next.
+    """
 
     name: str
     terms: tuple[Term, ...]
+    piece: int = 0
 
     @property
     def bytes(self) -> int:
         """All of it."""
         return sum(term.bytes for term in self.terms)
+
+    @property
+    def reserved(self) -> int:
+        """What torch's allocator takes for it where there is room: measured, and different with what went before."""
+        return self.bytes + round(IN_VAIN * self.piece) + PAGES
 
     @property
     def largest(self) -> Term:
@@ -46,13 +60,17 @@ class Estimate:
     """
 
     stages: tuple[Stage, ...]
-    reserved: int
     context: int
 
     @property
     def allocated(self) -> int:
         """Bytes of all tensors at the peak."""
         return self.peak.bytes
+
+    @property
+    def reserved(self) -> int:
+        """Bytes that torch's allocator takes from the device at the most, where there is room."""
+        return max(stage.reserved for stage in self.stages)
 
     @property
     def device(self) -> int:
@@ -80,7 +98,14 @@ class Estimate:
             "device_bytes": self.device,
             "peak_stage": self.peak.name,
             "dominant_term": self.peak.largest.name,
-            "stages": {stage.name: {term.name: term.bytes for term in stage.terms} for stage in self.stages},
+            "stages": {
+                stage.name: {
+                    "allocated_bytes": stage.bytes,
+                    "reserved_bytes": stage.reserved,
+                    "terms": {term.name: term.bytes for term in stage.terms},
+                }
+                for stage in self.stages
+            },
         }
 
 

@@ -56,12 +56,12 @@ def estimate_unet(
         cuBLAS_workspace=WORKSPACE,
     )
     text = terms(prompt_embeddings=2 * passes * max(77, prompt_length) * shape.text_width)
+    piece = 128 * batch_size * rows * shape.vae_channels[0]
     stages = (
         Stage("denoise", kept + text + _block(shape, rows, passes, fused=fused)),
-        Stage("decode", kept + text + _decode(shape, rows, batch_size, fused=fused)),
+        Stage("decode", kept + text + _decode(shape, rows, batch_size, fused=fused), piece),
     )
-    peak = max(stages, key=lambda stage: stage.bytes).bytes
-    return Estimate(stages, peak + peak // 20, CONTEXT_BYTES)
+    return Estimate(stages, CONTEXT_BYTES)
 
 
 def _block(shape: UNetShape, rows: int, passes: int, *, fused: bool) -> tuple[Term, ...]:
