@@ -200,46 +200,61 @@ class Json:
     def __init__(self) -> None:
         self._stood_at = time.monotonic()
 
-    def watch(self, what: news.News) -> None:  # noqa: PLR0912  (as many as there are news)
-        match what:
-            case news.BatchBegan():
-                self._say("batch-began", name=what.plan.manifest.name, to_render=what.to_render)
-            case news.Serving():
-                self._say("serving", url=what.url)
-            case news.Supplying(need=need, what=answer):
-                told = answer.model_dump(mode="json") if answer else {"kind": "asking"}
-                self._say("supplying", need=need.model_dump(mode="json"), answer=told)
-            case news.WorkerOpening():
-                self._say("worker-opening", what=what.what)
-            case news.WorkerOpened():
-                self._say("worker-opened", **what.opened.model_dump(mode="json", exclude={"event"}))
-            case news.PictureBegan():
-                self._say("picture-began", id=what.item.picture.id, attempt=what.attempt)
-            case news.Stepped():
-                self._say("stepped", id=what.item.picture.id, step=what.step, steps=what.steps)
-            case news.PictureDone():
-                self._say("picture-done", id=what.sidecar.id, sidecar=what.sidecar.model_dump(mode="json"))
-            case news.PictureFailed():
-                self._say("picture-failed", id=what.item.picture.id, message=what.message, again=what.again)
-            case news.WorkerLost():
-                self._say("worker-lost", reason=what.reason, ids=[item.picture.id for item in what.items])
-            case news.Stopping():
-                self._say("stopping", in_flight=what.in_flight, grace_s=what.grace_s)
-            case news.Remark():
-                self._say("warning", text=what.text)
-            case news.BatchEnded():
-                self._say("batch-ended", summary=what.summary.model_dump(mode="json"))
-            case news.Tick():
-                self._heartbeat(what.standing)
-
-    def _heartbeat(self, standing: Standing | None) -> None:
-        if standing is not None and time.monotonic() - self._stood_at > HEARTBEAT_S:
+    def watch(self, what: news.News) -> None:
+        if isinstance(what, news.Tick):
+            if what.standing is None or time.monotonic() - self._stood_at < HEARTBEAT_S:
+                return
             self._stood_at = time.monotonic()
-            self._say("standing", standing=standing.model_dump(mode="json"))
+        event, fields = _of_picture(what) or _of_run(what)
+        line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
+        print(json.dumps(line, ensure_ascii=False), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Nothing to put back."""
 
-    def _say(self, event: str, **fields: object) -> None:
-        line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
-        print(json.dumps(line, ensure_ascii=False), file=sys.stderr, flush=True)
+
+_Line = tuple[str, dict[str, object]]
+
+
+def _of_picture(what: news.News) -> _Line | None:
+    """What a line says of news of one picture; None for other news."""
+    match what:
+        case news.PictureBegan():
+            return "picture-began", {"id": what.item.picture.id, "attempt": what.attempt}
+        case news.Stepped():
+            return "stepped", {"id": what.item.picture.id, "step": what.step, "steps": what.steps}
+        case news.PictureDone():
+            return "picture-done", {"id": what.sidecar.id, "sidecar": what.sidecar.model_dump(mode="json")}
+        case news.PictureFailed():
+            told = {"id": what.item.picture.id, "message": what.message, "again": what.again}
+            return "picture-failed", told
+        case _:
+            return None
+
+
+def _of_run(what: news.News) -> _Line:
+    """What a line says of all other news."""
+    match what:
+        case news.BatchBegan():
+            return "batch-began", {"name": what.plan.manifest.name, "to_render": what.to_render}
+        case news.Serving():
+            return "serving", {"url": what.url}
+        case news.Supplying(need=need, what=answer):
+            told = answer.model_dump(mode="json") if answer else {"kind": "asking"}
+            return "supplying", {"need": need.model_dump(mode="json"), "answer": told}
+        case news.WorkerOpening():
+            return "worker-opening", {"what": what.what}
+        case news.WorkerOpened():
+            return "worker-opened", what.opened.model_dump(mode="json", exclude={"event"})
+        case news.WorkerLost():
+            return "worker-lost", {"reason": what.reason, "ids": [item.picture.id for item in what.items]}
+        case news.Stopping():
+            return "stopping", {"in_flight": what.in_flight, "grace_s": what.grace_s}
+        case news.Remark():
+            return "warning", {"text": what.text}
+        case news.Tick(standing=standing) if standing is not None:
+            return "standing", {"standing": standing.model_dump(mode="json")}
+        case news.BatchEnded():
+            return "batch-ended", {"summary": what.summary.model_dump(mode="json")}
+        case _:
+            raise AssertionError(what)

@@ -87,6 +87,20 @@ def test_a_long_silence_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
     assert said == "3 of 12 done; 1 failed; 10 min 00 s left; 54 pictures/h; 2 in flight, furthest b at step 6 of 8\n"
 
 
+def test_a_machine_gets_the_heartbeat_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """As JSON, once a minute, with all that is known; nothing before a batch has begun."""
+    screen = console.Json()
+    screen.watch(news.Tick(standing()))
+    screen._stood_at -= 61
+    screen.watch(news.Tick())
+    assert capsys.readouterr().err == ""
+    screen.watch(news.Tick(standing()))
+    screen.watch(news.Tick(standing()))
+    (line,) = capsys.readouterr().err.splitlines()
+    told = Standing.model_validate_json(json.dumps(json.loads(line)["standing"]))
+    assert (told.done, told.left_s, [one.step for one in told.in_flight]) == (3, 600.0, [2, 6])
+
+
 def standing(**changes: object) -> Standing:
     now = datetime.now(UTC)
     flying = [InFlight(id=key, step=step, steps=8, attempt=1, since=now) for key, step in (("a", 2), ("b", 6))]
