@@ -8,42 +8,27 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 from renderer import catalog, estimate, plan
 from renderer.catalog import Model
 from renderer.errors import EXIT_DONE, EXIT_MACHINE, UsageError
 from renderer.estimate import Estimate, Kernels, Native, Streaming, Term, Work, decide, host, memory
-from renderer.job import Precision, Profile, Size
+from renderer.job import Size
 from renderer.machine import Machine
 from renderer.words import gib, wrap
 
 OTHER = "stable-diffusion-v1-5"
-"""Another architecture, which is not rendered with."""
+"""Another architecture, which is not rendered with; its name stands in `plan_cli` as well."""
 
 _OTHER_LEAST_SIDE = 64
 
+_SHOWN_BYTES = 2**30 // 200
+"""Terms that round to nothing are in the JSON alone."""
+
 _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
-
-
-def add_options(
-    parser: argparse.ArgumentParser, add_machine_options: Callable[[argparse.ArgumentParser], None]
-) -> None:
-    """Give the command its options."""
-    parser.add_argument("--model", default=catalog.QWEN_IMAGE.id, metavar="ID", help=f"a model's id, or {OTHER}")
-    parser.add_argument("--size", default="1:1", metavar="WxH", help="pixels, or a ratio like 16:9 (default: 1:1)")
-    parser.add_argument("--precision", choices=get_args(Precision), default="fp8", help="default: fp8")
-    parser.add_argument("--profile", choices=get_args(Profile), default="stream", help="default: stream")
-    parser.add_argument("--cfg", type=float, metavar="N", help="guidance; 1 turns it off (default: the model's)")
-    parser.add_argument("--prompt-tokens", type=_whole(0, memory.MOST_TOKENS), default=64, metavar="N", help="64")
-    parser.add_argument("--in-flight", type=_whole(1, decide.MOST_IN_FLIGHT), default=1, metavar="N", help="default: 1")
-    parser.add_argument("--slots", type=_whole(2, 1000), metavar="N", help="blocks on the GPU (default: what fits)")
-    parser.add_argument("--tiled", action="store_true", help="decode in tiles (default: where it does not fit whole)")
-    parser.add_argument("--plain-attention", action="store_true", help="as on a card without fused attention")
-    add_machine_options(parser)
-    parser.add_argument("--json", action="store_true", help="for machines")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +123,9 @@ def _ways(model: Model, streaming: Streaming, work: Work, works: list[Work], ava
         yield f"--slots {decide.FEWEST_SLOTS} fits"
     if nearest := decide.nearest_fitting(streaming, model, work, available):
         yield f"--size {nearest} fits"
-    enough = min(decide.needed(least, [each]) for each in (work, work.tiling())) + memory.CONTEXT_BYTES
-    yield f"--vram {-(-enough * 10 // 2**30) / 10:g}GiB would do"
+    company = len(works)
+    enough = min(decide.needed(least, [each] * company) for each in (work, work.tiling())) + memory.CONTEXT_BYTES
+    yield f"--vram {-(-enough * 10 // 2**30) / 10:g}GiB would do, with 2 slots"
 
 
 def _other(options: argparse.Namespace, there: Machine) -> Answer:
@@ -179,7 +165,8 @@ def _lines(answer: Answer) -> Iterator[str]:
     yield ""
     yield f"  the peak, to {found.peak.name}:"
     for term in sorted(found.peak.terms, key=lambda each: -each.bytes):
-        yield f"  {term.bytes / 2**30:18.2f}   {term.name}"
+        if term.bytes >= _SHOWN_BYTES:
+            yield f"  {term.bytes / 2**30:18.2f}   {term.name}"
     yield ""
     yield from wrap(
         f"GPU    {gib(found.allocated)} of tensors; up to {gib(found.reserved)} reserved where there is room; "
@@ -222,12 +209,3 @@ def _size(text: str, model: Model) -> Size:
         near = " or ".join(str(fitting) for fitting in model.nearest(size))
         raise UsageError(reason, hint=f"use {near}" if near else "")
     return size
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if text.isdecimal() and least <= int(text) <= most:
-            return int(text)
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
-
-    return read

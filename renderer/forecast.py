@@ -317,7 +317,7 @@ class _Grouping:
 
     def _seconds(self, slots: int, company: int, rates: Rates, timesteps: int) -> Seconds:
         """Where the time goes: the arithmetic, times what earlier pictures took more or less than it."""
-        way, factor = Way(slots, company), self._pace.factor(self._key)
+        way, factor = Way(slots, company, from_disk=self._from_disk), self._pace.factor(self._key)
         denoise = decode = 0.0
         kinds = Counter((Work.of(job), job.num_inference_steps) for job in self.left)
         example = {(Work.of(job), job.num_inference_steps): job for job in self.left}

@@ -57,11 +57,15 @@ Key = tuple[str, Precision, Profile]
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How pictures were rendered: through how many slots, how many in flight, on which kind of device."""
+    """How pictures are rendered: through how many slots, how many in flight, on which kind of device.
+
+    `from_disk` says that there is no room in host memory for the blocks.
+    """
 
     slots: int
     in_flight: int
     cpu: bool = False
+    from_disk: bool = False
 
 
 class Pace:
@@ -139,7 +143,8 @@ def seconds(shape: Shape, job: Job, profile: Profile, way: Way, rates: Rates) ->
     streamed = profile == "stream"
     precision: Precision = job.precision if streamed else "bf16"
     streaming = Streaming(shape, precision, way.slots if streamed else shape.layers)
-    swept = duration.sweep(streaming, [work] * way.in_flight, rates).seconds * job.num_inference_steps
+    sweep = duration.sweep(streaming, [work] * way.in_flight, rates, from_disk=way.from_disk)
+    swept = sweep.seconds * job.num_inference_steps
     decoded = duration.decode_seconds(shape, work, rates)
     return swept / way.in_flight + decoded, swept + decoded
 

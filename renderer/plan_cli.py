@@ -15,22 +15,23 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from renderer import estimate_cli
 from renderer.errors import EXIT_DONE
 from renderer.fields import AmountOfBytes
-from renderer.job import Profile
+from renderer.job import Precision, Profile
 from renderer.manifest import Manifest
 
 if TYPE_CHECKING:
     from renderer.forecast import Forecast, Group, Terms
     from renderer.machine import Machine
-    from renderer.plan import Plan
+    from renderer.plan import Plan, Refusal
     from renderer.rates import Rates
 
 Load = Callable[[argparse.Namespace], list[Manifest]]
 
 WIDTH = 80
 _LEAST_BYTES = 2**20
+_MOST_IN_FLIGHT = 16
+_MOST_TOKENS = 4096
 
 
 def add_commands(
@@ -49,8 +50,25 @@ def add_commands(
     plan.set_defaults(command=lambda options: show_plan(options, load(options)))
 
     estimate = commands.add_parser("estimate", help="memory that a picture takes, stage by stage, and whether it fits")
-    estimate_cli.add_options(estimate, add_machine_options)
-    estimate.set_defaults(command=lambda options: estimate_cli.show(options, terms(options).machine))
+    _add_estimate_options(estimate)
+    estimate.set_defaults(command=_estimate)
+
+
+def _add_estimate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default="Qwen/Qwen-Image", metavar="ID", help="a model's id, or stable-diffusion-v1-5"
+    )
+    parser.add_argument("--size", default="1:1", metavar="WxH", help="pixels, or a ratio like 16:9 (default: 1:1)")
+    parser.add_argument("--precision", choices=get_args(Precision), default="fp8", help="default: fp8")
+    parser.add_argument("--profile", choices=get_args(Profile), default="stream", help="default: stream")
+    parser.add_argument("--cfg", type=float, metavar="N", help="guidance; 1 turns it off (default: the model's)")
+    parser.add_argument("--prompt-tokens", type=_whole(0, _MOST_TOKENS), default=64, metavar="N", help="64")
+    parser.add_argument("--in-flight", type=_whole(1, _MOST_IN_FLIGHT), default=1, metavar="N", help="default: 1")
+    parser.add_argument("--slots", type=_whole(2, 1000), metavar="N", help="blocks on the GPU (default: what fits)")
+    parser.add_argument("--tiled", action="store_true", help="decode in tiles (default: where it does not fit whole)")
+    parser.add_argument("--plain-attention", action="store_true", help="as on a card without fused attention")
+    add_machine_options(parser)
+    parser.add_argument("--json", action="store_true", help="for machines")
 
 
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +84,12 @@ def _validate(manifests: Sequence[Manifest]) -> int:
     return EXIT_DONE
 
 
+def _estimate(options: argparse.Namespace) -> int:
+    from renderer import estimate_cli  # noqa: PLC0415
+
+    return estimate_cli.show(options, terms(options).machine)
+
+
 def show_plan(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
     """Say what would become of each picture, and what it would take; nothing is rendered."""
     from renderer import forecast  # noqa: PLC0415
@@ -78,7 +102,8 @@ def show_plan(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int
         return EXIT_DONE
     for plan in plans:
         print("\n".join(_plan_lines(plan, found)))
-    print("\n".join(_forecast_lines(found)))
+    for line in _forecast_lines(found):
+        print(line)
     return EXIT_DONE
 
 
@@ -137,14 +162,16 @@ def _plan_lines(plan: Plan, found: Forecast) -> Iterator[str]:
 
     yield cut(f"{plan.manifest.file} ▶ {plan.folder.path}", WIDTH)
     refused = 0
+    told: set[Refusal] = set()
     for item in plan.items:
         job, refusal = item.picture.job, found.refused.get(item.picture.id)
         refused += refusal is not None
         state = "refused" if refusal else item.state
         line = f"  {state:9} {f'{job.width}x{job.height}':>9} {job.num_inference_steps:>3} steps  {item.picture.id}"
         yield cut(f"{line}  ({item.note})" if item.note and not refusal else line, WIDTH)
-        if refusal is not None:
-            yield from wrap(f"{refusal.message}; {refusal.hint}", "            ")
+        if refusal is not None and refusal not in told:  # once a size
+            told.add(refusal)
+            yield from wrap(f"            {refusal.message}; {refusal.hint}", "            ")
     left = _count(len(plan.to_render()) - refused, "picture")
     yield f"  {left} to render, {plan.count('done')} done" + (f", {refused} refused" if refused else "")
 
@@ -247,6 +274,15 @@ def amount_of_bytes(text: str) -> int:
         hint = f'; did you mean "{text}GiB"?' if text.isdecimal() else ""
         raise argparse.ArgumentTypeError(f"{text!r} is {_count(amount, 'byte')}, too few for anything{hint}")
     return amount
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if text.isdecimal() and least <= int(text) <= most:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
+
+    return read
 
 
 def _gb(count: int) -> str:
