@@ -13,8 +13,8 @@ LIBRARIES = 5 * GIB // 2
 MARGIN_BYTES = 4 * GIB
 """Host memory that `engine.slots` leaves to the rest of the worker and to everybody else."""
 
-AHEAD = 3
-"""Blocks that are read ahead of their use, where they come from the disk."""
+AHEAD = 4
+"""Buffers of blocks that come from the disk: three reads under way, and one that is copied from."""
 
 
 def estimate_host(
