@@ -31,6 +31,7 @@ def test_the_tables_show_what_was_measured(store: Path) -> None:
     """A row a case, a row a cap, and the remarks that follow from them."""
     case = {"case": "resident", **streamed.measure(store, streamed.CASES["demo"]), "reserved_bytes": 3 * 2**30}
     cap = {
+        "case": "cap-6",
         "cap_bytes": 6 * 2**30,
         "pictures": 8,
         "steps": 10,
@@ -43,9 +44,10 @@ def test_the_tables_show_what_was_measured(store: Path) -> None:
         "rss_bytes": 1,
     }
     peer = {"case": "diffsynth-bf16", "side": 128, "step_s": 9.0, "after_s": 1.0, "reserved_bytes": 1, "rss_bytes": 1}
-    rows = {"fp8": [case], "bf16": [case], "caps": [cap], "diffsynth-bf16": [{**peer, "sha256": case["sha256"]}]}
+    rows = {"resident": [case], "bf16-3-slots": [case], "cap-6": [cap]}
+    rows["diffsynth-bf16"] = [{**peer, "sha256": case["sha256"]}]
     told = "\n".join(engine.lines({"rows": rows}))
-    assert "| renderer, fp8, resident | 128² | 2 |" in told
+    assert "| renderer, resident | 128² | 2 |" in told
     assert "| 6 | 8 | 2-3 | 1 | 2.5 | 5.00 | 321 | tiled decode |" in told
     assert "bf16 at 128²: the same bits as DiffSynth's own call" in told
     rows["diffsynth-bf16"][0]["sha256"] = "another"
@@ -54,7 +56,7 @@ def test_the_tables_show_what_was_measured(store: Path) -> None:
 
 def test_what_is_measured_is_not_measured_again(tmp_path: Path) -> None:
     """A folder with figures in it gives them back; a part that there is not is refused by name."""
-    (tmp_path / "engine.json").write_text(json.dumps({"rows": {"fp8": [{"case": "resident"}]}}))
-    assert engine.measure(tmp_path, tmp_path, ["fp8"])["rows"] == {"fp8": [{"case": "resident"}]}
+    (tmp_path / "engine.json").write_text(json.dumps({"rows": {"batch": [{"case": "batch"}]}}))
+    assert engine.measure(tmp_path, tmp_path, ["batch"])["rows"] == {"batch": [{"case": "batch"}]}
     with pytest.raises(UsageError, match="no part nonsense"):
         engine.measure(tmp_path, tmp_path, ["nonsense"])

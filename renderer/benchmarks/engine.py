@@ -12,8 +12,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from renderer.errors import MachineError, UsageError
@@ -22,8 +23,15 @@ Figures = dict[str, Any]
 
 GIB = 2**30
 
-FP8 = ("resident", "3-slots", "2-slots", "3-slots-tiled", "3-slots-8-small", "resident-small")
-CAPS = (6, 8, 10, 12, 16, 24)
+CASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "fp8": ("3-slots", "2-slots", "3-slots-tiled", "3-slots-8-small", "resident", "resident-small"),
+        "caps": tuple(f"cap-{gib}" for gib in (6, 8, 10, 12, 16, 24)),
+        "bf16": ("bf16-3-slots",),
+    }
+)
+"""Our own, by part: measured in one process, so that the memory of the first alone is what a process takes."""
+
 PEERS = (
     "diffsynth-bf16",
     "diffsynth-fp8-24",
@@ -34,6 +42,8 @@ PEERS = (
 )
 PARTS = ("fp8", "caps", "batch", "bf16", *PEERS)
 """What can be measured, in this order: everything of the FP8 store first, then the bf16 store, then the others."""
+
+FULL_SIDE = 1328
 
 FLOOR_S = 0.245
 """1328x1328, CFG 4, FP8 on an H200: 187 TFLOP of linear layers and 73 of attention at the rates its libraries reach."""
@@ -56,30 +66,30 @@ def measure(folder: Path, stores: Path, parts: Sequence[str]) -> Figures:
     notes = folder / "engine.json"
     found: Figures = json.loads(notes.read_text()) if notes.exists() else {"rows": {}}
     for part in parts:
-        if part not in found["rows"]:
-            found["rows"][part] = _measure(part, folder, stores)
-            found["at"] = time.strftime("%Y-%m-%d", time.gmtime())
-            found["machine"] = _machine()
+        cases = [case for case in CASES.get(part, (part,)) if case not in found["rows"]]
+        for row in _measure(part, cases, folder, stores) if cases else ():
+            found["rows"].setdefault(row["case"], []).append(row)
+            found |= {"at": time.strftime("%Y-%m-%d", time.gmtime()), "machine": found.get("machine") or _machine()}
             notes.write_text(json.dumps(found, indent=2))
     return found
 
 
-def _measure(part: str, folder: Path, stores: Path) -> list[Figures]:
+def _measure(part: str, cases: Sequence[str], folder: Path, stores: Path) -> Iterator[Figures]:
+    """The rows of a part's cases, each as soon as it is measured."""
     if not (folder / "source" / "tokenizer").exists():
-        _run("renderer.benchmarks.parts", "source", str(folder))
+        list(_run("renderer.benchmarks.parts", "source", str(folder)))
     if part in PEERS:
-        return _run("renderer.benchmarks.peers", part, str(folder / "source"))
+        yield from _run("renderer.benchmarks.peers", part, str(folder / "source"))
+        return
     precision = "bf16" if part == "bf16" else "fp8"
     store = stores / precision
     if not (store / "index.json").exists():
         shutil.rmtree(stores / ("fp8" if part == "bf16" else "bf16"), ignore_errors=True)  # there is room for one
-        _run("renderer.benchmarks.parts", "pack", str(folder), precision, str(stores))
+        list(_run("renderer.benchmarks.parts", "pack", str(folder), precision, str(stores)))
     if part == "batch":
-        return [_batch(folder, store)]
-    if part == "caps":
-        return [row for cap in CAPS for row in _run("renderer.benchmarks.streamed", str(store), f"cap-{cap}")]
-    cases = ("3-slots",) if part == "bf16" else FP8
-    return [row for case in cases for row in _run("renderer.benchmarks.streamed", str(store), case)]
+        yield _batch(folder, store)
+    else:
+        yield from _run("renderer.benchmarks.streamed", str(store), *cases)
 
 
 def _batch(folder: Path, store: Path) -> Figures:
@@ -114,13 +124,16 @@ def _batch(folder: Path, store: Path) -> Figures:
     }
 
 
-def _run(module: str, *arguments: str) -> list[Figures]:
-    """The lines of JSON that a measured part prints. Raises `MachineError` when it fails."""
-    done = subprocess.run([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, check=False)
-    if done.returncode != 0:
+def _run(module: str, *arguments: str) -> Iterator[Figures]:
+    """The lines of JSON that a measured part prints, as they come. Raises `MachineError` when it fails."""
+    with subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(b"{"):
+                yield json.loads(line)
+    if process.returncode != 0:
         missing = " (its libraries come with the extra bench)" if "peers" in module else ""
-        raise MachineError(f"bench engine: {' '.join(arguments[:1])} failed with status {done.returncode}{missing}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
+        raise MachineError(f"bench engine: {arguments[0]} failed with status {process.returncode}{missing}; see above")
 
 
 def _machine() -> Figures:
@@ -136,19 +149,21 @@ def _machine() -> Figures:
 
 def lines(found: Figures) -> list[str]:
     """The figures as tables of Markdown."""
-    return [*_steps(found["rows"]), "", *_caps(found["rows"].get("caps", [])), *_remarks(found["rows"])]
+    rows = found["rows"]
+    caps = [row for case in CASES["caps"] for row in rows.get(case, [])]
+    return [*_steps(rows), "", *_caps(caps), *_remarks(rows)]
 
 
 def _steps(rows: dict[str, list[Figures]]) -> Iterator[str]:
     yield "| what renders | size | pictures | s/step a picture | peak reserved, GiB | host memory, GB | decode, s |"
     yield "|---|---|---|---|---|---|---|"
-    ours = [("renderer, fp8, ", row) for row in rows.get("fp8", [])]
-    ours += [("renderer, bf16, ", row) for row in rows.get("bf16", [])]
+    ours = [("renderer, ", row) for part in ("fp8", "bf16") for case in CASES[part] for row in rows.get(case, [])]
     others = [("", row) for part in PEERS for row in rows.get(part, [])]
     for prefix, row in (*ours, *others):
         step = f"{row['step_s']:.3f}"
         after = row.get("decode_s") or row.get("after_s") or 0.0
-        memory = f"{row['reserved_bytes'] / GIB:.2f} | {row['rss_bytes'] / 1e9:.1f}"
+        host = f"{row['rss_bytes'] / 1e9:.1f}" if row.get("rss_bytes") else ""
+        memory = f"{row['reserved_bytes'] / GIB:.2f} | {host}"
         name = prefix + row["case"]
         yield f"| {name} | {row['side']}² | {row.get('pictures', 1)} | {step} | {memory} | {after:.2f} |"
 
@@ -171,21 +186,25 @@ def _caps(rows: Sequence[Figures]) -> Iterator[str]:
 
 
 def _remarks(rows: dict[str, list[Figures]]) -> Iterator[str]:
-    fp8 = {row["case"]: row for row in rows.get("fp8", [])}
+    fp8 = {case: rows[case][0] for case in CASES["fp8"] if case in rows}
     if resident := fp8.get("resident"):
         yield f"- All resident: {FLOOR_S / resident['step_s']:.0%} of the floor of {FLOOR_S} s."
+    whole = [row["sha256"] for row in fp8.values() if row["side"] == FULL_SIDE and not row["tiled"]]
+    if len(whole) > 1:
+        same = "the same bits" if len(set(whole)) == 1 else "NOT the same bits"
+        yield f"- fp8 at {FULL_SIDE}², with {len(whole)} numbers of slots: {same}."
     for name in ("resident", "3-slots"):
         if name in fp8 and fp8[name].get("idle") is not None:
             yield f"- {name}: no kernel runs for {fp8[name]['idle']:.2%} of the sweeps."
     if fp8:
-        compiled = max(row["kernels_compiled"] for row in fp8.values())
+        compiled = sum(row["kernels_compiled"] for row in fp8.values())
         again = sum(row["kernels_compiled_after_the_first_picture"] for row in fp8.values())
-        took = max(row["compile_s"] for row in fp8.values())
-        yield f"- Kernels compiled in a process: {compiled}, in {took:.1f} s; after its first picture: {again}."
+        took = sum(row["compile_s"] for row in fp8.values())
+        yield f"- Kernels compiled in a process: {compiled}, in {took:.1f} s; after a case's first picture: {again}."
     for row in rows.get("batch", []):
         peaks = f"{row['reserved_bytes'] / GIB:.1f} GiB of the GPU, {row['rss_bytes'] / 1e9:.1f} GB of host memory"
         yield f"- {row['pictures']} pictures of 40 steps, cold process to last file: {row['seconds']:.0f} s; {peaks}."
-    ours = {row["side"]: row["sha256"] for row in rows.get("bf16", [])}
+    ours = {row["side"]: row["sha256"] for case in CASES["bf16"] for row in rows.get(case, [])}
     for row in rows.get("diffsynth-bf16", []):
         if row["side"] in ours:
             same = "the same bits as" if ours[row["side"]] == row["sha256"] else "NOT the bits of"
