@@ -286,8 +286,16 @@ class Watched:
         self.page.goto(url)
 
     def state(self, name: str) -> str:
-        card = self.page.locator(f".card:has(.name:text-is('{name}'))")
-        return "done" if card.locator("img").count() else card.locator(".missing").inner_text()
+        """What a card shows, looked at in one go: it may change between two looks."""
+        found: str = self.page.evaluate(
+            """(name) => {
+                const card = [...document.querySelectorAll(".card")].find(
+                    (one) => one.querySelector(".name").textContent === name);
+                return card.querySelector("img") ? "done" : card.querySelector(".missing").textContent;
+            }""",
+            name,
+        )
+        return found
 
     def wait(self, name: str, state: str) -> None:
         until = time.monotonic() + 60
