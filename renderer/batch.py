@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -254,28 +254,35 @@ class Batch:
             self._again.append(item)
         self._watch(news.PictureFailed(item, message, hint, again=again))
 
-    def _given_back(self, keys: tuple[str, ...]) -> None:
-        """The worker gave back what it had not begun: nothing has happened to it, and it may wait for another night."""
+    def _given_back(self, keys: Sequence[str]) -> None:
+        """What the worker had not begun: nothing has happened to it, and it may wait, where it was."""
         self._asked_back = False
-        for flight in [self._flying.pop(key) for key in keys]:
+        for flight in reversed([self._flying.pop(key) for key in keys]):
             self._plan.journal.write("dropped", flight.item.picture.id, flight.item.fingerprint)
             self._tally.given_back(flight.item)
-            self._waiting.append(flight.item)
+            self._waiting.appendleft(flight.item)
 
     def _lost(self, reason: str) -> None:
-        """The worker is gone. What it held is tried again alone, until it has brought down too many."""
+        """The worker is gone. What it had begun is tried again alone, until it has brought down too many.
+
+        Before anything was begun, the prompts of all were: then it may have been any of them.
+        """
+        if any(flight.since for flight in self._flying.values()):
+            self._given_back([key for key, flight in self._flying.items() if flight.since is None])
         flying, self._flying = list(self._flying.values()), {}
         self._asked_back = False
         for flight in flying:
             self._plan.journal.write("crashed", flight.item.picture.id, flight.item.fingerprint, reason)
         self._watch(news.WorkerLost(reason, tuple(flight.item for flight in flying)))
         self._heard_at = time.monotonic()
+        in_a_row = self._tally.in_a_row + bool(flying)  # one worker, one failure, however much it held
         for flight in flying:
             set_aside = self._plan.journal.record(flight.item.fingerprint).set_aside
             self._tally.has_failed(flight.item, reason, again=not set_aside, set_aside=set_aside)
             if not set_aside:
                 self._again.append(replace(flight.item, suspect=True))
             self._watch(news.PictureFailed(flight.item, reason, "", again=not set_aside))
+        self._tally.in_a_row = in_a_row
         self._hand.lost()
 
     # -- ending --

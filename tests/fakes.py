@@ -146,6 +146,18 @@ class DyingWorker(InlineWorker):
         return "libcuda.so: not found"
 
 
+class DiesWithAll(InlineWorker):
+    """A worker that opens, takes eight jobs, and dies before it begins one."""
+
+    def __init__(self, log: Path) -> None:
+        super().__init__(log, Behaviour(capacity=8))
+
+    def hear(self, timeout_s: float) -> Heard | None:
+        if sum(isinstance(order, events.Render) for order in self._orders) == 8:
+            return Gone(-9), b""
+        return super().hear(timeout_s)
+
+
 def main() -> None:
     """Be a worker in a child process. Orders are read as they come, so that jobs that wait can be given back."""
     parser = argparse.ArgumentParser()

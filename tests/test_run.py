@@ -25,7 +25,7 @@ from renderer.manifest import Manifest
 from renderer.plan import make_plan
 from renderer.settings import Settings, Stop
 from renderer.workers import LocalWorker
-from tests.fakes import Behaviour, DyingWorker, InlineWorker, draw
+from tests.fakes import Behaviour, DiesWithAll, DyingWorker, InlineWorker, draw
 from tests.making import make_job, make_manifest, make_picture, pixels_of
 
 FAKE = functools.partial(LocalWorker, command=(sys.executable, "-m", "tests.fakes"))
@@ -211,6 +211,27 @@ class TestWorkers:
         assert counts(summary) == (3, 0, 0, 0)
         assert [what.reason for what in night.of(news.WorkerLost)] == ["the worker was ended by SIGKILL"]
         assert night.began() == ["p000", "p001", "p002", "p001"]
+
+    def test_what_a_dead_worker_had_not_begun_is_not_suspected(self, night: Night) -> None:
+        """Of eight that a worker held, the one it had begun is blamed; the others are rendered, and the run goes on."""
+        manifest = make_manifest(["a", "crash", *["slow"] * 8])
+        summary = night.render(manifest, hire=FAKE_OF_EIGHT, max_failures=4)
+        assert (summary.ending, counts(summary)) == ("complete", (9, 0, 1, 0))
+        assert [[item.picture.id for item in what.items] for what in night.of(news.WorkerLost)] == [["p001"]] * 3
+        assert night.began()[2:10] == [f"p{number:03}" for number in range(2, 10)]
+
+    def test_a_worker_that_dies_with_many_is_one_failure(self, night: Night) -> None:
+        """One that dies while it encodes the prompts of eight: each is tried alone, though three failures would do."""
+        manifest = make_manifest(["a"] * 8)
+        hired: list[Path] = []
+
+        def hire(log: Path) -> InlineWorker:
+            hired.append(log)
+            return InlineWorker(log, Behaviour(capacity=8)) if len(hired) > 1 else DiesWithAll(log)
+
+        summary = night.render(manifest, hire=hire, max_failures=3)
+        assert (summary.ending, counts(summary)) == ("complete", (8, 0, 0, 0))
+        assert [len(what.items) for what in night.of(news.WorkerLost)] == [8]
 
     def test_several_at_once_and_a_suspect_alone(self, night: Night) -> None:
         """A worker that takes four gets four; after a crash, the ones that were in flight ride alone."""
