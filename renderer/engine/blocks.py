@@ -74,8 +74,7 @@ class ModuleBlocks:
     def _restored(self, slot: torch.Tensor) -> torch.nn.Module:
         tensors = views(slot, self._places)
         if self._workspace is None:  # a copy of every tensor: what needs no restoring is still the slot's own memory
-            own = {name: torch.empty_like(tensor) for name, tensor in precision.restored(tensors).items()}
-            self._workspace = self._bind(own)
+            self._workspace = self._bind(precision.room_for(tensors))
         precision.restore_into(dict(self._workspace.named_parameters()), tensors)
         return self._workspace
 

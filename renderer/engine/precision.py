@@ -26,6 +26,15 @@ def restored(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: restore(name, tensors) for name in tensors if name.rpartition(".")[2] != SCALE}
 
 
+def room_for(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Memory for a block's tensors in bf16, by the names its module has, not filled."""
+    return {
+        name: torch.empty_like(tensor, dtype=torch.bfloat16)
+        for name, tensor in tensors.items()
+        if name.rpartition(".")[2] != SCALE
+    }
+
+
 def restore(name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """One tensor in bf16: itself, or an FP8 weight times its scales."""
     stem, _, kind = name.rpartition(".")

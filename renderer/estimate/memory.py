@@ -222,7 +222,10 @@ class Streaming:
         weights, plain = self.weights, weight_bytes(self.shape, "bf16")
         scaled = self.precision == "fp8"
         longest = max(prompts, default=0) + DROPPED + BEHIND
-        layer = terms(MLP_of_the_longest_prompt=3 * 2 * longest * self.shape.text_mlp_width)
+        layer = terms(
+            MLP_of_the_longest_prompt=3 * 2 * longest * self.shape.text_mlp_width,
+            its_residuals=3 * 2 * longest * self.shape.text_width,
+        )
         arriving = terms(a_weight_scaled_back=2 * plain.largest_of_text_block if scaled else 0)
         return Stage(
             "encode",
