@@ -22,6 +22,7 @@ from renderer.landing import Arrival
 from renderer.news import Watch
 from renderer.pace import Pace
 from renderer.plan import Plan, Planned, Refusal
+from renderer.rates import Rates
 from renderer.report import page
 from renderer.settings import Settings, Stop
 from renderer.standing import Notice, Phase, Standing
@@ -33,11 +34,15 @@ _TICK_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Night:
-    """What all batches of one run share. `setups` is by model and precision; `refused` are jobs that cannot fit."""
+    """What all batches of one run share.
+
+    `setups` is by model and precision; `refused` are jobs that cannot fit; `rates` the machine's, if they are known.
+    """
 
     settings: Settings
     setups: dict[tuple[str, str], Setup]
     refused: dict[Job, Refusal]
+    rates: Rates | None
     hand: Hand
     watch: Watch
     stop: Stop
@@ -56,7 +61,7 @@ class Batch:
         self._stop = night.stop
         self._tally = Tally(batch, ())
         self._notice = Notice(batch.folder)
-        self._pace = Pace(item.sidecar for item in batch.items if item.sidecar)
+        self._pace = Pace((item.sidecar for item in batch.items if item.sidecar), night.rates)
         self._waiting: deque[Planned] = deque()
         self._again: deque[Planned] = deque()
         self._flying: dict[str, Flight] = {}

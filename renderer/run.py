@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from renderer import machine, news, plan, supplies
+from renderer import machine, news, plan, rates, supplies
 from renderer.artifacts import OutputFolder
 from renderer.batch import Batch, Night
 from renderer.events import Setup
@@ -41,7 +41,8 @@ def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop
         refused = _refused(batches, setups, here)
         _supply(setups.values(), settings, watch, stop)
         with Hand(settings.hire, watch) as hand:
-            night = Night(settings, setups, refused, hand, watch, stop)
+            known = rates.cached(here) if here.gpu else None
+            night = Night(settings, setups, refused, known, hand, watch, stop)
             return [Batch(batch, night).render() for batch in batches]
 
 

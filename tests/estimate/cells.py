@@ -22,7 +22,7 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Forecast and measured, of the same stages: bytes of tensors, and bytes reserved (None where they tell nothing)."""
+    """Forecast and measured, of the same stages: bytes of tensors and bytes reserved (None where they tell nothing)."""
 
     title: tuple[str, ...]
     allocated: tuple[int, int]

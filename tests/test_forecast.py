@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from renderer import forecast, machine
+from renderer.catalog import cards
+from renderer.forecast import Terms
+from renderer.manifest import Manifest
+from renderer.plan import make_plan
+from renderer.rates import of_card
+from tests.making import make_manifest
+from tests.nights import make_night
+
+NOW = datetime(2026, 11, 21, 23, 0, tzinfo=UTC)
+GIB = 2**30
+H200 = machine.Gpu(0, "NVIDIA H200", "GPU-1", 140 * GIB, 139 * GIB, "580.1", (9, 0))
+HERE = machine.Machine((H200,), 16, 256 * GIB, 250 * GIB)
+RATES = of_card(cards.find("H200").card)
+
+
+def real(manifest: Manifest, *sides: int, steps: int = 40) -> Manifest:
+    """The manifest's pictures with a real model, of these sides."""
+    pictures = tuple(
+        picture.model_copy(
+            update={
+                "job": picture.job.model_copy(
+                    update={
+                        "model": "Qwen/Qwen-Image", "precision": "fp8", "num_inference_steps": steps,
+                        "width": side, "height": side,
+                    }
+                )
+            }
+        )
+        for picture, side in zip(manifest.pictures, sides, strict=True)
+    )  # fmt: skip
+    return dataclasses.replace(manifest, pictures=pictures)
+
+
+class TestForecast:
+    def test_eight_large_pictures_take_what_they_took(self, tmp_path: Path) -> None:
+        """130 s were measured for eight of 1328x1328 in 40 steps from the cold command on an H200, at --vram 10GiB."""
+        manifest = real(make_manifest([str(number) for number in range(8)]), *[1328] * 8)
+        terms = Terms(HERE, vram_bytes=10 * GIB, rates=RATES, ready=True)
+        found = forecast.forecast([make_plan(manifest, tmp_path)], terms, NOW)
+        assert found.seconds == pytest.approx(130, rel=0.15)
+        (group,) = found.groups
+        assert group.limit == "arithmetic"
+        assert 20 <= (group.slots or 0) <= 24
+        assert found.vram_bytes is not None
+        assert found.vram_bytes <= 10.5 * GIB
+        assert found.ram_bytes == pytest.approx(16.6e9, rel=0.15)
+
+    def test_small_pictures_ride_together_where_slots_are_few(self, tmp_path: Path) -> None:
+        """On little memory, as many in flight as hide the copies; the plan says how many."""
+        manifest = real(make_manifest([str(number) for number in range(8)]), *[512] * 8)
+        terms = Terms(HERE, vram_bytes=4 * GIB, rates=RATES, ready=True)
+        (group,) = forecast.forecast([make_plan(manifest, tmp_path)], terms, NOW).groups
+        assert group.in_flight > 1
+
+    def test_what_is_done_costs_nothing_and_tells_the_rest(self, tmp_path: Path) -> None:
+        """Pictures that are there are not counted; their seconds and bytes tell what the others will take."""
+        manifest = make_manifest(("a", "b", "c", "d"))
+        make_night(manifest, tmp_path, without=("p003",))
+        here = machine.Machine((), 2, 16 * GIB, 12 * GIB)
+        plan = make_plan(manifest, tmp_path)
+        found = forecast.forecast([plan], Terms(here, profile="cpu"), NOW)
+        (group,) = found.groups
+        assert group.pictures == 1
+        assert group.measured
+        assert found.seconds == pytest.approx(4 + 21, rel=0.2)  # loading, and one picture like those before
+        files = [item.sidecar.file.bytes for item in plan.items if item.sidecar]
+        assert found.disk.outputs_bytes == pytest.approx(sum(files) / len(files), rel=0.2)
+
+    def test_without_rates_or_pictures_nobody_knows_how_long(self, tmp_path: Path) -> None:
+        """Memory is told all the same."""
+        terms = Terms(HERE, ready=True)
+        found = forecast.forecast([make_plan(real(make_manifest(("a",)), 1024), tmp_path)], terms, NOW)
+        assert found.seconds is None
+        assert found.vram_bytes is not None
+
+    def test_nothing_to_do_takes_nothing(self, tmp_path: Path) -> None:
+        """No groups, no seconds, no bytes."""
+        manifest = make_manifest()
+        make_night(manifest, tmp_path)
+        found = forecast.forecast([make_plan(manifest, tmp_path)], Terms(HERE), NOW)
+        assert not found.groups
+        assert found.disk.outputs_bytes == 0
+
+    def test_native_profiles_are_forecast_too(self, tmp_path: Path) -> None:
+        """All weights on the GPU in bf16, one picture after the other."""
+        plan = make_plan(real(make_manifest(("a",)), 1328), tmp_path)
+        (group,) = forecast.forecast([plan], Terms(HERE, profile="resident", rates=RATES, ready=True), NOW).groups
+        assert group.slots is None
+        assert group.estimate.allocated > 25 * GIB
+        assert group.seconds is not None
+        assert group.seconds.denoise == pytest.approx(40 * 0.67, rel=0.2)
