@@ -10,13 +10,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from renderer.catalog import Shape
-from renderer.estimate.memory import BEHIND, CONTEXT_BYTES, DROPPED, FIXED_BYTES, Kernels, Streaming, Work
-from renderer.estimate.terms import Estimate, Stage, Term, terms, total
+from renderer.estimate.memory import (
+    BEHIND,
+    CONTEXT_BYTES,
+    DROPPED,
+    FIXED_BYTES,
+    PADDED,
+    Kernels,
+    Streaming,
+    Work,
+)
+from renderer.estimate.terms import MIB, Estimate, Stage, Term, terms
 from renderer.estimate.weights import weight_bytes
 from renderer.job import Precision, Profile
 
-EARLY_CONTEXT_BYTES = 600 * 2**20
-"""On the device beside the allocator while DiffSynth still takes weights up: later kernels are not loaded yet."""
+EARLY_CONTEXT_BYTES = 460 * MIB
+"""On the device beside the allocator while DiffSynth still takes weights up: many kernels are loaded later (H200)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,38 +68,42 @@ class Native:
     # -- the stages --
 
     def _encode(self, work: Work) -> Stage:
-        plain = self._plain
+        """One prompt: the text encoder's layers, of which it keeps all states."""
         longest = max(work.texts)
-        states = plain.prompt_bytes(longest - BEHIND)
-        layer = 3 * 2 * (longest + DROPPED) * self.shape.text_mlp_width
-        layer += self._casting(weight_bytes(self.shape, "bf16").largest_of_text_block)
-        work_terms = terms(prompt_states=states, one_layer=layer)
-        return Stage("encode", self._weights("text encoder", total(work_terms)) + work_terms)
+        layer = 3 * 2 * (longest + DROPPED) * (self.shape.text_mlp_width + self.shape.text_width)
+        cast = self._cast(weight_bytes(self.shape, "bf16").largest_of_text_block)
+        beside = terms(prompt_states=self._plain.prompt_bytes(longest - BEHIND), one_layer=layer + cast)
+        return self._stage("encode", "text encoder", beside, piece=cast)
 
     def _denoise(self, work: Work) -> Stage:
         """One block of one pass; the other pass comes after it."""
-        plain = self._plain
-        block = plain.block(work.tokens, max(work.texts))
-        belongings = terms(
+        cast = self._cast(weight_bytes(self.shape, "bf16").modulation // 4)
+        beside = self._plain.block(work.tokens, max(work.texts)) + terms(
             latents_and_frequencies=8 * work.tokens * 64 * 2 + 2 * work.tokens * self.shape.head_width * 4,
-            a_layer_in_bf16=self._casting(weight_bytes(self.shape, "bf16").modulation // 4),
+            a_layer_in_bf16=cast,
         )
-        return Stage("denoise", self._weights("DiT", total(block + belongings)) + block + belongings)
+        return self._stage("denoise", "DiT", beside, piece=8 * self.shape.width * work.tokens)
 
     def _decode(self, work: Work) -> Stage:
         vae = self._plain.vae(work)
-        belongings = terms(latents_and_frequencies=8 * work.tokens * 64 * 2)
-        return Stage("decode", self._weights("VAE", total(vae)) + vae + belongings)
+        piece = max((term.bytes for term in vae if term.name == PADDED), default=0)
+        beside = vae + terms(latents_and_frequencies=8 * work.tokens * 64 * 2)
+        return self._stage("decode", "VAE", beside, piece=piece)
 
-    def _casting(self, largest: int) -> int:
+    def _cast(self, weights: int) -> int:
         """A layer's weights in bf16, while it is computed from stored FP8 or from the host."""
-        return 0 if self.precision == "bf16" and self.profile == "resident" else 2 * largest
+        return 0 if self.precision == "bf16" and self.profile == "resident" else 2 * weights
 
-    def _weights(self, network: str, beside: int) -> tuple[Term, ...]:
+    def _stage(self, name: str, network: str, beside: tuple[Term, ...], piece: int) -> Stage:
+        """A stage with the weights that are on the GPU: all, or as many as a limit on the device's use leaves room for.
+
+        What the allocator holds in vain is in use as well, and leaves room for less.
+        """
         sizes = self.networks()
         fixed = terms(cuBLAS_workspace=self.kernels.workspace, rotary_frequencies=FIXED_BYTES)
         if not self.bounded:
-            return fixed + terms(all_weights=sum(sizes.values()))
+            return Stage(name, fixed + terms(all_weights=sum(sizes.values())) + beside, piece)
         assert self.vram_bytes is not None
-        room = max(0, self.vram_bytes - EARLY_CONTEXT_BYTES - beside)
-        return fixed + terms(weights_taken_up=min(sizes[network], room))
+        bare = Stage(name, fixed + beside, piece)
+        room = max(0, self.vram_bytes - EARLY_CONTEXT_BYTES - bare.reserved)
+        return Stage(name, bare.terms + terms(weights_taken_up=min(sizes[network], room)), piece)
