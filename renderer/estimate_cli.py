@@ -83,10 +83,11 @@ def _ours(options: argparse.Namespace, there: Machine) -> Answer:
         return _streamed(options, model, work, kernels, available)
     choice = plan.choose_profile(model, options.precision, there, options.profile)
     limit = options.vram if options.vram is not None else choice.vram_bytes
-    found = Native(estimate.shape_of(model), options.precision, options.profile, limit, kernels).estimate(work)
+    native = Native(estimate.shape_of(model), options.precision, options.profile, limit, kernels)
+    found = native.estimate(work)
     ways = ("--profile stream takes less: blocks come to the pictures",)
     resident = host.estimate_host(estimate.shape_of(model), options.precision, options.profile)
-    return Answer(_title(options, model, work), found, found.allocated, available, ways, resident.bytes)
+    return Answer(_title(options, model, work), found, native.needed(work), available, ways, resident.bytes)
 
 
 def _streamed(options: argparse.Namespace, model: Model, work: Work, kernels: Kernels, available: int | None) -> Answer:

@@ -276,7 +276,7 @@ def refusals(jobs: Sequence[Job], setup: Setup, machine: Machine) -> dict[Job, R
             nearest = decide.nearest_fitting(streaming, model, work, available)
             return Refusal(Size(width=work.width, height=work.height), least, available, nearest)
         native = Native(streaming.shape, setup.precision, setup.profile, setup.vram_bytes, streaming.kernels)
-        least = native.estimate(work).allocated
+        least = native.needed(work)
         size = Size(width=work.width, height=work.height)
         return Refusal(size, least, available, None) if least > available else None
 

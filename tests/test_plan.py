@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,9 @@ from renderer import catalog, machine
 from renderer.catalog import QWEN_IMAGE
 from renderer.errors import MachineError, UsageError
 from renderer.estimate.terms import GIB
-from renderer.job import Precision
+from renderer.job import Job, Precision
 from renderer.machine import Gpu, Machine
-from renderer.plan import choose_profile, make_plan, setup_for
+from renderer.plan import choose_profile, decide_for, make_plan, refusals, setup_for
 from tests.making import make_job, make_manifest, make_picture
 
 
@@ -58,6 +59,55 @@ class TestChooseProfile:
         """The profile that keeps FP8 refuses a job that asks for bf16, because its bits would be others."""
         with pytest.raises(MachineError, match="asks for bf16"):
             choose_profile(QWEN_IMAGE, "bf16", a_machine(24), "fp8")
+
+
+class TestRefusals:
+    def real(self, side: int) -> Job:
+        return make_job(side=side).model_copy(update={"model": QWEN_IMAGE.id, "precision": "fp8"})
+
+    def test_a_card_that_is_large_enough_refuses_nothing(self) -> None:
+        """Streamed, 6 GiB take all sizes of the model; the decode is tiled where it has to be."""
+        jobs = [self.real(side) for side in (512, 1328, 2048)]
+        here = a_machine(6)
+        setup = setup_for(jobs, here, None)
+        assert refusals(jobs, setup, here) == {}
+        assert {(each.width, each.height) for each in setup.demands} == {(side, side) for side in (512, 1328, 2048)}
+        assert decide_for(setup, here).tiled >= {(2048, 2048)}
+
+    def test_only_what_cannot_fit_is_refused(self) -> None:
+        """With numbers, and a size that does fit."""
+        jobs = [self.real(512), self.real(2048)]
+        here = a_machine(4)
+        setup = setup_for(jobs, here, None, round(3.3 * GIB))
+        found = refusals(jobs, setup, here)
+        assert list(found) == [jobs[1]]
+        refusal = found[jobs[1]]
+        assert refusal.needed_bytes > refusal.available_bytes
+        assert refusal.nearest is not None
+        smaller = jobs[1].model_copy(update={"width": refusal.nearest.width, "height": refusal.nearest.height})
+        assert refusals([smaller], setup, here) == {}
+
+    def test_a_limit_on_weights_refuses_nothing_by_itself(self) -> None:
+        """DiffSynth's fp8 profile takes up weights below a limit, and needs none of them on the GPU."""
+        jobs = [self.real(1328)]
+        for vram_gib, refused in ((10, False), (4, True)):
+            here = a_machine(vram_gib)
+            assert bool(refusals(jobs, setup_for(jobs, here, "fp8"), here)) == refused
+
+    def test_all_weights_in_bf16_need_a_large_card(self) -> None:
+        """52 GiB and more; a card of 48 refuses, one of 80 does not."""
+        job = self.real(1328).model_copy(update={"precision": "bf16"})
+        for vram_gib, refused in ((48, True), (80, False)):
+            here = a_machine(vram_gib)
+            assert bool(refusals([job], setup_for([job], here, "resident"), here)) == refused
+
+    def test_a_busy_card_has_less(self) -> None:
+        """What another process holds is not there."""
+        here = a_machine(24)
+        assert here.gpu is not None
+        busy = Machine((replace(here.gpu, free_bytes=2 * GIB),), 8, here.ram_bytes, here.ram_free_bytes)
+        job = self.real(512)
+        assert refusals([job], setup_for([job], busy, None), busy)
 
 
 class TestPlan:

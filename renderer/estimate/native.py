@@ -7,7 +7,7 @@ and give a network's back before the next one's turn.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from renderer.catalog import Shape
 from renderer.estimate.memory import (
@@ -64,6 +64,11 @@ class Native:
     def estimate(self, work: Work) -> Estimate:
         """The peak of one picture."""
         return Estimate(self.stages(work), CONTEXT_BYTES)
+
+    def needed(self, work: Work) -> int:
+        """Bytes of tensors without which it does not fit: where weights are taken up below a limit, without them."""
+        least = replace(self, vram_bytes=0) if self.bounded else self
+        return least.estimate(work).allocated
 
     # -- the stages --
 
