@@ -69,7 +69,8 @@ class Group:
     """The pictures of one model and precision: how they are rendered, and what they take.
 
     `step_s` is a step's of the picture that takes most; `in_flight` how many pictures it has company of, itself
-    included; `measured` says that earlier pictures' times went into the seconds.
+    included; `limit` what that step waits for, where the machine's rates are known; `measured` says that earlier
+    pictures' times went into the seconds.
     """
 
     model: str
@@ -123,8 +124,9 @@ class Forecast:
 
     @property
     def vram_bytes(self) -> int | None:
-        """Peak GPU memory, of the largest group: they come one after another."""
-        return max((group.estimate.device for group in self.groups), default=None)
+        """Peak GPU memory, of the largest group: they come one after another. None without a GPU."""
+        there = [group.estimate.device for group in self.groups if group.available_bytes is not None]
+        return max(there, default=None)
 
     @property
     def ram_bytes(self) -> int | None:
@@ -284,7 +286,7 @@ class _Grouping:
             from_disk=self._from_disk,
             seconds=spent,
             step_s=sweep.seconds * self._pace.factor(self._key) if sweep else None,
-            limit=sweep.limit if sweep else None,
+            limit=sweep.limit if sweep and self._terms.rates else None,
             measured=self._pace.knows(self._key),
         )
 

@@ -148,10 +148,10 @@ def described(
         )
     if here.gpu is None and vram_bytes is not None:
         return replace(there, gpus=(Gpu(0, "some GPU", "", vram_bytes, vram_bytes, "", (8, 9)),)), None
-    if known := rates.cached(here):
-        return there, known
-    own = cards.of_gpu(here.gpu.name, here.gpu.total_bytes) if here.gpu else None
-    return there, rates.of_card(own) if own else None
+    if here.gpu is None:  # a CPU's rates, measured at a large model's shapes, tell nothing of the demo model
+        return there, None
+    own = cards.of_gpu(here.gpu.name, here.gpu.total_bytes)
+    return there, rates.cached(here) or (rates.of_card(own) if own else None)
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
@@ -197,9 +197,11 @@ def _forecast_lines(found: Forecast) -> Iterator[str]:
     yield from wrap(f"disk   {', '.join(parts)}; {free}", "       ")
     if disk.short_bytes:
         yield from wrap(f"       NOT ENOUGH: {_gb(disk.short_bytes)} are missing", "       ")
-    yield f"peak   {gib(found.vram_bytes)} of the GPU's memory, {gib(found.ram_bytes)} of the host's"
+    gpu = "" if found.vram_bytes is None else f"{gib(found.vram_bytes)} of the GPU's memory, "
+    yield f"peak   {gpu}{gib(found.ram_bytes)} of the host's memory"
     if found.seconds is None or found.ends_at is None:
-        yield from wrap("time   not known: `renderer doctor` measures how fast this machine is", "       ")
+        told = "not known before a picture like these was rendered here, or `renderer doctor` measured the GPU"
+        yield from wrap(f"time   {told}", "       ")
         return
     later = " (the day after)" if found.ends_at.date() != found.begins_at.date() else ""
     yield f"time   {duration(found.seconds)}: from {found.begins_at:%H:%M} to {found.ends_at:%H:%M}{later}"
@@ -211,16 +213,19 @@ def _group_lines(group: Group) -> Iterator[str]:
     yield from wrap(
         f"{group.model} at {group.precision}: {_count(group.pictures, 'picture')}, profile {group.profile}", "  "
     )
+    peak, there = group.estimate.peak, group.available_bytes
     if group.slots is not None:
         waiting = "the disk" if group.from_disk else "host memory"
         place = f"{group.slots} of {group.blocks} blocks on the GPU, the others come from {waiting}"
+        if group.slots >= group.blocks:
+            place = f"all {group.blocks} blocks stay {'in memory' if there is None else 'on the GPU'}"
         flight = f"{group.in_flight} in flight" if group.in_flight > 1 else "one picture at a time"
         whole = "decoded whole" if not group.tiled else f"tiled decode at {', '.join(_sizes(group.tiled))}"
         yield from wrap(f"  how    {place}; {flight}; {whole}", "         ")
-    peak, there = group.estimate.peak, group.available_bytes
-    of = "" if there is None else f" of {gib(there)} beside CUDA's context"
-    most = f"{peak.largest.name} {gib(peak.largest.bytes)}"
-    yield from wrap(f"  GPU    {gib(peak.bytes)}{of}, while it has to {peak.name} (most: {most})", "         ")
+    if there is not None:
+        of = f"{gib(peak.bytes)} of {gib(there)} beside CUDA's context"
+        most = f"{peak.largest.name} {gib(peak.largest.bytes)}"
+        yield from wrap(f"  GPU    {of}, while it has to {peak.name} (most: {most})", "         ")
     yield from wrap(f"  host   {gib(group.host.bytes)} (most: {group.host.largest.name})", "         ")
     if group.seconds is not None and group.step_s is not None:
         spent = group.seconds
@@ -229,7 +234,7 @@ def _group_lines(group: Group) -> Iterator[str]:
         parts = f"start {duration(spent.start)}, prompts {duration(spent.encode)}, steps {duration(spent.denoise)}"
         yield from wrap(
             f"  time   {parts}, decode {duration(spent.decode)}: {duration(each)} a picture; {group.step_s:.2f} s for "
-            f"the longest step, bound by {group.limit} ({told})",
+            f"the longest step{f', bound by {group.limit}' if group.limit else ''} ({told})",
             "         ",
         )
 

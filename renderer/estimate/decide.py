@@ -86,7 +86,7 @@ def decide(
     """
     blocks = streaming.shape.layers
     if available is None:
-        return Decision(slots or blocks, most_in_flight, frozenset(), frozenset(), None, 0)
+        return Decision(slots or blocks, 1, frozenset(), frozenset(), None, 0)
     distinct = list(dict.fromkeys(works))
     placed = {work: place(streaming, work, available) for work in distinct}
     fitting = [each for each in placed.values() if each is not None]
