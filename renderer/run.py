@@ -39,7 +39,8 @@ def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop
         here = machine.look()
         setups = _setups(batches, settings, here)
         refused = _refused(batches, setups, here)
-        _supply(setups.values(), settings, watch, stop)
+        left = {(job.model, job.precision) for job in _jobs(batches) if job not in refused}
+        _supply([setup for key, setup in setups.items() if key in left], settings, watch, stop)
         with Hand(settings.hire, watch) as hand:
             known = rates.cached(here) if here.gpu else None
             night = Night(settings, setups, refused, known, hand, watch, stop)
@@ -52,11 +53,15 @@ def _plan(manifest: Manifest, settings: Settings) -> Plan:
     return batch
 
 
+def _jobs(batches: Sequence[Plan]) -> list[Job]:
+    """All that is to be rendered."""
+    return [item.picture.job for batch in batches for item in batch.to_render()]
+
+
 def _setups(batches: Sequence[Plan], settings: Settings, here: Machine) -> dict[tuple[str, str], Setup]:
     """What each model and precision needs opened: found before anything is, so that what cannot run says so at once."""
     jobs: dict[tuple[str, str], list[Job]] = {}
-    for item in (item for batch in batches for item in batch.to_render()):
-        job = item.picture.job
+    for job in _jobs(batches):
         jobs.setdefault((job.model, job.precision), []).append(job)
     return {
         key: plan.setup_for(members, here, settings.profile, settings.vram_bytes).model_copy(
@@ -68,7 +73,7 @@ def _setups(batches: Sequence[Plan], settings: Settings, here: Machine) -> dict[
 
 def _refused(batches: Sequence[Plan], setups: dict[tuple[str, str], Setup], here: Machine) -> dict[Job, plan.Refusal]:
     """The jobs that cannot fit on this machine in any way."""
-    jobs = [item.picture.job for batch in batches for item in batch.to_render()]
+    jobs = _jobs(batches)
     found: dict[Job, plan.Refusal] = {}
     for key, setup in setups.items():
         found |= plan.refusals([job for job in jobs if (job.model, job.precision) == key], setup, here)
