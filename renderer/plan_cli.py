@@ -203,8 +203,8 @@ def _forecast_lines(found: Forecast) -> Iterator[str]:
         told = "not known before a picture like these was rendered here, or `renderer doctor` measured the GPU"
         yield from wrap(f"time   {told}", "       ")
         return
-    later = " (the day after)" if found.ends_at.date() != found.begins_at.date() else ""
-    yield f"time   {duration(found.seconds)}: from {found.begins_at:%H:%M} to {found.ends_at:%H:%M}{later}"
+    when = "%H:%M" if found.ends_at.date() == found.begins_at.date() else "%H:%M on %A, %d %B"
+    yield f"time   {duration(found.seconds)}: from {found.begins_at:%H:%M} to {found.ends_at:{when}}"
 
 
 def _group_lines(group: Group) -> Iterator[str]:

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+
+from renderer import catalog
+from renderer.engine import budget
+from renderer.engine.budget import Budget
+from renderer.estimate import Streaming, Work, decide
+from renderer.events import Demand, Setup
+from renderer.job import Job
+from tests.making import make_job
+
+GIB = 2**30
+
+
+def job(side: int, prompt: str = "a harbour") -> Job:
+    return make_job(prompt, side=side).model_copy(update={"model": "Qwen/Qwen-Image", "precision": "fp8"})
+
+
+def demand(side: int) -> Demand:
+    return Demand(width=side, height=side, prompt_tokens=64, negative_tokens=0, guided=True)
+
+
+def of(monkeypatch: pytest.MonkeyPatch, gib: float | None, *sides: int, **settings: int | bool) -> Budget:
+    """A budget of so many GiB, for these sizes."""
+    room = None if gib is None else round(gib * GIB)
+    monkeypatch.setattr(budget, "_available", lambda *_: room)
+    setup = Setup(
+        model="Qwen/Qwen-Image",
+        precision="fp8",
+        profile="stream",
+        demands=tuple(map(demand, sides)),
+        **settings,
+    )
+    return Budget(60, catalog.QWEN_IMAGE_SHAPE.width, setup, "cpu")
+
+
+class TestBudget:
+    @pytest.mark.parametrize("gib", [2.5, 4, 6, 8.6, 16, 60])
+    def test_it_is_what_the_plan_decides(self, monkeypatch: pytest.MonkeyPatch, gib: float) -> None:
+        """The engine's slots and tiles are those of the same function that the plan asks."""
+        found = of(monkeypatch, gib, 512, 1328, 2048)
+        works = [Work(side, side) for side in (512, 1328, 2048)]
+        planned = decide.decide(Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", 2), works, round(gib * GIB))
+        assert found.slots == planned.slots
+        for side in (512, 1328, 2048):
+            assert found.tiles(job(side)) == ((side, side) in planned.tiled)
+
+    def test_small_sizes_leave_room_for_slots(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A batch of small pictures keeps more blocks than one with a large picture in it."""
+        assert of(monkeypatch, 8, 512).slots > of(monkeypatch, 8, 512, 1328).slots
+
+    def test_no_more_ride_than_fit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is admitted fits beside the slots, by the arithmetic; the first is always admitted."""
+        found = of(monkeypatch, 3.2, 512, in_flight=16, slots=8)
+        flying: list[Job] = []
+        while found.admits(flying, job(512)):
+            flying.append(job(512))
+        assert 1 < len(flying) < 16
+        there = Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", 8)
+        assert decide.needed(there, [Work.of(each) for each in flying]) <= 3.2 * GIB
+        assert of(monkeypatch, 1, 512).admits([], job(2048))
+
+    def test_more_ride_while_the_bus_is_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One at first, one more after a sweep that its copies filled."""
+        found = of(monkeypatch, 20, 512)
+        assert not found.admits([job(512)], job(512))
+        found.learn(0.95, 1)
+        assert found.admits([job(512)], job(512))
+
+    def test_prompts_ride_in_what_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Fewer tokens together on a small card, and fewer while pictures are in flight."""
+        small, large = of(monkeypatch, 2.2, 512), of(monkeypatch, 20, 512)
+        assert small.tokens_together([]) < large.tokens_together([]) == 4096
+        assert small.tokens_together([job(512)]) < small.tokens_together([])
+
+    def test_tiling_can_be_asked_for_or_forbidden(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whoever says so gets it for every picture."""
+        assert of(monkeypatch, 60, 512, tiled=True).tiles(job(512))
+        assert not of(monkeypatch, 4, 512, tiled=False).tiles(job(2048))
+
+    def test_what_is_given_up_and_in_which_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Fewer in flight, then fewer slots, then tiles; then there is nothing left."""
+        found = of(monkeypatch, 20, 512)
+        said = [found.tighten(3)]
+        while change := found.tighten(1):
+            said.append(change)
+        assert said[0] == "2 in flight"
+        assert said[-2:] == ["2 slots", "tiled decode"]
+        assert found.tiles(job(512))
+
+    def test_on_the_cpu_nothing_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """All blocks stay, nothing is tiled."""
+        found = of(monkeypatch, None, 512)
+        assert found.slots == 60
+        assert not found.tiles(job(2048))
