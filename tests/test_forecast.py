@@ -82,6 +82,18 @@ class TestForecast:
         assert found.seconds is None
         assert found.vram_bytes is not None
 
+    def test_what_is_refused_is_counted_nowhere(self, tmp_path: Path) -> None:
+        """A picture that cannot fit takes no time and no disk, and stands among the refused."""
+        manifest = real(make_manifest(("a", "b")), 512, 2048)
+        small = machine.Machine(
+            (dataclasses.replace(H200, total_bytes=3 * GIB, free_bytes=round(3.3 * GIB)),), 2, GIB, GIB
+        )
+        terms = Terms(small, vram_bytes=round(3.3 * GIB), rates=RATES, ready=True)
+        found = forecast.forecast([make_plan(manifest, tmp_path)], terms, NOW)
+        assert list(found.refused) == ["p001"]
+        assert [group.pictures for group in found.groups] == [1]
+        assert found.disk.outputs_bytes == pytest.approx(1.5 * 512 * 512, abs=1)
+
     def test_nothing_to_do_takes_nothing(self, tmp_path: Path) -> None:
         """No groups, no seconds, no bytes."""
         manifest = make_manifest()

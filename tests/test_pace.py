@@ -82,6 +82,14 @@ class TestPace:
         assert pace.expect_s(planned(real(512)), "stream") == pytest.approx(4.0)
         assert pace.expect_of(rendered(real(512), 0.0, sharing(4.0, 4.0), "stream")) == pytest.approx(16.0)
 
+    def test_company_hides_the_copies(self) -> None:
+        """Through three slots a small picture waits for the bus alone; with seven others it takes a third of that."""
+        pace = Pace(rates=RATES)
+        alone, together = (pace.expect_s(planned(real(512)), "stream", Way(3, company)) for company in (1, 8))
+        assert alone is not None
+        assert together is not None
+        assert 0.2 < together / alone < 0.5
+
     def test_another_profile_tells_nothing(self) -> None:
         """What was measured on the CPU says nothing of the GPU."""
         assert Pace([rendered(make_job(), 1.0)]).expect_s(planned(make_job()), "resident") is None
