@@ -194,8 +194,8 @@ def _remarks(rows: dict[str, list[Figures]]) -> Iterator[str]:
         same = "the same bits" if len(set(whole)) == 1 else "NOT the same bits"
         yield f"- fp8 at {FULL_SIDE}², with {len(whole)} numbers of slots: {same}."
     for name in ("resident", "3-slots"):
-        if name in fp8 and fp8[name].get("idle") is not None:
-            yield f"- {name}: no kernel runs for {fp8[name]['idle']:.2%} of the sweeps."
+        if idle := fp8.get(name, {}).get("idle"):
+            yield f"- {name}: the GPU waits for {idle['waiting']:.2%} of the sweeps, {idle['all']:.2%} with launches."
     if fp8:
         compiled = sum(row["kernels_compiled"] for row in fp8.values())
         again = sum(row["kernels_compiled_after_the_first_picture"] for row in fp8.values())

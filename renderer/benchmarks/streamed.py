@@ -74,6 +74,9 @@ MIXED: tuple[tuple[int, int, float], ...] = (
 
 MIXED_STEPS = 6
 
+LAUNCH_GAP_US = 10.0
+"""A gap between two kernels that is longer is not one of launching."""
+
 
 def main() -> None:
     """Measure the cases that are named; `cap-N` renders the mixed manifest with N GiB of the GPU."""
@@ -243,8 +246,12 @@ def _counting_compiled() -> Iterator[list[float]]:
         knobs.compilation.listener = before
 
 
-def _idle(engine: StreamingEngine, job: Job) -> float | None:
-    """The part of the sweeps in which no kernel runs on the GPU: between kernels as between sweeps."""
+def _idle(engine: StreamingEngine, job: Job) -> Figures | None:
+    """The part of the sweeps in which no kernel runs on the GPU: all of it, and of that the gaps that are no launches'.
+
+    One kernel ends a microsecond or two before the next begins, whatever waits in the queue; longer gaps are waiting:
+    for a block, for the host, between one sweep and the next.
+    """
     if not torch.cuda.is_available():
         return None
     from torch.profiler import ProfilerActivity, profile  # noqa: PLC0415  # slow to import
@@ -253,7 +260,7 @@ def _idle(engine: StreamingEngine, job: Job) -> float | None:
     engine.take("0", job)
     for _ in range(2):  # its admission and its first sweeps are not what is asked for
         engine.advance(tell)
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
         for _ in range(4):
             engine.advance(tell)
         torch.cuda.synchronize()
@@ -264,11 +271,12 @@ def _idle(engine: StreamingEngine, job: Job) -> float | None:
         for event in profiler.events()
         if event.device_type == torch.autograd.DeviceType.CUDA and "Mem" not in event.name
     )
-    busy, until = 0.0, kernels[0][0]
-    for start, end in kernels:
-        busy += max(0.0, end - max(start, until))
+    gaps, until = [], kernels[0][1]
+    for start, end in kernels[1:]:
+        gaps.append(max(0.0, start - until))
         until = max(until, end)
-    return float(1 - busy / (until - kernels[0][0]))
+    whole = until - kernels[0][0]
+    return {"all": sum(gaps) / whole, "waiting": sum(gap for gap in gaps if gap > LAUNCH_GAP_US) / whole}
 
 
 if __name__ == "__main__":

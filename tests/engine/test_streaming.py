@@ -15,6 +15,8 @@ from renderer.engine import encoding
 from renderer.engine.calling import Rendering
 from renderer.engine.modulation import timesteps
 from renderer.engine.native import NativeEngine
+from renderer.engine.riders import Rider
+from renderer.engine.slots import Source
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError, OutOfMemoryError, RendererError
 from renderer.events import Setup
@@ -156,8 +158,17 @@ class TestRiding:
         engine = open_engine(in_flight=1)
         swept: list[str] = []
         encode, compute = engine._prompts._sweep, engine._modulations._compute
-        engine._prompts._sweep = lambda *args: (swept.append("prompts"), encode(*args))  # type: ignore[method-assign]
-        engine._modulations._compute = lambda *args: (swept.append("steps"), compute(*args))  # type: ignore[method-assign]
+
+        def encode_noted(source: Source, riders: Sequence[Rider]) -> None:
+            swept.append("prompts")
+            encode(source, riders)
+
+        def compute_noted(missing: Sequence[float]) -> None:
+            swept.append("steps")
+            compute(missing)
+
+        monkeypatch.setattr(engine._prompts, "_sweep", encode_noted)
+        monkeypatch.setattr(engine._modulations, "_compute", compute_noted)
         heard = render(engine, [make_job(f"prompt {number}", side=64, steps=2) for number in range(6)])
         assert len(heard.pictures) == 6
         assert swept == ["prompts", "steps"]
@@ -172,10 +183,12 @@ class TestRiding:
         engine = open_engine(in_flight=4)
         swept: list[int] = []
         encode = engine._prompts._sweep
-        engine._prompts._sweep = lambda source, riders: (  # type: ignore[method-assign]
-            swept.append(len(riders)),
-            encode(source, riders),
-        )
+
+        def noted(source: Source, riders: Sequence[Rider]) -> None:
+            swept.append(len(riders))
+            encode(source, riders)
+
+        monkeypatch.setattr(engine._prompts, "_sweep", noted)
         assert pixels(render(engine, variants())) == alone
         assert len(swept) > 2
         assert sum(swept) == 6
