@@ -21,14 +21,14 @@ from renderer.rates import Rates
 Limit = Literal["arithmetic", "launches", "bus", "disk"]
 """What a sweep waits for."""
 
-HOST_CALLS = {"fp8": 162, "bf16": 165}
+HOST_CALLS = {"fp8": 162, "bf16": 310}
 """Of torch's shortest operation, as many as launching one block for one rider takes on the host (measured, H200)."""
 
-FP8_BYTES_A_NUMBER, BF16_BYTES_A_NUMBER = 43, 420
+FP8_BYTES_A_NUMBER, BF16_BYTES_A_NUMBER = 43, 320
 """What one block reads and writes between its products, for each token and channel: counted in `engine.fp8_blocks`, and
 in DiffSynth's block, which passes over its rows some seventy times, often with strides (0.67 s a step on an H200)."""
 
-KEPT_UP = 0.9
+KEPT_UP = 0.8
 """Of a rate that is measured for a moment, what is left for hours: clocks fall under load, kernels have gaps (H200)."""
 
 LEAST_ROWS = 128
@@ -37,7 +37,7 @@ LEAST_ROWS = 128
 DISK_BYTES_PER_S = 2e9
 """Where no model's file has been read yet: an NVMe disk."""
 
-START_S = 14.0
+START_S = 8.0
 """From a worker's first breath to a loaded DiffSynth, before any weights."""
 
 SAVE_S_A_PIXEL = 4.5e-7
@@ -106,7 +106,7 @@ def decode_seconds(shape: Shape, work: Work, rates: Rates) -> float:
         stride = TILE_SIDE * 3 // 4
         across, down = (_tiles(side, stride) for side in (work.width, work.height))
         pixels = sum(w * h for w in across for h in down)
-    return pixels * _vae_flops(shape.vae_width) / rates.convolution_flops
+    return pixels * _vae_flops(shape.vae_width) / rates.convolution_flops / KEPT_UP
 
 
 def _tiles(side: int, stride: int) -> list[int]:
@@ -191,7 +191,7 @@ def encode_seconds(shape: Shape, precision: Precision, works: Sequence[Work], ti
     return reading + launching
 
 
-def load_seconds(shape: Shape, precision: Precision, rates: Rates, *, pinned_bytes_a_second: float = 2.3e9) -> float:
+def load_seconds(shape: Shape, precision: Precision, rates: Rates, *, pinned_bytes_a_second: float = 3.3e9) -> float:
     """Opening a worker: libraries, and the DiT's blocks into pinned memory, as fast as pages can be had or read."""
     blocks = shape.layers * weight_bytes(shape, precision).block
     return START_S + blocks / min(pinned_bytes_a_second, _disk(rates))

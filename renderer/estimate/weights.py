@@ -15,6 +15,7 @@ from renderer.weights import layout, shapes
 from renderer.weights.layout import Kind
 from renderer.weights.shapes import Network, TextEncoderWidths, TransformerWidths, VaeWidths
 
+_DECODING = ("decoder.", "post_quant_conv.")
 _TOKENIZER_BYTES = 5_060_000
 _HEADER_BYTES = 3000  # of one file of a store, on average: names, places and padding to a page
 
@@ -24,7 +25,7 @@ class WeightBytes:
     """Bytes at one precision: of one DiT block without its modulation, of that modulation, and so on.
 
     `outside` is what of DiT and text encoder is on the GPU besides blocks; `embedding` stays in its file when streamed.
-    `largest` is the number of weights in the largest linear layer of a kind of file.
+    `vae_decoder` is what of the VAE a decode needs; `largest` the number of weights in a kind of file's largest layer.
     """
 
     block: int
@@ -35,6 +36,7 @@ class WeightBytes:
     embedding: int
     vision: int
     vae: int
+    vae_decoder: int
     largest_of_block: int
     largest_of_text_block: int
     store: int
@@ -78,6 +80,9 @@ def weight_bytes(shape: Shape, precision: Precision) -> WeightBytes:
         "embedding": size("text_encoder", "outside") - norm,
         "vision": size("text_encoder", "vision"),
         "vae": size("vae", "whole"),
+        "vae_decoder": sum(
+            tensor.bytes for tensor in files["vae", "whole"].tensors if tensor.name.startswith(_DECODING)
+        ),
     }
     count = 2 * shape.layers + shape.text_layers + 4
     store = (

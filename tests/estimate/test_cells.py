@@ -12,15 +12,15 @@ BENCHMARKS = Path(cells.FILE).parent
 
 class TestCells:
     def test_there_are_enough(self) -> None:
-        """At least sixty."""
-        assert len(list(cells.cells())) >= 60
+        """At least ninety: streamed through 2, 3, 10 and 60 slots, and DiffSynth's profiles."""
+        assert len(list(cells.cells())) >= 90
 
     def test_tensors_are_forecast(self) -> None:
         """Median error at most 3 %, the worst 8 %, and never more than 2 % too low; in fact far less."""
         errors = [cell.allocated_error for cell in cells.cells()]
         assert statistics.median(map(abs, errors)) <= 0.003
         assert max(errors) <= 0.015
-        assert min(errors) >= -0.015
+        assert min(errors) >= -0.02
 
     def test_what_is_reserved_is_forecast(self) -> None:
         """Median error at most 3 %, the worst 8 %; too low by more than 2 % only where history made holes."""
@@ -28,7 +28,7 @@ class TestCells:
         assert statistics.median(map(abs, errors)) <= 0.03
         assert max(errors) <= 0.081
         assert min(errors) >= -0.045
-        assert sum(error < -0.02 for error in errors) <= 0.05 * len(errors)
+        assert sum(error < -0.02 for error in errors) <= 0.03 * len(errors)
 
     def test_the_table_is_of_these_cells(self) -> None:
         """`python -m tests.estimate.cells` writes what stands in the committed table."""
