@@ -125,5 +125,6 @@ def _available(setup: Setup, device: Device) -> int | None:
     found = free + reserved - MODULES_BYTES
     if setup.vram_bytes is not None:
         beside = min(CONTEXT_BYTES, total - free - reserved + MODULES_BYTES)
-        found = min(found, setup.vram_bytes - beside)
+        found = max(0, min(found, setup.vram_bytes - beside))
+        torch.cuda.set_per_process_memory_fraction(found / total)  # or what it holds in vain may pass the limit
     return found

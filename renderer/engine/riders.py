@@ -57,7 +57,8 @@ def pause(asked: Halt | Fork) -> Any:
     """Hand control to whoever drives this rider, until it has what was asked for."""
     driver = getcurrent().parent
     assert driver is not None, "nobody drives this call"
-    return driver.switch(asked)
+    brought: list[Any] = driver.switch(asked)
+    return brought.pop()  # whoever brought it holds it no longer: what was asked for may be large
 
 
 class Rider:
@@ -79,7 +80,9 @@ class Rider:
     def go_on(self, value: Any) -> None:
         """Take a block's result, and go until the next block is needed."""
         self.halt = None
-        self._go(value)
+        brought = [value]
+        del value
+        self._go(brought)
 
     def fail(self, error: Exception) -> None:
         """Raise `error` inside the call, where its block would have run."""
@@ -109,9 +112,9 @@ class Rider:
         except Exception as error:  # noqa: BLE001  # whatever it is, whoever waits is told
             self._error = error
 
-    def _go(self, value: Any) -> None:
+    def _go(self, brought: list[Any] | None) -> None:
         self._greenlet.parent = getcurrent()
-        self._hear(self._greenlet.switch(value))
+        self._hear(self._greenlet.switch(brought))
 
     def _hear(self, asked: Halt | Fork | None) -> None:
         if self._greenlet.dead:
@@ -137,7 +140,7 @@ class Rider:
                 elif left == 0:
                     results = self._results
                     self._gather()
-                    self._go(results)
+                    self._go([results])
 
             return hear
 

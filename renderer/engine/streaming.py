@@ -272,7 +272,7 @@ class StreamingEngine:
         After the last block a call may wait for the GPU (a new timestep, a picture's last step): with `hold`, nobody
         goes on before the block is under way for all, and what was decoded before becomes pixels meanwhile.
         """
-        held = []
+        held: list[tuple[Rider, list[Any]]] = []
         for journey in flying:
             assert journey.rider is not None
             for rider in list(journey.rider.riding()):
@@ -286,14 +286,16 @@ class StreamingEngine:
                 if failure is not None:
                     rider.fail(failure)
                 elif hold:
-                    held.append((rider, result))
+                    held.append((rider, [result]))
                 else:
                     rider.go_on(result)
+                result = None
         if hold:
             self._develop()
-        for rider, result in held:
+        while held:
+            rider, brought = held.pop(0)
             if rider.halt is not None:
-                rider.go_on(result)
+                rider.go_on(brought.pop())  # nothing here holds a last block's result while its picture is decoded
 
     def _develop(self) -> None:
         """Let decoded values become pixels: work for the host, for which the GPU need not wait."""

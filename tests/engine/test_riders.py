@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -140,3 +141,20 @@ def test_grad_mode_is_each_call_s_own_business() -> None:
             rider.go_on(None)
             modes.append(torch.is_grad_enabled())
     assert modes == [False] * 6
+
+
+def test_what_is_brought_is_the_call_s_alone() -> None:
+    """Once a call has let go of what was brought to it, nobody else holds it: it may be hundreds of megabytes."""
+    alive: list[bool] = []
+    brought = [torch.ones(3)]
+    seen = weakref.ref(brought[0])
+
+    def call() -> None:
+        result = pause(Halt(0, (), {}))
+        del result
+        alive.append(seen() is not None)
+
+    rider = Rider(call, Ended())
+    rider.start()
+    rider.go_on(brought.pop())
+    assert alive == [False]
