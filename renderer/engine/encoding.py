@@ -100,9 +100,13 @@ def encode(pipe: Any, prompts: Iterable[str], sweep: Any) -> dict[str, Encoded]:
         return Rider(lambda: unit.process(pipe, prompt), ended)
 
     riders = [rider(prompt) for prompt in dict.fromkeys(prompts)]
-    for one in riders:
-        one.start()
-    sweep(riders)
+    try:
+        for one in riders:
+            one.start()
+        sweep(riders)
+    finally:
+        for one in riders:  # a sweep that breaks off leaves them waiting, with all that they hold
+            one.leave()
     if failures:
         raise failures[0]
     return found
