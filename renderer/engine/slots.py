@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import mmap
+import sys
 import time
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol
@@ -188,13 +188,20 @@ class Slots:
         self._free: list[Any] = [self._event() for _ in self._turning]
         self._fetched = self._used = 0
         self.moved_bytes = 0
-        staying = sorted(set(range(count)) - set(self._streamed))
+        try:
+            self._fill(sorted(set(range(count)) - set(self._streamed)))
+        except BaseException:
+            self.close()  # copies under way end before anybody takes their memory away
+            raise
+
+    def _fill(self, staying: Sequence[int]) -> None:
+        """Bring what stays, and the first of what takes turns; that tells how fast copies are."""
         for place, number in enumerate(staying):
             for following in staying[place : place + AHEAD]:
                 self._source.ahead(following)
             self._kept[number] = self._buffer()
             self._copy(number, self._kept[number])
-        if device == "cuda":
+        if self._device == "cuda":
             torch.cuda.synchronize()
         began_s = time.perf_counter()
         for _ in self._turning:
@@ -234,7 +241,7 @@ class Slots:
     def close(self) -> None:
         """Let the buffers go. What is still being copied is waited for."""
         if self._stream is not None:
-            self._stream.synchronize()
+            torch.cuda.synchronize()
         self._turning.clear()
         self._kept.clear()
 
@@ -279,20 +286,37 @@ def host_buffer(size: int, device: Device, fill: Callable[[torch.Tensor], None] 
     called before the memory is pinned: pages that a read has touched are pinned several times as fast as fresh ones,
     which the driver asks for one by one.
     """
-    memory = mmap.mmap(-1, max(size, 1))
+    memory = _Memory(-1, max(size, 1))
     with contextlib.suppress(AttributeError, OSError):
         memory.madvise(mmap.MADV_HUGEPAGE)
     buffer = torch.frombuffer(memory, dtype=torch.uint8, count=size)
     if fill is not None:
         fill(buffer)
-    if device == "cuda":
-        runtime, address = torch.cuda.cudart(), buffer.data_ptr()
-        status = runtime.cudaHostRegister(address, size, 0)
-        weakref.finalize(memory, runtime.cudaHostUnregister, address).atexit = False
-        if int(status) != 0:
-            message = f"{size / 2**20:.0f} MiB of host memory cannot be pinned (CUDA error {int(status)})"
-            raise MachineError(message, hint="raise the limit on locked memory (ulimit -l), or free host memory")
+    if device == "cuda" and (status := memory.pin(buffer.data_ptr(), size)) != 0:
+        message = f"{size / 2**20:.0f} MiB of host memory cannot be pinned (CUDA error {status})"
+        raise MachineError(message, hint="raise the limit on locked memory (ulimit -l), or free host memory")
     return buffer
+
+
+class _Memory(mmap.mmap):
+    """Memory that may be pinned, and then is let go of by the driver before it is unmapped.
+
+    The other way round, another thread may be given the same addresses in between, and the driver takes its memory for
+    what it still knows as pinned.
+    """
+
+    _pinned_at: int | None = None
+
+    def pin(self, address: int, size: int) -> int:
+        """Pin it; CUDA's status, 0 when it is."""
+        status = int(torch.cuda.cudart().cudaHostRegister(address, size, 0))
+        if status == 0:
+            self._pinned_at = address
+        return status
+
+    def __del__(self) -> None:
+        if self._pinned_at is not None and not sys.is_finalizing():
+            torch.cuda.cudart().cudaHostUnregister(self._pinned_at)
 
 
 def _spread(count: int, streamed: int) -> list[int]:

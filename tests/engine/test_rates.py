@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from renderer.engine import rates
 
@@ -57,6 +58,7 @@ def test_an_error_is_the_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_two_seconds_of_a_gpu() -> None:
     """Every figure, in little more than two seconds after the first kernel."""
     found = rates.measure("cuda")

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import ctypes
+import gc
 import itertools
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 
 from renderer.engine import slots
 from renderer.engine.slots import HostMemory, ReadAhead, Slots, Source, _spread, host_buffer
+from renderer.errors import MachineError
 
 
 class File:
@@ -147,3 +151,50 @@ def test_streamed_blocks_are_spread_evenly(count: int, streamed: int) -> None:
 def test_host_buffers_are_as_large_as_asked() -> None:
     """Not rounded up to a power of two."""
     assert host_buffer(12345, "cpu").shape == (12345,)
+
+
+class Driver:
+    """Stands for CUDA's runtime: remembers what is pinned, and whether it was still mapped when it was let go of."""
+
+    def __init__(self, status: int = 0) -> None:
+        self.status = status
+        self.pinned: list[int] = []
+        self.mapped_when_let_go: list[bool] = []
+        self.filled_when_pinned: list[bool] = []
+
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:  # noqa: N802  # CUDA's name
+        assert flags == 0
+        self.filled_when_pinned.append(ctypes.string_at(address, size) == b"\x07" * size)
+        self.pinned.append(address)
+        return self.status
+
+    def cudaHostUnregister(self, address: int) -> int:  # noqa: N802  # CUDA's name
+        self.pinned.remove(address)
+        ranges = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
+        self.mapped_when_let_go.append(any(int(low, 16) <= address < int(high, 16) for low, high in ranges))
+        return 0
+
+
+def test_memory_is_filled_then_pinned_and_let_go_of_before_it_is_unmapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pinned when its pages are there; unpinned while they still are, so that nobody else's can be meant."""
+    driver = Driver()
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: driver)
+    buffer = host_buffer(8 << 20, "cuda", lambda memory: memory.fill_(7))
+    assert driver.pinned == [buffer.data_ptr()]
+    assert driver.filled_when_pinned == [True]
+    del buffer
+    gc.collect()
+    assert driver.pinned == []
+    assert driver.mapped_when_let_go == [True]
+
+
+def test_memory_that_cannot_be_pinned_is_an_error_that_says_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit on locked memory: named, with the way out; and nothing is let go of that never was pinned."""
+    driver = Driver(status=2)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: driver)
+    with pytest.raises(MachineError, match=r"8 MiB of host memory cannot be pinned") as caught:
+        host_buffer(8 << 20, "cuda")
+    assert "ulimit" in caught.value.hint
+    del caught
+    gc.collect()
+    assert driver.mapped_when_let_go == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,6 +117,13 @@ class TestBits:
 def _distance(one: bytes, other: bytes) -> float:
     first, second = (torch.frombuffer(bytearray(data), dtype=torch.uint8).float() for data in (one, other))
     return float((first - second).square().mean().sqrt())
+
+
+def _tensor_bytes() -> int:
+    """Bytes of all tensors that anybody holds."""
+    gc.collect()
+    found = [each.untyped_storage() for each in gc.get_objects() if isinstance(each, torch.Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in found}.values())
 
 
 class TestRiding:
@@ -299,6 +307,27 @@ class TestFailures:
         assert list(heard.failures) == ["1"]
         assert isinstance(heard.failures["1"], OutOfMemoryError)
         assert pixels(heard) == [alone[0], alone[2], alone[3]]
+
+    def test_a_sweep_over_prompts_that_breaks_off_holds_nothing(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Out of memory at the third layer: what the waiting prompts had of the first two is given back."""
+        monkeypatch.setattr("renderer.engine.prompts.cache_folder", lambda: tmp_path)
+        engine = open_engine(in_flight=1)
+        render(engine, [make_job("one", side=64, steps=2)])
+        before = _tensor_bytes()
+        arrive, layers = engine._prompts._blocks.arrive, itertools.count(1)
+
+        def short(number: int, slot: torch.Tensor) -> torch.nn.Module:
+            if next(layers) == 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return arrive(number, slot)
+
+        monkeypatch.setattr(engine._prompts._blocks, "arrive", short)
+        heard = render(engine, [make_job(f"{LONG} {number}", side=64, steps=2) for number in range(3)])
+        assert len(heard.pictures) == 3
+        del heard
+        assert _tensor_bytes() == before
 
     def test_when_nothing_is_left_to_give_up_it_is_a_failure(self) -> None:
         """A picture that never fits: fewer in flight, fewer slots, tiles, and then the truth."""
