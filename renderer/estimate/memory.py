@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from renderer.catalog import Shape
 from renderer.estimate.terms import MIB, Estimate, Stage, Term, terms, total
 from renderer.estimate.weights import WeightBytes, weight_bytes
-from renderer.job import Job, Precision
+from renderer.job import Job, Stored
 
 DROPPED, BEHIND = 34, 5
 """Tokens that DiffSynth puts before a prompt, which are dropped after encoding, and behind it."""
@@ -51,11 +51,14 @@ class Kernels:
     workspace: int = CUBLAS_WORKSPACE
 
     @classmethod
-    def of(cls, compute_capability: tuple[int, int]) -> Kernels:
-        """Those of a card: flash attention from 7.5, FP8 products from 8.9, the large cuBLAS workspace from 9.0."""
+    def of(cls, compute_capability: tuple[int, int], *, fp8: bool = True) -> Kernels:
+        """Those of a card: flash attention from 7.5, FP8 products from 8.9, the large cuBLAS workspace from 9.0.
+
+        `fp8` False: FP8 products are not wanted.
+        """
         return cls(
             fused_attention=compute_capability >= (7, 5),
-            fp8=compute_capability >= (8, 9),
+            fp8=fp8 and compute_capability >= (8, 9),
             workspace=CUBLAS_WORKSPACE if compute_capability >= (9, 0) else 8 * MIB + 128 * 1024,
         )
 
@@ -116,7 +119,7 @@ class Streaming:
     """A model at one precision, streamed through `slots` slots on a card with such kernels."""
 
     shape: Shape
-    precision: Precision
+    precision: Stored
     slots: int
     kernels: Kernels = field(default_factory=Kernels)
 
@@ -236,8 +239,7 @@ class Streaming:
                 prompts=sum(self.prompt_bytes(tokens) for tokens in prompts),
             )
             + max(arriving, layer, key=total),
-            piece=weights.text_block,
-        )
+        )  # holes: none, for nothing was there before it that has gone since
 
     def group(self, works: Sequence[Work]) -> list[int]:
         """Tokens of the prompts that ride together: those of several pictures, up to what the engine lets ride."""
@@ -292,11 +294,9 @@ class Streaming:
         """The decode of the picture for which it takes most, while all others wait."""
 
         def moment(work: Work) -> tuple[Term, ...]:
-            own = self.waiting(work) // 2  # what the last block gave is held; what it took is not
-            others = sum(map(self.waiting, works)) - 2 * own
-            held = sum(map(self.belongings, works))
+            others = sum(map(self.waiting, works)) - self.waiting(work)  # its own riders have let go of everything
             return self.vae(work) + terms(
-                waiting_riders=others, results_of_the_last_block=own, modulation_and_latents=held
+                waiting_riders=others, modulation_and_latents=sum(map(self.belongings, works))
             )
 
         pieces = (term.bytes for work in works for term in self.vae(work) if term.name == PADDED)

@@ -20,15 +20,14 @@ from renderer.estimate.memory import (
     Streaming,
     Work,
 )
-from renderer.estimate.terms import IN_VAIN, MIB, PAGES, Estimate, Stage, Term, terms, total
+from renderer.estimate.terms import MIB, Estimate, Stage, Term, terms, total
 from renderer.estimate.weights import weight_bytes
-from renderer.job import Precision, Profile
+from renderer.job import Profile, Stored
 
 EARLY_CONTEXT_BYTES = 500 * MIB
 """On the device beside the allocator while DiffSynth still takes weights up: many kernels are loaded later (H200)."""
 
-
-MOST_HOLES = 500 * MIB
+_MOST_HOLES = 500 * MIB
 _HOLES_OF_WORK, _HOLES_OF_WEIGHTS = 0.6, 0.03
 """What is held in vain where weights are taken up one by one, between activations that come and go: of the activations
 (at most so much), and of the weights. Measured at 24, 16 and 10 GiB."""
@@ -39,7 +38,7 @@ class Native:
     """A model at one precision by one of DiffSynth's profiles. `vram_bytes` is the limit of a bounded one."""
 
     shape: Shape
-    precision: Precision
+    precision: Stored
     profile: Profile
     vram_bytes: int | None = None
     kernels: Kernels = field(default_factory=Kernels)
@@ -125,9 +124,9 @@ class Native:
         wanted = weight_bytes(self.shape, self.precision).vae_decoder if network == "VAE" else sizes[network]
         bare = Stage(name, fixed + beside, piece)
         holes = (
-            min(MOST_HOLES, round(_HOLES_OF_WORK * total(beside))) if network == "DiT" else bare.reserved - bare.bytes
+            min(_MOST_HOLES, round(_HOLES_OF_WORK * total(beside))) if network == "DiT" else bare.reserved - bare.bytes
         )
         room = max(0, self.vram_bytes - EARLY_CONTEXT_BYTES - bare.bytes - holes)
         taken = min(wanted, round(room / (1 + _HOLES_OF_WEIGHTS)))
         vain = holes + round(_HOLES_OF_WEIGHTS * taken)
-        return Stage(name, bare.terms + terms(weights_taken_up=taken), round((vain - PAGES) / IN_VAIN))
+        return Stage(name, bare.terms + terms(weights_taken_up=taken), vain=vain)

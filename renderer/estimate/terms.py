@@ -9,8 +9,13 @@ from typing import Any
 GIB = 2**30
 MIB = 2**20
 
-IN_VAIN = 0.55
-PAGES = 40 * MIB
+IN_VAIN = 0.53
+"""Of the largest piece that comes and goes, what the allocator holds in holes that are too small for it."""
+
+MOST_HOLES = 470 * MIB
+"""In all holes together: they lie among what an earlier stage left, and are no larger than that."""
+
+PAGES = 15 * MIB
 """Of 20 MiB each, begun and not filled."""
 
 
@@ -26,13 +31,14 @@ class Term:
 class Stage:
     """What is there at the moment of one stage at which most is.
 
-    `piece` is the largest tensor that comes and goes: about half of one is what the allocator holds in vain, in pieces
-    between others that are too small for the next.
+    `piece` is the largest tensor that comes and goes between others that stay: about half of one is what the allocator
+    holds in vain. `vain` is what it so holds, where that is known otherwise.
     """
 
     name: str
     terms: tuple[Term, ...]
     piece: int = 0
+    vain: int | None = None
 
     @property
     def bytes(self) -> int:
@@ -42,7 +48,9 @@ class Stage:
     @property
     def reserved(self) -> int:
         """What torch's allocator takes for it where there is room: measured, and different with what went before."""
-        return self.bytes + round(IN_VAIN * self.piece) + PAGES
+        if self.vain is not None:
+            return self.bytes + self.vain
+        return self.bytes + min(MOST_HOLES, round(IN_VAIN * self.piece)) + PAGES
 
     @property
     def largest(self) -> Term:

@@ -1,8 +1,8 @@
 """The cells that were measured on a GPU, each with its forecast; `python -m tests.estimate.cells` makes the table.
 
 A cell is one kind of batch on full-size random weights, and the peaks of its stages: bytes of tensors, and bytes that
-torch's allocator had taken. A stage that the engine has since been given another way through is left out of its cell,
-and what the allocator had taken where it still held what an earlier stage had left.
+torch's allocator had taken. What the allocator held in vain before a cell began (other engines had been open in the
+same process) is measured as well, and added to what is forecast.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Forecast and measured, of the same stages: bytes of tensors and bytes reserved (None where they tell nothing)."""
+    """Forecast and measured, of the same stages: bytes of tensors and bytes reserved."""
 
     title: tuple[str, ...]
     allocated: tuple[int, int]
-    reserved: tuple[int, int] | None
+    reserved: tuple[int, int]
 
     @property
     def allocated_error(self) -> float:
@@ -34,9 +34,7 @@ class Cell:
         return forecast / measured - 1
 
     @property
-    def reserved_error(self) -> float | None:
-        if self.reserved is None:
-            return None
+    def reserved_error(self) -> float:
         forecast, measured = self.reserved
         return forecast / measured - 1
 
@@ -52,17 +50,12 @@ def _cell(row: dict[str, Any]) -> Cell:
     works = [
         Work(width, height, row["prompt_tokens"], guided=cfg != 1.0, tiled=row["tiled"]) for width, height, cfg in jobs
     ]
-    measured: dict[str, list[int | None]] = row["stages"]
-    found = {stage.name: stage for stage in _stages(row, works)}
-    allocated = max(found[name].bytes for name in measured), max(_first(each) for each in measured.values())
-    taken = [each[1] for each in measured.values()]
-    last = measured["decode"][1]
-    reserved = None
-    if None not in taken:
-        before = {"modulate"} & found.keys()  # what it has left counts in the steps that follow
-        reserved = max(found[name].reserved for name in measured.keys() | before), max(filter(None, taken))
-    elif last is not None:
-        reserved = found["decode"].reserved, last
+    measured: dict[str, tuple[int, int]] = row["stages"]
+    streamed = row["engine"] == "stream"  # "encode" is then measured with modulation, and all stages are
+    stages = [stage for stage in _stages(row, works) if streamed or stage.name in measured]
+    allocated = max(stage.bytes for stage in stages), max(tensors for tensors, _ in measured.values())
+    expected = max(stage.reserved for stage in stages) + row.get("held_before", 0)
+    reserved = expected, max(taken for _, taken in measured.values())
     sizes = "+".join(dict.fromkeys(f"{width}x{height}" for width, height, _ in jobs))
     guided = "/".join(dict.fromkeys("guided" if cfg != 1.0 else "unguided" for *_, cfg in jobs))
     place = f"{row['slots']} slots" if row["engine"] == "stream" else _placed(row)
@@ -84,11 +77,6 @@ def _placed(row: dict[str, Any]) -> str:
     return row["profile"] if limit is None else f"{row['profile']}, {limit / GIB:.0f} GiB"
 
 
-def _first(pair: list[int | None]) -> int:
-    assert pair[0] is not None
-    return pair[0]
-
-
 def table() -> Iterator[str]:
     """The cells as a table in Markdown."""
     columns = ("precision", "on the GPU", "size", "guidance", "tokens", "in flight", "decode")
@@ -97,7 +85,7 @@ def table() -> Iterator[str]:
     yield "|---" * len((*columns, *names)) + "|"
     for cell in cells():
         figures = [*_figures(*cell.allocated, cell.allocated_error)]
-        figures += _figures(*cell.reserved, cell.reserved_error or 0.0) if cell.reserved else ["", "", ""]
+        figures += _figures(*cell.reserved, cell.reserved_error)
         yield f"| {' | '.join((*cell.title, *figures))} |"
 
 

@@ -23,12 +23,11 @@ class TestCells:
         assert min(errors) >= -0.02
 
     def test_what_is_reserved_is_forecast(self) -> None:
-        """Median error at most 3 %, the worst 8 %; too low by more than 2 % only where history made holes."""
-        errors = [cell.reserved_error for cell in cells.cells() if cell.reserved_error is not None]
+        """Median error at most 3 %, the worst 8 %, and never more than 2 % too low."""
+        errors = [cell.reserved_error for cell in cells.cells()]
         assert statistics.median(map(abs, errors)) <= 0.03
-        assert max(errors) <= 0.081
-        assert min(errors) >= -0.045
-        assert sum(error < -0.02 for error in errors) <= 0.03 * len(errors)
+        assert max(errors) <= 0.08
+        assert min(errors) >= -0.02
 
     def test_the_table_is_of_these_cells(self) -> None:
         """`python -m tests.estimate.cells` writes what stands in the committed table."""
