@@ -7,21 +7,13 @@ in the folder as `engine.json`; called again, it goes on with what is missing. I
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from renderer.errors import MachineError, UsageError
-
-Figures = dict[str, Any]
-
-GIB = 2**30
+from renderer.benchmarks import running
+from renderer.benchmarks.running import GIB, Figures
 
 CASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -60,58 +52,35 @@ def measure(folder: Path, stores: Path, parts: Sequence[str]) -> Figures:
     Takes 60 GB in `folder`, and 60 in `stores`. Raises `UsageError` for a part there is not, `MachineError` when one
     fails.
     """
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise UsageError(f"there is no part {', '.join(unknown)}", hint=f"known: {', '.join(PARTS)}")
+    running.known(parts, PARTS)
     folder.mkdir(parents=True, exist_ok=True)
     notes = folder / "engine.json"
-    found: Figures = json.loads(notes.read_text()) if notes.exists() else {"rows": {}}
+    found = running.read(notes)
     for part in parts:
-        cases = [case for case in CASES.get(part, (part,)) if case not in found["rows"]]
-        for row in _measure(part, cases, folder, stores) if cases else ():
-            found["rows"].setdefault(row["case"], []).append(row)
-            found |= {"at": time.strftime("%Y-%m-%d", time.gmtime()), "machine": found.get("machine") or _machine()}
-            notes.write_text(json.dumps(found, indent=2))
+        if cases := running.unmeasured(found, CASES.get(part, (part,))):
+            running.keep(notes, found, _measure(part, cases, folder, stores))
     return found
 
 
 def _measure(part: str, cases: Sequence[str], folder: Path, stores: Path) -> Iterator[Figures]:
     """The rows of a part's cases, each as soon as it is measured."""
-    if not (folder / "source" / "tokenizer").exists():
-        list(_run("renderer.benchmarks.parts", "source", str(folder)))
     if part in PEERS:
-        yield from _run("renderer.benchmarks.peers", part, str(folder / "source"))
+        yield from running.run("renderer.benchmarks.peers", part, str(running.source(folder)))
         return
-    precision = "bf16" if part == "bf16" else "fp8"
-    store = stores / precision
-    if not (store / "index.json").exists():
-        shutil.rmtree(stores / ("fp8" if part == "bf16" else "bf16"), ignore_errors=True)  # there is room for one
-        list(_run("renderer.benchmarks.parts", "pack", str(folder), precision, str(stores)))
+    store = running.store(folder, stores, "bf16" if part == "bf16" else "fp8")
     if part == "batch":
         yield _batch(folder, store)
     else:
-        yield from _run("renderer.benchmarks.streamed", str(store), *cases)
+        yield from running.run("renderer.benchmarks.streamed", str(store), *cases)
 
 
 def _batch(folder: Path, store: Path) -> Figures:
     """Eight pictures of 40 steps by the command itself, from a cold process to the last file."""
-    models, outputs = folder / "models", folder / "outputs"
-    packed = models / "packed" / "Qwen--Qwen-Image"
-    packed.mkdir(parents=True, exist_ok=True)
-    (packed / "fp8").unlink(missing_ok=True)
-    (packed / "fp8").symlink_to(store.absolute())
+    outputs, manifest = folder / "outputs", folder / "batch.yaml"
     shutil.rmtree(outputs, ignore_errors=True)
-    manifest = folder / "batch.yaml"
     manifest.write_text(BATCH)
-    command = [sys.executable, "-m", "renderer", "render", str(manifest), "--outputs", str(outputs), "--offline"]
-    began = time.perf_counter()
-    done = subprocess.run(
-        [*command, "--vram", "10GiB", "--log-format", "plain"],
-        env={**os.environ, "RENDERER_MODELS": str(models), "RENDERER_CACHE": str(folder / "cache")},
-        check=False,
-    )
-    took_s = time.perf_counter() - began
-    if done.returncode != 0:
-        raise MachineError(f"bench engine: the batch ended with status {done.returncode}; see above")
+    rendering = ("render", str(manifest), "--outputs", str(outputs), "--offline", "--vram", "10GiB")
+    _, took_s = running.command(*rendering, "--log-format", "plain", env=running.environment(folder, store))
     sidecars = [json.loads(path.read_text()) for path in sorted((outputs / "batch").glob("*.json"))]
     pictures = [sidecar for sidecar in sidecars if "timing" in sidecar]
     return {
@@ -122,26 +91,6 @@ def _batch(folder: Path, store: Path) -> Figures:
         "reserved_bytes": max(picture["memory"]["peak_reserved_bytes"] for picture in pictures),
         "rss_bytes": max(picture["memory"]["peak_rss_bytes"] for picture in pictures),
     }
-
-
-def _run(module: str, *arguments: str) -> Iterator[Figures]:
-    """The lines of JSON that a measured part prints, as they come. Raises `MachineError` when it fails."""
-    with subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith(b"{"):
-                yield json.loads(line)
-    if process.returncode != 0:
-        missing = " (its libraries come with the extra bench)" if "peers" in module else ""
-        raise MachineError(f"bench engine: {arguments[0]} failed with status {process.returncode}{missing}; see above")
-
-
-def _machine() -> Figures:
-    from renderer import machine  # noqa: PLC0415  # the child tells the versions
-
-    answer = machine.ask_torch()
-    cards = [gpu.get("name") for gpu in answer.get("gpus") or ()]
-    return {"gpu": cards, **{name: answer.get(name) for name in ("python", "torch", "cuda", "diffsynth")}}
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------

@@ -86,19 +86,21 @@ def main() -> None:
         if place > 0:  # the process's peak may be an earlier case's
             found["rss_bytes"] = None
         print(json.dumps({"case": name, **found}), flush=True)  # noqa: T201
-        _reset()  # the next one's engine is not to find this one's still there
+        reset()  # the next one's engine is not to find this one's still there
 
 
 def measure(folder: Path, case: Case) -> Figures:
     """A case's seconds a step, peaks, and what its picture's bits are."""
     with _counting_compiled() as compiled:
-        engine = _open(folder, slots=case.slots, in_flight=case.pictures, tiled=case.tiled)
-        jobs = [_job(engine.setup, case.side, case.side, 4.0, case.steps, seed) for seed in range(1, case.pictures + 1)]
-        _render(engine, [job.model_copy(update={"num_inference_steps": 2}) for job in jobs])
+        engine = open_engine(folder, slots=case.slots, in_flight=case.pictures, tiled=case.tiled)
+        jobs = [
+            job_of(engine.setup, case.side, case.side, 4.0, case.steps, seed) for seed in range(1, case.pictures + 1)
+        ]
+        render(engine, [job.model_copy(update={"num_inference_steps": 2}) for job in jobs])
         first = len(compiled)
-        _reset()
+        reset()
         began = time.perf_counter()
-        pictures = _render(engine, jobs)
+        pictures = render(engine, jobs)
         took_s = time.perf_counter() - began
     step_s = statistics.median(picture.timing.step_median_s or 0.0 for picture in pictures)
     sharing = pictures[0].sharing
@@ -134,12 +136,12 @@ def capped(folder: Path, gib: int) -> Figures:
         torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total))
     index = open_store(folder).index
     setup = Setup(model=_model(index.source.id), precision=index.precision, profile="stream", store=str(folder))
-    jobs = [_job(setup, *shape, MIXED_STEPS, seed) for seed, shape in enumerate(MIXED, start=1)]
+    jobs = [job_of(setup, *shape, MIXED_STEPS, seed) for seed, shape in enumerate(MIXED, start=1)]
     planned = plan.setup_for(jobs, machine.look(), "stream", gib * GIB)
     engine = StreamingEngine.open(planned.model_copy(update={"store": str(folder)}), lambda _: None)
-    _reset()
+    reset()
     began = time.perf_counter()
-    pictures = _render(engine, jobs)
+    pictures = render(engine, jobs)
     took_s = time.perf_counter() - began
     sharings = [picture.sharing for picture in pictures if picture.sharing is not None]
     return {
@@ -156,7 +158,7 @@ def capped(folder: Path, gib: int) -> Figures:
 
 
 @dataclass(slots=True)
-class _Tell:
+class Tell:
     """Keeps what was rendered; a failure ends the benchmark."""
 
     pictures: dict[str, Rendering] = field(default_factory=dict)
@@ -175,7 +177,8 @@ class _Tell:
         raise error
 
 
-def _open(folder: Path, **choices: Any) -> StreamingEngine:
+def open_engine(folder: Path, **choices: Any) -> StreamingEngine:
+    """The streaming engine on a packed store; `choices` are fields of its `Setup`."""
     index = open_store(folder).index
     setup = Setup(model=_model(index.source.id), precision=index.precision, profile="stream", store=str(folder))
     return StreamingEngine.open(setup.model_copy(update=choices), lambda _: None)
@@ -186,11 +189,12 @@ def _model(source: str) -> str:
     return "Qwen/Qwen-Image" if source == "synthetic" else source
 
 
-def _job(setup: Setup, width: int, height: int, cfg_scale: float, steps: int, seed: int) -> Job:
+def job_of(setup: Setup, width: int, height: int, cfg_scale: float, steps: int, seed: int, prompt: str = PROMPT) -> Job:
+    """A picture of the setup's model."""
     return Job(
         model=setup.model,
         precision=setup.precision,
-        prompt=PROMPT,
+        prompt=prompt,
         negative_prompt="",
         cfg_scale=cfg_scale,
         num_inference_steps=steps,
@@ -200,8 +204,9 @@ def _job(setup: Setup, width: int, height: int, cfg_scale: float, steps: int, se
     )
 
 
-def _render(engine: StreamingEngine, jobs: Sequence[Job]) -> list[Rendering]:
-    tell = _Tell()
+def render(engine: StreamingEngine, jobs: Sequence[Job]) -> list[Rendering]:
+    """All of them, let in together."""
+    tell = Tell()
     for number, job in enumerate(jobs):
         engine.take(str(number), job)
     while engine.busy:
@@ -209,7 +214,8 @@ def _render(engine: StreamingEngine, jobs: Sequence[Job]) -> list[Rendering]:
     return [tell.pictures[str(number)] for number in range(len(jobs))]
 
 
-def _reset() -> None:
+def reset() -> None:
+    """Give back what nobody holds, and count peaks from here."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -256,7 +262,7 @@ def _idle(engine: StreamingEngine, job: Job) -> Figures | None:
         return None
     from torch.profiler import ProfilerActivity, profile  # noqa: PLC0415  # slow to import
 
-    tell = _Tell()
+    tell = Tell()
     engine.take("0", job)
     for _ in range(2):  # its admission and its first sweeps are not what is asked for
         engine.advance(tell)

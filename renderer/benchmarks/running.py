@@ -1,0 +1,133 @@
+"""What all benchmarks share: the full-size source and its stores, measured parts as processes, figures that are kept.
+
+Imports no torch: whatever does runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from renderer.errors import MachineError, UsageError
+from renderer.job import Precision
+
+Figures = dict[str, Any]
+
+GIB = 2**30
+
+
+def known(parts: Sequence[str], there: Sequence[str]) -> None:
+    """Raise `UsageError` for a part there is not."""
+    if unknown := [part for part in parts if part not in there]:
+        raise UsageError(f"there is no part {', '.join(unknown)}", hint=f"known: {', '.join(there)}")
+
+
+def read(notes: Path) -> Figures:
+    """What was measured before, as it stands in `notes`."""
+    found: Figures = json.loads(notes.read_text()) if notes.exists() else {"rows": {}}
+    return found
+
+
+def keep(notes: Path, found: Figures, rows: Iterable[Figures]) -> None:
+    """Write each row down as it comes, under its case, so that a run that breaks off goes on where it was."""
+    for row in rows:
+        found["rows"].setdefault(row["case"], []).append(row)
+        found |= {"at": time.strftime("%Y-%m-%d", time.gmtime()), "machine": found.get("machine") or _machine()}
+        beside = notes.with_suffix(".new")
+        beside.write_text(json.dumps(found, indent=2))
+        beside.replace(notes)
+
+
+def source(folder: Path) -> Path:
+    """The checkpoint of random weights, made where it is not there yet."""
+    if not (folder / "source" / "tokenizer").exists():
+        list(run("renderer.benchmarks.parts", "source", str(folder)))
+    return folder / "source"
+
+
+def store(folder: Path, stores: Path, precision: Precision) -> Path:
+    """The source packed at a precision, made where it is not there yet. The other one goes: there is room for one."""
+    found = stores / precision
+    if not (found / "index.json").exists():
+        source(folder)
+        shutil.rmtree(stores / ("bf16" if precision == "fp8" else "fp8"), ignore_errors=True)
+        list(run("renderer.benchmarks.parts", "pack", str(folder), precision, str(stores)))
+    return found
+
+
+def run(module: str, *arguments: str) -> Iterator[Figures]:
+    """The lines of JSON that a measured part prints, as they come. Raises `MachineError` when it fails."""
+    with subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(b"{"):
+                yield json.loads(line)
+    if process.returncode != 0:
+        missing = " (its libraries come with the extra bench)" if "peers" in module else ""
+        raise MachineError(f"bench: {arguments[0]} failed with status {process.returncode}{missing}; see above")
+
+
+def environment(folder: Path, packed: Path) -> dict[str, str]:
+    """The environment in which the commands find a packed FP8 store as Qwen-Image's, and a cache of their own."""
+    models = folder / "models"
+    place = models / "packed" / "Qwen--Qwen-Image"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "fp8").unlink(missing_ok=True)
+    (place / "fp8").symlink_to(packed.absolute())
+    return {**os.environ, "RENDERER_MODELS": str(models), "RENDERER_CACHE": str(folder / "cache")}
+
+
+def command(*arguments: str, env: dict[str, str], capture: bool = False) -> tuple[str, float]:
+    """Run one of the commands themselves: what it printed, if that is wanted, and its seconds from cold to its end.
+
+    Raises `MachineError` when it fails.
+    """
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "renderer", *arguments],
+        env=env,
+        check=False,
+        stdout=subprocess.PIPE if capture else None,
+        text=True,
+    )
+    took_s = time.perf_counter() - began
+    if done.returncode != 0:
+        raise MachineError(f"bench: renderer {arguments[0]} ended with status {done.returncode}; see above")
+    return done.stdout or "", took_s
+
+
+def unmeasured(found: Figures, cases: Sequence[str]) -> list[str]:
+    """Those of the cases that no row is there of."""
+    return [case for case in cases if case not in found["rows"]]
+
+
+def in_processes(
+    found: Figures, cases: Sequence[str], measured: Callable[[Sequence[str]], Iterable[Figures]]
+) -> Iterator[Figures]:
+    """The rows of the cases that are missing; a process that stops early, because it could not clean up, has a
+    successor for the rest. Raises `MachineError` when one measures nothing at all.
+    """
+    left = unmeasured(found, cases)
+    while left:
+        done: list[str] = []
+        for row in measured(left):
+            done.append(row["case"])
+            yield row
+        if not done:
+            raise MachineError(f"bench: {left[0]} gave no figures; see above")
+        left = [case for case in left if case not in done]
+
+
+def _machine() -> Figures:
+    from renderer import machine  # noqa: PLC0415  # the child tells the versions
+
+    answer = machine.ask_torch()
+    cards = [gpu.get("name") for gpu in answer.get("gpus") or ()]
+    return {"gpu": cards, **{name: answer.get(name) for name in ("python", "torch", "cuda", "diffsynth")}}
