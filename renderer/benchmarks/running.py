@@ -111,8 +111,10 @@ def unmeasured(found: Figures, cases: Sequence[str]) -> list[str]:
 def in_processes(
     found: Figures, cases: Sequence[str], measured: Callable[[Sequence[str]], Iterable[Figures]]
 ) -> Iterator[Figures]:
-    """The rows of the cases that are missing; a process that stops early, because it could not clean up, has a
-    successor for the rest. Raises `MachineError` when one measures nothing at all.
+    """The rows of the cases that are missing, which `measured` gives.
+
+    A process that ends early, because it could not clean up after a case, has a successor for the rest. Raises
+    `MachineError` when one measures nothing at all.
     """
     left = unmeasured(found, cases)
     while left:

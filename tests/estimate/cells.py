@@ -1,96 +1,29 @@
 """The cells that were measured on a GPU, each with its forecast; `python -m tests.estimate.cells` makes the table.
 
-A cell is one kind of batch on full-size random weights, and the peaks of its stages: bytes of tensors, and bytes that
-torch's allocator had taken. What the allocator held in vain before a cell began (other engines had been open in the
-same process) is measured as well, and added to what is forecast.
+`renderer bench memory` measures them, and writes the lines of the file.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from renderer import catalog
-from renderer.estimate import Native, Stage, Streaming, Work
+from renderer.benchmarks.cells import Cell, cell
+from renderer.benchmarks.cells import table as table_of
 
 FILE = Path(__file__).resolve().parent.parent / "benchmarks" / "memory-h200.jsonl"
-GIB = 2**30
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """Forecast and measured, of the same stages: bytes of tensors and bytes reserved."""
-
-    title: tuple[str, ...]
-    allocated: tuple[int, int]
-    reserved: tuple[int, int]
-
-    @property
-    def allocated_error(self) -> float:
-        forecast, measured = self.allocated
-        return forecast / measured - 1
-
-    @property
-    def reserved_error(self) -> float:
-        forecast, measured = self.reserved
-        return forecast / measured - 1
 
 
 def cells() -> Iterator[Cell]:
     """All cells, in the order of the file."""
     for line in FILE.read_text(encoding="utf-8").splitlines():
-        yield _cell(json.loads(line))
-
-
-def _cell(row: dict[str, Any]) -> Cell:
-    jobs = row["jobs"] if len(row["jobs"]) > 1 else row["jobs"] * row["in_flight"]
-    works = [
-        Work(width, height, row["prompt_tokens"], guided=cfg != 1.0, tiled=row["tiled"]) for width, height, cfg in jobs
-    ]
-    measured: dict[str, tuple[int, int]] = row["stages"]
-    streamed = row["engine"] == "stream"  # "encode" is then measured with modulation, and all stages are
-    stages = [stage for stage in _stages(row, works) if streamed or stage.name in measured]
-    allocated = max(stage.bytes for stage in stages), max(tensors for tensors, _ in measured.values())
-    expected = max(stage.reserved for stage in stages) + row.get("held_before", 0)
-    reserved = expected, max(taken for _, taken in measured.values())
-    sizes = "+".join(dict.fromkeys(f"{width}x{height}" for width, height, _ in jobs))
-    guided = "/".join(dict.fromkeys("guided" if cfg != 1.0 else "unguided" for *_, cfg in jobs))
-    place = f"{row['slots']} slots" if row["engine"] == "stream" else _placed(row)
-    decoded = "tiled" if row["tiled"] else "whole"
-    title = (row["precision"], place, sizes, guided, str(row["prompt_tokens"]), str(len(jobs)), decoded)
-    return Cell(title, allocated, reserved)
-
-
-def _stages(row: dict[str, Any], works: list[Work]) -> tuple[Stage, ...]:
-    shape = catalog.QWEN_IMAGE_SHAPE
-    if row["engine"] == "stream":
-        streaming = Streaming(shape, row["precision"], row["slots"])
-        return streaming.stages(works, row["prompts"])
-    return Native(shape, row["precision"], row["profile"], row["vram_limit_bytes"]).stages(works[0])
-
-
-def _placed(row: dict[str, Any]) -> str:
-    limit = row["vram_limit_bytes"]
-    return row["profile"] if limit is None else f"{row['profile']}, {limit / GIB:.0f} GiB"
+        yield cell(json.loads(line))
 
 
 def table() -> Iterator[str]:
     """The cells as a table in Markdown."""
-    columns = ("precision", "on the GPU", "size", "guidance", "tokens", "in flight", "decode")
-    names = ("tensors, GiB", "forecast", "error", "reserved, GiB", "forecast", "error")
-    yield f"| {' | '.join((*columns, *names))} |"
-    yield "|---" * len((*columns, *names)) + "|"
-    for cell in cells():
-        figures = [*_figures(*cell.allocated, cell.allocated_error)]
-        figures += _figures(*cell.reserved, cell.reserved_error)
-        yield f"| {' | '.join((*cell.title, *figures))} |"
-
-
-def _figures(forecast: int, measured: int, error: float) -> tuple[str, str, str]:
-    return f"{measured / GIB:.3f}", f"{forecast / GIB:.3f}", f"{100 * error:+.1f} %"
+    yield from table_of(cells())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+"""Peaks of memory as they were measured, each beside its forecast, and their table. Imports no torch.
+
+A cell is one kind of batch on full-size random weights, and the peaks of its stages: bytes of tensors, and bytes that
+torch's allocator had taken. What the allocator held in vain before a cell began is measured as well, and added to what
+is forecast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from renderer import catalog
+from renderer.benchmarks.running import GIB, Figures
+from renderer.estimate import Native, Stage, Streaming, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Forecast and measured, of the same stages: bytes of tensors and bytes reserved."""
+
+    title: tuple[str, ...]
+    allocated: tuple[int, int]
+    reserved: tuple[int, int]
+
+    @property
+    def allocated_error(self) -> float:
+        forecast, measured = self.allocated
+        return forecast / measured - 1
+
+    @property
+    def reserved_error(self) -> float:
+        forecast, measured = self.reserved
+        return forecast / measured - 1
+
+
+def cell(row: Figures) -> Cell:
+    """A row as it was measured, with what is forecast of it."""
+    jobs = row["jobs"] if len(row["jobs"]) > 1 else row["jobs"] * row["in_flight"]
+    works = [
+        Work(width, height, row["prompt_tokens"], guided=cfg != 1.0, tiled=row["tiled"]) for width, height, cfg in jobs
+    ]
+    measured: dict[str, tuple[int, int]] = row["stages"]
+    streamed = row["engine"] == "stream"  # "encode" is then measured with modulation, and all stages are
+    stages = [stage for stage in _stages(row, works) if streamed or stage.name in measured]
+    allocated = max(stage.bytes for stage in stages), max(tensors for tensors, _ in measured.values())
+    expected = max(stage.reserved for stage in stages) + row.get("held_before", 0)
+    reserved = expected, max(taken for _, taken in measured.values())
+    sizes = "+".join(dict.fromkeys(f"{width}x{height}" for width, height, _ in jobs))
+    guided = "/".join(dict.fromkeys("guided" if cfg != 1.0 else "unguided" for *_, cfg in jobs))
+    place = f"{row['slots']} slots" if row["engine"] == "stream" else _placed(row)
+    decoded = "tiled" if row["tiled"] else "whole"
+    title = (row["precision"], place, sizes, guided, str(row["prompt_tokens"]), str(len(jobs)), decoded)
+    return Cell(title, allocated, reserved)
+
+
+def _stages(row: Figures, works: list[Work]) -> tuple[Stage, ...]:
+    shape = catalog.QWEN_IMAGE_SHAPE
+    if row["engine"] == "stream":
+        streaming = Streaming(shape, row["precision"], row["slots"])
+        return streaming.stages(works, row["prompts"])
+    return Native(shape, row["precision"], row["profile"], row["vram_limit_bytes"]).stages(works[0])
+
+
+def _placed(row: Figures) -> str:
+    limit = row["vram_limit_bytes"]
+    return row["profile"] if limit is None else f"{row['profile']}, {limit / GIB:.0f} GiB"
+
+
+def table(cells: Iterable[Cell]) -> Iterator[str]:
+    """The cells as a table in Markdown."""
+    columns = ("precision", "on the GPU", "size", "guidance", "tokens", "in flight", "decode")
+    names = ("tensors, GiB", "forecast", "error", "reserved, GiB", "forecast", "error")
+    yield f"| {' | '.join((*columns, *names))} |"
+    yield "|---" * len((*columns, *names)) + "|"
+    for each in cells:
+        figures = [*_figures(*each.allocated, each.allocated_error)]
+        figures += _figures(*each.reserved, each.reserved_error)
+        yield f"| {' | '.join((*each.title, *figures))} |"
+
+
+def _figures(forecast: int, measured: int, error: float) -> tuple[str, str, str]:
+    return f"{measured / GIB:.3f}", f"{forecast / GIB:.3f}", f"{100 * error:+.1f} %"
