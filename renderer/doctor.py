@@ -20,7 +20,7 @@ from renderer.catalog.cards import Card
 from renderer.errors import MachineError
 from renderer.estimate import Kernels, Streaming, Work, decide, duration, host, shape_of
 from renderer.findings import GIB, Facts, Finding
-from renderer.job import Precision
+from renderer.job import Stored
 from renderer.machine import Machine
 from renderer.rates import Rates
 from renderer.weights import needs, places
@@ -96,7 +96,7 @@ def pictures(here: Machine, known: Rates) -> dict[str, str]:
         return {}
     model, kernels = catalog.QWEN_IMAGE, Kernels.of(here.gpu.compute_capability)
     shape = shape_of(model)
-    precisions: tuple[Precision, ...] = get_args(Precision)
+    precisions: tuple[Stored, ...] = get_args(Stored)
     found = {}
     for precision in precisions:
         streaming = Streaming(shape, precision, decide.FEWEST_SLOTS, kernels)
@@ -162,7 +162,7 @@ def examine(outputs: Path, forecast: Forecast = pictures) -> Diagnosis:
             f"{model.id} {precision}": _profile(model, precision, here)
             for model in catalog.MODELS.values()
             if not model.unfit
-            for precision in get_args(Precision)
+            for precision in get_args(Stored)
         },
         models={model.id: _whereabouts(model) for model in catalog.MODELS.values()},
         findings=findings.find(facts),
@@ -184,7 +184,7 @@ def _cache_trouble(folder: Path) -> str:
     return ""
 
 
-def _profile(model: Model, precision: Precision, here: Machine) -> str:
+def _profile(model: Model, precision: Stored, here: Machine) -> str:
     try:
         choice = plan.choose_profile(model, precision, here)
     except MachineError as error:
@@ -195,7 +195,7 @@ def _profile(model: Model, precision: Precision, here: Machine) -> str:
 def _whereabouts(model: Model) -> str:
     if model.id == catalog.DEMO.id:
         return "comes with the package"
-    precisions: tuple[Precision, ...] = get_args(Precision)
+    precisions: tuple[Stored, ...] = get_args(Stored)
     packed = [each for each in precisions if needs.is_met(Need(model=model.id, store=each))]
     stores = f"packed in {' and '.join(packed)}" if packed else ""
     found = places.look(model)

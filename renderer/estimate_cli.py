@@ -16,7 +16,7 @@ from renderer import catalog, estimate, plan
 from renderer.catalog import Model
 from renderer.errors import EXIT_DONE, EXIT_MACHINE, UsageError
 from renderer.estimate import Estimate, Kernels, Native, Streaming, Term, Work, decide, host, memory
-from renderer.job import Size
+from renderer.job import Size, stored
 from renderer.machine import Machine
 from renderer.words import gib, wrap
 
@@ -76,17 +76,18 @@ def _ours(options: argparse.Namespace, there: Machine) -> Answer:
     if cfg < 1:
         raise UsageError(f"--cfg {cfg:g}: guidance is 1, which turns it off, or more")
     work = Work(size.width, size.height, options.prompt_tokens, guided=cfg != 1.0, tiled=options.tiled)
-    kernels = Kernels.of(there.gpu.compute_capability) if there.gpu else Kernels()
+    wanted = options.precision == "fp8"
+    kernels = Kernels.of(there.gpu.compute_capability, fp8=wanted) if there.gpu else Kernels(fp8=wanted)
     kernels = replace(kernels, fused_attention=kernels.fused_attention and not options.plain_attention)
     available = plan.allocator_bytes(there, options.vram)
     if options.profile == "stream":
         return _streamed(options, model, work, kernels, available)
     choice = plan.choose_profile(model, options.precision, there, options.profile)
     limit = options.vram if options.vram is not None else choice.vram_bytes
-    native = Native(estimate.shape_of(model), options.precision, options.profile, limit, kernels)
+    native = Native(estimate.shape_of(model), stored(options.precision), options.profile, limit, kernels)
     found = native.estimate(work)
     ways = ("--profile stream takes less: blocks come to the pictures",)
-    resident = host.estimate_host(estimate.shape_of(model), options.precision, options.profile)
+    resident = host.estimate_host(estimate.shape_of(model), stored(options.precision), options.profile)
     return Answer(_title(options, model, work), found, native.needed(work), available, ways, resident.bytes)
 
 
@@ -94,7 +95,7 @@ def _streamed(options: argparse.Namespace, model: Model, work: Work, kernels: Ke
     shape = estimate.shape_of(model)
     if options.slots is not None and options.slots > shape.layers:
         raise UsageError(f"--slots {options.slots}: {model.id} has {shape.layers} blocks")
-    streaming = Streaming(shape, options.precision, options.slots or decide.FEWEST_SLOTS, kernels)
+    streaming = Streaming(shape, stored(options.precision), options.slots or decide.FEWEST_SLOTS, kernels)
     placed = work
     if available is not None:
         placed = decide.place(streaming, work, available) or work.tiling()
@@ -108,7 +109,7 @@ def _streamed(options: argparse.Namespace, model: Model, work: Work, kernels: Ke
     decoded = "tiled decode" if placed.tiled else "decoded whole"
     company = f"{options.in_flight} in flight" if options.in_flight > 1 else "alone"
     title = f"{_title(options, model, work)}; {slots} of {shape.layers} blocks on the GPU, {company}, {decoded}"
-    resident = host.estimate_host(shape, options.precision)
+    resident = host.estimate_host(shape, stored(options.precision))
     ways = tuple(_ways(model, streaming, work, works, available)) if available is not None else ()
     return Answer(title, there.estimate(works), decide.needed(there, works), available, ways, resident.bytes)
 

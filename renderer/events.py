@@ -11,7 +11,7 @@ from typing import IO, Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from renderer.job import Engine, Gpu, Job, Memory, Precision, Profile, Sharing, Software, Timing, Value
+from renderer.job import Engine, Gpu, Job, Memory, Precision, Profile, Sharing, Software, Stored, Timing, Value, stored
 
 _LENGTHS = struct.Struct(">IQ")
 MAX_HEADER_BYTES = 16 * 2**20
@@ -31,10 +31,11 @@ class Demand(Value):
 class Setup(Value):
     """What a worker opens, once: one model at one precision, placed by one profile.
 
-    `model` is a catalogue id or a folder. `vram_bytes` bounds the weights on the GPU (null: all there is). For the
-    profile `stream`: `store` is the packed store's folder, `slots` how many blocks are on the GPU and `in_flight` how
-    many pictures at most (null: as many as there is room for, and use), and `tiled` says whether every picture is
-    decoded in tiles (null: where it does not fit whole). `demands` are what the GPU's memory is shared out for.
+    `model` is a catalogue id or a folder, `precision` its jobs'. `vram_bytes` bounds the weights on the GPU (null: all
+    there is). For the profile `stream`: `store` is the packed store's folder, `slots` how many blocks are on the GPU
+    and `in_flight` how many pictures at most (null: as many as there is room for, and use), and `tiled` says whether
+    every picture is decoded in tiles (null: where it does not fit whole). `demands` are what the GPU's memory is shared
+    out for.
     """
 
     model: str
@@ -47,6 +48,16 @@ class Setup(Value):
     in_flight: int | None = None
     tiled: bool | None = None
     demands: tuple[Demand, ...] = ()
+
+    @property
+    def stored(self) -> Stored:
+        """The form of the weights."""
+        return stored(self.precision)
+
+    @property
+    def multiplies_fp8(self) -> bool:
+        """Whether FP8 weights are to be multiplied as FP8 where the GPU can."""
+        return self.precision == "fp8"
 
 
 # ---- orders: supervisor to worker ------------------------------------------------------------------------------------

@@ -268,7 +268,7 @@ class JobFields(TypedDict, total=False):
         ModelText,
         Field(description="Qwen/Qwen-Image, demo, a folder in their layout, or safetensors files by the part they are"),
     ]
-    precision: Annotated[Precision, Field(description="How the weights are kept")]
+    precision: Annotated[Precision, Field(description="How weights are kept and multiplied")]
     cfg_scale: Annotated[float, Within(1, 30), Field(description="Guidance; 1 is none")]
     num_inference_steps: Annotated[Steps, Field(description="Denoising steps; steps is the short form")]
     steps: Annotated[Steps, Field(description="Denoising steps")]

@@ -252,7 +252,7 @@ class _Grouping:
         self._shape = shape_of(catalog.find(self.setup.model))
         self._streaming = streaming_of(self.setup, terms.machine)
         free = terms.machine.ram_free_bytes
-        self._from_disk = self.streamed and not host.blocks_in_memory(self._shape, self.setup.precision, free)
+        self._from_disk = self.streamed and not host.blocks_in_memory(self._shape, self.setup.stored, free)
 
     @property
     def streamed(self) -> bool:
@@ -281,7 +281,7 @@ class _Grouping:
             estimate=estimate,
             available_bytes=allocator_bytes(self._terms.machine, self.setup.vram_bytes),
             host=host.estimate_host(
-                self._shape, self.setup.precision, self.setup.profile, timesteps=timesteps, free_bytes=free
+                self._shape, self.setup.stored, self.setup.profile, timesteps=timesteps, free_bytes=free
             ),
             from_disk=self._from_disk,
             seconds=spent,
@@ -295,7 +295,7 @@ class _Grouping:
         works = list(dict.fromkeys(map(Work.of, self.left)))
         if not self.streamed:
             setup = self.setup
-            native = Native(self._shape, setup.precision, setup.profile, setup.vram_bytes, self._streaming.kernels)
+            native = Native(self._shape, setup.stored, setup.profile, setup.vram_bytes, self._streaming.kernels)
             return None, max(map(native.estimate, works), key=lambda each: each.allocated)
         hiding = None if rates is None else partial(self._hiding, rates=rates)
         available = allocator_bytes(self._terms.machine, self.setup.vram_bytes)
@@ -329,9 +329,9 @@ class _Grouping:
             denoise += (share - decoding) * count * factor
             decode += decoding * count * factor
         works = [Work.of(job) for job in {(job.prompt, job.negative_prompt): job for job in self.left}.values()]
-        encode = duration.encode_seconds(self._shape, self.setup.precision, works, timesteps, rates)
+        encode = duration.encode_seconds(self._shape, self.setup.stored, works, timesteps, rates)
         loads = [each.timing.load_s for each in self._sidecars if each.timing.load_s and not self._terms.ready]
-        start = statistics.median(loads) if loads else duration.load_seconds(self._shape, self.setup.precision, rates)
+        start = statistics.median(loads) if loads else duration.load_seconds(self._shape, self.setup.stored, rates)
         return Seconds(start, encode, denoise, decode)
 
 
@@ -372,12 +372,12 @@ def _disk(
 def _of_model(setup: Setup) -> tuple[int, int]:
     """Bytes to download, and bytes of the packed store, of what is not here yet."""
     model = catalog.find(setup.model)
-    wanted = Need(model=setup.model, store=setup.precision if setup.store else None)
+    wanted = Need(model=setup.model, store=setup.stored if setup.store else None)
     if needs.is_met(wanted):
         return 0, 0
     lacking = {lack.part.role for lack in places.look(model).lacking}
     download = sum(part.bytes or 0 for part in model.parts if part.role in lacking)
-    return download, weight_bytes(shape_of(model), setup.precision).store if setup.store else 0
+    return download, weight_bytes(shape_of(model), setup.stored).store if setup.store else 0
 
 
 def file_bytes(pixels: int, kind: Format, sidecars: Sequence[Sidecar]) -> float:

@@ -21,7 +21,12 @@ SIDECAR_VERSION: Literal[1] = 1
 
 MAX_SEED = 2**63 - 1
 
-Precision = Literal["bf16", "fp8"]
+Precision = Literal["bf16", "fp8", "fp8-weights"]
+"""A job's: bf16; FP8 weights and products; FP8 weights, scaled back and multiplied in bf16 on every card."""
+
+Stored = Literal["bf16", "fp8"]
+"""In which form weights lie: `fp8-weights` are fp8's."""
+
 Profile = Literal["stream", "resident", "fp8", "disk", "cpu"]
 Format = Literal["png", "webp", "jpeg"]
 Embed = Literal["none", "basic", "full"]
@@ -32,6 +37,11 @@ class Value(BaseModel):
     """A frozen value that refuses fields it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+def stored(precision: Precision) -> Stored:
+    """The form of the weights that a job of this precision is rendered with."""
+    return "bf16" if precision == "bf16" else "fp8"
 
 
 class Size(Value):

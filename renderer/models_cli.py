@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, get_args
 from renderer import catalog
 from renderer.catalog import Model
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, DiskError, RendererError, UsageError
-from renderer.job import Precision
+from renderer.job import Stored
 
 if TYPE_CHECKING:
     from renderer import supplies
@@ -41,7 +41,7 @@ def add_commands(models: argparse.ArgumentParser) -> None:
 
     pack = commands.add_parser("pack", help="make a model's packed store, from what is here or is downloaded first")
     pack.add_argument("model", metavar="ID", help="a catalogue id, ID@REVISION, a folder, or files by part")
-    pack.add_argument("--precision", choices=get_args(Precision), default="fp8", help="default: fp8")
+    pack.add_argument("--precision", choices=get_args(Stored), default="fp8", help="default: fp8")
     pack.add_argument("--discard-source", action="store_true", help="delete the originals once the store is verified")
     add_fetch_options(pack)
     pack.set_defaults(command=_pack)
@@ -52,7 +52,7 @@ def add_commands(models: argparse.ArgumentParser) -> None:
 
     remove = commands.add_parser("remove", help="delete what lies of a model in the models folder")
     remove.add_argument("model", metavar="ID")
-    remove.add_argument("--precision", choices=get_args(Precision), help="only the packed store of this precision")
+    remove.add_argument("--precision", choices=get_args(Stored), help="only the packed store of this precision")
     remove.add_argument("--yes", action="store_true", help="do not ask")
     remove.set_defaults(command=_remove)
 
@@ -103,7 +103,7 @@ def _row(model: Model) -> dict[str, Any]:
     from renderer.weights import places  # noqa: PLC0415
 
     found = places.look(model)
-    folders = {each: places.packed_folder(model, each) for each in get_args(Precision)} if model.parts else {}
+    folders = {each: places.packed_folder(model, each) for each in get_args(Stored)} if model.parts else {}
     packed = {each: _weight(folder) for each, folder in folders.items() if (folder / places.STORE_INDEX).is_file()}
     return {
         "id": model.id,
@@ -271,7 +271,7 @@ def _remove(options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _doomed(model: Model, whereabouts: Whereabouts, precision: Precision | None) -> list[Path]:
+def _doomed(model: Model, whereabouts: Whereabouts, precision: Stored | None) -> list[Path]:
     """What `remove` deletes: stores, or one of them, and the folder a model was fetched to, or a LoRA's file."""
     from renderer.weights import places  # noqa: PLC0415
 
@@ -279,7 +279,7 @@ def _doomed(model: Model, whereabouts: Whereabouts, precision: Precision | None)
         return []
     if precision:
         return [places.packed_folder(model, precision)]
-    packed = [places.packed_folder(model, each) for each in get_args(Precision)]
+    packed = [places.packed_folder(model, each) for each in get_args(Stored)]
     if model.ability == "lora":
         ours = [found for found in whereabouts.found if found.kind == "models folder"]
         return [path for found in ours for path in found.files]

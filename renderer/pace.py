@@ -14,8 +14,8 @@ from functools import lru_cache
 from renderer import catalog
 from renderer.catalog import Shape
 from renderer.errors import ModelError
-from renderer.estimate import Streaming, Work, duration, shape_of
-from renderer.job import Job, Precision, Profile, Sidecar
+from renderer.estimate import Kernels, Streaming, Work, duration, shape_of
+from renderer.job import Job, Precision, Profile, Sidecar, Stored, stored
 from renderer.plan import Planned
 from renderer.rates import Rates
 
@@ -141,8 +141,9 @@ def seconds(shape: Shape, job: Job, profile: Profile, way: Way, rates: Rates) ->
     """A picture's part of the machine's time and its time by the wall's clock: steps and decode, by arithmetic."""
     work = Work.of(job)
     streamed = profile == "stream"
-    precision: Precision = job.precision if streamed else "bf16"
-    streaming = Streaming(shape, precision, way.slots if streamed else shape.layers)
+    precision: Stored = stored(job.precision) if streamed else "bf16"
+    kernels = Kernels(fp8=job.precision == "fp8")
+    streaming = Streaming(shape, precision, way.slots if streamed else shape.layers, kernels)
     sweep = duration.sweep(streaming, [work] * way.in_flight, rates, from_disk=way.from_disk)
     swept = sweep.seconds * job.num_inference_steps
     decoded = duration.decode_seconds(shape, work, rates)

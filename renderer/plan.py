@@ -22,7 +22,7 @@ from renderer.estimate.decide import Decision
 from renderer.estimate.memory import CONTEXT_BYTES
 from renderer.estimate.terms import GIB
 from renderer.events import Demand, Setup
-from renderer.job import Job, ModelIdentity, Picture, Precision, Profile, Sidecar, Size, fingerprint
+from renderer.job import Job, ModelIdentity, Picture, Precision, Profile, Sidecar, Size, fingerprint, stored
 from renderer.journal import MAX_CRASHES, Journal
 from renderer.machine import Machine
 from renderer.manifest import Manifest
@@ -166,10 +166,10 @@ def choose_profile(model: Model, precision: Precision, machine: Machine, wanted:
         message = f"{model.id} needs an NVIDIA GPU, and this machine shows none"
         raise MachineError(message, hint="renderer doctor says what it sees; --proof rehearses with the demo model")
     if wanted is None or wanted == "stream":
-        there = host.blocks_in_memory(shape_of(model), precision, machine.ram_free_bytes)
+        there = host.blocks_in_memory(shape_of(model), stored(precision), machine.ram_free_bytes)
         waiting = "host memory" if there else "the disk"
         return Choice("stream", None, f"blocks come from {waiting} to the pictures on {gpu.name}")
-    if wanted == "fp8" and precision != "fp8":
+    if wanted == "fp8" and precision == "bf16":
         message = f"profile fp8 keeps weights in FP8, and this job asks for {precision}"
         raise MachineError(message, hint="--precision fp8, or --profile resident or disk")
     limit = max(GIB, gpu.total_bytes - _OFFLOAD_MARGIN_BYTES)
@@ -190,7 +190,7 @@ def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vra
         precision=job.precision,
         profile=choice.profile,
         vram_bytes=vram_bytes if vram_bytes is not None else choice.vram_bytes,
-        store=str(packed_folder(model, job.precision)) if streamed else None,
+        store=str(packed_folder(model, stored(job.precision))) if streamed else None,
         demands=_demands(jobs) if choice.profile == "stream" else (),
     )
 
@@ -257,7 +257,8 @@ def streaming_of(setup: Setup, machine: Machine) -> Streaming:
     """The arithmetic of a setup's model as it is streamed on this machine."""
     capability = machine.gpu.compute_capability if machine.gpu else (0, 0)
     shape = shape_of(catalog.find(setup.model))
-    return Streaming(shape, setup.precision, setup.slots or decide.FEWEST_SLOTS, Kernels.of(capability))
+    kernels = Kernels.of(capability, fp8=setup.multiplies_fp8)
+    return Streaming(shape, setup.stored, setup.slots or decide.FEWEST_SLOTS, kernels)
 
 
 def refusals(jobs: Sequence[Job], setup: Setup, machine: Machine) -> dict[Job, Refusal]:
@@ -275,7 +276,7 @@ def refusals(jobs: Sequence[Job], setup: Setup, machine: Machine) -> dict[Job, R
             least = min(decide.needed(streaming, [each]) for each in (work, work.tiling()))
             nearest = decide.nearest_fitting(streaming, model, work, available)
             return Refusal(Size(width=work.width, height=work.height), least, available, nearest)
-        native = Native(streaming.shape, setup.precision, setup.profile, setup.vram_bytes, streaming.kernels)
+        native = Native(streaming.shape, setup.stored, setup.profile, setup.vram_bytes, streaming.kernels)
         least = native.needed(work)
         size = Size(width=work.width, height=work.height)
         return Refusal(size, least, available, None) if least > available else None

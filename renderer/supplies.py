@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from renderer import catalog
 from renderer.errors import MachineError, ModelError, RendererError
 from renderer.events import Setup
-from renderer.job import Precision
+from renderer.job import Stored
 from renderer.weights import needs, places
 from renderer.weights.needs import ANSWERS, Bill, Need, Progress, Refused, Supplied
 
@@ -53,8 +53,8 @@ def needs_of(setups: Iterable[Setup], terms: Terms) -> list[Need]:
     """
     found: dict[Need, None] = {}
     for setup in setups:
-        packed = setup.store is not None or places.has_store(catalog.find(setup.model), setup.precision)
-        store: Precision | None = setup.precision if packed else None
+        packed = setup.store is not None or places.has_store(catalog.find(setup.model), setup.stored)
+        store: Stored | None = setup.stored if packed else None
         found[Need(model=setup.model, store=store, source=terms.source, offline=terms.offline)] = None
     return list(found)
 

@@ -19,7 +19,7 @@ import pytest
 from renderer import catalog, supplies
 from renderer.errors import MachineError, ModelError
 from renderer.events import Setup
-from renderer.job import Precision
+from renderer.job import Stored
 from renderer.supplies import Terms
 from renderer.weights import needs, places, prepare, pull
 from renderer.weights.needs import Bill, Need, Progress, Supplied
@@ -201,7 +201,7 @@ class TestObtain:
 
     @pytest.mark.parametrize("precision", ["bf16", "fp8"])
     def test_a_store(
-        self, machine: Mapping[str, str], tmp_path: Path, model_files: dict[str, bytes], precision: Precision
+        self, machine: Mapping[str, str], tmp_path: Path, model_files: dict[str, bytes], precision: Stored
     ) -> None:
         """A store is made from what is here, and its size is known beforehand."""
         assert machine
@@ -220,8 +220,8 @@ class TestObtain:
         machine: Mapping[str, str],
         tmp_path: Path,
         model_files: dict[str, bytes],
-        precision: Precision,
-        store: Precision | None,
+        precision: Stored,
+        store: Stored | None,
     ) -> None:
         """Where nothing is streamed, a store of the job's precision is enough; with another's, originals are wanted."""
         assert machine

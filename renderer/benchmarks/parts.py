@@ -55,13 +55,13 @@ def _disk(folder: Path) -> Figures:
 
 def _pack(folder: Path, precision: str = "fp8", stores: str = "") -> Figures:
     from renderer import catalog  # noqa: PLC0415
-    from renderer.job import ModelIdentity, Precision  # noqa: PLC0415
+    from renderer.job import ModelIdentity, Stored  # noqa: PLC0415
     from renderer.weights import pack  # noqa: PLC0415
 
     source = folder / "source"
     files = {part.role: sorted(source.glob(part.files)) for part in catalog.PARTS}
     identity = ModelIdentity(id="synthetic", revision="1")
-    kind: Precision = "bf16" if precision == "bf16" else "fp8"
+    kind: Stored = "bf16" if precision == "bf16" else "fp8"
     index = pack.pack(files, source / "tokenizer", Path(stores or folder) / kind, kind, identity)
     transformer = sum(file.bytes for file in index.files if file.network == "transformer")
     return {

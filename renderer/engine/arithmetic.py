@@ -17,14 +17,15 @@ from renderer.weights.store import TensorPlace
 LOG = logging.getLogger(__name__)
 
 
-def choose(template: torch.nn.Module, places: Sequence[TensorPlace], device: Device) -> Blocks:
+def choose(template: torch.nn.Module, places: Sequence[TensorPlace], device: Device, *, fp8: bool = True) -> Blocks:
     """The kind of block for slots of this layout.
 
-    FP8 weights are multiplied as FP8 from compute capability 8.9; elsewhere they are scaled back to bf16 once a sweep.
+    FP8 weights are multiplied as FP8 from compute capability 8.9, if `fp8` lets them; elsewhere they are scaled back to
+    bf16 once a sweep.
     """
     plain = ModuleBlocks(template, places)
     scaled = any(place.name.endswith(f".{precision.SCALE}") for place in places)
-    if not scaled or device != "cuda" or not precision.fp8_arithmetic():
+    if not (scaled and fp8) or device != "cuda" or not precision.fp8_arithmetic():
         return plain
     attention = template.get_submodule("attn")
     return Fp8Blocks(plain, places, attention.num_heads, attention.head_dim, _operations())

@@ -49,7 +49,9 @@ class Budget:
         self._wanted = setup.in_flight or 1
         self._bytes = _available(setup, device)
         capability = torch.cuda.get_device_capability() if device == "cuda" else (9, 0)
-        self._streaming = Streaming(_shape(width, blocks), setup.precision, TURNING, Kernels.of(capability))
+        self._streaming = Streaming(
+            _shape(width, blocks), setup.stored, TURNING, Kernels.of(capability, fp8=setup.multiplies_fp8)
+        )
         works = [Work(**demand.model_dump()) for demand in setup.demands] or [USUAL]
         decision = decide.decide(self._streaming, works, self._bytes, slots=setup.slots)
         self.slots = min(blocks, max(TURNING, decision.slots))

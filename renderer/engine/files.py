@@ -28,14 +28,14 @@ def weights_of(setup: Setup, model: Model, report: Callable[[str], None]) -> Wei
 
     Raises `ModelError` when there is none of them, or what there is is not whole; `DiskError` where files are fetched.
     """
-    if setup.store is None and places.has_store(model, setup.precision):
-        setup = setup.model_copy(update={"store": str(places.packed_folder(model, setup.precision))})
+    if setup.store is None and places.has_store(model, setup.stored):
+        setup = setup.model_copy(update={"store": str(places.packed_folder(model, setup.stored))})
     if setup.store is not None:
-        LOG.info("%s at %s, from the packed store %s", model.id, setup.precision, setup.store)
+        LOG.info("%s at %s, from the packed store %s", model.id, setup.stored, setup.store)
         return stores.find(setup, report)
-    LOG.info("%s at %s, from its original files", model.id, setup.precision)
+    LOG.info("%s at %s, from its original files", model.id, setup.stored)
     found = find(model, offline=setup.offline, report=report)
-    return unpacked(found.networks, found.tokenizer, setup.precision)
+    return unpacked(found.networks, found.tokenizer, setup.stored)
 
 
 def find(model: Model, *, offline: bool, report: Callable[[str], None]) -> ModelFiles:

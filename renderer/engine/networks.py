@@ -22,7 +22,7 @@ from renderer.catalog import Role
 from renderer.engine import placement, scaled, skeletons
 from renderer.engine.placement import COMPUTATION_DTYPE, Device, Placement
 from renderer.engine.slots import host_buffer
-from renderer.job import Precision
+from renderer.job import Stored
 from renderer.weights.layout import ALIGNMENT, Kind
 from renderer.weights.store import TensorPlace, views
 
@@ -64,7 +64,7 @@ class Weights(Protocol):
     """An open store (`Store`), or a checkpoint that reads like one (`Unpacked`)."""
 
     @property
-    def precision(self) -> Precision: ...
+    def precision(self) -> Stored: ...
 
     @property
     def files(self) -> Sequence[File]: ...

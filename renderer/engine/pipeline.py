@@ -47,7 +47,7 @@ def open_pipeline(setup: Setup, report: Callable[[str], None]) -> OpenPipeline:
     cannot hold or run it.
     """
     model = catalog.find(setup.model)
-    place = placement.find(setup.profile, setup.precision)
+    place = placement.find(setup.profile, setup.stored)
     device = placement.choose_device(setup.profile)
     family.register()
     weights = files.weights_of(setup, model, report)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from renderer.errors import MachineError
-from renderer.job import Precision, Profile
+from renderer.job import Profile, Stored
 
 Where = Literal["disk", "host", "device"]
 Device = Literal["cuda", "cpu"]
@@ -41,7 +41,7 @@ RESIDENT = Placement(offload="device", onload="device", preparing="device", boun
 FROM_HOST = Placement(offload="host", onload="host", preparing="device", bounded=True)
 FROM_DISK = Placement(offload="disk", onload="host", preparing="device", bounded=True)
 
-PLACEMENTS: Mapping[tuple[Profile, Precision], Placement | None] = MappingProxyType(
+PLACEMENTS: Mapping[tuple[Profile, Stored], Placement | None] = MappingProxyType(
     {
         ("resident", "bf16"): None,
         ("resident", "fp8"): RESIDENT,
@@ -57,7 +57,7 @@ PLACEMENTS: Mapping[tuple[Profile, Precision], Placement | None] = MappingProxyT
 NEEDS_GPU: frozenset[Profile] = frozenset({"resident", "fp8"})
 
 
-def find(profile: Profile, precision: Precision) -> Placement | None:
+def find(profile: Profile, precision: Stored) -> Placement | None:
     """The placement of a profile and precision. Raises `MachineError` for a pair there is none for."""
     try:
         return PLACEMENTS[profile, precision]

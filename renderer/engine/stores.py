@@ -26,8 +26,8 @@ def find(setup: Setup, report: Callable[[str], None]) -> Store:
     else:
         folder = Path(setup.store)
     store = open_store(folder)
-    if store.precision != setup.precision:
-        raise ModelError(f"{folder} holds {store.precision} weights, and the job asks for {setup.precision}")
+    if store.precision != setup.stored:
+        raise ModelError(f"{folder} holds {store.precision} weights, and the job asks for {setup.stored}")
     return store
 
 
@@ -35,7 +35,7 @@ def _demo(setup: Setup, report: Callable[[str], None]) -> Path:
     """The demo model's store, made under a lock where it is not there yet."""
     model = catalog.DEMO
     source = demo.folder()
-    folder = cache_folder() / f"demo-{model.revision}-packed-{setup.precision}"
+    folder = cache_folder() / f"demo-{model.revision}-packed-{setup.stored}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         try:
@@ -44,5 +44,5 @@ def _demo(setup: Setup, report: Callable[[str], None]) -> Path:
             report("packing the demo model")
             files = {part.role: sorted(source.glob(part.files)) for part in catalog.PARTS}
             identity = ModelIdentity(id=model.id, revision=model.revision)
-            pack.pack(files, source / catalog.TOKENIZER, folder, setup.precision, identity)
+            pack.pack(files, source / catalog.TOKENIZER, folder, setup.stored, identity)
     return folder

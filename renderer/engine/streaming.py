@@ -67,7 +67,8 @@ class StreamingEngine:
         report("the transformer's blocks")
         files = store.blocks("transformer")
         self._source = source_for(files, device)
-        self._blocks = arithmetic.choose(self._skeleton.dit_block, files[0].tensors, device)
+        kind = setup.multiplies_fp8
+        self._blocks = arithmetic.choose(self._skeleton.dit_block, files[0].tensors, device, fp8=kind)
         self._budget = Budget(self._source.count, self._skeleton.width, setup, device)
         self._slots = Slots(self._source, self._budget.slots, device)
         self._modulations = Modulations(self._skeleton.dit.time_text_embed, store.modulations(), device)

@@ -13,7 +13,7 @@ from renderer.estimate.native import Native
 from renderer.estimate.terms import Estimate, Stage, Term
 from renderer.estimate.unet import estimate_unet, f
 from renderer.estimate.weights import WeightBytes, weight_bytes
-from renderer.job import Precision, Profile
+from renderer.job import Profile, Stored
 
 __all__ = [
     "Estimate",
@@ -47,7 +47,7 @@ def estimate_peak(
     prompt_tokens: int = DEFAULT_PROMPT_TOKENS,
     cfg_scale: float = 4.0,
     in_flight: int = 1,
-    precision: Precision = "fp8",
+    precision: Stored = "fp8",
     slots: int = 2,
     tiled: bool = False,  # noqa: FBT001, FBT002  # as the formula is known
     *,

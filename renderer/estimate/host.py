@@ -5,7 +5,7 @@ from __future__ import annotations
 from renderer.catalog import Shape
 from renderer.estimate.terms import GIB, MIB, Stage, Term, terms
 from renderer.estimate.weights import weight_bytes
-from renderer.job import Precision, Profile
+from renderer.job import Profile, Stored
 
 LIBRARIES = 5 * GIB // 2
 """Resident set of a worker beside its weights: torch, CUDA, DiffSynth, transformers (measured)."""
@@ -19,7 +19,7 @@ AHEAD = 4
 
 def estimate_host(
     shape: Shape,
-    precision: Precision,
+    precision: Stored,
     profile: Profile = "stream",
     *,
     timesteps: int = 40,
@@ -38,13 +38,13 @@ def estimate_host(
     return Stage("host", libraries + terms(all_weights=weights.store))
 
 
-def blocks_in_memory(shape: Shape, precision: Precision, free_bytes: int | None) -> bool:
+def blocks_in_memory(shape: Shape, precision: Stored, free_bytes: int | None) -> bool:
     """Whether all of the DiT's blocks wait in host memory."""
     needed = shape.layers * weight_bytes(shape, precision).block + MARGIN_BYTES
     return free_bytes is None or needed <= free_bytes
 
 
-def _streamed(shape: Shape, precision: Precision, timesteps: int, free_bytes: int | None) -> tuple[Term, ...]:
+def _streamed(shape: Shape, precision: Stored, timesteps: int, free_bytes: int | None) -> tuple[Term, ...]:
     weights = weight_bytes(shape, precision)
     waiting = shape.layers if blocks_in_memory(shape, precision, free_bytes) else AHEAD
     table = shape.layers * 2 * 6 * shape.width * 2

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from renderer.catalog import Shape
-from renderer.job import Precision
+from renderer.job import Stored
 from renderer.weights import layout, shapes
 from renderer.weights.layout import Kind
 from renderer.weights.shapes import Network, TextEncoderWidths, TransformerWidths, VaeWidths
@@ -43,7 +43,7 @@ class WeightBytes:
 
 
 @lru_cache(maxsize=32)
-def weight_bytes(shape: Shape, precision: Precision) -> WeightBytes:
+def weight_bytes(shape: Shape, precision: Stored) -> WeightBytes:
     """The bytes of a shape's weights at a precision."""
     text, dit = shape.text_width, shape.width
     found: dict[Network, shapes.Shapes] = {

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from renderer.errors import ModelError
-from renderer.job import Precision
+from renderer.job import Stored
 from renderer.weights.headers import ITEM_BYTES, Planned, Shape
 from renderer.weights.shapes import Network
 
@@ -118,7 +118,7 @@ def reason_to_stay(network: Network, source: str) -> str:
     return next((row.reason for row in STAYS_BF16 if row.network == network and re.search(row.pattern, source)), "")
 
 
-def plan_files(shapes: Mapping[Network, Mapping[str, Shape]], precision: Precision) -> tuple[PackedFile, ...]:
+def plan_files(shapes: Mapping[Network, Mapping[str, Shape]], precision: Stored) -> tuple[PackedFile, ...]:
     """All files of a store, from the names and shapes of its networks' tensors; each tensor is in exactly one.
 
     Raises `ModelError` where a streamed tensor would leave the next one unaligned.
@@ -137,7 +137,7 @@ def plan_files(shapes: Mapping[Network, Mapping[str, Shape]], precision: Precisi
     return files
 
 
-def _streamed(network: Network, kind: Kind, shapes: Mapping[str, Shape], precision: Precision) -> Iterator[PackedFile]:
+def _streamed(network: Network, kind: Kind, shapes: Mapping[str, Shape], precision: Stored) -> Iterator[PackedFile]:
     prefix = BLOCK_PREFIX[network]
     numbers = {int(name.removeprefix(prefix).partition(".")[0]) for name in shapes if name.startswith(prefix)}
     for number in sorted(numbers):
@@ -152,10 +152,10 @@ def _streamed(network: Network, kind: Kind, shapes: Mapping[str, Shape], precisi
 
 
 def _in_slot_order(
-    network: Network, kind: Kind, block: str, shapes: Mapping[str, Shape], precision: Precision
+    network: Network, kind: Kind, block: str, shapes: Mapping[str, Shape], precision: Stored
 ) -> Iterator[PackedTensor]:
     stems = SLOT_ORDER[network, kind]
-    small: Precision = "bf16"
+    small: Stored = "bf16"
     scaled: list[PackedTensor] = []
     for stem in stems:
         source = f"{block}{stem}.weight"

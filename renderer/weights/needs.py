@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter
 
 from renderer import catalog, machine
 from renderer.errors import DiskError, LockedError, MachineError, ModelError, RendererError, UsageError
-from renderer.job import Precision, Value
+from renderer.job import Stored, Value
 from renderer.weights import places
 
 _SPARE_BYTES = 10**9  # so that a disk is not filled to the brim
@@ -25,7 +25,7 @@ class Need(Value):
     """
 
     model: str
-    store: Precision | None = None
+    store: Stored | None = None
     source: str | None = None
     offline: bool = False
     discard_source: bool = False

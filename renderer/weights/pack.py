@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from renderer import __version__, artifacts, machine
 from renderer.errors import DiskError, LockedError, ModelError, UsageError
-from renderer.job import ModelIdentity, Precision, Value, canonical
+from renderer.job import ModelIdentity, Stored, Value, canonical
 from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint
 from renderer.weights.convert import Maker
 from renderer.weights.headers import disk_error, encode_header, write_file
@@ -67,7 +67,7 @@ class _Progress(Value):
 
 
 def plan_pack(
-    source: Mapping[Network, Sequence[Path]], tokenizer: Path, precision: Precision, processor: Path | None = None
+    source: Mapping[Network, Sequence[Path]], tokenizer: Path, precision: Stored, processor: Path | None = None
 ) -> int:
     """The bytes a store would take on the disk, from the source's headers. Raises `ModelError` as `pack` does."""
     files = plan_files({role: each.shapes for role, each in _open_source(source).items()}, precision)
@@ -78,7 +78,7 @@ def pack(
     source: Mapping[Network, Sequence[Path]],
     tokenizer: Path,
     target: Path,
-    precision: Precision,
+    precision: Stored,
     identity: ModelIdentity,
     report: Report | None = None,
     device: str | None = None,
@@ -271,7 +271,7 @@ def _small_files(folder: Path) -> list[Path]:
     return files
 
 
-def _fingerprint(checkpoints: Mapping[Network, Checkpoint], precision: Precision, identity: ModelIdentity) -> str:
+def _fingerprint(checkpoints: Mapping[Network, Checkpoint], precision: Stored, identity: ModelIdentity) -> str:
     parts = [str(FORMAT_VERSION), precision, canonical(identity)]
     parts += [f"{role} {checkpoint.fingerprint}" for role, checkpoint in sorted(checkpoints.items())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

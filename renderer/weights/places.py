@@ -19,7 +19,7 @@ from huggingface_hub import constants as hugging_face
 
 from renderer.catalog import DEMO, MODELS, PARTS, TOKENIZER, Model, Part, PartRole, Role
 from renderer.errors import ModelError
-from renderer.job import ModelIdentity, Precision
+from renderer.job import ModelIdentity, Stored
 from renderer.weights.checkpoint import open_checkpoint
 from renderer.weights.identity import identify
 
@@ -193,12 +193,12 @@ def fetch_folder(model: Model, part: Part) -> Path:
     return models_folder() / (part.repository or model.id)
 
 
-def packed_folder(model: Model, precision: Precision) -> Path:
+def packed_folder(model: Model, precision: Stored) -> Path:
     """Where a model's packed store of a precision lies, whether it is made or not."""
     return packed_root(identify(model) if model.folder or model.files else _identity(model)) / precision
 
 
-def has_store(model: Model, precision: Precision) -> bool:
+def has_store(model: Model, precision: Stored) -> bool:
     """Whether a model's packed store of a precision is here; a part of one is not a store. The demo's is a cache's."""
     return model.id != DEMO.id and (packed_folder(model, precision) / STORE_INDEX).is_file()
 

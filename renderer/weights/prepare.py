@@ -16,7 +16,7 @@ from pathlib import Path
 from renderer import artifacts, machine
 from renderer.catalog import Model, Part
 from renderer.errors import DiskError
-from renderer.job import Precision
+from renderer.job import Stored
 from renderer.weights import needs, places, pull
 from renderer.weights.checkpoint import open_checkpoint
 from renderer.weights.identity import identify
@@ -49,7 +49,7 @@ def no_report(_what: str, _done: int, _total: int) -> None:
 # ---- what it costs ---------------------------------------------------------------------------------------------------
 
 
-def price(model: Model, store: Precision | None, order: Sequence[Source]) -> tuple[Bill, list[tuple[Errand, Offer]]]:
+def price(model: Model, store: Stored | None, order: Sequence[Source]) -> tuple[Bill, list[tuple[Errand, Offer]]]:
     """What it will cost to have a model here, and the offers that say so. Raises `ModelError` when no hub has it."""
     offers = [] if _has_store(model, store) else [(each, pull.ask(each, order)) for each in errands(places.look(model))]
     download = sum(offer.bytes for _, offer in offers)
@@ -66,7 +66,7 @@ def price(model: Model, store: Precision | None, order: Sequence[Source]) -> tup
     return bill, offers
 
 
-def _store_bytes(model: Model, store: Precision) -> int:
+def _store_bytes(model: Model, store: Stored) -> int:
     """What a store will take: from the headers where the files are here, from the catalogue where they are not."""
     whereabouts = places.look(model)
     if whereabouts.lacking:
@@ -112,7 +112,7 @@ def _pattern(part: Part) -> str:
 def prepare(
     model: Model,
     *,
-    store: Precision | None = None,
+    store: Stored | None = None,
     offline: bool = False,
     order: Sequence[Source] | None = None,
     discard_source: bool = False,
@@ -156,7 +156,7 @@ def check(files: ModelFiles) -> None:
         open_checkpoint(role, paths)
 
 
-def _has_store(model: Model, store: Precision | None) -> bool:
+def _has_store(model: Model, store: Stored | None) -> bool:
     return store is not None and places.has_store(model, store)
 
 
@@ -177,9 +177,7 @@ def _fetch(offers: Sequence[tuple[Errand, Offer]], report: Report) -> None:
     _remember_rate("download", total, time.monotonic() - began)
 
 
-def _pack(
-    model: Model, whereabouts: Whereabouts, files: ModelFiles, store: Precision, report: Report
-) -> tuple[Path, str]:
+def _pack(model: Model, whereabouts: Whereabouts, files: ModelFiles, store: Stored, report: Report) -> tuple[Path, str]:
     """Make the store, and say how near it is to what it was made of."""
     from renderer.weights import pack  # noqa: PLC0415  # torch, only where there is something to pack
 

@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError
 
 from renderer import artifacts
 from renderer.errors import ModelError
-from renderer.job import ModelIdentity, Precision, Value, canonical
+from renderer.job import ModelIdentity, Stored, Value, canonical
 from renderer.weights.headers import DATA_ALIGNMENT, ITEM_BYTES, Header, read_header
 from renderer.weights.layout import ALIGNMENT, Kind
 from renderer.weights.shapes import Network
@@ -82,7 +82,7 @@ class Index(Value):
 
     format_version: Literal[1] = FORMAT_VERSION
     source: ModelIdentity
-    precision: Precision
+    precision: Stored
     created_at: datetime
     renderer: str
     files: tuple[StoredFile, ...]
@@ -217,7 +217,7 @@ class Store:
     files: tuple[BlockFile, ...]
 
     @property
-    def precision(self) -> Precision:
+    def precision(self) -> Stored:
         return self.index.precision
 
     @property

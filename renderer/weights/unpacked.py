@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from renderer.errors import ModelError
-from renderer.job import Precision
+from renderer.job import Stored
 from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint
 from renderer.weights.convert import Maker
 from renderer.weights.layout import DTYPES, Kind, PackedFile, PackedTensor, plan_files
@@ -86,13 +86,13 @@ class UnpackedFile:
 class Unpacked:
     """A whole checkpoint, as an open store is."""
 
-    precision: Precision
+    precision: Stored
     files: tuple[UnpackedFile, ...]
     tokenizer: Path
     processor: Path | None = None
 
 
-def unpacked(source: Mapping[Network, Sequence[Path]], tokenizer: Path, precision: Precision) -> Unpacked:
+def unpacked(source: Mapping[Network, Sequence[Path]], tokenizer: Path, precision: Stored) -> Unpacked:
     """Each network's files and the tokenizer's folder as a store of a precision.
 
     Reads headers, not data. Raises `ModelError`, which names the file, when they are not a whole Qwen-Image model.

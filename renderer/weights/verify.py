@@ -14,7 +14,7 @@ from typing import get_args
 from renderer import artifacts
 from renderer.catalog import Model
 from renderer.errors import ModelError
-from renderer.job import Precision
+from renderer.job import Stored
 from renderer.weights import places
 from renderer.weights.headers import read_header
 from renderer.weights.needs import gb
@@ -56,9 +56,9 @@ def verify(model: Model, report: Report) -> str:
     return "\n  ".join([f"{model.id}: all is as it should be", *said])
 
 
-def stores(model: Model) -> Iterator[tuple[Precision, Path]]:
+def stores(model: Model) -> Iterator[tuple[Stored, Path]]:
     """The packed stores of a model that are here."""
-    precisions: tuple[Precision, ...] = get_args(Precision)
+    precisions: tuple[Stored, ...] = get_args(Stored)
     for precision in precisions:
         folder = places.packed_folder(model, precision)
         if (folder / places.STORE_INDEX).is_file():

@@ -18,7 +18,7 @@ from renderer.engine.pipeline import open_pipeline
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError
 from renderer.events import Setup
-from renderer.job import Job, ModelIdentity, Precision, Profile
+from renderer.job import Job, ModelIdentity, Profile, Stored
 from renderer.weights import pack, places
 from renderer.weights.store import open_store
 from renderer.weights.unpacked import unpacked
@@ -28,26 +28,26 @@ from tests.engine.test_streaming import Heard
 from tests.weights.tiny import restored
 
 
-def store_of(precision: Precision) -> Path:
+def store_of(precision: Stored) -> Path:
     """The demo model's packed store."""
     return stores.find(Setup(model="demo", precision=precision, profile="stream"), no_report).folder
 
 
-def from_store(profile: Profile, precision: Precision, folder: Path | None = None) -> Setup:
+def from_store(profile: Profile, precision: Stored, folder: Path | None = None) -> Setup:
     """A setup that names a store."""
     return make_setup(profile=profile, precision=precision).model_copy(
         update={"store": str(folder or store_of(precision))}
     )
 
 
-def unpacked_demo(demo_folder: Path, precision: Precision) -> networks.Weights:
+def unpacked_demo(demo_folder: Path, precision: Stored) -> networks.Weights:
     originals = {part.role: sorted(demo_folder.glob(part.files)) for part in catalog.PARTS}
     return unpacked(originals, demo_folder / "tokenizer", precision)
 
 
 class TestBits:
     @pytest.mark.parametrize(("profile", "precision"), ON_CPU)
-    def test_the_store_s_are_the_checkpoint_s(self, open_at: OpenAt, profile: Profile, precision: Precision) -> None:
+    def test_the_store_s_are_the_checkpoint_s(self, open_at: OpenAt, profile: Profile, precision: Stored) -> None:
         """By each profile and precision a picture from the store has the bits of one from the original files."""
         opened = open_pipeline(from_store(profile, precision), no_report)
         assert bare_picture(opened.pipe, make_job()) == bare_picture(open_at(profile, precision).pipe, make_job())
@@ -69,7 +69,7 @@ class TestBits:
         assert engine.render(job, lambda *_: None).rgb == engine.render(job, lambda *_: None).rgb
 
     @pytest.mark.parametrize("precision", ["bf16", "fp8"])
-    def test_every_tensor(self, demo_folder: Path, precision: Precision) -> None:
+    def test_every_tensor(self, demo_folder: Path, precision: Stored) -> None:
         """A checkpoint reads like its store: the same files, tensors and bits, whole and one by one."""
         store, made = open_store(store_of(precision)), unpacked_demo(demo_folder, precision)
         for network in ("transformer", "text_encoder", "vae"):

@@ -106,6 +106,15 @@ class TestBits:
         first = [pixels(render(open_engine("fp8", slots=60, in_flight=1), [job]))[0] for job in variants("fp8")]
         assert pixels(render(open_engine("fp8", slots=2, in_flight=4), variants("fp8"))) == first
 
+    def test_fp8_weights_may_be_multiplied_in_bf16_by_choice(self) -> None:
+        """`fp8-weights` reads fp8's store, and computes as fp8 does where no FP8 products are; it is its own job."""
+        setup = Setup(model="demo", precision="fp8-weights", profile="stream", slots=2)
+        engine = StreamingEngine.open(setup, lambda _: None)
+        job = variants("fp8-weights")[0]
+        assert pixels(render(engine, [job])) == pixels(render(open_engine("fp8"), variants("fp8")[:1]))
+        refused = render(engine, variants("fp8")[:1]).failures["0"]
+        assert "wants demo at fp8, and demo at fp8-weights is open" in refused.message
+
     def test_fp8_is_close_to_bf16(self, alone: list[bytes]) -> None:
         """Quantised weights draw the same picture within some noise: far closer than another prompt's."""
         (found,) = pixels(render(open_engine("fp8"), variants("fp8")[:1]))

@@ -35,6 +35,15 @@ def test_fp8_does_not_depend_on_company_or_slots(slots: int) -> None:
     assert pixels(render(engine, variants("fp8"))) == alone("fp8")
 
 
+def test_fp8_weights_are_multiplied_in_bf16() -> None:
+    """By choice also on a GPU that multiplies FP8: DiffSynth's own blocks, with weights scaled back."""
+    engine = StreamingEngine.open(
+        Setup(model="demo", precision="fp8-weights", profile="stream", slots=2), lambda _: None
+    )
+    assert engine._blocks.arithmetic == "bf16"
+    assert len(pixels(render(engine, variants("fp8-weights")))) == 4
+
+
 def test_twenty_times_out_of_memory_leaves_nothing_behind() -> None:
     """After twenty failures the device holds what it held before, within 1 %, and the next picture has its bits."""
     expected = alone("bf16")

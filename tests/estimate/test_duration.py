@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from renderer import catalog
+from renderer.catalog import cards
 from renderer.estimate import Streaming, Work, duration
-from renderer.job import Precision
-from renderer.rates import Rates
+from renderer.job import Stored
+from renderer.rates import Rates, of_card
 
 SHAPE = catalog.QWEN_IMAGE_SHAPE
 H200 = Rates(
@@ -34,13 +35,21 @@ class TestSweep:
         ],
     )
     def test_within_a_tenth_of_what_was_measured(
-        self, precision: Precision, slots: int, side: int, in_flight: int, measured: float, limit: str
+        self, precision: Stored, slots: int, side: int, in_flight: int, measured: float, limit: str
     ) -> None:
         """A step takes what the arithmetic says, and waits for what it says."""
         works = [Work(side, side, 26)] * in_flight
         found = duration.sweep(Streaming(SHAPE, precision, slots), works, H200)
         assert found.seconds == pytest.approx(measured, rel=0.1)
         assert found.limit == limit
+
+    @pytest.mark.parametrize(("precision", "measured"), [("fp8", 0.314), ("bf16", 0.668)])
+    def test_a_card_that_is_not_here_is_as_fast_as_one_that_was_measured(
+        self, precision: Stored, measured: float
+    ) -> None:
+        """From the H200's data alone, too, a step takes what it took there."""
+        found = duration.sweep(Streaming(SHAPE, precision, 3), [Work(1328, 1328, 26)], of_card(cards.find("H200").card))
+        assert found.seconds == pytest.approx(measured, rel=0.05)
 
     def test_from_the_disk_the_disk_limits(self) -> None:
         """Blocks that do not fit into host memory come as fast as the disk reads."""

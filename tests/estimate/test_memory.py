@@ -14,7 +14,7 @@ from renderer.engine.budget import TILES
 from renderer.engine.modulation import PickImage, PickText, Ready
 from renderer.estimate import Kernels, Streaming, Work, count_tokens, estimate_peak, memory, weight_bytes
 from renderer.estimate.terms import total
-from renderer.job import Precision
+from renderer.job import Stored
 from tests.estimate.tape import Tape, fused_attention
 
 SHAPE = catalog.QWEN_IMAGE_SHAPE
@@ -132,7 +132,7 @@ class TestWeights:
         assert weight_bytes(SHAPE, "fp8").store == pytest.approx(29_727_698_697, rel=0.001)
 
     @pytest.mark.parametrize("precision", ["bf16", "fp8"])
-    def test_fp8_halves_what_is_multiplied(self, precision: Precision) -> None:
+    def test_fp8_halves_what_is_multiplied(self, precision: Stored) -> None:
         """A block is half as large at fp8, and what stays bf16 is not."""
         fp8, bf16 = weight_bytes(SHAPE, "fp8"), weight_bytes(SHAPE, "bf16")
         assert fp8.block == pytest.approx(bf16.block / 2, rel=0.01)

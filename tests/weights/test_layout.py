@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from renderer.errors import ModelError
-from renderer.job import Precision
+from renderer.job import Stored
 from renderer.weights import shapes
 from renderer.weights.layout import ALIGNMENT, STAYS_BF16, PackedFile, plan_files, reason_to_stay
 from renderer.weights.shapes import Network, Shapes, TransformerWidths
@@ -21,7 +21,7 @@ REAL: dict[Network, Shapes] = {
 }
 
 
-def named(name: str, precision: Precision = "fp8") -> PackedFile:
+def named(name: str, precision: Stored = "fp8") -> PackedFile:
     return next(file for file in plan_files(REAL, precision) if file.name == f"{name}.safetensors")
 
 
@@ -49,7 +49,7 @@ class TestPlan:
         ]
 
     @pytest.mark.parametrize("precision", ["bf16", "fp8"])
-    def test_every_tensor_once(self, precision: Precision) -> None:
+    def test_every_tensor_once(self, precision: Stored) -> None:
         """Each tensor of a checkpoint is in exactly one file, and each fp8 weight has its scales in the same one."""
         files = plan_files(REAL, precision)
         found = Counter((file.network, each.source) for file in files for each in file.tensors if each.form != "scale")
@@ -70,7 +70,7 @@ class TestPlan:
         assert total["vae whole"] == pytest.approx(0.25e9, rel=0.02)
 
     @pytest.mark.parametrize("precision", ["bf16", "fp8"])
-    def test_alignment(self, precision: Precision) -> None:
+    def test_alignment(self, precision: Stored) -> None:
         """In a streamed file every tensor begins at a multiple of 16; elsewhere those that would break it come last."""
         for file in plan_files(REAL, precision):
             uneven = [tensor.bytes % ALIGNMENT > 0 for tensor in file.tensors]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from renderer import machine
 from renderer.errors import DiskError, LockedError, ModelError, UsageError
-from renderer.job import ModelIdentity, Precision
+from renderer.job import ModelIdentity, Stored
 from renderer.weights import pack as packing
 from renderer.weights import shapes
 from renderer.weights import unpacked as opening
@@ -174,7 +174,7 @@ class TestPrecisions:
 
 class TestPlan:
     @pytest.mark.parametrize("precision", ["bf16", "fp8"])
-    def test_bytes(self, source: Source, tmp_path: Path, precision: Precision) -> None:
+    def test_bytes(self, source: Source, tmp_path: Path, precision: Stored) -> None:
         """What a store takes is known before, to the byte; the index comes besides."""
         planned = packing.plan_pack(source.networks, source.tokenizer, precision)
         index = source.pack(tmp_path / "packed", precision)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from renderer.job import ModelIdentity, Precision
+from renderer.job import ModelIdentity, Stored
 from renderer.weights import pack as packing
 from renderer.weights import shapes
 from renderer.weights.shapes import Network
@@ -64,7 +64,7 @@ class Source:
     def files(self) -> list[Path]:
         return [path for paths in self.networks.values() for path in paths]
 
-    def pack(self, target: Path, precision: Precision = "fp8", report: Report | None = None) -> Index:
+    def pack(self, target: Path, precision: Stored = "fp8", report: Report | None = None) -> Index:
         return packing.pack(self.networks, self.tokenizer, target, precision, IDENTITY, report, device="cpu")
 
 
