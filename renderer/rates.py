@@ -39,7 +39,7 @@ LANE_BYTES_PER_S: Mapping[int, float] = MappingProxyType(
 """What one PCIe lane carries in one direction, by generation (PCI-SIG: transfers a second, less their encoding)."""
 
 BUS_SHARE = 0.88
-"""Of what its lanes carry, what a copy from pinned memory gets: 55.4 GB/s of 63 on an H200, generation 5 x16."""
+"""Of what its lanes carry, what a copy from pinned memory gets: 53.7 to 55.5 GB/s of 63 (H200, generation 5 x16)."""
 
 
 class _Value(BaseModel):
@@ -135,7 +135,8 @@ def path_of(machine: Machine) -> Path:
 def of_card(card: Card, *, host_copy_bytes_per_s: float = 10e9) -> Rates:
     """What a card is expected to do: its peaks times what programs make of them.
 
-    The shares are those measured on an H200 (bf16 788 of 989 TFLOP/s, FP8 1284 of 1979, attention 638, decoding 180).
+    The shares are those that the probe found on an H200 (bf16 805 of 989 TFLOP/s, FP8 1520 to 1540 of 1979, attention
+    690, decoding 220), as of a measured machine: what an engine makes of a rate is `renderer.estimate.duration`'s.
     Where float32 sums run at half the rate, the tensor cores are what is short, and more of that rate is reached
     (GeForce: about nine tenths in public measurements). Where bf16 is emulated, half the float32 rate, without fused
     attention. Of the disk nothing is known.
@@ -160,7 +161,7 @@ def of_card(card: Card, *, host_copy_bytes_per_s: float = 10e9) -> Rates:
 
 _SHARES: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
-        "full": {"bf16": 0.8, "fp8": 0.65, "attention": 0.645, "convolution": 0.18},
+        "full": {"bf16": 0.814, "fp8": 0.773, "attention": 0.7, "convolution": 0.222},
         "half": {"bf16": 0.9, "fp8": 0.85, "attention": 0.85, "convolution": 0.35},
         "emulated": {"bf16": 0.5, "fp8": 0.5, "attention": 0.2, "convolution": 0.2},
     }
@@ -172,8 +173,8 @@ MEMORY_SHARE = 0.88
 PAGEABLE_BYTES_PER_S = 7.7e9
 """From memory that is not pinned: what one core copies into the driver's buffers (measured beside an H200)."""
 
-LAUNCH_S = 4e-6
-"""Torch's shortest operation on a host of today."""
+LAUNCH_S = 5.2e-6
+"""Torch's shortest operation on a host of today: 4.8 to 5.8 microseconds were measured beside H200s."""
 
 
 def link_bytes_per_s(generation: int, width: int) -> float:

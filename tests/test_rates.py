@@ -128,13 +128,15 @@ class TestMeasure:
 
 class TestOfCard:
     def test_the_h200_as_it_was_measured(self) -> None:
-        """The stated shares give what that card did: products, FP8, attention, the bus."""
+        """The stated shares give what the probe found there: products, FP8, attention, memory, the bus, launches."""
         found = rates.of_card(cards.find("H200").card)
-        assert found.bf16_flops == pytest.approx(788e12, rel=0.02)
-        assert found.fp8_flops == pytest.approx(1284e12, rel=0.02)
-        assert found.attention_flops == pytest.approx(638e12, rel=0.02)
-        assert found.convolution_flops == pytest.approx(180e12, rel=0.02)
-        assert found.pinned_bytes_per_s == pytest.approx(55.4e9, rel=0.02)
+        assert found.bf16_flops == pytest.approx(805e12, rel=0.02)
+        assert found.fp8_flops == pytest.approx(1530e12, rel=0.02)
+        assert found.attention_flops == pytest.approx(690e12, rel=0.02)
+        assert found.convolution_flops == pytest.approx(220e12, rel=0.02)
+        assert found.memory_bytes_per_s == pytest.approx(4.24e12, rel=0.02)
+        assert found.pinned_bytes_per_s == pytest.approx(54.6e9, rel=0.02)
+        assert 4.8e-6 <= found.launch_s <= 5.8e-6
 
     def test_every_card_has_rates(self) -> None:
         """FP8 where the card has it, an eight-lane card half the bus, and nothing above its peak."""

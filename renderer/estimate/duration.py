@@ -31,9 +31,9 @@ in DiffSynth's block, which passes over its rows some seventy times, often with 
 KEPT_UP = 0.8
 """Of the rates that the probe measures for a moment, what a sweep of real shapes keeps up (H200).
 
-FP8 products of the engine's own shapes reach 0.92 to 0.99 of the probe's rate and attention 0.95; kernels have gaps (2 %
-of a sweep). The rest, about 0.87, is known from whole sweeps alone; clocks that fall under lasting load are the likely
-reason. With it 1328x1328 takes 0.313 s a step in fp8 and 0.663 in bf16: 0.308 to 0.320 and 0.668 were measured.
+FP8 products of the engine's own shapes reach 0.92 to 0.99 of the probe's rate, attention 0.95; kernels have gaps (2 %
+of a sweep). The rest, about 0.87, is known from whole sweeps alone: clocks that fall under lasting load are likely.
+With it 1328x1328 takes 0.313 s a step in fp8 and 0.663 in bf16: 0.308 to 0.320 and 0.668 were measured.
 """
 
 LEAST_ROWS = 128
