@@ -21,9 +21,9 @@ from renderer.estimate import Estimate, Native, Stage, Work, decide, duration, h
 from renderer.estimate.decide import Decision
 from renderer.estimate.duration import Limit
 from renderer.events import Setup
-from renderer.job import Format, Job, Precision, Profile, Sidecar
+from renderer.job import Format, Precision, Profile, Sidecar
 from renderer.machine import Machine
-from renderer.pace import Pace, Way, seconds
+from renderer.pace import Pace, Way, seconds, timesteps
 from renderer.plan import Plan, Planned, Refusal, allocator_bytes, refusals, setup_for, streaming_of
 from renderer.rates import Rates
 from renderer.weights import needs, places
@@ -33,7 +33,6 @@ BYTES_A_PIXEL: Mapping[Format, float] = {"png": 1.5, "webp": 1.1, "jpeg": 0.7}
 """Of a picture's file where none like it has been written here: photographs and posters, no flat graphics."""
 
 _LIKE = 2.0  # a picture of up to twice as many pixels, or half, tells of another's file
-_MOST_TABLES = 512  # schedules' timesteps that the engine keeps at hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +203,7 @@ def forecast(plans: Sequence[Plan], terms: Terms, now: datetime) -> Forecast:
     setups: list[Setup] = []
     for items in _by_model(todo):
         try:
-            grouping = _Grouping(items, terms, pace, sidecars)
+            grouping = _Grouping(items, terms, pace)
         except RendererError as error:
             troubles.append(f"{error.message}{f' ({error.hint})' if error.hint else ''}")
             continue
@@ -239,7 +238,7 @@ def _by_model(items: Iterable[Planned]) -> Iterable[list[Planned]]:
 class _Grouping:
     """Finds out what the pictures of one model and precision take."""
 
-    def __init__(self, items: Sequence[Planned], terms: Terms, pace: Pace, sidecars: Sequence[Sidecar]) -> None:
+    def __init__(self, items: Sequence[Planned], terms: Terms, pace: Pace) -> None:
         jobs = [item.picture.job for item in items]
         self._terms = terms
         self._pace = pace
@@ -248,7 +247,6 @@ class _Grouping:
         self.refused = {item.picture.id: out[item.picture.job] for item in items if item.picture.job in out}
         self.left = [job for job in jobs if job not in out]
         self._key = (items[0].model.id, self.setup.precision, self.setup.profile)
-        self._sidecars = [each for each in sidecars if (each.model.id, each.job.precision) == self._key[:2]]
         self._shape = shape_of(catalog.find(self.setup.model))
         self._streaming = streaming_of(self.setup, terms.machine)
         free = terms.machine.ram_free_bytes
@@ -263,10 +261,9 @@ class _Grouping:
         if not self.left:
             return None
         rates = self._terms.rates or (self._pace.rates(self._key) if self._pace.knows(self._key) else None)
-        timesteps = _timesteps(self.left)
         decision, estimate = self._decide(rates)
         slots, company = (decision.slots, decision.in_flight) if decision else (self._shape.layers, 1)
-        spent = self._seconds(slots, company, rates, timesteps) if rates else None
+        spent = self._seconds(slots, company, rates) if rates else None
         sweep = self._sweep(slots, company, rates) if rates else None
         free = self._terms.machine.ram_free_bytes
         return Group(
@@ -281,7 +278,7 @@ class _Grouping:
             estimate=estimate,
             available_bytes=allocator_bytes(self._terms.machine, self.setup.vram_bytes),
             host=host.estimate_host(
-                self._shape, self.setup.stored, self.setup.profile, timesteps=timesteps, free_bytes=free
+                self._shape, self.setup.stored, self.setup.profile, timesteps=timesteps(self.left), free_bytes=free
             ),
             from_disk=self._from_disk,
             seconds=spent,
@@ -317,7 +314,7 @@ class _Grouping:
         ]
         return max(sweeps, key=lambda each: each.seconds)
 
-    def _seconds(self, slots: int, company: int, rates: Rates, timesteps: int) -> Seconds:
+    def _seconds(self, slots: int, company: int, rates: Rates) -> Seconds:
         """Where the time goes: the arithmetic, times what earlier pictures took more or less than it."""
         way, factor = Way(slots, company, from_disk=self._from_disk), self._pace.factor(self._key)
         denoise = decode = 0.0
@@ -328,17 +325,10 @@ class _Grouping:
             decoding = duration.decode_seconds(self._shape, kind[0], rates)
             denoise += (share - decoding) * count * factor
             decode += decoding * count * factor
-        works = [Work.of(job) for job in {(job.prompt, job.negative_prompt): job for job in self.left}.values()]
-        encode = duration.encode_seconds(self._shape, self.setup.stored, works, timesteps, rates)
-        loads = [each.timing.load_s for each in self._sidecars if each.timing.load_s and not self._terms.ready]
-        start = statistics.median(loads) if loads else duration.load_seconds(self._shape, self.setup.stored, rates)
-        return Seconds(start, encode, denoise, decode)
-
-
-def _timesteps(jobs: Iterable[Job]) -> int:
-    """How many different timesteps the schedules of jobs have, of which the engine keeps a number at hand."""
-    schedules = {(job.num_inference_steps, job.width * job.height) for job in jobs}
-    return min(_MOST_TABLES, sum(steps for steps, _ in schedules))
+        start = self._pace.load_s(self._key)
+        if start is None:
+            start = duration.load_seconds(self._shape, self.setup.stored, rates)
+        return Seconds(start, self._pace.prepare_s(self._key, self.left, rates), denoise, decode)
 
 
 # ---- the disk --------------------------------------------------------------------------------------------------------

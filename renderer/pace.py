@@ -1,20 +1,21 @@
 """Seconds a picture takes: the arithmetic's shape of the cost, times what earlier pictures took more or less than it.
 
-One factor a model, precision and profile, the median of the last pictures'. Where nothing has been measured yet, a
-machine's rates tell; where they are not known either, nobody does. Reads no files.
+One factor a model, precision and profile, the median of the last pictures'; what is done once for many (a worker's
+start, prompts, modulations) is no picture's own and is learnt apart. Where nothing has been measured yet, a machine's
+rates tell; where they are not known either, nobody does. Reads no files.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from renderer import catalog
 from renderer.catalog import Shape
 from renderer.errors import ModelError
-from renderer.estimate import Kernels, Streaming, Work, duration, shape_of
+from renderer.estimate import Kernels, Streaming, Work, count_tokens, duration, shape_of
 from renderer.job import Job, Precision, Profile, Sidecar, Stored, stored
 from renderer.plan import Planned
 from renderer.rates import Rates
@@ -52,6 +53,9 @@ _SOME_CPU = Rates(
 )
 """Only what these rates are to one another matters: measured factors stand before them."""
 
+MOST_TABLES = 512
+"""Different timesteps that the engine keeps at hand."""
+
 Key = tuple[str, Precision, Profile]
 
 
@@ -77,18 +81,22 @@ class Pace:
         self._factors: dict[Key, list[float]] = {}
         self._walls: dict[Key, list[float]] = {}
         self._ways: dict[Key, Way] = {}
+        self._workers: dict[Key, dict[float, list[Sidecar]]] = {}
         for sidecar in sidecars:
             self.learn(sidecar)
 
     def learn(self, sidecar: Sidecar) -> None:
-        """Take a finished picture's seconds into account."""
+        """Take a finished picture's seconds into account.
+
+        Where it shared the machine, its own are those of denoising and decoding: what was prepared, was for many.
+        """
         timing, sharing = sidecar.timing, sidecar.sharing
+        key, way = _key(sidecar), _way(sidecar)
+        if timing.load_s:  # pictures of one worker have it to the last digit
+            self._workers.setdefault(key, {}).setdefault(timing.load_s, []).append(sidecar)
         if timing.total_s is None:
             return
-        key, way = _key(sidecar), _way(sidecar)
-        own = timing.total_s
-        if sharing is not None:
-            own = sharing.share_s + sum(part or 0.0 for part in (timing.encode_s, timing.decode_s))
+        own = timing.total_s if sharing is None else sharing.share_s + (timing.decode_s or 0.0)
         share, wall = self._arithmetic(key, sidecar.job, way)
         self._factors.setdefault(key, []).append(own / share)
         self._walls.setdefault(key, []).append(timing.total_s / wall)
@@ -112,6 +120,28 @@ class Pace:
         """How much longer pictures take than the arithmetic says; 1 where none were measured."""
         factors = self._factors.get(key)
         return statistics.median(factors[-RECENT:]) if factors else 1.0
+
+    def load_s(self, key: Key) -> float | None:
+        """Seconds that opening a worker took, the median of all; None where none was opened."""
+        loads = self._workers.get(key)
+        return statistics.median(loads) if loads else None
+
+    def prepare_s(self, key: Key, jobs: Sequence[Job], rates: Rates) -> float:
+        """Seconds of encoding prompts and computing modulations for jobs, by arithmetic and by what it took so far.
+
+        Prompts of pictures that are finished are remembered on the disk. What pictures tell of preparing is the least
+        that it took (those that were prepared for and never finished have their part of it), so it only adds.
+        """
+        known: set[str] = set()
+        factors: list[float] = []
+        workers = self._workers.get(key, {}).values()
+        for pictures in sorted(workers, key=lambda each: min(picture.timing.began_at for picture in each)):
+            sharing = [picture for picture in pictures if picture.sharing is not None]
+            if sharing:
+                arithmetic = _prepare_s(key, [picture.job for picture in sharing], known, rates)
+                factors.append(sum(picture.timing.encode_s or 0.0 for picture in sharing) / arithmetic)
+                known.update(prompt for picture in sharing for prompt in _prompts(picture.job))
+        return _prepare_s(key, jobs, known, rates) * max(1.0, statistics.median(factors or [1.0]))
 
     def knows(self, key: Key) -> bool:
         """Whether pictures of this kind were measured."""
@@ -148,6 +178,24 @@ def seconds(shape: Shape, job: Job, profile: Profile, way: Way, rates: Rates) ->
     swept = sweep.seconds * job.num_inference_steps
     decoded = duration.decode_seconds(shape, work, rates)
     return swept / way.in_flight + decoded, swept + decoded
+
+
+def timesteps(jobs: Iterable[Job]) -> int:
+    """How many different timesteps the schedules of jobs have, of which the engine keeps a number at hand."""
+    schedules = {(job.num_inference_steps, job.width * job.height) for job in jobs}
+    return min(MOST_TABLES, sum(steps for steps, _ in schedules))
+
+
+def _prepare_s(key: Key, jobs: Sequence[Job], known: Collection[str], rates: Rates) -> float:
+    """Encoding those of the jobs' prompts that are not known, and all modulations, by arithmetic alone."""
+    prompts = dict.fromkeys(prompt for job in jobs for prompt in _prompts(job) if prompt not in known)
+    tokens = [count_tokens(prompt) for prompt in prompts]
+    return duration.encode_seconds(_shape(key[0]), stored(key[1]), tokens, timesteps(jobs), rates)
+
+
+def _prompts(job: Job) -> tuple[str, ...]:
+    """The prompts that are encoded for a job; without guidance, not the negative one."""
+    return (job.prompt, job.negative_prompt) if job.cfg_scale != 1.0 else (job.prompt,)
 
 
 def _key(sidecar: Sidecar) -> Key:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import ClassVar
 
 import pytest
 
 from renderer import catalog
 from renderer.catalog import cards
 from renderer.job import Engine, FileFacts, Job, Memory, ModelIdentity, Profile, Sharing, Sidecar, Timing
-from renderer.pace import Pace, Way, seconds
+from renderer.pace import Key, Pace, Way, seconds
 from renderer.plan import Planned
 from renderer.rates import of_card
 from tests.fakes import SOFTWARE
@@ -20,7 +21,15 @@ def planned(job: Job) -> Planned:
     return Planned(make_picture().model_copy(update={"job": job}), ModelIdentity(id=job.model), "a" * 64, "to do")
 
 
-def rendered(job: Job, total_s: float, sharing: Sharing | None = None, profile: Profile = "cpu") -> Sidecar:
+def rendered(
+    job: Job,
+    total_s: float,
+    sharing: Sharing | None = None,
+    profile: Profile = "cpu",
+    *,
+    encode_s: float | None = None,
+    load_s: float | None = None,
+) -> Sidecar:
     now = datetime.now(UTC)
     return Sidecar(
         fingerprint="a" * 64,
@@ -30,7 +39,7 @@ def rendered(job: Job, total_s: float, sharing: Sharing | None = None, profile: 
         model=ModelIdentity(id=job.model),
         engine=Engine(name="fake", profile=profile, device="cpu" if profile == "cpu" else "cuda"),
         software=SOFTWARE,
-        timing=Timing(total_s=total_s, began_at=now, ended_at=now),
+        timing=Timing(total_s=total_s, encode_s=encode_s, load_s=load_s, began_at=now, ended_at=now),
         memory=Memory(),
         sharing=sharing,
         file=FileFacts(name="p.png", sha256="a" * 64, bytes=1, width=job.width, height=job.height),
@@ -43,9 +52,9 @@ def real(side: int = 1328, steps: int = 40, cfg: float = 4.0) -> Job:
     )
 
 
-def sharing(share_s: float, in_flight: float = 1.0) -> Sharing:
+def sharing(share_s: float, in_flight: float = 1.0, slots: int = 3) -> Sharing:
     return Sharing(
-        share_s=share_s, mean_in_flight=in_flight, slots=3, blocks=60, arithmetic="fp8", streamed_bytes=0,
+        share_s=share_s, mean_in_flight=in_flight, slots=slots, blocks=60, arithmetic="fp8", streamed_bytes=0,
         bus_bytes_per_s=5e10, flops_per_s=1e15,
     )  # fmt: skip
 
@@ -112,3 +121,69 @@ class TestPace:
             12.7 * seconds(catalog.QWEN_IMAGE_SHAPE, real(1024), "stream", Way(60, 1), RATES)[0]
             / seconds(catalog.QWEN_IMAGE_SHAPE, real(), "stream", Way(60, 1), RATES)[0], rel=0.05,
         )  # fmt: skip
+
+
+class TestPreparing:
+    KEY: ClassVar[Key] = ("Qwen/Qwen-Image", "fp8", "stream")
+
+    def five(self, encode_s: float = 1.0, load_s: float = 16.6) -> list[Sidecar]:
+        """Pictures of one worker, each with its part of what was prepared for all."""
+        jobs = [real(side, steps=20).model_copy(update={"prompt": str(side)}) for side in (512, 768, 1024, 1328, 1600)]
+        return [
+            rendered(
+                job,
+                0.0,
+                sharing(seconds(catalog.QWEN_IMAGE_SHAPE, job, "stream", Way(60, 1), RATES)[0], slots=60),
+                "stream",
+                encode_s=encode_s,
+                load_s=load_s,
+            )
+            for job in jobs
+        ]
+
+    def test_it_is_not_a_pictures_own(self) -> None:
+        """Pictures that took what the arithmetic says have the factor 1, whatever was prepared before."""
+        assert Pace(self.five(encode_s=3.0), RATES).factor(self.KEY) == pytest.approx(1.0, rel=0.02)
+
+    def test_prompts_of_finished_pictures_are_not_encoded_again(self) -> None:
+        """For the same prompts only modulations are left; a new one has to be encoded."""
+        pace, jobs = Pace(self.five(), RATES), [picture.job for picture in self.five()]
+        again = pace.prepare_s(self.KEY, jobs, RATES)
+        other = pace.prepare_s(self.KEY, [job.model_copy(update={"prompt": "new"}) for job in jobs], RATES)
+        assert again < other == pytest.approx(Pace().prepare_s(self.KEY, jobs, RATES), rel=0.02)
+
+    def test_what_it_took_only_adds(self) -> None:
+        """Twice as slow as the arithmetic is believed; faster may mean that pictures are missing."""
+        jobs = [picture.job for picture in self.five()]
+        whole = Pace().prepare_s(self.KEY, jobs, RATES)
+        fast, slow = (Pace(self.five(encode_s=part * whole / 5), RATES) for part in (0.5, 2.0))
+        alone = fast.prepare_s(self.KEY, jobs, RATES)
+        assert slow.prepare_s(self.KEY, jobs, RATES) == pytest.approx(2 * alone)
+
+    def test_a_start_is_a_workers(self) -> None:
+        """The median of workers, not of pictures; of none, nothing is known."""
+        others = [self.five(load_s=13.5)[0], self.five(load_s=14.0)[0]]
+        assert Pace([*self.five(load_s=16.6), *others]).load_s(self.KEY) == 14.0
+        assert Pace().load_s(self.KEY) is None
+
+    def test_the_batch_that_was_measured(self) -> None:
+        """17 pictures on an H200 (tests/benchmarks/time-h200.md): after five, the other twelve are met within 5 %."""
+        kinds = {(1328, 1328): 4, (1664, 928): 4, (1024, 1024): 3, (768, 768): 4, (1472, 1104): 2}
+        jobs = [
+            real(steps=20, cfg=1.0 if width == 1024 else 4.0).model_copy(
+                update={"width": width, "height": height, "prompt": f"a prompt of {width}"}
+            )
+            for width, height in kinds
+        ]
+        shares = [1.008 * seconds(catalog.QWEN_IMAGE_SHAPE, job, "stream", Way(60, 1), RATES)[0] for job in jobs]
+        pace = Pace(
+            (
+                rendered(job, share + 1.0, sharing(share, slots=60), "stream", encode_s=1.0, load_s=16.6)
+                for job, share in zip(jobs, shares, strict=True)
+            ),
+            RATES,
+        )
+        found = (pace.load_s(self.KEY) or 0.0) + pace.prepare_s(self.KEY, jobs, RATES)
+        for job, count in zip(jobs, kinds.values(), strict=True):
+            found += (count - 1) * (pace.expect_s(planned(job), "stream", Way(60, 1)) or 0.0)
+        assert found == pytest.approx(70.67, rel=0.05)

@@ -2,7 +2,7 @@
 
 A sweep takes as long as the longest of three that go on at the same time: the GPU's arithmetic, the host's launching of
 it, and the copies of blocks that are not on the GPU. What is measured afterwards corrects this by one factor
-(`renderer.plan.Pace`): the shape of the cost is from here.
+(`renderer.pace`): the shape of the cost is from here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from renderer.catalog import Shape
-from renderer.estimate.memory import BEHIND, TILE_SIDE, Streaming, Work
+from renderer.estimate.memory import DROPPED, MOST_TOKENS, TILE_SIDE, Streaming, Work
 from renderer.estimate.weights import weight_bytes
 from renderer.job import Stored
 from renderer.rates import Rates
@@ -178,21 +178,21 @@ def hiding(streaming: Streaming, work: Work, rates: Rates, *, from_disk: bool = 
 # ---- besides the steps -----------------------------------------------------------------------------------------------
 
 
-def encode_seconds(shape: Shape, precision: Stored, works: Sequence[Work], timesteps: int, rates: Rates) -> float:
-    """Encoding all prompts in groups, one sweep of the encoder's layers each, and the modulation of so many timesteps.
+def encode_seconds(shape: Shape, precision: Stored, prompts: Sequence[int], timesteps: int, rates: Rates) -> float:
+    """Encoding prompts in groups, one sweep of the encoder's layers each, and the modulation of so many timesteps.
 
-    `timesteps` are the different ones of all schedules.
+    `prompts` are the tokens of each that is still to be encoded, `timesteps` the different ones of all schedules.
     """
     weights = weight_bytes(shape, precision)
     groups = 0
     left = 0
-    for tokens in (text - BEHIND for work in works for text in work.texts):
+    for tokens in (DROPPED + tokens for tokens in prompts):
         if groups == 0 or tokens > left:
-            groups, left = groups + 1, 4096
-        left -= tokens + 34
+            groups, left = groups + 1, MOST_TOKENS
+        left -= tokens
     layers = shape.text_layers * groups
     reading = (layers * weights.text_block + shape.layers * weights.modulation * bool(timesteps)) / _disk(rates)
-    launching = shape.layers * timesteps * 6 * rates.launch_s + layers * 40 * rates.launch_s * len(works)
+    launching = shape.layers * timesteps * 6 * rates.launch_s + shape.text_layers * 40 * rates.launch_s * len(prompts)
     return reading + launching
 
 
