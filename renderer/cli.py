@@ -57,14 +57,15 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from renderer.benchmarks import engine, weights  # noqa: PLC0415
+    from renderer.benchmarks import engine, memory, weights  # noqa: PLC0415
 
     if options.what == "weights":
         found = weights.measure(options.folder, options.layers)
         told = weights.lines(found)
     else:
-        found = engine.measure(options.folder, options.stores or options.folder, options.part or engine.PARTS)
-        told = engine.lines(found)
+        bench = engine if options.what == "engine" else memory
+        found = bench.measure(options.folder, options.stores or options.folder, options.part or bench.PARTS)
+        told = bench.lines(found)
     print(json.dumps(found, indent=2) if options.json else "\n".join(told))
     return EXIT_DONE
 
@@ -137,13 +138,14 @@ def _parser() -> argparse.ArgumentParser:
     models_cli.add_commands(commands.add_parser("models", help="list, pull, pack, verify and remove models"))
 
     bench = commands.add_parser("bench", help="measure this machine on full-size random weights")
-    bench.add_argument("what", choices=["weights", "engine"], help="packing and loading; or rendering")
+    bench.add_argument("what", choices=["weights", "engine", "memory"], help="loading; rendering; forecasts")
     bench.add_argument("--folder", type=Path, required=True, metavar="DIR", help="takes up to 90 GB")
     bench.add_argument(
         "--layers", type=render_cli.natural, default=60, metavar="N", help="of the transformer (default: 60)"
     )
-    bench.add_argument("--stores", type=Path, metavar="DIR", help="engine: another place for packed stores, 60 GB")
-    bench.add_argument("--part", action="append", metavar="NAME", help="engine: fp8, caps, batch, bf16, or a peer")
+    bench.add_argument("--stores", type=Path, metavar="DIR", help="another place for packed stores, up to 60 GB")
+    parts = "engine: fp8, caps, batch, bf16, or a peer; memory: cells, native, verdicts, times"
+    bench.add_argument("--part", action="append", metavar="NAME", help=parts)
     bench.add_argument("--json", action="store_true", help="for machines")
     bench.set_defaults(command=_bench)
 

@@ -22,6 +22,9 @@ Figures = dict[str, Any]
 
 GIB = 2**30
 
+LEFT_BYTES = 8 * 2**20
+"""What a case may leave on the device: more, and the next one's verdict or peak would be another."""
+
 
 def known(parts: Sequence[str], there: Sequence[str]) -> None:
     """Raise `UsageError` for a part there is not."""
@@ -63,8 +66,12 @@ def store(folder: Path, stores: Path, precision: Precision) -> Path:
 
 
 def run(module: str, *arguments: str) -> Iterator[Figures]:
-    """The lines of JSON that a measured part prints, as they come. Raises `MachineError` when it fails."""
-    with subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE) as process:
+    """The lines of JSON that a measured part prints, as they come. Raises `MachineError` when it fails.
+
+    The allocator is set as the worker sets it.
+    """
+    env = {"PYTORCH_ALLOC_CONF": "expandable_segments:True", **os.environ}
+    with subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, env=env) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith(b"{"):
@@ -84,13 +91,15 @@ def environment(folder: Path, packed: Path) -> dict[str, str]:
     return {**os.environ, "RENDERER_MODELS": str(models), "RENDERER_CACHE": str(folder / "cache")}
 
 
-def command(*arguments: str, env: dict[str, str], capture: bool = False) -> tuple[str, float]:
+def command(
+    *arguments: str, env: dict[str, str], capture: bool = False, done: Sequence[int] = (0,)
+) -> tuple[str, float]:
     """Run one of the commands themselves: what it printed, if that is wanted, and its seconds from cold to its end.
 
-    Raises `MachineError` when it fails.
+    Raises `MachineError` when it ends with another status than those of `done`.
     """
     began = time.perf_counter()
-    done = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-m", "renderer", *arguments],
         env=env,
         check=False,
@@ -98,9 +107,9 @@ def command(*arguments: str, env: dict[str, str], capture: bool = False) -> tupl
         text=True,
     )
     took_s = time.perf_counter() - began
-    if done.returncode != 0:
-        raise MachineError(f"bench: renderer {arguments[0]} ended with status {done.returncode}; see above")
-    return done.stdout or "", took_s
+    if ended.returncode not in done:
+        raise MachineError(f"bench: renderer {arguments[0]} ended with status {ended.returncode}; see above")
+    return ended.stdout or "", took_s
 
 
 def unmeasured(found: Figures, cases: Sequence[str]) -> list[str]:

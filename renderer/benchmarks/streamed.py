@@ -134,8 +134,7 @@ def capped(folder: Path, gib: int) -> Figures:
     if torch.cuda.is_available():
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total))
-    index = open_store(folder).index
-    setup = Setup(model=_model(index.source.id), precision=index.precision, profile="stream", store=str(folder))
+    setup = setup_of(folder)
     jobs = [job_of(setup, *shape, MIXED_STEPS, seed) for seed, shape in enumerate(MIXED, start=1)]
     planned = plan.setup_for(jobs, machine.look(), "stream", gib * GIB)
     engine = StreamingEngine.open(planned.model_copy(update={"store": str(folder)}), lambda _: None)
@@ -177,11 +176,15 @@ class Tell:
         raise error
 
 
+def setup_of(folder: Path) -> Setup:
+    """The setup that streams from a packed store."""
+    index = open_store(folder).index
+    return Setup(model=_model(index.source.id), precision=index.precision, profile="stream", store=str(folder))
+
+
 def open_engine(folder: Path, **choices: Any) -> StreamingEngine:
     """The streaming engine on a packed store; `choices` are fields of its `Setup`."""
-    index = open_store(folder).index
-    setup = Setup(model=_model(index.source.id), precision=index.precision, profile="stream", store=str(folder))
-    return StreamingEngine.open(setup.model_copy(update=choices), lambda _: None)
+    return StreamingEngine.open(setup_of(folder).model_copy(update=choices), lambda _: None)
 
 
 def _model(source: str) -> str:

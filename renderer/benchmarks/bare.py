@@ -1,0 +1,98 @@
+"""A streaming engine between two cases: it remembers nothing, and is seen to hold no more than before the first.
+
+The only place in the benchmarks that reaches into the engine's rooms. Knows nothing of what is measured.
+"""
+# ruff: noqa: SLF001
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from renderer.benchmarks import streamed
+from renderer.engine.budget import Budget
+from renderer.engine.slots import Slots
+from renderer.engine.streaming import StreamingEngine
+from renderer.events import Setup
+from renderer.job import Job
+
+
+class _Forgetful:
+    """Stands where the disk's cache of embeddings would: text encoding is part of every case."""
+
+    def find(self, _prompt: str) -> None:
+        return None
+
+    def keep(self, _prompt: str, _encoded: Any) -> None:
+        pass
+
+    def trim(self) -> None:
+        pass
+
+
+def forgetful(engine: StreamingEngine) -> StreamingEngine:
+    """The engine, without the disk's memory of prompts."""
+    room: Any = engine._prompts
+    room._cache = _Forgetful()
+    return engine
+
+
+def empty(engine: StreamingEngine) -> int:
+    """Take from the engine all that cases bring with them; bytes of tensors that are left on the device."""
+    for crowd in (engine._waiting, engine._flying, engine._decoded):
+        crowd.clear()
+    engine._prompts.forget(())
+    engine._modulations._tables.clear()
+    engine._skeleton.dit.pos_embed.rope_cache.clear()
+    engine._blocks.forget()
+    streamed.reset()
+    return allocated()
+
+
+def unequip(engine: StreamingEngine) -> int:
+    """Take its slots as well; bytes of tensors that are left on the device."""
+    engine._slots.close()
+    return empty(engine)
+
+
+def equip(engine: StreamingEngine, setup: Setup) -> int:
+    """Give an engine without slots those of another setup of the same model; how many it has.
+
+    Raises what torch raises where there is no room for them.
+    """
+    engine.setup = setup
+    engine._budget = Budget(engine._source.count, engine._skeleton.width, setup, engine.device)
+    engine._slots = Slots(engine._source, engine._budget.slots, engine.device)
+    return engine._slots.count
+
+
+def decode_in_tiles(engine: StreamingEngine, *, tiled: bool) -> None:
+    """Decode every picture in tiles from here on, or none."""
+    engine._budget.tiled, engine._budget._whole = tiled, not tiled
+
+
+def blocks(engine: StreamingEngine) -> int:
+    """How many blocks a sweep has."""
+    return engine._source.count
+
+
+def vae(engine: StreamingEngine) -> Any:
+    return engine._skeleton.vae
+
+
+def tokens(engine: StreamingEngine, prompt: str) -> int:
+    """How many tokens a prompt really is."""
+    return len(engine._skeleton.tokenizer(prompt).input_ids)
+
+
+def largest_group(engine: StreamingEngine, jobs: list[Job]) -> list[int]:
+    """Tokens of the prompts that are encoded together where they are most."""
+    texts = [text for job in jobs for text in (job.prompt, *((job.negative_prompt,) if job.cfg_scale != 1.0 else ()))]
+    groups = engine._prompts._together(list(dict.fromkeys(texts)), engine._budget.tokens_together([]))
+    return max(([tokens(engine, text) for text in group] for group in groups), key=sum)
+
+
+def allocated() -> int:
+    """Bytes of tensors on the device; 0 without one."""
+    return int(torch.cuda.memory_allocated()) if torch.cuda.is_available() else 0

@@ -1,0 +1,141 @@
+"""`renderer bench memory`: what was forecast of memory and time against what full-size random weights take.
+
+Peaks by stage of the streaming engine and of DiffSynth's profiles; verdicts under caps; a mixed batch's seconds. Makes
+a checkpoint, packs it, and measures each part in processes of its own. What is measured stands in the folder as
+`memory.json`, its cells also as `memory.jsonl`; called again, it goes on with what is missing. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from renderer.benchmarks import running, times
+from renderer.benchmarks.cells import cell, table
+from renderer.benchmarks.memory_cases import PROCESSES
+from renderer.benchmarks.running import GIB, Figures
+
+PARTS = (*PROCESSES, "times")
+"""What can be measured, in this order."""
+
+_MODULES = {
+    "cells": "renderer.benchmarks.peaks",
+    "native": "renderer.benchmarks.peaks",
+    "verdicts": "renderer.benchmarks.verdicts",
+}
+
+
+def measure(folder: Path, stores: Path, parts: Sequence[str]) -> Figures:
+    """Measure `parts` that are not measured yet; the source is made in `folder`, the FP8 store in `stores`.
+
+    Takes 60 GB in `folder`, and 30 in `stores`. Raises `UsageError` for a part there is not, `MachineError` when one
+    fails.
+    """
+    running.known(parts, PARTS)
+    folder.mkdir(parents=True, exist_ok=True)
+    notes = folder / "memory.json"
+    found = running.read(notes)
+    for part in parts:
+        for cases in PROCESSES.get(part, (times.CASES,)):
+            if left := running.unmeasured(found, cases):
+                running.keep(notes, found, _measure(part, left, found, folder, stores))
+    rows = [json.dumps(row) for row in _of(found, ("cells", "native"))]
+    (folder / "memory.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    return found
+
+
+def _measure(part: str, cases: Sequence[str], found: Figures, folder: Path, stores: Path) -> Iterator[Figures]:
+    """The rows of one process's cases, or of its successors'."""
+    store = running.store(folder, stores, "fp8")
+    if part == "times":
+        yield from (row for row in times.measure(folder, running.environment(folder, store)) if row["case"] in cases)
+        return
+    measured = partial(running.run, _MODULES[part], str(store))
+    yield from running.in_processes(found, cases, lambda left: measured(*left))
+
+
+def _of(found: Figures, parts: Iterable[str]) -> list[Figures]:
+    """The rows of parts, in the order in which they are measured."""
+    names = [name for part in parts for names in PROCESSES[part] for name in names]
+    return [row for name in names for row in found["rows"].get(name, ())]
+
+
+# ---- the tables ------------------------------------------------------------------------------------------------------
+
+
+def lines(found: Figures) -> list[str]:
+    """The figures as tables of Markdown."""
+    return [*_peaks(_of(found, ("cells", "native"))), *_verdicts(_of(found, ("verdicts",))), *_times(found)]
+
+
+def _peaks(rows: Sequence[Figures]) -> Iterator[str]:
+    measured = [row for row in rows if row["stages"]]
+    held = [row for row in measured if not row.get("adjustments")]
+    if held:
+        cells = [cell(row) for row in held]
+        yield from table(cells)
+        yield ""
+        yield f"- Tensors: {_errors([each.allocated_error for each in cells])}."
+        yield f"- Reserved: {_errors([each.reserved_error for each in cells])}."
+    for row in measured:
+        if changed := row.get("adjustments"):
+            yield f"- {row['case']}: rendered with {', '.join(changed)}, and is in no table."
+    if silent := len(rows) - len(measured):
+        yield f"- {silent} cells have no figures of memory: there was no GPU."
+    yield from _left(rows)
+    if rows:
+        yield ""
+
+
+def _errors(errors: Sequence[float]) -> str:
+    median = statistics.median(map(abs, errors))
+    return (
+        f"{len(errors)} cells, median error {100 * median:.1f} %, "
+        f"at most {100 * max(errors):+.1f} and {100 * min(errors):+.1f} %"
+    )
+
+
+def _verdicts(rows: Sequence[Figures]) -> Iterator[str]:
+    if not rows:
+        return
+    yield "| case | needed, GiB | allowed, GiB | verdict | what it did | reserved, GiB | |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in rows:
+        needed, allowed, reserved = (_gib(row.get(f"{name}_bytes")) for name in ("needed", "allowed", "reserved"))
+        did = row["error"] or row["short"] or "rendered"
+        right = {True: "right", False: "**WRONG**", None: "**no verdict**"}[row["right"]]
+        verdict = "fits" if row["verdict"] else "does not fit"
+        yield f"| {row['case']} | {needed} | {allowed} | {verdict} | {did} | {reserved} | {right} |"
+    yield ""
+    judged = [row for row in rows if row["right"] is not None]
+    yield f"- {sum(row['right'] for row in judged)} of {len(judged)} verdicts were right."
+    if broken := len(rows) - len(judged):
+        yield f"- {broken} cases failed for another reason than memory: their verdicts are not measured."
+    yield from _left(rows)
+    yield ""
+
+
+def _left(rows: Iterable[Figures]) -> Iterator[str]:
+    """Cases that leave memory behind are defects of their own; no other was measured on top of them."""
+    for row in rows:
+        if (left := row.get("left_bytes", 0)) > running.LEFT_BYTES:
+            yield f"- {row['case']}: left {left / 2**20:.0f} MiB behind; a new process went on."
+
+
+def _gib(count: int | None) -> str:
+    return "" if count is None else f"{count / GIB:.2f}"
+
+
+def _times(found: Figures) -> Iterator[str]:
+    rows = [row for case in times.CASES for row in found["rows"].get(case, ())]
+    if not rows:
+        return
+    yield "| a mixed batch | pictures | forecast, s | took, s | error |"
+    yield "|---|---|---|---|---|"
+    for row in rows:
+        forecast, took = row["forecast_s"], row["took_s"]
+        told = ("none", "") if forecast is None else (f"{forecast:.1f}", f"{100 * (forecast / took - 1):+.1f} %")
+        yield f"| {row['case']} | {row['pictures']} | {told[0]} | {took:.1f} | {told[1]} |"

@@ -1,0 +1,137 @@
+"""What `renderer bench memory` measures, by name: cells of the engines, and cases under caps. Values; no torch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from renderer.job import Profile
+
+Shape = tuple[int, int, float]
+"""Width, height, guidance."""
+
+SIZES = ((512, 512), (768, 768), (1024, 1024), (1328, 1328), (1664, 928), (2048, 2048))
+
+CAPS_GIB = (4, 6, 8, 10, 12, 16, 24)
+
+LONG_COPIES = 24
+"""Of the benchmarks' prompt, one behind the other, for a long one."""
+
+LONGEST_COPIES = 90
+"""For one that is as long as any: DiffSynth cuts it off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Pictures that fly together through so many slots."""
+
+    slots: int
+    pictures: tuple[Shape, ...]
+    tiled: bool = False
+    copies: int = 1
+    steps: int = 3
+
+    @property
+    def name(self) -> str:
+        kinds = "+".join(dict.fromkeys(map(_shape, self.pictures)))
+        long = ", long prompts" if self.copies > 1 else ""
+        return f"{self.slots} slots, {len(self.pictures)} of {kinds}{', tiled' if self.tiled else ''}{long}"
+
+
+@dataclass(frozen=True, slots=True)
+class NativeCell:
+    """A picture by one of DiffSynth's profiles, of which one is bounded by a limit."""
+
+    profile: Profile
+    limit_gib: int | None
+    picture: Shape
+    steps: int = 2
+
+    @property
+    def name(self) -> str:
+        limit = "" if self.limit_gib is None else f" {self.limit_gib} GiB"
+        return f"native {self.profile}{limit}, {_shape(self.picture)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is forced under a cap: slots, so many squares in flight, their decode. Without slots, what the plan says."""
+
+    cap_gib: int
+    slots: int | None = None
+    side: int = 0
+    pictures: int = 1
+    tiled: bool = False
+    copies: int = 1
+
+    @property
+    def name(self) -> str:
+        if self.slots is None:
+            return f"cap {self.cap_gib} GiB, as planned"
+        how = f"{', tiled' if self.tiled else ''}{', long prompt' if self.copies > 1 else ''}"
+        return f"cap {self.cap_gib} GiB, {self.slots} slots, {self.pictures} of {self.side}x{self.side}{how}"
+
+
+def _shape(shape: Shape) -> str:
+    width, height, guidance = shape
+    return f"{width}x{height}{'' if guidance != 1.0 else ' unguided'}"
+
+
+def _cells(slots: int) -> Iterator[Cell]:
+    for (width, height), guidance, tiled in itertools.product(SIZES, (4.0, 1.0), (False, True)):
+        if tiled and (guidance == 1.0 or width == 768):  # noqa: PLR2004  # told by the others
+            continue
+        if slots in (2, 60) and tiled and width not in (1328, 2048):
+            continue
+        if slots == 60 and guidance == 1.0:  # noqa: PLR2004  # all of them
+            continue
+        yield Cell(slots, ((width, height, guidance),), tiled)
+    if slots in (3, 10):
+        for side, company in ((512, 8), (1024, 4), (1328, 3)):
+            yield Cell(slots, ((side, side, 4.0),) * company)
+        for side, company in ((512, 1), (1328, 1), (512, 8)):
+            yield Cell(slots, ((side, side, 4.0),) * company, copies=LONG_COPIES)
+        yield Cell(slots, ((512, 512, 4.0), (1024, 1024, 1.0), (1328, 1328, 4.0)))
+
+
+def _natives() -> Iterator[tuple[NativeCell, ...]]:
+    yield tuple(NativeCell("resident", None, (*size, guidance)) for size in SIZES for guidance in (4.0, 1.0))
+    for limit in (24, 16, 10):
+        sides = (512, 1328, 2048) if limit > 10 else (1328, 512)  # noqa: PLR2004  # there each takes twenty seconds
+        yield tuple(NativeCell("fp8", limit, (side, side, 4.0)) for side in sides)
+
+
+def _choices(cap: int) -> Iterator[Choice]:
+    yield Choice(cap)
+    yield Choice(cap, 2, 1328)
+    yield Choice(cap, 10, 1328)
+    yield Choice(cap, 20, 1024, pictures=4)
+    yield Choice(cap, 34, 512, pictures=4)
+    yield Choice(cap, 60, 1328, tiled=True)
+    yield Choice(cap, 2, 2048)
+    yield Choice(cap, 2, 2048, tiled=True)
+    yield Choice(cap, 2, 1328, tiled=True, copies=LONGEST_COPIES)
+
+
+STREAMED = tuple(tuple(_cells(slots)) for slots in (3, 2, 10, 60))
+NATIVE = tuple(_natives())
+CAPPED = tuple(tuple(_choices(cap)) for cap in CAPS_GIB)
+"""Each a process of its own."""
+
+AnyCase = Cell | NativeCell | Choice
+
+
+def _by_name(groups: Sequence[Sequence[AnyCase]]) -> Mapping[str, AnyCase]:
+    return MappingProxyType({case.name: case for group in groups for case in group})
+
+
+CASES: Mapping[str, AnyCase] = _by_name((*STREAMED, *NATIVE, *CAPPED))
+PROCESSES: Mapping[str, tuple[tuple[str, ...], ...]] = MappingProxyType(
+    {
+        part: tuple(tuple(case.name for case in group) for group in groups)
+        for part, groups in (("cells", STREAMED), ("native", NATIVE), ("verdicts", CAPPED))
+    }
+)
+"""The names of the cases, by part and by process."""
