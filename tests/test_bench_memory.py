@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from renderer import cli
-from renderer.benchmarks import memory, memory_cases, peaks, running, times, verdicts
-from renderer.benchmarks.cells import cell
+from renderer.benchmarks import bare, memory, memory_cases, peaks, running, streamed, times, verdicts
+from renderer.benchmarks.cells import cell, table
 from renderer.benchmarks.memory_cases import Cell, Choice, NativeCell
 from renderer.engine import stores
 from renderer.errors import EXIT_USAGE, MachineError, OutOfMemoryError, PictureError, UsageError
@@ -67,6 +67,13 @@ class TestPeaks:
         assert 0 in alone["prompts"]
         json.dumps([alone, tiled, mixed])
 
+    def test_nothing_is_measured_on_top_of_a_leak(self, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A cell that leaves memory behind is the process's last, and its row says how much."""
+        device = iter([GIB, GIB + 64 * 2**20])
+        monkeypatch.setattr(bare, "allocated", lambda: next(device))
+        rows = [*peaks.stream(store, [Cell(2, (SMALL,), steps=2)] * 3, warm=SMALL)]
+        assert [row["left_bytes"] for row in rows] == [64 * 2**20]
+
     def test_a_profile_is_measured(self, store: Path) -> None:
         """DiffSynth's own pipeline, opened from the store; the row has the fields of the table's."""
         (row,) = peaks.native(store, [NativeCell("cpu", None, SMALL)])
@@ -103,6 +110,14 @@ class TestVerdicts:
         again = capped.judge(Choice(24, 4, 192, copies=9))
         assert (again["slots"], again["in_flight"], again["error"]) == (4, 1, "")
         assert again["prompt_tokens"] > row["prompt_tokens"]
+
+    def test_no_verdict_is_measured_on_top_of_a_leak(
+        self, capped: verdicts.Capped, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A case that leaves memory behind has its own verdict, and is the process's last."""
+        monkeypatch.setattr(bare, "allocated", lambda: 9 * 2**20)
+        rows = [*verdicts.judged(capped, [Choice(24, 2, 128)] * 2)]
+        assert [(row["right"], row["left_bytes"]) for row in rows] == [(True, 9 * 2**20)]
 
     def test_what_is_planned_renders_unchanged(self, capped: verdicts.Capped, monkeypatch: pytest.MonkeyPatch) -> None:
         """The plan's own decision for a mixed batch, through the plan's functions."""
@@ -158,8 +173,8 @@ class TestVerdicts:
 
     def test_what_was_forced_must_have_happened(self, store: Path) -> None:
         """A case that rendered with other slots than it was told to says nothing of what was forced."""
-        engine = verdicts.streamed.open_engine(store, slots=2, in_flight=1)
-        job = verdicts.streamed.job_of(engine.setup, *SMALL, 2, 1)
+        engine = streamed.open_engine(store, slots=2, in_flight=1)
+        job = streamed.job_of(engine.setup, *SMALL, 2, 1)
         tell = verdicts.Attempt()
         engine.take("0", job)
         while engine.busy:
@@ -193,6 +208,27 @@ class TestOrchestration:
         with pytest.raises(UsageError, match="no part nonsense"):
             memory.measure(tmp_path, tmp_path, ["nonsense"])
 
+    def test_what_is_missing_is_measured_by_processes_of_its_own(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """One cell and one verdict are missing: the command measures them, keeps them, and has them in its tables."""
+        missing = ["3 slots, 1 of 512x512", "cap 4 GiB, 34 slots, 4 of 512x512"]
+        processes = [*memory_cases.PROCESSES["cells"], *memory_cases.PROCESSES["verdicts"]]
+        there = [name for names in processes for name in names if name not in missing]
+        (tmp_path / "memory.json").write_text(json.dumps({"rows": {name: [] for name in there}}))
+        (tmp_path / "fp8").symlink_to(
+            stores.find(Setup(model="demo", precision="fp8", profile="stream"), lambda _: None).folder
+        )
+        command = ["bench", "memory", "--folder", str(tmp_path), "--part", "cells", "--part", "verdicts"]
+        assert cli.main([*command, "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)["rows"]
+        assert [rows[name][0]["slots"] for name in missing] == [3, 5]
+        assert json.loads((tmp_path / "memory.jsonl").read_text())["case"] == missing[0]
+        assert cli.main(command) == 0
+        told = capsys.readouterr().out
+        assert "1 cells have no figures of memory" in told
+        assert "1 of 1 verdicts were right" in told
+
     def test_a_process_that_ends_early_has_a_successor(self) -> None:
         """A case that leaves memory behind ends its process: the others are measured by another."""
         asked: list[list[str]] = []
@@ -201,7 +237,7 @@ class TestOrchestration:
             asked.append([*left])
             return [{"case": left[0]}]
 
-        found = {"rows": {"b": [{}]}}
+        found: running.Figures = {"rows": {"b": [{}]}}
         assert [row["case"] for row in running.in_processes(found, ["a", "b", "c"], one)] == ["a", "c"]
         assert asked == [["a", "c"], ["c"]]
         with pytest.raises(MachineError, match="a gave no figures"):
@@ -209,7 +245,7 @@ class TestOrchestration:
 
     def test_rows_are_kept_as_they_come(self, tmp_path: Path) -> None:
         """A run that breaks off has what it had measured."""
-        found = {"rows": {}, "machine": {"gpu": ["a card"]}}
+        found: running.Figures = {"rows": {}, "machine": {"gpu": ["a card"]}}
 
         def rows() -> Any:
             yield {"case": "a"}
@@ -232,7 +268,7 @@ class TestTables:
         names = memory_cases.PROCESSES["cells"][0]
         rows = {name: [{"case": name, "left_bytes": 0, **row}] for name, row in zip(names, committed, strict=False)}
         told = memory.lines({"rows": rows})
-        assert told[2:5] == [*cells.table_of(map(cell, committed))][2:]
+        assert told[2:5] == [*table(map(cell, committed))][2:]
         assert told[6].startswith("- Tensors: 3 cells, median error 0.")
         rows[names[0]][0] |= {"adjustments": ["2 slots"], "left_bytes": 64 * 2**20}
         told = memory.lines({"rows": rows})
@@ -244,8 +280,9 @@ class TestTables:
     def test_verdicts_are_counted(self) -> None:
         """Right ones of those that are verdicts; what failed for another reason is counted apart."""
         names = memory_cases.PROCESSES["verdicts"][0]
-        plain = {"short": "", "error": "", "left_bytes": 0, "reserved_bytes": 2 * GIB, "allowed_bytes": 3 * GIB}
-        kinds = [
+        plain: running.Figures = {"short": "", "error": "", "left_bytes": 0}
+        plain |= {"reserved_bytes": 2 * GIB, "allowed_bytes": 3 * GIB}
+        kinds: list[running.Figures] = [
             {"verdict": True, "right": True},
             {"verdict": True, "right": False, "short": "OutOfMemoryError: no", "needed_bytes": GIB},
             {"verdict": False, "right": None, "error": "PictureError: no", "left_bytes": 9 * 2**20},

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -40,10 +40,15 @@ def main() -> None:
     """Try the cases that are named."""
     store, *names = sys.argv[1:]
     choices = [choice for choice in map(CASES.__getitem__, names) if isinstance(choice, Choice)]
-    capped = Capped(Path(store), choices[0].cap_gib * GIB)
+    for row in judged(Capped(Path(store), choices[0].cap_gib * GIB), choices):
+        print(json.dumps(row), flush=True)  # noqa: T201
+
+
+def judged(capped: Capped, choices: Sequence[Choice]) -> Iterator[Figures]:
+    """The cases' rows, up to the first that leaves memory behind."""
     for choice in choices:
         row = capped.judge(choice)
-        print(json.dumps(row), flush=True)  # noqa: T201
+        yield row
         if row["left_bytes"] > LEFT_BYTES:
             return
 
