@@ -273,6 +273,7 @@ class TestTables:
         rows[names[0]][0] |= {"adjustments": ["2 slots"], "left_bytes": 64 * 2**20}
         told = memory.lines({"rows": rows})
         assert f"- {names[0]}: rendered with 2 slots, and is in no table." in told
+        assert any(line.startswith("- Tensors: 2 cells") for line in told)
         assert f"- {names[0]}: left 64 MiB behind; a new process went on." in told
         rows[names[0]][0]["stages"] = {}
         assert "- 1 cells have no figures of memory: there was no GPU." in memory.lines({"rows": rows})

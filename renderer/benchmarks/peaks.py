@@ -82,7 +82,7 @@ def stream_one(engine: StreamingEngine, cell: Cell) -> Figures:
         "in_flight": len(cell.pictures),
         "prompt_tokens": max(bare.tokens(engine, job.prompt) for job in jobs),
         "prompts": bare.largest_group(engine, jobs),
-        "tiled": cell.tiled,
+        "tiled": any(sharing.tiled_decode for sharing in sharings),
         **there,
         "stages": tell.stages.peaks,
         "adjustments": sorted({change for sharing in sharings for change in sharing.adjustments}),
