@@ -243,6 +243,12 @@ class TestOrchestration:
         with pytest.raises(MachineError, match="a gave no figures"):
             list(running.in_processes(found, ["a"], lambda _: []))
 
+    def test_a_folder_that_cannot_be_made_is_refused(self, tmp_path: Path) -> None:
+        """Before 58 GB are written somewhere else."""
+        (tmp_path / "file").touch()
+        with pytest.raises(UsageError, match="cannot be made"):
+            memory.measure(tmp_path, tmp_path / "file" / "stores", ["native"])
+
     def test_rows_are_kept_as_they_come(self, tmp_path: Path) -> None:
         """A run that breaks off has what it had measured."""
         found: running.Figures = {"rows": {}, "machine": {"gpu": ["a card"]}}

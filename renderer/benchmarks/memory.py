@@ -35,7 +35,8 @@ def measure(folder: Path, stores: Path, parts: Sequence[str]) -> Figures:
     fails.
     """
     running.known(parts, PARTS)
-    folder.mkdir(parents=True, exist_ok=True)
+    running.make(folder)
+    running.make(stores)
     notes = folder / "memory.json"
     found = running.read(notes)
     for part in parts:

@@ -32,6 +32,14 @@ def known(parts: Sequence[str], there: Sequence[str]) -> None:
         raise UsageError(f"there is no part {', '.join(unknown)}", hint=f"known: {', '.join(there)}")
 
 
+def make(folder: Path) -> None:
+    """The folder, where it is not there yet. Raises `UsageError` when it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be made: {error.strerror}", hint="--folder DIR, --stores DIR") from None
+
+
 def read(notes: Path) -> Figures:
     """What was measured before, as it stands in `notes`."""
     found: Figures = json.loads(notes.read_text()) if notes.exists() else {"rows": {}}
