@@ -20,6 +20,7 @@ from renderer.errors import RendererError
 from renderer.estimate import Estimate, Native, Stage, Work, decide, duration, host, shape_of, weight_bytes
 from renderer.estimate.decide import Decision
 from renderer.estimate.duration import Limit
+from renderer.estimate.memory import CONTEXT_BYTES
 from renderer.events import Setup
 from renderer.job import Format, Precision, Profile, Sidecar
 from renderer.machine import Machine
@@ -123,8 +124,15 @@ class Forecast:
 
     @property
     def vram_bytes(self) -> int | None:
-        """Peak GPU memory, of the largest group: they come one after another. None without a GPU."""
-        there = [group.estimate.device for group in self.groups if group.available_bytes is not None]
+        """Peak GPU memory, of the largest group: they come one after another. None without a GPU.
+
+        What the allocator holds in vain it gives back where there is no room for it.
+        """
+        there = [
+            min(group.estimate.device, group.available_bytes + CONTEXT_BYTES)
+            for group in self.groups
+            if group.available_bytes is not None
+        ]
         return max(there, default=None)
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -141,11 +142,13 @@ def described(
 
     there = here if ram_bytes is None else replace(here, ram_bytes=ram_bytes, ram_free_bytes=ram_bytes)
     if name is not None:
-        card = cards.find(name).card
+        match = cards.find(name)
+        if match.note:
+            print(f"note: {name}: {match.note}", file=sys.stderr)
+        card = match.card
         size = vram_bytes if vram_bytes is not None else card.memory_bytes
-        return replace(there, gpus=(Gpu(0, card.name, "", size, size, "", card.compute_capability),)), rates.of_card(
-            card
-        )
+        gpu = Gpu(0, card.name, "", size, size, "", card.compute_capability)
+        return replace(there, gpus=(gpu,)), rates.of_card(card)
     if here.gpu is None and vram_bytes is not None:
         return replace(there, gpus=(Gpu(0, "some GPU", "", vram_bytes, vram_bytes, "", (8, 9)),)), None
     if here.gpu is None:  # a CPU's rates, measured at a large model's shapes, tell nothing of the demo model
