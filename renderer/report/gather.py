@@ -97,7 +97,7 @@ def describe(item: Planned) -> Mapping[str, Any]:
         "job": picture.place.job_id,
         "line": picture.place.line,
         "state": item.state,
-        "note": item.note,
+        "note": hide_paths(item.note),
         "prompt": job.prompt,
         "negative_prompt": job.negative_prompt,
         "model": item.model.id,

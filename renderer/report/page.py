@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from renderer import artifacts
 from renderer.plan import Plan
 from renderer.report import plots, thumbnails
-from renderer.report.gather import Page, gather
+from renderer.report.gather import Page, gather, hide_paths
 
 PAGE = "index.html"
 ASSETS_FOLDER = "report"
@@ -82,7 +82,7 @@ def _markdown(page: Page) -> Iterator[str]:
         yield "| picture | state | reason |"
         yield "| --- | --- | --- |"
     for item in page.trouble:
-        yield f"| {_plain(item.picture.id)} | {item.state} | {_plain(item.note)} |"
+        yield f"| {_plain(item.picture.id)} | {item.state} | {_plain(hide_paths(item.note))} |"
 
 
 def _plain(text: str) -> str:

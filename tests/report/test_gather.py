@@ -145,12 +145,14 @@ class TestLog:
         assert hide_paths(f"cannot read {Path.cwd()}/jobs/a.yaml") == "cannot read jobs/a.yaml"
 
     def test_the_page_s_excerpt_has_none(self, tmp_path: Path) -> None:
-        """The end of the worker's log, as the page shows it."""
+        """The end of the worker's log and a failure's reason, as the page shows them and as Markdown has it."""
         manifest = make_manifest()
         plan = planned(manifest, tmp_path)
-        plan.journal.write("failed", "p000", plan.items[0].fingerprint, "no")
+        plan.journal.write("failed", "p000", plan.items[0].fingerprint, f"damaged weights: {tmp_path}/b.safetensors")
         (plan.folder.path / "p000.png").unlink()
         (plan.folder.path / "worker.log").write_text(f"Traceback: {tmp_path}/a.py\n")
         found = gather(make_plan(manifest, tmp_path))
         assert found.log == "Traceback: …/a.py\n"
-        assert str(tmp_path) not in page.write_html(found)
+        for text in (page.write_html(found), page.write_markdown(found)):
+            assert "/b.safetensors" in text
+            assert str(tmp_path) not in text
