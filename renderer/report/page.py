@@ -60,6 +60,7 @@ def _template() -> Template:
         loader=PackageLoader("renderer.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.lstrip_blocks = True
+    environment.filters["hide_paths"] = hide_paths
     return environment.get_template("page.html.j2")
 
 
