@@ -37,7 +37,7 @@ class TestKinds:
             ("id", 7, "must be text, not a number", "quote it"),
             ("id", "", "must not be empty", ""),
             ("model", "", "must not be empty", ""),
-            ("precision", "fp16", "fp16 is not one of its values", "allowed: bf16 or fp8"),
+            ("precision", "fp16", "fp16 is not one of its values", "allowed: bf16, fp8 or fp8-weights"),
             ("cfg_scale", "4.0", "must be a number, not text", ""),
             ("cfg_scale", "4", "must be a number, not text", "remove the quotes"),
             ("cfg_scale", 0.5, "0.5 is out of range", "allowed: 1 to 30"),

@@ -10,13 +10,13 @@ import torch
 from renderer.engine import placement
 from renderer.engine.placement import FROM_DISK, FROM_HOST, RESIDENT
 from renderer.errors import MachineError
-from renderer.job import Precision, Profile
+from renderer.job import Profile, Stored
 
 
 def test_every_profile_has_every_precision_but_one() -> None:
     """All of DiffSynth's own profiles take both precisions, but the one that is FP8; streaming places nothing so."""
     native = set(get_args(Profile)) - {"stream"}
-    pairs = {(profile, precision) for profile in native for precision in get_args(Precision)}
+    pairs = {(profile, precision) for profile in native for precision in get_args(Stored)}
     assert pairs - set(placement.PLACEMENTS) == {("fp8", "bf16")}
     with pytest.raises(MachineError, match="cannot render bf16"):
         placement.find("fp8", "bf16")
