@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -74,20 +73,37 @@ class Choice:
         return f"cap {self.cap_gib} GiB, {self.slots} slots, {self.pictures} of {self.side}x{self.side}{how}"
 
 
+UNGUIDED_THROUGH = (3, 2, 10)
+"""Slots through which every size is measured without guidance as well."""
+
+TILED_WIDTHS: Mapping[int, tuple[int, ...]] = MappingProxyType(
+    {
+        3: (512, 1024, 1328, 1664, 2048),
+        10: (512, 1024, 1328, 1664, 2048),
+        2: (1328, 2048),
+        60: (1328, 2048),
+    }
+)
+"""By slots, the widths whose decode is measured in tiles as well."""
+
+SIDES_WITHIN: Mapping[int, tuple[int, ...]] = MappingProxyType(
+    {24: (512, 1328, 2048), 16: (512, 1328, 2048), 10: (1328, 512)}
+)
+"""By DiffSynth's limit in GiB, the squares that are rendered within it: fewer where each takes long."""
+
+
 def _shape(shape: Shape) -> str:
     width, height, guidance = shape
     return f"{width}x{height}{'' if guidance != 1.0 else ' unguided'}"
 
 
 def _cells(slots: int) -> Iterator[Cell]:
-    for (width, height), guidance, tiled in itertools.product(SIZES, (4.0, 1.0), (False, True)):
-        if tiled and (guidance == 1.0 or width == 768):  # noqa: PLR2004  # told by the others
-            continue
-        if slots in (2, 60) and tiled and width not in (1328, 2048):
-            continue
-        if slots == 60 and guidance == 1.0:  # noqa: PLR2004  # all of them
-            continue
-        yield Cell(slots, ((width, height, guidance),), tiled)
+    for width, height in SIZES:
+        yield Cell(slots, ((width, height, 4.0),))
+        if slots in UNGUIDED_THROUGH:
+            yield Cell(slots, ((width, height, 1.0),))
+        if width in TILED_WIDTHS[slots]:
+            yield Cell(slots, ((width, height, 4.0),), tiled=True)
     if slots in (3, 10):
         for side, company in ((512, 8), (1024, 4), (1328, 3)):
             yield Cell(slots, ((side, side, 4.0),) * company)
@@ -98,8 +114,7 @@ def _cells(slots: int) -> Iterator[Cell]:
 
 def _natives() -> Iterator[tuple[NativeCell, ...]]:
     yield tuple(NativeCell("resident", None, (*size, guidance)) for size in SIZES for guidance in (4.0, 1.0))
-    for limit in (24, 16, 10):
-        sides = (512, 1328, 2048) if limit > 10 else (1328, 512)  # noqa: PLR2004  # there each takes twenty seconds
+    for limit, sides in SIDES_WITHIN.items():
         yield tuple(NativeCell("fp8", limit, (side, side, 4.0)) for side in sides)
 
 

@@ -33,7 +33,6 @@ HOST_MARGIN_BYTES = 4 * 2**30
 READERS = 16
 """Threads that fill host memory from the packed store: most of that is the kernel's handing out of fresh pages."""
 
-
 AHEAD = 4
 """Blocks that a source is told of before they are wanted; it takes up as many as it has room for."""
 

@@ -218,6 +218,13 @@ class TestRiding:
         assert len(heard.pictures) == 7
         assert len(engine._modulations._tables) <= 8
 
+    def test_sizes_are_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """DiffSynth keeps the rotary frequencies of every size it has met; a batch of many sizes does not."""
+        monkeypatch.setattr("renderer.engine.streaming.MOST_SIZES", 2)
+        engine = open_engine(in_flight=1)
+        render(engine, [make_job(side=side, steps=2) for side in range(64, 160, 16)])
+        assert len(engine._skeleton.dit.pos_embed.rope_cache) <= 3
+
     def test_equal_prompts_are_encoded_once_and_remembered(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
