@@ -149,10 +149,10 @@ Bytes = Annotated[int, Field(ge=0)]
 class Timing(Value):
     """Seconds of wall time, and when it was. `load_s` is the worker's start, shared by all pictures it rendered.
 
-    `encode_s` is everything before the first denoising step, `decode_s` everything after the last; streamed, they are the
-    picture's part of what was made ready for many at once, and the decoding alone, whose values become pixels beside
-    the next sweep. `save_s` is the encoding and writing of the file; `total_s` is `encode_s + denoise_s + decode_s +
-    save_s`.
+    `encode_s` is everything before the first denoising step, `decode_s` everything after the last; streamed, they are
+    the picture's part of what was made ready for many at once, and the decoding alone, whose values become pixels
+    beside the next sweep. `save_s` is the encoding and writing of the file; `total_s` is `encode_s + denoise_s +
+    decode_s + save_s`.
     """
 
     load_s: Seconds | None = None
