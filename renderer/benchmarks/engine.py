@@ -19,7 +19,7 @@ CASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "fp8": ("3-slots", "2-slots", "3-slots-tiled", "3-slots-8-small", "resident", "resident-small"),
         "caps": tuple(f"cap-{gib}" for gib in (6, 8, 10, 12, 16, 24)),
-        "bf16": ("bf16-3-slots",),
+        "bf16": ("bf16-3-slots", "bf16-3-slots-small"),
     }
 )
 """Our own, by part: measured in one process, so that the memory of the first alone is what a process takes."""

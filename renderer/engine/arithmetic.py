@@ -1,4 +1,7 @@
-"""Which kind of block a DiT's slots get on this device: FP8 products where they run, bf16 ones elsewhere."""
+"""Which kind of block a DiT's slots get on this device: FP8 products where they run, bf16 ones elsewhere.
+
+On a GPU the launches of either kind are recorded where pictures are small.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from renderer.engine import fp8_reference, precision
 from renderer.engine.blocks import Blocks, ModuleBlocks
 from renderer.engine.fp8_blocks import Fp8Blocks
 from renderer.engine.placement import Device
+from renderer.engine.recorded import CudaRecorder, RecordedBlocks
 from renderer.weights.store import TensorPlace
 
 LOG = logging.getLogger(__name__)
@@ -24,11 +28,14 @@ def choose(template: torch.nn.Module, places: Sequence[TensorPlace], device: Dev
     bf16 once a sweep.
     """
     plain = ModuleBlocks(template, places)
-    scaled = any(place.name.endswith(f".{precision.SCALE}") for place in places)
-    if not (scaled and fp8) or device != "cuda" or not precision.fp8_arithmetic():
+    if device != "cuda":
         return plain
+    scaled = any(place.name.endswith(f".{precision.SCALE}") for place in places)
+    if not (scaled and fp8) or not precision.fp8_arithmetic():
+        return RecordedBlocks(plain, CudaRecorder())
     attention = template.get_submodule("attn")
-    return Fp8Blocks(plain, places, attention.num_heads, attention.head_dim, _operations())
+    blocks = Fp8Blocks(plain, places, attention.num_heads, attention.head_dim, _operations())
+    return RecordedBlocks(blocks, CudaRecorder())
 
 
 def _operations() -> ModuleType:

@@ -48,7 +48,7 @@ class Journey:
     def ready(self, number: int) -> Ready:
         """Block `number`'s modulation at this picture's present step."""
         assert self.table is not None
-        return Ready(self.table[number, 0:1], self.table[number, 1:2])
+        return Ready(self.table[number])
 
     def stepped(self) -> None:
         """Note that denoising begins, or that a step of it is done."""

@@ -32,10 +32,19 @@ MOST_TABLES = 512
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What one block's two modulations give for one timestep: 1 x (6 * width) each. Stands in for `temb`."""
+    """What one block's two modulations give for one timestep: 2 x (6 * width). Stands in for `temb`."""
 
-    image: torch.Tensor
-    text: torch.Tensor
+    both: torch.Tensor
+
+    @property
+    def image(self) -> torch.Tensor:
+        """1 x (6 * width)."""
+        return self.both[0:1]
+
+    @property
+    def text(self) -> torch.Tensor:
+        """1 x (6 * width)."""
+        return self.both[1:2]
 
 
 class PickImage(torch.nn.Module):

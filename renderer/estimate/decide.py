@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from renderer.catalog import SIZE_STEP, Model
 from renderer.estimate.memory import BEHIND, MOST_TOKENS, Streaming, Work
-from renderer.estimate.terms import MIB
+from renderer.estimate.terms import MIB, total
 from renderer.job import Size
 
 FEWEST_SLOTS = 2
@@ -48,14 +48,16 @@ def needed(streaming: Streaming, works: Sequence[Work]) -> int:
     waiting = sum(streaming.waiting(work) // 2 + streaming.belongings(work) for work in works[:-1])
     longest = max(text for work in works for text in work.texts)
     preparing = max(streaming.encode(works, [longest - BEHIND]).bytes, streaming.modulate(works).bytes) + waiting
-    peak = max(preparing, streaming.denoise(works).bytes, streaming.decode(works).bytes)
+    preparing += total(streaming.recorded(works)) + streaming.pools(works)
+    peak = max(preparing, streaming.denoise(works).least, streaming.decode(works).least)
     return round(peak * (1 + _PAGES_PART)) + PAGES_BYTES
 
 
 def tokens_together(streaming: Streaming, flying: Sequence[Work], available: int) -> int:
     """How many tokens of prompts may be encoded together while pictures are in flight: one prompt always may."""
     waiting = sum(streaming.waiting(work) // 2 + streaming.belongings(work) for work in flying)
-    bare = streaming.encode(flying, []).bytes + waiting
+    recorded = total(streaming.recorded(flying)) + streaming.pools(flying)
+    bare = streaming.encode(flying, []).bytes + waiting + recorded
     room = (available - PAGES_BYTES) / (1 + _PAGES_PART) - bare
     a_token = streaming.prompt_bytes(1) - streaming.prompt_bytes(0)
     return max(0, min(MOST_TOKENS, int(room / a_token)))

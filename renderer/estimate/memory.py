@@ -25,6 +25,9 @@ MOST_TOKENS = 4096
 TILE_SIDE = 512
 """Pixels of a tile's side in a tiled decode, which overlaps its neighbours by a quarter."""
 
+MOST_RECORDED_ROWS = 3072
+"""Tokens of image and text up to which a block's launches are recorded (`engine.recorded`): more keep the GPU busy."""
+
 PIXELS_A_TOKEN = 256
 
 CUBLAS_WORKSPACE = 32 * MIB
@@ -114,6 +117,11 @@ def count_tokens(text: str) -> int:
     return -(-narrow // 3) + (len(text) - narrow)
 
 
+def _texts_recorded(work: Work) -> list[int]:
+    """T of the passes that are small enough to be recorded."""
+    return [text for text in work.texts if work.tokens + text <= MOST_RECORDED_ROWS]
+
+
 @dataclass(frozen=True, slots=True)
 class Streaming:
     """A model at one precision, streamed through `slots` slots on a card with such kernels."""
@@ -145,15 +153,37 @@ class Streaming:
             rotary_frequencies=FIXED_BYTES + sum(self._turns(tokens) for tokens in {work.tokens for work in works}),
         )
 
+    # -- small pictures --
+
+    def recorded(self, works: Sequence[Work]) -> tuple[Term, ...]:
+        """Where recordings find a rider's tensors, for the largest size there is, and a cuBLAS workspace of theirs."""
+        if not any(map(_texts_recorded, works)):
+            return ()
+        rows = MOST_RECORDED_ROWS * 2 * self.shape.width + self._turns(MOST_RECORDED_ROWS)
+        modulation = 2 * 6 * self.shape.width * 2
+        return terms(recorded_launches=rows + modulation + self.kernels.workspace)
+
+    def pools(self, works: Sequence[Work]) -> int:
+        """What recorded blocks compute in, kept for each size of picture that is in flight: a block's inside."""
+        sizes: dict[int, int] = {}
+        for work in works:
+            for text in _texts_recorded(work):
+                inside = total(self._inside(work.tokens, text)) - 2 * (work.tokens + text) * self.shape.width
+                sizes[work.tokens] = max(sizes.get(work.tokens, 0), inside)
+        return sum(sizes.values())
+
     def _turns(self, tokens: int) -> int:
         """Rotary frequencies of a picture: half a head's width of complex64 a token."""
         return tokens * self.shape.head_width // 2 * 8
 
     # -- one block --
 
+    def _inside(self, tokens: int, text: int) -> tuple[Term, ...]:
+        return max(self._attention(tokens, text), self._mlp(tokens, text), key=total)
+
     def block(self, tokens: int, text: int) -> tuple[Term, ...]:
         """What one block has in memory for one rider, at the most, its input included."""
-        parts = max(self._attention(tokens, text), self._mlp(tokens, text), key=total)
+        parts = self._inside(tokens, text)
         if self.multiplies_fp8 or self.precision == "bf16":
             return parts
         weights = weight_bytes(self.shape, "bf16")
@@ -285,9 +315,11 @@ class Streaming:
         return Stage(
             "denoise",
             self.kept(works)
+            + self.recorded(works)
             + max(map(moment, works), key=total)
             + terms(modulation_and_latents=sum(map(self.belongings, works))),
             piece=8 * self.shape.width * max(work.tokens for work in works),
+            idle=self.pools(works),
         )
 
     def decode(self, works: Sequence[Work]) -> Stage:
@@ -301,7 +333,8 @@ class Streaming:
 
         pieces = (term.bytes for work in works for term in self.vae(work) if term.name == PADDED)
         piece = max(pieces, default=0)  # where attention is not fused, its scores are more
-        return Stage("decode", self.kept(works) + max(map(moment, works), key=total), piece=piece)
+        there = self.kept(works) + self.recorded(works) + max(map(moment, works), key=total)
+        return Stage("decode", there, piece=piece, idle=self.pools(works))
 
     def vae(self, work: Work) -> tuple[Term, ...]:
         """The VAE's decode over its weights, untiled or of the largest tile."""

@@ -32,13 +32,15 @@ class Stage:
     """What is there at the moment of one stage at which most is.
 
     `piece` is the largest tensor that comes and goes between others that stay: about half of one is what the allocator
-    holds in vain. `vain` is what it so holds, where that is known otherwise.
+    holds in vain. `vain` is what it so holds, where that is known otherwise. `idle` is held for recorded launches that
+    compute in it: by the allocator, and by no tensor.
     """
 
     name: str
     terms: tuple[Term, ...]
     piece: int = 0
     vain: int | None = None
+    idle: int = 0
 
     @property
     def bytes(self) -> int:
@@ -46,11 +48,16 @@ class Stage:
         return sum(term.bytes for term in self.terms)
 
     @property
+    def least(self) -> int:
+        """What torch's allocator cannot do without."""
+        return self.bytes + self.idle
+
+    @property
     def reserved(self) -> int:
         """What torch's allocator takes for it where there is room: measured, and different with what went before."""
         if self.vain is not None:
             return self.bytes + self.vain
-        return self.bytes + min(MOST_HOLES, round(IN_VAIN * self.piece)) + PAGES
+        return self.least + min(MOST_HOLES, round(IN_VAIN * self.piece)) + PAGES
 
     @property
     def largest(self) -> Term:

@@ -61,7 +61,7 @@ def inputs(store: Store, image: int = 48, text: int = 7) -> dict[str, Any]:
     turns = tuple(
         torch.polar(torch.ones(rows, head // 2), torch.randn(rows, head // 2, generator=dice)) for rows in (image, text)
     )
-    ready = Ready(0.3 * random(1, 6 * width), 0.3 * random(1, 6 * width))
+    ready = Ready(0.3 * random(2, 6 * width))
     return {
         "image": random(1, image, width),
         "text": random(1, text, width),

@@ -51,8 +51,7 @@ class Fused:
 def rider(tokens: int, text: int) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor], Ready]:
     image, words = (torch.empty(1, rows, WIDTH, dtype=torch.bfloat16) for rows in (tokens, text))
     turns = (torch.empty(tokens, 64, dtype=torch.complex64), torch.empty(text, 64, dtype=torch.complex64))
-    parts = [torch.empty(1, 6 * WIDTH, dtype=torch.bfloat16) for _ in range(2)]
-    return image, words, turns, Ready(*parts)
+    return image, words, turns, Ready(torch.empty(2, 6 * WIDTH, dtype=torch.bfloat16))
 
 
 class TestOneBlock:

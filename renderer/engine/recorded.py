@@ -1,0 +1,213 @@
+"""A block's launches, recorded once a slot and size, and played since: CUDA graphs for pictures that are small.
+
+A block of a small picture is computed faster than its twenty kernels are launched one by one, so that the GPU waits for
+the host. Recorded, they are one launch. What is recorded reads and writes one place in memory; a rider's tensors are
+brought there and its results taken from there, by the same stream, so that all riders and sizes share it. Its bits are
+those of the block called plainly: the same kernels on the same numbers. Knows nothing of pictures or turns of slots.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from renderer.engine import failures
+from renderer.engine.blocks import Arithmetic, Blocks
+from renderer.engine.modulation import Ready
+from renderer.estimate.memory import MOST_RECORDED_ROWS
+
+LOG = logging.getLogger(__name__)
+
+Turns = tuple[torch.Tensor, torch.Tensor]
+"""Rotary frequencies of the image's tokens and of the text's: tokens x half a head's width, complex64."""
+
+Results = tuple[torch.Tensor, torch.Tensor]
+"""A block's: the text's rows, the image's: 1 x tokens x width."""
+
+_USUAL = frozenset({"image", "text", "temb", "image_rotary_emb"})
+
+
+class Recorder(Protocol):
+    """Records launches, to be played any number of times."""
+
+    def record(self, launch: Callable[[], None], pool: Any) -> Callable[[], None]:
+        """What `launch` launches, without running it; its memory comes from `pool`, and stays there."""
+
+    def pool(self) -> Any:
+        """Room for recordings that are never played at the same time."""
+
+    def wait(self) -> None:
+        """Until nothing is played any more."""
+
+
+class CudaRecorder:
+    """Records CUDA graphs on a stream of its own, on which nothing ever runs but a first product."""
+
+    def __init__(self) -> None:
+        self._stream: Any = None
+
+    def record(self, launch: Callable[[], None], pool: Any) -> Callable[[], None]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(self._own()):
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")  # other threads wait for copies meanwhile
+            try:
+                launch()
+            except Exception:
+                with contextlib.suppress(Exception):  # of which there would be only one more to tell
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        replay: Callable[[], None] = graph.replay
+        return replay
+
+    def pool(self) -> Any:
+        return torch.cuda.graph_pool_handle()
+
+    def wait(self) -> None:
+        torch.cuda.synchronize()
+
+    def _own(self) -> Any:
+        """The stream, which already has its cuBLAS workspace: it would stay in a recording's pool for good."""
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()
+            with torch.cuda.stream(self._stream):
+                small = torch.zeros((16, 16), dtype=torch.bfloat16, device="cuda")
+                torch.mm(small, small)
+            self._stream.synchronize()
+        return self._stream
+
+
+@dataclass(slots=True)
+class _Form:
+    """A size of image and text: where its tensors are while a recording plays, and the recordings, by block."""
+
+    text: torch.Tensor
+    image: torch.Tensor
+    rows: torch.Tensor
+    turns: torch.Tensor
+    used: bool = True
+    plays: dict[int, tuple[Any, Callable[[], None]]] = field(default_factory=dict)
+
+
+class RecordedBlocks:
+    """Blocks that are recorded where that makes them faster, and called plainly elsewhere."""
+
+    def __init__(self, blocks: Blocks, recorder: Recorder) -> None:
+        self._blocks = blocks
+        self._recorder: Recorder | None = recorder
+        self._place: _Place | None = None
+        self._met: set[tuple[int, int]] = set()
+        self._forms: dict[tuple[int, int], _Form] = {}
+        self._pools: dict[int, Any] = {}
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        return self._blocks.arithmetic
+
+    def arrive(self, number: int, slot: torch.Tensor) -> Callable[..., Any]:
+        """As the blocks' own; with the first, what the sweep before did not use is let go."""
+        if number == 0:
+            self._settle()
+        block = self._blocks.arrive(number, slot)
+        return lambda *args, **inputs: block(*args, **inputs) if args else self._call(block, inputs)
+
+    def forget(self) -> None:
+        if self._recorder is not None and self._forms:
+            self._recorder.wait()
+        self._forms.clear()
+        self._pools.clear()
+        self._place = None
+        self._blocks.forget()
+
+    def _call(self, block: Any, inputs: dict[str, Any]) -> Any:
+        image, text = inputs["image"], inputs["text"]
+        key = image.shape[1], text.shape[1]
+        rare = any(value is not None and value is not False for name, value in inputs.items() if name not in _USUAL)
+        if rare or self._recorder is None or sum(key) > MOST_RECORDED_ROWS:
+            return block(**inputs)
+        if key not in self._met:  # what runs for the first time loads kernels, which may not be recorded
+            self._met.add(key)
+            return block(**inputs)
+        form = self._forms.get(key) or self._begin(key, image, inputs["image_rotary_emb"])
+        form.used = True
+        if id(block) not in form.plays and not self._record(block, form):
+            return block(**inputs)
+        assert self._place is not None
+        return self._place.play(form, form.plays[id(block)][1], inputs)
+
+    def _begin(self, key: tuple[int, int], image: torch.Tensor, turns: Turns) -> _Form:
+        if self._place is None:
+            self._place = _Place(image, turns[0])
+        form = self._forms[key] = self._place.form(*key)
+        return form
+
+    def _record(self, block: Any, form: _Form) -> bool:
+        """Record a block in a form; False where that cannot be done here, which is then never tried again."""
+        assert self._recorder is not None
+        assert self._place is not None
+        tokens = form.image.shape[1]
+        pool = self._pools.get(tokens) or self._pools.setdefault(tokens, self._recorder.pool())
+        try:
+            play = self._recorder.record(self._place.launch(block, form), pool)
+        except Exception as error:
+            if failures.is_out_of_memory(error):
+                raise
+            LOG.warning("blocks' launches cannot be recorded here (%s): small pictures take longer", error)
+            self._recorder = None
+            return False
+        form.plays[id(block)] = block, play
+        return True
+
+    def _settle(self) -> None:
+        """Let go of forms that the last sweep had no rider of, and of room that no form is left in."""
+        stale = [key for key, form in self._forms.items() if not form.used]
+        if stale and self._recorder is not None:
+            self._recorder.wait()
+        for key in stale:
+            del self._forms[key]
+        for form in self._forms.values():
+            form.used = False
+        left = {tokens for tokens, _ in self._forms}
+        for tokens in self._pools.keys() - left:
+            del self._pools[tokens]
+
+
+class _Place:
+    """Where every recording finds its rider's tensors and leaves its results."""
+
+    def __init__(self, image: torch.Tensor, turns: torch.Tensor) -> None:
+        """With room for the most rows of tensors like these."""
+        width = image.shape[2]
+        self._rows = image.new_empty((1, MOST_RECORDED_ROWS, width))
+        self._turns = turns.new_empty((MOST_RECORDED_ROWS, turns.shape[1]))
+        self._ready = Ready(image.new_empty((2, 6 * width)))
+
+    def form(self, tokens: int, words: int) -> _Form:
+        rows, turns = self._rows[:, : words + tokens], self._turns[: words + tokens]
+        return _Form(text=rows[:, :words], image=rows[:, words:], rows=rows, turns=turns)
+
+    def launch(self, block: Any, form: _Form) -> Callable[[], None]:
+        """What is recorded: the block, from this place to this place."""
+        words = form.text.shape[1]
+
+        def launch() -> None:
+            turns = form.turns[words:], form.turns[:words]
+            found = block(image=form.image, text=form.text, temb=self._ready, image_rotary_emb=turns)
+            torch.cat(found, dim=1, out=form.rows)
+
+        return launch
+
+    def play(self, form: _Form, replay: Callable[[], None], inputs: dict[str, Any]) -> Results:
+        """Bring a rider's tensors, play a recording, and take the results away."""
+        image_turns, text_turns = inputs["image_rotary_emb"]
+        torch.cat((inputs["text"], inputs["image"]), dim=1, out=form.rows)
+        torch.cat((text_turns, image_turns), dim=0, out=form.turns)
+        self._ready.both.copy_(inputs["temb"].both)
+        replay()
+        words, found = form.text.shape[1], form.rows.clone()
+        return found[:, :words], found[:, words:]

@@ -1,0 +1,201 @@
+"""Recorded launches: what is kept of which block and size, whose tensors are where, and what is let go when.
+
+The recorder here plays by calling again, which is what a CUDA graph comes to; those are tried in `test_streaming_gpu`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from renderer.engine.modulation import Ready
+from renderer.engine.recorded import RecordedBlocks
+from renderer.estimate.memory import MOST_RECORDED_ROWS
+
+WIDTH, HALF_HEAD = 8, 2
+
+
+class Again:
+    """Plays by calling again, and counts."""
+
+    def __init__(self) -> None:
+        self.recorded = self.pools = self.waited = 0
+        self.error: Exception | None = None
+
+    def record(self, launch: Callable[[], None], pool: Any) -> Callable[[], None]:
+        assert pool <= self.pools
+        if self.error:
+            raise self.error
+        self.recorded += 1
+        return launch
+
+    def pool(self) -> Any:
+        self.pools += 1
+        return self.pools
+
+    def wait(self) -> None:
+        self.waited += 1
+
+
+class Weighted:
+    """Blocks that compute something with everything they are given; the slot's first byte is their weight."""
+
+    arithmetic: Literal["bf16", "fp8"] = "fp8"
+
+    def __init__(self) -> None:
+        self.bound: dict[int, Any] = {}
+        self.called = self.forgotten = 0
+
+    def arrive(self, number: int, slot: torch.Tensor) -> Any:
+        del number
+
+        def block(**inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            self.called += 1
+            image, text, ready = inputs["image"], inputs["text"], inputs["temb"]
+            for_image, for_text = (torch.view_as_real(turns).sum() for turns in inputs["image_rotary_emb"])
+            more = 0.0 if inputs.get("entity") is None else 100.0
+            weight = slot[0].float()
+            return (
+                text * weight + ready.text.sum() + for_text + image.mean(),
+                image * weight + ready.image.sum() + for_image + text.mean() + more,
+            )
+
+        return self.bound.setdefault(slot.data_ptr(), block)
+
+    def forget(self) -> None:
+        self.forgotten += 1
+        self.bound.clear()
+
+
+def rider(image: int = 6, text: int = 3, seed: int = 1, **more: Any) -> dict[str, Any]:
+    dice = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=dice)
+
+    return {
+        "image": random(1, image, WIDTH),
+        "text": random(1, text, WIDTH),
+        "temb": Ready(random(2, 6 * WIDTH)),
+        "image_rotary_emb": tuple(torch.view_as_complex(random(rows, HALF_HEAD, 2)) for rows in (image, text)),
+        "attention_mask": None,
+        "enable_fp8_attention": False,
+        **more,
+    }
+
+
+def slots(count: int = 2) -> list[torch.Tensor]:
+    return [torch.full((1,), number + 2, dtype=torch.uint8) for number in range(count)]
+
+
+def sweep(blocks: Any, places: list[torch.Tensor], riders: list[dict[str, Any]], count: int = 6) -> list[Any]:
+    """Bring `count` blocks past, in turns through `places`; what each rider has in the end."""
+    flying = [dict(inputs) for inputs in riders]
+    for number in range(count):
+        block = blocks.arrive(number, places[number % len(places)])
+        for inputs in flying:
+            inputs["text"], inputs["image"] = block(**inputs)
+    return [(inputs["text"], inputs["image"]) for inputs in flying]
+
+
+def same(found: list[Any], expected: list[Any]) -> bool:
+    return all(
+        torch.equal(a, b) for one, other in zip(found, expected, strict=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_riders_of_several_sizes_have_what_plain_blocks_give() -> None:
+    """Two of one size, others of others, several sweeps: nobody's tensors are anybody else's."""
+    riders = [rider(seed=1), rider(seed=2), rider(image=6, text=4, seed=3), rider(image=9, seed=4)]
+    blocks = RecordedBlocks(Weighted(), Again())
+    for _ in range(3):
+        assert same(sweep(blocks, slots(), riders), sweep(Weighted(), slots(), riders))
+
+
+def test_a_slot_is_recorded_once_a_size() -> None:
+    """However many blocks come through it, and however many riders it has; a size's first call is a plain one."""
+    recorder, places = Again(), slots(2)
+    blocks = RecordedBlocks(Weighted(), recorder)
+    for _ in range(3):
+        sweep(blocks, places, [rider(seed=1), rider(seed=2), rider(text=5)])
+    assert recorder.recorded == 2 * 2
+    assert recorder.pools == 1  # both sizes have as many tokens of the image
+
+
+def test_a_result_stays_what_it_is() -> None:
+    """What one rider was given is not overwritten when the next one rides."""
+    blocks = RecordedBlocks(Weighted(), Again())
+    block = blocks.arrive(0, slots()[0])
+    block(**rider())
+    text, image = block(**rider(seed=1))
+    before = text.clone(), image.clone()
+    block(**rider(seed=2))
+    assert torch.equal(text, before[0])
+    assert torch.equal(image, before[1])
+
+
+@pytest.mark.parametrize("inputs", [rider(image=MOST_RECORDED_ROWS), rider(entity=torch.ones(1))])
+def test_large_pictures_and_rare_wishes_are_called_plainly(inputs: dict[str, Any]) -> None:
+    """Nothing is recorded, and nothing is left out."""
+    recorder = Again()
+    blocks = RecordedBlocks(Weighted(), recorder)
+    assert same(sweep(blocks, slots(), [inputs]), sweep(Weighted(), slots(), [inputs]))
+    assert recorder.recorded == 0
+
+
+def test_what_a_sweep_did_not_use_is_let_go_after_the_next() -> None:
+    """Sizes come and go with their pictures; those that stay are not recorded again."""
+    recorder, places, plain = Again(), slots(2), Weighted()
+    blocks = RecordedBlocks(plain, recorder)
+    small, large = rider(), rider(image=9)
+    sweep(blocks, places, [small, large])
+    sweep(blocks, places, [small])
+    assert set(blocks._pools) == {6, 9}
+    sweep(blocks, places, [small])
+    assert recorder.recorded == 4
+    assert set(blocks._pools) == {6}
+    assert recorder.waited == 1  # nothing is let go that may still be playing
+    called = plain.called
+    blocks.arrive(0, places[0])(**large)  # its kernels are known by now
+    assert recorder.recorded == 5
+    assert plain.called == called + 1
+
+
+def test_forgotten_slots_are_recorded_anew() -> None:
+    """After memory ran out there are other slots, maybe at the same addresses."""
+    recorder, places, plain = Again(), slots(2), Weighted()
+    blocks = RecordedBlocks(plain, recorder)
+    sweep(blocks, places, [rider()])
+    blocks.forget()
+    assert plain.forgotten == 1
+    assert not blocks._pools
+    places = slots(3)[1:]
+    assert same(sweep(blocks, places, [rider()]), sweep(Weighted(), places, [rider()]))
+    assert recorder.recorded == 4
+
+
+def test_where_nothing_can_be_recorded_blocks_are_called_plainly(caplog: pytest.LogCaptureFixture) -> None:
+    """It is tried once, and said once."""
+    recorder = Again()
+    recorder.error = RuntimeError("operation not permitted when stream is capturing")
+    blocks = RecordedBlocks(Weighted(), recorder)
+    assert same(sweep(blocks, slots(), [rider()]), sweep(Weighted(), slots(), [rider()]))
+    assert [record.message for record in caplog.records if "cannot be recorded" in record.message] != []
+    assert len(caplog.records) == 1
+
+
+def test_memory_that_runs_out_is_the_riders() -> None:
+    """It is no reason never to record again."""
+    recorder = Again()
+    recorder.error = torch.OutOfMemoryError("CUDA out of memory")
+    blocks = RecordedBlocks(Weighted(), recorder)
+    block = blocks.arrive(0, slots()[0])
+    block(**rider())
+    with pytest.raises(torch.OutOfMemoryError):
+        block(**rider())
+    recorder.error = None
+    block(**rider())
+    assert recorder.recorded == 1
