@@ -98,7 +98,7 @@ class Opening(Value):
 
 
 class Opened(Value):
-    """The pipeline is open. `capacity` is how many jobs the worker takes at once."""
+    """The pipeline is open. `capacity` is how many jobs the worker takes at once, `notes` what to know of it."""
 
     event: Literal["opened"] = "opened"
     capacity: int
@@ -106,6 +106,7 @@ class Opened(Value):
     engine: Engine
     software: Software
     gpu: Gpu | None
+    notes: tuple[str, ...] = ()
 
 
 class OpenFailed(Value):

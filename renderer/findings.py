@@ -197,13 +197,19 @@ def _pinning(facts: Facts) -> Iterator[Finding]:
         hint = "ulimit -l unlimited; in a container --ulimit memlock=-1; in a systemd unit LimitMEMLOCK=infinity"
         if here.wsl:
             hint = "under WSL2 raise memory= in .wslconfig: Windows lets about half of it be pinned"
+        rates = facts.rates
+        speed = (
+            f"{rates.pageable_bytes_per_s / 1e9:.1f} GB/s" if isinstance(rates, Rates) else "a fraction of the speed"
+        )
         yield Finding(
-            f"host memory cannot be pinned: {outcome}{told}", "blocks cannot be streamed to the GPU", hint, fatal=True
+            f"host memory cannot be pinned: {outcome}{told}",
+            f"blocks come to the GPU as they lie, at {speed}, and computing waits for them; pictures are the same",
+            hint,
         )
     elif here.wsl and here.gpu is not None:
         yield Finding(
             "this is WSL2",
-            "Windows lets about half of WSL's memory be pinned; blocks beyond that come from the disk or fail",
+            "Windows lets about half of WSL's memory be pinned; blocks beyond that come several times slower",
             f"give WSL {_amount(2 * facts.swept_bytes)} or more by memory= in .wslconfig" if facts.swept_bytes else "",
         )
 

@@ -168,7 +168,8 @@ def sentence(what: news.News) -> str | None:
         case news.WorkerOpened(opened=opened):
             where = f"{opened.gpu.name}, {gib(opened.gpu.total_bytes)}" if opened.gpu else "the CPU"
             engine = f"engine {opened.engine.name}, profile {opened.engine.profile}"
-            return f"model open after {duration(opened.load_s)}: {engine}, {where}"
+            first = f"model open after {duration(opened.load_s)}: {engine}, {where}"
+            return "\n".join([first, *(f"  note: {note}" for note in opened.notes)])
         case news.PictureDone(sidecar=sidecar):
             return "\n".join([describe_done(sidecar), *(f"  warning: {warning}" for warning in sidecar.warnings)])
         case news.PictureFailed():

@@ -30,7 +30,7 @@ READERS = 8
 """Threads that read a network's files."""
 
 STAGING_BYTES = 2**25
-"""Pinned memory each of them reads into on the way to a GPU."""
+"""Memory each of them reads into on the way to a GPU, pinned where it can be."""
 
 _ROLES: tuple[Role, ...] = ("transformer", "text_encoder", "vae")
 

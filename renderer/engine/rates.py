@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from renderer.engine.placement import Device
 from renderer.engine.precision import fp8_arithmetic
-from renderer.engine.slots import host_buffer
+from renderer.engine.slots import pinned_buffer
 from renderer.errors import MachineError
 from renderer.rates import CPU, Rates
 from renderer.weights.places import models_folder
@@ -199,7 +199,7 @@ class Bench:
     def pinned(self) -> float | None:
         """From memory as blocks have it; None where none can be pinned."""
         try:
-            buffer = host_buffer(self._sizes.copy_bytes, self._device, _touch)
+            buffer = pinned_buffer(self._sizes.copy_bytes, self._device, _touch)
         except MachineError:
             return None
         return self._copies(buffer)

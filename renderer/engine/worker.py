@@ -37,7 +37,7 @@ from renderer.events import (
     read_order,
     write_frame,
 )
-from renderer.job import Engine
+from renderer.job import Engine, Sharing
 
 if TYPE_CHECKING:
     from renderer.engine.calling import Rendering
@@ -127,6 +127,7 @@ class Worker:
                 engine=Engine(name=engine.name, profile=setup.profile, device=engine.device),
                 software=facts.software(engine.device),
                 gpu=facts.gpu(engine.device),
+                notes=_notes(),
             )
         )
 
@@ -156,7 +157,7 @@ class Worker:
             height=rendering.height,
             timing=rendering.timing.model_copy(update={"load_s": self._load_s}),
             memory=rendering.memory,
-            sharing=rendering.sharing,
+            sharing=_told(rendering.sharing),
             warnings=rendering.warnings,
         )
         self._tell(event, rendering.rgb)
@@ -186,6 +187,18 @@ def _listen(stream: BinaryIO, orders: queue.SimpleQueue[AnyOrder]) -> None:
     except Exception:
         LOG.exception("not an order")
         _end(EXIT_BROKEN)
+
+
+def _notes() -> tuple[str, ...]:
+    """What is not as it should be in this process, and takes nothing from a picture but time."""
+    from renderer.engine import slots  # noqa: PLC0415  # torch, after the first sign of life
+
+    return (slots.unpinned(),) if slots.unpinned() else ()
+
+
+def _told(sharing: Sharing | None) -> Sharing | None:
+    """How a picture shared the machine, with this process's notes."""
+    return sharing and sharing.model_copy(update={"adjustments": (*sharing.adjustments, *_notes())})
 
 
 def _detail(error: Exception) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -70,13 +71,19 @@ class Maker:
         row_bytes = stored.bytes // stored.shape[0]
         step = max(self._piece_bytes // row_bytes, 1) * row_bytes
         if self._buffer.numel() < min(step, stored.bytes):
-            self._buffer = torch.empty(
-                max(step, self._piece_bytes), dtype=torch.uint8, pin_memory=self._device != "cpu"
-            )
+            self._buffer = _buffer(max(step, self._piece_bytes), self._device)
         for begin in range(0, stored.bytes, step):
             size = min(step, stored.bytes - begin)
             _read_exactly(stored, self._sources[stored.path], self._buffer[:size], begin)
             yield self._buffer[:size].view(_DTYPES[stored.dtype])
+
+
+def _buffer(size: int, device: str) -> torch.Tensor:
+    """Host memory to read into, pinned where that helps and is allowed."""
+    if device != "cpu":
+        with suppress(RuntimeError):  # the limit on locked memory: copies from other memory are slower, no more
+            return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    return torch.empty(size, dtype=torch.uint8)
 
 
 def _read_exactly(stored: Stored, descriptor: int, buffer: torch.Tensor, begin: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from renderer.engine import slots
-from renderer.engine.slots import HostMemory, ReadAhead, Slots, Source, _spread, host_buffer
+from renderer.engine.slots import HostMemory, ReadAhead, Slots, Source, _spread, host_buffer, pinned_buffer
 from renderer.errors import MachineError
 
 
@@ -188,13 +188,34 @@ def test_memory_is_filled_then_pinned_and_let_go_of_before_it_is_unmapped(monkey
     assert driver.mapped_when_let_go == [True]
 
 
-def test_memory_that_cannot_be_pinned_is_an_error_that_says_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limit on locked memory: named, with the way out; and nothing is let go of that never was pinned."""
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    """A driver that pins nothing, and a process that has not said so yet."""
     driver = Driver(status=2)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: driver)
+    monkeypatch.setattr(slots, "_UNPINNED", slots._Unpinned())
+    return driver
+
+
+def test_memory_that_cannot_be_pinned_is_used_as_it_is(strict: Driver, caplog: pytest.LogCaptureFixture) -> None:
+    """Beyond the limit on locked memory: filled all the same, said once, and not let go of as if it were pinned."""
+    assert slots.unpinned() == ""
+    buffers = [host_buffer(8 << 20, "cuda", lambda memory: memory.fill_(7)) for _ in range(3)]
+    assert [int(buffer.min()) for buffer in buffers] == [7, 7, 7]
+    assert "ulimit -l" in slots.unpinned()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "8 MiB of host memory cannot be pinned" in caplog.text
+    del buffers
+    gc.collect()
+    assert strict.mapped_when_let_go == []
+
+
+def test_who_needs_it_pinned_gets_an_error_that_says_what_helps(strict: Driver) -> None:
+    """`doctor` wants to know, and to measure: named, with the way out; a worker's pictures hear nothing of it."""
     with pytest.raises(MachineError, match=r"8 MiB of host memory cannot be pinned") as caught:
-        host_buffer(8 << 20, "cuda")
+        pinned_buffer(8 << 20, "cuda")
     assert "ulimit" in caught.value.hint
+    assert slots.unpinned() == ""
     del caught
     gc.collect()
-    assert driver.mapped_when_let_go == []
+    assert strict.mapped_when_let_go == []

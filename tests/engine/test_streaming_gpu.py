@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from renderer.engine import slots
 from renderer.engine.native import NativeEngine
 from renderer.engine.streaming import StreamingEngine
 from renderer.events import Setup
@@ -42,6 +43,15 @@ def test_fp8_weights_are_multiplied_in_bf16() -> None:
     )
     assert engine._blocks.arithmetic == "bf16"
     assert len(pixels(render(engine, variants("fp8-weights")))) == 4
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_memory_that_cannot_be_pinned(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks, modulations and prompts come from pageable memory: the same bits, and no launch hears of the failure."""
+    expected = alone(precision)
+    monkeypatch.setattr(slots, "_PIN_FLAGS", 0xFF00)  # CUDA refuses them
+    assert pixels(render(open_engine(precision, slots=2, in_flight=4), variants(precision))) == expected
+    assert "ulimit" in slots.unpinned()
 
 
 def test_twenty_times_out_of_memory_leaves_nothing_behind() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import resource
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from renderer.engine import slots
 from renderer.engine.native import NativeEngine
+from renderer.engine.worker import Worker
 from renderer.events import (
     AnyEvent,
     AnyOrder,
@@ -34,6 +37,8 @@ from renderer.events import (
     write_frame,
 )
 from renderer.job import Engine, Job, Profile
+from renderer.news import WorkerOpened
+from renderer.words import sentence
 from tests.engine.making import make_job, make_setup
 
 Heard = list[tuple[AnyEvent, bytes]]
@@ -221,3 +226,25 @@ class TestEnd:  # the first of these ends the module's worker
         process.process.stdin.flush()
         assert process.process.wait(20) == 70
         assert "not an order" in process.log.read_text()
+
+
+def test_memory_that_could_not_be_pinned_is_told(monkeypatch: pytest.MonkeyPatch, demo_folder: Path) -> None:
+    """Once when the worker has opened, for whoever watches; and in each streamed picture's sidecar."""
+    assert demo_folder
+    monkeypatch.setattr(slots, "_UNPINNED", slots._Unpinned())
+    slots._UNPINNED.add(2**20, 2)
+    pipe = io.BytesIO()
+    worker = Worker(pipe)
+    worker.obey(Open(setup=make_setup(profile="stream")))
+    worker.obey(Render(key="it", job=make_job()))
+    while worker.busy:
+        worker.advance()
+    pipe.seek(0)
+    heard = []
+    while pipe.tell() < len(pipe.getvalue()):
+        heard.append(read_event(pipe)[0])
+    opened = next(event for event in heard if isinstance(event, Opened))
+    rendered = next(event for event in heard if isinstance(event, Rendered))
+    assert rendered.sharing is not None
+    assert opened.notes == rendered.sharing.adjustments == (slots.unpinned(),)
+    assert "note: host memory could not all be pinned" in (sentence(WorkerOpened(opened)) or "")
