@@ -6,34 +6,26 @@ torch, starts nothing, asks no network.
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from renderer import catalog, machine
+from renderer import catalog, disk
+from renderer.disk import Disk
 from renderer.errors import RendererError
-from renderer.estimate import Estimate, Native, Stage, Work, decide, duration, host, shape_of, weight_bytes
+from renderer.estimate import Estimate, Native, Stage, Work, decide, duration, host, shape_of
 from renderer.estimate.decide import Decision
 from renderer.estimate.duration import Limit
 from renderer.estimate.memory import CONTEXT_BYTES
 from renderer.events import Setup
-from renderer.job import Format, Precision, Profile, Sidecar
+from renderer.job import Precision, Profile
 from renderer.machine import Machine
 from renderer.pace import Pace, Way, seconds, timesteps
 from renderer.plan import Plan, Planned, Refusal, allocator_bytes, refusals, setup_for, streaming_of
 from renderer.rates import Rates
-from renderer.weights import needs, places
-from renderer.weights.needs import Need
-
-BYTES_A_PIXEL: Mapping[Format, float] = {"png": 1.5, "webp": 1.1, "jpeg": 0.7}
-"""Of a picture's file where none like it has been written here: photographs and posters, no flat graphics."""
-
-_LIKE = 2.0  # a picture of up to twice as many pixels, or half, tells of another's file
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,26 +84,6 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Disk:
-    """Bytes that will be written, and bytes that are free where."""
-
-    download_bytes: int
-    store_bytes: int
-    outputs_bytes: int
-    models_free_bytes: int
-    outputs_free_bytes: int
-    same_disk: bool
-
-    @property
-    def short_bytes(self) -> int:
-        """What is missing; 0 where there is room."""
-        models = self.download_bytes + self.store_bytes
-        if self.same_disk:
-            return max(0, models + self.outputs_bytes - self.models_free_bytes)
-        return max(0, models - self.models_free_bytes) + max(0, self.outputs_bytes - self.outputs_free_bytes)
-
-
-@dataclass(frozen=True, slots=True)
 class Forecast:
     """All of it. `refused` is by picture id; `troubles` are models and precisions that cannot be opened here."""
 
@@ -153,14 +125,7 @@ class Forecast:
             "seconds": self.seconds,
             "begins_at": self.begins_at.isoformat(timespec="seconds"),
             "ends_at": self.ends_at.isoformat(timespec="seconds") if self.ends_at else None,
-            "disk": {
-                "download_bytes": self.disk.download_bytes,
-                "store_bytes": self.disk.store_bytes,
-                "outputs_bytes": self.disk.outputs_bytes,
-                "models_free_bytes": self.disk.models_free_bytes,
-                "outputs_free_bytes": self.disk.outputs_free_bytes,
-                "short_bytes": self.disk.short_bytes,
-            },
+            "disk": self.disk.as_dict(),
             "groups": [_group_as_dict(group) for group in self.groups],
             "refused": {
                 name: {
@@ -227,7 +192,7 @@ def forecast(plans: Sequence[Plan], terms: Terms, now: datetime) -> Forecast:
         groups=tuple(groups),
         refused=refused,
         troubles=tuple(troubles),
-        disk=_disk(plans, left, setups, sidecars, ready=terms.ready),
+        disk=disk.look(plans, left, setups, ready=terms.ready),
         begins_at=now,
         ends_at=ends,
     )
@@ -337,56 +302,3 @@ class _Grouping:
         if start is None:
             start = duration.load_seconds(self._shape, self.setup.stored, rates)
         return Seconds(start, self._pace.prepare_s(self._key, self.left, rates), denoise, decode)
-
-
-# ---- the disk --------------------------------------------------------------------------------------------------------
-
-
-def _disk(
-    plans: Sequence[Plan],
-    left: Sequence[Planned],
-    setups: Sequence[Setup],
-    sidecars: Sequence[Sidecar],
-    *,
-    ready: bool,
-) -> Disk:
-    models = places.models_folder().absolute()
-    outputs = plans[0].folder.path.absolute() if plans else models
-    kinds = Counter((item.picture.job.width * item.picture.job.height, item.picture.keep.format) for item in left)
-    download = store = 0
-    for setup in setups if not ready else ():
-        more, packed = _of_model(setup)
-        download, store = download + more, store + packed
-    return Disk(
-        download_bytes=download,
-        store_bytes=store,
-        outputs_bytes=round(sum(count * file_bytes(*kind, sidecars) for kind, count in kinds.items())),
-        models_free_bytes=needs.free_bytes(),
-        outputs_free_bytes=machine.free_disk_bytes(outputs),
-        same_disk=_device(models) == _device(outputs),
-    )
-
-
-def _of_model(setup: Setup) -> tuple[int, int]:
-    """Bytes to download, and bytes of the packed store, of what is not here yet."""
-    model = catalog.find(setup.model)
-    wanted = Need(model=setup.model, store=setup.stored if setup.store else None)
-    if needs.is_met(wanted):
-        return 0, 0
-    lacking = {lack.part.role for lack in places.look(model).lacking}
-    download = sum(part.bytes or 0 for part in model.parts if part.role in lacking)
-    return download, weight_bytes(shape_of(model), setup.stored).store if setup.store else 0
-
-
-def file_bytes(pixels: int, kind: Format, sidecars: Sequence[Sidecar]) -> float:
-    """A picture's file: bytes a pixel as files of like sizes had them here, or a stated default."""
-    same = [each for each in sidecars if each.keep.format == kind]
-    like = [each for each in same if 1 / _LIKE <= each.file.width * each.file.height / pixels <= _LIKE] or same
-    known = [each.file.bytes / (each.file.width * each.file.height) for each in like]
-    return pixels * (statistics.median(known) if known else BYTES_A_PIXEL[kind])
-
-
-def _device(folder: Path) -> int:
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder.stat().st_dev

@@ -17,6 +17,7 @@ from renderer.catalog.data import (
     DEMO,
     DEMO_SHAPE,
     MODELS,
+    PHOTOGRAPHS,
     PROCESSOR,
     QWEN_IMAGE,
     QWEN_IMAGE_SHAPE,
@@ -26,7 +27,7 @@ from renderer.catalog.data import (
     TRANSFORMER_FILES,
     VAE_FILES,
 )
-from renderer.catalog.model import SIZE_STEP, Ability, Model, Network, Part, PartRole, Role, Shape, UNetShape
+from renderer.catalog.model import SIZE_STEP, Ability, Density, Model, Network, Part, PartRole, Role, Shape, UNetShape
 from renderer.errors import ModelError, shorten
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "DEMO_SHAPE",
     "MODELS",
     "PARTS",
+    "PHOTOGRAPHS",
     "PROCESSOR",
     "QWEN_IMAGE",
     "QWEN_IMAGE_SHAPE",
@@ -42,6 +44,7 @@ __all__ = [
     "STABLE_DIFFUSION_15",
     "TOKENIZER",
     "Ability",
+    "Density",
     "Model",
     "Network",
     "Part",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from renderer.job import Size
+from renderer.job import Format, Size
 
 Role = Literal["transformer", "text_encoder", "vae"]
 """The networks of a model."""
@@ -97,13 +98,34 @@ class UNetShape:
 
 
 @dataclass(frozen=True, slots=True)
+class Density:
+    """How many bytes a picture's file has for each pixel, beside what it says of itself.
+
+    `bytes_a_pixel` up to `pixels` of them; in a larger picture the same shapes have more pixels, and a pixel has less:
+    `fall` is the power by which that goes. `pictures` says how much the figure is worth beside files that were written:
+    as much as so many of them, and 0 where it is an assumption.
+    """
+
+    bytes_a_pixel: float
+    pixels: int = 1
+    fall: float = 0.0
+    pictures: int = 0
+
+    def bytes_of(self, pixels: int) -> float:
+        """Of a file of so many pixels."""
+        larger = max(1.0, pixels / self.pixels)
+        return pixels * self.bytes_a_pixel / math.pow(larger, self.fall)
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model: what it is called, what it consists of, and what it renders when a job does not say.
 
     Sides and areas are in pixels. `gpu_bytes` is what the weights take on a GPU at each precision, text encoder and
-    VAE included. `call` is what DiffSynth's pipeline has to be told besides a job. A model is from a hub (`parts` and
-    `revision`), or a local folder in Qwen-Image's layout (`folder`), or single files by role (`files`), whose other
-    parts are the hub's; the demo model has none of these, and comes with the package.
+    VAE included; `densities` how large its pictures' files come out. `call` is what DiffSynth's pipeline has to be told
+    besides a job. A model is from a hub (`parts` and `revision`), or a local folder in Qwen-Image's layout (`folder`),
+    or single files by role (`files`), whose other parts are the hub's; the demo model has none of these, and comes with
+    the package.
     """
 
     id: str
@@ -123,6 +145,7 @@ class Model:
     shape: Shape | None = None
     call: Mapping[str, bool | str | float] = field(default_factory=dict)
     gpu_bytes: Mapping[str, int] = field(default_factory=dict)
+    densities: Mapping[Format, Density] = field(default_factory=dict)
     proof_side: int | None = None
 
     @property
