@@ -1,7 +1,8 @@
 """Bytes that a batch will write, against those that are free: pictures, downloads, packed stores.
 
 A picture's file is reckoned from its model's density (`catalog`), times what the files that lie in the outputs already
-have more or less than that. Reads sidecars and sizes, a bounded number; writes nothing, imports no torch.
+have more or less than that. Knows which batch has no room. Reads sidecars and sizes, a bounded number; writes nothing,
+imports no torch.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from renderer import artifacts, catalog, machine
 from renderer.artifacts import SIDECAR_SUFFIX
 from renderer.catalog import Density
+from renderer.errors import MachineError
 from renderer.estimate import shape_of, weight_bytes
 from renderer.events import Setup
 from renderer.job import Embed, Format, Sidecar
@@ -25,6 +27,10 @@ from renderer.weights.needs import Need
 
 LABEL_BYTES: Mapping[Embed, int] = {"none": 0, "basic": 680, "full": 1700}
 """What a file says of itself; with `full`, twice the prompt is in it, and 40 to 290 letters make 1540 to 2250 bytes."""
+
+BESIDE_BYTES = 25_000
+"""Of each picture, beside its file: sidecar, thumbnail, its tile of the contact sheet, its part of page and journal (27
+kB of each of the demo's twelve)."""
 
 ENOUGH = 5
 """So many files of a model and format tell the others."""
@@ -64,12 +70,16 @@ class Disk:
         return self.download_bytes + self.store_bytes
 
     @property
+    def more_bytes(self) -> int:
+        """What the outputs grow by."""
+        return max(0, self.outputs_bytes + BESIDE_BYTES * self.pictures - self.replaced_bytes)
+
+    @property
     def short_bytes(self) -> int:
         """What is missing; 0 where there is room."""
-        more = max(0, self.outputs_bytes - self.replaced_bytes)
         if self.same_disk:
-            return max(0, self.models_bytes + more - self.models_free_bytes)
-        return max(0, self.models_bytes - self.models_free_bytes) + max(0, more - self.outputs_free_bytes)
+            return max(0, self.models_bytes + self.more_bytes - self.models_free_bytes)
+        return max(0, self.models_bytes - self.models_free_bytes) + max(0, self.more_bytes - self.outputs_free_bytes)
 
     def as_dict(self) -> dict[str, Any]:
         """The bytes as JSON-ready values."""
@@ -78,6 +88,7 @@ class Disk:
             "store_bytes": self.store_bytes,
             "outputs_bytes": self.outputs_bytes,
             "outputs_least_bytes": self.outputs_least_bytes,
+            "beside_bytes": BESIDE_BYTES * self.pictures,
             "replaced_bytes": self.replaced_bytes,
             "models_free_bytes": self.models_free_bytes,
             "outputs_free_bytes": self.outputs_free_bytes,
@@ -104,6 +115,38 @@ def look(plans: Sequence[Plan], left: Sequence[Planned], setups: Iterable[Setup]
         outputs_free_bytes=machine.free_disk_bytes(outputs),
         same_disk=_device(models) == _device(outputs),
     )
+
+
+def check_room(found: Disk, outputs: Path, *, partly: bool = False) -> str:
+    """What to be warned of before pictures are rendered into `outputs`, or an empty string.
+
+    Where they will hardly fit they may yet: what is written is kept, and a full disk ends the run in good order. Raises
+    `MachineError` where they cannot fit, or not one of them if the run is to do only a part (`partly`).
+    """
+    more, free = found.more_bytes, found.outputs_free_bytes
+    least = max(0, found.outputs_least_bytes - found.replaced_bytes)
+    sure = found.outputs_least_bytes // max(1, found.pictures) if partly else least
+    what = "1 picture takes" if found.pictures == 1 else f"{found.pictures} pictures take"
+    if sure > free:
+        message = f"{what} {_said(least)} in {outputs} at the least, likely {_said(more)}, and {_said(free)} are free"
+        hint = f"free {_said(more - free)}, choose another disk with --outputs, or render a part with --only"
+        raise MachineError(message, hint=hint)
+    models = found.models_bytes if found.same_disk else 0
+    if more + models <= free:
+        return ""
+    beside = f" beside {_said(models)} of models" if models else ""
+    return (
+        f"{what} about {_said(more)} in {outputs}{beside}, and {_said(free)} are free there: a full disk ends the run,"
+        " and once there is room the same command goes on"
+    )
+
+
+def _said(count: int) -> str:
+    """Bytes as disks count them, GB being 10^9."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1000:.0f} kB"
 
 
 def _of_model(setup: Setup) -> tuple[int, int]:

@@ -7,12 +7,13 @@ torch, prints nothing, and tells whoever watches through `news`. How one batch g
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 
-from renderer import machine, news, plan, rates, supplies
+from renderer import disk, machine, news, plan, rates, supplies
 from renderer.artifacts import OutputFolder
 from renderer.batch import Batch, Night
+from renderer.disk import Disk
 from renderer.events import Setup
 from renderer.hand import Hand
 from renderer.job import Job, Summary
@@ -28,7 +29,8 @@ def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop
     """Render what is not done of each manifest, in order, and write each one's `summary.json`.
 
     Raises `LockedError` at once when another run holds one of the folders; `ModelError` and `MachineError` before
-    anything is rendered when this machine cannot do it; `DiskError` when nothing more can be written.
+    anything is rendered when this machine cannot do it, or its disk cannot hold the pictures; `DiskError` when nothing
+    more can be written.
     """
     with contextlib.ExitStack() as held:
         for manifest in manifests:
@@ -40,7 +42,11 @@ def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop
         setups = _setups(batches, settings, here)
         refused = _refused(batches, setups, here)
         left = {(job.model, job.precision) for job in _jobs(batches) if job not in refused}
-        _supply([setup for key, setup in setups.items() if key in left], settings, watch, stop)
+        needed = [setup for key, setup in setups.items() if key in left]
+        before = _check_room(batches, needed, refused, settings, watch)
+        _supply(needed, settings, watch, stop)
+        if before.models_bytes:  # nobody knew to the byte what models would leave
+            _check_room(batches, (), refused, settings, watch)
         with Hand(settings.hire, watch) as hand:
             known = rates.cached(here) if here.gpu else None
             night = Night(settings, setups, refused, known, hand, watch, stop)
@@ -77,6 +83,20 @@ def _refused(batches: Sequence[Plan], setups: dict[tuple[str, str], Setup], here
     found: dict[Job, plan.Refusal] = {}
     for key, setup in setups.items():
         found |= plan.refusals([job for job in jobs if (job.model, job.precision) == key], setup, here)
+    return found
+
+
+def _check_room(
+    batches: Sequence[Plan], setups: Iterable[Setup], refused: Collection[Job], settings: Settings, watch: Watch
+) -> Disk:
+    """Hold what will be written against what is free, and warn where it may not be enough.
+
+    Raises `MachineError` where it cannot be: the pictures alone, for models have a bill of their own.
+    """
+    left = [item for batch in batches for item in batch.to_render() if item.picture.job not in refused]
+    found = disk.look(batches, left, setups)
+    if warning := disk.check_room(found, settings.outputs, partly=settings.deadline is not None):
+        watch(news.Remark(warning))
     return found
 
 

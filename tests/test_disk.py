@@ -9,6 +9,7 @@ import pytest
 
 from renderer import artifacts, catalog, disk, manifest, run
 from renderer.disk import Disk
+from renderer.errors import MachineError
 from renderer.job import Format, Keep, Sidecar
 from renderer.manifest import Manifest, Overrides
 from renderer.plan import Plan, make_plan
@@ -176,3 +177,53 @@ class TestFiles:
         """Before the first run of all, nothing is read, and the disk above it is asked."""
         found = look(make_plan(of_model([512]), tmp_path / "not" / "there"))
         assert found.outputs_free_bytes > 0
+
+
+def disk_of(free: int, *, pictures: int = 10, models: int = 0, replaced: int = 0, same_disk: bool = True) -> Disk:
+    """Pictures of a megabyte each, 0.8 at the least, and some disk."""
+    return Disk(
+        download_bytes=models,
+        store_bytes=0,
+        pictures=pictures,
+        outputs_bytes=pictures * 10**6,
+        outputs_least_bytes=pictures * 8 * 10**5,
+        replaced_bytes=replaced,
+        models_free_bytes=free if same_disk else 0,
+        outputs_free_bytes=free,
+        same_disk=same_disk,
+    )
+
+
+class TestCheckRoom:
+    OUTPUTS = Path("outputs")
+
+    def test_room_enough_is_not_mentioned(self) -> None:
+        """With a quarter more than what the pictures take, nothing is said."""
+        assert disk.check_room(disk_of(12_500_000), self.OUTPUTS) == ""
+
+    def test_what_barely_misses_is_a_warning(self) -> None:
+        """A forecast is no certainty: what may fit is begun, with numbers."""
+        said = disk.check_room(disk_of(9_000_000), self.OUTPUTS)
+        assert said.startswith("10 pictures take about 10.2 MB in outputs, and 9.0 MB are free there")
+
+    def test_what_cannot_fit_is_refused(self) -> None:
+        """Numbers, and what to do."""
+        with pytest.raises(MachineError) as refused:
+            disk.check_room(disk_of(7_900_000), self.OUTPUTS)
+        assert "8.0 MB in outputs at the least, likely 10.2 MB, and 7.9 MB are free" in refused.value.message
+        assert refused.value.hint.startswith("free 2.4 MB, choose another disk with --outputs")
+
+    def test_a_part_needs_room_for_one(self) -> None:
+        """A run with a deadline is not to do it all: it is warned, and refused where not one picture fits."""
+        assert disk.check_room(disk_of(900_000), self.OUTPUTS, partly=True)
+        with pytest.raises(MachineError):
+            disk.check_room(disk_of(700_000), self.OUTPUTS, partly=True)
+
+    def test_models_have_a_bill_of_their_own(self) -> None:
+        """What models take on the same disk is a reason to warn; on another disk it is none."""
+        assert "beside 5.0 MB of models" in disk.check_room(disk_of(12_500_000, models=5 * 10**6), self.OUTPUTS)
+        assert disk.check_room(disk_of(12_500_000, models=5 * 10**6, same_disk=False), self.OUTPUTS) == ""
+
+    def test_what_is_replaced_needs_no_room(self) -> None:
+        """Pictures that are rendered anew take the place of the old ones."""
+        assert disk.check_room(disk_of(1_000_000, replaced=10**7), self.OUTPUTS) == ""

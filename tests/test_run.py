@@ -1,21 +1,23 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from renderer import artifacts, catalog, machine, news, run
+from renderer import artifacts, catalog, machine, news, run, supplies
 from renderer.artifacts import OutputFolder
 from renderer.errors import DiskError, LockedError, MachineError
 from renderer.estimate.memory import CONTEXT_BYTES
@@ -55,6 +57,19 @@ class Night:
 
     def began(self) -> list[str]:
         return [what.item.picture.id for what in self.of(news.PictureBegan)]
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own, in memory; only root may have one."""
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=False)
+    if mounted.returncode:
+        pytest.skip("this user may not mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture
@@ -459,6 +474,52 @@ class TestFolders:
             with pytest.raises(DiskError, match="No space left"):
                 night.render(manifest)
         assert counts(night.render(manifest)) == (2, 1, 0, 0)
+
+    def test_a_disk_that_cannot_hold_the_pictures_is_refused_at_the_start(
+        self, night: Night, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing is fetched, nobody is hired and nothing is written; with room it goes on as ever."""
+        manifest = make_manifest()
+        with monkeypatch.context() as patched:
+            patched.setattr(machine, "free_disk_bytes", lambda _: 5000)
+            patched.setattr(supplies, "obtain", lambda *_: pytest.fail("models were asked for"))
+            with pytest.raises(MachineError, match=r"3 pictures take .* at the least, likely .*, and 5 kB are free"):
+                night.render(manifest)
+        assert night.of(news.WorkerOpening) == []
+        assert [path.name for path in night.folder(manifest).path.iterdir()] == [".lock"]
+        assert counts(night.render(manifest)) == (3, 0, 0, 0)
+        assert night.of(news.Remark) == []
+
+    def test_a_disk_that_may_be_too_small_is_a_warning(self, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is said before anything is rendered, and everything is rendered."""
+        monkeypatch.setattr(machine, "free_disk_bytes", lambda _: 30_000)
+        assert counts(night.render(make_manifest())) == (3, 0, 0, 0)
+        (remark,) = night.of(news.Remark)
+        assert "and 30 kB are free" in remark.text
+        assert night.heard[0] == remark
+
+    def test_a_night_with_a_deadline_is_not_to_do_it_all(self, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+        """There is room for one of three: with a deadline that is a warning."""
+        monkeypatch.setattr(machine, "free_disk_bytes", lambda _: 5000)
+        soon = datetime.now(UTC) + timedelta(hours=1)
+        assert counts(night.render(make_manifest(), deadline=soon)) == (3, 0, 0, 0)
+        assert len(night.of(news.Remark)) == 1
+
+    def test_a_small_disk_indeed(self, tmp_path: Path) -> None:
+        """On a real file system of 64 kB: sixty are refused, and a full disk ends a run in good order."""
+        with small_disk(tmp_path / "small", "64k") as outputs:
+            night = Night(outputs)
+            manifest = make_manifest([str(number) for number in range(60)])
+            with pytest.raises(MachineError, match="60 pictures take"):
+                night.render(manifest)
+            assert night.of(news.BatchBegan) == []
+            soon = datetime.now(UTC) + timedelta(hours=1)
+            with pytest.raises(DiskError, match="No space left"):
+                night.render(manifest, deadline=soon)
+            assert night.of(news.Remark)
+            done = make_plan(manifest, outputs, thorough=True).count("done")
+            assert 1 <= done == len(night.of(news.PictureDone))
+            assert not list(outputs.rglob(".part-*"))
 
     def test_the_pixels_are_the_worker_s(self, night: Night) -> None:
         """What the worker sent is what lies on the disk, under the right name."""
