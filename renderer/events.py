@@ -35,12 +35,13 @@ class Setup(Value):
     there is). For the profile `stream`: `store` is the packed store's folder, `slots` how many blocks are on the GPU
     and `in_flight` how many pictures at most (null: as many as there is room for, and use), and `tiled` says whether
     every picture is decoded in tiles (null: where it does not fit whole). `demands` are what the GPU's memory is shared
-    out for.
+    out for. `instead_of_streaming` is why another profile was taken, where nobody asked for one.
     """
 
     model: str
     precision: Precision
     profile: Profile
+    instead_of_streaming: str | None = None
     vram_bytes: int | None = None
     offline: bool = False
     store: str | None = None

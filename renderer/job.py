@@ -200,11 +200,15 @@ class Software(Value):
 
 
 class Engine(Value):
-    """How it was rendered: which engine, with which profile, on which kind of device."""
+    """How it was rendered: which engine, with which profile, on which kind of device.
+
+    `instead_of_streaming` is why, where it would have been streamed and cannot be.
+    """
 
     name: str
     profile: Profile
     device: Literal["cuda", "cpu"]
+    instead_of_streaming: str | None = None
 
 
 class Sharing(Value):

@@ -26,6 +26,7 @@ from renderer.job import Job, ModelIdentity, Picture, Precision, Profile, Sideca
 from renderer.journal import MAX_CRASHES, Journal
 from renderer.machine import Machine
 from renderer.manifest import Manifest
+from renderer.weights import streamable
 from renderer.weights.identity import identify
 from renderer.weights.places import packed_folder
 
@@ -155,7 +156,8 @@ class Choice:
 def choose_profile(model: Model, precision: Precision, machine: Machine, wanted: Profile | None = None) -> Choice:
     """How `model` is to be placed on `machine`: as `wanted`, or streamed, which suits every card.
 
-    Raises `MachineError` when it cannot run at all, or when `wanted` needs what is not there.
+    Whether it can be streamed at all is `why_not_streamed`'s business. Raises `MachineError` where it cannot run, or
+    where `wanted` needs what is not there.
     """
     gpu = machine.gpu
     if wanted == "cpu":
@@ -176,23 +178,57 @@ def choose_profile(model: Model, precision: Precision, machine: Machine, wanted:
     return Choice(wanted, None if wanted == "resident" else limit, "asked for")
 
 
+def why_not_streamed(jobs: Sequence[Job]) -> str:
+    """Why `jobs`, which are of one model and precision, cannot be streamed, in words; empty where they can.
+
+    The one place that knows: what a job can ask for and the streaming engine does not do yet gets a line here.
+    """
+    job = jobs[0]
+    return streamable.obstacle(catalog.find(job.model), stored(job.precision))
+
+
 def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vram_bytes: int | None = None) -> Setup:
     """What a worker has to open for `jobs`, which are of one model and precision.
 
-    `vram_bytes` bounds what it may take on the GPU. Raises `ModelError` and `MachineError`.
+    What cannot be streamed falls back to the native engine. `vram_bytes` bounds what it may take on the GPU. Raises
+    `ModelError` and `MachineError`, also where `wanted` is `stream` and that cannot be.
     """
     job = jobs[0]
     model = catalog.find(job.model)
     choice = choose_profile(model, job.precision, machine, wanted)
+    reason = why_not_streamed(jobs) if choice.profile == "stream" else ""
+    if reason and wanted == "stream":
+        message = f"{model.id} cannot be streamed: {reason}"
+        raise MachineError(
+            message, hint="without --profile stream it is rendered by the native engine, which is slower"
+        )
+    if reason:
+        choice = choose_profile(model, job.precision, machine, _native_profile(jobs, machine, vram_bytes))
     streamed = choice.profile == "stream" and model.id != catalog.DEMO.id
     return Setup(
         model=job.model,
         precision=job.precision,
         profile=choice.profile,
+        instead_of_streaming=reason or None,
         vram_bytes=vram_bytes if vram_bytes is not None else choice.vram_bytes,
         store=str(packed_folder(model, stored(job.precision))) if streamed else None,
         demands=_demands(jobs) if choice.profile == "stream" else (),
     )
+
+
+def _native_profile(jobs: Sequence[Job], machine: Machine, vram_bytes: int | None) -> Profile:
+    """The fastest of the native engine's profiles that fits: all weights on the GPU, else below a limit."""
+    job = jobs[0]
+    available, capability = (
+        allocator_bytes(machine, vram_bytes),
+        machine.gpu.compute_capability if machine.gpu else None,
+    )
+    if available is not None and capability is not None:
+        shape = shape_of(catalog.find(job.model))
+        resident = Native(shape, stored(job.precision), "resident", None, Kernels.of(capability))
+        if max(map(resident.needed, map(Work.of, jobs))) <= available:
+            return "resident"
+    return "disk" if stored(job.precision) == "bf16" else "fp8"
 
 
 def _demands(jobs: Iterable[Job]) -> tuple[Demand, ...]:

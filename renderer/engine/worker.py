@@ -124,7 +124,12 @@ class Worker:
             Opened(
                 capacity=engine.capacity,
                 load_s=self._load_s,
-                engine=Engine(name=engine.name, profile=setup.profile, device=engine.device),
+                engine=Engine(
+                    name=engine.name,
+                    profile=setup.profile,
+                    device=engine.device,
+                    instead_of_streaming=setup.instead_of_streaming,
+                ),
                 software=facts.software(engine.device),
                 gpu=facts.gpu(engine.device),
                 notes=_notes(),

@@ -18,7 +18,11 @@ from renderer.weights import shapes
 from renderer.weights.headers import Header, Shape, read_header
 from renderer.weights.shapes import Network
 
-SOURCE_TYPES = ("BF16", "F16", "F32")
+SOURCE_TYPES = ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E5M2")
+"""What a checkpoint's tensors may be: numbers that mean what they are, without scales beside them."""
+
+HUB_TYPES = ("BF16", "F16", "F32")
+"""What the catalogue's models are in, wherever they were fetched from."""
 
 LEFT_OUT: Mapping[Network, tuple[str, ...]] = {"text_encoder": ("lm_head.weight",)}
 """Tensors that are not packed: the language model's output layer, which no picture needs."""
@@ -35,6 +39,9 @@ _DEPTHS: Mapping[Network, tuple[tuple[str, str], ...]] = {
     "text_encoder": (("num_hidden_layers", "model.layers."),),
 }
 _HINT = "damaged, incomplete, or another model's: fetch it again"
+_SCALED = re.compile(r"scale|comfy_quant|absmax|quant_state")
+_SCALED_HINT = "quantised with scales, in a form that only its own tool reads: take the model's bf16 files"
+_VISION = "visual."
 _SHOWN = 3
 
 
@@ -61,12 +68,19 @@ class Checkpoint:
     def shapes(self) -> dict[str, Shape]:
         return {name: stored.shape for name, stored in self.tensors.items()}
 
+    @property
+    def obstacle(self) -> str:
+        """Why no packed store is made of it, which the native engine reads all the same; empty where one is."""
+        if self.network == "text_encoder" and not any(name.startswith(_VISION) for name in self.tensors):
+            return "its text encoder has no vision tower, and a packed store holds whole ones"
+        return ""
+
 
 def open_checkpoint(network: Network, paths: Sequence[Path]) -> Checkpoint:
     """A network's files, checked against each other and against what such a network must have.
 
-    Raises `ModelError`, which names the file and the tensor: one that is missing, unknown, there twice, of another
-    shape or of a type that is not packed.
+    A text encoder may lack its vision tower, which only edits use. Raises `ModelError`, which names the file and the
+    tensor: one that is missing, unknown, there twice, of another shape or of a type that is not read.
     """
     if not paths:
         raise ModelError(f"the {network} has no files")
@@ -111,7 +125,7 @@ def _add(network: Network, path: Path, header: Header, found: dict[str, Stored])
             raise ModelError(f'{path}: tensor "{shorten(name)}" is empty', hint=_HINT)
         if entry.dtype not in SOURCE_TYPES:
             kinds = ", ".join(SOURCE_TYPES)
-            message = f'{path}: tensor "{shorten(name)}" is {entry.dtype}, and only {kinds} are packed'
+            message = f'{path}: tensor "{shorten(name)}" is {entry.dtype}, and only {kinds} are read'
             raise ModelError(message, hint="take the model's bf16 files")
         size = entry.end - entry.begin
         found[name] = Stored(path, entry.dtype, entry.shape, header.data_offset + entry.begin, size)
@@ -185,11 +199,13 @@ def _check_tensors(checkpoint: Checkpoint, paths: Sequence[Path]) -> None:
     except LookupError as error:
         message = f'{_where(paths)}: not a Qwen-Image {checkpoint.network}: "{error.args[0]}" is missing or misshapen'
         raise ModelError(message, hint=_HINT) from None
-    problems = []
+    problems, hint = [], _HINT
     if lacking := sorted(expected.keys() - found.keys()):
         problems.append(f"{_where(paths)}: lacks {_listed(lacking)}")
     if unknown := sorted(found.keys() - expected.keys()):
         problems.append(f"{checkpoint.tensors[unknown[0]].path}: has unknown {_listed(unknown)}")
+        if any(_SCALED.search(name) for name in unknown):
+            hint = _SCALED_HINT
     anchor = checkpoint.tensors[_ANCHORS[checkpoint.network]]
     beside = f'beside "{_ANCHORS[checkpoint.network]}" of {list(anchor.shape)} in {anchor.path}'
     misshapen = [name for name in sorted(expected.keys() & found.keys()) if found[name] != expected[name]]
@@ -200,7 +216,7 @@ def _check_tensors(checkpoint: Checkpoint, paths: Sequence[Path]) -> None:
         files = sorted({checkpoint.tensors[name].path.name for name in more})
         problems.append(f"and {len(more)} more of a wrong shape in {', '.join(files)}")
     if problems:
-        raise ModelError("\n".join(problems), hint=_HINT)
+        raise ModelError("\n".join(problems), hint=hint)
 
 
 _ANCHORS: Mapping[Network, str] = {

@@ -15,7 +15,7 @@ import torch
 
 from renderer.errors import ModelError
 from renderer.weights.checkpoint import Checkpoint, Stored
-from renderer.weights.fp8 import quantise
+from renderer.weights.fp8 import quantise, taken_over
 from renderer.weights.layout import PackedFile, PackedTensor
 
 _PIECE_BYTES = 2**20
@@ -23,7 +23,14 @@ _PIECE_BYTES = 2**20
 times as much is a quarter as fast. A row that is longer is a piece of its own."""
 
 _PIECE_BYTES_GPU = 2**24
-_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+_DTYPES = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
 
 
 class Maker:
@@ -54,7 +61,8 @@ class Maker:
         scales: list[torch.Tensor] = []
         difference = original = 0.0
         for piece in self._read(stored):
-            found = quantise(piece.view(-1, stored.shape[1]).to(self._device))
+            rows = piece.view(-1, stored.shape[1])
+            found = taken_over(rows) if stored.dtype == "F8_E4M3" else quantise(rows.to(self._device))
             scales.append(found.scale.cpu())
             if not scales[-1].isfinite().all():
                 message = f'{stored.path}: tensor "{tensor.source}" has values that are not finite'

@@ -13,6 +13,9 @@ import torch
 LARGEST = 448.0
 """The largest finite number of e4m3fn (Micikevicius et al. 2022, FP8 Formats for Deep Learning, table 1)."""
 
+_NONE = 0x7F
+"""The bits of e4m3's only value that is no number, without its sign."""
+
 _SMALLEST_PEAK = LARGEST * 2.0**-126
 """Below this a row's scale would be subnormal, which some processors take for zero; such a row becomes zeros."""
 
@@ -35,6 +38,13 @@ def quantise(weight: torch.Tensor) -> Quantised:
     values = (full / scale[:, None]).to(torch.float8_e4m3fn)
     difference = dequantise(values, scale).sub_(full)
     return Quantised(values, scale, _squared_norm(difference), _squared_norm(full))
+
+
+def taken_over(values: torch.Tensor) -> Quantised:
+    """Rows that are e4m3 already, as they are: with scales of one. A number that is none makes its row's scale so."""
+    none = (values.view(torch.uint8) & _NONE == _NONE).any(dim=1)
+    scale = torch.where(none, torch.nan, 1.0)
+    return Quantised(values, scale, difference=0.0, original=0.0)
 
 
 def dequantise(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

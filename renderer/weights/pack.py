@@ -247,6 +247,10 @@ def _file_bytes(file: PackedFile) -> int:
 
 def _open_source(source: Mapping[Network, Sequence[Path]]) -> dict[Network, Checkpoint]:
     checkpoints = {network: open_checkpoint(network, source.get(network, ())) for network in NETWORKS}
+    for network, checkpoint in checkpoints.items():
+        if checkpoint.obstacle:
+            message = f"{source[network][0]} cannot be packed: {checkpoint.obstacle}"
+            raise ModelError(message, hint="it renders without a store, by DiffSynth's own engine")
     check_together(checkpoints)
     return checkpoints
 

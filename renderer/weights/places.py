@@ -20,7 +20,7 @@ from huggingface_hub import constants as hugging_face
 from renderer.catalog import DEMO, MODELS, PARTS, TOKENIZER, Model, Part, PartRole, Role
 from renderer.errors import ModelError
 from renderer.job import ModelIdentity, Stored
-from renderer.weights.checkpoint import open_checkpoint
+from renderer.weights.checkpoint import HUB_TYPES, open_checkpoint
 from renderer.weights.identity import identify
 
 Kind = Literal["models folder", "Hugging Face cache", "ModelScope cache", "ComfyUI", "given"]
@@ -328,8 +328,8 @@ def _is_network(part: Part, path: Path) -> bool:
     match part.role:
         case "transformer" | "text_encoder" | "vae":
             with suppress(ModelError):
-                open_checkpoint(part.role, [path])
-                return True
+                found = open_checkpoint(part.role, [path])
+                return not found.obstacle and all(each.dtype in HUB_TYPES for each in found.tensors.values())
     return False
 
 

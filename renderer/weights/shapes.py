@@ -6,7 +6,7 @@ The names are those of the hub's files. `tests/weights/test_shapes.py` holds the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -102,6 +102,8 @@ def text_encoder(widths: TextEncoderWidths) -> Shapes:
 
 def _vision(widths: TextEncoderWidths) -> Shapes:
     width, mlp, found = widths.vision, widths.vision_mlp, Shapes()
+    if not widths.vision_layers:
+        return found
     found["visual.patch_embed.proj.weight"] = (width, *widths.vision_patch)
     for number in range(widths.vision_layers):
         block = f"visual.blocks.{number}."
@@ -199,17 +201,26 @@ def transformer_widths(found: Mapping[str, Shape]) -> TransformerWidths:
 
 
 def text_encoder_widths(found: Mapping[str, Shape]) -> TextEncoderWidths:
-    """The widths a Qwen2.5-VL's tensors imply. Raises `LookupError` with the name of one that is not there."""
+    """The widths a Qwen2.5-VL's tensors imply, also one's without its vision tower.
+
+    Raises `LookupError` with the name of one that is not there.
+    """
     first, first_vision = "model.layers.0.", "visual.blocks.0."
     vocabulary, width = _pair(found, "model.embed_tokens.weight")
-    vision, *patch = _shape(found, "visual.patch_embed.proj.weight", 5)
-    return TextEncoderWidths(
+    blind = TextEncoderWidths(
         layers=_count(found, "model.layers."),
         width=width,
         queries=_pair(found, f"{first}self_attn.q_proj.weight")[0],
         keys=_pair(found, f"{first}self_attn.k_proj.weight")[0],
         mlp=_pair(found, f"{first}mlp.gate_proj.weight")[0],
         vocabulary=vocabulary,
+        vision_layers=0,
+    )
+    if not any(name.startswith("visual.") for name in found):
+        return blind
+    vision, *patch = _shape(found, "visual.patch_embed.proj.weight", 5)
+    return replace(
+        blind,
         vision_layers=_count(found, "visual.blocks."),
         vision=vision,
         vision_mlp=_pair(found, f"{first_vision}mlp.gate_proj.weight")[0],

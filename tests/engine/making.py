@@ -63,6 +63,18 @@ def copy_model(source: Path, target: Path) -> Path:
     return target
 
 
+def without_vision(folder: Path) -> Path:
+    """Take the vision tower out of a model's text encoder; the same folder."""
+    tensors = load_file(folder / TEXT_ENCODER)
+    save_file({name: each for name, each in tensors.items() if not name.startswith("visual.")}, folder / TEXT_ENCODER)
+    return folder
+
+
+def cast(path: Path, dtype: torch.dtype) -> None:
+    """Bring all tensors of a safetensors file into another type."""
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path)
+
+
 def alter(path: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Replace one tensor of a safetensors file."""
     tensors = load_file(path)

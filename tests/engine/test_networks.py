@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffsynth.pipelines.qwen_image import ModelConfig, QwenImagePipeline
 
 from renderer import catalog
+from renderer.demo import family
 from renderer.engine import files, networks, scaled, stores
 from renderer.engine.native import NativeEngine
 from renderer.engine.networks import TensorMap
@@ -19,11 +21,11 @@ from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError
 from renderer.events import Setup
 from renderer.job import Job, ModelIdentity, Profile, Stored
-from renderer.weights import pack, places
+from renderer.weights import pack, places, prepare
 from renderer.weights.store import open_store
 from renderer.weights.unpacked import unpacked
 from tests.engine.conftest import OpenAt, no_report
-from tests.engine.making import ON_CPU, bare_picture, make_job, make_setup
+from tests.engine.making import DIT, ON_CPU, TEXT_ENCODER, VAE, bare_picture, cast, make_job, make_setup, without_vision
 from tests.engine.test_streaming import Heard
 from tests.weights.tiny import restored
 
@@ -56,11 +58,7 @@ class TestBits:
         """Where streaming scales FP8 weights back to bf16, the native engine draws the same picture, bit for bit."""
         job = make_job(precision="fp8")
         native = NativeEngine.open(from_store("cpu", "fp8"), no_report).render(job, lambda *_: None)
-        engine, heard = StreamingEngine.open(from_store("stream", "fp8"), no_report), Heard()
-        engine.take("it", job)
-        while engine.busy:
-            engine.advance(heard)
-        assert heard.pictures["it"].rgb == native.rgb
+        assert streamed(from_store("stream", "fp8"), job) == native.rgb
 
     def test_a_second_picture(self) -> None:
         """From disk at FP8, layers that came and went hold the same weights when they come again."""
@@ -142,6 +140,53 @@ class TestWhichWeights:
         }
         assert type(found["fp8"]).__name__ == "Store"
         assert type(found["bf16"]).__name__ == "Unpacked"
+
+
+class TestForeignTypes:
+    @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float64])
+    def test_streamed_like_diffsynth_s(
+        self, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+    ) -> None:
+        """A transformer in a type that DiffSynth casts is packed, and streamed with the bits of its bare call."""
+        monkeypatch.setenv("RENDERER_MODELS", str(tmp_path / "models"))
+        cast(copied / DIT, dtype)
+        family.register()
+        bare = QwenImagePipeline.from_pretrained(
+            torch_dtype=torch.bfloat16,
+            device="cpu",
+            model_configs=[ModelConfig(path=str(copied / file)) for file in (DIT, TEXT_ENCODER, VAE)],
+            tokenizer_config=ModelConfig(path=str(copied / "tokenizer")),
+        )
+        store = prepare.prepare(catalog.find(str(copied)), store="bf16", offline=True).store
+        job = make_job(model=copied)
+        assert streamed(make_setup(copied, "stream").model_copy(update={"store": str(store)}), job) == bare_picture(
+            bare, job
+        )
+
+    def test_e4m3_is_taken_over(self, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """At fp8 a file in e4m3 is not quantised again: natively and streamed, its own values are multiplied."""
+        monkeypatch.setenv("RENDERER_MODELS", str(tmp_path / "models"))
+        cast(copied / DIT, torch.float8_e4m3fn)
+        job = make_job(model=copied, precision="fp8")
+        native = NativeEngine.open(make_setup(copied, precision="fp8"), no_report).render(job, lambda *_: None)
+        store = prepare.prepare(catalog.find(str(copied)), store="fp8", offline=True).store
+        setup = make_setup(copied, "stream", "fp8").model_copy(update={"store": str(store)})
+        assert streamed(setup, job) == native.rgb
+
+
+def test_a_text_encoder_without_its_vision_tower(copied: Path, engine: NativeEngine) -> None:
+    """Natively it draws what the whole one does."""
+    native = NativeEngine.open(make_setup(without_vision(copied)), no_report)
+    assert native.render(make_job(model=copied), lambda *_: None).rgb == engine.render(make_job(), lambda *_: None).rgb
+
+
+def streamed(setup: Setup, job: Job) -> bytes:
+    """A picture by the streaming engine."""
+    engine, heard = StreamingEngine.open(setup, no_report), Heard()
+    engine.take("it", job)
+    while engine.busy:
+        engine.advance(heard)
+    return heard.pictures["it"].rgb
 
 
 def cut(path: Path, numbers: random.Random) -> None:

@@ -90,7 +90,7 @@ class TestPrecisions:
         assert index.worst_error is not None
         assert index.worst_error[1] < 0.035
 
-    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e5m2])
     def test_fp8(self, tmp_path: Path, dtype: torch.dtype) -> None:
         """An fp8 store has each large weight in e4m3 with its row's scale, and the rest as bf16, from any source."""
         source = tiny.make(tmp_path / "source", dtype)
@@ -106,6 +106,39 @@ class TestPrecisions:
                 assert same(found[name.removesuffix("weight") + "scale"], wanted.scale)
             else:
                 assert same(found[name], original.to(torch.bfloat16))
+
+    def test_e4m3_is_kept(self, tmp_path: Path) -> None:
+        """What is e4m3 already keeps its bits, with scales of one and no error; what stays bf16 is widened."""
+        source = tiny.make(tmp_path / "source", torch.float8_e4m3fn)
+        index = source.pack(tmp_path / "packed")
+        found, expected = unpacked(open_store(tmp_path / "packed")), originals(source)
+        scales = {name for name in found if name.endswith(".scale")}
+        assert len(scales) == len(index.errors) == 2 * (12 + 2 + 7)
+        assert set(index.errors.values()) == {0.0}
+        assert all(torch.equal(found[name], torch.ones_like(found[name])) for name in scales)
+        for name, original in expected.items():
+            kept = name.removesuffix("weight") + "scale" in scales
+            assert same(found[name], original if kept else original.to(torch.bfloat16))
+
+    @pytest.mark.parametrize("bits", [0x7F, 0xFF])
+    def test_e4m3_that_is_no_number(self, tmp_path: Path, bits: int) -> None:
+        """Refused with its name."""
+        source = tiny.make(tmp_path / "source", torch.float8_e4m3fn)
+        name, path = "transformer_blocks.1.attn.to_q.weight", source.files[1]
+        tensors = load_file(path)
+        tensors[name].view(torch.uint8)[3, 3] = bits
+        save_file(tensors, path)
+        with pytest.raises(ModelError, match=r"to_q\.weight.* not finite"):
+            source.pack(tmp_path / "packed")
+
+    def test_scales_of_another_tool(self, tmp_path: Path) -> None:
+        """FP8 with scales beside it means nothing without them: refused, and not called damaged."""
+        source = tiny.make(tmp_path / "source")
+        path = source.folder / "vae" / "diffusion_pytorch_model.safetensors"
+        save_file(load_file(path) | {"decoder.conv_in.scale_weight": torch.ones(1)}, path)
+        with pytest.raises(ModelError, match="scale_weight") as caught:
+            source.pack(tmp_path / "packed")
+        assert "bf16 files" in caught.value.hint
 
     def test_recorded_errors(self, source: Source, tmp_path: Path) -> None:
         """The index tells each fp8 tensor's relative error, the worst and the median; a bf16 store tells none."""
