@@ -1,7 +1,8 @@
 """Seconds a picture takes: the arithmetic's shape of the cost, times what earlier pictures took more or less than it.
 
-One factor a model, precision and profile, the median of the last pictures'; what is done once for many (a worker's
-start, prompts, modulations) is no picture's own and is learnt apart. Where nothing has been measured yet, a machine's
+One factor a model, precision and profile, the median of the last pictures' steps and decodes. What comes before the
+steps is learnt apart: streamed, prompts and modulations are made ready once for many, as a worker's start is; native,
+every picture has its own prompts encoded, the same ones again too. Where nothing has been measured yet, a machine's
 rates tell; where they are not known either, nobody does. Reads no files.
 """
 
@@ -80,15 +81,16 @@ class Pace:
         self._rates = rates
         self._factors: dict[Key, list[float]] = {}
         self._walls: dict[Key, list[float]] = {}
+        self._encodes: dict[Key, list[float]] = {}
         self._ways: dict[Key, Way] = {}
         self._workers: dict[Key, dict[float, list[Sidecar]]] = {}
         for sidecar in sidecars:
             self.learn(sidecar)
 
     def learn(self, sidecar: Sidecar) -> None:
-        """Take a finished picture's seconds into account.
+        """Take a finished picture's seconds into account: those of denoising and decoding, and what came before apart.
 
-        Where it shared the machine, its own are those of denoising and decoding: what was prepared, was for many.
+        Where it did not share the machine, encoding its prompts and saving its file were its own too.
         """
         timing, sharing = sidecar.timing, sidecar.sharing
         key, way = _key(sidecar), _way(sidecar)
@@ -96,7 +98,11 @@ class Pace:
             self._workers.setdefault(key, {}).setdefault(timing.load_s, []).append(sidecar)
         if timing.total_s is None:
             return
-        own = timing.total_s if sharing is None else sharing.share_s + (timing.decode_s or 0.0)
+        if sharing is None:
+            own = timing.total_s - (timing.encode_s or 0.0)
+            self._encodes.setdefault(key, []).append((timing.encode_s or 0.0) / len(_prompts(sidecar.job)))
+        else:
+            own = sharing.share_s + (timing.decode_s or 0.0)
         share, wall = self._arithmetic(key, sidecar.job, way)
         self._factors.setdefault(key, []).append(own / share)
         self._walls.setdefault(key, []).append(timing.total_s / wall)
@@ -114,7 +120,7 @@ class Pace:
             return None
         way = way or self._ways.get(key) or Way(_layers(key[0]), 1, cpu=profile == "cpu")
         share, _ = self._arithmetic(key, job, way)
-        return share * self.factor(key)
+        return share * self.factor(key) + self._encode_s(key, [job])
 
     def factor(self, key: Key) -> float:
         """How much longer pictures take than the arithmetic says; 1 where none were measured."""
@@ -127,11 +133,14 @@ class Pace:
         return statistics.median(loads) if loads else None
 
     def prepare_s(self, key: Key, jobs: Sequence[Job], rates: Rates) -> float:
-        """Seconds of encoding prompts and computing modulations for jobs, by arithmetic and by what it took so far.
+        """Seconds before the steps of jobs: of prompts and modulations, by arithmetic and by what it took so far.
 
-        Prompts of pictures that are finished are remembered on the disk. What pictures tell of preparing is the least
-        that it took (those that were prepared for and never finished have their part of it), so it only adds.
+        Native, each picture takes as long for its prompts as earlier ones did. Streamed, prompts of pictures that are
+        finished are remembered on the disk. What pictures tell of preparing is the least that it took (those that were
+        prepared for and never finished have their part of it), so it only adds.
         """
+        if key in self._encodes:
+            return self._encode_s(key, jobs)
         known: set[str] = set()
         factors: list[float] = []
         workers = self._workers.get(key, {}).values()
@@ -142,6 +151,11 @@ class Pace:
                 factors.append(sum(picture.timing.encode_s or 0.0 for picture in sharing) / arithmetic)
                 known.update(prompt for picture in sharing for prompt in _prompts(picture.job))
         return _prepare_s(key, jobs, known, rates) * max(1.0, statistics.median(factors or [1.0]))
+
+    def _encode_s(self, key: Key, jobs: Sequence[Job]) -> float:
+        """Seconds of encoding jobs' prompts where each picture has its own encoded; 0 where nothing tells."""
+        encodes = self._encodes.get(key)
+        return statistics.median(encodes[-RECENT:]) * sum(len(_prompts(job)) for job in jobs) if encodes else 0.0
 
     def knows(self, key: Key) -> bool:
         """Whether pictures of this kind were measured."""
@@ -187,10 +201,14 @@ def timesteps(jobs: Iterable[Job]) -> int:
 
 
 def _prepare_s(key: Key, jobs: Sequence[Job], known: Collection[str], rates: Rates) -> float:
-    """Encoding those of the jobs' prompts that are not known, and all modulations, by arithmetic alone."""
+    """Encoding those of the jobs' prompts that are not known, and all modulations, by arithmetic alone.
+
+    Native, modulations are a part of each step.
+    """
     prompts = dict.fromkeys(prompt for job in jobs for prompt in _prompts(job) if prompt not in known)
     tokens = [count_tokens(prompt) for prompt in prompts]
-    return duration.encode_seconds(_shape(key[0]), stored(key[1]), tokens, timesteps(jobs), rates)
+    different = timesteps(jobs) if key[2] == "stream" else 0
+    return duration.encode_seconds(_shape(key[0]), stored(key[1]), tokens, different, rates)
 
 
 def _prompts(job: Job) -> tuple[str, ...]:

@@ -166,6 +166,34 @@ class TestPreparing:
         assert Pace([*self.five(load_s=16.6), *others]).load_s(self.KEY) == 14.0
         assert Pace().load_s(self.KEY) is None
 
+    def test_natively_each_picture_has_its_own_encoded(self) -> None:
+        """Its seconds are in the picture's total, and are counted once: five alike foretell five more to the second."""
+        key: Key = ("Qwen/Qwen-Image", "fp8", "resident")
+        pace = Pace([rendered(real(), 30.0, profile="resident", encode_s=4.0, load_s=60.0) for _ in range(5)], RATES)
+        jobs = [real()] * 5
+        share, _ = seconds(catalog.QWEN_IMAGE_SHAPE, real(), "resident", Way(60, 1), RATES)
+        prepared = pace.prepare_s(key, jobs, RATES)
+        assert prepared == pytest.approx(5 * 4.0)
+        assert 5 * share * pace.factor(key) + prepared == pytest.approx(5 * 30.0)
+        assert pace.expect_s(planned(real()), "resident") == pytest.approx(30.0)
+
+    def test_natively_encoding_goes_with_prompts_and_not_with_steps(self) -> None:
+        """Without guidance there is one prompt to encode, and twice the steps encode nothing twice."""
+        key: Key = ("Qwen/Qwen-Image", "fp8", "resident")
+        pace = Pace([rendered(real(steps=20), 30.0, profile="resident", encode_s=10.0)], RATES)
+        assert pace.prepare_s(key, [real(cfg=1.0)], RATES) == pytest.approx(5.0)
+        twice = pace.expect_s(planned(real(steps=40)), "resident")
+        assert twice is not None
+        assert 49 < twice < 50  # 10, and nearly 2 x 20: the decode is not repeated
+
+    def test_natively_modulations_are_the_steps_own(self) -> None:
+        """Before anything was measured, they are counted where they are computed ahead, and nowhere else."""
+        native, streamed = (
+            Pace().prepare_s(("Qwen/Qwen-Image", "bf16", profile), [real()], RATES)
+            for profile in ("resident", "stream")
+        )
+        assert native < 0.7 * streamed
+
     def test_the_batch_that_was_measured(self) -> None:
         """17 pictures on an H200 (tests/benchmarks/time-h200.md): after five, the other twelve are met within 5 %."""
         kinds = {(1328, 1328): 4, (1664, 928): 4, (1024, 1024): 3, (768, 768): 4, (1472, 1104): 2}
