@@ -82,9 +82,8 @@ def _ours(options: argparse.Namespace, there: Machine) -> Answer:
     available = plan.allocator_bytes(there, options.vram)
     if options.profile == "stream":
         return _streamed(options, model, work, kernels, available)
-    choice = plan.choose_profile(model, options.precision, there, options.profile)
-    limit = options.vram if options.vram is not None else choice.vram_bytes
-    native = Native(estimate.shape_of(model), stored(options.precision), options.profile, limit, kernels)
+    choice = plan.choose_profile(model, options.precision, there, options.profile, options.vram)
+    native = Native(estimate.shape_of(model), stored(options.precision), options.profile, choice.vram_bytes, kernels)
     found = native.estimate(work)
     ways = ("--profile stream takes less: blocks come to the pictures",)
     resident = host.estimate_host(estimate.shape_of(model), stored(options.precision), options.profile)
@@ -102,9 +101,7 @@ def _streamed(options: argparse.Namespace, model: Model, work: Work, kernels: Ke
     works = [placed] * options.in_flight
     slots = options.slots
     if slots is None:
-        bare = decide.needed(replace(streaming, slots=0), works)
-        room = shape.layers if available is None else (available - bare) // round(streaming.weights.block * 1.01)
-        slots = max(decide.FEWEST_SLOTS, min(shape.layers, room))
+        slots = shape.layers if available is None else decide.slots_beside(streaming, [works], available)
     there = replace(streaming, slots=slots)
     decoded = "tiled decode" if placed.tiled else "decoded whole"
     company = f"{options.in_flight} in flight" if options.in_flight > 1 else "alone"

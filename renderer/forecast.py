@@ -24,7 +24,7 @@ from renderer.events import Setup
 from renderer.job import Precision, Profile
 from renderer.machine import Machine
 from renderer.pace import Pace, Way, seconds, timesteps
-from renderer.plan import Plan, Planned, Refusal, allocator_bytes, refusals, setup_for, streaming_of
+from renderer.plan import Plan, Planned, Refusal, available_bytes, refusals, setup_for, streaming_of
 from renderer.rates import Rates
 
 
@@ -249,7 +249,7 @@ class _Grouping:
             in_flight=company,
             tiled=tuple(sorted(decision.tiled)) if decision else (),
             estimate=estimate,
-            available_bytes=allocator_bytes(self._terms.machine, self.setup.vram_bytes),
+            available_bytes=available_bytes(self.setup, self._terms.machine),
             host=host.estimate_host(
                 self._shape, self.setup.stored, self.setup.profile, timesteps=timesteps(self.left), free_bytes=free
             ),
@@ -268,7 +268,7 @@ class _Grouping:
             native = Native(self._shape, setup.stored, setup.profile, setup.vram_bytes, self._streaming.kernels)
             return None, max(map(native.estimate, works), key=lambda each: each.allocated)
         hiding = None if rates is None else partial(self._hiding, rates=rates)
-        available = allocator_bytes(self._terms.machine, self.setup.vram_bytes)
+        available = available_bytes(self.setup, self._terms.machine)
         decision = decide.decide(self._streaming, works, available, hiding=hiding, slots=self.setup.slots)
         there = replace(self._streaming, slots=decision.slots)
         tiled = [replace(work, tiled=(work.width, work.height) in decision.tiled) for work in works]

@@ -32,7 +32,8 @@ from renderer.weights.places import packed_folder
 
 State = Literal["done", "to do", "failed", "set aside"]
 
-_OFFLOAD_MARGIN_BYTES = 3 * GIB // 2  # what DiffSynth's weights leave free under `vram_limit`
+_BOUNDED: tuple[Profile, ...] = ("fp8", "disk")  # DiffSynth takes weights up until so much of the GPU is in use
+_OFFLOAD_MARGIN_BYTES = 3 * GIB // 2  # what they leave to the activations
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,36 +147,39 @@ def _why_not_done(folder: OutputFolder, picture: Picture, mark: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A profile, the bytes of GPU memory it may take (None: all there is), and why it was chosen."""
+    """A profile, a setup's `vram_bytes` with it, and why it was chosen."""
 
     profile: Profile
     vram_bytes: int | None
     reason: str
 
 
-def choose_profile(model: Model, precision: Precision, machine: Machine, wanted: Profile | None = None) -> Choice:
+def choose_profile(
+    model: Model, precision: Precision, machine: Machine, wanted: Profile | None = None, vram_bytes: int | None = None
+) -> Choice:
     """How `model` is to be placed on `machine`: as `wanted`, or streamed, which suits every card.
 
-    Whether it can be streamed at all is `why_not_streamed`'s business. Raises `MachineError` where it cannot run, or
-    where `wanted` needs what is not there.
+    `vram_bytes` bounds what all of it may take on the GPU. Whether it can be streamed at all is `why_not_streamed`'s
+    business. Raises `MachineError` where it cannot run, or where `wanted` needs what is not there.
     """
     gpu = machine.gpu
     if wanted == "cpu":
-        return Choice("cpu", None, "asked for")
+        return Choice("cpu", vram_bytes, "asked for")
     if gpu is None and model.id == catalog.DEMO.id and wanted in (None, "stream"):
-        return Choice("stream", None, "no GPU, and the demo model is small: its blocks stream on the CPU")
+        return Choice("stream", vram_bytes, "no GPU, and the demo model is small: its blocks stream on the CPU")
     if gpu is None:
         message = f"{model.id} needs an NVIDIA GPU, and this machine shows none"
         raise MachineError(message, hint="renderer doctor says what it sees; --proof rehearses with the demo model")
     if wanted is None or wanted == "stream":
         there = host.blocks_in_memory(shape_of(model), stored(precision), machine.ram_free_bytes)
         waiting = "host memory" if there else "the disk"
-        return Choice("stream", None, f"blocks come from {waiting} to the pictures on {gpu.name}")
+        return Choice("stream", vram_bytes, f"blocks come from {waiting} to the pictures on {gpu.name}")
     if wanted == "fp8" and precision == "bf16":
         message = f"profile fp8 keeps weights in FP8, and this job asks for {precision}"
         raise MachineError(message, hint="--precision fp8, or --profile resident or disk")
-    limit = max(GIB, gpu.total_bytes - _OFFLOAD_MARGIN_BYTES)
-    return Choice(wanted, None if wanted == "resident" else limit, "asked for")
+    if wanted in _BOUNDED:
+        vram_bytes = max(GIB, (gpu.total_bytes if vram_bytes is None else vram_bytes) - _OFFLOAD_MARGIN_BYTES)
+    return Choice(wanted, vram_bytes, "asked for")
 
 
 def why_not_streamed(jobs: Sequence[Job]) -> str:
@@ -195,7 +199,7 @@ def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vra
     """
     job = jobs[0]
     model = catalog.find(job.model)
-    choice = choose_profile(model, job.precision, machine, wanted)
+    choice = choose_profile(model, job.precision, machine, wanted, vram_bytes)
     reason = why_not_streamed(jobs) if choice.profile == "stream" else ""
     if reason and wanted == "stream":
         message = f"{model.id} cannot be streamed: {reason}"
@@ -203,14 +207,15 @@ def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vra
             message, hint="without --profile stream it is rendered by the native engine, which is slower"
         )
     if reason:
-        choice = choose_profile(model, job.precision, machine, _native_profile(jobs, machine, vram_bytes))
+        native = _native_profile(jobs, machine, vram_bytes)
+        choice = choose_profile(model, job.precision, machine, native, vram_bytes)
     streamed = choice.profile == "stream" and model.id != catalog.DEMO.id
     return Setup(
         model=job.model,
         precision=job.precision,
         profile=choice.profile,
         instead_of_streaming=reason or None,
-        vram_bytes=vram_bytes if vram_bytes is not None else choice.vram_bytes,
+        vram_bytes=choice.vram_bytes,
         store=str(packed_folder(model, stored(job.precision))) if streamed else None,
         demands=_demands(jobs) if choice.profile == "stream" else (),
     )
@@ -218,14 +223,10 @@ def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vra
 
 def _native_profile(jobs: Sequence[Job], machine: Machine, vram_bytes: int | None) -> Profile:
     """The fastest of the native engine's profiles that fits: all weights on the GPU, else below a limit."""
-    job = jobs[0]
-    available, capability = (
-        allocator_bytes(machine, vram_bytes),
-        machine.gpu.compute_capability if machine.gpu else None,
-    )
-    if available is not None and capability is not None:
-        shape = shape_of(catalog.find(job.model))
-        resident = Native(shape, stored(job.precision), "resident", None, Kernels.of(capability))
+    job, available = jobs[0], allocator_bytes(machine, vram_bytes)
+    if machine.gpu is not None and available is not None:
+        kernels = Kernels.of(machine.gpu.compute_capability)
+        resident = Native(shape_of(catalog.find(job.model)), stored(job.precision), "resident", None, kernels)
         if max(map(resident.needed, map(Work.of, jobs))) <= available:
             return "resident"
     return "disk" if stored(job.precision) == "bf16" else "fp8"
@@ -289,6 +290,14 @@ def allocator_bytes(machine: Machine, vram_bytes: int | None = None) -> int | No
     return min(gpu.free_bytes, vram_bytes if vram_bytes is not None else gpu.total_bytes) - CONTEXT_BYTES
 
 
+def available_bytes(setup: Setup, machine: Machine) -> int | None:
+    """GPU memory that torch's allocator may hold for a setup; None where there is no GPU."""
+    bound = setup.vram_bytes
+    if bound is not None and setup.profile in _BOUNDED:
+        bound += _OFFLOAD_MARGIN_BYTES
+    return allocator_bytes(machine, bound)
+
+
 def streaming_of(setup: Setup, machine: Machine) -> Streaming:
     """The arithmetic of a setup's model as it is streamed on this machine."""
     capability = machine.gpu.compute_capability if machine.gpu else (0, 0)
@@ -299,7 +308,7 @@ def streaming_of(setup: Setup, machine: Machine) -> Streaming:
 
 def refusals(jobs: Sequence[Job], setup: Setup, machine: Machine) -> dict[Job, Refusal]:
     """Which of a setup's jobs cannot be rendered on this machine in any way. They cost nothing, and stop nobody."""
-    available = allocator_bytes(machine, setup.vram_bytes)
+    available = available_bytes(setup, machine)
     if available is None or setup.profile == "cpu":
         return {}
     model, streaming = catalog.find(setup.model), streaming_of(setup, machine)
@@ -309,7 +318,7 @@ def refusals(jobs: Sequence[Job], setup: Setup, machine: Machine) -> dict[Job, R
         if setup.profile == "stream":
             if decide.place(streaming, work, available):
                 return None
-            least = min(decide.needed(streaming, [each]) for each in (work, work.tiling()))
+            least = decide.least(streaming, [work.tiling()])
             nearest = decide.nearest_fitting(streaming, model, work, available)
             return Refusal(Size(width=work.width, height=work.height), least, available, nearest)
         native = Native(streaming.shape, setup.stored, setup.profile, setup.vram_bytes, streaming.kernels)
@@ -330,5 +339,5 @@ def refusals(jobs: Sequence[Job], setup: Setup, machine: Machine) -> dict[Job, R
 def decide_for(setup: Setup, machine: Machine, **more: Any) -> Decision:
     """What a setup's demands are rendered with on this machine, by the function that the engine asks as well."""
     works = [Work(**demand.model_dump()) for demand in setup.demands]
-    available = allocator_bytes(machine, setup.vram_bytes)
+    available = available_bytes(setup, machine)
     return decide.decide(streaming_of(setup, machine), works, available, slots=setup.slots, **more)

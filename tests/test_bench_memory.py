@@ -291,7 +291,7 @@ class TestTables:
         plain |= {"reserved_bytes": 2 * GIB, "allowed_bytes": 3 * GIB}
         kinds: list[running.Figures] = [
             {"verdict": True, "right": True},
-            {"verdict": True, "right": False, "short": "OutOfMemoryError: no", "needed_bytes": GIB},
+            {"verdict": True, "right": False, "short": "OutOfMemoryError: no", "least_bytes": GIB},
             {"verdict": False, "right": None, "error": "PictureError: no", "left_bytes": 9 * 2**20},
         ]
         rows = {name: [{"case": name, **plain, **kind}] for name, kind in zip(names, kinds, strict=False)}

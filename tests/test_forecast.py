@@ -89,9 +89,9 @@ class TestForecast:
         """A picture that cannot fit takes no time and no disk, and stands among the refused."""
         manifest = real(make_manifest(("a", "b")), 512, 2048)
         small = machine.Machine(
-            (dataclasses.replace(H200, total_bytes=3 * GIB, free_bytes=round(3.3 * GIB)),), 2, GIB, GIB
+            (dataclasses.replace(H200, total_bytes=3 * GIB, free_bytes=round(3.2 * GIB)),), 2, GIB, GIB
         )
-        terms = Terms(small, vram_bytes=round(3.3 * GIB), rates=RATES, ready=True)
+        terms = Terms(small, vram_bytes=round(3.2 * GIB), rates=RATES, ready=True)
         found = forecast.forecast([make_plan(manifest, tmp_path)], terms, NOW)
         assert list(found.refused) == ["p001"]
         assert [group.pictures for group in found.groups] == [1]

@@ -16,7 +16,11 @@ from tests.test_findings import CARD, GPU, HEALTHY, HERE, TORCH, facts
 
 
 def diagnosis(**changes: object) -> Diagnosis:
-    shown = facts({"free_bytes": 2**30}, torch={"pinning": "MachineError: 256 MiB of host memory cannot be pinned"})
+    torch = {
+        "pinning": "MachineError: 256 MiB of host memory cannot be pinned",
+        "troubles": {"diffsynth": "ImportError: no module named diffsynth"},
+    }
+    shown = facts({"free_bytes": 2**30}, torch=torch)
     values = {
         "machine": shown.machine,
         "free_disk_bytes": 2**36,
@@ -69,7 +73,7 @@ def test_json_has_everything() -> None:
     assert found["card"]["name"] == CARD.name
     assert found["findings"][0] == {
         "message": diagnosis().findings[0].message,
-        "meaning": "blocks cannot be streamed to the GPU",
+        "meaning": "nothing can be rendered",
         "hint": diagnosis().findings[0].hint,
         "fatal": True,
     }

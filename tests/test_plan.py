@@ -11,7 +11,15 @@ from renderer.errors import MachineError, UsageError
 from renderer.estimate.terms import GIB
 from renderer.job import Job, Precision
 from renderer.machine import Gpu, Machine
-from renderer.plan import choose_profile, decide_for, make_plan, refusals, setup_for
+from renderer.plan import (
+    allocator_bytes,
+    available_bytes,
+    choose_profile,
+    decide_for,
+    make_plan,
+    refusals,
+    setup_for,
+)
 from tests.engine.making import copy_model, without_vision
 from tests.making import make_job, make_manifest, make_picture
 
@@ -81,10 +89,11 @@ class TestFallback:
         assert refusals([job], setup, a_machine(vram_gib)) == {}
 
     def test_a_limit_counts(self, blind: str) -> None:
-        """What `--vram` grants does not hold all weights, though the card does."""
+        """What `--vram` grants does not hold all weights, though the card does; activations are within it as well."""
         job = make_job().model_copy(update={"model": blind})
         setup = setup_for([job], a_machine(80), None, 20 * GIB)
-        assert (setup.profile, setup.vram_bytes) == ("disk", 20 * GIB)
+        assert (setup.profile, setup.vram_bytes) == ("disk", 20 * GIB - 3 * GIB // 2)
+        assert available_bytes(setup, a_machine(80)) == allocator_bytes(a_machine(80), 20 * GIB)
 
     def test_streaming_that_was_asked_for(self, blind: str) -> None:
         """Is not silently something else."""
@@ -117,7 +126,7 @@ class TestRefusals:
         """With numbers, and a size that does fit."""
         jobs = [self.real(512), self.real(2048)]
         here = a_machine(4)
-        setup = setup_for(jobs, here, None, round(3.3 * GIB))
+        setup = setup_for(jobs, here, None, round(3.2 * GIB))
         found = refusals(jobs, setup, here)
         assert list(found) == [jobs[1]]
         refusal = found[jobs[1]]

@@ -102,14 +102,14 @@ def _errors(errors: Sequence[float]) -> str:
 def _verdicts(rows: Sequence[Figures]) -> Iterator[str]:
     if not rows:
         return
-    yield "| case | needed, GiB | allowed, GiB | verdict | what it did | reserved, GiB | |"
+    yield "| case | least, GiB | allowed, GiB | verdict | what it did | reserved, GiB | |"
     yield "|---|---|---|---|---|---|---|"
     for row in rows:
-        needed, allowed, reserved = (_gib(row.get(f"{name}_bytes")) for name in ("needed", "allowed", "reserved"))
+        least, allowed, reserved = (_gib(row.get(f"{name}_bytes")) for name in ("least", "allowed", "reserved"))
         did = row["error"] or row["short"] or "rendered"
         right = {True: "right", False: "**WRONG**", None: "**no verdict**"}[row["right"]]
         verdict = "fits" if row["verdict"] else "does not fit"
-        yield f"| {row['case']} | {needed} | {allowed} | {verdict} | {did} | {reserved} | {right} |"
+        yield f"| {row['case']} | {least} | {allowed} | {verdict} | {did} | {reserved} | {right} |"
     yield ""
     judged = [row for row in rows if row["right"] is not None]
     yield f"- {sum(row['right'] for row in judged)} of {len(judged)} verdicts were right."

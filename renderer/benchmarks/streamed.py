@@ -56,7 +56,7 @@ CASES: Mapping[str, Case] = MappingProxyType(
         "3-slots-8-small": Case(3, 512, pictures=8, steps=12),
         "resident-small": Case(60, 512, steps=20),
         "bf16-3-slots": Case(3, 1328, profiled=True),
-        "bf16-3-slots-small": Case(3, 512, steps=20),
+        "bf16-3-slots-small": Case(3, 512, steps=12),  # as many as the peers'
         "demo": Case(2, 128, pictures=2, steps=3, profiled=True),
     }
 )

@@ -163,12 +163,12 @@ class Capped:
         tokens = min(MOST_TOKENS, bare.tokens(self._engine, prompt))
         works = [replace(Work.of(job, tiled=choice.tiled), prompt_tokens=tokens) for job in jobs]
         streaming = replace(plan.streaming_of(self._setup, self._here), slots=slots)
-        needed = decide.needed(streaming, works)
+        least = decide.least(streaming, works)
         setup = self._setup.model_copy(
             update={"slots": slots, "in_flight": choice.pictures, "tiled": choice.tiled, "vram_bytes": None}
         )
-        found = _row(self.attempt(setup, jobs, (slots, choice.pictures)), verdict=needed <= self.allowed_bytes)
-        return {"needed_bytes": needed, "allowed_bytes": self.allowed_bytes, "prompt_tokens": tokens, **found}
+        found = _row(self.attempt(setup, jobs, (slots, choice.pictures)), verdict=least <= self.allowed_bytes)
+        return {"least_bytes": least, "allowed_bytes": self.allowed_bytes, "prompt_tokens": tokens, **found}
 
     def attempt(self, setup: Setup, jobs: Sequence[Job], forced: tuple[int, int] | None = None) -> Outcome:
         """Render jobs by an engine that has been emptied."""

@@ -6,7 +6,7 @@ On a GPU the launches of either kind are recorded where pictures are small.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
@@ -21,21 +21,28 @@ from renderer.weights.store import TensorPlace
 LOG = logging.getLogger(__name__)
 
 
-def choose(template: torch.nn.Module, places: Sequence[TensorPlace], device: Device, *, fp8: bool = True) -> Blocks:
+def choose(
+    template: torch.nn.Module,
+    places: Sequence[TensorPlace],
+    device: Device,
+    *,
+    fp8: bool = True,
+    records: Callable[[], bool] = lambda: True,
+) -> Blocks:
     """The kind of block for slots of this layout.
 
     FP8 weights are multiplied as FP8 from compute capability 8.9, if `fp8` lets them; elsewhere they are scaled back to
-    bf16 once a sweep.
+    bf16 once a sweep. `records` tells whether there is room to record small pictures' launches.
     """
     plain = ModuleBlocks(template, places)
     if device != "cuda":
         return plain
     scaled = any(place.name.endswith(f".{precision.SCALE}") for place in places)
     if not (scaled and fp8) or not precision.fp8_arithmetic():
-        return RecordedBlocks(plain, CudaRecorder())
+        return RecordedBlocks(plain, CudaRecorder(), records)
     attention = template.get_submodule("attn")
     blocks = Fp8Blocks(plain, places, attention.num_heads, attention.head_dim, _operations())
-    return RecordedBlocks(blocks, CudaRecorder())
+    return RecordedBlocks(blocks, CudaRecorder(), records)
 
 
 def _operations() -> ModuleType:

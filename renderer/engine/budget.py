@@ -74,6 +74,13 @@ class Budget:
         works = [Work.of(each, tiled=self.tiles(each)) for each in (*flying, job)]
         return decide.needed(replace(self._streaming, slots=self.slots), works) <= self._bytes
 
+    def records(self, flying: Sequence[Job]) -> bool:
+        """Whether there is room to record the launches of those in flight that are small enough for it."""
+        if self._bytes is None:
+            return True
+        works = [Work.of(each, tiled=self.tiles(each)) for each in flying]
+        return decide.recording(replace(self._streaming, slots=self.slots), works) <= self._bytes
+
     def tokens_together(self, flying: Sequence[Job]) -> int:
         """How many tokens of prompts may be encoded together while these pictures are in flight."""
         if self._bytes is None:

@@ -3,7 +3,8 @@
 A block of a small picture is computed faster than its twenty kernels are launched one by one, so that the GPU waits for
 the host. Recorded, they are one launch. What is recorded reads and writes one place in memory; a rider's tensors are
 brought there and its results taken from there, by the same stream, so that all riders and sizes share it. Its bits are
-those of the block called plainly: the same kernels on the same numbers. Knows nothing of pictures or turns of slots.
+those of the block called plainly: the same kernels on the same numbers. Recordings take room, and are made where there
+is some. Knows nothing of pictures or turns of slots.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ class Recorder(Protocol):
     def wait(self) -> None:
         """Until nothing is played any more."""
 
+    def clear(self) -> None:
+        """Give back memory that nobody uses, elsewhere than in a pool: a recording cannot take it."""
+
 
 class CudaRecorder:
     """Records CUDA graphs on a stream of its own, on which nothing ever runs but a first product."""
@@ -71,6 +75,9 @@ class CudaRecorder:
     def wait(self) -> None:
         torch.cuda.synchronize()
 
+    def clear(self) -> None:
+        torch.cuda.empty_cache()
+
     def _own(self) -> Any:
         """The stream, which already has its cuBLAS workspace: it would stay in a recording's pool for good."""
         if self._stream is None:
@@ -97,9 +104,12 @@ class _Form:
 class RecordedBlocks:
     """Blocks that are recorded where that makes them faster, and called plainly elsewhere."""
 
-    def __init__(self, blocks: Blocks, recorder: Recorder) -> None:
+    def __init__(self, blocks: Blocks, recorder: Recorder, wanted: Callable[[], bool] = lambda: True) -> None:
+        """`wanted` is asked at the beginning of each sweep whether there is room."""
         self._blocks = blocks
-        self._recorder: Recorder | None = recorder
+        self._recorder = recorder
+        self._wanted = wanted
+        self._works, self._on = True, True
         self._place: _Place | None = None
         self._met: set[tuple[int, int]] = set()
         self._forms: dict[tuple[int, int], _Form] = {}
@@ -112,23 +122,20 @@ class RecordedBlocks:
     def arrive(self, number: int, slot: torch.Tensor) -> Callable[..., Any]:
         """As the blocks' own; with the first, what the sweep before did not use is let go."""
         if number == 0:
+            self._on = self._works and self._wanted()
             self._settle()
         block = self._blocks.arrive(number, slot)
         return lambda *args, **inputs: block(*args, **inputs) if args else self._call(block, inputs)
 
     def forget(self) -> None:
-        if self._recorder is not None and self._forms:
-            self._recorder.wait()
-        self._forms.clear()
-        self._pools.clear()
-        self._place = None
+        self._let_go()
         self._blocks.forget()
 
     def _call(self, block: Any, inputs: dict[str, Any]) -> Any:
         image, text = inputs["image"], inputs["text"]
         key = image.shape[1], text.shape[1]
         rare = any(value is not None and value is not False for name, value in inputs.items() if name not in _USUAL)
-        if rare or self._recorder is None or sum(key) > MOST_RECORDED_ROWS:
+        if rare or not self._on or sum(key) > MOST_RECORDED_ROWS:
             return block(**inputs)
         if key not in self._met:  # what runs for the first time loads kernels, which may not be recorded
             self._met.add(key)
@@ -147,26 +154,40 @@ class RecordedBlocks:
         return form
 
     def _record(self, block: Any, form: _Form) -> bool:
-        """Record a block in a form; False where that cannot be done here, which is then never tried again."""
-        assert self._recorder is not None
+        """Record a block in a form; False where that cannot be done: in this sweep, or never."""
+        for again in (False, True):
+            failure = self._try(block, form)
+            if failure is None:
+                return True
+            if not failures.is_out_of_memory(failure):
+                LOG.warning("blocks' launches cannot be recorded here (%s): small pictures take longer", failure)
+                self._works = False
+                break
+            if not again:  # here, where no traceback holds what it had
+                self._recorder.clear()
+        self._on = False
+        self._let_go()
+        return False
+
+    def _try(self, block: Any, form: _Form) -> Exception | None:
+        """Record; what went wrong, if something did."""
         assert self._place is not None
         tokens = form.image.shape[1]
         pool = self._pools.get(tokens) or self._pools.setdefault(tokens, self._recorder.pool())
         try:
             play = self._recorder.record(self._place.launch(block, form), pool)
-        except Exception as error:
-            if failures.is_out_of_memory(error):
-                raise
-            LOG.warning("blocks' launches cannot be recorded here (%s): small pictures take longer", error)
-            self._recorder = None
-            return False
+        except Exception as error:  # noqa: BLE001  # whatever it is, blocks can be called plainly
+            return error.with_traceback(None)
         form.plays[id(block)] = block, play
-        return True
+        return None
 
     def _settle(self) -> None:
         """Let go of forms that the last sweep had no rider of, and of room that no form is left in."""
+        if not self._on:
+            self._let_go()
+            return
         stale = [key for key, form in self._forms.items() if not form.used]
-        if stale and self._recorder is not None:
+        if stale:
             self._recorder.wait()
         for key in stale:
             del self._forms[key]
@@ -175,6 +196,14 @@ class RecordedBlocks:
         left = {tokens for tokens, _ in self._forms}
         for tokens in self._pools.keys() - left:
             del self._pools[tokens]
+
+    def _let_go(self) -> None:
+        """Of all recordings, and of all their room."""
+        if self._forms:
+            self._recorder.wait()
+        self._forms.clear()
+        self._pools.clear()
+        self._place = None
 
 
 class _Place:

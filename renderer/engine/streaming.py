@@ -68,7 +68,9 @@ class StreamingEngine:
         files = store.blocks("transformer")
         self._source = source_for(files, device)
         kind = setup.multiplies_fp8
-        self._blocks = arithmetic.choose(self._skeleton.dit_block, files[0].tensors, device, fp8=kind)
+        self._blocks = arithmetic.choose(
+            self._skeleton.dit_block, files[0].tensors, device, fp8=kind, records=self._records
+        )
         self._budget = Budget(self._source.count, self._skeleton.width, setup, device)
         self._slots = Slots(self._source, self._budget.slots, device)
         self._modulations = Modulations(self._skeleton.dit.time_text_embed, store.modulations(), device)
@@ -135,6 +137,10 @@ class StreamingEngine:
         while self._waiting and self._budget.admits([each.job for each in self._flying], self._waiting[0].job):
             if self._is_ready(self._waiting[0]) or self._make_ready(tell):
                 self._start(self._waiting.popleft(), tell)
+
+    def _records(self) -> bool:
+        """Whether there is room to record the launches of those in flight."""
+        return self._budget.records([each.job for each in self._flying])
 
     def _is_ready(self, journey: Journey) -> bool:
         return self._prompts.has(journey.job) and self._modulations.has(journey.job)
@@ -364,7 +370,8 @@ class StreamingEngine:
                 tell.failed(journey.key, failure)
 
     def _recover(self) -> None:
-        """Give back what a failed call left, so that the others go on as before."""
+        """Give back what a failed call left, and what can be had again, so that the others go on as before."""
+        self._blocks.forget()
         gc.collect()
         if self.device == "cuda":
             torch.cuda.empty_cache()

@@ -41,23 +41,41 @@ class Decision:
 
 
 def needed(streaming: Streaming, works: Sequence[Work]) -> int:
-    """Bytes that pictures in flight need of the allocator, at the least: their peak, and pages begun.
+    """Bytes that pictures in flight need of the allocator: their peak, and pages begun. Nothing is recorded.
 
     The last of them may have to be prepared while the others fly: its prompts are then encoded one by one.
     """
+    streaming = replace(streaming, recording=False)
     waiting = sum(streaming.waiting(work) // 2 + streaming.belongings(work) for work in works[:-1])
     longest = max(text for work in works for text in work.texts)
     preparing = max(streaming.encode(works, [longest - BEHIND]).bytes, streaming.modulate(works).bytes) + waiting
-    preparing += total(streaming.recorded(works)) + streaming.pools(works)
-    peak = max(preparing, streaming.denoise(works).least, streaming.decode(works).least)
+    peak = max(preparing, streaming.denoise(works).bytes, streaming.decode(works).bytes)
     return round(peak * (1 + _PAGES_PART)) + PAGES_BYTES
+
+
+def least(streaming: Streaming, works: Sequence[Work]) -> int:
+    """Bytes without which pictures in flight cannot be rendered at all: each prepared alone, nothing recorded.
+
+    From here to what is `needed` they may be, by slower convolutions and with luck in where pages begin: nothing is
+    chosen so, but nothing is refused.
+    """
+    scant = replace(streaming, recording=False, kernels=replace(streaming.kernels, transposing=False))
+    longest = max(text for work in works for text in work.texts)
+    stages = scant.encode(works, [longest - BEHIND]), scant.modulate(works), scant.denoise(works), scant.decode(works)
+    return max(stage.bytes for stage in stages)
+
+
+def recording(streaming: Streaming, works: Sequence[Work]) -> int:
+    """Bytes that pictures in flight need whose launches are recorded, where they are small enough for that."""
+    streaming = replace(streaming, recording=True)
+    return needed(streaming, works) + total(streaming.recorded(works)) + streaming.pools(works)
 
 
 def tokens_together(streaming: Streaming, flying: Sequence[Work], available: int) -> int:
     """How many tokens of prompts may be encoded together while pictures are in flight: one prompt always may."""
     waiting = sum(streaming.waiting(work) // 2 + streaming.belongings(work) for work in flying)
-    recorded = total(streaming.recorded(flying)) + streaming.pools(flying)
-    bare = streaming.encode(flying, []).bytes + waiting + recorded
+    bare = streaming.encode(flying, []).bytes + waiting
+    bare += recording(streaming, flying) - needed(streaming, flying) if flying else 0
     room = (available - PAGES_BYTES) / (1 + _PAGES_PART) - bare
     a_token = streaming.prompt_bytes(1) - streaming.prompt_bytes(0)
     return max(0, min(MOST_TOKENS, int(room / a_token)))
@@ -65,11 +83,10 @@ def tokens_together(streaming: Streaming, flying: Sequence[Work], available: int
 
 def place(streaming: Streaming, work: Work, available: int) -> Work | None:
     """The picture as it fits alone, with the fewest slots: untiled if that fits, else tiled; None if neither does."""
-    least = replace(streaming, slots=FEWEST_SLOTS)
-    for each in (work, work.tiling()):
-        if needed(least, [each]) <= available:
-            return each
-    return None
+    scant = replace(streaming, slots=FEWEST_SLOTS)
+    if needed(scant, [work]) <= available:
+        return work
+    return work.tiling() if least(scant, [work.tiling()]) <= available else None
 
 
 def decide(
@@ -86,9 +103,8 @@ def decide(
     `available` are the bytes that torch's allocator may hold in all; None: as many as it likes. `hiding` tells how many
     pictures of a kind in flight, with so many slots, compute as long as a sweep's copies take. `slots` fixes them.
     """
-    blocks = streaming.shape.layers
     if available is None:
-        return Decision(slots or blocks, 1, frozenset(), frozenset(), None, 0)
+        return Decision(slots or streaming.shape.layers, 1, frozenset(), frozenset(), None, 0)
     distinct = list(dict.fromkeys(works))
     placed = {work: place(streaming, work, available) for work in distinct}
     fitting = [each for each in placed.values() if each is not None]
@@ -102,14 +118,23 @@ def decide(
         company = max(most.values())
         if slots is not None:
             break
-        bare = max(needed(replace(streaming, slots=0), [each] * number) for each, number in most.items())
-        block = round(streaming.weights.block * (1 + _PAGES_PART))
-        found = max(FEWEST_SLOTS, min(blocks, (available - bare) // block))
+        companies = [[each] * number for each, number in most.items()]
+        found = slots_beside(streaming, companies, available)
         if found == count:
             break
         count = found
     peak = max(needed(replace(streaming, slots=count), [each] * number) for each, number in most.items())
     return Decision(count, company, tiled, refused, available, peak)
+
+
+def slots_beside(streaming: Streaming, companies: Sequence[Sequence[Work]], available: int) -> int:
+    """How many slots fit beside each of the companies: with small pictures' launches recorded, or else without."""
+    bare, block = replace(streaming, slots=0), round(streaming.weights.block * (1 + _PAGES_PART))
+    for need in (recording, needed):
+        count = (available - max(need(bare, works) for works in companies)) // block
+        if count >= FEWEST_SLOTS:
+            return min(streaming.shape.layers, count)
+    return FEWEST_SLOTS
 
 
 def _company(

@@ -47,11 +47,14 @@ class Kernels:
     """What a card's kernels do. Without fused attention all scores are in memory, in float32 and quadratic in tokens.
 
     `fp8` says that FP8 weights are multiplied as they are; otherwise each block is first scaled back to bf16.
+    `transposing` that convolutions may have the copies with which cuDNN is fastest: where memory is short, it does
+    without.
     """
 
     fused_attention: bool = True
     fp8: bool = True
     workspace: int = CUBLAS_WORKSPACE
+    transposing: bool = True
 
     @classmethod
     def of(cls, compute_capability: tuple[int, int], *, fp8: bool = True) -> Kernels:
@@ -117,19 +120,18 @@ def count_tokens(text: str) -> int:
     return -(-narrow // 3) + (len(text) - narrow)
 
 
-def _texts_recorded(work: Work) -> list[int]:
-    """T of the passes that are small enough to be recorded."""
-    return [text for text in work.texts if work.tokens + text <= MOST_RECORDED_ROWS]
-
-
 @dataclass(frozen=True, slots=True)
 class Streaming:
-    """A model at one precision, streamed through `slots` slots on a card with such kernels."""
+    """A model at one precision, streamed through `slots` slots on a card with such kernels.
+
+    `recording` says that the launches of small pictures are recorded, which takes room that they can do without.
+    """
 
     shape: Shape
     precision: Stored
     slots: int
     kernels: Kernels = field(default_factory=Kernels)
+    recording: bool = True
 
     @property
     def weights(self) -> WeightBytes:
@@ -157,7 +159,7 @@ class Streaming:
 
     def recorded(self, works: Sequence[Work]) -> tuple[Term, ...]:
         """Where recordings find a rider's tensors, for the largest size there is, and a cuBLAS workspace of theirs."""
-        if not any(map(_texts_recorded, works)):
+        if not any(map(self._texts_recorded, works)):
             return ()
         rows = MOST_RECORDED_ROWS * 2 * self.shape.width + self._turns(MOST_RECORDED_ROWS)
         modulation = 2 * 6 * self.shape.width * 2
@@ -167,10 +169,14 @@ class Streaming:
         """What recorded blocks compute in, kept for each size of picture that is in flight: a block's inside."""
         sizes: dict[int, int] = {}
         for work in works:
-            for text in _texts_recorded(work):
+            for text in self._texts_recorded(work):
                 inside = total(self._inside(work.tokens, text)) - 2 * (work.tokens + text) * self.shape.width
                 sizes[work.tokens] = max(sizes.get(work.tokens, 0), inside)
         return sum(sizes.values())
+
+    def _texts_recorded(self, work: Work) -> list[int]:
+        """T of the passes that are small enough to be recorded."""
+        return [text for text in work.texts if self.recording and work.tokens + text <= MOST_RECORDED_ROWS]
 
     def _turns(self, tokens: int) -> int:
         """Rotary frequencies of a picture: half a head's width of complex64 a token."""
@@ -356,7 +362,7 @@ class Streaming:
         return Term(PADDED, padded), *terms(
             VAE_stage_input_residual_and_activation=3 * frame,
             VAE_convolved=frame,
-            cuDNN_transposed_copies=padded + frame,
+            cuDNN_transposed_copies=padded + frame if self.kernels.transposing else 0,
         )
 
     def _vae_middle(self, width: int, height: int) -> tuple[Term, ...]:

@@ -48,16 +48,11 @@ class Stage:
         return sum(term.bytes for term in self.terms)
 
     @property
-    def least(self) -> int:
-        """What torch's allocator cannot do without."""
-        return self.bytes + self.idle
-
-    @property
     def reserved(self) -> int:
         """What torch's allocator takes for it where there is room: measured, and different with what went before."""
         if self.vain is not None:
             return self.bytes + self.vain
-        return self.least + min(MOST_HOLES, round(IN_VAIN * self.piece)) + PAGES
+        return self.bytes + self.idle + min(MOST_HOLES, round(IN_VAIN * self.piece)) + PAGES
 
     @property
     def largest(self) -> Term:

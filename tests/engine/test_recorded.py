@@ -22,8 +22,9 @@ class Again:
     """Plays by calling again, and counts."""
 
     def __init__(self) -> None:
-        self.recorded = self.pools = self.waited = 0
+        self.recorded = self.pools = self.waited = self.cleared = 0
         self.error: Exception | None = None
+        self.error_until = 0
 
     def record(self, launch: Callable[[], None], pool: Any) -> Callable[[], None]:
         assert pool <= self.pools
@@ -38,6 +39,11 @@ class Again:
 
     def wait(self) -> None:
         self.waited += 1
+
+    def clear(self) -> None:
+        self.cleared += 1
+        if self.cleared == self.error_until:
+            self.error = None
 
 
 class Weighted:
@@ -187,15 +193,35 @@ def test_where_nothing_can_be_recorded_blocks_are_called_plainly(caplog: pytest.
     assert len(caplog.records) == 1
 
 
-def test_memory_that_runs_out_is_the_riders() -> None:
-    """It is no reason never to record again."""
+def test_room_is_made_for_a_recording() -> None:
+    """What a larger picture's decode left unused is given back, and the launches are recorded then."""
     recorder = Again()
+    recorder.error, recorder.error_until = torch.OutOfMemoryError("CUDA out of memory"), 1
+    blocks = RecordedBlocks(Weighted(), recorder)
+    assert same(sweep(blocks, slots(), [rider()]), sweep(Weighted(), slots(), [rider()]))
+    assert (recorder.cleared, recorder.recorded) == (1, 2)
+
+
+def test_without_room_a_sweep_goes_plainly() -> None:
+    """And the next one tries again, for pictures come and go."""
+    recorder, places = Again(), slots()
     recorder.error = torch.OutOfMemoryError("CUDA out of memory")
     blocks = RecordedBlocks(Weighted(), recorder)
-    block = blocks.arrive(0, slots()[0])
-    block(**rider())
-    with pytest.raises(torch.OutOfMemoryError):
-        block(**rider())
+    assert same(sweep(blocks, places, [rider()]), sweep(Weighted(), places, [rider()]))
+    assert (recorder.cleared, recorder.recorded) == (1, 0)
+    assert not blocks._pools
     recorder.error = None
-    block(**rider())
-    assert recorder.recorded == 1
+    sweep(blocks, places, [rider()])
+    assert recorder.recorded == 2
+
+
+def test_recordings_go_where_their_room_is_wanted() -> None:
+    """With too much in flight nothing is recorded, and what was is let go; the numbers stay."""
+    recorder, room, places = Again(), [True], slots()
+    blocks = RecordedBlocks(Weighted(), recorder, lambda: room[0])
+    sweep(blocks, places, [rider()])
+    assert blocks._pools
+    room[0] = False
+    assert same(sweep(blocks, places, [rider()]), sweep(Weighted(), places, [rider()]))
+    assert recorder.recorded == 2
+    assert not blocks._pools
