@@ -57,6 +57,9 @@ _SOME_CPU = Rates(
 MOST_TABLES = 512
 """Different timesteps that the engine keeps at hand."""
 
+RECENT_WORKERS = 3
+"""Workers whose preparing counts."""
+
 Key = tuple[str, Precision, Profile]
 
 
@@ -136,8 +139,8 @@ class Pace:
         """Seconds before the steps of jobs: of prompts and modulations, by arithmetic and by what it took so far.
 
         Native, each picture takes as long for its prompts as earlier ones did. Streamed, prompts of pictures that are
-        finished are remembered on the disk. What pictures tell of preparing is the least that it took (those that were
-        prepared for and never finished have their part of it), so it only adds.
+        finished are remembered on the disk. What pictures tell of preparing is the least that it took, for those that
+        were prepared for and never finished have their part of it: so the worker counts that tells of most.
         """
         if key in self._encodes:
             return self._encode_s(key, jobs)
@@ -150,7 +153,7 @@ class Pace:
                 arithmetic = _prepare_s(key, [picture.job for picture in sharing], known, rates)
                 factors.append(sum(picture.timing.encode_s or 0.0 for picture in sharing) / arithmetic)
                 known.update(prompt for picture in sharing for prompt in _prompts(picture.job))
-        return _prepare_s(key, jobs, known, rates) * max(1.0, statistics.median(factors or [1.0]))
+        return _prepare_s(key, jobs, known, rates) * max(factors[-RECENT_WORKERS:], default=1.0)
 
     def _encode_s(self, key: Key, jobs: Sequence[Job]) -> float:
         """Seconds of encoding jobs' prompts where each picture has its own encoded; 0 where nothing tells."""
@@ -179,6 +182,14 @@ class Pace:
         model, _, profile = key
         rates = self._rates or (_SOME_CPU if way.cpu else _SOME_GPU)
         return seconds(_shape(model), job, profile, way, rates)
+
+
+def weight(item: Planned) -> float:
+    """What a picture takes beside others of its batch: seconds, as if all weights were there, on some machine."""
+    job = item.picture.job
+    model = item.model.id
+    some = _SOME_CPU if model == catalog.DEMO.id else _SOME_GPU
+    return seconds(_shape(model), job, "stream", Way(_layers(model), 1), some)[0]
 
 
 def seconds(shape: Shape, job: Job, profile: Profile, way: Way, rates: Rates) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from renderer.job import Ending, Failure, Memory, Sidecar, Summary
+from renderer.pace import weight
 from renderer.plan import Plan, Planned
 from renderer.standing import InFlight, Phase, Standing
 
@@ -49,7 +50,7 @@ class Tally:
     _mean_work: float = 0.0
 
     def __post_init__(self) -> None:
-        self._work_left = sum(map(_work, self.todo))
+        self._work_left = sum(map(weight, self.todo))
         self._mean_work = self._work_left / max(1, len(self.todo))
         for item in self.plan.items:
             if item.state == "set aside":
@@ -73,25 +74,25 @@ class Tally:
             self._first_s = time.monotonic()
 
     def stepped(self, flight: Flight, step: int) -> None:
-        self._worked += _work(flight.item) * max(0, step - flight.step) / flight.steps
+        self._worked += weight(flight.item) * max(0, step - flight.step) / flight.steps
         flight.step = step
 
     def has_rendered(self, item: Planned, sidecar: Sidecar) -> None:
         self.in_a_row = 0
         self.rendered.append(sidecar)
         self.failures.pop(item.picture.id, None)
-        self._work_left -= _work(item)
+        self._work_left -= weight(item)
 
     def refused(self, item: Planned, message: str, hint: str) -> None:
         """A picture that cannot be on this machine, which is known beforehand: nothing was tried, no row is broken."""
         self.failures[item.picture.id] = Failure(id=item.picture.id, message=message, hint=hint)
-        self._work_left -= _work(item)
+        self._work_left -= weight(item)
 
     def has_failed(self, item: Planned, message: str, hint: str = "", *, again: bool, set_aside: bool = False) -> None:
         self.in_a_row += 1
         self.failures[item.picture.id] = Failure(id=item.picture.id, message=message, hint=hint, set_aside=set_aside)
         if not again:
-            self._work_left -= _work(item)
+            self._work_left -= weight(item)
 
     # -- what can be said of it --
 
@@ -99,7 +100,7 @@ class Tally:
         """How the batch stands at this moment."""
         rate = self._work_per_s()
         flying = [flight for flight in flights if flight.since is not None]
-        passed = sum(_work(flight.item) * flight.step / flight.steps for flight in flying)
+        passed = sum(weight(flight.item) * flight.step / flight.steps for flight in flying)
         return Standing(
             name=self.plan.manifest.name,
             phase=phase,
@@ -152,12 +153,6 @@ class Tally:
         if self._first_s is None or not self._worked:
             return None
         return self._worked / max(1e-3, time.monotonic() - self._first_s)
-
-
-def _work(item: Planned) -> float:
-    """What a picture takes, up to a factor: right within the sizes of one batch."""
-    job = item.picture.job
-    return float(job.num_inference_steps * (1 if job.cfg_scale == 1 else 2) * job.width * job.height)
 
 
 def _peaks(sidecars: Sequence[Sidecar]) -> Memory:

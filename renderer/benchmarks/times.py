@@ -1,23 +1,28 @@
-"""A mixed batch's seconds: what `renderer plan` forecasts, and what `renderer render` then takes. Imports no torch.
+"""A mixed batch's seconds: what is forecast of it, and what `renderer render` then takes. Imports no torch.
 
-Twice: of five pictures, when the machine's rates are all that is known, and of the others, when those five have been
-measured.
+Twice: all of it by `renderer plan`, when the machine's rates are all that is known; and what is left of it by the run
+itself, as `renderer status` shows it, when five pictures are done.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from renderer import machine
+from renderer import machine, standing
+from renderer.artifacts import OutputFolder
 from renderer.benchmarks import running
 from renderer.benchmarks.running import Figures
 from renderer.errors import EXIT_DONE, EXIT_MACHINE
+from renderer.standing import Standing
 
-CASES = ("five pictures after the probe", "the others after five pictures")
+CASES = ("all, after the probe", "the others, after five pictures")
 
 MANIFEST = """\
 version: 1
@@ -32,38 +37,59 @@ jobs:
 
 FIRST = 5
 
+_EVERY_S = 0.1
+
 
 def measure(folder: Path, env: dict[str, str], manifest: str = MANIFEST) -> Iterator[Figures]:
     """The two rows, from a folder of outputs that is empty. Measures the machine's rates first, where it has a GPU."""
-    outputs, written = folder / "mixed", folder / "mixed.yaml"
+    outputs, written = folder / "outputs-mixed", folder / "mixed.yaml"
     shutil.rmtree(outputs, ignore_errors=True)
     written.write_text(manifest)
     if machine.look().gpu is not None:
         running.command("doctor", "--json", env=env, capture=True, done=(EXIT_DONE, EXIT_MACHINE))
     where = (str(written), "--outputs", str(outputs))
-    pictures = [each["id"] for each in _plan(where, env)["manifests"][0]["pictures"]]
-    first = _spread(pictures)
-    chosen = [word for name in first for word in ("--only", name)]
-    for case, only, count in ((CASES[0], chosen, len(first)), (CASES[1], [], len(pictures) - len(first))):
-        forecast = _plan((*where, *only), env)["forecast"]
-        _, took_s = running.command("render", *where, *only, "--offline", "--log-format", "plain", env=env)
-        yield {
-            "case": case,
-            "pictures": count,
-            "forecast_s": forecast["seconds"],
-            "took_s": took_s,
-            "groups": [
-                {name: group[name] for name in ("slots", "in_flight", "seconds")} for group in forecast["groups"]
-            ],
-        }
+    told, _ = running.command("plan", *where, "--json", env=env, capture=True)
+    plan = json.loads(told)
+    forecast, count = plan["forecast"], len(plan["manifests"][0]["pictures"])
+    with _watching(outputs / written.stem) as seen:
+        _, took_s = running.command("render", *where, "--offline", "--log-format", "plain", env=env)
+    groups = [{name: group[name] for name in ("slots", "in_flight", "seconds")} for group in forecast["groups"]]
+    yield {
+        "case": CASES[0],
+        "pictures": count,
+        "forecast_s": forecast["seconds"],
+        "took_s": took_s,
+        "groups": groups,
+    }
+    if seen:
+        now = seen[0]
+        rest_s = (_last(outputs / written.stem) - now.at).total_seconds()
+        yield {"case": CASES[1], "pictures": count - now.done, "forecast_s": now.left_s, "took_s": rest_s}
     shutil.rmtree(outputs)
 
 
-def _spread(pictures: list[str]) -> list[str]:
-    """Five of them, evenly apart: some of each kind."""
-    return [pictures[place * len(pictures) // FIRST] for place in range(min(FIRST, len(pictures)))]
+@contextmanager
+def _watching(folder: Path) -> Iterator[list[Standing]]:
+    """What the run into `folder` says of itself when the first pictures are done; nothing where that went too fast."""
+    seen: list[Standing] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_EVERY_S) and not seen:
+            now = standing.read(OutputFolder(folder))
+            if now is not None and now.done >= FIRST:
+                seen.append(now)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        watcher.join()
 
 
-def _plan(arguments: tuple[str, ...], env: dict[str, str]) -> Any:
-    told, _ = running.command("plan", *arguments, "--json", env=env, capture=True)
-    return json.loads(told)
+def _last(folder: Path) -> datetime:
+    """When the last picture was rendered."""
+    told: list[Any] = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    return max(datetime.fromisoformat(each["timing"]["ended_at"]) for each in told if "timing" in each)

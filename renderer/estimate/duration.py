@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from renderer.catalog import Shape
-from renderer.estimate.memory import DROPPED, MOST_TOKENS, TILE_SIDE, Streaming, Work
+from renderer.estimate.memory import DROPPED, MOST_RECORDED_ROWS, MOST_TOKENS, TILE_SIDE, Streaming, Work
 from renderer.estimate.weights import weight_bytes
 from renderer.job import Stored
 from renderer.rates import Rates
@@ -24,16 +24,24 @@ Limit = Literal["arithmetic", "launches", "bus", "disk"]
 HOST_CALLS = {"fp8": 162, "bf16": 310}
 """Of torch's shortest operation, as many as launching one block for one rider takes on the host (measured, H200)."""
 
+HOST_CALLS_RECORDED = 40
+"""The same where a block's launches are recorded: bringing its rows, playing, taking them away; at the most."""
+
 FP8_BYTES_A_NUMBER, BF16_BYTES_A_NUMBER = 43, 320
 """What one block reads and writes between its products, for each token and channel: counted in `engine.fp8_blocks`, and
 in DiffSynth's block, which passes over its rows some seventy times, often with strides (0.67 s a step on an H200)."""
 
-KEPT_UP = 0.8
+KERNELS = {"fp8": 26, "bf16": 52}
+KERNEL_S = 4e-6
+"""Kernels that a block is for one rider, and what lies between them and at their ends, where the GPU is not filled. So
+512x512 takes 0.045 s a step and 768x768 0.089, where 0.048 and 0.100 were measured (H200)."""
+
+KEPT_UP = 0.825
 """Of the rates that the probe measures for a moment, what a sweep of real shapes keeps up (H200).
 
-FP8 products of the engine's own shapes reach 0.92 to 0.99 of the probe's rate, attention 0.95; kernels have gaps (2 %
-of a sweep). The rest, about 0.87, is known from whole sweeps alone: clocks that fall under lasting load are likely.
-With it 1328x1328 takes 0.313 s a step in fp8 and 0.663 in bf16: 0.308 to 0.320 and 0.668 were measured.
+FP8 products of the engine's own shapes reach 0.92 to 0.99 of the probe's rate, attention 0.95. The rest, about 0.87, is
+known from whole sweeps alone: clocks that fall under lasting load are likely. With it 1328x1328 takes 0.318 s a step in
+fp8 and 0.668 in bf16: 0.308 to 0.320 and 0.668 were measured.
 """
 
 LEAST_ROWS = 128
@@ -94,13 +102,14 @@ def block_seconds(streaming: Streaming, work: Work, rates: Rates) -> tuple[float
     shape, fp8 = streaming.shape, streaming.multiplies_fp8
     products = (rates.fp8_flops if fp8 else None) or rates.bf16_flops
     passing = FP8_BYTES_A_NUMBER if fp8 else BF16_BYTES_A_NUMBER
-    gpu = 0.0
+    gpu = host = 0.0
     for text in work.texts:
+        recorded = work.tokens + text <= MOST_RECORDED_ROWS and streaming.recording
+        host += (HOST_CALLS_RECORDED if recorded else HOST_CALLS["fp8" if fp8 else "bf16"]) * rates.launch_s
         linear, attention = _flops(shape, work.tokens, text)
         rows = max(LEAST_ROWS, work.tokens) + max(LEAST_ROWS, text)
         gpu += linear / (work.tokens + text) * rows / products + attention / rates.attention_flops
         gpu += passing * (work.tokens + text) * shape.width / rates.memory_bytes_per_s
-    host = len(work.texts) * HOST_CALLS["fp8" if fp8 else "bf16"] * rates.launch_s
     return gpu, host
 
 
@@ -147,6 +156,8 @@ def sweep(streaming: Streaming, works: Sequence[Work], rates: Rates, *, from_dis
     """One step of pictures in flight."""
     parts = [block_seconds(streaming, work, rates) for work in works]
     blocks = streaming.shape.layers
+    kernels = KERNELS["fp8" if streaming.multiplies_fp8 else "bf16"]
+    gaps = blocks * sum(len(work.texts) for work in works) * kernels * KERNEL_S
     moved = moved_bytes(streaming)
     if streaming.precision == "fp8" and not streaming.multiplies_fp8:
         plain = weight_bytes(streaming.shape, "bf16").block
@@ -154,7 +165,7 @@ def sweep(streaming: Streaming, works: Sequence[Work], rates: Rates, *, from_dis
     else:
         restoring = 0.0
     return Sweep(
-        arithmetic_s=(blocks * sum(gpu for gpu, _ in parts) + restoring) / KEPT_UP,
+        arithmetic_s=(blocks * sum(gpu for gpu, _ in parts) + restoring) / KEPT_UP + gaps,
         launches_s=blocks * sum(host for _, host in parts),
         bus_s=moved / rates.bus_bytes_per_s,
         disk_s=moved / _disk(rates) if from_disk else 0.0,

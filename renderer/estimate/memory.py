@@ -324,7 +324,7 @@ class Streaming:
             + self.recorded(works)
             + max(map(moment, works), key=total)
             + terms(modulation_and_latents=sum(map(self.belongings, works))),
-            piece=8 * self.shape.width * max(work.tokens for work in works),
+            piece=14 * self.shape.width * max(work.tokens for work in works),  # an MLP's rows, in FP8, and its result
             idle=self.pools(works),
         )
 
@@ -340,7 +340,8 @@ class Streaming:
         pieces = (term.bytes for work in works for term in self.vae(work) if term.name == PADDED)
         piece = max(pieces, default=0)  # where attention is not fused, its scores are more
         there = self.kept(works) + self.recorded(works) + max(map(moment, works), key=total)
-        return Stage("decode", there, piece=piece, idle=self.pools(works))
+        waiting = sum(map(self.waiting, works)) - min(map(self.waiting, works))
+        return Stage("decode", there, piece=piece, between=waiting, idle=self.pools(works))
 
     def vae(self, work: Work) -> tuple[Term, ...]:
         """The VAE's decode over its weights, untiled or of the largest tile."""

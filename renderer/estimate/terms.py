@@ -9,11 +9,14 @@ from typing import Any
 GIB = 2**30
 MIB = 2**20
 
-IN_VAIN = 0.53
+IN_VAIN = 0.48
 """Of the largest piece that comes and goes, what the allocator holds in holes that are too small for it."""
 
-MOST_HOLES = 470 * MIB
-"""In all holes together: they lie among what an earlier stage left, and are no larger than that."""
+BETWEEN = 0.35
+"""Of what stays while such pieces come and go, as states of pictures that wait: the holes between them."""
+
+MOST_HOLES, MORE_HOLES = 400 * MIB, 0.05
+"""In all holes together: they lie among what an earlier stage left, and are hardly larger than that, whatever comes."""
 
 PAGES = 15 * MIB
 """Of 20 MiB each, begun and not filled."""
@@ -32,8 +35,9 @@ class Stage:
     """What is there at the moment of one stage at which most is.
 
     `piece` is the largest tensor that comes and goes between others that stay: about half of one is what the allocator
-    holds in vain. `vain` is what it so holds, where that is known otherwise. `idle` is held for recorded launches that
-    compute in it: by the allocator, and by no tensor.
+    holds in vain. `between` are those others, where each of several pictures has some. `vain` is all that it so holds,
+    where that is known otherwise. `idle` is held for recorded launches that compute in it: by the allocator, and by no
+    tensor.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Stage:
     piece: int = 0
     vain: int | None = None
     idle: int = 0
+    between: int = 0
 
     @property
     def bytes(self) -> int:
@@ -52,7 +57,8 @@ class Stage:
         """What torch's allocator takes for it where there is room: measured, and different with what went before."""
         if self.vain is not None:
             return self.bytes + self.vain
-        return self.bytes + self.idle + min(MOST_HOLES, round(IN_VAIN * self.piece)) + PAGES
+        holes = min(MOST_HOLES + MORE_HOLES * self.piece, IN_VAIN * self.piece) + BETWEEN * self.between
+        return self.bytes + self.idle + round(holes) + PAGES
 
     @property
     def largest(self) -> Term:
