@@ -198,7 +198,7 @@ def seconds(shape: Shape, job: Job, profile: Profile, way: Way, rates: Rates) ->
     streamed = profile == "stream"
     precision: Stored = stored(job.precision) if streamed else "bf16"
     kernels = Kernels(fp8=job.precision == "fp8")
-    streaming = Streaming(shape, precision, way.slots if streamed else shape.layers, kernels)
+    streaming = Streaming(shape, precision, way.slots if streamed else shape.layers, kernels, recording=streamed)
     sweep = duration.sweep(streaming, [work] * way.in_flight, rates, from_disk=way.from_disk)
     swept = sweep.seconds * job.num_inference_steps
     decoded = duration.decode_seconds(shape, work, rates)
