@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -23,7 +24,7 @@ from renderer.standing import InFlight, MemoryNow, Notice, Standing
 from renderer.tally import Flight, Tally
 from renderer.workers import LocalWorker
 from tests.fakes import InlineWorker
-from tests.making import make_manifest
+from tests.making import make_job, make_manifest
 
 FAKE = functools.partial(LocalWorker, command=(sys.executable, "-m", "tests.fakes", "--capacity", "8"))
 NOW = datetime(2026, 11, 21, 5, 0, tzinfo=UTC)
@@ -183,7 +184,7 @@ class TestTally:
         for flight in flights[:2]:
             count.stepped(flight, 1)
         found = count.standing(flights, "rendering", None)
-        assert (found.left_s, found.pictures_per_hour) == (90.0, 360.0)
+        assert (found.left_s, found.pictures_per_hour) == pytest.approx((90.0, 360.0))
         assert (found.queued, len(found.in_flight)) == (1, 2)
 
     def test_what_fails_for_good_is_not_waited_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +198,28 @@ class TestTally:
         now = 10.0
         count.stepped(flight, 2)
         count.has_failed(flight.item, "no", again=True)
-        assert count.standing([], "rendering", None).left_s == 100.0
+        assert count.standing([], "rendering", None).left_s == pytest.approx(100.0)
         count.has_failed(flight.item, "no", again=False)
-        assert count.standing([], "rendering", None).left_s == 90.0
+        assert count.standing([], "rendering", None).left_s == pytest.approx(90.0)
+
+    def test_a_large_picture_is_more_than_its_pixels(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Attention is quadratic: after a 512x512 picture in 10 s, a 2048x2048 one takes more than 16 times that."""
+        now = 0.0
+        monkeypatch.setattr("renderer.tally.time.monotonic", lambda: now)
+        pictures = [
+            picture.model_copy(
+                update={
+                    "job": make_job(side=side).model_copy(update={"model": "Qwen/Qwen-Image", "precision": "fp8"}),
+                }
+            )
+            for side, picture in zip((512, 2048), make_manifest("ab").pictures, strict=True)
+        ]
+        plan = make_plan(dataclasses.replace(make_manifest(), pictures=tuple(pictures)), tmp_path)
+        count = Tally(plan, plan.to_render())
+        small = Flight(plan.items[0], 1)
+        count.began(small)
+        now = 10.0
+        count.stepped(small, small.steps)
+        left_s = count.standing([small], "rendering", None).left_s
+        assert left_s is not None
+        assert 16 < left_s / 10 < 256

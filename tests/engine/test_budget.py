@@ -68,6 +68,26 @@ class TestBudget:
         found.learn(0.95, 1)
         assert found.admits([job(512)], job(512))
 
+    def test_small_pictures_are_recorded_where_there_is_room(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With a byte less than recordings take they are rendered without; large ones have none, and need no room."""
+        there = Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", 8)
+        room = decide.recording(there, [Work.of(job(512))])
+        enough, scarce = (of(monkeypatch, each / GIB, 512, slots=8) for each in (room, room - 1))
+        assert enough.records([job(512)])
+        assert not scarce.records([job(512)])
+        assert scarce.admits([], job(512))
+        larger = decide.needed(there, [Work.of(job(1328))])
+        assert of(monkeypatch, larger / GIB, 1328, slots=8).records([job(1328)])
+
+    def test_each_size_in_flight_takes_room_for_its_recordings(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where one size's recordings just fit, another size's beside it do not; with fewer slots they do."""
+        room = decide.recording(Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", 8), [Work.of(job(768))])
+        found = of(monkeypatch, room / GIB, 768, slots=8)
+        assert found.records([job(768)])
+        assert not found.records([job(768), job(512)])
+        found.tighten(1)
+        assert found.records([job(768), job(512)])
+
     def test_prompts_ride_in_what_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Fewer tokens together on a small card, and fewer while pictures are in flight."""
         small, large = of(monkeypatch, 2.2, 512), of(monkeypatch, 20, 512)
@@ -90,7 +110,8 @@ class TestBudget:
         assert found.tiles(job(512))
 
     def test_on_the_cpu_nothing_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """All blocks stay, nothing is tiled."""
+        """All blocks stay, nothing is tiled, and there is always room."""
         found = of(monkeypatch, None, 512)
         assert found.slots == 60
         assert not found.tiles(job(2048))
+        assert found.records([job(512)])

@@ -9,26 +9,103 @@ from renderer import catalog
 from renderer.catalog import cards
 from renderer.estimate import Streaming, Work, decide
 from renderer.estimate.duration import hiding
+from renderer.estimate.memory import MOST_RECORDED_ROWS
+from renderer.job import Stored
 from renderer.rates import of_card
 
 GIB = 2**30
 STREAMING = Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", 2)
 BATCH = [Work(512, 512), Work(1328, 1328), Work(2048, 2048)]
+COMPANIES = [
+    *([Work(side, side)] * number for side in (256, 512, 768, 1024, 1328, 2048) for number in (1, 2, 8)),
+    [Work(512, 512, prompt_tokens=1600)],  # of which one pass is small
+    [Work(2048, 2048, tiled=True)],
+    [Work(512, 512), Work(640, 640), Work(768, 768)],
+    [Work(512, 512, guided=False), *BATCH],
+]
+
+
+class TestNeeded:
+    @pytest.mark.parametrize("works", COMPANIES)
+    @pytest.mark.parametrize("slots", [2, 10, 60])
+    @pytest.mark.parametrize("precision", ["fp8", "bf16"])
+    def test_least_then_needed_then_recording(self, precision: Stored, slots: int, works: list[Work]) -> None:
+        """Doing without takes less, recording more; where no picture is small, there is nothing to record."""
+        there = replace(STREAMING, precision=precision, slots=slots)
+        least, needed, recording = (each(there, works) for each in (decide.least, decide.needed, decide.recording))
+        assert least < needed <= recording
+        small = any(work.tokens + text <= MOST_RECORDED_ROWS for work in works for text in work.texts)
+        assert (recording > needed) == small
+
+    @pytest.mark.parametrize("works", COMPANIES)
+    def test_each_says_itself_whether_recordings_count(self, works: list[Work]) -> None:
+        """What is needed has none in it, and what recording takes has all, whatever whoever asks does."""
+        without = replace(STREAMING, recording=False)
+        for count in (decide.least, decide.needed, decide.recording):
+            assert count(without, works) == count(STREAMING, works)
+
+
+class TestPlace:
+    def test_a_tiled_picture_is_placed_from_the_least_on(self) -> None:
+        """Where it fits with luck alone, it is tried: refused is what cannot be rendered at all."""
+        work = Work(2048, 2048)
+        least, needed = (each(STREAMING, [work.tiling()]) for each in (decide.least, decide.needed))
+        for room in (least, (least + needed) // 2, needed):
+            assert decide.place(STREAMING, work, room) == work.tiling()
+            decision = decide.decide(STREAMING, [work], room)
+            assert (decision.slots, decision.in_flight, decision.refused) == (2, 1, frozenset())
+        assert decide.place(STREAMING, work, least - 1) is None
+        assert decide.decide(STREAMING, [work], least - 1).refused == {(2048, 2048)}
+
+    def test_a_picture_is_whole_only_where_all_that_it_needs_is_there(self) -> None:
+        """Whole, it is not left to luck: a byte less, and it is tiled."""
+        work = Work(2048, 2048)
+        needed = decide.needed(STREAMING, [work])
+        assert decide.place(STREAMING, work, needed) == work
+        assert decide.place(STREAMING, work, needed - 1) == work.tiling()
+
+
+class TestSlotsBeside:
+    def test_with_little_room_slots_come_before_recordings(self) -> None:
+        """Where recordings would leave not even two slots, as many are found as fit without."""
+        works = COMPANIES[-2]
+        room = decide.needed(replace(STREAMING, slots=3), works)
+        assert decide.recording(STREAMING, works) > room
+        assert decide.slots_beside(STREAMING, [works], room) == 3
+
+    @pytest.mark.parametrize("works", COMPANIES)
+    def test_with_more_room_recordings_fit_beside_the_slots(self, works: list[Work]) -> None:
+        """From two slots with recordings on, all that is chosen fits together, and one slot more would not."""
+        fewest = decide.recording(STREAMING, works)
+        for room in range(fewest, fewest + 16 * GIB, GIB // 7):
+            slots = decide.slots_beside(STREAMING, [works], room)
+            assert decide.recording(replace(STREAMING, slots=slots), works) <= room
+            assert slots == 60 or decide.recording(replace(STREAMING, slots=slots + 1), works) > room
+
+    def test_the_company_that_needs_most_tells(self) -> None:
+        """Slots are beside each of the companies, one after another."""
+        small, large = [Work(512, 512)], [Work(1328, 1328)]
+        together = decide.slots_beside(STREAMING, [small, large], 8 * GIB)
+        assert together == decide.slots_beside(STREAMING, [large], 8 * GIB)
+        assert together < decide.slots_beside(STREAMING, [small], 8 * GIB)
 
 
 class TestDecide:
-    @pytest.mark.parametrize("available", [2.2, 2.6, 3, 4, 5, 6, 8, 10, 12, 16, 24, 80])
+    @pytest.mark.parametrize("available", [1.85, 1.95, 2.2, 2.6, 3, 4, 5, 6, 8, 10, 12, 16, 24, 80])
     def test_what_is_decided_fits(self, available: float) -> None:
-        """With the slots and tiles that were decided, every picture that is not refused fits."""
+        """With the slots and tiles that were decided, all fit but what is refused; tiled, two slots may leave luck."""
         room = round(available * GIB)
         decision = decide.decide(STREAMING, BATCH, room)
         there = replace(STREAMING, slots=decision.slots)
         for work in BATCH:
             size = (work.width, work.height)
-            if size not in decision.refused:
-                assert decide.needed(there, [replace(work, tiled=size in decision.tiled)]) <= room
+            placed = replace(work, tiled=size in decision.tiled)
+            if size in decision.refused:
+                assert decide.least(STREAMING, [work.tiling()]) > room
+            elif placed.tiled and decision.slots == decide.FEWEST_SLOTS:
+                assert decide.least(there, [placed]) <= room
             else:
-                assert decide.needed(STREAMING, [work.tiling()]) > room
+                assert decide.needed(there, [placed]) <= room
 
     def test_no_slot_is_left_out(self) -> None:
         """One slot more would not fit."""
