@@ -221,7 +221,9 @@ class _Grouping:
         self.left = [job for job in jobs if job not in out]
         self._key = (items[0].model.id, self.setup.precision, self.setup.profile)
         self._shape = shape_of(catalog.find(self.setup.model))
-        self._streaming = streaming_of(self.setup, terms.machine)
+        self._cpu = terms.machine.gpu is None
+        recording = self.streamed and not self._cpu
+        self._streaming = replace(streaming_of(self.setup, terms.machine), recording=recording)
         free = terms.machine.ram_free_bytes
         self._from_disk = self.streamed and not host.blocks_in_memory(self._shape, self.setup.stored, free)
 
@@ -289,7 +291,8 @@ class _Grouping:
 
     def _seconds(self, slots: int, company: int, rates: Rates) -> Seconds:
         """Where the time goes: the arithmetic, times what earlier pictures took more or less than it."""
-        way, factor = Way(slots, company, from_disk=self._from_disk), self._pace.factor(self._key)
+        way = Way(slots, company, cpu=self._cpu, from_disk=self._from_disk)
+        factor = self._pace.factor(self._key)
         denoise = decode = 0.0
         kinds = Counter((Work.of(job), job.num_inference_steps) for job in self.left)
         example = {(Work.of(job), job.num_inference_steps): job for job in self.left}

@@ -57,8 +57,8 @@ _SOME_CPU = Rates(
 MOST_TABLES = 512
 """Different timesteps that the engine keeps at hand."""
 
-RECENT_WORKERS = 3
-"""Workers whose preparing counts."""
+FEWEST_WORKERS, RECENT_WORKERS = 2, 3
+"""Workers whose preparing counts, and fewer of which may all have been broken off."""
 
 Key = tuple[str, Precision, Profile]
 
@@ -140,7 +140,8 @@ class Pace:
 
         Native, each picture takes as long for its prompts as earlier ones did. Streamed, prompts of pictures that are
         finished are remembered on the disk. What pictures tell of preparing is the least that it took, for those that
-        were prepared for and never finished have their part of it: so the worker counts that tells of most.
+        were prepared for and never finished have their part of it: so that worker counts that tells of most, and a
+        single one only adds.
         """
         if key in self._encodes:
             return self._encode_s(key, jobs)
@@ -153,7 +154,8 @@ class Pace:
                 arithmetic = _prepare_s(key, [picture.job for picture in sharing], known, rates)
                 factors.append(sum(picture.timing.encode_s or 0.0 for picture in sharing) / arithmetic)
                 known.update(prompt for picture in sharing for prompt in _prompts(picture.job))
-        return _prepare_s(key, jobs, known, rates) * max(factors[-RECENT_WORKERS:], default=1.0)
+        least = 1.0 if len(factors) < FEWEST_WORKERS else 0.0
+        return _prepare_s(key, jobs, known, rates) * max([least, *factors[-RECENT_WORKERS:]])
 
     def _encode_s(self, key: Key, jobs: Sequence[Job]) -> float:
         """Seconds of encoding jobs' prompts where each picture has its own encoded; 0 where nothing tells."""
@@ -188,8 +190,8 @@ def weight(item: Planned) -> float:
     """What a picture takes beside others of its batch: seconds, as if all weights were there, on some machine."""
     job = item.picture.job
     model = item.model.id
-    some = _SOME_CPU if model == catalog.DEMO.id else _SOME_GPU
-    return seconds(_shape(model), job, "stream", Way(_layers(model), 1), some)[0]
+    cpu = model == catalog.DEMO.id
+    return seconds(_shape(model), job, "stream", Way(_layers(model), 1, cpu=cpu), _SOME_CPU if cpu else _SOME_GPU)[0]
 
 
 def seconds(shape: Shape, job: Job, profile: Profile, way: Way, rates: Rates) -> tuple[float, float]:
@@ -198,7 +200,7 @@ def seconds(shape: Shape, job: Job, profile: Profile, way: Way, rates: Rates) ->
     streamed = profile == "stream"
     precision: Stored = stored(job.precision) if streamed else "bf16"
     kernels = Kernels(fp8=job.precision == "fp8")
-    streaming = Streaming(shape, precision, way.slots if streamed else shape.layers, kernels, recording=streamed)
+    streaming = Streaming(shape, precision, way.slots if streamed else shape.layers, kernels, streamed and not way.cpu)
     sweep = duration.sweep(streaming, [work] * way.in_flight, rates, from_disk=way.from_disk)
     swept = sweep.seconds * job.num_inference_steps
     decoded = duration.decode_seconds(shape, work, rates)

@@ -46,6 +46,8 @@ class Tally:
     _began_s: float = field(default_factory=time.monotonic)
     _first_s: float | None = None
     _worked: float = 0.0
+    _warm_s: float | None = None
+    _warm_worked: float = 0.0
     _work_left: float = 0.0
     _mean_work: float = 0.0
 
@@ -74,14 +76,19 @@ class Tally:
             self._first_s = time.monotonic()
 
     def stepped(self, flight: Flight, step: int) -> None:
-        self._worked += weight(flight.item) * max(0, step - flight.step) / flight.steps
+        more = weight(flight.item) * max(0, step - flight.step) / flight.steps
         flight.step = step
+        self._worked += more
+        if self._warm_s is not None:
+            self._warm_worked += more
 
     def has_rendered(self, item: Planned, sidecar: Sidecar) -> None:
         self.in_a_row = 0
         self.rendered.append(sidecar)
         self.failures.pop(item.picture.id, None)
         self._work_left -= weight(item)
+        if self._warm_s is None:
+            self._warm_s = time.monotonic()
 
     def refused(self, item: Planned, message: str, hint: str) -> None:
         """A picture that cannot be on this machine, which is known beforehand: nothing was tried, no row is broken."""
@@ -149,7 +156,13 @@ class Tally:
         )
 
     def _work_per_s(self) -> float | None:
-        """Work a second since the first picture began, by steps; several in flight add up."""
+        """Work a second, by steps; several in flight add up.
+
+        Since the first picture began, whose seconds have everything in them that happens once; without it, as soon as
+        a picture's worth was done since.
+        """
+        if self._warm_s is not None and self._warm_worked >= self._mean_work:
+            return self._warm_worked / max(1e-3, time.monotonic() - self._warm_s)
         if self._first_s is None or not self._worked:
             return None
         return self._worked / max(1e-3, time.monotonic() - self._first_s)

@@ -151,13 +151,17 @@ class TestPreparing:
             for job in jobs
         ]
 
+    def two_workers(self, encode_s: float) -> list[Sidecar]:
+        """The same pictures of two, of which the second tells of nothing."""
+        return [*self.five(encode_s=encode_s), *self.five(encode_s=0.0, load_s=13.5)]
+
     def test_it_is_not_a_pictures_own(self) -> None:
         """Pictures that took what the arithmetic says have the factor 1, whatever was prepared before."""
         assert Pace(self.five(encode_s=3.0), RATES).factor(self.KEY) == pytest.approx(1.0, rel=0.02)
 
     def test_prompts_of_finished_pictures_are_not_encoded_again(self) -> None:
         """For the same prompts only modulations are left; a new one has to be encoded, and it takes as long again."""
-        pace, jobs = Pace(self.five(encode_s=1.0), RATES), [picture.job for picture in self.five()]
+        pace, jobs = Pace(self.two_workers(1.0), RATES), [picture.job for picture in self.five()]
         again = pace.prepare_s(self.KEY, jobs, RATES)
         other = pace.prepare_s(self.KEY, [job.model_copy(update={"prompt": "new"}) for job in jobs], RATES)
         assert again < 0.75 * other
@@ -168,8 +172,16 @@ class TestPreparing:
         """Slower than the arithmetic or faster, other prompts take as much more or less than it."""
         others = [picture.job.model_copy(update={"prompt": str(seed)}) for seed, picture in enumerate(self.five())]
         expected = Pace().prepare_s(self.KEY, [picture.job for picture in self.five()], RATES)
-        pace = Pace(self.five(encode_s=part * expected / 5), RATES)
+        pace = Pace(self.two_workers(part * expected / 5), RATES)
         assert pace.prepare_s(self.KEY, others, RATES) == pytest.approx(part * expected, rel=0.02)
+
+    def test_a_single_worker_only_adds(self) -> None:
+        """It may have prepared for many, and have been broken off after a few."""
+        others = [picture.job.model_copy(update={"prompt": str(seed)}) for seed, picture in enumerate(self.five())]
+        expected = Pace().prepare_s(self.KEY, [picture.job for picture in self.five()], RATES)
+        for part, told in ((0.1, 1.0), (2.0, 2.0)):
+            pace = Pace(self.five(encode_s=part * expected / 5), RATES)
+            assert pace.prepare_s(self.KEY, others, RATES) == pytest.approx(told * expected, rel=0.02)
 
     def test_the_worker_that_tells_of_most_counts(self) -> None:
         """Of the last three: one whose pictures are missing tells of less, and one of long ago of another machine."""

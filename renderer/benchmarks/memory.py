@@ -69,7 +69,7 @@ def _of(found: Figures, parts: Iterable[str]) -> list[Figures]:
 
 def lines(found: Figures) -> list[str]:
     """The figures as tables of Markdown."""
-    return [*_peaks(_of(found, ("cells", "native"))), *_verdicts(_of(found, ("verdicts",))), *_times(found)]
+    return [*_peaks(_of(found, ("cells", "native"))), *verdict_lines(_of(found, ("verdicts",))), *_times(found)]
 
 
 def _peaks(rows: Sequence[Figures]) -> Iterator[str]:
@@ -99,7 +99,8 @@ def _errors(errors: Sequence[float]) -> str:
     )
 
 
-def _verdicts(rows: Sequence[Figures]) -> Iterator[str]:
+def verdict_lines(rows: Sequence[Figures]) -> Iterator[str]:
+    """Verdicts beside what was done, as a table of Markdown."""
     if not rows:
         return
     yield "| case | least, GiB | allowed, GiB | verdict | what it did | reserved, GiB | |"

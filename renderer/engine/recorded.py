@@ -48,9 +48,6 @@ class Recorder(Protocol):
     def clear(self) -> None:
         """Give back memory that nobody uses, elsewhere than in a pool: a recording cannot take it."""
 
-    def close(self) -> None:
-        """All recordings are gone: give back what was there for them."""
-
 
 class CudaRecorder:
     """Records CUDA graphs on a stream of its own, on which nothing ever runs but a first product."""
@@ -80,12 +77,6 @@ class CudaRecorder:
 
     def clear(self) -> None:
         torch.cuda.empty_cache()
-
-    def close(self) -> None:
-        """The cuBLAS workspace too: torch frees those of all streams at once, and makes them again when wanted."""
-        if self._stream is not None:
-            self._stream = None
-            torch._C._cuda_clearCublasWorkspaces()  # noqa: SLF001  # as torch.cuda's own graph trees do
 
     def _own(self) -> Any:
         """The stream, which already has its cuBLAS workspace: it would stay in a recording's pool for good."""
@@ -216,7 +207,6 @@ class RecordedBlocks:
         self._forms.clear()
         self._pools.clear()
         self._place = None
-        self._recorder.close()
 
 
 class _Place:

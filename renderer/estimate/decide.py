@@ -29,7 +29,8 @@ _PAGES_PART = 0.01
 class Decision:
     """How a batch is rendered. `in_flight` is how many pictures at most; `tiled` and `refused` are sizes.
 
-    `bytes` is what may be used, and `needed` what is, at the most, of memory that torch's allocator holds.
+    `bytes` is what torch's allocator may hold, and `needed` what it has to, before small pictures' launches are
+    recorded.
     """
 
     slots: int

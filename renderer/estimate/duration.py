@@ -32,16 +32,16 @@ FP8_BYTES_A_NUMBER, BF16_BYTES_A_NUMBER = 43, 320
 in DiffSynth's block, which passes over its rows some seventy times, often with strides (0.67 s a step on an H200)."""
 
 KERNELS = {"fp8": 26, "bf16": 52}
-KERNEL_S = 4e-6
-"""Kernels that a block is for one rider, and what lies between them and at their ends, where the GPU is not filled. So
-512x512 takes 0.045 s a step and 768x768 0.089, where 0.048 and 0.100 were measured (H200)."""
+KERNEL_S = 5.5e-6
+"""Kernels that a block is for one rider, and what lies between them and at their ends, where the GPU is not filled: by
+steps of 512x512 to 1328x1328, which are within 7 % with it (H200)."""
 
 KEPT_UP = 0.825
 """Of the rates that the probe measures for a moment, what a sweep of real shapes keeps up (H200).
 
 FP8 products of the engine's own shapes reach 0.92 to 0.99 of the probe's rate, attention 0.95. The rest, about 0.87, is
-known from whole sweeps alone: clocks that fall under lasting load are likely. With it 1328x1328 takes 0.318 s a step in
-fp8 and 0.668 in bf16: 0.308 to 0.320 and 0.668 were measured.
+known from whole sweeps alone: clocks that fall under lasting load are likely. With it 1328x1328 takes 0.323 s a step in
+fp8 and 0.683 in bf16: 0.308 to 0.320 and 0.668 were measured.
 """
 
 LEAST_ROWS = 128

@@ -151,19 +151,18 @@ class Streaming:
             slots=self.slots * weights.block,
             networks_outside_the_blocks=weights.outside + weights.text_norm,
             VAE=weights.vae,
-            cuBLAS_workspace=self.kernels.workspace,
+            cuBLAS_workspaces=2 * self.kernels.workspace,  # of the stream that computes, and of the one that records
             rotary_frequencies=FIXED_BYTES + sum(self._turns(tokens) for tokens in {work.tokens for work in works}),
         )
 
     # -- small pictures --
 
     def recorded(self, works: Sequence[Work]) -> tuple[Term, ...]:
-        """Where recordings find a rider's tensors, for the largest size there is, and a cuBLAS workspace of theirs."""
+        """Where recordings find a rider's tensors, for the largest size there is."""
         if not any(map(self._texts_recorded, works)):
             return ()
         rows = MOST_RECORDED_ROWS * 2 * self.shape.width + self._turns(MOST_RECORDED_ROWS)
-        modulation = 2 * 6 * self.shape.width * 2
-        return terms(recorded_launches=rows + modulation + self.kernels.workspace)
+        return terms(recorded_launches=rows + 2 * 6 * self.shape.width * 2)
 
     def pools(self, works: Sequence[Work]) -> int:
         """What recorded blocks compute in, kept for each size of picture that is in flight: a block's inside."""

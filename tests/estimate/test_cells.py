@@ -19,7 +19,7 @@ class TestCells:
         """Median error at most 3 %, the worst 8 %, and never more than 2 % too low; in fact far less."""
         errors = [cell.allocated_error for cell in cells.cells()]
         assert statistics.median(map(abs, errors)) <= 0.003
-        assert max(errors) <= 0.015
+        assert max(errors) <= 0.02
         assert min(errors) >= -0.02
 
     def test_what_is_reserved_is_forecast(self) -> None:
