@@ -548,7 +548,7 @@ class TestFolders:
 class TestWhatCannotFit:
     def test_a_picture_that_cannot_fit_fails_at_no_cost(self, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
         """On a card that is too small for one of three, that one fails with numbers, is never tried, and two come."""
-        free = CONTEXT_BYTES + 180 * 2**20
+        free = CONTEXT_BYTES + 60 * 2**20
         card = machine.Gpu(0, "a small card", "GPU-1", free, free, "580.1", (8, 9))
         monkeypatch.setattr(machine, "look", lambda: machine.Machine((card,), 2, 2**36, 2**36))
         manifest = make_manifest()
@@ -557,5 +557,5 @@ class TestWhatCannotFit:
         summary = night.render(dataclasses.replace(manifest, pictures=pictures))
         assert counts(summary) == (2, 0, 1, 0)
         assert night.began() == ["p000", "p002"]
-        assert summary.failures[0].message.startswith("1024x1024 needs 0.2")
+        assert summary.failures[0].message.startswith("1024x1024 needs 0.09")
         assert summary.failures[0].hint.startswith("the nearest size that fits is ")
