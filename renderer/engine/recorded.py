@@ -10,8 +10,9 @@ is some. Knows nothing of pictures or turns of slots.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -57,7 +58,7 @@ class CudaRecorder:
 
     def record(self, launch: Callable[[], None], pool: Any) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(self._own()):
+        with torch.cuda.stream(self._own()), _nothing_collected():
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")  # other threads wait for copies meanwhile
             try:
                 launch()
@@ -87,6 +88,18 @@ class CudaRecorder:
                 torch.mm(small, small)
             self._stream.synchronize()
         return self._stream
+
+
+@contextlib.contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """It may be pinned memory, and letting go of that is no call to be made while launches are recorded."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @dataclass(slots=True)
