@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, get_args
@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from renderer.errors import EXIT_DONE
 from renderer.fields import AmountOfBytes
-from renderer.job import Job, Precision, Profile
+from renderer.job import Precision, Profile
 from renderer.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -98,26 +98,14 @@ def show_plan(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int
 
     plans = [make_plan(manifest, options.outputs, only=options.only, force=options.force) for manifest in manifests]
     found = forecast.forecast(plans, terms(options), datetime.now().astimezone())
-    reasons = _why_not_streamed(plans) if options.profile == "auto" else {}
     if options.json:
-        print(json.dumps(_as_dict(plans, found, reasons), indent=2, ensure_ascii=False))
+        print(json.dumps(_as_dict(plans, found), indent=2, ensure_ascii=False))
         return EXIT_DONE
     for plan in plans:
         print("\n".join(_plan_lines(plan, found)))
-    for line in _forecast_lines(found, reasons):
+    for line in _forecast_lines(found):
         print(line)
     return EXIT_DONE
-
-
-def _why_not_streamed(plans: Sequence[Plan]) -> dict[tuple[str, str], str]:
-    """Why what is to be rendered falls back to the native engine, by model and precision; others are not in it."""
-    from renderer.plan import why_not_streamed  # noqa: PLC0415
-
-    jobs: dict[tuple[str, str], list[Job]] = {}
-    for item in (item for plan in plans for item in plan.to_render()):
-        jobs.setdefault((item.picture.job.model, item.picture.job.precision), []).append(item.picture.job)
-    found = {key: why_not_streamed(members) for key, members in jobs.items()}
-    return {key: reason for key, reason in found.items() if reason}
 
 
 # ---- which machine ---------------------------------------------------------------------------------------------------
@@ -191,12 +179,12 @@ def _plan_lines(plan: Plan, found: Forecast) -> Iterator[str]:
     yield f"  {left} to render, {plan.count('done')} done" + (f", {refused} refused" if refused else "")
 
 
-def _forecast_lines(found: Forecast, reasons: Mapping[tuple[str, str], str]) -> Iterator[str]:
+def _forecast_lines(found: Forecast) -> Iterator[str]:
     from renderer.words import duration, gib, wrap  # noqa: PLC0415
 
     for group in found.groups:
         yield ""
-        yield from _group_lines(group, reasons.get((group.model, group.precision), ""))
+        yield from _group_lines(group)
     for trouble in found.troubles:
         yield ""
         yield from wrap(f"cannot be rendered here: {trouble}", "")
@@ -222,14 +210,14 @@ def _forecast_lines(found: Forecast, reasons: Mapping[tuple[str, str], str]) -> 
     yield f"time   {duration(found.seconds)}: from {found.begins_at:%H:%M} to {found.ends_at:{when}}"
 
 
-def _group_lines(group: Group, reason: str) -> Iterator[str]:
+def _group_lines(group: Group) -> Iterator[str]:
     from renderer.words import duration, gib, wrap  # noqa: PLC0415
 
     yield from wrap(
         f"{group.model} at {group.precision}: {_count(group.pictures, 'picture')}, profile {group.profile}", "  "
     )
-    if reason:
-        yield from wrap(f"  note   not streamed, which is slower: {reason}", "         ")
+    if group.instead_of_streaming:
+        yield from wrap(f"  note   not streamed, which is slower: {group.instead_of_streaming}", "         ")
     peak, there = group.estimate.peak, group.available_bytes
     if group.slots is not None:
         waiting = "the disk" if group.from_disk else "host memory"
@@ -260,7 +248,7 @@ def _sizes(sizes: Sequence[tuple[int, int]]) -> list[str]:
     return [f"{width}x{height}" for width, height in sizes]
 
 
-def _as_dict(plans: Sequence[Plan], found: Forecast, reasons: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+def _as_dict(plans: Sequence[Plan], found: Forecast) -> dict[str, Any]:
     return {
         "manifests": [
             {
@@ -283,9 +271,6 @@ def _as_dict(plans: Sequence[Plan], found: Forecast, reasons: Mapping[tuple[str,
             for plan in plans
         ],
         "forecast": found.as_dict(),
-        "not_streamed": [
-            {"model": model, "precision": precision, "reason": reason} for (model, precision), reason in reasons.items()
-        ],
     }
 
 

@@ -54,8 +54,8 @@ def test_planned(capsys: pytest.CaptureFixture[str]) -> None:
     assert "profile disk" in said
     assert f"not streamed, which is slower: its text encoder has {REASON}" in said
     assert cli.main(["plan", "night.yaml", "--json"]) == 0
-    (told,) = json.loads(capsys.readouterr().out)["not_streamed"]
-    assert (told["precision"], REASON in told["reason"]) == ("bf16", True)
+    (told,) = json.loads(capsys.readouterr().out)["forecast"]["groups"]
+    assert (told["precision"], REASON in told["instead_of_streaming"]) == ("bf16", True)
     assert cli.main(["plan", "night.yaml", "--profile", "resident"]) == 0
     assert "not streamed" not in capsys.readouterr().out
 
