@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
 from renderer.engine import slots
 from renderer.engine.native import NativeEngine
+from renderer.engine.recorded import CudaRecorder
 from renderer.engine.streaming import StreamingEngine
 from renderer.events import Setup
 from renderer.job import Job, Precision
@@ -34,6 +38,21 @@ def test_fp8_does_not_depend_on_company_or_slots(slots: int) -> None:
     engine = open_engine("fp8", slots=slots, in_flight=4)
     assert engine._blocks.arithmetic == "fp8"
     assert pixels(render(engine, variants("fp8"))) == alone("fp8")
+
+
+def test_small_pictures_are_recorded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Bits would be the same if nothing were: two slots and two lengths of text, each pair recorded once."""
+    recorded: list[Any] = []
+    record = CudaRecorder.record
+
+    def counted(recorder: CudaRecorder, launch: Callable[[], None], pool: Any) -> Callable[[], None]:
+        recorded.append(pool)
+        return record(recorder, launch, pool)
+
+    monkeypatch.setattr(CudaRecorder, "record", counted)
+    render(open_engine("fp8", slots=2, in_flight=2), [variants("fp8")[0]] * 2)
+    assert 0 < len(recorded) <= 2 * 2
+    assert "cannot be recorded" not in caplog.text
 
 
 def test_fp8_weights_are_multiplied_in_bf16() -> None:
