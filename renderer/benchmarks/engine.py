@@ -52,11 +52,8 @@ def measure(folder: Path, stores: Path, parts: Sequence[str]) -> Figures:
     Takes 60 GB in `folder`, and 60 in `stores`. Raises `UsageError` for a part there is not, `MachineError` when one
     fails.
     """
-    running.known(parts, PARTS)
-    running.make(folder)
-    running.make(stores)
     notes = folder / "engine.json"
-    found = running.read(notes)
+    found = running.begin(notes, stores, parts, PARTS)
     for part in parts:
         if cases := running.unmeasured(found, CASES.get(part, (part,))):
             running.keep(notes, found, _measure(part, cases, folder, stores))

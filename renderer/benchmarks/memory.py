@@ -34,11 +34,8 @@ def measure(folder: Path, stores: Path, parts: Sequence[str]) -> Figures:
     Takes 60 GB in `folder`, and 30 in `stores`. Raises `UsageError` for a part there is not, `MachineError` when one
     fails.
     """
-    running.known(parts, PARTS)
-    running.make(folder)
-    running.make(stores)
     notes = folder / "memory.json"
-    found = running.read(notes)
+    found = running.begin(notes, stores, parts, PARTS)
     for part in parts:
         for cases in PROCESSES.get(part, (times.CASES,)):
             if left := running.unmeasured(found, cases):

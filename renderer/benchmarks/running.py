@@ -40,6 +40,17 @@ def make(folder: Path) -> None:
         raise UsageError(f"{folder} cannot be made: {error.strerror}", hint="--folder DIR, --stores DIR") from None
 
 
+def begin(notes: Path, stores: Path, parts: Sequence[str], there: Sequence[str]) -> Figures:
+    """What was measured before, as it stands in `notes`, whose folder and `stores` are made where they are not there.
+
+    Raises `UsageError` for a part there is not, or a folder that cannot be made.
+    """
+    known(parts, there)
+    make(notes.parent)
+    make(stores)
+    return read(notes)
+
+
 def read(notes: Path) -> Figures:
     """What was measured before, as it stands in `notes`."""
     found: Figures = json.loads(notes.read_text()) if notes.exists() else {"rows": {}}
