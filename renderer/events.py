@@ -31,11 +31,12 @@ class Demand(Value):
 class Setup(Value):
     """What a worker opens, once: one model at one precision, placed by one profile.
 
-    `model` is a catalogue id or a folder, `precision` its jobs'. `vram_bytes` bounds the weights on the GPU (null: all
-    there is). For the profile `stream`: `store` is the packed store's folder, `slots` how many blocks are on the GPU
-    and `in_flight` how many pictures at most (null: as many as there is room for, and use), and `tiled` says whether
-    every picture is decoded in tiles (null: where it does not fit whole). `demands` are what the GPU's memory is shared
-    out for. `instead_of_streaming` is why another profile was taken, where nobody asked for one.
+    `model` is a catalogue id or a folder, `precision` its jobs'. `vram_bytes` bounds what is taken on the GPU (null:
+    all there is); by the profiles `fp8` and `disk`, the weights alone. For the profile `stream`: `store` is the packed
+    store's folder, `slots` how many blocks are on the GPU and `in_flight` how many pictures at most (null: as many as
+    there is room for, and use), and `tiled` says whether every picture is decoded in tiles (null: where it does not fit
+    whole). `demands` are what the GPU's memory is shared out for. `instead_of_streaming` is why another profile was
+    taken, where nobody asked for one.
     """
 
     model: str

@@ -83,7 +83,7 @@ def tokens_together(streaming: Streaming, flying: Sequence[Work], available: int
 
 
 def place(streaming: Streaming, work: Work, available: int) -> Work | None:
-    """The picture as it fits alone, with the fewest slots: untiled if that fits, else tiled; None if neither does."""
+    """The picture as it fits alone, with the fewest slots: untiled if that fits, else tiled if it fits at all."""
     scant = replace(streaming, slots=FEWEST_SLOTS)
     if needed(scant, [work]) <= available:
         return work
