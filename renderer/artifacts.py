@@ -39,6 +39,15 @@ _WEBP_EFFORT = 2  # of 6; the higher ones take seconds a picture, and save 3 %
 _JPEG_QUALITY = 95
 _JPEG_SEGMENT_BYTES = 65_000  # JPEG keeps metadata in segments of at most 64 KiB
 _MAX_SIDECAR_BYTES = 2**20
+_NO_DISK = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # full, used up, read-only
+        *(errno.ENODEV, errno.ENXIO, errno.ENOMEDIUM, errno.ESTALE),  # taken out, unmounted, its server forgot it
+        *(errno.ENOTCONN, errno.ESHUTDOWN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT),  # its server is away
+    }
+)
+"""Errors after which the disk takes no file at all; any other is about the one path."""
+
 XMP_KEY = "XML:com.adobe.xmp"
 EXIF_IFD, USER_COMMENT = 0x8769, 0x9286
 
@@ -310,7 +319,8 @@ def write_whole(path: Path, data: bytes) -> None:
         _sync_folder(path.parent)
         reached("folder-synced", path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what is wrong is said, not that the part cannot be removed either
+            part.unlink(missing_ok=True)
         raise disk_error(path, error) from error
 
 
@@ -323,7 +333,8 @@ def disk_error(path: Path, error: OSError) -> DiskError:
         errno.EROFS: "the file system is read-only: choose another folder with --outputs",
         errno.EACCES: "this user may not write there: change the folder's owner, or choose another with --outputs",
     }
-    return DiskError(f"cannot write {path}: {error.strerror or error}", hint=hints.get(error.errno or 0, ""))
+    message = f"cannot write {path}: {error.strerror or error}"
+    return DiskError(message, hint=hints.get(error.errno or 0, ""), ends_the_night=error.errno in _NO_DISK)
 
 
 def _make_folder(path: Path) -> None:

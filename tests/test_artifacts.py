@@ -120,6 +120,46 @@ class TestFullDisk:
         assert "free some space" in error.hint
 
 
+class TestWhatAnErrorEnds:
+    @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "ENODEV", "ENXIO", "ESTALE", "ENOTCONN"])
+    def test_a_disk_that_takes_nothing_more_ends_the_night(self, name: str) -> None:
+        """Full, used up, read-only, taken out, its server away: no other picture could be written either."""
+        assert disk_error_of(name).ends_the_night
+
+    @pytest.mark.parametrize("name", ["EISDIR", "ENOTDIR", "ENAMETOOLONG", "EACCES", "EPERM", "EIO", "EFBIG", "ELOOP"])
+    def test_one_path_does_not(self, name: str) -> None:
+        """A folder in a picture's place, a name too long, a bad block: the others can be written."""
+        assert not disk_error_of(name).ends_the_night
+
+    def test_what_leads_out_is_one_path(self, folder: OutputFolder, tmp_path: Path) -> None:
+        """One link in the folder does not stop the others."""
+        folder.path.mkdir()
+        (folder.path / "sub").symlink_to(tmp_path)
+        with pytest.raises(DiskError, match="leads out") as raised:
+            save(folder, "sub/p")
+        assert not raised.value.ends_the_night
+
+    def test_the_real_error_is_said_when_nothing_can_be_removed_either(
+        self, folder: OutputFolder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """On a file system that has become read-only, removing the part fails too: what is told is the first error."""
+
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        monkeypatch.setattr(os, "fsync", refuse)
+        monkeypatch.setattr(Path, "unlink", refuse)
+        with pytest.raises(DiskError, match="cannot write") as raised:
+            save(folder)
+        assert raised.value.ends_the_night
+        assert "read-only" in raised.value.hint
+
+
+def disk_error_of(name: str) -> DiskError:
+    number = getattr(errno, name)
+    return artifacts.disk_error(Path("x.png"), OSError(number, os.strerror(number)))
+
+
 class TestFinished:
     def test_a_saved_picture_is_finished(self, folder: OutputFolder) -> None:
         """The same fingerprint and the same bytes: done."""
