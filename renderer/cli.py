@@ -6,7 +6,6 @@ Commands that only read (`validate`, `plan`, `status`, `schema`) never import to
 from __future__ import annotations
 
 import argparse
-import glob
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -17,12 +16,10 @@ from renderer import __version__, machine_cli, models_cli, plan_cli, render_cli,
 from renderer.errors import (
     EXIT_DONE,
     ManifestError,
-    Problem,
     RendererError,
-    UsageError,
 )
 from renderer.job import Precision
-from renderer.manifest import Manifest, Overrides, load
+from renderer.loading import load_named
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,10 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except ManifestError as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-        print(f"{_count(len(error.problems), 'problem')}; nothing was rendered", file=sys.stderr)
-        return error.exit_code
+        return console.print_problems(error.problems)
     except RendererError as error:
         console.print_error(error)
         return error.exit_code
@@ -70,48 +64,6 @@ def _bench(options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-# ---- what the commands share -----------------------------------------------------------------------------------------
-
-
-def _load(options: argparse.Namespace) -> list[Manifest]:
-    """All manifests named, or every problem of every one of them."""
-    overrides = Overrides(model=options.model, precision=options.precision, proof=options.proof)
-    manifests: list[Manifest] = []
-    problems: list[Problem] = []
-    for path in _expand(options.manifests):
-        try:
-            manifests.append(load(path, overrides))
-        except ManifestError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise ManifestError(problems)
-    by_name: dict[str, Manifest] = {}
-    for manifest in manifests:
-        if other := by_name.get(manifest.name.casefold()):
-            message = f"{other.file} and {manifest.file} are both named {manifest.name}, and would share a folder"
-            raise UsageError(message, hint="give one of them another name:")
-        by_name[manifest.name.casefold()] = manifest
-    return manifests
-
-
-def _expand(patterns: Sequence[str]) -> list[Path]:
-    """The files that the patterns name, each once, in order."""
-    paths: dict[Path, None] = {}
-    for pattern in patterns:
-        if Path(pattern).exists() or not glob.has_magic(pattern):
-            paths[Path(pattern)] = None
-            continue
-        found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  (a pattern may be absolute)
-        if not found:
-            raise UsageError(f"no manifest matches {pattern}")
-        paths.update((Path(name), None) for name in found)
-    return list(paths)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 # ---- arguments -------------------------------------------------------------------------------------------------------
 
 
@@ -126,15 +78,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     manifests = _manifest_options()
 
-    plan_cli.add_commands(commands, manifests, _load)
+    plan_cli.add_commands(commands, manifests, load_named)
 
-    render_cli.add_commands(commands, manifests, _load)
+    render_cli.add_commands(commands, manifests, load_named)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of manifests, or of what a run writes")
     schema.add_argument("of", nargs="?", default="manifest", choices=["manifest", "sidecar", "summary"])
     schema.set_defaults(command=_schema)
 
-    report_cli.add_commands(commands, manifests, _load)
+    report_cli.add_commands(commands, manifests, load_named)
     models_cli.add_commands(commands.add_parser("models", help="list, pull, pack, verify and remove models"))
 
     bench = commands.add_parser("bench", help="measure this machine on full-size random weights")
@@ -159,5 +111,6 @@ def _manifest_options() -> argparse.ArgumentParser:
     shared.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
     shared.add_argument("--model", metavar="ID", help="render every job with this model")
     shared.add_argument("--precision", choices=get_args(Precision), help="render every job at this precision")
+    shared.add_argument("--strict", action="store_true", help="one manifest with a problem keeps the others back too")
     shared.add_argument("--proof", action="store_true", help="a rehearsal: the demo model, small, in <name>-proof")
     return shared

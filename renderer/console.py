@@ -10,13 +10,15 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Literal, NoReturn, Protocol
 
 from tqdm import tqdm
 
 from renderer import news, supplies, words
-from renderer.errors import RendererError
+from renderer.errors import EXIT_DONE, EXIT_USAGE, Problem, RendererError
 from renderer.footer import Footer
 from renderer.standing import Standing
 from renderer.weights.needs import Progress, gb
@@ -49,6 +51,15 @@ def print_error(error: RendererError) -> None:
     print(f"error: {error.message}" if str(error) else "error", file=sys.stderr)
     if error.hint:
         print(f"  try: {error.hint}", file=sys.stderr)
+
+
+def print_problems(problems: Sequence[Problem]) -> int:
+    """What is wrong with manifests, a line each, and how much it is; nothing where nothing is. Gives the exit code."""
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        print("1 problem" if len(problems) == 1 else f"{len(problems)} problems", file=sys.stderr)
+    return EXIT_USAGE if problems else EXIT_DONE
 
 
 # ---- the consoles ----------------------------------------------------------------------------------------------------
@@ -97,6 +108,9 @@ class Actions(Plain):
 
     def watch(self, what: news.News) -> None:
         match what:
+            case news.ManifestRefused(problem=problem):
+                told = {"file": problem.file, "line": str(problem.line), "col": str(problem.column)}
+                self._command("error", str(problem), **told)
             case news.BatchBegan(plan=plan):
                 self._command("group", plan.manifest.name)
             case news.BatchEnded():
@@ -235,6 +249,8 @@ def _of_picture(what: news.News) -> _Line | None:
 def _of_run(what: news.News) -> _Line:
     """What a line says of all other news."""
     match what:
+        case news.ManifestRefused(problem=problem):
+            return "manifest-refused", asdict(problem)
         case news.BatchBegan():
             return "batch-began", {"name": what.plan.manifest.name, "to_render": what.to_render}
         case news.Serving():

@@ -2,6 +2,7 @@
 
     RendererError                   1
     ├── UsageError                  2   the command line asks for what cannot be
+    │   └── UnreadableError         2   a file that it names cannot be read; carries its name
     ├── ManifestError               2   one manifest has problems; carries all of them
     ├── MachineError                3   this machine cannot run it; says what is missing
     │   └── ModelError              3   a model is missing, incomplete, or not what its name says
@@ -51,6 +52,14 @@ class UsageError(RendererError):
     """The command line asks for what cannot be: a file that is not there, an id nobody has, two flags that exclude."""
 
     exit_code = EXIT_USAGE
+
+
+class UnreadableError(UsageError):
+    """A file that the command line names is not there, or cannot be read. `file` is its name as people see it."""
+
+    def __init__(self, file: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.file = file
 
 
 @dataclass(frozen=True, slots=True)

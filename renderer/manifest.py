@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 from pydantic import TypeAdapter
 
 from renderer import expand, names, yaml_reader
-from renderer.errors import ManifestError, ModelError, Problem, UsageError, shorten
+from renderer.errors import ManifestError, ModelError, Problem, UnreadableError, UsageError, shorten
 from renderer.expand import Draft, Expander, Recipe
 from renderer.fields import (
     MAX_PICTURES,
@@ -66,8 +66,8 @@ class Manifest:
 def load(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
     """The manifest in the file at `path`.
 
-    Raises `ManifestError` with all problems of the file, and `UsageError` when there is no file to read or
-    `overrides` name a model that does not exist.
+    Raises `ManifestError` with all problems of the file, `UnreadableError` when there is no file to read, and
+    `UsageError` when `overrides` name a model that does not exist.
     """
     file = _show(path)
     data = _read(path, file)
@@ -106,16 +106,17 @@ def _show(path: Path) -> str:
 def _read(path: Path, file: str) -> bytes:
     try:
         if path.is_dir():
-            raise UsageError(f"{file} is a folder, not a manifest", hint=f"{file}/*.yaml names the manifests in it")
+            hint = f"name the manifests in it: {file}/*.yaml"
+            raise UnreadableError(file, f"{file} is a folder, not a manifest", hint=hint)
         if path.exists() and not path.is_file():
-            raise UsageError(f"{file} is not a regular file")
+            raise UnreadableError(file, f"{file} is not a regular file")
         with path.open("rb") as stream:
             return stream.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise UsageError(f"there is no manifest {file}") from error
+        raise UnreadableError(file, f"there is no manifest {file}") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"{file} cannot be read: {reason}") from error
+        raise UnreadableError(file, f"{file} cannot be read: {reason}") from error
 
 
 # ---- values to pictures ----------------------------------------------------------------------------------------------

@@ -6,11 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from renderer import supplies
+from renderer.errors import Problem
 from renderer.events import Opened, Setup
 from renderer.job import Sidecar, Summary
 from renderer.plan import Plan, Planned
 from renderer.standing import Standing
 from renderer.weights.needs import Need
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRefused:
+    """A manifest that was named is not rendered, and this is why; the others are. Told once for each problem."""
+
+    problem: Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +132,8 @@ class BatchEnded:
 
 
 News = (
-    BatchBegan
+    ManifestRefused
+    | BatchBegan
     | Serving
     | Supplying
     | WorkerOpening

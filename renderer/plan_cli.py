@@ -16,18 +16,15 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from renderer.errors import EXIT_DONE
 from renderer.fields import AmountOfBytes
 from renderer.job import Precision, Profile
-from renderer.manifest import Manifest
+from renderer.loading import Load, Loaded
 
 if TYPE_CHECKING:
     from renderer.forecast import Forecast, Group, Terms
     from renderer.machine import Machine
     from renderer.plan import Plan, Refusal
     from renderer.rates import Rates
-
-Load = Callable[[argparse.Namespace], list[Manifest]]
 
 WIDTH = 80
 _LEAST_BYTES = 2**20
@@ -79,10 +76,12 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu", metavar="NAME", help='as if this were the card, like "RTX 3080"')
 
 
-def _validate(manifests: Sequence[Manifest]) -> int:
-    for manifest in manifests:
+def _validate(loaded: Loaded) -> int:
+    from renderer import console  # noqa: PLC0415
+
+    for manifest in loaded.manifests:
         print(f"{manifest.file}: {_count(len(manifest.pictures), 'picture')}, no problems")
-    return EXIT_DONE
+    return console.print_problems(loaded.problems)
 
 
 def _estimate(options: argparse.Namespace) -> int:
@@ -91,21 +90,23 @@ def _estimate(options: argparse.Namespace) -> int:
     return estimate_cli.show(options, terms(options).machine)
 
 
-def show_plan(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
+def show_plan(options: argparse.Namespace, loaded: Loaded) -> int:
     """Say what would become of each picture, and what it would take; nothing is rendered."""
-    from renderer import forecast  # noqa: PLC0415
+    from renderer import console, forecast  # noqa: PLC0415
     from renderer.plan import make_plan  # noqa: PLC0415
 
-    plans = [make_plan(manifest, options.outputs, only=options.only, force=options.force) for manifest in manifests]
+    plans = [
+        make_plan(manifest, options.outputs, only=options.only, force=options.force) for manifest in loaded.manifests
+    ]
     found = forecast.forecast(plans, terms(options), datetime.now().astimezone())
     if options.json:
         print(json.dumps(_as_dict(plans, found), indent=2, ensure_ascii=False))
-        return EXIT_DONE
+        return console.print_problems(loaded.problems)
     for plan in plans:
         print("\n".join(_plan_lines(plan, found)))
     for line in _forecast_lines(found):
         print(line)
-    return EXIT_DONE
+    return console.print_problems(loaded.problems)
 
 
 # ---- which machine ---------------------------------------------------------------------------------------------------

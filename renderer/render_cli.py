@@ -10,14 +10,15 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from types import FrameType
 from typing import TYPE_CHECKING, get_args
 
 from renderer import models_cli, plan_cli, report_cli
-from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, RendererError
+from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ManifestError, RendererError
 from renderer.job import Profile, Summary
+from renderer.loading import Load, Loaded
 from renderer.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 GB = 10**9
 """What may be downloaded when nobody is at a terminal to see it."""
-
-Load = Callable[[argparse.Namespace], list[Manifest]]
 
 
 def add_commands(
@@ -46,12 +45,12 @@ def add_commands(
     render.set_defaults(command=lambda options: _render(options, load(options)))
 
 
-def _status(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
-    from renderer import standing  # noqa: PLC0415
+def _status(options: argparse.Namespace, loaded: Loaded) -> int:
+    from renderer import console, standing  # noqa: PLC0415
     from renderer.plan import make_plan  # noqa: PLC0415
 
     states = []
-    for manifest in manifests:
+    for manifest in loaded.manifests:
         plan = make_plan(manifest, options.outputs, thorough=options.verify)
         running = standing.read(plan.folder)
         memory = standing.memory_now(running) if running else None
@@ -76,7 +75,7 @@ def _status(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
             print("\n".join(_status_lines(plan, trouble, running, memory, held=held)))
     if options.json:
         print(json.dumps(states, indent=2, ensure_ascii=False))
-    return EXIT_DONE
+    return console.print_problems(loaded.problems)
 
 
 def _status_lines(
@@ -95,14 +94,16 @@ def _status_lines(
         yield from words.wrap(f"  {item.state}: {item.picture.id}: {item.note}", "    ")
 
 
-def _render(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
-    from renderer import console, run  # noqa: PLC0415
+def _render(options: argparse.Namespace, loaded: Loaded) -> int:
+    from renderer import console, news, run  # noqa: PLC0415
     from renderer.notify import Notifier, addresses  # noqa: PLC0415
     from renderer.settings import Settings  # noqa: PLC0415
 
     if options.dry_run:
         options.json = False
-        return plan_cli.show_plan(options, manifests)
+        return plan_cli.show_plan(options, loaded)
+    if not loaded.manifests:
+        raise ManifestError(loaded.problems)
     settings = Settings(
         outputs=options.outputs,
         only=tuple(options.only),
@@ -122,14 +123,16 @@ def _render(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
         held.callback(screen.close)
         stop = held.enter_context(_stopping_on_signals())
         if options.live:
-            _serve(options, manifests, screen.watch, held)
+            _serve(options, loaded.manifests, screen.watch, held)
+        for problem in loaded.problems:
+            screen.watch(news.ManifestRefused(problem))
         try:
-            summaries = run.render(manifests, settings, notifier.watching(screen.watch), stop)
+            summaries = run.render(loaded.manifests, settings, notifier.watching(screen.watch), stop)
         except RendererError as error:
             notifier.end(error, screen.watch)
             raise
         notifier.end(None, screen.watch)
-    return _exit_code(summaries)
+    return _exit_code(summaries, loaded)
 
 
 def _serve(
@@ -174,10 +177,11 @@ def _stopping_on_signals() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def _exit_code(summaries: Sequence[Summary]) -> int:
+def _exit_code(summaries: Sequence[Summary], loaded: Loaded) -> int:
     if any(summary.ending in ("deadline", "signal") for summary in summaries):
         return EXIT_STOPPED
-    return EXIT_FAILED if any(summary.failed or summary.left for summary in summaries) else EXIT_DONE
+    failed = loaded.problems or any(summary.failed or summary.left for summary in summaries)
+    return EXIT_FAILED if failed else EXIT_DONE
 
 
 # ---- arguments -------------------------------------------------------------------------------------------------------

@@ -10,18 +10,17 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from renderer.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from renderer.job import Software
+from renderer.loading import Load, Loaded
 from renderer.manifest import Manifest
 
 if TYPE_CHECKING:
     from renderer.replay import Entry
-
-Load = Callable[[argparse.Namespace], list[Manifest]]
 
 
 def add_commands(
@@ -43,13 +42,14 @@ def add_commands(
     replay.set_defaults(command=_replay)
 
 
-def _report(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
+def _report(options: argparse.Namespace, loaded: Loaded) -> int:
+    from renderer import console  # noqa: PLC0415
     from renderer.plan import make_plan  # noqa: PLC0415
     from renderer.report import gather, page  # noqa: PLC0415
 
     if options.watch:
-        return _watch(options, manifests)
-    for manifest in manifests:
+        return _watch(options, loaded)
+    for manifest in loaded.manifests:
         folder: Path = options.outputs / manifest.name
         if not folder.is_dir():
             raise UsageError(f"nothing of {manifest.file} has been rendered into {folder}", hint="renderer render does")
@@ -58,11 +58,12 @@ def _report(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
             print(page.write_markdown(gather.gather(plan)), end="")
         else:
             print(page.write(plan))
-    return EXIT_DONE
+    return console.print_problems(loaded.problems)
 
 
-def _watch(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
+def _watch(options: argparse.Namespace, loaded: Loaded) -> int:
     """Serve the pages until somebody asks to stop."""
+    from renderer import console  # noqa: PLC0415
     from renderer.report.gallery import Gallery  # noqa: PLC0415
     from renderer.report.server import Server  # noqa: PLC0415
 
@@ -71,12 +72,13 @@ def _watch(options: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
     asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: asked.set())
-    with Server([Gallery(manifest, options.outputs) for manifest in manifests], options.port) as server:
+    code = console.print_problems(loaded.problems)
+    with Server([Gallery(manifest, options.outputs) for manifest in loaded.manifests], options.port) as server:
         for url in server.urls:
             print(url, flush=True)
         print("Ctrl-C ends this", file=sys.stderr)
         asked.wait()
-    return EXIT_DONE
+    return code
 
 
 def port(text: str) -> int:

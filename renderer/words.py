@@ -159,6 +159,8 @@ def gib(count: int | None) -> str:
 def sentence(what: news.News) -> str | None:
     """What happened, in a line; None for what a bar shows better, or nobody needs to read."""
     match what:
+        case news.ManifestRefused(problem=problem):
+            return f"not rendered: {problem}"
         case news.BatchBegan(plan=plan, to_render=count):
             return f"{plan.manifest.name}: {count} to render, {plan.count('done')} done, into {plan.folder.path}"
         case news.Serving(url=url):

@@ -90,7 +90,7 @@ class TestReading:
         assert said.out == ""
         assert 'a.yaml:1:20 jobs[0].stpes: unknown key (did you mean "steps"?)' in said.err
         assert "b.yaml:1:" in said.err
-        assert "2 problems; nothing was rendered" in said.err
+        assert said.err.endswith("\n2 problems\n")
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
