@@ -44,6 +44,7 @@ _NO_DISK = frozenset(
         *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # full, used up, read-only
         *(errno.ENODEV, errno.ENXIO, errno.ENOMEDIUM, errno.ESTALE),  # taken out, unmounted, its server forgot it
         *(errno.ENOTCONN, errno.ESHUTDOWN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT),  # its server is away
+        *(errno.ENOMEM, errno.EMFILE, errno.ENFILE),  # nothing can be opened any more
     }
 )
 """Errors after which the disk takes no file at all; any other is about the one path."""
@@ -332,6 +333,10 @@ def disk_error(path: Path, error: OSError) -> DiskError:
         errno.EFBIG: "the file-size limit of this shell (ulimit -f) is too small for a picture",
         errno.EROFS: "the file system is read-only: choose another folder with --outputs",
         errno.EACCES: "this user may not write there: change the folder's owner, or choose another with --outputs",
+        errno.EISDIR: "a folder stands in its place: move it away, or change the picture's id or the manifest's output",
+        errno.ENOTDIR: "a file stands in the place of its folder: move it away, or change the manifest's output",
+        errno.EEXIST: "a file stands in the place of its folder: move it away, or change the manifest's output",
+        errno.ENAMETOOLONG: "this file system takes no name so long: give the picture a shorter id or output",
     }
     message = f"cannot write {path}: {error.strerror or error}"
     return DiskError(message, hint=hints.get(error.errno or 0, ""), ends_the_night=error.errno in _NO_DISK)

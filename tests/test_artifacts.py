@@ -121,7 +121,7 @@ class TestFullDisk:
 
 
 class TestWhatAnErrorEnds:
-    @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "ENODEV", "ENXIO", "ESTALE", "ENOTCONN"])
+    @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "ENODEV", "ENXIO", "ESTALE", "ENOTCONN", "ENOMEM"])
     def test_a_disk_that_takes_nothing_more_ends_the_night(self, name: str) -> None:
         """Full, used up, read-only, taken out, its server away: no other picture could be written either."""
         assert disk_error_of(name).ends_the_night
@@ -130,6 +130,14 @@ class TestWhatAnErrorEnds:
     def test_one_path_does_not(self, name: str) -> None:
         """A folder in a picture's place, a name too long, a bad block: the others can be written."""
         assert not disk_error_of(name).ends_the_night
+
+    def test_a_folder_in_a_picture_s_place_is_one_path(self, folder: OutputFolder) -> None:
+        """The hint says what stands there."""
+        folder.picture("p").mkdir(parents=True)
+        with pytest.raises(DiskError, match="directory") as raised:
+            save(folder)
+        assert "a folder stands in its place" in raised.value.hint
+        assert not raised.value.ends_the_night
 
     def test_what_leads_out_is_one_path(self, folder: OutputFolder, tmp_path: Path) -> None:
         """One link in the folder does not stop the others."""
