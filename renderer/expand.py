@@ -11,7 +11,7 @@ import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, cast
 
 from renderer import catalog, names
@@ -25,7 +25,7 @@ from renderer.fields import (
     JobFields,
     nearest,
 )
-from renderer.job import MAX_SEED, Expect, Job, Keep, Precision, Size, derive_seed
+from renderer.job import MAX_SEED, Embed, Expect, Format, Job, Keep, Precision, Size, derive_seed
 from renderer.names import Template, TemplateError
 from renderer.yaml_reader import Route
 
@@ -181,7 +181,7 @@ class Expander:
                     yield Draft(
                         id=stem + (f"-{size}" if len(sizes) > 1 else "") + (f"-s{seed}" if len(seeds) > 1 else ""),
                         job_id=job_id,
-                        job=Job(
+                        job=Job.of(
                             **common,
                             prompt=prompt,
                             negative_prompt=negative_prompt,
@@ -211,8 +211,16 @@ def read_expect(fields: ExpectFields | None) -> Expect | None:
 
 def read_keep(fields: JobFields) -> Keep:
     """How the pictures of a job are kept."""
-    usual = Keep()
-    return Keep(format=fields.get("format", usual.format), embed=fields.get("embed", usual.embed))
+    return _keep(fields.get("format", _USUAL.format), fields.get("embed", _USUAL.embed))
+
+
+_USUAL = Keep()
+
+
+@cache
+def _keep(kind: Format, embed: Embed) -> Keep:
+    """One value for all jobs that keep their pictures alike."""
+    return Keep(format=kind, embed=embed)
 
 
 def rehearse(job: Job) -> Job:

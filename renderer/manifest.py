@@ -7,9 +7,12 @@ Knows nothing of output folders, engines or what has been rendered.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
+import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -76,13 +79,26 @@ def load(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
             expand.find_model(overrides.model)
         except ModelError as error:
             raise UsageError(error.message, hint=error.hint) from error
-    return _Loading(yaml_reader.read(data, file), overrides).manifest(path.stem)
+    with _without_collecting():
+        return _Loading(yaml_reader.read(data, file), overrides).manifest(path.stem)
 
 
 def manifest_schema() -> dict[str, Any]:
     """The JSON Schema of manifests, for editors. It allows a little more than `load` does, and never less."""
     schema = TypeAdapter(ManifestFields).json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Render manifest"}
+
+
+@contextlib.contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Keep Python's collector of circles away while values are made that stay: it would look at all, and find none."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------
@@ -170,10 +186,7 @@ class _Loading:
         )
         if self.problems:
             self.fail()
-        pictures = tuple(
-            self.picture(index, made, output) for index, (made, output) in enumerate(zip(drafts, outputs, strict=True))
-        )
-        return Manifest(self.document.file, name, pictures)
+        return Manifest(self.document.file, name, tuple(self.pictures(drafts, outputs)))
 
     # -- problems
 
@@ -325,9 +338,9 @@ class _Loading:
         template = self.read_output(output, matrix_names)
         if template is None or not self.check_output_names(template, drafts):
             return []
-        digits = len(str(len(drafts)))
+        digits, fields = len(str(len(drafts))), template.fields
         outputs = [
-            names.output_name(template, _output_values(template, draft, str(index).zfill(digits)))
+            names.output_name(template, _output_values(fields, draft, str(index).zfill(digits)))
             for index, (_, draft) in enumerate(drafts)
         ]
         self.check_unique("output name", ((made.recipe, name) for made, name in zip(drafts, outputs, strict=True)))
@@ -361,25 +374,23 @@ class _Loading:
                     return False
         return True
 
-    def picture(self, index: int, made: Made, output: str) -> Picture:
-        recipe, draft = made
-        return Picture(
-            id=draft.id,
-            output=output,
-            job=expand.rehearse(draft.job) if self.overrides.proof else draft.job,
-            place=Place(
-                manifest=self.document.file,
-                line=self.document.mark(recipe.route).line,
-                job_id=draft.job_id,
-                index=index,
-                matrix=dict(draft.matrix),
-            ),
-            keep=expand.read_keep(recipe.fields),
-            expect=expand.read_expect(recipe.fields.get("expect")),
-        )
+    def pictures(self, drafts: Iterable[Made], outputs: Iterable[str]) -> Iterator[Picture]:
+        """The drafts in their places. What the pictures of a job have in common is one value for all of them."""
+        for recipe, group in itertools.groupby(
+            enumerate(zip(drafts, outputs, strict=True)), lambda item: item[1][0].recipe
+        ):
+            line = self.document.mark(recipe.route).line
+            keep, expect = expand.read_keep(recipe.fields), expand.read_expect(recipe.fields.get("expect"))
+            for index, ((_, draft), output) in group:
+                job = expand.rehearse(draft.job) if self.overrides.proof else draft.job
+                place = Place.of(
+                    manifest=self.document.file, line=line, job_id=draft.job_id, index=index, matrix=draft.matrix
+                )
+                yield Picture.of(id=draft.id, output=output, job=job, place=place, keep=keep, expect=expect)
 
 
-def _output_values(template: Template, draft: Draft, index: str) -> Mapping[str, str]:
+def _output_values(fields: Collection[str], draft: Draft, index: str) -> Mapping[str, str]:
+    """The values of what output names may mention. The hash, which takes time, only where they do."""
     job = draft.job
     values = {
         **draft.matrix,
@@ -390,6 +401,6 @@ def _output_values(template: Template, draft: Draft, index: str) -> Mapping[str,
         "height": str(job.height),
         "model": job.model,
     }
-    if "hash" in template.fields:
+    if "hash" in fields:
         values["hash"] = hashlib.sha256(canonical(job).encode()).hexdigest()[:8]
     return values

@@ -51,7 +51,7 @@ class Template:
 
     def fill(self, values: Mapping[str, str]) -> str:
         """The text with each field's value in its gap."""
-        return "".join(literal + ("" if name is None else values[name]) for literal, name in self.parts)
+        return "".join([literal if name is None else literal + values[name] for literal, name in self.parts])
 
     def measure(self, lengths: Mapping[str, int]) -> int:
         """How many characters `fill` would give, from the values' lengths: cheap even where the text is not."""
@@ -102,9 +102,15 @@ def refuse_id(text: str) -> tuple[str, str]:
     """
     if len(text) > MAX_ID_LENGTH:
         return f"the id has {len(text)} characters", f"at most {MAX_ID_LENGTH}"
+    if _PLAIN_ID.fullmatch(text):
+        return "", ""
     if not text or not all(map(_fits_ids, text)) or _cannot_begin(text[0]):
         return "an id has only letters, digits, _ - and ., and begins with a letter or digit", f'like "{slug(text)}"'
     return "", ""
+
+
+_PLAIN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+"""What most ids are; found at once, where there are a hundred thousand."""
 
 
 @lru_cache(maxsize=4096)
@@ -171,11 +177,16 @@ _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹
 
 def safe_component(text: str) -> str:
     """One folder's or file's name that every file system takes and no shell or eye misreads."""
-    text = _UNSAFE_RUN.sub("-", _blank(unicodedata.normalize("NFC", text)))
-    text = re.sub(r"^[-. ]+", "_", text)
-    text = re.sub(r"[. ]+$", "-", text) or "_"
+    if not _PLAIN_COMPONENT.fullmatch(text):
+        text = _UNSAFE_RUN.sub("-", _blank(unicodedata.normalize("NFC", text)))
+        text = re.sub(r"^[-. ]+", "_", text)
+        text = re.sub(r"[. ]+$", "-", text) or "_"
     device = _WINDOWS_DEVICE.match(text)
     return f"{device[0]}_{text[device.end() :]}" if device else text
+
+
+_PLAIN_COMPONENT = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_ .-]*[A-Za-z0-9_-])?")
+"""What is safe as it is, but for the names of Windows' devices."""
 
 
 def _blank(text: str) -> str:

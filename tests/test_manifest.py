@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from renderer.errors import ManifestError, Problem, UsageError
+from renderer.job import Job, Picture
 from renderer.manifest import Overrides, load
 from tests.reading import DEMO, load_text, problem_of, problem_with, problems_of
 
@@ -463,3 +465,36 @@ class TestOurManifests:
         (picture,) = load(PROJECT / "jobs" / "smoke.yaml").pictures
         assert picture.expect is not None
         assert None not in picture.expect.model_dump().values()
+
+
+class TestSize:
+    """A hundred thousand pictures are a manifest like any other."""
+
+    def test_pictures_share_what_they_have_in_common(self) -> None:
+        """Pictures of one job hold one value for how they are kept, for their limits and for their combination."""
+        one, other, third = load_text(
+            DEMO + "jobs: [{prompt: 'a {x}', matrix: {x: [b]}, count: 2, expect: {seconds: 9}}, c]"
+        ).pictures
+        assert one.expect is other.expect
+        assert one.place.matrix is other.place.matrix
+        assert one.keep is other.keep is third.keep
+
+    def test_memory(self) -> None:
+        """A picture takes less than two kilobytes, besides its prompt's own letters: 100,000 fit into 200 MB."""
+        text = DEMO + "jobs: [{prompt: a cat, size: 64x64, count: 5000}]"
+        load_text(text)  # what is made once
+        tracemalloc.start()
+        try:
+            manifest = load_text(text)
+            taken, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert taken / len(manifest.pictures) < 2000
+
+    def test_made_and_read_are_the_same(self) -> None:
+        """A picture that was made without checks is what pydantic reads from its JSON, and copies as such."""
+        (picture,) = load_text(DEMO + "jobs: [a cat]").pictures
+        assert Picture.model_validate_json(picture.model_dump_json()) == picture
+        copied = picture.model_copy(update={"id": "other"})
+        assert (copied.id, picture.id) == ("other", "001")
+        assert hash(picture.job) == hash(Job.model_validate(picture.job.model_dump()))
