@@ -12,18 +12,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
-from renderer import __version__, machine_cli, models_cli, plan_cli, render_cli, report_cli
+from renderer import __version__, folders, machine_cli, models_cli, plan_cli, render_cli, report_cli, streams
 from renderer.errors import (
     EXIT_DONE,
     ManifestError,
     RendererError,
 )
+from renderer.folders import expanded
 from renderer.job import Precision
 from renderer.loading import load_named
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    folders.settle()
+    streams.settle()
     options = _parser().parse_args(arguments)
     from renderer import console  # noqa: PLC0415  (tqdm is not needed to say what is wrong with an argument)
 
@@ -91,11 +94,11 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure this machine on full-size random weights")
     bench.add_argument("what", choices=["weights", "engine", "memory"], help="loading; rendering; forecasts")
-    bench.add_argument("--folder", type=Path, required=True, metavar="DIR", help="takes up to 90 GB")
+    bench.add_argument("--folder", type=expanded, required=True, metavar="DIR", help="takes up to 90 GB")
     bench.add_argument(
         "--layers", type=render_cli.natural, default=60, metavar="N", help="of the transformer (default: 60)"
     )
-    bench.add_argument("--stores", type=Path, metavar="DIR", help="another place for packed stores, up to 60 GB")
+    bench.add_argument("--stores", type=expanded, metavar="DIR", help="another place for packed stores, up to 60 GB")
     parts = "engine: fp8, caps, batch, bf16, or a peer; memory: cells, native, verdicts, times"
     bench.add_argument("--part", action="append", metavar="NAME", help=parts)
     bench.add_argument("--json", action="store_true", help="for machines")
@@ -108,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
 def _manifest_options() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("manifests", nargs="+", metavar="MANIFEST", help="a YAML file, or a pattern in quotes")
-    shared.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
+    shared.add_argument("--outputs", type=expanded, default=Path("outputs"), metavar="DIR", help="default: outputs")
     shared.add_argument("--model", metavar="ID", help="render every job with this model")
     shared.add_argument("--precision", choices=get_args(Precision), help="render every job at this precision")
     shared.add_argument("--strict", action="store_true", help="one manifest with a problem keeps the others back too")

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from renderer import artifacts, catalog, machine
+from renderer import artifacts, catalog, folders, machine
 from renderer.artifacts import SIDECAR_SUFFIX
 from renderer.catalog import Density
 from renderer.errors import MachineError
@@ -98,7 +98,7 @@ class Disk:
 
 def look(plans: Sequence[Plan], left: Sequence[Planned], setups: Iterable[Setup], *, ready: bool = False) -> Disk:
     """What rendering `left`, which are of these plans, will write. `ready`: models are taken to be there."""
-    models = places.models_folder().absolute()
+    models = folders.models_folder().absolute()
     outputs = plans[0].folder.path.absolute() if plans else models
     files = Files(left, plans)
     wanted = [_of_model(setup) for setup in setups if not ready]

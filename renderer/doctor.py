@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
 
-from renderer import catalog, findings, machine, plan, rates
+from renderer import catalog, findings, folders, machine, plan, rates
 from renderer.catalog import Model, cards
 from renderer.catalog.cards import Card
 from renderer.errors import MachineError
@@ -151,8 +151,8 @@ def examine(outputs: Path, forecast: Forecast = pictures) -> Diagnosis:
         card=card,
         swept_bytes=catalog.QWEN_IMAGE.gpu_bytes["fp8"] // 2 + 4 * GIB,
         outputs_free_bytes=free_disk_bytes,
-        models_free_bytes=machine.free_disk_bytes(places.models_folder()),
-        cache_trouble=_cache_trouble(machine.cache_folder()),
+        models_free_bytes=machine.free_disk_bytes(folders.models_folder()),
+        cache_trouble=_cache_trouble(folders.cache_folder()),
     )
     return Diagnosis(
         machine=here,

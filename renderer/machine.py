@@ -137,17 +137,6 @@ def free_disk_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def cache_folder() -> Path:
-    """Where things are kept that can be made again: `$RENDERER_CACHE`, or `renderer` in the user's cache folder.
-
-    An empty variable counts as none.
-    """
-    if own := os.environ.get("RENDERER_CACHE"):
-        return Path(own)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "renderer"
-
-
 def _gpus() -> tuple[list[Gpu], tuple[int, int] | None]:
     """Every GPU that NVML sees, and the newest CUDA that the driver runs; none where there is no driver."""
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from renderer.errors import EXIT_DONE, EXIT_MACHINE
+from renderer.folders import expanded
 
 if TYPE_CHECKING:
     from renderer import doctor
@@ -28,7 +29,7 @@ LABEL = 11
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Give the parser its command."""
     parser = commands.add_parser("doctor", help="say what this machine is, what it can render, and how fast")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help=argparse.SUPPRESS)
+    parser.add_argument("--outputs", type=expanded, default=Path("outputs"), help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.set_defaults(command=_doctor)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
 
-from renderer import catalog
+from renderer import catalog, folders
 from renderer.catalog import Model
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, DiskError, RendererError, UsageError
 from renderer.job import Stored
@@ -81,9 +81,8 @@ def _list(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return EXIT_DONE
-    from renderer.weights import places  # noqa: PLC0415
 
-    print(f"models folder: {places.models_folder()}")
+    print(f"models folder: {folders.models_folder()}")
     for row in rows:
         print(f"\n{row['id']}")
         for line in _lines(row):
@@ -252,9 +251,9 @@ def _remove(options: argparse.Namespace) -> int:
     whereabouts = places.look(model)
     doomed = [path for path in _doomed(model, whereabouts, options.precision) if path.exists() or path.is_symlink()]
     if not doomed:
-        print(f"{model.id}: nothing in {places.models_folder()}")
+        print(f"{model.id}: nothing in {folders.models_folder()}")
     else:
-        _check_inside(doomed, places.models_folder())
+        _check_inside(doomed, folders.models_folder())
         total = sum(map(_weight, doomed))
         for path in doomed:
             print(f"{path}  {gb(_weight(path))}")

@@ -23,7 +23,8 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 
 from renderer.catalog.cards import Card
 from renderer.errors import MachineError
-from renderer.machine import Machine, cache_folder
+from renderer.folders import cache_folder
+from renderer.machine import Machine
 
 VERSION: Literal[1] = 1
 """Goes up when what is measured changes its meaning; older measurements are then made anew."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from renderer.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from renderer.folders import expanded
 from renderer.job import Software
 from renderer.loading import Load, Loaded
 from renderer.manifest import Manifest
@@ -36,9 +37,9 @@ def add_commands(
     report.set_defaults(command=lambda options: _report(options, load(options)))
 
     replay = commands.add_parser("replay", help="turn pictures or sidecars, of any tool, into a manifest's entries")
-    replay.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="PNG, WebP, JPEG or a sidecar")
+    replay.add_argument("pictures", nargs="+", type=expanded, metavar="PICTURE", help="PNG, WebP, JPEG or a sidecar")
     replay.add_argument("--render", action="store_true", help="render them again, and say whether the bits match")
-    replay.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
+    replay.add_argument("--outputs", type=expanded, default=Path("outputs"), metavar="DIR", help="default: outputs")
     replay.set_defaults(command=_replay)
 
 

@@ -133,7 +133,7 @@ def _supplier(log: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,  # Ctrl-C is for the supervisor
     )
     try:

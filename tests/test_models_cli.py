@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from renderer import catalog, supplies
+from renderer import catalog, folders, supplies
 from renderer.errors import MachineError, ModelError
 from renderer.events import Setup
 from renderer.job import Stored
@@ -267,7 +267,7 @@ class TestObtain:
         name = "text_encoder/model.safetensors"
         large = hub.files[QWEN][name] = model_files[name] + bytes(24 * 2**20)
         hub.stall_after[name] = 22 * 2**20
-        folder = places.models_folder() / QWEN
+        folder = folders.models_folder() / QWEN
 
         def is_half_there() -> bool:
             halves = [path.stat().st_size for path in folder.rglob("*.incomplete")]

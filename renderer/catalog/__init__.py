@@ -29,6 +29,7 @@ from renderer.catalog.data import (
 )
 from renderer.catalog.model import SIZE_STEP, Ability, Density, Model, Network, Part, PartRole, Role, Shape, UNetShape
 from renderer.errors import ModelError, shorten
+from renderer.folders import expanded
 
 __all__ = [
     "BY_ROLE",
@@ -113,10 +114,9 @@ def _pinned(model: Model, revision: str) -> Model:
 
 def _folder(reference: str) -> Path | None:
     try:
-        folder = Path(reference).expanduser()
+        folder = expanded(reference)
         return folder if folder.is_dir() else None
-    except (OSError, RuntimeError, ValueError):
-        # A name that no file system takes, or a ~user that this machine does not know.
+    except (OSError, ValueError):  # a name that no file system takes
         return None
 
 
@@ -156,7 +156,7 @@ def _from_files(reference: str) -> Model:
 
 
 def _file(role: PartRole, name: str) -> Path:
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.suffix in _PICKLES:
         raise ModelError(
             f'"{shorten(name)}" is a pickled checkpoint, which can run any code when it is opened',

@@ -27,6 +27,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from renderer import streams
+
 _OK = "ok"
 
 _FP8_CAPABILITY = (8, 9)
@@ -40,6 +42,7 @@ def main() -> None:
     sys.stdout.flush()
     answer = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    streams.settle()
     with os.fdopen(answer, "w", encoding="utf-8") as stream:
         stream.write(json.dumps(probe(), indent=2) + "\n")
 

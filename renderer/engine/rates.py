@@ -23,12 +23,13 @@ from typing import Any, TypeVar
 import torch
 from torch.nn import functional
 
+from renderer import streams
 from renderer.engine.placement import Device
 from renderer.engine.precision import fp8_arithmetic
 from renderer.engine.slots import pinned_buffer
 from renderer.errors import MachineError
+from renderer.folders import models_folder
 from renderer.rates import CPU, Rates
-from renderer.weights.places import models_folder
 
 Figure = TypeVar("Figure")
 
@@ -94,6 +95,7 @@ def main() -> None:
     sys.stdout.flush()
     answer = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    streams.settle()
     try:
         found = measure("cuda" if torch.cuda.is_available() else "cpu").model_dump()
     except Exception as error:  # noqa: BLE001  # whatever is wrong here is what was asked for

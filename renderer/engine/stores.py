@@ -11,8 +11,8 @@ from renderer import catalog
 from renderer.demo import cache as demo
 from renderer.errors import ModelError
 from renderer.events import Setup
+from renderer.folders import cache_folder
 from renderer.job import ModelIdentity
-from renderer.machine import cache_folder
 from renderer.weights import pack
 from renderer.weights.store import Store, open_store
 

@@ -15,7 +15,7 @@ import threading
 import time
 from typing import IO
 
-from renderer import catalog
+from renderer import catalog, streams
 from renderer.errors import RendererError
 from renderer.weights import prepare, pull
 from renderer.weights.needs import Bill, Need, Progress, Refused, Supplied
@@ -30,10 +30,11 @@ def main() -> None:
     """Answer one need."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    streams.settle()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     supplier = _Supplier(answers)
     try:
-        supplier.supply(Need.model_validate_json(sys.stdin.readline()))
+        supplier.supply(Need.model_validate_json(sys.stdin.buffer.readline()))
     except RendererError as error:
         supplier.tell(Refused(error=type(error).__name__, message=error.message, hint=error.hint))
     except BrokenPipeError:
@@ -60,7 +61,7 @@ class _Supplier:
         order = pull.sources(need.source)
         bill, offers = prepare.price(model, need.store, order)
         self.tell(bill)
-        if not sys.stdin.readline():
+        if not sys.stdin.buffer.readline():
             return
         threading.Thread(target=_end_with_stdin, daemon=True).start()
         ready = prepare.prepare(
@@ -86,7 +87,7 @@ class _Supplier:
 
 
 def _end_with_stdin() -> None:
-    sys.stdin.read()
+    sys.stdin.buffer.read()
     os._exit(0)
 
 

@@ -18,6 +18,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
+from renderer import streams
 from renderer.errors import DeviceLostError, MachineError, PictureError, RendererError
 from renderer.events import (
     AnyEvent,
@@ -59,6 +60,7 @@ def main() -> None:
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # sizes differ: no holes between them
     sys.stdout.flush()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    streams.settle()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     orders: queue.SimpleQueue[AnyOrder] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, orders), name="orders", daemon=True).start()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from renderer import folders
 from renderer.job import Sidecar, Summary
 from renderer.plan import Plan, Planned, State
 
@@ -212,9 +213,9 @@ def hide_paths(text: str) -> str:
 
     Pages are handed on; who works here, and where, is nobody's business.
     """
-    here, home = f"{Path.cwd()}/", f"{Path.home()}/"
+    here = f"{Path.cwd()}/"
     text = text.replace(f"file://{here}", "").replace(here, "")
-    return _PATH.sub(lambda found: _cut(found[0]), text if home == "//" else text.replace(home, "~/"))
+    return _PATH.sub(lambda found: _cut(found[0]), folders.hidden(text))
 
 
 def _cut(path: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from renderer import artifacts
+from renderer.folders import expanded
 from renderer.plan import Plan, Planned
 from renderer.report.gather import THUMBS_FOLDER, thumbnail_name
 
@@ -33,7 +34,7 @@ _FONTS = (
 )
 """Fonts that systems have, those with Chinese letters first."""
 
-_FONT_FOLDERS = (Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), Path.home() / ".local/share/fonts")
+_FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts")
 
 
 def make_thumbnails(plan: Plan) -> int:
@@ -92,7 +93,8 @@ def make_contact_sheet(plan: Plan) -> Path | None:
 
 def find_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """A font of this system, one with Chinese letters if there is any; Pillow's own otherwise."""
-    there = {path.name: path for folder in _FONT_FOLDERS if folder.is_dir() for path in folder.rglob("*.[to]t[fc]")}
+    folders = (folder for folder in map(expanded, _FONT_FOLDERS) if folder.is_dir())
+    there = {path.name: path for folder in folders for path in folder.rglob("*.[to]t[fc]")}
     for name in _FONTS:
         if name in there:
             with contextlib.suppress(OSError):

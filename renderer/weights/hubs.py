@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+from renderer import folders
 from renderer.errors import ModelError, RendererError
 from renderer.weights.headers import disk_error
 
@@ -223,4 +224,4 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _words(error: BaseException) -> str:
     """The first line of an error, without what could be long or private."""
     line = str(error).strip().partition("\n")[0] or type(error).__name__
-    return line.replace(os.path.expanduser("~"), "~")[:_SHOWN_CHARACTERS]  # noqa: PTH111  # a text, not a path
+    return folders.hidden(line)[:_SHOWN_CHARACTERS]

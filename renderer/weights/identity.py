@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from renderer import artifacts, machine
+from renderer import artifacts, folders
 from renderer.catalog import PARTS, TOKENIZER, Model
 from renderer.errors import DiskError
 from renderer.job import ModelIdentity
@@ -68,7 +68,7 @@ class _Remembered:
     """Hashes of files that have not changed since they were last read."""
 
     def __init__(self) -> None:
-        self._path = machine.cache_folder() / "file-hashes.json"
+        self._path = folders.cache_folder() / "file-hashes.json"
         self._fresh = False
         self._hashes: dict[str, list[str | int]] = {}
         try:

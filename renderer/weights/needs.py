@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from renderer import catalog, machine
+from renderer import catalog, folders, machine
 from renderer.errors import DiskError, LockedError, MachineError, ModelError, RendererError, UsageError
 from renderer.job import Stored, Value
 from renderer.weights import places
@@ -117,7 +117,7 @@ def refuse_offline(need: Need) -> None:
 
 def free_bytes() -> int:
     """What is free where models are kept."""
-    return machine.free_disk_bytes(places.models_folder().absolute())
+    return machine.free_disk_bytes(folders.models_folder().absolute())
 
 
 def gb(count: int) -> str:

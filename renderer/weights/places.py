@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import constants as hugging_face
-
 from renderer.catalog import DEMO, MODELS, PARTS, TOKENIZER, Model, Part, PartRole, Role
 from renderer.errors import ModelError
+from renderer.folders import expanded, models_folder
 from renderer.job import ModelIdentity, Stored
 from renderer.weights.checkpoint import HUB_TYPES, open_checkpoint
 from renderer.weights.identity import identify
@@ -178,12 +177,6 @@ def _shards(names: set[str]) -> list[str]:
 # ---- places ----------------------------------------------------------------------------------------------------------
 
 
-def models_folder() -> Path:
-    """Our own folder: where models are fetched to, and packed."""
-    own = os.environ.get("RENDERER_MODELS") or os.environ.get("DIFFSYNTH_MODEL_BASE_PATH")
-    return Path(own).expanduser() if own else Path("models")
-
-
 def fetch_folder(model: Model, part: Part) -> Path:
     """Where a part is fetched to: its repository's folder. A revision that a manifest pins has a folder of its own."""
     if part.repository is None and model.folder is not None:
@@ -252,7 +245,7 @@ def _in(part: Part, root: Path, kind: Kind) -> Found | None:
 def _other_bases() -> Iterator[Path]:
     """DiffSynth's folders, where ours is another."""
     if base := os.environ.get("DIFFSYNTH_MODEL_BASE_PATH"):
-        yield Path(base).expanduser()
+        yield expanded(base)
     yield Path("models")
 
 
@@ -268,7 +261,9 @@ def _hugging_face(repository: str, revision: str | None) -> Iterator[Path]:
 
 
 def _hugging_face_root(repository: str) -> Path:
-    return Path(hugging_face.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    from huggingface_hub import constants  # noqa: PLC0415  # it looks for the home while it is imported
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
 
 
 def hugging_face_blob(repository: str, sha256: str) -> Path:
@@ -298,7 +293,7 @@ def _modelscope(repository: str, revision: str | None, *, exact: bool) -> Iterat
     The client's own look-up imports its HTTP library; this is the same from `modelscope_hub/_download.py`.
     """
     own = os.environ.get("MODELSCOPE_CACHE")
-    base = Path(own).expanduser() if own else Path.home() / ".cache" / "modelscope"
+    base = expanded(own) if own else expanded("~/.cache/modelscope")
     snapshots = base / "models" / repository.replace("/", "--") / "snapshots"
     if exact:
         yield snapshots / (revision or "")
@@ -317,7 +312,7 @@ def _comfyui(part: Part) -> Found | None:
     base = os.environ.get("COMFYUI_PATH")
     if not base or not part.comfyui:
         return None
-    for root in (Path(base).expanduser() / "models", Path(base).expanduser()):
+    for root in (expanded(base) / "models", expanded(base)):
         path = root / part.comfyui
         if path.is_file() and _is_network(part, path):
             return Found(part, (path,), "ComfyUI")

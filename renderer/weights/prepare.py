@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from renderer import artifacts, machine
+from renderer import artifacts, folders
 from renderer.catalog import Model, Part
 from renderer.errors import DiskError
 from renderer.job import Stored
@@ -60,7 +60,7 @@ def price(model: Model, store: Stored | None, order: Sequence[Source]) -> tuple[
         download_bytes=download,
         store_bytes=packed,
         free_bytes=needs.free_bytes(),
-        folder=str(places.models_folder()),
+        folder=str(folders.models_folder()),
         seconds=_expected_s(download, packed),
     )
     return bill, offers
@@ -208,7 +208,7 @@ def _discard(whereabouts: Whereabouts) -> str:
     paths = [path for found in ours for path in found.files if path.is_file()]
     if not paths:
         return "\n  no originals of ours to discard"
-    return f"\n  {needs.gb(pack.discard_source(paths, places.models_folder()))} of originals discarded"
+    return f"\n  {needs.gb(pack.discard_source(paths, folders.models_folder()))} of originals discarded"
 
 
 # ---- rates -----------------------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def _remember_rate(what: str, count: int, seconds: float) -> None:
     """Keep bytes a second for the next estimate; where the cache cannot be written, there is none."""
     if seconds < _SHORTEST_S or not count:
         return
-    path = machine.cache_folder() / _RATES
+    path = folders.cache_folder() / _RATES
     try:
         artifacts.write_whole(path, json.dumps({**_read_rates(), what: count / seconds}).encode())
     except DiskError:
@@ -238,7 +238,7 @@ def _remember_rate(what: str, count: int, seconds: float) -> None:
 
 def _read_rates() -> dict[str, float]:
     try:
-        found = json.loads((machine.cache_folder() / _RATES).read_bytes())
+        found = json.loads((folders.cache_folder() / _RATES).read_bytes())
         return {str(what): float(rate) for what, rate in found.items() if float(rate) > 0}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from renderer import machine
+from renderer import folders
 from renderer.demo import cache
 from renderer.demo.weights import FILES
 from renderer.errors import MachineError
@@ -32,8 +32,8 @@ def test_own_variable_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RENDERER_CACHE", "/own")
     monkeypatch.setenv("XDG_CACHE_HOME", "/shared")
     monkeypatch.setenv("HOME", "/home/someone")
-    assert machine.cache_folder() == Path("/own")
+    assert folders.cache_folder() == Path("/own")
     monkeypatch.setenv("RENDERER_CACHE", "")
-    assert machine.cache_folder() == Path("/shared/renderer")
+    assert folders.cache_folder() == Path("/shared/renderer")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert machine.cache_folder() == Path("/home/someone/.cache/renderer")
+    assert folders.cache_folder() == Path("/home/someone/.cache/renderer")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from renderer import catalog
+from renderer import catalog, folders
 from renderer.catalog import QWEN_IMAGE, Model
 from renderer.errors import ModelError
 from renderer.weights import places
@@ -85,7 +85,7 @@ class TestPlaces:
         fill(here / "theirs/Qwen/Qwen-Image")
         assert not places.look(QWEN_IMAGE).lacking
         monkeypatch.delenv("RENDERER_MODELS")
-        assert places.models_folder() == here / "theirs"
+        assert folders.models_folder() == here / "theirs"
 
     def test_parts_may_be_apart(self, here: Path) -> None:
         """Parts are found one by one: one tool may have what another lacks."""
