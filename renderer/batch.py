@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from renderer import artifacts, events, landing, news, plan
+from renderer import events, landing, news, plan
 from renderer.errors import DiskError, MachineError, PictureError
 from renderer.events import Setup
+from renderer.files import write_whole
 from renderer.hand import Hand
 from renderer.job import Ending, Job, Summary
 from renderer.landing import Arrival
@@ -87,9 +88,7 @@ class Batch:
             self._drop_flying()
             self._notice.take_down()
         summary = self._tally.summary(ending)
-        artifacts.write_whole(
-            self._plan.folder.path / "summary.json", summary.model_dump_json(indent=2).encode() + b"\n"
-        )
+        write_whole(self._plan.folder.summary, summary.model_dump_json(indent=2).encode() + b"\n")
         page.write(plan.make_plan(self._plan.manifest, self._settings.outputs))
         self._watch(news.BatchEnded(summary))
         return summary
@@ -118,7 +117,7 @@ class Batch:
                 self._waiting, self._again = self._again, deque()
             if not self._flying and (ending := self._reason_to_end(setup)):
                 return ending
-            worker = self._hand.worker(setup, self._plan.folder.path / "worker.log")
+            worker = self._hand.worker(setup, self._plan.folder.worker_log)
             if self._nothing_more():
                 self._ask_back(worker)
             else:

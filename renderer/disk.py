@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from renderer import artifacts, catalog, folders, machine
-from renderer.artifacts import SIDECAR_SUFFIX
 from renderer.catalog import Density
 from renderer.errors import MachineError
 from renderer.estimate import shape_of, weight_bytes
 from renderer.events import Setup
 from renderer.job import Embed, Format, Sidecar
+from renderer.layout import SIDECAR_SUFFIX
 from renderer.plan import Plan, Planned
 from renderer.weights import needs, places
 from renderer.weights.needs import Need

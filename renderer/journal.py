@@ -6,7 +6,6 @@ what is done; the journal never does. Knows nothing of plans or workers.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,8 +14,9 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from renderer import artifacts
+from renderer import files
 from renderer.job import Value
+from renderer.layout import OutputFolder
 
 MAX_CRASHES = 3
 """A picture that brought down this many workers is set aside."""
@@ -69,15 +69,18 @@ class Record:
 
 @dataclass(slots=True)
 class Journal:
-    """The journal of one output folder, `journal.jsonl`."""
+    """The journal of one output folder."""
 
     path: Path
     records: dict[str, Record] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: Path) -> Journal:
-        """Read what is there. Lines that are no entries (the last one of a dead run, say) are passed over."""
-        journal = cls(folder / "journal.jsonl")
+    def read(cls, folder: OutputFolder) -> Journal:
+        """Read what is there. Lines that are no entries (the last one of a dead run, say) are passed over.
+
+        Raises `DiskError` when there is one and it cannot be read: what it holds against pictures would be forgotten.
+        """
+        journal = cls(folder.journal)
         for entry in _entries(journal.path):
             journal.records[entry.fingerprint] = journal.record(entry.fingerprint).after(entry)
         return journal
@@ -88,18 +91,8 @@ class Journal:
     def write(self, what: What, picture_id: str, fingerprint: str, message: str = "") -> None:
         """Append one entry and have it on the disk before returning. Raises `DiskError`."""
         entry = Entry(at=datetime.now(UTC), what=what, id=picture_id, fingerprint=fingerprint, message=message)
-        line = entry.model_dump_json().encode() + b"\n"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(descriptor, _line_break(descriptor) + line)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise artifacts.disk_error(self.path, error) from error
-        artifacts.reached("journal-written", self.path)
+        files.append_line(self.path, entry.model_dump_json().encode())
+        files.reached("journal-written", self.path)
         self.records[fingerprint] = self.record(fingerprint).after(entry)
 
     def compact(self, keep: Iterable[str]) -> None:
@@ -108,20 +101,16 @@ class Journal:
             return
         wanted = set(keep)
         lines = [entry.model_dump_json() for entry in _entries(self.path) if entry.fingerprint in wanted]
-        artifacts.write_whole(self.path, "".join(f"{line}\n" for line in lines).encode())
-
-
-def _line_break(descriptor: int) -> bytes:
-    """A line break where the last run died in the middle of a line, so that the next entry stands on its own."""
-    size = os.fstat(descriptor).st_size
-    return b"" if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n" else b"\n"
+        files.write_whole(self.path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def _entries(path: Path) -> Sequence[Entry]:
     try:
         lines = path.read_bytes().splitlines()
-    except OSError:
+    except FileNotFoundError:
         return ()
+    except OSError as error:
+        raise files.disk_error(path, error, doing="read") from error
     entries = []
     for line in lines:
         try:

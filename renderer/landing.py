@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from renderer import artifacts, metadata
-from renderer.artifacts import OutputFolder, Pixels
+from renderer.encode import Pixels
 from renderer.errors import BadPictureError, PictureError
 from renderer.events import Opened, Rendered
 from renderer.job import Expect, FileFacts, Job, Sidecar
+from renderer.layout import OutputFolder
 from renderer.plan import Planned
 
 

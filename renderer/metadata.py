@@ -22,10 +22,11 @@ from xml.sax.saxutils import escape
 from PIL import Image
 from pydantic import Field
 
-from renderer import artifacts
-from renderer.artifacts import NO_LABELS, Labels
+from renderer import artifacts, encode
+from renderer.encode import NO_LABELS, Labels
 from renderer.errors import UsageError, shorten
 from renderer.job import MAX_SEED, RENDERING_VERSION, Job, Keep, ModelIdentity, Sidecar, Software, Value
+from renderer.layout import SIDECAR_SUFFIX
 
 ORIGIN_KEY = "renderer"
 PARAMETERS_KEY = "parameters"
@@ -150,7 +151,7 @@ def _write_xmp(version: str, prompt: str = "", own: str = "") -> str:
 
 def read(path: Path) -> Told:
     """What a picture or a sidecar tells of its making. Raises `UsageError` when it tells nothing that can be used."""
-    if path.suffix == artifacts.SIDECAR_SUFFIX:
+    if path.suffix == SIDECAR_SUFFIX:
         sidecar = artifacts.read_sidecar(path)
         if sidecar is None:
             raise UsageError(f"{path} is no sidecar of this version")
@@ -199,7 +200,7 @@ def read_labels(path: Path) -> Labels:
             return Labels(
                 texts={key: texts[key][:MAX_TEXT] for key in (PARAMETERS_KEY, ORIGIN_KEY) if key in texts},
                 comment=_read_comment(image)[:MAX_TEXT],
-                xmp=_as_text(image.info.get("xmp", image.info.get(artifacts.XMP_KEY, "")))[:MAX_TEXT],
+                xmp=_as_text(image.info.get("xmp", image.info.get(encode.XMP_KEY, "")))[:MAX_TEXT],
             )
     except (OSError, ValueError, SyntaxError, TypeError, KeyError, EOFError, Image.DecompressionBombError) as error:
         raise UsageError(f"{path} cannot be read as a picture: {shorten(str(error))}") from error
@@ -211,7 +212,7 @@ def _as_text(value: object) -> str:
 
 def _read_comment(image: Image.Image) -> str:
     """EXIF's UserComment, whose first eight bytes say how the rest is written."""
-    value = image.getexif().get_ifd(artifacts.EXIF_IFD).get(artifacts.USER_COMMENT, b"")
+    value = image.getexif().get_ifd(encode.EXIF_IFD).get(encode.USER_COMMENT, b"")
     if not isinstance(value, bytes):
         return str(value)
     kind, text = value[:8], value[8:]

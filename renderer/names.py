@@ -2,7 +2,8 @@
 
 An output name is a path below the manifest's folder, without extension. Whatever a value holds, it cannot leave that
 folder, hide a file, cheat the eye or exceed a file system's limits: unsafe characters become `-`, predictably, so that
-the same value always gives the same name. Knows nothing of jobs, files or folders; links are the writer's business.
+the same value always gives the same name. What the program keeps in
+the folder itself gets out of no picture's way: `layout` knows its names. Links are the writer's business.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from renderer.errors import RendererError, shorten
+from renderer.layout import is_reserved
 
 MAX_NAME_BYTES = 199
 """Of a whole output name in UTF-8: room for an extension and a temporary name within a file system's 255."""
@@ -26,9 +28,6 @@ MAX_VALUE_LENGTH = 40
 
 MAX_FIELD_LENGTH = 250
 """Characters of one value within an output name, before the whole is cut."""
-
-RESERVED_NAMES = frozenset({"summary", "journal", "index", "contact-sheet", "thumbs", "report"})
-"""What the program itself writes at the top of an output folder; pictures of these names get a `_`."""
 
 
 class TemplateError(RendererError):
@@ -154,7 +153,7 @@ def output_name(template: Template, values: Mapping[str, str]) -> str:
     """A picture's name below its manifest's folder: `/` from the template makes folders, `/` from values does not."""
     filled = template.fill({name: _flat(values[name]) for name in template.fields})
     first, *others = (safe_component(component) for component in filled.split("/"))
-    if first.casefold() in RESERVED_NAMES:
+    if is_reserved(first, folder=bool(others)):
         first += "_"
     name = "/".join((first, *others))
     if len(name.encode()) <= MAX_NAME_BYTES:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from renderer import artifacts, catalog
-from renderer.artifacts import OutputFolder
 from renderer.catalog import Model
 from renderer.errors import MachineError, UsageError
 from renderer.estimate import Kernels, Native, Streaming, Work, decide, host, shape_of
@@ -24,6 +23,7 @@ from renderer.estimate.terms import GIB
 from renderer.events import Demand, Setup
 from renderer.job import Job, ModelIdentity, Picture, Precision, Profile, Sidecar, Size, fingerprint, stored
 from renderer.journal import MAX_CRASHES, Journal
+from renderer.layout import OutputFolder
 from renderer.machine import Machine
 from renderer.manifest import Manifest
 from renderer.weights import streamable
@@ -89,7 +89,7 @@ def make_plan(
     Raises `UsageError` for an id that no picture has, `ModelError` for a model that is not there.
     """
     folder = OutputFolder(outputs / manifest.name)
-    journal = Journal.read(folder.path)
+    journal = Journal.read(folder)
     identities = {name: identify(catalog.find(name)) for name in {picture.job.model for picture in manifest.pictures}}
 
     def look(picture: Picture) -> Planned:

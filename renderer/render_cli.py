@@ -22,6 +22,7 @@ from renderer.loading import Load, Loaded
 from renderer.manifest import Manifest
 
 if TYPE_CHECKING:
+    from renderer.lock import Hold
     from renderer.news import Watch
     from renderer.plan import Plan, Planned
     from renderer.settings import Stop
@@ -54,7 +55,7 @@ def _status(options: argparse.Namespace, loaded: Loaded) -> int:
         plan = make_plan(manifest, options.outputs, thorough=options.verify)
         running = standing.read(plan.folder)
         memory = standing.memory_now(running) if running else None
-        held = plan.folder.is_locked()
+        hold = plan.folder.hold()
         trouble = [item for item in plan.items if item.state in ("failed", "set aside")]
         states.append(
             {
@@ -66,20 +67,20 @@ def _status(options: argparse.Namespace, loaded: Loaded) -> int:
                 "set_aside": plan.count("set aside"),
                 "to_do": plan.count("to do"),
                 "trouble": [{"id": item.picture.id, "state": item.state, "note": item.note} for item in trouble],
-                "held": held,
+                "held": hold == "held",
                 "running": running.model_dump(mode="json") if running else None,
                 "memory": memory.model_dump(mode="json") if memory else None,
             }
         )
         if not options.json:
-            print("\n".join(_status_lines(plan, trouble, running, memory, held=held)))
+            print("\n".join(_status_lines(plan, trouble, running, memory, hold=hold)))
     if options.json:
         print(json.dumps(states, indent=2, ensure_ascii=False))
     return console.print_problems(loaded.problems)
 
 
 def _status_lines(
-    plan: Plan, trouble: Sequence[Planned], running: Standing | None, memory: MemoryNow | None, *, held: bool
+    plan: Plan, trouble: Sequence[Planned], running: Standing | None, memory: MemoryNow | None, *, hold: Hold
 ) -> Iterator[str]:
     """Lines of at most 80 columns."""
     from renderer import words  # noqa: PLC0415
@@ -88,8 +89,10 @@ def _status_lines(
     yield from words.wrap(f"{plan.manifest.name}: {counts} of {len(plan.items)}", "  ")
     if running is not None and memory is not None:
         yield from words.describe_running(running, memory, datetime.now().astimezone())
-    elif held:
+    elif hold == "held":
         yield "  a run holds this folder, and is not rendering into it at this moment"
+    elif hold == "unknown":
+        yield "  whether a run is on cannot be told: its lock may not be looked at"
     for item in trouble:
         yield from words.wrap(f"  {item.state}: {item.picture.id}: {item.note}", "    ")
 

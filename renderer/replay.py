@@ -18,6 +18,7 @@ from PIL import Image
 from renderer import artifacts, catalog, metadata, names
 from renderer.errors import ManifestError, UsageError, shorten
 from renderer.job import Precision, Size, Software
+from renderer.layout import SIDECAR_SUFFIX
 from renderer.manifest import Manifest, load
 from renderer.metadata import Told
 
@@ -127,5 +128,5 @@ def _size(told: Told, model: catalog.Model, notes: list[str]) -> str | None:
 
 def _picture_of(path: Path) -> Path:
     """The picture itself, or the one beside a sidecar; a name in a sidecar is only ever a name."""
-    sidecar = artifacts.read_sidecar(path) if path.suffix == artifacts.SIDECAR_SUFFIX else None
+    sidecar = artifacts.read_sidecar(path) if path.suffix == SIDECAR_SUFFIX else None
     return path if sidecar is None else path.parent / Path(sidecar.file.name).name

@@ -106,7 +106,8 @@ def _replay(options: argparse.Namespace) -> int:
 
 def _render_again(entries: Sequence[Entry], manifest: Manifest, outputs: Path) -> int:
     from renderer import console, replay, run  # noqa: PLC0415
-    from renderer.artifacts import OutputFolder, read_sidecar  # noqa: PLC0415
+    from renderer.artifacts import read_sidecar  # noqa: PLC0415
+    from renderer.layout import OutputFolder  # noqa: PLC0415
     from renderer.settings import Settings, Stop  # noqa: PLC0415
 
     screen = console.open_console("auto")

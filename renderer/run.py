@@ -10,13 +10,13 @@ import contextlib
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 
-from renderer import disk, machine, news, plan, rates, supplies
-from renderer.artifacts import OutputFolder
+from renderer import artifacts, disk, machine, news, plan, rates, supplies
 from renderer.batch import Batch, Night
 from renderer.disk import Disk
 from renderer.events import Setup
 from renderer.hand import Hand
 from renderer.job import Job, Summary
+from renderer.layout import OutputFolder
 from renderer.machine import Machine
 from renderer.manifest import Manifest
 from renderer.news import Watch
@@ -36,7 +36,7 @@ def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop
         for manifest in manifests:
             folder = OutputFolder(settings.outputs / manifest.name)
             held.enter_context(folder.locked())
-            folder.sweep()
+            artifacts.sweep(folder)
         batches = [_plan(manifest, settings) for manifest in manifests]
         here = machine.look()
         setups = _setups(batches, settings, here)

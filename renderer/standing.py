@@ -1,4 +1,4 @@
-"""How a batch stands at this moment, and `running.json`, where the run that renders it says so for others to read.
+"""How a batch stands at this moment, and the file where the run that renders it says so for others to read.
 
 The file is written whole at most once a second, and goes when the batch ends. One that a dead run left behind is known
 by the folder's lock, which nobody holds. Knows nothing of plans, workers or screens.
@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 import psutil
 from pydantic import ValidationError
 
-from renderer import artifacts, machine
-from renderer.artifacts import OutputFolder
+from renderer import machine
+from renderer.errors import DiskError
+from renderer.files import write_whole
 from renderer.job import Bytes, Seconds, Value
+from renderer.layout import OutputFolder
 
-FILE = "running.json"
 _MAX_BYTES = 2**20
 _EVERY_S = 1.0
+_FRESH_S = 60.0
 
 Phase = Literal["opening", "rendering", "stopping"]
 
@@ -76,7 +78,7 @@ class Notice:
     """Keeps a folder's `running.json` up to date."""
 
     def __init__(self, folder: OutputFolder) -> None:
-        self._path = folder.path / FILE
+        self._path = folder.status
         self._written_at = float("-inf")
 
     def post(self, standing: Standing) -> None:
@@ -85,10 +87,8 @@ class Notice:
         if now - self._written_at < _EVERY_S:
             return
         self._written_at = now
-        part = self._path.with_name(artifacts.PART_PREFIX + FILE)
-        with contextlib.suppress(OSError):  # not synced: after a power cut nobody runs
-            part.write_bytes(standing.model_dump_json().encode() + b"\n")
-            part.replace(self._path)
+        with contextlib.suppress(DiskError):  # and not synced: after a power cut nobody runs
+            write_whole(self._path, standing.model_dump_json().encode() + b"\n", lasting=False)
 
     def take_down(self) -> None:
         """The batch is over: nothing is running."""
@@ -98,9 +98,8 @@ class Notice:
 
 def read(folder: OutputFolder) -> Standing | None:
     """How the batch stands that is being rendered into `folder`; None when none is."""
-    path = folder.path / FILE
-    standing = _read(path)
-    return standing if standing is not None and folder.is_locked() else None
+    standing = _read(folder.status)
+    return standing if standing is not None and _holds(folder, standing) else None
 
 
 def memory_now(standing: Standing) -> MemoryNow:
@@ -115,6 +114,12 @@ def memory_now(standing: Standing) -> MemoryNow:
         device_total_bytes=gpu.total_bytes if gpu else None,
         worker_rss_bytes=rss,
     )
+
+
+def _holds(folder: OutputFolder, standing: Standing) -> bool:
+    """Whether the run that wrote `standing` is on; where the lock tells nothing, a file of this moment does."""
+    hold = folder.hold()
+    return hold == "held" or (hold == "unknown" and abs((datetime.now(UTC) - standing.at).total_seconds()) < _FRESH_S)
 
 
 def _read(path: Path) -> Standing | None:

@@ -20,8 +20,8 @@ from typing import BinaryIO, Protocol
 from pydantic import ValidationError
 
 from renderer import events
-from renderer.artifacts import disk_error
 from renderer.events import AnyEvent, AnyOrder
+from renderer.files import disk_error
 
 COMMAND = (sys.executable, "-m", "renderer.engine.worker")
 _MAX_LOG_BYTES = 16 * 2**20

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from renderer import events
-from renderer.artifacts import Pixels
+from renderer.encode import Pixels
 from renderer.events import AnyEvent, AnyOrder
 from renderer.job import Engine, Job, Memory, Software, Timing, canonical
 from renderer.workers import Gone, Heard

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from renderer.artifacts import Pixels
+from renderer.encode import Pixels
 from renderer.job import Expect, Job, Picture, Place
 from renderer.manifest import Manifest
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from renderer import artifacts, catalog
-from renderer.artifacts import OutputFolder, Pixels
+from renderer import catalog, encode
+from renderer.encode import Pixels
 from renderer.job import Engine, FileFacts, Gpu, Memory, Picture, Sidecar, Timing, fingerprint
+from renderer.layout import OutputFolder
 from renderer.manifest import Manifest
 from renderer.weights.identity import identify
 from tests.fakes import SOFTWARE
@@ -34,9 +35,9 @@ def make_night(manifest: Manifest, outputs: Path, *, without: Sequence[str] = ()
     """Write a manifest's pictures and sidecars, but for the ids in `without`; `same_picture` paints one for all."""
     folder = OutputFolder(outputs / manifest.name)
     done = [picture for picture in manifest.pictures if picture.id not in without]
-    first = artifacts.encode(paint(done[0]))
+    first = encode.encode(paint(done[0]))
     for number, picture in enumerate(done):
-        data = first if same_picture else artifacts.encode(paint(picture), picture.keep.format)
+        data = first if same_picture else encode.encode(paint(picture), picture.keep.format)
         path = folder.picture(picture.output, picture.keep.format)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from renderer import artifacts
-from renderer.artifacts import OutputFolder, Pixels
+from renderer import artifacts, files
+from renderer.encode import Pixels
 from renderer.errors import DiskError, LockedError
 from renderer.job import Engine, FileFacts, Memory, ModelIdentity, Sidecar, Timing
+from renderer.layout import OutputFolder
 from tests.fakes import SOFTWARE, draw
 from tests.making import make_picture
 
@@ -64,7 +65,7 @@ class TestSave:
         sidecar = save(folder)
         assert artifacts.read_sidecar(folder.sidecar("p")) == sidecar
         assert sidecar.file.bytes == folder.picture("p").stat().st_size
-        assert sidecar.file.sha256 == artifacts.sha256_of(folder.picture("p"))
+        assert sidecar.file.sha256 == files.sha256_of(folder.picture("p"))
 
     def test_it_makes_the_folders_a_name_asks_for(self, folder: OutputFolder) -> None:
         """A name with a slash lands in a folder of its own."""
@@ -115,7 +116,7 @@ class TestFullDisk:
 
     def test_no_space_says_what_to_do(self) -> None:
         """A full disk is named as such, with what helps."""
-        error = artifacts.disk_error(Path("x.png"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        error = files.disk_error(Path("x.png"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         assert "cannot write x.png: No space left" in error.message
         assert "free some space" in error.hint
 
@@ -165,7 +166,7 @@ class TestWhatAnErrorEnds:
 
 def disk_error_of(name: str) -> DiskError:
     number = getattr(errno, name)
-    return artifacts.disk_error(Path("x.png"), OSError(number, os.strerror(number)))
+    return files.disk_error(Path("x.png"), OSError(number, os.strerror(number)))
 
 
 class TestFinished:
@@ -217,7 +218,7 @@ class TestSweep:
         save(folder, "sub/p")
         (folder.path / "sub" / ".part-0123").write_bytes(b"half")
         (folder.path / "notes.txt").write_text("mine")
-        assert folder.sweep() == 1
+        assert artifacts.sweep(folder) == 1
         assert sorted(path.name for path in folder.path.rglob("*") if path.is_file()) == [
             "notes.txt",
             "p.json",

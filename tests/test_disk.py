@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from renderer import artifacts, catalog, disk, manifest, run
+from renderer import artifacts, catalog, disk, encode, manifest, run
 from renderer.disk import Disk
 from renderer.errors import MachineError
 from renderer.job import Format, Keep, Sidecar
@@ -99,7 +99,7 @@ class TestRenderedPictures:
         for plan in plans:
             for item in plan.items:
                 pixels = pixels_of(plan.folder.picture(item.picture.output))
-                sizes += len(artifacts.encode(pixels, form))
+                sizes += len(encode.encode(pixels, form))
             pictures = tuple(
                 each.model_copy(update={"keep": Keep(format=form, embed="none")}) for each in plan.manifest.pictures
             )

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from renderer import artifacts, metadata
+from renderer import encode, metadata
 from renderer.errors import UsageError
 from renderer.job import Format, Job, Keep, ModelIdentity, fingerprint
+from renderer.layout import PICTURE_SUFFIXES
 from renderer.metadata import Origin
 from tests import readers
 from tests.fakes import SOFTWARE, draw
@@ -45,8 +46,8 @@ def origin_of(job: Job) -> Origin:
 
 def write(folder: Path, job: Job, keep: Keep | None = None) -> Path:
     keep = keep or Keep()
-    path = folder / f"p{artifacts.PICTURE_SUFFIXES[keep.format]}"
-    path.write_bytes(artifacts.encode(draw(job), keep.format, metadata.write_labels(origin_of(job), keep)))
+    path = folder / f"p{PICTURE_SUFFIXES[keep.format]}"
+    path.write_bytes(encode.encode(draw(job), keep.format, metadata.write_labels(origin_of(job), keep)))
     return path
 
 
@@ -103,7 +104,7 @@ class TestOwnLabels:
     def test_none_is_nothing(self, tmp_path: Path, file_format: Format) -> None:
         """`embed: none` leaves a file that says nothing."""
         data = write(tmp_path, make_job(), Keep(format=file_format, embed="none")).read_bytes()
-        assert data == artifacts.encode(draw(make_job()), file_format)
+        assert data == encode.encode(draw(make_job()), file_format)
         assert b"renderer" not in data
         assert b"circle" not in data
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from renderer import artifacts, catalog, machine, news, run, supplies
-from renderer.artifacts import OutputFolder
+from renderer import artifacts, catalog, files, machine, news, run, supplies
 from renderer.errors import DiskError, LockedError, MachineError
 from renderer.estimate.memory import CONTEXT_BYTES
 from renderer.job import Expect, Keep, Summary
 from renderer.journal import Journal
+from renderer.layout import OutputFolder
 from renderer.manifest import Manifest
 from renderer.plan import make_plan
 from renderer.settings import Settings, Stop
@@ -262,7 +262,7 @@ def _children() -> list[int]:
 
 def journal_open(folder: Path) -> list[str]:
     """Pictures that have been handed over and not come back, by the journal."""
-    book = Journal.read(folder)
+    book = Journal.read(OutputFolder(folder))
     return [mark for mark, record in book.records.items() if record.left_open]
 
 
@@ -462,11 +462,11 @@ class TestFolders:
     ) -> None:
         """When a picture cannot be written the run ends with the reason; the next one goes on."""
         manifest = make_manifest()
-        write_whole: Callable[[Path, bytes], None] = artifacts.write_whole
+        write_whole: Callable[[Path, bytes], None] = files.write_whole
 
         def full(path: Path, data: bytes) -> None:
             if path.name == "p001.png":
-                raise artifacts.disk_error(path, OSError(28, "No space left on device"))
+                raise files.disk_error(path, OSError(28, "No space left on device"))
             write_whole(path, data)
 
         with monkeypatch.context() as patched:

@@ -16,7 +16,7 @@ import pytest
 from tqdm.utils import disp_len
 
 from renderer import cli, news, run, standing, words
-from renderer.artifacts import OutputFolder
+from renderer.layout import OutputFolder, Own
 from renderer.manifest import load
 from renderer.plan import make_plan
 from renderer.settings import Settings, Stop
@@ -104,15 +104,15 @@ class TestStatus:
         assert found.pid == child
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        assert (folder.path / standing.FILE).exists()
+        assert (folder.path / Own.STATUS).exists()
         assert standing.read(folder) is None
         run.render([manifest], Settings(outputs=tmp_path, hire=InlineWorker), lambda _: None, Stop())
-        assert not (folder.path / standing.FILE).exists()
+        assert not (folder.path / Own.STATUS).exists()
 
     @pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "x"}', "null", "x" * 2**21])
     def test_what_is_no_standing_is_none(self, folder: OutputFolder, text: str) -> None:
         """Half a file, another file, a huge one: nothing is known."""
-        (folder.path / standing.FILE).write_text(text)
+        (folder.path / Own.STATUS).write_text(text)
         with folder.locked():
             assert standing.read(folder) is None
 
@@ -120,8 +120,8 @@ class TestStatus:
         """While others ask whether the folder is held, a run that begins gets it."""
         for _ in range(20):
             with folder.locked():
-                assert folder.is_locked()
-            assert not folder.is_locked()
+                assert folder.hold() == "held"
+            assert folder.hold() == "free"
 
     def test_every_line_fits_80_columns(self) -> None:
         """Long ids, Chinese ones, many at once, second tries."""
@@ -160,7 +160,7 @@ class TestNotice:
         for done in range(1000):
             notice.post(make_standing(done=done))
         assert time.perf_counter() - began < 0.1
-        assert json.loads((folder.path / standing.FILE).read_text())["done"] == 1
+        assert json.loads((folder.path / Own.STATUS).read_text())["done"] == 1
 
     def test_a_full_disk_does_not_end_a_run(self, tmp_path: Path) -> None:
         """Where it cannot be written nobody can read it, and that is all."""

@@ -14,9 +14,10 @@ from typing import get_args
 
 import pytest
 
-from renderer import artifacts, run
-from renderer.artifacts import OutputFolder, WritePoint
+from renderer import artifacts, files, run
+from renderer.files import WritePoint
 from renderer.job import Keep
+from renderer.layout import OutputFolder
 from renderer.manifest import Manifest
 from renderer.settings import Settings, Stop
 from tests.fakes import InlineWorker, draw
@@ -38,7 +39,7 @@ def run_until_killed(
         status = 9
         try:
             if die_at is not None:
-                artifacts.reached = _dying(*die_at)
+                files.reached = _dying(*die_at)
             (summary,) = run.render([manifest], Settings(outputs=outputs, hire=InlineWorker), lambda _: None, Stop())
             status = summary.failed
         finally:
@@ -73,7 +74,7 @@ def check(outputs: Path) -> int:
         found += 1
         assert sidecar.job == picture.job
         assert pixels_of(folder.picture(picture.output)) == draw(picture.job), "a picture that is not its sidecar's"
-        assert sidecar.file.sha256 == artifacts.sha256_of(folder.picture(picture.output))
+        assert sidecar.file.sha256 == files.sha256_of(folder.picture(picture.output))
     return found
 
 

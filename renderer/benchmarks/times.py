@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from renderer import machine, standing
-from renderer.artifacts import OutputFolder
 from renderer.benchmarks import running
 from renderer.benchmarks.running import Figures
 from renderer.errors import EXIT_DONE, EXIT_MACHINE
+from renderer.layout import OutputFolder
 from renderer.standing import Standing
 
 CASES = ("all, after the probe", "the others, after five pictures")

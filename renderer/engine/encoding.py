@@ -21,9 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer
 
-from renderer import artifacts
 from renderer.engine.riders import Halt, Rider, pause
 from renderer.errors import DiskError
+from renderer.files import write_whole
 
 LOG = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class EmbeddingCache:
         """Remember a prompt. Where it cannot be written, it is encoded again the next time."""
         try:
             data = save({"embedding": encoded.embedding.contiguous(), "mask": encoded.mask.contiguous()})
-            artifacts.write_whole(self._path(prompt), data)
+            write_whole(self._path(prompt), data)
         except DiskError as error:
             LOG.warning("an embedding is not remembered: %s", error.message)
 

@@ -1,6 +1,6 @@
 """The page while a batch runs: what of it has changed since a browser saw it last.
 
-Follows an output folder from outside: the journal tells which pictures have changed, `running.json` what is in flight.
+Follows an output folder from outside: the journal tells which pictures have changed, the status what is in flight.
 So it is the same for a run in this process, in another terminal, or for none. Knows nothing of HTTP.
 """
 
@@ -18,13 +18,13 @@ from pydantic import ValidationError
 
 from renderer import standing, words
 from renderer.journal import Entry
+from renderer.layout import Own
 from renderer.manifest import Manifest
 from renderer.plan import Plan, Planned, make_plan
 from renderer.report import gather, page, thumbnails
 from renderer.standing import Standing
 
-_ASSETS = {f"{page.ASSETS_FOLDER}/{name}": Path(__file__).parent / name for name in page.ASSETS}
-_SHEET = "contact-sheet.png"
+_ASSETS = {f"{Own.ASSETS}/{name}": Path(__file__).parent / name for name in page.ASSETS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Gallery:
         self._outputs = outputs
         self._epoch = uuid4().hex[:12]
         self._plan = self._made()
-        self._journal = _Journal(self._plan.folder.path / "journal.jsonl")
+        self._journal = _Journal(self._plan.folder.journal)
         self._journal.skip()
         self._pictures = [gather.describe(item) for item in self._plan.items]
         self._versions = [0] * len(self._pictures)
@@ -193,7 +193,7 @@ class Gallery:
             version, plan, happened = self._version, self._plan, self._happened()
         if self._html[0] != version:
             live = page.Live(mark=f"{self._epoch}-{version}", happened=happened)
-            has_sheet = (plan.folder.path / _SHEET).is_file()
+            has_sheet = plan.folder.contact_sheet.is_file()
             text = page.write_html(gather.gather(plan), has_sheet=has_sheet, live=live)
             self._html = version, text.encode()
         return self._html[1]
@@ -203,8 +203,8 @@ class Gallery:
         if name in _ASSETS:
             return Served(_ASSETS[name], _ASSETS[name].parent)
         folder = self._plan.folder.path
-        if name == _SHEET:
-            return Served(folder / _SHEET, folder)
+        if name == Own.CONTACT_SHEET:
+            return Served(self._plan.folder.contact_sheet, folder)
         for item in self._plan.items:
             if item.sidecar is not None and name == gather.file_name(item):
                 return Served(folder / name, folder)

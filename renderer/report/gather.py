@@ -15,9 +15,9 @@ from urllib.parse import quote
 
 from renderer import folders
 from renderer.job import Sidecar, Summary
+from renderer.layout import Own
 from renderer.plan import Plan, Planned, State
 
-THUMBS_FOLDER = "thumbs"
 _LOG_BYTES = 4000
 _MAX_AXIS = 200
 
@@ -66,15 +66,15 @@ def gather(plan: Plan) -> Page:
         counts={state: plan.count(state) for state in ("done", "failed", "set aside", "to do")},
         told=describe_counts(plan),
         trouble=trouble,
-        summary=_read_summary(plan.folder.path / "summary.json"),
+        summary=_read_summary(plan.folder.summary),
         sidecars=tuple(item.sidecar for item in plan.items if item.sidecar is not None),
-        log=_tail(plan.folder.path / "worker.log") if trouble else "",
+        log=_tail(plan.folder.worker_log) if trouble else "",
     )
 
 
 def thumbnail_name(sidecar: Sidecar) -> str:
     """A thumbnail, as a path from the page: named by its picture's bytes, so that it is made once for them."""
-    return f"{THUMBS_FOLDER}/{sidecar.file.sha256[:24]}.webp"
+    return f"{Own.THUMBS}/{sidecar.file.sha256[:24]}.webp"
 
 
 def file_name(item: Planned) -> str:

@@ -13,13 +13,12 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from renderer import artifacts
+from renderer.files import write_whole
+from renderer.layout import Own
 from renderer.plan import Plan
 from renderer.report import plots, thumbnails
 from renderer.report.gather import Page, gather, hide_paths
 
-PAGE = "index.html"
-ASSETS_FOLDER = "report"
 ASSETS = ("page.css", "page.js")
 _HERE = Path(__file__).parent
 
@@ -28,11 +27,10 @@ def write(plan: Plan) -> Path:
     """Write the page of a plan's folder, thumbnails and contact sheet included. Raises `DiskError`."""
     thumbnails.make_thumbnails(plan)
     sheet = thumbnails.make_contact_sheet(plan)
-    folder = plan.folder.path
     for name in ASSETS:
-        artifacts.write_whole(folder / ASSETS_FOLDER / name, (_HERE / name).read_bytes())
-    page = folder / PAGE
-    artifacts.write_whole(page, write_html(gather(plan), has_sheet=sheet is not None).encode())
+        write_whole(plan.folder.assets / name, (_HERE / name).read_bytes())
+    page = plan.folder.page
+    write_whole(page, write_html(gather(plan), has_sheet=sheet is not None).encode())
     return page
 
 
@@ -51,7 +49,7 @@ def write_html(page: Page, *, has_sheet: bool = False, live: Live | None = None)
     """The page as HTML; with `live`, one that asks its server for what changes. Without, it asks nobody."""
     data = {"pictures": page.pictures, "groups": [asdict(group) for group in page.groups]}
     drawn = plots.draw(page.sidecars)
-    return _template().render(page=page, data=data, plots=drawn, geometry=plots, sheet=has_sheet, live=live)
+    return _template().render(page=page, data=data, plots=drawn, geometry=plots, sheet=has_sheet, live=live, own=Own)
 
 
 @cache

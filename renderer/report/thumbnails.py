@@ -10,10 +10,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from renderer import artifacts
+from renderer.files import write_whole
 from renderer.folders import expanded
+from renderer.layout import Own
 from renderer.plan import Plan, Planned
-from renderer.report.gather import THUMBS_FOLDER, thumbnail_name
+from renderer.report.gather import thumbnail_name
 
 THUMB_SIDE = 320
 _SHEET_SIDE = 160
@@ -41,7 +42,7 @@ def make_thumbnails(plan: Plan) -> int:
     """Make the thumbnails that are missing and remove those whose picture is gone; how many were made."""
     folder = plan.folder.path
     wanted = {thumbnail_name(item.sidecar): item for item in plan.items if item.sidecar is not None}
-    there = {f"{THUMBS_FOLDER}/{path.name}" for path in (folder / THUMBS_FOLDER).glob("*.webp")}
+    there = {f"{Own.THUMBS}/{path.name}" for path in plan.folder.thumbs.glob("*.webp")}
     for name in there - wanted.keys():
         (folder / name).unlink(missing_ok=True)
     missing = [item for name, item in wanted.items() if name not in there]
@@ -62,7 +63,7 @@ def make_thumbnail(plan: Plan, item: Planned) -> None:
         small.thumbnail((THUMB_SIDE, THUMB_SIDE), reducing_gap=2.0)
         buffer = io.BytesIO()
         small.save(buffer, "WEBP", quality=80, method=2)
-        artifacts.write_whole(target, buffer.getvalue())
+        write_whole(target, buffer.getvalue())
 
 
 def make_contact_sheet(plan: Plan) -> Path | None:
@@ -86,8 +87,8 @@ def make_contact_sheet(plan: Plan) -> Path | None:
         draw.text((_MARGIN, height - _CAPTION), more, fill="#333333", font=font)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
-    path = plan.folder.path / "contact-sheet.png"
-    artifacts.write_whole(path, buffer.getvalue())
+    path = plan.folder.contact_sheet
+    write_whole(path, buffer.getvalue())
     return path
 
 

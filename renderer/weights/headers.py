@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from renderer import files
 from renderer.errors import DiskError, ModelError, shorten
 
 ITEM_BYTES: Mapping[str, int] = {
@@ -256,7 +257,7 @@ def disk_error(path: Path, error: OSError) -> DiskError:
         errno.EROFS: "the file system is read-only",
         errno.EACCES: "this user may not write there",
     }
-    return DiskError(f"cannot write {path}: {error.strerror or error}", hint=hints.get(error.errno or 0, ""))
+    return files.disk_error(path, error, hints=hints)
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from renderer import artifacts, folders
+from renderer import folders
 from renderer.catalog import PARTS, TOKENIZER, Model
 from renderer.errors import DiskError
+from renderer.files import sha256_of, write_whole
 from renderer.job import ModelIdentity
 
 
@@ -84,7 +85,7 @@ class _Remembered:
         match self._hashes.get(key):
             case [int(size), int(changed), str(known)] if (size, changed) == (stat.st_size, stat.st_mtime_ns):
                 return known
-        self._hashes[key] = [stat.st_size, stat.st_mtime_ns, artifacts.sha256_of(path)]
+        self._hashes[key] = [stat.st_size, stat.st_mtime_ns, sha256_of(path)]
         self._fresh = True
         return str(self._hashes[key][2])
 
@@ -92,6 +93,6 @@ class _Remembered:
         """Write them down; where the cache cannot be written, the next run reads the files again."""
         if self._fresh:
             try:
-                artifacts.write_whole(self._path, json.dumps(self._hashes).encode())
+                write_whole(self._path, json.dumps(self._hashes).encode())
             except DiskError:
                 return

@@ -22,8 +22,9 @@ import torch
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from renderer import __version__, artifacts, machine
+from renderer import __version__, machine
 from renderer.errors import DiskError, LockedError, ModelError, UsageError
+from renderer.files import write_whole
 from renderer.job import ModelIdentity, Stored, Value, canonical
 from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint
 from renderer.weights.convert import Maker
@@ -114,7 +115,7 @@ def pack(
             copies=copied,
             errors={name: error for file in files for name, error in work.done[file.name].errors.items()},
         ).sealed()
-        artifacts.write_whole(part / INDEX, index.model_dump_json(indent=1).encode() + b"\n")
+        write_whole(part / INDEX, index.model_dump_json(indent=1).encode() + b"\n")
         open_store(part)
         verify(part, index, report)
         _put(part, target)
@@ -211,7 +212,7 @@ class _Work:
         with self._lock:
             self.done[file.name] = _Done(file=entry, errors=errors)
             progress = _Progress(plan=self._plan, done=tuple(self.done.values()))
-            artifacts.write_whole(self._part / _PROGRESS, progress.model_dump_json().encode())
+            write_whole(self._part / _PROGRESS, progress.model_dump_json().encode())
 
     def _counted(self, file: PackedFile, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
         """The pieces as they pass, reported; a stopped attempt ends here."""
@@ -350,7 +351,7 @@ def _copy(source: Path, part: Path, name: str) -> CopiedFile:
         data = source.read_bytes()
     except OSError as error:
         raise ModelError(f"{source}: cannot be read: {error.strerror or error}") from error
-    artifacts.write_whole(part / name, data)
+    write_whole(part / name, data)
     return CopiedFile(name=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from renderer import artifacts, folders
+from renderer import folders
 from renderer.catalog import Model, Part
 from renderer.errors import DiskError
+from renderer.files import write_whole
 from renderer.job import Stored
 from renderer.weights import needs, places, pull
 from renderer.weights.checkpoint import open_checkpoint
@@ -231,7 +232,7 @@ def _remember_rate(what: str, count: int, seconds: float) -> None:
         return
     path = folders.cache_folder() / _RATES
     try:
-        artifacts.write_whole(path, json.dumps({**_read_rates(), what: count / seconds}).encode())
+        write_whole(path, json.dumps({**_read_rates(), what: count / seconds}).encode())
     except DiskError:
         LOG.warning("rates could not be written to %s", path)
 

@@ -20,8 +20,8 @@ from typing import Literal, get_args
 
 from filelock import FileLock
 
-from renderer import artifacts
 from renderer.errors import DiskError, ModelError, UsageError
+from renderer.files import write_whole
 from renderer.weights import hubs
 from renderer.weights.headers import disk_error
 from renderer.weights.identity import file_hashes
@@ -260,7 +260,7 @@ def _record(errand: Errand, offer: Offer, hashes: Sequence[str]) -> None:
         "files": {name: {"bytes": size, "sha256": sha256} for name, (size, sha256) in (known | fresh).items()},
     }
     try:
-        artifacts.write_whole(errand.folder / RECORD, json.dumps(document, indent=2).encode())
+        write_whole(errand.folder / RECORD, json.dumps(document, indent=2).encode())
     except DiskError:
         LOG.warning("no record could be written to %s", errand.folder)
 

@@ -22,8 +22,8 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field, ValidationError
 
-from renderer import artifacts
 from renderer.errors import ModelError
+from renderer.files import sha256_of
 from renderer.job import ModelIdentity, Stored, Value, canonical
 from renderer.weights.headers import DATA_ALIGNMENT, ITEM_BYTES, Header, read_header
 from renderer.weights.layout import ALIGNMENT, Kind
@@ -395,6 +395,6 @@ def _fill(descriptor: int, memory: memoryview, offset: int) -> bool:
 def sha256_or_nothing(path: Path) -> str:
     """A file's SHA-256; an empty text when it cannot be read, which no file has."""
     try:
-        return artifacts.sha256_of(path)
+        return sha256_of(path)
     except OSError:
         return ""

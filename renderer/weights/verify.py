@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
 
-from renderer import artifacts
 from renderer.catalog import Model
 from renderer.errors import ModelError
+from renderer.files import sha256_of
 from renderer.job import Stored
 from renderer.weights import places
 from renderer.weights.headers import read_header
@@ -34,7 +34,7 @@ def verify(model: Model, report: Report) -> str:
     files = dict(_hashes(model))
     with ThreadPoolExecutor() as pool:
         total, done, hashed = sum(path.stat().st_size for path in files), 0, 0
-        for path, actual in zip(files, pool.map(artifacts.sha256_of, files), strict=True):
+        for path, actual in zip(files, pool.map(sha256_of, files), strict=True):
             done += path.stat().st_size
             report("verifying", done, total)
             expected = files[path]

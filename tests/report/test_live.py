@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from renderer.artifacts import OutputFolder
 from renderer.errors import UsageError
+from renderer.layout import OutputFolder
 from renderer.manifest import Manifest
 from renderer.plan import make_plan
 from renderer.report import page as report
