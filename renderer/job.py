@@ -33,6 +33,9 @@ Format = Literal["png", "webp", "jpeg"]
 Embed = Literal["none", "basic", "full"]
 EngineName = Literal["native", "streaming"]
 
+DeviceArithmetic = Literal["bf16", "float32"]
+"""What a device computes in: a CPU without bf16 units in float32, every GPU in bf16."""
+
 
 class Value(BaseModel):
     """A frozen value that refuses fields it does not know."""
@@ -225,14 +228,16 @@ class Software(Value):
 
 
 class Engine(Value):
-    """How it was rendered: which engine, with which profile, on which kind of device.
+    """How it was rendered: which engine, with which profile, on which kind of device, which computed in what.
 
+    `arithmetic` is the type of all but FP8 products; a sidecar without it is of an engine that knew bf16 only.
     `instead_of_streaming` is why, where it would have been streamed and cannot be.
     """
 
     name: str
     profile: Profile
     device: Literal["cuda", "cpu"]
+    arithmetic: DeviceArithmetic = "bf16"
     instead_of_streaming: str | None = None
 
 
@@ -249,7 +254,7 @@ class Sharing(Value):
     mean_in_flight: float
     slots: int
     blocks: int
-    arithmetic: Literal["bf16", "fp8"]
+    arithmetic: Literal["bf16", "fp8", "float32"]
     streamed_bytes: Bytes
     bus_bytes_per_s: float
     flops_per_s: float

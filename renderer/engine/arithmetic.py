@@ -1,4 +1,4 @@
-"""Which kind of block a DiT's slots get on this device: FP8 products where they run, bf16 ones elsewhere.
+"""Which kind of block a DiT's slots get on this device: FP8 products where they run, the device's own elsewhere.
 
 On a GPU the launches of either kind are recorded where pictures are small.
 """
@@ -14,7 +14,7 @@ import torch
 from renderer.engine import fp8_reference, precision
 from renderer.engine.blocks import Blocks, ModuleBlocks
 from renderer.engine.fp8_blocks import Fp8Blocks
-from renderer.engine.placement import Device
+from renderer.engine.placement import Device, computation_dtype
 from renderer.engine.recorded import CudaRecorder, RecordedBlocks
 from renderer.weights.store import TensorPlace
 
@@ -31,10 +31,10 @@ def choose(
 ) -> Blocks:
     """The kind of block for slots of this layout.
 
-    FP8 weights are multiplied as FP8 from compute capability 8.9, if `fp8` lets them; elsewhere they are scaled back to
-    bf16 once a sweep. `records` tells whether there is room to record small pictures' launches.
+    FP8 weights are multiplied as FP8 from compute capability 8.9, if `fp8` lets them; elsewhere they are scaled back
+    once a sweep. `records` tells whether there is room to record small pictures' launches.
     """
-    plain = ModuleBlocks(template, places)
+    plain = ModuleBlocks(template, places, computation_dtype(device))
     if device != "cuda":
         return plain
     scaled = any(place.name.endswith(f".{precision.SCALE}") for place in places)

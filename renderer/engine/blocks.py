@@ -1,22 +1,23 @@
 """How one transformer block is computed from a slot's flat bytes, by kind of arithmetic.
 
 `ModuleBlocks` runs the network's own block module with views into the slot as its parameters: bit for bit what the
-network would do. FP8 slots are scaled back to bf16 first, into one block's worth of memory, once a sweep however many
-ride. Knows nothing of slots' turns or of pictures.
+network would do. FP8 slots are scaled back first, and bf16 ones widened where the device computes in float32, into one
+block's worth of memory, once a sweep however many ride. Knows nothing of slots' turns or of pictures.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
 from renderer.engine import precision
+from renderer.engine.placement import STORED_DTYPE
 from renderer.weights.store import TensorPlace, views
 
-Arithmetic = Literal["bf16", "fp8"]
+Arithmetic = Literal["bf16", "fp8", "float32"]
 
 
 class Blocks(Protocol):
@@ -36,27 +37,28 @@ class Blocks(Protocol):
 class ModuleBlocks:
     """The network's own block module, with a slot's tensors in place of its parameters."""
 
-    arithmetic: ClassVar[Arithmetic] = "bf16"
-
     def __init__(
         self,
         template: torch.nn.Module,
         places: Sequence[TensorPlace],
+        dtype: torch.dtype = STORED_DTYPE,
         renumber: Callable[[torch.nn.Module, int], None] | None = None,
     ) -> None:
         """`template` is a block on the meta device with what is not in the slot already taken out.
 
-        `renumber` tells a block which one it is, where blocks want to know.
+        It is computed in `dtype`. `renumber` tells a block which one it is, where blocks want to know.
         """
+        self.arithmetic: Arithmetic = "bf16" if dtype == STORED_DTYPE else "float32"
+        self._dtype = dtype
         self._template = template
         self._places = places
         self._renumber = renumber
         self._bound: dict[int, torch.nn.Module] = {}
-        self._scaled = any(place.name.endswith(f".{precision.SCALE}") for place in places)
+        self._as_it_is = dtype == STORED_DTYPE and not any(_is_scale(place) for place in places)
         self._workspace: torch.nn.Module | None = None
 
     def arrive(self, number: int, slot: torch.Tensor) -> torch.nn.Module:
-        block = self._restored(slot) if self._scaled else self._in_place(slot)
+        block = self._in_place(slot) if self._as_it_is else self._restored(slot)
         if self._renumber is not None:
             self._renumber(block, number)
         return block
@@ -74,7 +76,7 @@ class ModuleBlocks:
     def _restored(self, slot: torch.Tensor) -> torch.nn.Module:
         tensors = views(slot, self._places)
         if self._workspace is None:  # a copy of every tensor: what needs no restoring is still the slot's own memory
-            self._workspace = self._bind(precision.room_for(tensors))
+            self._workspace = self._bind(precision.room_for(tensors, self._dtype))
         precision.restore_into(dict(self._workspace.named_parameters()), tensors)
         return self._workspace
 
@@ -86,3 +88,7 @@ class ModuleBlocks:
             owner, _, leaf = name.rpartition(".")
             setattr(block.get_submodule(owner), leaf, torch.nn.Parameter(tensor, requires_grad=False))
         return block.eval()
+
+
+def _is_scale(place: TensorPlace) -> bool:
+    return place.name.endswith(f".{precision.SCALE}")

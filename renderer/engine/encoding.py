@@ -53,14 +53,15 @@ class TextStop(Qwen2_5_VLDecoderLayer):
 class HostEmbedding(torch.nn.Module):
     """An embedding table that stays in its file: looks up on the host, hands the rows to the device."""
 
-    def __init__(self, table: torch.Tensor, device: str) -> None:
-        """`table` is a view of the mapped file: only the rows that are read are loaded."""
+    def __init__(self, table: torch.Tensor, device: str, dtype: torch.dtype) -> None:
+        """`table` is a view of the mapped file: only the rows that are read are loaded, and handed on as `dtype`."""
         super().__init__()
         self._table = table
         self._device = device
+        self._dtype = dtype
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.embedding(tokens.cpu(), self._table).to(self._device)
+        return torch.nn.functional.embedding(tokens.cpu(), self._table).to(self._device, self._dtype)
 
 
 class ReadyPrompts(QwenImageUnit_PromptEmbedder):

@@ -3,7 +3,7 @@
 `img_mod` and `txt_mod` of every block see the timestep alone. For each timestep that any picture will need, their
 vectors are computed once, in one pass over those weights, by the very operation the block would have run: one timestep
 at a time, so that not a bit differs. The weights come past through two slots; the vectors are kept
-in host memory by the timestep's bf16 value, and come to the device a step at a time: 4.4 MB for Qwen-Image. Knows
+in host memory by the timestep's rounded value, and come to the device a step at a time: 4.4 MB for Qwen-Image. Knows
 nothing of pictures or sweeps.
 """
 
@@ -18,7 +18,7 @@ import torch
 from diffsynth.diffusion import FlowMatchScheduler
 
 from renderer.engine import precision
-from renderer.engine.placement import COMPUTATION_DTYPE, Device
+from renderer.engine.placement import Device, computation_dtype
 from renderer.engine.slots import TURNING, ReadAhead, Slots, host_buffer
 from renderer.job import Job
 from renderer.weights.store import BlockFile, views
@@ -69,6 +69,7 @@ class Modulations:
         self._embed = embed
         self._files = files
         self._device = device
+        self._dtype = computation_dtype(device)
         self._tables: dict[float, torch.Tensor] = {}
 
     def has(self, job: Job) -> bool:
@@ -103,7 +104,7 @@ class Modulations:
                 del self._tables[timestep]
 
     def _wanted(self, job: Job) -> set[float]:
-        return {float(timestep) for timestep in timesteps(job)}
+        return set(timesteps(job, self._dtype))
 
     def _compute(self, missing: Sequence[float]) -> None:
         embedded = [self._embedded(timestep) for timestep in missing]
@@ -111,7 +112,7 @@ class Modulations:
         slots = Slots(ReadAhead(self._files, self._device), TURNING, self._device, once=True)
         try:
             for number, slot in slots.sweep():
-                tensors = precision.restored(views(slot, self._files[number].tensors))
+                tensors = precision.restored(views(slot, self._files[number].tensors), self._dtype)
                 for place, silent in enumerate(embedded):
                     vectors = torch.stack([_linear(silent, tensors, stem) for stem in STEMS], dim=1)[0]
                     if len(tables) == place:
@@ -125,8 +126,8 @@ class Modulations:
 
     def _embedded(self, timestep: float) -> torch.Tensor:
         """What a block's modulation multiplies: SiLU of the embedded timestep, as DiffSynth's model function has it."""
-        moment = torch.tensor([timestep], dtype=COMPUTATION_DTYPE, device=self._device) / 1000
-        embedded: torch.Tensor = self._embed(moment, COMPUTATION_DTYPE)
+        moment = torch.tensor([timestep], dtype=self._dtype, device=self._device) / 1000
+        embedded: torch.Tensor = self._embed(moment, self._dtype)
         return torch.nn.functional.silu(embedded)
 
 
@@ -135,15 +136,15 @@ def _linear(silent: torch.Tensor, tensors: dict[str, torch.Tensor], stem: str) -
 
 
 @functools.lru_cache(maxsize=1024)
-def _schedule(steps: int, tokens: int) -> tuple[float, ...]:
+def _schedule(steps: int, tokens: int, dtype: torch.dtype) -> tuple[float, ...]:
     scheduler = FlowMatchScheduler("Qwen-Image")
     scheduler.set_timesteps(steps, denoising_strength=1.0, dynamic_shift_len=tokens)
-    return tuple(float(timestep) for timestep in scheduler.timesteps.to(COMPUTATION_DTYPE))
+    return tuple(float(timestep) for timestep in scheduler.timesteps.to(dtype))
 
 
-def timesteps(job: Job) -> tuple[float, ...]:
-    """The timesteps at which DiffSynth runs the DiT for a job, rounded to bf16 as it hands them over."""
-    return _schedule(job.num_inference_steps, (job.height // 16) * (job.width // 16))
+def timesteps(job: Job, dtype: torch.dtype) -> tuple[float, ...]:
+    """The timesteps at which DiffSynth runs the DiT for a job, rounded to what is computed in as it hands them over."""
+    return _schedule(job.num_inference_steps, (job.height // 16) * (job.width // 16), dtype)
 
 
 def _table(blocks: int, vectors: torch.Tensor, device: Device) -> torch.Tensor:

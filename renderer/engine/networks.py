@@ -19,8 +19,8 @@ from diffsynth.core.vram.layers import enable_vram_management
 from diffsynth.models.model_loader import ModelPool
 
 from renderer.catalog import Role
-from renderer.engine import placement, scaled, skeletons
-from renderer.engine.placement import COMPUTATION_DTYPE, Device, Placement
+from renderer.engine import flat_vae, placement, scaled, skeletons
+from renderer.engine.placement import Device, Placement
 from renderer.engine.slots import host_buffer
 from renderer.job import Stored
 from renderer.weights.layout import ALIGNMENT, Kind
@@ -107,16 +107,27 @@ def build(
     for role, network in zip(_ROLES, (dit, text_encoder, vae), strict=True):
         report(role)
         if place is None:
-            network.load_state_dict(maps[role].read(device), assign=True)
-            network.to(dtype=COMPUTATION_DTYPE, device=device)  # buffers; the weights are so already
+            tensors = _as_taken(role, maps[role].read(device), device)
+            network.load_state_dict(tensors, assign=True)
+            network.to(dtype=placement.computation_dtype(device), device=device)  # buffers; the weights are so already
         else:
-            _manage(network, maps[role], place, device, limit_gib)
+            _manage(network, role, maps[role], place, device, limit_gib)
         network.eval().requires_grad_(requires_grad=False)
     return Networks(dit, text_encoder, vae)
 
 
+def _as_taken(role: Role, tensors: Mapping[str, torch.Tensor], device: Device) -> Mapping[str, torch.Tensor]:
+    """A network's tensors as its module takes them: the VAE's are sliced."""
+    return flat_vae.flat(tensors, device) if role == "vae" else tensors
+
+
 def _manage(
-    network: torch.nn.Module, tensors: TensorMap, place: Placement, device: Device, limit_gib: float | None
+    network: torch.nn.Module,
+    role: Role,
+    tensors: TensorMap,
+    place: Placement,
+    device: Device,
+    limit_gib: float | None,
 ) -> None:
     """Load a network to where its weights wait, and put DiffSynth's wrappers around its layers."""
     config = placement.vram_config(place, device)
@@ -125,13 +136,13 @@ def _manage(
     scaled.make_room(network, tensors)
     on_disk = place.offload == "disk"
     if not on_disk:
-        network.load_state_dict(tensors.read(config["offload_device"]), assign=True)
+        network.load_state_dict(_as_taken(role, tensors.read(config["offload_device"]), device), assign=True)
     enable_vram_management(
         network,
         {scaled.ScaledLinear: scaled.ManagedScaledLinear, **modules},  # in this order: one is also the other
         vram_config=config,
         vram_limit=limit_gib,
-        disk_map=tensors if on_disk else None,
+        disk_map=None if not on_disk else flat_vae.FlatTensors(tensors, device) if role == "vae" else tensors,
     )
 
 

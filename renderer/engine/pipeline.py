@@ -55,7 +55,7 @@ def open_pipeline(setup: Setup, report: Callable[[str], None]) -> OpenPipeline:
     failure = None
     try:
         with into_log(LOG):
-            pipe = _pipe(weights, place, device, setup, report)
+            pipe = _pipe(weights, placement.on(device, place), device, setup, report)
     except Exception as error:  # noqa: BLE001  # whatever it is, it is explained
         failure = failures.explain_opening(error)
     if failure is not None:  # here, where no traceback holds half a model any more
@@ -76,7 +76,7 @@ def _pipe(
     """DiffSynth's pipeline with a model's networks in it."""
     limit = placement.vram_limit_gib(place, device, setup.vram_bytes) if place else None
     built = networks.build(weights, place, device, limit, report)
-    pipe = QwenImagePipeline(device=device, torch_dtype=placement.COMPUTATION_DTYPE)
+    pipe = QwenImagePipeline(device=device, torch_dtype=placement.computation_dtype(device))
     pipe.dit, pipe.text_encoder, pipe.vae = built.dit, built.text_encoder, built.vae
     pipe.tokenizer = Qwen2Tokenizer.from_pretrained(str(weights.tokenizer))
     if weights.processor is not None:
@@ -104,13 +104,13 @@ def _check_bound(setup: Setup, device: Device) -> None:
 
 
 def _keep_buffers_exact(pipe: Any, device: Device) -> None:
-    """Take modules without weights out of VRAM management, and keep them on the device in bf16.
+    """Take modules without weights out of VRAM management, and keep them on the device as it computes.
 
     DiffSynth 2.1.12 manages the text encoder's rotary embeddings like layers, and so casts their only tensor, the
     frequencies `inv_freq`, to the format of stored weights: in FP8 they have three bits of mantissa, and those below
-    0.001 are zero. Without management they are bf16; so they are here.
+    0.001 are zero. Without management they are in the type that is computed in; so they are here.
     """
     for parent in list(pipe.text_encoder.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, AutoWrappedModule) and next(child.module.parameters(), None) is None:
-                setattr(parent, name, child.module.to(device=device, dtype=placement.COMPUTATION_DTYPE))
+                setattr(parent, name, child.module.to(device=device, dtype=placement.computation_dtype(device)))

@@ -14,13 +14,15 @@ from typing import Any, Literal
 
 import torch
 
+from renderer import processor
 from renderer.errors import MachineError
-from renderer.job import Profile, Stored
+from renderer.job import DeviceArithmetic, Profile, Stored
 
 Where = Literal["disk", "host", "device"]
 Device = Literal["cuda", "cpu"]
 
-COMPUTATION_DTYPE = torch.bfloat16
+STORED_DTYPE = torch.bfloat16
+"""In which weights lie that are not FP8."""
 
 RESERVED_BYTES = 2**30
 """Left free of weights on a GPU when nobody sets a limit: DiffSynth's limit does not count a step's activations."""
@@ -28,7 +30,7 @@ RESERVED_BYTES = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the weights are in each state. `computation` is always on the device, in bf16."""
+    """Where the weights are in each state. `computation` is always on the device, in the type it computes in."""
 
     offload: Where
     onload: Where
@@ -53,8 +55,20 @@ PLACEMENTS: Mapping[tuple[Profile, Stored], Placement | None] = MappingProxyType
     }
 )
 """None: plain torch modules in bf16 on the device, without VRAM management. A pair that is not here is refused."""
-
 NEEDS_GPU: frozenset[Profile] = frozenset({"resident", "fp8"})
+
+
+def arithmetic_of(device: Device) -> DeviceArithmetic:
+    """What a device computes in, by every engine: a GPU in bf16, a CPU in what its processor multiplies fast.
+
+    The one place where that is decided.
+    """
+    return processor.arithmetic() if device == "cpu" else "bf16"
+
+
+def computation_dtype(device: Device) -> torch.dtype:
+    """The same as torch's type: of activations, of embeddings, and of weights while they are multiplied."""
+    return torch.bfloat16 if arithmetic_of(device) == "bf16" else torch.float32
 
 
 def find(profile: Profile, precision: Stored) -> Placement | None:
@@ -65,6 +79,14 @@ def find(profile: Profile, precision: Stored) -> Placement | None:
         others = ", ".join(name for name, kind in PLACEMENTS if kind == precision)
         message = f"the profile {profile} keeps weights in FP8 and cannot render {precision} jobs"
         raise MachineError(message, hint=f"for {precision}: --profile {others.replace(', ', ' or ')}") from None
+
+
+def on(device: Device, place: Placement | None) -> Placement | None:
+    """The placement as it is on a device: where that widens weights, each layer is, while it is multiplied.
+
+    Widened all at once they would take twice the memory.
+    """
+    return FROM_HOST if place is None and computation_dtype(device) != STORED_DTYPE else place
 
 
 def choose_device(profile: Profile) -> Device:
@@ -83,17 +105,17 @@ def choose_device(profile: Profile) -> Device:
 def vram_config(placement: Placement, device: Device) -> dict[str, Any]:
     """DiffSynth's VRAM configuration that puts a network there.
 
-    All formats are bf16, at every precision: the layers that hold FP8 weights (`scaled.py`) never cast them, and what
-    else a network has is bf16 in an FP8 store as well.
+    All weights wait in bf16, at every precision: the layers that hold FP8 weights (`scaled.py`) never cast them, and
+    what else a network has is bf16 in an FP8 store as well. A layer is widened while it is multiplied, if at all.
     """
-    config: dict[str, Any] = {"computation_dtype": COMPUTATION_DTYPE, "computation_device": device}
+    config: dict[str, Any] = {"computation_dtype": computation_dtype(device), "computation_device": device}
     for state, where in (
         ("offload", placement.offload),
         ("onload", placement.onload),
         ("preparing", placement.preparing),
     ):
         config[f"{state}_device"] = {"disk": "disk", "host": "cpu", "device": device}[where]
-        config[f"{state}_dtype"] = "disk" if where == "disk" else COMPUTATION_DTYPE
+        config[f"{state}_dtype"] = "disk" if where == "disk" else STORED_DTYPE
     return config
 
 

@@ -1,7 +1,9 @@
-"""How a packed weight becomes one that can be multiplied: as it is in bf16, scaled back from FP8, or not at all.
+"""How a packed weight becomes one that can be multiplied: as it is, scaled back from FP8, widened, or not at all.
 
 FP8 weights are e4m3 with one float32 scale an output channel (`renderer.weights`). Where the GPU multiplies FP8 they
-stay what they are (`blocks.py`); elsewhere they are scaled back to bf16 once a block and sweep.
+stay what they are (`blocks.py`); elsewhere they are scaled back to bf16 once a block and sweep. Where bf16 cannot be
+multiplied fast, what is bf16 or was scaled back to it is widened to float32, which holds every bf16 number as it is: a
+store means the same weights on every machine.
 """
 
 from __future__ import annotations
@@ -21,15 +23,15 @@ def is_scaled(tensors: Mapping[str, torch.Tensor]) -> bool:
     return any(name.rpartition(".")[2] == SCALE for name in tensors)
 
 
-def restored(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of a block in bf16 by the names its module has; FP8 weights are scaled back into new memory."""
-    return {name: restore(name, tensors) for name in tensors if name.rpartition(".")[2] != SCALE}
+def restored(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The tensors of a block in `dtype` by the names its module has; what is of another is restored into new memory."""
+    return {name: restore(name, tensors).to(dtype) for name in tensors if name.rpartition(".")[2] != SCALE}
 
 
-def room_for(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Memory for a block's tensors in bf16, by the names its module has, not filled."""
+def room_for(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Memory for a block's tensors in `dtype`, by the names its module has, not filled."""
     return {
-        name: torch.empty_like(tensor, dtype=torch.bfloat16)
+        name: torch.empty_like(tensor, dtype=dtype)
         for name, tensor in tensors.items()
         if name.rpartition(".")[2] != SCALE
     }
@@ -57,7 +59,7 @@ def scaled_back(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 
 def restore_into(targets: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Scale a block's tensors back into bf16 memory that is there already."""
+    """Scale a block's tensors back, or widen them, into memory that is there already."""
     for name, target in targets.items():
         target.copy_(restore(name, tensors))
 

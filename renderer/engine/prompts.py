@@ -17,7 +17,7 @@ from renderer.engine import calling, facts
 from renderer.engine.blocks import ModuleBlocks
 from renderer.engine.calling import MOST_TOKENS
 from renderer.engine.encoding import EmbeddingCache, Encoded, encode
-from renderer.engine.placement import Device
+from renderer.engine.placement import Device, arithmetic_of, computation_dtype
 from renderer.engine.riders import Rider
 from renderer.engine.skeletons import Skeleton
 from renderer.engine.slots import TURNING, ReadAhead, Slots, Source
@@ -33,7 +33,7 @@ class Prompts:
         self._pipe = pipe
         self._device = device
         self._files = store.blocks("text_encoder")
-        self._blocks = ModuleBlocks(skeleton.text_block, self._files[0].tensors, renumber=_renumber)
+        self._blocks = ModuleBlocks(skeleton.text_block, self._files[0].tensors, computation_dtype(device), _renumber)
         self._known: dict[str, Encoded] = {}
         card = facts.gpu(device)
         self._cache = EmbeddingCache(
@@ -43,6 +43,7 @@ class Prompts:
                 store.index.precision,
                 canonical(facts.software(device)),
                 card.name if card else "cpu",
+                arithmetic_of(device),
             ],
         )
 

@@ -1,7 +1,7 @@
 """Linear layers that hold e4m3 weights with a scale a row, bare and under DiffSynth's VRAM management.
 
 DiffSynth's own layers cast a weight to e4m3 as it is, without scales, and its biases, norms and embeddings with it.
-These hold what a packed store holds, and multiply what it stands for, in bf16. Knows nothing of files.
+These hold what a packed store holds, and multiply what it stands for. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class ManagedScaledLinear(AutoWrappedLinear):
         self.load_state_dict({names[name]: tensor.to(device) for name, tensor in found.items()}, assign=True)
 
     def computation(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The weight in bf16 and the bias, on the device that computes."""
-        device = self.computation_device
-        weight = precision.scaled_back(self.weight.to(device), self.scale.to(device))
-        return weight, None if self.bias is None else self.bias.to(device)
+        """Weight and bias on the device that computes and in its type; the weight by way of bf16, as everywhere."""
+        device, dtype = self.computation_device, self.computation_dtype
+        weight = precision.scaled_back(self.weight.to(device), self.scale.to(device)).to(dtype)
+        return weight, None if self.bias is None else self.bias.to(device, dtype)
 
 
 def make_room(network: torch.nn.Module, names: Container[str]) -> None:

@@ -6,6 +6,7 @@ nothing of slots or pictures.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,10 @@ from safetensors import safe_open
 from transformers import Qwen2Tokenizer
 
 from renderer.demo import family
+from renderer.engine import flat_vae
 from renderer.engine.encoding import HostEmbedding, TextStop
 from renderer.engine.modulation import PickImage, PickText
-from renderer.engine.placement import COMPUTATION_DTYPE, Device
+from renderer.engine.placement import Device, computation_dtype
 from renderer.engine.riders import Stop
 from renderer.errors import ModelError
 from renderer.weights.store import Store, load
@@ -30,7 +32,10 @@ QWEN_IMAGE_WIDTH = 3072
 
 @dataclass(frozen=True, slots=True)
 class Skeleton:
-    """The networks with stops for blocks, and one block of each kind on the meta device."""
+    """The networks with stops for blocks, and one block of each kind on the meta device.
+
+    What is loaded is in the type that the device computes in; blocks come in what they are stored in.
+    """
 
     dit: Any
     dit_block: torch.nn.Module
@@ -42,21 +47,27 @@ class Skeleton:
 
 
 def empty(width: int, layers: int) -> tuple[Any, Any, Any]:
-    """DiT, text encoder and VAE of the model whose DiT is `width` wide, all on the meta device.
+    """DiT, text encoder and VAE of the model whose DiT is `width` wide, all on the meta device; the VAE is flat.
 
     Raises `ModelError` for a width that no known model has.
     """
     with skip_model_initialization():
         if width == QWEN_IMAGE_WIDTH:
-            return QwenImageDiT(num_layers=layers), QwenImageTextEncoder(), QwenImageVAE()
-        if width == family.DIT_WIDTH:
-            return family.DemoDiT(), family.DemoTextEncoder(), QwenImageVAE(base_dim=family.VAE_BASE_WIDTH)
+            found = QwenImageDiT(num_layers=layers), QwenImageTextEncoder(), QwenImageVAE()
+        elif width == family.DIT_WIDTH:
+            found = family.DemoDiT(), family.DemoTextEncoder(), QwenImageVAE(base_dim=family.VAE_BASE_WIDTH)
+        else:
+            found = None
+    if found is not None:
+        flat_vae.flatten(found[2])
+        return found
     raise ModelError(f"no known model of the family has a DiT {width} wide")
 
 
 def build(store: Store, device: Device) -> Skeleton:
     """Build the networks of a store. Raises `ModelError` for widths that no known model has."""
-    outside = load(store.outside("transformer"), device)
+    dtype = computation_dtype(device)
+    outside = _cast(load(store.outside("transformer"), device), dtype)
     width = outside["img_in.weight"].shape[0]
     layers = len(store.blocks("transformer"))
     dit, text_encoder, vae = empty(width, layers)
@@ -64,8 +75,8 @@ def build(store: Store, device: Device) -> Skeleton:
     dit_block.img_mod, dit_block.txt_mod = PickImage(), PickText()
     dit.transformer_blocks = torch.nn.ModuleList(Stop(number) for number in range(layers))
     dit.load_state_dict(outside, assign=True)
-    vae.load_state_dict(load(store.vae(), device), assign=True)
-    text_block = _hollow_out(text_encoder, store, device)
+    vae.load_state_dict(_cast(flat_vae.flat(load(store.vae()), device), dtype, device), assign=True)
+    text_block = _hollow_out(text_encoder, store, device, dtype)
     return Skeleton(
         dit=dit.eval(),
         dit_block=dit_block,
@@ -77,7 +88,14 @@ def build(store: Store, device: Device) -> Skeleton:
     )
 
 
-def _hollow_out(encoder: Any, store: Store, device: Device) -> torch.nn.Module:
+def _cast(
+    tensors: Mapping[str, torch.Tensor], dtype: torch.dtype, device: Device | None = None
+) -> dict[str, torch.Tensor]:
+    """Tensors in another type, where they are of another, and on another device."""
+    return {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
+
+
+def _hollow_out(encoder: Any, store: Store, device: Device, dtype: torch.dtype) -> torch.nn.Module:
     """Take the text encoder's layers, vision tower and head out; one of its layers is what comes back."""
     language = encoder.model.language_model
     block: torch.nn.Module = language.layers[0]
@@ -85,10 +103,10 @@ def _hollow_out(encoder: Any, store: Store, device: Device) -> torch.nn.Module:
     language.layers = torch.nn.ModuleList(TextStop(number) for number in range(count))
     outside = store.outside("text_encoder")
     with safe_open(outside.path, framework="pt") as file:  # mapped: the embedding table is not read
-        norm = file.get_tensor("model.norm.weight").to(device)
-        language.embed_tokens = HostEmbedding(file.get_tensor("model.embed_tokens.weight"), device)
+        norm = file.get_tensor("model.norm.weight").to(device, dtype)
+        language.embed_tokens = HostEmbedding(file.get_tensor("model.embed_tokens.weight"), device, dtype)
     language.norm.weight = torch.nn.Parameter(norm, requires_grad=False)
-    language.rotary_emb.to(device=device, dtype=COMPUTATION_DTYPE)  # frequencies in bf16, as DiffSynth has them
+    language.rotary_emb.to(device=device, dtype=dtype)  # frequencies like all else, as DiffSynth has them
     encoder.model.visual = None
     encoder.lm_head = None
     return block

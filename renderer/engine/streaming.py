@@ -30,7 +30,7 @@ from renderer.engine.engines import Tell
 from renderer.engine.journeys import Journey
 from renderer.engine.meter import MemoryMeter, Stopwatch
 from renderer.engine.modulation import Modulations, timesteps
-from renderer.engine.placement import COMPUTATION_DTYPE, Device
+from renderer.engine.placement import Device
 from renderer.engine.prompts import Prompts
 from renderer.engine.riders import Halt, Rider, fork, pause
 from renderer.engine.slots import Slots, source_for
@@ -60,6 +60,7 @@ class StreamingEngine:
     def __init__(self, setup: Setup, store: Store, model: Model, device: Device, report: Callable[[str], None]) -> None:
         self.setup = setup
         self.device = device
+        self._dtype = placement.computation_dtype(device)
         self._model = model
         self._memory = MemoryMeter(device)
         report("the networks outside the blocks")
@@ -195,12 +196,12 @@ class StreamingEngine:
         pipe = self._pipe(self._prompts.of(journey.job))
         self._two_riders(pipe, journey)
         decoding = Stopwatch(self.device)
-        schedule = timesteps(journey.job)
+        schedule = timesteps(journey.job, self._dtype)
 
         def watch(moments: torch.Tensor) -> Iterator[torch.Tensor]:
             journey.stepped()
             # On the device already, so that DiffSynth need not bring each there: that would wait for all work so far.
-            on_device = moments.to(device=self.device, dtype=COMPUTATION_DTYPE)
+            on_device = moments.to(device=self.device, dtype=self._dtype)
             for done, moment in enumerate(on_device, start=1):
                 journey.table = self._modulations.at(schedule[done - 1])
                 yield moment
@@ -236,7 +237,7 @@ class StreamingEngine:
 
     def _pipe(self, encoded: Any) -> Any:
         """A pipeline of DiffSynth's for one picture: its own scheduler, everybody's networks."""
-        pipe = QwenImagePipeline(device=self.device, torch_dtype=COMPUTATION_DTYPE)
+        pipe = QwenImagePipeline(device=self.device, torch_dtype=self._dtype)
         pipe.dit, pipe.vae = self._skeleton.dit, self._skeleton.vae
         pipe.text_encoder, pipe.tokenizer = self._skeleton.text_encoder, self._skeleton.tokenizer
         pipe.units = [

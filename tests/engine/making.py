@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffsynth.pipelines.qwen_image import ModelConfig, QwenImagePipeline
 from safetensors.torch import load_file, save_file
 
+from renderer.demo import family
+from renderer.engine import flat_vae
+from renderer.engine.placement import Device, computation_dtype
 from renderer.events import Setup
 from renderer.job import Job, Precision, Profile
 
@@ -39,6 +43,46 @@ def make_job(**changes: Any) -> Job:
         seed=7,
     )
     return job.model_copy(update={key: str(value) if key == "model" else value for key, value in changes.items()})
+
+
+def bare_pipeline(folder: Path, device: Device = "cpu") -> Any:
+    """DiffSynth's pipeline as anyone would open it, in what the device computes in, with nothing of ours in it.
+
+    But for the demo model's classes.
+    """
+    family.register()
+    return QwenImagePipeline.from_pretrained(
+        torch_dtype=computation_dtype(device),
+        device=device,
+        model_configs=[ModelConfig(path=str(folder / file)) for file in (DIT, TEXT_ENCODER, VAE)],
+        tokenizer_config=ModelConfig(path=str(folder / "tokenizer")),
+    )
+
+
+def flattened(pipe: Any) -> Any:
+    """The same pipeline with a VAE of one frame, in which the engines' pixels have their bits."""
+    tensors = flat_vae.flat(pipe.vae.state_dict(), pipe.device)
+    flat_vae.flatten(pipe.vae)
+    pipe.vae.load_state_dict(tensors, assign=True)
+    return pipe
+
+
+def latents_decoded(vae: Any, call: Callable[[], object]) -> torch.Tensor:
+    """What a VAE is given to decode while `call` renders one picture."""
+    decode, given = vae.decode, []
+
+    def noted(latents: torch.Tensor, **options: Any) -> torch.Tensor:
+        given.append(latents.clone())
+        decoded: torch.Tensor = decode(latents, **options)
+        return decoded
+
+    vae.decode = noted
+    try:
+        call()
+    finally:
+        del vae.decode
+    (latents,) = given
+    return latents
 
 
 def bare_picture(pipe: Any, job: Job) -> bytes:

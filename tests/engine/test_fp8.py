@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from renderer.demo import family
-from renderer.engine import arithmetic, fp8_reference, skeletons, stores
+from renderer.engine import arithmetic, fp8_reference, placement, skeletons, stores
 from renderer.engine.blocks import ModuleBlocks
 from renderer.engine.fp8_blocks import Fp8Blocks
 from renderer.engine.modulation import Ready
@@ -116,10 +116,10 @@ class TestBlock:
         found = fp8.arrive(1, slot)(**given)
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
-    def test_the_cpu_gets_bf16_products(self, store: Store, plain: ModuleBlocks) -> None:
+    def test_the_cpu_gets_its_own_products(self, store: Store, plain: ModuleBlocks) -> None:
         """Where nothing multiplies FP8, weights are scaled back."""
         chosen = arithmetic.choose(plain._template, store.blocks("transformer")[0].tensors, "cpu")
-        assert chosen.arithmetic == "bf16"
+        assert chosen.arithmetic == placement.arithmetic_of("cpu")
 
 
 KERNELS = """

@@ -7,15 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffsynth.pipelines.qwen_image import ModelConfig, QwenImagePipeline
 
-from renderer.demo import family
 from renderer.engine import facts
 from renderer.engine.native import NativeEngine
 from renderer.errors import OutOfMemoryError
 from renderer.job import Precision, Profile
 from tests.engine.conftest import no_report
-from tests.engine.making import DIT, TEXT_ENCODER, VAE, bare_picture, distance, make_job, make_setup
+from tests.engine.making import bare_picture, bare_pipeline, distance, flattened, make_job, make_setup
 
 pytestmark = [
     pytest.mark.gpu,
@@ -43,14 +41,8 @@ def open_engine(profile: Profile, precision: Precision, vram_bytes: int | None =
 
 @pytest.fixture(scope="module")
 def bare(demo_folder: Path) -> Any:
-    """DiffSynth's pipeline on the GPU as anyone would open it."""
-    family.register()
-    return QwenImagePipeline.from_pretrained(
-        torch_dtype=torch.bfloat16,
-        device="cuda",
-        model_configs=[ModelConfig(path=str(demo_folder / file)) for file in (DIT, TEXT_ENCODER, VAE)],
-        tokenizer_config=ModelConfig(path=str(demo_folder / "tokenizer")),
-    )
+    """DiffSynth's pipeline on the GPU as anyone would open it, but for a VAE of one frame."""
+    return flattened(bare_pipeline(demo_folder, "cuda"))
 
 
 @pytest.mark.parametrize(("profile", "precision"), ON_GPU)

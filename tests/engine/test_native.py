@@ -7,14 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffsynth.pipelines.qwen_image import ModelConfig, QwenImagePipeline
 
-from renderer.demo import family
 from renderer.engine.native import NativeEngine
 from renderer.errors import BadPictureError, PictureError
 from renderer.job import Job
 from tests.engine.conftest import no_report
-from tests.engine.making import DIT, TEXT_ENCODER, VAE, alter, bare_picture, make_job, make_setup
+from tests.engine.making import DIT, VAE, alter, bare_picture, bare_pipeline, flattened, make_job, make_setup
 
 
 def ignore(_step: int, _steps: int) -> None:
@@ -23,14 +21,8 @@ def ignore(_step: int, _steps: int) -> None:
 
 @pytest.fixture(scope="module")
 def bare(demo_folder: Path) -> Any:
-    """DiffSynth's pipeline as anyone would open it, with nothing of ours in it but the demo model's classes."""
-    family.register()
-    return QwenImagePipeline.from_pretrained(
-        torch_dtype=torch.bfloat16,
-        device="cpu",
-        model_configs=[ModelConfig(path=str(demo_folder / file)) for file in (DIT, TEXT_ENCODER, VAE)],
-        tokenizer_config=ModelConfig(path=str(demo_folder / "tokenizer")),
-    )
+    """DiffSynth's pipeline as anyone would open it, but for a VAE of one frame."""
+    return flattened(bare_pipeline(demo_folder))
 
 
 class TestBits:
@@ -44,7 +36,7 @@ class TestBits:
         ],
     )
     def test_same_as_a_bare_call(self, engine: NativeEngine, bare: Any, job: Job) -> None:
-        """A picture is bit for bit that of an unmodified `pipe(...)`."""
+        """A picture is bit for bit that of an unmodified `pipe(...)` whose VAE is of one frame."""
         found = engine.render(job, ignore)
         assert found.rgb == bare_picture(bare, job)
         assert (found.width, found.height) == (job.width, job.height)

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffsynth.pipelines.qwen_image import ModelConfig, QwenImagePipeline
 
 from renderer import catalog
-from renderer.demo import family
 from renderer.engine import files, networks, scaled, stores
 from renderer.engine.native import NativeEngine
 from renderer.engine.networks import TensorMap
@@ -25,7 +23,17 @@ from renderer.weights import pack, places, prepare
 from renderer.weights.store import open_store
 from renderer.weights.unpacked import unpacked
 from tests.engine.conftest import OpenAt, no_report
-from tests.engine.making import DIT, ON_CPU, TEXT_ENCODER, VAE, bare_picture, cast, make_job, make_setup, without_vision
+from tests.engine.making import (
+    DIT,
+    ON_CPU,
+    bare_picture,
+    bare_pipeline,
+    cast,
+    flattened,
+    make_job,
+    make_setup,
+    without_vision,
+)
 from tests.engine.test_streaming import Heard
 from tests.weights.tiny import restored
 
@@ -150,13 +158,7 @@ class TestForeignTypes:
         """A transformer in a type that DiffSynth casts is packed, and streamed with the bits of its bare call."""
         monkeypatch.setenv("RENDERER_MODELS", str(tmp_path / "models"))
         cast(copied / DIT, dtype)
-        family.register()
-        bare = QwenImagePipeline.from_pretrained(
-            torch_dtype=torch.bfloat16,
-            device="cpu",
-            model_configs=[ModelConfig(path=str(copied / file)) for file in (DIT, TEXT_ENCODER, VAE)],
-            tokenizer_config=ModelConfig(path=str(copied / "tokenizer")),
-        )
+        bare = flattened(bare_pipeline(copied))
         store = prepare.prepare(catalog.find(str(copied)), store="bf16", offline=True).store
         job = make_job(model=copied)
         assert streamed(make_setup(copied, "stream").model_copy(update={"store": str(store)}), job) == bare_picture(

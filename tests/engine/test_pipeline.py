@@ -10,6 +10,7 @@ import torch
 from diffsynth.configs import VRAM_MANAGEMENT_MODULE_MAPS
 
 from renderer.engine.pipeline import open_pipeline
+from renderer.engine.placement import computation_dtype
 from renderer.errors import MachineError, ModelError
 from renderer.events import Setup
 from renderer.job import Precision, Profile
@@ -74,7 +75,7 @@ class TestRotaryEmbeddings:
     ) -> None:
         """The text encoder turns tokens by the same angles with FP8 weights as with bf16 ones."""
         positions = torch.arange(300).expand(3, 1, -1)
-        values = torch.zeros(1, 300, 1, dtype=torch.bfloat16)
+        values = torch.zeros(1, 300, 1, dtype=computation_dtype("cpu"))
         embeddings(open_at, profile, precision)
         rotary, plain = (
             open_at(*kind).pipe.text_encoder.model.language_model.rotary_emb

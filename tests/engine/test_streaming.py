@@ -379,4 +379,4 @@ def test_the_sweeps_use_diffsynth_s_own_schedule() -> None:
     engine._modulations.at = noted  # type: ignore[method-assign]
     job = variants()[1]
     render(engine, [job])
-    assert tuple(seen) == timesteps(job)
+    assert tuple(seen) == timesteps(job, engine._dtype)
