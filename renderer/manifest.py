@@ -1,4 +1,4 @@
-"""A manifest: YAML in, pictures out, or all of its problems at once, each with its line.
+"""A manifest: YAML or JSON in, pictures out, or all of its problems at once, each with its line.
 
 The way through: bytes ▶ `yaml_reader` ▶ plain values with marks ▶ `fields` ▶ typed fields ▶ `expand` ▶ drafts ▶ output
 names ▶ pictures. Head, defaults and each job are checked apart, so that what is wrong in one hides nothing in another.
@@ -11,7 +11,6 @@ import contextlib
 import gc
 import hashlib
 import itertools
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,8 +19,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from pydantic import TypeAdapter
 
-from renderer import expand, names, yaml_reader
-from renderer.errors import ManifestError, ModelError, Problem, UnreadableError, UsageError, shorten
+from renderer import expand, names, source, yaml_reader
+from renderer.errors import ManifestError, ModelError, Problem, UsageError, shorten
 from renderer.expand import Draft, Expander, Recipe
 from renderer.fields import (
     MAX_PICTURES,
@@ -35,7 +34,8 @@ from renderer.fields import (
 )
 from renderer.job import Picture, Place, Precision, canonical
 from renderer.names import Template, TemplateError
-from renderer.yaml_reader import MAX_BYTES, MAX_PROBLEMS, TOO_MANY, Document, Route
+from renderer.source import Source
+from renderer.yaml_reader import MAX_PROBLEMS, TOO_MANY, Document, Route
 
 DEFAULT_OUTPUT = "{id}"
 PROOF_SUFFIX = "-proof"
@@ -67,20 +67,23 @@ class Manifest:
 
 
 def load(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
-    """The manifest in the file at `path`.
+    """The manifest in the file at `path`, or from standard input where that is `-`.
 
     Raises `ManifestError` with all problems of the file, `UnreadableError` when there is no file to read, and
     `UsageError` when `overrides` name a model that does not exist.
     """
-    file = _show(path)
-    data = _read(path, file)
+    return parse(source.read(path), overrides)
+
+
+def parse(given: Source, overrides: Overrides = NO_OVERRIDES) -> Manifest:
+    """The manifest that these bytes are. Raises as `load` does."""
     if overrides.model is not None:
         try:
             expand.find_model(overrides.model)
         except ModelError as error:
             raise UsageError(error.message, hint=error.hint) from error
     with _without_collecting():
-        return _Loading(yaml_reader.read(data, file), overrides).manifest(path.stem)
+        return _Loading(yaml_reader.read(given.data, given.file), overrides).manifest(given.stem)
 
 
 def manifest_schema() -> dict[str, Any]:
@@ -99,40 +102,6 @@ def _without_collecting() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
-
-
-# ---- the file --------------------------------------------------------------------------------------------------------
-
-
-def _show(path: Path) -> str:
-    """The path as people see it; no folder outside the working folder is told."""
-    shown = path.name
-    try:
-        here = Path.cwd()
-        for whole in (Path(os.path.abspath(path)), path.resolve()):  # noqa: PTH100 - absolute() leaves .. in place
-            if whole.is_relative_to(here):
-                shown = whole.relative_to(here).as_posix()
-                break
-    except (OSError, RuntimeError, ValueError):
-        pass  # It cannot be read either, and then that is what is said.
-    printable = shown.encode(errors="replace").decode()
-    return "".join(letter if letter.isprintable() else "?" for letter in printable)
-
-
-def _read(path: Path, file: str) -> bytes:
-    try:
-        if path.is_dir():
-            hint = f"name the manifests in it: {file}/*.yaml"
-            raise UnreadableError(file, f"{file} is a folder, not a manifest", hint=hint)
-        if path.exists() and not path.is_file():
-            raise UnreadableError(file, f"{file} is not a regular file")
-        with path.open("rb") as stream:
-            return stream.read(MAX_BYTES + 1)
-    except FileNotFoundError as error:
-        raise UnreadableError(file, f"there is no manifest {file}") from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UnreadableError(file, f"{file} cannot be read: {reason}") from error
 
 
 # ---- values to pictures ----------------------------------------------------------------------------------------------

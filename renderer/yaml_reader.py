@@ -1,24 +1,30 @@
-"""YAML bytes to plain values, strictly, and where each of them was written.
+"""YAML or JSON bytes to plain values, strictly, and where each of them was written.
 
 Scalars are read by YAML 1.2's core schema, so `16:9` and `no` are text and `0123` is 123. What makes YAML surprising or
 dangerous is a problem: repeated keys, keys that are not text, anchors, aliases, tags beyond the core ones, several
-documents, control characters, deep nesting, more than a mebibyte. PyYAML reads the text; the values are put together
-here, in one loop without recursion. Knows nothing of manifests: it does not care what a key means.
+documents, control characters, deep nesting, more bytes or values than anybody means. PyYAML reads the text, and
+`json_reader` what is JSON; the values are put together here, in one loop without recursion. Knows nothing of manifests:
+it does not care what a key means.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import yaml
 
+from renderer import json_reader
 from renderer.errors import Problem, shorten
+from renderer.json_reader import JsonError
 
-MAX_BYTES = 2**20
+MAX_BYTES = 2**26
+MAX_VALUES = 10**6
+"""Keys are not counted. A million take half a gigabyte while they are read, and are more than any manifest may hold."""
+
 MAX_DEPTH = 20
 MAX_NUMBER_LENGTH = 100
 """Longer numbers mean nothing here, and Python refuses to convert digits by the thousand."""
@@ -33,11 +39,23 @@ Route = tuple[str | int, ...]
 
 
 def read(data: bytes, file: str) -> Document:
-    """What a YAML file of one document says; `file` is what problems call it. Never raises: see `Document.problems`."""
+    """What a file of one document says; `file` is what problems call it. Never raises: see `Document.problems`.
+
+    What is JSON from its first letter to its last is read as JSON, whatever the file is called. A file that is called
+    `.json` and is not gets JSON's problem.
+    """
     text, problems = _decode(data, file)
     if problems:
         return Document(file=file, problems=problems)
-    return _Composer(file).compose(text)
+    named_json = file.lower().endswith(".json")
+    if named_json or text.lstrip().startswith("{"):
+        try:
+            return _Composer(file).compose(json_reader.events(text))
+        except JsonError as error:
+            if named_json:
+                problem = Problem(file, error.line, error.column, "", f"this is not JSON: {error.message}")
+                return Document(file=file, problems=[problem])
+    return _Composer(file).compose(_events(text))
 
 
 def spell(route: Route) -> str:
@@ -100,13 +118,12 @@ class Document:
 
 # What YAML 1.2 does not print, and what YAML 1.1 readers take for line breaks or marks inside a text.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
-_LINE_BREAK = re.compile("\r\n|\r|\n")
 _OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 
 
 def _decode(data: bytes, file: str) -> tuple[str, list[Problem]]:
     if len(data) > MAX_BYTES:
-        return "", [Problem(file, 1, 1, "", f"the file has more than {MAX_BYTES} bytes", "split it")]
+        return "", [Problem(file, 1, 1, "", f"the file has more than {MAX_BYTES // 2**20} MiB", "split it")]
     if data.startswith(_OTHER_ENCODINGS):
         return "", [Problem(file, 1, 1, "", "the file is UTF-16 or UTF-32", "save it as UTF-8")]
     try:
@@ -126,8 +143,8 @@ def _refuse_character(text: str, found: re.Match[str], file: str) -> Problem:
 
 
 def _locate(before: str) -> Mark:
-    lines = _LINE_BREAK.split(before)
-    return Mark(len(lines), len(lines[-1]) + 1)
+    lines, column = json_reader.count_lines(before)
+    return Mark(lines + 1, column + 1)
 
 
 # ---- events to values ------------------------------------------------------------------------------------------------
@@ -183,11 +200,13 @@ class _Composer:
         self.stack: list[_Frame] = []
         self.top: Any = None
         self.documents = 0
+        self.values_count = 0
 
-    def compose(self, text: str) -> Document:
+    def compose(self, events: Iterable[yaml.Event]) -> Document:
+        """The document of these events, which may raise what PyYAML does."""
         complete = False
         try:
-            for event in _events(text):
+            for event in events:
                 self._handle(event)
             complete = True
         except _StopReadingError:
@@ -253,6 +272,10 @@ class _Composer:
 
     def _take_value(self, event: yaml.NodeEvent) -> None:
         route, kept = self._route(), self._keeps()
+        self.values_count += 1
+        if self.values_count > MAX_VALUES:
+            self._report(event, (), f"the file has more than {MAX_VALUES:,} values", "split it")
+            raise _StopReadingError
         if kept:
             self.values[route] = _mark(event)
         if isinstance(event, yaml.CollectionStartEvent):

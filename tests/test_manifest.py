@@ -98,10 +98,15 @@ class TestFile:
             load(tmp_path)
 
     def test_pipe(self, tmp_path: Path) -> None:
-        """A pipe is not waited for."""
+        """A pipe that nobody writes into is not waited for."""
         os.mkfifo(tmp_path / "a.yaml")
-        with pytest.raises(UsageError, match="not a regular file"):
+        with pytest.raises(ManifestError, match="pipe:1:1: the file is empty"):
             load(tmp_path / "a.yaml")
+
+    def test_device(self) -> None:
+        """What is neither a file nor a pipe is not read."""
+        with pytest.raises(UsageError, match="not a regular file"):
+            load(Path("/dev/zero"))
 
     @pytest.mark.parametrize("name", ["a\0b.yaml", "x" * 300 + ".yaml"])
     def test_impossible_name(self, tmp_path: Path, name: str) -> None:
@@ -122,10 +127,6 @@ class TestFile:
         path.touch(mode=0)
         with pytest.raises(UsageError, match="cannot be read"):
             load(path)
-
-    def test_too_large(self) -> None:
-        """A file of more than a mebibyte is refused."""
-        assert "more than 1048576 bytes" in problem_of(b"jobs: [a]\n" + b"#" * 2**20)
 
 
 class TestHead:
