@@ -1,85 +1,111 @@
 # Set-up, rendering, checks. `make help` lists the targets.
-SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+TORCH ?=
 JOBS ?= jobs/demo.yaml
 ARGS ?=
 
 # A set-up is known by what it was made from: another pyproject.toml or constraints.txt makes another stamp,
-# and an interrupted one has made none.
+# and an interrupted one has made none. A PYTHON or TORCH that somebody asks for is looked at once, for it is in the name.
 SUM := $(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
-READY := .venv/ready-$(SUM)
-READY_DEV := .venv/ready-dev-$(SUM)
-RENDERER := .venv/bin/renderer
+SPACE := $(subst ,, )
+ASKED := $(if $(filter file,$(origin PYTHON)),,-$(subst /,_,$(subst $(SPACE),_,$(PYTHON))))$(TORCH:%=-torch-%)
+READY := .venv/ready-$(SUM)$(ASKED)
+READY_DEV := .venv/ready-dev-$(SUM)$(ASKED)
+SET_UP = "$(PYTHON)" -I tools/set_up.py $(TORCH:%=--torch=%) $(if $(filter file,$(origin PYTHON)),,--anew)
 
-.PHONY: help setup setup-dev render proof plan validate report status doctor schema smoke nightly check test judge torture clean
+# By module, not by the script beside it: so it also works after the checkout was moved.
+RENDERER := .venv/bin/python -m renderer
+
+# GNU make ends with 2, whatever its commands end with: what the renderer ended with is said.
+run = @$(RENDERER) $(1) || { code=$$?; echo "renderer's own exit code was $$code" >&2; exit $$code; }
+
+.PHONY: help setup setup-dev render proof nightly validate plan status report doctor estimate models bench replay schema \
+  schemas smoke check test judge torture clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 12
 
-setup: $(READY)  ## make .venv (done by itself when needed)
+setup: $(READY)  ## make .venv (done by itself when needed); TORCH=cpu for torch's smaller build, without CUDA
 setup-dev: $(READY_DEV)
 
-define venv
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "renderer needs Python 3.11 or newer; set PYTHON=python3.x" >&2; exit 3; }
-	@.venv/bin/python -m pip --version >/dev/null 2>&1 || { rm -rf .venv; $(PYTHON) -m venv .venv; } || { rm -rf .venv; echo "python3 -m venv failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 3; }
-	@rm -f .venv/ready-*
+define find_python
+@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; case $$? in \
+  0) ;; \
+  1) echo "renderer needs Python 3.11 or newer, and $(PYTHON) is" "$$("$(PYTHON)" --version 2>&1)"; another=1 ;; \
+  *) echo "renderer needs Python 3.11 or newer, and there is no $(PYTHON) here"; another=1 ;; \
+esac >&2; [ -z "$$another" ] || { echo "name another: make PYTHON=python3.12 …" >&2; exit 3; }
 endef
 
 $(READY):
-	$(venv)
-	@echo "setting up .venv (torch is large: this takes some minutes, once)"
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
-	@touch $@
+	$(find_python)
+	@$(SET_UP) $@ .venv/ready-$(SUM)
 
 $(READY_DEV): $(READY)
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
+	@"$(PYTHON)" -I tools/set_up.py --dev $@ .venv/ready-dev-$(SUM) $(READY) .venv/ready-$(SUM)
 
 render: $(READY)  ## render JOBS=jobs/….yaml (default: jobs/demo.yaml); ARGS="--until 07:00" adds options
-	@$(RENDERER) render $(JOBS) $(ARGS)
+	$(call run,render $(JOBS) $(ARGS))
 
 proof: $(READY)  ## rehearse JOBS with the demo model
-	@$(RENDERER) render $(JOBS) --proof $(ARGS)
+	$(call run,render $(JOBS) --proof $(ARGS))
 
-plan: $(READY)  ## list what JOBS would render, and what is done
-	@$(RENDERER) plan $(JOBS) $(ARGS)
+nightly: $(READY)  ## render JOBS (a pattern in quotes is fine) until UNTIL (default 07:00), in plain lines
+	$(call run,render $(JOBS) --until $(or $(UNTIL),07:00) --log-format plain $(ARGS))
 
 validate: $(READY)  ## say what is wrong with JOBS
-	@$(RENDERER) validate $(JOBS) $(ARGS)
+	$(call run,validate $(JOBS) $(ARGS))
 
-report: $(READY)  ## write the page to look at: outputs/<name>/index.html
-	@$(RENDERER) report $(JOBS) $(ARGS)
+plan: $(READY)  ## list what JOBS would render, and what is done
+	$(call run,plan $(JOBS) $(ARGS))
 
 status: $(READY)  ## say how a run of JOBS stands; what is done, failed and to do
-	@$(RENDERER) status $(JOBS) $(ARGS)
+	$(call run,status $(JOBS) $(ARGS))
+
+report: $(READY)  ## write the page to look at: outputs/<name>/index.html
+	$(call run,report $(JOBS) $(ARGS))
 
 doctor: $(READY)  ## say what this machine is, and what it can render
-	@$(RENDERER) doctor $(ARGS)
+	$(call run,doctor $(ARGS))
 
-schema: $(READY)  ## write the committed JSON Schemas anew
+estimate: $(READY)  ## memory of one kind of picture: ARGS="--size 1328x1328 --vram 10GiB"
+	$(call run,estimate $(ARGS))
+
+models: $(READY)  ## list the models; ARGS="pull ID" fetches one, and so on
+	$(call run,models $(or $(ARGS),list))
+
+bench: $(READY)  ## measure: ARGS="weights --folder DIR", "engine" or "memory"
+	$(call run,bench $(ARGS))
+
+replay: $(READY)  ## turn pictures into manifest entries: ARGS="PICTURE…"
+	$(call run,replay $(ARGS))
+
+schema: $(READY)  ## print a JSON Schema: ARGS=manifest, sidecar or summary
+	$(call run,schema $(ARGS))
+
+schemas: $(READY)  ## write the committed JSON Schemas anew, after a change of what they describe
 	@.venv/bin/python -m renderer.schemas
 
-smoke: $(READY)  ## one small picture with limits on time and memory
-	@$(RENDERER) render jobs/smoke.yaml --force $(ARGS)
-
-nightly: $(READY)  ## what cron calls: JOBS (a pattern in quotes is fine) until UNTIL (default 07:00), in plain lines
-	@$(RENDERER) render $(JOBS) --until $(or $(UNTIL),07:00) --log-format plain $(ARGS)
+smoke: $(READY)  ## one small picture with limits on time and memory; one of Qwen/Qwen-Image, too, where there is a GPU
+	$(call run,render jobs/smoke.yaml --force $(ARGS))
+	@.venv/bin/python -c 'import sys; from renderer import machine; sys.exit(machine.look().gpu is None)' || \
+	  { echo "skipped: jobs/smoke-qwen.yaml renders with Qwen/Qwen-Image, and there is no NVIDIA GPU here"; exit 0; }; \
+	  $(RENDERER) render jobs/smoke-qwen.yaml --force $(ARGS)
 
 check: $(READY_DEV)  ## ruff, mypy and the floors of the house
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/mypy
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m mypy
 	.venv/bin/lint-imports
 
 test: $(READY_DEV)  ## the tests
-	.venv/bin/pytest $(ARGS)
+	.venv/bin/python -m pytest $(ARGS)
 
 judge: $(READY_DEV)  ## 300 held-out prompts before the judge: what the demo model draws
 	.venv/bin/python -m tests.demo.judging $(ARGS)
 
 torture: $(READY_DEV)  ## 1,000 kills at random moments, and one at every write point
-	RENDERER_KILLS=1000 .venv/bin/pytest tests/test_torture.py -s $(ARGS)
+	RENDERER_KILLS=1000 .venv/bin/python -m pytest tests/test_torture.py -s $(ARGS)
 
 clean:  ## remove .venv and caches; pictures stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
