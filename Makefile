@@ -30,7 +30,7 @@ setup: $(READY)  ## make .venv (done by itself when needed); TORCH=cpu for torch
 setup-dev: $(READY_DEV)
 
 define find_python
-@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; case $$? in \
+@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; code=$$?; another=; case $$code in \
   0) ;; \
   1) echo "renderer needs Python 3.11 or newer, and $(PYTHON) is" "$$("$(PYTHON)" --version 2>&1)"; another=1 ;; \
   *) echo "renderer needs Python 3.11 or newer, and there is no $(PYTHON) here"; another=1 ;; \

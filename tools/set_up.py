@@ -26,7 +26,7 @@ EXIT_MACHINE = 3
 GB = 10**9
 
 COMING = {
-    "gpu": ("about 80 packages, 3.0 GB to download, 6 GB on the disk", 6 * GB),
+    "gpu": ("about 80 packages, 3.2 GB to download, 6 GB on the disk", 6 * GB),
     "cpu": ("about 60 packages, 0.5 GB to download, 2 GB on the disk", 2 * GB),
     "dev": ("about 35 packages for checks and tests, 0.1 GB to download", GB // 2),
 }
@@ -151,7 +151,7 @@ def _remove_half_installed() -> None:
 
 
 def _cpu_build() -> list[str]:
-    """torch and torchvision by the versions that are pinned, as their builds for the CPU."""
+    """The versions of torch and torchvision that are pinned, as their builds for the CPU."""
     pinned = re.findall(r"^(torch|torchvision)==([^+\s]+)$", Path("constraints.txt").read_text(), re.MULTILINE)
     return [f"{name}=={version}+cpu" for name, version in pinned]
 
