@@ -17,7 +17,7 @@ from renderer import events, landing, news, plan
 from renderer.errors import DiskError, MachineError, PictureError
 from renderer.events import Setup
 from renderer.files import write_whole
-from renderer.hand import Hand
+from renderer.hand import Hand, Silence
 from renderer.job import Ending, Job, Summary
 from renderer.landing import Arrival
 from renderer.news import Watch
@@ -66,7 +66,7 @@ class Batch:
         self._waiting: deque[Planned] = deque()
         self._again: deque[Planned] = deque()
         self._flying: dict[str, Flight] = {}
-        self._heard_at = time.monotonic()
+        self._silence = Silence(time.monotonic())
         self._ticked_at = float("-inf")
         self._asked_back = False
         self._grace_ends: float | None = None
@@ -171,7 +171,7 @@ class Batch:
         attempt = self._plan.journal.record(item.fingerprint).attempts
         self._tally.tried(item)
         self._flying[item.picture.id] = Flight(item, attempt)
-        self._heard_at = time.monotonic()
+        self._silence.broken()
         worker.send(events.Render(key=item.picture.id, job=item.picture.job))
 
     def _ask_back(self, worker: Worker) -> None:
@@ -185,14 +185,13 @@ class Batch:
     def _listen(self, worker: Worker) -> None:
         heard = worker.hear(_TICK_S)
         self._tick(worker)
-        if heard is None:
-            silent_s = time.monotonic() - self._heard_at
-            if silent_s > self._settings.stuck_after_s:
-                worker.kill()
-                self._lost(f"the worker said nothing for {silent_s:.0f} s and was ended")
-            return
-        self._heard_at = time.monotonic()
-        self._take(*heard)
+        silent_s = self._silence.look(time.monotonic())
+        if heard is not None:
+            self._silence.broken()
+            self._take(*heard)
+        elif silent_s > self._settings.stuck_after_s:
+            worker.kill()
+            self._lost(f"the worker said nothing for {silent_s:.0f} s and was ended")
 
     def _tick(self, worker: Worker) -> None:
         """Say how the batch stands, a few times a second, however much is heard."""
@@ -225,12 +224,14 @@ class Batch:
                 self._watch(news.Stepped(self._flying[key].item, step, steps))
             case events.Rendered(key=key):
                 self._keep(self._flying[key], event, payload)
-            case events.Failed(key=key, message=message, hint=hint):
-                self._failed(self._flying.pop(key).item, f"{message}", hint)
+            case events.Failed(key=key, message=message, hint=hint, kind=kind, detail=detail):
+                self._failed(self._flying.pop(key).item, message, hint, kind=kind, detail=detail)
             case events.Withdrawn(keys=keys):
                 self._given_back(keys)
+            case Gone() if event.was_asked_to_stop and self._stop.comes():
+                self._fell_with_the_run()
             case Gone():
-                self._lost(str(event))
+                self._lost(str(event), event.hint)
 
     def _keep(self, flight: Flight, event: events.Rendered, payload: bytes) -> None:
         """A picture has come: write it down, unless it breaks what its job expects."""
@@ -241,7 +242,7 @@ class Batch:
             landing.check(arrival)
         except PictureError as error:
             del self._flying[item.picture.id]
-            self._failed(item, error.message, error.hint, again=False)
+            self._failed(item, error.message, error.hint, again=False, kind=type(error).__name__)
             return
         sidecar = landing.save(self._plan.folder, arrival)
         del self._flying[item.picture.id]
@@ -250,13 +251,15 @@ class Batch:
         self._pace.learn(sidecar)
         self._watch(news.PictureDone(item, sidecar))
 
-    def _failed(self, item: Planned, message: str, hint: str, *, again: bool = True) -> None:
+    def _failed(
+        self, item: Planned, message: str, hint: str, *, again: bool = True, kind: str = "", detail: str = ""
+    ) -> None:
         self._plan.journal.write("failed", item.picture.id, item.fingerprint, message)
         again = again and self._tally.tries(item) <= self._settings.retries
         self._tally.has_failed(item, message, hint, again=again)
         if again:
             self._again.append(item)
-        self._watch(news.PictureFailed(item, message, hint, again=again))
+        self._watch(news.PictureFailed(item, message, hint, again=again, kind=kind, detail=detail))
 
     def _given_back(self, keys: Sequence[str]) -> None:
         """What the worker had not begun: nothing has happened to it, and it may wait, where it was."""
@@ -266,7 +269,12 @@ class Batch:
             self._tally.given_back(flight.item)
             self._waiting.appendleft(flight.item)
 
-    def _lost(self, reason: str) -> None:
+    def _fell_with_the_run(self) -> None:
+        """The worker was ended by what asks this run to stop: nothing that it held is to blame."""
+        self._given_back(list(self._flying))
+        self._hand.lost(blameless=True)
+
+    def _lost(self, reason: str, hint: str = "") -> None:
         """The worker is gone. What it had begun is tried again alone, until it has brought down too many.
 
         Before anything was begun, the prompts of all were: then it may have been any of them.
@@ -277,15 +285,15 @@ class Batch:
         self._asked_back = False
         for flight in flying:
             self._plan.journal.write("crashed", flight.item.picture.id, flight.item.fingerprint, reason)
-        self._watch(news.WorkerLost(reason, tuple(flight.item for flight in flying)))
-        self._heard_at = time.monotonic()
+        self._watch(news.WorkerLost(reason, tuple(flight.item for flight in flying), hint, self._hand.excerpt))
+        self._silence.broken()
         in_a_row = self._tally.in_a_row + bool(flying)  # one worker, one failure, however much it held
         for flight in flying:
             set_aside = self._plan.journal.record(flight.item.fingerprint).set_aside
-            self._tally.has_failed(flight.item, reason, again=not set_aside, set_aside=set_aside)
+            self._tally.has_failed(flight.item, reason, hint, again=not set_aside, set_aside=set_aside)
             if not set_aside:
                 self._again.append(replace(flight.item, suspect=True))
-            self._watch(news.PictureFailed(flight.item, reason, "", again=not set_aside))
+            self._watch(news.PictureFailed(flight.item, reason, hint, again=not set_aside))
         self._tally.in_a_row = in_a_row
         self._hand.lost()
 

@@ -86,20 +86,30 @@ class PictureDone:
 
 @dataclass(frozen=True, slots=True)
 class PictureFailed:
-    """A picture failed; `again` says that it will be tried again in this run."""
+    """A picture failed; `again` says that it will be tried again in this run.
+
+    `kind` is the error's name and `detail` the end of its traceback, where a worker told them.
+    """
 
     item: Planned
     message: str
     hint: str
     again: bool
+    kind: str = ""
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """A worker died or was ended, with these pictures in its hands. Another one is started."""
+    """A worker died or was ended, with these pictures in its hands. Another one is started.
+
+    `hint` says what helps, where anything does, and `excerpt` is what the worker printed last.
+    """
 
     reason: str
     items: tuple[Planned, ...]
+    hint: str = ""
+    excerpt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

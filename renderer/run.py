@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 
-from renderer import artifacts, disk, machine, news, plan, rates, supplies
+from renderer import artifacts, disk, machine, news, plan, rates, standing, supplies, workers
 from renderer.batch import Batch, Night
 from renderer.disk import Disk
 from renderer.events import Setup
@@ -36,6 +36,7 @@ def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop
         for manifest in manifests:
             folder = OutputFolder(settings.outputs / manifest.name)
             held.enter_context(folder.locked())
+            _end_orphan(folder, watch)
             artifacts.sweep(folder)
         batches = [_plan(manifest, settings) for manifest in manifests]
         here = machine.look()
@@ -51,6 +52,13 @@ def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop
             known = rates.cached(here) if here.gpu else None
             night = Night(settings, setups, refused, known, hand, watch, stop)
             return [Batch(batch, night).render() for batch in batches]
+
+
+def _end_orphan(folder: OutputFolder, watch: Watch) -> None:
+    """Have the worker of a dead run gone before anybody asks how much memory is free. Call it with the lock held."""
+    left = standing.left_behind(folder)
+    if left is not None and not workers.end_orphan(left):
+        watch(news.Remark(f"the worker of an earlier run, process {left.worker_pid}, does not go, and holds memory"))
 
 
 def _plan(manifest: Manifest, settings: Settings) -> Plan:

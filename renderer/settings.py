@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 from renderer.job import Profile
 from renderer.supplies import Terms
 from renderer.workers import Hire, LocalWorker
+
+_SAME_WISH_S = 0.5
+_CROSSING_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,22 @@ class Stop:
     """How often somebody has asked to stop: once to end well, twice to end now."""
 
     requests: int = 0
+    _asked_s: float = float("-inf")
 
-    def request(self) -> None:
-        self.requests += 1
+    def request(self, now_s: float | None = None) -> None:
+        """Ask to stop, at this moment of the monotonic clock (None: now).
+
+        What comes within half a second of a request that counted is the same wish. A service manager, `timeout` and a
+        terminal that goes away send signals in pairs: to the process and to its group, or one kind after the other.
+        """
+        now_s = time.monotonic() if now_s is None else now_s
+        if now_s - self._asked_s >= _SAME_WISH_S:
+            self._asked_s = now_s
+            self.requests += 1
+
+    def comes(self) -> bool:
+        """Whether somebody has asked, or does within a second: a signal for many processes reaches one of them last."""
+        until = time.monotonic() + _CROSSING_S
+        while not self.requests and time.monotonic() < until:
+            time.sleep(0.01)
+        return self.requests > 0

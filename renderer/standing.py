@@ -102,6 +102,11 @@ def read(folder: OutputFolder) -> Standing | None:
     return standing if standing is not None and _holds(folder, standing) else None
 
 
+def left_behind(folder: OutputFolder) -> Standing | None:
+    """What a run that is no more wrote last of itself; None where it ended well. To be asked with the lock held."""
+    return _read(folder.status)
+
+
 def memory_now(standing: Standing) -> MemoryNow:
     """What is in use at this moment: on the first GPU that is visible here, and by the worker's process."""
     gpu = machine.look().gpu

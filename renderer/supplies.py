@@ -7,10 +7,9 @@ from it. Imports no torch and no hub's client.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import queue
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -21,6 +20,7 @@ from typing import IO
 from pydantic import ValidationError
 
 from renderer import catalog
+from renderer.children import Child
 from renderer.errors import MachineError, ModelError, RendererError
 from renderer.events import Setup
 from renderer.job import Stored
@@ -88,18 +88,16 @@ class _Errand:
 
     def run(self) -> bool:
         self._tell(self._need, None)
-        with tempfile.TemporaryFile() as log, _supplier(log) as process:
+        with tempfile.TemporaryFile() as log, _supplier(log) as (stdin, stdout):
             lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            threading.Thread(target=_listen, args=(process.stdout, lines), daemon=True).start()
-            _say(process.stdin, self._need.model_dump_json())
+            threading.Thread(target=_listen, args=(stdout, lines), daemon=True).start()
+            _say(stdin, self._need.model_dump_json())
             while not self._stopped():
                 with contextlib.suppress(queue.Empty):
                     line = lines.get(timeout=_TICK_S)
                     if line is None:
                         raise _gone(log)
-                    if self._answer(line, process.stdin):
+                    if self._answer(line, stdin):
                         return True
         return False
 
@@ -126,25 +124,16 @@ class _Errand:
 
 
 @contextlib.contextmanager
-def _supplier(log: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
-    """A supplier's process, which does not outlive this."""
-    process = subprocess.Popen(
-        COMMAND,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        encoding="utf-8",
-        start_new_session=True,  # Ctrl-C is for the supervisor
-    )
+def _supplier(log: IO[bytes]) -> Iterator[tuple[IO[str], IO[str]]]:
+    """A supplier's process, which does not outlive this: what it reads, and what it says."""
+    process = Child(COMMAND, stderr=log, pass_fds=())
+    stdin, stdout = (io.TextIOWrapper(stream, encoding="utf-8") for stream in (process.stdin, process.stdout))
     try:
-        yield process
+        yield stdin, stdout
     finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):
-                assert stream is not None
+        process.kill()
+        for stream in (stdin, stdout):
+            with contextlib.suppress(OSError):  # what was still to be written; nobody reads it any more
                 stream.close()
 
 

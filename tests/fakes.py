@@ -1,16 +1,19 @@
 """The one file of fakes: a worker that draws at once, and does on request what real ones do at night.
 
 The job's prompt says how it behaves: `fail` fails always, `fail-once` the first time, `crash` kills the worker, `hang`
-says nothing more, `slow` takes a tenth of a second a step, `flat-out` answers with too few bytes. Runs as a child
-process (`python -m tests.fakes --events FD`) or, for speed, inside the process that asks.
+says nothing more, `slow` takes a tenth of a second a step, `flat-out` answers with too few bytes, `gil` hangs in a
+call that lets no other thread run, and `terminated` dies as if it were asked to stop. Runs as a child process
+(`python -m tests.fakes --events FD`) or, for speed, inside the process that asks.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -20,7 +23,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from renderer import events
+from renderer import children, events
 from renderer.encode import Pixels
 from renderer.events import AnyEvent, AnyOrder
 from renderer.job import Engine, Job, Memory, Software, Timing, canonical
@@ -43,6 +46,7 @@ class Behaviour:
     opened_in_s: float = 0.0
     capacity: int = 1
     refuses: str = ""
+    stops: bool = False
     failed_once: set[str] = field(default_factory=set)
 
     def answer(self, order: AnyOrder) -> Iterator[tuple[AnyEvent, bytes]]:
@@ -65,6 +69,8 @@ class Behaviour:
             capacity=self.capacity, load_s=self.opened_in_s, engine=engine, software=SOFTWARE, gpu=None
         )
         yield opened, b""
+        if self.stops:  # as a frozen control group does, or a call into a driver that never returns
+            os.kill(os.getpid(), signal.SIGSTOP)
 
     def _render(self, order: events.Render) -> Iterator[tuple[AnyEvent, bytes]]:
         key, job, began = order.key, order.job, datetime.now(UTC)
@@ -74,12 +80,20 @@ class Behaviour:
             os._exit(66)
         if "hang" in words:
             time.sleep(3600)
+        if "says" in words:
+            sys.stderr.write(f"drawing {job.prompt}\n")
+        if "gil" in words:
+            ctypes.PyDLL(None).sleep(3600)
+        if "terminated" in words:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
         for step in range(job.num_inference_steps):
             time.sleep(0.1 if "slow" in words else 0.0)
             yield events.Stepped(key=key, step=step + 1, steps=job.num_inference_steps), b""
         if "fail" in words or ("fail-once" in words and key not in self.failed_once):
             self.failed_once.add(key)
-            yield events.Failed(key=key, kind="BadPictureError", message="one flat colour"), b""
+            detail = "Traceback: in decode"
+            yield events.Failed(key=key, kind="BadPictureError", message="one flat colour", detail=detail), b""
             return
         pixels = draw(job)
         timing = Timing(encode_s=0.0, denoise_s=0.01, decode_s=0.0, began_at=began, ended_at=datetime.now(UTC))
@@ -125,6 +139,9 @@ class InlineWorker:
                 return None
             self._coming = self._behaviour.answer(self._orders.popleft())
 
+    def log_into(self, log: Path) -> None:
+        """It prints nothing."""
+
     def end(self) -> None:
         self.kill()
 
@@ -162,13 +179,17 @@ def main() -> None:
     """Be a worker in a child process. Orders are read as they come, so that jobs that wait can be given back."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--events", type=int)
+    parser.add_argument(children.PARENT_OPTION, type=int)
     parser.add_argument("--opened-in", type=float, default=0.0)
     parser.add_argument("--capacity", type=int, default=1)
+    parser.add_argument("--stops", action="store_true", help="once it is open")
     options = parser.parse_args()
-    behaviour = Behaviour(opened_in_s=options.opened_in, capacity=options.capacity)
+    children.belong_to(options.parent)
+    behaviour = Behaviour(opened_in_s=options.opened_in, capacity=options.capacity, stops=options.stops)
     read: queue.SimpleQueue[AnyOrder] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(read,), daemon=True).start()
     waiting: deque[AnyOrder] = deque()
+    sys.stderr.write("a fake begins\n")
     with os.fdopen(options.events, "wb") as out:
         while True:
             while not waiting or not read.empty():

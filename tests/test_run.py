@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from renderer import artifacts, catalog, files, machine, news, run, supplies
@@ -26,6 +27,7 @@ from renderer.layout import OutputFolder
 from renderer.manifest import Manifest
 from renderer.plan import make_plan
 from renderer.settings import Settings, Stop
+from renderer.standing import Standing
 from renderer.workers import LocalWorker
 from tests.fakes import Behaviour, DiesWithAll, DyingWorker, InlineWorker, draw
 from tests.making import make_job, make_manifest, make_picture, pixels_of
@@ -227,6 +229,81 @@ class TestWorkers:
         assert [what.reason for what in night.of(news.WorkerLost)] == ["the worker was ended by SIGKILL"]
         assert night.began() == ["p000", "p001", "p002", "p001"]
 
+    def test_a_worker_that_takes_no_orders_is_replaced(self, night: Night) -> None:
+        """It has stopped, and more waits for it than a pipe holds: nobody waits for it longer than for a silent one."""
+        stopped = functools.partial(
+            LocalWorker, command=(sys.executable, "-m", "tests.fakes", "--capacity", "32", "--stops")
+        )
+        manifest = make_manifest(["x" * 9_800] * 32)
+        summary = night.render(manifest, hire=stopped, stuck_after_s=4, max_failures=1)
+        assert summary.ending == "failures"
+        assert "said nothing" in night.of(news.WorkerLost)[0].reason
+
+    def test_a_worker_that_is_asked_to_stop_with_the_run_is_not_to_blame(self, night: Night) -> None:
+        """A signal reaches every process of a service, the worker first: nothing is held against its pictures."""
+        stop = Stop()
+
+        def ask(what: news.News) -> None:
+            night.heard.append(what)
+            if isinstance(what, news.PictureBegan):
+                threading.Timer(0.3, stop.request).start()
+
+        settings = Settings(outputs=night.settings.outputs, hire=FAKE_OF_EIGHT)
+        manifest = make_manifest(["terminated"] * 3)
+        (summary,) = run.render([manifest], settings, ask, stop)
+        assert (summary.ending, counts(summary)) == ("signal", (0, 0, 0, 3))
+        assert night.of(news.WorkerLost) == []
+        plan = make_plan(manifest, night.settings.outputs)
+        assert (plan.count("to do"), any(item.suspect for item in plan.items)) == (3, False)
+
+    def test_a_worker_that_somebody_ends_is_replaced(self, night: Night) -> None:
+        """The same signal, and nobody asked the run to stop: it is a crash like any other."""
+        summary = night.render(make_manifest(("terminated",)), hire=FAKE, max_failures=1)
+        assert summary.ending == "failures"
+        assert [what.reason for what in night.of(news.WorkerLost)] == ["the worker was ended by SIGTERM"]
+
+    def test_the_memory_of_a_dead_run_s_worker_is_free_first(self, night: Night) -> None:
+        """Its run was killed, and it lives still: it is ended before anything is planned."""
+        manifest = make_manifest()
+        left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "--parent", "999999999"])
+        now = datetime.now(UTC)
+        standing = Standing(
+            name="test", phase="rendering", began_at=now, at=now, pid=999999999, worker_pid=left.pid, to_render=3,
+            done=0, failed=0,
+        )  # fmt: skip
+        night.folder(manifest).path.mkdir()
+        (night.folder(manifest).path / "running.json").write_text(standing.model_dump_json())
+        assert counts(night.render(manifest)) == (3, 0, 0, 0)
+        assert not psutil.pid_exists(left.pid)
+        left.wait()
+
+    def test_each_manifest_has_the_log_of_its_own_pictures(self, night: Night) -> None:
+        """One worker renders both; what it says of the second's pictures stands in the second's folder."""
+        manifests = [make_manifest(("a",), "first"), make_manifest(("b says",), "second")]
+        settings = Settings(outputs=night.settings.outputs, hire=FAKE)
+        run.render(manifests, settings, night.heard.append, Stop())
+        assert (night.folder(manifests[0]).path / "worker.log").read_text() == "a fake begins\n"
+        assert (night.folder(manifests[1]).path / "worker.log").read_text() == "drawing b says\n"
+
+    def test_a_log_that_cannot_be_written_costs_no_picture(self, night: Night) -> None:
+        """A folder stands where the log should: that is said, once a manifest, and all is rendered."""
+        manifest = make_manifest()
+        (night.folder(manifest).path / "worker.log").mkdir(parents=True)
+        assert counts(night.render(manifest, hire=FAKE)) == (3, 0, 0, 0)
+        (remark,) = night.of(news.Remark)
+        assert remark.text.startswith("the worker's log is lost: cannot write")
+
+    def test_what_a_worker_says_of_a_failure_is_told(self, night: Night) -> None:
+        """The error's name and the end of its traceback, for whoever keeps a log."""
+        night.render(make_manifest(("fail",)), retries=0)
+        (failed,) = night.of(news.PictureFailed)
+        assert (failed.kind, failed.detail) == ("BadPictureError", "Traceback: in decode")
+
+    def test_what_a_dead_worker_said_last_is_told(self, night: Night) -> None:
+        """With the reason comes the end of what it printed."""
+        night.render(make_manifest(("crash",)), hire=FAKE, max_failures=1)
+        assert [what.excerpt for what in night.of(news.WorkerLost)] == ["a fake begins"]
+
     def test_what_a_dead_worker_had_not_begun_is_not_suspected(self, night: Night) -> None:
         """Of eight that a worker held, the one it had begun is blamed; the others are rendered, and the run goes on."""
         manifest = make_manifest(["a", "crash", *["slow"] * 8])
@@ -248,8 +325,26 @@ class TestWorkers:
         assert (summary.ending, counts(summary)) == ("complete", (8, 0, 0, 0))
         assert [len(what.items) for what in night.of(news.WorkerLost)] == [8]
 
-    def test_several_at_once_and_a_suspect_alone(self, night: Night) -> None:
-        """A worker that takes four gets four; after a crash, the ones that were in flight ride alone."""
+    def test_suspects_ride_alone(self, night: Night) -> None:
+        """A worker that takes eight died with eight: none of them is given to another beside any other picture."""
+        manifest = make_manifest(["a"] * 8)
+        hired: list[Path] = []
+        most: list[int] = []
+
+        def hire(log: Path) -> InlineWorker:
+            hired.append(log)
+            return InlineWorker(log, Behaviour(capacity=8)) if len(hired) > 1 else DiesWithAll(log)
+
+        def count(what: news.News) -> None:
+            if isinstance(what, news.PictureBegan):
+                most.append(len(journal_open(night.folder(manifest).path)))
+
+        settings = Settings(outputs=night.settings.outputs, hire=hire)
+        run.render([manifest], settings, count, Stop())
+        assert most == [1] * 8
+
+    def test_several_at_once(self, night: Night) -> None:
+        """A worker that takes four at once renders all."""
         hire = functools.partial(InlineWorker, behaviour=Behaviour(capacity=4))
         assert counts(night.render(make_manifest(["x"] * 10), hire=hire)) == (10, 0, 0, 0)
 

@@ -8,6 +8,7 @@ nobody above has to.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
@@ -15,7 +16,7 @@ import threading
 import time
 from typing import IO
 
-from renderer import catalog, streams
+from renderer import catalog, children, streams
 from renderer.errors import RendererError
 from renderer.weights import prepare, pull
 from renderer.weights.needs import Bill, Need, Progress, Refused, Supplied
@@ -28,6 +29,9 @@ _TELL_EVERY_S = 0.2
 
 def main() -> None:
     """Answer one need."""
+    arguments = argparse.ArgumentParser(prog="python -m renderer.engine.supplier", description=__doc__)
+    arguments.add_argument(children.PARENT_OPTION, type=int, metavar="PID", help="the process to die with")
+    children.belong_to(arguments.parse_args().parent)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     streams.settle()

@@ -11,14 +11,13 @@ import argparse
 import logging
 import os
 import queue
-import signal
 import sys
 import threading
 import time
 import traceback
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
-from renderer import streams
+from renderer import children, streams
 from renderer.errors import DeviceLostError, MachineError, PictureError, RendererError
 from renderer.events import (
     AnyEvent,
@@ -55,8 +54,10 @@ def main() -> None:
     """Take orders until stdin ends."""
     arguments = argparse.ArgumentParser(prog="python -m renderer.engine.worker", description=__doc__)
     arguments.add_argument("--events", type=int, required=True, metavar="FD", help="where events are written")
-    descriptor = arguments.parse_args().events
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor; it says what becomes of the picture
+    arguments.add_argument(children.PARENT_OPTION, type=int, metavar="PID", help="the process to die with")
+    options = arguments.parse_args()
+    children.belong_to(options.parent)  # the supervisor says what becomes of the pictures
+    descriptor = options.events
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # sizes differ: no holes between them
     sys.stdout.flush()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -172,11 +173,9 @@ class Worker:
 
     def failed(self, key: str, error: RendererError) -> None:
         """Say why; then end, if this process can do no better next time."""
-        LOG.warning("%s failed: %s", key, error.message)
-        event = Failed(
-            key=key, kind=type(error).__name__, message=error.message, hint=error.hint, detail=_detail(error)
-        )
-        self._tell(event)
+        detail = _detail(error)
+        LOG.warning("%s failed: %s\n%s", key, error.message, detail)
+        self._tell(Failed(key=key, kind=type(error).__name__, message=error.message, hint=error.hint, detail=detail))
         if isinstance(error, DeviceLostError):
             LOG.error("the device is lost; another process must go on")
             _end(EXIT_BROKEN)

@@ -164,11 +164,12 @@ class TestRender:
         finally:
             resource.prlimit(pid, resource.RLIMIT_AS, limits)
 
-    def test_interrupt_is_the_supervisors_business(self, worker: Process) -> None:
-        """Ctrl-C, which a terminal sends to all its processes, does not stop a worker."""
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_what_asks_to_stop_is_the_supervisors_business(self, worker: Process, number: signal.Signals) -> None:
+        """Ctrl-C, and what a service manager or a terminal that goes sends to every process, do not stop a worker."""
         worker.send(Render(key="a", job=make_job(num_inference_steps=20)))
         worker.until(Stepped)
-        worker.process.send_signal(signal.SIGINT)
+        worker.process.send_signal(number)
         assert isinstance(worker.until(Rendered, Failed)[-1][0], Rendered)
 
     def test_prints_go_to_the_log(self, worker: Process) -> None:
