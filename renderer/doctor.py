@@ -19,7 +19,7 @@ from renderer.catalog import Model, cards
 from renderer.catalog.cards import Card
 from renderer.errors import MachineError
 from renderer.estimate import Kernels, Streaming, Work, decide, duration, host, shape_of
-from renderer.findings import GIB, Facts, Finding
+from renderer.finding import GIB, Facts, Finding
 from renderer.job import Stored
 from renderer.machine import Machine
 from renderer.rates import Rates
@@ -135,7 +135,7 @@ def examine(outputs: Path, forecast: Forecast = pictures) -> Diagnosis:
     `forecast` turns the machine and its rates into lines about pictures.
     """
     here = machine.look()
-    torch = machine.ask_torch()
+    torch = machine.ask("renderer.engine.probe", here)
     card = cards.of_gpu(here.gpu.name, here.gpu.total_bytes) if here.gpu else None
     measured: Rates | str
     try:
@@ -153,6 +153,7 @@ def examine(outputs: Path, forecast: Forecast = pictures) -> Diagnosis:
         outputs_free_bytes=free_disk_bytes,
         models_free_bytes=machine.free_disk_bytes(folders.models_folder()),
         cache_trouble=_cache_trouble(folders.cache_folder()),
+        cache_moved=None if (usual := folders.cache_instead_of()) is None else (folders.cache_folder(), usual),
     )
     return Diagnosis(
         machine=here,

@@ -36,7 +36,7 @@ class Setup(Value):
     store's folder, `slots` how many blocks are on the GPU and `in_flight` how many pictures at most (null: as many as
     there is room for, and use), and `tiled` says whether every picture is decoded in tiles (null: where it does not fit
     whole). `demands` are what the GPU's memory is shared out for. `instead_of_streaming` is why another profile was
-    taken, where nobody asked for one.
+    taken, where nobody asked for one. `gpu` is what CUDA_VISIBLE_DEVICES must be for the worker (null: as it finds it).
     """
 
     model: str
@@ -50,6 +50,7 @@ class Setup(Value):
     in_flight: int | None = None
     tiled: bool | None = None
     demands: tuple[Demand, ...] = ()
+    gpu: str | None = None
 
     @property
     def stored(self) -> Stored:

@@ -7,63 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from renderer import rates as rates_of
-from renderer.catalog.cards import Card
-from renderer.machine import Gpu, Link, Machine
+from renderer import card_findings
+from renderer.finding import GIB, LITTLE_DISK_BYTES, Facts, Finding, amount
+from renderer.gpus import BF16_CAPABILITY
 from renderer.rates import Rates
 
-GIB = 2**30
-MIB = 2**20
-
 FP8_CAPABILITY = (8, 9)
-BF16_CAPABILITY = (8, 0)
 
 DRIVERS: Mapping[int, str] = MappingProxyType({11: "450.80", 12: "525.60", 13: "580.65"})
 """The first driver on Linux for a CUDA's major version (NVIDIA, CUDA Compatibility, 2025)."""
 
-BUSY_SHARE = 0.1
-"""Of a GPU's memory, what a desktop may hold without anybody being told."""
-
-SLOW_BUS_SHARE = 0.7
-"""Of what a link should bring, what is less than any healthy one does."""
-
-SLOW_SHARE = 0.6
-"""Of what a card's data promise, what is less than clocks and kernels explain."""
-
-LITTLE_DISK_BYTES = 5 * GIB
 LITTLE_SHM_BYTES = GIB
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What was seen. `torch` is the probe's answer; `rates` what was measured, or why it was not.
-
-    `swept_bytes` is what a streamed model's blocks want of host memory; `cache_trouble` why the cache cannot be
-    written to, or empty.
-    """
-
-    machine: Machine
-    torch: Mapping[str, Any]
-    rates: Rates | str | None = None
-    card: Card | None = None
-    swept_bytes: int = 0
-    outputs_free_bytes: int = LITTLE_DISK_BYTES
-    models_free_bytes: int = LITTLE_DISK_BYTES
-    cache_trouble: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was seen, what it means, and what to do. `fatal` ones forbid rendering."""
-
-    message: str
-    meaning: str = ""
-    hint: str = ""
-    fatal: bool = False
 
 
 def find(facts: Facts) -> tuple[Finding, ...]:
@@ -76,10 +33,8 @@ def find(facts: Facts) -> tuple[Finding, ...]:
         *_pinning(facts),
         *_host(facts),
         *_disks(facts),
+        *card_findings.find(facts),
     ]
-    for gpu in facts.machine.gpus[:1]:
-        found += [*_bus(gpu, facts), *_neighbours(gpu), *_health(gpu)]
-    found += _speed(facts)
     return tuple(sorted(found, key=lambda finding: not finding.fatal))
 
 
@@ -145,7 +100,13 @@ def _arithmetic(facts: Facts) -> Iterator[Finding]:
     if gpu is None:
         return
     capability = _dotted(gpu.compute_capability)
-    if gpu.compute_capability < BF16_CAPABILITY:
+    if gpu.compute_capability == (0, 0):
+        yield Finding(
+            f"{gpu.name} does not tell its compute capability",
+            "plans take it for a card without bf16 and FP8 arithmetic",
+            '--gpu "RTX 3080", its own name in place of that, plans for the card it is',
+        )
+    elif gpu.compute_capability < BF16_CAPABILITY:
         yield Finding(
             f"{gpu.name} has no bf16 arithmetic (compute capability {capability}; it takes 8.0)",
             "bf16 is emulated in float32, ten times slower than its float16; attention is not fused and takes memory "
@@ -193,7 +154,7 @@ def _pinning(facts: Facts) -> Iterator[Finding]:
     here, outcome = facts.machine, facts.torch.get("pinning")
     if outcome not in (None, "ok"):
         limit = here.lockable_bytes
-        told = "" if limit is None else f"; the limit on locked memory is {_amount(limit)}"
+        told = "" if limit is None else f"; the limit on locked memory is {amount(limit)}"
         hint = "ulimit -l unlimited; in a container --ulimit memlock=-1; in a systemd unit LimitMEMLOCK=infinity"
         if here.wsl:
             hint = "under WSL2 raise memory= in .wslconfig: Windows lets about half of it be pinned"
@@ -210,7 +171,7 @@ def _pinning(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "this is WSL2",
             "Windows lets about half of WSL's memory be pinned; blocks beyond that come several times slower",
-            f"give WSL {_amount(2 * facts.swept_bytes)} or more by memory= in .wslconfig" if facts.swept_bytes else "",
+            f"give WSL {amount(2 * facts.swept_bytes)} or more by memory= in .wslconfig" if facts.swept_bytes else "",
         )
 
 
@@ -219,19 +180,19 @@ def _host(facts: Facts) -> Iterator[Finding]:
     if here.gpu is not None and here.ram_free_bytes < facts.swept_bytes:
         swap = "" if here.swap_bytes else "; there is no swap, so what asks for more is killed"
         yield Finding(
-            f"{_amount(here.ram_free_bytes)} of host memory are free, and blocks want {_amount(facts.swept_bytes)}",
+            f"{amount(here.ram_free_bytes)} of host memory are free, and blocks want {amount(facts.swept_bytes)}",
             f"blocks are read from the disk in every step, which may be what limits it{swap}",
             "end what else uses memory, or raise the container's limit; with a fast disk leave it so",
         )
     if here.swap_bytes and here.swap_bytes - here.swap_free_bytes > here.swap_bytes / 2:
         yield Finding(
-            f"{_amount(here.swap_bytes - here.swap_free_bytes)} of {_amount(here.swap_bytes)} swap are in use",
+            f"{amount(here.swap_bytes - here.swap_free_bytes)} of {amount(here.swap_bytes)} swap are in use",
             "host memory has been short; what was swapped out comes back slowly",
             "see who holds it (ps aux --sort=-rss)",
         )
     if here.shm_bytes is not None and here.shm_bytes < LITTLE_SHM_BYTES:
         yield Finding(
-            f"/dev/shm holds {_amount(here.shm_bytes)}",  # noqa: S108  # nothing is written to it
+            f"/dev/shm holds {amount(here.shm_bytes)}",  # noqa: S108  # nothing is written to it
             "the renderer does without it; data loaders, NCCL and models kept there end with a bus error",
             "in a container --shm-size=8g or --ipc=host",
         )
@@ -241,7 +202,7 @@ def _disks(facts: Facts) -> Iterator[Finding]:
     for what, free in (("outputs", facts.outputs_free_bytes), ("models", facts.models_free_bytes)):
         if free < LITTLE_DISK_BYTES:
             yield Finding(
-                f"{_amount(free)} are free on the disk for {what}",
+                f"{amount(free)} are free on the disk for {what}",
                 "a picture takes a few megabytes, a model 30 to 60 GB",
                 "free some, or choose another disk (--outputs, RENDERER_MODELS)",
             )
@@ -251,87 +212,13 @@ def _disks(facts: Facts) -> Iterator[Finding]:
             "the demo model cannot be packed, and rates are measured anew every time",
             "make it writable, or set RENDERER_CACHE to a folder that is",
         )
-
-
-# ---- the GPU ---------------------------------------------------------------------------------------------------------
-
-
-def _bus(gpu: Gpu, facts: Facts) -> Iterator[Finding]:
-    link = gpu.link
-    if link is None:
-        return
-    streamed = "streamed blocks come that much slower"
-    hides = "the slot nearest the processor, a riser cable less; more pictures in flight hide it"
-    lanes = max(link.most_width, facts.card.pcie_width if facts.card else 0)
-    if link.width < lanes:
-        yield Finding(f"{gpu.name}: its PCIe link has {link.width} lanes of {lanes}", streamed, hides)
-    if link.most_generation < link.own_generation:
+    elif facts.cache_moved is not None:
+        here, usual = facts.cache_moved
         yield Finding(
-            f"{gpu.name}: PCIe generation {link.most_generation} here, and the card does {link.own_generation}",
-            f"half the bandwidth a generation; {streamed}",
-            f"look for a setting of the slot in the BIOS; {hides}",
+            f"{usual} cannot be written, and {here} is used instead",
+            "rates, encoded prompts, kernels and the packed demo may be forgotten at the next restart",
+            "make it writable, or set RENDERER_CACHE to a folder that stays",
         )
-    if isinstance(facts.rates, Rates) and facts.rates.pinned_bytes_per_s:
-        should, does = rates_of.link_bytes_per_s(link.most_generation, link.width), facts.rates.pinned_bytes_per_s
-        if does < SLOW_BUS_SHARE * should:
-            yield Finding(
-                f"{gpu.name}: copies reach {does / 1e9:.1f} GB/s, and {_link(link)} should bring {should / 1e9:.1f}",
-                streamed,
-                "something shares or slows the link: a slot behind the chipset, a riser, a power-saving setting, "
-                "another GPU at work, a virtual machine",
-            )
-
-
-def _neighbours(gpu: Gpu) -> Iterator[Finding]:
-    used = gpu.total_bytes - gpu.free_bytes
-    if used > BUSY_SHARE * gpu.total_bytes:
-        named = [
-            f"{process.name} ({process.pid}{f', {_amount(process.bytes)}' if process.bytes else ''})"
-            for process in gpu.processes[:5]
-        ]
-        yield Finding(
-            f"{_amount(used)} of {gpu.name}'s {_amount(gpu.total_bytes)} are in use by others",
-            "fewer blocks stay on the GPU, and its time is shared" + (f": {', '.join(named)}" if named else ""),
-            "end them" if named else "nvidia-smi on the host shows by whom; a container does not see them",
-        )
-
-
-def _health(gpu: Gpu) -> Iterator[Finding]:
-    if gpu.uncorrected_errors:
-        yield Finding(
-            f"{gpu.name}: {gpu.uncorrected_errors} memory errors that ECC could not correct, since the driver loaded",
-            "pictures may fail, or come out wrong",
-            "reset the GPU or reboot; if they come again, the card is broken",
-        )
-    if gpu.slowdowns:
-        yield Finding(
-            f"{gpu.name} is held back by {' and '.join(gpu.slowdowns)}",
-            "its clock is below what it could be",
-            "look after cooling and power (nvidia-smi -q -d PERFORMANCE)",
-        )
-    if gpu.mig:
-        yield Finding(
-            f"{gpu.name} is split (MIG)",
-            "a process gets one part of its memory and units; NVML tells those of the whole",
-            "name the part in CUDA_VISIBLE_DEVICES, and its memory by --vram",
-        )
-
-
-def _speed(facts: Facts) -> Iterator[Finding]:
-    if isinstance(facts.rates, str):
-        yield Finding(f"how fast it is could not be measured: {facts.rates}", "forecasts go by the card's data", "")
-    elif facts.rates is not None and facts.card is not None:
-        should = rates_of.of_card(facts.card)
-        for what, does, could in (
-            ("bf16 products", facts.rates.bf16_flops, should.bf16_flops),
-            ("memory", facts.rates.memory_bytes_per_s, should.memory_bytes_per_s),
-        ):
-            if does < SLOW_SHARE * could:
-                yield Finding(
-                    f"{facts.card.name}: {what} at {does / could:.0%} of what such a card does",
-                    "pictures take longer than on others of its kind",
-                    "a power limit (nvidia-smi -q -d POWER), heat, or another process at work",
-                )
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
@@ -363,11 +250,3 @@ def _dotted(version: tuple[int, int] | None) -> str:
 
 def _sm(gpu: Mapping[str, Any]) -> str:
     return "sm_" + str(gpu.get("compute_capability", "?")).replace(".", "")
-
-
-def _link(link: Link) -> str:
-    return f"PCIe {link.most_generation} x{link.width}"
-
-
-def _amount(count: int) -> str:
-    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / MIB:.0f} MiB"

@@ -1,6 +1,6 @@
 """What this machine has: GPUs, memory, disk. Asks NVML and the system, so it answers in a blink and without torch.
 
-What torch makes of it is asked in a child process (`ask_torch`), for `doctor` alone. How fast it is, `rates` knows.
+What torch makes of it, and how fast it is, is asked in child processes (`ask`), for `doctor` and `rates`.
 """
 
 from __future__ import annotations
@@ -12,79 +12,26 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pynvml
+
+from renderer import gpus
+from renderer.gpus import Gpu
 
 _PROBE_TIMEOUT_S = 180
 
 
-SLOWDOWNS = {
-    0x04: "its power limit",
-    0x08: "a hardware slowdown",
-    0x20: "its temperature",
-    0x40: "its temperature, by the hardware",
-    0x80: "the power supply's brake",
-}
-"""NVML's reasons for running below the clock that was asked for, those that somebody can do something about."""
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A GPU's PCIe link: generation and lanes now and at most. An idle link falls back to an older generation.
-
-    `most_generation` is what card and slot do together, `own_generation` what the card does in a slot to match.
-    """
-
-    generation: int
-    width: int
-    most_generation: int
-    most_width: int
-    own_generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class GpuProcess:
-    """A process that computes or draws on a GPU, and the bytes it holds there, where the driver tells."""
-
-    pid: int
-    name: str
-    bytes: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """One NVIDIA GPU as NVML sees it. Bytes; the compute capability as (major, minor).
-
-    What a driver does not tell is None, or empty.
-    """
-
-    index: int
-    name: str
-    uuid: str
-    total_bytes: int
-    free_bytes: int
-    driver: str
-    compute_capability: tuple[int, int]
-    link: Link | None = None
-    ecc: bool | None = None
-    mig: bool | None = None
-    uncorrected_errors: int | None = None
-    slowdowns: tuple[str, ...] = ()
-    processes: tuple[GpuProcess, ...] = ()
-
-
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The GPUs this process may use, in CUDA's order, and the host's memory in bytes.
+    """The GPUs this process may use, the one that renders first, and the host's memory in bytes.
 
     RAM is what a container's limit leaves of it. `lockable_bytes` is the limit on locked memory, None without one;
-    `cuda` the newest CUDA that the driver runs, as (major, minor).
+    `cuda` the newest CUDA that the driver runs, as (major, minor). `gpu_troubles` says what of NVIDIA's does not
+    answer; `chosen` whether there are other GPUs than the one that renders.
     """
 
     gpus: tuple[Gpu, ...]
@@ -99,11 +46,21 @@ class Machine:
     kernel: str = ""
     wsl: bool = False
     cuda: tuple[int, int] | None = None
+    gpu_troubles: tuple[str, ...] = ()
+    chosen: bool = False
 
     @property
     def gpu(self) -> Gpu | None:
         """The GPU that renders: the first one visible."""
         return self.gpus[0] if self.gpus else None
+
+    @property
+    def visible(self) -> str | None:
+        """What CUDA_VISIBLE_DEVICES must be in a process that is to compute on `gpu`; None where it cannot but do so.
+
+        NVML and CUDA count GPUs in different orders; by its UUID both mean the same one.
+        """
+        return (self.gpu.uuid or None) if self.gpu and self.chosen else None
 
 
 def look() -> Machine:
@@ -112,13 +69,16 @@ def look() -> Machine:
     limit, used = _container(Path("/sys/fs/cgroup"), _own_group())
     shm = _disk(Path("/dev/shm"))  # noqa: S108  # looked at, not written to
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    gpus, cuda = _gpus()
+    ram_bytes, ram_free_bytes = min(memory.total, limit), max(0, min(memory.available, limit - used))
+    seen = gpus.look(ram_bytes, ram_free_bytes)
+    if seen.gpus and seen.gpus[0].memory == "host":  # no byte is counted twice
+        ram_free_bytes -= seen.gpus[0].free_bytes
     kernel = platform.release()
     return Machine(
-        gpus=_visible(gpus, os.environ.get("CUDA_VISIBLE_DEVICES")),
+        gpus=seen.gpus,
         cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1),
-        ram_bytes=min(memory.total, limit),
-        ram_free_bytes=max(0, min(memory.available, limit - used)),
+        ram_bytes=ram_bytes,
+        ram_free_bytes=ram_free_bytes,
         swap_bytes=swap.total,
         swap_free_bytes=swap.free,
         shm_bytes=shm[0] if shm else None,
@@ -126,7 +86,9 @@ def look() -> Machine:
         lockable_bytes=None if soft == resource.RLIM_INFINITY else soft,
         kernel=kernel,
         wsl="microsoft" in kernel.lower(),
-        cuda=cuda,
+        cuda=seen.cuda,
+        gpu_troubles=seen.troubles,
+        chosen=seen.chosen,
     )
 
 
@@ -135,98 +97,6 @@ def free_disk_bytes(folder: Path) -> int:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def _gpus() -> tuple[list[Gpu], tuple[int, int] | None]:
-    """Every GPU that NVML sees, and the newest CUDA that the driver runs; none where there is no driver."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return [], None
-    try:
-        driver = str(pynvml.nvmlSystemGetDriverVersion())
-        newest = _asked(pynvml.nvmlSystemGetCudaDriverVersion_v2)
-        cuda = (newest // 1000, newest % 1000 // 10) if newest else None
-        return [_gpu(index, driver) for index in range(pynvml.nvmlDeviceGetCount())], cuda
-    except pynvml.NVMLError:
-        return [], None
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _gpu(index: int, driver: str) -> Gpu:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-    ecc = _asked(pynvml.nvmlDeviceGetCurrentEccMode, handle)
-    mig = _asked(pynvml.nvmlDeviceGetMigMode, handle)
-    reasons = _asked(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle) or 0
-    errors = (pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC)
-    return Gpu(
-        index=index,
-        name=str(pynvml.nvmlDeviceGetName(handle)),
-        uuid=str(pynvml.nvmlDeviceGetUUID(handle)),
-        total_bytes=int(memory.total),
-        free_bytes=int(memory.free),
-        driver=driver,
-        compute_capability=(int(major), int(minor)),
-        link=_link(handle),
-        ecc=None if ecc is None else bool(ecc),
-        mig=None if mig is None else bool(mig[0]),
-        uncorrected_errors=_asked(pynvml.nvmlDeviceGetTotalEccErrors, handle, *errors) if ecc else None,
-        slowdowns=tuple(words for bit, words in SLOWDOWNS.items() if reasons & bit),
-        processes=_processes(handle),
-    )
-
-
-def _link(handle: Any) -> Link | None:
-    generation = _asked(pynvml.nvmlDeviceGetCurrPcieLinkGeneration, handle)
-    width = _asked(pynvml.nvmlDeviceGetCurrPcieLinkWidth, handle)
-    most_generation = _asked(pynvml.nvmlDeviceGetMaxPcieLinkGeneration, handle)
-    most_width = _asked(pynvml.nvmlDeviceGetMaxPcieLinkWidth, handle)
-    own = _asked(pynvml.nvmlDeviceGetGpuMaxPcieLinkGeneration, handle)
-    if not (generation and width and most_generation and most_width):
-        return None
-    return Link(generation, width, most_generation, most_width, own_generation=own or most_generation)
-
-
-def _processes(handle: Any) -> tuple[GpuProcess, ...]:
-    """Who uses a GPU besides this process, the largest first; a container's neighbours cannot be seen."""
-    held: dict[int, int | None] = {}
-    for question in (pynvml.nvmlDeviceGetComputeRunningProcesses, pynvml.nvmlDeviceGetGraphicsRunningProcesses):
-        for process in _asked(question, handle) or ():
-            held[process.pid] = process.usedGpuMemory
-    held.pop(os.getpid(), None)
-    found = [GpuProcess(pid, _process_name(pid), count) for pid, count in held.items()]
-    return tuple(sorted(found, key=lambda process: -(process.bytes or 0)))
-
-
-def _process_name(pid: int) -> str:
-    try:
-        return psutil.Process(pid).name()
-    except psutil.Error:
-        return "?"
-
-
-def _asked(question: Callable[..., Any], *arguments: Any) -> Any | None:
-    """NVML's answer, or None where this driver or card has none to give."""
-    try:
-        return question(*arguments)
-    except (pynvml.NVMLError, AttributeError):
-        return None
-
-
-def _visible(gpus: list[Gpu], setting: str | None) -> tuple[Gpu, ...]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order; like CUDA, it stops at the first name it cannot find."""
-    if setting is None:
-        return tuple(gpus)
-    chosen = []
-    for name in (part.strip() for part in setting.split(",")):
-        found = [gpu for gpu in gpus if name == str(gpu.index) or (name and gpu.uuid.startswith(name))]
-        if not found:
-            break
-        chosen.append(found[0])
-    return tuple(chosen)
 
 
 def _own_group() -> str:
@@ -275,16 +145,20 @@ def _disk(folder: Path) -> tuple[int, int] | None:
     return None
 
 
-def ask_torch() -> dict[str, Any]:
-    """What torch and DiffSynth say of this machine, from a child process: a broken library cannot take us along."""
-    command = [sys.executable, "-m", "renderer.engine.probe"]
+def ask(module: str, here: Machine) -> dict[str, Any]:
+    """What a module of ours that is run in a child process writes: a broken library cannot take us along.
+
+    The child sees the GPU that renders, and no other. A child that writes nothing sensible is an `error` in words.
+    """
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": here.visible} if here.visible else None
+    command = [sys.executable, "-m", module]
     try:
-        answer = subprocess.run(command, capture_output=True, timeout=_PROBE_TIMEOUT_S, check=False)
+        answer = subprocess.run(command, capture_output=True, timeout=_PROBE_TIMEOUT_S, check=False, env=environment)
     except subprocess.TimeoutExpired:
         return {"error": f"no answer within {_PROBE_TIMEOUT_S} s"}
-    try:
-        found: dict[str, Any] = json.loads(answer.stdout)
-    except ValueError:
-        last = answer.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        return {"error": f"exit status {answer.returncode}: {' '.join(last)}"}
-    return found
+    with suppress(ValueError):
+        found = json.loads(answer.stdout)
+        if isinstance(found, dict):
+            return found
+    last = answer.stderr.decode(errors="replace").strip().splitlines()[-1:]
+    return {"error": f"exit status {answer.returncode}: {' '.join(last)}"}

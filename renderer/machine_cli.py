@@ -18,7 +18,7 @@ from renderer.folders import expanded
 
 if TYPE_CHECKING:
     from renderer import doctor
-    from renderer.machine import Gpu
+    from renderer.gpus import Gpu
     from renderer.rates import Rates
 
 WIDTH = 79
@@ -77,11 +77,12 @@ def _machine_lines(found: doctor.Diagnosis) -> Iterator[str]:
     yield from _row("disk", f"{gib(found.free_disk_bytes)} free for outputs")
     yield from _row("system", f"Linux {here.kernel}" + (", WSL2" if here.wsl else ""))
     for gpu in here.gpus:
-        for number, text in enumerate(_gpu_texts(gpu)):
+        renders = gpu is here.gpu and len(here.gpus) > 1
+        for number, text in enumerate(_gpu_texts(gpu, renders=renders)):
             yield from _row("" if number else f"GPU {gpu.index}", text)
     if here.gpus:
         newest = "" if here.cuda is None else f", runs CUDA up to {'.'.join(map(str, here.cuda))}"
-        yield from _row("driver", f"{here.gpus[0].driver}{newest}")
+        yield from _row("driver", f"{here.gpus[0].driver or 'unknown'}{newest}")
     versions = (f"{name} {torch.get(name) or '?'}" for name in ("python", "torch", "cuda", "diffsynth", "transformers"))
     yield from _row("software", ", ".join(versions))
     for seen in torch.get("gpus") or ():
@@ -91,12 +92,13 @@ def _machine_lines(found: doctor.Diagnosis) -> Iterator[str]:
         yield from _row("tried", f"{seen.get('name')}: {outcomes}; pinning {torch.get('pinning') or 'not tried'}")
 
 
-def _gpu_texts(gpu: Gpu) -> Iterator[str]:
+def _gpu_texts(gpu: Gpu, *, renders: bool) -> Iterator[str]:
     from renderer.words import gib  # noqa: PLC0415
 
-    capability = ".".join(map(str, gpu.compute_capability))
-    yield f"{gpu.name}, compute capability {capability}"
-    yield f"{gib(gpu.total_bytes)}, {gib(gpu.free_bytes)} free"
+    capability = ".".join(map(str, gpu.compute_capability)) if gpu.compute_capability > (0, 0) else "unknown"
+    yield f"{gpu.name}, compute capability {capability}" + (": this one renders" if renders else "")
+    whose = {"own": "", "host": " of the host's, for it", "assumed": ", as is assumed"}[gpu.memory]
+    yield f"{gib(gpu.total_bytes)}, {gib(gpu.free_bytes)} free{whose}"
     if link := gpu.link:
         now = f"PCIe {link.generation} x{link.width} now, {link.most_generation} x{link.most_width} at most"
         yield now + ("" if link.generation == link.most_generation else " (an idle link falls back)")

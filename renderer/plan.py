@@ -199,6 +199,8 @@ def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vra
     """
     job = jobs[0]
     model = catalog.find(job.model)
+    if vram_bytes is None and machine.gpu is not None and machine.gpu.memory == "host":
+        vram_bytes = machine.gpu.free_bytes  # the driver would let it take the host's share too
     choice = choose_profile(model, job.precision, machine, wanted, vram_bytes)
     reason = why_not_streamed(jobs) if choice.profile == "stream" else ""
     if reason and wanted == "stream":
@@ -218,6 +220,7 @@ def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vra
         vram_bytes=choice.vram_bytes,
         store=str(packed_folder(model, stored(job.precision))) if streamed else None,
         demands=_demands(jobs) if choice.profile == "stream" else (),
+        gpu=machine.visible,
     )
 
 

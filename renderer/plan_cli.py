@@ -139,7 +139,7 @@ def described(
     """
     from renderer import rates  # noqa: PLC0415
     from renderer.catalog import cards  # noqa: PLC0415
-    from renderer.machine import Gpu  # noqa: PLC0415
+    from renderer.gpus import Gpu  # noqa: PLC0415
 
     there = here if ram_bytes is None else replace(here, ram_bytes=ram_bytes, ram_free_bytes=ram_bytes)
     if name is not None:

@@ -6,11 +6,8 @@ torch; `of_card` knows cards that are not here. Knows nothing of models or pictu
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -24,15 +21,13 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 from renderer.catalog.cards import Card
 from renderer.errors import MachineError
 from renderer.folders import cache_folder
-from renderer.machine import Machine
+from renderer.machine import Machine, ask
 
 VERSION: Literal[1] = 1
 """Goes up when what is measured changes its meaning; older measurements are then made anew."""
 
 CPU = "CPU"
 """The device's name on a machine without a GPU."""
-
-_TIMEOUT_S = 180
 
 LANE_BYTES_PER_S: Mapping[int, float] = MappingProxyType(
     {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
@@ -111,7 +106,7 @@ def measure(machine: Machine) -> Rates:
     `MachineError` when the child gives no figures.
     """
     key = _key(machine)
-    rates = _ask()
+    rates = _ask(machine)
     if machine.gpu is not None and rates.device == CPU:
         message = f"this machine's rates: the driver shows {machine.gpu.name}, but torch sees none"
         raise MachineError(message, hint="renderer doctor says what is wrong here")
@@ -184,20 +179,14 @@ def link_bytes_per_s(generation: int, width: int) -> float:
     return LANE_BYTES_PER_S[min(generation, newest)] * width * BUS_SHARE
 
 
-def _ask() -> Rates:
-    command = [sys.executable, "-m", "renderer.engine.rates"]
+def _ask(machine: Machine) -> Rates:
+    found = ask("renderer.engine.rates", machine)
+    if "error" in found:
+        raise MachineError(f"this machine's rates cannot be measured: {found['error']}", hint="see renderer doctor")
     try:
-        answer = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        raise MachineError(f"this machine's rates: no answer within {_TIMEOUT_S} s") from None
-    last = answer.stderr.decode(errors="replace").strip().splitlines()[-1:]
-    try:
-        found = json.loads(answer.stdout)
-        if "error" in found:
-            raise MachineError(f"this machine's rates cannot be measured: {found['error']}", hint="see renderer doctor")
         return Rates.model_validate(found)
-    except (ValueError, TypeError) as error:
-        message = f"this machine's rates: exit status {answer.returncode}: {' '.join(last)}"
+    except ValidationError as error:
+        message = "this machine's rates cannot be measured: what was measured makes no sense"
         raise MachineError(message, hint="renderer doctor says what is wrong here") from error
 
 

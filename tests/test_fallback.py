@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from renderer import cli, machine
+from renderer.gpus import Gpu
 from renderer.job import Sidecar
-from renderer.machine import Gpu, Machine
+from renderer.machine import Machine
 from tests.engine.making import copy_model, without_vision
 
 GIB = 2**30

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from renderer import findings, rates
 from renderer.catalog import cards
-from renderer.findings import GIB, Facts, Finding
-from renderer.machine import Gpu, GpuProcess, Link, Machine
+from renderer.finding import GIB, Facts, Finding
+from renderer.gpus import Gpu, GpuProcess, Link
+from renderer.machine import Machine
 
 CARD = cards.find("4090").card
 LINK = Link(generation=1, width=16, most_generation=4, most_width=16, own_generation=4)
@@ -203,12 +205,26 @@ class TestHealth:
         [
             ({"uncorrected_errors": 3}, "3 memory errors"),
             ({"slowdowns": ("its temperature",)}, "held back by its temperature"),
-            ({"mig": True}, "is split"),
+            ({"memory": "host"}, "has no memory of its own, and shares the host's 24.0 GiB"),
+            ({"memory": "assumed"}, "the driver does not tell its memory"),
         ],
     )
     def test_what_nvml_complains_of(self, change: dict[str, Any], message: str) -> None:
-        """ECC errors, throttling, a split card."""
+        """ECC errors, throttling, memory that is the host's or is not told."""
         assert message in one(facts(change)).message
+
+    def test_a_capability_that_is_not_told(self) -> None:
+        """It is not taken for an old card's without a word."""
+        assert "does not tell its compute capability" in one(facts({"compute_capability": (0, 0)})).message
+
+    def test_cards_that_do_not_answer(self) -> None:
+        """They are named, and that the others are used; a split card without parts has a hint of its own."""
+        lost = one(facts(machine={"gpu_troubles": ("GPU 1 does not answer: GPU is lost",)}))
+        assert (lost.message, lost.meaning) == ("GPU 1 does not answer: GPU is lost", "the other GPUs are used")
+        assert "reboot" in lost.hint
+        split = "GPU 0 is split (MIG), and shows none of its parts"
+        found = findings.find(facts(machine={"gpu_troubles": (split,), "gpus": ()}, torch={"gpus": []}, card=None))
+        assert [each.meaning for each in found if each.message == split] == ["no GPU can be used"]
 
     def test_a_card_slower_than_its_kind(self) -> None:
         """Products at half of what such a card does: a power limit, heat."""
@@ -230,6 +246,11 @@ class TestDisks:
     def test_a_cache_that_cannot_be_written(self) -> None:
         """With the reason."""
         assert "Permission denied" in one(facts(cache_trouble="/cache: Permission denied")).message
+
+    def test_a_cache_elsewhere(self) -> None:
+        """Where another folder stands in, it is said which and for which."""
+        found = one(facts(cache_moved=(Path("/tmp/renderer-1/cache"), Path("/.cache/renderer"))))
+        assert found.message == "/.cache/renderer cannot be written, and /tmp/renderer-1/cache is used instead"
 
 
 def test_no_gpu() -> None:

@@ -10,6 +10,7 @@ import pytest
 from renderer import forecast, machine
 from renderer.catalog import cards
 from renderer.forecast import Terms
+from renderer.gpus import Gpu
 from renderer.manifest import Manifest
 from renderer.plan import make_plan
 from renderer.rates import of_card
@@ -18,7 +19,7 @@ from tests.nights import make_night
 
 NOW = datetime(2026, 11, 21, 23, 0, tzinfo=UTC)
 GIB = 2**30
-H200 = machine.Gpu(0, "NVIDIA H200", "GPU-1", 140 * GIB, 139 * GIB, "580.1", (9, 0))
+H200 = Gpu(0, "NVIDIA H200", "GPU-1", 140 * GIB, 139 * GIB, "580.1", (9, 0))
 HERE = machine.Machine((H200,), 16, 256 * GIB, 250 * GIB)
 RATES = of_card(cards.find("H200").card)
 

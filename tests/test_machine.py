@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pynvml
-import pytest
-
 from renderer import machine
 
 
@@ -42,31 +39,6 @@ class TestContainer:
         """Without cgroups the machine has what it has."""
         limit, used = machine._container(tmp_path, "")
         assert (limit > 2**60, used) == (True, 0)
-
-
-class TestNvml:
-    def test_what_a_card_cannot_tell_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """GeForce has no ECC and old drivers lack calls: neither is an error."""
-
-        def refuse(*_: object) -> None:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-
-        for name in ("Generation", "Width"):
-            monkeypatch.setattr(pynvml, f"nvmlDeviceGetCurrPcieLink{name}", refuse)
-            monkeypatch.setattr(pynvml, f"nvmlDeviceGetMaxPcieLink{name}", refuse)
-        assert machine._link(object()) is None
-        monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", refuse)
-        monkeypatch.setattr(pynvml, "nvmlDeviceGetGraphicsRunningProcesses", refuse)
-        assert machine._processes(object()) == ()
-
-    def test_no_driver_is_no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A machine without NVIDIA's library is a machine without GPUs."""
-
-        def missing() -> None:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
-
-        monkeypatch.setattr(pynvml, "nvmlInit", missing)
-        assert machine._gpus() == ([], None)
 
 
 def test_memory_that_may_be_locked_is_told() -> None:

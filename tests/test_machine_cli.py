@@ -11,7 +11,7 @@ import pytest
 from renderer import doctor, findings, machine_cli, rates
 from renderer.catalog import cards
 from renderer.doctor import Diagnosis
-from renderer.findings import GIB
+from renderer.finding import GIB
 from tests.test_findings import CARD, GPU, HEALTHY, HERE, TORCH, facts
 
 
@@ -61,6 +61,15 @@ def test_a_healthy_machine_is_told_so() -> None:
     page = "\n".join(machine_cli.lines(diagnosis(findings=(), torch=TORCH, machine=HERE, rates=None, card=None)))
     assert "nothing is wrong here" in page
     assert "rates" not in page
+
+
+def test_which_of_several_renders() -> None:
+    """The first; what a card does not tell is said to be unknown."""
+    other = dataclasses.replace(GPU, index=1, name="Another", compute_capability=(0, 0), memory="assumed")
+    page = "\n".join(machine_cli.lines(diagnosis(machine=dataclasses.replace(HERE, gpus=(GPU, other)))))
+    assert "compute capability 8.9: this one renders" in page
+    assert "Another, compute capability unknown\n" in page
+    assert "24.0 GiB free, as is assumed" in page
 
 
 def test_json_has_everything() -> None:

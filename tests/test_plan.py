@@ -9,8 +9,9 @@ from renderer import catalog, machine
 from renderer.catalog import QWEN_IMAGE
 from renderer.errors import MachineError, UsageError
 from renderer.estimate.terms import GIB
+from renderer.gpus import Gpu
 from renderer.job import Job, Precision
-from renderer.machine import Gpu, Machine
+from renderer.machine import Machine
 from renderer.plan import (
     allocator_bytes,
     available_bytes,
@@ -53,6 +54,14 @@ class TestChooseProfile:
         assert setup.store.endswith("bf16")
         assert setup.vram_bytes == 8 * GIB
         assert setup_for([make_job()], a_machine(), None).store is None
+
+    def test_the_gpu_that_was_looked_at(self) -> None:
+        """Where there are others, the worker is told which; where its memory is the host's, how much of it is its."""
+        here = a_machine(24)
+        assert setup_for([make_job()], here, None).gpu is None
+        assert setup_for([make_job()], replace(here, chosen=True), None).gpu == "GPU-1"
+        shared = replace(here, gpus=(replace(here.gpus[0], memory="host"),))
+        assert setup_for([make_job()], shared, None).vram_bytes == 24 * GIB
 
     def test_no_gpu_means_the_demo_model_alone(self) -> None:
         """Without a GPU the demo model renders on the CPU, and Qwen-Image is refused with what is missing."""
@@ -188,14 +197,6 @@ class TestMachine:
         here = machine.look()
         assert here.cpus >= 1
         assert 0 < here.ram_free_bytes <= here.ram_bytes
-
-    def test_cuda_visible_devices_is_obeyed(self) -> None:
-        """By index, by UUID's beginning, in order, and nothing after a name that is not there."""
-        gpus = [Gpu(index, "card", f"GPU-{index}f", GIB, GIB, "1", (9, 0)) for index in range(3)]
-        assert machine._visible(gpus, None) == tuple(gpus)
-        assert machine._visible(gpus, "2,GPU-0") == (gpus[2], gpus[0])
-        assert machine._visible(gpus, "1,7,0") == (gpus[1],)
-        assert machine._visible(gpus, "") == ()
 
     def test_free_disk_of_a_folder_that_is_not_there_yet(self, tmp_path: Path) -> None:
         """It is its parent's disk."""

@@ -12,6 +12,7 @@ import pytest
 from tqdm.utils import disp_len
 
 from renderer import cli
+from renderer.gpus import Gpu
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "diffsynth", "transformers")
@@ -98,7 +99,7 @@ class TestPlan:
         """On this machine, with a card: bytes to download, and the packed store to the megabyte."""
         from renderer import machine  # noqa: PLC0415
 
-        card = machine.Gpu(0, "NVIDIA H200", "GPU-1", 140 * 2**30, 140 * 2**30, "580.1", (9, 0))
+        card = Gpu(0, "NVIDIA H200", "GPU-1", 140 * 2**30, 140 * 2**30, "580.1", (9, 0))
         monkeypatch.setattr(machine, "look", lambda: machine.Machine((card,), 8, 2**37, 2**37))
         _, said, _ = run(capsys, "plan", "night.yaml", "--json")
         disk = json.loads(said)["forecast"]["disk"]

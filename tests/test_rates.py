@@ -14,7 +14,8 @@ import pytest
 from renderer import machine, rates
 from renderer.catalog import cards
 from renderer.errors import MachineError
-from renderer.machine import Gpu, Machine
+from renderer.gpus import Gpu
+from renderer.machine import Machine
 from renderer.rates import Measurement, Rates
 
 GIB = 2**30
@@ -37,7 +38,7 @@ def some() -> Rates:
 
 
 def remember(here: Machine, found: Rates, monkeypatch: pytest.MonkeyPatch) -> Rates:
-    monkeypatch.setattr(rates, "_ask", lambda: found)
+    monkeypatch.setattr(rates, "_ask", lambda _: found)
     return rates.measure(here)
 
 
@@ -112,7 +113,7 @@ class TestMeasure:
 
     def test_a_processor_is_not_taken_for_a_gpu(self, some: Rates, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where the driver shows a GPU and torch sees none, nothing is remembered as the GPU's."""
-        monkeypatch.setattr(rates, "_ask", lambda: some.model_copy(update={"device": "CPU"}))
+        monkeypatch.setattr(rates, "_ask", lambda _: some.model_copy(update={"device": "CPU"}))
         with pytest.raises(MachineError, match="torch sees none"):
             rates.measure(with_gpu())
         assert rates.cached(with_gpu()) is None

@@ -21,6 +21,7 @@ import pytest
 from renderer import artifacts, catalog, files, machine, news, run, supplies
 from renderer.errors import DiskError, LockedError, MachineError
 from renderer.estimate.memory import CONTEXT_BYTES
+from renderer.gpus import Gpu
 from renderer.job import Expect, Keep, Summary
 from renderer.journal import Journal
 from renderer.layout import OutputFolder
@@ -644,7 +645,7 @@ class TestWhatCannotFit:
     def test_a_picture_that_cannot_fit_fails_at_no_cost(self, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
         """On a card that is too small for one of three, that one fails with numbers, is never tried, and two come."""
         free = CONTEXT_BYTES + 60 * 2**20
-        card = machine.Gpu(0, "a small card", "GPU-1", free, free, "580.1", (8, 9))
+        card = Gpu(0, "a small card", "GPU-1", free, free, "580.1", (8, 9))
         monkeypatch.setattr(machine, "look", lambda: machine.Machine((card,), 2, 2**36, 2**36))
         manifest = make_manifest()
         large = manifest.pictures[1].job.model_copy(update={"width": 1024, "height": 1024})

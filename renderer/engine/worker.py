@@ -114,6 +114,8 @@ class Worker:
         began_s = time.perf_counter()
         self._tell(Opening(what="DiffSynth"))
         self._engine = None  # its memory is the next one's
+        if setup.gpu is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = setup.gpu  # before torch is imported: it asks but once
         try:
             self._engine = engine = self._opened(setup)
         except RendererError as error:

@@ -18,6 +18,7 @@ import pytest
 from renderer.engine import slots
 from renderer.engine.native import NativeEngine
 from renderer.engine.worker import Worker
+from renderer.errors import MachineError
 from renderer.events import (
     AnyEvent,
     AnyOrder,
@@ -128,6 +129,22 @@ class TestOpen:
         assert isinstance(answer, Failed)
         assert "no open pipeline" in answer.message
         assert isinstance(worker.open(make_setup())[-1][0], Opened)
+
+
+class TestWhichGpu:
+    def test_the_one_that_was_described(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The setup's GPU is all that CUDA shows, and that is so before torch asks for it."""
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        seen: list[str | None] = []
+
+        def opened(_: Worker, setup: Setup) -> None:
+            seen.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+            raise MachineError(setup.model)
+
+        monkeypatch.setattr(Worker, "_opened", opened)
+        for gpu in (None, "GPU-7777"):
+            Worker(io.BytesIO()).obey(Open(setup=make_setup().model_copy(update={"gpu": gpu})))
+        assert seen == ["0", "GPU-7777"]
 
 
 class TestRender:
