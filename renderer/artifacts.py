@@ -7,8 +7,10 @@ or workers.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +132,19 @@ def save(
     if changing is not None:
         _finish_change(changing)
     return sidecar
+
+
+def check_place(folder: OutputFolder, output: str, file_format: Format) -> None:
+    """Raise `DiskError` where it is plain that a picture's files cannot be written, before it is rendered in vain."""
+    for path in (folder.picture(output, file_format), folder.sidecar(output)):
+        _stay_inside(folder.path, path)
+        try:
+            if stat.S_ISDIR(path.lstat().st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise disk_error(path, error) from error
 
 
 class _Change(Value):

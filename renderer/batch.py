@@ -10,57 +10,73 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from renderer import events, landing, news, plan
-from renderer.errors import DiskError, MachineError, PictureError
+from renderer import artifacts, events, landing, news
+from renderer.errors import DiskError, MachineError, PictureError, RendererError
 from renderer.events import Setup
 from renderer.files import write_whole
 from renderer.hand import Hand, Silence
-from renderer.job import Ending, Job, Summary
+from renderer.job import Ending, Job, Precision, Summary
 from renderer.landing import Arrival
+from renderer.layout import OutputFolder
 from renderer.news import Watch
 from renderer.pace import Pace
-from renderer.plan import Plan, Planned, Refusal
+from renderer.plan import Plan, Planned, Refusal, State
 from renderer.rates import Rates
-from renderer.report import page
 from renderer.settings import Settings, Stop
 from renderer.standing import Notice, Phase, Standing
-from renderer.tally import Flight, Tally
+from renderer.tally import Flight, Row, Tally, told
 from renderer.workers import Gone, Worker
 
 _TICK_S = 0.25
+
+Key = tuple[str, Precision]
+"""What is opened as one: a model's reference and a precision."""
+
+
+def key_of(job: Job) -> Key:
+    """What has to be opened for a job."""
+    return job.model, job.precision
 
 
 @dataclass(frozen=True, slots=True)
 class Night:
     """What all batches of one run share.
 
-    `setups` is by model and precision; `refused` are jobs that cannot fit; `rates` the machine's, if they are known.
+    `setups` is by model and precision, `troubles` why some of those have none, or did not open; `refused` are jobs that
+    cannot fit; `rates` the machine's, if they are known.
     """
 
     settings: Settings
-    setups: dict[tuple[str, str], Setup]
+    setups: dict[Key, Setup]
+    troubles: dict[Key, RendererError]
     refused: dict[Job, Refusal]
     rates: Rates | None
     hand: Hand
     watch: Watch
     stop: Stop
+    row: Row = field(default_factory=Row)
 
 
 class Batch:
-    """One manifest's pictures on their way through the workers."""
+    """One manifest's pictures on their way through the workers.
+
+    `error` is what ended it, where that was no picture's: of this manifest, or of the night.
+    """
+
+    error: RendererError | None = None
 
     def __init__(self, batch: Plan, night: Night) -> None:
         self._plan = batch
-        self._setups = night.setups
-        self._refused = night.refused
+        self._night = night
         self._settings = night.settings
         self._hand = night.hand
         self._watch = night.watch
         self._stop = night.stop
         self._tally = Tally(batch, ())
+        self._changed: dict[str, Planned] = {}
         self._notice = Notice(batch.folder)
         self._pace = Pace((item.sidecar for item in batch.items if item.sidecar), night.rates)
         self._waiting: deque[Planned] = deque()
@@ -72,41 +88,82 @@ class Batch:
         self._grace_ends: float | None = None
 
     def render(self) -> Summary:
-        """Render all there is to do, or as much as time allows."""
-        wanted = self._plan.to_render()
-        todo = [item for item in wanted if self._settings.force or not landing.rewrite(self._plan.folder, item)]
-        self._tally = Tally(self._plan, todo, rewritten=len(wanted) - len(todo))
-        self._watch(news.BatchBegan(self._plan, len(todo)))
-        todo = [item for item in todo if not self._refuse(item)]
-        ending: Ending = "complete"
+        """Render all there is to do, or as much as time allows, and write the summary, however it ends."""
+        ending: Ending = "error"
+        unforeseen = ""
         try:
-            for setup, items in self._groups(todo):
-                ending = self._render_group(setup, items)
-                if ending != "complete":
-                    break
+            ending = self._render()
+        except RendererError as error:
+            self.error = error
+        except Exception as error:
+            unforeseen = told(error)
+            raise
         finally:
             self._drop_flying()
             self._notice.take_down()
-        summary = self._tally.summary(ending)
-        write_whole(self._plan.folder.summary, summary.model_dump_json(indent=2).encode() + b"\n")
-        page.write(plan.make_plan(self._plan.manifest, self._settings.outputs))
-        self._watch(news.BatchEnded(summary))
+            summary = self._tally.summary(ending, told(self.error) if self.error else unforeseen)
+            try:
+                write_summary(self._plan.folder, summary)
+            except DiskError as error:
+                self.error = self.error or error
+            self._watch(news.BatchEnded(summary, self._plan.updated(self._changed)))
         return summary
 
-    def _refuse(self, item: Planned) -> bool:
-        """Whether a picture cannot fit in any way: a failure that costs nothing, and the others go on."""
-        refusal = self._refused.get(item.picture.job)
-        if refusal is not None:
-            self._tally.refused(item, refusal.message, refusal.hint)
-            self._watch(news.PictureFailed(item, refusal.message, refusal.hint, again=False))
-        return refusal is not None
+    def _render(self) -> Ending:
+        wanted = self._plan.to_render()
+        there = [item for item in wanted if not self._settings.force and landing.rewrite(self._plan.folder, item)]
+        self._changed |= {item.picture.id: landing.done(self._plan.folder, item) for item in there}
+        todo: list[Planned] = []
+        refused: list[Planned] = []
+        for item in wanted:
+            if item.picture.id not in self._changed:
+                (todo if self._refusal(item) is None else refused).append(item)
+        self._tally = Tally(self._plan, todo, rewritten=len(there), row=self._night.row)
+        self._watch(news.BatchBegan(self._plan, len(todo)))
+        for item in refused:
+            self._refuse(item)
+        endings: list[Ending] = []
+        for setup, items in self._groups(todo):
+            try:
+                endings.append(self._render_group(setup, items))
+            except MachineError as error:
+                self._give_up(setup, error)
+            if endings[-1:] in (["signal"], ["failures"]):
+                break
+        return next((ending for ending in reversed(endings) if ending != "complete"), "complete")
+
+    def _refusal(self, item: Planned) -> Refusal | RendererError | None:
+        """Why a picture cannot be rendered on this machine, if so: it does not fit, or its model cannot be opened."""
+        job = item.picture.job
+        return self._night.troubles.get(key_of(job)) or self._night.refused.get(job)
+
+    def _refuse(self, item: Planned) -> None:
+        """Say so: it costs nothing, and the others go on."""
+        refusal = self._refusal(item)
+        assert refusal is not None
+        self._tally.refused(item, refusal.message, refusal.hint)
+        self._watch(news.PictureFailed(item, refusal.message, refusal.hint, again=False))
 
     def _groups(self, todo: list[Planned]) -> Iterator[tuple[Setup, list[Planned]]]:
         """The pictures by what has to be opened for them, so that nothing is opened twice."""
         groups: dict[Setup, list[Planned]] = {}
         for item in todo:
-            groups.setdefault(self._setups[item.picture.job.model, item.picture.job.precision], []).append(item)
+            groups.setdefault(self._night.setups[key_of(item.picture.job)], []).append(item)
         yield from groups.items()
+
+    def _give_up(self, setup: Setup, error: MachineError) -> None:
+        """A model does not open: its pictures fail with that reason, those of later manifests too."""
+        if self._settings.strict:
+            raise error
+        self._night.troubles[setup.model, setup.precision] = error
+        left = [*self._waiting, *self._again, *(flight.item for flight in self._flying.values())]
+        self._drop_flying()
+        self._hand.dismiss(at_once=True)
+        self._waiting.clear()
+        self._again.clear()
+        for item in left:
+            self._tally.barred(item, error.message, error.hint)
+            self._watch(news.PictureFailed(item, error.message, error.hint, again=False))
 
     def _render_group(self, setup: Setup, items: list[Planned]) -> Ending:
         self._waiting = deque(items)
@@ -131,7 +188,7 @@ class Batch:
         """Why nothing more is to begin, if so; asked when nothing is in flight."""
         if self._stop.requests:
             return "signal"
-        if self._tally.in_a_row >= self._settings.max_failures:
+        if self._night.row.failures >= self._settings.max_failures:
             return "failures"
         if self._next(setup) is None:
             return "deadline"
@@ -141,7 +198,7 @@ class Batch:
         """Whether nothing more is to begin, whatever a worker has been given already."""
         deadline = self._settings.deadline
         late = deadline is not None and datetime.now(UTC) > deadline
-        return late or self._stop.requests > 0 or self._tally.in_a_row >= self._settings.max_failures
+        return late or self._stop.requests > 0 or self._night.row.failures >= self._settings.max_failures
 
     def _next(self, setup: Setup) -> Planned | None:
         """The first waiting picture that would be done before the deadline."""
@@ -164,7 +221,12 @@ class Batch:
             if item is None or any(flight.item.suspect or item.suspect for flight in self._flying.values()):
                 return
             self._waiting.remove(item)
-            self._begin(item, worker)
+            try:
+                artifacts.check_place(self._plan.folder, item.picture.output, item.picture.keep.format)
+            except DiskError as error:
+                self._cannot_write(item, error)
+            else:
+                self._begin(item, worker)
 
     def _begin(self, item: Planned, worker: Worker) -> None:
         self._plan.journal.write("attempt", item.picture.id, item.fingerprint)
@@ -240,16 +302,27 @@ class Batch:
         arrival = Arrival(item, flight.attempt, opened, event, payload)
         try:
             landing.check(arrival)
+            sidecar = landing.save(self._plan.folder, arrival)
         except PictureError as error:
             del self._flying[item.picture.id]
             self._failed(item, error.message, error.hint, again=False, kind=type(error).__name__)
             return
-        sidecar = landing.save(self._plan.folder, arrival)
+        except DiskError as error:
+            self._cannot_write(item, error)
+            return
         del self._flying[item.picture.id]
         self._plan.journal.write("done", item.picture.id, item.fingerprint)
+        self._changed[item.picture.id] = replace(item, state="done", note="", sidecar=sidecar)
         self._tally.has_rendered(item, sidecar)
         self._pace.learn(sidecar)
         self._watch(news.PictureDone(item, sidecar))
+
+    def _cannot_write(self, item: Planned, error: DiskError) -> None:
+        """One path cannot be written: its picture fails, and rendering it again would not help."""
+        if error.ends_the_night:
+            raise error
+        self._flying.pop(item.picture.id, None)
+        self._failed(item, error.message, error.hint, again=False)
 
     def _failed(
         self, item: Planned, message: str, hint: str, *, again: bool = True, kind: str = "", detail: str = ""
@@ -257,6 +330,7 @@ class Batch:
         self._plan.journal.write("failed", item.picture.id, item.fingerprint, message)
         again = again and self._tally.tries(item) <= self._settings.retries
         self._tally.has_failed(item, message, hint, again=again)
+        self._changed[item.picture.id] = replace(item, state="failed", note=message)
         if again:
             self._again.append(item)
         self._watch(news.PictureFailed(item, message, hint, again=again, kind=kind, detail=detail))
@@ -287,14 +361,16 @@ class Batch:
             self._plan.journal.write("crashed", flight.item.picture.id, flight.item.fingerprint, reason)
         self._watch(news.WorkerLost(reason, tuple(flight.item for flight in flying), hint, self._hand.excerpt))
         self._silence.broken()
-        in_a_row = self._tally.in_a_row + bool(flying)  # one worker, one failure, however much it held
+        in_a_row = self._night.row.failures + bool(flying)  # one worker, one failure, however much it held
         for flight in flying:
             set_aside = self._plan.journal.record(flight.item.fingerprint).set_aside
             self._tally.has_failed(flight.item, reason, hint, again=not set_aside, set_aside=set_aside)
+            state: State = "set aside" if set_aside else "failed"
+            self._changed[flight.item.picture.id] = replace(flight.item, state=state, note=reason, suspect=True)
             if not set_aside:
                 self._again.append(replace(flight.item, suspect=True))
             self._watch(news.PictureFailed(flight.item, reason, hint, again=not set_aside))
-        self._tally.in_a_row = in_a_row
+        self._night.row.failures = in_a_row
         self._hand.lost()
 
     # -- ending --
@@ -319,3 +395,8 @@ class Batch:
             for flight in self._flying.values():
                 self._plan.journal.write("dropped", flight.item.picture.id, flight.item.fingerprint)
         self._flying.clear()
+
+
+def write_summary(folder: OutputFolder, summary: Summary) -> None:
+    """Write down how a run over a folder's manifest went. Raises `DiskError`."""
+    write_whole(folder.summary, summary.model_dump_json(indent=2).encode() + b"\n")

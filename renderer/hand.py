@@ -64,7 +64,7 @@ class Hand:
 
         A log that cannot be written is told, once, and goes without.
         """
-        if self._worker is not None and self._setup != setup:
+        if self._setup != setup:
             self.dismiss()
             self._openings = 0
         if self._worker is None:

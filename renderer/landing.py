@@ -5,7 +5,7 @@ Knows pictures, sidecars and the output folder; nothing of workers, retries or w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from renderer import artifacts, metadata
 from renderer.encode import Pixels
@@ -36,7 +36,7 @@ def check(arrival: Arrival) -> None:
 
 
 def save(folder: OutputFolder, arrival: Arrival) -> Sidecar:
-    """Write the picture and its sidecar. Raises `DiskError`."""
+    """Write the picture and its sidecar. Raises `DiskError`, and `BadPictureError` for what its format cannot hold."""
     item, event = arrival.item, arrival.event
     origin = metadata.Origin(
         fingerprint=item.fingerprint, job=_told(item), model=item.model, software=arrival.opened.software
@@ -45,14 +45,17 @@ def save(folder: OutputFolder, arrival: Arrival) -> Sidecar:
     def describe(file: FileFacts, save_s: float) -> Sidecar:
         return _sidecar(arrival, file, save_s)
 
-    return artifacts.save(
-        folder,
-        item.picture.output,
-        Pixels(event.width, event.height, arrival.rgb),
-        describe,
-        file_format=item.picture.keep.format,
-        labels=metadata.write_labels(origin, item.picture.keep),
-    )
+    try:
+        return artifacts.save(
+            folder,
+            item.picture.output,
+            Pixels(event.width, event.height, arrival.rgb),
+            describe,
+            file_format=item.picture.keep.format,
+            labels=metadata.write_labels(origin, item.picture.keep),
+        )
+    except (OSError, ValueError) as error:  # of Pillow: what the disk says comes as a DiskError
+        raise BadPictureError(f"it cannot be kept as {item.picture.keep.format}: {error}") from error
 
 
 def rewrite(folder: OutputFolder, item: Planned) -> bool:
@@ -64,6 +67,12 @@ def rewrite(folder: OutputFolder, item: Planned) -> bool:
     origin = metadata.Origin(fingerprint=item.fingerprint, job=before.job, model=before.model, software=before.software)
     artifacts.rewrite(folder, output, before, keep, metadata.write_labels(origin, keep))
     return True
+
+
+def done(folder: OutputFolder, item: Planned) -> Planned:
+    """A picture whose file and sidecar have just been written, as a plan has it."""
+    sidecar = artifacts.read_sidecar(folder.sidecar(item.picture.output))
+    return replace(item, state="done", note="", sidecar=sidecar)
 
 
 def _sidecar(arrival: Arrival, file: FileFacts, save_s: float) -> Sidecar:

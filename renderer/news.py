@@ -136,9 +136,10 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class BatchEnded:
-    """A manifest is through, for this run."""
+    """A manifest is through, for this run. `plan` is how its pictures stand now; None where nobody came to look."""
 
     summary: Summary
+    plan: Plan | None = None
 
 
 News = (

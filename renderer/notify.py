@@ -148,7 +148,8 @@ def _targets(urls: Sequence[str], complain: Callable[[str], None]) -> list[_Targ
 
 
 def _at_the_end(summaries: Sequence[Summary], error: RendererError | None) -> Message:
-    rendered, failed = (sum(getattr(each, name) for each in summaries) for name in ("rendered", "failed"))
+    rendered = sum(each.rendered for each in summaries)
+    failed = sum(each.failed + each.refused + each.set_aside for each in summaries)
     told = [line for summary in summaries for line in _in_short(summary)]
     if error is not None:
         told.append(_reason(error.message, error.hint))

@@ -6,8 +6,11 @@ the disk is `forecast`'s business.
 
 from __future__ import annotations
 
+import fnmatch
+import glob
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,12 +54,21 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One manifest against its output folder. `items` are in the manifest's order."""
+    """One manifest against its output folder. `items` are in the manifest's order.
+
+    `ids` are those of the pictures that were chosen, None where all are.
+    """
 
     manifest: Manifest
     folder: OutputFolder
     items: tuple[Planned, ...]
     journal: Journal
+    ids: frozenset[str] | None = None
+
+    @property
+    def chosen(self) -> Sequence[Planned]:
+        """The pictures that were chosen."""
+        return self.items if self.ids is None else [item for item in self.items if item.picture.id in self.ids]
 
     def to_render(self) -> list[Planned]:
         """What will be rendered, in order: by model and precision as first met, and suspects after everybody else."""
@@ -67,10 +79,15 @@ class Plan:
         def rank(item: Planned) -> tuple[int, bool]:
             return met[item.picture.job.model, item.picture.job.precision], item.suspect
 
-        return sorted((item for item in self.items if item.state in ("to do", "failed")), key=rank)
+        return sorted((item for item in self.chosen if item.state in ("to do", "failed")), key=rank)
 
     def count(self, state: State) -> int:
-        return sum(item.state == state for item in self.items)
+        """How many of the chosen pictures are in this state."""
+        return sum(item.state == state for item in self.chosen)
+
+    def updated(self, changes: Mapping[str, Planned]) -> Plan:
+        """The plan with other items for some picture ids."""
+        return replace(self, items=tuple(changes.get(item.picture.id, item) for item in self.items))
 
 
 def make_plan(
@@ -78,37 +95,52 @@ def make_plan(
     outputs: Path,
     *,
     only: Sequence[str] = (),
+    within: Collection[str] | None = None,
     force: bool = False,
     thorough: bool = False,
 ) -> Plan:
     """Hold a manifest against its output folder.
 
-    `only` keeps pictures by picture or job id; `force` takes nothing for done; `thorough` compares every finished
-    file's SHA-256, as a run must before it skips one.
+    `only` chooses pictures (see `choose`), and the others stay in the plan; `force` takes nothing for done that is
+    chosen; `thorough` compares the SHA-256 of every finished file that is chosen, as a run must before it skips one.
+    `within` looks at the pictures of these ids alone, and leaves the others out.
 
-    Raises `UsageError` for an id that no picture has, `ModelError` for a model that is not there.
+    Raises `ModelError` for a model that is not there.
     """
     folder = OutputFolder(outputs / manifest.name)
     journal = Journal.read(folder)
     identities = {name: identify(catalog.find(name)) for name in {picture.job.model for picture in manifest.pictures}}
 
-    def look(picture: Picture) -> Planned:
-        return _planned(picture, identities[picture.job.model], folder, journal, force=force, thorough=thorough)
+    ids = choose(manifest, only) if only else None
 
-    pictures = _chosen(manifest, only)
+    def look(picture: Picture) -> Planned:
+        wanted = ids is None or picture.id in ids
+        model = identities[picture.job.model]
+        return _planned(picture, model, folder, journal, force=force and wanted, thorough=thorough and wanted)
+
+    pictures = [each for each in manifest.pictures if within is None or each.id in within]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         items = tuple(pool.map(look, pictures)) if thorough else tuple(map(look, pictures))
-    return Plan(manifest, folder, items, journal)
+    return Plan(manifest, folder, items, journal, ids)
 
 
-def _chosen(manifest: Manifest, only: Sequence[str]) -> Sequence[Picture]:
-    if not only:
-        return manifest.pictures
-    known = {name for picture in manifest.pictures for name in (picture.id, picture.place.job_id)}
-    if unknown := [name for name in only if name not in known]:
-        raise UsageError(f"{manifest.file} has no picture or job {', '.join(unknown)}", hint="renderer plan lists them")
-    wanted = set(only)
-    return [picture for picture in manifest.pictures if {picture.id, picture.place.job_id} & wanted]
+def choose(manifest: Manifest, only: Sequence[str]) -> frozenset[str]:
+    """The ids of the pictures that `only` names: by picture or job id, or by patterns of them like `moon*`."""
+    named = set(only)
+    patterns = [re.compile(fnmatch.translate(name)) for name in only if glob.has_magic(name)]
+    return frozenset(
+        picture.id
+        for picture in manifest.pictures
+        if not named.isdisjoint(names := (picture.id, picture.place.job_id))
+        or any(pattern.match(name) for pattern in patterns for name in names)
+    )
+
+
+def check_chosen(manifests: Sequence[Manifest], only: Sequence[str]) -> None:
+    """Raise `UsageError` for a name or pattern in `only` that no picture of any of the manifests has."""
+    if unknown := [name for name in only if not any(choose(manifest, [name]) for manifest in manifests)]:
+        files = ", ".join(manifest.file for manifest in manifests)
+        raise UsageError(f"{files} has no picture or job {', '.join(unknown)}", hint="renderer plan lists them")
 
 
 def _planned(

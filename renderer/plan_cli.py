@@ -60,9 +60,9 @@ def _add_estimate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=get_args(Precision), default="fp8", help="default: fp8")
     parser.add_argument("--profile", choices=get_args(Profile), default="stream", help="default: stream")
     parser.add_argument("--cfg", type=float, metavar="N", help="guidance; 1 turns it off (default: the model's)")
-    parser.add_argument("--prompt-tokens", type=_whole(0, _MOST_TOKENS), default=64, metavar="N", help="64")
-    parser.add_argument("--in-flight", type=_whole(1, _MOST_IN_FLIGHT), default=1, metavar="N", help="default: 1")
-    parser.add_argument("--slots", type=_whole(2, 1000), metavar="N", help="blocks on the GPU (default: what fits)")
+    parser.add_argument("--prompt-tokens", type=whole(0, _MOST_TOKENS), default=64, metavar="N", help="64")
+    parser.add_argument("--in-flight", type=whole(1, _MOST_IN_FLIGHT), default=1, metavar="N", help="default: 1")
+    parser.add_argument("--slots", type=whole(2, 1000), metavar="N", help="blocks on the GPU (default: what fits)")
     parser.add_argument("--tiled", action="store_true", help="decode in tiles (default: where it does not fit whole)")
     parser.add_argument("--plain-attention", action="store_true", help="as on a card without fused attention")
     add_machine_options(parser)
@@ -287,7 +287,9 @@ def amount_of_bytes(text: str) -> int:
     return amount
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Reads a whole number between two, for argparse."""
+
     def read(text: str) -> int:
         if text.isdecimal() and least <= int(text) <= most:
             return int(text)

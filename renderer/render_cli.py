@@ -100,6 +100,7 @@ def _status_lines(
 def _render(options: argparse.Namespace, loaded: Loaded) -> int:
     from renderer import console, news, run  # noqa: PLC0415
     from renderer.notify import Notifier, addresses  # noqa: PLC0415
+    from renderer.report import page  # noqa: PLC0415
     from renderer.settings import Settings  # noqa: PLC0415
 
     if options.dry_run:
@@ -116,6 +117,7 @@ def _render(options: argparse.Namespace, loaded: Loaded) -> int:
         terms=models_cli.terms(options, most_bytes=None if options.yes or sys.stderr.isatty() else GB),
         retries=options.retries,
         max_failures=options.max_failures,
+        strict=options.strict,
         stuck_after_s=options.stuck_after,
         grace_s=options.grace,
         deadline=deadline(options, datetime.now().astimezone()),
@@ -130,7 +132,8 @@ def _render(options: argparse.Namespace, loaded: Loaded) -> int:
         for problem in loaded.problems:
             screen.watch(news.ManifestRefused(problem))
         try:
-            summaries = run.render(loaded.manifests, settings, notifier.watching(screen.watch), stop)
+            watch = notifier.watching(page.watching(screen.watch))
+            summaries = run.render(loaded.manifests, settings, watch, stop)
         except RendererError as error:
             notifier.end(error, screen.watch)
             raise
@@ -183,8 +186,8 @@ def _stopping_on_signals() -> Iterator[Stop]:
 def _exit_code(summaries: Sequence[Summary], loaded: Loaded) -> int:
     if any(summary.ending in ("deadline", "signal") for summary in summaries):
         return EXIT_STOPPED
-    failed = loaded.problems or any(summary.failed or summary.left for summary in summaries)
-    return EXIT_FAILED if failed else EXIT_DONE
+    complete = all(summary.ending == "complete" and summary.is_all_there for summary in summaries)
+    return EXIT_DONE if complete and not loaded.problems else EXIT_FAILED
 
 
 # ---- arguments -------------------------------------------------------------------------------------------------------
@@ -205,7 +208,11 @@ def _add_render_options(render: argparse.ArgumentParser) -> None:
     render.add_argument("--max-hours", type=_positive, metavar="N", help="the same, from now")
     render.add_argument("--retries", type=natural, default=2, metavar="N", help="tries after the first (default: 2)")
     render.add_argument(
-        "--max-failures", type=natural, default=10, metavar="N", help="stop after N failures in a row (default: 10)"
+        "--max-failures",
+        type=plan_cli.whole(1, 10**9),
+        default=10,
+        metavar="N",
+        help="stop after N failures in a row, over all manifests (default: 10)",
     )
     render.add_argument(
         "--stuck-after", type=_positive, default=900.0, metavar="S", help="replace a silent worker (default: 900 s)"

@@ -108,11 +108,13 @@ def _render_again(entries: Sequence[Entry], manifest: Manifest, outputs: Path) -
     from renderer import console, replay, run  # noqa: PLC0415
     from renderer.artifacts import read_sidecar  # noqa: PLC0415
     from renderer.layout import OutputFolder  # noqa: PLC0415
+    from renderer.report import page  # noqa: PLC0415
     from renderer.settings import Settings, Stop  # noqa: PLC0415
 
     screen = console.open_console("auto")
     try:
-        (summary,) = run.render([manifest], Settings(outputs=outputs, force=True), screen.watch, Stop())
+        watch = page.watching(screen.watch)
+        (summary,) = run.render([manifest], Settings(outputs=outputs, force=True), watch, Stop())
     finally:
         screen.close()
     folder = OutputFolder(outputs / manifest.name)

@@ -7,12 +7,13 @@ torch, prints nothing, and tells whoever watches through `news`. How one batch g
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from renderer import artifacts, disk, machine, news, plan, rates, standing, supplies, workers
-from renderer.batch import Batch, Night
+from renderer.batch import Batch, Key, Night, key_of, write_summary
 from renderer.disk import Disk
+from renderer.errors import DiskError, MachineError, RendererError
 from renderer.events import Setup
 from renderer.hand import Hand
 from renderer.job import Job, Summary
@@ -22,36 +23,165 @@ from renderer.manifest import Manifest
 from renderer.news import Watch
 from renderer.plan import Plan
 from renderer.settings import Settings, Stop
+from renderer.tally import never_begun, told
 from renderer.weights.needs import Need
 
 
 def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop: Stop) -> list[Summary]:
-    """Render what is not done of each manifest, in order, and write each one's `summary.json`.
+    """Render what is not done of each manifest, in order, and write each one's `summary.json`, however it ends.
 
-    Raises `LockedError` at once when another run holds one of the folders; `ModelError` and `MachineError` before
-    anything is rendered when this machine cannot do it, or its disk cannot hold the pictures; `DiskError` when nothing
-    more can be written.
+    What goes wrong ends no more than it has to: a picture, a model with its pictures, a manifest, or the night. Raises
+    `UsageError` for a picture to choose that no manifest has, `MachineError` when the disk cannot hold the pictures,
+    `DiskError` when nothing more can be written; and where nothing at all could be tried, the first error of a manifest
+    or a model: `LockedError` when another run holds a folder, `ModelError` or `MachineError` when this machine cannot.
+    With `settings.strict` any of these ends the night.
     """
+    plan.check_chosen(manifests, settings.only)
     with contextlib.ExitStack() as held:
-        for manifest in manifests:
-            folder = OutputFolder(settings.outputs / manifest.name)
-            held.enter_context(folder.locked())
-            _end_orphan(folder, watch)
-            artifacts.sweep(folder)
-        batches = [_plan(manifest, settings) for manifest in manifests]
+        return _Run(manifests, settings, watch, stop).render(held)
+
+
+class _Run:
+    """One run over several manifests, and what has become of each so far."""
+
+    def __init__(self, manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop: Stop) -> None:
+        self._manifests = manifests
+        self._settings = settings
+        self._watch = watch
+        self._stop = stop
+        self._held: list[Manifest] = []
+        self._summaries: dict[str, Summary] = {}
+        self._errors: list[RendererError] = []
+
+    def render(self, held: contextlib.ExitStack) -> list[Summary]:
+        try:
+            self._lock(held)
+            batches = self._plan()
+            self._render(batches)
+        except Exception as error:
+            for manifest in self._held:
+                self._miss(manifest, error)
+            raise
+        summaries = [self._summaries[manifest.name] for manifest in self._manifests]
+        if self._errors and not any(summary.rendered or summary.failed for summary in summaries):
+            raise self._errors[0]
+        return summaries
+
+    # -- before anything is rendered --
+
+    def _lock(self, held: contextlib.ExitStack) -> None:
+        for manifest in self._manifests:
+            folder = OutputFolder(self._settings.outputs / manifest.name)
+            with self._goes_on(manifest):
+                held.enter_context(folder.locked())
+                self._held.append(manifest)
+                _end_orphan(folder, self._watch)
+                artifacts.sweep(folder)
+
+    def _plan(self) -> list[Plan]:
+        batches: list[Plan] = []
+        settings = self._settings
+        for manifest in self._manifests:
+            if manifest.name in self._summaries:
+                continue
+            with self._goes_on(manifest):
+                batch = plan.make_plan(
+                    manifest, settings.outputs, only=settings.only, force=settings.force, thorough=True
+                )
+                batch.journal.compact(item.fingerprint for item in batch.items if item.state != "done")
+                batches.append(batch)
+        return batches
+
+    def _render(self, batches: Sequence[Plan]) -> None:
+        settings, watch = self._settings, self._watch
         here = machine.look()
-        setups = _setups(batches, settings, here)
+        setups, troubles = self._setups(batches, here)
         refused = _refused(batches, setups, here)
-        left = {(job.model, job.precision) for job in _jobs(batches) if job not in refused}
-        needed = [setup for key, setup in setups.items() if key in left]
-        before = _check_room(batches, needed, refused, settings, watch)
-        _supply(needed, settings, watch, stop)
+        barred = {*refused, *(job for job in _jobs(batches) if key_of(job) in troubles)}
+        left = {key_of(job) for job in _jobs(batches) if job not in barred}
+        needed = {key: setup for key, setup in setups.items() if key in left}
+        before = _check_room(batches, needed.values(), barred, settings, watch)
+        self._supply(needed, troubles)
         if before.models_bytes:  # nobody knew to the byte what models would leave
-            _check_room(batches, (), refused, settings, watch)
+            _check_room(batches, (), barred, settings, watch)
         with Hand(settings.hire, watch) as hand:
             known = rates.cached(here) if here.gpu else None
-            night = Night(settings, setups, refused, known, hand, watch, stop)
-            return [Batch(batch, night).render() for batch in batches]
+            night = Night(settings, setups, troubles, refused, known, hand, watch, self._stop)
+            for each in batches:
+                batch = Batch(each, night)
+                self._summaries[each.manifest.name] = batch.render()
+                if batch.error is not None:
+                    self._sort(batch.error)
+        self._errors += troubles.values()
+
+    # -- what goes wrong --
+
+    def _sort(self, error: RendererError) -> None:
+        """Raise what ends the night; remember what does not."""
+        if self._settings.strict or (isinstance(error, DiskError) and error.ends_the_night):
+            raise error
+        self._errors.append(error)
+
+    @contextlib.contextmanager
+    def _goes_on(self, manifest: Manifest) -> Iterator[None]:
+        """What goes wrong in here costs this manifest, and no other."""
+        try:
+            yield
+        except RendererError as error:
+            self._sort(error)
+            self._miss(manifest, error)
+
+    def _miss(self, manifest: Manifest, error: Exception) -> None:
+        """A manifest's turn will not come: its summary says why, unless somebody else is writing that folder's."""
+        if manifest.name in self._summaries:
+            return
+        summary = self._summaries[manifest.name] = never_begun(manifest, "error", told(error))
+        if manifest in self._held:
+            with contextlib.suppress(DiskError):
+                write_summary(OutputFolder(self._settings.outputs / manifest.name), summary)
+        self._watch(news.BatchEnded(summary))
+
+    # -- models --
+
+    def _setups(self, batches: Sequence[Plan], here: Machine) -> tuple[dict[Key, Setup], dict[Key, RendererError]]:
+        """What each model and precision needs opened, or why it cannot be: known before anything is opened."""
+        jobs: dict[Key, list[Job]] = {}
+        for job in _jobs(batches):
+            jobs.setdefault(key_of(job), []).append(job)
+        settings = self._settings
+        setups: dict[Key, Setup] = {}
+        troubles: dict[Key, RendererError] = {}
+        for key, members in jobs.items():
+            try:
+                setup = plan.setup_for(members, here, settings.profile, settings.vram_bytes)
+                setups[key] = setup.model_copy(update={"offline": settings.terms.offline})
+            except MachineError as error:
+                if settings.strict:
+                    raise
+                troubles[key] = error
+        return setups, troubles
+
+    def _supply(self, needed: Mapping[Key, Setup], troubles: dict[Key, RendererError]) -> None:
+        """Fetch the models that are missing; one that cannot be had is a trouble of its pictures.
+
+        Asked to stop, or out of time, it leaves; so will every batch at once.
+        """
+        settings = self._settings
+
+        def stopped() -> bool:
+            self._watch(news.Tick())
+            return self._stop.requests > 0 or (settings.deadline is not None and datetime.now(UTC) > settings.deadline)
+
+        def tell(need: Need, what: supplies.News | None) -> None:
+            self._watch(news.Supplying(need, what))
+
+        for key, setup in needed.items():
+            try:
+                supplies.obtain(supplies.needs_of([setup], settings.terms), settings.terms, tell, stopped)
+            except MachineError as error:
+                if settings.strict:
+                    raise
+                troubles[key] = error
 
 
 def _end_orphan(folder: OutputFolder, watch: Watch) -> None:
@@ -61,36 +191,17 @@ def _end_orphan(folder: OutputFolder, watch: Watch) -> None:
         watch(news.Remark(f"the worker of an earlier run, process {left.worker_pid}, does not go, and holds memory"))
 
 
-def _plan(manifest: Manifest, settings: Settings) -> Plan:
-    batch = plan.make_plan(manifest, settings.outputs, only=settings.only, force=settings.force, thorough=True)
-    batch.journal.compact(item.fingerprint for item in batch.items if item.state != "done")
-    return batch
-
-
 def _jobs(batches: Sequence[Plan]) -> list[Job]:
     """All that is to be rendered."""
     return [item.picture.job for batch in batches for item in batch.to_render()]
 
 
-def _setups(batches: Sequence[Plan], settings: Settings, here: Machine) -> dict[tuple[str, str], Setup]:
-    """What each model and precision needs opened: found before anything is, so that what cannot run says so at once."""
-    jobs: dict[tuple[str, str], list[Job]] = {}
-    for job in _jobs(batches):
-        jobs.setdefault((job.model, job.precision), []).append(job)
-    return {
-        key: plan.setup_for(members, here, settings.profile, settings.vram_bytes).model_copy(
-            update={"offline": settings.terms.offline}
-        )
-        for key, members in jobs.items()
-    }
-
-
-def _refused(batches: Sequence[Plan], setups: dict[tuple[str, str], Setup], here: Machine) -> dict[Job, plan.Refusal]:
+def _refused(batches: Sequence[Plan], setups: Mapping[Key, Setup], here: Machine) -> dict[Job, plan.Refusal]:
     """The jobs that cannot fit on this machine in any way."""
     jobs = _jobs(batches)
     found: dict[Job, plan.Refusal] = {}
     for key, setup in setups.items():
-        found |= plan.refusals([job for job in jobs if (job.model, job.precision) == key], setup, here)
+        found |= plan.refusals([job for job in jobs if key_of(job) == key], setup, here)
     return found
 
 
@@ -106,16 +217,3 @@ def _check_room(
     if warning := disk.check_room(found, settings.outputs, partly=settings.deadline is not None):
         watch(news.Remark(warning))
     return found
-
-
-def _supply(setups: Iterable[Setup], settings: Settings, watch: Watch, stop: Stop) -> None:
-    """Fetch the models that are missing. Asked to stop, or out of time, it leaves; so will every batch at once."""
-
-    def stopped() -> bool:
-        watch(news.Tick())
-        return stop.requests > 0 or (settings.deadline is not None and datetime.now(UTC) > settings.deadline)
-
-    def tell(need: Need, what: supplies.News | None) -> None:
-        watch(news.Supplying(need, what))
-
-    supplies.obtain(supplies.needs_of(setups, settings.terms), settings.terms, tell, stopped)

@@ -27,6 +27,7 @@ class Settings:
     terms: Terms = field(default_factory=Terms)
     retries: int = 2
     max_failures: int = 10
+    strict: bool = False
     stuck_after_s: float = 900.0
     grace_s: float = 60.0
     deadline: datetime | None = None

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from renderer.errors import RendererError
 from renderer.job import Ending, Failure, Memory, Sidecar, Summary
+from renderer.manifest import Manifest
 from renderer.pace import weight
 from renderer.plan import Plan, Planned
 from renderer.standing import InFlight, Phase, Standing
@@ -32,8 +34,15 @@ class Flight:
 
 
 @dataclass(slots=True)
+class Row:
+    """How many failures have come one after the other, over all batches of a run."""
+
+    failures: int = 0
+
+
+@dataclass(slots=True)
 class Tally:
-    """One batch's counts. `todo` is what was to be rendered; `rewritten` were only kept another way."""
+    """One batch's counts. `todo` is what is to be rendered; `rewritten` were only kept another way."""
 
     plan: Plan
     todo: Sequence[Planned]
@@ -41,7 +50,7 @@ class Tally:
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     rendered: list[Sidecar] = field(default_factory=list)
     failures: dict[str, Failure] = field(default_factory=dict)
-    in_a_row: int = 0
+    row: Row = field(default_factory=Row)
     _tries: dict[str, int] = field(default_factory=dict)
     _began_s: float = field(default_factory=time.monotonic)
     _first_s: float | None = None
@@ -54,7 +63,7 @@ class Tally:
     def __post_init__(self) -> None:
         self._work_left = sum(map(weight, self.todo))
         self._mean_work = self._work_left / max(1, len(self.todo))
-        for item in self.plan.items:
+        for item in self.plan.chosen:
             if item.state == "set aside":
                 self.failures[item.picture.id] = Failure(id=item.picture.id, message=item.note, set_aside=True)
 
@@ -83,7 +92,7 @@ class Tally:
             self._warm_worked += more
 
     def has_rendered(self, item: Planned, sidecar: Sidecar) -> None:
-        self.in_a_row = 0
+        self.row.failures = 0
         self.rendered.append(sidecar)
         self.failures.pop(item.picture.id, None)
         self._work_left -= weight(item)
@@ -91,12 +100,16 @@ class Tally:
             self._warm_s = time.monotonic()
 
     def refused(self, item: Planned, message: str, hint: str) -> None:
-        """A picture that cannot be on this machine, which is known beforehand: nothing was tried, no row is broken."""
-        self.failures[item.picture.id] = Failure(id=item.picture.id, message=message, hint=hint)
+        """A picture that cannot be on this machine: nothing was tried, and no row is broken."""
+        self.failures[item.picture.id] = Failure(id=item.picture.id, message=message, hint=hint, refused=True)
+
+    def barred(self, item: Planned, message: str, hint: str) -> None:
+        """A picture that was to be rendered, and whose model does not open."""
+        self.refused(item, message, hint)
         self._work_left -= weight(item)
 
     def has_failed(self, item: Planned, message: str, hint: str = "", *, again: bool, set_aside: bool = False) -> None:
-        self.in_a_row += 1
+        self.row.failures += 1
         self.failures[item.picture.id] = Failure(id=item.picture.id, message=message, hint=hint, set_aside=set_aside)
         if not again:
             self._work_left -= weight(item)
@@ -117,7 +130,7 @@ class Tally:
             worker_pid=worker_pid,
             to_render=len(self.todo),
             done=len(self.rendered),
-            failed=len(self.failures),
+            failed=self._count_failed(),
             queued=len(flights) - len(flying),
             in_flight=tuple(
                 InFlight(
@@ -134,20 +147,29 @@ class Tally:
             left_s=max(0.0, self._work_left - passed) / rate if rate else None,
         )
 
-    def summary(self, ending: Ending) -> Summary:
+    def _count_failed(self) -> int:
+        """Pictures that were tried and are not there, and are not set aside."""
+        return sum(not failure.refused and not failure.set_aside for failure in self.failures.values())
+
+    def summary(self, ending: Ending, error: str = "") -> Summary:
         elapsed_s = time.monotonic() - self._began_s
         skipped = self.plan.count("done") + self.rewritten
+        chosen = len(self.plan.chosen)
         return Summary(
             name=self.plan.manifest.name,
             manifest=self.plan.manifest.file,
             ending=ending,
+            error=error,
             began_at=self.began_at,
             ended_at=datetime.now(UTC),
             pictures=len(self.plan.items),
             rendered=len(self.rendered),
             skipped=skipped,
-            failed=len(self.failures),
-            left=len(self.plan.items) - len(self.rendered) - skipped - len(self.failures),
+            failed=self._count_failed(),
+            refused=sum(failure.refused for failure in self.failures.values()),
+            set_aside=sum(failure.set_aside for failure in self.failures.values()),
+            left=chosen - len(self.rendered) - skipped - len(self.failures),
+            not_chosen=len(self.plan.items) - chosen,
             elapsed_s=elapsed_s,
             rendering_s=sum(sidecar.timing.total_s or 0.0 for sidecar in self.rendered),
             pictures_per_hour=len(self.rendered) * 3600 / elapsed_s if self.rendered else None,
@@ -166,6 +188,37 @@ class Tally:
         if self._first_s is None or not self._worked:
             return None
         return self._worked / max(1e-3, time.monotonic() - self._first_s)
+
+
+def never_begun(manifest: Manifest, ending: Ending, error: str = "") -> Summary:
+    """The summary of a manifest whose turn did not come."""
+    now = datetime.now(UTC)
+    return Summary(
+        name=manifest.name,
+        manifest=manifest.file,
+        ending=ending,
+        error=error,
+        began_at=now,
+        ended_at=now,
+        pictures=len(manifest.pictures),
+        rendered=0,
+        skipped=0,
+        failed=0,
+        refused=0,
+        set_aside=0,
+        left=len(manifest.pictures),
+        elapsed_s=0.0,
+        rendering_s=0.0,
+        pictures_per_hour=None,
+        memory=Memory(),
+    )
+
+
+def told(error: BaseException) -> str:
+    """An error as a summary says it; one that nobody foresaw by its kind too."""
+    if isinstance(error, RendererError):
+        return f"{error.message} ({error.hint})" if error.hint else error.message
+    return f"{type(error).__name__}: {error}"
 
 
 def _peaks(sidecars: Sequence[Sidecar]) -> Memory:

@@ -33,23 +33,29 @@ def describe_done(sidecar: Sidecar) -> str:
 def describe_summary(summary: Summary) -> list[str]:
     """A run in a few lines."""
     first = (
-        f"{summary.name}: {summary.rendered} rendered, {summary.skipped} already done, {summary.failed} failed, "
-        f"{summary.left} left of {summary.pictures}, in {duration(summary.elapsed_s)}"
+        f"{summary.name}: {summary.rendered} rendered, {summary.skipped} already done, {summary.failed} failed"
+        f"{_counted(summary.refused, 'refused')}{_counted(summary.set_aside, 'set aside')}, {summary.left} left"
+        f"{_counted(summary.not_chosen, 'not chosen')} of {summary.pictures}, in {duration(summary.elapsed_s)}"
     )
     if summary.pictures_per_hour:
         first += f" ({summary.pictures_per_hour:.0f} pictures an hour)"
     lines = [first]
     for failure in summary.failures:
-        kind = "set aside" if failure.set_aside else "failed"
+        kind = "set aside" if failure.set_aside else "refused" if failure.refused else "failed"
         lines.append(f"  {kind}: {failure.id}: {failure.message}" + (f" ({failure.hint})" if failure.hint else ""))
     reasons = {
         "deadline": "  stopped: the time is up; the same command goes on from here",
         "signal": "  stopped on request; the same command goes on from here",
         "failures": "  stopped: too many failures in a row (--max-failures)",
+        "error": f"  stopped: {summary.error}",
     }
     if summary.ending in reasons:
         lines.append(reasons[summary.ending])
     return lines
+
+
+def _counted(count: int, what: str) -> str:
+    return f", {count} {what}" if count else ""
 
 
 def describe_supply(need: Need, answer: supplies.News | None) -> str | None:

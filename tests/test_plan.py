@@ -15,6 +15,7 @@ from renderer.machine import Machine
 from renderer.plan import (
     allocator_bytes,
     available_bytes,
+    check_chosen,
     choose_profile,
     decide_for,
     make_plan,
@@ -185,10 +186,13 @@ class TestPlan:
         assert [item.picture.id for item in plan.to_render()] == ["p000", "p002", "p001", "p003"]
 
     def test_only_takes_ids_of_pictures_and_of_jobs(self, tmp_path: Path) -> None:
-        """`--only` names a picture; an id that nobody has is refused."""
-        assert len(make_plan(make_manifest(), tmp_path, only=["p001"]).items) == 1
+        """`--only` names a picture, or a pattern does; an id that nobody has is refused."""
+        manifest = make_manifest()
+        assert [item.picture.id for item in make_plan(manifest, tmp_path, only=["p001"]).chosen] == ["p001"]
+        assert len(make_plan(manifest, tmp_path, only=["p00*"]).chosen) == 3
+        assert len(make_plan(manifest, tmp_path, only=["*[12]"]).to_render()) == 2
         with pytest.raises(UsageError, match="nobody"):
-            make_plan(make_manifest(), tmp_path, only=["nobody"])
+            check_chosen([manifest], ["p001", "nobody"])
 
 
 class TestMachine:

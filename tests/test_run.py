@@ -19,8 +19,9 @@ import psutil
 import pytest
 
 from renderer import artifacts, catalog, files, machine, news, run, supplies
-from renderer.errors import DiskError, LockedError, MachineError
+from renderer.errors import DiskError, LockedError, MachineError, UsageError
 from renderer.estimate.memory import CONTEXT_BYTES
+from renderer.events import AnyOrder, Open, Setup
 from renderer.gpus import Gpu
 from renderer.job import Expect, Keep, Summary
 from renderer.journal import Journal
@@ -52,6 +53,10 @@ class Night:
         (summary,) = run.render([manifest], settings, self.heard.append, self.stop)
         return summary
 
+    def summary(self, manifest: Manifest) -> Summary:
+        """What `summary.json` says."""
+        return Summary.model_validate_json((self.folder(manifest).path / "summary.json").read_bytes())
+
     def folder(self, manifest: Manifest) -> OutputFolder:
         return OutputFolder(self.settings.outputs / manifest.name)
 
@@ -81,7 +86,11 @@ def night(tmp_path: Path) -> Night:
 
 
 def counts(summary: Summary) -> tuple[int, int, int, int]:
-    return summary.rendered, summary.skipped, summary.failed, summary.left
+    """Rendered, there already, not there for good, left: with those that were not chosen, all there are."""
+    absent = summary.failed + summary.refused + summary.set_aside
+    found = summary.rendered, summary.skipped, absent, summary.left
+    assert sum(found) + summary.not_chosen == summary.pictures
+    return found
 
 
 class TestResume:
@@ -123,8 +132,17 @@ class TestResume:
         assert counts(night.render(manifest, force=True)) == (3, 0, 0, 0)
 
     def test_only_renders_the_named(self, night: Night) -> None:
-        """`--only` leaves the others out of the account."""
-        assert counts(night.render(make_manifest(), only=("p001",))) == (1, 0, 0, 0)
+        """`--only` renders no other, and the summary says how many the manifest has and how many were not chosen."""
+        summary = night.render(make_manifest(), only=("p001",))
+        assert (counts(summary), summary.pictures, summary.not_chosen) == ((1, 0, 0, 0), 3, 2)
+
+    def test_only_may_name_a_picture_of_one_manifest_of_two(self, night: Night) -> None:
+        """What the other has not got is no error; what nobody has is one, before anything is done."""
+        both = [make_manifest(name="one"), make_manifest(("a",), name="two")]
+        settings = dataclasses.replace(night.settings, only=("p002",))
+        assert [counts(each)[0] for each in run.render(both, settings, lambda _: None, Stop())] == [1, 0]
+        with pytest.raises(UsageError, match="p009"):
+            run.render(both, dataclasses.replace(settings, only=("p002", "p009")), lambda _: None, Stop())
 
 
 class TestFailures:
@@ -152,10 +170,19 @@ class TestFailures:
         assert night.began() == ["p000"]
 
     def test_too_many_in_a_row_end_the_run(self, night: Night) -> None:
-        """`--max-failures` saves the night when nothing works any more."""
-        summary = night.render(make_manifest(["fail"] * 20), max_failures=3)
-        assert summary.ending == "failures"
-        assert counts(summary) == (0, 0, 3, 17)
+        """`--max-failures` saves the night when nothing works any more: the next manifest's pictures are not tried."""
+        one, two = make_manifest(["fail"] * 20, name="one"), make_manifest(["fail"] * 3, name="two")
+        settings = dataclasses.replace(night.settings, max_failures=3)
+        summaries = run.render([one, two], settings, night.heard.append, Stop())
+        assert [summary.ending for summary in summaries] == ["failures", "failures"]
+        assert [counts(summary) for summary in summaries] == [(0, 0, 3, 17), (0, 0, 0, 3)]
+
+    def test_a_row_goes_on_in_the_next_manifest(self, night: Night) -> None:
+        """Two failures at the end of one manifest and one at the beginning of the next are three in a row."""
+        one, two = make_manifest(["fail"] * 2, name="one"), make_manifest(["fail"] * 3, name="two")
+        settings = dataclasses.replace(night.settings, max_failures=3, retries=0)
+        summaries = run.render([one, two], settings, night.heard.append, Stop())
+        assert [counts(summary) for summary in summaries] == [(0, 0, 2, 0), (0, 0, 1, 2)]
 
     def test_a_good_picture_breaks_the_row(self, night: Night) -> None:
         """Only failures one after the other count."""
@@ -177,15 +204,168 @@ class TestFailures:
         assert night.began() == ["p000"]
 
     def test_a_model_that_does_not_open_ends_the_run(self, night: Night) -> None:
-        """What the worker says of the machine is what the user reads."""
+        """What the worker says of the machine is what the user reads, and what the summary says of each picture."""
         hire = functools.partial(InlineWorker, behaviour=Behaviour(refuses="no such model"))
         with pytest.raises(MachineError, match="no such model"):
             night.render(make_manifest(), hire=hire)
+        summary = night.summary(make_manifest())
+        assert (summary.ending, summary.refused) == ("complete", 3)
+        assert {failure.message for failure in summary.failures} == {"no such model"}
 
     def test_a_worker_that_never_opens_ends_the_run(self, night: Night) -> None:
         """Three deaths before the model is open, and the last words of the log are shown."""
         with pytest.raises(MachineError, match="libcuda"):
             night.render(make_manifest(), hire=DyingWorker)
+
+
+class TestWhatEndsWhat:
+    """An error ends no more than it has to: a picture, a model's pictures, a manifest, or the night."""
+
+    def test_a_model_that_does_not_open_costs_its_own_pictures(self, night: Night) -> None:
+        """Those of the other model are rendered, in this manifest and the next, and it is not opened again."""
+        hired: list[Setup] = []
+
+        def hire(log: Path) -> InlineWorker:
+            return RefusesOneModel(log, hired)
+
+        summaries = run.render(
+            [two_models("one"), two_models("two")],
+            dataclasses.replace(night.settings, hire=hire),
+            night.heard.append,
+            Stop(),
+        )
+        assert [(counts(each), each.ending) for each in summaries] == [((1, 0, 2, 0), "complete")] * 2
+        assert [each.precision for each in hired] == ["fp8", "bf16"]
+        assert summaries[1].failures[0].message == "no room for fp8"
+
+    def test_a_model_that_always_dies_costs_its_own_pictures(self, night: Night) -> None:
+        """Three deaths while it opens, and each of the next model's openings is counted anew."""
+        deaths = iter([True, True, True, True, True, False])
+
+        def hire(log: Path) -> InlineWorker:
+            return DyingWorker(log) if next(deaths) else InlineWorker(log)
+
+        summary = night.render(two_models("one"), hire=hire)
+        assert counts(summary) == (1, 0, 2, 0)
+        assert "died 3 times" in summary.failures[0].message
+
+    def test_a_model_that_this_machine_cannot_run_costs_its_own_pictures(self, night: Night) -> None:
+        """It is known before anything is opened; with `strict` it ends the night, and that is known then too."""
+        manifest = make_manifest(("a", "b"))
+        real = manifest.pictures[0].job.model_copy(update={"model": "Qwen/Qwen-Image", "precision": "fp8"})
+        pictures = (manifest.pictures[0].model_copy(update={"job": real}), manifest.pictures[1])
+        manifest = dataclasses.replace(manifest, pictures=pictures)
+        with pytest.raises(MachineError, match="needs an NVIDIA GPU"):
+            night.render(manifest, strict=True)
+        assert (night.summary(manifest).ending, night.began()) == ("error", [])
+        summary = night.render(manifest)
+        assert counts(summary) == (1, 0, 1, 0)
+        assert "needs an NVIDIA GPU" in summary.failures[0].message
+
+    @pytest.mark.parametrize("place", ["folder", "link", "long"])
+    def test_a_path_that_cannot_be_written_costs_its_picture(self, night: Night, tmp_path: Path, place: str) -> None:
+        """A folder in its place, a link that leads out, a name too long: the others are rendered, this one never is."""
+        pictures = list(make_manifest().pictures)
+        folder = night.folder(make_manifest())
+        folder.path.mkdir()
+        if place == "folder":
+            folder.picture("p001").mkdir()
+        else:
+            (folder.path / "out").symlink_to(tmp_path)
+            pictures[1] = make_picture(1, "b", output="out/p" if place == "link" else "x" * 300)
+        manifest = Manifest(file="jobs/test.yaml", name="test", pictures=tuple(pictures))
+        summary = night.render(manifest)
+        assert (counts(summary), summary.ending) == ((2, 0, 1, 0), "complete")
+        assert summary.failures[0].hint
+        assert night.began() == ["p000", "p002"]
+        (state,) = [item.state for item in make_plan(manifest, night.settings.outputs).items if item.note]
+        assert state == "failed"
+
+    def test_what_a_format_cannot_hold_costs_its_picture(self, night: Night) -> None:
+        """WebP ends at 16,383 pixels a side: Pillow's refusal is the picture's."""
+        manifest = make_manifest()
+        wide = manifest.pictures[1].job.model_copy(update={"width": 16400, "height": 16})
+        changed = manifest.pictures[1].model_copy(update={"job": wide, "keep": Keep(format="webp")})
+        pictures = (manifest.pictures[0], changed, manifest.pictures[2])
+        summary = night.render(dataclasses.replace(manifest, pictures=pictures))
+        assert counts(summary) == (2, 0, 1, 0)
+        assert "cannot be kept as webp" in summary.failures[0].message
+
+    def test_a_journal_that_cannot_be_written_costs_its_manifest(self, night: Night) -> None:
+        """The next manifest is rendered; the summary of the first says why it ended."""
+        one, two = make_manifest(name="one"), make_manifest(name="two")
+        (night.folder(one).path / "journal.jsonl").mkdir(parents=True)
+        summaries = run.render([one, two], night.settings, night.heard.append, Stop())
+        assert [(summary.ending, counts(summary)) for summary in summaries] == [
+            ("error", (0, 0, 0, 3)),
+            ("complete", (3, 0, 0, 0)),
+        ]
+        assert "journal.jsonl" in night.summary(one).error
+
+    def test_a_locked_folder_costs_its_manifest(self, night: Night) -> None:
+        """The other one is rendered, and nothing is written into the folder that another run holds."""
+        one, two = make_manifest(name="one"), make_manifest(name="two")
+        with night.folder(one).locked():
+            summaries = run.render([one, two], night.settings, night.heard.append, Stop())
+            assert not (night.folder(one).path / "summary.json").exists()
+        assert [summary.ending for summary in summaries] == ["error", "complete"]
+        assert "another run" in summaries[0].error
+
+    def test_a_full_disk_ends_the_night_and_every_summary_says_so(
+        self, night: Night, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also that of the manifest whose turn did not come: nothing of last night's is left standing."""
+        one, two = make_manifest(name="one"), make_manifest(("x", "y"), name="two")
+        run.render([two], night.settings, lambda _: None, Stop())
+        write_whole: Callable[[Path, bytes], None] = artifacts.write_whole
+
+        def full(path: Path, data: bytes) -> None:
+            if path.suffix == ".png":
+                raise files.disk_error(path, OSError(28, "No space left on device"))
+            write_whole(path, data)
+
+        monkeypatch.setattr(artifacts, "write_whole", full)
+        with pytest.raises(DiskError, match="No space left"):
+            run.render([one, two], night.settings, night.heard.append, Stop())
+        assert [what.summary.ending for what in night.of(news.BatchEnded)] == ["error", "error"]
+        for manifest in (one, two):
+            assert "No space left" in night.summary(manifest).error
+
+    def test_what_nobody_foresaw_is_in_the_summary(self, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The night ends with it, and its summary does not claim that all went well."""
+        night.render(make_manifest())
+
+        def broken(*_: object) -> None:
+            raise ZeroDivisionError("a mistake of ours")
+
+        monkeypatch.setattr("renderer.landing.save", broken)
+        with pytest.raises(ZeroDivisionError):
+            night.render(make_manifest(("x",)))
+        summary = night.summary(make_manifest())
+        assert (summary.ending, summary.error) == ("error", "ZeroDivisionError: a mistake of ours")
+
+
+class RefusesOneModel(InlineWorker):
+    """A worker that opens anything but FP8, and says what it was asked to open."""
+
+    def __init__(self, log: Path, asked: list[Setup]) -> None:
+        super().__init__(log)
+        self._asked = asked
+
+    def send(self, order: AnyOrder) -> None:
+        if isinstance(order, Open):
+            self._asked.append(order.setup)
+            self._behaviour = Behaviour(refuses="no room for fp8" if order.setup.precision == "fp8" else "")
+        super().send(order)
+
+
+def two_models(name: str) -> Manifest:
+    """Two pictures at FP8, which come first, and one at bf16."""
+    pictures = [
+        picture.model_copy(update={"job": picture.job.model_copy(update={"precision": precision})})
+        for picture, precision in zip(make_manifest().pictures, ("fp8", "fp8", "bf16"), strict=True)
+    ]
+    return dataclasses.replace(make_manifest(name=name), pictures=tuple(pictures))
 
 
 class TestWorkers:
@@ -582,7 +762,8 @@ class TestFolders:
             with pytest.raises(MachineError, match=r"3 pictures take .* at the least, likely .*, and 5 kB are free"):
                 night.render(manifest)
         assert night.of(news.WorkerOpening) == []
-        assert [path.name for path in night.folder(manifest).path.iterdir()] == [".lock"]
+        assert {path.name for path in night.folder(manifest).path.iterdir()} == {".lock", "summary.json"}
+        assert "at the least" in night.summary(manifest).error
         assert counts(night.render(manifest)) == (3, 0, 0, 0)
         assert night.of(news.Remark) == []
 

@@ -122,7 +122,7 @@ class Gallery:
         self._take(changed, now)
 
     def _made(self, only: Sequence[str] = ()) -> Plan:
-        return make_plan(self._manifest, self._outputs, only=only)
+        return make_plan(self._manifest, self._outputs, within=frozenset(only) if only else None)
 
     def _take(self, changed: Mapping[int, Planned], now: Standing | None) -> None:
         told = {position: gather.describe(item) for position, item in changed.items()}

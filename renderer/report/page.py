@@ -13,8 +13,11 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from renderer import news
+from renderer.errors import RendererError
 from renderer.files import write_whole
 from renderer.layout import Own
+from renderer.news import Watch
 from renderer.plan import Plan
 from renderer.report import plots, thumbnails
 from renderer.report.gather import Page, gather, hide_paths
@@ -32,6 +35,23 @@ def write(plan: Plan) -> Path:
     page = plan.folder.page
     write_whole(page, write_html(gather(plan), has_sheet=sheet is not None).encode())
     return page
+
+
+def watching(watch: Watch) -> Watch:
+    """A watcher that tells `watch` everything, and writes a manifest's page when its turn is over.
+
+    A page that cannot be written is a warning: the pictures are there.
+    """
+
+    def both(what: news.News) -> None:
+        watch(what)
+        if isinstance(what, news.BatchEnded) and what.plan is not None:
+            try:
+                write(what.plan)
+            except (OSError, ValueError, RendererError) as error:
+                watch(news.Remark(f"the page of {what.summary.name} could not be written: {error}"))
+
+    return both
 
 
 @dataclass(frozen=True, slots=True)
