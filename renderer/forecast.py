@@ -21,7 +21,7 @@ from renderer.estimate.decide import Decision
 from renderer.estimate.duration import Limit
 from renderer.estimate.memory import CONTEXT_BYTES
 from renderer.events import Setup
-from renderer.job import Precision, Profile
+from renderer.job import Job, Precision, Profile
 from renderer.machine import Machine
 from renderer.pace import Pace, Way, seconds, timesteps
 from renderer.plan import Plan, Planned, Refusal, available_bytes, refusals, setup_for, streaming_of
@@ -86,10 +86,14 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """All of it. `refused` is by picture id; `troubles` are models and precisions that cannot be opened here."""
+    """All of it.
+
+    `refused` are jobs, for two manifests may have pictures of one id; `troubles` are models and precisions that cannot
+    be opened here.
+    """
 
     groups: tuple[Group, ...]
-    refused: Mapping[str, Refusal]
+    refused: Mapping[Job, Refusal]
     troubles: tuple[str, ...]
     disk: Disk
     begins_at: datetime
@@ -128,16 +132,6 @@ class Forecast:
             "ends_at": self.ends_at.isoformat(timespec="seconds") if self.ends_at else None,
             "disk": self.disk.as_dict(),
             "groups": [_group_as_dict(group) for group in self.groups],
-            "refused": {
-                name: {
-                    "message": refusal.message,
-                    "hint": refusal.hint,
-                    "needed_bytes": refusal.needed_bytes,
-                    "available_bytes": refusal.available_bytes,
-                    "nearest": str(refusal.nearest) if refusal.nearest else None,
-                }
-                for name, refusal in self.refused.items()
-            },
             "troubles": list(self.troubles),
         }
 
@@ -173,7 +167,7 @@ def forecast(plans: Sequence[Plan], terms: Terms, now: datetime) -> Forecast:
     sidecars = [item.sidecar for plan in plans for item in plan.items if item.sidecar is not None]
     pace = Pace(sidecars if not terms.ready else (), terms.rates)
     groups: list[Group] = []
-    refused: dict[str, Refusal] = {}
+    refused: dict[Job, Refusal] = {}
     troubles: list[str] = []
     setups: list[Setup] = []
     for items in _by_model(todo):
@@ -189,7 +183,7 @@ def forecast(plans: Sequence[Plan], terms: Terms, now: datetime) -> Forecast:
     known = [group.seconds for group in groups]
     total = sum(spent.total for spent in known if spent is not None)
     ends = now + timedelta(seconds=total) if groups and all(spent is not None for spent in known) else None
-    left = [item for item in todo if item.picture.id not in refused]
+    left = [item for item in todo if item.picture.job not in refused]
     return Forecast(
         groups=tuple(groups),
         refused=refused,
@@ -218,9 +212,8 @@ class _Grouping:
         self._terms = terms
         self._pace = pace
         self.setup = setup_for(jobs, terms.machine, terms.profile, terms.vram_bytes)
-        out = refusals(jobs, self.setup, terms.machine)
-        self.refused = {item.picture.id: out[item.picture.job] for item in items if item.picture.job in out}
-        self.left = [job for job in jobs if job not in out]
+        self.refused = refusals(jobs, self.setup, terms.machine)
+        self.left = [job for job in jobs if job not in self.refused]
         self._key = (items[0].model.id, self.setup.precision, self.setup.profile)
         self._shape = shape_of(catalog.find(self.setup.model))
         self._cpu = terms.machine.gpu is None

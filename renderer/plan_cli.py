@@ -40,7 +40,13 @@ def add_commands(
     validate.set_defaults(command=lambda options: _validate(load(options)))
 
     plan = commands.add_parser("plan", parents=[manifests], help="what would be rendered, and what that will take")
-    plan.add_argument("--only", action="append", default=[], metavar="ID", help="this picture or job; repeatable")
+    plan.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="this picture or job, or a pattern like 'moon*'; repeatable",
+    )
     plan.add_argument("--force", action="store_true", help="as if nothing were done")
     plan.add_argument("--profile", choices=["auto", *get_args(Profile)], default="auto", help="as render would")
     add_machine_options(plan)
@@ -93,8 +99,9 @@ def _estimate(options: argparse.Namespace) -> int:
 def show_plan(options: argparse.Namespace, loaded: Loaded) -> int:
     """Say what would become of each picture, and what it would take; nothing is rendered."""
     from renderer import console, forecast  # noqa: PLC0415
-    from renderer.plan import make_plan  # noqa: PLC0415
+    from renderer.plan import check_chosen, make_plan  # noqa: PLC0415
 
+    check_chosen(loaded.manifests, options.only)
     plans = [
         make_plan(manifest, options.outputs, only=options.only, force=options.force) for manifest in loaded.manifests
     ]
@@ -167,8 +174,8 @@ def _plan_lines(plan: Plan, found: Forecast) -> Iterator[str]:
     yield cut(f"{plan.manifest.file} ▶ {plan.folder.path}", WIDTH)
     refused = 0
     told: set[Refusal] = set()
-    for item in plan.items:
-        job, refusal = item.picture.job, found.refused.get(item.picture.id)
+    for item in plan.chosen:
+        job, refusal = item.picture.job, found.refused.get(item.picture.job)
         refused += refusal is not None
         state = "refused" if refusal else item.state
         line = f"  {state:9} {f'{job.width}x{job.height}':>9} {job.num_inference_steps:>3} steps  {item.picture.id}"
@@ -259,19 +266,32 @@ def _as_dict(plans: Sequence[Plan], found: Forecast) -> dict[str, Any]:
                 "pictures": [
                     {
                         "id": item.picture.id,
-                        "state": "refused" if item.picture.id in found.refused else item.state,
+                        "state": "refused" if item.picture.job in found.refused else item.state,
                         "note": item.note,
+                        "refusal": _refusal_as_dict(found.refused.get(item.picture.job)),
                         "file": str(plan.folder.picture(item.picture.output, item.picture.keep.format)),
                         "fingerprint": item.fingerprint,
                         "line": item.picture.place.line,
                         "job": item.picture.job.model_dump(mode="json"),
                     }
-                    for item in plan.items
+                    for item in plan.chosen
                 ],
             }
             for plan in plans
         ],
         "forecast": found.as_dict(),
+    }
+
+
+def _refusal_as_dict(refusal: Refusal | None) -> dict[str, Any] | None:
+    if refusal is None:
+        return None
+    return {
+        "message": refusal.message,
+        "hint": refusal.hint,
+        "needed_bytes": refusal.needed_bytes,
+        "available_bytes": refusal.available_bytes,
+        "nearest": str(refusal.nearest) if refusal.nearest else None,
     }
 
 

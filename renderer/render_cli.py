@@ -194,7 +194,13 @@ def _exit_code(summaries: Sequence[Summary], loaded: Loaded) -> int:
 
 
 def _add_render_options(render: argparse.ArgumentParser) -> None:
-    render.add_argument("--only", action="append", default=[], metavar="ID", help="this picture or job; repeatable")
+    render.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="this picture or job, or a pattern like 'moon*'; repeatable",
+    )
     render.add_argument("--force", action="store_true", help="render also what is done or set aside")
     render.add_argument("--dry-run", action="store_true", help="the same as plan")
     profiles = ["auto", *get_args(Profile)]

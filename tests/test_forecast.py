@@ -94,9 +94,22 @@ class TestForecast:
         )
         terms = Terms(small, vram_bytes=round(3.2 * GIB), rates=RATES, ready=True)
         found = forecast.forecast([make_plan(manifest, tmp_path)], terms, NOW)
-        assert list(found.refused) == ["p001"]
+        assert list(found.refused) == [manifest.pictures[1].job]
         assert [group.pictures for group in found.groups] == [1]
         assert found.disk.outputs_bytes == pytest.approx(1.5 * 512 * 512, rel=0.01)
+
+    def test_pictures_of_one_id_in_two_manifests_are_two(self, tmp_path: Path) -> None:
+        """One manifest's second picture cannot fit; the other's, of the same id, is rendered."""
+        large, small = (
+            real(make_manifest(("a", "b"), name="large"), 512, 2048),
+            real(make_manifest(("c", "d")), 512, 512),
+        )
+        card = dataclasses.replace(H200, total_bytes=3 * GIB, free_bytes=round(3.2 * GIB))
+        terms = Terms(machine.Machine((card,), 2, GIB, GIB), vram_bytes=round(3.2 * GIB), rates=RATES, ready=True)
+        plans = [make_plan(manifest, tmp_path) for manifest in (large, small)]
+        found = forecast.forecast(plans, terms, NOW)
+        assert list(found.refused) == [large.pictures[1].job]
+        assert [group.pictures for group in found.groups] == [3]
 
     def test_nothing_to_do_takes_nothing(self, tmp_path: Path) -> None:
         """No groups, no seconds, no bytes."""

@@ -79,12 +79,13 @@ class TestPlan:
     def test_json_has_the_whole_forecast(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Every term of memory, every part of the time, what the disk needs."""
         _, said, _ = run(capsys, "plan", "night.yaml", "--gpu", "RTX 4090", "--ram", "64GiB", "--json")
-        forecast = json.loads(said)["forecast"]
+        told = json.loads(said)
+        forecast = told["forecast"]
         (group,) = forecast["groups"]
         assert set(group["memory"]["stages"]) == {"encode", "modulate", "denoise", "decode"}
         assert forecast["seconds"] == pytest.approx(sum(group["seconds"].values()), abs=1)
         assert forecast["disk"]["outputs_bytes"] > 0
-        assert forecast["refused"] == {}
+        assert {one["refusal"] for one in told["manifests"][0]["pictures"]} == {None}
 
     def test_without_a_gpu_it_says_so(self, capsys: pytest.CaptureFixture[str]) -> None:
         """A machine that cannot render the model: what is missing, and the pictures are listed all the same."""
