@@ -317,7 +317,7 @@ class TestWhatEndsWhat:
         """Also that of the manifest whose turn did not come: nothing of last night's is left standing."""
         one, two = make_manifest(name="one"), make_manifest(("x", "y"), name="two")
         run.render([two], night.settings, lambda _: None, Stop())
-        write_whole: Callable[[Path, bytes], None] = artifacts.write_whole
+        write_whole: Callable[[Path, bytes], None] = files.write_whole
 
         def full(path: Path, data: bytes) -> None:
             if path.suffix == ".png":
