@@ -36,7 +36,7 @@ def check(arrival: Arrival) -> None:
 
 
 def save(folder: OutputFolder, arrival: Arrival) -> Sidecar:
-    """Write the picture and its sidecar. Raises `DiskError`, and `BadPictureError` for what its format cannot hold."""
+    """Write the picture and its sidecar. Raises `DiskError`."""
     item, event = arrival.item, arrival.event
     origin = metadata.Origin(
         fingerprint=item.fingerprint, job=_told(item), model=item.model, software=arrival.opened.software
@@ -45,17 +45,14 @@ def save(folder: OutputFolder, arrival: Arrival) -> Sidecar:
     def describe(file: FileFacts, save_s: float) -> Sidecar:
         return _sidecar(arrival, file, save_s)
 
-    try:
-        return artifacts.save(
-            folder,
-            item.picture.output,
-            Pixels(event.width, event.height, arrival.rgb),
-            describe,
-            file_format=item.picture.keep.format,
-            labels=metadata.write_labels(origin, item.picture.keep),
-        )
-    except (OSError, ValueError) as error:  # of Pillow: what the disk says comes as a DiskError
-        raise BadPictureError(f"it cannot be kept as {item.picture.keep.format}: {error}") from error
+    return artifacts.save(
+        folder,
+        item.picture.output,
+        Pixels(event.width, event.height, arrival.rgb),
+        describe,
+        file_format=item.picture.keep.format,
+        labels=metadata.write_labels(origin, item.picture.keep),
+    )
 
 
 def rewrite(folder: OutputFolder, item: Planned) -> bool:

@@ -289,7 +289,7 @@ class TestWhatEndsWhat:
         pictures = (manifest.pictures[0], changed, manifest.pictures[2])
         summary = night.render(dataclasses.replace(manifest, pictures=pictures))
         assert counts(summary) == (2, 0, 1, 0)
-        assert "cannot be kept as webp" in summary.failures[0].message
+        assert "WebP limit of 16383 pixels" in summary.failures[0].message
 
     def test_a_journal_that_cannot_be_written_costs_its_manifest(self, night: Night) -> None:
         """The next manifest is rendered; the summary of the first says why it ended."""
