@@ -118,7 +118,7 @@ def _speed(facts: Facts) -> Iterator[Finding]:
     elif facts.rates is not None and facts.card is not None:
         should = rates_of.of_card(facts.card)
         for what, does, could in (
-            ("bf16 products", facts.rates.bf16_flops, should.bf16_flops),
+            ("bf16 products", facts.rates.product_flops, should.product_flops),
             ("memory", facts.rates.memory_bytes_per_s, should.memory_bytes_per_s),
         ):
             if does < SLOW_SHARE * could:

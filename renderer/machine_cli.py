@@ -126,7 +126,7 @@ def _figures(rates: Rates) -> dict[str, str]:
         return "unknown" if rate is None else f"{rate / 1e9:.4g} GB/s"
 
     return {
-        "bf16 products": flops(rates.bf16_flops),
+        f"{rates.arithmetic} products": flops(rates.product_flops),
         "FP8 products": flops(rates.fp8_flops),
         "attention": flops(rates.attention_flops),
         "convolutions": flops(rates.convolution_flops),

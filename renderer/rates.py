@@ -18,12 +18,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 
+from renderer import processor
 from renderer.catalog.cards import Card
 from renderer.errors import MachineError
 from renderer.folders import cache_folder
+from renderer.job import DeviceArithmetic
 from renderer.machine import Machine, ask
 
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
 """Goes up when what is measured changes its meaning; older measurements are then made anew."""
 
 CPU = "CPU"
@@ -45,15 +47,16 @@ class _Value(BaseModel):
 class Rates(_Value):
     """Operations, bytes and launches a second, of one GPU and its host; on a machine without one, of its CPU.
 
-    Products are rows x 3072 x 12288 in bf16, and in FP8 with a scale a row (None: this device has none). Attention is
-    SDPA of 24 heads of 128 over 6,912 tokens in bf16. Convolutions are those of the VAE's decode with the padding,
-    norm and activation before each; only the convolutions' operations over three frames are counted. `memory` is a
-    pass that reads and writes. `pinned` is None where memory cannot be pinned, `disk` where no model's file lies.
+    Products are rows x 3072 x 12288 in `arithmetic`, and in FP8 with a scale a row (None: this device has none).
+    Attention is SDPA of 24 heads of 128 over 6,912 tokens. Convolutions are those of the VAE's decode of one frame with
+    the norm and activation before each; only the convolutions' operations are counted. `memory` is a pass that reads
+    and writes. `pinned` is None where memory cannot be pinned, `disk` where no model's file lies.
     """
 
     source: Literal["measured", "card"]
     device: str
-    bf16_flops: PositiveFloat
+    arithmetic: DeviceArithmetic = "bf16"
+    product_flops: PositiveFloat
     fp8_flops: PositiveFloat | None
     attention_flops: PositiveFloat
     convolution_flops: PositiveFloat
@@ -71,19 +74,20 @@ class Rates(_Value):
 
 
 class Key(_Value):
-    """What a measurement is of: another card, driver or torch is another machine."""
+    """What a measurement is of: another card, driver or torch, or another type to compute in, is another machine."""
 
     gpu: str | None
     uuid: str | None
     driver: str | None
     torch: str
     cpus: int
+    arithmetic: DeviceArithmetic = "bf16"
 
 
 class Measurement(_Value):
     """Rates as they lie in the cache."""
 
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
     key: Key
     measured_at: datetime
     rates: Rates
@@ -142,7 +146,7 @@ def of_card(card: Card, *, host_copy_bytes_per_s: float = 10e9) -> Rates:
     return Rates(
         source="card",
         device=card.name,
-        bf16_flops=card.bf16_flops * shares["bf16"],
+        product_flops=card.bf16_flops * shares["bf16"],
         fp8_flops=None if card.fp8_flops is None else card.fp8_flops * shares["fp8"],
         attention_flops=card.bf16_flops * shares["attention"],
         convolution_flops=card.bf16_flops * shares["convolution"],
@@ -197,7 +201,14 @@ def _key(machine: Machine) -> Key:
     except metadata.PackageNotFoundError:
         torch = "none"
     if gpu is None:
-        return Key(gpu=None, uuid=platform.machine(), driver=None, torch=torch, cpus=machine.cpus)
+        return Key(
+            gpu=None,
+            uuid=platform.machine(),
+            driver=None,
+            torch=torch,
+            cpus=machine.cpus,
+            arithmetic=processor.arithmetic(),
+        )
     return Key(gpu=gpu.name, uuid=gpu.uuid, driver=gpu.driver, torch=torch, cpus=machine.cpus)
 
 

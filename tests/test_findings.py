@@ -229,7 +229,7 @@ class TestHealth:
     def test_a_card_slower_than_its_kind(self) -> None:
         """Products at half of what such a card does: a power limit, heat."""
         slow = rates.of_card(CARD)
-        slow = slow.model_copy(update={"bf16_flops": slow.bf16_flops / 2})
+        slow = slow.model_copy(update={"product_flops": slow.product_flops / 2})
         assert "bf16 products at 50%" in one(facts(rates=slow)).message
 
     def test_rates_that_could_not_be_measured(self) -> None:

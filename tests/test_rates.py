@@ -71,7 +71,7 @@ class TestCache:
         rates.path_of(with_gpu()).write_text(damage)
         assert rates.cached(with_gpu()) is None
 
-    @pytest.mark.parametrize("change", [{"bf16_flops": 0}, {"launch_s": -1}, {"bf16_flops": None}, {"more": 1}])
+    @pytest.mark.parametrize("change", [{"product_flops": 0}, {"launch_s": -1}, {"product_flops": None}, {"more": 1}])
     def test_figures_that_cannot_be_are_no_cache(
         self, some: Rates, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
     ) -> None:
@@ -98,7 +98,7 @@ class TestMeasure:
         here = machine.look()
         found = rates.measure(here)
         assert found.source == "measured"
-        assert found.bf16_flops > 1e9
+        assert found.product_flops > 1e9
         assert found.memory_bytes_per_s > 1e8
         assert rates.cached(here) == found
         kept = Measurement.model_validate_json(rates.path_of(here).read_bytes())
@@ -131,7 +131,7 @@ class TestOfCard:
     def test_the_h200_as_it_was_measured(self) -> None:
         """The stated shares give what the probe found there: products, FP8, attention, memory, the bus, launches."""
         found = rates.of_card(cards.find("H200").card)
-        assert found.bf16_flops == pytest.approx(805e12, rel=0.02)
+        assert found.product_flops == pytest.approx(805e12, rel=0.02)
         assert found.fp8_flops == pytest.approx(1530e12, rel=0.02)
         assert found.attention_flops == pytest.approx(690e12, rel=0.02)
         assert found.convolution_flops == pytest.approx(220e12, rel=0.02)
@@ -143,7 +143,7 @@ class TestOfCard:
         """FP8 where the card has it, an eight-lane card half the bus, and nothing above its peak."""
         for card in cards.CARDS:
             found = rates.of_card(card)
-            assert found.bf16_flops < card.bf16_flops
+            assert found.product_flops < card.bf16_flops
             assert (found.fp8_flops is None) == (card.fp8_flops is None)
         narrow, wide = (rates.of_card(cards.find(name).card) for name in ("4060 Ti", "4080"))
         assert 2 * narrow.bus_bytes_per_s == pytest.approx(wide.bus_bytes_per_s)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from diffsynth.core.vram.initialization import skip_model_initialization
-from diffsynth.models.qwen_image_vae import QwenImageCausalConv3d, QwenImageResample
+from diffsynth.models.qwen_image_vae import QwenImageCausalConv3d, QwenImageResample, QwenImageUpsample
 from torch.nn import functional
 
 from renderer.engine.placement import Device
@@ -47,6 +47,14 @@ class FlatConv(torch.nn.Conv2d):
         return flat.unsqueeze(FRAME_DIMENSION)
 
 
+class FlatUpsample(QwenImageUpsample):
+    """Repeats pixels as they are. By way of float32, as DiffSynth does it, they are the same and take three times."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        repeated: torch.Tensor = torch.nn.Upsample.forward(self, x)
+        return repeated
+
+
 def flatten(vae: torch.nn.Module) -> None:
     """Put a `FlatConv` in each causal convolution's place, and take out what joins frames.
 
@@ -58,19 +66,27 @@ def flatten(vae: torch.nn.Module) -> None:
                 delattr(parent, name)
             elif isinstance(child, QwenImageCausalConv3d):
                 setattr(parent, name, FlatConv(child))
+            elif isinstance(child, QwenImageUpsample):
+                setattr(parent, name, FlatUpsample(scale_factor=child.scale_factor, mode=child.mode))
 
 
-def flat(tensors: Mapping[str, torch.Tensor], device: Device) -> dict[str, torch.Tensor]:
-    """The tensors of a `QwenImageVAE` as its flat form takes them, in memory of their own, a third of it."""
-    return {name: flat_weight(tensors[name], device) for name in tensors if not _joins_frames(name)}
+def flat(
+    tensors: Mapping[str, torch.Tensor], device: Device, *, channels_last: bool | None = None
+) -> dict[str, torch.Tensor]:
+    """The tensors of a `QwenImageVAE` as its flat form takes them, in memory of their own, a third of it.
+
+    They are in the layout in which `device` convolves, unless another is named.
+    """
+    last = CHANNELS_LAST[device] if channels_last is None else channels_last
+    return {name: flat_weight(tensors[name], channels_last=last) for name in tensors if not _joins_frames(name)}
 
 
-def flat_weight(tensor: torch.Tensor, device: Device) -> torch.Tensor:
-    """A causal kernel's last slice, in the layout in which `device` convolves; any other tensor as it is. A copy."""
+def flat_weight(tensor: torch.Tensor, *, channels_last: bool) -> torch.Tensor:
+    """A causal kernel's last slice, or any other tensor as it is; kernels in one layout or the other. A copy."""
     if tensor.ndim == CAUSAL_DIMENSIONS:
         tensor = tensor[:, :, -1]
     is_kernel = tensor.ndim == CAUSAL_DIMENSIONS - 1
-    layout = torch.channels_last if is_kernel and CHANNELS_LAST[device] else torch.contiguous_format
+    layout = torch.channels_last if is_kernel and channels_last else torch.contiguous_format
     return tensor.clone(memory_format=layout)
 
 
@@ -82,7 +98,7 @@ class FlatTensors(Mapping[str, torch.Tensor]):
         self._device = device
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return flat_weight(self._tensors[name], self._device)
+        return flat_weight(self._tensors[name], channels_last=CHANNELS_LAST[self._device])
 
     def __iter__(self) -> Iterator[str]:
         return (name for name in self._tensors if not _joins_frames(name))

@@ -24,7 +24,8 @@ import torch
 from torch.nn import functional
 
 from renderer import streams
-from renderer.engine.placement import Device
+from renderer.engine.flat_vae import CHANNELS_LAST
+from renderer.engine.placement import Device, arithmetic_of, computation_dtype
 from renderer.engine.precision import fp8_arithmetic
 from renderer.engine.slots import pinned_buffer
 from renderer.errors import MachineError
@@ -114,7 +115,8 @@ def measure(device: Device, sizes: Sizes | None = None) -> Rates:
         return Rates(
             source="measured",
             device=torch.cuda.get_device_name() if device == "cuda" else CPU,
-            bf16_flops=_named("bf16 product", bench.product),
+            arithmetic=arithmetic_of(device),
+            product_flops=_named("product", bench.product),
             fp8_flops=_named("FP8 product", bench.fp8_product) if device == "cuda" and fp8_arithmetic() else None,
             attention_flops=_named("attention", bench.attention),
             convolution_flops=_named("convolutions", bench.convolutions),
@@ -176,18 +178,20 @@ class Bench:
         return 4.0 * sizes.heads * sizes.head * sizes.tokens**2 / seconds
 
     def convolutions(self) -> float:
-        """As in decoding one frame: norm, activation, two frames of zeros before it, 3 x 3 x 3."""
+        """As in decoding one frame: norm, activation, 3 x 3, in the layout that the VAE has here."""
+        layout = torch.channels_last if CHANNELS_LAST[self._device] else torch.contiguous_format
         flops = seconds = 0.0
         for channels, side in self._sizes.convolutions:
-            frame = self._random(1, channels, 1, side, side)
-            weight, gamma = self._random(channels, channels, 3, 3, 3), self._random(channels, 1, 1, 1)
+            frame = self._random(1, channels, side, side).contiguous(memory_format=layout)
+            weight = self._random(channels, channels, 3, 3).contiguous(memory_format=layout)
+            gamma = self._random(channels, 1, 1)
 
             def convolve(frame: Any = frame, weight: Any = weight, gamma: Any = gamma) -> Any:
                 normed = functional.silu(functional.normalize(frame, dim=1) * gamma)
-                return functional.conv3d(functional.pad(normed, (1, 1, 1, 1, 2, 0)), weight)
+                return functional.conv2d(normed, weight, padding=1)
 
             seconds += self._seconds(convolve, share=1 / len(self._sizes.convolutions))
-            flops += 2.0 * 27 * channels**2 * side**2
+            flops += 2.0 * 9 * channels**2 * side**2
         return flops / seconds
 
     # -- bytes a second --
@@ -261,7 +265,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def _random(self, *shape: int) -> Any:
-        return torch.randn(shape, dtype=torch.bfloat16, device=self._device)
+        return torch.randn(shape, dtype=computation_dtype(self._device), device=self._device)
 
     @staticmethod
     def _flops(sizes: Sizes) -> float:

@@ -101,7 +101,7 @@ def _flops(shape: Shape, tokens: int, text: int) -> tuple[float, float]:
 def block_seconds(streaming: Streaming, work: Work, rates: Rates) -> tuple[float, float]:
     """Of one block for all passes of a picture: seconds of the GPU, and of the host that launches it."""
     shape, fp8 = streaming.shape, streaming.multiplies_fp8
-    products = (rates.fp8_flops if fp8 else None) or rates.bf16_flops
+    products = (rates.fp8_flops if fp8 else None) or rates.product_flops
     passing = FP8_BYTES_A_NUMBER if fp8 else BF16_BYTES_A_NUMBER
     gpu = host = 0.0
     for text in work.texts:

@@ -12,7 +12,7 @@ from renderer.rates import Rates, of_card
 
 SHAPE = catalog.QWEN_IMAGE_SHAPE
 H200 = Rates(
-    source="measured", device="NVIDIA H200", bf16_flops=804.8e12, fp8_flops=1544.7e12, attention_flops=694.7e12,
+    source="measured", device="NVIDIA H200", product_flops=804.8e12, fp8_flops=1544.7e12, attention_flops=694.7e12,
     convolution_flops=221.3e12, memory_bytes_per_s=4238e9, pinned_bytes_per_s=55.5e9, pageable_bytes_per_s=11.5e9,
     host_copy_bytes_per_s=60.5e9, disk_bytes_per_s=5e9, launch_s=4.81e-6,
 )  # fmt: skip
