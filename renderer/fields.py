@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, GetJsonSchemaHandler, TypeAdapter, Valid
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
-from renderer import catalog
+from renderer import catalog, habits
 from renderer.errors import ModelError, shorten
 from renderer.job import MAX_SEED, Embed, Format, Precision
 from renderer.yaml_reader import MAX_PROBLEMS, Route
@@ -331,9 +331,10 @@ Fields = TypeVar("Fields")
 class Checker(Generic[Fields]):
     """Checks one kind of mapping."""
 
-    def __init__(self, kind: type[Fields], known: Iterable[str] = ()) -> None:
+    def __init__(self, kind: type[Fields], known: Iterable[str] = (), elsewhere: Iterable[str] = ()) -> None:
         self._adapter: TypeAdapter[Fields] = TypeAdapter(kind)
-        self._known = tuple(known) or tuple(kind.__annotations__)
+        self._known = frozenset(known or kind.__annotations__)
+        self._elsewhere = frozenset(elsewhere)
 
     def check(self, value: Any, route: Route) -> tuple[Fields | None, list[Complaint]]:
         """The mapping with its values in their kinds, or None and all that is wrong with it."""
@@ -348,13 +349,24 @@ class Checker(Generic[Fields]):
         at_key = bool(location) and location[-1] == "[key]"
         there = (*route, *(location[:-1] if at_key else location))
         if detail["type"] == "extra_forbidden":
-            known = ExpectFields.__annotations__ if location[0] == "expect" else self._known
-            return Complaint(there, "unknown key", nearest(str(location[-1]), known), at_key=True)
+            return Complaint(there, "unknown key", self._hint_at_key(str(location[-1]), location[0]), at_key=True)
         message, hint = _say(detail)
         if location and location[0] in {"size", "sizes"} and detail["type"] == "string_type":
             hint = _SIZE_HINT
+        if location and not at_key:
+            field = str(location[0]) if len(location) == 1 else _ONE_OF.get(str(location[0]), "")
+            hint = habits.of_value(field, detail["input"]) or hint
         return Complaint(there, message, hint, at_key=at_key)
 
+    def _hint_at_key(self, key: str, field: str | int) -> str:
+        if field == "expect":
+            return nearest(key, ExpectFields.__annotations__)
+        top = "jobs" in self._known
+        return habits.of_key(key, known=self._known, elsewhere=self._elsewhere, top=top) or nearest(key, self._known)
+
+
+_ONE_OF = {"sizes": "size", "seeds": "seed"}
+"""What the parts of a list are."""
 
 _KINDS = {
     "string_type": "text",
@@ -374,7 +386,8 @@ def _say(detail: ErrorDetails) -> tuple[str, str]:
     elif value is None:
         message, hint = "has no value", "give it one, or remove the key"
     elif kind in _KINDS:
-        message, hint = f"must be {_KINDS[kind]}, not {_name_kind(value)}", _hint_at_kind(kind, value)
+        given = str(value) if kind == "int_type" and isinstance(value, float) else _name_kind(value)
+        message, hint = f"must be {_KINDS[kind]}, not {given}", _hint_at_kind(kind, value)
     elif kind == "literal_error":
         message = f"{shorten(str(value))} is not one of its values"
         hint = "allowed: " + context["expected"].replace("'", "")

@@ -13,15 +13,11 @@ from json import JSONDecodeError, JSONDecoder
 
 import yaml
 
+from renderer.decoding import count_lines
+
 _SPACE = re.compile(r"[ \t\r\n]*")
 _STRINGS = JSONDecoder()
 _LITERAL = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?(?![^\s,\]}])|true\b|false\b|null\b")
-
-
-def count_lines(text: str) -> tuple[int, int]:
-    """How many line breaks a text has, each of LF, CR LF or CR, and how many letters follow the last one."""
-    breaks = text.count("\n") + text.count("\r") - text.count("\r\n")
-    return breaks, len(text) - max(text.rfind("\n"), text.rfind("\r")) - 1
 
 
 class JsonError(Exception):

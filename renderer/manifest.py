@@ -109,12 +109,12 @@ def _without_collecting() -> Iterator[None]:
 
 @cache
 def _head_checker() -> Checker[HeadFields]:
-    return Checker(HeadFields, known=ManifestFields.__annotations__)
+    return Checker(HeadFields, known=ManifestFields.__annotations__, elsewhere=JobFields.__annotations__)
 
 
 @cache
 def _job_checker() -> Checker[JobFields]:
-    return Checker(JobFields)
+    return Checker(JobFields, elsewhere=HeadFields.__annotations__)
 
 
 class Made(NamedTuple):

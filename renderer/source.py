@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from renderer.decoding import MAX_BYTES
 from renderer.errors import UnreadableError
-from renderer.yaml_reader import MAX_BYTES
 
 STANDARD_INPUT = Path("-")
 

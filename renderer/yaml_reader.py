@@ -12,23 +12,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import yaml
 
 from renderer import json_reader
+from renderer.decoding import FORBIDDEN, decode
 from renderer.errors import Problem, shorten
 from renderer.json_reader import JsonError
+from renderer.scalars import MAX_NUMBER_LENGTH, resolve
+from renderer.yaml_hints import Trouble, syntax_hint
 
-MAX_BYTES = 2**26
 MAX_VALUES = 10**6
 """Keys are not counted. A million take half a gigabyte while they are read, and are more than any manifest may hold."""
 
 MAX_DEPTH = 20
-MAX_NUMBER_LENGTH = 100
-"""Longer numbers mean nothing here, and Python refuses to convert digits by the thousand."""
-
 MAX_PROBLEMS = 200
 """After so many, reading stops: whoever has to mend them is served by the first ones."""
 
@@ -44,18 +42,18 @@ def read(data: bytes, file: str) -> Document:
     What is JSON from its first letter to its last is read as JSON, whatever the file is called. A file that is called
     `.json` and is not gets JSON's problem.
     """
-    text, problems = _decode(data, file)
+    text, problems = decode(data, file)
     if problems:
         return Document(file=file, problems=problems)
     named_json = file.lower().endswith(".json")
     if named_json or text.lstrip().startswith("{"):
         try:
-            return _Composer(file).compose(json_reader.events(text))
+            return _Composer(file, text).compose(json_reader.events(text))
         except JsonError as error:
             if named_json:
                 problem = Problem(file, error.line, error.column, "", f"this is not JSON: {error.message}")
                 return Document(file=file, problems=[problem])
-    return _Composer(file).compose(_events(text))
+    return _Composer(file, text).compose(_events(text))
 
 
 def spell(route: Route) -> str:
@@ -83,6 +81,7 @@ class Document:
 
     `complete` is false when the text could not be read to its end; then `value` is None. `keys` and `values` say where
     the key and the value at a route begin. `sources` holds the text of scalars that are not text (`1.50`, `0x1F`).
+    `cuts` are texts without quotes that a comment cuts off, and where it begins: ` #` with a letter behind it.
     `broken` are routes whose value was refused and replaced by None: what is said about them was said already.
     """
 
@@ -93,6 +92,7 @@ class Document:
     keys: Mapping[Route, Mark] = field(default_factory=dict)
     values: Mapping[Route, Mark] = field(default_factory=dict)
     sources: Mapping[Route, str] = field(default_factory=dict)
+    cuts: Mapping[Route, Mark] = field(default_factory=dict)
     broken: frozenset[Route] = frozenset()
 
     def mark(self, route: Route, *, at_key: bool = False) -> Mark:
@@ -112,39 +112,6 @@ class Document:
         """Something wrong at `route`, with its place."""
         mark = self.mark(route, at_key=at_key)
         return Problem(self.file, mark.line, mark.column, spell(route), message, hint)
-
-
-# ---- bytes to text ---------------------------------------------------------------------------------------------------
-
-# What YAML 1.2 does not print, and what YAML 1.1 readers take for line breaks or marks inside a text.
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
-_OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
-
-
-def _decode(data: bytes, file: str) -> tuple[str, list[Problem]]:
-    if len(data) > MAX_BYTES:
-        return "", [Problem(file, 1, 1, "", f"the file has more than {MAX_BYTES // 2**20} MiB", "split it")]
-    if data.startswith(_OTHER_ENCODINGS):
-        return "", [Problem(file, 1, 1, "", "the file is UTF-16 or UTF-32", "save it as UTF-8")]
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        mark = _locate(data[: error.start].decode("utf-8", "replace"))
-        message = f"the byte 0x{data[error.start]:02X} is not UTF-8"
-        return "", [Problem(file, mark.line, mark.column, "", message, "save the file as UTF-8")]
-    if not text.strip():
-        return "", [Problem(file, 1, 1, "", "the file is empty")]
-    return text, [_refuse_character(text, found, file) for found in islice(_FORBIDDEN.finditer(text), 10)]
-
-
-def _refuse_character(text: str, found: re.Match[str], file: str) -> Problem:
-    mark = _locate(text[: found.start()])
-    return Problem(file, mark.line, mark.column, "", f"the character U+{ord(found[0]):04X} is not allowed")
-
-
-def _locate(before: str) -> Mark:
-    lines, column = json_reader.count_lines(before)
-    return Mark(lines + 1, column + 1)
 
 
 # ---- events to values ------------------------------------------------------------------------------------------------
@@ -188,14 +155,16 @@ class _Frame:
 
 
 class _Composer:
-    """Puts one document together from PyYAML's events."""
+    """Puts one document together from PyYAML's events; `text` is what they come from."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, text: str) -> None:
         self.file = file
+        self.text = text
         self.problems: list[Problem] = []
         self.keys: dict[Route, Mark] = {}
         self.values: dict[Route, Mark] = {}
         self.sources: dict[Route, str] = {}
+        self.cuts: dict[Route, Mark] = {}
         self.broken: set[Route] = set()
         self.stack: list[_Frame] = []
         self.top: Any = None
@@ -224,6 +193,7 @@ class _Composer:
             keys=self.keys,
             values=self.values,
             sources=self.sources,
+            cuts=self.cuts,
             broken=frozenset(self.broken),
         )
 
@@ -232,7 +202,7 @@ class _Composer:
             self._begin_document(event)
         elif isinstance(event, yaml.NodeEvent):
             if event.anchor is not None and not isinstance(event, yaml.AliasEvent):
-                self._report(event, self._route(), f"the anchor &{shorten(event.anchor)} is not allowed", "remove it")
+                self._report(event, self._route(), f"the anchor &{shorten(event.anchor)} is not allowed", _NO_ANCHOR)
             if self.stack and self.stack[-1].awaits_key:
                 self._take_key(self.stack[-1], event)
             else:
@@ -296,17 +266,26 @@ class _Composer:
             return
         if kept and not isinstance(value, str):
             self.sources[route] = event.value
+        elif kept and not event.style:
+            self._note_comment(event, route)
         self._place(value)
+
+    def _note_comment(self, event: yaml.ScalarEvent, route: Route) -> None:
+        """Remember a comment that cuts off a text without quotes; one with a space behind # is meant as a comment."""
+        assert event.end_mark is not None
+        found = _CUTTING_COMMENT.match(self.text, event.end_mark.index)
+        if found:
+            self.cuts[route] = Mark(event.end_mark.line + 1, event.end_mark.column + len(found[0]))
 
     def _resolve(self, event: yaml.ScalarEvent, route: Route) -> Any:
         """A scalar's value; problems with it are reported, and then the value means nothing."""
         text = event.value
-        forbidden = _FORBIDDEN.search(text.replace("\r", "\0"))
+        forbidden = FORBIDDEN.search(text.replace("\r", "\0"))
         if forbidden:
             name = f"U+{ord(text[forbidden.start()]):04X}"
             self._report(event, route, f"the character {name} is not allowed")
         if event.tag is None and event.implicit[0]:
-            value, kind = _resolve_plain(text)
+            value, kind = resolve(text)
         elif event.tag in {None, "!", _CORE + "str"}:
             value, kind = text, "str"
         else:
@@ -318,9 +297,9 @@ class _Composer:
 
     def _resolve_tagged(self, event: yaml.ScalarEvent, route: Route) -> tuple[Any, str]:
         wanted = str(event.tag).removeprefix(_CORE)
-        value, kind = _resolve_plain(event.value)
+        value, kind = resolve(event.value)
         if event.tag not in _SCALAR_TAGS:
-            self._report(event, route, f"the tag {_spell_tag(event.tag)} is not allowed", "remove it")
+            self._report(event, route, f"the tag {_spell_tag(event.tag)} is not allowed", _NO_TAG)
         elif wanted == "float" and kind == "int":
             # Too long for a float, it is reported by the caller; converting it would overflow.
             return (float(value) if len(event.value) <= MAX_NUMBER_LENGTH else value), "float"
@@ -375,23 +354,28 @@ class _Composer:
             raise _StopReadingError
 
     def _report_syntax(self, error: yaml.MarkedYAMLError) -> None:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        begun = error.context_mark
+        mark = error.problem_mark or begun
         message = str(error.problem or "this is not YAML")
-        if error.context and error.context_mark:
-            message += f", {error.context} that begins in line {error.context_mark.line + 1}"
-        hint = next((hint for words, hint in _SYNTAX_HINTS.items() if words in message), "")
-        self.problems.append(Problem(self.file, line, column, "", message, hint))
+        if begun and "could not find expected ':'" in message:
+            mark = begun  # the parser notices at the end of the next line, or of the file
+        elif begun and error.context:
+            message += f", {error.context} that begins in line {begun.line + 1}"
+        if mark is None:
+            self.problems.append(Problem(self.file, 1, 1, "", message))
+            return
+        trouble = Trouble(message, *self._line(mark), begun="".join(self._line(begun or mark)))
+        self.problems.append(Problem(self.file, mark.line + 1, mark.column + 1, "", message, syntax_hint(trouble)))
+
+    def _line(self, mark: yaml.Mark) -> tuple[str, str]:
+        """The line of a mark, parted there. Only what is near is looked at: a line may be millions of letters."""
+        before = self.text[max(0, mark.index - _NEAR) : mark.index]
+        after = self.text[mark.index : mark.index + _NEAR]
+        return re.split("[\r\n]", before)[-1], re.split("[\r\n]", after, maxsplit=1)[0]
 
 
-_SYNTAX_HINTS = {
-    "tab character": "indent with spaces",
-    "'\\t'": "indent with spaces",
-    "mapping values are not allowed": 'quote text that holds ": "',
-    "cannot start any token": "quote text that begins with @, ` or %",
-    "alphabetic or numeric": "quote text that begins with * or &",
-    "undefined tag handle": "quote text that begins with !",
-}
+_NEAR = 500
+_CUTTING_COMMENT = re.compile(r"[ \t]+#(?=[^\s#])")
 
 
 def _events(text: str) -> Iterator[yaml.Event]:
@@ -409,40 +393,10 @@ def _mark(event: yaml.Event) -> Mark:
     return Mark(event.start_mark.line + 1, event.start_mark.column + 1)
 
 
-# ---- YAML 1.2's core schema (https://yaml.org/spec/1.2.2/#103-core-schema) -------------------------------------------
-
 _CORE = "tag:yaml.org,2002:"
+_NO_ANCHOR = "remove it; quote text that begins with &"
+_NO_TAG = "remove it; quote text that begins with !"
 _SCALAR_TAGS = frozenset(_CORE + kind for kind in ("null", "bool", "int", "float"))
-_PLAIN = re.compile(
-    r"""(?P<null>null|Null|NULL|~|)
-    |(?P<bool>true|True|TRUE|false|False|FALSE)
-    |(?P<int>[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)
-    |(?P<float>[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))""",
-    re.VERBOSE,
-)
-
-
-def _resolve_plain(text: str) -> tuple[Any, str]:
-    """The value of a scalar without quotes, and the name of its kind."""
-    found = _PLAIN.fullmatch(text)
-    kind = found.lastgroup if found else None
-    if kind == "null":
-        return None, kind
-    if kind == "bool":
-        return text.lower() == "true", kind
-    if kind in {"int", "float"}:
-        if len(text) > MAX_NUMBER_LENGTH:
-            return 0, kind
-        return (_whole(text) if kind == "int" else _real(text)), kind
-    return text, "str"
-
-
-def _whole(text: str) -> int:
-    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-
-
-def _real(text: str) -> float:
-    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
 def _spell_tag(tag: str | None) -> str:

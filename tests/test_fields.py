@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+import time
 from typing import Any
 
 import pytest
 
-from renderer.fields import Checker, Complaint, ExpectFields, HeadFields, JobFields, nearest
+from renderer import habits
+from renderer.fields import Checker, Complaint, ExpectFields, HeadFields, JobFields, ManifestFields, nearest
 from renderer.job import MAX_SEED
 
 JOBS = Checker(JobFields)
@@ -22,13 +25,18 @@ def complaint_of(**fields: Any) -> tuple[str, str]:
     return complaint.message, complaint.hint
 
 
+PROMPTS = "write a job for each prompt; or {name} in one prompt, and a matrix"
+SEED = "leave seed out: it is then made from prompt and size; or write count: 3 for three seeds"
+SEEDS = "write a list like [1, 2, 3]; or seed: 1 and count for seeds that follow each other"
+
+
 class TestKinds:
     @pytest.mark.parametrize(
         ("field", "value", "message", "hint"),
         [
             ("prompt", 3, "must be text, not a number", "quote it"),
             ("prompt", True, "must be text, not true or false", "quote it"),
-            ("prompt", ["a"], "must be text, not a list", ""),
+            ("prompt", ["a"], "must be text, not a list", PROMPTS),
             ("prompt", None, "has no value", "give it one, or remove the key"),
             ("prompt", "", "must not be empty", ""),
             ("prompt", " \n", "must not be empty", ""),
@@ -37,8 +45,10 @@ class TestKinds:
             ("id", 7, "must be text, not a number", "quote it"),
             ("id", "", "must not be empty", ""),
             ("model", "", "must not be empty", ""),
-            ("precision", "fp16", "fp16 is not one of its values", "allowed: bf16, fp8 or fp8-weights"),
-            ("cfg_scale", "4.0", "must be a number, not text", ""),
+            ("precision", "fp16", "fp16 is not one of its values", "write bf16"),
+            ("precision", "turbo", "turbo is not one of its values", "allowed: bf16, fp8 or fp8-weights"),
+            ("cfg_scale", "4.0", "must be a number, not text", "remove the quotes"),
+            ("cfg_scale", 0, "0.0 is out of range", "write 1 for no guidance"),
             ("cfg_scale", "4", "must be a number, not text", "remove the quotes"),
             ("cfg_scale", 0.5, "0.5 is out of range", "allowed: 1 to 30"),
             ("cfg_scale", 31, "31.0 is out of range", "allowed: 1 to 30"),
@@ -48,19 +58,33 @@ class TestKinds:
             ("steps", 0, "0 is out of range", "allowed: 2 to 200"),
             ("steps", 201, "201 is out of range", "allowed: 2 to 200"),
             ("steps", "40", "must be a whole number, not text", "remove the quotes"),
-            ("steps", 40.0, "must be a whole number, not a number", ""),
+            ("steps", 40.0, "must be a whole number, not 40.0", "write 40"),
+            ("steps", 40.5, "must be a whole number, not 40.5", ""),
             ("num_inference_steps", 0, "0 is out of range", "allowed: 2 to 200"),
-            ("seed", -1, "-1 is out of range", "allowed: 0 to 9,223,372,036,854,775,807"),
+            ("seed", -1, "-1 is out of range", SEED),
+            ("seed", -2, "-2 is out of range", "allowed: 0 to 9,223,372,036,854,775,807"),
+            ("seed", "random", "must be a whole number, not text", SEED),
             ("seed", 10**80, f"1{'0' * 58}… is out of range", "allowed: 0 to 9,223,372,036,854,775,807"),
             ("seeds", 7, "must be a list, not a number", "put it in [ ]"),
             ("seeds", [], "must not be empty", ""),
+            ("seeds", "1-4", "must be a list, not text", SEEDS),
+            ("seeds", "1..4", "must be a list, not text", SEEDS),
+            ("seeds", "1, 4", "must be a list, not text", "put it in [ ]"),
             ("count", 0, "0 is out of range", "allowed: 1 to 10,000"),
-            ("size", 1328, "must be text, not a number", 'like "1328x1328", or a ratio like "16:9"'),
-            ("size", "1328", "is not a size", 'like "1328x1328", or a ratio like "16:9"'),
-            ("size", "1328X1328", "is not a size", 'like "1328x1328", or a ratio like "16:9"'),
-            ("size", "16x16\n", "is not a size", 'like "1328x1328", or a ratio like "16:9"'),
+            ("size", 1328, "must be text, not a number", 'did you mean "1328x1328"?'),
+            ("size", "1328", "is not a size", 'did you mean "1328x1328"?'),
+            ("size", "1328X1328", "is not a size", 'did you mean "1328x1328"?'),
+            ("size", "1328*1328", "is not a size", 'did you mean "1328x1328"?'),
+            ("size", "1024 x 768", "is not a size", 'did you mean "1024x768"?'),
+            ("size", "16/9", "is not a size", 'did you mean "16:9"?'),
+            ("size", "huge", "is not a size", 'like "1328x1328", or a ratio like "16:9"'),
+            ("size", "16x16\n", "is not a size", 'did you mean "16x16"?'),
             ("size", "\u0661\u0666x16", "is not a size", 'like "1328x1328", or a ratio like "16:9"'),
             ("sizes", "1:1", "must be a list, not text", "put it in [ ]"),
+            ("sizes", ["1:1", "1024\xd7768"], "is not a size", 'did you mean "1024x768"?'),
+            ("width", "512px", "must be a whole number, not text", "write 512"),
+            ("format", "jpg", "jpg is not one of its values", "write jpeg"),
+            ("embed", "no", "no is not one of its values", "write none"),
             ("width", 0, "0 is out of range", "allowed: 1 to 999,999"),
             ("matrix", {}, "must not be empty", ""),
             ("matrix", [], "must be a mapping, not a list", ""),
@@ -113,6 +137,47 @@ class TestKeys:
     def test_no_near_key(self) -> None:
         """Where nothing is near, all known keys are named."""
         assert complaint_of(qqqq=3)[1].startswith("known: cfg_scale, count, embed, exclude, ")
+
+    @pytest.mark.parametrize(
+        ("key", "hint"),
+        [
+            ("batch_size", "write count: 4 for four pictures, of seeds that follow each other"),
+            ("guidance_scale", "write cfg_scale"),
+            ("CFG Scale", "write cfg_scale"),
+            ("sampler", "remove it: the model has one sampler"),
+            ("neg_prompt", "write negative_prompt"),
+            ("aspect-ratio", 'write size: "16:9"'),
+            ("name", "put it at the top, beside jobs"),
+            ("提示词", "write prompt"),
+            ("\u201cprompt\u201d", "write prompt"),
+            ("prompt\uff1a", "write prompt"),
+            ("a cat", 'quote it if it is a prompt: ": " makes a key of what stands before it'),
+        ],
+    )
+    def test_keys_of_other_tools(self, key: str, hint: str) -> None:
+        """A key of another tool's is answered by what it means, however it is spelled."""
+        checker = Checker(JobFields, elsewhere=HeadFields.__annotations__)
+        _, (complaint,) = checker.check({key: 1}, ("jobs", 0))
+        assert (complaint.message, complaint.hint) == ("unknown key", hint)
+
+    def test_hints_name_fields_that_exist(self) -> None:
+        """Whatever a hint says to write can be written."""
+        known = {*JobFields.__annotations__, *ManifestFields.__annotations__}
+        for hint in {*habits.KEYS.values(), *habits.TOP_KEYS.values()}:
+            found = re.match("write ([a-z_]+)", hint)
+            assert hint.startswith(("remove", "give")) or "a job for each" in hint or (found and found[1] in known), (
+                hint
+            )
+        assert not known & habits.KEYS.keys()
+
+    def test_strange_keys_and_values_take_no_time(self) -> None:
+        """A value that almost fits many ways of writing a size is answered at once."""
+        began = time.process_time()
+        for text in (" " * 40, "1024" + " " * 30 + "!", "1" * 40, "1,1" * 13):
+            habits.of_value("size", text)
+            habits.of_value("seeds", text)
+        habits.of_key(" " * 10**6 + "a", known=frozenset(), elsewhere=frozenset(), top=False)
+        assert time.process_time() - began < 0.5
 
     def test_expect_has_its_own_keys(self) -> None:
         """Within expect, the nearest key is one of expect's."""

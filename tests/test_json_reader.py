@@ -47,7 +47,7 @@ def test_whatever_json_writes_is_read(document: Any, layout: dict[str, Any]) -> 
 def test_places_are_those_of_yaml(document: Any, layout: dict[str, Any]) -> None:
     """Where YAML reads the same text, each value stands at the same line and column."""
     text = json.dumps(document, **{**layout, "ensure_ascii": False})
-    by_yaml = yaml_reader._Composer("f").compose(yaml_reader._events(text))
+    by_yaml = yaml_reader._Composer("f", text).compose(yaml_reader._events(text))
     if by_yaml.problems or "\t" in text:  # `\/`, tabs and some characters are not libyaml's
         return
     found = read(text.encode(), "f.json")

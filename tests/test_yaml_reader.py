@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from renderer import yaml_reader
+from renderer import decoding, yaml_reader
 from renderer.errors import shorten
 from renderer.yaml_reader import Document, Mark, read, spell
 
@@ -244,7 +244,7 @@ class TestRefused:
 
     def test_too_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """64 MiB are read, a byte more is not."""
-        monkeypatch.setattr(yaml_reader, "MAX_BYTES", 2**20)
+        monkeypatch.setattr(decoding, "MAX_BYTES", 2**20)
         assert problems_of(b"a: " + b"x" * (2**20 - 3)) == []
         assert problems_of(b"a: " + b"x" * (2**20 - 2)) == ["f:1:1: the file has more than 1 MiB (split it)"]
 
@@ -360,3 +360,73 @@ class TestBombs:
     def test_long_key(self) -> None:
         """A key as long as a file is read, or refused, but not fatal."""
         assert isinstance(read(b"? " + b"k" * 1_000_000 + b"\n: 1\n", "f"), Document)
+
+
+class TestSyntaxHints:
+    @pytest.mark.parametrize(
+        ("text", "place", "hint"),
+        [
+            ('- id: a\n  prompt: "OPEN" in neon', "2:18", "quote the whole text, like '\"OPEN\" in neon'"),
+            ('- "OPEN" in neon', "1:10", "quote the whole text"),
+            ('- prompt: "OPEN" in neon\r\n', "1:18", "quote the whole text"),
+            ("- prompt: 'it's a cat'", "1:15", "write an apostrophe within '…' twice"),
+            ('- prompt: "a "quoted" word"', "1:15", 'write \\" for a quotation mark'),
+            ("- prompt: [red] car", "1:17", "quote text that begins with [ or {"),
+            ("- prompt: {city} at night", "1:18", "quote text that begins with [ or {"),
+            ("- prompt: a\n   size: b\n", "2:8", "indent the key like the one above it"),
+            ("- id: a\n - b\n", "2:2", None),
+            ("[{id: a, prompt: shirt #10}]\n", "2:1", 'quote text that holds " #", which begins a comment'),
+            ('["a" b]', "1:6", "put a comma between the parts"),
+            ("[a, b\n", "2:1", "close the bracket"),
+            ("- id: a\n  prompt\uff1aa cat\n", "2:3", "write a plain colon and a space behind a key"),
+            ("- id: a\n  prompt:a cat\n", "2:3", "write a space behind the colon"),
+            ("- prompt: a #b\n  c\n", "2:3", "indent text that goes on; a line with # in it ended the text before"),
+            ("- prompt: a: b", "1:12", 'quote text that holds ": "'),
+            ("- prompt: -\n", "1:11", "begin a list in a line of its own"),
+            ('- "never closed\n', "2:1", "close the quotation mark"),
+            ("- >- x\n", "1:6", "begin the text in the next line"),
+            ("- prompt: a\n\tsize: b\n", "2:1", "indent with spaces"),
+        ],
+    )
+    def test_by_what_was_meant(self, text: str, place: str, hint: str | None) -> None:
+        """What the parser did not expect is answered by what the writer most likely meant, at its line."""
+        problem = problems_of(text)[0]
+        assert problem.startswith(f"f:{place}: ")
+        assert (hint or "indent alike what stands side by side") in problem
+
+    def test_escapes(self) -> None:
+        """A backslash that is none of YAML's; halves of characters have hints of their own."""
+        assert "write \\\\ for a backslash" in problems_of('- "C:\\dir"')[0]
+        problem = problems_of('- "\\ud83c\\udf82"')[0]
+        assert "write the character itself" in problem or "U+D83C is not allowed" in problem
+
+    def test_a_line_of_a_million_letters(self) -> None:
+        """Only what is near is looked at."""
+        began = time.process_time()
+        assert "quote the whole text" in problems_of('- "' + "a" * 10**6 + '" b' + "c" * 10**6)[0]
+        assert time.process_time() - began < 2
+
+
+class TestComments:
+    @pytest.mark.parametrize(
+        ("text", "cut"),
+        [
+            ("a: swatch in #ff8800 on white", Mark(1, 14)),
+            ("a: swatch in  #10", Mark(1, 15)),
+            ("a: one\n  two #x", Mark(2, 7)),
+            ("a: 猫🎂 #x", Mark(1, 7)),
+            ("{a: b #c\n}", Mark(1, 7)),
+            ("a: b # a comment", None),
+            ("a: b ## a comment", None),
+            ("a: b#c", None),
+            ("a: 'b' #c", None),
+            ("a: 12 #c", None),
+            ("a: >-\n  b #c", None),
+            ("a: b\n#c", None),
+        ],
+    )
+    def test_a_text_that_a_comment_cuts_off(self, text: str, cut: Mark | None) -> None:
+        """A comment that begins behind a text without quotes, and without a space of its own, is remembered."""
+        found = read(text.encode(), "f")
+        assert found.problems == []
+        assert found.cuts.get(("a",)) == cut
