@@ -12,7 +12,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
-from renderer import __version__, folders, machine_cli, models_cli, plan_cli, render_cli, report_cli, streams
+from renderer import (
+    __version__,
+    folders,
+    machine_cli,
+    models_cli,
+    plan_cli,
+    render_cli,
+    replay_cli,
+    report_cli,
+    streams,
+)
 from renderer.errors import (
     EXIT_DONE,
     ManifestError,
@@ -90,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     schema.set_defaults(command=_schema)
 
     report_cli.add_commands(commands, manifests, load_named)
+    replay_cli.add_command(commands)
     models_cli.add_commands(commands.add_parser("models", help="list, pull, pack, verify and remove models"))
 
     bench = commands.add_parser("bench", help="measure this machine on full-size random weights")

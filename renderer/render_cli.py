@@ -42,7 +42,16 @@ def add_commands(
     status.set_defaults(command=lambda options: _status(options, load(options)))
 
     render = commands.add_parser("render", parents=[manifests], help="render what is not done")
-    _add_render_options(render)
+    render.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="this picture or job, or a pattern like 'moon*'; repeatable",
+    )
+    render.add_argument("--force", action="store_true", help="render also what is done or set aside")
+    render.add_argument("--dry-run", action="store_true", help="the same as plan")
+    add_night_options(render)
     render.set_defaults(command=lambda options: _render(options, load(options)))
 
 
@@ -98,16 +107,21 @@ def _status_lines(
 
 
 def _render(options: argparse.Namespace, loaded: Loaded) -> int:
-    from renderer import console, news, run  # noqa: PLC0415
-    from renderer.notify import Notifier, addresses  # noqa: PLC0415
-    from renderer.report import page  # noqa: PLC0415
-    from renderer.settings import Settings  # noqa: PLC0415
-
     if options.dry_run:
         options.json = False
         return plan_cli.show_plan(options, loaded)
     if not loaded.manifests:
         raise ManifestError(loaded.problems)
+    return _exit_code(render_loaded(options, loaded), loaded)
+
+
+def render_loaded(options: argparse.Namespace, loaded: Loaded) -> list[Summary]:
+    """Render as the options of `add_night_options` say; `options` have `only`, `force` and `strict` besides."""
+    from renderer import console, news, run  # noqa: PLC0415
+    from renderer.notify import Notifier, addresses  # noqa: PLC0415
+    from renderer.report import page  # noqa: PLC0415
+    from renderer.settings import Settings  # noqa: PLC0415
+
     settings = Settings(
         outputs=options.outputs,
         only=tuple(options.only),
@@ -138,7 +152,7 @@ def _render(options: argparse.Namespace, loaded: Loaded) -> int:
             notifier.end(error, screen.watch)
             raise
         notifier.end(None, screen.watch)
-    return _exit_code(summaries, loaded)
+    return summaries
 
 
 def _serve(
@@ -193,16 +207,8 @@ def _exit_code(summaries: Sequence[Summary], loaded: Loaded) -> int:
 # ---- arguments -------------------------------------------------------------------------------------------------------
 
 
-def _add_render_options(render: argparse.ArgumentParser) -> None:
-    render.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        metavar="ID",
-        help="this picture or job, or a pattern like 'moon*'; repeatable",
-    )
-    render.add_argument("--force", action="store_true", help="render also what is done or set aside")
-    render.add_argument("--dry-run", action="store_true", help="the same as plan")
+def add_night_options(render: argparse.ArgumentParser) -> None:
+    """Give a parser the options that say how a night goes, whatever is rendered in it."""
     profiles = ["auto", *get_args(Profile)]
     render.add_argument("--profile", choices=profiles, default="auto", help="where weights wait (default: stream)")
     render.add_argument(

@@ -1,7 +1,6 @@
-"""The door to what is read in the morning: `renderer report` and `renderer replay`.
+"""The door to what is read in the morning: `renderer report`.
 
-Pages, Markdown and manifest entries out of what lies in the output folders. Whatever takes time to import is imported
-by the command.
+Pages and Markdown out of what lies in the output folders. Whatever takes time to import is imported by the command.
 """
 
 from __future__ import annotations
@@ -10,18 +9,10 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from renderer.errors import EXIT_DONE, EXIT_FAILED, UsageError
-from renderer.folders import expanded
-from renderer.job import Software
+from renderer.errors import UsageError
 from renderer.loading import Load, Loaded
-from renderer.manifest import Manifest
-
-if TYPE_CHECKING:
-    from renderer.replay import Entry
 
 
 def add_commands(
@@ -35,12 +26,6 @@ def add_commands(
     report.add_argument("--watch", action="store_true", help="serve the page to this machine, up to date, until Ctrl-C")
     report.add_argument("--port", type=port, default=0, metavar="N", help="for --watch (default: any that is free)")
     report.set_defaults(command=lambda options: _report(options, load(options)))
-
-    replay = commands.add_parser("replay", help="turn pictures or sidecars, of any tool, into a manifest's entries")
-    replay.add_argument("pictures", nargs="+", type=expanded, metavar="PICTURE", help="PNG, WebP, JPEG or a sidecar")
-    replay.add_argument("--render", action="store_true", help="render them again, and say whether the bits match")
-    replay.add_argument("--outputs", type=expanded, default=Path("outputs"), metavar="DIR", help="default: outputs")
-    replay.set_defaults(command=_replay)
 
 
 def _report(options: argparse.Namespace, loaded: Loaded) -> int:
@@ -87,52 +72,3 @@ def port(text: str) -> int:
     if text.isdecimal() and int(text) < 2**16:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a port, a whole number from 0 to 65535")
-
-
-def _replay(options: argparse.Namespace) -> int:
-    from renderer import replay  # noqa: PLC0415
-
-    entries = replay.write_entries(options.pictures)
-    manifest = replay.as_manifest(entries)
-    if options.render:
-        return _render_again(entries, manifest, options.outputs)
-    print("jobs:")
-    for entry in entries:
-        for note in entry.notes:
-            print(f"# {note}")
-        print(entry.text, end="")
-    return EXIT_DONE
-
-
-def _render_again(entries: Sequence[Entry], manifest: Manifest, outputs: Path) -> int:
-    from renderer import console, replay, run  # noqa: PLC0415
-    from renderer.artifacts import read_sidecar  # noqa: PLC0415
-    from renderer.layout import OutputFolder  # noqa: PLC0415
-    from renderer.report import page  # noqa: PLC0415
-    from renderer.settings import Settings, Stop  # noqa: PLC0415
-
-    screen = console.open_console("auto")
-    try:
-        watch = page.watching(screen.watch)
-        (summary,) = run.render([manifest], Settings(outputs=outputs, force=True), watch, Stop())
-    finally:
-        screen.close()
-    folder = OutputFolder(outputs / manifest.name)
-    failed = {failure.id for failure in summary.failures}
-    matching = 0
-    for entry, picture in zip(entries, manifest.pictures, strict=True):
-        if entry.id in failed or not folder.picture(picture.output).is_file():
-            print(f"{entry.id}: not rendered")
-            continue
-        difference = replay.compare(entry, folder.picture(picture.output))
-        matching += not difference
-        print(f"{entry.id}: {difference or 'the same bits'}")
-        now = read_sidecar(folder.sidecar(picture.output))
-        if difference and entry.software and now and now.software != entry.software:
-            print(f"  rendered then with {_versions(entry.software)}; now with {_versions(now.software)}")
-    return EXIT_DONE if matching == len(entries) else EXIT_FAILED
-
-
-def _versions(software: Software) -> str:
-    told = (f"{name} {value}" for name, value in software if name != "python" and value)
-    return ", ".join(told)

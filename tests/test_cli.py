@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from renderer import cli, render_cli
 from renderer.job import Sidecar, Summary
@@ -289,6 +291,14 @@ class TestRendering:
         assert renderer("render", path, cwd=project).returncode == 0
         done = renderer("replay", "outputs/original/001.png", "--render", cwd=project)
         assert (done.returncode, done.stdout) == (0, "001: the same bits\n"), done.stderr
+        path = project / "outputs/replay/001.png"
+        with Image.open(path) as image:
+            info = PngInfo()
+            info.add_text("renderer", image.info["renderer"])
+            Image.new("RGB", image.size, "red").save(path, pnginfo=info)
+        over = renderer("replay", path, "--render", cwd=project)
+        assert over.returncode == 1
+        assert "of the values differ" in over.stdout, "it was compared with itself"
 
     def test_json_lines_for_machines(self, project: Path) -> None:
         """Every line of `--log-format json` is an object with a time and an event."""

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import io
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +8,11 @@ from typing import get_args
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-from renderer import encode, metadata
+from renderer import encode, labels, metadata
 from renderer.errors import UsageError
 from renderer.job import Format, Job, Keep, ModelIdentity, fingerprint
+from renderer.labels import Told, a1111, containers
 from renderer.layout import PICTURE_SUFFIXES
 from renderer.metadata import Origin
 from tests import readers
@@ -51,7 +48,7 @@ def write(folder: Path, job: Job, keep: Keep | None = None) -> Path:
     return path
 
 
-def as_asked(told: metadata.Told) -> tuple[object, ...]:
+def as_asked(told: Told) -> tuple[object, ...]:
     return (told.prompt, told.negative_prompt, told.model, told.precision, told.steps, told.cfg_scale, told.width,
             told.height, told.seed)  # fmt: skip
 
@@ -67,7 +64,7 @@ class TestOwnLabels:
     def test_every_character_comes_back(self, tmp_path: Path, prompt: str, file_format: Format) -> None:
         """What a picture tells is what was asked for, in every format, whatever the prompt holds."""
         job = make_job(prompt).model_copy(update={"negative_prompt": prompt})
-        told = metadata.read(write(tmp_path, job, Keep(format=file_format)))
+        told = labels.read(write(tmp_path, job, Keep(format=file_format)))
         assert told.by == "renderer"
         assert as_asked(told) == asked(job)
         assert told.fingerprint == origin_of(job).fingerprint
@@ -77,14 +74,14 @@ class TestOwnLabels:
     def test_any_text_comes_back(self, tmp_path: Path, prompt: str, negative: str, form: Format) -> None:
         """The same for texts that nobody would think of."""
         job = make_job(prompt).model_copy(update={"negative_prompt": negative})
-        assert as_asked(metadata.read(write(tmp_path, job, Keep(format=form)))) == asked(job)
+        assert as_asked(labels.read(write(tmp_path, job, Keep(format=form)))) == asked(job)
 
     @pytest.mark.parametrize("file_format", FORMATS)
     def test_the_longest_prompt_is_kept_or_left_out(self, tmp_path: Path, file_format: Format) -> None:
         """Ten thousand Chinese letters fit every format once; JPEG leaves out what does not, and stays a picture."""
         job = make_job(PROMPTS["long"])
         path = write(tmp_path, job, Keep(format=file_format))
-        assert metadata.read(path).prompt == job.prompt
+        assert labels.read(path).prompt == job.prompt
         twice = write(tmp_path, job.model_copy(update={"negative_prompt": job.prompt * 3}), Keep(format=file_format))
         assert pixels_of(twice).width == job.width
 
@@ -112,10 +109,10 @@ class TestOwnLabels:
     def test_basic_says_generated_and_no_more(self, tmp_path: Path, file_format: Format) -> None:
         """`embed: basic` says that the picture was generated, and neither its prompt nor its settings."""
         path = write(tmp_path, make_job(), Keep(format=file_format, embed="basic"))
-        assert metadata.GENERATED in metadata.read_labels(path).xmp
+        assert metadata.GENERATED in containers.look(path).xmp
         assert b"circle" not in path.read_bytes()
         with pytest.raises(UsageError, match="does not say how it was made"):
-            metadata.read(path)
+            labels.read(path)
 
 
 class TestOtherTools:
@@ -152,7 +149,7 @@ class TestOtherTools:
         job = make_job().model_copy(update={"model": 'my, "best": model'})
         text = metadata.write_parameters(origin_of(job))
         assert 'Model: "my, \\"best\\": model"' in text
-        told = metadata.parse_parameters(text)
+        told = a1111.parse(text)
         assert told is not None
         assert (told.model, told.seed, told.precision) == ('my, "best": model', 1, "bf16")
 
@@ -160,116 +157,3 @@ class TestOtherTools:
 def _letters(text: str) -> str:
     """A prompt without what its copy may change: white space and control characters."""
     return "".join(letter for letter in text if letter.isprintable() and not letter.isspace())
-
-
-A1111 = """masterpiece, (a cat:1.2)
-second line <lora:x:1>
-Negative prompt: lowres, bad
-anatomy
-Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 7, Seed: 1234567890, Size: 512x768, Model hash: 6ce0161689, \
-Model: v1-5-pruned, Lora hashes: "x: 1234, y: 5678", Hashes: {"model": "6ce0161689", "lora:x": "12"}, Version: v1.6.0"""
-
-
-class TestReading:
-    def test_another_tool_s_parameters(self, tmp_path: Path) -> None:
-        """A picture of AUTOMATIC1111's tells prompt, negative prompt and settings."""
-        info = PngInfo()
-        info.add_text("parameters", A1111)
-        path = tmp_path / "a.png"
-        Image.new("RGB", (8, 8)).save(path, pnginfo=info)
-        told = metadata.read(path)
-        assert told.by == "parameters"
-        assert told.prompt == "masterpiece, (a cat:1.2)\nsecond line <lora:x:1>"
-        assert told.negative_prompt == "lowres, bad\nanatomy"
-        assert (told.steps, told.cfg_scale, told.seed, told.width, told.height, told.model) == (
-            20, 7.0, 1234567890, 512, 768, "v1-5-pruned",
-        )  # fmt: skip
-
-    @pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])
-    def test_exif_in_either_byte_order(self, tmp_path: Path, order: str) -> None:
-        """Tools disagree on UserComment's byte order; both are read."""
-        exif = Image.Exif()
-        exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + A1111.encode(order)
-        path = tmp_path / "a.jpg"
-        Image.new("RGB", (8, 8)).save(path, exif=exif)
-        assert metadata.read(path).seed == 1234567890
-
-    @pytest.mark.parametrize(
-        "text",
-        ["", "Steps", "a cat", "Steps:" + "a" * 900_000, "Steps:" + "a:" * 400_000, "Steps: " + "[" * 500_000,
-         "Steps: " + '"' * 500_000, "\n" * 1_000_000, "Steps: " + "a" * 79 + " " * 500_000],
-    )  # fmt: skip
-    def test_hostile_texts_take_no_time(self, text: str) -> None:
-        """A megabyte made to trip a parser is parsed in a moment, and harmlessly."""
-        told = metadata.parse_parameters(text)
-        assert told is None or told.seed is None
-
-    @settings(max_examples=200, deadline=None)
-    @given(st.text() | st.text('Steps: ,"{}[]\n-x1') | st.text().map(lambda text: f"{A1111}\n{text}"))
-    def test_no_text_breaks_the_parser(self, text: str) -> None:
-        """Whatever stands there, the answer is a value or None."""
-        told = metadata.parse_parameters(text)
-        assert told is None or isinstance(told.prompt, str)
-
-    @pytest.mark.parametrize(
-        "own",
-        ["{", "[]", "null", '{"origin_version": 1}', '{"origin_version": 2}', "9" * 100_000, "[" * 100_000],
-    )  # fmt: skip
-    def test_a_damaged_label_of_ours_is_passed_over(self, tmp_path: Path, own: str) -> None:
-        """What does not fit the schema is not believed; the next label is asked."""
-        info = PngInfo()
-        info.add_text("renderer", own)
-        info.add_text("parameters", A1111)
-        path = tmp_path / "a.png"
-        Image.new("RGB", (8, 8)).save(path, pnginfo=info)
-        assert metadata.read(path).by == "parameters"
-
-    def test_unknown_fields_in_our_label_are_refused(self, tmp_path: Path) -> None:
-        """The label's fields are a closed list."""
-        own = json.loads(origin_of(make_job()).model_dump_json())
-        info = PngInfo()
-        info.add_text("renderer", json.dumps({**own, "path": "/etc/passwd"}))
-        path = tmp_path / "a.png"
-        Image.new("RGB", (8, 8)).save(path, pnginfo=info)
-        with pytest.raises(UsageError, match="does not say how it was made"):
-            metadata.read(path)
-
-    @pytest.mark.parametrize("content", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"not a picture" * 1000])
-    def test_what_is_no_picture_is_said_so(self, tmp_path: Path, content: bytes) -> None:
-        """A damaged or foreign file is an error in a sentence."""
-        path = tmp_path / "a.png"
-        path.write_bytes(content)
-        with pytest.raises(UsageError, match="cannot be read as a picture"):
-            metadata.read(path)
-
-    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(data=st.data(), form=st.sampled_from(FORMATS))
-    def test_damaged_files_end_in_a_sentence(self, tmp_path: Path, data: st.DataObject, form: Format) -> None:
-        """A file with some bytes changed is read, or refused; never a traceback."""
-        path = write(tmp_path, make_job(), Keep(format=form))
-        content = bytearray(path.read_bytes())
-        for at in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=20)):
-            content[at] ^= data.draw(st.integers(1, 255))
-        path.write_bytes(content)
-        try:
-            metadata.read(path)
-        except UsageError as error:
-            assert error.message.isprintable()  # noqa: PT017
-
-    def test_an_enormous_text_is_refused_or_cut(self, tmp_path: Path) -> None:
-        """A chunk that unpacks to far more than it takes is not unpacked."""
-        info = PngInfo()
-        info.add_text("parameters", "a" * 50_000_000, zip=True)
-        buffer = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(buffer, "PNG", pnginfo=info)
-        path = tmp_path / "a.png"
-        path.write_bytes(buffer.getvalue())
-        with pytest.raises(UsageError):
-            metadata.read(path)
-
-    def test_a_sidecar_tells_too(self, tmp_path: Path) -> None:
-        """A sidecar is read as such, and what is none is refused."""
-        path = tmp_path / "p.json"
-        path.write_text("{}")
-        with pytest.raises(UsageError, match="no sidecar"):
-            metadata.read(path)
