@@ -29,7 +29,7 @@ from renderer.journal import MAX_CRASHES, Journal
 from renderer.layout import OutputFolder
 from renderer.machine import Machine
 from renderer.manifest import Manifest
-from renderer.weights import streamable
+from renderer.weights import soundness, streamable
 from renderer.weights.identity import identify
 from renderer.weights.places import packed_folder
 
@@ -231,6 +231,7 @@ def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vra
     """
     job = jobs[0]
     model = catalog.find(job.model)
+    soundness.check(model)
     if vram_bytes is None and machine.gpu is not None and machine.gpu.memory == "host":
         vram_bytes = machine.gpu.free_bytes  # the driver would let it take the host's share too
     choice = choose_profile(model, job.precision, machine, wanted, vram_bytes)

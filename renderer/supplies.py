@@ -24,7 +24,7 @@ from renderer.children import Child
 from renderer.errors import MachineError, ModelError, RendererError
 from renderer.events import Setup
 from renderer.job import Stored
-from renderer.weights import needs, places
+from renderer.weights import needs, places, soundness
 from renderer.weights.needs import ANSWERS, Bill, Need, Progress, Refused, Supplied
 
 COMMAND = (sys.executable, "-m", "renderer.engine.supplier")
@@ -67,6 +67,7 @@ def obtain(wanted: Sequence[Need], terms: Terms, tell: Tell, stopped: Callable[[
     """
     lacking = [need for need in wanted if not needs.is_met(need)]
     for need in lacking:
+        soundness.check(catalog.find(need.model))
         if terms.offline:
             needs.refuse_offline(need)
     return all(_Errand(need, terms, tell, stopped).run() for need in lacking)

@@ -138,9 +138,9 @@ class TestFiles:
         ("text", "message"),
         [
             ("transformer=model.ckpt", "pickled checkpoint"),
-            ("transformer=missing.safetensors", "is not a safetensors file"),
+            ("transformer=missing.safetensors", "is not there"),
             ("tokenizer=missing", "is not a folder"),
-            ("vae=a.safetensors,decoder=b.safetensors", "is not a safetensors file"),
+            ("vae=a.safetensors,decoder=b.safetensors", "is not there"),
         ],
     )
     def test_refused(self, text: str, message: str) -> None:

@@ -165,8 +165,14 @@ def _file(role: PartRole, name: str) -> Path:
     if role == "tokenizer":
         if not path.is_dir():
             raise ModelError(f'the {role} "{shorten(name)}" is not a folder', hint="the one with vocab.json in it")
-    elif path.suffix != ".safetensors" or not path.is_file():
-        raise ModelError(f'the {role} "{shorten(name)}" is not a safetensors file')
+    elif not path.is_file():
+        kind = "is a folder, and not a file" if path.is_dir() else "is not there"
+        raise ModelError(f'the {role} "{shorten(name)}" {kind}', hint="a path, from where the command is called")
+    elif path.suffix.lower() == ".gguf":
+        hint = "take the model's bf16 safetensors file"
+        raise ModelError(f'the {role} "{shorten(name)}" is a GGUF file, which is not read yet', hint=hint)
+    elif path.suffix != ".safetensors":
+        raise ModelError(f'the {role} "{shorten(name)}" is not a safetensors file', hint="its name must end so")
     return path
 
 

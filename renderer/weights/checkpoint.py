@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from renderer.errors import ModelError, shorten
-from renderer.weights import shapes
+from renderer.weights import recognise, shapes
 from renderer.weights.headers import Header, Shape, read_header
 from renderer.weights.shapes import Network
 
@@ -89,6 +89,7 @@ def open_checkpoint(network: Network, paths: Sequence[Path]) -> Checkpoint:
     _check_shards(paths)
     for path in paths:
         header = read_header(path)
+        recognise.refuse(path, header, network)
         stat = path.stat()
         digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns} {header.sha256}\n".encode())
         _add(network, path, header, found)
@@ -197,12 +198,17 @@ def _check_tensors(checkpoint: Checkpoint, paths: Sequence[Path]) -> None:
     try:
         expected = _EXPECTED[checkpoint.network](found)
     except LookupError as error:
+        if told := recognise.another(found.keys(), checkpoint.network):
+            raise ModelError(f"{_where(paths)}: {told[0]}", hint=told[1]) from None
         message = f'{_where(paths)}: not a Qwen-Image {checkpoint.network}: "{error.args[0]}" is missing or misshapen'
         raise ModelError(message, hint=_HINT) from None
     problems, hint = [], _HINT
     if lacking := sorted(expected.keys() - found.keys()):
         problems.append(f"{_where(paths)}: lacks {_listed(lacking)}")
-    if unknown := sorted(found.keys() - expected.keys()):
+    unknown = sorted(found.keys() - expected.keys())
+    if (lacking or unknown) and (told := recognise.another(unknown, checkpoint.network)):
+        raise ModelError(f"{_where(paths)}: {told[0]}", hint=told[1])
+    if unknown:
         problems.append(f"{checkpoint.tensors[unknown[0]].path}: has unknown {_listed(unknown)}")
         if any(_SCALED.search(name) for name in unknown):
             hint = _SCALED_HINT

@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,12 +20,15 @@ from typing import Any, BinaryIO
 
 from renderer import files
 from renderer.errors import DiskError, ModelError, shorten
+from renderer.weights import strangers
 
-ITEM_BYTES: Mapping[str, int] = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
-    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
+ITEM_BITS: Mapping[str, int] = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
+    "I64": 64, "U64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
-"""Bytes of one element, by safetensors' name of the type. A type that is not here is refused."""
+"""Bits of one element, by safetensors' name of the type (0.7). A type that is not here is refused."""
 
 DATA_ALIGNMENT = 4096
 """In our files the data begins at a multiple of this: what direct reads from a disk ask for."""
@@ -35,9 +37,6 @@ MAX_HEADER_BYTES = 100_000_000  # safetensors' own bound
 
 _LENGTH_BYTES = 8
 _MAX_DIMENSIONS = 16
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_PICKLE_MAGIC = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]")
-_LFS_POINTER = b"version "  # and then https://git-lfs.github.com/spec/v1
 
 Shape = tuple[int, ...]
 
@@ -77,7 +76,7 @@ class Written:
 
 def tensor_bytes(dtype: str, shape: Sequence[int]) -> int:
     """The bytes a tensor takes."""
-    return math.prod(shape) * ITEM_BYTES[dtype]
+    return math.prod(shape) * ITEM_BITS[dtype] // 8
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -88,8 +87,8 @@ def read_header(path: Path) -> Header:
 
     Nothing is mapped, and no more than the header is read.
     """
-    if path.suffix in _PICKLES:
-        raise _pickled(path)
+    if strangers.named_as_pickle(path):
+        raise strangers.pickled(path)
     try:
         with path.open("rb") as stream:
             file_bytes = os.fstat(stream.fileno()).st_size
@@ -107,17 +106,15 @@ def read_header(path: Path) -> Header:
 def _raw_header(path: Path, stream: BinaryIO, file_bytes: int) -> bytes:
     """The length and the header, as they stand in the file."""
     start = stream.read(_LENGTH_BYTES + 1)
-    if start[_LENGTH_BYTES:] != b"{":
-        if _PICKLE_MAGIC.match(start):
-            raise _pickled(path)
-        if start.startswith(_LFS_POINTER):
-            raise ModelError(f"{path}: a Git LFS pointer, not the file", hint="git lfs pull, or download it again")
+    length = int.from_bytes(start[:_LENGTH_BYTES], "little")
+    if start[_LENGTH_BYTES:] != b"{" or length > MAX_HEADER_BYTES:
+        if stranger := strangers.explain(path, start + stream.read(strangers.LOOKED_AT_BYTES), file_bytes):
+            raise stranger
         if len(start) <= _LENGTH_BYTES:
             raise _damaged(path, f"{file_bytes} bytes are too short for a safetensors file")
+        if start[_LENGTH_BYTES:] == b"{":
+            raise _damaged(path, f"a header of {length} bytes is more than the {MAX_HEADER_BYTES} that are allowed")
         raise _damaged(path, "not a safetensors file")
-    length = int.from_bytes(start[:_LENGTH_BYTES], "little")
-    if length > MAX_HEADER_BYTES:
-        raise _damaged(path, f"a header of {length} bytes is more than the {MAX_HEADER_BYTES} that are allowed")
     if _LENGTH_BYTES + length > file_bytes:
         raise _damaged(path, f"its header of {length} bytes reaches beyond its end at {file_bytes}")
     return start + stream.read(length - 1)
@@ -152,8 +149,9 @@ def _entry(path: Path, name: str, found: object) -> Entry:
     if not isinstance(found, dict) or found.keys() != {"dtype", "shape", "data_offsets"}:
         raise _damaged(path, f"{where} has no dtype, shape and data_offsets")
     dtype, shape, offsets = found["dtype"], found["shape"], found["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise _damaged(path, f'{where} is of the unknown type "{shorten(str(dtype))}"')
+    if not isinstance(dtype, str) or dtype not in ITEM_BITS:
+        message = f'{path}: {where} is of the unknown type "{shorten(str(dtype))}"'
+        raise ModelError(message, hint="made by a newer tool than is known here, or damaged: take the bf16 file")
     if not _are_counts(shape) or len(shape) > _MAX_DIMENSIONS:
         raise _damaged(path, f"{where} has no sensible shape")
     if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:  # noqa: PLR2004  # begin and end
@@ -177,21 +175,14 @@ def _check_places(path: Path, ordered: Mapping[str, Entry], data_bytes: int) -> 
             raise _damaged(path, f'tensor "{shorten(name)}" {what}')
         reached = entry.end
     if reached > data_bytes:
-        raise _damaged(path, f"cut off: {data_bytes} of {reached} bytes of data are there")
+        message = f"{path}: cut off: {data_bytes} of {reached} bytes of data are there"
+        raise ModelError(message, hint="the download did not come to its end: fetch it again")
     if reached < data_bytes:
         raise _damaged(path, f"{data_bytes - reached} bytes too many stand after its data")
 
 
 def _damaged(path: Path, what: str) -> ModelError:
     return ModelError(f"{path}: {what}", hint="damaged, or not what its name says: fetch or make it again")
-
-
-def _pickled(path: Path) -> ModelError:
-    return ModelError(
-        f"{path}: a pickled checkpoint, which can run any code when it is opened; only safetensors files are read",
-        hint="take the model's safetensors files; or convert this one where you trust it, in a sandbox: "
-        'safetensors.torch.save_file(torch.load(path, weights_only=True), "model.safetensors")',
-    )
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ are relative to the block; elsewhere they are the hub's. Knows nothing of files'
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Literal
 
 from renderer.errors import ModelError
 from renderer.job import Stored
-from renderer.weights.headers import ITEM_BYTES, Planned, Shape
+from renderer.weights.headers import Planned, Shape, tensor_bytes
 from renderer.weights.shapes import Network
 
 Kind = Literal["block", "modulation", "outside", "vision", "whole"]
@@ -95,7 +94,7 @@ class PackedTensor:
 
     @property
     def bytes(self) -> int:
-        return math.prod(self.shape) * ITEM_BYTES[DTYPES[self.form]]
+        return tensor_bytes(DTYPES[self.form], self.shape)
 
     @property
     def planned(self) -> Planned:

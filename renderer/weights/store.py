@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError
 from renderer.errors import ModelError
 from renderer.files import sha256_of
 from renderer.job import ModelIdentity, Stored, Value, canonical
-from renderer.weights.headers import DATA_ALIGNMENT, ITEM_BYTES, Header, read_header
+from renderer.weights.headers import DATA_ALIGNMENT, ITEM_BITS, Header, read_header
 from renderer.weights.layout import ALIGNMENT, Kind
 from renderer.weights.shapes import Network
 
@@ -338,7 +338,7 @@ def load(file: BlockFile, device: torch.device | str = "cpu") -> dict[str, torch
 def _block_file(path: Path, entry: StoredFile, header: Header) -> BlockFile:
     places = []
     for name, found in header.tensors.items():
-        if found.dtype not in TORCH_DTYPES or found.begin % ITEM_BYTES[found.dtype]:
+        if found.dtype not in TORCH_DTYPES or 8 * found.begin % ITEM_BITS[found.dtype]:
             raise ModelError(f'{path}: tensor "{name}" is no part of a packed store', hint=_HINT)
         places.append(TensorPlace(name, found.dtype, found.shape, found.begin, found.end - found.begin))
     data_bytes = header.file_bytes - header.data_offset

@@ -58,7 +58,7 @@ class TestReading:
     @pytest.mark.parametrize(
         ("data", "says"),
         [
-            (b"", "too short"),
+            (b"", "empty file"),
             (b"\x02\x00\x00\x00", "too short"),
             (b"\xff" * 8 + b"{", "more than the 100000000"),
             (struct.pack("<Q", 99) + b"{}", "beyond its end"),

@@ -138,7 +138,7 @@ class TestPrecisions:
         save_file(load_file(path) | {"decoder.conv_in.scale_weight": torch.ones(1)}, path)
         with pytest.raises(ModelError, match="scale_weight") as caught:
             source.pack(tmp_path / "packed")
-        assert "bf16 files" in caught.value.hint
+        assert "bf16 file" in caught.value.hint
 
     def test_recorded_errors(self, source: Source, tmp_path: Path) -> None:
         """The index tells each fp8 tensor's relative error, the worst and the median; a bf16 store tells none."""
@@ -487,7 +487,7 @@ class TestDamagedSources:
     def test_swapped_networks(self, source: Source, tmp_path: Path) -> None:
         """A network's file in another's place is not taken for it."""
         networks = {**source.networks, "vae": source.networks["text_encoder"]}
-        with pytest.raises(ModelError, match=r"model\.safetensors: not a Qwen-Image vae"):
+        with pytest.raises(ModelError, match=r"model\.safetensors: a text encoder, and not a VAE"):
             packing.pack(networks, source.tokenizer, tmp_path / "packed", "fp8", tiny.IDENTITY)
 
     def test_fewer_layers_than_told(self, source: Source, tmp_path: Path) -> None:

@@ -1,0 +1,152 @@
+"""What a sound safetensors file is, where it is no Qwen-Image network as the hub has it.
+
+An adapter, another tool's quantisation, several networks in one, another part, another model: asked before anything is
+called damaged. Reads names, types and shapes out of headers; imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from renderer.catalog import QWEN_IMAGE
+from renderer.errors import ModelError, shorten
+from renderer.weights.headers import Header
+from renderer.weights.shapes import Network
+
+WORDS: Mapping[Network, str] = MappingProxyType(
+    {"transformer": "transformer", "text_encoder": "text encoder", "vae": "VAE"}
+)
+
+_LORA = re.compile(
+    r"\.lora(?:_[AB]|_up|_down|\.up|\.down)\b|\.lora_(?:up|down)\.|\.(?:lokr_w[12]|hada_w[12]_[ab]|dora_scale|oft_blocks)"
+)
+_LORA_DOWN = re.compile(r"lora(?:_A|_down|\.down)(?:\.default)?(?:\.weight)?$")
+
+_SCALES = re.compile(r"\.(?:scale_weight|weight_scale(?:_2|_inv)?|scale)$")
+_BITSANDBYTES = re.compile(r"\.(?:absmax|quant_map|SCB)$|\.quant_state\.bitsandbytes__(\w+)$")
+_NUNCHAKU = re.compile(r"\.(?:wscales|smooth_factor|proj_down)$")
+
+_TRANSFORMER = "model.diffusion_model."
+_PREFIXES = (_TRANSFORMER, "diffusion_model.", "transformer.", "model.language_model.", "model.")
+_OTHERS_IN_ONE = ("first_stage_model.", "cond_stage_model.", "conditioner.", "text_encoders.", "vae.")
+
+_OWN: Mapping[Network, tuple[str, ...]] = MappingProxyType(
+    {
+        "transformer": ("transformer_blocks.0.img_mod.1.weight",),
+        "text_encoder": ("layers.0.self_attn.q_proj.weight",),
+        "vae": ("decoder.up_blocks.0.resnets.0.conv1.weight", "decoder.mid_block.resnets.0.conv1.weight"),
+    }
+)
+"""A tensor that such a network has and the two others have not, under the names it may have."""
+
+_MODELS: tuple[tuple[str, str], ...] = (
+    ("txt_in.text_norm.", "Qwen-Image-2.1, which is not known yet"),
+    ("time_text_embed.addition_t_embedding.", "Qwen-Image-Layered, which is not known yet"),
+    ("__index_timestep_zero__", "an edit model (Qwen-Image-Edit-2511), and pictures cannot be edited yet"),
+    ("controlnet_blocks.", "a ControlNet, which is not known yet"),
+    ("decoder.middle.0.residual.", "the VAE under Wan's names, as ComfyUI has it, which are not read yet"),
+    ("double_blocks.", "a model of FLUX or HunyuanVideo"),
+    ("single_transformer_blocks.", "a model of FLUX"),
+    ("joint_blocks.", "Stable Diffusion 3"),
+    ("noise_refiner.", "a model of Z-Image or Lumina"),
+    ("input_blocks.", "a UNet of Stable Diffusion"),
+    ("down_blocks.0.attentions.", "a UNet of Stable Diffusion"),
+    ("patch_embedding.", "a model of Wan"),
+    ("decoder.up.0.block.", "a VAE of Stable Diffusion or FLUX"),
+    ("encoder.block.0.layer.", "a T5 text encoder"),
+    ("text_model.encoder.layers.", "a CLIP text encoder"),
+    ("layers.0.self_attn.q_norm.", "a Qwen3 language model"),
+)
+"""Names that only these have, the nearest relatives first."""
+
+
+def refuse(path: Path, header: Header, network: Network) -> None:
+    """Raise `ModelError` for a file that is of a kind which is known and not read, whatever else it holds."""
+    names = header.tensors.keys()
+    for what, hint in (*_adapter(header, network), *_all_in_one(names, network), *_quantised(header, network)):
+        raise ModelError(f"{path}: {what}", hint=hint)
+
+
+def another(names: Collection[str], network: Network) -> tuple[str, str] | None:
+    """What a network's tensors are of, which are not that network's, and what to do; None where nobody knows."""
+    bare = {_bare(name) for name in names}
+    for role, own in _OWN.items():
+        if role != network and any(name in bare for name in own):
+            return f"a {WORDS[role]}, and not a {WORDS[network]}", f"give it as {role}="
+    for mark, what in _MODELS:
+        if any(name.startswith(mark) for name in bare):
+            return f"{what}, and not Qwen-Image's {WORDS[network]}", _take(network)
+    return None
+
+
+def _bare(name: str) -> str:
+    """A tensor's name without what tools write before it."""
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _adapter(header: Header, network: Network) -> Iterator[tuple[str, str]]:
+    found = [name for name in header.tensors if _LORA.search(name)]
+    if not found:
+        return
+    ranks = {header.tensors[name].shape[0] for name in found if _LORA_DOWN.search(name) and header.tensors[name].shape}
+    rank = f" of rank {min(ranks)}" if len(ranks) == 1 else ""
+    hint = "adapters are not read yet; the model is what it was made for, here without it"
+    yield f"a LoRA{rank}, an addition to a model, and not a {WORDS[network]}", hint
+
+
+def _all_in_one(names: Collection[str], network: Network) -> Iterator[tuple[str, str]]:
+    others = {mark for mark in _OTHERS_IN_ONE if any(name.startswith(mark) for name in names)}
+    if others and any(name.startswith(_TRANSFORMER) for name in names):
+        yield f"a checkpoint with all parts of a model in one file, and not a {WORDS[network]} alone", _take(network)
+
+
+def _quantised(header: Header, network: Network) -> Iterator[tuple[str, str]]:
+    names = header.tensors.keys()
+    if forms := _comfy_forms(header):
+        yield _scaled(f"quantised by ComfyUI ({', '.join(sorted(forms))})", network)
+    for name in names:
+        if found := _BITSANDBYTES.search(name):
+            yield _scaled(f"quantised by bitsandbytes ({found[1] or '8 bits or 4'})", network)
+        if _NUNCHAKU.search(name):
+            yield _scaled("quantised by Nunchaku (SVDQuant)", network)
+    if "scaled_fp8" in {name.rpartition(".")[2] for name in names}:
+        yield _scaled("ComfyUI's scaled FP8", network)
+    if any(name.endswith(".weight_scale_2") for name in names):
+        yield _scaled("quantised to NVFP4", network)
+    if any(entry.dtype == "F8_E8M0" for entry in header.tensors.values()):
+        yield _scaled("quantised to MXFP8", network)
+    if example := next((name for name in names if _SCALES.search(name)), ""):
+        yield _scaled(f'quantised, with scales beside its weights ("{shorten(example)}")', network)
+
+
+def _comfy_forms(header: Header) -> set[str]:
+    """The formats that ComfyUI's own table of layers names; "unknown" where there are only its marks."""
+    marked = any(name.endswith(".comfy_quant") for name in header.tensors)
+    forms: set[str] = set()
+    if table := header.metadata.get("_quantization_metadata"):
+        try:
+            layers = json.loads(table)["layers"]
+            forms = {shorten(str(layer["format"]), 30) for layer in layers.values()}
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            marked = True
+    if not forms and marked:
+        types = {entry.dtype for name, entry in header.tensors.items() if name.endswith(".weight_scale")}
+        forms = {"mxfp8"} if "F8_E8M0" in types else {"comfy_quant"}
+    return forms
+
+
+def _scaled(what: str, network: Network) -> tuple[str, str]:
+    return f"{what}: a sound file, in a form that is not read yet", _take(network)
+
+
+def _take(network: Network) -> str:
+    """What to take in the place of such a file."""
+    part = next(part for part in QWEN_IMAGE.parts if part.role == network)
+    comfyui = f"; ComfyUI's name for it is {part.comfyui}" if part.comfyui and network != "vae" else ""
+    return f"take the bf16 file: {part.files} of {QWEN_IMAGE.id}, or of the model that it was made of{comfyui}"

@@ -1,0 +1,56 @@
+"""Whether the files of a model that are on this machine can be what they are taken for, found out before anything else.
+
+Reads headers, so it takes a blink for 58 GB: a wrong file is told by `validate` and `plan`, and by `render` before the
+other parts are fetched. That the bytes are right, `models verify` says. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from renderer.catalog import DEMO, Model
+from renderer.errors import ModelError
+from renderer.job import Stored
+from renderer.weights import places
+from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint
+from renderer.weights.shapes import Network
+
+
+def problems(model: Model) -> tuple[ModelError, ...]:
+    """What is wrong with a model's files, an error each, which names the file and says what to do; empty if nothing is.
+
+    Files that a manifest names are always looked at. Those that were fetched only where all are here and no packed
+    store is: what lacks is fetched, and what is damaged with it. Asks no network, and does not mind what is missing.
+    """
+    if model.id == DEMO.id:
+        return ()
+    whereabouts = places.look(model)
+    fetched = not whereabouts.lacking and not _is_packed(model)
+    wrong: list[ModelError] = []
+    opened: dict[Network, Checkpoint] = {}
+    for found in whereabouts.found:
+        if found.kind != "given" and not fetched:
+            continue
+        match found.part.role:
+            case "transformer" | "text_encoder" | "vae" as network:
+                try:
+                    opened[network] = open_checkpoint(network, found.files)
+                except ModelError as error:
+                    wrong.append(error)
+    if len(opened) == 3:  # noqa: PLR2004  # transformer, text encoder, VAE
+        try:
+            check_together(opened)
+        except ModelError as error:
+            wrong.append(error)
+    return tuple(wrong)
+
+
+def check(model: Model) -> None:
+    """Raise `ModelError` with all that is wrong with a model's files; nothing where nothing is."""
+    wrong = problems(model)
+    if wrong:
+        raise ModelError("\n".join(error.message for error in wrong), hint=wrong[0].hint)
+
+
+def _is_packed(model: Model) -> bool:
+    """Whether a catalogue model's store is here; one's own files would have to be read whole to know."""
+    precisions: tuple[Stored, ...] = ("bf16", "fp8")
+    return bool(model.parts and not model.files) and any(places.has_store(model, each) for each in precisions)
