@@ -40,7 +40,7 @@ _HINTS: Mapping[int, str] = {
     errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
     errno.EFBIG: "the file-size limit of this shell (ulimit -f) is too small for a picture",
     errno.EROFS: "the file system is read-only: choose another folder with --outputs",
-    errno.EACCES: "this user has no right to: change the folder's owner, or choose another with --outputs",
+    errno.EACCES: "change who owns the folder (chown), or choose another with --outputs",
     errno.EPERM: "the file or its folder is protected (chattr, another owner): choose another with --outputs",
     errno.EISDIR: "a folder stands in its place: move it away, or change the picture's id or the manifest's output",
     errno.ENOTDIR: "a file stands in the place of its folder: move it away, or change the manifest's output",

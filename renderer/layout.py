@@ -12,7 +12,6 @@ from enum import StrEnum
 from pathlib import Path
 
 from renderer import lock
-from renderer.files import disk_error
 from renderer.job import Format
 from renderer.lock import Hold
 
@@ -115,12 +114,3 @@ class OutputFolder:
     def hold(self) -> Hold:
         """Whether a run holds the folder now, or that this cannot be told."""
         return lock.look(self.path / Own.LOCK)
-
-    def check_readable(self) -> None:
-        """Raise `DiskError` where the folder is there and may not be looked into; one that is not there has nothing."""
-        try:
-            next(iter(self.path.iterdir()), None)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise disk_error(self.path, error, doing="read") from error

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import resource
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from PIL import Image
 
 from renderer import artifacts, files
 from renderer.encode import Pixels
-from renderer.errors import DiskError, LockedError
+from renderer.errors import DiskError
 from renderer.job import Engine, FileFacts, Memory, ModelIdentity, Sidecar, Timing
 from renderer.layout import OutputFolder
 from tests.fakes import SOFTWARE, draw
@@ -121,54 +120,6 @@ class TestFullDisk:
         assert "free some space" in error.hint
 
 
-class TestWhatAnErrorEnds:
-    @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "ENODEV", "ENXIO", "ESTALE", "ENOTCONN", "ENOMEM"])
-    def test_a_disk_that_takes_nothing_more_ends_the_night(self, name: str) -> None:
-        """Full, used up, read-only, taken out, its server away: no other picture could be written either."""
-        assert disk_error_of(name).ends_the_night
-
-    @pytest.mark.parametrize("name", ["EISDIR", "ENOTDIR", "ENAMETOOLONG", "EACCES", "EPERM", "EIO", "EFBIG", "ELOOP"])
-    def test_one_path_does_not(self, name: str) -> None:
-        """A folder in a picture's place, a name too long, a bad block: the others can be written."""
-        assert not disk_error_of(name).ends_the_night
-
-    def test_a_folder_in_a_picture_s_place_is_one_path(self, folder: OutputFolder) -> None:
-        """The hint says what stands there."""
-        folder.picture("p").mkdir(parents=True)
-        with pytest.raises(DiskError, match="directory") as raised:
-            save(folder)
-        assert "a folder stands in its place" in raised.value.hint
-        assert not raised.value.ends_the_night
-
-    def test_what_leads_out_is_one_path(self, folder: OutputFolder, tmp_path: Path) -> None:
-        """One link in the folder does not stop the others."""
-        folder.path.mkdir()
-        (folder.path / "sub").symlink_to(tmp_path)
-        with pytest.raises(DiskError, match="leads out") as raised:
-            save(folder, "sub/p")
-        assert not raised.value.ends_the_night
-
-    def test_the_real_error_is_said_when_nothing_can_be_removed_either(
-        self, folder: OutputFolder, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """On a file system that has become read-only, removing the part fails too: what is told is the first error."""
-
-        def refuse(*_: object, **__: object) -> None:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-        monkeypatch.setattr(os, "fsync", refuse)
-        monkeypatch.setattr(Path, "unlink", refuse)
-        with pytest.raises(DiskError, match="cannot write") as raised:
-            save(folder)
-        assert raised.value.ends_the_night
-        assert "read-only" in raised.value.hint
-
-
-def disk_error_of(name: str) -> DiskError:
-    number = getattr(errno, name)
-    return files.disk_error(Path("x.png"), OSError(number, os.strerror(number)))
-
-
 class TestFinished:
     def test_a_saved_picture_is_finished(self, folder: OutputFolder) -> None:
         """The same fingerprint and the same bytes: done."""
@@ -213,6 +164,25 @@ class TestFinished:
 
 
 class TestSweep:
+    def test_one_file_that_cannot_be_read_or_removed_stops_nothing(self, folder: OutputFolder) -> None:
+        """A folder of a temporary file's name stays, and the others go."""
+        save(folder)
+        (folder.path / ".part-change-1").mkdir()
+        (folder.path / ".part-change-2").write_bytes(b"\xff no note")
+        (folder.path / ".part-3").write_bytes(b"half")
+        artifacts.sweep(folder)
+        assert {path.name for path in folder.path.glob(".part-*")} == {".part-change-1"}
+
+    def test_it_follows_no_link(self, folder: OutputFolder, tmp_path: Path) -> None:
+        """What a link leads to is somebody else's, temporary or not; and a link may lead in a circle."""
+        save(folder)
+        (tmp_path / "theirs").mkdir()
+        (tmp_path / "theirs" / ".part-1").write_bytes(b"theirs")
+        (folder.path / "out").symlink_to(tmp_path / "theirs")
+        (folder.path / "round").symlink_to(folder.path)
+        assert artifacts.sweep(folder) == 0
+        assert (tmp_path / "theirs" / ".part-1").exists()
+
     def test_it_removes_what_dead_runs_left(self, folder: OutputFolder) -> None:
         """Temporary files go, also in sub-folders; pictures and the user's own files stay."""
         save(folder, "sub/p")
@@ -224,38 +194,3 @@ class TestSweep:
             "p.json",
             "p.png",
         ]
-
-
-def _hold(path: Path, taken: multiprocessing.synchronize.Event, release: multiprocessing.synchronize.Event) -> None:
-    with OutputFolder(path).locked():
-        taken.set()
-        release.wait(30)
-
-
-class TestLock:
-    def test_a_second_run_is_turned_away_at_once(self, folder: OutputFolder) -> None:
-        """While one process holds the folder another is refused; when it lets go, the next may have it."""
-        context = multiprocessing.get_context("fork")
-        taken, release = context.Event(), context.Event()
-        child = context.Process(target=_hold, args=(folder.path, taken, release))
-        child.start()
-        assert taken.wait(30)
-        with pytest.raises(LockedError) as raised, folder.locked():
-            pass
-        assert raised.value.exit_code == 75
-        release.set()
-        child.join(30)
-        with folder.locked():
-            pass
-
-    def test_a_killed_run_leaves_no_lock(self, folder: OutputFolder) -> None:
-        """The system takes the lock back from a process that was killed."""
-        context = multiprocessing.get_context("fork")
-        taken, release = context.Event(), context.Event()
-        child = context.Process(target=_hold, args=(folder.path, taken, release))
-        child.start()
-        assert taken.wait(30)
-        child.kill()
-        child.join(30)
-        with folder.locked():
-            pass

@@ -174,7 +174,7 @@ def try_all(trial: Trial, calls: Sequence[Call], done: Sequence[str] = (), after
 
 
 def test_a_first_run(tmp_path: Path) -> None:
-    """Folders, journal, pictures in folders of their own, a failure that is tried again, summary and page."""
+    """Folders, journal, pictures in folders of their own, a failure that is tried again, and the summary."""
     calls = record(tmp_path / "disk", PNG)
     trial = Trial(tmp_path, PNG)
     try_all(trial, calls)

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, ClassVar, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from renderer.errors import RendererError, UsageError
+from renderer.layout import Own
 from renderer.report.gallery import Gallery, Served
 
 ADDRESS = "127.0.0.1"
@@ -175,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.NOT_FOUND)
         elif not url.path.endswith("/") and not rest:
             self._redirect(name)
-        elif rest in {"", "index.html"}:
+        elif rest in {"", Own.PAGE}:
             self._send(_TYPES[".html"], gallery.html())
         elif rest == "events":
             self._stream(gallery, parse_qs(url.query).get("since", [""])[0])

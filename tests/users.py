@@ -1,0 +1,40 @@
+"""What another user than root sees: everything here may be read by root, which no test of rights would notice."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+_NOBODY = 65534
+
+
+def as_another(prepare: Callable[[Path], None], do: Callable[[Path], list[str]]) -> list[str]:
+    """What `do` gives as another user, in a folder that everybody may enter and root has prepared."""
+    root = Path(tempfile.mkdtemp(prefix="renderer-test-"))
+    ours, theirs = os.pipe()
+    try:
+        root.chmod(0o777)
+        prepare(root)
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setgroups([])
+                os.setegid(_NOBODY)
+                os.seteuid(_NOBODY)
+                os.write(theirs, json.dumps(do(root)).encode())
+            finally:
+                os._exit(0)
+        os.close(theirs)
+        with os.fdopen(ours, "rb") as stream:
+            said: list[str] = json.loads(stream.read() or b"[]")
+        os.waitpid(child, 0)
+        return said
+    finally:
+        shutil.rmtree(root)
