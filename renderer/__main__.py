@@ -2,7 +2,16 @@
 
 import sys
 
-from renderer.cli import main
+
+def main() -> int:
+    """Run the command. Ctrl-C is one line also while it is still being imported."""
+    try:
+        from renderer import cli  # noqa: PLC0415
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    return cli.main()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
 from renderer import (
     __version__,
+    crashes,
     folders,
     machine_cli,
     models_cli,
@@ -24,7 +24,9 @@ from renderer import (
     streams,
 )
 from renderer.errors import (
+    EXIT_CRASHED,
     EXIT_DONE,
+    EXIT_INTERRUPTED,
     ManifestError,
     RendererError,
 )
@@ -34,23 +36,29 @@ from renderer.loading import load_named
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
-    folders.settle()
+    """Run one command and return its exit code. Whatever happens in it ends here, as a line for people."""
     streams.settle()
-    options = _parser().parse_args(arguments)
-    from renderer import console  # noqa: PLC0415  (tqdm is not needed to say what is wrong with an argument)
-
     try:
+        folders.settle()
+        options = _parser().parse_args(arguments)
         command: Callable[[argparse.Namespace], int] = options.command
-        return command(options)
+        code = command(options)
     except ManifestError as error:
-        return console.print_problems(error.problems)
+        from renderer import console  # noqa: PLC0415  (tqdm is not needed to say what is wrong with an argument)
+
+        code = console.print_problems(error.problems)
     except RendererError as error:
+        from renderer import console  # noqa: PLC0415
+
         console.print_error(error)
-        return error.exit_code
-    except BrokenPipeError:  # `renderer plan … | head`
-        sys.stderr.close()
-        return EXIT_DONE
+        code = error.exit_code
+    except KeyboardInterrupt:
+        streams.say("interrupted")
+        code = EXIT_INTERRUPTED
+    except Exception as error:  # noqa: BLE001  # a fault of our own; nowhere else is everything caught
+        crashes.tell(error)
+        code = EXIT_CRASHED
+    return streams.finish(code)
 
 
 # ---- commands --------------------------------------------------------------------------------------------------------
@@ -85,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="renderer",
         description="Render YAML manifests of prompts into pictures with sidecars, in batches, unattended.",
         epilog="exit codes: 0 done; 1 some pictures failed; 2 manifest or arguments; 3 this machine cannot; "
-        "4 stopped early, resumable; 75 locked by another run",
+        "4 stopped early, resumable; 70 a fault of the renderer's own; 75 locked by another run; 130 Ctrl-C",
     )
     parser.add_argument("--version", action="version", version=f"renderer {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

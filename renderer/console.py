@@ -17,7 +17,7 @@ from typing import Literal, NoReturn, Protocol
 
 from tqdm import tqdm
 
-from renderer import news, supplies, words
+from renderer import news, streams, supplies, words
 from renderer.errors import EXIT_DONE, EXIT_USAGE, Problem, RendererError
 from renderer.footer import Footer
 from renderer.standing import Standing
@@ -48,9 +48,9 @@ def open_console(log_format: LogFormat) -> Console:
 
 def print_error(error: RendererError) -> None:
     """An error and what helps, for people."""
-    print(f"error: {error.message}" if str(error) else "error", file=sys.stderr)
+    streams.say(f"error: {error.message}" if str(error) else "error")
     if error.hint:
-        print(f"  try: {error.hint}", file=sys.stderr)
+        streams.say(f"  try: {error.hint}")
 
 
 def print_problems(problems: Sequence[Problem]) -> int:
@@ -100,7 +100,7 @@ class Plain:
 
     def _say(self, line: str) -> None:
         self._spoke_at = time.monotonic()
-        print(f"{datetime.now(UTC).astimezone():%H:%M:%S} {line}", file=sys.stderr, flush=True)
+        streams.say(f"{datetime.now(UTC).astimezone():%H:%M:%S} {line}")
 
 
 class Actions(Plain):
@@ -120,9 +120,6 @@ class Actions(Plain):
                 told = {"file": place.manifest, "line": str(place.line), "title": item.picture.id}
                 self._command("warning" if again else "error", message, **told)
         super().watch(what)
-
-    def _say(self, line: str) -> None:
-        super()._say(line.replace("\n::", "\n ::"))  # a line of ours is never taken for a command
 
     def _command(self, name: str, message: str = "", **properties: str) -> None:
         told = ",".join(f"{key}={_escape(value, ':,')}" for key, value in properties.items())
@@ -144,7 +141,7 @@ class Terminal:
 
     def watch(self, what: news.News) -> None:
         if line := words.sentence(what):
-            self._footer.say(line)
+            self._footer.say(streams.harmless(line))
         match what:
             case news.Supplying(what=answer):
                 self._supply.show(answer)
@@ -156,14 +153,11 @@ class Terminal:
                 )
             case news.BatchEnded(summary=summary):
                 self._footer.close()
-                print("\n".join(words.describe_summary(summary)), file=sys.stderr)
+                streams.say("\n".join(words.describe_summary(summary)))
 
     def close(self) -> None:
         self._supply.close()
         self._footer.close()
-
-    def _show(self, standing: Standing) -> None:
-        self._footer.show(lambda columns: (_batch_line(standing, columns), self._flight_line(standing, columns)))
 
     def _flight_line(self, standing: Standing, columns: int) -> str:
         furthest = standing.furthest
@@ -221,7 +215,8 @@ class Json:
             self._stood_at = time.monotonic()
         event, fields = _of_picture(what) or _of_run(what)
         line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
-        print(json.dumps(line, ensure_ascii=False), file=sys.stderr, flush=True)
+        told = json.dumps(line, ensure_ascii=False).replace("##[", "##\\u005b")  # which is no command in a CI job's log
+        print(told, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Nothing to put back."""
@@ -240,8 +235,8 @@ def _of_picture(what: news.News) -> _Line | None:
         case news.PictureDone():
             return "picture-done", {"id": what.sidecar.id, "sidecar": what.sidecar.model_dump(mode="json")}
         case news.PictureFailed():
-            told = {"id": what.item.picture.id, "message": what.message, "again": what.again}
-            return "picture-failed", told
+            names = ("message", "hint", "kind", "detail", "again")
+            return "picture-failed", {"id": what.item.picture.id, **{name: getattr(what, name) for name in names}}
         case _:
             return None
 
@@ -263,7 +258,8 @@ def _of_run(what: news.News) -> _Line:
         case news.WorkerOpened():
             return "worker-opened", what.opened.model_dump(mode="json", exclude={"event"})
         case news.WorkerLost():
-            return "worker-lost", {"reason": what.reason, "ids": [item.picture.id for item in what.items]}
+            ids = [item.picture.id for item in what.items]
+            return "worker-lost", {"reason": what.reason, "hint": what.hint, "excerpt": what.excerpt, "ids": ids}
         case news.Stopping():
             return "stopping", {"in_flight": what.in_flight, "grace_s": what.grace_s}
         case news.Remark():

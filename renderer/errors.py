@@ -13,6 +13,9 @@
     ├── DiskError                   1   a file could not be written whole; nothing half-written was left
     └── LockedError                 75  another run holds this output folder
 
+Besides: 0, all is done; 4, stopped early, by a signal or a deadline, and the same command goes on from there; 70, a
+fault of the program's own, whose traceback is in a file that it names; 130, Ctrl-C in a command that renders nothing.
+
 Knows nothing of manifests, engines or files.
 """
 
@@ -27,7 +30,9 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_MACHINE = 3
 EXIT_STOPPED = 4
+EXIT_CRASHED = 70
 EXIT_LOCKED = 75
+EXIT_INTERRUPTED = 130
 
 
 def shorten(text: str, length: int = 60) -> str:

@@ -182,7 +182,8 @@ def forecast(plans: Sequence[Plan], terms: Terms, now: datetime) -> Forecast:
             groups.append(group)
     known = [group.seconds for group in groups]
     total = sum(spent.total for spent in known if spent is not None)
-    ends = now + timedelta(seconds=total) if groups and all(spent is not None for spent in known) else None
+    told = bool(groups) and all(spent is not None for spent in known)
+    ends = (now + timedelta(seconds=total)).astimezone() if told else None  # the clocks may be changed before it
     left = [item for item in todo if item.picture.job not in refused]
     return Forecast(
         groups=tuple(groups),

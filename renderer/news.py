@@ -1,9 +1,12 @@
-"""What happens in a run, told to whoever watches: the terminal, a log, later a page. Frozen values, nothing else."""
+"""What happens in a run, told to whoever watches: the terminal, a log, a page. Frozen values, and how they are told."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from renderer import supplies
 from renderer.errors import Problem
@@ -161,3 +164,40 @@ News = (
 )
 
 Watch = Callable[[News], None]
+
+
+class Watchers:
+    """Tells several watchers what happens, and itself never fails: whoever watches a run cannot end it.
+
+    One that raises is told nothing more, and the others are told so. As a context, it closes them at its end, the last
+    one first. Not for use by several threads.
+    """
+
+    def __init__(self) -> None:
+        self._watching: dict[str, Watch] = {}
+        self._closing: list[Callable[[], None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        while self._closing:
+            with contextlib.suppress(Exception):  # what a watcher leaves behind is nobody's business any more
+                self._closing.pop()()
+
+    def add(self, name: str, watch: Watch | None = None, close: Callable[[], None] | None = None) -> None:
+        """Have one more: what it is, for people, whom to tell, and what to do at the end."""
+        if watch is not None:
+            self._watching[name] = watch
+        if close is not None:
+            self._closing.append(close)
+
+    def __call__(self, what: News) -> None:
+        for name, watch in list(self._watching.items()):
+            try:
+                watch(what)
+            except Exception as error:  # noqa: BLE001  # whatever it is, the pictures go on
+                del self._watching[name]
+                self(Remark(f"{name} failed, and is left out from here on: {type(error).__name__}: {error}"))

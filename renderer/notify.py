@@ -52,25 +52,27 @@ class Notifier:
         self._targets = _targets(urls, self._troubles.put)
         self._patience_s = patience_s
         self._summaries: list[Summary] = []
+        self._refused: list[str] = []
         self._told_of_failure = False
+        self._tell: Watch = lambda _: None
 
-    def watching(self, watch: Watch) -> Watch:
-        """A watcher that tells `watch` everything, and the addresses what concerns them."""
+    def complain_to(self, watch: Watch) -> None:
+        """Tell `watch` from now on what could not be sent."""
+        self._tell = watch
 
-        def both(what: news.News) -> None:
-            watch(what)
-            self._hear(what)
-            self._complain(watch)
+    def watch(self, what: news.News) -> None:
+        """Hear what happens, and tell the addresses what concerns them."""
+        self._hear(what)
+        if not isinstance(what, news.Remark):
+            self._complain()
 
-        return both
-
-    def end(self, error: RendererError | None, watch: Watch) -> None:
-        """Tell how the run ended, and wait a little for what is on its way."""
-        self._send(_at_the_end(self._summaries, error))
+    def end(self, error: BaseException | None) -> None:
+        """Tell how the run ended, and wait a little for what is on its way. `error` is what ended it, if anything."""
+        self._send(_at_the_end(self._summaries, self._refused, error))
         until = time.monotonic() + self._patience_s
         for target in self._targets:
             target.end(until - time.monotonic())
-        self._complain(watch)
+        self._complain()
 
     def _hear(self, what: news.News) -> None:
         match what:
@@ -81,6 +83,8 @@ class Notifier:
                 self._send(
                     Message(f"renderer: the first failure, in {what.item.picture.place.manifest}", body, good=False)
                 )
+            case news.ManifestRefused(problem=problem):
+                self._refused.append(str(problem))
             case news.BatchEnded(summary=summary):
                 self._summaries.append(summary)
 
@@ -88,9 +92,9 @@ class Notifier:
         for target in self._targets:
             target.send(message)
 
-    def _complain(self, watch: Watch) -> None:
+    def _complain(self) -> None:
         while not self._troubles.empty():
-            watch(news.Remark(self._troubles.get()))
+            self._tell(news.Remark(self._troubles.get()))
 
 
 class _Target:
@@ -147,15 +151,18 @@ def _targets(urls: Sequence[str], complain: Callable[[str], None]) -> list[_Targ
     return [_Target(f"address {number} of --notify", each, complain) for number, each in enumerate(services, start=1)]
 
 
-def _at_the_end(summaries: Sequence[Summary], error: RendererError | None) -> Message:
+def _at_the_end(summaries: Sequence[Summary], refused: Sequence[str], error: BaseException | None) -> Message:
     rendered = sum(each.rendered for each in summaries)
     failed = sum(each.failed + each.refused + each.set_aside for each in summaries)
     told = [line for summary in summaries for line in _in_short(summary)]
-    if error is not None:
+    told += [f"not rendered: {problem}" for problem in refused[:_MOST_FAILURES]]
+    if isinstance(error, RendererError):
         told.append(_reason(error.message, error.hint))
+    elif error is not None:
+        told.append(f"a fault of the renderer's own: {type(error).__name__}: {error}")
     title = f"renderer: {rendered} rendered, {failed} failed{', and then it had to end' if error else ''}"
-    complete = all(summary.ending == "complete" for summary in summaries)
-    return Message(title, "\n".join(told), good=complete and not failed and error is None)
+    as_asked = all(summary.ending in ("complete", "deadline") for summary in summaries)
+    return Message(title, "\n".join(told), good=as_asked and not failed and not refused and error is None)
 
 
 def _in_short(summary: Summary) -> list[str]:

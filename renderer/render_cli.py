@@ -8,24 +8,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from types import FrameType
 from typing import TYPE_CHECKING, get_args
 
 from renderer import models_cli, plan_cli, report_cli
-from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ManifestError, RendererError
+from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ManifestError
 from renderer.job import Profile, Summary
 from renderer.loading import Load, Loaded
-from renderer.manifest import Manifest
 
 if TYPE_CHECKING:
     from renderer.lock import Hold
-    from renderer.news import Watch
     from renderer.plan import Plan, Planned
-    from renderer.settings import Stop
     from renderer.standing import MemoryNow, Standing
 
 GB = 10**9
@@ -117,9 +112,8 @@ def _render(options: argparse.Namespace, loaded: Loaded) -> int:
 
 def render_loaded(options: argparse.Namespace, loaded: Loaded) -> list[Summary]:
     """Render as the options of `add_night_options` say; `options` have `only`, `force` and `strict` besides."""
-    from renderer import console, news, run  # noqa: PLC0415
-    from renderer.notify import Notifier, addresses  # noqa: PLC0415
-    from renderer.report import page  # noqa: PLC0415
+    from renderer import attended  # noqa: PLC0415
+    from renderer.notify import addresses  # noqa: PLC0415
     from renderer.settings import Settings  # noqa: PLC0415
 
     settings = Settings(
@@ -136,65 +130,39 @@ def render_loaded(options: argparse.Namespace, loaded: Loaded) -> list[Summary]:
         grace_s=options.grace,
         deadline=deadline(options, datetime.now().astimezone()),
     )
-    notifier = Notifier(addresses(options.notify))
-    screen = console.open_console(options.log_format)
-    with contextlib.ExitStack() as held:
-        held.callback(screen.close)
-        stop = held.enter_context(_stopping_on_signals())
-        if options.live:
-            _serve(options, loaded.manifests, screen.watch, held)
-        for problem in loaded.problems:
-            screen.watch(news.ManifestRefused(problem))
-        try:
-            watch = notifier.watching(page.watching(screen.watch))
-            summaries = run.render(loaded.manifests, settings, watch, stop)
-        except RendererError as error:
-            notifier.end(error, screen.watch)
-            raise
-        notifier.end(None, screen.watch)
-    return summaries
-
-
-def _serve(
-    options: argparse.Namespace, manifests: Sequence[Manifest], watch: Watch, held: contextlib.ExitStack
-) -> None:
-    """Serve the manifests' pages while the run is on."""
-    from renderer import news  # noqa: PLC0415
-    from renderer.report.gallery import Gallery  # noqa: PLC0415
-    from renderer.report.server import Server  # noqa: PLC0415
-
-    server = held.enter_context(Server([Gallery(manifest, options.outputs) for manifest in manifests], options.port))
-    for url in server.urls:
-        watch(news.Serving(url))
+    return attended.render(
+        loaded,
+        settings,
+        log_format=options.log_format,
+        notify=addresses(options.notify),
+        live_port=options.port if options.live else None,
+    )
 
 
 def deadline(options: argparse.Namespace, now: datetime) -> datetime | None:
     """The earlier of --until and --max-hours."""
     moments = []
     if options.until is not None:
-        moment = now.replace(hour=options.until.hour, minute=options.until.minute, second=0, microsecond=0)
-        moments.append(moment if moment > now else moment + timedelta(days=1))
+        moments.append(_next(options.until, now))
     if options.max_hours is not None:
         moments.append(now + timedelta(hours=options.max_hours))
     return min(moments, default=None)
 
 
-@contextlib.contextmanager
-def _stopping_on_signals() -> Iterator[Stop]:
-    """Turn Ctrl-C and SIGTERM into a request to stop."""
-    from renderer.settings import Stop  # noqa: PLC0415
+def _next(clock: datetime, now: datetime) -> datetime:
+    """When this machine's clocks show an hour and a minute next: also in a night in which they are changed."""
+    today = now.astimezone().replace(tzinfo=None, hour=clock.hour, minute=clock.minute, second=0, microsecond=0)
+    return next(moment for days in (0, 1, 2) for moment in _moments(today + timedelta(days=days)) if moment > now)
 
-    stop = Stop()
 
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        stop.request()
+def _moments(local: datetime) -> list[datetime]:
+    """The moments at which clocks show this: one, or two where they are put back.
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    Where they are put forward over it, it is as long after that as it would have been.
+    """
+    found = sorted(local.replace(fold=fold).astimezone() for fold in (0, 1))
+    shown = [moment for moment in found if moment.replace(tzinfo=None, fold=0) == local.replace(fold=0)]
+    return shown or found[-1:]
 
 
 def _exit_code(summaries: Sequence[Summary], loaded: Loaded) -> int:

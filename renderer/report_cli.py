@@ -6,11 +6,11 @@ Pages and Markdown out of what lies in the output folders. Whatever takes time t
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import threading
 from pathlib import Path
 
+from renderer import signals
 from renderer.errors import UsageError
 from renderer.loading import Load, Loaded
 
@@ -56,10 +56,9 @@ def _watch(options: argparse.Namespace, loaded: Loaded) -> int:
     if options.format != "html":
         raise UsageError("--watch serves the page, which is HTML", hint="leave --format out")
     asked = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda _number, _frame: asked.set())
     code = console.print_problems(loaded.problems)
-    with Server([Gallery(manifest, options.outputs) for manifest in loaded.manifests], options.port) as server:
+    galleries = [Gallery(manifest, options.outputs) for manifest in loaded.manifests]
+    with signals.heard(asked.set), Server(galleries, options.port) as server:
         for url in server.urls:
             print(url, flush=True)
         print("Ctrl-C ends this", file=sys.stderr)

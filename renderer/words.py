@@ -18,6 +18,7 @@ from renderer.weights.needs import Bill, Need, Supplied, gb
 GIB = 2**30
 COLUMNS = 80
 _SHOWN = 16
+_LAST_LINES = 3
 
 
 def describe_done(sidecar: Sidecar) -> str:
@@ -101,13 +102,13 @@ def describe_standing(standing: Standing) -> str:
 
 
 def describe_running(standing: Standing, memory: MemoryNow, now: datetime) -> Iterator[str]:
-    """How a batch stands that somebody else renders: lines of at most 80 columns. `now` says in which zone to tell."""
+    """How a batch stands that somebody else renders: lines of at most 80 columns, in this machine's time."""
     facts = [f"{standing.done} of {standing.to_render} done", *describe_facts(standing)]
-    began = standing.began_at.astimezone(now.tzinfo)
+    began = standing.began_at.astimezone()
     yield from wrap(f"  {standing.phase} since {began:%H:%M}: {', '.join(facts)}", "    ")
     for one in standing.in_flight[:_SHOWN]:
         again = f", try {one.attempt}" if one.attempt > 1 else ""
-        since = one.since.astimezone(now.tzinfo)
+        since = one.since.astimezone()
         told = (
             f"step {one.step} of {one.steps} since {since:%H:%M:%S}, {duration((now - since).total_seconds())}{again}"
         )
@@ -185,8 +186,9 @@ def sentence(what: news.News) -> str | None:
         case news.PictureFailed():
             hint = f" ({what.hint})" if what.hint else ""
             return f"FAILED {what.item.picture.id}: {what.message}{hint}{'; trying again later' if what.again else ''}"
-        case news.WorkerLost(reason=reason):
-            return f"{reason}; starting another"
+        case news.WorkerLost(reason=reason, hint=hint, excerpt=excerpt):
+            first = f"{reason}; starting another" + (f" ({hint})" if hint else "")
+            return "\n".join([first, *(f"  it said: {line}" for line in excerpt.splitlines()[-_LAST_LINES:])])
         case news.Remark(text=text):
             return f"warning: {text}"
         case news.Stopping(in_flight=0):

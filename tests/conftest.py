@@ -17,6 +17,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The demo model is made once a session, in a folder of the tests' own; nobody's models are looked at."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RENDERER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         nothing = tmp_path_factory.mktemp("no-models")
         patch.setenv("RENDERER_MODELS", str(nothing / "models"))
         patch.setenv("MODELSCOPE_CACHE", str(nothing / "modelscope"))

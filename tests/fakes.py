@@ -92,8 +92,7 @@ class Behaviour:
             yield events.Stepped(key=key, step=step + 1, steps=job.num_inference_steps), b""
         if "fail" in words or ("fail-once" in words and key not in self.failed_once):
             self.failed_once.add(key)
-            detail = "Traceback: in decode"
-            yield events.Failed(key=key, kind="BadPictureError", message="one flat colour", detail=detail), b""
+            yield _failed(key, words), b""
             return
         pixels = draw(job)
         timing = Timing(encode_s=0.0, denoise_s=0.01, decode_s=0.0, began_at=began, ended_at=datetime.now(UTC))
@@ -101,6 +100,12 @@ class Behaviour:
             key=key, width=job.width, height=job.height, timing=timing, memory=Memory(peak_rss_bytes=1000)
         )
         yield rendered, pixels.rgb[:100] if "flat-out" in words else pixels.rgb
+
+
+def _failed(key: str, words: list[str]) -> events.Failed:
+    hint = "look at the prompt" if "helped" in words else ""
+    detail = "Traceback: in decode"
+    return events.Failed(key=key, kind="BadPictureError", message="one flat colour", hint=hint, detail=detail)
 
 
 def withdrawn(orders: deque[AnyOrder]) -> events.Withdrawn:

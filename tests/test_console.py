@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import termios
 from datetime import UTC, datetime
@@ -37,7 +38,10 @@ def test_every_console_tells_of_a_whole_run(
     """Whatever the format: finished pictures, failures and the end are told, on standard error alone."""
     screen = kind()
     run.render(
-        [make_manifest(("a", "fail"))], Settings(outputs=tmp_path, hire=InlineWorker, retries=1), screen.watch, Stop()
+        [make_manifest(("a", "fail helped"))],
+        Settings(outputs=tmp_path, hire=InlineWorker, retries=1),
+        screen.watch,
+        Stop(),
     )
     screen.watch(news.WorkerLost("it died", ()))
     screen.watch(news.Stopping(1, 60.0))
@@ -48,7 +52,14 @@ def test_every_console_tells_of_a_whole_run(
     assert "one flat colour" in said.err
     assert "it died" in said.err
     if isinstance(screen, console.Json):
-        assert [json.loads(line)["event"] for line in said.err.splitlines()].count("picture-failed") == 2
+        told = [json.loads(line) for line in said.err.splitlines()]
+        failures = [line for line in told if line["event"] == "picture-failed"]
+        assert [(line["message"], line["hint"], line["kind"], line["again"]) for line in failures] == [
+            ("one flat colour", "look at the prompt", "BadPictureError", True),
+            ("one flat colour", "look at the prompt", "BadPictureError", False),
+        ]
+        assert all(line["detail"] == "Traceback: in decode" for line in failures)
+        assert {line["reason"] for line in told if line["event"] == "worker-lost"} == {"it died"}
     else:
         assert "1 rendered, 0 already done, 1 failed, 0 left of 2" in said.err
 
@@ -62,15 +73,38 @@ def test_failures_are_annotations_in_github_actions(
     run.render(
         [make_manifest(("a", "fail"))], Settings(outputs=tmp_path, hire=InlineWorker, retries=1), screen.watch, Stop()
     )
-    screen.watch(news.WorkerLost("it died\n::set-output name=x::y", ()))
-    lines = capsys.readouterr().err.splitlines()
-    assert [line for line in lines if line.startswith("::")] == [
+    for forged in ("::add-mask::a", " \t::add-mask::a", "##[add-mask]a", "so ##[add-mask]a"):
+        for line_end in ("\n", "\r", "\r\n"):
+            screen.watch(news.WorkerLost(f"it died{line_end}{forged}", ()))
+            screen.watch(news.Remark(f"{line_end}{forged}"))
+            console.print_error(MachineError(f"it died{line_end}{forged}", hint=f"no{line_end}{forged}"))
+    assert os.environ["GITHUB_ACTIONS"] == "true"
+    lines = re.split(r"\r\n|\r|\n", capsys.readouterr().err)
+    assert not [line for line in lines if "##[" in line]
+    assert [line for line in lines if line.lstrip().startswith("::")] == [
         "::group::test",
         "::warning file=jobs/test.yaml,line=2,title=p001::one flat colour",
         "::error file=jobs/test.yaml,line=2,title=p001::one flat colour",
         "::endgroup::",
     ]
     assert console._escape("50%: a,\nb", ":,") == "50%25%3A a%2C%0Ab"
+
+
+def test_a_machine_s_lines_stay_json_and_are_no_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """`##[name]` is a command to a CI job's runner wherever it stands in a line: it comes back from JSON alone."""
+    console.Json().watch(news.Remark("so ##[add-mask]a\n::add-mask::b"))
+    said = capsys.readouterr().err
+    assert "##[" not in said
+    assert said.count("\n") == 1
+    assert json.loads(said)["text"] == "so ##[add-mask]a\n::add-mask::b"
+
+
+def test_what_a_dead_worker_said_and_what_helps_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its last three lines, and the hint."""
+    console.Plain().watch(news.WorkerLost("it died", (), "buy memory", "one\ntwo\nthree\nfour"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith("it died; starting another (buy memory)")
+    assert lines[1:] == ["  it said: two", "  it said: three", "  it said: four"]
 
 
 def test_a_long_silence_is_broken(capsys: pytest.CaptureFixture[str]) -> None:

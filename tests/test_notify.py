@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from renderer import cli, news, run
-from renderer.errors import DiskError, UsageError
+from renderer import attended, cli, news, run
+from renderer.errors import DiskError, Problem, UsageError
 from renderer.job import Failure
+from renderer.loading import Loaded
 from renderer.notify import INSTALL, Notifier, addresses
 from renderer.settings import Settings, Stop
 from tests.fakes import InlineWorker
@@ -61,9 +62,13 @@ def render(outputs: Path, prompts: list[str], *urls: str, patience_s: float = 20
     """A run with these addresses, and what its watcher heard."""
     heard: list[news.News] = []
     notifier = Notifier(urls, patience_s)
+    watchers = news.Watchers()
+    watchers.add("the test", heard.append)
+    watchers.add("--notify", notifier.watch)
+    notifier.complain_to(watchers)
     settings = Settings(outputs=outputs, hire=InlineWorker, retries=1)
-    run.render([make_manifest(prompts)], settings, notifier.watching(heard.append), Stop())
-    notifier.end(None, heard.append)
+    run.render([make_manifest(prompts)], settings, watchers, Stop())
+    notifier.end(None)
     return heard
 
 
@@ -94,18 +99,51 @@ def test_a_good_night_is_one_message(tmp_path: Path, postbox: Postbox) -> None:
 def test_a_run_that_has_to_end_says_why(postbox: Postbox) -> None:
     """A full disk at three in the morning is told with what helps."""
     notifier = Notifier([postbox.url])
-    notifier.end(DiskError("cannot write p.png: no space", hint="free some space"), lambda _: None)
+    notifier.end(DiskError("cannot write p.png: no space", hint="free some space"))
     (letter,) = postbox.letters
     assert letter["title"] == "renderer: 0 rendered, 0 failed, and then it had to end"
     assert letter["message"] == "cannot write p.png: no space (free some space)"
+
+
+def test_a_fault_of_our_own_is_told_too(tmp_path: Path, postbox: Postbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ends a night, somebody hears of it."""
+    monkeypatch.setattr(run, "render", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        attended.render(Loaded((make_manifest(),)), Settings(outputs=tmp_path), notify=[postbox.url])
+    (letter,) = postbox.letters
+    assert letter["title"] == "renderer: 0 rendered, 0 failed, and then it had to end"
+    assert letter["message"] == "a fault of the renderer's own: ZeroDivisionError: division by zero"
+    assert letter["type"] == "failure"
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [("deadline", "success"), ("complete", "success"), ("signal", "failure"), ("failures", "failure")],
+)
+def test_a_night_that_ends_when_it_should_is_good_news(postbox: Postbox, ending: str, kind: str) -> None:
+    """The time is up, as every morning; it goes on the next night."""
+    notifier = Notifier([postbox.url])
+    notifier.watch(news.BatchEnded(summary(ending=ending, failed=0, failures=(), left=7)))
+    notifier.end(None)
+    assert postbox.letters[0]["type"] == kind
+
+
+def test_a_manifest_that_was_not_rendered_is_bad_news(postbox: Postbox) -> None:
+    """The others are all there; what is wrong with this one is said."""
+    notifier = Notifier([postbox.url])
+    notifier.watch(news.ManifestRefused(Problem("a.yaml", 1, 20, "jobs[0].stpes", "unknown key")))
+    notifier.watch(news.BatchEnded(summary(failed=0, failures=())))
+    notifier.end(None)
+    assert "not rendered: a.yaml:1:20 jobs[0].stpes: unknown key" in postbox.letters[0]["message"]
+    assert postbox.letters[0]["type"] == "failure"
 
 
 def test_a_message_is_not_endless(postbox: Postbox) -> None:
     """Of a hundred failures twenty are named."""
     failures = tuple(Failure(id=f"p{number}", message="no") for number in range(100))
     notifier = Notifier([postbox.url])
-    notifier.watching(lambda _: None)(news.BatchEnded(summary(failures=failures)))
-    notifier.end(None, lambda _: None)
+    notifier.watch(news.BatchEnded(summary(failures=failures)))
+    notifier.end(None)
     lines = postbox.letters[0]["message"].splitlines()
     assert len(lines) == 22
     assert "and 80 failures more" in postbox.letters[0]["message"]

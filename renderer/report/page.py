@@ -37,21 +37,20 @@ def write(plan: Plan) -> Path:
     return page
 
 
-def watching(watch: Watch) -> Watch:
-    """A watcher that tells `watch` everything, and writes a manifest's page when its turn is over.
+def writer(tell: Watch) -> Watch:
+    """A watcher that writes a manifest's page when its turn is over.
 
-    A page that cannot be written is a warning: the pictures are there.
+    A page that cannot be written is a warning, which it tells: the pictures are there.
     """
 
-    def both(what: news.News) -> None:
-        watch(what)
+    def watch(what: news.News) -> None:
         if isinstance(what, news.BatchEnded) and what.plan is not None:
             try:
                 write(what.plan)
             except (OSError, ValueError, RendererError) as error:
-                watch(news.Remark(f"the page of {what.summary.name} could not be written: {error}"))
+                tell(news.Remark(f"the page of {what.summary.name} could not be written: {error}"))
 
-    return both
+    return watch
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,40 @@
+"""The whole command with the fakes' worker in place of the engine's: `python -m tests.driving render m.yaml`.
+
+What FAKE holds are the worker's own options.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from renderer import cli, workers
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = (sys.executable, "-m", "tests.driving")
+HEAD = "defaults: {model: demo, size: 64x64, steps: 4, seed: 1, precision: bf16}\njobs:\n"
+
+
+def start(*arguments: str, cwd: Path, fake: str = "", **options: Any) -> subprocess.Popen[bytes]:
+    """Start the command in a folder; `fake` are the worker's options."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FAKE": fake}
+    return subprocess.Popen([*COMMAND, *arguments], cwd=cwd, env=environment, **options)
+
+
+def write_manifest(folder: Path, *prompts: str, name: str = "m") -> str:
+    """A manifest with one small picture a prompt; its file's name."""
+    (folder / f"{name}.yaml").write_text(HEAD + "".join(f'  - "{prompt}"\n' for prompt in prompts))
+    return f"{name}.yaml"
+
+
+def pictures(folder: Path, name: str = "m") -> list[str]:
+    """The pictures that are there."""
+    return sorted(path.name for path in folder.glob(f"outputs/{name}/0*.png"))
+
+
+if __name__ == "__main__":
+    workers.COMMAND = (sys.executable, "-m", "tests.fakes", *os.environ.get("FAKE", "").split())
+    sys.exit(cli.main())
