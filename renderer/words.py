@@ -70,7 +70,8 @@ def describe_supply(need: Need, answer: supplies.News | None) -> str | None:
             parts += [f"{gb(store)} to pack"] if store else []
             took = f"about {duration(answer.seconds)}" if answer.seconds is not None else "no time measured yet"
             room = f"  into {answer.folder}, {gb(answer.free_bytes)} free; {took}"
-            return f"{answer.model}: {', '.join(parts) or 'nothing to fetch'}\n{room}"
+            note = f"\n  note: {answer.note}" if answer.note else ""
+            return f"{answer.model}: {', '.join(parts) or 'nothing to fetch'}\n{room}{note}"
         case Supplied(note=note):
             return note or f"{need.model} is here"
     return None

@@ -27,7 +27,11 @@ COMMIT = "75e0b4be04f60ec59a75f475837eced720f823b6"
 
 @dataclass(slots=True)
 class Hub:
-    """The hub's files by repository and name, and how it behaves."""
+    """The hub's files by repository and name, and how it behaves.
+
+    `busy` are refusals still to come, each the beginning of a request and a status, with `words` and a `pause` asked for.
+    A hub that does not know tokens answers 401 to any, and a closed one to everybody else. `page` is given for all.
+    """
 
     files: dict[str, dict[str, bytes]]
     revisions: set[str] = field(default_factory=lambda: {COMMIT, "main", "master"})
@@ -37,6 +41,13 @@ class Hub:
     stall_after: dict[str, int] = field(default_factory=dict)
     stalled: Event = field(default_factory=Event)
     status: int = 200
+    busy: list[tuple[str, int]] = field(default_factory=list)
+    words: str = ""
+    pause: str = ""
+    knows_tokens: bool = True
+    closed: bool = False
+    page: bytes = b""
+    takes_ranges: bool = True
     given: dict[str, int] = field(default_factory=dict)
     ranges: list[tuple[str, int]] = field(default_factory=list)
     endpoint: str = ""
@@ -110,8 +121,18 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         path = [unquote(each) for each in url.path.strip("/").split("/")]
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
-        if self.shop.status != 200:
+        if self.shop.page:
+            self._page(self.shop.page)
+        elif self.shop.status != 200:
             self._refuse(self.shop.status)
+        elif due := next((each for each in self.shop.busy if f"{self.command} {self.path}".startswith(each[0])), None):
+            self.shop.busy.remove(due)
+            self._refuse(due[1])
+        elif self.headers.get("Authorization", "").startswith("Bearer hf_") and not self.shop.knows_tokens:
+            self.shop.words = "Invalid credentials in Authorization header"
+            self._refuse(401)
+        elif self.shop.closed:
+            self._refuse(401, "GatedRepo")
         elif path[:3] == ["api", "v1", "models"]:
             self._modelscope(path[3:], query, body=body)
         elif path[:2] == ["api", "models"]:
@@ -175,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
     # -- both
 
     def _give(self, name: str, data: bytes, headers: Mapping[str, str], *, body: bool) -> None:
-        asked = self.headers.get("Range", "")
+        asked = self.headers.get("Range", "") if self.shop.takes_ranges else ""
         begin, end = 0, len(data) - 1
         if asked.startswith("bytes="):
             first, _, last = asked.removeprefix("bytes=").partition("-")
@@ -222,9 +243,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
+    def _page(self, page: bytes) -> None:
+        """What a proxy shows in the place of all that is asked for."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(page)
+
     def _refuse(self, status: int, code: str = "") -> None:
         self.send_response(status)
         if code:
             self.send_header("X-Error-Code", code)
+        if self.shop.words:
+            self.send_header("X-Error-Message", self.shop.words)
+        if self.shop.pause:
+            self.send_header("Retry-After", self.shop.pause)
         self.send_header("Content-Length", "0")
         self.end_headers()

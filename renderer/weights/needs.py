@@ -35,7 +35,8 @@ class Need(Value):
 class Bill(Value):
     """What a need will cost. Bytes to download, bytes a store will take, bytes free where both go to.
 
-    `seconds` is the time at the rates that were measured on this machine before; null where none were.
+    `seconds` is the time at the rates that were measured on this machine before; null where none were. `note` is what
+    should be known beside it: a hub that did not take a token.
     """
 
     kind: Literal["bill"] = "bill"
@@ -46,6 +47,7 @@ class Bill(Value):
     free_bytes: int
     folder: str
     seconds: float | None = None
+    note: str = ""
 
     @property
     def disk_bytes(self) -> int:

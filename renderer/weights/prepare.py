@@ -63,6 +63,7 @@ def price(model: Model, store: Stored | None, order: Sequence[Source]) -> tuple[
         free_bytes=needs.free_bytes(),
         folder=str(folders.models_folder()),
         seconds=_expected_s(download, packed),
+        note="; ".join(dict.fromkeys(offer.note for _, offer in offers if offer.note)),
     )
     return bill, offers
 

@@ -59,12 +59,16 @@ class Errand:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a hub has for an errand, at which revision; `to_fetch` of it is not in the folder yet."""
+    """What a hub has for an errand, at which revision; `to_fetch` of it is not in the folder yet.
+
+    `note` is what whoever fetches it should know.
+    """
 
     source: Source
     revision: str
     files: tuple[hubs.RemoteFile, ...]
     to_fetch: tuple[hubs.RemoteFile, ...]
+    note: str = ""
 
     @property
     def bytes(self) -> int:
@@ -137,7 +141,7 @@ def _offer(errand: Errand, source: Source) -> Offer:
     if lacking:
         raise ModelError(f"{source} has no {', '.join(lacking)} in {errand.repository} at {found.revision}")
     to_fetch = tuple(file for file in files if not _is_here(file, errand.folder) and not _cached(errand, file))
-    return Offer(source, found.revision, files, to_fetch)
+    return Offer(source, found.revision, files, to_fetch, found.note)
 
 
 def _is_here(file: hubs.RemoteFile, folder: Path) -> bool:

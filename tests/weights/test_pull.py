@@ -7,12 +7,15 @@ import resource
 import socket
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from renderer.errors import DiskError, ModelError, UsageError
 from renderer.weights import pull
+from renderer.weights.hubs import known
+from renderer.weights.patience import Patience, pause
 from renderer.weights.pull import Errand, Offer, Source
 from tests import hub as hubs
 from tests.hub import COMMIT, Hub, serve
@@ -22,6 +25,14 @@ VAE = "vae/diffusion_pytorch_model.safetensors"
 VOCABULARY = "tokenizer/vocab.json"
 BOTH: list[Source] = ["huggingface", "modelscope"]
 MEGABYTES_24 = 24 * 2**20  # Hugging Face's client writes 10 MiB at a time
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that our own patience would have made, in seconds; nobody waits."""
+    made: list[float] = []
+    monkeypatch.setattr("renderer.weights.hubs.HUBS", known(Patience(sleep=made.append)))
+    return made
 
 
 @pytest.fixture
@@ -209,6 +220,109 @@ class TestAsk:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set"):
             pull.ask(errand(tmp_path), ["huggingface"])
+
+
+class TestBusy:
+    """A hub that is busy is asked again, within bounds; its words are passed on."""
+
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_a_listing(self, hub: Hub, tmp_path: Path, pauses: list[float], status: int) -> None:
+        """Twice too busy, then not: the pauses are as long as it asks for, and longer each time."""
+        hub.busy = [("GET /api/models", status)] * 2
+        hub.pause = "2"
+        assert pull.ask(errand(tmp_path), ["huggingface"]).source == "huggingface"
+        assert pauses == [2.0, 2.0]
+
+    def test_a_file(self, hub: Hub, tmp_path: Path, pauses: list[float]) -> None:
+        """The same for files; what is whole is not fetched again."""
+        hub.busy = [(f"GET /{REPOSITORY}/resolve/{COMMIT}/{VAE}", 503)] * 2
+        bring(tmp_path, "huggingface")
+        assert (tmp_path / "model" / VAE).read_bytes() == hub.files[REPOSITORY][VAE]
+        assert pauses
+
+    def test_for_ever(self, hub: Hub, tmp_path: Path, pauses: list[float]) -> None:
+        """It is asked five times, and then quoted."""
+        hub.busy, hub.words = [("GET /api/models", 503)] * 9, "Down for maintenance"
+        with pytest.raises(ModelError, match='the server answered 503: "Down for maintenance"'):
+            pull.ask(errand(tmp_path), ["huggingface"])
+        assert pauses == [1.0, 2.0, 4.0, 8.0]
+
+    def test_a_long_pause(self, hub: Hub, tmp_path: Path, pauses: list[float]) -> None:
+        """One that asks for an hour is not waited for, and the hint says how long."""
+        hub.busy, hub.pause = [("GET /api/models", 429)], "3600"
+        with pytest.raises(ModelError, match="429") as caught:
+            pull.ask(errand(tmp_path), ["huggingface"])
+        assert "a pause of 3600 s" in caught.value.hint
+        assert pauses == []
+
+    def test_what_does_not_pass_is_not_asked_again(self, hub: Hub, tmp_path: Path, pauses: list[float]) -> None:
+        """A repository that is not there is not there a second later."""
+        hub.status = 404
+        with pytest.raises(ModelError, match="not there"):
+            pull.ask(errand(tmp_path), ["huggingface"])
+        assert pauses == []
+
+    @pytest.mark.parametrize(
+        ("said", "wanted"),
+        [
+            ("7", 7.0),
+            (" 0 ", 0.0),
+            ("Wed, 21 Oct 2026 07:28:30 GMT", 30.0),
+            ("Wed, 21 Oct 2026 07:27:00 GMT", 0.0),
+            ("soon", None),
+            (None, None),
+        ],
+    )
+    def test_retry_after(self, said: str | None, wanted: float | None) -> None:
+        """Seconds or a date, as HTTP has both."""
+        assert pause(said, datetime(2026, 10, 21, 7, 28, tzinfo=UTC)) == wanted
+
+
+class TestTokens:
+    def test_one_that_is_not_taken(self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An expired token does not close what is open to everybody; that it is one is said."""
+        monkeypatch.setenv("HF_TOKEN", "hf_expired")
+        hub.knows_tokens = False
+        offer = bring(tmp_path, "huggingface")
+        assert offer.note == (
+            "Hugging Face does not take the token in HF_TOKEN: Invalid credentials in Authorization header; "
+            "asked without it"
+        )
+
+    def test_where_one_is_needed(self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is not open without one: the token is what to renew, not conditions what to accept."""
+        monkeypatch.setenv("HF_TOKEN", "hf_expired")
+        hub.knows_tokens, hub.closed = False, True
+        with pytest.raises(ModelError, match="does not take the token in HF_TOKEN") as caught:
+            pull.ask(errand(tmp_path), ["huggingface"])
+        assert "renew it" in caught.value.hint
+
+
+class TestProxies:
+    @pytest.mark.parametrize("source", BOTH)
+    def test_a_login_page_for_a_listing(self, hub: Hub, tmp_path: Path, source: Source) -> None:
+        """A hotel's or a firm's page, with status 200, is no listing, and is called what it is."""
+        hub.page = b"<!DOCTYPE html><title>Welcome to our network</title>"
+        with pytest.raises(ModelError, match="something else than a hub's data") as caught:
+            pull.ask(errand(tmp_path), [source])
+        assert "browser" in caught.value.hint
+
+    @pytest.mark.parametrize("source", BOTH)
+    def test_a_login_page_for_a_file(self, hub: Hub, tmp_path: Path, source: Source) -> None:
+        """In a file's place it is an error too, and nothing of it is taken for the file."""
+        offer = pull.ask(errand(tmp_path), [source])
+        hub.page = b"<!DOCTYPE html><title>Welcome to our network</title>"
+        with pytest.raises(ModelError):
+            pull.fetch(errand(tmp_path), offer, lambda _count: None)
+        assert not (tmp_path / "model" / VAE).exists()
+
+    def test_a_server_that_ignores_ranges(self, hub: Hub, tmp_path: Path) -> None:
+        """After a cut it gives the whole file again, which is not put behind what had come."""
+        hub.files[REPOSITORY][VAE] = bytes(MEGABYTES_24)
+        hub.cut_after[VAE] = 22 * 2**20
+        hub.takes_ranges = False
+        bring(tmp_path, "huggingface")
+        assert (tmp_path / "model" / VAE).stat().st_size == MEGABYTES_24
 
 
 class TestSources:
