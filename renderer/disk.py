@@ -257,6 +257,4 @@ def _size(path: Path) -> int:
 
 
 def _device(folder: Path) -> int:
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder.stat().st_dev
+    return folders.nearest(folder).stat().st_dev

@@ -78,6 +78,13 @@ def models_folder() -> Path:
     return expanded(own) if own else Path("models")
 
 
+def nearest(path: Path) -> Path:
+    """The path itself, or the nearest above it that is there and can be seen."""
+    while not os.path.exists(path) and path != path.parent:  # noqa: PTH110 - Path's own raises where it may not look
+        path = path.parent
+    return path
+
+
 def hidden(text: str) -> str:
     """A text without the home in it: what is said may be handed on."""
     own = home()
@@ -90,10 +97,7 @@ def _users_cache() -> Path | None:
 
 def _can_hold(folder: Path) -> bool:
     """Whether files can be written into a folder, or it can be made; nothing is made to find out."""
-    while not folder.exists():
-        if folder == folder.parent:
-            return False
-        folder = folder.parent
+    folder = nearest(folder)
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import glob
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def _expand(patterns: Sequence[str]) -> list[Path]:
     """The files that the patterns name, each once, in order."""
     paths: dict[Path, None] = {}
     for pattern in patterns:
-        if Path(pattern).exists() or not glob.has_magic(pattern):
+        if not glob.has_magic(pattern) or os.path.exists(pattern):  # noqa: PTH110 - it never raises
             paths[Path(pattern)] = None
             continue
         found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  (a pattern may be absolute)

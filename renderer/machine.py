@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from renderer import gpus
+from renderer import folders, gpus
 from renderer.gpus import Gpu
 
 _PROBE_TIMEOUT_S = 180
@@ -94,9 +94,7 @@ def look() -> Machine:
 
 def free_disk_bytes(folder: Path) -> int:
     """Free bytes on the disk that holds `folder`, or that would once it is made."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(folders.nearest(folder)).free
 
 
 def _own_group() -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
-from pathlib import Path
 
 from renderer import signals
 from renderer.errors import UsageError
@@ -36,10 +35,10 @@ def _report(options: argparse.Namespace, loaded: Loaded) -> int:
     if options.watch:
         return _watch(options, loaded)
     for manifest in loaded.manifests:
-        folder: Path = options.outputs / manifest.name
+        plan = make_plan(manifest, options.outputs)
+        folder = plan.folder.path
         if not folder.is_dir():
             raise UsageError(f"nothing of {manifest.file} has been rendered into {folder}", hint="renderer render does")
-        plan = make_plan(manifest, options.outputs)
         if options.format == "markdown":
             print(page.write_markdown(gather.gather(plan)), end="")
         else:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
 import stat
 from collections.abc import Callable
@@ -8,11 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from renderer import files
+from renderer import (
+    cli,
+    files,
+    notify,  # noqa: F401 - `render` imports these two while it is another user, who may not read them
+    run,  # noqa: F401
+)
 from renderer.errors import DiskError
 from renderer.journal import Journal
 from renderer.layout import OutputFolder
 from tests.test_artifacts import MARK, save
+from tests.test_lock import MANIFEST
 from tests.users import as_another, needs_root
 
 
@@ -191,3 +199,36 @@ class TestWords:
         assert locking.startswith("cannot lock /theirs/.lock: Permission denied (change who owns")
         assert writing.startswith("cannot write /theirs/p.png: Permission denied (change who owns")
         assert hold == "unknown"
+
+    @needs_root
+    @pytest.mark.parametrize("closed", ["outputs", "outputs/m", "."])
+    def test_commands_over_another_user_s_outputs(self, closed: str) -> None:
+        """Whichever folder may not be entered, no command shows a traceback, or takes what it cannot see for absent."""
+        commands = (["status"], ["plan"], ["report"], ["render"])
+
+        def run_all(root: Path) -> list[str]:
+            said = io.StringIO()
+            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+                codes = [
+                    cli.main([*command, str(root / "m.yaml"), "--outputs", str(root / "outputs")])
+                    for command in commands
+                ]
+            return [*map(str, codes), said.getvalue()]
+
+        def prepare(root: Path) -> None:
+            (root / "m.yaml").write_text(MANIFEST)
+            (root / "empty").mkdir()
+            with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+                for command in commands[:3]:  # what they import, only root may read
+                    cli.main([*command, str(root / "m.yaml"), "--outputs", str(root / "empty")])
+            (root / "outputs" / "m").mkdir(parents=True)
+            (root / closed).chmod(0o700)
+
+        *codes, said = as_another(prepare, run_all)
+        assert "Traceback" not in said
+        if closed == ".":
+            assert set(codes) == {"2"}, said  # the manifest is in there too
+        else:
+            assert codes == ["1"] * 4
+            assert said.count("cannot read") == 3
+            assert said.count("error: cannot lock") == 1

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,8 +29,11 @@ def as_another(prepare: Callable[[Path], None], do: Callable[[Path], list[str]])
                 os.setgroups([])
                 os.setegid(_NOBODY)
                 os.seteuid(_NOBODY)
-                os.write(theirs, json.dumps(do(root)).encode())
+                said = do(root)
+            except BaseException:  # noqa: BLE001 - it is told there, not here
+                said = [traceback.format_exc()]
             finally:
+                os.write(theirs, json.dumps(said).encode())
                 os._exit(0)
         os.close(theirs)
         with os.fdopen(ours, "rb") as stream:
