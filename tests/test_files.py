@@ -10,12 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from renderer import (
-    cli,
-    files,
-    notify,  # noqa: F401 - `render` imports these two while it is another user, who may not read them
-    run,  # noqa: F401
-)
+from renderer import cli, files
 from renderer.errors import DiskError
 from renderer.journal import Journal
 from renderer.layout import OutputFolder
@@ -218,9 +213,13 @@ class TestWords:
         def prepare(root: Path) -> None:
             (root / "m.yaml").write_text(MANIFEST)
             (root / "empty").mkdir()
-            with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-                for command in commands[:3]:  # what they import, only root may read
-                    cli.main([*command, str(root / "m.yaml"), "--outputs", str(root / "empty")])
+            with (
+                contextlib.redirect_stderr(io.StringIO()),
+                contextlib.redirect_stdout(io.StringIO()),
+                OutputFolder(root / "held" / "m").locked(),
+            ):
+                for command in commands:  # what they import, only root may read
+                    cli.main([*command, str(root / "m.yaml"), "--outputs", str(root / "held")])
             (root / "outputs" / "m").mkdir(parents=True)
             (root / closed).chmod(0o700)
 
@@ -229,6 +228,6 @@ class TestWords:
         if closed == ".":
             assert set(codes) == {"2"}, said  # the manifest is in there too
         else:
-            assert codes == ["1"] * 4
+            assert codes == ["1"] * 4, said
             assert said.count("cannot read") == 3
             assert said.count("error: cannot lock") == 1

@@ -19,6 +19,7 @@ _NOBODY = 65534
 def as_another(prepare: Callable[[Path], None], do: Callable[[Path], list[str]]) -> list[str]:
     """What `do` gives as another user, in a folder that everybody may enter and root has prepared."""
     root = Path(tempfile.mkdtemp(prefix="renderer-test-"))
+    said: list[str] = []
     ours, theirs = os.pipe()
     try:
         root.chmod(0o777)
@@ -37,7 +38,7 @@ def as_another(prepare: Callable[[Path], None], do: Callable[[Path], list[str]])
                 os._exit(0)
         os.close(theirs)
         with os.fdopen(ours, "rb") as stream:
-            said: list[str] = json.loads(stream.read() or b"[]")
+            said = json.loads(stream.read() or b"[]")
         os.waitpid(child, 0)
         return said
     finally:
