@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,23 @@ def test_torch_sees_the_same_here() -> None:
     if processor.ABILITIES.read_text().find("flags") < 0:
         pytest.skip("torch is asked of x86 alone")
     assert answer.stdout.strip() == str(processor.has_bf16_units())
+
+
+@pytest.mark.parametrize(
+    ("said", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "")]
+)
+def test_waiting_threads_leave_their_cores(said: dict[str, str], spins: str) -> None:
+    """What torch's threads read when it is imported: a short wait, unless somebody has said another."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    code = "import os; from renderer import processor; processor.let_waiting_threads_sleep(); import torch"
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | said | {"OMP_DISPLAY_ENV": "VERBOSE"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    if "GOMP_SPINCOUNT" not in child.stderr:
+        pytest.skip("this torch has another library for threads")
+    assert ("GOMP_SPINCOUNT = '1000'" in child.stderr) == (spins == "1000")
+    assert not spins or f"GOMP_SPINCOUNT = '{spins}'" in child.stderr

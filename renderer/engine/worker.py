@@ -17,7 +17,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
-from renderer import children, streams
+from renderer import children, processor, streams
 from renderer.errors import DeviceLostError, MachineError, PictureError, RendererError
 from renderer.events import (
     AnyEvent,
@@ -58,6 +58,7 @@ def main() -> None:
     options = arguments.parse_args()
     children.belong_to(options.parent)  # the supervisor says what becomes of the pictures
     descriptor = options.events
+    processor.let_waiting_threads_sleep()
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # sizes differ: no holes between them
     sys.stdout.flush()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
