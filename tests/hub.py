@@ -29,7 +29,7 @@ COMMIT = "75e0b4be04f60ec59a75f475837eced720f823b6"
 class Hub:
     """The hub's files by repository and name, and how it behaves.
 
-    `busy` are refusals still to come, each the beginning of a request and a status, with `words` and a `pause` asked for.
+    `busy` are refusals still to come, each the beginning of a request and a status; `words` and `pause` go with them.
     A hub that does not know tokens answers 401 to any, and a closed one to everybody else. `page` is given for all.
     """
 
