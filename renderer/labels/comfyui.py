@@ -7,6 +7,7 @@ graph and could not be taken over is said: other passes, LoRAs, nodes of kinds t
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -173,9 +174,9 @@ class _Graph:
         """The prompts that a conditioning is made of, each once. One that is zeroed out says nothing."""
         found: dict[str, None] = {}
         seen: set[str] = set()
-        waiting = [value]
+        waiting = deque([value])
         while waiting:
-            name = _link(waiting.pop(0))
+            name = _link(waiting.popleft())
             node = self.follow([name, 0]) if name is not None and name not in seen else None
             if name is None or node is None:
                 continue
@@ -211,16 +212,18 @@ class _Graph:
     def model(self, value: object) -> tuple[str, list[str]]:
         """The model's file that a link leads to, and the LoRAs on the way."""
         loras: list[str] = []
-        for _ in range(_MAX_HOPS):
+        seen: set[str] = set()
+        while (name := _link(value)) is not None and name not in seen:
+            seen.add(name)
             node = self.follow(value)
             if node is None:
                 break
             inputs = node.inputs
             for key in ("unet_name", "ckpt_name", "model_name", "gguf_name"):
-                if isinstance(name := self.value(inputs.get(key), _TEXTS), str):
-                    return name, loras
-            if isinstance(name := inputs.get("lora_name"), str):
-                loras.append(told.lora(name, inputs.get("strength_model", inputs.get("strength"))))
+                if isinstance(file := self.value(inputs.get(key), _TEXTS), str):
+                    return file, loras
+            if isinstance(file := inputs.get("lora_name"), str):
+                loras.append(told.lora(file, inputs.get("strength_model", inputs.get("strength"))))
             stacked = [each for each in inputs.values() if isinstance(each, dict) and each.get("on", True)]
             loras += [told.lora(each["lora"], each.get("strength")) for each in stacked if each.get("lora")]
             value = inputs.get("model", inputs.get(""))

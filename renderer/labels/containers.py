@@ -244,7 +244,7 @@ def _add_exif(data: bytes, found: Found) -> None:
             found.texts.setdefault(key.casefold(), value)
 
 
-_XMP_COMMENT = re.compile(r"<exif:UserComment>\s*(?:<rdf:Alt>\s*<rdf:li[^<>]{0,200}>)?([^<]{1,1048576})<")
+_XMP_COMMENT = re.compile(r"<exif:UserComment>(?:\s*+<rdf:Alt>\s*+<rdf:li[^<>]{0,200}+>)?([^<]++)<")
 
 
 def _xmp_comments(xmp: str) -> Iterator[str]:

@@ -18,6 +18,7 @@ _READ = (
 )  # fmt: skip
 _LISTS = ("controlnets", "ipAdapters", "t2iAdapters", "ref_images", "regions", "control_layers")
 _DREAM = re.compile(r'"(.{0,20000}?)"(?= -|$)(.{0,4000})', re.DOTALL)
+_BRACKETS = re.compile(r"(?<!\s)\s*+\[([^\[\]]++)\]")
 _FLAGS = {"s": "steps", "S": "seed", "W": "width", "H": "height", "C": "cfg_scale", "A": "sampler"}
 
 
@@ -75,5 +76,5 @@ def _old_prompt(prompt: object) -> str:
 
 def _split(prompt: str) -> tuple[str, str]:
     """The prompt, and what stands in brackets in it."""
-    negative = ", ".join(re.findall(r"\[([^\[\]]{1,20000})\]", prompt))
-    return re.sub(r"\s*\[[^\[\]]{1,20000}\]", "", prompt).strip(" ,"), negative
+    negative = ", ".join(_BRACKETS.findall(prompt))
+    return _BRACKETS.sub("", prompt).strip(" ,"), negative

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from renderer.errors import shorten
@@ -31,6 +32,7 @@ _MAX_BRACKETS = 50_000
 
 _MAX_WHOLE = 2**64
 _MAX_LEFT_OUT = 24
+_MAX_FIELDS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def words(value: object) -> str:
 def whole(value: object, highest: int = _MAX_WHOLE) -> int | None:
     """A whole number from 0 to `highest`, however it is written."""
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,20}", value.strip()):
-        value = int(value)
+        value = int(value.strip())
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     fits = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= highest
@@ -117,7 +119,7 @@ def whole(value: object, highest: int = _MAX_WHOLE) -> int | None:
 def number(value: object) -> float | None:
     """A finite number from 0, however it is written."""
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,20})?", value.strip()):
-        value = float(value)
+        value = float(value.strip())
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e6:  # noqa: PLR2004
         return None
     return float(value) if math.isfinite(value) else None
@@ -154,6 +156,11 @@ def unescape(text: str) -> str:
 _TAG = re.compile(r"<(lora|lyco|lycoris|hypernet):([^<>]{1,200})>", re.IGNORECASE)
 
 
+_GAP = re.compile("(^)?(?<![ \t,])[ \t,]*+(?:\0[ \t,]*+)++($)?", re.MULTILINE)
+"""Where tags were, with the spaces and commas around them: looked for only where those begin, or a run of them would
+be gone through once for each."""
+
+
 def without_tags(prompt: str) -> tuple[str, list[str]]:
     """A prompt without the tags that load a LoRA in other tools, and what they loaded.
 
@@ -162,8 +169,7 @@ def without_tags(prompt: str) -> tuple[str, list[str]]:
     tags = [f"{_kind(kind)} {shorten(named)}" for kind, named in _TAG.findall(prompt)]
     if not tags:
         return prompt, []
-    gaps = re.compile("(^)?[ \t,]*(?:\0[ \t,]*)+($)?", re.MULTILINE)
-    return gaps.sub(_close_gap, _TAG.sub("\0", prompt)).strip(), tags
+    return _GAP.sub(_close_gap, _TAG.sub("\0", prompt)).strip(), tags
 
 
 def _close_gap(gap: re.Match[str]) -> str:
@@ -193,7 +199,7 @@ def others(fields: Mapping[str, Any], *known: str) -> list[str]:
     """What fields say that nobody here reads, in words: those that hold a text, a number or a yes."""
     return [
         f"{shorten(key, 40)} {shorten(str(value), 40)}"
-        for key, value in fields.items()
+        for key, value in islice(fields.items(), _MAX_FIELDS)
         if key not in known and isinstance(value, str | int | float) and value not in ("", 0, False, "None", "none")
     ]
 

@@ -271,8 +271,10 @@ class TestAny:
     @pytest.mark.parametrize(
         ("value", "meant"),
         [(3, 3), ("3", 3), (3.0, 3), (2**64, 2**64), (-1, None), ("-1", None), (True, None), (1.5, None), ("", None),
-         (float("nan"), None), (float("inf"), None), (None, None), ([1], None), ("9" * 30, None)],
+         (float("nan"), None), (float("inf"), None), (None, None), ([1], None), ("9" * 30, None),
+         ("\x1f4", 4), (" 7\n", 7)],
     )  # fmt: skip
     def test_whole_numbers(self, value: object, meant: int | None) -> None:
         """Numbers in any dress, and nothing else."""
         assert told.whole(value) == meant
+        assert meant is None or meant > 10**6 or told.number(value) == meant
