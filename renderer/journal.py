@@ -6,7 +6,7 @@ what is done; the journal never does. Knows nothing of plans or workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,13 +95,25 @@ class Journal:
         files.reached("journal-written", self.path)
         self.records[fingerprint] = self.record(fingerprint).after(entry)
 
-    def compact(self, keep: Iterable[str]) -> None:
-        """When it has grown large, keep only the entries of the fingerprints in `keep`. Call it with the lock held."""
-        if not self.path.exists() or self.path.stat().st_size < _COMPACT_ABOVE_BYTES:
+    def compact(self) -> None:
+        """When it has grown large, leave out the entries that hold nothing against a picture (it was done since, say).
+
+        Those of pictures that nobody asks for now stay, for a run over a part of a manifest must not forget the rest.
+        Call it with the lock held. Raises `DiskError`.
+        """
+        if _size(self.path) < _COMPACT_ABOVE_BYTES:
             return
-        wanted = set(keep)
-        lines = [entry.model_dump_json() for entry in _entries(self.path) if entry.fingerprint in wanted]
+        lines = [entry.model_dump_json() for entry in _entries(self.path) if self.record(entry.fingerprint) != Record()]
         files.write_whole(self.path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise files.disk_error(path, error, doing="read") from error
 
 
 def _entries(path: Path) -> Sequence[Entry]:

@@ -88,7 +88,7 @@ class _Run:
                 batch = plan.make_plan(
                     manifest, settings.outputs, only=settings.only, force=settings.force, thorough=True
                 )
-                batch.journal.compact(item.fingerprint for item in batch.items if item.state != "done")
+                batch.journal.compact()
                 batches.append(batch)
         return batches
 

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from renderer import artifacts, catalog, files, machine, news, run, supplies
+from renderer import artifacts, catalog, files, journal, machine, news, run, supplies
 from renderer.errors import DiskError, LockedError, MachineError, UsageError
 from renderer.estimate.memory import CONTEXT_BYTES
 from renderer.events import AnyOrder, Open, Setup
@@ -290,6 +290,26 @@ class TestWhatEndsWhat:
         summary = night.render(dataclasses.replace(manifest, pictures=pictures))
         assert counts(summary) == (2, 0, 1, 0)
         assert "WebP limit of 16383 pixels" in summary.failures[0].message
+
+    def test_a_large_journal_is_written_anew_and_forgets_nothing(
+        self, night: Night, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A run over one picture of a manifest keeps what is held against another, and not what was done."""
+        manifest = make_manifest(("a", "b", "crash"))
+        marks = {item.picture.id: item.fingerprint for item in make_plan(manifest, night.settings.outputs).items}
+        book = Journal.read(night.folder(manifest))
+        for what in ("attempt", "crashed", "attempt", "crashed", "attempt", "crashed"):
+            book.write(what, "p002", marks["p002"], "died")
+        for _ in range(50):
+            book.write("attempt", "p000", marks["p000"])
+            book.write("done", "p000", marks["p000"])
+        monkeypatch.setattr(journal, "_COMPACT_ABOVE_BYTES", 5000)
+        before = book.path.stat().st_size
+        summary = night.render(manifest, only=("p001",))
+        assert counts(summary)[0] == 1
+        assert book.path.stat().st_size < before / 5
+        states = {item.picture.id: item.state for item in make_plan(manifest, night.settings.outputs).items}
+        assert states == {"p000": "to do", "p001": "done", "p002": "set aside"}
 
     def test_a_journal_that_cannot_be_written_costs_its_manifest(self, night: Night) -> None:
         """The next manifest is rendered; the summary of the first says why it ended."""
