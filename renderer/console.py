@@ -167,14 +167,27 @@ class Terminal:
         if furthest is None:
             return told
         bar = "{desc}: step {n_fmt} of {total_fmt} |{bar}|"
-        return tqdm.format_meter(furthest.step, furthest.steps, 0.0, ncols=columns, prefix=told, bar_format=bar)
+        return tqdm.format_meter(
+            furthest.step, furthest.steps, 0.0, ncols=columns, prefix=told, bar_format=bar, ascii=_lacks_blocks()
+        )
 
 
 def _batch_line(standing: Standing, columns: int) -> str:
     done, total = standing.done, standing.to_render
     facts = ", ".join(words.describe_facts(standing))
     bar = "{desc}: {n_fmt} of {total_fmt} done |{bar}|{postfix}"
-    return tqdm.format_meter(done, total, 0.0, ncols=columns, prefix=standing.name, postfix=facts, bar_format=bar)
+    return tqdm.format_meter(
+        done, total, 0.0, ncols=columns, prefix=standing.name, postfix=facts, bar_format=bar, ascii=_lacks_blocks()
+    )
+
+
+def _lacks_blocks() -> bool:
+    """Whether the letters of a bar are to be had in the terminal's encoding only by others."""
+    try:
+        "\u2588\u258f".encode(sys.stderr.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 class SupplyBar:

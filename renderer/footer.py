@@ -45,9 +45,14 @@ class Footer:
         if self._lines is None:
             return ""
         columns, rows = _size(self._stream)
-        lines = [disp_trim(line.replace("\n", " "), columns) for line in self._lines(columns)][: max(1, rows - 1)]
+        lines = [disp_trim(self._as_shown(line), columns) for line in self._lines(columns)][: max(1, rows - 1)]
         up = f"\x1b[{len(lines) - 1}A" if len(lines) > 1 else ""
         return "\n".join(lines) + up + "\r"
+
+    def _as_shown(self, line: str) -> str:
+        """A line as the terminal will have it, whose letters may be fewer: what is escaped takes more columns."""
+        encoding, errors = self._stream.encoding or "utf-8", self._stream.errors or "strict"
+        return line.replace("\n", " ").encode(encoding, errors).decode(encoding, "replace")
 
     def _write(self, text: str) -> None:
         self._stream.write(text)

@@ -206,6 +206,8 @@ def _verify(options: argparse.Namespace) -> int:
             try:
                 supplies.verify(Need(model=reference), screen.tell)
             except KeyboardInterrupt:
+                screen.close()
+                print("stopped; nothing was changed", file=sys.stderr)
                 return EXIT_STOPPED
             except RendererError as error:
                 screen.close()

@@ -79,6 +79,8 @@ class _Unbreakable(io.FileIO):
     """A file descriptor that takes everything; what it could not write is lost. `error` is why, from then on."""
 
     error: OSError | None = None
+    instead_of: io.TextIOWrapper | None = None
+    """The stream that had the descriptor, and closes it when nobody has it any more."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         view = memoryview(data).cast("B")
@@ -102,6 +104,7 @@ def _unbreakable(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     """The same stream, and one that never fails."""
     stream.flush()
     raw = _Unbreakable(stream.fileno(), "w", closefd=False)
+    raw.instead_of = stream
     is_buffered = isinstance(stream.buffer, io.BufferedWriter)  # not under PYTHONUNBUFFERED
     return io.TextIOWrapper(
         io.BufferedWriter(raw) if is_buffered else raw,

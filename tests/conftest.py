@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,3 +35,13 @@ def demo_folder(_own_cache: None) -> Path:
     from renderer.demo import cache  # noqa: PLC0415  # torch, only where a test wants it
 
     return cache.folder()
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose clocks are changed twice a year: forward on 29 March 2026 at 2:00, back on 25 October at 3:00."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -136,16 +135,6 @@ class TestReading:
         plan = make_plan(make_manifest([str(number) for number in range(1000)]), tmp_path)
         assert len(plan.to_render()) == 1000
         assert time.perf_counter() - began < 1
-
-
-@pytest.fixture
-def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine whose clocks are changed twice a year: forward on 29 March 2026 at 2:00, back on 25 October at 3:00."""
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 @pytest.mark.usefixtures("berlin")

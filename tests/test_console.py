@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from tqdm.utils import disp_len
 
-from renderer import console, news, run, words
+from renderer import console, news, run, streams, words
 from renderer.errors import MachineError
 from renderer.job import Failure, Memory, Summary
 from renderer.settings import Settings, Stop
@@ -190,6 +191,20 @@ class TestTerminal:
         screen.watch(news.Tick(standing(name="海报" * 5)))
         lines = terminal.written().removeprefix(CLEAR).removesuffix("\r").removesuffix("\x1b[1A").split("\n")
         assert all(disp_len(line) <= max(1, columns - 1) for line in lines), lines
+
+    def test_a_terminal_of_another_encoding_gets_bars_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In ASCII: no letter is missing, none is an error, and no line is wider than the terminal."""
+        terminal = OnTerminal(monkeypatch)
+        assert isinstance(sys.stderr, io.TextIOWrapper)
+        sys.stderr.reconfigure(encoding="ascii")
+        streams.settle()
+        screen = console.open_console("auto")
+        screen.watch(news.Tick(standing(name="\u6d77\u62a5" * 12)))
+        lines = terminal.written().removeprefix(CLEAR).removesuffix("\x1b[1A\r").split("\n")
+        assert lines[0].startswith("\\u6d77\\u62a5")
+        assert "#" in lines[1]
+        assert "\\u258" not in lines[1]
+        assert all(len(line) <= 99 for line in lines)
 
     def test_the_log_scrolls_by_above_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A line of the log takes the place of the two, which are painted again below it; at the end they are gone."""

@@ -56,6 +56,17 @@ class TestForecast:
         assert found.vram_bytes <= 10.5 * GIB
         assert found.ram_bytes == pytest.approx(16.6e9, rel=0.15)
 
+    @pytest.mark.usefixtures("berlin")
+    def test_its_end_is_what_clocks_will_show(self, tmp_path: Path) -> None:
+        """They are put forward while it renders: seconds are seconds, and the hour of its end is one that comes."""
+        manifest = real(make_manifest([str(number) for number in range(400)]), *[1328] * 400)
+        terms = Terms(HERE, vram_bytes=10 * GIB, rates=RATES, ready=True)
+        began = datetime(2026, 3, 29, 0, 30, tzinfo=UTC).astimezone()
+        found = forecast.forecast([make_plan(manifest, tmp_path)], terms, began)
+        assert found.ends_at is not None
+        assert found.seconds == (found.ends_at.astimezone(UTC) - began.astimezone(UTC)).total_seconds()
+        assert (f"{found.begins_at:%z}", f"{found.ends_at:%z}") == ("+0100", "+0200")
+
     def test_small_pictures_ride_together_where_slots_are_few(self, tmp_path: Path) -> None:
         """On little memory, as many in flight as hide the copies; the plan says how many."""
         manifest = real(make_manifest([str(number) for number in range(8)]), *[512] * 8)

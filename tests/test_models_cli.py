@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 
 from renderer import catalog, folders, supplies
@@ -290,6 +292,41 @@ class TestObtain:
         monkeypatch.setattr(supplies, "COMMAND", command)
         with pytest.raises(ModelError, match="supplier died: no more"):
             self.obtain(Need(model=QWEN))
+
+    def test_ctrl_c_in_the_middle_of_a_file(
+        self, machine: Mapping[str, str], hub: Hub, model_files: dict[str, bytes]
+    ) -> None:
+        """To the whole group, as a terminal sends it: a line and 4, the supplier is gone, what has come stays."""
+        name = "text_encoder/model.safetensors"
+        hub.files[QWEN][name] = model_files[name] + bytes(24 * 2**20)
+        hub.stall_after[name] = 22 * 2**20
+        command = [sys.executable, "-m", "renderer", "models", "pull", QWEN]
+        pull = subprocess.Popen(command, env=dict(machine), stderr=subprocess.PIPE, text=True, process_group=0)
+        assert hub.stalled.wait(60)
+        (supplier,) = psutil.Process(pull.pid).children()
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            supplier.send_signal(number)  # not for it
+        assert supplier.is_running()
+        os.killpg(pull.pid, signal.SIGINT)
+        _, said = pull.communicate(timeout=60)
+        assert (pull.returncode, said) == (4, "stopped; the same command goes on from here\n")
+        assert not supplier.is_running()
+        assert (folders.models_folder() / QWEN / VAE).exists()
+
+    def test_a_supplier_dies_with_who_asked(
+        self, machine: Mapping[str, str], hub: Hub, model_files: dict[str, bytes]
+    ) -> None:
+        """Killed in the middle of a file: nothing downloads on in the background."""
+        name = "text_encoder/model.safetensors"
+        hub.files[QWEN][name] = model_files[name] + bytes(24 * 2**20)
+        hub.stall_after[name] = 22 * 2**20
+        command = [sys.executable, "-m", "renderer", "models", "pull", QWEN]
+        pull = subprocess.Popen(command, env=dict(machine), stdout=subprocess.DEVNULL)
+        assert hub.stalled.wait(60)
+        (supplier,) = psutil.Process(pull.pid).children()
+        pull.kill()
+        pull.wait()
+        supplier.wait(10)
 
     def test_rates_are_remembered(self, machine: Mapping[str, str]) -> None:
         """Once a download has been timed, the next bill says how long it will take."""

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -135,13 +135,16 @@ class TestStatus:
         assert max(map(disp_len, lines)) <= 80
         assert all("step 39 of 40" in line for line in lines[2:18])
 
-    def test_hours_are_those_of_whoever_asks(self) -> None:
-        """What is written in UTC is told in the zone of the terminal."""
-        now = (NOW + timedelta(seconds=30)).astimezone(timezone(timedelta(hours=8)))
-        flying = (InFlight(id="a", step=1, steps=4, attempt=1, since=NOW),)
-        lines = list(words.describe_running(make_standing(in_flight=flying), MemoryNow(), now))
-        assert lines[0].startswith("  rendering since 13:00: ")
-        assert lines[1].endswith("since 13:00:00, 30.0 s")
+    @pytest.mark.usefixtures("berlin")
+    def test_hours_are_those_of_this_machine_s_clocks(self) -> None:
+        """What is written in UTC is told as clocks here showed it, also when they were changed since."""
+        began = datetime(2026, 3, 29, 0, 30, tzinfo=UTC)
+        flying = (InFlight(id="a", step=1, steps=4, attempt=1, since=began + timedelta(minutes=45)),)
+        now = (began + timedelta(hours=1)).astimezone()
+        running = make_standing(in_flight=flying, began_at=began)
+        lines = list(words.describe_running(running, MemoryNow(), now))
+        assert lines[0].startswith("  rendering since 01:30: ")
+        assert lines[1].endswith("since 03:15:00, 15 min 00 s")
 
     @pytest.mark.parametrize("text", ["a " * 100, "x" * 300, "海报" * 100, "  failed: a: b", ""])
     def test_reasons_are_wrapped_and_lose_nothing(self, text: str) -> None:

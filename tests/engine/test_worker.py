@@ -162,6 +162,7 @@ class TestRender:
         assert (failed.key, failed.kind, failed.hint) == ("bad", "PictureError", "use 96x64 or 112x64")
         assert "100x64 is not a multiple of 16" in failed.message
         assert "Traceback" in failed.detail
+        assert failed.detail in worker.log.read_text()
         assert first[-1][1] == engine.render(make_job(), lambda _step, _steps: None).rgb
         assert again[-1][1] == engine.render(make_job(seed=9), lambda _step, _steps: None).rgb
 
