@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from renderer import console, news, run, signals, words
 from renderer.console import LogFormat
-from renderer.errors import UsageError
+from renderer.errors import RendererError, UsageError
 from renderer.job import Summary
 from renderer.loading import Loaded
 from renderer.manifest import Manifest
@@ -65,13 +65,18 @@ def render(
 
 
 def _serve(manifests: Sequence[Manifest], settings: Settings, port: int, watchers: Watchers) -> None:
-    """Serve the manifests' pages while the run is on; where that cannot be, say so."""
+    """Serve the manifests' pages while the run is on: at another port where that one is taken, or not, and say so."""
     try:
-        server = Server([Gallery(manifest, settings.outputs) for manifest in manifests], port)
-    except UsageError as error:
-        watchers(news.Remark(f"the page is not served: {error.message}"))
+        galleries = [Gallery(manifest, settings.outputs) for manifest in manifests]
+        try:
+            server = Server(galleries, port)
+        except UsageError as error:
+            watchers(news.Remark(f"{error.message}; the page is served on another one"))
+            server = Server(galleries)
+        server.__enter__()
+    except (RendererError, OSError, RuntimeError) as error:  # RuntimeError: no thread is to be had
+        watchers(news.Remark(f"the page is not served: {error}"))
         return
-    server.__enter__()
     watchers.add("the live page", lambda _: None, lambda: server.__exit__(None, None, None))
     for url in server.urls:
         watchers(news.Serving(url))

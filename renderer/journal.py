@@ -6,6 +6,7 @@ what is done; the journal never does. Knows nothing of plans or workers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,14 @@ MAX_CRASHES = 3
 _COMPACT_ABOVE_BYTES = 8 * 2**20
 
 What = Literal["attempt", "done", "failed", "crashed", "dropped"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """How much of a journal has been read, and of which file: one that is written anew is another."""
+
+    inode: int = 0
+    offset: int = 0
 
 
 class Entry(Value):
@@ -73,6 +82,7 @@ class Journal:
 
     path: Path
     records: dict[str, Record] = field(default_factory=dict)
+    _read: _Read = field(default_factory=_Read, repr=False, compare=False)
 
     @classmethod
     def read(cls, folder: OutputFolder) -> Journal:
@@ -81,9 +91,20 @@ class Journal:
         Raises `DiskError` when there is one and it cannot be read: what it holds against pictures would be forgotten.
         """
         journal = cls(folder.journal)
-        for entry in _entries(journal.path):
-            journal.records[entry.fingerprint] = journal.record(entry.fingerprint).after(entry)
+        journal.read_on()
         return journal
+
+    def read_on(self) -> Sequence[Entry]:
+        """Take in the entries that others have written since it was read last, and say which; for whoever only reads.
+
+        One that was written anew is read from its beginning. Raises `DiskError` when it cannot be read.
+        """
+        entries, self._read, anew = _entries_since(self.path, self._read)
+        if anew:
+            self.records.clear()
+        for entry in entries:
+            self.records[entry.fingerprint] = self.record(entry.fingerprint).after(entry)
+        return entries
 
     def record(self, fingerprint: str) -> Record:
         return self.records.get(fingerprint, Record())
@@ -117,16 +138,29 @@ def _size(path: Path) -> int:
 
 
 def _entries(path: Path) -> Sequence[Entry]:
+    return _entries_since(path, _Read())[0]
+
+
+def _entries_since(path: Path, before: _Read) -> tuple[Sequence[Entry], _Read, bool]:
+    """The entries behind what was read before, how much is read now, and whether it was begun again."""
     try:
-        lines = path.read_bytes().splitlines()
+        with path.open("rb") as stream:
+            found = os.fstat(stream.fileno())
+            anew = found.st_ino != before.inode or found.st_size < before.offset
+            offset = 0 if anew else before.offset
+            if found.st_size == offset:
+                return (), _Read(found.st_ino, offset), anew
+            stream.seek(offset)
+            data = stream.read()
     except FileNotFoundError:
-        return ()
+        return (), _Read(), before != _Read()
     except OSError as error:
         raise files.disk_error(path, error, doing="read") from error
     entries = []
-    for line in lines:
+    whole = data[: data.rfind(b"\n") + 1]  # behind it stands one that is being written, or that a dead run began
+    for line in whole.splitlines():
         try:
             entries.append(Entry.model_validate_json(line))
         except (ValidationError, ValueError):
             continue
-    return entries
+    return entries, _Read(found.st_ino, offset + len(whole)), anew

@@ -10,7 +10,7 @@ import fnmatch
 import glob
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,7 +95,6 @@ def make_plan(
     outputs: Path,
     *,
     only: Sequence[str] = (),
-    within: Collection[str] | None = None,
     force: bool = False,
     thorough: bool = False,
 ) -> Plan:
@@ -103,7 +102,6 @@ def make_plan(
 
     `only` chooses pictures (see `choose`), and the others stay in the plan; `force` takes nothing for done that is
     chosen; `thorough` compares the SHA-256 of every finished file that is chosen, as a run must before it skips one.
-    `within` looks at the pictures of these ids alone, and leaves the others out.
 
     Raises `ModelError` for a model that is not there.
     """
@@ -118,7 +116,7 @@ def make_plan(
         model = identities[picture.job.model]
         return _planned(picture, model, folder, journal, force=force and wanted, thorough=thorough and wanted)
 
-    pictures = [each for each in manifest.pictures if within is None or each.id in within]
+    pictures = manifest.pictures
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         items = tuple(pool.map(look, pictures)) if thorough else tuple(map(look, pictures))
     return Plan(manifest, folder, items, journal, ids)
@@ -141,6 +139,14 @@ def check_chosen(manifests: Sequence[Manifest], only: Sequence[str]) -> None:
     if unknown := [name for name in only if not any(choose(manifest, [name]) for manifest in manifests)]:
         files = ", ".join(manifest.file for manifest in manifests)
         raise UsageError(f"{files} has no picture or job {', '.join(unknown)}", hint="renderer plan lists them")
+
+
+def look_again(plan: Plan, positions: Iterable[int]) -> list[Planned]:
+    """The pictures at some positions of a plan, held against the folder as it is now and the journal as it was read."""
+    items = (plan.items[position] for position in positions)
+    return [
+        _planned(item.picture, item.model, plan.folder, plan.journal, force=False, thorough=False) for item in items
+    ]
 
 
 def _planned(

@@ -42,7 +42,7 @@ def _report(options: argparse.Namespace, loaded: Loaded) -> int:
         if options.format == "markdown":
             print(page.write_markdown(gather.gather(plan)), end="")
         else:
-            print(page.write(plan))
+            print(page.write(plan, lambda text: print(text, file=sys.stderr)))
     return console.print_problems(loaded.problems)
 
 

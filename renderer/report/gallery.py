@@ -6,25 +6,28 @@ So it is the same for a run in this process, in another terminal, or for none. K
 
 from __future__ import annotations
 
+import bisect
 import json
+import os
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
-from pydantic import ValidationError
-
 from renderer import standing, words
-from renderer.journal import Entry
 from renderer.layout import Own
 from renderer.manifest import Manifest
-from renderer.plan import Plan, Planned, make_plan
+from renderer.plan import Planned, look_again, make_plan
 from renderer.report import gather, page, thumbnails
 from renderer.standing import Standing
 
 _ASSETS = {f"{Own.ASSETS}/{name}": Path(__file__).parent / name for name in page.ASSETS}
+_LOOK_THROUGH_S = 30.0  # how often all sidecars are looked at from outside, for those that no journal tells of
+_DEAR_S = 0.1
+_SHARE = 0.01  # of a core, for what is dear
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,98 +49,137 @@ class Change:
 
 
 @dataclass(slots=True)
-class _Journal:
-    """The journal, read on from where it was read last."""
+class _Names:
+    """The files that a page calls for, and the positions of their pictures. Pictures of the same bytes share one."""
 
-    path: Path
-    offset: int = 0
+    files: dict[str, int] = field(default_factory=dict)
+    thumbs: dict[str, set[int]] = field(default_factory=dict)
 
-    def skip(self) -> None:
-        self.offset = self._size()
+    def add(self, position: int, item: Planned) -> None:
+        if item.sidecar is not None:
+            self.files[gather.file_name(item)] = position
+            self.thumbs.setdefault(gather.thumbnail_name(item.sidecar), set()).add(position)
 
-    def read_on(self) -> set[str] | None:
-        """The ids of the entries that have come; None when it has been written anew."""
-        size = self._size()
-        if size < self.offset:
-            return None
-        if size == self.offset:
-            return set()
-        with self.path.open("rb") as stream:
-            stream.seek(self.offset)
-            text = stream.read(size - self.offset)
-        whole = text[: text.rfind(b"\n") + 1]
-        self.offset += len(whole)
-        return {found for line in whole.splitlines() if (found := _id_of(line)) is not None}
+    def remove(self, position: int, item: Planned) -> None:
+        if item.sidecar is not None:
+            self.files.pop(gather.file_name(item), None)
+            there = self.thumbs.get(name := gather.thumbnail_name(item.sidecar), set())
+            there.discard(position)
+            if not there:
+                self.thumbs.pop(name, None)
 
-    def _size(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
+    def position(self, name: str) -> int | None:
+        """The picture of a file or a thumbnail; None where the page has no such name."""
+        return self.files[name] if name in self.files else next(iter(self.thumbs.get(name, ())), None)
 
 
-def _id_of(line: bytes) -> str | None:
+class _Drawing:
+    """A text that is made from a gallery, once for all who ask; where that is dear, at most a hundredth of the time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._version = -1
+        self._text = b""
+        self._due_at = 0.0
+
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._due_at
+
+    def get(self, version: int, draw: Callable[[], tuple[int, bytes]]) -> bytes:
+        """The text of this version, or an older one while another is not due."""
+        with self._lock:
+            if self._version < 0 or (self._version < version and self.is_due()):
+                began = time.thread_time()
+                self._version, self._text = draw()
+                took_s = time.thread_time() - began
+                self._due_at = time.monotonic() + (took_s / _SHARE if took_s > _DEAR_S else 0.0)
+            return self._text
+
+
+def _stamp(path: str) -> tuple[int, int, int]:
+    """What tells a file from one that was written in its place, without opening it; zeros for none."""
     try:
-        return Entry.model_validate_json(line).id
-    except (ValidationError, ValueError):
-        return None
+        found = os.stat(path)  # noqa: PTH116  (ten thousand of them: a Path costs more than the question)
+    except OSError:
+        return 0, 0, 0
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class Gallery:
-    """One manifest's page, kept up to date. For use by several threads."""
+    """One manifest's page, kept up to date. For use by several threads.
+
+    A look costs what has changed, not what there is: the journal is read on from where it ended, and of the sidecars
+    those are opened that are others than before. What the whole page costs is spent seldom (`_Drawing`).
+    """
 
     def __init__(self, manifest: Manifest, outputs: Path) -> None:
         """Raises what `make_plan` raises. Nothing is written, and the folder need not be there."""
-        self._manifest = manifest
-        self._outputs = outputs
+        self._name = manifest.name
         self._epoch = uuid4().hex[:12]
-        self._plan = self._made()
-        self._journal = _Journal(self._plan.folder.journal)
-        self._journal.skip()
+        self._plan = make_plan(manifest, outputs)
+        folder = self._plan.folder
+        self._places = [str(folder.sidecar(item.picture.output)) for item in self._plan.items]
+        self._stamps = [_stamp(place) for place in self._places]
         self._pictures = [gather.describe(item) for item in self._plan.items]
-        self._versions = [0] * len(self._pictures)
         self._positions = {item.picture.id: position for position, item in enumerate(self._plan.items)}
+        self._names = _Names()
+        for position, item in enumerate(self._plan.items):
+            self._names.add(position, item)
+        self._counts = gather.count_states(self._plan.items)
         self._standing: Standing | None = None
+        self._looked_through_at = time.monotonic()
+        self._changes: list[tuple[int, int]] = []  # which version changed which picture, in order
         self._version = 0
-        self._html: tuple[int, bytes] = (-1, b"")
+        self._happened = self._what_happened()
+        self._html, self._section = _Drawing(), _Drawing()
+        self._thumbnailing = threading.Lock()
         self._changed = threading.Condition()
         self._closed = False
 
     @property
     def name(self) -> str:
-        return self._manifest.name
+        return self._name
 
     # -- following --
 
     def follow(self) -> None:
         """Look for what has changed. Raises `OSError` and `RendererError` when the folder cannot be read just now."""
         before, now = self._standing, standing.read(self._plan.folder)
-        ids = self._journal.read_on()
+        entries = self._plan.journal.read_on()
+        positions = {self._positions[entry.id] for entry in entries if entry.id in self._positions}
         another = (before.began_at if before else None) != (now.began_at if now else None)
-        if another or ids is None:  # a batch has begun or ended: files may have been rewritten, a summary is there
-            self._journal.skip()
-            fresh: Sequence[Planned] = self._made().items
-        elif known := [name for name in ids if name in self._positions]:
-            fresh = self._made(known).items
-        else:
-            fresh = ()
-        changed = {self._positions[item.picture.id]: item for item in fresh}
-        self._take(changed, now)
+        if another or time.monotonic() - self._looked_through_at > _LOOK_THROUGH_S:
+            self._looked_through_at = time.monotonic()
+            positions |= {
+                position for position, place in enumerate(self._places) if _stamp(place) != self._stamps[position]
+            }
+        self._take(self._look_at(sorted(positions)), now, another=another)
 
-    def _made(self, only: Sequence[str] = ()) -> Plan:
-        return make_plan(self._manifest, self._outputs, within=frozenset(only) if only else None)
+    def _look_at(self, positions: Sequence[int]) -> dict[int, Planned]:
+        for position in positions:
+            self._stamps[position] = _stamp(self._places[position])  # first: what comes meanwhile is seen next time
+        return dict(zip(positions, look_again(self._plan, positions), strict=True))
 
-    def _take(self, changed: Mapping[int, Planned], now: Standing | None) -> None:
+    def _take(self, changed: Mapping[int, Planned], now: Standing | None, *, another: bool) -> None:
         told = {position: gather.describe(item) for position, item in changed.items()}
         told = {position: one for position, one in told.items() if one != self._pictures[position]}
         with self._changed:
             if not told and now == self._standing:
                 return
             self._version += 1
-            items = list(self._plan.items)
-            for position, one in told.items():
-                items[position] = changed[position]
-                self._pictures[position] = one
-                self._versions[position] = self._version
-            self._plan = replace(self._plan, items=tuple(items))
             self._standing = now
+            if told:
+                items = list(self._plan.items)
+                for position, one in told.items():
+                    self._counts[items[position].state] -= 1
+                    self._counts[changed[position].state] += 1
+                    self._names.remove(position, items[position])
+                    self._names.add(position, changed[position])
+                    items[position], self._pictures[position] = changed[position], one
+                    self._changes.append((self._version, position))
+                self._plan = replace(self._plan, items=tuple(items))
+            if another or self._section.is_due():
+                self._happened = self._what_happened()
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -145,6 +187,7 @@ class Gallery:
         with self._changed:
             self._closed = True
             self._version += 1
+            self._happened = self._what_happened()
             self._changed.notify_all()
 
     # -- what a browser gets --
@@ -167,36 +210,39 @@ class Gallery:
 
     def _message(self, seen: int) -> str:
         now = self._standing
+        fresh = self._changes[bisect.bisect(self._changes, (seen, len(self._pictures))) :]
         message = {
-            "pictures": [
-                (position, self._pictures[position])
-                for position, version in enumerate(self._versions)
-                if version > seen
-            ],
-            "counts": gather.describe_counts(self._plan),
+            "pictures": [(position, self._pictures[position]) for position in sorted({place for _, place in fresh})],
+            "counts": gather.describe_counts(self._counts),
             "told": words.describe_standing(now) if now else "",
             "flying": {one.id: (one.step, one.steps) for one in now.in_flight} if now else {},
-            "happened": self._happened(),
+            "happened": self._happened,
             "closed": self._closed,
         }
         return json.dumps(message, ensure_ascii=False)
 
-    def _happened(self) -> str:
+    def _what_happened(self) -> str:
         """Another text whenever what stands under "What happened" has changed enough to be read again."""
-        trouble = [item.picture.id for item in self._plan.items if item.state in ("failed", "set aside")]
         began = self._standing.began_at if self._standing else None
-        return f"{len(trouble)}-{began.timestamp() if isinstance(began, datetime) else 'ended'}"
+        trouble = self._counts["failed"] + self._counts["set aside"]
+        return f"{trouble}-{began.timestamp() if isinstance(began, datetime) else 'ended'}"
 
     def html(self) -> bytes:
-        """The page, as it is now."""
+        """The page: as it is now, or, where it is costly, as it was a while ago; `since` tells what is missing."""
+        return self._html.get(self._version, lambda: self._draw(whole=True))
+
+    def happened(self) -> bytes:
+        """What stands under "What happened", as HTML, and as old as the page may be."""
+        return self._section.get(self._version, lambda: self._draw(whole=False))
+
+    def _draw(self, *, whole: bool) -> tuple[int, bytes]:
         with self._changed:
-            version, plan, happened = self._version, self._plan, self._happened()
-        if self._html[0] != version:
-            live = page.Live(mark=f"{self._epoch}-{version}", happened=happened)
-            has_sheet = plan.folder.contact_sheet.is_file()
-            text = page.write_html(gather.gather(plan), has_sheet=has_sheet, live=live)
-            self._html = version, text.encode()
-        return self._html[1]
+            version, plan, described, happened = self._version, self._plan, tuple(self._pictures), self._happened
+        gathered = gather.gather(plan, described)
+        if not whole:
+            return version, page.write_happened(gathered).encode()
+        live = page.Live(mark=f"{self._epoch}-{version}", happened=happened)
+        return version, page.write_html(gathered, has_sheet=plan.folder.contact_sheet.is_file(), live=live).encode()
 
     def file(self, name: str) -> Served | None:
         """The file that the page calls `name`; None for any other. Nothing is looked up by its path."""
@@ -205,10 +251,11 @@ class Gallery:
         folder = self._plan.folder.path
         if name == Own.CONTACT_SHEET:
             return Served(self._plan.folder.contact_sheet, folder)
-        for item in self._plan.items:
-            if item.sidecar is not None and name == gather.file_name(item):
-                return Served(folder / name, folder)
-            if item.sidecar is not None and name == gather.thumbnail_name(item.sidecar):
-                thumbnails.make_thumbnail(self._plan, item)
-                return Served(folder / name, folder, lasting=True)
-        return None
+        with self._changed:
+            is_file, position = name in self._names.files, self._names.position(name)
+        if position is None:
+            return None
+        if not is_file:
+            with self._thumbnailing:  # one at a time: whoever looks takes one core from the run, and no more
+                thumbnails.make_thumbnail(self._plan, self._plan.items[position])
+        return Served(folder / name, folder, lasting=not is_file)

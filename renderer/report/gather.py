@@ -6,7 +6,7 @@ A pure function of a plan and a summary, besides the tail of the worker's log. K
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -47,7 +47,7 @@ class Page:
     manifest: str
     pictures: tuple[Mapping[str, Any], ...]
     groups: tuple[Group, ...]
-    counts: Mapping[str, int]
+    counts: Mapping[State, int]
     told: str
     trouble: tuple[Planned, ...]
     summary: Summary | None
@@ -55,16 +55,17 @@ class Page:
     log: str = ""
 
 
-def gather(plan: Plan) -> Page:
-    """What there is to show of a plan's pictures."""
+def gather(plan: Plan, described: Sequence[Mapping[str, Any]] | None = None) -> Page:
+    """What there is to show of a plan's pictures; `described` spares describing them again."""
     trouble = tuple(item for item in plan.items if item.state in ("failed", "set aside"))
+    counts = count_states(plan.items)
     return Page(
         name=plan.manifest.name,
         manifest=plan.manifest.file,
-        pictures=tuple(map(describe, plan.items)),
+        pictures=tuple(map(describe, plan.items) if described is None else described),
         groups=tuple(_groups(plan.items)),
-        counts={state: plan.count(state) for state in ("done", "failed", "set aside", "to do")},
-        told=describe_counts(plan),
+        counts=counts,
+        told=describe_counts(counts),
         trouble=trouble,
         summary=_read_summary(plan.folder.summary),
         sidecars=tuple(item.sidecar for item in plan.items if item.sidecar is not None),
@@ -84,10 +85,17 @@ def file_name(item: Planned) -> str:
     return f"{folder}/{item.sidecar.file.name}" if folder else item.sidecar.file.name
 
 
-def describe_counts(plan: Plan) -> str:
+def count_states(items: Iterable[Planned]) -> dict[State, int]:
+    """How many pictures are in which state, those that are done first."""
+    counts: dict[State, int] = {"done": 0, "failed": 0, "set aside": 0, "to do": 0}
+    for item in items:
+        counts[item.state] += 1
+    return counts
+
+
+def describe_counts(counts: Mapping[State, int]) -> str:
     """How many pictures are in which state, in words."""
-    states: tuple[State, ...] = ("done", "failed", "set aside", "to do")
-    return ", ".join(f"{count} {state}" for state in states if (count := plan.count(state)))
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
 
 
 def describe(item: Planned) -> Mapping[str, Any]:

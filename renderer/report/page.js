@@ -14,6 +14,7 @@ const say = (element, text) => { element.textContent = text; element.lang = /\p{
 const gib = (bytes) => bytes ? `${(bytes / 2 ** 30).toFixed(2)} GiB` : "";
 const seconds = (value) => value == null ? "" : `${value.toFixed(1)} s`;
 const size = (picture) => `${picture.width}x${picture.height}`;
+const places = new Map(pictures.map((picture, position) => [picture.id, position]));
 let chosen = [];  // positions of the pictures to compare, at most two
 let flying = {};  // while a run is on: what is being rendered, by id, as [step, steps]
 
@@ -320,18 +321,18 @@ function update(news) {
 function showFlying(now) {
   const before = flying;
   flying = now;
-  pictures.forEach((picture, position) => {
-    if (!(picture.id in before) && !(picture.id in flying)) return;
-    const text = picture.id in flying ? stepOf(picture) : picture.state;
-    cards[position].classList.toggle("flying", picture.id in flying);
+  for (const id of new Set([...Object.keys(before), ...Object.keys(flying)])) {
+    const position = places.get(id);
+    if (position === undefined) continue;
+    cards[position].classList.toggle("flying", id in flying);
     const missing = cards[position].querySelector(".missing");
-    if (missing) say(missing, text);
-  });
+    if (missing) say(missing, id in flying ? stepOf(pictures[position]) : pictures[position].state);
+  }
 }
 
 async function readHappened() {  // the plots and tables are made by the server
   try {
-    const text = await (await fetch(location.pathname)).text();
+    const text = await (await fetch("happened")).text();
     const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("happened");
     const open = new Set([...find("happened").querySelectorAll("details[open]")].map((each) => each.textContent.slice(0, 40)));
     fresh.querySelectorAll("details").forEach((each) => { each.open = open.has(each.textContent.slice(0, 40)); });

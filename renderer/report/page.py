@@ -6,7 +6,7 @@ or load but what stands in the folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from renderer import news
 from renderer.errors import RendererError
-from renderer.files import write_whole
+from renderer.files import disk_error, write_whole
 from renderer.layout import Own
 from renderer.news import Watch
 from renderer.plan import Plan
@@ -26,14 +26,20 @@ ASSETS = ("page.css", "page.js")
 _HERE = Path(__file__).parent
 
 
-def write(plan: Plan) -> Path:
-    """Write the page of a plan's folder, thumbnails and contact sheet included. Raises `DiskError`."""
-    thumbnails.make_thumbnails(plan)
-    sheet = thumbnails.make_contact_sheet(plan)
-    for name in ASSETS:
-        write_whole(plan.folder.assets / name, (_HERE / name).read_bytes())
+def write(plan: Plan, tell: Callable[[str], None] | None = None) -> Path:
+    """Write the page of a plan's folder, thumbnails and contact sheet included; `tell` hears of what takes long.
+
+    Raises `DiskError`, and nothing else: whatever stands in the way in the folder.
+    """
     page = plan.folder.page
-    write_whole(page, write_html(gather(plan), has_sheet=sheet is not None).encode())
+    try:
+        thumbnails.make_thumbnails(plan, tell)
+        sheet = thumbnails.make_contact_sheet(plan)
+        for name in ASSETS:
+            write_whole(plan.folder.assets / name, (_HERE / name).read_bytes())
+        write_whole(page, write_html(gather(plan), has_sheet=sheet is not None).encode())
+    except OSError as error:
+        raise disk_error(Path(error.filename or page), error) from error
     return page
 
 
@@ -68,17 +74,24 @@ def write_html(page: Page, *, has_sheet: bool = False, live: Live | None = None)
     """The page as HTML; with `live`, one that asks its server for what changes. Without, it asks nobody."""
     data = {"pictures": page.pictures, "groups": [asdict(group) for group in page.groups]}
     drawn = plots.draw(page.sidecars)
-    return _template().render(page=page, data=data, plots=drawn, geometry=plots, sheet=has_sheet, live=live, own=Own)
+    return _template("page.html.j2").render(
+        page=page, data=data, plots=drawn, geometry=plots, sheet=has_sheet, live=live, own=Own
+    )
+
+
+def write_happened(page: Page) -> str:
+    """What stands under "What happened", alone: for a page that is open and has the rest."""
+    return _template("page.happened.html.j2").render(page=page, plots=plots.draw(page.sidecars), geometry=plots)
 
 
 @cache
-def _template() -> Template:
+def _template(name: str) -> Template:
     environment = Environment(
         loader=PackageLoader("renderer.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.lstrip_blocks = True
     environment.filters["hide_paths"] = hide_paths
-    return environment.get_template("page.html.j2")
+    return environment.get_template(name)
 
 
 def write_markdown(page: Page) -> str:

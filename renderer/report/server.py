@@ -1,7 +1,8 @@
 """The page over HTTP, to this machine alone: files that it needs, and server-sent events for what changes.
 
 Bound to 127.0.0.1 and asked by that name or localhost only, so that no other site's script can reach it by a name of
-its own (DNS rebinding). Nothing is looked up by a path that came in: a name is one that the page uses, or it is none.
+its own (DNS rebinding); by whatever port, for a tunnel's other end has one of its own. Other users of this machine are
+turned away. Nothing is looked up by a path that came in: a name is one that the page uses, or it is none.
 Standard library only; runs in threads beside whatever else this process does, and is never in its way.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import stat
 import threading
@@ -22,13 +24,21 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from renderer.errors import RendererError, UsageError
 from renderer.layout import Own
+from renderer.report import visitors
 from renderer.report.gallery import Gallery, Served
 
 ADDRESS = "127.0.0.1"
 _EVERY_S = 0.5
+_SHARE = 0.01  # of a core, at most, for looking at what has changed
 _ALIVE_S = 10.0
 _LINGER_S = 3.0
 _MAX_LISTENERS = 32
+_MAX_CONNECTIONS = 64
+_OWN_NAMES = re.compile(rf"({re.escape(ADDRESS)}|localhost|\[::1\])(:\d{{1,5}})?", re.IGNORECASE)
+_NOT_YOURS = """\
+This page is shown to the user who serves it, and you are another one of this machine.
+Where you may read the pictures, `renderer report` with --watch shows it to you.
+"""
 _TYPES: Mapping[str, str] = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -88,12 +98,15 @@ class Server:
         self._http.server_close()
 
     def _follow(self) -> None:
-        while not self._ended.wait(_EVERY_S):
+        pause_s = _EVERY_S
+        while not self._ended.wait(pause_s):
+            began = time.thread_time()
             self._look()
+            pause_s = max(_EVERY_S, (time.thread_time() - began) / _SHARE)
 
     def _look(self) -> None:
         for gallery in self._galleries.values():
-            with contextlib.suppress(OSError, RendererError):  # it is looked at again soon
+            with contextlib.suppress(Exception):  # whatever it is, the run is not to hear of it; it is tried again soon
                 gallery.follow()
 
 
@@ -102,14 +115,30 @@ class _Http(ThreadingHTTPServer):
 
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = _MAX_CONNECTIONS  # five, its own number, makes a browser's sixth wait for a second
     galleries: Mapping[str, Gallery]
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._listeners = threading.BoundedSemaphore(_MAX_LISTENERS)
+        self._connections = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         self._count = threading.Lock()
         self._busy = 0
         self._heard_at = float("-inf")
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give a client a thread, unless too many have one: who comes then is let go, and may come again."""
+        if self._connections.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a client, and give its place back."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._connections.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that does something unheard of is no concern of whoever renders."""
@@ -158,10 +187,17 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """The terminal is the run's."""
 
+    def setup(self) -> None:
+        """Look once, for all that this client will ask, who it is."""
+        super().setup()
+        self._welcome = visitors.is_welcome(self.client_address, (ADDRESS, self.server.server_port))
+
     def _answer(self) -> None:
-        port = self.server.server_port
-        if self.headers.get("Host") not in {f"{ADDRESS}:{port}", f"localhost:{port}"}:
+        if not _OWN_NAMES.fullmatch(self.headers.get("Host") or ""):
             self._refuse(HTTPStatus.MISDIRECTED_REQUEST)
+            return
+        if not self._welcome:
+            self._send("text/plain; charset=utf-8", _NOT_YOURS.encode(), HTTPStatus.FORBIDDEN)
             return
         try:
             url = urlsplit(self.path)
@@ -178,6 +214,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._redirect(name)
         elif rest in {"", Own.PAGE}:
             self._send(_TYPES[".html"], gallery.html())
+        elif rest == "happened":
+            self._send(_TYPES[".html"], gallery.happened())
         elif rest == "events":
             self._stream(gallery, parse_qs(url.query).get("since", [""])[0])
         else:

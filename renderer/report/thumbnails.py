@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import struct
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,19 +35,30 @@ _FONTS = (
     "msyh.ttc",
     "DejaVuSans.ttf",
 )
-"""Fonts that systems have, those with Chinese letters first."""
+"""Fonts that systems have, those with Chinese letters first: a wish, for what a font of that name has is tried."""
+
+_LATIN, _CHINESE = "Aahello-s1", "海报"
+_NO_LETTER = "\uffff"
+_UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, EOFError, Image.DecompressionBombError)
+"""What Pillow raises at files that are no pictures, or no longer."""
+_MANY = 50
 
 _FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts")
 
 
-def make_thumbnails(plan: Plan) -> int:
-    """Make the thumbnails that are missing and remove those whose picture is gone; how many were made."""
+def make_thumbnails(plan: Plan, tell: Callable[[str], None] | None = None) -> int:
+    """Make the thumbnails that are missing and remove those whose picture is gone; how many were missing.
+
+    `tell` hears of it where there are many, for that takes seconds. Raises `DiskError` and `OSError`.
+    """
     folder = plan.folder.path
     wanted = {thumbnail_name(item.sidecar): item for item in plan.items if item.sidecar is not None}
     there = {f"{Own.THUMBS}/{path.name}" for path in plan.folder.thumbs.glob("*.webp")}
     for name in there - wanted.keys():
         (folder / name).unlink(missing_ok=True)
     missing = [item for name, item in wanted.items() if name not in there]
+    if tell is not None and len(missing) >= _MANY:
+        tell(f"making {len(missing)} thumbnails for {plan.folder.page}")
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         list(pool.map(lambda item: make_thumbnail(plan, item), missing))
     return len(missing)
@@ -57,7 +70,7 @@ def make_thumbnail(plan: Plan, item: Planned) -> None:
     target = plan.folder.path / thumbnail_name(item.sidecar)
     if target.exists():
         return
-    with contextlib.suppress(OSError, ValueError), Image.open(_file(plan, item)) as image:
+    with contextlib.suppress(*_UNREADABLE), Image.open(_file(plan, item)) as image:
         image.draft("RGB", (THUMB_SIDE, THUMB_SIDE))
         small = image.convert("RGB")
         small.thumbnail((THUMB_SIDE, THUMB_SIDE), reducing_gap=2.0)
@@ -93,14 +106,24 @@ def make_contact_sheet(plan: Plan) -> Path | None:
 
 
 def find_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A font of this system, one with Chinese letters if there is any; Pillow's own otherwise."""
+    """A font of this system in which ids can be read, with Chinese letters if there is one; Pillow's own otherwise."""
     folders = (folder for folder in map(expanded, _FONT_FOLDERS) if folder.is_dir())
     there = {path.name: path for folder in folders for path in folder.rglob("*.[to]t[fc]")}
+    second: ImageFont.FreeTypeFont | None = None
     for name in _FONTS:
         if name in there:
             with contextlib.suppress(OSError):
-                return ImageFont.truetype(there[name], size)
-    return ImageFont.load_default(size)
+                font = ImageFont.truetype(there[name], size)
+                if _has(font, _LATIN + _CHINESE):
+                    return font
+                second = second or (font if _has(font, _LATIN) else None)
+    return second or ImageFont.load_default(size)
+
+
+def _has(font: ImageFont.FreeTypeFont, letters: str) -> bool:
+    """Whether a font draws these letters, each as something that is neither nothing nor its mark for no letter."""
+    none = bytes(font.getmask(_NO_LETTER))
+    return all((drawn := bytes(font.getmask(letter))) != none and any(drawn) for letter in letters)
 
 
 def _file(plan: Plan, item: Planned) -> Path:
@@ -111,7 +134,7 @@ def _paste(sheet: Image.Image, plan: Plan, item: Planned, place: tuple[int, int]
     """A thumbnail in the middle of its square; a picture that cannot be read leaves it empty."""
     assert item.sidecar is not None
     with (
-        contextlib.suppress(OSError, ValueError),
+        contextlib.suppress(*_UNREADABLE),
         Image.open(plan.folder.path / thumbnail_name(item.sidecar)) as image,
     ):
         image.thumbnail((_SHEET_SIDE, _SHEET_SIDE))

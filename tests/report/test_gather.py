@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
+from renderer import artifacts
+from renderer.errors import DiskError
 from renderer.job import Keep
 from renderer.manifest import Manifest
 from renderer.plan import Plan, make_plan
@@ -85,6 +88,59 @@ class TestThumbnails:
         assert path is not None
         with Image.open(path) as image:
             assert image.size == (8 * 168 + 8, 2 * 186 + 8 + 18)
+
+    def test_a_font_is_chosen_by_what_it_draws(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One that lacks the letters of ids is passed over, whatever its name; at last there is Pillow's own."""
+        own = ImageFont.load_default(12)
+        assert isinstance(own, ImageFont.FreeTypeFont)
+        (tmp_path / "NotoSansCJK-Regular.ttc").write_bytes(own.font_bytes)
+        monkeypatch.setattr(thumbnails, "_FONT_FOLDERS", (str(tmp_path),))
+        found = thumbnails.find_font(12)
+        assert isinstance(found, ImageFont.FreeTypeFont)
+        assert str(found.path) == str(tmp_path / "NotoSansCJK-Regular.ttc")  # no Chinese, but there is no better one
+        monkeypatch.setattr(thumbnails, "_LATIN", "海报")
+        found = thumbnails.find_font(12)
+        assert str(getattr(found, "path", "")) != str(tmp_path / "NotoSansCJK-Regular.ttc")
+
+    def test_many_thumbnails_are_told(self, tmp_path: Path) -> None:
+        """What takes seconds is said before it begins; what is there already takes none."""
+        plan = planned(make_manifest([str(number) for number in range(60)]), tmp_path)
+        told: list[str] = []
+        page.write(plan, told.append)
+        page.write(plan, told.append)
+        assert told == [f"making 60 thumbnails for {tmp_path / 'test/index.html'}"]
+
+    @pytest.mark.parametrize("name", ["index.html", "contact-sheet.png", "report", "report/page.js", "thumbs"])
+    @pytest.mark.parametrize("kind", ["file", "folder", "link"])
+    def test_whatever_stands_in_the_way_is_a_disk_error(self, tmp_path: Path, name: str, kind: str) -> None:
+        """A folder, a file or a link to nowhere in the place of what the page writes: written past it, or said so."""
+        plan = planned(make_manifest(["a"]), tmp_path)
+        path = plan.folder.path / name
+        path.parent.mkdir(exist_ok=True)
+        if kind == "file":
+            path.write_text("mine")
+        elif kind == "folder":
+            (path / "full.webp").mkdir(parents=True)
+        else:
+            path.symlink_to(tmp_path / "nowhere")
+        with suppress(DiskError):
+            page.write(plan)
+        assert artifacts.finished(plan.folder, "p000", plan.items[0].fingerprint, thorough=True)
+
+    def test_a_picture_that_is_none_has_no_thumbnail(self, tmp_path: Path) -> None:
+        """Bytes that Pillow stumbles over in any way leave an empty square, and the page is written."""
+        plan = planned(make_manifest(["a", "b"]), tmp_path)
+        picture = plan.folder.picture("p000")
+        whole = picture.read_bytes()
+        for data in (
+            b"",
+            whole[:40],
+            whole[:-20],
+            whole.replace(b"IHDR", b"IHDX"),
+            whole[:60] + b"\0" * 60 + whole[120:],
+        ):
+            picture.write_bytes(data)
+            assert page.write(plan).is_file()
 
     def test_nothing_done_makes_no_sheet(self, tmp_path: Path) -> None:
         """An empty folder has a page, and no contact sheet."""
