@@ -50,6 +50,11 @@ def is_reserved(component: str, *, folder: bool) -> bool:
     return name in _STEMS or (folder and name in _WHOLE)
 
 
+def is_file_name(component: str) -> bool:
+    """Whether a folder of this name could stand where a picture's or a sidecar's file belongs: `a.png/b` beside `a`."""
+    return component.casefold().endswith((*PICTURE_SUFFIXES.values(), SIDECAR_SUFFIX))
+
+
 _STEMS = frozenset(own.stem for own in Own) - {""}
 _WHOLE = frozenset(own.value for own in Own)
 

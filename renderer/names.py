@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from renderer.errors import RendererError, shorten
-from renderer.layout import is_reserved
+from renderer.layout import is_file_name, is_reserved
 
 MAX_NAME_BYTES = 199
 """Of a whole output name in UTF-8: room for an extension and a temporary name within a file system's 255."""
@@ -152,10 +152,11 @@ def refuse_layout(template: Template) -> tuple[str, str]:
 def output_name(template: Template, values: Mapping[str, str]) -> str:
     """A picture's name below its manifest's folder: `/` from the template makes folders, `/` from values does not."""
     filled = template.fill({name: _flat(values[name]) for name in template.fields})
-    first, *others = (safe_component(component) for component in filled.split("/"))
-    if is_reserved(first, folder=bool(others)):
-        first += "_"
-    name = "/".join((first, *others))
+    *folders, last = (safe_component(component) for component in filled.split("/"))
+    parts = [f"{each}_" if is_file_name(each) else each for each in folders] + [last]
+    if is_reserved(parts[0], folder=bool(folders)):
+        parts[0] += "_"
+    name = "/".join(parts)
     if len(name.encode()) <= MAX_NAME_BYTES:
         return name
     cut = name.encode()[: MAX_NAME_BYTES - 9].decode(errors="ignore").rstrip("/. -")

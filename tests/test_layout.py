@@ -58,6 +58,14 @@ def test_no_picture_gets_one(own: Own) -> None:
     assert name_of(f"p/{own.stem}") == f"p/{own.stem}"
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.jpg", "a.json", "A.PNG", "summary.json"])
+def test_no_folder_stands_where_a_file_belongs(name: str) -> None:
+    """`a.png/b` and `a` are two pictures: the folder of the one must not be the file of the other."""
+    assert name_of(f"{name}/b") == f"{name}_/b"
+    assert name_of(f"x/{name}/b") == f"x/{name}_/b"
+    assert name_of(f"x/{name}") == f"x/{name}"
+
+
 def test_a_hidden_name_cannot_be_had(tmp_path: Path) -> None:
     """No output name begins with a dot."""
     assert not name_of(str(Own.LOCK)).startswith(".")
