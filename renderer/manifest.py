@@ -11,6 +11,7 @@ import contextlib
 import gc
 import hashlib
 import itertools
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -191,7 +192,8 @@ class _Loading:
         return head or {}
 
     def check_name(self, name: str | None, stem: str) -> str:
-        wanted = stem if name is None else name
+        # Files that come from a Mac have their accents as letters of their own: é is two, and looks like one.
+        wanted = unicodedata.normalize("NFC", stem if name is None else name)
         safe = names.safe_component(wanted.encode(errors="replace").decode())
         if wanted != safe or len(wanted.encode()) > names.MAX_NAME_BYTES // 2:
             said = "the file's name" if name is None else shorten(wanted)

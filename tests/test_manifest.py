@@ -130,6 +130,14 @@ class TestFile:
 
 
 class TestHead:
+    def test_a_file_from_a_mac(self, tmp_path: Path) -> None:
+        """A name that a Mac takes apart (e and its accent) is the name that it looks like, in the file or in `name`."""
+        text = "version: 1\ndefaults: {model: demo, precision: bf16}\njobs: [a]\n"
+        path = tmp_path / "e\u0301te\u0301.yaml"
+        path.write_text(text)
+        assert load(path).name == "\u00e9t\u00e9"
+        assert load_text(f'name: "e\u0301te\u0301"\n{text}').name == "\u00e9t\u00e9"
+
     def test_name_is_the_stem(self) -> None:
         """A manifest without a name is called like its file."""
         assert load_text("jobs: [a]", stem="spring sale").name == "spring sale"
