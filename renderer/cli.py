@@ -22,6 +22,7 @@ from renderer import (
     replay_cli,
     report_cli,
     streams,
+    utf8,
 )
 from renderer.errors import (
     EXIT_CRASHED,
@@ -37,6 +38,8 @@ from renderer.loading import load_named
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Whatever happens in it ends here, as a line for people."""
+    if arguments is None:
+        utf8.restart()
     streams.settle()
     try:
         folders.settle()

@@ -76,10 +76,10 @@ def _batch(folder: Path, store: Path) -> Figures:
     """Eight pictures of 40 steps by the command itself, from a cold process to the last file."""
     outputs, manifest = folder / "outputs", folder / "batch.yaml"
     shutil.rmtree(outputs, ignore_errors=True)
-    manifest.write_text(BATCH)
+    manifest.write_text(BATCH, encoding="utf-8")
     rendering = ("render", str(manifest), "--outputs", str(outputs), "--offline", "--vram", "10GiB")
     _, took_s = running.command(*rendering, "--log-format", "plain", env=running.environment(folder, store))
-    sidecars = [json.loads(path.read_text()) for path in sorted((outputs / "batch").glob("*.json"))]
+    sidecars = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((outputs / "batch").glob("*.json"))]
     pictures = [sidecar for sidecar in sidecars if "timing" in sidecar]
     return {
         "case": "batch",

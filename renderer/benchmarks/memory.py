@@ -41,7 +41,7 @@ def measure(folder: Path, stores: Path, parts: Sequence[str]) -> Figures:
             if left := running.unmeasured(found, cases):
                 running.keep(notes, found, _measure(part, left, found, folder, stores))
     rows = [json.dumps(row) for row in _of(found, ("cells", "native"))]
-    (folder / "memory.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    (folder / "memory.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     return found
 
 

@@ -53,7 +53,7 @@ def begin(notes: Path, stores: Path, parts: Sequence[str], there: Sequence[str])
 
 def read(notes: Path) -> Figures:
     """What was measured before, as it stands in `notes`."""
-    found: Figures = json.loads(notes.read_text()) if notes.exists() else {"rows": {}}
+    found: Figures = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {"rows": {}}
     return found
 
 
@@ -63,7 +63,7 @@ def keep(notes: Path, found: Figures, rows: Iterable[Figures]) -> None:
         found["rows"].setdefault(row["case"], []).append(row)
         found |= {"at": time.strftime("%Y-%m-%d", time.gmtime()), "machine": found.get("machine") or _machine()}
         beside = notes.with_suffix(".new")
-        beside.write_text(json.dumps(found, indent=2))
+        beside.write_text(json.dumps(found, indent=2), encoding="utf-8")
         beside.replace(notes)
 
 
@@ -123,7 +123,7 @@ def command(
         env=env,
         check=False,
         stdout=subprocess.PIPE if capture else None,
-        text=True,
+        encoding="utf-8",
     )
     took_s = time.perf_counter() - began
     if ended.returncode not in done:

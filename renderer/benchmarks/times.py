@@ -44,7 +44,7 @@ def measure(folder: Path, env: dict[str, str], manifest: str = MANIFEST) -> Iter
     """The two rows, from a folder of outputs that is empty. Measures the machine's rates first, where it has a GPU."""
     outputs, written = folder / "outputs-mixed", folder / "mixed.yaml"
     shutil.rmtree(outputs, ignore_errors=True)
-    written.write_text(manifest)
+    written.write_text(manifest, encoding="utf-8")
     if machine.look().gpu is not None:
         running.command("doctor", "--json", env=env, capture=True, done=(EXIT_DONE, EXIT_MACHINE))
     where = (str(written), "--outputs", str(outputs))
@@ -91,5 +91,5 @@ def _watching(folder: Path) -> Iterator[list[Standing]]:
 
 def _last(folder: Path) -> datetime:
     """When the last picture was rendered."""
-    told: list[Any] = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    told: list[Any] = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
     return max(datetime.fromisoformat(each["timing"]["ended_at"]) for each in told if "timing" in each)

@@ -79,6 +79,9 @@ def find(reference: str) -> Model:
     """
     if reference in MODELS:
         return MODELS[reference]
+    if any("\ud800" <= letter <= "\udfff" for letter in reference):
+        hint = "rename it, or give it a link with another name"
+        raise ModelError(f'the name "{shorten(reference)}" of a model is not UTF-8', hint=hint)
     if _ROLE_ASSIGNMENT.match(reference):
         return _from_files(reference)
     if folder := _folder(reference):

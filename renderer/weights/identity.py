@@ -34,7 +34,7 @@ def content_sha256(folder: Path) -> str:
     files += sorted(path for path in (folder / TOKENIZER).rglob("*") if path.is_file())
     hashes = file_hashes(files)
     lines = [f"{path.relative_to(folder).as_posix()} {found}\n" for path, found in zip(files, hashes, strict=True)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def file_hashes(files: Sequence[Path]) -> list[str]:
@@ -58,7 +58,7 @@ def _files_sha256(model: Model) -> str:
             files.append(file)
     lines = [f"{role} {found}\n" for role, found in zip(roles, file_hashes(files), strict=True)]
     lines += [f"{part.role} {part.repository}@{part.revision}\n" for part in model.parts]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _within(path: Path) -> Iterable[Path]:
