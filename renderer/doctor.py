@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
 
-from renderer import catalog, findings, folders, machine, plan, rates
+from renderer import catalog, findings, folders, machine, plan, processor, rates
 from renderer.catalog import Model, cards
 from renderer.catalog.cards import Card
 from renderer.errors import MachineError
@@ -22,6 +22,7 @@ from renderer.estimate import Kernels, Streaming, Work, decide, duration, host, 
 from renderer.finding import GIB, Facts, Finding
 from renderer.job import Stored
 from renderer.machine import Machine
+from renderer.processor import WITH_UNITS, Processor
 from renderer.rates import Rates
 from renderer.weights import needs, places
 from renderer.weights.needs import Need
@@ -63,6 +64,7 @@ class Diagnosis:
     rates: Rates | None = None
     card: Card | None = None
     forecasts: Mapping[str, str] = field(default_factory=dict)
+    processor: Processor = WITH_UNITS
 
     def as_dict(self) -> dict[str, Any]:
         """The diagnosis as JSON-ready values."""
@@ -76,6 +78,7 @@ class Diagnosis:
             "python": platform.python_version(),
             **here,
             "free_disk_bytes": self.free_disk_bytes,
+            "processor": {**dataclasses.asdict(self.processor), "arithmetic": self.processor.arithmetic},
             "torch": self.torch,
             "card": None if self.card is None else dataclasses.asdict(self.card),
             "rates": None if self.rates is None else self.rates.model_dump(),
@@ -153,12 +156,14 @@ def examine(outputs: Path, forecast: Forecast = pictures) -> Diagnosis:
         outputs_free_bytes=free_disk_bytes,
         models_free_bytes=machine.free_disk_bytes(folders.models_folder()),
         cache_trouble=_cache_trouble(folders.cache_folder()),
+        processor=processor.look(),
         cache_moved=None if (usual := folders.cache_instead_of()) is None else (folders.cache_folder(), usual),
     )
     return Diagnosis(
         machine=here,
         free_disk_bytes=free_disk_bytes,
         torch=torch,
+        processor=facts.processor,
         profiles={
             f"{model.id} {precision}": _profile(model, precision, here)
             for model in catalog.MODELS.values()

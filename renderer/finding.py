@@ -9,6 +9,7 @@ from typing import Any
 
 from renderer.catalog.cards import Card
 from renderer.machine import Machine
+from renderer.processor import WITH_UNITS, Processor
 from renderer.rates import Rates
 
 GIB = 2**30
@@ -35,6 +36,7 @@ class Facts:
     models_free_bytes: int = LITTLE_DISK_BYTES
     cache_trouble: str = ""
     cache_moved: tuple[Path, Path] | None = None
+    processor: Processor = WITH_UNITS
 
 
 @dataclass(frozen=True, slots=True)

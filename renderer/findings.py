@@ -98,6 +98,7 @@ def _driver(facts: Facts) -> Iterator[Finding]:
 def _arithmetic(facts: Facts) -> Iterator[Finding]:
     gpu = facts.machine.gpu
     if gpu is None:
+        yield from _processor(facts)
         return
     capability = _dotted(gpu.compute_capability)
     if gpu.compute_capability == (0, 0):
@@ -125,6 +126,17 @@ def _arithmetic(facts: Facts) -> Iterator[Finding]:
                 "jobs of precision fp8 fail here",
                 "--precision bf16, or another torch (constraints.txt has the one tried)",
             )
+
+
+def _processor(facts: Facts) -> Iterator[Finding]:
+    """Of a machine whose processor renders."""
+    here = facts.processor
+    if here.arithmetic == "float32":
+        yield Finding(
+            here.words,
+            "pictures are as good, and a little exacter; their bits are not those of a machine that computes in bf16",
+            f"unset {here.capped_by.partition('=')[0]}, unless you mean it" if here.bf16_units else "",
+        )
 
 
 def _compiler(facts: Facts) -> Iterator[Finding]:

@@ -74,6 +74,7 @@ def _machine_lines(found: doctor.Diagnosis) -> Iterator[str]:
     yield from _row("memory", f"{gib(here.ram_bytes)}, {gib(here.ram_free_bytes)} free; {swap}; {cores}")
     lockable = "without limit" if here.lockable_bytes is None else f"up to {here.lockable_bytes / 2**20:.0f} MiB"
     yield from _row("", f"may be locked {lockable}; /dev/shm {gib(here.shm_bytes)}")
+    yield from _row("processor", found.processor.words)
     yield from _row("disk", f"{gib(found.free_disk_bytes)} free for outputs")
     yield from _row("system", f"Linux {here.kernel}" + (", WSL2" if here.wsl else ""))
     for gpu in here.gpus:

@@ -8,8 +8,11 @@ which torch and oneDNN are told to use fewer of them; so it answers in a blink a
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 from renderer.job import DeviceArithmetic
 
@@ -18,11 +21,16 @@ ABILITIES = Path("/proc/cpuinfo")
 X86_UNITS = frozenset({"avx512_bf16", "amx_bf16"})
 ARM_UNITS = frozenset({"bf16"})
 
-ATEN_CAPS = frozenset({"default", "avx2"})
-"""Values of ATEN_CPU_CAPABILITY that keep torch's own kernels below bf16 units."""
+_BELOW = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"})
 
-ONEDNN_CAPS = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"})
-"""Values of ONEDNN_MAX_CPU_ISA that keep oneDNN, which multiplies and convolves for torch, below them."""
+CAPS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "ATEN_CPU_CAPABILITY": frozenset({"DEFAULT", "AVX2"}),
+        "ONEDNN_MAX_CPU_ISA": _BELOW,
+        "DNNL_MAX_CPU_ISA": _BELOW,
+    }
+)
+"""Variables with their values that keep torch's kernels, or oneDNN's, which multiply for it, below bf16 units."""
 
 
 SPINS = "1000"
@@ -40,21 +48,46 @@ def let_waiting_threads_sleep() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """Whether it multiplies bf16 by itself, and the variable, if any, that keeps torch from using that."""
+
+    bf16_units: bool
+    capped_by: str = ""
+
+    @property
+    def arithmetic(self) -> DeviceArithmetic:
+        """What a CPU computes in: the type that this processor multiplies fast."""
+        return "bf16" if self.bf16_units and not self.capped_by else "float32"
+
+    @property
+    def words(self) -> str:
+        """What it has and what follows from that, for people."""
+        if not self.bf16_units:
+            return "this processor has no bf16 units: the CPU computes in float32"
+        if self.capped_by:
+            return f"{self.capped_by} keeps this processor's bf16 units unused: the CPU computes in float32"
+        return "this processor has bf16 units: the CPU computes in bf16"
+
+
+WITH_UNITS = Processor(bf16_units=True)
+
+
+def look() -> Processor:
+    """This machine's; without units where the system does not tell."""
+    return Processor(_units(ABILITIES), _cap())
+
+
 def arithmetic() -> DeviceArithmetic:
-    """What a CPU computes in here: the type that this processor multiplies fast."""
-    return "bf16" if has_bf16_units() and not is_capped() else "float32"
+    """What a CPU computes in here."""
+    return look().arithmetic
 
 
-def has_bf16_units() -> bool:
-    """Whether this processor multiplies bf16 by itself; False where the system does not tell."""
-    return _units(ABILITIES)
-
-
-def is_capped() -> bool:
-    """Whether the environment keeps torch or oneDNN from using such units."""
-    aten = os.environ.get("ATEN_CPU_CAPABILITY", "").lower()
-    onednn = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "")).upper()
-    return aten in ATEN_CAPS or onednn in ONEDNN_CAPS
+def _cap() -> str:
+    for name, caps in CAPS.items():
+        if (value := os.environ.get(name, "")).upper() in caps:
+            return f"{name}={value}"
+    return ""
 
 
 @lru_cache(maxsize=4)

@@ -13,6 +13,7 @@ from renderer.catalog import cards
 from renderer.finding import GIB, Facts, Finding
 from renderer.gpus import Gpu, GpuProcess, Link
 from renderer.machine import Machine
+from renderer.processor import Processor
 
 CARD = cards.find("4090").card
 LINK = Link(generation=1, width=16, most_generation=4, most_width=16, own_generation=4)
@@ -258,6 +259,35 @@ def test_no_gpu() -> None:
     found = one(dataclasses.replace(HEALTHY, machine=dataclasses.replace(HERE, gpus=(), cuda=None), card=None))
     assert not found.fatal
     assert "--proof" in found.meaning
+
+
+class TestProcessor:
+    def with_processor(self, processor: Processor) -> list[Finding]:
+        found = findings.find(
+            dataclasses.replace(
+                HEALTHY, machine=dataclasses.replace(HERE, gpus=(), cuda=None), card=None, processor=processor
+            )
+        )
+        return [finding for finding in found if "bf16" in finding.message]
+
+    def test_one_without_bf16_units(self) -> None:
+        """What it computes in instead, what that means, and nothing to do about it."""
+        (found,) = self.with_processor(Processor(bf16_units=False))
+        assert found.message == "this processor has no bf16 units: the CPU computes in float32"
+        assert "bits are not those of a machine that computes in bf16" in found.meaning
+        assert not found.hint
+        assert not found.fatal
+
+    def test_one_that_is_kept_from_using_them(self) -> None:
+        """By which variable."""
+        (found,) = self.with_processor(Processor(bf16_units=True, capped_by="ONEDNN_MAX_CPU_ISA=AVX2"))
+        assert "ONEDNN_MAX_CPU_ISA=AVX2 keeps this processor's bf16 units unused" in found.message
+        assert found.hint == "unset ONEDNN_MAX_CPU_ISA, unless you mean it"
+
+    def test_one_with_them_is_no_finding(self) -> None:
+        """Nor is any processor beside a GPU, which renders."""
+        assert not self.with_processor(Processor(bf16_units=True))
+        assert not findings.find(dataclasses.replace(HEALTHY, processor=Processor(bf16_units=False)))
 
 
 def test_what_forbids_rendering_comes_first() -> None:

@@ -88,7 +88,7 @@ def test_torch_sees_the_same_here() -> None:
     answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=True)
     if processor.ABILITIES.read_text().find("flags") < 0:
         pytest.skip("torch is asked of x86 alone")
-    assert answer.stdout.strip() == str(processor.has_bf16_units())
+    assert answer.stdout.strip() == str(processor.look().bf16_units)
 
 
 @pytest.mark.parametrize(
