@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,6 @@ from renderer.layout import OutputFolder
 
 _MAX_BYTES = 2**20
 _EVERY_S = 1.0
-_FRESH_S = 60.0
 
 Phase = Literal["opening", "rendering", "stopping"]
 
@@ -99,7 +98,7 @@ class Notice:
 def read(folder: OutputFolder) -> Standing | None:
     """How the batch stands that is being rendered into `folder`; None when none is."""
     standing = _read(folder.status)
-    return standing if standing is not None and _holds(folder, standing) else None
+    return standing if standing is not None and folder.hold() == "held" else None
 
 
 def left_behind(folder: OutputFolder) -> Standing | None:
@@ -119,12 +118,6 @@ def memory_now(standing: Standing) -> MemoryNow:
         device_total_bytes=gpu.total_bytes if gpu else None,
         worker_rss_bytes=rss,
     )
-
-
-def _holds(folder: OutputFolder, standing: Standing) -> bool:
-    """Whether the run that wrote `standing` is on; where the lock tells nothing, a file of this moment does."""
-    hold = folder.hold()
-    return hold == "held" or (hold == "unknown" and abs((datetime.now(UTC) - standing.at).total_seconds()) < _FRESH_S)
 
 
 def _read(path: Path) -> Standing | None:
