@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pwd
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from renderer import folders
+from renderer import cli, folders
 
 ROOT = Path(__file__).parents[1]
 NOBODY = """
@@ -158,3 +160,20 @@ def test_a_read_only_machine(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "\\u4f60\\u597d" in done.stderr
     assert (tmp_path / "outputs/m/你好.png").is_file()
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Action]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from _options(command)
+        else:
+            yield parser.prog, action
+
+
+def test_every_option_for_a_folder_knows_the_home() -> None:
+    """`--outputs=~/pics` reaches the program as it is: no shell expands a tilde behind an equals sign."""
+    kinds = {f"{command} {action.dest}": action.type for command, action in _options(cli._parser())}
+    paths = {name for name, kind in kinds.items() if kind is folders.expanded}
+    assert {"renderer render outputs", "renderer status outputs", "renderer bench folder"} <= paths
+    assert not [name for name, kind in kinds.items() if kind is Path]
