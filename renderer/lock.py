@@ -1,4 +1,4 @@
-"""The lock of an output folder: one run at a time, and an answer for those who ask whether one is on.
+"""Locks: of an output folder, one run at a time, and an answer for those who ask whether one is on; of a model's.
 
 It is the system's own lock (flock) and ends with its process, however that ends; the file that carries it stays. Where
 the file system has no such locks (NFS without its lock service, some of FUSE), a marker file that names process and
@@ -42,6 +42,19 @@ def held(path: Path) -> Iterator[None]:
             if error.errno not in _NO_LOCKS:
                 raise disk_error(path, error, doing="lock") from error
             stack.enter_context(_marked(path))
+        yield
+
+
+@contextlib.contextmanager
+def waited(path: Path) -> Iterator[None]:
+    """Hold the lock at `path` as soon as whoever has it lets go; its folder is made. Raises `DiskError`."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(held(path))
+            except LockedError:
+                continue  # `held` has waited for a while
+            break
         yield
 
 

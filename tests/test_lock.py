@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from renderer import lock
 from renderer.errors import DiskError, LockedError
 from renderer.layout import OutputFolder
 from tests.users import as_another, needs_root
@@ -82,6 +84,35 @@ def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
+
+
+class TestWaiting:
+    """A model that another process fetches is waited for."""
+
+    def test_until_it_lets_go(self, folder: OutputFolder) -> None:
+        """As long as that process has it, and no longer; its folder is made."""
+        context = multiprocessing.get_context("fork")
+        taken, release = context.Event(), context.Event()
+        child = context.Process(target=_hold, args=(folder.path, taken, release))
+        child.start()
+        assert taken.wait(30)
+        waiting = threading.Timer(0.3, release.set)
+        waiting.start()
+        with lock.waited(folder.path / ".lock"):
+            assert release.is_set()
+        child.join(30)
+
+    @pytest.mark.usefixtures("no_locks")
+    def test_where_there_are_no_locks(self, tmp_path: Path) -> None:
+        """A marker does there too: models lie on NFS more often than pictures do."""
+        with lock.waited(tmp_path / "models/.lock"):
+            assert (tmp_path / "models/.lock.held").exists()
+
+    def test_where_it_cannot_be(self, tmp_path: Path) -> None:
+        """An error in words, and not a process that waits for ever."""
+        (tmp_path / "file").touch()
+        with pytest.raises(DiskError), lock.waited(tmp_path / "file/.lock"):
+            pass
 
 
 @pytest.mark.usefixtures("no_locks")

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
-
-from renderer import catalog
+from renderer import catalog, lock
 from renderer.demo import cache as demo
 from renderer.errors import ModelError
 from renderer.events import Setup
@@ -36,8 +34,7 @@ def _demo(setup: Setup, report: Callable[[str], None]) -> Path:
     model = catalog.DEMO
     source = demo.folder()
     folder = cache_folder() / f"demo-{model.revision}-packed-{setup.stored}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with lock.waited(folder.with_name(f"{folder.name}.lock")):
         try:
             open_store(folder)
         except ModelError:

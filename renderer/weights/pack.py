@@ -19,10 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from renderer import __version__, machine
+from renderer import __version__, lock, machine
 from renderer.errors import DiskError, LockedError, ModelError, UsageError
 from renderer.files import write_whole
 from renderer.job import ModelIdentity, Stored, Value, canonical
@@ -306,18 +305,12 @@ def _take_up(part: Path, plan: str) -> dict[str, _Done]:
 
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target.with_name(f".{target.name}.lock"))
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise LockedError(f"another process is packing {target}", hint="wait for it; nothing was changed") from None
-    except OSError as error:
-        raise disk_error(target, error) from error
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock.held(target.with_name(f".{target.name}.lock")))
+        except LockedError:
+            raise LockedError(f"another process is packing {target}", hint="wait for it; nothing was changed") from None
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -18,12 +18,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal, get_args
 
-from filelock import FileLock
-
+from renderer import lock
 from renderer.errors import DiskError, ModelError, UsageError
 from renderer.files import write_whole
 from renderer.weights import hubs
-from renderer.weights.headers import disk_error
 from renderer.weights.identity import file_hashes
 from renderer.weights.places import hugging_face_blob
 
@@ -108,11 +106,7 @@ def fetch(errand: Errand, offer: Offer, on_bytes: OnBytes) -> None:
     Raises `ModelError` (the hub, the network, a file that is not what the hub said) and `DiskError`; what has come
     stays, and the next call goes on from it. A file of the wrong content is removed.
     """
-    try:
-        errand.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(errand.folder, error) from error
-    with FileLock(errand.folder / _LOCK):  # who waits here finds what the other has fetched
+    with lock.waited(errand.folder / _LOCK):  # who waits here finds what the other has fetched
         _download(errand, offer, on_bytes)
         hashes = _verify(errand, offer)
         _record(errand, offer, hashes)
