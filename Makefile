@@ -1,6 +1,6 @@
 # Set-up, rendering, checks. `make help` lists the targets.
 .DEFAULT_GOAL := help
-PYTHON ?= python3
+PYTHON ?= $(or $(wildcard .venv/bin/python),python3)
 TORCH ?=
 JOBS ?= jobs/demo.yaml
 ARGS ?=

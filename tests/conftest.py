@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests import tools
+
 # The same number in this process and in workers, so that both give the same bits; and small pictures gain nothing.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_configure() -> None:
+    """Run nothing where a tool is missing that has to be tried."""
+    tools.check_required()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -15,7 +14,7 @@ from renderer.job import Format, Job, Keep, ModelIdentity, fingerprint
 from renderer.labels import Told, a1111, containers
 from renderer.layout import PICTURE_SUFFIXES
 from renderer.metadata import Origin
-from tests import readers
+from tests import readers, tools
 from tests.fakes import SOFTWARE, draw
 from tests.making import make_job, pixels_of
 
@@ -133,7 +132,7 @@ class TestOtherTools:
 
     @pytest.mark.parametrize("name", [name for name in PROMPTS if name not in {"controls", "long"}])
     @pytest.mark.parametrize("file_format", FORMATS)
-    @pytest.mark.skipif(shutil.which("exiftool") is None, reason="exiftool is not installed (libimage-exiftool-perl)")
+    @tools.needs("exiftool")
     def test_exiftool_reads_them(self, tmp_path: Path, name: str, file_format: Format) -> None:
         """The tool exiftool finds the digital source type, the tool and the prompt without a warning."""
         tags = readers.exiftool(write(tmp_path, make_job(PROMPTS[name]), Keep(format=file_format)))

@@ -22,6 +22,7 @@ from typing import IO
 
 VENV = Path(".venv")
 PIP = (str(VENV / "bin/python"), "-I", "-m", "pip")  # -I: what PYTHONPATH and the user's own folder hold is not here
+BASE: str = getattr(sys, "_base_executable", sys.executable)  # of this one, where it is .venv's own
 EXIT_MACHINE = 3
 GB = 10**9
 
@@ -112,7 +113,7 @@ def _make_venv(*, anew: bool) -> None:
     except PermissionError as error:
         raise SetUpError(f"{VENV} belongs to another user: {error.filename}: {error.strerror}") from error
     shutil.rmtree(VENV, ignore_errors=True)
-    made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=False, capture_output=True, text=True)
+    made = subprocess.run([BASE, "-m", "venv", str(VENV)], check=False, capture_output=True, text=True)
     if made.returncode:
         shutil.rmtree(VENV, ignore_errors=True)
         raise SetUpError(_why_no_venv(here, made.stdout + made.stderr))

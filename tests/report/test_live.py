@@ -32,9 +32,9 @@ from renderer.report import page as report
 from renderer.report.gallery import Change, Gallery
 from renderer.report.server import _MAX_CONNECTIONS, _SHARE, Server
 from renderer.standing import InFlight, Notice, Standing
+from tests import tools
 from tests.making import make_manifest
 from tests.nights import make_night
-from tests.report.test_page import CHROMIUM
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -414,7 +414,7 @@ def browser() -> Iterator[Browser]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with sync_api.sync_playwright() as playwright:
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        chromium = playwright.chromium.launch(executable_path=tools.CHROMIUM, args=arguments)
         yield chromium
         chromium.close()
 
@@ -466,7 +466,7 @@ class Watched:
         assert self.trouble == []
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)")
+@tools.needs("chromium")
 class TestBrowser:
     def test_the_page_changes_in_place(self, browser: Browser, night: Night, server: Server) -> None:
         """Steps count, pictures and failures appear; filter, scroll, focus and the large view stay as they were."""

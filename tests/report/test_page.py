@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from renderer.manifest import Manifest, load
 from renderer.plan import make_plan
 from renderer.report import page as report
+from tests import tools
 from tests.making import make_manifest
 from tests.nights import make_night
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)")
+pytestmark = tools.needs("chromium")
 
 MARKUP = "<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\"> {{ 7*7 }} </script>"
 NIGHT = f"""\
@@ -46,7 +45,7 @@ jobs:
 def browser() -> Iterator[Browser]:
     with sync_api.sync_playwright() as playwright:
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        chromium = playwright.chromium.launch(executable_path=tools.CHROMIUM, args=arguments)
         yield chromium
         chromium.close()
 
