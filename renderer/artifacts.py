@@ -19,9 +19,10 @@ from uuid import uuid4
 from PIL import Image
 from pydantic import ValidationError
 
+from renderer import files
 from renderer.encode import NO_LABELS, Labels, Pixels, encode
 from renderer.errors import DiskError
-from renderer.files import PART_PREFIX, disk_error, sha256_of, sync_folder, write_whole
+from renderer.files import PART_PREFIX, copy_whole, disk_error, link_whole, sha256_of, sync_folder, write_whole
 from renderer.job import FileFacts, Format, Keep, Sidecar, Value
 from renderer.layout import PICTURE_SUFFIXES, SIDECAR_SUFFIX, OutputFolder
 
@@ -132,6 +133,53 @@ def save(
     if changing is not None:
         _finish_change(changing)
     return sidecar
+
+
+def carry(
+    folder: OutputFolder, source: str, output: str, describe: Callable[[Sidecar], Sidecar], *, leaves: bool
+) -> Sidecar:
+    """Give a finished picture another output name, with a sidecar of its own; if it `leaves`, the old name goes then.
+
+    Picture and sidecar are whole under one of the names at every moment. `describe` makes the new sidecar from the old.
+    Raises `DiskError`.
+    """
+    told = read_sidecar(folder.sidecar(source))
+    if told is None:
+        raise DiskError(f"cannot read {folder.sidecar(source)}, which was there a moment ago")
+    path = folder.picture(output, told.keep.format)
+    _stay_inside(folder.path, path)
+    before = read_sidecar(folder.sidecar(output))
+    changing = None
+    if before is not None and before.keep.format != told.keep.format:
+        changing = _begin_change(path.parent, _Change(name=path.stem, formats=(before.keep.format, told.keep.format)))
+    if leaves:
+        link_whole(folder.picture(source, told.keep.format), path)
+    else:
+        copy_whole(folder.picture(source, told.keep.format), path)
+    named = told.model_copy(update={"file": told.file.model_copy(update={"name": path.name})})
+    sidecar = describe(named)
+    write_whole(folder.sidecar(output), sidecar.model_dump_json(indent=2).encode() + b"\n")
+    if changing is not None:
+        _finish_change(changing)
+    if leaves:
+        remove(folder, source, told.keep.format)
+    return sidecar
+
+
+def remove(folder: OutputFolder, output: str, file_format: Format) -> None:
+    """Remove a picture and then its sidecar, so that what is left of it is never a picture without one.
+
+    Raises `DiskError`.
+    """
+    for path in (folder.picture(output, file_format), folder.sidecar(output)):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise disk_error(path, error, doing="remove") from error
+        files.reached("removed", path)
+    if (parent := folder.picture(output).parent) != folder.path:
+        with contextlib.suppress(OSError):
+            parent.rmdir()  # if it is empty now
 
 
 def check_place(folder: OutputFolder, output: str, file_format: Format) -> None:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from renderer import artifacts, events, landing, news
+from renderer import artifacts, done, events, landing, news
+from renderer.bringing import Bringing
+from renderer.busy import Busy
 from renderer.errors import DiskError, MachineError, PictureError, RendererError
 from renderer.events import Setup
 from renderer.files import write_whole
 from renderer.hand import Hand, Silence
-from renderer.job import Ending, Job, Precision, Summary
+from renderer.job import Ending, Job, Precision, Sidecar, Summary
 from renderer.landing import Arrival
 from renderer.layout import OutputFolder
 from renderer.news import Watch
@@ -28,9 +29,12 @@ from renderer.rates import Rates
 from renderer.settings import Settings, Stop
 from renderer.standing import Notice, Phase, Standing
 from renderer.tally import Flight, Row, Tally, told
+from renderer.waiting import Waiting
 from renderer.workers import Gone, Worker
 
 _TICK_S = 0.25
+_AT_ONCE = 2
+"""Somebody who has asked to stop so often does not wait."""
 
 Key = tuple[str, Precision]
 """What is opened as one: a model's reference and a precision."""
@@ -79,8 +83,10 @@ class Batch:
         self._changed: dict[str, Planned] = {}
         self._notice = Notice(batch.folder)
         self._pace = Pace((item.sidecar for item in batch.items if item.sidecar), night.rates)
-        self._waiting: deque[Planned] = deque()
-        self._again: deque[Planned] = deque()
+        self._waiting = Waiting()
+        self._again: list[Planned] = []
+        self._nothing_fits: tuple[int, int] | None = None
+        self._bringing = Bringing(batch, self._has_been_brought)
         self._flying: dict[str, Flight] = {}
         self._silence = Silence(time.monotonic())
         self._ticked_at = float("-inf")
@@ -92,7 +98,8 @@ class Batch:
         ending: Ending = "error"
         unforeseen = ""
         try:
-            ending = self._render()
+            with self._bringing:
+                ending = self._render()
         except RendererError as error:
             self.error = error
         except Exception as error:
@@ -110,27 +117,78 @@ class Batch:
         return summary
 
     def _render(self) -> Ending:
-        wanted = self._plan.to_render()
-        there = [item for item in wanted if not self._settings.force and landing.rewrite(self._plan.folder, item)]
-        self._changed |= {item.picture.id: landing.done(self._plan.folder, item) for item in there}
         todo: list[Planned] = []
         refused: list[Planned] = []
-        for item in wanted:
-            if item.picture.id not in self._changed:
-                (todo if self._refusal(item) is None else refused).append(item)
-        self._tally = Tally(self._plan, todo, rewritten=len(there), row=self._night.row)
+        for item in self._plan.to_render():
+            (todo if self._refusal(item) is None else refused).append(item)
+        self._tally = Tally(self._plan, todo, row=self._night.row)
         self._watch(news.BatchBegan(self._plan, len(todo)))
         for item in refused:
             self._refuse(item)
-        endings: list[Ending] = []
+        endings: list[Ending] = [self._move()]
         for setup, items in self._groups(todo):
+            if endings[-1] in ("signal", "failures") or endings[0] != "complete":
+                break
             try:
                 endings.append(self._render_group(setup, items))
             except MachineError as error:
                 self._give_up(setup, error)
-            if endings[-1:] in (["signal"], ["failures"]):
-                break
+        endings.append(self._finish_rewriting())
         return next((ending for ending in reversed(endings) if ending != "complete"), "complete")
+
+    # -- what lies in the folder already --
+
+    def _move(self) -> Ending:
+        """Move what lies under another name, before anything is rendered over it."""
+        busy = Busy(self._watch, self._plan.manifest.name, "moving pictures to their new names")
+        moves, moved = self._bringing.move(), 0
+        while moved < self._bringing.to_move:
+            if ending := self._asked_to_end():
+                return ending
+            moved = next(moves)
+            self._tell_of(busy, moved, self._bringing.to_move)
+        self._bringing.clear_aside(
+            {item.fingerprint for item in (*self._plan.items, *self._changed.values()) if item.state == "done"}
+        )
+        return "complete"
+
+    def _finish_rewriting(self) -> Ending:
+        """Go on with it when nothing is rendered any more, until somebody asks to end."""
+        busy = Busy(self._watch, self._plan.manifest.name, "keeping pictures another way")
+        total = self._bringing.to_rewrite
+        ending: Ending | None = None
+        while self._bringing.to_rewrite and (ending := self._asked_to_end()) is None:
+            self._bringing.rewrite(_TICK_S)
+            self._tell_of(busy, total - self._bringing.to_rewrite, total)
+        while self._bringing.rewrite(_TICK_S, more=False) and self._stop.requests < _AT_ONCE:
+            pass
+        return ending if ending and self._bringing.to_rewrite else "complete"
+
+    def _has_been_brought(self, item: Planned, outcome: Sidecar | RendererError) -> None:
+        """A picture is in its place that was not rendered for it, or could not be brought there."""
+        if isinstance(outcome, RendererError):
+            if isinstance(outcome, DiskError) and outcome.ends_the_night:
+                raise outcome
+            if self._plan.is_chosen(item):
+                self._failed(item, outcome.message, outcome.hint, again=False, tried=False)
+            return
+        self._plan.journal.write("done", item.picture.id, item.fingerprint)
+        self._changed[item.picture.id] = _done(item, outcome)
+        if self._plan.is_chosen(item):
+            self._tally.has_been_brought(item)
+
+    def _tell_of(self, busy: Busy, done: int, total: int) -> None:
+        self._notice.post(self._tally.standing([], "preparing", None))
+        busy.tell(done, total)
+
+    def _asked_to_end(self) -> Ending | None:
+        """Why no work of any kind is to begin, if so."""
+        if self._stop.requests:
+            return "signal"
+        deadline = self._settings.deadline
+        return "deadline" if deadline is not None and datetime.now(UTC) > deadline else None
+
+    # -- what cannot be rendered here --
 
     def _refusal(self, item: Planned) -> Refusal | RendererError | None:
         """Why a picture cannot be rendered on this machine, if so: it does not fit, or its model cannot be opened."""
@@ -141,8 +199,9 @@ class Batch:
         """Say so: it costs nothing, and the others go on."""
         refusal = self._refusal(item)
         assert refusal is not None
-        self._tally.refused(item, refusal.message, refusal.hint)
-        self._watch(news.PictureFailed(item, refusal.message, refusal.hint, again=False))
+        for each in (item, *self._bringing.take_twins(item)):
+            self._tally.refused(each, refusal.message, refusal.hint)
+            self._watch(news.PictureFailed(each, refusal.message, refusal.hint, again=False))
 
     def _groups(self, todo: list[Planned]) -> Iterator[tuple[Setup, list[Planned]]]:
         """The pictures by what has to be opened for them, so that nothing is opened twice."""
@@ -162,16 +221,16 @@ class Batch:
         self._waiting.clear()
         self._again.clear()
         for item in left:
-            self._tally.barred(item, error.message, error.hint)
-            self._watch(news.PictureFailed(item, error.message, error.hint, again=False))
+            self._tally.is_not_waited_for(item)
+            self._refuse(item)
 
     def _render_group(self, setup: Setup, items: list[Planned]) -> Ending:
-        self._waiting = deque(items)
+        self._waiting = Waiting(items)
         while self._waiting or self._again or self._flying:
             if self._must_drop():
                 return "signal"
             if not self._waiting and not self._flying:
-                self._waiting, self._again = self._again, deque()
+                self._waiting, self._again = Waiting(self._again), []
             if not self._flying and (ending := self._reason_to_end(setup)):
                 return ending
             worker = self._hand.worker(setup, self._plan.folder.worker_log)
@@ -179,6 +238,7 @@ class Batch:
                 self._ask_back(worker)
             else:
                 self._admit(setup, worker)
+            self._bringing.rewrite(more=not self._nothing_more())
             self._listen(worker)
         return "complete"
 
@@ -196,22 +256,26 @@ class Batch:
 
     def _nothing_more(self) -> bool:
         """Whether nothing more is to begin, whatever a worker has been given already."""
-        deadline = self._settings.deadline
-        late = deadline is not None and datetime.now(UTC) > deadline
-        return late or self._stop.requests > 0 or self._night.row.failures >= self._settings.max_failures
+        return self._asked_to_end() is not None or self._night.row.failures >= self._settings.max_failures
 
     def _next(self, setup: Setup) -> Planned | None:
         """The first waiting picture that would be done before the deadline."""
         if self._settings.deadline is None:
-            return self._waiting[0] if self._waiting else None
+            return self._waiting.first()
         left_s = (self._settings.deadline - datetime.now(UTC)).total_seconds()
-        for item in self._waiting:
+        now = len(self._flying), len(self._tally.rendered)
+        if self._nothing_fits == now:  # and since then there is only less time
+            return None
+
+        def fits(item: Planned) -> bool:
             expected_s = self._pace.expect_s(item, setup.profile)
             if expected_s is None and self._flying:
-                continue  # nothing like it was measured: one tells how long the others will take
-            if left_s > (expected_s or 0.0) * (len(self._flying) + 1):  # it may have to wait for those before it
-                return item
-        return None
+                return False  # nothing like it was measured: one tells how long the others will take
+            return left_s > (expected_s or 0.0) * (len(self._flying) + 1)  # it may have to wait for those before it
+
+        item = self._waiting.first(fits)
+        self._nothing_fits = now if item is None else None
+        return item
 
     def _admit(self, setup: Setup, worker: Worker) -> None:
         """Give the open worker as much as it takes. A suspect rides alone."""
@@ -220,7 +284,7 @@ class Batch:
             item = self._next(setup)
             if item is None or any(flight.item.suspect or item.suspect for flight in self._flying.values()):
                 return
-            self._waiting.remove(item)
+            self._waiting.take(item)
             try:
                 artifacts.check_place(self._plan.folder, item.picture.output, item.picture.keep.format)
             except DiskError as error:
@@ -312,10 +376,11 @@ class Batch:
             return
         del self._flying[item.picture.id]
         self._plan.journal.write("done", item.picture.id, item.fingerprint)
-        self._changed[item.picture.id] = replace(item, state="done", note="", sidecar=sidecar)
+        self._changed[item.picture.id] = _done(item, sidecar)
         self._tally.has_rendered(item, sidecar)
         self._pace.learn(sidecar)
         self._watch(news.PictureDone(item, sidecar))
+        self._bringing.place_twins(item)
 
     def _cannot_write(self, item: Planned, error: DiskError) -> None:
         """One path cannot be written: its picture fails, and rendering it again would not help."""
@@ -325,15 +390,33 @@ class Batch:
         self._failed(item, error.message, error.hint, again=False)
 
     def _failed(
-        self, item: Planned, message: str, hint: str, *, again: bool = True, kind: str = "", detail: str = ""
+        self,
+        item: Planned,
+        message: str,
+        hint: str,
+        *,
+        again: bool = True,
+        kind: str = "",
+        detail: str = "",
+        tried: bool = True,
     ) -> None:
         self._plan.journal.write("failed", item.picture.id, item.fingerprint, message)
         again = again and self._tally.tries(item) <= self._settings.retries
-        self._tally.has_failed(item, message, hint, again=again)
+        self._tally.has_failed(item, message, hint, again=again, tried=tried)
         self._changed[item.picture.id] = replace(item, state="failed", note=message)
         if again:
             self._again.append(item)
         self._watch(news.PictureFailed(item, message, hint, again=again, kind=kind, detail=detail))
+        if not again:
+            self._fail_twins(item, message, hint)
+
+    def _fail_twins(self, item: Planned, message: str, hint: str, *, set_aside: bool = False) -> None:
+        """A picture will not come in this run, and none of the same fingerprint."""
+        for twin in self._bringing.take_twins(item):
+            self._tally.has_failed(twin, message, hint, again=False, set_aside=set_aside, tried=False)
+            state: State = "set aside" if set_aside else "failed"
+            self._changed[twin.picture.id] = replace(twin, state=state, note=message)
+            self._watch(news.PictureFailed(twin, message, hint, again=False))
 
     def _given_back(self, keys: Sequence[str]) -> None:
         """What the worker had not begun: nothing has happened to it, and it may wait, where it was."""
@@ -341,7 +424,7 @@ class Batch:
         for flight in reversed([self._flying.pop(key) for key in keys]):
             self._plan.journal.write("dropped", flight.item.picture.id, flight.item.fingerprint)
             self._tally.given_back(flight.item)
-            self._waiting.appendleft(flight.item)
+            self._waiting.put_back(flight.item)
 
     def _fell_with_the_run(self) -> None:
         """The worker was ended by what asks this run to stop: nothing that it held is to blame."""
@@ -370,6 +453,8 @@ class Batch:
             if not set_aside:
                 self._again.append(replace(flight.item, suspect=True))
             self._watch(news.PictureFailed(flight.item, reason, hint, again=not set_aside))
+            if set_aside:
+                self._fail_twins(flight.item, reason, hint, set_aside=True)
         self._night.row.failures = in_a_row
         self._hand.lost()
 
@@ -384,7 +469,7 @@ class Batch:
             self._grace_ends = now + self._settings.grace_s
             begun = sum(flight.since is not None for flight in self._flying.values())
             self._watch(news.Stopping(begun, self._settings.grace_s))
-        return self._stop.requests > 1 or now > self._grace_ends
+        return self._stop.requests >= _AT_ONCE or now > self._grace_ends
 
     def _drop_flying(self) -> None:
         """Give up what is still in flight, and say so in the journal: it is not the pictures' fault."""
@@ -395,6 +480,12 @@ class Batch:
             for flight in self._flying.values():
                 self._plan.journal.write("dropped", flight.item.picture.id, flight.item.fingerprint)
         self._flying.clear()
+
+
+def _done(item: Planned, sidecar: Sidecar) -> Planned:
+    """A picture whose sidecar has just been written, as a plan has it."""
+    known = done.of_sidecar(sidecar, item.picture.output, item.picture.job)
+    return replace(item, state="done", note="", sidecar=known, source=None, twin="")
 
 
 def write_summary(folder: OutputFolder, summary: Summary) -> None:

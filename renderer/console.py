@@ -83,6 +83,8 @@ class Plain:
                 self._current = f"{progress.what} {gb(progress.done_bytes)} of {gb(progress.total_bytes)}"
             case news.PictureDone():
                 self._done += 1
+            case news.Busy():
+                self._busy(what)
             case news.Tick(standing=standing):
                 self._heartbeat(standing)
             case news.BatchEnded(summary=summary):
@@ -93,6 +95,11 @@ class Plain:
 
     def close(self) -> None:
         """Nothing to put back."""
+
+    def _busy(self, what: news.Busy) -> None:
+        if self._current != what.what or time.monotonic() - self._spoke_at > HEARTBEAT_S:
+            self._current = what.what
+            self._say(words.describe_busy(what))
 
     def _heartbeat(self, standing: Standing | None) -> None:
         if time.monotonic() - self._spoke_at > HEARTBEAT_S:
@@ -147,6 +154,8 @@ class Terminal:
                 self._supply.show(answer)
             case news.WorkerOpening():
                 self._opening = words.describe_opening(what)
+            case news.Busy():
+                self._footer.show(lambda columns: [_busy_line(what, columns)])
             case news.Tick(standing=standing) if standing is not None:
                 self._footer.show(
                     lambda columns: [_batch_line(standing, columns), self._flight_line(standing, columns)]
@@ -170,6 +179,12 @@ class Terminal:
         return tqdm.format_meter(
             furthest.step, furthest.steps, 0.0, ncols=columns, prefix=told, bar_format=bar, ascii=_lacks_blocks()
         )
+
+
+def _busy_line(what: news.Busy, columns: int) -> str:
+    bar = "{desc}: {n_fmt} of {total_fmt} |{bar}|"
+    prefix = f"{what.name}: {what.what}"
+    return tqdm.format_meter(what.done, what.total, 0.0, ncols=columns, prefix=prefix, bar_format=bar)
 
 
 def _batch_line(standing: Standing, columns: int) -> str:
@@ -226,7 +241,7 @@ class Json:
             if what.standing is None or time.monotonic() - self._stood_at < HEARTBEAT_S:
                 return
             self._stood_at = time.monotonic()
-        event, fields = _of_picture(what) or _of_run(what)
+        event, fields = _of_picture(what) or _of_work(what) or _of_run(what)
         line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
         told = json.dumps(line, ensure_ascii=False).replace("##[", "##\\u005b")  # which is no command in a CI job's log
         print(told, file=sys.stderr, flush=True)
@@ -254,6 +269,18 @@ def _of_picture(what: news.News) -> _Line | None:
             return None
 
 
+def _of_work(what: news.News) -> _Line | None:
+    """What a line says of work that is no rendering; None for other news."""
+    match what:
+        case news.Busy():
+            return "busy", {"name": what.name, "what": what.what, "done": what.done, "total": what.total}
+        case news.Supplying(need=need, what=answer):
+            told = answer.model_dump(mode="json") if answer else {"kind": "asking"}
+            return "supplying", {"need": need.model_dump(mode="json"), "answer": told}
+        case _:
+            return None
+
+
 def _of_run(what: news.News) -> _Line:
     """What a line says of all other news."""
     match what:
@@ -263,9 +290,6 @@ def _of_run(what: news.News) -> _Line:
             return "batch-began", {"name": what.plan.manifest.name, "to_render": what.to_render}
         case news.Serving():
             return "serving", {"url": what.url}
-        case news.Supplying(need=need, what=answer):
-            told = answer.model_dump(mode="json") if answer else {"kind": "asking"}
-            return "supplying", {"need": need.model_dump(mode="json"), "answer": told}
         case news.WorkerOpening():
             return "worker-opening", {"what": what.what}
         case news.WorkerOpened():

@@ -16,6 +16,7 @@ from typing import Any
 
 from renderer import artifacts, catalog, folders, machine
 from renderer.catalog import Density
+from renderer.done import Known
 from renderer.errors import MachineError
 from renderer.estimate import shape_of, weight_bytes
 from renderer.events import Setup
@@ -189,7 +190,7 @@ class Files:
             found = (sidecar for root in roots for sidecar in _sidecars(root))
             self._learn((sidecar for sidecar in found if sidecar.fingerprint not in known), self._others)
 
-    def _learn(self, sidecars: Iterable[Sidecar], ratios: Mapping[Kind, list[float]]) -> None:
+    def _learn(self, sidecars: Iterable[Known], ratios: Mapping[Kind, list[float]]) -> None:
         for sidecar in sidecars:
             kind = (sidecar.model.id, sidecar.keep.format)
             if (density := self._densities.get(kind)) is not None:

@@ -53,7 +53,9 @@ _HINTS: Mapping[int, str] = {
     errno.EMFILE: "this process may open no more files: raise ulimit -n",
 }
 
-WritePoint = Literal["part-opened", "part-written", "part-synced", "renamed", "folder-synced", "journal-written"]
+WritePoint = Literal[
+    "part-opened", "part-written", "part-synced", "renamed", "folder-synced", "journal-written", "linked", "removed"
+]
 
 
 def reached(_point: WritePoint, _path: Path) -> None:
@@ -87,6 +89,43 @@ def write_whole(path: Path, data: bytes, *, lasting: bool = True) -> None:
         with contextlib.suppress(OSError):  # what is wrong is said, not that the part cannot be removed either
             part.unlink(missing_ok=True)
         raise disk_error(path, error) from error
+
+
+def link_whole(source: Path, path: Path) -> None:
+    """Give a file a second name, whole or not at all; where the file system knows no such thing, a copy of it.
+
+    What stood at `path` stands there until then. Raises `DiskError`.
+    """
+    part = path.parent / f"{PART_PREFIX}{uuid4().hex}"
+    try:
+        make_folder(path.parent)
+        linked = False
+        if not source.is_symlink():  # it may lead nowhere from another folder
+            with contextlib.suppress(OSError):
+                os.link(source, part)
+                linked = True
+        if not linked:
+            write_whole(path, source.read_bytes())
+            return
+        reached("linked", path)
+        os.replace(part, path)  # noqa: PTH105
+        reached("renamed", path)
+        part.unlink(missing_ok=True)  # both names may have been one file's: then nothing was renamed
+        sync_folder(path.parent)
+        reached("folder-synced", path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise disk_error(path, error) from error
+
+
+def copy_whole(source: Path, path: Path) -> None:
+    """Write a copy of a file, whole or not at all. Raises `DiskError`."""
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise disk_error(source, error, doing="read") from error
+    write_whole(path, data)
 
 
 def append_line(path: Path, line: bytes) -> None:

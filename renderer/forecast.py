@@ -184,7 +184,7 @@ def forecast(plans: Sequence[Plan], terms: Terms, now: datetime) -> Forecast:
     total = sum(spent.total for spent in known if spent is not None)
     told = bool(groups) and all(spent is not None for spent in known)
     ends = (now + timedelta(seconds=total)).astimezone() if told else None  # the clocks may be changed before it
-    left = [item for item in todo if item.picture.job not in refused]
+    left = [item for plan in plans for item in plan.to_write() if item.picture.job not in refused]
     return Forecast(
         groups=tuple(groups),
         refused=refused,

@@ -318,7 +318,8 @@ class Failure(Value):
 class Summary(Value):
     """One run over one manifest: `summary.json`. Rates and sums are of this run alone.
 
-    Counts are pictures, each counted once: `rendered`, `skipped` (they were there already), `failed` (tried, and not
+    Counts are pictures, each counted once: `rendered`, `skipped` (there already; `brought` of them under
+    another name, or kept another way), `failed` (tried, and not
     there), `refused` (not tried: this machine cannot), `set_aside`, `left` (to do still) and `not_chosen` (left out by
     `--only`) add up to `pictures`, which are the manifest's. `error` is what ended the run, where that was an error.
     """
@@ -333,6 +334,7 @@ class Summary(Value):
     pictures: int
     rendered: int
     skipped: int
+    brought: int = 0
     failed: int
     refused: int = 0
     set_aside: int = 0

@@ -5,11 +5,11 @@ Knows pictures, sidecars and the output folder; nothing of workers, retries or w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from renderer import artifacts, metadata
 from renderer.encode import Pixels
-from renderer.errors import BadPictureError, PictureError
+from renderer.errors import BadPictureError, DiskError, PictureError
 from renderer.events import Opened, Rendered
 from renderer.job import Expect, FileFacts, Job, Sidecar
 from renderer.layout import OutputFolder
@@ -55,21 +55,31 @@ def save(folder: OutputFolder, arrival: Arrival) -> Sidecar:
     )
 
 
-def rewrite(folder: OutputFolder, item: Planned) -> bool:
-    """Whether a picture that is only to be kept another way could be written anew from the file that is there."""
+def move(folder: OutputFolder, item: Planned, source: str, *, leaves: bool) -> Sidecar:
+    """Bring a picture that lies under another name to its place, kept as it is; if it `leaves`, it goes from there.
+
+    Raises `DiskError`.
+    """
+
+    def describe(told: Sidecar) -> Sidecar:
+        return told.model_copy(update={"id": item.picture.id, "place": item.picture.place})
+
+    return artifacts.carry(folder, source, item.picture.output, describe, leaves=leaves)
+
+
+def stow(folder: OutputFolder, source: str, aside: str) -> None:
+    """Keep a finished picture aside, under another output name. Raises `DiskError`."""
+    artifacts.carry(folder, source, aside, lambda told: told, leaves=True)
+
+
+def rewrite(folder: OutputFolder, item: Planned) -> Sidecar:
+    """Keep a picture in its place another way, from the file that is there. Raises `DiskError`."""
     output, keep = item.picture.output, item.picture.keep
-    before = artifacts.finished(folder, output, item.fingerprint, thorough=True)
-    if before is None or before.keep.format == "jpeg":
-        return False
+    before = artifacts.read_sidecar(folder.sidecar(output))
+    if before is None or before.fingerprint != item.fingerprint:
+        raise DiskError(f"cannot read {folder.sidecar(output)}, which was there a moment ago")
     origin = metadata.Origin(fingerprint=item.fingerprint, job=before.job, model=before.model, software=before.software)
-    artifacts.rewrite(folder, output, before, keep, metadata.write_labels(origin, keep))
-    return True
-
-
-def done(folder: OutputFolder, item: Planned) -> Planned:
-    """A picture whose file and sidecar have just been written, as a plan has it."""
-    sidecar = artifacts.read_sidecar(folder.sidecar(item.picture.output))
-    return replace(item, state="done", note="", sidecar=sidecar)
+    return artifacts.rewrite(folder, output, before, keep, metadata.write_labels(origin, keep))
 
 
 def _sidecar(arrival: Arrival, file: FileFacts, save_s: float) -> Sidecar:

@@ -34,6 +34,7 @@ class Own(StrEnum):
     THUMBS = "thumbs"
     CONTACT_SHEET = "contact-sheet.png"
     LOCK = ".lock"
+    ASIDE = ".aside"
 
     @property
     def stem(self) -> str:
@@ -108,6 +109,11 @@ class OutputFolder:
     @property
     def contact_sheet(self) -> Path:
         return self.path / Own.CONTACT_SHEET
+
+    @property
+    def aside(self) -> Path:
+        """Where pictures are kept for a moment that are in each other's way; what a dead run left there is found."""
+        return self.path / Own.ASIDE
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold the folder for one run; it is made. Raises `LockedError` at once when another run holds it.

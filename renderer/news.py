@@ -33,6 +33,16 @@ class BatchBegan:
 
 
 @dataclass(frozen=True, slots=True)
+class Busy:
+    """Work that is no rendering takes longer than a second: `done` of `total` pictures of a manifest are through."""
+
+    name: str
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Serving:
     """A manifest's page is served at `url` while the run is on."""
 
@@ -148,6 +158,7 @@ class BatchEnded:
 News = (
     ManifestRefused
     | BatchBegan
+    | Busy
     | Serving
     | Supplying
     | WorkerOpening

@@ -15,9 +15,10 @@ from functools import lru_cache
 
 from renderer import catalog
 from renderer.catalog import Shape
+from renderer.done import Known
 from renderer.errors import ModelError
 from renderer.estimate import Kernels, Streaming, Work, count_tokens, duration, shape_of
-from renderer.job import Job, Precision, Profile, Sidecar, Stored, stored
+from renderer.job import Job, Precision, Profile, Stored, stored
 from renderer.plan import Planned
 from renderer.rates import Rates
 
@@ -79,18 +80,18 @@ class Way:
 class Pace:
     """What pictures will take, learnt from pictures that were rendered the same way."""
 
-    def __init__(self, sidecars: Iterable[Sidecar] = (), rates: Rates | None = None) -> None:
+    def __init__(self, sidecars: Iterable[Known] = (), rates: Rates | None = None) -> None:
         """`rates` are this machine's rates, if they are known."""
         self._rates = rates
         self._factors: dict[Key, list[float]] = {}
         self._walls: dict[Key, list[float]] = {}
         self._encodes: dict[Key, list[float]] = {}
         self._ways: dict[Key, Way] = {}
-        self._workers: dict[Key, dict[float, list[Sidecar]]] = {}
+        self._workers: dict[Key, dict[float, list[Known]]] = {}
         for sidecar in sidecars:
             self.learn(sidecar)
 
-    def learn(self, sidecar: Sidecar) -> None:
+    def learn(self, sidecar: Known) -> None:
         """Take a finished picture's seconds into account: those of denoising and decoding, and what came before apart.
 
         Where it did not share the machine, encoding its prompts and saving its file were its own too.
@@ -171,7 +172,7 @@ class Pace:
         way = self._ways.get(key)
         return self._rates or (_SOME_CPU if way is not None and way.cpu else _SOME_GPU)
 
-    def expect_of(self, sidecar: Sidecar) -> float | None:
+    def expect_of(self, sidecar: Known) -> float | None:
         """Seconds by the wall's clock that a picture like this one will take; None when none like it was measured."""
         walls = self._walls.get(_key(sidecar))
         if not walls:
@@ -229,11 +230,11 @@ def _prompts(job: Job) -> tuple[str, ...]:
     return (job.prompt, job.negative_prompt) if job.cfg_scale != 1.0 else (job.prompt,)
 
 
-def _key(sidecar: Sidecar) -> Key:
+def _key(sidecar: Known) -> Key:
     return sidecar.model.id, sidecar.job.precision, sidecar.engine.profile
 
 
-def _way(sidecar: Sidecar) -> Way:
+def _way(sidecar: Known) -> Way:
     cpu, sharing = sidecar.engine.device == "cpu", sidecar.sharing
     if sharing is None:
         return Way(_layers(sidecar.model.id), 1, cpu)

@@ -184,7 +184,9 @@ def _plan_lines(plan: Plan, found: Forecast) -> Iterator[str]:
             told.add(refusal)
             yield from wrap(f"            {refusal.message}; {refusal.hint}", "            ")
     left = _count(len(plan.to_render()) - refused, "picture")
-    yield f"  {left} to render, {plan.count('done')} done" + (f", {refused} refused" if refused else "")
+    there = len(plan.to_bring()) + len(plan.twins())
+    bring = f", {there} to move, copy or keep another way" if there else ""
+    yield f"  {left} to render{bring}, {plan.count('done')} done" + (f", {refused} refused" if refused else "")
 
 
 def _forecast_lines(found: Forecast) -> Iterator[str]:

@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 
 from renderer import artifacts, disk, machine, news, plan, rates, standing, supplies, workers
 from renderer.batch import Batch, Key, Night, key_of, write_summary
+from renderer.busy import Busy
 from renderer.disk import Disk
 from renderer.errors import DiskError, MachineError, RendererError
 from renderer.events import Setup
 from renderer.hand import Hand
-from renderer.job import Job, Summary
+from renderer.job import Ending, Job, Summary
 from renderer.layout import OutputFolder
 from renderer.machine import Machine
 from renderer.manifest import Manifest
@@ -41,6 +42,14 @@ def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop
         return _Run(manifests, settings, watch, stop).render(held)
 
 
+class _EndedEarly(Exception):  # noqa: N818  (no error: somebody asked for it, or the time was up)
+    """The run ends before anything is rendered."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending)
+        self.ending: Ending = ending
+
+
 class _Run:
     """One run over several manifests, and what has become of each so far."""
 
@@ -56,11 +65,13 @@ class _Run:
     def render(self, held: contextlib.ExitStack) -> list[Summary]:
         try:
             self._lock(held)
-            batches = self._plan()
-            self._render(batches)
+            self._render(self._plan())
+        except _EndedEarly as early:
+            for manifest in self._held:
+                self._miss(manifest, early.ending)
         except Exception as error:
             for manifest in self._held:
-                self._miss(manifest, error)
+                self._miss(manifest, "error", told(error))
             raise
         summaries = [self._summaries[manifest.name] for manifest in self._manifests]
         if self._errors and not any(summary.rendered or summary.failed for summary in summaries):
@@ -86,11 +97,34 @@ class _Run:
                 continue
             with self._goes_on(manifest):
                 batch = plan.make_plan(
-                    manifest, settings.outputs, only=settings.only, force=settings.force, thorough=True
+                    manifest,
+                    settings.outputs,
+                    only=settings.only,
+                    force=settings.force,
+                    thorough=True,
+                    heard=self._checking(manifest),
                 )
                 batch.journal.compact()
                 batches.append(batch)
         return batches
+
+    def _checking(self, manifest: Manifest) -> plan.Heard:
+        """Says how far the pictures of a manifest are checked, and ends that when somebody asks for it."""
+        busy = Busy(self._watch, manifest.name, "checking the pictures that are there")
+
+        def heard(done: int, total: int) -> None:
+            if done == total:
+                return
+            if self._stop.requests:
+                raise _EndedEarly("signal")
+            if self._is_late():
+                raise _EndedEarly("deadline")
+            busy.tell(done, total)
+
+        return heard
+
+    def _is_late(self) -> bool:
+        return self._settings.deadline is not None and datetime.now(UTC) > self._settings.deadline
 
     def _render(self, batches: Sequence[Plan]) -> None:
         settings, watch = self._settings, self._watch
@@ -129,13 +163,13 @@ class _Run:
             yield
         except RendererError as error:
             self._sort(error)
-            self._miss(manifest, error)
+            self._miss(manifest, "error", told(error))
 
-    def _miss(self, manifest: Manifest, error: Exception) -> None:
+    def _miss(self, manifest: Manifest, ending: Ending, error: str = "") -> None:
         """A manifest's turn will not come: its summary says why, unless somebody else is writing that folder's."""
         if manifest.name in self._summaries:
             return
-        summary = self._summaries[manifest.name] = never_begun(manifest, "error", told(error))
+        summary = self._summaries[manifest.name] = never_begun(manifest, ending, error)
         if manifest in self._held:
             with contextlib.suppress(DiskError):
                 write_summary(OutputFolder(self._settings.outputs / manifest.name), summary)
@@ -170,7 +204,7 @@ class _Run:
 
         def stopped() -> bool:
             self._watch(news.Tick())
-            return self._stop.requests > 0 or (settings.deadline is not None and datetime.now(UTC) > settings.deadline)
+            return self._stop.requests > 0 or self._is_late()
 
         def tell(need: Need, what: supplies.News | None) -> None:
             self._watch(news.Supplying(need, what))
@@ -212,7 +246,7 @@ def _check_room(
 
     Raises `MachineError` where it cannot be: the pictures alone, for models have a bill of their own.
     """
-    left = [item for batch in batches for item in batch.to_render() if item.picture.job not in refused]
+    left = [item for batch in batches for item in batch.to_write() if item.picture.job not in refused]
     found = disk.look(batches, left, setups)
     if warning := disk.check_room(found, settings.outputs, partly=settings.deadline is not None):
         watch(news.Remark(warning))

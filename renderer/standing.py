@@ -24,7 +24,7 @@ from renderer.layout import OutputFolder
 _MAX_BYTES = 2**20
 _EVERY_S = 1.0
 
-Phase = Literal["opening", "rendering", "stopping"]
+Phase = Literal["preparing", "opening", "rendering", "stopping"]
 
 
 class InFlight(Value):

@@ -42,11 +42,14 @@ class Row:
 
 @dataclass(slots=True)
 class Tally:
-    """One batch's counts. `todo` is what is to be rendered; `rewritten` were only kept another way."""
+    """One batch's counts. `todo` is what is to be rendered.
+
+    `brought` counts the chosen pictures that were there, under another name or kept another way.
+    """
 
     plan: Plan
     todo: Sequence[Planned]
-    rewritten: int = 0
+    brought: int = 0
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     rendered: list[Sidecar] = field(default_factory=list)
     failures: dict[str, Failure] = field(default_factory=dict)
@@ -103,15 +106,29 @@ class Tally:
         """A picture that cannot be on this machine: nothing was tried, and no row is broken."""
         self.failures[item.picture.id] = Failure(id=item.picture.id, message=message, hint=hint, refused=True)
 
-    def barred(self, item: Planned, message: str, hint: str) -> None:
-        """A picture that was to be rendered, and whose model does not open."""
-        self.refused(item, message, hint)
+    def is_not_waited_for(self, item: Planned) -> None:
+        """A picture that was to be rendered will not be."""
         self._work_left -= weight(item)
 
-    def has_failed(self, item: Planned, message: str, hint: str = "", *, again: bool, set_aside: bool = False) -> None:
-        self.row.failures += 1
+    def has_been_brought(self, item: Planned) -> None:
+        """A picture is in its place that was not rendered for it."""
+        self.brought += 1
+        self.failures.pop(item.picture.id, None)
+
+    def has_failed(
+        self,
+        item: Planned,
+        message: str,
+        hint: str = "",
+        *,
+        again: bool,
+        set_aside: bool = False,
+        tried: bool = True,
+    ) -> None:
+        """A picture is not there. One that was not `tried` was to be no work, and breaks no row."""
+        self.row.failures += tried
         self.failures[item.picture.id] = Failure(id=item.picture.id, message=message, hint=hint, set_aside=set_aside)
-        if not again:
+        if tried and not again:
             self._work_left -= weight(item)
 
     # -- what can be said of it --
@@ -153,7 +170,7 @@ class Tally:
 
     def summary(self, ending: Ending, error: str = "") -> Summary:
         elapsed_s = time.monotonic() - self._began_s
-        skipped = self.plan.count("done") + self.rewritten
+        skipped = self.plan.count("done") + self.brought
         chosen = len(self.plan.chosen)
         return Summary(
             name=self.plan.manifest.name,
@@ -165,6 +182,7 @@ class Tally:
             pictures=len(self.plan.items),
             rendered=len(self.rendered),
             skipped=skipped,
+            brought=self.brought,
             failed=self._count_failed(),
             refused=sum(failure.refused for failure in self.failures.values()),
             set_aside=sum(failure.set_aside for failure in self.failures.values()),

@@ -170,7 +170,9 @@ def sentence(what: news.News) -> str | None:
         case news.ManifestRefused(problem=problem):
             return f"not rendered: {problem}"
         case news.BatchBegan(plan=plan, to_render=count):
-            return f"{plan.manifest.name}: {count} to render, {plan.count('done')} done, into {plan.folder.path}"
+            there = len(plan.to_bring()) + len(plan.twins())
+            bring = _counted(there, "to move, copy or keep another way")
+            return f"{plan.manifest.name}: {count} to render{bring}, {plan.count('done')} done, into {plan.folder.path}"
         case news.Serving(url=url):
             return f"to watch: {url}"
         case news.Supplying(need=need, what=answer):
@@ -197,6 +199,11 @@ def sentence(what: news.News) -> str | None:
         case news.Stopping(in_flight=count, grace_s=grace_s):
             return f"stopping: {count} in flight may finish within {grace_s:.0f} s; ask again to stop at once"
     return None
+
+
+def describe_busy(what: news.Busy) -> str:
+    """Work that is no rendering, and how far it is."""
+    return f"{what.name}: {what.what}, {what.done} of {what.total}"
 
 
 def describe_opening(what: news.WorkerOpening) -> str:

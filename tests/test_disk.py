@@ -22,7 +22,7 @@ WITHIN = 0.2
 
 
 def look(*plans: Plan) -> Disk:
-    return disk.look(plans, [item for plan in plans for item in plan.to_render()], ())
+    return disk.look(plans, [item for plan in plans for item in plan.to_write()], ())
 
 
 def of_model(sides: Sequence[int], name: str = "test", model: str = "Qwen/Qwen-Image") -> Manifest:

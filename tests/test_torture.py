@@ -108,7 +108,7 @@ def test_random_kills_lose_nothing(tmp_path: Path) -> None:
     print(f"{kills} kills, {interrupted} in the middle of a run, {batches + 1} batches completed")  # noqa: T201
 
 
-@pytest.mark.parametrize("point", get_args(WritePoint))
+@pytest.mark.parametrize("point", sorted(set(get_args(WritePoint)) - {"linked", "removed"}))  # those are test_moving's
 @pytest.mark.parametrize("passing", [1, 2, 3, 4, 5])
 def test_death_at_every_write_point(tmp_path: Path, point: WritePoint, passing: int) -> None:
     """Die at the n-th passing of each write point: what is on the disk is whole, and the next run completes it."""

@@ -14,7 +14,8 @@ from typing import Any
 from urllib.parse import quote
 
 from renderer import folders
-from renderer.job import Sidecar, Summary
+from renderer.done import Known
+from renderer.job import Summary
 from renderer.layout import Own
 from renderer.plan import Plan, Planned, State
 
@@ -51,7 +52,7 @@ class Page:
     told: str
     trouble: tuple[Planned, ...]
     summary: Summary | None
-    sidecars: tuple[Sidecar, ...]
+    sidecars: tuple[Known, ...]
     log: str = ""
 
 
@@ -73,7 +74,7 @@ def gather(plan: Plan, described: Sequence[Mapping[str, Any]] | None = None) -> 
     )
 
 
-def thumbnail_name(sidecar: Sidecar) -> str:
+def thumbnail_name(sidecar: Known) -> str:
     """A thumbnail, as a path from the page: named by its picture's bytes, so that it is made once for them."""
     return f"{Own.THUMBS}/{sidecar.file.sha256[:24]}.webp"
 
