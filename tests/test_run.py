@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from renderer import artifacts, catalog, files, journal, machine, news, run, supplies
+from renderer import artifacts, files, journal, machine, news, run, supplies
 from renderer.errors import DiskError, LockedError, MachineError, UsageError
 from renderer.estimate.memory import CONTEXT_BYTES
 from renderer.events import AnyOrder, Open, Setup
@@ -706,14 +707,10 @@ class TestStopping:
 
 
 class TestPrivacy:
-    def test_a_local_model_s_path_is_told_to_nobody(self, night: Night, tmp_path: Path) -> None:
+    def test_a_local_model_s_path_is_told_to_nobody(self, night: Night, tmp_path: Path, demo_folder: Path) -> None:
         """The sidecar names a local model by folder and content; moving the folder changes no fingerprint."""
         for place in ("here", "there"):
-            folder = tmp_path / place / "my-model"
-            for pattern in (*(part.files for part in catalog.PARTS), "tokenizer/vocab.json"):
-                file = folder / pattern.replace("*", "")
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(b"x")
+            shutil.copytree(demo_folder, tmp_path / place / "my-model")
         marks = []
         for place in ("here", "there"):
             job = make_job().model_copy(update={"model": str(tmp_path / place / "my-model")})
