@@ -13,6 +13,8 @@ from tests import tools
 
 # The same number in this process and in workers, so that both give the same bits; and small pictures gain nothing.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if not Path("/dev/nvidiactl").exists():  # before anything imports Triton: without a GPU, its kernels are interpreted
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_configure() -> None:

@@ -19,11 +19,11 @@ from safetensors import safe_open
 from transformers import Qwen2Tokenizer
 
 from renderer.demo import family
-from renderer.engine import flat_vae
 from renderer.engine.encoding import HostEmbedding, TextStop
 from renderer.engine.modulation import PickImage, PickText
 from renderer.engine.placement import Device, computation_dtype
 from renderer.engine.riders import Stop
+from renderer.engine.vae import PictureVae
 from renderer.errors import ModelError
 from renderer.weights.store import Store, load
 
@@ -47,20 +47,15 @@ class Skeleton:
 
 
 def empty(width: int, layers: int) -> tuple[Any, Any, Any]:
-    """DiT, text encoder and VAE of the model whose DiT is `width` wide, all on the meta device; the VAE is flat.
+    """DiT, text encoder and VAE of the model whose DiT is `width` wide, all on the meta device.
 
     Raises `ModelError` for a width that no known model has.
     """
     with skip_model_initialization():
         if width == QWEN_IMAGE_WIDTH:
-            found = QwenImageDiT(num_layers=layers), QwenImageTextEncoder(), QwenImageVAE()
-        elif width == family.DIT_WIDTH:
-            found = family.DemoDiT(), family.DemoTextEncoder(), QwenImageVAE(base_dim=family.VAE_BASE_WIDTH)
-        else:
-            found = None
-    if found is not None:
-        flat_vae.flatten(found[2])
-        return found
+            return QwenImageDiT(num_layers=layers), QwenImageTextEncoder(), QwenImageVAE()
+        if width == family.DIT_WIDTH:
+            return family.DemoDiT(), family.DemoTextEncoder(), QwenImageVAE(base_dim=family.VAE_BASE_WIDTH)
     raise ModelError(f"no known model of the family has a DiT {width} wide")
 
 
@@ -75,24 +70,21 @@ def build(store: Store, device: Device) -> Skeleton:
     dit_block.img_mod, dit_block.txt_mod = PickImage(), PickText()
     dit.transformer_blocks = torch.nn.ModuleList(Stop(number) for number in range(layers))
     dit.load_state_dict(outside, assign=True)
-    vae.load_state_dict(_cast(flat_vae.flat(load(store.vae()), device), dtype, device), assign=True)
     text_block = _hollow_out(text_encoder, store, device, dtype)
     return Skeleton(
         dit=dit.eval(),
         dit_block=dit_block,
         text_encoder=text_encoder.eval(),
         text_block=text_block,
-        vae=vae.eval(),
+        vae=PictureVae(vae, _cast(load(store.vae(), device), dtype)),
         tokenizer=Qwen2Tokenizer.from_pretrained(str(store.tokenizer)),
         width=width,
     )
 
 
-def _cast(
-    tensors: Mapping[str, torch.Tensor], dtype: torch.dtype, device: Device | None = None
-) -> dict[str, torch.Tensor]:
-    """Tensors in another type, where they are of another, and on another device."""
-    return {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
+def _cast(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Tensors in another type, where they are of another."""
+    return {name: tensor.to(dtype=dtype) for name, tensor in tensors.items()}
 
 
 def _hollow_out(encoder: Any, store: Store, device: Device, dtype: torch.dtype) -> torch.nn.Module:

@@ -35,7 +35,7 @@ def whole(values: torch.Tensor) -> Strip:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A convolution's weights: [side * side * channels in, channels out], and a float32 bias [channels out].
+    """A convolution's weights: [channels out, side * side * channels in], and a float32 bias [channels out].
 
     The picture is first enlarged `up` times, each pixel repeated; `pad` zeros stand above and left of it, and as many
     as are needed below and right. `stride` is the step from one pixel of the result to the next.
@@ -50,11 +50,11 @@ class Kernel:
 
     @property
     def channels_in(self) -> int:
-        return self.weight.shape[0] // self.side**2
+        return self.weight.shape[1] // self.side**2
 
     @property
     def channels_out(self) -> int:
-        return self.weight.shape[1]
+        return self.weight.shape[0]
 
 
 class Layer(Protocol):

@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from renderer.engine import vae_reference
 from renderer.engine.strips import Kernel, Layer, Strip, in_strips, whole
+from renderer.errors import ModelError
 
 LOG = logging.getLogger(__name__)
 
@@ -41,9 +42,11 @@ class PictureVae(torch.nn.Module):
     def __init__(self, vae: Any, tensors: Mapping[str, torch.Tensor], strip_bytes: int = STRIP_BYTES) -> None:
         """`tensors` are a `QwenImageVAE`'s, on the device and in the type that is computed in; they are not kept.
 
-        `vae` is such a network, whose constants are taken and whose weights are not looked at.
+        `vae` is such a network: its constants and its tensors' shapes are taken, its weights not looked at. Raises
+        `ModelError` where `tensors` are not of these shapes.
         """
         super().__init__()
+        _check(vae, tensors)
         self._strip_bytes = strip_bytes
         device = tensors["decoder.conv_in.weight"].device
         build = _Build(tensors, operations(device))
@@ -102,11 +105,21 @@ def operations(device: torch.device) -> ModuleType:
     try:
         from renderer.engine import vae_kernels  # noqa: PLC0415  # Triton is not everywhere
 
-        vae_kernels.normalise(torch.ones((1, 1, 32), dtype=torch.bfloat16, device=device), torch.ones(32, device=device), silu=True)
+        probe = torch.ones((1, 1, 32), dtype=torch.bfloat16, device=device)
+        vae_kernels.normalise(probe, torch.ones(32, device=device), silu=True)
     except Exception as error:  # noqa: BLE001  # no Triton, no C compiler, a driver it does not know
         LOG.warning("no working compiler (%s): pictures are decoded by cuDNN, in twice the time", error)
         return vae_reference
     return vae_kernels
+
+
+def _check(vae: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    expected = {name: tensor.shape for name, tensor in vae.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            there, wanted = (list(each[name]) if name in each else "nothing" for each in (found, expected))
+            raise ModelError(f"the VAE's {name} is {there}, and should be {wanted}")
 
 
 def _channels_last(values: torch.Tensor) -> Strip:
@@ -227,7 +240,7 @@ class Attention:
         return Strip(values, first, strip.height)
 
 
-# ---- from DiffSynth's names --------------------------------------------------------------------------------------------
+# ---- from DiffSynth's names ------------------------------------------------------------------------------------------
 
 
 class _Build:
@@ -242,7 +255,7 @@ class _Build:
         if weight.ndim == 5:  # noqa: PLR2004  # channels out and in, frames, rows, columns
             weight = weight[:, :, -1]
         side = weight.shape[-1]
-        flat = weight.permute(2, 3, 1, 0).reshape(-1, weight.shape[0]).clone(memory_format=torch.contiguous_format)
+        flat = weight.permute(0, 2, 3, 1).reshape(len(weight), -1).clone(memory_format=torch.contiguous_format)
         pad = side // 2 if stride == 1 else 0  # DiffSynth pads what makes it smaller right and below
         bias = self._tensors[f"{name}.bias"].float()
         return Convolution(Kernel(flat, bias, side, up=up, stride=stride, pad=pad), self._run)

@@ -46,11 +46,8 @@ def _convolve(
         inside = there & (y >= 0) & (y < height * UP) & (x >= 0) & (x < width * UP)
         source = values + ((y // UP - top).to(tl.int64) * width + x // UP) * C + (step % steps) * BK
         left = tl.load(source[:, None] + term[None, :], inside[:, None], 0.0)
-        at = weight + (step * BK + term)[:, None] * CO + channel[None, :]
-        if CO % BN == 0:
-            right = tl.load(at)
-        else:
-            right = tl.load(at, (channel < CO)[None, :], 0.0)
+        at = weight + channel[None, :] * (SIDE * SIDE * C) + (step * BK + term)[:, None]
+        right = tl.load(at, (channel < CO)[None, :], 0.0)
         total = tl.dot(left, right, total)
     at = pixel[:, None].to(tl.int64) * CO + channel[None, :]
     inside = there[:, None] & (channel < CO)[None, :]
@@ -69,15 +66,14 @@ def _normalise(values, gain, result, pixels, C: tl.constexpr, SILU: tl.constexpr
     at = pixel[:, None].to(tl.int64) * C + channel[None, :]
     value = tl.load(values + at, inside, 0.0).to(tl.float32)
     length = tl.sqrt(tl.sum(value * value, 1))
-    value = value / tl.maximum(length, 1e-12)[:, None] * tl.load(gain + channel, channel < C, 0.0)[None, :]
+    length = tl.maximum(length, 1e-12, propagate_nan=tl.PropagateNan.ALL)
+    value = value / length[:, None] * tl.load(gain + channel, channel < C, 0.0)[None, :]
     if SILU:
         value = value / (1 + tl.exp(-value))
     tl.store(result + at, value.to(result.dtype.element_ty), inside)
 
 
-def convolve(
-    strip: Strip, kernel: Kernel, first: int, last: int, residual: torch.Tensor | None = None
-) -> torch.Tensor:
+def convolve(strip: Strip, kernel: Kernel, first: int, last: int, residual: torch.Tensor | None = None) -> torch.Tensor:
     """Rows `first` to `last` of a convolution: [last - first, columns, channels out] in the type of `strip`.
 
     `strip` has the rows that these need. `residual`, of the result's shape, is added before rounding.
@@ -86,7 +82,9 @@ def convolve(
     columns = values.shape[1] * kernel.up // kernel.stride
     count = last - first
     result = values.new_empty((count, columns, kernel.channels_out))
-    pixels, channels, terms, stages, warps = _tiles(kernel.channels_in, kernel.channels_out, _shared_bytes(values.device))
+    pixels, channels, terms, stages, warps = _tiles(
+        kernel.channels_in, kernel.channels_out, _shared_bytes(values.device)
+    )
     grid = (triton.cdiv(count * columns, pixels) * triton.cdiv(kernel.channels_out, channels),)
     _convolve[grid](
         values, kernel.weight, kernel.bias, values if residual is None else residual, result,
@@ -115,7 +113,7 @@ def _tiles(channels_in: int, channels_out: int, shared_bytes: int) -> tuple[int,
     """
     terms = min(64, channels_in & -channels_in)
     if channels_out < 64:  # noqa: PLR2004  # conv_out's three channels, and latents
-        return 256, max(16, triton.next_power_of_2(channels_out)), min(32, terms), 4, 4
+        return 256, max(16, triton.next_power_of_2(channels_out)), min(32, terms), 3, 4
     if shared_bytes < _LARGE_SHARED_BYTES:
         return 128, 128 if channels_out > 64 else 64, min(32, terms), 3, 4  # noqa: PLR2004
     wide = 128 < channels_out <= 256  # noqa: PLR2004

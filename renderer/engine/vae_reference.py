@@ -12,9 +12,7 @@ from torch.nn import functional
 from renderer.engine.strips import Kernel, Strip
 
 
-def convolve(
-    strip: Strip, kernel: Kernel, first: int, last: int, residual: torch.Tensor | None = None
-) -> torch.Tensor:
+def convolve(strip: Strip, kernel: Kernel, first: int, last: int, residual: torch.Tensor | None = None) -> torch.Tensor:
     """As `vae_kernels.convolve`."""
     picture = strip.values.permute(2, 0, 1)[None]  # channels last, seen as torch's convolutions take them
     if kernel.up > 1:
@@ -24,9 +22,11 @@ def convolve(
     below = (last - 1) * kernel.stride - kernel.pad + kernel.side - strip.top * kernel.up - picture.shape[2]
     columns = picture.shape[3] // kernel.stride
     right = (columns - 1) * kernel.stride - kernel.pad + kernel.side - picture.shape[3]
-    picture = functional.pad(picture, (kernel.pad, right, -above, below))
-    weight = kernel.weight.view(kernel.side, kernel.side, kernel.channels_in, kernel.channels_out).permute(3, 2, 0, 1)
-    result = functional.conv2d(picture, weight, kernel.bias.to(weight.dtype), stride=kernel.stride)
+    around = kernel.pad
+    if {-above, below, right} != {kernel.pad}:  # otherwise torch pads as it goes, without a copy
+        picture, around = functional.pad(picture, (kernel.pad, right, -above, below)), 0
+    weight = kernel.weight.view(kernel.channels_out, kernel.side, kernel.side, kernel.channels_in).permute(0, 3, 1, 2)
+    result = functional.conv2d(picture, weight, kernel.bias.to(weight.dtype), stride=kernel.stride, padding=around)
     values = result[0].permute(1, 2, 0)
     return (values if residual is None else values.add_(residual)).contiguous()
 

@@ -12,8 +12,8 @@ from diffsynth.pipelines.qwen_image import ModelConfig, QwenImagePipeline
 from safetensors.torch import load_file, save_file
 
 from renderer.demo import family
-from renderer.engine import flat_vae
 from renderer.engine.placement import Device, computation_dtype
+from renderer.engine.vae import PictureVae
 from renderer.events import Setup
 from renderer.job import Job, Precision, Profile
 
@@ -61,9 +61,7 @@ def bare_pipeline(folder: Path, device: Device = "cpu") -> Any:
 
 def flattened(pipe: Any) -> Any:
     """The same pipeline with a VAE of one frame, in which the engines' pixels have their bits."""
-    tensors = flat_vae.flat(pipe.vae.state_dict(), pipe.device)
-    flat_vae.flatten(pipe.vae)
-    pipe.vae.load_state_dict(tensors, assign=True)
+    pipe.vae = PictureVae(pipe.vae, pipe.vae.state_dict())
     return pipe
 
 
