@@ -1,8 +1,8 @@
 """The VAE alone, at full size with random weights: `python -m renderer.benchmarks.decodes`, a line of JSON each.
 
-A decode's seconds and peaks beside its weights, by size, in DiffSynth's own three dimensions and in two, the latter in
-both layouts; under caps below its peak as well, where cuDNN has to make do with less; and encodes. Needs no model and
-no store, and takes a minute. Without a GPU it tries itself on small ones.
+A decode's seconds and peaks beside its weights, by size: DiffSynth's own, ours by plain torch, ours by the kernels, and
+that in strips of other sizes. Then errors against float32, bits under caps on memory, and encodes. Needs no model and
+no store, and takes two minutes. Without a GPU it tries itself on small ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -22,18 +23,29 @@ from diffsynth.models.qwen_image_vae import QwenImageVAE
 
 from renderer.benchmarks.running import Figures
 from renderer.demo.family import VAE_BASE_WIDTH
-from renderer.engine import budget, flat_vae, rates
+from renderer.engine import rates, vae_reference
+from renderer.engine import vae as ours
 from renderer.engine.placement import Device, computation_dtype
+from renderer.estimate.terms import GIB, MIB
 
-Form = Literal["diffsynth", "channels first", "channels last"]
+Form = Literal["diffsynth", "torch", "kernels", "kernels, 64 MiB", "kernels, whole"]
 
-FORMS: tuple[Form, ...] = ("diffsynth", "channels first", "channels last")
+FORMS: Mapping[Form, int] = MappingProxyType(
+    {
+        "diffsynth": 0,
+        "torch": ours.STRIP_BYTES,
+        "kernels": ours.STRIP_BYTES,
+        "kernels, 64 MiB": 64 * MIB,
+        "kernels, whole": 2**50,
+    }
+)
+"""What computes, with what its strips may take."""
 
 SIZES = ((512, 512), (768, 768), (1024, 1024), (1328, 1328), (1664, 928), (2048, 2048))
-TILED = ((1024, 1024), (2048, 2048))
-CAPPED_SIDE = 1328
-CAPS = (1.02, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""Of a decode's own peak of tensors: what the allocator may hold beside the weights."""
+EXACT_SIDES = (512, 1328)
+CAPPED_SIDES = (512, 1328, 2048)
+CAPS_GIB = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
+"""What the process may hold in all."""
 
 RUNS = 5
 STD = 0.02
@@ -50,37 +62,58 @@ def main() -> None:
 
 
 def measure(device: Device) -> Iterator[Figures]:
-    """The rows: the machine's rates, then each form's decodes, decodes under caps, and encodes."""
+    """The rows: the machine's rates, then each form's decodes, errors, bits under caps, and encodes."""
     on_gpu = device == "cuda"
     yield {"what": "machine", "torch": torch.__version__, **rates.measure(device).model_dump()}
-    sizes, tiled, side = (SIZES, TILED, CAPPED_SIDE) if on_gpu else (((64, 64),), ((64, 64),), 64)
+    sizes = SIZES if on_gpu else ((64, 64),)
+    exact, capped = (EXACT_SIDES, CAPPED_SIDES) if on_gpu else ((64,), ())
+    base = BASE_WIDTH if on_gpu else VAE_BASE_WIDTH
+    references = {side: _reference(side, device, base) for side in exact}
     for form in FORMS:
-        vae = make(form, device, BASE_WIDTH if on_gpu else VAE_BASE_WIDTH)
-        yield {"what": "weights", "form": form, "bytes": sum(each.nbytes for each in vae.parameters())}
+        before = _allocated(device)
+        vae = make(form, device, base)
+        yield {"what": "weights", "form": form, "bytes": _allocated(device) - before}
         for width, height in sizes:
-            yield {"what": "decode", "form": form, "tiled": False, **_decode(vae, width, height, device)}
-        for width, height in tiled:
-            yield {"what": "decode", "form": form, "tiled": True, **_decode(vae, width, height, device, tiled=True)}
-        yield {"what": "encode", "form": form, **_encode(vae, side, side, device)}
-        if on_gpu:
-            yield from ({"what": "capped", "form": form, **row} for row in _capped(vae, side))
+            yield {"what": "decode", "form": form, **_decode(vae, width, height, device)}
+            yield {"what": "encode", "form": form, **_encode(vae, width, height, device)}
+        for side, reference in references.items():
+            found = vae.decode(_latents(side, side, device)).float()
+            error = float((found - reference).norm() / reference.norm())
+            yield {"what": "error", "form": form, "side": side, "relative": error}
+        for side in capped:
+            yield {"what": "capped", "form": form, "side": side, "bits": dict(_capped(vae, side))}
         del vae
         gc.collect()
 
 
-def make(form: Form, device: Device, base: int) -> Any:
+def make(form: Form, device: Device, base: int, dtype: torch.dtype | None = None) -> Any:
     """A VAE of random weights, the same for every form, in what the device computes in."""
     with skip_model_initialization():
         vae = QwenImageVAE(base_dim=base)
     dice = torch.Generator().manual_seed(0)
-    weights = {name: _random(name, tensor.shape, dice) for name, tensor in vae.state_dict().items()}
-    if form != "diffsynth":
-        flat_vae.flatten(vae)
-        weights = flat_vae.flat(weights, device, channels_last=form == "channels last")
-    vae.load_state_dict(
-        {name: tensor.to(device, computation_dtype(device)) for name, tensor in weights.items()}, assign=True
-    )
-    return vae.eval().requires_grad_(requires_grad=False)
+    shapes = {name: tensor.shape for name, tensor in vae.state_dict().items()}
+    weights = {
+        name: _random(name, shape, dice).to(device, dtype or computation_dtype(device))
+        for name, shape in shapes.items()
+    }
+    if form == "diffsynth":
+        vae.load_state_dict(weights, assign=True)
+        return vae.eval().requires_grad_(requires_grad=False)
+    run = vae_reference if form == "torch" else None
+    return ours.PictureVae(vae, weights, FORMS[form], run)
+
+
+def _reference(side: int, device: Device, base: int) -> torch.Tensor:
+    """A decode in float32, without the shortcuts that cuDNN takes there: by ours, which holds it at any size."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    vae = make("torch", device, base, torch.float32)
+    decoded: torch.Tensor = vae.decode(_latents(side, side, device).float())
+    return decoded
+
+
+def _allocated(device: Device) -> int:
+    gc.collect()
+    return torch.cuda.memory_allocated() if device == "cuda" else 0
 
 
 def _random(name: str, shape: torch.Size, dice: torch.Generator) -> torch.Tensor:
@@ -89,10 +122,9 @@ def _random(name: str, shape: torch.Size, dice: torch.Generator) -> torch.Tensor
     return torch.ones(shape) if "gamma" in name else torch.randn(shape, generator=dice) * STD
 
 
-def _decode(vae: Any, width: int, height: int, device: Device, *, tiled: bool = False) -> Figures:
-    latents = _values(1, 16, height // 8, width // 8, device=device)
-    tiling = {"tiled": True, **budget.TILES} if tiled else {}
-    return {"size": [width, height], **_measured(lambda: vae.decode(latents, **tiling), device)}
+def _decode(vae: Any, width: int, height: int, device: Device) -> Figures:
+    latents = _latents(width, height, device)
+    return {"size": [width, height], **_measured(lambda: vae.decode(latents), device)}
 
 
 def _encode(vae: Any, width: int, height: int, device: Device) -> Figures:
@@ -100,28 +132,32 @@ def _encode(vae: Any, width: int, height: int, device: Device) -> Figures:
     return {"size": [width, height], **_measured(lambda: vae.encode(picture), device)}
 
 
-def _capped(vae: Any, side: int) -> Iterator[Figures]:
-    """Whether a decode runs with parts of its own peak, and with which bits."""
-    latents = _values(1, 16, side // 8, side // 8, device="cuda")
-    free = _measured(lambda: vae.decode(latents), "cuda")
+def _latents(width: int, height: int, device: Device) -> torch.Tensor:
+    return _values(1, 16, height // 8, width // 8, device=device)
+
+
+def _capped(vae: Any, side: int) -> Iterator[tuple[str, str]]:
+    """The bits of a decode where the process may hold so many GiB, or that it cannot be."""
+    latents = _latents(side, side, "cuda")
     total = torch.cuda.get_device_properties(0).total_memory
-    for part in CAPS:
+    for gib in CAPS_GIB:
         _emptied()
-        allowed = torch.cuda.memory_reserved() + part * free["allocated_bytes"]
-        torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total))
-        row: Figures = {"size": [side, side], "part": part, "allowed_bytes": round(part * free["allocated_bytes"])}
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total))
         try:
-            row |= _measured(lambda: vae.decode(latents), "cuda")
+            yield str(gib), _bits(vae.decode(latents))
         except torch.OutOfMemoryError:
-            row["out_of_memory"] = True
+            yield str(gib), "out of memory"
         torch.cuda.set_per_process_memory_fraction(1.0)
-        yield row
+
+
+def _bits(values: torch.Tensor) -> str:
+    return hashlib.sha256(values.contiguous().view(torch.uint8).cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 def _measured(work: Callable[[], torch.Tensor], device: Device) -> Figures:
     """Seconds, bits, and bytes of tensors and of the allocator beside what was there."""
     found = work()
-    bits = hashlib.sha256(found.contiguous().view(torch.uint8).cpu().numpy().tobytes()).hexdigest()[:16]
+    bits = _bits(found)
     del found
     work()
     took = []

@@ -24,10 +24,11 @@ import torch
 from torch.nn import functional
 
 from renderer import streams
-from renderer.engine.flat_vae import CHANNELS_LAST
+from renderer.engine import vae
 from renderer.engine.placement import Device, arithmetic_of, computation_dtype
 from renderer.engine.precision import fp8_arithmetic
 from renderer.engine.slots import pinned_buffer
+from renderer.engine.strips import Kernel, whole
 from renderer.errors import MachineError
 from renderer.folders import models_folder
 from renderer.rates import CPU, Rates
@@ -178,17 +179,16 @@ class Bench:
         return 4.0 * sizes.heads * sizes.head * sizes.tokens**2 / seconds
 
     def convolutions(self) -> float:
-        """As in decoding one frame: norm, activation, 3 x 3, in the layout that the VAE has here."""
-        layout = torch.channels_last if CHANNELS_LAST[self._device] else torch.contiguous_format
+        """As in decoding one frame: norm, activation, 3 x 3, by what the VAE is computed with here."""
+        run = vae.operations(torch.device(self._device))
         flops = seconds = 0.0
         for channels, side in self._sizes.convolutions:
-            frame = self._random(1, channels, side, side).contiguous(memory_format=layout)
-            weight = self._random(channels, channels, 3, 3).contiguous(memory_format=layout)
-            gamma = self._random(channels, 1, 1)
+            frame = self._random(side, side, channels)
+            kernel = Kernel(self._random(channels, 9 * channels), self._random(channels).float(), side=3, pad=1)
 
-            def convolve(frame: Any = frame, weight: Any = weight, gamma: Any = gamma) -> Any:
-                normed = functional.silu(functional.normalize(frame, dim=1) * gamma)
-                return functional.conv2d(normed, weight, padding=1)
+            def convolve(frame: Any = frame, kernel: Kernel = kernel) -> Any:
+                normed = run.normalise(frame, kernel.bias, silu=True)
+                return run.convolve(whole(normed), kernel, 0, len(normed))
 
             seconds += self._seconds(convolve, share=1 / len(self._sizes.convolutions))
             flops += 2.0 * 9 * channels**2 * side**2

@@ -39,17 +39,24 @@ STRIP_TENSORS = 4
 class PictureVae(torch.nn.Module):
     """DiffSynth's `QwenImageVAE` for single pictures: takes its place in a pipeline."""
 
-    def __init__(self, vae: Any, tensors: Mapping[str, torch.Tensor], strip_bytes: int = STRIP_BYTES) -> None:
+    def __init__(
+        self,
+        vae: Any,
+        tensors: Mapping[str, torch.Tensor],
+        strip_bytes: int = STRIP_BYTES,
+        run: ModuleType | None = None,
+    ) -> None:
         """`tensors` are a `QwenImageVAE`'s, on the device and in the type that is computed in; they are not kept.
 
-        `vae` is such a network: its constants and its tensors' shapes are taken, its weights not looked at. Raises
-        `ModelError` where `tensors` are not of these shapes.
+        `vae` is such a network: its constants and its tensors' shapes are taken, its weights not looked at. `run` is
+        what computes: `vae_kernels` or `vae_reference`, by default what works here. Raises `ModelError` where `tensors`
+        are not of these shapes.
         """
         super().__init__()
         _check(vae, tensors)
         self._strip_bytes = strip_bytes
         device = tensors["decoder.conv_in.weight"].device
-        build = _Build(tensors, operations(device))
+        build = _Build(tensors, run or operations(device))
         self._middle_out = [
             build.convolution("post_quant_conv"), build.convolution("decoder.conv_in"), *build.middle("decoder")
         ]  # fmt: skip
