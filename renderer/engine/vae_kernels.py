@@ -37,17 +37,19 @@ def _convolve(
     there = pixel < rows * columns
     row = first + pixel // columns
     column = pixel % columns
-    steps: tl.constexpr = C // BK
+    steps: tl.constexpr = (C + BK - 1) // BK
     total = tl.zeros((BM, BN), tl.float32)
     for step in range(SIDE * SIDE * steps):
         tap = step // steps
         y = row * STRIDE + tap // SIDE - PAD
         x = column * STRIDE + tap % SIDE - PAD
         inside = there & (y >= 0) & (y < height * UP) & (x >= 0) & (x < width * UP)
-        source = values + ((y // UP - top).to(tl.int64) * width + x // UP) * C + (step % steps) * BK
-        left = tl.load(source[:, None] + term[None, :], inside[:, None], 0.0)
-        at = weight + channel[None, :] * (SIDE * SIDE * C) + (step * BK + term)[:, None]
-        right = tl.load(at, (channel < CO)[None, :], 0.0)
+        source = values + ((y // UP - top).to(tl.int64) * width + x // UP) * C
+        terms = (step % steps) * BK + term
+        known = inside[:, None] if C % BK == 0 else inside[:, None] & (terms < C)[None, :]
+        left = tl.load(source[:, None] + terms[None, :], known, 0.0)
+        wanted = (channel < CO)[None, :] & (terms < C)[:, None]
+        right = tl.load(weight + channel[None, :] * (SIDE * SIDE * C) + (tap * C + terms)[:, None], wanted, 0.0)
         total = tl.dot(left, right, total)
     at = pixel[:, None].to(tl.int64) * CO + channel[None, :]
     inside = there[:, None] & (channel < CO)[None, :]
@@ -112,6 +114,8 @@ def _tiles(channels_in: int, channels_out: int, shared_bytes: int) -> tuple[int,
     Cards with little shared memory get smaller ones. Never chosen by how much there is to do, or by what is free.
     """
     terms = min(64, channels_in & -channels_in)
+    if terms < 16:  # noqa: PLR2004  # a product takes 16 at least: of the others, the weights are zero
+        terms = min(64, max(16, triton.next_power_of_2(channels_in)))
     if channels_out < 64:  # noqa: PLR2004  # conv_out's three channels, and latents
         return 256, max(16, triton.next_power_of_2(channels_out)), min(32, terms), 3, 4
     if shared_bytes < _LARGE_SHARED_BYTES:

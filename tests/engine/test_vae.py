@@ -122,6 +122,8 @@ class TestKernels:
             (32, 96, {"up": 2}),
             (48, 160, {"stride": 2, "pad": 0}),
             (16, 3, {}),
+            (3, 16, {}),
+            (24, 24, {}),
             (32, 32, {"side": 1, "pad": 0}),
         ],
     )
@@ -159,11 +161,11 @@ class TestKernels:
 
     def test_tiles_fit_every_card(self, kernels: Any) -> None:
         """A tile's two sides, as often as there are stages, fit the shared memory of a card of 64 KiB."""
-        for channels_in in (16, 48, 96, 192, 384):
+        for channels_in in (3, 16, 24, 48, 96, 192, 384):
             for channels_out in (3, 16, 32, 48, 96, 192, 384, 1152):
                 for shared in (64 * 2**10, 99 * 2**10, 227 * 2**10):
                     pixels, channels, terms, stages, _ = kernels._tiles(channels_in, channels_out, shared)
-                    assert channels_in % terms == 0
+                    assert terms in {16, 32, 64}
                     assert (pixels + channels) * terms * 2 * stages <= shared
 
 
