@@ -161,7 +161,7 @@ class TestModel:
     def test_another_parts_file(self, copied: Path) -> None:
         """A VAE under the transformer's name is refused."""
         shutil.copy(copied / VAE, copied / DIT)
-        with pytest.raises(ModelError, match=f"{DIT}: not a Qwen-Image transformer"):
+        with pytest.raises(ModelError, match=f"{DIT}: a VAE, and not a transformer"):
             open_pipeline(make_setup(copied), no_report)
 
     def test_another_tokenizer(self, copied: Path) -> None:
