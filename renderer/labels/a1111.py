@@ -13,10 +13,8 @@ from renderer.labels import told
 from renderer.labels.told import COMMENT, MAX_PROMPT, Texts, Told
 
 _KEY = re.compile(r"\s{0,20}(\w[\w /+-]{0,80}):[ \t]{0,20}")
-_MAX_LINE = 2**16
-_MAX_SETTINGS = 400
-_MAX_JSON = 100
-"""How many values of a line are tried as JSON: each that is none costs as much as the line is long."""
+_MAX_ROUNDS = 400
+"""How many pairs of a line are looked at: a value that is tried as JSON, and is none, costs what the line is long."""
 
 _READ = ("Steps", "CFG scale", "Seed", "Size", "Model", "Precision", "Sampler", "Schedule type", "Scheduler")
 _NO_MATTER = frozenset({"Model hash", "Model revision", "Version", "Hashes", "App", "Parser", "Metadata scheme"})
@@ -31,7 +29,7 @@ def parse(text: str) -> Told | None:
     """What a text in this form tells; None when it is no such text."""
     lines = text.replace("\r\n", "\n").split("\n")
     starts = [number for number, line in enumerate(lines) if line.startswith("Steps:")]
-    settings = _parse_settings(lines[starts[-1]][:_MAX_LINE]) if starts else {}
+    settings = _parse_settings(lines[starts[-1]]) if starts else {}
     if not settings:
         return None
     above = lines[: starts[-1]]
@@ -71,8 +69,8 @@ def _left_out(settings: Mapping[str, str], *, tagged: bool) -> list[str]:
 def _parse_settings(line: str) -> Mapping[str, str]:
     """Pairs of `key: value`; a value is JSON, or goes to the next comma. The first of a key counts."""
     settings: dict[str, str] = {}
-    at, tries = 0, 0
-    for _ in range(_MAX_SETTINGS):
+    at = 0
+    for _ in range(_MAX_ROUNDS):
         if at >= len(line):
             break
         found = _KEY.match(line, at)
@@ -81,8 +79,7 @@ def _parse_settings(line: str) -> Mapping[str, str]:
             continue
         at = found.end()
         value, end = None, at
-        if line[at : at + 1] in {'"', "{", "["} and tries < _MAX_JSON:
-            tries += 1
+        if line[at : at + 1] in {'"', "{", "["}:
             value, end = _parse_json(line, at)
         after = _after_comma(line, end)
         settings.setdefault(found[1].strip(), line[at:after].rstrip(", ") if value is None else value)

@@ -27,9 +27,6 @@ MAX_PROMPT = 20_000
 """Characters of a prompt that are taken; a manifest refuses half as many."""
 
 MAX_SIDE = 999_999
-_MAX_BRACKETS = 50_000
-"""Lists and objects in a JSON text: each takes up to 230 bytes of memory, however few it takes in the text."""
-
 _MAX_WHOLE = 2**64
 _MAX_LEFT_OUT = 24
 _MAX_FIELDS = 1000
@@ -88,8 +85,8 @@ Reader = Callable[[Texts], Told | None]
 
 
 def read_object(text: str) -> Mapping[str, Any]:
-    """A text as a JSON object; an empty one where it is something else, or larger than any tool writes."""
-    if not text.lstrip().startswith("{") or text.count("[") + text.count("{") > _MAX_BRACKETS:
+    """A text as a JSON object; an empty one where it is something else."""
+    if not text.lstrip().startswith("{"):
         return {}
     try:
         value = json.loads(text)

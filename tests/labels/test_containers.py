@@ -181,6 +181,12 @@ def _every_label(value: str) -> bytes:
     return png(*(text(key, value) for key in sorted(containers.KEYS)))
 
 
+def _objects(count: int) -> str:
+    """A graph of so many objects that are no nodes, but for one."""
+    node = '"1":{"class_type":"KSampler","inputs":{"i":1}},'
+    return f'{{{node}"a":[' + '{"":0},' * count + "0]}"
+
+
 def _nodes(count: int) -> str:
     """So many samplers, each fed by all its neighbours."""
     return json.dumps({
@@ -214,6 +220,9 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "100 texts of 900 kB": lambda: png(*[text("k", "a" * 900_000)] * 100),
     "lists by the hundred thousand": lambda: _every_label('{"a":[' + "[]," * 340_000 + "0]}"),
     "as many objects as are read": lambda: _every_label('{"a":[' + '{"":0},' * 49_900 + '"abcdefgh",' * 60_000 + "0]}"),
+    "two graphs of as many objects as fit": lambda: png(
+        text("prompt", _objects(140_000)), text("workflow", _objects(140_000).replace('"a"', '"nodes"'))
+    ),
     "as many texts as fit": lambda: _every_label('{"a":[' + '"ab",' * 200_000 + "0]}"),
     "wide letters": lambda: _every_label('{"a":"' + "\U0001f98a" * 250_000 + '"}'),
     "a graph as large as is read": lambda: png(
@@ -241,9 +250,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a comment in XMP that does not end": lambda: png(
         international(containers.XMP_KEY, "<exif:UserComment>" + " " * (MIB - 100))
     ),
-    "spaces between tags": lambda: png(
-        text("parameters", "<lora:x:1>a" + f"{' ' * 4000}a" * 4 + "<lora:y:1>\nSteps: 1, Seed: 2")
-    ),
+    "spaces between tags": lambda: png(text("parameters", f"<lora:x:1>a{' ' * 19_900}a<lora:y:1>\nSteps: 1, Seed: 2")),
     "commas between tags": lambda: png(text("parameters", "<lora:x:1>,, " * 1500 + ", " * 300 + "\nSteps: 1, Seed: 2")),
     "spaces in an old prompt": lambda: png(text("Dream", f'"{" " * 19_990}" -s 1')),
     "fields by the ten thousand": lambda: png(
