@@ -51,8 +51,10 @@ def render(
         notifier.complain_to(watchers)
         if live_port is not None:
             _serve(loaded.manifests, settings, live_port, watchers)
-        for problem in loaded.problems:
-            watchers(news.ManifestRefused(problem))
+        for problem in (*loaded.problems, *loaded.warnings[: console.MOST_WARNINGS]):
+            watchers(news.ManifestProblem(problem))
+        if left := len(loaded.warnings[console.MOST_WARNINGS :]):
+            watchers(news.Remark(console.more_warnings(left)))
         if warning := _long_way_off(settings.deadline):
             watchers(news.Remark(warning))
         try:

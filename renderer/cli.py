@@ -23,6 +23,7 @@ from renderer import (
     report_cli,
     streams,
     utf8,
+    validate_cli,
 )
 from renderer.errors import (
     EXIT_CRASHED,
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ManifestError as error:
         from renderer import console  # noqa: PLC0415  (tqdm is not needed to say what is wrong with an argument)
 
-        code = console.print_problems(error.problems)
+        console.print_problems(error.problems)
+        code = error.exit_code
     except RendererError as error:
         from renderer import console  # noqa: PLC0415
 
@@ -102,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     manifests = _manifest_options()
 
+    validate_cli.add_commands(commands, manifests, load_named)
     plan_cli.add_commands(commands, manifests, load_named)
 
     render_cli.add_commands(commands, manifests, load_named)
@@ -136,6 +139,6 @@ def _manifest_options() -> argparse.ArgumentParser:
     shared.add_argument("--outputs", type=expanded, default=Path("outputs"), metavar="DIR", help="default: outputs")
     shared.add_argument("--model", metavar="ID", help="render every job with this model")
     shared.add_argument("--precision", choices=get_args(Precision), help="render every job at this precision")
-    shared.add_argument("--strict", action="store_true", help="one manifest with a problem keeps the others back too")
+    shared.add_argument("--strict", action="store_true", help="refuse warnings; one problem keeps all back")
     shared.add_argument("--proof", action="store_true", help="a rehearsal: the demo model, small, in <name>-proof")
     return shared

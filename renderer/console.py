@@ -50,16 +50,38 @@ def print_error(error: RendererError) -> None:
     """An error and what helps, for people."""
     streams.say(f"error: {error.message}" if str(error) else "error")
     if error.hint:
-        streams.say(f"  try: {error.hint}")
+        streams.say(f"  hint: {error.hint}")
 
 
-def print_problems(problems: Sequence[Problem]) -> int:
-    """What is wrong with manifests, a line each, and how much it is; nothing where nothing is. Gives the exit code."""
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    if problems:
-        print("1 problem" if len(problems) == 1 else f"{len(problems)} problems", file=sys.stderr)
-    return EXIT_USAGE if problems else EXIT_DONE
+MOST_WARNINGS = 20
+"""Of manifests, where they stand beside what a command is asked for."""
+
+
+def print_problems(problems: Sequence[Problem], most_warnings: int | None = None) -> int:
+    """What is wrong with manifests, and what was hardly meant, a line each and how many; nothing where nothing is.
+
+    Of warnings no more than `most_warnings` are shown. Gives the exit code of a command that only reads.
+    """
+    wrong = [problem for problem in problems if not problem.warning]
+    warnings = [problem for problem in problems if problem.warning]
+    shown = warnings[:most_warnings]
+    for problem in [*shown, *wrong]:
+        streams.say(str(problem))
+    if left := len(warnings) - len(shown):
+        streams.say(more_warnings(left))
+    counts = [_count(len(some), noun) for some, noun in ((wrong, "problem"), (warnings, "warning")) if some]
+    if counts:
+        streams.say(", ".join(counts))
+    return EXIT_USAGE if wrong else EXIT_DONE
+
+
+def more_warnings(count: int) -> str:
+    """That there are warnings which are not shown."""
+    return f"… and {_count(count, 'more warning')}; renderer validate lists them"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 # ---- the consoles ----------------------------------------------------------------------------------------------------
@@ -115,9 +137,9 @@ class Actions(Plain):
 
     def watch(self, what: news.News) -> None:
         match what:
-            case news.ManifestRefused(problem=problem):
+            case news.ManifestProblem(problem=problem):
                 told = {"file": problem.file, "line": str(problem.line), "col": str(problem.column)}
-                self._command("error", str(problem), **told)
+                self._command("warning" if problem.warning else "error", str(problem), **told)
             case news.BatchBegan(plan=plan):
                 self._command("group", plan.manifest.name)
             case news.BatchEnded():
@@ -284,8 +306,8 @@ def _of_work(what: news.News) -> _Line | None:
 def _of_run(what: news.News) -> _Line:
     """What a line says of all other news."""
     match what:
-        case news.ManifestRefused(problem=problem):
-            return "manifest-refused", asdict(problem)
+        case news.ManifestProblem(problem=problem):
+            return "manifest-doubted" if problem.warning else "manifest-refused", asdict(problem)
         case news.BatchBegan():
             return "batch-began", {"name": what.plan.manifest.name, "to_render": what.to_render}
         case news.Serving():

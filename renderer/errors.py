@@ -69,7 +69,10 @@ class UnreadableError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a manifest. `line` and `column` count from 1; `path` is like `jobs[0].size`, or empty."""
+    """One thing wrong with a manifest, or, as a `warning`, one that is valid and was hardly meant.
+
+    `line` and `column` count from 1; `path` is like `jobs[0].size`, or empty.
+    """
 
     file: str
     line: int
@@ -77,10 +80,11 @@ class Problem:
     path: str
     message: str
     hint: str = ""
+    warning: bool = False
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}:{self.column}"
-        what = f"{place} {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+        place = f"{self.file}:{self.line}:{self.column}{': warning:' * self.warning}"
+        what = f"{place} {self.path}: {self.message}" if self.path else f"{place.removesuffix(':')}: {self.message}"
         return f"{what} ({self.hint})" if self.hint else what
 
 

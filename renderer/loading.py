@@ -24,6 +24,11 @@ class Loaded:
     manifests: tuple[Manifest, ...]
     problems: tuple[Problem, ...] = ()
 
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What in the manifests that are well was hardly meant."""
+        return tuple(warning for manifest in self.manifests for warning in manifest.warnings)
+
 
 Load = Callable[[argparse.Namespace], Loaded]
 
@@ -32,7 +37,7 @@ def load_named(options: argparse.Namespace) -> Loaded:
     """The manifests that the options name. A file that cannot be read is a problem, as one that is not well is.
 
     Raises `UsageError` where no file matches a pattern or `--model` names no model, and with `--strict` a
-    `ManifestError` as soon as one of them has a problem.
+    `ManifestError` where one of them has a problem or a warning.
     """
     overrides = Overrides(model=options.model, precision=options.precision, proof=options.proof)
     manifests: list[Manifest] = []
@@ -52,9 +57,10 @@ def load_named(options: argparse.Namespace) -> Loaded:
             continue
         by_name[manifest.name.casefold()] = manifest
         manifests.append(manifest)
-    if problems and options.strict:
-        raise ManifestError(problems)
-    return Loaded(tuple(manifests), tuple(problems))
+    loaded = Loaded(tuple(manifests), tuple(problems))
+    if options.strict and (problems or loaded.warnings):
+        raise ManifestError([*problems, *loaded.warnings])
+    return loaded
 
 
 def _refuse_twin(manifest: Manifest, other: Manifest) -> Problem:

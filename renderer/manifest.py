@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 from pydantic import TypeAdapter
 
 from renderer import expand, names, source, yaml_reader
+from renderer.doubts import Doubts
 from renderer.errors import ManifestError, ModelError, Problem, UsageError, shorten
 from renderer.expand import Draft, Expander, Recipe
 from renderer.fields import (
@@ -59,12 +60,14 @@ class Manifest:
     """A manifest, fully resolved.
 
     `file` is its path as people see it: relative to the working folder when inside it, else just the file's name.
-    `name` is its folder under `outputs/`. Pictures stand in written order; ids and output names are unique.
+    `name` is its folder under `outputs/`. Pictures stand in written order; ids and output names are unique. `warnings`
+    are what is valid and was hardly meant, in the order of their lines.
     """
 
     file: str
     name: str
     pictures: tuple[Picture, ...]
+    warnings: tuple[Problem, ...] = ()
 
 
 def load(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
@@ -156,7 +159,14 @@ class _Loading:
         )
         if self.problems:
             self.fail()
-        return Manifest(self.document.file, name, tuple(self.pictures(drafts, outputs)))
+        return Manifest(self.document.file, name, tuple(self.pictures(drafts, outputs)), self.doubt(recipes, drafts))
+
+    def doubt(self, recipes: Sequence[Recipe], drafts: Sequence[Made]) -> tuple[Problem, ...]:
+        """What is valid and was hardly meant."""
+        doubts = Doubts(self.document)
+        doubts.look_at_texts(recipes)
+        doubts.look_at_pictures(drafts)
+        return tuple(sorted(doubts.warnings, key=lambda warning: (warning.line, warning.column)))
 
     # -- problems
 

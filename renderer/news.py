@@ -18,8 +18,8 @@ from renderer.weights.needs import Need
 
 
 @dataclass(frozen=True, slots=True)
-class ManifestRefused:
-    """A manifest that was named is not rendered, and this is why; the others are. Told once for each problem."""
+class ManifestProblem:
+    """A manifest that was named is not rendered, and why; or, as a warning, what was hardly meant in one that is."""
 
     problem: Problem
 
@@ -156,7 +156,7 @@ class BatchEnded:
 
 
 News = (
-    ManifestRefused
+    ManifestProblem
     | BatchBegan
     | Busy
     | Serving

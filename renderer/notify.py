@@ -83,7 +83,7 @@ class Notifier:
                 self._send(
                     Message(f"renderer: the first failure, in {what.item.picture.place.manifest}", body, good=False)
                 )
-            case news.ManifestRefused(problem=problem):
+            case news.ManifestProblem(problem=problem) if not problem.warning:
                 self._refused.append(str(problem))
             case news.BatchEnded(summary=summary):
                 self._summaries.append(summary)

@@ -1,4 +1,4 @@
-"""The door to what is known before anything is rendered: `renderer validate`, `plan` and `estimate`.
+"""The door to what is known before anything is rendered: `renderer plan` and `estimate`.
 
 Words, tables of at most 80 columns and JSON for what `manifest`, `plan`, `forecast` and `estimate` say. Imports no
 torch. Whatever takes time to import is imported by the command.
@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -36,9 +36,6 @@ def add_commands(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], manifests: argparse.ArgumentParser, load: Load
 ) -> None:
     """Give the parser its commands. `load` reads the manifests that the options name."""
-    validate = commands.add_parser("validate", parents=[manifests], help="say what is wrong with manifests")
-    validate.set_defaults(command=lambda options: _validate(load(options)))
-
     plan = commands.add_parser("plan", parents=[manifests], help="what would be rendered, and what that will take")
     plan.add_argument(
         "--only",
@@ -82,14 +79,6 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu", metavar="NAME", help='as if this were the card, like "RTX 3080"')
 
 
-def _validate(loaded: Loaded) -> int:
-    from renderer import console  # noqa: PLC0415
-
-    for manifest in loaded.manifests:
-        print(f"{manifest.file}: {_count(len(manifest.pictures), 'picture')}, no problems")
-    return console.print_problems(loaded.problems)
-
-
 def _estimate(options: argparse.Namespace) -> int:
     from renderer import estimate_cli  # noqa: PLC0415
 
@@ -101,6 +90,7 @@ def show_plan(options: argparse.Namespace, loaded: Loaded) -> int:
     from renderer import console, forecast  # noqa: PLC0415
     from renderer.plan import check_chosen, make_plan  # noqa: PLC0415
 
+    told = [*loaded.problems, *loaded.warnings]
     check_chosen(loaded.manifests, options.only)
     plans = [
         make_plan(manifest, options.outputs, only=options.only, force=options.force) for manifest in loaded.manifests
@@ -108,12 +98,12 @@ def show_plan(options: argparse.Namespace, loaded: Loaded) -> int:
     found = forecast.forecast(plans, terms(options), datetime.now().astimezone())
     if options.json:
         print(json.dumps(_as_dict(plans, found), indent=2, ensure_ascii=False))
-        return console.print_problems(loaded.problems)
+        return console.print_problems(told, console.MOST_WARNINGS)
     for plan in plans:
         print("\n".join(_plan_lines(plan, found)))
     for line in _forecast_lines(found):
         print(line)
-    return console.print_problems(loaded.problems)
+    return console.print_problems(told, console.MOST_WARNINGS)
 
 
 # ---- which machine ---------------------------------------------------------------------------------------------------
@@ -265,6 +255,7 @@ def _as_dict(plans: Sequence[Plan], found: Forecast) -> dict[str, Any]:
                 "manifest": plan.manifest.file,
                 "name": plan.manifest.name,
                 "folder": str(plan.folder.path),
+                "warnings": [asdict(warning) for warning in plan.manifest.warnings],
                 "pictures": [
                     {
                         "id": item.picture.id,

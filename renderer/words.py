@@ -167,8 +167,8 @@ def gib(count: int | None) -> str:
 def sentence(what: news.News) -> str | None:
     """What happened, in a line; None for what a bar shows better, or nobody needs to read."""
     match what:
-        case news.ManifestRefused(problem=problem):
-            return f"not rendered: {problem}"
+        case news.ManifestProblem(problem=problem):
+            return str(problem) if problem.warning else f"not rendered: {problem}"
         case news.BatchBegan(plan=plan, to_render=count):
             there = len(plan.to_bring()) + len(plan.twins())
             bring = _counted(there, "to move, copy or keep another way")

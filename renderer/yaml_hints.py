@@ -44,6 +44,15 @@ def syntax_hint(trouble: Trouble) -> str:
     return next((row.hint for row in _ROWS if row.fits(trouble)), "")
 
 
+_NEAR = 500
+
+
+def line_at(text: str, index: int) -> tuple[str, str]:
+    """The line of a letter, parted before it. Only what is near is looked at: a line may be millions of letters."""
+    before, after = text[max(0, index - _NEAR) : index], text[index : index + _NEAR]
+    return re.split("[\r\n]", before)[-1], re.split("[\r\n]", after, maxsplit=1)[0]
+
+
 _MORE = r"did not find expected (key|'-' indicator)|expected <block end>"
 """Something stands where the line should have ended: libyaml's words, and those of PyYAML's own parser."""
 

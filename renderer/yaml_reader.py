@@ -21,7 +21,7 @@ from renderer.decoding import FORBIDDEN, decode
 from renderer.errors import Problem, shorten
 from renderer.json_reader import JsonError
 from renderer.scalars import MAX_NUMBER_LENGTH, resolve
-from renderer.yaml_hints import Trouble, syntax_hint
+from renderer.yaml_hints import Trouble, line_at, syntax_hint
 
 MAX_VALUES = 10**6
 """Keys are not counted. A million take half a gigabyte while they are read, and are more than any manifest may hold."""
@@ -364,17 +364,11 @@ class _Composer:
         if mark is None:
             self.problems.append(Problem(self.file, 1, 1, "", message))
             return
-        trouble = Trouble(message, *self._line(mark), begun="".join(self._line(begun or mark)))
+        begins = begun or mark
+        trouble = Trouble(message, *line_at(self.text, mark.index), begun="".join(line_at(self.text, begins.index)))
         self.problems.append(Problem(self.file, mark.line + 1, mark.column + 1, "", message, syntax_hint(trouble)))
 
-    def _line(self, mark: yaml.Mark) -> tuple[str, str]:
-        """The line of a mark, parted there. Only what is near is looked at: a line may be millions of letters."""
-        before = self.text[max(0, mark.index - _NEAR) : mark.index]
-        after = self.text[mark.index : mark.index + _NEAR]
-        return re.split("[\r\n]", before)[-1], re.split("[\r\n]", after, maxsplit=1)[0]
 
-
-_NEAR = 500
 _CUTTING_COMMENT = re.compile(r"[ \t]+#(?=[^\s#])")
 
 

@@ -235,7 +235,7 @@ def test_a_summary_says_how_it_ended() -> None:
 def test_an_error_is_followed_by_what_helps(capsys: pytest.CaptureFixture[str]) -> None:
     """The message first, then the hint."""
     console.print_error(MachineError("no GPU", hint="plug one in"))
-    assert capsys.readouterr().err == "error: no GPU\n  try: plug one in\n"
+    assert capsys.readouterr().err == "error: no GPU\n  hint: plug one in\n"
 
 
 @pytest.mark.parametrize(

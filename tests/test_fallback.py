@@ -67,6 +67,6 @@ def test_streaming_that_was_asked_for(capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.main(["render", "night.yaml", "--profile", "stream"]) == 3
     said = capsys.readouterr().err
     assert REASON in said
-    assert "try: without --profile stream" in said
+    assert "hint: without --profile stream" in said
     assert cli.main(["plan", "night.yaml", "--profile", "stream"]) == 0
     assert REASON in " ".join(capsys.readouterr().out.split())

@@ -131,7 +131,7 @@ def test_a_night_that_ends_when_it_should_is_good_news(postbox: Postbox, ending:
 def test_a_manifest_that_was_not_rendered_is_bad_news(postbox: Postbox) -> None:
     """The others are all there; what is wrong with this one is said."""
     notifier = Notifier([postbox.url])
-    notifier.watch(news.ManifestRefused(Problem("a.yaml", 1, 20, "jobs[0].stpes", "unknown key")))
+    notifier.watch(news.ManifestProblem(Problem("a.yaml", 1, 20, "jobs[0].stpes", "unknown key")))
     notifier.watch(news.BatchEnded(summary(failed=0, failures=())))
     notifier.end(None)
     assert "not rendered: a.yaml:1:20 jobs[0].stpes: unknown key" in postbox.letters[0]["message"]

@@ -27,7 +27,20 @@ from renderer.catalog.data import (
     TRANSFORMER_FILES,
     VAE_FILES,
 )
-from renderer.catalog.model import SIZE_STEP, Ability, Density, Model, Network, Part, PartRole, Role, Shape, UNetShape
+from renderer.catalog.model import (
+    MOST_TOKENS,
+    SIZE_STEP,
+    TRAINED_TOKENS,
+    Ability,
+    Density,
+    Model,
+    Network,
+    Part,
+    PartRole,
+    Role,
+    Shape,
+    UNetShape,
+)
 from renderer.errors import ModelError, shorten
 from renderer.folders import expanded
 
@@ -36,6 +49,7 @@ __all__ = [
     "DEMO",
     "DEMO_SHAPE",
     "MODELS",
+    "MOST_TOKENS",
     "PARTS",
     "PHOTOGRAPHS",
     "PROCESSOR",
@@ -44,6 +58,7 @@ __all__ = [
     "SIZE_STEP",
     "STABLE_DIFFUSION_15",
     "TOKENIZER",
+    "TRAINED_TOKENS",
     "Ability",
     "Density",
     "Model",

@@ -21,6 +21,12 @@ Ability = Literal["picture", "edit", "lora"]
 SIZE_STEP = 16
 """Widths and heights are multiples of this: the VAE halves three times, and the DiT takes patches of two."""
 
+TRAINED_TOKENS = 512
+"""The longest prompts Qwen-Image was trained with."""
+
+MOST_TOKENS = 4096
+"""Where DiffSynth cuts a prompt off."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:

@@ -13,16 +13,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from renderer.catalog import Model
+from renderer.catalog import MOST_TOKENS, TRAINED_TOKENS, Model
 from renderer.errors import BadPictureError, PictureError
 from renderer.events import Setup
 from renderer.job import Job, Memory, Sharing, Size, Timing
-
-TRAINED_TOKENS = 512
-"""The longest prompts Qwen-Image was trained with."""
-
-MOST_TOKENS = 4096
-"""Where DiffSynth cuts a prompt off."""
 
 FEWEST_STEPS = 2
 """With one step, DiffSynth 2.1.12 divides zero by zero: it stretches the noise levels so that the last is 0.02, and the

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from renderer.catalog import MOST_TOKENS
 from renderer.demo.tokenizer import DROPPED_TOKENS
 from renderer.engine import calling, facts
 from renderer.engine.blocks import ModuleBlocks
-from renderer.engine.calling import MOST_TOKENS
 from renderer.engine.encoding import EmbeddingCache, Encoded, encode
 from renderer.engine.placement import Device, arithmetic_of, computation_dtype
 from renderer.engine.riders import Rider
