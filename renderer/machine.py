@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from renderer import folders, gpus
+from renderer import folders, gpus, processor
 from renderer.gpus import Gpu
 
 _PROBE_TIMEOUT_S = 180
@@ -148,7 +148,8 @@ def ask(module: str, here: Machine) -> dict[str, Any]:
 
     The child sees the GPU that renders, and no other. A child that writes nothing sensible is an `error` in words.
     """
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": here.visible} if here.visible else None
+    environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": here.visible} if here.visible else {})}
+    processor.let_waiting_threads_sleep(environment)
     command = [sys.executable, "-m", module]
     try:
         answer = subprocess.run(command, capture_output=True, timeout=_PROBE_TIMEOUT_S, check=False, env=environment)

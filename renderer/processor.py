@@ -8,7 +8,7 @@ which torch and oneDNN are told to use fewer of them; so it answers in a blink a
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -39,13 +39,13 @@ milliseconds. With it a picture of the demo took 0.33 s on two quiet cores and 1
 without 0.30 s and more than 30: a thread that spins holds the core which the other one waits for."""
 
 
-def let_waiting_threads_sleep() -> None:
+def let_waiting_threads_sleep(environment: MutableMapping[str, str] = os.environ) -> None:
     """Let threads that wait for one another leave their cores to whoever is at work. To be called before torch comes.
 
     Who has said by a variable how they are to wait is obeyed.
     """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    if "OMP_WAIT_POLICY" not in environment:
+        environment.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from renderer import processor
 from renderer.engine import slots
 from renderer.engine.native import NativeEngine
 from renderer.engine.worker import Worker
@@ -114,7 +115,7 @@ class TestOpen:
         ]
         assert isinstance(opened, Opened)
         assert opened.capacity == 1
-        assert opened.engine == Engine(name="native", profile="cpu", device="cpu")
+        assert opened.engine == Engine(name="native", profile="cpu", device="cpu", arithmetic=processor.arithmetic())
         assert opened.software.diffsynth.startswith("2.")
         assert opened.gpu is None
         assert opened.load_s > 0
