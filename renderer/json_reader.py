@@ -21,13 +21,17 @@ _LITERAL = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?(?![
 
 
 class JsonError(Exception):
-    """The text is not JSON. `line` and `column` count from 1 and say where."""
+    """The text is not JSON. `line` and `column` count from 1 and say where.
 
-    def __init__(self, message: str, mark: yaml.Mark) -> None:
+    `lines` tells that it is JSON, and more JSON: a document in each line.
+    """
+
+    def __init__(self, message: str, mark: yaml.Mark, *, lines: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.line = mark.line + 1
         self.column = mark.column + 1
+        self.lines = lines
 
 
 def events(text: str) -> Iterator[yaml.NodeEvent | yaml.CollectionEndEvent]:
@@ -56,7 +60,8 @@ class _Reader:
                 yield self._key()
             yield from self._value()
         if self.at < len(self.text):
-            raise self._error("there is more behind the end of the document")
+            lines = self.text.startswith("{", self.at)
+            raise JsonError("there is more behind the end of the document", self._mark(), lines=lines)
 
     def _value(self) -> Iterator[yaml.NodeEvent | yaml.CollectionEndEvent]:
         """A scalar, or the beginning of a list or mapping up to its first scalar."""

@@ -144,7 +144,7 @@ class _Loading:
             self.fail()
         top = self.document.value
         if not isinstance(top, dict):
-            self.complain([Complaint((), "a manifest is a mapping", 'it begins with "jobs:"')])
+            self.complain([Complaint((), "a manifest is a mapping", _hint_at_top(top))])
             self.fail()
         head = self.check_head(top)
         name = self.check_name(head.get("name"), stem)
@@ -368,6 +368,13 @@ class _Loading:
                     manifest=self.document.file, line=line, job_id=draft.job_id, index=index, matrix=draft.matrix
                 )
                 yield Picture.of(id=draft.id, output=output, job=job, place=place, keep=keep, expect=expect)
+
+
+def _hint_at_top(top: Any) -> str:
+    """What helps where a file holds a list of prompts, one a line or as YAML, and nothing around it."""
+    if isinstance(top, str):
+        return 'write "jobs:" in the first line, and "- " before each prompt, which stands in a line of its own'
+    return 'write "jobs:" above the list' if isinstance(top, list) else 'begin it with "jobs:"'
 
 
 def _output_values(fields: Collection[str], draft: Draft, index: str) -> Mapping[str, str]:

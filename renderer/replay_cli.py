@@ -63,7 +63,7 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _passed_over(each: PassedOver) -> str:
-    return f"passed over: {each.message}" + (f" (try: {each.hint})" if each.hint else "")
+    return f"passed over: {each.message}" + (f" ({each.hint})" if each.hint else "")
 
 
 def _print_entries(entries: Sequence[Entry]) -> None:

@@ -50,8 +50,9 @@ def read(data: bytes, file: str) -> Document:
         try:
             return _Composer(file, text).compose(json_reader.events(text))
         except JsonError as error:
-            if named_json:
-                problem = Problem(file, error.line, error.column, "", f"this is not JSON: {error.message}")
+            if named_json or error.lines:
+                hint = 'put the lines into {"jobs": [ ]}, with commas between them' if error.lines else ""
+                problem = Problem(file, error.line, error.column, "", f"this is not JSON: {error.message}", hint)
                 return Document(file=file, problems=[problem])
     return _Composer(file, text).compose(_events(text))
 

@@ -132,6 +132,13 @@ class TestStrictness:
         (problem,) = problems_of(text)
         assert problem.startswith(f"f.json:{said}")
 
+    def test_json_lines(self) -> None:
+        """A document in each line is no manifest, and what makes one of it is said, whatever the file is called."""
+        for file in ("f.jsonl", "stdin", "f.json"):
+            (problem,) = problems_of('{"prompt": "a"}\n{"prompt": "b"}\n', file)
+            assert problem.startswith(f"{file}:2:1: this is not JSON: there is more")
+            assert problem.endswith('(put the lines into {"jobs": [ ]}, with commas between them)')
+
     def test_flow_style_is_still_yaml(self) -> None:
         """A manifest that begins with a brace and is not JSON is YAML, where it is not called .json."""
         assert read(b"{jobs: [a, b,], x: no} # hi", "f.yaml").value == {"jobs": ["a", "b"], "x": "no"}

@@ -96,3 +96,30 @@ def test_a_model_that_nobody_knows_renders_nothing(folder: Path, capsys: pytest.
     assert cli.main(["render", "good.yaml", "--model", "nobody"]) == 2
     assert rendered(folder) == []
     assert capsys.readouterr().err.count("nobody") == 1
+
+
+class TestWarnings:
+    """What was hardly meant is said once, before anything is rendered, and costs nothing."""
+
+    @pytest.fixture(autouse=True)
+    def _doubtful(self, folder: Path) -> None:
+        (folder / "good.yaml").write_text(GOOD.replace("[a, b]", "\n- a #b\n- b"))
+
+    def test_plain(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A line in the log, and an exit code of 0."""
+        assert cli.main(["render", "good.yaml", "--log-format", "plain"]) == 0
+        first = capsys.readouterr().err.splitlines()[0]
+        assert "good.yaml:3:5: warning: jobs[0]: what follows" in first
+        assert rendered(folder) == ["001.png", "002.png"]
+
+    def test_json(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """An object of its own in a log for machines."""
+        cli.main(["render", "good.yaml", "--log-format", "json"])
+        first = json.loads(capsys.readouterr().err.splitlines()[0])
+        assert (first["event"], first["line"], first["warning"]) == ("manifest-doubted", 3, True)
+
+    def test_annotation(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        """A warning at its line on GitHub."""
+        monkeypatch.setenv("GITHUB_ACTIONS", "true")
+        cli.main(["render", "good.yaml"])
+        assert capsys.readouterr().err.startswith("::warning file=good.yaml,line=3,col=5::")

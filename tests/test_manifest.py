@@ -128,8 +128,29 @@ class TestFile:
         with pytest.raises(UsageError, match="cannot be read"):
             load(path)
 
+    @pytest.mark.parametrize(
+        ("text", "hint"),
+        [
+            ("a fox\na whale\n", 'write "jobs:" in the first line, and "- " before each prompt'),
+            ("- a fox\n- a whale\n", 'write "jobs:" above the list'),
+            ("# nothing\n", 'begin it with "jobs:"'),
+        ],
+    )
+    def test_what_is_no_manifest(self, text: str, hint: str) -> None:
+        """A list of prompts, one a line or as YAML, is no manifest, and what makes one of it is said."""
+        assert hint in problem_of(text.encode())
+
+    @pytest.mark.parametrize("text", ["jobs: [a]\r\n", "\ufeffjobs:\r\n- a\r\n", "jobs:\r- a\r"])
+    def test_line_ends(self, text: str) -> None:
+        """Windows' line ends and its mark at the beginning, and those of old Macs, are read as all others."""
+        assert load_text(text.encode()).pictures[0].job.prompt == "a"
+
 
 class TestHead:
+    def test_name_from_a_mac(self) -> None:
+        """A file's name with its accents as letters of their own makes the folder that looks like it."""
+        assert load_text("jobs: [a]", stem="e\u0301te\u0301").name == "\xe9t\xe9"
+
     def test_a_file_from_a_mac(self, tmp_path: Path) -> None:
         """A name that a Mac takes apart (e and its accent) is the name that it looks like, in the file or in `name`."""
         text = "version: 1\ndefaults: {model: demo, precision: bf16}\njobs: [a]\n"
