@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
+from renderer import streams
 from renderer.fields import AmountOfBytes
 from renderer.job import Precision, Profile
 from renderer.loading import Load, Loaded
@@ -100,9 +101,9 @@ def show_plan(options: argparse.Namespace, loaded: Loaded) -> int:
         print(json.dumps(_as_dict(plans, found), indent=2, ensure_ascii=False))
         return console.print_problems(told, console.MOST_WARNINGS)
     for plan in plans:
-        print("\n".join(_plan_lines(plan, found)))
+        print(streams.harmless("\n".join(_plan_lines(plan, found))))
     for line in _forecast_lines(found):
-        print(line)
+        print(streams.harmless(line))
     return console.print_problems(told, console.MOST_WARNINGS)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, get_args
 
-from renderer import models_cli, plan_cli, report_cli
+from renderer import models_cli, plan_cli, report_cli, streams
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ManifestError
 from renderer.job import Profile, Summary
 from renderer.loading import Load, Loaded
@@ -77,7 +77,7 @@ def _status(options: argparse.Namespace, loaded: Loaded) -> int:
             }
         )
         if not options.json:
-            print("\n".join(_status_lines(plan, trouble, running, memory, hold=hold)))
+            print(streams.harmless("\n".join(_status_lines(plan, trouble, running, memory, hold=hold))))
     if options.json:
         print(json.dumps(states, indent=2, ensure_ascii=False))
     return console.print_problems(loaded.problems)

@@ -5,6 +5,7 @@ Texts out of values, for consoles, `status` and messages; prints nothing and wat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -133,7 +134,8 @@ def cut(text: str, columns: int) -> str:
 
 
 def wrap(text: str, indent: str) -> Iterator[str]:
-    """A text in lines of at most 80 columns; all but the first begin with `indent`."""
+    """A text in lines of at most 80 columns, whatever its own are; all but the first begin with `indent`."""
+    text = re.sub(r"\s*[\r\n]\s*", " ", text)
     first, *rest = text.lstrip().split(" ")
     line = text[: len(text) - len(text.lstrip())] + first
     for word in [*rest, None]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from renderer import news, streams
+from renderer import cli, news, streams
 from renderer.job import Summary
+from renderer.manifest import load
+from renderer.plan import make_plan
 from tests import driving
 
 ALL = ["001.png", "002.png", "003.png", "004.png"]
@@ -98,6 +101,23 @@ class TestResults:
         done = shell(f"{how} $R plan m.yaml >/dev/full", tmp_path)
         assert done.returncode == 1
         assert done.stderr == "error: cannot write to standard output: No space left on device\n"
+
+    @pytest.mark.parametrize("command", ["plan", "status"])
+    def test_no_line_of_a_worker_is_a_command(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+    ) -> None:
+        """What a failure said stands in plans and in `status`: none of its lines begins as a CI job's commands do."""
+        monkeypatch.chdir(tmp_path)
+        plan = make_plan(load(Path(driving.write_manifest(tmp_path, "a"))), tmp_path / "outputs")
+        forged = [f"{'x' * length} ::error::y\n::error::z\r::error::z ##[error]z" for length in range(40, 78)]
+        (item,) = plan.items
+        plan.folder.path.mkdir(parents=True)
+        plan.journal.write("failed", item.picture.id, item.fingerprint, " ".join(forged))
+        assert cli.main([command, "m.yaml"]) == 0
+        said = capsys.readouterr().out
+        assert "xxxx" in said
+        lines = re.split(r"\r\n|\r|\n", said)
+        assert [line for line in lines if line.lstrip().startswith("::") or "##[" in line] == []
 
 
 class TestStreams:

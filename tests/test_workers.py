@@ -136,6 +136,10 @@ def test_a_worker_dies_with_its_run_whatever_it_is_busy_with(tmp_path: Path) -> 
     run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None
     worker = psutil.Process(int(run.stdout.readline()))
+    with contextlib.suppress(AssertionError):  # a kernel that does not say where a process sleeps
+        wait_for(
+            lambda: any(call in Path(f"/proc/{worker.pid}/wchan").read_text() for call in ("hrtimer", "nanosleep"))
+        )
     run.kill()
     run.wait()
     assert gone(worker)
@@ -161,6 +165,19 @@ def test_what_a_worker_started_goes_with_it(tmp_path: Path) -> None:
     assert gone(psutil.Process(int(worker.excerpt()))) if psutil.pid_exists(int(worker.excerpt())) else True
     worker.kill()
     worker.end()
+
+
+@pytest.mark.parametrize(("before", "after", "found"), [(4, 5, True), (4, 4, False), (None, 5, None), (4, None, None)])
+def test_whether_memory_ran_out_is_asked_of_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int | None, after: int | None, *, found: bool | None
+) -> None:
+    """It counts whom it ended for that: more of them at a worker's end than at its beginning, or nobody knows."""
+    counts = [before, after]
+    monkeypatch.setattr(oom, "kills", lambda: counts.pop(0))
+    worker = LocalWorker(tmp_path / "worker.log", FAKE)
+    os.kill(worker.pid, signal.SIGKILL)
+    assert hear(worker, Gone)[0] == Gone(-signal.SIGKILL, out_of_memory=found)
+    worker.kill()
 
 
 @pytest.mark.parametrize(
