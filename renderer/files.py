@@ -180,6 +180,7 @@ def make_folder(path: Path, *, lasting: bool = True) -> None:
     missing = [each for each in (whole, *whole.parents) if not each.is_dir()]
     for each in reversed(missing):
         each.mkdir(exist_ok=True)
+    _lasting.difference_update(missing)
     if not lasting:
         return
     for each in (whole, *whole.parents):

@@ -60,9 +60,21 @@ class Recorder:
     def listening(self) -> Iterator[None]:
         """Record what this process does to files. Python's own `open` does not pass here: it is `unseen`."""
         with pytest.MonkeyPatch.context() as patch:
-            for name in ("open", "close", "write", "fsync", "mkdir", "replace", "rename", "link", "unlink", "remove"):
+            for name in (
+                "open",
+                "close",
+                "write",
+                "fsync",
+                "mkdir",
+                "replace",
+                "rename",
+                "link",
+                "unlink",
+                "remove",
+                "rmdir",
+            ):
                 patch.setattr(os, name, self._wrap(name, getattr(os, name)))
-            for name in ("fdatasync", "truncate", "ftruncate", "pwrite", "writev", "rmdir", "symlink", "sendfile"):
+            for name in ("fdatasync", "truncate", "ftruncate", "pwrite", "writev", "symlink", "sendfile"):
                 patch.setattr(os, name, self._refuse(name, getattr(os, name)))
             _listeners.append(self._audit)
             try:
@@ -144,7 +156,7 @@ class Recorder:
         if (name := self._below(path)) is not None:
             self._say(Call("remove", name))
 
-    _remove = _unlink
+    _remove = _rmdir = _unlink
 
 
 _listeners: list[Callable[[object, int], None]] = []

@@ -102,13 +102,12 @@ class Left:
 def look(root: Path, pictures: Sequence[Picture]) -> Left:
     """What is there, by the program's own eyes; and that no picture is another than its sidecar's."""
     folder = OutputFolder(root / "outputs" / "test")
-    done = set()
+    done: set[str] = set()
     for picture in pictures:
         sidecar = artifacts.read_sidecar(folder.sidecar(picture.output))
         if sidecar and artifacts.finished(folder, picture.output, sidecar.fingerprint, thorough=True):
-            assert sidecar.job == picture.job
-            assert pixels_of(folder.picture(picture.output, sidecar.keep.format)) == draw(picture.job)
-            done.add(picture.id)
+            assert pixels_of(folder.picture(picture.output, sidecar.keep.format)) == draw(sidecar.job)
+            done |= {picture.id} if sidecar.job == picture.job else set()
     return Left(frozenset(done), len(journal._entries(folder.journal)))
 
 
@@ -125,9 +124,13 @@ def cuts(calls: Sequence[Call], after: int = 0) -> Iterator[tuple[int, Cut, Tree
 class Trial:
     """Puts what a cut left on a real disk and renders it to its end; what is the same is tried once."""
 
-    def __init__(self, tmp_path: Path, manifest: Manifest) -> None:
+    def __init__(
+        self, tmp_path: Path, manifest: Manifest, *, rendered_before: bool = False, moved: bool = False
+    ) -> None:
         self._tmp_path = tmp_path
         self._manifest = manifest
+        self._rendered_before = rendered_before or moved
+        self._moved = moved
         self._seen: dict[int, Left] = {}
 
     def __len__(self) -> int:
@@ -144,23 +147,33 @@ class Trial:
 
     def _finish(self, root: Path, left: Left) -> None:
         rendered = render(root, self._manifest)
-        assert sorted([*rendered, *left.done]) == [picture.id for picture in self._manifest.pictures], "twice, or never"
+        if self._rendered_before:
+            assert not rendered, "a picture that lay there under another name, or kept another way"
+        else:
+            assert sorted([*rendered, *left.done]) == [picture.id for picture in self._manifest.pictures], "twice"
         folder = root / "outputs" / "test"
         found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
         suffix = {"png": ".png", "webp": ".webp"}[self._manifest.pictures[0].keep.format]
         expected = {f"{picture.output}{end}" for picture in self._manifest.pictures for end in (suffix, ".json")}
-        assert {name for name in found if name.split("/")[0] not in set(Own)} == expected
+        left_over = {name for name in found if name.split("/")[0] not in set(Own)} - expected
+        assert found >= expected
+        # A name that a picture has left may come back, being what `prune` lists; never anything else.
+        old = {f"{name}{end}" for name in OUTPUTS for end in (".png", ".json")} if self._moved else set()
+        assert left_over <= old
         assert look(root, self._manifest.pictures).done == {picture.id for picture in self._manifest.pictures}
 
 
 def try_all(trial: Trial, calls: Sequence[Call], done: Sequence[str] = (), after: int = 0) -> None:
-    """At every cut: what was told to be done is there, and what the journal says it has, it has."""
+    """At every cut behind the first calls: what was told to be done is there, and what the journal says it has, it has.
+
+    `done` was told before.
+    """
     told: list[tuple[set[str], int]] = []
     so_far, entries = set(done), 0
-    for call in calls:
+    for position, call in enumerate(calls):
         if call.what == "mark" and call.name == JOURNAL_WRITTEN:
             entries += 1
-        elif call.what == "mark":
+        elif call.what == "mark" and position >= after:
             so_far = so_far | {call.name}
         elif call.what == "move" and call.other.endswith(Own.JOURNAL):
             entries = 0  # written anew, without what is of no more use
@@ -181,11 +194,27 @@ def test_a_first_run(tmp_path: Path) -> None:
     assert len(trial) > 50, "that was no run"
 
 
+def after_the_first(calls: Sequence[Call]) -> int:
+    """Where in a recording of two runs the first has ended, by the lock that the second opens."""
+    return [position for position, call in enumerate(calls) if call.what == "open" and call.name.endswith(Own.LOCK)][-1]
+
+
 def test_another_format(tmp_path: Path) -> None:
     """From PNG to WebP and its sidecars: whatever is left, no picture is rendered again."""
     calls = record(tmp_path / "disk", PNG, WEBP)
-    began = next(position for position, call in enumerate(calls) if call.other.endswith(".webp"))
-    try_all(Trial(tmp_path, WEBP), calls, after=began - 10)
+    try_all(
+        Trial(tmp_path, WEBP, rendered_before=True), calls, [one.id for one in PNG.pictures], after_the_first(calls)
+    )
+
+
+@pytest.mark.parametrize(
+    "outputs", [("new/p0", "new/p1", "p2"), ("sub/p1", "sub/deep/p2", "p3"), ("sub/deep/p2", "p0", "sub/p1")]
+)
+def test_other_names(tmp_path: Path, outputs: tuple[str, str, str]) -> None:
+    """To new folders, one along, round in a circle: whatever is left, no picture is rendered again."""
+    moved = make(outputs)
+    calls = record(tmp_path / "disk", PNG, moved)
+    try_all(Trial(tmp_path, moved, moved=True), calls, after=after_the_first(calls))
 
 
 def test_a_kill_and_then_a_power_cut(tmp_path: Path) -> None:
@@ -201,4 +230,20 @@ def test_a_kill_and_then_a_power_cut(tmp_path: Path) -> None:
     trial = Trial(tmp_path, PNG)
     for kill_at in kills:
         calls = record(tmp_path / f"disk-{kill_at}", PNG, PNG, kill_at=kill_at)
-        try_all(trial, calls, after=len(calls) - 1, done=[one.id for one in PNG.pictures])
+        try_all(trial, calls, [one.id for one in PNG.pictures], len(calls) - 1)
+
+
+def test_a_folder_that_went_and_came_back(tmp_path: Path) -> None:
+    """One that was seen to before is seen to again when it had to be made anew."""
+    root = tmp_path / "disk"
+    root.mkdir()
+    recorder = Recorder(root)
+    with recorder.listening():
+        for name in ("a", "b"):
+            files.write_whole(root / "sub" / "deep" / name, b"kept")
+            if name == "a":
+                (root / "sub" / "deep" / name).unlink()
+                (root / "sub" / "deep").rmdir()
+                (root / "sub").rmdir()
+    *_, (_, _, tree) = (each for each in cuts(recorder.calls) if each[1] == "lost")
+    assert tree == {"sub": None, "sub/deep": None, "sub/deep/b": b"kept"}
