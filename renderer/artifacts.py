@@ -152,18 +152,31 @@ def carry(
     changing = None
     if before is not None and before.keep.format != told.keep.format:
         changing = _begin_change(path.parent, _Change(name=path.stem, formats=(before.keep.format, told.keep.format)))
-    if leaves:
-        link_whole(folder.picture(source, told.keep.format), path)
-    else:
-        copy_whole(folder.picture(source, told.keep.format), path)
+    old = folder.picture(source, told.keep.format)
+    alias = _is_alias(old, path)
+    if leaves and not alias:
+        link_whole(old, path)
+    elif not alias:
+        copy_whole(old, path)
     named = told.model_copy(update={"file": told.file.model_copy(update={"name": path.name})})
     sidecar = describe(named)
     write_whole(folder.sidecar(output), sidecar.model_dump_json(indent=2).encode() + b"\n")
     if changing is not None:
         _finish_change(changing)
-    if leaves:
+    if leaves and not alias:
         remove(folder, source, told.keep.format)
     return sidecar
+
+
+def _is_alias(one: Path, other: Path) -> bool:
+    """Whether two names are one file's only name: where case tells nothing apart, or one's folder links to the other's.
+
+    A file with a second link is none: there each name can go without the other.
+    """
+    try:
+        return one.samefile(other) and one.stat().st_nlink == 1
+    except OSError:
+        return False
 
 
 def remove(folder: OutputFolder, output: str, file_format: Format) -> None:

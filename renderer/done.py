@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import unicodedata
 from collections.abc import Container, Hashable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -196,7 +197,8 @@ def find_all(folder: OutputFolder, passing: Container[str] = (), *, below: str =
         folders[:] = sorted(name for name in folders if not (top and name in own))
         below = "" if top else f"{Path(place).relative_to(folder.path).as_posix()}/"
         for name in sorted(names):
-            output = f"{below}{name.removesuffix(SIDECAR_SUFFIX)}"
+            # Disks of a Mac give names with accents apart; all names of pictures have them together.
+            output = unicodedata.normalize("NFC", f"{below}{name.removesuffix(SIDECAR_SUFFIX)}")
             if name.endswith(SIDECAR_SUFFIX) and output not in passing and (found := find(folder, output)) is not None:
                 yield found
 

@@ -4,14 +4,15 @@ import errno
 import json
 import os
 import resource
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from renderer import artifacts, files
+from renderer import artifacts, done, files
 from renderer.encode import Pixels
 from renderer.errors import DiskError
 from renderer.job import Engine, FileFacts, Memory, ModelIdentity, Sidecar, Timing
@@ -163,6 +164,23 @@ class TestFinished:
         assert artifacts.read_sidecar(folder.sidecar("p")) is None
 
 
+class TestCarry:
+    def test_two_names_of_one_file(self, folder: OutputFolder) -> None:
+        """Where both names are the same file (a disk that ignores case; here a link), leaving one loses nothing."""
+        save(folder, "Sub/p")
+        (folder.path / "sub").symlink_to("Sub")
+        artifacts.carry(folder, "Sub/p", "sub/p", lambda sidecar: sidecar, leaves=True)
+        assert artifacts.finished(folder, "sub/p", MARK, thorough=True)
+
+    def test_a_second_link_is_no_such_name(self, folder: OutputFolder) -> None:
+        """A move that died after it had linked the file is gone on with, and the old name goes."""
+        save(folder)
+        os.link(folder.picture("p"), folder.picture("q"))
+        artifacts.carry(folder, "p", "q", lambda sidecar: sidecar, leaves=True)
+        assert artifacts.finished(folder, "q", MARK, thorough=True)
+        assert not folder.picture("p").exists()
+
+
 class TestSweep:
     def test_one_file_that_cannot_be_read_or_removed_stops_nothing(self, folder: OutputFolder) -> None:
         """A folder of a temporary file's name stays, and the others go."""
@@ -194,3 +212,17 @@ class TestSweep:
             "p.json",
             "p.png",
         ]
+
+
+def test_names_that_a_disk_takes_apart(folder: OutputFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Mac's disk gives a name back with its accents apart: it is the picture's own, and not another picture."""
+    save(folder, "\u00e9t\u00e9/\u00e9")
+    walk = os.walk
+
+    def apart(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for place, folders, names in walk(top):
+            yield place, folders, [unicodedata.normalize("NFD", name) for name in names]
+
+    monkeypatch.setattr(os, "walk", apart)
+    assert [found.output for found in done.find_all(folder)] == ["\u00e9t\u00e9/\u00e9"]
+    assert not list(done.find_all(folder, {"\u00e9t\u00e9/\u00e9"}))
