@@ -19,7 +19,7 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from renderer import catalog
+from renderer import catalog, machine
 from renderer.children import Child
 from renderer.errors import MachineError, ModelError, RendererError
 from renderer.events import Setup
@@ -92,7 +92,7 @@ class _Errand:
         with tempfile.TemporaryFile() as log, _supplier(log) as (stdin, stdout):
             lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
             threading.Thread(target=_listen, args=(stdout, lines), daemon=True).start()
-            _say(stdin, self._need.model_dump_json())
+            _say(stdin, self._need.model_copy(update={"gpu": machine.look().visible}).model_dump_json())
             while not self._stopped():
                 with contextlib.suppress(queue.Empty):
                     line = lines.get(timeout=_TICK_S)

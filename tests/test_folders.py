@@ -101,15 +101,16 @@ def test_a_cache_stands_in(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_nobody_else_s_folder_is_taken(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Below a temporary folder anybody can make a name beforehand: a link, or one that others can write, is left."""
+    """Anybody can make a name beforehand: a link, a folder that others can write and a file are left alone."""
     first = temporary / f"renderer-{os.getuid()}"
     first.symlink_to(temporary)
     second = temporary / f"renderer-{os.getuid()}-2"
     second.mkdir(mode=0o777)
     second.chmod(0o777)
+    (temporary / f"renderer-{os.getuid()}-3").touch(mode=0o600)
     monkeypatch.setenv("HOME", str(temporary / "file"))
     (temporary / "file").write_text("")
-    assert folders.cache_folder() == temporary / f"renderer-{os.getuid()}-3" / "cache"
+    assert folders.cache_folder() == temporary / f"renderer-{os.getuid()}-4" / "cache"
 
 
 def test_a_temporary_folder_is_found(nowhere: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

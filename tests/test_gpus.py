@@ -15,6 +15,7 @@ from tests.nvml import GIB, LOST, NOT_SUPPORTED, Card, Nvml, Part
 OLD = Card("GPU-5555-1", b"NVIDIA GeForce GTX 1060 6GB", 6 * GIB, capability=(6, 1), cores=1280)
 TITAN = Card("GPU-5555-2", b"NVIDIA TITAN V", 12 * GIB, capability=(7, 0), cores=5120)
 SMALL = Card("GPU-6666-1", b"NVIDIA GeForce RTX 3060", 12 * GIB, capability=(8, 6), cores=3584)
+NEW = Card("GPU-6666-2", b"NVIDIA GeForce RTX 5060", 8 * GIB, capability=(12, 0), cores=3840)
 LARGE = Card("GPU-7777-1", cores=16384)
 PARTS = (Part("MIG-aaaa", 20, (1, 0), b"NVIDIA H100 80GB HBM3 MIG 2g.20gb"), Part("MIG-bbbb", 40, (2, 0)))
 SPLIT = Card("GPU-8888", b"NVIDIA H100 80GB HBM3", 80 * GIB, capability=(9, 0), cores=16896, parts=PARTS)
@@ -82,7 +83,8 @@ class TestAnswers:
 class TestOrder:
     def test_the_best_renders(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without a wish it is the fastest of those that multiply bf16, whichever slot it is in."""
-        assert uuids(seen(monkeypatch, OLD, TITAN, SMALL, LARGE)) == [card.uuid for card in (LARGE, SMALL, TITAN, OLD)]
+        found = uuids(seen(monkeypatch, OLD, TITAN, SMALL, NEW, LARGE))
+        assert found == [card.uuid for card in (LARGE, NEW, SMALL, TITAN, OLD)]
         assert uuids(seen(monkeypatch, OLD, LARGE, CUDA_DEVICE_ORDER="PCI_BUS_ID"))[0] == LARGE.uuid
 
     def test_cards_that_are_alike_keep_their_order(self, monkeypatch: pytest.MonkeyPatch) -> None:

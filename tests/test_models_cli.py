@@ -6,6 +6,7 @@ The hub's Qwen/Qwen-Image is the demo model, which is of the same layout and sma
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import psutil
 import pytest
 
 from renderer import catalog, folders, supplies
+from renderer.engine import supplier
 from renderer.errors import MachineError, ModelError
 from renderer.events import Setup
 from renderer.job import Stored
@@ -26,6 +28,7 @@ from renderer.supplies import Terms
 from renderer.weights import needs, places, prepare, pull
 from renderer.weights.needs import Bill, Need, Progress, Supplied
 from tests.hub import Hub, run, serve
+from tests.nvml import Card, Nvml
 
 QWEN = "Qwen/Qwen-Image"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -200,6 +203,35 @@ class TestObtain:
         assert (progress[-1].what, progress[-1].done_bytes) == ("downloading", size)
         assert isinstance(told[-1], Supplied)
         assert self.obtain(Need(model=QWEN)) == (True, [])
+
+    def test_a_wrong_file_is_told_first(self, machine: Mapping[str, str], tmp_path: Path) -> None:
+        """A page in the place of a file that is named is refused before any hub is asked for the other parts."""
+        assert machine
+        page = tmp_path / "mine.safetensors"
+        page.write_text("<html><title>Log in</title>", encoding="utf-8")
+        with pytest.raises(ModelError, match=r'mine\.safetensors: not a safetensors file, but a web page \("Log in"\)'):
+            supplies.obtain(
+                [Need(model=f"transformer={page}")], Terms(), lambda *_: pytest.fail("a hub was asked"), lambda: False
+            )
+
+    def test_which_gpu_quantises(self, machine: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+        """The supplier is told the card that was looked at, as the worker is."""
+        assert machine
+        told = "import json, sys; gpu = json.loads(sys.stdin.readline())['gpu']"
+        answer = "print(json.dumps({'kind': 'refused', 'error': 'ModelError', 'message': str(gpu)}), flush=True)"
+        monkeypatch.setattr(supplies, "COMMAND", (sys.executable, "-c", f"{told}; {answer}"))
+        monkeypatch.setattr("renderer.gpus.pynvml", Nvml(Card("GPU-1", cores=1), Card("GPU-2", cores=2)))
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        with pytest.raises(ModelError, match="GPU-2"):
+            self.obtain(Need(model=QWEN))
+
+    def test_what_the_supplier_makes_of_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """CUDA shows it that card alone, before torch asks."""
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        monkeypatch.setattr(supplier, "verify", lambda *_: os.environ["CUDA_VISIBLE_DEVICES"])
+        answers = io.StringIO()
+        supplier._Supplier(answers).supply(Need(model=QWEN, verify=True, gpu="GPU-2"))
+        assert json.loads(answers.getvalue())["note"] == "GPU-2"
 
     @pytest.mark.parametrize("precision", ["bf16", "fp8"])
     def test_a_store(

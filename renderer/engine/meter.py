@@ -173,8 +173,9 @@ def _nvml_handle() -> Any | None:
     address = f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
     try:
         pynvml.nvmlInit()
-        with contextlib.suppress(pynvml.NVMLError):
-            return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}")
+        for kind in ("GPU", "MIG"):  # a card, or a part of one that is split
+            with contextlib.suppress(pynvml.NVMLError):
+                return pynvml.nvmlDeviceGetHandleByUUID(f"{kind}-{properties.uuid}")
         return pynvml.nvmlDeviceGetHandleByPciBusId(address)
     except pynvml.NVMLError as error:
         LOG.warning("the device's memory cannot be watched: %s", error)

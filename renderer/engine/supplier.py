@@ -59,6 +59,8 @@ class _Supplier:
 
     def supply(self, need: Need) -> None:
         model = catalog.find(need.model)
+        if need.gpu is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = need.gpu  # before torch is imported: it asks but once
         if need.verify:
             self.tell(Supplied(note=verify(model, self._report)))
             return

@@ -21,7 +21,8 @@ class Need(Value):
     """A model's own files; or, where `store` says at which precision, its packed store.
 
     With `discard_source`, files that were fetched for a store go once it is verified. `source` is the hub to ask first.
-    With `verify`, what is here of the model is read and held against its hashes, and nothing else is done.
+    With `verify`, what is here of the model is read and held against its hashes, and nothing else is done. `gpu` is
+    what CUDA_VISIBLE_DEVICES must be where weights are quantised (null: as it is).
     """
 
     model: str
@@ -30,6 +31,7 @@ class Need(Value):
     offline: bool = False
     discard_source: bool = False
     verify: bool = False
+    gpu: str | None = None
 
 
 class Bill(Value):
