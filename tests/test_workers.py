@@ -235,8 +235,11 @@ class TestLogs:
         worker = LocalWorker(Path("/dev/full"), FAKE)
         worker.send(OPEN)
         hear(worker, events.Opened)
+        for prompt in ("one says", "two says"):
+            worker.send(Render(key="p", job=make_job(prompt)))
+            hear(worker, events.Rendered)
         worker.end()
-        assert worker.excerpt() == "a fake begins"
+        assert worker.excerpt().splitlines() == ["a fake begins", "drawing one says", "drawing two says"]
         (tmp_path / "worker.log").mkdir()
         with pytest.raises(DiskError, match="cannot write"):
             LocalWorker(tmp_path / "worker.log", FAKE)
