@@ -25,11 +25,13 @@ def render(outputs: Path, **options: Any) -> Summary:
     return summary
 
 
-def test_a_port_that_is_taken_costs_the_live_page_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--live --port N` beside somebody else's server: a warning, and all is rendered."""
+def test_a_port_that_is_taken_costs_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--live --port N` beside somebody else's server: a warning, another port, and all is rendered."""
     with socket.create_server((server.ADDRESS, 0)) as taken:
         assert render(tmp_path, live_port=taken.getsockname()[1]).rendered == 3
-    assert "warning: the page is not served: cannot serve on port" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "warning: cannot serve on port" in said
+    assert f"to watch: http://{server.ADDRESS}:" in said
 
 
 def test_a_live_page_is_served_while_the_run_is_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
