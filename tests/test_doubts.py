@@ -45,6 +45,12 @@ class TestComments:
             f"10:15 jobs[2].matrix.x[0]: {CUT}",
         ]
 
+    def test_in_the_defaults(self) -> None:
+        """The defaults' texts are every job's, and are told once."""
+        assert warnings_of("defaults:\n  model: demo\n  negative_prompt: b #c\njobs: [x, y]\n") == [
+            f"3:22 defaults.negative_prompt: {CUT}"
+        ]
+
     def test_a_comment_that_is_one(self) -> None:
         """A space behind the # says that it is a comment; one behind a number or a name cuts no prompt."""
         assert (
@@ -187,6 +193,16 @@ class TestDoors:
         assert (warning["line"], warning["column"], warning["warning"]) == (3, 9, True)
         assert cli.main(["plan", "m.yaml", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["manifests"][0]["warnings"] == [warning]
+
+    def test_files_of_models_are_looked_at(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A model's file that is none is said at the line of the job that names it, before anything is fetched: 2."""
+        Path("mine.safetensors").write_bytes(b"no tensors" * 100)
+        Path("m.yaml").write_text("jobs:\n- a\n- prompt: b\n  model: {transformer: mine.safetensors}\n- c\n")
+        assert cli.main(["validate", "m.yaml"]) == 2
+        said = capsys.readouterr()
+        assert said.out == "m.yaml: 3 pictures, 1 problem\n"
+        assert said.err.startswith("m.yaml:3:1 model: ")
+        assert "mine.safetensors" in said.err
 
     def test_plan_shows_twenty(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Warnings do not drown what was asked for."""

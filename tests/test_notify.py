@@ -138,6 +138,16 @@ def test_a_manifest_that_was_not_rendered_is_bad_news(postbox: Postbox) -> None:
     assert postbox.letters[0]["type"] == "failure"
 
 
+def test_a_warning_is_no_news(postbox: Postbox) -> None:
+    """A manifest that is rendered, and holds what was hardly meant, makes no bad night."""
+    notifier = Notifier([postbox.url])
+    notifier.watch(news.ManifestProblem(Problem("a.yaml", 1, 20, "jobs[0]", "is read as text", warning=True)))
+    notifier.watch(news.BatchEnded(summary(failed=0, failures=())))
+    notifier.end(None)
+    assert "a.yaml:1:20" not in postbox.letters[0]["message"]
+    assert postbox.letters[0]["type"] == "success"
+
+
 def test_a_message_is_not_endless(postbox: Postbox) -> None:
     """Of a hundred failures twenty are named."""
     failures = tuple(Failure(id=f"p{number}", message="no") for number in range(100))
