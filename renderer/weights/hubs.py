@@ -30,6 +30,7 @@ _NOBODY: Literal[False] = False
 _WORKERS = 4
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 _SHOWN_CHARACTERS = 160
+_RENEW = "renew it ({}), or take it away: what is open to everybody needs none"
 _AGAIN = "check the network and run the same command again: what is whole is kept"
 
 
@@ -127,8 +128,8 @@ class HuggingFace:
                 again = _refusal_of_hugging_face(second)
                 if again is None or again.transient:
                     raise
-                hint = "renew it (hf auth login), or take it away: what is open to everybody needs none"
-                raise ModelError(f"{words}; and without it {repository} is not open", hint=hint) from error
+                message = f"{words}; and without it {repository} is not open"
+                raise ModelError(message, hint=_RENEW.format("hf auth login")) from error
             return answer, f"{words}; asked without it"
 
 
@@ -241,7 +242,8 @@ def _explained_hugging_face(repository: str, revision: str | None, folder: Path 
 
         where = f"Hugging Face's {repository}"
         if isinstance(error, errors.GatedRepoError):
-            raise _denied(where, "hf auth login") from error
+            told = _refusal_of_hugging_face(error)
+            raise _denied(where, "hf auth login", told.words if told else "") from error
         if isinstance(error, errors.RevisionNotFoundError):
             raise _unknown_revision(where, revision) from error
         if (told := _refusal_of_hugging_face(error)) and told.status is not None:
@@ -265,8 +267,11 @@ def _explained_modelscope(repository: str, revision: str | None, folder: Path | 
 
         where = f"ModelScope's {repository}"
         cause = _first_failure(error)
+        if isinstance(cause, errors.AuthenticationError) and os.environ.get("MODELSCOPE_API_TOKEN"):
+            message = f"ModelScope does not take the token in MODELSCOPE_API_TOKEN: {_words(cause)}"
+            raise ModelError(message, hint=_RENEW.format("modelscope login")) from error
         if isinstance(cause, errors.AuthenticationError | errors.PermissionDeniedError):
-            raise _denied(where, "modelscope login") from error
+            raise _denied(where, "modelscope login", _words(cause)) from error
         if isinstance(cause, errors.NotExistError):
             absent = _refused(where, Refusal(http.HTTPStatus.NOT_FOUND), "modelscope login")
             raise (_unknown_revision(where, revision) if revision else absent) from error
@@ -297,9 +302,9 @@ def _explained(where: str, folder: Path | None, error: BaseException) -> Rendere
 
 
 def _refused(where: str, told: Refusal, login: str) -> ModelError:
-    words = f': "{told.words}"' if told.words else ""
     if told.status in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
-        return _denied(where, login, words)
+        return _denied(where, login, told.words)
+    words = _quoted(told.words)
     if told.status == http.HTTPStatus.NOT_FOUND:
         hint = "a private one needs a token; the other hub: --source"
         return ModelError(f"{where} is not there (404){words}", hint=hint)
@@ -311,7 +316,12 @@ def _refused(where: str, told: Refusal, login: str) -> ModelError:
 
 def _denied(where: str, login: str, words: str = "") -> ModelError:
     hint = f"accept its conditions on its page, then log in here: {login}"
-    return ModelError(f"{where} is not open to this user, or is not there{words}", hint=hint)
+    return ModelError(f"{where} is not open to this user, or is not there{_quoted(words)}", hint=hint)
+
+
+def _quoted(words: str) -> str:
+    """What a server said, behind what we say; nothing where it said nothing."""
+    return f': "{words}"' if words else ""
 
 
 def _unknown_revision(where: str, revision: str | None) -> ModelError:

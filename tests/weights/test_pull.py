@@ -297,6 +297,22 @@ class TestTokens:
             pull.ask(errand(tmp_path), ["huggingface"])
         assert "renew it" in caught.value.hint
 
+    def test_modelscope_s(self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its token is named too."""
+        monkeypatch.setenv("MODELSCOPE_API_TOKEN", "ms-expired")
+        hub.status = 401
+        with pytest.raises(ModelError, match="does not take the token in MODELSCOPE_API_TOKEN") as caught:
+            pull.ask(errand(tmp_path), ["modelscope"])
+        assert "modelscope login" in caught.value.hint
+
+    def test_the_hub_s_own_words(self, hub: Hub, tmp_path: Path) -> None:
+        """Why somebody may not have a model, the hub knows better than we do."""
+        hub.status, hub.words = 403, "Your request is under review"
+        with pytest.raises(
+            ModelError, match='is not open to this user, or is not there: "Your request is under review"'
+        ):
+            pull.ask(errand(tmp_path), ["huggingface"])
+
 
 class TestProxies:
     @pytest.mark.parametrize("source", BOTH)
