@@ -146,7 +146,10 @@ class Picture(Value):
 
 def canonical(value: BaseModel) -> str:
     """A value as JSON with sorted keys and no spaces: the same text for the same value, always."""
-    return json.dumps(value.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _as_canonical(value.model_dump(mode="json"))
+
+
+_as_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 def fingerprint(job: Job, model: ModelIdentity) -> str:

@@ -197,15 +197,22 @@ def weight(item: Planned) -> float:
 
 def seconds(shape: Shape, job: Job, profile: Profile, way: Way, rates: Rates) -> tuple[float, float]:
     """A picture's part of the machine's time and its time by the wall's clock: steps and decode, by arithmetic."""
-    work = Work.of(job)
+    swept, decoded = _sweep_and_decode(shape, Work.of(job), job.precision, profile, way, rates)
+    steps = job.num_inference_steps
+    return swept * steps / way.in_flight + decoded, swept * steps + decoded
+
+
+@lru_cache(maxsize=4096)
+def _sweep_and_decode(
+    shape: Shape, work: Work, precision: Precision, profile: Profile, way: Way, rates: Rates
+) -> tuple[float, float]:
+    """Seconds of one sweep and of a decode: thousands of pictures have the same."""
     streamed = profile == "stream"
-    precision: Stored = stored(job.precision) if streamed else "bf16"
-    kernels = Kernels(fp8=job.precision == "fp8")
-    streaming = Streaming(shape, precision, way.slots if streamed else shape.layers, kernels, streamed and not way.cpu)
+    kept: Stored = stored(precision) if streamed else "bf16"
+    kernels = Kernels(fp8=precision == "fp8")
+    streaming = Streaming(shape, kept, way.slots if streamed else shape.layers, kernels, streamed and not way.cpu)
     sweep = duration.sweep(streaming, [work] * way.in_flight, rates, from_disk=way.from_disk)
-    swept = sweep.seconds * job.num_inference_steps
-    decoded = duration.decode_seconds(shape, work, rates)
-    return swept / way.in_flight + decoded, swept + decoded
+    return sweep.seconds, duration.decode_seconds(shape, work, rates)
 
 
 def timesteps(jobs: Iterable[Job]) -> int:
