@@ -18,6 +18,7 @@ from renderer import (
     machine_cli,
     models_cli,
     plan_cli,
+    prune_cli,
     render_cli,
     replay_cli,
     report_cli,
@@ -113,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument("of", nargs="?", default="manifest", choices=["manifest", "sidecar", "summary"])
     schema.set_defaults(command=_schema)
 
+    prune_cli.add_commands(commands, manifests, load_named)
     report_cli.add_commands(commands, manifests, load_named)
     replay_cli.add_command(commands)
     models_cli.add_commands(commands.add_parser("models", help="list, pull, pack, verify and remove models"))

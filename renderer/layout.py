@@ -35,6 +35,7 @@ class Own(StrEnum):
     CONTACT_SHEET = "contact-sheet.png"
     LOCK = ".lock"
     ASIDE = ".aside"
+    OWNER = ".owner.json"
 
     @property
     def stem(self) -> str:
@@ -109,6 +110,11 @@ class OutputFolder:
     @property
     def contact_sheet(self) -> Path:
         return self.path / Own.CONTACT_SHEET
+
+    @property
+    def owner(self) -> Path:
+        """Which manifest renders into it."""
+        return self.path / Own.OWNER
 
     @property
     def aside(self) -> Path:

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -61,13 +61,16 @@ class Manifest:
 
     `file` is its path as people see it: relative to the working folder when inside it, else just the file's name.
     `name` is its folder under `outputs/`. Pictures stand in written order; ids and output names are unique. `warnings`
-    are what is valid and was hardly meant, in the order of their lines.
+    are what is valid and was hardly meant, in the order of their lines. `path` is its file, None where it is from
+    nowhere that stays; `proof` says that it is a rehearsal.
     """
 
     file: str
     name: str
     pictures: tuple[Picture, ...]
     warnings: tuple[Problem, ...] = ()
+    path: Path | None = None
+    proof: bool = False
 
 
 def load(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
@@ -76,7 +79,8 @@ def load(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
     Raises `ManifestError` with all problems of the file, `UnreadableError` when there is no file to read, and
     `UsageError` when `overrides` name a model that does not exist.
     """
-    return parse(source.read(path), overrides)
+    manifest = parse(source.read(path), overrides)
+    return replace(manifest, path=path if path.is_file() else None, proof=overrides.proof)
 
 
 def parse(given: Source, overrides: Overrides = NO_OVERRIDES) -> Manifest:

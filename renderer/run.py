@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
-from renderer import artifacts, disk, machine, news, plan, rates, standing, supplies, workers
+from renderer import artifacts, disk, machine, news, owner, plan, rates, standing, supplies, workers
 from renderer.batch import Batch, Key, Night, key_of, write_summary
 from renderer.busy import Busy
 from renderer.disk import Disk
@@ -85,6 +85,7 @@ class _Run:
             folder = OutputFolder(self._settings.outputs / manifest.name)
             with self._goes_on(manifest):
                 held.enter_context(folder.locked())
+                owner.claim(folder, manifest)
                 self._held.append(manifest)
                 _end_orphan(folder, self._watch)
                 artifacts.sweep(folder)
