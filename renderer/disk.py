@@ -129,20 +129,21 @@ def check_room(found: Disk, outputs: Path, *, partly: bool = False) -> str:
     sure = found.outputs_least_bytes // max(1, found.pictures) if partly else least
     what = "1 picture takes" if found.pictures == 1 else f"{found.pictures} pictures take"
     if sure > free:
-        message = f"{what} {say_bytes(least)} in {outputs} at the least, likely {say_bytes(more)}, and {say_bytes(free)} are free"
-        hint = f"free {say_bytes(more - free)}, choose another disk with --outputs, or render a part with --only"
+        likely = f"likely {in_bytes(more)}, and {in_bytes(free)} are free"
+        message = f"{what} {in_bytes(least)} in {outputs} at the least, {likely}"
+        hint = f"free {in_bytes(more - free)}, choose another disk with --outputs, or render a part with --only"
         raise MachineError(message, hint=hint)
     models = found.models_bytes if found.same_disk else 0
     if more + models <= free:
         return ""
-    beside = f" beside {say_bytes(models)} of models" if models else ""
+    beside = f" beside {in_bytes(models)} of models" if models else ""
     return (
-        f"{what} about {say_bytes(more)} in {outputs}{beside}, and {say_bytes(free)} are free there: a full disk ends the run,"
-        " and once there is room the same command goes on"
+        f"{what} about {in_bytes(more)} in {outputs}{beside}, and {in_bytes(free)} are free there:"
+        " a full disk ends the run, and once there is room the same command goes on"
     )
 
 
-def say_bytes(count: int) -> str:
+def in_bytes(count: int) -> str:
     """Bytes as disks count them, GB being 10^9."""
     for unit, size in (("GB", 10**9), ("MB", 10**6)):
         if count >= size:

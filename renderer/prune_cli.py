@@ -53,17 +53,17 @@ def _prune(options: argparse.Namespace, loaded: Loaded) -> int:
 
 
 def _lines(orphans: Orphans, *, removed: bool) -> Iterator[str]:
-    from renderer.disk import say_bytes  # noqa: PLC0415
+    from renderer.disk import in_bytes  # noqa: PLC0415
 
     for orphan in orphans.found:
-        yield f"  {say_bytes(orphan.bytes):>9}  {orphans.folder.picture(orphan.output, orphan.file_format)}"
+        yield f"  {in_bytes(orphan.bytes):>9}  {orphans.folder.picture(orphan.output, orphan.file_format)}"
     for output in orphans.changed:
         yield f"      stays  {orphans.folder.path / output}: its file was changed since it was rendered"
     count = len(orphans.found)
     pictures = "1 picture" if count == 1 else f"{count} pictures"
     done = "removed" if removed else "that the manifest does not name"
     hint = "; --yes removes them" if orphans.found and not removed else ""
-    yield f"{orphans.folder.path}: {pictures} {done}, {say_bytes(orphans.bytes)}{hint}"
+    yield f"{orphans.folder.path}: {pictures} {done}, {in_bytes(orphans.bytes)}{hint}"
 
 
 def _as_dict(orphans: Orphans, *, removed: bool) -> dict[str, object]:
