@@ -55,6 +55,12 @@ def build_editable(folder, config_settings=None, metadata_directory=None):
     return name
 '''
 MAIN = "import sys\nprint(*sys.argv[1:])\nsys.exit(4 if '--until' in sys.argv else 0)\n"
+MACHINE = """\
+import os
+from types import SimpleNamespace
+def look():
+    return SimpleNamespace(gpu={"1": "a card", "": None}[os.environ.get("FAKE_GPU", "")])
+"""
 
 
 def make_wheel(folder: Path, name: str, version: str) -> None:
@@ -84,6 +90,7 @@ class Checkout:
         (self.path / "backend.py").write_text(BACKEND)
         (self.path / "renderer/__init__.py").write_text("")
         (self.path / "renderer/__main__.py").write_text(MAIN)
+        (self.path / "renderer/machine.py").write_text(MACHINE)
         for name, version in (("torch", "2.15.0"), ("torchvision", "0.29.2"), ("checks", "1")):
             make_wheel(self.wheels, name, version)
         self.script("python3", f'exec "{BASE}" "$@"')
@@ -168,6 +175,18 @@ def test_commands_have_targets_of_their_own_names(checkout: Checkout, command: s
     assert checkout.make(command, "ARGS=--some thing").stdout.split()[0] == command
 
 
+@pytest.mark.parametrize(("gpu", "rendered", "code"), [("1", 2, 0), ("", 1, 0), ("broken", 1, 2)])
+def test_smoke_renders_with_the_large_model_where_it_can(
+    checkout: Checkout, gpu: str, rendered: int, code: int
+) -> None:
+    """On a GPU two manifests, elsewhere one, and why; one that cannot be told is not none."""
+    ran = checkout.make("smoke", "ARGS=--yes", FAKE_GPU=gpu)
+    expected = ["render jobs/smoke.yaml --force --yes", "render jobs/smoke-qwen.yaml --force --yes"][:rendered]
+    assert [line for line in ran.stdout.splitlines() if line.startswith("render")] == expected
+    assert ("skipped: jobs/smoke-qwen.yaml" in ran.stdout) == (gpu == "")
+    assert ran.returncode == code
+
+
 def test_half_an_installation_is_made_whole(checkout: Checkout) -> None:
     """A set-up that was killed while a package was unpacked goes on, and leaves nothing half there."""
     (package,) = checkout.path.glob(".venv/lib/*/site-packages/torch-2.15.0.dist-info")
@@ -203,7 +222,7 @@ def test_torch_for_the_cpu_is_kept(checkout: Checkout) -> None:
     assert checkout.make("setup").stderr == ""
     checkout.begin_again()
     ran = checkout.make("setup")
-    assert ran.stderr.startswith("set-up: about 60 packages, 0.5 GB")
+    assert ran.stderr.startswith("set-up: about 65 packages, 0.4 GB")
     assert "torch-2.15.0+cpu" in checkout.installed()
     for wheel in checkout.wheels.glob("*+cpu*"):
         wheel.unlink()

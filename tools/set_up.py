@@ -28,8 +28,8 @@ GB = 10**9
 
 COMING = {
     "gpu": ("about 80 packages, 3.2 GB to download, 6 GB on the disk", 6 * GB),
-    "cpu": ("about 60 packages, 0.5 GB to download, 2 GB on the disk", 2 * GB),
-    "dev": ("about 35 packages for checks and tests, 0.1 GB to download", GB // 2),
+    "cpu": ("about 65 packages, 0.4 GB to download, 2 GB on the disk", 2 * GB),
+    "dev": ("about 30 packages for checks and tests, 0.1 GB to download", GB // 2),
 }
 """What an empty pip cache makes of it, and how many bytes have to be free."""
 
@@ -64,7 +64,7 @@ def main() -> int:
             return 130
         if code:
             _explain_failure(kind)
-            return code
+            return code if code > 0 else 128 - code  # as a shell has it, of a pip that was killed
         for stamp in options.stamps:
             stamp.touch()
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
