@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         streams.say("interrupted")
         code = EXIT_INTERRUPTED
-    except Exception as error:  # noqa: BLE001  # a fault of our own; nowhere else is everything caught
+    except Exception as error:  # noqa: BLE001  # a fault of our own
         crashes.tell(error)
         code = EXIT_CRASHED
     return streams.finish(code)

@@ -3,7 +3,8 @@ r"""What is printed gets out or is lost, and nothing else is lost with it.
 A letter that a stream's encoding lacks is escaped, and never an error. The escape is that of JSON (`\u4f60`), so that
 JSON stays JSON; names of files that are not UTF-8 are printed so too. A stream that takes nothing more (its reader has
 gone, its disk is full, its terminal was closed, it was never open) is written to no more, and whoever prints does not
-notice. What somebody else wrote cannot pass for a command of ours.
+notice; nor does a log wait for long for a reader that has stopped. What somebody else wrote cannot pass for a command
+of ours.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _ERRORS = "renderer.escaped"
-_PATIENCE_S = 5.0
+_PATIENCE_S = 2.0
 _STDERR = 2
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _COMMAND = re.compile(r"^(\s*):(?=:)", re.MULTILINE)
@@ -40,7 +41,7 @@ def settle() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_ERRORS)
         if type(stream) is io.TextIOWrapper and type(_raw(stream)) is io.FileIO:
-            setattr(sys, name, _unbreakable(stream))
+            setattr(sys, name, _unbreakable(stream, None if name == "stdout" else _PATIENCE_S))
 
 
 def finish(code: int) -> int:
@@ -76,35 +77,40 @@ def harmless(text: str) -> str:
 
 
 class _Unbreakable(io.FileIO):
-    """A file descriptor that takes everything; what it could not write is lost. `error` is why, from then on."""
+    """A file descriptor that takes everything; what it could not write is lost. `error` is why, from then on.
+
+    With `patience_s`, nobody waits longer than that for a reader that has stopped reading (a terminal after Ctrl-S, a
+    pager that nobody turns): what comes meanwhile is lost, and not what comes once it reads again.
+    """
 
     error: OSError | None = None
+    patience_s: float | None = None
     instead_of: io.TextIOWrapper | None = None
     """The stream that had the descriptor, and closes it when nobody has it any more."""
+
+    _stalled = False
 
     def write(self, data: ReadableBuffer, /) -> int:
         view = memoryview(data).cast("B")
         count = len(view)
         try:
-            while view and self.error is None:
-                view = view[self._written(view) :]
+            while view and self.error is None and self._has_room():
+                view = view[super().write(view[: select.PIPE_BUF]) or 0 :]
         except OSError as error:
             self.error = error
         return count
 
-    def _written(self, view: memoryview) -> int:
-        """Write some; where the other side is not to be waited for, wait for it all the same, but not for ever."""
-        while (written := super().write(view)) is None:
-            if not select.select([], [self], [], _PATIENCE_S)[1]:
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        return written
+    def _has_room(self) -> bool:
+        """Whether it takes some bytes now; waits for that, but not for long, and not twice for the same reader."""
+        self._stalled = not select.select([], [self], [], 0.0 if self._stalled else self.patience_s)[1]
+        return not self._stalled
 
 
-def _unbreakable(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+def _unbreakable(stream: io.TextIOWrapper, patience_s: float | None) -> io.TextIOWrapper:
     """The same stream, and one that never fails."""
     stream.flush()
     raw = _Unbreakable(stream.fileno(), "w", closefd=False)
-    raw.instead_of = stream
+    raw.instead_of, raw.patience_s = stream, patience_s
     is_buffered = isinstance(stream.buffer, io.BufferedWriter)  # not under PYTHONUNBUFFERED
     return io.TextIOWrapper(
         io.BufferedWriter(raw) if is_buffered else raw,

@@ -15,7 +15,7 @@ from renderer import cli, workers
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "tests.driving")
-HEAD = "defaults: {model: demo, size: 64x64, steps: 4, seed: 1, precision: bf16}\njobs:\n"
+HEAD = "defaults: {model: demo, size: 64x64, steps: 4, precision: bf16}\njobs:\n"
 
 
 def start(*arguments: str, cwd: Path, fake: str = "", **options: Any) -> subprocess.Popen[bytes]:
@@ -25,8 +25,9 @@ def start(*arguments: str, cwd: Path, fake: str = "", **options: Any) -> subproc
 
 
 def write_manifest(folder: Path, *prompts: str, name: str = "m") -> str:
-    """A manifest with one small picture a prompt; its file's name."""
-    (folder / f"{name}.yaml").write_text(HEAD + "".join(f'  - "{prompt}"\n' for prompt in prompts))
+    """A manifest with one small picture a prompt, each of another seed; its file's name."""
+    jobs = (f'  - {{prompt: "{prompt}", seed: {seed}}}\n' for seed, prompt in enumerate(prompts))
+    (folder / f"{name}.yaml").write_text(HEAD + "".join(jobs))
     return f"{name}.yaml"
 
 

@@ -73,3 +73,19 @@ def test_where_no_file_can_be_written_it_is_printed(
     said = capsys.readouterr().err
     assert said.startswith("error: ZeroDivisionError: division by zero\n")
     assert "Traceback (most recent call last)" in said
+
+
+def test_ctrl_c_while_the_command_is_imported_is_a_line_too() -> None:
+    """Half a second of every command is that."""
+    script = (
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'renderer.cli': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from renderer.__main__ import main\n"
+        "sys.exit(main())\n"
+    )
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -76,10 +77,19 @@ class TestTheLog:
         assert run.wait(60) == 0
         assert len(driving.pictures(tmp_path)) == 3
 
+    def test_that_nobody_reads_any_more_holds_nobody_up(self, tmp_path: Path) -> None:
+        """A pager that nobody turns: far more is said than a pipe holds, and all is rendered."""
+        driving.write_manifest(tmp_path, *["a"] * 60)
+        run = driving.start("render", "m.yaml", "--log-format", "json", cwd=tmp_path, stderr=subprocess.PIPE)
+        assert run.wait(60) == 0
+        assert len(driving.pictures(tmp_path)) == 60
+        assert run.stderr is not None
+        assert len(run.stderr.read()) >= 2**15
+
     def test_in_another_encoding_costs_letters_alone(self, tmp_path: Path) -> None:
         """ASCII, as in cron: names are escaped, and all is planned and rendered."""
         (tmp_path / "m.yaml").write_text(
-            driving.HEAD + '  - {id: "\u4f60\u597d", prompt: "\U0001f600"}\n', encoding="utf-8"
+            driving.HEAD + '  - {id: "\u4f60\u597d", prompt: "\U0001f600", seed: 1}\n', encoding="utf-8"
         )
         done = shell("PYTHONIOENCODING=ascii $R plan m.yaml && PYTHONIOENCODING=ascii $R render m.yaml", tmp_path)
         assert done.returncode == 0, done.stderr
@@ -134,6 +144,22 @@ class TestStreams:
             stream.write(data)
         assert reader.wait(30) == 0
         assert raw.error is None
+
+    def test_a_reader_that_reads_again_hears_the_rest(self) -> None:
+        """What came while it did not read is lost, and nobody waited for it twice."""
+        ours, theirs = os.pipe()
+        raw = streams._Unbreakable(theirs, "w")
+        raw.patience_s = 0.05
+        for _ in range(2**16 // select.PIPE_BUF):
+            raw.write(b"x" * select.PIPE_BUF)
+        for _ in range(1000):
+            raw.write(b"lost")
+        assert raw._stalled
+        assert os.read(ours, 2**17) == b"x" * 2**16
+        raw.write(b"heard")
+        assert os.read(ours, 100) == b"heard"
+        raw.close()
+        os.close(ours)
 
     def test_a_broken_stream_takes_everything(self) -> None:
         """After the first failure nothing is tried any more, and the reason is known."""
