@@ -47,13 +47,13 @@ def _memory(gpu: Gpu) -> Iterator[Finding]:
         yield Finding(
             f"{gpu.name} has no memory of its own, and shares the host's {amount(gpu.total_bytes)}",
             f"of what is free there it gets half, {amount(gpu.free_bytes)}; the host keeps the other half",
-            "--vram gives it another share",
+            "give it another share by --vram, if you like",
         )
     elif gpu.memory == "assumed":
         yield Finding(
             f"{gpu.name}: the driver does not tell its memory",
             f"plans go by the smallest part there is, {amount(gpu.total_bytes)}",
-            "--vram says how much it has; nvidia-smi -L lists the parts where one may see them",
+            "say how much it has by --vram (nvidia-smi -L lists parts, where one may see them)",
         )
 
 
@@ -62,7 +62,7 @@ def _bus(gpu: Gpu, facts: Facts) -> Iterator[Finding]:
     if link is None:
         return
     streamed = "streamed blocks come that much slower"
-    hides = "the slot nearest the processor, a riser cable less; more pictures in flight hide it"
+    hides = "use the slot nearest the processor, and no riser cable; more pictures in flight hide it"
     lanes = max(link.most_width, facts.card.pcie_width if facts.card else 0)
     if link.width < lanes:
         yield Finding(f"{gpu.name}: its PCIe link has {link.width} lanes of {lanes}", streamed, hides)
@@ -78,7 +78,7 @@ def _bus(gpu: Gpu, facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 f"{gpu.name}: copies reach {does / 1e9:.1f} GB/s, and {_link(link)} should bring {should / 1e9:.1f}",
                 streamed,
-                "something shares or slows the link: a slot behind the chipset, a riser, a power-saving setting, "
+                "look for what shares or slows the link: a slot behind the chipset, a riser, a power-saving setting, "
                 "another GPU at work, a virtual machine",
             )
 
@@ -93,7 +93,7 @@ def _neighbours(gpu: Gpu) -> Iterator[Finding]:
         yield Finding(
             f"{amount(used)} of {gpu.name}'s {amount(gpu.total_bytes)} are in use by others",
             "fewer blocks stay on the GPU, and its time is shared" + (f": {', '.join(named)}" if named else ""),
-            "end them" if named else "nvidia-smi on the host shows by whom; a container does not see them",
+            "end them" if named else "see by whom (nvidia-smi on the host; a container does not see them)",
         )
 
 
@@ -125,7 +125,7 @@ def _speed(facts: Facts) -> Iterator[Finding]:
                 yield Finding(
                     f"{facts.card.name}: {what} at {does / could:.0%} of what such a card does",
                     "pictures take longer than on others of its kind",
-                    "a power limit (nvidia-smi -q -d POWER), heat, or another process at work",
+                    "look for a power limit (nvidia-smi -q -d POWER), heat, or another process at work",
                 )
 
 

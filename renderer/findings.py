@@ -43,13 +43,13 @@ def find(facts: Facts) -> tuple[Finding, ...]:
 
 def _libraries(facts: Facts) -> Iterator[Finding]:
     if error := facts.torch.get("error"):
-        yield Finding(f"torch cannot be asked: {error}", hint="rm -rf .venv and run make setup", fatal=True)
+        yield Finding(f"torch cannot be asked: {error}", hint="set up anew: rm -rf .venv, then make setup", fatal=True)
     for library, trouble in (facts.torch.get("troubles") or {}).items():
-        meaning, hint = "nothing can be rendered", "versions are held by constraints.txt: run make setup"
+        meaning, hint = "nothing can be rendered", "run make setup: constraints.txt holds the versions that were tried"
         if library == "transformers":
             version = facts.torch.get("transformers")
             meaning = f"DiffSynth names a class that transformers {version} no longer has, and cannot offload with it"
-            hint = "pip install 'transformers<5.16', or run make setup"
+            hint = "install an older one (pip install 'transformers<5.16'), or run make setup"
         yield Finding(f"{library}: {trouble}", meaning, hint, fatal=True)
 
 
@@ -61,7 +61,7 @@ def _driver(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "no NVIDIA GPU is visible",
             "only the demo model renders here (--proof rehearses any manifest with it)",
-            "nvidia-smi shows what the driver sees; containers want --gpus all; CUDA_VISIBLE_DEVICES may hide them",
+            "see what the driver shows (nvidia-smi); give a container --gpus all; unset CUDA_VISIBLE_DEVICES, if set",
         )
         return
     if here.cuda and wanted and wanted[0] > here.cuda[0]:
@@ -86,7 +86,7 @@ def _driver(facts: Facts) -> Iterator[Finding]:
         archs = torch.get("archs") or []
         if not _built_for(_version(gpu.get("compute_capability")), archs):
             meaning = f"this torch holds kernels for {', '.join(archs)}, none of which run on {_sm(gpu)}"
-            hint = "install a torch built for this card: CUDA 12 builds still have older ones, the newest the latest"
+            hint = "install a torch built for this card: of CUDA 12 for older ones, the newest for the latest"
         elif old:
             meaning = "its driver is older than this torch's CUDA"
             hint = f"install a driver for CUDA {_dotted(wanted)}"
@@ -105,7 +105,7 @@ def _arithmetic(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             f"{gpu.name} does not tell its compute capability",
             "plans take it for a card without bf16 and FP8 arithmetic",
-            '--gpu "RTX 3080", its own name in place of that, plans for the card it is',
+            'plan for the card that it is: --gpu "RTX 3080", with its own name',
         )
     elif gpu.compute_capability < BF16_CAPABILITY:
         yield Finding(
@@ -124,7 +124,7 @@ def _arithmetic(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 f"{seen.get('name')}: a product in FP8 did not run: {seen.get('fp8')}",
                 "jobs of precision fp8 fail here",
-                "--precision bf16, or another torch (constraints.txt has the one tried)",
+                "take --precision bf16, or install the torch that was tried (constraints.txt)",
             )
 
 
@@ -145,13 +145,13 @@ def _compiler(facts: Facts) -> Iterator[Finding]:
     if outcome in (None, "ok"):
         return
     if not compiler.get("triton"):
-        missing, hint = "Triton is missing", "pip install triton, the version that this torch names"
+        missing, hint = "Triton is missing", "install the Triton that this torch names (pip install triton)"
     elif not compiler.get("c_compiler"):
-        missing, hint = "there is no C compiler", "apt install gcc, or set CC"
+        missing, hint = "there is no C compiler", "install one (apt install gcc), or set CC"
     elif not compiler.get("python_headers"):
-        missing, hint = "Python.h is missing", "apt install python3-dev, for this Python's version"
+        missing, hint = "Python.h is missing", "install it (apt install python3-dev, for this Python's version)"
     else:
-        missing, hint = "C compiler, headers and Triton are here", "delete ~/.triton; a newer driver may be wanted"
+        missing, hint = "C compiler, headers and Triton are here", "delete ~/.triton; install a newer driver"
     yield Finding(
         f"Triton cannot compile: {outcome}",
         f"{missing}; FP8 blocks then run in plain torch, several times slower, and torch.compile does not work",
@@ -167,9 +167,11 @@ def _pinning(facts: Facts) -> Iterator[Finding]:
     if outcome not in (None, "ok"):
         limit = here.lockable_bytes
         told = "" if limit is None else f"; the limit on locked memory is {amount(limit)}"
-        hint = "ulimit -l unlimited; in a container --ulimit memlock=-1; in a systemd unit LimitMEMLOCK=infinity"
+        hint = (
+            "raise it: ulimit -l unlimited; in a container --ulimit memlock=-1; in a systemd unit LimitMEMLOCK=infinity"
+        )
         if here.wsl:
-            hint = "under WSL2 raise memory= in .wslconfig: Windows lets about half of it be pinned"
+            hint = "raise memory= in .wslconfig: Windows lets about half of it be pinned"
         rates = facts.rates
         speed = (
             f"{rates.pageable_bytes_per_s / 1e9:.1f} GB/s" if isinstance(rates, Rates) else "a fraction of the speed"
@@ -206,7 +208,7 @@ def _host(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             f"/dev/shm holds {amount(here.shm_bytes)}",  # noqa: S108  # nothing is written to it
             "the renderer does without it; data loaders, NCCL and models kept there end with a bus error",
-            "in a container --shm-size=8g or --ipc=host",
+            "give a container --shm-size=8g or --ipc=host, where others want it",
         )
 
 

@@ -311,7 +311,7 @@ def _agreed(options: argparse.Namespace, question: str) -> bool:
     if options.yes:
         return True
     if not sys.stdin.isatty():
-        raise UsageError("nobody is here to be asked", hint="--yes deletes without asking")
+        raise UsageError("nobody is here to be asked", hint="take --yes, which deletes without asking")
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 

@@ -287,7 +287,7 @@ def choose_profile(
         return Choice("stream", vram_bytes, "no GPU, and the demo model is small: its blocks stream on the CPU")
     if gpu is None:
         message = f"{model.id} needs an NVIDIA GPU, and this machine shows none"
-        raise MachineError(message, hint="renderer doctor says what it sees; --proof rehearses with the demo model")
+        raise MachineError(message, hint="run renderer doctor to see why; or rehearse with the demo model: --proof")
     if wanted is None or wanted == "stream":
         there = host.blocks_in_memory(shape_of(model), stored(precision), machine.ram_free_bytes)
         waiting = "host memory" if there else "the disk"

@@ -113,7 +113,7 @@ def measure(machine: Machine) -> Rates:
     rates = _ask(machine)
     if machine.gpu is not None and rates.device == CPU:
         message = f"this machine's rates: the driver shows {machine.gpu.name}, but torch sees none"
-        raise MachineError(message, hint="renderer doctor says what is wrong here")
+        raise MachineError(message, hint="run renderer doctor: it says what is wrong here")
     measurement = Measurement(key=key, measured_at=datetime.now(UTC), rates=rates)
     path = _path(key)
     beside = path.with_name(f"{path.name}.{os.getpid()}")
@@ -186,12 +186,15 @@ def link_bytes_per_s(generation: int, width: int) -> float:
 def _ask(machine: Machine) -> Rates:
     found = ask("renderer.engine.rates", machine)
     if "error" in found:
-        raise MachineError(f"this machine's rates cannot be measured: {found['error']}", hint="see renderer doctor")
+        raise MachineError(
+            f"this machine's rates cannot be measured: {found['error']}",
+            hint="run renderer doctor: it says what is wrong here",
+        )
     try:
         return Rates.model_validate(found)
     except ValidationError as error:
         message = "this machine's rates cannot be measured: what was measured makes no sense"
-        raise MachineError(message, hint="renderer doctor says what is wrong here") from error
+        raise MachineError(message, hint="run renderer doctor: it says what is wrong here") from error
 
 
 def _key(machine: Machine) -> Key:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from renderer import findings, rates
+from renderer import card_findings, findings, rates
 from renderer.catalog import cards
 from renderer.finding import GIB, Facts, Finding
 from renderer.gpus import Gpu, GpuProcess, Link
@@ -294,3 +296,22 @@ def test_what_forbids_rendering_comes_first() -> None:
     """Whatever else is wrong."""
     found = findings.find(facts({"free_bytes": GIB}, torch={"error": "no libcudart"}, cache_trouble="full"))
     assert [finding.fatal for finding in found] == [True, False, False]
+
+
+def test_hints_say_what_to_do() -> None:
+    """Each begins with a verb: it stands behind "do:"."""
+    verbs = {
+        "delete", "end", "expect", "free", "give", "install", "look", "make", "name", "plan", "raise", "reset", "run",
+        "say", "see", "set", "take", "unset", "use",
+    }  # fmt: skip
+    hints = [
+        text.value
+        for room in (findings, card_findings)
+        for call in ast.walk(ast.parse(inspect.getsource(room)))
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Finding"
+        for hint in [*call.args[2:3], *(each.value for each in call.keywords if each.arg == "hint")]
+        for text in [hint.values[0] if isinstance(hint, ast.JoinedStr) else hint]
+        if isinstance(text, ast.Constant) and isinstance(text.value, str) and text.value
+    ]
+    assert len(hints) > 15
+    assert [hint for hint in hints if hint.split()[0].strip(",:") not in verbs] == []

@@ -117,7 +117,7 @@ def by_role(files: Mapping[str, str]) -> str:
     if not files:
         raise ModelError("a model's files must not be empty", hint=f"known: {', '.join(BY_ROLE)}")
     if broken := [path for path in files.values() if "," in path or not path.strip()]:
-        raise ModelError(f'"{shorten(broken[0])}" cannot be a file of a model', hint="a path, without commas")
+        raise ModelError(f'"{shorten(broken[0])}" cannot be a file of a model', hint="give a path without commas")
     return ",".join(f"{role}={files[role]}" for role in BY_ROLE if role in files)
 
 
@@ -126,7 +126,7 @@ def _pinned(model: Model, revision: str) -> Model:
     if not model.parts:
         raise ModelError(f"{model.id} has no revisions to choose from")
     if not _REVISION.fullmatch(revision):
-        raise ModelError(f'"{shorten(revision)}" is not a revision', hint="a commit of the repository, or a tag")
+        raise ModelError(f'"{shorten(revision)}" is not a revision', hint="give a commit of the repository, or a tag")
     return model if revision == model.revision else replace(model, revision=revision, pinned=True)
 
 
@@ -144,10 +144,10 @@ def _local(reference: str, folder: Path) -> Model:
         missing.append(TOKENIZER)
     if missing:
         pickles = any(path.suffix in _PICKLES for part in PARTS for path in folder.glob(f"{part.role}/*"))
-        hint = "pickled checkpoints are not read: take the safetensors files" if pickles else ""
+        hint = "take the safetensors files: pickled checkpoints are not read" if pickles else ""
         raise ModelError(
             f'the folder "{shorten(reference)}" lacks {", ".join(missing)}',
-            hint=hint or "it must have Qwen-Image's layout",
+            hint=hint or "give it Qwen-Image's layout",
         )
     return _like_qwen_image(reference, about="a local folder", folder=folder)
 
@@ -182,15 +182,15 @@ def _file(role: PartRole, name: str) -> Path:
         )
     if role == "tokenizer":
         if not path.is_dir():
-            raise ModelError(f'the {role} "{shorten(name)}" is not a folder', hint="the one with vocab.json in it")
+            raise ModelError(f'the {role} "{shorten(name)}" is not a folder', hint="give the one with vocab.json in it")
     elif not path.is_file():
         kind = "is a folder, and not a file" if path.is_dir() else "is not there"
-        raise ModelError(f'the {role} "{shorten(name)}" {kind}', hint="a path, from where the command is called")
+        raise ModelError(f'the {role} "{shorten(name)}" {kind}', hint="give a path from where the command is called")
     elif path.suffix.lower() == ".gguf":
         hint = "take the model's bf16 safetensors file"
         raise ModelError(f'the {role} "{shorten(name)}" is a GGUF file, which is not read yet', hint=hint)
     elif path.suffix != ".safetensors":
-        raise ModelError(f'the {role} "{shorten(name)}" is not a safetensors file', hint="its name must end so")
+        raise ModelError(f'the {role} "{shorten(name)}" is not a safetensors file', hint="rename it, if it is one")
     return path
 
 

@@ -38,9 +38,9 @@ _DEPTHS: Mapping[Network, tuple[tuple[str, str], ...]] = {
     "transformer": (("num_layers", "transformer_blocks."),),
     "text_encoder": (("num_hidden_layers", "model.layers."),),
 }
-_HINT = "damaged, incomplete, or another model's: fetch it again"
+_HINT = "fetch it again: it is damaged, incomplete, or another model's"
 _SCALED = re.compile(r"scale|comfy_quant|absmax|quant_state")
-_SCALED_HINT = "quantised with scales, in a form that only its own tool reads: take the model's bf16 files"
+_SCALED_HINT = "take the model's bf16 files: this is quantised with scales, in a form that only its own tool reads"
 _VISION = "visual."
 _SHOWN = 3
 

@@ -66,7 +66,7 @@ class Maker:
             scales.append(found.scale.cpu())
             if not scales[-1].isfinite().all():
                 message = f'{stored.path}: tensor "{tensor.source}" has values that are not finite'
-                raise ModelError(message, hint="damaged: fetch it again")
+                raise ModelError(message, hint="fetch it again: it is damaged")
             difference += found.difference
             original += found.original
             yield _memory(found.values.cpu())

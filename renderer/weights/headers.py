@@ -151,7 +151,7 @@ def _entry(path: Path, name: str, found: object) -> Entry:
     dtype, shape, offsets = found["dtype"], found["shape"], found["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_BITS:
         message = f'{path}: {where} is of the unknown type "{shorten(str(dtype))}"'
-        raise ModelError(message, hint="made by a newer tool than is known here, or damaged: take the bf16 file")
+        raise ModelError(message, hint="take the bf16 file: a newer tool than is known here made this one, or damage")
     if not _are_counts(shape) or len(shape) > _MAX_DIMENSIONS:
         raise _damaged(path, f"{where} has no sensible shape")
     if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:  # noqa: PLR2004  # begin and end
@@ -176,13 +176,13 @@ def _check_places(path: Path, ordered: Mapping[str, Entry], data_bytes: int) -> 
         reached = entry.end
     if reached > data_bytes:
         message = f"{path}: cut off: {data_bytes} of {reached} bytes of data are there"
-        raise ModelError(message, hint="the download did not come to its end: fetch it again")
+        raise ModelError(message, hint="fetch it again: the download did not come to its end")
     if reached < data_bytes:
         raise _damaged(path, f"{data_bytes - reached} bytes too many stand after its data")
 
 
 def _damaged(path: Path, what: str) -> ModelError:
-    return ModelError(f"{path}: {what}", hint="damaged, or not what its name says: fetch or make it again")
+    return ModelError(f"{path}: {what}", hint="fetch or make it again: it is damaged, or not what its name says")
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------

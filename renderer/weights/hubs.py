@@ -250,7 +250,7 @@ def _explained_hugging_face(repository: str, revision: str | None, folder: Path 
             raise _refused(where, told, "hf auth login") from error
         if isinstance(error, errors.OfflineModeIsEnabled):
             raise ModelError(
-                f"{where} may not be asked: HF_HUB_OFFLINE is set", hint="unset it, or --offline"
+                f"{where} may not be asked: HF_HUB_OFFLINE is set", hint="unset it, or take --offline"
             ) from error
         raise _explained(where, folder, error) from error
 
@@ -306,11 +306,11 @@ def _refused(where: str, told: Refusal, login: str) -> ModelError:
         return _denied(where, login, told.words)
     words = _quoted(told.words)
     if told.status == http.HTTPStatus.NOT_FOUND:
-        hint = "a private one needs a token; the other hub: --source"
+        hint = "log in, if it is private; or ask the other hub: --source"
         return ModelError(f"{where} is not there (404){words}", hint=hint)
     hint = _AGAIN
     if told.pause_s:
-        hint = f"it asks for a pause of {told.pause_s:.0f} s; then run the same command again; the other hub: --source"
+        hint = f"wait {told.pause_s:.0f} s, as it asks, and run the same command again; or ask the other hub: --source"
     return ModelError(f"{where} cannot be had: the server answered {told.status}{words}", hint=hint)
 
 
@@ -325,11 +325,11 @@ def _quoted(words: str) -> str:
 
 
 def _unknown_revision(where: str, revision: str | None) -> ModelError:
-    return ModelError(f"{where} has no revision {revision}", hint="its page lists them under history")
+    return ModelError(f"{where} has no revision {revision}", hint="look for one on its page, under history")
 
 
 def _reach_hint() -> str:
-    return "check the network; a mirror: HF_ENDPOINT or MODELSCOPE_ENDPOINT; the other hub: --source"
+    return "check the network; name a mirror by HF_ENDPOINT or MODELSCOPE_ENDPOINT; ask the other hub: --source"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -146,7 +146,8 @@ def _streamed(network: Network, kind: Kind, shapes: Mapping[str, Shape], precisi
         for tensor in file.tensors:
             if tensor.bytes % ALIGNMENT:
                 message = f'tensor "{tensor.source}" would take {tensor.bytes} bytes as {tensor.form}'
-                raise ModelError(f"{message}, not a multiple of {ALIGNMENT}", hint="its width cannot be streamed")
+                hint = "take another model: this one's width cannot be streamed"
+                raise ModelError(f"{message}, not a multiple of {ALIGNMENT}", hint=hint)
         yield file
 
 

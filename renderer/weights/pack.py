@@ -250,7 +250,7 @@ def _open_source(source: Mapping[Network, Sequence[Path]]) -> dict[Network, Chec
     for network, checkpoint in checkpoints.items():
         if checkpoint.obstacle:
             message = f"{source[network][0]} cannot be packed: {checkpoint.obstacle}"
-            raise ModelError(message, hint="it renders without a store, by DiffSynth's own engine")
+            raise ModelError(message, hint="render without a store: DiffSynth's own engine does")
     check_together(checkpoints)
     return checkpoints
 

@@ -135,9 +135,10 @@ def lacks(whereabouts: Whereabouts, why: str) -> ModelError:
     model = whereabouts.model
     names = ", ".join(_shortened(whereabouts.missing))
     if model.folder is not None:
-        return ModelError(f"{model.folder} lacks {names}", hint="it must have Qwen-Image's layout")
+        return ModelError(f"{model.folder} lacks {names}", hint="give it Qwen-Image's layout")
     message = f"{model.id} is not complete: {models_folder()} lacks {names}{', ' if why else ''}{why}"
-    hint = f"where there is a network: renderer models pull {model.reference}; RENDERER_MODELS names another folder"
+    pull = f"renderer models pull {model.reference}"
+    hint = f"run, where there is a network: {pull}; or name another folder by RENDERER_MODELS"
     if others := _other_commits(model):
         hint += f"; the Hugging Face cache has another commit, which a manifest can ask for: {model.id}@{others[-1]}"
     return ModelError(message, hint=hint)

@@ -237,7 +237,7 @@ def _verify(errand: Errand, offer: Offer) -> list[str]:
             path.unlink(missing_ok=True)
             raise ModelError(
                 f"{path} is not what {offer.source} says it is: its {what} is {found}, and must be {said}",
-                hint="it was removed; run the same command again, or try the other hub with --source",
+                hint="run the same command again (the file was removed), or ask the other hub: --source",
             )
     return hashes
 

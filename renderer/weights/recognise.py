@@ -96,7 +96,7 @@ def _adapter(header: Header, network: Network) -> Iterator[tuple[str, str]]:
         return
     ranks = {header.tensors[name].shape[0] for name in found if _LORA_DOWN.search(name) and header.tensors[name].shape}
     rank = f" of rank {min(ranks)}" if len(ranks) == 1 else ""
-    hint = "adapters are not read yet; the model is what it was made for, here without it"
+    hint = "render without it: adapters are not read yet; a model is what it was made for"
     yield f"a LoRA{rank}, an addition to a model, and not a {WORDS[network]}", hint
 
 

@@ -38,7 +38,7 @@ _BY_MAGIC: Mapping[bytes, tuple[str, str]] = MappingProxyType(
     }
 )
 
-_AGAIN = "the download did not come to its end: fetch it again"
+_AGAIN = "fetch it again: the download did not come to its end"
 
 
 def named_as_pickle(path: Path) -> bool:
@@ -55,17 +55,17 @@ def explain(path: Path, start: bytes, file_bytes: int) -> ModelError | None:
     if start.startswith(b"PK\x03\x04") or _PICKLE_MAGIC.match(start):
         return pickled(path)
     if start.startswith((b"version https://git-lfs", b"version http://git-media")):
-        return ModelError(f"{path}: a Git LFS pointer, not the file", hint="git lfs pull, or download it again")
+        return ModelError(f"{path}: a Git LFS pointer, not the file", hint="run git lfs pull, or download it again")
     for magic, (what, hint) in _BY_MAGIC.items():
         if start.startswith(magic):
             return _another(path, what, hint)
     if _WEB_PAGE.match(start):
         found = _TITLE.search(start)
         title = f' ("{_shown(found[1])}")' if found else ""
-        hint = "whoever fetched it was shown this instead, a login or a notice: fetch the file itself"
+        hint = "fetch the file itself: whoever did was shown this instead, a login or a notice"
         return _another(path, f"a web page{title}", hint)
     if _is_text(start):
-        return _another(path, f'a text: "{_shown(start)}"', "whoever fetched it was told this instead")
+        return _another(path, f'a text: "{_shown(start)}"', "fetch it again: whoever did was told this instead")
     return None
 
 

@@ -50,7 +50,7 @@ def verify(model: Model, report: Report) -> str:
         wrong.extend(_store_trouble(folder, report))
         said.append(f"packed store in {precision}")
     if not said:
-        raise ModelError(f"{model.id} is not here", hint=f"renderer models pull {model.reference}")
+        raise ModelError(f"{model.id} is not here", hint=f"fetch it: renderer models pull {model.reference}")
     if wrong:
         raise ModelError("\n".join(wrong), hint="remove what is damaged, and fetch or pack it again")
     return "\n  ".join([f"{model.id}: all is as it should be", *said])

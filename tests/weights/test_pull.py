@@ -252,7 +252,7 @@ class TestBusy:
         hub.busy, hub.pause = [("GET /api/models", 429)], "3600"
         with pytest.raises(ModelError, match="429") as caught:
             pull.ask(errand(tmp_path), ["huggingface"])
-        assert "a pause of 3600 s" in caught.value.hint
+        assert "wait 3600 s" in caught.value.hint
         assert pauses == []
 
     def test_what_does_not_pass_is_not_asked_again(self, hub: Hub, tmp_path: Path, pauses: list[float]) -> None:
