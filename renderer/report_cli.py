@@ -8,10 +8,15 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from renderer import signals
 from renderer.errors import UsageError
 from renderer.loading import Load, Loaded
+
+if TYPE_CHECKING:
+    from renderer.plan import Plan
 
 
 def add_commands(
@@ -42,8 +47,20 @@ def _report(options: argparse.Namespace, loaded: Loaded) -> int:
         if options.format == "markdown":
             print(page.write_markdown(gather.gather(plan)), end="")
         else:
-            print(page.write(plan, lambda text: print(text, file=sys.stderr)))
+            print(_write(plan))
     return console.print_problems(loaded.problems)
+
+
+def _write(plan: Plan) -> Path:
+    """Write the page; how far it is is shown while it takes long."""
+    from renderer import console  # noqa: PLC0415
+    from renderer.report import page  # noqa: PLC0415
+
+    screen = console.open_console("auto")
+    try:
+        return page.write(plan, screen.watch)
+    finally:
+        screen.close()
 
 
 def _watch(options: argparse.Namespace, loaded: Loaded) -> int:

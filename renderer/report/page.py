@@ -6,7 +6,7 @@ or load but what stands in the folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from renderer import news
+from renderer.busy import Busy
 from renderer.errors import RendererError
 from renderer.files import disk_error, write_whole
 from renderer.layout import Own
@@ -26,14 +27,15 @@ ASSETS = ("page.css", "page.js")
 _HERE = Path(__file__).parent
 
 
-def write(plan: Plan, tell: Callable[[str], None] | None = None) -> Path:
-    """Write the page of a plan's folder, thumbnails and contact sheet included; `tell` hears of what takes long.
+def write(plan: Plan, watch: Watch | None = None) -> Path:
+    """Write the page of a plan's folder, thumbnails and contact sheet included; `watch` hears of what takes long.
 
     Raises `DiskError`, and nothing else: whatever stands in the way in the folder.
     """
     page = plan.folder.page
     try:
-        thumbnails.make_thumbnails(plan, tell)
+        busy = None if watch is None else Busy(watch, plan.manifest.name, "making thumbnails")
+        thumbnails.make_thumbnails(plan, busy.tell if busy else None)
         sheet = thumbnails.make_contact_sheet(plan)
         for name in ASSETS:
             write_whole(plan.folder.assets / name, (_HERE / name).read_bytes())
@@ -52,7 +54,7 @@ def writer(tell: Watch) -> Watch:
     def watch(what: news.News) -> None:
         if isinstance(what, news.BatchEnded) and what.plan is not None:
             try:
-                write(what.plan)
+                write(what.plan, tell)
             except (OSError, ValueError, RendererError) as error:
                 tell(news.Remark(f"the page of {what.summary.name} could not be written: {error}"))
 

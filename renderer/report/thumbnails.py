@@ -41,15 +41,17 @@ _LATIN, _CHINESE = "Aahello-s1", "海报"
 _NO_LETTER = "\uffff"
 _UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, EOFError, Image.DecompressionBombError)
 """What Pillow raises at files that are no pictures, or no longer."""
-_MANY = 50
+
+Tell = Callable[[int, int], None]
+"""Somebody who hears that so many of so many are made."""
 
 _FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts")
 
 
-def make_thumbnails(plan: Plan, tell: Callable[[str], None] | None = None) -> int:
+def make_thumbnails(plan: Plan, tell: Tell | None = None) -> int:
     """Make the thumbnails that are missing and remove those whose picture is gone; how many were missing.
 
-    `tell` hears of it where there are many, for that takes seconds. Raises `DiskError` and `OSError`.
+    `tell` hears how many of them are made. Raises `DiskError` and `OSError`.
     """
     folder = plan.folder.path
     wanted = {thumbnail_name(item.sidecar): item for item in plan.items if item.sidecar is not None}
@@ -57,10 +59,10 @@ def make_thumbnails(plan: Plan, tell: Callable[[str], None] | None = None) -> in
     for name in there - wanted.keys():
         (folder / name).unlink(missing_ok=True)
     missing = [item for name, item in wanted.items() if name not in there]
-    if tell is not None and len(missing) >= _MANY:
-        tell(f"making {len(missing)} thumbnails for {plan.folder.page}")
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        list(pool.map(lambda item: make_thumbnail(plan, item), missing))
+        for made, _ in enumerate(pool.map(lambda item: make_thumbnail(plan, item), missing), start=1):
+            if tell is not None:
+                tell(made, len(missing))
     return len(missing)
 
 

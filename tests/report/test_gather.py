@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFont
 
-from renderer import artifacts
+from renderer import artifacts, news
 from renderer.errors import DiskError
 from renderer.job import Keep
 from renderer.manifest import Manifest
@@ -102,13 +102,16 @@ class TestThumbnails:
         found = thumbnails.find_font(12)
         assert str(getattr(found, "path", "")) != str(tmp_path / "NotoSansCJK-Regular.ttc")
 
-    def test_many_thumbnails_are_told(self, tmp_path: Path) -> None:
-        """What takes seconds is said before it begins; what is there already takes none."""
-        plan = planned(make_manifest([str(number) for number in range(60)]), tmp_path)
-        told: list[str] = []
+    def test_many_thumbnails_are_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What takes long is told while it is done; what is there already takes no time."""
+        monkeypatch.setattr("renderer.busy.PATIENCE_S", 0.0)
+        plan = planned(make_manifest([str(number) for number in range(6)]), tmp_path)
+        told: list[news.News] = []
         page.write(plan, told.append)
+        assert told[0] == news.Busy("test", "making thumbnails", 1, 6)
+        told.clear()
         page.write(plan, told.append)
-        assert told == [f"making 60 thumbnails for {tmp_path / 'test/index.html'}"]
+        assert told == []
 
     @pytest.mark.parametrize("name", ["index.html", "contact-sheet.png", "report", "report/page.js", "thumbs"])
     @pytest.mark.parametrize("kind", ["file", "folder", "link"])
