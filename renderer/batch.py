@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -225,12 +225,13 @@ class Batch:
             self._refuse(item)
 
     def _render_group(self, setup: Setup, items: list[Planned]) -> Ending:
-        self._waiting = Waiting(items)
+        self._wait(items)
         while self._waiting or self._again or self._flying:
             if self._must_drop():
                 return "signal"
             if not self._waiting and not self._flying:
-                self._waiting, self._again = Waiting(self._again), []
+                self._wait(self._again)
+                self._again = []
             if not self._flying and (ending := self._reason_to_end(setup)):
                 return ending
             worker = self._hand.worker(setup, self._plan.folder.worker_log)
@@ -243,6 +244,10 @@ class Batch:
         return "complete"
 
     # -- giving out work --
+
+    def _wait(self, items: Iterable[Planned]) -> None:
+        """These are the pictures that wait now."""
+        self._waiting, self._nothing_fits = Waiting(items), None
 
     def _reason_to_end(self, setup: Setup) -> Ending | None:
         """Why nothing more is to begin, if so; asked when nothing is in flight."""
