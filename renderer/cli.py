@@ -22,6 +22,7 @@ from renderer import (
     render_cli,
     replay_cli,
     report_cli,
+    status_cli,
     streams,
     utf8,
     validate_cli,
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     validate_cli.add_commands(commands, manifests, load_named)
     plan_cli.add_commands(commands, manifests, load_named)
 
+    status_cli.add_commands(commands, manifests, load_named)
     render_cli.add_commands(commands, manifests, load_named)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of manifests, or of what a run writes")

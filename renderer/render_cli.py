@@ -1,4 +1,4 @@
-"""The door to a run: `renderer render`, and `renderer status`, which says how one stands.
+"""The door to a run: `renderer render`.
 
 Arguments in, one call, words and an exit code out. Whatever takes time to import is imported by the command.
 """
@@ -7,21 +7,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
-from renderer import models_cli, plan_cli, report_cli, streams
+from renderer import models_cli, plan_cli, report_cli
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ManifestError
 from renderer.job import Profile, Summary
 from renderer.loading import Load, Loaded
-
-if TYPE_CHECKING:
-    from renderer.lock import Hold
-    from renderer.plan import Plan, Planned
-    from renderer.standing import MemoryNow, Standing
 
 GB = 10**9
 """What may be downloaded when nobody is at a terminal to see it."""
@@ -31,11 +25,6 @@ def add_commands(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], manifests: argparse.ArgumentParser, load: Load
 ) -> None:
     """Give the parser its commands. `load` reads the manifests that the options name."""
-    status = commands.add_parser("status", parents=[manifests], help="say how a run stands; what is done and failed")
-    status.add_argument("--verify", action="store_true", help="compare every finished file's SHA-256")
-    status.add_argument("--json", action="store_true", help="for machines")
-    status.set_defaults(command=lambda options: _status(options, load(options)))
-
     render = commands.add_parser("render", parents=[manifests], help="render what is not done")
     render.add_argument(
         "--only",
@@ -48,57 +37,6 @@ def add_commands(
     render.add_argument("--dry-run", action="store_true", help="the same as plan")
     add_night_options(render)
     render.set_defaults(command=lambda options: _render(options, load(options)))
-
-
-def _status(options: argparse.Namespace, loaded: Loaded) -> int:
-    from renderer import console, standing  # noqa: PLC0415
-    from renderer.plan import make_plan  # noqa: PLC0415
-
-    states = []
-    for manifest in loaded.manifests:
-        plan = make_plan(manifest, options.outputs, thorough=options.verify)
-        running = standing.read(plan.folder)
-        memory = standing.memory_now(running) if running else None
-        hold = plan.folder.hold()
-        trouble = [item for item in plan.items if item.state in ("failed", "set aside")]
-        states.append(
-            {
-                "manifest": manifest.file,
-                "name": manifest.name,
-                "pictures": len(plan.items),
-                "done": plan.count("done"),
-                "failed": plan.count("failed"),
-                "set_aside": plan.count("set aside"),
-                "to_do": plan.count("to do"),
-                "trouble": [{"id": item.picture.id, "state": item.state, "note": item.note} for item in trouble],
-                "held": hold == "held",
-                "running": running.model_dump(mode="json") if running else None,
-                "memory": memory.model_dump(mode="json") if memory else None,
-            }
-        )
-        if not options.json:
-            print(streams.harmless("\n".join(_status_lines(plan, trouble, running, memory, hold=hold))))
-    if options.json:
-        print(json.dumps(states, indent=2, ensure_ascii=False))
-    return console.print_problems(loaded.problems)
-
-
-def _status_lines(
-    plan: Plan, trouble: Sequence[Planned], running: Standing | None, memory: MemoryNow | None, *, hold: Hold
-) -> Iterator[str]:
-    """Lines of at most 80 columns."""
-    from renderer import words  # noqa: PLC0415
-
-    counts = ", ".join(f"{plan.count(state)} {state}" for state in ("done", "failed", "set aside", "to do"))
-    yield from words.wrap(f"{plan.manifest.name}: {counts} of {len(plan.items)}", "  ")
-    if running is not None and memory is not None:
-        yield from words.describe_running(running, memory, datetime.now().astimezone())
-    elif hold == "held":
-        yield "  a run holds this folder, and is not rendering into it at this moment"
-    elif hold == "unknown":
-        yield "  whether a run is on cannot be told: its lock may not be looked at"
-    for item in trouble:
-        yield from words.wrap(f"  {item.state}: {item.picture.id}: {item.note}", "    ")
 
 
 def _render(options: argparse.Namespace, loaded: Loaded) -> int:

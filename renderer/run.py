@@ -74,7 +74,7 @@ class _Run:
                 self._miss(manifest, "error", told(error))
             raise
         summaries = [self._summaries[manifest.name] for manifest in self._manifests]
-        if self._errors and not any(summary.rendered or summary.failed for summary in summaries):
+        if self._errors and not any(map(_was_tried, summaries)):
             raise self._errors[0]
         return summaries
 
@@ -224,6 +224,11 @@ def _end_orphan(folder: OutputFolder, watch: Watch) -> None:
     left = standing.left_behind(folder)
     if left is not None and not workers.end_orphan(left):
         watch(news.Remark(f"the worker of an earlier run, process {left.worker_pid}, does not go, and holds memory"))
+
+
+def _was_tried(summary: Summary) -> bool:
+    """Whether a run rendered something, or would have if there had been time."""
+    return bool(summary.rendered or summary.failed) or summary.ending not in ("complete", "error")
 
 
 def _jobs(batches: Sequence[Plan]) -> list[Job]:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from renderer import machine
 from renderer.errors import DiskError
 from renderer.files import write_whole
-from renderer.job import Bytes, Seconds, Value
+from renderer.job import Bytes, Seconds, Summary, Value
 from renderer.layout import OutputFolder
 
 _MAX_BYTES = 2**20
@@ -104,6 +104,14 @@ def read(folder: OutputFolder) -> Standing | None:
 def left_behind(folder: OutputFolder) -> Standing | None:
     """What a run that is no more wrote last of itself; None where it ended well. To be asked with the lock held."""
     return _read(folder.status)
+
+
+def read_summary(folder: OutputFolder) -> Summary | None:
+    """How the last run over a folder's manifest went; None when none has ended yet, or one of another version has."""
+    try:
+        return Summary.model_validate_json(folder.summary.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def memory_now(standing: Standing) -> MemoryNow:

@@ -45,15 +45,28 @@ def describe_summary(summary: Summary) -> list[str]:
     for failure in summary.failures:
         kind = "set aside" if failure.set_aside else "refused" if failure.refused else "failed"
         lines.append(f"  {kind}: {failure.id}: {failure.message}" + (f" ({failure.hint})" if failure.hint else ""))
-    reasons = {
-        "deadline": "  stopped: the time is up; the same command goes on from here",
-        "signal": "  stopped on request; the same command goes on from here",
-        "failures": "  stopped: too many failures in a row (--max-failures)",
-        "error": f"  stopped: {summary.error}",
-    }
-    if summary.ending in reasons:
-        lines.append(reasons[summary.ending])
+    if summary.ending != "complete":
+        lines.append(f"  stopped {_why(summary)}")
     return lines
+
+
+def describe_ending(summary: Summary, now: datetime) -> str:
+    """When a run stopped before it was through, and why. `now` says in which zone to tell."""
+    ended = summary.ended_at.astimezone(now.tzinfo)
+    when = f"{ended:%H:%M}" if ended.date() == now.date() else f"{ended:%H:%M on %d %B}"
+    return f"stopped at {when} {_why(summary)}"
+
+
+def _why(summary: Summary) -> str:
+    """Why a run stopped, as it stands after that word."""
+    reasons = {
+        "deadline": "because the time was up; the same command goes on from here",
+        "signal": "on request; the same command goes on from here",
+        "failures": "after too many failures in a row (--max-failures)",
+        "error": f"with an error: {summary.error}",
+        "complete": "when all was done",
+    }
+    return reasons[summary.ending]
 
 
 def _counted(count: int, what: str) -> str:

@@ -18,6 +18,7 @@ from renderer.done import Known
 from renderer.job import Summary
 from renderer.layout import Own
 from renderer.plan import Plan, Planned, State
+from renderer.standing import read_summary
 
 _LOG_BYTES = 4000
 _MAX_AXIS = 200
@@ -68,7 +69,7 @@ def gather(plan: Plan, described: Sequence[Mapping[str, Any]] | None = None) -> 
         counts=counts,
         told=describe_counts(counts),
         trouble=trouble,
-        summary=_read_summary(plan.folder.summary),
+        summary=read_summary(plan.folder),
         sidecars=tuple(item.sidecar for item in plan.items if item.sidecar is not None),
         log=_tail(plan.folder.worker_log) if trouble else "",
     )
@@ -195,13 +196,6 @@ def _value(item: Planned, name: str) -> str:
 
 
 # ---- what happened ---------------------------------------------------------------------------------------------------
-
-
-def _read_summary(path: Path) -> Summary | None:
-    try:
-        return Summary.model_validate_json(path.read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 def _tail(path: Path) -> str:
