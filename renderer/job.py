@@ -15,7 +15,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 RENDERING_VERSION = 1
-"""Goes up when the same job would give other bits; every picture is then rendered anew."""
+"""Goes up when the same job would give another picture; every picture is then rendered anew.
+
+Not for a last bit that kernels round otherwise: those have never been fixed, neither from one processor to another nor,
+where cuDNN chooses by free memory, on one GPU.
+"""
 
 SIDECAR_VERSION: Literal[1] = 1
 """Goes up when a sidecar's fields change their meaning."""

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from renderer import processor
+from renderer.job import Engine, ModelIdentity, fingerprint
+from tests.making import make_job
 
 VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
@@ -109,3 +111,17 @@ def test_waiting_threads_leave_their_cores(said: dict[str, str], spins: str) -> 
         pytest.skip("this torch has another library for threads")
     assert ("GOMP_SPINCOUNT = '1000'" in child.stderr) == (spins == "1000")
     assert not spins or f"GOMP_SPINCOUNT = '{spins}'" in child.stderr
+
+
+def test_an_engine_of_an_older_sidecar() -> None:
+    """Sidecars that do not say what was computed in are of engines that knew bf16 alone."""
+    assert Engine.model_validate({"name": "native", "profile": "cpu", "device": "cpu"}).arithmetic == "bf16"
+
+
+def test_a_fingerprint_knows_no_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same job is the same picture on every machine: what one has rendered, another does not render again."""
+    marks = set()
+    for value in ("", "AVX2"):
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", value)
+        marks.add(fingerprint(make_job(), ModelIdentity(id="demo", revision="2")))
+    assert marks == {"db0eb9ef93bf59719b2490c22062a4c0328de2a952a41ccd8d06d3278fc1dfc0"}
