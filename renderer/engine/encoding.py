@@ -7,9 +7,12 @@ rows a prompt needs are read. Knows nothing of pictures.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +26,15 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoder
 
 from renderer.engine.riders import Halt, Rider, pause
 from renderer.errors import DiskError
-from renderer.files import write_whole
+from renderer.files import PART_PREFIX, write_whole
 
 LOG = logging.getLogger(__name__)
 
 MAX_CACHE_BYTES = 2**30
 """Embeddings kept on the disk; the oldest go first. About a thousand long prompts."""
+
+_ABANDONED_S = 3600.0
+"""A file that is being written is there for a blink; after this long, who wrote it has died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +133,10 @@ class EmbeddingCache:
         try:
             with safe_open(path, framework="pt") as file:
                 encoded = Encoded(file.get_tensor("embedding"), file.get_tensor("mask"))
-            path.touch()
         except (OSError, SafetensorError):
             return None
+        with contextlib.suppress(OSError):  # one that another user keeps is as good
+            path.touch()
         return encoded
 
     def keep(self, prompt: str, encoded: Encoded) -> None:
@@ -141,15 +148,34 @@ class EmbeddingCache:
             LOG.warning("an embedding is not remembered: %s", error.message)
 
     def trim(self, most_bytes: int = MAX_CACHE_BYTES) -> None:
-        """Delete what was not used for longest, until the rest fits."""
-        files = [(path, path.stat()) for path in self._folder.glob("*.safetensors")]
+        """Delete what was not used for longest, until the rest fits; and what writers left that died.
+
+        Other processes use the same folder meanwhile: what is gone already is as good as deleted.
+        """
+        for path, stat in self._files(f"{PART_PREFIX}*"):
+            if stat.st_mtime < time.time() - _ABANDONED_S:
+                _delete(path)
+        files = self._files("*.safetensors")
         total = sum(stat.st_size for _, stat in files)
         for path, stat in sorted(files, key=lambda entry: entry[1].st_mtime):
             if total <= most_bytes:
                 return
-            path.unlink(missing_ok=True)
+            _delete(path)
             total -= stat.st_size
+
+    def _files(self, pattern: str) -> list[tuple[Path, os.stat_result]]:
+        found = []
+        for path in self._folder.glob(pattern):
+            with contextlib.suppress(OSError):
+                found.append((path, path.stat()))
+        return found
 
     def _path(self, prompt: str) -> Path:
         text = json.dumps([*self._circumstances, prompt], ensure_ascii=False)
         return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
+
+
+def _delete(path: Path) -> None:
+    """Delete a file, if this user may."""
+    with contextlib.suppress(OSError):
+        path.unlink()

@@ -108,13 +108,16 @@ def is_met(need: Need) -> bool:
     if model.id == catalog.DEMO.id:
         return True
     if need.store is not None:
-        return places.has_store(model, need.store)
+        return places.has_store(model, need.store) and not (need.discard_source and places.originals(model))
     return not model.parts or not places.look(model).lacking
 
 
 def refuse_offline(need: Need) -> None:
     """Raise `ModelError`, which names what is missing, when a need is not met by what is here."""
-    whereabouts = places.look(catalog.find(need.model))
+    model = catalog.find(need.model)
+    if need.store is not None and places.has_store(model, need.store):
+        return
+    whereabouts = places.look(model)
     if whereabouts.lacking:
         raise places.lacks(whereabouts, "and this run is offline")
 

@@ -101,6 +101,7 @@ def pack(
     part = target.with_name(f"{target.name}.part")
     plan = _fingerprint(checkpoints, precision, identity)
     with _locked(target):
+        _check_part(part)
         work = _Work(part, plan, files, checkpoints, report, device)
         work.check_room(sum(path.stat().st_size for path in copies.values()))
         work.write_files()
@@ -281,8 +282,19 @@ def _fingerprint(checkpoints: Mapping[Network, Checkpoint], precision: Stored, i
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def _check_part(part: Path) -> None:
+    """Raise `ModelError` when what is to be filled, and emptied of what does not belong there, is not a folder of ours.
+
+    A link is not followed: it may lead to somebody's home.
+    """
+    if part.is_symlink() or (part.exists() and not part.is_dir()):
+        leads = f"a link to {part.resolve()}" if part.is_symlink() else "not a folder"
+        raise ModelError(f"{part} is {leads}, and a store is not made there", hint="move it away")
+
+
 def _take_up(part: Path, plan: str) -> dict[str, _Done]:
     """The files of an earlier attempt that are whole, read and hashed again; everything else in there is removed."""
+    _remove_links(part)
     try:
         progress = _Progress.model_validate_json((part / _PROGRESS).read_bytes())
     except (OSError, ValidationError):
@@ -301,6 +313,16 @@ def _take_up(part: Path, plan: str) -> dict[str, _Done]:
     except OSError as error:
         raise disk_error(part, error) from error
     return kept
+
+
+def _remove_links(part: Path) -> None:
+    """Remove the links in a folder of ours, where we made none: what they lead to stays."""
+    try:
+        for path in part.rglob("*"):
+            if path.is_symlink():
+                path.unlink()
+    except OSError as error:
+        raise disk_error(part, error) from error
 
 
 @contextmanager

@@ -130,6 +130,16 @@ def collect(whereabouts: Whereabouts) -> ModelFiles:
     return ModelFiles(networks, by_role["tokenizer"][0])
 
 
+def originals(model: Model) -> list[Path]:
+    """A model's own files in the models folder, which its verified store can stand for.
+
+    What other models share, what other tools have fetched and what a manifest names are not among them.
+    """
+    found = (each for each in look(model).found if each.kind == "models folder" and each.part.repository is None)
+    ours = (each for each in found if each.root == fetch_folder(model, each.part))
+    return [path for each in ours for path in each.files if path.is_file()]
+
+
 def lacks(whereabouts: Whereabouts, why: str) -> ModelError:
     """The error that says what is missing of a model, and how to get it."""
     model = whereabouts.model

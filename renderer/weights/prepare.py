@@ -130,6 +130,9 @@ def prepare(
     `LockedError` when another process packs the same store.
     """
     if _has_store(model, store):
+        if discard_source and places.originals(model):
+            folder = places.packed_folder(model, store) if store else None
+            return Ready(None, folder, _discard(model, folder, report))
         whereabouts = places.look(model)
         files = None if whereabouts.lacking else places.collect(whereabouts)
         return Ready(files, places.packed_folder(model, store) if store else None)
@@ -147,7 +150,7 @@ def prepare(
         return Ready(files, None)
     folder, note = _pack(model, whereabouts, files, store, report)
     if discard_source:
-        note += _discard(whereabouts)
+        note += "\n  " + _discard(model, None, report)
         return Ready(None, folder, note)
     return Ready(files, folder, note)
 
@@ -202,15 +205,20 @@ def _pack(model: Model, whereabouts: Whereabouts, files: ModelFiles, store: Stor
     return folder, f"{model.id} is packed: {needs.gb(index.bytes)}\n  {error}\n  ({name})"
 
 
-def _discard(whereabouts: Whereabouts) -> str:
-    """Delete a model's own files that lie in the models folder; what other models share, or others fetched, stays."""
-    from renderer.weights import pack  # noqa: PLC0415  # as above
+def _discard(model: Model, store: Path | None, report: Report) -> str:
+    """Delete a model's originals, and say how much that was; where `store` is given, it is read whole before.
 
-    ours = [found for found in whereabouts.found if found.kind == "models folder" and found.part.repository is None]
-    paths = [path for found in ours for path in found.files if path.is_file()]
+    Raises `ModelError`, and nothing is deleted, when the store is not what its index says.
+    """
+    from renderer.weights import pack  # noqa: PLC0415  # as above
+    from renderer.weights.store import open_store  # noqa: PLC0415  # as above
+
+    paths = places.originals(model)
     if not paths:
-        return "\n  no originals of ours to discard"
-    return f"\n  {needs.gb(pack.discard_source(paths, folders.models_folder()))} of originals discarded"
+        return "no originals of ours to discard"
+    if store is not None:
+        open_store(store).verify(lambda done, total, _name: report("verifying", done, total))
+    return f"{needs.gb(pack.discard_source(paths, folders.models_folder()))} of originals discarded"
 
 
 # ---- rates -----------------------------------------------------------------------------------------------------------

@@ -15,11 +15,11 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 from renderer import lock
-from renderer.errors import DiskError, ModelError, UsageError
+from renderer.errors import DiskError, ModelError, UsageError, shorten
 from renderer.files import write_whole
 from renderer.weights import hubs
 from renderer.weights.identity import file_hashes
@@ -114,6 +114,8 @@ def fetch(errand: Errand, offer: Offer, on_bytes: OnBytes) -> None:
 
 def _download(errand: Errand, offer: Offer, on_bytes: OnBytes) -> None:
     for file in offer.files:
+        _check_place(file, errand.folder)
+    for file in offer.files:
         if not _is_here(file, errand.folder) and (blob := _cached(errand, file)):
             _link(blob, file, errand.folder)
     names = [file.name for file in offer.files if not _is_here(file, errand.folder)]
@@ -134,8 +136,38 @@ def _offer(errand: Errand, source: Source) -> Offer:
     lacking = [pattern for pattern in errand.patterns if not any(fnmatch(file.name, pattern) for file in files)]
     if lacking:
         raise ModelError(f"{source} has no {', '.join(lacking)} in {errand.repository} at {found.revision}")
+    for file in files:
+        _check_name(file.name, source, errand.repository)
     to_fetch = tuple(file for file in files if not _is_here(file, errand.folder) and not _cached(errand, file))
     return Offer(source, found.revision, files, to_fetch, found.note)
+
+
+def _check_name(name: str, source: Source, repository: str) -> None:
+    """Raise `ModelError` for a name that is not one of a file below a folder, on any system: nothing of it is touched.
+
+    Whoever answers for a hub chooses the names, and files are written and removed by them.
+    """
+    parts = name.split("/")
+    odd = any(part in ("", ".", "..") or part.startswith("~") for part in parts) or "\\" in name or ":" in name
+    if odd or not name.isprintable() or PurePosixPath(name).is_absolute():
+        message = f'{source} lists "{shorten(name)}" in {repository}, which is not a name of a file in its folder'
+        raise ModelError(
+            message,
+            hint="ask the hub itself and not a mirror (HF_ENDPOINT, MODELSCOPE_ENDPOINT), or the other hub: --source",
+        )
+
+
+def _check_place(file: hubs.RemoteFile, folder: Path) -> None:
+    """Raise `ModelError` where a file is to be fetched, and a link leads out of its folder: it is not followed."""
+    path = folder / file.name
+    if not _is_here(file, folder) and not _is_inside(path, folder):
+        message = f"{path} leads to {path.resolve()}, and nothing is fetched into places outside of {folder}"
+        raise ModelError(message, hint="remove the link; RENDERER_MODELS may name a folder on another disk")
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a file lies below a folder, when all links have been followed."""
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _is_here(file: hubs.RemoteFile, folder: Path) -> bool:
@@ -234,11 +266,12 @@ def _verify(errand: Errand, offer: Offer) -> list[str]:
         else:
             continue
         if found != said:
-            path.unlink(missing_ok=True)
-            raise ModelError(
-                f"{path} is not what {offer.source} says it is: its {what} is {found}, and must be {said}",
-                hint="run the same command again (the file was removed), or ask the other hub: --source",
-            )
+            hint = "remove it, and run the same command again; its link leads out of the folder, so it was left"
+            if _is_inside(path, errand.folder):
+                path.unlink(missing_ok=True)
+                hint = "run the same command again (the file was removed), or ask the other hub: --source"
+            message = f"{path} is not what {offer.source} says it is: its {what} is {found}, and must be {said}"
+            raise ModelError(message, hint=hint)
     return hashes
 
 

@@ -1,0 +1,77 @@
+"""Embeddings on the disk, which several processes and users share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from renderer.engine.encoding import EmbeddingCache, Encoded
+from renderer.files import PART_PREFIX
+
+ONE = Encoded(torch.ones(1, 10, 100), torch.ones(1, 10))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> EmbeddingCache:
+    """With three prompts in it."""
+    found = EmbeddingCache(tmp_path, ["model"])
+    for prompt in "abc":
+        found.keep(prompt, ONE)
+    return found
+
+
+def test_another_process_trims_meanwhile(
+    cache: EmbeddingCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is gone between the listing and the look at it is as good as deleted."""
+    glob = Path.glob
+
+    def racing(folder: Path, pattern: str, **options: Any) -> Iterator[Path]:
+        found = list(glob(folder, pattern, **options))
+        for path in found[:1]:
+            path.unlink()
+        return iter(found)
+
+    monkeypatch.setattr(Path, "glob", racing)
+    cache.trim(most_bytes=0)
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_user_s_cache(cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can be read and not written is used all the same."""
+
+    def refuse(_path: Path, *_: Any, **__: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    found = cache.find("a")
+    assert found is not None
+    assert torch.equal(found.embedding, ONE.embedding)
+
+
+def test_it_may_not_be_deleted(cache: EmbeddingCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a folder in which this user deletes nothing stop a picture."""
+
+    def refuse(_path: Path, *_: Any, **__: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    cache.trim(most_bytes=0)
+    monkeypatch.undo()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_dead_writers_left(cache: EmbeddingCache, tmp_path: Path) -> None:
+    """A part that is an hour old goes; one that is being written stays."""
+    old, new = (tmp_path / f"{PART_PREFIX}{name}" for name in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    cache.trim()
+    assert (old.exists(), new.exists()) == (False, True)
