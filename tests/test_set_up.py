@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import os
 import pty
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from renderer import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = getattr(sys, "_base_executable", sys.executable)
@@ -61,6 +64,9 @@ from types import SimpleNamespace
 def look():
     return SimpleNamespace(gpu={"1": "a card", "": None}[os.environ.get("FAKE_GPU", "")])
 """
+COMMANDS = next(
+    sorted(action.choices) for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)
+)
 
 
 def make_wheel(folder: Path, name: str, version: str) -> None:
@@ -169,7 +175,7 @@ def test_what_the_renderer_ended_with_is_told(checkout: Checkout) -> None:
     assert checkout.make("render").stdout == "render jobs/demo.yaml\n"
 
 
-@pytest.mark.parametrize("command", ["estimate", "models", "bench", "replay", "schema", "doctor", "status", "plan"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_commands_have_targets_of_their_own_names(checkout: Checkout, command: str) -> None:
     """`make COMMAND ARGS=…` is `renderer COMMAND …`."""
     assert checkout.make(command, "ARGS=--some thing").stdout.split()[0] == command

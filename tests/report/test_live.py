@@ -32,7 +32,7 @@ from renderer.report import page as report
 from renderer.report.gallery import Change, Gallery
 from renderer.report.server import _MAX_CONNECTIONS, _SHARE, Server
 from renderer.standing import InFlight, Notice, Standing
-from tests import tools
+from tests import driving, tools
 from tests.making import make_manifest
 from tests.nights import make_night
 
@@ -545,17 +545,15 @@ class TestBrowser:
 
 def test_a_port_that_is_taken_is_a_warning(tmp_path: Path) -> None:
     """`render --live --port N` beside somebody who has N: that is said, the page is elsewhere, the night goes on."""
-    (tmp_path / "test.yaml").write_text("jobs: [{prompt: a, model: demo, size: 64x64, steps: 2}]\n")
+    manifest = driving.write_manifest(tmp_path, "a")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        run = subprocess.run(
-            [sys.executable, "-m", "renderer", "render", "test.yaml", "--live", "--port", str(port)],
-            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, capture_output=True, text=True,
-        )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    assert f"cannot serve on port {port}: Address already in use; the page is served on another one" in run.stderr
-    assert "http://127.0.0.1:" in run.stderr
-    assert (tmp_path / "outputs/test/001.png").exists()
+        run = driving.start("render", manifest, "--live", "--port", str(port), cwd=tmp_path, stderr=subprocess.PIPE)
+        said = run.communicate(timeout=60)[1].decode()
+    assert run.returncode == 0, said
+    assert f"cannot serve on port {port}: Address already in use; the page is served on another one" in said
+    assert "http://127.0.0.1:" in said
+    assert driving.pictures(tmp_path) == ["001.png"]
 
 
 def test_report_watch_ends_with_ctrl_c(tmp_path: Path) -> None:
