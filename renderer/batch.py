@@ -170,7 +170,7 @@ class Batch:
             if isinstance(outcome, DiskError) and outcome.ends_the_night:
                 raise outcome
             if self._plan.is_chosen(item):
-                self._failed(item, outcome.message, outcome.hint, again=False, tried=False)
+                self._has_failed(item, outcome.message, outcome.hint, again=False, tried=False)
             return
         self._plan.journal.write("done", item.picture.id, item.fingerprint)
         self._changed[item.picture.id] = _done(item, outcome)
@@ -294,6 +294,8 @@ class Batch:
                 artifacts.check_place(self._plan.folder, item.picture.output, item.picture.keep.format)
             except DiskError as error:
                 self._cannot_write(item, error)
+                if heir := self._bringing.promote_twin(item):
+                    self._waiting.put_back(heir)
             else:
                 self._begin(item, worker)
 
@@ -371,15 +373,19 @@ class Batch:
         arrival = Arrival(item, flight.attempt, opened, event, payload)
         try:
             landing.check(arrival)
-            sidecar = landing.save(self._plan.folder, arrival)
         except PictureError as error:
             del self._flying[item.picture.id]
             self._failed(item, error.message, error.hint, again=False, kind=type(error).__name__)
             return
-        except DiskError as error:
-            self._cannot_write(item, error)
-            return
-        del self._flying[item.picture.id]
+        sidecar = self._save(arrival)
+        self._flying.pop(item.picture.id)
+        while sidecar is None:
+            heir = self._bringing.promote_twin(arrival.item)
+            if heir is None:
+                return
+            arrival = replace(arrival, item=heir)
+            sidecar = self._save(arrival)
+        item = arrival.item
         self._plan.journal.write("done", item.picture.id, item.fingerprint)
         self._changed[item.picture.id] = _done(item, sidecar)
         self._tally.has_rendered(item, sidecar)
@@ -387,33 +393,46 @@ class Batch:
         self._watch(news.PictureDone(item, sidecar))
         self._bringing.place_twins(item)
 
+    def _save(self, arrival: Arrival) -> Sidecar | None:
+        """Write a picture that has come; None where its path cannot be written."""
+        try:
+            return landing.save(self._plan.folder, arrival)
+        except DiskError as error:
+            self._cannot_write(arrival.item, error)
+            return None
+
     def _cannot_write(self, item: Planned, error: DiskError) -> None:
         """One path cannot be written: its picture fails, and rendering it again would not help."""
         if error.ends_the_night:
             raise error
-        self._flying.pop(item.picture.id, None)
-        self._failed(item, error.message, error.hint, again=False)
+        self._has_failed(item, error.message, error.hint, again=False)
 
     def _failed(
+        self, item: Planned, message: str, hint: str, *, again: bool = True, kind: str = "", detail: str = ""
+    ) -> None:
+        """A picture failed: it is tried again after the others, or it fails for good, under all its names."""
+        again = again and self._tally.tries(item) <= self._settings.retries
+        self._has_failed(item, message, hint, again=again, kind=kind, detail=detail)
+        if again:
+            self._again.append(item)
+        else:
+            self._fail_twins(item, message, hint)
+
+    def _has_failed(
         self,
         item: Planned,
         message: str,
         hint: str,
         *,
-        again: bool = True,
+        again: bool,
         kind: str = "",
         detail: str = "",
         tried: bool = True,
     ) -> None:
         self._plan.journal.write("failed", item.picture.id, item.fingerprint, message)
-        again = again and self._tally.tries(item) <= self._settings.retries
         self._tally.has_failed(item, message, hint, again=again, tried=tried)
         self._changed[item.picture.id] = replace(item, state="failed", note=message)
-        if again:
-            self._again.append(item)
         self._watch(news.PictureFailed(item, message, hint, again=again, kind=kind, detail=detail))
-        if not again:
-            self._fail_twins(item, message, hint)
 
     def _fail_twins(self, item: Planned, message: str, hint: str, *, set_aside: bool = False) -> None:
         """A picture will not come in this run, and none of the same fingerprint."""

@@ -111,6 +111,14 @@ class Bringing:
                 outcome = error
             self._arrive(twin, outcome)
 
+    def promote_twin(self, item: Planned) -> Planned | None:
+        """A picture cannot be written: one of the same fingerprint takes its part, if there is one."""
+        twins = self.take_twins(item)
+        if not twins:
+            return None
+        heir, *self._twins[twins[0].picture.id] = twins
+        return heir
+
     def take_twins(self, item: Planned) -> list[Planned]:
         """The pictures that were to be made from this one's file, of which nobody else will hear."""
         return self._twins.pop(item.picture.id, [])

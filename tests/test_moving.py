@@ -141,6 +141,19 @@ class TestNothingTwice:
         summary = night.render(named(n1="crash", n2="crash"), hire=FAKE)
         assert (counts(summary), summary.set_aside, set(night.began())) == ((0, 0, 2, 0), 2, {"n1"})
 
+    @pytest.mark.parametrize("when", ["before", "when it comes"])
+    def test_a_path_that_cannot_be_written_is_no_failure_of_its_other_names(
+        self, night: Night, monkeypatch: pytest.MonkeyPatch, when: str
+    ) -> None:
+        """The picture is rendered once, and lies under every name that can be written."""
+        manifest = named(n1="a", n2="a", n3="a")
+        night.folder(manifest).picture("n1").mkdir(parents=True)
+        if when == "when it comes":
+            monkeypatch.setattr(artifacts, "check_place", lambda *_: None)
+        summary = night.render(manifest)
+        assert (counts(summary), summary.failures[0].id, len(night.began())) == ((1, 1, 1, 0), "n1", 1)
+        assert pixels_of(night.folder(manifest).picture("n3")) == draw(manifest.pictures[0].job)
+
     @pytest.mark.parametrize("form", get_args(Format))
     @pytest.mark.parametrize("first", get_args(Format))
     def test_names_and_formats_change_together(self, night: Night, first: Format, form: Format) -> None:
