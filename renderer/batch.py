@@ -9,59 +9,29 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from renderer import artifacts, done, events, landing, news
-from renderer.bringing import Bringing
+from renderer import artifacts, events, landing, news
 from renderer.busy import Busy
 from renderer.errors import DiskError, MachineError, PictureError, RendererError
 from renderer.events import Setup
 from renderer.files import write_whole
-from renderer.hand import Hand, Silence
-from renderer.job import Ending, Job, Precision, Sidecar, Summary
+from renderer.hand import Silence
+from renderer.job import Ending, Summary
 from renderer.landing import Arrival
 from renderer.layout import OutputFolder
-from renderer.news import Watch
+from renderer.night import Night, key_of
+from renderer.outcomes import Outcomes
 from renderer.pace import Pace
-from renderer.plan import Plan, Planned, Refusal, State
-from renderer.rates import Rates
-from renderer.settings import Settings, Stop
+from renderer.plan import Plan, Planned, Refusal
 from renderer.standing import Notice, Phase, Standing
-from renderer.tally import Flight, Row, Tally, told
+from renderer.tally import Flight, told
 from renderer.waiting import Waiting
 from renderer.workers import Gone, Worker
 
 _TICK_S = 0.25
 _AT_ONCE = 2
 """Somebody who has asked to stop so often does not wait."""
-
-Key = tuple[str, Precision]
-"""What is opened as one: a model's reference and a precision."""
-
-
-def key_of(job: Job) -> Key:
-    """What has to be opened for a job."""
-    return job.model, job.precision
-
-
-@dataclass(frozen=True, slots=True)
-class Night:
-    """What all batches of one run share.
-
-    `setups` is by model and precision, `troubles` why some of those have none, or did not open; `refused` are jobs that
-    cannot fit; `rates` the machine's, if they are known.
-    """
-
-    settings: Settings
-    setups: dict[Key, Setup]
-    troubles: dict[Key, RendererError]
-    refused: dict[Job, Refusal]
-    rates: Rates | None
-    hand: Hand
-    watch: Watch
-    stop: Stop
-    row: Row = field(default_factory=Row)
 
 
 class Batch:
@@ -79,14 +49,13 @@ class Batch:
         self._hand = night.hand
         self._watch = night.watch
         self._stop = night.stop
-        self._tally = Tally(batch, ())
-        self._changed: dict[str, Planned] = {}
+        self._outcomes = Outcomes(batch, night.row, night.watch)
+        self._bringing = self._outcomes.bringing
         self._notice = Notice(batch.folder)
         self._pace = Pace((item.sidecar for item in batch.items if item.sidecar), night.rates)
         self._waiting = Waiting()
         self._again: list[Planned] = []
         self._nothing_fits: tuple[int, int] | None = None
-        self._bringing = Bringing(batch, self._has_been_brought)
         self._flying: dict[str, Flight] = {}
         self._silence = Silence(time.monotonic())
         self._ticked_at = float("-inf")
@@ -108,12 +77,12 @@ class Batch:
         finally:
             self._drop_flying()
             self._notice.take_down()
-            summary = self._tally.summary(ending, told(self.error) if self.error else unforeseen)
+            summary = self._outcomes.tally.summary(ending, told(self.error) if self.error else unforeseen)
             try:
                 write_summary(self._plan.folder, summary)
             except DiskError as error:
                 self.error = self.error or error
-            self._watch(news.BatchEnded(summary, self._plan.updated(self._changed)))
+            self._watch(news.BatchEnded(summary, self._outcomes.plan_now()))
         return summary
 
     def _render(self) -> Ending:
@@ -121,8 +90,7 @@ class Batch:
         refused: list[Planned] = []
         for item in self._plan.to_render():
             (todo if self._refusal(item) is None else refused).append(item)
-        self._tally = Tally(self._plan, todo, row=self._night.row)
-        self._watch(news.BatchBegan(self._plan, len(todo)))
+        self._outcomes.begin(todo)
         for item in refused:
             self._refuse(item)
         endings: list[Ending] = [self._move()]
@@ -147,9 +115,8 @@ class Batch:
                 return ending
             moved = next(moves)
             self._tell_of(busy, moved, self._bringing.to_move)
-        self._bringing.clear_aside(
-            {item.fingerprint for item in (*self._plan.items, *self._changed.values()) if item.state == "done"}
-        )
+        now = self._outcomes.plan_now()
+        self._bringing.clear_aside({item.fingerprint for item in now.items if item.state == "done"})
         return "complete"
 
     def _finish_rewriting(self) -> Ending:
@@ -164,21 +131,8 @@ class Batch:
             pass
         return ending if ending and self._bringing.to_rewrite else "complete"
 
-    def _has_been_brought(self, item: Planned, outcome: Sidecar | RendererError) -> None:
-        """A picture is in its place that was not rendered for it, or could not be brought there."""
-        if isinstance(outcome, RendererError):
-            if isinstance(outcome, DiskError) and outcome.ends_the_night:
-                raise outcome
-            if self._plan.is_chosen(item):
-                self._has_failed(item, outcome.message, outcome.hint, again=False, tried=False)
-            return
-        self._plan.journal.write("done", item.picture.id, item.fingerprint)
-        self._changed[item.picture.id] = _done(item, outcome)
-        if self._plan.is_chosen(item):
-            self._tally.has_been_brought(item)
-
     def _tell_of(self, busy: Busy, done: int, total: int) -> None:
-        self._notice.post(self._tally.standing([], "preparing", None))
+        self._notice.post(self._outcomes.tally.standing([], "preparing", None))
         busy.tell(done, total)
 
     def _asked_to_end(self) -> Ending | None:
@@ -199,9 +153,7 @@ class Batch:
         """Say so: it costs nothing, and the others go on."""
         refusal = self._refusal(item)
         assert refusal is not None
-        for each in (item, *self._bringing.take_twins(item)):
-            self._tally.refused(each, refusal.message, refusal.hint)
-            self._watch(news.PictureFailed(each, refusal.message, refusal.hint, again=False))
+        self._outcomes.refused(item, refusal)
 
     def _groups(self, todo: list[Planned]) -> Iterator[tuple[Setup, list[Planned]]]:
         """The pictures by what has to be opened for them, so that nothing is opened twice."""
@@ -221,7 +173,7 @@ class Batch:
         self._waiting.clear()
         self._again.clear()
         for item in left:
-            self._tally.is_not_waited_for(item)
+            self._outcomes.tally.is_not_waited_for(item)
             self._refuse(item)
 
     def _render_group(self, setup: Setup, items: list[Planned]) -> Ending:
@@ -268,7 +220,7 @@ class Batch:
         if self._settings.deadline is None:
             return self._waiting.first()
         left_s = (self._settings.deadline - datetime.now(UTC)).total_seconds()
-        now = len(self._flying), len(self._tally.rendered)
+        now = len(self._flying), len(self._outcomes.tally.rendered)
         if self._nothing_fits == now:  # and since then there is only less time
             return None
 
@@ -293,17 +245,14 @@ class Batch:
             try:
                 artifacts.check_place(self._plan.folder, item.picture.output, item.picture.keep.format)
             except DiskError as error:
-                self._cannot_write(item, error)
+                self._outcomes.cannot_write(item, error)
                 if heir := self._bringing.promote_twin(item):
                     self._waiting.put_back(heir)
             else:
                 self._begin(item, worker)
 
     def _begin(self, item: Planned, worker: Worker) -> None:
-        self._plan.journal.write("attempt", item.picture.id, item.fingerprint)
-        attempt = self._plan.journal.record(item.fingerprint).attempts
-        self._tally.tried(item)
-        self._flying[item.picture.id] = Flight(item, attempt)
+        self._flying[item.picture.id] = self._outcomes.attempted(item)
         self._silence.broken()
         worker.send(events.Render(key=item.picture.id, job=item.picture.job))
 
@@ -337,7 +286,7 @@ class Batch:
 
     def _standing(self, worker: Worker) -> Standing:
         phase: Phase = "stopping" if self._nothing_more() else "rendering" if self._hand.opened else "opening"
-        return self._tally.standing(list(self._flying.values()), phase, worker.pid)
+        return self._outcomes.tally.standing(list(self._flying.values()), phase, worker.pid)
 
     def _take(self, event: events.AnyEvent | Gone, payload: bytes) -> None:
         match event:
@@ -350,15 +299,18 @@ class Batch:
                 raise MachineError(message, hint=hint)
             case events.Started(key=key):
                 flight = self._flying[key]
-                self._tally.began(flight)
+                self._outcomes.tally.began(flight)
                 self._watch(news.PictureBegan(flight.item, flight.attempt))
             case events.Stepped(key=key, step=step, steps=steps):
-                self._tally.stepped(self._flying[key], step)
+                self._outcomes.tally.stepped(self._flying[key], step)
                 self._watch(news.Stepped(self._flying[key].item, step, steps))
             case events.Rendered(key=key):
                 self._keep(self._flying[key], event, payload)
-            case events.Failed(key=key, message=message, hint=hint, kind=kind, detail=detail):
-                self._failed(self._flying.pop(key).item, message, hint, kind=kind, detail=detail)
+            case events.Failed(key=key):
+                item = self._flying.pop(key).item
+                again = self._outcomes.tally.tries(item) <= self._settings.retries
+                self._outcomes.failed(item, event, again=again)
+                self._again += [item] * again
             case events.Withdrawn(keys=keys):
                 self._given_back(keys)
             case Gone() if event.was_asked_to_stop and self._stop.comes():
@@ -375,79 +327,20 @@ class Batch:
             landing.check(arrival)
         except PictureError as error:
             del self._flying[item.picture.id]
-            self._failed(item, error.message, error.hint, again=False, kind=type(error).__name__)
+            failure = events.Failed(
+                key=item.picture.id, kind=type(error).__name__, message=error.message, hint=error.hint
+            )
+            self._outcomes.failed(item, failure, again=False)
             return
-        sidecar = self._save(arrival)
-        self._flying.pop(item.picture.id)
-        while sidecar is None:
-            heir = self._bringing.promote_twin(arrival.item)
-            if heir is None:
-                return
-            arrival = replace(arrival, item=heir)
-            sidecar = self._save(arrival)
-        item = arrival.item
-        self._plan.journal.write("done", item.picture.id, item.fingerprint)
-        self._changed[item.picture.id] = _done(item, sidecar)
-        self._tally.has_rendered(item, sidecar)
-        self._pace.learn(sidecar)
-        self._watch(news.PictureDone(item, sidecar))
-        self._bringing.place_twins(item)
-
-    def _save(self, arrival: Arrival) -> Sidecar | None:
-        """Write a picture that has come; None where its path cannot be written."""
-        try:
-            return landing.save(self._plan.folder, arrival)
-        except DiskError as error:
-            self._cannot_write(arrival.item, error)
-            return None
-
-    def _cannot_write(self, item: Planned, error: DiskError) -> None:
-        """One path cannot be written: its picture fails, and rendering it again would not help."""
-        if error.ends_the_night:
-            raise error
-        self._has_failed(item, error.message, error.hint, again=False)
-
-    def _failed(
-        self, item: Planned, message: str, hint: str, *, again: bool = True, kind: str = "", detail: str = ""
-    ) -> None:
-        """A picture failed: it is tried again after the others, or it fails for good, under all its names."""
-        again = again and self._tally.tries(item) <= self._settings.retries
-        self._has_failed(item, message, hint, again=again, kind=kind, detail=detail)
-        if again:
-            self._again.append(item)
-        else:
-            self._fail_twins(item, message, hint)
-
-    def _has_failed(
-        self,
-        item: Planned,
-        message: str,
-        hint: str,
-        *,
-        again: bool,
-        kind: str = "",
-        detail: str = "",
-        tried: bool = True,
-    ) -> None:
-        self._plan.journal.write("failed", item.picture.id, item.fingerprint, message)
-        self._tally.has_failed(item, message, hint, again=again, tried=tried)
-        self._changed[item.picture.id] = replace(item, state="failed", note=message)
-        self._watch(news.PictureFailed(item, message, hint, again=again, kind=kind, detail=detail))
-
-    def _fail_twins(self, item: Planned, message: str, hint: str, *, set_aside: bool = False) -> None:
-        """A picture will not come in this run, and none of the same fingerprint."""
-        for twin in self._bringing.take_twins(item):
-            self._tally.has_failed(twin, message, hint, again=False, set_aside=set_aside, tried=False)
-            state: State = "set aside" if set_aside else "failed"
-            self._changed[twin.picture.id] = replace(twin, state=state, note=message)
-            self._watch(news.PictureFailed(twin, message, hint, again=False))
+        if sidecar := self._outcomes.came(arrival):
+            self._pace.learn(sidecar)
+        del self._flying[item.picture.id]
 
     def _given_back(self, keys: Sequence[str]) -> None:
         """What the worker had not begun: nothing has happened to it, and it may wait, where it was."""
         self._asked_back = False
         for flight in reversed([self._flying.pop(key) for key in keys]):
-            self._plan.journal.write("dropped", flight.item.picture.id, flight.item.fingerprint)
-            self._tally.given_back(flight.item)
+            self._outcomes.dropped(flight.item)
             self._waiting.put_back(flight.item)
 
     def _fell_with_the_run(self) -> None:
@@ -464,22 +357,8 @@ class Batch:
             self._given_back([key for key, flight in self._flying.items() if flight.since is None])
         flying, self._flying = list(self._flying.values()), {}
         self._asked_back = False
-        for flight in flying:
-            self._plan.journal.write("crashed", flight.item.picture.id, flight.item.fingerprint, reason)
-        self._watch(news.WorkerLost(reason, tuple(flight.item for flight in flying), hint, self._hand.excerpt))
+        self._again += self._outcomes.crashed(flying, reason, hint, self._hand.excerpt)
         self._silence.broken()
-        in_a_row = self._night.row.failures + bool(flying)  # one worker, one failure, however much it held
-        for flight in flying:
-            set_aside = self._plan.journal.record(flight.item.fingerprint).set_aside
-            self._tally.has_failed(flight.item, reason, hint, again=not set_aside, set_aside=set_aside)
-            state: State = "set aside" if set_aside else "failed"
-            self._changed[flight.item.picture.id] = replace(flight.item, state=state, note=reason, suspect=True)
-            if not set_aside:
-                self._again.append(replace(flight.item, suspect=True))
-            self._watch(news.PictureFailed(flight.item, reason, hint, again=not set_aside))
-            if set_aside:
-                self._fail_twins(flight.item, reason, hint, set_aside=True)
-        self._night.row.failures = in_a_row
         self._hand.lost()
 
     # -- ending --
@@ -502,14 +381,8 @@ class Batch:
         self._hand.dismiss(at_once=True)
         with contextlib.suppress(DiskError):
             for flight in self._flying.values():
-                self._plan.journal.write("dropped", flight.item.picture.id, flight.item.fingerprint)
+                self._outcomes.dropped(flight.item)
         self._flying.clear()
-
-
-def _done(item: Planned, sidecar: Sidecar) -> Planned:
-    """A picture whose sidecar has just been written, as a plan has it."""
-    known = done.of_sidecar(sidecar, item.picture.output, item.picture.job)
-    return replace(item, state="done", note="", sidecar=known, source=None, twin="")
 
 
 def write_summary(folder: OutputFolder, summary: Summary) -> None:

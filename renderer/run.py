@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from renderer import artifacts, disk, machine, news, owner, plan, rates, standing, supplies, workers
-from renderer.batch import Batch, Key, Night, key_of, write_summary
+from renderer.batch import Batch, write_summary
 from renderer.busy import Busy
 from renderer.disk import Disk
 from renderer.errors import DiskError, MachineError, RendererError
@@ -22,6 +22,7 @@ from renderer.layout import OutputFolder
 from renderer.machine import Machine
 from renderer.manifest import Manifest
 from renderer.news import Watch
+from renderer.night import Key, Night, key_of
 from renderer.plan import Plan
 from renderer.settings import Settings, Stop
 from renderer.tally import never_begun, told
