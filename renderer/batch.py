@@ -23,7 +23,8 @@ from renderer.layout import OutputFolder
 from renderer.night import Night, key_of
 from renderer.outcomes import Outcomes
 from renderer.pace import Pace
-from renderer.plan import Plan, Planned, Refusal
+from renderer.placement import Refusal
+from renderer.plan import Plan, Planned
 from renderer.standing import Notice, Phase, Standing
 from renderer.tally import Flight, told
 from renderer.waiting import Waiting

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
 
-from renderer import catalog, findings, folders, machine, plan, processor, rates
+from renderer import catalog, findings, folders, machine, placement, processor, rates
 from renderer.catalog import Model, cards
 from renderer.catalog.cards import Card
 from renderer.errors import MachineError
@@ -94,7 +94,7 @@ def pictures(here: Machine, known: Rates) -> dict[str, str]:
 
     Empty where there is no GPU.
     """
-    available = plan.allocator_bytes(here)
+    available = placement.allocator_bytes(here)
     if here.gpu is None or available is None:
         return {}
     model, kernels = catalog.QWEN_IMAGE, Kernels.of(here.gpu.compute_capability)
@@ -192,7 +192,7 @@ def _cache_trouble(folder: Path) -> str:
 
 def _profile(model: Model, precision: Stored, here: Machine) -> str:
     try:
-        choice = plan.choose_profile(model, precision, here)
+        choice = placement.choose_profile(model, precision, here)
     except MachineError as error:
         return f"none: {error.message}"
     return f"{choice.profile}: {choice.reason}"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from renderer import catalog, estimate, plan
+from renderer import catalog, estimate, placement
 from renderer.catalog import Model
 from renderer.errors import EXIT_DONE, EXIT_MACHINE, UsageError
 from renderer.estimate import Estimate, Kernels, Native, Streaming, Term, Work, decide, host, memory
@@ -79,10 +79,10 @@ def _ours(options: argparse.Namespace, there: Machine) -> Answer:
     wanted = options.precision == "fp8"
     kernels = Kernels.of(there.gpu.compute_capability, fp8=wanted) if there.gpu else Kernels(fp8=wanted)
     kernels = replace(kernels, fused_attention=kernels.fused_attention and not options.plain_attention)
-    available = plan.allocator_bytes(there, options.vram)
+    available = placement.allocator_bytes(there, options.vram)
     if options.profile == "stream":
         return _streamed(options, model, work, kernels, available)
-    choice = plan.choose_profile(model, options.precision, there, options.profile, options.vram)
+    choice = placement.choose_profile(model, options.precision, there, options.profile, options.vram)
     native = Native(estimate.shape_of(model), stored(options.precision), options.profile, choice.vram_bytes, kernels)
     found = native.estimate(work)
     ways = ("--profile stream takes less: blocks come to the pictures",)
@@ -136,7 +136,7 @@ def _other(options: argparse.Namespace, there: Machine) -> Answer:
     cfg = 7.5 if options.cfg is None else options.cfg
     fused = not options.plain_attention
     found = estimate.estimate_unet(height, width, options.prompt_tokens, cfg, options.in_flight, fused=fused)
-    available = plan.allocator_bytes(there, options.vram)
+    available = placement.allocator_bytes(there, options.vram)
     if available is not None:
         available += memory.CONTEXT_BYTES - found.context
     title = f"{OTHER}, {width}x{height}, fp16, {'fused' if fused else 'plain'} attention, batch of {options.in_flight}"

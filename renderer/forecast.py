@@ -24,7 +24,8 @@ from renderer.events import Setup
 from renderer.job import Job, Precision, Profile
 from renderer.machine import Machine
 from renderer.pace import Pace, Way, seconds, timesteps
-from renderer.plan import Plan, Planned, Refusal, available_bytes, refusals, setup_for, streaming_of
+from renderer.placement import Refusal, available_bytes, refusals, setup_for, streaming_of
+from renderer.plan import Plan, Planned
 from renderer.rates import Rates
 
 

@@ -9,7 +9,7 @@ from renderer.events import Setup
 from renderer.hand import Hand
 from renderer.job import Job, Precision
 from renderer.news import Watch
-from renderer.plan import Refusal
+from renderer.placement import Refusal
 from renderer.rates import Rates
 from renderer.settings import Settings, Stop
 from renderer.tally import Row

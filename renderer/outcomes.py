@@ -15,7 +15,8 @@ from renderer.events import Failed
 from renderer.job import Sidecar
 from renderer.landing import Arrival
 from renderer.news import Watch
-from renderer.plan import Plan, Planned, Refusal, State
+from renderer.placement import Refusal
+from renderer.plan import Plan, Planned, State
 from renderer.tally import Flight, Row, Tally
 
 

@@ -24,7 +24,8 @@ from renderer.loading import Load, Loaded
 if TYPE_CHECKING:
     from renderer.forecast import Forecast, Group, Terms
     from renderer.machine import Machine
-    from renderer.plan import Plan, Refusal
+    from renderer.placement import Refusal
+    from renderer.plan import Plan
     from renderer.rates import Rates
 
 WIDTH = 80

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
-from renderer import artifacts, disk, machine, news, owner, plan, rates, standing, supplies, workers
+from renderer import artifacts, disk, machine, news, owner, placement, plan, rates, standing, supplies, workers
 from renderer.batch import Batch, write_summary
 from renderer.busy import Busy
 from renderer.disk import Disk
@@ -189,7 +189,7 @@ class _Run:
         troubles: dict[Key, RendererError] = {}
         for key, members in jobs.items():
             try:
-                setup = plan.setup_for(members, here, settings.profile, settings.vram_bytes)
+                setup = placement.setup_for(members, here, settings.profile, settings.vram_bytes)
                 setups[key] = setup.model_copy(update={"offline": settings.terms.offline})
             except MachineError as error:
                 if settings.strict:
@@ -237,12 +237,12 @@ def _jobs(batches: Sequence[Plan]) -> list[Job]:
     return [item.picture.job for batch in batches for item in batch.to_render()]
 
 
-def _refused(batches: Sequence[Plan], setups: Mapping[Key, Setup], here: Machine) -> dict[Job, plan.Refusal]:
+def _refused(batches: Sequence[Plan], setups: Mapping[Key, Setup], here: Machine) -> dict[Job, placement.Refusal]:
     """The jobs that cannot fit on this machine in any way."""
     jobs = _jobs(batches)
-    found: dict[Job, plan.Refusal] = {}
+    found: dict[Job, placement.Refusal] = {}
     for key, setup in setups.items():
-        found |= plan.refusals([job for job in jobs if key_of(job) == key], setup, here)
+        found |= placement.refusals([job for job in jobs if key_of(job) == key], setup, here)
     return found
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from renderer import machine, plan
+from renderer import machine, placement
 from renderer.engine.calling import Rendering
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import RendererError
@@ -137,7 +137,7 @@ def capped(folder: Path, gib: int) -> Figures:
         torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total))
     setup = setup_of(folder)
     jobs = [job_of(setup, *shape, MIXED_STEPS, seed) for seed, shape in enumerate(MIXED, start=1)]
-    planned = plan.setup_for(jobs, machine.look(), "stream", gib * GIB)
+    planned = placement.setup_for(jobs, machine.look(), "stream", gib * GIB)
     engine = StreamingEngine.open(planned.model_copy(update={"store": str(folder)}), lambda _: None)
     reset()
     began = time.perf_counter()

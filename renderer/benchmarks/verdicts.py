@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from renderer import machine, plan
+from renderer import machine, placement
 from renderer.benchmarks import bare, streamed
 from renderer.benchmarks.memory_cases import CASES, Choice
 from renderer.benchmarks.running import GIB, LEFT_BYTES, Figures
@@ -139,9 +139,9 @@ class Capped:
     def _planned(self) -> Figures:
         """A mixed batch as the plan would have it: what it admits has to render unchanged, what it refuses to fail."""
         jobs = [streamed.job_of(self._setup, *shape, STEPS, seed) for seed, shape in enumerate(MIXED_SHAPES, start=1)]
-        setup = plan.setup_for(jobs, self._here, "stream", self._cap_bytes)
+        setup = placement.setup_for(jobs, self._here, "stream", self._cap_bytes)
         setup = setup.model_copy(update={"store": self._setup.store})
-        refused = plan.refusals(jobs, setup, self._here)
+        refused = placement.refusals(jobs, setup, self._here)
         admitted = [job for job in jobs if job not in refused]
         row = _row(self.attempt(setup, admitted), verdict=True)
         least = self._setup.model_copy(update={"slots": decide.FEWEST_SLOTS, "in_flight": 1, "tiled": True})
@@ -162,7 +162,7 @@ class Capped:
         jobs = [streamed.job_of(self._setup, *shape, STEPS, 1 + seed, prompt) for seed in range(choice.pictures)]
         tokens = min(MOST_TOKENS, bare.tokens(self._engine, prompt))
         works = [replace(Work.of(job, tiled=choice.tiled), prompt_tokens=tokens) for job in jobs]
-        streaming = replace(plan.streaming_of(self._setup, self._here), slots=slots)
+        streaming = replace(placement.streaming_of(self._setup, self._here), slots=slots)
         least = decide.least(streaming, works)
         setup = self._setup.model_copy(
             update={"slots": slots, "in_flight": choice.pictures, "tiled": choice.tiled, "vram_bytes": None}
