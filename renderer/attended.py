@@ -47,7 +47,7 @@ def render(
         screen = console.open_console(log_format)
         watchers.add("the console", screen.watch, screen.close)
         watchers.add("--notify", notifier.watch)
-        watchers.add("the page", page.writer(watchers))
+        watchers.add("the page", page.writer(watchers, lambda: stop.requests > 1))
         notifier.complain_to(watchers)
         if live_port is not None:
             _serve(loaded.manifests, settings, live_port, watchers)

@@ -10,11 +10,11 @@ import fnmatch
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from renderer import catalog, done
 from renderer import sources as sourcing
@@ -107,8 +107,14 @@ class Plan:
         return replace(self, items=tuple(changes.get(item.picture.id, item) for item in self.items))
 
 
-Heard = Callable[[int, int], None]
-"""Told every now and then how many of how many pictures have been looked at. What it raises ends the looking."""
+class Heard(Protocol):
+    """Hears every now and then how far the looking is. What it raises ends it."""
+
+    def looked(self, done: int, total: int) -> None:
+        """So many of so many pictures have been looked at."""
+
+    def read(self, done: int, total: int) -> None:
+        """So many of so many bytes have been read of a model's files that nobody knows yet."""
 
 
 def make_plan(
@@ -129,7 +135,8 @@ def make_plan(
     """
     folder = OutputFolder(outputs / manifest.name)
     journal = Journal.read(folder)
-    identities = {name: identify(catalog.find(name)) for name in {picture.job.model for picture in manifest.pictures}}
+    names = {picture.job.model for picture in manifest.pictures}
+    identities = {name: identify(catalog.find(name), heard.read if heard else None) for name in names}
     ids = choose(manifest, only) if only else None
 
     def look(picture: Picture) -> tuple[Planned, Found | None]:
@@ -148,7 +155,7 @@ def make_plan(
                 if found is not None:
                     elsewhere.append(found)
             if heard is not None:
-                heard(len(items), len(pictures))
+                heard.looked(len(items), len(pictures))
     plan = Plan(manifest, folder, tuple(items), journal, ids)
     return _with_sources(plan, elsewhere, force=force, thorough=thorough)
 

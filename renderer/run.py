@@ -7,7 +7,7 @@ torch, prints nothing, and tells whoever watches through `news`. How one batch g
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from renderer import artifacts, disk, machine, news, owner, placement, plan, rates, standing, supplies, workers
@@ -49,6 +49,24 @@ class _EndedEarly(Exception):  # noqa: N818  (no error: somebody asked for it, o
     def __init__(self, ending: Ending) -> None:
         super().__init__(ending)
         self.ending: Ending = ending
+
+
+class _Checking:
+    """Says how far one manifest's pictures and models are checked, and ends that when somebody asks for it."""
+
+    def __init__(self, name: str, watch: Watch, check_time: Callable[[], None]) -> None:
+        self._pictures = Busy(watch, name, "checking the pictures that are there")
+        self._models = Busy(watch, name, "reading a model's files, MB")
+        self._check_time = check_time
+
+    def looked(self, done: int, total: int) -> None:
+        if done < total:  # else it is through, and what follows sees for itself
+            self._check_time()
+            self._pictures.tell(done, total)
+
+    def read(self, done: int, total: int) -> None:
+        self._check_time()
+        self._models.tell(done // 10**6, total // 10**6)
 
 
 class _Run:
@@ -104,26 +122,18 @@ class _Run:
                     only=settings.only,
                     force=settings.force,
                     thorough=True,
-                    heard=self._checking(manifest),
+                    heard=_Checking(manifest.name, self._watch, self._check_time),
                 )
                 batch.journal.compact()
                 batches.append(batch)
         return batches
 
-    def _checking(self, manifest: Manifest) -> plan.Heard:
-        """Says how far the pictures of a manifest are checked, and ends that when somebody asks for it."""
-        busy = Busy(self._watch, manifest.name, "checking the pictures that are there")
-
-        def heard(done: int, total: int) -> None:
-            if done == total:
-                return
-            if self._stop.requests:
-                raise _EndedEarly("signal")
-            if self._is_late():
-                raise _EndedEarly("deadline")
-            busy.tell(done, total)
-
-        return heard
+    def _check_time(self) -> None:
+        """Raise `_EndedEarly` when somebody asks to stop, or the time is up."""
+        if self._stop.requests:
+            raise _EndedEarly("signal")
+        if self._is_late():
+            raise _EndedEarly("deadline")
 
     def _is_late(self) -> bool:
         return self._settings.deadline is not None and datetime.now(UTC) > self._settings.deadline

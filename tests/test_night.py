@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from renderer import artifacts, news, run
+from renderer import artifacts, files, news, run
 from renderer.done import Found
 from renderer.events import AnyOrder, Render
 from renderer.job import Keep
@@ -22,6 +24,7 @@ from renderer.pace import Pace
 from renderer.plan import Planned, make_plan
 from renderer.settings import Stop
 from renderer.waiting import Waiting
+from renderer.weights import identity
 from renderer.workers import Heard
 from tests.fakes import Behaviour, DyingWorker, InlineWorker, draw
 from tests.making import make_manifest, make_picture, pixels_of
@@ -255,3 +258,55 @@ def test_a_plan_keeps_no_second_job(tmp_path: Path) -> None:
     (item,) = make_plan(manifest, tmp_path).items
     assert item.sidecar is not None
     assert item.sidecar.job is manifest.pictures[0].job
+
+
+class TestReadingModels:
+    def local(self, tmp_path: Path, demo_folder: Path) -> Manifest:
+        """A manifest of a model in a folder, whose files nobody has read before."""
+        folder = tmp_path / "models" / "mine"
+        shutil.copytree(demo_folder, folder)
+        job = make_manifest().pictures[0].job.model_copy(update={"model": str(folder)})
+        pictures = (make_manifest().pictures[0].model_copy(update={"job": job}),)
+        return dataclasses.replace(make_manifest(), pictures=pictures)
+
+    def test_it_is_heard_to_end(
+        self, night: Night, tmp_path: Path, demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Asked to stop while a model's files are hashed, it leaves them, and nothing is rendered."""
+        manifest = self.local(tmp_path, demo_folder)
+        stop, read = Stop(), 0
+
+        def sha256_of(_path: Path, heard: Callable[[int], None]) -> str:
+            nonlocal read
+            read += 1
+            stop.requests = 1
+            while True:  # a file that is never read to its end
+                heard(1)
+                time.sleep(0.01)
+
+        monkeypatch.setattr(identity, "sha256_of", sha256_of)
+        settings = dataclasses.replace(night.settings, hire=DyingWorker)
+        (summary,) = run.render([manifest], settings, night.heard.append, stop)
+        assert (summary.ending, summary.left, read > 0) == ("signal", 1, True)
+
+    def test_it_is_said(self, night: Night, tmp_path: Path, demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """How much of how much, while it is read; the second time it is known, and nothing is said."""
+        manifest = self.local(tmp_path, demo_folder)
+        monkeypatch.setattr("renderer.busy.PATIENCE_S", 0.0)
+        real = files.sha256_of
+        told = threading.Event()
+
+        def sha256_of(path: Path, heard: Callable[[int], None]) -> str:
+            told.wait(20)
+            return real(path, heard)
+
+        def watch(what: news.News) -> None:
+            night.heard.append(what)
+            if isinstance(what, news.Busy):
+                told.set()
+
+        monkeypatch.setattr(identity, "sha256_of", sha256_of)
+        run.render([manifest], dataclasses.replace(night.settings, profile="cpu"), watch, Stop())
+        assert {what.what for what in night.of(news.Busy)} == {"reading a model's files, MB"}
+        night.render(manifest, profile="cpu", hire=DyingWorker)
+        assert night.of(news.Busy) == []

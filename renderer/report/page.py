@@ -6,7 +6,7 @@ or load but what stands in the folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -45,16 +45,21 @@ def write(plan: Plan, watch: Watch | None = None) -> Path:
     return page
 
 
-def writer(tell: Watch) -> Watch:
-    """A watcher that writes a manifest's page when its turn is over.
+def writer(tell: Watch, at_once: Callable[[], bool] = lambda: False) -> Watch:
+    """A watcher that writes a manifest's page when its turn is over, unless the run is to end `at_once`.
 
     A page that cannot be written is a warning, which it tells: the pictures are there.
     """
 
+    def busy(what: news.News) -> None:
+        if at_once():
+            raise RendererError("the run was asked to end at once")
+        tell(what)
+
     def watch(what: news.News) -> None:
         if isinstance(what, news.BatchEnded) and what.plan is not None:
             try:
-                write(what.plan, tell)
+                write(what.plan, busy)
             except (OSError, ValueError, RendererError) as error:
                 tell(news.Remark(f"the page of {what.summary.name} could not be written: {error}"))
 
