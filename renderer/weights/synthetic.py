@@ -28,16 +28,10 @@ def write(folder: Path, *, layers: int = 60) -> int:
     Weights are normal with a standard deviation of 0.02, biases zero, norms one. Made on the GPU where there is one.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with skip_model_initialization():
-        shapes = {
-            "transformer/diffusion_pytorch_model": _shapes(QwenImageDiT(num_layers=layers)),
-            "text_encoder/model": {_stored(name): shape for name, shape in _shapes(QwenImageTextEncoder()).items()},
-            "vae/diffusion_pytorch_model": _shapes(QwenImageVAE()),
-        }
     total = 0
     with ThreadPoolExecutor(_WRITERS) as pool:
         pending: list[Future[None]] = []
-        for stem, tensors in shapes.items():
+        for stem, tensors in checkpoint(layers=layers).items():
             (folder / stem).parent.mkdir(parents=True, exist_ok=True)
             shards = list(_shards(tensors))
             for number, names in enumerate(shards, start=1):
@@ -50,6 +44,16 @@ def write(folder: Path, *, layers: int = 60) -> int:
         for future in pending:
             future.result()
     return total
+
+
+def checkpoint(*, layers: int = 60) -> dict[str, dict[str, torch.Size]]:
+    """What `write` writes: the stem of each network's files, and the shapes of its tensors by the hub's names."""
+    with skip_model_initialization():
+        return {
+            "transformer/diffusion_pytorch_model": _shapes(QwenImageDiT(num_layers=layers)),
+            "text_encoder/model": {_stored(name): shape for name, shape in _shapes(QwenImageTextEncoder()).items()},
+            "vae/diffusion_pytorch_model": _shapes(QwenImageVAE()),
+        }
 
 
 def _shapes(model: torch.nn.Module) -> dict[str, torch.Size]:
