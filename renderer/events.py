@@ -11,7 +11,21 @@ from typing import IO, Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from renderer.job import Engine, Gpu, Job, Memory, Precision, Profile, Sharing, Software, Stored, Timing, Value, stored
+from renderer.job import (
+    Engine,
+    Gpu,
+    Job,
+    Memory,
+    ModelIdentity,
+    Precision,
+    Profile,
+    Sharing,
+    Software,
+    Stored,
+    Timing,
+    Value,
+    stored,
+)
 
 _LENGTHS = struct.Struct(">IQ")
 MAX_HEADER_BYTES = 16 * 2**20
@@ -31,7 +45,8 @@ class Demand(Value):
 class Setup(Value):
     """What a worker opens, once: one model at one precision, placed by one profile.
 
-    `model` is a catalogue id or a folder, `precision` its jobs'. `vram_bytes` bounds what is taken on the GPU (null:
+    `model` is a catalogue id or a folder, `identity` which weights that were when the work was planned (null: whatever
+    they are now), `precision` its jobs'. `vram_bytes` bounds what is taken on the GPU (null:
     all there is); by the profiles `fp8` and `disk`, the weights alone. For the profile `stream`: `store` is the packed
     store's folder, `slots` how many blocks are on the GPU and `in_flight` how many pictures at most (null: as many as
     there is room for, and use), and `tiled` says whether every picture is decoded in tiles (null: where it does not fit
@@ -40,6 +55,7 @@ class Setup(Value):
     """
 
     model: str
+    identity: ModelIdentity | None = None
     precision: Precision
     profile: Profile
     instead_of_streaming: str | None = None

@@ -107,6 +107,15 @@ class ModelIdentity(Value):
     revision: str | None = None
     content_sha256: str | None = None
 
+    def __str__(self) -> str:
+        return f"{self.id}@{self.content_sha256[:12] if self.content_sha256 else self.revision}"
+
+    def is_of(self, other: ModelIdentity) -> bool:
+        """Whether both are the same weights: by what they hold where that is known, whatever they are called."""
+        if self.content_sha256 or other.content_sha256:
+            return self.content_sha256 == other.content_sha256
+        return (self.id, self.revision) == (other.id, other.revision)
+
 
 class Expect(Value):
     """Limits that fail a picture when it exceeds them, as a smoke test does. They do not enter the fingerprint."""

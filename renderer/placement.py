@@ -21,6 +21,7 @@ from renderer.events import Demand, Setup
 from renderer.job import Job, Precision, Profile, Size, stored
 from renderer.machine import Machine
 from renderer.weights import soundness, streamable
+from renderer.weights.identity import identify
 from renderer.weights.places import packed_folder
 
 _BOUNDED: tuple[Profile, ...] = ("fp8", "disk")  # DiffSynth takes weights up until so much of the GPU is in use
@@ -100,6 +101,7 @@ def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vra
     streamed = choice.profile == "stream" and model.id != catalog.DEMO.id
     return Setup(
         model=job.model,
+        identity=identify(model),
         precision=job.precision,
         profile=choice.profile,
         instead_of_streaming=reason or None,

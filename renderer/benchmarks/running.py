@@ -15,8 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from renderer.catalog import QWEN_IMAGE
 from renderer.errors import MachineError, UsageError
 from renderer.job import Precision
+from renderer.weights.identity import identify
+from renderer.weights.index import INDEX, read_index
 
 Figures = dict[str, Any]
 
@@ -101,12 +104,22 @@ def run(module: str, *arguments: str) -> Iterator[Figures]:
 
 
 def environment(folder: Path, packed: Path) -> dict[str, str]:
-    """The environment in which the commands find a packed FP8 store as Qwen-Image's, and a cache of their own."""
+    """The environment in which the commands find a packed FP8 store as Qwen-Image's, and a cache of their own.
+
+    The store stands for Qwen-Image's in this folder alone: its files are linked, and beside them is an index that says
+    so, for none is taken that was made of another model.
+    """
     models = folder / "models"
-    place = models / "packed" / "Qwen--Qwen-Image"
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "fp8").unlink(missing_ok=True)
-    (place / "fp8").symlink_to(packed.absolute())
+    place = models / "packed" / "Qwen--Qwen-Image" / "fp8"
+    if place.is_symlink():
+        place.unlink()
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for path in packed.absolute().iterdir():
+        if path.name != INDEX:
+            (place / path.name).symlink_to(path)
+    index = read_index(packed).model_copy(update={"source": identify(QWEN_IMAGE)}).sealed()
+    (place / INDEX).write_text(index.model_dump_json(), encoding="utf-8")
     return {**os.environ, "RENDERER_MODELS": str(models), "RENDERER_CACHE": str(folder / "cache")}
 
 

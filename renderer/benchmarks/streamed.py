@@ -138,7 +138,8 @@ def capped(folder: Path, gib: int) -> Figures:
     setup = setup_of(folder)
     jobs = [job_of(setup, *shape, MIXED_STEPS, seed) for seed, shape in enumerate(MIXED, start=1)]
     planned = placement.setup_for(jobs, machine.look(), "stream", gib * GIB)
-    engine = StreamingEngine.open(planned.model_copy(update={"store": str(folder)}), lambda _: None)
+    own = {"store": str(folder), "identity": setup.identity}
+    engine = StreamingEngine.open(planned.model_copy(update=own), lambda _: None)
     reset()
     began = time.perf_counter()
     pictures = render(engine, jobs)
@@ -180,7 +181,13 @@ class Tell:
 def setup_of(folder: Path) -> Setup:
     """The setup that streams from a packed store."""
     index = open_store(folder).index
-    return Setup(model=_model(index.source.id), precision=index.precision, profile="stream", store=str(folder))
+    return Setup(
+        model=_model(index.source.id),
+        identity=index.source,
+        precision=index.precision,
+        profile="stream",
+        store=str(folder),
+    )
 
 
 def open_engine(folder: Path, **choices: Any) -> StreamingEngine:

@@ -140,7 +140,7 @@ class Capped:
         """A mixed batch as the plan would have it: what it admits has to render unchanged, what it refuses to fail."""
         jobs = [streamed.job_of(self._setup, *shape, STEPS, seed) for seed, shape in enumerate(MIXED_SHAPES, start=1)]
         setup = placement.setup_for(jobs, self._here, "stream", self._cap_bytes)
-        setup = setup.model_copy(update={"store": self._setup.store})
+        setup = setup.model_copy(update={"store": self._setup.store, "identity": self._setup.identity})
         refused = placement.refusals(jobs, setup, self._here)
         admitted = [job for job in jobs if job not in refused]
         row = _row(self.attempt(setup, admitted), verdict=True)

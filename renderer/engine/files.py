@@ -14,8 +14,10 @@ from renderer.catalog import DEMO, Model
 from renderer.demo import cache as demo
 from renderer.engine import stores
 from renderer.engine.networks import Weights
+from renderer.errors import ModelError
 from renderer.events import Setup
 from renderer.weights import places, prepare, pull
+from renderer.weights.identity import identify
 from renderer.weights.needs import gb
 from renderer.weights.places import ModelFiles
 from renderer.weights.unpacked import unpacked
@@ -34,6 +36,8 @@ def weights_of(setup: Setup, model: Model, report: Callable[[str], None]) -> Wei
         LOG.info("%s at %s, from the packed store %s", model.id, setup.stored, setup.store)
         return stores.find(setup, report)
     LOG.info("%s at %s, from its original files", model.id, setup.stored)
+    if setup.identity is not None and not identify(model).is_of(setup.identity):
+        raise ModelError(f"the files of {model.id} are others than when this was planned", hint="run it again")
     found = find(model, offline=setup.offline, report=report)
     return unpacked(found.networks, found.tokenizer, setup.stored)
 

@@ -10,22 +10,20 @@ import gc
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffsynth.core.vram.layers import AutoWrappedModule
 from diffsynth.pipelines.qwen_image import QwenImagePipeline
-from transformers import Qwen2Tokenizer, Qwen2VLProcessor
+from transformers import Qwen2VLProcessor
 
 from renderer import catalog
 from renderer.catalog import Model
 from renderer.demo import family
-from renderer.demo.tokenizer import DROPPED_TOKENS, TEMPLATE_PREFIX
-from renderer.engine import failures, files, networks, placement
+from renderer.engine import failures, files, networks, placement, skeletons
 from renderer.engine.chatter import into_log
 from renderer.engine.placement import Device, Placement
-from renderer.errors import MachineError, ModelError
+from renderer.errors import MachineError
 from renderer.events import Setup
 
 LOG = logging.getLogger(__name__)
@@ -61,7 +59,6 @@ def open_pipeline(setup: Setup, report: Callable[[str], None]) -> OpenPipeline:
     if failure is not None:  # here, where no traceback holds half a model any more
         gc.collect()
         raise failure
-    check_tokenizer(pipe, weights.tokenizer)
     _check_bound(setup, device)
     _keep_buffers_exact(pipe, device)
     # After each network DiffSynth calls torch.<device_type>.empty_cache(), which torch.cpu does not have. The GPU's
@@ -78,19 +75,11 @@ def _pipe(
     built = networks.build(weights, place, device, limit, report)
     pipe = QwenImagePipeline(device=device, torch_dtype=placement.computation_dtype(device))
     pipe.dit, pipe.text_encoder, pipe.vae = built.dit, built.text_encoder, built.vae
-    pipe.tokenizer = Qwen2Tokenizer.from_pretrained(str(weights.tokenizer))
+    pipe.tokenizer = skeletons.open_tokenizer(weights.tokenizer)
     if weights.processor is not None:
         pipe.processor = Qwen2VLProcessor.from_pretrained(str(weights.processor))
     pipe.vram_management_enabled = pipe.check_vram_management_state()
     return pipe
-
-
-def check_tokenizer(pipe: Any, folder: Path) -> None:
-    """Raise `ModelError`, naming the folder, unless its tokenizer cuts prompts as DiffSynth takes it to do."""
-    dropped = len(pipe.tokenizer(TEMPLATE_PREFIX).input_ids)
-    if dropped != DROPPED_TOKENS:
-        message = f"{folder}: the prompt template takes {dropped} tokens, and DiffSynth drops {DROPPED_TOKENS}"
-        raise ModelError(message, hint="the tokenizer is damaged, or another model's")
 
 
 def _check_bound(setup: Setup, device: Device) -> None:

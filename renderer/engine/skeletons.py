@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,15 +20,18 @@ from safetensors import safe_open
 from transformers import Qwen2Tokenizer
 
 from renderer.demo import family
+from renderer.demo.tokenizer import DROPPED_TOKENS, TEMPLATE_PREFIX
 from renderer.engine.encoding import HostEmbedding, TextStop
 from renderer.engine.modulation import PickImage, PickText
 from renderer.engine.placement import Device, computation_dtype
 from renderer.engine.riders import Stop
 from renderer.engine.vae import PictureVae
-from renderer.errors import ModelError
+from renderer.errors import ModelError, shorten
 from renderer.weights.store import Store, load
 
 QWEN_IMAGE_WIDTH = 3072
+
+_TOKENIZER_HINT = "the tokenizer is damaged, or another model's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +81,22 @@ def build(store: Store, device: Device) -> Skeleton:
         text_encoder=text_encoder.eval(),
         text_block=text_block,
         vae=PictureVae(vae, _cast(load(store.vae(), device), dtype)),
-        tokenizer=Qwen2Tokenizer.from_pretrained(str(store.tokenizer)),
+        tokenizer=open_tokenizer(store.tokenizer),
         width=width,
     )
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """A model's tokenizer. Raises `ModelError`, naming the folder, unless it cuts prompts as DiffSynth takes it to."""
+    try:
+        tokenizer = Qwen2Tokenizer.from_pretrained(str(folder))
+        dropped = len(tokenizer(TEMPLATE_PREFIX).input_ids)
+    except Exception as error:  # whatever its library says of a file that is none
+        raise ModelError(f"{folder}: not a tokenizer: {shorten(str(error))}", hint=_TOKENIZER_HINT) from error
+    if dropped != DROPPED_TOKENS:
+        message = f"{folder}: the prompt template takes {dropped} tokens, and DiffSynth drops {DROPPED_TOKENS}"
+        raise ModelError(message, hint=_TOKENIZER_HINT)
+    return tokenizer
 
 
 def _cast(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -12,11 +12,12 @@ from renderer.events import Setup
 from renderer.folders import cache_folder
 from renderer.job import ModelIdentity
 from renderer.weights import pack
+from renderer.weights.identity import identify
 from renderer.weights.store import Store, open_store
 
 
 def find(setup: Setup, report: Callable[[str], None]) -> Store:
-    """The setup's store. Raises `ModelError` when it is not whole, or holds another precision."""
+    """The setup's store. Raises `ModelError` when it is not whole, or holds another model, revision or precision."""
     if setup.store is None:
         if setup.model != catalog.DEMO.id:
             raise ModelError(f"{setup.model} is not packed", hint=f"renderer models pack {setup.model}")
@@ -24,6 +25,10 @@ def find(setup: Setup, report: Callable[[str], None]) -> Store:
     else:
         folder = Path(setup.store)
     store = open_store(folder)
+    wanted = setup.identity or identify(catalog.find(setup.model))
+    if not store.index.source.is_of(wanted):
+        message = f"{folder} is a store of {store.index.source}, and {wanted} is asked for"
+        raise ModelError(message, hint=f"renderer models pack {setup.model}")
     if store.precision != setup.stored:
         raise ModelError(f"{folder} holds {store.precision} weights, and the job asks for {setup.stored}")
     return store

@@ -28,17 +28,13 @@ from renderer.job import ModelIdentity, Stored, Value, canonical
 from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint
 from renderer.weights.convert import Maker
 from renderer.weights.headers import disk_error, encode_header, write_file
+from renderer.weights.index import FORMAT_VERSION, INDEX, CopiedFile, Index, StoredFile
 from renderer.weights.layout import PackedFile, plan_files
 from renderer.weights.shapes import Network
 from renderer.weights.store import (
-    FORMAT_VERSION,
-    INDEX,
     PROCESSOR,
     TOKENIZER,
-    CopiedFile,
-    Index,
     Report,
-    StoredFile,
     open_store,
     sha256_or_nothing,
     verify,

@@ -7,6 +7,7 @@ folders. Packed stores lie in `packed/` of our own folder, one a model and preci
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -199,12 +200,36 @@ def fetch_folder(model: Model, part: Part) -> Path:
 
 def packed_folder(model: Model, precision: Stored) -> Path:
     """Where a model's packed store of a precision lies, whether it is made or not."""
-    return packed_root(identify(model) if model.folder or model.files else _identity(model)) / precision
+    return packed_root(identify(model)) / precision
 
 
 def has_store(model: Model, precision: Stored) -> bool:
-    """Whether a model's packed store of a precision is here; a part of one is not a store. The demo's is a cache's."""
-    return model.id != DEMO.id and (packed_folder(model, precision) / STORE_INDEX).is_file()
+    """Whether a model's packed store of a precision is here; a part of one is not a store. The demo's is a cache's.
+
+    One of another model or revision is none. One whose index cannot be read is: whoever opens it says what is wrong.
+    """
+    if model.id == DEMO.id:
+        return False
+    index = packed_folder(model, precision) / STORE_INDEX
+    return index.is_file() and not stranger(model, precision)
+
+
+def stranger(model: Model, precision: Stored) -> ModelIdentity | None:
+    """What the store in a model's place was made of, where that is another model or revision; None where it is not.
+
+    A catalogue's revision that has gone up makes such a one; the next store takes its place.
+    """
+    source = _source_of(packed_folder(model, precision) / STORE_INDEX)
+    wanted = identify(model)
+    return source if source is not None and not source.is_of(wanted) else None
+
+
+def _source_of(index: Path) -> ModelIdentity | None:
+    """What a store says it was made of; None where nothing can be read."""
+    try:
+        return ModelIdentity.model_validate(json.loads(index.read_bytes())["source"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def packed_root(identity: ModelIdentity) -> Path:
@@ -215,10 +240,6 @@ def packed_root(identity: ModelIdentity) -> Path:
     elif identity.id not in MODELS or MODELS[identity.id].revision != identity.revision:
         name += f"@{identity.revision}"
     return models_folder() / "packed" / name
-
-
-def _identity(model: Model) -> ModelIdentity:
-    return ModelIdentity(id=model.id, revision=model.revision)
 
 
 def _given(model: Model, part: Part) -> Found | None:

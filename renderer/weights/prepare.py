@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from renderer import folders
-from renderer.catalog import Model, Part
+from renderer.catalog import DEMO, Model, Part
 from renderer.errors import DiskError
 from renderer.files import write_whole
 from renderer.job import Stored
@@ -55,6 +55,7 @@ def price(model: Model, store: Stored | None, order: Sequence[Source]) -> tuple[
     offers = [] if _has_store(model, store) else [(each, pull.ask(each, order)) for each in errands(places.look(model))]
     download = sum(offer.bytes for _, offer in offers)
     packed = _store_bytes(model, store) if store and not _has_store(model, store) else 0
+    notes = [offer.note for _, offer in offers]
     bill = Bill(
         model=model.id,
         source=offers[0][1].source if offers else None,
@@ -63,9 +64,15 @@ def price(model: Model, store: Stored | None, order: Sequence[Source]) -> tuple[
         free_bytes=needs.free_bytes(),
         folder=str(folders.models_folder()),
         seconds=_expected_s(download, packed),
-        note="; ".join(dict.fromkeys(offer.note for _, offer in offers if offer.note)),
+        note="; ".join(dict.fromkeys(note for note in (_replaced(model, store), *notes) if note)),
     )
     return bill, offers
+
+
+def _replaced(model: Model, store: Stored | None) -> str:
+    """That a store of another revision makes way for the one to come; empty where there is none."""
+    other = places.stranger(model, store) if store and model.id != DEMO.id else None
+    return f"the packed store that is here is of {other}, and is replaced" if other else ""
 
 
 def _store_bytes(model: Model, store: Stored) -> int:

@@ -7,32 +7,23 @@ Knows nothing of pipelines, slots or GPUs.
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import os
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, ValidationError
 
 from renderer.errors import ModelError
 from renderer.files import sha256_of
-from renderer.job import ModelIdentity, Stored, Value, canonical
+from renderer.job import Stored
 from renderer.weights.headers import DATA_ALIGNMENT, ITEM_BITS, Header, read_header
+from renderer.weights.index import HINT, INDEX, Index, StoredFile, read_index
 from renderer.weights.layout import ALIGNMENT, Kind
 from renderer.weights.shapes import Network
 
-FORMAT_VERSION: Literal[1] = 1
-"""Goes up when a store's files change their meaning; older stores are then packed again."""
-
-INDEX = "index.json"
 TOKENIZER = "tokenizer"
 PROCESSOR = "processor"
 
@@ -45,75 +36,8 @@ TORCH_DTYPES: Mapping[str, torch.dtype] = {
 Report = Callable[[int, int, str], None]
 """Hears of progress: bytes done, bytes of all, the file at hand. May be called from any thread, one at a time."""
 
-_MAX_INDEX_BYTES = 2**25
 _READ_BYTES = 2**30  # Linux reads no more than 2 GiB at once
-_HINT = "pack the model again"
 _SHOWN = 10
-
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(pattern=r"^(\w[\w.-]*/)?\w[\w.-]*$")]
-
-
-class StoredFile(Value):
-    """One safetensors file of a store. `header_sha256` is over everything before its data."""
-
-    name: Name
-    bytes: int
-    sha256: Digest
-    header_sha256: Digest
-    network: Network
-    kind: Kind
-    number: int | None = None
-
-
-class CopiedFile(Value):
-    """One file of the tokenizer or the processor, as the hub has it."""
-
-    name: Name
-    bytes: int
-    sha256: Digest
-
-
-class Index(Value):
-    """What a store is: `index.json`. `errors` is each fp8 tensor's relative Frobenius error against its original.
-
-    `checksum` is the SHA-256 over all the rest, so that a flipped bit in here is noticed as well.
-    """
-
-    format_version: Literal[1] = FORMAT_VERSION
-    source: ModelIdentity
-    precision: Stored
-    created_at: datetime
-    renderer: str
-    files: tuple[StoredFile, ...]
-    copies: tuple[CopiedFile, ...]
-    errors: dict[str, float] = Field(default_factory=dict)
-    checksum: str = ""
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all files but this one."""
-        return sum(file.bytes for file in self.files) + sum(file.bytes for file in self.copies)
-
-    @property
-    def worst_error(self) -> tuple[str, float] | None:
-        """The fp8 tensor with the largest error, and that error; None in a bf16 store."""
-        return max(self.errors.items(), key=lambda item: item[1], default=None)
-
-    @property
-    def median_error(self) -> float | None:
-        return statistics.median(self.errors.values()) if self.errors else None
-
-    def sealed(self) -> Index:
-        """The same with its checksum."""
-        return self.model_copy(update={"checksum": self._sum()})
-
-    @property
-    def is_intact(self) -> bool:
-        return self.checksum == self._sum()
-
-    def _sum(self) -> str:
-        return hashlib.sha256(canonical(self.model_copy(update={"checksum": ""})).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +83,7 @@ class BlockFile:
             done = self._read_direct(memory) if direct else 0
             with _opened(self.path) as descriptor:
                 if not _fill(descriptor, memory[done:], self.data_offset + done):
-                    raise ModelError(f"{self.path}: ends too early", hint=_HINT)
+                    raise ModelError(f"{self.path}: ends too early", hint=HINT)
                 if direct:
                     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
@@ -175,7 +99,7 @@ class BlockFile:
                 for begin in range(0, self.bytes, len(buffer)):
                     piece = buffer[: min(len(buffer), self.bytes - begin)]
                     if not _fill(descriptor, piece, self.data_offset + begin):
-                        raise ModelError(f"{self.path}: ends too early", hint=_HINT)
+                        raise ModelError(f"{self.path}: ends too early", hint=HINT)
                     yield piece
         except OSError as error:
             raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}") from error
@@ -190,7 +114,7 @@ class BlockFile:
                         continue
                     flat = torch.empty(place.bytes, dtype=torch.uint8)
                     if not _fill(descriptor, memoryview(flat.numpy()), self.data_offset + place.offset):
-                        raise ModelError(f"{self.path}: ends too early", hint=_HINT)
+                        raise ModelError(f"{self.path}: ends too early", hint=HINT)
                     found[place.name] = flat.view(place.torch_dtype).view(place.shape)
         except OSError as error:
             raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}") from error
@@ -259,43 +183,27 @@ class Store:
 
 
 def open_store(folder: Path) -> Store:
-    """The store in `folder`. Raises `ModelError`, naming the file, when it is not whole; reads headers, not data."""
+    """The store in `folder`. Raises `ModelError`, naming the file, when it is not whole.
+
+    Reads headers, and of data only the tokenizer's and the processor's.
+    """
     index = read_index(folder)
     files = []
     for entry in index.files:
         path = folder / entry.name
         header = read_header(path)
         if (header.file_bytes, header.sha256) != (entry.bytes, entry.header_sha256):
-            raise ModelError(f"{path}: not the file that {INDEX} describes", hint=_HINT)
+            raise ModelError(f"{path}: not the file that {INDEX} describes", hint=HINT)
         files.append(_block_file(path, entry, header))
     for copied in index.copies:
         path = folder / copied.name
         if not path.is_file() or path.stat().st_size != copied.bytes:
-            raise ModelError(f"{path}: missing, or not of {copied.bytes} bytes", hint=_HINT)
+            raise ModelError(f"{path}: missing, or not of {copied.bytes} bytes", hint=HINT)
+        if sha256_or_nothing(path) != copied.sha256:  # a few megabytes, of which no header tells anything
+            raise ModelError(f"{path}: damaged, its SHA-256 is not what {INDEX} says", hint=HINT)
     store = Store(folder, index, tuple(sorted(files, key=lambda file: (file.network, file.kind, file.number or 0))))
     _check_whole(store)
     return store
-
-
-def read_index(folder: Path) -> Index:
-    """A store's `index.json`, intact. Raises `ModelError`."""
-    path = folder / INDEX
-    try:
-        if path.stat().st_size > _MAX_INDEX_BYTES:
-            raise ModelError(f"{path}: too large for an index", hint=_HINT)
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror or error}", hint=_HINT) from error
-    try:
-        version = json.loads(data).get("format_version")
-        if version != FORMAT_VERSION:
-            raise ModelError(f"{path}: a store of format {version}, and this is {FORMAT_VERSION}", hint=_HINT)
-        index = Index.model_validate_json(data)
-    except (ValidationError, ValueError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{path}: damaged, it is not a store's index", hint=_HINT) from error
-    if not index.is_intact:
-        raise ModelError(f"{path}: damaged, its checksum is another", hint=_HINT)
-    return index
 
 
 def verify(folder: Path, index: Index, report: Report | None = None) -> None:
@@ -315,7 +223,7 @@ def verify(folder: Path, index: Index, report: Report | None = None) -> None:
     if wrong:
         named = "\n".join(f"{path}: damaged, its SHA-256 is not what {INDEX} says" for path in wrong[:_SHOWN])
         more = f"\nand {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-        raise ModelError(named + more, hint=_HINT)
+        raise ModelError(named + more, hint=HINT)
 
 
 def views(flat: torch.Tensor, places: Iterable[TensorPlace]) -> dict[str, torch.Tensor]:
@@ -339,7 +247,7 @@ def _block_file(path: Path, entry: StoredFile, header: Header) -> BlockFile:
     places = []
     for name, found in header.tensors.items():
         if found.dtype not in TORCH_DTYPES or 8 * found.begin % ITEM_BITS[found.dtype]:
-            raise ModelError(f'{path}: tensor "{name}" is no part of a packed store', hint=_HINT)
+            raise ModelError(f'{path}: tensor "{name}" is no part of a packed store', hint=HINT)
         places.append(TensorPlace(name, found.dtype, found.shape, found.begin, found.end - found.begin))
     data_bytes = header.file_bytes - header.data_offset
     return BlockFile(path, entry.network, entry.kind, entry.number, data_bytes, header.data_offset, tuple(places))
@@ -366,10 +274,10 @@ def _check_whole(store: Store) -> None:
         complete &= [file.number for file in by_kind[each]] == list(range(len(by_kind[each]))) != []
         for file in by_kind[each]:
             if file.tensors != by_kind[each][0].tensors:
-                raise ModelError(f"{file.path}: its layout is not that of block 0", hint=_HINT)
+                raise ModelError(f"{file.path}: its layout is not that of block 0", hint=HINT)
     complete &= len(by_kind["transformer", "block"]) == len(by_kind["transformer", "modulation"])
     if not complete:
-        raise ModelError(f"{store.folder / INDEX}: does not list all parts of a model", hint=_HINT)
+        raise ModelError(f"{store.folder / INDEX}: does not list all parts of a model", hint=HINT)
 
 
 @contextmanager

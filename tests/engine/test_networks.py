@@ -19,7 +19,7 @@ from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError
 from renderer.events import Setup
 from renderer.job import Job, ModelIdentity, Profile, Stored
-from renderer.weights import pack, places, prepare
+from renderer.weights import pack, prepare
 from renderer.weights.store import open_store
 from renderer.weights.unpacked import unpacked
 from tests.engine.conftest import OpenAt, no_report
@@ -137,7 +137,7 @@ class TestWhichWeights:
         """A model of one's own, packed at fp8 into a models folder, whose originals cannot be opened any more."""
         monkeypatch.setenv("RENDERER_MODELS", str(tmp_path / "models"))
         model = shutil.copytree(demo_folder, tmp_path / "own")
-        shutil.copytree(store_of("fp8"), places.packed_folder(catalog.find(str(model)), "fp8"))
+        prepare.prepare(catalog.find(str(model)), store="fp8", offline=True)
         return str(model)
 
     def test_a_store_that_is_here_is_preferred(self, own: str) -> None:

@@ -16,7 +16,8 @@ import torch
 
 from renderer.errors import ModelError
 from renderer.weights.headers import read_header
-from renderer.weights.store import load, open_store, read_index, views
+from renderer.weights.index import read_index
+from renderer.weights.store import load, open_store, views
 from tests.weights import tiny
 from tests.weights.tiny import edit, restored, tensors_of
 

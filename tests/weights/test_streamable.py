@@ -46,5 +46,5 @@ def test_what_cannot_be_streamed_is_not_packed(blind: Path, tmp_path: Path) -> N
     """`renderer models pack` names the file, why, and that it renders without a store; nothing is written."""
     with pytest.raises(ModelError, match=r"model\.safetensors cannot be packed: .* no vision tower") as caught:
         Source(blind).pack(tmp_path / "packed")
-    assert "renders without" in caught.value.hint
+    assert "render without a store" in caught.value.hint
     assert not list(tmp_path.glob("packed*"))

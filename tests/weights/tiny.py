@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from renderer.job import ModelIdentity, Stored
 from renderer.weights import pack as packing
 from renderer.weights import shapes
+from renderer.weights.index import Index
 from renderer.weights.shapes import Network
-from renderer.weights.store import Index, Report
+from renderer.weights.store import Report
 
 IDENTITY = ModelIdentity(id="tiny", revision="1")
 TRANSFORMER = shapes.TransformerWidths(layers=2, width=16, head=8, mlp=32, text=16, latent=64, timestep=16)

@@ -1,0 +1,114 @@
+"""What a packed store says of itself: `index.json`, with a hash of every file and of itself.
+
+Reads no weights and imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from renderer.errors import ModelError
+from renderer.job import ModelIdentity, Stored, Value, canonical
+from renderer.weights.layout import Kind
+from renderer.weights.shapes import Network
+
+FORMAT_VERSION: Literal[1] = 1
+"""Goes up when a store's files change their meaning; older stores are then packed again."""
+
+INDEX = "index.json"
+HINT = "pack the model again"
+
+_MAX_INDEX_BYTES = 2**25
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^(\w[\w.-]*/)?\w[\w.-]*$")]
+
+
+class StoredFile(Value):
+    """One safetensors file of a store. `header_sha256` is over everything before its data."""
+
+    name: Name
+    bytes: int
+    sha256: Digest
+    header_sha256: Digest
+    network: Network
+    kind: Kind
+    number: int | None = None
+
+
+class CopiedFile(Value):
+    """One file of the tokenizer or the processor, as the hub has it."""
+
+    name: Name
+    bytes: int
+    sha256: Digest
+
+
+class Index(Value):
+    """What a store is: `index.json`. `errors` is each fp8 tensor's relative Frobenius error against its original.
+
+    `checksum` is the SHA-256 over all the rest, so that a flipped bit in here is noticed as well.
+    """
+
+    format_version: Literal[1] = FORMAT_VERSION
+    source: ModelIdentity
+    precision: Stored
+    created_at: datetime
+    renderer: str
+    files: tuple[StoredFile, ...]
+    copies: tuple[CopiedFile, ...]
+    errors: dict[str, float] = Field(default_factory=dict)
+    checksum: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files but this one."""
+        return sum(file.bytes for file in self.files) + sum(file.bytes for file in self.copies)
+
+    @property
+    def worst_error(self) -> tuple[str, float] | None:
+        """The fp8 tensor with the largest error, and that error; None in a bf16 store."""
+        return max(self.errors.items(), key=lambda item: item[1], default=None)
+
+    @property
+    def median_error(self) -> float | None:
+        return statistics.median(self.errors.values()) if self.errors else None
+
+    def sealed(self) -> Index:
+        """The same with its checksum."""
+        return self.model_copy(update={"checksum": self._sum()})
+
+    @property
+    def is_intact(self) -> bool:
+        return self.checksum == self._sum()
+
+    def _sum(self) -> str:
+        return hashlib.sha256(canonical(self.model_copy(update={"checksum": ""})).encode()).hexdigest()
+
+
+def read_index(folder: Path) -> Index:
+    """A store's `index.json`, intact. Raises `ModelError`."""
+    path = folder / INDEX
+    try:
+        if path.stat().st_size > _MAX_INDEX_BYTES:
+            raise ModelError(f"{path}: too large for an index", hint=HINT)
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}", hint=HINT) from error
+    try:
+        version = json.loads(data).get("format_version")
+        if version != FORMAT_VERSION:
+            raise ModelError(f"{path}: a store of format {version}, and this is {FORMAT_VERSION}", hint=HINT)
+        index = Index.model_validate_json(data)
+    except (ValidationError, ValueError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{path}: damaged, it is not a store's index", hint=HINT) from error
+    if not index.is_intact:
+        raise ModelError(f"{path}: damaged, its checksum is another", hint=HINT)
+    return index
