@@ -1,8 +1,8 @@
 """The pieces of an FP8 block as Triton kernels: each reads its rows once, and writes what the next product takes.
 
-They mean what `fp8_reference` says. One program a row; widths are compiled in, the number of rows is not, so that a
-picture of another size compiles nothing. Launch shapes are fixed, not tuned at run time: the same sums in the same
-order in every process.
+They mean what `fp8_reference` says, also where a number is none: a row with NaN in it is NaN, and is found in the
+picture. One program a row; widths are compiled in, the number of rows is not, so that a picture of another size
+compiles nothing. Launch shapes are fixed, not tuned at run time: the same sums in the same order in every process.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ __all__ = ["activate", "add", "add_and_modulate", "modulate", "multiply", "place
 
 
 @triton.jit
+def _larger(one, other):
+    return tl.maximum(one, other, propagate_nan=tl.PropagateNan.ALL)  # Triton's own maximum takes the number
+
+
+@triton.jit
 def _store_quantised(values, mask, columns, row, q_pointer, s_pointer, WIDTH: tl.constexpr):
-    peak = tl.maximum(tl.max(tl.where(mask, tl.abs(values), 0.0), 0), 1e-12)
+    peak = _larger(tl.reduce(tl.where(mask, tl.abs(values), 0.0), 0, _larger), 1e-12)
     scale = peak / 448.0
-    scaled = tl.minimum(tl.maximum(values / scale, -448.0), 448.0)
-    tl.store(q_pointer + row * WIDTH + columns, scaled.to(tl.float8e4nv), mask)
+    scaled = tl.clamp(values / scale, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(q_pointer + row * WIDTH + columns, scaled.to(q_pointer.dtype.element_ty), mask)
     tl.store(s_pointer + row, scale)
 
 

@@ -23,6 +23,9 @@ _PIECE_BYTES = 2**20
 times as much is a quarter as fast. A row that is longer is a piece of its own."""
 
 _PIECE_BYTES_GPU = 2**24
+_NO_NUMBER = 0x7F80
+"""The exponent of bf16's infinities and NaNs, in its place."""
+
 _DTYPES = {
     "BF16": torch.bfloat16,
     "F16": torch.float16,
@@ -55,7 +58,10 @@ class Maker:
                     yield _memory(self._scales.pop(tensor.source))
                 case "bf16":
                     for piece in self._read(stored):
-                        yield _memory(piece if stored.dtype == "BF16" else piece.to(torch.bfloat16))
+                        found = piece if stored.dtype == "BF16" else piece.to(torch.bfloat16)
+                        if _exponents(found).amax() == _NO_NUMBER:
+                            raise _not_finite(tensor, stored)
+                        yield _memory(found)
 
     def _quantised(self, file: PackedFile, tensor: PackedTensor, stored: Stored) -> Iterator[memoryview]:
         scales: list[torch.Tensor] = []
@@ -65,8 +71,7 @@ class Maker:
             found = taken_over(rows) if stored.dtype == "F8_E4M3" else quantise(rows.to(self._device))
             scales.append(found.scale.cpu())
             if not scales[-1].isfinite().all():
-                message = f'{stored.path}: tensor "{tensor.source}" has values that are not finite'
-                raise ModelError(message, hint="fetch it again: it is damaged")
+                raise _not_finite(tensor, stored)
             difference += found.difference
             original += found.original
             yield _memory(found.values.cpu())
@@ -84,6 +89,16 @@ class Maker:
             size = min(step, stored.bytes - begin)
             _read_exactly(stored, self._sources[stored.path], self._buffer[:size], begin)
             yield self._buffer[:size].view(_DTYPES[stored.dtype])
+
+
+def _exponents(values: torch.Tensor) -> torch.Tensor:
+    """The exponents' bits, all set where a value is not finite; looking with `isfinite` takes 28 times as long."""
+    return values.view(torch.int16).bitwise_and(_NO_NUMBER)
+
+
+def _not_finite(tensor: PackedTensor, stored: Stored) -> ModelError:
+    message = f'{stored.path}: tensor "{tensor.source}" has values that are not finite'
+    return ModelError(message, hint="fetch it again: it is damaged")
 
 
 def _buffer(size: int, device: str) -> torch.Tensor:

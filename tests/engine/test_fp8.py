@@ -1,11 +1,7 @@
-"""FP8 blocks: the reference against DiffSynth's own block, and the kernels against the reference."""
+"""FP8 blocks: the reference against DiffSynth's own block, and on a GPU the kernels at its width."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,38 +116,6 @@ class TestBlock:
         """Where nothing multiplies FP8, weights are scaled back."""
         chosen = arithmetic.choose(plain._template, store.blocks("transformer")[0].tensors, "cpu")
         assert chosen.arithmetic == placement.arithmetic_of("cpu")
-
-
-KERNELS = """
-import torch
-from renderer.engine import fp8_kernels as kernels, fp8_reference as reference
-dice = torch.Generator().manual_seed(0)
-random = lambda *shape: torch.randn(shape, generator=dice).bfloat16()
-x, update, parts = random(9, 160), random(9, 160), random(960)
-def close(one, other):
-    assert torch.allclose(one.float(), other.float(), atol=0.02, rtol=0.01), (one.float() - other.float()).abs().max()
-close(kernels.add(x, update, parts, 5), reference.add(x, update, parts, 5))
-close(kernels.add_and_modulate(x, update, parts, 2, 3)[0], reference.add(x, update, parts, 2))
-for name, given in (("quantise", (x,)), ("activate", (x,)), ("modulate", (x, parts, 0)), ("modulate", (x, parts, 3))):
-    close(getattr(kernels, name)(*given).scale, getattr(reference, name)(*given).scale)
-qkv, weights, turns = random(9, 480), (random(32), random(32)), torch.randn(9, 16, 2, generator=dice)
-joints = [tuple(torch.zeros(20, 5, 32).bfloat16() for _ in range(3)) for _ in range(2)]
-for run, joint in zip((kernels, reference), joints):
-    run.place(qkv, *weights, turns, joint, 11)
-for one, other in zip(*joints):
-    close(one, other)
-    assert one[11:].abs().sum() > 0 and one[:11].abs().sum() == 0
-print("alike")
-"""
-
-
-def test_the_kernels_mean_what_the_reference_says() -> None:
-    """In Triton's interpreter, all that is not FP8 itself comes out alike (its FP8 rounds otherwise than a GPU's)."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-c", KERNELS], env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.stdout == "alike\n", done.stderr[-2000:]
 
 
 @pytest.mark.gpu

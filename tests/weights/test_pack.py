@@ -24,6 +24,7 @@ from renderer.weights import shapes
 from renderer.weights import unpacked as opening
 from renderer.weights.fp8 import dequantise, quantise
 from renderer.weights.layout import BLOCK_PREFIX
+from renderer.weights.shapes import Network
 from renderer.weights.store import Store, load, open_store
 from tests.weights import tiny
 from tests.weights.tiny import Source, edit, restored, tensors_of
@@ -202,6 +203,31 @@ class TestPrecisions:
         save_file(tensors, path)
         with pytest.raises(ModelError, match=r'model\.safetensors: tensor "model.layers.1.mlp.up_proj.weight" has val'):
             source.pack(tmp_path / "packed")
+        assert not (tmp_path / "packed").exists()
+
+    @pytest.mark.parametrize("precision", ["bf16", "fp8"])
+    @pytest.mark.parametrize(
+        ("network", "name", "value", "dtype"),
+        [
+            ("transformer", "transformer_blocks.1.attn.norm_q.weight", float("nan"), torch.bfloat16),
+            ("text_encoder", "model.layers.0.input_layernorm.weight", -float("inf"), torch.bfloat16),
+            ("vae", "decoder.conv_in.bias", float("nan"), torch.float16),
+            ("vae", "decoder.conv_in.weight", 3.4e38, torch.float32),  # more than bf16 has
+        ],
+    )
+    def test_a_number_that_is_none_in_what_stays_bf16(
+        self, precision: Stored, network: Network, name: str, value: float, dtype: torch.dtype, tmp_path: Path
+    ) -> None:
+        """Norms, biases and the VAE are looked at as well: what is not finite in bf16 is refused by its name."""
+        source = tiny.make(tmp_path / "source")
+        for path in source.networks[network]:
+            tensors = load_file(path)
+            if name in tensors:
+                tensors[name] = tensors[name].to(dtype)
+                tensors[name].view(-1)[-1] = value
+                save_file(tensors, path)
+        with pytest.raises(ModelError, match=rf'tensor "{name}" has values that are not finite'):
+            source.pack(tmp_path / "packed", precision)
         assert not (tmp_path / "packed").exists()
 
 

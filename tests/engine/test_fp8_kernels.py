@@ -1,0 +1,146 @@
+"""The kernels of FP8 blocks against the reference: compiled where there is a GPU, in Triton's interpreter elsewhere.
+
+The interpreter's own e4m3 carries nothing over and knows no NaN, so that the kernels give it what they would store as
+float32, and torch rounds that as a GPU does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from renderer.engine import fp8_kernels as kernels
+from renderer.engine import fp8_reference as reference
+from renderer.engine.fp8_reference import Rows
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ROWS, WIDTH, HEADS, HEAD = 8, 96, 3, 32
+
+FINITE, NONE, ONE_NAN, INFINITE, MINUS_INFINITE, ZERO, TINY, LARGE = range(ROWS)
+"""What each row is: random, all NaN, one NaN, one infinity, one below zero, zeros, 1e-30, as large as squares allow."""
+
+BROKEN = [NONE, ONE_NAN, INFINITE, MINUS_INFINITE]
+
+BF16_STEP = 2.0**-8
+"""What sums in bf16 may differ by, which the interpreter rounds otherwise than torch, and a GPU fuses."""
+
+QUANTISING: dict[str, Callable[[Any, torch.Tensor, torch.Tensor], Rows]] = {
+    "quantise": lambda run, x, _: run.quantise(x),
+    "activate": lambda run, x, _: run.activate(x),
+    "modulate the attention": lambda run, x, parts: run.modulate(x, parts, 0),
+    "modulate the MLP": lambda run, x, parts: run.modulate(x, parts, 3),
+    "add and modulate": lambda run, x, parts: run.add_and_modulate(x, x.flip(1), parts, 2, 3)[1],
+}
+
+
+def room_in_float32(x: torch.Tensor) -> Rows:
+    values = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    return Rows(values, torch.empty(x.shape[0], dtype=torch.float32, device=x.device), x.shape[0])
+
+
+@pytest.fixture(autouse=True)
+def _rounded_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    if DEVICE == "cpu":
+        monkeypatch.setattr(kernels, "room_for", room_in_float32)
+
+
+@pytest.fixture(scope="module")
+def parts() -> torch.Tensor:
+    """A timestep's six vectors."""
+    return random(6 * WIDTH, seed=2)
+
+
+@pytest.fixture(scope="module")
+def rows() -> torch.Tensor:
+    found = random(ROWS, WIDTH, seed=1)
+    found[NONE], found[ZERO], found[TINY] = float("nan"), 0.0, 1e-30
+    found[ONE_NAN, 5], found[INFINITE, 7], found[MINUS_INFINITE, 9] = float("nan"), float("inf"), -float("inf")
+    found[LARGE] *= 1e15
+    return found
+
+
+def random(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16().to(DEVICE)
+
+
+def steps(one: Rows, other: Rows) -> torch.Tensor:
+    """How many e4m3 numbers lie between the values of one and the other; rows x width."""
+
+    def places(found: Rows) -> torch.Tensor:
+        bits = found.values[: found.count].to(torch.float8_e4m3fn).view(torch.uint8).int()
+        return torch.where(bits >= 128, 128 - bits, bits)
+
+    return (places(one) - places(other)).abs()
+
+
+def dequantised(found: Rows) -> torch.Tensor:
+    values = found.values[: found.count].to(torch.float8_e4m3fn).float()
+    return values * found.scale[: found.count, None]
+
+
+@pytest.mark.parametrize("name", QUANTISING)
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy's, in the interpreter
+class TestQuantising:
+    def test_within_one_step(self, name: str, rows: torch.Tensor, parts: torch.Tensor) -> None:
+        """Values as stored are the reference's or their neighbours, at most one in twenty; so are the scales."""
+        finite = [row for row in range(ROWS) if row not in BROKEN]
+        one, other = (QUANTISING[name](run, rows[finite], parts) for run in (kernels, reference))
+        apart = steps(one, other)
+        assert apart.max() <= 1
+        assert (apart > 0).float().mean() < 0.05
+        torch.testing.assert_close(one.scale[: one.count], other.scale[: other.count], rtol=BF16_STEP, atol=0.0)
+
+    def test_largest_of_a_row_is_448(self, name: str, rows: torch.Tensor, parts: torch.Tensor) -> None:
+        """Nothing of FP8's range is wasted, and nothing is beyond it."""
+        found = QUANTISING[name](kernels, rows[[FINITE]], parts)
+        assert found.values[0].to(torch.float8_e4m3fn).float().abs().max() == reference.LARGEST
+
+    def test_a_number_that_is_none_is_handed_on(self, name: str, rows: torch.Tensor, parts: torch.Tensor) -> None:
+        """A row with NaN or infinity in it is no number at all, as the reference has it; the other rows are theirs."""
+        for run in (kernels, reference):
+            found = dequantised(QUANTISING[name](run, rows, parts))
+            assert not found[[NONE, ONE_NAN, INFINITE]].isfinite().any()
+            assert found[[FINITE, ZERO, TINY]].isfinite().all()
+        one, other = (QUANTISING[name](run, rows, parts) for run in (kernels, reference))
+        assert torch.equal(dequantised(one).isfinite(), dequantised(other).isfinite())
+        stored = [found.values[:ROWS].to(torch.float8_e4m3fn).isnan() for found in (one, other)]
+        assert torch.equal(*stored)
+
+
+class TestAdding:
+    def test_sums(self, rows: torch.Tensor, parts: torch.Tensor) -> None:
+        """The residual sum is the reference's, with its numbers that are none, alone and with what follows it."""
+        expected = reference.add(rows, rows.flip(1), parts, 2)
+        for found in (
+            kernels.add(rows, rows.flip(1), parts, 2),
+            kernels.add_and_modulate(rows, rows.flip(1), parts, 2, 3)[0],
+        ):
+            torch.testing.assert_close(found, expected, rtol=2 * BF16_STEP, atol=1e-38, equal_nan=True)
+
+    def test_the_gate_that_was_asked_for(self, rows: torch.Tensor, parts: torch.Tensor) -> None:
+        """Each of the six vectors is a gate of its own."""
+        found = [kernels.add(rows[[FINITE]], rows[[FINITE]].flip(1), parts, gate) for gate in range(6)]
+        assert all(not torch.equal(one, other) for at, one in enumerate(found) for other in found[:at])
+
+
+class TestPlacing:
+    def test_queries_keys_and_values(self) -> None:
+        """Normed, turned and put where they belong; nothing is written beside them, and NaN stays in its head."""
+        qkv, turns = random(ROWS, 3 * HEADS * HEAD, seed=3), random(ROWS, HEAD // 2, 2, seed=4).float()
+        weights = random(HEAD, seed=5), random(HEAD, seed=6)
+        qkv[2, 1] = qkv[3, HEADS * HEAD + HEAD] = float("nan")
+        joints = [
+            tuple(torch.zeros(20, HEADS, HEAD, dtype=torch.bfloat16, device=DEVICE) for _ in range(3)) for _ in range(2)
+        ]
+        kernels.place(qkv, *weights, turns, joints[0], 11)
+        reference.place(qkv, *weights, turns, joints[1], 11)
+        for one, other in zip(*joints, strict=True):
+            torch.testing.assert_close(one, other, rtol=2 * BF16_STEP, atol=1e-6, equal_nan=True)
+            assert not one[:11].any()
+            assert not one[11 + ROWS :].any()
+        assert joints[0][0][13, 0].isnan().all()
+        assert joints[0][1][14, 1].isnan().all()
+        assert sum(int(one.isnan().sum()) for one in joints[0]) == 2 * HEAD
