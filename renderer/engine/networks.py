@@ -1,31 +1,22 @@
-"""A model's networks whole, as DiffSynth's pipeline takes them, from a packed store or what reads like one.
+"""A network's tensors by the names that DiffSynth's modules have, from a packed store or what reads like one.
 
-The networks are made on the meta device and given their tensors: no value is ever computed first and replaced, nothing
-lies in memory twice. Where DiffSynth is to manage their memory, its own wrappers are put around the layers. Knows
-nothing of pictures.
+Nothing lies in memory twice: files are read to where their tensors stay. Knows nothing of pictures.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
 
 import torch
-from diffsynth.core.vram.layers import enable_vram_management
-from diffsynth.models.model_loader import ModelPool
 
-from renderer.catalog import Role
-from renderer.engine import placement, scaled, skeletons
-from renderer.engine.placement import Device, Placement
+from renderer.engine.placement import Device
+from renderer.engine.precision import SCALE, WEIGHT
 from renderer.engine.slots import host_buffer
-from renderer.engine.vae import PictureVae
-from renderer.job import Stored
-from renderer.weights.layout import ALIGNMENT, Kind
-from renderer.weights.store import TensorPlace, views
+from renderer.weights.layout import ALIGNMENT
+from renderer.weights.store import BlockFile, Store, TensorPlace, views
+from renderer.weights.unpacked import Unpacked, UnpackedFile
 
 READERS = 8
 """Threads that read a network's files."""
@@ -33,114 +24,11 @@ READERS = 8
 STAGING_BYTES = 2**25
 """Memory each of them reads into on the way to a GPU, pinned where it can be."""
 
-_ROLES: tuple[Role, ...] = ("transformer", "text_encoder", "vae")
+Weights = Store | Unpacked
+"""An open store, or a checkpoint that reads like one."""
 
-
-class File(Protocol):
-    """A file of a store, or what would be one."""
-
-    @property
-    def network(self) -> Role: ...
-
-    @property
-    def kind(self) -> Kind: ...
-
-    @property
-    def number(self) -> int | None: ...
-
-    @property
-    def bytes(self) -> int: ...
-
-    @property
-    def tensors(self) -> tuple[TensorPlace, ...]: ...
-
-    def read_into(self, buffer: torch.Tensor) -> None: ...
-
-    def pieces(self, buffer: memoryview) -> Iterator[memoryview]: ...
-
-    def tensors_of(self, names: Sequence[str]) -> dict[str, torch.Tensor]: ...
-
-
-class Weights(Protocol):
-    """An open store (`Store`), or a checkpoint that reads like one (`Unpacked`)."""
-
-    @property
-    def precision(self) -> Stored: ...
-
-    @property
-    def files(self) -> Sequence[File]: ...
-
-    @property
-    def tokenizer(self) -> Path: ...
-
-    @property
-    def processor(self) -> Path | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Networks:
-    """The networks, loaded. The text encoder is without its output layer; without its vision tower but for edits.
-
-    The VAE stays on the device whatever the others do: its layers are 0.2 GB at Qwen-Image's widths.
-    """
-
-    dit: Any
-    text_encoder: Any
-    vae: Any
-
-
-def build(
-    weights: Weights,
-    place: Placement | None,
-    device: Device,
-    limit_gib: float | None,
-    report: Callable[[str], None],
-) -> Networks:
-    """Make the networks and put their weights where `place` says. `report` hears which is being loaded.
-
-    Raises `ModelError` for a model of no known width, and where a file is not what it was.
-    """
-    maps = {role: TensorMap([file for file in weights.files if file.network == role]) for role in _ROLES}
-    width = maps["transformer"].place("img_in.weight").shape[0]
-    layers = sum(file.network == "transformer" and file.kind == "block" for file in weights.files)
-    dit, text_encoder, vae = skeletons.empty(width, layers)
-    text_encoder.lm_head = None  # DiffSynth takes hidden states; a store does not have it
-    if weights.processor is None:
-        text_encoder.model.visual = None
-        maps["text_encoder"] = maps["text_encoder"].without("vision")
-    dtype = placement.computation_dtype(device)
-    managed: tuple[tuple[Role, Any], ...] = (("transformer", dit), ("text_encoder", text_encoder))
-    for role, network in managed:
-        report(role)
-        if place is None:
-            network.load_state_dict(maps[role].read(device), assign=True)
-            network.to(dtype=dtype, device=device)  # buffers; the weights are so already
-        else:
-            _manage(network, maps[role], place, device, limit_gib)
-        network.eval().requires_grad_(requires_grad=False)
-    report("vae")
-    tensors = {name: tensor.to(dtype) for name, tensor in maps["vae"].read(device).items()}
-    return Networks(dit, text_encoder, PictureVae(vae, tensors))
-
-
-def _manage(
-    network: torch.nn.Module, tensors: TensorMap, place: Placement, device: Device, limit_gib: float | None
-) -> None:
-    """Load a network to where its weights wait, and put DiffSynth's wrappers around its layers."""
-    config = placement.vram_config(place, device)
-    kind = type(network)
-    modules = ModelPool().fetch_module_map(f"{kind.__module__}.{kind.__qualname__}", config)
-    scaled.make_room(network, tensors)
-    on_disk = place.offload == "disk"
-    if not on_disk:
-        network.load_state_dict(tensors.read(config["offload_device"]), assign=True)
-    enable_vram_management(
-        network,
-        {scaled.ScaledLinear: scaled.ManagedScaledLinear, **modules},  # in this order: one is also the other
-        vram_config=config,
-        vram_limit=limit_gib,
-        disk_map=tensors if on_disk else None,
-    )
+File = BlockFile | UnpackedFile
+"""A file of a store, or what would be one."""
 
 
 class TensorMap(Mapping[str, torch.Tensor]):
@@ -149,15 +37,20 @@ class TensorMap(Mapping[str, torch.Tensor]):
     def __init__(self, files: Sequence[File]) -> None:
         self._files = tuple(files)
         self._found = {module_name(file, place.name): (file, place) for file in self._files for place in file.tensors}
+        self._scales: dict[str, torch.Tensor] = {}
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self.several([name])[name]
-
-    def several(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Tensors of one layer, in host memory, read at once."""
-        file = self._found[names[0]][0]
-        own = {self._found[name][1].name: name for name in names}
-        return {own[name]: tensor for name, tensor in file.tensors_of(list(own)).items()}
+        """A tensor, in host memory. A weight's scale is read, or made, with it, and kept for who asks for that next."""
+        if name in self._scales:
+            return self._scales.pop(name)
+        file, place = self._found[name]
+        stem, _, kind = place.name.rpartition(".")
+        scale = name.removesuffix(WEIGHT) + SCALE
+        if kind != WEIGHT or scale not in self._found:
+            return file.tensors_of([place.name])[place.name]
+        found = file.tensors_of([place.name, f"{stem}.{SCALE}"])
+        self._scales[scale] = found[f"{stem}.{SCALE}"]
+        return found[place.name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
@@ -165,13 +58,14 @@ class TensorMap(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self._found)
 
+    @property
+    def scaled_layers(self) -> list[str]:
+        """The linear layers whose weights are FP8."""
+        return [name.removesuffix(f".{SCALE}") for name in self._found if name.endswith(f".{SCALE}")]
+
     def place(self, name: str) -> TensorPlace:
         """A tensor's type and shape."""
         return self._found[name][1]
-
-    def without(self, kind: Kind) -> TensorMap:
-        """The same without one kind of file."""
-        return TensorMap([file for file in self._files if file.kind != kind])
 
     def read(self, device: Device) -> dict[str, torch.Tensor]:
         """All tensors, on a device, several files at a time, and hardly more in host memory than what stays there."""

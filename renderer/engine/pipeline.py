@@ -1,32 +1,37 @@
-"""Open DiffSynth's `QwenImagePipeline` for a setup: its own class and networks, with the weights that are here.
+"""Open DiffSynth's `QwenImagePipeline` for a setup, by its own `from_pretrained`.
 
-Not by its `from_pretrained`, which wants the original files whatever has been packed, casts to FP8 without scales, and
-opens without a word when a part is missing. Knows nothing of jobs.
+Each network has a `ModelConfig` (`configs.py`) whose offload, onload, preparing and computation states are the
+profile's. Around the call stand guards against what DiffSynth does without a word: it opens when a part is missing,
+prints, and rounds rotary frequencies. Knows nothing of jobs.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffsynth.core import ModelConfig
 from diffsynth.core.vram.layers import AutoWrappedModule
 from diffsynth.pipelines.qwen_image import QwenImagePipeline
-from transformers import Qwen2VLProcessor
 
 from renderer import catalog
-from renderer.catalog import Model
+from renderer.catalog import Model, Role
 from renderer.demo import family
-from renderer.engine import failures, files, networks, placement, skeletons
+from renderer.engine import configs, failures, files, placement, skeletons
 from renderer.engine.chatter import into_log
+from renderer.engine.networks import Weights
 from renderer.engine.placement import Device, Placement
-from renderer.errors import MachineError
+from renderer.engine.vae import PictureVae
+from renderer.errors import MachineError, ModelError
 from renderer.events import Setup
 
 LOG = logging.getLogger(__name__)
+
+_ROLES: tuple[Role, ...] = ("transformer", "text_encoder", "vae")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,6 @@ def open_pipeline(setup: Setup, report: Callable[[str], None]) -> OpenPipeline:
         gc.collect()
         raise failure
     _check_bound(setup, device)
-    _keep_buffers_exact(pipe, device)
     # After each network DiffSynth calls torch.<device_type>.empty_cache(), which torch.cpu does not have. The GPU's
     # does nothing where there is none.
     pipe.device_type = "cuda"
@@ -68,17 +72,33 @@ def open_pipeline(setup: Setup, report: Callable[[str], None]) -> OpenPipeline:
 
 
 def _pipe(
-    weights: networks.Weights, place: Placement | None, device: Device, setup: Setup, report: Callable[[str], None]
+    weights: Weights, place: Placement | None, device: Device, setup: Setup, report: Callable[[str], None]
 ) -> Any:
     """DiffSynth's pipeline with a model's networks in it."""
-    limit = placement.vram_limit_gib(place, device, setup.vram_bytes) if place else None
-    built = networks.build(weights, place, device, limit, report)
-    pipe = QwenImagePipeline(device=device, torch_dtype=placement.computation_dtype(device))
-    pipe.dit, pipe.text_encoder, pipe.vae = built.dit, built.text_encoder, built.vae
-    pipe.tokenizer = skeletons.open_tokenizer(weights.tokenizer)
-    if weights.processor is not None:
-        pipe.processor = Qwen2VLProcessor.from_pretrained(str(weights.processor))
-    pipe.vram_management_enabled = pipe.check_vram_management_state()
+    tokenizer = skeletons.open_tokenizer(weights.tokenizer)
+
+    def model_configs() -> Iterator[ModelConfig]:  # one after the other: each is loaded before the next is asked for
+        for role in _ROLES:
+            report(role)
+            yield configs.config(weights, role, place, device)
+
+    pipe = QwenImagePipeline.from_pretrained(
+        torch_dtype=placement.computation_dtype(device),
+        device=device,
+        model_configs=model_configs(),
+        tokenizer_config=None,
+        processor_config=weights.processor and ModelConfig(path=str(weights.processor), skip_download=True),
+        vram_limit=placement.vram_limit_gib(place, device, setup.vram_bytes) if place else None,
+    )
+    pipe.tokenizer = tokenizer
+    for network in (pipe.dit, pipe.text_encoder, pipe.vae):
+        if network is None:  # DiffSynth says of it only that this is no error
+            raise ModelError("DiffSynth does not know one of the model's networks")
+        if packed := getattr(network, "quantize_config", None):
+            packed.read_from_disk(network)
+    configs.leave_out(pipe.text_encoder, vision=weights.processor is not None)
+    _keep_buffers_exact(pipe, device)
+    pipe.vae = PictureVae(pipe.vae, pipe.vae.state_dict())
     return pipe
 
 

@@ -39,22 +39,21 @@ class Placement:
     """Whether weights are taken up only while the GPU's memory in use is below the limit."""
 
 
-RESIDENT = Placement(offload="device", onload="device", preparing="device", bounded=False)
 FROM_HOST = Placement(offload="host", onload="host", preparing="device", bounded=True)
 FROM_DISK = Placement(offload="disk", onload="host", preparing="device", bounded=True)
 
 PLACEMENTS: Mapping[tuple[Profile, Stored], Placement | None] = MappingProxyType(
     {
         ("resident", "bf16"): None,
-        ("resident", "fp8"): RESIDENT,
+        ("resident", "fp8"): None,
         ("fp8", "fp8"): FROM_HOST,
         ("disk", "bf16"): FROM_DISK,
         ("disk", "fp8"): FROM_DISK,
         ("cpu", "bf16"): None,
-        ("cpu", "fp8"): FROM_HOST,
+        ("cpu", "fp8"): None,
     }
 )
-"""None: plain torch modules in bf16 on the device, without VRAM management. A pair that is not here is refused."""
+"""None: all weights on the device, without VRAM management. A pair that is not here is refused."""
 NEEDS_GPU: frozenset[Profile] = frozenset({"resident", "fp8"})
 
 
@@ -103,10 +102,10 @@ def choose_device(profile: Profile) -> Device:
 
 
 def vram_config(placement: Placement, device: Device) -> dict[str, Any]:
-    """DiffSynth's VRAM configuration that puts a network there.
+    """The states of a network's weights, as DiffSynth's `ModelConfig` takes them.
 
-    All weights wait in bf16, at every precision: the layers that hold FP8 weights (`scaled.py`) never cast them, and
-    what else a network has is bf16 in an FP8 store as well. A layer is widened while it is multiplied, if at all.
+    All weights wait in bf16, at every precision: layers that hold FP8 weights (`scaled.py`) are never cast, and what
+    else a network has is bf16 in an FP8 store as well. A layer is widened while it is multiplied, if at all.
     """
     config: dict[str, Any] = {"computation_dtype": computation_dtype(device), "computation_device": device}
     for state, where in (

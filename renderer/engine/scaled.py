@@ -1,61 +1,75 @@
-"""Linear layers that hold e4m3 weights with a scale a row, bare and under DiffSynth's VRAM management.
+"""Linear layers that hold e4m3 weights with a scale a row: what DiffSynth takes for layers that are quantised.
 
-DiffSynth's own layers cast a weight to e4m3 as it is, without scales, and its biases, norms and embeddings with it.
-These hold what a packed store holds, and multiply what it stands for. Knows nothing of files.
+DiffSynth's own FP8, a dtype of its `ModelConfig`, casts weights to e4m3 without scales, and biases, norms, embeddings
+and rotary frequencies with them. These hold what a packed store holds, and multiply what it stands for. Knows nothing
+of files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from diffsynth.core.quant import QuantBackend
 from diffsynth.core.vram.initialization import skip_model_initialization
-from diffsynth.core.vram.layers import AutoWrappedLinear
 
 from renderer.engine import precision
 
 
 class ScaledLinear(torch.nn.Linear):
-    """On the meta device, in a linear layer's place, until it is loaded and managed: it has a scale besides."""
+    """A linear layer with an e4m3 weight, [rows, columns], and a float32 scale a row, scaled back at each product.
+
+    It is on the meta device until it is loaded. It can be moved and not cast: what it holds stays as it was packed.
+    """
 
     def __init__(self, linear: torch.nn.Linear) -> None:
         with skip_model_initialization():
-            super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None)
-            self.scale = torch.nn.Parameter(torch.empty(linear.out_features, dtype=torch.float32), requires_grad=False)
+            super().__init__(linear.in_features, linear.out_features, bias=False)
+        rows, columns = linear.out_features, linear.in_features
+        held: dict[str, torch.Tensor] = {
+            "weight": torch.empty(rows, columns, dtype=torch.float8_e4m3fn, device="meta"),
+            precision.SCALE: torch.empty(rows, dtype=torch.float32, device="meta"),
+        }
+        if linear.bias is not None:
+            held["bias"] = torch.empty(rows, dtype=torch.bfloat16, device="meta")
+        for name, tensor in held.items():
+            self._parameters.pop(name, None)
+            self.register_buffer(name, tensor)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """The product in the values' type; the weight comes to it by way of bf16, as everywhere."""
+        weight = precision.scaled_back(self.weight, self.scale).to(values.dtype)
+        return torch.nn.functional.linear(values, weight, None if self.bias is None else self.bias.to(values.dtype))
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> ScaledLinear:  # noqa: FBT001, FBT002
+        """Move to where `fn` brings a tensor."""
+        del recurse
+        for name, tensor in self._buffers.items():
+            if tensor is not None:
+                self._buffers[name] = tensor.to(fn(tensor.new_empty(0)).device)
+        return self
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> ScaledLinear:
+        """A twin that shares the tensors: DiffSynth copies a layer to move the copy, and moving makes new ones."""
+        twin = copy.copy(self)
+        twin.__dict__["_buffers"] = dict(self._buffers)
+        return twin
 
 
-class ManagedScaledLinear(AutoWrappedLinear):
-    """DiffSynth's managed linear layer with a scaled weight: moved as it is, scaled back when it is multiplied."""
+class ScaledLayers(QuantBackend):
+    """DiffSynth's door to them."""
 
-    def __init__(self, module: ScaledLinear, **management: Any) -> None:
-        super().__init__(module, **management)
-        self.scale = module.scale
+    name = "scaled e4m3"
 
-    def to(self, *args: Any, **kwargs: Any) -> Any:
-        """To another device; DiffSynth's casts do not apply."""
-        kwargs.pop("dtype", None)
-        return super().to(*args, **kwargs)
+    def capabilities(self) -> dict[str, bool]:
+        return {**super().capabilities(), "is_serializable": True}
 
-    def load_from_disk(self, torch_dtype: torch.dtype, device: Any, assign: bool = True) -> Any:  # noqa: FBT001, FBT002
-        """Weight, scale and bias as they are on the disk, onto a device."""
-        assert assign, "weights are kept in host memory at least"
-        del torch_dtype
-        names = {f"{self.name}.{name}": name for name, _ in self.named_parameters()}
-        found = self.disk_map.several(list(names))
-        self.load_state_dict({names[name]: tensor.to(device) for name, tensor in found.items()}, assign=True)
+    def quantized_linear_classes(self) -> tuple[type[torch.nn.Linear], ...]:
+        return (ScaledLinear,)
 
-    def computation(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weight and bias on the device that computes and in its type; the weight by way of bf16, as everywhere."""
-        device, dtype = self.computation_device, self.computation_dtype
-        weight = precision.scaled_back(self.weight.to(device), self.scale.to(device)).to(dtype)
-        return weight, None if self.bias is None else self.bias.to(device, dtype)
-
-
-def make_room(network: torch.nn.Module, names: Container[str]) -> None:
-    """Put a `ScaledLinear` wherever `names`, the weights' names, have a scale for a linear layer's weight."""
-    for parent_name, parent in list(network.named_modules()):
-        for name, child in list(parent.named_children()):
-            full = f"{parent_name}.{name}" if parent_name else name
-            if isinstance(child, torch.nn.Linear) and f"{full}.{precision.SCALE}" in names:
-                setattr(parent, name, ScaledLinear(child))
+    def create_quantized_linear_shell(self, linear: torch.nn.Linear, compute_dtype: torch.dtype) -> ScaledLinear:
+        """An empty layer in the place of one of the same widths."""
+        del compute_dtype  # that of the values it is given
+        return ScaledLinear(linear)

@@ -47,6 +47,12 @@ class UnpackedFile:
     def bytes(self) -> int:
         return sum(place.bytes for place in self.tensors)
 
+    @property
+    def is_as_it_was(self) -> bool:
+        """Whether its tensors are the checkpoint's own bytes, and none is brought into another form."""
+        sources = self.checkpoint.tensors
+        return all(each.form == "bf16" and sources[each.source].dtype == "BF16" for each in self.plan.tensors)
+
     def read_into(self, buffer: torch.Tensor) -> None:
         """The whole data into the beginning of a uint8 tensor of the CPU. Raises `ModelError`."""
         memory, done = memoryview(buffer.numpy()), 0
@@ -84,10 +90,11 @@ class UnpackedFile:
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """A whole checkpoint, as an open store is."""
+    """A whole checkpoint, as an open store is; `sources` are each network's own files."""
 
     precision: Stored
     files: tuple[UnpackedFile, ...]
+    sources: Mapping[Network, Sequence[Path]]
     tokenizer: Path
     processor: Path | None = None
 
@@ -101,7 +108,7 @@ def unpacked(source: Mapping[Network, Sequence[Path]], tokenizer: Path, precisio
     check_together(checkpoints)
     plans = plan_files({network: each.shapes for network, each in checkpoints.items()}, precision)
     files = tuple(UnpackedFile(checkpoints[plan.network], plan, _places(plan.tensors)) for plan in plans)
-    return Unpacked(precision, files, tokenizer)
+    return Unpacked(precision, files, source, tokenizer)
 
 
 def _places(tensors: Sequence[PackedTensor]) -> tuple[TensorPlace, ...]:

@@ -45,16 +45,19 @@ def make_job(**changes: Any) -> Job:
     return job.model_copy(update={key: str(value) if key == "model" else value for key, value in changes.items()})
 
 
-def bare_pipeline(folder: Path, device: Device = "cpu") -> Any:
+def bare_pipeline(folder: Path, device: Device = "cpu", **states: Any) -> Any:
     """DiffSynth's pipeline as anyone would open it, in what the device computes in, with nothing of ours in it.
 
-    But for the demo model's classes.
+    But for the demo model's classes. `states` are those of DiT and text encoder, as `ModelConfig` takes them.
     """
     family.register()
     return QwenImagePipeline.from_pretrained(
         torch_dtype=computation_dtype(device),
         device=device,
-        model_configs=[ModelConfig(path=str(folder / file)) for file in (DIT, TEXT_ENCODER, VAE)],
+        model_configs=[
+            *(ModelConfig(path=str(folder / file), **states) for file in (DIT, TEXT_ENCODER)),
+            ModelConfig(path=str(folder / VAE)),
+        ],
         tokenizer_config=ModelConfig(path=str(folder / "tokenizer")),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import shutil
 from collections.abc import Callable
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffsynth.core.quant import check_backend_contract
+from diffsynth.pipelines.qwen_image import QwenImagePipeline
 
 from renderer import catalog
-from renderer.engine import files, networks, scaled, stores
+from renderer.demo import family
+from renderer.engine import configs, files, networks, scaled, stores
 from renderer.engine.native import NativeEngine
 from renderer.engine.networks import TensorMap
 from renderer.engine.pipeline import open_pipeline
@@ -107,17 +111,32 @@ class TestBuilding:
         assert pipe.text_encoder.model.visual is None
         assert not any(parameter.is_meta for parameter in pipe.parameters())
 
-    def test_scaled_layers_never_lose_their_scales(self) -> None:
-        """DiffSynth's casts, up and down, leave an FP8 layer's weight and scales as they are in the store."""
-        pipe = open_pipeline(from_store("cpu", "fp8"), no_report).pipe
-        layer = pipe.dit.transformer_blocks[0].attn.to_q
-        before = layer.weight.clone(), layer.scale.clone()
-        assert isinstance(layer, scaled.ManagedScaledLinear)
-        for move in (layer.onload, layer.preparing, layer.offload, layer.onload):
-            move()
-        assert (layer.weight.dtype, layer.scale.dtype) == (torch.float8_e4m3fn, torch.float32)
-        assert torch.equal(layer.weight.view(torch.uint8), before[0].view(torch.uint8))
-        assert torch.equal(layer.scale, before[1])
+    @pytest.mark.parametrize("profile", ["cpu", "disk"])
+    def test_scaled_layers_never_lose_their_scales(self, profile: Profile) -> None:
+        """DiffSynth's moves and casts leave an FP8 layer's weight and scales as they are in the store."""
+        pipe = open_pipeline(from_store(profile, "fp8"), no_report).pipe
+        there = open_store(store_of("fp8")).blocks("transformer")[0].tensors_of(["attn.to_q.weight", "attn.to_q.scale"])
+        for _ in range(2):
+            pipe.load_models_to_device(["dit"])
+            layer = pipe.dit.transformer_blocks[0].attn.to_q
+            layer.to(dtype=torch.float32)
+            assert (layer.weight.dtype, layer.scale.dtype) == (torch.float8_e4m3fn, torch.float32)
+            assert torch.equal(layer.weight.view(torch.uint8), there["attn.to_q.weight"].view(torch.uint8))
+            assert torch.equal(layer.scale, there["attn.to_q.scale"])
+            pipe.load_models_to_device([])
+
+    def test_scaled_layers_are_what_diffsynth_asks_for(self) -> None:
+        """Its own check of what a layer that is quantised must be."""
+        assert check_backend_contract(scaled.ScaledLayers(), compute_device="cpu")
+
+    def test_a_layer_that_is_copied_to_be_moved_stays(self) -> None:
+        """DiffSynth copies a layer that waits and moves the copy: no weight is copied where it waits."""
+        layer = scaled.ScaledLinear(torch.nn.Linear(4, 4))
+        layer.load_state_dict({name: torch.ones(each.shape) for name, each in layer.state_dict().items()}, assign=True)
+        twin = copy.deepcopy(layer)
+        assert twin.weight is layer.weight
+        twin.to("meta")
+        assert (twin.weight.device.type, layer.weight.device.type) == ("meta", "cpu")
 
     def test_an_editing_model_keeps_its_vision_tower(self, demo_folder: Path, tmp_path: Path) -> None:
         """With what prepares pictures comes the tower that looks at them."""
@@ -126,9 +145,12 @@ class TestBuilding:
         originals = {part.role: sorted(demo_folder.glob(part.files)) for part in catalog.PARTS}
         identity, target = ModelIdentity(id="demo", revision="2"), tmp_path / "packed"
         pack.pack(originals, demo_folder / "tokenizer", target, "bf16", identity, processor=tmp_path / "processor")
-        built = networks.build(open_store(target), None, "cpu", None, no_report)
+        family.register()
+        config = configs.config(open_store(target), "text_encoder", None, "cpu")
+        pool = QwenImagePipeline(device="cpu").download_and_load_models([config])
+        encoder = pool.fetch_model("qwen_image_text_encoder")
         there = open_store(target).vision().tensors_of(["visual.merger.ln_q.weight"])["visual.merger.ln_q.weight"]
-        assert torch.equal(built.text_encoder.model.visual.merger.ln_q.weight, there)
+        assert torch.equal(encoder.model.visual.merger.ln_q.weight, there)
 
 
 class TestWhichWeights:
@@ -257,4 +279,4 @@ class TestSpoiltStores:
             path = store.blocks("transformer")[2].path
             path.write_bytes(path.read_bytes()[:-100])
             with pytest.raises(ModelError, match=r"block-002\.safetensors: ends too early"):
-                networks.build(store, None, "cpu", None, no_report)
+                TensorMap(store.blocks("transformer")).read("cpu")

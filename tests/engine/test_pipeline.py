@@ -16,7 +16,19 @@ from renderer.errors import MachineError, ModelError
 from renderer.events import Setup
 from renderer.job import Precision, Profile, stored
 from tests.engine.conftest import OpenAt, no_report
-from tests.engine.making import DIT, ON_CPU, TEXT_ENCODER, VAE, alter, bare_picture, distance, make_job, make_setup
+from tests.engine.making import (
+    DIT,
+    ON_CPU,
+    TEXT_ENCODER,
+    VAE,
+    alter,
+    bare_picture,
+    bare_pipeline,
+    distance,
+    flattened,
+    make_job,
+    make_setup,
+)
 from tests.hub import Hub, serve
 
 PROMPT = "a red circle on a blue background, " * 4
@@ -53,12 +65,22 @@ class TestPlacements:
         exact, rounded = (bare_picture(open_at("cpu", kind).pipe, make_job()) for kind in ("bf16", "fp8"))
         assert 0 < distance(exact, rounded) < 10
 
+    def test_fp8_is_not_diffsynth_s_cast(self, open_at: OpenAt, demo_folder: Path) -> None:
+        """Weights with scales are another precision than a cast to e4m3: nearer to bf16, by more than half here."""
+        job = make_job(width=256, height=256, num_inference_steps=4, seed=3)
+        states = {f"{state}_dtype": torch.float8_e4m3fn for state in ("offload", "onload", "preparing")}
+        states |= {f"{state}_device": "cpu" for state in ("offload", "onload", "preparing")}
+        cast = flattened(bare_pipeline(demo_folder, **states))
+        cast.device_type = "cuda"  # torch.cpu has no empty_cache
+        exact, scaled = (bare_picture(open_at("cpu", kind).pipe, job) for kind in ("bf16", "fp8"))
+        assert 0 < 2 * distance(scaled, exact) < distance(bare_picture(cast, job), exact)
+
     def test_vae_stays_bf16(self, open_at: OpenAt) -> None:
         """At FP8 large weights are FP8 with float32 scales; biases and norms stay bf16, and so does all of the VAE."""
         pipe = open_at("cpu", "fp8").pipe
         pipe.load_models_to_device(["dit", "text_encoder", "vae"])
         formats = {
-            name: {parameter.dtype for parameter in getattr(pipe, name).parameters()}
+            name: {tensor.dtype for tensor in getattr(pipe, name).state_dict().values()}
             for name in ("dit", "text_encoder")
         } | {"vae": {layer.kernel.weight.dtype for layer in pipe.vae._middle_out[:2]}}
         pipe.load_models_to_device([])
@@ -111,7 +133,7 @@ class TestMachine:
         names = VRAM_MANAGEMENT_MODULE_MAPS["diffsynth.models.qwen_image_text_encoder.QwenImageTextEncoder"]
         monkeypatch.setitem(names, "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl.Renamed", "torch.nn.Module")
         with pytest.raises(MachineError, match=r"diffsynth \d.* and transformers \d.*Renamed") as caught:
-            open_pipeline(make_setup(demo_folder, precision="fp8"), no_report)
+            open_pipeline(make_setup(demo_folder, "disk", "fp8"), no_report)
         assert "transformers>=" in caught.value.hint
 
     def test_prints_stay_off_stdout(self, demo_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from renderer.engine import placement
-from renderer.engine.placement import FROM_DISK, FROM_HOST, RESIDENT
+from renderer.engine.placement import FROM_DISK, FROM_HOST
 from renderer.errors import MachineError
 from renderer.job import Profile, Stored
 
@@ -36,11 +36,11 @@ def test_from_disk() -> None:
     }
 
 
-def test_resident_fp8_never_leaves_the_gpu() -> None:
-    """All states of resident FP8 weights are on the GPU, and no limit takes them down."""
-    config = placement.vram_config(RESIDENT, "cuda")
-    assert {value for name, value in config.items() if name.endswith("device")} == {"cuda"}
-    assert placement.vram_limit_gib(RESIDENT, "cuda", 2**30) is None
+def test_resident_weights_never_leave_the_gpu() -> None:
+    """At both precisions they are there without management, and no limit takes them down."""
+    for precision in get_args(Stored):
+        assert placement.find("resident", precision) is None
+    assert placement.vram_limit_gib(None, "cuda", 2**30) is None
 
 
 def test_limit_is_in_gib_and_for_gpus() -> None:
