@@ -118,10 +118,10 @@ def _picture(streaming: Streaming, work: Work, available: int, known: Rates, fro
     decision = decide.decide(streaming, [work], available, hiding=hiding)
     if decision.refused:
         return "does not fit"
-    placed, company = (work.tiling() if decision.tiled else work), decision.in_flight
-    sweep = duration.sweep(replace(streaming, slots=decision.slots), [placed] * company, known, from_disk=from_disk)
+    company = decision.in_flight
+    sweep = duration.sweep(replace(streaming, slots=decision.slots), [work] * company, known, from_disk=from_disk)
     step_s = sweep.seconds / company
-    picture_s = steps * step_s + duration.decode_seconds(streaming.shape, placed, known)
+    picture_s = steps * step_s + duration.decode_seconds(streaming.shape, work, known)
     return (
         f"{_brief(step_s)} a step, {_brief(picture_s)} a picture of {steps} steps; {decision.slots} of "
         f"{streaming.shape.layers} blocks on the GPU, {company} in flight, limited by {LIMITS[sweep.limit]}"

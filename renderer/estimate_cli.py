@@ -75,7 +75,7 @@ def _ours(options: argparse.Namespace, there: Machine) -> Answer:
     cfg = model.cfg_scale if options.cfg is None else options.cfg
     if cfg < 1:
         raise UsageError(f"--cfg {cfg:g}: guidance is 1, which turns it off, or more")
-    work = Work(size.width, size.height, options.prompt_tokens, guided=cfg != 1.0, tiled=options.tiled)
+    work = Work(size.width, size.height, options.prompt_tokens, guided=cfg != 1.0)
     wanted = options.precision == "fp8"
     kernels = Kernels.of(there.gpu.compute_capability, fp8=wanted) if there.gpu else Kernels(fp8=wanted)
     kernels = replace(kernels, fused_attention=kernels.fused_attention and not options.plain_attention)
@@ -95,17 +95,13 @@ def _streamed(options: argparse.Namespace, model: Model, work: Work, kernels: Ke
     if options.slots is not None and options.slots > shape.layers:
         raise UsageError(f"--slots {options.slots}: {model.id} has {shape.layers} blocks")
     streaming = Streaming(shape, stored(options.precision), options.slots or decide.FEWEST_SLOTS, kernels)
-    placed = work
-    if available is not None:
-        placed = decide.place(streaming, work, available) or work.tiling()
-    works = [placed] * options.in_flight
+    works = [work] * options.in_flight
     slots = options.slots
     if slots is None:
         slots = shape.layers if available is None else decide.slots_beside(streaming, [works], available)
     there = replace(streaming, slots=slots)
-    decoded = "tiled decode" if placed.tiled else "decoded whole"
     company = f"{options.in_flight} in flight" if options.in_flight > 1 else "alone"
-    title = f"{_title(options, model, work)}; {slots} of {shape.layers} blocks on the GPU, {company}, {decoded}"
+    title = f"{_title(options, model, work)}; {slots} of {shape.layers} blocks on the GPU, {company}"
     resident = host.estimate_host(shape, stored(options.precision))
     ways = tuple(_ways(model, streaming, work, works, available)) if available is not None else ()
     return Answer(title, there.estimate(works), decide.needed(there, works), available, ways, resident.bytes)
@@ -114,16 +110,13 @@ def _streamed(options: argparse.Namespace, model: Model, work: Work, kernels: Ke
 def _ways(model: Model, streaming: Streaming, work: Work, works: list[Work], available: int) -> Iterator[str]:
     """What would fit, where this does not."""
     least = replace(streaming, slots=decide.FEWEST_SLOTS)
-    if len(works) > 1:
-        alone = decide.place(streaming, work, available)
-        if alone:
-            yield f"--in-flight 1 fits, with a {'tiled decode' if alone.tiled else 'whole decode'}"
+    if len(works) > 1 and decide.needed(least, [work]) <= available:
+        yield "--in-flight 1 fits"
     if streaming.slots > decide.FEWEST_SLOTS and decide.needed(least, works) <= available:
         yield f"--slots {decide.FEWEST_SLOTS} fits"
     if nearest := decide.nearest_fitting(streaming, model, work, available):
         yield f"--size {nearest} fits"
-    company = len(works)
-    enough = min(decide.needed(least, [each] * company) for each in (work, work.tiling())) + memory.CONTEXT_BYTES
+    enough = decide.needed(least, works) + memory.CONTEXT_BYTES
     yield f"--vram {-(-enough * 10 // 2**30) / 10:g}GiB would do, with 2 slots"
 
 

@@ -74,7 +74,6 @@ class Group:
     slots: int | None
     blocks: int
     in_flight: int
-    tiled: tuple[tuple[int, int], ...]
     estimate: Estimate
     available_bytes: int | None
     host: Stage
@@ -148,7 +147,6 @@ def _group_as_dict(group: Group) -> dict[str, Any]:
         "slots": group.slots,
         "blocks": group.blocks,
         "in_flight": group.in_flight,
-        "tiled": [f"{width}x{height}" for width, height in group.tiled],
         "available_bytes": group.available_bytes,
         "memory": dict(group.estimate.as_dict()),
         "host_bytes": {term.name: term.bytes for term in group.host.terms},
@@ -247,7 +245,6 @@ class _Grouping:
             slots=decision.slots if decision else None,
             blocks=self._shape.layers,
             in_flight=company,
-            tiled=tuple(sorted(decision.tiled)) if decision else (),
             estimate=estimate,
             available_bytes=available_bytes(self.setup, self._terms.machine),
             host=host.estimate_host(
@@ -261,7 +258,7 @@ class _Grouping:
         )
 
     def _decide(self, rates: Rates | None) -> tuple[Decision | None, Estimate]:
-        """Slots, pictures in flight and tiles, where blocks are streamed; the peak of the picture that needs most."""
+        """Slots and pictures in flight, where blocks are streamed; the peak of the picture that needs most."""
         works = list(dict.fromkeys(map(Work.of, self.left)))
         if not self.streamed:
             setup = self.setup
@@ -271,9 +268,8 @@ class _Grouping:
         available = available_bytes(self.setup, self._terms.machine)
         decision = decide.decide(self._streaming, works, available, hiding=hiding, slots=self.setup.slots)
         there = replace(self._streaming, slots=decision.slots)
-        tiled = [replace(work, tiled=(work.width, work.height) in decision.tiled) for work in works]
         company = decision.in_flight if available is not None else 1
-        return decision, max((there.estimate([work] * company) for work in tiled), key=lambda each: each.allocated)
+        return decision, max((there.estimate([work] * company) for work in works), key=lambda each: each.allocated)
 
     def _hiding(self, work: Work, slots: int, *, rates: Rates) -> int:
         return duration.hiding(replace(self._streaming, slots=slots), work, rates, from_disk=self._from_disk)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 RENDERING_VERSION = 1
 """Goes up when the same job would give another picture; every picture is then rendered anew.
@@ -274,8 +275,15 @@ class Sharing(Value):
     streamed_bytes: Bytes
     bus_bytes_per_s: float
     flops_per_s: float
-    tiled_decode: bool = False
     adjustments: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_tiles(cls, told: Any) -> Any:
+        """Earlier sidecars say as well whether the picture was decoded in tiles: there are none now."""
+        if not isinstance(told, Mapping):
+            return told
+        return {name: value for name, value in told.items() if name != "tiled_decode"}
 
 
 class FileFacts(Value):

@@ -207,9 +207,9 @@ def refusals(jobs: Sequence[Job], setup: Setup, machine: Machine) -> dict[Job, R
 
     def look(work: Work) -> Refusal | None:
         if setup.profile == "stream":
-            if decide.place(streaming, work, available):
+            if decide.fits(streaming, work, available):
                 return None
-            least = decide.least(streaming, [work.tiling()])
+            least = decide.least(streaming, [work])
             nearest = decide.nearest_fitting(streaming, model, work, available)
             return Refusal(Size(width=work.width, height=work.height), least, available, nearest)
         native = Native(streaming.shape, setup.stored, setup.profile, setup.vram_bytes, streaming.kernels)

@@ -68,7 +68,6 @@ def _add_estimate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-tokens", type=whole(0, _MOST_TOKENS), default=64, metavar="N", help="64")
     parser.add_argument("--in-flight", type=whole(1, _MOST_IN_FLIGHT), default=1, metavar="N", help="default: 1")
     parser.add_argument("--slots", type=whole(2, 1000), metavar="N", help="blocks on the GPU (default: what fits)")
-    parser.add_argument("--tiled", action="store_true", help="decode in tiles (default: where it does not fit whole)")
     parser.add_argument("--plain-attention", action="store_true", help="as on a card without fused attention")
     add_machine_options(parser)
     parser.add_argument("--json", action="store_true", help="for machines")
@@ -227,8 +226,7 @@ def _group_lines(group: Group) -> Iterator[str]:
         if group.slots >= group.blocks:
             place = f"all {group.blocks} blocks stay {'in memory' if there is None else 'on the GPU'}"
         flight = f"{group.in_flight} in flight" if group.in_flight > 1 else "one picture at a time"
-        whole = "decoded whole" if not group.tiled else f"tiled decode at {', '.join(_sizes(group.tiled))}"
-        yield from wrap(f"  how    {place}; {flight}; {whole}", "         ")
+        yield from wrap(f"  how    {place}; {flight}", "         ")
     if there is not None:
         of = f"{gib(peak.bytes)} of {gib(there)} beside CUDA's context"
         most = f"{peak.largest.name} {gib(peak.largest.bytes)}"
@@ -244,10 +242,6 @@ def _group_lines(group: Group) -> Iterator[str]:
             f"the longest step{f', bound by {group.limit}' if group.limit else ''} ({told})",
             "         ",
         )
-
-
-def _sizes(sizes: Sequence[tuple[int, int]]) -> list[str]:
-    return [f"{width}x{height}" for width, height in sizes]
 
 
 def _as_dict(plans: Sequence[Plan], found: Forecast) -> dict[str, Any]:

@@ -24,6 +24,8 @@ def test_a_case_is_measured(store: Path) -> None:
     assert first["step_s"] > 0
     assert (first["slots"], first["pictures"], first["kernels_compiled"]) == (2, 2, 0)
     assert first["sha256"] == again["sha256"]
+    assert first["latents"] == again["latents"]
+    assert len(set(first["latents"])) == 2
     json.dumps(first)
 
 
@@ -36,21 +38,20 @@ def test_the_tables_show_what_was_measured(store: Path) -> None:
         "pictures": 8,
         "steps": 10,
         "slots": [2, 3],
-        "tiled": 1,
         "in_flight": 2.5,
-        "adjustments": ["tiled decode"],
+        "adjustments": ["2 slots"],
         "pictures_per_hour": 321.0,
         "reserved_bytes": 5 * 2**30,
         "rss_bytes": 1,
     }
     peer = {"case": "diffsynth-bf16", "side": 128, "step_s": 9.0, "after_s": 1.0, "reserved_bytes": 1, "rss_bytes": 1}
     rows = {"resident": [case], "bf16-3-slots": [case], "cap-6": [cap]}
-    rows["diffsynth-bf16"] = [{**peer, "sha256": case["sha256"]}]
+    rows["diffsynth-bf16"] = [{**peer, "sha256": "of another VAE", "latents": case["latents"]}]
     told = "\n".join(engine.lines({"rows": rows}))
     assert "| renderer, resident | 128² | 2 |" in told
-    assert "| 6 | 8 | 2-3 | 1 | 2.5 | 5.00 | 321 | tiled decode |" in told
-    assert "bf16 at 128²: the same bits as DiffSynth's own call" in told
-    rows["diffsynth-bf16"][0]["sha256"] = "another"
+    assert "| 6 | 8 | 2-3 | 2.5 | 5.00 | 321 | 2 slots |" in told
+    assert "bf16 at 128²: latents are the same bits as DiffSynth's own call" in told
+    rows["diffsynth-bf16"][0]["latents"] = ["others"]
     assert "NOT the bits" in "\n".join(engine.lines({"rows": rows}))
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from renderer import forecast, machine
+from renderer import catalog, forecast, machine
 from renderer.catalog import cards
+from renderer.estimate import Streaming, Work, decide
+from renderer.estimate.memory import CONTEXT_BYTES
 from renderer.forecast import Terms
 from renderer.gpus import Gpu
 from renderer.manifest import Manifest
@@ -22,6 +24,9 @@ GIB = 2**30
 H200 = Gpu(0, "NVIDIA H200", "GPU-1", 140 * GIB, 139 * GIB, "580.1", (9, 0))
 HERE = machine.Machine((H200,), 16, 256 * GIB, 250 * GIB)
 RATES = of_card(cards.find("H200").card)
+LEAST = decide.least(Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", 2), [Work(2048, 2048, prompt_tokens=0)])
+TIGHT = LEAST + CONTEXT_BYTES - 1
+"""Of a card's memory: a byte too little for 2048x2048, and enough for 512x512."""
 
 
 def real(manifest: Manifest, *sides: int, steps: int = 40) -> Manifest:
@@ -51,7 +56,7 @@ class TestForecast:
         assert found.seconds == pytest.approx(130, rel=0.15)
         (group,) = found.groups
         assert group.limit == "arithmetic"
-        assert 20 <= (group.slots or 0) <= 24
+        assert 32 <= (group.slots or 0) <= 36
         assert found.vram_bytes is not None
         assert found.vram_bytes <= 10.5 * GIB
         assert found.ram_bytes == pytest.approx(16.6e9, rel=0.15)
@@ -100,10 +105,8 @@ class TestForecast:
     def test_what_is_refused_is_counted_nowhere(self, tmp_path: Path) -> None:
         """A picture that cannot fit takes no time and no disk, and stands among the refused."""
         manifest = real(make_manifest(("a", "b")), 512, 2048)
-        small = machine.Machine(
-            (dataclasses.replace(H200, total_bytes=3 * GIB, free_bytes=round(3.2 * GIB)),), 2, GIB, GIB
-        )
-        terms = Terms(small, vram_bytes=round(3.2 * GIB), rates=RATES, ready=True)
+        small = machine.Machine((dataclasses.replace(H200, total_bytes=3 * GIB, free_bytes=TIGHT),), 2, GIB, GIB)
+        terms = Terms(small, vram_bytes=TIGHT, rates=RATES, ready=True)
         found = forecast.forecast([make_plan(manifest, tmp_path)], terms, NOW)
         assert list(found.refused) == [manifest.pictures[1].job]
         assert [group.pictures for group in found.groups] == [1]
@@ -115,8 +118,8 @@ class TestForecast:
             real(make_manifest(("a", "b"), name="large"), 512, 2048),
             real(make_manifest(("c", "d")), 512, 512),
         )
-        card = dataclasses.replace(H200, total_bytes=3 * GIB, free_bytes=round(3.2 * GIB))
-        terms = Terms(machine.Machine((card,), 2, GIB, GIB), vram_bytes=round(3.2 * GIB), rates=RATES, ready=True)
+        card = dataclasses.replace(H200, total_bytes=3 * GIB, free_bytes=TIGHT)
+        terms = Terms(machine.Machine((card,), 2, GIB, GIB), vram_bytes=TIGHT, rates=RATES, ready=True)
         plans = [make_plan(manifest, tmp_path) for manifest in (large, small)]
         found = forecast.forecast(plans, terms, NOW)
         assert list(found.refused) == [large.pictures[1].job]

@@ -8,6 +8,8 @@ import pytest
 from renderer import catalog, machine
 from renderer.catalog import QWEN_IMAGE
 from renderer.errors import MachineError
+from renderer.estimate import Work, decide
+from renderer.estimate.memory import CONTEXT_BYTES
 from renderer.estimate.terms import GIB
 from renderer.gpus import Gpu
 from renderer.job import Job, Precision
@@ -19,6 +21,7 @@ from renderer.placement import (
     decide_for,
     refusals,
     setup_for,
+    streaming_of,
 )
 from tests.engine.making import copy_model, without_vision
 from tests.making import make_job
@@ -122,19 +125,20 @@ class TestRefusals:
         return make_job(side=side).model_copy(update={"model": QWEN_IMAGE.id, "precision": "fp8"})
 
     def test_a_card_that_is_large_enough_refuses_nothing(self) -> None:
-        """Streamed, 6 GiB take all sizes of the model; the decode is tiled where it has to be."""
+        """Streamed, 6 GiB take all sizes of the model."""
         jobs = [self.real(side) for side in (512, 1328, 2048)]
         here = a_machine(6)
         setup = setup_for(jobs, here, None)
         assert refusals(jobs, setup, here) == {}
         assert {(each.width, each.height) for each in setup.demands} == {(side, side) for side in (512, 1328, 2048)}
-        assert decide_for(setup, here).tiled >= {(2048, 2048)}
+        assert not decide_for(setup, here).refused
 
     def test_only_what_cannot_fit_is_refused(self) -> None:
         """With numbers, and a size that does fit."""
         jobs = [self.real(512), self.real(2048)]
         here = a_machine(4)
-        setup = setup_for(jobs, here, None, round(3.2 * GIB))
+        least = decide.least(streaming_of(setup_for(jobs, here, None), here), [Work(2048, 2048, prompt_tokens=0)])
+        setup = setup_for(jobs, here, None, least + CONTEXT_BYTES - 1)
         found = refusals(jobs, setup, here)
         assert list(found) == [jobs[1]]
         refusal = found[jobs[1]]
@@ -146,7 +150,7 @@ class TestRefusals:
     def test_a_limit_on_weights_refuses_nothing_by_itself(self) -> None:
         """DiffSynth's fp8 profile takes up weights below a limit, and needs none of them on the GPU."""
         jobs = [self.real(1328)]
-        for vram_gib, refused in ((10, False), (4, True)):
+        for vram_gib, refused in ((10, False), (2, True)):
             here = a_machine(vram_gib)
             assert bool(refusals(jobs, setup_for(jobs, here, "fp8"), here)) == refused
 

@@ -47,7 +47,7 @@ class TestPlan:
         status, said, _ = run(capsys, "plan", "night.yaml", "--gpu", "RTX 3080", "--ram", "32GiB")
         assert status == 0
         assert "5 to render" in said.replace("pictures ", "")
-        for expected in ("tiled decode at 2048x2048", "bound by arithmetic", "blocks on the GPU", "of the host"):
+        for expected in ("bound by arithmetic", "blocks on the GPU", "of the host"):
             assert expected in " ".join(said.split()), expected
 
     def test_short_memory_makes_the_disk_the_limit(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +141,7 @@ class TestEstimate:
         arguments = ("estimate", "--model", "Qwen/Qwen-Image", "--size", "1328x1328", "--vram", "10GiB")
         status, said, _ = run(capsys, *arguments)
         assert status == 0
-        for expected in ("encode", "modulate", "denoise", "* decode", "slots", "fits   yes"):
+        for expected in ("* encode", "modulate", "denoise", "decode", "slots", "fits   yes"):
             assert expected in said, expected
         assert max(map(len, said.splitlines())) <= 80
 

@@ -67,11 +67,6 @@ def equip(engine: StreamingEngine, setup: Setup) -> int:
     return engine._slots.count
 
 
-def decode_in_tiles(engine: StreamingEngine, *, tiled: bool) -> None:
-    """Decode every picture in tiles from here on, or none."""
-    engine._budget.tiled, engine._budget._whole = tiled, not tiled
-
-
 def blocks(engine: StreamingEngine) -> int:
     """How many blocks a sweep has."""
     return engine._source.count

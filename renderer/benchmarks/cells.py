@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from renderer import catalog
 from renderer.benchmarks.running import GIB, Figures
-from renderer.estimate import Native, Stage, Streaming, Work
+from renderer.estimate import Native, Stage, Streaming, WeightBytes, Work, weight_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,32 +34,40 @@ class Cell:
         return forecast / measured - 1
 
 
+_MEASURED_WITH = {"modulate": "encode"}
+
+_SHAPE = catalog.QWEN_IMAGE_SHAPE
+
+
 def cell(row: Figures) -> Cell:
-    """A row as it was measured, with what is forecast of it."""
+    """A row as it was measured, with what is forecast of it, of the stages that it has.
+
+    A row with `vae_bytes` was measured with another VAE's weights on the GPU, of so many bytes.
+    """
     jobs = row["jobs"] if len(row["jobs"]) > 1 else row["jobs"] * row["in_flight"]
-    works = [
-        Work(width, height, row["prompt_tokens"], guided=cfg != 1.0, tiled=row["tiled"]) for width, height, cfg in jobs
-    ]
+    works = [Work(width, height, row["prompt_tokens"], guided=cfg != 1.0) for width, height, cfg in jobs]
     measured: dict[str, tuple[int, int]] = row["stages"]
-    streamed = row["engine"] == "stream"  # "encode" is then measured with modulation, and all stages are
-    stages = [stage for stage in _stages(row, works) if streamed or stage.name in measured]
-    allocated = max(stage.bytes for stage in stages), max(tensors for tensors, _ in measured.values())
-    expected = max(stage.reserved for stage in stages) + row.get("held_before", 0)
+    stages = [stage for stage in _stages(row, works) if _MEASURED_WITH.get(stage.name, stage.name) in measured]
+    other = row["vae_bytes"] - _weights(row).vae_kept if "vae_bytes" in row else 0
+    allocated = max(stage.bytes for stage in stages) + other, max(tensors for tensors, _ in measured.values())
+    expected = max(stage.reserved for stage in stages) + row.get("held_before", 0) + other
     reserved = expected, max(taken for _, taken in measured.values())
     sizes = "+".join(dict.fromkeys(f"{width}x{height}" for width, height, _ in jobs))
     guided = "/".join(dict.fromkeys("guided" if cfg != 1.0 else "unguided" for *_, cfg in jobs))
     place = f"{row['slots']} slots" if row["engine"] == "stream" else _placed(row)
-    decoded = "tiled" if row["tiled"] else "whole"
-    title = (row["precision"], place, sizes, guided, str(row["prompt_tokens"]), str(len(jobs)), decoded)
+    title = (row["precision"], place, sizes, guided, str(row["prompt_tokens"]), str(len(jobs)))
     return Cell(title, allocated, reserved)
 
 
 def _stages(row: Figures, works: list[Work]) -> tuple[Stage, ...]:
-    shape = catalog.QWEN_IMAGE_SHAPE
     if row["engine"] == "stream":
-        streaming = Streaming(shape, row["precision"], row["slots"])
+        streaming = Streaming(_SHAPE, row["precision"], row["slots"])
         return streaming.stages(works, row["prompts"])
-    return Native(shape, row["precision"], row["profile"], row["vram_limit_bytes"]).stages(works[0])
+    return Native(_SHAPE, row["precision"], row["profile"], row["vram_limit_bytes"]).stages(works[0])
+
+
+def _weights(row: Figures) -> WeightBytes:
+    return weight_bytes(_SHAPE, row["precision"])
 
 
 def _placed(row: Figures) -> str:
@@ -69,7 +77,7 @@ def _placed(row: Figures) -> str:
 
 def table(cells: Iterable[Cell]) -> Iterator[str]:
     """The cells as a table in Markdown."""
-    columns = ("precision", "on the GPU", "size", "guidance", "tokens", "in flight", "decode")
+    columns = ("precision", "on the GPU", "size", "guidance", "tokens", "in flight")
     names = ("tensors, GiB", "forecast", "error", "reserved, GiB", "forecast", "error")
     yield f"| {' | '.join((*columns, *names))} |"
     yield "|---" * len((*columns, *names)) + "|"

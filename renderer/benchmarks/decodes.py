@@ -27,14 +27,15 @@ from renderer.engine import rates, vae_reference
 from renderer.engine import vae as ours
 from renderer.engine.placement import Device, computation_dtype
 from renderer.estimate.terms import GIB, MIB
+from renderer.estimate.vae import STRIP_BYTES
 
 Form = Literal["diffsynth", "torch", "kernels", "kernels, 64 MiB", "kernels, whole"]
 
 FORMS: Mapping[Form, int] = MappingProxyType(
     {
         "diffsynth": 0,
-        "torch": ours.STRIP_BYTES,
-        "kernels": ours.STRIP_BYTES,
+        "torch": STRIP_BYTES,
+        "kernels": STRIP_BYTES,
         "kernels, 64 MiB": 64 * MIB,
         "kernels, whole": 2**50,
     }

@@ -28,7 +28,6 @@ class Cell:
 
     slots: int
     pictures: tuple[Shape, ...]
-    tiled: bool = False
     copies: int = 1
     steps: int = 3
 
@@ -36,7 +35,7 @@ class Cell:
     def name(self) -> str:
         kinds = "+".join(dict.fromkeys(map(_shape, self.pictures)))
         long = ", long prompts" if self.copies > 1 else ""
-        return f"{self.slots} slots, {len(self.pictures)} of {kinds}{', tiled' if self.tiled else ''}{long}"
+        return f"{self.slots} slots, {len(self.pictures)} of {kinds}{long}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,35 +55,24 @@ class NativeCell:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is forced under a cap: slots, so many squares in flight, their decode. Without slots, what the plan says."""
+    """What is forced under a cap: slots, so many squares in flight. Without slots, what the plan says."""
 
     cap_gib: int
     slots: int | None = None
     side: int = 0
     pictures: int = 1
-    tiled: bool = False
     copies: int = 1
 
     @property
     def name(self) -> str:
         if self.slots is None:
             return f"cap {self.cap_gib} GiB, as planned"
-        how = f"{', tiled' if self.tiled else ''}{', long prompt' if self.copies > 1 else ''}"
+        how = ", long prompt" if self.copies > 1 else ""
         return f"cap {self.cap_gib} GiB, {self.slots} slots, {self.pictures} of {self.side}x{self.side}{how}"
 
 
 UNGUIDED_THROUGH = (3, 2, 10)
 """Slots through which every size is measured without guidance as well."""
-
-TILED_WIDTHS: Mapping[int, tuple[int, ...]] = MappingProxyType(
-    {
-        3: (512, 1024, 1328, 1664, 2048),
-        10: (512, 1024, 1328, 1664, 2048),
-        2: (1328, 2048),
-        60: (1328, 2048),
-    }
-)
-"""By slots, the widths whose decode is measured in tiles as well."""
 
 SIDES_WITHIN: Mapping[int, tuple[int, ...]] = MappingProxyType(
     {24: (512, 1328, 2048), 16: (512, 1328, 2048), 10: (1328, 512)}
@@ -102,8 +90,6 @@ def _cells(slots: int) -> Iterator[Cell]:
         yield Cell(slots, ((width, height, 4.0),))
         if slots in UNGUIDED_THROUGH:
             yield Cell(slots, ((width, height, 1.0),))
-        if width in TILED_WIDTHS[slots]:
-            yield Cell(slots, ((width, height, 4.0),), tiled=True)
     if slots in (3, 10):
         for side, company in ((512, 8), (1024, 4), (1328, 3)):
             yield Cell(slots, ((side, side, 4.0),) * company)
@@ -124,10 +110,10 @@ def _choices(cap: int) -> Iterator[Choice]:
     yield Choice(cap, 10, 1328)
     yield Choice(cap, 20, 1024, pictures=4)
     yield Choice(cap, 34, 512, pictures=4)
-    yield Choice(cap, 60, 1328, tiled=True)
+    yield Choice(cap, 60, 1328)
     yield Choice(cap, 2, 2048)
-    yield Choice(cap, 2, 2048, tiled=True)
-    yield Choice(cap, 2, 1328, tiled=True, copies=LONGEST_COPIES)
+    yield Choice(cap, 2, 2048, pictures=4)
+    yield Choice(cap, 2, 1328, copies=LONGEST_COPIES)
 
 
 STREAMED = tuple(tuple(_cells(slots)) for slots in (3, 2, 10, 60))

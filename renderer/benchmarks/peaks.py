@@ -45,7 +45,7 @@ def main() -> None:
 def stream(store: Path, cells: Sequence[Cell], warm: tuple[int, int, float] = WARM) -> Iterator[Figures]:
     """The rows of cells that all have the first one's slots, up to the first that leaves memory behind."""
     most = max(len(cell.pictures) for cell in cells)
-    engine = bare.forgetful(streamed.open_engine(store, slots=cells[0].slots, in_flight=most, tiled=False))
+    engine = bare.forgetful(streamed.open_engine(store, slots=cells[0].slots, in_flight=most))
     streamed.render(engine, [streamed.job_of(engine.setup, *warm, 2, 1)])
     before = bare.empty(engine)
     for cell in cells:
@@ -62,7 +62,6 @@ def stream_one(engine: StreamingEngine, cell: Cell) -> Figures:
         streamed.job_of(engine.setup, *shape, cell.steps, seed, prompt)
         for seed, (shape, prompt) in enumerate(zip(cell.pictures, _prompts(cell), strict=True), start=1)
     ]
-    bare.decode_in_tiles(engine, tiled=cell.tiled)
     there = _there()
     tell = _Staged()
     with _told(bare.vae(engine), "decode", lambda: tell.stages.begin("decode")):
@@ -82,7 +81,6 @@ def stream_one(engine: StreamingEngine, cell: Cell) -> Figures:
         "in_flight": len(cell.pictures),
         "prompt_tokens": max(bare.tokens(engine, job.prompt) for job in jobs),
         "prompts": bare.largest_group(engine, jobs),
-        "tiled": any(sharing.tiled_decode for sharing in sharings),
         **there,
         "stages": tell.stages.peaks,
         "adjustments": sorted({change for sharing in sharings for change in sharing.adjustments}),
@@ -141,7 +139,6 @@ def native_one(engine: NativeEngine, cell: NativeCell) -> Figures:
         "in_flight": 1,
         "prompt_tokens": len(pipe.tokenizer(job.prompt).input_ids),
         "prompts": [],
-        "tiled": False,
         **{name: value for name, value in there.items() if name != "held_before"},
         "stages": stages.peaks,
         "first": first,

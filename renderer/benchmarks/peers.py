@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from renderer.benchmarks.streamed import PROMPT
+from renderer.benchmarks.streamed import PROMPT, latents_of
 
 Figures = dict[str, Any]
 Call = Callable[[int, int, "Clock"], Any]
@@ -32,10 +32,11 @@ TOKENS = 128
 
 
 class Clock:
-    """Hears of each step, and notes the moments, waiting for the GPU at each."""
+    """Hears of each step, and notes the moments, waiting for the GPU at each; and the latents' bits, if told."""
 
     def __init__(self) -> None:
         self.moments_s: list[float] = []
+        self.latents: list[str] = []
 
     def note(self) -> None:
         if torch.cuda.is_available():
@@ -81,7 +82,8 @@ def diffsynth(source: Path, vram_gib: float | None) -> Call:
 
     def call(side: int, steps: int, clock: Clock) -> Any:
         shape = {"height": side, "width": side, "num_inference_steps": steps, "seed": 1, "rand_device": "cpu"}
-        return pipe(PROMPT, negative_prompt="", cfg_scale=4.0, progress_bar_cmd=clock.watch, **shape)
+        with latents_of(pipe.vae) as clock.latents:
+            return pipe(PROMPT, negative_prompt="", cfg_scale=4.0, progress_bar_cmd=clock.watch, **shape)
 
     return call
 
@@ -209,6 +211,7 @@ def _measure(call: Call, side: int, steps: int) -> Figures:
         "before_s": clock.moments_s[0] - began,
         "after_s": time.perf_counter() - clock.moments_s[-1],
         "sha256": hashlib.sha256(picture.convert("RGB").tobytes()).hexdigest(),
+        "latents": clock.latents,
         "reserved_bytes": torch.cuda.max_memory_reserved(),
         "allocated_bytes": torch.cuda.max_memory_allocated(),
         "rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -123,7 +123,7 @@ class Capped:
         self.allowed_bytes = cap_bytes - CONTEXT_BYTES
         self._bound()
         self._setup = streamed.setup_of(store)
-        least = {"slots": decide.FEWEST_SLOTS, "in_flight": 1, "tiled": True}
+        least = {"slots": decide.FEWEST_SLOTS, "in_flight": 1}
         self._engine = bare.forgetful(streamed.open_engine(store, **least))
         streamed.render(self._engine, [streamed.job_of(self._setup, *warm, STEPS, 1)])
         self._before = bare.unequip(self._engine)
@@ -144,7 +144,7 @@ class Capped:
         refused = placement.refusals(jobs, setup, self._here)
         admitted = [job for job in jobs if job not in refused]
         row = _row(self.attempt(setup, admitted), verdict=True)
-        least = self._setup.model_copy(update={"slots": decide.FEWEST_SLOTS, "in_flight": 1, "tiled": True})
+        least = self._setup.model_copy(update={"slots": decide.FEWEST_SLOTS, "in_flight": 1})
         for job in refused:
             bare.unequip(self._engine)
             forced = self.attempt(least, [job])
@@ -161,12 +161,10 @@ class Capped:
         prompt = " ".join([PROMPT] * choice.copies)
         jobs = [streamed.job_of(self._setup, *shape, STEPS, 1 + seed, prompt) for seed in range(choice.pictures)]
         tokens = min(MOST_TOKENS, bare.tokens(self._engine, prompt))
-        works = [replace(Work.of(job, tiled=choice.tiled), prompt_tokens=tokens) for job in jobs]
+        works = [replace(Work.of(job), prompt_tokens=tokens) for job in jobs]
         streaming = replace(placement.streaming_of(self._setup, self._here), slots=slots)
         least = decide.least(streaming, works)
-        setup = self._setup.model_copy(
-            update={"slots": slots, "in_flight": choice.pictures, "tiled": choice.tiled, "vram_bytes": None}
-        )
+        setup = self._setup.model_copy(update={"slots": slots, "in_flight": choice.pictures, "vram_bytes": None})
         found = _row(self.attempt(setup, jobs, (slots, choice.pictures)), verdict=least <= self.allowed_bytes)
         return {"least_bytes": least, "allowed_bytes": self.allowed_bytes, "prompt_tokens": tokens, **found}
 

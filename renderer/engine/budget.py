@@ -1,4 +1,4 @@
-"""How many slots, how many pictures in flight, tiled or not: from the memory there is, and what sweeps have shown.
+"""How many slots, how many pictures in flight: from the memory there is, and what sweeps have shown.
 
 Asks `renderer.estimate` of the bytes that this device really has free: what the plan forecasts is what happens here.
 Knows nothing of how anything is computed.
@@ -6,9 +6,8 @@ Knows nothing of how anything is computed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from types import MappingProxyType
 
 import torch
 
@@ -17,19 +16,12 @@ from renderer.catalog import Shape
 from renderer.engine.placement import Device
 from renderer.engine.slots import TURNING
 from renderer.estimate import decide, duration
-from renderer.estimate.memory import CONTEXT_BYTES, MOST_TOKENS, TILE_SIDE, Kernels, Streaming, Work
+from renderer.estimate.memory import CONTEXT_BYTES, MOST_TOKENS, Kernels, Streaming, Work
 from renderer.events import Setup
 from renderer.job import Job
 
 MODULES_BYTES = 192 * 2**20
 """What kernels that are not loaded yet will take beside the allocator."""
-
-LATENT_PIXEL = 8
-
-TILES: Mapping[str, int] = MappingProxyType(
-    {"tile_size": TILE_SIDE // LATENT_PIXEL, "tile_stride": TILE_SIDE * 3 // 4 // LATENT_PIXEL}
-)
-"""DiffSynth's tiled decode, in latent pixels of 8x8: tiles of 512 pixels that overlap by 128."""
 
 USUAL = Work(1328, 1328, prompt_tokens=512)
 """What the room is shared out for when nobody says what is to come."""
@@ -43,8 +35,6 @@ class Budget:
 
     def __init__(self, blocks: int, width: int, setup: Setup, device: Device) -> None:
         """Taken when what stays on the device for good is there already."""
-        self.tiled = bool(setup.tiled)
-        self._whole = setup.tiled is False
         self._most = setup.in_flight or decide.MOST_IN_FLIGHT
         self._wanted = setup.in_flight or 1
         self._bytes = _available(setup, device)
@@ -56,13 +46,6 @@ class Budget:
         decision = decide.decide(self._streaming, works, self._bytes, slots=setup.slots)
         self.slots = min(blocks, max(TURNING, decision.slots))
 
-    def tiles(self, job: Job) -> bool:
-        """Whether a picture is decoded in tiles: where it does not fit untiled, however few slots there are."""
-        if self.tiled or self._whole or self._bytes is None:
-            return self.tiled
-        placed = decide.place(self._streaming, Work.of(job), self._bytes)
-        return placed is None or placed.tiled
-
     def admits(self, flying: Sequence[Job], job: Job) -> bool:
         """Whether `job` may join those in flight: the first always, the next while they are wanted and fit."""
         if not flying:
@@ -71,14 +54,14 @@ class Budget:
             return False
         if self._bytes is None:
             return True
-        works = [Work.of(each, tiled=self.tiles(each)) for each in (*flying, job)]
+        works = [Work.of(each) for each in (*flying, job)]
         return decide.needed(replace(self._streaming, slots=self.slots), works) <= self._bytes
 
     def records(self, flying: Sequence[Job]) -> bool:
         """Whether there is room to record the launches of those in flight that are small enough for it."""
         if self._bytes is None:
             return True
-        works = [Work.of(each, tiled=self.tiles(each)) for each in flying]
+        works = [Work.of(each) for each in flying]
         return decide.recording(replace(self._streaming, slots=self.slots), works) <= self._bytes
 
     def tokens_together(self, flying: Sequence[Job]) -> int:
@@ -104,9 +87,6 @@ class Budget:
         if self.slots > TURNING:
             self.slots = max(TURNING, self.slots // 2)
             return f"{self.slots} slots"
-        if not self.tiled:
-            self.tiled = True
-            return "tiled decode"
         return ""
 
 

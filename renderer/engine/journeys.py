@@ -25,7 +25,6 @@ class Journey:
     adjustments: tuple[str, ...] = ()
     rider: Rider | None = None
     table: torch.Tensor | None = None
-    tiled: bool = False
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     steps_s: list[float] = field(default_factory=list)
     encode_s: float = 0.0
@@ -85,7 +84,6 @@ class Journey:
             streamed_bytes=round(self.streamed_bytes),
             bus_bytes_per_s=statistics.fmean(self.bus),
             flops_per_s=statistics.fmean(self.arithmetic),
-            tiled_decode=self.tiled,
             adjustments=self.adjustments,
         )
 

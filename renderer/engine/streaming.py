@@ -221,15 +221,13 @@ class StreamingEngine:
                 yield
 
         def call() -> bytes:
-            tiling = {"tiled": True, **budget.TILES} if journey.tiled else {}
-            image = pipe(**calling.arguments(journey.job), **tiling, progress_bar_cmd=watch)
+            image = pipe(**calling.arguments(journey.job), progress_bar_cmd=watch)
             return calling.rgb(image, journey.job)
 
         def ended(result: Any, error: Exception | None) -> None:
             journey.pixels, journey.error, journey.over = result or b"", error, True
             journey.table = None
 
-        journey.tiled = self._budget.tiles(journey.job)
         calling.check_values_of(pipe, developing)
         journey.rider = Rider(call, ended)
         self._flying.append(journey)
@@ -378,7 +376,7 @@ class StreamingEngine:
             torch.cuda.empty_cache()
 
     def _make_do_with_less(self, in_flight: int) -> str:
-        """After memory ran out: fewer riders, then fewer slots, then a tiled decode; an empty string at the end."""
+        """After memory ran out: fewer riders, then fewer slots; an empty string at the end."""
         change = self._budget.tighten(in_flight)
         if self._slots.count > self._budget.slots:
             self._slots.close()

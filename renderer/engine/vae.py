@@ -26,14 +26,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from renderer.engine import vae_reference
 from renderer.engine.strips import Kernel, Layer, Strip, in_strips, whole
 from renderer.errors import ModelError
+from renderer.estimate.vae import STRIP_BYTES, strip_rows
 
 LOG = logging.getLogger(__name__)
-
-STRIP_BYTES = 2**28
-"""What a strip's tensors may take together. On an H100, 256 MiB cost 4 % over none at 1328x1328, and 64 MiB 18 %."""
-
-STRIP_TENSORS = 4
-"""Tensors as large as a stage's result that are there at once: the input, one normed, one convolved, the result."""
 
 
 class PictureVae(torch.nn.Module):
@@ -57,14 +52,14 @@ class PictureVae(torch.nn.Module):
         self._strip_bytes = strip_bytes
         device = tensors["decoder.conv_in.weight"].device
         build = _Build(tensors, run or operations(device))
-        self._middle_out = [
-            build.convolution("post_quant_conv"), build.convolution("decoder.conv_in"), *build.middle("decoder")
-        ]  # fmt: skip
-        self._stages_out = build.decoder_stages()
-        self._stages_in = build.encoder_stages()
-        self._middle_in = [
-            *build.middle("encoder"), build.norm("encoder.norm_out"),
-            build.convolution("encoder.conv_out"), build.convolution("quant_conv"),
+        self._stages_out = [
+            [build.convolution("post_quant_conv"), build.convolution("decoder.conv_in"), *build.middle("decoder")],
+            *build.decoder_stages(),
+        ]
+        self._stages_in = [
+            *build.encoder_stages(),
+            [*build.middle("encoder"), build.norm("encoder.norm_out"),
+             build.convolution("encoder.conv_out"), build.convolution("quant_conv")],
         ]  # fmt: skip
         self.mean, self.std = vae.mean.flatten().to(device), vae.std.flatten().to(device)
 
@@ -75,26 +70,28 @@ class PictureVae(torch.nn.Module):
         DiffSynth's options for tiles are not needed: no size takes more than its strips.
         """
         mean, std = (each.to(latents.dtype)[:, None, None] for each in (self.mean, self.std))
-        picture = _channels_last(latents[0] / std + mean)
-        picture = in_strips(self._middle_out, picture, picture.height)
-        return self._through(self._stages_out, picture)
+        return self._through(self._stages_out, _channels_last(latents[0] / std + mean))
 
     @torch.no_grad()
     def encode(self, picture: torch.Tensor, **_options: Any) -> torch.Tensor:
         """A picture [1, 3, height, width] of values from -1 to 1 to latents [1, 16, height / 8, width / 8]."""
         mean, std = (each.to(picture.dtype)[:, None, None] for each in (self.mean, self.std))
-        small = self._through(self._stages_in, _channels_last(picture[0]))[0].permute(1, 2, 0).contiguous()
-        latents = in_strips(self._middle_in, whole(small), small.shape[0]).values.permute(2, 0, 1)
-        return ((latents[: len(self.mean)] - mean) * std)[None].contiguous()
+        latents = self._through(self._stages_in, _channels_last(picture[0]))[0]
+        return ((latents[: len(self.mean)] - mean) * std)[None]
 
     def _through(self, stages: Sequence[Sequence[Layer]], picture: Strip) -> torch.Tensor:
-        """What stages make of a picture, each stage's result whole before the next: [1, channels, height, width]."""
+        """What stages make of a picture, each stage's result whole before the next: [1, channels, height, width].
+
+        What comes in is kept to the end by whoever calls, so it is the latents or the picture, and no stage's result.
+        """
         for stage in stages:
             picture = in_strips(stage, picture, self._rows(stage, picture))
         return picture.values.permute(2, 0, 1)[None].contiguous()
 
     def _rows(self, stage: Sequence[Layer], picture: Strip) -> int:
-        """How many rows of a stage's result are made at once."""
+        """How many rows of a stage's result are made at once: all, where attention is among its layers."""
+        if any(isinstance(layer, Attention) for layer in stage):
+            return picture.height
         height, width, widest = picture.height, picture.values.shape[1], 1
         rows = [height]
         for layer in stage:
@@ -102,7 +99,7 @@ class PictureVae(torch.nn.Module):
             rows.append(height)
             widest = max(widest, layer.channels_out)
         columns = width * max(rows) // picture.height
-        return max(1, self._strip_bytes // (STRIP_TENSORS * columns * widest * picture.values.element_size()))
+        return strip_rows(columns, widest, picture.values.element_size(), self._strip_bytes)
 
 
 def operations(device: torch.device) -> ModuleType:
@@ -237,8 +234,10 @@ class Attention:
         height, width, channels = strip.values.shape
         mixed = self.qkv(self.norm(strip, first, last), first, last).values
         query, key, value = mixed.view(1, 1, height * width, 3 * channels).chunk(3, dim=-1)
-        if query.device.type == "cuda":  # the one kernel that takes a head of 384 channels: no choice, no other bits
-            with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
+        if query.device.type == "cuda":
+            # The one fused kernel that takes a head of 384 channels, or, on cards for which it is not built, none: a
+            # card has no choice, and no other bits.
+            with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
                 seen = functional.scaled_dot_product_attention(query, key, value)
         else:
             seen = functional.scaled_dot_product_attention(query, key, value)

@@ -49,7 +49,6 @@ def estimate_peak(
     in_flight: int = 1,
     precision: Stored = "fp8",
     slots: int = 2,
-    tiled: bool = False,  # noqa: FBT001, FBT002  # as the formula is known
     *,
     profile: Profile = "stream",
     vram_bytes: int | None = None,
@@ -60,7 +59,7 @@ def estimate_peak(
     `vram_bytes` is the limit of the native profiles that have one. Sizes are in pixels, multiples of 16.
     """
     shape, kernels = shape_of(model), kernels or Kernels()
-    work = Work(width, height, prompt_tokens, guided=cfg_scale != 1.0, tiled=tiled)
+    work = Work(width, height, prompt_tokens, guided=cfg_scale != 1.0)
     if profile == "stream":
         return Streaming(shape, precision, slots, kernels).estimate([work] * in_flight)
     return Native(shape, precision, profile, vram_bytes, kernels).estimate(work)

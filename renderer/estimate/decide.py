@@ -1,4 +1,4 @@
-"""What a batch is rendered with on so many bytes: slots, pictures in flight, which decodes are tiled, what is refused.
+"""What a batch is rendered with on so many bytes: slots, pictures in flight, what is refused.
 
 One pure function for both: the plan asks it of a machine that may be another one, the engine's budget of the bytes it
 really finds free. Knows nothing of jobs' order or of engines.
@@ -27,7 +27,7 @@ _PAGES_PART = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How a batch is rendered. `in_flight` is how many pictures at most; `tiled` and `refused` are sizes.
+    """How a batch is rendered. `in_flight` is how many pictures at most; `refused` are sizes.
 
     `bytes` is what torch's allocator may hold, and `needed` what it has to, before small pictures' launches are
     recorded.
@@ -35,7 +35,6 @@ class Decision:
 
     slots: int
     in_flight: int
-    tiled: frozenset[tuple[int, int]]
     refused: frozenset[tuple[int, int]]
     bytes: int | None
     needed: int
@@ -57,10 +56,10 @@ def needed(streaming: Streaming, works: Sequence[Work]) -> int:
 def least(streaming: Streaming, works: Sequence[Work]) -> int:
     """Bytes without which pictures in flight cannot be rendered at all: each prepared alone, nothing recorded.
 
-    From here to what is `needed` they may be, by slower convolutions and with luck in where pages begin: nothing is
-    chosen so, but nothing is refused.
+    From here to what is `needed` they may be, with luck in where pages begin: no slots are chosen so, but nothing is
+    refused.
     """
-    scant = replace(streaming, recording=False, kernels=replace(streaming.kernels, transposing=False))
+    scant = replace(streaming, recording=False)
     longest = max(text for work in works for text in work.texts)
     stages = scant.encode(works, [longest - BEHIND]), scant.modulate(works), scant.denoise(works), scant.decode(works)
     return max(stage.bytes for stage in stages)
@@ -82,12 +81,9 @@ def tokens_together(streaming: Streaming, flying: Sequence[Work], available: int
     return max(0, min(MOST_TOKENS, int(room / a_token)))
 
 
-def place(streaming: Streaming, work: Work, available: int) -> Work | None:
-    """The picture as it fits alone, with the fewest slots: untiled if that fits, else tiled if it fits at all."""
-    scant = replace(streaming, slots=FEWEST_SLOTS)
-    if needed(scant, [work]) <= available:
-        return work
-    return work.tiling() if least(scant, [work.tiling()]) <= available else None
+def fits(streaming: Streaming, work: Work, available: int) -> bool:
+    """Whether a picture can be rendered at all: alone, with the fewest slots, and perhaps with luck."""
+    return least(replace(streaming, slots=FEWEST_SLOTS), [work]) <= available
 
 
 def decide(
@@ -99,20 +95,22 @@ def decide(
     slots: int | None = None,
     most_in_flight: int = MOST_IN_FLIGHT,
 ) -> Decision:
-    """Slots, pictures in flight and tiles for a batch; `streaming`'s own slots do not matter.
+    """Slots and pictures in flight for a batch; `streaming`'s own slots do not matter.
 
     `available` are the bytes that torch's allocator may hold in all; None: as many as it likes. `hiding` tells how many
     pictures of a kind in flight, with so many slots, compute as long as a sweep's copies take. `slots` fixes them.
     """
     if available is None:
-        return Decision(slots or streaming.shape.layers, 1, frozenset(), frozenset(), None, 0)
-    distinct = list(dict.fromkeys(works))
-    placed = {work: place(streaming, work, available) for work in distinct}
-    fitting = [each for each in placed.values() if each is not None]
-    tiled = frozenset((each.width, each.height) for each in fitting if each.tiled)
-    refused = frozenset((work.width, work.height) for work, each in placed.items() if each is None)
+        return Decision(slots or streaming.shape.layers, 1, frozenset(), None, 0)
+    fitting: list[Work] = []
+    refused: set[tuple[int, int]] = set()
+    for work in dict.fromkeys(works):
+        if fits(streaming, work, available):
+            fitting.append(work)
+        else:
+            refused.add((work.width, work.height))
     if not fitting:
-        return Decision(slots or FEWEST_SLOTS, 1, tiled, refused, available, 0)
+        return Decision(slots or FEWEST_SLOTS, 1, frozenset(refused), available, 0)
     count, company = slots or FEWEST_SLOTS, 1
     for _ in range(3):  # more slots leave less to hide, and less to hide leaves room for slots
         most = {each: _company(streaming, each, count, available, hiding, most_in_flight) for each in fitting}
@@ -125,7 +123,7 @@ def decide(
             break
         count = found
     peak = max(needed(replace(streaming, slots=count), [each] * number) for each, number in most.items())
-    return Decision(count, company, tiled, refused, available, peak)
+    return Decision(count, company, frozenset(refused), available, peak)
 
 
 def slots_beside(streaming: Streaming, companies: Sequence[Sequence[Work]], available: int) -> int:
@@ -164,8 +162,8 @@ def nearest_fitting(streaming: Streaming, model: Model, work: Work, available: i
             width=round(work.width * middle / SIZE_STEP) * SIZE_STEP,
             height=round(work.height * middle / SIZE_STEP) * SIZE_STEP,
         )
-        smaller = replace(work, width=size.width, height=size.height, tiled=False)
-        if not model.refusal(size) and place(streaming, smaller, available):
+        smaller = replace(work, width=size.width, height=size.height)
+        if not model.refusal(size) and fits(streaming, smaller, available):
             low, found = middle, size
         elif min(size.width, size.height) < model.min_side:
             low = middle

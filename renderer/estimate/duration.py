@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from renderer.catalog import Shape
-from renderer.estimate.memory import DROPPED, MOST_RECORDED_ROWS, MOST_TOKENS, TILE_SIDE, Streaming, Work
+from renderer.estimate.memory import DROPPED, MOST_RECORDED_ROWS, MOST_TOKENS, Streaming, Work
+from renderer.estimate.vae import LATENT_PIXEL
 from renderer.estimate.weights import weight_bytes
 from renderer.job import Stored
 from renderer.rates import Rates
@@ -44,6 +45,16 @@ FP8 products of the engine's own shapes reach 0.92 to 0.99 of the probe's rate, 
 known from whole sweeps alone: clocks that fall under lasting load are likely. With it 1328x1328 takes 0.323 s a step in
 fp8 and 0.683 in bf16: 0.308 to 0.320 and 0.668 were measured.
 """
+
+DECODE_CONVOLUTIONS, DECODE_ATTENTION = 1.2, 0.19
+"""Of the rates that are measured, what a decode's two parts reach (H100, `tests/benchmarks/decodes-h100.jsonl`).
+
+Its convolutions take 15.3 ms a million pixels, and are faster than the probe's few of each width; the middle's one head
+of 384 channels takes 52.8 ms at 2048x2048, by torch's memory-efficient kernel.
+"""
+
+DECODE_HOST_CALLS = 530
+"""Of torch's shortest operation, as many as launching a decode takes on the host: by 512x512, which waits for it."""
 
 LEAST_ROWS = 128
 """A product of fewer rows takes as long: the weights have to be read."""
@@ -115,29 +126,21 @@ def block_seconds(streaming: Streaming, work: Work, rates: Rates) -> tuple[float
 
 
 def decode_seconds(shape: Shape, work: Work, rates: Rates) -> float:
-    """The VAE's decode; tiled, of all tiles, which overlap."""
-    pixels = float(work.pixels)
-    if work.tiled:
-        stride = TILE_SIDE * 3 // 4
-        across, down = (_tiles(side, stride) for side in (work.width, work.height))
-        pixels = sum(w * h for w in across for h in down)
-    return pixels * _vae_flops(shape.vae_width) / rates.convolution_flops / KEPT_UP
-
-
-def _tiles(side: int, stride: int) -> list[int]:
-    """The lengths of the tiles along a side, as DiffSynth lays them."""
-    starts = [at for at in range(0, side, stride) if not (at >= stride and at - stride + TILE_SIDE >= side)]
-    return [min(at + TILE_SIDE, side) - at for at in starts]
+    """The VAE's decode: its convolutions, and the middle's attention of one head of 4 C over all latent pixels."""
+    attention = 4.0 * 4 * shape.vae_width * (work.pixels // LATENT_PIXEL**2) ** 2
+    gpu = work.pixels * _vae_flops(shape.vae_width) / rates.convolution_flops / DECODE_CONVOLUTIONS
+    gpu += attention / rates.attention_flops / DECODE_ATTENTION
+    return max(gpu, DECODE_HOST_CALLS * rates.launch_s)
 
 
 def _vae_flops(base: int) -> float:
-    """Of decoding one pixel: three frames of 3 x 3 for every convolution, stage by stage at its share of the pixels."""
-    cube, square = 27.0, 9.0
-    found = cube * base * 3
+    """Of decoding one pixel: convolutions of 3 x 3, stage by stage at its share of the pixels."""
+    square = 9.0
+    found = square * base * 3
     for part, before, width, up in ((64, 4, 4, 2), (16, 2, 4, 2), (4, 2, 2, 1), (1, 1, 1, 0)):
-        found += cube * base**2 * (before * width + 5 * width**2) / part
+        found += square * base**2 * (before * width + 5 * width**2) / part
         found += square * base**2 * width * up / (part / 4) if up else 0.0
-    found += 4 * cube * (4 * base) ** 2 / 64
+    found += 4 * square * (4 * base) ** 2 / 64
     return 2 * found
 
 

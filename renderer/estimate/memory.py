@@ -9,9 +9,10 @@ Symbols: N tokens of the picture (one of 16 x 16 pixels), T of the prompt, D the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from renderer.catalog import Shape
+from renderer.estimate import vae
 from renderer.estimate.terms import MIB, Estimate, Stage, Term, terms, total
 from renderer.estimate.weights import WeightBytes, weight_bytes
 from renderer.job import Job, Stored
@@ -21,9 +22,6 @@ DROPPED, BEHIND = 34, 5
 
 MOST_TOKENS = 4096
 """Of all prompts that are encoded together (`engine.prompts`), which is also where DiffSynth cuts a prompt off."""
-
-TILE_SIDE = 512
-"""Pixels of a tile's side in a tiled decode, which overlaps its neighbours by a quarter."""
 
 MOST_RECORDED_ROWS = 3072
 """Tokens of image and text up to which a block's launches are recorded (`engine.recorded`): more keep the GPU busy."""
@@ -36,8 +34,6 @@ CUBLAS_WORKSPACE = 32 * MIB
 CONTEXT_BYTES = 1408 * MIB
 """On the device beside the allocator, once all kernels are loaded: CUDA's context and the modules (measured, H200)."""
 
-PADDED = "VAE padded input"
-
 FIXED_BYTES = 5 * MIB
 """The table of rotary frequencies (4 MiB) and small things."""
 
@@ -47,14 +43,11 @@ class Kernels:
     """What a card's kernels do. Without fused attention all scores are in memory, in float32 and quadratic in tokens.
 
     `fp8` says that FP8 weights are multiplied as they are; otherwise each block is first scaled back to bf16.
-    `transposing` that convolutions may have the copies with which cuDNN is fastest: where memory is short, it does
-    without.
     """
 
     fused_attention: bool = True
     fp8: bool = True
     workspace: int = CUBLAS_WORKSPACE
-    transposing: bool = True
 
     @classmethod
     def of(cls, compute_capability: tuple[int, int], *, fp8: bool = True) -> Kernels:
@@ -71,17 +64,16 @@ class Kernels:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One picture's demands: its size in pixels, the tokens of its prompts, and whether its decode is tiled."""
+    """One picture's demands: its size in pixels, and the tokens of its prompts."""
 
     width: int
     height: int
     prompt_tokens: int = 64
     negative_tokens: int = 0
     guided: bool = True
-    tiled: bool = False
 
     @classmethod
-    def of(cls, job: Job, *, tiled: bool = False) -> Work:
+    def of(cls, job: Job) -> Work:
         """What a job asks for."""
         return cls(
             width=job.width,
@@ -89,7 +81,6 @@ class Work:
             prompt_tokens=count_tokens(job.prompt),
             negative_tokens=count_tokens(job.negative_prompt),
             guided=job.cfg_scale != 1.0,
-            tiled=tiled,
         )
 
     @property
@@ -105,10 +96,6 @@ class Work:
     def texts(self) -> tuple[int, ...]:
         """T of each pass: two with guidance."""
         return (self.prompt_tokens + BEHIND, *((self.negative_tokens + BEHIND,) if self.guided else ()))
-
-    def tiling(self) -> Work:
-        """The same picture with its decode in tiles."""
-        return replace(self, tiled=True)
 
 
 def count_tokens(text: str) -> int:
@@ -150,7 +137,7 @@ class Streaming:
         return terms(
             slots=self.slots * weights.block,
             networks_outside_the_blocks=weights.outside + weights.text_norm,
-            VAE=weights.vae,
+            VAE=weights.vae_kept,
             cuBLAS_workspaces=2 * self.kernels.workspace,  # of the stream that computes, and of the one that records
             rotary_frequencies=FIXED_BYTES + sum(self._turns(tokens) for tokens in {work.tokens for work in works}),
         )
@@ -332,46 +319,18 @@ class Streaming:
 
         def moment(work: Work) -> tuple[Term, ...]:
             others = sum(map(self.waiting, works)) - self.waiting(work)  # its own riders have let go of everything
-            return self.vae(work) + terms(
+            return self.decoder(work).terms + terms(
                 waiting_riders=others, modulation_and_latents=sum(map(self.belongings, works))
             )
 
-        pieces = (term.bytes for work in works for term in self.vae(work) if term.name == PADDED)
-        piece = max(pieces, default=0)  # where attention is not fused, its scores are more
         there = self.kept(works) + self.recorded(works) + max(map(moment, works), key=total)
         waiting = sum(map(self.waiting, works)) - min(map(self.waiting, works))
+        piece = max(self.decoder(work).piece for work in works)
         return Stage("decode", there, piece=piece, between=waiting, idle=self.pools(works))
 
-    def vae(self, work: Work) -> tuple[Term, ...]:
-        """The VAE's decode over its weights, untiled or of the largest tile."""
-        if work.tiled:
-            width, height = min(work.width, TILE_SIDE), min(work.height, TILE_SIDE)
-            canvas = terms(tiles_put_together=(6 + 2 + 6) * work.pixels)
-        else:
-            width, height, canvas = work.width, work.height, ()
-        return canvas + max(self._vae_end(width, height), self._vae_middle(width, height), key=total)
-
-    def _vae_end(self, width: int, height: int) -> tuple[Term, ...]:
-        """A convolution of the last stage, C channels at full size. In bf16: 22 C bytes a pixel.
-
-        The three frames that a causal convolution sees are padded to, two of them with zeros; cuDNN transposes what
-        comes in and what goes out.
-        """
-        frame = 2 * self.shape.vae_width * width * height
-        padded = 3 * 2 * self.shape.vae_width * (width + 2) * (height + 2)
-        return Term(PADDED, padded), *terms(
-            VAE_stage_input_residual_and_activation=3 * frame,
-            VAE_convolved=frame,
-            cuDNN_transposed_copies=padded + frame if self.kernels.transposing else 0,
-        )
-
-    def _vae_middle(self, width: int, height: int) -> tuple[Term, ...]:
-        """Attention over all latent pixels, one head of 4 C channels; without a fused kernel, quadratic in pixels."""
-        rows = width * height // 64
-        held = terms(VAE_attention_input=8 * 2 * 4 * self.shape.vae_width * rows)
-        if self.kernels.fused_attention:
-            return held
-        return held + terms(VAE_attention_scores_in_float32_twice=2 * 4 * rows**2)
+    def decoder(self, work: Work) -> vae.Decode:
+        """The VAE's decode over its weights."""
+        return vae.decode(self.shape.vae_width, work.width, work.height, fused=self.kernels.fused_attention)
 
     def stages(self, works: Sequence[Work], together: Sequence[int] | None = None) -> tuple[Stage, ...]:
         """All stages of pictures that are in flight at once."""

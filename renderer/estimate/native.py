@@ -2,7 +2,7 @@
 
 `resident` at bf16 keeps every weight on the GPU. At fp8 each linear layer is scaled up to bf16 as it is used. The
 profiles that are bounded (`fp8`, `disk`) take up weights for as long as the device's memory in use is below the limit,
-and give a network's back before the next one's turn.
+and give a network's back before the next one's turn. The VAE is on the GPU all the time.
 """
 
 from __future__ import annotations
@@ -10,16 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from renderer.catalog import Shape
-from renderer.estimate.memory import (
-    BEHIND,
-    CONTEXT_BYTES,
-    DROPPED,
-    FIXED_BYTES,
-    PADDED,
-    Kernels,
-    Streaming,
-    Work,
-)
+from renderer.estimate.memory import BEHIND, CONTEXT_BYTES, DROPPED, FIXED_BYTES, Kernels, Streaming, Work
 from renderer.estimate.terms import MIB, Estimate, Stage, Term, terms, total
 from renderer.estimate.weights import weight_bytes
 from renderer.job import Profile, Stored
@@ -54,12 +45,12 @@ class Native:
         return self.profile in ("fp8", "disk") and self.vram_bytes is not None
 
     def networks(self) -> dict[str, int]:
-        """Bytes of each network's weights as they are stored; the text encoder without its head and vision tower."""
+        """Bytes of each network's weights on the GPU; the text encoder without its head and vision tower."""
         weights, shape = weight_bytes(self.shape, self.precision), self.shape
         return {
             "DiT": shape.layers * (weights.block + weights.modulation) + weights.outside,
             "text encoder": shape.text_layers * weights.text_block + weights.embedding + weights.text_norm,
-            "VAE": weights.vae,
+            "VAE": weights.vae_kept,
         }
 
     def stages(self, work: Work) -> tuple[Stage, ...]:
@@ -102,10 +93,9 @@ class Native:
         return self._stage("denoise", "DiT", beside, piece=8 * shape.width * work.tokens)
 
     def _decode(self, work: Work) -> Stage:
-        vae = self._plain.vae(work)
-        piece = max((term.bytes for term in vae if term.name == PADDED), default=0)
-        beside = vae + terms(latents_and_frequencies=8 * work.tokens * 64 * 2)
-        return self._stage("decode", "VAE", beside, piece=piece)
+        decoder = self._plain.decoder(work)
+        beside = decoder.terms + terms(latents_and_frequencies=8 * work.tokens * 64 * 2)
+        return self._stage("decode", "VAE", beside, piece=decoder.piece)
 
     def _cast(self, weights: int) -> int:
         """A layer's weights in bf16, while it is computed from stored FP8 or from the host."""
@@ -121,8 +111,8 @@ class Native:
         if not self.bounded:
             return Stage(name, fixed + terms(all_weights=sum(sizes.values())) + beside, piece)
         assert self.vram_bytes is not None
-        wanted = weight_bytes(self.shape, self.precision).vae_decoder if network == "VAE" else sizes[network]
-        bare = Stage(name, fixed + beside, piece)
+        wanted = 0 if network == "VAE" else sizes[network]
+        bare = Stage(name, fixed + terms(VAE=sizes["VAE"]) + beside, piece)
         holes = (
             min(_MOST_HOLES, round(_HOLES_OF_WORK * total(beside))) if network == "DiT" else bare.reserved - bare.bytes
         )

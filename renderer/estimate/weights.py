@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from renderer.catalog import Shape
+from renderer.estimate.vae import kept_bytes
 from renderer.job import Stored
 from renderer.weights import layout, shapes
 from renderer.weights.layout import Kind
 from renderer.weights.shapes import Network, TextEncoderWidths, TransformerWidths, VaeWidths
 
-_DECODING = ("decoder.", "post_quant_conv.")
 _TOKENIZER_BYTES = 5_060_000
 _HEADER_BYTES = 3000  # of one file of a store, on average: names, places and padding to a page
 
@@ -25,7 +25,7 @@ class WeightBytes:
     """Bytes at one precision: of one DiT block without its modulation, of that modulation, and so on.
 
     `outside` is what of DiT and text encoder is on the GPU besides blocks; `embedding` stays in its file when streamed.
-    `vae_decoder` is what of the VAE a decode needs; `largest` the number of weights in a kind of file's largest layer.
+    `vae_kept` is what of the VAE is on the GPU; `largest` the number of weights in a kind of file's largest layer.
     """
 
     block: int
@@ -36,7 +36,7 @@ class WeightBytes:
     embedding: int
     vision: int
     vae: int
-    vae_decoder: int
+    vae_kept: int
     largest_of_block: int
     largest_of_text_block: int
     store: int
@@ -80,9 +80,7 @@ def weight_bytes(shape: Shape, precision: Stored) -> WeightBytes:
         "embedding": size("text_encoder", "outside") - norm,
         "vision": size("text_encoder", "vision"),
         "vae": size("vae", "whole"),
-        "vae_decoder": sum(
-            tensor.bytes for tensor in files["vae", "whole"].tensors if tensor.name.startswith(_DECODING)
-        ),
+        "vae_kept": kept_bytes(found["vae"]),
     }
     count = 2 * shape.layers + shape.text_layers + 4
     store = (

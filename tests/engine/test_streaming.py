@@ -346,7 +346,7 @@ class TestFailures:
         assert _tensor_bytes() == before
 
     def test_when_nothing_is_left_to_give_up_it_is_a_failure(self) -> None:
-        """A picture that never fits: fewer in flight, fewer slots, tiles, and then the truth."""
+        """A picture that never fits: fewer in flight, fewer slots, and then the truth."""
         engine = open_engine(slots=5, in_flight=2)
 
         def never(*_: Any, **__: Any) -> None:
@@ -356,7 +356,6 @@ class TestFailures:
         heard = render(engine, variants()[:2])
         assert set(heard.failures) == {"0", "1"}
         assert all(isinstance(error, OutOfMemoryError) for error in heard.failures.values())
-        assert engine._budget.tiled
         assert engine._slots.count == 2
 
     def test_a_store_of_another_precision_is_refused(self, tmp_path: Path) -> None:

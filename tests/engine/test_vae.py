@@ -16,6 +16,7 @@ from renderer.engine import vae, vae_reference
 from renderer.engine.strips import Kernel, Layer, Strip, in_strips, rows_of, whole
 from renderer.engine.vae import PictureVae
 from renderer.errors import ModelError
+from renderer.estimate.vae import STRIP_BYTES
 from tests.engine.making import VAE
 
 ROUNDING = {"rtol": 1e-4, "atol": 3e-5}
@@ -84,7 +85,7 @@ class TestAgainstDiffSynth:
         """A picture becomes the latents that DiffSynth's encoder gives."""
         torch.testing.assert_close(PictureVae(own, weights).encode(picture), own.encode(picture), **ROUNDING)
 
-    @pytest.mark.parametrize("strip_bytes", [vae.STRIP_BYTES, 2**15], ids=["whole", "in strips"])
+    @pytest.mark.parametrize("strip_bytes", [STRIP_BYTES, 2**15], ids=["whole", "in strips"])
     @pytest.mark.parametrize("run", ["torch", "kernels"])
     def test_random_weights(
         self, scattered: Tensors, picture: torch.Tensor, run: str, strip_bytes: int, request: pytest.FixtureRequest
@@ -206,7 +207,7 @@ class TestWeights:
     def test_two_thirds_are_not_kept(self, scattered: Tensors) -> None:
         """Of a kernel, what meets the frames of zeros is not held in memory."""
         found = PictureVae(QwenImageVAE(base_dim=WIDTH), scattered)
-        first = found._middle_out[1]
+        first = found._stages_out[0][1]
         assert isinstance(first, vae.Convolution)
         weight = first.kernel.weight
         assert weight.untyped_storage().nbytes() == scattered["decoder.conv_in.weight"].nbytes / 3

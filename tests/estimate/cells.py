@@ -1,6 +1,6 @@
-"""The cells that were measured on a GPU, each with its forecast; `python -m tests.estimate.cells` makes the table.
+"""The cells that were measured on a GPU, each with its forecast; `python -m tests.estimate.cells` makes the tables.
 
-`renderer bench memory` measures them, and writes the lines of the file.
+`renderer bench memory` measures them, and writes the lines of a card's file.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ from pathlib import Path
 from renderer.benchmarks.cells import Cell, cell
 from renderer.benchmarks.cells import table as table_of
 
-FILE = Path(__file__).resolve().parent.parent / "benchmarks" / "memory-h200.jsonl"
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+FILES = sorted(BENCHMARKS.glob("memory-*.jsonl"))
+FILE = BENCHMARKS / "memory-h200.jsonl"
 
 
-def cells() -> Iterator[Cell]:
-    """All cells, in the order of the file."""
-    for line in FILE.read_text(encoding="utf-8").splitlines():
+def cells(file: Path) -> Iterator[Cell]:
+    """All cells of a file, in its order."""
+    for line in file.read_text(encoding="utf-8").splitlines():
         yield cell(json.loads(line))
 
 
-def table() -> Iterator[str]:
-    """The cells as a table in Markdown."""
-    yield from table_of(cells())
+def table(file: Path) -> Iterator[str]:
+    """The cells of a file as a table in Markdown."""
+    yield from table_of(cells(file))
 
 
 if __name__ == "__main__":
-    print("\n".join(table()))  # noqa: T201
+    for each in FILES:
+        print("\n".join([each.stem, "", *table(each), ""]))  # noqa: T201

@@ -19,7 +19,6 @@ BATCH = [Work(512, 512), Work(1328, 1328), Work(2048, 2048)]
 COMPANIES = [
     *([Work(side, side)] * number for side in (256, 512, 768, 1024, 1328, 2048) for number in (1, 2, 8)),
     [Work(512, 512, prompt_tokens=1600)],  # of which one pass is small
-    [Work(2048, 2048, tiled=True)],
     [Work(512, 512), Work(640, 640), Work(768, 768)],
     [Work(512, 512, guided=False), *BATCH],
 ]
@@ -45,24 +44,17 @@ class TestNeeded:
             assert count(without, works) == count(STREAMING, works)
 
 
-class TestPlace:
-    def test_a_tiled_picture_is_placed_from_the_least_on(self) -> None:
+class TestFits:
+    def test_a_picture_is_taken_from_the_least_on(self) -> None:
         """Where it fits with luck alone, it is tried: refused is what cannot be rendered at all."""
         work = Work(2048, 2048)
-        least, needed = (each(STREAMING, [work.tiling()]) for each in (decide.least, decide.needed))
+        least, needed = (each(STREAMING, [work]) for each in (decide.least, decide.needed))
         for room in (least, (least + needed) // 2, needed):
-            assert decide.place(STREAMING, work, room) == work.tiling()
+            assert decide.fits(STREAMING, work, room)
             decision = decide.decide(STREAMING, [work], room)
             assert (decision.slots, decision.in_flight, decision.refused) == (2, 1, frozenset())
-        assert decide.place(STREAMING, work, least - 1) is None
+        assert not decide.fits(STREAMING, work, least - 1)
         assert decide.decide(STREAMING, [work], least - 1).refused == {(2048, 2048)}
-
-    def test_a_picture_is_whole_only_where_all_that_it_needs_is_there(self) -> None:
-        """Whole, it is not left to luck: a byte less, and it is tiled."""
-        work = Work(2048, 2048)
-        needed = decide.needed(STREAMING, [work])
-        assert decide.place(STREAMING, work, needed) == work
-        assert decide.place(STREAMING, work, needed - 1) == work.tiling()
 
 
 class TestSlotsBeside:
@@ -84,7 +76,7 @@ class TestSlotsBeside:
 
     def test_the_company_that_needs_most_tells(self) -> None:
         """Slots are beside each of the companies, one after another."""
-        small, large = [Work(512, 512)], [Work(1328, 1328)]
+        small, large = [Work(512, 512)], [Work(2048, 2048)] * 4
         together = decide.slots_beside(STREAMING, [small, large], 8 * GIB)
         assert together == decide.slots_beside(STREAMING, [large], 8 * GIB)
         assert together < decide.slots_beside(STREAMING, [small], 8 * GIB)
@@ -93,33 +85,30 @@ class TestSlotsBeside:
 class TestDecide:
     @pytest.mark.parametrize("available", [1.85, 1.95, 2.2, 2.6, 3, 4, 5, 6, 8, 10, 12, 16, 24, 80])
     def test_what_is_decided_fits(self, available: float) -> None:
-        """With the slots and tiles that were decided, all fit but what is refused; tiled, two slots may leave luck."""
+        """With the slots that were decided, all fit but what is refused; with two slots, luck may be needed."""
         room = round(available * GIB)
         decision = decide.decide(STREAMING, BATCH, room)
         there = replace(STREAMING, slots=decision.slots)
         for work in BATCH:
-            size = (work.width, work.height)
-            placed = replace(work, tiled=size in decision.tiled)
-            if size in decision.refused:
-                assert decide.least(STREAMING, [work.tiling()]) > room
-            elif placed.tiled and decision.slots == decide.FEWEST_SLOTS:
-                assert decide.least(there, [placed]) <= room
+            if (work.width, work.height) in decision.refused:
+                assert decide.least(STREAMING, [work]) > room
+            elif decision.slots == decide.FEWEST_SLOTS:
+                assert decide.least(there, [work]) <= room
             else:
-                assert decide.needed(there, [placed]) <= room
+                assert decide.needed(there, [work]) <= room
 
     def test_no_slot_is_left_out(self) -> None:
         """One slot more would not fit."""
         for available in (4 * GIB, 8 * GIB, 12 * GIB):
             decision = decide.decide(STREAMING, [Work(1328, 1328)], available)
             more = replace(STREAMING, slots=decision.slots + 1)
-            tiled = bool(decision.tiled)
-            assert decide.needed(more, [Work(1328, 1328, tiled=tiled)]) > available - 0.02 * available
+            assert decide.needed(more, [Work(1328, 1328)]) > available - 0.02 * available
 
-    def test_tiles_only_where_a_picture_does_not_fit_whole(self) -> None:
-        """Of several sizes, the large one is tiled alone."""
-        decision = decide.decide(STREAMING, BATCH, 6 * GIB)
-        assert decision.tiled == {(2048, 2048)}
-        assert not decision.refused
+    def test_large_pictures_fit_where_small_ones_do(self) -> None:
+        """A decode takes its strips: 2048x2048 needs a tenth of a GiB more than 512x512."""
+        large, small = (decide.needed(STREAMING, [Work(side, side)]) for side in (2048, 512))
+        assert large - small < GIB / 8
+        assert not decide.decide(STREAMING, BATCH, round(1.9 * GIB)).refused
 
     def test_never_fewer_than_two_slots_nor_one_picture(self) -> None:
         """However little there is; what does not fit then is refused."""
@@ -147,7 +136,7 @@ class TestDecide:
     def test_without_a_gpu_nothing_is_bounded(self) -> None:
         """On the CPU slots cost what the host has anyway."""
         decision = decide.decide(STREAMING, BATCH, None)
-        assert (decision.slots, decision.tiled, decision.refused) == (60, frozenset(), frozenset())
+        assert (decision.slots, decision.refused) == (60, frozenset())
 
     def test_more_memory_never_refuses_more(self) -> None:
         """What fits in less fits in more."""
@@ -160,12 +149,12 @@ class TestNearestFitting:
         """The nearest size has about the same ratio, is one the model takes, and is not far from the bound."""
         old = replace(STREAMING, kernels=replace(STREAMING.kernels, fused_attention=False))
         work, available = Work(2048, 2048), 4 * GIB
-        assert decide.place(old, work, available) is None
+        assert not decide.fits(old, work, available)
         found = decide.nearest_fitting(old, catalog.QWEN_IMAGE, work, available)
         assert found is not None
         assert not catalog.QWEN_IMAGE.refusal(found)
-        assert decide.place(old, Work(found.width, found.height), available)
-        assert decide.place(old, Work(found.width + 32, found.height + 32), available) is None
+        assert decide.fits(old, Work(found.width, found.height), available)
+        assert not decide.fits(old, Work(found.width + 32, found.height + 32), available)
 
     def test_there_may_be_none(self) -> None:
         """Where not even the smallest fits, nothing is proposed."""

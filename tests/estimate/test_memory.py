@@ -6,13 +6,11 @@ from typing import Any, cast
 import pytest
 import torch
 from diffsynth.models.qwen_image_dit import QwenImageTransformerBlock
-from diffsynth.models.qwen_image_vae import QwenImageVAE
 
 from renderer import catalog
 from renderer.engine import fp8_blocks, fp8_reference
-from renderer.engine.budget import TILES
 from renderer.engine.modulation import PickImage, PickText, Ready
-from renderer.estimate import Kernels, Streaming, Work, count_tokens, estimate_peak, memory, weight_bytes
+from renderer.estimate import Kernels, Streaming, Work, count_tokens, estimate_peak, weight_bytes
 from renderer.estimate.terms import total
 from renderer.job import Stored
 from tests.estimate.tape import Tape, fused_attention
@@ -103,28 +101,6 @@ class TestOneBlock:
         assert "block scaled back to bf16" not in {term.name for term in Streaming(SHAPE, "fp8", 2).block(1024, 31)}
 
 
-class TestDecode:
-    @pytest.mark.parametrize("side", [512, 1328])
-    def test_it_is_what_the_vae_holds(self, monkeypatch: pytest.MonkeyPatch, side: int) -> None:
-        """Without what cuDNN takes for itself, the terms are the tensors that DiffSynth's decoder has at its peak."""
-        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused_attention)
-        with torch.device("meta"):
-            vae = QwenImageVAE().to(torch.bfloat16).eval()
-            latents = torch.empty(1, 16, side // 8, side // 8, dtype=torch.bfloat16)
-            with torch.no_grad(), Tape() as tape:
-                vae.decode(latents)
-        found = [term for term in Streaming(SHAPE, "fp8", 2).vae(Work(side, side)) if "cuDNN" not in term.name]
-        assert total(found) == pytest.approx(tape.peak, rel=0.005)
-
-    def test_tiles_bound_it(self) -> None:
-        """Tiled, a decode grows only by the canvas, and a picture of one tile takes no less than whole."""
-        streaming = Streaming(SHAPE, "fp8", 2)
-        large, small = (total(streaming.vae(Work(side, side, tiled=True))) for side in (2048, 1024))
-        assert large - small == 14 * (2048**2 - 1024**2)
-        assert small < total(streaming.vae(Work(1024, 1024))) / 3
-        assert TILES["tile_size"] * 8 == memory.TILE_SIDE
-
-
 class TestWeights:
     def test_a_store_is_forecast_to_a_part_in_a_thousand(self) -> None:
         """The arithmetic gives the bytes of the store that was packed and measured (tests/benchmarks)."""
@@ -143,19 +119,22 @@ class TestEstimate:
         """The peak is the largest stage, not the sum, and every byte of it has a name."""
         found = estimate_peak(catalog.QWEN_IMAGE, 1328, 1328)
         assert found.allocated == max(stage.bytes for stage in found.stages) < sum(s.bytes for s in found.stages)
-        assert found.peak.name == "decode"
+        assert found.peak.name == "encode"
+        assert estimate_peak(catalog.QWEN_IMAGE, 2048, 2048).peak.name == "denoise"
         assert all(term.bytes > 0 and term.name for stage in found.stages for term in stage.terms)
 
     def test_each_argument_counts(self) -> None:
-        """A larger size, longer prompts, guidance, company, precision, slots and tiles all show."""
+        """A larger size, longer prompts, guidance, company, precision and slots all show, in the stages they are of."""
         usual: dict[str, Any] = {"width": 1024, "height": 1024, "prompt_tokens": 100, "slots": 4, "in_flight": 2}
         base = estimate_peak(catalog.QWEN_IMAGE, **usual)
-        more: list[dict[str, Any]] = [{"width": 1280}, {"in_flight": 3}, {"slots": 5}, {"precision": "bf16"}]
-        less: list[dict[str, Any]] = [{"cfg_scale": 1.0}, {"tiled": True}]
-        for change in more:
-            assert estimate_peak(catalog.QWEN_IMAGE, **{**usual, **change}).allocated > base.allocated, change
-        for change in less:
-            assert estimate_peak(catalog.QWEN_IMAGE, **{**usual, **change}).allocated < base.allocated, change
+        more: list[dict[str, Any]] = [
+            {"width": 1280}, {"in_flight": 3}, {"slots": 5}, {"precision": "bf16"}, {"prompt_tokens": 500},
+        ]  # fmt: skip
+        for stage in ("denoise", "decode"):
+            there = base.stage(stage).bytes
+            for change in more:
+                assert estimate_peak(catalog.QWEN_IMAGE, **{**usual, **change}).stage(stage).bytes > there, change
+            assert estimate_peak(catalog.QWEN_IMAGE, **{**usual, "cfg_scale": 1.0}).stage(stage).bytes < there
         longer = estimate_peak(catalog.QWEN_IMAGE, **{**usual, "prompt_tokens": 500})
         assert longer.stage("encode").bytes > base.stage("encode").bytes
 

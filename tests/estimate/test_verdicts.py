@@ -1,9 +1,11 @@
-"""What the arithmetic admits rendered on an H200 under a cap, and what it refuses did not."""
+"""What the arithmetic admits rendered on a GPU under a cap, and what it refuses did not.
+
+Of each card there is a file of lines, and a table of them in the file of its cells.
+"""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,56 +13,61 @@ import pytest
 
 from renderer import catalog
 from renderer.benchmarks import memory
-from renderer.benchmarks.memory_cases import CASES, PROCESSES, Choice
+from renderer.benchmarks.memory_cases import CASES, Choice
 from renderer.estimate import Streaming, Work, decide
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-ROWS: dict[str, dict[str, Any]] = {
-    row["case"]: row for row in map(json.loads, (BENCHMARKS / "verdicts-h200.jsonl").read_text().splitlines())
+FILES = {file.stem.removeprefix("verdicts-"): file for file in sorted(BENCHMARKS.glob("verdicts-*.jsonl"))}
+ROWS: dict[tuple[str, str], dict[str, Any]] = {
+    (card, row["case"]): row for card, file in FILES.items() for row in map(json.loads, file.read_text().splitlines())
 }
 
 
-def least(name: str) -> int:
+def least(row: dict[str, Any]) -> int:
     """What a forced case cannot do without."""
-    choice = CASES[name]
+    choice = CASES[row["case"]]
     assert isinstance(choice, Choice)
     assert choice.slots is not None
-    work = Work(choice.side, choice.side, ROWS[name]["prompt_tokens"], tiled=choice.tiled)
+    work = Work(choice.side, choice.side, row["prompt_tokens"])
     streaming = Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", choice.slots)
     return decide.least(streaming, [work] * choice.pictures)
 
 
-FORCED = [name for name in ROWS if "as planned" not in name]
+FORCED = [key for key in ROWS if "as planned" not in key[1]]
 
 
-def test_all_cases_were_tried() -> None:
-    """At least forty, under seven caps."""
-    assert set(ROWS) == {name for names in PROCESSES["verdicts"] for name in names}
-    assert len(ROWS) >= 40
-    assert set(Counter(row["cap_bytes"] for row in ROWS.values()).values()) == {9}
+def test_there_are_enough() -> None:
+    """At least thirty forced cases, right both ways, and a plan under every one of seven caps."""
+    assert len(FORCED) >= 30
+    assert {ROWS[key]["rendered"] for key in FORCED} == {True, False}
+    for card in FILES:
+        assert len({row["cap_bytes"] for key, row in ROWS.items() if key[0] == card and key not in FORCED}) == 7
 
 
-@pytest.mark.parametrize("name", FORCED)
-def test_a_verdict_is_right(name: str) -> None:
+@pytest.mark.parametrize("key", FORCED, ids=", ".join)
+def test_a_verdict_is_right(key: tuple[str, str]) -> None:
     """What fits rendered as it was forced; what does not ran out of memory, or made do with less."""
-    row = ROWS[name]
+    row = ROWS[key]
     assert not row["error"]
-    assert (least(name) <= row["allowed_bytes"]) == row["rendered"]
+    assert (least(row) <= row["allowed_bytes"]) == row["rendered"]
 
 
 def test_what_is_planned_renders() -> None:
     """Under every cap a mixed batch, whole and unchanged."""
-    planned = [row for name, row in ROWS.items() if "as planned" in name]
+    planned = [row for key, row in ROWS.items() if key not in FORCED]
     assert all(row["rendered"] and row["pictures"] == 8 and not row["refused"] for row in planned)
 
 
-def test_the_table_is_of_these_verdicts() -> None:
+@pytest.mark.parametrize("card", FILES)
+def test_the_table_is_of_these_verdicts(card: str) -> None:
     """The committed table is what `renderer bench memory` makes of these rows."""
     rows = []
-    for name, row in ROWS.items():
-        forced = name in FORCED
-        verdict = least(name) <= row["allowed_bytes"] if forced else True
-        more = {"least_bytes": least(name)} if forced else {}
+    for key, row in ROWS.items():
+        if key[0] != card:
+            continue
+        forced = key in FORCED
+        verdict = least(row) <= row["allowed_bytes"] if forced else True
+        more = {"least_bytes": least(row)} if forced else {}
         rows.append(row | more | {"verdict": verdict, "right": verdict == row["rendered"]})
-    written = (BENCHMARKS / "memory-h200.md").read_text(encoding="utf-8")
+    written = (BENCHMARKS / f"memory-{card}.md").read_text(encoding="utf-8")
     assert "\n".join(memory.verdict_lines(rows)) in written

@@ -1,0 +1,96 @@
+"""A decode's bytes: those of the engine's own tensors, and those that an H100 showed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import pytest
+import torch
+from diffsynth.models.qwen_image_vae import QwenImageVAE
+
+from renderer import catalog
+from renderer.engine.strips import Kernel, Strip, whole
+from renderer.engine.vae import PictureVae
+from renderer.estimate import vae, weight_bytes
+from renderer.estimate.terms import GIB, total
+from tests.estimate.tape import Tape, fused_attention
+
+ROWS = [
+    json.loads(line)
+    for line in (Path(__file__).parent.parent / "benchmarks" / "decodes-h100.jsonl").read_text().splitlines()
+]
+DECODES = [row for row in ROWS if (row["what"], row.get("form")) == ("decode", "kernels")]
+MEASURED = {tuple(row["size"]): row["allocated_bytes"] for row in DECODES}
+BASE = catalog.QWEN_IMAGE_SHAPE.vae_width
+
+
+class Fused:
+    """The kernels of `vae_kernels`, as far as memory goes: what each makes, and nothing beside it."""
+
+    @staticmethod
+    def convolve(strip: Strip, kernel: Kernel, first: int, last: int, _residual: Any = None) -> torch.Tensor:
+        columns = strip.values.shape[1] * kernel.up // kernel.stride
+        return strip.values.new_empty((last - first, columns, kernel.channels_out))
+
+    @staticmethod
+    def normalise(values: torch.Tensor, _gain: torch.Tensor, *, silu: bool) -> torch.Tensor:
+        del silu
+        return torch.empty_like(values)
+
+
+class TestDecode:
+    @pytest.mark.parametrize(
+        ("width", "height"),
+        [(512, 512), (768, 768), (1024, 1024), (1664, 928), (928, 1664), (1328, 1328), (2048, 2048), (3072, 2048)],
+    )
+    def test_it_is_what_the_engine_holds(self, monkeypatch: pytest.MonkeyPatch, width: int, height: int) -> None:
+        """The terms are the tensors that are there at the peak of a decode, in one strip or in many."""
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused_attention)
+        with torch.device("meta"), torch.no_grad():
+            own = QwenImageVAE(base_dim=BASE).to(torch.bfloat16)
+            there = PictureVae(own, own.state_dict(), run=cast("ModuleType", Fused))
+            latents = torch.empty(1, 16, height // 8, width // 8, dtype=torch.bfloat16)
+            with Tape() as tape:
+                there.decode(latents)
+        assert total(vae.decode(BASE, width, height).terms) == tape.peak - 2 * 2 * 16  # but mean and deviation
+
+    def test_the_middle_is_what_the_engine_holds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its attention's queries, keys and values, where nothing of the later stages is there yet."""
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused_attention)
+        with torch.device("meta"), torch.no_grad():
+            own = QwenImageVAE(base_dim=BASE).to(torch.bfloat16)
+            there = PictureVae(own, own.state_dict(), run=cast("ModuleType", Fused))
+            with Tape() as tape:
+                there._through(there._stages_out[:1], whole(torch.empty(64, 64, 16, dtype=torch.bfloat16)))
+        assert total(vae._middle(BASE, 64 * 64, fused=True).terms) == tape.peak - 64 * 64 * 16 * 2
+
+    @pytest.mark.parametrize("size", MEASURED)
+    def test_it_is_what_a_gpu_showed(self, size: tuple[int, int]) -> None:
+        """Within 1 % of the H100's figures, at every size; the middle's result was kept to the end then."""
+        width, height = size
+        kept_then = 2 * 4 * BASE * width * height // vae.LATENT_PIXEL**2
+        assert total(vae.decode(BASE, *size).terms) + kept_then == pytest.approx(MEASURED[size], rel=0.01)
+
+    def test_strips_bound_it(self) -> None:
+        """A larger picture takes more by what is whole of its stages, and less than 1 GiB at 2048x2048."""
+        large, small = (total(vae.decode(BASE, side, side).terms) for side in (2048, 1024))
+        assert large < GIB
+        assert large / small < 3
+
+    def test_without_a_fused_kernel_attention_is_quadratic(self) -> None:
+        """Scores over all latent pixels, twice in float32, are then most of it."""
+        plain = vae.decode(BASE, 2048, 2048, fused=False)
+        assert total(plain.terms) > 2 * 4 * (2048 * 2048 // 64) ** 2
+        assert plain.piece == 4 * (2048 * 2048 // 64) ** 2
+
+
+class TestWeights:
+    def test_two_thirds_of_the_kernels_are_not_kept(self) -> None:
+        """What the arithmetic says stays on the GPU is what the engine keeps, and what the H100 showed."""
+        kept = weight_bytes(catalog.QWEN_IMAGE_SHAPE, "fp8").vae_kept
+        measured = next(row["bytes"] for row in ROWS if (row["what"], row.get("form")) == ("weights", "kernels"))
+        assert kept == pytest.approx(measured, rel=0.01)
+        assert kept < weight_bytes(catalog.QWEN_IMAGE_SHAPE, "fp8").vae / 2.5
