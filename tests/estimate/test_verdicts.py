@@ -37,11 +37,11 @@ FORCED = [key for key in ROWS if "as planned" not in key[1]]
 
 
 def test_there_are_enough() -> None:
-    """At least thirty forced cases, right both ways, and a plan under every one of seven caps."""
+    """At least thirty forced cases, right both ways, and of every card a plan under at least four caps."""
     assert len(FORCED) >= 30
     assert {ROWS[key]["rendered"] for key in FORCED} == {True, False}
     for card in FILES:
-        assert len({row["cap_bytes"] for key, row in ROWS.items() if key[0] == card and key not in FORCED}) == 7
+        assert len({row["cap_bytes"] for key, row in ROWS.items() if key[0] == card and key not in FORCED}) >= 4
 
 
 @pytest.mark.parametrize("key", FORCED, ids=", ".join)
