@@ -82,7 +82,7 @@ class TestPlacements:
         formats = {
             name: {tensor.dtype for tensor in getattr(pipe, name).state_dict().values()}
             for name in ("dit", "text_encoder")
-        } | {"vae": {layer.kernel.weight.dtype for layer in pipe.vae._middle_out[:2]}}
+        } | {"vae": {layer.kernel.weight.dtype for layer in pipe.vae._stages_out[0][:2]}}
         pipe.load_models_to_device([])
         assert formats == {
             "dit": {torch.float8_e4m3fn, torch.float32, torch.bfloat16},
