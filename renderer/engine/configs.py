@@ -7,7 +7,7 @@ those whose names are other tools'. Knows nothing of pictures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from diffsynth.configs import MODEL_CONFIGS
 from diffsynth.core import ModelConfig
 from diffsynth.core.loader import hash_model_file
 from diffsynth.core.quant import QuantizeConfig
+from safetensors.torch import save_file
 
 from renderer.catalog import Role
 from renderer.demo import family
@@ -68,35 +69,33 @@ def leave_out(network: Any, *, vision: bool) -> None:
         network.model.visual = None if vision else network.model.visual
 
 
-def config(weights: Weights, role: Role, place: Placement | None, device: Device) -> ModelConfig:
+def config(weights: Weights, role: Role, place: Placement | None, device: Device, sheets: Path) -> ModelConfig:
     """The `ModelConfig` of one network: its files, and its weights' states, as the profile has them.
 
-    The VAE stays on the device whatever the others do: it is 0.25 GB at Qwen-Image's widths. Raises `ModelError` for
-    a network of no known width.
+    The VAE stays on the device whatever the others do: it is 0.25 GB at Qwen-Image's widths. `sheets` is a folder that
+    is there until the network is loaded. Raises `ModelError` for a network of no known width.
     """
     states = placement.vram_config(place, device) if place is not None and role != "vae" else {}
     files = [file for file in weights.files if file.network == role]
-    paths = [str(path) for path in _paths(weights, role)]
-    found = hash_model_file(paths)
-    known = any(entry["model_hash"] == found and _OURS not in entry for entry in MODEL_CONFIGS)
-    if known and all(isinstance(file, UnpackedFile) and file.is_as_it_was for file in files):
-        return ModelConfig(path=paths, skip_download=True, **states)
-    if not known:
-        _introduce(found, role, weights)
+    if isinstance(weights, Unpacked) and all(isinstance(file, UnpackedFile) and file.is_as_it_was for file in files):
+        paths = [str(path) for path in weights.sources[role]]
+        if _is_known(paths):
+            return ModelConfig(path=paths, skip_download=True, **states)
     waits = states.get("offload_device", device)
     needed = [file for file in files if weights.processor or file.kind != "vision"]
     packed = Packed(TensorMap(needed), "cpu" if waits == "disk" else waits)
-    return ModelConfig(path=paths, skip_download=True, state_dict={}, quantize=packed, **states)
+    sheet = _introduce(weights, role, sheets)
+    return ModelConfig(path=str(sheet), skip_download=True, state_dict={}, quantize=packed, **states)
 
 
-def _paths(weights: Weights, role: Role) -> Sequence[Path]:
-    """The files that DiffSynth knows a network by: its own, or of a store's the one outside its blocks."""
-    if isinstance(weights, Unpacked):
-        return weights.sources[role]
-    return [file.path for file in weights.files if file.network == role and file.kind in {"outside", "whole"}]
+def _is_known(paths: list[str]) -> bool:
+    """Whether DiffSynth can read files, and knows them by the names and shapes of their tensors."""
+    try:
+        found = hash_model_file(paths)
+    except RuntimeError:  # it maps files whole, and 41 GB in one cannot be mapped where there is less memory
+        return False
+    return any(entry["model_hash"] == found for entry in MODEL_CONFIGS)
 
-
-_OURS = "introduced by renderer"
 
 _LIKE: Mapping[int, Mapping[Role, str]] = {
     skeletons.QWEN_IMAGE_WIDTH: {
@@ -113,18 +112,20 @@ _LIKE: Mapping[int, Mapping[Role, str]] = {
 """By the DiT's width: the hashes under which DiffSynth's tables have the networks of a model."""
 
 
-def _introduce(found: str, role: Role, weights: Weights) -> None:
-    """Let DiffSynth know files by their hash, as a network of the class that has their width.
-
-    The hash of a store's file does not tell how deep the network is: what was said of it before is forgotten.
-    """
-    width = TensorMap([file for file in weights.files if file.network == "transformer"]).place("img_in.weight").shape[0]
+def _introduce(weights: Weights, role: Role, sheets: Path) -> Path:
+    """A file that stands for a packed network, and tells DiffSynth, who knows networks by files, the class of it."""
+    transformer = [file for file in weights.files if file.network == "transformer"]
+    width = TensorMap(transformer).place("img_in.weight").shape[0]
     if width not in _LIKE:
         raise ModelError(f"no known model of the family has a DiT {width} wide")
     entry = next(dict(entry) for entry in MODEL_CONFIGS if entry["model_hash"] == _LIKE[width][role])
-    entry.pop("state_dict_converter", None)  # `TensorMap` has the module's names
+    entry.pop("state_dict_converter", None)  # a `TensorMap` has the module's names
+    layers = sum(file.kind == "block" for file in transformer)
     if role == "transformer" and width == skeletons.QWEN_IMAGE_WIDTH:
-        layers = sum(file.network == role and file.kind == "block" for file in weights.files)
         entry["extra_kwargs"] = {"num_layers": layers}
-    MODEL_CONFIGS[:] = [each for each in MODEL_CONFIGS if not (_OURS in each and each["model_hash"] == found)]
-    MODEL_CONFIGS.append({**entry, "model_hash": found, _OURS: True})
+    sheet = sheets / f"{role}.safetensors"
+    save_file({f"packed {role} of a DiT {width} wide, {layers} deep": torch.empty(0)}, sheet)
+    entry["model_hash"] = hash_model_file(str(sheet))
+    if entry not in MODEL_CONFIGS:
+        MODEL_CONFIGS.append(entry)
+    return sheet

@@ -11,6 +11,8 @@ import gc
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -78,9 +80,10 @@ def _pipe(
     tokenizer = skeletons.open_tokenizer(weights.tokenizer)
 
     def model_configs() -> Iterator[ModelConfig]:  # one after the other: each is loaded before the next is asked for
-        for role in _ROLES:
-            report(role)
-            yield configs.config(weights, role, place, device)
+        with TemporaryDirectory() as sheets:
+            for role in _ROLES:
+                report(role)
+                yield configs.config(weights, role, place, device, Path(sheets))
 
     pipe = QwenImagePipeline.from_pretrained(
         torch_dtype=placement.computation_dtype(device),
@@ -99,6 +102,8 @@ def _pipe(
     configs.leave_out(pipe.text_encoder, vision=weights.processor is not None)
     _keep_buffers_exact(pipe, device)
     pipe.vae = PictureVae(pipe.vae, pipe.vae.state_dict())
+    if device == "cuda":
+        torch.cuda.empty_cache()  # of what has been left out
     return pipe
 
 

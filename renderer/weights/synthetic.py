@@ -31,23 +31,29 @@ def write(folder: Path, *, layers: int = 60) -> int:
     total = 0
     with ThreadPoolExecutor(_WRITERS) as pool:
         pending: list[Future[None]] = []
-        for stem, tensors in checkpoint(layers=layers).items():
-            (folder / stem).parent.mkdir(parents=True, exist_ok=True)
-            shards = list(_shards(tensors))
-            for number, names in enumerate(shards, start=1):
-                name = f"{stem}-{number:05}-of-{len(shards):05}" if len(shards) > 1 else stem
-                shard = {name: _random(name, tensors[name], device) for name in names}
-                total += sum(tensor.nbytes for tensor in shard.values())
-                if len(pending) >= _WRITERS:
-                    pending.pop(0).result()
-                pending.append(pool.submit(save_file, shard, f"{folder / name}.safetensors"))
+        for name, tensors in files(layers=layers):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shard = {name: _random(name, shape, device) for name, shape in tensors.items()}
+            total += sum(tensor.nbytes for tensor in shard.values())
+            if len(pending) >= _WRITERS:
+                pending.pop(0).result()
+            pending.append(pool.submit(save_file, shard, str(folder / name)))
         for future in pending:
             future.result()
     return total
 
 
+def files(*, layers: int = 60) -> Iterator[tuple[str, dict[str, torch.Size]]]:
+    """The files of a checkpoint: each one's name in its folder, and the shapes of its tensors."""
+    for stem, tensors in checkpoint(layers=layers).items():
+        shards = list(_shards(tensors))
+        for number, names in enumerate(shards, start=1):
+            shard = f"{stem}-{number:05}-of-{len(shards):05}" if len(shards) > 1 else stem
+            yield f"{shard}.safetensors", {name: tensors[name] for name in names}
+
+
 def checkpoint(*, layers: int = 60) -> dict[str, dict[str, torch.Size]]:
-    """What `write` writes: the stem of each network's files, and the shapes of its tensors by the hub's names."""
+    """By the stem of each network's files: the shapes of its tensors, by the hub's names."""
     with skip_model_initialization():
         return {
             "transformer/diffusion_pytorch_model": _shapes(QwenImageDiT(num_layers=layers)),

@@ -146,7 +146,7 @@ class TestBuilding:
         identity, target = ModelIdentity(id="demo", revision="2"), tmp_path / "packed"
         pack.pack(originals, demo_folder / "tokenizer", target, "bf16", identity, processor=tmp_path / "processor")
         family.register()
-        config = configs.config(open_store(target), "text_encoder", None, "cpu")
+        config = configs.config(open_store(target), "text_encoder", None, "cpu", tmp_path)
         pool = QwenImagePipeline(device="cpu").download_and_load_models([config])
         encoder = pool.fetch_model("qwen_image_text_encoder")
         there = open_store(target).vision().tensors_of(["visual.merger.ln_q.weight"])["visual.merger.ln_q.weight"]
