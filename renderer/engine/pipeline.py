@@ -99,7 +99,7 @@ def _pipe(
             raise ModelError("DiffSynth does not know one of the model's networks")
         if packed := getattr(network, "quantize_config", None):
             packed.read_from_disk(network)
-    configs.leave_out(pipe.text_encoder, vision=weights.processor is not None)
+    configs.leave_out(pipe.text_encoder, vision=weights.processor is None)
     _keep_buffers_exact(pipe, device)
     pipe.vae = PictureVae(pipe.vae, pipe.vae.state_dict())
     if device == "cuda":
