@@ -49,16 +49,14 @@ class Setup(Value):
     they are now), `precision` its jobs'. `vram_bytes` bounds what is taken on the GPU (null:
     all there is); by the profiles `fp8` and `disk`, the weights alone. For the profile `stream`: `store` is the packed
     store's folder, `slots` how many blocks are on the GPU and `in_flight` how many pictures at most (null: as many as
-    there is room for, and use). `demands` are what the GPU's memory is shared out for. `instead_of_streaming` is why
-    another profile was taken, where nobody asked for one. `gpu` is what CUDA_VISIBLE_DEVICES must be for the worker
-    (null: as it finds it).
+    there is room for, and use). `demands` are what the GPU's memory is shared out for. `gpu` is what
+    CUDA_VISIBLE_DEVICES must be for the worker (null: as it finds it).
     """
 
     model: str
     identity: ModelIdentity | None = None
     precision: Precision
     profile: Profile
-    instead_of_streaming: str | None = None
     vram_bytes: int | None = None
     offline: bool = False
     store: str | None = None

@@ -63,13 +63,12 @@ class Group:
 
     `step_s` is a step's of the picture that takes most; `in_flight` how many pictures it has company of, itself
     included; `limit` what that step waits for, where the machine's rates are known; `measured` says that earlier
-    pictures' times went into the seconds; `instead_of_streaming` why the profile is another, where nobody asked for it.
+    pictures' times went into the seconds.
     """
 
     model: str
     precision: Precision
     profile: Profile
-    instead_of_streaming: str | None
     pictures: int
     slots: int | None
     blocks: int
@@ -142,7 +141,6 @@ def _group_as_dict(group: Group) -> dict[str, Any]:
         "model": group.model,
         "precision": group.precision,
         "profile": group.profile,
-        "instead_of_streaming": group.instead_of_streaming,
         "pictures": group.pictures,
         "slots": group.slots,
         "blocks": group.blocks,
@@ -240,7 +238,6 @@ class _Grouping:
             model=self.setup.model,
             precision=self.setup.precision,
             profile=self.setup.profile,
-            instead_of_streaming=self.setup.instead_of_streaming,
             pictures=len(self.left),
             slots=decision.slots if decision else None,
             blocks=self._shape.layers,

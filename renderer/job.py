@@ -248,7 +248,7 @@ class Engine(Value):
     """How it was rendered: which engine, with which profile, on which kind of device, which computed in what.
 
     `arithmetic` is the type of all but FP8 products; a sidecar without it is of an engine that knew bf16 only.
-    `instead_of_streaming` is why, where it would have been streamed and cannot be.
+    `instead_of_streaming` is in older sidecars: why it was not streamed. Everything can be now.
     """
 
     name: str

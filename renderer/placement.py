@@ -20,7 +20,7 @@ from renderer.estimate.terms import GIB
 from renderer.events import Demand, Setup
 from renderer.job import Job, Precision, Profile, Size, stored
 from renderer.machine import Machine
-from renderer.weights import soundness, streamable
+from renderer.weights import soundness
 from renderer.weights.identity import identify
 from renderer.weights.places import packed_folder
 
@@ -45,8 +45,8 @@ def choose_profile(
 ) -> Choice:
     """How `model` is to be placed on `machine`: as `wanted`, or streamed, which suits every card.
 
-    `vram_bytes` bounds what all of it may take on the GPU. Whether it can be streamed at all is `why_not_streamed`'s
-    business. Raises `MachineError` where it cannot run, or where `wanted` needs what is not there.
+    `vram_bytes` bounds what all of it may take on the GPU. Raises `MachineError` where it cannot run, or where
+    `wanted` needs what is not there.
     """
     gpu = machine.gpu
     if wanted == "cpu":
@@ -68,20 +68,10 @@ def choose_profile(
     return Choice(wanted, vram_bytes, "asked for")
 
 
-def why_not_streamed(jobs: Sequence[Job]) -> str:
-    """Why `jobs`, which are of one model and precision, cannot be streamed, in words; empty where they can.
-
-    The one place that knows: what a job can ask for and the streaming engine does not do yet gets a line here.
-    """
-    job = jobs[0]
-    return streamable.obstacle(catalog.find(job.model), stored(job.precision))
-
-
 def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vram_bytes: int | None = None) -> Setup:
     """What a worker has to open for `jobs`, which are of one model and precision.
 
-    What cannot be streamed falls back to the native engine. `vram_bytes` bounds what it may take on the GPU. Raises
-    `ModelError` and `MachineError`, also where `wanted` is `stream` and that cannot be.
+    `vram_bytes` bounds what it may take on the GPU. Raises `ModelError` and `MachineError`.
     """
     job = jobs[0]
     model = catalog.find(job.model)
@@ -89,38 +79,17 @@ def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vra
     if vram_bytes is None and machine.gpu is not None and machine.gpu.memory == "host":
         vram_bytes = machine.gpu.free_bytes  # the driver would let it take the host's share too
     choice = choose_profile(model, job.precision, machine, wanted, vram_bytes)
-    reason = why_not_streamed(jobs) if choice.profile == "stream" else ""
-    if reason and wanted == "stream":
-        message = f"{model.id} cannot be streamed: {reason}"
-        raise MachineError(
-            message, hint="without --profile stream it is rendered by the native engine, which is slower"
-        )
-    if reason:
-        native = _native_profile(jobs, machine, vram_bytes)
-        choice = choose_profile(model, job.precision, machine, native, vram_bytes)
     streamed = choice.profile == "stream" and model.id != catalog.DEMO.id
     return Setup(
         model=job.model,
         identity=identify(model),
         precision=job.precision,
         profile=choice.profile,
-        instead_of_streaming=reason or None,
         vram_bytes=choice.vram_bytes,
         store=str(packed_folder(model, stored(job.precision))) if streamed else None,
         demands=_demands(jobs) if choice.profile == "stream" else (),
         gpu=machine.visible,
     )
-
-
-def _native_profile(jobs: Sequence[Job], machine: Machine, vram_bytes: int | None) -> Profile:
-    """The fastest of the native engine's profiles that fits: all weights on the GPU, else below a limit."""
-    job, available = jobs[0], allocator_bytes(machine, vram_bytes)
-    if machine.gpu is not None and available is not None:
-        kernels = Kernels.of(machine.gpu.compute_capability)
-        resident = Native(shape_of(catalog.find(job.model)), stored(job.precision), "resident", None, kernels)
-        if max(map(resident.needed, map(Work.of, jobs))) <= available:
-            return "resident"
-    return "disk" if stored(job.precision) == "bf16" else "fp8"
 
 
 def _demands(jobs: Iterable[Job]) -> tuple[Demand, ...]:

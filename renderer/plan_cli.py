@@ -217,8 +217,6 @@ def _group_lines(group: Group) -> Iterator[str]:
     yield from wrap(
         f"{group.model} at {group.precision}: {_count(group.pictures, 'picture')}, profile {group.profile}", "  "
     )
-    if group.instead_of_streaming:
-        yield from wrap(f"  note   not streamed, which is slower: {group.instead_of_streaming}", "         ")
     peak, there = group.estimate.peak, group.available_bytes
     if group.slots is not None:
         waiting = "the disk" if group.from_disk else "host memory"

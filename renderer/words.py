@@ -196,9 +196,7 @@ def sentence(what: news.News) -> str | None:
             where = f"{opened.gpu.name}, {gib(opened.gpu.total_bytes)}" if opened.gpu else "the CPU"
             engine = f"engine {opened.engine.name}, profile {opened.engine.profile}"
             first = f"model open after {duration(opened.load_s)}: {engine}, {where}"
-            reason = opened.engine.instead_of_streaming
-            notes = [*([f"not streamed, which is slower: {reason}"] if reason else []), *opened.notes]
-            return "\n".join([first, *(f"  note: {note}" for note in notes)])
+            return "\n".join([first, *(f"  note: {note}" for note in opened.notes)])
         case news.PictureDone(sidecar=sidecar):
             return "\n".join([describe_done(sidecar), *(f"  warning: {warning}" for warning in sidecar.warnings)])
         case news.PictureFailed():

@@ -15,8 +15,6 @@ from renderer.gpus import Gpu
 from renderer.job import Job, Precision
 from renderer.machine import Machine
 from renderer.placement import (
-    allocator_bytes,
-    available_bytes,
     choose_profile,
     decide_for,
     refusals,
@@ -81,43 +79,11 @@ class TestChooseProfile:
             choose_profile(QWEN_IMAGE, "bf16", a_machine(24), "fp8")
 
 
-class TestFallback:
-    @pytest.fixture
-    def blind(self, demo_folder: Path, tmp_path: Path) -> str:
-        """A model that cannot be streamed."""
-        return str(without_vision(copy_model(demo_folder, tmp_path / "blind")))
-
-    @pytest.mark.parametrize(
-        ("precision", "vram_gib", "profile"),
-        [("bf16", 80, "resident"), ("bf16", 24, "disk"), ("fp8", 48, "resident"), ("fp8-weights", 10, "fp8")],
-    )
-    def test_what_cannot_be_streamed(self, blind: str, precision: Precision, vram_gib: int, profile: str) -> None:
-        """It goes to the native engine, by the profile that fits, from its own files, and the reason goes with it."""
-        job = make_job(side=1024).model_copy(update={"model": blind, "precision": precision})
-        setup = setup_for([job], a_machine(vram_gib), None)
-        assert (setup.profile, setup.store, setup.demands) == (profile, None, ())
-        assert "no vision tower" in (setup.instead_of_streaming or "")
-        assert refusals([job], setup, a_machine(vram_gib)) == {}
-
-    def test_a_limit_counts(self, blind: str) -> None:
-        """What `--vram` grants does not hold all weights, though the card does; activations are within it as well."""
-        job = make_job().model_copy(update={"model": blind})
-        setup = setup_for([job], a_machine(80), None, 20 * GIB)
-        assert (setup.profile, setup.vram_bytes) == ("disk", 20 * GIB - 3 * GIB // 2)
-        assert available_bytes(setup, a_machine(80)) == allocator_bytes(a_machine(80), 20 * GIB)
-
-    def test_streaming_that_was_asked_for(self, blind: str) -> None:
-        """Is not silently something else."""
-        job = make_job().model_copy(update={"model": blind})
-        with pytest.raises(MachineError, match=r"cannot be streamed: .* vision tower") as caught:
-            setup_for([job], a_machine(80), "stream")
-        assert "native engine" in caught.value.hint
-
-    def test_who_asks_for_a_profile_hears_no_reason(self, blind: str) -> None:
-        """Nothing was taken instead."""
-        job = make_job().model_copy(update={"model": blind})
-        assert setup_for([job], a_machine(80), "resident").instead_of_streaming is None
-        assert setup_for([make_job()], a_machine(80), None).instead_of_streaming is None
+def test_a_model_without_its_vision_tower(demo_folder: Path, tmp_path: Path) -> None:
+    """It is streamed like any other: pictures from text do not need the tower."""
+    blind = str(without_vision(copy_model(demo_folder, tmp_path / "blind")))
+    setup = setup_for([make_job().model_copy(update={"model": blind})], a_machine(10), None)
+    assert (setup.profile, setup.store is not None) == ("stream", True)
 
 
 class TestRefusals:

@@ -135,7 +135,6 @@ class Worker:
                     profile=setup.profile,
                     device=engine.device,
                     arithmetic=placement.arithmetic_of(engine.device),
-                    instead_of_streaming=setup.instead_of_streaming,
                 ),
                 software=facts.software(engine.device),
                 gpu=facts.gpu(engine.device),

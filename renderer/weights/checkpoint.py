@@ -69,11 +69,9 @@ class Checkpoint:
         return {name: stored.shape for name, stored in self.tensors.items()}
 
     @property
-    def obstacle(self) -> str:
-        """Why no packed store is made of it, which the native engine reads all the same; empty where one is."""
-        if self.network == "text_encoder" and not any(name.startswith(_VISION) for name in self.tensors):
-            return "its text encoder has no vision tower, and a packed store holds whole ones"
-        return ""
+    def is_blind(self) -> bool:
+        """Whether it is a text encoder without its vision tower, which only edits look with."""
+        return self.network == "text_encoder" and not any(name.startswith(_VISION) for name in self.tensors)
 
 
 def open_checkpoint(network: Network, paths: Sequence[Path]) -> Checkpoint:

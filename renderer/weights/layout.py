@@ -120,15 +120,18 @@ def reason_to_stay(network: Network, source: str) -> str:
 def plan_files(shapes: Mapping[Network, Mapping[str, Shape]], precision: Stored) -> tuple[PackedFile, ...]:
     """All files of a store, from the names and shapes of its networks' tensors; each tensor is in exactly one.
 
+    A text encoder without its vision tower has no file for one.
+
     Raises `ModelError` where a streamed tensor would leave the next one unaligned.
     """
+    sees = any(_kind_of("text_encoder", name) == "vision" for name in shapes["text_encoder"])
     files = (
         *_streamed("transformer", "block", shapes["transformer"], precision),
         *_streamed("transformer", "modulation", shapes["transformer"], precision),
         _apart("transformer/outside", "transformer", "outside", shapes["transformer"]),
         *_streamed("text_encoder", "block", shapes["text_encoder"], precision),
         _apart("text_encoder/outside", "text_encoder", "outside", shapes["text_encoder"]),
-        _apart("text_encoder/vision", "text_encoder", "vision", shapes["text_encoder"]),
+        *((_apart("text_encoder/vision", "text_encoder", "vision", shapes["text_encoder"]),) if sees else ()),
         _apart("vae", "vae", "whole", shapes["vae"]),
     )
     placed = sorted((file.network, each.source) for file in files for each in file.tensors if each.form != "scale")

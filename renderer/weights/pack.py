@@ -66,7 +66,9 @@ def plan_pack(
     source: Mapping[Network, Sequence[Path]], tokenizer: Path, precision: Stored, processor: Path | None = None
 ) -> int:
     """The bytes a store would take on the disk, from the source's headers. Raises `ModelError` as `pack` does."""
-    files = plan_files({role: each.shapes for role, each in _open_source(source).items()}, precision)
+    files = plan_files(
+        {role: each.shapes for role, each in _open_source(source, edits=processor is not None).items()}, precision
+    )
     return sum(map(_file_bytes, files)) + sum(path.stat().st_size for path in _copies(tokenizer, processor).values())
 
 
@@ -91,7 +93,7 @@ def pack(
     Raises `ModelError` when the source is not a whole Qwen-Image model, `DiskError` when the disk does not hold the
     store, `LockedError` when another process makes the same one.
     """
-    checkpoints = _open_source(source)
+    checkpoints = _open_source(source, edits=processor is not None)
     files = plan_files({role: each.shapes for role, each in checkpoints.items()}, precision)
     copies = _copies(tokenizer, processor)
     part = target.with_name(f"{target.name}.part")
@@ -242,12 +244,11 @@ def _file_bytes(file: PackedFile) -> int:
 # ---- before and after ------------------------------------------------------------------------------------------------
 
 
-def _open_source(source: Mapping[Network, Sequence[Path]]) -> dict[Network, Checkpoint]:
+def _open_source(source: Mapping[Network, Sequence[Path]], *, edits: bool) -> dict[Network, Checkpoint]:
     checkpoints = {network: open_checkpoint(network, source.get(network, ())) for network in NETWORKS}
-    for network, checkpoint in checkpoints.items():
-        if checkpoint.obstacle:
-            message = f"{source[network][0]} cannot be packed: {checkpoint.obstacle}"
-            raise ModelError(message, hint="render without a store: DiffSynth's own engine does")
+    if edits and checkpoints["text_encoder"].is_blind:
+        message = f"{source['text_encoder'][0]} has no vision tower, with which an editing model looks at pictures"
+        raise ModelError(message, hint="take the model's own text encoder")
     check_together(checkpoints)
     return checkpoints
 

@@ -256,7 +256,6 @@ def _block_file(path: Path, entry: StoredFile, header: Header) -> BlockFile:
 _SINGLE: tuple[tuple[Network, Kind], ...] = (
     ("transformer", "outside"),
     ("text_encoder", "outside"),
-    ("text_encoder", "vision"),
     ("vae", "whole"),
 )
 _NUMBERED: tuple[tuple[Network, Kind], ...] = (
@@ -270,6 +269,8 @@ def _check_whole(store: Store) -> None:
     """Each kind of file is there, blocks are numbered without a gap, and all of a kind have the same layout."""
     by_kind = {(network, kind): store._all(network, kind) for network, kind in (*_SINGLE, *_NUMBERED)}  # noqa: SLF001
     complete = all(len(by_kind[each]) == 1 for each in _SINGLE)
+    towers = len(store._all("text_encoder", "vision"))  # noqa: SLF001
+    complete &= towers == 1 or (towers == 0 and store.processor is None)  # only edits look at pictures
     for each in _NUMBERED:
         complete &= [file.number for file in by_kind[each]] == list(range(len(by_kind[each]))) != []
         for file in by_kind[each]:

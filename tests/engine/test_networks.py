@@ -200,10 +200,23 @@ class TestForeignTypes:
         assert streamed(setup, job) == native.rgb
 
 
-def test_a_text_encoder_without_its_vision_tower(copied: Path, engine: NativeEngine) -> None:
-    """Natively it draws what the whole one does."""
-    native = NativeEngine.open(make_setup(without_vision(copied)), no_report)
-    assert native.render(make_job(model=copied), lambda *_: None).rgb == engine.render(make_job(), lambda *_: None).rgb
+class TestWithoutVisionTower:
+    """A text encoder without what only edits look with."""
+
+    @pytest.mark.parametrize("precision", ["bf16", "fp8"])
+    def test_draws_what_the_whole_one_does(
+        self, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_at: OpenAt, precision: Stored
+    ) -> None:
+        """Natively from its own files, packed and streamed, and natively from the store."""
+        monkeypatch.setenv("RENDERER_MODELS", str(tmp_path / "models"))
+        blind, job = make_setup(without_vision(copied), precision=precision), make_job(precision=precision)
+        mine = job.model_copy(update={"model": str(copied)})
+        whole = bare_picture(open_at("cpu", precision).pipe, job)
+        assert bare_picture(open_pipeline(blind, no_report).pipe, mine) == whole
+        store = str(prepare.prepare(catalog.find(str(copied)), store=precision, offline=True).store)
+        packed = blind.model_copy(update={"store": store})
+        assert bare_picture(open_pipeline(packed, no_report).pipe, mine) == whole
+        assert streamed(packed.model_copy(update={"profile": "stream"}), mine) == whole
 
 
 def streamed(setup: Setup, job: Job) -> bytes:

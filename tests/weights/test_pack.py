@@ -26,6 +26,7 @@ from renderer.weights.fp8 import dequantise, quantise
 from renderer.weights.layout import BLOCK_PREFIX
 from renderer.weights.shapes import Network
 from renderer.weights.store import Store, load, open_store
+from tests.engine.making import without_vision
 from tests.weights import tiny
 from tests.weights.tiny import Source, edit, restored, tensors_of
 
@@ -257,6 +258,24 @@ class TestPlan:
         store.verify()
         assert store.processor == tmp_path / "packed" / "processor"
         assert (store.processor / "preprocessor_config.json").read_text(encoding="utf-8") == "{}"
+
+    def test_a_model_that_edits_needs_its_vision_tower(self, source: Source, tmp_path: Path) -> None:
+        """Packing without it is refused by the file's name, and so is such a store; who edits nothing needs none."""
+        (tmp_path / "processor").mkdir()
+        with restored(source.folder):
+            without_vision(source.folder)
+            with pytest.raises(ModelError, match=r"model\.safetensors has no vision tower"):
+                packing.plan_pack(source.networks, source.tokenizer, "fp8", tmp_path / "processor")
+            index = source.pack(tmp_path / "packed")
+        assert not any(file.kind == "vision" for file in index.files)
+        open_store(tmp_path / "packed").verify()
+        copied = index.copies[0].model_copy(update={"name": "processor/preprocessor_config.json"})
+        edits = index.model_copy(update={"copies": (*index.copies, copied)}).sealed()
+        (tmp_path / "packed/processor").mkdir()
+        shutil.copy(tmp_path / "packed" / index.copies[0].name, tmp_path / "packed" / copied.name)
+        (tmp_path / "packed/index.json").write_text(edits.model_dump_json(), encoding="utf-8")
+        with pytest.raises(ModelError, match="does not list all parts"):
+            open_store(tmp_path / "packed")
 
     def test_a_folder_without_a_tokenizer(self, source: Source, tmp_path: Path) -> None:
         """A tokenizer's folder that has none is refused by its name."""
