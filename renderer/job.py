@@ -158,9 +158,9 @@ class Picture(Value):
     expect: Expect | None = None
 
 
-def canonical(value: BaseModel) -> str:
+def canonical(value: BaseModel | dict[str, Any]) -> str:
     """A value as JSON with sorted keys and no spaces: the same text for the same value, always."""
-    return _as_canonical(value.model_dump(mode="json"))
+    return _as_canonical(value if isinstance(value, dict) else value.model_dump(mode="json"))
 
 
 _as_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode

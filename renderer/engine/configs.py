@@ -73,7 +73,7 @@ def config(weights: Weights, role: Role, place: Placement | None, device: Device
     """The `ModelConfig` of one network: its files, and its weights' states, as the profile has them.
 
     The VAE stays on the device whatever the others do: it is 0.25 GB at Qwen-Image's widths. `sheets` is a folder that
-    is there until the network is loaded. Raises `ModelError` for a network of no known width.
+    is there until the network is loaded. Raises `ModelError` for a network of no known width, and for damaged files.
     """
     states = placement.vram_config(place, device) if place is not None and role != "vae" else {}
     files = [file for file in weights.files if file.network == role]
@@ -83,7 +83,10 @@ def config(weights: Weights, role: Role, place: Placement | None, device: Device
             return ModelConfig(path=paths, skip_download=True, **states)
     waits = states.get("offload_device", device)
     needed = [file for file in files if weights.processor or file.kind != "vision"]
-    packed = Packed(TensorMap(needed), "cpu" if waits == "disk" else waits)
+    tensors = TensorMap(needed)
+    if waits == "disk":  # where layers come and go, damage would be met in the middle of a picture
+        tensors.check()
+    packed = Packed(tensors, "cpu" if waits == "disk" else waits)
     sheet = _introduce(weights, role, sheets)
     return ModelConfig(path=str(sheet), skip_download=True, state_dict={}, quantize=packed, **states)
 

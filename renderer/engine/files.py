@@ -16,7 +16,7 @@ from renderer.engine import stores
 from renderer.engine.networks import Weights
 from renderer.errors import ModelError
 from renderer.events import Setup
-from renderer.weights import places, prepare, pull
+from renderer.weights import places, prepare, pull, vouched
 from renderer.weights.identity import identify
 from renderer.weights.needs import gb
 from renderer.weights.places import ModelFiles
@@ -50,6 +50,7 @@ def find(model: Model, *, offline: bool, report: Callable[[str], None]) -> Model
     here = replace(model, folder=demo.folder()) if model.id == DEMO.id else model
     whereabouts = places.look(here)
     if not whereabouts.lacking:
+        vouched.check(whereabouts, lambda done, total: report(f"reading {model.id}: {gb(done)} of {gb(total)}"))
         return places.collect(whereabouts)
     if offline:
         raise places.lacks(whereabouts, "and this run is offline")

@@ -67,6 +67,12 @@ class TensorMap(Mapping[str, torch.Tensor]):
         """A tensor's type and shape."""
         return self._found[name][1]
 
+    def check(self) -> None:
+        """Read all files once, and hold them against what is known of them. Raises `ModelError`."""
+        with ThreadPoolExecutor(min(READERS, len(self._files))) as pool:
+            for _done in pool.map(lambda file: file.check(), self._files):
+                pass
+
     def read(self, device: Device) -> dict[str, torch.Tensor]:
         """All tensors, on a device, several files at a time, and hardly more in host memory than what stays there."""
         reader = Reader(device)

@@ -39,8 +39,7 @@ class Prompts:
         self._cache = EmbeddingCache(
             cache_folder() / "embeddings",
             [
-                canonical(store.index.source),
-                store.index.precision,
+                store.index.text_sha256,
                 canonical(facts.software(device)),
                 card.name if card else "cpu",
                 arithmetic_of(device),

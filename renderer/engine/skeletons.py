@@ -6,7 +6,8 @@ nothing of slots or pictures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ _TOKENIZER_HINT = "the tokenizer is damaged, or another model's"
 class Skeleton:
     """The networks with stops for blocks, and one block of each kind on the meta device.
 
-    What is loaded is in the type that the device computes in; blocks come in what they are stored in.
+    What is loaded is in the type that the device computes in; blocks come in what they are stored in. `checking` ends
+    when the embedding table, which stays in its file, has been read and held against the index.
     """
 
     dit: Any
@@ -48,6 +50,7 @@ class Skeleton:
     vae: Any
     tokenizer: Any
     width: int
+    checking: Future[None]
 
 
 def empty(width: int, layers: int) -> tuple[Any, Any, Any]:
@@ -74,6 +77,7 @@ def build(store: Store, device: Device) -> Skeleton:
     dit_block.img_mod, dit_block.txt_mod = PickImage(), PickText()
     dit.transformer_blocks = torch.nn.ModuleList(Stop(number) for number in range(layers))
     dit.load_state_dict(outside, assign=True)
+    checking = _in_the_background(store.outside("text_encoder").check)
     text_block = _hollow_out(text_encoder, store, device, dtype)
     return Skeleton(
         dit=dit.eval(),
@@ -83,7 +87,16 @@ def build(store: Store, device: Device) -> Skeleton:
         vae=PictureVae(vae, _cast(load(store.vae(), device), dtype)),
         tokenizer=open_tokenizer(store.tokenizer),
         width=width,
+        checking=checking,
     )
+
+
+def _in_the_background(work: Callable[[], None]) -> Future[None]:
+    pool = ThreadPoolExecutor(1)
+    try:
+        return pool.submit(work)
+    finally:
+        pool.shutdown(wait=False)
 
 
 def open_tokenizer(folder: Path) -> Any:

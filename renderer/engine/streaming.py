@@ -68,6 +68,7 @@ class StreamingEngine:
         report("the transformer's blocks")
         files = store.blocks("transformer")
         self._source = source_for(files, device)
+        self._skeleton.checking.result()
         kind = setup.multiplies_fp8
         self._blocks = arithmetic.choose(
             self._skeleton.dit_block, files[0].tensors, device, fp8=kind, records=self._records

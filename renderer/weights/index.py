@@ -23,6 +23,8 @@ FORMAT_VERSION: Literal[1] = 1
 """Goes up when a store's files change their meaning; older stores are then packed again."""
 
 INDEX = "index.json"
+TOKENIZER = "tokenizer"
+PROCESSOR = "processor"
 HINT = "pack the model again"
 
 _MAX_INDEX_BYTES = 2**25
@@ -32,12 +34,17 @@ Name = Annotated[str, Field(pattern=r"^(\w[\w.-]*/)?\w[\w.-]*$")]
 
 
 class StoredFile(Value):
-    """One safetensors file of a store. `header_sha256` is over everything before its data."""
+    """One safetensors file of a store. `header_sha256` is over everything before its data.
+
+    `crc32` is over its data, which is held against it whenever it is loaded: several times as fast as `sha256`, and
+    enough to know damage by. Stores that were packed before there was one have null.
+    """
 
     name: Name
     bytes: int
     sha256: Digest
     header_sha256: Digest
+    crc32: int | None = None
     network: Network
     kind: Kind
     number: int | None = None
@@ -51,9 +58,18 @@ class CopiedFile(Value):
     sha256: Digest
 
 
+class SourceFile(Value):
+    """One file that a store was made of: its name under the model's folder, or alone, and its content."""
+
+    name: str
+    bytes: int
+    sha256: Digest
+
+
 class Index(Value):
     """What a store is: `index.json`. `errors` is each fp8 tensor's relative Frobenius error against its original.
 
+    `sources` are the files it was made of; stores that were packed before they were hashed have none.
     `checksum` is the SHA-256 over all the rest, so that a flipped bit in here is noticed as well.
     """
 
@@ -65,6 +81,7 @@ class Index(Value):
     files: tuple[StoredFile, ...]
     copies: tuple[CopiedFile, ...]
     errors: dict[str, float] = Field(default_factory=dict)
+    sources: tuple[SourceFile, ...] = ()
     checksum: str = ""
 
     @property
@@ -81,6 +98,13 @@ class Index(Value):
     def median_error(self) -> float | None:
         return statistics.median(self.errors.values()) if self.errors else None
 
+    @property
+    def text_sha256(self) -> str:
+        """What a prompt's embedding depends on in here: the content of the text encoder and of the tokenizer."""
+        parts = [(file.name, file.sha256) for file in self.files if file.network == "text_encoder"]
+        parts += [(file.name, file.sha256) for file in self.copies if file.name.startswith(f"{TOKENIZER}/")]
+        return hashlib.sha256(json.dumps(sorted(parts)).encode()).hexdigest()
+
     def sealed(self) -> Index:
         """The same with its checksum."""
         return self.model_copy(update={"checksum": self._sum()})
@@ -90,7 +114,14 @@ class Index(Value):
         return self.checksum == self._sum()
 
     def _sum(self) -> str:
-        return hashlib.sha256(canonical(self.model_copy(update={"checksum": ""})).encode()).hexdigest()
+        """What is younger than the format is in it where it is there at all: an older store's sum stays what it was."""
+        told = self.model_copy(update={"checksum": ""}).model_dump(mode="json")
+        if not self.sources:
+            del told["sources"]
+        for file in told["files"]:
+            if file["crc32"] is None:
+                del file["crc32"]
+        return hashlib.sha256(canonical(told).encode()).hexdigest()
 
 
 def read_index(folder: Path) -> Index:

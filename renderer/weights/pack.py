@@ -12,28 +12,37 @@ import hashlib
 import os
 import shutil
 import threading
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from pydantic import ValidationError
 
 from renderer import __version__, lock, machine
-from renderer.errors import DiskError, LockedError, ModelError, UsageError
+from renderer.errors import DiskError, LockedError, ModelError
 from renderer.files import write_whole
 from renderer.job import ModelIdentity, Stored, Value, canonical
+from renderer.weights import originals
 from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint
 from renderer.weights.convert import Maker
 from renderer.weights.headers import disk_error, encode_header, write_file
-from renderer.weights.index import FORMAT_VERSION, INDEX, CopiedFile, Index, StoredFile
+from renderer.weights.index import (
+    FORMAT_VERSION,
+    INDEX,
+    PROCESSOR,
+    TOKENIZER,
+    CopiedFile,
+    Index,
+    StoredFile,
+)
 from renderer.weights.layout import PackedFile, plan_files
 from renderer.weights.shapes import Network
 from renderer.weights.store import (
-    PROCESSOR,
-    TOKENIZER,
     Report,
     open_store,
     sha256_or_nothing,
@@ -81,6 +90,7 @@ def pack(
     report: Report | None = None,
     device: str | None = None,
     processor: Path | None = None,
+    said: Mapping[Path, str] = MappingProxyType({}),
 ) -> Index:
     """Make the store `target` from each network's files and the tokenizer's folder, and return its index.
 
@@ -88,10 +98,11 @@ def pack(
 
     `report` hears of bytes written, then of bytes verified. `device` is where weights are quantised: the GPU if there
     is one, unless said otherwise; the bits are the same. A store at `target` stays until the new one is whole. An
-    interrupted pack goes on at the files it was in.
+    interrupted pack goes on at the files it was in. Meanwhile the source is hashed, and held against the SHA-256 that
+    were `said` of its files.
 
-    Raises `ModelError` when the source is not a whole Qwen-Image model, `DiskError` when the disk does not hold the
-    store, `LockedError` when another process makes the same one.
+    Raises `ModelError` when the source is not a whole Qwen-Image model or not what was said of it, `DiskError` when the
+    disk does not hold the store, `LockedError` when another process makes the same one.
     """
     checkpoints = _open_source(source, edits=processor is not None)
     files = plan_files({role: each.shapes for role, each in checkpoints.items()}, precision)
@@ -102,8 +113,12 @@ def pack(
         _check_part(part)
         work = _Work(part, plan, files, checkpoints, report, device)
         work.check_room(sum(path.stat().st_size for path in copies.values()))
-        work.write_files()
+        with originals.Hashing(source) as hashing:
+            work.write_files()
+            sources = hashing.sources(said)
         copied = tuple(_copy(path, part, name) for name, path in copies.items())
+        for path, each in zip(copies.values(), copied, strict=True):
+            originals.check(path, each.sha256, said)
         index = Index(
             source=identity,
             precision=precision,
@@ -111,6 +126,7 @@ def pack(
             renderer=__version__,
             files=tuple(work.done[file.name].file for file in files),
             copies=copied,
+            sources=sources,
             errors={name: error for file in files for name, error in work.done[file.name].errors.items()},
         ).sealed()
         write_whole(part / INDEX, index.model_dump_json(indent=1).encode() + b"\n")
@@ -118,29 +134,6 @@ def pack(
         verify(part, index, report)
         _put(part, target)
     return index
-
-
-def discard_source(files: Iterable[Path], folder: Path) -> int:
-    """Delete a source's files, for whom the verified store is enough, and return the bytes that were freed.
-
-    Nothing outside `folder` is ever deleted: raises `UsageError`, before anything is, when a file or what its link
-    leads to lies elsewhere. Call it after `Store.verify`.
-    """
-    root = folder.resolve()
-    doomed: dict[Path, None] = {}
-    for file in files:
-        link, real = file.parent.resolve() / file.name, file.resolve()
-        for path in (link, real):
-            if not path.is_relative_to(root):
-                raise UsageError(f"{file} lies outside {folder}, and is not deleted")
-            doomed[path] = None
-    freed = sum(path.stat().st_size for path in doomed if path.is_file() and not path.is_symlink())
-    try:
-        for path in doomed:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise DiskError(f"cannot delete {path}: {error.strerror or error}") from error
-    return freed
 
 
 # ---- the files of a store --------------------------------------------------------------------------------------------
@@ -196,13 +189,14 @@ class _Work:
         errors: dict[str, float] = {}
         maker = Maker(self._checkpoints[file.network], sources, self._device, errors)
         planned = [tensor.planned for tensor in file.tensors]
-        pieces = self._counted(file, maker.pieces(file))
-        written = write_file(self._part / file.name, planned, _metadata(file), pieces)
+        crc32 = _Crc32(self._counted(file, maker.pieces(file)))
+        written = write_file(self._part / file.name, planned, _metadata(file), crc32)
         entry = StoredFile(
             name=file.name,
             bytes=written.bytes,
             sha256=written.sha256,
             header_sha256=written.header_sha256,
+            crc32=crc32.value,
             network=file.network,
             kind=file.kind,
             number=file.number,
@@ -224,6 +218,19 @@ class _Work:
                 self._bytes += len(piece)
                 if self._report is not None:
                     self._report(self._bytes, self._all_bytes, file.name)
+
+
+class _Crc32:
+    """Pieces as they pass, and in the end their CRC-32."""
+
+    def __init__(self, pieces: Iterator[memoryview]) -> None:
+        self._pieces = pieces
+        self.value = 0
+
+    def __iter__(self) -> Iterator[memoryview]:
+        for piece in self._pieces:
+            self.value = zlib.crc32(piece, self.value)
+            yield piece
 
 
 class _StoppedError(Exception):

@@ -22,6 +22,7 @@ from renderer.folders import expanded, models_folder
 from renderer.job import ModelIdentity, Stored
 from renderer.weights.checkpoint import HUB_TYPES, open_checkpoint
 from renderer.weights.identity import identify
+from renderer.weights.record import read_record
 
 Kind = Literal["models folder", "Hugging Face cache", "ModelScope cache", "ComfyUI", "given"]
 
@@ -106,8 +107,24 @@ def look(model: Model) -> Whereabouts:
         if here:
             found.append(here)
         else:
-            lacking.append(Lack(part, tuple(missing(part, fetch_folder(model, part)))))
+            lacking.append(Lack(part, tuple(_lacking(model, part))))
     return Whereabouts(model, tuple(found), tuple(lacking))
+
+
+def _lacking(model: Model, part: Part) -> list[str]:
+    """The names of what a part lacks in the folder it is fetched to: what is not there, and what was never verified."""
+    root = fetch_folder(model, part)
+    return missing(part, root) or _doubtful(model, part, root) or [part.files]
+
+
+def _doubtful(model: Model, part: Part, root: Path) -> list[str]:
+    """Files of a part that a fetch of ours has left there without verifying them, or for another revision."""
+    record = read_record(root)
+    if part.files.endswith("/"):
+        names = record.below(part.files) or [part.files]
+    else:
+        names = sorted(path.relative_to(root).as_posix() for path in root.glob(part.files))
+    return record.doubts(names, part.revision if part.repository else model.revision, root)
 
 
 def parts_of(model: Model) -> tuple[Part, ...]:
@@ -261,7 +278,8 @@ def _elsewhere(model: Model, part: Part) -> Found | None:
     folders += [(folder, "Hugging Face cache") for folder in _hugging_face(repository, revision)]
     folders += [(folder, "ModelScope cache") for folder in _modelscope(repository, revision, exact=exact)]
     for folder, kind in folders:
-        if found := _in(part, folder, kind):
+        found = _in(part, folder, kind)
+        if found and not (kind == "models folder" and _doubtful(model, part, folder)):
             return found
     return None if exact else _comfyui(part)
 

@@ -18,7 +18,7 @@ from renderer.catalog import DEMO, Model, Part
 from renderer.errors import DiskError
 from renderer.files import write_whole
 from renderer.job import Stored
-from renderer.weights import needs, places, pull
+from renderer.weights import needs, originals, places, pull, vouched
 from renderer.weights.checkpoint import open_checkpoint
 from renderer.weights.identity import identify
 from renderer.weights.needs import Bill
@@ -203,6 +203,7 @@ def _pack(model: Model, whereabouts: Whereabouts, files: ModelFiles, store: Stor
         identify(model),
         report=lambda done, total, _name: report("packing", done, total),
         processor=_processor(whereabouts),
+        said=vouched.all_said(whereabouts),
     )
     _remember_rate("pack", index.bytes, time.monotonic() - began)
     if index.worst_error is None or index.median_error is None:
@@ -217,7 +218,6 @@ def _discard(model: Model, store: Path | None, report: Report) -> str:
 
     Raises `ModelError`, and nothing is deleted, when the store is not what its index says.
     """
-    from renderer.weights import pack  # noqa: PLC0415  # as above
     from renderer.weights.store import open_store  # noqa: PLC0415  # as above
 
     paths = places.originals(model)
@@ -225,7 +225,7 @@ def _discard(model: Model, store: Path | None, report: Report) -> str:
         return "no originals of ours to discard"
     if store is not None:
         open_store(store).verify(lambda done, total, _name: report("verifying", done, total))
-    return f"{needs.gb(pack.discard_source(paths, folders.models_folder()))} of originals discarded"
+    return f"{needs.gb(originals.discard_source(paths, folders.models_folder()))} of originals discarded"
 
 
 # ---- rates -----------------------------------------------------------------------------------------------------------

@@ -8,29 +8,25 @@ and the hash that the hub told beforehand; a record of that stays in the folder,
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 from renderer import lock
-from renderer.errors import DiskError, ModelError, UsageError, shorten
-from renderer.files import write_whole
+from renderer.errors import ModelError, UsageError, shorten
 from renderer.weights import hubs
 from renderer.weights.identity import file_hashes
 from renderer.weights.places import hugging_face_blob
+from renderer.weights.record import Record, Verified, read_record, write_record
 
 LOG = logging.getLogger(__name__)
 
 Source = Literal["huggingface", "modelscope"]
-
-RECORD = ".renderer.json"
-"""In a fetched folder: where it came from, and each file's size and SHA-256."""
 
 _LOCK = ".renderer.lock"
 _LEFTOVERS = ".cache/huggingface/download/**/*.incomplete"  # of a client that was killed: no other ever reads them
@@ -107,14 +103,23 @@ def fetch(errand: Errand, offer: Offer, on_bytes: OnBytes) -> None:
     stays, and the next call goes on from it. A file of the wrong content is removed.
     """
     with lock.waited(errand.folder / _LOCK):  # who waits here finds what the other has fetched
+        _make_way(errand, offer)
+        _expect(errand, offer)
         _download(errand, offer, on_bytes)
         hashes = _verify(errand, offer)
         _record(errand, offer, hashes)
 
 
-def _download(errand: Errand, offer: Offer, on_bytes: OnBytes) -> None:
+def _make_way(errand: Errand, offer: Offer) -> None:
+    """Remove what is of another revision, or cut: no client is to take it for what it fetches."""
     for file in offer.files:
         _check_place(file, errand.folder)
+    for file in offer.files:
+        if not _is_here(file, errand.folder):
+            (errand.folder / file.name).unlink(missing_ok=True)
+
+
+def _download(errand: Errand, offer: Offer, on_bytes: OnBytes) -> None:
     for file in offer.files:
         if not _is_here(file, errand.folder) and (blob := _cached(errand, file)):
             _link(blob, file, errand.folder)
@@ -171,8 +176,16 @@ def _is_inside(path: Path, folder: Path) -> bool:
 
 
 def _is_here(file: hubs.RemoteFile, folder: Path) -> bool:
+    """Whether a file is there in its full size, and is not known to be of other content."""
     path = folder / file.name
-    return path.is_file() and path.stat().st_size == file.bytes
+    if not path.is_file() or path.stat().st_size != file.bytes:
+        return False
+    known = read_record(folder).files.get(file.name)
+    if known is None or known.sha256 is None:
+        return True
+    if file.sha256 is not None:
+        return file.sha256 == known.sha256
+    return file.git_id is None or file.git_id == _git_id(path)
 
 
 def _cached(errand: Errand, file: hubs.RemoteFile) -> Path | None:
@@ -281,38 +294,26 @@ def _git_id(path: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-def _record(errand: Errand, offer: Offer, hashes: Sequence[str]) -> None:
-    """Write down where files came from; those of earlier errands stay in it."""
-    known = {file.name: (file.bytes, file.sha256) for file in read_record(errand.folder).files.values()}
-    fresh = {file.name: (file.bytes, found) for file, found in zip(offer.files, hashes, strict=True)}
-    document = {
-        "source": offer.source,
-        "revision": offer.revision,
-        "files": {name: {"bytes": size, "sha256": sha256} for name, (size, sha256) in (known | fresh).items()},
+def _expect(errand: Errand, offer: Offer) -> None:
+    """Write down what is to come before it comes; what an earlier fetch has verified stays in the record.
+
+    Of another revision nothing does. Raises `DiskError`.
+    """
+    before = read_record(errand.folder)
+    is_same = before.wanted == errand.revision or not before.is_known
+    doubtful = {
+        file.name
+        for file in offer.files
+        if not is_same or not _is_here(file, errand.folder) or file.name not in before.files
     }
-    try:
-        write_whole(errand.folder / RECORD, json.dumps(document, indent=2).encode())
-    except DiskError:
-        LOG.warning("no record could be written to %s", errand.folder)
+    files = {name: each for name, each in before.files.items() if is_same and name not in doubtful}
+    coming = (before.coming if is_same else frozenset()) | doubtful
+    write_record(errand.folder, Record(offer.source, offer.revision, errand.revision, files, coming))
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What is known of a fetched folder; empty for one that something else filled."""
-
-    source: str | None
-    revision: str | None
-    files: dict[str, hubs.RemoteFile]
-
-
-def read_record(folder: Path) -> Record:
-    """The record of a folder, or an empty one."""
-    try:
-        document = json.loads((folder / RECORD).read_bytes())
-        files = {
-            name: hubs.RemoteFile(name, int(facts["bytes"]), facts["sha256"])
-            for name, facts in document["files"].items()
-        }
-        return Record(str(document["source"]), str(document["revision"]), files)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return Record(None, None, {})
+def _record(errand: Errand, offer: Offer, hashes: Sequence[str]) -> None:
+    """Write down that files have come, and were verified. Raises `DiskError`."""
+    before = read_record(errand.folder)
+    fresh = {file.name: Verified(file.bytes, found) for file, found in zip(offer.files, hashes, strict=True)}
+    record = replace(before, files={**before.files, **fresh}, coming=before.coming - fresh.keys())
+    write_record(errand.folder, record)

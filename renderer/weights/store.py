@@ -1,13 +1,16 @@
 """A packed store on disk: what is in it, whether it is whole, and its files read straight into a buffer.
 
-`open_store` compares every file's size and header with the index, which takes milliseconds; `verify` reads every byte.
+`open_store` compares every file's size and header with the index, which takes milliseconds; data is held against its
+checksum the first time it is read; `verify` reads every byte.
 Knows nothing of pipelines, slots or GPUs.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,12 +23,9 @@ from renderer.errors import ModelError
 from renderer.files import sha256_of
 from renderer.job import Stored
 from renderer.weights.headers import DATA_ALIGNMENT, ITEM_BITS, Header, read_header
-from renderer.weights.index import HINT, INDEX, Index, StoredFile, read_index
+from renderer.weights.index import HINT, INDEX, PROCESSOR, TOKENIZER, Index, StoredFile, read_index
 from renderer.weights.layout import ALIGNMENT, Kind
 from renderer.weights.shapes import Network
-
-TOKENIZER = "tokenizer"
-PROCESSOR = "processor"
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "BF16": torch.bfloat16,
@@ -36,6 +36,7 @@ TORCH_DTYPES: Mapping[str, torch.dtype] = {
 Report = Callable[[int, int, str], None]
 """Hears of progress: bytes done, bytes of all, the file at hand. May be called from any thread, one at a time."""
 
+_CHECK_BYTES = 2**24  # what is read at once to be checked and no more
 _READ_BYTES = 2**30  # Linux reads no more than 2 GiB at once
 _SHOWN = 10
 
@@ -57,7 +58,11 @@ class TensorPlace:
 
 @dataclass(frozen=True, slots=True)
 class BlockFile:
-    """One file of a store: `bytes` of data, which begin at `data_offset` in the file, and the tensors in them."""
+    """One file of a store: `bytes` of data, which begin at `data_offset` in the file, and the tensors in them.
+
+    What is read of it is held against the index the first time: `sound` are the files of the store that have been. So
+    every reading call raises `ModelError`, which names the file, also when its data is damaged.
+    """
 
     path: Path
     network: Network
@@ -66,6 +71,8 @@ class BlockFile:
     bytes: int
     data_offset: int
     tensors: tuple[TensorPlace, ...]
+    entry: StoredFile
+    sound: set[Path]
 
     def read_into(self, buffer: memoryview | torch.Tensor, *, direct: bool = False) -> None:
         """Read the whole data into the first `bytes` of a buffer (a uint8 tensor of the CPU, or writable memory).
@@ -86,26 +93,42 @@ class BlockFile:
                     raise ModelError(f"{self.path}: ends too early", hint=HINT)
                 if direct:
                     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            if self.path not in self.sound:
+                check = _Check(self)
+                check.add(memory)
+                check.end()
         except OSError as error:
             raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+
+    def check(self) -> None:
+        """Read the whole data for nothing but to know that it is right. Raises `ModelError`."""
+        if self.path not in self.sound:
+            for _piece in self.pieces(memoryview(bytearray(min(self.bytes, _CHECK_BYTES)))):
+                pass
 
     def pieces(self, buffer: memoryview) -> Iterator[memoryview]:
         """The whole data in order, as much at a time as the buffer holds; each piece lies there until the next.
 
-        Raises `ModelError` when the file has less.
+        Raises `ModelError` when the file has less; that its data is damaged, after the last piece.
         """
         try:
+            check = _Check(self) if self.path not in self.sound else None
             with _opened(self.path) as descriptor:
                 for begin in range(0, self.bytes, len(buffer)):
                     piece = buffer[: min(len(buffer), self.bytes - begin)]
                     if not _fill(descriptor, piece, self.data_offset + begin):
                         raise ModelError(f"{self.path}: ends too early", hint=HINT)
+                    if check is not None:
+                        check.add(piece)
                     yield piece
+            if check is not None:
+                check.end()
         except OSError as error:
             raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}") from error
 
     def tensors_of(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
         """Some of the tensors, in host memory, each with memory of its own. Raises `ModelError`."""
+        self.check()
         found = {}
         try:
             with _opened(self.path) as descriptor:
@@ -130,6 +153,33 @@ class BlockFile:
             if error.errno != errno.EINVAL:  # an unaligned buffer, or a file system without
                 raise
             return 0
+
+
+class _Check:
+    """A checksum over a file's data, as it passes: the index's CRC-32, or the SHA-256 of a store that has none."""
+
+    def __init__(self, file: BlockFile) -> None:
+        """Raises `OSError`."""
+        self._file = file
+        self._crc32 = 0
+        self._sha256 = None
+        if file.entry.crc32 is None:
+            with file.path.open("rb") as stream:
+                self._sha256 = hashlib.sha256(stream.read(file.data_offset))
+
+    def add(self, piece: memoryview) -> None:
+        if self._sha256 is None:
+            self._crc32 = zlib.crc32(piece, self._crc32)
+        else:
+            self._sha256.update(piece)
+
+    def end(self) -> None:
+        """Raise `ModelError` unless all that was added is what the index says."""
+        entry = self._file.entry
+        is_right = self._crc32 == entry.crc32 if self._sha256 is None else self._sha256.hexdigest() == entry.sha256
+        if not is_right:
+            raise ModelError(f"{self._file.path}: damaged, its data is not what {INDEX} says", hint=HINT)
+        self._file.sound.add(self._file.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +239,13 @@ def open_store(folder: Path) -> Store:
     """
     index = read_index(folder)
     files = []
+    sound: set[Path] = set()
     for entry in index.files:
         path = folder / entry.name
         header = read_header(path)
         if (header.file_bytes, header.sha256) != (entry.bytes, entry.header_sha256):
             raise ModelError(f"{path}: not the file that {INDEX} describes", hint=HINT)
-        files.append(_block_file(path, entry, header))
+        files.append(_block_file(path, entry, header, sound))
     for copied in index.copies:
         path = folder / copied.name
         if not path.is_file() or path.stat().st_size != copied.bytes:
@@ -243,14 +294,15 @@ def load(file: BlockFile, device: torch.device | str = "cpu") -> dict[str, torch
     return found | {name: found[name].clone() for name in unaligned}
 
 
-def _block_file(path: Path, entry: StoredFile, header: Header) -> BlockFile:
+def _block_file(path: Path, entry: StoredFile, header: Header, sound: set[Path]) -> BlockFile:
     places = []
     for name, found in header.tensors.items():
         if found.dtype not in TORCH_DTYPES or 8 * found.begin % ITEM_BITS[found.dtype]:
             raise ModelError(f'{path}: tensor "{name}" is no part of a packed store', hint=HINT)
         places.append(TensorPlace(name, found.dtype, found.shape, found.begin, found.end - found.begin))
     data_bytes = header.file_bytes - header.data_offset
-    return BlockFile(path, entry.network, entry.kind, entry.number, data_bytes, header.data_offset, tuple(places))
+    where = data_bytes, header.data_offset, tuple(places)
+    return BlockFile(path, entry.network, entry.kind, entry.number, *where, entry, sound)
 
 
 _SINGLE: tuple[tuple[Network, Kind], ...] = (

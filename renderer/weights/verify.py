@@ -5,7 +5,6 @@ Where nobody wrote a hash down, the header has to do; what was held against what
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,11 +17,8 @@ from renderer.job import Stored
 from renderer.weights import places
 from renderer.weights.headers import read_header
 from renderer.weights.needs import gb
-from renderer.weights.places import Found
 from renderer.weights.prepare import Report
-from renderer.weights.pull import read_record
-
-_BLOB = re.compile(r"[0-9a-f]{64}")
+from renderer.weights.vouched import said_of
 
 
 def verify(model: Model, report: Report) -> str:
@@ -69,16 +65,7 @@ def _hashes(model: Model) -> Iterator[tuple[Path, str | None]]:
     """Each original file, and the SHA-256 it must have where that was written down."""
     for found in places.look(model).found:
         for path in places.files_below(found):
-            yield path, _expected(found, path)
-
-
-def _expected(found: Found, path: Path) -> str | None:
-    """From the record of a download; in the Hugging Face cache a large file's name is its hash."""
-    root = found.root
-    if root is not None and (known := read_record(root).files.get(path.relative_to(root).as_posix())):
-        return known.sha256
-    name = path.resolve().name
-    return name if found.kind == "Hugging Face cache" and _BLOB.fullmatch(name) else None
+            yield path, said_of(found, path)
 
 
 def _header_trouble(path: Path) -> list[str]:

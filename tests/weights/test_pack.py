@@ -24,6 +24,7 @@ from renderer.weights import shapes
 from renderer.weights import unpacked as opening
 from renderer.weights.fp8 import dequantise, quantise
 from renderer.weights.layout import BLOCK_PREFIX
+from renderer.weights.originals import discard_source
 from renderer.weights.shapes import Network
 from renderer.weights.store import Store, load, open_store
 from tests.engine.making import without_vision
@@ -572,7 +573,7 @@ class TestDiscard:
         source = tiny.make(tmp_path / "source")
         source.pack(tmp_path / "packed")
         size = sum(path.stat().st_size for path in source.files)
-        assert packing.discard_source(source.files, source.folder) == size
+        assert discard_source(source.files, source.folder) == size
         assert not source.files
         assert (source.tokenizer / "vocab.json").exists()
         open_store(tmp_path / "packed").verify()
@@ -584,7 +585,7 @@ class TestDiscard:
         (tmp_path / "blobs" / "abc").write_bytes(b"12345")
         link = tmp_path / "snapshot" / "model.safetensors"
         link.symlink_to("../blobs/abc")
-        assert packing.discard_source([link], tmp_path) == 5
+        assert discard_source([link], tmp_path) == 5
         assert not link.is_symlink()
         assert not list((tmp_path / "blobs").iterdir())
 
@@ -598,6 +599,6 @@ class TestDiscard:
         (inside / "link.safetensors").symlink_to(outside / "b.safetensors")
         for other in (outside / "b.safetensors", inside / "link.safetensors", inside / ".." / "elsewhere" / "b"):
             with pytest.raises(UsageError, match="is not deleted"):
-                packing.discard_source([inside / "a.safetensors", other], inside)
+                discard_source([inside / "a.safetensors", other], inside)
         assert (inside / "a.safetensors").exists()
         assert (outside / "b.safetensors").exists()

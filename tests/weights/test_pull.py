@@ -17,6 +17,7 @@ from renderer.weights import pull
 from renderer.weights.hubs import known
 from renderer.weights.patience import Patience, pause
 from renderer.weights.pull import Errand, Offer, Source
+from renderer.weights.record import RECORD, read_record
 from tests import hub as hubs
 from tests.hub import COMMIT, Hub, serve
 
@@ -67,7 +68,7 @@ class TestFetch:
             assert (tmp_path / "model" / name).read_bytes() == hub.files[REPOSITORY][name]
         assert not (tmp_path / "model/README.md").exists()
         assert offer.bytes == sum(len(hub.files[REPOSITORY][name]) for name in (VAE, VOCABULARY))
-        record = pull.read_record(tmp_path / "model")
+        record = read_record(tmp_path / "model")
         assert (record.source, record.revision) == (source, COMMIT if source == "huggingface" else "master")
         assert record.files[VAE].sha256 == hub.sha256(VAE, hub.files[REPOSITORY][VAE])
         assert record.files[VOCABULARY].sha256
@@ -138,12 +139,15 @@ class TestFetch:
         assert "File too large" in done.stdout
         assert not (tmp_path / "model" / VAE).exists()
 
-    def test_a_file_that_is_not_there_afterwards(self, hub: Hub, tmp_path: Path) -> None:
+    def test_a_file_that_is_not_there_afterwards(
+        self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """What is of another size after the download is said by name, with both sizes."""
         wanted = errand(tmp_path)
         offer = pull.ask(wanted, ["huggingface"])
         bring(tmp_path, "huggingface")
-        (tmp_path / "model" / VAE).write_bytes(b"short")
+        short = tmp_path / "model" / VAE
+        monkeypatch.setattr(pull, "_download", lambda *_: short.write_bytes(b"short"))
         with pytest.raises(
             ModelError, match=rf"{VAE} has 5 bytes, and huggingface says {len(hub.files[REPOSITORY][VAE])}"
         ):
@@ -365,8 +369,8 @@ class TestRecord:
     )
     def test_not_a_record(self, tmp_path: Path, text: str) -> None:
         """A folder without a sensible record has none."""
-        (tmp_path / pull.RECORD).write_text(text)
-        assert pull.read_record(tmp_path).files == {}
+        (tmp_path / RECORD).write_text(text)
+        assert read_record(tmp_path).files == {}
 
     def test_earlier_files_stay_in_it(self, hub: Hub, tmp_path: Path) -> None:
         """A second errand to the same folder adds to its record."""
@@ -374,8 +378,8 @@ class TestRecord:
         wanted = Errand(REPOSITORY, COMMIT, (VAE,), tmp_path / "model")
         pull.fetch(wanted, pull.ask(wanted, ["huggingface"]), lambda _count: None)
         bring(tmp_path, "huggingface")
-        assert set(pull.read_record(tmp_path / "model").files) == {VAE, VOCABULARY}
-        assert json.loads((tmp_path / "model" / pull.RECORD).read_text())["revision"] == COMMIT
+        assert set(read_record(tmp_path / "model").files) == {VAE, VOCABULARY}
+        assert json.loads((tmp_path / "model" / RECORD).read_text())["revision"] == COMMIT
 
 
 def nowhere() -> str:
