@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import torch
 
 from renderer.engine.calling import Rendering
-from renderer.engine.meter import Peaks
+from renderer.engine.meter import Peaks, Span
 from renderer.engine.modulation import Ready
 from renderer.engine.riders import Rider
 from renderer.job import Job, Sharing, Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What one sweep took and did: the host's seconds, bytes copied, operations, pictures in flight.
+
+    `copying` and `computing` are what it took of the device's own time: the host runs ahead of that.
+    """
+
+    took_s: float
+    moved_bytes: int
+    flops: float
+    in_flight: int
+    copying: Span
+    computing: Span
 
 
 @dataclass(slots=True)
@@ -30,10 +46,8 @@ class Journey:
     encode_s: float = 0.0
     decode_s: float = 0.0
     share_s: float = 0.0
-    flying: list[int] = field(default_factory=list)
     streamed_bytes: float = 0.0
-    bus: list[float] = field(default_factory=list)
-    arithmetic: list[float] = field(default_factory=list)
+    sweeps: list[Sweep] = field(default_factory=list)
     peaks: Peaks = field(default_factory=Peaks)
     pixels: bytes = b""
     error: Exception | None = None
@@ -53,13 +67,11 @@ class Journey:
         """Note that denoising begins, or that a step of it is done."""
         self.steps_s.append(time.perf_counter())
 
-    def account(self, took_s: float, moved: int, flops: float, part: float, in_flight: int) -> None:
-        """Note a sweep: its seconds, bytes and operations, and which part of them was this picture's."""
-        self.share_s += took_s * part
-        self.streamed_bytes += moved * part
-        self.flying.append(in_flight)
-        self.bus.append(moved / took_s)
-        self.arithmetic.append(flops / took_s)
+    def account(self, sweep: Sweep, part: float) -> None:
+        """Note a sweep, and which part of it was this picture's."""
+        self.share_s += sweep.took_s * part
+        self.streamed_bytes += sweep.moved_bytes * part
+        self.sweeps.append(sweep)
 
     def rendering(self, sharing: Sharing, warnings: tuple[str, ...]) -> Rendering:
         """What came of it."""
@@ -74,16 +86,19 @@ class Journey:
         )
 
     def sharing(self, slots: int, blocks: int, arithmetic: str) -> Sharing:
-        """What it shared with the others: `slots` of `blocks`, large products in the format `arithmetic`."""
+        """What it shared with the others: `slots` of `blocks`, large products in the format `arithmetic`.
+
+        Waits until its last sweep is over on the device.
+        """
         return Sharing(
             share_s=self.share_s,
-            mean_in_flight=statistics.fmean(self.flying),
+            mean_in_flight=statistics.fmean(sweep.in_flight for sweep in self.sweeps),
             slots=slots,
             blocks=blocks,
             arithmetic=arithmetic,
             streamed_bytes=round(self.streamed_bytes),
-            bus_bytes_per_s=statistics.fmean(self.bus),
-            flops_per_s=statistics.fmean(self.arithmetic),
+            bus_bytes_per_s=_rate((sweep.moved_bytes, sweep.copying) for sweep in self.sweeps),
+            flops_per_s=_rate((sweep.flops, sweep.computing) for sweep in self.sweeps),
             adjustments=self.adjustments,
         )
 
@@ -97,3 +112,10 @@ class Journey:
             began_at=self.began_at,
             ended_at=datetime.now(UTC),
         )
+
+
+def _rate(done: Iterable[tuple[float, Span]]) -> float:
+    """How much was done a second, from how much was done in which time; 0 where nothing was."""
+    amounts, spans = zip(*done, strict=True)
+    total = sum(amounts)
+    return float(total / sum(span.seconds() for span in spans)) if total else 0.0

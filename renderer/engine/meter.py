@@ -59,16 +59,16 @@ class Clock:
         )
 
 
-class Stopwatch:
-    """Seconds between two points in the device's work. Starting waits for what was asked before; stopping does not."""
+class Span:
+    """Seconds between two points in a stream's work, by the device's own clock: the host's runs ahead of its work.
 
-    def __init__(self, device: Device) -> None:
+    Neither point waits for anything; on the CPU they are moments of the wall's clock.
+    """
+
+    def __init__(self, device: Device, stream: Any = None) -> None:
+        """Begins at what was asked of `stream` so far, the current one if none is named."""
         self._device = device
-        self._moments: list[Any] = []
-
-    def start(self) -> None:
-        if self._device == "cuda":
-            torch.cuda.current_stream().synchronize()
+        self._stream = stream
         self._moments = [self._moment()]
 
     def stop(self) -> None:
@@ -82,12 +82,39 @@ class Stopwatch:
         ended.synchronize()
         return float(began.elapsed_time(ended)) / 1e3
 
+    @contextlib.contextmanager
+    def followed_by(self, stream: Any) -> Iterator[None]:
+        """Within, launches go to `stream`, and run when this is over; None, on the CPU: as ever."""
+        if stream is not None:
+            stream.wait_event(self._moments[-1])
+        with torch.cuda.stream(stream):
+            yield
+
     def _moment(self) -> Any:
         if self._device != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(self._stream or torch.cuda.current_stream())
         return event
+
+
+class Stopwatch:
+    """Seconds of what follows, alone: starting waits for what was asked before; stopping does not."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def start(self) -> None:
+        if self._device == "cuda":
+            torch.cuda.current_stream().synchronize()
+        self.span = Span(self._device)
+
+    def stop(self) -> None:
+        self.span.stop()
+
+    def seconds(self) -> float:
+        """What lay between; waits until it is over."""
+        return self.span.seconds()
 
 
 class MemoryMeter:

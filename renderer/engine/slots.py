@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import torch
 
 from renderer import machine
+from renderer.engine.meter import Span
 from renderer.engine.placement import Device
 from renderer.errors import MachineError
 
@@ -230,7 +231,9 @@ class Slots:
         """Every block once, in order, as flat bytes on the device, valid until the next is asked for.
 
         What is launched on the current stream while a block is held is done with it before its slot is filled again.
+        When it has ended, `copying` tells how long its copies were under way.
         """
+        self.copying = Span(self._device, self._stream)
         for number in range(self._source.count):
             if number in self._kept:
                 yield number, self._kept[number]
@@ -243,6 +246,7 @@ class Slots:
             if self._device == "cuda":
                 self._free[place].record()
             self._fetch()
+        self.copying.stop()
 
     def close(self) -> None:
         """Let the buffers go. What is still being copied is waited for."""

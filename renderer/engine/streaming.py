@@ -27,8 +27,8 @@ from renderer.engine.budget import Budget
 from renderer.engine.chatter import into_log
 from renderer.engine.encoding import ReadyPrompts
 from renderer.engine.engines import Tell
-from renderer.engine.journeys import Journey
-from renderer.engine.meter import MemoryMeter, Stopwatch
+from renderer.engine.journeys import Journey, Sweep
+from renderer.engine.meter import MemoryMeter, Span, Stopwatch
 from renderer.engine.modulation import Modulations, timesteps
 from renderer.engine.placement import Device
 from renderer.engine.prompts import Prompts
@@ -218,7 +218,7 @@ class StreamingEngine:
             decoding.stop()
             pause(Halt(DECODED, (), {}))
             journey.decode_s = decoding.seconds()
-            with torch.cuda.stream(self._beside):
+            with decoding.span.followed_by(self._beside):
                 yield
 
         def call() -> bytes:
@@ -266,12 +266,14 @@ class StreamingEngine:
     def _sweep(self) -> None:
         """Bring every block past once, and write each rider's part of it down."""
         began_s, moved = time.perf_counter(), self._slots.moved_bytes
+        computing = Span(self.device)
         flying = list(self._flying)
         last = self._source.count - 1
         for number, slot in self._slots.sweep():
             block = self._blocks.arrive(number, slot)
             self._ride(block, number, flying, hold=number == last)
-        self._account(flying, time.perf_counter() - began_s, self._slots.moved_bytes - moved)
+        computing.stop()
+        self._account(flying, time.perf_counter() - began_s, self._slots.moved_bytes - moved, computing)
 
     def _ride(self, block: Any, number: int, flying: list[Journey], *, hold: bool) -> None:
         """Compute a block for everybody who waits for it.
@@ -310,13 +312,14 @@ class StreamingEngine:
             assert journey.rider is not None
             journey.rider.go_on(None)
 
-    def _account(self, flying: list[Journey], took_s: float, moved: int) -> None:
+    def _account(self, flying: list[Journey], took_s: float, moved: int, computing: Span) -> None:
         work = {
             id(journey): budget.step_flops(self._source.count, self._skeleton.width, journey.job) for journey in flying
         }
         total = sum(work.values())
+        sweep = Sweep(took_s, moved, total, len(flying), self._slots.copying, computing)
         for journey in flying:
-            journey.account(took_s, moved, total, work[id(journey)] / total, len(flying))
+            journey.account(sweep, work[id(journey)] / total)
         if moved and self.device == "cuda":  # on the CPU copies and computing take turns: riders would hide nothing
             self._learn(flying, moved)
 
