@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from renderer.catalog import Role
 from renderer.demo import family
-from renderer.engine import placement, skeletons
+from renderer.engine import placement, skeletons, traps
 from renderer.engine.networks import TensorMap, Weights
 from renderer.engine.placement import Device, Placement
 from renderer.engine.scaled import ScaledLayers
@@ -44,7 +44,7 @@ class Packed(QuantizeConfig):
 
     def prepare_for_prequantized_load(self, model: Any, compute_dtype: torch.dtype = torch.bfloat16) -> Any:
         """The network with room for what is loaded, and without what is not."""
-        leave_out(model, vision=not any(name.startswith("model.visual.") for name in self._tensors))
+        traps.leave_out(model, vision=not any(name.startswith("model.visual.") for name in self._tensors))
         return super().prepare_for_prequantized_load(model, compute_dtype)
 
     def unflatten_state_dict(self, state_dict: dict[str, torch.Tensor], metadata: object) -> dict[str, torch.Tensor]:
@@ -60,13 +60,6 @@ class Packed(QuantizeConfig):
         for layer in network.modules():
             if "disk_map" in vars(layer):
                 layer.disk_map = self._tensors
-
-
-def leave_out(network: Any, *, vision: bool) -> None:
-    """Take off what no picture needs: a text encoder's output layer, and its vision tower where `vision` says so."""
-    if hasattr(network, "lm_head"):
-        network.lm_head = None  # DiffSynth takes hidden states
-        network.model.visual = None if vision else network.model.visual
 
 
 def config(weights: Weights, role: Role, place: Placement | None, device: Device, sheets: Path) -> ModelConfig:

@@ -1,8 +1,7 @@
 """Open DiffSynth's `QwenImagePipeline` for a setup, by its own `from_pretrained`.
 
 Each network has a `ModelConfig` (`configs.py`) whose offload, onload, preparing and computation states are the
-profile's. Around the call stand guards against what DiffSynth does without a word: it opens when a part is missing,
-prints, and rounds rotary frequencies. Knows nothing of jobs.
+profile's; around the call stand guards (`traps.py`). Knows nothing of jobs.
 """
 
 from __future__ import annotations
@@ -17,18 +16,17 @@ from typing import Any
 
 import torch
 from diffsynth.core import ModelConfig
-from diffsynth.core.vram.layers import AutoWrappedModule
 from diffsynth.pipelines.qwen_image import QwenImagePipeline
 
 from renderer import catalog
 from renderer.catalog import Model, Role
 from renderer.demo import family
-from renderer.engine import configs, failures, files, placement, skeletons
+from renderer.engine import configs, failures, files, placement, skeletons, traps
 from renderer.engine.chatter import into_log
 from renderer.engine.networks import Weights
 from renderer.engine.placement import Device, Placement
 from renderer.engine.vae import PictureVae
-from renderer.errors import MachineError, ModelError
+from renderer.errors import MachineError
 from renderer.events import Setup
 
 LOG = logging.getLogger(__name__)
@@ -67,9 +65,6 @@ def open_pipeline(setup: Setup, report: Callable[[str], None]) -> OpenPipeline:
         gc.collect()
         raise failure
     _check_bound(setup, device)
-    # After each network DiffSynth calls torch.<device_type>.empty_cache(), which torch.cpu does not have. The GPU's
-    # does nothing where there is none.
-    pipe.device_type = "cuda"
     return OpenPipeline(pipe=pipe, model=model, device=device)
 
 
@@ -94,13 +89,12 @@ def _pipe(
         vram_limit=placement.vram_limit_gib(place, device, setup.vram_bytes) if place else None,
     )
     pipe.tokenizer = tokenizer
-    for network in (pipe.dit, pipe.text_encoder, pipe.vae):
-        if network is None:  # DiffSynth says of it only that this is no error
-            raise ModelError("DiffSynth does not know one of the model's networks")
+    for network in traps.networks_of(pipe):
         if packed := getattr(network, "quantize_config", None):
             packed.read_from_disk(network)
-    configs.leave_out(pipe.text_encoder, vision=weights.processor is None)
-    _keep_buffers_exact(pipe, device)
+    traps.leave_out(pipe.text_encoder, vision=weights.processor is None)
+    traps.keep_frequencies_exact(pipe)
+    traps.let_the_cpu_have_no_cache(pipe)
     pipe.vae = PictureVae(pipe.vae, pipe.vae.state_dict())
     if device == "cuda":
         torch.cuda.empty_cache()  # of what has been left out
@@ -115,16 +109,3 @@ def _check_bound(setup: Setup, device: Device) -> None:
     if taken > setup.vram_bytes:
         message = f"the weights take {taken / 2**30:.1f} GiB of the GPU, and {setup.vram_bytes / 2**30:.1f} are granted"
         raise MachineError(message, hint="use --profile fp8 or disk, which keep only a part there")
-
-
-def _keep_buffers_exact(pipe: Any, device: Device) -> None:
-    """Take modules without weights out of VRAM management, and keep them on the device as it computes.
-
-    DiffSynth 2.1.12 manages the text encoder's rotary embeddings like layers, and so casts their only tensor, the
-    frequencies `inv_freq`, to the format of stored weights: in FP8 they have three bits of mantissa, and those below
-    0.001 are zero. Without management they are in the type that is computed in; so they are here.
-    """
-    for parent in list(pipe.text_encoder.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, AutoWrappedModule) and next(child.module.parameters(), None) is None:
-                setattr(parent, name, child.module.to(device=device, dtype=placement.computation_dtype(device)))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffsynth.configs import VRAM_MANAGEMENT_MODULE_MAPS
+from diffsynth.configs import MODEL_CONFIGS, VRAM_MANAGEMENT_MODULE_MAPS
 
+from renderer.demo import family
 from renderer.engine import placement
 from renderer.engine.pipeline import open_pipeline
 from renderer.engine.placement import computation_dtype
@@ -174,6 +175,17 @@ class TestModel:
         with pytest.raises(ModelError, match=f"{file}: cut off") as caught:
             open_pipeline(make_setup(copied, profile, precision), no_report)
         assert TEXT_ENCODER not in caught.value.message
+
+    @pytest.mark.parametrize("name", ["qwen_image_dit", "qwen_image_text_encoder", "qwen_image_vae"])
+    def test_a_network_that_diffsynth_takes_for_another(
+        self, demo_folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """DiffSynth opens without it, and says that this is no error; it is one."""
+        family.register()
+        for entry in (entry for entry in MODEL_CONFIGS if entry["model_name"] == name):
+            monkeypatch.setitem(entry, "model_name", "another")
+        with pytest.raises(ModelError, match="DiffSynth has not found the model's"):
+            open_pipeline(make_setup(demo_folder), no_report)
 
     def test_unknown_weights(self, copied: Path) -> None:
         """Weights of a shape that no such network has are refused with their file's and their tensor's name."""
