@@ -55,20 +55,34 @@ class CudaRecorder:
 
     def __init__(self) -> None:
         self._stream: Any = None
+        self._broken: list[Any] = []
 
     def record(self, launch: Callable[[], None], pool: Any) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(self._own()), _nothing_collected():
+        with torch.cuda.stream(self._own()), _nothing_collected(), self._capturing(graph, pool):
+            launch()
+        replay: Callable[[], None] = graph.replay
+        return replay
+
+    @contextlib.contextmanager
+    def _capturing(self, graph: Any, pool: Any) -> Iterator[None]:
+        """Capture what is launched within. However it ends, the allocator gives memory from `pool` no longer."""
+        whole = False
+        try:
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")  # other threads wait for copies meanwhile
             try:
-                launch()
+                yield
             except Exception:
                 with contextlib.suppress(Exception):  # of which there would be only one more to tell
                     graph.capture_end()
+                    whole = True
                 raise
             graph.capture_end()
-        replay: Callable[[], None] = graph.replay
-        return replay
+            whole = True
+        finally:
+            if not whole:
+                self._broken.append(graph)  # torch's allocator of pinned memory may go on asking it
+                _end(pool)
 
     def pool(self) -> Any:
         return torch.cuda.graph_pool_handle()
@@ -88,6 +102,17 @@ class CudaRecorder:
                 torch.mm(small, small)
             self._stream.synchronize()
         return self._stream
+
+
+def _end(pool: Any) -> None:
+    """Do what torch leaves undone where CUDA ends no capture, or begins none: it gives up at that call.
+
+    The allocator would take itself to be capturing for as long as the process lives, and never give memory back.
+    """
+    device = torch.cuda.current_device()
+    with contextlib.suppress(Exception):  # torch has done it, if it came so far, and will let go of the pool too
+        torch.cuda.memory._cuda_endAllocateToPool(device, pool)  # noqa: SLF001  # it has no public name
+        torch.cuda.memory._cuda_releasePool(device, pool)  # noqa: SLF001
 
 
 @contextlib.contextmanager

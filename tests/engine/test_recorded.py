@@ -5,6 +5,9 @@ The recorder here plays by calling again, which is what a CUDA graph comes to; t
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -12,7 +15,7 @@ import pytest
 import torch
 
 from renderer.engine.modulation import Ready
-from renderer.engine.recorded import RecordedBlocks
+from renderer.engine.recorded import CudaRecorder, RecordedBlocks
 from renderer.estimate.memory import MOST_RECORDED_ROWS
 
 WIDTH, HALF_HEAD = 8, 2
@@ -236,3 +239,161 @@ def test_recordings_go_where_their_room_is_wanted() -> None:
     assert same(sweep(blocks, places, [rider()]), sweep(Weighted(), places, [rider()]))
     assert recorder.recorded == 2
     assert not blocks._pools
+
+
+def test_a_size_s_first_call_is_plain() -> None:
+    """It loads kernels, which may not be recorded; the next call of that size is."""
+    recorder, plain = Again(), Weighted()
+    block = RecordedBlocks(plain, recorder).arrive(0, slots()[0])
+    block(**rider())
+    assert (recorder.recorded, plain.called) == (0, 1)
+    block(**rider())
+    assert recorder.recorded == 1
+    block(**rider(text=4))
+    assert recorder.recorded == 1
+
+
+class Playing(Again):
+    """Recordings that play on until somebody waits, as a card's do; those let go of meanwhile are written down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.playing: set[int] = set()
+        self.gone: list[int] = []
+        self.too_early: list[int] = []
+
+    def record(self, launch: Callable[[], None], pool: Any) -> Callable[[], None]:
+        play, number = super().record(launch, pool), self.recorded
+
+        def replay() -> None:
+            self.playing.add(number)
+            play()
+
+        def let_go() -> None:
+            self.gone.append(number)
+            if number in self.playing:
+                self.too_early.append(number)
+
+        weakref.finalize(replay, let_go).atexit = False
+        return replay
+
+    def wait(self) -> None:
+        super().wait()
+        self.playing.clear()
+
+
+@pytest.mark.parametrize("why", ["forgotten", "no room", "another size", "large pictures", "a failure"])
+def test_nothing_that_plays_is_let_go(why: str) -> None:
+    """Whatever recordings go for, they have ended before."""
+    recorder, places, room = Playing(), slots(), [True]
+    blocks = RecordedBlocks(Weighted(), recorder, lambda: room[0])
+    sweep(blocks, places, [rider()])
+    assert recorder.playing == {1, 2}
+    match why:
+        case "forgotten":
+            blocks.forget()
+        case "no room":
+            room[0] = False
+            sweep(blocks, places, [rider()])
+        case "another size":
+            for _ in range(2):
+                sweep(blocks, places, [rider(image=9)], count=2)
+        case "large pictures":
+            for _ in range(2):
+                sweep(blocks, places, [rider(image=MOST_RECORDED_ROWS)], count=2)
+        case _:
+            recorder.error = RuntimeError("not here")
+            sweep(blocks, places, [rider(image=9)])
+    gc.collect()
+    assert {1, 2} <= set(recorder.gone)
+    assert recorder.too_early == []
+
+
+class Graph:
+    """Stands for a CUDA graph: says what is asked of it, and fails where it is told to."""
+
+    def __init__(self, said: list[str], fails: str) -> None:
+        self._said, self._fails = said, fails
+
+    def capture_begin(self, *, pool: Any, capture_error_mode: str) -> None:
+        assert (pool, capture_error_mode) == ((0, 1), "thread_local")
+        self._say("begin")
+
+    def capture_end(self) -> None:
+        self._say("end")
+
+    def replay(self) -> None:
+        self._say("replay")
+
+    def _say(self, what: str) -> None:
+        self._said.append(what)
+        if what in self._fails.split():
+            raise RuntimeError(f"{what} failed")
+
+
+class Capturing:
+    """A recorder, and what it asks of CUDA and torch's allocator."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, fails: str = "") -> None:
+        self.said: list[str] = []
+        self.graphs: list[weakref.ref[Graph]] = []
+        patch.setattr(torch.cuda, "CUDAGraph", lambda: self._graph(fails))
+        patch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+        patch.setattr(torch.cuda, "current_device", lambda: 0)
+        for call in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+            patch.setattr(torch.cuda.memory, call, lambda *_, call=call: self._say(call, fails))
+        self.recorder = CudaRecorder()
+        self.recorder._stream = object()
+
+    def _graph(self, fails: str) -> Graph:
+        found = Graph(self.said, fails)
+        self.graphs.append(weakref.ref(found))
+        return found
+
+    def _say(self, call: str, fails: str) -> None:
+        self.said.append(call)
+        if "recording" in fails:
+            raise RuntimeError("not currently recording to mempool_id")
+
+
+PUT_RIGHT = ["_cuda_endAllocateToPool", "_cuda_releasePool"]
+
+
+class TestCapturing:
+    def test_a_whole_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nothing is collected while launches are recorded, and after it as before."""
+        capturing, collecting = Capturing(monkeypatch), []
+        play = capturing.recorder.record(lambda: collecting.append(gc.isenabled()), (0, 1))
+        play()
+        assert capturing.said == ["begin", "end", "replay"]
+        assert collecting == [False]
+        assert gc.isenabled()
+
+    @pytest.mark.parametrize(
+        ("fails", "said"),
+        [
+            ("begin", ["begin", *PUT_RIGHT]),
+            ("end", ["begin", "end", *PUT_RIGHT]),
+            ("launch end", ["begin", "end", *PUT_RIGHT]),  # as after a synchronisation within: CUDA ends nothing
+            ("launch", ["begin", "end"]),
+            ("end recording", ["begin", "end", PUT_RIGHT[0]]),  # torch had done it: not twice
+        ],
+    )
+    def test_the_allocator_never_stays_in_it(
+        self, monkeypatch: pytest.MonkeyPatch, fails: str, said: list[str]
+    ) -> None:
+        """Whatever fails, the pool is ended, once, and what failed first is what is heard."""
+        first = fails.split(maxsplit=1)[0]
+
+        def launch() -> None:
+            if first == "launch":
+                raise RuntimeError("launch failed")
+
+        capturing = Capturing(monkeypatch, fails)
+        with pytest.raises(RuntimeError, match=f"{first} failed"):
+            capturing.recorder.record(launch, (0, 1))
+        assert capturing.said == said
+        assert gc.isenabled()
+        gc.collect()
+        (graph,) = capturing.graphs
+        assert (graph() is not None) == (PUT_RIGHT[0] in said)  # the host's allocator may still ask it
