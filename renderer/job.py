@@ -167,10 +167,28 @@ _as_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_a
 
 
 def fingerprint(job: Job, model: ModelIdentity) -> str:
-    """SHA-256 (64 hex digits) over the job, the model's identity and the rendering version."""
-    told = job.model_copy(update={"model": model.id})  # a folder may move: what it holds is in its identity
-    text = f"renderer {RENDERING_VERSION}\n{canonical(model)}\n{canonical(told)}"
+    """SHA-256 (64 hex digits) over the job, the model's identity and the rendering version.
+
+    What does not change the picture is not in it: the name of weights that are known by their content, the negative
+    prompt where nothing is guided. A field that is younger than `_ALWAYS_TOLD` is in it where it is not at its default,
+    so that it can be added without any older picture becoming another.
+    """
+    told = job.model_dump(mode="json", exclude_defaults=True)
+    told |= {name: getattr(job, name) for name in _ALWAYS_TOLD}
+    told["model"], weights = model.id, model.model_dump(mode="json")
+    if model.content_sha256 is not None:
+        told["model"] = weights["id"] = ""
+    if job.cfg_scale == 1:
+        told["negative_prompt"] = ""
+    text = f"renderer {RENDERING_VERSION}\n{canonical(weights)}\n{canonical(told)}"
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+_ALWAYS_TOLD = (
+    *("precision", "prompt", "negative_prompt", "cfg_scale", "num_inference_steps"),
+    *("width", "height", "seed"),
+)
+"""The fields that a job had in the beginning. Never add one."""
 
 
 _as_json = json.JSONEncoder(ensure_ascii=False).encode

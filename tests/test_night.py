@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from renderer import artifacts, files, news, run
+from renderer import artifacts, news, run
 from renderer.done import Found
 from renderer.events import AnyOrder, Render
 from renderer.job import Keep
@@ -24,7 +24,8 @@ from renderer.pace import Pace
 from renderer.plan import Planned, make_plan
 from renderer.settings import Stop
 from renderer.waiting import Waiting
-from renderer.weights import identity
+from renderer.weights import hashes
+from renderer.weights.hashes import Piece
 from renderer.workers import Heard
 from tests.fakes import Behaviour, DyingWorker, InlineWorker, draw
 from tests.making import make_manifest, make_picture, pixels_of
@@ -276,7 +277,7 @@ class TestReadingModels:
         manifest = self.local(tmp_path, demo_folder)
         stop, read = Stop(), 0
 
-        def sha256_of(_path: Path, heard: Callable[[int], None]) -> str:
+        def sha256_of(_piece: Piece, heard: Callable[[int], None]) -> str:
             nonlocal read
             read += 1
             stop.requests = 1
@@ -284,7 +285,7 @@ class TestReadingModels:
                 heard(1)
                 time.sleep(0.01)
 
-        monkeypatch.setattr(identity, "sha256_of", sha256_of)
+        monkeypatch.setattr(hashes, "sha256_of", sha256_of)
         settings = dataclasses.replace(night.settings, hire=DyingWorker)
         (summary,) = run.render([manifest], settings, night.heard.append, stop)
         assert (summary.ending, summary.left, read > 0) == ("signal", 1, True)
@@ -293,19 +294,19 @@ class TestReadingModels:
         """How much of how much, while it is read; the second time it is known, and nothing is said."""
         manifest = self.local(tmp_path, demo_folder)
         monkeypatch.setattr("renderer.busy.PATIENCE_S", 0.0)
-        real = files.sha256_of
+        real = hashes.sha256_of
         told = threading.Event()
 
-        def sha256_of(path: Path, heard: Callable[[int], None]) -> str:
+        def sha256_of(piece: Piece, heard: Callable[[int], None]) -> str:
             told.wait(20)
-            return real(path, heard)
+            return real(piece, heard)
 
         def watch(what: news.News) -> None:
             night.heard.append(what)
             if isinstance(what, news.Busy):
                 told.set()
 
-        monkeypatch.setattr(identity, "sha256_of", sha256_of)
+        monkeypatch.setattr(hashes, "sha256_of", sha256_of)
         run.render([manifest], dataclasses.replace(night.settings, profile="cpu"), watch, Stop())
         assert {what.what for what in night.of(news.Busy)} == {"reading a model's files, MB"}
         night.render(manifest, profile="cpu", hire=DyingWorker)

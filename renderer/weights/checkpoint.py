@@ -117,7 +117,7 @@ def check_together(checkpoints: Mapping[Network, Checkpoint]) -> None:
 
 def _add(network: Network, path: Path, header: Header, found: dict[str, Stored]) -> None:
     for own_name, entry in header.tensors.items():
-        name = _hub_name(network, own_name)
+        name = hub_name(network, own_name)
         if name in found:
             raise ModelError(f'{path}: tensor "{shorten(name)}" is in {found[name].path.name} already', hint=_HINT)
         if entry.begin == entry.end:
@@ -130,7 +130,8 @@ def _add(network: Network, path: Path, header: Header, found: dict[str, Stored])
         found[name] = Stored(path, entry.dtype, entry.shape, header.data_offset + entry.begin, size)
 
 
-def _hub_name(network: Network, name: str) -> str:
+def hub_name(network: Network, name: str) -> str:
+    """A tensor's name as the hub's files have it, whichever tool has written it."""
     for prefix, ours in RENAMED.get(network, ()):
         if name.startswith(prefix):
             return ours + name.removeprefix(prefix)
@@ -157,7 +158,7 @@ def _check_index(network: Network, paths: Sequence[Path], found: Mapping[str, St
             places = _read_json(file).get("weight_map")
             if not isinstance(places, dict):
                 raise ModelError(f"{file}: not an index of shards", hint=_HINT)
-            expected = {_hub_name(network, name): place for name, place in places.items()}
+            expected = {hub_name(network, name): place for name, place in places.items()}
             for name in sorted(expected.keys() | found.keys()):
                 there = found[name].path.name if name in found else "no shard"
                 if there != expected.get(name, "no shard"):

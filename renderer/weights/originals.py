@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from renderer.errors import DiskError, UsageError
-from renderer.weights.identity import file_hashes
+from renderer.weights.hashes import file_hashes
 from renderer.weights.index import SourceFile
 from renderer.weights.shapes import Network
 from renderer.weights.vouched import damaged

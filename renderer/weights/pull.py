@@ -20,7 +20,7 @@ from typing import Literal, get_args
 from renderer import lock
 from renderer.errors import ModelError, UsageError, shorten
 from renderer.weights import hubs
-from renderer.weights.identity import file_hashes
+from renderer.weights.hashes import file_hashes
 from renderer.weights.places import hugging_face_blob
 from renderer.weights.record import Record, Verified, read_record, write_record
 

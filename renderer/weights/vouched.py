@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from renderer.errors import ModelError
-from renderer.weights.identity import file_hashes
+from renderer.weights.hashes import file_hashes
 from renderer.weights.places import Found, Whereabouts, files_below
 from renderer.weights.record import read_record
 
