@@ -1,4 +1,4 @@
-"""Which kind of block a DiT's slots get on this device: FP8 products where they run, the device's own elsewhere.
+"""Which kind of block a DiT's slots get on this device: FP8 products where they come out right, its own elsewhere.
 
 On a GPU the launches of either kind are recorded where pictures are small.
 """
@@ -11,7 +11,7 @@ from types import ModuleType
 
 import torch
 
-from renderer.engine import fp8_reference, precision
+from renderer.engine import fp8_reference, fp8_trial, precision
 from renderer.engine.blocks import Blocks, ModuleBlocks
 from renderer.engine.fp8_blocks import Fp8Blocks
 from renderer.engine.placement import Device, computation_dtype
@@ -31,8 +31,9 @@ def choose(
 ) -> Blocks:
     """The kind of block for slots of this layout.
 
-    FP8 weights are multiplied as FP8 from compute capability 8.9, if `fp8` lets them; elsewhere they are scaled back
-    once a sweep. `records` tells whether there is room to record small pictures' launches.
+    FP8 weights are multiplied as FP8 from compute capability 8.9, if `fp8` lets them and a trial of such products comes
+    out right; elsewhere they are scaled back once a sweep. `records` tells whether there is room to record small
+    pictures' launches.
     """
     plain = ModuleBlocks(template, places, computation_dtype(device))
     if device != "cuda":
@@ -41,8 +42,31 @@ def choose(
     if not (scaled and fp8) or not precision.fp8_arithmetic():
         return RecordedBlocks(plain, CudaRecorder(), records)
     attention = template.get_submodule("attn")
-    blocks = Fp8Blocks(plain, places, attention.num_heads, attention.head_dim, _operations())
+    operations = _operations()
+    blocks = Fp8Blocks(plain, places, attention.num_heads, attention.head_dim, operations)
+    if reason := fp8_trial.complaint(operations, blocks.products, device):
+        _REFUSED.add(reason)
+        return RecordedBlocks(plain, CudaRecorder(), records)
     return RecordedBlocks(blocks, CudaRecorder(), records)
+
+
+def refused() -> str:
+    """What a picture of this process should say of FP8 products that did not come out right; empty where they did."""
+    return _REFUSED.words
+
+
+class _Refused:
+    """That this process multiplies in bf16 what it could have in FP8: said in the log, and kept for the sidecars."""
+
+    def __init__(self) -> None:
+        self.words = ""
+
+    def add(self, reason: str) -> None:
+        self.words = f"FP8 products do not work here ({reason}): weights are scaled back and multiplied in bf16"
+        LOG.warning("%s", self.words)
+
+
+_REFUSED = _Refused()
 
 
 def _operations() -> ModuleType:

@@ -13,6 +13,7 @@ import torch
 
 from renderer import catalog
 from renderer.catalog import Shape
+from renderer.engine.blocks import Arithmetic
 from renderer.engine.placement import Device
 from renderer.engine.slots import TURNING
 from renderer.estimate import decide, duration
@@ -33,14 +34,19 @@ BUS_BOUND = 0.85
 class Budget:
     """What this device's memory allows. It can be tightened when that turns out to be too much."""
 
-    def __init__(self, blocks: int, width: int, setup: Setup, device: Device) -> None:
-        """Taken when what stays on the device for good is there already."""
+    def __init__(
+        self, blocks: int, width: int, setup: Setup, device: Device, arithmetic: Arithmetic | None = None
+    ) -> None:
+        """Taken when what stays on the device for good is there already. `arithmetic` is the blocks', once known."""
         self._most = setup.in_flight or decide.MOST_IN_FLIGHT
         self._wanted = setup.in_flight or 1
         self._bytes = _available(setup, device)
         capability = torch.cuda.get_device_capability() if device == "cuda" else (9, 0)
         self._streaming = Streaming(
-            _shape(width, blocks), setup.stored, TURNING, Kernels.of(capability, fp8=setup.multiplies_fp8)
+            _shape(width, blocks),
+            setup.stored,
+            TURNING,
+            Kernels.of(capability, fp8=setup.multiplies_fp8 and arithmetic != "bf16"),
         )
         works = [Work(**demand.model_dump()) for demand in setup.demands] or [USUAL]
         decision = decide.decide(self._streaming, works, self._bytes, slots=setup.slots)

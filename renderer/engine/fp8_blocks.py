@@ -79,6 +79,16 @@ class Fp8Blocks:
         return self._operations
 
     @property
+    def products(self) -> set[tuple[int, int]]:
+        """[columns, width] of the weights that are multiplied."""
+        found = set()
+        for qkv, _, _, out, mlp in (_IMAGE, _TEXT):
+            for stems in (qkv, (out,), (f"{mlp}.net.0.proj",), (f"{mlp}.net.2",)):
+                shapes = [self._places[f"{stem}.weight"].shape for stem in stems]
+                found.add((sum(rows for rows, _ in shapes), shapes[0][1]))
+        return found
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Heads, and a head's width."""
         return self._heads, self._head

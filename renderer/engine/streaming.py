@@ -73,7 +73,7 @@ class StreamingEngine:
         self._blocks = arithmetic.choose(
             self._skeleton.dit_block, files[0].tensors, device, fp8=kind, records=self._records
         )
-        self._budget = Budget(self._source.count, self._skeleton.width, setup, device)
+        self._budget = Budget(self._source.count, self._skeleton.width, setup, device, self._blocks.arithmetic)
         self._slots = Slots(self._source, self._budget.slots, device)
         self._modulations = Modulations(self._skeleton.dit.time_text_embed, store.modulations(), device)
         self._prompts = Prompts(self._skeleton, store, self._pipe([]), device)

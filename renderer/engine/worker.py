@@ -200,9 +200,9 @@ def _listen(stream: BinaryIO, orders: queue.SimpleQueue[AnyOrder]) -> None:
 
 def _notes() -> tuple[str, ...]:
     """What is not as it should be in this process, and takes nothing from a picture but time."""
-    from renderer.engine import slots  # noqa: PLC0415  # torch, after the first sign of life
+    from renderer.engine import arithmetic, slots  # noqa: PLC0415  # torch, after the first sign of life
 
-    return (slots.unpinned(),) if slots.unpinned() else ()
+    return tuple(filter(None, (slots.unpinned(), arithmetic.refused())))
 
 
 def _told(sharing: Sharing | None) -> Sharing | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 from renderer.demo import family
-from renderer.engine import arithmetic, fp8_reference, placement, skeletons, stores
+from renderer.engine import arithmetic, fp8_reference, fp8_trial, placement, precision, skeletons, stores, worker
 from renderer.engine.blocks import ModuleBlocks
 from renderer.engine.fp8_blocks import Fp8Blocks
+from renderer.engine.fp8_reference import Rows
 from renderer.engine.modulation import Ready
 from renderer.events import Setup
 from renderer.weights.store import Store
@@ -116,6 +118,122 @@ class TestBlock:
         """Where nothing multiplies FP8, weights are scaled back."""
         chosen = arithmetic.choose(plain._template, store.blocks("transformer")[0].tensors, "cpu")
         assert chosen.arithmetic == placement.arithmetic_of("cpu")
+
+
+class Wrong:
+    """The reference, but for one thing that is wrong with it."""
+
+    def __init__(self, wrong: str) -> None:
+        self._wrong = wrong
+        self.tried: set[tuple[int, int, int]] = set()
+
+    def quantise(self, x: torch.Tensor) -> Rows:
+        rows = fp8_reference.quantise(x)
+        if self._wrong == "quantised values 30 % wrong":
+            rows.values[:] = (rows.values.float() / 1.3).to(torch.float8_e4m3fn)
+        return rows
+
+    def multiply(self, x: Rows, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        self.tried.add((x.count, *weight.shape))
+        match self._wrong:
+            case "rows' scales are one":
+                x = Rows(x.values, torch.ones_like(x.scale), x.count)
+            case "columns' scales are their mean":
+                scale = scale.mean().expand_as(scale)
+            case "no bias":
+                bias = torch.zeros_like(bias)
+            case "one row":
+                if x.count == 1:
+                    raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED when calling cublasLtMatmul\nand more")
+            case "out of memory":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            case _:
+                pass
+        product = fp8_reference.multiply(x, weight, scale, bias)
+        if self._wrong == "the last of many rows" and x.count > 128:
+            product[-1] = 0
+        if self._wrong == "NaN":
+            product[0, 0] = float("nan")
+        return product if self._wrong != "padded" else torch.cat((product, product))
+
+
+@pytest.fixture
+def trial(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Wrong]:
+    """Let a card be new enough, and its products be these; the trial is on the CPU."""
+
+    def install(wrong: str) -> Wrong:
+        operations = Wrong(wrong)
+        monkeypatch.setattr(precision, "fp8_arithmetic", lambda: True)
+        monkeypatch.setattr(arithmetic, "_operations", lambda: operations)
+        monkeypatch.setattr(arithmetic, "_REFUSED", arithmetic._Refused())
+        complaint = fp8_trial.complaint
+        monkeypatch.setattr(fp8_trial, "complaint", lambda found, shapes, _: complaint(found, shapes, "cpu"))
+        return operations
+
+    return install
+
+
+class TestTrial:
+    def test_what_works_is_chosen(
+        self, trial: Callable[[str], Wrong], store: Store, plain: ModuleBlocks, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Every product of a block is tried, with queries, keys and values as one, by few rows and by many."""
+        operations = trial("")
+        chosen = arithmetic.choose(plain._template, store.blocks("transformer")[0].tensors, "cuda")
+        assert chosen.arithmetic == "fp8"
+        wide = 4 * WIDTH
+        shapes = {(3 * WIDTH, WIDTH), (WIDTH, WIDTH), (wide, WIDTH), (WIDTH, wide)}
+        assert operations.tried == {(rows, *shape) for rows in (1, 128, 6889) for shape in shapes}
+        assert (arithmetic.refused(), caplog.messages) == ("", [])
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            "quantised values 30 % wrong",
+            "rows' scales are one",
+            "columns' scales are their mean",
+            "no bias",
+            "one row",
+            "the last of many rows",
+            "NaN",
+            "padded",
+        ],
+    )
+    def test_what_does_not_is_multiplied_in_bf16(
+        self,
+        wrong: str,
+        trial: Callable[[str], Wrong],
+        store: Store,
+        plain: ModuleBlocks,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """What fails or is wrong, at any shape, is not used: said once in the log, and in every picture's sidecar."""
+        trial(wrong)
+        chosen = arithmetic.choose(plain._template, store.blocks("transformer")[0].tensors, "cuda")
+        assert chosen.arithmetic == "bf16"
+        assert len(caplog.messages) == 1
+        assert "multiplied in bf16" in arithmetic.refused()
+        assert arithmetic.refused() in worker._notes()
+        assert "\n" not in arithmetic.refused()
+        assert wrong != "one row" or "CUBLAS_STATUS_NOT_SUPPORTED" in arithmetic.refused()
+
+    def test_out_of_memory_says_nothing_of_products(
+        self, trial: Callable[[str], Wrong], store: Store, plain: ModuleBlocks
+    ) -> None:
+        """It is told as what it is."""
+        trial("out of memory")
+        with pytest.raises(torch.OutOfMemoryError):
+            arithmetic.choose(plain._template, store.blocks("transformer")[0].tensors, "cuda")
+        assert arithmetic.refused() == ""
+
+    def test_who_wants_no_products_tries_none(
+        self, trial: Callable[[str], Wrong], store: Store, plain: ModuleBlocks
+    ) -> None:
+        """FP8 weights that are to be multiplied in bf16."""
+        operations = trial("no bias")
+        chosen = arithmetic.choose(plain._template, store.blocks("transformer")[0].tensors, "cuda", fp8=False)
+        assert chosen.arithmetic == "bf16"
+        assert not operations.tried
 
 
 @pytest.mark.gpu
