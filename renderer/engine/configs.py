@@ -115,7 +115,6 @@ def _introduce(weights: Weights, role: Role, sheets: Path) -> Path:
     if width not in _LIKE:
         raise ModelError(f"no known model of the family has a DiT {width} wide")
     entry = next(dict(entry) for entry in MODEL_CONFIGS if entry["model_hash"] == _LIKE[width][role])
-    entry.pop("state_dict_converter", None)  # a `TensorMap` has the module's names
     layers = sum(file.kind == "block" for file in transformer)
     if role == "transformer" and width == skeletons.QWEN_IMAGE_WIDTH:
         entry["extra_kwargs"] = {"num_layers": layers}

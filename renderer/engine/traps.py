@@ -35,8 +35,8 @@ def keep_frequencies_exact(pipe: Any) -> None:
     """Take modules without weights out of VRAM management, and keep them on the device as it computes.
 
     DiffSynth manages the text encoder's rotary embeddings like layers, and so casts their only tensor, the frequencies
-    `inv_freq`, to the format of stored weights: in FP8 they have three bits of mantissa, and those below 0.001 are
-    zero. Without management they are in the type that is computed in; so they are here.
+    `inv_freq`, to the format of stored weights: bf16, where a CPU computes in float32, or even FP8, where those below
+    0.001 are zero. Without management they are in the type that is computed in; so they are here.
     """
     for parent in list(pipe.text_encoder.modules()):
         for name, child in list(parent.named_children()):
