@@ -18,7 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from renderer.files import sha256_of
-from renderer.job import Bytes, Job, Keep, Profile, Seconds, Sidecar
+from renderer.job import Bytes, DeviceArithmetic, Job, Keep, Profile, Seconds, Sidecar
 from renderer.layout import PICTURE_SUFFIXES, SIDECAR_SUFFIX, OutputFolder, Own
 
 _PART_OF_IT = ConfigDict(extra="ignore")
@@ -56,6 +56,7 @@ class DoneSharing:
     share_s: Seconds
     mean_in_flight: float
     slots: int
+    arithmetic: Literal["bf16", "fp8", "float32"] = "bf16"
 
 
 @dataclass(frozen=True, slots=True, config=_PART_OF_IT)
@@ -64,6 +65,7 @@ class DoneEngine:
 
     profile: Profile
     device: Literal["cuda", "cpu"]
+    arithmetic: DeviceArithmetic = "bf16"
 
 
 @dataclass(frozen=True, slots=True, config=_PART_OF_IT)

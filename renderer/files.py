@@ -12,7 +12,7 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
@@ -60,9 +60,6 @@ WritePoint = Literal[
 
 def reached(_point: WritePoint, _path: Path) -> None:
     """Mark a point between two writes. Nothing happens here; the torture test replaces it and dies there."""
-
-
-_AT_A_TIME = 2**23
 
 
 def write_whole(path: Path, data: bytes, *, lasting: bool = True) -> None:
@@ -159,16 +156,10 @@ def _write_all(descriptor: int, data: bytes) -> None:
         left = left[os.write(descriptor, left) :]
 
 
-def sha256_of(path: Path, heard: Callable[[int], None] | None = None) -> str:
-    """The SHA-256 of a file's bytes, 64 hex digits. `heard` is told of bytes as they come; what it raises ends it."""
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, 64 hex digits."""
     with path.open("rb") as stream:
-        if heard is None:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-        digest = hashlib.sha256()
-        while piece := stream.read(_AT_A_TIME):
-            digest.update(piece)
-            heard(len(piece))
-        return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 # ---- folders ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from renderer import catalog, disk
+from renderer import catalog, disk, mixtures
 from renderer.disk import Disk
 from renderer.errors import RendererError
 from renderer.estimate import Estimate, Native, Stage, Work, decide, duration, host, shape_of
@@ -88,7 +88,7 @@ class Forecast:
     """All of it.
 
     `refused` are jobs, for two manifests may have pictures of one id; `troubles` are models and precisions that cannot
-    be opened here.
+    be opened here. `mixtures` say where pictures that are there were computed otherwise than those to come will be.
     """
 
     groups: tuple[Group, ...]
@@ -97,6 +97,7 @@ class Forecast:
     disk: Disk
     begins_at: datetime
     ends_at: datetime | None
+    mixtures: tuple[str, ...] = ()
 
     @property
     def vram_bytes(self) -> int | None:
@@ -132,6 +133,7 @@ class Forecast:
             "disk": self.disk.as_dict(),
             "groups": [_group_as_dict(group) for group in self.groups],
             "troubles": list(self.troubles),
+            "mixtures": list(self.mixtures),
         }
 
 
@@ -189,6 +191,7 @@ def forecast(plans: Sequence[Plan], terms: Terms, now: datetime) -> Forecast:
         disk=disk.look(plans, left, setups, ready=terms.ready),
         begins_at=now,
         ends_at=ends,
+        mixtures=tuple(mixtures.remarks(plans, setups, terms.machine)),
     )
 
 

@@ -189,6 +189,9 @@ def _forecast_lines(found: Forecast) -> Iterator[str]:
     for trouble in found.troubles:
         yield ""
         yield from wrap(f"cannot be rendered here: {trouble}", "")
+    for mixture in found.mixtures:
+        yield ""
+        yield from wrap(f"note: {mixture}", "  ")
     if not found.groups:
         return
     yield ""

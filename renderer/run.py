@@ -10,7 +10,20 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
-from renderer import artifacts, disk, machine, news, owner, placement, plan, rates, standing, supplies, workers
+from renderer import (
+    artifacts,
+    disk,
+    machine,
+    mixtures,
+    news,
+    owner,
+    placement,
+    plan,
+    rates,
+    standing,
+    supplies,
+    workers,
+)
 from renderer.batch import Batch, write_summary
 from renderer.busy import Busy
 from renderer.disk import Disk
@@ -146,6 +159,8 @@ class _Run:
         barred = {*refused, *(job for job in _jobs(batches) if key_of(job) in troubles)}
         left = {key_of(job) for job in _jobs(batches) if job not in barred}
         needed = {key: setup for key, setup in setups.items() if key in left}
+        for remark in mixtures.remarks(batches, needed.values(), here):
+            self._watch(news.Remark(remark))
         before = _check_room(batches, needed.values(), barred, settings, watch)
         self._supply(needed, troubles)
         if before.models_bytes:  # nobody knew to the byte what models would leave
