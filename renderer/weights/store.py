@@ -36,6 +36,7 @@ TORCH_DTYPES: Mapping[str, torch.dtype] = {
 Report = Callable[[int, int, str], None]
 """Hears of progress: bytes done, bytes of all, the file at hand. May be called from any thread, one at a time."""
 
+_CACHED_BYTES = 2**19  # summed up while the processor's cache still has it
 _CHECK_BYTES = 2**24  # what is read at once to be checked and no more
 _READ_BYTES = 2**30  # Linux reads no more than 2 GiB at once
 _SHOWN = 10
@@ -87,15 +88,21 @@ class BlockFile:
         memory = memory.cast("B")[: self.bytes]
         assert len(memory) == self.bytes, f"a buffer of {len(memory)} bytes for {self.bytes} of {self.path}"
         try:
+            check = _Check(self) if self.path not in self.sound else None
             done = self._read_direct(memory) if direct else 0
+            if check is not None:
+                check.add(memory[:done])
             with _opened(self.path) as descriptor:
-                if not _fill(descriptor, memory[done:], self.data_offset + done):
-                    raise ModelError(f"{self.path}: ends too early", hint=HINT)
+                step = _CACHED_BYTES if check is not None else len(memory)
+                for begin in range(done, len(memory), step):
+                    piece = memory[begin : begin + step]
+                    if not _fill(descriptor, piece, self.data_offset + begin):
+                        raise ModelError(f"{self.path}: ends too early", hint=HINT)
+                    if check is not None:
+                        check.add(piece)
                 if direct:
                     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            if self.path not in self.sound:
-                check = _Check(self)
-                check.add(memory)
+            if check is not None:
                 check.end()
         except OSError as error:
             raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}") from error
