@@ -14,6 +14,13 @@ LARGEST = 448.0
 SMALLEST_PEAK = 1e-12
 EPS = 1e-6
 
+FAST_ACCUMULATION = True
+"""Whether the card adds up its products as fast as it can, with fewer bits than float32 has for a part of the way.
+
+It is a part of every FP8 picture's bits: who changes it has pictures of another `RENDERING_VERSION`. What it costs and
+gains is measured by `python -m renderer.benchmarks.sums`.
+"""
+
 FEWEST_ROWS = 128
 """cuBLAS has no row-wise scaled product for a handful of rows; these cost no more, and the added ones are ignored."""
 
@@ -105,8 +112,13 @@ def place(
     joint[2][first : first + rows] = value
 
 
-def multiply(x: Rows, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Rows of FP8 by an FP8 weight of [columns, width] with one scale a column; bf16 rows x columns."""
+def multiply(
+    x: Rows, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, *, fast: bool = FAST_ACCUMULATION
+) -> torch.Tensor:
+    """Rows of FP8 by an FP8 weight of [columns, width] with one scale a column; bf16 rows x columns.
+
+    `fast` is of a GPU's sums; a CPU's are float32.
+    """
     if x.values.is_cuda:
         product = torch._scaled_mm(  # noqa: SLF001  # torch's own name for it
             x.values,
@@ -115,7 +127,7 @@ def multiply(x: Rows, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Ten
             scale_b=scale[None, :],
             bias=bias,
             out_dtype=torch.bfloat16,
-            use_fast_accum=True,
+            use_fast_accum=fast,
         )
         return product[: x.count]
     product = x.values.float() @ weight.float().t()

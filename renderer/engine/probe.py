@@ -103,10 +103,19 @@ def _sum(torch: Any, device: str) -> bool:
 
 
 def _fp8_product(torch: Any, device: str) -> bool:
+    from renderer.engine.fp8_reference import FAST_ACCUMULATION  # noqa: PLC0415  # torch, as above
+
     side = 128
     ones = torch.ones(side, side, device=device).to(torch.float8_e4m3fn)
     scale = torch.ones(side, 1, device=device)
-    product = torch._scaled_mm(ones, ones.T, scale_a=scale, scale_b=scale.T, out_dtype=torch.bfloat16)  # noqa: SLF001  # torch has no public name for it
+    product = torch._scaled_mm(  # noqa: SLF001  # torch has no public name for it
+        ones,
+        ones.T,
+        scale_a=scale,
+        scale_b=scale.T,
+        out_dtype=torch.bfloat16,
+        use_fast_accum=FAST_ACCUMULATION,
+    )
     return bool((product == side).all().item())
 
 

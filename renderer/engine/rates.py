@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from renderer import streams
 from renderer.engine import vae
+from renderer.engine.fp8_reference import FAST_ACCUMULATION
 from renderer.engine.placement import Device, arithmetic_of, computation_dtype
 from renderer.engine.precision import fp8_arithmetic
 from renderer.engine.slots import pinned_buffer
@@ -167,7 +168,7 @@ class Bench:
                 scale_a=row_scales,
                 scale_b=column_scales,
                 out_dtype=torch.bfloat16,
-                use_fast_accum=True,
+                use_fast_accum=FAST_ACCUMULATION,
             )
 
         return self._flops(sizes) / self._seconds(multiply)

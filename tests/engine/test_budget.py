@@ -6,6 +6,7 @@ from renderer import catalog
 from renderer.engine import budget
 from renderer.engine.budget import Budget
 from renderer.estimate import Streaming, Work, decide
+from renderer.estimate.memory import Kernels
 from renderer.events import Demand, Setup
 from renderer.job import Job
 from tests.making import make_job
@@ -43,6 +44,20 @@ class TestBudget:
         works = [Work(side, side) for side in (512, 1328, 2048)]
         planned = decide.decide(Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", 2), works, round(gib * GIB))
         assert found.slots == planned.slots
+
+    def test_weights_that_are_scaled_back_have_their_room(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where FP8 products do not work, a block in bf16 stands beside the slots, and takes the place of some."""
+        found, planned = [], []
+        kernels = Kernels.of((9, 0), fp8=False)
+        for gib in (2.5, 4, 6):
+            fp8 = of(monkeypatch, gib, 512)
+            setup = Setup(model="Qwen/Qwen-Image", precision="fp8", profile="stream", demands=(demand(512),))
+            bf16 = Budget(60, catalog.QWEN_IMAGE_SHAPE.width, setup, "cpu", "bf16")
+            streaming = Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", 2, kernels)
+            planned.append(decide.decide(streaming, [Work.of(job(512))], round(gib * GIB)).slots)
+            found.append(bf16.slots)
+            assert bf16.slots <= fp8.slots
+        assert found == planned
 
     def test_small_sizes_leave_room_for_slots(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A batch of small pictures keeps at least as many blocks as one with a large picture in it, and often more."""

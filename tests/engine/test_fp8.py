@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from renderer.demo import family
-from renderer.engine import arithmetic, fp8_reference, fp8_trial, placement, precision, skeletons, stores, worker
+from renderer.engine import (
+    arithmetic,
+    fp8_reference,
+    fp8_trial,
+    placement,
+    precision,
+    probe,
+    rates,
+    skeletons,
+    stores,
+    worker,
+)
 from renderer.engine.blocks import ModuleBlocks
 from renderer.engine.fp8_blocks import Fp8Blocks
-from renderer.engine.fp8_reference import Rows
+from renderer.engine.fp8_reference import FAST_ACCUMULATION, Rows
 from renderer.engine.modulation import Ready
 from renderer.events import Setup
+from renderer.job import RENDERING_VERSION
 from renderer.weights.store import Store
 
 HEADS, HEAD = 5, 32
@@ -120,6 +133,24 @@ class TestBlock:
         assert chosen.arithmetic == placement.arithmetic_of("cpu")
 
 
+def test_sums_are_fast_wherever_fp8_is_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was decided once, and is a part of a picture's bits: blocks, their rates and `doctor` ask for the same."""
+    asked: list[bool] = []
+
+    def product(_one: Any, _other: Any, *, use_fast_accum: bool, **_: Any) -> torch.Tensor:
+        asked.append(use_fast_accum)
+        return torch.full((128, 128), 128.0)
+
+    monkeypatch.setattr(torch, "_scaled_mm", product)
+    rows = Rows(SimpleNamespace(is_cuda=True), torch.ones(4), 4)
+    assert fp8_reference.multiply(rows, torch.ones(8, 8), torch.ones(8), torch.ones(8)).shape[0] == 4
+    rates.Bench("cpu", rates.CPU_SIZES).fp8_product()
+    assert probe._fp8_product(torch, "cpu")
+    assert len(asked) > 2
+    assert set(asked) == {FAST_ACCUMULATION}
+    assert (RENDERING_VERSION, FAST_ACCUMULATION) == (1, True)
+
+
 class Wrong:
     """The reference, but for one thing that is wrong with it."""
 
@@ -151,7 +182,7 @@ class Wrong:
                 pass
         product = fp8_reference.multiply(x, weight, scale, bias)
         if self._wrong == "the last of many rows" and x.count > 128:
-            product[-1] = 0
+            product[-1] *= 0.8
         if self._wrong == "NaN":
             product[0, 0] = float("nan")
         return product if self._wrong != "padded" else torch.cat((product, product))

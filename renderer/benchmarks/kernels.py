@@ -1,0 +1,92 @@
+"""Each of our kernels once, at Qwen-Image's widths and by few rows: for `compute-sanitizer` to watch.
+
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python -m renderer.benchmarks.kernels
+
+Without torch's cache every tensor is an allocation of its own, and a byte too far is seen. Says how many were launched.
+Without a GPU they are interpreted, at small widths, where `TRITON_INTERPRET=1` asks for that.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from renderer.engine import fp8_kernels, vae_kernels
+from renderer.engine.placement import Device
+from renderer.engine.strips import Kernel, Strip
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Rows of blocks; their width, heads and hidden width; (channels in, channels out) of convolutions, their rows."""
+
+    rows: tuple[int, ...]
+    heads: int
+    head: int
+    hidden: int
+    channels: tuple[tuple[int, int], ...]
+    side: tuple[int, int]
+
+
+GPU = Sizes((1, 5, 130), 24, 128, 12288, ((16, 384), (384, 384), (384, 192), (192, 96), (96, 96), (96, 3)), (6, 37))
+CPU = Sizes((2,), 2, 16, 64, ((16, 16), (16, 3)), (3, 5))
+
+
+def main() -> None:
+    """Launch them all."""
+    device: Device = "cuda" if torch.cuda.is_available() else "cpu"
+    sizes = GPU if device == "cuda" else CPU
+    count = sum(1 for run in (_blocks, _pictures) for _ in run(sizes, device))
+    if device == "cuda":
+        torch.cuda.synchronize()
+    sys.stdout.write(f"launched {count} kernels\n")
+
+
+def _blocks(sizes: Sizes, device: Device) -> Iterator[object]:
+    width = sizes.heads * sizes.head
+    parts = _random(6 * width, device=device)
+    for rows in sizes.rows:
+        x, update = _random(rows, width, device=device), _random(rows, width, device=device)
+        yield fp8_kernels.quantise(x)
+        yield fp8_kernels.activate(_random(rows, sizes.hidden, device=device))
+        yield fp8_kernels.modulate(x, parts, 0)
+        yield fp8_kernels.modulate(x, parts, 3)
+        yield fp8_kernels.add_and_modulate(x, update, parts, 2, 3)
+        yield fp8_kernels.add(x, update, parts, 5)
+        joint = [_random(2 * rows, sizes.heads, sizes.head, device=device) for _ in range(3)]
+        norms = (_random(sizes.head, device=device), _random(sizes.head, device=device))
+        turns = _random(rows, sizes.head // 2, 2, device=device).float()
+        for first in (0, rows):
+            qkv = _random(rows, 3 * width, device=device)
+            fp8_kernels.place(qkv, *norms, turns, (joint[0], joint[1], joint[2]), first)
+            yield joint
+
+
+def _pictures(sizes: Sizes, device: Device) -> Iterator[object]:
+    """Whole pictures, and a strip that has rows above and below it."""
+    height, columns = sizes.side
+    for before, after in sizes.channels:
+        frame = _random(height, columns, before, device=device)
+        gain = _random(before, device=device).float()
+        for silu in (True, False):
+            yield vae_kernels.normalise(frame, gain, silu=silu)
+        bias = _random(after, device=device).float()
+        square = Kernel(_random(after, 9 * before, device=device), bias, side=3, pad=1)
+        point = Kernel(_random(after, before, device=device), bias, side=1)
+        enlarged = Kernel(square.weight, bias, side=3, pad=1, up=2)
+        for kernel in (square, point, enlarged):
+            residual = _random(height * kernel.up, columns * kernel.up, after, device=device)
+            yield vae_kernels.convolve(Strip(frame, 0, height), kernel, 0, height * kernel.up, residual)
+        strip = Strip(frame[: height - 1], 1, height + 1)
+        yield vae_kernels.convolve(strip, square, 2, height - 1)
+
+
+def _random(*shape: int, device: Device) -> torch.Tensor:
+    return torch.randn(shape, device=device).to(torch.bfloat16)
+
+
+if __name__ == "__main__":
+    main()

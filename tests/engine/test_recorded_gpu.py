@@ -1,0 +1,162 @@
+"""Recorded blocks on a real GPU at Qwen-Image's widths: the bits of plain ones, and captures that fail."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+
+from renderer.engine import arithmetic, skeletons
+from renderer.engine.modulation import PickImage, PickText, Ready
+from renderer.engine.recorded import CudaRecorder, RecordedBlocks
+from renderer.job import Stored
+from renderer.weights import shapes
+from renderer.weights.layout import DTYPES, plan_files
+from renderer.weights.store import TensorPlace, views
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
+
+DEVICE = "cuda"
+TOKENS = (512 // 16) ** 2
+WIDTH, HEAD = 3072, 128
+MIB = 2**20
+
+
+def places(precision: Stored) -> list[TensorPlace]:
+    """A block of Qwen-Image's DiT, as it lies in a slot."""
+    networks = {
+        "transformer": shapes.transformer(shapes.TransformerWidths(layers=1)),
+        "text_encoder": shapes.text_encoder(shapes.TextEncoderWidths(layers=1)),
+        "vae": shapes.vae(shapes.VaeWidths()),
+    }
+    found, offset = [], 0
+    for tensor in plan_files(networks, precision)[0].tensors:  # type: ignore[arg-type]
+        found.append(TensorPlace(tensor.name, DTYPES[tensor.form], tensor.shape, offset, tensor.bytes))
+        offset += tensor.bytes
+    return found
+
+
+def filled(layout: list[TensorPlace], seed: int) -> torch.Tensor:
+    """A slot of random weights: matrices that keep the size of what they multiply, norms about one."""
+    dice = torch.Generator(DEVICE).manual_seed(seed)
+    flat = torch.empty(layout[-1].offset + layout[-1].bytes, dtype=torch.uint8, device=DEVICE)
+    for name, tensor in views(flat, layout).items():
+        values = torch.randn(tensor.shape, generator=dice, device=DEVICE)
+        if name.endswith(".scale"):
+            values = values.abs() * WIDTH**-0.5 + 1e-3
+        elif tensor.dim() == 1 and name.endswith(".weight"):
+            values = 1 + 0.1 * values
+        elif tensor.dtype == torch.bfloat16:
+            values *= WIDTH**-0.5
+        tensor.copy_(values.to(tensor.dtype))
+    return flat
+
+
+def template() -> torch.nn.Module:
+    dit, _, _ = skeletons.empty(WIDTH, 1)
+    block: torch.nn.Module = dit.transformer_blocks[0]
+    block.img_mod, block.txt_mod = PickImage(), PickText()
+    return block
+
+
+def rider(seed: int, words: int) -> dict[str, Any]:
+    dice = torch.Generator(DEVICE).manual_seed(seed)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=dice, device=DEVICE)
+
+    return {
+        "image": random(1, TOKENS, WIDTH).bfloat16(),
+        "text": random(1, words, WIDTH).bfloat16(),
+        "temb": Ready(0.3 * random(2, 6 * WIDTH).bfloat16()),
+        "image_rotary_emb": tuple(
+            torch.polar(torch.ones(rows, HEAD // 2, device=DEVICE), random(rows, HEAD // 2)) for rows in (TOKENS, words)
+        ),
+        "attention_mask": None,
+        "enable_fp8_attention": False,
+        "modulate_index": None,
+        "kv_cache": None,
+    }
+
+
+def sweeps(blocks: Any, slots: list[torch.Tensor], riders: list[dict[str, Any]]) -> list[torch.Tensor]:
+    """What riders have after each of three sweeps over two blocks."""
+    found = []
+    for _ in range(3):
+        flying = [dict(inputs) for inputs in riders]
+        for number, slot in enumerate(slots):
+            block = blocks.arrive(number, slot)
+            for inputs in flying:
+                with torch.no_grad():
+                    inputs["text"], inputs["image"] = block(**inputs)
+        found += [inputs[name] for inputs in flying for name in ("text", "image")]
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp8", "bf16"])
+def test_recorded_blocks_have_the_bits_of_plain_ones(precision: Stored) -> None:
+    """512x512, two blocks and three riders, two of one size: which of the two runs depends on free memory alone."""
+    layout = places(precision)
+    slots = [filled(layout, seed) for seed in (1, 2)]
+    riders = [rider(3, 128), rider(4, 128), rider(5, 37)]
+    plain = arithmetic.choose(template(), layout, "cuda", records=lambda: False)
+    recorded = arithmetic.choose(template(), layout, "cuda")
+    assert plain.arithmetic == recorded.arithmetic == precision
+    expected, found = (sweeps(blocks, slots, riders) for blocks in (plain, recorded))
+    assert isinstance(recorded, RecordedBlocks)
+    assert [len(form.plays) for form in recorded._forms.values()] == [2, 2]
+    assert all(each.isfinite().all() for each in expected)
+    assert [torch.equal(one, other) for one, other in zip(found, expected, strict=True)] == [True] * len(expected)
+    assert not torch.equal(expected[1], riders[0]["image"])
+    recorded.forget()
+
+
+def given_back() -> int:
+    """How many bytes of unused memory the allocator gives back."""
+    large = torch.empty(256 * MIB, dtype=torch.uint8, device=DEVICE)
+    before = int(torch.cuda.memory_reserved())
+    del large
+    gc.collect()
+    torch.cuda.empty_cache()
+    return before - int(torch.cuda.memory_reserved())
+
+
+def test_after_a_capture_that_fails_memory_is_given_back() -> None:
+    """Waiting for the GPU within one is refused, and ends the capture for CUDA; torch's allocator is not left in it."""
+    recorder = CudaRecorder()
+    x = torch.zeros(MIB, device=DEVICE)
+    assert given_back() >= 256 * MIB
+
+    def launch() -> None:
+        x.add(1)
+        torch.cuda.synchronize()
+
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="captur"):
+            recorder.record(launch, recorder.pool())
+        assert given_back() >= 256 * MIB
+
+
+def test_after_a_capture_that_fails_the_next_is_recorded() -> None:
+    """From the same pool as well, and with what was recorded before it; pinned memory can still be had."""
+    recorder = CudaRecorder()
+    pool = recorder.pool()
+    x = torch.zeros(MIB, device=DEVICE)
+    before = recorder.record(lambda: x.add_(1), pool)
+
+    def launch() -> None:
+        x.mul(2)
+        torch.cuda.synchronize()
+
+    with pytest.raises(RuntimeError, match="captur"):
+        recorder.record(launch, pool)
+    after = recorder.record(lambda: x.mul_(10), pool)
+    before()
+    after()
+    before()
+    assert x.unique().tolist() == [11.0]
+    assert torch.ones(MIB).pin_memory().sum() == MIB
+    del before, after
+    assert given_back() >= 256 * MIB
