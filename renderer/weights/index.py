@@ -25,7 +25,7 @@ FORMAT_VERSION: Literal[1] = 1
 INDEX = "index.json"
 TOKENIZER = "tokenizer"
 PROCESSOR = "processor"
-HINT = "pack the model again"
+HINT = "delete it (renderer models remove --precision), and pack the model again"
 
 _MAX_INDEX_BYTES = 2**25
 
