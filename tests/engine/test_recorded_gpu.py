@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 from typing import Any
 
 import pytest
@@ -124,7 +125,19 @@ def given_back() -> int:
 
 
 def test_after_a_capture_that_fails_memory_is_given_back() -> None:
-    """Waiting for the GPU within one is refused, and ends the capture for CUDA; torch's allocator is not left in it."""
+    """Waiting for the GPU within one is refused, and ends the capture for CUDA; torch's allocator is not left in it.
+
+    In a process of its own: torch's generator stays in the capture, and draws nothing on the GPU any more. The engine
+    records nothing more after such a failure, and draws its noise on the CPU.
+    """
+    child = multiprocessing.get_context("spawn").Process(target=fail_captures)
+    child.start()
+    child.join(200)
+    assert child.exitcode == 0
+
+
+def fail_captures() -> None:
+    """Three captures that fail, each from a pool of its own."""
     recorder = CudaRecorder()
     x = torch.zeros(MIB, device=DEVICE)
     assert given_back() >= 256 * MIB
@@ -137,26 +150,4 @@ def test_after_a_capture_that_fails_memory_is_given_back() -> None:
         with pytest.raises(RuntimeError, match="captur"):
             recorder.record(launch, recorder.pool())
         assert given_back() >= 256 * MIB
-
-
-def test_after_a_capture_that_fails_the_next_is_recorded() -> None:
-    """From the same pool as well, and with what was recorded before it; pinned memory can still be had."""
-    recorder = CudaRecorder()
-    pool = recorder.pool()
-    x = torch.zeros(MIB, device=DEVICE)
-    before = recorder.record(lambda: x.add_(1), pool)
-
-    def launch() -> None:
-        x.mul(2)
-        torch.cuda.synchronize()
-
-    with pytest.raises(RuntimeError, match="captur"):
-        recorder.record(launch, pool)
-    after = recorder.record(lambda: x.mul_(10), pool)
-    before()
-    after()
-    before()
-    assert x.unique().tolist() == [11.0]
     assert torch.ones(MIB).pin_memory().sum() == MIB
-    del before, after
-    assert given_back() >= 256 * MIB
