@@ -136,7 +136,7 @@ def of_card(card: Card, *, host_copy_bytes_per_s: float = 10e9) -> Rates:
     """What a card is expected to do: its peaks times what programs make of them.
 
     The shares are those that the probe found on an H200 (bf16 805 of 989 TFLOP/s, FP8 1520 to 1540 of 1979, attention
-    690, decoding 220), as of a measured machine: what an engine makes of a rate is `renderer.estimate.duration`'s.
+    690) and an H100 (decoding 279), as of a measured machine: what an engine makes of a rate is `renderer.estimate.duration`'s.
     Where float32 sums run at half the rate, the tensor cores are what is short, and more of that rate is reached
     (GeForce: about nine tenths in public measurements). Where bf16 is emulated, half the float32 rate, without fused
     attention. Of the disk nothing is known.
@@ -161,7 +161,7 @@ def of_card(card: Card, *, host_copy_bytes_per_s: float = 10e9) -> Rates:
 
 _SHARES: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
-        "full": {"bf16": 0.814, "fp8": 0.773, "attention": 0.7, "convolution": 0.222},
+        "full": {"bf16": 0.814, "fp8": 0.773, "attention": 0.7, "convolution": 0.282},
         "half": {"bf16": 0.9, "fp8": 0.85, "attention": 0.85, "convolution": 0.35},
         "emulated": {"bf16": 0.5, "fp8": 0.5, "attention": 0.2, "convolution": 0.2},
     }
