@@ -136,7 +136,8 @@ def of_card(card: Card, *, host_copy_bytes_per_s: float = 10e9) -> Rates:
     """What a card is expected to do: its peaks times what programs make of them.
 
     The shares are those that the probe found on an H200 (bf16 805 of 989 TFLOP/s, FP8 1520 to 1540 of 1979, attention
-    690) and an H100 (decoding 279), as of a measured machine: what an engine makes of a rate is `renderer.estimate.duration`'s.
+    690) and an H100 (decoding 279), as of a measured machine: what an engine makes of a rate is for
+    `renderer.estimate.duration` to say.
     Where float32 sums run at half the rate, the tensor cores are what is short, and more of that rate is reached
     (GeForce: about nine tenths in public measurements). Where bf16 is emulated, half the float32 rate, without fused
     attention. Of the disk nothing is known.

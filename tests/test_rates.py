@@ -134,7 +134,7 @@ class TestOfCard:
         assert found.product_flops == pytest.approx(805e12, rel=0.02)
         assert found.fp8_flops == pytest.approx(1530e12, rel=0.02)
         assert found.attention_flops == pytest.approx(690e12, rel=0.02)
-        assert found.convolution_flops == pytest.approx(220e12, rel=0.02)
+        assert found.convolution_flops == pytest.approx(279e12, rel=0.02)
         assert found.memory_bytes_per_s == pytest.approx(4.24e12, rel=0.02)
         assert found.pinned_bytes_per_s == pytest.approx(54.6e9, rel=0.02)
         assert 4.8e-6 <= found.launch_s <= 5.8e-6

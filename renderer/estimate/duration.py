@@ -50,8 +50,8 @@ DECODE_CONVOLUTIONS, DECODE_ATTENTION = 0.96, 0.19
 """Of the rates that are measured, what a decode's two parts reach (H100, `tests/benchmarks/decodes-h100.jsonl`).
 
 Its convolutions take 15.3 ms a million pixels; the middle's one head of 384 channels takes 52.8 ms at 2048x2048, by
-torch's memory-efficient kernel. Beside a host of half the speed the probe's short ones waited for it, and showed 0.79 of
-this rate: a decode took the same.
+torch's memory-efficient kernel. Beside a host of half the speed the probe's short ones waited for it, and showed 0.79
+of this rate: a decode took the same.
 """
 
 DECODE_HOST_CALLS = 530
