@@ -110,7 +110,7 @@ judge: $(READY_DEV)  ## 300 held-out prompts before the judge: what the demo mod
 	.venv/bin/python -m tests.demo.judging $(ARGS)
 
 torture: $(READY_DEV)  ## 1,000 kills at random moments, and one at every write point
-	RENDERER_KILLS=1000 .venv/bin/python -m pytest tests/test_torture.py -s $(ARGS)
+	RENDERER_KILLS=1000 .venv/bin/python -m pytest tests/supervisor/test_torture.py -s $(ARGS)
 
 clean:  ## remove .venv and caches; pictures stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from renderer import cli, workers
+from renderer.cli import command
+from renderer.supervisor import worker
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "tests.driving")
@@ -37,5 +38,5 @@ def pictures(folder: Path, name: str = "m") -> list[str]:
 
 
 if __name__ == "__main__":
-    workers.COMMAND = (sys.executable, "-m", "tests.fakes", *os.environ.get("FAKE", "").split())
-    sys.exit(cli.main())
+    worker.COMMAND = (sys.executable, "-m", "tests.fakes", *os.environ.get("FAKE", "").split())
+    sys.exit(command.main())

@@ -23,11 +23,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from renderer import children, events
-from renderer.encode import Pixels
-from renderer.events import AnyEvent, AnyOrder
+from renderer import protocol
 from renderer.job import Engine, Job, Memory, Software, Timing, canonical
-from renderer.workers import Gone, Heard
+from renderer.outputs.encode import Pixels
+from renderer.protocol import AnyEvent, AnyOrder
+from renderer.supervisor.worker import Gone, Heard
+from renderer.system import children
 
 SOFTWARE = Software(renderer="0", python="3", diffsynth="0", torch="0", transformers="0")
 
@@ -52,29 +53,29 @@ class Behaviour:
     def answer(self, order: AnyOrder) -> Iterator[tuple[AnyEvent, bytes]]:
         """The events that follow an order, as they come."""
         match order:
-            case events.Open():
+            case protocol.Open():
                 yield from self._open(order)
-            case events.Render():
+            case protocol.Render():
                 yield from self._render(order)
-            case events.Withdraw():
+            case protocol.Withdraw():
                 raise AssertionError("whoever holds the orders answers this")
 
-    def _open(self, order: events.Open) -> Iterator[tuple[AnyEvent, bytes]]:
-        yield events.Opening(what="transformer"), b""
+    def _open(self, order: protocol.Open) -> Iterator[tuple[AnyEvent, bytes]]:
+        yield protocol.Opening(what="transformer"), b""
         if self.refuses:
-            yield events.OpenFailed(message=self.refuses), b""
+            yield protocol.OpenFailed(message=self.refuses), b""
             return
         engine = Engine(name="fake", profile=order.setup.profile, device="cpu")
-        opened = events.Opened(
+        opened = protocol.Opened(
             capacity=self.capacity, load_s=self.opened_in_s, engine=engine, software=SOFTWARE, gpu=None
         )
         yield opened, b""
         if self.stops:  # as a frozen control group does, or a call into a driver that never returns
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    def _render(self, order: events.Render) -> Iterator[tuple[AnyEvent, bytes]]:
+    def _render(self, order: protocol.Render) -> Iterator[tuple[AnyEvent, bytes]]:
         key, job, began = order.key, order.job, datetime.now(UTC)
-        yield events.Started(key=key), b""
+        yield protocol.Started(key=key), b""
         words = job.prompt.split()
         if "crash" in words:
             os._exit(66)
@@ -89,30 +90,30 @@ class Behaviour:
             os.kill(os.getpid(), signal.SIGTERM)
         for step in range(job.num_inference_steps):
             time.sleep(0.1 if "slow" in words else 0.0)
-            yield events.Stepped(key=key, step=step + 1, steps=job.num_inference_steps), b""
+            yield protocol.Stepped(key=key, step=step + 1, steps=job.num_inference_steps), b""
         if "fail" in words or ("fail-once" in words and key not in self.failed_once):
             self.failed_once.add(key)
             yield _failed(key, words), b""
             return
         pixels = draw(job)
         timing = Timing(encode_s=0.0, denoise_s=0.01, decode_s=0.0, began_at=began, ended_at=datetime.now(UTC))
-        rendered = events.Rendered(
+        rendered = protocol.Rendered(
             key=key, width=job.width, height=job.height, timing=timing, memory=Memory(peak_rss_bytes=1000)
         )
         yield rendered, pixels.rgb[:100] if "flat-out" in words else pixels.rgb
 
 
-def _failed(key: str, words: list[str]) -> events.Failed:
+def _failed(key: str, words: list[str]) -> protocol.Failed:
     hint = "look at the prompt" if "helped" in words else ""
     detail = "Traceback: in decode"
-    return events.Failed(key=key, kind="BadPictureError", message="one flat colour", hint=hint, detail=detail)
+    return protocol.Failed(key=key, kind="BadPictureError", message="one flat colour", hint=hint, detail=detail)
 
 
-def withdrawn(orders: deque[AnyOrder]) -> events.Withdrawn:
+def withdrawn(orders: deque[AnyOrder]) -> protocol.Withdrawn:
     """Take back the jobs among `orders`, none of which has been begun."""
-    keys = tuple(order.key for order in orders if isinstance(order, events.Render))
+    keys = tuple(order.key for order in orders if isinstance(order, protocol.Render))
     orders.clear()
-    return events.Withdrawn(keys=keys)
+    return protocol.Withdrawn(keys=keys)
 
 
 class InlineWorker:
@@ -129,7 +130,7 @@ class InlineWorker:
         return os.getpid()
 
     def send(self, order: AnyOrder) -> None:
-        if isinstance(order, events.Withdraw):
+        if isinstance(order, protocol.Withdraw):
             self._heard.append((withdrawn(self._orders), b""))
         else:
             self._orders.append(order)
@@ -175,7 +176,7 @@ class DiesWithAll(InlineWorker):
         super().__init__(log, Behaviour(capacity=8))
 
     def hear(self, timeout_s: float) -> Heard | None:
-        if sum(isinstance(order, events.Render) for order in self._orders) == 8:
+        if sum(isinstance(order, protocol.Render) for order in self._orders) == 8:
             return Gone(-9), b""
         return super().hear(timeout_s)
 
@@ -199,18 +200,18 @@ def main() -> None:
         while True:
             while not waiting or not read.empty():
                 order = read.get()
-                if isinstance(order, events.Withdraw):
-                    events.write_frame(out, withdrawn(waiting))
+                if isinstance(order, protocol.Withdraw):
+                    protocol.write_frame(out, withdrawn(waiting))
                 else:
                     waiting.append(order)
             for event, payload in behaviour.answer(waiting.popleft()):
-                events.write_frame(out, event, payload)
+                protocol.write_frame(out, event, payload)
 
 
 def _listen(read: queue.SimpleQueue[AnyOrder]) -> None:
     try:
         while True:
-            read.put(events.read_order(sys.stdin.buffer))
+            read.put(protocol.read_order(sys.stdin.buffer))
     except EOFError:
         os._exit(0)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from renderer.encode import Pixels
 from renderer.job import Expect, Job, Picture, Place
-from renderer.manifest import Manifest
+from renderer.manifest.manifest import Manifest
+from renderer.outputs.encode import Pixels
 
 
 def pixels_of(path: Path) -> Pixels:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from renderer import catalog, encode
-from renderer.encode import Pixels
+from renderer import catalog
 from renderer.job import Engine, FileFacts, Gpu, Memory, Picture, Sidecar, Timing, fingerprint
-from renderer.layout import OutputFolder
-from renderer.manifest import Manifest
+from renderer.manifest.manifest import Manifest
+from renderer.outputs import encode
+from renderer.outputs.encode import Pixels
+from renderer.outputs.layout import OutputFolder
 from renderer.weights.identity import identify
 from tests.fakes import SOFTWARE
 

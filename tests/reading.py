@@ -9,7 +9,7 @@ from pathlib import Path
 
 from renderer.errors import ManifestError
 from renderer.job import Job
-from renderer.manifest import NO_OVERRIDES, Manifest, Overrides, load
+from renderer.manifest.manifest import NO_OVERRIDES, Manifest, Overrides, load
 
 DEMO = "defaults: {model: demo, precision: bf16}\n"
 """A head whose jobs may have the demo model's small sizes."""

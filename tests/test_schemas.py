@@ -9,8 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from renderer import schemas, yaml_reader
-from renderer.manifest import manifest_schema
+from renderer import schemas
+from renderer.manifest import yaml_reader
+from renderer.manifest.manifest import manifest_schema
 from tests.reading import problems_of
 
 JOBS = Path(__file__).parent.parent / "jobs"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from renderer import cli
+from renderer.cli import command as cli
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = getattr(sys, "_base_executable", sys.executable)

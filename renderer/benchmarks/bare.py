@@ -14,8 +14,8 @@ from renderer.benchmarks import streamed
 from renderer.engine.budget import Budget
 from renderer.engine.slots import Slots
 from renderer.engine.streaming import StreamingEngine
-from renderer.events import Setup
 from renderer.job import Job
+from renderer.protocol import Setup
 
 
 class _Forgetful:

@@ -26,8 +26,8 @@ from renderer.demo.family import VAE_BASE_WIDTH
 from renderer.engine import rates, vae_reference
 from renderer.engine import vae as ours
 from renderer.engine.placement import Device, computation_dtype
-from renderer.estimate.terms import GIB, MIB
 from renderer.estimate.vae import STRIP_BYTES
+from renderer.text import GIB, MIB
 
 Form = Literal["diffsynth", "torch", "kernels", "kernels, 64 MiB", "kernels, whole"]
 

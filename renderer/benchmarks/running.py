@@ -169,8 +169,8 @@ def in_processes(
 
 
 def _machine() -> Figures:
-    from renderer import machine  # noqa: PLC0415  # the child tells the versions
+    from renderer.machine import hardware  # noqa: PLC0415  # the child tells the versions
 
-    answer = machine.ask("renderer.engine.probe", machine.look())
+    answer = hardware.ask("renderer.engine.probe", hardware.look())
     cards = [gpu.get("name") for gpu in answer.get("gpus") or ()]
     return {"gpu": cards, **{name: answer.get(name) for name in ("python", "torch", "cuda", "diffsynth")}}

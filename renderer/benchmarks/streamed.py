@@ -21,12 +21,13 @@ from typing import Any
 
 import torch
 
-from renderer import machine, placement
 from renderer.engine.calling import Rendering
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import RendererError
-from renderer.events import Setup
 from renderer.job import Job
+from renderer.machine import hardware
+from renderer.planning import placement
+from renderer.protocol import Setup
 from renderer.weights.store import open_store
 
 Figures = dict[str, Any]
@@ -153,7 +154,7 @@ def capped(folder: Path, gib: int) -> Figures:
         torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total))
     setup = setup_of(folder)
     jobs = [job_of(setup, *shape, MIXED_STEPS, seed) for seed, shape in enumerate(MIXED, start=1)]
-    planned = placement.setup_for(jobs, machine.look(), "stream", gib * GIB)
+    planned = placement.setup_for(jobs, hardware.look(), "stream", gib * GIB)
     own = {"store": str(folder), "identity": setup.identity}
     engine = StreamingEngine.open(planned.model_copy(update=own), lambda _: None)
     reset()

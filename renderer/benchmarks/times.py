@@ -15,12 +15,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from renderer import machine, standing
 from renderer.benchmarks import running
 from renderer.benchmarks.running import Figures
 from renderer.errors import EXIT_DONE, EXIT_MACHINE
-from renderer.layout import OutputFolder
-from renderer.standing import Standing
+from renderer.machine import hardware
+from renderer.outputs import status
+from renderer.outputs.layout import OutputFolder
+from renderer.outputs.status import Standing
 
 CASES = ("all, after the probe", "the others, after five pictures")
 
@@ -45,7 +46,7 @@ def measure(folder: Path, env: dict[str, str], manifest: str = MANIFEST) -> Iter
     outputs, written = folder / "outputs-mixed", folder / "mixed.yaml"
     shutil.rmtree(outputs, ignore_errors=True)
     written.write_text(manifest, encoding="utf-8")
-    if machine.look().gpu is not None:
+    if hardware.look().gpu is not None:
         running.command("doctor", "--json", env=env, capture=True, done=(EXIT_DONE, EXIT_MACHINE))
     where = (str(written), "--outputs", str(outputs))
     told, _ = running.command("plan", *where, "--json", env=env, capture=True)
@@ -76,7 +77,7 @@ def _watching(folder: Path) -> Iterator[list[Standing]]:
 
     def watch() -> None:
         while not over.wait(_EVERY_S) and not seen:
-            now = standing.read(OutputFolder(folder))
+            now = status.read(OutputFolder(folder))
             if now is not None and now.done >= FIRST:
                 seen.append(now)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-from renderer import machine, placement
 from renderer.benchmarks import bare, streamed
 from renderer.benchmarks.memory_cases import CASES, Choice
 from renderer.benchmarks.running import GIB, LEFT_BYTES, Figures
@@ -25,8 +24,10 @@ from renderer.engine import failures
 from renderer.errors import OutOfMemoryError, RendererError
 from renderer.estimate import Work, decide
 from renderer.estimate.memory import CONTEXT_BYTES, MOST_TOKENS
-from renderer.events import Setup
 from renderer.job import Job
+from renderer.machine import hardware
+from renderer.planning import placement
+from renderer.protocol import Setup
 
 STEPS = 2
 MIXED_SHAPES = MIXED
@@ -118,7 +119,7 @@ class Capped:
     """An engine in a process that has so much of the GPU and no more; each case has slots and a budget of its own."""
 
     def __init__(self, store: Path, cap_bytes: int, warm: tuple[int, int, float] = WARM) -> None:
-        self._here = machine.look()  # before this process has anything there
+        self._here = hardware.look()  # before this process has anything there
         self._cap_bytes = cap_bytes
         self.allowed_bytes = cap_bytes - CONTEXT_BYTES
         self._bound()

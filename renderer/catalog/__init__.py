@@ -42,7 +42,7 @@ from renderer.catalog.model import (
     UNetShape,
 )
 from renderer.errors import ModelError, shorten
-from renderer.folders import expanded
+from renderer.system.folders import expanded
 
 __all__ = [
     "BY_ROLE",

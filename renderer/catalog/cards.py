@@ -1,7 +1,7 @@
 """Public cards as data: what their makers say they have and do, by name, with the source of each row.
 
 Rates are those of the tensor cores without sparsity, bf16 or FP8 in, float32 out, at the boost clock. What a program
-makes of them is `renderer.rates`' business.
+makes of them is `renderer.machine.rates`' business.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from renderer.errors import UsageError
+from renderer.text import GIB
 
-GIB = 2**30
 G = 10**9
 T = 10**12
 

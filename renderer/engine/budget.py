@@ -18,8 +18,8 @@ from renderer.engine.placement import Device
 from renderer.engine.slots import TURNING
 from renderer.estimate import decide, duration
 from renderer.estimate.memory import CONTEXT_BYTES, MOST_TOKENS, Kernels, Streaming, Work
-from renderer.events import Setup
 from renderer.job import Job
+from renderer.protocol import Setup
 
 MODULES_BYTES = 192 * 2**20
 """What kernels that are not loaded yet will take beside the allocator."""

@@ -15,8 +15,8 @@ from PIL import Image
 
 from renderer.catalog import MOST_TOKENS, TRAINED_TOKENS, Model
 from renderer.errors import BadPictureError, PictureError
-from renderer.events import Setup
 from renderer.job import Job, Memory, Sharing, Size, Timing
+from renderer.protocol import Setup
 
 FEWEST_STEPS = 2
 """With one step, DiffSynth 2.1.12 divides zero by zero: it stretches the noise levels so that the last is 0.02, and the

@@ -26,7 +26,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoder
 
 from renderer.engine.riders import Halt, Rider, pause
 from renderer.errors import DiskError
-from renderer.files import PART_PREFIX, write_whole
+from renderer.system.files import PART_PREFIX, write_whole
 
 LOG = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from renderer.demo import cache as demo
 from renderer.engine import stores
 from renderer.engine.networks import Weights
 from renderer.errors import ModelError
-from renderer.events import Setup
+from renderer.protocol import Setup
+from renderer.text import gb
 from renderer.weights import places, prepare, pull, vouched
 from renderer.weights.identity import identify
-from renderer.weights.needs import gb
 from renderer.weights.places import ModelFiles
 from renderer.weights.unpacked import unpacked
 

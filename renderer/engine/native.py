@@ -21,8 +21,8 @@ from renderer.engine.engines import Tell
 from renderer.engine.meter import Clock, MemoryMeter
 from renderer.engine.pipeline import OpenPipeline, open_pipeline
 from renderer.errors import DeviceLostError, RendererError
-from renderer.events import Setup
 from renderer.job import EngineName, Job
+from renderer.protocol import Setup
 
 LOG = logging.getLogger(__name__)
 

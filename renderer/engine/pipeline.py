@@ -27,7 +27,7 @@ from renderer.engine.networks import Weights
 from renderer.engine.placement import Device, Placement
 from renderer.engine.vae import PictureVae
 from renderer.errors import MachineError
-from renderer.events import Setup
+from renderer.protocol import Setup
 
 LOG = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import torch
 
-from renderer import processor
 from renderer.errors import MachineError
 from renderer.job import DeviceArithmetic, Profile, Stored
+from renderer.machine import processor
 
 Where = Literal["disk", "host", "device"]
 Device = Literal["cuda", "cpu"]

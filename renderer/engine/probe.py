@@ -27,7 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from renderer import streams
+from renderer.system import streams
 
 _OK = "ok"
 

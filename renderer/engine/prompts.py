@@ -21,8 +21,8 @@ from renderer.engine.placement import Device, arithmetic_of, computation_dtype
 from renderer.engine.riders import Rider
 from renderer.engine.skeletons import Skeleton
 from renderer.engine.slots import TURNING, ReadAhead, Slots, Source
-from renderer.folders import cache_folder
 from renderer.job import Job, canonical
+from renderer.system.folders import cache_folder
 from renderer.weights.store import Store
 
 

@@ -1,8 +1,8 @@
 """How fast this device and its host are, in two seconds: `python -m renderer.engine.rates` writes one JSON object.
 
-It holds the fields of `renderer.rates.Rates`, or `error`. Each figure is the median of several runs after two for
-warming up, of the shapes that the engine has; on the CPU the same code runs with small ones. Knows nothing of models
-or jobs but where models' files lie.
+It holds the fields of `renderer.machine.rates.Rates`, or `error`. Each figure is the median of several runs after two
+for warming up, of the shapes that the engine has. On the CPU the same code runs with small ones. Knows nothing of
+models or jobs but where models' files lie.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import Any, TypeVar
 import torch
 from torch.nn import functional
 
-from renderer import streams
 from renderer.engine import vae
 from renderer.engine.fp8_reference import FAST_ACCUMULATION
 from renderer.engine.placement import Device, arithmetic_of, computation_dtype
@@ -31,12 +30,13 @@ from renderer.engine.precision import fp8_arithmetic
 from renderer.engine.slots import pinned_buffer
 from renderer.engine.strips import Kernel, whole
 from renderer.errors import MachineError
-from renderer.folders import models_folder
-from renderer.rates import CPU, Rates
+from renderer.machine.rates import CPU, Rates
+from renderer.system import streams
+from renderer.system.folders import models_folder
+from renderer.text import MIB
 
 Figure = TypeVar("Figure")
 
-MIB = 2**20
 
 WARM_UPS = 2
 RUNS = (3, 30)

@@ -20,10 +20,10 @@ from typing import Any, Protocol
 
 import torch
 
-from renderer import machine
 from renderer.engine.meter import Span
 from renderer.engine.placement import Device
 from renderer.errors import MachineError
+from renderer.machine import hardware
 
 LOG = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def source_for(files: Sequence[BlockFile], device: Device) -> Source:
 
 def _fits(files: Sequence[BlockFile]) -> bool:
     """Whether host memory has room for all of a sweep."""
-    return _bytes(files) + HOST_MARGIN_BYTES <= machine.look().ram_free_bytes
+    return _bytes(files) + HOST_MARGIN_BYTES <= hardware.look().ram_free_bytes
 
 
 def _bytes(files: Sequence[BlockFile]) -> int:

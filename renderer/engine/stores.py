@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from renderer import catalog, lock
+from renderer import catalog
 from renderer.demo import cache as demo
 from renderer.errors import ModelError
-from renderer.events import Setup
-from renderer.folders import cache_folder
 from renderer.job import ModelIdentity
+from renderer.protocol import Setup
+from renderer.system import lock
+from renderer.system.folders import cache_folder
 from renderer.weights import pack
 from renderer.weights.identity import identify
 from renderer.weights.store import Store, open_store

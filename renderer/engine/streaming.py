@@ -35,8 +35,8 @@ from renderer.engine.prompts import Prompts
 from renderer.engine.riders import Halt, Rider, fork, pause
 from renderer.engine.slots import Slots, source_for
 from renderer.errors import DeviceLostError, OutOfMemoryError, RendererError
-from renderer.events import Setup
 from renderer.job import EngineName, Job
+from renderer.protocol import Setup
 from renderer.weights.store import Store
 
 LOG = logging.getLogger(__name__)

@@ -16,8 +16,9 @@ import threading
 import time
 from typing import IO
 
-from renderer import catalog, children, streams
+from renderer import catalog
 from renderer.errors import RendererError
+from renderer.system import children, streams
 from renderer.weights import prepare, pull
 from renderer.weights.needs import Bill, Need, Progress, Refused, Supplied
 from renderer.weights.verify import verify

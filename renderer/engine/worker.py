@@ -17,9 +17,10 @@ import time
 import traceback
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
-from renderer import children, processor, streams
 from renderer.errors import DeviceLostError, MachineError, PictureError, RendererError
-from renderer.events import (
+from renderer.job import Engine, Sharing
+from renderer.machine import processor
+from renderer.protocol import (
     AnyEvent,
     AnyOrder,
     Failed,
@@ -37,7 +38,7 @@ from renderer.events import (
     read_order,
     write_frame,
 )
-from renderer.job import Engine, Sharing
+from renderer.system import children, streams
 
 if TYPE_CHECKING:
     from renderer.engine.calling import Rendering

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 from renderer.catalog import SIZE_STEP, Model
 from renderer.estimate.memory import BEHIND, MOST_TOKENS, Streaming, Work
-from renderer.estimate.terms import MIB, total
+from renderer.estimate.terms import total
 from renderer.job import Size
+from renderer.text import MIB
 
 FEWEST_SLOTS = 2
 """One is computed with while the other is filled."""

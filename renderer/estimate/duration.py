@@ -2,7 +2,7 @@
 
 A sweep takes as long as the longest of three that go on at the same time: the GPU's arithmetic, the host's launching of
 it, and the copies of blocks that are not on the GPU. What is measured afterwards corrects this by one factor
-(`renderer.pace`): the shape of the cost is from here.
+(`renderer.planning.pace`): the shape of the cost is from here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from renderer.estimate.memory import DROPPED, MOST_RECORDED_ROWS, MOST_TOKENS, S
 from renderer.estimate.vae import LATENT_PIXEL
 from renderer.estimate.weights import weight_bytes
 from renderer.job import Stored
-from renderer.rates import Rates
+from renderer.machine.rates import Rates
 
 Limit = Literal["arithmetic", "launches", "bus", "disk"]
 """What a sweep waits for."""

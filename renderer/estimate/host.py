@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from renderer.catalog import Shape
-from renderer.estimate.terms import GIB, MIB, Stage, Term, terms
+from renderer.estimate.terms import Stage, Term, terms
 from renderer.estimate.weights import weight_bytes
 from renderer.job import Profile, Stored
+from renderer.text import GIB, MIB
 
 LIBRARIES = 5 * GIB // 2
 """Resident set of a worker beside its weights: torch, CUDA, DiffSynth, transformers (measured)."""

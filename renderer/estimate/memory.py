@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 from renderer.catalog import Shape
 from renderer.estimate import vae
-from renderer.estimate.terms import MIB, Estimate, Stage, Term, terms, total
+from renderer.estimate.terms import Estimate, Stage, Term, terms, total
 from renderer.estimate.weights import WeightBytes, weight_bytes
 from renderer.job import Job, Stored
+from renderer.text import MIB
 
 DROPPED, BEHIND = 34, 5
 """Tokens that DiffSynth puts before a prompt, which are dropped after encoding, and behind it."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 
 from renderer.catalog import Shape
 from renderer.estimate.memory import BEHIND, CONTEXT_BYTES, DROPPED, FIXED_BYTES, Kernels, Streaming, Work
-from renderer.estimate.terms import MIB, Estimate, Stage, Term, terms, total
+from renderer.estimate.terms import Estimate, Stage, Term, terms, total
 from renderer.estimate.weights import weight_bytes
 from renderer.job import Profile, Stored
+from renderer.text import MIB
 
 EARLY_CONTEXT_BYTES = 500 * MIB
 """On the device beside the allocator while DiffSynth still takes weights up: many kernels are loaded later (H200)."""

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-GIB = 2**30
-MIB = 2**20
+from renderer.text import MIB
 
 IN_VAIN = 0.48
 """Of the largest piece that comes and goes, what the allocator holds in holes that are too small for it."""

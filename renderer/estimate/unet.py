@@ -8,7 +8,8 @@ guidance two passes in one batch. It is not rendered with; the arithmetic is hel
 from __future__ import annotations
 
 from renderer.catalog import STABLE_DIFFUSION_15, UNetShape
-from renderer.estimate.terms import MIB, Estimate, Stage, Term, terms, total
+from renderer.estimate.terms import Estimate, Stage, Term, terms, total
+from renderer.text import MIB
 
 WORKSPACE = 30 * MIB
 """cuBLAS and small things, beside the terms."""

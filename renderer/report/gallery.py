@@ -17,12 +17,13 @@ from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
-from renderer import standing, words
-from renderer.layout import Own
-from renderer.manifest import Manifest
-from renderer.plan import Planned, look_again, make_plan
+from renderer.manifest.manifest import Manifest
+from renderer.outputs import status
+from renderer.outputs.describe import describe_standing
+from renderer.outputs.layout import Own
+from renderer.outputs.status import Standing
+from renderer.planning.plan import Planned, look_again, make_plan
 from renderer.report import gather, page, thumbnails
-from renderer.standing import Standing
 
 _ASSETS = {f"{Own.ASSETS}/{name}": Path(__file__).parent / name for name in page.ASSETS}
 _LOOK_THROUGH_S = 30.0  # how often all sidecars are looked at from outside, for those that no journal tells of
@@ -144,7 +145,7 @@ class Gallery:
 
     def follow(self) -> None:
         """Look for what has changed. Raises `OSError` and `RendererError` when the folder cannot be read just now."""
-        before, now = self._standing, standing.read(self._plan.folder)
+        before, now = self._standing, status.read(self._plan.folder)
         entries = self._plan.journal.read_on()
         positions = {self._positions[entry.id] for entry in entries if entry.id in self._positions}
         another = (before.began_at if before else None) != (now.began_at if now else None)
@@ -214,7 +215,7 @@ class Gallery:
         message = {
             "pictures": [(position, self._pictures[position]) for position in sorted({place for _, place in fresh})],
             "counts": gather.describe_counts(self._counts),
-            "told": words.describe_standing(now) if now else "",
+            "told": describe_standing(now) if now else "",
             "flying": {one.id: (one.step, one.steps) for one in now.in_flight} if now else {},
             "happened": self._happened,
             "closed": self._closed,

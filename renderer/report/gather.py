@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from renderer import folders
-from renderer.done import Known
 from renderer.job import Summary
-from renderer.layout import Own
-from renderer.plan import Plan, Planned, State
-from renderer.standing import read_summary
+from renderer.outputs.done import Known
+from renderer.outputs.layout import Own
+from renderer.outputs.status import read_summary
+from renderer.planning.plan import Plan, Planned, State
+from renderer.system import folders
 
 _LOG_BYTES = 4000
 _MAX_AXIS = 200

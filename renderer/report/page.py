@@ -13,15 +13,15 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from renderer import news
-from renderer.busy import Busy
 from renderer.errors import RendererError
-from renderer.files import disk_error, write_whole
-from renderer.layout import Own
-from renderer.news import Watch
-from renderer.plan import Plan
+from renderer.outputs.layout import Own
+from renderer.planning.plan import Plan
 from renderer.report import plots, thumbnails
 from renderer.report.gather import Page, gather, hide_paths
+from renderer.supervisor import events
+from renderer.supervisor.busy import Busy
+from renderer.supervisor.events import Watch
+from renderer.system.files import disk_error, write_whole
 
 ASSETS = ("page.css", "page.js")
 _HERE = Path(__file__).parent
@@ -51,17 +51,17 @@ def writer(tell: Watch, at_once: Callable[[], bool] = lambda: False) -> Watch:
     A page that cannot be written is a warning, which it tells: the pictures are there.
     """
 
-    def busy(what: news.News) -> None:
+    def busy(what: events.News) -> None:
         if at_once():
             raise RendererError("the run was asked to end at once")
         tell(what)
 
-    def watch(what: news.News) -> None:
-        if isinstance(what, news.BatchEnded) and what.plan is not None:
+    def watch(what: events.News) -> None:
+        if isinstance(what, events.BatchEnded) and what.plan is not None:
             try:
                 write(what.plan, busy)
             except (OSError, ValueError, RendererError) as error:
-                tell(news.Remark(f"the page of {what.summary.name} could not be written: {error}"))
+                tell(events.Remark(f"the page of {what.summary.name} could not be written: {error}"))
 
     return watch
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from renderer.done import Known
-from renderer.pace import Pace
+from renderer.outputs.done import Known
+from renderer.planning.pace import Pace
+from renderer.text import GIB
 
 WIDTH, HEIGHT = 640, 200
 LEFT, RIGHT, TOP, BOTTOM = 64, 8, 12, 24
-GIB = 2**30
 _MOST_SPANS = 48
 _SPANS_S = (1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 43200, 86400)
 

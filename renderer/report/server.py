@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, ClassVar, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from renderer.errors import RendererError, UsageError
-from renderer.layout import Own
+from renderer.outputs.layout import Own
 from renderer.report import visitors
 from renderer.report.gallery import Gallery, Served
 

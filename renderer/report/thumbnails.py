@@ -12,11 +12,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from renderer.files import write_whole
-from renderer.folders import expanded
-from renderer.layout import Own
-from renderer.plan import Plan, Planned
+from renderer.outputs.layout import Own
+from renderer.planning.plan import Plan, Planned
 from renderer.report.gather import thumbnail_name
+from renderer.system.files import write_whole
+from renderer.system.folders import expanded
 
 THUMB_SIDE = 320
 _SHEET_SIDE = 160

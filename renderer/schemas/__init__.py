@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from renderer.job import Sidecar, Summary, Value
-from renderer.manifest import manifest_schema
+from renderer.manifest.manifest import manifest_schema
 
 FOLDER = Path(__file__).parent
 

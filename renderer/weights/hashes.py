@@ -14,9 +14,9 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from renderer import folders
 from renderer.errors import DiskError, ModelError
-from renderer.files import write_whole
+from renderer.system import folders
+from renderer.system.files import write_whole
 from renderer.weights.headers import read_header
 
 Tell = Callable[[int, int], None]

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from renderer import files
 from renderer.errors import DiskError, ModelError, shorten
+from renderer.system import files
 from renderer.weights import strangers
 
 ITEM_BITS: Mapping[str, int] = {

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Protocol, TypeVar
 
-from renderer import folders
 from renderer.errors import ModelError, RendererError, shorten
+from renderer.system import folders
 from renderer.weights.headers import disk_error
 from renderer.weights.patience import Patience, Refusal, pause
 

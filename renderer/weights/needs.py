@@ -9,9 +9,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from renderer import catalog, folders, machine
+from renderer import catalog
 from renderer.errors import DiskError, LockedError, MachineError, ModelError, RendererError, UsageError
 from renderer.job import Stored, Value
+from renderer.machine import hardware
+from renderer.system import folders
+from renderer.text import gb
 from renderer.weights import places
 
 _SPARE_BYTES = 10**9  # so that a disk is not filled to the brim
@@ -124,9 +127,4 @@ def refuse_offline(need: Need) -> None:
 
 def free_bytes() -> int:
     """What is free where models are kept."""
-    return machine.free_disk_bytes(folders.models_folder().absolute())
-
-
-def gb(count: int) -> str:
-    """Bytes in GB (10^9), as disks and hubs count them; small amounts in MB."""
-    return f"{count / 10**9:.1f} GB" if count >= 10**8 else f"{count / 10**6:.1f} MB"
+    return hardware.free_disk_bytes(folders.models_folder().absolute())

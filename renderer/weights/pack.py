@@ -23,31 +23,20 @@ from types import MappingProxyType
 import torch
 from pydantic import ValidationError
 
-from renderer import __version__, lock, machine
+from renderer import __version__
 from renderer.errors import DiskError, LockedError, ModelError
-from renderer.files import write_whole
 from renderer.job import ModelIdentity, Stored, Value, canonical
+from renderer.machine import hardware
+from renderer.system import lock
+from renderer.system.files import write_whole
 from renderer.weights import originals
 from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint
 from renderer.weights.convert import Maker
 from renderer.weights.headers import disk_error, encode_header, write_file
-from renderer.weights.index import (
-    FORMAT_VERSION,
-    INDEX,
-    PROCESSOR,
-    TOKENIZER,
-    CopiedFile,
-    Index,
-    StoredFile,
-)
+from renderer.weights.index import FORMAT_VERSION, INDEX, PROCESSOR, TOKENIZER, CopiedFile, Index, StoredFile
 from renderer.weights.layout import PackedFile, plan_files
 from renderer.weights.shapes import Network
-from renderer.weights.store import (
-    Report,
-    open_store,
-    sha256_or_nothing,
-    verify,
-)
+from renderer.weights.store import Report, open_store, sha256_or_nothing, verify
 
 NETWORKS: tuple[Network, ...] = ("transformer", "text_encoder", "vae")
 
@@ -163,7 +152,7 @@ class _Work:
     def check_room(self, more_bytes: int) -> None:
         """Raise `DiskError` when the disk does not hold what is still to be written."""
         needed = self._all_bytes - self._bytes + more_bytes + _SPARE_BYTES
-        free = machine.free_disk_bytes(self._part)
+        free = hardware.free_disk_bytes(self._part)
         if free < needed:
             message = f"the store {self._part.with_suffix('')} needs {needed / 1e9:.1f} GB more"
             raise DiskError(f"{message}, and the disk has {free / 1e9:.1f} GB free", hint="free some space there")
@@ -171,7 +160,7 @@ class _Work:
     def write_files(self) -> None:
         """Write every file that is not done, the largest first; the first that fails stops the others."""
         waiting = sorted((file for file in self._files if file.name not in self.done), key=_file_bytes, reverse=True)
-        threads = min(_MAX_THREADS, machine.look().cpus)
+        threads = min(_MAX_THREADS, hardware.look().cpus)
         with ExitStack() as stack:
             stack.enter_context(_one_thread_each())
             sources = stack.enter_context(_opened(self._checkpoints.values()))

@@ -18,8 +18,8 @@ from typing import Literal
 
 from renderer.catalog import DEMO, MODELS, PARTS, TOKENIZER, Model, Part, PartRole, Role
 from renderer.errors import ModelError
-from renderer.folders import expanded, models_folder
 from renderer.job import ModelIdentity, Stored
+from renderer.system.folders import expanded, models_folder
 from renderer.weights.checkpoint import HUB_TYPES, open_checkpoint
 from renderer.weights.identity import identify
 from renderer.weights.record import read_record

@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from renderer import folders
 from renderer.catalog import DEMO, Model, Part
 from renderer.errors import DiskError
-from renderer.files import write_whole
 from renderer.job import Stored
+from renderer.system import folders
+from renderer.system.files import write_whole
+from renderer.text import gb
 from renderer.weights import needs, originals, places, pull, vouched
 from renderer.weights.checkpoint import open_checkpoint
 from renderer.weights.identity import identify
@@ -207,10 +208,10 @@ def _pack(model: Model, whereabouts: Whereabouts, files: ModelFiles, store: Stor
     )
     _remember_rate("pack", index.bytes, time.monotonic() - began)
     if index.worst_error is None or index.median_error is None:
-        return folder, f"{model.id} is packed: {needs.gb(index.bytes)}, bit for bit"
+        return folder, f"{model.id} is packed: {gb(index.bytes)}, bit for bit"
     name, worst = index.worst_error
     error = f"error of a layer's weights {index.median_error:.4f}, at most {worst:.4f}"
-    return folder, f"{model.id} is packed: {needs.gb(index.bytes)}\n  {error}\n  ({name})"
+    return folder, f"{model.id} is packed: {gb(index.bytes)}\n  {error}\n  ({name})"
 
 
 def _discard(model: Model, store: Path | None, report: Report) -> str:
@@ -225,7 +226,7 @@ def _discard(model: Model, store: Path | None, report: Report) -> str:
         return "no originals of ours to discard"
     if store is not None:
         open_store(store).verify(lambda done, total, _name: report("verifying", done, total))
-    return f"{needs.gb(originals.discard_source(paths, folders.models_folder()))} of originals discarded"
+    return f"{gb(originals.discard_source(paths, folders.models_folder()))} of originals discarded"
 
 
 # ---- rates -----------------------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
-from renderer import lock
 from renderer.errors import ModelError, UsageError, shorten
+from renderer.system import lock
 from renderer.weights import hubs
 from renderer.weights.hashes import file_hashes
 from renderer.weights.places import hugging_face_blob
@@ -28,7 +28,7 @@ LOG = logging.getLogger(__name__)
 
 Source = Literal["huggingface", "modelscope"]
 
-_LOCK = ".renderer.lock"
+_LOCK = ".renderer.system.lock"
 _LEFTOVERS = ".cache/huggingface/download/**/*.incomplete"  # of a client that was killed: no other ever reads them
 _TICK_S = 0.5
 

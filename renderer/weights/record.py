@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from renderer.files import write_whole
+from renderer.system.files import write_whole
 
 RECORD = ".renderer.json"
 """Its name, in a fetched folder."""

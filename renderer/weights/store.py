@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from renderer.errors import ModelError
-from renderer.files import sha256_of
 from renderer.job import Stored
+from renderer.system.files import sha256_of
 from renderer.weights.headers import DATA_ALIGNMENT, ITEM_BITS, Header, read_header
 from renderer.weights.index import HINT, INDEX, PROCESSOR, TOKENIZER, Index, StoredFile, read_index
 from renderer.weights.layout import ALIGNMENT, Kind

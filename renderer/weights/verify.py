@@ -12,11 +12,11 @@ from typing import get_args
 
 from renderer.catalog import Model
 from renderer.errors import ModelError
-from renderer.files import sha256_of
 from renderer.job import Stored
+from renderer.system.files import sha256_of
+from renderer.text import gb
 from renderer.weights import places
 from renderer.weights.headers import read_header
-from renderer.weights.needs import gb
 from renderer.weights.prepare import Report
 from renderer.weights.vouched import said_of
 

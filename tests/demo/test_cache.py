@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from renderer import folders
 from renderer.demo import cache
 from renderer.demo.weights import FILES
 from renderer.errors import MachineError
+from renderer.system import folders
 
 
 def test_model_comes_with_the_package() -> None:

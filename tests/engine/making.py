@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from renderer.demo import family
 from renderer.engine.placement import Device, computation_dtype
 from renderer.engine.vae import PictureVae
-from renderer.events import Setup
 from renderer.job import Job, Precision, Profile
+from renderer.protocol import Setup
 
 DIT = "transformer/diffusion_pytorch_model.safetensors"
 TEXT_ENCODER = "text_encoder/model.safetensors"

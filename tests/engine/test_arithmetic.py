@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from renderer import processor
 from renderer.engine import placement
 from renderer.engine.native import NativeEngine
 from renderer.engine.placement import FROM_HOST
 from renderer.job import Stored
+from renderer.machine import processor
 from tests.engine.conftest import no_report
 from tests.engine.making import ON_CPU, bare_picture, bare_pipeline, flattened, latents_decoded, make_job, make_setup
 from tests.engine.test_streaming import open_engine, render

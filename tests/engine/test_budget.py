@@ -7,8 +7,8 @@ from renderer.engine import budget
 from renderer.engine.budget import Budget
 from renderer.estimate import Streaming, Work, decide
 from renderer.estimate.memory import Kernels
-from renderer.events import Demand, Setup
 from renderer.job import Job
+from renderer.protocol import Demand, Setup
 from tests.making import make_job
 
 GIB = 2**30

@@ -19,9 +19,9 @@ from renderer.engine.pipeline import open_pipeline
 from renderer.engine.slots import HostMemory, ReadAhead
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError
-from renderer.events import Setup
-from renderer.files import sha256_of
 from renderer.job import Job, ModelIdentity, Profile
+from renderer.protocol import Setup
+from renderer.system.files import sha256_of
 from renderer.weights import index as indexes
 from renderer.weights import pack, places, prepare
 from renderer.weights.record import Record, Verified, write_record

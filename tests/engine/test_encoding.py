@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from renderer.engine.encoding import EmbeddingCache, Encoded
-from renderer.files import PART_PREFIX
+from renderer.system.files import PART_PREFIX
 
 ONE = Encoded(torch.ones(1, 10, 100), torch.ones(1, 10))
 

@@ -26,8 +26,8 @@ from renderer.engine.blocks import ModuleBlocks
 from renderer.engine.fp8_blocks import Fp8Blocks
 from renderer.engine.fp8_reference import FAST_ACCUMULATION, Rows
 from renderer.engine.modulation import Ready
-from renderer.events import Setup
 from renderer.job import RENDERING_VERSION
+from renderer.protocol import Setup
 from renderer.weights.store import Store
 
 HEADS, HEAD = 5, 32

@@ -18,8 +18,8 @@ from renderer.engine import files, stores
 from renderer.engine.pipeline import open_pipeline
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError
-from renderer.events import Setup
 from renderer.job import ModelIdentity, Profile
+from renderer.protocol import Setup
 from renderer.weights import pack, places, prepare
 from renderer.weights.identity import identify
 from renderer.weights.index import read_index

@@ -21,8 +21,8 @@ from renderer.engine.networks import TensorMap
 from renderer.engine.pipeline import open_pipeline
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError
-from renderer.events import Setup
 from renderer.job import Job, ModelIdentity, Profile, Stored
+from renderer.protocol import Setup
 from renderer.weights import pack, prepare
 from renderer.weights.store import open_store
 from renderer.weights.unpacked import unpacked

@@ -14,8 +14,8 @@ from renderer.engine import placement
 from renderer.engine.pipeline import open_pipeline
 from renderer.engine.placement import computation_dtype
 from renderer.errors import MachineError, ModelError
-from renderer.events import Setup
 from renderer.job import Precision, Profile, stored
+from renderer.protocol import Setup
 from tests.engine.conftest import OpenAt, no_report
 from tests.engine.making import (
     DIT,

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from renderer.engine import rates
+from renderer.text import MIB
 
 
 def test_a_named_figure_fails_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,13 +29,13 @@ def test_a_named_figure_fails_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_disk_is_read_where_models_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest weights are read; without any, or with tiny ones, nothing is told."""
-    monkeypatch.setattr(rates, "READ_BYTES", 4 * rates.MIB)
+    monkeypatch.setattr(rates, "READ_BYTES", 4 * MIB)
     assert rates.disk_bytes_per_s(tmp_path / "missing") is None
     folder = tmp_path / "models" / "one"
     folder.mkdir(parents=True)
     (folder / "small.safetensors").write_bytes(b"0" * 100)
     assert rates.disk_bytes_per_s(tmp_path) is None
-    (folder / "large.safetensors").write_bytes(bytes(17 * rates.MIB))
+    (folder / "large.safetensors").write_bytes(bytes(17 * MIB))
     found = rates.disk_bytes_per_s(tmp_path)
     assert found is not None
     assert found > 1e6

@@ -20,8 +20,8 @@ from renderer.engine.riders import Rider
 from renderer.engine.slots import Source
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError, OutOfMemoryError, RendererError
-from renderer.events import Setup
 from renderer.job import Job, Precision
+from renderer.protocol import Setup
 from tests.making import make_job
 
 LONG = "a blue star in the upper left corner of a yellow and white striped background, with the text HELLO below it"

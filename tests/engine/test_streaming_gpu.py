@@ -12,8 +12,8 @@ from renderer.engine import slots
 from renderer.engine.native import NativeEngine
 from renderer.engine.recorded import CudaRecorder
 from renderer.engine.streaming import StreamingEngine
-from renderer.events import Setup
 from renderer.job import Job, Precision
+from renderer.protocol import Setup
 from tests.engine.test_streaming import open_engine, pixels, render, variants
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]

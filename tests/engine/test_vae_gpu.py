@@ -10,7 +10,7 @@ import torch
 
 from renderer.benchmarks.decodes import BASE_WIDTH, make
 from renderer.engine import vae
-from renderer.estimate.terms import GIB
+from renderer.text import GIB
 
 pytestmark = [
     pytest.mark.gpu,

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from renderer import processor
+from renderer.cli.sentences import sentence
 from renderer.engine import slots
 from renderer.engine.native import NativeEngine
 from renderer.engine.worker import Worker
 from renderer.errors import MachineError
-from renderer.events import (
+from renderer.job import Engine, Job, Profile
+from renderer.machine import processor
+from renderer.protocol import (
     AnyEvent,
     AnyOrder,
     Failed,
@@ -38,9 +40,7 @@ from renderer.events import (
     read_event,
     write_frame,
 )
-from renderer.job import Engine, Job, Profile
-from renderer.news import WorkerOpened
-from renderer.words import sentence
+from renderer.supervisor.events import WorkerOpened
 from tests.engine.making import make_job, make_setup
 
 Heard = list[tuple[AnyEvent, bytes]]

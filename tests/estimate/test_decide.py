@@ -11,7 +11,7 @@ from renderer.estimate import Streaming, Work, decide
 from renderer.estimate.duration import hiding
 from renderer.estimate.memory import MOST_RECORDED_ROWS
 from renderer.job import Stored
-from renderer.rates import of_card
+from renderer.machine.rates import of_card
 
 GIB = 2**30
 STREAMING = Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", 2)

@@ -14,7 +14,7 @@ from renderer import catalog
 from renderer.catalog import cards
 from renderer.estimate import Streaming, Work, duration
 from renderer.job import Stored
-from renderer.rates import Rates, of_card
+from renderer.machine.rates import Rates, of_card
 
 SHAPE = catalog.QWEN_IMAGE_SHAPE
 MACHINE, *ROWS = map(json.loads, (Path(__file__).parent.parent / "benchmarks" / "decodes-h100.jsonl").open())

@@ -15,7 +15,8 @@ from renderer import catalog
 from renderer.engine.strips import Kernel, Strip, whole
 from renderer.engine.vae import PictureVae
 from renderer.estimate import vae, weight_bytes
-from renderer.estimate.terms import GIB, total
+from renderer.estimate.terms import total
+from renderer.text import GIB
 from tests.estimate.tape import Tape, fused_attention
 
 ROWS = [

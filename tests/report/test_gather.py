@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFont
 
-from renderer import artifacts, news
 from renderer.errors import DiskError
 from renderer.job import Keep
-from renderer.manifest import Manifest
-from renderer.plan import Plan, make_plan
+from renderer.manifest.manifest import Manifest
+from renderer.outputs import artifacts
+from renderer.planning.plan import Plan, make_plan
 from renderer.report import page, plots, thumbnails
 from renderer.report.gather import Page, gather, hide_paths
+from renderer.supervisor import events
 from tests.making import make_manifest
 from tests.nights import make_night
 from tests.reading import DEMO, load_text
@@ -104,11 +105,11 @@ class TestThumbnails:
 
     def test_many_thumbnails_are_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """What takes long is told while it is done; what is there already takes no time."""
-        monkeypatch.setattr("renderer.busy.PATIENCE_S", 0.0)
+        monkeypatch.setattr("renderer.supervisor.busy.PATIENCE_S", 0.0)
         plan = planned(make_manifest([str(number) for number in range(6)]), tmp_path)
-        told: list[news.News] = []
+        told: list[events.News] = []
         page.write(plan, told.append)
-        assert told[0] == news.Busy("test", "making thumbnails", 1, 6)
+        assert told[0] == events.Busy("test", "making thumbnails", 1, 6)
         told.clear()
         page.write(plan, told.append)
         assert told == []

@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from renderer.errors import UsageError
-from renderer.files import write_whole
-from renderer.journal import Entry
-from renderer.layout import OutputFolder
-from renderer.manifest import Manifest
-from renderer.plan import make_plan
+from renderer.manifest.manifest import Manifest
+from renderer.outputs.journal import Entry
+from renderer.outputs.layout import OutputFolder
+from renderer.outputs.status import InFlight, Notice, Standing
+from renderer.planning.plan import make_plan
 from renderer.report import page as report
 from renderer.report.gallery import Change, Gallery
 from renderer.report.server import _MAX_CONNECTIONS, _SHARE, Server
-from renderer.standing import InFlight, Notice, Standing
+from renderer.system.files import write_whole
 from tests import driving, tools
 from tests.making import make_manifest
 from tests.nights import make_night

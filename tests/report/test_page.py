@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from renderer.manifest import Manifest, load
-from renderer.plan import make_plan
+from renderer.manifest.manifest import Manifest, load
+from renderer.planning.plan import make_plan
 from renderer.report import page as report
 from tests import tools
 from tests.making import make_manifest

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from renderer import catalog, cli
+from renderer import catalog
+from renderer.cli import command
 from renderer.errors import ModelError
 from renderer.weights import needs, places, prepare
 from renderer.weights.needs import Need
@@ -33,11 +34,11 @@ def test_after_render_has_packed(packed: Path, capsys: pytest.CaptureFixture[str
     """A store that is here already is verified, and then the originals go; once they have, nothing is left to do."""
     assert weights(packed)
     assert not needs.is_met(Need(model=QWEN.id, store="fp8", discard_source=True))
-    assert cli.main(["models", "pack", QWEN.id, "--discard-source", "--offline"]) == 0
+    assert command.main(["models", "pack", QWEN.id, "--discard-source", "--offline"]) == 0
     assert "of originals discarded" in capsys.readouterr().out
     assert weights(packed) == []
     assert places.has_store(QWEN, "fp8")
-    assert cli.main(["models", "pack", QWEN.id, "--discard-source", "--offline"]) == 0
+    assert command.main(["models", "pack", QWEN.id, "--discard-source", "--offline"]) == 0
     assert "packed in fp8 here already" in capsys.readouterr().out
 
 
@@ -56,7 +57,7 @@ def test_a_store_that_is_not_whole(packed: Path) -> None:
 def test_originals_that_are_not_all_here(packed: Path) -> None:
     """What is left of them goes too, and nothing is fetched to be deleted."""
     shutil.rmtree(packed / "vae")
-    assert cli.main(["models", "pack", QWEN.id, "--discard-source", "--offline"]) == 0
+    assert command.main(["models", "pack", QWEN.id, "--discard-source", "--offline"]) == 0
     assert weights(packed) == []
 
 

@@ -16,9 +16,9 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
-from renderer import machine
 from renderer.errors import DiskError, LockedError, ModelError, UsageError
 from renderer.job import ModelIdentity, Stored
+from renderer.machine import hardware
 from renderer.weights import pack as packing
 from renderer.weights import shapes
 from renderer.weights import unpacked as opening
@@ -243,7 +243,7 @@ class TestPlan:
 
     def test_no_room(self, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A disk that cannot hold the store is an error before anything is written."""
-        monkeypatch.setattr(machine, "free_disk_bytes", lambda _folder: 1000)
+        monkeypatch.setattr(hardware, "free_disk_bytes", lambda _folder: 1000)
         with pytest.raises(DiskError, match="GB more"):
             source.pack(tmp_path / "packed")
         assert not list(tmp_path.rglob("*.safetensors"))

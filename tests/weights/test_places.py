@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from renderer import catalog, folders
+from renderer import catalog
 from renderer.catalog import QWEN_IMAGE, Model
 from renderer.errors import ModelError
+from renderer.system import folders
 from renderer.weights import places
 from tests.engine.making import alter
 

@@ -1,0 +1,96 @@
+"""A run with everybody who watches it: console, page, people who get messages, a browser; and what asks it to stop.
+
+None of them can end it, hold it back or change its exit code: the pictures are what it is for. Called by the doors of
+commands that render; knows no arguments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from renderer.cli import console
+from renderer.cli.console import LogFormat
+from renderer.cli.manifests import Loaded
+from renderer.cli.notify import Notifier
+from renderer.errors import RendererError, UsageError
+from renderer.job import Summary
+from renderer.manifest.manifest import Manifest
+from renderer.report import page
+from renderer.report.gallery import Gallery
+from renderer.report.server import Server
+from renderer.supervisor import events, run
+from renderer.supervisor.events import Watchers
+from renderer.supervisor.settings import Settings, Stop
+from renderer.system import signals
+from renderer.text import duration
+
+_LONG_S = 12 * 3600.0
+
+
+def render(
+    loaded: Loaded,
+    settings: Settings,
+    *,
+    log_format: LogFormat = "auto",
+    notify: Sequence[str] = (),
+    live_port: int | None = None,
+) -> list[Summary]:
+    """Render what is not done of the manifests that are well, and tell of it; each one's summary.
+
+    `notify` are Apprise's addresses. With `live_port` the pages are served meanwhile, at that port (0: any). Raises as
+    `run.render` does; `UsageError` and `MachineError` for an address that is none, before anything is rendered.
+    """
+    notifier = Notifier(notify)
+    stop = Stop()
+    with contextlib.ExitStack() as held:
+        held.enter_context(signals.heard(stop.request))
+        watchers = held.enter_context(Watchers())
+        screen = console.open_console(log_format)
+        watchers.add("the console", screen.watch, screen.close)
+        watchers.add("--notify", notifier.watch)
+        watchers.add("the page", page.writer(watchers, lambda: stop.requests > 1))
+        notifier.complain_to(watchers)
+        if live_port is not None:
+            _serve(loaded.manifests, settings, live_port, watchers)
+        for problem in (*loaded.problems, *loaded.warnings[: console.MOST_WARNINGS]):
+            watchers(events.ManifestProblem(problem))
+        if left := len(loaded.warnings[console.MOST_WARNINGS :]):
+            watchers(events.Remark(console.more_warnings(left)))
+        if warning := _long_way_off(settings.deadline):
+            watchers(events.Remark(warning))
+        try:
+            summaries = run.render(loaded.manifests, settings, watchers, stop)
+        except BaseException as error:  # told, and raised again
+            notifier.end(error)
+            raise
+        notifier.end(None)
+    return summaries
+
+
+def _serve(manifests: Sequence[Manifest], settings: Settings, port: int, watchers: Watchers) -> None:
+    """Serve the manifests' pages while the run is on: at another port where that one is taken, or not, and say so."""
+    try:
+        galleries = [Gallery(manifest, settings.outputs) for manifest in manifests]
+        try:
+            server = Server(galleries, port)
+        except UsageError as error:
+            watchers(events.Remark(f"{error.message}; the page is served on another one"))
+            server = Server(galleries)
+        server.__enter__()
+    except (RendererError, OSError, RuntimeError) as error:  # RuntimeError: no thread is to be had
+        watchers(events.Remark(f"the page is not served: {error}"))
+        return
+    watchers.add("the live page", lambda _: None, lambda: server.__exit__(None, None, None))
+    for url in server.urls:
+        watchers(events.Serving(url))
+
+
+def _long_way_off(deadline: datetime | None) -> str:
+    """A warning where a deadline is much further away than a night: one that begins late may have missed its own."""
+    left_s = (deadline - datetime.now(UTC)).total_seconds() if deadline else 0.0
+    if deadline is None or left_s < _LONG_S:
+        return ""
+    end = f"{deadline.astimezone():%H:%M on %A}"
+    return f"this run may go on for {duration(left_s)}, until {end}; --max-hours sets a limit from now"

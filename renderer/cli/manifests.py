@@ -1,0 +1,82 @@
+"""The manifests that a command line names: those that are well, and what is wrong with the others.
+
+One manifest that is not well costs itself and no other; `--strict` is for people who want all or none. Patterns and
+names of files become manifests here. Knows nothing of what the commands do with them, and prints nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from renderer.errors import ManifestError, Problem, UnreadableError, UsageError
+from renderer.manifest.manifest import Manifest, Overrides, load
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Manifests that are well, in the order of the command line, and every problem of those that are not."""
+
+    manifests: tuple[Manifest, ...]
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What in the manifests that are well was hardly meant."""
+        return tuple(warning for manifest in self.manifests for warning in manifest.warnings)
+
+
+Load = Callable[[argparse.Namespace], Loaded]
+
+
+def load_named(options: argparse.Namespace) -> Loaded:
+    """The manifests that the options name. A file that cannot be read is a problem, as one that is not well is.
+
+    Raises `UsageError` where no file matches a pattern or `--model` names no model, and with `--strict` a
+    `ManifestError` where one of them has a problem or a warning.
+    """
+    overrides = Overrides(model=options.model, precision=options.precision, proof=options.proof)
+    manifests: list[Manifest] = []
+    problems: list[Problem] = []
+    by_name: dict[str, Manifest] = {}
+    for path in _expand(options.manifests):
+        try:
+            manifest = load(path, overrides)
+        except ManifestError as error:
+            problems.extend(error.problems)
+            continue
+        except UnreadableError as error:
+            problems.append(Problem(error.file, 1, 1, "", error.message, error.hint))
+            continue
+        if other := by_name.get(manifest.name.casefold()):
+            problems.append(_refuse_twin(manifest, other))
+            continue
+        by_name[manifest.name.casefold()] = manifest
+        manifests.append(manifest)
+    loaded = Loaded(tuple(manifests), tuple(problems))
+    if options.strict and (problems or loaded.warnings):
+        raise ManifestError([*problems, *loaded.warnings])
+    return loaded
+
+
+def _refuse_twin(manifest: Manifest, other: Manifest) -> Problem:
+    message = f"{other.file} and {manifest.file} are both named {manifest.name}, and would share a folder"
+    return Problem(manifest.file, 1, 1, "", message, "give one of them another name:")
+
+
+def _expand(patterns: Sequence[str]) -> list[Path]:
+    """The files that the patterns name, each once, in order."""
+    paths: dict[Path, None] = {}
+    for pattern in patterns:
+        if not glob.has_magic(pattern) or os.path.exists(pattern):  # noqa: PTH110 - it never raises
+            paths[Path(pattern)] = None
+            continue
+        found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  (a pattern may be absolute)
+        if not found:
+            raise UsageError(f"no manifest matches {pattern}")
+        paths.update((Path(name), None) for name in found)
+    return list(paths)

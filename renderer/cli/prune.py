@@ -1,0 +1,79 @@
+"""The door to `renderer prune`: what lies in the outputs and no manifest names any more, and away with it.
+
+Arguments in, a list and an exit code out. Without `--yes` nothing is removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from renderer.cli.manifests import Load, Loaded
+from renderer.outputs.layout import OutputFolder
+from renderer.text import gb
+
+if TYPE_CHECKING:
+    from renderer.planning.prune import Orphans
+
+
+def add_commands(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], manifests: argparse.ArgumentParser, load: Load
+) -> None:
+    """Give the parser its command. `load` reads the manifests that the options name."""
+    prune = commands.add_parser(
+        "prune", parents=[manifests], help="list finished pictures that manifests name no more; --yes removes them"
+    )
+    prune.add_argument("--yes", action="store_true", help="remove them")
+    prune.add_argument("--json", action="store_true", help="for machines")
+    prune.set_defaults(command=lambda options: _prune(options, load(options)))
+
+
+def _prune(options: argparse.Namespace, loaded: Loaded) -> int:
+    """A manifest with problems costs its own folder its pruning, and nothing else."""
+    from renderer.cli import console  # noqa: PLC0415
+    from renderer.planning import owner, prune  # noqa: PLC0415
+    from renderer.planning.plan import make_plan  # noqa: PLC0415
+
+    told = []
+    for manifest in loaded.manifests:
+        folder = OutputFolder(options.outputs / manifest.name)
+        owner.check(folder, manifest)
+        if options.yes and folder.path.is_dir():
+            with folder.locked():
+                orphans = prune.look(make_plan(manifest, options.outputs))
+                prune.remove(orphans)
+        else:
+            orphans = prune.look(make_plan(manifest, options.outputs))
+        if not options.json:
+            print("\n".join(_lines(orphans, removed=options.yes)))
+        told.append(_as_dict(orphans, removed=options.yes))
+    if options.json:
+        print(json.dumps(told, indent=2, ensure_ascii=False))
+    return console.print_problems(loaded.problems)
+
+
+def _lines(orphans: Orphans, *, removed: bool) -> Iterator[str]:
+    for orphan in orphans.found:
+        yield f"  {gb(orphan.bytes):>9}  {orphans.folder.picture(orphan.output, orphan.file_format)}"
+    for output in orphans.changed:
+        yield f"      stays  {orphans.folder.path / output}: its file was changed since it was rendered"
+    count = len(orphans.found)
+    pictures = "1 picture" if count == 1 else f"{count} pictures"
+    done = "removed" if removed else "that the manifest does not name"
+    hint = "; --yes removes them" if orphans.found and not removed else ""
+    yield f"{orphans.folder.path}: {pictures} {done}, {gb(orphans.bytes)}{hint}"
+
+
+def _as_dict(orphans: Orphans, *, removed: bool) -> dict[str, object]:
+    return {
+        "folder": str(orphans.folder.path),
+        "removed": removed,
+        "bytes": orphans.bytes,
+        "pictures": [
+            {"file": str(orphans.folder.picture(each.output, each.file_format)), "bytes": each.bytes}
+            for each in orphans.found
+        ],
+        "changed": list(orphans.changed),
+    }

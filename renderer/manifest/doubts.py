@@ -1,0 +1,146 @@
+"""What in a manifest is valid and was hardly meant: warnings, each with its line.
+
+Looks at jobs that are well, and at the pictures that they make. Knows nothing of what was refused, or of what has been
+rendered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from renderer import catalog
+from renderer.catalog import MOST_TOKENS, TRAINED_TOKENS, Model
+from renderer.errors import Problem
+from renderer.job import Job
+from renderer.manifest import foreign
+from renderer.manifest.expand import Draft, Recipe
+from renderer.manifest.yaml_reader import Document, Route
+
+MAX_WARNINGS = 200
+"""After so many, nothing more is looked for."""
+
+_MOST_STEPS = 100
+_LONG = 2 * TRAINED_TOKENS
+"""Letters that a prompt has at least if it is too long: no more than two make a token, of any script."""
+
+
+class Doubts:
+    """Collects a manifest's warnings. Each is said once, at the place where its cause was written."""
+
+    def __init__(self, document: Document) -> None:
+        self.warnings: list[Problem] = []
+        self._document = document
+        self._looked: set[Route] = set()
+        self._said: set[tuple[Route, str]] = set()
+        self._models: dict[str, Model] = {}
+
+    @property
+    def _enough(self) -> bool:
+        return len(self.warnings) > MAX_WARNINGS
+
+    def look_at_texts(self, recipes: Iterable[Recipe]) -> None:
+        """What was written: prompts, and the values of matrices."""
+        for recipe in recipes:
+            if self._enough:
+                return
+            matrix = recipe.fields.get("matrix", {})
+            for field in ("prompt", "negative_prompt"):
+                text = recipe.fields.get(field)
+                if isinstance(text, str):
+                    self._look_at_text(recipe.origin(field), text, matrix="matrix" in recipe.fields)
+            for name, values in matrix.items():
+                for position, value in enumerate(values):
+                    self._look_at_text((*recipe.origin("matrix"), name, position), value, matrix=True)
+
+    def _look_at_text(self, route: Route, text: str, *, matrix: bool) -> None:
+        route = self._written(route)
+        if route in self._looked:  # the defaults' are every job's
+            return
+        self._looked.add(route)
+        if cut := self._document.cuts.get(route):
+            message = 'what follows " #" is a comment, and no part of the text'
+            hint = "quote the whole text, or write a space behind the # of a comment"
+            warning = self._document.problem(route, message, hint)
+            self.warnings.append(replace(warning, line=cut.line, column=cut.column, warning=True))
+        for finding in foreign.findings(text, matrix=matrix):
+            self._warn(route, finding.message, finding.hint)
+
+    def look_at_pictures(self, made: Iterable[tuple[Recipe, Draft]]) -> None:
+        """What comes of it: settings that do nothing, prompts that are too long, and pictures that are there twice."""
+        first: dict[tuple[object, ...], tuple[Recipe, Draft]] = {}
+        before: Recipe | None = None
+        for recipe, draft in made:
+            if self._enough:
+                return
+            job = draft.job
+            if recipe is not before:
+                self._look_at_settings(recipe, job)
+                before = recipe
+            if len(job.prompt) > _LONG or len(job.negative_prompt) > _LONG:
+                self._look_at_length(recipe, job)
+            other = first.setdefault(tuple(vars(job).values()), (recipe, draft))
+            if other[1] is not draft:
+                self._doubt_twins(recipe, draft, *other)
+
+    def _look_at_settings(self, recipe: Recipe, job: Job) -> None:
+        guided = job.cfg_scale != 1
+        if not guided and job.negative_prompt.strip():
+            route = recipe.origin("negative_prompt")
+            self._warn(route, "has no effect at cfg_scale 1", "raise cfg_scale, or leave it out")
+        steps = job.num_inference_steps
+        route = recipe.origin("steps" if "steps" in recipe.fields else "num_inference_steps")
+        model = self._model(job.model)
+        if steps > _MOST_STEPS:
+            message = f"{steps} steps take long, and show little that {model.steps} do not"
+            self._warn(route, message, f"write steps: {model.steps}")
+        elif guided and steps < model.steps // 4 and "expect" not in recipe.fields:  # a smoke test is meant to be short
+            message = f"{steps} steps are few for {model.id} with guidance"
+            self._warn(
+                route, message, f"write steps: {model.steps}; few steps are for distilled models, at cfg_scale 1"
+            )
+
+    def _look_at_length(self, recipe: Recipe, job: Job) -> None:
+        texts = {"prompt": job.prompt} | ({"negative_prompt": job.negative_prompt} if job.cfg_scale != 1 else {})
+        for field, text in texts.items():
+            tokens = _fewest_tokens(text)
+            if tokens > MOST_TOKENS:
+                message = f"is more than {MOST_TOKENS:,} tokens long, and what is beyond them is cut off"
+                self._warn(recipe.origin(field), message, "shorten it")
+            elif tokens > TRAINED_TOKENS:
+                message = f"is more than {TRAINED_TOKENS} tokens long, and the model has learned from no more"
+                self._warn(recipe.origin(field), message, "shorten it, and put what matters first")
+
+    def _doubt_twins(self, recipe: Recipe, draft: Draft, other: Recipe, first: Draft) -> None:
+        line = self._document.mark(other.route).line
+        message = f'"{draft.id}" is the same picture as "{first.id}" of line {line}: all of its settings are'
+        if (key := (recipe.route, f"twin of {other.route}")) not in self._said:
+            self._said.add(key)
+            self._warn(recipe.route, message, "give it another seed, or remove it")
+
+    def _model(self, reference: str) -> Model:
+        if reference not in self._models:
+            self._models[reference] = catalog.find(reference)
+        return self._models[reference]
+
+    def _warn(self, route: Route, message: str, hint: str) -> None:
+        route = self._written(route)
+        if (route, message) in self._said or self._enough:
+            return
+        self._said.add((route, message))
+        if len(self.warnings) == MAX_WARNINGS:
+            message, hint = f"after {MAX_WARNINGS} warnings, nothing more was looked for", ""
+        self.warnings.append(replace(self._document.problem(route, message, hint), warning=True))
+
+    def _written(self, route: Route) -> Route:
+        """The route, or where a job that is nothing but its prompt was written."""
+        return route if route in self._document.values else route[:2] if route[0] == "jobs" else route
+
+
+def _fewest_tokens(text: str) -> int:
+    """How many tokens a prompt is at least, without its tokenizer: about, and rather too few.
+
+    Qwen's vocabulary takes four to five Latin letters to a token, and one to two Chinese characters.
+    """
+    narrow = sum(letter.isascii() for letter in text)
+    return narrow // 5 + (len(text) - narrow) // 2

@@ -1,0 +1,114 @@
+"""What lies in an output folder, in words for people: a picture that is done, how a batch stands, a summary.
+
+Texts out of values; prints nothing and watches nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from renderer.job import Sidecar, Summary
+from renderer.outputs.status import MemoryNow, Standing
+from renderer.text import COLUMNS, cut, duration, gib, wrap
+
+_SHOWN = 16
+
+
+def describe_done(sidecar: Sidecar) -> str:
+    """One line on a finished picture."""
+    job, memory = sidecar.job, sidecar.memory
+    peak = memory.peak_reserved_bytes
+    where = f"{gib(peak)} GPU" if peak is not None else f"{gib(memory.peak_rss_bytes)} RAM"
+    took = f"{sidecar.timing.total_s or 0.0:.1f} s"
+    size = f"{job.width}x{job.height}"
+    return f"{sidecar.id}  {size}, {job.num_inference_steps} steps, seed {job.seed}: {took}, {where}"
+
+
+def describe_summary(summary: Summary) -> list[str]:
+    """A run in a few lines."""
+    first = (
+        f"{summary.name}: {summary.rendered} rendered, {summary.skipped} already done, {summary.failed} failed"
+        f"{_counted(summary.refused, 'refused')}{_counted(summary.set_aside, 'set aside')}, {summary.left} left"
+        f"{_counted(summary.not_chosen, 'not chosen')} of {summary.pictures}, in {duration(summary.elapsed_s)}"
+    )
+    if summary.pictures_per_hour:
+        first += f" ({summary.pictures_per_hour:.0f} pictures an hour)"
+    lines = [first]
+    for failure in summary.failures:
+        kind = "set aside" if failure.set_aside else "refused" if failure.refused else "failed"
+        lines.append(f"  {kind}: {failure.id}: {failure.message}" + (f" ({failure.hint})" if failure.hint else ""))
+    if summary.ending != "complete":
+        lines.append(f"  stopped {_why(summary)}")
+    return lines
+
+
+def describe_ending(summary: Summary, now: datetime) -> str:
+    """When a run stopped before it was through, and why. `now` says in which zone to tell."""
+    ended = summary.ended_at.astimezone(now.tzinfo)
+    when = f"{ended:%H:%M}" if ended.date() == now.date() else f"{ended:%H:%M on %d %B}"
+    return f"stopped at {when} {_why(summary)}"
+
+
+def _why(summary: Summary) -> str:
+    """Why a run stopped, as it stands after that word."""
+    reasons = {
+        "deadline": "because the time was up; the same command goes on from here",
+        "signal": "on request; the same command goes on from here",
+        "failures": "after too many failures in a row (--max-failures)",
+        "error": f"with an error: {summary.error}",
+        "complete": "when all was done",
+    }
+    return reasons[summary.ending]
+
+
+def _counted(count: int, what: str) -> str:
+    return f", {count} {what}" if count else ""
+
+
+def describe_facts(standing: Standing) -> list[str]:
+    """How fast a batch goes, how long the rest will take and how many failed, as far as it is known."""
+    facts = [f"{standing.failed} failed"] if standing.failed else []
+    if standing.left_s is not None and standing.phase != "stopping":
+        facts.append(f"{duration(standing.left_s)} left")
+    if standing.pictures_per_hour is not None:
+        facts.append(f"{standing.pictures_per_hour:.0f} pictures/h")
+    return facts
+
+
+def describe_flight(standing: Standing) -> str:
+    """What is in flight, by name where it is one picture; an empty string for nothing."""
+    furthest, count = standing.furthest, len(standing.in_flight)
+    if furthest is None:
+        return ""
+    return f"{count} in flight, furthest {furthest.id}" if count > 1 else furthest.id
+
+
+def describe_standing(standing: Standing) -> str:
+    """How a batch stands, in a line."""
+    furthest = standing.furthest
+    step = f"{describe_flight(standing)} at step {furthest.step} of {furthest.steps}" if furthest else standing.phase
+    return "; ".join([f"{standing.done} of {standing.to_render} done", *describe_facts(standing), step])
+
+
+def describe_running(standing: Standing, memory: MemoryNow, now: datetime) -> Iterator[str]:
+    """How a batch stands that somebody else renders: lines of at most 80 columns, in this machine's time."""
+    facts = [f"{standing.done} of {standing.to_render} done", *describe_facts(standing)]
+    began = standing.began_at.astimezone()
+    yield from wrap(f"  {standing.phase} since {began:%H:%M}: {', '.join(facts)}", "    ")
+    for one in standing.in_flight[:_SHOWN]:
+        again = f", try {one.attempt}" if one.attempt > 1 else ""
+        since = one.since.astimezone()
+        told = (
+            f"step {one.step} of {one.steps} since {since:%H:%M:%S}, {duration((now - since).total_seconds())}{again}"
+        )
+        yield f"    {cut(one.id, COLUMNS - 6 - len(told))}  {told}"
+    if len(standing.in_flight) > _SHOWN:
+        yield f"    and {len(standing.in_flight) - _SHOWN} more in flight"
+    if standing.queued:
+        yield f"    {standing.queued} more with the worker, not begun"
+    used = [f"worker {gib(memory.worker_rss_bytes)}"] if memory.worker_rss_bytes is not None else []
+    if memory.device_bytes is not None:
+        used.append(f"GPU {gib(memory.device_bytes)} of {gib(memory.device_total_bytes)}")
+    if used:
+        yield f"    memory now: {', '.join(used)}"

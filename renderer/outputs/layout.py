@@ -1,0 +1,133 @@
+"""One manifest's folder, `outputs/<name>`: what lies where in it, and who holds it.
+
+All names that the program uses in it stand here, and nowhere else; no picture gets one of them (`names`). Knows nothing
+of what is in the files.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from renderer.job import Format
+from renderer.system import lock
+from renderer.system.lock import Hold
+
+PICTURE_SUFFIXES: dict[Format, str] = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
+SIDECAR_SUFFIX = ".json"
+
+
+class Own(StrEnum):
+    """What the program itself keeps at the top of an output folder, besides pictures and sidecars.
+
+    A new file of the program's is a new line here: that reserves its name.
+    """
+
+    SUMMARY = "summary.json"
+    JOURNAL = "journal.jsonl"
+    STATUS = "running.json"
+    WORKER_LOG = "worker.log"
+    PAGE = "index.html"
+    ASSETS = "report"
+    THUMBS = "thumbs"
+    CONTACT_SHEET = "contact-sheet.png"
+    LOCK = ".lock"
+    ASIDE = ".aside"
+    OWNER = ".owner.json"
+
+    @property
+    def stem(self) -> str:
+        """The name up to its first dot, which no picture may have; empty for one that is hidden."""
+        return self.value.partition(".")[0]
+
+
+def is_reserved(component: str, *, folder: bool) -> bool:
+    """Whether the first part of an output name would be in the way of the program's own files.
+
+    A picture must not have the stem of one, a folder neither that nor the whole name.
+    """
+    name = component.casefold()
+    return name in _STEMS or (folder and name in _WHOLE)
+
+
+def is_file_name(component: str) -> bool:
+    """Whether a folder of this name could stand where a picture's or a sidecar's file belongs: `a.png/b` beside `a`."""
+    return component.casefold().endswith((*PICTURE_SUFFIXES.values(), SIDECAR_SUFFIX))
+
+
+_STEMS = frozenset(own.stem for own in Own) - {""}
+_WHOLE = frozenset(own.value for own in Own)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFolder:
+    """The folder of one manifest's pictures, `outputs/<name>`."""
+
+    path: Path
+
+    def picture(self, output: str, file_format: Format = "png") -> Path:
+        return self.path / f"{output}{PICTURE_SUFFIXES[file_format]}"
+
+    def sidecar(self, output: str) -> Path:
+        return self.path / f"{output}{SIDECAR_SUFFIX}"
+
+    @property
+    def summary(self) -> Path:
+        """How the last run went."""
+        return self.path / Own.SUMMARY
+
+    @property
+    def journal(self) -> Path:
+        """What happened to the pictures that are not done."""
+        return self.path / Own.JOURNAL
+
+    @property
+    def status(self) -> Path:
+        """How the run stands that is on; there only while one is."""
+        return self.path / Own.STATUS
+
+    @property
+    def worker_log(self) -> Path:
+        """What workers printed."""
+        return self.path / Own.WORKER_LOG
+
+    @property
+    def page(self) -> Path:
+        return self.path / Own.PAGE
+
+    @property
+    def assets(self) -> Path:
+        """The folder of the page's script and stylesheet."""
+        return self.path / Own.ASSETS
+
+    @property
+    def thumbs(self) -> Path:
+        """The folder of the pictures' thumbnails."""
+        return self.path / Own.THUMBS
+
+    @property
+    def contact_sheet(self) -> Path:
+        return self.path / Own.CONTACT_SHEET
+
+    @property
+    def owner(self) -> Path:
+        """Which manifest renders into it."""
+        return self.path / Own.OWNER
+
+    @property
+    def aside(self) -> Path:
+        """Where pictures are kept for a moment that are in each other's way; what a dead run left there is found."""
+        return self.path / Own.ASIDE
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the folder for one run; it is made. Raises `LockedError` at once when another run holds it.
+
+        Raises `DiskError` where it cannot be made or locked.
+        """
+        return lock.held(self.path / Own.LOCK)
+
+    def hold(self) -> Hold:
+        """Whether a run holds the folder now, or that this cannot be told."""
+        return lock.look(self.path / Own.LOCK)

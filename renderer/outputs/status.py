@@ -1,0 +1,137 @@
+"""How a batch stands at this moment, and the file where the run that renders it says so for others to read.
+
+The file is written whole at most once a second, and goes when the batch ends. One that a dead run left behind is known
+by the folder's lock, which nobody holds. Knows nothing of plans, workers or screens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from pydantic import ValidationError
+
+from renderer.errors import DiskError
+from renderer.job import Bytes, Seconds, Summary, Value
+from renderer.machine import hardware
+from renderer.outputs.layout import OutputFolder
+from renderer.system.files import write_whole
+
+_MAX_BYTES = 2**20
+_EVERY_S = 1.0
+
+Phase = Literal["preparing", "opening", "rendering", "stopping"]
+
+
+class InFlight(Value):
+    """A picture that is being rendered: `step` of `steps` denoising steps are done since `since` (UTC)."""
+
+    id: str
+    step: int
+    steps: int
+    attempt: int
+    since: datetime
+
+
+class Standing(Value):
+    """How a batch stands at `at` (UTC). Counts are pictures of this run: `failed` are those that are not there now.
+
+    `queued` are handed to the worker and not begun. `left_s` is how many seconds the rest will take and
+    `pictures_per_hour` the rate, both by the steps that were done since the first picture began; null before that.
+    """
+
+    standing_version: Literal[1] = 1
+    name: str
+    phase: Phase
+    began_at: datetime
+    at: datetime
+    pid: int
+    worker_pid: int | None = None
+    to_render: int
+    done: int
+    failed: int
+    queued: int = 0
+    in_flight: tuple[InFlight, ...] = ()
+    pictures_per_hour: float | None = None
+    left_s: Seconds | None = None
+
+    @property
+    def furthest(self) -> InFlight | None:
+        """The picture in flight that is nearest to its last step; the one that began first of several."""
+        return max(self.in_flight, key=lambda one: one.step / one.steps, default=None)
+
+
+class MemoryNow(Value):
+    """Bytes at this moment: in use on the GPU by anybody, its size, and what the worker's process holds."""
+
+    device_bytes: Bytes | None = None
+    device_total_bytes: Bytes | None = None
+    worker_rss_bytes: Bytes | None = None
+
+
+class Notice:
+    """Keeps a folder's `running.json` up to date."""
+
+    def __init__(self, folder: OutputFolder) -> None:
+        self._path = folder.status
+        self._written_at = float("-inf")
+
+    def post(self, standing: Standing) -> None:
+        """Write how the batch stands, unless that was done less than a second ago. A full disk is not its business."""
+        now = time.monotonic()
+        if now - self._written_at < _EVERY_S:
+            return
+        self._written_at = now
+        with contextlib.suppress(DiskError):  # and not synced: after a power cut nobody runs
+            write_whole(self._path, standing.model_dump_json().encode() + b"\n", lasting=False)
+
+    def take_down(self) -> None:
+        """The batch is over: nothing is running."""
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+
+def read(folder: OutputFolder) -> Standing | None:
+    """How the batch stands that is being rendered into `folder`; None when none is."""
+    standing = _read(folder.status)
+    return standing if standing is not None and folder.hold() == "held" else None
+
+
+def left_behind(folder: OutputFolder) -> Standing | None:
+    """What a run that is no more wrote last of itself; None where it ended well. To be asked with the lock held."""
+    return _read(folder.status)
+
+
+def read_summary(folder: OutputFolder) -> Summary | None:
+    """How the last run over a folder's manifest went; None when none has ended yet, or one of another version has."""
+    try:
+        return Summary.model_validate_json(folder.summary.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def memory_now(standing: Standing) -> MemoryNow:
+    """What is in use at this moment: on the first GPU that is visible here, and by the worker's process."""
+    gpu = hardware.look().gpu
+    rss: int | None = None
+    if standing.worker_pid is not None:
+        with contextlib.suppress(psutil.Error):
+            rss = psutil.Process(standing.worker_pid).memory_info().rss
+    return MemoryNow(
+        device_bytes=gpu.total_bytes - gpu.free_bytes if gpu else None,
+        device_total_bytes=gpu.total_bytes if gpu else None,
+        worker_rss_bytes=rss,
+    )
+
+
+def _read(path: Path) -> Standing | None:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            return None
+        return Standing.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError, ValueError):
+        return None

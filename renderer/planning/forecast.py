@@ -1,0 +1,302 @@
+"""What a batch will take before it begins: memory, seconds, bytes of the disk; what limits it, and what is refused.
+
+From `estimate`'s arithmetic, a machine (this one or another), its rates, and what earlier sidecars measured. Imports no
+torch, starts nothing, asks no network.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from renderer import catalog
+from renderer.errors import RendererError
+from renderer.estimate import Estimate, Native, Stage, Work, decide, duration, host, shape_of
+from renderer.estimate.decide import Decision
+from renderer.estimate.duration import Limit
+from renderer.estimate.memory import CONTEXT_BYTES
+from renderer.job import Job, Precision, Profile
+from renderer.machine.hardware import Machine
+from renderer.machine.rates import Rates
+from renderer.planning import mixtures, space
+from renderer.planning.pace import Pace, Way, seconds, timesteps
+from renderer.planning.placement import Refusal, available_bytes, refusals, setup_for, streaming_of
+from renderer.planning.plan import Plan, Planned
+from renderer.planning.space import Disk
+from renderer.protocol import Setup
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a batch is to be rendered: as `render` is told, or as if on another machine.
+
+    `ready` says that it is another machine: models are taken to be there, and this one's pictures tell nothing.
+    """
+
+    machine: Machine
+    profile: Profile | None = None
+    vram_bytes: int | None = None
+    rates: Rates | None = None
+    ready: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Where a group's time goes."""
+
+    start: float
+    encode: float
+    denoise: float
+    decode: float
+
+    @property
+    def total(self) -> float:
+        return self.start + self.encode + self.denoise + self.decode
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The pictures of one model and precision: how they are rendered, and what they take.
+
+    `step_s` is a step's of the picture that takes most; `in_flight` how many pictures it has company of, itself
+    included; `limit` what that step waits for, where the machine's rates are known; `measured` says that earlier
+    pictures' times went into the seconds.
+    """
+
+    model: str
+    precision: Precision
+    profile: Profile
+    pictures: int
+    slots: int | None
+    blocks: int
+    in_flight: int
+    estimate: Estimate
+    available_bytes: int | None
+    host: Stage
+    from_disk: bool
+    seconds: Seconds | None
+    step_s: float | None
+    limit: Limit | None
+    measured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """All of it.
+
+    `refused` are jobs, for two manifests may have pictures of one id; `troubles` are models and precisions that cannot
+    be opened here. `mixtures` say where pictures that are there were computed otherwise than those to come will be.
+    """
+
+    groups: tuple[Group, ...]
+    refused: Mapping[Job, Refusal]
+    troubles: tuple[str, ...]
+    disk: Disk
+    begins_at: datetime
+    ends_at: datetime | None
+    mixtures: tuple[str, ...] = ()
+
+    @property
+    def vram_bytes(self) -> int | None:
+        """Peak GPU memory, of the largest group: they come one after another. None without a GPU.
+
+        What the allocator holds in vain it gives back where there is no room for it.
+        """
+        there = [
+            min(group.estimate.device, group.available_bytes + CONTEXT_BYTES)
+            for group in self.groups
+            if group.available_bytes is not None
+        ]
+        return max(there, default=None)
+
+    @property
+    def ram_bytes(self) -> int | None:
+        """Peak host memory of the worker, of the largest group."""
+        return max((group.host.bytes for group in self.groups), default=None)
+
+    @property
+    def seconds(self) -> float | None:
+        """From the command to the last picture; None where nothing tells."""
+        return (self.ends_at - self.begins_at).total_seconds() if self.ends_at else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The forecast as JSON-ready values."""
+        return {
+            "vram_bytes": self.vram_bytes,
+            "ram_bytes": self.ram_bytes,
+            "seconds": self.seconds,
+            "begins_at": self.begins_at.isoformat(timespec="seconds"),
+            "ends_at": self.ends_at.isoformat(timespec="seconds") if self.ends_at else None,
+            "disk": self.disk.as_dict(),
+            "groups": [_group_as_dict(group) for group in self.groups],
+            "troubles": list(self.troubles),
+            "mixtures": list(self.mixtures),
+        }
+
+
+def _group_as_dict(group: Group) -> dict[str, Any]:
+    spent = group.seconds
+    return {
+        "model": group.model,
+        "precision": group.precision,
+        "profile": group.profile,
+        "pictures": group.pictures,
+        "slots": group.slots,
+        "blocks": group.blocks,
+        "in_flight": group.in_flight,
+        "available_bytes": group.available_bytes,
+        "memory": dict(group.estimate.as_dict()),
+        "host_bytes": {term.name: term.bytes for term in group.host.terms},
+        "from_disk": group.from_disk,
+        "seconds": None
+        if spent is None
+        else {"start": spent.start, "encode": spent.encode, "denoise": spent.denoise, "decode": spent.decode},
+        "step_s": group.step_s,
+        "limit": group.limit,
+        "measured": group.measured,
+    }
+
+
+def forecast(plans: Sequence[Plan], terms: Terms, now: datetime) -> Forecast:
+    """What rendering all that is to do of several manifests will take."""
+    todo = [item for plan in plans for item in plan.to_render()]
+    sidecars = [item.sidecar for plan in plans for item in plan.items if item.sidecar is not None]
+    pace = Pace(sidecars if not terms.ready else (), terms.rates)
+    groups: list[Group] = []
+    refused: dict[Job, Refusal] = {}
+    troubles: list[str] = []
+    setups: list[Setup] = []
+    for items in _by_model(todo):
+        try:
+            grouping = _Grouping(items, terms, pace)
+        except RendererError as error:
+            troubles.append(f"{error.message}{f' ({error.hint})' if error.hint else ''}")
+            continue
+        refused |= grouping.refused
+        setups.append(grouping.setup)
+        if (group := grouping.group()) is not None:
+            groups.append(group)
+    known = [group.seconds for group in groups]
+    total = sum(spent.total for spent in known if spent is not None)
+    told = bool(groups) and all(spent is not None for spent in known)
+    ends = (now + timedelta(seconds=total)).astimezone() if told else None  # the clocks may be changed before it
+    left = [item for plan in plans for item in plan.to_write() if item.picture.job not in refused]
+    return Forecast(
+        groups=tuple(groups),
+        refused=refused,
+        troubles=tuple(troubles),
+        disk=space.look(plans, left, setups, ready=terms.ready),
+        begins_at=now,
+        ends_at=ends,
+        mixtures=tuple(mixtures.remarks(plans, setups, terms.machine)),
+    )
+
+
+def _by_model(items: Iterable[Planned]) -> Iterable[list[Planned]]:
+    groups: dict[tuple[str, Precision], list[Planned]] = {}
+    for item in items:
+        groups.setdefault((item.picture.job.model, item.picture.job.precision), []).append(item)
+    return groups.values()
+
+
+# ---- one model and precision -----------------------------------------------------------------------------------------
+
+
+class _Grouping:
+    """Finds out what the pictures of one model and precision take."""
+
+    def __init__(self, items: Sequence[Planned], terms: Terms, pace: Pace) -> None:
+        jobs = [item.picture.job for item in items]
+        self._terms = terms
+        self._pace = pace
+        self.setup = setup_for(jobs, terms.machine, terms.profile, terms.vram_bytes)
+        self.refused = refusals(jobs, self.setup, terms.machine)
+        self.left = [job for job in jobs if job not in self.refused]
+        self._key = (items[0].model.id, self.setup.precision, self.setup.profile)
+        self._shape = shape_of(catalog.find(self.setup.model))
+        self._cpu = terms.machine.gpu is None
+        recording = self.streamed and not self._cpu
+        self._streaming = replace(streaming_of(self.setup, terms.machine), recording=recording)
+        free = terms.machine.ram_free_bytes
+        self._from_disk = self.streamed and not host.blocks_in_memory(self._shape, self.setup.stored, free)
+
+    @property
+    def streamed(self) -> bool:
+        return self.setup.profile == "stream"
+
+    def group(self) -> Group | None:
+        """What those that are not refused take; None where all are."""
+        if not self.left:
+            return None
+        rates = self._terms.rates or (self._pace.rates(self._key) if self._pace.knows(self._key) else None)
+        decision, estimate = self._decide(rates)
+        slots, company = (decision.slots, decision.in_flight) if decision else (self._shape.layers, 1)
+        spent = self._seconds(slots, company, rates) if rates else None
+        sweep = self._sweep(slots, company, rates) if rates else None
+        free = self._terms.machine.ram_free_bytes
+        return Group(
+            model=self.setup.model,
+            precision=self.setup.precision,
+            profile=self.setup.profile,
+            pictures=len(self.left),
+            slots=decision.slots if decision else None,
+            blocks=self._shape.layers,
+            in_flight=company,
+            estimate=estimate,
+            available_bytes=available_bytes(self.setup, self._terms.machine),
+            host=host.estimate_host(
+                self._shape, self.setup.stored, self.setup.profile, timesteps=timesteps(self.left), free_bytes=free
+            ),
+            from_disk=self._from_disk,
+            seconds=spent,
+            step_s=sweep.seconds * self._pace.factor(self._key) if sweep else None,
+            limit=sweep.limit if sweep and self._terms.rates else None,
+            measured=self._pace.knows(self._key),
+        )
+
+    def _decide(self, rates: Rates | None) -> tuple[Decision | None, Estimate]:
+        """Slots and pictures in flight, where blocks are streamed; the peak of the picture that needs most."""
+        works = list(dict.fromkeys(map(Work.of, self.left)))
+        if not self.streamed:
+            setup = self.setup
+            native = Native(self._shape, setup.stored, setup.profile, setup.vram_bytes, self._streaming.kernels)
+            return None, max(map(native.estimate, works), key=lambda each: each.allocated)
+        hiding = None if rates is None else partial(self._hiding, rates=rates)
+        available = available_bytes(self.setup, self._terms.machine)
+        decision = decide.decide(self._streaming, works, available, hiding=hiding, slots=self.setup.slots)
+        there = replace(self._streaming, slots=decision.slots)
+        company = decision.in_flight if available is not None else 1
+        return decision, max((there.estimate([work] * company) for work in works), key=lambda each: each.allocated)
+
+    def _hiding(self, work: Work, slots: int, *, rates: Rates) -> int:
+        return duration.hiding(replace(self._streaming, slots=slots), work, rates, from_disk=self._from_disk)
+
+    def _sweep(self, slots: int, company: int, rates: Rates) -> duration.Sweep:
+        """A step of the picture that takes longest."""
+        streaming = replace(self._streaming, slots=slots)
+        sweeps = [
+            duration.sweep(streaming, [work] * company, rates, from_disk=self._from_disk)
+            for work in dict.fromkeys(map(Work.of, self.left))
+        ]
+        return max(sweeps, key=lambda each: each.seconds)
+
+    def _seconds(self, slots: int, company: int, rates: Rates) -> Seconds:
+        """Where the time goes: the arithmetic, times what earlier pictures took more or less than it."""
+        way = Way(slots, company, cpu=self._cpu, from_disk=self._from_disk)
+        factor = self._pace.factor(self._key)
+        denoise = decode = 0.0
+        kinds = Counter((Work.of(job), job.num_inference_steps) for job in self.left)
+        example = {(Work.of(job), job.num_inference_steps): job for job in self.left}
+        for kind, count in kinds.items():
+            share, _ = seconds(self._shape, example[kind], self.setup.profile, way, rates)
+            decoding = duration.decode_seconds(self._shape, kind[0], rates)
+            denoise += (share - decoding) * count * factor
+            decode += decoding * count * factor
+        start = self._pace.load_s(self._key)
+        if start is None:
+            start = duration.load_seconds(self._shape, self.setup.stored, rates)
+        return Seconds(start, self._pace.prepare_s(self._key, self.left, rates), denoise, decode)

@@ -1,0 +1,62 @@
+"""Whether a batch would be computed in more than one arithmetic: what its pictures say, and what this machine does.
+
+The precision is the job's, and `fp8` means FP8 products where a card has them; a card without, the native engine and a
+CPU multiply the same weights in bf16 or float32, which gives pictures that differ slightly. A fingerprint does not know
+that, so that a batch can move to another card without all of it being rendered anew; but it is said. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+from renderer.machine.hardware import Machine
+from renderer.machine.processor import arithmetic
+from renderer.outputs.done import Known
+from renderer.planning import placement
+from renderer.planning.plan import Plan
+from renderer.protocol import Setup
+
+Arithmetic = Literal["bf16", "fp8", "float32"]
+
+_WORDS = {"bf16": "bf16", "fp8": "FP8", "float32": "float32"}
+
+
+def told_by(sidecar: Known) -> Arithmetic:
+    """What a finished picture's blocks were computed in."""
+    return sidecar.sharing.arithmetic if sidecar.sharing is not None else sidecar.engine.arithmetic
+
+
+def expected(setup: Setup, machine: Machine) -> Arithmetic:
+    """What pictures of a setup will be computed in on this machine."""
+    if machine.gpu is None or setup.profile == "cpu":
+        return arithmetic()
+    streamed = setup.profile == "stream" and placement.streaming_of(setup, machine).multiplies_fp8
+    return "fp8" if streamed else "bf16"
+
+
+def remarks(plans: Sequence[Plan], setups: Iterable[Setup], machine: Machine) -> Iterator[str]:
+    """A sentence for each model and precision of which some pictures are there in another arithmetic than is to come.
+
+    `setups` are those of what is to be rendered; where nothing is, nothing is said.
+    """
+    for setup in setups:
+        here = expected(setup, machine)
+        others = Counter(
+            told
+            for plan in plans
+            for item in plan.items
+            if (item.picture.job.model, item.picture.job.precision) == (setup.model, setup.precision)
+            and item.sidecar is not None
+            and (told := told_by(item.sidecar)) != here
+        )
+        if others:
+            counts = " and ".join(f"{count} in {_WORDS[told]}" for told, count in sorted(others.items()))
+            way = "--force renders them anew"
+            if "fp8" in (here, *others):
+                way += "; precision fp8-weights multiplies alike on every card"
+            yield (
+                f"{setup.model} at {setup.precision}: pictures that are there were computed {counts}, and this machine "
+                f"computes in {_WORDS[here]}: those to come will differ slightly from them; {way}"
+            )

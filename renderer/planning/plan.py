@@ -1,0 +1,256 @@
+"""A manifest and what lies in its folder ▶ what is done, what lies elsewhere, and what will be rendered in which order.
+
+Reads sidecars and the journal; writes nothing, starts nothing, imports no torch. How it is rendered is `placement`'s
+business, how long it takes and what it needs of the disk `forecast`'s.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+from renderer import catalog
+from renderer.errors import UsageError
+from renderer.job import ModelIdentity, Picture, Precision, fingerprint
+from renderer.manifest.manifest import Manifest
+from renderer.outputs import done
+from renderer.outputs import sources as sourcing
+from renderer.outputs.done import Done, Found
+from renderer.outputs.journal import MAX_CRASHES, Journal
+from renderer.outputs.layout import OutputFolder
+from renderer.outputs.sources import Source, Wanted, can_become
+from renderer.weights.identity import identify
+
+State = Literal["done", "to do", "failed", "set aside"]
+
+_AT_A_TIME = 200
+"""Pictures that are looked at between two looks at whether to go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One picture and what is to happen to it. `note` says why it is not done, when there is more to say than that.
+
+    `sidecar` is what is known of it where it is done. One that is to do needs no rendering where it has a `source`, a
+    place where it lies already, or is another's `twin`: the id of a picture of the same fingerprint that is rendered.
+    """
+
+    picture: Picture
+    model: ModelIdentity
+    fingerprint: str
+    state: State
+    note: str = ""
+    suspect: bool = False
+    sidecar: Done | None = None
+    source: Source | None = None
+    twin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One manifest against its output folder. `items` are in the manifest's order.
+
+    `ids` are those of the pictures that were chosen, None where all are.
+    """
+
+    manifest: Manifest
+    folder: OutputFolder
+    items: tuple[Planned, ...]
+    journal: Journal
+    ids: frozenset[str] | None = None
+
+    @property
+    def chosen(self) -> Sequence[Planned]:
+        """The pictures that were chosen."""
+        return self.items if self.ids is None else [item for item in self.items if item.picture.id in self.ids]
+
+    def is_chosen(self, item: Planned) -> bool:
+        return self.ids is None or item.picture.id in self.ids
+
+    def to_render(self) -> list[Planned]:
+        """What will be rendered, in order: by model and precision as first met, and suspects after everybody else."""
+        met: dict[tuple[str, Precision], int] = {}
+        for item in self.items:
+            met.setdefault((item.picture.job.model, item.picture.job.precision), len(met))
+
+        def rank(item: Planned) -> tuple[int, bool]:
+            return met[item.picture.job.model, item.picture.job.precision], item.suspect
+
+        wanted = (item for item in self.chosen if item.state in ("to do", "failed"))
+        return sorted((item for item in wanted if item.source is None and not item.twin), key=rank)
+
+    def to_bring(self) -> list[Planned]:
+        """What lies in the folder already, of the whole manifest: what is chosen may be rendered over it."""
+        return [item for item in self.items if item.source is not None]
+
+    def twins(self) -> list[Planned]:
+        """Chosen pictures that are another's once that is rendered."""
+        return [item for item in self.chosen if item.twin]
+
+    def to_write(self) -> list[Planned]:
+        """What takes room on the disk: what is rendered, copied, or kept another way; moving takes none."""
+        changing = (item for item in self.to_bring() if item.source and item.source.keep != item.picture.keep)
+        return [*self.to_render(), *self.twins(), *changing]
+
+    def count(self, state: State) -> int:
+        """How many of the chosen pictures are in this state."""
+        return sum(item.state == state for item in self.chosen)
+
+    def updated(self, changes: Mapping[str, Planned]) -> Plan:
+        """The plan with other items for some picture ids."""
+        return replace(self, items=tuple(changes.get(item.picture.id, item) for item in self.items))
+
+
+class Heard(Protocol):
+    """Hears every now and then how far the looking is. What it raises ends it."""
+
+    def looked(self, done: int, total: int) -> None:
+        """So many of so many pictures have been looked at."""
+
+    def read(self, done: int, total: int) -> None:
+        """So many of so many bytes have been read of a model's files that nobody knows yet."""
+
+
+def make_plan(
+    manifest: Manifest,
+    outputs: Path,
+    *,
+    only: Sequence[str] = (),
+    force: bool = False,
+    thorough: bool = False,
+    heard: Heard | None = None,
+) -> Plan:
+    """Hold a manifest against its output folder.
+
+    `only` chooses pictures (see `choose`), and the others stay in the plan; `force` takes nothing for done that is
+    chosen; `thorough` compares the SHA-256 of every finished file that is chosen, as a run must before it skips one.
+
+    Raises `ModelError` for a model that is not there, `DiskError` for a folder or journal that cannot be read.
+    """
+    folder = OutputFolder(outputs / manifest.name)
+    journal = Journal.read(folder)
+    names = {picture.job.model for picture in manifest.pictures}
+    identities = {name: identify(catalog.find(name), heard.read if heard else None) for name in names}
+    ids = choose(manifest, only) if only else None
+
+    def look(picture: Picture) -> tuple[Planned, Found | None]:
+        wanted = ids is None or picture.id in ids
+        model = identities[picture.job.model]
+        return _look(picture, model, folder, journal, force=force and wanted, thorough=thorough and wanted)
+
+    pictures = manifest.pictures
+    items: list[Planned] = []
+    elsewhere: list[Found] = []
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for begin in range(0, len(pictures), _AT_A_TIME):
+            some = pictures[begin : begin + _AT_A_TIME]
+            for item, found in pool.map(look, some) if thorough else map(look, some):
+                items.append(item)
+                if found is not None:
+                    elsewhere.append(found)
+            if heard is not None:
+                heard.looked(len(items), len(pictures))
+    plan = Plan(manifest, folder, tuple(items), journal, ids)
+    return _with_sources(plan, elsewhere, force=force, thorough=thorough)
+
+
+def _with_sources(plan: Plan, elsewhere: Sequence[Found], *, force: bool, thorough: bool) -> Plan:
+    """The plan, and where those pictures lie that are not in their places. `elsewhere`: what stands there instead."""
+    forced = {item.picture.output for item in plan.chosen} if force else set()
+    wanted = [
+        Wanted(item.fingerprint, item.picture.output, item.picture.keep)
+        for item in plan.items
+        if item.sidecar is None and item.picture.output not in forced
+    ]
+    sources: dict[str, Source] = {}
+    if wanted:
+        outputs = {item.picture.output for item in plan.items}
+        found = [*elsewhere, *done.find_all(plan.folder, outputs)]
+        in_place = {
+            item.fingerprint: Source(item.picture.output, item.picture.keep) for item in plan.items if item.sidecar
+        }
+        sources = sourcing.choose(plan.folder, wanted, found, in_place, thorough=thorough)
+    brought = replace(plan, items=tuple(_with_source(item, sources.get(item.picture.output)) for item in plan.items))
+    return brought.updated(_twins(brought.to_render()))
+
+
+def _with_source(item: Planned, source: Source | None) -> Planned:
+    if source is None:
+        return item
+    note = f"rendered already, as {source.output}"
+    if source.output == item.picture.output:
+        note = "its format or what it embeds has changed"
+    return replace(item, state="to do", note=note, suspect=False, source=source)
+
+
+def _twins(to_render: Sequence[Planned]) -> dict[str, Planned]:
+    """Pictures of one fingerprint: one is rendered, from whose file the others can be made."""
+    firsts: dict[str, Planned] = {}
+    for item in sorted(to_render, key=lambda item: item.picture.keep.format == "jpeg"):
+        firsts.setdefault(item.fingerprint, item)
+    return {
+        item.picture.id: replace(item, twin=first.picture.id, note=f"the same as {first.picture.id}")
+        for item in to_render
+        if (first := firsts[item.fingerprint]) is not item and can_become(first.picture.keep, item.picture.keep)
+    }
+
+
+def choose(manifest: Manifest, only: Sequence[str]) -> frozenset[str]:
+    """The ids of the pictures that `only` names: by picture or job id, or by patterns of them like `moon*`."""
+    named = set(only)
+    patterns = [re.compile(fnmatch.translate(name)) for name in only if glob.has_magic(name)]
+    return frozenset(
+        picture.id
+        for picture in manifest.pictures
+        if not named.isdisjoint(names := (picture.id, picture.place.job_id))
+        or any(pattern.match(name) for pattern in patterns for name in names)
+    )
+
+
+def check_chosen(manifests: Sequence[Manifest], only: Sequence[str]) -> None:
+    """Raise `UsageError` for a name or pattern in `only` that no picture of any of the manifests has."""
+    if unknown := [name for name in only if not any(choose(manifest, [name]) for manifest in manifests)]:
+        files = ", ".join(manifest.file for manifest in manifests)
+        raise UsageError(f"{files} has no picture or job {', '.join(unknown)}", hint="renderer plan lists them")
+
+
+def look_again(plan: Plan, positions: Iterable[int]) -> list[Planned]:
+    """The pictures at some positions of a plan, held against their places as they are now and the journal as read."""
+    items = (plan.items[position] for position in positions)
+    return [
+        _look(item.picture, item.model, plan.folder, plan.journal, force=False, thorough=False)[0] for item in items
+    ]
+
+
+def _look(
+    picture: Picture, model: ModelIdentity, folder: OutputFolder, journal: Journal, *, force: bool, thorough: bool
+) -> tuple[Planned, Found | None]:
+    """A picture by what stands in its place; and what does, where that is not the picture as it is to be."""
+    mark = fingerprint(picture.job, model)
+    found = done.find(folder, picture.output)
+    if force:
+        return Planned(picture, model, mark, "to do", "rendered anew on request"), found
+    note = ""
+    if found is not None:
+        if found.fingerprint != mark:
+            note = "the job has changed"
+        elif found.keep != picture.keep:
+            note = "its format or what it embeds has changed"
+        elif found.is_whole(folder, thorough=thorough):
+            return Planned(picture, model, mark, "done", sidecar=found.of(picture.job)), None
+        else:
+            note = "the file is not what its sidecar says"
+    record = journal.record(mark)
+    if record.set_aside:
+        note = f"brought down {MAX_CRASHES} workers: {record.failure}; --force tries again"
+        return Planned(picture, model, mark, "set aside", note), found
+    if record.failure:
+        return Planned(picture, model, mark, "failed", record.failure, suspect=record.crashes > 0), found
+    return Planned(picture, model, mark, "to do", note, suspect=record.left_open), found

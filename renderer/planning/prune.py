@@ -1,0 +1,69 @@
+"""Pictures in an output folder that its manifest names no more: found, and removed.
+
+Only what this program wrote goes: a sidecar of its own, and beside it the very file that it tells of. What the manifest
+asks for under another name is not among them, for the next run moves it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from renderer.job import Format
+from renderer.outputs import artifacts, done
+from renderer.outputs.layout import OutputFolder
+from renderer.planning.plan import Plan
+from renderer.system.files import sha256_of
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A picture that nobody names: its output name, and the bytes of it and its sidecar."""
+
+    output: str
+    file_format: Format
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Orphans:
+    """What may go from a folder, and the output names of pictures that somebody has changed since, which stay."""
+
+    folder: OutputFolder
+    found: tuple[Orphan, ...]
+    changed: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(orphan.bytes for orphan in self.found)
+
+
+def look(plan: Plan) -> Orphans:
+    """What lies in a plan's folder, and neither is in a picture's place nor will be moved to one. Removes nothing."""
+    places = {item.picture.output for item in plan.items}
+    moving = {item.source.output for item in plan.items if item.source is not None}
+    found: list[Orphan] = []
+    changed: list[str] = []
+    for each in done.find_all(plan.folder, places):
+        sidecar = artifacts.read_sidecar(plan.folder.sidecar(each.output))
+        if sidecar is None or each.output in moving:
+            continue
+        picture = plan.folder.picture(each.output, each.keep.format)
+        size = plan.folder.sidecar(each.output).stat().st_size
+        try:
+            if picture.is_symlink() or sha256_of(picture) != sidecar.file.sha256:
+                changed.append(each.output)
+                continue
+            size += picture.stat().st_size
+        except FileNotFoundError:
+            pass  # a sidecar that its picture has left
+        except OSError:
+            changed.append(each.output)
+            continue
+        found.append(Orphan(each.output, each.keep.format, size))
+    return Orphans(plan.folder, tuple(found), tuple(changed))
+
+
+def remove(orphans: Orphans) -> None:
+    """Remove what may go. Call it with the folder's lock held, after a look under it. Raises `DiskError`."""
+    for orphan in orphans.found:
+        artifacts.remove(orphans.folder, orphan.output, orphan.file_format)

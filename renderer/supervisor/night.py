@@ -1,0 +1,42 @@
+"""What all batches of one run share: how it is to behave, what can be opened and what cannot, the worker at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from renderer.errors import RendererError
+from renderer.job import Job, Precision
+from renderer.machine.rates import Rates
+from renderer.planning.placement import Refusal
+from renderer.protocol import Setup
+from renderer.supervisor.events import Watch
+from renderer.supervisor.pool import Hand
+from renderer.supervisor.progress import Row
+from renderer.supervisor.settings import Settings, Stop
+
+Key = tuple[str, Precision]
+"""What is opened as one: a model's reference and a precision."""
+
+
+def key_of(job: Job) -> Key:
+    """What has to be opened for a job."""
+    return job.model, job.precision
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """What all batches of one run share.
+
+    `setups` is by model and precision, `troubles` why some of those have none, or did not open; `refused` are jobs that
+    cannot fit; `rates` the machine's, if they are known.
+    """
+
+    settings: Settings
+    setups: dict[Key, Setup]
+    troubles: dict[Key, RendererError]
+    refused: dict[Job, Refusal]
+    rates: Rates | None
+    hand: Hand
+    watch: Watch
+    stop: Stop
+    row: Row = field(default_factory=Row)

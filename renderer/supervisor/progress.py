@@ -1,0 +1,249 @@
+"""What has happened in one batch so far: rendered, failed, tried; how fast it goes and how long the rest will take.
+
+Counts and clocks; the batch tells it what happens. Knows nothing of workers or files.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from renderer.errors import RendererError
+from renderer.job import Ending, Failure, Memory, Sidecar, Summary
+from renderer.manifest.manifest import Manifest
+from renderer.outputs.status import InFlight, Phase, Standing
+from renderer.planning.pace import weight
+from renderer.planning.plan import Plan, Planned
+
+
+@dataclass(slots=True)
+class Flight:
+    """A picture that a worker has been given, and has not answered. `since` is when its turn came, if it has."""
+
+    item: Planned
+    attempt: int
+    step: int = 0
+    since: datetime | None = None
+
+    @property
+    def steps(self) -> int:
+        return self.item.picture.job.num_inference_steps
+
+
+@dataclass(slots=True)
+class Row:
+    """How many failures have come one after the other, over all batches of a run."""
+
+    failures: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """One batch's counts. `todo` is what is to be rendered.
+
+    `brought` counts the chosen pictures that were there, under another name or kept another way.
+    """
+
+    plan: Plan
+    todo: Sequence[Planned]
+    brought: int = 0
+    began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    rendered: list[Sidecar] = field(default_factory=list)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    row: Row = field(default_factory=Row)
+    _tries: dict[str, int] = field(default_factory=dict)
+    _began_s: float = field(default_factory=time.monotonic)
+    _first_s: float | None = None
+    _worked: float = 0.0
+    _warm_s: float | None = None
+    _warm_worked: float = 0.0
+    _work_left: float = 0.0
+    _mean_work: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._work_left = sum(map(weight, self.todo))
+        self._mean_work = self._work_left / max(1, len(self.todo))
+        for item in self.plan.chosen:
+            if item.state == "set aside":
+                self.failures[item.picture.id] = Failure(id=item.picture.id, message=item.note, set_aside=True)
+
+    # -- what happens --
+
+    def tried(self, item: Planned) -> None:
+        self._tries[item.picture.id] = self.tries(item) + 1
+
+    def given_back(self, item: Planned) -> None:
+        """A try that never began is none."""
+        self._tries[item.picture.id] = self.tries(item) - 1
+
+    def tries(self, item: Planned) -> int:
+        return self._tries.get(item.picture.id, 0)
+
+    def began(self, flight: Flight) -> None:
+        flight.since, flight.step = datetime.now(UTC), 0
+        if self._first_s is None:
+            self._first_s = time.monotonic()
+
+    def stepped(self, flight: Flight, step: int) -> None:
+        more = weight(flight.item) * max(0, step - flight.step) / flight.steps
+        flight.step = step
+        self._worked += more
+        if self._warm_s is not None:
+            self._warm_worked += more
+
+    def has_rendered(self, item: Planned, sidecar: Sidecar) -> None:
+        self.row.failures = 0
+        self.rendered.append(sidecar)
+        self.failures.pop(item.picture.id, None)
+        self._work_left -= weight(item)
+        if self._warm_s is None:
+            self._warm_s = time.monotonic()
+
+    def refused(self, item: Planned, message: str, hint: str) -> None:
+        """A picture that cannot be on this machine: nothing was tried, and no row is broken."""
+        self.failures[item.picture.id] = Failure(id=item.picture.id, message=message, hint=hint, refused=True)
+
+    def is_not_waited_for(self, item: Planned) -> None:
+        """A picture that was to be rendered will not be."""
+        self._work_left -= weight(item)
+
+    def has_been_brought(self, item: Planned) -> None:
+        """A picture is in its place that was not rendered for it."""
+        self.brought += 1
+        self.failures.pop(item.picture.id, None)
+
+    def has_failed(
+        self,
+        item: Planned,
+        message: str,
+        hint: str = "",
+        *,
+        again: bool,
+        set_aside: bool = False,
+        tried: bool = True,
+    ) -> None:
+        """A picture is not there. One that was not `tried` was to be no work, and breaks no row."""
+        self.row.failures += tried
+        self.failures[item.picture.id] = Failure(id=item.picture.id, message=message, hint=hint, set_aside=set_aside)
+        if tried and not again:
+            self._work_left -= weight(item)
+
+    # -- what can be said of it --
+
+    def standing(self, flights: Sequence[Flight], phase: Phase, worker_pid: int | None) -> Standing:
+        """How the batch stands at this moment."""
+        rate = self._work_per_s()
+        flying = [flight for flight in flights if flight.since is not None]
+        passed = sum(weight(flight.item) * flight.step / flight.steps for flight in flying)
+        return Standing(
+            name=self.plan.manifest.name,
+            phase=phase,
+            began_at=self.began_at,
+            at=datetime.now(UTC),
+            pid=os.getpid(),
+            worker_pid=worker_pid,
+            to_render=len(self.todo),
+            done=len(self.rendered),
+            failed=self._count_failed(),
+            queued=len(flights) - len(flying),
+            in_flight=tuple(
+                InFlight(
+                    id=flight.item.picture.id,
+                    step=flight.step,
+                    steps=flight.steps,
+                    attempt=flight.attempt,
+                    since=flight.since,
+                )
+                for flight in flying
+                if flight.since is not None
+            ),
+            pictures_per_hour=rate * 3600 / self._mean_work if rate else None,
+            left_s=max(0.0, self._work_left - passed) / rate if rate else None,
+        )
+
+    def _count_failed(self) -> int:
+        """Pictures that were tried and are not there, and are not set aside."""
+        return sum(not failure.refused and not failure.set_aside for failure in self.failures.values())
+
+    def summary(self, ending: Ending, error: str = "") -> Summary:
+        elapsed_s = time.monotonic() - self._began_s
+        skipped = self.plan.count("done") + self.brought
+        chosen = len(self.plan.chosen)
+        return Summary(
+            name=self.plan.manifest.name,
+            manifest=self.plan.manifest.file,
+            ending=ending,
+            error=error,
+            began_at=self.began_at,
+            ended_at=datetime.now(UTC),
+            pictures=len(self.plan.items),
+            rendered=len(self.rendered),
+            skipped=skipped,
+            brought=self.brought,
+            failed=self._count_failed(),
+            refused=sum(failure.refused for failure in self.failures.values()),
+            set_aside=sum(failure.set_aside for failure in self.failures.values()),
+            left=chosen - len(self.rendered) - skipped - len(self.failures),
+            not_chosen=len(self.plan.items) - chosen,
+            elapsed_s=elapsed_s,
+            rendering_s=sum(sidecar.timing.total_s or 0.0 for sidecar in self.rendered),
+            pictures_per_hour=len(self.rendered) * 3600 / elapsed_s if self.rendered else None,
+            memory=_peaks(self.rendered),
+            failures=tuple(self.failures.values()),
+        )
+
+    def _work_per_s(self) -> float | None:
+        """Work a second, by steps; several in flight add up.
+
+        Since the first picture began, whose seconds have everything in them that happens once; without it, as soon as
+        a picture's worth was done since.
+        """
+        if self._warm_s is not None and self._warm_worked >= self._mean_work:
+            return self._warm_worked / max(1e-3, time.monotonic() - self._warm_s)
+        if self._first_s is None or not self._worked:
+            return None
+        return self._worked / max(1e-3, time.monotonic() - self._first_s)
+
+
+def never_begun(manifest: Manifest, ending: Ending, error: str = "") -> Summary:
+    """The summary of a manifest whose turn did not come."""
+    now = datetime.now(UTC)
+    return Summary(
+        name=manifest.name,
+        manifest=manifest.file,
+        ending=ending,
+        error=error,
+        began_at=now,
+        ended_at=now,
+        pictures=len(manifest.pictures),
+        rendered=0,
+        skipped=0,
+        failed=0,
+        refused=0,
+        set_aside=0,
+        left=len(manifest.pictures),
+        elapsed_s=0.0,
+        rendering_s=0.0,
+        pictures_per_hour=None,
+        memory=Memory(),
+    )
+
+
+def told(error: BaseException) -> str:
+    """An error as a summary says it; one that nobody foresaw by its kind too."""
+    if isinstance(error, RendererError):
+        return f"{error.message} ({error.hint})" if error.hint else error.message
+    return f"{type(error).__name__}: {error}"
+
+
+def _peaks(sidecars: Sequence[Sidecar]) -> Memory:
+    """The largest of each figure over all pictures; None where none has it."""
+    peaks = {
+        name: max(found)
+        for name in Memory.model_fields
+        if (found := [value for sidecar in sidecars if (value := getattr(sidecar.memory, name)) is not None])
+    }
+    return Memory(**peaks)

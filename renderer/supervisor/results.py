@@ -1,0 +1,136 @@
+"""A picture that has come from a worker: looked at, labelled, written down. Or kept another way, from its own file.
+
+Knows pictures, sidecars and the output folder; nothing of workers, retries or what else is on its way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from renderer.errors import BadPictureError, DiskError, PictureError
+from renderer.job import Expect, FileFacts, Job, Sidecar
+from renderer.outputs import artifacts, metadata
+from renderer.outputs.encode import Pixels
+from renderer.outputs.layout import OutputFolder
+from renderer.planning.plan import Planned
+from renderer.protocol import Opened, Rendered
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A picture as it comes: what was asked for, at which attempt, and what the worker answered."""
+
+    item: Planned
+    attempt: int
+    opened: Opened
+    event: Rendered
+    rgb: bytes
+
+
+def check(arrival: Arrival) -> None:
+    """Raise `PictureError` for a picture that breaks what its job expects, or whose bytes cannot be it."""
+    event = arrival.event
+    _check_expectations(arrival.item.picture.expect, event)
+    if len(arrival.rgb) != event.width * event.height * 3:
+        raise BadPictureError(f"{len(arrival.rgb)} bytes came for {event.width}x{event.height} pixels")
+
+
+def save(folder: OutputFolder, arrival: Arrival) -> Sidecar:
+    """Write the picture and its sidecar. Raises `DiskError`."""
+    item, event = arrival.item, arrival.event
+    origin = metadata.Origin(
+        fingerprint=item.fingerprint, job=_told(item), model=item.model, software=arrival.opened.software
+    )
+
+    def describe(file: FileFacts, save_s: float) -> Sidecar:
+        return _sidecar(arrival, file, save_s)
+
+    return artifacts.save(
+        folder,
+        item.picture.output,
+        Pixels(event.width, event.height, arrival.rgb),
+        describe,
+        file_format=item.picture.keep.format,
+        labels=metadata.write_labels(origin, item.picture.keep),
+    )
+
+
+def move(folder: OutputFolder, item: Planned, source: str, *, leaves: bool) -> Sidecar:
+    """Bring a picture that lies under another name to its place, kept as it is; if it `leaves`, it goes from there.
+
+    Raises `DiskError`.
+    """
+
+    def describe(told: Sidecar) -> Sidecar:
+        return told.model_copy(update={"id": item.picture.id, "place": item.picture.place})
+
+    return artifacts.carry(folder, source, item.picture.output, describe, leaves=leaves)
+
+
+def stow(folder: OutputFolder, source: str, aside: str) -> None:
+    """Keep a finished picture aside, under another output name. Raises `DiskError`."""
+    artifacts.carry(folder, source, aside, lambda told: told, leaves=True)
+
+
+def rewrite(folder: OutputFolder, item: Planned) -> Sidecar:
+    """Keep a picture in its place another way, from the file that is there. Raises `DiskError`."""
+    output, keep = item.picture.output, item.picture.keep
+    before = artifacts.read_sidecar(folder.sidecar(output))
+    if before is None or before.fingerprint != item.fingerprint:
+        raise DiskError(f"cannot read {folder.sidecar(output)}, which was there a moment ago")
+    origin = metadata.Origin(fingerprint=item.fingerprint, job=before.job, model=before.model, software=before.software)
+    return artifacts.rewrite(folder, output, before, keep, metadata.write_labels(origin, keep))
+
+
+def _sidecar(arrival: Arrival, file: FileFacts, save_s: float) -> Sidecar:
+    item, opened, event = arrival.item, arrival.opened, arrival.event
+    known = (event.timing.encode_s, event.timing.denoise_s, event.timing.decode_s, save_s)
+    timing = event.timing.model_copy(
+        update={
+            "load_s": opened.load_s,
+            "save_s": save_s,
+            "total_s": sum(seconds or 0.0 for seconds in known),
+        }
+    )
+    return Sidecar(
+        fingerprint=item.fingerprint,
+        id=item.picture.id,
+        place=item.picture.place,
+        job=_told(item),
+        model=item.model,
+        engine=opened.engine,
+        software=opened.software,
+        gpu=opened.gpu,
+        timing=timing,
+        memory=event.memory,
+        sharing=event.sharing,
+        keep=item.picture.keep,
+        file=file,
+        attempt=arrival.attempt,
+        warnings=event.warnings,
+    )
+
+
+def _told(item: Planned) -> Job:
+    """A picture's job as it may be told: never with a folder's path."""
+    return item.picture.job.model_copy(update={"model": item.model.id})
+
+
+def _check_expectations(expect: Expect | None, event: Rendered) -> None:
+    """Raise `PictureError` when a picture took more than its job allows."""
+    if expect is None:
+        return
+    timing, memory = event.timing, event.memory
+    seconds = sum(part or 0.0 for part in (timing.encode_s, timing.denoise_s, timing.decode_s))
+    limits = (
+        ("seconds", expect.seconds, seconds),
+        ("bytes of GPU memory", expect.vram_bytes, memory.peak_reserved_bytes),
+        ("bytes of host memory", expect.ram_bytes, memory.peak_rss_bytes),
+    )
+    over = [
+        f"{found:,.0f} {what} where {limit:,.0f} were expected at most"
+        for what, limit, found in limits
+        if limit is not None and found is not None and found > limit
+    ]
+    if over:
+        raise PictureError("; ".join(over), hint="the limits stand under expect: in the manifest")

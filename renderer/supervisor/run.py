@@ -1,0 +1,275 @@
+"""The night: folders locked, manifests planned, models brought, and then batch after batch.
+
+Unattended: whatever happens to this process, what is on the disk is whole and the next run goes on from it. Imports no
+torch, prints nothing, and tells whoever watches through `news`. How one batch goes is `batch`'s business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+
+from renderer.errors import DiskError, MachineError, RendererError
+from renderer.job import Ending, Job, Summary
+from renderer.machine import hardware, rates
+from renderer.machine.hardware import Machine
+from renderer.manifest.manifest import Manifest
+from renderer.outputs import artifacts, status
+from renderer.outputs.layout import OutputFolder
+from renderer.planning import mixtures, owner, placement, plan, space
+from renderer.planning.plan import Plan
+from renderer.planning.space import Disk
+from renderer.protocol import Setup
+from renderer.supervisor import events, provision, worker
+from renderer.supervisor.batch import Batch, write_summary
+from renderer.supervisor.busy import Busy
+from renderer.supervisor.events import Watch
+from renderer.supervisor.night import Key, Night, key_of
+from renderer.supervisor.pool import Hand
+from renderer.supervisor.progress import never_begun, told
+from renderer.supervisor.settings import Settings, Stop
+from renderer.weights.needs import Need
+
+
+def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop: Stop) -> list[Summary]:
+    """Render what is not done of each manifest, in order, and write each one's `summary.json`, however it ends.
+
+    What goes wrong ends no more than it has to: a picture, a model with its pictures, a manifest, or the night. Raises
+    `UsageError` for a picture to choose that no manifest has, `MachineError` when the disk cannot hold the pictures,
+    `DiskError` when nothing more can be written; and where nothing at all could be tried, the first error of a manifest
+    or a model: `LockedError` when another run holds a folder, `ModelError` or `MachineError` when this machine cannot.
+    With `settings.strict` any of these ends the night.
+    """
+    plan.check_chosen(manifests, settings.only)
+    with contextlib.ExitStack() as held:
+        return _Run(manifests, settings, watch, stop).render(held)
+
+
+class _EndedEarly(Exception):  # noqa: N818  (no error: somebody asked for it, or the time was up)
+    """The run ends before anything is rendered."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending)
+        self.ending: Ending = ending
+
+
+class _Checking:
+    """Says how far one manifest's pictures and models are checked, and ends that when somebody asks for it."""
+
+    def __init__(self, name: str, watch: Watch, check_time: Callable[[], None]) -> None:
+        self._pictures = Busy(watch, name, "checking the pictures that are there")
+        self._models = Busy(watch, name, "reading a model's files, MB")
+        self._check_time = check_time
+
+    def looked(self, done: int, total: int) -> None:
+        if done < total:  # else it is through, and what follows sees for itself
+            self._check_time()
+            self._pictures.tell(done, total)
+
+    def read(self, done: int, total: int) -> None:
+        self._check_time()
+        self._models.tell(done // 10**6, total // 10**6)
+
+
+class _Run:
+    """One run over several manifests, and what has become of each so far."""
+
+    def __init__(self, manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop: Stop) -> None:
+        self._manifests = manifests
+        self._settings = settings
+        self._watch = watch
+        self._stop = stop
+        self._held: list[Manifest] = []
+        self._summaries: dict[str, Summary] = {}
+        self._errors: list[RendererError] = []
+
+    def render(self, held: contextlib.ExitStack) -> list[Summary]:
+        try:
+            self._lock(held)
+            self._render(self._plan())
+        except _EndedEarly as early:
+            for manifest in self._held:
+                self._miss(manifest, early.ending)
+        except Exception as error:
+            for manifest in self._held:
+                self._miss(manifest, "error", told(error))
+            raise
+        summaries = [self._summaries[manifest.name] for manifest in self._manifests]
+        if self._errors and not any(map(_was_tried, summaries)):
+            raise self._errors[0]
+        return summaries
+
+    # -- before anything is rendered --
+
+    def _lock(self, held: contextlib.ExitStack) -> None:
+        for manifest in self._manifests:
+            folder = OutputFolder(self._settings.outputs / manifest.name)
+            with self._goes_on(manifest):
+                held.enter_context(folder.locked())
+                owner.claim(folder, manifest)
+                self._held.append(manifest)
+                _end_orphan(folder, self._watch)
+                artifacts.sweep(folder)
+
+    def _plan(self) -> list[Plan]:
+        batches: list[Plan] = []
+        settings = self._settings
+        for manifest in self._manifests:
+            if manifest.name in self._summaries:
+                continue
+            with self._goes_on(manifest):
+                batch = plan.make_plan(
+                    manifest,
+                    settings.outputs,
+                    only=settings.only,
+                    force=settings.force,
+                    thorough=True,
+                    heard=_Checking(manifest.name, self._watch, self._check_time),
+                )
+                batch.journal.compact()
+                batches.append(batch)
+        return batches
+
+    def _check_time(self) -> None:
+        """Raise `_EndedEarly` when somebody asks to stop, or the time is up."""
+        if self._stop.requests:
+            raise _EndedEarly("signal")
+        if self._is_late():
+            raise _EndedEarly("deadline")
+
+    def _is_late(self) -> bool:
+        return self._settings.deadline is not None and datetime.now(UTC) > self._settings.deadline
+
+    def _render(self, batches: Sequence[Plan]) -> None:
+        settings, watch = self._settings, self._watch
+        here = hardware.look()
+        setups, troubles = self._setups(batches, here)
+        refused = _refused(batches, setups, here)
+        barred = {*refused, *(job for job in _jobs(batches) if key_of(job) in troubles)}
+        left = {key_of(job) for job in _jobs(batches) if job not in barred}
+        needed = {key: setup for key, setup in setups.items() if key in left}
+        for remark in mixtures.remarks(batches, needed.values(), here):
+            self._watch(events.Remark(remark))
+        before = _check_room(batches, needed.values(), barred, settings, watch)
+        self._supply(needed, troubles)
+        if before.models_bytes:  # nobody knew to the byte what models would leave
+            _check_room(batches, (), barred, settings, watch)
+        with Hand(settings.hire, watch) as hand:
+            known = rates.cached(here) if here.gpu else None
+            night = Night(settings, setups, troubles, refused, known, hand, watch, self._stop)
+            for each in batches:
+                batch = Batch(each, night)
+                self._summaries[each.manifest.name] = batch.render()
+                if batch.error is not None:
+                    self._sort(batch.error)
+        self._errors += troubles.values()
+
+    # -- what goes wrong --
+
+    def _sort(self, error: RendererError) -> None:
+        """Raise what ends the night; remember what does not."""
+        if self._settings.strict or (isinstance(error, DiskError) and error.ends_the_night):
+            raise error
+        self._errors.append(error)
+
+    @contextlib.contextmanager
+    def _goes_on(self, manifest: Manifest) -> Iterator[None]:
+        """What goes wrong in here costs this manifest, and no other."""
+        try:
+            yield
+        except RendererError as error:
+            self._sort(error)
+            self._miss(manifest, "error", told(error))
+
+    def _miss(self, manifest: Manifest, ending: Ending, error: str = "") -> None:
+        """A manifest's turn will not come: its summary says why, unless somebody else is writing that folder's."""
+        if manifest.name in self._summaries:
+            return
+        summary = self._summaries[manifest.name] = never_begun(manifest, ending, error)
+        if manifest in self._held:
+            with contextlib.suppress(DiskError):
+                write_summary(OutputFolder(self._settings.outputs / manifest.name), summary)
+        self._watch(events.BatchEnded(summary))
+
+    # -- models --
+
+    def _setups(self, batches: Sequence[Plan], here: Machine) -> tuple[dict[Key, Setup], dict[Key, RendererError]]:
+        """What each model and precision needs opened, or why it cannot be: known before anything is opened."""
+        jobs: dict[Key, list[Job]] = {}
+        for job in _jobs(batches):
+            jobs.setdefault(key_of(job), []).append(job)
+        settings = self._settings
+        setups: dict[Key, Setup] = {}
+        troubles: dict[Key, RendererError] = {}
+        for key, members in jobs.items():
+            try:
+                setup = placement.setup_for(members, here, settings.profile, settings.vram_bytes)
+                setups[key] = setup.model_copy(update={"offline": settings.terms.offline})
+            except MachineError as error:
+                if settings.strict:
+                    raise
+                troubles[key] = error
+        return setups, troubles
+
+    def _supply(self, needed: Mapping[Key, Setup], troubles: dict[Key, RendererError]) -> None:
+        """Fetch the models that are missing; one that cannot be had is a trouble of its pictures.
+
+        Asked to stop, or out of time, it leaves; so will every batch at once.
+        """
+        settings = self._settings
+
+        def stopped() -> bool:
+            self._watch(events.Tick())
+            return self._stop.requests > 0 or self._is_late()
+
+        def tell(need: Need, what: provision.News | None) -> None:
+            self._watch(events.Supplying(need, what))
+
+        for key, setup in needed.items():
+            try:
+                provision.obtain(provision.needs_of([setup], settings.terms), settings.terms, tell, stopped)
+            except MachineError as error:
+                if settings.strict:
+                    raise
+                troubles[key] = error
+
+
+def _end_orphan(folder: OutputFolder, watch: Watch) -> None:
+    """Have the worker of a dead run gone before anybody asks how much memory is free. Call it with the lock held."""
+    left = status.left_behind(folder)
+    if left is not None and not worker.end_orphan(left):
+        watch(events.Remark(f"the worker of an earlier run, process {left.worker_pid}, does not go, and holds memory"))
+
+
+def _was_tried(summary: Summary) -> bool:
+    """Whether a run rendered something, or would have if there had been time."""
+    return bool(summary.rendered or summary.failed) or summary.ending not in ("complete", "error")
+
+
+def _jobs(batches: Sequence[Plan]) -> list[Job]:
+    """All that is to be rendered."""
+    return [item.picture.job for batch in batches for item in batch.to_render()]
+
+
+def _refused(batches: Sequence[Plan], setups: Mapping[Key, Setup], here: Machine) -> dict[Job, placement.Refusal]:
+    """The jobs that cannot fit on this machine in any way."""
+    jobs = _jobs(batches)
+    found: dict[Job, placement.Refusal] = {}
+    for key, setup in setups.items():
+        found |= placement.refusals([job for job in jobs if key_of(job) == key], setup, here)
+    return found
+
+
+def _check_room(
+    batches: Sequence[Plan], setups: Iterable[Setup], refused: Collection[Job], settings: Settings, watch: Watch
+) -> Disk:
+    """Hold what will be written against what is free, and warn where it may not be enough.
+
+    Raises `MachineError` where it cannot be: the pictures alone, for models have a bill of their own.
+    """
+    left = [item for batch in batches for item in batch.to_write() if item.picture.job not in refused]
+    found = space.look(batches, left, setups)
+    if warning := space.check_room(found, settings.outputs, partly=settings.deadline is not None):
+        watch(events.Remark(warning))
+    return found

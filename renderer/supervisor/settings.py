@@ -1,0 +1,60 @@
+"""How a run is to behave, and the wish to stop it. Values; knows nothing of what a run does."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from renderer.job import Profile
+from renderer.supervisor.provision import Terms
+from renderer.supervisor.worker import Hire, LocalWorker
+
+_SAME_WISH_S = 0.5
+_CROSSING_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a run behaves. Seconds; `deadline` is a moment with its time zone."""
+
+    outputs: Path = Path("outputs")
+    only: tuple[str, ...] = ()
+    force: bool = False
+    profile: Profile | None = None
+    vram_bytes: int | None = None
+    terms: Terms = field(default_factory=Terms)
+    retries: int = 2
+    max_failures: int = 10
+    strict: bool = False
+    stuck_after_s: float = 900.0
+    grace_s: float = 60.0
+    deadline: datetime | None = None
+    hire: Hire = LocalWorker
+
+
+@dataclass(slots=True)
+class Stop:
+    """How often somebody has asked to stop: once to end well, twice to end now."""
+
+    requests: int = 0
+    _asked_s: float = float("-inf")
+
+    def request(self, now_s: float | None = None) -> None:
+        """Ask to stop, at this moment of the monotonic clock (None: now).
+
+        What comes within half a second of a request that counted is the same wish. A service manager, `timeout` and a
+        terminal that goes away send signals in pairs: to the process and to its group, or one kind after the other.
+        """
+        now_s = time.monotonic() if now_s is None else now_s
+        if now_s - self._asked_s >= _SAME_WISH_S:
+            self._asked_s = now_s
+            self.requests += 1
+
+    def comes(self) -> bool:
+        """Whether somebody has asked, or does within a second: a signal for many processes reaches one of them last."""
+        until = time.monotonic() + _CROSSING_S
+        while not self.requests and time.monotonic() < until:
+            time.sleep(0.01)
+        return self.requests > 0

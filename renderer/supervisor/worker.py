@@ -1,0 +1,205 @@
+"""A worker owns a GPU, takes orders and speaks events. Here: a child process on this machine.
+
+The child may be killed, hang or die of CUDA at any moment; all that reaches the caller is `Gone`. Nothing that the
+child does, or does not do, makes the caller wait. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import psutil
+from pydantic import ValidationError
+
+from renderer import protocol
+from renderer.outputs.status import Standing
+from renderer.protocol import AnyEvent, AnyOrder
+from renderer.supervisor.logs import Log
+from renderer.system import children, oom
+from renderer.system.children import Child
+
+COMMAND: tuple[str, ...] = (sys.executable, "-m", "renderer.engine.worker")
+_PATIENCE_S = 5.0
+_REAP_S = 10.0
+_LAST_WORDS_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The worker is no more. `status` is its exit status, negative for a signal.
+
+    `out_of_memory` says whether the kernel ended a process for want of memory while the worker lived; None where the
+    kernel does not count.
+    """
+
+    status: int
+    out_of_memory: bool | None = None
+
+    def __str__(self) -> str:
+        if self.status >= 0:
+            return f"the worker ended with status {self.status}"
+        told = f"the worker was ended by {_signal_name(-self.status)}"
+        return f"{told}: the machine's memory ran out" if self._for_memory else told
+
+    @property
+    def hint(self) -> str:
+        """What helps, where there is something to say."""
+        if self.status != -signal.SIGKILL or self.out_of_memory is False:
+            return ""
+        return oom.HINT if self._for_memory else oom.UNSURE
+
+    @property
+    def was_asked_to_stop(self) -> bool:
+        """Whether it died of what asks to stop: somebody meant the run, and nothing that it held is to blame."""
+        return -self.status in children.STOPPING
+
+    @property
+    def _for_memory(self) -> bool:
+        return self.status == -signal.SIGKILL and bool(self.out_of_memory)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # the real-time signals between the first and the last have no names
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}" if number > signal.SIGRTMIN else f"signal {number}"
+
+
+Heard = tuple[AnyEvent | Gone, bytes]
+
+
+class Worker(Protocol):
+    """What a run needs of a worker, wherever that is. Not for use by several threads."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its process on this machine; None when it is elsewhere."""
+
+    def send(self, order: AnyOrder) -> None:
+        """Give an order, and wait for nothing. A worker that is gone says so through `hear`, not here."""
+
+    def hear(self, timeout_s: float) -> Heard | None:
+        """The next event with its payload; None when `timeout_s` seconds pass without one."""
+
+    def log_into(self, log: Path) -> None:
+        """Let what it prints go to the end of this file from now on. Raises `DiskError`; then it is lost."""
+
+    def end(self) -> None:
+        """Let it go: it finishes nothing, and leaves by itself."""
+
+    def kill(self) -> None:
+        """End it at once, with all that it started."""
+
+    def excerpt(self) -> str:
+        """The end of what it printed."""
+
+
+Hire = Callable[[Path], Worker]
+"""How a run gets a worker: by the file that what it prints goes to. Raises `DiskError` when that cannot be written."""
+
+
+class LocalWorker:
+    """A worker that is a child process of this one. To be started from the main thread: it dies with its thread."""
+
+    def __init__(self, log: Path, command: Sequence[str] | None = None) -> None:
+        """Start it. What it prints goes to the end of `log`; raises `DiskError` when that cannot be written."""
+        self._log = Log(log)
+        self._heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[AnyOrder | None] = queue.SimpleQueue()
+        self._kills = oom.kills()
+        ours, theirs = os.pipe()
+        try:
+            command = [*(command or COMMAND), "--events", str(theirs)]
+            self._child = Child(command, stderr=subprocess.STDOUT, pass_fds=(theirs,))
+        except BaseException:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
+        self._log.follow(self._child.stdout)
+        threading.Thread(target=self._speak, args=(self._child.stdin,), name="orders", daemon=True).start()
+        threading.Thread(target=self._listen, args=(os.fdopen(ours, "rb"),), name="events", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def send(self, order: AnyOrder) -> None:
+        self._orders.put(order)
+
+    def hear(self, timeout_s: float) -> Heard | None:
+        try:
+            return self._heard.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def log_into(self, log: Path) -> None:
+        self._log.into(log)
+
+    def end(self) -> None:
+        self._orders.put(None)
+        if self._child.wait(_PATIENCE_S) is None:
+            self._child.kill()
+        self._log.wait(_LAST_WORDS_S)
+
+    def kill(self) -> None:
+        self._orders.put(None)
+        self._child.kill()
+        self._log.wait(_LAST_WORDS_S)
+
+    def excerpt(self) -> str:
+        return self._log.excerpt()
+
+    def _speak(self, stream: BinaryIO) -> None:
+        """Write down what is ordered. A worker that does not read holds up this thread alone, until it is ended."""
+        with contextlib.suppress(OSError), stream:
+            while (order := self._orders.get()) is not None:
+                protocol.write_frame(stream, order)
+
+    def _listen(self, stream: BinaryIO) -> None:
+        with stream, contextlib.suppress(EOFError, OSError, ValidationError):
+            while True:
+                self._heard.put(protocol.read_event(stream))
+        status = self._child.wait(_REAP_S)
+        if status is None:  # it closed its events and lives: of no more use
+            self._child.kill()
+            status = -signal.SIGKILL
+            self._heard.put((Gone(status, out_of_memory=False), b""))
+            return
+        self._log.wait(_LAST_WORDS_S)
+        now = oom.kills()
+        grew = None if now is None or self._kills is None else now > self._kills
+        self._heard.put((Gone(status, grew), b""))
+
+
+def end_orphan(left: Standing) -> bool:
+    """End the worker of a run that is no more, so that its memory is free; False where it does not go.
+
+    `left` is what that run wrote of itself last. It should go by itself; that may take a moment, and meanwhile it holds
+    the GPU. Nobody else's process is touched: it has to name the dead run as its owner.
+    """
+    if left.worker_pid is None:
+        return True
+    owner = [children.PARENT_OPTION, str(left.pid)]
+    try:
+        process = psutil.Process(left.worker_pid)
+        command = process.cmdline()
+        if owner not in [command[at : at + 2] for at in range(len(command))] or process.ppid() == left.pid:
+            return True
+        process.kill()
+        process.wait(_REAP_S)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
+    return True

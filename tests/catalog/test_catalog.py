@@ -1,0 +1,187 @@
+"""The catalogue: what its models say of themselves, the four ways to name one, and what a manifest may not choose."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from renderer import catalog
+from renderer.catalog import MODELS, Model
+from renderer.errors import ManifestError, ModelError, UsageError
+from renderer.job import Size, fingerprint
+from renderer.manifest.manifest import Overrides, load
+from renderer.weights.identity import identify
+from renderer.weights.shapes import TextEncoderWidths, TransformerWidths, VaeWidths
+from tests.making import make_job
+
+FROM_A_HUB = [model for model in MODELS.values() if model.parts]
+TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
+
+
+def manifest_of(tmp_path: Path, model: str) -> Path:
+    """A manifest of one job that names a model in its third line."""
+    path = tmp_path / "m.yaml"
+    path.write_text(f"jobs:\n  - prompt: a cat\n    model: {model}\n    size: 512x512\n")
+    return path
+
+
+class TestModels:
+    @pytest.mark.parametrize("model", FROM_A_HUB, ids=lambda model: model.id)
+    def test_each_is_complete(self, model: Model) -> None:
+        """A model of a hub has a pinned commit, parts with known sizes, and its own name as its reference."""
+        assert model.revision is not None
+        assert len(model.revision) == 40
+        assert all(part.bytes for part in model.parts)
+        assert all(len(part.revision or "") == 40 for part in model.parts if part.repository)
+        assert catalog.find(model.reference) is model
+
+    @pytest.mark.parametrize("model", [each for each in FROM_A_HUB if each.ability != "lora"], ids=lambda each: each.id)
+    def test_each_has_what_diffsynth_opens(self, model: Model) -> None:
+        """A whole model has the three networks and a tokenizer; those that edit have a processor too."""
+        roles = [part.role for part in model.parts]
+        assert roles[:4] == ["transformer", "text_encoder", "vae", "tokenizer"]
+        assert ("processor" in roles) is (model.ability == "edit")
+
+    def test_the_shape_is_that_of_the_weights(self) -> None:
+        """The catalogue's numbers are those from which the packed store's shapes are made."""
+        shape = catalog.QWEN_IMAGE.shape
+        assert shape is not None
+        dit, text, vae = TransformerWidths(), TextEncoderWidths(), VaeWidths()
+        assert (shape.layers, shape.width, shape.head_width) == (dit.layers, dit.width, dit.head)
+        assert (shape.text_layers, shape.text_width, shape.vocabulary) == (text.layers, text.width, text.vocabulary)
+        assert (shape.text_width * shape.text_key_heads // shape.text_heads, shape.text_mlp_width) == (
+            text.keys,
+            text.mlp,
+        )
+        assert shape.vae_width == vae.base
+
+    def test_2511_is_called_its_own_way(self) -> None:
+        """Edit-2511 is called with `zero_cond_t`, and the edit models before it are not."""
+        assert {model.id for model in MODELS.values() if "zero_cond_t" in model.call} == {"Qwen/Qwen-Image-Edit-2511"}
+
+    @pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.id)
+    def test_ratios_are_sizes_it_renders(self, model: Model) -> None:
+        """Every ratio's size is one that the model itself does not refuse."""
+        assert [model.refusal(size) for size in model.ratios.values()] == [""] * len(model.ratios)
+        assert model.refusal(Size(width=100, height=100))
+
+
+class TestRevisions:
+    def test_another_revision(self) -> None:
+        """`ID@REVISION` is the catalogue's model at that revision, which enters the identity and so the fingerprint."""
+        model = catalog.find("Qwen/Qwen-Image@abc123")
+        assert (model.id, model.revision, model.reference) == ("Qwen/Qwen-Image", "abc123", "Qwen/Qwen-Image@abc123")
+        assert catalog.find(model.reference) == model
+        usual = catalog.find("Qwen/Qwen-Image")
+        assert identify(model).revision == "abc123"
+        assert fingerprint(make_job(), identify(model)) != fingerprint(make_job(), identify(usual))
+
+    def test_the_catalogue_s_own_revision(self) -> None:
+        """To name the revision that the catalogue pins anyway changes nothing."""
+        assert catalog.find(f"Qwen/Qwen-Image@{catalog.QWEN_IMAGE.revision}") is catalog.QWEN_IMAGE
+
+    @pytest.mark.parametrize("reference", ["Qwen/Qwen-Image@", "Qwen/Qwen-Image@../x", "demo@1", "Qwen/Nothing@abc"])
+    def test_refused(self, reference: str) -> None:
+        """No revision, one that is a path, one of the demo model or of an unknown one are refused."""
+        with pytest.raises(ModelError):
+            catalog.find(reference)
+
+    def test_in_a_manifest(self, tmp_path: Path) -> None:
+        """A manifest may pin a revision; its jobs keep it, so that a worker opens that very one."""
+        (picture,) = load(manifest_of(tmp_path, "Qwen/Qwen-Image@abc123")).pictures
+        assert picture.job.model == "Qwen/Qwen-Image@abc123"
+
+
+class TestFiles:
+    def test_a_folder(self, demo_folder: Path) -> None:
+        """A folder in Qwen-Image's layout stands wherever an id can."""
+        assert catalog.find(str(demo_folder)).folder == demo_folder
+
+    def test_a_folder_of_pickles(self, tmp_path: Path) -> None:
+        """A folder whose weights are pickled is refused, with the reason."""
+        (tmp_path / "transformer").mkdir()
+        (tmp_path / "transformer/diffusion_pytorch_model.bin").touch()
+        with pytest.raises(ModelError, match="lacks transformer/") as caught:
+            catalog.find(str(tmp_path))
+        assert "pickled" in caught.value.hint
+
+    def test_single_files(self, demo_folder: Path, tmp_path: Path) -> None:
+        """A manifest gives files by the part they are; the parts it does not give are Qwen/Qwen-Image's."""
+        mapping = (
+            f"{{vae: {demo_folder}/vae/diffusion_pytorch_model.safetensors, transformer: {demo_folder}/{TRANSFORMER}}}"
+        )
+        (picture,) = load(manifest_of(tmp_path, mapping)).pictures
+        model = catalog.find(picture.job.model)
+        assert list(model.files) == ["transformer", "vae"]
+        assert [(part.role, part.repository) for part in model.parts] == [
+            ("text_encoder", "Qwen/Qwen-Image"),
+            ("tokenizer", "Qwen/Qwen-Image"),
+        ]
+
+    def test_their_content_is_what_counts(self, demo_folder: Path, tmp_path: Path) -> None:
+        """Moving a single file changes no fingerprint, changing it does, and no path is in the identity."""
+        marks = []
+        for folder, tail in (("here", b""), ("there", b""), ("changed", b"x")):
+            (tmp_path / folder).mkdir()
+            path = tmp_path / folder / "mine.safetensors"
+            shutil.copy(demo_folder / TRANSFORMER, path)
+            with path.open("ab") as stream:
+                stream.write(tail)
+            identity = identify(catalog.find(f"transformer={path}"))
+            assert identity.id == "mine"
+            marks.append(fingerprint(make_job(), identity))
+        assert marks[0] == marks[1] != marks[2]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("transformer=model.ckpt", "pickled checkpoint"),
+            ("transformer=missing.safetensors", "is not there"),
+            ("tokenizer=missing", "is not a folder"),
+            ("vae=a.safetensors,decoder=b.safetensors", "is not there"),
+        ],
+    )
+    def test_refused(self, text: str, message: str) -> None:
+        """Pickles, missing files and missing folders are refused by name."""
+        with pytest.raises(ModelError, match=message):
+            catalog.find(text)
+
+    @pytest.mark.parametrize(
+        ("files", "message"),
+        [
+            ({"unet": "a"}, 'no part "unet"'),
+            ({}, "empty"),
+            ({"vae": "a,b"}, "cannot be a file"),
+            ({"vae": " "}, "cannot"),
+        ],
+    )
+    def test_refused_mappings(self, files: dict[str, str], message: str) -> None:
+        """A part that does not exist, no part at all, and paths that cannot be written down are refused."""
+        with pytest.raises(ModelError, match=message):
+            catalog.by_role(files)
+
+    def test_a_wrong_part_in_a_manifest(self, tmp_path: Path) -> None:
+        """An unknown part is a problem of its manifest, with its line and the parts there are."""
+        with pytest.raises(
+            ManifestError, match=r"m\.yaml:3:12 jobs\[0\]\.model: .*no part \"unet\" \(known: transformer"
+        ):
+            load(manifest_of(tmp_path, "{unet: a.safetensors}"))
+
+
+class TestUnfit:
+    @pytest.mark.parametrize("model", [each for each in MODELS.values() if each.unfit], ids=lambda each: each.id)
+    def test_in_a_manifest(self, tmp_path: Path, model: Model) -> None:
+        """Edit models and LoRAs are refused at the line that names them, with those that render."""
+        with pytest.raises(ManifestError) as caught:
+            load(manifest_of(tmp_path, model.id))
+        (problem,) = caught.value.problems
+        assert (problem.line, problem.path) == (3, "jobs[0].model")
+        assert model.id in problem.message
+        assert problem.hint == "these render: Qwen/Qwen-Image, Qwen/Qwen-Image-2512, demo"
+
+    def test_on_the_command_line(self, tmp_path: Path) -> None:
+        """`--model` cannot name them either."""
+        with pytest.raises(UsageError, match="edits pictures"):
+            load(manifest_of(tmp_path, "demo"), Overrides(model="Qwen/Qwen-Image-Edit"))

@@ -1,0 +1,72 @@
+"""A run with everybody who watches it: what of theirs fails is told, and all is rendered."""
+
+from __future__ import annotations
+
+import socket
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from renderer.cli import attended, console
+from renderer.cli.manifests import Loaded
+from renderer.job import Summary
+from renderer.outputs.layout import OutputFolder
+from renderer.report import page, server
+from renderer.supervisor.settings import Settings
+from tests.fakes import InlineWorker
+from tests.making import make_manifest
+
+
+def render(outputs: Path, **options: Any) -> Summary:
+    settings = Settings(outputs=outputs, hire=InlineWorker, deadline=options.pop("deadline", None))
+    (summary,) = attended.render(Loaded((make_manifest(),)), settings, log_format="plain", **options)
+    return summary
+
+
+def test_a_port_that_is_taken_costs_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--live --port N` beside somebody else's server: a warning, another port, and all is rendered."""
+    with socket.create_server((server.ADDRESS, 0)) as taken:
+        assert render(tmp_path, live_port=taken.getsockname()[1]).rendered == 3
+    said = capsys.readouterr().err
+    assert "warning: cannot serve on port" in said
+    assert f"to watch: http://{server.ADDRESS}:" in said
+
+
+def test_a_live_page_is_served_while_the_run_is_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its address is told."""
+    assert render(tmp_path, live_port=0).rendered == 3
+    assert f"to watch: http://{server.ADDRESS}:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), ZeroDivisionError("division by zero")])
+def test_a_page_that_fails_costs_itself_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    """A disk's error or a fault of our own: a warning with its reason."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(page, "write", fail)
+    assert render(tmp_path).rendered == 3
+    assert str(error) in capsys.readouterr().err
+    assert OutputFolder(tmp_path / "test").summary.is_file()
+
+
+def test_a_console_that_fails_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault in what is said of a run: the run goes on in silence, and its page is there."""
+    monkeypatch.setattr(console.Plain, "watch", lambda *_: 1 / 0)
+    monkeypatch.setattr(console.Plain, "close", lambda *_: 1 / 0)
+    assert render(tmp_path).rendered == 3
+    assert OutputFolder(tmp_path / "test").page.is_file()
+
+
+@pytest.mark.parametrize(("hours", "said"), [(9, False), (23.9, True)])
+def test_a_deadline_that_is_a_day_away_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], hours: float, *, said: bool
+) -> None:
+    """A timer that was missed begins in the morning, and `--until 07:00` is the next day's: that is said."""
+    render(tmp_path, deadline=datetime.now(UTC) + timedelta(hours=hours))
+    assert ("warning: this run may go on for 23 h 5" in capsys.readouterr().err) == said

@@ -1,0 +1,530 @@
+"""Whole manifests: the file, the head, output names, overrides, caps, and all problems at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from renderer.errors import ManifestError, Problem, UsageError
+from renderer.job import Job, Picture
+from renderer.manifest.manifest import Overrides, load
+from tests.reading import DEMO, load_text, problem_of, problem_with, problems_of
+
+PROJECT = Path(__file__).resolve().parents[2]
+PROOF = Overrides(proof=True)
+
+
+def outputs_of(text: str) -> list[str]:
+    return [picture.output for picture in load_text(text).pictures]
+
+
+class TestFile:
+    def test_issue_example(self) -> None:
+        """The language's own example makes the pictures that it says."""
+        manifest = load_text("""
+            version: 1
+            name: posters
+            output: "{id}"
+            defaults:
+              {model: Qwen/Qwen-Image, precision: fp8, size: "16:9", steps: 40, cfg_scale: 4.0, negative_prompt: ""}
+            jobs:
+              - id: welcome
+                prompt: A modern poster with the text "WELCOME" in bold letters
+                sizes: [1328x1328, "9:16"]
+                seeds: [1, 2, 3]
+              - id: sign-{city}
+                prompt: A bilingual sign in {city} that says "{greeting}", neon
+                matrix: {city: [Paris, Tokyo], greeting: ["Hello 你好"]}
+                exclude: [{city: Tokyo}]
+        """)
+        assert manifest.name == "posters"
+        assert [picture.id for picture in manifest.pictures] == [
+            "welcome-1328x1328-s1",
+            "welcome-1328x1328-s2",
+            "welcome-1328x1328-s3",
+            "welcome-928x1664-s1",
+            "welcome-928x1664-s2",
+            "welcome-928x1664-s3",
+            "sign-Paris",
+        ]
+        last = manifest.pictures[-1]
+        assert last.job.prompt == 'A bilingual sign in Paris that says "Hello 你好", neon'
+        assert (last.job.width, last.job.height) == (1664, 928)
+        assert (last.place.line, last.place.index, last.place.job_id) == (12, 6, "sign-Paris")
+        assert last.place.matrix == {"city": "Paris", "greeting": "Hello 你好"}
+        assert last.output == last.id
+
+    def test_shown_inside_the_project(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A manifest inside the working folder is called by its path from there, however it was reached."""
+        (tmp_path / "jobs").mkdir()
+        path = tmp_path / "jobs" / "a.yaml"
+        path.write_text("jobs: [a]")
+        monkeypatch.chdir(tmp_path)
+        for way in (path, Path("jobs/a.yaml"), Path("./jobs/../jobs/a.yaml")):
+            manifest = load(way)
+            assert manifest.file == manifest.pictures[0].place.manifest == "jobs/a.yaml"
+
+    def test_shown_outside_the_project(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A manifest elsewhere is called by its name alone: no folder outside the project is told."""
+        (tmp_path / "here").mkdir()
+        (tmp_path / "a.yaml").write_text("jobs: [a]")
+        monkeypatch.chdir(tmp_path / "here")
+        assert load(Path("../a.yaml")).file == "a.yaml"
+        (tmp_path / "a.yaml").write_text("job: [a]")
+        with pytest.raises(ManifestError) as caught:
+            load(tmp_path / "a.yaml")
+        assert str(tmp_path) not in str(caught.value)
+
+    def test_strange_file_name(self, tmp_path: Path) -> None:
+        """A file's name that is no text, or moves the terminal's cursor, is shown as something that is."""
+        path = Path(os.fsdecode(bytes(tmp_path) + b"/a\xff\x1b.yaml"))
+        path.write_text("name: a\njobs: [a]")
+        assert load(path).file == "a??.yaml"
+
+    def test_missing(self, tmp_path: Path) -> None:
+        """A file that is not there is a mistake of the command line."""
+        with pytest.raises(UsageError, match=r"there is no manifest a\.yaml"):
+            load(tmp_path / "a.yaml")
+
+    def test_folder(self, tmp_path: Path) -> None:
+        """A folder is no manifest."""
+        with pytest.raises(UsageError, match="is a folder"):
+            load(tmp_path)
+
+    def test_pipe(self, tmp_path: Path) -> None:
+        """A pipe that nobody writes into is not waited for."""
+        os.mkfifo(tmp_path / "a.yaml")
+        with pytest.raises(ManifestError, match="pipe:1:1: the file is empty"):
+            load(tmp_path / "a.yaml")
+
+    def test_device(self) -> None:
+        """What is neither a file nor a pipe is not read."""
+        with pytest.raises(UsageError, match="not a regular file"):
+            load(Path("/dev/zero"))
+
+    @pytest.mark.parametrize("name", ["a\0b.yaml", "x" * 300 + ".yaml"])
+    def test_impossible_name(self, tmp_path: Path, name: str) -> None:
+        """A name that no file can have is no file, not a traceback."""
+        with pytest.raises(UsageError):
+            load(tmp_path / name)
+
+    def test_loop_of_links(self, tmp_path: Path) -> None:
+        """A link to itself cannot be read."""
+        (tmp_path / "a.yaml").symlink_to("a.yaml")
+        with pytest.raises(UsageError):
+            load(tmp_path / "a.yaml")
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+    def test_unreadable(self, tmp_path: Path) -> None:
+        """A file that may not be read says why."""
+        path = tmp_path / "a.yaml"
+        path.touch(mode=0)
+        with pytest.raises(UsageError, match="cannot be read"):
+            load(path)
+
+    @pytest.mark.parametrize(
+        ("text", "hint"),
+        [
+            ("a fox\na whale\n", 'write "jobs:" in the first line, and "- " before each prompt'),
+            ("- a fox\n- a whale\n", 'write "jobs:" above the list'),
+            ("# nothing\n", 'begin it with "jobs:"'),
+        ],
+    )
+    def test_what_is_no_manifest(self, text: str, hint: str) -> None:
+        """A list of prompts, one a line or as YAML, is no manifest, and what makes one of it is said."""
+        assert hint in problem_of(text.encode())
+
+    @pytest.mark.parametrize("text", ["jobs: [a]\r\n", "\ufeffjobs:\r\n- a\r\n", "jobs:\r- a\r"])
+    def test_line_ends(self, text: str) -> None:
+        """Windows' line ends and its mark at the beginning, and those of old Macs, are read as all others."""
+        assert load_text(text.encode()).pictures[0].job.prompt == "a"
+
+
+class TestHead:
+    def test_name_from_a_mac(self) -> None:
+        """A file's name with its accents as letters of their own makes the folder that looks like it."""
+        assert load_text("jobs: [a]", stem="e\u0301te\u0301").name == "\xe9t\xe9"
+
+    def test_a_file_from_a_mac(self, tmp_path: Path) -> None:
+        """A name that a Mac takes apart (e and its accent) is the name that it looks like, in the file or in `name`."""
+        text = "version: 1\ndefaults: {model: demo, precision: bf16}\njobs: [a]\n"
+        path = tmp_path / "e\u0301te\u0301.yaml"
+        path.write_text(text)
+        assert load(path).name == "\u00e9t\u00e9"
+        assert load_text(f'name: "e\u0301te\u0301"\n{text}').name == "\u00e9t\u00e9"
+
+    def test_name_is_the_stem(self) -> None:
+        """A manifest without a name is called like its file."""
+        assert load_text("jobs: [a]", stem="spring sale").name == "spring sale"
+
+    @pytest.mark.parametrize("name", ["..", ".", "a/b", "/a", "a\\b", ".hidden", "-x", "con", "a.", "a:b", "x" * 100])
+    def test_bad_name(self, name: str) -> None:
+        """A name is one folder's name, on every system; a proposal that is comes with the problem."""
+        problem = problem_of(f"jobs: [a]\nname: '{name}'")
+        assert problem.startswith("2:7 name: ")
+        assert "cannot be a folder's name" in problem
+
+    def test_bad_stem(self) -> None:
+        """A file whose name makes no folder needs a name."""
+        assert "give it a name" in problems_of("jobs: [a]", stem="con")[0]
+        assert problems_of("name: x\njobs: [a]", stem="con") == []
+
+    @pytest.mark.parametrize("text", ["[a, b]", "just text", "3", "~", "# nothing"])
+    def test_not_a_mapping(self, text: str) -> None:
+        """A manifest is a mapping."""
+        assert "a manifest is a mapping" in problem_of(text)
+
+    @pytest.mark.parametrize("jobs", ["[]", "{}", "a cat", "3", "", "null"])
+    def test_no_jobs(self, jobs: str) -> None:
+        """Jobs are a list that is not empty."""
+        assert "jobs: must be a list" in problem_of(f"jobs: {jobs}")
+        assert problem_of("version: 1").startswith("1:1 jobs: is missing")
+
+    @pytest.mark.parametrize("job", ["3", "true", "~", "1.5", "[a]", '""', "' '"])
+    def test_bad_job(self, job: str) -> None:
+        """A job is a prompt or a mapping; the others' problems are still found."""
+        problems = problems_of(f"jobs:\n  - a\n  - {job}\n  - {{prompt: b, size: 1x1}}")
+        assert problems[0].startswith("3:5 jobs[1]: ")
+        assert problems[1].startswith("4:23 jobs[2].size: ")
+        assert len(problems) == 2
+
+    def test_missing_prompt(self) -> None:
+        """Every job needs a prompt, its own or the defaults'."""
+        assert problem_of("jobs:\n  - a\n  - id: x\n").startswith("3:5 jobs[1].prompt: is missing")
+
+    def test_unknown_keys(self) -> None:
+        """Unknown keys at the top are pointed at, with the nearest of the top's own."""
+        assert problems_of("nam: x\njob: [a]\n")[0] == '1:1 nam: unknown key (did you mean "name"?)'
+        assert '2:1 job: unknown key (did you mean "jobs"?)' in problems_of("nam: x\njob: [a]\n")
+
+
+class TestAllProblemsAtOnce:
+    def test_every_stage(self) -> None:
+        """YAML's, the head's, the fields' and the models' problems come together, in the order of their lines."""
+        problems = problems_of("""\
+            version: 2
+            output: "{idd}"
+            defaults: {steps: 4, steps: 5, size: "7:7"}
+            jobs:
+              - stpes: 3
+                prompt: a
+              - {prompt: &x b, seed: *x}
+              - {prompt: c, size: 100x100}
+              - {prompt: d, model: nothing}
+              - {prompt: "{f}", matrix: {e: [1]}}
+              - 7
+              - g
+        """)
+        starts = [problem.split(": ")[0] for problem in problems]
+        assert starts == [
+            "1:10 version",
+            "2:9 output",
+            "3:22 defaults.steps",
+            "3:38 defaults.size",
+            "5:5 jobs[0].stpes",
+            "7:14 jobs[1].prompt",
+            "7:26 jobs[1].seed",
+            "8:23 jobs[2].size",
+            "9:24 jobs[3].model",
+            "10:14 jobs[4].prompt",
+            "11:5 jobs[5]",
+        ]
+
+    def test_message(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A problem reads like a compiler's: file, line, column, path, what, and what helps."""
+        monkeypatch.chdir(tmp_path)
+        Path("posters.yaml").write_text("version: 1\nname: x\n\njobs:\n  - prompt: a\n    stpes: 4\n")
+        with pytest.raises(ManifestError) as caught:
+            load(Path("posters.yaml"))
+        assert str(caught.value) == 'posters.yaml:6:5 jobs[0].stpes: unknown key (did you mean "steps"?)'
+        assert caught.value.exit_code == 2
+        assert isinstance(caught.value.problems[0], Problem)
+
+    def test_refused_values_are_not_refused_twice(self) -> None:
+        """What stands where an alias stood is not said to be of the wrong kind as well."""
+        for text in ("jobs: *x", "jobs: [*x]", "jobs: [{prompt: *x}]", "*x", "defaults: *x\njobs: [a]"):
+            assert "is not allowed" in problem_of(text)
+
+    def test_many(self) -> None:
+        """After two hundred problems reading stops, and says so."""
+        problems = problems_of("jobs:\n" + "  - {size: x}\n" * 5000)
+        assert len(problems) == 201
+        assert "reading stopped here" in problems[-1]
+
+    def test_bad_defaults_do_not_hide_bad_jobs(self) -> None:
+        """A field of defaults that is wrong and one of a job that is wrong are told together."""
+        assert len(problems_of("defaults: {steps: x}\njobs: [{prompt: 3}, {prompt: a, seeds: 1}]")) == 3
+
+
+class TestOutput:
+    def test_fields(self) -> None:
+        """Every fixed field and the matrix's names stand for the picture's own values."""
+        text = f"""
+output: "{{index}}/{{id}} {{seed}} {{width}}x{{height}} {{model}} {{city}} {{{{x}}}}"
+{DEMO}
+jobs:
+  - {{id: a, prompt: p, size: 64x80, seed: 7, matrix: {{city: [A/B, c]}}}}
+"""
+        assert outputs_of(text) == ["0/a-A-B 7 64x80 demo A-B {x}", "1/a-c 7 64x80 demo c {x}"]
+
+    def test_model(self) -> None:
+        """A slash in a value makes no folder."""
+        assert outputs_of('output: "{model}/{id}"\njobs: [a]') == ["Qwen-Qwen-Image/001"]
+
+    def test_index(self) -> None:
+        """The index is the picture's place, with as many digits as the number of pictures."""
+        text = "output: x{index}\njobs: [{prompt: a, seed: 1, count: 100}]"
+        assert outputs_of(text)[::99] == ["x000", "x099"]
+
+    def test_hash(self) -> None:
+        """The hash follows the job's content, and nothing else."""
+        (one,) = outputs_of("output: '{hash}'\njobs: [{prompt: a, id: x}]")
+        (same,) = outputs_of("output: '{hash}'\njobs: [{prompt: a, id: y}]")
+        (other,) = outputs_of("output: '{hash}'\njobs: [{prompt: b, id: x}]")
+        assert one == same != other
+        assert len(one) == 8
+        assert int(one, 16) >= 0
+
+    @pytest.mark.parametrize(
+        ("output", "words"),
+        [
+            ("{idd}", 'unknown field {idd} (did you mean "id"?)'),
+            ("{ctiy}", 'unknown field {ctiy} (did you mean "city"?)'),
+            ("{id:>9}", "{id:>9} is not a name in braces"),
+            ("{id!r}", "is not a name in braces"),
+            ("{id.__class__}", "is not a name in braces"),
+            ("{0}", "is not a name in braces"),
+            ("{id", "a single {"),
+            ("../{id}", "must not contain . or .."),
+            ("a/../../{id}", "must not contain . or .."),
+            ("/{id}", "must not begin with /"),
+            ("a//{id}", "has a part without a name"),
+            ("a\\{id}", "a backslash is not allowed"),
+        ],
+    )
+    def test_refused(self, output: str, words: str) -> None:
+        """Unknown fields, specifications, attributes and ways out of the folder are problems at output."""
+        problem = problem_of(f"output: '{output}'\njobs:\n  - {{prompt: a, matrix: {{city: [x]}}}}")
+        assert problem.startswith("1:9 output: ")
+        assert words in problem
+
+    def test_name_of_another_job(self) -> None:
+        """A matrix's name in output must be known to every job."""
+        problem = problem_of("output: '{id}{city}'\njobs:\n  - {prompt: a, matrix: {city: [x]}}\n  - b")
+        assert problem.startswith("1:9 output: the job in line 4 has no {city} in a matrix")
+
+    def test_attacks_by_value(self) -> None:
+        """Whatever a matrix's value holds, the name stays below the folder."""
+        text = """
+            output: "{x}"
+            jobs:
+              - {prompt: a, matrix: {x: [../../etc/passwd, /etc/shadow, .., "C:\\\\x", "con", summary, ".git/config"]}}
+        """
+        assert outputs_of(text) == ["_etc-passwd", "_etc-shadow", "_", "C-x", "con_", "summary_", "_git-config"]
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [("a", "A"), ("\u00e9", "e\u0301"), ("a/b", "'a:b'"), ("a.", "a-"), ("summary", "summary_"), ("ß", "SS")],
+    )
+    def test_collisions(self, one: str, other: str) -> None:
+        """Names that differ in case, composition or what was replaced collide on some disk, and are refused."""
+        text = f"output: '{{x}}'\njobs:\n  - {{id: '{{x}}', prompt: a, matrix: {{x: [{one}]}}}}\n"
+        text += f"  - {{id: other, prompt: a, matrix: {{x: [{other}]}}}}"
+        assert "two pictures have the output name" in problem_of(text)
+        assert ": of line 3 and of line 4" in problem_of(text)
+
+    def test_collision_within_a_job(self) -> None:
+        """A template that does not tell a job's pictures apart is refused."""
+        assert "two pictures of the job in line 3 have the output name" in problem_of(
+            "output: fixed\njobs:\n  - {prompt: a, count: 2}"
+        )
+
+    def test_long_names(self) -> None:
+        """Long names are cut, and stay apart."""
+        values = ", ".join("x" * length for length in (190, 250, 251, 300))
+        names = outputs_of(f"output: 'p/{{x}}'\njobs:\n  - {{prompt: a, matrix: {{x: [{values}]}}}}")
+        assert len(set(names)) == 4
+        assert all(len(name.encode()) < 200 for name in names)
+
+
+class TestOverrides:
+    def test_model(self) -> None:
+        """A model from the command line takes every job's place, before ratios and defaults are looked up."""
+        manifest = load_text("jobs: [{prompt: a, model: no-such-model, size: 16:9}]", Overrides(model="demo"))
+        job = manifest.pictures[0].job
+        assert (job.model, job.width, job.height, job.num_inference_steps) == ("demo", 336, 192, 8)
+        assert "below Qwen/Qwen-Image" in problem_of(
+            "jobs: [{prompt: a, model: demo, size: 64x64}]", Overrides(model="Qwen/Qwen-Image")
+        )
+
+    def test_unknown_model(self) -> None:
+        """A model that does not exist is a mistake of the command line, not of the manifest."""
+        with pytest.raises(UsageError) as caught:
+            load_text("jobs: [a]", Overrides(model="dmeo"))
+        assert caught.value.hint == 'did you mean "demo"?'
+
+    def test_precision(self) -> None:
+        """A precision from the command line takes every job's place."""
+        manifest = load_text("jobs: [a, {prompt: b, precision: fp8}]", Overrides(precision="bf16"))
+        assert {picture.job.precision for picture in manifest.pictures} == {"bf16"}
+
+    def test_proof(self) -> None:
+        """A rehearsal has the same ids, names, seeds and places, in a folder of its own, and small pictures."""
+        text = """
+            name: x
+            output: "{id}-{width}-{hash}"
+            jobs: [{prompt: a, sizes: [1:1, 16:9], count: 2, expect: {seconds: 1}}, b]
+        """
+        real, proof = load_text(text), load_text(text, PROOF)
+        assert proof.name == "x-proof"
+        for one, other in zip(real.pictures, proof.pictures, strict=True):
+            assert (one.id, one.output, one.place, one.job.seed) == (
+                other.id,
+                other.output,
+                other.place,
+                other.job.seed,
+            )
+            assert (other.job.model, other.job.precision) == ("demo", "bf16")
+            assert other.job.width * other.job.height <= 256 * 256 * 1.1
+
+    def test_proof_of_a_bad_manifest(self) -> None:
+        """A rehearsal finds the same problems as the real thing."""
+        assert problems_of("jobs: [{prompt: a, size: 1x1}]", PROOF) == problems_of("jobs: [{prompt: a, size: 1x1}]")
+
+
+class TestCap:
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            "count: 10000, sizes: [1:1, 16:9]",
+            "matrix: {" + ", ".join(f"a{n}: [{', '.join(map(str, range(100)))}]" for n in range(20)) + "}",
+            "matrix: {a: [1]}, count: 5000, include: [{a: 2}]",
+            "seeds: [" + ", ".join(map(str, range(10_001))) + "]",
+        ],
+    )
+    def test_refused_before_it_is_made(self, fields: str) -> None:
+        """Too many pictures are counted, not made: 10^40 combinations take no longer than two."""
+        began = time.monotonic()
+        problem = problem_of(f"jobs:\n  - a\n  - {{prompt: p, {fields}}}")
+        assert problem.startswith("3:5 jobs[1]: the manifest makes ")
+        assert "allowed are 10,000 (max_pictures raises it" in problem
+        assert time.monotonic() - began < 2
+
+    def test_raised_and_lowered(self) -> None:
+        """The cap is the manifest's own to set."""
+        text = "jobs: [{prompt: p, seed: 0, count: 3}]"
+        assert len(load_text(f"max_pictures: 3\n{text}").pictures) == 3
+        assert "makes 3 pictures, 3 of them here; allowed are 2" in problem_of(f"max_pictures: 2\n{text}")
+
+    def test_exactly(self) -> None:
+        """Ten thousand pictures are allowed."""
+        assert len(load_text("jobs: [{prompt: p, seed: 0, count: 10000}]").pictures) == 10_000
+
+    def test_sum_over_jobs(self) -> None:
+        """The cap is over all jobs; many jobs that take a large default are counted, not made."""
+        began = time.monotonic()
+        text = "defaults: {count: 10000}\njobs:\n" + "  - a\n" * 10_000
+        assert "makes 100,000,000 pictures" in problem_of(text)
+        assert time.monotonic() - began < 4
+
+
+class TestExpect:
+    def test_bytes(self) -> None:
+        """Limits come to the picture in seconds and bytes; what is not said is not limited."""
+        (picture,) = load_text("jobs: [{prompt: a, expect: {seconds: 1.5, vram: 2GiB}}]").pictures
+        assert picture.expect is not None
+        assert picture.expect.model_dump() == {"seconds": 1.5, "vram_bytes": 2**31, "ram_bytes": None}
+
+    def test_bad(self) -> None:
+        """A limit that is no amount is a problem where it stands."""
+        assert "jobs[0].expect.ram: lots is not an amount" in problem_with("expect: {ram: lots}")
+
+
+class TestSpeed:
+    def test_ten_thousand_prompts(self) -> None:
+        """Ten thousand prompts are read in two seconds."""
+        text = "jobs:\n" + "".join(f'  - A poster with the text "NUMBER {number}"\n' for number in range(10_000))
+        began = time.monotonic()
+        assert len(load_text(text).pictures) == 10_000
+        assert time.monotonic() - began < 2
+
+    def test_without_torch(self, tmp_path: Path) -> None:
+        """Reading 200 jobs takes a blink, and brings in none of the heavy libraries."""
+        path = tmp_path / "a.yaml"
+        path.write_text("jobs:\n" + "  - {prompt: a cat, sizes: [1:1, 16:9]}\n" * 200)
+        program = f"""
+import sys, time
+from pathlib import Path
+from renderer.manifest.manifest import load
+began = time.monotonic()
+assert len(load(Path({str(path)!r})).pictures) == 400
+print(time.monotonic() - began)
+print(sorted({{"torch", "diffsynth", "transformers", "modelscope"}} & set(sys.modules)))
+"""
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PROJECT)
+        seconds, heavy = done.stdout.splitlines()
+        assert heavy == "[]"
+        assert float(seconds) < 0.2
+
+
+class TestOurManifests:
+    @pytest.mark.parametrize(("name", "count"), [("demo", 12), ("posters", 22), ("smoke", 1)])
+    def test_load(self, name: str, count: int) -> None:
+        """The manifests that are rendered here are well, in rehearsal too."""
+        path = PROJECT / "jobs" / f"{name}.yaml"
+        assert len(load(path).pictures) == count
+        assert len(load(path, PROOF).pictures) == count
+
+    def test_demo(self) -> None:
+        """The demo is small: it is rendered on a CPU in seconds; four of its pictures have words, one is Chinese."""
+        pictures = load(PROJECT / "jobs" / "demo.yaml").pictures
+        assert {picture.job.model for picture in pictures} == {"demo"}
+        assert max(picture.job.width * picture.job.height for picture in pictures) <= 304 * 224
+        assert max(picture.job.num_inference_steps for picture in pictures) <= 12
+        assert sum('the text "' in picture.job.prompt for picture in pictures) >= 4
+        assert any("背景" in picture.job.prompt for picture in pictures)
+
+    def test_smoke(self) -> None:
+        """The smoke test has limits."""
+        (picture,) = load(PROJECT / "jobs" / "smoke.yaml").pictures
+        assert picture.expect is not None
+        assert None not in picture.expect.model_dump().values()
+
+
+class TestSize:
+    """A hundred thousand pictures are a manifest like any other."""
+
+    def test_pictures_share_what_they_have_in_common(self) -> None:
+        """Pictures of one job hold one value for how they are kept, for their limits and for their combination."""
+        one, other, third = load_text(
+            DEMO + "jobs: [{prompt: 'a {x}', matrix: {x: [b]}, count: 2, expect: {seconds: 9}}, c]"
+        ).pictures
+        assert one.expect is other.expect
+        assert one.place.matrix is other.place.matrix
+        assert one.keep is other.keep is third.keep
+
+    def test_memory(self) -> None:
+        """A picture takes less than two kilobytes, besides its prompt's own letters: 100,000 fit into 200 MB."""
+        text = DEMO + "jobs: [{prompt: a cat, size: 64x64, count: 5000}]"
+        load_text(text)  # what is made once
+        tracemalloc.start()
+        try:
+            manifest = load_text(text)
+            taken, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert taken / len(manifest.pictures) < 2000
+
+    def test_made_and_read_are_the_same(self) -> None:
+        """A picture that was made without checks is what pydantic reads from its JSON, and copies as such."""
+        (picture,) = load_text(DEMO + "jobs: [a cat]").pictures
+        assert Picture.model_validate_json(picture.model_dump_json()) == picture
+        copied = picture.model_copy(update={"id": "other"})
+        assert (copied.id, picture.id) == ("other", "001")
+        assert hash(picture.job) == hash(Job.model_validate(picture.job.model_dump()))

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from renderer.outputs import journal
+from renderer.outputs.journal import Journal, Record
+from renderer.outputs.layout import OutputFolder
+
+MARK = "a" * 64
+
+
+def read(tmp_path: Path) -> Record:
+    return Journal.read(OutputFolder(tmp_path)).record(MARK)
+
+
+def test_an_attempt_is_known_before_anything_came_of_it(tmp_path: Path) -> None:
+    """An attempt without an outcome is left open: its run vanished."""
+    Journal.read(OutputFolder(tmp_path)).write("attempt", "p", MARK)
+    assert read(tmp_path) == Record(attempts=1, left_open=True)
+
+
+def test_three_crashes_set_a_picture_aside(tmp_path: Path) -> None:
+    """The third worker brought down is the last."""
+    book = Journal.read(OutputFolder(tmp_path))
+    for count in range(journal.MAX_CRASHES):
+        assert not read(tmp_path).set_aside, count
+        book.write("attempt", "p", MARK)
+        book.write("crashed", "p", MARK, "SIGSEGV")
+    assert read(tmp_path) == Record(attempts=3, crashes=3, failure="SIGSEGV")
+    assert read(tmp_path).set_aside
+
+
+def test_a_dropped_attempt_counts_for_nothing(tmp_path: Path) -> None:
+    """What was given up because somebody stopped the run is not held against the picture."""
+    book = Journal.read(OutputFolder(tmp_path))
+    book.write("attempt", "p", MARK)
+    book.write("dropped", "p", MARK)
+    assert read(tmp_path) == Record()
+
+
+def test_done_wipes_the_slate(tmp_path: Path) -> None:
+    """A picture that came after all starts anew the next time."""
+    book = Journal.read(OutputFolder(tmp_path))
+    book.write("attempt", "p", MARK)
+    book.write("failed", "p", MARK, "flat")
+    book.write("attempt", "p", MARK)
+    book.write("done", "p", MARK)
+    assert read(tmp_path) == Record()
+
+
+def test_a_torn_line_is_passed_over_and_the_next_stands_alone(tmp_path: Path) -> None:
+    """A run that died in the middle of a line loses that line, and not the one after it."""
+    book = Journal.read(OutputFolder(tmp_path))
+    book.write("attempt", "p", MARK)
+    with book.path.open("ab") as stream:
+        stream.write(b'{"at": "2026-01-0')
+    book.write("crashed", "p", MARK, "gone")
+    assert read(tmp_path) == Record(attempts=1, crashes=1, failure="gone")
+
+
+def test_a_large_journal_keeps_what_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compaction drops the entries of finished pictures and keeps those of unfinished ones."""
+    monkeypatch.setattr(journal, "_COMPACT_ABOVE_BYTES", 100)
+    book = Journal.read(OutputFolder(tmp_path))
+    book.write("failed", "p", MARK, "flat")
+    book.write("done", "q", "b" * 64)
+    book.compact()
+    assert "q" not in book.path.read_text()
+    assert read(tmp_path) == Record(failure="flat")

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import ClassVar
+
+import pytest
+
+from renderer import catalog
+from renderer.catalog import cards
+from renderer.job import Engine, FileFacts, Job, Memory, ModelIdentity, Profile, Sharing, Sidecar, Timing
+from renderer.machine.rates import of_card
+from renderer.planning.pace import Key, Pace, Way, seconds
+from renderer.planning.plan import Planned
+from tests.fakes import SOFTWARE
+from tests.making import make_job, make_picture
+
+RATES = of_card(cards.find("H200").card)
+
+
+def planned(job: Job) -> Planned:
+    return Planned(make_picture().model_copy(update={"job": job}), ModelIdentity(id=job.model), "a" * 64, "to do")
+
+
+def rendered(
+    job: Job,
+    total_s: float,
+    sharing: Sharing | None = None,
+    profile: Profile = "cpu",
+    *,
+    encode_s: float | None = None,
+    load_s: float | None = None,
+) -> Sidecar:
+    now = datetime.now(UTC)
+    return Sidecar(
+        fingerprint="a" * 64,
+        id="p",
+        place=make_picture().place,
+        job=job,
+        model=ModelIdentity(id=job.model),
+        engine=Engine(name="fake", profile=profile, device="cpu" if profile == "cpu" else "cuda"),
+        software=SOFTWARE,
+        timing=Timing(total_s=total_s, encode_s=encode_s, load_s=load_s, began_at=now, ended_at=now),
+        memory=Memory(),
+        sharing=sharing,
+        file=FileFacts(name="p.png", sha256="a" * 64, bytes=1, width=job.width, height=job.height),
+    )
+
+
+def real(side: int = 1328, steps: int = 40, cfg: float = 4.0) -> Job:
+    return make_job(side=side, steps=steps).model_copy(
+        update={"model": "Qwen/Qwen-Image", "precision": "fp8", "cfg_scale": cfg}
+    )
+
+
+def sharing(share_s: float, in_flight: float = 1.0, slots: int = 3) -> Sharing:
+    return Sharing(
+        share_s=share_s, mean_in_flight=in_flight, slots=slots, blocks=60, arithmetic="fp8", streamed_bytes=0,
+        bus_bytes_per_s=5e10, flops_per_s=1e15,
+    )  # fmt: skip
+
+
+class TestPace:
+    def test_the_same_again_takes_as_long(self) -> None:
+        """What was measured is what is expected of the same job, whatever the arithmetic says."""
+        pace = Pace([rendered(make_job(side=64, steps=10), 1.0)])
+        assert pace.expect_s(planned(make_job(side=64, steps=10)), "cpu") == pytest.approx(1.0)
+
+    def test_time_goes_with_steps(self) -> None:
+        """Twice the steps take nearly twice as long: the decode is not repeated."""
+        pace = Pace([rendered(real(steps=20), 10.0, profile="stream")])
+        twice = pace.expect_s(planned(real(steps=40)), "stream")
+        assert twice is not None
+        assert 19 < twice < 20
+
+    def test_attention_makes_large_pictures_dearer_than_their_pixels(self) -> None:
+        """Four times the pixels cost more than four times the time, and less than sixteen."""
+        pace = Pace([rendered(real(1024), 10.0, profile="stream")])
+        large = pace.expect_s(planned(real(2048)), "stream")
+        assert large is not None
+        assert 45 < large < 100
+
+    def test_guidance_off_is_half_the_work(self) -> None:
+        """Without CFG there is one pass a step."""
+        pace = Pace([rendered(real(), 10.0, profile="stream")])
+        half = pace.expect_s(planned(real(cfg=1.0)), "stream")
+        assert half == pytest.approx(5.0, rel=0.05)
+
+    def test_company_is_not_counted_twice(self) -> None:
+        """A picture that shared the machine with three others took a quarter of its time of the wall's."""
+        pace = Pace([rendered(real(512), 16.0, sharing(4.0, 4.0), "stream")])
+        assert pace.expect_s(planned(real(512)), "stream") == pytest.approx(4.0)
+        assert pace.expect_of(rendered(real(512), 0.0, sharing(4.0, 4.0), "stream")) == pytest.approx(16.0)
+
+    def test_company_hides_the_copies(self) -> None:
+        """Through three slots a small picture waits for the bus alone; with seven others it takes a fifth of that."""
+        pace = Pace(rates=RATES)
+        alone, together = (pace.expect_s(planned(real(512)), "stream", Way(3, company)) for company in (1, 8))
+        assert alone is not None
+        assert together is not None
+        assert together / alone == pytest.approx(0.0503 / 0.245, rel=0.12)  # as measured, of a step
+
+    def test_natively_no_launch_is_recorded(self) -> None:
+        """A small picture of DiffSynth's own waits for the host: 0.180 s a step were measured (engine-h200.md)."""
+        job = real(512).model_copy(update={"precision": "bf16"})
+        native, streamed = (
+            seconds(catalog.QWEN_IMAGE_SHAPE, job, profile, Way(60, 1), RATES)[0] / job.num_inference_steps
+            for profile in ("resident", "stream")
+        )
+        assert native == pytest.approx(0.180, rel=0.1)
+        assert streamed < 0.75 * native
+
+    def test_another_profile_tells_nothing(self) -> None:
+        """What was measured on the CPU says nothing of the GPU."""
+        assert Pace([rendered(make_job(), 1.0)]).expect_s(planned(make_job()), "resident") is None
+
+    def test_rates_tell_before_anything_was_measured(self) -> None:
+        """With a machine's rates there is an expectation for the first picture; measured ones correct it."""
+        pace = Pace(rates=RATES)
+        before = pace.expect_s(planned(real()), "stream")
+        assert before is not None
+        assert 8 < before < 20
+        pace.learn(rendered(real(), 30.0, profile="stream"))
+        assert pace.expect_s(planned(real()), "stream") == pytest.approx(30.0)
+
+    def test_five_pictures_tell_the_others(self) -> None:
+        """The median of five that scatter by a few per cent is within five per cent of the rest."""
+        pace = Pace()
+        for factor in (1.02, 0.97, 1.0, 1.04, 0.99):
+            pace.learn(rendered(real(), 12.7 * factor, profile="stream"))
+        assert pace.expect_s(planned(real(1024)), "stream") == pytest.approx(
+            12.7 * seconds(catalog.QWEN_IMAGE_SHAPE, real(1024), "stream", Way(60, 1), RATES)[0]
+            / seconds(catalog.QWEN_IMAGE_SHAPE, real(), "stream", Way(60, 1), RATES)[0], rel=0.05,
+        )  # fmt: skip
+
+
+class TestPreparing:
+    KEY: ClassVar[Key] = ("Qwen/Qwen-Image", "fp8", "stream")
+
+    def five(self, encode_s: float = 1.0, load_s: float = 16.6) -> list[Sidecar]:
+        """Pictures of one worker, each with its part of what was prepared for all."""
+        jobs = [real(side, steps=20).model_copy(update={"prompt": str(side)}) for side in (512, 768, 1024, 1328, 1600)]
+        return [
+            rendered(
+                job,
+                0.0,
+                sharing(seconds(catalog.QWEN_IMAGE_SHAPE, job, "stream", Way(60, 1), RATES)[0], slots=60),
+                "stream",
+                encode_s=encode_s,
+                load_s=load_s,
+            )
+            for job in jobs
+        ]
+
+    def two_workers(self, encode_s: float) -> list[Sidecar]:
+        """The same pictures of two, of which the second tells of nothing."""
+        return [*self.five(encode_s=encode_s), *self.five(encode_s=0.0, load_s=13.5)]
+
+    def test_it_is_not_a_pictures_own(self) -> None:
+        """Pictures that took what the arithmetic says have the factor 1, whatever was prepared before."""
+        assert Pace(self.five(encode_s=3.0), RATES).factor(self.KEY) == pytest.approx(1.0, rel=0.02)
+
+    def test_prompts_of_finished_pictures_are_not_encoded_again(self) -> None:
+        """For the same prompts only modulations are left; a new one has to be encoded, and it takes as long again."""
+        pace, jobs = Pace(self.two_workers(1.0), RATES), [picture.job for picture in self.five()]
+        again = pace.prepare_s(self.KEY, jobs, RATES)
+        other = pace.prepare_s(self.KEY, [job.model_copy(update={"prompt": "new"}) for job in jobs], RATES)
+        assert again < 0.75 * other
+        assert other == pytest.approx(5 * 1.0, rel=0.02)
+
+    @pytest.mark.parametrize("part", [0.5, 2.0])
+    def test_what_it_took_is_believed(self, part: float) -> None:
+        """Slower than the arithmetic or faster, other prompts take as much more or less than it."""
+        others = [picture.job.model_copy(update={"prompt": str(seed)}) for seed, picture in enumerate(self.five())]
+        expected = Pace().prepare_s(self.KEY, [picture.job for picture in self.five()], RATES)
+        pace = Pace(self.two_workers(part * expected / 5), RATES)
+        assert pace.prepare_s(self.KEY, others, RATES) == pytest.approx(part * expected, rel=0.02)
+
+    def test_a_single_worker_only_adds(self) -> None:
+        """It may have prepared for many, and have been broken off after a few."""
+        others = [picture.job.model_copy(update={"prompt": str(seed)}) for seed, picture in enumerate(self.five())]
+        expected = Pace().prepare_s(self.KEY, [picture.job for picture in self.five()], RATES)
+        for part, told in ((0.1, 1.0), (2.0, 2.0)):
+            pace = Pace(self.five(encode_s=part * expected / 5), RATES)
+            assert pace.prepare_s(self.KEY, others, RATES) == pytest.approx(told * expected, rel=0.02)
+
+    def test_the_worker_that_tells_of_most_counts(self) -> None:
+        """Of the last three: one whose pictures are missing tells of less, and one of long ago of another machine."""
+        jobs = [picture.job for picture in self.five()]
+        whole = Pace().prepare_s(self.KEY, jobs, RATES)
+        modulations = Pace(self.five(encode_s=whole / 5), RATES).prepare_s(self.KEY, jobs, RATES)
+        pictures = self.five(encode_s=2 * whole / 5, load_s=16.0)
+        found = []
+        for worker in range(4):
+            found.append(Pace(pictures, RATES).prepare_s(self.KEY, jobs, RATES) / modulations)
+            pictures += self.five(encode_s=0.5 * modulations / 5, load_s=13.0 + worker)
+        assert found == pytest.approx([2, 2, 2, 0.5])
+
+    def test_a_start_is_a_workers(self) -> None:
+        """The median of workers, not of pictures; of none, nothing is known."""
+        others = [self.five(load_s=13.5)[0], self.five(load_s=14.0)[0]]
+        assert Pace([*self.five(load_s=16.6), *others]).load_s(self.KEY) == 14.0
+        assert Pace().load_s(self.KEY) is None
+
+    def test_natively_each_picture_has_its_own_encoded(self) -> None:
+        """Its seconds are in the picture's total, and are counted once: five alike foretell five more to the second."""
+        key: Key = ("Qwen/Qwen-Image", "fp8", "resident")
+        pace = Pace([rendered(real(), 30.0, profile="resident", encode_s=4.0, load_s=60.0) for _ in range(5)], RATES)
+        jobs = [real()] * 5
+        share, _ = seconds(catalog.QWEN_IMAGE_SHAPE, real(), "resident", Way(60, 1), RATES)
+        prepared = pace.prepare_s(key, jobs, RATES)
+        assert prepared == pytest.approx(5 * 4.0)
+        assert 5 * share * pace.factor(key) + prepared == pytest.approx(5 * 30.0)
+        assert pace.expect_s(planned(real()), "resident") == pytest.approx(30.0)
+
+    def test_natively_encoding_goes_with_prompts_and_not_with_steps(self) -> None:
+        """Without guidance there is one prompt to encode, and twice the steps encode nothing twice."""
+        key: Key = ("Qwen/Qwen-Image", "fp8", "resident")
+        pace = Pace([rendered(real(steps=20), 30.0, profile="resident", encode_s=10.0)], RATES)
+        assert pace.prepare_s(key, [real(cfg=1.0)], RATES) == pytest.approx(5.0)
+        twice = pace.expect_s(planned(real(steps=40)), "resident")
+        assert twice is not None
+        assert 49 < twice < 50  # 10, and nearly 2 x 20: the decode is not repeated
+
+    def test_natively_modulations_are_the_steps_own(self) -> None:
+        """Before anything was measured, they are counted where they are computed ahead, and nowhere else."""
+        native, streamed = (
+            Pace().prepare_s(("Qwen/Qwen-Image", "bf16", profile), [real()], RATES)
+            for profile in ("resident", "stream")
+        )
+        assert native < 0.7 * streamed
+
+    def test_the_batch_that_was_measured(self) -> None:
+        """17 pictures on an H200 (tests/benchmarks/time-h200.md): after five, the other twelve are met within 5 %."""
+        kinds = {(1328, 1328): 4, (1664, 928): 4, (1024, 1024): 3, (768, 768): 4, (1472, 1104): 2}
+        jobs = [
+            real(steps=20, cfg=1.0 if width == 1024 else 4.0).model_copy(
+                update={"width": width, "height": height, "prompt": f"a prompt of {width}"}
+            )
+            for width, height in kinds
+        ]
+        shares = [1.008 * seconds(catalog.QWEN_IMAGE_SHAPE, job, "stream", Way(60, 1), RATES)[0] for job in jobs]
+        pace = Pace(
+            (
+                rendered(job, share + 1.0, sharing(share, slots=60), "stream", encode_s=1.0, load_s=16.6)
+                for job, share in zip(jobs, shares, strict=True)
+            ),
+            RATES,
+        )
+        found = (pace.load_s(self.KEY) or 0.0) + pace.prepare_s(self.KEY, jobs, RATES)
+        for job, count in zip(jobs, kinds.values(), strict=True):
+            found += (count - 1) * (pace.expect_s(planned(job), "stream", Way(60, 1)) or 0.0)
+        assert found == pytest.approx(70.67, rel=0.05)

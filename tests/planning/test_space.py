@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from renderer import catalog
+from renderer.errors import MachineError
+from renderer.job import Format, Keep, Sidecar
+from renderer.machine import processor
+from renderer.manifest import manifest
+from renderer.manifest.manifest import Manifest, Overrides
+from renderer.outputs import artifacts, encode
+from renderer.planning import space
+from renderer.planning.plan import Plan, make_plan
+from renderer.planning.space import Disk
+from renderer.supervisor import run
+from renderer.supervisor.settings import Settings, Stop
+from tests.making import make_manifest, pixels_of
+from tests.nights import make_night
+
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
+WITHIN = 0.2 if processor.arithmetic() == "bf16" else 0.5
+"""The figures are of pictures in bf16; what float32 draws is smoother, and its files are smaller by a third."""
+
+
+def look(*plans: Plan) -> Disk:
+    return space.look(plans, [item for plan in plans for item in plan.to_write()], ())
+
+
+def of_model(sides: Sequence[int], name: str = "test", model: str = "Qwen/Qwen-Image") -> Manifest:
+    """A picture of each side with a model of which nothing was measured."""
+    made = make_manifest([f"{name} {number}" for number in range(len(sides))], name)
+    pictures = tuple(
+        each.model_copy(update={"job": each.job.model_copy(update={"model": model, "width": side, "height": side})})
+        for each, side in zip(made.pictures, sides, strict=True)
+    )
+    return Manifest(made.file, made.name, pictures)
+
+
+def written(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("p*.*") if path.suffix != ".json")
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory, demo_folder: Path) -> Iterator[tuple[Path, list[Manifest]]]:
+    """The demo's manifest, and a rehearsal of the posters, as the demo model really draws them."""
+    assert demo_folder.is_dir()
+    outputs = tmp_path_factory.mktemp("rendered")
+    manifests = [
+        manifest.load(JOBS / "demo.yaml"), manifest.load(JOBS / "posters.yaml", Overrides(proof=True)),
+    ]  # fmt: skip
+    summaries = run.render(manifests, Settings(outputs=outputs), lambda _: None, Stop())
+    assert [summary.failed + summary.left for summary in summaries] == [0, 0]
+    yield outputs, manifests
+    shutil.rmtree(outputs)
+
+
+class TestRenderedPictures:
+    @pytest.mark.parametrize("which", [0, 1])
+    def test_before_the_first_picture(self, rendered: tuple[Path, list[Manifest]], tmp_path: Path, which: int) -> None:
+        """With nothing in the outputs, the model's figure meets the sum of the PNGs within 20 %."""
+        outputs, manifests = rendered
+        real = make_plan(manifests[which], outputs)
+        sizes = sum(item.sidecar.file.bytes for item in real.items if item.sidecar)
+        assert look(make_plan(manifests[which], tmp_path)).outputs_bytes == pytest.approx(sizes, rel=WITHIN)
+
+    @pytest.mark.parametrize("which", [0, 1])
+    def test_after_five_pictures(self, rendered: tuple[Path, list[Manifest]], tmp_path: Path, which: int) -> None:
+        """Five that are done foretell the others within 20 %, and what they take at the least is less."""
+        outputs, manifests = rendered
+        real = make_plan(manifests[which], outputs)
+        shutil.copytree(real.folder.path, tmp_path / manifests[which].name)
+        for item in real.items[5:]:
+            make_plan(manifests[which], tmp_path).folder.sidecar(item.picture.output).unlink()
+        sizes = sum(item.sidecar.file.bytes for item in real.items[5:] if item.sidecar)
+        found = look(make_plan(manifests[which], tmp_path))
+        assert found.outputs_bytes == pytest.approx(sizes, rel=WITHIN)
+        assert found.outputs_least_bytes < sizes * (1 - 0.2 + WITHIN)
+
+    def test_five_of_a_model_that_was_never_measured(
+        self, rendered: tuple[Path, list[Manifest]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """From the same pictures, with the figure for photographs before them, that is twice as high: within 20 %."""
+        outputs, manifests = rendered
+        unknown = dataclasses.replace(catalog.DEMO, densities=catalog.PHOTOGRAPHS)
+        monkeypatch.setattr(catalog, "find", lambda _: unknown)
+        real = make_plan(manifests[0], outputs)
+        shutil.copytree(real.folder.path, tmp_path / manifests[0].name)
+        for item in real.items[5:]:
+            make_plan(manifests[0], tmp_path).folder.sidecar(item.picture.output).unlink()
+        sizes = sum(item.sidecar.file.bytes for item in real.items[5:] if item.sidecar)
+        assert look(make_plan(manifests[0], tmp_path)).outputs_bytes == pytest.approx(sizes, rel=WITHIN)
+
+    @pytest.mark.parametrize("form", ["webp", "jpeg"])
+    def test_other_formats_of_a_mixed_batch(self, rendered: tuple[Path, list[Manifest]], form: Format) -> None:
+        """Kept as WebP or JPEG, the sum of both manifests is met within 30 %, by the figures of these formats."""
+        outputs, manifests = rendered
+        plans = [make_plan(each, outputs) for each in manifests]
+        sizes = 0
+        kept = []
+        for plan in plans:
+            for item in plan.items:
+                pixels = pixels_of(plan.folder.picture(item.picture.output))
+                sizes += len(encode.encode(pixels, form))
+            pictures = tuple(
+                each.model_copy(update={"keep": Keep(format=form, embed="none")}) for each in plan.manifest.pictures
+            )
+            kept.append(make_plan(Manifest(plan.manifest.file, plan.manifest.name, pictures), outputs))
+        assert look(*kept).outputs_bytes == pytest.approx(sizes, rel=0.3)
+
+
+class TestFiles:
+    def test_nothing_known_is_photographs(self, tmp_path: Path) -> None:
+        """1.5 bytes a pixel and the label, of which a third is sure."""
+        found = look(make_plan(of_model([512, 1024]), tmp_path))
+        assert found.outputs_bytes == pytest.approx(1.5 * (512**2 + 1024**2) + 2 * 1700, abs=1)
+        assert found.outputs_least_bytes == pytest.approx(0.35 * found.outputs_bytes, abs=1)
+
+    def test_sizes_are_mixed(self, tmp_path: Path) -> None:
+        """Large files count by their pixels: pictures of one size tell of another's."""
+        batch = of_model([256] * 5 + [1024] * 3)
+        make_night(batch, tmp_path, without=("p005", "p006", "p007"))
+        found = look(make_plan(batch, tmp_path))
+        small = written(tmp_path / "test")
+        assert found.outputs_bytes == pytest.approx(small / 5 * 3 * 16, rel=0.3)  # labels have no pixels
+
+    def test_other_manifests_tell_what_is_not_known(self, tmp_path: Path) -> None:
+        """Before the first picture, those of the same model in the folders beside it."""
+        make_night(of_model([512] * 6, "before"), tmp_path)
+        found = look(make_plan(of_model([512] * 6, "after"), tmp_path))
+        assert found.outputs_bytes == pytest.approx(written(tmp_path / "before"), rel=WITHIN)
+
+    def test_another_model_or_format_tells_nothing(self, tmp_path: Path) -> None:
+        """What the demo model drew says nothing of photographs, and PNG nothing of WebP."""
+        make_night(make_manifest([str(number) for number in range(6)], "demo"), tmp_path)
+        make_night(of_model([512] * 6, "before"), tmp_path)
+        batch = of_model([512], "after", model="Qwen/Qwen-Image-2512")
+        assert look(make_plan(batch, tmp_path)).outputs_bytes == pytest.approx(1.5 * 512**2, rel=0.01)
+        webp = of_model([512], "after").pictures[0].model_copy(update={"keep": Keep(format="webp")})
+        found = look(make_plan(Manifest("after.yaml", "after", (webp,)), tmp_path))
+        assert found.outputs_bytes == pytest.approx(1.1 * 512**2, rel=0.01)
+
+    def test_own_pictures_count_before_others(self, tmp_path: Path) -> None:
+        """With five of the manifest's own, other manifests' are not even read."""
+        batch = of_model([512] * 6)
+        make_night(batch, tmp_path, without=("p005",))
+        alone = look(make_plan(batch, tmp_path)).outputs_bytes
+        make_night(of_model([512] * 6, "noise"), tmp_path)
+        for path in (tmp_path / "noise").glob("*.json"):
+            path.write_text(path.read_text().replace('"bytes": ', '"bytes": 9'))
+        assert look(make_plan(batch, tmp_path)).outputs_bytes == alone
+
+    def test_what_is_rendered_anew_takes_the_place_of_what_is_there(self, tmp_path: Path) -> None:
+        """With --force the files that lie there tell, and go: nothing more is needed."""
+        batch = of_model([512] * 6)
+        make_night(batch, tmp_path)
+        found = look(make_plan(batch, tmp_path, force=True))
+        assert found.outputs_bytes == pytest.approx(written(tmp_path / "test"), rel=WITHIN)
+        assert found.replaced_bytes == written(tmp_path / "test")
+
+    def test_a_bounded_number_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Twelve folders of sixty pictures each: 64 sidecars at most, whatever lies there."""
+        for number in range(12):
+            make_night(of_model([64] * 60, f"night-{number}"), tmp_path, same_picture=True)
+        plan = make_plan(of_model([64], "new"), tmp_path)
+        read: list[Path] = []
+        really = artifacts.read_sidecar
+
+        def noting(path: Path) -> Sidecar | None:
+            read.append(path)
+            return really(path)
+
+        monkeypatch.setattr(artifacts, "read_sidecar", noting)
+        look(plan)
+        assert 32 <= len(read) <= 64
+        assert len({path.parent for path in read}) == 8
+
+    def test_an_outputs_folder_that_is_not_there(self, tmp_path: Path) -> None:
+        """Before the first run of all, nothing is read, and the disk above it is asked."""
+        found = look(make_plan(of_model([512]), tmp_path / "not" / "there"))
+        assert found.outputs_free_bytes > 0
+
+
+def disk_of(free: int, *, pictures: int = 10, models: int = 0, replaced: int = 0, same_disk: bool = True) -> Disk:
+    """Pictures of a megabyte each, 0.8 at the least, and some disk."""
+    return Disk(
+        download_bytes=models,
+        store_bytes=0,
+        pictures=pictures,
+        outputs_bytes=pictures * 10**6,
+        outputs_least_bytes=pictures * 8 * 10**5,
+        replaced_bytes=replaced,
+        models_free_bytes=free if same_disk else 0,
+        outputs_free_bytes=free,
+        same_disk=same_disk,
+    )
+
+
+class TestCheckRoom:
+    OUTPUTS = Path("outputs")
+
+    def test_room_enough_is_not_mentioned(self) -> None:
+        """With a quarter more than what the pictures take, nothing is said."""
+        assert space.check_room(disk_of(12_500_000), self.OUTPUTS) == ""
+
+    def test_what_barely_misses_is_a_warning(self) -> None:
+        """A forecast is no certainty: what may fit is begun, with numbers."""
+        said = space.check_room(disk_of(9_000_000), self.OUTPUTS)
+        assert said.startswith("10 pictures take about 10.2 MB in outputs, and 9.0 MB are free there")
+
+    def test_what_cannot_fit_is_refused(self) -> None:
+        """Numbers, and what to do."""
+        with pytest.raises(MachineError) as refused:
+            space.check_room(disk_of(7_900_000), self.OUTPUTS)
+        assert "8.0 MB in outputs at the least, likely 10.2 MB, and 7.9 MB are free" in refused.value.message
+        assert refused.value.hint.startswith("free 2.4 MB, choose another disk with --outputs")
+
+    def test_a_part_needs_room_for_one(self) -> None:
+        """A run with a deadline is not to do it all: it is warned, and refused where not one picture fits."""
+        assert space.check_room(disk_of(900_000), self.OUTPUTS, partly=True)
+        with pytest.raises(MachineError):
+            space.check_room(disk_of(700_000), self.OUTPUTS, partly=True)
+
+    def test_models_have_a_bill_of_their_own(self) -> None:
+        """What models take on the same disk is a reason to warn; on another disk it is none."""
+        assert "beside 5.0 MB of models" in space.check_room(disk_of(12_500_000, models=5 * 10**6), self.OUTPUTS)
+        assert space.check_room(disk_of(12_500_000, models=5 * 10**6, same_disk=False), self.OUTPUTS) == ""
+
+    def test_what_is_replaced_needs_no_room(self) -> None:
+        """Pictures that are rendered anew take the place of the old ones."""
+        assert space.check_room(disk_of(1_000_000, replaced=10**7), self.OUTPUTS) == ""
