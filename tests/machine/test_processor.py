@@ -99,7 +99,7 @@ def test_torch_sees_the_same_here() -> None:
 def test_waiting_threads_leave_their_cores(said: dict[str, str], spins: str) -> None:
     """What torch's threads read when it is imported: a short wait, unless somebody has said another."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
-    code = "import os; from renderer import processor; processor.let_waiting_threads_sleep(); import torch"
+    code = "import os; from renderer.machine import processor; processor.let_waiting_threads_sleep(); import torch"
     child = subprocess.run(
         [sys.executable, "-c", code],
         env=environment | said | {"OMP_DISPLAY_ENV": "VERBOSE"},

@@ -124,14 +124,14 @@ def test_a_worker_dies_with_its_run_whatever_it_is_busy_with(tmp_path: Path) -> 
     """Its run is killed while a call lets no other thread look: the kernel ends it all the same."""
     script = (
         "import sys, pathlib, time\n"
-        "from renderer import events\n"
+        "from renderer import protocol\n"
         "from renderer.supervisor.worker import LocalWorker\n"
         "from tests.making import make_job\n"
         "from tests.supervisor.test_worker import FAKE, OPEN, hear\n"
         f"worker = LocalWorker(pathlib.Path({str(tmp_path / 'worker.log')!r}), FAKE)\n"
         "worker.send(OPEN)\n"
-        "worker.send(events.Render(key='p', job=make_job('gil')))\n"
-        "hear(worker, events.Started)\n"
+        "worker.send(protocol.Render(key='p', job=make_job('gil')))\n"
+        "hear(worker, protocol.Started)\n"
         "print(worker.pid, flush=True)\n"
         "time.sleep(60)\n"
     )

@@ -14,10 +14,10 @@ from renderer.cli import command, manifests
 
 SCRIPT = """\
 import sys
-from renderer import cli, loading
+from renderer import cli\nfrom renderer.cli import manifests
 def fail(*_):
     raise IndexError("out of\\nrange \\udcff")
-loading.load = fail
+manifests.load = fail
 sys.exit(cli.main(["validate", "m.yaml"]))
 """
 

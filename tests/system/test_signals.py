@@ -166,12 +166,14 @@ def test_ctrl_c_is_one_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     driving.write_manifest(tmp_path, "a")
     script = (
         "import os, signal, sys\n"
-        "from renderer import catalog, cli, loading, machine, machine_cli, models_cli\n"
+        "from renderer import cli\n"
+        "from renderer.cli import command, manifests, models\n"
+        "from renderer.machine import hardware\n"
         "def interrupt(*_, **__):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    import time; time.sleep(10)\n"
-        "loading.load = machine.look = interrupt\n"
-        "models_cli._list = interrupt\n"
+        "manifests.load = hardware.look = interrupt\n"
+        "models._list = interrupt\n"
         "sys.exit(cli.main())\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(driving.ROOT)}
