@@ -57,11 +57,7 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Records CUDA graphs on a stream of its own, on which nothing ever runs but a first product.
-
-    After a recording that fails, those made before it may not be played any more: torch's random generator, which every
-    CUDA graph asks as it is played, is another since.
-    """
+    """Records CUDA graphs on a stream of its own, on which nothing ever runs but a first product."""
 
     def __init__(self) -> None:
         self._stream: Any = None

@@ -16,6 +16,7 @@ from renderer.files import sha256_of
 from renderer.job import Stored
 from renderer.weights import places
 from renderer.weights.headers import read_header
+from renderer.weights.index import INDEX
 from renderer.weights.needs import gb
 from renderer.weights.prepare import Report
 from renderer.weights.vouched import said_of
@@ -57,7 +58,7 @@ def stores(model: Model) -> Iterator[tuple[Stored, Path]]:
     precisions: tuple[Stored, ...] = get_args(Stored)
     for precision in precisions:
         folder = places.packed_folder(model, precision)
-        if (folder / places.STORE_INDEX).is_file():
+        if (folder / INDEX).is_file():
             yield precision, folder
 
 

@@ -173,6 +173,7 @@ def fail_captures() -> None:
     recorder.record(lambda: x.add_(1), recorder.pool())()
     assert x.sum() == MIB
     draws()
+    assert given_back() >= 256 * MIB
 
 
 def run_full() -> None:
@@ -186,6 +187,7 @@ def run_full() -> None:
         draws()
     recorder.record(lambda: x.add_(1), pool)()
     assert x.sum() == MIB
+    assert given_back() >= 256 * MIB
 
 
 class Waiting:
