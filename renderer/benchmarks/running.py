@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from renderer import machine
 from renderer.catalog import QWEN_IMAGE
 from renderer.errors import MachineError, UsageError
 from renderer.job import Precision
+from renderer.rates import Rates
 from renderer.weights.identity import identify
 from renderer.weights.index import INDEX, read_index
 
@@ -168,9 +170,15 @@ def in_processes(
         left = [case for case in left if case not in done]
 
 
-def _machine() -> Figures:
-    from renderer import machine  # noqa: PLC0415  # the child tells the versions
+def rates() -> Rates:
+    """This machine's rates, measured now, whatever was measured before. Raises `MachineError`."""
+    answer = machine.ask("renderer.engine.rates", machine.look())
+    if "error" in answer:
+        raise MachineError(f"bench: this machine's rates cannot be measured: {answer['error']}")
+    return Rates.model_validate(answer)
 
+
+def _machine() -> Figures:
     answer = machine.ask("renderer.engine.probe", machine.look())
     cards = [gpu.get("name") for gpu in answer.get("gpus") or ()]
     return {"gpu": cards, **{name: answer.get(name) for name in ("python", "torch", "cuda", "diffsynth")}}
