@@ -47,7 +47,10 @@ class Recorder(Protocol):
         """What `launch` launches, without running it; its memory comes from `pool`, and stays there."""
 
     def pool(self) -> Any:
-        """Room for recordings that are never played at the same time."""
+        """Room for recordings that are never played at the same time; once the last of them is gone, take another.
+
+        torch 2.11 records in no pool again whose last recording has died, also where that one failed.
+        """
 
     def wait(self) -> None:
         """Until nothing is played any more."""
@@ -243,7 +246,10 @@ class RecordedBlocks:
             raise _UnrecordedError(error.with_traceback(None)) from None
 
     def _give_up(self, failure: Exception) -> None:
-        """Let go of all recordings and of all their room: for some sweeps, or for good where no memory was wanting."""
+        """Let go of all recordings, and of all their room and pools: for some sweeps, or for good.
+
+        For good where it was not for want of memory: whatever it was would come again.
+        """
         self._on = False
         self._let_go()
         if failures.is_out_of_memory(failure):

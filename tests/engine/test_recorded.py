@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -23,19 +24,33 @@ WIDTH, HALF_HEAD = 8, 2
 
 
 class Again:
-    """Plays by calling again, and counts."""
+    """Plays by calling again, and counts. As torch 2.11, it takes no pool again whose last recording has died."""
 
     def __init__(self) -> None:
         self.recorded = self.pools = self.waited = self.cleared = 0
         self.error: Exception | None = None
         self.error_until = 0
+        self._alive: Counter[int] = Counter()
+        self._dead: set[int] = set()
 
     def record(self, launch: Callable[[], None], pool: Any) -> Callable[[], None]:
         assert pool <= self.pools
+        assert pool not in self._dead, "use_count > 0"
+
+        def play() -> None:
+            launch()
+
+        self._alive[pool] += 1
+        weakref.finalize(play, self._die, pool).atexit = False
         if self.error:
             raise self.error
         self.recorded += 1
-        return launch
+        return play
+
+    def _die(self, pool: int) -> None:
+        self._alive[pool] -= 1
+        if self._alive[pool] == 0:
+            self._dead.add(pool)
 
     def pool(self) -> Any:
         self.pools += 1

@@ -177,16 +177,21 @@ def fail_captures() -> None:
 
 
 def run_full() -> None:
-    """Two captures for which memory runs out; then, from the same pool, one that fits."""
+    """Two captures for which memory runs out, each from a pool of its own; then one that fits, and one beside it."""
     recorder = CudaRecorder()
-    pool, x = recorder.pool(), torch.zeros(MIB, device=DEVICE)
+    x = torch.zeros(MIB, device=DEVICE)
     for _ in range(2):
         with pytest.raises(torch.OutOfMemoryError):
-            recorder.record(lambda: torch.empty(2**45, dtype=torch.uint8, device=DEVICE), pool)
+            recorder.record(lambda: torch.empty(2**45, dtype=torch.uint8, device=DEVICE), recorder.pool())
         assert given_back() >= 256 * MIB
         draws()
-    recorder.record(lambda: x.add_(1), pool)()
-    assert x.sum() == MIB
+    pool = recorder.pool()
+    plays = [recorder.record(lambda: x.add_(1), pool) for _ in range(2)]
+    with pytest.raises(torch.OutOfMemoryError):
+        recorder.record(lambda: torch.empty(2**45, dtype=torch.uint8, device=DEVICE), pool)
+    for play in plays:
+        play()
+    assert x.sum() == 2 * MIB
     assert given_back() >= 256 * MIB
 
 
