@@ -6,12 +6,15 @@ The only place in the benchmarks that reaches into the engine's rooms. Knows not
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from renderer.benchmarks import streamed
 from renderer.engine.budget import Budget
+from renderer.engine.recorded import RecordedBlocks
 from renderer.engine.slots import Slots
 from renderer.engine.streaming import StreamingEngine
 from renderer.job import Job
@@ -46,7 +49,7 @@ def empty(engine: StreamingEngine) -> int:
     engine._modulations._tables.clear()
     engine._skeleton.dit.pos_embed.rope_cache.clear()
     engine._blocks.forget()
-    streamed.reset()
+    reset()
     return allocated()
 
 
@@ -62,9 +65,24 @@ def equip(engine: StreamingEngine, setup: Setup) -> int:
     Raises what torch raises where there is no room for them.
     """
     engine.setup = setup
-    engine._budget = Budget(engine._source.count, engine._skeleton.width, setup, engine.device)
+    arithmetic = engine._blocks.arithmetic
+    engine._budget = Budget(engine._source.count, engine._skeleton.width, setup, engine.device, arithmetic)
     engine._slots = Slots(engine._source, engine._budget.slots, engine.device)
     return engine._slots.count
+
+
+@contextmanager
+def unrecorded(engine: StreamingEngine) -> Iterator[None]:
+    """No launches are recorded inside, and none are played: each is made by the host, as DiffSynth's own are."""
+    blocks = engine._blocks
+    if not isinstance(blocks, RecordedBlocks):  # on a CPU nothing is ever recorded
+        yield
+        return
+    before, blocks._wanted = blocks._wanted, lambda: False
+    try:
+        yield
+    finally:
+        blocks._wanted = before
 
 
 def blocks(engine: StreamingEngine) -> int:
@@ -86,6 +104,15 @@ def largest_group(engine: StreamingEngine, jobs: list[Job]) -> list[int]:
     texts = [text for job in jobs for text in (job.prompt, *((job.negative_prompt,) if job.cfg_scale != 1.0 else ()))]
     groups = engine._prompts._together(list(dict.fromkeys(texts)), engine._budget.tokens_together([]))
     return max(([tokens(engine, text) for text in group] for group in groups), key=sum)
+
+
+def reset() -> None:
+    """Give back what nobody holds, and count peaks from here."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def allocated() -> int:

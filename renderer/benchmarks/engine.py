@@ -14,10 +14,29 @@ from types import MappingProxyType
 
 from renderer.benchmarks import running
 from renderer.benchmarks.running import GIB, Figures
+from renderer.catalog import QWEN_IMAGE_SHAPE
+from renderer.estimate import Streaming, Work, duration
+from renderer.job import Stored
+from renderer.machine.rates import Rates
 
 CASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "fp8": ("3-slots", "2-slots", "3-slots-8-small", "resident", "resident-small"),
+        "fp8": (
+            "3-slots",
+            "2-slots",
+            "3-slots-small",
+            "3-slots-8-small",
+            "3-slots-768",
+            "3-slots-1024",
+            "3-slots-1024-unguided",
+            "3-slots-4-of-1024",
+            "3-slots-2048",
+            "resident",
+            "resident-small",
+            "resident-small-unrecorded",
+            "resident-768",
+            "resident-1024",
+        ),
         "caps": tuple(f"cap-{gib}" for gib in (6, 8, 10, 12, 16, 24)),
         "bf16": ("bf16-3-slots", "bf16-3-slots-small"),
     }
@@ -37,8 +56,8 @@ PARTS = ("fp8", "caps", "batch", "bf16", *PEERS)
 
 FULL_SIDE = 1328
 
-FLOOR_S = 0.245
-"""1328x1328, CFG 4, FP8 on an H200: 187 TFLOP of linear layers and 73 of attention at the rates its libraries reach."""
+OLD_TOKENS = 62
+"""Of the benchmarks' prompt."""
 
 BATCH = """\
 defaults: {model: Qwen/Qwen-Image, precision: fp8, size: 1328x1328, steps: 40}
@@ -56,6 +75,8 @@ def measure(folder: Path, stores: Path, parts: Sequence[str]) -> Figures:
     found = running.begin(notes, stores, parts, PARTS)
     for part in parts:
         if cases := running.unmeasured(found, CASES.get(part, (part,))):
+            if part in CASES and "rates" not in found:
+                found["rates"] = running.rates().model_dump()
             running.keep(notes, found, _measure(part, cases, folder, stores))
     return found
 
@@ -98,21 +119,53 @@ def lines(found: Figures) -> list[str]:
     """The figures as tables of Markdown."""
     rows = found["rows"]
     caps = [row for case in CASES["caps"] for row in rows.get(case, [])]
-    return [*_steps(rows), "", *_caps(caps), *_remarks(rows)]
+    return [*_steps(found), "", *_caps(caps), *_remarks(rows)]
 
 
-def _steps(rows: dict[str, list[Figures]]) -> Iterator[str]:
-    yield "| what renders | size | pictures | s/step a picture | peak reserved, GiB | host memory, GB | decode, s |"
-    yield "|---|---|---|---|---|---|---|"
-    ours = [("renderer, ", row) for part in ("fp8", "bf16") for case in CASES[part] for row in rows.get(case, [])]
-    others = [("", row) for part in PEERS for row in rows.get(part, [])]
-    for prefix, row in (*ours, *others):
-        step = f"{row['step_s']:.3f}"
+def ours(found: Figures) -> Iterator[Figures]:
+    """Rows of our own cases but caps, in the table's order."""
+    yield from (row for part in ("fp8", "bf16") for case in CASES[part] for row in found["rows"].get(case, []))
+
+
+def _steps(found: Figures) -> Iterator[str]:
+    """Seconds a step stand beside what is forecast at the rates that were measured, and beside the floor."""
+    columns = ("what renders", "size", "guidance", "pictures", "s/step a picture", "forecast", "floor")
+    more = ("encode, s", "decode, s", "peak reserved, GiB", "host memory, GB")
+    yield f"| {' | '.join((*columns, *more))} |"
+    yield "|---" * len((*columns, *more)) + "|"
+    rates = Rates.model_validate(found["rates"]) if "rates" in found else None
+    others = [("", row) for part in PEERS for row in found["rows"].get(part, [])]
+    for prefix, row in (*(("renderer, ", row) for row in ours(found)), *others):
+        pictures = row.get("pictures", 1)
+        told = ["", ""]
+        if rates is not None and prefix:
+            told = [f"{seconds / pictures:.3f}" for seconds in (forecast(row, rates).seconds, floor_s(row, rates))]
+        encode = f"{row['encode_s']:.2f}" if "encode_s" in row else ""
         after = row.get("decode_s") or row.get("after_s") or 0.0
         host = f"{row['rss_bytes'] / 1e9:.1f}" if row.get("rss_bytes") else ""
-        memory = f"{row['reserved_bytes'] / GIB:.2f} | {host}"
-        name = prefix + row["case"]
-        yield f"| {name} | {row['side']}² | {row.get('pictures', 1)} | {step} | {memory} | {after:.2f} |"
+        guided = f"{row.get('guidance', 4.0):.0f}"
+        cells = [prefix + row["case"], f"{row['side']}²", guided, str(pictures), f"{row['step_s']:.3f}", *told]
+        cells += [encode, f"{after:.2f}", f"{row['reserved_bytes'] / GIB:.2f}", host]
+        yield f"| {' | '.join(cells)} |"
+
+
+def forecast(row: Figures, rates: Rates) -> duration.Sweep:
+    """What is forecast of one step of all a case's pictures, at a machine's rates."""
+    return duration.sweep(*_asked(row), rates)
+
+
+def floor_s(row: Figures, rates: Rates) -> float:
+    """The least that such a step could take at these rates."""
+    return duration.least_seconds(*_asked(row), rates)
+
+
+def _asked(row: Figures) -> tuple[Streaming, list[Work]]:
+    """A case for the arithmetic. Rows of old have no guidance, precision or tokens: 4, their case's name, and 62."""
+    precision: Stored = row.get("precision") or ("bf16" if row["case"].startswith("bf16") else "fp8")
+    streaming = Streaming(QWEN_IMAGE_SHAPE, precision, row["slots"], recording=row.get("recorded", True))
+    side, tokens = row["side"], row.get("prompt_tokens", OLD_TOKENS)
+    work = Work(side, side, tokens, guided=row.get("guidance", 4.0) != 1.0)
+    return streaming, [work] * row["pictures"]
 
 
 def _caps(rows: Sequence[Figures]) -> Iterator[str]:
@@ -134,8 +187,6 @@ def _caps(rows: Sequence[Figures]) -> Iterator[str]:
 
 def _remarks(rows: dict[str, list[Figures]]) -> Iterator[str]:
     fp8 = {case: rows[case][0] for case in CASES["fp8"] if case in rows}
-    if resident := fp8.get("resident"):
-        yield f"- All resident: {FLOOR_S / resident['step_s']:.0%} of the floor of {FLOOR_S} s."
     whole = [row["sha256"] for row in fp8.values() if row["side"] == FULL_SIDE]
     if len(whole) > 1:
         same = "the same bits" if len(set(whole)) == 1 else "NOT the same bits"

@@ -2,7 +2,8 @@
 
 Peaks by stage of the streaming engine and of DiffSynth's profiles; verdicts under caps; a mixed batch's seconds. Makes
 a checkpoint, packs it, and measures each part in processes of its own. What is measured stands in the folder as
-`memory.json`, its cells also as `memory.jsonl`; called again, it goes on with what is missing. Imports no torch.
+`memory.json`, and as lines in `memory.jsonl`, `verdicts.jsonl` and `time.jsonl`. Called again, it goes on with what is
+missing. Imports no torch.
 """
 
 from __future__ import annotations
@@ -36,13 +37,32 @@ def measure(folder: Path, stores: Path, parts: Sequence[str]) -> Figures:
     """
     notes = folder / "memory.json"
     found = running.begin(notes, stores, parts, PARTS)
-    for part in parts:
-        for cases in PROCESSES.get(part, (times.CASES,)):
-            if left := running.unmeasured(found, cases):
-                running.keep(notes, found, _measure(part, left, found, folder, stores))
-    rows = [json.dumps(row) for row in _of(found, ("cells", "native"))]
-    (folder / "memory.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    try:
+        for part in parts:
+            for cases in PROCESSES.get(part, (times.CASES,)):
+                if left := running.unmeasured(found, cases):
+                    running.keep(notes, found, _measure(part, left, found, folder, stores))
+    finally:
+        write(found, folder)
     return found
+
+
+_RECKONED = ("verdict", "right", "least_bytes", "seconds")
+
+
+def write(found: Figures, folder: Path) -> None:
+    """The rows as lines, a file a part: peaks that were held, verdicts without what is reckoned anew, and seconds."""
+    parts = {
+        "memory": [row for row in _of(found, ("cells", "native")) if not row.get("adjustments")],
+        "verdicts": [
+            {name: value for name, value in row.items() if name not in _RECKONED} for row in _of(found, ("verdicts",))
+        ],
+        "time": [row for case in times.CASES for row in found["rows"].get(case, ())],
+    }
+    for name, rows in parts.items():
+        if rows:
+            text = "".join(f"{json.dumps(row)}\n" for row in rows)
+            (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
 def _measure(part: str, cases: Sequence[str], found: Figures, folder: Path, stores: Path) -> Iterator[Figures]:
@@ -129,7 +149,11 @@ def _gib(count: int | None) -> str:
 
 
 def _times(found: Figures) -> Iterator[str]:
-    rows = [row for case in times.CASES for row in found["rows"].get(case, ())]
+    yield from time_lines([row for case in times.CASES for row in found["rows"].get(case, ())])
+
+
+def time_lines(rows: Sequence[Figures]) -> Iterator[str]:
+    """Seconds of a batch beside their forecast, as a table of Markdown."""
     if not rows:
         return
     yield "| a mixed batch | pictures | forecast, s | took, s | error |"

@@ -116,7 +116,7 @@ def native(store: Path, cells: Sequence[NativeCell]) -> Iterator[Figures]:
 def native_one(engine: NativeEngine, cell: NativeCell) -> Figures:
     """One cell's row. What the first step has is told apart: text encoding is in it, and weights on their way."""
     job = streamed.job_of(engine.setup, *cell.picture, cell.steps, 1)
-    streamed.reset()
+    bare.reset()
     there = _there()
     stages = Stages()
     pipe: Any = engine._pipe  # noqa: SLF001  # when the decode begins only its VAE knows

@@ -18,6 +18,7 @@ from typing import Any
 from renderer.catalog import QWEN_IMAGE
 from renderer.errors import MachineError, UsageError
 from renderer.job import Precision
+from renderer.machine.rates import Rates
 from renderer.weights.identity import identify
 from renderer.weights.index import INDEX, read_index
 
@@ -168,8 +169,18 @@ def in_processes(
         left = [case for case in left if case not in done]
 
 
-def _machine() -> Figures:
+def rates() -> Rates:
+    """This machine's rates, measured now, whatever was measured before. Raises `MachineError`."""
     from renderer.machine import hardware  # noqa: PLC0415  # the child tells the versions
+
+    answer = hardware.ask("renderer.engine.rates", hardware.look())
+    if "error" in answer:
+        raise MachineError(f"bench: this machine's rates cannot be measured: {answer['error']}")
+    return Rates.model_validate(answer)
+
+
+def _machine() -> Figures:
+    from renderer.machine import hardware  # noqa: PLC0415
 
     answer = hardware.ask("renderer.engine.probe", hardware.look())
     cards = [gpu.get("name") for gpu in answer.get("gpus") or ()]

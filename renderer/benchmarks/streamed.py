@@ -1,19 +1,19 @@
 """The streaming engine's measured cases: `python -m renderer.benchmarks.streamed STORE CASE…`, a line of JSON each.
 
-Each case opens the engine anew, warms it up with a picture of its size, and renders. CFG 4 unless the case says 1.
+All cases are of one engine, which has each case's slots in turn. It is warmed up with pictures of the case's size, then
+emptied: prompts are encoded and modulations computed within what is measured, as in a process's first batch.
 """
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from renderer.benchmarks import bare
 from renderer.engine.calling import Rendering
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import RendererError
@@ -38,12 +39,17 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is rendered: so many pictures of one side, in so many steps, with so many slots (none: as memory allows)."""
+    """What is rendered: so many pictures of one side, in so many steps, through so many slots.
 
-    slots: int | None
+    `recorded` False: no launches are recorded. `profiled`: it is found how long the GPU waits.
+    """
+
+    slots: int
     side: int
     pictures: int = 1
     steps: int = 8
+    guidance: float = 4.0
+    recorded: bool = True
     profiled: bool = False
 
 
@@ -54,6 +60,15 @@ CASES: Mapping[str, Case] = MappingProxyType(
         "2-slots": Case(2, 1328),
         "3-slots-8-small": Case(3, 512, pictures=8, steps=12),
         "resident-small": Case(60, 512, steps=20),
+        "resident-small-unrecorded": Case(60, 512, steps=12, recorded=False),
+        "resident-768": Case(60, 768, steps=12),
+        "resident-1024": Case(60, 1024),
+        "3-slots-small": Case(3, 512),
+        "3-slots-768": Case(3, 768),
+        "3-slots-1024": Case(3, 1024),
+        "3-slots-1024-unguided": Case(3, 1024, guidance=1.0),
+        "3-slots-4-of-1024": Case(3, 1024, pictures=4),
+        "3-slots-2048": Case(3, 2048, steps=6),
         "bf16-3-slots": Case(3, 1328, profiled=True),
         "bf16-3-slots-small": Case(3, 512, steps=12),  # as many as the peers'
         "demo": Case(2, 128, pictures=2, steps=3, profiled=True),
@@ -81,24 +96,44 @@ LAUNCH_GAP_US = 10.0
 def main() -> None:
     """Measure the cases that are named; `cap-N` renders the mixed manifest with N GiB of the GPU."""
     store, *names = sys.argv[1:]
-    for place, name in enumerate(names):
-        found = capped(Path(store), int(name[4:])) if name.startswith("cap-") else measure(Path(store), CASES[name])
+    cases = [name for name in names if name in CASES]
+    for place, found in enumerate(measured(Path(store), cases) if cases else capped_by(Path(store), names)):
         if place > 0:  # the process's peak may be an earlier case's
             found["rss_bytes"] = None
-        print(json.dumps({"case": name, **found}), flush=True)  # noqa: T201
-        reset()  # the next one's engine is not to find this one's still there
+        print(json.dumps(found), flush=True)  # noqa: T201
 
 
-def measure(folder: Path, case: Case) -> Figures:
-    """A case's seconds a step, peaks, and what its picture's bits are."""
-    with _counting_compiled() as compiled:
-        engine = open_engine(folder, slots=case.slots, in_flight=case.pictures)
+def measured(store: Path, names: Iterable[str]) -> Iterator[Figures]:
+    """The rows of cases, by one engine."""
+    engine = bare.forgetful(open_engine(store, slots=2, in_flight=1))
+    for name in names:
+        yield {"case": name, **measure(engine, CASES[name])}
+
+
+def capped_by(store: Path, names: Iterable[str]) -> Iterator[Figures]:
+    """The rows of caps, each by an engine of its own: what it may take is found out when it opens."""
+    for name in names:
+        yield {"case": name, **capped(store, int(name.removeprefix("cap-")))}
+        bare.reset()  # the next one's engine is not to find this one's still there
+
+
+def measure(engine: StreamingEngine, case: Case) -> Figures:
+    """A case's seconds a step, of encoding and of decoding, its peaks, and what its picture's bits are.
+
+    The engine is a forgetful one, whose slots are taken from it. `encode_s` are a picture's part of the seconds before
+    the steps: prompts and modulations. Peaks are of all of it.
+    """
+    bare.unequip(engine)
+    with _counting_compiled() as compiled, nullcontext() if case.recorded else bare.unrecorded(engine):
+        setup = engine.setup.model_copy(update={"slots": case.slots, "in_flight": case.pictures})
+        bare.equip(engine, setup)
         jobs = [
-            job_of(engine.setup, case.side, case.side, 4.0, case.steps, seed) for seed in range(1, case.pictures + 1)
+            job_of(engine.setup, case.side, case.side, case.guidance, case.steps, seed)
+            for seed in range(1, case.pictures + 1)
         ]
         render(engine, [job.model_copy(update={"num_inference_steps": 2}) for job in jobs])
         first = len(compiled)
-        reset()
+        bare.empty(engine)
         began = time.perf_counter()
         with latents_of(engine._skeleton.vae) as latents:  # noqa: SLF001  # DiffSynth's pipeline hands them to it alone
             pictures = render(engine, jobs)
@@ -111,8 +146,13 @@ def measure(folder: Path, case: Case) -> Figures:
         "side": case.side,
         "pictures": case.pictures,
         "steps": case.steps,
+        "guidance": case.guidance,
+        "recorded": case.recorded,
+        "precision": engine.setup.precision,
+        "prompt_tokens": bare.tokens(engine, PROMPT),
         "arithmetic": sharing.arithmetic,
         "step_s": step_s / case.pictures,
+        "encode_s": statistics.fmean(picture.timing.encode_s or 0.0 for picture in pictures),
         "decode_s": pictures[0].timing.decode_s,
         "seconds": took_s,
         "bus_bytes_per_s": sharing.bus_bytes_per_s,
@@ -127,6 +167,7 @@ def measure(folder: Path, case: Case) -> Figures:
     }
     if case.profiled:
         found["idle"] = _idle(engine, jobs[0])
+    bare.empty(engine)
     return found
 
 
@@ -148,7 +189,10 @@ def latents_of(vae: Any) -> Iterator[list[str]]:
 
 
 def capped(folder: Path, gib: int) -> Figures:
-    """The mixed manifest in a process that gets no more than `gib` GiB of the GPU: its peak and its rate."""
+    """The mixed manifest in a process that gets no more than `gib` GiB of the GPU: its peak and its rate.
+
+    Prompts are encoded within it.
+    """
     if torch.cuda.is_available():
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total))
@@ -156,8 +200,8 @@ def capped(folder: Path, gib: int) -> Figures:
     jobs = [job_of(setup, *shape, MIXED_STEPS, seed) for seed, shape in enumerate(MIXED, start=1)]
     planned = placement.setup_for(jobs, hardware.look(), "stream", gib * GIB)
     own = {"store": str(folder), "identity": setup.identity}
-    engine = StreamingEngine.open(planned.model_copy(update=own), lambda _: None)
-    reset()
+    engine = bare.forgetful(StreamingEngine.open(planned.model_copy(update=own), lambda _: None))
+    bare.reset()
     began = time.perf_counter()
     pictures = render(engine, jobs)
     took_s = time.perf_counter() - began
@@ -239,15 +283,6 @@ def render(engine: StreamingEngine, jobs: Sequence[Job]) -> list[Rendering]:
     while engine.busy:
         engine.advance(tell)
     return [tell.pictures[str(number)] for number in range(len(jobs))]
-
-
-def reset() -> None:
-    """Give back what nobody holds, and count peaks from here."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
 
 
 def _peaks(pictures: Sequence[Rendering]) -> Figures:

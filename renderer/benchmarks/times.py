@@ -46,8 +46,10 @@ def measure(folder: Path, env: dict[str, str], manifest: str = MANIFEST) -> Iter
     outputs, written = folder / "outputs-mixed", folder / "mixed.yaml"
     shutil.rmtree(outputs, ignore_errors=True)
     written.write_text(manifest, encoding="utf-8")
+    rates = None
     if hardware.look().gpu is not None:
-        running.command("doctor", "--json", env=env, capture=True, done=(EXIT_DONE, EXIT_MACHINE))
+        told, _ = running.command("doctor", "--json", env=env, capture=True, done=(EXIT_DONE, EXIT_MACHINE))
+        rates = json.loads(told)["rates"]
     where = (str(written), "--outputs", str(outputs))
     told, _ = running.command("plan", *where, "--json", env=env, capture=True)
     plan = json.loads(told)
@@ -55,12 +57,15 @@ def measure(folder: Path, env: dict[str, str], manifest: str = MANIFEST) -> Iter
     with _watching(outputs / written.stem) as seen:
         _, took_s = running.command("render", *where, "--offline", "--log-format", "plain", env=env)
     groups = [{name: group[name] for name in ("slots", "in_flight", "seconds")} for group in forecast["groups"]]
+    rendered = sorted(_sidecars(outputs / written.stem), key=lambda each: each["timing"]["ended_at"])
     yield {
         "case": CASES[0],
         "pictures": count,
         "forecast_s": forecast["seconds"],
         "took_s": took_s,
         "groups": groups,
+        "rates": rates,
+        "rendered": [_kept(each) for each in rendered],
     }
     if seen:
         now = seen[0]
@@ -92,5 +97,21 @@ def _watching(folder: Path) -> Iterator[list[Standing]]:
 
 def _last(folder: Path) -> datetime:
     """When the last picture was rendered."""
+    return max(datetime.fromisoformat(each["timing"]["ended_at"]) for each in _sidecars(folder))
+
+
+def _sidecars(folder: Path) -> list[Any]:
     told: list[Any] = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
-    return max(datetime.fromisoformat(each["timing"]["ended_at"]) for each in told if "timing" in each)
+    return [each for each in told if "timing" in each]
+
+
+_TIMING = ("load_s", "encode_s", "decode_s", "total_s", "began_at", "ended_at")
+_SHARING = ("share_s", "mean_in_flight", "slots")
+
+
+def _kept(sidecar: Any) -> Figures:
+    """Of a sidecar, what a forecast learns from it."""
+    job, timing, sharing = sidecar["job"], sidecar["timing"], sidecar["sharing"]
+    found = {name: job[name] for name in ("prompt", "width", "height", "cfg_scale", "num_inference_steps")}
+    found |= {name: timing[name] for name in _TIMING}
+    return found | {name: sharing[name] for name in _SHARING}

@@ -47,6 +47,7 @@ def lines(found: Figures) -> list[str]:
             f"{part:8} {row['bytes'] / 1e9:7.2f} {row['seconds']:8.1f} {rate:6.2f} {row['peak_rss_bytes'] / 1e9:13.2f}"
         )
     packed, load = found["pack"], found["load"]
+    rows.append(f"checksums make loading {load['seconds'] / load['unchecked_s'] - 1:+.1%} longer")
     rows.append(f"packing took {packed['times_of_reading_and_writing']} times reading the source and writing the store")
     rows.append(f"error of the fp8 weights: median {packed['median_error']:.4f}, worst {packed['worst_error']:.4f}")
     rows.append(

@@ -102,10 +102,11 @@ def _wrapped(line: str) -> str:
 def _row(model: Model) -> dict[str, Any]:
     """What is known of a model, ready for JSON."""
     from renderer.weights import places  # noqa: PLC0415
+    from renderer.weights.index import INDEX  # noqa: PLC0415
 
     found = places.look(model)
     folders = {each: places.packed_folder(model, each) for each in get_args(Stored)} if model.parts else {}
-    packed = {each: _weight(folder) for each, folder in folders.items() if (folder / places.STORE_INDEX).is_file()}
+    packed = {each: _weight(folder) for each, folder in folders.items() if (folder / INDEX).is_file()}
     return {
         "id": model.id,
         "about": model.about,
@@ -172,12 +173,14 @@ def _pack(options: argparse.Namespace) -> int:
 def _obtain(need: Need, options: argparse.Namespace) -> int:
     """Meet a need that somebody asked for by name: that is all the consent it takes."""
     from renderer.supervisor import provision  # noqa: PLC0415
-    from renderer.weights import needs  # noqa: PLC0415
+    from renderer.weights import needs, places, settle  # noqa: PLC0415
 
     if need.model == catalog.DEMO.id:
         print("demo: it comes with the package, and is packed where it is used")
         return EXIT_DONE
     if needs.is_met(need):
+        if need.store:
+            settle.sweep(places.packed_folder(catalog.find(need.model), need.store))
         print(f"{need.model}: {f'packed in {need.store}' if need.store else 'all'} here already")
         return EXIT_DONE
     with _Screen() as screen:
@@ -275,13 +278,15 @@ def _remove(options: argparse.Namespace) -> int:
 
 def _doomed(model: Model, whereabouts: Whereabouts, precision: Stored | None) -> list[Path]:
     """What `remove` deletes: stores, or one of them, and the folder a model was fetched to, or a LoRA's file."""
-    from renderer.weights import places  # noqa: PLC0415
+    from renderer.weights import places, settle  # noqa: PLC0415
 
     if not model.parts and model.folder is None and not model.files:
         return []
+    kinds = [precision] if precision else get_args(Stored)
+    stores = [places.packed_folder(model, each) for each in kinds]
+    packed = [path for store in stores for path in (*settle.leftovers(store), store)]
     if precision:
-        return [places.packed_folder(model, precision)]
-    packed = [places.packed_folder(model, each) for each in get_args(Stored)]
+        return packed
     if model.ability == "lora":
         ours = [found for found in whereabouts.found if found.kind == "models folder"]
         return [path for found in ours for path in found.files]

@@ -3,8 +3,11 @@
 A block of a small picture is computed faster than its twenty kernels are launched one by one, so that the GPU waits for
 the host. Recorded, they are one launch. What is recorded reads and writes one place in memory; a rider's tensors are
 brought there and its results taken from there, by the same stream, so that all riders and sizes share it. Its bits are
-those of the block called plainly: the same kernels on the same numbers. Recordings take room, and are made where there
-is some. Knows nothing of pictures or turns of slots.
+those of the block called plainly: the same kernels on the same numbers.
+
+Recordings take room, and are made where there is some. Where memory runs out, in a recording or beside it, all of them
+are let go and the block is called plainly: a picture fails for want of memory only where it would without recordings.
+Knows nothing of pictures or turns of slots.
 """
 
 from __future__ import annotations
@@ -33,6 +36,9 @@ Results = tuple[torch.Tensor, torch.Tensor]
 
 _USUAL = frozenset({"image", "text", "temb", "image_rotary_emb"})
 
+LONGEST_PAUSE = 64
+"""Sweeps that pass plainly, at most, before recording is tried again after memory ran out."""
+
 
 class Recorder(Protocol):
     """Records launches, to be played any number of times."""
@@ -41,7 +47,10 @@ class Recorder(Protocol):
         """What `launch` launches, without running it; its memory comes from `pool`, and stays there."""
 
     def pool(self) -> Any:
-        """Room for recordings that are never played at the same time."""
+        """Room for recordings that are never played at the same time; once the last of them is gone, take another.
+
+        torch 2.11 records in no pool again whose last recording has died, also where that one failed.
+        """
 
     def wait(self) -> None:
         """Until nothing is played any more."""
@@ -66,7 +75,7 @@ class CudaRecorder:
 
     @contextlib.contextmanager
     def _capturing(self, graph: Any, pool: Any) -> Iterator[None]:
-        """Capture what is launched within. However it ends, the allocator gives memory from `pool` no longer."""
+        """Capture what is launched within. However it ends, nothing of torch takes itself to be capturing after it."""
         whole = False
         try:
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")  # other threads wait for copies meanwhile
@@ -82,7 +91,7 @@ class CudaRecorder:
         finally:
             if not whole:
                 self._broken.append(graph)  # torch's allocator of pinned memory may go on asking it
-                _end(pool)
+                _leave(graph, pool)
 
     def pool(self) -> Any:
         return torch.cuda.graph_pool_handle()
@@ -104,15 +113,25 @@ class CudaRecorder:
         return self._stream
 
 
-def _end(pool: Any) -> None:
+def _leave(graph: Any, pool: Any) -> None:
     """Do what torch leaves undone where CUDA ends no capture, or begins none: it gives up at that call.
 
-    The allocator would take itself to be capturing for as long as the process lives, and never give memory back.
+    The allocator would take itself to be capturing for as long as the process lives, and never give memory back. torch
+    2.15 ends that itself when the graph is reset, and is asked first: it would end it again when the graph dies. The
+    pool is not recorded in again: torch 2.11's allocator of pinned memory stays in it, and has no door to be told.
+
+    The random generator would refuse to draw anything outside a capture. What does so is its state, which is replaced
+    by a copy: the seed and place in the sequence are the same.
     """
     device = torch.cuda.current_device()
+    with contextlib.suppress(Exception):
+        graph.reset()
     with contextlib.suppress(Exception):  # torch has done it, if it came so far, and will let go of the pool too
         torch.cuda.memory._cuda_endAllocateToPool(device, pool)  # noqa: SLF001  # it has no public name
         torch.cuda.memory._cuda_releasePool(device, pool)  # noqa: SLF001
+    with contextlib.suppress(Exception):
+        generator = torch.cuda.default_generators[device]
+        generator.graphsafe_set_state(generator.clone_state())
 
 
 @contextlib.contextmanager
@@ -148,6 +167,7 @@ class RecordedBlocks:
         self._recorder = recorder
         self._wanted = wanted
         self._works, self._on = True, True
+        self._failures = self._pause = 0
         self._place: _Place | None = None
         self._met: set[tuple[int, int]] = set()
         self._forms: dict[tuple[int, int], _Form] = {}
@@ -160,7 +180,7 @@ class RecordedBlocks:
     def arrive(self, number: int, slot: torch.Tensor) -> Callable[..., Any]:
         """As the blocks' own; with the first, what the sweep before did not use is let go."""
         if number == 0:
-            self._on = self._works and self._wanted()
+            self._on = self._may_record()
             self._settle()
         block = self._blocks.arrive(number, slot)
         return lambda *args, **inputs: block(*args, **inputs) if args else self._call(block, inputs)
@@ -169,55 +189,76 @@ class RecordedBlocks:
         self._let_go()
         self._blocks.forget()
 
+    def _may_record(self) -> bool:
+        """Whether this sweep's launches are recorded, or what was is played: with room, and no failure shortly before.
+
+        After memory ran out n times in a row, 2^n - 2 sweeps pass: the next one has what was given back, but where that
+        is not enough, most of the time nothing has changed.
+        """
+        if self._on and self._forms:  # a sweep went well
+            self._failures = 0
+        if not self._works or not self._wanted():
+            return False
+        self._pause = max(0, self._pause - 1)
+        return self._pause == 0
+
     def _call(self, block: Any, inputs: dict[str, Any]) -> Any:
-        image, text = inputs["image"], inputs["text"]
-        key = image.shape[1], text.shape[1]
+        key = inputs["image"].shape[1], inputs["text"].shape[1]
         rare = any(value is not None and value is not False for name, value in inputs.items() if name not in _USUAL)
-        if rare or not self._on or sum(key) > MOST_RECORDED_ROWS:
-            return block(**inputs)
-        if key not in self._met:  # what runs for the first time loads kernels, which may not be recorded
+        known = key in self._met  # what runs for the first time loads kernels, which may not be recorded
+        recorded = self._on and known and not rare and sum(key) <= MOST_RECORDED_ROWS
+        if not rare:
             self._met.add(key)
-            return block(**inputs)
-        form = self._forms.get(key) or self._begin(key, image, inputs["image_rotary_emb"])
+        holds = self._place is not None
+        try:
+            return self._play(block, key, inputs) if recorded else block(**inputs)
+        except _UnrecordedError as error:
+            failure: Exception = error.failure
+        except Exception as error:
+            if not (recorded or holds) or not failures.is_out_of_memory(error):
+                raise
+            failure = error.with_traceback(None)
+        self._give_up(failure)  # here, where no traceback holds what the failed call had
+        return block(**inputs)
+
+    def _play(self, block: Any, key: tuple[int, int], inputs: dict[str, Any]) -> Results:
+        """Bring a rider past a block by its recording, which is made first where there is none yet.
+
+        Raises `_UnrecordedError` where it cannot be made, and whatever a full GPU raises.
+        """
+        if self._place is None:
+            self._place = _Place(inputs["image"], inputs["image_rotary_emb"][0])
+        form = self._forms.get(key)
+        if form is None:
+            form = self._forms[key] = self._place.form(*key)
         form.used = True
-        if id(block) not in form.plays and not self._record(block, form):
-            return block(**inputs)
-        assert self._place is not None
+        if id(block) not in form.plays:
+            form.plays[id(block)] = block, self._record(block, form)
         return self._place.play(form, form.plays[id(block)][1], inputs)
 
-    def _begin(self, key: tuple[int, int], image: torch.Tensor, turns: Turns) -> _Form:
-        if self._place is None:
-            self._place = _Place(image, turns[0])
-        form = self._forms[key] = self._place.form(*key)
-        return form
-
-    def _record(self, block: Any, form: _Form) -> bool:
-        """Record a block in a form; False where that cannot be done: in this sweep, or never."""
-        for again in (False, True):
-            failure = self._try(block, form)
-            if failure is None:
-                return True
-            if not failures.is_out_of_memory(failure):
-                LOG.warning("blocks' launches cannot be recorded here (%s): small pictures take longer", failure)
-                self._works = False
-                break
-            if not again:  # here, where no traceback holds what it had
-                self._recorder.clear()
-        self._on = False
-        self._let_go()
-        return False
-
-    def _try(self, block: Any, form: _Form) -> Exception | None:
-        """Record; what went wrong, if something did."""
+    def _record(self, block: Any, form: _Form) -> Callable[[], None]:
         assert self._place is not None
         tokens = form.image.shape[1]
         pool = self._pools.get(tokens) or self._pools.setdefault(tokens, self._recorder.pool())
         try:
-            play = self._recorder.record(self._place.launch(block, form), pool)
+            return self._recorder.record(self._place.launch(block, form), pool)
         except Exception as error:  # noqa: BLE001  # whatever it is, blocks can be called plainly
-            return error.with_traceback(None)
-        form.plays[id(block)] = block, play
-        return None
+            raise _UnrecordedError(error.with_traceback(None)) from None
+
+    def _give_up(self, failure: Exception) -> None:
+        """Let go of all recordings, and of all their room and pools: for some sweeps, or for good.
+
+        For good where it was not for want of memory: whatever it was would come again.
+        """
+        self._on = False
+        self._let_go()
+        if failures.is_out_of_memory(failure):
+            self._failures += 1
+            self._pause = min(LONGEST_PAUSE, 2**self._failures - 1)
+            self._recorder.clear()
+        else:
+            self._works = False
+            LOG.warning("blocks' launches cannot be recorded here (%s): small pictures take longer", failure)
 
     def _settle(self) -> None:
         """Let go of forms that the last sweep had no rider of, and of room that no form is left in."""
@@ -245,6 +286,14 @@ class RecordedBlocks:
         self._forms.clear()
         self._pools.clear()
         self._place = None
+
+
+class _UnrecordedError(Exception):
+    """A recording could not be made."""
+
+    def __init__(self, failure: Exception) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
 
 
 class _Place:

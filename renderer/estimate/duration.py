@@ -178,6 +178,15 @@ def sweep(streaming: Streaming, works: Sequence[Work], rates: Rates, *, from_dis
     )
 
 
+def least_seconds(streaming: Streaming, works: Sequence[Work], rates: Rates) -> float:
+    """The floor of a step: its operations and its copies at the rates that were measured, and nothing besides."""
+    shape = streaming.shape
+    products = (rates.fp8_flops if streaming.multiplies_fp8 else None) or rates.product_flops
+    parts = [_flops(shape, work.tokens, text) for work in works for text in work.texts]
+    computing = sum(linear / products + attention / rates.attention_flops for linear, attention in parts)
+    return max(shape.layers * computing, moved_bytes(streaming) / rates.bus_bytes_per_s)
+
+
 def moved_bytes(streaming: Streaming) -> int:
     """Bytes that a sweep copies to the GPU: every block that has no slot of its own."""
     blocks = streaming.shape.layers

@@ -48,9 +48,9 @@ def blocks_in_memory(shape: Shape, precision: Stored, free_bytes: int | None) ->
 def _streamed(shape: Shape, precision: Stored, timesteps: int, free_bytes: int | None) -> tuple[Term, ...]:
     weights = weight_bytes(shape, precision)
     waiting = shape.layers if blocks_in_memory(shape, precision, free_bytes) else AHEAD
-    table = shape.layers * 2 * 6 * shape.width * 2
+    table = shape.layers * 2 * 6 * shape.width * 2  # as large as it is: `engine.slots.host_buffer` rounds to pages
     return terms(
         blocks_of_the_DiT=waiting * weights.block,
         layers_of_the_text_encoder=AHEAD * weights.text_block,
-        modulation_tables=timesteps * (1 << (table - 1).bit_length()),  # pinned memory comes in powers of two
+        modulation_tables=timesteps * table,
     )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from renderer.catalog import Shape
 from renderer.estimate import vae
 from renderer.estimate.terms import Estimate, Stage, Term, terms, total
+from renderer.estimate.tokens import count_tokens
 from renderer.estimate.weights import WeightBytes, weight_bytes
 from renderer.job import Job, Stored
 from renderer.text import MIB
@@ -52,12 +53,14 @@ class Kernels:
 
     @classmethod
     def of(cls, compute_capability: tuple[int, int], *, fp8: bool = True) -> Kernels:
-        """Those of a card: flash attention from 7.5, FP8 products from 8.9, the large cuBLAS workspace from 9.0.
+        """Those of a card: fused attention from 8.0, FP8 products from 8.9, the large cuBLAS workspace from 9.0.
 
-        `fp8` False: FP8 products are not wanted.
+        torch has fused attention in bf16 from 8.0 on: flash is built for no older card, and the memory-efficient kernel
+        takes float16 and float32 there (`can_use_mem_efficient_attention` in its `sdp_utils.cpp`). `fp8` False: FP8
+        products are not wanted.
         """
         return cls(
-            fused_attention=compute_capability >= (7, 5),
+            fused_attention=compute_capability >= (8, 0),
             fp8=fp8 and compute_capability >= (8, 9),
             workspace=CUBLAS_WORKSPACE if compute_capability >= (9, 0) else 8 * MIB + 128 * 1024,
         )
@@ -97,15 +100,6 @@ class Work:
     def texts(self) -> tuple[int, ...]:
         """T of each pass: two with guidance."""
         return (self.prompt_tokens + BEHIND, *((self.negative_tokens + BEHIND,) if self.guided else ()))
-
-
-def count_tokens(text: str) -> int:
-    """How many tokens a prompt will be, without its tokenizer: rather a few too many.
-
-    Qwen's vocabulary takes about four Latin letters to a token, and a Chinese character or two.
-    """
-    narrow = sum(character.isascii() for character in text)
-    return -(-narrow // 3) + (len(text) - narrow)
 
 
 @dataclass(frozen=True, slots=True)

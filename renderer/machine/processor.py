@@ -1,7 +1,7 @@
 """Which numbers this machine's processor multiplies fast, and how its cores are shared with others.
 
 bf16 where there are units for it, float32 everywhere else: without them a product in bf16 is emulated, and a
-convolution takes a hundred times as long. Asks the system's list of the processor's abilities, and the two variables by
+convolution takes tens of times as long. Asks the system's list of the processor's abilities, and the two variables by
 which torch and oneDNN are told to use fewer of them; so it answers in a blink and without torch. Knows no engines.
 """
 
@@ -35,8 +35,9 @@ CAPS: Mapping[str, frozenset[str]] = MappingProxyType(
 
 SPINS = "1000"
 """How often a thread looks whether the others are there before it sleeps: microseconds, where libgomp's own figure is
-milliseconds. With it a picture of the demo took 0.33 s on two quiet cores and 1.4 s beside two busy processes, and
-without 0.30 s and more than 30: a thread that spins holds the core which the other one waits for."""
+milliseconds. With it a picture of the demo took 0.33 s and, beside two busy processes, 1.4 s, and without 0.30 s and
+more than 30: a thread that spins holds the core which the other one waits for. This was taken on two cores with a load
+of 4 to 6 already on them, and tells how the two compare, not how fast a picture is on quiet cores."""
 
 
 def let_waiting_threads_sleep(environment: MutableMapping[str, str] = os.environ) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,18 +28,18 @@ from renderer.job import ModelIdentity, Stored, Value, canonical
 from renderer.machine import hardware
 from renderer.system import lock
 from renderer.system.files import write_whole
-from renderer.weights import originals
+from renderer.weights import originals, settle
 from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint
 from renderer.weights.convert import Maker
 from renderer.weights.headers import disk_error, encode_header, write_file
 from renderer.weights.index import FORMAT_VERSION, INDEX, PROCESSOR, TOKENIZER, CopiedFile, Index, StoredFile
 from renderer.weights.layout import PackedFile, plan_files
+from renderer.weights.settle import PROGRESS
 from renderer.weights.shapes import Network
 from renderer.weights.store import Report, open_store, sha256_or_nothing, verify
 
 NETWORKS: tuple[Network, ...] = ("transformer", "text_encoder", "vae")
 
-_PROGRESS = "progress.json"
 _MAX_THREADS = 8
 _MAX_COPIED_BYTES = 2**26
 _SPARE_BYTES = 2**24  # for the index, folders, and what a file system needs
@@ -96,9 +95,10 @@ def pack(
     checkpoints = _open_source(source, edits=processor is not None)
     files = plan_files({role: each.shapes for role, each in checkpoints.items()}, precision)
     copies = _copies(tokenizer, processor)
-    part = target.with_name(f"{target.name}.part")
+    part = settle.part_of(target)
     plan = _fingerprint(checkpoints, precision, identity)
     with _locked(target):
+        settle.settle(target)
         _check_part(part)
         work = _Work(part, plan, files, checkpoints, report, device)
         work.check_room(sum(path.stat().st_size for path in copies.values()))
@@ -121,7 +121,7 @@ def pack(
         write_whole(part / INDEX, index.model_dump_json(indent=1).encode() + b"\n")
         open_store(part)
         verify(part, index, report)
-        _put(part, target)
+        settle.put(target)
     return index
 
 
@@ -193,7 +193,7 @@ class _Work:
         with self._lock:
             self.done[file.name] = _Done(file=entry, errors=errors)
             progress = _Progress(plan=self._plan, done=tuple(self.done.values()))
-            write_whole(self._part / _PROGRESS, progress.model_dump_json().encode())
+            write_whole(self._part / PROGRESS, progress.model_dump_json().encode())
 
     def _counted(self, file: PackedFile, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
         """The pieces as they pass, reported; a stopped attempt ends here."""
@@ -289,7 +289,7 @@ def _take_up(part: Path, plan: str) -> dict[str, _Done]:
     """The files of an earlier attempt that are whole, read and hashed again; everything else in there is removed."""
     _remove_links(part)
     try:
-        progress = _Progress.model_validate_json((part / _PROGRESS).read_bytes())
+        progress = _Progress.model_validate_json((part / PROGRESS).read_bytes())
     except (OSError, ValidationError):
         progress = _Progress(plan="")
     kept: dict[str, _Done] = {}
@@ -301,7 +301,7 @@ def _take_up(part: Path, plan: str) -> dict[str, _Done]:
             kept = {done.file.name: done for done, found in whole if found == done.file.sha256}
     try:
         for path in part.rglob("*"):
-            if path.is_file() and path.relative_to(part).as_posix() not in {*kept, _PROGRESS}:
+            if path.is_file() and path.relative_to(part).as_posix() not in {*kept, PROGRESS}:
                 path.unlink()
     except OSError as error:
         raise disk_error(part, error) from error
@@ -322,7 +322,7 @@ def _remove_links(part: Path) -> None:
 def _locked(target: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
-            stack.enter_context(lock.held(target.with_name(f".{target.name}.lock")))
+            stack.enter_context(lock.held(settle.lock_of(target)))
         except LockedError:
             raise LockedError(f"another process is packing {target}", hint="wait for it; nothing was changed") from None
         yield
@@ -361,28 +361,3 @@ def _copy(source: Path, part: Path, name: str) -> CopiedFile:
         raise ModelError(f"{source}: cannot be read: {error.strerror or error}") from error
     write_whole(part / name, data)
     return CopiedFile(name=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
-def _put(part: Path, target: Path) -> None:
-    """Rename a whole store into place; one that was there goes, but not before."""
-    old = target.with_name(f"{target.name}.old")
-    try:
-        for folder in (part, *(path for path in part.iterdir() if path.is_dir())):
-            _sync(folder)
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            target.rename(old)
-        part.rename(target)
-        _sync(target.parent)
-        (target / _PROGRESS).unlink(missing_ok=True)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise disk_error(target, error) from error
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

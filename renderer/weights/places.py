@@ -22,12 +22,11 @@ from renderer.job import ModelIdentity, Stored
 from renderer.system.folders import expanded, models_folder
 from renderer.weights.checkpoint import HUB_TYPES, open_checkpoint
 from renderer.weights.identity import identify
+from renderer.weights.index import INDEX
 from renderer.weights.record import read_record
+from renderer.weights.settle import recover
 
 Kind = Literal["models folder", "Hugging Face cache", "ModelScope cache", "ComfyUI", "given"]
-
-STORE_INDEX = "index.json"
-"""Written last: where it is, the store is whole."""
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.safetensors$)")
 _TOKENIZER_FILES = ("vocab.json", "merges.txt")
@@ -224,11 +223,13 @@ def has_store(model: Model, precision: Stored) -> bool:
     """Whether a model's packed store of a precision is here; a part of one is not a store. The demo's is a cache's.
 
     One of another model or revision is none. One whose index cannot be read is: whoever opens it says what is wrong.
+    One that a crash left beside its place is put there.
     """
     if model.id == DEMO.id:
         return False
-    index = packed_folder(model, precision) / STORE_INDEX
-    return index.is_file() and not stranger(model, precision)
+    folder = packed_folder(model, precision)
+    recover(folder)
+    return (folder / INDEX).is_file() and not stranger(model, precision)
 
 
 def stranger(model: Model, precision: Stored) -> ModelIdentity | None:
@@ -236,7 +237,7 @@ def stranger(model: Model, precision: Stored) -> ModelIdentity | None:
 
     A catalogue's revision that has gone up makes such a one; the next store takes its place.
     """
-    source = _source_of(packed_folder(model, precision) / STORE_INDEX)
+    source = _source_of(packed_folder(model, precision) / INDEX)
     wanted = identify(model)
     return source if source is not None and not source.is_of(wanted) else None
 

@@ -19,7 +19,7 @@ from renderer.job import Stored
 from renderer.system import folders
 from renderer.system.files import write_whole
 from renderer.text import gb
-from renderer.weights import needs, originals, places, pull, vouched
+from renderer.weights import needs, originals, places, pull, settle, vouched
 from renderer.weights.checkpoint import open_checkpoint
 from renderer.weights.identity import identify
 from renderer.weights.needs import Bill
@@ -137,7 +137,8 @@ def prepare(
     Raises `ModelError` when files are missing and cannot be fetched, or are not what they should be; `DiskError`;
     `LockedError` when another process packs the same store.
     """
-    if _has_store(model, store):
+    if store is not None and _has_store(model, store):
+        settle.sweep(places.packed_folder(model, store))
         if discard_source and places.originals(model):
             folder = places.packed_folder(model, store) if store else None
             return Ready(None, folder, _discard(model, folder, report))

@@ -17,6 +17,7 @@ from renderer.system.files import sha256_of
 from renderer.text import gb
 from renderer.weights import places
 from renderer.weights.headers import read_header
+from renderer.weights.index import INDEX
 from renderer.weights.prepare import Report
 from renderer.weights.vouched import said_of
 
@@ -57,7 +58,7 @@ def stores(model: Model) -> Iterator[tuple[Stored, Path]]:
     precisions: tuple[Stored, ...] = get_args(Stored)
     for precision in precisions:
         folder = places.packed_folder(model, precision)
-        if (folder / places.STORE_INDEX).is_file():
+        if (folder / INDEX).is_file():
             yield precision, folder
 
 

@@ -99,6 +99,13 @@ class TestCommands:
         hub.given.clear()
         assert "packed in fp8 here already" in models_cli("pack", QWEN)
         assert not hub.given
+        store, old = (models / "packed/Qwen--Qwen-Image" / name for name in ("fp8", "fp8.old"))
+        shutil.copytree(store, old)  # what a crash leaves of a store that was replaced
+        models_cli("pack", QWEN)
+        assert not old.exists()
+        store.rename(old)  # and what one leaves where names are not exchanged in one step
+        assert "packed in fp8 here already" in models_cli("pack", QWEN)
+        shutil.copytree(store, old)
         assert "deleted" in models_cli("remove", QWEN, "--yes")
         assert [path for path in models.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
         assert "nothing in" in models_cli("remove", QWEN, "--yes")

@@ -124,20 +124,38 @@ def given_back() -> int:
     return before - int(torch.cuda.memory_reserved())
 
 
-def test_after_a_capture_that_fails_memory_is_given_back() -> None:
-    """Waiting for the GPU within one is refused, and ends the capture for CUDA; torch's allocator is not left in it.
-
-    In a process of its own: torch's generator stays in the capture, and draws nothing on the GPU any more. The engine
-    records nothing more after such a failure, and draws its noise on the CPU.
-    """
-    child = multiprocessing.get_context("spawn").Process(target=fail_captures)
+def in_a_process_of_its_own(check: Any) -> None:
+    """A capture that fails may leave more behind than the next test should find."""
+    child = multiprocessing.get_context("spawn").Process(target=check)
     child.start()
     child.join(200)
     assert child.exitcode == 0
 
 
+def test_a_capture_that_fails_leaves_nothing_behind() -> None:
+    """Waiting for the GPU within one is refused, and ends the capture for CUDA; nothing of torch is left in it."""
+    in_a_process_of_its_own(fail_captures)
+
+
+def test_out_of_memory_in_a_capture_leaves_nothing_behind() -> None:
+    """What does not fit while launches are recorded is as good as never asked for."""
+    in_a_process_of_its_own(run_full)
+
+
+def test_blocks_go_on_plainly_after_it() -> None:
+    """A block that waits for the GPU is not recorded: its riders have what plain blocks give, and it is said once."""
+    in_a_process_of_its_own(go_on_plainly)
+
+
+def draws() -> None:
+    """The default generator draws on the GPU what a generator of the same seed does."""
+    torch.manual_seed(5)
+    expected = torch.rand(1000, generator=torch.Generator(DEVICE).manual_seed(5), device=DEVICE)
+    assert torch.equal(torch.rand(1000, device=DEVICE), expected)
+
+
 def fail_captures() -> None:
-    """Three captures that fail, each from a pool of its own."""
+    """Three captures that fail, each from a pool of its own; then one that does not."""
     recorder = CudaRecorder()
     x = torch.zeros(MIB, device=DEVICE)
     assert given_back() >= 256 * MIB
@@ -150,4 +168,69 @@ def fail_captures() -> None:
         with pytest.raises(RuntimeError, match="captur"):
             recorder.record(launch, recorder.pool())
         assert given_back() >= 256 * MIB
+        draws()
     assert torch.ones(MIB).pin_memory().sum() == MIB
+    recorder.record(lambda: x.add_(1), recorder.pool())()
+    assert x.sum() == MIB
+    draws()
+    assert given_back() >= 256 * MIB
+
+
+def run_full() -> None:
+    """Two captures for which memory runs out, each from a pool of its own; then one that fits, and one beside it."""
+    recorder = CudaRecorder()
+    x = torch.zeros(MIB, device=DEVICE)
+    for _ in range(2):
+        with pytest.raises(torch.OutOfMemoryError):
+            recorder.record(lambda: torch.empty(2**45, dtype=torch.uint8, device=DEVICE), recorder.pool())
+        assert given_back() >= 256 * MIB
+        draws()
+    pool = recorder.pool()
+    plays = [recorder.record(lambda: x.add_(1), pool) for _ in range(2)]
+    with pytest.raises(torch.OutOfMemoryError):
+        recorder.record(lambda: torch.empty(2**45, dtype=torch.uint8, device=DEVICE), pool)
+    for play in plays:
+        play()
+    assert x.sum() == 2 * MIB
+    assert given_back() >= 256 * MIB
+
+
+class Waiting:
+    """Blocks that wait for the GPU."""
+
+    arithmetic = "bf16"
+
+    def __init__(self, blocks: Any) -> None:
+        self._blocks = blocks
+        self._bound: dict[int, Any] = {}
+
+    def arrive(self, number: int, slot: torch.Tensor) -> Any:
+        block = self._blocks.arrive(number, slot)
+
+        def waiting(**inputs: Any) -> Any:
+            torch.cuda.synchronize()
+            return block(**inputs)
+
+        return self._bound.setdefault(slot.data_ptr(), waiting)
+
+    def forget(self) -> None:
+        self._blocks.forget()
+
+
+def go_on_plainly() -> None:
+    layout = places("bf16")
+    slots = [filled(layout, seed) for seed in (1, 2)]
+    riders = [rider(3, 128), rider(4, 37)]
+    plain = arithmetic.choose(template(), layout, "cuda", records=lambda: False)
+    stubborn = RecordedBlocks(Waiting(plain), CudaRecorder())  # type: ignore[arg-type]
+    expected, found = (sweeps(blocks, slots, riders) for blocks in (plain, stubborn))
+    assert [torch.equal(one, other) for one, other in zip(found, expected, strict=True)] == [True] * len(expected)
+    assert not stubborn._works
+    assert given_back() >= 256 * MIB
+    draws()
+    recorded = arithmetic.choose(template(), layout, "cuda")
+    again = sweeps(recorded, slots, riders)
+    assert [torch.equal(one, other) for one, other in zip(again, expected, strict=True)] == [True] * len(expected)
+    assert isinstance(recorded, RecordedBlocks)
+    assert [len(form.plays) for form in recorded._forms.values()] == [2, 2]
+    recorded.forget()
