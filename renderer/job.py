@@ -41,6 +41,9 @@ EngineName = Literal["native", "streaming"]
 DeviceArithmetic = Literal["bf16", "float32"]
 """What a device computes in: a CPU without bf16 units in float32, every GPU in bf16."""
 
+BlockArithmetic = Literal["bf16", "fp8", "float32"]
+"""What the products of a picture's blocks are computed in."""
+
 
 class Value(BaseModel):
     """A frozen value that refuses fields it does not know."""
@@ -289,7 +292,7 @@ class Sharing(Value):
     mean_in_flight: float
     slots: int
     blocks: int
-    arithmetic: Literal["bf16", "fp8", "float32"]
+    arithmetic: BlockArithmetic
     streamed_bytes: Bytes
     bus_bytes_per_s: float
     flops_per_s: float

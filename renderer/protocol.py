@@ -28,7 +28,7 @@ from renderer.job import (
 )
 
 _LENGTHS = struct.Struct(">IQ")
-MAX_HEADER_BYTES = 16 * 2**20
+MAX_FRAME_HEADER_BYTES = 16 * 2**20
 MAX_PAYLOAD_BYTES = 2**30
 
 
@@ -208,7 +208,7 @@ def _read_exactly(stream: IO[bytes], count: int) -> bytes:
 def _read_frame(stream: IO[bytes]) -> tuple[bytes, bytes]:
     """One frame's header and payload. Raises `EOFError` at the end, also in the middle of a frame."""
     header_bytes, payload_bytes = _LENGTHS.unpack(_read_exactly(stream, _LENGTHS.size))
-    if header_bytes > MAX_HEADER_BYTES or payload_bytes > MAX_PAYLOAD_BYTES:
+    if header_bytes > MAX_FRAME_HEADER_BYTES or payload_bytes > MAX_PAYLOAD_BYTES:
         raise EOFError(f"not a frame: {header_bytes} and {payload_bytes} bytes announced")
     return _read_exactly(stream, header_bytes), _read_exactly(stream, payload_bytes)
 

@@ -38,5 +38,5 @@ def pictures(folder: Path, name: str = "m") -> list[str]:
 
 
 if __name__ == "__main__":
-    worker.COMMAND = (sys.executable, "-m", "tests.fakes", *os.environ.get("FAKE", "").split())
+    worker.WORKER_COMMAND = (sys.executable, "-m", "tests.fakes", *os.environ.get("FAKE", "").split())
     sys.exit(command.main())

@@ -14,7 +14,7 @@ from renderer.job import Engine, FileFacts, Gpu, Memory, Picture, Sidecar, Timin
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import encode
 from renderer.outputs.encode import Pixels
-from renderer.outputs.layout import OutputFolder
+from renderer.outputs.folder import OutputFolder
 from renderer.weights.identity import identify
 from tests.fakes import SOFTWARE
 

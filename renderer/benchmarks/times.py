@@ -20,8 +20,8 @@ from renderer.benchmarks.running import Figures
 from renderer.errors import EXIT_DONE, EXIT_MACHINE
 from renderer.machine import hardware
 from renderer.outputs import status
-from renderer.outputs.layout import OutputFolder
-from renderer.outputs.status import Standing
+from renderer.outputs.folder import OutputFolder
+from renderer.outputs.status import RunStatus
 
 CASES = ("all, after the probe", "the others, after five pictures")
 
@@ -75,9 +75,9 @@ def measure(folder: Path, env: dict[str, str], manifest: str = MANIFEST) -> Iter
 
 
 @contextmanager
-def _watching(folder: Path) -> Iterator[list[Standing]]:
+def _watching(folder: Path) -> Iterator[list[RunStatus]]:
     """What the run into `folder` says of itself when the first pictures are done; nothing where that went too fast."""
-    seen: list[Standing] = []
+    seen: list[RunStatus] = []
     over = threading.Event()
 
     def watch() -> None:

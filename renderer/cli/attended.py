@@ -22,7 +22,7 @@ from renderer.report.gallery import Gallery
 from renderer.report.server import Server
 from renderer.supervisor import events, run
 from renderer.supervisor.events import Watchers
-from renderer.supervisor.settings import Settings, Stop
+from renderer.supervisor.settings import Settings, StopRequests
 from renderer.system import signals
 from renderer.text import duration
 
@@ -43,7 +43,7 @@ def render(
     `run.render` does; `UsageError` and `MachineError` for an address that is none, before anything is rendered.
     """
     notifier = Notifier(notify)
-    stop = Stop()
+    stop = StopRequests()
     with contextlib.ExitStack() as held:
         held.enter_context(signals.heard(stop.request))
         watchers = held.enter_context(Watchers())

@@ -1,6 +1,6 @@
 """What a person, a log or a machine reads while a batch runs: bars on a terminal, plain lines, or JSON.
 
-Each is a watcher of `news`; none of them knows how rendering works. The words go to standard error, so that standard
+Each watches `events`; none of them knows how rendering works. The words go to standard error, so that standard
 output stays free for what a command is asked for.
 """
 
@@ -20,8 +20,8 @@ from tqdm import tqdm
 from renderer.cli import sentences
 from renderer.cli.footer import Footer
 from renderer.errors import EXIT_DONE, EXIT_USAGE, Problem, RendererError
-from renderer.outputs.describe import describe_facts, describe_flight, describe_standing, describe_summary
-from renderer.outputs.status import Standing
+from renderer.outputs.describe import describe_facts, describe_flight, describe_status, describe_summary
+from renderer.outputs.status import RunStatus
 from renderer.supervisor import events, provision
 from renderer.system import streams
 from renderer.text import counted, gb
@@ -35,7 +35,7 @@ HEARTBEAT_S = 60.0
 class Console(Protocol):
     """Watches a run. `close` puts the terminal back in order, however the run ended."""
 
-    def watch(self, what: events.News) -> None: ...
+    def watch(self, what: events.Event) -> None: ...
 
     def close(self) -> None: ...
 
@@ -95,7 +95,7 @@ class Plain:
         self._current = "opening the model"
         self._spoke_at = time.monotonic()
 
-    def watch(self, what: events.News) -> None:
+    def watch(self, what: events.Event) -> None:
         match what:
             case events.BatchBegan(to_render=count):
                 self._done, self._total = 0, count
@@ -107,8 +107,8 @@ class Plain:
                 self._done += 1
             case events.Busy():
                 self._busy(what)
-            case events.Tick(standing=standing):
-                self._heartbeat(standing)
+            case events.Tick(status=status):
+                self._heartbeat(status)
             case events.BatchEnded(summary=summary):
                 for part in describe_summary(summary):
                     self._say(part)
@@ -123,9 +123,9 @@ class Plain:
             self._current = what.what
             self._say(sentences.busy(what))
 
-    def _heartbeat(self, standing: Standing | None) -> None:
+    def _heartbeat(self, status: RunStatus | None) -> None:
         if time.monotonic() - self._spoke_at > HEARTBEAT_S:
-            self._say(describe_standing(standing) if standing else f"at {self._current}")
+            self._say(describe_status(status) if status else f"at {self._current}")
 
     def _say(self, line: str) -> None:
         self._spoke_at = time.monotonic()
@@ -135,7 +135,7 @@ class Plain:
 class Actions(Plain):
     """Plain lines for GitHub Actions: a group a batch, and each failure as an annotation at its manifest's line."""
 
-    def watch(self, what: events.News) -> None:
+    def watch(self, what: events.Event) -> None:
         match what:
             case events.ManifestProblem(problem=problem):
                 told = {"file": problem.file, "line": str(problem.line), "col": str(problem.column)}
@@ -168,7 +168,7 @@ class Terminal:
         self._supply = SupplyBar()
         self._opening = ""
 
-    def watch(self, what: events.News) -> None:
+    def watch(self, what: events.Event) -> None:
         if line := sentences.sentence(what):
             self._footer.say(streams.harmless(line))
         match what:
@@ -178,10 +178,8 @@ class Terminal:
                 self._opening = sentences.opening(what)
             case events.Busy():
                 self._footer.show(lambda columns: [_busy_line(what, columns)])
-            case events.Tick(standing=standing) if standing is not None:
-                self._footer.show(
-                    lambda columns: [_batch_line(standing, columns), self._flight_line(standing, columns)]
-                )
+            case events.Tick(status=status) if status is not None:
+                self._footer.show(lambda columns: [_batch_line(status, columns), self._flight_line(status, columns)])
             case events.BatchEnded(summary=summary):
                 self._footer.close()
                 streams.say("\n".join(describe_summary(summary)))
@@ -190,10 +188,10 @@ class Terminal:
         self._supply.close()
         self._footer.close()
 
-    def _flight_line(self, standing: Standing, columns: int) -> str:
-        furthest = standing.furthest
-        told = self._opening if standing.phase == "opening" else describe_flight(standing) or "waiting"
-        if standing.phase == "stopping":
+    def _flight_line(self, status: RunStatus, columns: int) -> str:
+        furthest = status.furthest
+        told = self._opening if status.phase == "opening" else describe_flight(status) or "waiting"
+        if status.phase == "stopping":
             told = f"stopping; {told}"
         if furthest is None:
             return told
@@ -209,12 +207,12 @@ def _busy_line(what: events.Busy, columns: int) -> str:
     return tqdm.format_meter(what.done, what.total, 0.0, ncols=columns, prefix=prefix, bar_format=bar)
 
 
-def _batch_line(standing: Standing, columns: int) -> str:
-    done, total = standing.done, standing.to_render
-    facts = ", ".join(describe_facts(standing))
+def _batch_line(status: RunStatus, columns: int) -> str:
+    done, total = status.done, status.to_render
+    facts = ", ".join(describe_facts(status))
     bar = "{desc}: {n_fmt} of {total_fmt} done |{bar}|{postfix}"
     return tqdm.format_meter(
-        done, total, 0.0, ncols=columns, prefix=standing.name, postfix=facts, bar_format=bar, ascii=_lacks_blocks()
+        done, total, 0.0, ncols=columns, prefix=status.name, postfix=facts, bar_format=bar, ascii=_lacks_blocks()
     )
 
 
@@ -233,7 +231,7 @@ class SupplyBar:
     def __init__(self) -> None:
         self._bar: tqdm[NoReturn] | None = None
 
-    def show(self, answer: provision.News | None) -> None:
+    def show(self, answer: provision.SupplyEvent | None) -> None:
         """Move the bar; anything but progress takes it away."""
         if not isinstance(answer, Progress):
             self.close()
@@ -258,9 +256,9 @@ class Json:
     def __init__(self) -> None:
         self._stood_at = time.monotonic()
 
-    def watch(self, what: events.News) -> None:
+    def watch(self, what: events.Event) -> None:
         if isinstance(what, events.Tick):
-            if what.standing is None or time.monotonic() - self._stood_at < HEARTBEAT_S:
+            if what.status is None or time.monotonic() - self._stood_at < HEARTBEAT_S:
                 return
             self._stood_at = time.monotonic()
         event, fields = _of_picture(what) or _of_work(what) or _of_run(what)
@@ -275,12 +273,12 @@ class Json:
 _Line = tuple[str, dict[str, object]]
 
 
-def _of_picture(what: events.News) -> _Line | None:
+def _of_picture(what: events.Event) -> _Line | None:
     """What a line says of news of one picture; None for other news."""
     match what:
         case events.PictureBegan():
             return "picture-began", {"id": what.item.picture.id, "attempt": what.attempt}
-        case events.Stepped():
+        case events.PictureStepped():
             return "stepped", {"id": what.item.picture.id, "step": what.step, "steps": what.steps}
         case events.PictureDone():
             return "picture-done", {"id": what.sidecar.id, "sidecar": what.sidecar.model_dump(mode="json")}
@@ -291,7 +289,7 @@ def _of_picture(what: events.News) -> _Line | None:
             return None
 
 
-def _of_work(what: events.News) -> _Line | None:
+def _of_work(what: events.Event) -> _Line | None:
     """What a line says of work that is no rendering; None for other news."""
     match what:
         case events.Busy():
@@ -303,7 +301,7 @@ def _of_work(what: events.News) -> _Line | None:
             return None
 
 
-def _of_run(what: events.News) -> _Line:
+def _of_run(what: events.Event) -> _Line:
     """What a line says of all other news."""
     match what:
         case events.ManifestProblem(problem=problem):
@@ -323,8 +321,8 @@ def _of_run(what: events.News) -> _Line:
             return "stopping", {"in_flight": what.in_flight, "grace_s": what.grace_s}
         case events.Remark():
             return "warning", {"text": what.text}
-        case events.Tick(standing=standing) if standing is not None:
-            return "standing", {"standing": standing.model_dump(mode="json")}
+        case events.Tick(status=status) if status is not None:
+            return "standing", {"standing": status.model_dump(mode="json")}
         case events.BatchEnded():
             return "batch-ended", {"summary": what.summary.model_dump(mode="json")}
         case _:

@@ -19,7 +19,7 @@ from renderer.text import gib
 
 if TYPE_CHECKING:
     from renderer.doctor import diagnosis
-    from renderer.machine.gpus import Gpu
+    from renderer.machine.gpus import LocalGpu
     from renderer.machine.rates import Rates
 
 WIDTH = 79
@@ -93,7 +93,7 @@ def _machine_lines(found: diagnosis.Diagnosis) -> Iterator[str]:
         yield from _row("tried", f"{seen.get('name')}: {outcomes}; pinning {torch.get('pinning') or 'not tried'}")
 
 
-def _gpu_texts(gpu: Gpu, *, renders: bool) -> Iterator[str]:
+def _gpu_texts(gpu: LocalGpu, *, renders: bool) -> Iterator[str]:
 
     capability = ".".join(map(str, gpu.compute_capability)) if gpu.compute_capability > (0, 0) else "unknown"
     yield f"{gpu.name}, compute capability {capability}" + (": this one renders" if renders else "")

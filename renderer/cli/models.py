@@ -236,7 +236,7 @@ class _Screen:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def tell(self, need: Need, answer: provision.News | None) -> None:
+    def tell(self, need: Need, answer: provision.SupplyEvent | None) -> None:
         if self._bar is not None:
             self._bar.show(answer)
         if line := self._describe(need, answer) if not (need.verify and answer is None) else None:

@@ -61,7 +61,7 @@ class Notifier:
         """Tell `watch` from now on what could not be sent."""
         self._tell = watch
 
-    def watch(self, what: events.News) -> None:
+    def watch(self, what: events.Event) -> None:
         """Hear what happens, and tell the addresses what concerns them."""
         self._hear(what)
         if not isinstance(what, events.Remark):
@@ -75,7 +75,7 @@ class Notifier:
             target.end(until - time.monotonic())
         self._complain()
 
-    def _hear(self, what: events.News) -> None:
+    def _hear(self, what: events.Event) -> None:
         match what:
             case events.PictureFailed() if not self._told_of_failure:
                 self._told_of_failure = True

@@ -25,8 +25,8 @@ from renderer.text import counted, cut, duration, gb, gib, wrap
 if TYPE_CHECKING:
     from renderer.machine.hardware import Machine
     from renderer.machine.rates import Rates
-    from renderer.planning.forecast import Forecast, Group, Terms
-    from renderer.planning.placement import Refusal
+    from renderer.planning.forecast import Assumptions, Forecast, GroupForecast
+    from renderer.planning.placement import SizeRefusal
     from renderer.planning.plan import Plan
 
 WIDTH = 80
@@ -112,16 +112,16 @@ def show_plan(options: argparse.Namespace, loaded: Loaded) -> int:
 # ---- which machine ---------------------------------------------------------------------------------------------------
 
 
-def terms(options: argparse.Namespace) -> Terms:
+def terms(options: argparse.Namespace) -> Assumptions:
     """The machine that is planned for: this one, or another where `--gpu` or `--ram` say so."""
     from renderer.machine import hardware  # noqa: PLC0415
-    from renderer.planning.forecast import Terms  # noqa: PLC0415
+    from renderer.planning.forecast import Assumptions  # noqa: PLC0415
 
     asked = vars(options)
     here = hardware.look()
     profile = asked.get("profile")
     there, rates = described(here, asked.get("gpu"), asked.get("vram"), asked.get("ram"))
-    return Terms(
+    return Assumptions(
         machine=there,
         profile=None if profile in (None, "auto") else profile,
         vram_bytes=asked.get("vram"),
@@ -139,7 +139,7 @@ def described(
     """
     from renderer.catalog import cards  # noqa: PLC0415
     from renderer.machine import rates  # noqa: PLC0415
-    from renderer.machine.gpus import Gpu  # noqa: PLC0415
+    from renderer.machine.gpus import LocalGpu  # noqa: PLC0415
 
     there = here if ram_bytes is None else replace(here, ram_bytes=ram_bytes, ram_free_bytes=ram_bytes)
     if name is not None:
@@ -148,10 +148,10 @@ def described(
             print(f"note: {name}: {match.note}", file=sys.stderr)
         card = match.card
         size = vram_bytes if vram_bytes is not None else card.memory_bytes
-        gpu = Gpu(0, card.name, "", size, size, "", card.compute_capability)
+        gpu = LocalGpu(0, card.name, "", size, size, "", card.compute_capability)
         return replace(there, gpus=(gpu,)), rates.of_card(card)
     if here.gpu is None and vram_bytes is not None:
-        return replace(there, gpus=(Gpu(0, "some GPU", "", vram_bytes, vram_bytes, "", (8, 9)),)), None
+        return replace(there, gpus=(LocalGpu(0, "some GPU", "", vram_bytes, vram_bytes, "", (8, 9)),)), None
     if here.gpu is None:  # a CPU's rates, measured at a large model's shapes, tell nothing of the demo model
         return there, None
     own = cards.of_gpu(here.gpu.name, here.gpu.total_bytes)
@@ -165,7 +165,7 @@ def _plan_lines(plan: Plan, found: Forecast) -> Iterator[str]:
 
     yield cut(f"{plan.manifest.file} ▶ {plan.folder.path}", WIDTH)
     refused = 0
-    told: set[Refusal] = set()
+    told: set[SizeRefusal] = set()
     for item in plan.chosen:
         job, refusal = item.picture.job, found.refused.get(item.picture.job)
         refused += refusal is not None
@@ -214,7 +214,7 @@ def _forecast_lines(found: Forecast) -> Iterator[str]:
     yield f"time   {duration(found.seconds)}: from {found.begins_at:%H:%M} to {found.ends_at:{when}}"
 
 
-def _group_lines(group: Group) -> Iterator[str]:
+def _group_lines(group: GroupForecast) -> Iterator[str]:
 
     yield from wrap(
         f"{group.model} at {group.precision}: {counted(group.pictures, 'picture')}, profile {group.profile}", "  "
@@ -272,7 +272,7 @@ def _as_dict(plans: Sequence[Plan], found: Forecast) -> dict[str, Any]:
     }
 
 
-def _refusal_as_dict(refusal: Refusal | None) -> dict[str, Any] | None:
+def _refusal_as_dict(refusal: SizeRefusal | None) -> dict[str, Any] | None:
     if refusal is None:
         return None
     return {

@@ -25,7 +25,7 @@ from renderer.system.folders import expanded
 if TYPE_CHECKING:
     from renderer.manifest.manifest import Manifest
     from renderer.manifest.replay import Entry, PassedOver
-    from renderer.outputs.layout import OutputFolder
+    from renderer.outputs.folder import OutputFolder
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -80,7 +80,7 @@ def _print_entries(entries: Sequence[Entry]) -> None:
 
 def _render_again(options: argparse.Namespace, entries: Sequence[Entry], manifest: Manifest) -> int:
     """Render the entries, and say of each whether it has the bits that it had before."""
-    from renderer.outputs.layout import OutputFolder  # noqa: PLC0415
+    from renderer.outputs.folder import OutputFolder  # noqa: PLC0415
 
     for entry in entries:
         for note in entry.notes:
@@ -122,7 +122,7 @@ def _second_name(picture: Path, kept: Path) -> Path:
 def _say_how_alike(entry: Entry, folder: OutputFolder, summary: Summary) -> bool:
     """Print how a picture compares with what it was replayed from, and give whether every bit is the same."""
     from renderer.manifest import replay  # noqa: PLC0415
-    from renderer.outputs.artifacts import read_sidecar  # noqa: PLC0415
+    from renderer.outputs.picture_files import read_sidecar  # noqa: PLC0415
 
     rendered = folder.picture(entry.made.output, entry.made.keep.format)
     if not rendered.is_file() or entry.id in {failure.id for failure in summary.failures}:

@@ -10,7 +10,7 @@ from renderer.weights.needs import Bill, Need, Supplied
 _LAST_LINES = 3
 
 
-def supply(need: Need, answer: provision.News | None) -> str | None:
+def supply(need: Need, answer: provision.SupplyEvent | None) -> str | None:
     """What fetching or packing a model costs, or that it is done; None for its progress."""
     match answer:
         case None:
@@ -28,7 +28,7 @@ def supply(need: Need, answer: provision.News | None) -> str | None:
     return None
 
 
-def sentence(what: events.News) -> str | None:
+def sentence(what: events.Event) -> str | None:
     """What happened, in a line; None for what a bar shows better, or nobody needs to read."""
     match what:
         case events.ManifestProblem(problem=problem):

@@ -20,7 +20,7 @@ from renderer.system.lock import Hold
 from renderer.text import wrap
 
 if TYPE_CHECKING:
-    from renderer.outputs.status import MemoryNow, Standing
+    from renderer.outputs.status import MemoryNow, RunStatus
     from renderer.planning.plan import Plan
 
 
@@ -40,7 +40,7 @@ class _Status:
 
     plan: Plan
     last: Summary | None
-    running: Standing | None
+    running: RunStatus | None
     memory: MemoryNow | None
     hold: Hold
 
@@ -101,15 +101,15 @@ class _Status:
 
 def _status(options: argparse.Namespace, loaded: Loaded) -> int:
     from renderer.cli import console  # noqa: PLC0415
-    from renderer.outputs import status as standing  # noqa: PLC0415
+    from renderer.outputs import status as run_status  # noqa: PLC0415
     from renderer.planning.plan import make_plan  # noqa: PLC0415
 
     states = []
     for manifest in loaded.manifests:
         plan = make_plan(manifest, options.outputs, thorough=options.verify)
-        running = standing.read(plan.folder)
-        memory = standing.memory_now(running) if running else None
-        status = _Status(plan, standing.read_summary(plan.folder), running, memory, plan.folder.hold())
+        running = run_status.read(plan.folder)
+        memory = run_status.memory_now(running) if running else None
+        status = _Status(plan, run_status.read_summary(plan.folder), running, memory, plan.folder.hold())
         states.append(status.as_dict())
         if not options.json:
             print(streams.harmless("\n".join(status.lines(datetime.now().astimezone()))))

@@ -32,14 +32,14 @@ from renderer.text import GIB
 from renderer.weights import needs, places
 from renderer.weights.needs import Need
 
-Forecast = Callable[[Machine, Rates], Mapping[str, str]]
+Forecaster = Callable[[Machine, Rates], Mapping[str, str]]
 """What a picture takes on a machine of such rates, a line each by what it is of."""
 
 
 ROUNDED_S = 10
 """From here on nobody wants parts of a second."""
 
-SIDES = (1328, 512)
+FORECAST_SIDES = (1328, 512)
 """Of the pictures that are forecast: the model's own size, and a small one."""
 
 LIMITS: Mapping[duration.Limit, str] = MappingProxyType(
@@ -109,7 +109,7 @@ def pictures(here: Machine, known: Rates) -> dict[str, str]:
     for precision in precisions:
         streaming = Streaming(shape, precision, decide.FEWEST_SLOTS, kernels)
         from_disk = not host.blocks_in_memory(shape, precision, here.ram_free_bytes)
-        for side in SIDES:
+        for side in FORECAST_SIDES:
             found[f"{side}x{side}, {precision}"] = _picture(
                 streaming, Work(side, side), available, known, from_disk, model.steps
             )
@@ -137,7 +137,7 @@ def _brief(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < ROUNDED_S else f"{seconds:.0f} s"
 
 
-def examine(outputs: Path, forecast: Forecast = pictures) -> Diagnosis:
+def examine(outputs: Path, forecast: Forecaster = pictures) -> Diagnosis:
     """Look at everything a batch needs, and measure how fast it is. Takes some seconds, in child processes.
 
     `forecast` turns the machine and its rates into lines about pictures.

@@ -10,13 +10,11 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from renderer.doctor import cards
+from renderer.doctor import card_findings
 from renderer.doctor.finding import LITTLE_DISK_BYTES, Facts, Finding
-from renderer.machine.gpus import BF16_CAPABILITY
+from renderer.machine.gpus import BF16_CAPABILITY, FP8_CAPABILITY
 from renderer.machine.rates import Rates
 from renderer.text import GIB, amount
-
-FP8_CAPABILITY = (8, 9)
 
 DRIVERS: Mapping[int, str] = MappingProxyType({11: "450.80", 12: "525.60", 13: "580.65"})
 """The first driver on Linux for a CUDA's major version (NVIDIA, CUDA Compatibility, 2025)."""
@@ -34,7 +32,7 @@ def find(facts: Facts) -> tuple[Finding, ...]:
         *_pinning(facts),
         *_host(facts),
         *_disks(facts),
-        *cards.find(facts),
+        *card_findings.find(facts),
     ]
     return tuple(sorted(found, key=lambda finding: not finding.fatal))
 

@@ -30,7 +30,7 @@ from renderer.engine.precision import fp8_arithmetic
 from renderer.engine.slots import pinned_buffer
 from renderer.engine.strips import Kernel, whole
 from renderer.errors import MachineError
-from renderer.machine.rates import CPU, Rates
+from renderer.machine.rates import CPU_DEVICE, Rates
 from renderer.system import streams
 from renderer.system.folders import models_folder
 from renderer.text import MIB
@@ -116,7 +116,7 @@ def measure(device: Device, sizes: Sizes | None = None) -> Rates:
     with torch.inference_mode():
         return Rates(
             source="measured",
-            device=torch.cuda.get_device_name() if device == "cuda" else CPU,
+            device=torch.cuda.get_device_name() if device == "cuda" else CPU_DEVICE,
             arithmetic=arithmetic_of(device),
             product_flops=_named("product", bench.product),
             fp8_flops=_named("FP8 product", bench.fp8_product) if device == "cuda" and fp8_arithmetic() else None,

@@ -27,11 +27,14 @@ SLOWDOWNS = {
 }
 """NVML's reasons for running below the clock that was asked for, those that somebody can do something about."""
 
-Memory = Literal["own", "host", "assumed"]
+MemoryKind = Literal["own", "host", "assumed"]
 """Whose a GPU's memory is: its own, the host's too (unified memory), or a part's whose size nobody tells."""
 
 BF16_CAPABILITY = (8, 0)
 """The first compute capability that multiplies bf16."""
+
+FP8_CAPABILITY = (8, 9)
+"""The first that multiplies FP8."""
 
 _SMALLEST_PART = 8
 """Of a split card's memory the smallest part has so much: an eighth (NVIDIA, MIG User Guide, A100 to B200)."""
@@ -63,7 +66,7 @@ class GpuProcess:
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
+class LocalGpu:
     """One NVIDIA GPU, or a part of one that is split. Bytes; the compute capability as (major, minor).
 
     `index` is NVML's number of the card, `uuid` the name by which CUDA finds it, `mig` whether it is a part. What a
@@ -83,7 +86,7 @@ class Gpu:
     uncorrected_errors: int | None = None
     slowdowns: tuple[str, ...] = ()
     processes: tuple[GpuProcess, ...] = ()
-    memory: Memory = "own"
+    memory: MemoryKind = "own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ class Seen:
     there are others, so that a process which is told nothing might compute on another one.
     """
 
-    gpus: tuple[Gpu, ...] = ()
+    gpus: tuple[LocalGpu, ...] = ()
     cuda: tuple[int, int] | None = None
     troubles: tuple[str, ...] = ()
     chosen: bool = False
@@ -104,7 +107,7 @@ class Seen:
 class _Card:
     """A GPU, how fast it is beside others (cores times clock; 0: not told), and the names of a part in older style."""
 
-    gpu: Gpu
+    gpu: LocalGpu
     speed: int = 0
     alias: str = ""
 
@@ -139,7 +142,7 @@ def _look(host: _Host, environment: Mapping[str, str]) -> Seen:
     newest = _asked(pynvml.nvmlSystemGetCudaDriverVersion_v2)
     cuda = (newest // 1000, newest % 1000 // 10) if newest else None
     cards: list[_Card] = []
-    split: list[Gpu] = []
+    split: list[LocalGpu] = []
     troubles: list[str] = []
     try:
         count = int(pynvml.nvmlDeviceGetCount())
@@ -176,7 +179,7 @@ def _fitness(card: _Card) -> tuple[bool, bool, int]:
     return gpu.compute_capability < BF16_CAPABILITY, bool(gpu.mig), -gpu.total_bytes if gpu.mig else 0
 
 
-def _worth(gpu: Gpu) -> tuple[int, int, int]:
+def _worth(gpu: LocalGpu) -> tuple[int, int, int]:
     """How cards of one speed are ordered, or of none that is told; parts of a card stay as they are."""
     return -gpu.compute_capability[0], -gpu.compute_capability[1], 0 if gpu.mig else -gpu.total_bytes
 
@@ -190,7 +193,7 @@ def _speed(handle: Any) -> int:
 # ---- one GPU ---------------------------------------------------------------------------------------------------------
 
 
-def _gpu(handle: Any, index: int, driver: str, host: _Host) -> Gpu:
+def _gpu(handle: Any, index: int, driver: str, host: _Host) -> LocalGpu:
     """A card. Raises `NVMLError` for one whose memory cannot be asked: such a one is lost."""
     total, free, memory = _memory(handle, host)
     capability = _asked(pynvml.nvmlDeviceGetCudaComputeCapability, handle) or (0, 0)
@@ -198,7 +201,7 @@ def _gpu(handle: Any, index: int, driver: str, host: _Host) -> Gpu:
     mig = _asked(pynvml.nvmlDeviceGetMigMode, handle)
     reasons = _asked(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle) or 0
     errors = (pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC)
-    return Gpu(
+    return LocalGpu(
         index=index,
         name=_text(pynvml.nvmlDeviceGetName, handle) or f"NVIDIA GPU of compute capability {_dotted(capability)}",
         uuid=_text(pynvml.nvmlDeviceGetUUID, handle),
@@ -216,7 +219,7 @@ def _gpu(handle: Any, index: int, driver: str, host: _Host) -> Gpu:
     )
 
 
-def _memory(handle: Any, host: _Host) -> tuple[int, int, Memory]:
+def _memory(handle: Any, host: _Host) -> tuple[int, int, MemoryKind]:
     """Bytes in all, bytes free, and whose they are: a GPU that has none of its own says that it is not supported."""
     try:
         found = pynvml.nvmlDeviceGetMemoryInfo(handle)
@@ -276,7 +279,7 @@ def _dotted(version: Sequence[int]) -> str:
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 
-def _parts(handle: Any, whole: Gpu) -> Iterator[_Card]:
+def _parts(handle: Any, whole: LocalGpu) -> Iterator[_Card]:
     """The parts of a split card that the driver shows; without rights, or in a container, it may show none."""
     for number in range(_asked(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
         part = _asked(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
@@ -298,11 +301,11 @@ def _parts(handle: Any, whole: Gpu) -> Iterator[_Card]:
         )
 
 
-def _part(whole: Gpu, uuid: str, *, name: str = "", sizes: tuple[int, int] | None = None) -> Gpu:
+def _part(whole: LocalGpu, uuid: str, *, name: str = "", sizes: tuple[int, int] | None = None) -> LocalGpu:
     """A part of a split card. What holds for the whole, as its link and its errors, holds for it."""
     smallest = whole.total_bytes // _SMALLEST_PART
     total, free = sizes or (smallest, smallest)
-    return Gpu(
+    return LocalGpu(
         index=whole.index,
         name=name if "MIG" in name else f"{name or whole.name} (a MIG part)",
         uuid=uuid,
@@ -322,13 +325,13 @@ def _part(whole: Gpu, uuid: str, *, name: str = "", sizes: tuple[int, int] | Non
 # ---- which are visible -----------------------------------------------------------------------------------------------
 
 
-def _visible(counted: Sequence[_Card], split: Sequence[Gpu], setting: str) -> tuple[Gpu, ...]:
+def _visible(counted: Sequence[_Card], split: Sequence[LocalGpu], setting: str) -> tuple[LocalGpu, ...]:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order. `counted` are all, as CUDA counts them.
 
     Like CUDA, it stops at the first name that it cannot find or that means several, and shows none where one is named
     twice.
     """
-    chosen: list[Gpu] = []
+    chosen: list[LocalGpu] = []
     for name in (part.strip() for part in setting.split(",")):
         found = _named(counted, split, name)
         if found is None:
@@ -338,7 +341,7 @@ def _visible(counted: Sequence[_Card], split: Sequence[Gpu], setting: str) -> tu
     return () if len(set(uuids)) < len(uuids) else tuple(chosen)
 
 
-def _named(counted: Sequence[_Card], split: Sequence[Gpu], name: str) -> Gpu | None:
+def _named(counted: Sequence[_Card], split: Sequence[LocalGpu], name: str) -> LocalGpu | None:
     """The GPU of a number, or of a UUID's beginning; of a part that the driver does not show, what must be so."""
     if name.isdecimal():
         return counted[int(name)].gpu if int(name) < len(counted) else None

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from renderer.machine import gpus, processor
-from renderer.machine.gpus import Gpu
+from renderer.machine.gpus import LocalGpu
 from renderer.system import folders
 
 _PROBE_TIMEOUT_S = 180
@@ -35,7 +35,7 @@ class Machine:
     answer; `chosen` whether there are other GPUs than the one that renders.
     """
 
-    gpus: tuple[Gpu, ...]
+    gpus: tuple[LocalGpu, ...]
     cpus: int
     ram_bytes: int
     ram_free_bytes: int
@@ -51,7 +51,7 @@ class Machine:
     chosen: bool = False
 
     @property
-    def gpu(self) -> Gpu | None:
+    def gpu(self) -> LocalGpu | None:
         """The GPU that renders: the first one visible."""
         return self.gpus[0] if self.gpus else None
 

@@ -28,7 +28,7 @@ from renderer.system.folders import cache_folder
 VERSION: Literal[2] = 2
 """Goes up when what is measured changes its meaning; older measurements are then made anew."""
 
-CPU = "CPU"
+CPU_DEVICE = "CPU"
 """The device's name on a machine without a GPU."""
 
 LANE_BYTES_PER_S: Mapping[int, float] = MappingProxyType(
@@ -73,7 +73,7 @@ class Rates(_Value):
         return self.pinned_bytes_per_s or self.pageable_bytes_per_s
 
 
-class Key(_Value):
+class RatesKey(_Value):
     """What a measurement is of: another card, driver or torch, or another type to compute in, is another machine."""
 
     gpu: str | None
@@ -88,7 +88,7 @@ class Measurement(_Value):
     """Rates as they lie in the cache."""
 
     version: Literal[2] = VERSION
-    key: Key
+    key: RatesKey
     measured_at: datetime
     rates: Rates
 
@@ -111,7 +111,7 @@ def measure(machine: Machine) -> Rates:
     """
     key = _key(machine)
     rates = _ask(machine)
-    if machine.gpu is not None and rates.device == CPU:
+    if machine.gpu is not None and rates.device == CPU_DEVICE:
         message = f"this machine's rates: the driver shows {machine.gpu.name}, but torch sees none"
         raise MachineError(message, hint="run renderer doctor: it says what is wrong here")
     measurement = Measurement(key=key, measured_at=datetime.now(UTC), rates=rates)
@@ -198,14 +198,14 @@ def _ask(machine: Machine) -> Rates:
         raise MachineError(message, hint="run renderer doctor: it says what is wrong here") from error
 
 
-def _key(machine: Machine) -> Key:
+def _key(machine: Machine) -> RatesKey:
     gpu = machine.gpu
     try:
         torch = metadata.version("torch")
     except metadata.PackageNotFoundError:
         torch = "none"
     if gpu is None:
-        return Key(
+        return RatesKey(
             gpu=None,
             uuid=platform.machine(),
             driver=None,
@@ -213,9 +213,9 @@ def _key(machine: Machine) -> Key:
             cpus=machine.cpus,
             arithmetic=processor.arithmetic(),
         )
-    return Key(gpu=gpu.name, uuid=gpu.uuid, driver=gpu.driver, torch=torch, cpus=machine.cpus)
+    return RatesKey(gpu=gpu.name, uuid=gpu.uuid, driver=gpu.driver, torch=torch, cpus=machine.cpus)
 
 
-def _path(key: Key) -> Path:
+def _path(key: RatesKey) -> Path:
     name = "".join(each if each.isalnum() or each == "-" else "-" for each in f"{key.gpu or 'cpu'}-{key.uuid}")
     return cache_folder() / f"rates-{name}.json"

@@ -3,7 +3,7 @@
 An output name is a path below the manifest's folder, without extension. Whatever a value holds, it cannot leave that
 folder, hide a file, cheat the eye or exceed a file system's limits: unsafe characters become `-`, predictably, so that
 the same value always gives the same name. What the program keeps in
-the folder itself gets out of no picture's way: `layout` knows its names. Links are the writer's business.
+the folder itself gets out of no picture's way: `folder` knows its names. Links are the writer's business.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from renderer.errors import RendererError, shorten
-from renderer.outputs.layout import is_file_name, is_reserved
+from renderer.outputs.folder import is_file_name, is_reserved
 
 MAX_NAME_BYTES = 199
 """Of a whole output name in UTF-8: room for an extension and a temporary name within a file system's 255."""

@@ -22,7 +22,7 @@ from renderer.manifest import labels, naming
 from renderer.manifest.labels import Told
 from renderer.manifest.manifest import Manifest, parse
 from renderer.manifest.source import Source
-from renderer.outputs.layout import SIDECAR_SUFFIX, Own
+from renderer.outputs.folder import SIDECAR_SUFFIX, Own
 
 NAME = "replay"
 _STEPS = range(2, 201)

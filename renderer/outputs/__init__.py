@@ -1,6 +1,6 @@
 """What lies in `outputs/<name>`, and how it is written there: whole or not at all.
 
-`layout` says what lies where; `artifacts` writes, checks and sweeps pictures and sidecars; `encode` makes a file of
+`folder` says what lies where; `picture_files` writes, checks and sweeps pictures and sidecars; `encode` makes a file of
 pixels; `metadata` is what a picture says of itself; `journal` what happened to those that are not done; `status` how a
 run stands; `done` and `sources` what is there already. Knows no manifests, no plans and no workers.
 """

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from renderer.job import Sidecar, Summary
-from renderer.outputs.status import MemoryNow, Standing
+from renderer.outputs.status import MemoryNow, RunStatus
 from renderer.text import COLUMNS, cut, duration, gib, wrap
 
 _SHOWN = 16
@@ -66,47 +66,47 @@ def _counted(count: int, what: str) -> str:
     return f", {count} {what}" if count else ""
 
 
-def describe_facts(standing: Standing) -> list[str]:
+def describe_facts(status: RunStatus) -> list[str]:
     """How fast a batch goes, how long the rest will take and how many failed, as far as it is known."""
-    facts = [f"{standing.failed} failed"] if standing.failed else []
-    if standing.left_s is not None and standing.phase != "stopping":
-        facts.append(f"{duration(standing.left_s)} left")
-    if standing.pictures_per_hour is not None:
-        facts.append(f"{standing.pictures_per_hour:.0f} pictures/h")
+    facts = [f"{status.failed} failed"] if status.failed else []
+    if status.left_s is not None and status.phase != "stopping":
+        facts.append(f"{duration(status.left_s)} left")
+    if status.pictures_per_hour is not None:
+        facts.append(f"{status.pictures_per_hour:.0f} pictures/h")
     return facts
 
 
-def describe_flight(standing: Standing) -> str:
+def describe_flight(status: RunStatus) -> str:
     """What is in flight, by name where it is one picture; an empty string for nothing."""
-    furthest, count = standing.furthest, len(standing.in_flight)
+    furthest, count = status.furthest, len(status.in_flight)
     if furthest is None:
         return ""
     return f"{count} in flight, furthest {furthest.id}" if count > 1 else furthest.id
 
 
-def describe_standing(standing: Standing) -> str:
+def describe_status(status: RunStatus) -> str:
     """How a batch stands, in a line."""
-    furthest = standing.furthest
-    step = f"{describe_flight(standing)} at step {furthest.step} of {furthest.steps}" if furthest else standing.phase
-    return "; ".join([f"{standing.done} of {standing.to_render} done", *describe_facts(standing), step])
+    furthest = status.furthest
+    step = f"{describe_flight(status)} at step {furthest.step} of {furthest.steps}" if furthest else status.phase
+    return "; ".join([f"{status.done} of {status.to_render} done", *describe_facts(status), step])
 
 
-def describe_running(standing: Standing, memory: MemoryNow, now: datetime) -> Iterator[str]:
+def describe_running(status: RunStatus, memory: MemoryNow, now: datetime) -> Iterator[str]:
     """How a batch stands that somebody else renders: lines of at most 80 columns, in this machine's time."""
-    facts = [f"{standing.done} of {standing.to_render} done", *describe_facts(standing)]
-    began = standing.began_at.astimezone()
-    yield from wrap(f"  {standing.phase} since {began:%H:%M}: {', '.join(facts)}", "    ")
-    for one in standing.in_flight[:_SHOWN]:
+    facts = [f"{status.done} of {status.to_render} done", *describe_facts(status)]
+    began = status.began_at.astimezone()
+    yield from wrap(f"  {status.phase} since {began:%H:%M}: {', '.join(facts)}", "    ")
+    for one in status.in_flight[:_SHOWN]:
         again = f", try {one.attempt}" if one.attempt > 1 else ""
         since = one.since.astimezone()
         told = (
             f"step {one.step} of {one.steps} since {since:%H:%M:%S}, {duration((now - since).total_seconds())}{again}"
         )
         yield f"    {cut(one.id, COLUMNS - 6 - len(told))}  {told}"
-    if len(standing.in_flight) > _SHOWN:
-        yield f"    and {len(standing.in_flight) - _SHOWN} more in flight"
-    if standing.queued:
-        yield f"    {standing.queued} more with the worker, not begun"
+    if len(status.in_flight) > _SHOWN:
+        yield f"    and {len(status.in_flight) - _SHOWN} more in flight"
+    if status.queued:
+        yield f"    {status.queued} more with the worker, not begun"
     used = [f"worker {gib(memory.worker_rss_bytes)}"] if memory.worker_rss_bytes is not None else []
     if memory.device_bytes is not None:
         used.append(f"GPU {gib(memory.device_bytes)} of {gib(memory.device_total_bytes)}")

@@ -17,12 +17,11 @@ from typing import Literal, TypeVar, cast
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from renderer.job import Bytes, DeviceArithmetic, Job, Keep, Profile, Seconds, Sidecar
-from renderer.outputs.layout import PICTURE_SUFFIXES, SIDECAR_SUFFIX, OutputFolder, Own
+from renderer.job import BlockArithmetic, Bytes, DeviceArithmetic, Job, Keep, Profile, Seconds, Sidecar
+from renderer.outputs.folder import MAX_SIDECAR_BYTES, PICTURE_SUFFIXES, SIDECAR_SUFFIX, OutputFolder, Own
 from renderer.system.files import sha256_of
 
 _PART_OF_IT = ConfigDict(extra="ignore")
-_MAX_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True, config=_PART_OF_IT)
@@ -56,7 +55,7 @@ class DoneSharing:
     share_s: Seconds
     mean_in_flight: float
     slots: int
-    arithmetic: Literal["bf16", "fp8", "float32"] = "bf16"
+    arithmetic: BlockArithmetic = "bf16"
 
 
 @dataclass(frozen=True, slots=True, config=_PART_OF_IT)
@@ -135,7 +134,7 @@ Known = Done | Sidecar
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Found:
+class FoundSidecar:
     """A sidecar that lies in a folder under `output`, without its job, and before anybody looked at the picture."""
 
     output: str
@@ -178,17 +177,17 @@ class Found:
         )
 
 
-def find(folder: OutputFolder, output: str) -> Found | None:
+def find(folder: OutputFolder, output: str) -> FoundSidecar | None:
     """The sidecar that stands in a picture's place; None when there is none, or none of this version."""
     try:
         with open(f"{folder.path}/{output}{SIDECAR_SUFFIX}", "rb") as stream:  # noqa: PTH123
-            text = stream.read(_MAX_BYTES + 1)
-        return Found(output, _TOLD.validate_json(text)) if len(text) <= _MAX_BYTES else None
+            text = stream.read(MAX_SIDECAR_BYTES + 1)
+        return FoundSidecar(output, _TOLD.validate_json(text)) if len(text) <= MAX_SIDECAR_BYTES else None
     except (OSError, ValidationError):
         return None
 
 
-def find_all(folder: OutputFolder, passing: Container[str] = (), *, below: str = "") -> Iterator[Found]:
+def find_all(folder: OutputFolder, passing: Container[str] = (), *, below: str = "") -> Iterator[FoundSidecar]:
     """Every sidecar in a folder and those in it, but for the outputs in `passing`. Links are not followed.
 
     `below` is a folder in it, where only that is looked into.
@@ -207,7 +206,7 @@ def find_all(folder: OutputFolder, passing: Container[str] = (), *, below: str =
 
 def of_sidecar(sidecar: Sidecar, output: str, job: Job) -> Done:
     """What a plan keeps of a sidecar that has just been written."""
-    return Found(output, _TOLD.validate_python(sidecar.model_dump())).of(job)
+    return FoundSidecar(output, _TOLD.validate_python(sidecar.model_dump())).of(job)
 
 
 _TOLD = TypeAdapter(_Told)

@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from renderer.job import Value
-from renderer.outputs.layout import OutputFolder
+from renderer.outputs.folder import OutputFolder
 from renderer.system import files
 
 MAX_CRASHES = 3
@@ -35,7 +35,7 @@ class _Read:
     offset: int = 0
 
 
-class Entry(Value):
+class JournalEntry(Value):
     """One line: what happened to which picture, when (UTC). `dropped` is an attempt that was given up on request."""
 
     at: datetime
@@ -46,7 +46,7 @@ class Entry(Value):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class PictureRecord:
     """What the journal holds against one fingerprint.
 
     `left_open` says that an attempt began and its run vanished without a word: a power cut, or the picture's doing.
@@ -61,19 +61,19 @@ class Record:
     def set_aside(self) -> bool:
         return self.crashes >= MAX_CRASHES
 
-    def after(self, entry: Entry) -> Record:
+    def after(self, entry: JournalEntry) -> PictureRecord:
         """This record with one more entry."""
         match entry.what:
             case "attempt":
-                return Record(self.attempts + 1, self.crashes, left_open=True, failure=self.failure)
+                return PictureRecord(self.attempts + 1, self.crashes, left_open=True, failure=self.failure)
             case "crashed":
-                return Record(self.attempts, self.crashes + 1, failure=entry.message)
+                return PictureRecord(self.attempts, self.crashes + 1, failure=entry.message)
             case "failed":
-                return Record(self.attempts, self.crashes, failure=entry.message)
+                return PictureRecord(self.attempts, self.crashes, failure=entry.message)
             case "dropped":
-                return Record(max(0, self.attempts - 1), self.crashes, failure=self.failure)
+                return PictureRecord(max(0, self.attempts - 1), self.crashes, failure=self.failure)
             case "done":
-                return Record()
+                return PictureRecord()
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ class Journal:
     """The journal of one output folder."""
 
     path: Path
-    records: dict[str, Record] = field(default_factory=dict)
+    records: dict[str, PictureRecord] = field(default_factory=dict)
     _read: _Read = field(default_factory=_Read, repr=False, compare=False)
 
     @classmethod
@@ -94,7 +94,7 @@ class Journal:
         journal.read_on()
         return journal
 
-    def read_on(self) -> Sequence[Entry]:
+    def read_on(self) -> Sequence[JournalEntry]:
         """Take in the entries that others have written since it was read last, and say which; for whoever only reads.
 
         One that was written anew is read from its beginning. Raises `DiskError` when it cannot be read.
@@ -106,12 +106,12 @@ class Journal:
             self.records[entry.fingerprint] = self.record(entry.fingerprint).after(entry)
         return entries
 
-    def record(self, fingerprint: str) -> Record:
-        return self.records.get(fingerprint, Record())
+    def record(self, fingerprint: str) -> PictureRecord:
+        return self.records.get(fingerprint, PictureRecord())
 
     def write(self, what: What, picture_id: str, fingerprint: str, message: str = "") -> None:
         """Append one entry and have it on the disk before returning. Raises `DiskError`."""
-        entry = Entry(at=datetime.now(UTC), what=what, id=picture_id, fingerprint=fingerprint, message=message)
+        entry = JournalEntry(at=datetime.now(UTC), what=what, id=picture_id, fingerprint=fingerprint, message=message)
         files.append_line(self.path, entry.model_dump_json().encode())
         files.reached("journal-written", self.path)
         self.records[fingerprint] = self.record(fingerprint).after(entry)
@@ -124,7 +124,11 @@ class Journal:
         """
         if _size(self.path) < _COMPACT_ABOVE_BYTES:
             return
-        lines = [entry.model_dump_json() for entry in _entries(self.path) if self.record(entry.fingerprint) != Record()]
+        lines = [
+            entry.model_dump_json()
+            for entry in _entries(self.path)
+            if self.record(entry.fingerprint) != PictureRecord()
+        ]
         files.write_whole(self.path, "".join(f"{line}\n" for line in lines).encode())
 
 
@@ -137,11 +141,11 @@ def _size(path: Path) -> int:
         raise files.disk_error(path, error, doing="read") from error
 
 
-def _entries(path: Path) -> Sequence[Entry]:
+def _entries(path: Path) -> Sequence[JournalEntry]:
     return _entries_since(path, _Read())[0]
 
 
-def _entries_since(path: Path, before: _Read) -> tuple[Sequence[Entry], _Read, bool]:
+def _entries_since(path: Path, before: _Read) -> tuple[Sequence[JournalEntry], _Read, bool]:
     """The entries behind what was read before, how much is read now, and whether it was begun again."""
     try:
         with path.open("rb") as stream:
@@ -160,7 +164,7 @@ def _entries_since(path: Path, before: _Read) -> tuple[Sequence[Entry], _Read, b
     whole = data[: data.rfind(b"\n") + 1]  # behind it stands one that is being written, or that a dead run began
     for line in whole.splitlines():
         try:
-            entries.append(Entry.model_validate_json(line))
+            entries.append(JournalEntry.model_validate_json(line))
         except (ValidationError, ValueError):
             continue
     return entries, _Read(found.st_ino, offset + len(whole)), anew

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from renderer.job import Keep
-from renderer.outputs.artifacts import read_sidecar
-from renderer.outputs.done import Found
-from renderer.outputs.layout import OutputFolder
+from renderer.outputs.done import FoundSidecar
+from renderer.outputs.folder import OutputFolder
+from renderer.outputs.picture_files import read_sidecar
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Location:
     """Where a finished picture lies, as an output name, and how it is kept there."""
 
     output: str
@@ -40,37 +40,37 @@ def can_become(kept: Keep, wanted: Keep) -> bool:
 def choose(
     folder: OutputFolder,
     wanted: Sequence[Wanted],
-    found: Iterable[Found],
-    in_place: Mapping[str, Source],
+    found: Iterable[FoundSidecar],
+    in_place: Mapping[str, Location],
     *,
     thorough: bool,
-) -> dict[str, Source]:
+) -> dict[str, Location]:
     """For the output names of pictures that are wanted, where each lies already, if it does.
 
     `found` are sidecars in the folder that are in no picture's place, or in another's; `in_place` are pictures that are
     where they belong, by fingerprint. Its own place comes first, then a file that is kept as it is to be.
     """
     marks = {each.fingerprint for each in wanted}
-    options: dict[str, list[Found]] = {}
+    options: dict[str, list[FoundSidecar]] = {}
     for one in found:
         if one.fingerprint in marks:
             options.setdefault(one.fingerprint, []).append(one)
     whole: dict[str, bool] = {}
 
-    def is_good(option: Found) -> bool:
+    def is_good(option: FoundSidecar) -> bool:
         if option.output not in whole:
             there = option.is_whole(folder, thorough=thorough)
             whole[option.output] = there and read_sidecar(folder.sidecar(option.output)) is not None
         return whole[option.output]
 
-    chosen: dict[str, Source] = {}
+    chosen: dict[str, Location] = {}
     for each in wanted:
         able = [one for one in options.get(each.fingerprint, ()) if can_become(one.keep, each.keep)]
         able.sort(key=lambda one, each=each: (one.output != each.output, one.keep != each.keep))  # type: ignore[misc]
         good = next((one for one in able if is_good(one)), None)
         other = in_place.get(each.fingerprint)
         if good is not None:
-            chosen[each.output] = Source(good.output, good.keep)
+            chosen[each.output] = Location(good.output, good.keep)
         elif other is not None and can_become(other.keep, each.keep):
             chosen[each.output] = other
     return chosen

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from renderer.errors import DiskError
 from renderer.job import Bytes, Seconds, Summary, Value
 from renderer.machine import hardware
-from renderer.outputs.layout import OutputFolder
+from renderer.outputs.folder import OutputFolder
 from renderer.system.files import write_whole
 
 _MAX_BYTES = 2**20
@@ -37,7 +37,7 @@ class InFlight(Value):
     since: datetime
 
 
-class Standing(Value):
+class RunStatus(Value):
     """How a batch stands at `at` (UTC). Counts are pictures of this run: `failed` are those that are not there now.
 
     `queued` are handed to the worker and not begun. `left_s` is how many seconds the rest will take and
@@ -73,21 +73,21 @@ class MemoryNow(Value):
     worker_rss_bytes: Bytes | None = None
 
 
-class Notice:
+class StatusFile:
     """Keeps a folder's `running.json` up to date."""
 
     def __init__(self, folder: OutputFolder) -> None:
         self._path = folder.status
         self._written_at = float("-inf")
 
-    def post(self, standing: Standing) -> None:
+    def post(self, status: RunStatus) -> None:
         """Write how the batch stands, unless that was done less than a second ago. A full disk is not its business."""
         now = time.monotonic()
         if now - self._written_at < _EVERY_S:
             return
         self._written_at = now
         with contextlib.suppress(DiskError):  # and not synced: after a power cut nobody runs
-            write_whole(self._path, standing.model_dump_json().encode() + b"\n", lasting=False)
+            write_whole(self._path, status.model_dump_json().encode() + b"\n", lasting=False)
 
     def take_down(self) -> None:
         """The batch is over: nothing is running."""
@@ -95,13 +95,13 @@ class Notice:
             self._path.unlink(missing_ok=True)
 
 
-def read(folder: OutputFolder) -> Standing | None:
+def read(folder: OutputFolder) -> RunStatus | None:
     """How the batch stands that is being rendered into `folder`; None when none is."""
-    standing = _read(folder.status)
-    return standing if standing is not None and folder.hold() == "held" else None
+    status = _read(folder.status)
+    return status if status is not None and folder.hold() == "held" else None
 
 
-def left_behind(folder: OutputFolder) -> Standing | None:
+def left_behind(folder: OutputFolder) -> RunStatus | None:
     """What a run that is no more wrote last of itself; None where it ended well. To be asked with the lock held."""
     return _read(folder.status)
 
@@ -114,13 +114,13 @@ def read_summary(folder: OutputFolder) -> Summary | None:
         return None
 
 
-def memory_now(standing: Standing) -> MemoryNow:
+def memory_now(status: RunStatus) -> MemoryNow:
     """What is in use at this moment: on the first GPU that is visible here, and by the worker's process."""
     gpu = hardware.look().gpu
     rss: int | None = None
-    if standing.worker_pid is not None:
+    if status.worker_pid is not None:
         with contextlib.suppress(psutil.Error):
-            rss = psutil.Process(standing.worker_pid).memory_info().rss
+            rss = psutil.Process(status.worker_pid).memory_info().rss
     return MemoryNow(
         device_bytes=gpu.total_bytes - gpu.free_bytes if gpu else None,
         device_total_bytes=gpu.total_bytes if gpu else None,
@@ -128,10 +128,10 @@ def memory_now(standing: Standing) -> MemoryNow:
     )
 
 
-def _read(path: Path) -> Standing | None:
+def _read(path: Path) -> RunStatus | None:
     try:
         if path.stat().st_size > _MAX_BYTES:
             return None
-        return Standing.model_validate_json(path.read_bytes())
+        return RunStatus.model_validate_json(path.read_bytes())
     except (OSError, ValidationError, ValueError):
         return None

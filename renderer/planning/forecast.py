@@ -24,14 +24,14 @@ from renderer.machine.hardware import Machine
 from renderer.machine.rates import Rates
 from renderer.planning import mixtures, space
 from renderer.planning.pace import Pace, Way, seconds, timesteps
-from renderer.planning.placement import Refusal, available_bytes, refusals, setup_for, streaming_of
+from renderer.planning.placement import SizeRefusal, available_bytes, refusals, setup_for, streaming_of
 from renderer.planning.plan import Plan, Planned
 from renderer.planning.space import Disk
 from renderer.protocol import Setup
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class Assumptions:
     """How a batch is to be rendered: as `render` is told, or as if on another machine.
 
     `ready` says that it is another machine: models are taken to be there, and this one's pictures tell nothing.
@@ -45,7 +45,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Seconds:
+class GroupTime:
     """Where a group's time goes."""
 
     start: float
@@ -59,7 +59,7 @@ class Seconds:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class GroupForecast:
     """The pictures of one model and precision: how they are rendered, and what they take.
 
     `step_s` is a step's of the picture that takes most; `in_flight` how many pictures it has company of, itself
@@ -78,7 +78,7 @@ class Group:
     available_bytes: int | None
     host: Stage
     from_disk: bool
-    seconds: Seconds | None
+    seconds: GroupTime | None
     step_s: float | None
     limit: Limit | None
     measured: bool
@@ -92,8 +92,8 @@ class Forecast:
     be opened here. `mixtures` say where pictures that are there were computed otherwise than those to come will be.
     """
 
-    groups: tuple[Group, ...]
-    refused: Mapping[Job, Refusal]
+    groups: tuple[GroupForecast, ...]
+    refused: Mapping[Job, SizeRefusal]
     troubles: tuple[str, ...]
     disk: Disk
     begins_at: datetime
@@ -138,7 +138,7 @@ class Forecast:
         }
 
 
-def _group_as_dict(group: Group) -> dict[str, Any]:
+def _group_as_dict(group: GroupForecast) -> dict[str, Any]:
     spent = group.seconds
     return {
         "model": group.model,
@@ -161,13 +161,13 @@ def _group_as_dict(group: Group) -> dict[str, Any]:
     }
 
 
-def forecast(plans: Sequence[Plan], terms: Terms, now: datetime) -> Forecast:
+def forecast(plans: Sequence[Plan], terms: Assumptions, now: datetime) -> Forecast:
     """What rendering all that is to do of several manifests will take."""
     todo = [item for plan in plans for item in plan.to_render()]
     sidecars = [item.sidecar for plan in plans for item in plan.items if item.sidecar is not None]
     pace = Pace(sidecars if not terms.ready else (), terms.rates)
-    groups: list[Group] = []
-    refused: dict[Job, Refusal] = {}
+    groups: list[GroupForecast] = []
+    refused: dict[Job, SizeRefusal] = {}
     troubles: list[str] = []
     setups: list[Setup] = []
     for items in _by_model(todo):
@@ -209,7 +209,7 @@ def _by_model(items: Iterable[Planned]) -> Iterable[list[Planned]]:
 class _Grouping:
     """Finds out what the pictures of one model and precision take."""
 
-    def __init__(self, items: Sequence[Planned], terms: Terms, pace: Pace) -> None:
+    def __init__(self, items: Sequence[Planned], terms: Assumptions, pace: Pace) -> None:
         jobs = [item.picture.job for item in items]
         self._terms = terms
         self._pace = pace
@@ -228,7 +228,7 @@ class _Grouping:
     def streamed(self) -> bool:
         return self.setup.profile == "stream"
 
-    def group(self) -> Group | None:
+    def group(self) -> GroupForecast | None:
         """What those that are not refused take; None where all are."""
         if not self.left:
             return None
@@ -238,7 +238,7 @@ class _Grouping:
         spent = self._seconds(slots, company, rates) if rates else None
         sweep = self._sweep(slots, company, rates) if rates else None
         free = self._terms.machine.ram_free_bytes
-        return Group(
+        return GroupForecast(
             model=self.setup.model,
             precision=self.setup.precision,
             profile=self.setup.profile,
@@ -284,7 +284,7 @@ class _Grouping:
         ]
         return max(sweeps, key=lambda each: each.seconds)
 
-    def _seconds(self, slots: int, company: int, rates: Rates) -> Seconds:
+    def _seconds(self, slots: int, company: int, rates: Rates) -> GroupTime:
         """Where the time goes: the arithmetic, times what earlier pictures took more or less than it."""
         way = Way(slots, company, cpu=self._cpu, from_disk=self._from_disk)
         factor = self._pace.factor(self._key)
@@ -299,4 +299,4 @@ class _Grouping:
         start = self._pace.load_s(self._key)
         if start is None:
             start = duration.load_seconds(self._shape, self.setup.stored, rates)
-        return Seconds(start, self._pace.prepare_s(self._key, self.left, rates), denoise, decode)
+        return GroupTime(start, self._pace.prepare_s(self._key, self.left, rates), denoise, decode)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
 
+from renderer.job import BlockArithmetic
 from renderer.machine.hardware import Machine
 from renderer.machine.processor import arithmetic
 from renderer.outputs.done import Known
@@ -18,17 +18,15 @@ from renderer.planning import placement
 from renderer.planning.plan import Plan
 from renderer.protocol import Setup
 
-Arithmetic = Literal["bf16", "fp8", "float32"]
-
 _WORDS = {"bf16": "bf16", "fp8": "FP8", "float32": "float32"}
 
 
-def told_by(sidecar: Known) -> Arithmetic:
+def told_by(sidecar: Known) -> BlockArithmetic:
     """What a finished picture's blocks were computed in."""
     return sidecar.sharing.arithmetic if sidecar.sharing is not None else sidecar.engine.arithmetic
 
 
-def expected(setup: Setup, machine: Machine) -> Arithmetic:
+def expected(setup: Setup, machine: Machine) -> BlockArithmetic:
     """What pictures of a setup will be computed in on this machine."""
     if machine.gpu is None or setup.profile == "cpu":
         return arithmetic()

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from renderer.errors import UsageError
 from renderer.job import Value
 from renderer.manifest.manifest import Manifest
-from renderer.outputs.layout import OutputFolder
+from renderer.outputs.folder import OutputFolder
 from renderer.system.files import write_whole
 
 _MAX_BYTES = 2**16

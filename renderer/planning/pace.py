@@ -61,7 +61,7 @@ MOST_TABLES = 512
 FEWEST_WORKERS, RECENT_WORKERS = 2, 3
 """Workers whose preparing counts, and fewer of which may all have been broken off."""
 
-Key = tuple[str, Precision, Profile]
+PaceKey = tuple[str, Precision, Profile]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +83,11 @@ class Pace:
     def __init__(self, sidecars: Iterable[Known] = (), rates: Rates | None = None) -> None:
         """`rates` are this machine's rates, if they are known."""
         self._rates = rates
-        self._factors: dict[Key, list[float]] = {}
-        self._walls: dict[Key, list[float]] = {}
-        self._encodes: dict[Key, list[float]] = {}
-        self._ways: dict[Key, Way] = {}
-        self._workers: dict[Key, dict[float, list[Known]]] = {}
+        self._factors: dict[PaceKey, list[float]] = {}
+        self._walls: dict[PaceKey, list[float]] = {}
+        self._encodes: dict[PaceKey, list[float]] = {}
+        self._ways: dict[PaceKey, Way] = {}
+        self._workers: dict[PaceKey, dict[float, list[Known]]] = {}
         for sidecar in sidecars:
             self.learn(sidecar)
 
@@ -126,17 +126,17 @@ class Pace:
         share, _ = self._arithmetic(key, job, way)
         return share * self.factor(key) + self._encode_s(key, [job])
 
-    def factor(self, key: Key) -> float:
+    def factor(self, key: PaceKey) -> float:
         """How much longer pictures take than the arithmetic says; 1 where none were measured."""
         factors = self._factors.get(key)
         return statistics.median(factors[-RECENT:]) if factors else 1.0
 
-    def load_s(self, key: Key) -> float | None:
+    def load_s(self, key: PaceKey) -> float | None:
         """Seconds that opening a worker took, the median of all; None where none was opened."""
         loads = self._workers.get(key)
         return statistics.median(loads) if loads else None
 
-    def prepare_s(self, key: Key, jobs: Sequence[Job], rates: Rates) -> float:
+    def prepare_s(self, key: PaceKey, jobs: Sequence[Job], rates: Rates) -> float:
         """Seconds before the steps of jobs: of prompts and modulations, by arithmetic and by what it took so far.
 
         Native, each picture takes as long for its prompts as earlier ones did. Streamed, prompts of pictures that are
@@ -158,16 +158,16 @@ class Pace:
         least = 1.0 if len(factors) < FEWEST_WORKERS else 0.0
         return _prepare_s(key, jobs, known, rates) * max([least, *factors[-RECENT_WORKERS:]])
 
-    def _encode_s(self, key: Key, jobs: Sequence[Job]) -> float:
+    def _encode_s(self, key: PaceKey, jobs: Sequence[Job]) -> float:
         """Seconds of encoding jobs' prompts where each picture has its own encoded; 0 where nothing tells."""
         encodes = self._encodes.get(key)
         return statistics.median(encodes[-RECENT:]) * sum(len(_prompts(job)) for job in jobs) if encodes else 0.0
 
-    def knows(self, key: Key) -> bool:
+    def knows(self, key: PaceKey) -> bool:
         """Whether pictures of this kind were measured."""
         return key in self._factors
 
-    def rates(self, key: Key) -> Rates:
+    def rates(self, key: PaceKey) -> Rates:
         """The rates that pictures of this kind are reckoned with: measured ones, or some, which the factor corrects."""
         way = self._ways.get(key)
         return self._rates or (_SOME_CPU if way is not None and way.cpu else _SOME_GPU)
@@ -180,7 +180,7 @@ class Pace:
         _, wall = self._arithmetic(_key(sidecar), sidecar.job, _way(sidecar))
         return statistics.median(walls[-RECENT:]) * wall
 
-    def _arithmetic(self, key: Key, job: Job, way: Way) -> tuple[float, float]:
+    def _arithmetic(self, key: PaceKey, job: Job, way: Way) -> tuple[float, float]:
         """A picture's part of the machine's time, and the wall's, by the arithmetic alone."""
         model, _, profile = key
         rates = self._rates or (_SOME_CPU if way.cpu else _SOME_GPU)
@@ -221,7 +221,7 @@ def timesteps(jobs: Iterable[Job]) -> int:
     return min(MOST_TABLES, sum(steps for steps, _ in schedules))
 
 
-def _prepare_s(key: Key, jobs: Sequence[Job], known: Collection[str], rates: Rates) -> float:
+def _prepare_s(key: PaceKey, jobs: Sequence[Job], known: Collection[str], rates: Rates) -> float:
     """Encoding those of the jobs' prompts that are not known, and all modulations, by arithmetic alone.
 
     Native, modulations are a part of each step.
@@ -237,7 +237,7 @@ def _prompts(job: Job) -> tuple[str, ...]:
     return (job.prompt, job.negative_prompt) if job.cfg_scale != 1.0 else (job.prompt,)
 
 
-def _key(sidecar: Known) -> Key:
+def _key(sidecar: Known) -> PaceKey:
     return sidecar.model.id, sidecar.job.precision, sidecar.engine.profile
 
 

@@ -32,7 +32,7 @@ _OFFLOAD_MARGIN_BYTES = 3 * GIB // 2  # what they leave to the activations
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ProfileChoice:
     """A profile, a setup's `vram_bytes` with it, and why it was chosen."""
 
     profile: Profile
@@ -42,7 +42,7 @@ class Choice:
 
 def choose_profile(
     model: Model, precision: Precision, machine: Machine, wanted: Profile | None = None, vram_bytes: int | None = None
-) -> Choice:
+) -> ProfileChoice:
     """How `model` is to be placed on `machine`: as `wanted`, or streamed, which suits every card.
 
     `vram_bytes` bounds what all of it may take on the GPU. Raises `MachineError` where it cannot run, or where
@@ -50,22 +50,22 @@ def choose_profile(
     """
     gpu = machine.gpu
     if wanted == "cpu":
-        return Choice("cpu", vram_bytes, "asked for")
+        return ProfileChoice("cpu", vram_bytes, "asked for")
     if gpu is None and model.id == catalog.DEMO.id and wanted in (None, "stream"):
-        return Choice("stream", vram_bytes, "no GPU, and the demo model is small: its blocks stream on the CPU")
+        return ProfileChoice("stream", vram_bytes, "no GPU, and the demo model is small: its blocks stream on the CPU")
     if gpu is None:
         message = f"{model.id} needs an NVIDIA GPU, and this machine shows none"
         raise MachineError(message, hint="run renderer doctor to see why; or rehearse with the demo model: --proof")
     if wanted is None or wanted == "stream":
         there = host.blocks_in_memory(shape_of(model), stored(precision), machine.ram_free_bytes)
         waiting = "host memory" if there else "the disk"
-        return Choice("stream", vram_bytes, f"blocks come from {waiting} to the pictures on {gpu.name}")
+        return ProfileChoice("stream", vram_bytes, f"blocks come from {waiting} to the pictures on {gpu.name}")
     if wanted == "fp8" and precision == "bf16":
         message = f"profile fp8 keeps weights in FP8, and this job asks for {precision}"
         raise MachineError(message, hint="--precision fp8, or --profile resident or disk")
     if wanted in _BOUNDED:
         vram_bytes = max(GIB, (gpu.total_bytes if vram_bytes is None else vram_bytes) - _OFFLOAD_MARGIN_BYTES)
-    return Choice(wanted, vram_bytes, "asked for")
+    return ProfileChoice(wanted, vram_bytes, "asked for")
 
 
 def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vram_bytes: int | None = None) -> Setup:
@@ -119,7 +119,7 @@ def _demands(jobs: Iterable[Job]) -> tuple[Demand, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class SizeRefusal:
     """Why a picture cannot be rendered on this machine in any way, and the nearest size that can, if there is one."""
 
     size: Size
@@ -166,27 +166,27 @@ def streaming_of(setup: Setup, machine: Machine) -> Streaming:
     return Streaming(shape, setup.stored, setup.slots or decide.FEWEST_SLOTS, kernels)
 
 
-def refusals(jobs: Sequence[Job], setup: Setup, machine: Machine) -> dict[Job, Refusal]:
+def refusals(jobs: Sequence[Job], setup: Setup, machine: Machine) -> dict[Job, SizeRefusal]:
     """Which of a setup's jobs cannot be rendered on this machine in any way. They cost nothing, and stop nobody."""
     available = available_bytes(setup, machine)
     if available is None or setup.profile == "cpu":
         return {}
     model, streaming = catalog.find(setup.model), streaming_of(setup, machine)
-    found: dict[Work, Refusal | None] = {}
+    found: dict[Work, SizeRefusal | None] = {}
 
-    def look(work: Work) -> Refusal | None:
+    def look(work: Work) -> SizeRefusal | None:
         if setup.profile == "stream":
             if decide.fits(streaming, work, available):
                 return None
             least = decide.least(streaming, [work])
             nearest = decide.nearest_fitting(streaming, model, work, available)
-            return Refusal(Size(width=work.width, height=work.height), least, available, nearest)
+            return SizeRefusal(Size(width=work.width, height=work.height), least, available, nearest)
         native = Native(streaming.shape, setup.stored, setup.profile, setup.vram_bytes, streaming.kernels)
         least = native.needed(work)
         size = Size(width=work.width, height=work.height)
-        return Refusal(size, least, available, None) if least > available else None
+        return SizeRefusal(size, least, available, None) if least > available else None
 
-    refused: dict[Job, Refusal] = {}
+    refused: dict[Job, SizeRefusal] = {}
     for job in jobs:
         work = Work.of(job)
         if work not in found:

@@ -22,10 +22,10 @@ from renderer.job import ModelIdentity, Picture, Precision, fingerprint
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import done
 from renderer.outputs import sources as sourcing
-from renderer.outputs.done import Done, Found
+from renderer.outputs.done import Done, FoundSidecar
+from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import MAX_CRASHES, Journal
-from renderer.outputs.layout import OutputFolder
-from renderer.outputs.sources import Source, Wanted, can_become
+from renderer.outputs.sources import Location, Wanted, can_become
 from renderer.weights.identity import identify
 
 State = Literal["done", "to do", "failed", "set aside"]
@@ -49,7 +49,7 @@ class Planned:
     note: str = ""
     suspect: bool = False
     sidecar: Done | None = None
-    source: Source | None = None
+    source: Location | None = None
     twin: str = ""
 
 
@@ -108,7 +108,7 @@ class Plan:
         return replace(self, items=tuple(changes.get(item.picture.id, item) for item in self.items))
 
 
-class Heard(Protocol):
+class PlanWatcher(Protocol):
     """Hears every now and then how far the looking is. What it raises ends it."""
 
     def looked(self, done: int, total: int) -> None:
@@ -125,7 +125,7 @@ def make_plan(
     only: Sequence[str] = (),
     force: bool = False,
     thorough: bool = False,
-    heard: Heard | None = None,
+    heard: PlanWatcher | None = None,
 ) -> Plan:
     """Hold a manifest against its output folder.
 
@@ -140,14 +140,14 @@ def make_plan(
     identities = {name: identify(catalog.find(name), heard.read if heard else None) for name in names}
     ids = choose(manifest, only) if only else None
 
-    def look(picture: Picture) -> tuple[Planned, Found | None]:
+    def look(picture: Picture) -> tuple[Planned, FoundSidecar | None]:
         wanted = ids is None or picture.id in ids
         model = identities[picture.job.model]
         return _look(picture, model, folder, journal, force=force and wanted, thorough=thorough and wanted)
 
     pictures = manifest.pictures
     items: list[Planned] = []
-    elsewhere: list[Found] = []
+    elsewhere: list[FoundSidecar] = []
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for begin in range(0, len(pictures), _AT_A_TIME):
             some = pictures[begin : begin + _AT_A_TIME]
@@ -161,7 +161,7 @@ def make_plan(
     return _with_sources(plan, elsewhere, force=force, thorough=thorough)
 
 
-def _with_sources(plan: Plan, elsewhere: Sequence[Found], *, force: bool, thorough: bool) -> Plan:
+def _with_sources(plan: Plan, elsewhere: Sequence[FoundSidecar], *, force: bool, thorough: bool) -> Plan:
     """The plan, and where those pictures lie that are not in their places. `elsewhere`: what stands there instead."""
     forced = {item.picture.output for item in plan.chosen} if force else set()
     wanted = [
@@ -169,19 +169,19 @@ def _with_sources(plan: Plan, elsewhere: Sequence[Found], *, force: bool, thorou
         for item in plan.items
         if item.sidecar is None and item.picture.output not in forced
     ]
-    sources: dict[str, Source] = {}
+    sources: dict[str, Location] = {}
     if wanted:
         outputs = {item.picture.output for item in plan.items}
         found = [*elsewhere, *done.find_all(plan.folder, outputs)]
         in_place = {
-            item.fingerprint: Source(item.picture.output, item.picture.keep) for item in plan.items if item.sidecar
+            item.fingerprint: Location(item.picture.output, item.picture.keep) for item in plan.items if item.sidecar
         }
         sources = sourcing.choose(plan.folder, wanted, found, in_place, thorough=thorough)
     brought = replace(plan, items=tuple(_with_source(item, sources.get(item.picture.output)) for item in plan.items))
     return brought.updated(_twins(brought.to_render()))
 
 
-def _with_source(item: Planned, source: Source | None) -> Planned:
+def _with_source(item: Planned, source: Location | None) -> Planned:
     if source is None:
         return item
     note = f"rendered already, as {source.output}"
@@ -231,7 +231,7 @@ def look_again(plan: Plan, positions: Iterable[int]) -> list[Planned]:
 
 def _look(
     picture: Picture, model: ModelIdentity, folder: OutputFolder, journal: Journal, *, force: bool, thorough: bool
-) -> tuple[Planned, Found | None]:
+) -> tuple[Planned, FoundSidecar | None]:
     """A picture by what stands in its place; and what does, where that is not the picture as it is to be."""
     mark = fingerprint(picture.job, model)
     found = done.find(folder, picture.output)

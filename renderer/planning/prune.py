@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from renderer.job import Format
-from renderer.outputs import artifacts, done
-from renderer.outputs.layout import OutputFolder
+from renderer.outputs import done, picture_files
+from renderer.outputs.folder import OutputFolder
 from renderer.planning.plan import Plan
 from renderer.system.files import sha256_of
 
@@ -44,7 +44,7 @@ def look(plan: Plan) -> Orphans:
     found: list[Orphan] = []
     changed: list[str] = []
     for each in done.find_all(plan.folder, places):
-        sidecar = artifacts.read_sidecar(plan.folder.sidecar(each.output))
+        sidecar = picture_files.read_sidecar(plan.folder.sidecar(each.output))
         if sidecar is None or each.output in moving:
             continue
         picture = plan.folder.picture(each.output, each.keep.format)
@@ -66,4 +66,4 @@ def look(plan: Plan) -> Orphans:
 def remove(orphans: Orphans) -> None:
     """Remove what may go. Call it with the folder's lock held, after a look under it. Raises `DiskError`."""
     for orphan in orphans.found:
-        artifacts.remove(orphans.folder, orphan.output, orphan.file_format)
+        picture_files.remove(orphans.folder, orphan.output, orphan.file_format)

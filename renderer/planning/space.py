@@ -20,9 +20,9 @@ from renderer.errors import MachineError
 from renderer.estimate import shape_of, weight_bytes
 from renderer.job import Embed, Format, Sidecar
 from renderer.machine import hardware
-from renderer.outputs import artifacts
+from renderer.outputs import picture_files
 from renderer.outputs.done import Known
-from renderer.outputs.layout import SIDECAR_SUFFIX
+from renderer.outputs.folder import SIDECAR_SUFFIX
 from renderer.planning.plan import Plan, Planned
 from renderer.protocol import Setup
 from renderer.system import folders
@@ -47,7 +47,7 @@ SURE, ASSUMED = 0.8, 0.35
 """What pictures take at the least, of what is forecast: where it was measured, and where it is an assumption. Flat
 graphics have half a byte a pixel, a third of what photographs have."""
 
-Kind = tuple[str, Format]
+FileKind = tuple[str, Format]
 """A model's identity, and the format that its pictures are kept in."""
 
 
@@ -165,9 +165,9 @@ class Files:
     """How large the files of pictures will be, learnt from those of the same models and formats in their outputs."""
 
     def __init__(self, wanted: Iterable[Planned], plans: Sequence[Plan]) -> None:
-        self._densities: dict[Kind, Density] = {}
-        self._own: dict[Kind, list[float]] = {}
-        self._others: dict[Kind, list[float]] = {}
+        self._densities: dict[FileKind, Density] = {}
+        self._own: dict[FileKind, list[float]] = {}
+        self._others: dict[FileKind, list[float]] = {}
         for item in wanted:
             kind = _kind(item)
             if kind not in self._densities:
@@ -187,14 +187,14 @@ class Files:
             found = (sidecar for root in roots for sidecar in _sidecars(root))
             self._learn((sidecar for sidecar in found if sidecar.fingerprint not in known), self._others)
 
-    def _learn(self, sidecars: Iterable[Known], ratios: Mapping[Kind, list[float]]) -> None:
+    def _learn(self, sidecars: Iterable[Known], ratios: Mapping[FileKind, list[float]]) -> None:
         for sidecar in sidecars:
             kind = (sidecar.model.id, sidecar.keep.format)
             if (density := self._densities.get(kind)) is not None:
                 expected = _file_bytes(density, sidecar.file.width * sidecar.file.height, sidecar.keep.embed)
                 ratios[kind].append(sidecar.file.bytes / expected)
 
-    def _factor(self, kind: Kind) -> tuple[float, int]:
+    def _factor(self, kind: FileKind) -> tuple[float, int]:
         """What files have more or less than their model's figure says, and by how many files that is known.
 
         The figure and other manifests' files count as much as a few of the manifest's own, and beside enough of
@@ -219,7 +219,7 @@ class Files:
         return self.expect(item) * (SURE if self._factors[_kind(item)][1] >= ENOUGH else ASSUMED)
 
 
-def _kind(item: Planned) -> Kind:
+def _kind(item: Planned) -> FileKind:
     return item.model.id, item.picture.keep.format
 
 
@@ -237,7 +237,7 @@ def _sidecars(root: Path) -> Iterator[Sidecar]:
     for _, folder in sorted(folders, reverse=True)[:_FOLDERS]:
         names = sorted(islice(_files(Path(folder)), _ENTRIES))
         for name in names[:: max(1, len(names) // _SIDECARS)][:_SIDECARS]:
-            if (sidecar := artifacts.read_sidecar(name)) is not None:
+            if (sidecar := picture_files.read_sidecar(name)) is not None:
                 yield sidecar
 
 

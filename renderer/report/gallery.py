@@ -19,16 +19,17 @@ from uuid import uuid4
 
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import status
-from renderer.outputs.describe import describe_standing
-from renderer.outputs.layout import Own
-from renderer.outputs.status import Standing
+from renderer.outputs.describe import describe_status
+from renderer.outputs.folder import Own
+from renderer.outputs.status import RunStatus
 from renderer.planning.plan import Planned, look_again, make_plan
 from renderer.report import gather, page, thumbnails
 
-_ASSETS = {f"{Own.ASSETS}/{name}": Path(__file__).parent / name for name in page.ASSETS}
+_ASSET_FILES = {f"{Own.ASSETS}/{name}": Path(__file__).parent / name for name in page.ASSETS}
 _LOOK_THROUGH_S = 30.0  # how often all sidecars are looked at from outside, for those that no journal tells of
 _DEAR_S = 0.1
-_SHARE = 0.01  # of a core, for what is dear
+CORE_SHARE = 0.01
+"""Of a core, what following a run may take: for looking at what has changed, and for drawing what is dear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class _Drawing:
                 began = time.thread_time()
                 self._version, self._text = draw()
                 took_s = time.thread_time() - began
-                self._due_at = time.monotonic() + (took_s / _SHARE if took_s > _DEAR_S else 0.0)
+                self._due_at = time.monotonic() + (took_s / CORE_SHARE if took_s > _DEAR_S else 0.0)
             return self._text
 
 
@@ -127,7 +128,7 @@ class Gallery:
         for position, item in enumerate(self._plan.items):
             self._names.add(position, item)
         self._counts = gather.count_states(self._plan.items)
-        self._standing: Standing | None = None
+        self._status: RunStatus | None = None
         self._looked_through_at = time.monotonic()
         self._changes: list[tuple[int, int]] = []  # which version changed which picture, in order
         self._version = 0
@@ -145,7 +146,7 @@ class Gallery:
 
     def follow(self) -> None:
         """Look for what has changed. Raises `OSError` and `RendererError` when the folder cannot be read just now."""
-        before, now = self._standing, status.read(self._plan.folder)
+        before, now = self._status, status.read(self._plan.folder)
         entries = self._plan.journal.read_on()
         positions = {self._positions[entry.id] for entry in entries if entry.id in self._positions}
         another = (before.began_at if before else None) != (now.began_at if now else None)
@@ -161,14 +162,14 @@ class Gallery:
             self._stamps[position] = _stamp(self._places[position])  # first: what comes meanwhile is seen next time
         return dict(zip(positions, look_again(self._plan, positions), strict=True))
 
-    def _take(self, changed: Mapping[int, Planned], now: Standing | None, *, another: bool) -> None:
+    def _take(self, changed: Mapping[int, Planned], now: RunStatus | None, *, another: bool) -> None:
         told = {position: gather.describe(item) for position, item in changed.items()}
         told = {position: one for position, one in told.items() if one != self._pictures[position]}
         with self._changed:
-            if not told and now == self._standing:
+            if not told and now == self._status:
                 return
             self._version += 1
-            self._standing = now
+            self._status = now
             if told:
                 items = list(self._plan.items)
                 for position, one in told.items():
@@ -210,12 +211,12 @@ class Gallery:
             return Change(f"{self._epoch}-{self._version}", self._message(int(seen)), last=self._closed)
 
     def _message(self, seen: int) -> str:
-        now = self._standing
+        now = self._status
         fresh = self._changes[bisect.bisect(self._changes, (seen, len(self._pictures))) :]
         message = {
             "pictures": [(position, self._pictures[position]) for position in sorted({place for _, place in fresh})],
             "counts": gather.describe_counts(self._counts),
-            "told": describe_standing(now) if now else "",
+            "told": describe_status(now) if now else "",
             "flying": {one.id: (one.step, one.steps) for one in now.in_flight} if now else {},
             "happened": self._happened,
             "closed": self._closed,
@@ -224,7 +225,7 @@ class Gallery:
 
     def _what_happened(self) -> str:
         """Another text whenever what stands under "What happened" has changed enough to be read again."""
-        began = self._standing.began_at if self._standing else None
+        began = self._status.began_at if self._status else None
         trouble = self._counts["failed"] + self._counts["set aside"]
         return f"{trouble}-{began.timestamp() if isinstance(began, datetime) else 'ended'}"
 
@@ -247,8 +248,8 @@ class Gallery:
 
     def file(self, name: str) -> Served | None:
         """The file that the page calls `name`; None for any other. Nothing is looked up by its path."""
-        if name in _ASSETS:
-            return Served(_ASSETS[name], _ASSETS[name].parent)
+        if name in _ASSET_FILES:
+            return Served(_ASSET_FILES[name], _ASSET_FILES[name].parent)
         folder = self._plan.folder.path
         if name == Own.CONTACT_SHEET:
             return Served(self._plan.folder.contact_sheet, folder)

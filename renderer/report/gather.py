@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from renderer.job import Summary
 from renderer.outputs.done import Known
-from renderer.outputs.layout import Own
+from renderer.outputs.folder import Own
 from renderer.outputs.status import read_summary
 from renderer.planning.plan import Plan, Planned, State
 from renderer.system import folders
@@ -25,7 +25,7 @@ _MAX_AXIS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class JobGroup:
     """The pictures of one job of the manifest; `positions` are theirs in the page's list.
 
     `rows` and `columns` are the labels of a grid, and `cells` where each picture stands in it; all are empty for a job
@@ -48,7 +48,7 @@ class Page:
     name: str
     manifest: str
     pictures: tuple[Mapping[str, Any], ...]
-    groups: tuple[Group, ...]
+    groups: tuple[JobGroup, ...]
     counts: Mapping[State, int]
     told: str
     trouble: tuple[Planned, ...]
@@ -138,7 +138,7 @@ def describe(item: Planned) -> Mapping[str, Any]:
 # ---- groups and grids ------------------------------------------------------------------------------------------------
 
 
-def _groups(items: Sequence[Planned]) -> Iterator[Group]:
+def _groups(items: Sequence[Planned]) -> Iterator[JobGroup]:
     for (line, *_), pairs in groupby(enumerate(items), key=lambda pair: _job(pair[1])):
         positions, members = zip(*pairs, strict=True)
         yield _group(line, positions, members)
@@ -150,12 +150,12 @@ def _job(item: Planned) -> tuple[int, str, tuple[str, ...]]:
     return place.line, "" if place.matrix else place.job_id, tuple(place.matrix)
 
 
-def _group(line: int, positions: tuple[int, ...], items: tuple[Planned, ...]) -> Group:
+def _group(line: int, positions: tuple[int, ...], items: tuple[Planned, ...]) -> JobGroup:
     ids = list(dict.fromkeys(item.picture.place.job_id for item in items))
     varying = [name for name in items[0].picture.place.matrix if len({_value(item, name) for item in items}) > 1]
     title = ids[0] if len(ids) == 1 else " x ".join(varying) or f"{ids[0]} … {ids[-1]}"
     if not varying:
-        return Group(title, line, positions)
+        return JobGroup(title, line, positions)
     column = _fullest(items, varying)
     across = [name for name in varying if name != column]
     across += ["size"] if len({_value(item, "size") for item in items}) > 1 else []
@@ -165,10 +165,10 @@ def _group(line: int, positions: tuple[int, ...], items: tuple[Planned, ...]) ->
     columns = _labels(items, [column])
     rows = _labels(items, across)
     if len(rows) > _MAX_AXIS or len(columns) > _MAX_AXIS:
-        return Group(title, line, positions)
+        return JobGroup(title, line, positions)
     cells = tuple((rows.index(_label(item, across)), columns.index(_label(item, [column]))) for item in items)
     corner = f"{', '.join(across)} / {column}" if across else column
-    return Group(title, line, positions, corner, tuple(rows), tuple(columns), cells)
+    return JobGroup(title, line, positions, corner, tuple(rows), tuple(columns), cells)
 
 
 def _fullest(items: Sequence[Planned], varying: Sequence[str]) -> str:

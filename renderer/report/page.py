@@ -14,12 +14,12 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from renderer.errors import RendererError
-from renderer.outputs.layout import Own
+from renderer.outputs.folder import Own
 from renderer.planning.plan import Plan
 from renderer.report import plots, thumbnails
 from renderer.report.gather import Page, gather, hide_paths
 from renderer.supervisor import events
-from renderer.supervisor.busy import Busy
+from renderer.supervisor.busy import LongWork
 from renderer.supervisor.events import Watch
 from renderer.system.files import disk_error, write_whole
 
@@ -34,7 +34,7 @@ def write(plan: Plan, watch: Watch | None = None) -> Path:
     """
     page = plan.folder.page
     try:
-        busy = None if watch is None else Busy(watch, plan.manifest.name, "making thumbnails")
+        busy = None if watch is None else LongWork(watch, plan.manifest.name, "making thumbnails")
         thumbnails.make_thumbnails(plan, busy.tell if busy else None)
         sheet = thumbnails.make_contact_sheet(plan)
         for name in ASSETS:
@@ -51,12 +51,12 @@ def writer(tell: Watch, at_once: Callable[[], bool] = lambda: False) -> Watch:
     A page that cannot be written is a warning, which it tells: the pictures are there.
     """
 
-    def busy(what: events.News) -> None:
+    def busy(what: events.Event) -> None:
         if at_once():
             raise RendererError("the run was asked to end at once")
         tell(what)
 
-    def watch(what: events.News) -> None:
+    def watch(what: events.Event) -> None:
         if isinstance(what, events.BatchEnded) and what.plan is not None:
             try:
                 write(what.plan, busy)

@@ -23,13 +23,12 @@ from typing import Any, BinaryIO, ClassVar, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from renderer.errors import RendererError, UsageError
-from renderer.outputs.layout import Own
+from renderer.outputs.folder import Own
 from renderer.report import visitors
-from renderer.report.gallery import Gallery, Served
+from renderer.report.gallery import CORE_SHARE, Gallery, Served
 
 ADDRESS = "127.0.0.1"
 _EVERY_S = 0.5
-_SHARE = 0.01  # of a core, at most, for looking at what has changed
 _ALIVE_S = 10.0
 _LINGER_S = 3.0
 _MAX_LISTENERS = 32
@@ -102,7 +101,7 @@ class Server:
         while not self._ended.wait(pause_s):
             began = time.thread_time()
             self._look()
-            pause_s = max(_EVERY_S, (time.thread_time() - began) / _SHARE)
+            pause_s = max(_EVERY_S, (time.thread_time() - began) / CORE_SHARE)
 
     def _look(self) -> None:
         for gallery in self._galleries.values():

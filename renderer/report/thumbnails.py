@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from renderer.outputs.layout import Own
+from renderer.outputs.folder import Own
 from renderer.planning.plan import Plan, Planned
 from renderer.report.gather import thumbnail_name
 from renderer.system.files import write_whole
@@ -42,13 +42,13 @@ _NO_LETTER = "\uffff"
 _UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, EOFError, Image.DecompressionBombError)
 """What Pillow raises at files that are no pictures, or no longer."""
 
-Tell = Callable[[int, int], None]
+OnMade = Callable[[int, int], None]
 """Somebody who hears that so many of so many are made."""
 
 _FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts")
 
 
-def make_thumbnails(plan: Plan, tell: Tell | None = None) -> int:
+def make_thumbnails(plan: Plan, tell: OnMade | None = None) -> int:
     """Make the thumbnails that are missing and remove those whose picture is gone; how many were missing.
 
     `tell` hears how many of them are made. Raises `DiskError` and `OSError`.

@@ -1,7 +1,7 @@
 """One manifest's pictures on their way through the workers, with retries, a deadline and an orderly stop.
 
 One picture's failure does not stop the others, and a dead or stuck worker is replaced. What is asked to stop gives back
-what has not begun and waits for what has. Prints nothing and knows no formats: what comes is `landing`'s business.
+what has not begun and waits for what has. Prints nothing and knows no formats: what comes is `results`' business.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from datetime import UTC, datetime
 from renderer import protocol
 from renderer.errors import DiskError, MachineError, PictureError, RendererError
 from renderer.job import Ending, Summary
-from renderer.outputs import artifacts
-from renderer.outputs.layout import OutputFolder
-from renderer.outputs.status import Notice, Phase, Standing
+from renderer.outputs import picture_files
+from renderer.outputs.folder import OutputFolder
+from renderer.outputs.status import Phase, RunStatus, StatusFile
 from renderer.planning.pace import Pace
-from renderer.planning.placement import Refusal
+from renderer.planning.placement import SizeRefusal
 from renderer.planning.plan import Plan, Planned
 from renderer.protocol import Setup
 from renderer.supervisor import events, results
-from renderer.supervisor.busy import Busy
+from renderer.supervisor.busy import LongWork
 from renderer.supervisor.night import Night, key_of
 from renderer.supervisor.outcomes import Outcomes
 from renderer.supervisor.pool import Silence
 from renderer.supervisor.progress import Flight, told
-from renderer.supervisor.results import Arrival
+from renderer.supervisor.results import Result
 from renderer.supervisor.waiting import Waiting
 from renderer.supervisor.worker import Gone, Worker
 from renderer.system.files import write_whole
@@ -49,12 +49,12 @@ class Batch:
         self._plan = batch
         self._night = night
         self._settings = night.settings
-        self._hand = night.hand
+        self._pool = night.pool
         self._watch = night.watch
         self._stop = night.stop
         self._outcomes = Outcomes(batch, night.row, night.watch)
         self._bringing = self._outcomes.bringing
-        self._notice = Notice(batch.folder)
+        self._notice = StatusFile(batch.folder)
         self._pace = Pace((item.sidecar for item in batch.items if item.sidecar), night.rates)
         self._waiting = Waiting()
         self._again: list[Planned] = []
@@ -80,7 +80,7 @@ class Batch:
         finally:
             self._drop_flying()
             self._notice.take_down()
-            summary = self._outcomes.tally.summary(ending, told(self.error) if self.error else unforeseen)
+            summary = self._outcomes.progress.summary(ending, told(self.error) if self.error else unforeseen)
             try:
                 write_summary(self._plan.folder, summary)
             except DiskError as error:
@@ -111,7 +111,7 @@ class Batch:
 
     def _move(self) -> Ending:
         """Move what lies under another name, before anything is rendered over it."""
-        busy = Busy(self._watch, self._plan.manifest.name, "moving pictures to their new names")
+        busy = LongWork(self._watch, self._plan.manifest.name, "moving pictures to their new names")
         moves, moved = self._bringing.move(), 0
         while moved < self._bringing.to_move:
             if ending := self._asked_to_end():
@@ -124,7 +124,7 @@ class Batch:
 
     def _finish_rewriting(self) -> Ending:
         """Go on with it when nothing is rendered any more, until somebody asks to end."""
-        busy = Busy(self._watch, self._plan.manifest.name, "keeping pictures another way")
+        busy = LongWork(self._watch, self._plan.manifest.name, "keeping pictures another way")
         total = self._bringing.to_rewrite
         ending: Ending | None = None
         while self._bringing.to_rewrite and (ending := self._asked_to_end()) is None:
@@ -134,8 +134,8 @@ class Batch:
             pass
         return ending if ending and self._bringing.to_rewrite else "complete"
 
-    def _tell_of(self, busy: Busy, done: int, total: int) -> None:
-        self._notice.post(self._outcomes.tally.standing([], "preparing", None))
+    def _tell_of(self, busy: LongWork, done: int, total: int) -> None:
+        self._notice.post(self._outcomes.progress.status([], "preparing", None))
         busy.tell(done, total)
 
     def _asked_to_end(self) -> Ending | None:
@@ -147,7 +147,7 @@ class Batch:
 
     # -- what cannot be rendered here --
 
-    def _refusal(self, item: Planned) -> Refusal | RendererError | None:
+    def _refusal(self, item: Planned) -> SizeRefusal | RendererError | None:
         """Why a picture cannot be rendered on this machine, if so: it does not fit, or its model cannot be opened."""
         job = item.picture.job
         return self._night.troubles.get(key_of(job)) or self._night.refused.get(job)
@@ -172,11 +172,11 @@ class Batch:
         self._night.troubles[setup.model, setup.precision] = error
         left = [*self._waiting, *self._again, *(flight.item for flight in self._flying.values())]
         self._drop_flying()
-        self._hand.dismiss(at_once=True)
+        self._pool.dismiss(at_once=True)
         self._waiting.clear()
         self._again.clear()
         for item in left:
-            self._outcomes.tally.is_not_waited_for(item)
+            self._outcomes.progress.is_not_waited_for(item)
             self._refuse(item)
 
     def _render_group(self, setup: Setup, items: list[Planned]) -> Ending:
@@ -189,7 +189,7 @@ class Batch:
                 self._again = []
             if not self._flying and (ending := self._reason_to_end(setup)):
                 return ending
-            worker = self._hand.worker(setup, self._plan.folder.worker_log)
+            worker = self._pool.worker(setup, self._plan.folder.worker_log)
             if self._nothing_more():
                 self._ask_back(worker)
             else:
@@ -223,7 +223,7 @@ class Batch:
         if self._settings.deadline is None:
             return self._waiting.first()
         left_s = (self._settings.deadline - datetime.now(UTC)).total_seconds()
-        now = len(self._flying), len(self._outcomes.tally.rendered)
+        now = len(self._flying), len(self._outcomes.progress.rendered)
         if self._nothing_fits == now:  # and since then there is only less time
             return None
 
@@ -239,14 +239,14 @@ class Batch:
 
     def _admit(self, setup: Setup, worker: Worker) -> None:
         """Give the open worker as much as it takes. A suspect rides alone."""
-        opened = self._hand.opened
+        opened = self._pool.opened
         while opened and self._waiting and len(self._flying) < opened.capacity:
             item = self._next(setup)
             if item is None or any(flight.item.suspect or item.suspect for flight in self._flying.values()):
                 return
             self._waiting.take(item)
             try:
-                artifacts.check_place(self._plan.folder, item.picture.output, item.picture.keep.format)
+                picture_files.check_place(self._plan.folder, item.picture.output, item.picture.keep.format)
             except DiskError as error:
                 self._outcomes.cannot_write(item, error)
                 if heir := self._bringing.promote_twin(item):
@@ -283,35 +283,35 @@ class Batch:
         now = time.monotonic()
         if now - self._ticked_at >= _TICK_S:
             self._ticked_at = now
-            standing = self._standing(worker)
-            self._notice.post(standing)
-            self._watch(events.Tick(standing))
+            status = self._status(worker)
+            self._notice.post(status)
+            self._watch(events.Tick(status))
 
-    def _standing(self, worker: Worker) -> Standing:
-        phase: Phase = "stopping" if self._nothing_more() else "rendering" if self._hand.opened else "opening"
-        return self._outcomes.tally.standing(list(self._flying.values()), phase, worker.pid)
+    def _status(self, worker: Worker) -> RunStatus:
+        phase: Phase = "stopping" if self._nothing_more() else "rendering" if self._pool.opened else "opening"
+        return self._outcomes.progress.status(list(self._flying.values()), phase, worker.pid)
 
     def _take(self, event: protocol.AnyEvent | Gone, payload: bytes) -> None:
         match event:
             case protocol.Opening(what=what):
                 self._watch(events.WorkerOpening(None, what))
             case protocol.Opened():
-                self._hand.has_opened(event)
+                self._pool.has_opened(event)
                 self._watch(events.WorkerOpened(event))
             case protocol.OpenFailed(message=message, hint=hint):
                 raise MachineError(message, hint=hint)
             case protocol.Started(key=key):
                 flight = self._flying[key]
-                self._outcomes.tally.began(flight)
+                self._outcomes.progress.began(flight)
                 self._watch(events.PictureBegan(flight.item, flight.attempt))
             case protocol.Stepped(key=key, step=step, steps=steps):
-                self._outcomes.tally.stepped(self._flying[key], step)
-                self._watch(events.Stepped(self._flying[key].item, step, steps))
+                self._outcomes.progress.stepped(self._flying[key], step)
+                self._watch(events.PictureStepped(self._flying[key].item, step, steps))
             case protocol.Rendered(key=key):
                 self._keep(self._flying[key], event, payload)
             case protocol.Failed(key=key):
                 item = self._flying.pop(key).item
-                again = self._outcomes.tally.tries(item) <= self._settings.retries
+                again = self._outcomes.progress.tries(item) <= self._settings.retries
                 self._outcomes.failed(item, event, again=again)
                 self._again += [item] * again
             case protocol.Withdrawn(keys=keys):
@@ -323,11 +323,11 @@ class Batch:
 
     def _keep(self, flight: Flight, event: protocol.Rendered, payload: bytes) -> None:
         """A picture has come: write it down, unless it breaks what its job expects."""
-        item, opened = flight.item, self._hand.opened
+        item, opened = flight.item, self._pool.opened
         assert opened is not None
-        arrival = Arrival(item, flight.attempt, opened, event, payload)
+        result = Result(item, flight.attempt, opened, event, payload)
         try:
-            results.check(arrival)
+            results.check(result)
         except PictureError as error:
             del self._flying[item.picture.id]
             failure = protocol.Failed(
@@ -335,7 +335,7 @@ class Batch:
             )
             self._outcomes.failed(item, failure, again=False)
             return
-        if sidecar := self._outcomes.came(arrival):
+        if sidecar := self._outcomes.came(result):
             self._pace.learn(sidecar)
         del self._flying[item.picture.id]
 
@@ -349,7 +349,7 @@ class Batch:
     def _fell_with_the_run(self) -> None:
         """The worker was ended by what asks this run to stop: nothing that it held is to blame."""
         self._given_back(list(self._flying))
-        self._hand.lost(blameless=True)
+        self._pool.lost(blameless=True)
 
     def _lost(self, reason: str, hint: str = "") -> None:
         """The worker is gone. What it had begun is tried again alone, until it has brought down too many.
@@ -360,9 +360,9 @@ class Batch:
             self._given_back([key for key, flight in self._flying.items() if flight.since is None])
         flying, self._flying = list(self._flying.values()), {}
         self._asked_back = False
-        self._again += self._outcomes.crashed(flying, reason, hint, self._hand.excerpt)
+        self._again += self._outcomes.crashed(flying, reason, hint, self._pool.excerpt)
         self._silence.broken()
-        self._hand.lost()
+        self._pool.lost()
 
     # -- ending --
 
@@ -381,7 +381,7 @@ class Batch:
         """Give up what is still in flight, and say so in the journal: it is not the pictures' fault."""
         if not self._flying:
             return
-        self._hand.dismiss(at_once=True)
+        self._pool.dismiss(at_once=True)
         with contextlib.suppress(DiskError):
             for flight in self._flying.values():
                 self._outcomes.dropped(flight.item)

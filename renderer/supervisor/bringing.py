@@ -16,15 +16,15 @@ from typing import Self
 
 from renderer.errors import DiskError, RendererError
 from renderer.job import Sidecar
-from renderer.outputs import artifacts, done
-from renderer.outputs.layout import OutputFolder, Own
-from renderer.outputs.sources import Source
+from renderer.outputs import done, picture_files
+from renderer.outputs.folder import OutputFolder, Own
+from renderer.outputs.sources import Location
 from renderer.planning.plan import Plan, Planned
 from renderer.supervisor import moving, results
 
 _MOST_THREADS = 4
 
-Outcome = Sidecar | RendererError
+Brought = Sidecar | RendererError
 """The sidecar of a picture that is in its place as it is to be, or why it is not."""
 
 
@@ -34,7 +34,7 @@ class Bringing:
     A context: what is being written when it ends is waited for, and nothing else is begun.
     """
 
-    def __init__(self, plan: Plan, tell: Callable[[Planned, Outcome], None]) -> None:
+    def __init__(self, plan: Plan, tell: Callable[[Planned, Brought], None]) -> None:
         self._plan = plan
         self._tell = tell
         self._staying = {item.picture.output for item in plan.items if item.sidecar is not None}
@@ -83,9 +83,9 @@ class Bringing:
         if folder.aside.is_dir():
             for found in list(done.find_all(folder, below=Own.ASIDE)):
                 if found.fingerprint in marks:
-                    artifacts.remove(folder, found.output, found.keep.format)
+                    picture_files.remove(folder, found.output, found.keep.format)
 
-    def _moved(self, step: moving.Move) -> Outcome:
+    def _moved(self, step: moving.Move) -> Brought:
         folder = self._plan.folder
         try:
             return results.move(folder, step.item, step.source, leaves=step.leaves)
@@ -94,10 +94,10 @@ class Bringing:
                 results.stow(folder, step.source, f"{Own.ASIDE}/{step.item.fingerprint}")
             return error
 
-    def _arrive(self, item: Planned, outcome: Outcome) -> None:
+    def _arrive(self, item: Planned, outcome: Brought) -> None:
         """A picture lies in its place: perhaps it is to be kept another way yet."""
         if isinstance(outcome, Sidecar) and outcome.keep != item.picture.keep:
-            self._rewriting.add(replace(item, source=Source(item.picture.output, outcome.keep)))
+            self._rewriting.add(replace(item, source=Location(item.picture.output, outcome.keep)))
         else:
             self._tell(item, outcome)
 
@@ -107,7 +107,7 @@ class Bringing:
         """A picture has been rendered: so are those of the same fingerprint."""
         for twin in self.take_twins(item):
             try:
-                outcome: Outcome = results.move(self._plan.folder, twin, item.picture.output, leaves=False)
+                outcome: Brought = results.move(self._plan.folder, twin, item.picture.output, leaves=False)
             except DiskError as error:
                 outcome = error
             self._arrive(twin, outcome)
@@ -168,7 +168,7 @@ class _Rewriting:
     def add(self, item: Planned) -> None:
         self._waiting.append(item)
 
-    def tend(self, timeout_s: float, *, more: bool) -> list[tuple[Planned, Outcome]]:
+    def tend(self, timeout_s: float, *, more: bool) -> list[tuple[Planned, Brought]]:
         while more and self._waiting and len(self._going) < self._most:
             item = self._waiting.popleft()
             self._going[self._pool.submit(results.rewrite, self._folder, item)] = item
@@ -178,7 +178,7 @@ class _Rewriting:
         return [(self._going.pop(future), _outcome(future)) for future in ready]
 
 
-def _outcome(future: Future[Sidecar]) -> Outcome:
+def _outcome(future: Future[Sidecar]) -> Brought:
     try:
         return future.result()
     except RendererError as error:

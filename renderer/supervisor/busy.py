@@ -7,18 +7,18 @@ import time
 from renderer.supervisor import events
 from renderer.supervisor.events import Watch
 
-PATIENCE_S = 1.0
+TELL_AFTER_S = 1.0
 _EVERY_S = 0.25
 
 
-class Busy:
+class LongWork:
     """One such piece of work on one manifest's pictures, from now on."""
 
     def __init__(self, watch: Watch, name: str, what: str) -> None:
         self._watch = watch
         self._name = name
         self._what = what
-        self._next_s = time.monotonic() + PATIENCE_S
+        self._next_s = time.monotonic() + TELL_AFTER_S
 
     def tell(self, done: int, total: int) -> None:
         """So many of so many pictures are through."""

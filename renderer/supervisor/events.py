@@ -10,7 +10,7 @@ from typing import Self
 
 from renderer.errors import Problem
 from renderer.job import Sidecar, Summary
-from renderer.outputs.status import Standing
+from renderer.outputs.status import RunStatus
 from renderer.planning.plan import Plan, Planned
 from renderer.protocol import Opened, Setup
 from renderer.supervisor import provision
@@ -54,7 +54,7 @@ class Supplying:
     """A model is being fetched or packed: what it costs, how it goes, that it is here. None: a hub is asked."""
 
     need: Need
-    what: provision.News | None
+    what: provision.SupplyEvent | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class PictureBegan:
 
 
 @dataclass(frozen=True, slots=True)
-class Stepped:
+class PictureStepped:
     """`step` of `steps` denoising steps are done."""
 
     item: Planned
@@ -114,7 +114,7 @@ class PictureFailed:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """A worker died or was ended, with these pictures in its hands. Another one is started.
+    """A worker died or was ended, holding these pictures. Another one is started.
 
     `hint` says what helps, where anything does, and `excerpt` is what the worker printed last.
     """
@@ -142,9 +142,9 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passes; told several times a second. `standing` is how the batch stands, while one is being rendered."""
+    """Time passes; told several times a second. `status` is how the batch stands, while one is being rendered."""
 
-    standing: Standing | None = None
+    status: RunStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class BatchEnded:
     plan: Plan | None = None
 
 
-News = (
+Event = (
     ManifestProblem
     | BatchBegan
     | Busy
@@ -164,7 +164,7 @@ News = (
     | WorkerOpening
     | WorkerOpened
     | PictureBegan
-    | Stepped
+    | PictureStepped
     | PictureDone
     | PictureFailed
     | WorkerLost
@@ -174,7 +174,7 @@ News = (
     | BatchEnded
 )
 
-Watch = Callable[[News], None]
+Watch = Callable[[Event], None]
 
 
 class Watchers:
@@ -205,7 +205,7 @@ class Watchers:
         if close is not None:
             self._closing.append(close)
 
-    def __call__(self, what: News) -> None:
+    def __call__(self, what: Event) -> None:
         for name, watch in list(self._watching.items()):
             try:
                 watch(what)

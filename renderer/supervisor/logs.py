@@ -15,7 +15,7 @@ from typing import BinaryIO
 from renderer.errors import DiskError
 from renderer.system.files import disk_error
 
-MAX_BYTES = 16 * 2**20
+MAX_LOG_BYTES = 16 * 2**20
 """A log that has grown larger begins anew; the one before it stays beside it."""
 
 _EXCERPT_BYTES = 4000
@@ -68,7 +68,7 @@ class Log:
             return
         try:
             self._file.write(chunk)
-            if self._file.tell() > MAX_BYTES and self._path.is_file():
+            if self._file.tell() > MAX_LOG_BYTES and self._path.is_file():
                 self._close()
                 self._file = _open(self._path)
         except (OSError, DiskError):
@@ -85,7 +85,7 @@ def _open(path: Path) -> BinaryIO:
     """Open a log at its end; one that has grown large begins anew, and the old one stays beside it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file() and path.stat().st_size > MAX_BYTES:
+        if path.is_file() and path.stat().st_size > MAX_LOG_BYTES:
             path.replace(path.with_suffix(".old.log"))
         return path.open("ab", buffering=0)
     except OSError as error:

@@ -2,7 +2,7 @@
 
 Pictures may push each other on (a prompt inserted at the top), change places, or go round in a circle. At every moment
 each lies whole under some name: a run that dies in between finds it again by its fingerprint. Knows no files; what to
-do with them is `landing`'s business.
+do with them is `results`' business.
 """
 
 from __future__ import annotations

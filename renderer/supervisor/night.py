@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from renderer.errors import RendererError
 from renderer.job import Job, Precision
 from renderer.machine.rates import Rates
-from renderer.planning.placement import Refusal
+from renderer.planning.placement import SizeRefusal
 from renderer.protocol import Setup
 from renderer.supervisor.events import Watch
-from renderer.supervisor.pool import Hand
+from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.progress import Row
-from renderer.supervisor.settings import Settings, Stop
+from renderer.supervisor.settings import Settings, StopRequests
 
 Key = tuple[str, Precision]
 """What is opened as one: a model's reference and a precision."""
@@ -34,9 +34,9 @@ class Night:
     settings: Settings
     setups: dict[Key, Setup]
     troubles: dict[Key, RendererError]
-    refused: dict[Job, Refusal]
+    refused: dict[Job, SizeRefusal]
     rates: Rates | None
-    hand: Hand
+    pool: WorkerPool
     watch: Watch
-    stop: Stop
+    stop: StopRequests
     row: Row = field(default_factory=Row)

@@ -11,30 +11,30 @@ from dataclasses import replace
 from renderer.errors import DiskError, RendererError
 from renderer.job import Sidecar
 from renderer.outputs import done
-from renderer.planning.placement import Refusal
+from renderer.planning.placement import SizeRefusal
 from renderer.planning.plan import Plan, Planned, State
 from renderer.protocol import Failed
 from renderer.supervisor import events, results
 from renderer.supervisor.bringing import Bringing
 from renderer.supervisor.events import Watch
-from renderer.supervisor.progress import Flight, Row, Tally
-from renderer.supervisor.results import Arrival
+from renderer.supervisor.progress import BatchProgress, Flight, Row
+from renderer.supervisor.results import Result
 
 
 class Outcomes:
-    """One batch's. `tally` counts them, `bringing` has the pictures that need no rendering of their own."""
+    """One batch's. `progress` counts them, `bringing` has the pictures that need no rendering of their own."""
 
     def __init__(self, plan: Plan, row: Row, watch: Watch) -> None:
         self._plan = plan
         self._row = row
         self._watch = watch
         self._changed: dict[str, Planned] = {}
-        self.tally = Tally(plan, (), row=row)
+        self.progress = BatchProgress(plan, (), row=row)
         self.bringing = Bringing(plan, self._was_brought)
 
     def begin(self, todo: Sequence[Planned]) -> None:
         """The batch's turn has come: these are to be rendered."""
-        self.tally = Tally(self._plan, todo, row=self._row)
+        self.progress = BatchProgress(self._plan, todo, row=self._row)
         self._watch(events.BatchBegan(self._plan, len(todo)))
 
     def plan_now(self) -> Plan:
@@ -46,28 +46,28 @@ class Outcomes:
     def attempted(self, item: Planned) -> Flight:
         """It is about to be given to a worker. The journal knows before the worker does."""
         self._plan.journal.write("attempt", item.picture.id, item.fingerprint)
-        self.tally.tried(item)
+        self.progress.tried(item)
         return Flight(item, self._plan.journal.record(item.fingerprint).attempts)
 
     def dropped(self, item: Planned) -> None:
         """The attempt was given up, through no fault of its own."""
         self._plan.journal.write("dropped", item.picture.id, item.fingerprint)
-        self.tally.given_back(item)
+        self.progress.given_back(item)
 
-    def came(self, arrival: Arrival) -> Sidecar | None:
+    def came(self, result: Result) -> Sidecar | None:
         """It has come, and is written under its name; or where that cannot be written, under another that it has.
 
         None where it has no name that can be written. Raises `DiskError` where nothing can.
         """
-        while (sidecar := self._save(arrival)) is None:
-            heir = self.bringing.promote_twin(arrival.item)
+        while (sidecar := self._save(result)) is None:
+            heir = self.bringing.promote_twin(result.item)
             if heir is None:
                 return None
-            arrival = replace(arrival, item=heir)
-        self._is_done(arrival.item, sidecar)
-        self.tally.has_rendered(arrival.item, sidecar)
-        self._watch(events.PictureDone(arrival.item, sidecar))
-        self.bringing.place_twins(arrival.item)
+            result = replace(result, item=heir)
+        self._is_done(result.item, sidecar)
+        self.progress.has_rendered(result.item, sidecar)
+        self._watch(events.PictureDone(result.item, sidecar))
+        self.bringing.place_twins(result.item)
         return sidecar
 
     def failed(self, item: Planned, failure: Failed, *, again: bool) -> None:
@@ -83,10 +83,10 @@ class Outcomes:
         failure = Failed(key=item.picture.id, kind=type(error).__name__, message=error.message, hint=error.hint)
         self._has_failed(item, failure, again=False, tried=tried)
 
-    def refused(self, item: Planned, refusal: Refusal | RendererError) -> None:
+    def refused(self, item: Planned, refusal: SizeRefusal | RendererError) -> None:
         """It cannot be rendered here. That costs nothing, and the others go on."""
         for each in (item, *self.bringing.take_twins(item)):
-            self.tally.refused(each, refusal.message, refusal.hint)
+            self.progress.refused(each, refusal.message, refusal.hint)
             self._watch(events.PictureFailed(each, refusal.message, refusal.hint, again=False))
 
     def crashed(self, flights: Sequence[Flight], reason: str, hint: str, excerpt: str) -> list[Planned]:
@@ -98,7 +98,7 @@ class Outcomes:
         again = []
         for item in (flight.item for flight in flights):
             set_aside = self._plan.journal.record(item.fingerprint).set_aside
-            self.tally.has_failed(item, reason, hint, again=not set_aside, set_aside=set_aside)
+            self.progress.has_failed(item, reason, hint, again=not set_aside, set_aside=set_aside)
             state: State = "set aside" if set_aside else "failed"
             self._changed[item.picture.id] = replace(item, state=state, note=reason, suspect=True)
             self._watch(events.PictureFailed(item, reason, hint, again=not set_aside))
@@ -111,11 +111,11 @@ class Outcomes:
 
     # -- what follows --
 
-    def _save(self, arrival: Arrival) -> Sidecar | None:
+    def _save(self, result: Result) -> Sidecar | None:
         try:
-            return results.save(self._plan.folder, arrival)
+            return results.save(self._plan.folder, result)
         except DiskError as error:
-            self.cannot_write(arrival.item, error)
+            self.cannot_write(result.item, error)
             return None
 
     def _is_done(self, item: Planned, sidecar: Sidecar) -> None:
@@ -129,21 +129,21 @@ class Outcomes:
         if isinstance(outcome, Sidecar):
             self._is_done(item, outcome)
             if chosen:
-                self.tally.has_been_brought(item)
+                self.progress.has_been_brought(item)
         elif isinstance(outcome, DiskError) and (chosen or outcome.ends_the_night):
             self.cannot_write(item, outcome, tried=False)
 
     def _has_failed(self, item: Planned, failure: Failed, *, again: bool, tried: bool = True) -> None:
         message, hint = failure.message, failure.hint
         self._plan.journal.write("failed", item.picture.id, item.fingerprint, message)
-        self.tally.has_failed(item, message, hint, again=again, tried=tried)
+        self.progress.has_failed(item, message, hint, again=again, tried=tried)
         self._changed[item.picture.id] = replace(item, state="failed", note=message)
         self._watch(events.PictureFailed(item, message, hint, again=again, kind=failure.kind, detail=failure.detail))
 
     def _fail_twins(self, item: Planned, message: str, hint: str, *, set_aside: bool = False) -> None:
         """It will not come in this run, and none of the same fingerprint."""
         for twin in self.bringing.take_twins(item):
-            self.tally.has_failed(twin, message, hint, again=False, set_aside=set_aside, tried=False)
+            self.progress.has_failed(twin, message, hint, again=False, set_aside=set_aside, tried=False)
             state: State = "set aside" if set_aside else "failed"
             self._changed[twin.picture.id] = replace(twin, state=state, note=message)
             self._watch(events.PictureFailed(twin, message, hint, again=False))

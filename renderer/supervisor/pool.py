@@ -42,7 +42,7 @@ class Silence:
         self.seconds = 0.0
 
 
-class Hand:
+class WorkerPool:
     """Hires the one worker when a setup is needed, and another when that changes or the worker is gone."""
 
     def __init__(self, hire: Hire, watch: Watch) -> None:

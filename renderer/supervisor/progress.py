@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from renderer.errors import RendererError
 from renderer.job import Ending, Failure, Memory, Sidecar, Summary
 from renderer.manifest.manifest import Manifest
-from renderer.outputs.status import InFlight, Phase, Standing
+from renderer.outputs.status import InFlight, Phase, RunStatus
 from renderer.planning.pace import weight
 from renderer.planning.plan import Plan, Planned
 
@@ -41,7 +41,7 @@ class Row:
 
 
 @dataclass(slots=True)
-class Tally:
+class BatchProgress:
     """One batch's counts. `todo` is what is to be rendered.
 
     `brought` counts the chosen pictures that were there, under another name or kept another way.
@@ -133,12 +133,12 @@ class Tally:
 
     # -- what can be said of it --
 
-    def standing(self, flights: Sequence[Flight], phase: Phase, worker_pid: int | None) -> Standing:
+    def status(self, flights: Sequence[Flight], phase: Phase, worker_pid: int | None) -> RunStatus:
         """How the batch stands at this moment."""
         rate = self._work_per_s()
         flying = [flight for flight in flights if flight.since is not None]
         passed = sum(weight(flight.item) * flight.step / flight.steps for flight in flying)
-        return Standing(
+        return RunStatus(
             name=self.plan.manifest.name,
             phase=phase,
             began_at=self.began_at,

@@ -29,13 +29,13 @@ from renderer.text import gb
 from renderer.weights import needs, places, soundness
 from renderer.weights.needs import ANSWERS, Bill, Need, Progress, Refused, Supplied
 
-COMMAND = (sys.executable, "-m", "renderer.engine.supplier")
+SUPPLIER_COMMAND = (sys.executable, "-m", "renderer.engine.supplier")
 
 _TICK_S = 0.2
 _EXCERPT_BYTES = 2000
 
-News = Bill | Progress | Supplied
-Tell = Callable[[Need, News | None], None]
+SupplyEvent = Bill | Progress | Supplied
+OnSupply = Callable[[Need, SupplyEvent | None], None]
 """Hears the bill, how it goes, and that it is done; None where a hub is about to be asked."""
 
 
@@ -61,7 +61,7 @@ def needs_of(setups: Iterable[Setup], terms: Terms) -> list[Need]:
     return list(found)
 
 
-def obtain(wanted: Sequence[Need], terms: Terms, tell: Tell, stopped: Callable[[], bool]) -> bool:
+def obtain(wanted: Sequence[Need], terms: Terms, tell: OnSupply, stopped: Callable[[], bool]) -> bool:
     """Have every need met; False when `stopped` said so before that.
 
     Raises `ModelError` when something is missing and may not or cannot be fetched, `MachineError` when the disk has no
@@ -75,7 +75,7 @@ def obtain(wanted: Sequence[Need], terms: Terms, tell: Tell, stopped: Callable[[
     return all(_Errand(need, terms, tell, stopped).run() for need in lacking)
 
 
-def verify(need: Need, tell: Tell) -> None:
+def verify(need: Need, tell: OnSupply) -> None:
     """Have every file of a model read and held against its hash. Raises `ModelError`, which names those that differ."""
     _Errand(need.model_copy(update={"verify": True}), Terms(), tell, lambda: False).run()
 
@@ -83,7 +83,7 @@ def verify(need: Need, tell: Tell) -> None:
 class _Errand:
     """One need on its way through a supplier."""
 
-    def __init__(self, need: Need, terms: Terms, tell: Tell, stopped: Callable[[], bool]) -> None:
+    def __init__(self, need: Need, terms: Terms, tell: OnSupply, stopped: Callable[[], bool]) -> None:
         self._need = need
         self._terms = terms
         self._tell = tell
@@ -129,7 +129,7 @@ class _Errand:
 @contextlib.contextmanager
 def _supplier(log: IO[bytes]) -> Iterator[tuple[IO[str], IO[str]]]:
     """A supplier's process, which does not outlive this: what it reads, and what it says."""
-    process = Child(COMMAND, stderr=log, pass_fds=())
+    process = Child(SUPPLIER_COMMAND, stderr=log, pass_fds=())
     stdin, stdout = (io.TextIOWrapper(stream, encoding="utf-8") for stream in (process.stdin, process.stdout))
     try:
         yield stdin, stdout

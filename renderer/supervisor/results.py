@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 from renderer.errors import BadPictureError, DiskError, PictureError
 from renderer.job import Expect, FileFacts, Job, Sidecar
-from renderer.outputs import artifacts, metadata
+from renderer.outputs import metadata, picture_files
 from renderer.outputs.encode import Pixels
-from renderer.outputs.layout import OutputFolder
+from renderer.outputs.folder import OutputFolder
 from renderer.planning.plan import Planned
 from renderer.protocol import Opened, Rendered
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class Result:
     """A picture as it comes: what was asked for, at which attempt, and what the worker answered."""
 
     item: Planned
@@ -27,28 +27,28 @@ class Arrival:
     rgb: bytes
 
 
-def check(arrival: Arrival) -> None:
+def check(result: Result) -> None:
     """Raise `PictureError` for a picture that breaks what its job expects, or whose bytes cannot be it."""
-    event = arrival.event
-    _check_expectations(arrival.item.picture.expect, event)
-    if len(arrival.rgb) != event.width * event.height * 3:
-        raise BadPictureError(f"{len(arrival.rgb)} bytes came for {event.width}x{event.height} pixels")
+    event = result.event
+    _check_expectations(result.item.picture.expect, event)
+    if len(result.rgb) != event.width * event.height * 3:
+        raise BadPictureError(f"{len(result.rgb)} bytes came for {event.width}x{event.height} pixels")
 
 
-def save(folder: OutputFolder, arrival: Arrival) -> Sidecar:
+def save(folder: OutputFolder, result: Result) -> Sidecar:
     """Write the picture and its sidecar. Raises `DiskError`."""
-    item, event = arrival.item, arrival.event
+    item, event = result.item, result.event
     origin = metadata.Origin(
-        fingerprint=item.fingerprint, job=_told(item), model=item.model, software=arrival.opened.software
+        fingerprint=item.fingerprint, job=_told(item), model=item.model, software=result.opened.software
     )
 
     def describe(file: FileFacts, save_s: float) -> Sidecar:
-        return _sidecar(arrival, file, save_s)
+        return _sidecar(result, file, save_s)
 
-    return artifacts.save(
+    return picture_files.save(
         folder,
         item.picture.output,
-        Pixels(event.width, event.height, arrival.rgb),
+        Pixels(event.width, event.height, result.rgb),
         describe,
         file_format=item.picture.keep.format,
         labels=metadata.write_labels(origin, item.picture.keep),
@@ -64,26 +64,26 @@ def move(folder: OutputFolder, item: Planned, source: str, *, leaves: bool) -> S
     def describe(told: Sidecar) -> Sidecar:
         return told.model_copy(update={"id": item.picture.id, "place": item.picture.place})
 
-    return artifacts.carry(folder, source, item.picture.output, describe, leaves=leaves)
+    return picture_files.carry(folder, source, item.picture.output, describe, leaves=leaves)
 
 
 def stow(folder: OutputFolder, source: str, aside: str) -> None:
     """Keep a finished picture aside, under another output name. Raises `DiskError`."""
-    artifacts.carry(folder, source, aside, lambda told: told, leaves=True)
+    picture_files.carry(folder, source, aside, lambda told: told, leaves=True)
 
 
 def rewrite(folder: OutputFolder, item: Planned) -> Sidecar:
     """Keep a picture in its place another way, from the file that is there. Raises `DiskError`."""
     output, keep = item.picture.output, item.picture.keep
-    before = artifacts.read_sidecar(folder.sidecar(output))
+    before = picture_files.read_sidecar(folder.sidecar(output))
     if before is None or before.fingerprint != item.fingerprint:
         raise DiskError(f"cannot read {folder.sidecar(output)}, which was there a moment ago")
     origin = metadata.Origin(fingerprint=item.fingerprint, job=before.job, model=before.model, software=before.software)
-    return artifacts.rewrite(folder, output, before, keep, metadata.write_labels(origin, keep))
+    return picture_files.rewrite(folder, output, before, keep, metadata.write_labels(origin, keep))
 
 
-def _sidecar(arrival: Arrival, file: FileFacts, save_s: float) -> Sidecar:
-    item, opened, event = arrival.item, arrival.opened, arrival.event
+def _sidecar(result: Result, file: FileFacts, save_s: float) -> Sidecar:
+    item, opened, event = result.item, result.opened, result.event
     known = (event.timing.encode_s, event.timing.denoise_s, event.timing.decode_s, save_s)
     timing = event.timing.model_copy(
         update={
@@ -106,7 +106,7 @@ def _sidecar(arrival: Arrival, file: FileFacts, save_s: float) -> Sidecar:
         sharing=event.sharing,
         keep=item.picture.keep,
         file=file,
-        attempt=arrival.attempt,
+        attempt=result.attempt,
         warnings=event.warnings,
     )
 

@@ -1,7 +1,7 @@
 """The night: folders locked, manifests planned, models brought, and then batch after batch.
 
 Unattended: whatever happens to this process, what is on the disk is whole and the next run goes on from it. Imports no
-torch, prints nothing, and tells whoever watches through `news`. How one batch goes is `batch`'s business.
+torch, prints nothing, and tells whoever watches (`events`). How one batch goes is `batch`'s business.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from renderer.job import Ending, Job, Summary
 from renderer.machine import hardware, rates
 from renderer.machine.hardware import Machine
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import artifacts, status
-from renderer.outputs.layout import OutputFolder
+from renderer.outputs import picture_files, status
+from renderer.outputs.folder import OutputFolder
 from renderer.planning import mixtures, owner, placement, plan, space
 from renderer.planning.plan import Plan
 from renderer.planning.space import Disk
 from renderer.protocol import Setup
 from renderer.supervisor import events, provision, worker
 from renderer.supervisor.batch import Batch, write_summary
-from renderer.supervisor.busy import Busy
+from renderer.supervisor.busy import LongWork
 from renderer.supervisor.events import Watch
 from renderer.supervisor.night import Key, Night, key_of
-from renderer.supervisor.pool import Hand
+from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.progress import never_begun, told
-from renderer.supervisor.settings import Settings, Stop
+from renderer.supervisor.settings import Settings, StopRequests
 from renderer.weights.needs import Need
 
 
-def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop: Stop) -> list[Summary]:
+def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop: StopRequests) -> list[Summary]:
     """Render what is not done of each manifest, in order, and write each one's `summary.json`, however it ends.
 
     What goes wrong ends no more than it has to: a picture, a model with its pictures, a manifest, or the night. Raises
@@ -58,8 +58,8 @@ class _Checking:
     """Says how far one manifest's pictures and models are checked, and ends that when somebody asks for it."""
 
     def __init__(self, name: str, watch: Watch, check_time: Callable[[], None]) -> None:
-        self._pictures = Busy(watch, name, "checking the pictures that are there")
-        self._models = Busy(watch, name, "reading a model's files, MB")
+        self._pictures = LongWork(watch, name, "checking the pictures that are there")
+        self._models = LongWork(watch, name, "reading a model's files, MB")
         self._check_time = check_time
 
     def looked(self, done: int, total: int) -> None:
@@ -75,7 +75,7 @@ class _Checking:
 class _Run:
     """One run over several manifests, and what has become of each so far."""
 
-    def __init__(self, manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop: Stop) -> None:
+    def __init__(self, manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop: StopRequests) -> None:
         self._manifests = manifests
         self._settings = settings
         self._watch = watch
@@ -110,7 +110,7 @@ class _Run:
                 owner.claim(folder, manifest)
                 self._held.append(manifest)
                 _end_orphan(folder, self._watch)
-                artifacts.sweep(folder)
+                picture_files.sweep(folder)
 
     def _plan(self) -> list[Plan]:
         batches: list[Plan] = []
@@ -155,9 +155,9 @@ class _Run:
         self._supply(needed, troubles)
         if before.models_bytes:  # nobody knew to the byte what models would leave
             _check_room(batches, (), barred, settings, watch)
-        with Hand(settings.hire, watch) as hand:
+        with WorkerPool(settings.hire, watch) as pool:
             known = rates.cached(here) if here.gpu else None
-            night = Night(settings, setups, troubles, refused, known, hand, watch, self._stop)
+            night = Night(settings, setups, troubles, refused, known, pool, watch, self._stop)
             for each in batches:
                 batch = Batch(each, night)
                 self._summaries[each.manifest.name] = batch.render()
@@ -223,7 +223,7 @@ class _Run:
             self._watch(events.Tick())
             return self._stop.requests > 0 or self._is_late()
 
-        def tell(need: Need, what: provision.News | None) -> None:
+        def tell(need: Need, what: provision.SupplyEvent | None) -> None:
             self._watch(events.Supplying(need, what))
 
         for key, setup in needed.items():
@@ -252,10 +252,10 @@ def _jobs(batches: Sequence[Plan]) -> list[Job]:
     return [item.picture.job for batch in batches for item in batch.to_render()]
 
 
-def _refused(batches: Sequence[Plan], setups: Mapping[Key, Setup], here: Machine) -> dict[Job, placement.Refusal]:
+def _refused(batches: Sequence[Plan], setups: Mapping[Key, Setup], here: Machine) -> dict[Job, placement.SizeRefusal]:
     """The jobs that cannot fit on this machine in any way."""
     jobs = _jobs(batches)
-    found: dict[Job, placement.Refusal] = {}
+    found: dict[Job, placement.SizeRefusal] = {}
     for key, setup in setups.items():
         found |= placement.refusals([job for job in jobs if key_of(job) == key], setup, here)
     return found

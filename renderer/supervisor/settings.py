@@ -35,7 +35,7 @@ class Settings:
 
 
 @dataclass(slots=True)
-class Stop:
+class StopRequests:
     """How often somebody has asked to stop: once to end well, twice to end now."""
 
     requests: int = 0

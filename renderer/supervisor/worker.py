@@ -22,15 +22,14 @@ import psutil
 from pydantic import ValidationError
 
 from renderer import protocol
-from renderer.outputs.status import Standing
+from renderer.outputs.status import RunStatus
 from renderer.protocol import AnyEvent, AnyOrder
 from renderer.supervisor.logs import Log
 from renderer.system import children, oom
 from renderer.system.children import Child
 
-COMMAND: tuple[str, ...] = (sys.executable, "-m", "renderer.engine.worker")
+WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "renderer.engine.worker")
 _PATIENCE_S = 5.0
-_REAP_S = 10.0
 _LAST_WORDS_S = 1.0
 
 
@@ -119,7 +118,7 @@ class LocalWorker:
         self._kills = oom.kills()
         ours, theirs = os.pipe()
         try:
-            command = [*(command or COMMAND), "--events", str(theirs)]
+            command = [*(command or WORKER_COMMAND), "--events", str(theirs)]
             self._child = Child(command, stderr=subprocess.STDOUT, pass_fds=(theirs,))
         except BaseException:
             os.close(ours)
@@ -170,7 +169,7 @@ class LocalWorker:
         with stream, contextlib.suppress(EOFError, OSError, ValidationError):
             while True:
                 self._heard.put(protocol.read_event(stream))
-        status = self._child.wait(_REAP_S)
+        status = self._child.wait(children.REAP_S)
         if status is None:  # it closed its events and lives: of no more use
             self._child.kill()
             status = -signal.SIGKILL
@@ -182,7 +181,7 @@ class LocalWorker:
         self._heard.put((Gone(status, grew), b""))
 
 
-def end_orphan(left: Standing) -> bool:
+def end_orphan(left: RunStatus) -> bool:
     """End the worker of a run that is no more, so that its memory is free; False where it does not go.
 
     `left` is what that run wrote of itself last. It should go by itself; that may take a moment, and meanwhile it holds
@@ -197,7 +196,7 @@ def end_orphan(left: Standing) -> bool:
         if owner not in [command[at : at + 2] for at in range(len(command))] or process.ppid() == left.pid:
             return True
         process.kill()
-        process.wait(_REAP_S)
+        process.wait(children.REAP_S)
     except psutil.NoSuchProcess:
         return True
     except psutil.Error:

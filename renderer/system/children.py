@@ -23,8 +23,10 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PARENT_OPTION = "--parent"
 """Names, on a child's command line, the process that owns it."""
 
+REAP_S = 10.0
+"""A process that was killed is gone within so long, or the kernel does not let it go."""
+
 _LOOK_EVERY_S = 0.01
-_REAP_S = 10.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -78,7 +80,7 @@ class Child:
         with self._lock:
             if self._process.returncode is None:
                 self._kill_group()
-        self.wait(_REAP_S)
+        self.wait(REAP_S)
 
     def _has_ended(self) -> bool:
         """Whether it is no more; if so, its group is ended before its number is anybody else's to have."""

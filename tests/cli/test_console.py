@@ -16,9 +16,9 @@ from renderer.cli import console
 from renderer.errors import MachineError
 from renderer.job import Failure, Memory, Summary
 from renderer.outputs.describe import describe_summary
-from renderer.outputs.status import InFlight, Standing
+from renderer.outputs.status import InFlight, RunStatus
 from renderer.supervisor import events, run
-from renderer.supervisor.settings import Settings, Stop
+from renderer.supervisor.settings import Settings, StopRequests
 from renderer.system import streams
 from renderer.text import duration
 from tests.fakes import InlineWorker
@@ -46,7 +46,7 @@ def test_every_console_tells_of_a_whole_run(
         [make_manifest(("a", "fail helped"))],
         Settings(outputs=tmp_path, hire=InlineWorker, retries=1),
         screen.watch,
-        Stop(),
+        StopRequests(),
     )
     screen.watch(events.WorkerLost("it died", ()))
     screen.watch(events.Stopping(1, 60.0))
@@ -76,7 +76,10 @@ def test_failures_are_annotations_in_github_actions(
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     screen = console.open_console("auto")
     run.render(
-        [make_manifest(("a", "fail"))], Settings(outputs=tmp_path, hire=InlineWorker, retries=1), screen.watch, Stop()
+        [make_manifest(("a", "fail"))],
+        Settings(outputs=tmp_path, hire=InlineWorker, retries=1),
+        screen.watch,
+        StopRequests(),
     )
     for forged in ("::add-mask::a", " \t::add-mask::a", "##[add-mask]a", "so ##[add-mask]a"):
         for line_end in ("\n", "\r", "\r\n"):
@@ -121,7 +124,7 @@ def test_a_long_silence_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
     screen.watch(events.Tick())
     assert capsys.readouterr().err == ""
     screen._spoke_at -= 61
-    screen.watch(events.Tick(standing()))
+    screen.watch(events.Tick(status()))
     said = capsys.readouterr().err[len("00:00:00 ") :]
     assert said == "3 of 12 done; 1 failed; 10 min 00 s left; 54 pictures/h; 2 in flight, furthest b at step 6 of 8\n"
 
@@ -129,25 +132,25 @@ def test_a_long_silence_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_machine_gets_the_heartbeat_too(capsys: pytest.CaptureFixture[str]) -> None:
     """As JSON, once a minute, with all that is known; nothing before a batch has begun."""
     screen = console.Json()
-    screen.watch(events.Tick(standing()))
+    screen.watch(events.Tick(status()))
     screen._stood_at -= 61
     screen.watch(events.Tick())
     assert capsys.readouterr().err == ""
-    screen.watch(events.Tick(standing()))
-    screen.watch(events.Tick(standing()))
+    screen.watch(events.Tick(status()))
+    screen.watch(events.Tick(status()))
     (line,) = capsys.readouterr().err.splitlines()
-    told = Standing.model_validate_json(json.dumps(json.loads(line)["standing"]))
+    told = RunStatus.model_validate_json(json.dumps(json.loads(line)["standing"]))
     assert (told.done, told.left_s, [one.step for one in told.in_flight]) == (3, 600.0, [2, 6])
 
 
-def standing(**changes: object) -> Standing:
+def status(**changes: object) -> RunStatus:
     now = datetime.now(UTC)
     flying = [InFlight(id=key, step=step, steps=8, attempt=1, since=now) for key, step in (("a", 2), ("b", 6))]
     values = {
         "name": "night", "phase": "rendering", "began_at": now, "at": now, "pid": 1, "to_render": 12, "done": 3,
         "failed": 1, "queued": 4, "in_flight": tuple(flying), "pictures_per_hour": 54.0, "left_s": 600.0,
     }  # fmt: skip
-    return Standing(**{**values, **changes})
+    return RunStatus(**{**values, **changes})
 
 
 class OnTerminal:
@@ -176,12 +179,12 @@ class TestTerminal:
         """The batch: done of all, failures, time left, rate. What is in flight: how many, the furthest and its step."""
         terminal = OnTerminal(monkeypatch)
         screen = console.open_console("auto")
-        screen.watch(events.Tick(standing()))
+        screen.watch(events.Tick(status()))
         first, second = terminal.written().removeprefix(CLEAR).removesuffix("\x1b[1A\r").split("\n")
         assert first.startswith("night: 3 of 12 done |")
         assert first.endswith("|, 1 failed, 10 min 00 s left, 54 pictures/h")
         assert second.startswith("2 in flight, furthest b: step 6 of 8 |")
-        screen.watch(events.Tick(standing(phase="stopping", in_flight=())))
+        screen.watch(events.Tick(status(phase="stopping", in_flight=())))
         assert terminal.written().endswith("\nstopping; waiting\x1b[1A\r")
 
     @pytest.mark.parametrize("columns", [120, 80, 40, 17, 2, 1])
@@ -189,10 +192,10 @@ class TestTerminal:
         """Painted for the width that it has at that moment, Chinese letters taking two columns each."""
         terminal = OnTerminal(monkeypatch)
         screen = console.open_console("auto")
-        screen.watch(events.Tick(standing(name="海报" * 5)))
+        screen.watch(events.Tick(status(name="海报" * 5)))
         terminal.written()
         terminal.resize(columns)
-        screen.watch(events.Tick(standing(name="海报" * 5)))
+        screen.watch(events.Tick(status(name="海报" * 5)))
         lines = terminal.written().removeprefix(CLEAR).removesuffix("\r").removesuffix("\x1b[1A").split("\n")
         assert all(disp_len(line) <= max(1, columns - 1) for line in lines), lines
 
@@ -203,7 +206,7 @@ class TestTerminal:
         sys.stderr.reconfigure(encoding="ascii")
         streams.settle()
         screen = console.open_console("auto")
-        screen.watch(events.Tick(standing(name="\u6d77\u62a5" * 12)))
+        screen.watch(events.Tick(status(name="\u6d77\u62a5" * 12)))
         lines = terminal.written().removeprefix(CLEAR).removesuffix("\x1b[1A\r").split("\n")
         assert lines[0].startswith("\\u6d77\\u62a5")
         assert "#" in lines[1]
@@ -214,7 +217,7 @@ class TestTerminal:
         """A line of the log takes the place of the two, which are painted again below it; at the end they are gone."""
         terminal = OnTerminal(monkeypatch)
         screen = console.open_console("auto")
-        screen.watch(events.Tick(standing()))
+        screen.watch(events.Tick(status()))
         painted = terminal.written()
         screen.watch(events.WorkerLost("it died", ()))
         assert terminal.written() == f"{CLEAR}it died; starting another\n{painted.removeprefix(CLEAR)}"

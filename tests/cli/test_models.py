@@ -200,9 +200,9 @@ class TestObtain:
         terms: Terms = Terms(),  # noqa: B008  # frozen
         *,
         stopped: bool = False,
-    ) -> tuple[bool, list[provision.News | None]]:
+    ) -> tuple[bool, list[provision.SupplyEvent | None]]:
         """Meet a need; whether it was, and all that was told."""
-        told: list[provision.News | None] = []
+        told: list[provision.SupplyEvent | None] = []
         return provision.obtain([need], terms, lambda _need, what: told.append(what), lambda: stopped), told
 
     def test_it_is_priced_first(self, machine: Mapping[str, str], model_files: dict[str, bytes]) -> None:
@@ -234,7 +234,7 @@ class TestObtain:
         assert machine
         told = "import json, sys; gpu = json.loads(sys.stdin.readline())['gpu']"
         answer = "print(json.dumps({'kind': 'refused', 'error': 'ModelError', 'message': str(gpu)}), flush=True)"
-        monkeypatch.setattr(provision, "COMMAND", (sys.executable, "-c", f"{told}; {answer}"))
+        monkeypatch.setattr(provision, "SUPPLIER_COMMAND", (sys.executable, "-c", f"{told}; {answer}"))
         monkeypatch.setattr("renderer.machine.gpus.pynvml", Nvml(Card("GPU-1", cores=1), Card("GPU-2", cores=2)))
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         with pytest.raises(ModelError, match="GPU-2"):
@@ -335,8 +335,8 @@ class TestObtain:
     def test_a_supplier_that_dies(self, machine: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
         """A supplier that ends without a last word is an error with what it printed."""
         assert machine
-        command = (provision.COMMAND[0], "-c", "import sys; sys.exit('no more')")
-        monkeypatch.setattr(provision, "COMMAND", command)
+        command = (provision.SUPPLIER_COMMAND[0], "-c", "import sys; sys.exit('no more')")
+        monkeypatch.setattr(provision, "SUPPLIER_COMMAND", command)
         with pytest.raises(ModelError, match="supplier died: no more"):
             self.obtain(Need(model=QWEN))
 

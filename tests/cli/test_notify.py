@@ -20,7 +20,7 @@ from renderer.cli.notify import INSTALL, Notifier, addresses
 from renderer.errors import DiskError, Problem, UsageError
 from renderer.job import Failure
 from renderer.supervisor import events, run
-from renderer.supervisor.settings import Settings, Stop
+from renderer.supervisor.settings import Settings, StopRequests
 from tests.cli.test_console import summary
 from tests.fakes import InlineWorker
 from tests.making import make_manifest
@@ -59,21 +59,21 @@ def postbox() -> Iterator[Postbox]:
     found.http.server_close()
 
 
-def render(outputs: Path, prompts: list[str], *urls: str, patience_s: float = 20.0) -> list[events.News]:
+def render(outputs: Path, prompts: list[str], *urls: str, patience_s: float = 20.0) -> list[events.Event]:
     """A run with these addresses, and what its watcher heard."""
-    heard: list[events.News] = []
+    heard: list[events.Event] = []
     notifier = Notifier(urls, patience_s)
     watchers = events.Watchers()
     watchers.add("the test", heard.append)
     watchers.add("--notify", notifier.watch)
     notifier.complain_to(watchers)
     settings = Settings(outputs=outputs, hire=InlineWorker, retries=1)
-    run.render([make_manifest(prompts)], settings, watchers, Stop())
+    run.render([make_manifest(prompts)], settings, watchers, StopRequests())
     notifier.end(None)
     return heard
 
 
-def warnings(heard: list[events.News]) -> list[str]:
+def warnings(heard: list[events.Event]) -> list[str]:
     return [what.text for what in heard if isinstance(what, events.Remark)]
 
 

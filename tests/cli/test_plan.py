@@ -12,7 +12,7 @@ import pytest
 from tqdm.utils import disp_len
 
 from renderer.cli import command
-from renderer.machine.gpus import Gpu
+from renderer.machine.gpus import LocalGpu
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "diffsynth", "transformers")
@@ -100,7 +100,7 @@ class TestPlan:
         """On this machine, with a card: bytes to download, and the packed store to the megabyte."""
         from renderer.machine import hardware  # noqa: PLC0415
 
-        card = Gpu(0, "NVIDIA H200", "GPU-1", 140 * 2**30, 140 * 2**30, "580.1", (9, 0))
+        card = LocalGpu(0, "NVIDIA H200", "GPU-1", 140 * 2**30, 140 * 2**30, "580.1", (9, 0))
         monkeypatch.setattr(hardware, "look", lambda: hardware.Machine((card,), 8, 2**37, 2**37))
         _, said, _ = run(capsys, "plan", "night.yaml", "--json")
         disk = json.loads(said)["forecast"]["disk"]

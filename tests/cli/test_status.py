@@ -13,7 +13,7 @@ from renderer.errors import MachineError
 from renderer.job import Summary
 from renderer.manifest.manifest import load
 from renderer.supervisor import run
-from renderer.supervisor.settings import Settings, Stop
+from renderer.supervisor.settings import Settings, StopRequests
 from tests.fakes import InlineWorker
 
 MANIFEST = """\
@@ -33,7 +33,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def render(path: Path, deadline: datetime | None = None, **changes: tuple[str, ...]) -> Summary:
     settings = Settings(outputs=Path("outputs"), hire=InlineWorker, retries=0, deadline=deadline, **changes)  # type: ignore[arg-type]
-    (summary,) = run.render([load(path)], settings, lambda _: None, Stop())
+    (summary,) = run.render([load(path)], settings, lambda _: None, StopRequests())
     return summary
 
 

@@ -11,18 +11,17 @@ from typing import Any
 import pytest
 
 from renderer.catalog import cards
-from renderer.doctor import cards as card_findings
-from renderer.doctor import findings
+from renderer.doctor import card_findings, findings
 from renderer.doctor.finding import Facts, Finding
 from renderer.machine import rates
-from renderer.machine.gpus import Gpu, GpuProcess, Link
+from renderer.machine.gpus import GpuProcess, Link, LocalGpu
 from renderer.machine.hardware import Machine
 from renderer.machine.processor import Processor
 from renderer.text import GIB
 
 CARD = cards.find("4090").card
 LINK = Link(generation=1, width=16, most_generation=4, most_width=16, own_generation=4)
-GPU = Gpu(0, "NVIDIA GeForce RTX 4090", "GPU-1", 24 * GIB, 24 * GIB, "580.82", (8, 9), link=LINK)
+GPU = LocalGpu(0, "NVIDIA GeForce RTX 4090", "GPU-1", 24 * GIB, 24 * GIB, "580.82", (8, 9), link=LINK)
 HERE = Machine((GPU,), 8, 64 * GIB, 60 * GIB, swap_bytes=GIB, swap_free_bytes=GIB, shm_bytes=32 * GIB, cuda=(13, 0))
 SEEN = {"name": GPU.name, "compute_capability": "8.9", "kernel": "ok", "fp8": "ok"}
 TORCH: dict[str, Any] = {

@@ -14,16 +14,16 @@ import pytest
 from renderer.catalog import cards
 from renderer.errors import MachineError
 from renderer.machine import hardware, rates
-from renderer.machine.gpus import Gpu
+from renderer.machine.gpus import LocalGpu
 from renderer.machine.hardware import Machine
 from renderer.machine.rates import Measurement, Rates
 
 GIB = 2**30
 NO_GPU = Machine((), 2, 8 * GIB, 8 * GIB)
-GPU = Gpu(0, "A card", "GPU-1f", 10 * GIB, 10 * GIB, "580.1", (8, 9))
+GPU = LocalGpu(0, "A card", "GPU-1f", 10 * GIB, 10 * GIB, "580.1", (8, 9))
 
 
-def with_gpu(gpu: Gpu = GPU) -> Machine:
+def with_gpu(gpu: LocalGpu = GPU) -> Machine:
     return dataclasses.replace(NO_GPU, gpus=(gpu,))
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from renderer.manifest import naming
 from renderer.manifest.naming import TemplateError, collision_key, output_name, parse, refuse_id, refuse_layout, slug
-from renderer.outputs.layout import is_reserved
+from renderer.outputs.folder import is_reserved
 
 
 def name_of(template: str, **values: str) -> str:

@@ -16,7 +16,7 @@ from renderer.job import Keep, Summary
 from renderer.manifest import replay
 from renderer.manifest.manifest import Manifest, load
 from renderer.manifest.replay import Entry, PassedOver
-from renderer.outputs.layout import OutputFolder
+from renderer.outputs.folder import OutputFolder
 from renderer.supervisor import run
 from renderer.supervisor.settings import Settings
 from tests.making import make_job, make_manifest

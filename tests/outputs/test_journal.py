@@ -5,20 +5,20 @@ from pathlib import Path
 import pytest
 
 from renderer.outputs import journal
-from renderer.outputs.journal import Journal, Record
-from renderer.outputs.layout import OutputFolder
+from renderer.outputs.folder import OutputFolder
+from renderer.outputs.journal import Journal, PictureRecord
 
 MARK = "a" * 64
 
 
-def read(tmp_path: Path) -> Record:
+def read(tmp_path: Path) -> PictureRecord:
     return Journal.read(OutputFolder(tmp_path)).record(MARK)
 
 
 def test_an_attempt_is_known_before_anything_came_of_it(tmp_path: Path) -> None:
     """An attempt without an outcome is left open: its run vanished."""
     Journal.read(OutputFolder(tmp_path)).write("attempt", "p", MARK)
-    assert read(tmp_path) == Record(attempts=1, left_open=True)
+    assert read(tmp_path) == PictureRecord(attempts=1, left_open=True)
 
 
 def test_three_crashes_set_a_picture_aside(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_three_crashes_set_a_picture_aside(tmp_path: Path) -> None:
         assert not read(tmp_path).set_aside, count
         book.write("attempt", "p", MARK)
         book.write("crashed", "p", MARK, "SIGSEGV")
-    assert read(tmp_path) == Record(attempts=3, crashes=3, failure="SIGSEGV")
+    assert read(tmp_path) == PictureRecord(attempts=3, crashes=3, failure="SIGSEGV")
     assert read(tmp_path).set_aside
 
 
@@ -37,7 +37,7 @@ def test_a_dropped_attempt_counts_for_nothing(tmp_path: Path) -> None:
     book = Journal.read(OutputFolder(tmp_path))
     book.write("attempt", "p", MARK)
     book.write("dropped", "p", MARK)
-    assert read(tmp_path) == Record()
+    assert read(tmp_path) == PictureRecord()
 
 
 def test_done_wipes_the_slate(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_done_wipes_the_slate(tmp_path: Path) -> None:
     book.write("failed", "p", MARK, "flat")
     book.write("attempt", "p", MARK)
     book.write("done", "p", MARK)
-    assert read(tmp_path) == Record()
+    assert read(tmp_path) == PictureRecord()
 
 
 def test_a_torn_line_is_passed_over_and_the_next_stands_alone(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_torn_line_is_passed_over_and_the_next_stands_alone(tmp_path: Path) ->
     with book.path.open("ab") as stream:
         stream.write(b'{"at": "2026-01-0')
     book.write("crashed", "p", MARK, "gone")
-    assert read(tmp_path) == Record(attempts=1, crashes=1, failure="gone")
+    assert read(tmp_path) == PictureRecord(attempts=1, crashes=1, failure="gone")
 
 
 def test_a_large_journal_keeps_what_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,4 +68,4 @@ def test_a_large_journal_keeps_what_matters(tmp_path: Path, monkeypatch: pytest.
     book.write("done", "q", "b" * 64)
     book.compact()
     assert "q" not in book.path.read_text()
-    assert read(tmp_path) == Record(failure="flat")
+    assert read(tmp_path) == PictureRecord(failure="flat")

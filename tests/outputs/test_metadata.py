@@ -13,7 +13,7 @@ from renderer.job import Format, Job, Keep, ModelIdentity, fingerprint
 from renderer.manifest import labels
 from renderer.manifest.labels import Told, a1111, containers
 from renderer.outputs import encode, metadata
-from renderer.outputs.layout import PICTURE_SUFFIXES
+from renderer.outputs.folder import PICTURE_SUFFIXES
 from renderer.outputs.metadata import Origin
 from tests import readers, tools
 from tests.fakes import SOFTWARE, draw

@@ -19,12 +19,12 @@ from renderer.cli import command
 from renderer.manifest.manifest import load
 from renderer.outputs import status
 from renderer.outputs.describe import describe_running
-from renderer.outputs.layout import OutputFolder, Own
-from renderer.outputs.status import InFlight, MemoryNow, Notice, Standing
+from renderer.outputs.folder import OutputFolder, Own
+from renderer.outputs.status import InFlight, MemoryNow, RunStatus, StatusFile
 from renderer.planning.plan import make_plan
 from renderer.supervisor import events, run
-from renderer.supervisor.progress import Flight, Tally
-from renderer.supervisor.settings import Settings, Stop
+from renderer.supervisor.progress import BatchProgress, Flight
+from renderer.supervisor.settings import Settings, StopRequests
 from renderer.supervisor.worker import LocalWorker
 from renderer.text import wrap
 from tests.fakes import InlineWorker
@@ -40,12 +40,12 @@ jobs: [slow a, slow b, slow c]
 """
 
 
-def make_standing(**changes: object) -> Standing:
+def make_status(**changes: object) -> RunStatus:
     values = {
         "name": "night", "phase": "rendering", "began_at": NOW, "at": NOW, "pid": os.getpid(),
         "worker_pid": os.getpid(), "to_render": 12, "done": 3, "failed": 1,
     }  # fmt: skip
-    return Standing(**{**values, **changes})
+    return RunStatus(**{**values, **changes})
 
 
 @pytest.fixture
@@ -64,15 +64,15 @@ class TestStatus:
         path.write_text(MANIFEST)
         told: list[str] = []
 
-        def ask(what: events.News) -> None:
-            if isinstance(what, events.Stepped) and what.item.picture.id == "002" and what.step == 6:
+        def ask(what: events.Event) -> None:
+            if isinstance(what, events.PictureStepped) and what.item.picture.id == "002" and what.step == 6:
                 time.sleep(1.0)  # at most once a second it is written
-            if isinstance(what, events.Tick) and what.standing and len(told) < 2 and what.standing.done == 1:
+            if isinstance(what, events.Tick) and what.status and len(told) < 2 and what.status.done == 1:
                 for arguments in ([], ["--json"]):
                     assert command.main(["status", str(path), *arguments]) == 0
                 told[:] = [capsys.readouterr().out]
 
-        run.render([load(path)], Settings(outputs=Path("outputs"), hire=FAKE), ask, Stop())
+        run.render([load(path)], Settings(outputs=Path("outputs"), hire=FAKE), ask, StopRequests())
         text, _, rest = told[0].partition("[\n")
         lines = text.splitlines()
         assert lines[0] == "night: 1 done, 0 failed, 0 set aside, 2 to do of 3"
@@ -97,7 +97,7 @@ class TestStatus:
         child = os.fork()
         if child == 0:
             try:
-                run.render([manifest], Settings(outputs=tmp_path, hire=InlineWorker), lambda _: None, Stop())
+                run.render([manifest], Settings(outputs=tmp_path, hire=InlineWorker), lambda _: None, StopRequests())
             finally:
                 os._exit(9)
         until = time.monotonic() + 20
@@ -110,11 +110,11 @@ class TestStatus:
         os.waitpid(child, 0)
         assert (folder.path / Own.STATUS).exists()
         assert status.read(folder) is None
-        run.render([manifest], Settings(outputs=tmp_path, hire=InlineWorker), lambda _: None, Stop())
+        run.render([manifest], Settings(outputs=tmp_path, hire=InlineWorker), lambda _: None, StopRequests())
         assert not (folder.path / Own.STATUS).exists()
 
     @pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "x"}', "null", "x" * 2**21])
-    def test_what_is_no_standing_is_none(self, folder: OutputFolder, text: str) -> None:
+    def test_what_is_no_status_is_none(self, folder: OutputFolder, text: str) -> None:
         """Half a file, another file, a huge one: nothing is known."""
         (folder.path / Own.STATUS).write_text(text)
         with folder.locked():
@@ -133,7 +133,7 @@ class TestStatus:
             InFlight(id=f"海报海报海报海报海报海报-{'x' * 60}-{number}", step=39, steps=40, attempt=3, since=NOW)
             for number in range(40)
         )
-        running = make_standing(in_flight=flying, queued=9, left_s=90000.0, pictures_per_hour=1234.5)
+        running = make_status(in_flight=flying, queued=9, left_s=90000.0, pictures_per_hour=1234.5)
         lines = list(describe_running(running, MemoryNow(device_bytes=1, device_total_bytes=2), NOW))
         assert len(lines) == 21
         assert max(map(disp_len, lines)) <= 80
@@ -145,7 +145,7 @@ class TestStatus:
         began = datetime(2026, 3, 29, 0, 30, tzinfo=UTC)
         flying = (InFlight(id="a", step=1, steps=4, attempt=1, since=began + timedelta(minutes=45)),)
         now = (began + timedelta(hours=1)).astimezone()
-        running = make_standing(in_flight=flying, began_at=began)
+        running = make_status(in_flight=flying, began_at=began)
         lines = list(describe_running(running, MemoryNow(), now))
         assert lines[0].startswith("  rendering since 01:30: ")
         assert lines[1].endswith("since 03:15:00, 15 min 00 s")
@@ -161,17 +161,17 @@ class TestStatus:
 class TestNotice:
     def test_it_is_written_at_most_once_a_second_and_costs_nothing(self, folder: OutputFolder) -> None:
         """A run that says how it stands all the time writes once; a thousand times take under 0.1 s."""
-        notice = Notice(folder)
-        notice.post(make_standing(done=1))
+        notice = StatusFile(folder)
+        notice.post(make_status(done=1))
         began = time.perf_counter()
         for done in range(1000):
-            notice.post(make_standing(done=done))
+            notice.post(make_status(done=done))
         assert time.perf_counter() - began < 0.1
         assert json.loads((folder.path / Own.STATUS).read_text())["done"] == 1
 
     def test_a_full_disk_does_not_end_a_run(self, tmp_path: Path) -> None:
         """Where it cannot be written nobody can read it, and that is all."""
-        Notice(OutputFolder(tmp_path / "none")).post(make_standing())
+        StatusFile(OutputFolder(tmp_path / "none")).post(make_status())
 
 
 class TestTally:
@@ -180,17 +180,17 @@ class TestTally:
         now = 100.0
         monkeypatch.setattr("renderer.supervisor.progress.time.monotonic", lambda: now)
         plan = make_plan(make_manifest([str(number) for number in range(10)]), tmp_path)
-        count = Tally(plan, plan.to_render())
+        count = BatchProgress(plan, plan.to_render())
         flights = [Flight(item, 1) for item in plan.items[:3]]
         now = 150.0  # opening a model is no rendering
         for flight in flights[:2]:
             count.began(flight)
         now = 160.0
-        first = count.standing(flights, "rendering", None)
+        first = count.status(flights, "rendering", None)
         assert (first.left_s, first.pictures_per_hour) == (None, None)
         for flight in flights[:2]:
             count.stepped(flight, 1)
-        found = count.standing(flights, "rendering", None)
+        found = count.status(flights, "rendering", None)
         assert (found.left_s, found.pictures_per_hour) == pytest.approx((90.0, 360.0))
         assert (found.queued, len(found.in_flight)) == (1, 2)
 
@@ -199,15 +199,15 @@ class TestTally:
         now = 0.0
         monkeypatch.setattr("renderer.supervisor.progress.time.monotonic", lambda: now)
         plan = make_plan(make_manifest([str(number) for number in range(10)]), tmp_path)
-        count = Tally(plan, plan.to_render())
+        count = BatchProgress(plan, plan.to_render())
         flight = Flight(plan.items[0], 1)
         count.began(flight)
         now = 10.0
         count.stepped(flight, 2)
         count.has_failed(flight.item, "no", again=True)
-        assert count.standing([], "rendering", None).left_s == pytest.approx(100.0)
+        assert count.status([], "rendering", None).left_s == pytest.approx(100.0)
         count.has_failed(flight.item, "no", again=False)
-        assert count.standing([], "rendering", None).left_s == pytest.approx(90.0)
+        assert count.status([], "rendering", None).left_s == pytest.approx(90.0)
 
     def test_a_large_picture_is_more_than_its_pixels(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Attention is quadratic: after a 512x512 picture in 10 s, a 2048x2048 one takes more than 16 times that."""
@@ -222,11 +222,11 @@ class TestTally:
             for side, picture in zip((512, 2048), make_manifest("ab").pictures, strict=True)
         ]
         plan = make_plan(dataclasses.replace(make_manifest(), pictures=tuple(pictures)), tmp_path)
-        count = Tally(plan, plan.to_render())
+        count = BatchProgress(plan, plan.to_render())
         small = Flight(plan.items[0], 1)
         count.began(small)
         now = 10.0
         count.stepped(small, small.steps)
-        left_s = count.standing([small], "rendering", None).left_s
+        left_s = count.status([small], "rendering", None).left_s
         assert left_s is not None
         assert 16 < left_s / 10 < 256

@@ -12,18 +12,18 @@ from renderer.catalog import cards
 from renderer.estimate import Streaming, Work, decide
 from renderer.estimate.memory import CONTEXT_BYTES
 from renderer.machine import hardware
-from renderer.machine.gpus import Gpu
+from renderer.machine.gpus import LocalGpu
 from renderer.machine.rates import of_card
 from renderer.manifest.manifest import Manifest
 from renderer.planning import forecast
-from renderer.planning.forecast import Terms
+from renderer.planning.forecast import Assumptions
 from renderer.planning.plan import make_plan
 from tests.making import make_manifest
 from tests.nights import make_night
 
 NOW = datetime(2026, 11, 21, 23, 0, tzinfo=UTC)
 GIB = 2**30
-H200 = Gpu(0, "NVIDIA H200", "GPU-1", 140 * GIB, 139 * GIB, "580.1", (9, 0))
+H200 = LocalGpu(0, "NVIDIA H200", "GPU-1", 140 * GIB, 139 * GIB, "580.1", (9, 0))
 HERE = hardware.Machine((H200,), 16, 256 * GIB, 250 * GIB)
 RATES = of_card(cards.find("H200").card)
 LEAST = decide.least(Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", 2), [Work(2048, 2048, prompt_tokens=0)])
@@ -53,7 +53,7 @@ class TestForecast:
     def test_eight_large_pictures_take_what_they_took(self, tmp_path: Path) -> None:
         """130 s were measured for eight of 1328x1328 in 40 steps from the cold command on an H200, at --vram 10GiB."""
         manifest = real(make_manifest([str(number) for number in range(8)]), *[1328] * 8)
-        terms = Terms(HERE, vram_bytes=10 * GIB, rates=RATES, ready=True)
+        terms = Assumptions(HERE, vram_bytes=10 * GIB, rates=RATES, ready=True)
         found = forecast.forecast([make_plan(manifest, tmp_path)], terms, NOW)
         assert found.seconds == pytest.approx(130, rel=0.15)
         (group,) = found.groups
@@ -67,7 +67,7 @@ class TestForecast:
     def test_its_end_is_what_clocks_will_show(self, tmp_path: Path) -> None:
         """They are put forward while it renders: seconds are seconds, and the hour of its end is one that comes."""
         manifest = real(make_manifest([str(number) for number in range(400)]), *[1328] * 400)
-        terms = Terms(HERE, vram_bytes=10 * GIB, rates=RATES, ready=True)
+        terms = Assumptions(HERE, vram_bytes=10 * GIB, rates=RATES, ready=True)
         began = datetime(2026, 3, 29, 0, 30, tzinfo=UTC).astimezone()
         found = forecast.forecast([make_plan(manifest, tmp_path)], terms, began)
         assert found.ends_at is not None
@@ -77,7 +77,7 @@ class TestForecast:
     def test_small_pictures_ride_together_where_slots_are_few(self, tmp_path: Path) -> None:
         """On little memory, as many in flight as hide the copies; the plan says how many."""
         manifest = real(make_manifest([str(number) for number in range(8)]), *[512] * 8)
-        terms = Terms(HERE, vram_bytes=4 * GIB, rates=RATES, ready=True)
+        terms = Assumptions(HERE, vram_bytes=4 * GIB, rates=RATES, ready=True)
         (group,) = forecast.forecast([make_plan(manifest, tmp_path)], terms, NOW).groups
         assert group.in_flight > 1
 
@@ -87,7 +87,7 @@ class TestForecast:
         make_night(manifest, tmp_path, without=("p003",))
         here = hardware.Machine((), 2, 16 * GIB, 12 * GIB)
         plan = make_plan(manifest, tmp_path)
-        found = forecast.forecast([plan], Terms(here, profile="cpu"), NOW)
+        found = forecast.forecast([plan], Assumptions(here, profile="cpu"), NOW)
         (group,) = found.groups
         assert group.pictures == 1
         assert group.measured
@@ -99,7 +99,7 @@ class TestForecast:
 
     def test_without_rates_or_pictures_nobody_knows_how_long(self, tmp_path: Path) -> None:
         """Memory is told all the same."""
-        terms = Terms(HERE, ready=True)
+        terms = Assumptions(HERE, ready=True)
         found = forecast.forecast([make_plan(real(make_manifest(("a",)), 1024), tmp_path)], terms, NOW)
         assert found.seconds is None
         assert found.vram_bytes is not None
@@ -108,7 +108,7 @@ class TestForecast:
         """A picture that cannot fit takes no time and no disk, and stands among the refused."""
         manifest = real(make_manifest(("a", "b")), 512, 2048)
         small = hardware.Machine((dataclasses.replace(H200, total_bytes=3 * GIB, free_bytes=TIGHT),), 2, GIB, GIB)
-        terms = Terms(small, vram_bytes=TIGHT, rates=RATES, ready=True)
+        terms = Assumptions(small, vram_bytes=TIGHT, rates=RATES, ready=True)
         found = forecast.forecast([make_plan(manifest, tmp_path)], terms, NOW)
         assert list(found.refused) == [manifest.pictures[1].job]
         assert [group.pictures for group in found.groups] == [1]
@@ -121,7 +121,7 @@ class TestForecast:
             real(make_manifest(("c", "d")), 512, 512),
         )
         card = dataclasses.replace(H200, total_bytes=3 * GIB, free_bytes=TIGHT)
-        terms = Terms(hardware.Machine((card,), 2, GIB, GIB), vram_bytes=TIGHT, rates=RATES, ready=True)
+        terms = Assumptions(hardware.Machine((card,), 2, GIB, GIB), vram_bytes=TIGHT, rates=RATES, ready=True)
         plans = [make_plan(manifest, tmp_path) for manifest in (large, small)]
         found = forecast.forecast(plans, terms, NOW)
         assert list(found.refused) == [large.pictures[1].job]
@@ -131,14 +131,14 @@ class TestForecast:
         """No groups, no seconds, no bytes."""
         manifest = make_manifest()
         make_night(manifest, tmp_path)
-        found = forecast.forecast([make_plan(manifest, tmp_path)], Terms(HERE), NOW)
+        found = forecast.forecast([make_plan(manifest, tmp_path)], Assumptions(HERE), NOW)
         assert not found.groups
         assert found.disk.outputs_bytes == 0
 
     def test_native_profiles_are_forecast_too(self, tmp_path: Path) -> None:
         """All weights on the GPU in bf16, one picture after the other."""
         plan = make_plan(real(make_manifest(("a",)), 1328), tmp_path)
-        (group,) = forecast.forecast([plan], Terms(HERE, profile="resident", rates=RATES, ready=True), NOW).groups
+        (group,) = forecast.forecast([plan], Assumptions(HERE, profile="resident", rates=RATES, ready=True), NOW).groups
         assert group.slots is None
         assert group.estimate.allocated > 25 * GIB
         assert group.seconds is not None

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from renderer.job import Precision
-from renderer.machine.gpus import Gpu
+from renderer.machine.gpus import LocalGpu
 from renderer.machine.hardware import Machine
 from renderer.manifest.manifest import Manifest
-from renderer.outputs.layout import OutputFolder
+from renderer.outputs.folder import OutputFolder
 from renderer.planning import mixtures
-from renderer.planning.forecast import Terms, forecast
+from renderer.planning.forecast import Assumptions, forecast
 from renderer.planning.placement import setup_for
 from renderer.planning.plan import Plan, make_plan
 from tests.making import make_manifest
@@ -31,7 +31,7 @@ SHARING = {
 
 
 def a_card(capability: tuple[int, int]) -> Machine:
-    gpu = Gpu(0, "a card", "GPU-1", 24 * GIB, 24 * GIB, "580.1", capability)
+    gpu = LocalGpu(0, "a card", "GPU-1", 24 * GIB, 24 * GIB, "580.1", capability)
     return Machine((gpu,), 8, 64 * GIB, 64 * GIB)
 
 
@@ -109,6 +109,6 @@ class TestRemarks:
 def test_it_stands_in_the_forecast(tmp_path: Path) -> None:
     """`plan` says it, in its lines and in its JSON."""
     plan = a_batch(tmp_path, {"sharing": {"arithmetic": "bf16"}})
-    found = forecast([plan], Terms(machine=ADA), datetime.now(UTC))
+    found = forecast([plan], Assumptions(machine=ADA), datetime.now(UTC))
     assert len(found.mixtures) == 1
     assert found.as_dict()["mixtures"] == list(found.mixtures)

@@ -10,7 +10,7 @@ from renderer.errors import UsageError
 from renderer.job import Summary
 from renderer.manifest.manifest import Overrides, load
 from renderer.supervisor import run
-from renderer.supervisor.settings import Settings, Stop
+from renderer.supervisor.settings import Settings, StopRequests
 from tests.fakes import InlineWorker
 
 MANIFEST = "defaults: {model: demo, size: 64x64, steps: 2, seed: 1, precision: bf16}\njobs: [%s]\n"
@@ -26,7 +26,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def render(name: str, *, proof: bool = False) -> Summary:
     settings = Settings(outputs=Path("outputs"), hire=InlineWorker)
-    (summary,) = run.render([load(Path(name), Overrides(proof=proof))], settings, lambda _: None, Stop())
+    (summary,) = run.render([load(Path(name), Overrides(proof=proof))], settings, lambda _: None, StopRequests())
     return summary
 
 

@@ -9,7 +9,7 @@ from renderer import catalog
 from renderer.catalog import cards
 from renderer.job import Engine, FileFacts, Job, Memory, ModelIdentity, Profile, Sharing, Sidecar, Timing
 from renderer.machine.rates import of_card
-from renderer.planning.pace import Key, Pace, Way, seconds
+from renderer.planning.pace import Pace, PaceKey, Way, seconds
 from renderer.planning.plan import Planned
 from tests.fakes import SOFTWARE
 from tests.making import make_job, make_picture
@@ -134,7 +134,7 @@ class TestPace:
 
 
 class TestPreparing:
-    KEY: ClassVar[Key] = ("Qwen/Qwen-Image", "fp8", "stream")
+    KEY: ClassVar[PaceKey] = ("Qwen/Qwen-Image", "fp8", "stream")
 
     def five(self, encode_s: float = 1.0, load_s: float = 16.6) -> list[Sidecar]:
         """Pictures of one worker, each with its part of what was prepared for all."""
@@ -203,7 +203,7 @@ class TestPreparing:
 
     def test_natively_each_picture_has_its_own_encoded(self) -> None:
         """Its seconds are in the picture's total, and are counted once: five alike foretell five more to the second."""
-        key: Key = ("Qwen/Qwen-Image", "fp8", "resident")
+        key: PaceKey = ("Qwen/Qwen-Image", "fp8", "resident")
         pace = Pace([rendered(real(), 30.0, profile="resident", encode_s=4.0, load_s=60.0) for _ in range(5)], RATES)
         jobs = [real()] * 5
         share, _ = seconds(catalog.QWEN_IMAGE_SHAPE, real(), "resident", Way(60, 1), RATES)
@@ -214,7 +214,7 @@ class TestPreparing:
 
     def test_natively_encoding_goes_with_prompts_and_not_with_steps(self) -> None:
         """Without guidance there is one prompt to encode, and twice the steps encode nothing twice."""
-        key: Key = ("Qwen/Qwen-Image", "fp8", "resident")
+        key: PaceKey = ("Qwen/Qwen-Image", "fp8", "resident")
         pace = Pace([rendered(real(steps=20), 30.0, profile="resident", encode_s=10.0)], RATES)
         assert pace.prepare_s(key, [real(cfg=1.0)], RATES) == pytest.approx(5.0)
         twice = pace.expect_s(planned(real(steps=40)), "resident")

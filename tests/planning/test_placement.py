@@ -12,7 +12,7 @@ from renderer.estimate import Work, decide
 from renderer.estimate.memory import CONTEXT_BYTES
 from renderer.job import Job, Precision
 from renderer.machine import hardware
-from renderer.machine.gpus import Gpu
+from renderer.machine.gpus import LocalGpu
 from renderer.machine.hardware import Machine
 from renderer.planning.placement import choose_profile, decide_for, refusals, setup_for, streaming_of
 from renderer.text import GIB
@@ -21,7 +21,7 @@ from tests.making import make_job
 
 
 def a_machine(vram_gib: int = 0, ram_gib: int = 64) -> Machine:
-    gpu = Gpu(0, "a card", "GPU-1", vram_gib * GIB, vram_gib * GIB, "580.1", (8, 9))
+    gpu = LocalGpu(0, "a card", "GPU-1", vram_gib * GIB, vram_gib * GIB, "580.1", (8, 9))
     return Machine((gpu,) if vram_gib else (), 8, ram_gib * GIB, ram_gib * GIB)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from renderer.cli import command
-from renderer.outputs import artifacts
-from renderer.outputs.layout import OutputFolder
+from renderer.outputs import picture_files
+from renderer.outputs.folder import OutputFolder
 from renderer.planning import prune
 from renderer.planning.plan import make_plan
 from tests.nights import make_night
@@ -54,7 +54,7 @@ class TestLook:
         folder.picture("n2").unlink()
         prune.remove(prune.look(make_plan(named(n1="a"), folder.path.parent)))
         assert not folder.sidecar("n2").exists()
-        assert artifacts.read_sidecar(folder.sidecar("n1")) is not None
+        assert picture_files.read_sidecar(folder.sidecar("n1")) is not None
 
 
 class TestCommand:

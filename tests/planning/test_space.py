@@ -13,12 +13,12 @@ from renderer.job import Format, Keep, Sidecar
 from renderer.machine import processor
 from renderer.manifest import manifest
 from renderer.manifest.manifest import Manifest, Overrides
-from renderer.outputs import artifacts, encode
+from renderer.outputs import encode, picture_files
 from renderer.planning import space
 from renderer.planning.plan import Plan, make_plan
 from renderer.planning.space import Disk
 from renderer.supervisor import run
-from renderer.supervisor.settings import Settings, Stop
+from renderer.supervisor.settings import Settings, StopRequests
 from tests.making import make_manifest, pixels_of
 from tests.nights import make_night
 
@@ -53,7 +53,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory, demo_folder: Path) -> Ite
     manifests = [
         manifest.load(JOBS / "demo.yaml"), manifest.load(JOBS / "posters.yaml", Overrides(proof=True)),
     ]  # fmt: skip
-    summaries = run.render(manifests, Settings(outputs=outputs), lambda _: None, Stop())
+    summaries = run.render(manifests, Settings(outputs=outputs), lambda _: None, StopRequests())
     assert [summary.failed + summary.left for summary in summaries] == [0, 0]
     yield outputs, manifests
     shutil.rmtree(outputs)
@@ -168,13 +168,13 @@ class TestFiles:
             make_night(of_model([64] * 60, f"night-{number}"), tmp_path, same_picture=True)
         plan = make_plan(of_model([64], "new"), tmp_path)
         read: list[Path] = []
-        really = artifacts.read_sidecar
+        really = picture_files.read_sidecar
 
         def noting(path: Path) -> Sidecar | None:
             read.append(path)
             return really(path)
 
-        monkeypatch.setattr(artifacts, "read_sidecar", noting)
+        monkeypatch.setattr(picture_files, "read_sidecar", noting)
         look(plan)
         assert 32 <= len(read) <= 64
         assert len({path.parent for path in read}) == 8

@@ -9,7 +9,7 @@ from PIL import Image, ImageFont
 from renderer.errors import DiskError
 from renderer.job import Keep
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import artifacts
+from renderer.outputs import picture_files
 from renderer.planning.plan import Plan, make_plan
 from renderer.report import page, plots, thumbnails
 from renderer.report.gather import Page, gather, hide_paths
@@ -105,9 +105,9 @@ class TestThumbnails:
 
     def test_many_thumbnails_are_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """What takes long is told while it is done; what is there already takes no time."""
-        monkeypatch.setattr("renderer.supervisor.busy.PATIENCE_S", 0.0)
+        monkeypatch.setattr("renderer.supervisor.busy.TELL_AFTER_S", 0.0)
         plan = planned(make_manifest([str(number) for number in range(6)]), tmp_path)
-        told: list[events.News] = []
+        told: list[events.Event] = []
         page.write(plan, told.append)
         assert told[0] == events.Busy("test", "making thumbnails", 1, 6)
         told.clear()
@@ -129,7 +129,7 @@ class TestThumbnails:
             path.symlink_to(tmp_path / "nowhere")
         with suppress(DiskError):
             page.write(plan)
-        assert artifacts.finished(plan.folder, "p000", plan.items[0].fingerprint, thorough=True)
+        assert picture_files.finished(plan.folder, "p000", plan.items[0].fingerprint, thorough=True)
 
     def test_a_picture_that_is_none_has_no_thumbnail(self, tmp_path: Path) -> None:
         """Bytes that Pillow stumbles over in any way leave an empty square, and the page is written."""

@@ -24,13 +24,13 @@ import pytest
 
 from renderer.errors import UsageError
 from renderer.manifest.manifest import Manifest
-from renderer.outputs.journal import Entry
-from renderer.outputs.layout import OutputFolder
-from renderer.outputs.status import InFlight, Notice, Standing
+from renderer.outputs.folder import OutputFolder
+from renderer.outputs.journal import JournalEntry
+from renderer.outputs.status import InFlight, RunStatus, StatusFile
 from renderer.planning.plan import make_plan
 from renderer.report import page as report
-from renderer.report.gallery import Change, Gallery
-from renderer.report.server import _MAX_CONNECTIONS, _SHARE, Server
+from renderer.report.gallery import CORE_SHARE, Change, Gallery
+from renderer.report.server import _MAX_CONNECTIONS, Server
 from renderer.system.files import write_whole
 from tests import driving, tools
 from tests.making import make_manifest
@@ -61,8 +61,8 @@ class Night:
 
     def stand(self, *flying: tuple[str, int], done: int = 0) -> None:
         in_flight = tuple(InFlight(id=key, step=step, steps=8, attempt=1, since=NOW) for key, step in flying)
-        Notice(self.folder).post(
-            Standing(
+        StatusFile(self.folder).post(
+            RunStatus(
                 name="test", phase="rendering", began_at=NOW, at=datetime.now(UTC), pid=1,
                 to_render=4, done=done, failed=0, in_flight=in_flight,
             )
@@ -78,7 +78,7 @@ class Night:
         self.write("done", name)
 
     def end(self) -> None:
-        Notice(self.folder).take_down()
+        StatusFile(self.folder).take_down()
         self._run.close()
 
 
@@ -360,7 +360,7 @@ class TestGallery:
         """
         night = Night(tmp_path, held, [f"picture {number}" for number in range(6000)])
         make_night(night.manifest, tmp_path, without=["p4000"], same_picture=True)
-        entry = Entry(at=NOW, what="attempt", id="p001", fingerprint=f"{1:064x}").model_dump_json()
+        entry = JournalEntry(at=NOW, what="attempt", id="p001", fingerprint=f"{1:064x}").model_dump_json()
         night.folder.journal.write_text(f"{entry}\n" * 20_000)
         gallery = Gallery(night.manifest, tmp_path)
         night.begin()
@@ -384,7 +384,7 @@ class TestGallery:
         for _ in range(100):
             gallery.file("p4000.png"), gallery.file(thumb), gallery.since(f"{gallery._epoch}-1", None)
         took_s = (time.thread_time() - spent) / 100 + nothing_new_s
-        assert took_s < 0.5 * _SHARE  # a look every half second
+        assert took_s < 0.5 * CORE_SHARE  # a look every half second
 
 
 @contextlib.contextmanager

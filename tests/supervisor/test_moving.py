@@ -14,12 +14,12 @@ from PIL import Image
 
 from renderer.job import Format, Keep, Picture, Place
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import artifacts
-from renderer.outputs.layout import OutputFolder
+from renderer.outputs import picture_files
+from renderer.outputs.folder import OutputFolder
 from renderer.planning.plan import make_plan
 from renderer.supervisor import events, run
 from renderer.supervisor.moving import Move, Stow, arrange
-from renderer.supervisor.settings import Stop
+from renderer.supervisor.settings import StopRequests
 from renderer.system import files
 from renderer.system.files import WritePoint
 from tests.fakes import DyingWorker, draw
@@ -51,7 +51,7 @@ def check(outputs: Path, manifest: Manifest) -> None:
     """Every picture is in its place, with a sidecar that names it, and nothing else is there."""
     folder = OutputFolder(outputs / manifest.name)
     for picture in manifest.pictures:
-        sidecar = artifacts.read_sidecar(folder.sidecar(picture.output))
+        sidecar = picture_files.read_sidecar(folder.sidecar(picture.output))
         assert sidecar is not None
         assert (sidecar.id, sidecar.place, sidecar.keep) == (picture.id, picture.place, picture.keep)
         path = folder.picture(picture.output, picture.keep.format)
@@ -151,7 +151,7 @@ class TestNothingTwice:
         manifest = named(n1="a", n2="a", n3="a")
         night.folder(manifest).picture("n1").mkdir(parents=True)
         if when == "when it comes":
-            monkeypatch.setattr(artifacts, "check_place", lambda *_: None)
+            monkeypatch.setattr(picture_files, "check_place", lambda *_: None)
         summary = night.render(manifest)
         assert (counts(summary), summary.failures[0].id, len(night.began())) == ((1, 1, 1, 0), "n1", 1)
         assert pixels_of(night.folder(manifest).picture("n3")) == draw(manifest.pictures[0].job)
@@ -231,7 +231,7 @@ class TestNothingTwice:
         before = named(**{name: str(number) for number, name in enumerate(names)})
         after = named(**{name: str(19 - number) for number, name in enumerate(names)})
         night.render(before)
-        stop = Stop()
+        stop = StopRequests()
         moves = 0
 
         def move(*arguments: object, **more: object) -> object:
@@ -240,9 +240,9 @@ class TestNothingTwice:
             stop.requests = int(moves == 3)
             return carry(*arguments, **more)
 
-        carry: Callable[..., object] = artifacts.carry
+        carry: Callable[..., object] = picture_files.carry
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(artifacts, "carry", move)
+            patch.setattr(picture_files, "carry", move)
             (summary,) = run.render([after], night.settings, lambda _: None, stop)
         assert (summary.ending, summary.rendered, moves) == ("signal", 0, 3)
         assert counts(night.render(after, hire=DyingWorker)) == (0, 20, 0, 0)
@@ -285,9 +285,9 @@ class TestOrder:
 
 
 def source_of(name: str):  # type: ignore[no-untyped-def]  # noqa: ANN201
-    from renderer.outputs.sources import Source  # noqa: PLC0415
+    from renderer.outputs.sources import Location  # noqa: PLC0415
 
-    return Source(name, Keep())
+    return Location(name, Keep())
 
 
 POINTS: Sequence[WritePoint] = (

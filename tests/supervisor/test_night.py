@@ -16,14 +16,14 @@ import pytest
 
 from renderer.job import Keep
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import artifacts
-from renderer.outputs.done import Found
-from renderer.outputs.layout import OutputFolder
+from renderer.outputs import picture_files
+from renderer.outputs.done import FoundSidecar
+from renderer.outputs.folder import OutputFolder
 from renderer.planning.pace import Pace
 from renderer.planning.plan import Planned, make_plan
 from renderer.protocol import AnyOrder, Render
 from renderer.supervisor import events, run
-from renderer.supervisor.settings import Stop
+from renderer.supervisor.settings import StopRequests
 from renderer.supervisor.waiting import Waiting
 from renderer.supervisor.worker import Heard
 from renderer.weights import hashes
@@ -85,8 +85,8 @@ class TestKeepingAnotherWay:
         before = make_manifest([str(number) for number in range(30)])
         night.render(before)
         after = kept_as(before, Keep(format="webp"))
-        stop, written = Stop(), 0
-        real: Callable[..., object] = artifacts.rewrite
+        stop, written = StopRequests(), 0
+        real: Callable[..., object] = picture_files.rewrite
         settings = dataclasses.replace(night.settings, hire=DyingWorker)
         if ending == "deadline":
             settings = dataclasses.replace(settings, deadline=datetime.now(UTC) + timedelta(seconds=3))
@@ -100,7 +100,7 @@ class TestKeepingAnotherWay:
                     time.sleep(0.01)
             return real(*arguments)
 
-        monkeypatch.setattr(artifacts, "rewrite", rewrite)
+        monkeypatch.setattr(picture_files, "rewrite", rewrite)
         (summary,) = run.render([after], settings, lambda _: None, stop)
         assert summary.ending == ending
         assert 3 <= written == summary.brought <= 8
@@ -111,14 +111,14 @@ class TestKeepingAnotherWay:
         """Its reason is in the summary, the others get their format, and no worker is hired."""
         before = make_manifest()
         night.render(before)
-        real: Callable[..., object] = artifacts.rewrite
+        real: Callable[..., object] = picture_files.rewrite
 
         def rewrite(folder: OutputFolder, output: str, *more: object) -> object:
             if output == "p001":
                 night.folder(before).picture("p001").unlink()
             return real(folder, output, *more)
 
-        monkeypatch.setattr(artifacts, "rewrite", rewrite)
+        monkeypatch.setattr(picture_files, "rewrite", rewrite)
         summary = night.render(kept_as(before, Keep(format="webp")), hire=DyingWorker)
         assert (counts(summary), summary.failures[0].id) == ((0, 2, 1, 0), "p001")
         assert "cannot read" in summary.failures[0].message
@@ -129,16 +129,16 @@ class TestChecking:
         """Asked to stop while a thousand finished pictures are hashed, it does not look at the rest, and says so."""
         manifest = make_manifest([str(number) for number in range(1000)])
         make_night(manifest, night.settings.outputs, same_picture=True)
-        stop, looked = Stop(), 0
-        real = Found.is_whole
+        stop, looked = StopRequests(), 0
+        real = FoundSidecar.is_whole
 
-        def is_whole(self: Found, folder: OutputFolder, *, thorough: bool) -> bool:
+        def is_whole(self: FoundSidecar, folder: OutputFolder, *, thorough: bool) -> bool:
             nonlocal looked
             looked += 1
             stop.requests = int(looked > 250)
             return real(self, folder, thorough=thorough)
 
-        monkeypatch.setattr(Found, "is_whole", is_whole)
+        monkeypatch.setattr(FoundSidecar, "is_whole", is_whole)
         (summary,) = run.render([manifest], dataclasses.replace(night.settings, hire=DyingWorker), lambda _: None, stop)
         assert (summary.ending, looked) == ("signal", 400)
         assert night.summary(manifest).ending == "signal"
@@ -149,7 +149,7 @@ class TestChecking:
         make_night(manifest, night.settings.outputs, same_picture=True)
         night.render(manifest, hire=DyingWorker)
         assert night.of(events.Busy) == []
-        monkeypatch.setattr("renderer.supervisor.busy.PATIENCE_S", 0.0)
+        monkeypatch.setattr("renderer.supervisor.busy.TELL_AFTER_S", 0.0)
         monkeypatch.setattr("renderer.supervisor.busy._EVERY_S", 0.0)
         night.render(manifest, hire=DyingWorker)
         told = [(what.name, what.done, what.total) for what in night.of(events.Busy)]
@@ -176,7 +176,7 @@ class TestBeforeADeadline:
         first = make_manifest(("measured",))
         night.render(first)
         path = night.folder(first).sidecar("p000")
-        sidecar = artifacts.read_sidecar(path)
+        sidecar = picture_files.read_sidecar(path)
         assert sidecar is not None
         slow = sidecar.model_copy(update={"timing": sidecar.timing.model_copy(update={"total_s": 1000.0})})
         path.write_text(slow.model_dump_json())
@@ -192,7 +192,7 @@ class TestBeforeADeadline:
         first = make_manifest(("measured",))
         night.render(first)
         path = night.folder(first).sidecar("p000")
-        sidecar = artifacts.read_sidecar(path)
+        sidecar = picture_files.read_sidecar(path)
         assert sidecar is not None
         slow = sidecar.model_copy(update={"timing": sidecar.timing.model_copy(update={"total_s": 40.0})})
         path.write_text(slow.model_dump_json())
@@ -206,9 +206,9 @@ class TestBeforeADeadline:
 
         most = 0
 
-        def watch(what: events.News) -> None:
+        def watch(what: events.Event) -> None:
             nonlocal most
-            if isinstance(what, events.Stepped) and not most:
+            if isinstance(what, events.PictureStepped) and not most:
                 most = asked
 
         monkeypatch.setattr(Pace, "expect_s", expect_s)
@@ -217,9 +217,9 @@ class TestBeforeADeadline:
         hire = functools.partial(InlineWorker, behaviour=Behaviour(capacity=32))
         deadline = datetime.now(UTC) + timedelta(seconds=60)
         settings = dataclasses.replace(night.settings, hire=hire, deadline=deadline, max_failures=1)
-        stop = Stop()
+        stop = StopRequests()
 
-        def until_a_picture(what: events.News) -> None:
+        def until_a_picture(what: events.Event) -> None:
             watch(what)
             stop.requests = int(isinstance(what, events.PictureDone)) or stop.requests
 
@@ -276,7 +276,7 @@ class TestReadingModels:
     ) -> None:
         """Asked to stop while a model's files are hashed, it leaves them, and nothing is rendered."""
         manifest = self.local(tmp_path, demo_folder)
-        stop, read = Stop(), 0
+        stop, read = StopRequests(), 0
 
         def sha256_of(_piece: Piece, heard: Callable[[int], None]) -> str:
             nonlocal read
@@ -294,7 +294,7 @@ class TestReadingModels:
     def test_it_is_said(self, night: Night, tmp_path: Path, demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """How much of how much, while it is read; the second time it is known, and nothing is said."""
         manifest = self.local(tmp_path, demo_folder)
-        monkeypatch.setattr("renderer.supervisor.busy.PATIENCE_S", 0.0)
+        monkeypatch.setattr("renderer.supervisor.busy.TELL_AFTER_S", 0.0)
         real = hashes.sha256_of
         told = threading.Event()
 
@@ -302,13 +302,13 @@ class TestReadingModels:
             told.wait(20)
             return real(piece, heard)
 
-        def watch(what: events.News) -> None:
+        def watch(what: events.Event) -> None:
             night.heard.append(what)
             if isinstance(what, events.Busy):
                 told.set()
 
         monkeypatch.setattr(hashes, "sha256_of", sha256_of)
-        run.render([manifest], dataclasses.replace(night.settings, profile="cpu"), watch, Stop())
+        run.render([manifest], dataclasses.replace(night.settings, profile="cpu"), watch, StopRequests())
         assert {what.what for what in night.of(events.Busy)} == {"reading a model's files, MB"}
         night.render(manifest, profile="cpu", hire=DyingWorker)
         assert night.of(events.Busy) == []

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from renderer.supervisor.pool import Silence
-from renderer.supervisor.settings import Stop
+from renderer.supervisor.settings import StopRequests
 
 
 def test_silence_is_counted_while_somebody_listens() -> None:
@@ -29,7 +29,7 @@ def test_a_loop_that_is_slow_still_counts() -> None:
 
 def test_signals_in_pairs_are_one_wish() -> None:
     """Within half a second of one that counted it is the same; a person who asks again later means it."""
-    stop = Stop()
+    stop = StopRequests()
     for moment in (100.0, 100.002, 100.4):
         stop.request(moment)
     assert stop.requests == 1

@@ -24,16 +24,16 @@ from renderer.errors import DiskError, LockedError, MachineError, UsageError
 from renderer.estimate.memory import CONTEXT_BYTES
 from renderer.job import Expect, Keep, Summary
 from renderer.machine import hardware
-from renderer.machine.gpus import Gpu
+from renderer.machine.gpus import LocalGpu
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import artifacts, journal
+from renderer.outputs import journal, picture_files
+from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
-from renderer.outputs.layout import OutputFolder
-from renderer.outputs.status import Standing
+from renderer.outputs.status import RunStatus
 from renderer.planning.plan import make_plan
 from renderer.protocol import AnyOrder, Open, Setup
 from renderer.supervisor import events, provision, run
-from renderer.supervisor.settings import Settings, Stop
+from renderer.supervisor.settings import Settings, StopRequests
 from renderer.supervisor.worker import LocalWorker
 from renderer.system import files
 from tests.fakes import Behaviour, DiesWithAll, DyingWorker, InlineWorker, draw
@@ -48,8 +48,8 @@ class Night:
 
     def __init__(self, tmp_path: Path) -> None:
         self.settings = Settings(outputs=tmp_path, hire=InlineWorker)
-        self.heard: list[events.News] = []
-        self.stop = Stop()
+        self.heard: list[events.Event] = []
+        self.stop = StopRequests()
 
     def render(self, manifest: Manifest, **changes: Any) -> Summary:
         self.heard.clear()
@@ -128,7 +128,7 @@ class TestResume:
         data[60] ^= 1
         picture.write_bytes(data)
         assert counts(night.render(manifest)) == (1, 2, 0, 0)
-        assert artifacts.read_sidecar(night.folder(manifest).sidecar("p001")) is not None
+        assert picture_files.read_sidecar(night.folder(manifest).sidecar("p001")) is not None
 
     def test_force_renders_what_is_done(self, night: Night) -> None:
         """`--force` takes nothing for done."""
@@ -145,9 +145,9 @@ class TestResume:
         """What the other has not got is no error; what nobody has is one, before anything is done."""
         both = [make_manifest(name="one"), make_manifest(("a",), name="two")]
         settings = dataclasses.replace(night.settings, only=("p002",))
-        assert [counts(each)[0] for each in run.render(both, settings, lambda _: None, Stop())] == [1, 0]
+        assert [counts(each)[0] for each in run.render(both, settings, lambda _: None, StopRequests())] == [1, 0]
         with pytest.raises(UsageError, match="p009"):
-            run.render(both, dataclasses.replace(settings, only=("p002", "p009")), lambda _: None, Stop())
+            run.render(both, dataclasses.replace(settings, only=("p002", "p009")), lambda _: None, StopRequests())
 
 
 class TestFailures:
@@ -162,7 +162,7 @@ class TestFailures:
         """A picture that fails once is there in the end, and its sidecar says it took two attempts."""
         manifest = make_manifest(("fail-once", "b"))
         assert counts(night.render(manifest)) == (2, 0, 0, 0)
-        sidecar = artifacts.read_sidecar(night.folder(manifest).sidecar("p000"))
+        sidecar = picture_files.read_sidecar(night.folder(manifest).sidecar("p000"))
         assert sidecar is not None
         assert sidecar.attempt == 2
 
@@ -178,7 +178,7 @@ class TestFailures:
         """`--max-failures` saves the night when nothing works any more: the next manifest's pictures are not tried."""
         one, two = make_manifest(["fail"] * 20, name="one"), make_manifest(["fail"] * 3, name="two")
         settings = dataclasses.replace(night.settings, max_failures=3)
-        summaries = run.render([one, two], settings, night.heard.append, Stop())
+        summaries = run.render([one, two], settings, night.heard.append, StopRequests())
         assert [summary.ending for summary in summaries] == ["failures", "failures"]
         assert [counts(summary) for summary in summaries] == [(0, 0, 3, 17), (0, 0, 0, 3)]
 
@@ -186,7 +186,7 @@ class TestFailures:
         """Two failures at the end of one manifest and one at the beginning of the next are three in a row."""
         one, two = make_manifest(["fail"] * 2, name="one"), make_manifest(["fail"] * 3, name="two")
         settings = dataclasses.replace(night.settings, max_failures=3, retries=0)
-        summaries = run.render([one, two], settings, night.heard.append, Stop())
+        summaries = run.render([one, two], settings, night.heard.append, StopRequests())
         assert [counts(summary) for summary in summaries] == [(0, 0, 2, 0), (0, 0, 1, 2)]
 
     def test_a_good_picture_breaks_the_row(self, night: Night) -> None:
@@ -237,7 +237,7 @@ class TestWhatEndsWhat:
             [two_models("one"), two_models("two")],
             dataclasses.replace(night.settings, hire=hire),
             night.heard.append,
-            Stop(),
+            StopRequests(),
         )
         assert [(counts(each), each.ending) for each in summaries] == [((1, 0, 2, 0), "complete")] * 2
         assert [each.precision for each in hired] == ["fp8", "bf16"]
@@ -320,7 +320,7 @@ class TestWhatEndsWhat:
         """The next manifest is rendered; the summary of the first says why it ended."""
         one, two = make_manifest(name="one"), make_manifest(name="two")
         (night.folder(one).path / "journal.jsonl").mkdir(parents=True)
-        summaries = run.render([one, two], night.settings, night.heard.append, Stop())
+        summaries = run.render([one, two], night.settings, night.heard.append, StopRequests())
         assert [(summary.ending, counts(summary)) for summary in summaries] == [
             ("error", (0, 0, 0, 3)),
             ("complete", (3, 0, 0, 0)),
@@ -331,7 +331,7 @@ class TestWhatEndsWhat:
         """The other one is rendered, and nothing is written into the folder that another run holds."""
         one, two = make_manifest(name="one"), make_manifest(name="two")
         with night.folder(one).locked():
-            summaries = run.render([one, two], night.settings, night.heard.append, Stop())
+            summaries = run.render([one, two], night.settings, night.heard.append, StopRequests())
             assert not (night.folder(one).path / "summary.json").exists()
         assert [summary.ending for summary in summaries] == ["error", "complete"]
         assert "another run" in summaries[0].error
@@ -341,7 +341,7 @@ class TestWhatEndsWhat:
     ) -> None:
         """Also that of the manifest whose turn did not come: nothing of last night's is left standing."""
         one, two = make_manifest(name="one"), make_manifest(("x", "y"), name="two")
-        run.render([two], night.settings, lambda _: None, Stop())
+        run.render([two], night.settings, lambda _: None, StopRequests())
         write_whole: Callable[[Path, bytes], None] = files.write_whole
 
         def full(path: Path, data: bytes) -> None:
@@ -349,9 +349,9 @@ class TestWhatEndsWhat:
                 raise files.disk_error(path, OSError(28, "No space left on device"))
             write_whole(path, data)
 
-        monkeypatch.setattr(artifacts, "write_whole", full)
+        monkeypatch.setattr(picture_files, "write_whole", full)
         with pytest.raises(DiskError, match="No space left"):
-            run.render([one, two], night.settings, night.heard.append, Stop())
+            run.render([one, two], night.settings, night.heard.append, StopRequests())
         assert [what.summary.ending for what in night.of(events.BatchEnded)] == ["error", "error"]
         for manifest in (one, two):
             assert "No space left" in night.summary(manifest).error
@@ -423,14 +423,14 @@ class TestWorkers:
         manifest = make_manifest(("a", "slow", "c"))
         killed: list[int] = []
 
-        def kill(what: events.News) -> None:
+        def kill(what: events.Event) -> None:
             night.heard.append(what)
-            if isinstance(what, events.Stepped) and what.item.picture.id == "p001" and not killed:
+            if isinstance(what, events.PictureStepped) and what.item.picture.id == "p001" and not killed:
                 killed.extend(_children())
                 os.kill(killed[0], signal.SIGKILL)
 
         settings = Settings(outputs=night.settings.outputs, hire=FAKE)
-        (summary,) = run.render([manifest], settings, kill, Stop())
+        (summary,) = run.render([manifest], settings, kill, StopRequests())
         assert counts(summary) == (3, 0, 0, 0)
         assert [what.reason for what in night.of(events.WorkerLost)] == ["the worker was ended by SIGKILL"]
         assert night.began() == ["p000", "p001", "p002", "p001"]
@@ -447,9 +447,9 @@ class TestWorkers:
 
     def test_a_worker_that_is_asked_to_stop_with_the_run_is_not_to_blame(self, night: Night) -> None:
         """A signal reaches every process of a service, the worker first: nothing is held against its pictures."""
-        stop = Stop()
+        stop = StopRequests()
 
-        def ask(what: events.News) -> None:
+        def ask(what: events.Event) -> None:
             night.heard.append(what)
             if isinstance(what, events.PictureBegan):
                 threading.Timer(0.3, stop.request).start()
@@ -473,12 +473,12 @@ class TestWorkers:
         manifest = make_manifest()
         left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "--parent", "999999999"])
         now = datetime.now(UTC)
-        standing = Standing(
+        status = RunStatus(
             name="test", phase="rendering", began_at=now, at=now, pid=999999999, worker_pid=left.pid, to_render=3,
             done=0, failed=0,
         )  # fmt: skip
         night.folder(manifest).path.mkdir()
-        (night.folder(manifest).path / "running.json").write_text(standing.model_dump_json())
+        (night.folder(manifest).path / "running.json").write_text(status.model_dump_json())
         assert counts(night.render(manifest)) == (3, 0, 0, 0)
         assert not psutil.pid_exists(left.pid)
         left.wait()
@@ -487,7 +487,7 @@ class TestWorkers:
         """One worker renders both; what it says of the second's pictures stands in the second's folder."""
         manifests = [make_manifest(("a",), "first"), make_manifest(("b says",), "second")]
         settings = Settings(outputs=night.settings.outputs, hire=FAKE)
-        run.render(manifests, settings, night.heard.append, Stop())
+        run.render(manifests, settings, night.heard.append, StopRequests())
         assert (night.folder(manifests[0]).path / "worker.log").read_text() == "a fake begins\n"
         assert (night.folder(manifests[1]).path / "worker.log").read_text() == "drawing b says\n"
 
@@ -541,12 +541,12 @@ class TestWorkers:
             hired.append(log)
             return InlineWorker(log, Behaviour(capacity=8)) if len(hired) > 1 else DiesWithAll(log)
 
-        def count(what: events.News) -> None:
+        def count(what: events.Event) -> None:
             if isinstance(what, events.PictureBegan):
                 most.append(len(journal_open(night.folder(manifest).path)))
 
         settings = Settings(outputs=night.settings.outputs, hire=hire)
-        run.render([manifest], settings, count, Stop())
+        run.render([manifest], settings, count, StopRequests())
         assert most == [1] * 8
 
     def test_several_at_once(self, night: Night) -> None:
@@ -572,9 +572,9 @@ class TestStopping:
         """Asked once, the run ends after the picture in flight, and can be resumed."""
         manifest = make_manifest(("a", "b", "c"))
         settings = Settings(outputs=night.settings.outputs, hire=InlineWorker)
-        stop = Stop()
+        stop = StopRequests()
 
-        def ask(what: events.News) -> None:
+        def ask(what: events.Event) -> None:
             if isinstance(what, events.PictureBegan):
                 stop.request()
 
@@ -587,9 +587,9 @@ class TestStopping:
         """A picture that does not finish in time is dropped, and nothing is held against it."""
         manifest = make_manifest(("hang",))
         settings = Settings(outputs=night.settings.outputs, hire=FAKE, grace_s=0.5)
-        stop = Stop()
+        stop = StopRequests()
 
-        def ask(what: events.News) -> None:
+        def ask(what: events.Event) -> None:
             if isinstance(what, events.PictureBegan):
                 stop.request()
 
@@ -603,9 +603,9 @@ class TestStopping:
     def test_a_second_request_ends_it_at_once(self, night: Night) -> None:
         """Asked twice, nobody waits for the grace."""
         settings = Settings(outputs=night.settings.outputs, hire=FAKE, grace_s=600)
-        stop = Stop()
+        stop = StopRequests()
 
-        def ask(what: events.News) -> None:
+        def ask(what: events.Event) -> None:
             if isinstance(what, events.PictureBegan):
                 stop.requests = 2
 
@@ -626,7 +626,7 @@ class TestStopping:
         first = Manifest(file="jobs/test.yaml", name="test", pictures=(make_picture(0, "measured"),))
         hire = functools.partial(InlineWorker, behaviour=Behaviour())
         night.render(first, hire=hire)
-        sidecar = artifacts.read_sidecar(night.folder(first).sidecar("p000"))
+        sidecar = picture_files.read_sidecar(night.folder(first).sidecar("p000"))
         assert sidecar is not None
         assert sidecar.timing.total_s
         room = timedelta(seconds=max(0.5, sidecar.timing.total_s * 20))
@@ -642,9 +642,9 @@ class TestStopping:
     def test_what_has_not_begun_is_given_back(self, night: Night) -> None:
         """Asked once to stop, a worker that holds eight pictures finishes the one it has begun, and no other."""
         manifest = make_manifest(["slow"] * 12)
-        stop = Stop()
+        stop = StopRequests()
 
-        def ask(what: events.News) -> None:
+        def ask(what: events.Event) -> None:
             night.heard.append(what)
             if isinstance(what, events.PictureBegan):
                 stop.requests = 1
@@ -673,7 +673,7 @@ class TestStopping:
         first = Manifest(file="jobs/test.yaml", name="test", pictures=(make_picture(0, "measured"),))
         night.render(first)
         path = night.folder(first).sidecar("p000")
-        sidecar = artifacts.read_sidecar(path)
+        sidecar = picture_files.read_sidecar(path)
         assert sidecar is not None
         quick = sidecar.model_copy(update={"timing": sidecar.timing.model_copy(update={"total_s": 0.001})})
         path.write_text(quick.model_dump_json())
@@ -681,7 +681,7 @@ class TestStopping:
         settings = Settings(
             outputs=night.settings.outputs, hire=FAKE_OF_EIGHT, deadline=datetime.now(UTC) + timedelta(seconds=1.2)
         )
-        (summary,) = run.render([many], settings, night.heard.append, Stop())
+        (summary,) = run.render([many], settings, night.heard.append, StopRequests())
         assert summary.ending == "deadline"
         assert 0 < summary.rendered < 8
         assert summary.left == 8 - summary.rendered
@@ -692,7 +692,7 @@ class TestStopping:
         first = Manifest(file="jobs/test.yaml", name="test", pictures=(make_picture(0, "measured"),))
         night.render(first)
         path = night.folder(first).sidecar("p000")
-        sidecar = artifacts.read_sidecar(path)
+        sidecar = picture_files.read_sidecar(path)
         assert sidecar is not None
         slow = sidecar.model_copy(update={"timing": sidecar.timing.model_copy(update={"total_s": 10.0})})
         path.write_text(slow.model_dump_json())
@@ -700,7 +700,7 @@ class TestStopping:
         hire = functools.partial(InlineWorker, behaviour=Behaviour(capacity=32))
         most = 0
 
-        def count(what: events.News) -> None:
+        def count(what: events.Event) -> None:
             nonlocal most
             if isinstance(what, events.PictureBegan) and not most:  # later ones show that it goes faster
                 most = len(journal_open(night.folder(many).path))
@@ -708,7 +708,7 @@ class TestStopping:
         settings = Settings(
             outputs=night.settings.outputs, hire=hire, deadline=datetime.now(UTC) + timedelta(seconds=25)
         )
-        run.render([many], settings, count, Stop())
+        run.render([many], settings, count, StopRequests())
         assert most == 2
 
 
@@ -769,7 +769,7 @@ class TestFolders:
             write_whole(path, data)
 
         with monkeypatch.context() as patched:
-            patched.setattr(artifacts, "write_whole", full)
+            patched.setattr(picture_files, "write_whole", full)
             with pytest.raises(DiskError, match="No space left"):
                 night.render(manifest)
         assert counts(night.render(manifest)) == (2, 1, 0, 0)
@@ -839,7 +839,7 @@ class TestFolders:
         assert counts(night.render(changed, hire=DyingWorker)) == (0, 3, 0, 0)
         assert not folder.picture("p000").exists()
         assert pixels_of(folder.picture("p000", "webp")) == draw(manifest.pictures[0].job)
-        sidecar = artifacts.read_sidecar(folder.sidecar("p000"))
+        sidecar = picture_files.read_sidecar(folder.sidecar("p000"))
         assert sidecar is not None
         assert (sidecar.keep, sidecar.file.name) == (kept, "p000.webp")
         assert counts(night.render(changed, hire=DyingWorker)) == (0, 3, 0, 0)
@@ -849,7 +849,7 @@ class TestWhatCannotFit:
     def test_a_picture_that_cannot_fit_fails_at_no_cost(self, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
         """On a card that is too small for one of three, that one fails with numbers, is never tried, and two come."""
         free = CONTEXT_BYTES + 60 * 2**20
-        card = Gpu(0, "a small card", "GPU-1", free, free, "580.1", (8, 9))
+        card = LocalGpu(0, "a small card", "GPU-1", free, free, "580.1", (8, 9))
         monkeypatch.setattr(hardware, "look", lambda: hardware.Machine((card,), 2, 2**36, 2**36))
         manifest = make_manifest()
         large = manifest.pictures[1].job.model_copy(update={"width": 1024, "height": 1024})

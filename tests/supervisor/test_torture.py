@@ -16,10 +16,10 @@ import pytest
 
 from renderer.job import Keep
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import artifacts
-from renderer.outputs.layout import OutputFolder
+from renderer.outputs import picture_files
+from renderer.outputs.folder import OutputFolder
 from renderer.supervisor import run
-from renderer.supervisor.settings import Settings, Stop
+from renderer.supervisor.settings import Settings, StopRequests
 from renderer.system import files
 from renderer.system.files import WritePoint
 from tests.fakes import InlineWorker, draw
@@ -42,7 +42,9 @@ def run_until_killed(
         try:
             if die_at is not None:
                 files.reached = _dying(*die_at)
-            (summary,) = run.render([manifest], Settings(outputs=outputs, hire=InlineWorker), lambda _: None, Stop())
+            (summary,) = run.render(
+                [manifest], Settings(outputs=outputs, hire=InlineWorker), lambda _: None, StopRequests()
+            )
             status = summary.failed
         finally:
             os._exit(status)
@@ -69,7 +71,7 @@ def check(outputs: Path) -> int:
     folder = OutputFolder(outputs / MANIFEST.name)
     found = 0
     for picture in MANIFEST.pictures:
-        sidecar = artifacts.read_sidecar(folder.sidecar(picture.output))
+        sidecar = picture_files.read_sidecar(folder.sidecar(picture.output))
         if sidecar is None:
             assert not folder.sidecar(picture.output).exists(), "a sidecar that is not whole"
             continue

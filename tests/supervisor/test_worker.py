@@ -16,7 +16,7 @@ import pytest
 
 from renderer import protocol
 from renderer.errors import DiskError
-from renderer.outputs.status import Standing
+from renderer.outputs.status import RunStatus
 from renderer.protocol import AnyEvent, Open, Render, Setup
 from renderer.supervisor import logs
 from renderer.supervisor.worker import Gone, LocalWorker, end_orphan
@@ -217,7 +217,7 @@ class TestLogs:
 
     def test_a_log_that_has_grown_begins_anew(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """While it is written, and where it was large before; the one before it stays beside it."""
-        monkeypatch.setattr(logs, "MAX_BYTES", 1000)
+        monkeypatch.setattr(logs, "MAX_LOG_BYTES", 1000)
         path = tmp_path / "worker.log"
         path.write_bytes(b"a" * 1001)
         log = logs.Log(path)
@@ -256,7 +256,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 class TestOrphans:
-    def left(self, worker: int, owner: int) -> Standing:
+    def left(self, worker: int, owner: int) -> RunStatus:
         now = datetime.now(UTC)
         values = {
             "began_at": now,
@@ -267,7 +267,7 @@ class TestOrphans:
             "done": 0,
             "failed": 0,
         }
-        return Standing(name="night", phase="rendering", **values)
+        return RunStatus(name="night", phase="rendering", **values)
 
     def sleeper(self, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", *arguments])

@@ -12,10 +12,10 @@ import pytest
 
 from renderer.cli import command as cli
 from renderer.errors import DiskError
+from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
-from renderer.outputs.layout import OutputFolder
 from renderer.system import files
-from tests.outputs.test_artifacts import MARK, save
+from tests.outputs.test_picture_files import MARK, save
 from tests.system.test_lock import MANIFEST
 from tests.users import as_another, needs_root
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from renderer.errors import DiskError, LockedError
-from renderer.outputs.layout import OutputFolder
+from renderer.outputs.folder import OutputFolder
 from renderer.system import lock
 from tests.users import as_another, needs_root
 

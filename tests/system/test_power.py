@@ -17,10 +17,10 @@ import pytest
 
 from renderer.job import Keep, Picture
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import artifacts, journal
-from renderer.outputs.layout import OutputFolder, Own
+from renderer.outputs import journal, picture_files
+from renderer.outputs.folder import OutputFolder, Own
 from renderer.supervisor import events, run
-from renderer.supervisor.settings import Settings, Stop
+from renderer.supervisor.settings import Settings, StopRequests
 from renderer.system import files
 from tests.fakes import InlineWorker, draw
 from tests.making import make_picture, pixels_of
@@ -57,14 +57,14 @@ def render(root: Path, manifest: Manifest, recorder: Recorder | None = None) -> 
     files._lasting.clear()
     rendered: list[str] = []
 
-    def watch(what: events.News) -> None:
+    def watch(what: events.Event) -> None:
         if isinstance(what, events.PictureDone):
             rendered.append(what.item.picture.id)
             if recorder is not None:
                 recorder.mark(what.item.picture.id)
 
     settings = Settings(outputs=root / "outputs", hire=InlineWorker)
-    (summary,) = run.render([manifest], settings, watch, Stop())
+    (summary,) = run.render([manifest], settings, watch, StopRequests())
     assert summary.failed == 0
     return rendered
 
@@ -106,8 +106,8 @@ def look(root: Path, pictures: Sequence[Picture]) -> Left:
     folder = OutputFolder(root / "outputs" / "test")
     done: set[str] = set()
     for picture in pictures:
-        sidecar = artifacts.read_sidecar(folder.sidecar(picture.output))
-        if sidecar and artifacts.finished(folder, picture.output, sidecar.fingerprint, thorough=True):
+        sidecar = picture_files.read_sidecar(folder.sidecar(picture.output))
+        if sidecar and picture_files.finished(folder, picture.output, sidecar.fingerprint, thorough=True):
             assert pixels_of(folder.picture(picture.output, sidecar.keep.format)) == draw(sidecar.job)
             done |= {picture.id} if sidecar.job == picture.job else set()
     return Left(frozenset(done), len(journal._entries(folder.journal)))

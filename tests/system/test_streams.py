@@ -181,10 +181,10 @@ class TestStreams:
 class TestWatchers:
     def test_one_that_fails_is_left_out(self) -> None:
         """It hears nothing more, the others hear that and everything else, and nothing is raised."""
-        heard: list[events.News] = []
-        failed: list[events.News] = []
+        heard: list[events.Event] = []
+        failed: list[events.Event] = []
 
-        def fail(what: events.News) -> None:
+        def fail(what: events.Event) -> None:
             failed.append(what)
             raise IndexError("out of range")
 

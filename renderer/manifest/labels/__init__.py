@@ -32,7 +32,7 @@ from renderer.manifest.labels import (
 )
 from renderer.manifest.labels.own import read_sidecar
 from renderer.manifest.labels.told import Reader, Told
-from renderer.outputs.layout import SIDECAR_SUFFIX
+from renderer.outputs.folder import SIDECAR_SUFFIX
 
 __all__ = ["READERS", "Told", "read", "read_sidecar"]
 

@@ -22,12 +22,11 @@ from pydantic import ValidationError
 from renderer.errors import DiskError
 from renderer.job import FileFacts, Format, Keep, Sidecar, Value
 from renderer.outputs.encode import NO_LABELS, Labels, Pixels, encode
-from renderer.outputs.layout import PICTURE_SUFFIXES, SIDECAR_SUFFIX, OutputFolder
+from renderer.outputs.folder import MAX_SIDECAR_BYTES, PICTURE_SUFFIXES, SIDECAR_SUFFIX, OutputFolder
 from renderer.system import files
 from renderer.system.files import PART_PREFIX, copy_whole, disk_error, link_whole, sha256_of, sync_folder, write_whole
 
 _CHANGE_PREFIX = f"{PART_PREFIX}change-"
-_MAX_SIDECAR_BYTES = 2**20
 
 
 def sweep(folder: OutputFolder) -> int:
@@ -60,7 +59,7 @@ def _sweep_one(part: Path) -> None:
 def read_sidecar(path: Path) -> Sidecar | None:
     """The sidecar at `path`; None when there is none, or when it is no sidecar of this version."""
     try:
-        if path.stat().st_size > _MAX_SIDECAR_BYTES:
+        if path.stat().st_size > MAX_SIDECAR_BYTES:
             return None
         return Sidecar.model_validate_json(path.read_bytes())
     except (OSError, ValidationError, ValueError):

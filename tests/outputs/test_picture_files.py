@@ -14,9 +14,9 @@ from PIL import Image
 
 from renderer.errors import DiskError
 from renderer.job import Engine, FileFacts, Memory, ModelIdentity, Sidecar, Timing
-from renderer.outputs import artifacts, done
+from renderer.outputs import done, picture_files
 from renderer.outputs.encode import Pixels
-from renderer.outputs.layout import OutputFolder
+from renderer.outputs.folder import OutputFolder
 from renderer.system import files
 from tests.fakes import SOFTWARE, draw
 from tests.making import make_picture
@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> OutputFolder:
 
 
 def save(folder: OutputFolder, output: str = "p", mark: str = MARK, pixels: Pixels | None = None) -> Sidecar:
-    return artifacts.save(folder, output, pixels or draw(make_picture().job), describe_as(mark))
+    return picture_files.save(folder, output, pixels or draw(make_picture().job), describe_as(mark))
 
 
 class TestSave:
@@ -64,7 +64,7 @@ class TestSave:
     def test_the_sidecar_tells_of_the_file(self, folder: OutputFolder) -> None:
         """The sidecar on disk is the one returned, and its hash and size are the file's."""
         sidecar = save(folder)
-        assert artifacts.read_sidecar(folder.sidecar("p")) == sidecar
+        assert picture_files.read_sidecar(folder.sidecar("p")) == sidecar
         assert sidecar.file.bytes == folder.picture("p").stat().st_size
         assert sidecar.file.sha256 == files.sha256_of(folder.picture("p"))
 
@@ -112,7 +112,7 @@ class TestFullDisk:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert "ulimit" in raised.value.hint
-        assert artifacts.finished(folder, "p", MARK, thorough=True) == before
+        assert picture_files.finished(folder, "p", MARK, thorough=True) == before
         assert sorted(path.name for path in folder.path.iterdir()) == ["p.json", "p.png"]
 
     def test_no_space_says_what_to_do(self) -> None:
@@ -126,12 +126,12 @@ class TestFinished:
     def test_a_saved_picture_is_finished(self, folder: OutputFolder) -> None:
         """The same fingerprint and the same bytes: done."""
         save(folder)
-        assert artifacts.finished(folder, "p", MARK, thorough=True)
+        assert picture_files.finished(folder, "p", MARK, thorough=True)
 
     def test_another_fingerprint_is_not(self, folder: OutputFolder) -> None:
         """A changed job is not done."""
         save(folder)
-        assert artifacts.finished(folder, "p", "b" * 64, thorough=True) is None
+        assert picture_files.finished(folder, "p", "b" * 64, thorough=True) is None
 
     def test_a_flipped_bit_is_seen_when_thorough(self, folder: OutputFolder) -> None:
         """One changed byte of the same length passes the quick look and fails the thorough one."""
@@ -139,14 +139,14 @@ class TestFinished:
         data = bytearray(folder.picture("p").read_bytes())
         data[len(data) // 2] ^= 1
         folder.picture("p").write_bytes(data)
-        assert artifacts.finished(folder, "p", MARK, thorough=False)
-        assert artifacts.finished(folder, "p", MARK, thorough=True) is None
+        assert picture_files.finished(folder, "p", MARK, thorough=False)
+        assert picture_files.finished(folder, "p", MARK, thorough=True) is None
 
     def test_a_truncated_picture_is_seen_at_once(self, folder: OutputFolder) -> None:
         """A shorter file is not done, also at a quick look."""
         save(folder)
         os.truncate(folder.picture("p"), 100)
-        assert artifacts.finished(folder, "p", MARK, thorough=False) is None
+        assert picture_files.finished(folder, "p", MARK, thorough=False) is None
 
     @pytest.mark.parametrize(
         "content", [b"", b"{", b"null", b"[]", b'{"sidecar_version": 1}', b"\xff\xfe", b"9" * 2**21]
@@ -155,14 +155,14 @@ class TestFinished:
         """A damaged, foreign or enormous file in the sidecar's place is passed over without a traceback."""
         save(folder)
         folder.sidecar("p").write_bytes(content)
-        assert artifacts.finished(folder, "p", MARK, thorough=True) is None
+        assert picture_files.finished(folder, "p", MARK, thorough=True) is None
 
     def test_a_sidecar_with_more_fields_is_not_ours(self, folder: OutputFolder) -> None:
         """The fields are a closed list: one more, and it is another version's."""
         save(folder)
         content = json.loads(folder.sidecar("p").read_text())
         folder.sidecar("p").write_text(json.dumps({**content, "host": "example"}))
-        assert artifacts.read_sidecar(folder.sidecar("p")) is None
+        assert picture_files.read_sidecar(folder.sidecar("p")) is None
 
 
 class TestCarry:
@@ -170,15 +170,15 @@ class TestCarry:
         """Where both names are the same file (a disk that ignores case; here a link), leaving one loses nothing."""
         save(folder, "Sub/p")
         (folder.path / "sub").symlink_to("Sub")
-        artifacts.carry(folder, "Sub/p", "sub/p", lambda sidecar: sidecar, leaves=True)
-        assert artifacts.finished(folder, "sub/p", MARK, thorough=True)
+        picture_files.carry(folder, "Sub/p", "sub/p", lambda sidecar: sidecar, leaves=True)
+        assert picture_files.finished(folder, "sub/p", MARK, thorough=True)
 
     def test_a_second_link_is_no_such_name(self, folder: OutputFolder) -> None:
         """A move that died after it had linked the file is gone on with, and the old name goes."""
         save(folder)
         os.link(folder.picture("p"), folder.picture("q"))
-        artifacts.carry(folder, "p", "q", lambda sidecar: sidecar, leaves=True)
-        assert artifacts.finished(folder, "q", MARK, thorough=True)
+        picture_files.carry(folder, "p", "q", lambda sidecar: sidecar, leaves=True)
+        assert picture_files.finished(folder, "q", MARK, thorough=True)
         assert not folder.picture("p").exists()
 
 
@@ -189,7 +189,7 @@ class TestSweep:
         (folder.path / ".part-change-1").mkdir()
         (folder.path / ".part-change-2").write_bytes(b"\xff no note")
         (folder.path / ".part-3").write_bytes(b"half")
-        artifacts.sweep(folder)
+        picture_files.sweep(folder)
         assert {path.name for path in folder.path.glob(".part-*")} == {".part-change-1"}
 
     def test_it_follows_no_link(self, folder: OutputFolder, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ class TestSweep:
         (tmp_path / "theirs" / ".part-1").write_bytes(b"theirs")
         (folder.path / "out").symlink_to(tmp_path / "theirs")
         (folder.path / "round").symlink_to(folder.path)
-        assert artifacts.sweep(folder) == 0
+        assert picture_files.sweep(folder) == 0
         assert (tmp_path / "theirs" / ".part-1").exists()
 
     def test_it_removes_what_dead_runs_left(self, folder: OutputFolder) -> None:
@@ -207,7 +207,7 @@ class TestSweep:
         save(folder, "sub/p")
         (folder.path / "sub" / ".part-0123").write_bytes(b"half")
         (folder.path / "notes.txt").write_text("mine")
-        assert artifacts.sweep(folder) == 1
+        assert picture_files.sweep(folder) == 1
         assert sorted(path.name for path in folder.path.rglob("*") if path.is_file()) == [
             "notes.txt",
             "p.json",

@@ -1,7 +1,7 @@
 """One manifest's folder, `outputs/<name>`: what lies where in it, and who holds it.
 
-All names that the program uses in it stand here, and nowhere else; no picture gets one of them (`names`). Knows nothing
-of what is in the files.
+All names that the program uses in it stand here, and nowhere else; no picture gets one of them (`naming`). Knows
+nothing of what is in the files.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from renderer.system.lock import Hold
 
 PICTURE_SUFFIXES: dict[Format, str] = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 SIDECAR_SUFFIX = ".json"
+MAX_SIDECAR_BYTES = 2**20
+"""A larger file is none."""
 
 
 class Own(StrEnum):

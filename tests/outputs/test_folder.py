@@ -11,11 +11,11 @@ import pytest
 
 from renderer.manifest import naming
 from renderer.outputs import status
-from renderer.outputs.layout import OutputFolder, Own, is_reserved
+from renderer.outputs.folder import OutputFolder, Own, is_reserved
 from renderer.planning import plan
 from renderer.report import page
 from renderer.supervisor import events, run
-from renderer.supervisor.settings import Settings, Stop
+from renderer.supervisor.settings import Settings, StopRequests
 from tests.fakes import InlineWorker
 from tests.making import make_manifest
 
@@ -37,7 +37,7 @@ def test_whatever_a_run_writes_has_a_reserved_name(tmp_path: Path, monkeypatch: 
     manifest, found = make_manifest(("a", "fail")), set[str]()
     folder = OutputFolder(tmp_path / manifest.name)
 
-    def watch(_: events.News) -> None:
+    def watch(_: events.Event) -> None:
         found.update(path.name for path in folder.path.iterdir())
 
     class Logs(InlineWorker):
@@ -45,7 +45,7 @@ def test_whatever_a_run_writes_has_a_reserved_name(tmp_path: Path, monkeypatch: 
             super().__init__(log)
             log.write_text("as a worker would")
 
-    run.render([manifest], Settings(outputs=tmp_path, hire=Logs), watch, Stop())
+    run.render([manifest], Settings(outputs=tmp_path, hire=Logs), watch, StopRequests())
     page.write(plan.make_plan(manifest, tmp_path))
     watch(events.Tick())
     ours = found - {"p000.png", "p000.json"}
@@ -100,7 +100,7 @@ def test_the_names_stand_in_one_place() -> None:
     found = [
         f"{path.relative_to(PACKAGE)}: {text}"
         for path in PACKAGE.rglob("*.py")
-        if path != PACKAGE / "outputs" / "layout.py"
+        if path != PACKAGE / "outputs" / "folder.py"
         for text in _texts(path)
         if text.rpartition("/")[2] in spelt
     ]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from renderer.doctor.finding import Facts, Finding
 from renderer.machine import rates as rates_of
-from renderer.machine.gpus import Gpu, Link
+from renderer.machine.gpus import Link, LocalGpu
 from renderer.machine.rates import Rates
 from renderer.text import amount
 
@@ -43,7 +43,7 @@ def _silent(facts: Facts) -> Iterator[Finding]:
         yield Finding(trouble, left, hint)
 
 
-def _memory(gpu: Gpu) -> Iterator[Finding]:
+def _memory(gpu: LocalGpu) -> Iterator[Finding]:
     if gpu.memory == "host":
         yield Finding(
             f"{gpu.name} has no memory of its own, and shares the host's {amount(gpu.total_bytes)}",
@@ -58,7 +58,7 @@ def _memory(gpu: Gpu) -> Iterator[Finding]:
         )
 
 
-def _bus(gpu: Gpu, facts: Facts) -> Iterator[Finding]:
+def _bus(gpu: LocalGpu, facts: Facts) -> Iterator[Finding]:
     link = gpu.link
     if link is None:
         return
@@ -84,7 +84,7 @@ def _bus(gpu: Gpu, facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _neighbours(gpu: Gpu) -> Iterator[Finding]:
+def _neighbours(gpu: LocalGpu) -> Iterator[Finding]:
     used = gpu.total_bytes - gpu.free_bytes if gpu.memory == "own" else 0
     if used > BUSY_SHARE * gpu.total_bytes:
         named = [
@@ -98,7 +98,7 @@ def _neighbours(gpu: Gpu) -> Iterator[Finding]:
         )
 
 
-def _health(gpu: Gpu) -> Iterator[Finding]:
+def _health(gpu: LocalGpu) -> Iterator[Finding]:
     if gpu.uncorrected_errors:
         yield Finding(
             f"{gpu.name}: {gpu.uncorrected_errors} memory errors that ECC could not correct, since the driver loaded",
