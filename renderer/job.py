@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Literal, Self
@@ -102,6 +103,22 @@ class Job(Value):
     width: int
     height: int
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What is opened as one, for all jobs that ask for it: a model's reference, and a precision."""
+
+    model: str
+    precision: Precision
+
+    @classmethod
+    def of(cls, job: Job) -> Weights:
+        """The weights that a job is rendered with."""
+        return cls(job.model, job.precision)
+
+    def __str__(self) -> str:
+        return f"{self.model} at {self.precision}"
 
 
 class ModelIdentity(Value):
@@ -337,61 +354,3 @@ class Sidecar(Value):
     file: FileFacts
     attempt: int = 1
     warnings: tuple[str, ...] = ()
-
-
-# ---- what is known of a run ------------------------------------------------------------------------------------------
-
-Ending = Literal["complete", "deadline", "signal", "failures", "error"]
-"""Why a run ended: nothing left to do, the time was up, somebody asked for it, too many failures in a row, or an error
-that was no picture's."""
-
-
-class Failure(Value):
-    """A picture that is not there at the end of a run, and why.
-
-    `set_aside`: it brought down too many workers, and is not tried again by itself. `refused`: it was not tried, for
-    this machine cannot render it, or its model did not open.
-    """
-
-    id: str
-    message: str
-    hint: str = ""
-    set_aside: bool = False
-    refused: bool = False
-
-
-class Summary(Value):
-    """One run over one manifest: `summary.json`. Rates and sums are of this run alone.
-
-    Counts are pictures, each counted once: `rendered`, `skipped` (there already; `brought` of them under
-    another name, or kept another way), `failed` (tried, and not
-    there), `refused` (not tried: this machine cannot), `set_aside`, `left` (to do still) and `not_chosen` (left out by
-    `--only`) add up to `pictures`, which are the manifest's. `error` is what ended the run, where that was an error.
-    """
-
-    summary_version: Literal[2] = 2
-    name: str
-    manifest: str
-    ending: Ending
-    error: str = ""
-    began_at: datetime
-    ended_at: datetime
-    pictures: int
-    rendered: int
-    skipped: int
-    brought: int = 0
-    failed: int
-    refused: int = 0
-    set_aside: int = 0
-    left: int
-    not_chosen: int = 0
-    elapsed_s: Seconds
-    rendering_s: Seconds
-    pictures_per_hour: float | None
-    memory: Memory
-    failures: tuple[Failure, ...] = ()
-
-    @property
-    def is_all_there(self) -> bool:
-        """Whether all pictures that were chosen are there."""
-        return not (self.failed or self.refused or self.set_aside or self.left)

@@ -24,6 +24,7 @@ from renderer.job import (
     Stored,
     Timing,
     Value,
+    Weights,
     stored,
 )
 
@@ -64,6 +65,11 @@ class Setup(Value):
     in_flight: int | None = None
     demands: tuple[Demand, ...] = ()
     gpu: str | None = None
+
+    @property
+    def weights(self) -> Weights:
+        """Whose jobs it takes."""
+        return Weights(self.model, self.precision)
 
     @property
     def stored(self) -> Stored:

@@ -7,15 +7,26 @@ from pathlib import Path
 
 from PIL import Image
 
-from renderer.job import Expect, Job, Picture, Place
+from renderer.job import Expect, Job, Picture, Place, Sidecar
 from renderer.manifest.manifest import Manifest
+from renderer.outputs import done
 from renderer.outputs.encode import Pixels
+from renderer.outputs.folder import OutputFolder
+from renderer.outputs.picture_files import read_sidecar
 
 
 def pixels_of(path: Path) -> Pixels:
     """What a picture's file shows, whatever it is kept as."""
     with Image.open(path) as image:
         return Pixels(image.width, image.height, image.convert("RGB").tobytes())
+
+
+def finished(folder: OutputFolder, output: str, fingerprint: str, *, thorough: bool) -> Sidecar | None:
+    """The sidecar of a picture that counts as done: of this fingerprint, and its file is what it says."""
+    found = done.find(folder, output)
+    if found is None or found.fingerprint != fingerprint or not found.is_whole(folder, thorough=thorough):
+        return None
+    return read_sidecar(folder.sidecar(output))
 
 
 def make_job(prompt: str = "a red circle", *, seed: int = 1, side: int = 64, steps: int = 2) -> Job:

@@ -15,8 +15,8 @@ from renderer.cli.console import LogFormat
 from renderer.cli.manifests import Loaded
 from renderer.cli.notify import Notifier
 from renderer.errors import RendererError, UsageError
-from renderer.job import Summary
 from renderer.manifest.manifest import Manifest
+from renderer.outputs.summary import Summary
 from renderer.report import page
 from renderer.report.gallery import Gallery
 from renderer.report.server import Server

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from renderer.errors import MachineError, RendererError, UsageError
-from renderer.job import Summary
 from renderer.outputs.describe import describe_summary
+from renderer.outputs.summary import Summary
 from renderer.supervisor import events
 from renderer.supervisor.events import Watch
 

@@ -15,7 +15,8 @@ from typing import get_args
 from renderer.cli import models, plan, report
 from renderer.cli.manifests import Load, Loaded
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ManifestError
-from renderer.job import Profile, Summary
+from renderer.job import Profile
+from renderer.outputs.summary import Summary
 
 GB = 10**9
 """What may be downloaded when nobody is at a terminal to see it."""

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from renderer.cli import render
 from renderer.cli.manifests import Loaded
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, RendererError, UsageError
-from renderer.job import Software, Summary
+from renderer.job import Software
+from renderer.outputs.summary import Summary
 from renderer.system.folders import expanded
 
 if TYPE_CHECKING:

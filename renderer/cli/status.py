@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from renderer.cli.manifests import Load, Loaded
-from renderer.job import Failure, Summary
 from renderer.outputs.describe import describe_ending, describe_running
+from renderer.outputs.summary import Failure, Summary, read_summary
 from renderer.system import streams
 from renderer.system.lock import Hold
 from renderer.text import wrap
@@ -109,7 +109,7 @@ def _status(options: argparse.Namespace, loaded: Loaded) -> int:
         plan = make_plan(manifest, options.outputs, thorough=options.verify)
         running = run_status.read(plan.folder)
         memory = run_status.memory_now(running) if running else None
-        status = _Status(plan, run_status.read_summary(plan.folder), running, memory, plan.folder.hold())
+        status = _Status(plan, read_summary(plan.folder), running, memory, plan.folder.hold())
         states.append(status.as_dict())
         if not options.json:
             print(streams.harmless("\n".join(status.lines(datetime.now().astimezone()))))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from renderer.catalog import MOST_TOKENS, TRAINED_TOKENS, Model
 from renderer.errors import BadPictureError, PictureError
-from renderer.job import Job, Memory, Sharing, Size, Timing
+from renderer.job import Job, Memory, Sharing, Size, Timing, Weights
 from renderer.protocol import Setup
 
 FEWEST_STEPS = 2
@@ -66,7 +66,7 @@ def prompts(job: Job) -> dict[str, str]:
 
 def refuse(job: Job, setup: Setup, model: Model) -> None:
     """Raise `PictureError` for a job that is not this engine's, or that DiffSynth would silently change."""
-    if (job.model, job.precision) != (setup.model, setup.precision):
+    if Weights.of(job) != setup.weights:
         opened = f"{setup.model} at {setup.precision}"
         raise PictureError(f"the job wants {job.model} at {job.precision}, and {opened} is open")
     if job.num_inference_steps < FEWEST_STEPS:

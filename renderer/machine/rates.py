@@ -127,11 +127,6 @@ def measure(machine: Machine) -> Rates:
     return rates
 
 
-def path_of(machine: Machine) -> Path:
-    """The file in the cache that holds this machine's rates, or would. Safe to delete."""
-    return _path(_key(machine))
-
-
 def of_card(card: Card, *, host_copy_bytes_per_s: float = 10e9) -> Rates:
     """What a card is expected to do: its peaks times what programs make of them.
 

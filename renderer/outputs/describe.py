@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from renderer.job import Sidecar, Summary
+from renderer.job import Sidecar
 from renderer.outputs.status import MemoryNow, RunStatus
+from renderer.outputs.summary import Summary
 from renderer.text import COLUMNS, cut, duration, gib, wrap
 
 _SHOWN = 16

@@ -24,7 +24,7 @@ from renderer.job import FileFacts, Format, Keep, Sidecar, Value
 from renderer.outputs.encode import NO_LABELS, Labels, Pixels, encode
 from renderer.outputs.folder import MAX_SIDECAR_BYTES, PICTURE_SUFFIXES, SIDECAR_SUFFIX, OutputFolder
 from renderer.system import files
-from renderer.system.files import PART_PREFIX, copy_whole, disk_error, link_whole, sha256_of, sync_folder, write_whole
+from renderer.system.files import PART_PREFIX, copy_whole, disk_error, link_whole, sync_folder, write_whole
 
 _CHANGE_PREFIX = f"{PART_PREFIX}change-"
 
@@ -64,30 +64,6 @@ def read_sidecar(path: Path) -> Sidecar | None:
         return Sidecar.model_validate_json(path.read_bytes())
     except (OSError, ValidationError, ValueError):
         return None
-
-
-def finished(
-    folder: OutputFolder, output: str, fingerprint: str, *, thorough: bool, keep: Keep | None = None
-) -> Sidecar | None:
-    """The sidecar of a picture that is done: same fingerprint, kept the same way, and the file is what it says.
-
-    `keep` of None takes every way of keeping.
-
-    `thorough` compares the file's SHA-256; otherwise its size has to do, which is enough to say what is there but not
-    to skip it.
-    """
-    sidecar = read_sidecar(folder.sidecar(output))
-    if sidecar is None or sidecar.fingerprint != fingerprint or (keep is not None and sidecar.keep != keep):
-        return None
-    picture = folder.picture(output, sidecar.keep.format)
-    try:
-        if picture.stat().st_size != sidecar.file.bytes:
-            return None
-        if thorough and sha256_of(picture) != sidecar.file.sha256:
-            return None
-    except OSError:
-        return None
-    return sidecar
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import psutil
 from pydantic import ValidationError
 
 from renderer.errors import DiskError
-from renderer.job import Bytes, Seconds, Summary, Value
+from renderer.job import Bytes, Seconds, Value
 from renderer.machine import hardware
 from renderer.outputs.folder import OutputFolder
 from renderer.system.files import write_whole
@@ -104,14 +104,6 @@ def read(folder: OutputFolder) -> RunStatus | None:
 def left_behind(folder: OutputFolder) -> RunStatus | None:
     """What a run that is no more wrote last of itself; None where it ended well. To be asked with the lock held."""
     return _read(folder.status)
-
-
-def read_summary(folder: OutputFolder) -> Summary | None:
-    """How the last run over a folder's manifest went; None when none has ended yet, or one of another version has."""
-    try:
-        return Summary.model_validate_json(folder.summary.read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 def memory_now(status: RunStatus) -> MemoryNow:

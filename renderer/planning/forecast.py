@@ -13,17 +13,16 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from renderer import catalog
 from renderer.errors import RendererError
 from renderer.estimate import Estimate, Native, Stage, Work, decide, duration, host, shape_of
 from renderer.estimate.decide import Decision
 from renderer.estimate.duration import Limit
 from renderer.estimate.memory import CONTEXT_BYTES
-from renderer.job import Job, Precision, Profile
+from renderer.job import Job, Precision, Profile, Weights
 from renderer.machine.hardware import Machine
 from renderer.machine.rates import Rates
 from renderer.planning import mixtures, space
-from renderer.planning.pace import Pace, Way, seconds, timesteps
+from renderer.planning.pace import Pace, PaceKey, Way, seconds, timesteps
 from renderer.planning.placement import SizeRefusal, available_bytes, refusals, setup_for, streaming_of
 from renderer.planning.plan import Plan, Planned
 from renderer.planning.space import Disk
@@ -170,7 +169,7 @@ def forecast(plans: Sequence[Plan], terms: Assumptions, now: datetime) -> Foreca
     refused: dict[Job, SizeRefusal] = {}
     troubles: list[str] = []
     setups: list[Setup] = []
-    for items in _by_model(todo):
+    for items in _by_weights(todo):
         try:
             grouping = _Grouping(items, terms, pace)
         except RendererError as error:
@@ -196,10 +195,10 @@ def forecast(plans: Sequence[Plan], terms: Assumptions, now: datetime) -> Foreca
     )
 
 
-def _by_model(items: Iterable[Planned]) -> Iterable[list[Planned]]:
-    groups: dict[tuple[str, Precision], list[Planned]] = {}
+def _by_weights(items: Iterable[Planned]) -> Iterable[list[Planned]]:
+    groups: dict[Weights, list[Planned]] = {}
     for item in items:
-        groups.setdefault((item.picture.job.model, item.picture.job.precision), []).append(item)
+        groups.setdefault(Weights.of(item.picture.job), []).append(item)
     return groups.values()
 
 
@@ -216,8 +215,8 @@ class _Grouping:
         self.setup = setup_for(jobs, terms.machine, terms.profile, terms.vram_bytes)
         self.refused = refusals(jobs, self.setup, terms.machine)
         self.left = [job for job in jobs if job not in self.refused]
-        self._key = (items[0].model.id, self.setup.precision, self.setup.profile)
-        self._shape = shape_of(catalog.find(self.setup.model))
+        self._key = PaceKey(self.setup.weights, self.setup.profile)
+        self._shape = shape_of(items[0].model)
         self._cpu = terms.machine.gpu is None
         recording = self.streamed and not self._cpu
         self._streaming = replace(streaming_of(self.setup, terms.machine), recording=recording)

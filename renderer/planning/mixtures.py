@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from renderer.job import BlockArithmetic
+from renderer.job import BlockArithmetic, Weights
 from renderer.machine.hardware import Machine
 from renderer.machine.processor import arithmetic
 from renderer.outputs.done import Known
@@ -45,7 +45,7 @@ def remarks(plans: Sequence[Plan], setups: Iterable[Setup], machine: Machine) ->
             told
             for plan in plans
             for item in plan.items
-            if (item.picture.job.model, item.picture.job.precision) == (setup.model, setup.precision)
+            if Weights.of(item.picture.job) == setup.weights
             and item.sidecar is not None
             and (told := told_by(item.sidecar)) != here
         )
@@ -55,6 +55,6 @@ def remarks(plans: Sequence[Plan], setups: Iterable[Setup], machine: Machine) ->
             if "fp8" in (here, *others):
                 way += "; precision fp8-weights multiplies alike on every card"
             yield (
-                f"{setup.model} at {setup.precision}: pictures that are there were computed {counts}, and this machine "
+                f"{setup.weights}: pictures that are there were computed {counts}, and this machine "
                 f"computes in {_WORDS[here]}: those to come will differ slightly from them; {way}"
             )

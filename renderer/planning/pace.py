@@ -15,11 +15,10 @@ from functools import lru_cache
 
 from renderer import catalog
 from renderer.catalog import Shape
-from renderer.errors import ModelError
 from renderer.estimate import Kernels, Streaming, Work, count_tokens, duration, shape_of
-from renderer.job import Job, Precision, Profile, Stored, stored
+from renderer.job import Job, Precision, Profile, Stored, Weights, stored
 from renderer.machine.rates import Rates
-from renderer.outputs.done import Known
+from renderer.outputs.done import Done
 from renderer.planning.plan import Planned
 
 RECENT = 50
@@ -61,7 +60,13 @@ MOST_TABLES = 512
 FEWEST_WORKERS, RECENT_WORKERS = 2, 3
 """Workers whose preparing counts, and fewer of which may all have been broken off."""
 
-PaceKey = tuple[str, Precision, Profile]
+
+@dataclass(frozen=True, slots=True)
+class PaceKey:
+    """Pictures that take as long by the same factor: of the same weights, by the same profile."""
+
+    weights: Weights
+    profile: Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +85,18 @@ class Way:
 class Pace:
     """What pictures will take, learnt from pictures that were rendered the same way."""
 
-    def __init__(self, sidecars: Iterable[Known] = (), rates: Rates | None = None) -> None:
+    def __init__(self, sidecars: Iterable[Done] = (), rates: Rates | None = None) -> None:
         """`rates` are this machine's rates, if they are known."""
         self._rates = rates
         self._factors: dict[PaceKey, list[float]] = {}
         self._walls: dict[PaceKey, list[float]] = {}
         self._encodes: dict[PaceKey, list[float]] = {}
         self._ways: dict[PaceKey, Way] = {}
-        self._workers: dict[PaceKey, dict[float, list[Known]]] = {}
+        self._workers: dict[PaceKey, dict[float, list[Done]]] = {}
         for sidecar in sidecars:
             self.learn(sidecar)
 
-    def learn(self, sidecar: Known) -> None:
+    def learn(self, sidecar: Done) -> None:
         """Take a finished picture's seconds into account: those of denoising and decoding, and what came before apart.
 
         Where it did not share the machine, encoding its prompts and saving its file were its own too.
@@ -118,11 +123,11 @@ class Pace:
         A picture that shares the machine with n others is there n times as late.
         """
         job = item.picture.job
-        key = (item.model.id, job.precision, profile)
+        key = PaceKey(Weights.of(job), profile)
         factors = self._factors.get(key)
         if factors is None and self._rates is None:
             return None
-        way = way or self._ways.get(key) or Way(_layers(key[0]), 1, cpu=profile == "cpu")
+        way = way or self._ways.get(key) or Way(_shape(key.weights).layers, 1, cpu=profile == "cpu")
         share, _ = self._arithmetic(key, job, way)
         return share * self.factor(key) + self._encode_s(key, [job])
 
@@ -172,7 +177,7 @@ class Pace:
         way = self._ways.get(key)
         return self._rates or (_SOME_CPU if way is not None and way.cpu else _SOME_GPU)
 
-    def expect_of(self, sidecar: Known) -> float | None:
+    def expect_of(self, sidecar: Done) -> float | None:
         """Seconds by the wall's clock that a picture like this one will take; None when none like it was measured."""
         walls = self._walls.get(_key(sidecar))
         if not walls:
@@ -182,17 +187,15 @@ class Pace:
 
     def _arithmetic(self, key: PaceKey, job: Job, way: Way) -> tuple[float, float]:
         """A picture's part of the machine's time, and the wall's, by the arithmetic alone."""
-        model, _, profile = key
         rates = self._rates or (_SOME_CPU if way.cpu else _SOME_GPU)
-        return seconds(_shape(model), job, profile, way, rates)
+        return seconds(_shape(key.weights), job, key.profile, way, rates)
 
 
 def weight(item: Planned) -> float:
     """What a picture takes beside others of its batch: seconds, as if all weights were there, on some machine."""
     job = item.picture.job
-    model = item.model.id
-    cpu = model == catalog.DEMO.id
-    return seconds(_shape(model), job, "stream", Way(_layers(model), 1, cpu=cpu), _SOME_CPU if cpu else _SOME_GPU)[0]
+    shape, cpu = shape_of(item.model), item.model.id == catalog.DEMO.id
+    return seconds(shape, job, "stream", Way(shape.layers, 1, cpu=cpu), _SOME_CPU if cpu else _SOME_GPU)[0]
 
 
 def seconds(shape: Shape, job: Job, profile: Profile, way: Way, rates: Rates) -> tuple[float, float]:
@@ -228,8 +231,8 @@ def _prepare_s(key: PaceKey, jobs: Sequence[Job], known: Collection[str], rates:
     """
     prompts = dict.fromkeys(prompt for job in jobs for prompt in _prompts(job) if prompt not in known)
     tokens = [count_tokens(prompt) for prompt in prompts]
-    different = timesteps(jobs) if key[2] == "stream" else 0
-    return duration.encode_seconds(_shape(key[0]), stored(key[1]), tokens, different, rates)
+    different = timesteps(jobs) if key.profile == "stream" else 0
+    return duration.encode_seconds(_shape(key.weights), stored(key.weights.precision), tokens, different, rates)
 
 
 def _prompts(job: Job) -> tuple[str, ...]:
@@ -237,25 +240,17 @@ def _prompts(job: Job) -> tuple[str, ...]:
     return (job.prompt, job.negative_prompt) if job.cfg_scale != 1.0 else (job.prompt,)
 
 
-def _key(sidecar: Known) -> PaceKey:
-    return sidecar.model.id, sidecar.job.precision, sidecar.engine.profile
+def _key(sidecar: Done) -> PaceKey:
+    return PaceKey(Weights.of(sidecar.job), sidecar.engine.profile)
 
 
-def _way(sidecar: Known) -> Way:
+def _way(sidecar: Done) -> Way:
     cpu, sharing = sidecar.engine.device == "cpu", sidecar.sharing
     if sharing is None:
-        return Way(_layers(sidecar.model.id), 1, cpu)
+        return Way(_shape(Weights.of(sidecar.job)).layers, 1, cpu)
     return Way(sharing.slots, max(1, round(sharing.mean_in_flight)), cpu)
 
 
-def _layers(model: str) -> int:
-    return _shape(model).layers
-
-
 @lru_cache(maxsize=64)
-def _shape(model: str) -> Shape:
-    """A model's shape by its identity; one that is not in the catalogue is taken to be of full size."""
-    try:
-        return shape_of(catalog.find(model))
-    except ModelError:
-        return catalog.QWEN_IMAGE_SHAPE
+def _shape(weights: Weights) -> Shape:
+    return shape_of(catalog.find(weights.model))

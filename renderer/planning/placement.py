@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from renderer import catalog
 from renderer.catalog import Model
 from renderer.errors import MachineError
 from renderer.estimate import Kernels, Native, Streaming, Work, decide, host, shape_of
-from renderer.estimate.decide import Decision
 from renderer.estimate.memory import CONTEXT_BYTES
 from renderer.job import Job, Precision, Profile, Size, stored
 from renderer.machine.hardware import Machine
@@ -194,10 +192,3 @@ def refusals(jobs: Sequence[Job], setup: Setup, machine: Machine) -> dict[Job, S
         if (refusal := found[work]) is not None:
             refused[job] = refusal
     return refused
-
-
-def decide_for(setup: Setup, machine: Machine, **more: Any) -> Decision:
-    """What a setup's demands are rendered with on this machine, by the function that the engine asks as well."""
-    works = [Work(**demand.model_dump()) for demand in setup.demands]
-    available = available_bytes(setup, machine)
-    return decide.decide(streaming_of(setup, machine), works, available, slots=setup.slots, **more)

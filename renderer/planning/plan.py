@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from renderer import catalog
+from renderer.catalog import Model
 from renderer.errors import UsageError
-from renderer.job import ModelIdentity, Picture, Precision, fingerprint
+from renderer.job import ModelIdentity, Picture, Weights, fingerprint
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import done
 from renderer.outputs import sources as sourcing
@@ -43,7 +44,8 @@ class Planned:
     """
 
     picture: Picture
-    model: ModelIdentity
+    model: Model
+    identity: ModelIdentity
     fingerprint: str
     state: State
     note: str = ""
@@ -75,13 +77,13 @@ class Plan:
         return self.ids is None or item.picture.id in self.ids
 
     def to_render(self) -> list[Planned]:
-        """What will be rendered, in order: by model and precision as first met, and suspects after everybody else."""
-        met: dict[tuple[str, Precision], int] = {}
+        """What will be rendered, in order: by weights as first met, and suspects after everybody else."""
+        met: dict[Weights, int] = {}
         for item in self.items:
-            met.setdefault((item.picture.job.model, item.picture.job.precision), len(met))
+            met.setdefault(Weights.of(item.picture.job), len(met))
 
         def rank(item: Planned) -> tuple[int, bool]:
-            return met[item.picture.job.model, item.picture.job.precision], item.suspect
+            return met[Weights.of(item.picture.job)], item.suspect
 
         wanted = (item for item in self.chosen if item.state in ("to do", "failed"))
         return sorted((item for item in wanted if item.source is None and not item.twin), key=rank)
@@ -137,13 +139,14 @@ def make_plan(
     folder = OutputFolder(outputs / manifest.name)
     journal = Journal.read(folder)
     names = {picture.job.model for picture in manifest.pictures}
-    identities = {name: identify(catalog.find(name), heard.read if heard else None) for name in names}
+    models = {name: catalog.find(name) for name in names}
+    identities = {name: identify(model, heard.read if heard else None) for name, model in models.items()}
     ids = choose(manifest, only) if only else None
 
     def look(picture: Picture) -> tuple[Planned, FoundSidecar | None]:
         wanted = ids is None or picture.id in ids
-        model = identities[picture.job.model]
-        return _look(picture, model, folder, journal, force=force and wanted, thorough=thorough and wanted)
+        model, identity = models[picture.job.model], identities[picture.job.model]
+        return _look(picture, model, identity, folder, journal, force=force and wanted, thorough=thorough and wanted)
 
     pictures = manifest.pictures
     items: list[Planned] = []
@@ -225,18 +228,26 @@ def look_again(plan: Plan, positions: Iterable[int]) -> list[Planned]:
     """The pictures at some positions of a plan, held against their places as they are now and the journal as read."""
     items = (plan.items[position] for position in positions)
     return [
-        _look(item.picture, item.model, plan.folder, plan.journal, force=False, thorough=False)[0] for item in items
+        _look(item.picture, item.model, item.identity, plan.folder, plan.journal, force=False, thorough=False)[0]
+        for item in items
     ]
 
 
 def _look(
-    picture: Picture, model: ModelIdentity, folder: OutputFolder, journal: Journal, *, force: bool, thorough: bool
+    picture: Picture,
+    model: Model,
+    identity: ModelIdentity,
+    folder: OutputFolder,
+    journal: Journal,
+    *,
+    force: bool,
+    thorough: bool,
 ) -> tuple[Planned, FoundSidecar | None]:
     """A picture by what stands in its place; and what does, where that is not the picture as it is to be."""
-    mark = fingerprint(picture.job, model)
+    mark = fingerprint(picture.job, identity)
     found = done.find(folder, picture.output)
     if force:
-        return Planned(picture, model, mark, "to do", "rendered anew on request"), found
+        return Planned(picture, model, identity, mark, "to do", "rendered anew on request"), found
     note = ""
     if found is not None:
         if found.fingerprint != mark:
@@ -244,13 +255,13 @@ def _look(
         elif found.keep != picture.keep:
             note = "its format or what it embeds has changed"
         elif found.is_whole(folder, thorough=thorough):
-            return Planned(picture, model, mark, "done", sidecar=found.of(picture.job)), None
+            return Planned(picture, model, identity, mark, "done", sidecar=found.of(picture.job)), None
         else:
             note = "the file is not what its sidecar says"
     record = journal.record(mark)
     if record.set_aside:
         note = f"brought down {MAX_CRASHES} workers: {record.failure}; --force tries again"
-        return Planned(picture, model, mark, "set aside", note), found
+        return Planned(picture, model, identity, mark, "set aside", note), found
     if record.failure:
-        return Planned(picture, model, mark, "failed", record.failure, suspect=record.crashes > 0), found
-    return Planned(picture, model, mark, "to do", note, suspect=record.left_open), found
+        return Planned(picture, model, identity, mark, "failed", record.failure, suspect=record.crashes > 0), found
+    return Planned(picture, model, identity, mark, "to do", note, suspect=record.left_open), found

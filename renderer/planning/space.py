@@ -171,8 +171,8 @@ class Files:
         for item in wanted:
             kind = _kind(item)
             if kind not in self._densities:
-                model, form = catalog.find(item.picture.job.model), item.picture.keep.format
-                self._densities[kind] = model.densities.get(form, catalog.PHOTOGRAPHS[form])
+                form = item.picture.keep.format
+                self._densities[kind] = item.model.densities.get(form, catalog.PHOTOGRAPHS[form])
                 self._own[kind], self._others[kind] = [], []
         self._look(plans)
         self._factors = {kind: self._factor(kind) for kind in self._densities}
@@ -220,7 +220,7 @@ class Files:
 
 
 def _kind(item: Planned) -> FileKind:
-    return item.model.id, item.picture.keep.format
+    return item.identity.id, item.picture.keep.format
 
 
 def _file_bytes(density: Density, pixels: int, embed: Embed) -> float:

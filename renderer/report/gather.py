@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from renderer.job import Summary
-from renderer.outputs.done import Known
+from renderer.outputs.done import Done
 from renderer.outputs.folder import Own
-from renderer.outputs.status import read_summary
+from renderer.outputs.summary import Summary, read_summary
 from renderer.planning.plan import Plan, Planned, State
 from renderer.system import folders
 
@@ -53,7 +52,7 @@ class Page:
     told: str
     trouble: tuple[Planned, ...]
     summary: Summary | None
-    sidecars: tuple[Known, ...]
+    sidecars: tuple[Done, ...]
     log: str = ""
 
 
@@ -75,7 +74,7 @@ def gather(plan: Plan, described: Sequence[Mapping[str, Any]] | None = None) -> 
     )
 
 
-def thumbnail_name(sidecar: Known) -> str:
+def thumbnail_name(sidecar: Done) -> str:
     """A thumbnail, as a path from the page: named by its picture's bytes, so that it is made once for them."""
     return f"{Own.THUMBS}/{sidecar.file.sha256[:24]}.webp"
 
@@ -111,7 +110,7 @@ def describe(item: Planned) -> Mapping[str, Any]:
         "note": hide_paths(item.note),
         "prompt": job.prompt,
         "negative_prompt": job.negative_prompt,
-        "model": item.model.id,
+        "model": item.identity.id,
         "precision": job.precision,
         "width": job.width,
         "height": job.height,

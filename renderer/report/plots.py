@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from renderer.outputs.done import Known
+from renderer.outputs.done import Done
 from renderer.planning.pace import Pace
 from renderer.text import GIB
 
@@ -57,7 +57,7 @@ class Plot:
     ends: str = ""
 
 
-def draw(sidecars: Sequence[Known]) -> tuple[Plot, ...]:
+def draw(sidecars: Sequence[Done]) -> tuple[Plot, ...]:
     """The figures that these pictures have numbers for, oldest picture first; none when there are no pictures."""
     ordered = sorted(sidecars, key=lambda sidecar: sidecar.timing.ended_at)
     if not ordered:
@@ -69,13 +69,13 @@ def draw(sidecars: Sequence[Known]) -> tuple[Plot, ...]:
 class _Spans:
     """Pictures in equal spans of time."""
 
-    def __init__(self, ordered: Sequence[Known]) -> None:
+    def __init__(self, ordered: Sequence[Done]) -> None:
         first, last = ordered[0].timing.began_at, ordered[-1].timing.ended_at
         whole_s = max(1.0, (last - first).total_seconds())
         self.span_s = next((span for span in _SPANS_S if whole_s / span <= _MOST_SPANS), whole_s / _MOST_SPANS)
         self.first = first
         count = min(_MOST_SPANS, int(whole_s / self.span_s) + 1)
-        self.members: list[list[Known]] = [[] for _ in range(count)]
+        self.members: list[list[Done]] = [[] for _ in range(count)]
         for sidecar in ordered:
             at = int((sidecar.timing.ended_at - first).total_seconds() / self.span_s)
             self.members[min(count - 1, max(0, at))].append(sidecar)
@@ -118,7 +118,7 @@ def _rate(spans: _Spans) -> Plot:
                 marks=_marks(highest), begins=spans.label(0), ends=spans.label(len(rates)))  # fmt: skip
 
 
-_STAGES: tuple[tuple[str, Callable[[Known], float | None]], ...] = (
+_STAGES: tuple[tuple[str, Callable[[Done], float | None]], ...] = (
     ("encode", lambda sidecar: sidecar.timing.encode_s),
     ("denoise", lambda sidecar: sidecar.timing.denoise_s),
     ("decode", lambda sidecar: sidecar.timing.decode_s),
@@ -126,7 +126,7 @@ _STAGES: tuple[tuple[str, Callable[[Known], float | None]], ...] = (
 )
 
 
-def _stages(ordered: Sequence[Known]) -> Plot:
+def _stages(ordered: Sequence[Done]) -> Plot:
     sums = [(name, sum(part(sidecar) or 0.0 for sidecar in ordered)) for name, part in _STAGES]
     whole = sum(seconds for _, seconds in sums) or 1.0
     high = (HEIGHT - TOP - BOTTOM) / len(sums)
@@ -150,7 +150,7 @@ def _series(spans: _Spans, kind: int, name: str, values: Sequence[float | None],
     return Line(kind, name, " ".join(f"{x},{y}" for x, y in dots), dots)
 
 
-def _most(spans: _Spans, read: Callable[[Known], int | None]) -> list[float | None]:
+def _most(spans: _Spans, read: Callable[[Done], int | None]) -> list[float | None]:
     found = [[value / GIB for each in members if (value := read(each)) is not None] for members in spans.members]
     return [max(values) if values else None for values in found]
 

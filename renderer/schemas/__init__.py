@@ -11,8 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from renderer.job import Sidecar, Summary, Value
+from renderer.job import Sidecar, Value
 from renderer.manifest.manifest import manifest_schema
+from renderer.outputs.summary import Summary
 
 FOLDER = Path(__file__).parent
 

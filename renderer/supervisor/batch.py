@@ -13,24 +13,23 @@ from datetime import UTC, datetime
 
 from renderer import protocol
 from renderer.errors import DiskError, MachineError, PictureError, RendererError
-from renderer.job import Ending, Summary
+from renderer.job import Weights
 from renderer.outputs import picture_files
-from renderer.outputs.folder import OutputFolder
 from renderer.outputs.status import Phase, RunStatus, StatusFile
+from renderer.outputs.summary import Ending, Summary, write_summary
 from renderer.planning.pace import Pace
 from renderer.planning.placement import SizeRefusal
 from renderer.planning.plan import Plan, Planned
 from renderer.protocol import Setup
 from renderer.supervisor import events, results
 from renderer.supervisor.busy import LongWork
-from renderer.supervisor.night import Night, key_of
+from renderer.supervisor.night import Night
 from renderer.supervisor.outcomes import Outcomes
 from renderer.supervisor.pool import Silence
 from renderer.supervisor.progress import Flight, told
 from renderer.supervisor.results import Result
 from renderer.supervisor.waiting import Waiting
 from renderer.supervisor.worker import Gone, Worker
-from renderer.system.files import write_whole
 
 _TICK_S = 0.25
 _AT_ONCE = 2
@@ -150,7 +149,7 @@ class Batch:
     def _refusal(self, item: Planned) -> SizeRefusal | RendererError | None:
         """Why a picture cannot be rendered on this machine, if so: it does not fit, or its model cannot be opened."""
         job = item.picture.job
-        return self._night.troubles.get(key_of(job)) or self._night.refused.get(job)
+        return self._night.troubles.get(Weights.of(job)) or self._night.refused.get(job)
 
     def _refuse(self, item: Planned) -> None:
         """Say so: it costs nothing, and the others go on."""
@@ -162,14 +161,14 @@ class Batch:
         """The pictures by what has to be opened for them, so that nothing is opened twice."""
         groups: dict[Setup, list[Planned]] = {}
         for item in todo:
-            groups.setdefault(self._night.setups[key_of(item.picture.job)], []).append(item)
+            groups.setdefault(self._night.setups[Weights.of(item.picture.job)], []).append(item)
         yield from groups.items()
 
     def _give_up(self, setup: Setup, error: MachineError) -> None:
         """A model does not open: its pictures fail with that reason, those of later manifests too."""
         if self._settings.strict:
             raise error
-        self._night.troubles[setup.model, setup.precision] = error
+        self._night.troubles[setup.weights] = error
         left = [*self._waiting, *self._again, *(flight.item for flight in self._flying.values())]
         self._drop_flying()
         self._pool.dismiss(at_once=True)
@@ -335,8 +334,8 @@ class Batch:
             )
             self._outcomes.failed(item, failure, again=False)
             return
-        if sidecar := self._outcomes.came(result):
-            self._pace.learn(sidecar)
+        if known := self._outcomes.came(result):
+            self._pace.learn(known)
         del self._flying[item.picture.id]
 
     def _given_back(self, keys: Sequence[str]) -> None:
@@ -386,8 +385,3 @@ class Batch:
             for flight in self._flying.values():
                 self._outcomes.dropped(flight.item)
         self._flying.clear()
-
-
-def write_summary(folder: OutputFolder, summary: Summary) -> None:
-    """Write down how a run over a folder's manifest went. Raises `DiskError`."""
-    write_whole(folder.summary, summary.model_dump_json(indent=2).encode() + b"\n")

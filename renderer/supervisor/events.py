@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from renderer.errors import Problem
-from renderer.job import Sidecar, Summary
+from renderer.job import Sidecar
 from renderer.outputs.status import RunStatus
+from renderer.outputs.summary import Summary
 from renderer.planning.plan import Plan, Planned
 from renderer.protocol import Opened, Setup
 from renderer.supervisor import provision

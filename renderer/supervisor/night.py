@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from renderer.errors import RendererError
-from renderer.job import Job, Precision
+from renderer.job import Job, Weights
 from renderer.machine.rates import Rates
 from renderer.planning.placement import SizeRefusal
 from renderer.protocol import Setup
@@ -14,26 +14,18 @@ from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.progress import Row
 from renderer.supervisor.settings import Settings, StopRequests
 
-Key = tuple[str, Precision]
-"""What is opened as one: a model's reference and a precision."""
-
-
-def key_of(job: Job) -> Key:
-    """What has to be opened for a job."""
-    return job.model, job.precision
-
 
 @dataclass(frozen=True, slots=True)
 class Night:
     """What all batches of one run share.
 
-    `setups` is by model and precision, `troubles` why some of those have none, or did not open; `refused` are jobs that
+    `setups` is by weights, `troubles` why some of those have none, or did not open; `refused` are jobs that
     cannot fit; `rates` the machine's, if they are known.
     """
 
     settings: Settings
-    setups: dict[Key, Setup]
-    troubles: dict[Key, RendererError]
+    setups: dict[Weights, Setup]
+    troubles: dict[Weights, RendererError]
     refused: dict[Job, SizeRefusal]
     rates: Rates | None
     pool: WorkerPool

@@ -11,6 +11,7 @@ from dataclasses import replace
 from renderer.errors import DiskError, RendererError
 from renderer.job import Sidecar
 from renderer.outputs import done
+from renderer.outputs.done import Done
 from renderer.planning.placement import SizeRefusal
 from renderer.planning.plan import Plan, Planned, State
 from renderer.protocol import Failed
@@ -54,7 +55,7 @@ class Outcomes:
         self._plan.journal.write("dropped", item.picture.id, item.fingerprint)
         self.progress.given_back(item)
 
-    def came(self, result: Result) -> Sidecar | None:
+    def came(self, result: Result) -> Done | None:
         """It has come, and is written under its name; or where that cannot be written, under another that it has.
 
         None where it has no name that can be written. Raises `DiskError` where nothing can.
@@ -64,11 +65,11 @@ class Outcomes:
             if heir is None:
                 return None
             result = replace(result, item=heir)
-        self._is_done(result.item, sidecar)
+        known = self._is_done(result.item, sidecar)
         self.progress.has_rendered(result.item, sidecar)
         self._watch(events.PictureDone(result.item, sidecar))
         self.bringing.place_twins(result.item)
-        return sidecar
+        return known
 
     def failed(self, item: Planned, failure: Failed, *, again: bool) -> None:
         """It failed: it is tried `again`, or it fails for good, under all its names."""
@@ -118,10 +119,11 @@ class Outcomes:
             self.cannot_write(result.item, error)
             return None
 
-    def _is_done(self, item: Planned, sidecar: Sidecar) -> None:
+    def _is_done(self, item: Planned, sidecar: Sidecar) -> Done:
         self._plan.journal.write("done", item.picture.id, item.fingerprint)
         known = done.of_sidecar(sidecar, item.picture.output, item.picture.job)
         self._changed[item.picture.id] = replace(item, state="done", note="", sidecar=known, source=None, twin="")
+        return known
 
     def _was_brought(self, item: Planned, outcome: Sidecar | RendererError) -> None:
         """It is in its place and was not rendered for it, or could not be brought there."""

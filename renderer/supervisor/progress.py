@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from renderer.errors import RendererError
-from renderer.job import Ending, Failure, Memory, Sidecar, Summary
+from renderer.job import Memory, Sidecar
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.status import InFlight, Phase, RunStatus
+from renderer.outputs.summary import Ending, Failure, Summary
 from renderer.planning.pace import weight
 from renderer.planning.plan import Plan, Planned
 

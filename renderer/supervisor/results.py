@@ -39,7 +39,7 @@ def save(folder: OutputFolder, result: Result) -> Sidecar:
     """Write the picture and its sidecar. Raises `DiskError`."""
     item, event = result.item, result.event
     origin = metadata.Origin(
-        fingerprint=item.fingerprint, job=_told(item), model=item.model, software=result.opened.software
+        fingerprint=item.fingerprint, job=_told(item), model=item.identity, software=result.opened.software
     )
 
     def describe(file: FileFacts, save_s: float) -> Sidecar:
@@ -97,7 +97,7 @@ def _sidecar(result: Result, file: FileFacts, save_s: float) -> Sidecar:
         id=item.picture.id,
         place=item.picture.place,
         job=_told(item),
-        model=item.model,
+        model=item.identity,
         engine=opened.engine,
         software=opened.software,
         gpu=opened.gpu,
@@ -113,7 +113,7 @@ def _sidecar(result: Result, file: FileFacts, save_s: float) -> Sidecar:
 
 def _told(item: Planned) -> Job:
     """A picture's job as it may be told: never with a folder's path."""
-    return item.picture.job.model_copy(update={"model": item.model.id})
+    return item.picture.job.model_copy(update={"model": item.identity.id})
 
 
 def _check_expectations(expect: Expect | None, event: Rendered) -> None:

@@ -11,21 +11,22 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from datetime import UTC, datetime
 
 from renderer.errors import DiskError, MachineError, RendererError
-from renderer.job import Ending, Job, Summary
+from renderer.job import Job, Weights
 from renderer.machine import hardware, rates
 from renderer.machine.hardware import Machine
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import picture_files, status
 from renderer.outputs.folder import OutputFolder
+from renderer.outputs.summary import Ending, Summary, write_summary
 from renderer.planning import mixtures, owner, placement, plan, space
 from renderer.planning.plan import Plan
 from renderer.planning.space import Disk
 from renderer.protocol import Setup
 from renderer.supervisor import events, provision, worker
-from renderer.supervisor.batch import Batch, write_summary
+from renderer.supervisor.batch import Batch
 from renderer.supervisor.busy import LongWork
 from renderer.supervisor.events import Watch
-from renderer.supervisor.night import Key, Night, key_of
+from renderer.supervisor.night import Night
 from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.progress import never_begun, told
 from renderer.supervisor.settings import Settings, StopRequests
@@ -146,8 +147,8 @@ class _Run:
         here = hardware.look()
         setups, troubles = self._setups(batches, here)
         refused = _refused(batches, setups, here)
-        barred = {*refused, *(job for job in _jobs(batches) if key_of(job) in troubles)}
-        left = {key_of(job) for job in _jobs(batches) if job not in barred}
+        barred = {*refused, *(job for job in _jobs(batches) if Weights.of(job) in troubles)}
+        left = {Weights.of(job) for job in _jobs(batches) if job not in barred}
         needed = {key: setup for key, setup in setups.items() if key in left}
         for remark in mixtures.remarks(batches, needed.values(), here):
             self._watch(events.Remark(remark))
@@ -194,14 +195,16 @@ class _Run:
 
     # -- models --
 
-    def _setups(self, batches: Sequence[Plan], here: Machine) -> tuple[dict[Key, Setup], dict[Key, RendererError]]:
-        """What each model and precision needs opened, or why it cannot be: known before anything is opened."""
-        jobs: dict[Key, list[Job]] = {}
+    def _setups(
+        self, batches: Sequence[Plan], here: Machine
+    ) -> tuple[dict[Weights, Setup], dict[Weights, RendererError]]:
+        """What has to be opened for each model and precision, or why it cannot be: known before anything is opened."""
+        jobs: dict[Weights, list[Job]] = {}
         for job in _jobs(batches):
-            jobs.setdefault(key_of(job), []).append(job)
+            jobs.setdefault(Weights.of(job), []).append(job)
         settings = self._settings
-        setups: dict[Key, Setup] = {}
-        troubles: dict[Key, RendererError] = {}
+        setups: dict[Weights, Setup] = {}
+        troubles: dict[Weights, RendererError] = {}
         for key, members in jobs.items():
             try:
                 setup = placement.setup_for(members, here, settings.profile, settings.vram_bytes)
@@ -212,7 +215,7 @@ class _Run:
                 troubles[key] = error
         return setups, troubles
 
-    def _supply(self, needed: Mapping[Key, Setup], troubles: dict[Key, RendererError]) -> None:
+    def _supply(self, needed: Mapping[Weights, Setup], troubles: dict[Weights, RendererError]) -> None:
         """Fetch the models that are missing; one that cannot be had is a trouble of its pictures.
 
         Asked to stop, or out of time, it leaves; so will every batch at once.
@@ -252,12 +255,14 @@ def _jobs(batches: Sequence[Plan]) -> list[Job]:
     return [item.picture.job for batch in batches for item in batch.to_render()]
 
 
-def _refused(batches: Sequence[Plan], setups: Mapping[Key, Setup], here: Machine) -> dict[Job, placement.SizeRefusal]:
+def _refused(
+    batches: Sequence[Plan], setups: Mapping[Weights, Setup], here: Machine
+) -> dict[Job, placement.SizeRefusal]:
     """The jobs that cannot fit on this machine in any way."""
     jobs = _jobs(batches)
     found: dict[Job, placement.SizeRefusal] = {}
     for key, setup in setups.items():
-        found |= placement.refusals([job for job in jobs if key_of(job) == key], setup, here)
+        found |= placement.refusals([job for job in jobs if Weights.of(job) == key], setup, here)
     return found
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from renderer.cli import attended, console
 from renderer.cli.manifests import Loaded
-from renderer.job import Summary
 from renderer.outputs.folder import OutputFolder
+from renderer.outputs.summary import Summary
 from renderer.report import page, server
 from renderer.supervisor.settings import Settings
 from tests.fakes import InlineWorker

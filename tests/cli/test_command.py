@@ -17,7 +17,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from renderer.cli import command as cli
 from renderer.cli import render
-from renderer.job import Sidecar, Summary
+from renderer.job import Sidecar
+from renderer.outputs.summary import Summary
 from renderer.planning.plan import make_plan
 from tests.making import make_manifest
 from tests.nights import make_night

@@ -14,9 +14,10 @@ from tqdm.utils import disp_len
 
 from renderer.cli import console
 from renderer.errors import MachineError
-from renderer.job import Failure, Memory, Summary
+from renderer.job import Memory
 from renderer.outputs.describe import describe_summary
 from renderer.outputs.status import InFlight, RunStatus
+from renderer.outputs.summary import Failure, Summary
 from renderer.supervisor import events, run
 from renderer.supervisor.settings import Settings, StopRequests
 from renderer.system import streams

@@ -18,7 +18,7 @@ from renderer.cli import attended, command
 from renderer.cli.manifests import Loaded
 from renderer.cli.notify import INSTALL, Notifier, addresses
 from renderer.errors import DiskError, Problem, UsageError
-from renderer.job import Failure
+from renderer.outputs.summary import Failure
 from renderer.supervisor import events, run
 from renderer.supervisor.settings import Settings, StopRequests
 from tests.cli.test_console import summary

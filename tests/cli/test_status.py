@@ -10,8 +10,8 @@ import pytest
 
 from renderer.cli import command
 from renderer.errors import MachineError
-from renderer.job import Summary
 from renderer.manifest.manifest import load
+from renderer.outputs.summary import Summary
 from renderer.supervisor import run
 from renderer.supervisor.settings import Settings, StopRequests
 from tests.fakes import InlineWorker

@@ -42,6 +42,11 @@ def remember(here: Machine, found: Rates, monkeypatch: pytest.MonkeyPatch) -> Ra
     return rates.measure(here)
 
 
+def path_of(machine: Machine) -> Path:
+    """The file in the cache that holds a machine's rates."""
+    return rates._path(rates._key(machine))
+
+
 class TestCache:
     def test_what_was_measured_is_remembered(self, some: Rates, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nothing before, the figures afterwards, in one file that may be deleted."""
@@ -49,7 +54,7 @@ class TestCache:
         assert rates.cached(here) is None
         assert remember(here, some, monkeypatch) == some
         assert rates.cached(here) == some
-        rates.path_of(here).unlink()
+        path_of(here).unlink()
         assert rates.cached(here) is None
 
     def test_another_driver_or_card_is_measured_anew(self, some: Rates, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +73,7 @@ class TestCache:
     def test_a_damaged_cache_is_no_cache(self, some: Rates, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
         """Half a file, or another file, is measured anew without a word."""
         remember(with_gpu(), some, monkeypatch)
-        rates.path_of(with_gpu()).write_text(damage)
+        path_of(with_gpu()).write_text(damage)
         assert rates.cached(with_gpu()) is None
 
     @pytest.mark.parametrize("change", [{"product_flops": 0}, {"launch_s": -1}, {"product_flops": None}, {"more": 1}])
@@ -77,7 +82,7 @@ class TestCache:
     ) -> None:
         """A rate of nothing, below nothing, missing or unknown is refused before anything divides by it."""
         remember(with_gpu(), some, monkeypatch)
-        path = rates.path_of(with_gpu())
+        path = path_of(with_gpu())
         found = json.loads(path.read_text())
         found["rates"] |= change
         path.write_text(json.dumps(found))
@@ -101,7 +106,7 @@ class TestMeasure:
         assert found.product_flops > 1e9
         assert found.memory_bytes_per_s > 1e8
         assert rates.cached(here) == found
-        kept = Measurement.model_validate_json(rates.path_of(here).read_bytes())
+        kept = Measurement.model_validate_json(path_of(here).read_bytes())
         assert kept.rates == found
 
     def test_a_child_that_fails_is_explained(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

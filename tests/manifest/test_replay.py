@@ -12,11 +12,12 @@ from PIL import Image
 from renderer.cli import command
 from renderer.cli import replay as replay_cli
 from renderer.errors import UsageError
-from renderer.job import Keep, Summary
+from renderer.job import Keep
 from renderer.manifest import replay
 from renderer.manifest.manifest import Manifest, load
 from renderer.manifest.replay import Entry, PassedOver
 from renderer.outputs.folder import OutputFolder
+from renderer.outputs.summary import Summary
 from renderer.supervisor import run
 from renderer.supervisor.settings import Settings
 from tests.making import make_job, make_manifest

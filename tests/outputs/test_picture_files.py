@@ -19,7 +19,7 @@ from renderer.outputs.encode import Pixels
 from renderer.outputs.folder import OutputFolder
 from renderer.system import files
 from tests.fakes import SOFTWARE, draw
-from tests.making import make_picture
+from tests.making import finished, make_picture
 
 MARK = "a" * 64
 
@@ -112,7 +112,7 @@ class TestFullDisk:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert "ulimit" in raised.value.hint
-        assert picture_files.finished(folder, "p", MARK, thorough=True) == before
+        assert finished(folder, "p", MARK, thorough=True) == before
         assert sorted(path.name for path in folder.path.iterdir()) == ["p.json", "p.png"]
 
     def test_no_space_says_what_to_do(self) -> None:
@@ -126,12 +126,12 @@ class TestFinished:
     def test_a_saved_picture_is_finished(self, folder: OutputFolder) -> None:
         """The same fingerprint and the same bytes: done."""
         save(folder)
-        assert picture_files.finished(folder, "p", MARK, thorough=True)
+        assert finished(folder, "p", MARK, thorough=True)
 
     def test_another_fingerprint_is_not(self, folder: OutputFolder) -> None:
         """A changed job is not done."""
         save(folder)
-        assert picture_files.finished(folder, "p", "b" * 64, thorough=True) is None
+        assert finished(folder, "p", "b" * 64, thorough=True) is None
 
     def test_a_flipped_bit_is_seen_when_thorough(self, folder: OutputFolder) -> None:
         """One changed byte of the same length passes the quick look and fails the thorough one."""
@@ -139,14 +139,14 @@ class TestFinished:
         data = bytearray(folder.picture("p").read_bytes())
         data[len(data) // 2] ^= 1
         folder.picture("p").write_bytes(data)
-        assert picture_files.finished(folder, "p", MARK, thorough=False)
-        assert picture_files.finished(folder, "p", MARK, thorough=True) is None
+        assert finished(folder, "p", MARK, thorough=False)
+        assert finished(folder, "p", MARK, thorough=True) is None
 
     def test_a_truncated_picture_is_seen_at_once(self, folder: OutputFolder) -> None:
         """A shorter file is not done, also at a quick look."""
         save(folder)
         os.truncate(folder.picture("p"), 100)
-        assert picture_files.finished(folder, "p", MARK, thorough=False) is None
+        assert finished(folder, "p", MARK, thorough=False) is None
 
     @pytest.mark.parametrize(
         "content", [b"", b"{", b"null", b"[]", b'{"sidecar_version": 1}', b"\xff\xfe", b"9" * 2**21]
@@ -155,7 +155,7 @@ class TestFinished:
         """A damaged, foreign or enormous file in the sidecar's place is passed over without a traceback."""
         save(folder)
         folder.sidecar("p").write_bytes(content)
-        assert picture_files.finished(folder, "p", MARK, thorough=True) is None
+        assert finished(folder, "p", MARK, thorough=True) is None
 
     def test_a_sidecar_with_more_fields_is_not_ours(self, folder: OutputFolder) -> None:
         """The fields are a closed list: one more, and it is another version's."""
@@ -171,14 +171,14 @@ class TestCarry:
         save(folder, "Sub/p")
         (folder.path / "sub").symlink_to("Sub")
         picture_files.carry(folder, "Sub/p", "sub/p", lambda sidecar: sidecar, leaves=True)
-        assert picture_files.finished(folder, "sub/p", MARK, thorough=True)
+        assert finished(folder, "sub/p", MARK, thorough=True)
 
     def test_a_second_link_is_no_such_name(self, folder: OutputFolder) -> None:
         """A move that died after it had linked the file is gone on with, and the old name goes."""
         save(folder)
         os.link(folder.picture("p"), folder.picture("q"))
         picture_files.carry(folder, "p", "q", lambda sidecar: sidecar, leaves=True)
-        assert picture_files.finished(folder, "q", MARK, thorough=True)
+        assert finished(folder, "q", MARK, thorough=True)
         assert not folder.picture("p").exists()
 
 

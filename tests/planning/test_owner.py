@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from renderer.errors import UsageError
-from renderer.job import Summary
 from renderer.manifest.manifest import Overrides, load
+from renderer.outputs.summary import Summary
 from renderer.supervisor import run
 from renderer.supervisor.settings import Settings, StopRequests
 from tests.fakes import InlineWorker

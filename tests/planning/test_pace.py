@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import ClassVar
 
@@ -7,9 +8,11 @@ import pytest
 
 from renderer import catalog
 from renderer.catalog import cards
-from renderer.job import Engine, FileFacts, Job, Memory, ModelIdentity, Profile, Sharing, Sidecar, Timing
+from renderer.job import Engine, FileFacts, Job, Memory, ModelIdentity, Profile, Sharing, Sidecar, Timing, Weights
 from renderer.machine.rates import of_card
-from renderer.planning.pace import Pace, PaceKey, Way, seconds
+from renderer.outputs import done
+from renderer.outputs.done import Done
+from renderer.planning.pace import Pace, PaceKey, Way, seconds, weight
 from renderer.planning.plan import Planned
 from tests.fakes import SOFTWARE
 from tests.making import make_job, make_picture
@@ -18,7 +21,8 @@ RATES = of_card(cards.find("H200").card)
 
 
 def planned(job: Job) -> Planned:
-    return Planned(make_picture().model_copy(update={"job": job}), ModelIdentity(id=job.model), "a" * 64, "to do")
+    picture = make_picture().model_copy(update={"job": job})
+    return Planned(picture, catalog.find(job.model), ModelIdentity(id=job.model), "a" * 64, "to do")
 
 
 def rendered(
@@ -29,9 +33,9 @@ def rendered(
     *,
     encode_s: float | None = None,
     load_s: float | None = None,
-) -> Sidecar:
+) -> Done:
     now = datetime.now(UTC)
-    return Sidecar(
+    sidecar = Sidecar(
         fingerprint="a" * 64,
         id="p",
         place=make_picture().place,
@@ -44,6 +48,7 @@ def rendered(
         sharing=sharing,
         file=FileFacts(name="p.png", sha256="a" * 64, bytes=1, width=job.width, height=job.height),
     )
+    return done.of_sidecar(sidecar, "p", job)
 
 
 def real(side: int = 1328, steps: int = 40, cfg: float = 4.0) -> Job:
@@ -57,6 +62,12 @@ def sharing(share_s: float, in_flight: float = 1.0, slots: int = 3) -> Sharing:
         share_s=share_s, mean_in_flight=in_flight, slots=slots, blocks=60, arithmetic="fp8", streamed_bytes=0,
         bus_bytes_per_s=5e10, flops_per_s=1e15,
     )  # fmt: skip
+
+
+def test_a_model_of_ones_own_is_no_namesake() -> None:
+    """A folder that is called "demo" holds a model of full size, whatever the catalogue has under that name."""
+    own = replace(planned(real()), identity=ModelIdentity(id="demo", content_sha256="b" * 64))
+    assert weight(own) == weight(planned(real()))
 
 
 class TestPace:
@@ -134,9 +145,9 @@ class TestPace:
 
 
 class TestPreparing:
-    KEY: ClassVar[PaceKey] = ("Qwen/Qwen-Image", "fp8", "stream")
+    KEY: ClassVar[PaceKey] = PaceKey(Weights("Qwen/Qwen-Image", "fp8"), "stream")
 
-    def five(self, encode_s: float = 1.0, load_s: float = 16.6) -> list[Sidecar]:
+    def five(self, encode_s: float = 1.0, load_s: float = 16.6) -> list[Done]:
         """Pictures of one worker, each with its part of what was prepared for all."""
         jobs = [real(side, steps=20).model_copy(update={"prompt": str(side)}) for side in (512, 768, 1024, 1328, 1600)]
         return [
@@ -151,7 +162,7 @@ class TestPreparing:
             for job in jobs
         ]
 
-    def two_workers(self, encode_s: float) -> list[Sidecar]:
+    def two_workers(self, encode_s: float) -> list[Done]:
         """The same pictures of two, of which the second tells of nothing."""
         return [*self.five(encode_s=encode_s), *self.five(encode_s=0.0, load_s=13.5)]
 
@@ -203,7 +214,7 @@ class TestPreparing:
 
     def test_natively_each_picture_has_its_own_encoded(self) -> None:
         """Its seconds are in the picture's total, and are counted once: five alike foretell five more to the second."""
-        key: PaceKey = ("Qwen/Qwen-Image", "fp8", "resident")
+        key: PaceKey = PaceKey(Weights("Qwen/Qwen-Image", "fp8"), "resident")
         pace = Pace([rendered(real(), 30.0, profile="resident", encode_s=4.0, load_s=60.0) for _ in range(5)], RATES)
         jobs = [real()] * 5
         share, _ = seconds(catalog.QWEN_IMAGE_SHAPE, real(), "resident", Way(60, 1), RATES)
@@ -214,7 +225,7 @@ class TestPreparing:
 
     def test_natively_encoding_goes_with_prompts_and_not_with_steps(self) -> None:
         """Without guidance there is one prompt to encode, and twice the steps encode nothing twice."""
-        key: PaceKey = ("Qwen/Qwen-Image", "fp8", "resident")
+        key: PaceKey = PaceKey(Weights("Qwen/Qwen-Image", "fp8"), "resident")
         pace = Pace([rendered(real(steps=20), 30.0, profile="resident", encode_s=10.0)], RATES)
         assert pace.prepare_s(key, [real(cfg=1.0)], RATES) == pytest.approx(5.0)
         twice = pace.expect_s(planned(real(steps=40)), "resident")
@@ -224,7 +235,7 @@ class TestPreparing:
     def test_natively_modulations_are_the_steps_own(self) -> None:
         """Before anything was measured, they are counted where they are computed ahead, and nowhere else."""
         native, streamed = (
-            Pace().prepare_s(("Qwen/Qwen-Image", "bf16", profile), [real()], RATES)
+            Pace().prepare_s(PaceKey(Weights("Qwen/Qwen-Image", "bf16"), profile), [real()], RATES)
             for profile in ("resident", "stream")
         )
         assert native < 0.7 * streamed

@@ -14,7 +14,7 @@ from renderer.job import Job, Precision
 from renderer.machine import hardware
 from renderer.machine.gpus import LocalGpu
 from renderer.machine.hardware import Machine
-from renderer.planning.placement import choose_profile, decide_for, refusals, setup_for, streaming_of
+from renderer.planning.placement import available_bytes, choose_profile, refusals, setup_for, streaming_of
 from renderer.text import GIB
 from tests.engine.making import copy_model, without_vision
 from tests.making import make_job
@@ -92,7 +92,8 @@ class TestRefusals:
         setup = setup_for(jobs, here, None)
         assert refusals(jobs, setup, here) == {}
         assert {(each.width, each.height) for each in setup.demands} == {(side, side) for side in (512, 1328, 2048)}
-        assert not decide_for(setup, here).refused
+        works = [Work(**demand.model_dump()) for demand in setup.demands]
+        assert not decide.decide(streaming_of(setup, here), works, available_bytes(setup, here)).refused
 
     def test_only_what_cannot_fit_is_refused(self) -> None:
         """With numbers, and a size that does fit."""

@@ -9,12 +9,11 @@ from PIL import Image, ImageFont
 from renderer.errors import DiskError
 from renderer.job import Keep
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import picture_files
 from renderer.planning.plan import Plan, make_plan
 from renderer.report import page, plots, thumbnails
 from renderer.report.gather import Page, gather, hide_paths
 from renderer.supervisor import events
-from tests.making import make_manifest
+from tests.making import finished, make_manifest
 from tests.nights import make_night
 from tests.reading import DEMO, load_text
 
@@ -129,7 +128,7 @@ class TestThumbnails:
             path.symlink_to(tmp_path / "nowhere")
         with suppress(DiskError):
             page.write(plan)
-        assert picture_files.finished(plan.folder, "p000", plan.items[0].fingerprint, thorough=True)
+        assert finished(plan.folder, "p000", plan.items[0].fingerprint, thorough=True)
 
     def test_a_picture_that_is_none_has_no_thumbnail(self, tmp_path: Path) -> None:
         """Bytes that Pillow stumbles over in any way leave an empty square, and the page is written."""

@@ -22,7 +22,7 @@ import pytest
 
 from renderer.errors import DiskError, LockedError, MachineError, UsageError
 from renderer.estimate.memory import CONTEXT_BYTES
-from renderer.job import Expect, Keep, Summary
+from renderer.job import Expect, Keep
 from renderer.machine import hardware
 from renderer.machine.gpus import LocalGpu
 from renderer.manifest.manifest import Manifest
@@ -30,6 +30,7 @@ from renderer.outputs import journal, picture_files
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
 from renderer.outputs.status import RunStatus
+from renderer.outputs.summary import Summary
 from renderer.planning.plan import make_plan
 from renderer.protocol import AnyOrder, Open, Setup
 from renderer.supervisor import events, provision, run

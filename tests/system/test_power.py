@@ -23,7 +23,7 @@ from renderer.supervisor import events, run
 from renderer.supervisor.settings import Settings, StopRequests
 from renderer.system import files
 from tests.fakes import InlineWorker, draw
-from tests.making import make_picture, pixels_of
+from tests.making import finished, make_picture, pixels_of
 from tests.power import Call, Cut, Disk, Killed, Recorder, Tree, put
 
 PROMPTS = ("a", "fail-once", "c")
@@ -107,7 +107,7 @@ def look(root: Path, pictures: Sequence[Picture]) -> Left:
     done: set[str] = set()
     for picture in pictures:
         sidecar = picture_files.read_sidecar(folder.sidecar(picture.output))
-        if sidecar and picture_files.finished(folder, picture.output, sidecar.fingerprint, thorough=True):
+        if sidecar and finished(folder, picture.output, sidecar.fingerprint, thorough=True):
             assert pixels_of(folder.picture(picture.output, sidecar.keep.format)) == draw(sidecar.job)
             done |= {picture.id} if sidecar.job == picture.job else set()
     return Left(frozenset(done), len(journal._entries(folder.journal)))

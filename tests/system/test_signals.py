@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from renderer.job import Summary
+from renderer.outputs.summary import Summary
 from tests import driving
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from renderer.cli import command as cli
-from renderer.job import Summary
 from renderer.manifest.manifest import load
+from renderer.outputs.summary import Summary
 from renderer.planning.plan import make_plan
 from renderer.supervisor import events
 from renderer.system import streams
