@@ -23,10 +23,10 @@ from diffsynth.models.qwen_image_vae import QwenImageVAE
 
 from renderer.benchmarks.running import Figures
 from renderer.demo.family import VAE_BASE_WIDTH
-from renderer.engine import rates, vae_reference
+from renderer.engine import microbenchmark, vae_reference
 from renderer.engine import vae as ours
-from renderer.engine.placement import Device, computation_dtype
-from renderer.estimate.vae import STRIP_BYTES
+from renderer.engine.device import Device, computation_dtype
+from renderer.estimate.decode import STRIP_BYTES
 from renderer.text import GIB, MIB
 
 Form = Literal["diffsynth", "torch", "kernels", "kernels, 64 MiB", "kernels, whole"]
@@ -65,7 +65,7 @@ def main() -> None:
 def measure(device: Device) -> Iterator[Figures]:
     """The rows: the machine's rates, then each form's decodes, errors, bits under caps, and encodes."""
     on_gpu = device == "cuda"
-    yield {"what": "machine", "torch": torch.__version__, **rates.measure(device).model_dump()}
+    yield {"what": "machine", "torch": torch.__version__, **microbenchmark.measure(device).model_dump()}
     sizes = SIZES if on_gpu else ((64, 64),)
     exact, capped = (EXACT_SIDES, CAPPED_SIDES) if on_gpu else ((64,), ())
     base = BASE_WIDTH if on_gpu else VAE_BASE_WIDTH

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from renderer.engine import fp8_kernels, vae_kernels
-from renderer.engine.placement import Device
+from renderer.engine.device import Device
 from renderer.engine.strips import Kernel, Strip
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from renderer.benchmarks import bare, streamed
-from renderer.benchmarks.memory_cases import CASES, Cell, NativeCell
+from renderer.benchmarks.cases import CASES, Cell, NativeCell
 from renderer.benchmarks.running import GIB, LEFT_BYTES, Figures
 from renderer.benchmarks.streamed import PROMPT, Tell
 from renderer.engine.native import NativeEngine

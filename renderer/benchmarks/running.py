@@ -173,7 +173,7 @@ def rates() -> Rates:
     """This machine's rates, measured now, whatever was measured before. Raises `MachineError`."""
     from renderer.machine import hardware  # noqa: PLC0415  # the child tells the versions
 
-    answer = hardware.ask("renderer.engine.rates", hardware.look())
+    answer = hardware.ask("renderer.engine.microbenchmark", hardware.look())
     if "error" in answer:
         raise MachineError(f"bench: this machine's rates cannot be measured: {answer['error']}")
     return Rates.model_validate(answer)

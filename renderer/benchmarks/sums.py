@@ -20,9 +20,9 @@ import torch
 
 from renderer.benchmarks.running import Figures
 from renderer.engine import facts, fp8_reference
+from renderer.engine.device import Device
 from renderer.engine.fp8_reference import FAST_ACCUMULATION, Rows
 from renderer.engine.meter import Span
-from renderer.engine.placement import Device
 
 WARM_UPS, RUNS = 3, 20
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from renderer.benchmarks import bare, streamed
-from renderer.benchmarks.memory_cases import CASES, Choice
+from renderer.benchmarks.cases import CASES, Choice
 from renderer.benchmarks.running import GIB, LEFT_BYTES, Figures
 from renderer.benchmarks.streamed import MIXED, PROMPT, Tell
 from renderer.engine import failures

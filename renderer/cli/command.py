@@ -60,13 +60,13 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from renderer.benchmarks import engine, memory, weights  # noqa: PLC0415
+    from renderer.benchmarks import engine, forecasts, loading  # noqa: PLC0415
 
     if options.what == "weights":
-        found = weights.measure(options.folder, options.layers)
-        told = weights.lines(found)
+        found = loading.measure(options.folder, options.layers)
+        told = loading.lines(found)
     else:
-        bench = engine if options.what == "engine" else memory
+        bench = engine if options.what == "engine" else forecasts
         found = bench.measure(options.folder, options.stores or options.folder, options.part or bench.PARTS)
         told = bench.lines(found)
     print(json.dumps(found, indent=2) if options.json else "\n".join(told))

@@ -13,8 +13,8 @@ import torch
 
 from renderer.engine import fp8_reference, fp8_trial, precision
 from renderer.engine.blocks import Blocks, ModuleBlocks
+from renderer.engine.device import Device, computation_dtype
 from renderer.engine.fp8_blocks import Fp8Blocks
-from renderer.engine.placement import Device, computation_dtype
 from renderer.engine.recorded import CudaRecorder, RecordedBlocks
 from renderer.weights.store import TensorPlace
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from renderer.engine import precision
-from renderer.engine.placement import STORED_DTYPE
+from renderer.engine.device import STORED_DTYPE
 from renderer.weights.store import TensorPlace, views
 
 Arithmetic = Literal["bf16", "fp8", "float32"]

@@ -14,7 +14,7 @@ import torch
 from renderer import catalog
 from renderer.catalog import Shape
 from renderer.engine.blocks import Arithmetic
-from renderer.engine.placement import Device
+from renderer.engine.device import Device
 from renderer.engine.slots import TURNING
 from renderer.estimate import decide, duration
 from renderer.estimate.memory import CONTEXT_BYTES, MOST_TOKENS, Kernels, Streaming, Work

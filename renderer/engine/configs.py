@@ -20,9 +20,10 @@ from safetensors.torch import save_file
 
 from renderer.catalog import Role
 from renderer.demo import family
-from renderer.engine import placement, skeletons, traps
+from renderer.engine import device as placement
+from renderer.engine import skeletons, traps
+from renderer.engine.device import Device, Placement
 from renderer.engine.networks import TensorMap, Weights
-from renderer.engine.placement import Device, Placement
 from renderer.engine.scaled import ScaledLayers
 from renderer.errors import ModelError
 from renderer.weights.unpacked import Unpacked, UnpackedFile

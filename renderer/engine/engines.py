@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from renderer.engine.calling import Rendering
-from renderer.engine.placement import Device
+from renderer.engine.device import Device
 from renderer.errors import RendererError
 from renderer.job import EngineName, Job
 

@@ -8,8 +8,8 @@ from importlib import metadata
 import torch
 
 import renderer
+from renderer.engine.device import Device
 from renderer.engine.meter import driver_version
-from renderer.engine.placement import Device
 from renderer.job import Gpu, Software
 
 

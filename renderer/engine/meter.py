@@ -20,7 +20,7 @@ from typing import Any
 import pynvml
 import torch
 
-from renderer.engine.placement import Device
+from renderer.engine.device import Device
 from renderer.job import Memory, Timing
 
 LOG = logging.getLogger(__name__)

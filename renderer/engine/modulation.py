@@ -18,7 +18,7 @@ import torch
 from diffsynth.diffusion import FlowMatchScheduler
 
 from renderer.engine import precision
-from renderer.engine.placement import Device, computation_dtype
+from renderer.engine.device import Device, computation_dtype
 from renderer.engine.slots import TURNING, ReadAhead, Slots, host_buffer
 from renderer.job import Job
 from renderer.weights.store import BlockFile, views

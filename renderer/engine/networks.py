@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from renderer.engine.placement import Device
+from renderer.engine.device import Device
 from renderer.engine.precision import SCALE, WEIGHT
 from renderer.engine.slots import host_buffer
 from renderer.weights.layout import ALIGNMENT

@@ -21,10 +21,11 @@ from diffsynth.pipelines.qwen_image import QwenImagePipeline
 from renderer import catalog
 from renderer.catalog import Model, Role
 from renderer.demo import family
-from renderer.engine import configs, failures, files, placement, skeletons, traps
+from renderer.engine import configs, failures, resolve, skeletons, traps
+from renderer.engine import device as placement
 from renderer.engine.chatter import into_log
+from renderer.engine.device import Device, Placement
 from renderer.engine.networks import Weights
-from renderer.engine.placement import Device, Placement
 from renderer.engine.vae import PictureVae
 from renderer.errors import MachineError
 from renderer.protocol import Setup
@@ -53,7 +54,7 @@ def open_pipeline(setup: Setup, report: Callable[[str], None]) -> OpenPipeline:
     place = placement.find(setup.profile, setup.stored)
     device = placement.choose_device(setup.profile)
     family.register()
-    weights = files.weights_of(setup, model, report)
+    weights = resolve.weights_of(setup, model, report)
     pipe: Any = None
     failure = None
     try:

@@ -16,8 +16,8 @@ from renderer.catalog import MOST_TOKENS
 from renderer.demo.tokenizer import DROPPED_TOKENS
 from renderer.engine import calling, facts
 from renderer.engine.blocks import ModuleBlocks
+from renderer.engine.device import Device, arithmetic_of, computation_dtype
 from renderer.engine.encoding import EmbeddingCache, Encoded, encode
-from renderer.engine.placement import Device, arithmetic_of, computation_dtype
 from renderer.engine.riders import Rider
 from renderer.engine.skeletons import Skeleton
 from renderer.engine.slots import TURNING, ReadAhead, Slots, Source

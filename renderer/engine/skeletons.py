@@ -22,9 +22,9 @@ from transformers import Qwen2Tokenizer
 
 from renderer.demo import family
 from renderer.demo.tokenizer import DROPPED_TOKENS, TEMPLATE_PREFIX
+from renderer.engine.device import Device, computation_dtype
 from renderer.engine.encoding import HostEmbedding, TextStop
 from renderer.engine.modulation import PickImage, PickText
-from renderer.engine.placement import Device, computation_dtype
 from renderer.engine.riders import Stop
 from renderer.engine.vae import PictureVae
 from renderer.errors import ModelError, shorten

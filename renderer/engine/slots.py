@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 import torch
 
+from renderer.engine.device import Device
 from renderer.engine.meter import Span
-from renderer.engine.placement import Device
 from renderer.errors import MachineError
 from renderer.machine import hardware
 

@@ -22,15 +22,16 @@ from diffsynth.pipelines.qwen_image import QwenImagePipeline, QwenImageUnit_Prom
 
 from renderer import catalog
 from renderer.catalog import Model
-from renderer.engine import arithmetic, budget, calling, failures, placement, skeletons, stores
+from renderer.engine import arithmetic, budget, calling, failures, skeletons, stores
+from renderer.engine import device as placement
 from renderer.engine.budget import Budget
 from renderer.engine.chatter import into_log
+from renderer.engine.device import Device
 from renderer.engine.encoding import ReadyPrompts
 from renderer.engine.engines import Tell
 from renderer.engine.journeys import Journey, Sweep
 from renderer.engine.meter import MemoryMeter, Span, Stopwatch
 from renderer.engine.modulation import Modulations, timesteps
-from renderer.engine.placement import Device
 from renderer.engine.prompts import Prompts
 from renderer.engine.riders import Halt, Rider, fork, pause
 from renderer.engine.slots import Slots, source_for

@@ -124,7 +124,7 @@ class Worker:
             LOG.error("%s", _detail(error))  # noqa: TRY400  # its own traceback says less than its note
             self._tell(OpenFailed(message=error.message, hint=error.hint))
             return
-        from renderer.engine import facts, placement  # noqa: PLC0415  # torch, after the first sign of life
+        from renderer.engine import device, facts  # noqa: PLC0415  # torch, after the first sign of life
 
         self._load_s = time.perf_counter() - began_s
         self._tell(
@@ -135,7 +135,7 @@ class Worker:
                     name=engine.name,
                     profile=setup.profile,
                     device=engine.device,
-                    arithmetic=placement.arithmetic_of(engine.device),
+                    arithmetic=device.arithmetic_of(engine.device),
                 ),
                 software=facts.software(engine.device),
                 gpu=facts.gpu(engine.device),

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from renderer import catalog
 from renderer.catalog import Model, Shape
+from renderer.estimate.diffsynth import Native
 from renderer.estimate.memory import Kernels, Streaming, Work
-from renderer.estimate.native import Native
+from renderer.estimate.stable_diffusion import estimate_unet, f
 from renderer.estimate.terms import Estimate, Stage, Term
 from renderer.estimate.tokens import count_tokens
-from renderer.estimate.unet import estimate_unet, f
 from renderer.estimate.weights import WeightBytes, weight_bytes
 from renderer.job import Profile, Stored
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from renderer.catalog import Shape
+from renderer.estimate.decode import LATENT_PIXEL
 from renderer.estimate.memory import DROPPED, MOST_RECORDED_ROWS, MOST_TOKENS, Streaming, Work
-from renderer.estimate.vae import LATENT_PIXEL
 from renderer.estimate.weights import weight_bytes
 from renderer.job import Stored
 from renderer.machine.rates import Rates

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from renderer.catalog import Shape
-from renderer.estimate import vae
+from renderer.estimate import decode as vae
 from renderer.estimate.terms import Estimate, Stage, Term, terms, total
 from renderer.estimate.tokens import count_tokens
 from renderer.estimate.weights import WeightBytes, weight_bytes

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from renderer.catalog import Shape
-from renderer.estimate.vae import kept_bytes
+from renderer.estimate.decode import kept_bytes
 from renderer.job import Stored
 from renderer.weights import layout, shapes
 from renderer.weights.layout import Kind

@@ -1,7 +1,7 @@
 """How fast this machine is: what it does in a second, measured once and remembered, or reckoned from a card's data.
 
-`measure` starts a child process for two seconds of it (`renderer.engine.rates`); `cached` reads what it left, without
-torch; `of_card` knows cards that are not here. Knows nothing of models or pictures.
+`measure` starts a child process for two seconds of it (`renderer.engine.microbenchmark`); `cached` reads what it
+left, without torch; `of_card` knows cards that are not here. Knows nothing of models or pictures.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def link_bytes_per_s(generation: int, width: int) -> float:
 
 
 def _ask(machine: Machine) -> Rates:
-    found = ask("renderer.engine.rates", machine)
+    found = ask("renderer.engine.microbenchmark", machine)
     if "error" in found:
         raise MachineError(
             f"this machine's rates cannot be measured: {found['error']}",

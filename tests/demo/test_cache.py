@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from renderer.demo import cache
-from renderer.demo.weights import FILES
+from renderer.demo.tensors import FILES
 from renderer.errors import MachineError
 from renderer.system import folders
 

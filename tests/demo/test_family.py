@@ -8,20 +8,20 @@ from diffsynth.configs import MODEL_CONFIGS
 from diffsynth.core.loader.file import hash_model_file
 from safetensors import safe_open
 
-from renderer.demo import family, weights
+from renderer.demo import family, tensors
 
 
 def test_hashes_are_those_of_the_files(demo_folder: Path) -> None:
     """The hashes by which DiffSynth will know the files are those it computes from them."""
     expected = [family.DIT_HASH, family.TEXT_ENCODER_HASH, family.VAE_HASH]
-    assert [hash_model_file(str(demo_folder / file)) for file in weights.layout()] == expected
+    assert [hash_model_file(str(demo_folder / file)) for file in tensors.layout()] == expected
 
 
 def test_all_weights_fit_into_16_mb(demo_folder: Path) -> None:
     """The trained model is shipped in the package, in at most 16 MB and 8 million parameters."""
-    files = [demo_folder / file for file in weights.layout()]
+    files = [demo_folder / file for file in tensors.layout()]
     assert sum(file.stat().st_size for file in files) <= 16_000_000
-    assert sum(shape.numel() for shapes in weights.layout().values() for shape in shapes.values()) <= 8_000_000
+    assert sum(shape.numel() for shapes in tensors.layout().values() for shape in shapes.values()) <= 8_000_000
 
 
 def test_text_encoder_file_has_qwens_names(demo_folder: Path) -> None:

@@ -12,7 +12,7 @@ from diffsynth.pipelines.qwen_image import ModelConfig, QwenImagePipeline
 from safetensors.torch import load_file, save_file
 
 from renderer.demo import family
-from renderer.engine.placement import Device, computation_dtype
+from renderer.engine.device import Device, computation_dtype
 from renderer.engine.vae import PictureVae
 from renderer.job import Job, Precision, Profile
 from renderer.protocol import Setup

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from renderer.engine import placement
+from renderer.engine import device
+from renderer.engine.device import FROM_HOST
 from renderer.engine.native import NativeEngine
-from renderer.engine.placement import FROM_HOST
 from renderer.job import Stored
 from renderer.machine import processor
 from tests.engine.conftest import no_report
@@ -123,10 +123,10 @@ class TestTelling:
 def test_a_gpu_computes_in_bf16(kind: str) -> None:
     """Whatever the processor has."""
     assert kind
-    assert placement.computation_dtype("cuda") == torch.bfloat16
-    assert placement.on("cuda", None) is None
+    assert device.computation_dtype("cuda") == torch.bfloat16
+    assert device.on("cuda", None) is None
 
 
 def test_layers_are_widened_one_by_one(kind: str) -> None:
     """In float32, bf16 weights are under DiffSynth's management, which keeps them as they are."""
-    assert placement.on("cpu", placement.find("cpu", "bf16")) == (FROM_HOST if kind == "float32" else None)
+    assert device.on("cpu", device.find("cpu", "bf16")) == (FROM_HOST if kind == "float32" else None)

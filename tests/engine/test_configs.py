@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from renderer import catalog
 from renderer.catalog import Role
 from renderer.demo import family
-from renderer.engine import configs, placement
+from renderer.engine import configs, device
+from renderer.engine.device import FROM_DISK, FROM_HOST, Placement
 from renderer.engine.native import NativeEngine
 from renderer.engine.networks import Weights
 from renderer.engine.pipeline import open_pipeline
-from renderer.engine.placement import FROM_DISK, FROM_HOST, Placement
 from renderer.job import Stored
 from renderer.weights import synthetic
 from renderer.weights.store import open_store
@@ -57,13 +57,13 @@ class TestStates:
         assert config.path == [str(demo_folder / FILES[role])]
         assert (config.state_dict, config.quantize, config.skip_download) == (None, None, True)
         states = {name: value for name, value in config.vram_config().items() if value is not None}
-        assert states == (placement.vram_config(place, "cpu") if place else {})
+        assert states == (device.vram_config(place, "cpu") if place else {})
 
     def test_packed_weights_have_the_same_states(self, demo_folder: Path, tmp_path: Path) -> None:
         """From a store, and scaled as files are read, at both precisions."""
         for weights in (open_store(store_of("fp8")), open_store(store_of("bf16")), originals(demo_folder, "fp8")):
             config = configs.config(weights, "transformer", FROM_DISK, "cpu", tmp_path)
-            assert config.vram_config() == placement.vram_config(FROM_DISK, "cpu")
+            assert config.vram_config() == device.vram_config(FROM_DISK, "cpu")
             assert isinstance(config.quantize, configs.Packed)
 
     @pytest.mark.parametrize("precision", ["bf16", "fp8"])

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from renderer import catalog
-from renderer.engine import files, networks, stores
+from renderer.engine import networks, resolve, stores
 from renderer.engine.pipeline import open_pipeline
 from renderer.engine.slots import HostMemory, ReadAhead
 from renderer.engine.streaming import StreamingEngine
@@ -78,7 +78,7 @@ def render(setup: Setup, job: Job) -> Heard:
 
 def use() -> None:
     """Take the original files, as the native engine does."""
-    files.find(QWEN, offline=True, report=no_report)
+    resolve.find(QWEN, offline=True, report=no_report)
 
 
 def make_store() -> None:

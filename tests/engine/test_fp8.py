@@ -12,12 +12,12 @@ import torch
 from renderer.demo import family
 from renderer.engine import (
     arithmetic,
+    device,
     fp8_reference,
     fp8_trial,
-    placement,
+    microbenchmark,
     precision,
     probe,
-    rates,
     skeletons,
     stores,
     worker,
@@ -130,7 +130,7 @@ class TestBlock:
     def test_the_cpu_gets_its_own_products(self, store: Store, plain: ModuleBlocks) -> None:
         """Where nothing multiplies FP8, weights are scaled back."""
         chosen = arithmetic.choose(plain._template, store.blocks("transformer")[0].tensors, "cpu")
-        assert chosen.arithmetic == placement.arithmetic_of("cpu")
+        assert chosen.arithmetic == device.arithmetic_of("cpu")
 
 
 def test_sums_are_fast_wherever_fp8_is_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_sums_are_fast_wherever_fp8_is_multiplied(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch, "_scaled_mm", product)
     rows = Rows(SimpleNamespace(is_cuda=True), torch.ones(4), 4)
     assert fp8_reference.multiply(rows, torch.ones(8, 8), torch.ones(8), torch.ones(8)).shape[0] == 4
-    rates.Bench("cpu", rates.CPU_SIZES).fp8_product()
+    microbenchmark.Bench("cpu", microbenchmark.CPU_SIZES).fp8_product()
     assert probe._fp8_product(torch, "cpu")
     assert len(asked) > 2
     assert set(asked) == {FAST_ACCUMULATION}

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from renderer import catalog
 from renderer.benchmarks import running, streamed
-from renderer.engine import files, stores
+from renderer.engine import resolve, stores
 from renderer.engine.pipeline import open_pipeline
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError
@@ -84,11 +84,11 @@ class TestStores:
 def test_files_that_changed_since_they_were_planned_with(copied: Path) -> None:
     """What is read from original files is what the plan has reckoned with."""
     setup = make_setup(copied).model_copy(update={"identity": identify(catalog.find(str(copied)))})
-    files.weights_of(setup, catalog.find(str(copied)), no_report)
+    resolve.weights_of(setup, catalog.find(str(copied)), no_report)
     tensors = load_file(copied / DIT)
     save_file({**tensors, "proj_out.weight": tensors["proj_out.weight"] * 0.5}, copied / DIT)
     with pytest.raises(ModelError, match="are others than when this was planned"):
-        files.weights_of(setup, catalog.find(str(copied)), no_report)
+        resolve.weights_of(setup, catalog.find(str(copied)), no_report)
 
 
 class TestCatalogue:

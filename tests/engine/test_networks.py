@@ -15,7 +15,7 @@ from diffsynth.pipelines.qwen_image import QwenImagePipeline
 
 from renderer import catalog
 from renderer.demo import family
-from renderer.engine import configs, files, networks, scaled, stores
+from renderer.engine import configs, networks, resolve, scaled, stores
 from renderer.engine.native import NativeEngine
 from renderer.engine.networks import TensorMap
 from renderer.engine.pipeline import open_pipeline
@@ -167,7 +167,7 @@ class TestWhichWeights:
     def test_a_store_that_is_here_is_preferred(self, own: str) -> None:
         """Without being told of it, the engine opens the store of the job's precision; of another, the originals."""
         found = {
-            precision: files.weights_of(make_setup(own, precision=precision), catalog.find(own), no_report)
+            precision: resolve.weights_of(make_setup(own, precision=precision), catalog.find(own), no_report)
             for precision in ("bf16", "fp8")
         }
         assert type(found["fp8"]).__name__ == "Store"

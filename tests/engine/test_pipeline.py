@@ -10,9 +10,9 @@ import torch
 from diffsynth.configs import MODEL_CONFIGS, VRAM_MANAGEMENT_MODULE_MAPS
 
 from renderer.demo import family
-from renderer.engine import placement
+from renderer.engine import device
+from renderer.engine.device import computation_dtype
 from renderer.engine.pipeline import open_pipeline
-from renderer.engine.placement import computation_dtype
 from renderer.errors import MachineError, ModelError
 from renderer.job import Precision, Profile, stored
 from renderer.protocol import Setup
@@ -49,7 +49,7 @@ class TestPlacements:
     def test_opens_and_renders(self, open_at: OpenAt, profile: Profile, precision: Precision) -> None:
         """Each placement opens without a GPU, under VRAM management where it has one, and renders a picture twice."""
         opened = open_at(profile, precision)
-        managed = placement.on("cpu", placement.find(profile, stored(precision))) is not None
+        managed = device.on("cpu", device.find(profile, stored(precision))) is not None
         assert opened.device == "cpu" or torch.cuda.is_available()
         assert opened.pipe.vram_management_enabled is managed
         first = bare_picture(opened.pipe, make_job())

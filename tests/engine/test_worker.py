@@ -201,7 +201,7 @@ class TestRender:
         assert re.search(
             r"\d\d:\d\d:\d\d,\d+ INFO renderer\.engine\.native: Warning!!! QwenImage model was trained", log
         )
-        assert "INFO renderer.engine.files: demo at bf16, from its original files" in log
+        assert "INFO renderer.engine.resolve: demo at bf16, from its original files" in log
 
 
 class TestGivingBack:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from renderer import catalog
-from renderer.benchmarks import memory
-from renderer.benchmarks.memory_cases import CASES, Choice
+from renderer.benchmarks import forecasts
+from renderer.benchmarks.cases import CASES, Choice
 from renderer.estimate import Streaming, Work, decide
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -70,4 +70,4 @@ def test_the_table_is_of_these_verdicts(card: str) -> None:
         more = {"least_bytes": least(row)} if forced else {}
         rows.append(row | more | {"verdict": verdict, "right": verdict == row["rendered"]})
     written = (BENCHMARKS / f"memory-{card}.md").read_text(encoding="utf-8")
-    assert "\n".join(memory.verdict_lines(rows)) in written
+    assert "\n".join(forecasts.verdict_lines(rows)) in written

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from renderer.demo.weights import FILES, name_in_file
+from renderer.demo.tensors import FILES, name_in_file
 
 
 def save(module: Any, folder: Path, role: str, values: dict[str, Tensor] | None = None) -> None:

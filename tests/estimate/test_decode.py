@@ -14,7 +14,7 @@ from diffsynth.models.qwen_image_vae import QwenImageVAE
 from renderer import catalog
 from renderer.engine.strips import Kernel, Strip, whole
 from renderer.engine.vae import PictureVae
-from renderer.estimate import vae, weight_bytes
+from renderer.estimate import decode, weight_bytes
 from renderer.estimate.terms import total
 from renderer.text import GIB
 from tests.estimate.tape import Tape, fused_attention
@@ -56,7 +56,7 @@ class TestDecode:
             latents = torch.empty(1, 16, height // 8, width // 8, dtype=torch.bfloat16)
             with Tape() as tape:
                 there.decode(latents)
-        assert total(vae.decode(BASE, width, height).terms) == tape.peak - 2 * 2 * 16  # but mean and deviation
+        assert total(decode.decode(BASE, width, height).terms) == tape.peak - 2 * 2 * 16  # but mean and deviation
 
     def test_the_middle_is_what_the_engine_holds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its attention's queries, keys and values, where nothing of the later stages is there yet."""
@@ -66,22 +66,22 @@ class TestDecode:
             there = PictureVae(own, own.state_dict(), run=cast("ModuleType", Fused))
             with Tape() as tape:
                 there._through(there._stages_out[:1], whole(torch.empty(64, 64, 16, dtype=torch.bfloat16)))
-        assert total(vae._middle(BASE, 64 * 64, fused=True).terms) == tape.peak - 64 * 64 * 16 * 2
+        assert total(decode._middle(BASE, 64 * 64, fused=True).terms) == tape.peak - 64 * 64 * 16 * 2
 
     @pytest.mark.parametrize("size", MEASURED)
     def test_it_is_what_a_gpu_showed(self, size: tuple[int, int]) -> None:
         """Within 1 % of the H100's figures, at every size."""
-        assert total(vae.decode(BASE, *size).terms) == pytest.approx(MEASURED[size], rel=0.01)
+        assert total(decode.decode(BASE, *size).terms) == pytest.approx(MEASURED[size], rel=0.01)
 
     def test_strips_bound_it(self) -> None:
         """A larger picture takes more by what is whole of its stages, and less than 1 GiB at 2048x2048."""
-        large, small = (total(vae.decode(BASE, side, side).terms) for side in (2048, 1024))
+        large, small = (total(decode.decode(BASE, side, side).terms) for side in (2048, 1024))
         assert large < GIB
         assert large / small < 3
 
     def test_without_a_fused_kernel_attention_is_quadratic(self) -> None:
         """Scores over all latent pixels, twice in float32, are then most of it."""
-        plain = vae.decode(BASE, 2048, 2048, fused=False)
+        plain = decode.decode(BASE, 2048, 2048, fused=False)
         assert total(plain.terms) > 2 * 4 * (2048 * 2048 // 64) ** 2
         assert plain.piece == 4 * (2048 * 2048 // 64) ** 2
 

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from renderer.benchmarks import running, times
+from renderer.benchmarks.cases import PROCESSES
 from renderer.benchmarks.cells import cell, table
-from renderer.benchmarks.memory_cases import PROCESSES
 from renderer.benchmarks.running import GIB, Figures
 
 PARTS = (*PROCESSES, "times")

@@ -1,4 +1,4 @@
-"""How fast this device and its host are, in two seconds: `python -m renderer.engine.rates` writes one JSON object.
+"""How fast this device and its host are: `python -m renderer.engine.microbenchmark` says so in a line of JSON, in 2 s.
 
 It holds the fields of `renderer.machine.rates.Rates`, or `error`. Each figure is the median of several runs after two
 for warming up, of the shapes that the engine has. On the CPU the same code runs with small ones. Knows nothing of
@@ -24,8 +24,8 @@ import torch
 from torch.nn import functional
 
 from renderer.engine import vae
+from renderer.engine.device import Device, arithmetic_of, computation_dtype
 from renderer.engine.fp8_reference import FAST_ACCUMULATION
-from renderer.engine.placement import Device, arithmetic_of, computation_dtype
 from renderer.engine.precision import fp8_arithmetic
 from renderer.engine.slots import pinned_buffer
 from renderer.engine.strips import Kernel, whole

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from renderer.benchmarks import bare, memory, memory_cases, peaks, running, streamed, times, verdicts
+from renderer.benchmarks import bare, cases, forecasts, peaks, running, streamed, times, verdicts
+from renderer.benchmarks.cases import Cell, Choice, NativeCell
 from renderer.benchmarks.cells import cell, table
-from renderer.benchmarks.memory_cases import Cell, Choice, NativeCell
 from renderer.cli import command as cli
 from renderer.engine import stores
 from renderer.errors import EXIT_USAGE, MachineError, OutOfMemoryError, PictureError, UsageError
@@ -37,18 +37,18 @@ def capped(store: Path) -> verdicts.Capped:
 class TestCases:
     def test_every_case_has_a_name_of_its_own(self) -> None:
         """What is kept is kept by name: no two cases may share one."""
-        listed = [name for groups in memory_cases.PROCESSES.values() for names in groups for name in names]
-        assert len(listed) == len(set(listed)) == len(memory_cases.CASES)
+        listed = [name for groups in cases.PROCESSES.values() for names in groups for name in names]
+        assert len(listed) == len(set(listed)) == len(cases.CASES)
 
     def test_there_are_as_many_as_are_asked_for(self) -> None:
         """At least sixty cells at 2, 3, 10 and 60 slots and by profiles, forty verdicts under the seven caps."""
-        processes = memory_cases.PROCESSES
+        processes = cases.PROCESSES
         assert sum(map(len, processes["cells"])) + sum(map(len, processes["native"])) >= 60
         assert sum(map(len, processes["verdicts"])) >= 40
-        assert {case.cap_gib for case in memory_cases.CASES.values() if isinstance(case, Choice)} == {
+        assert {case.cap_gib for case in cases.CASES.values() if isinstance(case, Choice)} == {
             *(4, 6, 8, 10, 12, 16, 24)
         }
-        assert {case.slots for case in memory_cases.CASES.values() if isinstance(case, Cell)} == {2, 3, 10, 60}
+        assert {case.slots for case in cases.CASES.values() if isinstance(case, Cell)} == {2, 3, 10, 60}
 
 
 class TestPeaks:
@@ -195,26 +195,26 @@ class TestTimes:
         assert 1 <= rest["pictures"] <= 35
         assert 0 < rest["took_s"] < whole["took_s"]
         assert rest["took_s"] / 2 < rest["forecast_s"] < rest["took_s"] * 2
-        told = "\n".join(memory.lines({"rows": {row["case"]: [row] for row in (whole, rest)}}))
+        told = "\n".join(forecasts.lines({"rows": {row["case"]: [row] for row in (whole, rest)}}))
         assert f"| {rest['pictures']} | {rest['forecast_s']:.1f} | {rest['took_s']:.1f} |" in told
 
 
 class TestOrchestration:
     def test_what_is_measured_is_not_measured_again(self, tmp_path: Path) -> None:
         """A folder with figures in it gives them back, and their cells as lines; an unknown part is refused by name."""
-        rows = {name: [{"case": name, "stages": {}}] for names in memory_cases.PROCESSES["native"] for name in names}
+        rows = {name: [{"case": name, "stages": {}}] for names in cases.PROCESSES["native"] for name in names}
         (tmp_path / "memory.json").write_text(json.dumps({"rows": rows}))
-        assert memory.measure(tmp_path, tmp_path, ["native"])["rows"] == rows
+        assert forecasts.measure(tmp_path, tmp_path, ["native"])["rows"] == rows
         assert len((tmp_path / "memory.jsonl").read_text().splitlines()) == len(rows)
         with pytest.raises(UsageError, match="no part nonsense"):
-            memory.measure(tmp_path, tmp_path, ["nonsense"])
+            forecasts.measure(tmp_path, tmp_path, ["nonsense"])
 
     def test_what_is_missing_is_measured_by_processes_of_its_own(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """One cell and one verdict are missing: the command measures them, keeps them, and has them in its tables."""
         missing = ["3 slots, 1 of 512x512", "cap 4 GiB, 34 slots, 4 of 512x512"]
-        processes = [*memory_cases.PROCESSES["cells"], *memory_cases.PROCESSES["verdicts"]]
+        processes = [*cases.PROCESSES["cells"], *cases.PROCESSES["verdicts"]]
         there = [name for names in processes for name in names if name not in missing]
         (tmp_path / "memory.json").write_text(json.dumps({"rows": {name: [] for name in there}}))
         (tmp_path / "fp8").symlink_to(
@@ -248,7 +248,7 @@ class TestOrchestration:
         """Before 58 GB are written somewhere else."""
         (tmp_path / "file").touch()
         with pytest.raises(UsageError, match="cannot be made"):
-            memory.measure(tmp_path, tmp_path / "file" / "stores", ["native"])
+            forecasts.measure(tmp_path, tmp_path / "file" / "stores", ["native"])
 
     def test_rows_are_kept_as_they_come(self, tmp_path: Path) -> None:
         """A run that breaks off has what it had measured."""
@@ -272,22 +272,22 @@ class TestTables:
     def test_cells_stand_beside_their_forecast(self) -> None:
         """The committed cells as this command would have them: the same rows, and their errors summed up."""
         committed = [json.loads(line) for line in cells.FILE.read_text(encoding="utf-8").splitlines()[:3]]
-        names = memory_cases.PROCESSES["cells"][0]
+        names = cases.PROCESSES["cells"][0]
         rows = {name: [{"case": name, "left_bytes": 0, **row}] for name, row in zip(names, committed, strict=False)}
-        told = memory.lines({"rows": rows})
+        told = forecasts.lines({"rows": rows})
         assert told[2:5] == [*table(map(cell, committed))][2:]
         assert told[6].startswith("- Tensors: 3 cells, median error 0.")
         rows[names[0]][0] |= {"adjustments": ["2 slots"], "left_bytes": 64 * 2**20}
-        told = memory.lines({"rows": rows})
+        told = forecasts.lines({"rows": rows})
         assert f"- {names[0]}: rendered with 2 slots, and is in no table." in told
         assert any(line.startswith("- Tensors: 2 cells") for line in told)
         assert f"- {names[0]}: left 64 MiB behind; a new process went on." in told
         rows[names[0]][0]["stages"] = {}
-        assert "- 1 cells have no figures of memory: there was no GPU." in memory.lines({"rows": rows})
+        assert "- 1 cells have no figures of memory: there was no GPU." in forecasts.lines({"rows": rows})
 
     def test_verdicts_are_counted(self) -> None:
         """Right ones of those that are verdicts; what failed for another reason is counted apart."""
-        names = memory_cases.PROCESSES["verdicts"][0]
+        names = cases.PROCESSES["verdicts"][0]
         plain: running.Figures = {"short": "", "error": "", "left_bytes": 0}
         plain |= {"reserved_bytes": 2 * GIB, "allowed_bytes": 3 * GIB}
         kinds: list[running.Figures] = [
@@ -296,7 +296,7 @@ class TestTables:
             {"verdict": False, "right": None, "error": "PictureError: no", "left_bytes": 9 * 2**20},
         ]
         rows = {name: [{"case": name, **plain, **kind}] for name, kind in zip(names, kinds, strict=False)}
-        told = "\n".join(memory.lines({"rows": rows}))
+        told = "\n".join(forecasts.lines({"rows": rows}))
         assert f"| {names[0]} |  | 3.00 | fits | rendered | 2.00 | right |" in told
         assert f"| {names[1]} | 1.00 | 3.00 | fits | OutOfMemoryError: no | 2.00 | **WRONG** |" in told
         assert "| does not fit | PictureError: no | 2.00 | **no verdict** |" in told

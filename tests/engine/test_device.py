@@ -7,8 +7,8 @@ from typing import get_args
 import pytest
 import torch
 
-from renderer.engine import placement
-from renderer.engine.placement import FROM_DISK, FROM_HOST
+from renderer.engine import device
+from renderer.engine.device import FROM_DISK, FROM_HOST
 from renderer.errors import MachineError
 from renderer.job import Profile, Stored
 
@@ -17,14 +17,14 @@ def test_every_profile_has_every_precision_but_one() -> None:
     """All of DiffSynth's own profiles take both precisions, but the one that is FP8; streaming places nothing so."""
     native = set(get_args(Profile)) - {"stream"}
     pairs = {(profile, precision) for profile in native for precision in get_args(Stored)}
-    assert pairs - set(placement.PLACEMENTS) == {("fp8", "bf16")}
+    assert pairs - set(device.PLACEMENTS) == {("fp8", "bf16")}
     with pytest.raises(MachineError, match="cannot render bf16"):
-        placement.find("fp8", "bf16")
+        device.find("fp8", "bf16")
 
 
 def test_from_disk() -> None:
     """From disk a layer waits in host memory while its network is wanted, and on the GPU once it was taken up."""
-    assert placement.vram_config(FROM_DISK, "cuda") == {
+    assert device.vram_config(FROM_DISK, "cuda") == {
         "offload_dtype": "disk",
         "offload_device": "disk",
         "onload_dtype": torch.bfloat16,
@@ -39,12 +39,12 @@ def test_from_disk() -> None:
 def test_resident_weights_never_leave_the_gpu() -> None:
     """At both precisions they are there without management, and no limit takes them down."""
     for precision in get_args(Stored):
-        assert placement.find("resident", precision) is None
-    assert placement.vram_limit_gib(None, "cuda", 2**30) is None
+        assert device.find("resident", precision) is None
+    assert device.vram_limit_gib(None, "cuda", 2**30) is None
 
 
 def test_limit_is_in_gib_and_for_gpus() -> None:
     """The setup's bytes become DiffSynth's GiB where weights are bounded; on the CPU nothing is."""
-    assert placement.vram_limit_gib(FROM_HOST, "cuda", 3 * 2**29) == 1.5
-    assert placement.vram_limit_gib(FROM_HOST, "cpu", 3 * 2**29) is None
-    assert placement.vram_limit_gib(None, "cuda", 3 * 2**29) is None
+    assert device.vram_limit_gib(FROM_HOST, "cuda", 3 * 2**29) == 1.5
+    assert device.vram_limit_gib(FROM_HOST, "cpu", 3 * 2**29) is None
+    assert device.vram_limit_gib(None, "cuda", 3 * 2**29) is None
