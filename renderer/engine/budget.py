@@ -6,6 +6,7 @@ Knows nothing of how anything is computed.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -41,6 +42,8 @@ class Budget:
         self._most = setup.in_flight or decide.MOST_IN_FLIGHT
         self._wanted = setup.in_flight or 1
         self._bytes = _available(setup, device)
+        if device == "cuda" and setup.vram_bytes is not None:  # the limit goes with the setup that it was of
+            weakref.finalize(self, torch.cuda.set_per_process_memory_fraction, 1.0).atexit = False
         capability = torch.cuda.get_device_capability() if device == "cuda" else (9, 0)
         self._streaming = Streaming(
             _shape(width, blocks),

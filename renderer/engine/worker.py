@@ -8,6 +8,7 @@ the process ends at once, also in the middle of a picture. Knows the engine and 
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import queue
@@ -114,7 +115,9 @@ class Worker:
     def _open(self, setup: Setup) -> None:
         began_s = time.perf_counter()
         self._tell(Opening(what="DiffSynth"))
-        self._engine = None  # its memory is the next one's
+        if self._engine is not None:
+            self._engine = None
+            gc.collect()  # it refers to itself, and its memory is the next one's
         if setup.gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = setup.gpu  # before torch is imported: it asks but once
         try:

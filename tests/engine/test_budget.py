@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import gc
+
 import pytest
+import torch
 
 from renderer import catalog
 from renderer.engine import budget
@@ -124,3 +127,21 @@ class TestBudget:
         found = of(monkeypatch, None, 512)
         assert found.slots == 60
         assert found.records([job(512)])
+
+
+def test_a_limit_goes_with_its_setup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The allocator's limit is one of the process: a later setup without a limit has all of the card again."""
+    fractions: list[float] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (20 * GIB, 24 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 9))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
+    setup = Setup(model="Qwen/Qwen-Image", precision="fp8", profile="stream", vram_bytes=12 * GIB)
+    limited = Budget(60, catalog.QWEN_IMAGE_SHAPE.width, setup, "cuda")
+    assert fractions == [pytest.approx(0.44, abs=0.03)]
+    del limited
+    gc.collect()
+    assert fractions[1:] == [1.0]
+    Budget(60, catalog.QWEN_IMAGE_SHAPE.width, setup.model_copy(update={"vram_bytes": None}), "cuda")
+    gc.collect()
+    assert fractions[2:] == []  # a limit that somebody else has set is left alone

@@ -6,10 +6,12 @@ And what is measured of its time: rates that a bus can have, though the host run
 from __future__ import annotations
 
 import gc
+import weakref
 
 import pytest
 import torch
 
+from renderer.engine import modulation
 from renderer.engine.journeys import Journey, Sweep
 from renderer.engine.meter import Span, Stopwatch
 from renderer.engine.slots import HostMemory, ReadAhead, Slots, Source
@@ -216,3 +218,32 @@ class TestBeside:
         with card.on(card.stream()):
             card.launch(1.0, reads=[values])
         assert card.torn == ["stream 1 reads what computation writes"]
+
+
+class Table(torch.Tensor):  # type: ignore[misc]  # torch is not typed here
+    """A timestep's vectors in host memory, which the card copies from."""
+
+    card: Card
+
+    def to(self, *_: object, **options: object) -> torch.Tensor:
+        self.card.launch(5.0, reads=[self])
+        assert options == {"non_blocking": True}
+        return torch.empty(1)
+
+
+def test_a_modulation_table_is_not_unmapped_while_it_is_copied(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its picture failed after the copy was asked for, and nobody else wants it: its memory goes when the copy ends."""
+    monkeypatch.setattr(modulation, "MOST_TABLES", 0)
+    tables = modulation.Modulations(None, [], "cuda")
+    for timestep in (999.0, 1.0):
+        memory = torch.zeros(8, dtype=torch.uint8).as_subclass(Table)
+        memory.card = card
+        tables._tables[timestep] = memory
+        weakref.finalize(memory, card.unmap, memory.data_ptr()).atexit = False
+        del memory
+    for _ in range(2):
+        tables.at(999.0)
+    tables.forget([])
+    gc.collect()
+    assert tables._tables == {}
+    assert card.torn == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -268,3 +270,37 @@ def test_memory_that_could_not_be_pinned_is_told(monkeypatch: pytest.MonkeyPatch
     assert rendered.sharing is not None
     assert opened.notes == rendered.sharing.adjustments == (slots.unpinned(),)
     assert "note: host memory could not all be pinned" in (sentence(WorkerOpened(opened)) or "")
+
+
+class InACircle:
+    """An engine that refers to itself, as those do that hand out their own methods."""
+
+    name, device, capacity, busy = "stream", "cpu", 1, False
+
+    def __init__(self) -> None:
+        self.records = self._records
+
+    def _records(self) -> bool:
+        return True
+
+
+def test_the_engine_before_is_gone_when_the_next_one_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory is the next one's, and nobody waits for Python to look for circles."""
+    engines: list[weakref.ref[InACircle]] = []
+    alive: list[bool] = []
+
+    def opened(*_: object) -> InACircle:
+        alive.extend(each() is not None for each in engines)
+        engine = InACircle()
+        engines.append(weakref.ref(engine))
+        return engine
+
+    monkeypatch.setattr(Worker, "_opened", opened)
+    worker = Worker(io.BytesIO())
+    gc.disable()
+    try:
+        for _ in range(2):
+            worker.obey(Open(setup=make_setup()))
+    finally:
+        gc.enable()
+    assert alive == [False]
