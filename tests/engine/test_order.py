@@ -161,10 +161,10 @@ class TestRates:
             sweep(card, held, block_s)
             computing.stop()
             took_s = max(card.clock_s() - began_s, 1e-9)
-            done = Sweep(took_s, held.moved_bytes - moved, 7 * 1e9, 1, held.copying, computing)
+            done = Sweep(took_s, held.moved_bytes - moved, 7 * 1e9, 1, 2, held.copying, computing)
             journeys[number // 3].account(done, 1.0)
         for journey in journeys:
-            sharing = journey.sharing(2, 7, "bf16")
+            sharing = journey.sharing(7, "bf16")
             expected_s = max(block_s, COPY_S)
             assert sharing.bus_bytes_per_s <= card.bytes_per_s * 1.0001
             assert sharing.bus_bytes_per_s == pytest.approx(BLOCK_BYTES / expected_s, rel=0.12)
@@ -178,9 +178,9 @@ class TestRates:
             computing = Span("cuda")
             sweep(card, held, block_s)
             computing.stop()
-            journey.account(Sweep(1.0, 7 * BLOCK_BYTES, 7e9, 1, held.copying, computing), 1.0)
+            journey.account(Sweep(1.0, 7 * BLOCK_BYTES, 7e9, 1, 2, held.copying, computing), 1.0)
             took_s += 7 * block_s
-        assert journey.sharing(2, 7, "bf16").flops_per_s == pytest.approx(14e9 / took_s, rel=0.05)
+        assert journey.sharing(7, "bf16").flops_per_s == pytest.approx(14e9 / took_s, rel=0.05)
 
     def test_where_nothing_moves_the_bus_has_no_rate(self, card: Card) -> None:
         """All blocks resident: zero, not a division by nothing."""
@@ -189,8 +189,8 @@ class TestRates:
         journey = Journey("alone", make_job())
         computing = Span("cuda")
         computing.stop()
-        journey.account(Sweep(1.0, 0, 0.0, 1, held.copying, computing), 1.0)
-        assert journey.sharing(7, 7, "bf16").bus_bytes_per_s == 0.0
+        journey.account(Sweep(1.0, 0, 0.0, 1, 2, held.copying, computing), 1.0)
+        assert journey.sharing(7, "bf16").bus_bytes_per_s == 0.0
 
 
 class TestBeside:

@@ -20,8 +20,9 @@ import pytest
 from renderer import processor
 from renderer.engine import slots
 from renderer.engine.native import NativeEngine
+from renderer.engine.streaming import StreamingEngine
 from renderer.engine.worker import Worker
-from renderer.errors import MachineError
+from renderer.errors import MachineError, ModelError
 from renderer.events import (
     AnyEvent,
     AnyOrder,
@@ -261,10 +262,7 @@ def test_memory_that_could_not_be_pinned_is_told(monkeypatch: pytest.MonkeyPatch
     worker.obey(Render(key="it", job=make_job()))
     while worker.busy:
         worker.advance()
-    pipe.seek(0)
-    heard = []
-    while pipe.tell() < len(pipe.getvalue()):
-        heard.append(read_event(pipe)[0])
+    heard = told(pipe)
     opened = next(event for event in heard if isinstance(event, Opened))
     rendered = next(event for event in heard if isinstance(event, Rendered))
     assert rendered.sharing is not None
@@ -304,3 +302,39 @@ def test_the_engine_before_is_gone_when_the_next_one_opens(monkeypatch: pytest.M
     finally:
         gc.enable()
     assert alive == [False]
+
+
+def told(pipe: io.BytesIO) -> list[AnyEvent]:
+    """What a worker has said."""
+    pipe.seek(0)
+    heard = []
+    while pipe.tell() < len(pipe.getvalue()):
+        heard.append(read_event(pipe)[0])
+    return heard
+
+
+@pytest.mark.parametrize("profile", ["stream", "cpu"])
+def test_a_model_that_turns_out_to_be_damaged(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch, demo_folder: Path
+) -> None:
+    """Nothing can be rendered with it any more: said as of one that does not open, and no picture is blamed."""
+    assert demo_folder
+
+    def unreadable(*_: object, **__: object) -> None:
+        raise ModelError("block-003.safetensors: ends too early", hint="pack the model again")
+
+    pipe = io.BytesIO()
+    worker = Worker(pipe)
+    worker.obey(Open(setup=make_setup(profile=profile)))
+    monkeypatch.setattr(StreamingEngine, "_bring_past", unreadable)
+    monkeypatch.setattr(NativeEngine, "_call", unreadable)
+    for key in ("one", "two"):
+        worker.obey(Render(key=key, job=make_job()))
+    while worker.busy:
+        worker.advance()
+    worker.obey(Render(key="three", job=make_job()))
+    *_, started, said, after = told(pipe)
+    assert isinstance(started, Started)
+    assert said == OpenFailed(message="block-003.safetensors: ends too early", hint="pack the model again")
+    assert isinstance(after, Failed)
+    assert (after.key, after.message) == ("three", "there is no open pipeline")
