@@ -14,13 +14,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from renderer import artifacts, catalog, folders, machine
+from renderer import artifacts, catalog, folders, machine, processor
 from renderer.catalog import Density
 from renderer.done import Known
 from renderer.errors import MachineError
 from renderer.estimate import shape_of, weight_bytes
 from renderer.events import Setup
-from renderer.job import Embed, Format, Sidecar
+from renderer.job import DeviceArithmetic, Embed, Format, Sidecar
 from renderer.layout import SIDECAR_SUFFIX
 from renderer.plan import Plan, Planned
 from renderer.weights import needs, places
@@ -169,6 +169,7 @@ class Files:
     """How large the files of pictures will be, learnt from those of the same models and formats in their outputs."""
 
     def __init__(self, wanted: Iterable[Planned], plans: Sequence[Plan]) -> None:
+        self._arithmetic: DeviceArithmetic = "bf16" if machine.look().gpus else processor.arithmetic()
         self._densities: dict[Kind, Density] = {}
         self._own: dict[Kind, list[float]] = {}
         self._others: dict[Kind, list[float]] = {}
@@ -195,7 +196,8 @@ class Files:
         for sidecar in sidecars:
             kind = (sidecar.model.id, sidecar.keep.format)
             if (density := self._densities.get(kind)) is not None:
-                expected = _file_bytes(density, sidecar.file.width * sidecar.file.height, sidecar.keep.embed)
+                pixels = sidecar.file.width * sidecar.file.height
+                expected = _file_bytes(density, pixels, sidecar.keep.embed, sidecar.engine.arithmetic)
                 ratios[kind].append(sidecar.file.bytes / expected)
 
     def _factor(self, kind: Kind) -> tuple[float, int]:
@@ -215,7 +217,7 @@ class Files:
         """Bytes of a picture's file."""
         kind, job = _kind(item), item.picture.job
         return self._factors[kind][0] * _file_bytes(
-            self._densities[kind], job.width * job.height, item.picture.keep.embed
+            self._densities[kind], job.width * job.height, item.picture.keep.embed, self._arithmetic
         )
 
     def least(self, item: Planned) -> float:
@@ -227,8 +229,8 @@ def _kind(item: Planned) -> Kind:
     return item.model.id, item.picture.keep.format
 
 
-def _file_bytes(density: Density, pixels: int, embed: Embed) -> float:
-    return density.bytes_of(pixels) + LABEL_BYTES[embed]
+def _file_bytes(density: Density, pixels: int, embed: Embed, arithmetic: DeviceArithmetic) -> float:
+    return density.bytes_of(pixels, arithmetic) + LABEL_BYTES[embed]
 
 
 def _sidecars(root: Path) -> Iterator[Sidecar]:
