@@ -171,7 +171,7 @@ def _read(file: BlockFile, buffer: torch.Tensor, *, direct: bool = False) -> Non
     try:
         file.read_into(buffer, direct=direct)
     except (ModelError, OSError) as error:
-        LOG.warning("%s: it is read once more", error)
+        LOG.warning("%s: it is read once more", str(error))  # its words: a record of it would hold the buffer
         file.read_into(buffer, direct=direct)
 
 
