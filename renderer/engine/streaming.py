@@ -68,9 +68,8 @@ class StreamingEngine:
         files = store.blocks("transformer")
         self._source = source_for(files, device)
         self._skeleton.checking.result()
-        kind = setup.multiplies_fp8
         self._blocks = arithmetic.choose(
-            self._skeleton.dit_block, files[0].tensors, device, fp8=kind, records=self._records
+            self._skeleton.dit_block, files[0].tensors, device, fp8=setup.multiplies_fp8, records=self._records
         )
         self._budget = Budget(self._source.count, self._skeleton.width, setup, device, self._blocks.arithmetic)
         self._slots = Slots(self._source, self._budget.slots, device)
@@ -247,9 +246,9 @@ class StreamingEngine:
             return
         if isinstance(failure, MachineError):
             raise failure
-        self._in_step = False  # those who wait for a block are let ride on by the next sweep, from there
+        self._in_step = False  # the next sweep lets each ride on from the block that it waits for
         waiting = [journey for journey in self._flying if not journey.over and not journey.is_decoded]
-        LOG.warning("a sweep broke off: %s", failure)
+        LOG.warning("a sweep broke off: %s", failure.message)
         if waiting:
             waiting[-1].give_up(failure)
 
