@@ -272,7 +272,11 @@ class Gpu(Value):
 
 
 class Software(Value):
-    """Versions that could change a picture's bits."""
+    """Versions that could change a picture's bits; None where something has no part in it.
+
+    `attention` is a package that DiffSynth takes by itself in place of torch's attention. Sidecars of earlier versions
+    do not tell of Triton, cuDNN and attention.
+    """
 
     renderer: str
     python: str
@@ -280,6 +284,9 @@ class Software(Value):
     torch: str
     transformers: str
     cuda: str | None = None
+    cudnn: str | None = None
+    triton: str | None = None
+    attention: str | None = None
 
 
 class Engine(Value):

@@ -132,7 +132,7 @@ class Opened(Value):
 
 
 class OpenFailed(Value):
-    """The pipeline cannot be opened on this machine; another try would fail as well."""
+    """The pipeline cannot be opened on this machine, or used any longer; another try would fail as well."""
 
     event: Literal["open-failed"] = "open-failed"
     message: str

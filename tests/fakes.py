@@ -2,7 +2,8 @@
 
 The job's prompt says how it behaves: `fail` fails always, `fail-once` the first time, `crash` kills the worker, `hang`
 says nothing more, `slow` takes a tenth of a second a step, `flat-out` answers with too few bytes, `gil` hangs in a
-call that lets no other thread run, and `terminated` dies as if it were asked to stop. Runs as a child process
+call that lets no other thread run, `terminated` dies as if it were asked to stop, and with `unreadable` a file of the
+model's turns out to be damaged. Runs as a child process
 (`python -m tests.fakes --events FD`) or, for speed, inside the process that asks.
 """
 
@@ -79,6 +80,9 @@ class Behaviour:
         words = job.prompt.split()
         if "crash" in words:
             os._exit(66)
+        if "unreadable" in words:
+            yield protocol.OpenFailed(message="block-003.safetensors: ends too early", hint="pack the model again"), b""
+            return
         if "hang" in words:
             time.sleep(3600)
         if "says" in words:

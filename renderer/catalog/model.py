@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from renderer.job import Format, Size
+from renderer.job import DeviceArithmetic, Format, Size
 
 Role = Literal["transformer", "text_encoder", "vae"]
 """The networks of a model."""
@@ -109,18 +109,21 @@ class Density:
 
     `bytes_a_pixel` up to `pixels` of them; in a larger picture the same shapes have more pixels, and a pixel has less:
     `fall` is the power by which that goes. `pictures` says how much the figure is worth beside files that were written:
-    as much as so many of them, and 0 where it is an assumption.
+    as much as so many of them, and 0 where it is an assumption. The figure is of pictures computed in bf16;
+    `in_float32` is what those have of it that were computed in float32: their plain areas are smoother.
     """
 
     bytes_a_pixel: float
     pixels: int = 1
     fall: float = 0.0
     pictures: int = 0
+    in_float32: float = 1.0
 
-    def bytes_of(self, pixels: int) -> float:
-        """Of a file of so many pixels."""
+    def bytes_of(self, pixels: int, arithmetic: DeviceArithmetic = "bf16") -> float:
+        """Of a file of so many pixels, computed in such numbers."""
         larger = max(1.0, pixels / self.pixels)
-        return pixels * self.bytes_a_pixel / math.pow(larger, self.fall)
+        found = pixels * self.bytes_a_pixel / math.pow(larger, self.fall)
+        return found * (self.in_float32 if arithmetic == "float32" else 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,9 @@ Knows nothing of how anything is computed.
 
 from __future__ import annotations
 
+import time
+import weakref
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -27,12 +30,18 @@ MODULES_BYTES = 192 * 2**20
 USUAL = Work(1328, 1328, prompt_tokens=512)
 """What the room is shared out for when nobody says what is to come."""
 
+FIRST_PAUSE, LONGEST_PAUSE = 32, 1024
+"""Sweeps: how long fewer slots are made do with after the second time in a row, and at most."""
+
+SWEEPS = 4
+"""Ends of sweeps that tell how long one takes; the first two have another's computing between them."""
+
 BUS_BOUND = 0.85
 """A sweep whose copies take more than this part of it waits for them now and then."""
 
 
 class Budget:
-    """What this device's memory allows. It can be tightened when that turns out to be too much."""
+    """What this device's memory allows. What one picture has to do without is not known here: it is that picture's."""
 
     def __init__(
         self, blocks: int, width: int, setup: Setup, device: Device, arithmetic: Arithmetic | None = None
@@ -41,6 +50,8 @@ class Budget:
         self._most = setup.in_flight or decide.MOST_IN_FLIGHT
         self._wanted = setup.in_flight or 1
         self._bytes = _available(setup, device)
+        if device == "cuda" and setup.vram_bytes is not None:  # the limit goes with the setup that it was of
+            weakref.finalize(self, torch.cuda.set_per_process_memory_fraction, 1.0).atexit = False
         capability = torch.cuda.get_device_capability() if device == "cuda" else (9, 0)
         self._streaming = Streaming(
             _shape(width, blocks),
@@ -85,15 +96,56 @@ class Budget:
         if bus_part > BUS_BOUND and in_flight >= self._wanted:
             self._wanted = min(self._most, self._wanted + 1)
 
-    def tighten(self, in_flight: int) -> str:
-        """After memory ran out with `in_flight` pictures: what is changed; an empty string when nothing is left to."""
-        if in_flight > 1:
-            self._most = in_flight - 1
-            return f"{self._most} in flight"
-        if self.slots > TURNING:
-            self.slots = max(TURNING, self.slots // 2)
-            return f"{self.slots} slots"
-        return ""
+
+def fewer(slots: int) -> int:
+    """What a picture that does not fit with so many slots is tried with next; as many when there is nothing less."""
+    return min(slots, max(TURNING, slots // 2))
+
+
+class Recovery:
+    """When slots that were given up are tried again, in sweeps: at once the first time, then after longer and longer.
+
+    Where a machine really has less room than was reckoned, each picture would otherwise be begun in vain.
+    """
+
+    def __init__(self) -> None:
+        self._times = 0
+        self._quiet = 0
+
+    @property
+    def due(self) -> bool:
+        """Whether as many slots as the budget has are to be tried."""
+        pause = FIRST_PAUSE * 2 ** (self._times - 2) if self._times > 1 else 0
+        return self._quiet >= min(pause, LONGEST_PAUSE)
+
+    def gave_up(self) -> None:
+        """Note that slots were given up."""
+        self._times += 1
+        self._quiet = 0
+
+    def passed(self) -> None:
+        """Note a sweep without trouble; after many, what was before is forgotten."""
+        self._quiet += 1
+        if self._quiet >= LONGEST_PAUSE:
+            self._times = 0
+
+
+class Pace:
+    """How long sweeps take. The host runs ahead of the GPU: only several of the same riders in a row show it."""
+
+    def __init__(self) -> None:
+        self._riders: tuple[str, ...] = ()
+        self._ends_s: deque[float] = deque(maxlen=SWEEPS)
+
+    def passed(self, riders: tuple[str, ...]) -> float | None:
+        """Note that a sweep has passed; the seconds that one takes, once that is known."""
+        if riders != self._riders:
+            self._riders = riders
+            self._ends_s.clear()
+        self._ends_s.append(time.perf_counter())
+        if len(self._ends_s) < SWEEPS:
+            return None
+        return (self._ends_s[-1] - self._ends_s[1]) / (len(self._ends_s) - 2)
 
 
 def step_flops(blocks: int, width: int, job: Job) -> float:

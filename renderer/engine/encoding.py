@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class ReadyPrompts(QwenImageUnit_PromptEmbedder):
     that would wait for all the work before it.
     """
 
-    def __init__(self, encoded: dict[str, Encoded]) -> None:
+    def __init__(self, encoded: Mapping[str, Encoded]) -> None:
         super().__init__()
         self._encoded = encoded
 

@@ -46,4 +46,7 @@ class Engine(Protocol):
         """Forget the jobs that wait for their turn; their keys. Those that have begun go on."""
 
     def advance(self, tell: Tell) -> None:
-        """Go on with the jobs for a while: a sweep, or a picture."""
+        """Go on with the jobs for a while: a sweep, or a picture.
+
+        Raises `MachineError` where nothing can be rendered with this model any more, and then is of no more use.
+        """

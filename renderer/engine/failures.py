@@ -6,6 +6,7 @@ is given back only when they are gone. The text of the traceback goes along as a
 
 from __future__ import annotations
 
+import errno
 import traceback
 from importlib import metadata
 
@@ -24,7 +25,18 @@ _OUT_OF_MEMORY = (  # what libraries say that do not raise torch.OutOfMemoryErro
     "bad allocation",
     "could not create a memory object",
     "_STATUS_ALLOC_FAILED",
+    "ALLOCATION_FAILED",  # cuDNN's, of the device or the host
 )
+
+_OF_A_FULL_DEVICE = (  # what is said also for other reasons, but not where there was no room for a workspace or handle
+    "unable to find an engine to execute this computation",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "CUSOLVER_STATUS_NOT_INITIALIZED",
+)
+
+_LEFT = 16
+"""A device with less than one in so many bytes left, or than 1 GiB, is full: it has no room for a workspace."""
 
 
 def explain_opening(error: Exception) -> RendererError:
@@ -41,7 +53,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the GPU or the host."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if not isinstance(error, RuntimeError):
+        return False
+    text = str(error)
+    return any(words in text for words in _OUT_OF_MEMORY) or (
+        any(words in text for words in _OF_A_FULL_DEVICE) and _is_full()
+    )
+
+
+def _is_full() -> bool:
+    """Whether the GPU has next to nothing left for this process: of its own memory, or of what it is allowed."""
+    if not torch.cuda.is_available():
+        return False
+    try:
+        free, total = torch.cuda.mem_get_info()
+        allowed = torch.cuda.get_per_process_memory_fraction() * total - torch.cuda.memory_reserved()
+    except RuntimeError:  # a device that does not even say so
+        return False
+    return min(free, allowed) < max(2**30, total // _LEFT)
 
 
 def is_device_lost(error: BaseException) -> bool:

@@ -1,25 +1,36 @@
-"""One picture on its way through the streaming engine, and what is noted of it there. Computes nothing."""
+"""One picture on its way through the streaming engine: how noise becomes a picture, and what is noted of it there.
+
+The way is DiffSynth's own call, which pauses at every block, between its steps, and before its pixels. Knows nothing of
+the other pictures, of slots, or of whose turn it is.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any, Literal
 
 import torch
 
+from renderer.engine import calling, failures
 from renderer.engine.calling import Rendering
-from renderer.engine.meter import Peaks, Span
-from renderer.engine.modulation import Ready
-from renderer.engine.riders import Rider
+from renderer.engine.device import Device
+from renderer.engine.engines import Tell
+from renderer.engine.meter import Peaks, Span, Stopwatch
+from renderer.engine.modulation import Modulations, Ready, timesteps
+from renderer.engine.riders import Rest, Rider, fork, pause
+from renderer.errors import RendererError
 from renderer.job import Job, Sharing, Timing
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What one sweep took and did: the host's seconds, bytes copied, operations, pictures in flight.
+    """What one sweep took and did: the host's seconds, bytes copied, operations, pictures in flight, slots.
 
     `copying` and `computing` are what it took of the device's own time: the host runs ahead of that.
     """
@@ -28,17 +39,41 @@ class Sweep:
     moved_bytes: int
     flops: float
     in_flight: int
+    slots: int
     copying: Span
     computing: Span
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where pictures are made: the device, and what its memory keeps for all of them.
+
+    `make_room` gives back what nobody uses, before a decode. Pixels are made on the stream `beside`;
+    None, on the CPU: as ever.
+    """
+
+    device: Device
+    dtype: torch.dtype
+    modulations: Modulations
+    make_room: Callable[[], None]
+    beside: Any
+
+
 @dataclass(slots=True)
 class Journey:
-    """One picture, from its admission to its last pixel. Seconds are the wall's, but `share_s`, which is its part."""
+    """One picture, from its admission to its last pixel. Seconds are the wall's, but `share_s`, which is its part.
+
+    What it has to do without is its own, and nobody else's: `prepared` says whether its prompts and modulations may be
+    made with others', apart from them, or only while nothing is in flight; with `alone`, nothing rides beside it;
+    `slots` is how many there may be while it rides (None: as many as the budget has).
+    """
 
     key: str
     job: Job
     adjustments: tuple[str, ...] = ()
+    prepared: Literal["together", "apart", "alone"] = "together"
+    alone: bool = False
+    slots: int | None = None
     rider: Rider | None = None
     table: torch.Tensor | None = None
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -50,7 +85,7 @@ class Journey:
     sweeps: list[Sweep] = field(default_factory=list)
     peaks: Peaks = field(default_factory=Peaks)
     pixels: bytes = b""
-    error: Exception | None = None
+    error: RendererError | None = None
     over: bool = False
 
     @property
@@ -58,12 +93,94 @@ class Journey:
         """Riders this picture has in a sweep: two with guidance."""
         return 1 if self.job.cfg_scale == 1.0 else 2
 
+    @property
+    def is_decoded(self) -> bool:
+        """Whether its values are on their way out of the decoder, and wait to become pixels."""
+        return self.rider is not None and self.rider.rests
+
+    # -- from noise to a picture --
+
+    def begin(self, pipe: Callable[[], Any], place: Place, tell: Tell) -> None:
+        """Set out, by a pipeline of its own, and go until the first block is needed. Whatever fails is its `error`."""
+        self.began_at = datetime.now(UTC)
+        self.rider = Rider(lambda: self._call(pipe(), place, tell), self._ended)
+        self.rider.start()
+
+    def _call(self, pipe: Any, place: Place, tell: Tell) -> bytes:
+        """DiffSynth's call for this job; the picture's RGB bytes."""
+        decoding = Stopwatch(place.device)
+        pipe.cfg_guided_model_fn = self._guided
+        calling.check_values_of(pipe, lambda: self._developed(decoding, place))
+        steps = functools.partial(self._denoise, decoding=decoding, place=place, tell=tell)
+        image = pipe(**calling.arguments(self.job), progress_bar_cmd=steps)
+        return calling.rgb(image, self.job)
+
+    def _denoise(
+        self, moments: torch.Tensor, *, decoding: Stopwatch, place: Place, tell: Tell
+    ) -> Iterator[torch.Tensor]:
+        """DiffSynth's loop over the timesteps: it takes a step for each that it is handed."""
+        self._stepped()
+        # On the device already, so that DiffSynth need not bring each there: that would wait for all work so far.
+        on_device = moments.to(device=place.device, dtype=place.dtype)
+        schedule = timesteps(self.job, place.dtype)
+        for done, moment in enumerate(on_device, start=1):
+            self.table = place.modulations.at(schedule[done - 1])
+            yield moment
+            if done == len(moments):
+                decoding.start()
+            self._stepped()
+            tell.stepped(self.key, done, len(moments))
+        place.make_room()
+
+    def _guided(
+        self, model_fn: Any, cfg_scale: float, shared: Any, positive: Any, negative: Any, **others: Any
+    ) -> torch.Tensor:
+        """One step's prediction. Guidance's two passes ride side by side, and are put together as DiffSynth does.
+
+        The signature is DiffSynth's.
+        """
+        if self.passes == 1:
+            alone: torch.Tensor = model_fn(**positive, **shared, **others)
+            return alone
+        with_prompt, without = fork(
+            lambda: model_fn(**positive, **shared, **others), lambda: model_fn(**negative, **shared, **others)
+        )
+        guided: torch.Tensor = without + cfg_scale * (with_prompt - without)
+        return guided
+
+    @contextlib.contextmanager
+    def _developed(self, decoding: Stopwatch, place: Place) -> Iterator[None]:
+        """The decode is under way: the next sweep goes first, and within, its values become pixels beside that."""
+        decoding.stop()
+        pause(Rest())
+        self.decode_s = decoding.seconds()
+        with decoding.span.followed_by(place.beside):
+            yield
+
+    def _ended(self, result: bytes | None, error: Exception | None) -> None:
+        self.pixels, self.over, self.table = result or b"", True, None
+        if error is not None:  # explained at once: a traceback would hold what the call had
+            self.error = failures.explain_rendering(error)
+
+    # -- what becomes of it besides --
+
+    def give_up(self, error: RendererError) -> None:
+        """End it where it is, with that reason."""
+        assert self.rider is not None
+        self.rider.leave()
+        self.table, self.error, self.over = None, error, True
+
+    def again(self, change: str, *, alone: bool, slots: int | None) -> Journey:
+        """The same picture from its beginning, without something: `change` says what in its sidecar."""
+        adjustments = (*self.adjustments, change)
+        return Journey(self.key, self.job, adjustments, self.prepared, alone, slots, encode_s=self.encode_s)
+
     def ready(self, number: int) -> Ready:
         """Block `number`'s modulation at this picture's present step."""
         assert self.table is not None
         return Ready(self.table[number])
 
-    def stepped(self) -> None:
+    def _stepped(self) -> None:
         """Note that denoising begins, or that a step of it is done."""
         self.steps_s.append(time.perf_counter())
 
@@ -85,15 +202,15 @@ class Journey:
             sharing=sharing,
         )
 
-    def sharing(self, slots: int, blocks: int, arithmetic: str) -> Sharing:
-        """What it shared with the others: `slots` of `blocks`, large products in the format `arithmetic`.
+    def sharing(self, blocks: int, arithmetic: str) -> Sharing:
+        """What it shared with the others: slots for some of `blocks`, large products in the format `arithmetic`.
 
         Waits until its last sweep is over on the device.
         """
         return Sharing(
             share_s=self.share_s,
             mean_in_flight=statistics.fmean(sweep.in_flight for sweep in self.sweeps),
-            slots=slots,
+            slots=min(sweep.slots for sweep in self.sweeps),
             blocks=blocks,
             arithmetic=arithmetic,
             streamed_bytes=round(self.streamed_bytes),

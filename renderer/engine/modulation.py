@@ -71,6 +71,7 @@ class Modulations:
         self._device = device
         self._dtype = computation_dtype(device)
         self._tables: dict[float, torch.Tensor] = {}
+        self._copied: dict[float, Any] = {}
 
     def has(self, job: Job) -> bool:
         """Whether all timesteps of a job are at hand."""
@@ -93,14 +94,23 @@ class Modulations:
 
     def at(self, timestep: float) -> torch.Tensor:
         """The vectors of all blocks at a timestep, on the device: blocks x 2 x (6 * width)."""
-        return self._tables[timestep].to(self._device, non_blocking=True)
+        found = self._tables[timestep].to(self._device, non_blocking=True)
+        if self._device == "cuda":
+            self._copied[timestep] = event = torch.cuda.Event()
+            event.record()
+        return found
 
     def forget(self, still_wanted: Iterable[Job]) -> None:
-        """Let go of the oldest that these jobs do not need, until no more than `MOST_TABLES` are left."""
+        """Let go of the oldest that these jobs do not need, until no more than `MOST_TABLES` are left.
+
+        A copy of one may still be under way, for a picture that has failed meanwhile: it is waited for.
+        """
         surplus = len(self._tables) - MOST_TABLES
         if surplus > 0:
             wanted = set[float]().union(*(self._wanted(job) for job in still_wanted))
             for timestep in [each for each in self._tables if each not in wanted][:surplus]:
+                if timestep in self._copied:
+                    self._copied.pop(timestep).synchronize()
                 del self._tables[timestep]
 
     def _wanted(self, job: Job) -> set[float]:

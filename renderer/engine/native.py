@@ -20,7 +20,7 @@ from renderer.engine.chatter import into_log
 from renderer.engine.engines import Tell
 from renderer.engine.meter import Clock, MemoryMeter
 from renderer.engine.pipeline import OpenPipeline, open_pipeline
-from renderer.errors import DeviceLostError, RendererError
+from renderer.errors import DeviceLostError, MachineError, RendererError
 from renderer.job import EngineName, Job
 from renderer.protocol import Setup
 
@@ -60,11 +60,13 @@ class NativeEngine:
         return keys
 
     def advance(self, tell: Tell) -> None:
-        """Render the next job whole."""
+        """Render the next job whole. Raises `ModelError` for a file that cannot be read: it is no picture's fault."""
         key, job = self._waiting.popleft()
         tell.started(key)
         try:
             rendering = self.render(job, lambda step, steps: tell.stepped(key, step, steps))
+        except MachineError:
+            raise
         except RendererError as error:
             tell.failed(key, error)
             return
@@ -74,8 +76,9 @@ class NativeEngine:
         """Render one job.
 
         Raises `BadPictureError` when values are not finite or the picture is one flat colour, `OutOfMemoryError` when
-        it did not fit, `DeviceLostError` when only a new process helps, and `PictureError` for any other reason.
-        After all but `DeviceLostError` the next picture is what it would have been.
+        it did not fit, `DeviceLostError` when only a new process helps, `ModelError` when a file of the model cannot be
+        read, and `PictureError` for any other reason. After all but `DeviceLostError` and `ModelError` the next picture
+        is what it would have been.
         """
         calling.refuse(job, self.setup, self._model)
         clock = Clock(self.device)

@@ -31,6 +31,11 @@ class Fork:
     calls: tuple[Callable[[], Any], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Waiting for no block: only to be let go on."""
+
+
 class Stop(torch.nn.Module):
     """Stands where a block stood: pauses the call until somebody runs the block for it.
 
@@ -53,7 +58,7 @@ def fork(*calls: Callable[[], Any]) -> list[Any]:
     return results
 
 
-def pause(asked: Halt | Fork) -> Any:
+def pause(asked: Halt | Fork | Rest) -> Any:
     """Hand control to whoever drives this rider, until it has what was asked for."""
     driver = getcurrent().parent
     assert driver is not None, "nobody drives this call"
@@ -66,6 +71,7 @@ class Rider:
 
     def __init__(self, call: Callable[[], Any], ended: Callable[[Any, Exception | None], None]) -> None:
         self.halt: Halt | None = None
+        self.rests = False
         self._ended = ended
         self._greenlet = greenlet(lambda _=None: self._run(call))
         self._result: Any = None
@@ -78,15 +84,15 @@ class Rider:
         self._go(None)
 
     def go_on(self, value: Any) -> None:
-        """Take a block's result, and go until the next block is needed."""
-        self.halt = None
+        """Take a block's result, or None after a rest, and go until the next block is needed."""
+        self.halt, self.rests = None, False
         brought = [value]
         del value
         self._go(brought)
 
     def fail(self, error: Exception) -> None:
         """Raise `error` inside the call, where its block would have run."""
-        self.halt = None
+        self.halt, self.rests = None, False
         self._greenlet.parent = getcurrent()
         self._hear(self._greenlet.throw(error))
 
@@ -95,7 +101,7 @@ class Rider:
         self._ended = _nobody
         for child in self._children:
             child.leave()
-        self.halt = None
+        self.halt, self.rests = None, False
         if not self._greenlet.dead:
             self._greenlet.throw(GreenletExit)
 
@@ -116,12 +122,14 @@ class Rider:
         self._greenlet.parent = getcurrent()
         self._hear(self._greenlet.switch(brought))
 
-    def _hear(self, asked: Halt | Fork | None) -> None:
+    def _hear(self, asked: Halt | Fork | Rest | None) -> None:
         if self._greenlet.dead:
             result, error, self._result, self._error = self._result, self._error, None, None
             self._ended(result, error)
         elif isinstance(asked, Fork):
             self._send_out(asked.calls)
+        elif isinstance(asked, Rest):
+            self.rests = True
         else:
             self.halt = asked
 

@@ -17,13 +17,14 @@ from diffsynth.core.vram.initialization import skip_model_initialization
 from diffsynth.models.qwen_image_dit import QwenImageDiT
 from diffsynth.models.qwen_image_text_encoder import QwenImageTextEncoder
 from diffsynth.models.qwen_image_vae import QwenImageVAE
+from diffsynth.pipelines.qwen_image import QwenImagePipeline, QwenImageUnit_PromptEmbedder
 from safetensors import safe_open
 from transformers import Qwen2Tokenizer
 
 from renderer.demo import family
 from renderer.demo.tokenizer import DROPPED_TOKENS, TEMPLATE_PREFIX
 from renderer.engine.device import Device, computation_dtype
-from renderer.engine.encoding import HostEmbedding, TextStop
+from renderer.engine.encoding import Encoded, HostEmbedding, ReadyPrompts, TextStop
 from renderer.engine.modulation import PickImage, PickText
 from renderer.engine.riders import Stop
 from renderer.engine.vae import PictureVae
@@ -89,6 +90,17 @@ def build(store: Store, device: Device) -> Skeleton:
         width=width,
         checking=checking,
     )
+
+
+def pipeline(skeleton: Skeleton, encoded: Mapping[str, Encoded], device: Device) -> Any:
+    """A pipeline of DiffSynth's for one picture: its own scheduler, everybody's networks, prompts that are encoded."""
+    pipe = QwenImagePipeline(device=device, torch_dtype=computation_dtype(device))
+    pipe.dit, pipe.vae = skeleton.dit, skeleton.vae
+    pipe.text_encoder, pipe.tokenizer = skeleton.text_encoder, skeleton.tokenizer
+    pipe.units = [
+        ReadyPrompts(encoded) if isinstance(unit, QwenImageUnit_PromptEmbedder) else unit for unit in pipe.units
+    ]
+    return pipe
 
 
 def _in_the_background(work: Callable[[], None]) -> Future[None]:

@@ -9,6 +9,7 @@ and the host waits meanwhile. Knows blocks as bytes: nothing of tensors, riders 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import mmap
 import sys
@@ -22,7 +23,7 @@ import torch
 
 from renderer.engine.device import Device
 from renderer.engine.meter import Span
-from renderer.errors import MachineError
+from renderer.errors import MachineError, ModelError
 from renderer.machine import hardware
 
 LOG = logging.getLogger(__name__)
@@ -71,7 +72,10 @@ class Source(Protocol):
         """Block `number` will be wanted soon."""
 
     def block(self, number: int) -> torch.Tensor:
-        """Block `number` in host memory, uint8; it stays there until `done`."""
+        """Block `number` in host memory, uint8; it stays there until `done`.
+
+        Raises `ModelError`, which names the file, where it cannot be read; who asks again has it read again.
+        """
 
     def done(self, number: int, event: Any | None) -> None:
         """Block `number` has been copied once `event` has passed; None: now."""
@@ -81,9 +85,11 @@ class HostMemory:
     """All blocks of a network in host memory, pinned where there is a GPU and it can be: the one copy there is."""
 
     def __init__(self, files: Sequence[BlockFile], device: Device) -> None:
+        """Raises `ModelError` for a file that cannot be read."""
         self._files = files
         with ThreadPoolExecutor(READERS) as pool:
-            self._blocks = list(pool.map(lambda file: host_buffer(file.bytes, device, file.read_into), files))
+            filled = pool.map(lambda file: host_buffer(file.bytes, device, functools.partial(_read, file)), files)
+            self._blocks = list(filled)
 
     @property
     def count(self) -> int:
@@ -138,7 +144,7 @@ class ReadAhead:
         def read() -> None:
             if event is not None:
                 event.synchronize()
-            self._files[number].read_into(buffer, direct=self._direct)
+            _read(self._files[number], buffer, direct=self._direct)
 
         self._coming[number] = buffer, self._pool.submit(read)
 
@@ -149,12 +155,24 @@ class ReadAhead:
             self._free.append((stale, None))
         self.ahead(number)
         buffer, read = self._coming[number]
+        if read.exception() is not None:  # what failed once need not fail for good
+            del self._coming[number]
+            self._free.append((buffer, None))
         read.result()
         return buffer
 
     def done(self, number: int, event: Any | None) -> None:
         buffer, _ = self._coming.pop(number)
         self._free.append((buffer, event))
+
+
+def _read(file: BlockFile, buffer: torch.Tensor, *, direct: bool = False) -> None:
+    """Read a block, and once more where that fails: a disk, or the network before it, may have had a bad moment."""
+    try:
+        file.read_into(buffer, direct=direct)
+    except (ModelError, OSError) as error:
+        LOG.warning("%s: it is read once more", str(error))  # its words: a record of it would hold the buffer
+        file.read_into(buffer, direct=direct)
 
 
 def source_for(files: Sequence[BlockFile], device: Device) -> Source:
@@ -180,7 +198,8 @@ class Slots:
     def __init__(self, source: Source, slots: int, device: Device, *, once: bool = False) -> None:
         """`slots` from 2 to all blocks; with as many as blocks, nothing moves once they are there.
 
-        `once` says that there will be one sweep: nothing is fetched for another.
+        `once` says that there will be one sweep: nothing is fetched for another. Raises what torch raises where there
+        is no room for them, and what the source raises; nothing is held then.
         """
         self._once = once
         self._source = source
@@ -224,14 +243,15 @@ class Slots:
 
     @property
     def count(self) -> int:
-        """How many slots there are."""
+        """How many slots there are; none once they are closed."""
         return len(self._kept) + len(self._turning)
 
     def sweep(self) -> Iterator[tuple[int, torch.Tensor]]:
         """Every block once, in order, as flat bytes on the device, valid until the next is asked for.
 
         What is launched on the current stream while a block is held is done with it before its slot is filled again.
-        When it has ended, `copying` tells how long its copies were under way.
+        When it has ended, `copying` tells how long its copies were under way. One that breaks off leaves the slots out
+        of step: others have to be made. Raises what the source raises.
         """
         self.copying = Span(self._device, self._stream)
         for number in range(self._source.count):

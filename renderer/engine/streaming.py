@@ -3,39 +3,41 @@
 A picture is DiffSynth's own `pipe(...)`, paused wherever a block would run (`riders.py`); guidance's two passes are two
 riders. A sweep brings every block of the DiT past once (`slots.py`), computes it for all riders (`blocks.py`), and each
 has then done a step. Pictures of different sizes, step counts and prompts ride together; when one is done the next is
-admitted. Their bits are those of a call that rides alone. Knows nothing of orders, files or events.
+admitted. Their bits are those of a call that rides alone. This is who admits, sweeps and lands; what a picture goes
+through is in `journeys.py`. Knows nothing of orders, files or events.
+
+Where memory runs out, the picture that wanted it begins again: alone, then with fewer slots, until it has landed or
+there is nothing left to give up. Where that happens between the pictures (a block arrives, slots are made), the sweep
+breaks off: the youngest begins again, and the others go on from the block that they wait for.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from diffsynth.pipelines.qwen_image import QwenImagePipeline, QwenImageUnit_PromptEmbedder
 
 from renderer import catalog
 from renderer.catalog import Model
 from renderer.engine import arithmetic, budget, calling, failures, skeletons, stores
 from renderer.engine import device as placement
-from renderer.engine.budget import Budget
+from renderer.engine.budget import Budget, Pace, Recovery
+from renderer.engine.calling import Rendering
 from renderer.engine.chatter import into_log
 from renderer.engine.device import Device
-from renderer.engine.encoding import ReadyPrompts
 from renderer.engine.engines import Tell
-from renderer.engine.journeys import Journey, Sweep
-from renderer.engine.meter import MemoryMeter, Span, Stopwatch
-from renderer.engine.modulation import Modulations, timesteps
+from renderer.engine.journeys import Journey, Place, Sweep
+from renderer.engine.meter import MemoryMeter, Span
+from renderer.engine.modulation import Modulations
 from renderer.engine.prompts import Prompts
-from renderer.engine.riders import Halt, Rider, fork, pause
-from renderer.engine.slots import Slots, source_for
-from renderer.errors import DeviceLostError, OutOfMemoryError, RendererError
+from renderer.engine.riders import Rider
+from renderer.engine.slots import TURNING, Slots, source_for
+from renderer.errors import DeviceLostError, MachineError, OutOfMemoryError, RendererError
 from renderer.job import EngineName, Job
 from renderer.protocol import Setup
 from renderer.weights.store import Store
@@ -47,9 +49,6 @@ QUEUE = 32
 
 MOST_SIZES = 32
 """Sizes whose rotary frequencies stay on the device: up to 8 MB each."""
-
-DECODED = -1
-"""Where a call halts that waits for no block: its picture is decoded, and the next sweep goes first."""
 
 
 class StreamingEngine:
@@ -70,20 +69,20 @@ class StreamingEngine:
         files = store.blocks("transformer")
         self._source = source_for(files, device)
         self._skeleton.checking.result()
-        kind = setup.multiplies_fp8
         self._blocks = arithmetic.choose(
-            self._skeleton.dit_block, files[0].tensors, device, fp8=kind, records=self._records
+            self._skeleton.dit_block, files[0].tensors, device, fp8=setup.multiplies_fp8, records=self._records
         )
         self._budget = Budget(self._source.count, self._skeleton.width, setup, device, self._blocks.arithmetic)
         self._slots = Slots(self._source, self._budget.slots, device)
+        self._in_step, self._recovery = True, Recovery()
         self._modulations = Modulations(self._skeleton.dit.time_text_embed, store.modulations(), device)
-        self._prompts = Prompts(self._skeleton, store, self._pipe([]), device)
+        self._prompts = Prompts(self._skeleton, store, skeletons.pipeline(self._skeleton, {}, device), device)
         self._waiting: deque[Journey] = deque()
         self._flying: list[Journey] = []
         self._decoded: list[Journey] = []
-        self._beside = torch.cuda.Stream() if device == "cuda" else None
-        self._riders: tuple[str, ...] = ()
-        self._ends_s: deque[float] = deque(maxlen=4)
+        beside = torch.cuda.Stream() if device == "cuda" else None
+        self._place = Place(device, self._dtype, self._modulations, self._make_room, beside)
+        self._pace = Pace()
 
     @classmethod
     def open(cls, setup: Setup, report: Callable[[str], None]) -> StreamingEngine:
@@ -113,33 +112,45 @@ class StreamingEngine:
 
     @torch.no_grad()  # here, not in the calls: theirs are entered and left in turns
     def advance(self, tell: Tell) -> None:
-        """Admit what there is room for, and bring every block past once."""
+        """Admit what there is room for, and bring every block past once.
+
+        Raises `MachineError` where nothing can be rendered with this model any more: a file of its store is damaged.
+        """
         with into_log(LOG), self._memory.watch() as peaks:
             self._admit(tell)
             if self._flying:
                 self._sweep()
             else:
-                self._develop()
-        on_board, in_flight = self._flying + self._decoded, len(self._flying)
+                self._make_pixels()
+        on_board = self._flying + self._decoded
         for journey in on_board:
             journey.peaks.include(peaks)
         over = [journey for journey in on_board if journey.over]
-        self._flying = [journey for journey in self._flying if not journey.over and not _is_decoded(journey)]
-        self._decoded = [journey for journey in on_board if not journey.over and _is_decoded(journey)]
-        short = [journey for journey in over if journey.error and failures.is_out_of_memory(journey.error)]
+        self._flying = [journey for journey in self._flying if not journey.over and not journey.is_decoded]
+        self._decoded = [journey for journey in on_board if not journey.over and journey.is_decoded]
+        short = [journey for journey in over if isinstance(journey.error, OutOfMemoryError)]
         for journey in over:
             if journey not in short:
                 self._land(journey, tell)
         if short:
-            self._begin_again(short, in_flight, tell)
+            self._begin_again(short, tell, in_company=len(on_board) > 1)
 
     # -- beginning --
 
     def _admit(self, tell: Tell) -> None:
         """Let waiting pictures in, up to what memory allows and the bus needs."""
-        while self._waiting and self._budget.admits([each.job for each in self._flying], self._waiting[0].job):
+        while self._waiting and self._may_begin(self._waiting[0]):
             if self._is_ready(self._waiting[0]) or self._make_ready(tell):
                 self._start(self._waiting.popleft(), tell)
+
+    def _may_begin(self, journey: Journey) -> bool:
+        """Whether a picture may be prepared and ride beside those on board."""
+        on_board = self._flying + self._decoded
+        if journey.alone or (journey.prepared == "alone" and not self._is_ready(journey)):
+            return not on_board
+        if any(each.alone for each in on_board):
+            return False
+        return self._budget.admits([each.job for each in self._flying], journey.job)
 
     def _records(self) -> bool:
         """Whether there is room to record the launches of those in flight."""
@@ -149,33 +160,49 @@ class StreamingEngine:
         return self._prompts.has(journey.job) and self._modulations.has(journey.job)
 
     def _make_ready(self, tell: Tell) -> bool:
-        """Encode the prompts and compute the modulations of all that wait, or of the first where all are too much.
+        """Encode the prompts and compute the modulations of all that wait; whether the first can begin now.
 
-        A job that cannot be rendered is told, and dropped. Returns whether the first that waits now can begin.
+        Where that fails for all together, each is prepared apart from the others, once. One that memory does not
+        suffice for even so waits until all in flight have landed, and is tried alone: nobody else pays for it. A job
+        that cannot be rendered is told, and dropped.
         """
+        self._refuse(tell)
+        first = self._waiting[0] if self._waiting else None
+        if first is None or self._is_ready(first):
+            return first is not None
+        together = [first]
+        if first.prepared == "together":
+            together = [each for each in self._waiting if each.prepared == "together" and not self._is_ready(each)]
+        failure = self._prepare(together)
+        if failure is None:
+            return True
+        if len(together) > 1 and not isinstance(failure, DeviceLostError):
+            LOG.warning("%d pictures could not be prepared together: now each apart", len(together))
+            for each in together:
+                each.prepared = "apart"
+        elif isinstance(failure, OutOfMemoryError) and (self._flying or self._decoded):
+            LOG.warning("%s could not be prepared: now when nothing is in flight", first.key)
+            first.prepared = "alone"
+            first.adjustments += ("prepared alone",)
+        else:
+            tell.failed(self._waiting.popleft().key, failure)
+        return False
+
+    def _refuse(self, tell: Tell) -> None:
+        """Drop those of the waiting that this engine does not render."""
         for journey in list(self._waiting):
             try:
                 calling.refuse(journey.job, self.setup, self._model)
             except RendererError as error:
                 self._waiting.remove(journey)
                 tell.failed(journey.key, error)
-        if not self._waiting:
-            return False
-        failure = self._prepare(list(self._waiting)) and self._prepare([self._waiting[0]])
-        while isinstance(failure, OutOfMemoryError) and (change := self._make_do_with_less(1)):
-            LOG.warning("%s could not be prepared; now %s", self._waiting[0].key, change)
-            self._waiting[0].adjustments += (change,)
-            failure = self._prepare([self._waiting[0]])
-        if failure:
-            tell.failed(self._waiting.popleft().key, failure)
-        return not failure and self._is_ready(self._waiting[0])
 
-    def _prepare(self, journeys: list[Journey]) -> RendererError | None:
+    def _prepare(self, fresh: list[Journey]) -> RendererError | None:
         """Encode prompts and compute modulations, and share the seconds out among those they were for.
 
-        Returns what went wrong, after giving back what it had.
+        Returns what went wrong, after giving back what it had. Raises `MachineError` for a file that cannot be read:
+        it is no picture's fault.
         """
-        fresh = [journey for journey in journeys if not self._is_ready(journey)]
         jobs = [journey.job for journey in fresh]
         began_s, failure = time.perf_counter(), None
         try:
@@ -183,6 +210,8 @@ class StreamingEngine:
             self._modulations.prepare(jobs)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is explained
             failure = failures.explain_rendering(error)
+        if isinstance(failure, MachineError):
+            raise failure
         if failure is not None:  # here, where no traceback holds what it had
             if not isinstance(failure, DeviceLostError):
                 self._recover()
@@ -194,77 +223,67 @@ class StreamingEngine:
 
     def _start(self, journey: Journey, tell: Tell) -> None:
         tell.started(journey.key)
-        journey.began_at = datetime.now(UTC)
-        pipe = self._pipe(self._prompts.of(journey.job))
-        self._two_riders(pipe, journey)
-        decoding = Stopwatch(self.device)
-        schedule = timesteps(journey.job, self._dtype)
-
-        def watch(moments: torch.Tensor) -> Iterator[torch.Tensor]:
-            journey.stepped()
-            # On the device already, so that DiffSynth need not bring each there: that would wait for all work so far.
-            on_device = moments.to(device=self.device, dtype=self._dtype)
-            for done, moment in enumerate(on_device, start=1):
-                journey.table = self._modulations.at(schedule[done - 1])
-                yield moment
-                if done == len(moments):
-                    decoding.start()
-                journey.stepped()
-                tell.stepped(journey.key, done, len(moments))
-            if self.device == "cuda" and self._slots.moved_bytes:  # where room is short, the decode gets all of it
-                torch.cuda.empty_cache()
-
-        @contextlib.contextmanager
-        def developing() -> Iterator[None]:
-            decoding.stop()
-            pause(Halt(DECODED, (), {}))
-            journey.decode_s = decoding.seconds()
-            with decoding.span.followed_by(self._beside):
-                yield
-
-        def call() -> bytes:
-            image = pipe(**calling.arguments(journey.job), progress_bar_cmd=watch)
-            return calling.rgb(image, journey.job)
-
-        def ended(result: Any, error: Exception | None) -> None:
-            journey.pixels, journey.error, journey.over = result or b"", error, True
-            journey.table = None
-
-        calling.check_values_of(pipe, developing)
-        journey.rider = Rider(call, ended)
         self._flying.append(journey)
-        journey.rider.start()
+        encoded = self._prompts.of(journey.job)
+        journey.begin(lambda: skeletons.pipeline(self._skeleton, encoded, self.device), self._place, tell)
 
-    def _pipe(self, encoded: Any) -> Any:
-        """A pipeline of DiffSynth's for one picture: its own scheduler, everybody's networks."""
-        pipe = QwenImagePipeline(device=self.device, torch_dtype=self._dtype)
-        pipe.dit, pipe.vae = self._skeleton.dit, self._skeleton.vae
-        pipe.text_encoder, pipe.tokenizer = self._skeleton.text_encoder, self._skeleton.tokenizer
-        pipe.units = [
-            ReadyPrompts(encoded) if isinstance(unit, QwenImageUnit_PromptEmbedder) else unit for unit in pipe.units
-        ]
-        return pipe
-
-    def _two_riders(self, pipe: Any, journey: Journey) -> None:
-        """Let guidance's two passes ride side by side; they are put together as DiffSynth does."""
-
-        def guided(  # DiffSynth's signature
-            model_fn: Any, cfg_scale: float, shared: Any, positive: Any, negative: Any, **others: Any
-        ) -> torch.Tensor:
-            if journey.passes == 1:
-                alone: torch.Tensor = model_fn(**positive, **shared, **others)
-                return alone
-            with_prompt, without = fork(
-                lambda: model_fn(**positive, **shared, **others), lambda: model_fn(**negative, **shared, **others)
-            )
-            guided: torch.Tensor = without + cfg_scale * (with_prompt - without)
-            return guided
-
-        pipe.cfg_guided_model_fn = guided
+    def _make_room(self) -> None:
+        """Where room is short, a decode gets all of it."""
+        if self.device == "cuda" and self._slots.moved_bytes:
+            torch.cuda.empty_cache()
 
     # -- on the way --
 
     def _sweep(self) -> None:
+        """Bring every block past once. What fails between the pictures costs the youngest its place, and no other."""
+        failure = None
+        try:
+            self._have_slots()
+            self._bring_past()
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is explained
+            failure = failures.explain_rendering(error)
+        if failure is None:
+            self._recovery.passed()
+            return
+        if isinstance(failure, MachineError):
+            raise failure
+        self._in_step = False  # the next sweep lets each ride on from the block that it waits for
+        waiting = [journey for journey in self._flying if not journey.over and not journey.is_decoded]
+        LOG.warning("a sweep broke off: %s", failure.message)
+        if waiting:
+            waiting[-1].give_up(failure)
+
+    def _have_slots(self) -> None:
+        """As many slots as those in flight may have: what one picture gave up comes back when it has landed.
+
+        Raises what torch raises where there is no room for the fewest.
+        """
+        most = min((each.slots for each in self._flying if each.slots), default=self._budget.slots)
+        enough = range(1 if not self._recovery.due else most, most + 1)
+        if self._in_step and self._slots.count in enough:
+            return
+        self._slots.close()
+        self._recover()
+        count = most
+        while not self._made_slots(count):
+            count = budget.fewer(count)
+            self._recover()
+        if count < most:
+            LOG.warning("there is no room for %d slots; now %d", most, count)
+            self._recovery.gave_up()
+        self._in_step = True
+
+    def _made_slots(self, count: int) -> bool:
+        """Whether there was room for so many; raises where there is not for the fewest."""
+        try:
+            self._slots = Slots(self._source, count, self.device)
+        except Exception as error:
+            if count <= TURNING or not failures.is_out_of_memory(error):
+                raise
+            return False
+        return True
+
+    def _bring_past(self) -> None:
         """Bring every block past once, and write each rider's part of it down."""
         began_s, moved = time.perf_counter(), self._slots.moved_bytes
         computing = Span(self.device)
@@ -301,13 +320,13 @@ class StreamingEngine:
                     rider.go_on(result)
                 result = None
         if hold:
-            self._develop()
+            self._make_pixels()
         while held:
             rider, brought = held.pop(0)
             if rider.halt is not None:
                 rider.go_on(brought.pop())  # nothing here holds a last block's result while its picture is decoded
 
-    def _develop(self) -> None:
+    def _make_pixels(self) -> None:
         """Let decoded values become pixels: work for the host, for which the GPU need not wait."""
         for journey in self._decoded:
             assert journey.rider is not None
@@ -318,25 +337,13 @@ class StreamingEngine:
             id(journey): budget.step_flops(self._source.count, self._skeleton.width, journey.job) for journey in flying
         }
         total = sum(work.values())
-        sweep = Sweep(took_s, moved, total, len(flying), self._slots.copying, computing)
+        sweep = Sweep(took_s, moved, total, len(flying), self._slots.count, self._slots.copying, computing)
         for journey in flying:
             journey.account(sweep, work[id(journey)] / total)
         if moved and self.device == "cuda":  # on the CPU copies and computing take turns: riders would hide nothing
-            self._learn(flying, moved)
-
-    def _learn(self, flying: list[Journey], moved: int) -> None:
-        """Tell the budget how long sweeps take that many ride.
-
-        The host runs ahead of the GPU, and only several sweeps of the same riders in a row show the pace.
-        """
-        riders = tuple(journey.key for journey in flying)
-        if riders != self._riders:
-            self._riders = riders
-            self._ends_s.clear()
-        self._ends_s.append(time.perf_counter())
-        if len(self._ends_s) == self._ends_s.maxlen:
-            took_s = (self._ends_s[-1] - self._ends_s[1]) / (len(self._ends_s) - 2)
-            self._budget.learn(moved / self._slots.bus_bytes_per_s / took_s, len(flying))
+            sweep_s = self._pace.passed(tuple(journey.key for journey in flying))
+            if sweep_s is not None:
+                self._budget.learn(moved / self._slots.bus_bytes_per_s / sweep_s, len(flying))
 
     # -- ending --
 
@@ -347,31 +354,43 @@ class StreamingEngine:
         self._modulations.forget(wanted)
         if len(self._skeleton.dit.pos_embed.rope_cache) > MOST_SIZES:  # DiffSynth keeps every size's for good
             self._skeleton.dit.pos_embed.rope_cache.clear()
-        if journey.error is None:
-            warnings = calling.warn_of(journey.job, self._skeleton.tokenizer)
-            sharing = journey.sharing(self._slots.count, self._source.count, self._blocks.arithmetic)
-            tell.rendered(journey.key, journey.rendering(sharing, warnings))
+        rendering, failure = None, journey.error
+        try:
+            rendering = None if failure else self._rendering(journey)
+        except Exception as error:  # noqa: BLE001  # a device may be lost where a picture's last work is waited for
+            failure = failures.explain_rendering(error)
+        if rendering is not None:
+            tell.rendered(journey.key, rendering)
             return
-        failure = failures.explain_rendering(journey.error)
-        journey.error = journey.rider = None
+        assert failure is not None
+        journey.rider = None
         if not isinstance(failure, DeviceLostError):
             self._recover()
         tell.failed(journey.key, failure)
 
-    def _begin_again(self, short: list[Journey], in_flight: int, tell: Tell) -> None:
-        """Pictures that did not fit are begun again with less; when there is nothing left to give up, they fail."""
-        assert short[0].error is not None
-        failure = failures.explain_rendering(short[0].error)
-        for journey in short:  # here, where no traceback holds what they had
-            journey.error = journey.rider = None
+    def _rendering(self, journey: Journey) -> Rendering:
+        warnings = calling.warn_of(journey.job, self._skeleton.tokenizer)
+        return journey.rendering(journey.sharing(self._source.count, self._blocks.arithmetic), warnings)
+
+    def _begin_again(self, short: list[Journey], tell: Tell, *, in_company: bool) -> None:
+        """Pictures that did not fit begin again: alone, then with fewer slots; then they fail."""
+        for journey in short:
+            journey.rider = None
         self._recover()
-        change = self._make_do_with_less(in_flight)
         for journey in reversed(short):
-            if change:
-                LOG.warning("%s did not fit; now %s", journey.key, change)
-                self._waiting.appendleft(Journey(journey.key, journey.job, (*journey.adjustments, change)))
+            slots = budget.fewer(self._slots.count)
+            if in_company and not journey.alone:
+                change, fewer = "alone", None
+            elif slots < self._slots.count:
+                change, fewer = f"{slots} slots", slots
             else:
-                tell.failed(journey.key, failure)
+                assert journey.error is not None
+                tell.failed(journey.key, journey.error)
+                continue
+            if fewer and journey.slots is None:  # the first that it gives up
+                self._recovery.gave_up()
+            LOG.warning("%s did not fit; now %s", journey.key, change)
+            self._waiting.appendleft(journey.again(change, alone=True, slots=fewer))
 
     def _recover(self) -> None:
         """Give back what a failed call left, and what can be had again, so that the others go on as before."""
@@ -379,20 +398,3 @@ class StreamingEngine:
         gc.collect()
         if self.device == "cuda":
             torch.cuda.empty_cache()
-
-    def _make_do_with_less(self, in_flight: int) -> str:
-        """After memory ran out: fewer riders, then fewer slots; an empty string at the end."""
-        change = self._budget.tighten(in_flight)
-        if self._slots.count > self._budget.slots:
-            self._slots.close()
-            self._blocks.forget()
-            del self._slots
-            self._recover()
-            self._slots = Slots(self._source, self._budget.slots, self.device)
-        return change
-
-
-def _is_decoded(journey: Journey) -> bool:
-    """Whether a picture's values are on their way out of the decoder, and wait to become pixels."""
-    rider = journey.rider
-    return rider is not None and rider.halt is not None and rider.halt.index == DECODED

@@ -8,6 +8,7 @@ the process ends at once, also in the middle of a picture. Knows the engine and 
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import queue
@@ -108,21 +109,30 @@ class Worker:
                 self._tell(Withdrawn(keys=self._engine.give_back() if self._engine else ()))
 
     def advance(self) -> None:
-        """Let the engine go on for a while. Raises whatever leaves this process beyond use."""
-        if self._engine is not None:
+        """Let the engine go on for a while. Raises whatever leaves this process beyond use.
+
+        A model that turns out to be damaged is one that does not open: it is closed, with all that it was given.
+        """
+        if self._engine is None:
+            return
+        try:
             self._engine.advance(self)
+        except MachineError as error:
+            self._engine = None
+            self._cannot(error)
 
     def _open(self, setup: Setup) -> None:
         began_s = time.perf_counter()
         self._tell(Opening(what="DiffSynth"))
-        self._engine = None  # its memory is the next one's
+        if self._engine is not None:
+            self._engine = None
+            gc.collect()  # it refers to itself, and its memory is the next one's
         if setup.gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = setup.gpu  # before torch is imported: it asks but once
         try:
             self._engine = engine = self._opened(setup)
         except RendererError as error:
-            LOG.error("%s", _detail(error))  # noqa: TRY400  # its own traceback says less than its note
-            self._tell(OpenFailed(message=error.message, hint=error.hint))
+            self._cannot(error)
             return
         from renderer.engine import device, facts  # noqa: PLC0415  # torch, after the first sign of life
 
@@ -142,6 +152,11 @@ class Worker:
                 notes=_notes(),
             )
         )
+
+    def _cannot(self, error: RendererError) -> None:
+        """Say that no picture can be rendered with this model here, and why."""
+        LOG.error("%s", _detail(error))  # its own traceback says less than its note
+        self._tell(OpenFailed(message=error.message, hint=error.hint))
 
     def _opened(self, setup: Setup) -> OpenEngine:
         """The open engine. Raises `MachineError` also where the libraries under it cannot be imported."""

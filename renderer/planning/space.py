@@ -18,8 +18,8 @@ from renderer import catalog
 from renderer.catalog import Density
 from renderer.errors import MachineError
 from renderer.estimate import shape_of, weight_bytes
-from renderer.job import Embed, Format, Sidecar
-from renderer.machine import hardware
+from renderer.job import DeviceArithmetic, Embed, Format, Sidecar
+from renderer.machine import hardware, processor
 from renderer.outputs import picture_files
 from renderer.outputs.done import Known
 from renderer.outputs.folder import SIDECAR_SUFFIX
@@ -165,6 +165,7 @@ class Files:
     """How large the files of pictures will be, learnt from those of the same models and formats in their outputs."""
 
     def __init__(self, wanted: Iterable[Planned], plans: Sequence[Plan]) -> None:
+        self._arithmetic: DeviceArithmetic = "bf16" if hardware.look().gpus else processor.arithmetic()
         self._densities: dict[FileKind, Density] = {}
         self._own: dict[FileKind, list[float]] = {}
         self._others: dict[FileKind, list[float]] = {}
@@ -191,7 +192,8 @@ class Files:
         for sidecar in sidecars:
             kind = (sidecar.model.id, sidecar.keep.format)
             if (density := self._densities.get(kind)) is not None:
-                expected = _file_bytes(density, sidecar.file.width * sidecar.file.height, sidecar.keep.embed)
+                pixels = sidecar.file.width * sidecar.file.height
+                expected = _file_bytes(density, pixels, sidecar.keep.embed, sidecar.engine.arithmetic)
                 ratios[kind].append(sidecar.file.bytes / expected)
 
     def _factor(self, kind: FileKind) -> tuple[float, int]:
@@ -211,7 +213,7 @@ class Files:
         """Bytes of a picture's file."""
         kind, job = _kind(item), item.picture.job
         return self._factors[kind][0] * _file_bytes(
-            self._densities[kind], job.width * job.height, item.picture.keep.embed
+            self._densities[kind], job.width * job.height, item.picture.keep.embed, self._arithmetic
         )
 
     def least(self, item: Planned) -> float:
@@ -223,8 +225,8 @@ def _kind(item: Planned) -> FileKind:
     return item.identity.id, item.picture.keep.format
 
 
-def _file_bytes(density: Density, pixels: int, embed: Embed) -> float:
-    return density.bytes_of(pixels) + LABEL_BYTES[embed]
+def _file_bytes(density: Density, pixels: int, embed: Embed, arithmetic: DeviceArithmetic) -> float:
+    return density.bytes_of(pixels, arithmetic) + LABEL_BYTES[embed]
 
 
 def _sidecars(root: Path) -> Iterator[Sidecar]:

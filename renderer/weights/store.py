@@ -105,7 +105,7 @@ class BlockFile:
             if check is not None:
                 check.end()
         except OSError as error:
-            raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+            raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}", hint=HINT) from error
 
     def check(self) -> None:
         """Read the whole data for nothing but to know that it is right. Raises `ModelError`."""
@@ -131,7 +131,7 @@ class BlockFile:
             if check is not None:
                 check.end()
         except OSError as error:
-            raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+            raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}", hint=HINT) from error
 
     def tensors_of(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
         """Some of the tensors, in host memory, each with memory of its own. Raises `ModelError`."""
@@ -147,7 +147,7 @@ class BlockFile:
                         raise ModelError(f"{self.path}: ends too early", hint=HINT)
                     found[place.name] = flat.view(place.torch_dtype).view(place.shape)
         except OSError as error:
-            raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+            raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}", hint=HINT) from error
         return found
 
     def _read_direct(self, memory: memoryview) -> int:

@@ -134,6 +134,12 @@ class Card:
         self._did(self.host, LAUNCH_S)
         self._used(self.host, (), [memory])
 
+    def unmap(self, place: int) -> None:
+        """The host gives memory back to the system."""
+        self._did(self.host, LAUNCH_S)
+        self._use(self.host, "writes", place)
+        self._uses.pop(place, None)
+
     def memory(self, size: int) -> torch.Tensor:
         """Memory on the card, which the computation may have again once nobody holds it."""
         found = torch.empty(size, dtype=torch.uint8).as_subclass(Memory)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import gc
+
 import pytest
+import torch
 
 from renderer import catalog
 from renderer.engine import budget
-from renderer.engine.budget import Budget
+from renderer.engine.budget import Budget, Recovery
 from renderer.estimate import Streaming, Work, decide
 from renderer.estimate.memory import Kernels
 from renderer.job import Job
@@ -100,8 +103,7 @@ class TestBudget:
         found = of(monkeypatch, room / GIB, 768, slots=8)
         assert found.records([job(768)])
         assert not found.records([job(768), job(512)])
-        found.tighten(1)
-        assert found.records([job(768), job(512)])
+        assert of(monkeypatch, room / GIB, 768, slots=4).records([job(768), job(512)])
 
     def test_prompts_ride_in_what_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Fewer tokens together on a small card, and fewer while pictures are in flight."""
@@ -109,18 +111,51 @@ class TestBudget:
         assert small.tokens_together([]) < large.tokens_together([]) == 4096
         assert small.tokens_together([job(512)]) < small.tokens_together([])
 
-    def test_what_is_given_up_and_in_which_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Fewer in flight, then fewer slots; then there is nothing left."""
-        found = of(monkeypatch, 20, 512)
-        said = [found.tighten(3)]
-        while change := found.tighten(1):
-            said.append(change)
-        assert said[0] == "2 in flight"
-        assert said[-1] == "2 slots"
-        assert all(later == "2 in flight" or later.endswith(" slots") for later in said)
-
     def test_on_the_cpu_nothing_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """All blocks stay, and there is always room."""
         found = of(monkeypatch, None, 512)
         assert found.slots == 60
         assert found.records([job(512)])
+
+
+def test_a_limit_goes_with_its_setup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The allocator's limit is one of the process: a later setup without a limit has all of the card again."""
+    fractions: list[float] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (20 * GIB, 24 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 9))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
+    setup = Setup(model="Qwen/Qwen-Image", precision="fp8", profile="stream", vram_bytes=12 * GIB)
+    limited = Budget(60, catalog.QWEN_IMAGE_SHAPE.width, setup, "cuda")
+    assert fractions == [pytest.approx(0.44, abs=0.03)]
+    del limited
+    gc.collect()
+    assert fractions[1:] == [1.0]
+    Budget(60, catalog.QWEN_IMAGE_SHAPE.width, setup.model_copy(update={"vram_bytes": None}), "cuda")
+    gc.collect()
+    assert fractions[2:] == []  # a limit that somebody else has set is left alone
+
+
+class TestRecovery:
+    def test_fewer_slots(self) -> None:
+        """Half as many each time, down to the two that take turns; what has fewer keeps them."""
+        counts = [60]
+        while (less := budget.fewer(counts[-1])) < counts[-1]:
+            counts.append(less)
+        assert counts == [60, 30, 15, 7, 3, 2]
+        assert budget.fewer(1) == 1
+
+    def test_what_was_given_up_comes_back(self) -> None:
+        """At once after the first time, then later each time; after a long quiet all is as it was."""
+        recovery, pauses = Recovery(), []
+        for _ in range(9):
+            recovery.gave_up()
+            pauses.append(0)
+            while not recovery.due:
+                recovery.passed()
+                pauses[-1] += 1
+        assert pauses == [0, 32, 64, 128, 256, 512, 1024, 0, 32]
+        for _ in range(budget.LONGEST_PAUSE):
+            recovery.passed()
+        recovery.gave_up()
+        assert recovery.due

@@ -172,15 +172,20 @@ class TestStores:
                 StreamingEngine.open(at(spoilt, "stream"), no_report)
 
     def test_what_streams_is_checked_as_it_comes(self, spoilt: Path, memory: Path) -> None:
-        """The text encoder's layers and the modulations: their picture fails by the file's name, and is not drawn."""
+        """The text encoder's layers and the modulations: the model's error once, by the file's name."""
         assert memory
         whole = open_store(spoilt)
         job = make_job(precision="fp8", steps=1)
         for file in (*whole.blocks("text_encoder"), *whole.modulations()):
-            with flipped(file.path, file.data_offset + file.bytes // 2):
-                heard = render(at(spoilt, "stream"), job)
-            assert not heard.pictures
-            assert str(file.path) in str(heard.failures["it"])
+            engine, heard = StreamingEngine.open(at(spoilt, "stream"), no_report), Heard()
+            for key in ("one", "two"):
+                engine.take(key, job)
+            spot = file.data_offset + file.bytes // 2
+            with flipped(file.path, spot), pytest.raises(ModelError, match=str(file.path)) as caught:
+                engine.advance(heard)
+            assert "pack the model again" in caught.value.hint
+            assert not heard.told
+            assert not heard.failures
 
     def test_a_damaged_encoder_poisons_nothing(self, spoilt: Path, memory: Path) -> None:
         """Put right, the store draws what it always did: nothing that damage has made is remembered."""
@@ -188,8 +193,8 @@ class TestStores:
         right = render(at(spoilt, "stream"), job).pictures["it"].rgb
         shutil.rmtree(memory)
         file = open_store(spoilt).blocks("text_encoder")[1]
-        with flipped(file.path, file.data_offset + 1):
-            assert not render(at(spoilt, "stream"), job).pictures
+        with flipped(file.path, file.data_offset + 1), pytest.raises(ModelError, match=str(file.path)):
+            render(at(spoilt, "stream"), job)
         assert list(memory.rglob("*.safetensors")) == []
         assert render(at(spoilt, "stream"), job).pictures["it"].rgb == right
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import weakref
 
@@ -24,12 +25,61 @@ OUT_OF_MEMORY = [
     RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
 ]
 LOST = [
     torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
     torch.AcceleratorError("CUDA error: unspecified launch failure"),
     RuntimeError("CUDA error: device-side assert triggered"),
 ]
+
+
+OF_A_FULL_DEVICE = {
+    "GET was unable to find an engine to execute this computation": PictureError,
+    "FIND was unable to find an engine to execute this computation": PictureError,
+    "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED": PictureError,
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`": DeviceLostError,
+}
+"""What is said for want of a workspace or a handle, and for other reasons: then it is this."""
+
+GIB = 2**30
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """A card of 80 GiB: what it has free, what this process holds of it, which part it may hold."""
+    card = {"free": 40.0, "reserved": 8.0, "fraction": 1.0}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (round(card["free"] * GIB), 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: round(card["reserved"] * GIB))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: card["fraction"])
+    return card
+
+
+class TestFullDevice:
+    @pytest.mark.parametrize("text", OF_A_FULL_DEVICE)
+    def test_with_room_it_is_what_it_was(self, gpu: dict[str, float], text: str) -> None:
+        """Words that have other causes too mean no want of memory where there is room."""
+        assert gpu
+        assert type(failures.explain_rendering(RuntimeError(text))) is OF_A_FULL_DEVICE[text]
+
+    @pytest.mark.parametrize("text", OF_A_FULL_DEVICE)
+    def test_where_the_card_is_full(self, gpu: dict[str, float], text: str) -> None:
+        """Of next to nothing left, whoever holds the rest, no workspace can be had: the picture did not fit."""
+        gpu["free"] = 0.5
+        assert type(failures.explain_rendering(RuntimeError(text))) is OutOfMemoryError
+
+    @pytest.mark.parametrize("text", OF_A_FULL_DEVICE)
+    def test_where_this_process_may_have_no_more(self, gpu: dict[str, float], text: str) -> None:
+        """The same within a limit, on a card that is free otherwise."""
+        gpu |= {"fraction": 0.125, "reserved": 9.5}
+        assert type(failures.explain_rendering(RuntimeError(text))) is OutOfMemoryError
+
+    def test_without_a_gpu_nothing_is_full(self) -> None:
+        """On the CPU these words are not asked about."""
+        assert type(failures.explain_rendering(RuntimeError(next(iter(OF_A_FULL_DEVICE))))) is PictureError
 
 
 class TestRendering:

@@ -6,10 +6,12 @@ And what is measured of its time: rates that a bus can have, though the host run
 from __future__ import annotations
 
 import gc
+import weakref
 
 import pytest
 import torch
 
+from renderer.engine import modulation
 from renderer.engine.journeys import Journey, Sweep
 from renderer.engine.meter import Span, Stopwatch
 from renderer.engine.slots import HostMemory, ReadAhead, Slots, Source
@@ -159,10 +161,10 @@ class TestRates:
             sweep(card, held, block_s)
             computing.stop()
             took_s = max(card.clock_s() - began_s, 1e-9)
-            done = Sweep(took_s, held.moved_bytes - moved, 7 * 1e9, 1, held.copying, computing)
+            done = Sweep(took_s, held.moved_bytes - moved, 7 * 1e9, 1, 2, held.copying, computing)
             journeys[number // 3].account(done, 1.0)
         for journey in journeys:
-            sharing = journey.sharing(2, 7, "bf16")
+            sharing = journey.sharing(7, "bf16")
             expected_s = max(block_s, COPY_S)
             assert sharing.bus_bytes_per_s <= card.bytes_per_s * 1.0001
             assert sharing.bus_bytes_per_s == pytest.approx(BLOCK_BYTES / expected_s, rel=0.12)
@@ -176,9 +178,9 @@ class TestRates:
             computing = Span("cuda")
             sweep(card, held, block_s)
             computing.stop()
-            journey.account(Sweep(1.0, 7 * BLOCK_BYTES, 7e9, 1, held.copying, computing), 1.0)
+            journey.account(Sweep(1.0, 7 * BLOCK_BYTES, 7e9, 1, 2, held.copying, computing), 1.0)
             took_s += 7 * block_s
-        assert journey.sharing(2, 7, "bf16").flops_per_s == pytest.approx(14e9 / took_s, rel=0.05)
+        assert journey.sharing(7, "bf16").flops_per_s == pytest.approx(14e9 / took_s, rel=0.05)
 
     def test_where_nothing_moves_the_bus_has_no_rate(self, card: Card) -> None:
         """All blocks resident: zero, not a division by nothing."""
@@ -187,8 +189,8 @@ class TestRates:
         journey = Journey("alone", make_job())
         computing = Span("cuda")
         computing.stop()
-        journey.account(Sweep(1.0, 0, 0.0, 1, held.copying, computing), 1.0)
-        assert journey.sharing(7, 7, "bf16").bus_bytes_per_s == 0.0
+        journey.account(Sweep(1.0, 0, 0.0, 1, 2, held.copying, computing), 1.0)
+        assert journey.sharing(7, "bf16").bus_bytes_per_s == 0.0
 
 
 class TestBeside:
@@ -216,3 +218,32 @@ class TestBeside:
         with card.on(card.stream()):
             card.launch(1.0, reads=[values])
         assert card.torn == ["stream 1 reads what computation writes"]
+
+
+class Table(torch.Tensor):  # type: ignore[misc]  # torch is not typed here
+    """A timestep's vectors in host memory, which the card copies from."""
+
+    card: Card
+
+    def to(self, *_: object, **options: object) -> torch.Tensor:
+        self.card.launch(5.0, reads=[self])
+        assert options == {"non_blocking": True}
+        return torch.empty(1)
+
+
+def test_a_modulation_table_is_not_unmapped_while_it_is_copied(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its picture failed after the copy was asked for, and nobody else wants it: its memory goes when the copy ends."""
+    monkeypatch.setattr(modulation, "MOST_TABLES", 0)
+    tables = modulation.Modulations(None, [], "cuda")
+    for timestep in (999.0, 1.0):
+        memory = torch.zeros(8, dtype=torch.uint8).as_subclass(Table)
+        memory.card = card
+        tables._tables[timestep] = memory
+        weakref.finalize(memory, card.unmap, memory.data_ptr()).atexit = False
+        del memory
+    for _ in range(2):
+        tables.at(999.0)
+    tables.forget([])
+    gc.collect()
+    assert tables._tables == {}
+    assert card.torn == []

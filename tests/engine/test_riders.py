@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from renderer.engine.riders import Halt, Rider, Stop, fork, pause
+from renderer.engine.riders import Halt, Rest, Rider, Stop, fork, pause
 
 
 class Ended:
@@ -58,6 +58,24 @@ def test_forks_ride_side_by_side_and_come_back_in_order() -> None:
     rider = Rider(lambda: fork(lambda: Stop(0)() + 100, lambda: [Stop(0)(), Stop(1)()]), ended)
     assert drive(rider, 3) == [0, 0, 1]
     assert ended.heard == [([100, [0, 1]], None)]
+
+
+def test_a_call_that_rests_waits_for_no_block() -> None:
+    """It is nobody's rider meanwhile, and goes on to its next block when it is let; or is taken off where it rests."""
+    ended = Ended()
+    riders = [Rider(lambda: (pause(Rest()), Stop(3)()), ended) for _ in range(2)]
+    for rider in riders:
+        rider.start()
+        assert rider.rests
+        assert list(rider.riding()) == []
+    riders[0].go_on(None)
+    assert not riders[0].rests
+    assert riders[0].halt is not None
+    riders[0].go_on("x")
+    assert ended.heard == [((None, "x"), None)]
+    riders[1].leave()
+    assert not riders[1].rests
+    assert len(ended.heard) == 1
 
 
 def test_forks_of_forks() -> None:

@@ -12,7 +12,7 @@ import torch
 
 from renderer.engine import slots
 from renderer.engine.slots import HostMemory, ReadAhead, Slots, Source, _spread, host_buffer, pinned_buffer
-from renderer.errors import MachineError
+from renderer.errors import MachineError, ModelError
 
 
 class File:
@@ -137,6 +137,38 @@ def test_what_another_sweep_left_behind_is_dropped() -> None:
     for number in (6, 7, 8):
         source.ahead(number)
     assert numbers(Slots(source, 2, "cpu")) == [(number, number) for number in range(9)]
+
+
+class Unsteady(File):
+    """A block that cannot be read the first few times."""
+
+    def __init__(self, number: int, failures: int) -> None:
+        super().__init__(number)
+        self._left = failures
+
+    def read_into(self, buffer: torch.Tensor, *, direct: bool = False) -> None:
+        super().read_into(buffer, direct=direct)
+        if self._left:
+            self._left -= 1
+            buffer.fill_(99)
+            raise ModelError("block 2: cannot be read: Input/output error")
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_what_cannot_be_read_is_read_once_more(kind: int) -> None:
+    """A disk that has a bad moment costs a second reading, and no bit."""
+    blocks = [*files(2), Unsteady(2, failures=1), File(3)]
+    assert numbers(Slots(sources(blocks)[kind], 2, "cpu")) == [(number, number) for number in range(4)]
+
+
+def test_a_reading_that_failed_is_not_kept() -> None:
+    """The error comes to who asked; who asks again has the block, and every buffer is still there."""
+    source = ReadAhead([*files(2), Unsteady(2, failures=2), *files(5)[3:]], "cpu", depth=1)
+    with pytest.raises(ModelError, match="block 2"):
+        numbers(Slots(source, 2, "cpu"))
+    for _ in range(2):
+        assert numbers(Slots(source, 2, "cpu", once=True)) == [(number, number) for number in range(5)]
+    assert len(source._free) == 2
 
 
 @pytest.mark.parametrize(("count", "streamed"), [(60, 58), (60, 30), (60, 1), (5, 3), (5, 0)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +20,9 @@ import pytest
 from renderer.cli.sentences import sentence
 from renderer.engine import slots
 from renderer.engine.native import NativeEngine
+from renderer.engine.streaming import StreamingEngine
 from renderer.engine.worker import Worker
-from renderer.errors import MachineError
+from renderer.errors import MachineError, ModelError
 from renderer.job import Engine, Job, Profile
 from renderer.machine import processor
 from renderer.protocol import (
@@ -259,12 +262,79 @@ def test_memory_that_could_not_be_pinned_is_told(monkeypatch: pytest.MonkeyPatch
     worker.obey(Render(key="it", job=make_job()))
     while worker.busy:
         worker.advance()
-    pipe.seek(0)
-    heard = []
-    while pipe.tell() < len(pipe.getvalue()):
-        heard.append(read_event(pipe)[0])
+    heard = told(pipe)
     opened = next(event for event in heard if isinstance(event, Opened))
     rendered = next(event for event in heard if isinstance(event, Rendered))
     assert rendered.sharing is not None
     assert opened.notes == rendered.sharing.adjustments == (slots.unpinned(),)
     assert "note: host memory could not all be pinned" in (sentence(WorkerOpened(opened)) or "")
+
+
+class InACircle:
+    """An engine that refers to itself, as those do that hand out their own methods."""
+
+    name, device, capacity, busy = "stream", "cpu", 1, False
+
+    def __init__(self) -> None:
+        self.records = self._records
+
+    def _records(self) -> bool:
+        return True
+
+
+def test_the_engine_before_is_gone_when_the_next_one_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory is the next one's, and nobody waits for Python to look for circles."""
+    engines: list[weakref.ref[InACircle]] = []
+    alive: list[bool] = []
+
+    def opened(*_: object) -> InACircle:
+        alive.extend(each() is not None for each in engines)
+        engine = InACircle()
+        engines.append(weakref.ref(engine))
+        return engine
+
+    monkeypatch.setattr(Worker, "_opened", opened)
+    worker = Worker(io.BytesIO())
+    gc.disable()
+    try:
+        for _ in range(2):
+            worker.obey(Open(setup=make_setup()))
+    finally:
+        gc.enable()
+    assert alive == [False]
+
+
+def told(pipe: io.BytesIO) -> list[AnyEvent]:
+    """What a worker has said."""
+    pipe.seek(0)
+    heard = []
+    while pipe.tell() < len(pipe.getvalue()):
+        heard.append(read_event(pipe)[0])
+    return heard
+
+
+@pytest.mark.parametrize("profile", ["stream", "cpu"])
+def test_a_model_that_turns_out_to_be_damaged(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch, demo_folder: Path
+) -> None:
+    """Nothing can be rendered with it any more: said as of one that does not open, and no picture is blamed."""
+    assert demo_folder
+
+    def unreadable(*_: object, **__: object) -> None:
+        raise ModelError("block-003.safetensors: ends too early", hint="pack the model again")
+
+    pipe = io.BytesIO()
+    worker = Worker(pipe)
+    worker.obey(Open(setup=make_setup(profile=profile)))
+    monkeypatch.setattr(StreamingEngine, "_bring_past", unreadable)
+    monkeypatch.setattr(NativeEngine, "_call", unreadable)
+    for key in ("one", "two"):
+        worker.obey(Render(key=key, job=make_job()))
+    while worker.busy:
+        worker.advance()
+    worker.obey(Render(key="three", job=make_job()))
+    *_, started, said, after = told(pipe)
+    assert isinstance(started, Started)
+    assert said == OpenFailed(message="block-003.safetensors: ends too early", hint="pack the model again")
+    assert isinstance(after, Failed)
+    assert (after.key, after.message) == ("three", "there is no open pipeline")

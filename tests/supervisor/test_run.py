@@ -244,6 +244,17 @@ class TestWhatEndsWhat:
         assert [each.precision for each in hired] == ["fp8", "bf16"]
         assert summaries[1].failures[0].message == "no room for fp8"
 
+    def test_a_model_that_turns_out_to_be_damaged_costs_what_is_left_of_it(self, night: Night) -> None:
+        """What was rendered stays; the others say which file it was, nobody is tried again, and no worker died."""
+        behaviour = Behaviour(capacity=8)
+        summary = night.render(
+            make_manifest(("good", "unreadable", "b", "c")), hire=functools.partial(InlineWorker, behaviour=behaviour)
+        )
+        assert counts(summary) == (1, 0, 3, 0)
+        assert (summary.refused, summary.ending) == (3, "complete")
+        assert {failure.message for failure in summary.failures} == {"block-003.safetensors: ends too early"}
+        assert night.began() == ["p000", "p001"]
+
     def test_a_model_that_always_dies_costs_its_own_pictures(self, night: Night) -> None:
         """Three deaths while it opens, and each of the next model's openings is counted anew."""
         deaths = iter([True, True, True, True, True, False])
