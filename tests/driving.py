@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from renderer.cli import command
-from renderer.supervisor import worker
+from renderer.supervisor import local_worker
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "tests.driving")
@@ -38,5 +38,5 @@ def pictures(folder: Path, name: str = "m") -> list[str]:
 
 
 if __name__ == "__main__":
-    worker.WORKER_COMMAND = (sys.executable, "-m", "tests.fakes", *os.environ.get("FAKE", "").split())
+    local_worker.WORKER_COMMAND = (sys.executable, "-m", "tests.fakes", *os.environ.get("FAKE", "").split())
     sys.exit(command.main())

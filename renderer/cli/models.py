@@ -23,6 +23,7 @@ from renderer.text import gb
 
 if TYPE_CHECKING:
     from renderer.supervisor import provision
+    from renderer.supervisor.settings import Terms
     from renderer.weights.needs import Need
     from renderer.weights.places import Whereabouts
 
@@ -68,11 +69,11 @@ def add_fetch_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def terms(options: argparse.Namespace, *, most_bytes: int | None) -> provision.Terms:
+def terms(options: argparse.Namespace, *, most_bytes: int | None) -> Terms:
     """The terms that the options of `add_fetch_options` set."""
-    from renderer.supervisor import provision  # noqa: PLC0415
+    from renderer.supervisor.settings import Terms  # noqa: PLC0415
 
-    return provision.Terms(offline=options.offline, source=options.source, most_bytes=most_bytes)
+    return Terms(offline=options.offline, source=options.source, most_bytes=most_bytes)
 
 
 # ---- list ------------------------------------------------------------------------------------------------------------

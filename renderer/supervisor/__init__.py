@@ -1,7 +1,10 @@
 """The night: manifests in, pictures out, whatever happens. Never imports torch, prints nothing.
 
-`run` is all manifests, `batch` one, `night` what they share. `pool` has the workers, `worker` is one: a child process.
-`results` are looked at and written down, `outcomes` counted and told, `progress` adds them up; `waiting` are those to
-come; `bringing` and `moving` are for pictures that lie elsewhere. `provision` brings models. `events` is what watchers
-hear (`busy`: of long work), `settings` how to behave, `logs` what a worker prints. Knows no engine.
+`run` is all manifests, `batch` one, `night` what they share. Three parts meet in a batch: a `source` of pictures; the
+`dispatcher`, which gives them to a `pool` of workers (`worker` says what one is, `local_worker` is a child process);
+and `outcomes`, which tells what became of each to its `sinks`: journal, plan, counts (`progress`), watchers.
+
+`results` are pictures that came, looked at and written; `bringing` and `moving` are for those that lie elsewhere.
+`provision` brings models. `events` is what watchers hear (`busy`: of long work, `heartbeat`: how things stand),
+`settings` how to behave, `logs` what a worker prints. Knows no engine.
 """

@@ -1,4 +1,4 @@
-"""What all batches of one run share: how it is to behave, what can be opened and what cannot, the worker at hand."""
+"""What all batches of one run share: how it is to behave, what can be opened and what cannot, the workers at hand."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from dataclasses import dataclass, field
 from renderer.errors import RendererError
 from renderer.job import Job, Weights
 from renderer.machine.rates import Rates
+from renderer.outputs.summary import Ending
 from renderer.planning.placement import SizeRefusal
 from renderer.protocol import Setup
 from renderer.supervisor.events import Watch
 from renderer.supervisor.pool import WorkerPool
-from renderer.supervisor.progress import Row
-from renderer.supervisor.settings import Settings, StopRequests
+from renderer.supervisor.progress import FailureRow
+from renderer.supervisor.settings import Settings, StopRequests, asked_to_end
 
 
 @dataclass(frozen=True, slots=True)
 class Night:
     """What all batches of one run share.
 
-    `setups` is by weights, `troubles` why some of those have none, or did not open; `refused` are jobs that
-    cannot fit; `rates` the machine's, if they are known.
+    `setups` is by weights, `troubles` why some of those have none, or did not open; `refused` are jobs that cannot fit;
+    `rates` the machine's, if they are known.
     """
 
     settings: Settings
@@ -31,4 +32,17 @@ class Night:
     pool: WorkerPool
     watch: Watch
     stop: StopRequests
-    row: Row = field(default_factory=Row)
+    row: FailureRow = field(default_factory=FailureRow)
+
+    def refusal(self, job: Job) -> SizeRefusal | RendererError | None:
+        """Why a job cannot be rendered on this machine, if so: it does not fit, or its model cannot be opened."""
+        return self.troubles.get(Weights.of(job)) or self.refused.get(job)
+
+    def asked_to_end(self) -> Ending | None:
+        """Why no work of any kind is to begin, if so."""
+        return asked_to_end(self.settings, self.stop)
+
+    @property
+    def has_failed_enough(self) -> bool:
+        """Whether so many pictures have failed in a row that no other is to begin."""
+        return self.row.failures >= self.settings.max_failures

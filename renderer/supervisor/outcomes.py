@@ -1,6 +1,7 @@
-"""What has become of a batch's pictures: written into the journal, counted, told, and known under all their names.
+"""What follows from what happened to a batch's pictures: a result is written, a failure goes for all its names.
 
-Knows no workers, no queues and no clocks: whoever renders says what has happened, and hears what follows from it.
+Decides, and tells the batch's sinks: journal, plan, counts, watchers. Knows no workers, no queues and no clocks:
+whoever renders says what has happened.
 """
 
 from __future__ import annotations
@@ -10,50 +11,89 @@ from dataclasses import replace
 
 from renderer.errors import DiskError, RendererError
 from renderer.job import Sidecar
-from renderer.outputs import done
+from renderer.outputs import done, picture_files
 from renderer.outputs.done import Done
 from renderer.planning.placement import SizeRefusal
-from renderer.planning.plan import Plan, Planned, State
+from renderer.planning.plan import Plan, Planned
 from renderer.protocol import Failed
 from renderer.supervisor import events, results
 from renderer.supervisor.bringing import Bringing
 from renderer.supervisor.events import Watch
-from renderer.supervisor.progress import BatchProgress, Flight, Row
+from renderer.supervisor.progress import BatchProgress, FailureRow, Flight
 from renderer.supervisor.results import Result
+from renderer.supervisor.sinks import (
+    Attempted,
+    Crashed,
+    Dropped,
+    JournalSink,
+    Missing,
+    Outcome,
+    PlanSink,
+    Present,
+    Sink,
+    WatchSink,
+)
 
 
 class Outcomes:
     """One batch's. `progress` counts them, `bringing` has the pictures that need no rendering of their own."""
 
-    def __init__(self, plan: Plan, row: Row, watch: Watch) -> None:
+    def __init__(self, plan: Plan, row: FailureRow, watch: Watch) -> None:
         self._plan = plan
         self._row = row
         self._watch = watch
-        self._changed: dict[str, Planned] = {}
-        self.progress = BatchProgress(plan, (), row=row)
+        self._now = PlanSink(plan)
+        self.progress = BatchProgress(plan, row)
         self.bringing = Bringing(plan, self._was_brought)
+        self._sinks: tuple[Sink, ...] = (JournalSink(plan.journal), self._now, self.progress, WatchSink(watch))
 
     def begin(self, todo: Sequence[Planned]) -> None:
         """The batch's turn has come: these are to be rendered."""
-        self.progress = BatchProgress(self._plan, todo, row=self._row)
+        self.progress.begin(todo)
         self._watch(events.BatchBegan(self._plan, len(todo)))
 
     def plan_now(self) -> Plan:
         """The plan, with what has become of its pictures."""
-        return self._plan.updated(self._changed)
+        return self._now.plan_now()
 
-    # -- what happens to a picture --
+    def _tell(self, outcome: Outcome) -> None:
+        for sink in self._sinks:
+            sink.hear(outcome)
+
+    # -- on its way --
+
+    def has_place(self, item: Planned) -> bool:
+        """Whether its files can be written, as far as that is plain before it is rendered; where not, it has failed.
+
+        Raises `DiskError` for what ends the night.
+        """
+        try:
+            picture_files.check_place(self._plan.folder, item.picture.output, item.picture.keep.format)
+        except DiskError as error:
+            self._cannot_write(item, error)
+            return False
+        return True
 
     def attempted(self, item: Planned) -> Flight:
         """It is about to be given to a worker. The journal knows before the worker does."""
-        self._plan.journal.write("attempt", item.picture.id, item.fingerprint)
-        self.progress.tried(item)
+        self._tell(Attempted(item))
         return Flight(item, self._plan.journal.record(item.fingerprint).attempts)
+
+    def began(self, flight: Flight) -> None:
+        """Its turn has come."""
+        self.progress.began(flight)
+        self._watch(events.PictureBegan(flight.item, flight.attempt))
+
+    def stepped(self, flight: Flight, step: int, steps: int) -> None:
+        """So many of its steps are done."""
+        self.progress.stepped(flight, step)
+        self._watch(events.PictureStepped(flight.item, step, steps))
 
     def dropped(self, item: Planned) -> None:
         """The attempt was given up, through no fault of its own."""
-        self._plan.journal.write("dropped", item.picture.id, item.fingerprint)
-        self.progress.given_back(item)
+        self._tell(Dropped(item))
+
+    # -- its end --
 
     def came(self, result: Result) -> Done | None:
         """It has come, and is written under its name; or where that cannot be written, under another that it has.
@@ -65,44 +105,32 @@ class Outcomes:
             if heir is None:
                 return None
             result = replace(result, item=heir)
-        known = self._is_done(result.item, sidecar)
-        self.progress.has_rendered(result.item, sidecar)
-        self._watch(events.PictureDone(result.item, sidecar))
+        known = self._is_present(result.item, sidecar, rendered=True)
         self.bringing.place_twins(result.item)
         return known
 
     def failed(self, item: Planned, failure: Failed, *, again: bool) -> None:
         """It failed: it is tried `again`, or it fails for good, under all its names."""
-        self._has_failed(item, failure, again=again)
+        message, hint = failure.message, failure.hint
+        self._tell(Missing(item, message, hint, again=again, kind=failure.kind, detail=failure.detail))
         if not again:
-            self._fail_twins(item, failure.message, failure.hint)
-
-    def cannot_write(self, item: Planned, error: DiskError, *, tried: bool = True) -> None:
-        """One path cannot be written: it fails, and rendering it again would not help. Raises what ends the night."""
-        if error.ends_the_night:
-            raise error
-        failure = Failed(key=item.picture.id, kind=type(error).__name__, message=error.message, hint=error.hint)
-        self._has_failed(item, failure, again=False, tried=tried)
+            self._fail_twins(item, message, hint)
 
     def refused(self, item: Planned, refusal: SizeRefusal | RendererError) -> None:
         """It cannot be rendered here. That costs nothing, and the others go on."""
         for each in (item, *self.bringing.take_twins(item)):
-            self.progress.refused(each, refusal.message, refusal.hint)
-            self._watch(events.PictureFailed(each, refusal.message, refusal.hint, again=False))
+            self._tell(Missing(each, refusal.message, refusal.hint, "refused", tried=False))
 
     def crashed(self, flights: Sequence[Flight], reason: str, hint: str, excerpt: str) -> list[Planned]:
         """A worker died with these in its hands: those that are tried again, alone, for they are not set aside."""
         for flight in flights:
-            self._plan.journal.write("crashed", flight.item.picture.id, flight.item.fingerprint, reason)
+            self._tell(Crashed(flight.item, reason))
         self._watch(events.WorkerLost(reason, tuple(flight.item for flight in flights), hint, excerpt))
         in_a_row = self._row.failures + bool(flights)  # one worker, one failure, however much it held
         again = []
         for item in (flight.item for flight in flights):
             set_aside = self._plan.journal.record(item.fingerprint).set_aside
-            self.progress.has_failed(item, reason, hint, again=not set_aside, set_aside=set_aside)
-            state: State = "set aside" if set_aside else "failed"
-            self._changed[item.picture.id] = replace(item, state=state, note=reason, suspect=True)
-            self._watch(events.PictureFailed(item, reason, hint, again=not set_aside))
+            self._tell(Missing(item, reason, hint, "crashed", again=not set_aside, set_aside=set_aside))
             if set_aside:
                 self._fail_twins(item, reason, hint, set_aside=True)
             else:
@@ -116,36 +144,28 @@ class Outcomes:
         try:
             return results.save(self._plan.folder, result)
         except DiskError as error:
-            self.cannot_write(result.item, error)
+            self._cannot_write(result.item, error)
             return None
 
-    def _is_done(self, item: Planned, sidecar: Sidecar) -> Done:
-        self._plan.journal.write("done", item.picture.id, item.fingerprint)
+    def _cannot_write(self, item: Planned, error: DiskError, *, tried: bool = True) -> None:
+        """One path cannot be written: it fails, and rendering it again would not help. Raises what ends the night."""
+        if error.ends_the_night:
+            raise error
+        self._tell(Missing(item, error.message, error.hint, tried=tried, kind=type(error).__name__))
+
+    def _is_present(self, item: Planned, sidecar: Sidecar, *, rendered: bool) -> Done:
         known = done.of_sidecar(sidecar, item.picture.output, item.picture.job)
-        self._changed[item.picture.id] = replace(item, state="done", note="", sidecar=known, source=None, twin="")
+        self._tell(Present(item, sidecar, known, rendered))
         return known
 
     def _was_brought(self, item: Planned, outcome: Sidecar | RendererError) -> None:
         """It is in its place and was not rendered for it, or could not be brought there."""
-        chosen = self._plan.is_chosen(item)
         if isinstance(outcome, Sidecar):
-            self._is_done(item, outcome)
-            if chosen:
-                self.progress.has_been_brought(item)
-        elif isinstance(outcome, DiskError) and (chosen or outcome.ends_the_night):
-            self.cannot_write(item, outcome, tried=False)
-
-    def _has_failed(self, item: Planned, failure: Failed, *, again: bool, tried: bool = True) -> None:
-        message, hint = failure.message, failure.hint
-        self._plan.journal.write("failed", item.picture.id, item.fingerprint, message)
-        self.progress.has_failed(item, message, hint, again=again, tried=tried)
-        self._changed[item.picture.id] = replace(item, state="failed", note=message)
-        self._watch(events.PictureFailed(item, message, hint, again=again, kind=failure.kind, detail=failure.detail))
+            self._is_present(item, outcome, rendered=False)
+        elif isinstance(outcome, DiskError) and (self._plan.is_chosen(item) or outcome.ends_the_night):
+            self._cannot_write(item, outcome, tried=False)
 
     def _fail_twins(self, item: Planned, message: str, hint: str, *, set_aside: bool = False) -> None:
         """It will not come in this run, and none of the same fingerprint."""
         for twin in self.bringing.take_twins(item):
-            self.progress.has_failed(twin, message, hint, again=False, set_aside=set_aside, tried=False)
-            state: State = "set aside" if set_aside else "failed"
-            self._changed[twin.picture.id] = replace(twin, state=state, note=message)
-            self._watch(events.PictureFailed(twin, message, hint, again=False))
+            self._tell(Missing(twin, message, hint, "twin", set_aside=set_aside, tried=False))

@@ -1,17 +1,25 @@
-"""The worker at hand: one at a time, for one setup, replaced when the setup changes or the worker is gone."""
+"""The workers at hand, a seat for each: which has what, who has room, and whom one has not heard of for long.
+
+All seats are for one setup at a time; a worker is hired where none sits, and replaced when the setup changes or it is
+gone. Today there is one seat, with this machine's GPU. Knows nothing of what becomes of pictures.
+"""
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
 from renderer import protocol
 from renderer.errors import DiskError, MachineError
-from renderer.protocol import Setup
+from renderer.planning.plan import Planned
+from renderer.protocol import AnyEvent, Opened, Setup
 from renderer.supervisor import events
 from renderer.supervisor.events import Watch
-from renderer.supervisor.worker import Hire, Worker
+from renderer.supervisor.progress import Flight
+from renderer.supervisor.worker import Gone, Hire, Worker
 
 _LONGEST_LOOK_S = 1.0
 """Between two looks of a loop that is not away; it takes some four a second."""
@@ -42,8 +50,8 @@ class Silence:
         self.seconds = 0.0
 
 
-class WorkerPool:
-    """Hires the one worker when a setup is needed, and another when that changes or the worker is gone."""
+class Seat:
+    """A place for one worker, and the pictures that it holds. `opened` is what it said when it was ready."""
 
     def __init__(self, hire: Hire, watch: Watch) -> None:
         self._hire = hire
@@ -52,16 +60,25 @@ class WorkerPool:
         self._setup: Setup | None = None
         self._log = Path(os.devnull)
         self._openings = 0
-        self.opened: protocol.Opened | None = None
+        self._asked_back = False
+        self._silence = Silence(time.monotonic())
+        self.flights: dict[str, Flight] = {}
+        self.opened: Opened | None = None
 
-    def __enter__(self) -> Self:
-        return self
+    # -- who sits there --
 
-    def __exit__(self, *_: object) -> None:
-        self.dismiss()
+    @property
+    def pid(self) -> int | None:
+        """Its worker's process on this machine, if there is one."""
+        return self._worker.pid if self._worker is not None else None
 
-    def worker(self, setup: Setup, log: Path) -> Worker:
-        """The worker for `setup`, which prints into `log`; starts one, whose `Opened` is to be heard, where none is.
+    @property
+    def excerpt(self) -> str:
+        """What the worker printed last."""
+        return self._worker.excerpt() if self._worker is not None else ""
+
+    def prepare(self, setup: Setup, log: Path) -> None:
+        """Have a worker for `setup`, which prints into `log`; one that is hired says `Opened` when it takes orders.
 
         A log that cannot be written is told, once, and goes without.
         """
@@ -71,6 +88,7 @@ class WorkerPool:
         if self._worker is None:
             self._worker = self._hired(log)
             self._setup = setup
+            self._silence = Silence(time.monotonic())
             self._worker.send(protocol.Open(setup=setup))
             self._watch(events.WorkerOpening(setup, "starting"))
         elif log != self._log:  # another manifest's pictures
@@ -79,7 +97,6 @@ class WorkerPool:
             except DiskError as error:
                 self._complain(error)
         self._log = log
-        return self._worker
 
     def _hired(self, log: Path) -> Worker:
         try:
@@ -91,34 +108,165 @@ class WorkerPool:
     def _complain(self, error: DiskError) -> None:
         self._watch(events.Remark(f"the worker's log is lost: {error.message}"))
 
-    def has_opened(self, event: protocol.Opened) -> None:
+    def has_opened(self, event: Opened) -> None:
         self.opened = event
         self._openings = 0
 
-    @property
-    def excerpt(self) -> str:
-        """What the worker printed last."""
-        return self._worker.excerpt() if self._worker is not None else ""
-
     def lost(self, *, blameless: bool = False) -> None:
-        """The worker is gone. Raises `MachineError` when it never opens.
+        """The worker is gone; what it held is somebody else's business. Raises `MachineError` when it never opens.
 
         `blameless` says that somebody ended it, and that it might have opened.
         """
-        assert self._worker is not None
         excerpt = self.excerpt
         if self.opened is None and not blameless:
             self._openings += 1
-        self._worker.kill()
-        self._worker = self.opened = None
+        self.dismiss(at_once=True)
         if self._openings >= _MAX_OPENINGS:
             last = "\n".join(excerpt.splitlines()[-12:])
             raise MachineError(f"the worker died {self._openings} times while opening the model:\n{last}")
 
     def dismiss(self, *, at_once: bool = False) -> None:
+        """Let the worker go: by itself, or `at_once`."""
         if self._worker is not None:
             if at_once:
                 self._worker.kill()
             else:
                 self._worker.end()
         self._worker = self.opened = None
+        self._asked_back = False
+
+    def kill(self) -> None:
+        """End a worker that says nothing more; what it printed is still to be had."""
+        if self._worker is not None:
+            self._worker.kill()
+
+    # -- what it holds --
+
+    def takes(self, item: Planned) -> bool:
+        """Whether it has room for a picture. A suspect rides alone."""
+        company = [flight.item for flight in self.flights.values()]
+        return self.has_room and not any(other.suspect or item.suspect for other in company)
+
+    @property
+    def has_room(self) -> bool:
+        return self.opened is not None and len(self.flights) < self.opened.capacity
+
+    def give(self, flight: Flight) -> None:
+        """Have the worker render a picture."""
+        assert self._worker is not None
+        picture = flight.item.picture
+        self.flights[picture.id] = flight
+        self._silence.broken()
+        self._worker.send(protocol.Render(key=picture.id, job=picture.job))
+
+    def ask_back(self) -> None:
+        """Ask the worker, once, for what it has been given and not begun."""
+        if not self._asked_back and self._worker and any(flight.since is None for flight in self.flights.values()):
+            self._asked_back = True
+            self._worker.send(protocol.Withdraw())
+
+    def take_back(self, keys: list[str] | None = None) -> list[Flight]:
+        """What it holds, or what has these keys, is not its business any more."""
+        self._asked_back = False
+        return [self.flights.pop(key) for key in (list(self.flights) if keys is None else keys)]
+
+    # -- what it says --
+
+    def hear(self, timeout_s: float) -> tuple[AnyEvent | Gone, bytes] | None:
+        heard = self._worker.hear(timeout_s) if self._worker is not None else None
+        if heard is not None:
+            self._silence.look(time.monotonic())
+            self._silence.broken()
+        return heard
+
+    def silent_s(self) -> float:
+        """For how long it has said nothing; nobody is silent where nobody sits."""
+        silent_s = self._silence.look(time.monotonic())
+        return silent_s if self._worker is not None else 0.0
+
+
+class WorkerPool:
+    """The seats. As a context, it lets all workers go at its end."""
+
+    def __init__(self, hire: Hire, watch: Watch, size: int = 1) -> None:
+        """`size` is the number of seats: how many workers there are at once."""
+        self._seats = [Seat(hire, watch) for _ in range(size)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.dismiss()
+
+    def prepare(self, setup: Setup, log: Path) -> None:
+        """Have a worker for `setup` on every seat; see `Seat.prepare`."""
+        for seat in self._seats:
+            seat.prepare(setup, log)
+
+    def dismiss(self, *, at_once: bool = False) -> None:
+        """Let all workers go: by themselves, or `at_once`."""
+        for seat in self._seats:
+            seat.dismiss(at_once=at_once)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody takes orders."""
+        return any(seat.opened for seat in self._seats)
+
+    @property
+    def pid(self) -> int | None:
+        """The first worker's process on this machine."""
+        return next((pid for seat in self._seats if (pid := seat.pid) is not None), None)
+
+    # -- which worker has what --
+
+    @property
+    def flights(self) -> list[Flight]:
+        """All pictures that workers have been given and have not answered."""
+        return [flight for seat in self._seats for flight in seat.flights.values()]
+
+    @property
+    def least_held(self) -> int:
+        """How many pictures the worker holds that holds fewest: the company that the next one has."""
+        return min(len(seat.flights) for seat in self._seats)
+
+    @property
+    def has_room(self) -> bool:
+        return any(seat.has_room for seat in self._seats)
+
+    def takes(self, item: Planned) -> bool:
+        """Whether somebody has room for this picture."""
+        return any(seat.takes(item) for seat in self._seats)
+
+    def admit(self, flight: Flight) -> None:
+        """Give a picture to whoever has room for it, and holds fewest."""
+        able = [seat for seat in self._seats if seat.takes(flight.item)]
+        min(able, key=lambda seat: len(seat.flights)).give(flight)
+
+    def ask_back(self) -> None:
+        """Ask all workers, once, for what they have been given and not begun."""
+        for seat in self._seats:
+            seat.ask_back()
+
+    def take_back(self) -> list[Flight]:
+        """Whatever workers hold is not their business any more."""
+        return [flight for seat in self._seats for flight in seat.take_back()]
+
+    # -- what workers say --
+
+    def hear(self, timeout_s: float) -> tuple[Seat, AnyEvent | Gone, bytes] | None:
+        """What somebody says, with its payload; None when nobody does within `timeout_s` seconds."""
+        seats = self._seats
+        looks = [0.0, timeout_s / len(seats)] if len(seats) > 1 else [timeout_s]
+        for look_s in looks:
+            for seat in list(seats):
+                if (heard := seat.hear(look_s)) is not None:
+                    seats.sort(key=lambda other: other is seat)  # the others are asked first next time
+                    return seat, *heard
+        return None
+
+    def stuck(self, after_s: float) -> Iterator[tuple[Seat, float]]:
+        """Whose workers have said nothing for more than `after_s` seconds, and for how long."""
+        for seat in list(self._seats):
+            if (silent_s := seat.silent_s()) > after_s:
+                yield seat, silent_s

@@ -18,6 +18,7 @@ from renderer.outputs.status import InFlight, Phase, RunStatus
 from renderer.outputs.summary import Ending, Failure, Summary
 from renderer.planning.pace import weight
 from renderer.planning.plan import Plan, Planned
+from renderer.supervisor.sinks import Attempted, Crashed, Dropped, Missing, Outcome, Present
 
 
 @dataclass(slots=True)
@@ -35,7 +36,7 @@ class Flight:
 
 
 @dataclass(slots=True)
-class Row:
+class FailureRow:
     """How many failures have come one after the other, over all batches of a run."""
 
     failures: int = 0
@@ -43,18 +44,19 @@ class Row:
 
 @dataclass(slots=True)
 class BatchProgress:
-    """One batch's counts. `todo` is what is to be rendered.
+    """One batch's counts, from its beginning on: a sink of outcomes.
 
-    `brought` counts the chosen pictures that were there, under another name or kept another way.
+    `todo` is what is to be rendered; `brought` counts the chosen pictures that were there, under another name or kept
+    another way.
     """
 
     plan: Plan
-    todo: Sequence[Planned]
+    row: FailureRow = field(default_factory=FailureRow)
+    todo: Sequence[Planned] = ()
     brought: int = 0
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     rendered: list[Sidecar] = field(default_factory=list)
     failures: dict[str, Failure] = field(default_factory=dict)
-    row: Row = field(default_factory=Row)
     _tries: dict[str, int] = field(default_factory=dict)
     _began_s: float = field(default_factory=time.monotonic)
     _first_s: float | None = None
@@ -65,20 +67,35 @@ class BatchProgress:
     _mean_work: float = 0.0
 
     def __post_init__(self) -> None:
-        self._work_left = sum(map(weight, self.todo))
-        self._mean_work = self._work_left / max(1, len(self.todo))
         for item in self.plan.chosen:
             if item.state == "set aside":
                 self.failures[item.picture.id] = Failure(id=item.picture.id, message=item.note, set_aside=True)
 
     # -- what happens --
 
-    def tried(self, item: Planned) -> None:
-        self._tries[item.picture.id] = self.tries(item) + 1
+    def begin(self, todo: Sequence[Planned]) -> None:
+        """The batch's turn has come: these are to be rendered."""
+        self.began_at, self._began_s = datetime.now(UTC), time.monotonic()
+        self.todo = todo
+        self._work_left = sum(map(weight, todo))
+        self._mean_work = self._work_left / max(1, len(todo))
 
-    def given_back(self, item: Planned) -> None:
-        """A try that never began is none."""
-        self._tries[item.picture.id] = self.tries(item) - 1
+    def hear(self, outcome: Outcome) -> None:
+        """Count what has become of a picture. A try that never began is none."""
+        item = outcome.item
+        match outcome:
+            case Attempted():
+                self._tries[item.picture.id] = self.tries(item) + 1
+            case Dropped():
+                self._tries[item.picture.id] = self.tries(item) - 1
+            case Present(rendered=True, sidecar=sidecar):
+                self._has_rendered(item, sidecar)
+            case Present():
+                self._has_been_brought(item)
+            case Missing():
+                self._is_missing(outcome)
+            case Crashed():  # the journal's; that it is missing follows
+                pass
 
     def tries(self, item: Planned) -> int:
         return self._tries.get(item.picture.id, 0)
@@ -95,7 +112,11 @@ class BatchProgress:
         if self._warm_s is not None:
             self._warm_worked += more
 
-    def has_rendered(self, item: Planned, sidecar: Sidecar) -> None:
+    def is_not_waited_for(self, item: Planned) -> None:
+        """A picture that was to be rendered will not be."""
+        self._work_left -= weight(item)
+
+    def _has_rendered(self, item: Planned, sidecar: Sidecar) -> None:
         self.row.failures = 0
         self.rendered.append(sidecar)
         self.failures.pop(item.picture.id, None)
@@ -103,34 +124,21 @@ class BatchProgress:
         if self._warm_s is None:
             self._warm_s = time.monotonic()
 
-    def refused(self, item: Planned, message: str, hint: str) -> None:
-        """A picture that cannot be on this machine: nothing was tried, and no row is broken."""
-        self.failures[item.picture.id] = Failure(id=item.picture.id, message=message, hint=hint, refused=True)
-
-    def is_not_waited_for(self, item: Planned) -> None:
-        """A picture that was to be rendered will not be."""
-        self._work_left -= weight(item)
-
-    def has_been_brought(self, item: Planned) -> None:
+    def _has_been_brought(self, item: Planned) -> None:
         """A picture is in its place that was not rendered for it."""
-        self.brought += 1
-        self.failures.pop(item.picture.id, None)
+        if self.plan.is_chosen(item):
+            self.brought += 1
+            self.failures.pop(item.picture.id, None)
 
-    def has_failed(
-        self,
-        item: Planned,
-        message: str,
-        hint: str = "",
-        *,
-        again: bool,
-        set_aside: bool = False,
-        tried: bool = True,
-    ) -> None:
-        """A picture is not there. One that was not `tried` was to be no work, and breaks no row."""
-        self.row.failures += tried
-        self.failures[item.picture.id] = Failure(id=item.picture.id, message=message, hint=hint, set_aside=set_aside)
-        if tried and not again:
-            self._work_left -= weight(item)
+    def _is_missing(self, what: Missing) -> None:
+        """One that was not tried was to be no work, and breaks no row."""
+        picture_id, refused = what.item.picture.id, what.how == "refused"
+        self.failures[picture_id] = Failure(
+            id=picture_id, message=what.message, hint=what.hint, set_aside=what.set_aside, refused=refused
+        )
+        self.row.failures += what.tried
+        if what.tried and not what.again:
+            self._work_left -= weight(what.item)
 
     # -- what can be said of it --
 

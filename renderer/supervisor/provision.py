@@ -14,7 +14,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import IO
 
 from pydantic import ValidationError
@@ -24,6 +23,7 @@ from renderer.errors import MachineError, ModelError, RendererError
 from renderer.job import Stored
 from renderer.machine import hardware
 from renderer.protocol import Setup
+from renderer.supervisor.settings import Terms
 from renderer.system.children import Child
 from renderer.text import gb
 from renderer.weights import needs, places, soundness
@@ -37,15 +37,6 @@ _EXCERPT_BYTES = 2000
 SupplyEvent = Bill | Progress | Supplied
 OnSupply = Callable[[Need, SupplyEvent | None], None]
 """Hears the bill, how it goes, and that it is done; None where a hub is about to be asked."""
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """On which terms models are fetched: `most_bytes` to download without consent (None: any), which hub first."""
-
-    offline: bool = False
-    source: str | None = None
-    most_bytes: int | None = None
 
 
 def needs_of(setups: Iterable[Setup], terms: Terms) -> list[Need]:

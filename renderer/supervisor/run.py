@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 
 from renderer.errors import DiskError, MachineError, RendererError
 from renderer.job import Job, Weights
@@ -22,14 +21,15 @@ from renderer.planning import mixtures, owner, placement, plan, space
 from renderer.planning.plan import Plan
 from renderer.planning.space import Disk
 from renderer.protocol import Setup
-from renderer.supervisor import events, provision, worker
+from renderer.supervisor import events, local_worker, provision
 from renderer.supervisor.batch import Batch
 from renderer.supervisor.busy import LongWork
 from renderer.supervisor.events import Watch
+from renderer.supervisor.local_worker import LocalWorker
 from renderer.supervisor.night import Night
 from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.progress import never_begun, told
-from renderer.supervisor.settings import Settings, StopRequests
+from renderer.supervisor.settings import Settings, StopRequests, asked_to_end
 from renderer.weights.needs import Need
 
 
@@ -134,13 +134,8 @@ class _Run:
 
     def _check_time(self) -> None:
         """Raise `_EndedEarly` when somebody asks to stop, or the time is up."""
-        if self._stop.requests:
-            raise _EndedEarly("signal")
-        if self._is_late():
-            raise _EndedEarly("deadline")
-
-    def _is_late(self) -> bool:
-        return self._settings.deadline is not None and datetime.now(UTC) > self._settings.deadline
+        if ending := asked_to_end(self._settings, self._stop):
+            raise _EndedEarly(ending)
 
     def _render(self, batches: Sequence[Plan]) -> None:
         settings, watch = self._settings, self._watch
@@ -156,7 +151,7 @@ class _Run:
         self._supply(needed, troubles)
         if before.models_bytes:  # nobody knew to the byte what models would leave
             _check_room(batches, (), barred, settings, watch)
-        with WorkerPool(settings.hire, watch) as pool:
+        with WorkerPool(settings.hire or LocalWorker, watch) as pool:
             known = rates.cached(here) if here.gpu else None
             night = Night(settings, setups, troubles, refused, known, pool, watch, self._stop)
             for each in batches:
@@ -224,7 +219,7 @@ class _Run:
 
         def stopped() -> bool:
             self._watch(events.Tick())
-            return self._stop.requests > 0 or self._is_late()
+            return asked_to_end(settings, self._stop) is not None
 
         def tell(need: Need, what: provision.SupplyEvent | None) -> None:
             self._watch(events.Supplying(need, what))
@@ -241,7 +236,7 @@ class _Run:
 def _end_orphan(folder: OutputFolder, watch: Watch) -> None:
     """Have the worker of a dead run gone before anybody asks how much memory is free. Call it with the lock held."""
     left = status.left_behind(folder)
-    if left is not None and not worker.end_orphan(left):
+    if left is not None and not local_worker.end_orphan(left):
         watch(events.Remark(f"the worker of an earlier run, process {left.worker_pid}, does not go, and holds memory"))
 
 

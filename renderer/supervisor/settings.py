@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from renderer.job import Profile
-from renderer.supervisor.provision import Terms
-from renderer.supervisor.worker import Hire, LocalWorker
+from renderer.outputs.summary import Ending
+from renderer.supervisor.worker import Hire
 
 _SAME_WISH_S = 0.5
 _CROSSING_S = 1.0
 
 
+AT_ONCE = 2
+"""Somebody who has asked to stop so often does not wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms models are fetched: `most_bytes` to download without consent (None: any), which hub first."""
+
+    offline: bool = False
+    source: str | None = None
+    most_bytes: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a run behaves. Seconds; `deadline` is a moment with its time zone."""
+    """How a run behaves. Seconds; `deadline` is a moment with its time zone.
+
+    `hire` is how it gets a worker (None: a process on this machine).
+    """
 
     outputs: Path = Path("outputs")
     only: tuple[str, ...] = ()
@@ -31,7 +47,7 @@ class Settings:
     stuck_after_s: float = 900.0
     grace_s: float = 60.0
     deadline: datetime | None = None
-    hire: Hire = LocalWorker
+    hire: Hire | None = None
 
 
 @dataclass(slots=True)
@@ -58,3 +74,10 @@ class StopRequests:
         while not self.requests and time.monotonic() < until:
             time.sleep(0.01)
         return self.requests > 0
+
+
+def asked_to_end(settings: Settings, stop: StopRequests) -> Ending | None:
+    """Why no work of any kind is to begin, if so: somebody asked to stop, or the time is up."""
+    if stop.requests:
+        return "signal"
+    return "deadline" if settings.deadline is not None and datetime.now(UTC) > settings.deadline else None

@@ -25,7 +25,7 @@ from renderer.errors import MachineError, ModelError
 from renderer.job import Stored
 from renderer.protocol import Setup
 from renderer.supervisor import provision
-from renderer.supervisor.provision import Terms
+from renderer.supervisor.settings import Terms
 from renderer.system import folders
 from renderer.text import gb
 from renderer.weights import needs, places, prepare, pull

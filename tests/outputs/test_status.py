@@ -21,11 +21,12 @@ from renderer.outputs import status
 from renderer.outputs.describe import describe_running
 from renderer.outputs.folder import OutputFolder, Own
 from renderer.outputs.status import InFlight, MemoryNow, RunStatus, StatusFile
-from renderer.planning.plan import make_plan
+from renderer.planning.plan import Plan, make_plan
 from renderer.supervisor import events, run
+from renderer.supervisor.local_worker import LocalWorker
 from renderer.supervisor.progress import BatchProgress, Flight
 from renderer.supervisor.settings import Settings, StopRequests
-from renderer.supervisor.worker import LocalWorker
+from renderer.supervisor.sinks import Missing
 from renderer.text import wrap
 from tests.fakes import InlineWorker
 from tests.making import make_job, make_manifest
@@ -174,13 +175,20 @@ class TestNotice:
         StatusFile(OutputFolder(tmp_path / "none")).post(make_status())
 
 
-class TestTally:
+def begun(plan: Plan) -> BatchProgress:
+    """The counts of a batch whose turn has come."""
+    count = BatchProgress(plan)
+    count.begin(plan.to_render())
+    return count
+
+
+class TestBatchProgress:
     def test_several_in_flight_add_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Two pictures of ten with one of two steps done in 10 s are a picture's work: nine more are left, 90 s."""
         now = 100.0
         monkeypatch.setattr("renderer.supervisor.progress.time.monotonic", lambda: now)
         plan = make_plan(make_manifest([str(number) for number in range(10)]), tmp_path)
-        count = BatchProgress(plan, plan.to_render())
+        count = begun(plan)
         flights = [Flight(item, 1) for item in plan.items[:3]]
         now = 150.0  # opening a model is no rendering
         for flight in flights[:2]:
@@ -199,14 +207,14 @@ class TestTally:
         now = 0.0
         monkeypatch.setattr("renderer.supervisor.progress.time.monotonic", lambda: now)
         plan = make_plan(make_manifest([str(number) for number in range(10)]), tmp_path)
-        count = BatchProgress(plan, plan.to_render())
+        count = begun(plan)
         flight = Flight(plan.items[0], 1)
         count.began(flight)
         now = 10.0
         count.stepped(flight, 2)
-        count.has_failed(flight.item, "no", again=True)
+        count.hear(Missing(flight.item, "no", again=True))
         assert count.status([], "rendering", None).left_s == pytest.approx(100.0)
-        count.has_failed(flight.item, "no", again=False)
+        count.hear(Missing(flight.item, "no"))
         assert count.status([], "rendering", None).left_s == pytest.approx(90.0)
 
     def test_a_large_picture_is_more_than_its_pixels(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +230,7 @@ class TestTally:
             for side, picture in zip((512, 2048), make_manifest("ab").pictures, strict=True)
         ]
         plan = make_plan(dataclasses.replace(make_manifest(), pictures=tuple(pictures)), tmp_path)
-        count = BatchProgress(plan, plan.to_render())
+        count = begun(plan)
         small = Flight(plan.items[0], 1)
         count.began(small)
         now = 10.0

@@ -24,7 +24,7 @@ from renderer.planning.plan import Planned, make_plan
 from renderer.protocol import AnyOrder, Render
 from renderer.supervisor import events, run
 from renderer.supervisor.settings import StopRequests
-from renderer.supervisor.waiting import Waiting
+from renderer.supervisor.source import PlanSource
 from renderer.supervisor.worker import Heard
 from renderer.weights import hashes
 from renderer.weights.hashes import Piece
@@ -234,7 +234,7 @@ class TestBeforeADeadline:
             for number in range(6)
         ]
         items = [dataclasses.replace(kinds[number % 6]) for number in range(100_000)]
-        waiting = Waiting(items)
+        waiting = PlanSource(items)
         asked: list[Planned] = []
 
         def fits(one: Planned) -> bool:
@@ -249,8 +249,10 @@ class TestBeforeADeadline:
         waiting.put_back(items[2])
         assert waiting.first() is items[2]
         waiting.take(items[2])
-        waiting.append(items[2])
-        assert list(waiting)[-1] is items[2]
+        waiting.try_again([items[2]])
+        assert not waiting.next_round()
+        assert waiting.give_up()[-1] is items[2]
+        assert not waiting
 
 
 def test_a_plan_keeps_no_second_job(tmp_path: Path) -> None:

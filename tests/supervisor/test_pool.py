@@ -1,7 +1,20 @@
+"""The workers at hand: how long one is silent, and how several share what there is to do."""
+
 from __future__ import annotations
 
-from renderer.supervisor.pool import Silence
-from renderer.supervisor.settings import StopRequests
+import functools
+import sys
+from pathlib import Path
+
+import pytest
+
+from renderer.supervisor import events, run
+from renderer.supervisor.local_worker import LocalWorker
+from renderer.supervisor.pool import Silence, WorkerPool
+from renderer.supervisor.settings import Settings, StopRequests
+from tests.making import make_manifest
+
+FAKE = functools.partial(LocalWorker, command=(sys.executable, "-m", "tests.fakes"))
 
 
 def test_silence_is_counted_while_somebody_listens() -> None:
@@ -36,3 +49,43 @@ def test_signals_in_pairs_are_one_wish() -> None:
     stop.request(100.5)
     stop.request(100.6)
     assert stop.requests == 2
+
+
+class TestTwoSeats:
+    """Two child processes for one batch: the pool is asked, and nobody else knows how many there are."""
+
+    @pytest.fixture(autouse=True)
+    def two_seats(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(run, "WorkerPool", functools.partial(WorkerPool, size=2))
+
+    def render(self, tmp_path: Path, *prompts: str) -> list[events.Event]:
+        """All that was told of a batch."""
+        told: list[events.Event] = []
+        run.render([make_manifest(prompts)], Settings(tmp_path, hire=FAKE), told.append, StopRequests())
+        return told
+
+    def test_they_share_the_pictures(self, tmp_path: Path) -> None:
+        """Each takes one at a time, so two are in flight, and all come."""
+        told = self.render(tmp_path, *(f"slow {number}" for number in range(6)))
+        most = max(len(what.status.in_flight) for what in told if isinstance(what, events.Tick) and what.status)
+        assert most == 2
+        assert sum(isinstance(what, events.PictureDone) for what in told) == 6
+
+    def test_one_that_dies_takes_only_its_own_down(self, tmp_path: Path) -> None:
+        """What the other one holds goes on, and is done at its first try."""
+        told = self.render(tmp_path, "crash", *(f"slow {number}" for number in range(4)))
+        lost = [what for what in told if isinstance(what, events.WorkerLost)]
+        assert [[item.picture.id for item in what.items] for what in lost] == [["p000"]] * 3
+        done = {what.sidecar.id: what.sidecar.attempt for what in told if isinstance(what, events.PictureDone)}
+        assert done == dict.fromkeys(("p001", "p002", "p003", "p004"), 1)
+
+    def test_one_that_hangs_is_found_while_the_other_talks(self, tmp_path: Path) -> None:
+        """Its silence is its own."""
+        told: list[events.Event] = []
+        settings = Settings(tmp_path, hire=FAKE, stuck_after_s=1.0)
+        run.render([make_manifest(("hang", *["slow"] * 16))], settings, told.append, StopRequests())
+        first = next(number for number, what in enumerate(told) if isinstance(what, events.WorkerLost))
+        assert sum(isinstance(what, events.PictureDone) for what in told[:first]) < 16
+        lost = told[first]
+        assert isinstance(lost, events.WorkerLost)
+        assert [item.picture.id for item in lost.items] == ["p000"]

@@ -34,8 +34,8 @@ from renderer.outputs.summary import Summary
 from renderer.planning.plan import make_plan
 from renderer.protocol import AnyOrder, Open, Setup
 from renderer.supervisor import events, provision, run
+from renderer.supervisor.local_worker import LocalWorker
 from renderer.supervisor.settings import Settings, StopRequests
-from renderer.supervisor.worker import LocalWorker
 from renderer.system import files
 from tests.fakes import Behaviour, DiesWithAll, DyingWorker, InlineWorker, draw
 from tests.making import make_job, make_manifest, make_picture, pixels_of

@@ -19,7 +19,8 @@ from renderer.errors import DiskError
 from renderer.outputs.status import RunStatus
 from renderer.protocol import AnyEvent, Open, Render, Setup
 from renderer.supervisor import logs
-from renderer.supervisor.worker import Gone, LocalWorker, end_orphan
+from renderer.supervisor.local_worker import LocalWorker, end_orphan
+from renderer.supervisor.worker import Gone
 from renderer.system import oom
 from tests.fakes import draw
 from tests.making import make_job
@@ -125,7 +126,7 @@ def test_a_worker_dies_with_its_run_whatever_it_is_busy_with(tmp_path: Path) -> 
     script = (
         "import sys, pathlib, time\n"
         "from renderer import protocol\n"
-        "from renderer.supervisor.worker import LocalWorker\n"
+        "from renderer.supervisor.local_worker import LocalWorker\n"
         "from tests.making import make_job\n"
         "from tests.supervisor.test_worker import FAKE, OPEN, hear\n"
         f"worker = LocalWorker(pathlib.Path({str(tmp_path / 'worker.log')!r}), FAKE)\n"

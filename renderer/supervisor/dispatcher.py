@@ -1,0 +1,226 @@
+"""The pictures of a source on their way through a pool of workers: flights, retries, a deadline, an orderly stop.
+
+One picture's failure does not stop the others, and a dead or stuck worker is replaced. What is asked to stop gives back
+what has not begun and waits for what has. Knows no folders and no formats: what comes of it is `outcomes`' business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from renderer import protocol
+from renderer.errors import DiskError, MachineError, PictureError
+from renderer.outputs.status import Phase
+from renderer.outputs.summary import Ending
+from renderer.planning.pace import Pace
+from renderer.planning.plan import Planned
+from renderer.protocol import Setup
+from renderer.supervisor import events, results
+from renderer.supervisor.heartbeat import TICK_S, Heartbeat
+from renderer.supervisor.night import Night
+from renderer.supervisor.outcomes import Outcomes
+from renderer.supervisor.pool import Seat
+from renderer.supervisor.results import Result
+from renderer.supervisor.settings import AT_ONCE
+from renderer.supervisor.source import PictureSource
+from renderer.supervisor.worker import Gone
+
+
+class Dispatcher:
+    """Gives a source's pictures, which are of one setup, to whoever has room for them, and hears what becomes of them.
+
+    `pace` says what pictures will take, and learns from those that come; `heart` says meanwhile how things stand.
+    """
+
+    def __init__(
+        self, setup: Setup, source: PictureSource, outcomes: Outcomes, night: Night, pace: Pace, heart: Heartbeat
+    ) -> None:
+        self._setup = setup
+        self._source = source
+        self._outcomes = outcomes
+        self._night = night
+        self._settings = night.settings
+        self._pool = night.pool
+        self._pace = pace
+        self._heart = heart
+        self._nothing_fits: tuple[int, int] | None = None
+        self._grace_ends: float | None = None
+
+    def run(self, log: Path) -> Ending:
+        """Render until nothing is left, or nothing more is to begin; workers print into `log`.
+
+        Raises `MachineError` where the model does not open, `DiskError` where nothing more can be written. What is in
+        flight then has been given up.
+        """
+        try:
+            return self._run(log)
+        finally:
+            self._drop()
+
+    def _run(self, log: Path) -> Ending:
+        while self._source or self._pool.flights:
+            if self._must_drop():
+                return "signal"
+            if not self._pool.flights:
+                if self._source.next_round():
+                    self._nothing_fits = None
+                if ending := self._reason_to_end():
+                    return ending
+            self._pool.prepare(self._setup, log)
+            if self._nothing_more():
+                self._pool.ask_back()
+            else:
+                self._admit()
+            self._outcomes.bringing.rewrite(more=not self._nothing_more())
+            self._listen()
+        return "complete"
+
+    # -- giving out work --
+
+    def _reason_to_end(self) -> Ending | None:
+        """Why nothing more is to begin, if so; asked when nothing is in flight."""
+        if self._night.stop.requests:
+            return "signal"
+        if self._night.has_failed_enough:
+            return "failures"
+        return "deadline" if self._next() is None else None
+
+    def _nothing_more(self) -> bool:
+        """Whether nothing more is to begin, whatever a worker has been given already."""
+        return self._night.asked_to_end() is not None or self._night.has_failed_enough
+
+    def _next(self) -> Planned | None:
+        """The first waiting picture that would be done before the deadline."""
+        if self._settings.deadline is None:
+            return self._source.first()
+        left_s = (self._settings.deadline - datetime.now(UTC)).total_seconds()
+        company = self._pool.least_held
+        now = len(self._pool.flights), len(self._outcomes.progress.rendered)
+        if self._nothing_fits == now:  # and since then there is only less time
+            return None
+
+        def fits(item: Planned) -> bool:
+            expected_s = self._pace.expect_s(item, self._setup.profile)
+            if expected_s is None and company:
+                return False  # nothing like it was measured: one tells how long the others will take
+            return left_s > (expected_s or 0.0) * (company + 1)  # it may have to wait for those before it
+
+        item = self._source.first(fits)
+        self._nothing_fits = now if item is None else None
+        return item
+
+    def _admit(self) -> None:
+        """Give the workers as much as they take."""
+        while self._pool.has_room and (item := self._next()) is not None and self._pool.takes(item):
+            self._source.take(item)
+            if self._outcomes.has_place(item):
+                self._pool.admit(self._outcomes.attempted(item))
+            elif heir := self._outcomes.bringing.promote_twin(item):
+                self._put_back(heir)
+
+    def _put_back(self, item: Planned) -> None:
+        self._source.put_back(item)
+        self._nothing_fits = None
+
+    # -- hearing what became of it --
+
+    def _listen(self) -> None:
+        heard = self._pool.hear(TICK_S)
+        if self._heart.is_due():
+            self._heart.beat(self._pool.flights, self._phase(), self._pool.pid)
+        if heard is not None:
+            self._take(*heard)
+        for seat, silent_s in self._pool.stuck(self._settings.stuck_after_s):
+            seat.kill()
+            self._lost(seat, f"the worker said nothing for {silent_s:.0f} s and was ended")
+
+    def _phase(self) -> Phase:
+        return "stopping" if self._nothing_more() else "rendering" if self._pool.is_open else "opening"
+
+    def _take(self, seat: Seat, event: protocol.AnyEvent | Gone, payload: bytes) -> None:
+        match event:
+            case protocol.Opening(what=what):
+                self._night.watch(events.WorkerOpening(None, what))
+            case protocol.Opened():
+                seat.has_opened(event)
+                self._night.watch(events.WorkerOpened(event))
+            case protocol.OpenFailed(message=message, hint=hint):
+                raise MachineError(message, hint=hint)
+            case protocol.Started(key=key):
+                self._outcomes.began(seat.flights[key])
+            case protocol.Stepped(key=key, step=step, steps=steps):
+                self._outcomes.stepped(seat.flights[key], step, steps)
+            case protocol.Rendered():
+                self._keep(seat, event, payload)
+            case protocol.Failed(key=key):
+                item = seat.flights.pop(key).item
+                again = self._outcomes.progress.tries(item) <= self._settings.retries
+                self._outcomes.failed(item, event, again=again)
+                self._source.try_again([item] * again)
+            case protocol.Withdrawn(keys=keys):
+                self._given_back(seat, keys)
+            case Gone() if event.was_asked_to_stop and self._night.stop.comes():
+                self._given_back(seat, list(seat.flights))  # it fell with the run: nothing that it held is to blame
+                seat.lost(blameless=True)
+            case Gone():
+                self._lost(seat, str(event), event.hint)
+
+    def _keep(self, seat: Seat, event: protocol.Rendered, payload: bytes) -> None:
+        """A picture has come: write it down, unless it breaks what its job expects."""
+        flight = seat.flights[event.key]
+        assert seat.opened is not None
+        result = Result(flight.item, flight.attempt, seat.opened, event, payload)
+        try:
+            results.check(result)
+        except PictureError as error:
+            del seat.flights[event.key]
+            failure = protocol.Failed(key=event.key, kind=type(error).__name__, message=error.message, hint=error.hint)
+            self._outcomes.failed(flight.item, failure, again=False)
+            return
+        if known := self._outcomes.came(result):
+            self._pace.learn(known)
+        del seat.flights[event.key]
+
+    def _given_back(self, seat: Seat, keys: Sequence[str]) -> None:
+        """What a worker had not begun: nothing has happened to it, and it may wait, where it was."""
+        for flight in reversed(seat.take_back(list(keys))):
+            self._outcomes.dropped(flight.item)
+            self._put_back(flight.item)
+
+    def _lost(self, seat: Seat, reason: str, hint: str = "") -> None:
+        """A worker is gone. What it had begun is tried again alone, until it has brought down too many.
+
+        Before anything was begun, the prompts of all were: then it may have been any of them.
+        """
+        if any(flight.since for flight in seat.flights.values()):
+            self._given_back(seat, [key for key, flight in seat.flights.items() if flight.since is None])
+        self._source.try_again(self._outcomes.crashed(seat.take_back(), reason, hint, seat.excerpt))
+        seat.lost()
+
+    # -- ending --
+
+    def _must_drop(self) -> bool:
+        """Whether what is in flight has to be given up: asked twice to stop, or asked once and the grace is over."""
+        stop = self._night.stop
+        if stop.requests == 0:
+            return False
+        now = time.monotonic()
+        if self._grace_ends is None:
+            self._grace_ends = now + self._settings.grace_s
+            begun = sum(flight.since is not None for flight in self._pool.flights)
+            self._night.watch(events.Stopping(begun, self._settings.grace_s))
+        return stop.requests >= AT_ONCE or now > self._grace_ends
+
+    def _drop(self) -> None:
+        """Give up what is still in flight, and say so in the journal: it is not the pictures' fault."""
+        if not self._pool.flights:
+            return
+        self._pool.dismiss(at_once=True)
+        with contextlib.suppress(DiskError):
+            for flight in self._pool.take_back():
+                self._outcomes.dropped(flight.item)
+                self._source.put_back(flight.item)

@@ -1,0 +1,130 @@
+"""A worker that is a child process on this machine.
+
+The child may be killed, hang or die of CUDA at any moment; all that reaches the caller is `Gone`. Nothing that the
+child does, or does not do, makes the caller wait. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import psutil
+from pydantic import ValidationError
+
+from renderer import protocol
+from renderer.outputs.status import RunStatus
+from renderer.protocol import AnyOrder
+from renderer.supervisor.logs import Log
+from renderer.supervisor.worker import Gone, Heard
+from renderer.system import children, oom
+from renderer.system.children import Child
+
+WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "renderer.engine.worker")
+_PATIENCE_S = 5.0
+_LAST_WORDS_S = 1.0
+
+
+class LocalWorker:
+    """A worker that is a child process of this one. To be started from the main thread: it dies with its thread."""
+
+    def __init__(self, log: Path, command: Sequence[str] | None = None) -> None:
+        """Start it. What it prints goes to the end of `log`; raises `DiskError` when that cannot be written."""
+        self._log = Log(log)
+        self._heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[AnyOrder | None] = queue.SimpleQueue()
+        self._kills = oom.kills()
+        ours, theirs = os.pipe()
+        try:
+            command = [*(command or WORKER_COMMAND), "--events", str(theirs)]
+            self._child = Child(command, stderr=subprocess.STDOUT, pass_fds=(theirs,))
+        except BaseException:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
+        self._log.follow(self._child.stdout)
+        threading.Thread(target=self._speak, args=(self._child.stdin,), name="orders", daemon=True).start()
+        threading.Thread(target=self._listen, args=(os.fdopen(ours, "rb"),), name="events", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def send(self, order: AnyOrder) -> None:
+        self._orders.put(order)
+
+    def hear(self, timeout_s: float) -> Heard | None:
+        try:
+            return self._heard.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def log_into(self, log: Path) -> None:
+        self._log.into(log)
+
+    def end(self) -> None:
+        self._orders.put(None)
+        if self._child.wait(_PATIENCE_S) is None:
+            self._child.kill()
+        self._log.wait(_LAST_WORDS_S)
+
+    def kill(self) -> None:
+        self._orders.put(None)
+        self._child.kill()
+        self._log.wait(_LAST_WORDS_S)
+
+    def excerpt(self) -> str:
+        return self._log.excerpt()
+
+    def _speak(self, stream: BinaryIO) -> None:
+        """Write down what is ordered. A worker that does not read holds up this thread alone, until it is ended."""
+        with contextlib.suppress(OSError), stream:
+            while (order := self._orders.get()) is not None:
+                protocol.write_frame(stream, order)
+
+    def _listen(self, stream: BinaryIO) -> None:
+        with stream, contextlib.suppress(EOFError, OSError, ValidationError):
+            while True:
+                self._heard.put(protocol.read_event(stream))
+        status = self._child.wait(children.REAP_S)
+        if status is None:  # it closed its events and lives: of no more use
+            self._child.kill()
+            status = -signal.SIGKILL
+            self._heard.put((Gone(status, out_of_memory=False), b""))
+            return
+        self._log.wait(_LAST_WORDS_S)
+        now = oom.kills()
+        grew = None if now is None or self._kills is None else now > self._kills
+        self._heard.put((Gone(status, grew), b""))
+
+
+def end_orphan(left: RunStatus) -> bool:
+    """End the worker of a run that is no more, so that its memory is free; False where it does not go.
+
+    `left` is what that run wrote of itself last. It should go by itself; that may take a moment, and meanwhile it holds
+    the GPU. Nobody else's process is touched: it has to name the dead run as its owner.
+    """
+    if left.worker_pid is None:
+        return True
+    owner = [children.PARENT_OPTION, str(left.pid)]
+    try:
+        process = psutil.Process(left.worker_pid)
+        command = process.cmdline()
+        if owner not in [command[at : at + 2] for at in range(len(command))] or process.ppid() == left.pid:
+            return True
+        process.kill()
+        process.wait(children.REAP_S)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
+    return True
