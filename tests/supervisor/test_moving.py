@@ -24,7 +24,7 @@ from renderer.system import files
 from renderer.system.files import WritePoint
 from tests.fakes import DyingWorker, draw
 from tests.making import make_job, pixels_of
-from tests.supervisor.test_run import FAKE, Night, counts
+from tests.supervisor.running import FAKE, Night, counts
 from tests.supervisor.test_torture import run_until_killed
 
 
@@ -67,11 +67,6 @@ def pictures_in(folder: OutputFolder) -> set[str]:
     own = {"summary", "journal", "running"}
     found = [path for path in folder.path.rglob("*") if path.suffix in {".png", ".webp", ".jpg", ".json"}]
     return {path.relative_to(folder.path).with_suffix("").as_posix() for path in found} - own
-
-
-@pytest.fixture
-def night(tmp_path: Path) -> Night:
-    return Night(tmp_path)
 
 
 CHANGES = {

@@ -31,12 +31,7 @@ from renderer.weights.hashes import Piece
 from tests.fakes import Behaviour, DyingWorker, InlineWorker, draw
 from tests.making import make_manifest, make_picture, pixels_of
 from tests.nights import make_night
-from tests.supervisor.test_run import Night, counts
-
-
-@pytest.fixture
-def night(tmp_path: Path) -> Night:
-    return Night(tmp_path)
+from tests.supervisor.running import Night, counts
 
 
 def kept_as(manifest: Manifest, keep: Keep, *, but: int = 0) -> Manifest:

@@ -1,0 +1,159 @@
+"""The page while a run is on, in a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from renderer.planning.plan import make_plan
+from renderer.report import page as report
+from renderer.report.server import Server
+from tests import driving, tools
+from tests.nights import make_night
+from tests.report.live import Night
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        chromium = playwright.chromium.launch(executable_path=tools.CHROMIUM, args=arguments)
+        yield chromium
+        chromium.close()
+
+
+class Watched:
+    """A served page that may say nothing on the console, and ask nobody but its server."""
+
+    def __init__(self, browser: Browser, url: str) -> None:
+        self.context = browser.new_context(viewport={"width": 800, "height": 500})
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(15_000)
+        self.trouble: list[str] = []
+        root = url.rpartition("/test")[0] or url
+        self.page.on("console", lambda message: self.trouble.append(message.text))
+        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
+        self.page.on(
+            "request",
+            lambda asked: None if asked.url.startswith((root, "data:,")) else self.trouble.append(asked.url),
+        )
+        self.page.goto(url)
+
+    def state(self, name: str) -> str:
+        """What a card shows, looked at in one go: it may change between two looks."""
+        found: str = self.page.evaluate(
+            """(name) => {
+                const card = [...document.querySelectorAll(".card")].find(
+                    (one) => one.querySelector(".name").textContent === name);
+                return card.querySelector("img") ? "done" : card.querySelector(".missing").textContent;
+            }""",
+            name,
+        )
+        return found
+
+    def wait(self, name: str, state: str) -> None:
+        until = time.monotonic() + 60
+        while self.state(name) != state:
+            assert time.monotonic() < until, f"{name} is {self.state(name)}, not {state}"
+            time.sleep(0.05)
+
+    def until(self, true: str) -> None:
+        """Wait for an expression. Playwright's own way evaluates in the page, which its policy forbids."""
+        until = time.monotonic() + 60
+        while not self.page.evaluate(true):
+            assert time.monotonic() < until, true
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        self.context.close()
+        assert self.trouble == []
+
+
+@tools.needs("chromium")
+class TestBrowser:
+    def test_the_page_changes_in_place(self, browser: Browser, night: Night, server: Server) -> None:
+        """Steps count, pictures and failures appear; filter, scroll, focus and the large view stay as they were."""
+        watched = Watched(browser, server.urls[0])
+        page = watched.page
+        assert page.inner_text("#counts") == "4 to do"
+        watched.until("document.getElementById('live').textContent.trim() === 'No run is on.'")
+        night.begin()
+        night.stand(("p000", 3), ("p002", 1))
+        watched.wait("p000", "step 3 of 8")
+        assert "2 in flight, furthest p000 at step 3 of 8" in page.inner_text("#live")
+        page.fill("#text", "picture")
+        page.click(".open >> text=p001")
+        page.mouse.wheel(0, 100)
+        night.finish("p001")
+        watched.until("document.getElementById('view-image').naturalWidth > 0")
+        assert page.inner_text("#view-title") == "p001"
+        page.keyboard.press("Escape")
+        watched.until("document.activeElement.textContent.includes('p001')")  # where the large view gives it back
+        page.locator(".open").nth(2).focus()
+        top = page.evaluate("scrollY")
+        night.write("failed", "p002", "one flat colour <b>")
+        night.stand(("p000", 5), done=1)
+        watched.wait("p002", "failed")
+        assert page.evaluate("document.activeElement.querySelector('.name').textContent") == "p002"
+        assert (page.input_value("#text"), page.evaluate("scrollY")) == ("picture", top)
+        assert page.inner_text("#counts") == "1 done, 1 failed, 2 to do"
+        assert page.locator("#state option").all_inner_texts() == ["all", "to do", "done", "failed"]
+        watched.until("document.getElementById('happened').textContent.includes('one flat colour <b>')")
+        page.select_option("#sort", "seconds")
+        night.finish("p003")
+        watched.wait("p003", "done")
+        night.end()
+        watched.until("document.getElementById('live').textContent.trim() === 'No run is on.'")
+        watched.close()
+
+    def test_a_page_from_disk_asks_nobody(self, browser: Browser, night: Night) -> None:
+        """What is written into the folder has no line about a run, and no connection is opened."""
+        make_night(night.manifest, night.outputs)
+        watched = Watched(browser, report.write(make_plan(night.manifest, night.outputs)).as_uri())
+        assert watched.page.locator("#live").count() == 0
+        assert watched.page.evaluate(
+            "performance.getEntriesByType('resource').every((one) => !one.name.includes('events'))"
+        )
+        watched.close()
+
+    def test_a_real_run_is_watched_from_its_first_second(self, browser: Browser, tmp_path: Path) -> None:
+        """`render --live`: opened before there is a picture, the page sees each one come, and how it ended."""
+        path = tmp_path / "test.yaml"
+        path.write_text(
+            "defaults: {model: demo, size: 128x128, steps: 10, precision: bf16}\n"
+            "jobs: [{id: a, prompt: a red circle, seeds: [1, 2, 3]}]\n"
+        )
+        run = subprocess.Popen(
+            [sys.executable, "-m", "renderer", "render", path.name, "--live", "--log-format", "json"],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(driving.ROOT)}, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert run.stderr is not None
+            serving = json.loads(run.stderr.readline())
+            assert serving["event"] == "serving"
+            watched = Watched(browser, serving["url"])
+            assert watched.state("a-s1") == "to do"
+            for name in ("a-s1", "a-s2", "a-s3"):
+                watched.wait(name, "done")
+            watched.until("document.getElementById('live').textContent.includes('how it ended')")
+            assert watched.page.inner_text("#counts") == "3 done"
+            watched.until("[...document.querySelectorAll('.card img')].every((each) => each.naturalWidth)")
+            watched.close()
+            assert run.wait(20) == 0
+        finally:
+            with suppress(ProcessLookupError):
+                run.kill()
+            run.wait(10)
