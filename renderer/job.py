@@ -32,7 +32,7 @@ Precision = Literal["bf16", "fp8", "fp8-weights"]
 """A job's: bf16; FP8 weights and products; FP8 weights, scaled back and multiplied in bf16 on every card."""
 
 Stored = Literal["bf16", "fp8"]
-"""In which form weights lie: `fp8-weights` are fp8's."""
+"""The codecs by which weights are kept (`renderer.weights.codecs`): `fp8-weights` are fp8's."""
 
 Profile = Literal["stream", "resident", "fp8", "disk", "cpu"]
 Format = Literal["png", "webp", "jpeg"]

@@ -32,14 +32,14 @@ def choose(
     """The kind of block for slots of this layout.
 
     FP8 weights are multiplied as FP8 from compute capability 8.9, if `fp8` lets them and a trial of such products comes
-    out right; elsewhere they are scaled back once a sweep. `records` tells whether there is room to record small
+    out right; elsewhere they are decoded once a sweep. `records` tells whether there is room to record small
     pictures' launches.
     """
     plain = ModuleBlocks(template, places, computation_dtype(device))
     if device != "cuda":
         return plain
-    scaled = any(place.name.endswith(f".{precision.SCALE}") for place in places)
-    if not (scaled and fp8) or not precision.fp8_arithmetic():
+    kept = any(each.codec.name == "fp8" for each in precision.kept(places).values())
+    if not (kept and fp8) or not precision.fp8_arithmetic():
         return RecordedBlocks(plain, CudaRecorder(), records)
     attention = template.get_submodule("attn")
     operations = _operations()

@@ -1,8 +1,8 @@
 """How one transformer block is computed from a slot's flat bytes, by kind of arithmetic.
 
 `ModuleBlocks` runs the network's own block module with views into the slot as its parameters: bit for bit what the
-network would do. FP8 slots are scaled back first, and bf16 ones widened where the device computes in float32, into one
-block's worth of memory, once a sweep however many ride. Knows nothing of slots' turns or of pictures.
+network would do. Slots that are not plain are decoded first, and bf16 ones widened where the device computes in
+float32, into one block's worth of memory, once a sweep however many ride. Knows nothing of slots' turns or of pictures.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class ModuleBlocks:
         self._places = places
         self._renumber = renumber
         self._bound: dict[int, torch.nn.Module] = {}
-        self._as_it_is = dtype == STORED_DTYPE and not any(_is_scale(place) for place in places)
+        self._kept = precision.kept(places)
+        self._as_it_is = dtype == STORED_DTYPE and all(each.codec.is_plain for each in self._kept.values())
         self._workspace: torch.nn.Module | None = None
 
     def arrive(self, number: int, slot: torch.Tensor) -> torch.nn.Module:
@@ -76,8 +77,8 @@ class ModuleBlocks:
     def _restored(self, slot: torch.Tensor) -> torch.nn.Module:
         tensors = views(slot, self._places)
         if self._workspace is None:  # a copy of every tensor: what needs no restoring is still the slot's own memory
-            self._workspace = self._bind(precision.room_for(tensors, self._dtype))
-        precision.restore_into(dict(self._workspace.named_parameters()), tensors)
+            self._workspace = self._bind(precision.room_for(tensors, self._kept, self._dtype))
+        precision.restore_into(dict(self._workspace.named_parameters()), self._kept, tensors)
         return self._workspace
 
     def _bind(self, tensors: dict[str, torch.Tensor]) -> torch.nn.Module:
@@ -88,7 +89,3 @@ class ModuleBlocks:
             owner, _, leaf = name.rpartition(".")
             setattr(block.get_submodule(owner), leaf, torch.nn.Parameter(tensor, requires_grad=False))
         return block.eval()
-
-
-def _is_scale(place: TensorPlace) -> bool:
-    return place.name.endswith(f".{precision.SCALE}")

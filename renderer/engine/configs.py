@@ -1,8 +1,8 @@
 """What DiffSynth's `from_pretrained` is given: a `ModelConfig` for each network, wherever its weights lie.
 
 A model's own files in bf16 are DiffSynth's to read, with nothing of ours between. All else reaches it as weights that
-were quantised before (`Packed`): a store's, of either precision, files that are scaled to FP8 as they are read, and
-those whose names are other tools'. Knows nothing of pictures.
+were quantised before (`Packed`): a store's, of either precision, files that are encoded as they are read, and those
+whose names are other tools'. Knows nothing of pictures.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from renderer.catalog import Role
 from renderer.demo import family
 from renderer.engine import device as placement
 from renderer.engine import skeletons, traps
+from renderer.engine.coded import CodedLayers
 from renderer.engine.device import Device, Placement
 from renderer.engine.networks import TensorMap, Weights
-from renderer.engine.scaled import ScaledLayers
 from renderer.errors import ModelError
+from renderer.weights.codecs import PLAIN
 from renderer.weights.unpacked import Unpacked, UnpackedFile
 
 
@@ -37,11 +38,11 @@ class Packed(QuantizeConfig):
 
     def __init__(self, tensors: TensorMap, device: Device) -> None:
         self._tensors, self._device = tensors, device
-        super().__init__(method=ScaledLayers.name, target_modules=tensors.scaled_layers, load_prequantized=True)
+        super().__init__(method=CodedLayers.name, target_modules=list(tensors.coded), load_prequantized=True)
 
-    def _build_backend(self) -> ScaledLayers:
+    def _build_backend(self) -> CodedLayers:
         """Ours, which DiffSynth's tables need not know."""
-        return ScaledLayers()
+        return CodedLayers(next(iter(self._tensors.coded.values()), PLAIN))
 
     def prepare_for_prequantized_load(self, model: Any, compute_dtype: torch.dtype = torch.bfloat16) -> Any:
         """The network with room for what is loaded, and without what is not."""

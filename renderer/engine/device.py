@@ -22,7 +22,7 @@ Where = Literal["disk", "host", "device"]
 Device = Literal["cuda", "cpu"]
 
 STORED_DTYPE = torch.bfloat16
-"""In which weights lie that are not FP8."""
+"""In which weights lie that no codec has made into something else."""
 
 RESERVED_BYTES = 2**30
 """Left free of weights on a GPU when nobody sets a limit: DiffSynth's limit does not count a step's activations."""
@@ -104,8 +104,8 @@ def choose_device(profile: Profile) -> Device:
 def vram_config(placement: Placement, device: Device) -> dict[str, Any]:
     """The states of a network's weights, as DiffSynth's `ModelConfig` takes them.
 
-    All weights wait in bf16, at every precision: layers that hold FP8 weights (`scaled.py`) are never cast, and what
-    else a network has is bf16 in an FP8 store as well. A layer is widened while it is multiplied, if at all.
+    All weights wait in bf16, at every precision: layers whose weights are coded (`coded.py`) are never cast, and what
+    else a network has is bf16 in every store. A layer is widened while it is multiplied, if at all.
     """
     config: dict[str, Any] = {"computation_dtype": computation_dtype(device), "computation_device": device}
     for state, where in (

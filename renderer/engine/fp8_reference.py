@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-LARGEST = 448.0
+from renderer.weights.codecs.fp8 import LARGEST
+
 SMALLEST_PEAK = 1e-12
 EPS = 1e-6
 

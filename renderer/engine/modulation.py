@@ -122,7 +122,8 @@ class Modulations:
         slots = Slots(ReadAhead(self._files, self._device), TURNING, self._device, once=True)
         try:
             for number, slot in slots.sweep():
-                tensors = precision.restored(views(slot, self._files[number].tensors), self._dtype)
+                places = self._files[number].tensors
+                tensors = precision.restored(views(slot, places), precision.kept(places), self._dtype)
                 for place, silent in enumerate(embedded):
                     vectors = torch.stack([_linear(silent, tensors, stem) for stem in STEMS], dim=1)[0]
                     if len(tables) == place:

@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from renderer.engine.device import Device
-from renderer.engine.precision import SCALE, WEIGHT
 from renderer.engine.slots import host_buffer
+from renderer.weights import codecs
+from renderer.weights.codecs import Codec
 from renderer.weights.layout import ALIGNMENT
 from renderer.weights.store import BlockFile, Store, TensorPlace, views
 from renderer.weights.unpacked import Unpacked, UnpackedFile
@@ -37,19 +38,18 @@ class TensorMap(Mapping[str, torch.Tensor]):
     def __init__(self, files: Sequence[File]) -> None:
         self._files = tuple(files)
         self._found = {module_name(file, place.name): (file, place) for file in self._files for place in file.tensors}
-        self._scales: dict[str, torch.Tensor] = {}
+        self._kept = codecs.kept({name: place.dtype for name, (_, place) in self._found.items()})
+        self._later: dict[str, torch.Tensor] = {}
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """A tensor, in host memory. A weight's scale is read, or made, with it, and kept for who asks for that next."""
-        if name in self._scales:
-            return self._scales.pop(name)
+        """A tensor, in host memory. A weight's other parts are read, or made, with it, for who asks for them next."""
+        if name in self._later:
+            return self._later.pop(name)
         file, place = self._found[name]
-        stem, _, kind = place.name.rpartition(".")
-        scale = name.removesuffix(WEIGHT) + SCALE
-        if kind != WEIGHT or scale not in self._found:
-            return file.tensors_of([place.name])[place.name]
-        found = file.tensors_of([place.name, f"{stem}.{SCALE}"])
-        self._scales[scale] = found[f"{stem}.{SCALE}"]
+        parts = self._kept[name].parts.values() if name in self._kept else (name,)
+        names = {part: self._found[part][1].name for part in parts}
+        found = file.tensors_of(list(names.values()))
+        self._later |= {part: found[own] for part, own in names.items() if part != name}
         return found[place.name]
 
     def __iter__(self) -> Iterator[str]:
@@ -59,9 +59,13 @@ class TensorMap(Mapping[str, torch.Tensor]):
         return len(self._found)
 
     @property
-    def scaled_layers(self) -> list[str]:
-        """The linear layers whose weights are FP8."""
-        return [name.removesuffix(f".{SCALE}") for name in self._found if name.endswith(f".{SCALE}")]
+    def coded(self) -> dict[str, Codec]:
+        """The linear layers whose weights are decoded before they are multiplied, and each one's codec."""
+        return {
+            name.removesuffix(f".{codecs.WEIGHT}"): each.codec
+            for name, each in self._kept.items()
+            if not each.codec.is_plain
+        }
 
     def place(self, name: str) -> TensorPlace:
         """A tensor's type and shape."""

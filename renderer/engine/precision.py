@@ -1,67 +1,58 @@
-"""How a packed weight becomes one that can be multiplied: as it is, scaled back from FP8, widened, or not at all.
+"""How a packed weight becomes one that can be multiplied: as it is, decoded, widened, or not at all.
 
-FP8 weights are e4m3 with one float32 scale an output channel (`renderer.weights`). Where the GPU multiplies FP8 they
-stay what they are (`blocks.py`); elsewhere they are scaled back to bf16 once a block and sweep. Where bf16 cannot be
-multiplied fast, what is bf16 or was scaled back to it is widened to float32, which holds every bf16 number as it is: a
-store means the same weights on every machine.
+A weight is kept by a codec (`renderer.weights.codecs`). Where the GPU multiplies FP8, weights of that codec stay what
+they are (`fp8_blocks.py`); all others are decoded to bf16, once a block and sweep. Where bf16 cannot be multiplied
+fast, what is bf16 or was decoded to it is widened to float32, which holds every bf16 number as it is: a store means the
+same weights on every machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
-from renderer.weights.fp8 import dequantise
-
-SCALE = "scale"
-WEIGHT = "weight"
-
-
-def is_scaled(tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Whether any of a block's tensors is an FP8 weight with its scale."""
-    return any(name.rpartition(".")[2] == SCALE for name in tensors)
+from renderer.weights import codecs
+from renderer.weights.codecs import Kept
+from renderer.weights.codecs.rows import ROWS
+from renderer.weights.store import TensorPlace
 
 
-def restored(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def kept(places: Iterable[TensorPlace]) -> dict[str, Kept]:
+    """By the names that a block's module has, how its tensors are kept in a file."""
+    return codecs.kept({place.name: place.dtype for place in places})
+
+
+def restored(
+    tensors: Mapping[str, torch.Tensor], how: Mapping[str, Kept], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
     """The tensors of a block in `dtype` by the names its module has; what is of another is restored into new memory."""
-    return {name: restore(name, tensors).to(dtype) for name in tensors if name.rpartition(".")[2] != SCALE}
+    return {name: restore(each, tensors).to(dtype) for name, each in how.items()}
 
 
-def room_for(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def room_for(
+    tensors: Mapping[str, torch.Tensor], how: Mapping[str, Kept], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
     """Memory for a block's tensors in `dtype`, by the names its module has, not filled."""
-    return {
-        name: torch.empty_like(tensor, dtype=dtype)
-        for name, tensor in tensors.items()
-        if name.rpartition(".")[2] != SCALE
-    }
+    found = {}
+    for name, each in how.items():
+        parts = {suffix: tensors[part] for suffix, part in each.parts.items()}
+        shape = each.codec.shape({suffix: tuple(part.shape) for suffix, part in parts.items()})
+        found[name] = torch.empty(shape, dtype=dtype, device=parts[codecs.WEIGHT].device)
+    return found
 
 
-def restore(name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """One tensor in bf16: itself, or an FP8 weight times its scales."""
-    stem, _, kind = name.rpartition(".")
-    tensor = tensors[name]
-    scale = tensors.get(f"{stem}.{SCALE}" if stem else SCALE)
-    if kind != WEIGHT or scale is None:
-        return tensor
-    return scaled_back(tensor, scale)
+def restore(how: Kept, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """One tensor in bf16: itself, or what its codec's parts stand for."""
+    return ROWS[how.codec.name].decode({suffix: tensors[part] for suffix, part in how.parts.items()})
 
 
-def scaled_back(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """The bf16 weight, [rows, columns], that e4m3 values and a float32 scale a row stand for, in new memory.
-
-    A product in float32, rounded once: the same bits on every device.
-    """
-    if values.device.type == "cpu":
-        return dequantise(values, scale).to(torch.bfloat16)
-    widened = values.to(torch.bfloat16)  # exact
-    return torch.mul(widened, scale[:, None], out=widened)  # in float32, without a float32 copy
-
-
-def restore_into(targets: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Scale a block's tensors back, or widen them, into memory that is there already."""
+def restore_into(
+    targets: Mapping[str, torch.Tensor], how: Mapping[str, Kept], tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Decode a block's tensors, or widen them, into memory that is there already."""
     for name, target in targets.items():
-        target.copy_(restore(name, tensors))
+        target.copy_(restore(how[name], tensors))
 
 
 def fp8_arithmetic() -> bool:

@@ -68,7 +68,7 @@ def weight_bytes(shape: Shape, precision: Stored) -> WeightBytes:
         return sum(tensor.bytes for tensor in files[network, kind].tensors)
 
     def largest(network: Network) -> int:
-        return max(math.prod(tensor.shape) for tensor in files[network, "block"].tensors)
+        return max(math.prod(found[network][tensor.source]) for tensor in files[network, "block"].tensors)
 
     norm = 2 * text
     parts = {

@@ -46,8 +46,8 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """One tensor in its file: `offset` is from the file's beginning, in bytes."""
+class TensorAt:
+    """Where one tensor lies in somebody's file: `offset` is from the file's beginning, in bytes."""
 
     path: Path
     dtype: str
@@ -61,12 +61,12 @@ class Checkpoint:
     """A network's tensors by the hub's names, without those that are left out. `fingerprint` changes with its files."""
 
     network: Network
-    tensors: Mapping[str, Stored]
+    tensors: Mapping[str, TensorAt]
     fingerprint: str
 
     @property
     def shapes(self) -> dict[str, Shape]:
-        return {name: stored.shape for name, stored in self.tensors.items()}
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
 
     @property
     def is_blind(self) -> bool:
@@ -82,7 +82,7 @@ def open_checkpoint(network: Network, paths: Sequence[Path]) -> Checkpoint:
     """
     if not paths:
         raise ModelError(f"the {network} has no files")
-    found: dict[str, Stored] = {}
+    found: dict[str, TensorAt] = {}
     digest = hashlib.sha256()
     _check_shards(paths)
     for path in paths:
@@ -115,7 +115,7 @@ def check_together(checkpoints: Mapping[Network, Checkpoint]) -> None:
             raise ModelError(f"{path}: wants a {what} of width {mine}, and this one has {others}", hint=_HINT)
 
 
-def _add(network: Network, path: Path, header: Header, found: dict[str, Stored]) -> None:
+def _add(network: Network, path: Path, header: Header, found: dict[str, TensorAt]) -> None:
     for own_name, entry in header.tensors.items():
         name = hub_name(network, own_name)
         if name in found:
@@ -127,7 +127,7 @@ def _add(network: Network, path: Path, header: Header, found: dict[str, Stored])
             message = f'{path}: tensor "{shorten(name)}" is {entry.dtype}, and only {kinds} are read'
             raise ModelError(message, hint="take the model's bf16 files")
         size = entry.end - entry.begin
-        found[name] = Stored(path, entry.dtype, entry.shape, header.data_offset + entry.begin, size)
+        found[name] = TensorAt(path, entry.dtype, entry.shape, header.data_offset + entry.begin, size)
 
 
 def hub_name(network: Network, name: str) -> str:
@@ -151,7 +151,7 @@ def _check_shards(paths: Sequence[Path]) -> None:
         raise ModelError(f"{first.with_name(wrong[0])}.safetensors {what}", hint=_HINT)
 
 
-def _check_index(network: Network, paths: Sequence[Path], found: Mapping[str, Stored]) -> None:
+def _check_index(network: Network, paths: Sequence[Path], found: Mapping[str, TensorAt]) -> None:
     """Where the hub's index lies beside the shards, each tensor must be in the shard it says."""
     for index in sorted({path.parent for path in paths if _SHARD.search(path.name)}):
         for file in sorted(index.glob("*.safetensors.index.json")):

@@ -67,8 +67,9 @@ class SourceFile(Value):
 
 
 class Index(Value):
-    """What a store is: `index.json`. `errors` is each fp8 tensor's relative Frobenius error against its original.
+    """What a store is: `index.json`.
 
+    `errors` is each weight's relative Frobenius error against its original, where its codec loses more than bf16 does.
     `sources` are the files it was made of; stores that were packed before they were hashed have none.
     `checksum` is the SHA-256 over all the rest, so that a flipped bit in here is noticed as well.
     """
@@ -91,7 +92,7 @@ class Index(Value):
 
     @property
     def worst_error(self) -> tuple[str, float] | None:
-        """The fp8 tensor with the largest error, and that error; None in a bf16 store."""
+        """The tensor with the largest error, and that error; None in a store that lost nothing."""
         return max(self.errors.items(), key=lambda item: item[1], default=None)
 
     @property

@@ -1,29 +1,26 @@
-"""Which tensor of a checkpoint goes into which file of a packed store, in which order and in which form.
+"""Which tensor of a checkpoint goes into which file of a packed store, in which order and by which codec.
 
 Data and arithmetic. In a block's file the tensors lie in the order of a slot: the large weights first, those that can
-be multiplied as one side by side; then (fp8) their scales, then their biases, then the norms. Names in a block's file
-are relative to the block; elsewhere they are the hub's. Knows nothing of files' bytes, and imports no torch.
+be multiplied as one side by side; then what their codec has besides, as scales; then their biases, then the norms.
+Names in a block's file are relative to the block; elsewhere they are the hub's. Knows nothing of files' bytes, and
+imports no torch.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from renderer.errors import ModelError
 from renderer.job import Stored
-from renderer.weights.headers import Planned, Shape, tensor_bytes
+from renderer.weights.codecs import CODECS, PLAIN, WEIGHT, Codec, Part
+from renderer.weights.headers import Planned, Shape
 from renderer.weights.shapes import Network
 
 Kind = Literal["block", "modulation", "outside", "vision", "whole"]
 """What a file is of: a layer, a layer's modulation, what stands outside the layers, the vision tower, a network."""
-
-Form = Literal["bf16", "fp8", "scale"]
-"""How a tensor is kept: as bfloat16, as e4m3, or it is an e4m3 tensor's scales (float32, one a row)."""
-
-DTYPES: Mapping[Form, str] = {"bf16": "BF16", "fp8": "F8_E4M3", "scale": "F32"}
 
 ALIGNMENT = 16
 """Each tensor of a streamed file takes a multiple of this, so that each view into a slot begins at one."""
@@ -60,7 +57,7 @@ NORMS: Mapping[tuple[Network, Kind], tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Staying:
-    """Tensors that stay bf16 in an fp8 store, by a pattern over the hub's names, and why."""
+    """Tensors that stay bf16 in every store, by a pattern over the hub's names, and why."""
 
     network: Network
     pattern: str
@@ -85,20 +82,25 @@ STAYS_BF16: tuple[Staying, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class PackedTensor:
-    """One tensor of a packed file: its name there, the checkpoint's tensor it comes from, its form and its shape."""
+    """One tensor of a packed file: its name there, the checkpoint's tensor it comes from, its codec, and which part."""
 
     name: str
     source: str
-    form: Form
-    shape: Shape
+    codec: Codec
+    part: Part
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is its source's first part: each source has one."""
+        return self.part.suffix == WEIGHT
 
     @property
     def bytes(self) -> int:
-        return tensor_bytes(DTYPES[self.form], self.shape)
+        return self.part.bytes
 
     @property
     def planned(self) -> Planned:
-        return Planned(self.name, DTYPES[self.form], self.shape)
+        return self.part.planned(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class PackedFile:
 
 
 def reason_to_stay(network: Network, source: str) -> str:
-    """Why a tensor stays bf16 in an fp8 store, or an empty string."""
+    """Why a tensor stays bf16 in every store, or an empty string."""
     return next((row.reason for row in STAYS_BF16 if row.network == network and re.search(row.pattern, source)), "")
 
 
@@ -134,7 +136,7 @@ def plan_files(shapes: Mapping[Network, Mapping[str, Shape]], precision: Stored)
         *((_apart("text_encoder/vision", "text_encoder", "vision", shapes["text_encoder"]),) if sees else ()),
         _apart("vae", "vae", "whole", shapes["vae"]),
     )
-    placed = sorted((file.network, each.source) for file in files for each in file.tensors if each.form != "scale")
+    placed = sorted((file.network, each.source) for file in files for each in file.tensors if each.is_first)
     assert placed == sorted((network, name) for network, names in shapes.items() for name in names)
     return files
 
@@ -148,7 +150,7 @@ def _streamed(network: Network, kind: Kind, shapes: Mapping[str, Shape], precisi
         file = PackedFile(name, network, kind, number, tuple(_in_slot_order(network, kind, block, shapes, precision)))
         for tensor in file.tensors:
             if tensor.bytes % ALIGNMENT:
-                message = f'tensor "{tensor.source}" would take {tensor.bytes} bytes as {tensor.form}'
+                message = f'tensor "{tensor.source}" would take {tensor.bytes} bytes as {tensor.codec.name}'
                 hint = "take another model: this one's width cannot be streamed"
                 raise ModelError(f"{message}, not a multiple of {ALIGNMENT}", hint=hint)
         yield file
@@ -158,25 +160,31 @@ def _in_slot_order(
     network: Network, kind: Kind, block: str, shapes: Mapping[str, Shape], precision: Stored
 ) -> Iterator[PackedTensor]:
     stems = SLOT_ORDER[network, kind]
-    small: Stored = "bf16"
-    scaled: list[PackedTensor] = []
+    besides: dict[str, list[PackedTensor]] = {}
     for stem in stems:
-        source = f"{block}{stem}.weight"
-        form: Form = small if reason_to_stay(network, source) else precision
-        yield PackedTensor(f"{stem}.weight", source, form, shapes[source])
-        if form == "fp8":
-            scaled.append(PackedTensor(f"{stem}.scale", source, "scale", shapes[source][:1]))
-    yield from scaled
+        source = f"{block}{stem}.{WEIGHT}"
+        codec = PLAIN if reason_to_stay(network, source) else CODECS[precision]
+        first, *others = codec.parts(shapes[source])
+        yield PackedTensor(f"{stem}.{WEIGHT}", source, codec, first)
+        for part in others:
+            besides.setdefault(part.suffix, []).append(PackedTensor(f"{stem}.{part.suffix}", source, codec, part))
+    for tensors in besides.values():
+        yield from tensors
     rest = (*(f"{stem}.bias" for stem in stems), *NORMS[network, kind])
     for name in rest:
         if block + name in shapes:
-            yield PackedTensor(name, block + name, small, shapes[block + name])
+            yield _plain(name, block + name, shapes[block + name])
+
+
+def _plain(name: str, source: str, shape: Shape) -> PackedTensor:
+    (part,) = PLAIN.parts(shape)
+    return PackedTensor(name, source, PLAIN, part)
 
 
 def _apart(stem: str, network: Network, kind: Kind, shapes: Mapping[str, Shape]) -> PackedFile:
-    """A file outside the blocks, always bf16. Tensors that would leave the next one unaligned come last."""
+    """A file outside the blocks, always plain. Tensors that would leave the next one unaligned come last."""
     names = [name for name in shapes if _kind_of(network, name) == kind]
-    tensors: Sequence[PackedTensor] = [PackedTensor(name, name, "bf16", shapes[name]) for name in names]
+    tensors = [_plain(name, name, shapes[name]) for name in names]
     ordered = sorted(tensors, key=lambda tensor: (tensor.bytes % ALIGNMENT > 0, tensor.name))
     return PackedFile(f"{stem}.safetensors", network, kind, None, tuple(ordered))
 

@@ -46,7 +46,7 @@ _SPARE_BYTES = 2**24  # for the index, folders, and what a file system needs
 
 
 class _Done(Value):
-    """A file of the store that is whole, and the errors of its fp8 tensors."""
+    """A file of the store that is whole, and the errors of its tensors."""
 
     file: StoredFile
     errors: dict[str, float]

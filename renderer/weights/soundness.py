@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from renderer.catalog import DEMO, Model
 from renderer.errors import ModelError
-from renderer.job import Stored
 from renderer.weights import places
 from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint
+from renderer.weights.codecs import CODECS
 from renderer.weights.shapes import Network
 
 
@@ -52,5 +52,4 @@ def check(model: Model) -> None:
 
 def _is_packed(model: Model) -> bool:
     """Whether a catalogue model's store is here; one's own files would have to be read whole to know."""
-    precisions: tuple[Stored, ...] = ("bf16", "fp8")
-    return bool(model.parts and not model.files) and any(places.has_store(model, each) for each in precisions)
+    return bool(model.parts and not model.files) and any(places.has_store(model, each) for each in CODECS)

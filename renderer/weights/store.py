@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,16 +22,12 @@ import torch
 from renderer.errors import ModelError
 from renderer.job import Stored
 from renderer.system.files import sha256_of
+from renderer.weights import codecs
+from renderer.weights.dtypes import TORCH_DTYPES
 from renderer.weights.headers import DATA_ALIGNMENT, ITEM_BITS, Header, read_header
 from renderer.weights.index import HINT, INDEX, PROCESSOR, TOKENIZER, Index, StoredFile, read_index
 from renderer.weights.layout import ALIGNMENT, Kind
 from renderer.weights.shapes import Network
-
-TORCH_DTYPES: Mapping[str, torch.dtype] = {
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F32": torch.float32,
-}
 
 Report = Callable[[int, int, str], None]
 """Hears of progress: bytes done, bytes of all, the file at hand. May be called from any thread, one at a time."""
@@ -304,7 +300,7 @@ def load(file: BlockFile, device: torch.device | str = "cpu") -> dict[str, torch
 def _block_file(path: Path, entry: StoredFile, header: Header, sound: set[Path]) -> BlockFile:
     places = []
     for name, found in header.tensors.items():
-        if found.dtype not in TORCH_DTYPES or 8 * found.begin % ITEM_BITS[found.dtype]:
+        if found.dtype not in codecs.types() or 8 * found.begin % ITEM_BITS[found.dtype]:
             raise ModelError(f'{path}: tensor "{name}" is no part of a packed store', hint=HINT)
         places.append(TensorPlace(name, found.dtype, found.shape, found.begin, found.end - found.begin))
     data_bytes = header.file_bytes - header.data_offset

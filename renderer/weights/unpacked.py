@@ -1,6 +1,6 @@
 """A downloaded checkpoint that reads like its packed store: the same files, tensors and bits, made as they are read.
 
-For whoever opens a model whose store nobody has made. At fp8 each weight is quantised when it is read, as `pack` would
+For whoever opens a model whose store nobody has made. Each weight is encoded when it is read, as `pack` would
 have done it, so that a precision means the same weights whatever they come from. Knows nothing of pipelines and slots.
 """
 
@@ -18,7 +18,7 @@ from renderer.errors import ModelError
 from renderer.job import Stored
 from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint
 from renderer.weights.convert import Maker
-from renderer.weights.layout import DTYPES, Kind, PackedFile, PackedTensor, plan_files
+from renderer.weights.layout import Kind, PackedFile, PackedTensor, plan_files
 from renderer.weights.shapes import Network
 from renderer.weights.store import TensorPlace, views
 
@@ -51,7 +51,7 @@ class UnpackedFile:
     def is_as_it_was(self) -> bool:
         """Whether its tensors are the checkpoint's own bytes, and none is brought into another form."""
         sources = self.checkpoint.tensors
-        return all(each.form == "bf16" and sources[each.source].dtype == "BF16" for each in self.plan.tensors)
+        return all(each.codec.is_plain and sources[each.source].dtype == each.part.dtype for each in self.plan.tensors)
 
     def read_into(self, buffer: torch.Tensor) -> None:
         """The whole data into the beginning of a uint8 tensor of the CPU. Raises `ModelError`."""
@@ -81,10 +81,10 @@ class UnpackedFile:
             yield from Maker(self.checkpoint, sources, device, {}).pieces(self.plan)
 
     def tensors_of(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Some of the tensors, in host memory; those that belong to a weight's scales are made with it."""
+        """Some of the tensors, in host memory; a weight is read for any of its parts."""
         plan = [tensor for tensor in self.plan.tensors if tensor.name in names]
-        stems = {tensor.source for tensor in plan if tensor.form == "scale"}
-        needed = [each for each in self.plan.tensors if each in plan or (each.form == "fp8" and each.source in stems)]
+        sources = {tensor.source for tensor in plan}
+        needed = [each for each in self.plan.tensors if each in plan or (each.is_first and each.source in sources)]
         part = UnpackedFile(self.checkpoint, replace(self.plan, tensors=tuple(needed)), _places(needed))
         flat = torch.empty(part.bytes, dtype=torch.uint8)
         part.read_into(flat)
@@ -117,6 +117,6 @@ def unpacked(source: Mapping[Network, Sequence[Path]], tokenizer: Path, precisio
 def _places(tensors: Sequence[PackedTensor]) -> tuple[TensorPlace, ...]:
     places, offset = [], 0
     for tensor in tensors:
-        places.append(TensorPlace(tensor.name, DTYPES[tensor.form], tensor.shape, offset, tensor.bytes))
+        places.append(TensorPlace(tensor.name, tensor.part.dtype, tensor.part.shape, offset, tensor.bytes))
         offset += tensor.bytes
     return tuple(places)

@@ -15,6 +15,7 @@ import torch
 from renderer.engine import fp8_kernels as kernels
 from renderer.engine import fp8_reference as reference
 from renderer.engine.fp8_reference import Rows
+from renderer.weights.codecs.fp8 import LARGEST
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROWS, WIDTH, HEADS, HEAD = 8, 96, 3, 32
@@ -96,7 +97,7 @@ class TestQuantising:
     def test_largest_of_a_row_is_448(self, name: str, rows: torch.Tensor, parts: torch.Tensor) -> None:
         """Nothing of FP8's range is wasted, and nothing is beyond it."""
         found = QUANTISING[name](kernels, rows[[FINITE]], parts)
-        assert found.values[0].to(torch.float8_e4m3fn).float().abs().max() == reference.LARGEST
+        assert found.values[0].to(torch.float8_e4m3fn).float().abs().max() == LARGEST
 
     def test_a_number_that_is_none_is_handed_on(self, name: str, rows: torch.Tensor, parts: torch.Tensor) -> None:
         """A row with NaN or infinity in it is no number at all, as the reference has it; the other rows are theirs."""

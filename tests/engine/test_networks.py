@@ -15,7 +15,7 @@ from diffsynth.pipelines.qwen_image import QwenImagePipeline
 
 from renderer import catalog
 from renderer.demo import family
-from renderer.engine import configs, networks, resolve, scaled, stores
+from renderer.engine import coded, configs, networks, resolve, stores
 from renderer.engine.native import NativeEngine
 from renderer.engine.networks import TensorMap
 from renderer.engine.pipeline import open_pipeline
@@ -24,6 +24,7 @@ from renderer.errors import ModelError
 from renderer.job import Job, ModelIdentity, Profile, Stored
 from renderer.protocol import Setup
 from renderer.weights import pack, prepare
+from renderer.weights.codecs import CODECS, Codec
 from renderer.weights.store import open_store
 from renderer.weights.unpacked import unpacked
 from tests.engine.conftest import OpenAt, no_report
@@ -114,8 +115,8 @@ class TestBuilding:
         assert (setup and setup.profile == "disk") or not any(each.is_meta for each in pipe.state_dict().values())
 
     @pytest.mark.parametrize("profile", ["cpu", "disk"])
-    def test_scaled_layers_never_lose_their_scales(self, profile: Profile) -> None:
-        """DiffSynth's moves and casts leave an FP8 layer's weight and scales as they are in the store."""
+    def test_coded_layers_never_lose_their_scales(self, profile: Profile) -> None:
+        """DiffSynth's moves and casts leave a layer's FP8 weight and scales as they are in the store."""
         pipe = open_pipeline(from_store(profile, "fp8"), no_report).pipe
         there = open_store(store_of("fp8")).blocks("transformer")[0].tensors_of(["attn.to_q.weight", "attn.to_q.scale"])
         for _ in range(2):
@@ -127,13 +128,14 @@ class TestBuilding:
             assert torch.equal(layer.scale, there["attn.to_q.scale"])
             pipe.load_models_to_device([])
 
-    def test_scaled_layers_are_what_diffsynth_asks_for(self) -> None:
+    @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+    def test_coded_layers_are_what_diffsynth_asks_for(self, codec: Codec) -> None:
         """Its own check of what a layer that is quantised must be."""
-        assert check_backend_contract(scaled.ScaledLayers(), compute_device="cpu")
+        assert check_backend_contract(coded.CodedLayers(codec), compute_device="cpu")
 
     def test_a_layer_that_is_copied_to_be_moved_stays(self) -> None:
         """DiffSynth copies a layer that waits and moves the copy: no weight is copied where it waits."""
-        layer = scaled.ScaledLinear(torch.nn.Linear(4, 4))
+        layer = coded.CodedLinear(torch.nn.Linear(4, 4), CODECS["fp8"])
         layer.load_state_dict({name: torch.ones(each.shape) for name, each in layer.state_dict().items()}, assign=True)
         twin = copy.deepcopy(layer)
         assert twin.weight is layer.weight

@@ -14,7 +14,7 @@ from renderer.engine.modulation import PickImage, PickText, Ready
 from renderer.engine.recorded import CudaRecorder, RecordedBlocks
 from renderer.job import Stored
 from renderer.weights import shapes
-from renderer.weights.layout import DTYPES, plan_files
+from renderer.weights.layout import plan_files
 from renderer.weights.store import TensorPlace, views
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
@@ -34,7 +34,7 @@ def places(precision: Stored) -> list[TensorPlace]:
     }
     found, offset = [], 0
     for tensor in plan_files(networks, precision)[0].tensors:  # type: ignore[arg-type]
-        found.append(TensorPlace(tensor.name, DTYPES[tensor.form], tensor.shape, offset, tensor.bytes))
+        found.append(TensorPlace(tensor.name, tensor.part.dtype, tensor.part.shape, offset, tensor.bytes))
         offset += tensor.bytes
     return found
 

@@ -52,11 +52,11 @@ class TestPlan:
     def test_every_tensor_once(self, precision: Stored) -> None:
         """Each tensor of a checkpoint is in exactly one file, and each fp8 weight has its scales in the same one."""
         files = plan_files(REAL, precision)
-        found = Counter((file.network, each.source) for file in files for each in file.tensors if each.form != "scale")
+        found = Counter((file.network, each.source) for file in files for each in file.tensors if each.is_first)
         assert found == Counter((network, name) for network, names in REAL.items() for name in names)
         for file in files:
-            weights = [tensor.source for tensor in file.tensors if tensor.form == "fp8"]
-            assert weights == [tensor.source for tensor in file.tensors if tensor.form == "scale"]
+            weights = [tensor.source for tensor in file.tensors if tensor.is_first and not tensor.codec.is_plain]
+            assert weights == [tensor.source for tensor in file.tensors if tensor.part.suffix == "scale"]
             assert len({tensor.name for tensor in file.tensors}) == len(file.tensors)
 
     def test_sizes(self) -> None:
@@ -87,6 +87,6 @@ class TestPlan:
         """An fp8 store keeps as bf16 exactly what the table names, and each line of the table is needed."""
         for file in plan_files(REAL, "fp8"):
             for tensor in file.tensors:
-                assert bool(reason_to_stay(file.network, tensor.source)) == (tensor.form == "bf16")
+                assert bool(reason_to_stay(file.network, tensor.source)) == tensor.codec.is_plain
         used = {reason_to_stay(network, name) for network, names in REAL.items() for name in names} - {""}
         assert used == {row.reason for row in STAYS_BF16}

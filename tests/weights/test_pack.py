@@ -22,7 +22,7 @@ from renderer.machine import hardware
 from renderer.weights import pack as packing
 from renderer.weights import shapes
 from renderer.weights import unpacked as opening
-from renderer.weights.fp8 import dequantise, quantise
+from renderer.weights.codecs.rows.fp8 import dequantise, quantise
 from renderer.weights.layout import BLOCK_PREFIX
 from renderer.weights.originals import discard_source
 from renderer.weights.shapes import Network

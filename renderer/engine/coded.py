@@ -1,4 +1,4 @@
-"""Linear layers that hold e4m3 weights with a scale a row: what DiffSynth takes for layers that are quantised.
+"""Linear layers that hold what a codec keeps of their weights: what DiffSynth takes for layers that are quantised.
 
 DiffSynth's own FP8, a dtype of its `ModelConfig`, casts weights to e4m3 without scales, and biases, norms, embeddings
 and rotary frequencies with them. These hold what a packed store holds, and multiply what it stands for. Knows nothing
@@ -15,22 +15,26 @@ import torch
 from diffsynth.core.quant import QuantBackend
 from diffsynth.core.vram.initialization import skip_model_initialization
 
-from renderer.engine import precision
+from renderer.weights.codecs import Codec
+from renderer.weights.codecs.rows import ROWS
+from renderer.weights.dtypes import TORCH_DTYPES
 
 
-class ScaledLinear(torch.nn.Linear):
-    """A linear layer with an e4m3 weight, [rows, columns], and a float32 scale a row, scaled back at each product.
+class CodedLinear(torch.nn.Linear):
+    """A linear layer with the parts of its weight, [rows, columns], which is decoded at each product.
 
     It is on the meta device until it is loaded. It can be moved and not cast: what it holds stays as it was packed.
     """
 
-    def __init__(self, linear: torch.nn.Linear) -> None:
+    def __init__(self, linear: torch.nn.Linear, codec: Codec) -> None:
         with skip_model_initialization():
             super().__init__(linear.in_features, linear.out_features, bias=False)
         rows, columns = linear.out_features, linear.in_features
+        parts = codec.parts((rows, columns))
+        self._decode = ROWS[codec.name].decode
+        self._suffixes = tuple(part.suffix for part in parts)
         held: dict[str, torch.Tensor] = {
-            "weight": torch.empty(rows, columns, dtype=torch.float8_e4m3fn, device="meta"),
-            precision.SCALE: torch.empty(rows, dtype=torch.float32, device="meta"),
+            part.suffix: torch.empty(part.shape, dtype=TORCH_DTYPES[part.dtype], device="meta") for part in parts
         }
         if linear.bias is not None:
             held["bias"] = torch.empty(rows, dtype=torch.bfloat16, device="meta")
@@ -40,10 +44,10 @@ class ScaledLinear(torch.nn.Linear):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """The product in the values' type; the weight comes to it by way of bf16, as everywhere."""
-        weight = precision.scaled_back(self.weight, self.scale).to(values.dtype)
+        weight = self._decode({suffix: self._buffers[suffix] for suffix in self._suffixes}).to(values.dtype)
         return torch.nn.functional.linear(values, weight, None if self.bias is None else self.bias.to(values.dtype))
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> ScaledLinear:  # noqa: FBT001, FBT002
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> CodedLinear:  # noqa: FBT001, FBT002
         """Move to where `fn` brings a tensor."""
         del recurse
         for name, tensor in self._buffers.items():
@@ -51,25 +55,28 @@ class ScaledLinear(torch.nn.Linear):
                 self._buffers[name] = tensor.to(fn(tensor.new_empty(0)).device)
         return self
 
-    def __deepcopy__(self, _memo: dict[int, Any]) -> ScaledLinear:
+    def __deepcopy__(self, _memo: dict[int, Any]) -> CodedLinear:
         """A twin that shares the tensors: DiffSynth copies a layer to move the copy, and moving makes new ones."""
         twin = copy.copy(self)
         twin.__dict__["_buffers"] = dict(self._buffers)
         return twin
 
 
-class ScaledLayers(QuantBackend):
-    """DiffSynth's door to them."""
+class CodedLayers(QuantBackend):
+    """DiffSynth's door to them: of a network whose large weights are kept by one codec."""
 
-    name = "scaled e4m3"
+    name = "packed"
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
 
     def capabilities(self) -> dict[str, bool]:
         return {**super().capabilities(), "is_serializable": True}
 
     def quantized_linear_classes(self) -> tuple[type[torch.nn.Linear], ...]:
-        return (ScaledLinear,)
+        return (CodedLinear,)
 
-    def create_quantized_linear_shell(self, linear: torch.nn.Linear, compute_dtype: torch.dtype) -> ScaledLinear:
+    def create_quantized_linear_shell(self, linear: torch.nn.Linear, compute_dtype: torch.dtype) -> CodedLinear:
         """An empty layer in the place of one of the same widths."""
         del compute_dtype  # that of the values it is given
-        return ScaledLinear(linear)
+        return CodedLinear(linear, self._codec)

@@ -1,4 +1,4 @@
-"""A weight in eight bits: e4m3 with one scale an output channel. Numbers in, numbers out; knows no files.
+"""Values in e4m3, with a float32 scale a row.
 
 The largest magnitude of a row becomes 448, e4m3's largest number. Every step is one IEEE operation, so that the CPU and
 the GPU make the same bits.
@@ -6,12 +6,14 @@ the GPU make the same bits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-LARGEST = 448.0
-"""The largest finite number of e4m3fn (Micikevicius et al. 2022, FP8 Formats for Deep Learning, table 1)."""
+from renderer.weights.codecs.codec import WEIGHT
+from renderer.weights.codecs.fp8 import LARGEST, SCALE
+from renderer.weights.codecs.rows.encoded import Encoded, Loss
 
 _NONE = 0x7F
 """The bits of e4m3's only value that is no number, without its sign."""
@@ -28,6 +30,23 @@ class Quantised:
     scale: torch.Tensor
     difference: float
     original: float
+
+
+def encode(rows: torch.Tensor, device: str = "cpu") -> Encoded:
+    """Rows that are e4m3 already keep their bits, with scales of one; all others are quantised on the device."""
+    found = taken_over(rows) if rows.dtype == torch.float8_e4m3fn else quantise(rows.to(device))
+    scale = found.scale.cpu()
+    loss = Loss(found.difference, found.original)
+    return Encoded({WEIGHT: found.values.cpu(), SCALE: scale}, is_finite=bool(scale.isfinite().all()), loss=loss)
+
+
+def decode(parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The bf16 matrix in new memory: a product in float32, rounded once, with the same bits on every device."""
+    values, scale = parts[WEIGHT], parts[SCALE]
+    if values.device.type == "cpu":
+        return dequantise(values, scale).to(torch.bfloat16)
+    widened = values.to(torch.bfloat16)  # exact
+    return torch.mul(widened, scale[:, None], out=widened)  # in float32, without a float32 copy
 
 
 def quantise(weight: torch.Tensor) -> Quantised:

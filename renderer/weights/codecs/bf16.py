@@ -1,0 +1,27 @@
+"""A matrix as the hub has it: in bfloat16. What is no matrix is kept so as well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+from renderer.job import Stored
+from renderer.weights.codecs.codec import WEIGHT, Part
+from renderer.weights.headers import Shape
+
+
+class _Bf16:
+    name: ClassVar[Stored] = "bf16"
+    error: ClassVar[float] = 2.0**-8  # of what was wider than bf16
+    is_plain: ClassVar[bool] = True
+    dtypes: ClassVar[Mapping[str, str]] = MappingProxyType({WEIGHT: "BF16"})
+
+    def parts(self, shape: Shape) -> tuple[Part, ...]:
+        return (Part(WEIGHT, "BF16", shape),)
+
+    def shape(self, parts: Mapping[str, Shape]) -> Shape:
+        return parts[WEIGHT]
+
+
+CODEC = _Bf16()

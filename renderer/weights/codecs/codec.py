@@ -1,0 +1,63 @@
+"""What a codec is: how one matrix of a network lies in a packed store. Frozen values; imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from renderer.job import Stored
+from renderer.weights.headers import Planned, Shape, tensor_bytes
+
+WEIGHT = "weight"
+"""The suffix of a codec's first part, and what a layer's matrix is called in a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the tensors that a matrix is kept as: what follows its layer's name, its type in safetensors, its shape.
+
+    Values of fewer than eight bits are kept several in a byte (`U8`, with fewer columns): a part's bytes are its own,
+    and not the matrix's.
+    """
+
+    suffix: str
+    dtype: str
+    shape: Shape
+
+    @property
+    def bytes(self) -> int:
+        return tensor_bytes(self.dtype, self.shape)
+
+    def planned(self, name: str) -> Planned:
+        """The part as a tensor of a file, under a name."""
+        return Planned(name, self.dtype, self.shape)
+
+
+class Codec(Protocol):
+    """How a matrix is kept. Its numbers are made and read back in `renderer.weights.codecs.rows`."""
+
+    @property
+    def name(self) -> Stored:
+        """The precision of a store whose matrices are kept so."""
+
+    @property
+    def error(self) -> float:
+        """How far a value may be from what is read back, as a share of the largest magnitude in its row."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the one part is the matrix in bf16, which is multiplied where it lies."""
+
+    @property
+    def dtypes(self) -> Mapping[str, str]:
+        """The parts' types by their suffixes: what a matrix's codec is told by in a file. No two codecs' are alike."""
+
+    def parts(self, shape: Shape) -> tuple[Part, ...]:
+        """The parts of a matrix, `WEIGHT` first; each has as many rows as the matrix, so that rows can be made alone.
+
+        Raises `ModelError` for a shape that cannot be kept so.
+        """
+
+    def shape(self, parts: Mapping[str, Shape]) -> Shape:
+        """The matrix's shape, from its parts' shapes by their suffixes."""

@@ -1,0 +1,32 @@
+"""A matrix in eight bits a value: e4m3, with a float32 scale for each row (an output channel)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+from renderer.job import Stored
+from renderer.weights.codecs.codec import WEIGHT, Part
+from renderer.weights.headers import Shape
+
+LARGEST = 448.0
+"""The largest finite number of e4m3fn (Micikevicius et al. 2022, FP8 Formats for Deep Learning, table 1)."""
+
+SCALE = "scale"
+
+
+class _Fp8:
+    name: ClassVar[Stored] = "fp8"
+    error: ClassVar[float] = 16 / LARGEST + 2.0**-8  # half the largest step, and bf16 of it
+    is_plain: ClassVar[bool] = False
+    dtypes: ClassVar[Mapping[str, str]] = MappingProxyType({WEIGHT: "F8_E4M3", SCALE: "F32"})
+
+    def parts(self, shape: Shape) -> tuple[Part, ...]:
+        return Part(WEIGHT, "F8_E4M3", shape), Part(SCALE, "F32", shape[:1])
+
+    def shape(self, parts: Mapping[str, Shape]) -> Shape:
+        return parts[WEIGHT]
+
+
+CODEC = _Fp8()

@@ -1,0 +1,18 @@
+"""The codecs' numbers: rows of a matrix made into its parts, and read back. Torch's half of `renderer.weights.codecs`.
+
+Numbers in, numbers out: knows no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from renderer.job import Stored
+from renderer.weights.codecs.rows import bf16, fp8
+from renderer.weights.codecs.rows.encoded import Encoded, Loss, Rows
+
+__all__ = ["ROWS", "Encoded", "Loss", "Rows"]
+
+ROWS: Mapping[Stored, Rows] = MappingProxyType({"bf16": bf16, "fp8": fp8})
+"""Every codec's numbers by its name."""
