@@ -26,7 +26,7 @@ from renderer.estimate import Work, decide
 from renderer.estimate.memory import CONTEXT_BYTES, MOST_TOKENS
 from renderer.job import Job
 from renderer.machine import hardware
-from renderer.planning import placement
+from renderer.planning import fitting, placement
 from renderer.protocol import Setup
 
 STEPS = 2
@@ -142,7 +142,7 @@ class Capped:
         jobs = [streamed.job_of(self._setup, *shape, STEPS, seed) for seed, shape in enumerate(MIXED_SHAPES, start=1)]
         setup = placement.setup_for(jobs, self._here, "stream", self._cap_bytes)
         setup = setup.model_copy(update={"store": self._setup.store, "identity": self._setup.identity})
-        refused = placement.refusals(jobs, setup, self._here)
+        refused = fitting.refusals(jobs, setup, self._here)
         admitted = [job for job in jobs if job not in refused]
         row = _row(self.attempt(setup, admitted), verdict=True)
         least = self._setup.model_copy(update={"slots": decide.FEWEST_SLOTS, "in_flight": 1})
@@ -163,7 +163,7 @@ class Capped:
         jobs = [streamed.job_of(self._setup, *shape, STEPS, 1 + seed, prompt) for seed in range(choice.pictures)]
         tokens = min(MOST_TOKENS, bare.tokens(self._engine, prompt))
         works = [replace(Work.of(job), prompt_tokens=tokens) for job in jobs]
-        streaming = replace(placement.streaming_of(self._setup, self._here), slots=slots)
+        streaming = replace(fitting.streaming_of(self._setup, self._here), slots=slots)
         least = decide.least(streaming, works)
         setup = self._setup.model_copy(update={"slots": slots, "in_flight": choice.pictures, "vram_bytes": None})
         found = _row(self.attempt(setup, jobs, (slots, choice.pictures)), verdict=least <= self.allowed_bytes)

@@ -18,7 +18,7 @@ from renderer.errors import EXIT_DONE, EXIT_MACHINE, UsageError
 from renderer.estimate import Estimate, Kernels, Native, Streaming, Term, Work, decide, host, memory
 from renderer.job import Size, stored
 from renderer.machine.hardware import Machine
-from renderer.planning import placement
+from renderer.planning import fitting, placement
 from renderer.text import counted, gib, wrap
 
 OTHER = "stable-diffusion-v1-5"
@@ -80,7 +80,7 @@ def _ours(options: argparse.Namespace, there: Machine) -> Answer:
     wanted = options.precision == "fp8"
     kernels = Kernels.of(there.gpu.compute_capability, fp8=wanted) if there.gpu else Kernels(fp8=wanted)
     kernels = replace(kernels, fused_attention=kernels.fused_attention and not options.plain_attention)
-    available = placement.allocator_bytes(there, options.vram)
+    available = fitting.allocator_bytes(there, options.vram)
     if options.profile == "stream":
         return _streamed(options, model, work, kernels, available)
     choice = placement.choose_profile(model, options.precision, there, options.profile, options.vram)
@@ -130,7 +130,7 @@ def _other(options: argparse.Namespace, there: Machine) -> Answer:
     cfg = 7.5 if options.cfg is None else options.cfg
     fused = not options.plain_attention
     found = estimate.estimate_unet(height, width, options.prompt_tokens, cfg, options.in_flight, fused=fused)
-    available = placement.allocator_bytes(there, options.vram)
+    available = fitting.allocator_bytes(there, options.vram)
     if available is not None:
         available += memory.CONTEXT_BYTES - found.context
     title = f"{OTHER}, {width}x{height}, fp16, {'fused' if fused else 'plain'} attention, batch of {options.in_flight}"

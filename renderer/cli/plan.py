@@ -25,8 +25,8 @@ from renderer.text import counted, cut, duration, gb, gib, wrap
 if TYPE_CHECKING:
     from renderer.machine.hardware import Machine
     from renderer.machine.rates import Rates
+    from renderer.planning.fitting import SizeRefusal
     from renderer.planning.forecast import Assumptions, Forecast, GroupForecast
-    from renderer.planning.placement import SizeRefusal
     from renderer.planning.plan import Plan
 
 WIDTH = 80

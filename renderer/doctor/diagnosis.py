@@ -26,7 +26,7 @@ from renderer.machine import hardware, processor, rates
 from renderer.machine.hardware import Machine
 from renderer.machine.processor import WITH_UNITS, Processor
 from renderer.machine.rates import Rates
-from renderer.planning import placement
+from renderer.planning import fitting, placement
 from renderer.system import folders
 from renderer.text import GIB
 from renderer.weights import needs, places
@@ -99,7 +99,7 @@ def pictures(here: Machine, known: Rates) -> dict[str, str]:
 
     Empty where there is no GPU.
     """
-    available = placement.allocator_bytes(here)
+    available = fitting.allocator_bytes(here)
     if here.gpu is None or available is None:
         return {}
     model, kernels = catalog.QWEN_IMAGE, Kernels.of(here.gpu.compute_capability)

@@ -10,7 +10,6 @@ import os
 import platform
 import resource
 import shutil
-import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import psutil
 
 from renderer.machine import gpus, processor
 from renderer.machine.gpus import LocalGpu
-from renderer.system import folders
+from renderer.system import children, folders
 
 _PROBE_TIMEOUT_S = 180
 
@@ -151,14 +150,13 @@ def ask(module: str, here: Machine) -> dict[str, Any]:
     """
     environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": here.visible} if here.visible else {})}
     processor.let_waiting_threads_sleep(environment)
-    command = [sys.executable, "-m", module]
     try:
-        answer = subprocess.run(command, capture_output=True, timeout=_PROBE_TIMEOUT_S, check=False, env=environment)
-    except subprocess.TimeoutExpired:
+        answer = children.ask([sys.executable, "-m", module], environment, _PROBE_TIMEOUT_S)
+    except TimeoutError:
         return {"error": f"no answer within {_PROBE_TIMEOUT_S} s"}
     with suppress(ValueError):
         found = json.loads(answer.stdout)
         if isinstance(found, dict):
             return found
     last = answer.stderr.decode(errors="replace").strip().splitlines()[-1:]
-    return {"error": f"exit status {answer.returncode}: {' '.join(last)}"}
+    return {"error": f"exit status {answer.status}: {' '.join(last)}"}

@@ -22,8 +22,9 @@ from renderer.job import Job, Precision, Profile, Weights
 from renderer.machine.hardware import Machine
 from renderer.machine.rates import Rates
 from renderer.planning import mixtures, space
+from renderer.planning.fitting import SizeRefusal, available_bytes, refusals, streaming_of
 from renderer.planning.pace import Pace, PaceKey, Way, seconds, timesteps
-from renderer.planning.placement import SizeRefusal, available_bytes, refusals, setup_for, streaming_of
+from renderer.planning.placement import setup_for
 from renderer.planning.plan import Plan, Planned
 from renderer.planning.space import Disk
 from renderer.protocol import Setup

@@ -14,7 +14,7 @@ from renderer.job import BlockArithmetic, Weights
 from renderer.machine.hardware import Machine
 from renderer.machine.processor import arithmetic
 from renderer.outputs.done import Known
-from renderer.planning import placement
+from renderer.planning import fitting
 from renderer.planning.plan import Plan
 from renderer.protocol import Setup
 
@@ -30,7 +30,7 @@ def expected(setup: Setup, machine: Machine) -> BlockArithmetic:
     """What pictures of a setup will be computed in on this machine."""
     if machine.gpu is None or setup.profile == "cpu":
         return arithmetic()
-    streamed = setup.profile == "stream" and placement.streaming_of(setup, machine).multiplies_fp8
+    streamed = setup.profile == "stream" and fitting.streaming_of(setup, machine).multiplies_fp8
     return "fp8" if streamed else "bf16"
 
 

@@ -8,7 +8,7 @@ from renderer.errors import RendererError
 from renderer.job import Job, Weights
 from renderer.machine.rates import Rates
 from renderer.outputs.summary import Ending
-from renderer.planning.placement import SizeRefusal
+from renderer.planning.fitting import SizeRefusal
 from renderer.protocol import Setup
 from renderer.supervisor.events import Watch
 from renderer.supervisor.pool import WorkerPool

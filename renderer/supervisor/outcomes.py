@@ -13,7 +13,7 @@ from renderer.errors import DiskError, RendererError
 from renderer.job import Sidecar
 from renderer.outputs import done, picture_files
 from renderer.outputs.done import Done
-from renderer.planning.placement import SizeRefusal
+from renderer.planning.fitting import SizeRefusal
 from renderer.planning.plan import Plan, Planned
 from renderer.protocol import Failed
 from renderer.supervisor import events, results

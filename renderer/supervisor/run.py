@@ -17,7 +17,7 @@ from renderer.manifest.manifest import Manifest
 from renderer.outputs import picture_files, status
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.summary import Ending, Summary, write_summary
-from renderer.planning import mixtures, owner, placement, plan, space
+from renderer.planning import fitting, mixtures, owner, placement, plan, space
 from renderer.planning.plan import Plan
 from renderer.planning.space import Disk
 from renderer.protocol import Setup
@@ -250,14 +250,12 @@ def _jobs(batches: Sequence[Plan]) -> list[Job]:
     return [item.picture.job for batch in batches for item in batch.to_render()]
 
 
-def _refused(
-    batches: Sequence[Plan], setups: Mapping[Weights, Setup], here: Machine
-) -> dict[Job, placement.SizeRefusal]:
+def _refused(batches: Sequence[Plan], setups: Mapping[Weights, Setup], here: Machine) -> dict[Job, fitting.SizeRefusal]:
     """The jobs that cannot fit on this machine in any way."""
     jobs = _jobs(batches)
-    found: dict[Job, placement.SizeRefusal] = {}
+    found: dict[Job, fitting.SizeRefusal] = {}
     for key, setup in setups.items():
-        found |= placement.refusals([job for job in jobs if Weights.of(job) == key], setup, here)
+        found |= fitting.refusals([job for job in jobs if Weights.of(job) == key], setup, here)
     return found
 
 

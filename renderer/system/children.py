@@ -14,7 +14,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import IO, BinaryIO
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -96,6 +97,27 @@ class Child:
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a process that has ended wrote, and its exit status, negative for a signal."""
+
+    stdout: bytes
+    stderr: bytes
+    status: int
+
+
+def ask(command: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> Reply:
+    """Run a process that is asked one thing, and wait for what it writes: seconds, after which it is ended.
+
+    It hears what asks us to stop, for nothing hangs on it. Raises `TimeoutError`.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False, env=environment)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"no answer within {timeout_s:.0f} s") from None
+    return Reply(done.stdout, done.stderr, done.returncode)
 
 
 @contextlib.contextmanager

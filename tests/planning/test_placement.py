@@ -14,7 +14,8 @@ from renderer.job import Job, Precision
 from renderer.machine import hardware
 from renderer.machine.gpus import LocalGpu
 from renderer.machine.hardware import Machine
-from renderer.planning.placement import available_bytes, choose_profile, refusals, setup_for, streaming_of
+from renderer.planning.fitting import available_bytes, refusals, streaming_of
+from renderer.planning.placement import choose_profile, setup_for
 from renderer.text import GIB
 from tests.engine.making import copy_model, without_vision
 from tests.making import make_job
