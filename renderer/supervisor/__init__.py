@@ -1,6 +1,6 @@
 """The night: manifests in, pictures out, whatever happens. Never imports torch, prints nothing.
 
-`run` is all manifests, `batch` one, `night` what they share. Three parts meet in a batch: a `source` of pictures; the
+`run` is all manifests, `batch` one, `night` what they share. Three parts meet in a batch: a `picture_source`; the
 `dispatcher`, which gives them to a `pool` of workers (`worker` says what one is, `local_worker` is a child process);
 and `outcomes`, which tells what became of each to its `sinks`: journal, plan, counts (`progress`), watchers.
 

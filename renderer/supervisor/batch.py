@@ -20,9 +20,9 @@ from renderer.supervisor.dispatcher import Dispatcher
 from renderer.supervisor.heartbeat import TICK_S, Heartbeat
 from renderer.supervisor.night import Night
 from renderer.supervisor.outcomes import Outcomes
+from renderer.supervisor.picture_source import PictureSource, PlanSource
 from renderer.supervisor.progress import told
 from renderer.supervisor.settings import AT_ONCE
-from renderer.supervisor.source import PictureSource, PlanSource
 
 
 class Batch:

@@ -23,10 +23,10 @@ from renderer.supervisor import events, results
 from renderer.supervisor.heartbeat import TICK_S, Heartbeat
 from renderer.supervisor.night import Night
 from renderer.supervisor.outcomes import Outcomes
+from renderer.supervisor.picture_source import PictureSource
 from renderer.supervisor.pool import Seat
 from renderer.supervisor.results import Result
 from renderer.supervisor.settings import AT_ONCE
-from renderer.supervisor.source import PictureSource
 from renderer.supervisor.worker import Gone
 
 

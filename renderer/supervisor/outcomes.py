@@ -27,7 +27,7 @@ from renderer.supervisor.sinks import (
     Dropped,
     JournalSink,
     Missing,
-    Outcome,
+    PictureOutcome,
     PlanSink,
     Present,
     Sink,
@@ -56,7 +56,7 @@ class Outcomes:
         """The plan, with what has become of its pictures."""
         return self._now.plan_now()
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _tell(self, outcome: PictureOutcome) -> None:
         for sink in self._sinks:
             sink.hear(outcome)
 

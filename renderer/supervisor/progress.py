@@ -18,7 +18,7 @@ from renderer.outputs.status import InFlight, Phase, RunStatus
 from renderer.outputs.summary import Ending, Failure, Summary
 from renderer.planning.pace import weight
 from renderer.planning.plan import Plan, Planned
-from renderer.supervisor.sinks import Attempted, Crashed, Dropped, Missing, Outcome, Present
+from renderer.supervisor.sinks import Attempted, Crashed, Dropped, Missing, PictureOutcome, Present
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class BatchProgress:
         self._work_left = sum(map(weight, todo))
         self._mean_work = self._work_left / max(1, len(todo))
 
-    def hear(self, outcome: Outcome) -> None:
+    def hear(self, outcome: PictureOutcome) -> None:
         """Count what has become of a picture. A try that never began is none."""
         item = outcome.item
         match outcome:

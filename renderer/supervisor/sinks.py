@@ -69,13 +69,13 @@ class Missing:
     detail: str = ""
 
 
-Outcome = Attempted | Dropped | Crashed | Present | Missing
+PictureOutcome = Attempted | Dropped | Crashed | Present | Missing
 
 
 class Sink(Protocol):
     """Hears what becomes of the pictures of one batch."""
 
-    def hear(self, outcome: Outcome) -> None:
+    def hear(self, outcome: PictureOutcome) -> None:
         """It has become so. Raises `DiskError` where it cannot be written down and must be."""
 
 
@@ -85,7 +85,7 @@ class JournalSink:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    def hear(self, outcome: Outcome) -> None:
+    def hear(self, outcome: PictureOutcome) -> None:
         picture_id, fingerprint = outcome.item.picture.id, outcome.item.fingerprint
         match outcome:
             case Attempted():
@@ -111,7 +111,7 @@ class PlanSink:
         """The plan, with what has become of its pictures."""
         return self._plan.updated(self._changed)
 
-    def hear(self, outcome: Outcome) -> None:
+    def hear(self, outcome: PictureOutcome) -> None:
         item = outcome.item
         match outcome:
             case Present(known=known):
@@ -130,7 +130,7 @@ class WatchSink:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
-    def hear(self, outcome: Outcome) -> None:
+    def hear(self, outcome: PictureOutcome) -> None:
         match outcome:
             case Present(rendered=True):
                 self._watch(events.PictureDone(outcome.item, outcome.sidecar))

@@ -23,8 +23,8 @@ from renderer.planning.pace import Pace
 from renderer.planning.plan import Planned, make_plan
 from renderer.protocol import AnyOrder, Render
 from renderer.supervisor import events, run
+from renderer.supervisor.picture_source import PlanSource
 from renderer.supervisor.settings import StopRequests
-from renderer.supervisor.source import PlanSource
 from renderer.supervisor.worker import Heard
 from renderer.weights import hashes
 from renderer.weights.hashes import Piece
