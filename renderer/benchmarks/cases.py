@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from renderer.job import Profile
 
-Shape = tuple[int, int, float]
+PictureKind = tuple[int, int, float]
 """Width, height, guidance."""
 
 SIZES = ((512, 512), (768, 768), (1024, 1024), (1328, 1328), (1664, 928), (2048, 2048))
@@ -23,11 +23,11 @@ LONGEST_COPIES = 90
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class BatchCase:
     """Pictures that fly together through so many slots."""
 
     slots: int
-    pictures: tuple[Shape, ...]
+    pictures: tuple[PictureKind, ...]
     copies: int = 1
     steps: int = 3
 
@@ -39,12 +39,12 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class NativeCell:
+class NativeCase:
     """A picture by one of DiffSynth's profiles, of which one is bounded by a limit."""
 
     profile: Profile
     limit_gib: int | None
-    picture: Shape
+    picture: PictureKind
     steps: int = 2
 
     @property
@@ -54,7 +54,7 @@ class NativeCell:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class CappedCase:
     """What is forced under a cap: slots, so many squares in flight. Without slots, what the plan says."""
 
     cap_gib: int
@@ -80,40 +80,40 @@ SIDES_WITHIN: Mapping[int, tuple[int, ...]] = MappingProxyType(
 """By DiffSynth's limit in GiB, the squares that are rendered within it: fewer where each takes long."""
 
 
-def _shape(shape: Shape) -> str:
+def _shape(shape: PictureKind) -> str:
     width, height, guidance = shape
     return f"{width}x{height}{'' if guidance != 1.0 else ' unguided'}"
 
 
-def _cells(slots: int) -> Iterator[Cell]:
+def _cells(slots: int) -> Iterator[BatchCase]:
     for width, height in SIZES:
-        yield Cell(slots, ((width, height, 4.0),))
+        yield BatchCase(slots, ((width, height, 4.0),))
         if slots in UNGUIDED_THROUGH:
-            yield Cell(slots, ((width, height, 1.0),))
+            yield BatchCase(slots, ((width, height, 1.0),))
     if slots in (3, 10):
         for side, company in ((512, 8), (1024, 4), (1328, 3)):
-            yield Cell(slots, ((side, side, 4.0),) * company)
+            yield BatchCase(slots, ((side, side, 4.0),) * company)
         for side, company in ((512, 1), (1328, 1), (512, 8)):
-            yield Cell(slots, ((side, side, 4.0),) * company, copies=LONG_COPIES)
-        yield Cell(slots, ((512, 512, 4.0), (1024, 1024, 1.0), (1328, 1328, 4.0)))
+            yield BatchCase(slots, ((side, side, 4.0),) * company, copies=LONG_COPIES)
+        yield BatchCase(slots, ((512, 512, 4.0), (1024, 1024, 1.0), (1328, 1328, 4.0)))
 
 
-def _natives() -> Iterator[tuple[NativeCell, ...]]:
-    yield tuple(NativeCell("resident", None, (*size, guidance)) for size in SIZES for guidance in (4.0, 1.0))
+def _natives() -> Iterator[tuple[NativeCase, ...]]:
+    yield tuple(NativeCase("resident", None, (*size, guidance)) for size in SIZES for guidance in (4.0, 1.0))
     for limit, sides in SIDES_WITHIN.items():
-        yield tuple(NativeCell("fp8", limit, (side, side, 4.0)) for side in sides)
+        yield tuple(NativeCase("fp8", limit, (side, side, 4.0)) for side in sides)
 
 
-def _choices(cap: int) -> Iterator[Choice]:
-    yield Choice(cap)
-    yield Choice(cap, 2, 1328)
-    yield Choice(cap, 10, 1328)
-    yield Choice(cap, 20, 1024, pictures=4)
-    yield Choice(cap, 34, 512, pictures=4)
-    yield Choice(cap, 60, 1328)
-    yield Choice(cap, 2, 2048)
-    yield Choice(cap, 2, 2048, pictures=4)
-    yield Choice(cap, 2, 1328, copies=LONGEST_COPIES)
+def _choices(cap: int) -> Iterator[CappedCase]:
+    yield CappedCase(cap)
+    yield CappedCase(cap, 2, 1328)
+    yield CappedCase(cap, 10, 1328)
+    yield CappedCase(cap, 20, 1024, pictures=4)
+    yield CappedCase(cap, 34, 512, pictures=4)
+    yield CappedCase(cap, 60, 1328)
+    yield CappedCase(cap, 2, 2048)
+    yield CappedCase(cap, 2, 2048, pictures=4)
+    yield CappedCase(cap, 2, 1328, copies=LONGEST_COPIES)
 
 
 STREAMED = tuple(tuple(_cells(slots)) for slots in (3, 2, 10, 60))
@@ -121,7 +121,7 @@ NATIVE = tuple(_natives())
 CAPPED = tuple(tuple(_choices(cap)) for cap in CAPS_GIB)
 """Each a process of its own."""
 
-AnyCase = Cell | NativeCell | Choice
+AnyCase = BatchCase | NativeCase | CappedCase
 
 
 def _by_name(groups: Sequence[Sequence[AnyCase]]) -> Mapping[str, AnyCase]:

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from renderer import catalog
-from renderer.benchmarks.running import GIB, Figures
+from renderer.benchmarks.running import Figures
 from renderer.estimate import Native, Stage, Streaming, WeightBytes, Work, weight_bytes
+from renderer.text import GIB
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class Comparison:
     """Forecast and measured, of the same stages: bytes of tensors and bytes reserved."""
 
     title: tuple[str, ...]
@@ -39,7 +40,7 @@ _MEASURED_WITH = {"modulate": "encode"}
 _SHAPE = catalog.QWEN_IMAGE_SHAPE
 
 
-def cell(row: Figures) -> Cell:
+def cell(row: Figures) -> Comparison:
     """A row as it was measured, with what is forecast of it, of the stages that it has.
 
     A row with `vae_bytes` was measured with another VAE's weights on the GPU, of so many bytes.
@@ -56,7 +57,7 @@ def cell(row: Figures) -> Cell:
     guided = "/".join(dict.fromkeys("guided" if cfg != 1.0 else "unguided" for *_, cfg in jobs))
     place = f"{row['slots']} slots" if row["engine"] == "stream" else _placed(row)
     title = (row["precision"], place, sizes, guided, str(row["prompt_tokens"]), str(len(jobs)))
-    return Cell(title, allocated, reserved)
+    return Comparison(title, allocated, reserved)
 
 
 def _stages(row: Figures, works: list[Work]) -> tuple[Stage, ...]:
@@ -75,7 +76,7 @@ def _placed(row: Figures) -> str:
     return row["profile"] if limit is None else f"{row['profile']}, {limit / GIB:.0f} GiB"
 
 
-def table(cells: Iterable[Cell]) -> Iterator[str]:
+def table(cells: Iterable[Comparison]) -> Iterator[str]:
     """The cells as a table in Markdown."""
     columns = ("precision", "on the GPU", "size", "guidance", "tokens", "in flight")
     names = ("tensors, GiB", "forecast", "error", "reserved, GiB", "forecast", "error")

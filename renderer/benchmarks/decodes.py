@@ -29,9 +29,9 @@ from renderer.engine.device import Device, computation_dtype
 from renderer.estimate.decode import STRIP_BYTES
 from renderer.text import GIB, MIB
 
-Form = Literal["diffsynth", "torch", "kernels", "kernels, 64 MiB", "kernels, whole"]
+Variant = Literal["diffsynth", "torch", "kernels", "kernels, 64 MiB", "kernels, whole"]
 
-FORMS: Mapping[Form, int] = MappingProxyType(
+FORMS: Mapping[Variant, int] = MappingProxyType(
     {
         "diffsynth": 0,
         "torch": STRIP_BYTES,
@@ -42,10 +42,10 @@ FORMS: Mapping[Form, int] = MappingProxyType(
 )
 """What computes, with what its strips may take."""
 
-SIZES = ((512, 512), (768, 768), (1024, 1024), (1328, 1328), (1664, 928), (2048, 2048))
+DECODE_SIZES = ((512, 512), (768, 768), (1024, 1024), (1328, 1328), (1664, 928), (2048, 2048))
 EXACT_SIDES = (512, 1328)
 CAPPED_SIDES = (512, 1328, 2048)
-CAPS_GIB = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
+DECODE_CAPS_GIB = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
 """What the process may hold in all."""
 
 RUNS = 5
@@ -66,7 +66,7 @@ def measure(device: Device) -> Iterator[Figures]:
     """The rows: the machine's rates, then each form's decodes, errors, bits under caps, and encodes."""
     on_gpu = device == "cuda"
     yield {"what": "machine", "torch": torch.__version__, **microbenchmark.measure(device).model_dump()}
-    sizes = SIZES if on_gpu else ((64, 64),)
+    sizes = DECODE_SIZES if on_gpu else ((64, 64),)
     exact, capped = (EXACT_SIDES, CAPPED_SIDES) if on_gpu else ((64,), ())
     base = BASE_WIDTH if on_gpu else VAE_BASE_WIDTH
     references = {side: _reference(side, device, base) for side in exact}
@@ -87,7 +87,7 @@ def measure(device: Device) -> Iterator[Figures]:
         gc.collect()
 
 
-def make(form: Form, device: Device, base: int, dtype: torch.dtype | None = None) -> Any:
+def make(form: Variant, device: Device, base: int, dtype: torch.dtype | None = None) -> Any:
     """A VAE of random weights, the same for every form, in what the device computes in."""
     with skip_model_initialization():
         vae = QwenImageVAE(base_dim=base)
@@ -141,7 +141,7 @@ def _capped(vae: Any, side: int) -> Iterator[tuple[str, str]]:
     """The bits of a decode where the process may hold so many GiB, or that it cannot be."""
     latents = _latents(side, side, "cuda")
     total = torch.cuda.get_device_properties(0).total_memory
-    for gib in CAPS_GIB:
+    for gib in DECODE_CAPS_GIB:
         _emptied()
         torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total))
         try:

@@ -13,13 +13,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 from renderer.benchmarks import running
-from renderer.benchmarks.running import GIB, Figures
+from renderer.benchmarks.running import Figures
 from renderer.catalog import QWEN_IMAGE_SHAPE
 from renderer.estimate import Streaming, Work, duration
 from renderer.job import Stored
 from renderer.machine.rates import Rates
+from renderer.text import GIB
 
-CASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+CASES_OF_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "fp8": (
             "3-slots",
@@ -43,7 +44,7 @@ CASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Our own, by part: measured in one process, so that the memory of the first alone is what a process takes."""
 
-PEERS = (
+PEER_PARTS = (
     "diffsynth-bf16",
     "diffsynth-fp8-24",
     "diffsynth-fp8-16",
@@ -51,7 +52,7 @@ PEERS = (
     "diffusers-bf16",
     "diffusers-group-offload",
 )
-PARTS = ("fp8", "caps", "batch", "bf16", *PEERS)
+PARTS = ("fp8", "caps", "batch", "bf16", *PEER_PARTS)
 """What can be measured, in this order: everything of the FP8 store first, then the bf16 store, then the others."""
 
 FULL_SIDE = 1328
@@ -74,8 +75,8 @@ def measure(folder: Path, stores: Path, parts: Sequence[str]) -> Figures:
     notes = folder / "engine.json"
     found = running.begin(notes, stores, parts, PARTS)
     for part in parts:
-        if cases := running.unmeasured(found, CASES.get(part, (part,))):
-            if part in CASES and "rates" not in found:
+        if cases := running.unmeasured(found, CASES_OF_PARTS.get(part, (part,))):
+            if part in CASES_OF_PARTS and "rates" not in found:
                 found["rates"] = running.rates().model_dump()
             running.keep(notes, found, _measure(part, cases, folder, stores))
     return found
@@ -83,7 +84,7 @@ def measure(folder: Path, stores: Path, parts: Sequence[str]) -> Figures:
 
 def _measure(part: str, cases: Sequence[str], folder: Path, stores: Path) -> Iterator[Figures]:
     """The rows of a part's cases, each as soon as it is measured."""
-    if part in PEERS:
+    if part in PEER_PARTS:
         yield from running.run("renderer.benchmarks.peers", part, str(running.source(folder)))
         return
     store = running.store(folder, stores, "bf16" if part == "bf16" else "fp8")
@@ -118,13 +119,13 @@ def _batch(folder: Path, store: Path) -> Figures:
 def lines(found: Figures) -> list[str]:
     """The figures as tables of Markdown."""
     rows = found["rows"]
-    caps = [row for case in CASES["caps"] for row in rows.get(case, [])]
+    caps = [row for case in CASES_OF_PARTS["caps"] for row in rows.get(case, [])]
     return [*_steps(found), "", *_caps(caps), *_remarks(rows)]
 
 
 def ours(found: Figures) -> Iterator[Figures]:
     """Rows of our own cases but caps, in the table's order."""
-    yield from (row for part in ("fp8", "bf16") for case in CASES[part] for row in found["rows"].get(case, []))
+    yield from (row for part in ("fp8", "bf16") for case in CASES_OF_PARTS[part] for row in found["rows"].get(case, []))
 
 
 def _steps(found: Figures) -> Iterator[str]:
@@ -134,7 +135,7 @@ def _steps(found: Figures) -> Iterator[str]:
     yield f"| {' | '.join((*columns, *more))} |"
     yield "|---" * len((*columns, *more)) + "|"
     rates = Rates.model_validate(found["rates"]) if "rates" in found else None
-    others = [("", row) for part in PEERS for row in found["rows"].get(part, [])]
+    others = [("", row) for part in PEER_PARTS for row in found["rows"].get(part, [])]
     for prefix, row in (*(("renderer, ", row) for row in ours(found)), *others):
         pictures = row.get("pictures", 1)
         told = ["", ""]
@@ -149,7 +150,7 @@ def _steps(found: Figures) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def forecast(row: Figures, rates: Rates) -> duration.Sweep:
+def forecast(row: Figures, rates: Rates) -> duration.SweepTime:
     """What is forecast of one step of all a case's pictures, at a machine's rates."""
     return duration.sweep(*_asked(row), rates)
 
@@ -186,7 +187,7 @@ def _caps(rows: Sequence[Figures]) -> Iterator[str]:
 
 
 def _remarks(rows: dict[str, list[Figures]]) -> Iterator[str]:
-    fp8 = {case: rows[case][0] for case in CASES["fp8"] if case in rows}
+    fp8 = {case: rows[case][0] for case in CASES_OF_PARTS["fp8"] if case in rows}
     whole = [row["sha256"] for row in fp8.values() if row["side"] == FULL_SIDE]
     if len(whole) > 1:
         same = "the same bits" if len(set(whole)) == 1 else "NOT the same bits"
@@ -207,7 +208,7 @@ def _remarks(rows: dict[str, list[Figures]]) -> Iterator[str]:
 
 def _latents(rows: dict[str, list[Figures]]) -> Iterator[str]:
     """Ours beside DiffSynth's: pixels are not compared, for two VAEs make them, which differ in the last place."""
-    ours = {row["side"]: row.get("latents") for case in CASES["bf16"] for row in rows.get(case, [])}
+    ours = {row["side"]: row.get("latents") for case in CASES_OF_PARTS["bf16"] for row in rows.get(case, [])}
     for row in rows.get("diffsynth-bf16", []):
         if (wanted := row.get("latents")) and (found := ours.get(row["side"])):
             same = "the same bits as" if found == wanted else "NOT the bits of"

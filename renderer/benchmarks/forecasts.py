@@ -17,7 +17,8 @@ from pathlib import Path
 from renderer.benchmarks import running, times
 from renderer.benchmarks.cases import PROCESSES
 from renderer.benchmarks.cells import cell, table
-from renderer.benchmarks.running import GIB, Figures
+from renderer.benchmarks.running import Figures
+from renderer.text import GIB
 
 PARTS = (*PROCESSES, "times")
 """What can be measured, in this order."""
@@ -39,7 +40,7 @@ def measure(folder: Path, stores: Path, parts: Sequence[str]) -> Figures:
     found = running.begin(notes, stores, parts, PARTS)
     try:
         for part in parts:
-            for cases in PROCESSES.get(part, (times.CASES,)):
+            for cases in PROCESSES.get(part, (times.TIME_CASES,)):
                 if left := running.unmeasured(found, cases):
                     running.keep(notes, found, _measure(part, left, found, folder, stores))
     finally:
@@ -57,7 +58,7 @@ def write(found: Figures, folder: Path) -> None:
         "verdicts": [
             {name: value for name, value in row.items() if name not in _RECKONED} for row in _of(found, ("verdicts",))
         ],
-        "time": [row for case in times.CASES for row in found["rows"].get(case, ())],
+        "time": [row for case in times.TIME_CASES for row in found["rows"].get(case, ())],
     }
     for name, rows in parts.items():
         if rows:
@@ -149,7 +150,7 @@ def _gib(count: int | None) -> str:
 
 
 def _times(found: Figures) -> Iterator[str]:
-    yield from time_lines([row for case in times.CASES for row in found["rows"].get(case, ())])
+    yield from time_lines([row for case in times.TIME_CASES for row in found["rows"].get(case, ())])
 
 
 def time_lines(rows: Sequence[Figures]) -> Iterator[str]:

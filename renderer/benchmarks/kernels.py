@@ -20,7 +20,7 @@ from renderer.engine.strips import Kernel, Strip
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
+class KernelSizes:
     """Rows of blocks; their width, heads and hidden width; (channels in, channels out) of convolutions, their rows."""
 
     rows: tuple[int, ...]
@@ -31,8 +31,10 @@ class Sizes:
     side: tuple[int, int]
 
 
-GPU = Sizes((1, 5, 130), 24, 128, 12288, ((16, 384), (384, 384), (384, 192), (192, 96), (96, 96), (96, 3)), (6, 37))
-CPU = Sizes((2,), 2, 16, 64, ((16, 16), (16, 3)), (3, 5))
+GPU = KernelSizes(
+    (1, 5, 130), 24, 128, 12288, ((16, 384), (384, 384), (384, 192), (192, 96), (96, 96), (96, 3)), (6, 37)
+)
+CPU = KernelSizes((2,), 2, 16, 64, ((16, 16), (16, 3)), (3, 5))
 
 
 def main() -> None:
@@ -45,7 +47,7 @@ def main() -> None:
     sys.stdout.write(f"launched {count} kernels\n")
 
 
-def _blocks(sizes: Sizes, device: Device) -> Iterator[object]:
+def _blocks(sizes: KernelSizes, device: Device) -> Iterator[object]:
     width = sizes.heads * sizes.head
     parts = _random(6 * width, device=device)
     for rows in sizes.rows:
@@ -65,7 +67,7 @@ def _blocks(sizes: Sizes, device: Device) -> Iterator[object]:
             yield joint
 
 
-def _pictures(sizes: Sizes, device: Device) -> Iterator[object]:
+def _pictures(sizes: KernelSizes, device: Device) -> Iterator[object]:
     """Whole pictures, and a strip that has rows above and below it."""
     height, columns = sizes.side
     for before, after in sizes.channels:

@@ -10,11 +10,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
+from renderer.benchmarks.running import Figures
 from renderer.errors import MachineError
-
-Figures = dict[str, Any]
 
 PARTS = ("source", "disk", "pack", "verify", "load")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-Figures = dict[str, Any]
+from renderer.benchmarks.running import Figures
 
 _COPY_BYTES = 16 * 2**20
 _COPIED_SHARE = 4  # a quarter of the source is read, and as much written, to learn what the disk does

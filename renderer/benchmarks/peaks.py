@@ -18,11 +18,12 @@ from typing import Any
 import torch
 
 from renderer.benchmarks import bare, streamed
-from renderer.benchmarks.cases import CASES, Cell, NativeCell
-from renderer.benchmarks.running import GIB, LEFT_BYTES, Figures
-from renderer.benchmarks.streamed import PROMPT, Tell
+from renderer.benchmarks.cases import CASES, BatchCase, NativeCase
+from renderer.benchmarks.running import LEFT_BYTES, Figures
+from renderer.benchmarks.streamed import BENCH_PROMPT, Listener
 from renderer.engine.native import NativeEngine
 from renderer.engine.streaming import StreamingEngine
+from renderer.text import GIB
 
 WARM = (512, 512, 4.0)
 """The size of a picture that is rendered before the first cell: libraries keep some memory from their first use on."""
@@ -32,8 +33,8 @@ def main() -> None:
     """Measure the cells that are named."""
     store, *names = sys.argv[1:]
     cells = [CASES[name] for name in names]
-    through_slots = [cell for cell in cells if isinstance(cell, Cell)]
-    natives = [cell for cell in cells if isinstance(cell, NativeCell)]
+    through_slots = [cell for cell in cells if isinstance(cell, BatchCase)]
+    natives = [cell for cell in cells if isinstance(cell, NativeCase)]
     rows = native(Path(store), natives) if natives else stream(Path(store), through_slots)
     for row in rows:
         print(json.dumps(row), flush=True)  # noqa: T201
@@ -42,7 +43,7 @@ def main() -> None:
 # ---- the streaming engine --------------------------------------------------------------------------------------------
 
 
-def stream(store: Path, cells: Sequence[Cell], warm: tuple[int, int, float] = WARM) -> Iterator[Figures]:
+def stream(store: Path, cells: Sequence[BatchCase], warm: tuple[int, int, float] = WARM) -> Iterator[Figures]:
     """The rows of cells that all have the first one's slots, up to the first that leaves memory behind."""
     most = max(len(cell.pictures) for cell in cells)
     engine = bare.forgetful(streamed.open_engine(store, slots=cells[0].slots, in_flight=most))
@@ -56,7 +57,7 @@ def stream(store: Path, cells: Sequence[Cell], warm: tuple[int, int, float] = WA
             return
 
 
-def stream_one(engine: StreamingEngine, cell: Cell) -> Figures:
+def stream_one(engine: StreamingEngine, cell: BatchCase) -> Figures:
     """One cell's row, by an engine that has been emptied."""
     jobs = [
         streamed.job_of(engine.setup, *shape, cell.steps, seed, prompt)
@@ -90,21 +91,21 @@ def stream_one(engine: StreamingEngine, cell: Cell) -> Figures:
     }
 
 
-def _prompts(cell: Cell) -> list[str]:
+def _prompts(cell: BatchCase) -> list[str]:
     """Short ones are all the same; long ones differ, so that each has to be encoded."""
     if cell.copies == 1:
-        return [PROMPT] * len(cell.pictures)
-    return [f"{number} " + " ".join([PROMPT] * cell.copies) for number in range(len(cell.pictures))]
+        return [BENCH_PROMPT] * len(cell.pictures)
+    return [f"{number} " + " ".join([BENCH_PROMPT] * cell.copies) for number in range(len(cell.pictures))]
 
 
-def _alike(cell: Cell) -> bool:
+def _alike(cell: BatchCase) -> bool:
     return len(set(cell.pictures)) == 1
 
 
 # ---- DiffSynth's profiles --------------------------------------------------------------------------------------------
 
 
-def native(store: Path, cells: Sequence[NativeCell]) -> Iterator[Figures]:
+def native(store: Path, cells: Sequence[NativeCase]) -> Iterator[Figures]:
     """The rows of cells that all have the first one's profile and limit."""
     limit = None if cells[0].limit_gib is None else cells[0].limit_gib * GIB
     setup = streamed.setup_of(store).model_copy(update={"profile": cells[0].profile, "vram_bytes": limit})
@@ -113,7 +114,7 @@ def native(store: Path, cells: Sequence[NativeCell]) -> Iterator[Figures]:
         yield native_one(engine, cell)
 
 
-def native_one(engine: NativeEngine, cell: NativeCell) -> Figures:
+def native_one(engine: NativeEngine, cell: NativeCase) -> Figures:
     """One cell's row. What the first step has is told apart: text encoding is in it, and weights on their way."""
     job = streamed.job_of(engine.setup, *cell.picture, cell.steps, 1)
     bare.reset()
@@ -180,7 +181,7 @@ class Stages:
 
 
 @dataclass(slots=True)
-class _Staged(Tell):
+class _Staged(Listener):
     """Hears of the first picture that is started: what was before is encoding and modulation."""
 
     stages: Stages = field(default_factory=Stages)

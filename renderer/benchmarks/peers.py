@@ -21,17 +21,17 @@ from typing import Any
 
 import torch
 
-from renderer.benchmarks.streamed import PROMPT, latents_of
+from renderer.benchmarks.running import Figures
+from renderer.benchmarks.streamed import BENCH_PROMPT, latents_of
 
-Figures = dict[str, Any]
-Call = Callable[[int, int, "Clock"], Any]
+Call = Callable[[int, int, "PeerClock"], Any]
 """Renders one picture: its side, its steps, and a clock that is told of each step. Gives a picture of Pillow's."""
 
 TOKENS = 128
 """Length of the embeddings that diffusers is given."""
 
 
-class Clock:
+class PeerClock:
     """Hears of each step, and notes the moments, waiting for the GPU at each; and the latents' bits, if told."""
 
     def __init__(self) -> None:
@@ -80,10 +80,10 @@ def diffsynth(source: Path, vram_gib: float | None) -> Call:
         vram_limit=vram_gib,
     )
 
-    def call(side: int, steps: int, clock: Clock) -> Any:
+    def call(side: int, steps: int, clock: PeerClock) -> Any:
         shape = {"height": side, "width": side, "num_inference_steps": steps, "seed": 1, "rand_device": "cpu"}
         with latents_of(pipe.vae) as clock.latents:
-            return pipe(PROMPT, negative_prompt="", cfg_scale=4.0, progress_bar_cmd=clock.watch, **shape)
+            return pipe(BENCH_PROMPT, negative_prompt="", cfg_scale=4.0, progress_bar_cmd=clock.watch, **shape)
 
     return call
 
@@ -141,7 +141,7 @@ def diffusers(source: Path, *, offloaded: bool) -> Call:
     prompts = {"prompt_embeds": embedding, "prompt_embeds_mask": mask}
     prompts |= {"negative_prompt_embeds": embedding, "negative_prompt_embeds_mask": mask}
 
-    def call(side: int, steps: int, clock: Clock) -> Any:
+    def call(side: int, steps: int, clock: PeerClock) -> Any:
         def stepped(_pipe: Any, _step: int, _timestep: Any, inputs: Any) -> Any:
             clock.note()
             return inputs
@@ -199,7 +199,7 @@ def _measure(call: Call, side: int, steps: int) -> Figures:
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    clock, began = Clock(), time.perf_counter()
+    clock, began = PeerClock(), time.perf_counter()
     with torch.no_grad():
         picture = call(side, steps, clock)
     torch.cuda.synchronize()

@@ -24,8 +24,6 @@ from renderer.weights.index import INDEX, read_index
 
 Figures = dict[str, Any]
 
-GIB = 2**30
-
 LEFT_BYTES = 8 * 2**20
 """What a case may leave on the device: more, and the next one's verdict or peak would be another."""
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from renderer.benchmarks import bare
+from renderer.benchmarks.running import Figures
 from renderer.engine.calling import Rendering
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import RendererError
@@ -29,12 +30,10 @@ from renderer.job import Job
 from renderer.machine import hardware
 from renderer.planning import placement
 from renderer.protocol import Setup
+from renderer.text import GIB
 from renderer.weights.store import open_store
 
-Figures = dict[str, Any]
-
-PROMPT = 'A harbour town at dusk, a neon sign that says "你好 HELLO" above a bookshop, rain on the cobbles'
-GIB = 2**30
+BENCH_PROMPT = 'A harbour town at dusk, a neon sign that says "你好 HELLO" above a bookshop, rain on the cobbles'
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class Case:
     profiled: bool = False
 
 
-CASES: Mapping[str, Case] = MappingProxyType(
+ENGINE_CASES: Mapping[str, Case] = MappingProxyType(
     {
         "resident": Case(60, 1328, profiled=True),
         "3-slots": Case(3, 1328, profiled=True),
@@ -96,7 +95,7 @@ LAUNCH_GAP_US = 10.0
 def main() -> None:
     """Measure the cases that are named; `cap-N` renders the mixed manifest with N GiB of the GPU."""
     store, *names = sys.argv[1:]
-    cases = [name for name in names if name in CASES]
+    cases = [name for name in names if name in ENGINE_CASES]
     for place, found in enumerate(measured(Path(store), cases) if cases else capped_by(Path(store), names)):
         if place > 0:  # the process's peak may be an earlier case's
             found["rss_bytes"] = None
@@ -107,7 +106,7 @@ def measured(store: Path, names: Iterable[str]) -> Iterator[Figures]:
     """The rows of cases, by one engine."""
     engine = bare.forgetful(open_engine(store, slots=2, in_flight=1))
     for name in names:
-        yield {"case": name, **measure(engine, CASES[name])}
+        yield {"case": name, **measure(engine, ENGINE_CASES[name])}
 
 
 def capped_by(store: Path, names: Iterable[str]) -> Iterator[Figures]:
@@ -149,7 +148,7 @@ def measure(engine: StreamingEngine, case: Case) -> Figures:
         "guidance": case.guidance,
         "recorded": case.recorded,
         "precision": engine.setup.precision,
-        "prompt_tokens": bare.tokens(engine, PROMPT),
+        "prompt_tokens": bare.tokens(engine, BENCH_PROMPT),
         "arithmetic": sharing.arithmetic,
         "step_s": step_s / case.pictures,
         "encode_s": statistics.fmean(picture.timing.encode_s or 0.0 for picture in pictures),
@@ -219,7 +218,7 @@ def capped(folder: Path, gib: int) -> Figures:
 
 
 @dataclass(slots=True)
-class Tell:
+class Listener:
     """Keeps what was rendered; a failure ends the benchmark."""
 
     pictures: dict[str, Rendering] = field(default_factory=dict)
@@ -260,7 +259,9 @@ def _model(source: str) -> str:
     return "Qwen/Qwen-Image" if source == "synthetic" else source
 
 
-def job_of(setup: Setup, width: int, height: int, cfg_scale: float, steps: int, seed: int, prompt: str = PROMPT) -> Job:
+def job_of(
+    setup: Setup, width: int, height: int, cfg_scale: float, steps: int, seed: int, prompt: str = BENCH_PROMPT
+) -> Job:
     """A picture of the setup's model."""
     return Job(
         model=setup.model,
@@ -277,7 +278,7 @@ def job_of(setup: Setup, width: int, height: int, cfg_scale: float, steps: int, 
 
 def render(engine: StreamingEngine, jobs: Sequence[Job]) -> list[Rendering]:
     """All of them, let in together."""
-    tell = Tell()
+    tell = Listener()
     for number, job in enumerate(jobs):
         engine.take(str(number), job)
     while engine.busy:
@@ -324,7 +325,7 @@ def _idle(engine: StreamingEngine, job: Job) -> Figures | None:
         return None
     from torch.profiler import ProfilerActivity, profile  # noqa: PLC0415  # slow to import
 
-    tell = Tell()
+    tell = Listener()
     engine.take("0", job)
     for _ in range(2):  # its admission and its first sweeps are not what is asked for
         engine.advance(tell)

@@ -28,19 +28,19 @@ WARM_UPS, RUNS = 3, 20
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class Product:
     """[columns, width] of its weight; what is summed is `width` products."""
 
     columns: int
     width: int
 
 
-LAYERS: Mapping[str, Layer] = MappingProxyType(
-    {"qkv": Layer(9216, 3072), "out": Layer(3072, 3072), "up": Layer(12288, 3072), "down": Layer(3072, 12288)}
+LAYERS: Mapping[str, Product] = MappingProxyType(
+    {"qkv": Product(9216, 3072), "out": Product(3072, 3072), "up": Product(12288, 3072), "down": Product(3072, 12288)}
 )
-SMALL: Mapping[str, Layer] = MappingProxyType({"out": Layer(96, 64), "down": Layer(64, 256)})
+SMALL: Mapping[str, Product] = MappingProxyType({"out": Product(96, 64), "down": Product(64, 256)})
 
-PICTURES = (7017, 1152)
+PICTURE_ROWS = (7017, 1152)
 """Rows that are timed: of 1328x1328 and of 512x512, each with 128 of text."""
 
 EXACT_ROWS = 512
@@ -71,7 +71,7 @@ def one_sided(rows: torch.Tensor) -> torch.Tensor:
     return rows.abs()
 
 
-KINDS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (gaussian, after_gelu, outliers, one_sided)
+ROWS_LIKE: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (gaussian, after_gelu, outliers, one_sided)
 
 
 def main() -> None:
@@ -88,11 +88,11 @@ def measure(device: Device) -> Iterator[Figures]:
     card = facts.gpu(device)
     name = card.name if card else "cpu"
     yield {"what": "machine", "gpu": name, "torch": torch.__version__, "decided": FAST_ACCUMULATION}
-    layers, pictures = (LAYERS, PICTURES) if device == "cuda" else (SMALL, (16,))
+    layers, pictures = (LAYERS, PICTURE_ROWS) if device == "cuda" else (SMALL, (16,))
     for layer_name, layer in layers.items():
         about: Figures = {"layer": layer_name, "columns": layer.columns, "width": layer.width}
         weight, rows = _random(layer.columns, layer.width, device) * STD, _random(max(pictures), layer.width, device)
-        for kind in KINDS:
+        for kind in ROWS_LIKE:
             for found in _errors(kind(rows[:EXACT_ROWS]), kind(weight) if kind is one_sided else weight):
                 yield {"what": "error", **about, "rows": kind.__name__, **found}
         for count in pictures:

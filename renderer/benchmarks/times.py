@@ -23,7 +23,7 @@ from renderer.outputs import status
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.status import RunStatus
 
-CASES = ("all, after the probe", "the others, after five pictures")
+TIME_CASES = ("all, after the probe", "the others, after five pictures")
 
 MANIFEST = """\
 version: 1
@@ -59,7 +59,7 @@ def measure(folder: Path, env: dict[str, str], manifest: str = MANIFEST) -> Iter
     groups = [{name: group[name] for name in ("slots", "in_flight", "seconds")} for group in forecast["groups"]]
     rendered = sorted(_sidecars(outputs / written.stem), key=lambda each: each["timing"]["ended_at"])
     yield {
-        "case": CASES[0],
+        "case": TIME_CASES[0],
         "pictures": count,
         "forecast_s": forecast["seconds"],
         "took_s": took_s,
@@ -70,7 +70,7 @@ def measure(folder: Path, env: dict[str, str], manifest: str = MANIFEST) -> Iter
     if seen:
         now = seen[0]
         rest_s = (_last(outputs / written.stem) - now.at).total_seconds()
-        yield {"case": CASES[1], "pictures": count - now.done, "forecast_s": now.left_s, "took_s": rest_s}
+        yield {"case": TIME_CASES[1], "pictures": count - now.done, "forecast_s": now.left_s, "took_s": rest_s}
     shutil.rmtree(outputs)
 
 

@@ -17,19 +17,21 @@ from pathlib import Path
 import torch
 
 from renderer.benchmarks import bare, streamed
-from renderer.benchmarks.cases import CASES, Choice
-from renderer.benchmarks.running import GIB, LEFT_BYTES, Figures
-from renderer.benchmarks.streamed import MIXED, PROMPT, Tell
+from renderer.benchmarks.cases import CASES, CappedCase
+from renderer.benchmarks.running import LEFT_BYTES, Figures
+from renderer.benchmarks.streamed import BENCH_PROMPT, MIXED, Listener
+from renderer.catalog import MOST_TOKENS
 from renderer.engine import failures
 from renderer.errors import OutOfMemoryError, RendererError
 from renderer.estimate import Work, decide
-from renderer.estimate.memory import CONTEXT_BYTES, MOST_TOKENS
+from renderer.estimate.memory import CONTEXT_BYTES, TURNING_SLOTS
 from renderer.job import Job
 from renderer.machine import hardware
 from renderer.planning import fitting, placement
 from renderer.protocol import Setup
+from renderer.text import GIB
 
-STEPS = 2
+VERDICT_STEPS = 2
 MIXED_SHAPES = MIXED
 WARM = (512, 512, 4.0)
 
@@ -40,12 +42,12 @@ _HOST_WORDS = ("DefaultCPUAllocator", "allocate memory", "bad_alloc", "bad alloc
 def main() -> None:
     """Try the cases that are named."""
     store, *names = sys.argv[1:]
-    choices = [choice for choice in map(CASES.__getitem__, names) if isinstance(choice, Choice)]
+    choices = [choice for choice in map(CASES.__getitem__, names) if isinstance(choice, CappedCase)]
     for row in judged(Capped(Path(store), choices[0].cap_gib * GIB), choices):
         print(json.dumps(row), flush=True)  # noqa: T201
 
 
-def judged(capped: Capped, choices: Sequence[Choice]) -> Iterator[Figures]:
+def judged(capped: Capped, choices: Sequence[CappedCase]) -> Iterator[Figures]:
     """The cases' rows, up to the first that leaves memory behind."""
     for choice in choices:
         row = capped.judge(choice)
@@ -106,7 +108,7 @@ def outcome_of(
 
 
 @dataclass(slots=True)
-class Attempt(Tell):
+class Attempt(Listener):
     """Keeps failures as well: they are what is asked for."""
 
     failures: dict[str, RendererError] = field(default_factory=dict)
@@ -124,12 +126,12 @@ class Capped:
         self.allowed_bytes = cap_bytes - CONTEXT_BYTES
         self._bound()
         self._setup = streamed.setup_of(store)
-        least = {"slots": decide.FEWEST_SLOTS, "in_flight": 1}
+        least = {"slots": TURNING_SLOTS, "in_flight": 1}
         self._engine = bare.forgetful(streamed.open_engine(store, **least))
-        streamed.render(self._engine, [streamed.job_of(self._setup, *warm, STEPS, 1)])
+        streamed.render(self._engine, [streamed.job_of(self._setup, *warm, VERDICT_STEPS, 1)])
         self._before = bare.unequip(self._engine)
 
-    def judge(self, choice: Choice) -> Figures:
+    def judge(self, choice: CappedCase) -> Figures:
         """One case's row: the verdict, what became of it, and what it left behind."""
         began = time.perf_counter()
         row = self._planned() if choice.slots is None else self._forced(choice)
@@ -139,13 +141,16 @@ class Capped:
 
     def _planned(self) -> Figures:
         """A mixed batch as the plan would have it: what it admits has to render unchanged, what it refuses to fail."""
-        jobs = [streamed.job_of(self._setup, *shape, STEPS, seed) for seed, shape in enumerate(MIXED_SHAPES, start=1)]
+        jobs = [
+            streamed.job_of(self._setup, *shape, VERDICT_STEPS, seed)
+            for seed, shape in enumerate(MIXED_SHAPES, start=1)
+        ]
         setup = placement.setup_for(jobs, self._here, "stream", self._cap_bytes)
         setup = setup.model_copy(update={"store": self._setup.store, "identity": self._setup.identity})
         refused = fitting.refusals(jobs, setup, self._here)
         admitted = [job for job in jobs if job not in refused]
         row = _row(self.attempt(setup, admitted), verdict=True)
-        least = self._setup.model_copy(update={"slots": decide.FEWEST_SLOTS, "in_flight": 1})
+        least = self._setup.model_copy(update={"slots": TURNING_SLOTS, "in_flight": 1})
         for job in refused:
             bare.unequip(self._engine)
             forced = self.attempt(least, [job])
@@ -154,13 +159,15 @@ class Capped:
                 return {**row, "right": None if forced.error else False, "error": f"{job.width}x{job.height}: {said}"}
         return {"refused": len(refused), **row}
 
-    def _forced(self, choice: Choice) -> Figures:
+    def _forced(self, choice: CappedCase) -> Figures:
         """What was chosen, whatever the budget would say, and what the arithmetic says of it."""
         assert choice.slots is not None
         slots = min(choice.slots, bare.blocks(self._engine))
         shape = (choice.side, choice.side, 4.0)
-        prompt = " ".join([PROMPT] * choice.copies)
-        jobs = [streamed.job_of(self._setup, *shape, STEPS, 1 + seed, prompt) for seed in range(choice.pictures)]
+        prompt = " ".join([BENCH_PROMPT] * choice.copies)
+        jobs = [
+            streamed.job_of(self._setup, *shape, VERDICT_STEPS, 1 + seed, prompt) for seed in range(choice.pictures)
+        ]
         tokens = min(MOST_TOKENS, bare.tokens(self._engine, prompt))
         works = [replace(Work.of(job), prompt_tokens=tokens) for job in jobs]
         streaming = replace(fitting.streaming_of(self._setup, self._here), slots=slots)

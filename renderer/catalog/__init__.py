@@ -28,6 +28,7 @@ from renderer.catalog.data import (
     VAE_FILES,
 )
 from renderer.catalog.model import (
+    DROPPED_TOKENS,
     MOST_TOKENS,
     SIZE_STEP,
     TRAINED_TOKENS,
@@ -48,6 +49,7 @@ __all__ = [
     "BY_ROLE",
     "DEMO",
     "DEMO_SHAPE",
+    "DROPPED_TOKENS",
     "MODELS",
     "MOST_TOKENS",
     "PARTS",

@@ -27,6 +27,9 @@ TRAINED_TOKENS = 512
 MOST_TOKENS = 4096
 """Where DiffSynth cuts a prompt off."""
 
+DROPPED_TOKENS = 34
+"""Of its template, before every prompt: DiffSynth drops them after encoding."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:

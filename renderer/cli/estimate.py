@@ -16,6 +16,7 @@ from renderer import catalog, estimate
 from renderer.catalog import Model
 from renderer.errors import EXIT_DONE, EXIT_MACHINE, UsageError
 from renderer.estimate import Estimate, Kernels, Native, Streaming, Term, Work, decide, host, memory
+from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import Size, stored
 from renderer.machine.hardware import Machine
 from renderer.planning import fitting, placement
@@ -95,7 +96,7 @@ def _streamed(options: argparse.Namespace, model: Model, work: Work, kernels: Ke
     shape = estimate.shape_of(model)
     if options.slots is not None and options.slots > shape.layers:
         raise UsageError(f"--slots {options.slots}: {model.id} has {shape.layers} blocks")
-    streaming = Streaming(shape, stored(options.precision), options.slots or decide.FEWEST_SLOTS, kernels)
+    streaming = Streaming(shape, stored(options.precision), options.slots or TURNING_SLOTS, kernels)
     works = [work] * options.in_flight
     slots = options.slots
     if slots is None:
@@ -110,11 +111,11 @@ def _streamed(options: argparse.Namespace, model: Model, work: Work, kernels: Ke
 
 def _ways(model: Model, streaming: Streaming, work: Work, works: list[Work], available: int) -> Iterator[str]:
     """What would fit, where this does not."""
-    least = replace(streaming, slots=decide.FEWEST_SLOTS)
+    least = replace(streaming, slots=TURNING_SLOTS)
     if len(works) > 1 and decide.needed(least, [work]) <= available:
         yield "--in-flight 1 fits"
-    if streaming.slots > decide.FEWEST_SLOTS and decide.needed(least, works) <= available:
-        yield f"--slots {decide.FEWEST_SLOTS} fits"
+    if streaming.slots > TURNING_SLOTS and decide.needed(least, works) <= available:
+        yield f"--slots {TURNING_SLOTS} fits"
     if nearest := decide.nearest_fitting(streaming, model, work, available):
         yield f"--size {nearest} fits"
     enough = decide.needed(least, works) + memory.CONTEXT_BYTES

@@ -45,7 +45,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Judged:
     """One thing that stands out: the shape and colour it is nearest to, and its middle as shares of the sides."""
 
     shape: str | None
@@ -112,7 +112,7 @@ def _pattern(picture: Tensor, width: int, height: int) -> tuple[Background, Tens
     return Background(kind, (names_of[pair[0]], names_of[pair[1]])), ground
 
 
-def read_things(picture: Tensor, ground: Tensor, box: tuple[int, int, int] | None, word: Word | None) -> list[Found]:
+def read_things(picture: Tensor, ground: Tensor, box: tuple[int, int, int] | None, word: Word | None) -> list[Judged]:
     """What stands out from the background, letters and their sign left out; largest first."""
     mask = ((picture - ground).norm(dim=0) > STANDS_OUT).float()
     if box is not None and word is not None:
@@ -126,7 +126,7 @@ def read_things(picture: Tensor, ground: Tensor, box: tuple[int, int, int] | Non
     return [_describe(part, picture) for part in parts]
 
 
-def _describe(part: Tensor, picture: Tensor) -> Found:
+def _describe(part: Tensor, picture: Tensor) -> Judged:
     rows, columns = part.any(1).nonzero(), part.any(0).nonzero()
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     mask = _normalised(part[top:bottom, left:right].float())
@@ -140,7 +140,7 @@ def _describe(part: Tensor, picture: Tensor) -> Found:
     inside = core if core.any() else part
     colour = _nearest(picture[:, inside].median(1).values)
     height, width = part.shape
-    return Found(best[1], colour, (left + right) / 2 / width, (top + bottom) / 2 / height)
+    return Judged(best[1], colour, (left + right) / 2 / width, (top + bottom) / 2 / height)
 
 
 def read_word(picture: Tensor) -> tuple[str, tuple[int, int, int] | None]:
@@ -177,7 +177,7 @@ def read_word(picture: Tensor) -> tuple[str, tuple[int, int, int] | None]:
     return letters, (first * step, row * step, last * step + CELL)
 
 
-def _is_related(things: list[Found], scene: Scene) -> bool:
+def _is_related(things: list[Judged], scene: Scene) -> bool:
     if len(things) != 2:  # noqa: PLR2004  # of a pair
         return False
     for one, other in (things, things[::-1]):
@@ -189,11 +189,11 @@ def _is_related(things: list[Found], scene: Scene) -> bool:
     return False
 
 
-def _fits(found: Found, thing: Thing) -> bool:
+def _fits(found: Judged, thing: Thing) -> bool:
     return (found.shape, found.colour) == (thing.shape, thing.colour)
 
 
-def _place(found: Found) -> str:
+def _place(found: Judged) -> str:
     low, high = 0.4, 0.6
     row = "top" if found.y < low else "bottom" if found.y > high else ""
     column = "left" if found.x < low else "right" if found.x > high else ""

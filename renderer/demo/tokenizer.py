@@ -21,9 +21,6 @@ TEMPLATE = (
 
 TEMPLATE_PREFIX = TEMPLATE.partition("{}")[0]
 
-DROPPED_TOKENS = 34
-"""DiffSynth's `drop_idx`: how many tokens the template has before the prompt."""
-
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 VOCABULARY_SIZE = 768

@@ -21,6 +21,7 @@ from renderer.doctor import findings
 from renderer.doctor.finding import Facts, Finding
 from renderer.errors import MachineError
 from renderer.estimate import Kernels, Streaming, Work, decide, duration, host, shape_of
+from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import Stored
 from renderer.machine import hardware, processor, rates
 from renderer.machine.hardware import Machine
@@ -107,7 +108,7 @@ def pictures(here: Machine, known: Rates) -> dict[str, str]:
     precisions: tuple[Stored, ...] = get_args(Stored)
     found = {}
     for precision in precisions:
-        streaming = Streaming(shape, precision, decide.FEWEST_SLOTS, kernels)
+        streaming = Streaming(shape, precision, TURNING_SLOTS, kernels)
         from_disk = not host.blocks_in_memory(shape, precision, here.ram_free_bytes)
         for side in FORECAST_SIDES:
             found[f"{side}x{side}, {precision}"] = _picture(

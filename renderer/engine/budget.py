@@ -15,12 +15,11 @@ from dataclasses import replace
 import torch
 
 from renderer import catalog
-from renderer.catalog import Shape
+from renderer.catalog import MOST_TOKENS, Shape
 from renderer.engine.blocks import Arithmetic
 from renderer.engine.device import Device
-from renderer.engine.slots import TURNING
 from renderer.estimate import decide, duration
-from renderer.estimate.memory import CONTEXT_BYTES, MOST_TOKENS, Kernels, Streaming, Work
+from renderer.estimate.memory import CONTEXT_BYTES, TURNING_SLOTS, Kernels, Streaming, Work
 from renderer.job import Job
 from renderer.protocol import Setup
 
@@ -56,12 +55,12 @@ class Budget:
         self._streaming = Streaming(
             _shape(width, blocks),
             setup.stored,
-            TURNING,
+            TURNING_SLOTS,
             Kernels.of(capability, fp8=setup.multiplies_fp8 and arithmetic != "bf16"),
         )
         works = [Work(**demand.model_dump()) for demand in setup.demands] or [USUAL]
         decision = decide.decide(self._streaming, works, self._bytes, slots=setup.slots)
-        self.slots = min(blocks, max(TURNING, decision.slots))
+        self.slots = min(blocks, max(TURNING_SLOTS, decision.slots))
 
     def admits(self, flying: Sequence[Job], job: Job) -> bool:
         """Whether `job` may join those in flight: the first always, the next while they are wanted and fit."""
@@ -99,7 +98,7 @@ class Budget:
 
 def fewer(slots: int) -> int:
     """What a picture that does not fit with so many slots is tried with next; as many when there is nothing less."""
-    return min(slots, max(TURNING, slots // 2))
+    return min(slots, max(TURNING_SLOTS, slots // 2))
 
 
 class Recovery:
@@ -130,7 +129,7 @@ class Recovery:
             self._times = 0
 
 
-class Pace:
+class SweepPace:
     """How long sweeps take. The host runs ahead of the GPU: only several of the same riders in a row show it."""
 
     def __init__(self) -> None:

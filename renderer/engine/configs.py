@@ -24,7 +24,7 @@ from renderer.engine import device as placement
 from renderer.engine import skeletons, traps
 from renderer.engine.coded import CodedLayers
 from renderer.engine.device import Device, Placement
-from renderer.engine.networks import TensorMap, Weights
+from renderer.engine.networks import OpenWeights, TensorMap
 from renderer.errors import ModelError
 from renderer.weights.codecs import PLAIN
 from renderer.weights.unpacked import Unpacked, UnpackedFile
@@ -64,7 +64,7 @@ class Packed(QuantizeConfig):
                 layer.disk_map = self._tensors
 
 
-def config(weights: Weights, role: Role, place: Placement | None, device: Device, sheets: Path) -> ModelConfig:
+def config(weights: OpenWeights, role: Role, place: Placement | None, device: Device, sheets: Path) -> ModelConfig:
     """The `ModelConfig` of one network: its files, and its weights' states, as the profile has them.
 
     The VAE stays on the device whatever the others do: it is 0.25 GB at Qwen-Image's widths. `sheets` is a folder that
@@ -110,7 +110,7 @@ _LIKE: Mapping[int, Mapping[Role, str]] = {
 """By the DiT's width: the hashes under which DiffSynth's tables have the networks of a model."""
 
 
-def _introduce(weights: Weights, role: Role, sheets: Path) -> Path:
+def _introduce(weights: OpenWeights, role: Role, sheets: Path) -> Path:
     """A file that stands for a packed network, and tells DiffSynth, who knows networks by files, the class of it."""
     transformer = [file for file in weights.files if file.network == "transformer"]
     width = TensorMap(transformer).place("img_in.weight").shape[0]

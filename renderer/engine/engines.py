@@ -10,7 +10,7 @@ from renderer.errors import RendererError
 from renderer.job import EngineName, Job
 
 
-class Tell(Protocol):
+class Told(Protocol):
     """Hears what becomes of the jobs an engine was given, each by its key."""
 
     def started(self, key: str) -> None: ...
@@ -45,7 +45,7 @@ class Engine(Protocol):
     def give_back(self) -> tuple[str, ...]:
         """Forget the jobs that wait for their turn; their keys. Those that have begun go on."""
 
-    def advance(self, tell: Tell) -> None:
+    def advance(self, tell: Told) -> None:
         """Go on with the jobs for a while: a sweep, or a picture.
 
         Raises `MachineError` where nothing can be rendered with this model any more, and then is of no more use.

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from renderer.engine.blocks import ModuleBlocks
-from renderer.engine.modulation import Ready
+from renderer.engine.modulation import ReadyModulation
 from renderer.weights.store import TensorPlace
 
 SHIFT, GATE, SHIFT_MLP, GATE_MLP = 0, 2, 3, 5
@@ -141,7 +141,7 @@ class Fp8Block:
         *,
         image: torch.Tensor,
         text: torch.Tensor,
-        temb: Ready,
+        temb: ReadyModulation,
         image_rotary_emb: tuple[torch.Tensor, torch.Tensor],
         **rare: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:

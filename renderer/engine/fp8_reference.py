@@ -12,7 +12,7 @@ import torch
 
 from renderer.weights.codecs.fp8 import LARGEST
 
-SMALLEST_PEAK = 1e-12
+SMALLEST_ROW_PEAK = 1e-12
 EPS = 1e-6
 
 FAST_ACCUMULATION = True
@@ -38,7 +38,7 @@ class Rows:
 def quantise(x: torch.Tensor) -> Rows:
     """Rows of bf16 or float32 as FP8."""
     full = x.float()
-    scale = full.abs().amax(-1).clamp(min=SMALLEST_PEAK) / LARGEST
+    scale = full.abs().amax(-1).clamp(min=SMALLEST_ROW_PEAK) / LARGEST
     rows = room_for(x)
     rows.values[: rows.count] = (full / scale[:, None]).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
     rows.scale[: rows.count] = scale

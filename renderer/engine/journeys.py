@@ -20,9 +20,9 @@ import torch
 from renderer.engine import calling, failures
 from renderer.engine.calling import Rendering
 from renderer.engine.device import Device
-from renderer.engine.engines import Tell
+from renderer.engine.engines import Told
 from renderer.engine.meter import Peaks, Span, Stopwatch
-from renderer.engine.modulation import Modulations, Ready, timesteps
+from renderer.engine.modulation import Modulations, ReadyModulation, timesteps
 from renderer.engine.riders import Rest, Rider, fork, pause
 from renderer.errors import RendererError
 from renderer.job import Job, Sharing, Timing
@@ -45,7 +45,7 @@ class Sweep:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RenderPlace:
     """Where pictures are made: the device, and what its memory keeps for all of them.
 
     `make_room` gives back what nobody uses, before a decode. Pixels are made on the stream `beside`;
@@ -100,13 +100,13 @@ class Journey:
 
     # -- from noise to a picture --
 
-    def begin(self, pipe: Callable[[], Any], place: Place, tell: Tell) -> None:
+    def begin(self, pipe: Callable[[], Any], place: RenderPlace, tell: Told) -> None:
         """Set out, by a pipeline of its own, and go until the first block is needed. Whatever fails is its `error`."""
         self.began_at = datetime.now(UTC)
         self.rider = Rider(lambda: self._call(pipe(), place, tell), self._ended)
         self.rider.start()
 
-    def _call(self, pipe: Any, place: Place, tell: Tell) -> bytes:
+    def _call(self, pipe: Any, place: RenderPlace, tell: Told) -> bytes:
         """DiffSynth's call for this job; the picture's RGB bytes."""
         decoding = Stopwatch(place.device)
         pipe.cfg_guided_model_fn = self._guided
@@ -116,7 +116,7 @@ class Journey:
         return calling.rgb(image, self.job)
 
     def _denoise(
-        self, moments: torch.Tensor, *, decoding: Stopwatch, place: Place, tell: Tell
+        self, moments: torch.Tensor, *, decoding: Stopwatch, place: RenderPlace, tell: Told
     ) -> Iterator[torch.Tensor]:
         """DiffSynth's loop over the timesteps: it takes a step for each that it is handed."""
         self._stepped()
@@ -149,7 +149,7 @@ class Journey:
         return guided
 
     @contextlib.contextmanager
-    def _developed(self, decoding: Stopwatch, place: Place) -> Iterator[None]:
+    def _developed(self, decoding: Stopwatch, place: RenderPlace) -> Iterator[None]:
         """The decode is under way: the next sweep goes first, and within, its values become pixels beside that."""
         decoding.stop()
         pause(Rest())
@@ -175,10 +175,10 @@ class Journey:
         adjustments = (*self.adjustments, change)
         return Journey(self.key, self.job, adjustments, self.prepared, alone, slots, encode_s=self.encode_s)
 
-    def ready(self, number: int) -> Ready:
+    def ready(self, number: int) -> ReadyModulation:
         """Block `number`'s modulation at this picture's present step."""
         assert self.table is not None
-        return Ready(self.table[number])
+        return ReadyModulation(self.table[number])
 
     def _stepped(self) -> None:
         """Note that denoising begins, or that a step of it is done."""

@@ -39,19 +39,19 @@ Figure = TypeVar("Figure")
 
 
 WARM_UPS = 2
-RUNS = (3, 30)
+PROBE_RUNS = (3, 30)
 """At least, and at most so many."""
 
 LAUNCHES = 200
 """Fewer than what a stream takes before the host has to wait."""
 
-READ_BYTES = 64 * MIB
+PROBE_READ_BYTES = 64 * MIB
 READS = 4
 """From the disk: so many pieces of a file at once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
+class ProbeSizes:
     """What is measured: a product's rows, columns and depth; heads, their width, tokens; (channels, side); bytes."""
 
     rows: int
@@ -66,7 +66,7 @@ class Sizes:
     run_s: float
 
 
-GPU_SIZES = Sizes(
+GPU_SIZES = ProbeSizes(
     rows=6912,
     width=3072,
     wide=12288,
@@ -79,7 +79,7 @@ GPU_SIZES = Sizes(
     run_s=0.1,
 )
 
-CPU_SIZES = Sizes(
+CPU_SIZES = ProbeSizes(
     rows=64,
     width=384,
     wide=1536,
@@ -109,7 +109,7 @@ def main() -> None:
         stream.write(json.dumps(found, indent=2) + "\n")
 
 
-def measure(device: Device, sizes: Sizes | None = None) -> Rates:
+def measure(device: Device, sizes: ProbeSizes | None = None) -> Rates:
     """All figures of one device. What goes wrong is raised, with a note of which figure it was."""
     sizes = sizes or (GPU_SIZES if device == "cuda" else CPU_SIZES)
     bench = Bench(device, sizes)
@@ -142,7 +142,7 @@ def _named(what: str, find: Callable[[], Figure]) -> Figure:
 class Bench:
     """Measures one device."""
 
-    def __init__(self, device: Device, sizes: Sizes) -> None:
+    def __init__(self, device: Device, sizes: ProbeSizes) -> None:
         self._device = device
         self._sizes = sizes
 
@@ -269,7 +269,7 @@ class Bench:
         return torch.randn(shape, dtype=computation_dtype(self._device), device=self._device)
 
     @staticmethod
-    def _flops(sizes: Sizes) -> float:
+    def _flops(sizes: ProbeSizes) -> float:
         return 2.0 * sizes.rows * sizes.width * sizes.wide
 
 
@@ -280,22 +280,22 @@ def disk_bytes_per_s(folder: Path) -> float | None:
     """
     found = ((path.stat().st_size, path) for path in folder.rglob("*.safetensors") if path.is_file())
     size, path = max(found, default=(0, folder))
-    if size < READS * READ_BYTES or not hasattr(os, "posix_fadvise"):
+    if size < READS * PROBE_READ_BYTES or not hasattr(os, "posix_fadvise"):
         return None
 
     def read(place: int) -> None:
         start = place * (size // READS)
         with path.open("rb", buffering=0) as stream:
-            os.posix_fadvise(stream.fileno(), start, READ_BYTES, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(stream.fileno(), start, PROBE_READ_BYTES, os.POSIX_FADV_DONTNEED)
             stream.seek(start)
             buffer = memoryview(bytearray(4 * MIB))
-            for _ in range(READ_BYTES // len(buffer)):
+            for _ in range(PROBE_READ_BYTES // len(buffer)):
                 stream.readinto(buffer)
 
     with contextlib.suppress(OSError), ThreadPoolExecutor(READS) as pool:
         began_s = time.perf_counter()
         list(pool.map(read, range(READS)))
-        return READS * READ_BYTES / (time.perf_counter() - began_s)
+        return READS * PROBE_READ_BYTES / (time.perf_counter() - began_s)
     return None
 
 
@@ -307,7 +307,7 @@ def _host_seconds(work: Callable[[], Any], run_s: float) -> float:
     for _ in range(WARM_UPS):
         work()
     took: list[float] = []
-    runs = RUNS[0]
+    runs = PROBE_RUNS[0]
     while len(took) < runs:
         began_s = time.perf_counter()
         work()
@@ -318,7 +318,7 @@ def _host_seconds(work: Callable[[], Any], run_s: float) -> float:
 
 def _runs(one_s: float, run_s: float) -> int:
     """How often to run what takes `one_s`, to spend `run_s` on it."""
-    least, most = RUNS
+    least, most = PROBE_RUNS
     return max(least, min(most, int(run_s / max(one_s, 1e-9))))
 
 

@@ -19,19 +19,18 @@ from diffsynth.diffusion import FlowMatchScheduler
 
 from renderer.engine import precision
 from renderer.engine.device import Device, computation_dtype
-from renderer.engine.slots import TURNING, ReadAhead, Slots, host_buffer
+from renderer.engine.slots import ReadAhead, Slots, host_buffer
+from renderer.estimate.host import MOST_TABLES
+from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import Job
 from renderer.weights.store import BlockFile, views
 
 STEMS = ("img_mod.1", "txt_mod.1")
 """A block's two modulations, in the order of a table."""
 
-MOST_TABLES = 512
-"""Timesteps kept at hand: 2.3 GB of host memory for Qwen-Image, or a dozen schedules of 40 steps."""
-
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class ReadyModulation:
     """What one block's two modulations give for one timestep: 2 x (6 * width). Stands in for `temb`."""
 
     both: torch.Tensor
@@ -50,14 +49,14 @@ class Ready:
 class PickImage(torch.nn.Module):
     """In a block, in `img_mod`'s place."""
 
-    def forward(self, ready: Ready) -> torch.Tensor:
+    def forward(self, ready: ReadyModulation) -> torch.Tensor:
         return ready.image
 
 
 class PickText(torch.nn.Module):
     """In a block, in `txt_mod`'s place."""
 
-    def forward(self, ready: Ready) -> torch.Tensor:
+    def forward(self, ready: ReadyModulation) -> torch.Tensor:
         return ready.text
 
 
@@ -119,7 +118,7 @@ class Modulations:
     def _compute(self, missing: Sequence[float]) -> None:
         embedded = [self._embedded(timestep) for timestep in missing]
         tables: list[torch.Tensor] = []
-        slots = Slots(ReadAhead(self._files, self._device), TURNING, self._device, once=True)
+        slots = Slots(ReadAhead(self._files, self._device), TURNING_SLOTS, self._device, once=True)
         try:
             for number, slot in slots.sweep():
                 places = self._files[number].tensors

@@ -19,13 +19,13 @@ from renderer.weights.layout import ALIGNMENT
 from renderer.weights.store import BlockFile, Store, TensorPlace, views
 from renderer.weights.unpacked import Unpacked, UnpackedFile
 
-READERS = 8
+NETWORK_READERS = 8
 """Threads that read a network's files."""
 
 STAGING_BYTES = 2**25
 """Memory each of them reads into on the way to a GPU, pinned where it can be."""
 
-Weights = Store | Unpacked
+OpenWeights = Store | Unpacked
 """An open store, or a checkpoint that reads like one."""
 
 File = BlockFile | UnpackedFile
@@ -73,14 +73,14 @@ class TensorMap(Mapping[str, torch.Tensor]):
 
     def check(self) -> None:
         """Read all files once, and hold them against what is known of them. Raises `ModelError`."""
-        with ThreadPoolExecutor(min(READERS, len(self._files))) as pool:
+        with ThreadPoolExecutor(min(NETWORK_READERS, len(self._files))) as pool:
             for _done in pool.map(lambda file: file.check(), self._files):
                 pass
 
     def read(self, device: Device) -> dict[str, torch.Tensor]:
         """All tensors, on a device, several files at a time, and hardly more in host memory than what stays there."""
-        reader = Reader(device)
-        with ThreadPoolExecutor(min(READERS, len(self._files))) as pool:
+        reader = DeviceReader(device)
+        with ThreadPoolExecutor(min(NETWORK_READERS, len(self._files))) as pool:
             found = list(pool.map(reader.read, self._files))
         return {
             module_name(file, name): tensor
@@ -89,7 +89,7 @@ class TensorMap(Mapping[str, torch.Tensor]):
         }
 
 
-class Reader:
+class DeviceReader:
     """Brings files to a device, whole: into memory of their own, of which their tensors are views."""
 
     def __init__(self, device: Device) -> None:

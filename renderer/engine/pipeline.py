@@ -25,7 +25,7 @@ from renderer.engine import configs, failures, resolve, skeletons, traps
 from renderer.engine import device as placement
 from renderer.engine.chatter import into_log
 from renderer.engine.device import Device, Placement
-from renderer.engine.networks import Weights
+from renderer.engine.networks import OpenWeights
 from renderer.engine.vae import PictureVae
 from renderer.errors import MachineError
 from renderer.protocol import Setup
@@ -70,7 +70,7 @@ def open_pipeline(setup: Setup, report: Callable[[str], None]) -> OpenPipeline:
 
 
 def _pipe(
-    weights: Weights, place: Placement | None, device: Device, setup: Setup, report: Callable[[str], None]
+    weights: OpenWeights, place: Placement | None, device: Device, setup: Setup, report: Callable[[str], None]
 ) -> Any:
     """DiffSynth's pipeline with a model's networks in it."""
     tokenizer = skeletons.open_tokenizer(weights.tokenizer)

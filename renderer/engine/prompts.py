@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from renderer.catalog import MOST_TOKENS
-from renderer.demo.tokenizer import DROPPED_TOKENS
+from renderer.catalog import DROPPED_TOKENS, MOST_TOKENS
 from renderer.engine import calling, facts
 from renderer.engine.blocks import ModuleBlocks
 from renderer.engine.device import Device, arithmetic_of, computation_dtype
 from renderer.engine.encoding import EmbeddingCache, Encoded, encode
 from renderer.engine.riders import Rider
 from renderer.engine.skeletons import Skeleton
-from renderer.engine.slots import TURNING, ReadAhead, Slots, Source
+from renderer.engine.slots import BlockSource, ReadAhead, Slots
+from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import Job, canonical
 from renderer.system.folders import cache_folder
 from renderer.weights.store import Store
@@ -92,9 +92,9 @@ class Prompts:
         keep = {prompt for job in still_wanted for prompt in calling.prompts(job).values()}
         self._known = {prompt: encoded for prompt, encoded in self._known.items() if prompt in keep}
 
-    def _sweep(self, source: Source, riders: Sequence[Rider]) -> None:
+    def _sweep(self, source: BlockSource, riders: Sequence[Rider]) -> None:
         """Bring the encoder's layers past, once. The device's memory is given back after it."""
-        slots = Slots(source, TURNING, self._device, once=True)
+        slots = Slots(source, TURNING_SLOTS, self._device, once=True)
         try:
             for number, slot in slots.sweep():
                 layer = self._blocks.arrive(number, slot)

@@ -23,7 +23,7 @@ import torch
 
 from renderer.engine import failures
 from renderer.engine.blocks import Arithmetic, Blocks
-from renderer.engine.modulation import Ready
+from renderer.engine.modulation import ReadyModulation
 from renderer.estimate.memory import MOST_RECORDED_ROWS
 
 LOG = logging.getLogger(__name__)
@@ -304,7 +304,7 @@ class _Place:
         width = image.shape[2]
         self._rows = image.new_empty((1, MOST_RECORDED_ROWS, width))
         self._turns = turns.new_empty((MOST_RECORDED_ROWS, turns.shape[1]))
-        self._ready = Ready(image.new_empty((2, 6 * width)))
+        self._ready = ReadyModulation(image.new_empty((2, 6 * width)))
 
     def form(self, tokens: int, words: int) -> _Form:
         rows, turns = self._rows[:, : words + tokens], self._turns[: words + tokens]

@@ -13,7 +13,7 @@ from dataclasses import replace
 from renderer.catalog import DEMO, Model
 from renderer.demo import cache as demo
 from renderer.engine import stores
-from renderer.engine.networks import Weights
+from renderer.engine.networks import OpenWeights
 from renderer.errors import ModelError
 from renderer.protocol import Setup
 from renderer.text import gb
@@ -25,7 +25,7 @@ from renderer.weights.unpacked import unpacked
 LOG = logging.getLogger(__name__)
 
 
-def weights_of(setup: Setup, model: Model, report: Callable[[str], None]) -> Weights:
+def weights_of(setup: Setup, model: Model, report: Callable[[str], None]) -> OpenWeights:
     """A setup's weights: the packed store that it names, or one that is here, or else the model's own files.
 
     Raises `ModelError` when there is none of them, or what there is is not whole; `DiskError` where files are fetched.

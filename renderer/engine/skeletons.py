@@ -21,8 +21,9 @@ from diffsynth.pipelines.qwen_image import QwenImagePipeline, QwenImageUnit_Prom
 from safetensors import safe_open
 from transformers import Qwen2Tokenizer
 
+from renderer.catalog import DROPPED_TOKENS
 from renderer.demo import family
-from renderer.demo.tokenizer import DROPPED_TOKENS, TEMPLATE_PREFIX
+from renderer.demo.tokenizer import TEMPLATE_PREFIX
 from renderer.engine.device import Device, computation_dtype
 from renderer.engine.encoding import Encoded, HostEmbedding, ReadyPrompts, TextStop
 from renderer.engine.modulation import PickImage, PickText

@@ -24,15 +24,11 @@ import torch
 from renderer.engine.device import Device
 from renderer.engine.meter import Span
 from renderer.errors import MachineError, ModelError
+from renderer.estimate import host
+from renderer.estimate.memory import TURNING_SLOTS
 from renderer.machine import hardware
 
 LOG = logging.getLogger(__name__)
-
-TURNING = 2
-"""Slots that the streamed blocks take turns in: one is computed with while the other is filled."""
-
-HOST_MARGIN_BYTES = 4 * 2**30
-"""Host memory left to the rest of the worker, to the page cache and to everybody else."""
 
 READERS = 16
 """Threads that fill host memory from the packed store: most of that is the kernel's handing out of fresh pages."""
@@ -40,17 +36,13 @@ READERS = 16
 AHEAD = 4
 """Blocks that a source is told of before they are wanted; it takes up as many as it has room for."""
 
-DEPTH = 3
-"""Reads from the disk that are under way at once. Cold, a virtual disk gave blocks of 466 MB past the page cache at
-1.9, 2.0, 2.3 and 2.2 GB/s with 1, 2, 3 and 4, and through it at 1.1, 2.6, 2.3 and 2.4: a fourth only costs memory."""
-
 PINNING_HINT = "raise the limit on locked memory (ulimit -l unlimited), or free host memory"
 SLOWER = f"copies to the GPU take several times as long (7 times beside an H200); {PINNING_HINT}"
 
 _PIN_FLAGS = 0  # cudaHostRegisterDefault
 
 
-class BlockFile(Protocol):
+class ReadableBlock(Protocol):
     """A block on the disk: how many bytes it has, and how they are read."""
 
     @property
@@ -59,7 +51,7 @@ class BlockFile(Protocol):
     def read_into(self, buffer: torch.Tensor, *, direct: bool = False) -> None: ...
 
 
-class Source(Protocol):
+class BlockSource(Protocol):
     """Where a network's blocks come from: flat bytes in host memory, in the order of a sweep, over and over."""
 
     @property
@@ -84,7 +76,7 @@ class Source(Protocol):
 class HostMemory:
     """All blocks of a network in host memory, pinned where there is a GPU and it can be: the one copy there is."""
 
-    def __init__(self, files: Sequence[BlockFile], device: Device) -> None:
+    def __init__(self, files: Sequence[ReadableBlock], device: Device) -> None:
         """Raises `ModelError` for a file that cannot be read."""
         self._files = files
         with ThreadPoolExecutor(READERS) as pool:
@@ -113,7 +105,12 @@ class ReadAhead:
     """Blocks read from the disk as they are wanted, a few at once, into a few buffers: for short host memory."""
 
     def __init__(
-        self, files: Sequence[BlockFile], device: Device, depth: int = DEPTH, *, direct: bool | None = None
+        self,
+        files: Sequence[ReadableBlock],
+        device: Device,
+        depth: int = host.READS_AT_ONCE,
+        *,
+        direct: bool | None = None,
     ) -> None:
         """`depth` is how many reads are under way at once; one buffer more is there to be copied from.
 
@@ -166,7 +163,7 @@ class ReadAhead:
         self._free.append((buffer, event))
 
 
-def _read(file: BlockFile, buffer: torch.Tensor, *, direct: bool = False) -> None:
+def _read(file: ReadableBlock, buffer: torch.Tensor, *, direct: bool = False) -> None:
     """Read a block, and once more where that fails: a disk, or the network before it, may have had a bad moment."""
     try:
         file.read_into(buffer, direct=direct)
@@ -175,7 +172,7 @@ def _read(file: BlockFile, buffer: torch.Tensor, *, direct: bool = False) -> Non
         file.read_into(buffer, direct=direct)
 
 
-def source_for(files: Sequence[BlockFile], device: Device) -> Source:
+def source_for(files: Sequence[ReadableBlock], device: Device) -> BlockSource:
     """Host memory for all blocks where there is room for them; otherwise they are read as they are wanted."""
     if _fits(files):
         return HostMemory(files, device)
@@ -183,19 +180,19 @@ def source_for(files: Sequence[BlockFile], device: Device) -> Source:
     return ReadAhead(files, device, direct=True)
 
 
-def _fits(files: Sequence[BlockFile]) -> bool:
+def _fits(files: Sequence[ReadableBlock]) -> bool:
     """Whether host memory has room for all of a sweep."""
-    return _bytes(files) + HOST_MARGIN_BYTES <= hardware.look().ram_free_bytes
+    return host.has_room(_bytes(files), hardware.look().ram_free_bytes)
 
 
-def _bytes(files: Sequence[BlockFile]) -> int:
+def _bytes(files: Sequence[ReadableBlock]) -> int:
     return sum(file.bytes for file in files)
 
 
 class Slots:
     """A network's blocks on the device: `resident` of them for good, the others through the turning slots."""
 
-    def __init__(self, source: Source, slots: int, device: Device, *, once: bool = False) -> None:
+    def __init__(self, source: BlockSource, slots: int, device: Device, *, once: bool = False) -> None:
         """`slots` from 2 to all blocks; with as many as blocks, nothing moves once they are there.
 
         `once` says that there will be one sweep: nothing is fetched for another. Raises what torch raises where there
@@ -205,9 +202,9 @@ class Slots:
         self._source = source
         self._device = device
         count = source.count
-        resident = count if slots >= count else max(0, slots - TURNING)
+        resident = count if slots >= count else max(0, slots - TURNING_SLOTS)
         self._streamed = _spread(count, count - resident)
-        self._turning = [self._buffer() for _ in range(min(TURNING, len(self._streamed)))]
+        self._turning = [self._buffer() for _ in range(min(TURNING_SLOTS, len(self._streamed)))]
         self._kept: dict[int, torch.Tensor] = {}
         self._stream = torch.cuda.Stream() if device == "cuda" else None
         self._ready: list[Any] = [self._event() for _ in self._turning]

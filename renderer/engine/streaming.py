@@ -26,18 +26,19 @@ from renderer import catalog
 from renderer.catalog import Model
 from renderer.engine import arithmetic, budget, calling, failures, skeletons, stores
 from renderer.engine import device as placement
-from renderer.engine.budget import Budget, Pace, Recovery
+from renderer.engine.budget import Budget, Recovery, SweepPace
 from renderer.engine.calling import Rendering
 from renderer.engine.chatter import into_log
 from renderer.engine.device import Device
-from renderer.engine.engines import Tell
-from renderer.engine.journeys import Journey, Place, Sweep
+from renderer.engine.engines import Told
+from renderer.engine.journeys import Journey, RenderPlace, Sweep
 from renderer.engine.meter import MemoryMeter, Span
 from renderer.engine.modulation import Modulations
 from renderer.engine.prompts import Prompts
 from renderer.engine.riders import Rider
-from renderer.engine.slots import TURNING, Slots, source_for
+from renderer.engine.slots import Slots, source_for
 from renderer.errors import DeviceLostError, MachineError, OutOfMemoryError, RendererError
+from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import EngineName, Job
 from renderer.protocol import Setup
 from renderer.weights.store import Store
@@ -81,8 +82,8 @@ class StreamingEngine:
         self._flying: list[Journey] = []
         self._decoded: list[Journey] = []
         beside = torch.cuda.Stream() if device == "cuda" else None
-        self._place = Place(device, self._dtype, self._modulations, self._make_room, beside)
-        self._pace = Pace()
+        self._place = RenderPlace(device, self._dtype, self._modulations, self._make_room, beside)
+        self._pace = SweepPace()
 
     @classmethod
     def open(cls, setup: Setup, report: Callable[[str], None]) -> StreamingEngine:
@@ -111,7 +112,7 @@ class StreamingEngine:
         return keys
 
     @torch.no_grad()  # here, not in the calls: theirs are entered and left in turns
-    def advance(self, tell: Tell) -> None:
+    def advance(self, tell: Told) -> None:
         """Admit what there is room for, and bring every block past once.
 
         Raises `MachineError` where nothing can be rendered with this model any more: a file of its store is damaged.
@@ -137,7 +138,7 @@ class StreamingEngine:
 
     # -- beginning --
 
-    def _admit(self, tell: Tell) -> None:
+    def _admit(self, tell: Told) -> None:
         """Let waiting pictures in, up to what memory allows and the bus needs."""
         while self._waiting and self._may_begin(self._waiting[0]):
             if self._is_ready(self._waiting[0]) or self._make_ready(tell):
@@ -159,7 +160,7 @@ class StreamingEngine:
     def _is_ready(self, journey: Journey) -> bool:
         return self._prompts.has(journey.job) and self._modulations.has(journey.job)
 
-    def _make_ready(self, tell: Tell) -> bool:
+    def _make_ready(self, tell: Told) -> bool:
         """Encode the prompts and compute the modulations of all that wait; whether the first can begin now.
 
         Where that fails for all together, each is prepared apart from the others, once. One that memory does not
@@ -188,7 +189,7 @@ class StreamingEngine:
             tell.failed(self._waiting.popleft().key, failure)
         return False
 
-    def _refuse(self, tell: Tell) -> None:
+    def _refuse(self, tell: Told) -> None:
         """Drop those of the waiting that this engine does not render."""
         for journey in list(self._waiting):
             try:
@@ -221,7 +222,7 @@ class StreamingEngine:
             journey.encode_s = (time.perf_counter() - began_s) / len(ready)
         return None
 
-    def _start(self, journey: Journey, tell: Tell) -> None:
+    def _start(self, journey: Journey, tell: Told) -> None:
         tell.started(journey.key)
         self._flying.append(journey)
         encoded = self._prompts.of(journey.job)
@@ -278,7 +279,7 @@ class StreamingEngine:
         try:
             self._slots = Slots(self._source, count, self.device)
         except Exception as error:
-            if count <= TURNING or not failures.is_out_of_memory(error):
+            if count <= TURNING_SLOTS or not failures.is_out_of_memory(error):
                 raise
             return False
         return True
@@ -347,7 +348,7 @@ class StreamingEngine:
 
     # -- ending --
 
-    def _land(self, journey: Journey, tell: Tell) -> None:
+    def _land(self, journey: Journey, tell: Told) -> None:
         """Hand a finished picture on, or say what became of it."""
         wanted = [each.job for each in (*self._waiting, *self._flying, *self._decoded)]
         self._prompts.forget(wanted)
@@ -372,7 +373,7 @@ class StreamingEngine:
         warnings = calling.warn_of(journey.job, self._skeleton.tokenizer)
         return journey.rendering(journey.sharing(self._source.count, self._blocks.arithmetic), warnings)
 
-    def _begin_again(self, short: list[Journey], tell: Tell, *, in_company: bool) -> None:
+    def _begin_again(self, short: list[Journey], tell: Told, *, in_company: bool) -> None:
         """Pictures that did not fit begin again: alone, then with fewer slots; then they fail."""
         for journey in short:
             journey.rider = None

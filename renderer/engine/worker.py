@@ -69,7 +69,7 @@ def main() -> None:
     orders: queue.SimpleQueue[AnyOrder] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, orders), name="orders", daemon=True).start()
     with os.fdopen(descriptor, "wb") as events:
-        worker = Worker(events)
+        worker = WorkerLoop(events)
         try:
             while True:
                 while not (worker.busy and orders.empty()):
@@ -82,7 +82,7 @@ def main() -> None:
             _end(EXIT_BROKEN)
 
 
-class Worker:
+class WorkerLoop:
     """Answers orders with events."""
 
     def __init__(self, events: BinaryIO) -> None:

@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from renderer.catalog import SIZE_STEP, Model
-from renderer.estimate.memory import BEHIND, MOST_TOKENS, Streaming, Work
+from renderer.catalog import MOST_TOKENS, SIZE_STEP, Model
+from renderer.estimate.memory import BEHIND, TURNING_SLOTS, Streaming, Work
 from renderer.estimate.terms import total
 from renderer.job import Size
 from renderer.text import MIB
-
-FEWEST_SLOTS = 2
-"""One is computed with while the other is filled."""
 
 MOST_IN_FLIGHT = 16
 
@@ -84,7 +81,7 @@ def tokens_together(streaming: Streaming, flying: Sequence[Work], available: int
 
 def fits(streaming: Streaming, work: Work, available: int) -> bool:
     """Whether a picture can be rendered at all: alone, with the fewest slots, and perhaps with luck."""
-    return least(replace(streaming, slots=FEWEST_SLOTS), [work]) <= available
+    return least(replace(streaming, slots=TURNING_SLOTS), [work]) <= available
 
 
 def decide(
@@ -111,8 +108,8 @@ def decide(
         else:
             refused.add((work.width, work.height))
     if not fitting:
-        return Decision(slots or FEWEST_SLOTS, 1, frozenset(refused), available, 0)
-    count, company = slots or FEWEST_SLOTS, 1
+        return Decision(slots or TURNING_SLOTS, 1, frozenset(refused), available, 0)
+    count, company = slots or TURNING_SLOTS, 1
     for _ in range(3):  # more slots leave less to hide, and less to hide leaves room for slots
         most = {each: _company(streaming, each, count, available, hiding, most_in_flight) for each in fitting}
         company = max(most.values())
@@ -132,9 +129,9 @@ def slots_beside(streaming: Streaming, companies: Sequence[Sequence[Work]], avai
     bare, block = replace(streaming, slots=0), round(streaming.weights.block * (1 + _PAGES_PART))
     for need in (recording, needed):
         count = (available - max(need(bare, works) for works in companies)) // block
-        if count >= FEWEST_SLOTS:
+        if count >= TURNING_SLOTS:
             return min(streaming.shape.layers, count)
-    return FEWEST_SLOTS
+    return TURNING_SLOTS
 
 
 def _company(

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from renderer.catalog import Shape
-from renderer.estimate.memory import BEHIND, CONTEXT_BYTES, DROPPED, FIXED_BYTES, Kernels, Streaming, Work
+from renderer.catalog import DROPPED_TOKENS, Shape
+from renderer.estimate.memory import BEHIND, CONTEXT_BYTES, FIXED_BYTES, Kernels, Streaming, Work
 from renderer.estimate.terms import Estimate, Stage, Term, terms, total
 from renderer.estimate.weights import weight_bytes
 from renderer.job import Profile, Stored
@@ -72,7 +72,7 @@ class Native:
     def _encode(self, work: Work) -> Stage:
         """One prompt: the text encoder's layers, of which it keeps all states."""
         longest = max(work.texts)
-        layer = 3 * 2 * (longest + DROPPED) * (self.shape.text_mlp_width + self.shape.text_width)
+        layer = 3 * 2 * (longest + DROPPED_TOKENS) * (self.shape.text_mlp_width + self.shape.text_width)
         cast = self._cast(weight_bytes(self.shape, "bf16").largest_of_text_block)
         beside = terms(prompt_states=self._plain.prompt_bytes(longest - BEHIND), one_layer=layer + cast)
         return self._stage("encode", "text encoder", beside, piece=cast)

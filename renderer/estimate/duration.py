@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from renderer.catalog import Shape
+from renderer.catalog import DROPPED_TOKENS, MOST_TOKENS, Shape
 from renderer.estimate.decode import LATENT_PIXEL
-from renderer.estimate.memory import DROPPED, MOST_RECORDED_ROWS, MOST_TOKENS, Streaming, Work
+from renderer.estimate.memory import MOST_RECORDED_ROWS, TURNING_SLOTS, Streaming, Work
 from renderer.estimate.weights import weight_bytes
 from renderer.job import Stored
 from renderer.machine.rates import Rates
@@ -72,7 +72,7 @@ SAVE_S_A_PIXEL = 4.5e-7
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep:
+class SweepTime:
     """One step of all pictures in flight, in seconds by what it waits for."""
 
     arithmetic_s: float
@@ -158,7 +158,7 @@ def save_seconds(work: Work) -> float:
 # ---- pictures in flight ----------------------------------------------------------------------------------------------
 
 
-def sweep(streaming: Streaming, works: Sequence[Work], rates: Rates, *, from_disk: bool = False) -> Sweep:
+def sweep(streaming: Streaming, works: Sequence[Work], rates: Rates, *, from_disk: bool = False) -> SweepTime:
     """One step of pictures in flight."""
     parts = [block_seconds(streaming, work, rates) for work in works]
     blocks = streaming.shape.layers
@@ -170,7 +170,7 @@ def sweep(streaming: Streaming, works: Sequence[Work], rates: Rates, *, from_dis
         restoring = blocks * 7 * plain / rates.memory_bytes_per_s  # to float32, times the scales, to bf16
     else:
         restoring = 0.0
-    return Sweep(
+    return SweepTime(
         arithmetic_s=(blocks * sum(gpu for gpu, _ in parts) + restoring) / KEPT_UP + gaps,
         launches_s=blocks * sum(host for _, host in parts),
         bus_s=moved / rates.bus_bytes_per_s,
@@ -190,7 +190,7 @@ def least_seconds(streaming: Streaming, works: Sequence[Work], rates: Rates) -> 
 def moved_bytes(streaming: Streaming) -> int:
     """Bytes that a sweep copies to the GPU: every block that has no slot of its own."""
     blocks = streaming.shape.layers
-    resident = blocks if streaming.slots >= blocks else max(0, streaming.slots - 2)
+    resident = blocks if streaming.slots >= blocks else max(0, streaming.slots - TURNING_SLOTS)
     return (blocks - resident) * streaming.weights.block
 
 
@@ -212,7 +212,7 @@ def encode_seconds(shape: Shape, precision: Stored, prompts: Sequence[int], time
     weights = weight_bytes(shape, precision)
     groups = 0
     left = 0
-    for tokens in (DROPPED + tokens for tokens in prompts):
+    for tokens in (DROPPED_TOKENS + tokens for tokens in prompts):
         if groups == 0 or tokens > left:
             groups, left = groups + 1, MOST_TOKENS
         left -= tokens

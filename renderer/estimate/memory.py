@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from renderer.catalog import Shape
+from renderer.catalog import DROPPED_TOKENS, MOST_TOKENS, Shape
 from renderer.estimate import decode as vae
 from renderer.estimate.terms import Estimate, Stage, Term, terms, total
 from renderer.estimate.tokens import count_tokens
@@ -19,11 +19,11 @@ from renderer.estimate.weights import WeightBytes, weight_bytes
 from renderer.job import Job, Stored
 from renderer.text import MIB
 
-DROPPED, BEHIND = 34, 5
-"""Tokens that DiffSynth puts before a prompt, which are dropped after encoding, and behind it."""
+BEHIND = 5
+"""Tokens that DiffSynth puts behind a prompt."""
 
-MOST_TOKENS = 4096
-"""Of all prompts that are encoded together (`engine.prompts`), which is also where DiffSynth cuts a prompt off."""
+TURNING_SLOTS = 2
+"""Slots that streamed blocks take turns in: one is computed with while the other is filled."""
 
 MOST_RECORDED_ROWS = 3072
 """Tokens of image and text up to which a block's launches are recorded (`engine.recorded`): more keep the GPU busy."""
@@ -241,7 +241,7 @@ class Streaming:
         prompts = together if together is not None else self.group(works)
         weights, plain = self.weights, weight_bytes(self.shape, "bf16")
         scaled = self.precision == "fp8"
-        longest = max(prompts, default=0) + DROPPED + BEHIND
+        longest = max(prompts, default=0) + DROPPED_TOKENS + BEHIND
         layer = terms(
             MLP_of_the_longest_prompt=3 * 2 * longest * self.shape.text_mlp_width,
             its_residuals=3 * 2 * longest * self.shape.text_width,
@@ -264,10 +264,10 @@ class Streaming:
         left = MOST_TOKENS
         prompts = (text - BEHIND for work in works for text in work.texts)
         for tokens in sorted(prompts, reverse=True):
-            if found and tokens + DROPPED > left:
+            if found and tokens + DROPPED_TOKENS > left:
                 break
             found.append(tokens)
-            left -= tokens + DROPPED
+            left -= tokens + DROPPED_TOKENS
         return found
 
     def prompt_bytes(self, tokens: int) -> int:
@@ -276,7 +276,7 @@ class Streaming:
         transformers keeps the states of all layers, of which the last is wanted.
         """
         a_token = 2 * self.shape.text_width + 2 * 2 * self.shape.text_key_width
-        return (tokens + DROPPED + BEHIND) * a_token * self.shape.text_layers
+        return (tokens + DROPPED_TOKENS + BEHIND) * a_token * self.shape.text_layers
 
     def modulate(self, works: Sequence[Work]) -> Stage:
         """The modulation tables of a schedule: two slots of a block's two layers, and two blocks' layers in bf16."""

@@ -14,7 +14,7 @@ from renderer.text import MIB
 WORKSPACE = 30 * MIB
 """cuBLAS and small things, beside the terms."""
 
-CONTEXT_BYTES = 450 * MIB
+_CONTEXT_BYTES = 450 * MIB
 
 
 def f(  # the name under which this formula is known
@@ -62,7 +62,7 @@ def estimate_unet(
         Stage("denoise", kept + text + _block(shape, rows, passes, fused=fused)),
         Stage("decode", kept + text + _decode(shape, rows, batch_size, fused=fused), piece),
     )
-    return Estimate(stages, CONTEXT_BYTES)
+    return Estimate(stages, _CONTEXT_BYTES)
 
 
 def _block(shape: UNetShape, rows: int, passes: int, *, fused: bool) -> tuple[Term, ...]:

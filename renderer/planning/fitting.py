@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from renderer import catalog
 from renderer.estimate import Kernels, Native, Streaming, Work, decide, shape_of
-from renderer.estimate.memory import CONTEXT_BYTES
+from renderer.estimate.memory import CONTEXT_BYTES, TURNING_SLOTS
 from renderer.job import Job, Size
 from renderer.machine.hardware import Machine
 from renderer.planning.placement import BOUNDED, OFFLOAD_MARGIN_BYTES
@@ -63,7 +63,7 @@ def streaming_of(setup: Setup, machine: Machine) -> Streaming:
     capability = machine.gpu.compute_capability if machine.gpu else (0, 0)
     shape = shape_of(catalog.find(setup.model))
     kernels = Kernels.of(capability, fp8=setup.multiplies_fp8)
-    return Streaming(shape, setup.stored, setup.slots or decide.FEWEST_SLOTS, kernels)
+    return Streaming(shape, setup.stored, setup.slots or TURNING_SLOTS, kernels)
 
 
 def refusals(jobs: Sequence[Job], setup: Setup, machine: Machine) -> dict[Job, SizeRefusal]:

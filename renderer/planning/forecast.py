@@ -275,7 +275,7 @@ class _Grouping:
     def _hiding(self, work: Work, slots: int, *, rates: Rates) -> int:
         return duration.hiding(replace(self._streaming, slots=slots), work, rates, from_disk=self._from_disk)
 
-    def _sweep(self, slots: int, company: int, rates: Rates) -> duration.Sweep:
+    def _sweep(self, slots: int, company: int, rates: Rates) -> duration.SweepTime:
         """A step of the picture that takes longest."""
         streaming = replace(self._streaming, slots=slots)
         sweeps = [

@@ -16,6 +16,7 @@ from functools import lru_cache
 from renderer import catalog
 from renderer.catalog import Shape
 from renderer.estimate import Kernels, Streaming, Work, count_tokens, duration, shape_of
+from renderer.estimate.host import MOST_TABLES
 from renderer.job import Job, Precision, Profile, Stored, Weights, stored
 from renderer.machine.rates import Rates
 from renderer.outputs.done import Done
@@ -53,9 +54,6 @@ _SOME_CPU = Rates(
     launch_s=2e-5,
 )
 """Only what these rates are to one another matters: measured factors stand before them."""
-
-MOST_TABLES = 512
-"""Different timesteps that the engine keeps at hand."""
 
 FEWEST_WORKERS, RECENT_WORKERS = 2, 3
 """Workers whose preparing counts, and fewer of which may all have been broken off."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from renderer.benchmarks import bare, parts, streamed
+from renderer.benchmarks import bare, parts, running, streamed
 from renderer.benchmarks import engine as bench
 from renderer.catalog import cards
 from renderer.engine import encoding, prompts, stores
@@ -30,13 +30,13 @@ def engine() -> StreamingEngine:
 
 
 @pytest.fixture(scope="module")
-def demo(engine: StreamingEngine) -> streamed.Figures:
-    return streamed.measure(engine, streamed.CASES["demo"])
+def demo(engine: StreamingEngine) -> running.Figures:
+    return streamed.measure(engine, streamed.ENGINE_CASES["demo"])
 
 
-def test_a_case_is_measured(engine: StreamingEngine, demo: streamed.Figures) -> None:
+def test_a_case_is_measured(engine: StreamingEngine, demo: running.Figures) -> None:
     """Two pictures through two slots: seconds a step, what was compiled, and bits that come again."""
-    first, again = demo, streamed.measure(engine, streamed.CASES["demo"])
+    first, again = demo, streamed.measure(engine, streamed.ENGINE_CASES["demo"])
     assert first["step_s"] > 0
     assert (first["slots"], first["pictures"], first["kernels_compiled"]) == (2, 2, 0)
     assert first["sha256"] == again["sha256"]
@@ -45,7 +45,9 @@ def test_a_case_is_measured(engine: StreamingEngine, demo: streamed.Figures) -> 
     json.dumps(first)
 
 
-@pytest.mark.parametrize("case", [streamed.CASES["demo"], replace(streamed.CASES["demo"], slots=4, guidance=1.0)])
+@pytest.mark.parametrize(
+    "case", [streamed.ENGINE_CASES["demo"], replace(streamed.ENGINE_CASES["demo"], slots=4, guidance=1.0)]
+)
 def test_prompts_are_encoded_within_what_is_measured(
     engine: StreamingEngine, monkeypatch: pytest.MonkeyPatch, case: streamed.Case
 ) -> None:
@@ -59,13 +61,13 @@ def test_prompts_are_encoded_within_what_is_measured(
 
     monkeypatch.setattr(prompts, "encode", noted)
     row = streamed.measure(engine, case)
-    texts = [streamed.PROMPT, ""] if case.guidance != 1.0 else [streamed.PROMPT]
+    texts = [streamed.BENCH_PROMPT, ""] if case.guidance != 1.0 else [streamed.BENCH_PROMPT]
     assert encoded == [texts, texts]  # of the pictures that warm up, and of those that are measured
     assert row["encode_s"] > 0
     assert (row["slots"], row["guidance"]) == (case.slots, case.guidance)
 
 
-def test_the_tables_show_what_was_measured(demo: streamed.Figures) -> None:
+def test_the_tables_show_what_was_measured(demo: running.Figures) -> None:
     """A row a case, a row a cap, and the remarks that follow from them."""
     case = {"case": "resident", **demo, "reserved_bytes": 3 * 2**30, "step_s": 0.5, "encode_s": 1.25}
     cap = {

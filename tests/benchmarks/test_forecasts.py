@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from renderer.benchmarks import bare, cases, forecasts, peaks, running, streamed, times, verdicts
-from renderer.benchmarks.cases import Cell, Choice, NativeCell
+from renderer.benchmarks.cases import BatchCase, CappedCase, NativeCase
 from renderer.benchmarks.cells import cell, table
 from renderer.cli import command as cli
 from renderer.engine import stores
@@ -45,16 +45,16 @@ class TestCases:
         processes = cases.PROCESSES
         assert sum(map(len, processes["cells"])) + sum(map(len, processes["native"])) >= 60
         assert sum(map(len, processes["verdicts"])) >= 40
-        assert {case.cap_gib for case in cases.CASES.values() if isinstance(case, Choice)} == {
+        assert {case.cap_gib for case in cases.CASES.values() if isinstance(case, CappedCase)} == {
             *(4, 6, 8, 10, 12, 16, 24)
         }
-        assert {case.slots for case in cases.CASES.values() if isinstance(case, Cell)} == {2, 3, 10, 60}
+        assert {case.slots for case in cases.CASES.values() if isinstance(case, BatchCase)} == {2, 3, 10, 60}
 
 
 class TestPeaks:
     def test_cells_are_measured(self, store: Path) -> None:
         """Alone and in company, each through the first one's slots; rows have the table's fields."""
-        wanted = [Cell(2, (SMALL,)), Cell(2, (SMALL,) * 2), Cell(2, (SMALL, (192, 128, 1.0)), copies=2)]
+        wanted = [BatchCase(2, (SMALL,)), BatchCase(2, (SMALL,) * 2), BatchCase(2, (SMALL, (192, 128, 1.0)), copies=2)]
         alone, pair, mixed = peaks.stream(store, wanted, warm=SMALL)
         fields = json.loads(cells.FILE.read_text(encoding="utf-8").splitlines()[0]).keys() - {"vae_bytes"}
         assert fields <= alone.keys()
@@ -70,12 +70,12 @@ class TestPeaks:
         """A cell that leaves memory behind is the process's last, and its row says how much."""
         device = iter([GIB, GIB + 64 * 2**20])
         monkeypatch.setattr(bare, "allocated", lambda: next(device))
-        rows = [*peaks.stream(store, [Cell(2, (SMALL,), steps=2)] * 3, warm=SMALL)]
+        rows = [*peaks.stream(store, [BatchCase(2, (SMALL,), steps=2)] * 3, warm=SMALL)]
         assert [row["left_bytes"] for row in rows] == [64 * 2**20]
 
     def test_a_profile_is_measured(self, store: Path) -> None:
         """DiffSynth's own pipeline, opened from the store; the row has the fields of the table's."""
-        (row,) = peaks.native(store, [NativeCell("cpu", None, SMALL)])
+        (row,) = peaks.native(store, [NativeCase("cpu", None, SMALL)])
         fields = json.loads(cells.FILE.read_text(encoding="utf-8").splitlines()[-1]).keys()
         assert fields <= row.keys()
         assert (row["profile"], row["jobs"], row["vram_limit_bytes"]) == ("cpu", [list(SMALL)], None)
@@ -102,11 +102,11 @@ class TestPeaks:
 class TestVerdicts:
     def test_a_forced_case_has_what_was_forced(self, capped: verdicts.Capped) -> None:
         """Slots and pictures in flight are as chosen, and its room is given back for the next."""
-        row = capped.judge(Choice(24, 2, 128, pictures=3))
+        row = capped.judge(CappedCase(24, 2, 128, pictures=3))
         assert (row["slots"], row["in_flight"], row["pictures"]) == (2, 3, 3)
         assert (row["verdict"], row["rendered"], row["right"], row["error"], row["short"]) == (True, True, True, "", "")
         assert row["left_bytes"] == 0
-        again = capped.judge(Choice(24, 4, 192, copies=9))
+        again = capped.judge(CappedCase(24, 4, 192, copies=9))
         assert (again["slots"], again["in_flight"], again["error"]) == (4, 1, "")
         assert again["prompt_tokens"] > row["prompt_tokens"]
 
@@ -115,13 +115,13 @@ class TestVerdicts:
     ) -> None:
         """A case that leaves memory behind has its own verdict, and is the process's last."""
         monkeypatch.setattr(bare, "allocated", lambda: 9 * 2**20)
-        rows = [*verdicts.judged(capped, [Choice(24, 2, 128)] * 2)]
+        rows = [*verdicts.judged(capped, [CappedCase(24, 2, 128)] * 2)]
         assert [(row["right"], row["left_bytes"]) for row in rows] == [(True, 9 * 2**20)]
 
     def test_what_is_planned_renders_unchanged(self, capped: verdicts.Capped, monkeypatch: pytest.MonkeyPatch) -> None:
         """The plan's own decision for a mixed batch, through the plan's functions."""
         monkeypatch.setattr(verdicts, "MIXED_SHAPES", (SMALL, (192, 128, 1.0)))
-        row = capped.judge(Choice(24))
+        row = capped.judge(CappedCase(24))
         assert (row["pictures"], row["right"], row["error"], row["refused"]) == (2, True, "", 0)
 
     def test_a_case_that_breaks_is_no_verdict_and_spoils_no_other(
@@ -134,10 +134,10 @@ class TestVerdicts:
 
         with monkeypatch.context() as patch:
             patch.setattr("renderer.engine.calling.rgb", broken)
-            row = capped.judge(Choice(24, 2, 128))
+            row = capped.judge(CappedCase(24, 2, 128))
         assert row["right"] is None
         assert "a defect" in row["error"]
-        assert capped.judge(Choice(24, 2, 128))["right"] is True
+        assert capped.judge(CappedCase(24, 2, 128))["right"] is True
 
     def test_memory_that_runs_out_is_told(self, capped: verdicts.Capped, monkeypatch: pytest.MonkeyPatch) -> None:
         """Slots that find no room are out of memory, which is what a refusal foretells."""
@@ -147,10 +147,10 @@ class TestVerdicts:
 
         with monkeypatch.context() as patch:
             patch.setattr("renderer.benchmarks.bare.Slots", full)
-            row = capped.judge(Choice(24, 2, 128))
+            row = capped.judge(CappedCase(24, 2, 128))
         assert (row["rendered"], row["right"], row["error"]) == (False, False, "")
         assert "CUDA out of memory" in row["short"]
-        assert capped.judge(Choice(24, 2, 128))["right"] is True
+        assert capped.judge(CappedCase(24, 2, 128))["right"] is True
 
     @pytest.mark.parametrize(
         ("raised", "short", "error"),
@@ -191,7 +191,7 @@ class TestTimes:
             "jobs: [{prompt: a, size: 256x256, count: 40}]"
         )
         whole, rest = times.measure(tmp_path, {**os.environ}, manifest)
-        assert ([whole["case"], rest["case"]], whole["pictures"]) == ([*times.CASES], 40)
+        assert ([whole["case"], rest["case"]], whole["pictures"]) == ([*times.TIME_CASES], 40)
         assert 1 <= rest["pictures"] <= 35
         assert 0 < rest["took_s"] < whole["took_s"]
         assert rest["took_s"] / 2 < rest["forecast_s"] < rest["took_s"] * 2

@@ -18,7 +18,7 @@ def test_a_line_a_case(capsys: pytest.CaptureFixture[str]) -> None:
     assert {(row["width"], row["rows"], row["fast"]) for row in errors} == {
         (layer.width, kind.__name__, fast)
         for layer in sums.SMALL.values()
-        for kind in sums.KINDS
+        for kind in sums.ROWS_LIKE
         for fast in (True, False)
     }
     assert all(0 < row["sums"] <= row["worst_row"] < 0.01 for row in errors)

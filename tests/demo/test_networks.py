@@ -10,8 +10,9 @@ import torch
 from diffsynth.models.qwen_image_vae import QwenImageVAE
 from diffsynth.pipelines.qwen_image import model_fn_qwen_image
 
+from renderer.catalog import DROPPED_TOKENS
 from renderer.demo.family import VAE_BASE_WIDTH, DemoDiT, DemoTextEncoder
-from renderer.demo.tokenizer import DROPPED_TOKENS, VOCABULARY_SIZE
+from renderer.demo.tokenizer import VOCABULARY_SIZE
 from renderer.demo.train import networks
 
 

@@ -10,7 +10,8 @@ import pytest
 from diffsynth.pipelines.qwen_image import QwenImageUnit_PromptEmbedder
 from transformers import Qwen2Tokenizer
 
-from renderer.demo.tokenizer import DROPPED_TOKENS, TEMPLATE, TEMPLATE_PREFIX, VOCABULARY_SIZE, vocabulary, write
+from renderer.catalog import DROPPED_TOKENS
+from renderer.demo.tokenizer import TEMPLATE, TEMPLATE_PREFIX, VOCABULARY_SIZE, vocabulary, write
 
 PROMPTS = [
     "a red circle",

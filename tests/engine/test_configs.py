@@ -17,7 +17,7 @@ from renderer.demo import family
 from renderer.engine import configs, device
 from renderer.engine.device import FROM_DISK, FROM_HOST, Placement
 from renderer.engine.native import NativeEngine
-from renderer.engine.networks import Weights
+from renderer.engine.networks import OpenWeights
 from renderer.engine.pipeline import open_pipeline
 from renderer.job import Stored
 from renderer.weights import synthetic
@@ -40,7 +40,7 @@ def _own_tables() -> Iterator[None]:
     MODEL_CONFIGS[:] = before
 
 
-def originals(folder: Path, precision: Stored) -> Weights:
+def originals(folder: Path, precision: Stored) -> OpenWeights:
     """The demo model's own files."""
     files = {part.role: sorted(folder.glob(part.files)) for part in catalog.PARTS}
     return unpacked(files, folder / "tokenizer", precision)
@@ -126,7 +126,7 @@ class TestFullSize:
         assert configs.config(weights, "vae", None, "cpu", tmp_path).quantize is not None
 
 
-def full_size(folder: Path, layers: int) -> Weights:
+def full_size(folder: Path, layers: int) -> OpenWeights:
     """A checkpoint with Qwen-Image's files and tensors, which takes no place on the disk."""
     paths: dict[Role, list[Path]] = {role: [] for role in FILES}
     for name, tensors in synthetic.files(layers=layers):

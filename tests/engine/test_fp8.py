@@ -25,7 +25,7 @@ from renderer.engine import (
 from renderer.engine.blocks import ModuleBlocks
 from renderer.engine.fp8_blocks import Fp8Blocks
 from renderer.engine.fp8_reference import FAST_ACCUMULATION, Rows
-from renderer.engine.modulation import Ready
+from renderer.engine.modulation import ReadyModulation
 from renderer.job import RENDERING_VERSION
 from renderer.protocol import Setup
 from renderer.weights.store import Store
@@ -72,7 +72,7 @@ def inputs(store: Store, image: int = 48, text: int = 7) -> dict[str, Any]:
     turns = tuple(
         torch.polar(torch.ones(rows, head // 2), torch.randn(rows, head // 2, generator=dice)) for rows in (image, text)
     )
-    ready = Ready(0.3 * random(2, 6 * width))
+    ready = ReadyModulation(0.3 * random(2, 6 * width))
     return {
         "image": random(1, image, width),
         "text": random(1, text, width),

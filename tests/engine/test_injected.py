@@ -19,10 +19,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from renderer.engine import slots
 from renderer.engine.recorded import RecordedBlocks
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError, OutOfMemoryError
+from renderer.estimate import host
 from renderer.job import Job
 from renderer.weights.store import BlockFile
 from tests.engine.test_recorded import Again
@@ -94,7 +94,7 @@ def jobs() -> list[Job]:
 def engine() -> Iterator[StreamingEngine]:
     """One whose blocks come from the disk, are scaled back as they arrive, and are recorded where that can be."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slots, "HOST_MARGIN_BYTES", 2**60)
+        patch.setattr(host, "MARGIN_BYTES", 2**60)
         opened = open_engine("fp8", slots=4, in_flight=3)
         opened._prompts._cache = Forgetful()  # type: ignore[assignment]
         yield opened

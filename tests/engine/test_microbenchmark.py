@@ -29,7 +29,7 @@ def test_a_named_figure_fails_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_disk_is_read_where_models_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest weights are read; without any, or with tiny ones, nothing is told."""
-    monkeypatch.setattr(microbenchmark, "READ_BYTES", 4 * MIB)
+    monkeypatch.setattr(microbenchmark, "PROBE_READ_BYTES", 4 * MIB)
     assert microbenchmark.disk_bytes_per_s(tmp_path / "missing") is None
     folder = tmp_path / "models" / "one"
     folder.mkdir(parents=True)

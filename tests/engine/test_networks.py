@@ -55,7 +55,7 @@ def from_store(profile: Profile, precision: Stored, folder: Path | None = None) 
     )
 
 
-def unpacked_demo(demo_folder: Path, precision: Stored) -> networks.Weights:
+def unpacked_demo(demo_folder: Path, precision: Stored) -> networks.OpenWeights:
     originals = {part.role: sorted(demo_folder.glob(part.files)) for part in catalog.PARTS}
     return unpacked(originals, demo_folder / "tokenizer", precision)
 
@@ -100,7 +100,7 @@ class TestBits:
             for file in weights.files[:8]:
                 whole, pieces = (torch.empty(file.bytes, dtype=torch.uint8) for _ in range(2))
                 file.read_into(whole)
-                networks.Reader("cpu").read_through(file, pieces)
+                networks.DeviceReader("cpu").read_through(file, pieces)
                 assert torch.equal(whole, pieces)
 
 

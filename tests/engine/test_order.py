@@ -14,7 +14,7 @@ import torch
 from renderer.engine import modulation
 from renderer.engine.journeys import Journey, Sweep
 from renderer.engine.meter import Span, Stopwatch
-from renderer.engine.slots import HostMemory, ReadAhead, Slots, Source
+from renderer.engine.slots import BlockSource, HostMemory, ReadAhead, Slots
 from renderer.errors import ModelError
 from tests.engine import card as cards
 from tests.engine.card import Card
@@ -49,7 +49,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Card:
     return cards.install(monkeypatch)
 
 
-def source(card: Card, kind: str, count: int = 7) -> Source:
+def source(card: Card, kind: str, count: int = 7) -> BlockSource:
     files = [File(card, number) for number in range(count)]
     match kind:
         case "host memory":

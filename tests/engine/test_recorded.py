@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from renderer.engine import recorded
-from renderer.engine.modulation import Ready
+from renderer.engine.modulation import ReadyModulation
 from renderer.engine.recorded import LONGEST_PAUSE, CudaRecorder, RecordedBlocks
 from renderer.estimate.memory import MOST_RECORDED_ROWS
 
@@ -104,7 +104,7 @@ def rider(image: int = 6, text: int = 3, seed: int = 1, **more: Any) -> dict[str
     return {
         "image": random(1, image, WIDTH),
         "text": random(1, text, WIDTH),
-        "temb": Ready(random(2, 6 * WIDTH)),
+        "temb": ReadyModulation(random(2, 6 * WIDTH)),
         "image_rotary_emb": tuple(torch.view_as_complex(random(rows, HALF_HEAD, 2)) for rows in (image, text)),
         "attention_mask": None,
         "enable_fp8_attention": False,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from renderer.engine import arithmetic, skeletons
-from renderer.engine.modulation import PickImage, PickText, Ready
+from renderer.engine.modulation import PickImage, PickText, ReadyModulation
 from renderer.engine.recorded import CudaRecorder, RecordedBlocks
 from renderer.job import Stored
 from renderer.weights import shapes
@@ -71,7 +71,7 @@ def rider(seed: int, words: int) -> dict[str, Any]:
     return {
         "image": random(1, TOKENS, WIDTH).bfloat16(),
         "text": random(1, words, WIDTH).bfloat16(),
-        "temb": Ready(0.3 * random(2, 6 * WIDTH).bfloat16()),
+        "temb": ReadyModulation(0.3 * random(2, 6 * WIDTH).bfloat16()),
         "image_rotary_emb": tuple(
             torch.polar(torch.ones(rows, HEAD // 2, device=DEVICE), random(rows, HEAD // 2)) for rows in (TOKENS, words)
         ),

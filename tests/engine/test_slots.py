@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from renderer.engine import slots
-from renderer.engine.slots import HostMemory, ReadAhead, Slots, Source, _spread, host_buffer, pinned_buffer
+from renderer.engine.slots import BlockSource, HostMemory, ReadAhead, Slots, _spread, host_buffer, pinned_buffer
 from renderer.errors import MachineError, ModelError
+from renderer.estimate import host
 
 
 class File:
@@ -39,7 +40,7 @@ def numbers(slots: Slots) -> list[tuple[int, int]]:
     return [(number, int(slot[0])) for number, slot in slots.sweep()]
 
 
-def sources(blocks: Sequence[File]) -> list[Source]:
+def sources(blocks: Sequence[File]) -> list[BlockSource]:
     return [HostMemory(blocks, "cpu"), ReadAhead(blocks, "cpu")]
 
 
@@ -94,7 +95,7 @@ def test_the_same_source_serves_sweep_after_sweep() -> None:
 def test_short_host_memory_reads_from_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for all blocks they are kept in host memory; without, they are read as they are wanted."""
     assert isinstance(slots.source_for(files(5), "cpu"), HostMemory)
-    monkeypatch.setattr(slots, "HOST_MARGIN_BYTES", 2**60)
+    monkeypatch.setattr(host, "MARGIN_BYTES", 2**60)
     source = slots.source_for(files(5), "cpu")
     assert isinstance(source, ReadAhead)
     held = Slots(source, 3, "cpu")
@@ -105,7 +106,7 @@ def test_short_host_memory_reads_from_the_disk(monkeypatch: pytest.MonkeyPatch) 
 def test_what_does_not_fit_goes_past_the_page_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep that host memory has no room for is read directly, so that it does not drive out what is cached."""
     for margin, direct in ((0, False), (2**60, True)):
-        monkeypatch.setattr(slots, "HOST_MARGIN_BYTES", margin)
+        monkeypatch.setattr(host, "MARGIN_BYTES", margin)
         blocks = files(3)
         numbers(Slots(ReadAhead(blocks, "cpu"), 2, "cpu", once=True))
         assert [block.direct for block in blocks] == [direct] * 3

@@ -17,7 +17,7 @@ from renderer.engine.calling import Rendering
 from renderer.engine.modulation import timesteps
 from renderer.engine.native import NativeEngine
 from renderer.engine.riders import Rider
-from renderer.engine.slots import Source
+from renderer.engine.slots import BlockSource
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError, OutOfMemoryError, RendererError
 from renderer.job import Job, Precision
@@ -176,7 +176,7 @@ class TestRiding:
         swept: list[str] = []
         encode, compute = engine._prompts._sweep, engine._modulations._compute
 
-        def encode_noted(source: Source, riders: Sequence[Rider]) -> None:
+        def encode_noted(source: BlockSource, riders: Sequence[Rider]) -> None:
             swept.append("prompts")
             encode(source, riders)
 
@@ -201,7 +201,7 @@ class TestRiding:
         swept: list[int] = []
         encode = engine._prompts._sweep
 
-        def noted(source: Source, riders: Sequence[Rider]) -> None:
+        def noted(source: BlockSource, riders: Sequence[Rider]) -> None:
             swept.append(len(riders))
             encode(source, riders)
 

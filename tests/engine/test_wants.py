@@ -15,6 +15,7 @@ from renderer.engine import precision, slots, streaming
 from renderer.engine.slots import Slots
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError, OutOfMemoryError
+from renderer.estimate import host
 from renderer.job import Job
 from renderer.protocol import Setup
 from tests.engine.test_streaming import Heard, open_engine, pixels, render
@@ -247,7 +248,7 @@ class TestFiles:
     @pytest.fixture
     def store(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         """A copy of the demo's store, whose blocks are read from the disk in every sweep."""
-        monkeypatch.setattr(slots, "HOST_MARGIN_BYTES", 2**60)
+        monkeypatch.setattr(host, "MARGIN_BYTES", 2**60)
         folder = open_engine()._prompts._files[0].path.parent.parent
         return shutil.copytree(folder, tmp_path / "store")
 

@@ -21,7 +21,7 @@ from renderer.cli.sentences import sentence
 from renderer.engine import slots
 from renderer.engine.native import NativeEngine
 from renderer.engine.streaming import StreamingEngine
-from renderer.engine.worker import Worker
+from renderer.engine.worker import WorkerLoop
 from renderer.errors import MachineError, ModelError
 from renderer.job import Engine, Job, Profile
 from renderer.machine import processor
@@ -141,13 +141,13 @@ class TestWhichGpu:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
         seen: list[str | None] = []
 
-        def opened(_: Worker, setup: Setup) -> None:
+        def opened(_: WorkerLoop, setup: Setup) -> None:
             seen.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
             raise MachineError(setup.model)
 
-        monkeypatch.setattr(Worker, "_opened", opened)
+        monkeypatch.setattr(WorkerLoop, "_opened", opened)
         for gpu in (None, "GPU-7777"):
-            Worker(io.BytesIO()).obey(Open(setup=make_setup().model_copy(update={"gpu": gpu})))
+            WorkerLoop(io.BytesIO()).obey(Open(setup=make_setup().model_copy(update={"gpu": gpu})))
         assert seen == ["0", "GPU-7777"]
 
 
@@ -257,7 +257,7 @@ def test_memory_that_could_not_be_pinned_is_told(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(slots, "_UNPINNED", slots._Unpinned())
     slots._UNPINNED.add(2**20, 2)
     pipe = io.BytesIO()
-    worker = Worker(pipe)
+    worker = WorkerLoop(pipe)
     worker.obey(Open(setup=make_setup(profile="stream")))
     worker.obey(Render(key="it", job=make_job()))
     while worker.busy:
@@ -293,8 +293,8 @@ def test_the_engine_before_is_gone_when_the_next_one_opens(monkeypatch: pytest.M
         engines.append(weakref.ref(engine))
         return engine
 
-    monkeypatch.setattr(Worker, "_opened", opened)
-    worker = Worker(io.BytesIO())
+    monkeypatch.setattr(WorkerLoop, "_opened", opened)
+    worker = WorkerLoop(io.BytesIO())
     gc.disable()
     try:
         for _ in range(2):
@@ -324,7 +324,7 @@ def test_a_model_that_turns_out_to_be_damaged(
         raise ModelError("block-003.safetensors: ends too early", hint="pack the model again")
 
     pipe = io.BytesIO()
-    worker = Worker(pipe)
+    worker = WorkerLoop(pipe)
     worker.obey(Open(setup=make_setup(profile=profile)))
     monkeypatch.setattr(StreamingEngine, "_bring_past", unreadable)
     monkeypatch.setattr(NativeEngine, "_call", unreadable)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from renderer.benchmarks.cells import Cell, cell
+from renderer.benchmarks.cells import Comparison, cell
 from renderer.benchmarks.cells import table as table_of
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -17,7 +17,7 @@ FILES = sorted(BENCHMARKS.glob("memory-*.jsonl"))
 FILE = BENCHMARKS / "memory-h200.jsonl"
 
 
-def cells(file: Path) -> Iterator[Cell]:
+def cells(file: Path) -> Iterator[Comparison]:
     """All cells of a file, in its order."""
     for line in file.read_text(encoding="utf-8").splitlines():
         yield cell(json.loads(line))

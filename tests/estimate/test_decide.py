@@ -9,7 +9,7 @@ from renderer import catalog
 from renderer.catalog import cards
 from renderer.estimate import Streaming, Work, decide
 from renderer.estimate.duration import hiding
-from renderer.estimate.memory import MOST_RECORDED_ROWS
+from renderer.estimate.memory import MOST_RECORDED_ROWS, TURNING_SLOTS
 from renderer.job import Stored
 from renderer.machine.rates import of_card
 
@@ -92,7 +92,7 @@ class TestDecide:
         for work in BATCH:
             if (work.width, work.height) in decision.refused:
                 assert decide.least(STREAMING, [work]) > room
-            elif decision.slots == decide.FEWEST_SLOTS:
+            elif decision.slots == TURNING_SLOTS:
                 assert decide.least(there, [work]) <= room
             else:
                 assert decide.needed(there, [work]) <= room

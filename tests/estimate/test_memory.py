@@ -9,7 +9,7 @@ from diffsynth.models.qwen_image_dit import QwenImageTransformerBlock
 
 from renderer import catalog
 from renderer.engine import fp8_blocks, fp8_reference
-from renderer.engine.modulation import PickImage, PickText, Ready
+from renderer.engine.modulation import PickImage, PickText, ReadyModulation
 from renderer.estimate import Kernels, Streaming, Work, estimate_peak, weight_bytes
 from renderer.estimate.terms import total
 from renderer.job import Stored
@@ -46,10 +46,12 @@ class Fused:
         return torch.empty(x.count, weight.shape[0], dtype=torch.bfloat16, device=x.values.device)
 
 
-def rider(tokens: int, text: int) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor], Ready]:
+def rider(
+    tokens: int, text: int
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor], ReadyModulation]:
     image, words = (torch.empty(1, rows, WIDTH, dtype=torch.bfloat16) for rows in (tokens, text))
     turns = (torch.empty(tokens, 64, dtype=torch.complex64), torch.empty(text, 64, dtype=torch.complex64))
-    return image, words, turns, Ready(torch.empty(2, 6 * WIDTH, dtype=torch.bfloat16))
+    return image, words, turns, ReadyModulation(torch.empty(2, 6 * WIDTH, dtype=torch.bfloat16))
 
 
 class TestOneBlock:

@@ -13,7 +13,7 @@ import pytest
 
 from renderer import catalog
 from renderer.benchmarks import forecasts
-from renderer.benchmarks.cases import CASES, Choice
+from renderer.benchmarks.cases import CASES, CappedCase
 from renderer.estimate import Streaming, Work, decide
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -26,7 +26,7 @@ ROWS: dict[tuple[str, str], dict[str, Any]] = {
 def least(row: dict[str, Any]) -> int:
     """What a forced case cannot do without."""
     choice = CASES[row["case"]]
-    assert isinstance(choice, Choice)
+    assert isinstance(choice, CappedCase)
     assert choice.slots is not None
     work = Work(choice.side, choice.side, row["prompt_tokens"])
     streaming = Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", choice.slots)

@@ -56,7 +56,7 @@ def main() -> None:
     activation = torch.compile(networks.norm_silu, dynamic=True) if compiled else networks.norm_silu
     flat = FlatVae(vae, activation)
     if options.vae_seconds:
-        vae_plan = vae_stage.Plan(options.vae_seconds, options.vae_steps, options.vae_learning_rate)
+        vae_plan = vae_stage.VaeTraining(options.vae_seconds, options.vae_steps, options.vae_learning_rate)
         vae_stage.train(vae, pictures, atlas, vae_plan, flat, log)
         mean, deviation = vae_stage.scale(vae, pictures, atlas, flat)
         log(stage="vae", latent_mean=mean.tolist(), latent_deviation=deviation.tolist())
@@ -67,7 +67,7 @@ def main() -> None:
     del pictures
     trainer = dit_stage.Trainer(dit, encoder, flat, atlas, compiled=compiled)
     seconds = options.seconds - (time.monotonic() - log.began)
-    plan = dit_stage.Plan(
+    plan = dit_stage.DitTraining(
         seconds, options.steps, batch=options.batch, learning_rate=options.learning_rate, decay=options.decay,
         pool=options.pool, every_s=options.every_s,
     )  # fmt: skip

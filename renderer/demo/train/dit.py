@@ -17,7 +17,7 @@ import torch
 from diffsynth.diffusion.flow_match import FlowMatchScheduler
 from torch import Tensor
 
-from renderer.demo.tokenizer import DROPPED_TOKENS
+from renderer.catalog import DROPPED_TOKENS
 from renderer.demo.train import networks
 from renderer.demo.train.draw import Atlas, busy_cells, draw
 from renderer.demo.train.networks import IMAGE_TOKENS, SIZES, TEXT_TOKENS, FlatVae, Rope
@@ -27,7 +27,7 @@ SHIFT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DitTraining:
     """How DiT and text encoder are trained: until `seconds` are over or `steps` done.
 
     The learning rate rises for `warm_up` steps, stays, and falls to zero in the last `decay` of the time.
@@ -121,7 +121,9 @@ class Trainer:
         self._block = torch.compile(networks.block, dynamic=False) if compiled else networks.block
         self._layer = torch.compile(networks.text_layer, dynamic=False) if compiled else networks.text_layer
 
-    def train(self, feed: Iterator[Any], plan: Plan, log: Callable[..., None], save: Callable[[int], None]) -> None:
+    def train(
+        self, feed: Iterator[Any], plan: DitTraining, log: Callable[..., None], save: Callable[[int], None]
+    ) -> None:
         """Train by `plan`; `save` is called every `plan.every_s` seconds and at the end, with averaged weights in."""
         pool = Pool.make(plan.pool, self.device)
         began = saved = time.monotonic()

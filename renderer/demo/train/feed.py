@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import Qwen2Tokenizer
 
+from renderer.catalog import DROPPED_TOKENS
 from renderer.demo import tokenizer
 from renderer.demo.train import layout, phrases, scenes
 from renderer.demo.train.networks import SIZES, TEXT_TOKENS
@@ -36,9 +37,9 @@ class Tokens:
     def of(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Tokens, prompts x (34 + 48), and how many of the 48 each prompt takes; too long ones are cut off."""
         ids = self._tokenizer([prompt + _TAIL for prompt in prompts]).input_ids
-        rows = [(self._before + one)[: tokenizer.DROPPED_TOKENS + TEXT_TOKENS] for one in ids]
-        lengths = torch.tensor([len(row) - tokenizer.DROPPED_TOKENS for row in rows])
-        padded = [row + [0] * (tokenizer.DROPPED_TOKENS + TEXT_TOKENS - len(row)) for row in rows]
+        rows = [(self._before + one)[: DROPPED_TOKENS + TEXT_TOKENS] for one in ids]
+        lengths = torch.tensor([len(row) - DROPPED_TOKENS for row in rows])
+        padded = [row + [0] * (DROPPED_TOKENS + TEXT_TOKENS - len(row)) for row in rows]
         return torch.tensor(padded), lengths
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from renderer.catalog import DROPPED_TOKENS
 from renderer.demo.family import DIT_HEAD_WIDTH, TEXT_HEADS, TEXT_KEY_HEADS, TEXT_WIDTH
-from renderer.demo.tokenizer import DROPPED_TOKENS
 
 SIZES = ((256, 256), (208, 320), (320, 208), (192, 336), (336, 192), (224, 304), (304, 224))
 """Widths and heights that training shows; the first one most of the time."""
@@ -24,7 +24,7 @@ SIZES = ((256, 256), (208, 320), (320, 208), (192, 336), (336, 192), (224, 304),
 IMAGE_TOKENS = 272
 TEXT_TOKENS = 48
 
-Weights = dict[str, Tensor]
+TrainedWeights = dict[str, Tensor]
 Block = Callable[..., tuple[Tensor, Tensor]]
 
 
@@ -70,7 +70,7 @@ def unpack(patches: Tensor, width: int, height: int) -> Tensor:
 # --- text encoder ----------------------------------------------------------------------------------------------------
 
 
-def text_layer(weights: Weights, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def text_layer(weights: TrainedWeights, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """One layer of Qwen2.5-VL's language model on text without pictures; attends to what comes before."""
     normed = _rms(hidden, weights["input_layernorm.weight"])
     query, key, value = (
@@ -124,7 +124,7 @@ def _rotate_half(values: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def block(
-    weights: Weights,
+    weights: TrainedWeights,
     image: Tensor,
     text: Tensor,
     condition: Tensor,

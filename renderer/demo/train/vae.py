@@ -21,7 +21,7 @@ from renderer.demo.train.networks import SIZES, FlatVae
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class VaeTraining:
     """How the VAE is trained: until `seconds` are over or `steps` done."""
 
     seconds: float
@@ -32,7 +32,9 @@ class Plan:
     warm_up: int = 100
 
 
-def train(vae: Any, feed: Iterator[Any], atlas: Atlas, plan: Plan, flat: FlatVae, log: Callable[..., None]) -> None:
+def train(
+    vae: Any, feed: Iterator[Any], atlas: Atlas, plan: VaeTraining, flat: FlatVae, log: Callable[..., None]
+) -> None:
     """Train `vae` in place on pictures of `feed`'s scenes."""
     device = next(vae.parameters()).device
     used = [value for name, value in vae.named_parameters() if "time_conv" not in name]
