@@ -87,7 +87,8 @@ class Dispatcher:
             return "signal"
         if self._night.has_failed_enough:
             return "failures"
-        return "deadline" if self._next() is None else None
+        waits = self._source.first() is not None  # a source may have nothing at this moment
+        return "deadline" if waits and self._next() is None else None
 
     def _nothing_more(self) -> bool:
         """Whether nothing more is to begin, whatever a worker has been given already."""

@@ -27,7 +27,7 @@ class PictureSource(Protocol):
         """Whether more is to come."""
 
     def first(self, fits: Fits | None = None) -> Planned | None:
-        """The next picture whose turn may come, or the next that `fits`; it stays until it is taken."""
+        """The next picture whose turn may come, or the next that `fits`; it stays until it is taken. None: not now."""
 
     def take(self, item: Planned) -> None:
         """It has a worker."""

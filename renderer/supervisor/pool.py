@@ -180,9 +180,10 @@ class Seat:
         return heard
 
     def silent_s(self) -> float:
-        """For how long it has said nothing; nobody is silent where nobody sits."""
-        silent_s = self._silence.look(time.monotonic())
-        return silent_s if self._worker is not None else 0.0
+        """For how long it has said nothing; nobody is silent where nobody sits, or has anything to do."""
+        if self._worker is None or (self.opened and not self.flights):
+            self._silence = Silence(time.monotonic())
+        return self._silence.look(time.monotonic())
 
 
 class WorkerPool:

@@ -23,7 +23,6 @@ from renderer.planning.pace import Pace
 from renderer.planning.plan import Planned, make_plan
 from renderer.protocol import AnyOrder, Render
 from renderer.supervisor import events, run
-from renderer.supervisor.picture_source import PlanSource
 from renderer.supervisor.settings import StopRequests
 from renderer.supervisor.worker import Heard
 from renderer.weights import hashes
@@ -220,34 +219,6 @@ class TestBeforeADeadline:
 
         run.render([manifest], settings, until_a_picture, stop)
         assert 0 < most < 10
-
-    def test_a_hundred_thousand_may_wait(self, tmp_path: Path) -> None:
-        """Whether one fits is asked once a kind; turns are kept, and what comes back stands before the others."""
-        (item,) = make_plan(make_manifest(("a",)), tmp_path).items
-        kinds = [
-            dataclasses.replace(item, picture=make_picture(0, "word " * (1 + number), steps=2 + number % 3))
-            for number in range(6)
-        ]
-        items = [dataclasses.replace(kinds[number % 6]) for number in range(100_000)]
-        waiting = PlanSource(items)
-        asked: list[Planned] = []
-
-        def fits(one: Planned) -> bool:
-            asked.append(one)
-            return one.picture.job.num_inference_steps == 4
-
-        assert waiting.first() is items[0]
-        assert waiting.first(fits) is items[2]
-        assert len(asked) == 6
-        waiting.take(items[2])
-        assert waiting.first(fits) is items[5]
-        waiting.put_back(items[2])
-        assert waiting.first() is items[2]
-        waiting.take(items[2])
-        waiting.try_again([items[2]])
-        assert not waiting.next_round()
-        assert waiting.give_up()[-1] is items[2]
-        assert not waiting
 
 
 def test_a_plan_keeps_no_second_job(tmp_path: Path) -> None:
