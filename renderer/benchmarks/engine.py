@@ -52,6 +52,9 @@ PEER_PARTS = (
     "diffusers-bf16",
     "diffusers-group-offload",
 )
+RESIDENT_PEER = PEER_PARTS[0]
+"""The one whose steps are forecast, too: all its weights are on the GPU, as with our profile `resident`."""
+
 PARTS = ("fp8", "caps", "batch", "bf16", *PEER_PARTS)
 """What can be measured, in this order: everything of the FP8 store first, then the bf16 store, then the others."""
 
@@ -139,7 +142,7 @@ def _steps(found: Figures) -> Iterator[str]:
     for prefix, row in (*(("renderer, ", row) for row in ours(found)), *others):
         pictures = row.get("pictures", 1)
         told = ["", ""]
-        if rates is not None and prefix:
+        if rates is not None and (prefix or row["case"] == RESIDENT_PEER):
             told = [f"{seconds / pictures:.3f}" for seconds in (forecast(row, rates).seconds, floor_s(row, rates))]
         encode = f"{row['encode_s']:.2f}" if "encode_s" in row else ""
         after = row.get("decode_s") or row.get("after_s") or 0.0
@@ -161,12 +164,17 @@ def floor_s(row: Figures, rates: Rates) -> float:
 
 
 def _asked(row: Figures) -> tuple[Streaming, list[Work]]:
-    """A case for the arithmetic. Rows of old have no guidance, precision or tokens: 4, their case's name, and 62."""
-    precision: Stored = row.get("precision") or ("bf16" if row["case"].startswith("bf16") else "fp8")
-    streaming = Streaming(QWEN_IMAGE_SHAPE, precision, row["slots"], recording=row.get("recorded", True))
+    """A case for the arithmetic, ours or that of DiffSynth with all weights on the GPU, which records no launches.
+
+    Rows of old have no guidance, precision or tokens: 4, their case's name, and 62.
+    """
+    peer = row["case"] == RESIDENT_PEER
+    precision: Stored = row.get("precision") or ("bf16" if "bf16" in row["case"] else "fp8")
+    slots = QWEN_IMAGE_SHAPE.layers if peer else row["slots"]
+    streaming = Streaming(QWEN_IMAGE_SHAPE, precision, slots, recording=not peer and row.get("recorded", True))
     side, tokens = row["side"], row.get("prompt_tokens", OLD_TOKENS)
     work = Work(side, side, tokens, guided=row.get("guidance", 4.0) != 1.0)
-    return streaming, [work] * row["pictures"]
+    return streaming, [work] * row.get("pictures", 1)
 
 
 def _caps(rows: Sequence[Figures]) -> Iterator[str]:

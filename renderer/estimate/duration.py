@@ -22,16 +22,21 @@ from renderer.machine.rates import Rates
 Limit = Literal["arithmetic", "launches", "bus", "disk"]
 """What a sweep waits for."""
 
-HOST_CALLS = {"fp8": 162, "bf16": 310}
-"""Of torch's shortest operation, as many as launching one block for one rider takes on the host (measured, H200)."""
+HOST_CALLS = {"fp8": 195, "bf16": 250}
+"""Of torch's shortest operation, as many as launching one block for one rider takes on the host.
+
+By steps of 512x512 without recordings: fp8 0.142 s beside an H100; bf16 by DiffSynth's own, 0.182 s beside an H100 and
+0.148 beside an H200, which are 243 to 256 (`tests/benchmarks/engine-*.json`).
+"""
 
 HOST_CALLS_RECORDED = 40
 """The same where a block's launches are recorded: bringing its rows, playing, taking them away. Assumed: they are fewer
 than 84, for a step of 512x512 takes 0.048 s (H200)."""
 
-FP8_BYTES_A_NUMBER, BF16_BYTES_A_NUMBER = 43, 320
-"""What one block reads and writes between its products, for each token and channel: counted in `engine.fp8_blocks`, and
-in DiffSynth's block, which passes over its rows some seventy times, often with strides (0.67 s a step on an H200)."""
+FP8_BYTES_A_NUMBER, BF16_BYTES_A_NUMBER = 43, 270
+"""What one block reads and writes between its products, for each token and channel: counted in `engine.fp8_blocks`. Of
+DiffSynth's block, which passes over its rows some seventy times, it is by what an H200 and an H100 took at 1328x1328:
+0.668 and 0.706 s a step, which are met within 5 % (`tests/benchmarks/engine-*.json`)."""
 
 KERNELS = {"fp8": 26, "bf16": 52}
 KERNEL_S = 5.5e-6
@@ -42,8 +47,9 @@ KEPT_UP = 0.825
 """Of the rates that the probe measures for a moment, what a sweep of real shapes keeps up (H200).
 
 FP8 products of the engine's own shapes reach 0.92 to 0.99 of the probe's rate, attention 0.95. The rest, about 0.87, is
-known from whole sweeps alone: clocks that fall under lasting load are likely. With it 1328x1328 takes 0.323 s a step in
-fp8 and 0.683 in bf16: 0.308 to 0.320 and 0.668 were measured.
+known from whole sweeps alone: clocks that fall under lasting load are likely. With it 1328x1328 in fp8 takes 0.322 s a
+step, where 0.314 to 0.318 were measured (`tests/benchmarks/engine-h200.json`); on an H100, which had no part in this
+figure, 0.342 where 0.323 to 0.333 were (`engine-h100.json`).
 """
 
 DECODE_CONVOLUTIONS, DECODE_ATTENTION = 0.96, 0.19

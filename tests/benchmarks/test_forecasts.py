@@ -225,6 +225,9 @@ class TestOrchestration:
         rows = json.loads(capsys.readouterr().out)["rows"]
         assert [rows[name][0]["slots"] for name in missing] == [3, 5]
         assert json.loads((tmp_path / "memory.jsonl").read_text())["case"] == missing[0]
+        (line,) = map(json.loads, (tmp_path / "verdicts.jsonl").read_text().splitlines())
+        assert line["case"] == missing[1]
+        assert not line.keys() & {"verdict", "right", "least_bytes"}  # which the arithmetic of today says anew
         assert cli.main(command) == 0
         told = capsys.readouterr().out
         assert "1 cells have no figures of memory" in told
@@ -284,6 +287,12 @@ class TestTables:
         assert f"- {names[0]}: left 64 MiB behind; a new process went on." in told
         rows[names[0]][0]["stages"] = {}
         assert "- 1 cells have no figures of memory: there was no GPU." in forecasts.lines({"rows": rows})
+
+    @pytest.mark.parametrize("file", sorted(cells.BENCHMARKS.glob("time-*.jsonl")), ids=lambda file: file.stem)
+    def test_the_committed_seconds_are_of_the_committed_rows(self, file: Path) -> None:
+        """What `renderer bench memory` makes of a batch's rows stands in the document of their name."""
+        rows = [*map(json.loads, file.read_text(encoding="utf-8").splitlines())]
+        assert "\n".join(forecasts.time_lines(rows)) in file.with_suffix(".md").read_text(encoding="utf-8")
 
     def test_verdicts_are_counted(self) -> None:
         """Right ones of those that are verdicts; what failed for another reason is counted apart."""

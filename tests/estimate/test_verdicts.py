@@ -1,6 +1,7 @@
 """What the arithmetic admits rendered on a GPU under a cap, and what it refuses did not.
 
-Of each card there is a file of lines, and a table of them in the file of its cells.
+Of each card there is a file of lines, and a table of them in the file of its cells. The rule was found with the H200's;
+the H100's only test it.
 """
 
 from __future__ import annotations
