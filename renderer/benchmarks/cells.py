@@ -37,7 +37,7 @@ class Comparison:
 
 _MEASURED_WITH = {"modulate": "encode"}
 
-_SHAPE = catalog.QWEN_IMAGE_SHAPE
+_SHAPE = catalog.QWEN_IMAGE_ARCHITECTURE
 
 
 def cell(row: Figures) -> Comparison:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from renderer.benchmarks import running
 from renderer.benchmarks.running import Figures
-from renderer.catalog import QWEN_IMAGE_SHAPE
+from renderer.catalog import QWEN_IMAGE_ARCHITECTURE
 from renderer.estimate import Streaming, Work, duration
 from renderer.job import Stored
 from renderer.machine.rates import Rates
@@ -170,8 +170,8 @@ def _asked(row: Figures) -> tuple[Streaming, list[Work]]:
     """
     peer = row["case"] == RESIDENT_PEER
     precision: Stored = row.get("precision") or ("bf16" if "bf16" in row["case"] else "fp8")
-    slots = QWEN_IMAGE_SHAPE.layers if peer else row["slots"]
-    streaming = Streaming(QWEN_IMAGE_SHAPE, precision, slots, recording=not peer and row.get("recorded", True))
+    slots = QWEN_IMAGE_ARCHITECTURE.layers if peer else row["slots"]
+    streaming = Streaming(QWEN_IMAGE_ARCHITECTURE, precision, slots, recording=not peer and row.get("recorded", True))
     side, tokens = row["side"], row.get("prompt_tokens", OLD_TOKENS)
     work = Work(side, side, tokens, guided=row.get("guidance", 4.0) != 1.0)
     return streaming, [work] * row.get("pictures", 1)

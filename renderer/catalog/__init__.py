@@ -15,12 +15,12 @@ from pathlib import Path
 
 from renderer.catalog.data import (
     DEMO,
-    DEMO_SHAPE,
+    DEMO_ARCHITECTURE,
     MODELS,
     PHOTOGRAPHS,
     PROCESSOR,
     QWEN_IMAGE,
-    QWEN_IMAGE_SHAPE,
+    QWEN_IMAGE_ARCHITECTURE,
     STABLE_DIFFUSION_15,
     TEXT_ENCODER_FILES,
     TOKENIZER,
@@ -33,13 +33,13 @@ from renderer.catalog.model import (
     SIZE_STEP,
     TRAINED_TOKENS,
     Ability,
+    Architecture,
     Density,
     Model,
-    Network,
+    NetworkFiles,
     Part,
     PartRole,
     Role,
-    Shape,
     UNetShape,
 )
 from renderer.errors import ModelError, shorten
@@ -48,7 +48,7 @@ from renderer.system.folders import expanded
 __all__ = [
     "BY_ROLE",
     "DEMO",
-    "DEMO_SHAPE",
+    "DEMO_ARCHITECTURE",
     "DROPPED_TOKENS",
     "MODELS",
     "MOST_TOKENS",
@@ -56,28 +56,28 @@ __all__ = [
     "PHOTOGRAPHS",
     "PROCESSOR",
     "QWEN_IMAGE",
-    "QWEN_IMAGE_SHAPE",
+    "QWEN_IMAGE_ARCHITECTURE",
     "SIZE_STEP",
     "STABLE_DIFFUSION_15",
     "TOKENIZER",
     "TRAINED_TOKENS",
     "Ability",
+    "Architecture",
     "Density",
     "Model",
-    "Network",
+    "NetworkFiles",
     "Part",
     "PartRole",
     "Role",
-    "Shape",
     "UNetShape",
     "by_role",
     "find",
 ]
 
-PARTS: tuple[Network, ...] = (
-    Network("transformer", TRANSFORMER_FILES),
-    Network("text_encoder", TEXT_ENCODER_FILES),
-    Network("vae", VAE_FILES),
+PARTS: tuple[NetworkFiles, ...] = (
+    NetworkFiles("transformer", TRANSFORMER_FILES),
+    NetworkFiles("text_encoder", TEXT_ENCODER_FILES),
+    NetworkFiles("vae", VAE_FILES),
 )
 """The networks in Qwen-Image's layout; every model of the family has it."""
 

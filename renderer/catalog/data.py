@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from renderer.catalog.model import Density, Model, Part, Shape, UNetShape
+from renderer.catalog.model import Architecture, Density, Model, Part, UNetShape
 from renderer.job import Format, Size
 
 TRANSFORMER_FILES = "transformer/diffusion_pytorch_model*.safetensors"
@@ -50,7 +50,7 @@ _SHARED = tuple(
     for part in (_TEXT_ENCODER, _VAE, _TOKENIZER)
 )
 
-QWEN_IMAGE_SHAPE = Shape(
+QWEN_IMAGE_ARCHITECTURE = Architecture(
     layers=60,
     width=3072,
     heads=24,
@@ -63,7 +63,7 @@ QWEN_IMAGE_SHAPE = Shape(
     vae_width=96,
 )
 
-DEMO_SHAPE = Shape(
+DEMO_ARCHITECTURE = Architecture(
     layers=5,
     width=160,
     heads=5,
@@ -103,6 +103,7 @@ quality 95 and full colour is half of PNG, within a third.
 QWEN_IMAGE = Model(
     id=_QWEN_IMAGE_ID,
     about="text to picture, 20 billion parameters, English and Chinese lettering",
+    family="qwen-image",
     parts=(
         _transformer(9, "diffusion_models/qwen_image_bf16.safetensors"),
         _TEXT_ENCODER,
@@ -110,7 +111,7 @@ QWEN_IMAGE = Model(
         _TOKENIZER,
     ),
     revision=_QWEN_IMAGE_REVISION,
-    shape=QWEN_IMAGE_SHAPE,
+    shape=QWEN_IMAGE_ARCHITECTURE,
     ratios=MappingProxyType(
         {
             "1:1": Size(width=1328, height=1328),
@@ -243,6 +244,7 @@ in bf16, WebPs 0.75 and 0.89, JPEGs 0.95 and 1.01. The sums of PNG are met withi
 DEMO = Model(
     id="demo",
     about="a small member of the family that comes with the package: shapes, colours, short words",
+    family="qwen-image",
     ratios=MappingProxyType(
         {
             "1:1": Size(width=256, height=256),
@@ -260,7 +262,7 @@ DEMO = Model(
     steps=8,
     cfg_scale=4.0,
     revision="2",
-    shape=DEMO_SHAPE,
+    shape=DEMO_ARCHITECTURE,
     gpu_bytes=MappingProxyType({"bf16": 64 * 2**20, "fp8": 64 * 2**20}),
     densities=_DEMO_DENSITIES,
     proof_side=256,

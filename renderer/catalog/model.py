@@ -50,7 +50,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class NetworkFiles:
     """A network of any model in Qwen-Image's layout: its role, and the pattern of its files in the model's folder."""
 
     role: Role
@@ -58,7 +58,7 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class Architecture:
     """An architecture in numbers: the DiT's, the text encoder's and the VAE's."""
 
     layers: int
@@ -131,7 +131,7 @@ class Density:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model: what it is called, what it consists of, and what it renders when a job does not say.
+    """A model: what it is called, of which family, what it consists of, and what it renders when a job does not say.
 
     Sides and areas are in pixels. `gpu_bytes` is what the weights take on a GPU at each precision, text encoder and
     VAE included; `densities` how large its pictures' files come out. `call` is what DiffSynth's pipeline has to be told
@@ -142,6 +142,7 @@ class Model:
 
     id: str
     about: str
+    family: str
     ratios: Mapping[str, Size]
     min_side: int
     max_side: int
@@ -154,7 +155,7 @@ class Model:
     pinned: bool = False
     folder: Path | None = None
     files: Mapping[PartRole, Path] = field(default_factory=dict)
-    shape: Shape | None = None
+    shape: Architecture | None = None
     call: Mapping[str, bool | str | float] = field(default_factory=dict)
     gpu_bytes: Mapping[str, int] = field(default_factory=dict)
     densities: Mapping[Format, Density] = field(default_factory=dict)

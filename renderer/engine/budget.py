@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 
 from renderer import catalog
-from renderer.catalog import MOST_TOKENS, Shape
+from renderer.catalog import MOST_TOKENS, Architecture
 from renderer.engine.blocks import Arithmetic
 from renderer.engine.device import Device
 from renderer.estimate import decide, duration
@@ -153,10 +153,10 @@ def step_flops(blocks: int, width: int, job: Job) -> float:
     return duration.block_flops(_shape(width, blocks), work) * blocks
 
 
-def _shape(width: int, layers: int) -> Shape:
+def _shape(width: int, layers: int) -> Architecture:
     """The shape of the family's member that is so wide."""
-    known = {shape.width: shape for shape in (catalog.QWEN_IMAGE_SHAPE, catalog.DEMO_SHAPE)}
-    return replace(known.get(width, catalog.QWEN_IMAGE_SHAPE), layers=layers)
+    known = {shape.width: shape for shape in (catalog.QWEN_IMAGE_ARCHITECTURE, catalog.DEMO_ARCHITECTURE)}
+    return replace(known.get(width, catalog.QWEN_IMAGE_ARCHITECTURE), layers=layers)
 
 
 def _available(setup: Setup, device: Device) -> int | None:

@@ -78,7 +78,7 @@ def config(weights: OpenWeights, role: Role, place: Placement | None, device: De
             return ModelConfig(path=paths, skip_download=True, **states)
     waits = states.get("offload_device", device)
     needed = [file for file in files if weights.processor or file.kind != "vision"]
-    tensors = TensorMap(needed)
+    tensors = TensorMap(weights.family.network(role), needed)
     if waits == "disk":  # where layers come and go, damage would be met in the middle of a picture
         tensors.check()
     packed = Packed(tensors, "cpu" if waits == "disk" else waits)
@@ -113,7 +113,7 @@ _LIKE: Mapping[int, Mapping[Role, str]] = {
 def _introduce(weights: OpenWeights, role: Role, sheets: Path) -> Path:
     """A file that stands for a packed network, and tells DiffSynth, who knows networks by files, the class of it."""
     transformer = [file for file in weights.files if file.network == "transformer"]
-    width = TensorMap(transformer).place("img_in.weight").shape[0]
+    width = TensorMap(weights.family.network("transformer"), transformer).place("img_in.weight").shape[0]
     if width not in _LIKE:
         raise ModelError(f"no known model of the family has a DiT {width} wide")
     entry = next(dict(entry) for entry in MODEL_CONFIGS if entry["model_hash"] == _LIKE[width][role])

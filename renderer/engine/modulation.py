@@ -22,10 +22,11 @@ from renderer.engine.device import Device, computation_dtype
 from renderer.engine.slots import ReadAhead, Slots, host_buffer
 from renderer.estimate.host import MOST_TABLES
 from renderer.estimate.memory import TURNING_SLOTS
+from renderer.families.qwen_image.transformer import MODULATION
 from renderer.job import Job
 from renderer.weights.store import BlockFile, views
 
-STEMS = ("img_mod.1", "txt_mod.1")
+STEMS = MODULATION.layers
 """A block's two modulations, in the order of a table."""
 
 

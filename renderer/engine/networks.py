@@ -13,6 +13,7 @@ import torch
 
 from renderer.engine.device import Device
 from renderer.engine.slots import host_buffer
+from renderer.families import Network
 from renderer.weights import codecs
 from renderer.weights.codecs import Codec
 from renderer.weights.layout import ALIGNMENT
@@ -35,9 +36,11 @@ File = BlockFile | UnpackedFile
 class TensorMap(Mapping[str, torch.Tensor]):
     """A network's tensors by the names its module has, each read when it is asked for: DiffSynth's `DiskMap`."""
 
-    def __init__(self, files: Sequence[File]) -> None:
-        self._files = tuple(files)
-        self._found = {module_name(file, place.name): (file, place) for file in self._files for place in file.tensors}
+    def __init__(self, network: Network, files: Sequence[File]) -> None:
+        self._network, self._files = network, tuple(files)
+        self._found = {
+            module_name(network, file, place.name): (file, place) for file in self._files for place in file.tensors
+        }
         self._kept = codecs.kept({name: place.dtype for name, (_, place) in self._found.items()})
         self._later: dict[str, torch.Tensor] = {}
 
@@ -83,7 +86,7 @@ class TensorMap(Mapping[str, torch.Tensor]):
         with ThreadPoolExecutor(min(NETWORK_READERS, len(self._files))) as pool:
             found = list(pool.map(reader.read, self._files))
         return {
-            module_name(file, name): tensor
+            module_name(self._network, file, name): tensor
             for file, tensors in zip(self._files, found, strict=True)
             for name, tensor in tensors.items()
         }
@@ -121,15 +124,6 @@ class DeviceReader:
         return buffer
 
 
-def module_name(file: File, name: str) -> str:
+def module_name(network: Network, file: File, name: str) -> str:
     """What DiffSynth's module calls a tensor of a store's file."""
-    match file.network, file.kind:
-        case "transformer", "block" | "modulation":
-            return f"transformer_blocks.{file.number}.{name}"
-        case "text_encoder", "block":
-            return f"model.language_model.layers.{file.number}.{name}"
-        case "text_encoder", "vision":
-            return f"model.{name}"
-        case "text_encoder", _:
-            return name.replace("model.", "model.language_model.", 1)
-    return name
+    return network.module_name(network.own_name(file.kind, file.number, name))

@@ -7,7 +7,7 @@ functions, so that what is forecast is what the engine does.
 from __future__ import annotations
 
 from renderer import catalog
-from renderer.catalog import Model, Shape
+from renderer.catalog import Architecture, Model
 from renderer.estimate.diffsynth import Native
 from renderer.estimate.memory import Kernels, Streaming, Work
 from renderer.estimate.stable_diffusion import estimate_unet, f
@@ -36,9 +36,9 @@ __all__ = [
 DEFAULT_PROMPT_TOKENS = 64
 
 
-def shape_of(model: Model) -> Shape:
+def shape_of(model: Model) -> Architecture:
     """A model's shape; of a folder or files of one's own, Qwen-Image's, which is the family's largest."""
-    return model.shape or catalog.QWEN_IMAGE_SHAPE
+    return model.shape or catalog.QWEN_IMAGE_ARCHITECTURE
 
 
 def estimate_peak(

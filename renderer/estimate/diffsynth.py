@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from renderer.catalog import DROPPED_TOKENS, Shape
+from renderer.catalog import DROPPED_TOKENS, Architecture
 from renderer.estimate.memory import BEHIND, CONTEXT_BYTES, FIXED_BYTES, Kernels, Streaming, Work
 from renderer.estimate.terms import Estimate, Stage, Term, terms, total
 from renderer.estimate.weights import weight_bytes
@@ -29,7 +29,7 @@ _HOLES_OF_WORK, _HOLES_OF_WEIGHTS = 0.6, 0.03
 class Native:
     """A model at one precision by one of DiffSynth's profiles. `vram_bytes` is the limit of a bounded one."""
 
-    shape: Shape
+    shape: Architecture
     precision: Stored
     profile: Profile
     vram_bytes: int | None = None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from renderer.catalog import DROPPED_TOKENS, MOST_TOKENS, Shape
+from renderer.catalog import DROPPED_TOKENS, MOST_TOKENS, Architecture
 from renderer.estimate.decode import LATENT_PIXEL
 from renderer.estimate.memory import MOST_RECORDED_ROWS, TURNING_SLOTS, Streaming, Work
 from renderer.estimate.weights import weight_bytes
@@ -106,12 +106,12 @@ class SweepTime:
 # ---- one picture -----------------------------------------------------------------------------------------------------
 
 
-def block_flops(shape: Shape, work: Work) -> float:
+def block_flops(shape: Architecture, work: Work) -> float:
     """Floating-point operations of one block for all passes of a picture: linear layers and attention."""
     return sum(sum(_flops(shape, work.tokens, text)) for text in work.texts)
 
 
-def _flops(shape: Shape, tokens: int, text: int) -> tuple[float, float]:
+def _flops(shape: Architecture, tokens: int, text: int) -> tuple[float, float]:
     """Of one pass: linear layers (four of D x D and an MLP of 4 D a stream: 12 D^2 weights a row) and attention."""
     rows = tokens + text
     return 24.0 * shape.width**2 * rows, 4.0 * shape.width * rows**2
@@ -133,7 +133,7 @@ def block_seconds(streaming: Streaming, work: Work, rates: Rates) -> tuple[float
     return gpu, host
 
 
-def decode_seconds(shape: Shape, work: Work, rates: Rates) -> float:
+def decode_seconds(shape: Architecture, work: Work, rates: Rates) -> float:
     """The VAE's decode: its convolutions, and the middle's attention of one head of 4 C over all latent pixels."""
     attention = 4.0 * 4 * shape.vae_width * (work.pixels // LATENT_PIXEL**2) ** 2
     gpu = work.pixels * _vae_flops(shape.vae_width) / rates.convolution_flops / DECODE_CONVOLUTIONS
@@ -210,7 +210,9 @@ def hiding(streaming: Streaming, work: Work, rates: Rates, *, from_disk: bool = 
 # ---- besides the steps -----------------------------------------------------------------------------------------------
 
 
-def encode_seconds(shape: Shape, precision: Stored, prompts: Sequence[int], timesteps: int, rates: Rates) -> float:
+def encode_seconds(
+    shape: Architecture, precision: Stored, prompts: Sequence[int], timesteps: int, rates: Rates
+) -> float:
     """Encoding prompts in groups, one sweep of the encoder's layers each, and the modulation of so many timesteps.
 
     `prompts` are the tokens of each that is still to be encoded, `timesteps` the different ones of all schedules.
@@ -228,7 +230,9 @@ def encode_seconds(shape: Shape, precision: Stored, prompts: Sequence[int], time
     return reading + launching
 
 
-def load_seconds(shape: Shape, precision: Stored, rates: Rates, *, pinned_bytes_a_second: float = 3.3e9) -> float:
+def load_seconds(
+    shape: Architecture, precision: Stored, rates: Rates, *, pinned_bytes_a_second: float = 3.3e9
+) -> float:
     """Opening a worker: libraries, and the DiT's blocks into pinned memory, as fast as pages can be had or read."""
     blocks = shape.layers * weight_bytes(shape, precision).block
     return START_S + blocks / min(pinned_bytes_a_second, _disk(rates))

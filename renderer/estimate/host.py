@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from renderer.catalog import Shape
+from renderer.catalog import Architecture
 from renderer.estimate.terms import Stage, Term, terms
 from renderer.estimate.weights import weight_bytes
 from renderer.job import Profile, Stored
@@ -24,7 +24,7 @@ MOST_TABLES = 512
 
 
 def estimate_host(
-    shape: Shape,
+    shape: Architecture,
     precision: Stored,
     profile: Profile = "stream",
     *,
@@ -44,7 +44,7 @@ def estimate_host(
     return Stage("host", libraries + terms(all_weights=weights.store))
 
 
-def blocks_in_memory(shape: Shape, precision: Stored, free_bytes: int | None) -> bool:
+def blocks_in_memory(shape: Architecture, precision: Stored, free_bytes: int | None) -> bool:
     """Whether all of the DiT's blocks wait in host memory."""
     return free_bytes is None or has_room(shape.layers * weight_bytes(shape, precision).block, free_bytes)
 
@@ -54,7 +54,7 @@ def has_room(count: int, free_bytes: int) -> bool:
     return count + MARGIN_BYTES <= free_bytes
 
 
-def _streamed(shape: Shape, precision: Stored, timesteps: int, free_bytes: int | None) -> tuple[Term, ...]:
+def _streamed(shape: Architecture, precision: Stored, timesteps: int, free_bytes: int | None) -> tuple[Term, ...]:
     weights = weight_bytes(shape, precision)
     waiting = shape.layers if blocks_in_memory(shape, precision, free_bytes) else READS_AT_ONCE + 1
     table = shape.layers * 2 * 6 * shape.width * 2  # as large as it is: `engine.slots.host_buffer` rounds to pages

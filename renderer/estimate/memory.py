@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from renderer.catalog import DROPPED_TOKENS, MOST_TOKENS, Shape
+from renderer.catalog import DROPPED_TOKENS, MOST_TOKENS, Architecture
 from renderer.estimate import decode as vae
 from renderer.estimate.terms import Estimate, Stage, Term, terms, total
 from renderer.estimate.tokens import count_tokens
@@ -109,7 +109,7 @@ class Streaming:
     `recording` says that the launches of small pictures are recorded, which takes room that they can do without.
     """
 
-    shape: Shape
+    shape: Architecture
     precision: Stored
     slots: int
     kernels: Kernels = field(default_factory=Kernels)

@@ -9,12 +9,11 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from renderer.catalog import Shape
+from renderer.catalog import Architecture, Role
 from renderer.estimate.decode import kept_bytes
+from renderer.families import QWEN_IMAGE
 from renderer.job import Stored
-from renderer.weights import layout, shapes
-from renderer.weights.layout import Kind
-from renderer.weights.shapes import Network, TextEncoderWidths, TransformerWidths, VaeWidths
+from renderer.weights import layout
 
 _TOKENIZER_BYTES = 5_060_000
 _HEADER_BYTES = 3000  # of one file of a store, on average: names, places and padding to a page
@@ -43,31 +42,16 @@ class WeightBytes:
 
 
 @lru_cache(maxsize=32)
-def weight_bytes(shape: Shape, precision: Stored) -> WeightBytes:
+def weight_bytes(shape: Architecture, precision: Stored) -> WeightBytes:
     """The bytes of a shape's weights at a precision."""
-    text, dit = shape.text_width, shape.width
-    found: dict[Network, shapes.Shapes] = {
-        "transformer": shapes.transformer(
-            TransformerWidths(layers=1, width=dit, head=shape.head_width, mlp=shape.mlp_width, text=text)
-        ),
-        "text_encoder": shapes.text_encoder(
-            TextEncoderWidths(
-                layers=1,
-                width=text,
-                queries=text,
-                keys=shape.text_key_width,
-                mlp=shape.text_mlp_width,
-                vocabulary=shape.vocabulary,
-            )
-        ),
-        "vae": shapes.vae(VaeWidths(base=shape.vae_width)),
-    }
-    files = {(file.network, file.kind): file for file in layout.plan_files(found, precision)}
+    text = shape.text_width
+    found = QWEN_IMAGE.shapes(shape)
+    files = {(file.network, file.kind): file for file in layout.plan_files(QWEN_IMAGE, found, precision)}
 
-    def size(network: Network, kind: Kind) -> int:
+    def size(network: Role, kind: str) -> int:
         return sum(tensor.bytes for tensor in files[network, kind].tensors)
 
-    def largest(network: Network) -> int:
+    def largest(network: Role) -> int:
         return max(math.prod(found[network][tensor.source]) for tensor in files[network, "block"].tensors)
 
     norm = 2 * text

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from renderer import catalog
-from renderer.catalog import Shape
+from renderer.catalog import Architecture
 from renderer.estimate import Kernels, Streaming, Work, count_tokens, duration, shape_of
 from renderer.estimate.host import MOST_TABLES
 from renderer.job import Job, Precision, Profile, Stored, Weights, stored
@@ -196,7 +196,7 @@ def weight(item: Planned) -> float:
     return seconds(shape, job, "stream", Way(shape.layers, 1, cpu=cpu), _SOME_CPU if cpu else _SOME_GPU)[0]
 
 
-def seconds(shape: Shape, job: Job, profile: Profile, way: Way, rates: Rates) -> tuple[float, float]:
+def seconds(shape: Architecture, job: Job, profile: Profile, way: Way, rates: Rates) -> tuple[float, float]:
     """A picture's part of the machine's time and its time by the wall's clock: steps and decode, by arithmetic."""
     swept, decoded = _sweep_and_decode(shape, Work.of(job), job.precision, profile, way, rates)
     steps = job.num_inference_steps
@@ -205,7 +205,7 @@ def seconds(shape: Shape, job: Job, profile: Profile, way: Way, rates: Rates) ->
 
 @lru_cache(maxsize=4096)
 def _sweep_and_decode(
-    shape: Shape, work: Work, precision: Precision, profile: Profile, way: Way, rates: Rates
+    shape: Architecture, work: Work, precision: Precision, profile: Profile, way: Way, rates: Rates
 ) -> tuple[float, float]:
     """Seconds of one sweep and of a decode: thousands of pictures have the same."""
     streamed = profile == "stream"
@@ -250,5 +250,5 @@ def _way(sidecar: Done) -> Way:
 
 
 @lru_cache(maxsize=64)
-def _shape(weights: Weights) -> Shape:
+def _shape(weights: Weights) -> Architecture:
     return shape_of(catalog.find(weights.model))

@@ -1,4 +1,4 @@
-"""A downloaded network: where each of its tensors lies, and that it has exactly those a Qwen-Image network has.
+"""A downloaded network: where each of its tensors lies, and that it has exactly those such a network of its family has.
 
 Reads headers, and the small JSON files that hubs put beside the shards; never a weight. Imports no torch.
 """
@@ -8,15 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from renderer import families
+from renderer.catalog import Role
 from renderer.errors import ModelError, shorten
-from renderer.weights import recognise, shapes
+from renderer.families import Family, Network, Outside
+from renderer.weights import recognise
 from renderer.weights.headers import Header, Shape, read_header
-from renderer.weights.shapes import Network
 
 SOURCE_TYPES = ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E5M2")
 """What a checkpoint's tensors may be: numbers that mean what they are, without scales beside them."""
@@ -24,24 +26,10 @@ SOURCE_TYPES = ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E5M2")
 HUB_TYPES = ("BF16", "F16", "F32")
 """What the catalogue's models are in, wherever they were fetched from."""
 
-LEFT_OUT: Mapping[Network, tuple[str, ...]] = {"text_encoder": ("lm_head.weight",)}
-"""Tensors that are not packed: the language model's output layer, which no picture needs."""
-
-RENAMED: Mapping[Network, tuple[tuple[str, str], ...]] = {
-    "text_encoder": (("model.language_model.", "model."), ("model.visual.", "visual.")),
-    "transformer": (("model.diffusion_model.", ""),),
-}
-"""Prefixes that other tools write, and the hub's own."""
-
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
-_DEPTHS: Mapping[Network, tuple[tuple[str, str], ...]] = {
-    "transformer": (("num_layers", "transformer_blocks."),),
-    "text_encoder": (("num_hidden_layers", "model.layers."),),
-}
 _HINT = "fetch it again: it is damaged, incomplete, or another model's"
 _SCALED = re.compile(r"scale|comfy_quant|absmax|quant_state")
 _SCALED_HINT = "take the model's bf16 files: this is quantised with scales, in a form that only its own tool reads"
-_VISION = "visual."
 _SHOWN = 3
 
 
@@ -60,6 +48,7 @@ class TensorAt:
 class Checkpoint:
     """A network's tensors by the hub's names, without those that are left out. `fingerprint` changes with its files."""
 
+    family: Family
     network: Network
     tensors: Mapping[str, TensorAt]
     fingerprint: str
@@ -69,55 +58,54 @@ class Checkpoint:
         return {name: tensor.shape for name, tensor in self.tensors.items()}
 
     @property
-    def is_blind(self) -> bool:
-        """Whether it is a text encoder without its vision tower, which only edits look with."""
-        return self.network == "text_encoder" and not any(name.startswith(_VISION) for name in self.tensors)
+    def lacking(self) -> tuple[Outside, ...]:
+        """What of the optional it has not: a text encoder its vision tower, which only edits look with."""
+        return self.network.lacking(self.tensors)
 
 
-def open_checkpoint(network: Network, paths: Sequence[Path]) -> Checkpoint:
-    """A network's files, checked against each other and against what such a network must have.
+def open_checkpoint(role: Role, paths: Sequence[Path]) -> Checkpoint:
+    """A network's files, checked against each other and against what such a network of their family must have.
 
-    A text encoder may lack its vision tower, which only edits use. Raises `ModelError`, which names the file and the
+    What is optional there may lack. Raises `ModelError`, which names the file and the
     tensor: one that is missing, unknown, there twice, of another shape or of a type that is not read.
     """
     if not paths:
-        raise ModelError(f"the {network} has no files")
+        raise ModelError(f"the {role} has no files")
     found: dict[str, TensorAt] = {}
     digest = hashlib.sha256()
     _check_shards(paths)
-    for path in paths:
-        header = read_header(path)
-        recognise.refuse(path, header, network)
+    headers = {path: read_header(path) for path in paths}
+    family = families.of_tensors(role, {name for header in headers.values() for name in header.tensors})
+    network = family.network(role)
+    for path, header in headers.items():
+        recognise.refuse(path, header, family, network)
         stat = path.stat()
         digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns} {header.sha256}\n".encode())
         _add(network, path, header, found)
     _check_index(network, paths, found)
-    for name in LEFT_OUT.get(network, ()):
+    for name in network.left_out:
         found.pop(name, None)
-    checkpoint = Checkpoint(network, found, digest.hexdigest())
+    checkpoint = Checkpoint(family, network, found, digest.hexdigest())
     _check_tensors(checkpoint, paths)
     _check_depth(checkpoint, paths[0].parent)
     return checkpoint
 
 
-def check_together(checkpoints: Mapping[Network, Checkpoint]) -> None:
-    """Raise `ModelError` unless transformer, text encoder and VAE have the widths to work with one another."""
-    transformer = shapes.transformer_widths(checkpoints["transformer"].shapes)
-    text_encoder = shapes.text_encoder_widths(checkpoints["text_encoder"].shapes)
-    vae = shapes.vae_widths(checkpoints["vae"].shapes)
-    patch = 4  # the DiT takes latent pixels two by two
-    for what, mine, others in (
-        ("text encoder", transformer.text, text_encoder.width),
-        ("VAE", transformer.latent, patch * vae.latent),
-    ):
-        if mine != others:
-            path = next(iter(checkpoints["transformer"].tensors.values())).path
-            raise ModelError(f"{path}: wants a {what} of width {mine}, and this one has {others}", hint=_HINT)
+def check_together(checkpoints: Mapping[Role, Checkpoint]) -> None:
+    """Raise `ModelError` unless networks are of one family, and have the widths to work with one another."""
+    family = next(iter(checkpoints.values())).family
+    path = next(iter(checkpoints[family.networks[0].role].tensors.values())).path
+    for other in checkpoints.values():
+        if other.family is not family:
+            message = f"{path}: of {family.title}, and the {other.network.words} is of {other.family.title}"
+            raise ModelError(message, hint="take all parts of one model")
+    if unfit := family.unfit({role: each.shapes for role, each in checkpoints.items()}):
+        raise ModelError(f"{path}: {unfit}", hint=_HINT)
 
 
 def _add(network: Network, path: Path, header: Header, found: dict[str, TensorAt]) -> None:
     for own_name, entry in header.tensors.items():
-        name = hub_name(network, own_name)
+        name = network.hub_name(own_name)
         if name in found:
             raise ModelError(f'{path}: tensor "{shorten(name)}" is in {found[name].path.name} already', hint=_HINT)
         if entry.begin == entry.end:
@@ -128,14 +116,6 @@ def _add(network: Network, path: Path, header: Header, found: dict[str, TensorAt
             raise ModelError(message, hint="take the model's bf16 files")
         size = entry.end - entry.begin
         found[name] = TensorAt(path, entry.dtype, entry.shape, header.data_offset + entry.begin, size)
-
-
-def hub_name(network: Network, name: str) -> str:
-    """A tensor's name as the hub's files have it, whichever tool has written it."""
-    for prefix, ours in RENAMED.get(network, ()):
-        if name.startswith(prefix):
-            return ours + name.removeprefix(prefix)
-    return name
 
 
 def _check_shards(paths: Sequence[Path]) -> None:
@@ -158,7 +138,7 @@ def _check_index(network: Network, paths: Sequence[Path], found: Mapping[str, Te
             places = _read_json(file).get("weight_map")
             if not isinstance(places, dict):
                 raise ModelError(f"{file}: not an index of shards", hint=_HINT)
-            expected = {hub_name(network, name): place for name, place in places.items()}
+            expected = {network.hub_name(name): place for name, place in places.items()}
             for name in sorted(expected.keys() | found.keys()):
                 there = found[name].path.name if name in found else "no shard"
                 if there != expected.get(name, "no shard"):
@@ -174,9 +154,10 @@ def _check_depth(checkpoint: Checkpoint, folder: Path) -> None:
     if not config.is_file():
         return
     document = _read_json(config)
-    for key, prefix in _DEPTHS.get(checkpoint.network, ()):
+    sections = {section.name: section for section in checkpoint.network.sections}
+    for key, name in checkpoint.network.depths:
         told = document.get(key)
-        layers = {name.split(".")[prefix.count(".")] for name in checkpoint.tensors if name.startswith(prefix)}
+        layers = sections[name].numbers(checkpoint.tensors)
         if isinstance(told, int) and told != len(layers):
             path = next(iter(checkpoint.tensors.values())).path
             raise ModelError(f"{path}: has {len(layers)} layers, and config.json says {told}", hint=_HINT)
@@ -193,26 +174,26 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _check_tensors(checkpoint: Checkpoint, paths: Sequence[Path]) -> None:
-    found = checkpoint.shapes
+    found, family, network = checkpoint.shapes, checkpoint.family, checkpoint.network
     try:
-        expected = _EXPECTED[checkpoint.network](found)
+        expected = network.expected(found)
     except LookupError as error:
-        if told := recognise.another(found.keys(), checkpoint.network):
+        if told := recognise.another(found.keys(), family, network):
             raise ModelError(f"{_where(paths)}: {told[0]}", hint=told[1]) from None
-        message = f'{_where(paths)}: not a Qwen-Image {checkpoint.network}: "{error.args[0]}" is missing or misshapen'
+        message = f'{_where(paths)}: not a {family.title} {network.role}: "{error.args[0]}" is missing or misshapen'
         raise ModelError(message, hint=_HINT) from None
     problems, hint = [], _HINT
     if lacking := sorted(expected.keys() - found.keys()):
         problems.append(f"{_where(paths)}: lacks {_listed(lacking)}")
     unknown = sorted(found.keys() - expected.keys())
-    if (lacking or unknown) and (told := recognise.another(unknown, checkpoint.network)):
+    if (lacking or unknown) and (told := recognise.another(unknown, family, network)):
         raise ModelError(f"{_where(paths)}: {told[0]}", hint=told[1])
     if unknown:
         problems.append(f"{checkpoint.tensors[unknown[0]].path}: has unknown {_listed(unknown)}")
         if any(_SCALED.search(name) for name in unknown):
             hint = _SCALED_HINT
-    anchor = checkpoint.tensors[_ANCHORS[checkpoint.network]]
-    beside = f'beside "{_ANCHORS[checkpoint.network]}" of {list(anchor.shape)} in {anchor.path}'
+    anchor = checkpoint.tensors[network.anchor]
+    beside = f'beside "{network.anchor}" of {list(anchor.shape)} in {anchor.path}'
     misshapen = [name for name in sorted(expected.keys() & found.keys()) if found[name] != expected[name]]
     for name in misshapen[:_SHOWN]:
         path = checkpoint.tensors[name].path
@@ -222,20 +203,6 @@ def _check_tensors(checkpoint: Checkpoint, paths: Sequence[Path]) -> None:
         problems.append(f"and {len(more)} more of a wrong shape in {', '.join(files)}")
     if problems:
         raise ModelError("\n".join(problems), hint=hint)
-
-
-_ANCHORS: Mapping[Network, str] = {
-    "transformer": "img_in.weight",
-    "text_encoder": "model.embed_tokens.weight",
-    "vae": "encoder.conv_in.weight",
-}
-"""The tensor that a network's width is read from; when it is wrong, all the others seem to be."""
-
-_EXPECTED: Mapping[Network, Callable[[Mapping[str, Shape]], shapes.Shapes]] = {
-    "transformer": lambda found: shapes.transformer(shapes.transformer_widths(found)),
-    "text_encoder": lambda found: shapes.text_encoder(shapes.text_encoder_widths(found)),
-    "vae": lambda found: shapes.vae(shapes.vae_widths(found)),
-}
 
 
 def _where(paths: Sequence[Path]) -> str:

@@ -10,9 +10,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from renderer import families
 from renderer.catalog import PARTS, TOKENIZER, Model, Part, Role
+from renderer.families import Family
 from renderer.job import ModelIdentity
-from renderer.weights.checkpoint import LEFT_OUT, hub_name
 from renderer.weights.hashes import Tell, file_hashes, tensor_hashes
 
 TOKENIZER_FILES = (
@@ -31,22 +32,27 @@ def identify(model: Model, tell: Tell | None = None) -> ModelIdentity:
 
     `id` is what a model of one's own is called, for people; its content is what it is.
     """
+    family = families.find(model.family)
     if model.folder is not None:
         folder = model.folder
         networks: dict[Role, list[Path]] = {part.role: sorted(folder.glob(part.files)) for part in PARTS}
-        return ModelIdentity(id=folder.name, content_sha256=_content(networks, folder / TOKENIZER, (), tell))
+        return ModelIdentity(id=folder.name, content_sha256=_content(family, networks, folder / TOKENIZER, (), tell))
     if model.files:
         name = "+".join(path.stem for path in model.files.values())
         given: dict[Role, list[Path]] = {
             part.role: [model.files[part.role]] for part in PARTS if part.role in model.files
         }
-        content = _content(given, model.files.get("tokenizer"), model.parts, tell)
+        content = _content(family, given, model.files.get("tokenizer"), model.parts, tell)
         return ModelIdentity(id=name, content_sha256=content)
     return ModelIdentity(id=model.id, revision=model.revision)
 
 
 def _content(
-    networks: Mapping[Role, Sequence[Path]], tokenizer: Path | None, others: Sequence[Part], tell: Tell | None
+    family: Family,
+    networks: Mapping[Role, Sequence[Path]],
+    tokenizer: Path | None,
+    others: Sequence[Part],
+    tell: Tell | None,
 ) -> str:
     """SHA-256 over the tensors of networks, a tokenizer's files, and where the other parts come from.
 
@@ -55,15 +61,12 @@ def _content(
     lines = [f"{part.role} {part.repository}@{part.revision}" for part in others]
     roles = [(role, path) for role, paths in networks.items() for path in paths]
     for (role, _), hashes in zip(roles, tensor_hashes([path for _, path in roles], tell), strict=True):
-        names = {own: hub_name(role, own) for own in hashes}
-        lines += [f"{role} {names[own]} {value}" for own, value in hashes.items() if not _is_left_out(role, names[own])]
+        network = family.network(role)
+        names = {own: network.hub_name(own) for own in hashes}
+        wanted = {own: value for own, value in hashes.items() if names[own] not in network.left_out}
+        lines += [f"{role} {names[own]} {value}" for own, value in wanted.items()]
     if tokenizer is not None:
         files = [path for name in TOKENIZER_FILES if (path := tokenizer / name).is_file()]
         lines += [f"tokenizer {path.name} {found}" for path, found in zip(files, file_hashes(files, tell), strict=True)]
     text = "".join(f"{line}\n" for line in sorted(lines))
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
-
-
-def _is_left_out(role: Role, name: str) -> bool:
-    """Whether no picture needs a tensor."""
-    return name in LEFT_OUT.get(role, ())

@@ -14,10 +14,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from renderer.errors import ModelError
+from renderer import families
+from renderer.catalog import Role
+from renderer.errors import ModelError, shorten
 from renderer.job import ModelIdentity, Stored, Value, canonical
-from renderer.weights.layout import Kind
-from renderer.weights.shapes import Network
 
 FORMAT_VERSION: Literal[1] = 1
 """Goes up when a store's files change their meaning; older stores are then packed again."""
@@ -30,6 +30,7 @@ HINT = "delete it (renderer models remove --precision), and pack the model again
 _MAX_INDEX_BYTES = 2**25
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Kind = Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
 Name = Annotated[str, Field(pattern=r"^(\w[\w.-]*/)?\w[\w.-]*$")]
 
 
@@ -45,7 +46,7 @@ class StoredFile(Value):
     sha256: Digest
     header_sha256: Digest
     crc32: int | None = None
-    network: Network
+    network: Role
     kind: Kind
     number: int | None = None
 
@@ -71,7 +72,8 @@ class Index(Value):
 
     `errors` is each weight's relative Frobenius error against its original, where its codec loses more than bf16 does.
     `sources` are the files it was made of; stores that were packed before they were hashed have none.
-    `checksum` is the SHA-256 over all the rest, so that a flipped bit in here is noticed as well.
+    `family` is not told where it is Qwen-Image, as in stores that are older than the others. `checksum` is the SHA-256
+    over all the rest, so that a flipped bit in here is noticed as well.
     """
 
     format_version: Literal[1] = FORMAT_VERSION
@@ -83,6 +85,7 @@ class Index(Value):
     copies: tuple[CopiedFile, ...]
     errors: dict[str, float] = Field(default_factory=dict)
     sources: tuple[SourceFile, ...] = ()
+    family: str = families.QWEN_IMAGE.name
     checksum: str = ""
 
     @property
@@ -106,6 +109,14 @@ class Index(Value):
         parts += [(file.name, file.sha256) for file in self.copies if file.name.startswith(f"{TOKENIZER}/")]
         return hashlib.sha256(json.dumps(sorted(parts)).encode()).hexdigest()
 
+    def text(self) -> str:
+        """What stands in `index.json`."""
+        return self.model_dump_json(indent=1, exclude=self._untold) + "\n"
+
+    @property
+    def _untold(self) -> set[str]:
+        return {"family"} if self.family == families.QWEN_IMAGE.name else set()
+
     def sealed(self) -> Index:
         """The same with its checksum."""
         return self.model_copy(update={"checksum": self._sum()})
@@ -116,7 +127,7 @@ class Index(Value):
 
     def _sum(self) -> str:
         """What is younger than the format is in it where it is there at all: an older store's sum stays what it was."""
-        told = self.model_copy(update={"checksum": ""}).model_dump(mode="json")
+        told = self.model_copy(update={"checksum": ""}).model_dump(mode="json", exclude=self._untold)
         if not self.sources:
             del told["sources"]
         for file in told["files"]:
@@ -141,6 +152,8 @@ def read_index(folder: Path) -> Index:
         index = Index.model_validate_json(data)
     except (ValidationError, ValueError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path}: damaged, it is not a store's index", hint=HINT) from error
+    if index.family not in families.FAMILIES:
+        raise ModelError(f"{path}: a store of {shorten(index.family)}, which is not known here", hint=HINT)
     if not index.is_intact:
         raise ModelError(f"{path}: damaged, its checksum is another", hint=HINT)
     return index

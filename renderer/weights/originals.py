@@ -12,17 +12,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
+from renderer.catalog import Role
 from renderer.errors import DiskError, UsageError
 from renderer.weights.hashes import file_hashes
 from renderer.weights.index import SourceFile
-from renderer.weights.shapes import Network
 from renderer.weights.vouched import damaged
 
 
 class Hashing:
     """In a thread of its own while this context lasts; whoever leaves before the end stops it."""
 
-    def __init__(self, source: Mapping[Network, Sequence[Path]]) -> None:
+    def __init__(self, source: Mapping[Role, Sequence[Path]]) -> None:
         self._names = {path: f"{network}/{path.name}" for network, paths in source.items() for path in paths}
         self._stopped = threading.Event()
         self._pool = ThreadPoolExecutor(1)

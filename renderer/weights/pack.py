@@ -18,11 +18,13 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
+from typing import get_args
 
 import torch
 from pydantic import ValidationError
 
 from renderer import __version__
+from renderer.catalog import Role
 from renderer.errors import DiskError, LockedError, ModelError
 from renderer.job import ModelIdentity, Stored, Value, canonical
 from renderer.machine import hardware
@@ -35,10 +37,7 @@ from renderer.weights.headers import disk_error, encode_header, write_file
 from renderer.weights.index import FORMAT_VERSION, INDEX, PROCESSOR, TOKENIZER, CopiedFile, Index, StoredFile
 from renderer.weights.layout import PackedFile, plan_files
 from renderer.weights.settle import PROGRESS
-from renderer.weights.shapes import Network
 from renderer.weights.store import Report, open_store, sha256_or_nothing, verify
-
-NETWORKS: tuple[Network, ...] = ("transformer", "text_encoder", "vae")
 
 _MAX_THREADS = 8
 _MAX_COPIED_BYTES = 2**26
@@ -60,17 +59,15 @@ class _Progress(Value):
 
 
 def plan_pack(
-    source: Mapping[Network, Sequence[Path]], tokenizer: Path, precision: Stored, processor: Path | None = None
+    source: Mapping[Role, Sequence[Path]], tokenizer: Path, precision: Stored, processor: Path | None = None
 ) -> int:
     """The bytes a store would take on the disk, from the source's headers. Raises `ModelError` as `pack` does."""
-    files = plan_files(
-        {role: each.shapes for role, each in _open_source(source, edits=processor is not None).items()}, precision
-    )
+    files = _plan(_open_source(source, edits=processor is not None), precision)
     return sum(map(_file_bytes, files)) + sum(path.stat().st_size for path in _copies(tokenizer, processor).values())
 
 
 def pack(
-    source: Mapping[Network, Sequence[Path]],
+    source: Mapping[Role, Sequence[Path]],
     tokenizer: Path,
     target: Path,
     precision: Stored,
@@ -93,7 +90,7 @@ def pack(
     disk does not hold the store, `LockedError` when another process makes the same one.
     """
     checkpoints = _open_source(source, edits=processor is not None)
-    files = plan_files({role: each.shapes for role, each in checkpoints.items()}, precision)
+    files = _plan(checkpoints, precision)
     copies = _copies(tokenizer, processor)
     part = settle.part_of(target)
     plan = _fingerprint(checkpoints, precision, identity)
@@ -116,9 +113,10 @@ def pack(
             files=tuple(work.done[file.name].file for file in files),
             copies=copied,
             sources=sources,
+            family=checkpoints["transformer"].family.name,
             errors={name: error for file in files for name, error in work.done[file.name].errors.items()},
         ).sealed()
-        write_whole(part / INDEX, index.model_dump_json(indent=1).encode() + b"\n")
+        write_whole(part / INDEX, index.text().encode())
         open_store(part)
         verify(part, index, report)
         settle.put(target)
@@ -136,7 +134,7 @@ class _Work:
         part: Path,
         plan: str,
         files: Sequence[PackedFile],
-        checkpoints: Mapping[Network, Checkpoint],
+        checkpoints: Mapping[Role, Checkpoint],
         report: Report | None,
         device: str | None,
     ) -> None:
@@ -240,13 +238,18 @@ def _file_bytes(file: PackedFile) -> int:
 # ---- before and after ------------------------------------------------------------------------------------------------
 
 
-def _open_source(source: Mapping[Network, Sequence[Path]], *, edits: bool) -> dict[Network, Checkpoint]:
-    checkpoints = {network: open_checkpoint(network, source.get(network, ())) for network in NETWORKS}
-    if edits and checkpoints["text_encoder"].is_blind:
+def _open_source(source: Mapping[Role, Sequence[Path]], *, edits: bool) -> dict[Role, Checkpoint]:
+    checkpoints = {role: open_checkpoint(role, source.get(role, ())) for role in get_args(Role)}
+    if edits and checkpoints["text_encoder"].lacking:
         message = f"{source['text_encoder'][0]} has no vision tower, with which an editing model looks at pictures"
         raise ModelError(message, hint="take the model's own text encoder")
     check_together(checkpoints)
     return checkpoints
+
+
+def _plan(checkpoints: Mapping[Role, Checkpoint], precision: Stored) -> tuple[PackedFile, ...]:
+    family = next(iter(checkpoints.values())).family
+    return plan_files(family, {role: each.shapes for role, each in checkpoints.items()}, precision)
 
 
 def _copies(tokenizer: Path, processor: Path | None) -> dict[str, Path]:
@@ -269,7 +272,7 @@ def _small_files(folder: Path) -> list[Path]:
     return files
 
 
-def _fingerprint(checkpoints: Mapping[Network, Checkpoint], precision: Stored, identity: ModelIdentity) -> str:
+def _fingerprint(checkpoints: Mapping[Role, Checkpoint], precision: Stored, identity: ModelIdentity) -> str:
     parts = [str(FORMAT_VERSION), precision, canonical(identity)]
     parts += [f"{role} {checkpoint.fingerprint}" for role, checkpoint in sorted(checkpoints.items())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

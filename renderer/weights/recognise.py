@@ -1,4 +1,4 @@
-"""What a sound safetensors file is, where it is no Qwen-Image network as the hub has it.
+"""What a sound safetensors file is, where it is no network of a family as the hub has it.
 
 An adapter, another tool's quantisation, several networks in one, another part, another model: asked before anything is
 called damaged. Reads names, types and shapes out of headers; imports no torch.
@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from types import MappingProxyType
 
-from renderer.catalog import QWEN_IMAGE
+from renderer.catalog import MODELS
 from renderer.errors import ModelError, shorten
+from renderer.families import Family, Network
 from renderer.weights.headers import Header
-from renderer.weights.shapes import Network
-
-WORDS: Mapping[Network, str] = MappingProxyType(
-    {"transformer": "transformer", "text_encoder": "text encoder", "vae": "VAE"}
-)
 
 _LORA = re.compile(
     r"\.lora(?:_[AB]|_up|_down|\.up|\.down)\b|\.lora_(?:up|down)\.|\.(?:lokr_w[12]|hada_w[12]_[ab]|dora_scale|oft_blocks)"
@@ -33,15 +28,6 @@ _NUNCHAKU = re.compile(r"\.(?:wscales|smooth_factor|proj_down)$")
 _TRANSFORMER = "model.diffusion_model."
 _PREFIXES = (_TRANSFORMER, "diffusion_model.", "transformer.", "model.language_model.", "model.")
 _OTHERS_IN_ONE = ("first_stage_model.", "cond_stage_model.", "conditioner.", "text_encoders.", "vae.")
-
-_OWN: Mapping[Network, tuple[str, ...]] = MappingProxyType(
-    {
-        "transformer": ("transformer_blocks.0.img_mod.1.weight",),
-        "text_encoder": ("layers.0.self_attn.q_proj.weight",),
-        "vae": ("decoder.up_blocks.0.resnets.0.conv1.weight", "decoder.mid_block.resnets.0.conv1.weight"),
-    }
-)
-"""A tensor that such a network has and the two others have not, under the names it may have."""
 
 _MODELS: tuple[tuple[str, str], ...] = (
     ("txt_in.text_norm.", "Qwen-Image-2.1, which is not known yet"),
@@ -64,22 +50,26 @@ _MODELS: tuple[tuple[str, str], ...] = (
 """Names that only these have, the nearest relatives first."""
 
 
-def refuse(path: Path, header: Header, network: Network) -> None:
+def refuse(path: Path, header: Header, family: Family, network: Network) -> None:
     """Raise `ModelError` for a file that is of a kind which is known and not read, whatever else it holds."""
     names = header.tensors.keys()
-    for what, hint in (*_adapter(header, network), *_all_in_one(names, network), *_quantised(header, network)):
+    for what, hint in (
+        *_adapter(header, network),
+        *_all_in_one(names, family, network),
+        *_quantised(header, family, network),
+    ):
         raise ModelError(f"{path}: {what}", hint=hint)
 
 
-def another(names: Collection[str], network: Network) -> tuple[str, str] | None:
+def another(names: Collection[str], family: Family, network: Network) -> tuple[str, str] | None:
     """What a network's tensors are of, which are not that network's, and what to do; None where nobody knows."""
     bare = {_bare(name) for name in names}
-    for role, own in _OWN.items():
-        if role != network and any(name in bare for name in own):
-            return f"a {WORDS[role]}, and not a {WORDS[network]}", f"give it as {role}="
+    for other in family.networks:
+        if other != network and any(_bare(name) in bare for name in other.own):
+            return f"a {other.words}, and not a {network.words}", f"give it as {other.role}="
     for mark, what in _MODELS:
         if any(name.startswith(mark) for name in bare):
-            return f"{what}, and not Qwen-Image's {WORDS[network]}", _take(network)
+            return f"{what}, and not {family.title}'s {network.words}", _take(family, network)
     return None
 
 
@@ -97,32 +87,41 @@ def _adapter(header: Header, network: Network) -> Iterator[tuple[str, str]]:
     ranks = {header.tensors[name].shape[0] for name in found if _LORA_DOWN.search(name) and header.tensors[name].shape}
     rank = f" of rank {min(ranks)}" if len(ranks) == 1 else ""
     hint = "render without it: adapters are not read yet; a model is what it was made for"
-    yield f"a LoRA{rank}, an addition to a model, and not a {WORDS[network]}", hint
+    yield f"a LoRA{rank}, an addition to a model, and not a {network.words}", hint
 
 
-def _all_in_one(names: Collection[str], network: Network) -> Iterator[tuple[str, str]]:
+def _all_in_one(names: Collection[str], family: Family, network: Network) -> Iterator[tuple[str, str]]:
     others = {mark for mark in _OTHERS_IN_ONE if any(name.startswith(mark) for name in names)}
     if others and any(name.startswith(_TRANSFORMER) for name in names):
-        yield f"a checkpoint with all parts of a model in one file, and not a {WORDS[network]} alone", _take(network)
+        yield (
+            f"a checkpoint with all parts of a model in one file, and not a {network.words} alone",
+            _take(family, network),
+        )
 
 
-def _quantised(header: Header, network: Network) -> Iterator[tuple[str, str]]:
+def _quantised(header: Header, family: Family, network: Network) -> Iterator[tuple[str, str]]:
     names = header.tensors.keys()
     if forms := _comfy_forms(header):
-        yield _scaled(f"quantised by ComfyUI ({', '.join(sorted(forms))})", network)
+        yield _scaled(f"quantised by ComfyUI ({', '.join(sorted(forms))})", family, network)
     for name in names:
         if found := _BITSANDBYTES.search(name):
-            yield _scaled(f"quantised by bitsandbytes ({found[1] or '8 bits or 4'})", network)
+            yield _scaled(f"quantised by bitsandbytes ({found[1] or '8 bits or 4'})", family, network)
         if _NUNCHAKU.search(name):
-            yield _scaled("quantised by Nunchaku (SVDQuant)", network)
+            yield _scaled("quantised by Nunchaku (SVDQuant)", family, network)
     if "scaled_fp8" in {name.rpartition(".")[2] for name in names}:
-        yield _scaled("ComfyUI's scaled FP8", network)
+        yield _scaled("ComfyUI's scaled FP8", family, network)
     if any(name.endswith(".weight_scale_2") for name in names):
-        yield _scaled("quantised to NVFP4", network)
+        yield _scaled("quantised to NVFP4", family, network)
     if any(entry.dtype == "F8_E8M0" for entry in header.tensors.values()):
-        yield _scaled("quantised to MXFP8", network)
-    if example := next((name for name in names if _SCALES.search(name)), ""):
-        yield _scaled(f'quantised, with scales beside its weights ("{shorten(example)}")', network)
+        yield _scaled("quantised to MXFP8", family, network)
+    if example := next((name for name in names if _SCALES.search(name) and _is_beside_a_weight(name, names)), ""):
+        yield _scaled(f'quantised, with scales beside its weights ("{shorten(example)}")', family, network)
+
+
+def _is_beside_a_weight(name: str, names: Collection[str]) -> bool:
+    """Whether a scale is some weight's; norms of other families have one that is nobody's."""
+    layer, _, last = name.rpartition(".")
+    return last != "scale" or f"{layer}.weight" in names
 
 
 def _comfy_forms(header: Header) -> set[str]:
@@ -141,12 +140,16 @@ def _comfy_forms(header: Header) -> set[str]:
     return forms
 
 
-def _scaled(what: str, network: Network) -> tuple[str, str]:
-    return f"{what}: a sound file, in a form that is not read yet", _take(network)
+def _scaled(what: str, family: Family, network: Network) -> tuple[str, str]:
+    return f"{what}: a sound file, in a form that is not read yet", _take(family, network)
 
 
-def _take(network: Network) -> str:
-    """What to take in the place of such a file."""
-    part = next(part for part in QWEN_IMAGE.parts if part.role == network)
-    comfyui = f"; ComfyUI's name for it is {part.comfyui}" if part.comfyui and network != "vae" else ""
-    return f"take the bf16 file: {part.files} of {QWEN_IMAGE.id}, or of the model that it was made of{comfyui}"
+def _take(family: Family, network: Network) -> str:
+    """What to take in the place of such a file: the first that the catalogue has of the family."""
+    model = next((model for model in MODELS.values() if model.family == family.name and model.parts), None)
+    if model is None:
+        return "take the model's bf16 file"
+    part = next(part for part in model.parts if part.role == network.role)
+    is_alike = network.role != "vae"  # ComfyUI's own has other names for its tensors
+    comfyui = f"; ComfyUI's name for it is {part.comfyui}" if part.comfyui and is_alike else ""
+    return f"take the bf16 file: {part.files} of {model.id}, or of the model that it was made of{comfyui}"

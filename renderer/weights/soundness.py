@@ -6,12 +6,11 @@ other parts are fetched. That the bytes are right, `models verify` says. Imports
 
 from __future__ import annotations
 
-from renderer.catalog import DEMO, Model
+from renderer.catalog import DEMO, Model, Role
 from renderer.errors import ModelError
 from renderer.weights import places
 from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint
 from renderer.weights.codecs import CODECS
-from renderer.weights.shapes import Network
 
 
 def problems(model: Model) -> tuple[ModelError, ...]:
@@ -25,7 +24,7 @@ def problems(model: Model) -> tuple[ModelError, ...]:
     whereabouts = places.look(model)
     fetched = not whereabouts.lacking and not _is_packed(model)
     wrong: list[ModelError] = []
-    opened: dict[Network, Checkpoint] = {}
+    opened: dict[Role, Checkpoint] = {}
     for found in whereabouts.found:
         if found.kind != "given" and not fetched:
             continue

@@ -19,15 +19,17 @@ from pathlib import Path
 
 import torch
 
+from renderer import families
+from renderer.catalog import Role
 from renderer.errors import ModelError
+from renderer.families import Family
 from renderer.job import Stored
 from renderer.system.files import sha256_of
 from renderer.weights import codecs
 from renderer.weights.dtypes import TORCH_DTYPES
 from renderer.weights.headers import DATA_ALIGNMENT, ITEM_BITS, Header, read_header
 from renderer.weights.index import HINT, INDEX, PROCESSOR, TOKENIZER, Index, StoredFile, read_index
-from renderer.weights.layout import ALIGNMENT, Kind
-from renderer.weights.shapes import Network
+from renderer.weights.layout import ALIGNMENT
 
 Report = Callable[[int, int, str], None]
 """Hears of progress: bytes done, bytes of all, the file at hand. May be called from any thread, one at a time."""
@@ -62,8 +64,8 @@ class BlockFile:
     """
 
     path: Path
-    network: Network
-    kind: Kind
+    network: Role
+    kind: str
     number: int | None
     bytes: int
     data_offset: int
@@ -194,6 +196,10 @@ class Store:
     files: tuple[BlockFile, ...]
 
     @property
+    def family(self) -> Family:
+        return families.find(self.index.family)
+
+    @property
     def precision(self) -> Stored:
         return self.index.precision
 
@@ -206,32 +212,32 @@ class Store:
         """The folder of what prepares pictures for the vision tower; None in a model that edits none."""
         return self.folder / PROCESSOR if any(file.name.startswith(PROCESSOR) for file in self.index.copies) else None
 
-    def blocks(self, network: Network) -> tuple[BlockFile, ...]:
+    def blocks(self, network: Role) -> tuple[BlockFile, ...]:
         """A network's layers in order; all have the same tensors at the same places."""
-        return self._all(network, "block")
+        return self.all(network, "block")
 
     def modulations(self) -> tuple[BlockFile, ...]:
         """What the DiT's blocks have besides: `img_mod` and `txt_mod`, one file a block."""
-        return self._all("transformer", "modulation")
+        return self.all("transformer", "modulation")
 
     def modulation(self, number: int) -> BlockFile:
         return self.modulations()[number]
 
-    def outside(self, network: Network) -> BlockFile:
+    def outside(self, network: Role) -> BlockFile:
         """What stands before and after a network's blocks, by the hub's names."""
-        return self._all(network, "outside")[0]
+        return self.all(network, "outside")[0]
 
     def vision(self) -> BlockFile:
-        return self._all("text_encoder", "vision")[0]
+        return self.all("text_encoder", "vision")[0]
 
     def vae(self) -> BlockFile:
-        return self._all("vae", "whole")[0]
+        return self.all("vae", "whole")[0]
 
     def verify(self, report: Report | None = None) -> None:
         """Read every byte. Raises `ModelError`, which names each file that is not what the index says."""
         verify(self.folder, self.index, report)
 
-    def _all(self, network: Network, kind: Kind) -> tuple[BlockFile, ...]:
+    def all(self, network: Role, kind: str) -> tuple[BlockFile, ...]:
         return tuple(file for file in self.files if file.network == network and file.kind == kind)
 
 
@@ -308,31 +314,26 @@ def _block_file(path: Path, entry: StoredFile, header: Header, sound: set[Path])
     return BlockFile(path, entry.network, entry.kind, entry.number, *where, entry, sound)
 
 
-_SINGLE: tuple[tuple[Network, Kind], ...] = (
-    ("transformer", "outside"),
-    ("text_encoder", "outside"),
-    ("vae", "whole"),
-)
-_NUMBERED: tuple[tuple[Network, Kind], ...] = (
-    ("transformer", "block"),
-    ("transformer", "modulation"),
-    ("text_encoder", "block"),
-)
-
-
 def _check_whole(store: Store) -> None:
     """Each kind of file is there, blocks are numbered without a gap, and all of a kind have the same layout."""
-    by_kind = {(network, kind): store._all(network, kind) for network, kind in (*_SINGLE, *_NUMBERED)}  # noqa: SLF001
-    complete = all(len(by_kind[each]) == 1 for each in _SINGLE)
-    towers = len(store._all("text_encoder", "vision"))  # noqa: SLF001
-    complete &= towers == 1 or (towers == 0 and store.processor is None)  # only edits look at pictures
-    for each in _NUMBERED:
-        complete &= [file.number for file in by_kind[each]] == list(range(len(by_kind[each]))) != []
-        for file in by_kind[each]:
-            if file.tensors != by_kind[each][0].tensors:
-                raise ModelError(f"{file.path}: its layout is not that of block 0", hint=HINT)
-    complete &= len(by_kind["transformer", "block"]) == len(by_kind["transformer", "modulation"])
-    if not complete:
+    known = 0
+    complete = True
+    for network in store.family.networks:
+        for outside in network.outside:
+            found = store.all(network.role, outside.kind)
+            may_lack = outside.optional and store.processor is None  # only edits look at pictures
+            complete &= len(found) == 1 or (not found and bool(may_lack))
+            known += len(found)
+        for section in network.sections:
+            parts = [store.all(network.role, part.kind) for part in section.parts]
+            complete &= len({len(part) for part in parts}) == 1
+            for files in parts:
+                complete &= [file.number for file in files] == list(range(len(files))) != []
+                known += len(files)
+                for file in files:
+                    if file.tensors != files[0].tensors:
+                        raise ModelError(f"{file.path}: its layout is not that of block 0", hint=HINT)
+    if not complete or known != len(store.files):
         raise ModelError(f"{store.folder / INDEX}: does not list all parts of a model", hint=HINT)
 
 

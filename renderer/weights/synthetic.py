@@ -17,6 +17,8 @@ from diffsynth.models.qwen_image_text_encoder import QwenImageTextEncoder
 from diffsynth.models.qwen_image_vae import QwenImageVAE
 from safetensors.torch import save_file
 
+from renderer.families import QWEN_IMAGE
+
 SHARD_BYTES = 5 * 10**9
 STD = 0.02
 _WRITERS = 3
@@ -54,21 +56,17 @@ def files(*, layers: int = 60) -> Iterator[tuple[str, dict[str, torch.Size]]]:
 
 def checkpoint(*, layers: int = 60) -> dict[str, dict[str, torch.Size]]:
     """By the stem of each network's files: the shapes of its tensors, by the hub's names."""
+    hub_name = QWEN_IMAGE.network("text_encoder").hub_name
     with skip_model_initialization():
         return {
             "transformer/diffusion_pytorch_model": _shapes(QwenImageDiT(num_layers=layers)),
-            "text_encoder/model": {_stored(name): shape for name, shape in _shapes(QwenImageTextEncoder()).items()},
+            "text_encoder/model": {hub_name(name): shape for name, shape in _shapes(QwenImageTextEncoder()).items()},
             "vae/diffusion_pytorch_model": _shapes(QwenImageVAE()),
         }
 
 
 def _shapes(model: torch.nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
-
-
-def _stored(name: str) -> str:
-    """A text encoder's tensor by the name it has in the hub's files."""
-    return name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
 
 
 def _shards(tensors: Mapping[str, torch.Size]) -> Iterator[list[str]]:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 
+from renderer.catalog import Role
 from renderer.errors import ModelError
+from renderer.families import Family
 from renderer.job import Stored
 from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint
 from renderer.weights.convert import Maker
-from renderer.weights.layout import Kind, PackedFile, PackedTensor, plan_files
-from renderer.weights.shapes import Network
+from renderer.weights.layout import PackedFile, PackedTensor, plan_files
 from renderer.weights.store import TensorPlace, views
 
 
@@ -32,11 +33,11 @@ class UnpackedFile:
     tensors: tuple[TensorPlace, ...]
 
     @property
-    def network(self) -> Network:
+    def network(self) -> Role:
         return self.plan.network
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> str:
         return self.plan.kind
 
     @property
@@ -95,23 +96,25 @@ class UnpackedFile:
 class Unpacked:
     """A whole checkpoint, as an open store is; `sources` are each network's own files."""
 
+    family: Family
     precision: Stored
     files: tuple[UnpackedFile, ...]
-    sources: Mapping[Network, Sequence[Path]]
+    sources: Mapping[Role, Sequence[Path]]
     tokenizer: Path
     processor: Path | None = None
 
 
-def unpacked(source: Mapping[Network, Sequence[Path]], tokenizer: Path, precision: Stored) -> Unpacked:
+def unpacked(source: Mapping[Role, Sequence[Path]], tokenizer: Path, precision: Stored) -> Unpacked:
     """Each network's files and the tokenizer's folder as a store of a precision.
 
-    Reads headers, not data. Raises `ModelError`, which names the file, when they are not a whole Qwen-Image model.
+    Reads headers, not data. Raises `ModelError`, which names the file, when they are not a whole model of a family.
     """
     checkpoints = {network: open_checkpoint(network, paths) for network, paths in source.items()}
     check_together(checkpoints)
-    plans = plan_files({network: each.shapes for network, each in checkpoints.items()}, precision)
+    family = next(iter(checkpoints.values())).family
+    plans = plan_files(family, {network: each.shapes for network, each in checkpoints.items()}, precision)
     files = tuple(UnpackedFile(checkpoints[plan.network], plan, _places(plan.tensors)) for plan in plans)
-    return Unpacked(precision, files, source, tokenizer)
+    return Unpacked(family, precision, files, source, tokenizer)
 
 
 def _places(tensors: Sequence[PackedTensor]) -> tuple[TensorPlace, ...]:

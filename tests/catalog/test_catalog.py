@@ -10,10 +10,10 @@ import pytest
 from renderer import catalog
 from renderer.catalog import MODELS, Model
 from renderer.errors import ManifestError, ModelError, UsageError
+from renderer.families.qwen_image.shapes import TextEncoderWidths, TransformerWidths, VaeWidths
 from renderer.job import Size, fingerprint
 from renderer.manifest.manifest import Overrides, load
 from renderer.weights.identity import identify
-from renderer.weights.shapes import TextEncoderWidths, TransformerWidths, VaeWidths
 from tests.making import make_job
 
 FROM_A_HUB = [model for model in MODELS.values() if model.parts]

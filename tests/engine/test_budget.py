@@ -36,7 +36,7 @@ def of(monkeypatch: pytest.MonkeyPatch, gib: float | None, *sides: int, **settin
         demands=tuple(map(demand, sides)),
         **settings,
     )
-    return Budget(60, catalog.QWEN_IMAGE_SHAPE.width, setup, "cpu")
+    return Budget(60, catalog.QWEN_IMAGE_ARCHITECTURE.width, setup, "cpu")
 
 
 class TestBudget:
@@ -45,7 +45,7 @@ class TestBudget:
         """The engine's slots are those of the same function that the plan asks."""
         found = of(monkeypatch, gib, 512, 1328, 2048)
         works = [Work(side, side) for side in (512, 1328, 2048)]
-        planned = decide.decide(Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", 2), works, round(gib * GIB))
+        planned = decide.decide(Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", 2), works, round(gib * GIB))
         assert found.slots == planned.slots
 
     def test_weights_that_are_scaled_back_have_their_room(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,8 +55,8 @@ class TestBudget:
         for gib in (2.5, 4, 6):
             fp8 = of(monkeypatch, gib, 512)
             setup = Setup(model="Qwen/Qwen-Image", precision="fp8", profile="stream", demands=(demand(512),))
-            bf16 = Budget(60, catalog.QWEN_IMAGE_SHAPE.width, setup, "cpu", "bf16")
-            streaming = Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", 2, kernels)
+            bf16 = Budget(60, catalog.QWEN_IMAGE_ARCHITECTURE.width, setup, "cpu", "bf16")
+            streaming = Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", 2, kernels)
             planned.append(decide.decide(streaming, [Work.of(job(512))], round(gib * GIB)).slots)
             found.append(bf16.slots)
             assert bf16.slots <= fp8.slots
@@ -71,7 +71,7 @@ class TestBudget:
 
     def test_no_more_ride_than_fit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What is admitted fits beside the slots, by the arithmetic; the first is always admitted."""
-        room = decide.needed(Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", 8), [Work.of(job(512))] * 4)
+        room = decide.needed(Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", 8), [Work.of(job(512))] * 4)
         found = of(monkeypatch, room / GIB, 512, in_flight=16, slots=8)
         flying: list[Job] = []
         while found.admits(flying, job(512)):
@@ -88,7 +88,7 @@ class TestBudget:
 
     def test_small_pictures_are_recorded_where_there_is_room(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """With a byte less than recordings take they are rendered without; large ones have none, and need no room."""
-        there = Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", 8)
+        there = Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", 8)
         room = decide.recording(there, [Work.of(job(512))])
         enough, scarce = (of(monkeypatch, each / GIB, 512, slots=8) for each in (room, room - 1))
         assert enough.records([job(512)])
@@ -99,7 +99,7 @@ class TestBudget:
 
     def test_each_size_in_flight_takes_room_for_its_recordings(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where one size's recordings just fit, another size's beside it do not; with fewer slots they do."""
-        room = decide.recording(Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", 8), [Work.of(job(768))])
+        room = decide.recording(Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", 8), [Work.of(job(768))])
         found = of(monkeypatch, room / GIB, 768, slots=8)
         assert found.records([job(768)])
         assert not found.records([job(768), job(512)])
@@ -126,12 +126,12 @@ def test_a_limit_goes_with_its_setup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 9))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
     setup = Setup(model="Qwen/Qwen-Image", precision="fp8", profile="stream", vram_bytes=12 * GIB)
-    limited = Budget(60, catalog.QWEN_IMAGE_SHAPE.width, setup, "cuda")
+    limited = Budget(60, catalog.QWEN_IMAGE_ARCHITECTURE.width, setup, "cuda")
     assert fractions == [pytest.approx(0.44, abs=0.03)]
     del limited
     gc.collect()
     assert fractions[1:] == [1.0]
-    Budget(60, catalog.QWEN_IMAGE_SHAPE.width, setup.model_copy(update={"vram_bytes": None}), "cuda")
+    Budget(60, catalog.QWEN_IMAGE_ARCHITECTURE.width, setup.model_copy(update={"vram_bytes": None}), "cuda")
     gc.collect()
     assert fractions[2:] == []  # a limit that somebody else has set is left alone
 

@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from renderer.engine.networks import TensorMap
 from renderer.engine.pipeline import open_pipeline
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError
+from renderer.families import QWEN_IMAGE
 from renderer.job import Job, ModelIdentity, Profile, Stored
 from renderer.protocol import Setup
 from renderer.weights import pack, prepare
@@ -83,8 +85,11 @@ class TestBits:
     def test_every_tensor(self, demo_folder: Path, precision: Stored) -> None:
         """A checkpoint reads like its store: the same files, tensors and bits, whole and one by one."""
         store, made = open_store(store_of(precision)), unpacked_demo(demo_folder, precision)
-        for network in ("transformer", "text_encoder", "vae"):
-            one, other = (TensorMap([file for file in each.files if file.network == network]) for each in (store, made))
+        for network in get_args(catalog.Role):
+            one, other = (
+                TensorMap(QWEN_IMAGE.network(network), [file for file in each.files if file.network == network])
+                for each in (store, made)
+            )
             there, here = one.read("cpu"), other.read("cpu")
             assert there.keys() == here.keys() == set(one) == set(other)
             for name, tensor in there.items():
@@ -296,4 +301,4 @@ class TestSpoiltStores:
             path = store.blocks("transformer")[2].path
             path.write_bytes(path.read_bytes()[:-100])
             with pytest.raises(ModelError, match=r"block-002\.safetensors: ends too early"):
-                TensorMap(store.blocks("transformer")).read("cpu")
+                TensorMap(QWEN_IMAGE.network("transformer"), store.blocks("transformer")).read("cpu")

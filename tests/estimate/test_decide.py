@@ -14,7 +14,7 @@ from renderer.job import Stored
 from renderer.machine.rates import of_card
 
 GIB = 2**30
-STREAMING = Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", 2)
+STREAMING = Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", 2)
 BATCH = [Work(512, 512), Work(1328, 1328), Work(2048, 2048)]
 COMPANIES = [
     *([Work(side, side)] * number for side in (256, 512, 768, 1024, 1328, 2048) for number in (1, 2, 8)),

@@ -25,7 +25,7 @@ ROWS = [
 ]
 DECODES = [row for row in ROWS if (row["what"], row.get("form")) == ("decode", "kernels")]
 MEASURED = {tuple(row["size"]): row["allocated_bytes"] for row in DECODES}
-BASE = catalog.QWEN_IMAGE_SHAPE.vae_width
+BASE = catalog.QWEN_IMAGE_ARCHITECTURE.vae_width
 
 
 class Fused:
@@ -89,7 +89,7 @@ class TestDecode:
 class TestWeights:
     def test_two_thirds_of_the_kernels_are_not_kept(self) -> None:
         """What the arithmetic says stays on the GPU is what the engine keeps, and what the H100 showed."""
-        kept = weight_bytes(catalog.QWEN_IMAGE_SHAPE, "fp8").vae_kept
+        kept = weight_bytes(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8").vae_kept
         measured = next(row["bytes"] for row in ROWS if (row["what"], row.get("form")) == ("weights", "kernels"))
         assert kept == pytest.approx(measured, rel=0.01)
-        assert kept < weight_bytes(catalog.QWEN_IMAGE_SHAPE, "fp8").vae / 2.5
+        assert kept < weight_bytes(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8").vae / 2.5

@@ -19,7 +19,7 @@ from renderer.catalog import cards
 from renderer.estimate import Streaming, Work, duration
 from renderer.machine.rates import Rates, of_card
 
-SHAPE = catalog.QWEN_IMAGE_SHAPE
+SHAPE = catalog.QWEN_IMAGE_ARCHITECTURE
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 MACHINE, *ROWS = map(json.loads, (BENCHMARKS / "decodes-h100.jsonl").open())
 DECODES = {

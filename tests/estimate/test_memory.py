@@ -15,7 +15,7 @@ from renderer.estimate.terms import total
 from renderer.job import Stored
 from tests.estimate.tape import Tape, fused_attention
 
-SHAPE = catalog.QWEN_IMAGE_SHAPE
+SHAPE = catalog.QWEN_IMAGE_ARCHITECTURE
 WIDTH = SHAPE.width
 
 

@@ -30,7 +30,7 @@ def least(row: dict[str, Any]) -> int:
     assert isinstance(choice, CappedCase)
     assert choice.slots is not None
     work = Work(choice.side, choice.side, row["prompt_tokens"])
-    streaming = Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", choice.slots)
+    streaming = Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", choice.slots)
     return decide.least(streaming, [work] * choice.pictures)
 
 

@@ -26,7 +26,7 @@ GIB = 2**30
 H200 = LocalGpu(0, "NVIDIA H200", "GPU-1", 140 * GIB, 139 * GIB, "580.1", (9, 0))
 HERE = hardware.Machine((H200,), 16, 256 * GIB, 250 * GIB)
 RATES = of_card(cards.find("H200").card)
-LEAST = decide.least(Streaming(catalog.QWEN_IMAGE_SHAPE, "fp8", 2), [Work(2048, 2048, prompt_tokens=0)])
+LEAST = decide.least(Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", 2), [Work(2048, 2048, prompt_tokens=0)])
 TIGHT = LEAST + CONTEXT_BYTES - 1
 """Of a card's memory: a byte too little for 2048x2048, and enough for 512x512."""
 

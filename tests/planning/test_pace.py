@@ -133,7 +133,7 @@ class TestPace:
         (measured,) = [row for row in ENGINE[card]["rows"]["diffsynth-bf16"] if row["side"] == 512]
         job, rates = real(512).model_copy(update={"precision": "bf16"}), Rates.model_validate(ENGINE[card]["rates"])
         native, streamed = (
-            seconds(catalog.QWEN_IMAGE_SHAPE, job, profile, Way(60, 1), rates)[0] / job.num_inference_steps
+            seconds(catalog.QWEN_IMAGE_ARCHITECTURE, job, profile, Way(60, 1), rates)[0] / job.num_inference_steps
             for profile in ("resident", "stream")
         )
         assert native == pytest.approx(measured["step_s"], rel=0.05)
@@ -158,8 +158,8 @@ class TestPace:
         for factor in (1.02, 0.97, 1.0, 1.04, 0.99):
             pace.learn(rendered(real(), 12.7 * factor, profile="stream"))
         assert pace.expect_s(planned(real(1024)), "stream") == pytest.approx(
-            12.7 * seconds(catalog.QWEN_IMAGE_SHAPE, real(1024), "stream", Way(60, 1), RATES)[0]
-            / seconds(catalog.QWEN_IMAGE_SHAPE, real(), "stream", Way(60, 1), RATES)[0], rel=0.05,
+            12.7 * seconds(catalog.QWEN_IMAGE_ARCHITECTURE, real(1024), "stream", Way(60, 1), RATES)[0]
+            / seconds(catalog.QWEN_IMAGE_ARCHITECTURE, real(), "stream", Way(60, 1), RATES)[0], rel=0.05,
         )  # fmt: skip
 
 
@@ -173,7 +173,7 @@ class TestPreparing:
             rendered(
                 job,
                 0.0,
-                sharing(seconds(catalog.QWEN_IMAGE_SHAPE, job, "stream", Way(60, 1), RATES)[0], slots=60),
+                sharing(seconds(catalog.QWEN_IMAGE_ARCHITECTURE, job, "stream", Way(60, 1), RATES)[0], slots=60),
                 "stream",
                 encode_s=encode_s,
                 load_s=load_s,
@@ -236,7 +236,7 @@ class TestPreparing:
         key: PaceKey = PaceKey(Weights("Qwen/Qwen-Image", "fp8"), "resident")
         pace = Pace([rendered(real(), 30.0, profile="resident", encode_s=4.0, load_s=60.0) for _ in range(5)], RATES)
         jobs = [real()] * 5
-        share, _ = seconds(catalog.QWEN_IMAGE_SHAPE, real(), "resident", Way(60, 1), RATES)
+        share, _ = seconds(catalog.QWEN_IMAGE_ARCHITECTURE, real(), "resident", Way(60, 1), RATES)
         prepared = pace.prepare_s(key, jobs, RATES)
         assert prepared == pytest.approx(5 * 4.0)
         assert 5 * share * pace.factor(key) + prepared == pytest.approx(5 * 30.0)
@@ -292,6 +292,8 @@ class TestMeasuredBatch:
         rates = Rates.model_validate(whole["rates"])
         jobs = [each.job for each in self.came(card)]
         pace = Pace(rates=rates)
-        found = duration.load_seconds(catalog.QWEN_IMAGE_SHAPE, "fp8", rates) + pace.prepare_s(self.KEY, jobs, rates)
+        found = duration.load_seconds(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", rates) + pace.prepare_s(
+            self.KEY, jobs, rates
+        )
         found += sum(pace.expect_s(planned(job), "stream", Way(60, 1)) or 0.0 for job in jobs)
         assert found == pytest.approx(whole["took_s"], rel=0.1)

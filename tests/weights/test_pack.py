@@ -16,16 +16,15 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
+from renderer.catalog import Role
 from renderer.errors import DiskError, LockedError, ModelError, UsageError
+from renderer.families.qwen_image import shapes
 from renderer.job import ModelIdentity, Stored
 from renderer.machine import hardware
 from renderer.weights import pack as packing
-from renderer.weights import shapes
 from renderer.weights import unpacked as opening
 from renderer.weights.codecs.rows.fp8 import dequantise, quantise
-from renderer.weights.layout import BLOCK_PREFIX
 from renderer.weights.originals import discard_source
-from renderer.weights.shapes import Network
 from renderer.weights.store import Store, load, open_store
 from tests.engine.making import without_vision
 from tests.weights import tiny
@@ -42,9 +41,8 @@ def unpacked(store: Store) -> dict[str, torch.Tensor]:
     """All tensors of a store by the checkpoint's names; those of the VAE behind a `vae.`."""
     found: dict[str, torch.Tensor] = {}
     for file in store.files:
-        prefix = "" if file.number is None else f"{BLOCK_PREFIX[file.network]}{file.number}."
-        prefix = "vae." if file.network == "vae" else prefix
-        tensors = load(file)
+        network, prefix = store.family.network(file.network), "vae." if file.network == "vae" else ""
+        tensors = {network.own_name(file.kind, file.number, name): tensor for name, tensor in load(file).items()}
         assert found.keys().isdisjoint(prefix + name for name in tensors)
         found |= {prefix + name: tensor for name, tensor in tensors.items()}
     return found
@@ -218,7 +216,7 @@ class TestPrecisions:
         ],
     )
     def test_a_number_that_is_none_in_what_stays_bf16(
-        self, precision: Stored, network: Network, name: str, value: float, dtype: torch.dtype, tmp_path: Path
+        self, precision: Stored, network: Role, name: str, value: float, dtype: torch.dtype, tmp_path: Path
     ) -> None:
         """Norms, biases and the VAE are looked at as well: what is not finite in bf16 is refused by its name."""
         source = tiny.make(tmp_path / "source")

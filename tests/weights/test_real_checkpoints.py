@@ -18,8 +18,9 @@ from diffsynth.core.loader.file import convert_keys_dict_to_single_str
 from renderer import catalog
 from renderer.catalog import DEMO, MODELS, Model, Role
 from renderer.demo import family
-from renderer.weights import shapes, synthetic
-from renderer.weights.checkpoint import LEFT_OUT
+from renderer.families import QWEN_IMAGE
+from renderer.families.qwen_image import shapes
+from renderer.weights import synthetic
 
 NAMES: Mapping[Role, str] = {
     "transformer": "qwen_image_dit",
@@ -60,7 +61,7 @@ def tensors(model: Model) -> dict[Role, shapes.Shapes]:
         mlp=shape.text_mlp_width,
         vocabulary=shape.vocabulary,
     )
-    (output,) = LEFT_OUT["text_encoder"]
+    (output,) = QWEN_IMAGE.network("text_encoder").left_out
     transformer = shapes.TransformerWidths(
         layers=shape.layers, width=shape.width, head=shape.head_width, mlp=shape.mlp_width, text=shape.text_width
     )

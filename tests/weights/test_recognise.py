@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 
 from renderer import catalog
+from renderer.catalog import Role
 from renderer.errors import ModelError
-from renderer.weights import shapes, soundness
+from renderer.families.qwen_image import shapes
+from renderer.weights import soundness
 from renderer.weights.checkpoint import open_checkpoint
 from renderer.weights.headers import Planned, read_header, tensor_bytes, write_file
-from renderer.weights.shapes import Network
 from tests.weights import tiny
 
 TRANSFORMER = dict.fromkeys(tiny.SHAPES["transformer"], "BF16")
 LAYER = "transformer_blocks.0.attn.to_q"
 
 
-def write(path: Path, network: Network, more: dict[str, str], metadata: dict[str, str] | None = None) -> Path:
+def write(path: Path, network: Role, more: dict[str, str], metadata: dict[str, str] | None = None) -> Path:
     """A tiny network's file with more tensors, of some type and one element; without the network where it is given."""
     own = tiny.SHAPES[network] if path.stem != "alone" else {}
     planned = [Planned(name, "BF16", shape) for name, shape in own.items()]
@@ -30,7 +31,7 @@ def write(path: Path, network: Network, more: dict[str, str], metadata: dict[str
     return path
 
 
-def refused(path: Path, network: Network = "transformer") -> ModelError:
+def refused(path: Path, network: Role = "transformer") -> ModelError:
     with pytest.raises(ModelError) as raised:
         open_checkpoint(network, [path])
     assert raised.value.message.startswith(str(path))
@@ -106,7 +107,7 @@ class TestKinds:
             ("transformer", "text_encoder", "give it as transformer="),
         ],
     )
-    def test_another_part(self, tmp_path: Path, network: Network, given: Network, hint: str) -> None:
+    def test_another_part(self, tmp_path: Path, network: Role, given: Role, hint: str) -> None:
         """A part that was given as another is told which it is."""
         assert refused(write(tmp_path / "m.safetensors", network, {}), given).hint == hint
 
@@ -120,7 +121,7 @@ class TestKinds:
             ("decoder.middle.0.residual.0.gamma", "vae", "Wan's names"),
         ],
     )
-    def test_another_model(self, tmp_path: Path, name: str, network: Network, says: str) -> None:
+    def test_another_model(self, tmp_path: Path, name: str, network: Role, says: str) -> None:
         """A model of another family is named."""
         assert says in refused(write(tmp_path / "alone.safetensors", network, {name: "BF16"}), network).message
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from renderer.catalog import Role
+from renderer.families.qwen_image import shapes
 from renderer.job import ModelIdentity, Stored
 from renderer.weights import pack as packing
-from renderer.weights import shapes
 from renderer.weights.index import Index
-from renderer.weights.shapes import Network
 from renderer.weights.store import Report
 
 IDENTITY = ModelIdentity(id="tiny", revision="1")
@@ -35,7 +35,7 @@ TEXT_ENCODER = shapes.TextEncoderWidths(
     vision_patch=(3, 2, 2, 2),
 )
 VAE = shapes.VaeWidths(base=4)
-SHAPES: Mapping[Network, shapes.Shapes] = {
+SHAPES: Mapping[Role, shapes.Shapes] = {
     "transformer": shapes.transformer(TRANSFORMER),
     "text_encoder": shapes.text_encoder(TEXT_ENCODER) | {"lm_head.weight": (32, 16)},
     "vae": shapes.vae(VAE),
@@ -50,7 +50,7 @@ class Source:
     folder: Path
 
     @property
-    def networks(self) -> dict[Network, Sequence[Path]]:
+    def networks(self) -> dict[Role, Sequence[Path]]:
         return {
             "transformer": sorted((self.folder / "transformer").glob("*.safetensors")),
             "text_encoder": sorted((self.folder / "text_encoder").glob("*.safetensors")),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from renderer.engine import precision
 from renderer.engine.coded import CodedLinear
+from renderer.families import QWEN_IMAGE
 from renderer.job import Stored
 from renderer.weights import codecs
 from renderer.weights.codecs import CODECS, WEIGHT, Codec, Part
@@ -215,7 +216,7 @@ class TestAnother:
 
     def test_layout(self, nibbles: Any) -> None:
         """A tensor's bytes are what the codec says, and the biases and norms stay as they are."""
-        files = {file.name: file for file in plan_files(tiny.SHAPES, nibbles)}
+        files = {file.name: file for file in plan_files(QWEN_IMAGE, tiny.SHAPES, nibbles)}
         tensors = {each.name: each for each in files["transformer/block-000.safetensors"].tensors}
         assert tensors["attn.to_q.weight"].bytes == 16 * 16 // 2
         assert tensors["attn.to_q.scales"].bytes == 2 * 16 * 16 // GROUP

@@ -8,7 +8,7 @@ from diffsynth.models.qwen_image_dit import QwenImageDiT
 from diffsynth.models.qwen_image_text_encoder import QwenImageTextEncoder
 from diffsynth.models.qwen_image_vae import QwenImageVAE
 
-from renderer.weights import shapes
+from renderer.families.qwen_image import shapes
 
 
 def of(network: torch.nn.Module) -> shapes.Shapes:

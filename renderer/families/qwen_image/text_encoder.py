@@ -1,0 +1,42 @@
+"""The text encoder, Qwen2.5-VL: layers of a language model, one section, and a vision tower that only edits use."""
+
+from __future__ import annotations
+
+from renderer.families.family import BlockPart, Network, Outside, Section, Staying
+from renderer.families.qwen_image import shapes
+
+LAYER = BlockPart(
+    "block",
+    layers=(
+        *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "self_attn.o_proj",
+        *("mlp.gate_proj", "mlp.up_proj"),
+        "mlp.down_proj",
+    ),
+    norms=("input_layernorm.weight", "post_attention_layernorm.weight"),
+)
+
+SECTION = Section("text_encoder", "model.layers.", LAYER)
+
+TEXT_ENCODER = Network(
+    "text_encoder",
+    "text encoder",
+    expected=lambda found: shapes.text_encoder(shapes.text_encoder_widths(found)),
+    anchor="model.embed_tokens.weight",
+    own=("model.layers.0.self_attn.q_proj.weight",),
+    sections=(SECTION,),
+    outside=(
+        Outside("outside", "text_encoder/outside"),
+        Outside("vision", "text_encoder/vision", prefix="visual.", optional="only edits look with it"),
+    ),
+    stays=(
+        Staying(r"\.bias$", "added, not multiplied; a vector a layer, so nothing would be saved"),
+        Staying(r"norm\.weight$", "scales every value that passes; a vector a layer"),
+        Staying(r"^model\.embed_tokens\.", "looked up, not multiplied: an error would stay in every layer"),
+        Staying(r"^visual\.", "only edits use it; its widths (3420) are none that FP8 products take"),
+    ),
+    left_out=("lm_head.weight",),  # the language model's output layer, which no picture needs
+    renamed=(("model.language_model.", "model."), ("model.visual.", "visual.")),
+    modules=(("model.", "model.language_model."), ("visual.", "model.visual.")),
+    depths=(("num_hidden_layers", SECTION.name),),
+)
