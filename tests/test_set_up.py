@@ -167,7 +167,7 @@ def test_it_says_what_comes_and_what_came(checkout: Checkout) -> None:
 
 
 def test_what_the_renderer_ended_with_is_told(checkout: Checkout) -> None:
-    """Make ends with 2, whatever happened; the code that the README explains stands in a line of its own."""
+    """Make ends with 2, whatever happened; the code that the documents explain stands in a line of its own."""
     ran = checkout.make("nightly", "JOBS='x y.yaml'")
     assert ran.stdout == "render x y.yaml --until 07:00 --log-format plain\n"
     assert ran.returncode == 2

@@ -1,7 +1,7 @@
 """GPU memory of the streaming engine, by arithmetic: what is there at the moment of each stage at which most is.
 
 Each function names the tensors that the code holds at its peak; `tests/estimate` counts them in that code itself, and
-`tests/benchmarks/memory-h200.md` in what a GPU showed. The README derives the whole.
+`tests/benchmarks/memory-h200.md` in what a GPU showed. docs/forecasts.md derives the whole.
 
 Symbols: N tokens of the picture (one of 16 x 16 pixels), T of the prompt, D the DiT's width; 2 bytes a number in bf16.
 """

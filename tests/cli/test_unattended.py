@@ -1,4 +1,4 @@
-"""What the README has cron and systemd do, done: its lines and units, in an environment as bare as theirs."""
+"""What the documents have cron and systemd do, done: lines and units, in an environment as bare as theirs."""
 
 from __future__ import annotations
 
@@ -89,11 +89,12 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_the_readme_shows_what_is_tried() -> None:
-    """The crontab's line and the units stand in the README as they stand in deploy/."""
-    readme = (ROOT / "README.md").read_text()
+def test_the_documents_show_what_is_tried() -> None:
+    """The crontab's line and the units stand in docs/operation.md as they stand in deploy/, the line in the README too."""
+    operation = (ROOT / "docs/operation.md").read_text()
     for name in ("crontab", "renderer.service", "renderer.timer"):
-        assert (DEPLOY / name).read_text() in readme
+        assert (DEPLOY / name).read_text() in operation
+    assert (DEPLOY / "crontab").read_text() in (ROOT / "README.md").read_text()
 
 
 def test_crons_line_renders_from_anywhere(tmp_path: Path) -> None:
