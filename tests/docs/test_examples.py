@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 import pytest
 
 from renderer import cli, errors
-from renderer.job import Sidecar, Summary
+from renderer.job import Sidecar
+from renderer.outputs.summary import Summary
 from tests import driving
 from tests.docs import reading
 from tests.docs.reading import DOCUMENTS, ROOT, Block
