@@ -90,7 +90,7 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def test_the_documents_show_what_is_tried() -> None:
-    """The crontab's line and the units stand in docs/operation.md as they stand in deploy/, the line in the README too."""
+    """The crontab and the units stand in docs/operation.md as they stand in deploy/; its line in the README too."""
     operation = (ROOT / "docs/operation.md").read_text()
     for name in ("crontab", "renderer.service", "renderer.timer"):
         assert (DEPLOY / name).read_text() in operation
