@@ -21,7 +21,7 @@ RENDERER := .venv/bin/python -m renderer
 run = @$(RENDERER) $(1) || { code=$$?; echo "renderer's own exit code was $$code" >&2; exit $$code; }
 
 .PHONY: help setup setup-dev render proof nightly validate plan status report doctor estimate models bench replay schema \
-  schemas prune smoke check test judge torture clean
+  completion schemas prune smoke check test judge torture clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 12
@@ -80,6 +80,9 @@ models: $(READY)  ## list the models; ARGS="pull ID" fetches one, and so on
 bench: $(READY)  ## measure: ARGS="weights --folder DIR", "engine" or "memory"
 	$(call run,bench $(ARGS))
 
+completion: $(READY)  ## print a shell's completion script: ARGS=bash, zsh or fish
+	$(call run,completion $(or $(ARGS),bash))
+
 replay: $(READY)  ## turn pictures into manifest entries: ARGS="PICTURE…"
 	$(call run,replay $(ARGS))
 
@@ -91,7 +94,7 @@ schemas: $(READY)  ## write the committed JSON Schemas anew, after a change of w
 
 smoke: $(READY)  ## one small picture with limits on time and memory; one of Qwen/Qwen-Image, too, where there is a GPU
 	$(call run,render jobs/smoke.yaml --force $(ARGS))
-	@case "$$(.venv/bin/python -c 'from renderer import machine; print(machine.look().gpu is not None)')" in \
+	@case "$$(.venv/bin/python -c 'from renderer.machine import hardware; print(hardware.look().gpu is not None)')" in \
 	  False) echo "skipped: jobs/smoke-qwen.yaml renders with Qwen/Qwen-Image, and there is no NVIDIA GPU here" ;; \
 	  True) $(RENDERER) render jobs/smoke-qwen.yaml --force $(ARGS) ;; \
 	  *) exit 3 ;; \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 
 COLUMNS = 80
@@ -43,30 +44,65 @@ def gb(count: int) -> str:
     return f"{count / _MB:.1f} MB" if count >= _MB else f"{count / 1000:.0f} kB"
 
 
-def cut(text: str, columns: int) -> str:
-    """A text that takes at most so many columns of a terminal, Chinese letters taking two each."""
-    from tqdm.utils import disp_len, disp_trim  # noqa: PLC0415  (slow to import, and only lists need it)
+AMOUNT = r"[0-9]+(\.[0-9]+)?\s?([kKMGT]i?)?B"
+"""Bytes as people write them, as a regular expression."""
 
-    if disp_len(text) <= columns:
-        return text
-    return f"{disp_trim(text, max(0, columns - 1))}…"
+_LONGEST_AMOUNT = 100
+_FACTORS = {
+    "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
+}  # fmt: skip
+
+
+def bytes_in(text: str) -> int | None:
+    """How many bytes a text like 10GiB, 512 MB or 100B says; None where it says none, or more than 2^63 - 1."""
+    found = re.fullmatch(AMOUNT, text) if len(text) <= _LONGEST_AMOUNT else None
+    if found is None:
+        return None
+    unit = found[2] or ""
+    count = round(float(text.removesuffix("B").removesuffix(unit)) * _FACTORS[unit.replace("K", "k")])
+    return count if 1 <= count < 2**63 else None
+
+
+# ---- lines that fit --------------------------------------------------------------------------------------------------
+
+
+def width(text: str) -> int:
+    """How many columns of a terminal a text takes; Chinese letters take two each."""
+    return len(text) if text.isascii() else sum(map(_width, text))
+
+
+def cut(text: str, columns: int) -> str:
+    """A text that takes at most so many columns of a terminal."""
+    return text if width(text) <= columns else f"{_fitting(text, max(0, columns - 1))}…"
+
+
+def _fitting(text: str, columns: int) -> str:
+    """As much of a text's beginning as so many columns hold."""
+    taken = 0
+    for number, letter in enumerate(text):
+        taken += _width(letter)
+        if taken > columns:
+            return text[:number]
+    return text
+
+
+def _width(letter: str) -> int:
+    return 2 if unicodedata.east_asian_width(letter) in "FW" else 1
 
 
 def wrap(text: str, indent: str) -> Iterator[str]:
     """A text in lines of at most 80 columns, whatever its own are; all but the first begin with `indent`."""
-    from tqdm.utils import disp_len, disp_trim  # noqa: PLC0415
-
     text = re.sub(r"\s*[\r\n]\s*", " ", text)
     first, *rest = text.lstrip().split(" ")
     line = text[: len(text) - len(text.lstrip())] + first
     for word in [*rest, None]:
-        while disp_len(line) > COLUMNS:  # a word that is wider, or letters without spaces between them
-            part = disp_trim(line, COLUMNS)
+        while width(line) > COLUMNS:  # a word that is wider, or letters without spaces between them
+            part = _fitting(line, COLUMNS)
             yield part
             line = indent + line[len(part) :]
         if word is None:
             yield line
-        elif disp_len(f"{line} {word}") > COLUMNS:
+        elif width(f"{line} {word}") > COLUMNS:
             yield line
             line = indent + word
         else:

@@ -6,6 +6,7 @@ import argparse
 import fcntl
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def look():
     return SimpleNamespace(gpu={"1": "a card", "": None}[os.environ.get("FAKE_GPU", "")])
 """
 COMMANDS = next(
-    sorted(action.choices) for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)
+    sorted(action.choices) for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction)
 )
 
 
@@ -96,7 +97,8 @@ class Checkout:
         (self.path / "backend.py").write_text(BACKEND)
         (self.path / "renderer/__init__.py").write_text("")
         (self.path / "renderer/__main__.py").write_text(MAIN)
-        (self.path / "renderer/machine.py").write_text(MACHINE)
+        (self.path / "renderer/machine").mkdir()
+        (self.path / "renderer/machine/hardware.py").write_text(MACHINE)
         for name, version in (("torch", "2.15.0"), ("torchvision", "0.29.2"), ("checks", "1")):
             make_wheel(self.wheels, name, version)
         self.script("python3", f'exec "{BASE}" "$@"')
@@ -316,3 +318,10 @@ def test_a_folder_of_somebody_elses_is_named(unwritable: Path) -> None:
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert f"set-up: this user may not write into {unwritable}" in ran.stderr
+
+
+def test_smoke_asks_this_house() -> None:
+    """What the Makefile asks of the machine is answered here, not only where the house is made up."""
+    (asked,) = re.findall(r"python -c '(from renderer[^']*)'", (ROOT / "Makefile").read_text())
+    done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() in {"True", "False"}, done.stderr

@@ -17,14 +17,20 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 HERE = {
     "apprise": importlib.util.find_spec("apprise") is not None,
     "chromium": CHROMIUM is not None and importlib.util.find_spec("playwright") is not None,
+    "bash": shutil.which("bash") is not None,
     "exiftool": shutil.which("exiftool") is not None,
+    "fish": shutil.which("fish") is not None,
     "systemd": shutil.which("systemd-analyze") is not None,
+    "zsh": shutil.which("zsh") is not None,
 }
 _HOW = {
     "apprise": "it is in the extras notify and dev",
     "chromium": "Debian: apt install chromium; and playwright, of the extra dev",
     "exiftool": "Debian: apt install libimage-exiftool-perl",
+    "bash": "Debian: apt install bash",
+    "fish": "Debian: apt install fish",
     "systemd": "systemd-analyze",
+    "zsh": "Debian: apt install zsh",
 }
 
 

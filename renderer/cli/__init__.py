@@ -1,9 +1,32 @@
 """The doors: what is typed, and what is said of it.
 
-`command` is the one door; each command has a room of its own beside it (`render`, `replay`, `plan`, `estimate`,
-`models`, `doctor`, `report`, `status`, `prune`, `validate`). `manifests` finds the manifests that a command line
-names. `attended` is a run with everybody who watches it: `console` (with its `footer`) and `notify`; `describe` has
-their words. Knows nothing of how anything is done.
+Knows nothing of how anything is done. Each command has a room of its name, which is imported when it is typed.
+
+    command       the one door: finds the command's room, and ends whatever happens as a line and an exit code
+    arguments     what several commands take, and how single arguments are read
+    manifests     the manifests that a command line names
+    problems      errors, and problems of manifests, in lines
+
+    validate      what is wrong with manifests
+    plan          what would be rendered, and what that takes
+    estimate      what one picture takes of memory
+    assumptions   the machine that both take this one to be
+    status        what is done, and how a run stands
+    render        a night
+    replay        pictures once more, or as entries of a manifest
+    prune         pictures that no manifest names
+    report        the page
+    models        what lies here of models, and what is fetched
+    doctor        this machine
+    bench         how fast it is
+    schema        JSON Schemas
+    completion    scripts for shells
+
+    attended      a run with everybody who watches it
+    console       what people, logs and programs read of it
+    footer        its last lines on a terminal
+    sentences     its words
+    notify        messages to somebody elsewhere
 """
 
 from collections.abc import Sequence

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from renderer.cli import console
+from renderer.cli import console, problems
 from renderer.cli.console import LogFormat
 from renderer.cli.manifests import Loaded
 from renderer.cli.notify import Notifier
@@ -54,10 +54,10 @@ def render(
         notifier.complain_to(watchers)
         if live_port is not None:
             _serve(loaded.manifests, settings, live_port, watchers)
-        for problem in (*loaded.problems, *loaded.warnings[: console.MOST_WARNINGS]):
+        for problem in (*loaded.problems, *loaded.warnings[: problems.MOST_WARNINGS]):
             watchers(events.ManifestProblem(problem))
-        if left := len(loaded.warnings[console.MOST_WARNINGS :]):
-            watchers(events.Remark(console.more_warnings(left)))
+        if left := len(loaded.warnings[problems.MOST_WARNINGS :]):
+            watchers(events.Remark(problems.more_warnings(left)))
         if warning := _long_way_off(settings.deadline):
             watchers(events.Remark(warning))
         try:

@@ -8,34 +8,32 @@ from __future__ import annotations
 
 import argparse
 import json
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from renderer.cli import arguments
 from renderer.errors import EXIT_DONE, EXIT_MACHINE
 from renderer.system.folders import expanded
-from renderer.text import gib
+from renderer.text import gib, wrap
 
 if TYPE_CHECKING:
     from renderer.doctor import diagnosis
     from renderer.machine.gpus import LocalGpu
     from renderer.machine.rates import Rates
 
-WIDTH = 79
 TERA = 1e12
 LABEL = 11
 
 
-def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Give the parser its command."""
-    parser = commands.add_parser("doctor", help="say what this machine is, what it can render, and how fast")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser what the command takes."""
     parser.add_argument("--outputs", type=expanded, default=Path("outputs"), help=argparse.SUPPRESS)
-    parser.add_argument("--json", action="store_true", help="for machines")
-    parser.set_defaults(command=_doctor)
+    arguments.add_json(parser)
 
 
-def _doctor(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Examine this machine, and say what was found."""
     from renderer.doctor import diagnosis  # noqa: PLC0415
 
     found = diagnosis.examine(options.outputs)
@@ -150,10 +148,4 @@ def _grouped(rows: Mapping[str, str]) -> Iterable[tuple[str, list[str]]]:
 def _row(label: str, text: str) -> Iterator[str]:
     """A label and its text, within the width; nothing where there is no text. Names are not broken."""
     if text:
-        yield from textwrap.wrap(
-            text,
-            WIDTH,
-            initial_indent=f"{label:{LABEL}}",
-            subsequent_indent=" " * LABEL,
-            break_on_hyphens=False,
-        )
+        yield from wrap(f"{label:{LABEL}}{text}", " " * LABEL)

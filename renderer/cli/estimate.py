@@ -10,20 +10,22 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from renderer import catalog, estimate
-from renderer.catalog import Model
+from renderer.catalog import MOST_TOKENS, Model
+from renderer.cli import arguments
+from renderer.cli.assumptions import assumptions
 from renderer.errors import EXIT_DONE, EXIT_MACHINE, UsageError
 from renderer.estimate import Estimate, Kernels, Native, Streaming, Term, Work, decide, host, memory
 from renderer.estimate.memory import TURNING_SLOTS
-from renderer.job import Size, stored
+from renderer.job import Precision, Profile, Size, stored
 from renderer.machine.hardware import Machine
 from renderer.planning import fitting, placement
 from renderer.text import counted, gib, wrap
 
 OTHER = "stable-diffusion-v1-5"
-"""Another architecture, which is not rendered with; its name stands in `plan_cli` as well."""
+"""Another architecture, which is not rendered with."""
 
 _OTHER_LEAST_SIDE = 64
 
@@ -49,8 +51,28 @@ class Answer:
         return None if self.available is None else self.needed <= self.available
 
 
-def show(options: argparse.Namespace, there: Machine) -> int:
-    """Say what a picture takes on that machine, and whether it fits."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser what the command takes."""
+    parser.add_argument("--model", default="Qwen/Qwen-Image", metavar="ID", help=f"a model's id, or {OTHER}")
+    parser.add_argument("--size", default="1:1", metavar="WxH", help="pixels, or a ratio like 16:9 (default: 1:1)")
+    parser.add_argument("--precision", choices=get_args(Precision), default="fp8", help="default: fp8")
+    parser.add_argument("--profile", choices=get_args(Profile), default="stream", help="default: stream")
+    parser.add_argument("--cfg", type=float, metavar="N", help="guidance; 1 turns it off (default: the model's)")
+    parser.add_argument("--prompt-tokens", type=arguments.whole(0, MOST_TOKENS), default=64, metavar="N", help="64")
+    parser.add_argument(
+        "--in-flight", type=arguments.whole(1, decide.MOST_IN_FLIGHT), default=1, metavar="N", help="default: 1"
+    )
+    parser.add_argument(
+        "--slots", type=arguments.whole(2, 1000), metavar="N", help="blocks on the GPU (default: what fits)"
+    )
+    parser.add_argument("--plain-attention", action="store_true", help="as on a card without fused attention")
+    arguments.add_machine_options(parser)
+    arguments.add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Say what a picture takes on the machine that was asked about, and whether it fits."""
+    there = assumptions(options).machine
     answer = _other(options, there) if options.model == OTHER else _ours(options, there)
     if options.json:
         told: dict[str, Any] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import glob
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +28,6 @@ class Loaded:
     def warnings(self) -> tuple[Problem, ...]:
         """What in the manifests that are well was hardly meant."""
         return tuple(warning for manifest in self.manifests for warning in manifest.warnings)
-
-
-Load = Callable[[argparse.Namespace], Loaded]
 
 
 def load_named(options: argparse.Namespace) -> Loaded:

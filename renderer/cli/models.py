@@ -9,17 +9,18 @@ import argparse
 import json
 import shutil
 import sys
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 from renderer import catalog
 from renderer.catalog import Model
+from renderer.cli import arguments
+from renderer.cli.problems import print_error
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, DiskError, RendererError, UsageError
 from renderer.job import Stored
 from renderer.system import folders
-from renderer.text import gb
+from renderer.text import gb, wrap
 
 if TYPE_CHECKING:
     from renderer.supervisor import provision
@@ -27,50 +28,45 @@ if TYPE_CHECKING:
     from renderer.weights.needs import Need
     from renderer.weights.places import Whereabouts
 
-_WIDTH = 79
 
-
-def add_commands(models: argparse.ArgumentParser) -> None:
-    """Give the parser of `renderer models` its commands."""
-    commands = models.add_subparsers(required=True, metavar="WHAT")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser the commands within this one."""
+    commands = parser.add_subparsers(required=True, metavar="WHAT")
     listing = commands.add_parser("list", help="the catalogue: what each is for, its size, what is here")
-    listing.add_argument("--json", action="store_true", help="for machines")
-    listing.set_defaults(command=_list)
+    arguments.add_json(listing)
+    listing.set_defaults(what=_list)
 
     pull = commands.add_parser("pull", help="download a model's files: resumable, verified")
     pull.add_argument("model", metavar="ID", help="a catalogue id, or ID@REVISION")
-    add_fetch_options(pull)
-    pull.set_defaults(command=_pull)
+    arguments.add_fetch_options(pull)
+    pull.set_defaults(what=_pull)
 
     pack = commands.add_parser("pack", help="make a model's packed store, from what is here or is downloaded first")
     pack.add_argument("model", metavar="ID", help="a catalogue id, ID@REVISION, a folder, or files by part")
     pack.add_argument("--precision", choices=get_args(Stored), default="fp8", help="default: fp8")
     pack.add_argument("--discard-source", action="store_true", help="delete the originals once the store is verified")
-    add_fetch_options(pack)
-    pack.set_defaults(command=_pack)
+    arguments.add_fetch_options(pack)
+    pack.set_defaults(what=_pack)
 
     verify = commands.add_parser("verify", help="read every file and hold it against its hash")
     verify.add_argument("model", nargs="?", metavar="ID", help="when missing, all models that are here")
-    verify.set_defaults(command=_verify)
+    verify.set_defaults(what=_verify)
 
     remove = commands.add_parser("remove", help="delete what lies of a model in the models folder")
     remove.add_argument("model", metavar="ID")
     remove.add_argument("--precision", choices=get_args(Stored), help="only the packed store of this precision")
     remove.add_argument("--yes", action="store_true", help="do not ask")
-    remove.set_defaults(command=_remove)
+    remove.set_defaults(what=_remove)
 
 
-def add_fetch_options(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the options of commands that may fetch something."""
-    parser.add_argument("--offline", action="store_true", help="never reach for a network")
-    sources = ["huggingface", "modelscope"]
-    parser.add_argument(
-        "--source", choices=sources, help="the hub to ask first (default: $RENDERER_SOURCE, huggingface)"
-    )
+def run(options: argparse.Namespace) -> int:
+    """Do what was asked for of `list`, `pull`, `pack`, `verify` and `remove`."""
+    do: Callable[[argparse.Namespace], int] = options.what
+    return do(options)
 
 
 def terms(options: argparse.Namespace, *, most_bytes: int | None) -> Terms:
-    """The terms that the options of `add_fetch_options` set."""
+    """The terms that the options of `arguments.add_fetch_options` set."""
     from renderer.supervisor.settings import Terms  # noqa: PLC0415
 
     return Terms(offline=options.offline, source=options.source, most_bytes=most_bytes)
@@ -89,15 +85,8 @@ def _list(options: argparse.Namespace) -> int:
     for row in rows:
         print(f"\n{row['id']}")
         for line in _lines(row):
-            print(_wrapped(line))
+            print("\n".join(wrap(f"  {line}", "    ")))
     return EXIT_DONE
-
-
-def _wrapped(line: str) -> str:
-    """A line as it fits a terminal of 80 columns; names are not broken."""
-    return textwrap.fill(
-        line, _WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False, break_long_words=False
-    )
 
 
 def _row(model: Model) -> dict[str, Any]:
@@ -195,7 +184,6 @@ def _obtain(need: Need, options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from renderer.cli import console  # noqa: PLC0415
     from renderer.supervisor import provision  # noqa: PLC0415
     from renderer.weights.needs import Need  # noqa: PLC0415
 
@@ -217,7 +205,7 @@ def _verify(options: argparse.Namespace) -> int:
                 return EXIT_STOPPED
             except RendererError as error:
                 screen.close()
-                console.print_error(error)
+                print_error(error)
                 trouble += 1
     return EXIT_FAILED if trouble else EXIT_DONE
 

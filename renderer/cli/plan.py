@@ -1,95 +1,48 @@
-"""The door to what is known before anything is rendered: `renderer plan` and `estimate`.
+"""The door to what is known before anything is rendered: `renderer plan`.
 
-Words, tables of at most 80 columns and JSON for what `manifest`, `plan`, `forecast` and `estimate` say. Imports no
-torch. Whatever takes time to import is imported by the command.
+Words, tables of at most 80 columns and JSON for what `plan` and `forecast` say. Imports no torch. Whatever takes time
+to import is imported by the command.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from renderer.cli.manifests import Load, Loaded
-from renderer.job import Precision, Profile
-from renderer.manifest.fields import AmountOfBytes
+from renderer.cli import arguments
+from renderer.cli.manifests import Loaded, load_named
+from renderer.cli.problems import MOST_WARNINGS, print_problems
 from renderer.system import streams
-from renderer.text import counted, cut, duration, gb, gib, wrap
+from renderer.text import COLUMNS, counted, cut, duration, gb, gib, wrap
 
 if TYPE_CHECKING:
-    from renderer.machine.hardware import Machine
-    from renderer.machine.rates import Rates
     from renderer.planning.fitting import SizeRefusal
-    from renderer.planning.forecast import Assumptions, Forecast, GroupForecast
+    from renderer.planning.forecast import Forecast, GroupForecast
     from renderer.planning.plan import Plan
 
-WIDTH = 80
-_LEAST_BYTES = 2**20
-_MOST_IN_FLIGHT = 16
-_MOST_TOKENS = 4096
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser what the command takes."""
+    arguments.add_manifests(parser)
+    arguments.add_only(parser)
+    parser.add_argument("--force", action="store_true", help="as if nothing were done")
+    arguments.add_profile(parser, "as render would")
+    arguments.add_machine_options(parser)
+    arguments.add_json(parser)
 
 
-def add_commands(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], manifests: argparse.ArgumentParser, load: Load
-) -> None:
-    """Give the parser its commands. `load` reads the manifests that the options name."""
-    plan = commands.add_parser("plan", parents=[manifests], help="what would be rendered, and what that will take")
-    plan.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        metavar="ID",
-        help="this picture or job, or a pattern like 'moon*'; repeatable",
-    )
-    plan.add_argument("--force", action="store_true", help="as if nothing were done")
-    plan.add_argument("--profile", choices=["auto", *get_args(Profile)], default="auto", help="as render would")
-    add_machine_options(plan)
-    plan.add_argument("--json", action="store_true", help="for machines")
-    plan.set_defaults(command=lambda options: show_plan(options, load(options)))
-
-    estimate = commands.add_parser("estimate", help="memory that a picture takes, stage by stage, and whether it fits")
-    _add_estimate_options(estimate)
-    estimate.set_defaults(command=_estimate)
-
-
-def _add_estimate_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", default="Qwen/Qwen-Image", metavar="ID", help="a model's id, or stable-diffusion-v1-5"
-    )
-    parser.add_argument("--size", default="1:1", metavar="WxH", help="pixels, or a ratio like 16:9 (default: 1:1)")
-    parser.add_argument("--precision", choices=get_args(Precision), default="fp8", help="default: fp8")
-    parser.add_argument("--profile", choices=get_args(Profile), default="stream", help="default: stream")
-    parser.add_argument("--cfg", type=float, metavar="N", help="guidance; 1 turns it off (default: the model's)")
-    parser.add_argument("--prompt-tokens", type=whole(0, _MOST_TOKENS), default=64, metavar="N", help="64")
-    parser.add_argument("--in-flight", type=whole(1, _MOST_IN_FLIGHT), default=1, metavar="N", help="default: 1")
-    parser.add_argument("--slots", type=whole(2, 1000), metavar="N", help="blocks on the GPU (default: what fits)")
-    parser.add_argument("--plain-attention", action="store_true", help="as on a card without fused attention")
-    add_machine_options(parser)
-    parser.add_argument("--json", action="store_true", help="for machines")
-
-
-def add_machine_options(parser: argparse.ArgumentParser) -> None:
-    """Options that plan for another machine than this one."""
-    parser.add_argument("--vram", type=amount_of_bytes, metavar="BYTES", help="GPU memory to use at most, like 10GiB")
-    parser.add_argument("--ram", type=amount_of_bytes, metavar="BYTES", help="as if this much host memory were free")
-    parser.add_argument("--gpu", metavar="NAME", help='as if this were the card, like "RTX 3080"')
-
-
-def _estimate(options: argparse.Namespace) -> int:
-    from renderer.cli import estimate as estimate_cli  # noqa: PLC0415
-
-    return estimate_cli.show(options, terms(options).machine)
+def run(options: argparse.Namespace) -> int:
+    """Say what would become of each picture, and what it would take."""
+    return show_plan(options, load_named(options))
 
 
 def show_plan(options: argparse.Namespace, loaded: Loaded) -> int:
     """Say what would become of each picture, and what it would take; nothing is rendered."""
-    from renderer.cli import console  # noqa: PLC0415
+    from renderer.cli.assumptions import assumptions  # noqa: PLC0415
     from renderer.planning import forecast  # noqa: PLC0415
     from renderer.planning.plan import check_chosen, make_plan  # noqa: PLC0415
 
@@ -98,72 +51,22 @@ def show_plan(options: argparse.Namespace, loaded: Loaded) -> int:
     plans = [
         make_plan(manifest, options.outputs, only=options.only, force=options.force) for manifest in loaded.manifests
     ]
-    found = forecast.forecast(plans, terms(options), datetime.now().astimezone())
+    found = forecast.forecast(plans, assumptions(options), datetime.now().astimezone())
     if options.json:
         print(json.dumps(_as_dict(plans, found), indent=2, ensure_ascii=False))
-        return console.print_problems(told, console.MOST_WARNINGS)
+        return print_problems(told, MOST_WARNINGS)
     for plan in plans:
         print(streams.harmless("\n".join(_plan_lines(plan, found))))
     for line in _forecast_lines(found):
         print(streams.harmless(line))
-    return console.print_problems(told, console.MOST_WARNINGS)
-
-
-# ---- which machine ---------------------------------------------------------------------------------------------------
-
-
-def terms(options: argparse.Namespace) -> Assumptions:
-    """The machine that is planned for: this one, or another where `--gpu` or `--ram` say so."""
-    from renderer.machine import hardware  # noqa: PLC0415
-    from renderer.planning.forecast import Assumptions  # noqa: PLC0415
-
-    asked = vars(options)
-    here = hardware.look()
-    profile = asked.get("profile")
-    there, rates = described(here, asked.get("gpu"), asked.get("vram"), asked.get("ram"))
-    return Assumptions(
-        machine=there,
-        profile=None if profile in (None, "auto") else profile,
-        vram_bytes=asked.get("vram"),
-        rates=rates,
-        ready=there != here,
-    )
-
-
-def described(
-    here: Machine, name: str | None, vram_bytes: int | None, ram_bytes: int | None
-) -> tuple[Machine, Rates | None]:
-    """A machine with another card or other memory than this one, and its rates, if they are known.
-
-    Raises `UsageError` for a card that nobody knows.
-    """
-    from renderer.catalog import cards  # noqa: PLC0415
-    from renderer.machine import rates  # noqa: PLC0415
-    from renderer.machine.gpus import LocalGpu  # noqa: PLC0415
-
-    there = here if ram_bytes is None else replace(here, ram_bytes=ram_bytes, ram_free_bytes=ram_bytes)
-    if name is not None:
-        match = cards.find(name)
-        if match.note:
-            print(f"note: {name}: {match.note}", file=sys.stderr)
-        card = match.card
-        size = vram_bytes if vram_bytes is not None else card.memory_bytes
-        gpu = LocalGpu(0, card.name, "", size, size, "", card.compute_capability)
-        return replace(there, gpus=(gpu,)), rates.of_card(card)
-    if here.gpu is None and vram_bytes is not None:
-        return replace(there, gpus=(LocalGpu(0, "some GPU", "", vram_bytes, vram_bytes, "", (8, 9)),)), None
-    if here.gpu is None:  # a CPU's rates, measured at a large model's shapes, tell nothing of the demo model
-        return there, None
-    own = cards.of_gpu(here.gpu.name, here.gpu.total_bytes)
-    return there, rates.cached(here) or (rates.of_card(own) if own else None)
+    return print_problems(told, MOST_WARNINGS)
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
 
 
 def _plan_lines(plan: Plan, found: Forecast) -> Iterator[str]:
-
-    yield cut(f"{plan.manifest.file} ▶ {plan.folder.path}", WIDTH)
+    yield cut(f"{plan.manifest.file} ▶ {plan.folder.path}", COLUMNS)
     refused = 0
     told: set[SizeRefusal] = set()
     for item in plan.chosen:
@@ -171,7 +74,7 @@ def _plan_lines(plan: Plan, found: Forecast) -> Iterator[str]:
         refused += refusal is not None
         state = "refused" if refusal else item.state
         line = f"  {state:9} {f'{job.width}x{job.height}':>9} {job.num_inference_steps:>3} steps  {item.picture.id}"
-        yield cut(f"{line}  ({item.note})" if item.note and not refusal else line, WIDTH)
+        yield cut(f"{line}  ({item.note})" if item.note and not refusal else line, COLUMNS)
         if refusal is not None and refusal not in told:  # once a size
             told.add(refusal)
             yield from wrap(f"            {refusal.message}; {refusal.hint}", "            ")
@@ -182,7 +85,6 @@ def _plan_lines(plan: Plan, found: Forecast) -> Iterator[str]:
 
 
 def _forecast_lines(found: Forecast) -> Iterator[str]:
-
     for group in found.groups:
         yield ""
         yield from _group_lines(group)
@@ -215,7 +117,6 @@ def _forecast_lines(found: Forecast) -> Iterator[str]:
 
 
 def _group_lines(group: GroupForecast) -> Iterator[str]:
-
     yield from wrap(
         f"{group.model} at {group.precision}: {counted(group.pictures, 'picture')}, profile {group.profile}", "  "
     )
@@ -282,26 +183,3 @@ def _refusal_as_dict(refusal: SizeRefusal | None) -> dict[str, Any] | None:
         "available_bytes": refusal.available_bytes,
         "nearest": str(refusal.nearest) if refusal.nearest else None,
     }
-
-
-def amount_of_bytes(text: str) -> int:
-    """An argument like 10GiB."""
-    try:
-        amount: int = TypeAdapter(AmountOfBytes).validate_python(int(text) if text.isdecimal() else text)
-    except ValidationError:
-        raise argparse.ArgumentTypeError(f'{text!r} is not an amount of bytes like "10GiB"') from None
-    if amount < _LEAST_BYTES:
-        hint = f'; did you mean "{text}GiB"?' if text.isdecimal() else ""
-        raise argparse.ArgumentTypeError(f"{text!r} is {counted(amount, 'byte')}, too few for anything{hint}")
-    return amount
-
-
-def whole(least: int, most: int) -> Callable[[str], int]:
-    """Reads a whole number between two, for argparse."""
-
-    def read(text: str) -> int:
-        if text.isdecimal() and least <= int(text) <= most:
-            return int(text)
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
-
-    return read

@@ -10,7 +10,9 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from renderer.cli.manifests import Load, Loaded
+from renderer.cli import arguments
+from renderer.cli.manifests import load_named
+from renderer.cli.problems import print_problems
 from renderer.outputs.folder import OutputFolder
 from renderer.text import gb
 
@@ -18,24 +20,22 @@ if TYPE_CHECKING:
     from renderer.planning.prune import Orphans
 
 
-def add_commands(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], manifests: argparse.ArgumentParser, load: Load
-) -> None:
-    """Give the parser its command. `load` reads the manifests that the options name."""
-    prune = commands.add_parser(
-        "prune", parents=[manifests], help="list finished pictures that manifests name no more; --yes removes them"
-    )
-    prune.add_argument("--yes", action="store_true", help="remove them")
-    prune.add_argument("--json", action="store_true", help="for machines")
-    prune.set_defaults(command=lambda options: _prune(options, load(options)))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser what the command takes."""
+    arguments.add_manifests(parser)
+    parser.add_argument("--yes", action="store_true", help="remove them")
+    arguments.add_json(parser)
 
 
-def _prune(options: argparse.Namespace, loaded: Loaded) -> int:
-    """A manifest with problems costs its own folder its pruning, and nothing else."""
-    from renderer.cli import console  # noqa: PLC0415
+def run(options: argparse.Namespace) -> int:
+    """List what no manifest names, or remove it.
+
+    A manifest with problems costs its own folder its pruning, and nothing else.
+    """
     from renderer.planning import owner, prune  # noqa: PLC0415
     from renderer.planning.plan import make_plan  # noqa: PLC0415
 
+    loaded = load_named(options)
     told = []
     for manifest in loaded.manifests:
         folder = OutputFolder(options.outputs / manifest.name)
@@ -51,7 +51,7 @@ def _prune(options: argparse.Namespace, loaded: Loaded) -> int:
         told.append(_as_dict(orphans, removed=options.yes))
     if options.json:
         print(json.dumps(told, indent=2, ensure_ascii=False))
-    return console.print_problems(loaded.problems)
+    return print_problems(loaded.problems)
 
 
 def _lines(orphans: Orphans, *, removed: bool) -> Iterator[str]:

@@ -6,42 +6,34 @@ Arguments in, one call, words and an exit code out. Whatever takes time to impor
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import get_args
 
-from renderer.cli import models, plan, report
-from renderer.cli.manifests import Load, Loaded
+from renderer.cli import arguments, models
+from renderer.cli.manifests import Loaded, load_named
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ManifestError
-from renderer.job import Profile
 from renderer.outputs.summary import Summary
 
 GB = 10**9
 """What may be downloaded when nobody is at a terminal to see it."""
 
 
-def add_commands(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], manifests: argparse.ArgumentParser, load: Load
-) -> None:
-    """Give the parser its commands. `load` reads the manifests that the options name."""
-    render = commands.add_parser("render", parents=[manifests], help="render what is not done")
-    render.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        metavar="ID",
-        help="this picture or job, or a pattern like 'moon*'; repeatable",
-    )
-    render.add_argument("--force", action="store_true", help="render also what is done or set aside")
-    render.add_argument("--dry-run", action="store_true", help="the same as plan")
-    add_night_options(render)
-    render.set_defaults(command=lambda options: _render(options, load(options)))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser what the command takes."""
+    arguments.add_manifests(parser)
+    arguments.add_only(parser)
+    parser.add_argument("--force", action="store_true", help="render also what is done or set aside")
+    parser.add_argument("--dry-run", action="store_true", help="the same as plan")
+    add_night_options(parser)
 
 
-def _render(options: argparse.Namespace, loaded: Loaded) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Render what is not done of the manifests, or say what that would be."""
+    loaded = load_named(options)
     if options.dry_run:
+        from renderer.cli import plan  # noqa: PLC0415
+
         options.json = False
         return plan.show_plan(options, loaded)
     if not loaded.manifests:
@@ -111,61 +103,44 @@ def _exit_code(summaries: Sequence[Summary], loaded: Loaded) -> int:
     return EXIT_DONE if complete and not loaded.problems else EXIT_FAILED
 
 
-# ---- arguments -------------------------------------------------------------------------------------------------------
-
-
 def add_night_options(render: argparse.ArgumentParser) -> None:
     """Give a parser the options that say how a night goes, whatever is rendered in it."""
-    profiles = ["auto", *get_args(Profile)]
-    render.add_argument("--profile", choices=profiles, default="auto", help="where weights wait (default: stream)")
-    render.add_argument(
-        "--vram", type=plan.amount_of_bytes, metavar="BYTES", help="GPU memory to use at most, like 10GiB"
-    )
-    models.add_fetch_options(render)
+    arguments.add_profile(render, "where weights wait (default: stream)")
+    arguments.add_vram(render)
+    arguments.add_fetch_options(render)
     render.add_argument("--yes", action="store_true", help="agree to downloads of more than 1 GB")
-    render.add_argument("--until", type=_clock, metavar="HH:MM", help="start no picture that would end later")
-    render.add_argument("--max-hours", type=_positive, metavar="N", help="the same, from now")
-    render.add_argument("--retries", type=natural, default=2, metavar="N", help="tries after the first (default: 2)")
+    render.add_argument("--until", type=arguments.clock, metavar="HH:MM", help="start no picture that would end later")
+    render.add_argument("--max-hours", type=arguments.positive, metavar="N", help="the same, from now")
+    render.add_argument(
+        "--retries", type=arguments.natural, default=2, metavar="N", help="tries after the first (default: 2)"
+    )
     render.add_argument(
         "--max-failures",
-        type=plan.whole(1, 10**9),
+        type=arguments.whole(1, 10**9),
         default=10,
         metavar="N",
         help="stop after N failures in a row, over all manifests (default: 10)",
     )
     render.add_argument(
-        "--stuck-after", type=_positive, default=900.0, metavar="S", help="replace a silent worker (default: 900 s)"
+        "--stuck-after",
+        type=arguments.positive,
+        default=900.0,
+        metavar="S",
+        help="replace a silent worker (default: 900 s)",
     )
     render.add_argument(
-        "--grace", type=_positive, default=60.0, metavar="S", help="for what is in flight when stopped (default: 60 s)"
+        "--grace",
+        type=arguments.positive,
+        default=60.0,
+        metavar="S",
+        help="for what is in flight when stopped (default: 60 s)",
     )
     render.add_argument("--live", action="store_true", help="serve the page to this machine while the run is on")
     render.add_argument(
-        "--port", type=report.port, default=0, metavar="N", help="for --live (default: any that is free)"
+        "--port", type=arguments.port, default=0, metavar="N", help="for --live (default: any that is free)"
     )
     render.add_argument(
         "--notify", action="append", default=[], metavar="URL", help="Apprise's address, told of the first failure and"
         " the end; repeatable. RENDERER_NOTIFY keeps it out of the process list",
     )  # fmt: skip
     render.add_argument("--log-format", choices=["auto", "plain", "json"], default="auto", help="default: auto")
-
-
-def _clock(text: str) -> datetime:
-    try:
-        return datetime.strptime(text, "%H:%M")  # noqa: DTZ007  (an hour of the day, on this machine's clock)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time of day like 07:00") from None
-
-
-def _positive(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < (number := float(text)) < float("inf"):
-            return number
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-
-
-def natural(text: str) -> int:
-    """A whole number from 0, for argparse."""
-    if text.isdecimal():
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")

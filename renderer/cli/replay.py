@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from renderer.cli import render
+from renderer.cli import arguments, render
 from renderer.cli.manifests import Loaded
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, RendererError, UsageError
 from renderer.job import Software
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from renderer.outputs.folder import OutputFolder
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Give the parser its command."""
-    replay = commands.add_parser("replay", help="turn pictures or sidecars, of any tool, into a manifest's entries")
-    replay.add_argument("pictures", nargs="+", type=expanded, metavar="PICTURE", help="PNG, WebP, JPEG or a sidecar")
-    replay.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser what the command takes."""
+    parser.add_argument("pictures", nargs="+", type=expanded, metavar="PICTURE", help="PNG, WebP, JPEG or a sidecar")
+    parser.add_argument(
         "--render",
         action="store_true",
         help="render them again, and say whether the bits match; the options below are for that",
     )
-    replay.add_argument("--outputs", type=expanded, default=Path("outputs"), metavar="DIR", help="default: outputs")
-    render.add_night_options(replay)
-    replay.set_defaults(command=_replay, only=[], force=True, strict=False)
+    arguments.add_outputs(parser)
+    render.add_night_options(parser)
+    parser.set_defaults(only=[], force=True, strict=False)
 
 
-def _replay(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Print the entries of pictures and sidecars, or render them again."""
     from renderer.manifest import replay  # noqa: PLC0415
 
     found = list(replay.collect(options.pictures))

@@ -11,7 +11,9 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from renderer.cli.manifests import Load, Loaded
+from renderer.cli import arguments
+from renderer.cli.manifests import Loaded, load_named
+from renderer.cli.problems import print_problems
 from renderer.errors import UsageError
 from renderer.system import signals
 
@@ -19,24 +21,24 @@ if TYPE_CHECKING:
     from renderer.planning.plan import Plan
 
 
-def add_commands(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], manifests: argparse.ArgumentParser, load: Load
-) -> None:
-    """Give the parser its commands. `load` reads the manifests that the options name."""
-    report = commands.add_parser("report", parents=[manifests], help="write the page to look at: index.html")
-    report.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser what the command takes."""
+    arguments.add_manifests(parser)
+    parser.add_argument(
         "--format", choices=["html", "markdown"], default="html", help="markdown goes to standard output, for CI"
     )
-    report.add_argument("--watch", action="store_true", help="serve the page to this machine, up to date, until Ctrl-C")
-    report.add_argument("--port", type=port, default=0, metavar="N", help="for --watch (default: any that is free)")
-    report.set_defaults(command=lambda options: _report(options, load(options)))
+    parser.add_argument("--watch", action="store_true", help="serve the page to this machine, up to date, until Ctrl-C")
+    parser.add_argument(
+        "--port", type=arguments.port, default=0, metavar="N", help="for --watch (default: any that is free)"
+    )
 
 
-def _report(options: argparse.Namespace, loaded: Loaded) -> int:
-    from renderer.cli import console  # noqa: PLC0415
+def run(options: argparse.Namespace) -> int:
+    """Write the pages, or serve them."""
     from renderer.planning.plan import make_plan  # noqa: PLC0415
     from renderer.report import gather, page  # noqa: PLC0415
 
+    loaded = load_named(options)
     if options.watch:
         return _watch(options, loaded)
     for manifest in loaded.manifests:
@@ -48,7 +50,7 @@ def _report(options: argparse.Namespace, loaded: Loaded) -> int:
             print(page.write_markdown(gather.gather(plan)), end="")
         else:
             print(_write(plan))
-    return console.print_problems(loaded.problems)
+    return print_problems(loaded.problems)
 
 
 def _write(plan: Plan) -> Path:
@@ -65,14 +67,13 @@ def _write(plan: Plan) -> Path:
 
 def _watch(options: argparse.Namespace, loaded: Loaded) -> int:
     """Serve the pages until somebody asks to stop."""
-    from renderer.cli import console  # noqa: PLC0415
     from renderer.report.gallery import Gallery  # noqa: PLC0415
     from renderer.report.server import Server  # noqa: PLC0415
 
     if options.format != "html":
         raise UsageError("--watch serves the page, which is HTML", hint="leave --format out")
     asked = threading.Event()
-    code = console.print_problems(loaded.problems)
+    code = print_problems(loaded.problems)
     galleries = [Gallery(manifest, options.outputs) for manifest in loaded.manifests]
     with signals.heard(asked.set), Server(galleries, options.port) as server:
         for url in server.urls:
@@ -80,10 +81,3 @@ def _watch(options: argparse.Namespace, loaded: Loaded) -> int:
         print("Ctrl-C ends this", file=sys.stderr)
         asked.wait()
     return code
-
-
-def port(text: str) -> int:
-    """A TCP port, for argparse; 0 lets the system choose."""
-    if text.isdecimal() and int(text) < 2**16:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a port, a whole number from 0 to 65535")

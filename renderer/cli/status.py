@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from renderer.cli.manifests import Load, Loaded
+from renderer.cli import arguments
+from renderer.cli.manifests import load_named
+from renderer.cli.problems import print_problems
 from renderer.outputs.describe import describe_ending, describe_running
 from renderer.outputs.summary import Failure, Summary, read_summary
 from renderer.system import streams
@@ -24,14 +26,11 @@ if TYPE_CHECKING:
     from renderer.planning.plan import Plan
 
 
-def add_commands(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], manifests: argparse.ArgumentParser, load: Load
-) -> None:
-    """Give the parser its command. `load` reads the manifests that the options name."""
-    status = commands.add_parser("status", parents=[manifests], help="what is done; how a run stands, or ended")
-    status.add_argument("--verify", action="store_true", help="compare every finished file's SHA-256")
-    status.add_argument("--json", action="store_true", help="for machines")
-    status.set_defaults(command=lambda options: _status(options, load(options)))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser what the command takes."""
+    arguments.add_manifests(parser)
+    parser.add_argument("--verify", action="store_true", help="compare every finished file's SHA-256")
+    arguments.add_json(parser)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +98,12 @@ class _Status:
             yield from wrap(f"  {one['state']}: {one['id']}: {one['note']}", "    ")
 
 
-def _status(options: argparse.Namespace, loaded: Loaded) -> int:
-    from renderer.cli import console  # noqa: PLC0415
+def run(options: argparse.Namespace) -> int:
+    """Say of each manifest what is done, and how its run stands."""
     from renderer.outputs import status as run_status  # noqa: PLC0415
     from renderer.planning.plan import make_plan  # noqa: PLC0415
 
+    loaded = load_named(options)
     states = []
     for manifest in loaded.manifests:
         plan = make_plan(manifest, options.outputs, thorough=options.verify)
@@ -115,4 +115,4 @@ def _status(options: argparse.Namespace, loaded: Loaded) -> int:
             print(streams.harmless("\n".join(status.lines(datetime.now().astimezone()))))
     if options.json:
         print(json.dumps(states, indent=2, ensure_ascii=False))
-    return console.print_problems(loaded.problems)
+    return print_problems(loaded.problems)

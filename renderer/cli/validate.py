@@ -11,25 +11,26 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from renderer import catalog
-from renderer.cli.manifests import Load, Loaded
+from renderer.cli import arguments
+from renderer.cli.manifests import load_named
+from renderer.cli.problems import print_problems
 from renderer.errors import EXIT_DONE, EXIT_USAGE, Problem
 from renderer.manifest.manifest import Manifest
 from renderer.text import counted
 
 
-def add_commands(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], manifests: argparse.ArgumentParser, load: Load
-) -> None:
-    """Give the parser its command. `load` reads the manifests that the options name."""
-    validate = commands.add_parser("validate", parents=[manifests], help="say what is wrong with manifests")
-    validate.add_argument("--json", action="store_true", help="for machines")
-    validate.set_defaults(command=lambda options: _validate(options, load(options)))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser what the command takes."""
+    arguments.add_manifests(parser)
+    arguments.add_json(parser)
 
 
-def _validate(options: argparse.Namespace, loaded: Loaded) -> int:
-    """Everything on standard error is a problem or a warning; the exit code is 0 where there are only warnings."""
-    from renderer.cli import console  # noqa: PLC0415
+def run(options: argparse.Namespace) -> int:
+    """Say what is wrong.
 
+    Everything on standard error is a problem or a warning; the exit code is 0 where there are only warnings.
+    """
+    loaded = load_named(options)
     models = [problem for manifest in loaded.manifests for problem in _problems_of_models(manifest)]
     problems = [*loaded.problems, *models]
     if options.json:
@@ -44,7 +45,7 @@ def _validate(options: argparse.Namespace, loaded: Loaded) -> int:
         told = counted(wrong, "problem") if wrong else "no problems"
         warnings = f", {counted(len(manifest.warnings), 'warning')}" if manifest.warnings else ""
         print(f"{manifest.file}: {counted(len(manifest.pictures), 'picture')}, {told}{warnings}")
-    return console.print_problems([*problems, *loaded.warnings])
+    return print_problems([*problems, *loaded.warnings])
 
 
 def _problems_of_models(manifest: Manifest) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -21,6 +21,7 @@ from renderer.errors import ModelError, shorten
 from renderer.job import MAX_SEED, Embed, Format, Precision
 from renderer.manifest import habits
 from renderer.manifest.yaml_reader import MAX_PROBLEMS, Route
+from renderer.text import AMOUNT, bytes_in
 
 MAX_PICTURES = 10_000
 """How many pictures a manifest makes at most when it does not say."""
@@ -107,10 +108,7 @@ class Shaped:
 class _AmountOfBytes:
     """Bytes, as a whole number or with a unit; the value is a whole number."""
 
-    pattern = r"^[0-9]+(\.[0-9]+)?\s?([kKMGT]i?)?B$"
-    factors: Mapping[str, int] = {
-        "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
-    }  # fmt: skip
+    pattern = f"^{AMOUNT}$"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: Callable[[Any], CoreSchema]) -> CoreSchema:
@@ -122,18 +120,8 @@ class _AmountOfBytes:
 
     @classmethod
     def _read(cls, value: Any) -> int:
-        count = 0
-        if isinstance(value, int) and not isinstance(value, bool):
-            count = value
-        elif isinstance(value, str) and len(value) < MAX_WORD_LENGTH:
-            found = re.fullmatch(cls.pattern, value)
-            unit = (found[2] or "") if found else ""
-            count = (
-                round(float(value.removesuffix("B").removesuffix(unit)) * cls.factors[unit.replace("K", "k")])
-                if found
-                else 0
-            )
-        if 1 <= count <= MAX_SEED:
+        count = bytes_in(value) if isinstance(value, str) else value
+        if isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= MAX_SEED:
             return count
         said = f"{shorten(str(value))} is not an amount of bytes"
         raise PydanticCustomError("renderer", "{said}", {"said": said, "hint": 'like "10GiB", "512MiB" or 1000000'})

@@ -23,16 +23,19 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class _Sign:
-    """A pattern and what is said of its first match, which takes the place of `{0}`. `plain`: not beside a matrix."""
+    """A pattern and what is said of its first match, which takes the place of `{0}`. `plain`: not beside a matrix.
 
-    pattern: re.Pattern[str]
+    Patterns are compiled when the first text that may hold one is looked at: most manifests have none.
+    """
+
+    pattern: str
     message: str
     hint: str
     plain: bool = False
 
 
 def _sign(pattern: str, message: str, hint: str, *, plain: bool = False) -> _Sign:
-    return _Sign(re.compile(pattern), message, hint, plain)
+    return _Sign(pattern, message, hint, plain)
 
 
 _MATRIX = "write a name in braces, like {animal}, and the alternatives into a matrix"
@@ -98,6 +101,6 @@ def findings(text: str, *, matrix: bool = False) -> Iterator[Finding]:
         return
     looked_at = _QUOTED.sub(lambda quoted: " " * len(quoted[0]), text)
     for sign in _SIGNS:
-        found = None if sign.plain and matrix else sign.pattern.search(looked_at)
+        found = None if sign.plain and matrix else re.search(sign.pattern, looked_at)
         if found:
             yield Finding(sign.message.replace("{0}", shorten(found[0].strip())), sign.hint)

@@ -18,10 +18,9 @@ import yaml
 
 from renderer.errors import Problem, shorten
 from renderer.manifest import json_reader
-from renderer.manifest.decoding import FORBIDDEN, decode
+from renderer.manifest.decoding import decode, forbidden
 from renderer.manifest.json_reader import JsonError
 from renderer.manifest.scalars import MAX_NUMBER_LENGTH, resolve
-from renderer.manifest.yaml_hints import Trouble, line_at, syntax_hint
 
 MAX_VALUES = 10**6
 """Keys are not counted. A million take half a gigabyte while they are read, and are more than any manifest may hold."""
@@ -281,9 +280,8 @@ class _Composer:
     def _resolve(self, event: yaml.ScalarEvent, route: Route) -> Any:
         """A scalar's value; problems with it are reported, and then the value means nothing."""
         text = event.value
-        forbidden = FORBIDDEN.search(text.replace("\r", "\0"))
-        if forbidden:
-            name = f"U+{ord(text[forbidden.start()]):04X}"
+        if wrong := next(forbidden(text.replace("\r", "\0")), None):
+            name = f"U+{ord(text[wrong.start()]):04X}"
             self._report(event, route, f"the character {name} is not allowed")
         if event.tag is None and event.implicit[0]:
             value, kind = resolve(text)
@@ -355,6 +353,8 @@ class _Composer:
             raise _StopReadingError
 
     def _report_syntax(self, error: yaml.MarkedYAMLError) -> None:
+        from renderer.manifest.yaml_hints import Trouble, line_at, syntax_hint  # noqa: PLC0415
+
         begun = error.context_mark
         mark = error.problem_mark or begun
         message = str(error.problem or "this is not YAML")

@@ -12,12 +12,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-import psutil
 from pydantic import ValidationError
 
 from renderer.errors import DiskError
 from renderer.job import Bytes, Seconds, Value
-from renderer.machine import hardware
 from renderer.outputs.folder import OutputFolder
 from renderer.system.files import write_whole
 
@@ -108,6 +106,10 @@ def left_behind(folder: OutputFolder) -> RunStatus | None:
 
 def memory_now(status: RunStatus) -> MemoryNow:
     """What is in use at this moment: on the first GPU that is visible here, and by the worker's process."""
+    import psutil  # noqa: PLC0415  # most who ask for the status ask when no run is on
+
+    from renderer.machine import hardware  # noqa: PLC0415
+
     gpu = hardware.look().gpu
     rss: int | None = None
     if status.worker_pid is not None:

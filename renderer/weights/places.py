@@ -20,11 +20,7 @@ from renderer.catalog import DEMO, MODELS, PARTS, TOKENIZER, Model, Part, PartRo
 from renderer.errors import ModelError
 from renderer.job import ModelIdentity, Stored
 from renderer.system.folders import expanded, models_folder
-from renderer.weights.checkpoint import HUB_TYPES, open_checkpoint
-from renderer.weights.identity import identify
-from renderer.weights.index import INDEX
 from renderer.weights.record import read_record
-from renderer.weights.settle import recover
 
 Kind = Literal["models folder", "Hugging Face cache", "ModelScope cache", "ComfyUI", "given"]
 
@@ -216,6 +212,8 @@ def fetch_folder(model: Model, part: Part) -> Path:
 
 def packed_folder(model: Model, precision: Stored) -> Path:
     """Where a model's packed store of a precision lies, whether it is made or not."""
+    from renderer.weights.identity import identify  # noqa: PLC0415
+
     return packed_root(identify(model)) / precision
 
 
@@ -227,6 +225,9 @@ def has_store(model: Model, precision: Stored) -> bool:
     """
     if model.id == DEMO.id:
         return False
+    from renderer.weights.index import INDEX  # noqa: PLC0415
+    from renderer.weights.settle import recover  # noqa: PLC0415
+
     folder = packed_folder(model, precision)
     recover(folder)
     return (folder / INDEX).is_file() and not stranger(model, precision)
@@ -237,6 +238,9 @@ def stranger(model: Model, precision: Stored) -> ModelIdentity | None:
 
     A catalogue's revision that has gone up makes such a one; the next store takes its place.
     """
+    from renderer.weights.identity import identify  # noqa: PLC0415
+    from renderer.weights.index import INDEX  # noqa: PLC0415
+
     source = _source_of(packed_folder(model, precision) / INDEX)
     wanted = identify(model)
     return source if source is not None and not source.is_of(wanted) else None
@@ -371,6 +375,8 @@ def _comfyui(part: Part) -> Found | None:
 
 
 def _is_network(part: Part, path: Path) -> bool:
+    from renderer.weights.checkpoint import HUB_TYPES, open_checkpoint  # noqa: PLC0415
+
     match part.role:
         case "transformer" | "text_encoder" | "vae":
             with suppress(ModelError):

@@ -1,16 +1,20 @@
 """Whether the files of a model that are on this machine can be what they are taken for, found out before anything else.
 
 Reads headers, so it takes a blink for 58 GB: a wrong file is told by `validate` and `plan`, and by `render` before the
-other parts are fetched. That the bytes are right, `models verify` says. Imports no torch.
+other parts are fetched. That the bytes are right, `models verify` says. Imports no torch, and what reads headers only
+where there is one to read: a manifest is validated in a blink.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from renderer.catalog import DEMO, Model, Role
 from renderer.errors import ModelError
 from renderer.weights import places
-from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint
-from renderer.weights.codecs import CODECS
+
+if TYPE_CHECKING:
+    from renderer.weights.checkpoint import Checkpoint
 
 
 def problems(model: Model) -> tuple[ModelError, ...]:
@@ -22,6 +26,10 @@ def problems(model: Model) -> tuple[ModelError, ...]:
     if model.id == DEMO.id:
         return ()
     whereabouts = places.look(model)
+    if not whereabouts.found:
+        return ()
+    from renderer.weights.checkpoint import check_together, open_checkpoint  # noqa: PLC0415
+
     fetched = not whereabouts.lacking and not _is_packed(model)
     wrong: list[ModelError] = []
     opened: dict[Role, Checkpoint] = {}
@@ -51,4 +59,6 @@ def check(model: Model) -> None:
 
 def _is_packed(model: Model) -> bool:
     """Whether a catalogue model's store is here; one's own files would have to be read whole to know."""
+    from renderer.weights.codecs import CODECS  # noqa: PLC0415
+
     return bool(model.parts and not model.files) and any(places.has_store(model, each) for each in CODECS)

@@ -24,7 +24,6 @@ from tests.making import make_manifest
 from tests.nights import make_night
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "diffsynth", "transformers")
 
 SMALL = """\
 defaults: {model: demo, size: 64x64, steps: 2, seed: 1, precision: bf16}
@@ -49,40 +48,6 @@ def pictures_in(folder: Path) -> set[str]:
 
 
 class TestReading:
-    def test_validate_imports_no_more_than_it_needs(self, tmp_path: Path) -> None:
-        """It is to be a blink: no heavy library, nothing that renders, draws, serves or fetches."""
-        path = manifest(tmp_path, *(f"poster {number}" for number in range(200)))
-        script = (
-            "import sys, renderer.cli.command\n"
-            f"status = renderer.cli.command.main(['validate', {str(path)!r}])\n"
-            "sys.stderr.write(' '.join(sys.modules))\n"
-            "sys.exit(status)\n"
-        )
-        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout.endswith("200 pictures, no problems\n")) == (0, True), done.stderr
-        needless = {
-            *HEAVY,
-            "numpy",
-            "jinja2",
-            "apprise",
-            "huggingface_hub",
-            "renderer.supervisor.run",
-            "renderer.report.page",
-        }
-        assert needless & set(done.stderr.split()) == set()
-
-    @pytest.mark.parametrize("command", ["plan", "status"])
-    def test_plan_and_status_load_no_torch_either(self, tmp_path: Path, command: str) -> None:
-        """What only reads stays light."""
-        path = manifest(tmp_path, "a")
-        script = (
-            "import sys, renderer.cli.command\n"
-            f"status = renderer.cli.command.main([{command!r}, {str(path)!r}])\n"
-            f"sys.exit(status or 9 * any(name in sys.modules for name in {HEAVY}))\n"
-        )
-        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-
     def test_problems_go_to_standard_error_and_the_code_is_2(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -153,7 +118,7 @@ class TestReading:
 @pytest.mark.usefixtures("berlin")
 class TestArguments:
     def options(self, *arguments: str) -> argparse.Namespace:
-        return cli._parser().parse_args(["render", "x.yaml", *arguments])
+        return cli.parser().parse_args(["render", "x.yaml", *arguments])
 
     @pytest.mark.parametrize(
         ("now", "until", "end"),

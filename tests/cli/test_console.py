@@ -13,6 +13,7 @@ import pytest
 from tqdm.utils import disp_len
 
 from renderer.cli import console
+from renderer.cli.problems import print_error
 from renderer.errors import MachineError
 from renderer.job import Memory
 from renderer.outputs.describe import describe_summary
@@ -86,7 +87,7 @@ def test_failures_are_annotations_in_github_actions(
         for line_end in ("\n", "\r", "\r\n"):
             screen.watch(events.WorkerLost(f"it died{line_end}{forged}", ()))
             screen.watch(events.Remark(f"{line_end}{forged}"))
-            console.print_error(MachineError(f"it died{line_end}{forged}", hint=f"no{line_end}{forged}"))
+            print_error(MachineError(f"it died{line_end}{forged}", hint=f"no{line_end}{forged}"))
     assert os.environ["GITHUB_ACTIONS"] == "true"
     lines = re.split(r"\r\n|\r|\n", capsys.readouterr().err)
     assert not [line for line in lines if "##[" in line]
@@ -242,7 +243,7 @@ def test_a_summary_says_how_it_ended() -> None:
 
 def test_an_error_is_followed_by_what_helps(capsys: pytest.CaptureFixture[str]) -> None:
     """The message first, then the hint."""
-    console.print_error(MachineError("no GPU", hint="plug one in"))
+    print_error(MachineError("no GPU", hint="plug one in"))
     assert capsys.readouterr().err == "error: no GPU\n  hint: plug one in\n"
 
 

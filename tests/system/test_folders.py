@@ -175,7 +175,7 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Ac
 
 def test_every_option_for_a_folder_knows_the_home() -> None:
     """`--outputs=~/pics` reaches the program as it is: no shell expands a tilde behind an equals sign."""
-    kinds = {f"{command} {action.dest}": action.type for command, action in _options(cli._parser())}
+    kinds = {f"{command} {action.dest}": action.type for command, action in _options(cli.parser(filled=True))}
     paths = {name for name, kind in kinds.items() if kind is folders.expanded}
     assert {"renderer render outputs", "renderer status outputs", "renderer bench folder"} <= paths
     assert not [name for name, kind in kinds.items() if kind is Path]

@@ -1,0 +1,128 @@
+"""What several commands take on the command line, and how single arguments are read. Imports next to nothing."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import get_args
+
+from renderer.job import Precision, Profile
+from renderer.system.folders import expanded
+from renderer.text import bytes_in, counted
+
+_LEAST_BYTES = 2**20
+
+
+def add_manifests(parser: argparse.ArgumentParser) -> None:
+    """Give a parser what every command takes that reads manifests."""
+    parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help="a YAML file, or a pattern in quotes")
+    add_outputs(parser)
+    parser.add_argument("--model", metavar="ID", help="render every job with this model")
+    parser.add_argument("--precision", choices=get_args(Precision), help="render every job at this precision")
+    parser.add_argument("--strict", action="store_true", help="refuse warnings; one problem keeps all back")
+    parser.add_argument("--proof", action="store_true", help="a rehearsal: the demo model, small, in <name>-proof")
+
+
+def add_outputs(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the folder of outputs."""
+    parser.add_argument("--outputs", type=expanded, default=Path("outputs"), metavar="DIR", help="default: outputs")
+
+
+def add_only(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the option that chooses among a manifest's pictures."""
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="this picture or job, or a pattern like 'moon*'; repeatable",
+    )
+
+
+def add_profile(parser: argparse.ArgumentParser, told: str) -> None:
+    """Give a parser the choice of a profile; `told` is what help says of it."""
+    parser.add_argument("--profile", choices=["auto", *get_args(Profile)], default="auto", help=told)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the option of an answer in JSON."""
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """Options that plan for another machine than this one."""
+    add_vram(parser)
+    parser.add_argument("--ram", type=amount_of_bytes, metavar="BYTES", help="as if this much host memory were free")
+    parser.add_argument("--gpu", metavar="NAME", help='as if this were the card, like "RTX 3080"')
+
+
+def add_vram(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the limit of GPU memory."""
+    parser.add_argument("--vram", type=amount_of_bytes, metavar="BYTES", help="GPU memory to use at most, like 10GiB")
+
+
+def add_fetch_options(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the options of commands that may fetch something."""
+    parser.add_argument("--offline", action="store_true", help="never reach for a network")
+    sources = ["huggingface", "modelscope"]
+    parser.add_argument(
+        "--source", choices=sources, help="the hub to ask first (default: $RENDERER_SOURCE, huggingface)"
+    )
+
+
+# ---- single arguments ------------------------------------------------------------------------------------------------
+
+
+def amount_of_bytes(text: str) -> int:
+    """An argument like 10GiB."""
+    amount = bytes_in(f"{text}B" if text.isdecimal() else text)
+    if amount is None:
+        raise argparse.ArgumentTypeError(f'{text!r} is not an amount of bytes like "10GiB"')
+    if amount < _LEAST_BYTES:
+        hint = f'; did you mean "{text}GiB"?' if text.isdecimal() else ""
+        raise argparse.ArgumentTypeError(f"{text!r} is {counted(amount, 'byte')}, too few for anything{hint}")
+    return amount
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Reads a whole number between two, for argparse."""
+
+    def read(text: str) -> int:
+        if text.isdecimal() and least <= int(text) <= most:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
+
+    return read
+
+
+def port(text: str) -> int:
+    """A TCP port, for argparse; 0 lets the system choose."""
+    if text.isdecimal() and int(text) < 2**16:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port, a whole number from 0 to 65535")
+
+
+def clock(text: str) -> datetime:
+    """A time of day, for argparse."""
+    try:
+        return datetime.strptime(text, "%H:%M")  # noqa: DTZ007  (an hour of the day, on this machine's clock)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time of day like 07:00") from None
+
+
+def positive(text: str) -> float:
+    """A number above 0, for argparse."""
+    with contextlib.suppress(ValueError):
+        if 0 < (number := float(text)) < float("inf"):
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+
+
+def natural(text: str) -> int:
+    """A whole number from 0, for argparse."""
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
