@@ -17,11 +17,9 @@ from renderer import families
 from renderer.catalog import Role
 from renderer.errors import ModelError, shorten
 from renderer.families import Family, Network, Outside
-from renderer.weights import recognise
-from renderer.weights.headers import Header, Shape, read_header
-
-SOURCE_TYPES = ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E5M2")
-"""What a checkpoint's tensors may be: numbers that mean what they are, without scales beside them."""
+from renderer.weights import readers, recognise
+from renderer.weights.headers import Shape
+from renderer.weights.readers import READERS, Contents, TensorAt
 
 HUB_TYPES = ("BF16", "F16", "F32")
 """What the catalogue's models are in, wherever they were fetched from."""
@@ -31,17 +29,6 @@ _HINT = "fetch it again: it is damaged, incomplete, or another model's"
 _SCALED = re.compile(r"scale|comfy_quant|absmax|quant_state")
 _SCALED_HINT = "take the model's bf16 files: this is quantised with scales, in a form that only its own tool reads"
 _SHOWN = 3
-
-
-@dataclass(frozen=True, slots=True)
-class TensorAt:
-    """Where one tensor lies in somebody's file: `offset` is from the file's beginning, in bytes."""
-
-    path: Path
-    dtype: str
-    shape: Shape
-    offset: int
-    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +53,22 @@ class Checkpoint:
 def open_checkpoint(role: Role, paths: Sequence[Path]) -> Checkpoint:
     """A network's files, checked against each other and against what such a network of their family must have.
 
-    What is optional there may lack. Raises `ModelError`, which names the file and the
-    tensor: one that is missing, unknown, there twice, of another shape or of a type that is not read.
+    What is optional there may lack. Raises `ModelError`, which names the file and the tensor: one that is missing,
+    unknown, there twice, of another shape or of a type that is not read.
     """
     if not paths:
         raise ModelError(f"the {role} has no files")
     found: dict[str, TensorAt] = {}
     digest = hashlib.sha256()
     _check_shards(paths)
-    headers = {path: read_header(path) for path in paths}
-    family = families.of_tensors(role, {name for header in headers.values() for name in header.tensors})
+    files = [readers.read(path) for path in paths]
+    family = families.of_tensors(role, {name for file in files for name in file.tensors})
     network = family.network(role)
-    for path, header in headers.items():
-        recognise.refuse(path, header, family, network)
-        stat = path.stat()
-        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns} {header.sha256}\n".encode())
-        _add(network, path, header, found)
+    for file in files:
+        recognise.refuse(file, family, network)
+        stat = file.path.stat()
+        digest.update(f"{file.path.name} {stat.st_size} {stat.st_mtime_ns} {file.sha256}\n".encode())
+        _add(network, file, found)
     _check_index(network, paths, found)
     for name in network.left_out:
         found.pop(name, None)
@@ -103,19 +90,19 @@ def check_together(checkpoints: Mapping[Role, Checkpoint]) -> None:
         raise ModelError(f"{path}: {unfit}", hint=_HINT)
 
 
-def _add(network: Network, path: Path, header: Header, found: dict[str, TensorAt]) -> None:
-    for own_name, entry in header.tensors.items():
+def _add(network: Network, file: Contents, found: dict[str, TensorAt]) -> None:
+    """A file's tensors, each of which must be new, and of a type whose values its reader tells."""
+    for own_name, place in file.tensors.items():
         name = network.hub_name(own_name)
+        where = f'{file.path}: tensor "{shorten(name)}"'
         if name in found:
-            raise ModelError(f'{path}: tensor "{shorten(name)}" is in {found[name].path.name} already', hint=_HINT)
-        if entry.begin == entry.end:
-            raise ModelError(f'{path}: tensor "{shorten(name)}" is empty', hint=_HINT)
-        if entry.dtype not in SOURCE_TYPES:
-            kinds = ", ".join(SOURCE_TYPES)
-            message = f'{path}: tensor "{shorten(name)}" is {entry.dtype}, and only {kinds} are read'
-            raise ModelError(message, hint="take the model's bf16 files")
-        size = entry.end - entry.begin
-        found[name] = TensorAt(path, entry.dtype, entry.shape, header.data_offset + entry.begin, size)
+            raise ModelError(f"{where} is in {found[name].path.name} already", hint=_HINT)
+        if not place.bytes:
+            raise ModelError(f"{where} is empty", hint=_HINT)
+        if place.dtype not in READERS[place.reader].dtypes:
+            kinds = ", ".join(READERS[place.reader].dtypes)
+            raise ModelError(f"{where} is {place.dtype}, and only {kinds} are read", hint="take the model's bf16 files")
+        found[name] = place
 
 
 def _check_shards(paths: Sequence[Path]) -> None:

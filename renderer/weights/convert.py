@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 
 from renderer.errors import ModelError
-from renderer.weights.checkpoint import Checkpoint, TensorAt
+from renderer.weights.checkpoint import Checkpoint
 from renderer.weights.codecs import WEIGHT
 from renderer.weights.codecs.rows import ROWS, Loss
-from renderer.weights.dtypes import TORCH_DTYPES
 from renderer.weights.layout import PackedFile, PackedTensor
+from renderer.weights.readers import TensorAt
+from renderer.weights.readers.values import VALUES
 
 _PIECE_BYTES = 2**20
 """Of the source, at a time, on the CPU: what a core's cache holds, and memory that need not be asked for anew; eight
@@ -53,7 +54,7 @@ class Maker:
         later: dict[str, list[torch.Tensor]] = {suffix: [] for suffix in tensor.codec.dtypes if suffix != WEIGHT}
         losses: list[Loss] = []
         for piece in self._read(source):
-            found = numbers.encode(piece.view(-1, *source.shape[1:]), self._device)
+            found = numbers.encode(piece, self._device)
             if not found.is_finite:
                 raise _not_finite(tensor, source)
             for suffix, parts in later.items():
@@ -66,15 +67,22 @@ class Maker:
             self._errors[f"{file.name.removesuffix('.safetensors')}/{tensor.name}"] = round(error, 6)
 
     def _read(self, source: TensorAt) -> Iterator[torch.Tensor]:
-        """A tensor's values, flat, some rows at a time, in a buffer that the next piece overwrites."""
-        row_bytes = source.bytes // source.shape[0]
-        step = max(self._piece_bytes // row_bytes, 1) * row_bytes
+        """A tensor's values, some rows at a time, in a buffer that the next piece may overwrite."""
+        rows = max(self._piece_bytes // source.row_bytes, 1)
+        step = rows * source.row_bytes
         if self._buffer.numel() < min(step, source.bytes):
             self._buffer = _buffer(max(step, self._piece_bytes), self._device)
+        values = VALUES[source.reader].values
         for begin in range(0, source.bytes, step):
-            size = min(step, source.bytes - begin)
-            _read_exactly(source, self._sources[source.path], self._buffer[:size], begin)
-            yield self._buffer[:size].view(TORCH_DTYPES[source.dtype])
+            raw = self._buffer[: min(step, source.bytes - begin)]
+            _read_exactly(source, self._sources[source.path], raw, begin)
+            yield values(source, begin // source.row_bytes, raw, self._beside)
+
+    def _beside(self, place: TensorAt) -> torch.Tensor:
+        """All bytes of what lies beside a tensor, in memory of their own."""
+        raw = torch.empty(place.bytes, dtype=torch.uint8)
+        _read_exactly(place, self._sources[place.path], raw, 0)
+        return raw
 
 
 def _relative(losses: Sequence[Loss]) -> float:

@@ -381,7 +381,9 @@ def _is_network(part: Part, path: Path) -> bool:
         case "transformer" | "text_encoder" | "vae":
             with suppress(ModelError):
                 found = open_checkpoint(part.role, [path])
-                return not found.lacking and all(each.dtype in HUB_TYPES for each in found.tensors.values())
+                return not found.lacking and all(
+                    each.is_plain and each.dtype in HUB_TYPES for each in found.tensors.values()
+                )
     return False
 
 

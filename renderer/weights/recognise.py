@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator
-from pathlib import Path
 
 from renderer.catalog import MODELS
 from renderer.errors import ModelError, shorten
 from renderer.families import Family, Network
-from renderer.weights.headers import Header
+from renderer.weights.readers import Contents
 
 _LORA = re.compile(
     r"\.lora(?:_[AB]|_up|_down|\.up|\.down)\b|\.lora_(?:up|down)\.|\.(?:lokr_w[12]|hada_w[12]_[ab]|dora_scale|oft_blocks)"
@@ -50,15 +49,15 @@ _MODELS: tuple[tuple[str, str], ...] = (
 """Names that only these have, the nearest relatives first."""
 
 
-def refuse(path: Path, header: Header, family: Family, network: Network) -> None:
+def refuse(file: Contents, family: Family, network: Network) -> None:
     """Raise `ModelError` for a file that is of a kind which is known and not read, whatever else it holds."""
-    names = header.tensors.keys()
+    names = file.tensors.keys()
     for what, hint in (
-        *_adapter(header, network),
+        *_adapter(file, network),
         *_all_in_one(names, family, network),
-        *_quantised(header, family, network),
+        *_quantised(file, family, network),
     ):
-        raise ModelError(f"{path}: {what}", hint=hint)
+        raise ModelError(f"{file.path}: {what}", hint=hint)
 
 
 def another(names: Collection[str], family: Family, network: Network) -> tuple[str, str] | None:
@@ -80,11 +79,11 @@ def _bare(name: str) -> str:
     return name
 
 
-def _adapter(header: Header, network: Network) -> Iterator[tuple[str, str]]:
-    found = [name for name in header.tensors if _LORA.search(name)]
+def _adapter(file: Contents, network: Network) -> Iterator[tuple[str, str]]:
+    found = [name for name in file.tensors if _LORA.search(name)]
     if not found:
         return
-    ranks = {header.tensors[name].shape[0] for name in found if _LORA_DOWN.search(name) and header.tensors[name].shape}
+    ranks = {file.tensors[name].shape[0] for name in found if _LORA_DOWN.search(name) and file.tensors[name].shape}
     rank = f" of rank {min(ranks)}" if len(ranks) == 1 else ""
     hint = "render without it: adapters are not read yet; a model is what it was made for"
     yield f"a LoRA{rank}, an addition to a model, and not a {network.words}", hint
@@ -99,9 +98,9 @@ def _all_in_one(names: Collection[str], family: Family, network: Network) -> Ite
         )
 
 
-def _quantised(header: Header, family: Family, network: Network) -> Iterator[tuple[str, str]]:
-    names = header.tensors.keys()
-    if forms := _comfy_forms(header):
+def _quantised(file: Contents, family: Family, network: Network) -> Iterator[tuple[str, str]]:
+    names = file.tensors.keys()
+    if forms := _comfy_forms(file):
         yield _scaled(f"quantised by ComfyUI ({', '.join(sorted(forms))})", family, network)
     for name in names:
         if found := _BITSANDBYTES.search(name):
@@ -112,7 +111,7 @@ def _quantised(header: Header, family: Family, network: Network) -> Iterator[tup
         yield _scaled("ComfyUI's scaled FP8", family, network)
     if any(name.endswith(".weight_scale_2") for name in names):
         yield _scaled("quantised to NVFP4", family, network)
-    if any(entry.dtype == "F8_E8M0" for entry in header.tensors.values()):
+    if any(entry.dtype == "F8_E8M0" for entry in file.tensors.values()):
         yield _scaled("quantised to MXFP8", family, network)
     if example := next((name for name in names if _SCALES.search(name) and _is_beside_a_weight(name, names)), ""):
         yield _scaled(f'quantised, with scales beside its weights ("{shorten(example)}")', family, network)
@@ -124,18 +123,18 @@ def _is_beside_a_weight(name: str, names: Collection[str]) -> bool:
     return last != "scale" or f"{layer}.weight" in names
 
 
-def _comfy_forms(header: Header) -> set[str]:
+def _comfy_forms(file: Contents) -> set[str]:
     """The formats that ComfyUI's own table of layers names; "unknown" where there are only its marks."""
-    marked = any(name.endswith(".comfy_quant") for name in header.tensors)
+    marked = any(name.endswith(".comfy_quant") for name in file.tensors)
     forms: set[str] = set()
-    if table := header.metadata.get("_quantization_metadata"):
+    if table := file.metadata.get("_quantization_metadata"):
         try:
             layers = json.loads(table)["layers"]
             forms = {shorten(str(layer["format"]), 30) for layer in layers.values()}
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             marked = True
     if not forms and marked:
-        types = {entry.dtype for name, entry in header.tensors.items() if name.endswith(".weight_scale")}
+        types = {entry.dtype for name, entry in file.tensors.items() if name.endswith(".weight_scale")}
         forms = {"mxfp8"} if "F8_E8M0" in types else {"comfy_quant"}
     return forms
 

@@ -51,8 +51,10 @@ class UnpackedFile:
     @property
     def is_as_it_was(self) -> bool:
         """Whether its tensors are the checkpoint's own bytes, and none is brought into another form."""
-        sources = self.checkpoint.tensors
-        return all(each.codec.is_plain and sources[each.source].dtype == each.part.dtype for each in self.plan.tensors)
+        sources = [(each, self.checkpoint.tensors[each.source]) for each in self.plan.tensors]
+        return all(
+            each.codec.is_plain and source.is_plain and source.dtype == each.part.dtype for each, source in sources
+        )
 
     def read_into(self, buffer: torch.Tensor) -> None:
         """The whole data into the beginning of a uint8 tensor of the CPU. Raises `ModelError`."""

@@ -1,0 +1,30 @@
+"""The readers' numbers: bytes of a file's rows as values. Torch's half of `renderer.weights.readers`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+import torch
+
+from renderer.weights.readers.reader import TensorAt
+from renderer.weights.readers.values import safetensors
+
+__all__ = ["VALUES", "Values"]
+
+
+class Values(Protocol):
+    """A reader's numbers."""
+
+    def values(
+        self, place: TensorAt, first: int, raw: torch.Tensor, read: Callable[[TensorAt], torch.Tensor]
+    ) -> torch.Tensor:
+        """Some rows of a tensor, [rows, …] in any format of floats, from their bytes `raw`; `first` is the first one.
+
+        It may lie in `raw`'s memory. `read` gives all bytes of a place that lies beside it.
+        """
+
+
+VALUES: Mapping[str, Values] = MappingProxyType({"safetensors": safetensors})
+"""Every reader's numbers by its name."""
