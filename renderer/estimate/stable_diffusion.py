@@ -2,7 +2,7 @@
 
 A UNet over latents of an eighth of the picture's side: attention at the first level is over H/8 x W/8 tokens, with
 guidance two passes in one batch. It is not rendered with; the arithmetic is held against what others have measured
-(`tests/estimate/test_unet.py` names them).
+(`tests/estimate/test_stable_diffusion.py` names them).
 """
 
 from __future__ import annotations

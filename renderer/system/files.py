@@ -2,8 +2,8 @@
 
 A file is written under a temporary name in its own folder, synced, and renamed; then the folder is synced, for the new
 name stands in it, and so is every folder above it that this process has not seen to yet. What is not synced, a power
-cut may lose, in any order: `tests/test_power.py` cuts everywhere. Whatever the system answers becomes a `DiskError` in
-words. Knows nothing of pictures.
+cut may lose, in any order: `tests/system/test_power.py` cuts everywhere. Whatever the system answers becomes a
+`DiskError` in words. Knows nothing of pictures.
 """
 
 from __future__ import annotations

@@ -212,6 +212,21 @@ def test_modules_are_where_they_are_told_to_be(document: Path) -> None:
             assert (ROOT / span).exists() or list((ROOT / "renderer").rglob(span)), span
 
 
+def test_files_that_are_spoken_of_are_there() -> None:
+    """Docstrings, tables of measurements, the Makefile and workflows name files of ours by their paths."""
+    speaking = [path for folder in ("renderer", "tests", "tools") for path in (ROOT / folder).rglob("*.py")]
+    speaking += [*(ROOT / "tests/benchmarks").glob("*.md"), *(ROOT / ".github/workflows").iterdir(), ROOT / "Makefile"]
+    gone = {
+        f"{reading.name(path)}: {named}"
+        for path in speaking
+        for named in re.findall(
+            r"(?<![\w/\"])(?:tests|renderer|tools)/[\w/.-]+\.(?:py|md|jsonl|json|yaml)\b", path.read_text()
+        )
+        if not (ROOT / named).exists()
+    }
+    assert gone == set()
+
+
 # ---- what is listed --------------------------------------------------------------------------------------------------
 
 

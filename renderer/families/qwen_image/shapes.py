@@ -1,6 +1,6 @@
 """Every tensor a Qwen-Image network has, by name and shape, for any widths. Arithmetic and names; nothing is read.
 
-The names are those of the hub's files. `tests/weights/test_shapes.py` holds them against DiffSynth's own classes.
+The names are those of the hub's files. `tests/families/test_shapes.py` holds them against DiffSynth's own classes.
 """
 
 from __future__ import annotations
