@@ -177,14 +177,6 @@ def test_what_the_renderer_ended_with_is_told(checkout: Checkout) -> None:
     assert checkout.make("render").stdout == "render jobs/demo.yaml\n"
 
 
-def test_what_make_asks_of_python_is_there() -> None:
-    """The project's own modules answer what a target asks of them."""
-    asked = re.findall(r"python -c '([^']*renderer[^']*)'", (ROOT / "Makefile").read_text())
-    assert asked
-    for question in asked:
-        subprocess.run([sys.executable, "-c", question], cwd=ROOT, check=True)
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_have_targets_of_their_own_names(checkout: Checkout, command: str) -> None:
     """`make COMMAND ARGS=…` is `renderer COMMAND …`."""

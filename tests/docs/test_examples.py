@@ -9,13 +9,13 @@ import re
 import shlex
 import subprocess
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
 
 import pytest
 
 from renderer import cli, errors
+from renderer.cli import command
 from renderer.job import Sidecar
 from renderer.outputs.summary import Summary
 from tests import driving
@@ -33,33 +33,9 @@ OTHERS_FLAGS = {"--help", "--read-only", "--user"}
 OTHERS_COMMANDS = {"cp", "loginctl"}
 
 
-class _ParsedError(BaseException):
-    """Ends the command when its arguments have been taken apart."""
-
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        super().__init__()
-        self.parser = parser
-
-
-TakeApart = Callable[[str], argparse.ArgumentParser]
-
-
-@pytest.fixture
-def take_apart(monkeypatch: pytest.MonkeyPatch) -> TakeApart:
-    """The real door, which stops as soon as it has taken `renderer …` apart: it gives its parser, or fails."""
-    parse = argparse.ArgumentParser.parse_args
-
-    def stop(parser: argparse.ArgumentParser, *arguments: Any, **named: Any) -> NoReturn:
-        parse(parser, *arguments, **named)
-        raise _ParsedError(parser)
-
-    def take(line: str) -> argparse.ArgumentParser:
-        with pytest.raises(_ParsedError) as parsed:
-            cli.main(shlex.split(line))
-        return parsed.value.parser
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
-    return take
+def take_apart(line: str) -> None:
+    """Have the real parser take `renderer …` apart. Raises `SystemExit` where it does not take it."""
+    command.parser().parse_args(shlex.split(line))
 
 
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -100,7 +76,7 @@ def renderer_lines() -> list[str]:
     found = [line.removeprefix("renderer ") for line in typed("renderer")]
     for block in reading.blocks("", "ini"):
         found += re.findall(r"\.venv/bin/renderer ([^\n]*)", block.text)
-    return [re.split(r" (?:[|&;]|\d?>)", line)[0] for line in found]
+    return [re.split(r" \\?(?:[|&;]|\d?>)", line)[0] for line in found]
 
 
 def test_there_are_examples() -> None:
@@ -111,14 +87,14 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("line", renderer_lines())
-def test_command_lines_are_the_renderers(line: str, take_apart: TakeApart) -> None:
+def test_command_lines_are_the_renderers(line: str) -> None:
     """Every `renderer …` of a document is taken by the real parser; one without arguments is a command's name."""
-    if line not in subcommands(take_apart("doctor")):
+    if line not in command.COMMANDS:
         take_apart(line)
 
 
 @pytest.mark.parametrize("line", typed("make"))
-def test_make_lines_are_the_makefiles(line: str, take_apart: TakeApart) -> None:
+def test_make_lines_are_the_makefiles(line: str) -> None:
     """Every `make …` has its targets, and what it hands on is taken by the real parser."""
     ran = subprocess.run(["make", "-n", *shlex.split(line)[1:]], cwd=ROOT, check=False, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
@@ -131,13 +107,13 @@ def test_nothing_else_is_typed() -> None:
     assert {line.split()[0] for line in shell_lines()} <= {"make", "renderer"} | OTHERS_COMMANDS
 
 
-def test_every_option_is_told_of_and_no_other(take_apart: TakeApart) -> None:
+def test_every_option_is_told_of_and_no_other() -> None:
     """Each command's page tells of its options; no document tells of one that no command has."""
-    parser = take_apart("doctor")
+    parser = command.parser(filled=True)
     shared = reading.section(COMMANDS_PAGE, "Options of every command that takes manifests")
-    for name, command in subcommands(parser).items():
+    for name, each in subcommands(parser).items():
         told = set(re.findall(r"--[a-z-]+", shared + reading.section(COMMANDS_PAGE, name)))
-        assert options(command) - told == set(), name
+        assert options(each) - told == set(), name
     for document in DOCUMENTS:
         flags = {flag for span in reading.spans(document) for flag in re.findall(r"(?<![\w-])--[a-z-]+", span)}
         assert flags - options(parser) - OTHERS_FLAGS == set(), reading.name(document)
