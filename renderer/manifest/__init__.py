@@ -1,7 +1,32 @@
 """From text to pictures: every job with nothing left open, or all problems at once, each with its line.
 
-`source` has the bytes, `decoding` the text, `yaml_reader` (with `json_reader`, `scalars`, `yaml_hints`) the values
-and where they stand; `fields` holds them against what a field may be, with `habits` and `foreign` for what other
-tools write; `expand` makes pictures, `naming` their ids and files; `manifest` is the whole, `doubts` its warnings.
-The way back: `replay`, from what `labels` reads out of a picture. Knows nothing of machines.
+Knows nothing of machines, or of what has been rendered. The way goes down this list.
+
+    manifest        the whole way, and what stands at its end
+    source          bytes, of a file or of standard input
+    decoding        text
+    yaml_reader     values, and where each stands; yaml_hints, what helps where the text is no YAML
+    json_reader     the same of JSON
+    scalars         what a word without quotes is
+    document        what was read
+
+    jobs            head and jobs, each held against its fields
+    fields          the fields
+    kinds           the kinds of values they hold
+    checking        what does not fit, in a manifest's words
+    habits          hints for those who come from other tools
+    complaints      what is wrong, collected
+
+    recipe          a job with what the defaults add to it
+    reading         what its fields mean
+    expand          its pictures
+    naming          templates, ids, and names that are safe everywhere
+    output_names    each picture's name
+    doubts          what is valid and was hardly meant
+    foreign         what in a prompt is meant for other tools
+
+The way back:
+
+    labels          what other tools, and this one, wrote into pictures
+    replay          a manifest's entries, of pictures
 """

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from renderer import catalog
-from renderer.catalog import MOST_TOKENS, TRAINED_TOKENS, Model
+from renderer.catalog import MOST_TOKENS, TRAINED_TOKENS
 from renderer.errors import Problem
 from renderer.job import Job
 from renderer.manifest import foreign
-from renderer.manifest.expand import Draft, Recipe
-from renderer.manifest.yaml_reader import Document, Route
+from renderer.manifest.document import Document, Route
+from renderer.manifest.expand import Draft
+from renderer.manifest.recipe import Recipe
 
 MAX_WARNINGS = 200
 """After so many, nothing more is looked for."""
@@ -23,6 +23,14 @@ MAX_WARNINGS = 200
 _MOST_STEPS = 100
 _LONG = 2 * TRAINED_TOKENS
 """Letters that a prompt has at least if it is too long: no more than two make a token, of any script."""
+
+
+def warnings(document: Document, recipes: Iterable[Recipe], drafts: Iterable[Draft]) -> tuple[Problem, ...]:
+    """What is valid and was hardly meant, in the order of its lines."""
+    doubts = Doubts(document)
+    doubts.look_at_texts(recipes)
+    doubts.look_at_pictures(drafts)
+    return tuple(sorted(doubts.warnings, key=lambda warning: (warning.line, warning.column)))
 
 
 class Doubts:
@@ -33,7 +41,6 @@ class Doubts:
         self._document = document
         self._looked: set[Route] = set()
         self._said: set[tuple[Route, str]] = set()
-        self._models: dict[str, Model] = {}
 
     @property
     def _enough(self) -> bool:
@@ -66,31 +73,31 @@ class Doubts:
         for finding in foreign.findings(text, matrix=matrix):
             self._warn(route, finding.message, finding.hint)
 
-    def look_at_pictures(self, made: Iterable[tuple[Recipe, Draft]]) -> None:
+    def look_at_pictures(self, drafts: Iterable[Draft]) -> None:
         """What comes of it: settings that do nothing, prompts that are too long, and pictures that are there twice."""
-        first: dict[tuple[object, ...], tuple[Recipe, Draft]] = {}
+        first: dict[tuple[object, ...], Draft] = {}
         before: Recipe | None = None
-        for recipe, draft in made:
+        for draft in drafts:
             if self._enough:
                 return
-            job = draft.job
+            recipe, job = draft.recipe, draft.job
             if recipe is not before:
-                self._look_at_settings(recipe, job)
+                self._look_at_settings(draft)
                 before = recipe
             if len(job.prompt) > _LONG or len(job.negative_prompt) > _LONG:
                 self._look_at_length(recipe, job)
-            other = first.setdefault(tuple(vars(job).values()), (recipe, draft))
-            if other[1] is not draft:
-                self._doubt_twins(recipe, draft, *other)
+            other = first.setdefault(tuple(vars(job).values()), draft)
+            if other is not draft:
+                self._doubt_twins(draft, other)
 
-    def _look_at_settings(self, recipe: Recipe, job: Job) -> None:
+    def _look_at_settings(self, draft: Draft) -> None:
+        recipe, job, model = draft.recipe, draft.job, draft.model
         guided = job.cfg_scale != 1
         if not guided and job.negative_prompt.strip():
             route = recipe.origin("negative_prompt")
             self._warn(route, "has no effect at cfg_scale 1", "raise cfg_scale, or leave it out")
         steps = job.num_inference_steps
         route = recipe.origin("steps" if "steps" in recipe.fields else "num_inference_steps")
-        model = self._model(job.model)
         if steps > _MOST_STEPS:
             message = f"{steps} steps take long, and show little that {model.steps} do not"
             self._warn(route, message, f"write steps: {model.steps}")
@@ -111,17 +118,13 @@ class Doubts:
                 message = f"is more than {TRAINED_TOKENS} tokens long, and the model has learned from no more"
                 self._warn(recipe.origin(field), message, "shorten it, and put what matters first")
 
-    def _doubt_twins(self, recipe: Recipe, draft: Draft, other: Recipe, first: Draft) -> None:
+    def _doubt_twins(self, draft: Draft, first: Draft) -> None:
+        recipe, other = draft.recipe, first.recipe
         line = self._document.mark(other.route).line
         message = f'"{draft.id}" is the same picture as "{first.id}" of line {line}: all of its settings are'
         if (key := (recipe.route, f"twin of {other.route}")) not in self._said:
             self._said.add(key)
             self._warn(recipe.route, message, "give it another seed, or remove it")
-
-    def _model(self, reference: str) -> Model:
-        if reference not in self._models:
-            self._models[reference] = catalog.find(reference)
-        return self._models[reference]
 
     def _warn(self, route: Route, message: str, hint: str) -> None:
         route = self._written(route)

@@ -10,8 +10,8 @@ it does not care what a key means.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -19,6 +19,7 @@ import yaml
 from renderer.errors import Problem, shorten
 from renderer.manifest import json_reader
 from renderer.manifest.decoding import decode, forbidden
+from renderer.manifest.document import MAX_PROBLEMS, TOO_MANY, Document, Mark, Route, spell
 from renderer.manifest.json_reader import JsonError
 from renderer.manifest.scalars import MAX_NUMBER_LENGTH, resolve
 
@@ -26,13 +27,6 @@ MAX_VALUES = 10**6
 """Keys are not counted. A million take half a gigabyte while they are read, and are more than any manifest may hold."""
 
 MAX_DEPTH = 20
-MAX_PROBLEMS = 200
-"""After so many, reading stops: whoever has to mend them is served by the first ones."""
-
-TOO_MANY = f"after {MAX_PROBLEMS} problems, reading stopped here"
-
-Route = tuple[str | int, ...]
-"""The way from the top to a value: `("jobs", 0, "steps")`."""
 
 
 def read(data: bytes, file: str) -> Document:
@@ -54,64 +48,6 @@ def read(data: bytes, file: str) -> Document:
                 problem = Problem(file, error.line, error.column, "", f"this is not JSON: {error.message}", hint)
                 return Document(file=file, problems=[problem])
     return _Composer(file, text).compose(_events(text))
-
-
-def spell(route: Route) -> str:
-    """A route as people write it: `jobs[0].steps`."""
-    text = ""
-    for step in route:
-        if isinstance(step, int):
-            text += f"[{step}]"
-        else:
-            text += f".{shorten(step)}" if text else shorten(step)
-    return text
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A place in the file; both count from 1, and columns count characters."""
-
-    line: int
-    column: int
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A YAML document as plain values, with a mark for each.
-
-    `complete` is false when the text could not be read to its end; then `value` is None. `keys` and `values` say where
-    the key and the value at a route begin. `sources` holds the text of scalars that are not text (`1.50`, `0x1F`).
-    `cuts` are texts without quotes that a comment cuts off, and where it begins: ` #` with a letter behind it.
-    `broken` are routes whose value was refused and replaced by None: what is said about them was said already.
-    """
-
-    file: str
-    problems: list[Problem]
-    value: Any = None
-    complete: bool = False
-    keys: Mapping[Route, Mark] = field(default_factory=dict)
-    values: Mapping[Route, Mark] = field(default_factory=dict)
-    sources: Mapping[Route, str] = field(default_factory=dict)
-    cuts: Mapping[Route, Mark] = field(default_factory=dict)
-    broken: frozenset[Route] = frozenset()
-
-    def mark(self, route: Route, *, at_key: bool = False) -> Mark:
-        """Where `route` begins, or the nearest value around it that was written."""
-        marks = self.keys if at_key else self.values
-        for length in range(len(route), -1, -1):
-            found = marks.get(route[:length]) or self.values.get(route[:length])
-            if found:
-                return found
-        return Mark(1, 1)
-
-    def is_broken(self, route: Route) -> bool:
-        """Whether the value at `route`, or one around it, was refused before."""
-        return any(route[:length] in self.broken for length in range(len(route) + 1))
-
-    def problem(self, route: Route, message: str, hint: str = "", *, at_key: bool = False) -> Problem:
-        """Something wrong at `route`, with its place."""
-        mark = self.mark(route, at_key=at_key)
-        return Problem(self.file, mark.line, mark.column, spell(route), message, hint)
 
 
 # ---- events to values ------------------------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ import pytest
 
 from renderer.job import MAX_SEED
 from renderer.manifest import habits
-from renderer.manifest.fields import Checker, Complaint, ExpectFields, HeadFields, JobFields, ManifestFields, nearest
+from renderer.manifest.checking import Checker
+from renderer.manifest.complaints import Complaint, nearest
+from renderer.manifest.fields import ExpectFields, HeadFields, JobFields, ManifestFields
 
 JOBS = Checker(JobFields)
 

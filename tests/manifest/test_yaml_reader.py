@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from renderer.errors import shorten
-from renderer.manifest import decoding, yaml_reader
-from renderer.manifest.yaml_reader import Document, Mark, read, spell
+from renderer.manifest import decoding
+from renderer.manifest.document import MAX_PROBLEMS, Document, Mark, spell
+from renderer.manifest.yaml_reader import read
 
 
 @pytest.fixture(params=["libyaml", "python"], autouse=True)
@@ -349,7 +350,7 @@ class TestBombs:
         """After two hundred problems reading stops, and says so."""
         document = read(("a: 1\n" * 5000).encode(), "f")
         assert not document.complete
-        assert len(document.problems) == yaml_reader.MAX_PROBLEMS + 1
+        assert len(document.problems) == MAX_PROBLEMS + 1
         assert "reading stopped here" in document.problems[-1].message
 
     def test_many_keys(self) -> None:

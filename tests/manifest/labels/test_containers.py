@@ -264,7 +264,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from renderer import labels
+from renderer.manifest import labels
 from renderer.errors import UsageError
 for name in sys.argv[1:]:
     began = time.process_time()

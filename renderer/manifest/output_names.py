@@ -1,0 +1,105 @@
+"""Each picture's name below its manifest's folder, from the manifest's template: no two pictures have one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from renderer.errors import shorten
+from renderer.job import canonical
+from renderer.manifest import naming
+from renderer.manifest.complaints import Complaint, Problems, nearest
+from renderer.manifest.document import Route
+from renderer.manifest.expand import Draft
+from renderer.manifest.kinds import OUTPUT_FIELDS
+from renderer.manifest.naming import Template, TemplateError
+from renderer.manifest.recipe import Recipe
+
+
+def name_outputs(output: str, drafts: Sequence[Draft], matrix_names: set[str], problems: Problems) -> list[str]:
+    """Each picture's name; none when ids, the template or the names are not well.
+
+    `matrix_names` are those of all matrices in the file, also of jobs that made no picture.
+    """
+    # Equal ids would give equal output names; said once is enough.
+    unique = _check_unique("id", ((draft.recipe, draft.id) for draft in drafts), problems)
+    template = _read_template(output, matrix_names, problems)
+    if not unique or template is None or not _check_names(template, drafts, problems):
+        return []
+    digits, fields = len(str(len(drafts))), template.fields
+    outputs = [
+        naming.output_name(template, _values(fields, draft, str(index).zfill(digits)))
+        for index, draft in enumerate(drafts)
+    ]
+    named = ((draft.recipe, name) for draft, name in zip(drafts, outputs, strict=True))
+    _check_unique("output name", named, problems)
+    return outputs
+
+
+def _check_unique(what: str, named: Iterable[tuple[Recipe, str]], problems: Problems) -> bool:
+    """Refuse two pictures of one name, also where they differ only in case; once for each pair of jobs."""
+    taken: dict[str, Recipe] = {}
+    refused: set[tuple[Route, Route]] = set()
+    for recipe, name in named:
+        key = naming.collision_key(name)
+        other = taken.get(key)
+        if other is None:
+            taken[key] = recipe
+        elif (other.route, recipe.route) not in refused:
+            refused.add((other.route, recipe.route))
+            problems.add(_refuse_twins(what, name, recipe, other, problems))
+    return not refused
+
+
+def _refuse_twins(what: str, name: str, recipe: Recipe, other: Recipe, problems: Problems) -> Complaint:
+    first, second = problems.line(other.route), problems.line(recipe.route)
+    if recipe is other:
+        message = f'two pictures of the job in line {first} have the {what} "{shorten(name)}"'
+        return Complaint(recipe.route, message, "their values differ only in what a name cannot hold")
+    message = f'two pictures have the {what} "{shorten(name)}": of line {first} and of line {second}'
+    return Complaint(recipe.route, message, "case does not tell them apart")
+
+
+def _read_template(output: str, matrix_names: set[str], problems: Problems) -> Template | None:
+    try:
+        template = naming.parse(output)
+    except TemplateError as error:
+        problems.add(Complaint(("output",), error.message, error.hint))
+        return None
+    known = {*OUTPUT_FIELDS, *matrix_names}
+    unknown = [name for name in template.fields if name not in known]
+    for name in unknown:
+        problems.add(Complaint(("output",), f"unknown field {{{shorten(name)}}}", nearest(name, known)))
+    message, hint = naming.refuse_layout(template)
+    if message:
+        problems.add(Complaint(("output",), message, hint))
+    return None if unknown or message else template
+
+
+def _check_names(template: Template, drafts: Sequence[Draft], problems: Problems) -> bool:
+    """Whether every job has the matrix's names that the template mentions."""
+    wanted = [name for name in template.fields if name not in OUTPUT_FIELDS]
+    for draft in drafts:
+        for name in wanted:
+            if name not in draft.matrix:
+                message = f"the job in line {problems.line(draft.recipe.route)} has no {{{shorten(name)}}} in a matrix"
+                problems.add(Complaint(("output",), message, "use {id}, which names what varies"))
+                return False
+    return True
+
+
+def _values(fields: Collection[str], draft: Draft, index: str) -> Mapping[str, str]:
+    """The values of what output names may mention. The hash, which takes time, only where they do."""
+    job = draft.job
+    values = {
+        **draft.matrix,
+        "id": draft.id,
+        "index": index,
+        "seed": str(job.seed),
+        "width": str(job.width),
+        "height": str(job.height),
+        "model": job.model,
+    }
+    if "hash" in fields:
+        values["hash"] = hashlib.sha256(canonical(job).encode()).hexdigest()[:8]
+    return values

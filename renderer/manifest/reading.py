@@ -1,0 +1,191 @@
+"""What one job's fields mean, for a model: its sizes, its seeds, its matrix's combinations, its templates."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+from renderer.catalog import Model
+from renderer.errors import shorten
+from renderer.job import MAX_SEED, Size
+from renderer.manifest import naming
+from renderer.manifest.complaints import Complaint, nearest
+from renderer.manifest.kinds import MAX_PROMPT_LENGTH
+from renderer.manifest.naming import Template, TemplateError
+from renderer.manifest.recipe import DEFAULT_SIZE, Recipe
+
+Combination = Mapping[str, str]
+"""A value for each name of the matrix."""
+
+
+class Reading:
+    """What one job's fields mean, with the complaints that come up on the way."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.fields = recipe.fields
+        self.complaints: list[Complaint] = []
+
+    def complain(self, field: str, message: str, hint: str = "", *rest: str | int, at_key: bool = False) -> None:
+        self.complaints.append(Complaint((*self.recipe.origin(field), *rest), message, hint, at_key))
+
+    # -- sizes
+
+    def sizes(self, model: Model) -> Sequence[Size]:
+        """The job's sizes as `model` understands them."""
+        if "width" in self.fields:
+            wanted: list[tuple[str | Size, tuple[str | int, ...]]] = [
+                (Size(width=self.fields["width"], height=self.fields["height"]), ("width",))
+            ]
+        elif "sizes" in self.fields:
+            wanted = [(text, ("sizes", position)) for position, text in enumerate(self.fields["sizes"])]
+        else:
+            wanted = [(self.fields.get("size", DEFAULT_SIZE), ("size",))]
+        sizes: list[Size] = []
+        for text, (field, *rest) in wanted:
+            size = text if isinstance(text, Size) else self._read_size(text, model, str(field), *rest)
+            if size is None or self._refuse_size(size, model, str(field), *rest):
+                continue
+            if size in sizes:
+                self.complain(str(field), f"{size} is there twice", "keep one", *rest)
+            sizes.append(size)
+        return sizes
+
+    def _read_size(self, text: str, model: Model, field: str, *rest: str | int) -> Size | None:
+        if ":" in text:
+            if text not in model.ratios:
+                self.complain(field, f"{text} is not a ratio of {model.id}", f"known: {', '.join(model.ratios)}", *rest)
+            return model.ratios.get(text)
+        width, height = text.split("x")
+        return Size(width=int(width), height=int(height))
+
+    def _refuse_size(self, size: Size, model: Model, field: str, *rest: str | int) -> bool:
+        refusal = model.refusal(size)
+        if refusal:
+            near = " and ".join(str(fitting) for fitting in model.nearest(size))
+            self.complain(field, refusal, f"nearest: {near}", *rest)
+        return bool(refusal)
+
+    # -- seeds
+
+    def check_seeds(self) -> None:
+        seen: set[int] = set()
+        for position, seed in enumerate(self.fields.get("seeds", ())):
+            if seed in seen:
+                self.complain("seeds", f"{seed} is there twice", "keep one", position)
+            seen.add(seed)
+        if self.fields.get("seed", 0) + self.fields.get("count", 1) - 1 > MAX_SEED:
+            self.complain("count", "the last seed would be too large", f"allowed: 0 to {MAX_SEED:,}")
+
+    # -- the matrix
+
+    def combinations(self) -> Sequence[Combination]:
+        """The matrix's combinations in written order; a single empty one where there is no matrix."""
+        matrix = self.fields.get("matrix")
+        if matrix is None:
+            for field in ("include", "exclude"):
+                if field in self.fields:
+                    self.complain(field, "needs a matrix", at_key=True)
+            return [{}]
+        for name, values in matrix.items():
+            seen: set[str] = set()
+            for position, value in enumerate(values):
+                if value in seen:
+                    self.complain("matrix", f"{shorten(value)} is there twice", "keep one", name, position)
+                seen.add(value)
+        product = [dict(zip(matrix, values, strict=True)) for values in itertools.product(*matrix.values())]
+        kept = self._exclude(product)
+        combinations = self._include(kept)
+        if not combinations and not self.complaints:
+            self.complain("matrix", "makes no combination: all are excluded")
+        return combinations
+
+    def _exclude(self, product: list[dict[str, str]]) -> list[dict[str, str]]:
+        """What no exclusion matches. Exclusions of the same names are looked up at once: there may be many."""
+        by_names: dict[tuple[str, ...], dict[tuple[str, ...], list[int]]] = {}
+        for position, pattern in enumerate(self.fields.get("exclude", ())):
+            if self._refuse_names("exclude", pattern, position):
+                continue
+            ordered = tuple(sorted(pattern))
+            values = tuple(pattern[name] for name in ordered)
+            by_names.setdefault(ordered, {}).setdefault(values, []).append(position)
+        kept, used = [], set()
+        for combination in product:
+            matching = [
+                position
+                for ordered, patterns in by_names.items()
+                for position in patterns.get(tuple(combination[name] for name in ordered), ())
+            ]
+            used.update(matching)
+            if not matching:
+                kept.append(combination)
+        for patterns in by_names.values():
+            for position in itertools.chain.from_iterable(patterns.values()):
+                if position not in used:
+                    self.complain("exclude", "excludes nothing", "values are compared as written", position)
+        return kept
+
+    def _include(self, kept: list[dict[str, str]]) -> list[dict[str, str]]:
+        matrix = self.fields.get("matrix", {})
+        seen = {tuple(combination.values()) for combination in kept}
+        combinations = list(kept)
+        for position, given in enumerate(self.fields.get("include", ())):
+            if self._refuse_names("include", given, position):
+                continue
+            missing = [name for name in matrix if name not in given]
+            if missing:
+                self.complain("include", f"lacks {', '.join(missing)}", "give every name of the matrix", position)
+                continue
+            combination = {name: given[name] for name in matrix}
+            if tuple(combination.values()) in seen:
+                self.complain("include", "this combination is there already", "remove it", position)
+            seen.add(tuple(combination.values()))
+            combinations.append(combination)
+        return combinations
+
+    def _refuse_names(self, field: str, given: Mapping[str, str], position: int) -> bool:
+        matrix = self.fields.get("matrix", {})
+        unknown = [name for name in given if name not in matrix]
+        for name in unknown:
+            self.complain(
+                field, f"{name} is not a name of the matrix", nearest(name, matrix), position, name, at_key=True
+            )
+        return bool(unknown)
+
+    # -- templates
+
+    def templates(self) -> Mapping[str, Template]:
+        """The id and both prompts as templates; without a matrix, braces in them are just braces."""
+        if "prompt" not in self.fields:
+            self.complaints.append(Complaint((*self.recipe.route, "prompt"), "is missing", "every job needs one"))
+        return {
+            "id": self._template("id", self.fields.get("id", self.recipe.number)),
+            "prompt": self._template("prompt", self.fields.get("prompt", "")),
+            "negative_prompt": self._template("negative_prompt", self.fields.get("negative_prompt", "")),
+        }
+
+    def _template(self, field: str, text: str) -> Template:
+        matrix = self.fields.get("matrix")
+        if matrix is None:
+            return naming.literal(text)
+        try:
+            template = naming.parse(text)
+        except TemplateError as error:
+            self.complain(field, error.message, error.hint)
+            return naming.literal(text)
+        unknown = [name for name in template.fields if name not in matrix]
+        for name in unknown:
+            hint = f"{nearest(name, matrix)}; {{{{ is a brace"
+            self.complain(field, f"{{{shorten(name)}}} is not a name of the matrix", hint)
+        return naming.literal(text) if unknown else template
+
+    def check_lengths(self, templates: Mapping[str, Template], combinations: Sequence[Combination]) -> None:
+        """Refuse prompts that would be too long before they are made: two short templates can make gigabytes."""
+        longest = {
+            name: max((len(each[name]) for each in combinations), default=0) for name in self.fields.get("matrix", ())
+        }
+        for field in ("prompt", "negative_prompt"):
+            length = templates[field].measure(longest)
+            if length > MAX_PROMPT_LENGTH:
+                hint = f"at most {MAX_PROMPT_LENGTH:,} characters"
+                self.complain(field, f"would be {length:,} characters with the matrix's longest values", hint)
