@@ -21,6 +21,7 @@ from renderer.catalog.data import (
     PROCESSOR,
     QWEN_IMAGE,
     QWEN_IMAGE_ARCHITECTURE,
+    SHARD,
     STABLE_DIFFUSION_15,
     TEXT_ENCODER_FILES,
     TOKENIZER,
@@ -54,9 +55,11 @@ __all__ = [
     "MOST_TOKENS",
     "PARTS",
     "PHOTOGRAPHS",
+    "PICKLES",
     "PROCESSOR",
     "QWEN_IMAGE",
     "QWEN_IMAGE_ARCHITECTURE",
+    "SHARD",
     "SIZE_STEP",
     "STABLE_DIFFUSION_15",
     "TOKENIZER",
@@ -84,7 +87,9 @@ PARTS: tuple[NetworkFiles, ...] = (
 BY_ROLE: tuple[PartRole, ...] = ("transformer", "text_encoder", "vae", "tokenizer")
 """The parts that single files, or a tokenizer's folder, can be given for."""
 
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+"""How pickled checkpoints are called, which are never opened."""
+
 _ROLE_ASSIGNMENT = re.compile(rf"({'|'.join(BY_ROLE)})=(.*)", re.DOTALL)
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -145,7 +150,7 @@ def _local(reference: str, folder: Path) -> Model:
     if not (folder / TOKENIZER).is_dir():
         missing.append(TOKENIZER)
     if missing:
-        pickles = any(path.suffix in _PICKLES for part in PARTS for path in folder.glob(f"{part.role}/*"))
+        pickles = any(path.suffix in PICKLES for part in PARTS for path in folder.glob(f"{part.role}/*"))
         hint = "take the safetensors files: pickled checkpoints are not read" if pickles else ""
         raise ModelError(
             f'the folder "{shorten(reference)}" lacks {", ".join(missing)}',
@@ -177,7 +182,7 @@ def _from_files(reference: str) -> Model:
 
 def _file(role: PartRole, name: str) -> Path:
     path = expanded(name)
-    if path.suffix in _PICKLES:
+    if path.suffix in PICKLES:
         raise ModelError(
             f'"{shorten(name)}" is a pickled checkpoint, which can run any code when it is opened',
             hint="take a safetensors file, or convert this one where you trust it",

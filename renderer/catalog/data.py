@@ -8,6 +8,7 @@ do, so that they lie on a disk once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -20,6 +21,9 @@ TEXT_ENCODER_FILES = "text_encoder/model*.safetensors"
 VAE_FILES = "vae/diffusion_pytorch_model.safetensors"
 TOKENIZER = "tokenizer/"
 PROCESSOR = "processor/"
+
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.safetensors$)")
+"""In the name of a file that is one of several: which, and of how many."""
 
 _GB = 10**9
 _MB = 10**6

@@ -7,7 +7,7 @@ from diffsynth.core.vram.initialization import skip_model_initialization
 from diffsynth.models.qwen_image_vae import QwenImageVAE
 
 from renderer.demo.family import VAE_BASE_WIDTH, DemoDiT, DemoTextEncoder
-from renderer.families import QWEN_IMAGE
+from renderer.families import QWEN_IMAGE_FAMILY
 
 FILES = {
     "transformer": "transformer/diffusion_pytorch_model.safetensors",
@@ -32,4 +32,4 @@ def layout() -> dict[str, dict[str, torch.Size]]:
 
 def name_in_file(name: str) -> str:
     """Qwen-Image's own name for a tensor: the inverse of DiffSynth's text encoder converter, and the name elsewhere."""
-    return QWEN_IMAGE.network("text_encoder").hub_name(name)
+    return QWEN_IMAGE_FAMILY.network("text_encoder").hub_name(name)

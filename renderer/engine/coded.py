@@ -16,7 +16,7 @@ from diffsynth.core.quant import QuantBackend
 from diffsynth.core.vram.initialization import skip_model_initialization
 
 from renderer.weights.codecs import Codec
-from renderer.weights.codecs.rows import ROWS
+from renderer.weights.codecs.rows import ROW_CODERS
 from renderer.weights.dtypes import TORCH_DTYPES
 
 
@@ -31,7 +31,7 @@ class CodedLinear(torch.nn.Linear):
             super().__init__(linear.in_features, linear.out_features, bias=False)
         rows, columns = linear.out_features, linear.in_features
         parts = codec.parts((rows, columns))
-        self._decode = ROWS[codec.name].decode
+        self._decode = ROW_CODERS[codec.name].decode
         self._suffixes = tuple(part.suffix for part in parts)
         held: dict[str, torch.Tensor] = {
             part.suffix: torch.empty(part.shape, dtype=TORCH_DTYPES[part.dtype], device="meta") for part in parts

@@ -14,7 +14,7 @@ import torch
 
 from renderer.weights import codecs
 from renderer.weights.codecs import Kept
-from renderer.weights.codecs.rows import ROWS
+from renderer.weights.codecs.rows import ROW_CODERS
 from renderer.weights.store import TensorPlace
 
 
@@ -44,7 +44,7 @@ def room_for(
 
 def restore(how: Kept, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """One tensor in bf16: itself, or what its codec's parts stand for."""
-    return ROWS[how.codec.name].decode({suffix: tensors[part] for suffix, part in how.parts.items()})
+    return ROW_CODERS[how.codec.name].decode({suffix: tensors[part] for suffix, part in how.parts.items()})
 
 
 def restore_into(

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from renderer.catalog import Architecture, Role
 from renderer.estimate.decode import kept_bytes
-from renderer.families import QWEN_IMAGE
+from renderer.families import QWEN_IMAGE_FAMILY
 from renderer.job import Stored
 from renderer.weights import layout
 
@@ -45,8 +45,8 @@ class WeightBytes:
 def weight_bytes(shape: Architecture, precision: Stored) -> WeightBytes:
     """The bytes of a shape's weights at a precision."""
     text = shape.text_width
-    found = QWEN_IMAGE.shapes(shape)
-    files = {(file.network, file.kind): file for file in layout.plan_files(QWEN_IMAGE, found, precision)}
+    found = QWEN_IMAGE_FAMILY.shapes(shape)
+    files = {(file.network, file.kind): file for file in layout.plan_files(QWEN_IMAGE_FAMILY, found, precision)}
 
     def size(network: Role, kind: str) -> int:
         return sum(tensor.bytes for tensor in files[network, kind].tensors)

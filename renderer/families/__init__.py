@@ -13,11 +13,11 @@ from types import MappingProxyType
 
 from renderer.catalog import Role
 from renderer.families.family import BlockPart, Family, Network, Outside, Section, Shapes, Staying
-from renderer.families.qwen_image import QWEN_IMAGE
+from renderer.families.qwen_image import QWEN_IMAGE_FAMILY
 
 __all__ = [
     "FAMILIES",
-    "QWEN_IMAGE",
+    "QWEN_IMAGE_FAMILY",
     "BlockPart",
     "Family",
     "Network",
@@ -29,7 +29,7 @@ __all__ = [
     "of_tensors",
 ]
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({QWEN_IMAGE.name: QWEN_IMAGE})
+FAMILIES: Mapping[str, Family] = MappingProxyType({QWEN_IMAGE_FAMILY.name: QWEN_IMAGE_FAMILY})
 """Every family by the name that the catalogue has."""
 
 

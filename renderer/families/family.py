@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 from renderer.catalog import Architecture, Role
 
-Shapes = dict[str, tuple[int, ...]]
+Shape = tuple[int, ...]
+"""A tensor's."""
+
+Shapes = dict[str, Shape]
 """Of a network's tensors, by the hub's names."""
 
 
@@ -86,7 +89,7 @@ class Network:
 
     role: Role
     words: str
-    expected: Callable[[Mapping[str, tuple[int, ...]]], Shapes]
+    expected: Callable[[Mapping[str, Shape]], Shapes]
     anchor: str
     own: tuple[str, ...]
     sections: tuple[Section, ...] = ()
@@ -143,7 +146,7 @@ class Family:
     name: str
     title: str
     networks: tuple[Network, ...]
-    unfit: Callable[[Mapping[Role, Mapping[str, tuple[int, ...]]]], str]
+    unfit: Callable[[Mapping[Role, Mapping[str, Shape]]], str]
     shapes: Callable[[Architecture], Mapping[Role, Shapes]]
 
     def network(self, role: Role) -> Network:

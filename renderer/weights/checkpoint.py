@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from renderer import families
-from renderer.catalog import Role
+from renderer.catalog import SHARD, Role
 from renderer.errors import ModelError, shorten
 from renderer.families import Family, Network, Outside
+from renderer.families.family import Shape
 from renderer.weights import readers, recognise
-from renderer.weights.headers import Shape
 from renderer.weights.readers import READERS, Contents, TensorAt
 
 HUB_TYPES = ("BF16", "F16", "F32")
 """What the catalogue's models are in, wherever they were fetched from."""
 
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 _HINT = "fetch it again: it is damaged, incomplete, or another model's"
 _SCALED = re.compile(r"scale|comfy_quant|absmax|quant_state")
 _SCALED_HINT = "take the model's bf16 files: this is quantised with scales, in a form that only its own tool reads"
@@ -107,7 +106,7 @@ def _add(network: Network, file: Contents, found: dict[str, TensorAt]) -> None:
 
 def _check_shards(paths: Sequence[Path]) -> None:
     """`…-00002-of-00009` says that there are nine, and each comes once."""
-    numbered = [(path, match) for path in paths if (match := _SHARD.search(path.name))]
+    numbered = [(path, match) for path in paths if (match := SHARD.search(path.name))]
     if not numbered:
         return
     first, match = numbered[0]
@@ -120,7 +119,7 @@ def _check_shards(paths: Sequence[Path]) -> None:
 
 def _check_index(network: Network, paths: Sequence[Path], found: Mapping[str, TensorAt]) -> None:
     """Where the hub's index lies beside the shards, each tensor must be in the shard it says."""
-    for index in sorted({path.parent for path in paths if _SHARD.search(path.name)}):
+    for index in sorted({path.parent for path in paths if SHARD.search(path.name)}):
         for file in sorted(index.glob("*.safetensors.index.json")):
             places = _read_json(file).get("weight_map")
             if not isinstance(places, dict):

@@ -16,7 +16,7 @@ import torch
 from renderer.errors import ModelError
 from renderer.weights.checkpoint import Checkpoint
 from renderer.weights.codecs import WEIGHT
-from renderer.weights.codecs.rows import ROWS, Loss
+from renderer.weights.codecs.rows import ROW_CODERS, Loss
 from renderer.weights.layout import PackedFile, PackedTensor
 from renderer.weights.readers import TensorAt
 from renderer.weights.readers.values import VALUES
@@ -50,7 +50,7 @@ class Maker:
     def _encoded(self, file: PackedFile, tensor: PackedTensor) -> Iterator[memoryview]:
         """A matrix's first part, some rows at a time; the others, which are small, wait for their turns."""
         source = self._checkpoint.tensors[tensor.source]
-        numbers = ROWS[tensor.codec.name]
+        numbers = ROW_CODERS[tensor.codec.name]
         later: dict[str, list[torch.Tensor]] = {suffix: [] for suffix in tensor.codec.dtypes if suffix != WEIGHT}
         losses: list[Loss] = []
         for piece in self._read(source):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from renderer.errors import DiskError, ModelError, shorten
+from renderer.families.family import Shape
 from renderer.system import files
 from renderer.weights import strangers
 
@@ -38,11 +39,9 @@ MAX_HEADER_BYTES = 100_000_000  # safetensors' own bound
 _LENGTH_BYTES = 8
 _MAX_DIMENSIONS = 16
 
-Shape = tuple[int, ...]
-
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class HeaderEntry:
     """One tensor of a file: its type, its shape, and where it lies from the beginning of the data, in bytes."""
 
     dtype: str
@@ -58,7 +57,7 @@ class Header:
     `sha256` is that of everything before the data.
     """
 
-    tensors: Mapping[str, Entry]
+    tensors: Mapping[str, HeaderEntry]
     data_offset: int
     file_bytes: int
     metadata: Mapping[str, str]
@@ -66,7 +65,7 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenFile:
     """A file that has been written: its bytes, its SHA-256, and the SHA-256 of its header alone."""
 
     bytes: int
@@ -144,7 +143,7 @@ def _metadata(path: Path, found: object) -> dict[str, str]:
     return found
 
 
-def _entry(path: Path, name: str, found: object) -> Entry:
+def _entry(path: Path, name: str, found: object) -> HeaderEntry:
     where = f'tensor "{shorten(name)}"'
     if not isinstance(found, dict) or found.keys() != {"dtype", "shape", "data_offsets"}:
         raise _damaged(path, f"{where} has no dtype, shape and data_offsets")
@@ -159,14 +158,14 @@ def _entry(path: Path, name: str, found: object) -> Entry:
     size = tensor_bytes(dtype, shape)
     if offsets[1] - offsets[0] != size:
         raise _damaged(path, f"{where} of {dtype} {list(shape)} takes {size} bytes, not {offsets[1] - offsets[0]}")
-    return Entry(dtype, tuple(shape), offsets[0], offsets[1])
+    return HeaderEntry(dtype, tuple(shape), offsets[0], offsets[1])
 
 
 def _are_counts(found: object) -> bool:
     return isinstance(found, list) and all(type(number) is int and number >= 0 for number in found)
 
 
-def _check_places(path: Path, ordered: Mapping[str, Entry], data_bytes: int) -> None:
+def _check_places(path: Path, ordered: Mapping[str, HeaderEntry], data_bytes: int) -> None:
     """Every byte of the data belongs to exactly one tensor."""
     reached = 0
     for name, entry in ordered.items():
@@ -189,7 +188,7 @@ def _damaged(path: Path, what: str) -> ModelError:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedTensor:
     """One tensor of a file that is to be written."""
 
     name: str
@@ -197,7 +196,7 @@ class Planned:
     shape: Shape
 
 
-def encode_header(tensors: Sequence[Planned], metadata: Mapping[str, str]) -> bytes:
+def encode_header(tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> bytes:
     """The length and the header of a file with these tensors, one after the other, padded to `DATA_ALIGNMENT`."""
     document: dict[str, object] = {"__metadata__": dict(metadata)}
     begin = 0
@@ -211,8 +210,8 @@ def encode_header(tensors: Sequence[Planned], metadata: Mapping[str, str]) -> by
 
 
 def write_file(
-    path: Path, tensors: Sequence[Planned], metadata: Mapping[str, str], data: Iterable[memoryview]
-) -> Written:
+    path: Path, tensors: Sequence[PlannedTensor], metadata: Mapping[str, str], data: Iterable[memoryview]
+) -> WrittenFile:
     """Write a safetensors file: the header, then `data`, which is all tensors' bytes in their order, piece by piece.
 
     Each piece is hashed and written before the next is asked for; at the end the file is on the disk. Raises
@@ -236,7 +235,7 @@ def write_file(
         raise
     expected = len(header) + sum(tensor_bytes(tensor.dtype, tensor.shape) for tensor in tensors)
     assert written == expected, f"{path}: {written} bytes written, {expected} planned"
-    return Written(written, digest.hexdigest(), hashlib.sha256(header).hexdigest())
+    return WrittenFile(written, digest.hexdigest(), hashlib.sha256(header).hexdigest())
 
 
 def disk_error(path: Path, error: OSError) -> DiskError:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from renderer import families
+from renderer import catalog, families
 from renderer.catalog import Role
 from renderer.errors import ModelError, shorten
 from renderer.job import ModelIdentity, Stored, Value, canonical
@@ -23,8 +23,8 @@ FORMAT_VERSION: Literal[1] = 1
 """Goes up when a store's files change their meaning; older stores are then packed again."""
 
 INDEX = "index.json"
-TOKENIZER = "tokenizer"
-PROCESSOR = "processor"
+TOKENIZER_FOLDER = catalog.TOKENIZER.removesuffix("/")
+PROCESSOR_FOLDER = catalog.PROCESSOR.removesuffix("/")
 HINT = "delete it (renderer models remove --precision), and pack the model again"
 
 _MAX_INDEX_BYTES = 2**25
@@ -85,7 +85,7 @@ class Index(Value):
     copies: tuple[CopiedFile, ...]
     errors: dict[str, float] = Field(default_factory=dict)
     sources: tuple[SourceFile, ...] = ()
-    family: str = families.QWEN_IMAGE.name
+    family: str = families.QWEN_IMAGE_FAMILY.name
     checksum: str = ""
 
     @property
@@ -106,7 +106,7 @@ class Index(Value):
     def text_sha256(self) -> str:
         """What a prompt's embedding depends on in here: the content of the text encoder and of the tokenizer."""
         parts = [(file.name, file.sha256) for file in self.files if file.network == "text_encoder"]
-        parts += [(file.name, file.sha256) for file in self.copies if file.name.startswith(f"{TOKENIZER}/")]
+        parts += [(file.name, file.sha256) for file in self.copies if file.name.startswith(f"{TOKENIZER_FOLDER}/")]
         return hashlib.sha256(json.dumps(sorted(parts)).encode()).hexdigest()
 
     def text(self) -> str:
@@ -115,7 +115,7 @@ class Index(Value):
 
     @property
     def _untold(self) -> set[str]:
-        return {"family"} if self.family == families.QWEN_IMAGE.name else set()
+        return {"family"} if self.family == families.QWEN_IMAGE_FAMILY.name else set()
 
     def sealed(self) -> Index:
         """The same with its checksum."""

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from renderer.catalog import Role
 from renderer.errors import ModelError
 from renderer.families import BlockPart, Family, Network, Outside, Section
+from renderer.families.family import Shape
 from renderer.job import Stored
-from renderer.weights.codecs import CODECS, PLAIN, WEIGHT, Codec, Part
-from renderer.weights.headers import Planned, Shape
+from renderer.weights.codecs import CODECS, PLAIN, WEIGHT, Codec, CodecPart
+from renderer.weights.headers import PlannedTensor
 
 ALIGNMENT = 16
 """Each tensor of a streamed file takes a multiple of this, so that each view into a slot begins at one."""
@@ -29,7 +30,7 @@ class PackedTensor:
     name: str
     source: str
     codec: Codec
-    part: Part
+    part: CodecPart
 
     @property
     def is_first(self) -> bool:
@@ -41,7 +42,7 @@ class PackedTensor:
         return self.part.bytes
 
     @property
-    def planned(self) -> Planned:
+    def planned(self) -> PlannedTensor:
         return self.part.planned(self.name)
 
 

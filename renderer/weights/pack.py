@@ -34,10 +34,18 @@ from renderer.weights import originals, settle
 from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint
 from renderer.weights.convert import Maker
 from renderer.weights.headers import disk_error, encode_header, write_file
-from renderer.weights.index import FORMAT_VERSION, INDEX, PROCESSOR, TOKENIZER, CopiedFile, Index, StoredFile
+from renderer.weights.index import (
+    FORMAT_VERSION,
+    INDEX,
+    PROCESSOR_FOLDER,
+    TOKENIZER_FOLDER,
+    CopiedFile,
+    Index,
+    StoredFile,
+)
 from renderer.weights.layout import PackedFile, plan_files
 from renderer.weights.settle import PROGRESS
-from renderer.weights.store import Report, open_store, sha256_or_nothing, verify
+from renderer.weights.store import FileReport, open_store, sha256_or_nothing, verify
 
 _MAX_THREADS = 8
 _MAX_COPIED_BYTES = 2**26
@@ -72,7 +80,7 @@ def pack(
     target: Path,
     precision: Stored,
     identity: ModelIdentity,
-    report: Report | None = None,
+    report: FileReport | None = None,
     device: str | None = None,
     processor: Path | None = None,
     said: Mapping[Path, str] = MappingProxyType({}),
@@ -135,7 +143,7 @@ class _Work:
         plan: str,
         files: Sequence[PackedFile],
         checkpoints: Mapping[Role, Checkpoint],
-        report: Report | None,
+        report: FileReport | None,
         device: str | None,
     ) -> None:
         self._part, self._plan, self._files, self._checkpoints = part, plan, files, checkpoints
@@ -254,11 +262,11 @@ def _plan(checkpoints: Mapping[Role, Checkpoint], precision: Stored) -> tuple[Pa
 
 def _copies(tokenizer: Path, processor: Path | None) -> dict[str, Path]:
     """The small files that are copied as they are, by their names in the store. Raises `ModelError`."""
-    copies = {f"{TOKENIZER}/{path.name}": path for path in _small_files(tokenizer)}
+    copies = {f"{TOKENIZER_FOLDER}/{path.name}": path for path in _small_files(tokenizer)}
     names = {path.name for path in copies.values()}
     if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
         raise ModelError(f"{tokenizer}: has neither tokenizer.json nor vocab.json and merges.txt")
-    return copies | {f"{PROCESSOR}/{path.name}": path for path in (_small_files(processor) if processor else ())}
+    return copies | {f"{PROCESSOR_FOLDER}/{path.name}": path for path in (_small_files(processor) if processor else ())}
 
 
 def _small_files(folder: Path) -> list[Path]:

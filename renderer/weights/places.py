@@ -9,29 +9,27 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from renderer.catalog import DEMO, MODELS, PARTS, TOKENIZER, Model, Part, PartRole, Role
+from renderer.catalog import DEMO, MODELS, PARTS, SHARD, TOKENIZER, Model, Part, PartRole, Role
 from renderer.errors import ModelError
 from renderer.job import ModelIdentity, Stored
 from renderer.system.folders import expanded, models_folder
 from renderer.weights.record import read_record
 
-Kind = Literal["models folder", "Hugging Face cache", "ModelScope cache", "ComfyUI", "given"]
+Origin = Literal["models folder", "Hugging Face cache", "ModelScope cache", "ComfyUI", "given"]
 
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.safetensors$)")
-_TOKENIZER_FILES = ("vocab.json", "merges.txt")
+_TOKENIZER_NEEDS = ("vocab.json", "merges.txt")
 _WHOLE_TOKENIZER = "tokenizer.json"
 _IDENTITY_LENGTH = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundPart:
     """A part that is here: its files, or its folder where the part is one, and who put it there.
 
     `root` is the folder that has the repository's layout; null for single files.
@@ -39,7 +37,7 @@ class Found:
 
     part: Part
     files: tuple[Path, ...]
-    kind: Kind
+    kind: Origin
     root: Path | None = None
 
     @property
@@ -61,7 +59,7 @@ class Whereabouts:
     """Where the parts of a model are."""
 
     model: Model
-    found: tuple[Found, ...]
+    found: tuple[FoundPart, ...]
     lacking: tuple[Lack, ...]
 
     @property
@@ -95,7 +93,7 @@ def look(model: Model) -> Whereabouts:
 
     The demo model has no parts here: it comes with the package.
     """
-    found: list[Found] = []
+    found: list[FoundPart] = []
     lacking: list[Lack] = []
     for part in parts_of(model):
         here = _given(model, part) or _elsewhere(model, part)
@@ -181,7 +179,7 @@ def missing(part: Part, root: Path) -> list[str]:
 def _missing_in_folder(part: Part, root: Path) -> list[str]:
     folder = root / part.files
     if part.role == "tokenizer" and not (folder / _WHOLE_TOKENIZER).exists():
-        return [f"{part.files}{name}" for name in _TOKENIZER_FILES if not (folder / name).exists()]
+        return [f"{part.files}{name}" for name in _TOKENIZER_NEEDS if not (folder / name).exists()]
     if part.role == "processor" and not (folder / "preprocessor_config.json").exists():
         return [part.files]
     return [] if folder.is_dir() else [part.files]
@@ -189,7 +187,7 @@ def _missing_in_folder(part: Part, root: Path) -> list[str]:
 
 def _shards(names: set[str]) -> list[str]:
     """All shards that belong to those that are there: `…-00002-of-00009.safetensors` says that there are nine."""
-    found = ((name, match) for name in names if (match := _SHARD.search(name)))
+    found = ((name, match) for name in names if (match := SHARD.search(name)))
     expected = {
         f"{name[: match.start()]}-{number:05d}-of-{match[2]}{name[match.end() :]}"
         for name, match in found
@@ -264,20 +262,20 @@ def packed_root(identity: ModelIdentity) -> Path:
     return models_folder() / "packed" / name
 
 
-def _given(model: Model, part: Part) -> Found | None:
+def _given(model: Model, part: Part) -> FoundPart | None:
     """A part that the manifest itself points to."""
     if model.folder is not None:
         return _in(part, model.folder, "given")
     path = model.files.get(part.role)
-    return Found(part, (path,), "given") if path else None
+    return FoundPart(part, (path,), "given") if path else None
 
 
-def _elsewhere(model: Model, part: Part) -> Found | None:
+def _elsewhere(model: Model, part: Part) -> FoundPart | None:
     """A part that was fetched: by us, or by another tool."""
     repository = part.repository or model.id
     revision = part.revision if part.repository else model.revision
     exact = model.pinned and part.repository is None
-    folders: list[tuple[Path, Kind]] = [(fetch_folder(model, part), "models folder")]
+    folders: list[tuple[Path, Origin]] = [(fetch_folder(model, part), "models folder")]
     if not exact:
         folders += [(base / repository, "models folder") for base in _other_bases()]
     folders += [(folder, "Hugging Face cache") for folder in _hugging_face(repository, revision)]
@@ -289,12 +287,12 @@ def _elsewhere(model: Model, part: Part) -> Found | None:
     return None if exact else _comfyui(part)
 
 
-def _in(part: Part, root: Path, kind: Kind) -> Found | None:
+def _in(part: Part, root: Path, kind: Origin) -> FoundPart | None:
     if not root.is_dir() or missing(part, root):
         return None
     if part.files.endswith("/"):
-        return Found(part, (root / part.files,), kind, root)
-    return Found(part, tuple(sorted(root.glob(part.files))), kind, root)
+        return FoundPart(part, (root / part.files,), kind, root)
+    return FoundPart(part, tuple(sorted(root.glob(part.files))), kind, root)
 
 
 def _other_bases() -> Iterator[Path]:
@@ -359,7 +357,7 @@ def _modelscope(repository: str, revision: str | None, *, exact: bool) -> Iterat
         yield base / segment / owner / name.replace(".", "___")
 
 
-def _comfyui(part: Part) -> Found | None:
+def _comfyui(part: Part) -> FoundPart | None:
     """A part among ComfyUI's models, under the name its users have it by, if it holds what such a part must hold.
 
     ComfyUI's repackaged FP8 files, and files of other keys, do not; neither name nor size tell that, the header does.
@@ -370,7 +368,7 @@ def _comfyui(part: Part) -> Found | None:
     for root in (expanded(base) / "models", expanded(base)):
         path = root / part.comfyui
         if path.is_file() and _is_network(part, path):
-            return Found(part, (path,), "ComfyUI")
+            return FoundPart(part, (path,), "ComfyUI")
     return None
 
 
@@ -387,7 +385,7 @@ def _is_network(part: Part, path: Path) -> bool:
     return False
 
 
-def files_below(found: Found) -> list[Path]:
+def files_below(found: FoundPart) -> list[Path]:
     """All files of a part, those in its folder too."""
     files: list[Path] = []
     for path in found.files:

@@ -24,7 +24,7 @@ from renderer.weights.checkpoint import open_checkpoint
 from renderer.weights.identity import identify
 from renderer.weights.needs import Bill
 from renderer.weights.places import ModelFiles, Whereabouts
-from renderer.weights.pull import Errand, Offer, Source
+from renderer.weights.pull import Errand, HubName, Offer
 
 LOG = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def no_report(_what: str, _done: int, _total: int) -> None:
 # ---- what it costs ---------------------------------------------------------------------------------------------------
 
 
-def price(model: Model, store: Stored | None, order: Sequence[Source]) -> tuple[Bill, list[tuple[Errand, Offer]]]:
+def price(model: Model, store: Stored | None, order: Sequence[HubName]) -> tuple[Bill, list[tuple[Errand, Offer]]]:
     """What it will cost to have a model here, and the offers that say so. Raises `ModelError` when no hub has it."""
     offers = [] if _has_store(model, store) else [(each, pull.ask(each, order)) for each in errands(places.look(model))]
     download = sum(offer.bytes for _, offer in offers)
@@ -124,7 +124,7 @@ def prepare(
     *,
     store: Stored | None = None,
     offline: bool = False,
-    order: Sequence[Source] | None = None,
+    order: Sequence[HubName] | None = None,
     discard_source: bool = False,
     report: Report = no_report,
     offers: Sequence[tuple[Errand, Offer]] | None = None,

@@ -26,7 +26,7 @@ from renderer.weights.record import Record, Verified, read_record, write_record
 
 LOG = logging.getLogger(__name__)
 
-Source = Literal["huggingface", "modelscope"]
+HubName = Literal["huggingface", "modelscope"]
 
 _LOCK = ".renderer.system.lock"
 _LEFTOVERS = ".cache/huggingface/download/**/*.incomplete"  # of a client that was killed: no other ever reads them
@@ -58,7 +58,7 @@ class Offer:
     `note` is what whoever fetches it should know.
     """
 
-    source: Source
+    source: HubName
     revision: str
     files: tuple[hubs.RemoteFile, ...]
     to_fetch: tuple[hubs.RemoteFile, ...]
@@ -70,20 +70,20 @@ class Offer:
         return sum(file.bytes for file in self.to_fetch)
 
 
-def sources(wanted: str | None = None) -> tuple[Source, ...]:
+def sources(wanted: str | None = None) -> tuple[HubName, ...]:
     """The hubs in the order they are asked: the wanted one (or `$RENDERER_SOURCE`, or DiffSynth's), then the other.
 
     Without a wish it is Hugging Face, whose commits the catalogue pins. Raises `UsageError` for one that is unknown.
     """
     name = wanted or os.environ.get("RENDERER_SOURCE") or os.environ.get("DIFFSYNTH_DOWNLOAD_SOURCE") or "huggingface"
-    known: tuple[Source, ...] = get_args(Source)
+    known: tuple[HubName, ...] = get_args(HubName)
     chosen = [source for source in known if source == name.lower()]
     if not chosen:
         raise UsageError(f'"{name}" is not a source of models', hint=f"known: {', '.join(known)}")
     return (*chosen, *(source for source in known if source not in chosen))
 
 
-def ask(errand: Errand, order: Sequence[Source]) -> Offer:
+def ask(errand: Errand, order: Sequence[HubName]) -> Offer:
     """What the first hub that has an errand's files offers. Raises `ModelError` with what each hub said."""
     refusals: list[ModelError] = []
     for source in order:
@@ -134,7 +134,7 @@ def _download(errand: Errand, offer: Offer, on_bytes: OnBytes) -> None:
 # ---- before ----------------------------------------------------------------------------------------------------------
 
 
-def _offer(errand: Errand, source: Source) -> Offer:
+def _offer(errand: Errand, source: HubName) -> Offer:
     revision = errand.revision if source == "huggingface" or errand.pinned else None
     found = hubs.HUBS[source].list_files(errand.repository, revision)
     files = tuple(file for file in found.files if any(fnmatch(file.name, pattern) for pattern in errand.patterns))
@@ -147,7 +147,7 @@ def _offer(errand: Errand, source: Source) -> Offer:
     return Offer(source, found.revision, files, to_fetch, found.note)
 
 
-def _check_name(name: str, source: Source, repository: str) -> None:
+def _check_name(name: str, source: HubName, repository: str) -> None:
     """Raise `ModelError` for a name that is not one of a file below a folder, on any system: nothing of it is touched.
 
     Whoever answers for a hub chooses the names, and files are written and removed by them.

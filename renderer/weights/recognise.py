@@ -24,11 +24,11 @@ _SCALES = re.compile(r"\.(?:scale_weight|weight_scale(?:_2|_inv)?|scale)$")
 _BITSANDBYTES = re.compile(r"\.(?:absmax|quant_map|SCB)$|\.quant_state\.bitsandbytes__(\w+)$")
 _NUNCHAKU = re.compile(r"\.(?:wscales|smooth_factor|proj_down)$")
 
-_TRANSFORMER = "model.diffusion_model."
-_PREFIXES = (_TRANSFORMER, "diffusion_model.", "transformer.", "model.language_model.", "model.")
+_COMFY_PREFIX = "model.diffusion_model."
+_PREFIXES = (_COMFY_PREFIX, "diffusion_model.", "transformer.", "model.language_model.", "model.")
 _OTHERS_IN_ONE = ("first_stage_model.", "cond_stage_model.", "conditioner.", "text_encoders.", "vae.")
 
-_MODELS: tuple[tuple[str, str], ...] = (
+_STRANGERS: tuple[tuple[str, str], ...] = (
     ("txt_in.text_norm.", "Qwen-Image-2.1, which is not known yet"),
     ("time_text_embed.addition_t_embedding.", "Qwen-Image-Layered, which is not known yet"),
     ("__index_timestep_zero__", "an edit model (Qwen-Image-Edit-2511), and pictures cannot be edited yet"),
@@ -66,7 +66,7 @@ def another(names: Collection[str], family: Family, network: Network) -> tuple[s
     for other in family.networks:
         if other != network and any(_bare(name) in bare for name in other.own):
             return f"a {other.words}, and not a {network.words}", f"give it as {other.role}="
-    for mark, what in _MODELS:
+    for mark, what in _STRANGERS:
         if any(name.startswith(mark) for name in bare):
             return f"{what}, and not {family.title}'s {network.words}", _take(family, network)
     return None
@@ -91,7 +91,7 @@ def _adapter(file: Contents, network: Network) -> Iterator[tuple[str, str]]:
 
 def _all_in_one(names: Collection[str], family: Family, network: Network) -> Iterator[tuple[str, str]]:
     others = {mark for mark in _OTHERS_IN_ONE if any(name.startswith(mark) for name in names)}
-    if others and any(name.startswith(_TRANSFORMER) for name in names):
+    if others and any(name.startswith(_COMFY_PREFIX) for name in names):
         yield (
             f"a checkpoint with all parts of a model in one file, and not a {network.words} alone",
             _take(family, network),

@@ -28,10 +28,10 @@ from renderer.system.files import sha256_of
 from renderer.weights import codecs
 from renderer.weights.dtypes import TORCH_DTYPES
 from renderer.weights.headers import DATA_ALIGNMENT, ITEM_BITS, Header, read_header
-from renderer.weights.index import HINT, INDEX, PROCESSOR, TOKENIZER, Index, StoredFile, read_index
+from renderer.weights.index import HINT, INDEX, PROCESSOR_FOLDER, TOKENIZER_FOLDER, Index, StoredFile, read_index
 from renderer.weights.layout import ALIGNMENT
 
-Report = Callable[[int, int, str], None]
+FileReport = Callable[[int, int, str], None]
 """Hears of progress: bytes done, bytes of all, the file at hand. May be called from any thread, one at a time."""
 
 _CACHED_BYTES = 2**19  # summed up while the processor's cache still has it
@@ -205,12 +205,16 @@ class Store:
 
     @property
     def tokenizer(self) -> Path:
-        return self.folder / TOKENIZER
+        return self.folder / TOKENIZER_FOLDER
 
     @property
     def processor(self) -> Path | None:
         """The folder of what prepares pictures for the vision tower; None in a model that edits none."""
-        return self.folder / PROCESSOR if any(file.name.startswith(PROCESSOR) for file in self.index.copies) else None
+        return (
+            self.folder / PROCESSOR_FOLDER
+            if any(file.name.startswith(PROCESSOR_FOLDER) for file in self.index.copies)
+            else None
+        )
 
     def blocks(self, network: Role) -> tuple[BlockFile, ...]:
         """A network's layers in order; all have the same tensors at the same places."""
@@ -233,7 +237,7 @@ class Store:
     def vae(self) -> BlockFile:
         return self.all("vae", "whole")[0]
 
-    def verify(self, report: Report | None = None) -> None:
+    def verify(self, report: FileReport | None = None) -> None:
         """Read every byte. Raises `ModelError`, which names each file that is not what the index says."""
         verify(self.folder, self.index, report)
 
@@ -266,7 +270,7 @@ def open_store(folder: Path) -> Store:
     return store
 
 
-def verify(folder: Path, index: Index, report: Report | None = None) -> None:
+def verify(folder: Path, index: Index, report: FileReport | None = None) -> None:
     """Hash every file of a store, several at once. Raises `ModelError`, which names each one that is wrong."""
     files = [(folder / file.name, file.bytes, file.sha256) for file in index.files]
     files += [(folder / file.name, file.bytes, file.sha256) for file in index.copies]

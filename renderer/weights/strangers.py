@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from renderer.catalog import PICKLES
 from renderer.errors import ModelError, shorten
 
 LOOKED_AT_BYTES = 4096
 """How much of a file's beginning is wanted."""
 
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _PICKLE_MAGIC = re.compile(rb"\x80[\x02-\x05]")
 _WEB_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|\?xml|!--|script|meta)\b", re.IGNORECASE)
 _TITLE = re.compile(rb"<title[^>]*>([^<]{1,200})", re.IGNORECASE)
-_WORDS = 80
+_SHOWN_LETTERS = 80
 
 _BY_MAGIC: Mapping[bytes, tuple[str, str]] = MappingProxyType(
     {
@@ -43,7 +43,7 @@ _AGAIN = "fetch it again: the download did not come to its end"
 
 def named_as_pickle(path: Path) -> bool:
     """Whether a file bears a pickle's name."""
-    return path.suffix in _PICKLES
+    return path.suffix in PICKLES
 
 
 def explain(path: Path, start: bytes, file_bytes: int) -> ModelError | None:
@@ -92,4 +92,4 @@ def _is_text(start: bytes) -> bool:
 
 
 def _shown(text: bytes) -> str:
-    return shorten(text.decode(errors="replace").strip(), _WORDS)
+    return shorten(text.decode(errors="replace").strip(), _SHOWN_LETTERS)

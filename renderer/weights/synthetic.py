@@ -17,7 +17,7 @@ from diffsynth.models.qwen_image_text_encoder import QwenImageTextEncoder
 from diffsynth.models.qwen_image_vae import QwenImageVAE
 from safetensors.torch import save_file
 
-from renderer.families import QWEN_IMAGE
+from renderer.families import QWEN_IMAGE_FAMILY
 
 SHARD_BYTES = 5 * 10**9
 STD = 0.02
@@ -56,7 +56,7 @@ def files(*, layers: int = 60) -> Iterator[tuple[str, dict[str, torch.Size]]]:
 
 def checkpoint(*, layers: int = 60) -> dict[str, dict[str, torch.Size]]:
     """By the stem of each network's files: the shapes of its tensors, by the hub's names."""
-    hub_name = QWEN_IMAGE.network("text_encoder").hub_name
+    hub_name = QWEN_IMAGE_FAMILY.network("text_encoder").hub_name
     with skip_model_initialization():
         return {
             "transformer/diffusion_pytorch_model": _shapes(QwenImageDiT(num_layers=layers)),

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from renderer.errors import ModelError
 from renderer.weights.hashes import file_hashes
-from renderer.weights.places import Found, Whereabouts, files_below
+from renderer.weights.places import FoundPart, Whereabouts, files_below
 from renderer.weights.record import read_record
 
 _BLOB = re.compile(r"[0-9a-f]{64}")
 
 
-def said_of(found: Found, path: Path) -> str | None:
+def said_of(found: FoundPart, path: Path) -> str | None:
     """The SHA-256 that a file must have: from the record of a fetch; in the Hugging Face cache a blob's name is it."""
     root = found.root
     if root is not None and (known := read_record(root).files.get(path.relative_to(root).as_posix())):

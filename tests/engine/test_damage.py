@@ -19,7 +19,7 @@ from renderer.engine.pipeline import open_pipeline
 from renderer.engine.slots import HostMemory, ReadAhead
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError
-from renderer.families import QWEN_IMAGE
+from renderer.families import QWEN_IMAGE_FAMILY
 from renderer.job import Job, ModelIdentity, Profile
 from renderer.protocol import Setup
 from renderer.system.files import sha256_of
@@ -264,6 +264,8 @@ def test_a_network_that_is_read_in_part(spoilt: Path) -> None:
     """One tensor of a damaged file is refused, wherever in it the damage is."""
     file = open_store(spoilt).outside("transformer")
     with flipped(file.path, file.data_offset + file.bytes - 1):
-        tensors = networks.TensorMap(QWEN_IMAGE.network("transformer"), [open_store(spoilt).outside("transformer")])
+        tensors = networks.TensorMap(
+            QWEN_IMAGE_FAMILY.network("transformer"), [open_store(spoilt).outside("transformer")]
+        )
         with pytest.raises(ModelError, match=str(file.path)):
             tensors["img_in.weight"]

@@ -22,7 +22,7 @@ from renderer.engine.networks import TensorMap
 from renderer.engine.pipeline import open_pipeline
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError
-from renderer.families import QWEN_IMAGE
+from renderer.families import QWEN_IMAGE_FAMILY
 from renderer.job import Job, ModelIdentity, Profile, Stored
 from renderer.protocol import Setup
 from renderer.weights import pack, prepare
@@ -87,7 +87,7 @@ class TestBits:
         store, made = open_store(store_of(precision)), unpacked_demo(demo_folder, precision)
         for network in get_args(catalog.Role):
             one, other = (
-                TensorMap(QWEN_IMAGE.network(network), [file for file in each.files if file.network == network])
+                TensorMap(QWEN_IMAGE_FAMILY.network(network), [file for file in each.files if file.network == network])
                 for each in (store, made)
             )
             there, here = one.read("cpu"), other.read("cpu")
@@ -301,4 +301,4 @@ class TestSpoiltStores:
             path = store.blocks("transformer")[2].path
             path.write_bytes(path.read_bytes()[:-100])
             with pytest.raises(ModelError, match=r"block-002\.safetensors: ends too early"):
-                TensorMap(QWEN_IMAGE.network("transformer"), store.blocks("transformer")).read("cpu")
+                TensorMap(QWEN_IMAGE_FAMILY.network("transformer"), store.blocks("transformer")).read("cpu")

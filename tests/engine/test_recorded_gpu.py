@@ -12,7 +12,7 @@ import torch
 from renderer.engine import arithmetic, skeletons
 from renderer.engine.modulation import PickImage, PickText, ReadyModulation
 from renderer.engine.recorded import CudaRecorder, RecordedBlocks
-from renderer.families import QWEN_IMAGE
+from renderer.families import QWEN_IMAGE_FAMILY
 from renderer.families.qwen_image import shapes
 from renderer.job import Stored
 from renderer.weights.layout import plan_files
@@ -34,7 +34,7 @@ def places(precision: Stored) -> list[TensorPlace]:
         "vae": shapes.vae(shapes.VaeWidths()),
     }
     found, offset = [], 0
-    for tensor in plan_files(QWEN_IMAGE, networks, precision)[0].tensors:  # type: ignore[arg-type]
+    for tensor in plan_files(QWEN_IMAGE_FAMILY, networks, precision)[0].tensors:  # type: ignore[arg-type]
         found.append(TensorPlace(tensor.name, tensor.part.dtype, tensor.part.shape, offset, tensor.bytes))
         offset += tensor.bytes
     return found

@@ -52,13 +52,13 @@ class TestEvery:
     def test_found_by_tensors(self) -> None:
         """By the hub's names and by other tools'."""
         for role, own in tiny.SHAPES.items():
-            assert families.of_tensors(role, own) is families.QWEN_IMAGE
+            assert families.of_tensors(role, own) is families.QWEN_IMAGE_FAMILY
         names = [f"model.diffusion_model.{name}" for name in tiny.SHAPES["transformer"]]
-        assert families.of_tensors("transformer", names) is families.QWEN_IMAGE
+        assert families.of_tensors("transformer", names) is families.QWEN_IMAGE_FAMILY
 
     def test_widths_of_a_member(self) -> None:
         """A member's shapes are those of its architecture, a block a section."""
-        found = families.QWEN_IMAGE.shapes(catalog.QWEN_IMAGE_ARCHITECTURE)
+        found = families.QWEN_IMAGE_FAMILY.shapes(catalog.QWEN_IMAGE_ARCHITECTURE)
         assert found["transformer"] == shapes.transformer(shapes.TransformerWidths(layers=1))
         assert found["text_encoder"] == shapes.text_encoder(shapes.TextEncoderWidths(layers=1))
         assert found["vae"] == shapes.vae(shapes.VaeWidths())

@@ -8,10 +8,11 @@ from diffsynth.models.qwen_image_dit import QwenImageDiT
 from diffsynth.models.qwen_image_text_encoder import QwenImageTextEncoder
 from diffsynth.models.qwen_image_vae import QwenImageVAE
 
+from renderer.families import Shapes
 from renderer.families.qwen_image import shapes
 
 
-def of(network: torch.nn.Module) -> shapes.Shapes:
+def of(network: torch.nn.Module) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 

@@ -16,10 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from renderer.errors import DiskError, ModelError
-from renderer.weights.headers import DATA_ALIGNMENT, Planned, read_header, write_file
+from renderer.weights.headers import DATA_ALIGNMENT, PlannedTensor, read_header, write_file
 from tests.weights.tiny import edit
 
-PLANNED = (Planned("b", "F32", (2, 2)), Planned("a", "BF16", (3,)), Planned("c", "F8_E4M3", (4,)))
+PLANNED = (PlannedTensor("b", "F32", (2, 2)), PlannedTensor("a", "BF16", (3,)), PlannedTensor("c", "F8_E4M3", (4,)))
 DATA = bytes(range(16 + 6 + 4))
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from renderer.catalog import Role
 from renderer.errors import ModelError
-from renderer.families import QWEN_IMAGE
+from renderer.families import QWEN_IMAGE_FAMILY, Shapes
 from renderer.families.qwen_image import shapes
-from renderer.families.qwen_image.shapes import Shapes, TransformerWidths
+from renderer.families.qwen_image.shapes import TransformerWidths
 from renderer.job import Stored
 from renderer.weights.layout import ALIGNMENT, PackedFile, plan_files
 from tests.weights import tiny
@@ -24,7 +24,7 @@ REAL: dict[Role, Shapes] = {
 
 
 def named(name: str, precision: Stored = "fp8") -> PackedFile:
-    return next(file for file in plan_files(QWEN_IMAGE, REAL, precision) if file.name == f"{name}.safetensors")
+    return next(file for file in plan_files(QWEN_IMAGE_FAMILY, REAL, precision) if file.name == f"{name}.safetensors")
 
 
 class TestPlan:
@@ -53,7 +53,7 @@ class TestPlan:
     @pytest.mark.parametrize("precision", ["bf16", "fp8"])
     def test_every_tensor_once(self, precision: Stored) -> None:
         """Each tensor of a checkpoint is in exactly one file, and each fp8 weight has its scales in the same one."""
-        files = plan_files(QWEN_IMAGE, REAL, precision)
+        files = plan_files(QWEN_IMAGE_FAMILY, REAL, precision)
         found = Counter((file.network, each.source) for file in files for each in file.tensors if each.is_first)
         assert found == Counter((network, name) for network, names in REAL.items() for name in names)
         for file in files:
@@ -64,7 +64,7 @@ class TestPlan:
     def test_sizes(self) -> None:
         """At fp8: 13.6 GB a sweep, 6.8 modulation, 7.6 text encoder without its vision tower, 0.25 VAE."""
         total: Counter[str] = Counter()
-        for file in plan_files(QWEN_IMAGE, REAL, "fp8"):
+        for file in plan_files(QWEN_IMAGE_FAMILY, REAL, "fp8"):
             total[f"{file.network} {file.kind}"] += sum(tensor.bytes for tensor in file.tensors)
         assert total["transformer block"] == pytest.approx(13.6e9, rel=0.01)
         assert total["transformer modulation"] == pytest.approx(6.8e9, rel=0.01)
@@ -74,7 +74,7 @@ class TestPlan:
     @pytest.mark.parametrize("precision", ["bf16", "fp8"])
     def test_alignment(self, precision: Stored) -> None:
         """In a streamed file every tensor begins at a multiple of 16; elsewhere those that would break it come last."""
-        for file in plan_files(QWEN_IMAGE, REAL, precision):
+        for file in plan_files(QWEN_IMAGE_FAMILY, REAL, precision):
             uneven = [tensor.bytes % ALIGNMENT > 0 for tensor in file.tensors]
             assert not any(uneven) or file.number is None
             assert all(before <= after for before, after in pairwise(uneven))
@@ -83,12 +83,16 @@ class TestPlan:
         """A tensor that would leave the next one unaligned is refused by its name."""
         widths = TransformerWidths(layers=1, width=16, head=8, mlp=36, text=16, latent=64, timestep=16)
         with pytest.raises(ModelError, match=r'"transformer_blocks.0.img_mlp.net.0.proj.bias" would take 72 bytes'):
-            plan_files(QWEN_IMAGE, {**tiny.SHAPES, "transformer": shapes.transformer(widths)}, "bf16")
+            plan_files(QWEN_IMAGE_FAMILY, {**tiny.SHAPES, "transformer": shapes.transformer(widths)}, "bf16")
 
     def test_what_stays(self) -> None:
         """An fp8 store keeps as bf16 exactly what the table names, and each line of the table is needed."""
-        for file in plan_files(QWEN_IMAGE, REAL, "fp8"):
+        for file in plan_files(QWEN_IMAGE_FAMILY, REAL, "fp8"):
             for tensor in file.tensors:
-                assert bool(QWEN_IMAGE.network(file.network).reason_to_stay(tensor.source)) == tensor.codec.is_plain
-        used = {QWEN_IMAGE.network(role).reason_to_stay(name) for role, names in REAL.items() for name in names} - {""}
-        assert used == {row.reason for network in QWEN_IMAGE.networks for row in network.stays}
+                assert (
+                    bool(QWEN_IMAGE_FAMILY.network(file.network).reason_to_stay(tensor.source)) == tensor.codec.is_plain
+                )
+        used = {
+            QWEN_IMAGE_FAMILY.network(role).reason_to_stay(name) for role, names in REAL.items() for name in names
+        } - {""}
+        assert used == {row.reason for network in QWEN_IMAGE_FAMILY.networks for row in network.stays}

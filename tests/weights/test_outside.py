@@ -9,14 +9,14 @@ import pytest
 
 from renderer.errors import ModelError
 from renderer.weights import pull
-from renderer.weights.pull import Errand, Source
+from renderer.weights.pull import Errand, HubName
 from tests.hub import COMMIT, Hub, serve
 from tests.weights import tiny
 
 REPOSITORY = "Qwen/Qwen-Image"
 VOCABULARY = "tokenizer/vocab.json"
 VICTIM = "tokenizer/../../../victim.txt"
-BOTH: list[Source] = ["huggingface", "modelscope"]
+BOTH: list[HubName] = ["huggingface", "modelscope"]
 
 Bring = Callable[..., None]
 
@@ -26,7 +26,7 @@ def bring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bring:
     """Fetch the tokenizer into `models/model` of a hub that lists these files, and lies about the hash of some."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hugging-face"))
 
-    def run(files: dict[str, bytes], source: Source = "huggingface", lie: str = "") -> None:
+    def run(files: dict[str, bytes], source: HubName = "huggingface", lie: str = "") -> None:
         with serve(Hub({REPOSITORY: files}, false_hashes={lie})) as hub:
             monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
             monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.endpoint)
@@ -38,7 +38,7 @@ def bring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bring:
 
 class TestNames:
     @pytest.mark.parametrize("source", BOTH)
-    def test_nothing_is_written_outside(self, bring: Bring, tmp_path: Path, source: Source) -> None:
+    def test_nothing_is_written_outside(self, bring: Bring, tmp_path: Path, source: HubName) -> None:
         """A name that climbs out of the folder is refused, with what the hub called it, before anything is fetched."""
         with pytest.raises(ModelError, match=r'lists "tokenizer/\.\./\.\./\.\./victim\.txt" in Qwen/Qwen-Image'):
             bring({VOCABULARY: b"{}", VICTIM: b"evil"}, source)
@@ -46,7 +46,7 @@ class TestNames:
         assert not (tmp_path / "models/model" / VOCABULARY).exists()
 
     @pytest.mark.parametrize("source", BOTH)
-    def test_nothing_is_removed_outside(self, bring: Bring, tmp_path: Path, source: Source) -> None:
+    def test_nothing_is_removed_outside(self, bring: Bring, tmp_path: Path, source: HubName) -> None:
         """Nor is a file there, of the size that is listed and of another hash, taken for a damaged one of ours."""
         (tmp_path / "models/model/tokenizer").mkdir(parents=True)
         (tmp_path / "models/model" / VOCABULARY).write_bytes(b"{}")
@@ -83,7 +83,7 @@ class TestLinks:
         return folder
 
     @pytest.mark.parametrize("source", BOTH)
-    def test_nothing_is_fetched_through_one(self, bring: Bring, elsewhere: Path, source: Source) -> None:
+    def test_nothing_is_fetched_through_one(self, bring: Bring, elsewhere: Path, source: HubName) -> None:
         """A link that leads out of the folder is named, with where it leads."""
         with pytest.raises(ModelError, match=r"vocab\.json leads to .*elsewhere/vocab\.json") as caught:
             bring({VOCABULARY: b"{}"}, source)

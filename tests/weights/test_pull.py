@@ -16,7 +16,7 @@ from renderer.errors import DiskError, ModelError, UsageError
 from renderer.weights import pull
 from renderer.weights.hubs import known
 from renderer.weights.patience import Patience, pause
-from renderer.weights.pull import Errand, Offer, Source
+from renderer.weights.pull import Errand, HubName, Offer
 from renderer.weights.record import RECORD, read_record
 from tests import hub as hubs
 from tests.hub import COMMIT, Hub, serve
@@ -24,7 +24,7 @@ from tests.hub import COMMIT, Hub, serve
 REPOSITORY = "Qwen/Qwen-Image"
 VAE = "vae/diffusion_pytorch_model.safetensors"
 VOCABULARY = "tokenizer/vocab.json"
-BOTH: list[Source] = ["huggingface", "modelscope"]
+BOTH: list[HubName] = ["huggingface", "modelscope"]
 MEGABYTES_24 = 24 * 2**20  # Hugging Face's client writes 10 MiB at a time
 
 
@@ -51,7 +51,7 @@ def errand(folder: Path, revision: str = COMMIT, *, pinned: bool = False) -> Err
     return Errand(REPOSITORY, revision, ("tokenizer/*", VAE), folder / "model", pinned)
 
 
-def bring(folder: Path, source: Source, revision: str = COMMIT) -> Offer:
+def bring(folder: Path, source: HubName, revision: str = COMMIT) -> Offer:
     """Ask one hub and fetch what it offers."""
     wanted = errand(folder, revision)
     offer = pull.ask(wanted, [source])
@@ -61,7 +61,7 @@ def bring(folder: Path, source: Source, revision: str = COMMIT) -> Offer:
 
 class TestFetch:
     @pytest.mark.parametrize("source", BOTH)
-    def test_a_whole_download(self, hub: Hub, tmp_path: Path, source: Source) -> None:
+    def test_a_whole_download(self, hub: Hub, tmp_path: Path, source: HubName) -> None:
         """What matches the patterns comes, byte for byte, and a record of it stays; nothing else comes."""
         offer = bring(tmp_path, source)
         for name in (VAE, VOCABULARY):
@@ -74,7 +74,7 @@ class TestFetch:
         assert record.files[VOCABULARY].sha256
 
     @pytest.mark.parametrize("source", BOTH)
-    def test_what_is_here_is_not_fetched(self, hub: Hub, tmp_path: Path, source: Source) -> None:
+    def test_what_is_here_is_not_fetched(self, hub: Hub, tmp_path: Path, source: HubName) -> None:
         """A file that is there in its full size is not asked for again, and is not counted; it is still verified."""
         bring(tmp_path, source)
         (tmp_path / "model" / VAE).unlink()
@@ -102,7 +102,7 @@ class TestFetch:
         assert (tmp_path / "model" / VAE).read_bytes() == data
 
     @pytest.mark.parametrize("source", BOTH)
-    def test_a_cut_connection(self, hub: Hub, tmp_path: Path, source: Source) -> None:
+    def test_a_cut_connection(self, hub: Hub, tmp_path: Path, source: HubName) -> None:
         """A connection that is cut in the middle is taken up where it was, within the same call."""
         hub.files[REPOSITORY][VAE] = bytes(MEGABYTES_24)
         hub.cut_after[VAE] = 22 * 2**20
@@ -171,7 +171,7 @@ class TestAsk:
         ("status", "message"),
         [(401, "is not open to this user"), (403, "is not open to this user"), (404, "not there")],
     )
-    def test_refused(self, hub: Hub, tmp_path: Path, source: Source, status: int, message: str) -> None:
+    def test_refused(self, hub: Hub, tmp_path: Path, source: HubName, status: int, message: str) -> None:
         """A hub that refuses is quoted, with what helps against that."""
         hub.status = status
         with pytest.raises(ModelError, match=message) as caught:
@@ -320,7 +320,7 @@ class TestTokens:
 
 class TestProxies:
     @pytest.mark.parametrize("source", BOTH)
-    def test_a_login_page_for_a_listing(self, hub: Hub, tmp_path: Path, source: Source) -> None:
+    def test_a_login_page_for_a_listing(self, hub: Hub, tmp_path: Path, source: HubName) -> None:
         """A hotel's or a firm's page, with status 200, is no listing, and is called what it is."""
         hub.page = b"<!DOCTYPE html><title>Welcome to our network</title>"
         with pytest.raises(ModelError, match="something else than a hub's data") as caught:
@@ -328,7 +328,7 @@ class TestProxies:
         assert "browser" in caught.value.hint
 
     @pytest.mark.parametrize("source", BOTH)
-    def test_a_login_page_for_a_file(self, hub: Hub, tmp_path: Path, source: Source) -> None:
+    def test_a_login_page_for_a_file(self, hub: Hub, tmp_path: Path, source: HubName) -> None:
         """In a file's place it is an error too, and nothing of it is taken for the file."""
         offer = pull.ask(errand(tmp_path), [source])
         hub.page = b"<!DOCTYPE html><title>Welcome to our network</title>"

@@ -18,7 +18,7 @@ from diffsynth.core.loader.file import convert_keys_dict_to_single_str
 from renderer import catalog
 from renderer.catalog import DEMO, MODELS, Model, Role
 from renderer.demo import family
-from renderer.families import QWEN_IMAGE
+from renderer.families import QWEN_IMAGE_FAMILY, Shapes
 from renderer.families.qwen_image import shapes
 from renderer.weights import synthetic
 
@@ -48,7 +48,7 @@ def model_free(entry: Mapping[str, object]) -> bool:
     return entry.get("extra_kwargs", {}) in ({}, {"base_dim": family.VAE_BASE_WIDTH})
 
 
-def tensors(model: Model) -> dict[Role, shapes.Shapes]:
+def tensors(model: Model) -> dict[Role, Shapes]:
     """The tensors of a catalogue's model, by its row and `shapes`, with the text encoder's output layer."""
     shape = model.shape
     assert shape is not None
@@ -61,7 +61,7 @@ def tensors(model: Model) -> dict[Role, shapes.Shapes]:
         mlp=shape.text_mlp_width,
         vocabulary=shape.vocabulary,
     )
-    (output,) = QWEN_IMAGE.network("text_encoder").left_out
+    (output,) = QWEN_IMAGE_FAMILY.network("text_encoder").left_out
     transformer = shapes.TransformerWidths(
         layers=shape.layers, width=shape.width, head=shape.head_width, mlp=shape.mlp_width, text=shape.text_width
     )

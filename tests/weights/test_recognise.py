@@ -14,7 +14,7 @@ from renderer.errors import ModelError
 from renderer.families.qwen_image import shapes
 from renderer.weights import soundness
 from renderer.weights.checkpoint import open_checkpoint
-from renderer.weights.headers import Planned, read_header, tensor_bytes, write_file
+from renderer.weights.headers import PlannedTensor, read_header, tensor_bytes, write_file
 from tests.weights import tiny
 
 TRANSFORMER = dict.fromkeys(tiny.SHAPES["transformer"], "BF16")
@@ -24,8 +24,8 @@ LAYER = "transformer_blocks.0.attn.to_q"
 def write(path: Path, network: Role, more: dict[str, str], metadata: dict[str, str] | None = None) -> Path:
     """A tiny network's file with more tensors, of some type and one element; without the network where it is given."""
     own = tiny.SHAPES[network] if path.stem != "alone" else {}
-    planned = [Planned(name, "BF16", shape) for name, shape in own.items()]
-    planned += [Planned(name, dtype, (4, 2)) for name, dtype in more.items()]
+    planned = [PlannedTensor(name, "BF16", shape) for name, shape in own.items()]
+    planned += [PlannedTensor(name, dtype, (4, 2)) for name, dtype in more.items()]
     size = sum(tensor_bytes(each.dtype, each.shape) for each in planned)
     write_file(path, planned, metadata or {}, [memoryview(bytes(size))])
     return path
@@ -206,7 +206,7 @@ class TestSoundness:
         source = tiny.make(tmp_path / "model")
         other = shapes.vae(shapes.VaeWidths(base=4, latent=8))
         (path,) = source.networks["vae"]
-        planned = [Planned(name, "BF16", shape) for name, shape in other.items()]
+        planned = [PlannedTensor(name, "BF16", shape) for name, shape in other.items()]
         write_file(path, planned, {}, [memoryview(bytes(sum(tensor_bytes("BF16", each.shape) for each in planned)))])
         (error,) = soundness.problems(catalog.find(str(source.folder)))
         assert "wants a VAE of width 64" in error.message

@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from renderer.catalog import Role
+from renderer.families import Shapes
 from renderer.families.qwen_image import shapes
 from renderer.job import ModelIdentity, Stored
 from renderer.weights import pack as packing
 from renderer.weights.index import Index
-from renderer.weights.store import Report
+from renderer.weights.store import FileReport
 
 IDENTITY = ModelIdentity(id="tiny", revision="1")
 TRANSFORMER = shapes.TransformerWidths(layers=2, width=16, head=8, mlp=32, text=16, latent=64, timestep=16)
@@ -35,7 +36,7 @@ TEXT_ENCODER = shapes.TextEncoderWidths(
     vision_patch=(3, 2, 2, 2),
 )
 VAE = shapes.VaeWidths(base=4)
-SHAPES: Mapping[Role, shapes.Shapes] = {
+SHAPES: Mapping[Role, Shapes] = {
     "transformer": shapes.transformer(TRANSFORMER),
     "text_encoder": shapes.text_encoder(TEXT_ENCODER) | {"lm_head.weight": (32, 16)},
     "vae": shapes.vae(VAE),
@@ -65,7 +66,7 @@ class Source:
     def files(self) -> list[Path]:
         return [path for paths in self.networks.values() for path in paths]
 
-    def pack(self, target: Path, precision: Stored = "fp8", report: Report | None = None) -> Index:
+    def pack(self, target: Path, precision: Stored = "fp8", report: FileReport | None = None) -> Index:
         return packing.pack(self.networks, self.tokenizer, target, precision, IDENTITY, report, device="cpu")
 
 

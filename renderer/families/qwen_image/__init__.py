@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from renderer.catalog import Architecture, Role
-from renderer.families.family import Family, Shapes
+from renderer.families.family import Family, Shape, Shapes
 from renderer.families.qwen_image import shapes
 from renderer.families.qwen_image.text_encoder import TEXT_ENCODER
 from renderer.families.qwen_image.transformer import TRANSFORMER
@@ -23,7 +23,7 @@ _PATCH = 4
 """The DiT takes latent pixels two by two."""
 
 
-def _unfit(found: Mapping[Role, Mapping[str, tuple[int, ...]]]) -> str:
+def _unfit(found: Mapping[Role, Mapping[str, Shape]]) -> str:
     transformer = shapes.transformer_widths(found["transformer"])
     for what, mine, others in (
         ("text encoder", transformer.text, shapes.text_encoder_widths(found["text_encoder"]).width),
@@ -54,4 +54,4 @@ def _shapes(model: Architecture) -> dict[Role, Shapes]:
     }
 
 
-QWEN_IMAGE = Family("qwen-image", "Qwen-Image", (TRANSFORMER, TEXT_ENCODER, VAE), unfit=_unfit, shapes=_shapes)
+QWEN_IMAGE_FAMILY = Family("qwen-image", "Qwen-Image", (TRANSFORMER, TEXT_ENCODER, VAE), unfit=_unfit, shapes=_shapes)

@@ -8,13 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
 
-Network = Literal["transformer", "text_encoder", "vae"]
-"""What a packed store is made of."""
-
-Shape = tuple[int, ...]
-Shapes = dict[str, Shape]
+from renderer.families.family import Shape, Shapes
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ LAYER = BlockPart(
     norms=("input_layernorm.weight", "post_attention_layernorm.weight"),
 )
 
-SECTION = Section("text_encoder", "model.layers.", LAYER)
+LAYERS = Section("text_encoder", "model.layers.", LAYER)
 
 TEXT_ENCODER = Network(
     "text_encoder",
@@ -24,7 +24,7 @@ TEXT_ENCODER = Network(
     expected=lambda found: shapes.text_encoder(shapes.text_encoder_widths(found)),
     anchor="model.embed_tokens.weight",
     own=("model.layers.0.self_attn.q_proj.weight",),
-    sections=(SECTION,),
+    sections=(LAYERS,),
     outside=(
         Outside("outside", "text_encoder/outside"),
         Outside("vision", "text_encoder/vision", prefix="visual.", optional="only edits look with it"),
@@ -38,5 +38,5 @@ TEXT_ENCODER = Network(
     left_out=("lm_head.weight",),  # the language model's output layer, which no picture needs
     renamed=(("model.language_model.", "model."), ("model.visual.", "visual.")),
     modules=(("model.", "model.language_model."), ("visual.", "model.visual.")),
-    depths=(("num_hidden_layers", SECTION.name),),
+    depths=(("num_hidden_layers", LAYERS.name),),
 )

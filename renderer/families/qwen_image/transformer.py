@@ -22,7 +22,7 @@ BLOCK = BlockPart(
 
 MODULATION = BlockPart("modulation", layers=("img_mod.1", "txt_mod.1"))
 
-SECTION = Section("transformer", "transformer_blocks.", BLOCK, MODULATION)
+BLOCKS = Section("transformer", "transformer_blocks.", BLOCK, MODULATION)
 
 TRANSFORMER = Network(
     "transformer",
@@ -30,7 +30,7 @@ TRANSFORMER = Network(
     expected=lambda found: shapes.transformer(shapes.transformer_widths(found)),
     anchor="img_in.weight",
     own=("transformer_blocks.0.img_mod.1.weight",),
-    sections=(SECTION,),
+    sections=(BLOCKS,),
     outside=(Outside("outside", "transformer/outside"),),
     stays=(
         Staying(r"\.bias$", "added, not multiplied; a vector a layer, so nothing would be saved"),
@@ -41,5 +41,5 @@ TRANSFORMER = Network(
         ),
     ),
     renamed=(("model.diffusion_model.", ""),),
-    depths=(("num_layers", SECTION.name),),
+    depths=(("num_layers", BLOCKS.name),),
 )

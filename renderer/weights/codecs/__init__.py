@@ -17,9 +17,9 @@ from types import MappingProxyType
 
 from renderer.job import Stored
 from renderer.weights.codecs import bf16, fp8
-from renderer.weights.codecs.codec import WEIGHT, Codec, Part
+from renderer.weights.codecs.codec import WEIGHT, Codec, CodecPart
 
-__all__ = ["CODECS", "PLAIN", "WEIGHT", "Codec", "Kept", "Part", "kept", "types"]
+__all__ = ["CODECS", "PLAIN", "WEIGHT", "Codec", "CodecPart", "Kept", "kept", "types"]
 
 PLAIN: Codec = bf16.CODEC
 """What everything is kept by that is no large matrix: biases, norms, convolutions, embeddings."""

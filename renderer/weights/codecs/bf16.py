@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
+from renderer.families.family import Shape
 from renderer.job import Stored
-from renderer.weights.codecs.codec import WEIGHT, Part
-from renderer.weights.headers import Shape
+from renderer.weights.codecs.codec import WEIGHT, CodecPart
 
 
 class _Bf16:
@@ -17,8 +17,8 @@ class _Bf16:
     is_plain: ClassVar[bool] = True
     dtypes: ClassVar[Mapping[str, str]] = MappingProxyType({WEIGHT: "BF16"})
 
-    def parts(self, shape: Shape) -> tuple[Part, ...]:
-        return (Part(WEIGHT, "BF16", shape),)
+    def parts(self, shape: Shape) -> tuple[CodecPart, ...]:
+        return (CodecPart(WEIGHT, "BF16", shape),)
 
     def shape(self, parts: Mapping[str, Shape]) -> Shape:
         return parts[WEIGHT]

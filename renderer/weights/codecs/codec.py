@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from renderer.families.family import Shape
 from renderer.job import Stored
-from renderer.weights.headers import Planned, Shape, tensor_bytes
+from renderer.weights.headers import PlannedTensor, tensor_bytes
 
 WEIGHT = "weight"
 """The suffix of a codec's first part, and what a layer's matrix is called in a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CodecPart:
     """One of the tensors that a matrix is kept as: what follows its layer's name, its type in safetensors, its shape.
 
     Values of fewer than eight bits are kept several in a byte (`U8`, with fewer columns): a part's bytes are its own,
@@ -29,9 +30,9 @@ class Part:
     def bytes(self) -> int:
         return tensor_bytes(self.dtype, self.shape)
 
-    def planned(self, name: str) -> Planned:
+    def planned(self, name: str) -> PlannedTensor:
         """The part as a tensor of a file, under a name."""
-        return Planned(name, self.dtype, self.shape)
+        return PlannedTensor(name, self.dtype, self.shape)
 
 
 class Codec(Protocol):
@@ -53,7 +54,7 @@ class Codec(Protocol):
     def dtypes(self) -> Mapping[str, str]:
         """The parts' types by their suffixes: what a matrix's codec is told by in a file. No two codecs' are alike."""
 
-    def parts(self, shape: Shape) -> tuple[Part, ...]:
+    def parts(self, shape: Shape) -> tuple[CodecPart, ...]:
         """The parts of a matrix, `WEIGHT` first; each has as many rows as the matrix, so that rows can be made alone.
 
         Raises `ModelError` for a shape that cannot be kept so.

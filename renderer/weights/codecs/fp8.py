@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
+from renderer.families.family import Shape
 from renderer.job import Stored
-from renderer.weights.codecs.codec import WEIGHT, Part
-from renderer.weights.headers import Shape
+from renderer.weights.codecs.codec import WEIGHT, CodecPart
 
 LARGEST = 448.0
 """The largest finite number of e4m3fn (Micikevicius et al. 2022, FP8 Formats for Deep Learning, table 1)."""
@@ -22,8 +22,8 @@ class _Fp8:
     is_plain: ClassVar[bool] = False
     dtypes: ClassVar[Mapping[str, str]] = MappingProxyType({WEIGHT: "F8_E4M3", SCALE: "F32"})
 
-    def parts(self, shape: Shape) -> tuple[Part, ...]:
-        return Part(WEIGHT, "F8_E4M3", shape), Part(SCALE, "F32", shape[:1])
+    def parts(self, shape: Shape) -> tuple[CodecPart, ...]:
+        return CodecPart(WEIGHT, "F8_E4M3", shape), CodecPart(SCALE, "F32", shape[:1])
 
     def shape(self, parts: Mapping[str, Shape]) -> Shape:
         return parts[WEIGHT]

@@ -18,12 +18,12 @@ from renderer.errors import ModelError
 from renderer.weights.readers import safetensors
 from renderer.weights.readers.reader import Contents, Reader, TensorAt
 
-__all__ = ["FIRST", "READERS", "START_BYTES", "Contents", "Reader", "TensorAt", "read"]
+__all__ = ["READERS", "SAFETENSORS", "START_BYTES", "Contents", "Reader", "TensorAt", "read"]
 
-FIRST: Reader = safetensors.READER
+SAFETENSORS: Reader = safetensors.READER
 """Who says what a file is that nobody reads."""
 
-READERS: Mapping[str, Reader] = MappingProxyType({FIRST.name: FIRST})
+READERS: Mapping[str, Reader] = MappingProxyType({SAFETENSORS.name: SAFETENSORS})
 """Every reader by its name."""
 
 START_BYTES = 64
@@ -37,5 +37,5 @@ def read(path: Path) -> Contents:
             start = stream.read(START_BYTES)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
-    reader = next((reader for reader in READERS.values() if reader.is_its(start)), FIRST)
+    reader = next((reader for reader in READERS.values() if reader.is_its(start)), SAFETENSORS)
     return reader.read(path)

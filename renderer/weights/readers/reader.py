@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from renderer.weights.headers import Shape
+from renderer.families.family import Shape
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from renderer.engine import precision
 from renderer.engine.coded import CodedLinear
-from renderer.families import QWEN_IMAGE
+from renderer.families import QWEN_IMAGE_FAMILY
+from renderer.families.family import Shape
 from renderer.job import Stored
 from renderer.weights import codecs
-from renderer.weights.codecs import CODECS, WEIGHT, Codec, Part
+from renderer.weights.codecs import CODECS, WEIGHT, Codec, CodecPart
 from renderer.weights.codecs import rows as numbers
-from renderer.weights.codecs.rows import ROWS, Encoded, Loss
+from renderer.weights.codecs.rows import ROW_CODERS, EncodedRows, Loss
 from renderer.weights.dtypes import TORCH_DTYPES
-from renderer.weights.headers import Shape
 from renderer.weights.layout import plan_files
 from renderer.weights.store import views
 from renderer.weights.unpacked import unpacked
@@ -38,13 +38,13 @@ def weight(rows: int, columns: int, seed: int = 1) -> torch.Tensor:
 
 
 def decoded(codec: Codec, values: torch.Tensor) -> torch.Tensor:
-    return ROWS[codec.name].decode(ROWS[codec.name].encode(values).parts)
+    return ROW_CODERS[codec.name].decode(ROW_CODERS[codec.name].encode(values).parts)
 
 
 class TestEvery:
     def test_the_tables(self) -> None:
         """A precision that weights may have is a codec with its numbers, by the same name."""
-        assert list(CODECS) == list(ROWS) == list(get_args(Stored))
+        assert list(CODECS) == list(ROW_CODERS) == list(get_args(Stored))
         assert all(codec.name == name for name, codec in CODECS.items())
 
     def test_no_two_are_alike_in_a_file(self) -> None:
@@ -58,7 +58,7 @@ class TestEvery:
     @settings(max_examples=20, deadline=None)
     def test_parts_are_what_is_made(self, codec: Codec, rows: int, columns: int) -> None:
         """Types, shapes and bytes are those that were said, and the matrix's shape is told by them."""
-        made = ROWS[codec.name].encode(weight(rows, columns)).parts
+        made = ROW_CODERS[codec.name].encode(weight(rows, columns)).parts
         parts = codec.parts((rows, columns))
         assert [part.suffix for part in parts] == list(codec.dtypes) == list(made)
         assert parts[0].suffix == WEIGHT
@@ -95,9 +95,9 @@ class TestEvery:
     def test_rows_alone(self, codec: Codec) -> None:
         """A row's parts do not depend on the rows beside it, in any format of the source that holds them."""
         original = weight(12, 32).to(torch.bfloat16)
-        whole = ROWS[codec.name].encode(original).parts
+        whole = ROW_CODERS[codec.name].encode(original).parts
         for dtype in (torch.bfloat16, torch.float32, torch.float64):
-            pieces = [ROWS[codec.name].encode(original[row : row + 3].to(dtype)).parts for row in range(0, 12, 3)]
+            pieces = [ROW_CODERS[codec.name].encode(original[row : row + 3].to(dtype)).parts for row in range(0, 12, 3)]
             for suffix, part in whole.items():
                 joined = torch.cat([piece[suffix] for piece in pieces])
                 assert torch.equal(joined.view(torch.uint8), part.view(torch.uint8))
@@ -107,9 +107,9 @@ class TestEvery:
     def test_rows_of_one_value(self, codec: Codec, value: float) -> None:
         """Of zeros nothing comes but zeros; of the smallest, the smallest."""
         original = torch.full((3, 16), value)
-        encoded = ROWS[codec.name].encode(original)
+        encoded = ROW_CODERS[codec.name].encode(original)
         assert encoded.is_finite
-        found = ROWS[codec.name].decode(encoded.parts).float()
+        found = ROW_CODERS[codec.name].decode(encoded.parts).float()
         assert torch.allclose(found, original, rtol=codec.error, atol=0)
 
     @EVERY
@@ -118,15 +118,15 @@ class TestEvery:
     def test_a_number_that_is_none(self, codec: Codec, value: float, dtype: torch.dtype) -> None:
         """One alone is told, wherever it stands."""
         original = weight(4, 16).to(dtype)
-        assert ROWS[codec.name].encode(original).is_finite
+        assert ROW_CODERS[codec.name].encode(original).is_finite
         original[2, 7] = value
-        assert not ROWS[codec.name].encode(original).is_finite
+        assert not ROW_CODERS[codec.name].encode(original).is_finite
 
     @EVERY
     def test_the_loss(self, codec: Codec) -> None:
         """What a codec tells of its loss is what is lost, but for rounding to bf16; a plain one tells nothing."""
         original = weight(32, 64)
-        loss = ROWS[codec.name].encode(original).loss
+        loss = ROW_CODERS[codec.name].encode(original).loss
         assert (loss is None) == codec.is_plain
         if loss is not None:
             lost = float((decoded(codec, original).float() - original).norm() / original.norm())
@@ -138,10 +138,10 @@ class TestEvery:
         linear = torch.nn.Linear(32, 16)
         layer = CodedLinear(linear, codec)
         bias = linear.bias.detach().to(torch.bfloat16)
-        parts = ROWS[codec.name].encode(linear.weight.detach()).parts
+        parts = ROW_CODERS[codec.name].encode(linear.weight.detach()).parts
         layer.load_state_dict({**parts, "bias": bias}, assign=True)
         values = weight(3, 32).to(torch.bfloat16)
-        whole = ROWS[codec.name].decode(parts)
+        whole = ROW_CODERS[codec.name].decode(parts)
         assert torch.equal(layer(values), torch.nn.functional.linear(values, whole, bias))
 
 
@@ -178,22 +178,22 @@ class Nibbles:
     is_plain: bool = False
     dtypes: Mapping[str, str] = field(default_factory=lambda: {WEIGHT: "U8", "scales": "BF16"})
 
-    def parts(self, shape: Shape) -> tuple[Part, ...]:
+    def parts(self, shape: Shape) -> tuple[CodecPart, ...]:
         rows, columns = shape
-        return Part(WEIGHT, "U8", (rows, columns // 2)), Part("scales", "BF16", (rows, columns // GROUP))
+        return CodecPart(WEIGHT, "U8", (rows, columns // 2)), CodecPart("scales", "BF16", (rows, columns // GROUP))
 
     def shape(self, parts: Mapping[str, Shape]) -> Shape:
         rows, half = parts[WEIGHT]
         return rows, 2 * half
 
-    def encode(self, rows: torch.Tensor, device: str = "cpu") -> Encoded:
+    def encode(self, rows: torch.Tensor, device: str = "cpu") -> EncodedRows:
         groups = rows.to(device).float().unflatten(1, (-1, GROUP))
         scales = (groups.abs().amax(dim=2) / 7).to(torch.bfloat16)
         steps = (groups / scales.float()[..., None]).round().clamp(-7, 7).flatten(1).to(torch.int64) + 8
         values = (steps[:, ::2] + 16 * steps[:, 1::2]).to(torch.uint8)
         parts = {WEIGHT: values, "scales": scales}
         lost = float((self.decode(parts).float() - rows.float()).norm()) ** 2
-        return Encoded(parts, bool(scales.isfinite().all()), Loss(lost, float(rows.float().norm()) ** 2))
+        return EncodedRows(parts, bool(scales.isfinite().all()), Loss(lost, float(rows.float().norm()) ** 2))
 
     def decode(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         both = torch.stack([parts[WEIGHT] % 16, parts[WEIGHT] // 16], dim=2).flatten(1).float() - 8
@@ -207,7 +207,7 @@ def nibbles(monkeypatch: pytest.MonkeyPatch) -> Any:
     for module in ("renderer.weights.codecs", "renderer.weights.layout"):
         monkeypatch.setattr(f"{module}.CODECS", {**CODECS, name: codec})
     for module in ("renderer.weights.convert", "renderer.engine.precision", "renderer.engine.coded"):
-        monkeypatch.setattr(f"{module}.ROWS", {**numbers.ROWS, name: codec})
+        monkeypatch.setattr(f"{module}.ROW_CODERS", {**numbers.ROW_CODERS, name: codec})
     return name
 
 
@@ -216,7 +216,7 @@ class TestAnother:
 
     def test_layout(self, nibbles: Any) -> None:
         """A tensor's bytes are what the codec says, and the biases and norms stay as they are."""
-        files = {file.name: file for file in plan_files(QWEN_IMAGE, tiny.SHAPES, nibbles)}
+        files = {file.name: file for file in plan_files(QWEN_IMAGE_FAMILY, tiny.SHAPES, nibbles)}
         tensors = {each.name: each for each in files["transformer/block-000.safetensors"].tensors}
         assert tensors["attn.to_q.weight"].bytes == 16 * 16 // 2
         assert tensors["attn.to_q.scales"].bytes == 2 * 16 * 16 // GROUP

@@ -16,7 +16,7 @@ from renderer.errors import ModelError
 from renderer.weights import readers
 from renderer.weights.checkpoint import open_checkpoint
 from renderer.weights.dtypes import TORCH_DTYPES
-from renderer.weights.readers import FIRST, READERS, START_BYTES, Contents, Reader, TensorAt
+from renderer.weights.readers import READERS, SAFETENSORS, START_BYTES, Contents, Reader, TensorAt
 from renderer.weights.readers.values import VALUES
 from renderer.weights.unpacked import unpacked
 from tests.weights import tiny
@@ -26,7 +26,7 @@ def safetensors(folder: Path) -> Path:
     """A file with a tensor of each type that means what it is."""
     generator = torch.Generator().manual_seed(5)
     tensors = {
-        f"layer.{dtype}": torch.randn(6, 8, generator=generator).to(TORCH_DTYPES[dtype]) for dtype in FIRST.dtypes
+        f"layer.{dtype}": torch.randn(6, 8, generator=generator).to(TORCH_DTYPES[dtype]) for dtype in SAFETENSORS.dtypes
     }
     save_file(tensors, folder / "any.safetensors", metadata={"made": "here"})
     return folder / "any.safetensors"
@@ -140,7 +140,7 @@ class Scaled:
         return b"scaled" in start
 
     def read(self, path: Path) -> Contents:
-        found = FIRST.read(path)
+        found = SAFETENSORS.read(path)
         scales = {name: place for name, place in found.tensors.items() if name.endswith(self.suffix)}
         tensors = {}
         for name, place in found.tensors.items():

@@ -10,9 +10,9 @@ from types import MappingProxyType
 
 from renderer.job import Stored
 from renderer.weights.codecs.rows import bf16, fp8
-from renderer.weights.codecs.rows.encoded import Encoded, Loss, Rows
+from renderer.weights.codecs.rows.encoded import EncodedRows, Loss, RowCoder
 
-__all__ = ["ROWS", "Encoded", "Loss", "Rows"]
+__all__ = ["ROW_CODERS", "EncodedRows", "Loss", "RowCoder"]
 
-ROWS: Mapping[Stored, Rows] = MappingProxyType({"bf16": bf16, "fp8": fp8})
+ROW_CODERS: Mapping[Stored, RowCoder] = MappingProxyType({"bf16": bf16, "fp8": fp8})
 """Every codec's numbers by its name."""

@@ -7,17 +7,17 @@ from collections.abc import Mapping
 import torch
 
 from renderer.weights.codecs.codec import WEIGHT
-from renderer.weights.codecs.rows.encoded import Encoded
+from renderer.weights.codecs.rows.encoded import EncodedRows
 
 _NO_NUMBER = 0x7F80
 """The exponent of bf16's infinities and NaNs, in its place."""
 
 
-def encode(rows: torch.Tensor, device: str = "cpu") -> Encoded:
+def encode(rows: torch.Tensor, device: str = "cpu") -> EncodedRows:
     """Values of any shape in bf16; where they are bf16, it is their own memory."""
     del device  # no more than moving them would take
     values = rows.to(torch.bfloat16)
-    return Encoded({WEIGHT: values}, is_finite=int(_exponents(values).amax()) != _NO_NUMBER)
+    return EncodedRows({WEIGHT: values}, is_finite=int(_exponents(values).amax()) != _NO_NUMBER)
 
 
 def decode(parts: Mapping[str, torch.Tensor]) -> torch.Tensor:

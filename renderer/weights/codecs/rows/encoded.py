@@ -17,7 +17,7 @@ class Loss(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedRows:
     """Rows as a codec keeps them, in host memory: its parts by their suffixes, and whether all numbers were finite.
 
     `loss` is None where nothing is lost but what bf16 has no room for.
@@ -28,10 +28,10 @@ class Encoded:
     loss: Loss | None = None
 
 
-class Rows(Protocol):
+class RowCoder(Protocol):
     """A codec's numbers. Every step is one that gives the same bits on the CPU and on a GPU."""
 
-    def encode(self, rows: torch.Tensor, device: str = "cpu") -> Encoded:
+    def encode(self, rows: torch.Tensor, device: str = "cpu") -> EncodedRows:
         """Rows of a matrix, [rows, columns] in any format of floats, reckoned on a device."""
 
     def decode(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 
 from renderer.weights.codecs.codec import WEIGHT
 from renderer.weights.codecs.fp8 import LARGEST, SCALE
-from renderer.weights.codecs.rows.encoded import Encoded, Loss
+from renderer.weights.codecs.rows.encoded import EncodedRows, Loss
 
 _NONE = 0x7F
 """The bits of e4m3's only value that is no number, without its sign."""
@@ -32,12 +32,12 @@ class Quantised:
     original: float
 
 
-def encode(rows: torch.Tensor, device: str = "cpu") -> Encoded:
+def encode(rows: torch.Tensor, device: str = "cpu") -> EncodedRows:
     """Rows that are e4m3 already keep their bits, with scales of one; all others are quantised on the device."""
     found = taken_over(rows) if rows.dtype == torch.float8_e4m3fn else quantise(rows.to(device))
     scale = found.scale.cpu()
     loss = Loss(found.difference, found.original)
-    return Encoded({WEIGHT: found.values.cpu(), SCALE: scale}, is_finite=bool(scale.isfinite().all()), loss=loss)
+    return EncodedRows({WEIGHT: found.values.cpu(), SCALE: scale}, is_finite=bool(scale.isfinite().all()), loss=loss)
 
 
 def decode(parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
