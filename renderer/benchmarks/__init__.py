@@ -1,5 +1,13 @@
-"""What this machine makes of full-size models: `renderer bench weights`, `renderer bench engine`.
+"""What this machine makes of full-size models: `renderer bench weights`, `renderer bench engine`, `renderer bench memory`.
 
 They make a checkpoint of random weights with Qwen-Image's exact keys, shapes and bytes, and run the real code on it.
 Each measured part is a process of its own, so that its peak of memory is its own.
+
+    running      what all of them share
+    loading      `weights`: pack, verify, load a sweep; parts: its measured parts
+    engine       `engine`: streamed: our cases; bare: between two of them; peers: what others make of the same weights
+    forecasts    `memory`: cases: what is measured, by name; peaks, cells, verdicts, times: the measured, and its tables
+    decodes      the VAE alone
+    sums         what fast sums cost and gain
+    kernels      each of our kernels once, for `compute-sanitizer` to watch
 """

@@ -3,6 +3,8 @@
 A manifest names a model by a catalogue id (`Qwen/Qwen-Image`, `demo`), by an id and a revision of its repository
 (`Qwen/Qwen-Image@75e0b4b…`), by a local folder in Qwen-Image's layout, or by single files and the parts they are
 (`transformer=mine.safetensors,vae=…`), whose missing parts are Qwen/Qwen-Image's.
+
+`data` has the models, `model` says what is known of one, `cards` has public GPUs.
 """
 
 from __future__ import annotations

@@ -1,15 +1,47 @@
-"""The room with torch and DiffSynth in it: a setup in, pictures out, one process, one device.
-
-    worker.py      a process that takes orders and answers with events
-    native.py      picture after picture through DiffSynth's own call
-    pipeline.py    open a `QwenImagePipeline` and check its parts
-    placement.py   where weights lie, by profile and precision: a table
-    files.py       which files a model consists of, and what is missing
-    failures.py    what DiffSynth and torch raise, in our words
-    chatter.py     what DiffSynth prints goes to the log
-    meter.py       seconds and bytes, as they are spent
-    facts.py       versions and the card
-    probe.py       what works on this machine, as JSON
+"""The worker's side, with torch and DiffSynth: a setup in, pictures out, one process, one device.
 
 Knows nothing of manifests, plans, files of pictures or other workers.
+
+    worker            a process that takes orders and answers with events
+    supplier          a process that fetches a model and packs it
+    probe             what works on this machine, found by trying
+    microbenchmark    how fast this device and its host are
+    engines           what a worker needs of an engine; there are two
+
+    Streaming: blocks come to the pictures
+    streaming         the engine: who admits, sweeps and lands
+    journeys          one picture's way, from noise to pixels
+    riders            calls of DiffSynth's that pause wherever a block would run
+    slots             blocks come past in sweeps
+    budget            how many slots, how many pictures in flight
+    prompts           the prompts at hand, encoded
+    encoding          in one sweep over the text encoder
+    modulation        a timestep's vectors, ready-made
+    recorded          a block's launches, recorded and played
+    skeletons         networks without their blocks
+    stores            the store that is streamed from
+
+    Arithmetic
+    arithmetic        which kind of block the slots get on this device
+    blocks            how a block is computed from a slot's bytes
+    precision         how a packed weight becomes one that can be multiplied
+    fp8_blocks        a block with FP8 products; fp8_kernels, fp8_reference: its pieces; fp8_trial: tried before
+    vae               a picture's VAE, in strips; vae_kernels, vae_reference: its pieces
+    strips            chains of layers that make any rows of a result
+
+    Native: DiffSynth's own call, picture after picture
+    native            the engine
+    pipeline          opens a `QwenImagePipeline`; configs: what that is given
+    networks          tensors by the names that DiffSynth's modules have
+    coded             layers that hold what a codec keeps of their weights
+    device            where weights lie, by profile and precision: a table
+    resolve           which files a model is opened from
+
+    Both
+    calling           DiffSynth's `pipe(...)` for a job
+    traps             what DiffSynth does without a word, and what stands against it
+    failures          what DiffSynth, transformers and torch raise, in our words
+    chatter           what DiffSynth prints goes to the log
+    meter             seconds and bytes, as they are spent
+    facts             versions and the card
 """

@@ -2,6 +2,17 @@
 
 Pure arithmetic: nothing is measured here, no torch is imported. The engine's budget and the plan use these same
 functions, so that what is forecast is what the engine does.
+
+    terms               what an estimate consists of: named terms, in stages
+    memory              GPU memory of the streaming engine
+    decode              of it, a picture's decode
+    diffsynth           GPU memory of DiffSynth's own pipeline
+    host                host memory of a worker
+    weights             what weights take: as files, as slots, on the GPU
+    tokens              how many tokens a prompt will be
+    decide              slots, pictures in flight, what is refused
+    duration            seconds
+    stable_diffusion    another architecture, publicly measured
 """
 
 from __future__ import annotations

@@ -241,3 +241,14 @@ def test_the_houses_plan_is_the_house() -> None:
     assert told == wings | modules
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     assert floors.splitlines() == next(each for each in contracts if each["type"] == "layers")["layers"]
+
+
+@pytest.mark.parametrize("face", sorted((ROOT / "renderer").glob("*/__init__.py")), ids=lambda face: face.parent.name)
+def test_a_wings_face_has_its_rooms(face: Path) -> None:
+    """Each wing's docstring names every module in it; what it lists as a file or a folder is there."""
+    told = ast.get_docstring(ast.parse(face.read_text(encoding="utf-8"))) or ""
+    modules = {path.stem for path in face.parent.glob("[!_]*.py")}
+    folders = {path.parent.name for path in face.parent.glob("*/__init__.py")}
+    assert {name for name in modules | folders if not re.search(rf"\b{name}\b", told)} == set()
+    listed = re.findall(r"^ +(\w+(?:\.py|/)?)  ", told, re.MULTILINE)
+    assert [name for name in listed if not list(face.parent.glob(f"{name.removesuffix('.py').strip('/')}*"))] == []
