@@ -8,7 +8,8 @@ Knows nothing of manifests, plans, files of pictures or other workers.
     microbenchmark    how fast this device and its host are
     engines           what a worker needs of an engine; there are two
 
-    Streaming: blocks come to the pictures
+Streaming, where blocks come to the pictures:
+
     streaming         the engine: who admits, sweeps and lands
     journeys          one picture's way, from noise to pixels
     riders            calls of DiffSynth's that pause wherever a block would run
@@ -21,7 +22,8 @@ Knows nothing of manifests, plans, files of pictures or other workers.
     skeletons         networks without their blocks
     stores            the store that is streamed from
 
-    Arithmetic
+Arithmetic:
+
     arithmetic        which kind of block the slots get on this device
     blocks            how a block is computed from a slot's bytes
     precision         how a packed weight becomes one that can be multiplied
@@ -29,7 +31,8 @@ Knows nothing of manifests, plans, files of pictures or other workers.
     vae               a picture's VAE, in strips; vae_kernels, vae_reference: its pieces
     strips            chains of layers that make any rows of a result
 
-    Native: DiffSynth's own call, picture after picture
+DiffSynth's own call, picture after picture:
+
     native            the engine
     pipeline          opens a `QwenImagePipeline`; configs: what that is given
     networks          tensors by the names that DiffSynth's modules have
@@ -37,7 +40,8 @@ Knows nothing of manifests, plans, files of pictures or other workers.
     device            where weights lie, by profile and precision: a table
     resolve           which files a model is opened from
 
-    Both
+Both:
+
     calling           DiffSynth's `pipe(...)` for a job
     traps             what DiffSynth does without a word, and what stands against it
     failures          what DiffSynth, transformers and torch raise, in our words

@@ -2,5 +2,6 @@
 
 `gather` makes frozen values of what is there, `plots` draws figures from them, `page` writes HTML, `thumbnails` the
 small pictures. Template, script and stylesheet stand beside. While a run is on, `gallery` knows what has changed and
-`server` tells browsers of this machine (`visitors`: whose they are). Reads sidecars, journal, summary and log; renders nothing.
+`server` tells browsers of this machine (`visitors`: whose they are). Reads sidecars, journal, summary and log; renders
+nothing.
 """

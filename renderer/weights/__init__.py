@@ -1,6 +1,7 @@
 """Models on disk: found, fetched, checked, read, packed. Knows nothing of pictures, jobs and GPUs.
 
-    Which they are, and where
+Which they are, and where:
+
     identity      which weights these are: a catalogue's revision, or a hash of what they hold
     places        where models lie on this machine, and what of them is missing
     soundness     whether files can be what they are taken for
@@ -8,7 +9,8 @@
     strangers     what a file is that is no safetensors
     vouched       whether files are what whoever gave them said they are
 
-    Fetching
+Fetching:
+
     needs         what a run needs of a model, and what that will cost
     prepare       see to it that a model is here
     pull          from a hub, verified
@@ -17,7 +19,8 @@
     record        what a fetch leaves beside the files
     hashes        SHA-256 of files and tensors, remembered
 
-    Reading and packing
+Reading and packing:
+
     readers/      how tensors lie in somebody's file: a reader a format
     codecs/       how a matrix is kept in a store: a codec a precision
     headers       safetensors' headers, read within bounds
