@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from renderer.errors import shorten
 from renderer.manifest import decoding
-from renderer.manifest.document import MAX_PROBLEMS, Document, Mark, spell
+from renderer.manifest.document import MAX_PROBLEMS, Document, Mark
 from renderer.manifest.yaml_reader import read
 
 
@@ -119,43 +118,6 @@ class TestScalars:
             "f:2:1: the key true is not text (quote it)",
             "f:3:1: the key ~ is not text (quote it)",
         ]
-
-
-class TestMarks:
-    def test_values_and_keys(self) -> None:
-        """Every value and every key has its line and column, counted from 1 in characters."""
-        document = read("你好: [a, {b: 'é'}]\nc:\n  - d\n".encode(), "f")
-        assert document.mark(("你好", 1, "b"), at_key=True) == Mark(1, 10)
-        assert document.mark(("你好", 1, "b")) == Mark(1, 13)
-        assert document.mark(("c",), at_key=True) == Mark(2, 1)
-        assert document.mark(("c", 0)) == Mark(3, 5)
-
-    def test_missing_value(self) -> None:
-        """A value that was not written stands where the value around it begins."""
-        document = read(b"a: 1\njobs:\n  - x: 1\n", "f")
-        assert document.mark(("jobs", 0, "prompt")) == Mark(3, 5)
-        assert document.mark(("nothing", "at", "all")) == Mark(1, 1)
-
-    @pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r"])
-    def test_line_breaks(self, line_break: str) -> None:
-        """Lines are counted alike on every system."""
-        document = read(f"a: 1{line_break}b: 2{line_break}c: *x".encode(), "f")
-        assert [problem.line for problem in document.problems] == [3]
-
-    def test_byte_order_mark(self) -> None:
-        """A byte order mark at the start is no part of the text."""
-        assert read(b"\xef\xbb\xbfa: 1", "f").value == {"a": 1}
-
-    def test_spell(self) -> None:
-        """A route is written as people write it."""
-        assert spell(("jobs", 0, "matrix", "city", 2)) == "jobs[0].matrix.city[2]"
-        assert spell(()) == ""
-
-    def test_shorten(self) -> None:
-        """What stands in a message is one short line that cannot turn the terminal's writing around."""
-        assert shorten("a\n  b") == "a b"
-        assert shorten("x" * 100) == "x" * 59 + "…"
-        assert shorten("a\u202eb\x1b[0m") == "a\ufffdb\ufffd[0m"
 
 
 class TestRefused:
@@ -283,46 +245,6 @@ class TestRefused:
         assert problem.startswith("f:1:")
 
 
-class TestSyntax:
-    @pytest.mark.parametrize(
-        ("text", "line"),
-        [
-            ("a: [1, 2\nb: }", 2),
-            ("a: 1\n b: 2", 2),
-            ("a: b: c", 1),
-            ("a: 1\nb: @x", 2),
-            ("a: 'x", 1),
-            ("a: {b: 1", 1),
-            ("a:\n\t- b", 2),
-            ("a: %x", 1),
-            ("- a\nb: 1", 2),
-            ("a: |9x\n", 1),
-            ("a: !y!z 1", 1),
-            ("&", 1),
-            ("%", 1),
-        ],
-    )
-    def test_place(self, text: str, line: int) -> None:
-        """Every error of syntax is one problem, in or just after its line."""
-        document = read(text.encode(), "f")
-        assert not document.complete
-        assert document.value is None
-        (problem,) = document.problems
-        assert line <= problem.line <= line + 1
-        assert problem.column >= 1
-
-    def test_hint(self) -> None:
-        """The commonest slip, a colon in a text, comes with what helps."""
-        (problem,) = problems_of("prompt: A sign: OPEN")
-        assert problem.startswith("f:1:15: mapping values are not allowed")
-        assert problem.endswith('(quote text that holds ": ")')
-
-    def test_earlier_problems_are_kept(self) -> None:
-        """What was found before the syntax broke is told too."""
-        assert [problem.split(" ")[0] for problem in problems_of("a: 1\na: 2\nb: 'x\n")][:1] == ["f:2:1"]
-        assert len(problems_of("a: 1\na: 2\nb: 'x\n")) == 2
-
-
 class TestBombs:
     @pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? ", "[{a: ", "{[", "{? "])
     def test_nesting(self, opening: str) -> None:
@@ -361,51 +283,6 @@ class TestBombs:
     def test_long_key(self) -> None:
         """A key as long as a file is read, or refused, but not fatal."""
         assert isinstance(read(b"? " + b"k" * 1_000_000 + b"\n: 1\n", "f"), Document)
-
-
-class TestSyntaxHints:
-    @pytest.mark.parametrize(
-        ("text", "place", "hint"),
-        [
-            ('- id: a\n  prompt: "OPEN" in neon', "2:18", "quote the whole text, like '\"OPEN\" in neon'"),
-            ('- "OPEN" in neon', "1:10", "quote the whole text"),
-            ('- prompt: "OPEN" in neon\r\n', "1:18", "quote the whole text"),
-            ("- prompt: 'it's a cat'", "1:15", "write an apostrophe within '…' twice"),
-            ('- prompt: "a "quoted" word"', "1:15", 'write \\" for a quotation mark'),
-            ("- prompt: [red] car", "1:17", "quote text that begins with [ or {"),
-            ("- prompt: {city} at night", "1:18", "quote text that begins with [ or {"),
-            ("- prompt: a\n   size: b\n", "2:8", "indent the key like the one above it"),
-            ("- id: a\n - b\n", "2:2", None),
-            ("[{id: a, prompt: shirt #10}]\n", "2:1", 'quote text that holds " #", which begins a comment'),
-            ('["a" b]', "1:6", "put a comma between the parts"),
-            ("[a, b\n", "2:1", "close the bracket"),
-            ("- id: a\n  prompt\uff1aa cat\n", "2:3", "write a plain colon and a space behind a key"),
-            ("- id: a\n  prompt:a cat\n", "2:3", "write a space behind the colon"),
-            ("- prompt: a #b\n  c\n", "2:3", "indent text that goes on; a line with # in it ended the text before"),
-            ("- prompt: a: b", "1:12", 'quote text that holds ": "'),
-            ("- prompt: -\n", "1:11", "begin a list in a line of its own"),
-            ('- "never closed\n', "2:1", "close the quotation mark"),
-            ("- >- x\n", "1:6", "begin the text in the next line"),
-            ("- prompt: a\n\tsize: b\n", "2:1", "indent with spaces"),
-        ],
-    )
-    def test_by_what_was_meant(self, text: str, place: str, hint: str | None) -> None:
-        """What the parser did not expect is answered by what the writer most likely meant, at its line."""
-        problem = problems_of(text)[0]
-        assert problem.startswith(f"f:{place}: ")
-        assert (hint or "indent alike what stands side by side") in problem
-
-    def test_escapes(self) -> None:
-        """A backslash that is none of YAML's; halves of characters have hints of their own."""
-        assert "write \\\\ for a backslash" in problems_of('- "C:\\dir"')[0]
-        problem = problems_of('- "\\ud83c\\udf82"')[0]
-        assert "write the character itself" in problem or "U+D83C is not allowed" in problem
-
-    def test_a_line_of_a_million_letters(self) -> None:
-        """Only what is near is looked at."""
-        began = time.process_time()
-        assert "quote the whole text" in problems_of('- "' + "a" * 10**6 + '" b' + "c" * 10**6)[0]
-        assert time.process_time() - began < 2
 
 
 class TestComments:
