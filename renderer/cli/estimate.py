@@ -36,7 +36,7 @@ _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class MemoryAnswer:
     """What `estimate` says. `available` is what the allocator may hold, None where no GPU is known of."""
 
     title: str
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
     return EXIT_MACHINE if answer.fits is False else EXIT_DONE
 
 
-def _ours(options: argparse.Namespace, there: Machine) -> Answer:
+def _ours(options: argparse.Namespace, there: Machine) -> MemoryAnswer:
     """A model of the family: streamed, or by one of DiffSynth's profiles."""
     model = catalog.find(options.model)
     if model.unfit:
@@ -111,10 +111,12 @@ def _ours(options: argparse.Namespace, there: Machine) -> Answer:
     found = native.estimate(work)
     ways = ("--profile stream takes less: blocks come to the pictures",)
     resident = host.estimate_host(estimate.shape_of(model), stored(options.precision), options.profile)
-    return Answer(_title(options, model, work), found, native.needed(work), available, ways, resident.bytes)
+    return MemoryAnswer(_title(options, model, work), found, native.needed(work), available, ways, resident.bytes)
 
 
-def _streamed(options: argparse.Namespace, model: Model, work: Work, kernels: Kernels, available: int | None) -> Answer:
+def _streamed(
+    options: argparse.Namespace, model: Model, work: Work, kernels: Kernels, available: int | None
+) -> MemoryAnswer:
     shape = estimate.shape_of(model)
     if options.slots is not None and options.slots > shape.layers:
         raise UsageError(f"--slots {options.slots}: {model.id} has {shape.layers} blocks")
@@ -128,7 +130,7 @@ def _streamed(options: argparse.Namespace, model: Model, work: Work, kernels: Ke
     title = f"{_title(options, model, work)}; {slots} of {shape.layers} blocks on the GPU, {company}"
     resident = host.estimate_host(shape, stored(options.precision))
     ways = tuple(_ways(model, streaming, work, works, available)) if available is not None else ()
-    return Answer(title, there.estimate(works), decide.needed(there, works), available, ways, resident.bytes)
+    return MemoryAnswer(title, there.estimate(works), decide.needed(there, works), available, ways, resident.bytes)
 
 
 def _ways(model: Model, streaming: Streaming, work: Work, works: list[Work], available: int) -> Iterator[str]:
@@ -144,7 +146,7 @@ def _ways(model: Model, streaming: Streaming, work: Work, works: list[Work], ava
     yield f"--vram {-(-enough * 10 // 2**30) / 10:g}GiB would do, with 2 slots"
 
 
-def _other(options: argparse.Namespace, there: Machine) -> Answer:
+def _other(options: argparse.Namespace, there: Machine) -> MemoryAnswer:
     """Stable Diffusion 1.5 in fp16, all of it on the GPU."""
     match = _SIZE.fullmatch("512x512" if options.size == "1:1" else options.size)
     if not match or min(map(int, match.groups())) < _OTHER_LEAST_SIDE:
@@ -157,7 +159,7 @@ def _other(options: argparse.Namespace, there: Machine) -> Answer:
     if available is not None:
         available += memory.CONTEXT_BYTES - found.context
     title = f"{OTHER}, {width}x{height}, fp16, {'fused' if fused else 'plain'} attention, batch of {options.in_flight}"
-    return Answer(title, found, found.allocated, available, ())
+    return MemoryAnswer(title, found, found.allocated, available, ())
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
@@ -169,7 +171,7 @@ def _title(options: argparse.Namespace, model: Model, work: Work) -> str:
     return f"{model.id}, {work.width}x{work.height}, {kind}, {guided}, {counted(work.prompt_tokens, 'prompt token')}"
 
 
-def _lines(answer: Answer) -> Iterator[str]:
+def _lines(answer: MemoryAnswer) -> Iterator[str]:
     found = answer.estimate
     yield from wrap(answer.title, "  ")
     yield ""

@@ -25,7 +25,7 @@ from renderer.system.folders import expanded
 
 if TYPE_CHECKING:
     from renderer.manifest.manifest import Manifest
-    from renderer.manifest.replay import Entry, PassedOver
+    from renderer.manifest.replay import PassedOver, ReplayEntry
     from renderer.outputs.folder import OutputFolder
 
 
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     from renderer.manifest import replay  # noqa: PLC0415
 
     found = list(replay.collect(options.pictures))
-    entries = [each for each in found if isinstance(each, replay.Entry)]
+    entries = [each for each in found if isinstance(each, replay.ReplayEntry)]
     passed = [each for each in found if isinstance(each, replay.PassedOver)]
     if not entries and len(passed) == 1:
         raise UsageError(passed[0].message, hint=passed[0].hint)
@@ -67,7 +67,7 @@ def _passed_over(each: PassedOver) -> str:
     return f"passed over: {each.message}" + (f" ({each.hint})" if each.hint else "")
 
 
-def _print_entries(entries: Sequence[Entry]) -> None:
+def _print_entries(entries: Sequence[ReplayEntry]) -> None:
     """The entries as a manifest, each under what was left out of it."""
     print("jobs:")
     for entry in entries:
@@ -79,7 +79,7 @@ def _print_entries(entries: Sequence[Entry]) -> None:
 # ---- once more -------------------------------------------------------------------------------------------------------
 
 
-def _render_again(options: argparse.Namespace, entries: Sequence[Entry], manifest: Manifest) -> int:
+def _render_again(options: argparse.Namespace, entries: Sequence[ReplayEntry], manifest: Manifest) -> int:
     """Render the entries, and say of each whether it has the bits that it had before."""
     from renderer.outputs.folder import OutputFolder  # noqa: PLC0415
 
@@ -96,7 +96,7 @@ def _render_again(options: argparse.Namespace, entries: Sequence[Entry], manifes
 
 
 @contextlib.contextmanager
-def _kept_as_they_were(entries: Sequence[Entry], folder: OutputFolder) -> Iterator[list[Entry]]:
+def _kept_as_they_were(entries: Sequence[ReplayEntry], folder: OutputFolder) -> Iterator[list[ReplayEntry]]:
     """The entries, with a second name for each picture that lies where they are rendered: rendering takes its place.
 
     A new picture never writes into an old one's file, so that a second name keeps the old one's bytes.
@@ -120,7 +120,7 @@ def _second_name(picture: Path, kept: Path) -> Path:
     return kept
 
 
-def _say_how_alike(entry: Entry, folder: OutputFolder, summary: Summary) -> bool:
+def _say_how_alike(entry: ReplayEntry, folder: OutputFolder, summary: Summary) -> bool:
     """Print how a picture compares with what it was replayed from, and give whether every bit is the same."""
     from renderer.manifest import replay  # noqa: PLC0415
     from renderer.outputs.picture_files import read_sidecar  # noqa: PLC0415

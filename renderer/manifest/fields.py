@@ -16,6 +16,7 @@ from renderer.manifest.complaints import MAX_WORD_LENGTH
 from renderer.manifest.kinds import (
     MAX_PROMPT_LENGTH,
     AmountOfBytes,
+    AsWritten,
     CombinationFields,
     MatrixName,
     ModelText,
@@ -25,7 +26,6 @@ from renderer.manifest.kinds import (
     SizeText,
     Steps,
     Within,
-    Written,
 )
 
 MAX_PICTURES = 10_000
@@ -87,7 +87,7 @@ class JobFields(TypedDict, total=False):
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=100_000, description="Several seeds")]
     count: Annotated[int, Within(1, 10_000), Field(description="That many seeds: seed, seed + 1, and so on")]
     matrix: Annotated[
-        dict[MatrixName, Annotated[list[Written], Field(min_length=1)]],
+        dict[MatrixName, Annotated[list[AsWritten], Field(min_length=1)]],
         Field(min_length=1, max_length=20, description="Names and their values; every combination makes a picture"),
     ]
     include: Annotated[

@@ -14,7 +14,7 @@ from renderer.errors import shorten
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ForeignWord:
     """Something in a text that was hardly meant, and what helps."""
 
     message: str
@@ -91,10 +91,10 @@ _KEY = re.compile(
 )
 
 
-def findings(text: str, *, matrix: bool = False) -> Iterator[Finding]:
+def findings(text: str, *, matrix: bool = False) -> Iterator[ForeignWord]:
     """What a text holds for other tools, once each kind. `matrix`: braces mean something in it."""
     if found := _KEY.match(text):
-        yield Finding(
+        yield ForeignWord(
             f"{shorten(found[0].strip())} is read as text: it is no key", f'write "{found[1]}: " with a space behind it'
         )
     if not _ANY_SIGN.search(text):
@@ -103,4 +103,4 @@ def findings(text: str, *, matrix: bool = False) -> Iterator[Finding]:
     for sign in _SIGNS:
         found = None if sign.plain and matrix else re.search(sign.pattern, looked_at)
         if found:
-            yield Finding(sign.message.replace("{0}", shorten(found[0].strip())), sign.hint)
+            yield ForeignWord(sign.message.replace("{0}", shorten(found[0].strip())), sign.hint)

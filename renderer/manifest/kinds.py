@@ -171,5 +171,5 @@ Steps = Annotated[int, Within(2, 200)]  # DiffSynth's schedule of one step divid
 AmountOfBytes = Annotated[int, _AmountOfBytes]
 ModelText = Annotated[str, _ModelText]
 MatrixName = Annotated[str, _MatrixName]
-Written = Annotated[str, _Written]
-CombinationFields = dict[MatrixName, Written]
+AsWritten = Annotated[str, _Written]
+CombinationFields = dict[MatrixName, AsWritten]

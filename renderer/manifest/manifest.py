@@ -26,7 +26,7 @@ from renderer.manifest.expand import Draft, Expander
 from renderer.manifest.fields import MAX_PICTURES, ManifestFields
 from renderer.manifest.output_names import name_outputs
 from renderer.manifest.recipe import Recipe
-from renderer.manifest.source import Source
+from renderer.manifest.source import ManifestSource
 
 DEFAULT_OUTPUT = "{id}"
 PROOF_SUFFIX = "-proof"
@@ -72,7 +72,7 @@ def load(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
     return replace(manifest, path=path if path.is_file() else None, proof=overrides.proof)
 
 
-def parse(given: Source, overrides: Overrides = NO_OVERRIDES) -> Manifest:
+def parse(given: ManifestSource, overrides: Overrides = NO_OVERRIDES) -> Manifest:
     """The manifest that these bytes are. Raises as `load` does."""
     if overrides.model is not None:
         try:

@@ -21,7 +21,7 @@ from renderer.job import MAX_SEED, Picture, Precision, Size, Software
 from renderer.manifest import labels, naming
 from renderer.manifest.labels import Told
 from renderer.manifest.manifest import Manifest, parse
-from renderer.manifest.source import Source
+from renderer.manifest.source import ManifestSource
 from renderer.outputs.folder import SIDECAR_SUFFIX, Own
 
 NAME = "replay"
@@ -31,7 +31,7 @@ _OWN = frozenset(own.value for own in Own)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ReplayEntry:
     """One picture as a manifest's entry. `notes` say what was left out; `picture` is where its pixels are.
 
     `made` is what the manifest makes of it.
@@ -55,7 +55,7 @@ class PassedOver:
     ours: bool = False
 
 
-def collect(paths: Iterable[Path]) -> Iterator[Entry | PassedOver]:
+def collect(paths: Iterable[Path]) -> Iterator[ReplayEntry | PassedOver]:
     """An entry for each picture or sidecar that tells of its making, and a word on each that does not.
 
     Entries have ids of their own. A picture whose sidecar was named too gives one entry.
@@ -74,7 +74,7 @@ def collect(paths: Iterable[Path]) -> Iterator[Entry | PassedOver]:
             yield PassedOver(path, message, "" if ours else error.hint, ours)
 
 
-def as_manifest(entries: Sequence[Entry]) -> Manifest:
+def as_manifest(entries: Sequence[ReplayEntry]) -> Manifest:
     """The entries as a manifest."""
     pictures = []
     line = 2
@@ -103,7 +103,7 @@ class _Names:
         return name
 
 
-def compare(entry: Entry, rendered: Path) -> str:
+def compare(entry: ReplayEntry, rendered: Path) -> str:
     """How a picture that was rendered again differs from what it was replayed from; empty when every bit is the same.
 
     Raises `UsageError` when there is nothing to compare with.
@@ -125,7 +125,7 @@ def compare(entry: Entry, rendered: Path) -> str:
     return f"{apart / sum(by_distance):.1%} of the values differ, by {most} of 255 at most"
 
 
-def _entry(picture_id: str, picture: Path, told: Told) -> Entry:
+def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
     """The entry, checked as a manifest of its own. Raises `UsageError` when it makes no job."""
     notes: list[str] = []
     model = _known_model(told, notes)
@@ -150,13 +150,13 @@ def _entry(picture_id: str, picture: Path, told: Told) -> Entry:
         notes.append(f"left out: {'; '.join(told.left_out)}")
     lines = [f"{name}: {_write(value)}" for name, value in fields.items() if value is not None]
     text = "- " + "\n  ".join(lines) + "\n"
-    return Entry(picture_id, text, tuple(notes), picture, told.software, _make(text, picture))
+    return ReplayEntry(picture_id, text, tuple(notes), picture, told.software, _make(text, picture))
 
 
 def _make(text: str, picture: Path) -> Picture:
     """What the manifest makes of an entry. Raises `UsageError`."""
     try:
-        (made,) = parse(Source(f"jobs:\n{text}".encode(), f"{NAME}.yaml", NAME)).pictures
+        (made,) = parse(ManifestSource(f"jobs:\n{text}".encode(), f"{NAME}.yaml", NAME)).pictures
     except ManifestError as error:
         first = error.problems[0]
         what = first.path.removeprefix("jobs[0]").removeprefix(".") or "all of it"

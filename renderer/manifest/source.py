@@ -20,7 +20,7 @@ STANDARD_INPUT = Path("-")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ManifestSource:
     """A manifest's bytes; `file` is what messages call it, `stem` its name where it gives none.
 
     `file` is a path relative to the working folder when inside it, else just the file's name.
@@ -31,7 +31,7 @@ class Source:
     stem: str
 
 
-def read(path: Path) -> Source:
+def read(path: Path) -> ManifestSource:
     """What stands in the file at `path`, or comes from standard input where that is `-`.
 
     Reads one byte more than is allowed of what is larger. Raises `UnreadableError`.
@@ -48,10 +48,10 @@ def read(path: Path) -> Source:
         with os.fdopen(descriptor, "rb") as stream:
             kind = os.fstat(descriptor).st_mode
             if stat.S_ISFIFO(kind):
-                return Source(_read_pipe(stream), "pipe", "pipe")
+                return ManifestSource(_read_pipe(stream), "pipe", "pipe")
             if not stat.S_ISREG(kind):
                 raise UnreadableError(file, f"{file} is not a regular file")
-            return Source(stream.read(MAX_BYTES + 1), file, path.stem)
+            return ManifestSource(stream.read(MAX_BYTES + 1), file, path.stem)
     except FileNotFoundError as error:
         raise UnreadableError(file, f"there is no manifest {file}") from error
     except (OSError, ValueError) as error:
@@ -59,12 +59,12 @@ def read(path: Path) -> Source:
         raise UnreadableError(file, f"{file} cannot be read: {reason}") from error
 
 
-def _read_standard_input() -> Source:
+def _read_standard_input() -> ManifestSource:
     name = "stdin"
     if sys.stdin is None:  # closed by whoever started this
         raise UnreadableError(name, "standard input is closed")
     try:
-        return Source(sys.stdin.buffer.read(MAX_BYTES + 1), name, name)
+        return ManifestSource(sys.stdin.buffer.read(MAX_BYTES + 1), name, name)
     except OSError as error:
         raise UnreadableError(name, f"standard input cannot be read: {error.strerror}") from error
 

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -30,35 +30,11 @@ from renderer.system import folders
 from renderer.text import gb
 from renderer.weights import needs, places, prepare, pull
 from renderer.weights.needs import Bill, Need, Progress, Supplied
-from tests.hub import Hub, run, serve
+from tests.hub import Hub, run
 from tests.nvml import Card, Nvml
 
 QWEN = "Qwen/Qwen-Image"
 VAE = "vae/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def model_files(demo_folder: Path) -> dict[str, bytes]:
-    """All files of the demo model by their names."""
-    patterns = [*(part.files for part in catalog.PARTS), "tokenizer/*"]
-    found = [path for pattern in patterns for path in demo_folder.glob(pattern)]
-    return {path.relative_to(demo_folder).as_posix(): path.read_bytes() for path in found}
-
-
-@pytest.fixture
-def hub(model_files: dict[str, bytes]) -> Iterator[Hub]:
-    """A hub that has Qwen/Qwen-Image."""
-    with serve(Hub({QWEN: dict(model_files)})) as shop:
-        yield shop
-
-
-@pytest.fixture
-def machine(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, str]:
-    """The environment of a machine that has nothing yet, and knows only this hub; it is this process's own too."""
-    environment = hub.environment(tmp_path)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    return environment
 
 
 def put(folder: Path, files: Mapping[str, bytes]) -> Path:

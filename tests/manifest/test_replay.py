@@ -15,7 +15,7 @@ from renderer.errors import UsageError
 from renderer.job import Keep
 from renderer.manifest import replay
 from renderer.manifest.manifest import Manifest, load
-from renderer.manifest.replay import Entry, PassedOver
+from renderer.manifest.replay import PassedOver, ReplayEntry
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.summary import Summary
 from renderer.supervisor import run
@@ -33,10 +33,10 @@ def foreign(folder: Path, text: str = A1111, name: str = "foreign") -> Path:
     return making.write(folder, making.png(making.text("parameters", text)), f"{name}.png")
 
 
-def entries_of(*paths: Path) -> list[Entry]:
+def entries_of(*paths: Path) -> list[ReplayEntry]:
     found = list(replay.collect(paths))
     assert not [each for each in found if isinstance(each, PassedOver)]
-    return [each for each in found if isinstance(each, Entry)]
+    return [each for each in found if isinstance(each, ReplayEntry)]
 
 
 def passed_over(*paths: Path) -> list[PassedOver]:

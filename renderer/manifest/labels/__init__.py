@@ -31,12 +31,12 @@ from renderer.manifest.labels import (
     swarmui,
 )
 from renderer.manifest.labels.own import read_sidecar
-from renderer.manifest.labels.told import Reader, Told
+from renderer.manifest.labels.told import LabelReader, Told
 from renderer.outputs.folder import SIDECAR_SUFFIX
 
 __all__ = ["READERS", "Told", "read", "read_sidecar"]
 
-READERS: tuple[Reader, ...] = (
+READERS: tuple[LabelReader, ...] = (
     swarmui.read,
     fooocus.read,
     a1111.read,
@@ -79,7 +79,7 @@ def _sidecar_of(path: Path) -> Sidecar | None:
     return sidecar if its else None
 
 
-def _with_size(told: Told, found: containers.Found) -> Told:
+def _with_size(told: Told, found: containers.Carried) -> Told:
     """What was told, with the file's own size where none was."""
     if told.width is not None and told.height is not None:
         return told

@@ -52,7 +52,7 @@ _EXIF_SEGMENT, _XMP_SEGMENT = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 
 @dataclass(slots=True)
-class Found:
+class Carried:
     """What stands in a picture's file: texts by key, all ways to read its comments, its XMP packet, its size.
 
     `troubles` say what could not be read.
@@ -73,7 +73,7 @@ class Found:
             yield Texts({COMMENT: comment})
 
 
-def look(path: Path) -> Found:
+def look(path: Path) -> Carried:
     """What stands in a picture's file. Raises `UsageError` for what is no picture of a kind that is read."""
     try:
         if not path.exists():
@@ -90,9 +90,9 @@ def look(path: Path) -> Found:
     return found
 
 
-def _look(stream: BinaryIO) -> Found | None:
+def _look(stream: BinaryIO) -> Carried | None:
     head = stream.read(24)
-    found = Found()
+    found = Carried()
     if head.startswith(_PNG) and head[12:16] == b"IHDR":
         stream.seek(len(_PNG))
         _walk_png(stream, found)
@@ -111,7 +111,7 @@ def _look(stream: BinaryIO) -> Found | None:
 # ---- PNG -------------------------------------------------------------------------------------------------------------
 
 
-def _walk_png(stream: BinaryIO, found: Found) -> None:
+def _walk_png(stream: BinaryIO, found: Carried) -> None:
     seen: set[str] = set()
     for _ in range(_MAX_CHUNKS):
         head = stream.read(_HEAD_BYTES)
@@ -129,7 +129,7 @@ def _walk_png(stream: BinaryIO, found: Found) -> None:
         stream.seek(end)
 
 
-def _png_text(stream: BinaryIO, kind: bytes, length: int, found: Found, seen: set[str]) -> None:
+def _png_text(stream: BinaryIO, kind: bytes, length: int, found: Carried, seen: set[str]) -> None:
     """Take over a chunk of text, if somebody asks for its key; the first of a key counts."""
     start = stream.read(min(length, _MAX_KEY_BYTES + 1))
     key = start.partition(b"\0")[0].decode("latin-1")
@@ -181,7 +181,7 @@ def _unpack_text(kind: bytes, data: bytes) -> str | None:
 # ---- JPEG and WebP ---------------------------------------------------------------------------------------------------
 
 
-def _walk_jpeg(stream: BinaryIO, found: Found) -> None:
+def _walk_jpeg(stream: BinaryIO, found: Carried) -> None:
     comment = b""
     for _ in range(_MAX_CHUNKS):
         mark, kind = stream.read(2).ljust(2, b"\0")
@@ -211,7 +211,7 @@ def _walk_jpeg(stream: BinaryIO, found: Found) -> None:
         found.comments[comment.decode("utf-8", "replace").strip("\0")] = None
 
 
-def _walk_webp(stream: BinaryIO, found: Found) -> None:
+def _walk_webp(stream: BinaryIO, found: Carried) -> None:
     for _ in range(_MAX_CHUNKS):
         head = stream.read(_HEAD_BYTES)
         if len(head) < _HEAD_BYTES:
@@ -234,7 +234,7 @@ def _walk_webp(stream: BinaryIO, found: Found) -> None:
 # ---- what all of them hold -------------------------------------------------------------------------------------------
 
 
-def _add_exif(data: bytes, found: Found) -> None:
+def _add_exif(data: bytes, found: Carried) -> None:
     """Take over EXIF's comments, and the two tags in which ComfyUI keeps what PNG keeps under keys."""
     told = exif.read(data)
     found.comments |= dict.fromkeys(told.comments)

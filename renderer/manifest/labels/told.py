@@ -81,7 +81,7 @@ class Texts:
         return self._last[text]
 
 
-Reader = Callable[[Texts], Told | None]
+LabelReader = Callable[[Texts], Told | None]
 
 
 def read_object(text: str) -> Mapping[str, Any]:
