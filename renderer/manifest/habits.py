@@ -24,7 +24,7 @@ _NAMES = "write id for a picture's name, or output at the top for the pattern of
 _MODEL = "write model: an id, a folder, or files like {transformer: mine.safetensors}"
 _SIZE = "write size: 1328x1328, or sizes for several"
 
-KEYS: Mapping[str, str] = {
+HINTS_BY_KEY: Mapping[str, str] = {
     **dict.fromkeys(
         ("batch_size", "batch_count", "batch", "num_images", "num_images_per_prompt", "images_per_prompt", "n_iter",
          "n", "num_outputs", "num_samples", "samples", "images", "repeat", "repeats", "数量"), _COUNT),
@@ -88,8 +88,8 @@ def of_key(key: str, *, known: frozenset[str], elsewhere: frozenset[str], top: b
         return "put it into a job, or into defaults for all" if top else "put it at the top, beside jobs"
     if top and plain in TOP_KEYS:
         return TOP_KEYS[plain]
-    if plain in KEYS:
-        return KEYS[plain]
+    if plain in HINTS_BY_KEY:
+        return HINTS_BY_KEY[plain]
     if re.search(r"\w\s+\S", key) or not key.isascii():
         return 'quote it if it is a prompt: ": " makes a key of what stands before it'
     return ""
@@ -117,7 +117,7 @@ def _row(fields: str, pattern: str, hint: str, kind: type[object] = object) -> _
 
 _NUMBERS = "seed count steps num_inference_steps width height cfg_scale max_pictures version"
 
-VALUES = (
+HINTS_BY_VALUE = (
     _row("seed", r"-1|(?i:random\w*|rand|auto|any|none)", "leave seed out: it is then made from prompt and size; "
          "or write count: 3 for three seeds"),
     _row("seeds seed", r"\s*([0-9]+)\s*(?:-|\.\.+|:|to|\u2013)\s*([0-9]+)\s*", "write a list like [1, 2, 3]; "
@@ -151,7 +151,7 @@ def of_value(field: str, value: Any) -> str:
     text = "[]" if isinstance(value, list) else str(value) if isinstance(value, str | int | float) else ""
     if not text or len(text) > _LONGEST:
         return ""
-    for row in VALUES:
+    for row in HINTS_BY_VALUE:
         fits = field in row.fields and isinstance(value, row.kind)
         if found := re.fullmatch(row.pattern, text) if fits else None:
             hint = row.hint

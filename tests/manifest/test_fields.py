@@ -165,12 +165,12 @@ class TestKeys:
     def test_hints_name_fields_that_exist(self) -> None:
         """Whatever a hint says to write can be written."""
         known = {*JobFields.__annotations__, *ManifestFields.__annotations__}
-        for hint in {*habits.KEYS.values(), *habits.TOP_KEYS.values()}:
+        for hint in {*habits.HINTS_BY_KEY.values(), *habits.TOP_KEYS.values()}:
             found = re.match("write ([a-z_]+)", hint)
             assert hint.startswith(("remove", "give")) or "a job for each" in hint or (found and found[1] in known), (
                 hint
             )
-        assert not known & habits.KEYS.keys()
+        assert not known & habits.HINTS_BY_KEY.keys()
 
     def test_strange_keys_and_values_take_no_time(self) -> None:
         """A value that almost fits many ways of writing a size is answered at once."""

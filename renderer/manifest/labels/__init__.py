@@ -7,7 +7,7 @@ own              our label, which keeps every character
 a1111, comfyui, comfyui_workflow, drawthings, fooocus, invokeai, mflux, novelai, swarmui
                  a reader a tool: what it wrote, or None
 
-A new tool is a new file and a line in `READERS`. What is read comes from strangers: sizes are bounded, values are
+A new tool is a new file and a line in `LABEL_READERS`. What is read comes from strangers: sizes are bounded, values are
 checked, and nothing of it is a path or a template. Whatever a file holds, reading takes less than a second and 100 MB.
 """
 
@@ -34,9 +34,9 @@ from renderer.manifest.labels.own import read_sidecar
 from renderer.manifest.labels.told import LabelReader, Told
 from renderer.outputs.folder import SIDECAR_SUFFIX
 
-__all__ = ["READERS", "Told", "read", "read_sidecar"]
+__all__ = ["LABEL_READERS", "Told", "read", "read_sidecar"]
 
-READERS: tuple[LabelReader, ...] = (
+LABEL_READERS: tuple[LabelReader, ...] = (
     swarmui.read,
     fooocus.read,
     a1111.read,
@@ -63,7 +63,7 @@ def read(path: Path) -> Told:
     if (ours := own.read(found.texts.get(own.ORIGIN_KEY, ""), found.xmp)) is not None:
         return ours
     for place in found.places():
-        for reader in READERS:
+        for reader in LABEL_READERS:
             if (told := reader(place)) is not None:
                 return _with_size(told, found)
     if (sidecar := _sidecar_of(path)) is not None:

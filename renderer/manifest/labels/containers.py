@@ -18,8 +18,8 @@ from typing import BinaryIO
 from renderer.errors import UsageError, shorten
 from renderer.manifest.labels import exif
 from renderer.manifest.labels.told import COMMENT, MAX_TEXT, Texts, unescape
+from renderer.outputs.encode import XMP_KEY
 
-XMP_KEY = "XML:com.adobe.xmp"
 KEYS = frozenset({
     "renderer", "parameters", "prompt", "workflow", "Comment", "Description", "Software", "Source", "Dream",
     "sd-metadata", "invokeai_metadata",

@@ -16,6 +16,7 @@ from renderer.errors import UsageError
 from renderer.job import Keep
 from renderer.manifest import labels
 from renderer.manifest.labels import containers
+from renderer.outputs.encode import XMP_KEY
 from tests.making import make_job
 from tests.manifest.labels.making import (
     HEAD,
@@ -243,13 +244,11 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "tags": lambda: png(text("parameters", "<lora:" * 150_000 + "\nSteps: 1, Seed: 2")),
     "brackets of InvokeAI's": lambda: png(text("Dream", '"' + "[" * 900_000 + '" -s 1')),
     "a dream": lambda: png(text("Dream", '"' + '" ' * 400_000)),
-    "XMP": lambda: png(international(containers.XMP_KEY, "<exif:UserComment><rdf:Alt>" * 38_000)),
+    "XMP": lambda: png(international(XMP_KEY, "<exif:UserComment><rdf:Alt>" * 38_000)),
     "references": lambda: png(
-        international(containers.XMP_KEY, "<exif:UserComment>{" + "&#999999999;" * 80_000 + "</exif:UserComment>")
+        international(XMP_KEY, "<exif:UserComment>{" + "&#999999999;" * 80_000 + "</exif:UserComment>")
     ),
-    "a comment in XMP that does not end": lambda: png(
-        international(containers.XMP_KEY, "<exif:UserComment>" + " " * (MIB - 100))
-    ),
+    "a comment in XMP that does not end": lambda: png(international(XMP_KEY, "<exif:UserComment>" + " " * (MIB - 100))),
     "spaces between tags": lambda: png(text("parameters", f"<lora:x:1>a{' ' * 19_900}a<lora:y:1>\nSteps: 1, Seed: 2")),
     "commas between tags": lambda: png(text("parameters", "<lora:x:1>,, " * 1500 + ", " * 300 + "\nSteps: 1, Seed: 2")),
     "spaces in an old prompt": lambda: png(text("Dream", f'"{" " * 19_990}" -s 1')),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from renderer.errors import UsageError
 from renderer.manifest import labels
-from renderer.manifest.labels import READERS, Told, a1111, told
+from renderer.manifest.labels import LABEL_READERS, Told, a1111, told
 from renderer.manifest.labels.told import COMMENT, Texts
 from renderer.outputs import metadata
 from tests.making import make_job
@@ -260,7 +260,7 @@ class TestAny:
             texts = dict.fromkeys(keys, text) | {"Software": "NovelAI"}
             wrapped = {**texts, "parameters": f'{{"sui_image_params": {text}}}', "sd-metadata": f'{{"image": {text}}}'}
             for given_texts in (texts, wrapped):
-                for reader in READERS:
+                for reader in LABEL_READERS:
                     found = reader(Texts(given_texts))
                     assert found is None or isinstance(found.prompt, str)
 

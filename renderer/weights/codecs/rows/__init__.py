@@ -1,6 +1,6 @@
 """The codecs' numbers: rows of a matrix made into its parts, and read back. Torch's half of `renderer.weights.codecs`.
 
-Numbers in, numbers out: knows no files.
+`encoded` is what a codec makes of rows; `bf16` and `fp8` make it. Numbers in, numbers out: knows no files.
 """
 
 from __future__ import annotations

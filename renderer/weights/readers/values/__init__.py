@@ -1,4 +1,7 @@
-"""The readers' numbers: bytes of a file's rows as values. Torch's half of `renderer.weights.readers`."""
+"""The readers' numbers: bytes of a file's rows as values. Torch's half of `renderer.weights.readers`.
+
+`safetensors` has those of its format.
+"""
 
 from __future__ import annotations
 
