@@ -46,9 +46,10 @@ def empty(engine: StreamingEngine) -> int:
     for crowd in (engine._waiting, engine._flying, engine._decoded):
         crowd.clear()
     engine._prompts.forget(())
-    engine._modulations._tables.clear()
-    engine._skeleton.dit.pos_embed.rope_cache.clear()
-    engine._blocks.forget()
+    kept: Any = engine._beforehand  # of Qwen-Image
+    kept._tables.clear()
+    engine._skeleton.parts["dit"].pos_embed.rope_cache.clear()
+    engine._passage.forget()
     reset()
     return allocated()
 
@@ -65,7 +66,7 @@ def equip(engine: StreamingEngine, setup: Setup) -> int:
     Raises what torch raises where there is no room for them.
     """
     engine.setup = setup
-    arithmetic = engine._blocks.arithmetic
+    arithmetic = engine._passage.arithmetic
     engine._budget = Budget(engine._source.count, engine._skeleton.width, setup, engine.device, arithmetic)
     engine._slots = Slots(engine._source, engine._budget.slots, engine.device)
     return engine._slots.count
@@ -74,7 +75,8 @@ def equip(engine: StreamingEngine, setup: Setup) -> int:
 @contextmanager
 def unrecorded(engine: StreamingEngine) -> Iterator[None]:
     """No launches are recorded inside, and none are played: each is made by the host, as DiffSynth's own are."""
-    blocks = engine._blocks
+    (section,) = engine._passage._sections
+    blocks = section.blocks
     if not isinstance(blocks, RecordedBlocks):  # on a CPU nothing is ever recorded
         yield
         return
@@ -91,7 +93,7 @@ def blocks(engine: StreamingEngine) -> int:
 
 
 def vae(engine: StreamingEngine) -> Any:
-    return engine._skeleton.vae
+    return engine._skeleton.parts["vae"]
 
 
 def tokens(engine: StreamingEngine, prompt: str) -> int:

@@ -134,7 +134,7 @@ def measure(engine: StreamingEngine, case: Case) -> Figures:
         first = len(compiled)
         bare.empty(engine)
         began = time.perf_counter()
-        with latents_of(engine._skeleton.vae) as latents:  # noqa: SLF001  # DiffSynth's pipeline hands them to it alone
+        with latents_of(engine._skeleton.parts["vae"]) as latents:  # noqa: SLF001  # DiffSynth's pipeline hands them to it alone
             pictures = render(engine, jobs)
         took_s = time.perf_counter() - began
     step_s = statistics.median(picture.timing.step_median_s or 0.0 for picture in pictures)

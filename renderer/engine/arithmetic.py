@@ -12,9 +12,8 @@ from types import ModuleType
 import torch
 
 from renderer.engine import fp8_reference, fp8_trial, precision
-from renderer.engine.blocks import Blocks, ModuleBlocks
+from renderer.engine.blocks import Blocks, FastBlocks, ModuleBlocks
 from renderer.engine.device import Device, computation_dtype
-from renderer.engine.fp8_blocks import Fp8Blocks
 from renderer.engine.recorded import CudaRecorder, RecordedBlocks
 from renderer.weights.store import TensorPlace
 
@@ -28,12 +27,13 @@ def choose(
     *,
     fp8: bool = True,
     records: Callable[[], bool] = lambda: True,
+    fast: Callable[[ModuleBlocks, ModuleType], FastBlocks | None] = lambda _plain, _operations: None,
 ) -> Blocks:
     """The kind of block for slots of this layout.
 
     FP8 weights are multiplied as FP8 from compute capability 8.9, if `fp8` lets them and a trial of such products comes
     out right; elsewhere they are decoded once a sweep. `records` tells whether there is room to record small
-    pictures' launches.
+    pictures' launches. `fast` makes blocks that multiply what is stored, where there are such.
     """
     plain = ModuleBlocks(template, places, computation_dtype(device))
     if device != "cuda":
@@ -41,9 +41,10 @@ def choose(
     kept = any(each.codec.name == "fp8" for each in precision.kept(places).values())
     if not (kept and fp8) or not precision.fp8_arithmetic():
         return RecordedBlocks(plain, CudaRecorder(), records)
-    attention = template.get_submodule("attn")
     operations = _operations()
-    blocks = Fp8Blocks(plain, places, attention.num_heads, attention.head_dim, operations)
+    blocks = fast(plain, operations)
+    if blocks is None:
+        return RecordedBlocks(plain, CudaRecorder(), records)
     if reason := fp8_trial.complaint(operations, blocks.products, device):
         _REFUSED.add(reason)
         return RecordedBlocks(plain, CudaRecorder(), records)

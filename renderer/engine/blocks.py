@@ -34,6 +34,14 @@ class Blocks(Protocol):
         """Let go of every slot that was ever seen, and of any memory beside them."""
 
 
+class FastBlocks(Blocks, Protocol):
+    """A kind of block that multiplies weights as they are stored."""
+
+    @property
+    def products(self) -> set[tuple[int, int]]:
+        """Rows and columns of the weights that it multiplies, for a trial before it is chosen."""
+
+
 class ModuleBlocks:
     """The network's own block module, with a slot's tensors in place of its parameters."""
 

@@ -21,11 +21,12 @@ from safetensors.torch import save_file
 from renderer.catalog import Role
 from renderer.demo import family
 from renderer.engine import device as placement
-from renderer.engine import skeletons, traps
+from renderer.engine import traps
 from renderer.engine.coded import CodedLayers
 from renderer.engine.device import Device, Placement
 from renderer.engine.networks import OpenWeights, TensorMap
 from renderer.errors import ModelError
+from renderer.families.qwen_image import networks
 from renderer.weights.codecs import PLAIN
 from renderer.weights.unpacked import Unpacked, UnpackedFile
 
@@ -96,7 +97,7 @@ def _is_known(paths: list[str]) -> bool:
 
 
 _LIKE: Mapping[int, Mapping[Role, str]] = {
-    skeletons.QWEN_IMAGE_WIDTH: {
+    networks.QWEN_IMAGE_WIDTH: {
         "transformer": "0319a1cb19835fb510907dd3367c95ff",
         "text_encoder": "8004730443f55db63092006dd9f7110e",
         "vae": "ed4ea5824d55ec3107b09815e318123a",
@@ -118,7 +119,7 @@ def _introduce(weights: OpenWeights, role: Role, sheets: Path) -> Path:
         raise ModelError(f"no known model of the family has a DiT {width} wide")
     entry = next(dict(entry) for entry in MODEL_CONFIGS if entry["model_hash"] == _LIKE[width][role])
     layers = sum(file.kind == "block" for file in transformer)
-    if role == "transformer" and width == skeletons.QWEN_IMAGE_WIDTH:
+    if role == "transformer" and width == networks.QWEN_IMAGE_WIDTH:
         entry["extra_kwargs"] = {"num_layers": layers}
     sheet = sheets / f"{role}.safetensors"
     save_file({f"packed {role} of a DiT {width} wide, {layers} deep": torch.empty(0)}, sheet)

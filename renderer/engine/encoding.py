@@ -13,18 +13,16 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffsynth.pipelines.qwen_image import QwenImageUnit_PromptEmbedder
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer
 
-from renderer.engine.riders import Halt, Rider, pause
+from renderer.engine.riders import Rider
 from renderer.errors import DiskError
 from renderer.system.files import PART_PREFIX, write_whole
 
@@ -45,17 +43,6 @@ class Encoded:
     mask: torch.Tensor
 
 
-class TextStop(Qwen2_5_VLDecoderLayer):
-    """Stands where a decoder layer stood. It is one by class, because transformers records what its layers give."""
-
-    def __init__(self, index: int) -> None:
-        torch.nn.Module.__init__(self)
-        self._index = index
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return pause(Halt(self._index, args, kwargs))
-
-
 class HostEmbedding(torch.nn.Module):
     """An embedding table that stays in its file: looks up on the host, hands the rows to the device."""
 
@@ -70,30 +57,14 @@ class HostEmbedding(torch.nn.Module):
         return torch.nn.functional.embedding(tokens.cpu(), self._table).to(self._device, self._dtype)
 
 
-class ReadyPrompts(QwenImageUnit_PromptEmbedder):
-    """In a pipeline, in the prompt unit's place: hands out what has been encoded.
-
-    The mask stays on the host: DiffSynth reads nothing off it but the number of tokens, twice a step, and on the GPU
-    that would wait for all the work before it.
-    """
-
-    def __init__(self, encoded: Mapping[str, Encoded]) -> None:
-        super().__init__()
-        self._encoded = encoded
-
-    def process(self, pipe: Any, prompt: str, edit_image: Any = None) -> dict[str, torch.Tensor]:
-        assert edit_image is None, "edits are not streamed"
-        found = self._encoded[prompt]
-        return {"prompt_emb": found.embedding.to(pipe.device, non_blocking=True), "prompt_emb_mask": found.mask}
-
-
-def encode(pipe: Any, prompts: Iterable[str], sweep: Any) -> dict[str, Encoded]:
+def encode(
+    prompts: Iterable[str], call: Callable[[str], Encoded], sweep: Callable[[Sequence[Rider]], None]
+) -> dict[str, Encoded]:
     """Encode prompts in one sweep.
 
-    `pipe` has a tokenizer and a text encoder whose layers are `TextStop`s; `sweep` brings every layer past the riders
-    it is given, once. Raises what the first failing prompt raised.
+    `call` encodes one, and waits wherever a block would run; `sweep` brings every block past the riders it is given,
+    once. Raises what the first failing prompt raised.
     """
-    unit = QwenImageUnit_PromptEmbedder()
     found: dict[str, Encoded] = {}
     failures: list[Exception] = []
 
@@ -102,9 +73,9 @@ def encode(pipe: Any, prompts: Iterable[str], sweep: Any) -> dict[str, Encoded]:
             if error is not None:
                 failures.append(error)
             else:
-                found[prompt] = Encoded(result["prompt_emb"].cpu(), result["prompt_emb_mask"].cpu())
+                found[prompt] = result
 
-        return Rider(lambda: unit.process(pipe, prompt), ended)
+        return Rider(lambda: call(prompt), ended)
 
     riders = [rider(prompt) for prompt in dict.fromkeys(prompts)]
     try:

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -22,8 +22,8 @@ from renderer.engine.calling import Rendering
 from renderer.engine.device import Device
 from renderer.engine.engines import Told
 from renderer.engine.meter import Peaks, Span, Stopwatch
-from renderer.engine.modulation import Modulations, ReadyModulation, timesteps
-from renderer.engine.riders import Rest, Rider, fork, pause
+from renderer.engine.riders import Halt, Rest, Rider, fork, pause
+from renderer.engine.skeletons import Beforehand, FamilyNetworks
 from renderer.errors import RendererError
 from renderer.job import Job, Sharing, Timing
 
@@ -54,7 +54,8 @@ class RenderPlace:
 
     device: Device
     dtype: torch.dtype
-    modulations: Modulations
+    family: FamilyNetworks
+    beforehand: Beforehand
     make_room: Callable[[], None]
     beside: Any
 
@@ -112,7 +113,7 @@ class Journey:
         pipe.cfg_guided_model_fn = self._guided
         calling.check_values_of(pipe, lambda: self._developed(decoding, place))
         steps = functools.partial(self._denoise, decoding=decoding, place=place, tell=tell)
-        image = pipe(**calling.arguments(self.job), progress_bar_cmd=steps)
+        image = pipe(**place.family.arguments(self.job), progress_bar_cmd=steps)
         return calling.rgb(image, self.job)
 
     def _denoise(
@@ -122,9 +123,8 @@ class Journey:
         self._stepped()
         # On the device already, so that DiffSynth need not bring each there: that would wait for all work so far.
         on_device = moments.to(device=place.device, dtype=place.dtype)
-        schedule = timesteps(self.job, place.dtype)
         for done, moment in enumerate(on_device, start=1):
-            self.table = place.modulations.at(schedule[done - 1])
+            self.table = place.beforehand.at(self.job, done - 1)
             yield moment
             if done == len(moments):
                 decoding.start()
@@ -175,10 +175,9 @@ class Journey:
         adjustments = (*self.adjustments, change)
         return Journey(self.key, self.job, adjustments, self.prepared, alone, slots, encode_s=self.encode_s)
 
-    def ready(self, number: int) -> ReadyModulation:
-        """Block `number`'s modulation at this picture's present step."""
-        assert self.table is not None
-        return ReadyModulation(self.table[number])
+    def given(self, family: FamilyNetworks, halt: Halt) -> Mapping[str, Any]:
+        """What a block is called with by name, at this picture's present step."""
+        return family.given(halt, self.table)
 
     def _stepped(self) -> None:
         """Note that denoising begins, or that a step of it is done."""

@@ -92,8 +92,11 @@ class Modulations:
             self._compute(sorted(missing))
         return len(missing)
 
-    def at(self, timestep: float) -> torch.Tensor:
-        """The vectors of all blocks at a timestep, on the device: blocks x 2 x (6 * width)."""
+    def at(self, job: Job, step: int) -> torch.Tensor:
+        """The vectors of all blocks at a job's step, from 0, on the device: blocks x 2 x (6 * width)."""
+        return self._at(timesteps(job, self._dtype)[step])
+
+    def _at(self, timestep: float) -> torch.Tensor:
         found = self._tables[timestep].to(self._device, non_blocking=True)
         if self._device == "cuda":
             self._copied[timestep] = event = torch.cuda.Event()

@@ -21,13 +21,14 @@ from diffsynth.pipelines.qwen_image import QwenImagePipeline
 from renderer import catalog
 from renderer.catalog import Model, Role
 from renderer.demo import family
-from renderer.engine import configs, failures, resolve, skeletons, traps
+from renderer.engine import configs, failures, resolve, traps
 from renderer.engine import device as placement
 from renderer.engine.chatter import into_log
 from renderer.engine.device import Device, Placement
 from renderer.engine.networks import OpenWeights
 from renderer.engine.vae import PictureVae
 from renderer.errors import MachineError
+from renderer.families.qwen_image import networks
 from renderer.protocol import Setup
 
 LOG = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def _pipe(
     weights: OpenWeights, place: Placement | None, device: Device, setup: Setup, report: Callable[[str], None]
 ) -> Any:
     """DiffSynth's pipeline with a model's networks in it."""
-    tokenizer = skeletons.open_tokenizer(weights.tokenizer)
+    tokenizer = networks.open_tokenizer(weights.tokenizer)
 
     def model_configs() -> Iterator[ModelConfig]:  # one after the other: each is loaded before the next is asked for
         with TemporaryDirectory() as sheets:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import torch
 
@@ -18,7 +17,8 @@ from renderer.engine.blocks import ModuleBlocks
 from renderer.engine.device import Device, arithmetic_of, computation_dtype
 from renderer.engine.encoding import EmbeddingCache, Encoded, encode
 from renderer.engine.riders import Rider
-from renderer.engine.skeletons import Skeleton
+from renderer.engine.sections import LiveSection, Passage, ride
+from renderer.engine.skeletons import FamilyNetworks, Skeleton
 from renderer.engine.slots import BlockSource, ReadAhead, Slots
 from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import Job, canonical
@@ -29,11 +29,12 @@ from renderer.weights.store import Store
 class Prompts:
     """Embeddings by prompt. Those of prompts that nobody waits for any more are forgotten; the disk remembers."""
 
-    def __init__(self, skeleton: Skeleton, store: Store, pipe: Any, device: Device) -> None:
-        self._pipe = pipe
+    def __init__(self, skeleton: Skeleton, store: Store, family: FamilyNetworks, device: Device) -> None:
+        self._family = family
+        self._pipe = family.pipeline(skeleton, {}, device)
+        self._tokenizer = skeleton.tokenizer
         self._device = device
-        self._files = store.blocks("text_encoder")
-        self._blocks = ModuleBlocks(skeleton.text_block, self._files[0].tensors, computation_dtype(device), _renumber)
+        self._passage = Passage([self._live(name, skeleton, store) for name in skeleton.text_sections])
         self._known: dict[str, Encoded] = {}
         card = facts.gpu(device)
         self._cache = EmbeddingCache(
@@ -61,9 +62,9 @@ class Prompts:
                 self._known[prompt] = found
         missing = [prompt for prompt in wanted if prompt not in self._known]
         if missing:
-            source = ReadAhead(self._files, self._device)
+            source = ReadAhead(self._passage.files, self._device)
             for group in self._together(missing, most_tokens):
-                for prompt, encoded in encode(self._pipe, group, functools.partial(self._sweep, source)).items():
+                for prompt, encoded in encode(group, self._encode, functools.partial(self._sweep, source)).items():
                     self._known[prompt] = encoded
                     self._cache.keep(prompt, encoded)
             self._cache.trim()
@@ -74,7 +75,7 @@ class Prompts:
         group: list[str] = []
         left = most = min(most_tokens, MOST_TOKENS)
         for prompt in prompts:
-            tokens = DROPPED_TOKENS + min(len(self._pipe.tokenizer(prompt).input_ids), MOST_TOKENS)
+            tokens = DROPPED_TOKENS + min(len(self._tokenizer(prompt).input_ids), MOST_TOKENS)
             if group and tokens > left:
                 yield group
                 group, left = [], most
@@ -92,22 +93,22 @@ class Prompts:
         keep = {prompt for job in still_wanted for prompt in calling.prompts(job).values()}
         self._known = {prompt: encoded for prompt, encoded in self._known.items() if prompt in keep}
 
+    def _live(self, name: str, skeleton: Skeleton, store: Store) -> LiveSection:
+        files = store.section(name)
+        template, dtype = skeleton.templates[name], computation_dtype(self._device)
+        return LiveSection(name, files, ModuleBlocks(template, files[0].tensors, dtype, self._family.renumber(name)))
+
+    def _encode(self, prompt: str) -> Encoded:
+        return self._family.encode(self._pipe, prompt)
+
     def _sweep(self, source: BlockSource, riders: Sequence[Rider]) -> None:
-        """Bring the encoder's layers past, once. The device's memory is given back after it."""
+        """Bring the encoder's blocks past, once. The device's memory is given back after it."""
         slots = Slots(source, TURNING_SLOTS, self._device, once=True)
         try:
-            for number, slot in slots.sweep():
-                layer = self._blocks.arrive(number, slot)
-                for rider in riders:
-                    if rider.halt is not None and rider.halt.index == number:
-                        rider.go_on(layer(*rider.halt.args, **rider.halt.kwargs))
+            for passing in self._passage.bring_past(slots):
+                ride(passing, riders)
         finally:
             slots.close()
-            self._blocks.forget()
+            self._passage.forget()
             if self._device == "cuda":
                 torch.cuda.empty_cache()
-
-
-def _renumber(layer: Any, number: int) -> None:
-    """A layer keeps its keys and values under its number."""
-    layer.self_attn.layer_idx = number

@@ -17,8 +17,9 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Waiting for block `index` of a network, with what the block would have been called with."""
+    """Waiting for block `index` of a section of alike blocks, with what the block would have been called with."""
 
+    section: str
     index: int
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -37,19 +38,20 @@ class Rest:
 
 
 class Stop(torch.nn.Module):
-    """Stands where a block stood: pauses the call until somebody runs the block for it.
+    """Stands where a section's block stood: pauses the call until somebody runs the block for it.
 
     `attributes` are what the network reads off its blocks besides calling them.
     """
 
-    def __init__(self, index: int, **attributes: Any) -> None:
+    def __init__(self, section: str, index: int, **attributes: Any) -> None:
         super().__init__()
+        self._section = section
         self._index = index
         for name, value in attributes.items():
             setattr(self, name, value)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return pause(Halt(self._index, args, kwargs))
+        return pause(Halt(self._section, self._index, args, kwargs))
 
 
 def fork(*calls: Callable[[], Any]) -> list[Any]:

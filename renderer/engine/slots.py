@@ -58,7 +58,8 @@ class BlockSource(Protocol):
     def count(self) -> int: ...
 
     @property
-    def block_bytes(self) -> int: ...
+    def block_bytes(self) -> int:
+        """Of the largest block."""
 
     def ahead(self, number: int) -> None:
         """Block `number` will be wanted soon."""
@@ -89,7 +90,7 @@ class HostMemory:
 
     @property
     def block_bytes(self) -> int:
-        return self._files[0].bytes
+        return max(file.bytes for file in self._files)
 
     def ahead(self, number: int) -> None:
         pass
@@ -120,7 +121,7 @@ class ReadAhead:
         self._files = files
         self._direct = not _fits(files) if direct is None else direct
         self._free: list[tuple[torch.Tensor, Any | None]] = [
-            (host_buffer(files[0].bytes, device), None) for _ in range(min(depth + 1, len(files)))
+            (host_buffer(self.block_bytes, device), None) for _ in range(min(depth + 1, len(files)))
         ]
         self._coming: dict[int, tuple[torch.Tensor, Future[None]]] = {}
         self._pool = ThreadPoolExecutor(depth)
@@ -131,7 +132,7 @@ class ReadAhead:
 
     @property
     def block_bytes(self) -> int:
-        return self._files[0].bytes
+        return max(file.bytes for file in self._files)
 
     def ahead(self, number: int) -> None:
         if number in self._coming or not self._free:
@@ -156,7 +157,8 @@ class ReadAhead:
             del self._coming[number]
             self._free.append((buffer, None))
         read.result()
-        return buffer
+        size = self._files[number].bytes
+        return buffer if len(buffer) == size else buffer[:size]
 
     def done(self, number: int, event: Any | None) -> None:
         buffer, _ = self._coming.pop(number)
@@ -226,7 +228,7 @@ class Slots:
             self._copy(number, self._kept[number])
         if self._device == "cuda":
             torch.cuda.synchronize()
-        began_s = time.perf_counter()
+        began_s, self.moved_bytes = time.perf_counter(), 0
         for _ in self._turning:
             self._fetch()
         if self._stream is not None:
@@ -289,10 +291,12 @@ class Slots:
                 self._copy(number, self._turning[place])
                 self._ready[place].record(self._stream)
         self._fetched += 1
-        self.moved_bytes += self._source.block_bytes
 
     def _copy(self, number: int, slot: torch.Tensor) -> None:
-        slot.copy_(self._source.block(number), non_blocking=True)
+        block = self._source.block(number)
+        place = slot if len(slot) == len(block) else slot[: len(block)]  # sections have blocks of their own sizes
+        place.copy_(block, non_blocking=True)
+        self.moved_bytes += len(block)
         event = None
         if self._stream is not None:
             event = self._event()

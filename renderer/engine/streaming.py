@@ -13,6 +13,7 @@ breaks off: the youngest begins again, and the others go on from the block that 
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import time
@@ -33,9 +34,9 @@ from renderer.engine.device import Device
 from renderer.engine.engines import Told
 from renderer.engine.journeys import Journey, RenderPlace, Sweep
 from renderer.engine.meter import MemoryMeter, Span
-from renderer.engine.modulation import Modulations
 from renderer.engine.prompts import Prompts
 from renderer.engine.riders import Rider
+from renderer.engine.sections import LiveSection, Passage, Passing, ride
 from renderer.engine.slots import Slots, source_for
 from renderer.errors import DeviceLostError, MachineError, OutOfMemoryError, RendererError
 from renderer.estimate.memory import TURNING_SLOTS
@@ -47,9 +48,6 @@ LOG = logging.getLogger(__name__)
 
 QUEUE = 32
 """Jobs the engine wants to know of beforehand, so that their prompts are encoded together."""
-
-MOST_SIZES = 32
-"""Sizes whose rotary frequencies stay on the device: up to 8 MB each."""
 
 
 class StreamingEngine:
@@ -65,25 +63,36 @@ class StreamingEngine:
         self._model = model
         self._memory = MemoryMeter(device)
         report("the networks outside the blocks")
-        self._skeleton = skeletons.build(store, device)
+        self._family = skeletons.networks_of(store.family)
+        self._skeleton = self._family.build(store, device)
         report("the transformer's blocks")
-        files = store.blocks("transformer")
-        self._source = source_for(files, device)
+        self._passage = Passage([self._live(name, store) for name in self._skeleton.sections])
+        self._source = source_for(self._passage.files, device)
         self._skeleton.checking.result()
-        self._blocks = arithmetic.choose(
-            self._skeleton.dit_block, files[0].tensors, device, fp8=setup.multiplies_fp8, records=self._records
-        )
-        self._budget = Budget(self._source.count, self._skeleton.width, setup, device, self._blocks.arithmetic)
+        self._budget = Budget(self._source.count, self._skeleton.width, setup, device, self._passage.arithmetic)
         self._slots = Slots(self._source, self._budget.slots, device)
         self._in_step, self._recovery = True, Recovery()
-        self._modulations = Modulations(self._skeleton.dit.time_text_embed, store.modulations(), device)
-        self._prompts = Prompts(self._skeleton, store, skeletons.pipeline(self._skeleton, {}, device), device)
+        self._beforehand = self._family.beforehand(self._skeleton, store, device)
+        self._prompts = Prompts(self._skeleton, store, self._family, device)
         self._waiting: deque[Journey] = deque()
         self._flying: list[Journey] = []
         self._decoded: list[Journey] = []
         beside = torch.cuda.Stream() if device == "cuda" else None
-        self._place = RenderPlace(device, self._dtype, self._modulations, self._make_room, beside)
+        self._place = RenderPlace(device, self._dtype, self._family, self._beforehand, self._make_room, beside)
         self._pace = SweepPace()
+
+    def _live(self, name: str, store: Store) -> LiveSection:
+        """A section of the transformer, its blocks computed in the way that is best here."""
+        files, template = store.section(name), self._skeleton.templates[name]
+        blocks = arithmetic.choose(
+            template,
+            files[0].tensors,
+            self.device,
+            fp8=self.setup.multiplies_fp8,
+            records=self._records,
+            fast=functools.partial(self._family.fast_blocks, name, template, files[0].tensors),
+        )
+        return LiveSection(name, files, blocks)
 
     @classmethod
     def open(cls, setup: Setup, report: Callable[[str], None]) -> StreamingEngine:
@@ -158,7 +167,7 @@ class StreamingEngine:
         return self._budget.records([each.job for each in self._flying])
 
     def _is_ready(self, journey: Journey) -> bool:
-        return self._prompts.has(journey.job) and self._modulations.has(journey.job)
+        return self._prompts.has(journey.job) and self._beforehand.has(journey.job)
 
     def _make_ready(self, tell: Told) -> bool:
         """Encode the prompts and compute the modulations of all that wait; whether the first can begin now.
@@ -208,7 +217,7 @@ class StreamingEngine:
         began_s, failure = time.perf_counter(), None
         try:
             self._prompts.prepare(jobs, self._budget.tokens_together([each.job for each in self._flying]))
-            self._modulations.prepare(jobs)
+            self._beforehand.prepare(jobs)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is explained
             failure = failures.explain_rendering(error)
         if isinstance(failure, MachineError):
@@ -226,7 +235,7 @@ class StreamingEngine:
         tell.started(journey.key)
         self._flying.append(journey)
         encoded = self._prompts.of(journey.job)
-        journey.begin(lambda: skeletons.pipeline(self._skeleton, encoded, self.device), self._place, tell)
+        journey.begin(lambda: self._family.pipeline(self._skeleton, encoded, self.device), self._place, tell)
 
     def _make_room(self) -> None:
         """Where room is short, a decode gets all of it."""
@@ -289,39 +298,24 @@ class StreamingEngine:
         began_s, moved = time.perf_counter(), self._slots.moved_bytes
         computing = Span(self.device)
         flying = list(self._flying)
-        last = self._source.count - 1
-        for number, slot in self._slots.sweep():
-            block = self._blocks.arrive(number, slot)
-            self._ride(block, number, flying, hold=number == last)
+        for passing in self._passage.bring_past(self._slots):
+            self._ride(passing, flying)
         computing.stop()
         self._account(flying, time.perf_counter() - began_s, self._slots.moved_bytes - moved, computing)
 
-    def _ride(self, block: Any, number: int, flying: list[Journey], *, hold: bool) -> None:
+    def _ride(self, passing: Passing, flying: list[Journey]) -> None:
         """Compute a block for everybody who waits for it.
 
-        After the last block a call may wait for the GPU (a new timestep, a picture's last step): with `hold`, nobody
-        goes on before the block is under way for all, and what was decoded before becomes pixels meanwhile.
+        After the last block a call may wait for the GPU (a new timestep, a picture's last step): nobody goes on before
+        that one is under way for all, and what was decoded before becomes pixels meanwhile.
         """
-        held: list[tuple[Rider, list[Any]]] = []
+        held: list[tuple[Rider, list[Any]]] | None = [] if passing.last else None
         for journey in flying:
             assert journey.rider is not None
-            for rider in list(journey.rider.riding()):
-                if rider.halt is None or rider.halt.index != number:
-                    continue
-                failure, result = None, None
-                try:
-                    result = block(*rider.halt.args, **{**rider.halt.kwargs, "temb": journey.ready(number)})
-                except Exception as error:  # noqa: BLE001  # it is the rider's
-                    failure = error.with_traceback(None)
-                if failure is not None:
-                    rider.fail(failure)
-                elif hold:
-                    held.append((rider, [result]))
-                else:
-                    rider.go_on(result)
-                result = None
-        if hold:
-            self._make_pixels()
+            ride(passing, journey.rider.riding(), functools.partial(journey.given, self._family), held)
+        if held is None:
+            return
+        self._make_pixels()
         while held:
             rider, brought = held.pop(0)
             if rider.halt is not None:
@@ -352,9 +346,8 @@ class StreamingEngine:
         """Hand a finished picture on, or say what became of it."""
         wanted = [each.job for each in (*self._waiting, *self._flying, *self._decoded)]
         self._prompts.forget(wanted)
-        self._modulations.forget(wanted)
-        if len(self._skeleton.dit.pos_embed.rope_cache) > MOST_SIZES:  # DiffSynth keeps every size's for good
-            self._skeleton.dit.pos_embed.rope_cache.clear()
+        self._beforehand.forget(wanted)
+        self._skeleton.tidy()
         rendering, failure = None, journey.error
         try:
             rendering = None if failure else self._rendering(journey)
@@ -371,7 +364,7 @@ class StreamingEngine:
 
     def _rendering(self, journey: Journey) -> Rendering:
         warnings = calling.warn_of(journey.job, self._skeleton.tokenizer)
-        return journey.rendering(journey.sharing(self._source.count, self._blocks.arithmetic), warnings)
+        return journey.rendering(journey.sharing(self._source.count, self._passage.arithmetic), warnings)
 
     def _begin_again(self, short: list[Journey], tell: Told, *, in_company: bool) -> None:
         """Pictures that did not fit begin again: alone, then with fewer slots; then they fail."""
@@ -395,7 +388,7 @@ class StreamingEngine:
 
     def _recover(self) -> None:
         """Give back what a failed call left, and what can be had again, so that the others go on as before."""
-        self._blocks.forget()
+        self._passage.forget()
         gc.collect()
         if self.device == "cuda":
             torch.cuda.empty_cache()

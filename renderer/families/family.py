@@ -140,7 +140,8 @@ class Family:
     """Models that are built alike. `title` is what people call it, `name` what the catalogue does.
 
     `unfit` says what of a network does not go with what of another, by all their shapes; an empty text where all does.
-    `shapes` gives those of a member with one block in each section.
+    `shapes` gives those of a member with one block in each section. `torch_half` is the module that builds the networks
+    and calls them: the engine finds it by this name.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Family:
     networks: tuple[Network, ...]
     unfit: Callable[[Mapping[Role, Mapping[str, Shape]]], str]
     shapes: Callable[[Architecture], Mapping[Role, Shapes]]
+    torch_half: str
 
     def network(self, role: Role) -> Network:
         return next(network for network in self.networks if network.role == role)

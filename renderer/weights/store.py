@@ -220,6 +220,11 @@ class Store:
         """A network's layers in order; all have the same tensors at the same places."""
         return self.all(network, "block")
 
+    def section(self, name: str) -> tuple[BlockFile, ...]:
+        """What of a section's blocks moves in a sweep, in order; all have the same tensors at the same places."""
+        network, section = self.family.section(name)
+        return self.all(network.role, section.streamed.kind)
+
     def modulations(self) -> tuple[BlockFile, ...]:
         """What the DiT's blocks have besides: `img_mod` and `txt_mod`, one file a block."""
         return self.all("transformer", "modulation")

@@ -55,9 +55,9 @@ def test_prompts_are_encoded_within_what_is_measured(
     encoded: list[list[str]] = []
     encode = encoding.encode
 
-    def noted(pipe: Any, group: Any, sweep: Any) -> Any:
+    def noted(group: Any, call: Any, sweep: Any) -> Any:
         encoded.append(list(group))
-        return encode(pipe, group, sweep)
+        return encode(group, call, sweep)
 
     monkeypatch.setattr(prompts, "encode", noted)
     row = streamed.measure(engine, case)

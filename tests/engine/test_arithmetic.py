@@ -55,7 +55,7 @@ class TestLatents:
         engine = open_engine(slots=slots)
         for job in JOBS:
             expected = latents_decoded(bare.vae, lambda job=job: bare_picture(bare, job))  # type: ignore[misc]
-            found = latents_decoded(engine._skeleton.vae, lambda job=job: render(engine, [job]))  # type: ignore[misc]
+            found = latents_decoded(engine._skeleton.parts["vae"], lambda job=job: render(engine, [job]))  # type: ignore[misc]
             assert torch.equal(found, expected)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -18,14 +19,14 @@ from renderer.engine import (
     microbenchmark,
     precision,
     probe,
-    skeletons,
     stores,
     worker,
 )
-from renderer.engine.blocks import ModuleBlocks
+from renderer.engine.blocks import Blocks, ModuleBlocks
 from renderer.engine.fp8_blocks import Fp8Blocks
 from renderer.engine.fp8_reference import FAST_ACCUMULATION, Rows
 from renderer.engine.modulation import ReadyModulation
+from renderer.families.qwen_image import networks
 from renderer.job import RENDERING_VERSION
 from renderer.protocol import Setup
 from renderer.weights.store import Store
@@ -49,8 +50,8 @@ def slot(store: Store) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def plain(store: Store) -> ModuleBlocks:
-    skeleton = skeletons.build(store, "cpu")
-    return ModuleBlocks(skeleton.dit_block, store.blocks("transformer")[0].tensors)
+    skeleton = networks.build(store, "cpu")
+    return ModuleBlocks(skeleton.templates["transformer"], store.blocks("transformer")[0].tensors)
 
 
 @pytest.fixture
@@ -133,6 +134,13 @@ class TestBlock:
         assert chosen.arithmetic == device.arithmetic_of("cpu")
 
 
+def choose(store: Store, plain: ModuleBlocks, *, fp8: bool = True) -> Blocks:
+    """The DiT's blocks, as the engine chooses them on a GPU."""
+    template, places = plain._template, store.section("transformer")[0].tensors
+    fast = functools.partial(networks.fast_blocks, "transformer", template, places)
+    return arithmetic.choose(template, places, "cuda", fp8=fp8, fast=fast)
+
+
 def test_sums_are_fast_wherever_fp8_is_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was decided once, and is a part of a picture's bits: blocks, their rates and `doctor` ask for the same."""
     asked: list[bool] = []
@@ -210,7 +218,7 @@ class TestTrial:
     ) -> None:
         """Every product of a block is tried, with queries, keys and values as one, by few rows and by many."""
         operations = trial("")
-        chosen = arithmetic.choose(plain._template, store.blocks("transformer")[0].tensors, "cuda")
+        chosen = choose(store, plain)
         assert chosen.arithmetic == "fp8"
         wide = 4 * WIDTH
         shapes = {(3 * WIDTH, WIDTH), (WIDTH, WIDTH), (wide, WIDTH), (WIDTH, wide)}
@@ -240,7 +248,7 @@ class TestTrial:
     ) -> None:
         """What fails or is wrong, at any shape, is not used: said once in the log, and in every picture's sidecar."""
         trial(wrong)
-        chosen = arithmetic.choose(plain._template, store.blocks("transformer")[0].tensors, "cuda")
+        chosen = choose(store, plain)
         assert chosen.arithmetic == "bf16"
         assert len(caplog.messages) == 1
         assert "multiplied in bf16" in arithmetic.refused()
@@ -254,7 +262,7 @@ class TestTrial:
         """It is told as what it is."""
         trial("out of memory")
         with pytest.raises(torch.OutOfMemoryError):
-            arithmetic.choose(plain._template, store.blocks("transformer")[0].tensors, "cuda")
+            choose(store, plain)
         assert arithmetic.refused() == ""
 
     def test_who_wants_no_products_tries_none(
@@ -262,7 +270,7 @@ class TestTrial:
     ) -> None:
         """FP8 weights that are to be multiplied in bf16."""
         operations = trial("no bias")
-        chosen = arithmetic.choose(plain._template, store.blocks("transformer")[0].tensors, "cuda", fp8=False)
+        chosen = choose(store, plain, fp8=False)
         assert chosen.arithmetic == "bf16"
         assert not operations.tried
 

@@ -12,6 +12,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from renderer.engine.recorded import RecordedBlocks
+from renderer.engine.sections import Passage
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError, OutOfMemoryError
 from renderer.estimate import host
@@ -74,8 +76,8 @@ class Forgetful:
 
 def forget(engine: StreamingEngine) -> None:
     """Take all that is kept from one batch to the next."""
-    engine._modulations._tables.clear()
-    engine._skeleton.dit.pos_embed.rope_cache.clear()
+    engine._beforehand._tables.clear()  # type: ignore[attr-defined]  # Qwen-Image's
+    engine._skeleton.parts["dit"].pos_embed.rope_cache.clear()
     engine._recover()
 
 
@@ -186,7 +188,9 @@ def test_forty_failures_in_one_batch(
     """Allocating, reading and recording fail: every picture that comes has the bits that it has alone."""
     allocating, reading, recording = NowAndThen(14, every=5000), NowAndThen(14, every=8), NowAndThen(12, every=4)
     monkeypatch.setattr("renderer.engine.recorded.LONGEST_PAUSE", 1)
-    monkeypatch.setattr(engine, "_blocks", RecordedBlocks(engine._blocks, Unsteady(recording)))
+    (section,) = engine._passage._sections
+    recorded = RecordedBlocks(section.blocks, Unsteady(recording))
+    monkeypatch.setattr(engine, "_passage", Passage([replace(section, blocks=recorded)]))
     twice = [*jobs(), *jobs()]
     read_into, again = BlockFile.read_into, set[Path]()
 

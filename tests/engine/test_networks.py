@@ -275,7 +275,7 @@ class TestSpoiltStores:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A cut, altered, lost or swapped file is named, whatever it is of, before a network is made."""
-        monkeypatch.setattr("renderer.engine.skeletons.empty", None)  # nobody gets so far
+        monkeypatch.setattr("renderer.families.qwen_image.networks.empty", None)  # nobody gets so far
         monkeypatch.setattr("gc.collect", lambda: 0)  # a hundred times, of nothing
         numbers = random.Random(3)  # noqa: S311  # the same mutations every time
         paths = sorted(path for path in spoilt.rglob("*") if path.suffix == ".safetensors")

@@ -242,7 +242,7 @@ def test_a_modulation_table_is_not_unmapped_while_it_is_copied(card: Card, monke
         weakref.finalize(memory, card.unmap, memory.data_ptr()).atexit = False
         del memory
     for _ in range(2):
-        tables.at(999.0)
+        tables._at(999.0)
     tables.forget([])
     gc.collect()
     assert tables._tables == {}

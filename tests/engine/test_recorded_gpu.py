@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from renderer.engine import arithmetic, skeletons
+from renderer.engine import arithmetic
 from renderer.engine.modulation import PickImage, PickText, ReadyModulation
 from renderer.engine.recorded import CudaRecorder, RecordedBlocks
 from renderer.families import QWEN_IMAGE_FAMILY
-from renderer.families.qwen_image import shapes
+from renderer.families.qwen_image import networks, shapes
 from renderer.job import Stored
 from renderer.weights.layout import plan_files
 from renderer.weights.store import TensorPlace, views
@@ -57,7 +57,7 @@ def filled(layout: list[TensorPlace], seed: int) -> torch.Tensor:
 
 
 def template() -> torch.nn.Module:
-    dit, _, _ = skeletons.empty(WIDTH, 1)
+    dit, _, _ = networks.empty(WIDTH, 1)
     block: torch.nn.Module = dit.transformer_blocks[0]
     block.img_mod, block.txt_mod = PickImage(), PickText()
     return block

@@ -34,7 +34,7 @@ def drive(rider: Rider, rounds: int = 10) -> list[int]:
 
 def test_a_call_pauses_at_every_stop() -> None:
     """Each stop hands out its number and its inputs, and the call goes on with what comes back."""
-    stops = [Stop(number) for number in range(3)]
+    stops = [Stop("s", number) for number in range(3)]
     ended = Ended()
     rider = Rider(lambda: [stop(7, word="x") for stop in stops], ended)
     rider.start()
@@ -55,7 +55,7 @@ def test_a_call_without_stops_ends_at_once() -> None:
 def test_forks_ride_side_by_side_and_come_back_in_order() -> None:
     """Two passes wait at the same block at the same time; their results come back as they were asked for."""
     ended = Ended()
-    rider = Rider(lambda: fork(lambda: Stop(0)() + 100, lambda: [Stop(0)(), Stop(1)()]), ended)
+    rider = Rider(lambda: fork(lambda: Stop("s", 0)() + 100, lambda: [Stop("s", 0)(), Stop("s", 1)()]), ended)
     assert drive(rider, 3) == [0, 0, 1]
     assert ended.heard == [([100, [0, 1]], None)]
 
@@ -63,7 +63,7 @@ def test_forks_ride_side_by_side_and_come_back_in_order() -> None:
 def test_a_call_that_rests_waits_for_no_block() -> None:
     """It is nobody's rider meanwhile, and goes on to its next block when it is let; or is taken off where it rests."""
     ended = Ended()
-    riders = [Rider(lambda: (pause(Rest()), Stop(3)()), ended) for _ in range(2)]
+    riders = [Rider(lambda: (pause(Rest()), Stop("s", 3)()), ended) for _ in range(2)]
     for rider in riders:
         rider.start()
         assert rider.rests
@@ -81,14 +81,14 @@ def test_a_call_that_rests_waits_for_no_block() -> None:
 def test_forks_of_forks() -> None:
     """A fork may fork."""
     ended = Ended()
-    drive(Rider(lambda: fork(lambda: fork(Stop(1), Stop(2)), lambda: 3), ended))
+    drive(Rider(lambda: fork(lambda: fork(Stop("s", 1), Stop("s", 2)), lambda: 3), ended))
     assert ended.heard == [([[1, 2], 3], None)]
 
 
 def test_an_error_in_a_block_is_raised_inside_the_call() -> None:
     """What goes wrong in the block is the call's to handle, and otherwise its end."""
     ended = Ended()
-    rider = Rider(Stop(0), ended)
+    rider = Rider(Stop("s", 0), ended)
     rider.start()
     rider.fail(MemoryError("no room"))
     ((result, error),) = ended.heard
@@ -100,7 +100,7 @@ def test_an_error_in_a_block_is_raised_inside_the_call() -> None:
 def test_an_error_in_one_fork_takes_the_other_along(failing: int) -> None:
     """The call fails once, with that error, and nobody is left waiting."""
     ended = Ended()
-    rider = Rider(lambda: fork(Stop(0), Stop(0)), ended)
+    rider = Rider(lambda: fork(Stop("s", 0), Stop("s", 0)), ended)
     rider.start()
     list(rider.riding())[failing].fail(ValueError("bad"))
     ((_, error),) = ended.heard
@@ -115,7 +115,7 @@ def test_an_error_before_the_first_stop_of_a_fork() -> None:
     def fails() -> None:
         raise ValueError("at once")
 
-    rider = Rider(lambda: fork(fails, Stop(0)), ended)
+    rider = Rider(lambda: fork(fails, Stop("s", 0)), ended)
     rider.start()
     ((_, error),) = ended.heard
     assert isinstance(error, ValueError)
@@ -130,7 +130,7 @@ def test_whoever_leaves_is_not_heard_of_and_lets_go() -> None:
     def call() -> None:
         mine = held
         try:
-            Stop(0)(mine)
+            Stop("s", 0)(mine)
         finally:
             released.append(True)
 
@@ -148,7 +148,7 @@ def test_grad_mode_is_each_call_s_own_business() -> None:
 
     def call() -> None:
         with torch.no_grad():
-            pause(Halt(0, (), {}))
+            pause(Halt("s", 0, (), {}))
             modes.append(torch.is_grad_enabled())
 
     with torch.no_grad():
@@ -168,7 +168,7 @@ def test_what_is_brought_is_the_call_s_alone() -> None:
     seen = weakref.ref(brought[0])
 
     def call() -> None:
-        result = pause(Halt(0, (), {}))
+        result = pause(Halt("s", 0, (), {}))
         del result
         alive.append(seen() is not None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from diffsynth.pipelines.qwen_image import QwenImageUnit_PromptEmbedder
 
 from renderer.engine import encoding
 from renderer.engine.calling import Rendering
-from renderer.engine.modulation import timesteps
+from renderer.engine.modulation import Modulations, timesteps
 from renderer.engine.native import NativeEngine
 from renderer.engine.riders import Rider
+from renderer.engine.sections import Passing
 from renderer.engine.slots import BlockSource
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError, OutOfMemoryError, RendererError
@@ -25,6 +27,11 @@ from renderer.protocol import Setup
 from tests.making import make_job
 
 LONG = "a blue star in the upper left corner of a yellow and white striped background, with the text HELLO below it"
+
+
+def modulations(engine: StreamingEngine) -> Modulations:
+    assert isinstance(engine._beforehand, Modulations)
+    return engine._beforehand
 
 
 def variants(precision: Precision = "bf16") -> list[Job]:
@@ -174,7 +181,7 @@ class TestRiding:
         monkeypatch.setattr("renderer.engine.prompts.cache_folder", lambda: tmp_path)
         engine = open_engine(in_flight=1)
         swept: list[str] = []
-        encode, compute = engine._prompts._sweep, engine._modulations._compute
+        encode, compute = engine._prompts._sweep, modulations(engine)._compute
 
         def encode_noted(source: BlockSource, riders: Sequence[Rider]) -> None:
             swept.append("prompts")
@@ -185,7 +192,7 @@ class TestRiding:
             compute(missing)
 
         monkeypatch.setattr(engine._prompts, "_sweep", encode_noted)
-        monkeypatch.setattr(engine._modulations, "_compute", compute_noted)
+        monkeypatch.setattr(engine._beforehand, "_compute", compute_noted)
         heard = render(engine, [make_job(f"prompt {number}", side=64, steps=2) for number in range(6)])
         assert len(heard.pictures) == 6
         assert swept == ["prompts", "steps"]
@@ -216,14 +223,14 @@ class TestRiding:
         engine = open_engine(in_flight=2)
         heard = render(engine, [make_job(side=64, steps=steps) for steps in range(2, 9)])
         assert len(heard.pictures) == 7
-        assert len(engine._modulations._tables) <= 8
+        assert len(modulations(engine)._tables) <= 8
 
     def test_sizes_are_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """DiffSynth keeps the rotary frequencies of every size it has met; a batch of many sizes does not."""
-        monkeypatch.setattr("renderer.engine.streaming.MOST_SIZES", 2)
+        monkeypatch.setattr("renderer.families.qwen_image.networks.MOST_SIZES", 2)
         engine = open_engine(in_flight=1)
         render(engine, [make_job(side=side, steps=2) for side in range(64, 160, 16)])
-        assert len(engine._skeleton.dit.pos_embed.rope_cache) <= 3
+        assert len(engine._skeleton.parts["dit"].pos_embed.rope_cache) <= 3
 
     def test_equal_prompts_are_encoded_once_and_remembered(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -272,12 +279,12 @@ class TestFailures:
         engine = open_engine(in_flight=2)
         ride = engine._ride
 
-        def poisoned(block: Any, number: int, flying: Any, *, hold: bool) -> None:
+        def poisoned(passing: Passing, flying: Any) -> None:
             def bad(**inputs: Any) -> Any:
-                text, image = block(**inputs)
+                text, image = passing.block(**inputs)
                 return text, image * float("nan") if inputs["image"].shape[1] == 64 else image
 
-            ride(bad, number, flying, hold=hold)
+            ride(replace(passing, block=bad), flying)
 
         monkeypatch.setattr(engine, "_ride", poisoned)
         heard = render(engine, [variants()[0], variants()[1]])
@@ -290,14 +297,14 @@ class TestFailures:
         engine = open_engine(slots=4, in_flight=4)
         ride, left = engine._ride, [20]
 
-        def short(block: Any, number: int, flying: Any, *, hold: bool) -> None:
+        def short(passing: Passing, flying: Any) -> None:
             def fails(**inputs: Any) -> Any:
-                if len(flying) > 1 and left[0] and number == 3:
+                if len(flying) > 1 and left[0] and passing.index == 3:
                     left[0] -= 1
                     raise torch.OutOfMemoryError("CUDA out of memory")
-                return block(**inputs)
+                return passing.block(**inputs)
 
-            ride(fails, number, flying, hold=hold)
+            ride(replace(passing, block=fails), flying)
 
         engine._ride = short  # type: ignore[method-assign]
         heard = render(engine, variants())
@@ -332,14 +339,14 @@ class TestFailures:
         engine = open_engine(in_flight=1)
         render(engine, [make_job("one", side=64, steps=2)])
         before = _tensor_bytes()
-        arrive, layers = engine._prompts._blocks.arrive, itertools.count(1)
+        arrive, layers = engine._prompts._passage._sections[0].blocks.arrive, itertools.count(1)
 
         def short(number: int, slot: torch.Tensor) -> torch.nn.Module:
             if next(layers) == 3:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return arrive(number, slot)
 
-        monkeypatch.setattr(engine._prompts._blocks, "arrive", short)
+        monkeypatch.setattr(engine._prompts._passage._sections[0].blocks, "arrive", short)
         heard = render(engine, [make_job(f"{LONG} {number}", side=64, steps=2) for number in range(3)])
         assert len(heard.pictures) == 3
         del heard
@@ -352,7 +359,7 @@ class TestFailures:
         def never(*_: Any, **__: Any) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-        engine._blocks.arrive = lambda *_: never  # type: ignore[method-assign]
+        engine._passage._sections[0].blocks.arrive = lambda *_: never  # type: ignore[method-assign]
         heard = render(engine, variants()[:2])
         assert set(heard.failures) == {"0", "1"}
         assert all(isinstance(error, OutOfMemoryError) for error in heard.failures.values())
@@ -369,13 +376,13 @@ def test_the_sweeps_use_diffsynth_s_own_schedule() -> None:
     """The timesteps whose modulation is made ready are those DiffSynth hands to the model, one by one."""
     engine = open_engine()
     seen: list[float] = []
-    at = engine._modulations.at
+    at = engine._beforehand.at
 
-    def noted(timestep: float) -> torch.Tensor:
-        seen.append(timestep)
-        return at(timestep)
+    def noted(job: Job, step: int) -> Any:
+        seen.append(timesteps(job, engine._dtype)[step])
+        return at(job, step)
 
-    engine._modulations.at = noted  # type: ignore[method-assign]
+    engine._beforehand.at = noted  # type: ignore[method-assign]
     job = variants()[1]
     render(engine, [job])
     assert tuple(seen) == timesteps(job, engine._dtype)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from renderer.engine import slots
+from renderer.engine.journeys import Journey
 from renderer.engine.native import NativeEngine
 from renderer.engine.recorded import CudaRecorder
+from renderer.engine.sections import Passing
 from renderer.engine.streaming import StreamingEngine
 from renderer.job import Job, Precision
 from renderer.protocol import Setup
@@ -36,7 +39,7 @@ def test_bf16_is_diffsynth_bit_by_bit(slots: int) -> None:
 def test_fp8_does_not_depend_on_company_or_slots(slots: int) -> None:
     """FP8 products: together through few slots or alone with all, the bits are the same."""
     engine = open_engine("fp8", slots=slots, in_flight=4)
-    assert engine._blocks.arithmetic == "fp8"
+    assert engine._passage.arithmetic == "fp8"
     assert pixels(render(engine, variants("fp8"))) == alone("fp8")
 
 
@@ -60,7 +63,7 @@ def test_fp8_weights_are_multiplied_in_bf16() -> None:
     engine = StreamingEngine.open(
         Setup(model="demo", precision="fp8-weights", profile="stream", slots=2), lambda _: None
     )
-    assert engine._blocks.arithmetic == "bf16"
+    assert engine._passage.arithmetic == "bf16"
     assert len(pixels(render(engine, variants("fp8-weights")))) == 4
 
 
@@ -90,14 +93,14 @@ def _run_short(engine: StreamingEngine, jobs: list[Job]) -> None:
     """Render with one real CUDA out-of-memory error at the fourth block of the first sweep."""
     ride, left = engine._ride, [1]
 
-    def short(block: object, number: int, flying: object, *, hold: bool) -> None:
+    def short(passing: Passing, flying: list[Journey]) -> None:
         def fails(**inputs: object) -> object:
-            if left[0] and number == 3:
+            if left[0] and passing.index == 3:
                 left[0] = 0
                 return torch.empty(2**46, device="cuda")
-            return block(**inputs)  # type: ignore[operator]
+            return passing.block(**inputs)
 
-        ride(fails, number, flying, hold=hold)  # type: ignore[arg-type]
+        ride(replace(passing, block=fails), flying)
 
     engine._ride = short  # type: ignore[method-assign]
     try:

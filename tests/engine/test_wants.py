@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from renderer.engine import precision, slots, streaming
+from renderer.engine import precision, slots, stores, streaming
+from renderer.engine.sections import Passing
 from renderer.engine.slots import Slots
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError, OutOfMemoryError
@@ -40,15 +42,15 @@ def short_at(monkeypatch: pytest.MonkeyPatch, engine: StreamingEngine, key: str,
     """Let a picture run out of memory at its third block, so many times; who rode each block is what comes back."""
     ride, left, rode = engine._ride, [times], list[list[str]]()
 
-    def short(block: Any, number: int, flying: Any, *, hold: bool) -> None:
+    def short(passing: Passing, flying: Any) -> None:
         rode.append([journey.key for journey in flying])
-        if number != 3 or not left[0] or key not in rode[-1]:
-            ride(block, number, flying, hold=hold)
+        if passing.index != 3 or not left[0] or key not in rode[-1]:
+            ride(passing, flying)
             return
         left[0] -= 1
         victim = flying[rode[-1].index(key)]
-        ride(failing(block, times=99), number, [victim], hold=False)
-        ride(block, number, [journey for journey in flying if journey is not victim], hold=hold)
+        ride(replace(passing, block=failing(passing.block, times=99)), [victim])
+        ride(passing, [journey for journey in flying if journey is not victim])
 
     monkeypatch.setattr(engine, "_ride", short)
     return rode
@@ -249,7 +251,7 @@ class TestFiles:
     def store(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         """A copy of the demo's store, whose blocks are read from the disk in every sweep."""
         monkeypatch.setattr(host, "MARGIN_BYTES", 2**60)
-        folder = open_engine()._prompts._files[0].path.parent.parent
+        folder = stores.find(Setup(model="demo", precision="bf16", profile="stream"), lambda _: None).folder
         return shutil.copytree(folder, tmp_path / "store")
 
     def opened(self, store: Path) -> StreamingEngine:

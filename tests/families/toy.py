@@ -69,6 +69,7 @@ TOY = Family(
     ),
     unfit=lambda _: "",
     shapes=lambda _: SHAPES,
+    torch_half="tests.families.toy_networks",
 )
 
 

@@ -3,6 +3,7 @@
     transformer.py    the DiT in a store: its blocks' layers in the order of a slot, what stays bf16 and why
     text_encoder.py   the text encoder's, with its vision tower
     vae.py            the VAE's
+    networks.py       how DiffSynth builds and calls them: for the engine, and the only file here with torch in it
     shapes.py         every tensor they have, by name and shape, for any widths
 
 The demo model is a member with small widths.
@@ -54,4 +55,11 @@ def _shapes(model: Architecture) -> dict[Role, Shapes]:
     }
 
 
-QWEN_IMAGE_FAMILY = Family("qwen-image", "Qwen-Image", (TRANSFORMER, TEXT_ENCODER, VAE), unfit=_unfit, shapes=_shapes)
+QWEN_IMAGE_FAMILY = Family(
+    "qwen-image",
+    "Qwen-Image",
+    (TRANSFORMER, TEXT_ENCODER, VAE),
+    unfit=_unfit,
+    shapes=_shapes,
+    torch_half=f"{__name__}.networks",
+)

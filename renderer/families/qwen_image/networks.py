@@ -1,0 +1,220 @@
+"""Qwen-Image's networks as DiffSynth builds them, hollow: `Stop`s stand in their blocks' places. The engine calls this.
+
+What lies outside the blocks goes to the device. Which classes to build is told by the widths the store has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffsynth.core.vram.initialization import skip_model_initialization
+from diffsynth.models.qwen_image_dit import QwenImageDiT
+from diffsynth.models.qwen_image_text_encoder import QwenImageTextEncoder
+from diffsynth.models.qwen_image_vae import QwenImageVAE
+from diffsynth.pipelines.qwen_image import QwenImagePipeline, QwenImageUnit_PromptEmbedder
+from safetensors import safe_open
+from transformers import Qwen2Tokenizer
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer
+
+from renderer.catalog import DROPPED_TOKENS
+from renderer.demo import family
+from renderer.demo.tokenizer import TEMPLATE_PREFIX
+from renderer.engine import calling
+from renderer.engine.blocks import FastBlocks, ModuleBlocks
+from renderer.engine.device import Device, computation_dtype
+from renderer.engine.encoding import Encoded, HostEmbedding
+from renderer.engine.fp8_blocks import Fp8Blocks
+from renderer.engine.modulation import Modulations, PickImage, PickText, ReadyModulation
+from renderer.engine.riders import Halt, Stop, pause
+from renderer.engine.skeletons import Beforehand, Skeleton
+from renderer.engine.vae import PictureVae
+from renderer.errors import ModelError, shorten
+from renderer.job import Job
+from renderer.weights.store import Store, TensorPlace, load
+
+QWEN_IMAGE_WIDTH = 3072
+
+DIT, TEXT = "transformer", "text_encoder"
+"""The sections."""
+
+MOST_SIZES = 32
+"""Sizes whose rotary frequencies stay on the device: up to 8 MB each."""
+
+_TOKENIZER_HINT = "the tokenizer is damaged, or another model's"
+
+
+def empty(width: int, layers: int) -> tuple[Any, Any, Any]:
+    """DiT, text encoder and VAE of the model whose DiT is `width` wide, all on the meta device.
+
+    Raises `ModelError` for a width that no known model has.
+    """
+    with skip_model_initialization():
+        if width == QWEN_IMAGE_WIDTH:
+            return QwenImageDiT(num_layers=layers), QwenImageTextEncoder(), QwenImageVAE()
+        if width == family.DIT_WIDTH:
+            return family.DemoDiT(), family.DemoTextEncoder(), QwenImageVAE(base_dim=family.VAE_BASE_WIDTH)
+    raise ModelError(f"no known model of the family has a DiT {width} wide")
+
+
+def build(store: Store, device: Device) -> Skeleton:
+    """Build the networks of a store. Raises `ModelError` for widths that no known model has."""
+    dtype = computation_dtype(device)
+    outside = _cast(load(store.outside("transformer"), device), dtype)
+    width = outside["img_in.weight"].shape[0]
+    layers = len(store.blocks("transformer"))
+    dit, text_encoder, vae = empty(width, layers)
+    dit_block = dit.transformer_blocks[0]
+    dit_block.img_mod, dit_block.txt_mod = PickImage(), PickText()
+    dit.transformer_blocks = torch.nn.ModuleList(Stop(DIT, number) for number in range(layers))
+    dit.load_state_dict(outside, assign=True)
+    checking = _in_the_background(store.outside("text_encoder").check)
+    text_block = _hollow_out(text_encoder, store, device, dtype)
+    parts = {
+        "dit": dit.eval(),
+        "text_encoder": text_encoder.eval(),
+        "vae": PictureVae(vae, _cast(load(store.vae(), device), dtype)),
+        "tokenizer": open_tokenizer(store.tokenizer),
+    }
+
+    def tidy() -> None:
+        if len(dit.pos_embed.rope_cache) > MOST_SIZES:
+            dit.pos_embed.rope_cache.clear()
+
+    return Skeleton(
+        parts=parts,
+        templates={DIT: dit_block, TEXT: text_block},
+        sections=(DIT,),
+        text_sections=(TEXT,),
+        tokenizer=parts["tokenizer"],
+        width=width,
+        checking=checking,
+        tidy=tidy,
+    )
+
+
+def pipeline(skeleton: Skeleton, encoded: Mapping[str, Encoded], device: Device) -> Any:
+    """A pipeline of DiffSynth's for one picture: its own scheduler, everybody's networks, prompts that are encoded."""
+    pipe = QwenImagePipeline(device=device, torch_dtype=computation_dtype(device))
+    for name, part in skeleton.parts.items():
+        setattr(pipe, name, part)
+    pipe.units = [
+        ReadyPrompts(encoded) if isinstance(unit, QwenImageUnit_PromptEmbedder) else unit for unit in pipe.units
+    ]
+    return pipe
+
+
+def encode(pipe: Any, prompt: str) -> Encoded:
+    """Encode a prompt as DiffSynth does, pausing at every layer."""
+    found = QwenImageUnit_PromptEmbedder().process(pipe, prompt)
+    return Encoded(found["prompt_emb"].cpu(), found["prompt_emb_mask"].cpu())
+
+
+def arguments(job: Job) -> dict[str, Any]:
+    """What `pipe(...)` is called with, `progress_bar_cmd` aside."""
+    return calling.arguments(job)
+
+
+def beforehand(skeleton: Skeleton, store: Store, device: Device) -> Beforehand:
+    """The modulations, a third of the DiT's weights: they see the timestep alone."""
+    return Modulations(skeleton.parts["dit"].time_text_embed, store.modulations(), device)
+
+
+def given(halt: Halt, ready: torch.Tensor | None) -> Mapping[str, Any]:
+    """A block's modulation is ready-made, and stands in for the timestep's embedding."""
+    assert ready is not None
+    return {**halt.kwargs, "temb": ReadyModulation(ready[halt.index])}
+
+
+def fast_blocks(
+    section: str, template: torch.nn.Module, places: Sequence[TensorPlace], plain: ModuleBlocks, operations: Any
+) -> FastBlocks | None:
+    """The DiT's blocks by FP8 products."""
+    if section != DIT:
+        return None
+    attention = template.get_submodule("attn")
+    return Fp8Blocks(plain, places, attention.num_heads, attention.head_dim, operations)
+
+
+def renumber(section: str) -> Callable[[torch.nn.Module, int], None] | None:
+    """A layer of the text encoder keeps its keys and values under its number."""
+    return _renumber if section == TEXT else None
+
+
+def _renumber(layer: Any, number: int) -> None:
+    layer.self_attn.layer_idx = number
+
+
+def _in_the_background(work: Callable[[], None]) -> Future[None]:
+    pool = ThreadPoolExecutor(1)
+    try:
+        return pool.submit(work)
+    finally:
+        pool.shutdown(wait=False)
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """A model's tokenizer. Raises `ModelError`, naming the folder, unless it cuts prompts as DiffSynth takes it to."""
+    try:
+        tokenizer = Qwen2Tokenizer.from_pretrained(str(folder))
+        dropped = len(tokenizer(TEMPLATE_PREFIX).input_ids)
+    except Exception as error:  # whatever its library says of a file that is none
+        raise ModelError(f"{folder}: not a tokenizer: {shorten(str(error))}", hint=_TOKENIZER_HINT) from error
+    if dropped != DROPPED_TOKENS:
+        message = f"{folder}: the prompt template takes {dropped} tokens, and DiffSynth drops {DROPPED_TOKENS}"
+        raise ModelError(message, hint=_TOKENIZER_HINT)
+    return tokenizer
+
+
+def _cast(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Tensors in another type, where they are of another."""
+    return {name: tensor.to(dtype=dtype) for name, tensor in tensors.items()}
+
+
+def _hollow_out(encoder: Any, store: Store, device: Device, dtype: torch.dtype) -> torch.nn.Module:
+    """Take the text encoder's layers, vision tower and head out; one of its layers is what comes back."""
+    language = encoder.model.language_model
+    block: torch.nn.Module = language.layers[0]
+    count = len(language.layers)
+    language.layers = torch.nn.ModuleList(TextStop(TEXT, number) for number in range(count))
+    outside = store.outside("text_encoder")
+    with safe_open(outside.path, framework="pt") as file:  # mapped: the embedding table is not read
+        norm = file.get_tensor("model.norm.weight").to(device, dtype)
+        language.embed_tokens = HostEmbedding(file.get_tensor("model.embed_tokens.weight"), device, dtype)
+    language.norm.weight = torch.nn.Parameter(norm, requires_grad=False)
+    language.rotary_emb.to(device=device, dtype=dtype)  # frequencies like all else, as DiffSynth has them
+    encoder.model.visual = None
+    encoder.lm_head = None
+    return block
+
+
+class TextStop(Qwen2_5_VLDecoderLayer):
+    """Stands where a decoder layer stood. It is one by class, because transformers records what its layers give."""
+
+    def __init__(self, section: str, index: int) -> None:
+        torch.nn.Module.__init__(self)
+        self._section = section
+        self._index = index
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return pause(Halt(self._section, self._index, args, kwargs))
+
+
+class ReadyPrompts(QwenImageUnit_PromptEmbedder):
+    """In a pipeline, in the prompt unit's place: hands out what has been encoded.
+
+    The mask stays on the host: DiffSynth reads nothing off it but the number of tokens, twice a step, and on the GPU
+    that would wait for all the work before it.
+    """
+
+    def __init__(self, encoded: Mapping[str, Encoded]) -> None:
+        super().__init__()
+        self._encoded = encoded
+
+    def process(self, pipe: Any, prompt: str, edit_image: Any = None) -> dict[str, torch.Tensor]:
+        assert edit_image is None, "edits are not streamed"
+        found = self._encoded[prompt]
+        return {"prompt_emb": found.embedding.to(pipe.device, non_blocking=True), "prompt_emb_mask": found.mask}
