@@ -13,6 +13,7 @@ Streaming, where blocks come to the pictures:
     streaming         the engine: who admits, sweeps and lands
     journeys          one picture's way, from noise to pixels
     riders            calls of DiffSynth's that pause wherever a block would run
+    sections          a network's sections of alike blocks, brought past whoever waits in them
     slots             blocks come past in sweeps
     budget            how many slots, how many pictures in flight
     prompts           the prompts at hand, encoded

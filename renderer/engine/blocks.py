@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from renderer.engine import precision
 from renderer.engine.device import STORED_DTYPE
+from renderer.job import BlockArithmetic
 from renderer.weights.store import TensorPlace, views
-
-Arithmetic = Literal["bf16", "fp8", "float32"]
 
 
 class Blocks(Protocol):
     """A kind of block."""
 
     @property
-    def arithmetic(self) -> Arithmetic:
+    def arithmetic(self) -> BlockArithmetic:
         """In which format its large products are computed."""
 
     def arrive(self, number: int, slot: torch.Tensor) -> Any:
@@ -56,7 +55,7 @@ class ModuleBlocks:
 
         It is computed in `dtype`. `renumber` tells a block which one it is, where blocks want to know.
         """
-        self.arithmetic: Arithmetic = "bf16" if dtype == STORED_DTYPE else "float32"
+        self.arithmetic: BlockArithmetic = "bf16" if dtype == STORED_DTYPE else "float32"
         self._dtype = dtype
         self._template = template
         self._places = places

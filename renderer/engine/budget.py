@@ -16,11 +16,10 @@ import torch
 
 from renderer import catalog
 from renderer.catalog import MOST_TOKENS, Architecture
-from renderer.engine.blocks import Arithmetic
 from renderer.engine.device import Device
 from renderer.estimate import decide, duration
 from renderer.estimate.memory import CONTEXT_BYTES, TURNING_SLOTS, Kernels, Streaming, Work
-from renderer.job import Job
+from renderer.job import BlockArithmetic, Job
 from renderer.protocol import Setup
 
 MODULES_BYTES = 192 * 2**20
@@ -43,7 +42,7 @@ class Budget:
     """What this device's memory allows. What one picture has to do without is not known here: it is that picture's."""
 
     def __init__(
-        self, blocks: int, width: int, setup: Setup, device: Device, arithmetic: Arithmetic | None = None
+        self, blocks: int, width: int, setup: Setup, device: Device, arithmetic: BlockArithmetic | None = None
     ) -> None:
         """Taken when what stays on the device for good is there already. `arithmetic` is the blocks', once known."""
         self._most = setup.in_flight or decide.MOST_IN_FLIGHT

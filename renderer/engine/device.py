@@ -42,18 +42,14 @@ class Placement:
 FROM_HOST = Placement(offload="host", onload="host", preparing="device", bounded=True)
 FROM_DISK = Placement(offload="disk", onload="host", preparing="device", bounded=True)
 
-PLACEMENTS: Mapping[tuple[Profile, Stored], Placement | None] = MappingProxyType(
-    {
-        ("resident", "bf16"): None,
-        ("resident", "fp8"): None,
-        ("fp8", "fp8"): FROM_HOST,
-        ("disk", "bf16"): FROM_DISK,
-        ("disk", "fp8"): FROM_DISK,
-        ("cpu", "bf16"): None,
-        ("cpu", "fp8"): None,
-    }
+PLACEMENTS: Mapping[Profile, Placement | None] = MappingProxyType(
+    {"resident": None, "fp8": FROM_HOST, "disk": FROM_DISK, "cpu": None}
 )
-"""None: all weights on the device, without VRAM management. A pair that is not here is refused."""
+"""None: all weights on the device, without VRAM management."""
+
+ONLY: Mapping[Profile, Stored] = MappingProxyType({"fp8": "fp8"})
+"""Profiles that are for weights of one codec; all others take those of any."""
+
 NEEDS_GPU: frozenset[Profile] = frozenset({"resident", "fp8"})
 
 
@@ -72,12 +68,11 @@ def computation_dtype(device: Device) -> torch.dtype:
 
 def find(profile: Profile, precision: Stored) -> Placement | None:
     """The placement of a profile and precision. Raises `MachineError` for a pair there is none for."""
-    try:
-        return PLACEMENTS[profile, precision]
-    except KeyError:
-        others = ", ".join(name for name, kind in PLACEMENTS if kind == precision)
-        message = f"the profile {profile} keeps weights in FP8 and cannot render {precision} jobs"
-        raise MachineError(message, hint=f"for {precision}: --profile {others.replace(', ', ' or ')}") from None
+    if ONLY.get(profile, precision) == precision:
+        return PLACEMENTS[profile]
+    others = " or ".join(name for name in PLACEMENTS if ONLY.get(name, precision) == precision)
+    message = f"the profile {profile} keeps weights in {ONLY[profile].upper()} and cannot render {precision} jobs"
+    raise MachineError(message, hint=f"for {precision}: --profile {others}")
 
 
 def on(device: Device, place: Placement | None) -> Placement | None:

@@ -22,9 +22,10 @@ from typing import Any, Protocol
 import torch
 
 from renderer.engine import failures
-from renderer.engine.blocks import Arithmetic, Blocks
+from renderer.engine.blocks import Blocks
 from renderer.engine.modulation import ReadyModulation
 from renderer.estimate.memory import MOST_RECORDED_ROWS
+from renderer.job import BlockArithmetic
 
 LOG = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ class RecordedBlocks:
         self._pools: dict[int, Any] = {}
 
     @property
-    def arithmetic(self) -> Arithmetic:
+    def arithmetic(self) -> BlockArithmetic:
         return self._blocks.arithmetic
 
     def arrive(self, number: int, slot: torch.Tensor) -> Callable[..., Any]:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from renderer.engine.blocks import Arithmetic, Blocks
+from renderer.engine.blocks import Blocks
 from renderer.engine.riders import Halt, Rider
 from renderer.engine.slots import ReadableBlock, Slots
+from renderer.job import BlockArithmetic
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Passage:
         return [section.files[index] for section, index in self._order]
 
     @property
-    def arithmetic(self) -> Arithmetic:
+    def arithmetic(self) -> BlockArithmetic:
         """In which format the large products of most of its blocks are computed: those of the first section."""
         return self._sections[0].blocks.arithmetic
 

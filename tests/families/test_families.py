@@ -127,11 +127,22 @@ class TestASecond:
         with pytest.raises(ModelError, match="of Qwen-Image, and the vae is of Toy"):
             unpacked(source, mine.tokenizer, "bf16")
 
-    def test_what_lacks(self, tmp_path: Path) -> None:
-        """A store without one of its sections' files is not whole."""
+    @pytest.mark.parametrize("kind", ["single", "gate", "outside"])
+    def test_what_lacks(self, tmp_path: Path, kind: str) -> None:
+        """A store without a kind of file that its family has is not whole."""
         folder = packed(tmp_path / "toy", "bf16").folder
         index = read_index(folder)
-        files = tuple(file for file in index.files if file.kind != "single")
+        files = tuple(file for file in index.files if file.kind != kind)
+        (folder / "index.json").write_text(index.model_copy(update={"files": files}).sealed().text())
+        with pytest.raises(ModelError, match="does not list all parts"):
+            open_store(folder)
+
+    def test_a_file_of_a_kind_that_is_none(self, tmp_path: Path) -> None:
+        """Nothing lies in a store that nobody asks for."""
+        folder = packed(tmp_path / "toy", "bf16").folder
+        index = read_index(folder)
+        strange = index.files[0].model_copy(update={"kind": "strange"})
+        files = (*index.files, strange)
         (folder / "index.json").write_text(index.model_copy(update={"files": files}).sealed().text())
         with pytest.raises(ModelError, match="does not list all parts"):
             open_store(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import renderer
 from renderer.engine import precision
 from renderer.engine.coded import CodedLinear
 from renderer.families import QWEN_IMAGE_FAMILY
@@ -145,6 +147,22 @@ class TestEvery:
         assert torch.equal(layer(values), torch.nn.functional.linear(values, whole, bias))
 
 
+def test_nobody_else_names_one() -> None:
+    """Layout, packer, store and families ask codecs; a new one changes no line of theirs."""
+    root = Path(renderer.__file__).parent
+    own = root / "weights" / "codecs"
+    asking = [
+        path for wing in ("weights", "families") for path in (root / wing).rglob("*.py") if own not in path.parents
+    ]
+    named = {
+        (path.name, node.value)
+        for path in [*asking, root / "estimate" / "weights.py", root / "engine" / "networks.py"]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in CODECS
+    }
+    assert not named
+
+
 class TestKept:
     def test_a_block(self) -> None:
         """Each tensor of the module once, by its codec; what belongs to another is no tensor of its own."""
@@ -171,16 +189,21 @@ GROUP = 8
 
 @dataclass(frozen=True, slots=True)
 class Nibbles:
-    """Four bits a value, two in a byte, and a bf16 scale for each eight of them."""
+    """Four bits a value, two in a byte, and for each eight of them a bf16 scale, and what stands for zero."""
 
     name: ClassVar[Any] = "nibbles"
     error: float = 1 / 14 + 2.0**-7
     is_plain: bool = False
-    dtypes: Mapping[str, str] = field(default_factory=lambda: {WEIGHT: "U8", "scales": "BF16"})
+    dtypes: Mapping[str, str] = field(default_factory=lambda: {WEIGHT: "U8", "scales": "BF16", "zeros": "U8"})
 
     def parts(self, shape: Shape) -> tuple[CodecPart, ...]:
         rows, columns = shape
-        return CodecPart(WEIGHT, "U8", (rows, columns // 2)), CodecPart("scales", "BF16", (rows, columns // GROUP))
+        groups = (rows, columns // GROUP)
+        return (
+            CodecPart(WEIGHT, "U8", (rows, columns // 2)),
+            CodecPart("scales", "BF16", groups),
+            CodecPart("zeros", "U8", groups),
+        )
 
     def shape(self, parts: Mapping[str, Shape]) -> Shape:
         rows, half = parts[WEIGHT]
@@ -191,13 +214,14 @@ class Nibbles:
         scales = (groups.abs().amax(dim=2) / 7).to(torch.bfloat16)
         steps = (groups / scales.float()[..., None]).round().clamp(-7, 7).flatten(1).to(torch.int64) + 8
         values = (steps[:, ::2] + 16 * steps[:, 1::2]).to(torch.uint8)
-        parts = {WEIGHT: values, "scales": scales}
+        parts = {WEIGHT: values, "scales": scales, "zeros": torch.full(scales.shape, 8, dtype=torch.uint8)}
         lost = float((self.decode(parts).float() - rows.float()).norm()) ** 2
         return EncodedRows(parts, bool(scales.isfinite().all()), Loss(lost, float(rows.float().norm()) ** 2))
 
     def decode(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        both = torch.stack([parts[WEIGHT] % 16, parts[WEIGHT] // 16], dim=2).flatten(1).float() - 8
-        return (both.unflatten(1, (-1, GROUP)) * parts["scales"].float()[..., None]).flatten(1).to(torch.bfloat16)
+        both = torch.stack([parts[WEIGHT] % 16, parts[WEIGHT] // 16], dim=2).flatten(1).float()
+        steps = both.unflatten(1, (-1, GROUP)) - parts["zeros"].float()[..., None]
+        return (steps * parts["scales"].float()[..., None]).flatten(1).to(torch.bfloat16)
 
 
 @pytest.fixture
@@ -222,7 +246,9 @@ class TestAnother:
         assert tensors["attn.to_q.scales"].bytes == 2 * 16 * 16 // GROUP
         assert tensors["attn.to_q.bias"].codec.is_plain
         names = list(tensors)
-        assert names.index("txt_mlp.net.2.weight") < names.index("attn.to_q.scales") < names.index("attn.to_q.bias")
+        assert names[12:14] == ["attn.to_q.scales", "attn.to_k.scales"]  # side by side, as the weights they belong to
+        assert names[24:26] == ["attn.to_q.zeros", "attn.to_k.zeros"]
+        assert names[36:38] == ["attn.to_q.bias", "attn.to_k.bias"]
 
     def test_there_and_back(self, nibbles: Any, tmp_path: Path) -> None:
         """A checkpoint reads like its store, and a block's tensors are decoded to what they were, within the error."""
@@ -245,5 +271,7 @@ class TestAnother:
             assert torch.equal(room[name], tensor.float())
             far = (tensor.float() - original.float()).abs()
             assert bool((far <= Nibbles().error * original.float().abs().amax()).all())
-        some = file.tensors_of(["attn.to_q.scales"])
-        assert torch.equal(some["attn.to_q.scales"], tensors["attn.to_q.scales"])
+        for part in ("weight", "scales", "zeros"):
+            some = file.tensors_of([f"attn.to_q.{part}"])
+            assert some.keys() == {f"attn.to_q.{part}"}
+            assert torch.equal(some[f"attn.to_q.{part}"], tensors[f"attn.to_q.{part}"])
