@@ -28,7 +28,10 @@ _MODELS = dict.fromkeys(SHELLS, "_renderer_models_or_dirs") | {"fish": "(_render
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser what the command takes."""
     parser.add_argument("shell", choices=SHELLS)
-    parser.epilog = 'bash: eval "$(renderer completion bash)"; zsh: the same, below compinit; fish: | source'
+    parser.epilog = (
+        'in ~/.bashrc: eval "$(renderer completion bash)"; in ~/.zshrc, below compinit: eval "$(renderer completion '
+        'zsh)"; in ~/.config/fish/config.fish: renderer completion fish | source'
+    )
 
 
 def run(options: argparse.Namespace) -> int:
