@@ -121,6 +121,23 @@ class Weights:
         return f"{self.model} at {self.precision}"
 
 
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What the sampler follows: so many `steps` over a picture of so many `tokens`, by which its noise is shifted.
+
+    `kind` is the family's, as its catalogue rows name it.
+    """
+
+    kind: str
+    steps: int
+    tokens: int
+
+    @classmethod
+    def of(cls, job: Job, kind: str = "qwen-image") -> Schedule:
+        """A job's schedule: a token is 16 by 16 pixels."""
+        return cls(kind, job.num_inference_steps, (job.height // 16) * (job.width // 16))
+
+
 class ModelIdentity(Value):
     """Which weights: a catalogue id with its revision, or the SHA-256 over a local folder's files."""
 

@@ -24,7 +24,8 @@ from renderer.catalog import MOST_TOKENS
 from renderer.engine import failures
 from renderer.errors import OutOfMemoryError, RendererError
 from renderer.estimate import Work, decide
-from renderer.estimate.memory import CONTEXT_BYTES, TURNING_SLOTS
+from renderer.estimate.fitted import CONTEXT_BYTES
+from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import Job
 from renderer.machine import hardware
 from renderer.planning import fitting, placement

@@ -17,7 +17,7 @@ from renderer.catalog import MOST_TOKENS, Model
 from renderer.cli import arguments
 from renderer.cli.assumptions import assumptions
 from renderer.errors import EXIT_DONE, EXIT_MACHINE, UsageError
-from renderer.estimate import Estimate, Kernels, Native, Streaming, Term, Work, decide, host, memory
+from renderer.estimate import Estimate, Kernels, Native, Streaming, Term, Work, decide, fitted, host
 from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import Precision, Profile, Size, stored
 from renderer.machine.hardware import Machine
@@ -142,7 +142,7 @@ def _ways(model: Model, streaming: Streaming, work: Work, works: list[Work], ava
         yield f"--slots {TURNING_SLOTS} fits"
     if nearest := decide.nearest_fitting(streaming, model, work, available):
         yield f"--size {nearest} fits"
-    enough = decide.needed(least, works) + memory.CONTEXT_BYTES
+    enough = decide.needed(least, works) + fitted.CONTEXT_BYTES
     yield f"--vram {-(-enough * 10 // 2**30) / 10:g}GiB would do, with 2 slots"
 
 
@@ -157,7 +157,7 @@ def _other(options: argparse.Namespace, there: Machine) -> MemoryAnswer:
     found = estimate.estimate_unet(height, width, options.prompt_tokens, cfg, options.in_flight, fused=fused)
     available = fitting.allocator_bytes(there, options.vram)
     if available is not None:
-        available += memory.CONTEXT_BYTES - found.context
+        available += fitted.CONTEXT_BYTES - found.context
     title = f"{OTHER}, {width}x{height}, fp16, {'fused' if fused else 'plain'} attention, batch of {options.in_flight}"
     return MemoryAnswer(title, found, found.allocated, available, ())
 

@@ -18,7 +18,8 @@ from renderer import catalog
 from renderer.catalog import MOST_TOKENS, Architecture
 from renderer.engine.device import Device
 from renderer.estimate import decide, duration
-from renderer.estimate.memory import CONTEXT_BYTES, TURNING_SLOTS, Kernels, Streaming, Work
+from renderer.estimate.fitted import CONTEXT_BYTES
+from renderer.estimate.memory import TURNING_SLOTS, Kernels, Streaming, Work
 from renderer.job import BlockArithmetic, Job
 from renderer.protocol import Setup
 

@@ -23,8 +23,11 @@ from renderer.engine.slots import ReadAhead, Slots, host_buffer
 from renderer.estimate.host import MOST_TABLES
 from renderer.estimate.memory import TURNING_SLOTS
 from renderer.families.qwen_image.transformer import MODULATION
-from renderer.job import Job
+from renderer.job import Job, Schedule
 from renderer.weights.store import BlockFile, views
+
+_TEMPLATES = {"qwen-image": "Qwen-Image"}
+"""DiffSynth\'s names for schedules, by the kinds of ours."""
 
 STEMS = MODULATION.layers
 """A block's two modulations, in the order of a table."""
@@ -150,15 +153,15 @@ def _linear(silent: torch.Tensor, tensors: dict[str, torch.Tensor], stem: str) -
 
 
 @functools.lru_cache(maxsize=1024)
-def _schedule(steps: int, tokens: int, dtype: torch.dtype) -> tuple[float, ...]:
-    scheduler = FlowMatchScheduler("Qwen-Image")
-    scheduler.set_timesteps(steps, denoising_strength=1.0, dynamic_shift_len=tokens)
+def _timesteps(schedule: Schedule, dtype: torch.dtype) -> tuple[float, ...]:
+    scheduler = FlowMatchScheduler(_TEMPLATES[schedule.kind])
+    scheduler.set_timesteps(schedule.steps, denoising_strength=1.0, dynamic_shift_len=schedule.tokens)
     return tuple(float(timestep) for timestep in scheduler.timesteps.to(dtype))
 
 
 def timesteps(job: Job, dtype: torch.dtype) -> tuple[float, ...]:
     """The timesteps at which DiffSynth runs the DiT for a job, rounded to what is computed in as it hands them over."""
-    return _schedule(job.num_inference_steps, (job.height // 16) * (job.width // 16), dtype)
+    return _timesteps(Schedule.of(job), dtype)
 
 
 def _table(blocks: int, vectors: torch.Tensor, device: Device) -> torch.Tensor:

@@ -3,6 +3,7 @@
 Pure arithmetic: nothing is measured here, no torch is imported. The engine's budget and the plan use these same
 functions, so that what is forecast is what the engine does.
 
+    fitted              every constant that was found by measuring, with its data
     terms               what an estimate consists of: named terms, in stages
     memory              GPU memory of the streaming engine
     decode              of it, a picture's decode

@@ -10,17 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from renderer.catalog import MOST_TOKENS, SIZE_STEP, Model
+from renderer.estimate.fitted import PAGES_BYTES, PAGES_PART
 from renderer.estimate.memory import BEHIND, TURNING_SLOTS, Streaming, Work
 from renderer.estimate.terms import total
 from renderer.job import Size
-from renderer.text import MIB
 
 MOST_IN_FLIGHT = 16
-
-PAGES_BYTES = 96 * MIB
-"""Pages of 20 MiB that tensors begin and end in, which the allocator cannot give back."""
-
-_PAGES_PART = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +43,7 @@ def needed(streaming: Streaming, works: Sequence[Work]) -> int:
     longest = max(text for work in works for text in work.texts)
     preparing = max(streaming.encode(works, [longest - BEHIND]).bytes, streaming.modulate(works).bytes) + waiting
     peak = max(preparing, streaming.denoise(works).bytes, streaming.decode(works).bytes)
-    return round(peak * (1 + _PAGES_PART)) + PAGES_BYTES
+    return round(peak * (1 + PAGES_PART)) + PAGES_BYTES
 
 
 def least(streaming: Streaming, works: Sequence[Work]) -> int:
@@ -74,7 +69,7 @@ def tokens_together(streaming: Streaming, flying: Sequence[Work], available: int
     waiting = sum(streaming.waiting(work) // 2 + streaming.belongings(work) for work in flying)
     bare = streaming.encode(flying, []).bytes + waiting
     bare += recording(streaming, flying) - needed(streaming, flying) if flying else 0
-    room = (available - PAGES_BYTES) / (1 + _PAGES_PART) - bare
+    room = (available - PAGES_BYTES) / (1 + PAGES_PART) - bare
     a_token = streaming.prompt_bytes(1) - streaming.prompt_bytes(0)
     return max(0, min(MOST_TOKENS, int(room / a_token)))
 
@@ -126,7 +121,7 @@ def decide(
 
 def slots_beside(streaming: Streaming, companies: Sequence[Sequence[Work]], available: int) -> int:
     """How many slots fit beside each of the companies: with small pictures' launches recorded, or else without."""
-    bare, block = replace(streaming, slots=0), round(streaming.weights.block * (1 + _PAGES_PART))
+    bare, block = replace(streaming, slots=0), round(streaming.weights.block * (1 + PAGES_PART))
     for need in (recording, needed):
         count = (available - max(need(bare, works) for works in companies)) // block
         if count >= TURNING_SLOTS:

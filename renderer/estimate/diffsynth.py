@@ -10,19 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from renderer.catalog import DROPPED_TOKENS, Architecture
-from renderer.estimate.memory import BEHIND, CONTEXT_BYTES, FIXED_BYTES, Kernels, Streaming, Work
+from renderer.estimate.fitted import (
+    CONTEXT_BYTES,
+    EARLY_CONTEXT_BYTES,
+    NATIVE_HOLES_MOST,
+    NATIVE_HOLES_OF_WEIGHTS,
+    NATIVE_HOLES_OF_WORK,
+)
+from renderer.estimate.memory import BEHIND, FIXED_BYTES, Kernels, Streaming, Work
 from renderer.estimate.terms import Estimate, Stage, Term, terms, total
 from renderer.estimate.weights import weight_bytes
 from renderer.job import Profile, Stored
-from renderer.text import MIB
-
-EARLY_CONTEXT_BYTES = 500 * MIB
-"""On the device beside the allocator while DiffSynth still takes weights up: many kernels are loaded later (H200)."""
-
-_MOST_HOLES = 500 * MIB
-_HOLES_OF_WORK, _HOLES_OF_WEIGHTS = 0.6, 0.03
-"""What is held in vain where weights are taken up one by one, between activations that come and go: of the activations
-(at most so much), and of the weights. Measured at 24, 16 and 10 GiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +113,11 @@ class Native:
         wanted = 0 if network == "VAE" else sizes[network]
         bare = Stage(name, fixed + terms(VAE=sizes["VAE"]) + beside, piece)
         holes = (
-            min(_MOST_HOLES, round(_HOLES_OF_WORK * total(beside))) if network == "DiT" else bare.reserved - bare.bytes
+            min(NATIVE_HOLES_MOST, round(NATIVE_HOLES_OF_WORK * total(beside)))
+            if network == "DiT"
+            else bare.reserved - bare.bytes
         )
         room = max(0, self.vram_bytes - EARLY_CONTEXT_BYTES - bare.bytes - holes)
-        taken = min(wanted, round(room / (1 + _HOLES_OF_WEIGHTS)))
-        vain = holes + round(_HOLES_OF_WEIGHTS * taken)
+        taken = min(wanted, round(room / (1 + NATIVE_HOLES_OF_WEIGHTS)))
+        vain = holes + round(NATIVE_HOLES_OF_WEIGHTS * taken)
         return Stage(name, bare.terms + terms(weights_taken_up=taken), vain=vain)

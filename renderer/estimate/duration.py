@@ -14,6 +14,22 @@ from typing import Literal
 
 from renderer.catalog import DROPPED_TOKENS, MOST_TOKENS, Architecture
 from renderer.estimate.decode import LATENT_PIXEL
+from renderer.estimate.fitted import (
+    BF16_BYTES_A_NUMBER,
+    DECODE_ATTENTION,
+    DECODE_CONVOLUTIONS,
+    DECODE_HOST_CALLS,
+    DISK_BYTES_PER_S,
+    FP8_BYTES_A_NUMBER,
+    HOST_CALLS,
+    HOST_CALLS_RECORDED,
+    KEPT_UP,
+    KERNEL_S,
+    KERNELS,
+    LEAST_ROWS,
+    SAVE_S_A_PIXEL,
+    START_S,
+)
 from renderer.estimate.memory import MOST_RECORDED_ROWS, TURNING_SLOTS, Streaming, Work
 from renderer.estimate.weights import weight_bytes
 from renderer.job import Stored
@@ -21,60 +37,6 @@ from renderer.machine.rates import Rates
 
 Limit = Literal["arithmetic", "launches", "bus", "disk"]
 """What a sweep waits for."""
-
-HOST_CALLS = {"fp8": 195, "bf16": 250}
-"""Of torch's shortest operation, as many as launching one block for one rider takes on the host.
-
-By steps of 512x512 without recordings: fp8 0.142 s beside an H100; bf16 by DiffSynth's own, 0.182 s beside an H100 and
-0.148 beside an H200, which are 243 to 256 (`tests/benchmarks/engine-*.json`).
-"""
-
-HOST_CALLS_RECORDED = 40
-"""The same where a block's launches are recorded: bringing its rows, playing, taking them away. Assumed: they are fewer
-than 84, for a step of 512x512 takes 0.048 s (H200)."""
-
-FP8_BYTES_A_NUMBER, BF16_BYTES_A_NUMBER = 43, 270
-"""What one block reads and writes between its products, for each token and channel: counted in `engine.fp8_blocks`. Of
-DiffSynth's block, which passes over its rows some seventy times, it is by what an H200 and an H100 took at 1328x1328:
-0.668 and 0.706 s a step, which are met within 5 % (`tests/benchmarks/engine-*.json`)."""
-
-KERNELS = {"fp8": 26, "bf16": 52}
-KERNEL_S = 5.5e-6
-"""Kernels that a block is for one rider, and what lies between them and at their ends, where the GPU is not filled: by
-steps of 512x512 to 1328x1328, which are within 7 % with it (H200)."""
-
-KEPT_UP = 0.825
-"""Of the rates that the probe measures for a moment, what a sweep of real shapes keeps up (H200).
-
-FP8 products of the engine's own shapes reach 0.92 to 0.99 of the probe's rate, attention 0.95. The rest, about 0.87, is
-known from whole sweeps alone: clocks that fall under lasting load are likely. With it 1328x1328 in fp8 takes 0.322 s a
-step, where 0.314 to 0.318 were measured (`tests/benchmarks/engine-h200.json`); on an H100, which had no part in this
-figure, 0.342 where 0.323 to 0.333 were (`engine-h100.json`).
-"""
-
-DECODE_CONVOLUTIONS, DECODE_ATTENTION = 0.96, 0.19
-"""Of the rates that are measured, what a decode's two parts reach (H100, `tests/benchmarks/decodes-h100.jsonl`).
-
-Its convolutions take 15.3 ms a million pixels; the middle's one head of 384 channels takes 52.8 ms at 2048x2048, by
-torch's memory-efficient kernel. Beside a host of half the speed the probe's short ones waited for it, and showed 0.79
-of this rate: a decode took the same.
-"""
-
-DECODE_HOST_CALLS = 530
-"""Of torch's shortest operation, as many as launching a decode takes on the host: by 512x512, which waited for the
-slower host (6.1 ms where the faster one took 4.6)."""
-
-LEAST_ROWS = 128
-"""A product of fewer rows takes as long: the weights have to be read."""
-
-DISK_BYTES_PER_S = 2e9
-"""Where no model's file has been read yet: an NVMe disk."""
-
-START_S = 8.0
-"""From a worker's first breath to a loaded DiffSynth, before any weights."""
-
-SAVE_S_A_PIXEL = 4.5e-7
-"""Of encoding and writing a PNG, beside the worker."""
 
 
 @dataclass(frozen=True, slots=True)

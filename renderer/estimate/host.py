@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from renderer.catalog import Architecture
+from renderer.estimate.fitted import LIBRARIES_BYTES
 from renderer.estimate.terms import Stage, Term, terms
 from renderer.estimate.weights import weight_bytes
 from renderer.job import Profile, Stored
 from renderer.text import GIB, MIB
-
-LIBRARIES = 5 * GIB // 2
-"""Resident set of a worker beside its weights: torch, CUDA, DiffSynth, transformers (measured)."""
 
 MARGIN_BYTES = 4 * GIB
 """Host memory left to the rest of the worker, to the page cache and to everybody else."""
@@ -36,7 +34,7 @@ def estimate_host(
     Streamed blocks wait in pinned memory where `free_bytes` allow, and otherwise are read from the disk, a few ahead.
     """
     weights = weight_bytes(shape, precision)
-    libraries = terms(libraries=LIBRARIES)
+    libraries = terms(libraries=LIBRARIES_BYTES)
     if profile == "stream":
         return Stage("host", libraries + _streamed(shape, precision, timesteps, free_bytes))
     if profile == "resident":

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from renderer.catalog import DROPPED_TOKENS, MOST_TOKENS, Architecture
 from renderer.estimate import decode as vae
+from renderer.estimate.fitted import CONTEXT_BYTES
 from renderer.estimate.terms import Estimate, Stage, Term, terms, total
 from renderer.estimate.tokens import count_tokens
 from renderer.estimate.weights import WeightBytes, weight_bytes
@@ -32,9 +33,6 @@ PIXELS_A_TOKEN = 256
 
 CUBLAS_WORKSPACE = 32 * MIB
 """torch's, from compute capability 9.0; 8 MiB on older cards."""
-
-CONTEXT_BYTES = 1408 * MIB
-"""On the device beside the allocator, once all kernels are loaded: CUDA's context and the modules (measured, H200)."""
 
 FIXED_BYTES = 5 * MIB
 """The table of rotary frequencies (4 MiB) and small things."""

@@ -6,19 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from renderer.text import MIB
-
-IN_VAIN = 0.48
-"""Of the largest piece that comes and goes, what the allocator holds in holes that are too small for it."""
-
-BETWEEN = 0.35
-"""Of what stays while such pieces come and go, as states of pictures that wait: the holes between them."""
-
-MOST_HOLES, MORE_HOLES = 400 * MIB, 0.05
-"""In all holes together: they lie among what an earlier stage left, and are hardly larger than that, whatever comes."""
-
-PAGES = 15 * MIB
-"""Of 20 MiB each, begun and not filled."""
+from renderer.estimate.fitted import BETWEEN, IN_VAIN, MORE_HOLES, MOST_HOLES, PAGES_BEGUN
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +45,7 @@ class Stage:
         if self.vain is not None:
             return self.bytes + self.vain
         holes = min(MOST_HOLES + MORE_HOLES * self.piece, IN_VAIN * self.piece) + BETWEEN * self.between
-        return self.bytes + self.idle + round(holes) + PAGES
+        return self.bytes + self.idle + round(holes) + PAGES_BEGUN
 
     @property
     def largest(self) -> Term:

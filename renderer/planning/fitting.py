@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from renderer import catalog
 from renderer.estimate import Kernels, Native, Streaming, Work, decide, shape_of
-from renderer.estimate.memory import CONTEXT_BYTES, TURNING_SLOTS
+from renderer.estimate.fitted import CONTEXT_BYTES
+from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import Job, Size
 from renderer.machine.hardware import Machine
 from renderer.planning.placement import BOUNDED, OFFLOAD_MARGIN_BYTES

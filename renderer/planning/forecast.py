@@ -17,7 +17,7 @@ from renderer.errors import RendererError
 from renderer.estimate import Estimate, Native, Stage, Work, decide, duration, host, shape_of
 from renderer.estimate.decide import Decision
 from renderer.estimate.duration import Limit
-from renderer.estimate.memory import CONTEXT_BYTES
+from renderer.estimate.fitted import CONTEXT_BYTES
 from renderer.job import Job, Precision, Profile, Weights
 from renderer.machine.hardware import Machine
 from renderer.machine.rates import Rates

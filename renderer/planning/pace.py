@@ -17,7 +17,7 @@ from renderer import catalog
 from renderer.catalog import Architecture
 from renderer.estimate import Kernels, Streaming, Work, count_tokens, duration, shape_of
 from renderer.estimate.host import MOST_TABLES
-from renderer.job import Job, Precision, Profile, Stored, Weights, stored
+from renderer.job import Job, Precision, Profile, Schedule, Stored, Weights, stored
 from renderer.machine.rates import Rates
 from renderer.outputs.done import Done
 from renderer.planning.plan import Planned
@@ -218,8 +218,7 @@ def _sweep_and_decode(
 
 def timesteps(jobs: Iterable[Job]) -> int:
     """How many different timesteps the schedules of jobs have, of which the engine keeps a number at hand."""
-    schedules = {(job.num_inference_steps, job.width * job.height) for job in jobs}
-    return min(MOST_TABLES, sum(steps for steps, _ in schedules))
+    return min(MOST_TABLES, sum(schedule.steps for schedule in set(map(Schedule.of, jobs))))
 
 
 def _prepare_s(key: PaceKey, jobs: Sequence[Job], known: Collection[str], rates: Rates) -> float:

@@ -10,7 +10,7 @@ import pytest
 from renderer import catalog
 from renderer.catalog import cards
 from renderer.estimate import Streaming, Work, decide
-from renderer.estimate.memory import CONTEXT_BYTES
+from renderer.estimate.fitted import CONTEXT_BYTES
 from renderer.machine import hardware
 from renderer.machine.gpus import LocalGpu
 from renderer.machine.rates import of_card

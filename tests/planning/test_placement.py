@@ -9,7 +9,7 @@ from renderer import catalog
 from renderer.catalog import QWEN_IMAGE
 from renderer.errors import MachineError
 from renderer.estimate import Work, decide
-from renderer.estimate.memory import CONTEXT_BYTES
+from renderer.estimate.fitted import CONTEXT_BYTES
 from renderer.job import Job, Precision
 from renderer.machine import hardware
 from renderer.machine.gpus import LocalGpu

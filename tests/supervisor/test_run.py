@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from renderer.errors import MachineError, UsageError
-from renderer.estimate.memory import CONTEXT_BYTES
+from renderer.estimate.fitted import CONTEXT_BYTES
 from renderer.job import Expect
 from renderer.machine import hardware
 from renderer.machine.gpus import LocalGpu
