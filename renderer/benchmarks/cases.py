@@ -11,7 +11,10 @@ from renderer.job import Profile
 PictureKind = tuple[int, int, float]
 """Width, height, guidance."""
 
-SIZES = ((512, 512), (768, 768), (1024, 1024), (1328, 1328), (1664, 928), (2048, 2048))
+WARM = (512, 512, 4.0)
+"""What is rendered before anything is measured: width, height, guidance."""
+
+MEASURED_SIZES = ((512, 512), (768, 768), (1024, 1024), (1328, 1328), (1664, 928), (2048, 2048))
 
 CAPS_GIB = (4, 6, 8, 10, 12, 16, 24)
 
@@ -86,7 +89,7 @@ def _shape(shape: PictureKind) -> str:
 
 
 def _cells(slots: int) -> Iterator[BatchCase]:
-    for width, height in SIZES:
+    for width, height in MEASURED_SIZES:
         yield BatchCase(slots, ((width, height, 4.0),))
         if slots in UNGUIDED_THROUGH:
             yield BatchCase(slots, ((width, height, 1.0),))
@@ -99,7 +102,7 @@ def _cells(slots: int) -> Iterator[BatchCase]:
 
 
 def _natives() -> Iterator[tuple[NativeCase, ...]]:
-    yield tuple(NativeCase("resident", None, (*size, guidance)) for size in SIZES for guidance in (4.0, 1.0))
+    yield tuple(NativeCase("resident", None, (*size, guidance)) for size in MEASURED_SIZES for guidance in (4.0, 1.0))
     for limit, sides in SIDES_WITHIN.items():
         yield tuple(NativeCase("fp8", limit, (side, side, 4.0)) for side in sides)
 

@@ -22,12 +22,13 @@ from diffsynth.core.vram.initialization import skip_model_initialization
 from diffsynth.models.qwen_image_vae import QwenImageVAE
 
 from renderer.benchmarks.running import Figures
-from renderer.demo.family import VAE_BASE_WIDTH
+from renderer.demo.members import VAE_BASE_WIDTH
 from renderer.engine import microbenchmark, vae_reference
-from renderer.engine import vae as ours
+from renderer.engine import picture_vae as ours
 from renderer.engine.device import Device, computation_dtype
 from renderer.estimate.decode import STRIP_BYTES
 from renderer.text import GIB, MIB
+from renderer.weights.synthetic import STD
 
 Variant = Literal["diffsynth", "torch", "kernels", "kernels, 64 MiB", "kernels, whole"]
 
@@ -49,7 +50,6 @@ DECODE_CAPS_GIB = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
 """What the process may hold in all."""
 
 RUNS = 5
-STD = 0.02
 BASE_WIDTH = 96
 
 

@@ -55,7 +55,7 @@ PEER_PARTS = (
 RESIDENT_PEER = PEER_PARTS[0]
 """The one whose steps are forecast, too: all its weights are on the GPU, as with our profile `resident`."""
 
-PARTS = ("fp8", "caps", "batch", "bf16", *PEER_PARTS)
+ENGINE_PARTS = ("fp8", "caps", "batch", "bf16", *PEER_PARTS)
 """What can be measured, in this order: everything of the FP8 store first, then the bf16 store, then the others."""
 
 FULL_SIDE = 1328
@@ -76,7 +76,7 @@ def measure(folder: Path, stores: Path, parts: Sequence[str]) -> Figures:
     fails.
     """
     notes = folder / "engine.json"
-    found = running.begin(notes, stores, parts, PARTS)
+    found = running.begin(notes, stores, parts, ENGINE_PARTS)
     for part in parts:
         if cases := running.unmeasured(found, CASES_OF_PARTS.get(part, (part,))):
             if part in CASES_OF_PARTS and "rates" not in found:

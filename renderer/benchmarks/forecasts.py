@@ -20,7 +20,7 @@ from renderer.benchmarks.cells import cell, table
 from renderer.benchmarks.running import Figures
 from renderer.text import GIB
 
-PARTS = (*PROCESSES, "times")
+FORECAST_PARTS = (*PROCESSES, "times")
 """What can be measured, in this order."""
 
 _MODULES = {
@@ -37,7 +37,7 @@ def measure(folder: Path, stores: Path, parts: Sequence[str]) -> Figures:
     fails.
     """
     notes = folder / "memory.json"
-    found = running.begin(notes, stores, parts, PARTS)
+    found = running.begin(notes, stores, parts, FORECAST_PARTS)
     try:
         for part in parts:
             for cases in PROCESSES.get(part, (times.TIME_CASES,)):

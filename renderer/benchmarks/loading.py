@@ -14,13 +14,13 @@ from pathlib import Path
 from renderer.benchmarks.running import Figures
 from renderer.errors import MachineError
 
-PARTS = ("source", "disk", "pack", "verify", "load")
+LOADING_PARTS = ("source", "disk", "pack", "verify", "load")
 
 
 def measure(folder: Path, layers: int) -> Figures:
     """Run every part in `folder`, which takes up to 90 GB, and say what each took. Raises `MachineError`."""
     found: Figures = {"layers": layers, "at": time.strftime("%Y-%m-%d", time.gmtime())}
-    for part in PARTS:
+    for part in LOADING_PARTS:
         command = [sys.executable, "-m", "renderer.benchmarks.parts", part, str(folder)]
         if part == "source":
             command.append(str(layers))

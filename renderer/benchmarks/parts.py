@@ -60,7 +60,7 @@ def _pack(folder: Path, precision: str = "fp8", stores: str = "") -> Figures:
     from renderer.weights import pack  # noqa: PLC0415
 
     source = folder / "source"
-    files = {part.role: sorted(source.glob(part.files)) for part in catalog.PARTS}
+    files = {part.role: sorted(source.glob(part.files)) for part in catalog.NETWORK_FILES}
     identity = ModelIdentity(id="synthetic", revision="1")
     kind: Stored = "bf16" if precision == "bf16" else "fp8"
     index = pack.pack(files, source / "tokenizer", Path(stores or folder) / kind, kind, identity)

@@ -18,15 +18,12 @@ from typing import Any
 import torch
 
 from renderer.benchmarks import bare, streamed
-from renderer.benchmarks.cases import CASES, BatchCase, NativeCase
+from renderer.benchmarks.cases import CASES, WARM, BatchCase, NativeCase
 from renderer.benchmarks.running import LEFT_BYTES, Figures
-from renderer.benchmarks.streamed import BENCH_PROMPT, Listener
+from renderer.benchmarks.streamed import BENCH_PROMPT, BenchListener
 from renderer.engine.native import NativeEngine
 from renderer.engine.streaming import StreamingEngine
 from renderer.text import GIB
-
-WARM = (512, 512, 4.0)
-"""The size of a picture that is rendered before the first cell: libraries keep some memory from their first use on."""
 
 
 def main() -> None:
@@ -181,7 +178,7 @@ class Stages:
 
 
 @dataclass(slots=True)
-class _Staged(Listener):
+class _Staged(BenchListener):
     """Hears of the first picture that is started: what was before is encoding and modulation."""
 
     stages: Stages = field(default_factory=Stages)

@@ -88,6 +88,18 @@ def diffsynth(source: Path, vram_gib: float | None) -> Call:
     return call
 
 
+_SCHEDULE: Mapping[str, Any] = {
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 8192,
+    "base_shift": 0.5,
+    "max_shift": 0.9,
+    "use_dynamic_shifting": True,
+    "shift_terminal": 0.02,
+    "time_shift_type": "exponential",
+}
+"""As the model's repository has it."""
+
+
 def diffusers(source: Path, *, offloaded: bool) -> Call:
     """Diffusers' pipeline in bf16: all on the GPU, or its group offload, a block at a time on a stream of its own."""
     from diffusers import (  # noqa: PLC0415  # this peer alone
@@ -110,17 +122,8 @@ def diffusers(source: Path, *, offloaded: bool) -> Call:
     _settle(transformer)
     vae = AutoencoderKLQwenImage()
     vae.load_state_dict(load_file(next(source.glob("vae/*.safetensors"))))
-    scheduler = FlowMatchEulerDiscreteScheduler(
-        base_image_seq_len=256,
-        max_image_seq_len=8192,
-        base_shift=0.5,
-        max_shift=0.9,
-        use_dynamic_shifting=True,
-        shift_terminal=0.02,
-        time_shift_type="exponential",
-    )
     pipe = QwenImagePipeline(
-        scheduler=scheduler,
+        scheduler=FlowMatchEulerDiscreteScheduler(**_SCHEDULE),
         vae=vae.to("cuda", torch.bfloat16),
         text_encoder=None,
         tokenizer=None,

@@ -218,7 +218,7 @@ def capped(folder: Path, gib: int) -> Figures:
 
 
 @dataclass(slots=True)
-class Listener:
+class BenchListener:
     """Keeps what was rendered; a failure ends the benchmark."""
 
     pictures: dict[str, Rendering] = field(default_factory=dict)
@@ -278,7 +278,7 @@ def job_of(
 
 def render(engine: StreamingEngine, jobs: Sequence[Job]) -> list[Rendering]:
     """All of them, let in together."""
-    tell = Listener()
+    tell = BenchListener()
     for number, job in enumerate(jobs):
         engine.take(str(number), job)
     while engine.busy:
@@ -325,7 +325,7 @@ def _idle(engine: StreamingEngine, job: Job) -> Figures | None:
         return None
     from torch.profiler import ProfilerActivity, profile  # noqa: PLC0415  # slow to import
 
-    tell = Listener()
+    tell = BenchListener()
     engine.take("0", job)
     for _ in range(2):  # its admission and its first sweeps are not what is asked for
         engine.advance(tell)

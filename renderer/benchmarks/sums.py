@@ -23,6 +23,7 @@ from renderer.engine import facts, fp8_reference
 from renderer.engine.device import Device
 from renderer.engine.fp8_reference import FAST_ACCUMULATION, Rows
 from renderer.engine.meter import Span
+from renderer.weights.synthetic import STD
 
 WARM_UPS, RUNS = 3, 20
 
@@ -35,7 +36,7 @@ class Product:
     width: int
 
 
-LAYERS: Mapping[str, Product] = MappingProxyType(
+SUMMED_LAYERS: Mapping[str, Product] = MappingProxyType(
     {"qkv": Product(9216, 3072), "out": Product(3072, 3072), "up": Product(12288, 3072), "down": Product(3072, 12288)}
 )
 SMALL: Mapping[str, Product] = MappingProxyType({"out": Product(96, 64), "down": Product(64, 256)})
@@ -45,9 +46,6 @@ PICTURE_ROWS = (7017, 1152)
 
 EXACT_ROWS = 512
 """Rows whose error is found: float64 takes its time."""
-
-STD = 0.02
-"""Of the weights: theirs, about."""
 
 
 def gaussian(rows: torch.Tensor) -> torch.Tensor:
@@ -88,7 +86,7 @@ def measure(device: Device) -> Iterator[Figures]:
     card = facts.gpu(device)
     name = card.name if card else "cpu"
     yield {"what": "machine", "gpu": name, "torch": torch.__version__, "decided": FAST_ACCUMULATION}
-    layers, pictures = (LAYERS, PICTURE_ROWS) if device == "cuda" else (SMALL, (16,))
+    layers, pictures = (SUMMED_LAYERS, PICTURE_ROWS) if device == "cuda" else (SMALL, (16,))
     for layer_name, layer in layers.items():
         about: Figures = {"layer": layer_name, "columns": layer.columns, "width": layer.width}
         weight, rows = _random(layer.columns, layer.width, device) * STD, _random(max(pictures), layer.width, device)

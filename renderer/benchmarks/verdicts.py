@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from renderer.benchmarks import bare, streamed
-from renderer.benchmarks.cases import CASES, CappedCase
+from renderer.benchmarks.cases import CASES, WARM, CappedCase
 from renderer.benchmarks.running import LEFT_BYTES, Figures
-from renderer.benchmarks.streamed import BENCH_PROMPT, MIXED, Listener
+from renderer.benchmarks.streamed import BENCH_PROMPT, MIXED, BenchListener
 from renderer.catalog import MOST_TOKENS
 from renderer.engine import failures
 from renderer.errors import OutOfMemoryError, RendererError
@@ -34,8 +34,6 @@ from renderer.text import GIB
 
 VERDICT_STEPS = 2
 MIXED_SHAPES = MIXED
-WARM = (512, 512, 4.0)
-
 _HOST_WORDS = ("DefaultCPUAllocator", "allocate memory", "bad_alloc", "bad allocation")
 """In messages of the host's memory running out, of which a cap says nothing."""
 
@@ -109,7 +107,7 @@ def outcome_of(
 
 
 @dataclass(slots=True)
-class Attempt(Listener):
+class Attempt(BenchListener):
     """Keeps failures as well: they are what is asked for."""
 
     failures: dict[str, RendererError] = field(default_factory=dict)

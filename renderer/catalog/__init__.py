@@ -79,7 +79,7 @@ __all__ = [
     "find",
 ]
 
-PARTS: tuple[NetworkFiles, ...] = (
+NETWORK_FILES: tuple[NetworkFiles, ...] = (
     NetworkFiles("transformer", TRANSFORMER_FILES),
     NetworkFiles("text_encoder", TEXT_ENCODER_FILES),
     NetworkFiles("vae", VAE_FILES),
@@ -148,11 +148,11 @@ def _folder(reference: str) -> Path | None:
 
 
 def _local(reference: str, folder: Path) -> Model:
-    missing = [part.files for part in PARTS if not any(folder.glob(part.files))]
+    missing = [part.files for part in NETWORK_FILES if not any(folder.glob(part.files))]
     if not (folder / TOKENIZER).is_dir():
         missing.append(TOKENIZER)
     if missing:
-        pickles = any(path.suffix in PICKLES for part in PARTS for path in folder.glob(f"{part.role}/*"))
+        pickles = any(path.suffix in PICKLES for part in NETWORK_FILES for path in folder.glob(f"{part.role}/*"))
         hint = "take the safetensors files: pickled checkpoints are not read" if pickles else ""
         raise ModelError(
             f'the folder "{shorten(reference)}" lacks {", ".join(missing)}',

@@ -79,7 +79,7 @@ DEMO_ARCHITECTURE = Architecture(
     vocabulary=768,
     vae_width=12,
 )
-"""`renderer.demo.family` builds it."""
+"""`renderer.demo.members` builds it."""
 
 STABLE_DIFFUSION_15 = UNetShape(
     unet=859_520_964,

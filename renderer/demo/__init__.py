@@ -2,7 +2,7 @@
 
     model/         its weights and tokenizer, in Qwen-Image's layout, with a card and the training log
     cache.py       `folder()`: where they lie
-    family.py      the networks in small widths, and how DiffSynth's tables come to know them
+    members.py     the networks in small widths, and how DiffSynth's tables come to know them
     tensors.py     which files, and which tensors in them
     tokenizer.py   a Qwen2 tokenizer whose merges make DiffSynth's prompt template 34 tokens long
     train/         how it was trained, from nothing but code

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from renderer.demo.train.draw import Atlas, draw
-from renderer.demo.train.layout import CELL, NUMBERS
+from renderer.demo.train.placing import CELL, NUMBERS
 from renderer.demo.train.scenes import BACKGROUNDS, COLOURS, LETTERS, SHAPES, Background, Scene, Thing, Word
 
 STANDS_OUT = 0.2

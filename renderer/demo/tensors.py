@@ -6,7 +6,7 @@ import torch
 from diffsynth.core.vram.initialization import skip_model_initialization
 from diffsynth.models.qwen_image_vae import QwenImageVAE
 
-from renderer.demo.family import VAE_BASE_WIDTH, DemoDiT, DemoTextEncoder
+from renderer.demo.members import VAE_BASE_WIDTH, DemoDiT, DemoTextEncoder
 from renderer.families import QWEN_IMAGE_FAMILY
 
 FILES = {

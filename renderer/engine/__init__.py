@@ -29,14 +29,14 @@ Arithmetic:
     blocks            how a block is computed from a slot's bytes
     precision         how a packed weight becomes one that can be multiplied
     fp8_blocks        a block with FP8 products; fp8_kernels, fp8_reference: its pieces; fp8_trial: tried before
-    vae               a picture's VAE, in strips; vae_kernels, vae_reference: its pieces
+    picture_vae       a picture's VAE, in strips; vae_kernels, vae_reference: its pieces
     strips            chains of layers that make any rows of a result
 
 DiffSynth's own call, picture after picture:
 
     native            the engine
     pipeline          opens a `QwenImagePipeline`; configs: what that is given
-    networks          tensors by the names that DiffSynth's modules have
+    tensor_map        tensors by the names that DiffSynth's modules have
     coded             layers that hold what a codec keeps of their weights
     device            where weights lie, by profile and precision: a table
     resolve           which files a model is opened from

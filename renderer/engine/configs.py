@@ -19,12 +19,12 @@ from diffsynth.core.quant import QuantizeConfig
 from safetensors.torch import save_file
 
 from renderer.catalog import Role
-from renderer.demo import family
+from renderer.demo import members
 from renderer.engine import device as placement
 from renderer.engine import traps
 from renderer.engine.coded import CodedLayers
 from renderer.engine.device import Device, Placement
-from renderer.engine.networks import OpenWeights, TensorMap
+from renderer.engine.tensor_map import OpenWeights, TensorMap
 from renderer.errors import ModelError
 from renderer.families.qwen_image import networks
 from renderer.weights.codecs import PLAIN
@@ -102,10 +102,10 @@ _LIKE: Mapping[int, Mapping[Role, str]] = {
         "text_encoder": "8004730443f55db63092006dd9f7110e",
         "vae": "ed4ea5824d55ec3107b09815e318123a",
     },
-    family.DIT_WIDTH: {
-        "transformer": family.DIT_HASH,
-        "text_encoder": family.TEXT_ENCODER_HASH,
-        "vae": family.VAE_HASH,
+    members.DIT_WIDTH: {
+        "transformer": members.DIT_HASH,
+        "text_encoder": members.TEXT_ENCODER_HASH,
+        "vae": members.VAE_HASH,
     },
 }
 """By the DiT's width: the hashes under which DiffSynth's tables have the networks of a model."""

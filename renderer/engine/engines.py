@@ -10,7 +10,7 @@ from renderer.errors import RendererError
 from renderer.job import EngineName, Job
 
 
-class Told(Protocol):
+class Listener(Protocol):
     """Hears what becomes of the jobs an engine was given, each by its key."""
 
     def started(self, key: str) -> None: ...
@@ -22,7 +22,7 @@ class Told(Protocol):
     def failed(self, key: str, error: RendererError) -> None: ...
 
 
-class Engine(Protocol):
+class RenderEngine(Protocol):
     """An open model that renders jobs."""
 
     @property
@@ -45,7 +45,7 @@ class Engine(Protocol):
     def give_back(self) -> tuple[str, ...]:
         """Forget the jobs that wait for their turn; their keys. Those that have begun go on."""
 
-    def advance(self, tell: Told) -> None:
+    def advance(self, tell: Listener) -> None:
         """Go on with the jobs for a while: a sweep, or a picture.
 
         Raises `MachineError` where nothing can be rendered with this model any more, and then is of no more use.

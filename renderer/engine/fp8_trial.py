@@ -13,7 +13,7 @@ import torch
 
 from renderer.engine import failures
 
-ROWS = (1, 128, 6889)
+TRIED_ROWS = (1, 128, 6889)
 """Of a rider that is one row, of the fewest that cuBLAS takes, and of a picture of 1328x1328, which no tile divides."""
 
 LARGEST_ERROR = 0.05
@@ -23,7 +23,7 @@ _LOOKED_AT = 256
 """Rows of a product that are held against a float32 one, from its first to its last."""
 
 
-def complaint(operations: Any, shapes: Iterable[tuple[int, int]], device: str, rows: Sequence[int] = ROWS) -> str:
+def complaint(operations: Any, shapes: Iterable[tuple[int, int]], device: str, rows: Sequence[int] = TRIED_ROWS) -> str:
     """What is wrong with FP8 products here, in one line; empty where nothing is.
 
     `operations` is one of the fp8 modules, `shapes` are [columns, width] of the weights. Raises what is out of memory.

@@ -20,7 +20,7 @@ import torch
 from renderer.engine import calling, failures
 from renderer.engine.calling import Rendering
 from renderer.engine.device import Device
-from renderer.engine.engines import Told
+from renderer.engine.engines import Listener
 from renderer.engine.meter import Peaks, Span, Stopwatch
 from renderer.engine.riders import Halt, Rest, Rider, fork, pause
 from renderer.engine.skeletons import Beforehand, FamilyNetworks
@@ -101,13 +101,13 @@ class Journey:
 
     # -- from noise to a picture --
 
-    def begin(self, pipe: Callable[[], Any], place: RenderPlace, tell: Told) -> None:
+    def begin(self, pipe: Callable[[], Any], place: RenderPlace, tell: Listener) -> None:
         """Set out, by a pipeline of its own, and go until the first block is needed. Whatever fails is its `error`."""
         self.began_at = datetime.now(UTC)
         self.rider = Rider(lambda: self._call(pipe(), place, tell), self._ended)
         self.rider.start()
 
-    def _call(self, pipe: Any, place: RenderPlace, tell: Told) -> bytes:
+    def _call(self, pipe: Any, place: RenderPlace, tell: Listener) -> bytes:
         """DiffSynth's call for this job; the picture's RGB bytes."""
         decoding = Stopwatch(place.device)
         pipe.cfg_guided_model_fn = self._guided
@@ -117,7 +117,7 @@ class Journey:
         return calling.rgb(image, self.job)
 
     def _denoise(
-        self, moments: torch.Tensor, *, decoding: Stopwatch, place: RenderPlace, tell: Told
+        self, moments: torch.Tensor, *, decoding: Stopwatch, place: RenderPlace, tell: Listener
     ) -> Iterator[torch.Tensor]:
         """DiffSynth's loop over the timesteps: it takes a step for each that it is handed."""
         self._stepped()

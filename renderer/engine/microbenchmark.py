@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import torch
 from torch.nn import functional
 
-from renderer.engine import vae
+from renderer.engine import picture_vae
 from renderer.engine.device import Device, arithmetic_of, computation_dtype
 from renderer.engine.fp8_reference import FAST_ACCUMULATION
 from renderer.engine.precision import fp8_arithmetic
@@ -181,7 +181,7 @@ class Bench:
 
     def convolutions(self) -> float:
         """As in decoding one frame: norm, activation, 3 x 3, by what the VAE is computed with here."""
-        run = vae.operations(torch.device(self._device))
+        run = picture_vae.operations(torch.device(self._device))
         flops = seconds = 0.0
         for channels, side in self._sizes.convolutions:
             frame = self._random(side, side, channels)

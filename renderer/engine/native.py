@@ -17,7 +17,7 @@ import torch
 from renderer.engine import calling, failures
 from renderer.engine.calling import OnStep, Rendering
 from renderer.engine.chatter import into_log
-from renderer.engine.engines import Told
+from renderer.engine.engines import Listener
 from renderer.engine.meter import Clock, MemoryMeter
 from renderer.engine.pipeline import OpenPipeline, open_pipeline
 from renderer.errors import DeviceLostError, MachineError, RendererError
@@ -59,7 +59,7 @@ class NativeEngine:
         self._waiting.clear()
         return keys
 
-    def advance(self, tell: Told) -> None:
+    def advance(self, tell: Listener) -> None:
         """Render the next job whole. Raises `ModelError` for a file that cannot be read: it is no picture's fault."""
         key, job = self._waiting.popleft()
         tell.started(key)

@@ -20,13 +20,13 @@ from diffsynth.pipelines.qwen_image import QwenImagePipeline
 
 from renderer import catalog
 from renderer.catalog import Model, Role
-from renderer.demo import family
+from renderer.demo import members
 from renderer.engine import configs, failures, resolve, traps
 from renderer.engine import device as placement
 from renderer.engine.chatter import into_log
 from renderer.engine.device import Device, Placement
-from renderer.engine.networks import OpenWeights
-from renderer.engine.vae import PictureVae
+from renderer.engine.picture_vae import PictureVae
+from renderer.engine.tensor_map import OpenWeights
 from renderer.errors import MachineError
 from renderer.families.qwen_image import networks
 from renderer.protocol import Setup
@@ -54,7 +54,7 @@ def open_pipeline(setup: Setup, report: Callable[[str], None]) -> OpenPipeline:
     model = catalog.find(setup.model)
     place = placement.find(setup.profile, setup.stored)
     device = placement.choose_device(setup.profile)
-    family.register()
+    members.register()
     weights = resolve.weights_of(setup, model, report)
     pipe: Any = None
     failure = None

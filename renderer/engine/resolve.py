@@ -13,7 +13,7 @@ from dataclasses import replace
 from renderer.catalog import DEMO, Model
 from renderer.demo import cache as demo
 from renderer.engine import stores
-from renderer.engine.networks import OpenWeights
+from renderer.engine.tensor_map import OpenWeights
 from renderer.errors import ModelError
 from renderer.protocol import Setup
 from renderer.text import gb

@@ -30,7 +30,7 @@ from renderer.machine import hardware
 
 LOG = logging.getLogger(__name__)
 
-READERS = 16
+FILLING_THREADS = 16
 """Threads that fill host memory from the packed store: most of that is the kernel's handing out of fresh pages."""
 
 AHEAD = 4
@@ -80,7 +80,7 @@ class HostMemory:
     def __init__(self, files: Sequence[ReadableBlock], device: Device) -> None:
         """Raises `ModelError` for a file that cannot be read."""
         self._files = files
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(FILLING_THREADS) as pool:
             filled = pool.map(lambda file: host_buffer(file.bytes, device, functools.partial(_read, file)), files)
             self._blocks = list(filled)
 

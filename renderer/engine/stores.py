@@ -45,7 +45,7 @@ def _demo(setup: Setup, report: Callable[[str], None]) -> Path:
             open_store(folder)
         except ModelError:
             report("packing the demo model")
-            files = {part.role: sorted(source.glob(part.files)) for part in catalog.PARTS}
+            files = {part.role: sorted(source.glob(part.files)) for part in catalog.NETWORK_FILES}
             identity = ModelIdentity(id=model.id, revision=model.revision)
             pack.pack(files, source / catalog.TOKENIZER, folder, setup.stored, identity)
     return folder

@@ -31,7 +31,7 @@ from renderer.engine.budget import Budget, Recovery, SweepPace
 from renderer.engine.calling import Rendering
 from renderer.engine.chatter import into_log
 from renderer.engine.device import Device
-from renderer.engine.engines import Told
+from renderer.engine.engines import Listener
 from renderer.engine.journeys import Journey, RenderPlace, Sweep
 from renderer.engine.meter import MemoryMeter, Span
 from renderer.engine.prompts import Prompts
@@ -121,7 +121,7 @@ class StreamingEngine:
         return keys
 
     @torch.no_grad()  # here, not in the calls: theirs are entered and left in turns
-    def advance(self, tell: Told) -> None:
+    def advance(self, tell: Listener) -> None:
         """Admit what there is room for, and bring every block past once.
 
         Raises `MachineError` where nothing can be rendered with this model any more: a file of its store is damaged.
@@ -147,7 +147,7 @@ class StreamingEngine:
 
     # -- beginning --
 
-    def _admit(self, tell: Told) -> None:
+    def _admit(self, tell: Listener) -> None:
         """Let waiting pictures in, up to what memory allows and the bus needs."""
         while self._waiting and self._may_begin(self._waiting[0]):
             if self._is_ready(self._waiting[0]) or self._make_ready(tell):
@@ -169,7 +169,7 @@ class StreamingEngine:
     def _is_ready(self, journey: Journey) -> bool:
         return self._prompts.has(journey.job) and self._beforehand.has(journey.job)
 
-    def _make_ready(self, tell: Told) -> bool:
+    def _make_ready(self, tell: Listener) -> bool:
         """Encode the prompts and compute the modulations of all that wait; whether the first can begin now.
 
         Where that fails for all together, each is prepared apart from the others, once. One that memory does not
@@ -198,7 +198,7 @@ class StreamingEngine:
             tell.failed(self._waiting.popleft().key, failure)
         return False
 
-    def _refuse(self, tell: Told) -> None:
+    def _refuse(self, tell: Listener) -> None:
         """Drop those of the waiting that this engine does not render."""
         for journey in list(self._waiting):
             try:
@@ -231,7 +231,7 @@ class StreamingEngine:
             journey.encode_s = (time.perf_counter() - began_s) / len(ready)
         return None
 
-    def _start(self, journey: Journey, tell: Told) -> None:
+    def _start(self, journey: Journey, tell: Listener) -> None:
         tell.started(journey.key)
         self._flying.append(journey)
         encoded = self._prompts.of(journey.job)
@@ -342,7 +342,7 @@ class StreamingEngine:
 
     # -- ending --
 
-    def _land(self, journey: Journey, tell: Told) -> None:
+    def _land(self, journey: Journey, tell: Listener) -> None:
         """Hand a finished picture on, or say what became of it."""
         wanted = [each.job for each in (*self._waiting, *self._flying, *self._decoded)]
         self._prompts.forget(wanted)
@@ -366,7 +366,7 @@ class StreamingEngine:
         warnings = calling.warn_of(journey.job, self._skeleton.tokenizer)
         return journey.rendering(journey.sharing(self._source.count, self._passage.arithmetic), warnings)
 
-    def _begin_again(self, short: list[Journey], tell: Told, *, in_company: bool) -> None:
+    def _begin_again(self, short: list[Journey], tell: Listener, *, in_company: bool) -> None:
         """Pictures that did not fit begin again: alone, then with fewer slots; then they fail."""
         for journey in short:
             journey.rider = None

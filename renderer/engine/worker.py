@@ -43,7 +43,7 @@ from renderer.system import children, streams
 
 if TYPE_CHECKING:
     from renderer.engine.calling import Rendering
-    from renderer.engine.engines import Engine as OpenEngine
+    from renderer.engine.engines import RenderEngine
 
 LOG = logging.getLogger("renderer.engine.worker")
 
@@ -87,7 +87,7 @@ class WorkerLoop:
 
     def __init__(self, events: BinaryIO) -> None:
         self._events = events
-        self._engine: OpenEngine | None = None
+        self._engine: RenderEngine | None = None
         self._load_s = 0.0
 
     @property
@@ -158,7 +158,7 @@ class WorkerLoop:
         LOG.error("%s", _detail(error))  # its own traceback says less than its note
         self._tell(OpenFailed(message=error.message, hint=error.hint))
 
-    def _opened(self, setup: Setup) -> OpenEngine:
+    def _opened(self, setup: Setup) -> RenderEngine:
         """The open engine. Raises `MachineError` also where the libraries under it cannot be imported."""
         try:
             from renderer.engine.native import NativeEngine  # noqa: PLC0415  # torch, after the first sign of life

@@ -1,7 +1,7 @@
 """A picture's decode, a strip of rows at a time: how high its strips are, and what it holds where it holds most.
 
-`engine.vae` asks here for its rows, so that what is forecast is what is done. Terms are of its kernels, which hold
-nothing beside what they return; `tests/estimate/test_decode.py` counts them in the engine itself, byte by byte.
+`engine.picture_vae` asks here for its rows, so that what is forecast is what is done. Terms are of its kernels, which
+hold nothing beside what they return; `tests/estimate/test_decode.py` counts them in the engine itself, byte by byte.
 
 Symbols: C, the VAE's width, in which channels are counted; 2 bytes a value.
 """

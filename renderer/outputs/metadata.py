@@ -26,7 +26,7 @@ SAMPLER = "Euler"
 """What other tools call DiffSynth's flow-matching scheduler."""
 
 
-class Origin(Value):
+class PictureOrigin(Value):
     """Where a picture comes from: our own label. Everything its bits depend on, and nothing of when or where."""
 
     origin_version: Literal[1] = 1
@@ -37,7 +37,7 @@ class Origin(Value):
     software: Software
 
 
-def write_labels(origin: Origin, keep: Keep) -> Labels:
+def write_labels(origin: PictureOrigin, keep: Keep) -> Labels:
     """The labels of a picture that is kept like this. `basic` says how it came to be, not what was asked for."""
     if keep.embed == "none":
         return NO_LABELS
@@ -50,7 +50,7 @@ def write_labels(origin: Origin, keep: Keep) -> Labels:
     return Labels(comment=told, xmp=_write_xmp(origin.software.renderer, origin.job.prompt, own))
 
 
-def write_parameters(origin: Origin) -> str:
+def write_parameters(origin: PictureOrigin) -> str:
     """AUTOMATIC1111's `parameters`: the prompt, the negative one, and one line of settings that begins with `Steps:`.
 
     Prompts are copied so that no line of theirs is taken for a line of this form.

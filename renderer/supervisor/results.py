@@ -38,7 +38,7 @@ def check(result: Result) -> None:
 def save(folder: OutputFolder, result: Result) -> Sidecar:
     """Write the picture and its sidecar. Raises `DiskError`."""
     item, event = result.item, result.event
-    origin = metadata.Origin(
+    origin = metadata.PictureOrigin(
         fingerprint=item.fingerprint, job=_told(item), model=item.identity, software=result.opened.software
     )
 
@@ -78,7 +78,9 @@ def rewrite(folder: OutputFolder, item: Planned) -> Sidecar:
     before = picture_files.read_sidecar(folder.sidecar(output))
     if before is None or before.fingerprint != item.fingerprint:
         raise DiskError(f"cannot read {folder.sidecar(output)}, which was there a moment ago")
-    origin = metadata.Origin(fingerprint=item.fingerprint, job=before.job, model=before.model, software=before.software)
+    origin = metadata.PictureOrigin(
+        fingerprint=item.fingerprint, job=before.job, model=before.model, software=before.software
+    )
     return picture_files.rewrite(folder, output, before, keep, metadata.write_labels(origin, keep))
 
 

@@ -34,7 +34,7 @@ class Gone:
         """What helps, where there is something to say."""
         if self.status != -signal.SIGKILL or self.out_of_memory is False:
             return ""
-        return oom.HINT if self._for_memory else oom.UNSURE
+        return oom.OOM_HINT if self._for_memory else oom.UNSURE
 
     @property
     def was_asked_to_stop(self) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-HINT = "give it more host memory: close other programs, raise the container's or service's limit, or render smaller"
+OOM_HINT = "give it more host memory: close other programs, raise the container's or service's limit, or render smaller"
 UNSURE = "the kernel does that when memory runs out: `journalctl -k | grep -i oom` or `dmesg` says whether it did"
 
 _PROC = Path("/proc")

@@ -21,7 +21,7 @@ from renderer.system import folders
 from renderer.weights.headers import disk_error
 from renderer.weights.patience import Patience, Refusal, pause
 
-Answer = TypeVar("Answer")
+HubAnswer = TypeVar("HubAnswer")
 Token = Literal[False] | None
 """Who asks: whoever the environment says, or nobody."""
 
@@ -113,7 +113,7 @@ class HuggingFace:
         with _explained_hugging_face(repository, revision, folder):
             self._asked(repository, bring)
 
-    def _asked(self, repository: str, question: Callable[[Token], Answer]) -> tuple[Answer, str]:
+    def _asked(self, repository: str, question: Callable[[Token], HubAnswer]) -> tuple[HubAnswer, str]:
         """The answer, and what is to be said of the token; without it where the hub does not take it."""
         try:
             return self.patience.ask(lambda: question(None), _refusal_of_hugging_face), ""

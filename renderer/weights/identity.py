@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from renderer import families
-from renderer.catalog import PARTS, TOKENIZER, Model, Part, Role
+from renderer.catalog import NETWORK_FILES, TOKENIZER, Model, Part, Role
 from renderer.families import Family
 from renderer.job import ModelIdentity
 from renderer.weights.hashes import Tell, file_hashes, tensor_hashes
@@ -35,12 +35,12 @@ def identify(model: Model, tell: Tell | None = None) -> ModelIdentity:
     family = families.find(model.family)
     if model.folder is not None:
         folder = model.folder
-        networks: dict[Role, list[Path]] = {part.role: sorted(folder.glob(part.files)) for part in PARTS}
+        networks: dict[Role, list[Path]] = {part.role: sorted(folder.glob(part.files)) for part in NETWORK_FILES}
         return ModelIdentity(id=folder.name, content_sha256=_content(family, networks, folder / TOKENIZER, (), tell))
     if model.files:
         name = "+".join(path.stem for path in model.files.values())
         given: dict[Role, list[Path]] = {
-            part.role: [model.files[part.role]] for part in PARTS if part.role in model.files
+            part.role: [model.files[part.role]] for part in NETWORK_FILES if part.role in model.files
         }
         content = _content(family, given, model.files.get("tokenizer"), model.parts, tell)
         return ModelIdentity(id=name, content_sha256=content)

@@ -25,7 +25,7 @@ FORMAT_VERSION: Literal[1] = 1
 INDEX = "index.json"
 TOKENIZER_FOLDER = catalog.TOKENIZER.removesuffix("/")
 PROCESSOR_FOLDER = catalog.PROCESSOR.removesuffix("/")
-HINT = "delete it (renderer models remove --precision), and pack the model again"
+STORE_HINT = "delete it (renderer models remove --precision), and pack the model again"
 
 _MAX_INDEX_BYTES = 2**25
 
@@ -141,19 +141,19 @@ def read_index(folder: Path) -> Index:
     path = folder / INDEX
     try:
         if path.stat().st_size > _MAX_INDEX_BYTES:
-            raise ModelError(f"{path}: too large for an index", hint=HINT)
+            raise ModelError(f"{path}: too large for an index", hint=STORE_HINT)
         data = path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror or error}", hint=HINT) from error
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}", hint=STORE_HINT) from error
     try:
         version = json.loads(data).get("format_version")
         if version != FORMAT_VERSION:
-            raise ModelError(f"{path}: a store of format {version}, and this is {FORMAT_VERSION}", hint=HINT)
+            raise ModelError(f"{path}: a store of format {version}, and this is {FORMAT_VERSION}", hint=STORE_HINT)
         index = Index.model_validate_json(data)
     except (ValidationError, ValueError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{path}: damaged, it is not a store's index", hint=HINT) from error
+        raise ModelError(f"{path}: damaged, it is not a store's index", hint=STORE_HINT) from error
     if index.family not in families.FAMILIES:
-        raise ModelError(f"{path}: a store of {shorten(index.family)}, which is not known here", hint=HINT)
+        raise ModelError(f"{path}: a store of {shorten(index.family)}, which is not known here", hint=STORE_HINT)
     if not index.is_intact:
-        raise ModelError(f"{path}: damaged, its checksum is another", hint=HINT)
+        raise ModelError(f"{path}: damaged, its checksum is another", hint=STORE_HINT)
     return index

@@ -98,8 +98,8 @@ class Refused(Value):
         return known.get(self.error, ModelError)(self.message, hint=self.hint)
 
 
-Answer = Annotated[Bill | Progress | Supplied | Refused, Field(discriminator="kind")]
-ANSWERS: TypeAdapter[Bill | Progress | Supplied | Refused] = TypeAdapter(Answer)
+SupplierAnswer = Annotated[Bill | Progress | Supplied | Refused, Field(discriminator="kind")]
+ANSWERS: TypeAdapter[Bill | Progress | Supplied | Refused] = TypeAdapter(SupplierAnswer)
 
 
 def is_met(need: Need) -> bool:

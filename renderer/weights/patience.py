@@ -15,7 +15,7 @@ from typing import TypeVar
 
 LOG = logging.getLogger(__name__)
 
-Answer = TypeVar("Answer")
+PatientAnswer = TypeVar("PatientAnswer")
 
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP's statuses for "not now" (RFC 9110, 6585, 8470)."""
@@ -44,7 +44,9 @@ class Patience:
     longest_s: float = 60.0
     sleep: Callable[[float], None] = time.sleep
 
-    def ask(self, question: Callable[[], Answer], refusal: Callable[[Exception], Refusal | None]) -> Answer:
+    def ask(
+        self, question: Callable[[], PatientAnswer], refusal: Callable[[Exception], Refusal | None]
+    ) -> PatientAnswer:
         """The answer to a question that is put again while its refusals are transient; the last refusal is raised.
 
         `refusal` says what an error means, None for one that no second try helps.

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from renderer.catalog import DEMO, MODELS, PARTS, SHARD, TOKENIZER, Model, Part, PartRole, Role
+from renderer.catalog import DEMO, MODELS, NETWORK_FILES, SHARD, TOKENIZER, Model, Part, PartRole, Role
 from renderer.errors import ModelError
 from renderer.job import ModelIdentity, Stored
 from renderer.system.folders import expanded, models_folder
 from renderer.weights.record import read_record
 
-Origin = Literal["models folder", "Hugging Face cache", "ModelScope cache", "ComfyUI", "given"]
+FoundIn = Literal["models folder", "Hugging Face cache", "ModelScope cache", "ComfyUI", "given"]
 
 _TOKENIZER_NEEDS = ("vocab.json", "merges.txt")
 _WHOLE_TOKENIZER = "tokenizer.json"
@@ -37,7 +37,7 @@ class FoundPart:
 
     part: Part
     files: tuple[Path, ...]
-    kind: Origin
+    kind: FoundIn
     root: Path | None = None
 
     @property
@@ -123,7 +123,7 @@ def _doubtful(model: Model, part: Part, root: Path) -> list[str]:
 def parts_of(model: Model) -> tuple[Part, ...]:
     """All parts of a model, also of a folder's and of single files'."""
     if model.folder is not None:
-        return (*(Part(network.role, network.files) for network in PARTS), Part("tokenizer", TOKENIZER))
+        return (*(Part(network.role, network.files) for network in NETWORK_FILES), Part("tokenizer", TOKENIZER))
     given = tuple(Part(role, path.name) for role, path in model.files.items())
     return (*given, *model.parts)
 
@@ -275,7 +275,7 @@ def _elsewhere(model: Model, part: Part) -> FoundPart | None:
     repository = part.repository or model.id
     revision = part.revision if part.repository else model.revision
     exact = model.pinned and part.repository is None
-    folders: list[tuple[Path, Origin]] = [(fetch_folder(model, part), "models folder")]
+    folders: list[tuple[Path, FoundIn]] = [(fetch_folder(model, part), "models folder")]
     if not exact:
         folders += [(base / repository, "models folder") for base in _other_bases()]
     folders += [(folder, "Hugging Face cache") for folder in _hugging_face(repository, revision)]
@@ -287,7 +287,7 @@ def _elsewhere(model: Model, part: Part) -> FoundPart | None:
     return None if exact else _comfyui(part)
 
 
-def _in(part: Part, root: Path, kind: Origin) -> FoundPart | None:
+def _in(part: Part, root: Path, kind: FoundIn) -> FoundPart | None:
     if not root.is_dir() or missing(part, root):
         return None
     if part.files.endswith("/"):

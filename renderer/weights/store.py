@@ -28,7 +28,7 @@ from renderer.system.files import sha256_of
 from renderer.weights import codecs
 from renderer.weights.dtypes import TORCH_DTYPES
 from renderer.weights.headers import DATA_ALIGNMENT, ITEM_BITS, Header, read_header
-from renderer.weights.index import HINT, INDEX, PROCESSOR_FOLDER, TOKENIZER_FOLDER, Index, StoredFile, read_index
+from renderer.weights.index import INDEX, PROCESSOR_FOLDER, STORE_HINT, TOKENIZER_FOLDER, Index, StoredFile, read_index
 from renderer.weights.layout import ALIGNMENT
 
 FileReport = Callable[[int, int, str], None]
@@ -95,7 +95,7 @@ class BlockFile:
                 for begin in range(done, len(memory), step):
                     piece = memory[begin : begin + step]
                     if not _fill(descriptor, piece, self.data_offset + begin):
-                        raise ModelError(f"{self.path}: ends too early", hint=HINT)
+                        raise ModelError(f"{self.path}: ends too early", hint=STORE_HINT)
                     if check is not None:
                         check.add(piece)
                 if direct:
@@ -103,7 +103,7 @@ class BlockFile:
             if check is not None:
                 check.end()
         except OSError as error:
-            raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}", hint=HINT) from error
+            raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}", hint=STORE_HINT) from error
 
     def check(self) -> None:
         """Read the whole data for nothing but to know that it is right. Raises `ModelError`."""
@@ -122,14 +122,14 @@ class BlockFile:
                 for begin in range(0, self.bytes, len(buffer)):
                     piece = buffer[: min(len(buffer), self.bytes - begin)]
                     if not _fill(descriptor, piece, self.data_offset + begin):
-                        raise ModelError(f"{self.path}: ends too early", hint=HINT)
+                        raise ModelError(f"{self.path}: ends too early", hint=STORE_HINT)
                     if check is not None:
                         check.add(piece)
                     yield piece
             if check is not None:
                 check.end()
         except OSError as error:
-            raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}", hint=HINT) from error
+            raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}", hint=STORE_HINT) from error
 
     def tensors_of(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
         """Some of the tensors, in host memory, each with memory of its own. Raises `ModelError`."""
@@ -142,10 +142,10 @@ class BlockFile:
                         continue
                     flat = torch.empty(place.bytes, dtype=torch.uint8)
                     if not _fill(descriptor, memoryview(flat.numpy()), self.data_offset + place.offset):
-                        raise ModelError(f"{self.path}: ends too early", hint=HINT)
+                        raise ModelError(f"{self.path}: ends too early", hint=STORE_HINT)
                     found[place.name] = flat.view(place.torch_dtype).view(place.shape)
         except OSError as error:
-            raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}", hint=HINT) from error
+            raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}", hint=STORE_HINT) from error
         return found
 
     def _read_direct(self, memory: memoryview) -> int:
@@ -183,7 +183,7 @@ class _Check:
         entry = self._file.entry
         is_right = self._crc32 == entry.crc32 if self._sha256 is None else self._sha256.hexdigest() == entry.sha256
         if not is_right:
-            raise ModelError(f"{self._file.path}: damaged, its data is not what {INDEX} says", hint=HINT)
+            raise ModelError(f"{self._file.path}: damaged, its data is not what {INDEX} says", hint=STORE_HINT)
         self._file.sound.add(self._file.path)
 
 
@@ -262,14 +262,14 @@ def open_store(folder: Path) -> Store:
         path = folder / entry.name
         header = read_header(path)
         if (header.file_bytes, header.sha256) != (entry.bytes, entry.header_sha256):
-            raise ModelError(f"{path}: not the file that {INDEX} describes", hint=HINT)
+            raise ModelError(f"{path}: not the file that {INDEX} describes", hint=STORE_HINT)
         files.append(_block_file(path, entry, header, sound))
     for copied in index.copies:
         path = folder / copied.name
         if not path.is_file() or path.stat().st_size != copied.bytes:
-            raise ModelError(f"{path}: missing, or not of {copied.bytes} bytes", hint=HINT)
+            raise ModelError(f"{path}: missing, or not of {copied.bytes} bytes", hint=STORE_HINT)
         if sha256_or_nothing(path) != copied.sha256:  # a few megabytes, of which no header tells anything
-            raise ModelError(f"{path}: damaged, its SHA-256 is not what {INDEX} says", hint=HINT)
+            raise ModelError(f"{path}: damaged, its SHA-256 is not what {INDEX} says", hint=STORE_HINT)
     store = Store(folder, index, tuple(sorted(files, key=lambda file: (file.network, file.kind, file.number or 0))))
     _check_whole(store)
     return store
@@ -292,7 +292,7 @@ def verify(folder: Path, index: Index, report: FileReport | None = None) -> None
     if wrong:
         named = "\n".join(f"{path}: damaged, its SHA-256 is not what {INDEX} says" for path in wrong[:_SHOWN])
         more = f"\nand {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-        raise ModelError(named + more, hint=HINT)
+        raise ModelError(named + more, hint=STORE_HINT)
 
 
 def views(flat: torch.Tensor, places: Iterable[TensorPlace]) -> dict[str, torch.Tensor]:
@@ -316,7 +316,7 @@ def _block_file(path: Path, entry: StoredFile, header: Header, sound: set[Path])
     places = []
     for name, found in header.tensors.items():
         if found.dtype not in codecs.types() or 8 * found.begin % ITEM_BITS[found.dtype]:
-            raise ModelError(f'{path}: tensor "{name}" is no part of a packed store', hint=HINT)
+            raise ModelError(f'{path}: tensor "{name}" is no part of a packed store', hint=STORE_HINT)
         places.append(TensorPlace(name, found.dtype, found.shape, found.begin, found.end - found.begin))
     data_bytes = header.file_bytes - header.data_offset
     where = data_bytes, header.data_offset, tuple(places)
@@ -341,9 +341,9 @@ def _check_whole(store: Store) -> None:
                 known += len(files)
                 for file in files:
                     if file.tensors != files[0].tensors:
-                        raise ModelError(f"{file.path}: its layout is not that of block 0", hint=HINT)
+                        raise ModelError(f"{file.path}: its layout is not that of block 0", hint=STORE_HINT)
     if not complete or known != len(store.files):
-        raise ModelError(f"{store.folder / INDEX}: does not list all parts of a model", hint=HINT)
+        raise ModelError(f"{store.folder / INDEX}: does not list all parts of a model", hint=STORE_HINT)
 
 
 @contextmanager

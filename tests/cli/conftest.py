@@ -14,7 +14,7 @@ from tests.hub import Hub, serve
 @pytest.fixture(scope="module")
 def model_files(demo_folder: Path) -> dict[str, bytes]:
     """All files of the demo model by their names."""
-    patterns = [*(part.files for part in catalog.PARTS), "tokenizer/*"]
+    patterns = [*(part.files for part in catalog.NETWORK_FILES), "tokenizer/*"]
     found = [path for pattern in patterns for path in demo_folder.glob(pattern)]
     return {path.relative_to(demo_folder).as_posix(): path.read_bytes() for path in found}
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from renderer.demo.judge import judge
-from renderer.demo.train import keep, layout, phrases, scenes
+from renderer.demo.train import keep, phrases, placing, scenes
 from renderer.demo.train.scenes import Scene
 from renderer.engine.calling import Rendering
 from renderer.engine.native import NativeEngine
@@ -92,7 +92,7 @@ def _drawer(kind: int, width: int, rng: random.Random) -> Callable[[], Scene]:
         return lambda: scenes.draw_single(rng)
     if kind < 7:
         return lambda: scenes.draw_pair(rng)
-    lengths = range(3, 6) if kind < 9 else range(6, layout.longest_word(width) + 1)
+    lengths = range(3, 6) if kind < 9 else range(6, placing.longest_word(width) + 1)
 
     def word() -> Scene:
         letters = ""

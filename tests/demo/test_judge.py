@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from renderer.demo.judge import judge
-from renderer.demo.train import layout, scenes
+from renderer.demo.train import placing, scenes
 from renderer.demo.train.draw import Atlas, draw
 from renderer.demo.train.scenes import Scene
 from tests.demo.judging import SIZES
@@ -25,8 +25,8 @@ def drawn() -> list[tuple[Scene, Tensor]]:
     rng, atlas, found = random.Random(3), Atlas.make(), []  # noqa: S311  # no secrets here
     for number in range(COUNT):
         width, height = SIZES[number % len(SIZES)]
-        scene = scenes.draw_scene(rng, layout.longest_word(width))
-        numbers = torch.tensor([layout.arrange(scene, width, height, rng)])
+        scene = scenes.draw_scene(rng, placing.longest_word(width))
+        numbers = torch.tensor([placing.arrange(scene, width, height, rng)])
         found.append((scene, draw(numbers, width, height, atlas)[0]))
     return found
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from diffsynth.models.qwen_image_vae import QwenImageVAE
 
-from renderer.demo.family import VAE_BASE_WIDTH
-from renderer.demo.train import keep, layout, scenes
+from renderer.demo.members import VAE_BASE_WIDTH
+from renderer.demo.train import keep, placing, scenes
 from renderer.demo.train.draw import Atlas, draw
 from renderer.engine.native import NativeEngine
 from tests.demo.judging import Score, make_cases, render
@@ -56,7 +56,7 @@ def test_vae_gives_pictures_back(demo_folder: Path) -> None:
     numbers: list[list[float]] = []
     while len(numbers) < 12:
         if scenes.is_held_out(scene := scenes.draw_scene(rng)):
-            numbers.append(layout.arrange(scene, 256, 256, rng))
+            numbers.append(placing.arrange(scene, 256, 256, rng))
     pictures = draw(torch.tensor(numbers), 256, 256, Atlas.make())
     with torch.no_grad():
         latents = vae.encode(pictures * 2 - 1)

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from renderer.demo.train import layout, phrases, scenes
+from renderer.demo.train import phrases, placing, scenes
 from renderer.demo.train.feed import Tokens
-from renderer.demo.train.networks import SIZES, TEXT_TOKENS
+from renderer.demo.train.passes import TEXT_TOKENS, TRAINED_SIZES
 
 SCENES = 400
 
@@ -24,23 +24,23 @@ def test_training_never_shows_what_is_held_out(rng: random.Random) -> None:
     assert 0.05 < sum(scenes.is_held_out(scenes.draw_scene(rng)) for _ in range(SCENES)) / SCENES < 0.25
 
 
-@pytest.mark.parametrize(("width", "height"), SIZES)
+@pytest.mark.parametrize(("width", "height"), TRAINED_SIZES)
 def test_everything_is_inside(rng: random.Random, width: int, height: int) -> None:
     """At every size, shapes and letters lie inside the picture, and letters on the grid of patches."""
     for _ in range(SCENES):
-        scene = scenes.draw_scene(rng, layout.longest_word(width))
-        numbers = layout.arrange(scene, width, height, rng)
-        assert len(numbers) == layout.NUMBERS
-        for part in layout.THINGS:
+        scene = scenes.draw_scene(rng, placing.longest_word(width))
+        numbers = placing.arrange(scene, width, height, rng)
+        assert len(numbers) == placing.NUMBERS
+        for part in placing.THINGS:
             shape, x, y, radius = numbers[part][:4]
             if shape >= 0:
                 assert radius - 2 <= x <= width - radius + 2
                 assert radius - 8 <= y <= height - radius + 8
         if scene.word is not None:
-            left, top = layout.word_corner(scene, width, height)
+            left, top = placing.word_corner(scene, width, height)
             assert left % 16 == top % 16 == 0
-            assert 0 <= left <= width - layout.CELL * len(scene.word.letters)
-            assert 0 <= top <= height - layout.CELL
+            assert 0 <= left <= width - placing.CELL * len(scene.word.letters)
+            assert 0 <= top <= height - placing.CELL
 
 
 def test_prompts_say_what_is_there(rng: random.Random) -> None:

@@ -11,9 +11,9 @@ import torch
 from diffsynth.pipelines.qwen_image import ModelConfig, QwenImagePipeline
 from safetensors.torch import load_file, save_file
 
-from renderer.demo import family
+from renderer.demo import members
 from renderer.engine.device import Device, computation_dtype
-from renderer.engine.vae import PictureVae
+from renderer.engine.picture_vae import PictureVae
 from renderer.job import Job, Precision, Profile
 from renderer.protocol import Setup
 
@@ -50,7 +50,7 @@ def bare_pipeline(folder: Path, device: Device = "cpu", **states: Any) -> Any:
 
     But for the demo model's classes. `states` are those of DiT and text encoder, as `ModelConfig` takes them.
     """
-    family.register()
+    members.register()
     return QwenImagePipeline.from_pretrained(
         torch_dtype=computation_dtype(device),
         device=device,

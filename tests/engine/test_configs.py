@@ -13,19 +13,19 @@ from safetensors.torch import load_file, save_file
 
 from renderer import catalog
 from renderer.catalog import Role
-from renderer.demo import family
+from renderer.demo import members
 from renderer.engine import configs, device
 from renderer.engine.device import FROM_DISK, FROM_HOST, Placement
 from renderer.engine.native import NativeEngine
-from renderer.engine.networks import OpenWeights
 from renderer.engine.pipeline import open_pipeline
+from renderer.engine.tensor_map import OpenWeights
 from renderer.job import Stored
 from renderer.weights import synthetic
 from renderer.weights.store import open_store
 from renderer.weights.unpacked import unpacked
 from tests.engine.conftest import no_report
 from tests.engine.making import DIT, TEXT_ENCODER, VAE, make_job, make_setup
-from tests.engine.test_networks import from_store, store_of
+from tests.engine.test_tensor_map import from_store, store_of
 
 NOWHERE = Path("nowhere")
 FILES: dict[Role, str] = {"transformer": DIT, "text_encoder": TEXT_ENCODER, "vae": VAE}
@@ -34,7 +34,7 @@ FILES: dict[Role, str] = {"transformer": DIT, "text_encoder": TEXT_ENCODER, "vae
 @pytest.fixture(autouse=True)
 def _own_tables() -> Iterator[None]:
     """DiffSynth's tables as they were."""
-    family.register()
+    members.register()
     before = list(MODEL_CONFIGS)
     yield
     MODEL_CONFIGS[:] = before
@@ -42,7 +42,7 @@ def _own_tables() -> Iterator[None]:
 
 def originals(folder: Path, precision: Stored) -> OpenWeights:
     """The demo model's own files."""
-    files = {part.role: sorted(folder.glob(part.files)) for part in catalog.PARTS}
+    files = {part.role: sorted(folder.glob(part.files)) for part in catalog.NETWORK_FILES}
     return unpacked(files, folder / "tokenizer", precision)
 
 

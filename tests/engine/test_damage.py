@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from renderer import catalog
-from renderer.engine import networks, resolve, stores
+from renderer.engine import resolve, stores, tensor_map
 from renderer.engine.pipeline import open_pipeline
 from renderer.engine.slots import HostMemory, ReadAhead
 from renderer.engine.streaming import StreamingEngine
@@ -88,7 +88,7 @@ def make_store() -> None:
 
 def packed(source: Path, target: Path) -> str:
     """Pack a folder, and say what its embeddings depend on."""
-    originals = {part.role: sorted(source.glob(part.files)) for part in catalog.PARTS}
+    originals = {part.role: sorted(source.glob(part.files)) for part in catalog.NETWORK_FILES}
     identity = ModelIdentity(id="demo", revision="1")
     return pack.pack(originals, source / "tokenizer", target, "bf16", identity, device="cpu").text_sha256
 
@@ -264,7 +264,7 @@ def test_a_network_that_is_read_in_part(spoilt: Path) -> None:
     """One tensor of a damaged file is refused, wherever in it the damage is."""
     file = open_store(spoilt).outside("transformer")
     with flipped(file.path, file.data_offset + file.bytes - 1):
-        tensors = networks.TensorMap(
+        tensors = tensor_map.TensorMap(
             QWEN_IMAGE_FAMILY.network("transformer"), [open_store(spoilt).outside("transformer")]
         )
         with pytest.raises(ModelError, match=str(file.path)):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from renderer.demo import family
+from renderer.demo import members
 from renderer.engine import (
     arithmetic,
     device,
@@ -69,7 +69,7 @@ def inputs(store: Store, image: int = 48, text: int = 7) -> dict[str, Any]:
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=dice).bfloat16()
 
-    head = family.DIT_HEAD_WIDTH
+    head = members.DIT_HEAD_WIDTH
     turns = tuple(
         torch.polar(torch.ones(rows, head // 2), torch.randn(rows, head // 2, generator=dice)) for rows in (image, text)
     )

@@ -33,7 +33,7 @@ Opener = Callable[[Setup], object]
 
 def packed(source: Path, target: Path, identity: ModelIdentity = DEMO) -> Path:
     """A store of a folder in Qwen-Image's layout, which says that it is of `identity`."""
-    originals = {part.role: sorted(source.glob(part.files)) for part in catalog.PARTS}
+    originals = {part.role: sorted(source.glob(part.files)) for part in catalog.NETWORK_FILES}
     pack.pack(originals, source / "tokenizer", target, "bf16", identity, device="cpu")
     return target
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffsynth.configs import MODEL_CONFIGS, VRAM_MANAGEMENT_MODULE_MAPS
 
-from renderer.demo import family
+from renderer.demo import members
 from renderer.engine import device
 from renderer.engine.device import computation_dtype
 from renderer.engine.pipeline import open_pipeline
@@ -181,7 +181,7 @@ class TestModel:
         self, demo_folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """DiffSynth opens without it, and says that this is no error; it is one."""
-        family.register()
+        members.register()
         for entry in (entry for entry in MODEL_CONFIGS if entry["model_name"] == name):
             monkeypatch.setitem(entry, "model_name", "another")
         with pytest.raises(ModelError, match="DiffSynth has not found the model's"):

@@ -12,8 +12,8 @@ import torch
 from diffsynth.models.qwen_image_vae import QwenImageVAE
 
 from renderer import catalog
+from renderer.engine.picture_vae import PictureVae
 from renderer.engine.strips import Kernel, Strip, whole
-from renderer.engine.vae import PictureVae
 from renderer.estimate import decode, weight_bytes
 from renderer.estimate.terms import total
 from renderer.text import GIB

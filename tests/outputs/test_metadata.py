@@ -14,7 +14,7 @@ from renderer.manifest import labels
 from renderer.manifest.labels import Told, a1111, containers
 from renderer.outputs import encode, metadata
 from renderer.outputs.folder import PICTURE_SUFFIXES
-from renderer.outputs.metadata import Origin
+from renderer.outputs.metadata import PictureOrigin
 from tests import readers, tools
 from tests.fakes import SOFTWARE, draw
 from tests.making import make_job, pixels_of
@@ -36,9 +36,9 @@ PROMPTS = {
 }
 
 
-def origin_of(job: Job) -> Origin:
+def origin_of(job: Job) -> PictureOrigin:
     model = ModelIdentity(id=job.model, revision="75e0b4be04f60ec59a75f475837eced720f823b6")
-    return Origin(fingerprint=fingerprint(job, model), job=job, model=model, software=SOFTWARE)
+    return PictureOrigin(fingerprint=fingerprint(job, model), job=job, model=model, software=SOFTWARE)
 
 
 def write(folder: Path, job: Job, keep: Keep | None = None) -> Path:

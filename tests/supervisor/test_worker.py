@@ -189,7 +189,7 @@ def test_whether_memory_ran_out_is_asked_of_the_kernel(
         (Gone(70), "the worker ended with status 70", ""),
         (Gone(-9, out_of_memory=False), "the worker was ended by SIGKILL", ""),
         (Gone(-9, out_of_memory=None), "the worker was ended by SIGKILL", oom.UNSURE),
-        (Gone(-9, out_of_memory=True), "the worker was ended by SIGKILL: the machine's memory ran out", oom.HINT),
+        (Gone(-9, out_of_memory=True), "the worker was ended by SIGKILL: the machine's memory ran out", oom.OOM_HINT),
         (Gone(-11, out_of_memory=True), "the worker was ended by SIGSEGV", ""),
         (Gone(-40), "the worker was ended by SIGRTMIN+6", ""),
         (Gone(-33), "the worker was ended by signal 33", ""),

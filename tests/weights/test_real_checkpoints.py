@@ -17,7 +17,7 @@ from diffsynth.core.loader.file import convert_keys_dict_to_single_str
 
 from renderer import catalog
 from renderer.catalog import DEMO, MODELS, Model, Role
-from renderer.demo import family
+from renderer.demo import members
 from renderer.families import QWEN_IMAGE_FAMILY, Shapes
 from renderer.families.qwen_image import shapes
 from renderer.weights import synthetic
@@ -31,7 +31,7 @@ NAMES: Mapping[Role, str] = {
 
 FAMILY = [model for model in MODELS.values() if model.shape is not None]
 BF16_BYTES = 2
-DEMO_TEXT = shapes.TextEncoderWidths(vision_layers=1, vision=family.VISION_WIDTH, vision_mlp=2 * family.VISION_WIDTH)
+DEMO_TEXT = shapes.TextEncoderWidths(vision_layers=1, vision=members.VISION_WIDTH, vision_mlp=2 * members.VISION_WIDTH)
 """The vision tower, of which a row says nothing; all others have Qwen2.5-VL's."""
 
 
@@ -45,7 +45,7 @@ def known_as(found: Mapping[str, Sequence[int]]) -> list[str]:
 
 def model_free(entry: Mapping[str, object]) -> bool:
     """Whether an entry asks for no other architecture than the class has by itself; the demo's VAE has its width."""
-    return entry.get("extra_kwargs", {}) in ({}, {"base_dim": family.VAE_BASE_WIDTH})
+    return entry.get("extra_kwargs", {}) in ({}, {"base_dim": members.VAE_BASE_WIDTH})
 
 
 def tensors(model: Model) -> dict[Role, Shapes]:
@@ -75,7 +75,7 @@ def tensors(model: Model) -> dict[Role, Shapes]:
 @pytest.mark.parametrize("model", FAMILY, ids=lambda model: model.id)
 def test_the_catalogue_s_models_are_those_that_diffsynth_knows(model: Model) -> None:
     """Transformer, text encoder with output layer and vision tower, and VAE of each row have DiffSynth's hashes."""
-    family.register()
+    members.register()
     assert {role: known_as(found) for role, found in tensors(model).items()} == {
         role: [name] for role, name in NAMES.items()
     }

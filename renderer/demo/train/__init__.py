@@ -1,14 +1,14 @@
 """How the demo model is trained, from nothing but code: `python -m renderer.demo.train --help`.
 
-    scenes.py     what a picture shows, drawn by lot, and which combinations are kept out of training
-    phrases.py    a scene in words: English and Chinese, in several phrasings
-    layout.py     a scene and a size ▶ numbers: where each thing stands
-    draw.py       numbers ▶ pictures, hundreds at once, on whatever device torch has
-    feed.py       scenes, prompts and tokens from worker processes
-    vae.py        the VAE: trained on pictures, then scaled to the fixed latent statistics
-    networks.py   the family's forward passes, batched and padded, as training wants them
-    dit.py        text encoder and DiT together, by flow matching
-    keep.py       weights in and out of the model's folder; sample sheets
+    scenes.py         what a picture shows, drawn by lot, and which combinations are kept out of training
+    phrases.py        a scene in words: English and Chinese, in several phrasings
+    placing.py        a scene and a size ▶ numbers: where each thing stands
+    draw.py           numbers ▶ pictures, hundreds at once, on whatever device torch has
+    feed.py           scenes, prompts and tokens from worker processes
+    vae_training.py   the VAE: trained on pictures, then scaled to the fixed latent statistics
+    passes.py         the family's forward passes, batched and padded, as training wants them
+    dit_training.py   text encoder and DiT together, by flow matching
+    keep.py           weights in and out of the model's folder; sample sheets
 
 Rendering never imports this room.
 """

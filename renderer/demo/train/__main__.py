@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from diffsynth.models.qwen_image_vae import QwenImageVAE
 
-from renderer.demo.family import VAE_BASE_WIDTH, DemoDiT, DemoTextEncoder
-from renderer.demo.train import dit as dit_stage
-from renderer.demo.train import feed, keep, networks, phrases, scenes
-from renderer.demo.train import vae as vae_stage
+from renderer.demo.members import VAE_BASE_WIDTH, DemoDiT, DemoTextEncoder
+from renderer.demo.train import dit_training as dit_stage
+from renderer.demo.train import feed, keep, passes, phrases, scenes
+from renderer.demo.train import vae_training as vae_stage
 from renderer.demo.train.draw import Atlas, draw
-from renderer.demo.train.layout import arrange, longest_word
-from renderer.demo.train.networks import SIZES, FlatVae
+from renderer.demo.train.passes import TRAINED_SIZES, FlatVae
+from renderer.demo.train.placing import arrange, longest_word
 
 SEED = 20261121
 
@@ -53,7 +53,7 @@ def main() -> None:
         module.to(device)
     torch._dynamo.config.recompile_limit = 64  # noqa: SLF001  # as torch documents it
     compiled = device.type == "cuda"
-    activation = torch.compile(networks.norm_silu, dynamic=True) if compiled else networks.norm_silu
+    activation = torch.compile(passes.norm_silu, dynamic=True) if compiled else passes.norm_silu
     flat = FlatVae(vae, activation)
     if options.vae_seconds:
         vae_plan = vae_stage.VaeTraining(options.vae_seconds, options.vae_steps, options.vae_learning_rate)
@@ -108,7 +108,7 @@ def _sheet(trainer: dit_stage.Trainer, path: Path, cfg_scale: float) -> None:
     empty = tokens.of([""])
     pictures = []
     for size, count in ((0, 32), (2, 4), (3, 4)):
-        drawn = held_out_scenes(count, 5, SIZES[size][0])
+        drawn = held_out_scenes(count, 5, TRAINED_SIZES[size][0])
         prompts = tokens.of([phrases.phrase(scene, rng) for scene in drawn])
         pictures += list(trainer.sample(*prompts, empty, size, 12, cfg_scale).float().cpu())
     keep.save_sheet(pictures, path)

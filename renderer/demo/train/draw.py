@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from renderer.demo.train.layout import BACKGROUND, CELL, SIGN, THINGS, WORD
+from renderer.demo.train.placing import BACKGROUND, CELL, SIGN, THINGS, WORD
 from renderer.demo.train.scenes import BACKGROUNDS, LETTERS, SHAPES
 
 PERIOD = 32  # of stripes, dots and checks, in pixels

@@ -15,8 +15,8 @@ from transformers import Qwen2Tokenizer
 
 from renderer.catalog import DROPPED_TOKENS
 from renderer.demo import tokenizer
-from renderer.demo.train import layout, phrases, scenes
-from renderer.demo.train.networks import SIZES, TEXT_TOKENS
+from renderer.demo.train import phrases, placing, scenes
+from renderer.demo.train.passes import TEXT_TOKENS, TRAINED_SIZES
 from renderer.demo.train.scenes import Scene
 
 UNPROMPTED = 0.1
@@ -54,11 +54,11 @@ class Chunks(IterableDataset[Any]):  # type: ignore[misc]  # torch is not looked
         rng = random.Random(f"{self._seed}/{worker.id if worker else 0}")  # no secrets here
         tokens = Tokens()
         while True:
-            size = 0 if rng.random() < self._first_size else rng.randrange(1, len(SIZES))
-            width, height = SIZES[size]
-            longest = layout.longest_word(width)
+            size = 0 if rng.random() < self._first_size else rng.randrange(1, len(TRAINED_SIZES))
+            width, height = TRAINED_SIZES[size]
+            longest = placing.longest_word(width)
             drawn = [scenes.draw_training_scene(rng, longest) for _ in range(self._count)]
-            numbers = [layout.arrange(scene, width, height, rng) for scene in drawn]
+            numbers = [placing.arrange(scene, width, height, rng) for scene in drawn]
             prompts = [self._prompt(scene, rng) for scene in drawn]
             yield size, torch.tensor(numbers), *tokens.of(prompts)
 

@@ -27,10 +27,10 @@ COLOURS = {
 """The colours that prompts name, as they are drawn."""
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "heart", "crescent")
-SIZES = ("small", "medium", "large")
+SCENE_SIZES = ("small", "medium", "large")
 PLACES = ("centre", "left", "right", "top", "bottom", "top left", "top right", "bottom left", "bottom right")
 RELATIONS = ("left", "right", "above", "below")
-ROWS = ("top", "centre", "bottom")
+SCENE_ROWS = ("top", "centre", "bottom")
 BACKGROUNDS = ("plain", "gradient", "horizontal gradient", "stripes", "horizontal stripes", "dots", "checks")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LONGEST_WORD = 8
@@ -131,7 +131,7 @@ def draw_single(rng: random.Random, plain: float = 0.62) -> Scene:
     """One shape on a background, which is of one colour with the probability `plain`."""
     background = _background(rng, plain)
     place = "centre" if rng.random() < 0.25 else rng.choice(PLACES)
-    thing = Thing(rng.choice(SHAPES), _other_colour(rng, background.colours), rng.choice(SIZES), place)
+    thing = Thing(rng.choice(SHAPES), _other_colour(rng, background.colours), rng.choice(SCENE_SIZES), place)
     return Scene(background, (thing,))
 
 
@@ -151,17 +151,17 @@ def draw_word(rng: random.Random, longest: int = LONGEST_WORD, letters: str | No
     colour = _other_colour(rng, background.colours) if rng.random() < 0.4 else None
     lot = rng.random()
     if lot < 0.4:
-        row = "centre" if rng.random() < 0.5 else rng.choice(ROWS)
+        row = "centre" if rng.random() < 0.5 else rng.choice(SCENE_ROWS)
         return Scene(background, word=Word(letters, row, colour))
     if lot < 0.55:
-        row = "centre" if rng.random() < 0.6 else rng.choice(ROWS)
+        row = "centre" if rng.random() < 0.6 else rng.choice(SCENE_ROWS)
         sign = _other_colour(rng, background.colours)
         written = _other_colour(rng, (sign,)) if colour else None
         return Scene(background, word=Word(letters, row, written, sign))
     row = "bottom" if rng.random() < 0.65 else "top"
     word = Word(letters, row, colour)
     if lot < 0.93:
-        thing = Thing(rng.choice(SHAPES), _other_colour(rng, background.colours), rng.choice(SIZES))
+        thing = Thing(rng.choice(SHAPES), _other_colour(rng, background.colours), rng.choice(SCENE_SIZES))
         return Scene(background, (thing,), word=word)
     first, second = _one_of_two(rng, background), _one_of_two(rng, background)
     if (second.shape, second.colour) == (first.shape, first.colour):
@@ -185,7 +185,7 @@ def _letters(rng: random.Random, longest: int) -> str:
 
 
 def _one_of_two(rng: random.Random, background: Background) -> Thing:
-    size = rng.choices(SIZES, weights=[15, 70, 15])[0]
+    size = rng.choices(SCENE_SIZES, weights=[15, 70, 15])[0]
     return Thing(rng.choice(SHAPES), _other_colour(rng, background.colours), size)
 
 

@@ -21,7 +21,7 @@ from transformers import Qwen2Tokenizer
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer
 
 from renderer.catalog import DROPPED_TOKENS
-from renderer.demo import family
+from renderer.demo import members
 from renderer.demo.tokenizer import TEMPLATE_PREFIX
 from renderer.engine import calling
 from renderer.engine.blocks import FastBlocks, ModuleBlocks
@@ -29,9 +29,9 @@ from renderer.engine.device import Device, computation_dtype
 from renderer.engine.encoding import Encoded, HostEmbedding
 from renderer.engine.fp8_blocks import Fp8Blocks
 from renderer.engine.modulation import Modulations, PickImage, PickText, ReadyModulation
+from renderer.engine.picture_vae import PictureVae
 from renderer.engine.riders import Halt, Stop, pause
 from renderer.engine.skeletons import Beforehand, Skeleton
-from renderer.engine.vae import PictureVae
 from renderer.errors import ModelError, shorten
 from renderer.job import Job
 from renderer.weights.store import Store, TensorPlace, load
@@ -55,8 +55,8 @@ def empty(width: int, layers: int) -> tuple[Any, Any, Any]:
     with skip_model_initialization():
         if width == QWEN_IMAGE_WIDTH:
             return QwenImageDiT(num_layers=layers), QwenImageTextEncoder(), QwenImageVAE()
-        if width == family.DIT_WIDTH:
-            return family.DemoDiT(), family.DemoTextEncoder(), QwenImageVAE(base_dim=family.VAE_BASE_WIDTH)
+        if width == members.DIT_WIDTH:
+            return members.DemoDiT(), members.DemoTextEncoder(), QwenImageVAE(base_dim=members.VAE_BASE_WIDTH)
     raise ModelError(f"no known model of the family has a DiT {width} wide")
 
 

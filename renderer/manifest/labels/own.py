@@ -11,7 +11,7 @@ from pathlib import Path
 
 from renderer.job import Job, Sidecar, Software
 from renderer.manifest.labels.told import MAX_TEXT, Told, read_object, unescape
-from renderer.outputs.metadata import ORIGIN_KEY, Origin
+from renderer.outputs.metadata import ORIGIN_KEY, PictureOrigin
 
 _IN_XMP = re.compile(r"<renderer:origin>([^<]*)</renderer:origin>")
 
@@ -22,7 +22,7 @@ def read(text: str, xmp: str) -> Told | None:
         text = unescape(found[1])
     fields = read_object(text)
     try:
-        origin = Origin.model_validate(fields) if fields else None
+        origin = PictureOrigin.model_validate(fields) if fields else None
     except ValueError:
         return None
     return None if origin is None else _told_by_job("renderer", origin.job, origin.fingerprint, origin.software)

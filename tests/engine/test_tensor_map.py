@@ -15,12 +15,12 @@ from diffsynth.core.quant import check_backend_contract
 from diffsynth.pipelines.qwen_image import QwenImagePipeline
 
 from renderer import catalog
-from renderer.demo import family
-from renderer.engine import coded, configs, networks, resolve, stores
+from renderer.demo import members
+from renderer.engine import coded, configs, resolve, stores, tensor_map
 from renderer.engine.native import NativeEngine
-from renderer.engine.networks import TensorMap
 from renderer.engine.pipeline import open_pipeline
 from renderer.engine.streaming import StreamingEngine
+from renderer.engine.tensor_map import TensorMap
 from renderer.errors import ModelError
 from renderer.families import QWEN_IMAGE_FAMILY
 from renderer.job import Job, ModelIdentity, Profile, Stored
@@ -57,8 +57,8 @@ def from_store(profile: Profile, precision: Stored, folder: Path | None = None) 
     )
 
 
-def unpacked_demo(demo_folder: Path, precision: Stored) -> networks.OpenWeights:
-    originals = {part.role: sorted(demo_folder.glob(part.files)) for part in catalog.PARTS}
+def unpacked_demo(demo_folder: Path, precision: Stored) -> tensor_map.OpenWeights:
+    originals = {part.role: sorted(demo_folder.glob(part.files)) for part in catalog.NETWORK_FILES}
     return unpacked(originals, demo_folder / "tokenizer", precision)
 
 
@@ -100,12 +100,12 @@ class TestBits:
     @pytest.mark.parametrize("staging", [1000, 4096, 2**25])
     def test_piece_by_piece(self, demo_folder: Path, staging: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Through a small buffer, as to a GPU, the same bytes arrive, from a store and from a checkpoint."""
-        monkeypatch.setattr(networks, "STAGING_BYTES", staging)
+        monkeypatch.setattr(tensor_map, "STAGING_BYTES", staging)
         for weights in (open_store(store_of("fp8")), unpacked_demo(demo_folder, "fp8")):
             for file in weights.files[:8]:
                 whole, pieces = (torch.empty(file.bytes, dtype=torch.uint8) for _ in range(2))
                 file.read_into(whole)
-                networks.DeviceReader("cpu").read_through(file, pieces)
+                tensor_map.DeviceReader("cpu").read_through(file, pieces)
                 assert torch.equal(whole, pieces)
 
 
@@ -151,10 +151,10 @@ class TestBuilding:
         """With what prepares pictures comes the tower that looks at them."""
         (tmp_path / "processor").mkdir()
         (tmp_path / "processor/preprocessor_config.json").write_text("{}")
-        originals = {part.role: sorted(demo_folder.glob(part.files)) for part in catalog.PARTS}
+        originals = {part.role: sorted(demo_folder.glob(part.files)) for part in catalog.NETWORK_FILES}
         identity, target = ModelIdentity(id="demo", revision="2"), tmp_path / "packed"
         pack.pack(originals, demo_folder / "tokenizer", target, "bf16", identity, processor=tmp_path / "processor")
-        family.register()
+        members.register()
         config = configs.config(open_store(target), "text_encoder", None, "cpu", tmp_path)
         pool = QwenImagePipeline(device="cpu").download_and_load_models([config])
         encoder = pool.fetch_model("qwen_image_text_encoder")

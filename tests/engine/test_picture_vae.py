@@ -11,10 +11,10 @@ import torch
 from diffsynth.models.qwen_image_vae import QwenImageVAE
 from safetensors.torch import load_file
 
-from renderer.demo.family import VAE_BASE_WIDTH
-from renderer.engine import vae, vae_reference
+from renderer.demo.members import VAE_BASE_WIDTH
+from renderer.engine import picture_vae, vae_reference
+from renderer.engine.picture_vae import PictureVae
 from renderer.engine.strips import Kernel, Layer, Strip, in_strips, rows_of, whole
-from renderer.engine.vae import PictureVae
 from renderer.errors import ModelError
 from renderer.estimate.decode import STRIP_BYTES
 from tests.engine.making import VAE
@@ -62,7 +62,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The kernels in Triton's interpreter, which `tests/conftest.py` asks for where there is no GPU."""
     from renderer.engine import vae_kernels  # noqa: PLC0415  # Triton is not everywhere
 
-    monkeypatch.setattr(vae, "operations", lambda _device: vae_kernels)
+    monkeypatch.setattr(picture_vae, "operations", lambda _device: vae_kernels)
     return vae_kernels
 
 
@@ -108,7 +108,7 @@ class TestAgainstDiffSynth:
             made.append(rows)
             return in_strips(layers, picture, rows)
 
-        monkeypatch.setattr(vae, "in_strips", noted)
+        monkeypatch.setattr(picture_vae, "in_strips", noted)
         PictureVae(QwenImageVAE(base_dim=WIDTH), scattered, 2**16).decode(torch.zeros(1, 16, 6, 7))
         assert min(made) < 48 / 3
 
@@ -176,7 +176,7 @@ class TestStrips:
         dice = torch.Generator().manual_seed(5)
 
         def convolution(**options: int) -> Layer:
-            return vae.Convolution(
+            return picture_vae.Convolution(
                 Kernel(torch.randn(8, 72, generator=dice), torch.zeros(8), 3, **options), vae_reference
             )
 
@@ -208,6 +208,6 @@ class TestWeights:
         """Of a kernel, what meets the frames of zeros is not held in memory."""
         found = PictureVae(QwenImageVAE(base_dim=WIDTH), scattered)
         first = found._stages_out[0][1]
-        assert isinstance(first, vae.Convolution)
+        assert isinstance(first, picture_vae.Convolution)
         weight = first.kernel.weight
         assert weight.untyped_storage().nbytes() == scattered["decoder.conv_in.weight"].nbytes / 3

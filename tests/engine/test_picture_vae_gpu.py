@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from renderer.benchmarks.decodes import BASE_WIDTH, make
-from renderer.engine import vae
+from renderer.engine import picture_vae
 from renderer.text import GIB
 
 pytestmark = [
@@ -24,7 +24,7 @@ SIDES = (512, 1328, 2048)
 def kernels() -> Any:
     """Ours, in bf16, in strips as they are by default."""
     found = make("kernels", "cuda", BASE_WIDTH)
-    assert vae.operations(torch.device("cuda")).__name__.endswith("vae_kernels")
+    assert picture_vae.operations(torch.device("cuda")).__name__.endswith("vae_kernels")
     return found
 
 

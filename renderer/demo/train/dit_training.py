@@ -18,9 +18,9 @@ from diffsynth.diffusion.flow_match import FlowMatchScheduler
 from torch import Tensor
 
 from renderer.catalog import DROPPED_TOKENS
-from renderer.demo.train import networks
+from renderer.demo.train import passes
 from renderer.demo.train.draw import Atlas, busy_cells, draw
-from renderer.demo.train.networks import IMAGE_TOKENS, SIZES, TEXT_TOKENS, FlatVae, Rope
+from renderer.demo.train.passes import IMAGE_TOKENS, TEXT_TOKENS, TRAINED_SIZES, FlatVae, Rope
 
 SHIFT = 0.5
 """Qwen-Image's `mu` for 256 patches (`FlowMatchScheduler._calculate_shift_qwen_image`)."""
@@ -73,7 +73,7 @@ class Pool:
         """Draw a chunk, encode it, and put it in place of the oldest."""
         size, numbers, tokens, lengths = chunk
         device = self.patches.device
-        width, height = SIZES[size]
+        width, height = TRAINED_SIZES[size]
         numbers = numbers.to(device, non_blocking=True)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             pictures = draw(numbers, width, height, atlas) * 2 - 1
@@ -82,7 +82,7 @@ class Pool:
         count, tokens_of_picture = cells.shape
         start = min(self.place, len(self.sizes) - count)
         to = slice(start, start + count)
-        self.patches[to] = networks.pack(latents).bfloat16()
+        self.patches[to] = passes.pack(latents).bfloat16()
         self.weights[to] = torch.nn.functional.pad(cells, (0, IMAGE_TOKENS - tokens_of_picture)).bfloat16()
         self.tokens[to] = tokens.to(device, torch.int16)
         self.lengths[to] = lengths.to(device, torch.int16)
@@ -118,8 +118,8 @@ class Trainer:
         self.used = {f"dit.{name}": value for name, value in dit.named_parameters()}
         self.used |= {f"text.{name}": value for name, value in encoder.named_parameters() if "language_model" in name}
         self.average = [value.detach().clone() for value in self.used.values()]
-        self._block = torch.compile(networks.block, dynamic=False) if compiled else networks.block
-        self._layer = torch.compile(networks.text_layer, dynamic=False) if compiled else networks.text_layer
+        self._block = torch.compile(passes.block, dynamic=False) if compiled else passes.block
+        self._layer = torch.compile(passes.text_layer, dynamic=False) if compiled else passes.text_layer
 
     def train(
         self, feed: Iterator[Any], plan: DitTraining, log: Callable[..., None], save: Callable[[int], None]
@@ -176,8 +176,8 @@ class Trainer:
         noise = torch.randn_like(latents)
         noisy = latents + sigma[:, None, None] * (noise - latents)
         with torch.autocast(self.device.type, torch.bfloat16):
-            text = networks.encode_text(self.encoder, pool.tokens[chosen].long(), self._layer)
-            velocity = networks.predict_velocity(self.dit, noisy, sigma, text, lengths, sizes, self.rope, self._block)
+            text = passes.encode_text(self.encoder, pool.tokens[chosen].long(), self._layer)
+            velocity = passes.predict_velocity(self.dit, noisy, sigma, text, lengths, sizes, self.rope, self._block)
         errors = (velocity.float() - (noise - latents)).square().mean(-1)
         return (errors * weights).sum() / weights.sum()
 
@@ -195,7 +195,7 @@ class Trainer:
         self, tokens: Tensor, lengths: Tensor, empty: tuple[Tensor, Tensor], size: int, steps: int, cfg_scale: float
     ) -> Tensor:
         """Pictures from 0 to 1 of prompts in one size, by DiffSynth's schedule; `empty` is the empty prompt's."""
-        width, height = SIZES[size]
+        width, height = TRAINED_SIZES[size]
         count = len(tokens)
         sigmas, _ = FlowMatchScheduler.set_timesteps_qwen_image(steps, dynamic_shift_len=(width // 16) * (height // 16))
         ends = [*sigmas.tolist()[1:], 0.0]
@@ -204,14 +204,14 @@ class Trainer:
         sizes = torch.full((2 * count,), size, device=self.device)
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(count, 16, height // 8, width // 8, generator=generator)
-        latents = networks.pack(noise).to(self.device)
+        latents = passes.pack(noise).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
-            text = networks.encode_text(self.encoder, both)
+            text = passes.encode_text(self.encoder, both)
             for sigma, end in zip(sigmas.tolist(), ends, strict=True):
                 levels = torch.full((2 * count,), sigma, device=self.device)
                 doubled = torch.cat([latents, latents])
-                velocity = networks.predict_velocity(self.dit, doubled, levels, text, lengths, sizes, self.rope).float()
+                velocity = passes.predict_velocity(self.dit, doubled, levels, text, lengths, sizes, self.rope).float()
                 wanted, unwanted = velocity.chunk(2)
                 latents = latents + (unwanted + cfg_scale * (wanted - unwanted)) * (end - sigma)
-            pictures = self.flat.decode(networks.unpack(latents, width, height))
+            pictures = self.flat.decode(passes.unpack(latents, width, height))
         return (pictures / 2 + 0.5).clamp(0, 1)

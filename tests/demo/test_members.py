@@ -8,12 +8,12 @@ from diffsynth.configs import MODEL_CONFIGS
 from diffsynth.core.loader.file import hash_model_file
 from safetensors import safe_open
 
-from renderer.demo import family, tensors
+from renderer.demo import members, tensors
 
 
 def test_hashes_are_those_of_the_files(demo_folder: Path) -> None:
     """The hashes by which DiffSynth will know the files are those it computes from them."""
-    expected = [family.DIT_HASH, family.TEXT_ENCODER_HASH, family.VAE_HASH]
+    expected = [members.DIT_HASH, members.TEXT_ENCODER_HASH, members.VAE_HASH]
     assert [hash_model_file(str(demo_folder / file)) for file in tensors.layout()] == expected
 
 
@@ -34,8 +34,8 @@ def test_text_encoder_file_has_qwens_names(demo_folder: Path) -> None:
 
 def test_registering_again_adds_nothing() -> None:
     """DiffSynth's table holds each of the three entries once, however often the model is registered."""
-    family.register()
+    members.register()
     before = len(MODEL_CONFIGS)
-    family.register()
+    members.register()
     assert len(MODEL_CONFIGS) == before
-    assert [entry["model_hash"] for entry in MODEL_CONFIGS].count(family.DIT_HASH) == 1
+    assert [entry["model_hash"] for entry in MODEL_CONFIGS].count(members.DIT_HASH) == 1

@@ -1,7 +1,7 @@
 """The family's forward passes, batched and padded, as training wants them.
 
 DiffSynth's own take one picture and one prompt at a time, turn positions with complex numbers, and convolve pictures as
-videos of one frame. These use the same modules' weights and give the same values (tests/demo/test_networks.py), with
+videos of one frame. These use the same modules' weights and give the same values (tests/demo/test_passes.py), with
 masks for what is padding, in a form that compiles. Sequences are `IMAGE_TOKENS` patches, then `TEXT_TOKENS` of text.
 """
 
@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from renderer.catalog import DROPPED_TOKENS
-from renderer.demo.family import DIT_HEAD_WIDTH, TEXT_HEADS, TEXT_KEY_HEADS, TEXT_WIDTH
+from renderer.demo.members import DIT_HEAD_WIDTH, TEXT_HEADS, TEXT_KEY_HEADS, TEXT_WIDTH
 
-SIZES = ((256, 256), (208, 320), (320, 208), (192, 336), (336, 192), (224, 304), (304, 224))
+TRAINED_SIZES = ((256, 256), (208, 320), (320, 208), (192, 336), (336, 192), (224, 304), (304, 224))
 """Widths and heights that training shows; the first one most of the time."""
 
 IMAGE_TOKENS = 272
@@ -30,7 +30,7 @@ Block = Callable[..., tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Rotations for each of `SIZES`, of patches and of text, and which patches are there.
+    """Rotations for each of `TRAINED_SIZES`, of patches and of text, and which patches are there.
 
     Cosines and sines are sizes x tokens x half a head's width, `present` is sizes x tokens.
     """
@@ -43,7 +43,7 @@ class Rope:
     def make(cls, dit: Any, device: torch.device | str) -> Rope:
         """DiffSynth's own rotations, as cosines and sines, padded."""
         images, texts, present = [], [], []
-        for width, height in SIZES:
+        for width, height in TRAINED_SIZES:
             image, text = dit.pos_embed([(1, height // 16, width // 16)], [TEXT_TOKENS], torch.device("cpu"))
             images.append(functional.pad(torch.view_as_real(image), (0, 0, 0, 0, 0, IMAGE_TOKENS - len(image))))
             texts.append(torch.view_as_real(text))
@@ -181,7 +181,7 @@ def predict_velocity(
 ) -> Tensor:
     """`model_fn_qwen_image` for a batch: velocities, batch x 272 x 64, of noisy patches at noise levels `sigma`.
 
-    `text` is `encode_text`'s, of which the first `text_lengths` tokens are meant; `sizes` are places in `SIZES`.
+    `text` is what `encode_text` gives, of which `text_lengths` tokens are meant; `sizes` are places in `TRAINED_SIZES`.
     """
     there = torch.arange(text.shape[1], device=text.device)[None] < text_lengths[:, None]
     mask = torch.cat([there, rope.present[sizes]], 1)[:, None, None]

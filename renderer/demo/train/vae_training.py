@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from renderer.demo.train.draw import Atlas, busy_cells, draw
-from renderer.demo.train.networks import SIZES, FlatVae
+from renderer.demo.train.passes import TRAINED_SIZES, FlatVae
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,9 @@ def train(
             group["lr"] = rate
         size, numbers, _, _ = next(feed)
         numbers = numbers.to(device, non_blocking=True)
-        pictures = draw(numbers, *SIZES[size], atlas) * 2 - 1
+        pictures = draw(numbers, *TRAINED_SIZES[size], atlas) * 2 - 1
         weights = 1 + (plan.busy_weight - 1) * functional.interpolate(
-            busy_cells(numbers, *SIZES[size])[:, None], scale_factor=16.0
+            busy_cells(numbers, *TRAINED_SIZES[size])[:, None], scale_factor=16.0
         )
         weights /= weights.mean()
         pictures = pictures.contiguous(memory_format=torch.channels_last)
@@ -93,7 +93,7 @@ def scale(vae: Any, feed: Iterator[Any], atlas: Atlas, flat: FlatVae, rounds: in
     found = []
     for _ in range(rounds):
         size, numbers, _, _ = next(feed)
-        latents = flat.encode(draw(numbers.to(device), *SIZES[size], atlas) * 2 - 1)
+        latents = flat.encode(draw(numbers.to(device), *TRAINED_SIZES[size], atlas) * 2 - 1)
         found.append(latents.transpose(0, 1).flatten(1))
     values = torch.cat(found, 1)
     mean, deviation = values.mean(1), values.std(1)
