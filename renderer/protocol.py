@@ -34,13 +34,18 @@ MAX_PAYLOAD_BYTES = 2**30
 
 
 class Demand(Value):
-    """A kind of picture that is to come: pixels, the most tokens of its prompts, and whether it is guided."""
+    """A kind of picture that is to come: pixels, the most tokens of its prompts, and whether it is guided.
+
+    `pictures` is how many there are (null: many), `steps` those of all of them together: what the kind weighs.
+    """
 
     width: int
     height: int
     prompt_tokens: int
     negative_tokens: int
     guided: bool
+    pictures: int | None = None
+    steps: int = 1
 
 
 class Setup(Value):

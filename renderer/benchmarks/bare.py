@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from renderer.engine.budget import Budget
+from renderer.engine import budget
 from renderer.engine.recorded import RecordedBlocks
 from renderer.engine.slots import Slots
 from renderer.engine.streaming import StreamingEngine
@@ -67,7 +67,7 @@ def equip(engine: StreamingEngine, setup: Setup) -> int:
     """
     engine.setup = setup
     arithmetic = engine._passage.arithmetic
-    engine._budget = Budget(engine._source.count, engine._skeleton.width, setup, engine.device, arithmetic)
+    engine._budget = budget.here(engine._source, engine._skeleton.width, setup, engine.device, arithmetic)
     engine._slots = Slots(engine._source, engine._budget.slots, engine.device)
     return engine._slots.count
 

@@ -49,5 +49,4 @@ def described(
         return replace(there, gpus=(LocalGpu(0, "some GPU", "", vram_bytes, vram_bytes, "", (8, 9)),)), None
     if here.gpu is None:  # a CPU's rates, measured at a large model's shapes, tell nothing of the demo model
         return there, None
-    own = cards.of_gpu(here.gpu.name, here.gpu.total_bytes)
-    return there, rates.cached(here) or (rates.of_card(own) if own else None)
+    return there, rates.known(here)

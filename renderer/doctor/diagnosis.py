@@ -118,10 +118,7 @@ def pictures(here: Machine, known: Rates) -> dict[str, str]:
 
 
 def _picture(streaming: Streaming, work: Work, available: int, known: Rates, from_disk: bool, steps: int) -> str:  # noqa: FBT001
-    def hiding(work: Work, slots: int) -> int:
-        return duration.hiding(replace(streaming, slots=slots), work, known, from_disk=from_disk)
-
-    decision = decide.decide(streaming, [work], available, hiding=hiding)
+    decision = decide.decide(streaming, [decide.Series(work)], available, rates=known, from_disk=from_disk)
     if decision.refused:
         return "does not fit"
     company = decision.in_flight

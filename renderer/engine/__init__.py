@@ -15,7 +15,9 @@ Streaming, where blocks come to the pictures:
     riders            calls of DiffSynth's that pause wherever a block would run
     sections          a network's sections of alike blocks, brought past whoever waits in them
     slots             blocks come past in sweeps
+    block_source      where slots get blocks from: protocols
     budget            how many slots, how many pictures in flight
+    company           how many pictures one sweep is worth: reckoned, then corrected by what sweeps show
     prompts           the prompts at hand, encoded
     encoding          in one sweep over the text encoder
     modulation        a timestep's vectors, ready-made

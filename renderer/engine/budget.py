@@ -1,4 +1,4 @@
-"""How many slots, how many pictures in flight: from the memory there is, and what sweeps have shown.
+"""How many slots, how many pictures in flight: from the memory there is, this machine's rates, and what sweeps show.
 
 Asks `renderer.estimate` of the bytes that this device really has free: what the plan forecasts is what happens here.
 Knows nothing of how anything is computed.
@@ -6,9 +6,7 @@ Knows nothing of how anything is computed.
 
 from __future__ import annotations
 
-import time
 import weakref
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,11 +14,17 @@ import torch
 
 from renderer import catalog
 from renderer.catalog import MOST_TOKENS, Architecture
+from renderer.engine.block_source import BlockSource
+from renderer.engine.company import Company
 from renderer.engine.device import Device
+from renderer.engine.meter import Shown
+from renderer.engine.slots import ReadAhead
 from renderer.estimate import decide, duration
 from renderer.estimate.fitted import CONTEXT_BYTES
 from renderer.estimate.memory import TURNING_SLOTS, Kernels, Streaming, Work
 from renderer.job import BlockArithmetic, Job
+from renderer.machine import hardware, rates
+from renderer.machine.rates import Rates
 from renderer.protocol import Setup
 
 MODULES_BYTES = 192 * 2**20
@@ -30,24 +34,32 @@ USUAL = Work(1328, 1328, prompt_tokens=512)
 """What the room is shared out for when nobody says what is to come."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 32, 1024
-"""Sweeps: how long fewer slots are made do with after the second time in a row, and at most."""
-
-SWEEPS = 4
-"""Ends of sweeps that tell how long one takes; the first two have another's computing between them."""
-
-BUS_BOUND = 0.85
-"""A sweep whose copies take more than this part of it waits for them now and then."""
+"""Sweeps: how long less is made do with, at first and at most, where a want of memory comes again and again."""
 
 
 class Budget:
     """What this device's memory allows. What one picture has to do without is not known here: it is that picture's."""
 
     def __init__(
-        self, blocks: int, width: int, setup: Setup, device: Device, arithmetic: BlockArithmetic | None = None
+        self,
+        blocks: int,
+        width: int,
+        setup: Setup,
+        device: Device,
+        arithmetic: BlockArithmetic | None = None,
+        *,
+        known: Rates | None = None,
+        from_disk: bool = False,
     ) -> None:
-        """Taken when what stays on the device for good is there already. `arithmetic` is the blocks', once known."""
-        self._most = setup.in_flight or decide.MOST_IN_FLIGHT
-        self._wanted = setup.in_flight or 1
+        """Taken when what stays on the device for good is there already. `arithmetic` is the blocks', once known.
+
+        On the CPU copies and computing take turns, company hides nothing, and no rates are `known`: each picture rides
+        alone, unless the setup says how many.
+        """
+        reckoned = setup.in_flight is None and (device == "cuda" or known is not None)
+        self._company = Company(known, from_disk=from_disk) if reckoned else None
+        self._most = setup.in_flight or (decide.MOST_IN_FLIGHT if reckoned else 1)
+        self._crowds, self._too_many = Recovery(forgiven=0), 0
         self._bytes = _available(setup, device)
         if device == "cuda" and setup.vram_bytes is not None:  # the limit goes with the setup that it was of
             weakref.finalize(self, torch.cuda.set_per_process_memory_fraction, 1.0).atexit = False
@@ -58,42 +70,77 @@ class Budget:
             TURNING_SLOTS,
             Kernels.of(capability, fp8=setup.multiplies_fp8 and arithmetic != "bf16"),
         )
-        works = [Work(**demand.model_dump()) for demand in setup.demands] or [USUAL]
-        decision = decide.decide(self._streaming, works, self._bytes, slots=setup.slots)
+        decision = decide.decide(
+            self._streaming,
+            [decide.Series.of(demand) for demand in setup.demands] or [decide.Series(USUAL)],
+            self._bytes,
+            rates=known if reckoned else None,
+            from_disk=from_disk,
+            slots=setup.slots,
+        )
         self.slots = min(blocks, max(TURNING_SLOTS, decision.slots))
 
     def admits(self, flying: Sequence[Job], job: Job) -> bool:
-        """Whether `job` may join those in flight: the first always, the next while they are wanted and fit."""
+        """Whether `job` may join those in flight: the first always, the next while it is wanted and fits."""
         if not flying:
             return True
-        if len(flying) >= min(self._most, self._wanted):
+        if len(flying) >= self._most:
             return False
-        if self._bytes is None:
-            return True
-        works = [Work.of(each) for each in (*flying, job)]
-        return decide.needed(replace(self._streaming, slots=self.slots), works) <= self._bytes
+        works, more = [Work.of(each) for each in flying], Work.of(job)
+        if self._company is not None:
+            recorded = self._has_recordings(works), self._has_recordings([*works, more])
+            if not self._company.wants(self._here, works, more, recorded):
+                return False
+        needed = decide.needed(self._here, [*works, more])
+        crowded = not self._crowds.due and needed >= self._too_many
+        return not crowded and (self._bytes is None or needed <= self._bytes)
 
     def records(self, flying: Sequence[Job]) -> bool:
         """Whether there is room to record the launches of those in flight that are small enough for it."""
-        if self._bytes is None:
-            return True
-        works = [Work.of(each) for each in flying]
-        return decide.recording(replace(self._streaming, slots=self.slots), works) <= self._bytes
+        return self._has_recordings([Work.of(each) for each in flying])
+
+    def _has_recordings(self, works: Sequence[Work]) -> bool:
+        return self._bytes is None or decide.recording(self._here, works) <= self._bytes
+
+    @property
+    def _here(self) -> Streaming:
+        return replace(self._streaming, slots=self.slots)
 
     def tokens_together(self, flying: Sequence[Job]) -> int:
         """How many tokens of prompts may be encoded together while these pictures are in flight."""
         if self._bytes is None:
             return MOST_TOKENS
         works = [Work.of(job) for job in flying]
-        return decide.tokens_together(replace(self._streaming, slots=self.slots), works, self._bytes)
+        return decide.tokens_together(self._here, works, self._bytes)
 
-    def learn(self, bus_part: float, in_flight: int) -> None:
-        """After a sweep with so many in flight whose copies took `bus_part` of it: let one more ride, if that is much.
+    def brought(self, bytes_per_s: float) -> None:
+        """Note how fast blocks came to new slots; 0 where none had to."""
+        if self._company is not None:
+            self._company.brought(bytes_per_s)
 
-        A sweep that waits for its copies takes as long with one picture more.
-        """
-        if bus_part > BUS_BOUND and in_flight >= self._wanted:
-            self._wanted = min(self._most, self._wanted + 1)
+    def swept(self, flying: Sequence[Job], slots: int, shown: Shown) -> None:
+        """Note a sweep of those in flight through so many slots, and what it showed of the device."""
+        if self._company is not None and shown.moved_bytes:
+            works = [Work.of(each) for each in flying]
+            there = replace(self._streaming, slots=slots, recording=self._has_recordings(works))
+            self._company.swept(there, works, shown)
+
+    def passed(self) -> None:
+        """Note a sweep without trouble."""
+        self._crowds.passed()
+
+    def too_many(self, flying: Sequence[Job]) -> None:
+        """Note that there was no room for so many together: for some sweeps less is let in, then it is tried again."""
+        if len(flying) > 1:
+            self._too_many = decide.needed(self._here, [Work.of(each) for each in flying])
+            self._crowds.gave_up()
+
+
+def here(source: BlockSource, width: int, setup: Setup, device: Device, arithmetic: BlockArithmetic) -> Budget:
+    """The budget of this machine, by what is known of its rates, for a network whose blocks come from `source`."""
+    known = rates.known(hardware.look()) if device == "cuda" else None
+    from_disk = isinstance(source, ReadAhead)
+    return Budget(source.count, width, setup, device, arithmetic, known=known, from_disk=from_disk)
 
 
 def fewer(slots: int) -> int:
@@ -102,23 +149,26 @@ def fewer(slots: int) -> int:
 
 
 class Recovery:
-    """When slots that were given up are tried again, in sweeps: at once the first time, then after longer and longer.
+    """When what was given up for want of memory is tried again, in sweeps: after longer and longer.
 
     Where a machine really has less room than was reckoned, each picture would otherwise be begun in vain.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, forgiven: int = 1) -> None:
+        """The first `forgiven` times it is tried again at once."""
+        self._forgiven = forgiven
         self._times = 0
         self._quiet = 0
 
     @property
     def due(self) -> bool:
-        """Whether as many slots as the budget has are to be tried."""
-        pause = FIRST_PAUSE * 2 ** (self._times - 2) if self._times > 1 else 0
+        """Whether it is to be tried again."""
+        again = self._times - self._forgiven
+        pause = FIRST_PAUSE * 2 ** (again - 1) if again > 0 else 0
         return self._quiet >= min(pause, LONGEST_PAUSE)
 
     def gave_up(self) -> None:
-        """Note that slots were given up."""
+        """Note that it was given up."""
         self._times += 1
         self._quiet = 0
 
@@ -127,24 +177,6 @@ class Recovery:
         self._quiet += 1
         if self._quiet >= LONGEST_PAUSE:
             self._times = 0
-
-
-class SweepPace:
-    """How long sweeps take. The host runs ahead of the GPU: only several of the same riders in a row show it."""
-
-    def __init__(self) -> None:
-        self._riders: tuple[str, ...] = ()
-        self._ends_s: deque[float] = deque(maxlen=SWEEPS)
-
-    def passed(self, riders: tuple[str, ...]) -> float | None:
-        """Note that a sweep has passed; the seconds that one takes, once that is known."""
-        if riders != self._riders:
-            self._riders = riders
-            self._ends_s.clear()
-        self._ends_s.append(time.perf_counter())
-        if len(self._ends_s) < SWEEPS:
-            return None
-        return (self._ends_s[-1] - self._ends_s[1]) / (len(self._ends_s) - 2)
 
 
 def step_flops(blocks: int, width: int, job: Job) -> float:

@@ -82,6 +82,11 @@ class Span:
         ended.synchronize()
         return float(began.elapsed_time(ended)) / 1e3
 
+    @property
+    def over(self) -> bool:
+        """Whether the device has passed its end; nobody waits for that."""
+        return self._device != "cuda" or bool(self._moments[-1].query())
+
     @contextlib.contextmanager
     def followed_by(self, stream: Any) -> Iterator[None]:
         """Within, launches go to `stream`, and run when this is over; None, on the CPU: as ever."""
@@ -96,6 +101,54 @@ class Span:
         event = torch.cuda.Event(enable_timing=True)
         event.record(self._stream or torch.cuda.current_stream())
         return event
+
+
+class Spans:
+    """Many spans of one stream: what was between them is not counted. None are, where nobody counts."""
+
+    def __init__(self, device: Device, stream: Any = None, *, counting: bool = True) -> None:
+        self._device = device
+        self._stream = stream
+        self._counting = counting
+        self._spans: list[Span] = []
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """One more: what is asked of the stream within."""
+        if not self._counting:
+            yield
+            return
+        span = Span(self._device, self._stream)
+        yield
+        span.stop()
+        self._spans.append(span)
+
+    @property
+    def over(self) -> bool:
+        """Whether the device has passed the last of them."""
+        return all(span.over for span in self._spans[-1:])
+
+    def seconds(self) -> float:
+        """What they took together; waits until the last is over."""
+        return sum(span.seconds() for span in reversed(self._spans))
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a sweep shows of the device: the whole of it, and within it blocks being computed and being copied.
+
+    Neither of these two has the other's waiting in it.
+    """
+
+    whole: Span
+    computed: Spans
+    copied: Spans
+    moved_bytes: int
+
+    @property
+    def over(self) -> bool:
+        """Whether the device is done with all of it."""
+        return self.whole.over and self.computed.over and self.copied.over
 
 
 class Stopwatch:

@@ -13,13 +13,14 @@ import torch
 
 from renderer.catalog import DROPPED_TOKENS, MOST_TOKENS
 from renderer.engine import calling, facts
+from renderer.engine.block_source import BlockSource
 from renderer.engine.blocks import ModuleBlocks
 from renderer.engine.device import Device, arithmetic_of, computation_dtype
 from renderer.engine.encoding import EmbeddingCache, Encoded, encode
 from renderer.engine.riders import Rider
 from renderer.engine.sections import LiveSection, Passage, ride
 from renderer.engine.skeletons import FamilyNetworks, Skeleton
-from renderer.engine.slots import BlockSource, ReadAhead, Slots
+from renderer.engine.slots import ReadAhead, Slots
 from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import Job, canonical
 from renderer.system.folders import cache_folder

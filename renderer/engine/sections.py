@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from renderer.engine.block_source import ReadableBlock
 from renderer.engine.blocks import Blocks
 from renderer.engine.riders import Halt, Rider
-from renderer.engine.slots import ReadableBlock, Slots
+from renderer.engine.slots import Slots
 from renderer.job import BlockArithmetic
 
 

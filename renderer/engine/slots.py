@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
+from renderer.engine.block_source import BlockSource, ReadableBlock
 from renderer.engine.device import Device
-from renderer.engine.meter import Span
+from renderer.engine.meter import Span, Spans
 from renderer.errors import MachineError, ModelError
 from renderer.estimate import host
 from renderer.estimate.memory import TURNING_SLOTS
@@ -42,40 +43,10 @@ SLOWER = f"copies to the GPU take several times as long (7 times beside an H200)
 _PIN_FLAGS = 0  # cudaHostRegisterDefault
 
 
-class ReadableBlock(Protocol):
-    """A block on the disk: how many bytes it has, and how they are read."""
-
-    @property
-    def bytes(self) -> int: ...
-
-    def read_into(self, buffer: torch.Tensor, *, direct: bool = False) -> None: ...
-
-
-class BlockSource(Protocol):
-    """Where a network's blocks come from: flat bytes in host memory, in the order of a sweep, over and over."""
-
-    @property
-    def count(self) -> int: ...
-
-    @property
-    def block_bytes(self) -> int:
-        """Of the largest block."""
-
-    def ahead(self, number: int) -> None:
-        """Block `number` will be wanted soon."""
-
-    def block(self, number: int) -> torch.Tensor:
-        """Block `number` in host memory, uint8; it stays there until `done`.
-
-        Raises `ModelError`, which names the file, where it cannot be read; who asks again has it read again.
-        """
-
-    def done(self, number: int, event: Any | None) -> None:
-        """Block `number` has been copied once `event` has passed; None: now."""
-
-
 class HostMemory:
     """All blocks of a network in host memory, pinned where there is a GPU and it can be: the one copy there is."""
+
+    from_disk = False
 
     def __init__(self, files: Sequence[ReadableBlock], device: Device) -> None:
         """Raises `ModelError` for a file that cannot be read."""
@@ -104,6 +75,8 @@ class HostMemory:
 
 class ReadAhead:
     """Blocks read from the disk as they are wanted, a few at once, into a few buffers: for short host memory."""
+
+    from_disk = True
 
     def __init__(
         self,
@@ -212,6 +185,8 @@ class Slots:
         self._ready: list[Any] = [self._event() for _ in self._turning]
         self._free: list[Any] = [self._event() for _ in self._turning]
         self._fetched = self._used = 0
+        self._measures = bool(self._streamed) and not once
+        self._measure_anew()
         self.moved_bytes = 0
         try:
             self._fill(sorted(set(range(count)) - set(self._streamed)))
@@ -249,23 +224,31 @@ class Slots:
         """Every block once, in order, as flat bytes on the device, valid until the next is asked for.
 
         What is launched on the current stream while a block is held is done with it before its slot is filled again.
-        When it has ended, `copying` tells how long its copies were under way. One that breaks off leaves the slots out
-        of step: others have to be made. Raises what the source raises.
+        When it has ended, `copying` tells how long its copies were under way, and, where blocks move, `computed` and
+        `copied` how long each went on without waiting for the other. One that breaks off leaves the slots out of step:
+        others have to be made. Raises what the source raises.
         """
         self.copying = Span(self._device, self._stream)
+        self._measure_anew()
         for number in range(self._source.count):
             if number in self._kept:
-                yield number, self._kept[number]
+                with self.computed.one():
+                    yield number, self._kept[number]
                 continue
             place = self._used % len(self._turning)
             if self._device == "cuda":
                 torch.cuda.current_stream().wait_event(self._ready[place])
-            yield number, self._turning[place]
+            with self.computed.one():
+                yield number, self._turning[place]
             self._used += 1
             if self._device == "cuda":
                 self._free[place].record()
             self._fetch()
         self.copying.stop()
+
+    def _measure_anew(self) -> None:
+        self.computed = Spans(self._device, counting=self._measures)
+        self.copied = Spans(self._device, self._stream, counting=self._measures)
 
     def close(self) -> None:
         """Let the buffers go. What is still being copied is waited for."""
@@ -284,11 +267,13 @@ class Slots:
         for following in range(self._fetched, min(last, len(self._streamed)) if self._once else last):
             self._source.ahead(self._streamed[following % len(self._streamed)])
         if self._stream is None:
-            self._copy(number, self._turning[place])
+            with self.copied.one():
+                self._copy(number, self._turning[place])
         else:
             with torch.cuda.stream(self._stream):
                 self._stream.wait_event(self._free[place])
-                self._copy(number, self._turning[place])
+                with self.copied.one():
+                    self._copy(number, self._turning[place])
                 self._ready[place].record(self._stream)
         self._fetched += 1
 

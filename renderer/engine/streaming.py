@@ -27,13 +27,13 @@ from renderer import catalog
 from renderer.catalog import Model
 from renderer.engine import arithmetic, budget, calling, failures, skeletons, stores
 from renderer.engine import device as placement
-from renderer.engine.budget import Budget, Recovery, SweepPace
+from renderer.engine.budget import Recovery
 from renderer.engine.calling import Rendering
 from renderer.engine.chatter import into_log
 from renderer.engine.device import Device
 from renderer.engine.engines import Listener
 from renderer.engine.journeys import Journey, RenderPlace, Sweep
-from renderer.engine.meter import MemoryMeter, Span
+from renderer.engine.meter import MemoryMeter, Shown, Span
 from renderer.engine.prompts import Prompts
 from renderer.engine.riders import Rider
 from renderer.engine.sections import LiveSection, Passage, Passing, ride
@@ -69,8 +69,9 @@ class StreamingEngine:
         self._passage = Passage([self._live(name, store) for name in self._skeleton.sections])
         self._source = source_for(self._passage.files, device)
         self._skeleton.checking.result()
-        self._budget = Budget(self._source.count, self._skeleton.width, setup, device, self._passage.arithmetic)
+        self._budget = budget.here(self._source, self._skeleton.width, setup, device, self._passage.arithmetic)
         self._slots = Slots(self._source, self._budget.slots, device)
+        self._budget.brought(self._slots.bus_bytes_per_s)
         self._in_step, self._recovery = True, Recovery()
         self._beforehand = self._family.beforehand(self._skeleton, store, device)
         self._prompts = Prompts(self._skeleton, store, self._family, device)
@@ -79,7 +80,6 @@ class StreamingEngine:
         self._decoded: list[Journey] = []
         beside = torch.cuda.Stream() if device == "cuda" else None
         self._place = RenderPlace(device, self._dtype, self._family, self._beforehand, self._make_room, beside)
-        self._pace = SweepPace()
 
     def _live(self, name: str, store: Store) -> LiveSection:
         """A section of the transformer, its blocks computed in the way that is best here."""
@@ -128,6 +128,7 @@ class StreamingEngine:
         """
         with into_log(LOG), self._memory.watch() as peaks:
             self._admit(tell)
+            together = [journey.job for journey in self._flying]
             if self._flying:
                 self._sweep()
             else:
@@ -143,6 +144,7 @@ class StreamingEngine:
             if journey not in short:
                 self._land(journey, tell)
         if short:
+            self._budget.too_many(together)
             self._begin_again(short, tell, in_company=len(on_board) > 1)
 
     # -- beginning --
@@ -254,6 +256,7 @@ class StreamingEngine:
             failure = failures.explain_rendering(error)
         if failure is None:
             self._recovery.passed()
+            self._budget.passed()
             return
         if isinstance(failure, MachineError):
             raise failure
@@ -287,6 +290,7 @@ class StreamingEngine:
         """Whether there was room for so many; raises where there is not for the fewest."""
         try:
             self._slots = Slots(self._source, count, self.device)
+            self._budget.brought(self._slots.bus_bytes_per_s)
         except Exception as error:
             if count <= TURNING_SLOTS or not failures.is_out_of_memory(error):
                 raise
@@ -335,10 +339,8 @@ class StreamingEngine:
         sweep = Sweep(took_s, moved, total, len(flying), self._slots.count, self._slots.copying, computing)
         for journey in flying:
             journey.account(sweep, work[id(journey)] / total)
-        if moved and self.device == "cuda":  # on the CPU copies and computing take turns: riders would hide nothing
-            sweep_s = self._pace.passed(tuple(journey.key for journey in flying))
-            if sweep_s is not None:
-                self._budget.learn(moved / self._slots.bus_bytes_per_s / sweep_s, len(flying))
+        shown = Shown(computing, self._slots.computed, self._slots.copied, moved)
+        self._budget.swept([journey.job for journey in flying], self._slots.count, shown)
 
     # -- ending --
 

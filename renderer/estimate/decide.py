@@ -6,31 +6,59 @@ really finds free. Knows nothing of jobs' order or of engines.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from renderer.catalog import MOST_TOKENS, SIZE_STEP, Model
+from renderer.estimate import duration
 from renderer.estimate.fitted import PAGES_BYTES, PAGES_PART
 from renderer.estimate.memory import BEHIND, TURNING_SLOTS, Streaming, Work
 from renderer.estimate.terms import total
 from renderer.job import Size
+from renderer.machine.rates import Rates
+from renderer.protocol import Demand
 
 MOST_IN_FLIGHT = 16
 
 
+_AS_GOOD = 1.01
+"""Seconds of a batch up to which more slots are taken for it: the fewer ride, the earlier is each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Pictures of a batch that ask for the same: how many there are (None: many), and the steps of all of them."""
+
+    work: Work
+    pictures: int | None = None
+    steps: int = 1
+
+    @classmethod
+    def of(cls, demand: Demand) -> Series:
+        """A setup's."""
+        work = Work(demand.width, demand.height, demand.prompt_tokens, demand.negative_tokens, demand.guided)
+        return cls(work, demand.pictures, demand.steps)
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How a batch is rendered. `in_flight` is how many pictures at most; `refused` are sizes.
+    """How a batch is rendered. `riding` is how many pictures of each kind ride together; `refused` are sizes.
 
     `bytes` is what torch's allocator may hold, and `needed` what it has to, before small pictures' launches are
     recorded.
     """
 
     slots: int
-    in_flight: int
+    riding: Mapping[Work, int]
     refused: frozenset[tuple[int, int]]
     bytes: int | None
     needed: int
+
+    @property
+    def in_flight(self) -> int:
+        """How many pictures at most."""
+        return max(self.riding.values(), default=1)
 
 
 def needed(streaming: Streaming, works: Sequence[Work]) -> int:
@@ -81,68 +109,121 @@ def fits(streaming: Streaming, work: Work, available: int) -> bool:
 
 def decide(
     streaming: Streaming,
-    works: Sequence[Work],
+    kinds: Sequence[Series],
     available: int | None,
     *,
-    hiding: Callable[[Work, int], int] | None = None,
+    rates: Rates | None = None,
+    from_disk: bool = False,
     slots: int | None = None,
     most_in_flight: int = MOST_IN_FLIGHT,
 ) -> Decision:
     """Slots and pictures in flight for a batch; `streaming`'s own slots do not matter.
 
-    `available` are the bytes that torch's allocator may hold in all; None: as many as it likes. `hiding` tells how many
-    pictures of a kind in flight, with so many slots, compute as long as a sweep's copies take. `slots` fixes them.
+    `available` are the bytes that torch's allocator may hold in all; None: as many as it likes. By the `rates` a slot
+    less and a picture more in flight are weighed for the seconds of the whole batch; without them, each rides alone
+    and slots get all there is. `slots` fixes them.
     """
     if available is None:
-        return Decision(slots or streaming.shape.layers, 1, frozenset(), None, 0)
-    fitting: list[Work] = []
-    refused: set[tuple[int, int]] = set()
-    for work in dict.fromkeys(works):
-        if fits(streaming, work, available):
-            fitting.append(work)
-        else:
-            refused.add((work.width, work.height))
+        return Decision(slots or streaming.shape.layers, {kind.work: 1 for kind in kinds}, frozenset(), None, 0)
+    fitting = [kind for kind in kinds if fits(streaming, kind.work, available)]
+    refused = frozenset((kind.work.width, kind.work.height) for kind in kinds if kind not in fitting)
     if not fitting:
-        return Decision(slots or TURNING_SLOTS, 1, frozenset(refused), available, 0)
-    count, company = slots or TURNING_SLOTS, 1
-    for _ in range(3):  # more slots leave less to hide, and less to hide leaves room for slots
-        most = {each: _company(streaming, each, count, available, hiding, most_in_flight) for each in fitting}
-        company = max(most.values())
-        if slots is not None:
-            break
-        companies = [[each] * number for each, number in most.items()]
-        found = slots_beside(streaming, companies, available)
-        if found == count:
-            break
-        count = found
-    peak = max(needed(replace(streaming, slots=count), [each] * number) for each, number in most.items())
-    return Decision(count, company, frozenset(refused), available, peak)
+        return Decision(slots or TURNING_SLOTS, {}, refused, available, 0)
+    alone = {kind.work: 1 for kind in fitting}
+    count = slots or slots_beside(streaming, [[work] for work in alone], available)
+    riding: Mapping[Work, int] = alone
+    if rates is not None:
+        pictures = [kind.pictures for kind in fitting]
+        most = min([most_in_flight, *([sum(filter(None, pictures))] if all(pictures) else [])])
+        weighing = _Weighing(streaming, fitting, available, rates, from_disk, most)
+        count, riding = weighing.best([slots] if slots else range(TURNING_SLOTS, streaming.shape.layers + 1))
+    peak = max(needed(replace(streaming, slots=count), [work] * number) for work, number in riding.items())
+    return Decision(count, riding, refused, available, peak)
+
+
+class _Weighing:
+    """What the steps of a batch take with so many slots, each kind in the company that is best beside them."""
+
+    def __init__(
+        self,
+        streaming: Streaming,
+        kinds: Sequence[Series],
+        available: int,
+        rates: Rates,
+        from_disk: bool,  # noqa: FBT001  # one of what it weighs by
+        most: int,
+    ) -> None:
+        self._streaming = streaming
+        self._kinds = kinds
+        self._available = available
+        self._rates = rates
+        self._from_disk = from_disk
+        self._most = most
+        self._bare = lru_cache(maxsize=None)(self._bare_bytes)
+
+    def best(self, counts: Iterable[int]) -> tuple[int, Mapping[Work, int]]:
+        """Of the numbers of slots, the largest with which the batch takes as little time as with any; who rides then.
+
+        With the fewest, each kind is tried whatever it needs: with luck it fits.
+        """
+        found = [weighed for count in counts if (weighed := self._weighed(count)) is not None]
+        least_s = min((seconds for seconds, _, _ in found), default=0.0)
+        _, count, riding = max(
+            (each for each in found if each[0] <= least_s * _AS_GOOD),
+            key=lambda each: each[1],
+            default=(0.0, TURNING_SLOTS, {kind.work: 1 for kind in self._kinds}),
+        )
+        return count, riding
+
+    def _weighed(self, count: int) -> tuple[float, int, Mapping[Work, int]] | None:
+        """Seconds of all steps, with so many slots, and who rides; None where one picture does not fit beside them."""
+        riding, seconds = {}, 0.0
+        for kind in self._kinds:
+            if count > TURNING_SLOTS and not self._fits(kind.work, 1, count):
+                return None
+            number = riding[kind.work] = self._company(kind.work, count)
+            there = replace(self._streaming, slots=count, recording=self._records(kind.work, number, count))
+            sweep = duration.sweep(there, [kind.work] * number, self._rates, from_disk=self._from_disk)
+            seconds += kind.steps * sweep.seconds / number
+        return seconds, count, riding
+
+    def _company(self, work: Work, count: int) -> int:
+        """How many pictures of a kind ride together: one more as long as that pays, and fits beside the slots."""
+        there, number = replace(self._streaming, slots=count), 1
+        while number < self._most and self._fits(work, number + 1, count):
+            recorded = self._records(work, number, count), self._records(work, number + 1, count)
+            flying = [work] * number
+            if not duration.pays(there, flying, work, self._rates, recorded=recorded, from_disk=self._from_disk):
+                break
+            number += 1
+        return number
+
+    def _fits(self, work: Work, number: int, count: int) -> bool:
+        return self._bare(work, number)[0] + count * _slot_bytes(self._streaming) <= self._available
+
+    def _records(self, work: Work, number: int, count: int) -> bool:
+        room = self._bare(work, number)[1] + count * _slot_bytes(self._streaming) <= self._available
+        return self._streaming.recording and room
+
+    def _bare_bytes(self, work: Work, number: int) -> tuple[int, int]:
+        """What so many need without any slots: with nothing recorded, and with recordings."""
+        bare, works = replace(self._streaming, slots=0), [work] * number
+        return needed(bare, works), recording(bare, works)
+
+
+def _slot_bytes(streaming: Streaming) -> int:
+    """What one slot more needs, with its part of pages that are begun."""
+    return round(streaming.weights.block * (1 + PAGES_PART))
 
 
 def slots_beside(streaming: Streaming, companies: Sequence[Sequence[Work]], available: int) -> int:
     """How many slots fit beside each of the companies: with small pictures' launches recorded, or else without."""
-    bare, block = replace(streaming, slots=0), round(streaming.weights.block * (1 + PAGES_PART))
+    bare, block = replace(streaming, slots=0), _slot_bytes(streaming)
     for need in (recording, needed):
         count = (available - max(need(bare, works) for works in companies)) // block
         if count >= TURNING_SLOTS:
             return min(streaming.shape.layers, count)
     return TURNING_SLOTS
-
-
-def _company(
-    streaming: Streaming,
-    work: Work,
-    slots: int,
-    available: int,
-    hiding: Callable[[Work, int], int] | None,
-    most: int,
-) -> int:
-    """How many pictures of a kind ride together: as many as hide the transfer and fit beside the slots."""
-    wanted = min(most, max(1, hiding(work, slots))) if hiding else 1
-    here = replace(streaming, slots=slots)
-    while wanted > 1 and needed(here, [work] * wanted) > available:
-        wanted -= 1
-    return wanted
 
 
 def nearest_fitting(streaming: Streaming, model: Model, work: Work, available: int) -> Size | None:

@@ -7,9 +7,9 @@ it, and the copies of blocks that are not on the GPU. What is measured afterward
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from renderer.catalog import DROPPED_TOKENS, MOST_TOKENS, Architecture
@@ -38,6 +38,9 @@ from renderer.machine.rates import Rates
 Limit = Literal["arithmetic", "launches", "bus", "disk"]
 """What a sweep waits for."""
 
+LEAST_HIDDEN = 0.05
+"""Of a picture's computing, what it has to hide of the copies to be let in: with less it makes nobody earlier."""
+
 
 @dataclass(frozen=True, slots=True)
 class SweepTime:
@@ -51,7 +54,21 @@ class SweepTime:
     @property
     def seconds(self) -> float:
         """How long it takes."""
-        return max(self.arithmetic_s, self.launches_s, self.bus_s, self.disk_s)
+        return max(self.computing_s, self.copying_s)
+
+    @property
+    def computing_s(self) -> float:
+        """How long it would take if all blocks were there: what grows with every picture in flight."""
+        return max(self.arithmetic_s, self.launches_s)
+
+    @property
+    def copying_s(self) -> float:
+        """How long it would take if nothing were computed: the same for any company."""
+        return max(self.bus_s, self.disk_s)
+
+    def slowed(self, factor: float) -> SweepTime:
+        """The same where computing and launching take `factor` times as long."""
+        return replace(self, arithmetic_s=self.arithmetic_s * factor, launches_s=self.launches_s * factor)
 
     @property
     def limit(self) -> Limit:
@@ -128,7 +145,7 @@ def save_seconds(work: Work) -> float:
 
 def sweep(streaming: Streaming, works: Sequence[Work], rates: Rates, *, from_disk: bool = False) -> SweepTime:
     """One step of pictures in flight."""
-    parts = [block_seconds(streaming, work, rates) for work in works]
+    parts = [(block_seconds(streaming, work, rates), count) for work, count in Counter(works).items()]
     blocks = streaming.shape.layers
     kernels = KERNELS["fp8" if streaming.multiplies_fp8 else "bf16"]
     gaps = blocks * sum(len(work.texts) for work in works) * kernels * KERNEL_S
@@ -139,8 +156,8 @@ def sweep(streaming: Streaming, works: Sequence[Work], rates: Rates, *, from_dis
     else:
         restoring = 0.0
     return SweepTime(
-        arithmetic_s=(blocks * sum(gpu for gpu, _ in parts) + restoring) / KEPT_UP + gaps,
-        launches_s=blocks * sum(host for _, host in parts),
+        arithmetic_s=(blocks * sum(gpu * count for (gpu, _), count in parts) + restoring) / KEPT_UP + gaps,
+        launches_s=blocks * sum(host * count for (_, host), count in parts),
         bus_s=moved / rates.bus_bytes_per_s,
         disk_s=moved / _disk(rates) if from_disk else 0.0,
     )
@@ -162,11 +179,28 @@ def moved_bytes(streaming: Streaming) -> int:
     return (blocks - resident) * streaming.weights.block
 
 
-def hiding(streaming: Streaming, work: Work, rates: Rates, *, from_disk: bool = False) -> int:
-    """How many pictures of a kind in flight compute for as long as a sweep's copies take."""
-    alone = sweep(streaming, [work], rates, from_disk=from_disk)
-    waiting = max(alone.bus_s, alone.disk_s)
-    return max(1, math.ceil(waiting / max(alone.arithmetic_s, alone.launches_s) - 0.05))
+def pays(
+    streaming: Streaming,
+    flying: Sequence[Work],
+    more: Work,
+    rates: Rates,
+    *,
+    recorded: tuple[bool, bool] = (True, True),
+    slower: float = 1.0,
+    from_disk: bool = False,
+) -> bool:
+    """Whether one picture more in flight makes more pictures an hour: it computes while the others wait for copies.
+
+    The sweep then grows by less than what the picture computes. `recorded` says whether small pictures' launches are
+    recorded now, and whether there is room for that beside one more. `slower` is how many times as long computing
+    takes as these rates say.
+    """
+    now, then = (replace(streaming, recording=streaming.recording and each) for each in recorded)
+    before = sweep(now, flying, rates, from_disk=from_disk).slowed(slower)
+    together = sweep(now, [*flying, more], rates, from_disk=from_disk).slowed(slower)
+    own_s = together.computing_s - before.computing_s
+    after = together if now == then else sweep(then, [*flying, more], rates, from_disk=from_disk).slowed(slower)
+    return after.seconds - before.seconds < (1 - LEAST_HIDDEN) * own_s
 
 
 # ---- besides the steps -----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 
+from renderer.catalog import cards
 from renderer.catalog.cards import Card
 from renderer.errors import MachineError
 from renderer.job import DeviceArithmetic
@@ -103,6 +104,17 @@ def cached(machine: Machine) -> Rates | None:
     return found.rates if found.key == key else None
 
 
+def known(machine: Machine) -> Rates | None:
+    """What is known of a machine's first GPU without measuring: what was measured before, or by its card's data.
+
+    None without a GPU, and of a card that nobody knows.
+    """
+    if machine.gpu is None:
+        return None
+    card = cards.of_gpu(machine.gpu.name, machine.gpu.total_bytes)
+    return cached(machine) or (of_card(card) if card else None)
+
+
 def measure(machine: Machine) -> Rates:
     """Measure the first GPU, or the CPU, in a child process, and remember it.
 
@@ -154,6 +166,22 @@ def of_card(card: Card, *, host_copy_bytes_per_s: float = 10e9) -> Rates:
         launch_s=LAUNCH_S,
     )
 
+
+SOME_GPU = Rates(
+    source="card",
+    device="some GPU",
+    product_flops=8e14,
+    fp8_flops=1.54e15,
+    attention_flops=6.9e14,
+    convolution_flops=2.2e14,
+    memory_bytes_per_s=4.2e12,
+    pinned_bytes_per_s=5.5e10,
+    pageable_bytes_per_s=7.7e9,
+    host_copy_bytes_per_s=1e10,
+    disk_bytes_per_s=5e9,
+    launch_s=4.8e-6,
+)
+"""For a card that nobody knows: what its rates are to one another matters, and measured factors stand before them."""
 
 _SHARES: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from renderer.errors import RendererError
@@ -234,7 +233,7 @@ class _Grouping:
             return None
         rates = self._terms.rates or (self._pace.rates(self._key) if self._pace.knows(self._key) else None)
         decision, estimate = self._decide(rates)
-        slots, company = (decision.slots, decision.in_flight) if decision else (self._shape.layers, 1)
+        slots, company = decision.slots if decision else self._shape.layers, self._company(decision)
         spent = self._seconds(slots, company, rates) if rates else None
         sweep = self._sweep(slots, company, rates) if rates else None
         free = self._terms.machine.ram_free_bytes
@@ -245,7 +244,7 @@ class _Grouping:
             pictures=len(self.left),
             slots=decision.slots if decision else None,
             blocks=self._shape.layers,
-            in_flight=company,
+            in_flight=decision.in_flight if decision else 1,
             estimate=estimate,
             available_bytes=available_bytes(self.setup, self._terms.machine),
             host=host.estimate_host(
@@ -265,33 +264,40 @@ class _Grouping:
             setup = self.setup
             native = Native(self._shape, setup.stored, setup.profile, setup.vram_bytes, self._streaming.kernels)
             return None, max(map(native.estimate, works), key=lambda each: each.allocated)
-        hiding = None if rates is None else partial(self._hiding, rates=rates)
-        available = available_bytes(self.setup, self._terms.machine)
-        decision = decide.decide(self._streaming, works, available, hiding=hiding, slots=self.setup.slots)
-        there = replace(self._streaming, slots=decision.slots)
-        company = decision.in_flight if available is not None else 1
-        return decision, max((there.estimate([work] * company) for work in works), key=lambda each: each.allocated)
+        decision = decide.decide(
+            self._streaming,
+            list(map(decide.Series.of, self.setup.demands)),
+            available_bytes(self.setup, self._terms.machine),
+            rates=rates,
+            from_disk=self._from_disk,
+            slots=self.setup.slots,
+        )
+        there, company = replace(self._streaming, slots=decision.slots), self._company(decision)
+        peaks = (there.estimate([work] * company.get(_shape_of(work), 1)) for work in works)
+        return decision, max(peaks, key=lambda each: each.allocated)
 
-    def _hiding(self, work: Work, slots: int, *, rates: Rates) -> int:
-        return duration.hiding(replace(self._streaming, slots=slots), work, rates, from_disk=self._from_disk)
+    @staticmethod
+    def _company(decision: Decision | None) -> dict[tuple[int, int, bool], int]:
+        """How many pictures of each kind ride together; one, where nothing is streamed."""
+        return {_shape_of(work): number for work, number in decision.riding.items()} if decision else {}
 
-    def _sweep(self, slots: int, company: int, rates: Rates) -> duration.SweepTime:
+    def _sweep(self, slots: int, company: Mapping[tuple[int, int, bool], int], rates: Rates) -> duration.SweepTime:
         """A step of the picture that takes longest."""
         streaming = replace(self._streaming, slots=slots)
         sweeps = [
-            duration.sweep(streaming, [work] * company, rates, from_disk=self._from_disk)
+            duration.sweep(streaming, [work] * company.get(_shape_of(work), 1), rates, from_disk=self._from_disk)
             for work in dict.fromkeys(map(Work.of, self.left))
         ]
         return max(sweeps, key=lambda each: each.seconds)
 
-    def _seconds(self, slots: int, company: int, rates: Rates) -> GroupTime:
+    def _seconds(self, slots: int, company: Mapping[tuple[int, int, bool], int], rates: Rates) -> GroupTime:
         """Where the time goes: the arithmetic, times what earlier pictures took more or less than it."""
-        way = Way(slots, company, cpu=self._cpu, from_disk=self._from_disk)
         factor = self._pace.factor(self._key)
         denoise = decode = 0.0
         kinds = Counter((Work.of(job), job.num_inference_steps) for job in self.left)
         example = {(Work.of(job), job.num_inference_steps): job for job in self.left}
         for kind, count in kinds.items():
+            way = Way(slots, company.get(_shape_of(kind[0]), 1), cpu=self._cpu, from_disk=self._from_disk)
             share, _ = seconds(self._shape, example[kind], self.setup.profile, way, rates)
             decoding = duration.decode_seconds(self._shape, kind[0], rates)
             denoise += (share - decoding) * count * factor
@@ -300,3 +306,8 @@ class _Grouping:
         if start is None:
             start = duration.load_seconds(self._shape, self.setup.stored, rates)
         return GroupTime(start, self._pace.prepare_s(self._key, self.left, rates), denoise, decode)
+
+
+def _shape_of(work: Work) -> tuple[int, int, bool]:
+    """What makes a kind of pictures, whatever their prompts."""
+    return work.width, work.height, work.guided

@@ -18,27 +18,13 @@ from renderer.catalog import Architecture
 from renderer.estimate import Kernels, Streaming, Work, count_tokens, duration, shape_of
 from renderer.estimate.host import MOST_TABLES
 from renderer.job import Job, Precision, Profile, Schedule, Stored, Weights, stored
-from renderer.machine.rates import Rates
+from renderer.machine.rates import SOME_GPU, Rates
 from renderer.outputs.done import Done
 from renderer.planning.plan import Planned
 
 RECENT = 50
 """Pictures that count: a machine is not always as fast as it was."""
 
-_SOME_GPU = Rates(
-    source="card",
-    device="some GPU",
-    product_flops=8e14,
-    fp8_flops=1.54e15,
-    attention_flops=6.9e14,
-    convolution_flops=2.2e14,
-    memory_bytes_per_s=4.2e12,
-    pinned_bytes_per_s=5.5e10,
-    pageable_bytes_per_s=7.7e9,
-    host_copy_bytes_per_s=1e10,
-    disk_bytes_per_s=5e9,
-    launch_s=4.8e-6,
-)
 _SOME_CPU = Rates(
     source="card",
     device="some CPU",
@@ -173,7 +159,7 @@ class Pace:
     def rates(self, key: PaceKey) -> Rates:
         """The rates that pictures of this kind are reckoned with: measured ones, or some, which the factor corrects."""
         way = self._ways.get(key)
-        return self._rates or (_SOME_CPU if way is not None and way.cpu else _SOME_GPU)
+        return self._rates or (_SOME_CPU if way is not None and way.cpu else SOME_GPU)
 
     def expect_of(self, sidecar: Done) -> float | None:
         """Seconds by the wall's clock that a picture like this one will take; None when none like it was measured."""
@@ -185,7 +171,7 @@ class Pace:
 
     def _arithmetic(self, key: PaceKey, job: Job, way: Way) -> tuple[float, float]:
         """A picture's part of the machine's time, and the wall's, by the arithmetic alone."""
-        rates = self._rates or (_SOME_CPU if way.cpu else _SOME_GPU)
+        rates = self._rates or (_SOME_CPU if way.cpu else SOME_GPU)
         return seconds(_shape(key.weights), job, key.profile, way, rates)
 
 
@@ -193,7 +179,7 @@ def weight(item: Planned) -> float:
     """What a picture takes beside others of its batch: seconds, as if all weights were there, on some machine."""
     job = item.picture.job
     shape, cpu = shape_of(item.model), item.model.id == catalog.DEMO.id
-    return seconds(shape, job, "stream", Way(shape.layers, 1, cpu=cpu), _SOME_CPU if cpu else _SOME_GPU)[0]
+    return seconds(shape, job, "stream", Way(shape.layers, 1, cpu=cpu), _SOME_CPU if cpu else SOME_GPU)[0]
 
 
 def seconds(shape: Architecture, job: Job, profile: Profile, way: Way, rates: Rates) -> tuple[float, float]:

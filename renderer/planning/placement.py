@@ -7,7 +7,7 @@ nothing, imports no torch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from renderer import catalog
 from renderer.catalog import Model
@@ -90,23 +90,19 @@ def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vra
 
 
 def _demands(jobs: Iterable[Job]) -> tuple[Demand, ...]:
-    """The kinds of pictures among jobs: of each size, guided or not, the longest prompts."""
-    kinds: dict[tuple[int, int, bool], Work] = {}
-    for work in map(Work.of, jobs):
+    """The kinds of pictures among jobs: of each size, guided or not, the longest prompts, how many, and their steps."""
+    kinds: dict[tuple[int, int, bool], Demand] = {}
+    for job in jobs:
+        work = Work.of(job)
         key = (work.width, work.height, work.guided)
-        other = kinds.get(key, work)
-        kinds[key] = replace(
-            work,
-            prompt_tokens=max(work.prompt_tokens, other.prompt_tokens),
-            negative_tokens=max(work.negative_tokens, other.negative_tokens),
+        other = kinds.get(key)
+        kinds[key] = Demand(
+            width=work.width,
+            height=work.height,
+            prompt_tokens=max(work.prompt_tokens, other.prompt_tokens if other else 0),
+            negative_tokens=max(work.negative_tokens, other.negative_tokens if other else 0),
+            guided=work.guided,
+            pictures=1 + ((other.pictures or 0) if other else 0),
+            steps=job.num_inference_steps + (other.steps if other else 0),
         )
-    return tuple(
-        Demand(
-            width=kind.width,
-            height=kind.height,
-            prompt_tokens=kind.prompt_tokens,
-            negative_tokens=kind.negative_tokens,
-            guided=kind.guided,
-        )
-        for kind in kinds.values()
-    )
+    return tuple(kinds.values())

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from renderer.benchmarks import bare, parts, running, streamed
+from renderer.benchmarks import bare, few, parts, running, streamed
 from renderer.benchmarks import engine as bench
+from renderer.benchmarks.few import FewCase
 from renderer.catalog import cards
 from renderer.engine import encoding, prompts, stores
 from renderer.engine.streaming import StreamingEngine
@@ -94,6 +96,17 @@ def test_the_tables_show_what_was_measured(demo: running.Figures) -> None:
     assert "bf16 at 128²: latents are the same bits as DiffSynth's own call" in told
     rows["diffsynth-bf16"][0]["latents"] = ["others"]
     assert "NOT the bits" in "\n".join(bench.lines({"rows": rows}))
+
+
+def test_many_pictures_of_few_steps(tmp_path: Path) -> None:
+    """By the command itself, after a run of two: how many an hour, and a row of the table that says so."""
+    cases = {"few-small": FewCase(64, 2, pictures=5)}
+    (row,) = few.measure(tmp_path, {**os.environ}, ["few-small"], "model: demo, precision: bf16", cases)
+    assert (row["case"], row["pictures"], row["steps"], row["slots"], row["in_flight"]) == ("few-small", 5, 2, 5, 1.0)
+    assert row["pictures_per_hour"] > 3600 * 5 / row["seconds"]
+    told = "\n".join(bench.lines({"rows": {"few-512": [row]}}))
+    assert f"| 64² | 2 | all | 5 | 1.0 | {row['step_s']:.3f} | {row['pictures_per_hour']:.0f} |" in told
+    assert "without guidance" not in "\n".join(bench.lines({"rows": {}}))
 
 
 def test_floors_are_of_the_card() -> None:

@@ -65,6 +65,10 @@ class Event:
     def synchronize(self) -> None:
         self._card.host.follow(self.known, self.at_s)
 
+    def query(self) -> bool:
+        """Whether it is over, as far as the host knows."""
+        return self._card.host.at_s >= self.at_s
+
     def elapsed_time(self, other: Event) -> float:
         assert self._timed
         assert other._timed

@@ -45,7 +45,9 @@ class TestBudget:
         """The engine's slots are those of the same function that the plan asks."""
         found = of(monkeypatch, gib, 512, 1328, 2048)
         works = [Work(side, side) for side in (512, 1328, 2048)]
-        planned = decide.decide(Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", 2), works, round(gib * GIB))
+        planned = decide.decide(
+            Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", 2), list(map(decide.Series, works)), round(gib * GIB)
+        )
         assert found.slots == planned.slots
 
     def test_weights_that_are_scaled_back_have_their_room(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +59,7 @@ class TestBudget:
             setup = Setup(model="Qwen/Qwen-Image", precision="fp8", profile="stream", demands=(demand(512),))
             bf16 = Budget(60, catalog.QWEN_IMAGE_ARCHITECTURE.width, setup, "cpu", "bf16")
             streaming = Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", 2, kernels)
-            planned.append(decide.decide(streaming, [Work.of(job(512))], round(gib * GIB)).slots)
+            planned.append(decide.decide(streaming, [decide.Series(Work.of(job(512)))], round(gib * GIB)).slots)
             found.append(bf16.slots)
             assert bf16.slots <= fp8.slots
         assert found == planned
@@ -78,13 +80,6 @@ class TestBudget:
             flying.append(job(512))
         assert len(flying) == 4
         assert of(monkeypatch, 1, 512).admits([], job(2048))
-
-    def test_more_ride_while_the_bus_is_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """One at first, one more after a sweep that its copies filled."""
-        found = of(monkeypatch, 20, 512)
-        assert not found.admits([job(512)], job(512))
-        found.learn(0.95, 1)
-        assert found.admits([job(512)], job(512))
 
     def test_small_pictures_are_recorded_where_there_is_room(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """With a byte less than recordings take they are rendered without; large ones have none, and need no room."""
@@ -158,4 +153,14 @@ class TestRecovery:
         for _ in range(budget.LONGEST_PAUSE):
             recovery.passed()
         recovery.gave_up()
+        assert recovery.due
+
+    def test_nothing_is_forgiven_that_is_not_to_be(self) -> None:
+        """What is not tried again at once waits from the first time on."""
+        recovery = Recovery(forgiven=0)
+        assert recovery.due
+        recovery.gave_up()
+        assert not recovery.due
+        for _ in range(budget.FIRST_PAUSE):
+            recovery.passed()
         assert recovery.due

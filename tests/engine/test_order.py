@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from renderer.engine import modulation
+from renderer.engine.block_source import BlockSource
 from renderer.engine.journeys import Journey, Sweep
 from renderer.engine.meter import Span, Stopwatch
-from renderer.engine.slots import BlockSource, HostMemory, ReadAhead, Slots
+from renderer.engine.slots import HostMemory, ReadAhead, Slots
 from renderer.errors import ModelError
 from tests.engine import card as cards
 from tests.engine.card import Card

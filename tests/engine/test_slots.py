@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from renderer.engine import slots
-from renderer.engine.slots import BlockSource, HostMemory, ReadAhead, Slots, _spread, host_buffer, pinned_buffer
+from renderer.engine.block_source import BlockSource
+from renderer.engine.slots import HostMemory, ReadAhead, Slots, _spread, host_buffer, pinned_buffer
 from renderer.errors import MachineError, ModelError
 from renderer.estimate import host
 

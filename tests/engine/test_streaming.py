@@ -14,12 +14,12 @@ import torch
 from diffsynth.pipelines.qwen_image import QwenImageUnit_PromptEmbedder
 
 from renderer.engine import encoding
+from renderer.engine.block_source import BlockSource
 from renderer.engine.calling import Rendering
 from renderer.engine.modulation import Modulations, timesteps
 from renderer.engine.native import NativeEngine
 from renderer.engine.riders import Rider
 from renderer.engine.sections import Passing
-from renderer.engine.slots import BlockSource
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError, OutOfMemoryError, RendererError
 from renderer.job import Job, Precision
@@ -159,6 +159,13 @@ class TestRiding:
         assert ("stepped", "0", 3, 3) in heard.told[: started[2]]
         assert [told[1] for told in heard.told if told[0] == "started"] == ["0", "1", "2", "3"]
         assert len([told for told in heard.told if told[0] == "stepped"]) == 3 + 5 + 4 + 2
+
+    def test_room_is_filled_at_the_very_next_sweep(self) -> None:
+        """Six pictures of two steps, two at a time, are six sweeps: no place is empty while somebody waits."""
+        engine = open_engine(slots=2, in_flight=2)
+        heard = render(engine, [make_job(seed=seed, side=64, steps=2) for seed in range(6)])
+        assert engine._slots.moved_bytes == 6 * 5 * engine._source.block_bytes
+        assert {each.sharing.mean_in_flight for each in heard.pictures.values() if each.sharing} == {2.0}
 
     def test_the_sidecar_tells_of_sharing(self) -> None:
         """Each picture's share of the time is less than its wall time when others ride with it."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from renderer.engine import precision, slots, stores, streaming
+from renderer.engine import budget, precision, slots, stores, streaming
 from renderer.engine.sections import Passing
 from renderer.engine.slots import Slots
 from renderer.engine.streaming import StreamingEngine
@@ -64,7 +64,7 @@ def given_up(heard: Heard) -> dict[str, tuple[tuple[str, ...], int]]:
 
 class TestOnItsWay:
     def test_who_wants_memory_begins_again_alone(self, monkeypatch: pytest.MonkeyPatch, alone: list[bytes]) -> None:
-        """The others ride on; nothing rides beside it then; those behind it ride together as ever."""
+        """The others ride on, and nothing rides beside it then; as large a crowd is not tried again at once."""
         engine = open_engine(slots=5, in_flight=2)
         rode = short_at(monkeypatch, engine, "1", times=1)
         heard = render(engine, jobs(4))
@@ -72,7 +72,31 @@ class TestOnItsWay:
         assert given_up(heard) == {"0": ((), 5), "1": (("alone",), 5), "2": ((), 5), "3": ((), 5)}
         assert heard.told.count(("started", "0")) == 1
         ridden = [keys for keys, _ in itertools.groupby(rode)]
-        assert ridden == [["0", "1"], ["0"], ["1"], ["2", "3"], ["3"]]
+        assert ridden == [["0", "1"], ["0"], ["1"], ["2"], ["3"]]
+
+    def test_a_crowd_that_was_too_large_is_smaller_for_a_while(
+        self, monkeypatch: pytest.MonkeyPatch, alone: list[bytes]
+    ) -> None:
+        """Where three never fit, one picture begins again, not each; two ride together, and three are tried later."""
+        engine = open_engine(slots=5, in_flight=3)
+        ride, rode = engine._ride, list[int]()
+
+        def short(passing: Passing, flying: Any) -> None:
+            rode.append(len(flying))
+            crowded = len(flying) > 2 and passing.index == 3
+            ride(replace(passing, block=failing(passing.block, times=1)) if crowded else passing, flying)
+
+        monkeypatch.setattr(engine, "_ride", short)
+        heard = render(engine, jobs(4) * 2)
+        assert pixels(heard) == alone * 2
+        assert sum(bool(changed) for changed, _ in given_up(heard).values()) == 1
+        assert rode.count(3) <= 5
+        assert 2 in rode[rode.index(1) :]
+        for _ in range(budget.FIRST_PAUSE // 2):
+            render(engine, jobs(1))
+        rode.clear()
+        render(engine, jobs(4))
+        assert rode[0] == 3
 
     def test_slots_that_one_gave_up_come_back(self, monkeypatch: pytest.MonkeyPatch, alone: list[bytes]) -> None:
         """Short in company and short alone: fewer slots until it has landed, and all of them for the next."""

@@ -7,8 +7,8 @@ import pytest
 
 from renderer import catalog
 from renderer.catalog import cards
-from renderer.estimate import Streaming, Work, decide
-from renderer.estimate.duration import hiding
+from renderer.estimate import Streaming, Work, decide, duration
+from renderer.estimate.decide import Decision, Series
 from renderer.estimate.memory import MOST_RECORDED_ROWS, TURNING_SLOTS
 from renderer.job import Stored
 from renderer.machine.rates import of_card
@@ -16,12 +16,29 @@ from renderer.machine.rates import of_card
 GIB = 2**30
 STREAMING = Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", 2)
 BATCH = [Work(512, 512), Work(1328, 1328), Work(2048, 2048)]
+KINDS = list(map(Series, BATCH))
+SMALL = Series(Work(512, 512, guided=False))
+H100, H200 = (of_card(cards.find(name).card) for name in ("H100", "H200"))
 COMPANIES = [
     *([Work(side, side)] * number for side in (256, 512, 768, 1024, 1328, 2048) for number in (1, 2, 8)),
     [Work(512, 512, prompt_tokens=1600)],  # of which one pass is small
     [Work(512, 512), Work(640, 640), Work(768, 768)],
     [Work(512, 512, guided=False), *BATCH],
 ]
+
+
+def recorded(decision: Decision) -> bool:
+    """Whether there is room to record the launches of all that ride, who are of one kind."""
+    ((work, number),) = decision.riding.items()
+    assert decision.bytes is not None
+    return decide.recording(replace(STREAMING, slots=decision.slots), [work] * number) <= decision.bytes
+
+
+def step_s(decision: Decision) -> float:
+    """Seconds of a step of one picture, of a kind that rides so on an H100."""
+    ((work, number),) = decision.riding.items()
+    there = replace(STREAMING, slots=decision.slots, recording=recorded(decision))
+    return duration.sweep(there, [work] * number, H100).seconds / number
 
 
 class TestNeeded:
@@ -51,10 +68,10 @@ class TestFits:
         least, needed = (each(STREAMING, [work]) for each in (decide.least, decide.needed))
         for room in (least, (least + needed) // 2, needed):
             assert decide.fits(STREAMING, work, room)
-            decision = decide.decide(STREAMING, [work], room)
+            decision = decide.decide(STREAMING, [Series(work)], room)
             assert (decision.slots, decision.in_flight, decision.refused) == (2, 1, frozenset())
         assert not decide.fits(STREAMING, work, least - 1)
-        assert decide.decide(STREAMING, [work], least - 1).refused == {(2048, 2048)}
+        assert decide.decide(STREAMING, [Series(work)], least - 1).refused == {(2048, 2048)}
 
 
 class TestSlotsBeside:
@@ -87,7 +104,7 @@ class TestDecide:
     def test_what_is_decided_fits(self, available: float) -> None:
         """With the slots that were decided, all fit but what is refused; with two slots, luck may be needed."""
         room = round(available * GIB)
-        decision = decide.decide(STREAMING, BATCH, room)
+        decision = decide.decide(STREAMING, KINDS, room)
         there = replace(STREAMING, slots=decision.slots)
         for work in BATCH:
             if (work.width, work.height) in decision.refused:
@@ -100,7 +117,7 @@ class TestDecide:
     def test_no_slot_is_left_out(self) -> None:
         """One slot more would not fit."""
         for available in (4 * GIB, 8 * GIB, 12 * GIB):
-            decision = decide.decide(STREAMING, [Work(1328, 1328)], available)
+            decision = decide.decide(STREAMING, [Series(Work(1328, 1328))], available)
             more = replace(STREAMING, slots=decision.slots + 1)
             assert decide.needed(more, [Work(1328, 1328)]) > available - 0.02 * available
 
@@ -108,39 +125,70 @@ class TestDecide:
         """A decode takes its strips: 2048x2048 needs a tenth of a GiB more than 512x512."""
         large, small = (decide.needed(STREAMING, [Work(side, side)]) for side in (2048, 512))
         assert large - small < GIB / 8
-        assert not decide.decide(STREAMING, BATCH, round(1.9 * GIB)).refused
+        assert not decide.decide(STREAMING, KINDS, round(1.9 * GIB)).refused
 
     def test_never_fewer_than_two_slots_nor_one_picture(self) -> None:
         """However little there is; what does not fit then is refused."""
-        decision = decide.decide(STREAMING, BATCH, GIB)
+        decision = decide.decide(STREAMING, KINDS, GIB)
         assert (decision.slots, decision.in_flight) == (2, 1)
         assert len(decision.refused) == 3
 
     def test_small_pictures_ride_together_where_the_bus_is_slow(self) -> None:
         """As many in flight as hide the copies, and those fit; large ones hide them alone."""
-        rates = of_card(cards.find("H200").card)
-
-        def hides(work: Work, slots: int) -> int:
-            return hiding(replace(STREAMING, slots=slots), work, rates)
-
-        small = decide.decide(STREAMING, [Work(512, 512)], 4 * GIB, hiding=hides, slots=3)
+        small = decide.decide(STREAMING, [Series(Work(512, 512))], 4 * GIB, rates=H200, slots=3)
         assert 2 <= small.in_flight <= 8
         assert small.needed <= 4 * GIB
-        large = decide.decide(STREAMING, [Work(1328, 1328)], 8 * GIB, hiding=hides)
-        assert large.in_flight == 1
+        there = replace(STREAMING, slots=3)
+        assert duration.sweep(there, [Work(512, 512)] * small.in_flight, H200).limit == "arithmetic"
+        assert duration.sweep(there, [Work(512, 512)] * (small.in_flight - 1), H200).limit == "bus"
+        assert decide.decide(STREAMING, [Series(Work(1328, 1328))], 8 * GIB, rates=H200).in_flight == 1
+
+    def test_a_slot_goes_where_one_rider_more_makes_more_pictures(self) -> None:
+        """All slots there is room for, or some fewer: the batch takes no longer than with any other number of them."""
+        weighed = set[int]()
+        for tenth in range(30, 140, 3):
+            room = tenth * GIB // 10
+            found = decide.decide(STREAMING, [SMALL], room, rates=H100)
+            most = decide.decide(STREAMING, [SMALL], room).slots
+            weighed.add(most - found.slots)
+            others = [decide.decide(STREAMING, [SMALL], room, rates=H100, slots=count) for count in range(2, most + 1)]
+            assert step_s(found) <= 1.011 * min(map(step_s, others))
+            assert recorded(found) == (recorded(others[-1]) or recorded(found))
+        assert min(weighed) == 0
+        assert max(weighed) > 0
+
+    def test_what_weighs_most_decides(self) -> None:
+        """Where nearly all steps are large pictures', they get the slot; where they are small ones', their company."""
+        room, large = 3 * GIB, Series(Work(2048, 2048))
+        by_small, by_large = (
+            decide.decide(
+                STREAMING, [replace(SMALL, steps=small), replace(large, steps=1000 - small)], room, rates=H100
+            )
+            for small in (999, 1)
+        )
+        assert by_small.slots < by_large.slots
+        assert by_small.slots == decide.decide(STREAMING, [SMALL], room, rates=H100).slots
+
+    def test_nobody_rides_more_than_there_are(self) -> None:
+        """Of three pictures in all, three ride at most: no room is kept for more."""
+        kinds = [Series(Work(512, 512, guided=False), 2), Series(Work(640, 640, guided=False), 1)]
+        found = decide.decide(STREAMING, kinds, 4 * GIB, rates=H100)
+        assert found.in_flight == 3
+        many = decide.decide(STREAMING, [replace(kind, pictures=None) for kind in kinds], 4 * GIB, rates=H100)
+        assert many.in_flight > 3
 
     def test_a_bound_on_slots_is_kept(self) -> None:
         """Whoever fixes the slots gets them."""
-        assert decide.decide(STREAMING, BATCH, 80 * GIB, slots=7).slots == 7
+        assert decide.decide(STREAMING, KINDS, 80 * GIB, slots=7).slots == 7
 
     def test_without_a_gpu_nothing_is_bounded(self) -> None:
         """On the CPU slots cost what the host has anyway."""
-        decision = decide.decide(STREAMING, BATCH, None)
+        decision = decide.decide(STREAMING, KINDS, None)
         assert (decision.slots, decision.refused) == (60, frozenset())
 
     def test_more_memory_never_refuses_more(self) -> None:
         """What fits in less fits in more."""
-        refused = [decide.decide(STREAMING, BATCH, step * GIB // 8).refused for step in range(8, 60)]
+        refused = [decide.decide(STREAMING, KINDS, step * GIB // 8).refused for step in range(8, 60)]
         assert all(later <= earlier for earlier, later in itertools.pairwise(refused))
 
 

@@ -69,12 +69,51 @@ class TestSweep:
         assert found.limit == "disk"
         assert found.seconds == pytest.approx(60 * 226.8e6 / 5e9, rel=0.01)
 
-    def test_so_many_in_flight_hide_the_copies(self) -> None:
-        """With the number that is said to hide them, the sweep waits for nothing that one picture less would."""
+    def test_who_hides_copies_pays(self) -> None:
+        """One more pays as long as the sweep waits for the bus, and not when it waits for arithmetic."""
         streaming, work = Streaming(SHAPE, "fp8", 3), Work(512, 512)
-        enough = duration.hiding(streaming, work, RATES["h200"])
-        assert duration.sweep(streaming, [work] * (enough - 1), RATES["h200"]).limit == "bus"
-        assert duration.sweep(streaming, [work] * enough, RATES["h200"]).limit == "arithmetic"
+        riding = [work]
+        while duration.pays(streaming, riding, work, RATES["h200"]):
+            assert duration.sweep(streaming, riding, RATES["h200"]).limit == "bus"
+            riding.append(work)
+        assert len(riding) > 1
+        assert duration.sweep(streaming, riding, RATES["h200"]).limit == "arithmetic"
+
+    def test_who_hides_next_to_nothing_does_not_pay(self) -> None:
+        """Where the copies take a hundredth of its computing longer than the others', one more makes all later."""
+        streaming, work = Streaming(SHAPE, "fp8", 3), Work(512, 512)
+        rates = RATES["h200"]
+        alone = duration.sweep(streaming, [work], rates)
+        for part, pays in ((1.01, False), (1.2, True)):
+            bus = rates.bus_bytes_per_s * alone.bus_s / (part * alone.computing_s)
+            there = rates.model_copy(update={"pinned_bytes_per_s": bus})
+            assert duration.pays(streaming, [work], work, there) == pays
+
+    def test_each_is_weighed_by_its_own_size(self) -> None:
+        """A large picture hides what would take many small ones; beside it, nobody pays any more."""
+        streaming, small, large = Streaming(SHAPE, "fp8", 3), Work(512, 512, guided=False), Work(1328, 1328)
+        assert duration.pays(streaming, [small] * 3, large, RATES["h200"])
+        assert duration.pays(streaming, [small] * 4, small, RATES["h200"])
+        assert not duration.pays(streaming, [large], small, RATES["h200"])
+
+    def test_who_takes_the_room_of_recordings_does_not_pay(self) -> None:
+        """Where launches would no longer be recorded, the host launches longer than the copies take."""
+        streaming, work = Streaming(SHAPE, "fp8", 3), Work(512, 512)
+        assert duration.pays(streaming, [work] * 4, work, RATES["h200"])
+        assert not duration.pays(streaming, [work] * 4, work, RATES["h200"], recorded=(True, False))
+
+    def test_slower_computing_needs_less_company(self) -> None:
+        """Where computing takes twice as long as the rates say, half as many hide the copies."""
+        streaming, work = Streaming(SHAPE, "fp8", 3), Work(512, 512)
+
+        def riding(slower: float) -> int:
+            number = 1
+            while duration.pays(streaming, [work] * number, work, RATES["h200"], slower=slower):
+                number += 1
+            return number
+
+        assert riding(2.0) == pytest.approx(riding(1.0) / 2, abs=0.5)
+        assert riding(0.5) == pytest.approx(riding(1.0) * 2, abs=1)
 
 
 class TestDecode:

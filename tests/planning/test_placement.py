@@ -93,8 +93,15 @@ class TestRefusals:
         setup = setup_for(jobs, here, None)
         assert refusals(jobs, setup, here) == {}
         assert {(each.width, each.height) for each in setup.demands} == {(side, side) for side in (512, 1328, 2048)}
-        works = [Work(**demand.model_dump()) for demand in setup.demands]
-        assert not decide.decide(streaming_of(setup, here), works, available_bytes(setup, here)).refused
+        kinds = list(map(decide.Series.of, setup.demands))
+        assert not decide.decide(streaming_of(setup, here), kinds, available_bytes(setup, here)).refused
+
+    def test_kinds_say_how_many_there_are(self) -> None:
+        """Of each size, guided or not, its pictures and all their steps: slots are shared out by what they weigh."""
+        jobs = [self.real(512).model_copy(update={"num_inference_steps": steps}) for steps in (4, 8)]
+        jobs += [self.real(512).model_copy(update={"num_inference_steps": 4, "cfg_scale": 1.0})]
+        demands = setup_for(jobs, a_machine(6), None).demands
+        assert [(each.guided, each.pictures, each.steps) for each in demands] == [(True, 2, 12), (False, 1, 4)]
 
     def test_only_what_cannot_fit_is_refused(self) -> None:
         """With numbers, and a size that does fit."""
