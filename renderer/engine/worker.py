@@ -52,6 +52,10 @@ EXIT_BROKEN = 70
 """The process is beyond use: a lost GPU, or a defect of our own. The supervisor starts another."""
 
 
+GATHERING_S = 0.1
+"""How long the next order is waited for, after one that ends idleness: more than writing it down takes."""
+
+
 def main() -> None:
     """Take orders until stdin ends."""
     arguments = argparse.ArgumentParser(prog="python -m renderer.engine.worker", description=__doc__)
@@ -72,8 +76,7 @@ def main() -> None:
         worker = WorkerLoop(events)
         try:
             while True:
-                while not (worker.busy and orders.empty()):
-                    worker.obey(orders.get())
+                worker.obey_all(orders)
                 worker.advance()
         except BrokenPipeError:
             _end(EXIT_ENDED)
@@ -94,6 +97,21 @@ class WorkerLoop:
     def busy(self) -> bool:
         """Whether the engine has anything to go on with."""
         return self._engine is not None and self._engine.busy
+
+    def obey_all(self, orders: queue.SimpleQueue[AnyOrder]) -> None:
+        """Answer the orders that are there; wait for some as long as there is nothing to go on with.
+
+        Whoever had nothing to do waits a moment for the next, too, where jobs are taken together: the supervisor
+        writes each down before it sends it, and the first is not to be prepared and to set out alone.
+        """
+        gathering = not self.busy
+        while not (self.busy and orders.empty()):
+            self.obey(orders.get())
+        while gathering and self._engine is not None and self._engine.capacity > 1:
+            try:
+                self.obey(orders.get(timeout=GATHERING_S))
+            except queue.Empty:
+                return
 
     def obey(self, order: AnyOrder) -> None:
         """Answer an order to open at once; a job is taken, and answered as it goes on."""

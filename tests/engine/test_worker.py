@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import os
+import queue
 import re
 import resource
 import signal
@@ -47,6 +48,41 @@ from renderer.supervisor.events import WorkerOpened
 from tests.engine.making import make_job, make_setup
 
 Heard = list[tuple[AnyEvent, bytes]]
+
+
+class Trickle(queue.SimpleQueue[AnyOrder]):
+    """Orders that come one by one, each a moment after the last was taken: the queue is never seen to hold any."""
+
+    def __init__(self, *coming: AnyOrder) -> None:
+        self._coming = list(coming)
+        self.waited = 0
+
+    def empty(self) -> bool:
+        return True
+
+    def get(self, block: bool = True, timeout: float | None = None) -> AnyOrder:  # noqa: ARG002, FBT001, FBT002  # its own
+        self.waited += timeout is not None
+        if not self._coming:
+            raise queue.Empty
+        return self._coming.pop(0)
+
+
+@pytest.mark.parametrize("profile", ["stream", "cpu"])
+def test_jobs_that_come_one_by_one_set_out_together(profile: Profile) -> None:
+    """An idle worker waits a moment for the next; a busy one does not, nor one that takes jobs one at a time."""
+    setup = Setup(model="demo", precision="bf16", profile=profile)
+    worker = WorkerLoop(io.BytesIO())
+    worker.obey(Open(setup=setup))
+    assert worker._engine is not None
+    orders = [Render(key=key, job=make_job(num_inference_steps=2)) for key in "abc"]
+    coming = Trickle(*orders)
+    worker.obey_all(coming)
+    together = profile == "stream"
+    assert len(coming._coming) == (0 if together else 2)
+    coming.waited = 0
+    worker.obey_all(coming)
+    assert coming.waited == 0
+    worker.obey(Withdraw())
 
 
 class Process:
