@@ -9,6 +9,7 @@ Each measured part is a process of its own, so that its peak of memory is its ow
     few          `engine`, too: many pictures of few steps, by the command itself
     forecasts    `memory`: cases: what is measured, by name; peaks, cells, verdicts, times: the measured, and its tables
     decodes      the VAE alone
+    saving       how many pictures a supervisor writes a second, and for how long its loop is away
     sums         what fast sums cost and gain
     kernels      each of our kernels once, for `compute-sanitizer` to watch
 """

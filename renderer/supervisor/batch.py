@@ -28,10 +28,12 @@ from renderer.supervisor.settings import AT_ONCE
 class Batch:
     """One manifest's pictures on their way.
 
-    `error` is what ended it, where that was no picture's: of this manifest, or of the night.
+    `error` is what ended it, where that was no picture's: of this manifest, or of the night. `longest_away_s` is the
+    longest time for which its dispatcher did not listen, being busy.
     """
 
     error: RendererError | None = None
+    longest_away_s: float = 0.0
 
     def __init__(self, plan: Plan, night: Night) -> None:
         self._plan = plan
@@ -46,7 +48,7 @@ class Batch:
         ending: Ending = "error"
         unforeseen = ""
         try:
-            with self._bringing:
+            with self._bringing, self._outcomes.writing:
                 ending = self._render()
         except RendererError as error:
             self.error = error
@@ -100,6 +102,8 @@ class Batch:
                 self._outcomes.progress.is_not_waited_for(item)
             self._refuse(left)
             return "complete"
+        finally:
+            self.longest_away_s = max(self.longest_away_s, dispatcher.longest_away_s)
 
     def _refuse(self, items: Iterable[Planned]) -> None:
         """Say of what cannot be rendered here why: it costs nothing, and the others go on."""

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from typing import Self
 
 from renderer.errors import DiskError, RendererError
@@ -21,6 +22,7 @@ from renderer.outputs.folder import OutputFolder, Own
 from renderer.outputs.sources import Location
 from renderer.planning.plan import Plan, Planned
 from renderer.supervisor import moving, results
+from renderer.supervisor.writing import Writing
 
 _MOST_THREADS = 4
 
@@ -31,12 +33,14 @@ Brought = Sidecar | RendererError
 class Bringing:
     """One plan's pictures that need no rendering of their own. `tell` hears what has become of each, once.
 
+    Twins are copied by `writing`, whose tender so hears of them.
     A context: what is being written when it ends is waited for, and nothing else is begun.
     """
 
-    def __init__(self, plan: Plan, tell: Callable[[Planned, Brought], None]) -> None:
+    def __init__(self, plan: Plan, tell: Callable[[Planned, Brought], None], writing: Writing) -> None:
         self._plan = plan
         self._tell = tell
+        self._writing = writing
         self._staying = {item.picture.output for item in plan.items if item.sidecar is not None}
         self._rewriting = _Rewriting(plan.folder)
         self._twins: dict[str, list[Planned]] = {}
@@ -104,13 +108,19 @@ class Bringing:
     # -- twins --
 
     def place_twins(self, item: Planned) -> None:
-        """A picture has been rendered: so are those of the same fingerprint."""
-        for twin in self.take_twins(item):
-            try:
-                outcome: Brought = results.move(self._plan.folder, twin, item.picture.output, leaves=False)
-            except DiskError as error:
-                outcome = error
-            self._arrive(twin, outcome)
+        """A picture is on the disk: so will be those of the same fingerprint, one after the other."""
+        self._copy_next(item.picture.output, iter(self.take_twins(item)))
+
+    def _copy_next(self, source: str, twins: Iterator[Planned]) -> None:
+        if twin := next(twins, None):
+            copy = partial(results.move, self._plan.folder, twin, source, leaves=False)
+            self._writing.begin(twin.picture.output, copy, partial(self._was_copied, source, twin, twins))
+
+    def _was_copied(self, source: str, twin: Planned, twins: Iterator[Planned], copied: Future[Sidecar]) -> None:
+        if copied.cancelled():
+            return  # it is left, with those after it, and the next run finds where it lies
+        self._arrive(twin, _outcome(copied))
+        self._copy_next(source, twins)
 
     def promote_twin(self, item: Planned) -> Planned | None:
         """A picture cannot be written: one of the same fingerprint takes its part, if there is one."""

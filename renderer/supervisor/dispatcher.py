@@ -1,7 +1,8 @@
 """The pictures of a source on their way through a pool of workers: flights, retries, a deadline, an orderly stop.
 
 One picture's failure does not stop the others, and a dead or stuck worker is replaced. What is asked to stop gives back
-what has not begun and waits for what has. Knows no folders and no formats: what comes of it is `outcomes`' business.
+what has not begun and waits for what has. What has come is written elsewhere meanwhile: the loop waits for the next
+word, and for nothing else. Knows no folders and no formats: what comes of it is `outcomes`' business.
 """
 
 from __future__ import annotations
@@ -29,11 +30,15 @@ from renderer.supervisor.results import Result
 from renderer.supervisor.settings import AT_ONCE
 from renderer.supervisor.worker import Gone
 
+_LOOK_S = 0.02
+"""Between two looks for what has been written, while nobody says anything."""
+
 
 class Dispatcher:
     """Gives a source's pictures, which are of one setup, to whoever has room for them, and hears what becomes of them.
 
     `pace` says what pictures will take, and learns from those that come; `heart` says meanwhile how things stand.
+    `longest_away_s` is the longest time for which it did neither wait for a word nor for room: what it does itself.
     """
 
     def __init__(
@@ -42,35 +47,44 @@ class Dispatcher:
         self._setup = setup
         self._source = source
         self._outcomes = outcomes
+        self._writing = outcomes.writing
         self._night = night
         self._settings = night.settings
         self._pool = night.pool
         self._pace = pace
         self._heart = heart
-        self._nothing_fits: tuple[int, int] | None = None
+        self._nothing_fits: tuple[int, int, int] | None = None
         self._grace_ends: float | None = None
+        self._back_at: float | None = None
+        self.longest_away_s = 0.0
 
     def run(self, log: Path) -> Ending:
         """Render until nothing is left, or nothing more is to begin; workers print into `log`.
 
         Raises `MachineError` where the model does not open, `DiskError` where nothing more can be written. What is in
-        flight then has been given up.
+        flight then has been given up; what had come is written all the same, unless nothing can be.
         """
+        at_once = False
         try:
             return self._run(log)
+        except DiskError:
+            at_once = True
+            raise
         finally:
             self._drop()
+            self._writing.finish(lambda: at_once or self._night.stop.requests >= AT_ONCE)
 
     def _run(self, log: Path) -> Ending:
-        while self._source or self._pool.flights:
+        while self._source or self._pool.flights or self._writing:
             if self._must_drop():
                 return "signal"
             if not self._pool.flights:
                 if self._source.next_round():
                     self._nothing_fits = None
-                if ending := self._reason_to_end():
+                if not self._writing and (ending := self._reason_to_end()):
                     return ending
-            self._pool.prepare(self._setup, log)
+            if self._pool.flights or (self._source and not self._nothing_more()):  # else only writing goes on
+                self._pool.prepare(self._setup, log)
             if self._nothing_more():
                 self._pool.ask_back()
             else:
@@ -82,7 +96,7 @@ class Dispatcher:
     # -- giving out work --
 
     def _reason_to_end(self) -> Ending | None:
-        """Why nothing more is to begin, if so; asked when nothing is in flight."""
+        """Why nothing more is to begin, if so; asked when nothing is in flight, and all that came is written."""
         if self._night.stop.requests:
             return "signal"
         if self._night.has_failed_enough:
@@ -100,13 +114,13 @@ class Dispatcher:
             return self._source.first()
         left_s = (self._settings.deadline - datetime.now(UTC)).total_seconds()
         company = self._pool.least_held
-        now = len(self._pool.flights), len(self._outcomes.progress.rendered)
+        now = len(self._pool.flights), len(self._writing), len(self._outcomes.progress.rendered)
         if self._nothing_fits == now:  # and since then there is only less time
             return None
 
         def fits(item: Planned) -> bool:
             expected_s = self._pace.expect_s(item, self._setup.profile)
-            if expected_s is None and company:
+            if expected_s is None and (company or self._writing):
                 return False  # nothing like it was measured: one tells how long the others will take
             return left_s > (expected_s or 0.0) * (company + 1)  # it may have to wait for those before it
 
@@ -115,8 +129,10 @@ class Dispatcher:
         return item
 
     def _admit(self) -> None:
-        """Give the workers as much as they take."""
+        """Give the workers as much as they take. A suspect that ends the machine leaves no other's attempt open."""
         while self._pool.has_room and (item := self._next()) is not None and self._pool.takes(item):
+            if item.suspect and self._writing:
+                return
             self._source.take(item)
             if self._outcomes.has_place(item):
                 self._pool.admit(self._outcomes.attempted(item))
@@ -130,11 +146,30 @@ class Dispatcher:
     # -- hearing what became of it --
 
     def _listen(self) -> None:
-        heard = self._pool.hear(TICK_S)
+        """Wait for a word or a writing's end, and do what follows from it.
+
+        While too much waits to be written, no worker is listened to, and none is given more.
+        """
+        heard = None
+        if self._back_at is not None:
+            self.longest_away_s = max(self.longest_away_s, time.monotonic() - self._back_at)
+        if full := self._writing.is_full:
+            self._writing.wait(TICK_S)
+            self._pool.unheard()
+        else:
+            heard = self._pool.hear(0.0 if self._writing.has_ended_one else _LOOK_S if self._writing else TICK_S)
+            if heard is None and not self._pool.flights:
+                self._writing.wait(_LOOK_S)
+        self._back_at = time.monotonic()
         if self._heart.is_due():
             self._heart.beat(self._pool.flights, self._phase(), self._pool.pid)
+        self._writing.tend()
         if heard is not None:
             self._take(*heard)
+        if not full:
+            self._end_stuck()
+
+    def _end_stuck(self) -> None:
         for seat, silent_s in self._pool.stuck(self._settings.stuck_after_s):
             seat.kill()
             self._lost(seat, f"the worker said nothing for {silent_s:.0f} s and was ended")
@@ -171,7 +206,7 @@ class Dispatcher:
                 self._lost(seat, str(event), event.hint)
 
     def _keep(self, seat: Seat, event: protocol.Rendered, payload: bytes) -> None:
-        """A picture has come: write it down, unless it breaks what its job expects."""
+        """A picture has come: it is to be written, unless it breaks what its job expects."""
         flight = seat.flights[event.key]
         assert seat.opened is not None
         result = Result(flight.item, flight.attempt, seat.opened, event, payload)
@@ -182,9 +217,8 @@ class Dispatcher:
             failure = protocol.Failed(key=event.key, kind=type(error).__name__, message=error.message, hint=error.hint)
             self._outcomes.failed(flight.item, failure, again=False)
             return
-        if known := self._outcomes.came(result):
-            self._pace.learn(known)
         del seat.flights[event.key]
+        self._outcomes.came(result, self._pace.learn)
 
     def _given_back(self, seat: Seat, keys: Sequence[str]) -> None:
         """What a worker had not begun: nothing has happened to it, and it may wait, where it was."""

@@ -6,8 +6,11 @@ whoever renders says what has happened.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 
 from renderer.errors import DiskError, RendererError
 from renderer.job import Sidecar
@@ -33,10 +36,14 @@ from renderer.supervisor.sinks import (
     Sink,
     WatchSink,
 )
+from renderer.supervisor.writing import Writing
 
 
 class Outcomes:
-    """One batch's. `progress` counts them, `bringing` has the pictures that need no rendering of their own."""
+    """One batch's. `progress` counts them, `bringing` has the pictures that need no rendering of their own.
+
+    `writing` has those that came and are not on the disk yet: whoever renders tends it, and so hears of them.
+    """
 
     def __init__(self, plan: Plan, row: FailureRow, watch: Watch) -> None:
         self._plan = plan
@@ -44,7 +51,8 @@ class Outcomes:
         self._watch = watch
         self._now = PlanSink(plan)
         self.progress = BatchProgress(plan, row)
-        self.bringing = Bringing(plan, self._was_brought)
+        self.writing = Writing()
+        self.bringing = Bringing(plan, self._was_brought, self.writing)
         self._sinks: tuple[Sink, ...] = (JournalSink(plan.journal), self._now, self.progress, WatchSink(watch))
 
     def begin(self, todo: Sequence[Planned]) -> None:
@@ -95,19 +103,12 @@ class Outcomes:
 
     # -- its end --
 
-    def came(self, result: Result) -> Done | None:
-        """It has come, and is written under its name; or where that cannot be written, under another that it has.
+    def came(self, result: Result, then: Callable[[Done], None]) -> None:
+        """It has come, and is to be written under its name; or where that cannot be written, under another that it has.
 
-        None where it has no name that can be written. Raises `DiskError` where nothing can.
+        That is `writing`'s business from now on. When it is on the disk, that is told, and `then` hears it last.
         """
-        while (sidecar := self._save(result)) is None:
-            heir = self.bringing.promote_twin(result.item)
-            if heir is None:
-                return None
-            result = replace(result, item=heir)
-        known = self._is_present(result.item, sidecar, rendered=True)
-        self.bringing.place_twins(result.item)
-        return known
+        self._write(result, self._row.total, then)
 
     def failed(self, item: Planned, failure: Failed, *, again: bool) -> None:
         """It failed: it is tried `again`, or it fails for good, under all its names."""
@@ -126,7 +127,7 @@ class Outcomes:
         for flight in flights:
             self._tell(Crashed(flight.item, reason))
         self._watch(events.WorkerLost(reason, tuple(flight.item for flight in flights), hint, excerpt))
-        in_a_row = self._row.failures + bool(flights)  # one worker, one failure, however much it held
+        total = self._row.total + bool(flights)  # one worker, one failure, however much it held
         again = []
         for item in (flight.item for flight in flights):
             set_aside = self._plan.journal.record(item.fingerprint).set_aside
@@ -135,17 +136,38 @@ class Outcomes:
                 self._fail_twins(item, reason, hint, set_aside=True)
             else:
                 again.append(replace(item, suspect=True))
-        self._row.failures = in_a_row
+        self._row.total = total
         return again
 
     # -- what follows --
 
-    def _save(self, result: Result) -> Sidecar | None:
-        try:
-            return results.save(self._plan.folder, result)
-        except DiskError as error:
-            self._cannot_write(result.item, error)
-            return None
+    def _write(self, result: Result, failed_before: int, then: Callable[[Done], None]) -> None:
+        save = partial(results.save, self._plan.folder, result)
+        tell = partial(self._was_written, result, failed_before, then)
+        self.writing.begin(result.item.picture.output, save, tell, len(result.rgb))
+
+    def _was_written(
+        self, result: Result, failed_before: int, then: Callable[[Done], None], saved: Future[Sidecar]
+    ) -> None:
+        """It is on the disk, or could not be written, or was given up. Raises what ends the night."""
+        item = result.item
+        if saved.cancelled():
+            self.dropped(item)
+            return
+        error = saved.exception()
+        if isinstance(error, DiskError) and not error.ends_the_night:
+            self._cannot_write(item, error)
+            if heir := self.bringing.promote_twin(item):
+                self._write(replace(result, item=heir), failed_before, then)
+            return
+        if error is not None:
+            with contextlib.suppress(DiskError):
+                self.dropped(item)
+            raise error
+        self._row.broken(failed_before)
+        known = self._is_present(item, saved.result(), rendered=True)
+        self.bringing.place_twins(item)
+        then(known)
 
     def _cannot_write(self, item: Planned, error: DiskError, *, tried: bool = True) -> None:
         """One path cannot be written: it fails, and rendering it again would not help. Raises what ends the night."""

@@ -45,6 +45,10 @@ class Silence:
         self._looked_s = now_s
         return self.seconds
 
+    def skip(self, now_s: float) -> None:
+        """Nobody listened until now: that was not its silence."""
+        self._looked_s = now_s
+
     def broken(self) -> None:
         """The worker said something, or has just been given something to do."""
         self.seconds = 0.0
@@ -179,6 +183,10 @@ class Seat:
             self._silence.broken()
         return heard
 
+    def unheard(self) -> None:
+        """Nobody listens to it for a moment, and it is not blamed for that."""
+        self._silence.skip(time.monotonic())
+
     def silent_s(self) -> float:
         """For how long it has said nothing; nobody is silent where nobody sits, or has anything to do."""
         if self._worker is None or (self.opened and not self.flights):
@@ -265,6 +273,11 @@ class WorkerPool:
                     seats.sort(key=lambda other: other is seat)  # the others are asked first next time
                     return seat, *heard
         return None
+
+    def unheard(self) -> None:
+        """Nobody listens for a moment, and no worker is blamed for that."""
+        for seat in self._seats:
+            seat.unheard()
 
     def stuck(self, after_s: float) -> Iterator[tuple[Seat, float]]:
         """Whose workers have said nothing for more than `after_s` seconds, and for how long."""

@@ -37,9 +37,21 @@ class Flight:
 
 @dataclass(slots=True)
 class FailureRow:
-    """How many failures have come one after the other, over all batches of a run."""
+    """How many failures have come one after the other, over all batches of a run.
 
-    failures: int = 0
+    While a picture is written, later ones may fail already: its success ends the row where the picture came.
+    """
+
+    total: int = 0
+    _broken_at: int = 0
+
+    @property
+    def failures(self) -> int:
+        return self.total - self._broken_at
+
+    def broken(self, at: int) -> None:
+        """A picture succeeded that had come when there were `at` failures in all."""
+        self._broken_at = max(self._broken_at, at)
 
 
 @dataclass(slots=True)
@@ -117,7 +129,6 @@ class BatchProgress:
         self._work_left -= weight(item)
 
     def _has_rendered(self, item: Planned, sidecar: Sidecar) -> None:
-        self.row.failures = 0
         self.rendered.append(sidecar)
         self.failures.pop(item.picture.id, None)
         self._work_left -= weight(item)
@@ -136,7 +147,7 @@ class BatchProgress:
         self.failures[picture_id] = Failure(
             id=picture_id, message=what.message, hint=what.hint, set_aside=what.set_aside, refused=refused
         )
-        self.row.failures += what.tried
+        self.row.total += what.tried
         if what.tried and not what.again:
             self._work_left -= weight(what.item)
 

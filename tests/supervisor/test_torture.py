@@ -5,20 +5,25 @@ RENDERER_KILLS sets how many (200 in CI, 1,000 with `make torture`).
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from renderer.job import Keep
+from renderer.job import Format, Keep
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import picture_files
+from renderer.outputs.encode import Labels, Pixels, encode
 from renderer.outputs.folder import OutputFolder
-from renderer.supervisor import run
+from renderer.outputs.journal import Journal
+from renderer.supervisor import run, writing
 from renderer.supervisor.settings import Settings, StopRequests
 from renderer.system import files
 from renderer.system.files import WritePoint
@@ -26,6 +31,7 @@ from tests.fakes import InlineWorker, draw
 from tests.making import make_manifest, pixels_of
 
 KILLS = int(os.environ.get("RENDERER_KILLS", "200"))
+_THREADS = 4
 MANIFEST = make_manifest([f"picture {number}" for number in range(48)])
 
 
@@ -34,14 +40,20 @@ def run_until_killed(
     kill_after_s: float | None = None,
     die_at: tuple[WritePoint, int] | None = None,
     manifest: Manifest = MANIFEST,
+    prepare: Callable[[], None] | None = None,
 ) -> int:
-    """Run in a forked child that is killed after some time, or dies at the n-th passing of a write point."""
+    """Run in a forked child that is killed after some time, or dies at the n-th passing of a write point.
+
+    `prepare` is called in the child before it begins.
+    """
     child = os.fork()
     if child == 0:
         status = 9
         try:
             if die_at is not None:
                 files.reached = _dying(*die_at)
+            if prepare is not None:
+                prepare()
             (summary,) = run.render(
                 [manifest], Settings(outputs=outputs, hire=InlineWorker), lambda _: None, StopRequests()
             )
@@ -119,6 +131,39 @@ def test_death_at_every_write_point(tmp_path: Path, point: WritePoint, passing: 
     assert run_until_killed(tmp_path, die_at=(point, passing)) == signal.SIGKILL
     check(tmp_path)
     finish(tmp_path)
+
+
+@pytest.mark.parametrize("written", [0, 7])
+@pytest.mark.parametrize("several", [2, 3, 4])
+def test_death_with_several_pictures_in_the_encoder(tmp_path: Path, several: int, written: int) -> None:
+    """What was written before is there, what was being encoded is not, and the next run goes on, not held up by it."""
+    assert run_until_killed(tmp_path, prepare=functools.partial(_die_encoding, several, written)) == signal.SIGKILL
+    assert check(tmp_path) >= written - (_THREADS - several), "the other threads may have been writing still"
+    folder = OutputFolder(tmp_path / MANIFEST.name)
+    began = [record for record in Journal.read(folder).records.values() if record.left_open]
+    assert len(began) >= several, "the journal knows of every attempt"
+    assert not any(record.crashes or record.set_aside for record in began)
+    finish(tmp_path)
+
+
+def _die_encoding(several: int, written: int) -> None:
+    """Have this process die when so many are in the encoder at once, of which the first `written` come through."""
+    inside: list[int] = []
+    lock = threading.Lock()
+
+    def encode_or_die(pixels: Pixels, file_format: Format, labels: Labels) -> bytes:
+        with lock:
+            inside.append(len(inside))
+            if len(inside) == written + several:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if len(inside) <= written:
+                return encode(pixels, file_format, labels)
+        threading.Event().wait()
+        raise AssertionError("it has died")
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(writing, "cores", lambda: _THREADS)
+    patch.setattr(picture_files, "encode", encode_or_die)
 
 
 @pytest.mark.parametrize("point", ["part-opened", "part-written", "part-synced", "renamed", "folder-synced"])
