@@ -118,7 +118,7 @@ def environment(folder: Path, packed: Path) -> dict[str, str]:
         if path.name != INDEX:
             (place / path.name).symlink_to(path)
     index = read_index(packed).model_copy(update={"source": identify(QWEN_IMAGE)}).sealed()
-    (place / INDEX).write_text(index.model_dump_json(), encoding="utf-8")
+    (place / INDEX).write_text(index.text(), encoding="utf-8")
     return {**os.environ, "RENDERER_MODELS": str(models), "RENDERER_CACHE": str(folder / "cache")}
 
 
