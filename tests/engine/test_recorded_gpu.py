@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import multiprocessing
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 
 from renderer.engine import arithmetic
+from renderer.engine.blocks import Blocks
 from renderer.engine.modulation import PickImage, PickText, ReadyModulation
 from renderer.engine.recorded import CudaRecorder, RecordedBlocks
 from renderer.families import QWEN_IMAGE_FAMILY
@@ -63,6 +66,13 @@ def template() -> torch.nn.Module:
     return block
 
 
+def choose(layout: Sequence[TensorPlace], records: Callable[[], bool] = lambda: True) -> Blocks:
+    """The DiT's blocks, as the engine chooses them on this GPU."""
+    block = template()
+    fast = functools.partial(networks.fast_blocks, "transformer", block, layout)
+    return arithmetic.choose(block, layout, "cuda", records=records, fast=fast)
+
+
 def rider(seed: int, words: int) -> dict[str, Any]:
     dice = torch.Generator(DEVICE).manual_seed(seed)
 
@@ -103,8 +113,8 @@ def test_recorded_blocks_have_the_bits_of_plain_ones(precision: Stored) -> None:
     layout = places(precision)
     slots = [filled(layout, seed) for seed in (1, 2)]
     riders = [rider(3, 128), rider(4, 128), rider(5, 37)]
-    plain = arithmetic.choose(template(), layout, "cuda", records=lambda: False)
-    recorded = arithmetic.choose(template(), layout, "cuda")
+    plain = choose(layout, records=lambda: False)
+    recorded = choose(layout)
     assert plain.arithmetic == recorded.arithmetic == precision
     expected, found = (sweeps(blocks, slots, riders) for blocks in (plain, recorded))
     assert isinstance(recorded, RecordedBlocks)
@@ -222,14 +232,14 @@ def go_on_plainly() -> None:
     layout = places("bf16")
     slots = [filled(layout, seed) for seed in (1, 2)]
     riders = [rider(3, 128), rider(4, 37)]
-    plain = arithmetic.choose(template(), layout, "cuda", records=lambda: False)
+    plain = choose(layout, records=lambda: False)
     stubborn = RecordedBlocks(Waiting(plain), CudaRecorder())  # type: ignore[arg-type]
     expected, found = (sweeps(blocks, slots, riders) for blocks in (plain, stubborn))
     assert [torch.equal(one, other) for one, other in zip(found, expected, strict=True)] == [True] * len(expected)
     assert not stubborn._works
     assert given_back() >= 256 * MIB
     draws()
-    recorded = arithmetic.choose(template(), layout, "cuda")
+    recorded = choose(layout)
     again = sweeps(recorded, slots, riders)
     assert [torch.equal(one, other) for one, other in zip(again, expected, strict=True)] == [True] * len(expected)
     assert isinstance(recorded, RecordedBlocks)
