@@ -16,6 +16,7 @@ from renderer.planning import plan
 from renderer.report import page
 from renderer.supervisor import events, run
 from renderer.supervisor.settings import Settings, StopRequests
+from renderer.system.files import PART_PREFIX
 from tests.fakes import InlineWorker
 from tests.making import make_manifest
 
@@ -38,7 +39,8 @@ def test_whatever_a_run_writes_has_a_reserved_name(tmp_path: Path, monkeypatch: 
     folder = OutputFolder(tmp_path / manifest.name)
 
     def watch(_: events.Event) -> None:
-        found.update(path.name for path in folder.path.iterdir())
+        names = (path.name for path in folder.path.iterdir())
+        found.update(name for name in names if not name.startswith(PART_PREFIX))  # threads write meanwhile
 
     class Logs(InlineWorker):
         def __init__(self, log: Path) -> None:
