@@ -323,10 +323,11 @@ class Engine(Value):
 class Sharing(Value):
     """How a picture shared the machine with others that were in flight, and what it cost them all.
 
-    `share_s` is its part of the worker's time while it was in flight; `timing` tells the wall's. `slots` of `blocks`
-    were on the GPU; `streamed_bytes` is the picture's part of what was copied to it, `bus_bytes_per_s` the mean rate of
-    all copies meanwhile, `flops_per_s` the mean arithmetic of all pictures. `adjustments` are what a want of memory
-    changed, on the GPU or of the host's that can be pinned.
+    `share_s` is its part of the worker's time while it was in flight; `timing` tells the wall's. `slots` are the
+    fewest of `blocks` that there were places for on the GPU in any of its sweeps; `streamed_bytes` is the picture's
+    part of what was copied to it, `bus_bytes_per_s` the mean rate of all copies meanwhile, `flops_per_s` the mean
+    arithmetic of all pictures. `adjustments` are what a want of memory changed, on the GPU or of the host's that can
+    be pinned.
     """
 
     share_s: Seconds
