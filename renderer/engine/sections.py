@@ -35,12 +35,10 @@ class Passing:
     last: bool
     block: Any
 
-    def waiting(self, riders: Iterable[Rider]) -> Iterator[tuple[Rider, Halt]]:
-        """The riders that wait for this block, each with what it would call it with."""
-        for rider in list(riders):
-            halt = rider.halt
-            if halt is not None and (halt.section, halt.index) == (self.section, self.index):
-                yield rider, halt
+    def is_for(self, rider: Rider) -> bool:
+        """Whether a rider waits for this block."""
+        halt = rider.halt
+        return halt is not None and (halt.section, halt.index) == (self.section, self.index)
 
 
 class Passage:
@@ -84,13 +82,15 @@ def ride(
     `given` says what the block is called with beside the call's own arguments. With `held`, nobody goes on: who is to,
     and with what, is put there. What fails is raised inside the rider's own call, and concerns nobody else.
     """
-    for rider, halt in passing.waiting(riders):
+    for rider in list(riders):
+        if not passing.is_for(rider):  # asked now: one that failed may have taken others along
+            continue
+        assert rider.halt is not None
         failure, result = None, None
-        try:
-            result = passing.block(*halt.args, **given(halt))
+        try:  # a block's input is the rider's alone: what held it here would hold it while the rider goes on
+            result = passing.block(*rider.halt.args, **given(rider.halt))
         except Exception as error:  # noqa: BLE001  # it is the rider's
             failure = error.with_traceback(None)
-        del halt  # the block's input, which may be as large as its result
         if failure is not None:
             rider.fail(failure)
         elif held is not None:

@@ -39,24 +39,6 @@ class Beforehand(Protocol):
         """Let go of what these jobs do not need, where it takes too much room."""
 
 
-class NothingBeforehand:
-    """For a family whose blocks are streamed whole."""
-
-    def has(self, job: Job) -> bool:
-        del job
-        return True
-
-    def prepare(self, jobs: Iterable[Job]) -> int:
-        del jobs
-        return 0
-
-    def at(self, job: Job, step: int) -> None:
-        del job, step
-
-    def forget(self, still_wanted: Iterable[Job]) -> None:
-        del still_wanted
-
-
 @dataclass(frozen=True, slots=True)
 class Skeleton:
     """The networks with stops for blocks, and one block of each section on the meta device.

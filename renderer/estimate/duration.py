@@ -27,7 +27,6 @@ from renderer.estimate.fitted import (
     KERNEL_S,
     KERNELS,
     LEAST_ROWS,
-    SAVE_S_A_PIXEL,
     START_S,
 )
 from renderer.estimate.memory import MOST_RECORDED_ROWS, TURNING_SLOTS, Streaming, Work
@@ -133,11 +132,6 @@ def _vae_flops(base: int) -> float:
 
 def _disk(rates: Rates) -> float:
     return rates.disk_bytes_per_s or DISK_BYTES_PER_S
-
-
-def save_seconds(work: Work) -> float:
-    """Encoding and writing the file, while the worker goes on."""
-    return SAVE_S_A_PIXEL * work.pixels
 
 
 # ---- pictures in flight ----------------------------------------------------------------------------------------------

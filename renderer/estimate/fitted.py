@@ -96,6 +96,3 @@ DISK_BYTES_PER_S = 2e9
 
 START_S = 8.0
 """From a worker's first breath to a loaded DiffSynth, before any weights (`time-h200.md`)."""
-
-SAVE_S_A_PIXEL = 4.5e-7
-"""Of encoding and writing a PNG, beside the worker (`time-h200.md`)."""
