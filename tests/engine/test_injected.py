@@ -20,10 +20,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from renderer.engine.device import arithmetic_of
 from renderer.engine.recorded import RecordedBlocks
 from renderer.engine.sections import Passage
 from renderer.engine.streaming import StreamingEngine
-from renderer.errors import ModelError, OutOfMemoryError
+from renderer.errors import ModelError, OutOfMemoryError, RendererError
 from renderer.estimate import host
 from renderer.job import Job
 from renderer.weights.store import BlockFile
@@ -149,7 +150,9 @@ def test_every_place_that_allocates_fails_once(engine: StreamingEngine, alone: l
                 heard = render(engine, jobs()[:3])
             assert bits(heard, alone)
             assert all(isinstance(error, OutOfMemoryError) for error in heard.failures.values())
-    assert len(failed) > 200
+    assert len(failed) > (
+        200 if arithmetic_of("cpu") == "bf16" else 190
+    )  # nothing is cast to bf16 where it is not used
     files = {Path(file).name for _, file, _ in failed}
     assert {"slots.py", "precision.py", "journeys.py", "picture_vae.py", "encoding.py", "modulation.py"} <= files
 
@@ -182,10 +185,26 @@ class Unsteady(Again):
         return super().record(launch, pool)
 
 
+def failing_beside(engine: StreamingEngine, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """By the pictures that fail from now on: how many others are on board at that moment."""
+    failed, found = Heard.failed, dict[str, int]()
+
+    def noted(self: Heard, key: str, error: RendererError) -> None:
+        found[key] = len(engine._flying) + len(engine._decoded)
+        failed(self, key, error)
+
+    monkeypatch.setattr(Heard, "failed", noted)
+    return found
+
+
 def test_forty_failures_in_one_batch(
     engine: StreamingEngine, alone: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Allocating, reading and recording fail: every picture that comes has the bits that it has alone."""
+    """Allocating, reading and recording fail: every picture that comes has the bits that it has alone.
+
+    One that fails had nothing left to give up: nothing was beside it. Where the failures fall is the arithmetic's luck.
+    """
+    beside = failing_beside(engine, monkeypatch)
     allocating, reading, recording = NowAndThen(14, every=5000), NowAndThen(14, every=8), NowAndThen(12, every=4)
     monkeypatch.setattr("renderer.engine.recorded.LONGEST_PAUSE", 1)
     (section,) = engine._passage._sections
@@ -209,5 +228,6 @@ def test_forty_failures_in_one_batch(
         assert bits(heard, [*alone, *alone])
         assert all(isinstance(error, OutOfMemoryError) for error in heard.failures.values())
         assert len(heard.pictures) + len(heard.failures) == len(twice)
-        assert len(heard.failures) <= 2
+        assert beside == dict.fromkeys(heard.failures, 0)
+        assert len(heard.failures) <= 4
         del heard
