@@ -32,7 +32,7 @@ Precision = Literal["bf16", "fp8", "fp8-weights"]
 """A job's: bf16; FP8 weights and products; FP8 weights, scaled back and multiplied in bf16 on every card."""
 
 Stored = Literal["bf16", "fp8"]
-"""The codecs by which weights are kept (`renderer.weights.codecs`): `fp8-weights` are fp8's."""
+"""The codecs by which weights are kept (`renderer.weights.codecs`)."""
 
 Profile = Literal["stream", "resident", "fp8", "disk", "cpu"]
 Format = Literal["png", "webp", "jpeg"]
@@ -71,11 +71,6 @@ class Value(BaseModel):
 def _all_fields(kind: type[BaseModel]) -> set[str]:
     """One set for all values of a kind, which are frozen: pydantic copies it before it adds to it."""
     return set(kind.model_fields)
-
-
-def stored(precision: Precision) -> Stored:
-    """The form of the weights that a job of this precision is rendered with."""
-    return "bf16" if precision == "bf16" else "fp8"
 
 
 class Size(Value):

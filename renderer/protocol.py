@@ -25,8 +25,8 @@ from renderer.job import (
     Timing,
     Value,
     Weights,
-    stored,
 )
+from renderer.precisions import multiplies_stored, stored
 
 _LENGTHS = struct.Struct(">IQ")
 MAX_FRAME_HEADER_BYTES = 16 * 2**20
@@ -82,9 +82,9 @@ class Setup(Value):
         return stored(self.precision)
 
     @property
-    def multiplies_fp8(self) -> bool:
-        """Whether FP8 weights are to be multiplied as FP8 where the GPU can."""
-        return self.precision == "fp8"
+    def multiplies_stored(self) -> bool:
+        """Whether weights are to be multiplied as they are stored, where the GPU can."""
+        return multiplies_stored(self.precision)
 
 
 # ---- orders: supervisor to worker ------------------------------------------------------------------------------------

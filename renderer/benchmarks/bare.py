@@ -67,7 +67,7 @@ def equip(engine: StreamingEngine, setup: Setup) -> int:
     """
     engine.setup = setup
     arithmetic = engine._passage.arithmetic
-    engine._budget = budget.here(engine._source, engine._skeleton.width, setup, engine.device, arithmetic)
+    engine._budget = budget.here(engine._source, engine._shape, setup, engine.device, arithmetic)
     engine._slots = Slots(engine._source, engine._budget.slots, engine.device)
     return engine._slots.count
 

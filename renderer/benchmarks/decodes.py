@@ -26,7 +26,7 @@ from renderer.demo.members import VAE_BASE_WIDTH
 from renderer.engine import microbenchmark, vae_reference
 from renderer.engine import picture_vae as ours
 from renderer.engine.device import Device, computation_dtype
-from renderer.estimate.decode import STRIP_BYTES
+from renderer.families.qwen_image.decode import STRIP_BYTES
 from renderer.text import GIB, MIB
 from renderer.weights.synthetic import STD
 

@@ -59,7 +59,7 @@ class NetworkFiles:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """An architecture in numbers: the DiT's, the text encoder's and the VAE's."""
+    """A member of a family in numbers: its DiT's, its text encoder's and its VAE's."""
 
     layers: int
     width: int
@@ -71,6 +71,7 @@ class Architecture:
     text_mlp_width: int
     vocabulary: int
     vae_width: int
+    family: str = "qwen-image"
 
     @property
     def head_width(self) -> int:

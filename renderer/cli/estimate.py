@@ -19,15 +19,17 @@ from renderer.cli.assumptions import assumptions
 from renderer.errors import EXIT_DONE, EXIT_MACHINE, UsageError
 from renderer.estimate import Estimate, Kernels, Native, Streaming, Term, Work, decide, fitted, host
 from renderer.estimate.memory import TURNING_SLOTS
-from renderer.job import Precision, Profile, Size, stored
+from renderer.job import Precision, Profile, Size
 from renderer.machine.hardware import Machine
 from renderer.planning import fitting, placement
+from renderer.precisions import DEFAULT_PRECISION, multiplies_stored, stored
 from renderer.text import counted, gib, wrap
 
 OTHER = "stable-diffusion-v1-5"
 """Another architecture, which is not rendered with."""
 
 _OTHER_LEAST_SIDE = 64
+_NEWEST = (9, 0)  # what is reckoned for where no card is named
 
 _SHOWN_BYTES = 2**30 // 200
 """Terms that round to nothing are in the JSON alone."""
@@ -55,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser what the command takes."""
     parser.add_argument("--model", default="Qwen/Qwen-Image", metavar="ID", help=f"a model's id, or {OTHER}")
     parser.add_argument("--size", default="1:1", metavar="WxH", help="pixels, or a ratio like 16:9 (default: 1:1)")
-    parser.add_argument("--precision", choices=get_args(Precision), default="fp8", help="default: fp8")
+    parser.add_argument(
+        "--precision", choices=get_args(Precision), default=DEFAULT_PRECISION, help=f"default: {DEFAULT_PRECISION}"
+    )
     parser.add_argument("--profile", choices=get_args(Profile), default="stream", help="default: stream")
     parser.add_argument("--cfg", type=float, metavar="N", help="guidance; 1 turns it off (default: the model's)")
     parser.add_argument("--prompt-tokens", type=arguments.whole(0, MOST_TOKENS), default=64, metavar="N", help="64")
@@ -100,8 +104,10 @@ def _ours(options: argparse.Namespace, there: Machine) -> MemoryAnswer:
     if cfg < 1:
         raise UsageError(f"--cfg {cfg:g}: guidance is 1, which turns it off, or more")
     work = Work(size.width, size.height, options.prompt_tokens, guided=cfg != 1.0)
-    wanted = options.precision == "fp8"
-    kernels = Kernels.of(there.gpu.compute_capability, fp8=wanted) if there.gpu else Kernels(fp8=wanted)
+    kernels = Kernels.of(
+        there.gpu.compute_capability if there.gpu else _NEWEST,
+        stored=multiplies_stored(options.precision),
+    )
     kernels = replace(kernels, fused_attention=kernels.fused_attention and not options.plain_attention)
     available = fitting.allocator_bytes(there, options.vram)
     if options.profile == "stream":

@@ -19,6 +19,7 @@ from renderer.cli import arguments
 from renderer.cli.problems import print_error
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, DiskError, RendererError, UsageError
 from renderer.job import Stored
+from renderer.precisions import DEFAULT_PRECISION, stored
 from renderer.system import folders
 from renderer.text import gb, wrap
 
@@ -43,7 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     pack = commands.add_parser("pack", help="make a model's packed store, from what is here or is downloaded first")
     pack.add_argument("model", metavar="ID", help="a catalogue id, ID@REVISION, a folder, or files by part")
-    pack.add_argument("--precision", choices=get_args(Stored), default="fp8", help="default: fp8")
+    pack.add_argument(
+        "--precision",
+        choices=get_args(Stored),
+        default=stored(DEFAULT_PRECISION),
+        help=f"default: {stored(DEFAULT_PRECISION)}",
+    )
     pack.add_argument("--discard-source", action="store_true", help="delete the originals once the store is verified")
     arguments.add_fetch_options(pack)
     pack.set_defaults(what=_pack)

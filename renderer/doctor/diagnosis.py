@@ -28,6 +28,7 @@ from renderer.machine.hardware import Machine
 from renderer.machine.processor import WITH_UNITS, Processor
 from renderer.machine.rates import Rates
 from renderer.planning import fitting, placement
+from renderer.precisions import DEFAULT_PRECISION, stored
 from renderer.system import folders
 from renderer.text import GIB
 from renderer.weights import needs, places
@@ -155,7 +156,7 @@ def examine(outputs: Path, forecast: Forecaster = pictures) -> Diagnosis:
         torch=torch,
         rates=measured,
         card=card,
-        swept_bytes=catalog.QWEN_IMAGE.gpu_bytes["fp8"] // 2 + 4 * GIB,
+        swept_bytes=catalog.QWEN_IMAGE.gpu_bytes[stored(DEFAULT_PRECISION)] // 2 + 4 * GIB,
         outputs_free_bytes=free_disk_bytes,
         models_free_bytes=hardware.free_disk_bytes(folders.models_folder()),
         cache_trouble=_cache_trouble(folders.cache_folder()),

@@ -12,9 +12,10 @@ from typing import Any
 
 from renderer.doctor import card_findings
 from renderer.doctor.finding import LITTLE_DISK_BYTES, Facts, Finding
-from renderer.machine.gpus import BF16_CAPABILITY, FP8_CAPABILITY
+from renderer.machine.gpus import BF16_CAPABILITY
 from renderer.machine.rates import Rates
 from renderer.text import GIB, amount
+from renderer.weights.codecs import fp8
 
 DRIVERS: Mapping[int, str] = MappingProxyType({11: "450.80", 12: "525.60", 13: "580.65"})
 """The first driver on Linux for a CUDA's major version (NVIDIA, CUDA Compatibility, 2025)."""
@@ -113,7 +114,7 @@ def _arithmetic(facts: Facts) -> Iterator[Finding]:
             "with the square of a picture's tokens",
             "expect minutes a step; small sizes only",
         )
-    elif gpu.compute_capability < FP8_CAPABILITY:
+    elif gpu.compute_capability < fp8.CODEC.capability:
         yield Finding(
             f"{gpu.name} has no FP8 arithmetic (compute capability {capability}; it takes 8.9)",
             "fp8 weights are kept and moved as FP8, and multiplied as bf16: half the memory and traffic, bf16's speed",

@@ -25,21 +25,21 @@ def choose(
     places: Sequence[TensorPlace],
     device: Device,
     *,
-    fp8: bool = True,
+    stored: bool = True,
     records: Callable[[], bool] = lambda: True,
     fast: Callable[[ModuleBlocks, ModuleType], FastBlocks | None] = lambda _plain, _operations: None,
 ) -> Blocks:
     """The kind of block for slots of this layout.
 
-    FP8 weights are multiplied as FP8 from compute capability 8.9, if `fp8` lets them and a trial of such products comes
-    out right; elsewhere they are decoded once a sweep. `records` tells whether there is room to record small
+    Weights are multiplied as they are stored where the card can, if `stored` lets them and a trial of such products
+    comes out right; elsewhere they are decoded once a sweep. `records` tells whether there is room to record small
     pictures' launches. `fast` makes blocks that multiply what is stored, where there are such.
     """
     plain = ModuleBlocks(template, places, computation_dtype(device))
     if device != "cuda":
         return plain
-    kept = any(each.codec.name == "fp8" for each in precision.kept(places).values())
-    if not (kept and fp8) or not precision.fp8_arithmetic():
+    able = any(precision.multiplies(each.codec) for each in precision.kept(places).values())
+    if not (able and stored):
         return RecordedBlocks(plain, CudaRecorder(), records)
     operations = _operations()
     blocks = fast(plain, operations)

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import torch
 
-from renderer import catalog
 from renderer.catalog import MOST_TOKENS, Architecture
 from renderer.engine.block_source import BlockSource
 from renderer.engine.company import Company
@@ -21,7 +20,8 @@ from renderer.engine.meter import Shown
 from renderer.engine.slots import ReadAhead
 from renderer.estimate import decide, duration
 from renderer.estimate.fitted import CONTEXT_BYTES
-from renderer.estimate.memory import TURNING_SLOTS, Kernels, Streaming, Work
+from renderer.estimate.memory import TURNING_SLOTS, Streaming
+from renderer.estimate.work import Kernels, Work
 from renderer.job import BlockArithmetic, Job
 from renderer.machine import hardware, rates
 from renderer.machine.rates import Rates
@@ -42,8 +42,7 @@ class Budget:
 
     def __init__(
         self,
-        blocks: int,
-        width: int,
+        shape: Architecture,
         setup: Setup,
         device: Device,
         arithmetic: BlockArithmetic | None = None,
@@ -65,10 +64,10 @@ class Budget:
             weakref.finalize(self, torch.cuda.set_per_process_memory_fraction, 1.0).atexit = False
         capability = torch.cuda.get_device_capability() if device == "cuda" else (9, 0)
         self._streaming = Streaming(
-            _shape(width, blocks),
+            shape,
             setup.stored,
             TURNING_SLOTS,
-            Kernels.of(capability, fp8=setup.multiplies_fp8 and arithmetic != "bf16"),
+            Kernels.of(capability, stored=setup.multiplies_stored and arithmetic != "bf16"),
         )
         decision = decide.decide(
             self._streaming,
@@ -78,7 +77,7 @@ class Budget:
             from_disk=from_disk,
             slots=setup.slots,
         )
-        self.slots = min(blocks, max(TURNING_SLOTS, decision.slots))
+        self.slots = min(shape.layers, max(TURNING_SLOTS, decision.slots))
 
     def admits(self, flying: Sequence[Job], job: Job) -> bool:
         """Whether `job` may join those in flight: the first always, the next while it is wanted and fits."""
@@ -136,11 +135,11 @@ class Budget:
             self._crowds.gave_up()
 
 
-def here(source: BlockSource, width: int, setup: Setup, device: Device, arithmetic: BlockArithmetic) -> Budget:
-    """The budget of this machine, by what is known of its rates, for a network whose blocks come from `source`."""
+def here(source: BlockSource, shape: Architecture, setup: Setup, device: Device, arithmetic: BlockArithmetic) -> Budget:
+    """The budget of this machine, by what is known of its rates, for a model whose blocks come from `source`."""
     known = rates.known(hardware.look()) if device == "cuda" else None
     from_disk = isinstance(source, ReadAhead)
-    return Budget(source.count, width, setup, device, arithmetic, known=known, from_disk=from_disk)
+    return Budget(shape, setup, device, arithmetic, known=known, from_disk=from_disk)
 
 
 def fewer(slots: int) -> int:
@@ -179,16 +178,9 @@ class Recovery:
             self._times = 0
 
 
-def step_flops(blocks: int, width: int, job: Job) -> float:
+def step_flops(shape: Architecture, job: Job) -> float:
     """Floating-point operations of one denoising step in the blocks: linear layers and attention, both passes."""
-    work = Work.of(job)
-    return duration.block_flops(_shape(width, blocks), work) * blocks
-
-
-def _shape(width: int, layers: int) -> Architecture:
-    """The shape of the family's member that is so wide."""
-    known = {shape.width: shape for shape in (catalog.QWEN_IMAGE_ARCHITECTURE, catalog.DEMO_ARCHITECTURE)}
-    return replace(known.get(width, catalog.QWEN_IMAGE_ARCHITECTURE), layers=layers)
+    return duration.block_flops(shape, Work.of(job)) * shape.layers
 
 
 def _available(setup: Setup, device: Device) -> int | None:

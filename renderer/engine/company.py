@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from renderer.engine.meter import Shown
 from renderer.estimate import duration
-from renderer.estimate.memory import Streaming, Work
+from renderer.estimate.memory import Streaming
+from renderer.estimate.work import Work
 from renderer.machine.rates import SOME_GPU, Rates
 
 AGREEING = 2

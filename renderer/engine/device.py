@@ -17,6 +17,7 @@ import torch
 from renderer.errors import MachineError
 from renderer.job import DeviceArithmetic, Profile, Stored
 from renderer.machine import processor
+from renderer.precisions import ONLY, in_words
 
 Where = Literal["disk", "host", "device"]
 Device = Literal["cuda", "cpu"]
@@ -47,9 +48,6 @@ PLACEMENTS: Mapping[Profile, Placement | None] = MappingProxyType(
 )
 """None: all weights on the device, without VRAM management."""
 
-ONLY: Mapping[Profile, Stored] = MappingProxyType({"fp8": "fp8"})
-"""Profiles that are for weights of one codec; all others take those of any."""
-
 NEEDS_GPU: frozenset[Profile] = frozenset({"resident", "fp8"})
 
 
@@ -71,7 +69,7 @@ def find(profile: Profile, precision: Stored) -> Placement | None:
     if ONLY.get(profile, precision) == precision:
         return PLACEMENTS[profile]
     others = " or ".join(name for name in PLACEMENTS if ONLY.get(name, precision) == precision)
-    message = f"the profile {profile} keeps weights in {ONLY[profile].upper()} and cannot render {precision} jobs"
+    message = f"the profile {profile} keeps weights in {in_words(ONLY[profile])} and cannot render {precision} jobs"
     raise MachineError(message, hint=f"for {precision}: --profile {others}")
 
 

@@ -13,6 +13,7 @@ from importlib import metadata
 import torch
 
 from renderer.errors import DeviceLostError, MachineError, ModelError, OutOfMemoryError, PictureError, RendererError
+from renderer.precisions import BOUNDED, DEFAULT_PRECISION
 
 _NOTE_CHARACTERS = 4000
 
@@ -87,7 +88,7 @@ def _opening(error: Exception) -> RendererError:
     if isinstance(error, RendererError):
         return error
     if is_out_of_memory(error):
-        hint = "use a profile that keeps less there: fp8, then disk; or --precision fp8"
+        hint = f"use a profile that keeps less there: {', then '.join(BOUNDED)}; or --precision {DEFAULT_PRECISION}"
         return MachineError(f"the model does not fit into memory: {text}", hint=hint)
     if is_device_lost(error):
         return MachineError(f"the GPU does not work: {text}", hint="see `renderer doctor` and the driver's log")

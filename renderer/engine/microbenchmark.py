@@ -26,7 +26,7 @@ from torch.nn import functional
 from renderer.engine import picture_vae
 from renderer.engine.device import Device, arithmetic_of, computation_dtype
 from renderer.engine.fp8_reference import FAST_ACCUMULATION
-from renderer.engine.precision import fp8_arithmetic
+from renderer.engine.precision import multiplies
 from renderer.engine.slots import pinned_buffer
 from renderer.engine.strips import Kernel, whole
 from renderer.errors import MachineError
@@ -34,6 +34,7 @@ from renderer.machine.rates import CPU_DEVICE, Rates
 from renderer.system import streams
 from renderer.system.folders import models_folder
 from renderer.text import MIB
+from renderer.weights.codecs import fp8
 
 Figure = TypeVar("Figure")
 
@@ -119,7 +120,7 @@ def measure(device: Device, sizes: ProbeSizes | None = None) -> Rates:
             device=torch.cuda.get_device_name() if device == "cuda" else CPU_DEVICE,
             arithmetic=arithmetic_of(device),
             product_flops=_named("product", bench.product),
-            fp8_flops=_named("FP8 product", bench.fp8_product) if device == "cuda" and fp8_arithmetic() else None,
+            fp8_flops=_named("FP8 product", bench.fp8_product) if device == "cuda" and multiplies(fp8.CODEC) else None,
             attention_flops=_named("attention", bench.attention),
             convolution_flops=_named("convolutions", bench.convolutions),
             memory_bytes_per_s=_named("memory", bench.memory),

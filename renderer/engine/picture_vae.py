@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from renderer.engine import vae_reference
 from renderer.engine.strips import Kernel, Layer, Strip, in_strips, whole
 from renderer.errors import ModelError
-from renderer.estimate.decode import STRIP_BYTES, strip_rows
+from renderer.families.qwen_image.decode import STRIP_BYTES, strip_rows
 
 LOG = logging.getLogger(__name__)
 

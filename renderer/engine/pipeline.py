@@ -29,6 +29,7 @@ from renderer.engine.picture_vae import PictureVae
 from renderer.engine.tensor_map import OpenWeights
 from renderer.errors import MachineError
 from renderer.families.qwen_image import networks
+from renderer.precisions import BOUNDED
 from renderer.protocol import Setup
 
 LOG = logging.getLogger(__name__)
@@ -110,4 +111,4 @@ def _check_bound(setup: Setup, device: Device) -> None:
     taken = torch.cuda.memory_allocated()
     if taken > setup.vram_bytes:
         message = f"the weights take {taken / 2**30:.1f} GiB of the GPU, and {setup.vram_bytes / 2**30:.1f} are granted"
-        raise MachineError(message, hint="use --profile fp8 or disk, which keep only a part there")
+        raise MachineError(message, hint=f"use --profile {' or '.join(BOUNDED)}, which keep only a part there")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from renderer.weights import codecs
-from renderer.weights.codecs import Kept
+from renderer.weights.codecs import Codec, Kept
 from renderer.weights.codecs.rows import ROW_CODERS
 from renderer.weights.store import TensorPlace
 
@@ -55,6 +55,7 @@ def restore_into(
         target.copy_(restore(how[name], tensors))
 
 
-def fp8_arithmetic() -> bool:
-    """Whether this GPU multiplies FP8 by FP8: compute capability 8.9 and up."""
-    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
+def multiplies(codec: Codec) -> bool:
+    """Whether this GPU multiplies what a codec keeps as it is; what is plain needs nothing of the kind."""
+    there = not codec.is_plain and torch.cuda.is_available()
+    return there and torch.cuda.get_device_capability() >= codec.capability

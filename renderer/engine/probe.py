@@ -28,10 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from renderer.system import streams
+from renderer.weights.codecs import fp8
 
 _OK = "ok"
-
-_FP8_CAPABILITY = (8, 9)
 
 _PINNED_BYTES = 2**28
 """As much as a block of Qwen-Image has in FP8, and a little more."""
@@ -94,7 +93,7 @@ def _gpu_facts(torch: Any, index: int) -> dict[str, Any]:
         "total_bytes": properties.total_memory,
         "compute_capability": f"{capability[0]}.{capability[1]}",
         "kernel": _tried(lambda: _sum(torch, device)),
-        "fp8": _tried(lambda: _fp8_product(torch, device)) if capability >= _FP8_CAPABILITY else None,
+        "fp8": _tried(lambda: _fp8_product(torch, device)) if capability >= fp8.CODEC.capability else None,
     }
 
 

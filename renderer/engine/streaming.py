@@ -19,6 +19,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -39,6 +40,7 @@ from renderer.engine.riders import Rider
 from renderer.engine.sections import LiveSection, Passage, Passing, ride
 from renderer.engine.slots import Slots, source_for
 from renderer.errors import DeviceLostError, MachineError, OutOfMemoryError, RendererError
+from renderer.estimate import shape_of
 from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import EngineName, Job
 from renderer.protocol import Setup
@@ -69,7 +71,8 @@ class StreamingEngine:
         self._passage = Passage([self._live(name, store) for name in self._skeleton.sections])
         self._source = source_for(self._passage.files, device)
         self._skeleton.checking.result()
-        self._budget = budget.here(self._source, self._skeleton.width, setup, device, self._passage.arithmetic)
+        self._shape = replace(shape_of(model), layers=self._source.count)
+        self._budget = budget.here(self._source, self._shape, setup, device, self._passage.arithmetic)
         self._slots = Slots(self._source, self._budget.slots, device)
         self._budget.brought(self._slots.bus_bytes_per_s)
         self._in_step, self._recovery = True, Recovery()
@@ -88,7 +91,7 @@ class StreamingEngine:
             template,
             files[0].tensors,
             self.device,
-            fp8=self.setup.multiplies_fp8,
+            stored=self.setup.multiplies_stored,
             records=self._records,
             fast=functools.partial(self._family.fast_blocks, name, template, files[0].tensors),
         )
@@ -332,9 +335,7 @@ class StreamingEngine:
             journey.rider.go_on(None)
 
     def _account(self, flying: list[Journey], took_s: float, moved: int, computing: Span) -> None:
-        work = {
-            id(journey): budget.step_flops(self._source.count, self._skeleton.width, journey.job) for journey in flying
-        }
+        work = {id(journey): budget.step_flops(self._shape, journey.job) for journey in flying}
         total = sum(work.values())
         sweep = Sweep(took_s, moved, total, len(flying), self._slots.count, self._slots.copying, computing)
         for journey in flying:

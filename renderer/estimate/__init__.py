@@ -5,8 +5,9 @@ functions, so that what is forecast is what the engine does.
 
     fitted              every constant that was found by measuring, with its data
     terms               what an estimate consists of: named terms, in stages
+    work                what is asked: a picture's demands, a card's kernels
+    family_costs        what a family says of its networks: bytes and operations
     memory              GPU memory of the streaming engine
-    decode              of it, a picture's decode
     diffsynth           GPU memory of DiffSynth's own pipeline
     host                host memory of a worker
     weights             what weights take: as files, as slots, on the GPU
@@ -18,15 +19,17 @@ functions, so that what is forecast is what the engine does.
 
 from __future__ import annotations
 
-from renderer import catalog
+from renderer import families
 from renderer.catalog import Architecture, Model
 from renderer.estimate.diffsynth import Native
-from renderer.estimate.memory import Kernels, Streaming, Work
+from renderer.estimate.memory import Streaming
 from renderer.estimate.stable_diffusion import estimate_unet, f
 from renderer.estimate.terms import Estimate, Stage, Term
 from renderer.estimate.tokens import count_tokens
 from renderer.estimate.weights import WeightBytes, weight_bytes
+from renderer.estimate.work import Kernels, Work
 from renderer.job import Profile, Stored
+from renderer.precisions import DEFAULT_PRECISION, stored
 
 __all__ = [
     "Estimate",
@@ -46,11 +49,12 @@ __all__ = [
 ]
 
 DEFAULT_PROMPT_TOKENS = 64
+_PRECISION = stored(DEFAULT_PRECISION)
 
 
 def shape_of(model: Model) -> Architecture:
-    """A model's shape; of a folder or files of one's own, Qwen-Image's, which is the family's largest."""
-    return model.shape or catalog.QWEN_IMAGE_ARCHITECTURE
+    """A model's shape; of a folder or files of one's own, that which its family is reckoned with."""
+    return model.shape or families.find(model.family).architecture
 
 
 def estimate_peak(
@@ -60,7 +64,7 @@ def estimate_peak(
     prompt_tokens: int = DEFAULT_PROMPT_TOKENS,
     cfg_scale: float = 4.0,
     in_flight: int = 1,
-    precision: Stored = "fp8",
+    precision: Stored = _PRECISION,
     slots: int = 2,
     *,
     profile: Profile = "stream",

@@ -13,8 +13,9 @@ from functools import lru_cache
 from renderer.catalog import MOST_TOKENS, SIZE_STEP, Model
 from renderer.estimate import duration
 from renderer.estimate.fitted import PAGES_BYTES, PAGES_PART
-from renderer.estimate.memory import BEHIND, TURNING_SLOTS, Streaming, Work
+from renderer.estimate.memory import TURNING_SLOTS, Streaming
 from renderer.estimate.terms import total
+from renderer.estimate.work import BEHIND, Work
 from renderer.job import Size
 from renderer.machine.rates import Rates
 from renderer.protocol import Demand
@@ -98,7 +99,7 @@ def tokens_together(streaming: Streaming, flying: Sequence[Work], available: int
     bare = streaming.encode(flying, []).bytes + waiting
     bare += recording(streaming, flying) - needed(streaming, flying) if flying else 0
     room = (available - PAGES_BYTES) / (1 + PAGES_PART) - bare
-    a_token = streaming.prompt_bytes(1) - streaming.prompt_bytes(0)
+    a_token = streaming.costs.prompt_bytes(streaming.shape, 1) - streaming.costs.prompt_bytes(streaming.shape, 0)
     return max(0, min(MOST_TOKENS, int(room / a_token)))
 
 

@@ -1,7 +1,7 @@
 """Memory of the native engine: DiffSynth's own pipeline, picture after picture, one pass after the other.
 
-`resident` at bf16 keeps every weight on the GPU. At fp8 each linear layer is scaled up to bf16 as it is used. The
-profiles that are bounded (`fp8`, `disk`) take up weights for as long as the device's memory in use is below the limit,
+`resident` keeps every weight on the GPU; what is not plain is scaled up to bf16 as it is used, a linear layer at a
+time. The profiles that are bounded take up weights for as long as the device's memory in use is below the limit,
 and give a network's back before the next one's turn. The VAE is on the GPU all the time.
 """
 
@@ -17,10 +17,13 @@ from renderer.estimate.fitted import (
     NATIVE_HOLES_OF_WEIGHTS,
     NATIVE_HOLES_OF_WORK,
 )
-from renderer.estimate.memory import BEHIND, FIXED_BYTES, Kernels, Streaming, Work
+from renderer.estimate.memory import Streaming
 from renderer.estimate.terms import Estimate, Stage, Term, terms, total
 from renderer.estimate.weights import weight_bytes
+from renderer.estimate.work import BEHIND, Kernels, Work
 from renderer.job import Profile, Stored
+from renderer.precisions import BOUNDED
+from renderer.weights.codecs import CODECS
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Native:
     @property
     def bounded(self) -> bool:
         """Whether weights are taken up only below a limit."""
-        return self.profile in ("fp8", "disk") and self.vram_bytes is not None
+        return self.profile in BOUNDED and self.vram_bytes is not None
 
     def networks(self) -> dict[str, int]:
         """Bytes of each network's weights on the GPU; the text encoder without its head and vision tower."""
@@ -72,11 +75,13 @@ class Native:
         longest = max(work.texts)
         layer = 3 * 2 * (longest + DROPPED_TOKENS) * (self.shape.text_mlp_width + self.shape.text_width)
         cast = self._cast(weight_bytes(self.shape, "bf16").largest_of_text_block)
-        beside = terms(prompt_states=self._plain.prompt_bytes(longest - BEHIND), one_layer=layer + cast)
+        beside = terms(
+            prompt_states=self._plain.costs.prompt_bytes(self.shape, longest - BEHIND), one_layer=layer + cast
+        )
         return self._stage("encode", "text encoder", beside, piece=cast)
 
     def _denoise(self, work: Work) -> Stage:
-        """One block of one pass; the other comes after it. In FP8, the layer that is computed is there in bf16."""
+        """One block of one pass; the other comes after it. The layer that is computed is there in bf16."""
         shape, text = self.shape, max(work.texts)
         both, wide = (2 * rows * shape.width for rows in (work.tokens + text, max(work.tokens, text)))
         block = self._plain.block(work.tokens, text)
@@ -97,8 +102,8 @@ class Native:
         return self._stage("decode", "VAE", beside, piece=decoder.piece)
 
     def _cast(self, weights: int) -> int:
-        """A layer's weights in bf16, while it is computed from stored FP8 or from the host."""
-        return 0 if self.precision == "bf16" and self.profile == "resident" else 2 * weights
+        """A layer's weights in bf16, while it is computed from what is stored, or from the host."""
+        return 0 if CODECS[self.precision].is_plain and self.profile == "resident" else 2 * weights
 
     def _stage(self, name: str, network: str, beside: tuple[Term, ...], piece: int) -> Stage:
         """A stage with the weights that are on the GPU: all, or as many as a limit on the device's use leaves room for.
@@ -106,7 +111,7 @@ class Native:
         What the allocator holds in vain is in use as well, and leaves room for less.
         """
         sizes = self.networks()
-        fixed = terms(cuBLAS_workspace=self.kernels.workspace, rotary_frequencies=FIXED_BYTES)
+        fixed = terms(cuBLAS_workspace=self.kernels.workspace, rotary_frequencies=self._plain.costs.FIXED_BYTES)
         if not self.bounded:
             return Stage(name, fixed + terms(all_weights=sum(sizes.values())) + beside, piece)
         assert self.vram_bytes is not None

@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from renderer.catalog import DROPPED_TOKENS, MOST_TOKENS, Architecture
-from renderer.estimate.decode import LATENT_PIXEL
+from renderer.estimate import family_costs
 from renderer.estimate.fitted import (
-    BF16_BYTES_A_NUMBER,
+    BYTES_A_NUMBER,
     DECODE_ATTENTION,
     DECODE_CONVOLUTIONS,
     DECODE_HOST_CALLS,
     DISK_BYTES_PER_S,
-    FP8_BYTES_A_NUMBER,
     HOST_CALLS,
     HOST_CALLS_RECORDED,
     KEPT_UP,
@@ -29,8 +28,9 @@ from renderer.estimate.fitted import (
     LEAST_ROWS,
     START_S,
 )
-from renderer.estimate.memory import MOST_RECORDED_ROWS, TURNING_SLOTS, Streaming, Work
+from renderer.estimate.memory import MOST_RECORDED_ROWS, TURNING_SLOTS, Streaming
 from renderer.estimate.weights import weight_bytes
+from renderer.estimate.work import Work
 from renderer.job import Stored
 from renderer.machine.rates import Rates
 
@@ -86,25 +86,18 @@ class SweepTime:
 
 def block_flops(shape: Architecture, work: Work) -> float:
     """Floating-point operations of one block for all passes of a picture: linear layers and attention."""
-    return sum(sum(_flops(shape, work.tokens, text)) for text in work.texts)
-
-
-def _flops(shape: Architecture, tokens: int, text: int) -> tuple[float, float]:
-    """Of one pass: linear layers (four of D x D and an MLP of 4 D a stream: 12 D^2 weights a row) and attention."""
-    rows = tokens + text
-    return 24.0 * shape.width**2 * rows, 4.0 * shape.width * rows**2
+    return sum(sum(family_costs.of(shape).block_flops(shape, work.tokens, text)) for text in work.texts)
 
 
 def block_seconds(streaming: Streaming, work: Work, rates: Rates) -> tuple[float, float]:
     """Of one block for all passes of a picture: seconds of the GPU, and of the host that launches it."""
-    shape, fp8 = streaming.shape, streaming.multiplies_fp8
-    products = (rates.fp8_flops if fp8 else None) or rates.product_flops
-    passing = FP8_BYTES_A_NUMBER if fp8 else BF16_BYTES_A_NUMBER
+    shape, arithmetic = streaming.shape, streaming.arithmetic
+    products, passing = rates.flops(arithmetic), BYTES_A_NUMBER[arithmetic]
     gpu = host = 0.0
     for text in work.texts:
         recorded = work.tokens + text <= MOST_RECORDED_ROWS and streaming.recording
-        host += (HOST_CALLS_RECORDED if recorded else HOST_CALLS["fp8" if fp8 else "bf16"]) * rates.launch_s
-        linear, attention = _flops(shape, work.tokens, text)
+        host += (HOST_CALLS_RECORDED if recorded else HOST_CALLS[arithmetic]) * rates.launch_s
+        linear, attention = streaming.costs.block_flops(shape, work.tokens, text)
         rows = max(LEAST_ROWS, work.tokens) + max(LEAST_ROWS, text)
         gpu += linear / (work.tokens + text) * rows / products + attention / rates.attention_flops
         gpu += passing * (work.tokens + text) * shape.width / rates.memory_bytes_per_s
@@ -112,22 +105,11 @@ def block_seconds(streaming: Streaming, work: Work, rates: Rates) -> tuple[float
 
 
 def decode_seconds(shape: Architecture, work: Work, rates: Rates) -> float:
-    """The VAE's decode: its convolutions, and the middle's attention of one head of 4 C over all latent pixels."""
-    attention = 4.0 * 4 * shape.vae_width * (work.pixels // LATENT_PIXEL**2) ** 2
-    gpu = work.pixels * _vae_flops(shape.vae_width) / rates.convolution_flops / DECODE_CONVOLUTIONS
+    """The VAE's decode: its convolutions, and its attention."""
+    convolutions, attention = family_costs.of(shape).decode_flops(shape, work)
+    gpu = convolutions / rates.convolution_flops / DECODE_CONVOLUTIONS
     gpu += attention / rates.attention_flops / DECODE_ATTENTION
     return max(gpu, DECODE_HOST_CALLS * rates.launch_s)
-
-
-def _vae_flops(base: int) -> float:
-    """Of decoding one pixel: convolutions of 3 x 3, stage by stage at its share of the pixels."""
-    square = 9.0
-    found = square * base * 3
-    for part, before, width, up in ((64, 4, 4, 2), (16, 2, 4, 2), (4, 2, 2, 1), (1, 1, 1, 0)):
-        found += square * base**2 * (before * width + 5 * width**2) / part
-        found += square * base**2 * width * up / (part / 4) if up else 0.0
-    found += 4 * square * (4 * base) ** 2 / 64
-    return 2 * found
 
 
 def _disk(rates: Rates) -> float:
@@ -141,10 +123,9 @@ def sweep(streaming: Streaming, works: Sequence[Work], rates: Rates, *, from_dis
     """One step of pictures in flight."""
     parts = [(block_seconds(streaming, work, rates), count) for work, count in Counter(works).items()]
     blocks = streaming.shape.layers
-    kernels = KERNELS["fp8" if streaming.multiplies_fp8 else "bf16"]
-    gaps = blocks * sum(len(work.texts) for work in works) * kernels * KERNEL_S
+    gaps = blocks * sum(len(work.texts) for work in works) * KERNELS[streaming.arithmetic] * KERNEL_S
     moved = moved_bytes(streaming)
-    if streaming.precision == "fp8" and not streaming.multiplies_fp8:
+    if streaming.restores:
         plain = weight_bytes(streaming.shape, "bf16").block
         restoring = blocks * 7 * plain / rates.memory_bytes_per_s  # to float32, times the scales, to bf16
     else:
@@ -160,8 +141,8 @@ def sweep(streaming: Streaming, works: Sequence[Work], rates: Rates, *, from_dis
 def least_seconds(streaming: Streaming, works: Sequence[Work], rates: Rates) -> float:
     """The floor of a step: its operations and its copies at the rates that were measured, and nothing besides."""
     shape = streaming.shape
-    products = (rates.fp8_flops if streaming.multiplies_fp8 else None) or rates.product_flops
-    parts = [_flops(shape, work.tokens, text) for work in works for text in work.texts]
+    products = rates.flops(streaming.arithmetic)
+    parts = [streaming.costs.block_flops(shape, work.tokens, text) for work in works for text in work.texts]
     computing = sum(linear / products + attention / rates.attention_flops for linear, attention in parts)
     return max(shape.layers * computing, moved_bytes(streaming) / rates.bus_bytes_per_s)
 

@@ -55,7 +55,7 @@ HOST_CALLS_RECORDED = 40
 """The same where a block's launches are recorded: bringing its rows, playing, taking them away. Assumed: they are fewer
 than 84, for a step of 512x512 takes 0.048 s (`engine-h200.json`)."""
 
-FP8_BYTES_A_NUMBER, BF16_BYTES_A_NUMBER = 43, 270
+BYTES_A_NUMBER = {"fp8": 43, "bf16": 270}
 """What one block reads and writes between its products, for each token and channel: counted in `engine.fp8_blocks`. Of
 DiffSynth's block, which passes over its rows some seventy times, it is by what an H200 and an H100 took at 1328x1328:
 0.668 and 0.706 s a step, which are met within 5 % (`engine-h200.json`, `engine-h100.json`)."""

@@ -6,14 +6,17 @@ The layout is the packed store's own (`renderer.weights.layout`), so a forecast 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from renderer.catalog import Architecture, Role
-from renderer.estimate.decode import kept_bytes
-from renderer.families import QWEN_IMAGE_FAMILY
+from renderer import families
+from renderer.catalog import Architecture
+from renderer.estimate.family_costs import of
+from renderer.families import Network
 from renderer.job import Stored
 from renderer.weights import layout
+from renderer.weights.layout import PackedFile
 
 _TOKENIZER_BYTES = 5_060_000
 _HEADER_BYTES = 3000  # of one file of a store, on average: names, places and padding to a page
@@ -43,28 +46,33 @@ class WeightBytes:
 
 @lru_cache(maxsize=32)
 def weight_bytes(shape: Architecture, precision: Stored) -> WeightBytes:
-    """The bytes of a shape's weights at a precision."""
-    text = shape.text_width
-    found = QWEN_IMAGE_FAMILY.shapes(shape)
-    files = {(file.network, file.kind): file for file in layout.plan_files(QWEN_IMAGE_FAMILY, found, precision)}
+    """The bytes of a shape's weights at a precision. Of blocks of several kinds, each counts as the largest."""
+    family, costs = families.find(shape.family), of(shape)
+    found = family.shapes(shape)
+    files = layout.plan_files(family, found, precision)
+    dit, text = family.network("transformer"), family.network("text_encoder")
 
-    def size(network: Role, kind: str) -> int:
-        return sum(tensor.bytes for tensor in files[network, kind].tensors)
+    def size(network: Network, kinds: Iterable[str]) -> int:
+        return sum(map(_bytes, _of_kinds(files, network, kinds)))
 
-    def largest(network: Role) -> int:
-        return max(math.prod(found[network][tensor.source]) for tensor in files[network, "block"].tensors)
+    def largest_file(network: Network, kinds: Iterable[str]) -> int:
+        return max((_bytes(file) for file in _of_kinds(files, network, kinds)), default=0)
 
-    norm = 2 * text
+    def largest_weight(network: Network) -> int:
+        streamed = _of_kinds(files, network, _streamed(network))
+        return max(math.prod(found[network.role][tensor.source]) for file in streamed for tensor in file.tensors)
+
+    norm = 2 * shape.text_width
     parts = {
-        "block": size("transformer", "block"),
-        "modulation": size("transformer", "modulation"),
-        "outside": size("transformer", "outside"),
-        "text_block": size("text_encoder", "block"),
+        "block": largest_file(dit, _streamed(dit)),
+        "modulation": largest_file(dit, (each.beforehand.kind for each in dit.sections if each.beforehand)),
+        "outside": size(dit, (each.kind for each in dit.outside)),
+        "text_block": largest_file(text, _streamed(text)),
         "text_norm": norm,
-        "embedding": size("text_encoder", "outside") - norm,
-        "vision": size("text_encoder", "vision"),
-        "vae": size("vae", "whole"),
-        "vae_kept": kept_bytes(found["vae"]),
+        "embedding": size(text, (each.kind for each in text.outside if not each.optional)) - norm,
+        "vision": size(text, (each.kind for each in text.outside if each.optional)),
+        "vae": size(family.network("vae"), (each.kind for each in family.network("vae").outside)),
+        "vae_kept": costs.vae_kept(found["vae"]),
     }
     count = 2 * shape.layers + shape.text_layers + 4
     store = (
@@ -74,7 +82,20 @@ def weight_bytes(shape: Architecture, precision: Stored) -> WeightBytes:
     )
     return WeightBytes(
         **parts,
-        largest_of_block=largest("transformer"),
-        largest_of_text_block=largest("text_encoder"),
+        largest_of_block=largest_weight(dit),
+        largest_of_text_block=largest_weight(text),
         store=store + count * _HEADER_BYTES + _TOKENIZER_BYTES,
     )
+
+
+def _streamed(network: Network) -> list[str]:
+    return [section.streamed.kind for section in network.sections]
+
+
+def _of_kinds(files: Iterable[PackedFile], network: Network, kinds: Iterable[str]) -> list[PackedFile]:
+    wanted = set(kinds)
+    return [file for file in files if file.network == network.role and file.kind in wanted]
+
+
+def _bytes(file: PackedFile) -> int:
+    return sum(tensor.bytes for tensor in file.tensors)

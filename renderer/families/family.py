@@ -141,7 +141,8 @@ class Family:
 
     `unfit` says what of a network does not go with what of another, by all their shapes; an empty text where all does.
     `shapes` gives those of a member with one block in each section. `torch_half` is the module that builds the networks
-    and calls them: the engine finds it by this name.
+    and calls them, `costs` the one that says what they take and compute: engine and estimate find them by these names.
+    `architecture` is the member whose shape is reckoned with for weights that no row of the catalogue knows.
     """
 
     name: str
@@ -150,6 +151,8 @@ class Family:
     unfit: Callable[[Mapping[Role, Mapping[str, Shape]]], str]
     shapes: Callable[[Architecture], Mapping[Role, Shapes]]
     torch_half: str
+    costs: str
+    architecture: Architecture
 
     def network(self, role: Role) -> Network:
         return next(network for network in self.networks if network.role == role)

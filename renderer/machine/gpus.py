@@ -33,9 +33,6 @@ MemoryKind = Literal["own", "host", "assumed"]
 BF16_CAPABILITY = (8, 0)
 """The first compute capability that multiplies bf16."""
 
-FP8_CAPABILITY = (8, 9)
-"""The first that multiplies FP8."""
-
 _SMALLEST_PART = 8
 """Of a split card's memory the smallest part has so much: an eighth (NVIDIA, MIG User Guide, A100 to B200)."""
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 from renderer.catalog import cards
 from renderer.catalog.cards import Card
 from renderer.errors import MachineError
-from renderer.job import DeviceArithmetic
+from renderer.job import BlockArithmetic, DeviceArithmetic
 from renderer.machine import processor
 from renderer.machine.hardware import Machine, ask
 from renderer.system.folders import cache_folder
@@ -67,6 +67,10 @@ class Rates(_Value):
     host_copy_bytes_per_s: PositiveFloat
     disk_bytes_per_s: PositiveFloat | None
     launch_s: PositiveFloat
+
+    def flops(self, arithmetic: BlockArithmetic) -> float:
+        """Operations a second of products in an arithmetic; of plain ones where the device has none of it."""
+        return getattr(self, f"{arithmetic}_flops", None) or self.product_flops
 
     @property
     def bus_bytes_per_s(self) -> float:

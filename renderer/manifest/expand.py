@@ -23,9 +23,9 @@ from renderer.manifest.fields import ExpectFields, JobFields
 from renderer.manifest.naming import Template
 from renderer.manifest.reading import Combination, Reading
 from renderer.manifest.recipe import Recipe
+from renderer.precisions import DEFAULT_PRECISION
 
 DEFAULT_MODEL = catalog.QWEN_IMAGE.id
-DEFAULT_PRECISION: Precision = "fp8"
 
 PROOF_STEPS = 8
 

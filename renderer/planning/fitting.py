@@ -14,7 +14,8 @@ from renderer.estimate.fitted import CONTEXT_BYTES
 from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import Job, Size
 from renderer.machine.hardware import Machine
-from renderer.planning.placement import BOUNDED, OFFLOAD_MARGIN_BYTES
+from renderer.planning.placement import OFFLOAD_MARGIN_BYTES
+from renderer.precisions import BOUNDED
 from renderer.protocol import Setup
 from renderer.text import GIB
 
@@ -63,7 +64,7 @@ def streaming_of(setup: Setup, machine: Machine) -> Streaming:
     """The arithmetic of a setup's model as it is streamed on this machine."""
     capability = machine.gpu.compute_capability if machine.gpu else (0, 0)
     shape = shape_of(catalog.find(setup.model))
-    kernels = Kernels.of(capability, fp8=setup.multiplies_fp8)
+    kernels = Kernels.of(capability, stored=setup.multiplies_stored)
     return Streaming(shape, setup.stored, setup.slots or TURNING_SLOTS, kernels)
 
 

@@ -1,8 +1,9 @@
 """Whether a batch would be computed in more than one arithmetic: what its pictures say, and what this machine does.
 
-The precision is the job's, and `fp8` means FP8 products where a card has them; a card without, the native engine and a
-CPU multiply the same weights in bf16 or float32, which gives pictures that differ slightly. A fingerprint does not know
-that, so that a batch can move to another card without all of it being rendered anew; but it is said. Imports no torch.
+The precision is the job's, and means products of what is stored where a card has them; a card without, the native
+engine and a CPU multiply the same weights in bf16 or float32, which gives pictures that differ slightly. A fingerprint
+does not know that, so that a batch can move to another card without all of it being rendered anew; but it is said.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ from renderer.machine.processor import arithmetic
 from renderer.outputs.done import Known
 from renderer.planning import fitting
 from renderer.planning.plan import Plan
+from renderer.precisions import in_words, restored
 from renderer.protocol import Setup
-
-_WORDS = {"bf16": "bf16", "fp8": "FP8", "float32": "float32"}
 
 
 def told_by(sidecar: Known) -> BlockArithmetic:
@@ -30,8 +30,7 @@ def expected(setup: Setup, machine: Machine) -> BlockArithmetic:
     """What pictures of a setup will be computed in on this machine."""
     if machine.gpu is None or setup.profile == "cpu":
         return arithmetic()
-    streamed = setup.profile == "stream" and fitting.streaming_of(setup, machine).multiplies_fp8
-    return "fp8" if streamed else "bf16"
+    return fitting.streaming_of(setup, machine).arithmetic if setup.profile == "stream" else "bf16"
 
 
 def remarks(plans: Sequence[Plan], setups: Iterable[Setup], machine: Machine) -> Iterator[str]:
@@ -50,11 +49,11 @@ def remarks(plans: Sequence[Plan], setups: Iterable[Setup], machine: Machine) ->
             and (told := told_by(item.sidecar)) != here
         )
         if others:
-            counts = " and ".join(f"{count} in {_WORDS[told]}" for told, count in sorted(others.items()))
+            counts = " and ".join(f"{count} in {in_words(told)}" for told, count in sorted(others.items()))
             way = "--force renders them anew"
-            if "fp8" in (here, *others):
-                way += "; precision fp8-weights multiplies alike on every card"
+            if alike := restored(setup.stored):
+                way += f"; precision {alike} multiplies alike on every card"
             yield (
                 f"{setup.weights}: pictures that are there were computed {counts}, and this machine "
-                f"computes in {_WORDS[here]}: those to come will differ slightly from them; {way}"
+                f"computes in {in_words(here)}: those to come will differ slightly from them; {way}"
             )

@@ -17,10 +17,11 @@ from renderer import catalog
 from renderer.catalog import Architecture
 from renderer.estimate import Kernels, Streaming, Work, count_tokens, duration, shape_of
 from renderer.estimate.host import MOST_TABLES
-from renderer.job import Job, Precision, Profile, Schedule, Stored, Weights, stored
+from renderer.job import Job, Precision, Profile, Schedule, Stored, Weights
 from renderer.machine.rates import SOME_GPU, Rates
 from renderer.outputs.done import Done
 from renderer.planning.plan import Planned
+from renderer.precisions import multiplies_stored, stored
 
 RECENT = 50
 """Pictures that count: a machine is not always as fast as it was."""
@@ -196,7 +197,7 @@ def _sweep_and_decode(
     """Seconds of one sweep and of a decode: thousands of pictures have the same."""
     streamed = profile == "stream"
     kept: Stored = stored(precision) if streamed else "bf16"
-    kernels = Kernels(fp8=precision == "fp8")
+    kernels = Kernels() if multiplies_stored(precision) else Kernels(products=frozenset())
     streaming = Streaming(shape, kept, way.slots if streamed else shape.layers, kernels, streamed and not way.cpu)
     sweep = duration.sweep(streaming, [work] * way.in_flight, rates, from_disk=way.from_disk)
     return sweep.seconds, duration.decode_seconds(shape, work, rates)

@@ -13,16 +13,14 @@ from renderer import catalog
 from renderer.catalog import Model
 from renderer.errors import MachineError
 from renderer.estimate import Work, host, shape_of
-from renderer.job import Job, Precision, Profile, stored
+from renderer.job import Job, Precision, Profile
 from renderer.machine.hardware import Machine
+from renderer.precisions import BOUNDED, ONLY, in_words, stored
 from renderer.protocol import Demand, Setup
 from renderer.text import GIB
 from renderer.weights import soundness
 from renderer.weights.identity import identify
 from renderer.weights.places import packed_folder
-
-BOUNDED: tuple[Profile, ...] = ("fp8", "disk")
-"""With these DiffSynth takes weights up until so much of the GPU is in use."""
 
 OFFLOAD_MARGIN_BYTES = 3 * GIB // 2
 """What they leave to the activations."""
@@ -57,9 +55,9 @@ def choose_profile(
         there = host.blocks_in_memory(shape_of(model), stored(precision), machine.ram_free_bytes)
         waiting = "host memory" if there else "the disk"
         return ProfileChoice("stream", vram_bytes, f"blocks come from {waiting} to the pictures on {gpu.name}")
-    if wanted == "fp8" and precision == "bf16":
-        message = f"profile fp8 keeps weights in FP8, and this job asks for {precision}"
-        raise MachineError(message, hint="--precision fp8, or --profile resident or disk")
+    if wanted is not None and stored(precision) != (only := ONLY.get(wanted, stored(precision))):
+        message = f"profile {wanted} keeps weights in {in_words(only)}, and this job asks for {precision}"
+        raise MachineError(message, hint=f"--precision {only}, or --profile resident or disk")
     if wanted in BOUNDED:
         vram_bytes = max(GIB, (gpu.total_bytes if vram_bytes is None else vram_bytes) - OFFLOAD_MARGIN_BYTES)
     return ProfileChoice(wanted, vram_bytes, "asked for")

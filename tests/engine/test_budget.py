@@ -9,7 +9,7 @@ from renderer import catalog
 from renderer.engine import budget
 from renderer.engine.budget import Budget, Recovery
 from renderer.estimate import Streaming, Work, decide
-from renderer.estimate.memory import Kernels
+from renderer.estimate.work import Kernels
 from renderer.job import Job
 from renderer.protocol import Demand, Setup
 from tests.making import make_job
@@ -36,7 +36,7 @@ def of(monkeypatch: pytest.MonkeyPatch, gib: float | None, *sides: int, **settin
         demands=tuple(map(demand, sides)),
         **settings,
     )
-    return Budget(60, catalog.QWEN_IMAGE_ARCHITECTURE.width, setup, "cpu")
+    return Budget(catalog.QWEN_IMAGE_ARCHITECTURE, setup, "cpu")
 
 
 class TestBudget:
@@ -53,11 +53,11 @@ class TestBudget:
     def test_weights_that_are_scaled_back_have_their_room(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where FP8 products do not work, a block in bf16 stands beside the slots, and takes the place of some."""
         found, planned = [], []
-        kernels = Kernels.of((9, 0), fp8=False)
+        kernels = Kernels.of((9, 0), stored=False)
         for gib in (2.5, 4, 6):
             fp8 = of(monkeypatch, gib, 512)
             setup = Setup(model="Qwen/Qwen-Image", precision="fp8", profile="stream", demands=(demand(512),))
-            bf16 = Budget(60, catalog.QWEN_IMAGE_ARCHITECTURE.width, setup, "cpu", "bf16")
+            bf16 = Budget(catalog.QWEN_IMAGE_ARCHITECTURE, setup, "cpu", "bf16")
             streaming = Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", 2, kernels)
             planned.append(decide.decide(streaming, [decide.Series(Work.of(job(512)))], round(gib * GIB)).slots)
             found.append(bf16.slots)
@@ -121,12 +121,12 @@ def test_a_limit_goes_with_its_setup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 9))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
     setup = Setup(model="Qwen/Qwen-Image", precision="fp8", profile="stream", vram_bytes=12 * GIB)
-    limited = Budget(60, catalog.QWEN_IMAGE_ARCHITECTURE.width, setup, "cuda")
+    limited = Budget(catalog.QWEN_IMAGE_ARCHITECTURE, setup, "cuda")
     assert fractions == [pytest.approx(0.44, abs=0.03)]
     del limited
     gc.collect()
     assert fractions[1:] == [1.0]
-    Budget(60, catalog.QWEN_IMAGE_ARCHITECTURE.width, setup.model_copy(update={"vram_bytes": None}), "cuda")
+    Budget(catalog.QWEN_IMAGE_ARCHITECTURE, setup.model_copy(update={"vram_bytes": None}), "cuda")
     gc.collect()
     assert fractions[2:] == []  # a limit that somebody else has set is left alone
 

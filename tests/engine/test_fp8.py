@@ -138,7 +138,7 @@ def choose(store: Store, plain: ModuleBlocks, *, fp8: bool = True) -> Blocks:
     """The DiT's blocks, as the engine chooses them on a GPU."""
     template, places = plain._template, store.section("transformer")[0].tensors
     fast = functools.partial(networks.fast_blocks, "transformer", template, places)
-    return arithmetic.choose(template, places, "cuda", fp8=fp8, fast=fast)
+    return arithmetic.choose(template, places, "cuda", stored=fp8, fast=fast)
 
 
 def test_sums_are_fast_wherever_fp8_is_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def trial(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Wrong]:
 
     def install(wrong: str) -> Wrong:
         operations = Wrong(wrong)
-        monkeypatch.setattr(precision, "fp8_arithmetic", lambda: True)
+        monkeypatch.setattr(precision, "multiplies", lambda _codec: True)
         monkeypatch.setattr(arithmetic, "_operations", lambda: operations)
         monkeypatch.setattr(arithmetic, "_REFUSED", arithmetic._Refused())
         complaint = fp8_trial.complaint

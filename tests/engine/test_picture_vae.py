@@ -16,7 +16,7 @@ from renderer.engine import picture_vae, vae_reference
 from renderer.engine.picture_vae import PictureVae
 from renderer.engine.strips import Kernel, Layer, Strip, in_strips, rows_of, whole
 from renderer.errors import ModelError
-from renderer.estimate.decode import STRIP_BYTES
+from renderer.families.qwen_image.decode import STRIP_BYTES
 from tests.engine.making import VAE
 
 ROUNDING = {"rtol": 1e-4, "atol": 3e-5}

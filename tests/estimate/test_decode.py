@@ -14,8 +14,9 @@ from diffsynth.models.qwen_image_vae import QwenImageVAE
 from renderer import catalog
 from renderer.engine.picture_vae import PictureVae
 from renderer.engine.strips import Kernel, Strip, whole
-from renderer.estimate import decode, weight_bytes
+from renderer.estimate import weight_bytes
 from renderer.estimate.terms import total
+from renderer.families.qwen_image import decode
 from renderer.text import GIB
 from tests.estimate.tape import Tape, fused_attention
 

@@ -8,10 +8,24 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from renderer.catalog import Role
+from renderer.catalog import Architecture, Role
 from renderer.families import BlockPart, Family, Network, Outside, Section, Shapes, Staying
 
 WIDTH = 32
+
+ARCHITECTURE = Architecture(
+    layers=5,
+    width=WIDTH,
+    heads=1,
+    text_layers=2,
+    text_width=WIDTH,
+    text_heads=1,
+    text_key_heads=1,
+    text_mlp_width=WIDTH,
+    vocabulary=8,
+    vae_width=4,
+    family="toy",
+)
 
 DOUBLE = Section("double", "double_blocks.", BlockPart("double", ("img.qkv", "txt.qkv"), ("img.norm.scale",)))
 SINGLE = Section("single", "single_blocks.", BlockPart("single", ("linear",)), BlockPart("gate", ("gate.lin",)))
@@ -70,6 +84,8 @@ TOY = Family(
     unfit=lambda _: "",
     shapes=lambda _: SHAPES,
     torch_half="tests.families.toy_networks",
+    costs="tests.families.toy_costs",
+    architecture=ARCHITECTURE,
 )
 
 

@@ -4,6 +4,8 @@
     text_encoder.py   the text encoder's, with its vision tower
     vae.py            the VAE's
     networks.py       how DiffSynth builds and calls them: for the engine, and the only file here with torch in it
+    costs.py          what they have in memory and compute: for the estimates
+    decode.py         of it, a decode in strips: how high these are, and what each holds
     shapes.py         every tensor they have, by name and shape, for any widths
 
 The demo model is a member with small widths.
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from renderer.catalog import Architecture, Role
+from renderer.catalog import QWEN_IMAGE_ARCHITECTURE, Architecture, Role
 from renderer.families.family import Family, Shape, Shapes
 from renderer.families.qwen_image import shapes
 from renderer.families.qwen_image.text_encoder import TEXT_ENCODER
@@ -62,4 +64,6 @@ QWEN_IMAGE_FAMILY = Family(
     unfit=_unfit,
     shapes=_shapes,
     torch_half=f"{__name__}.networks",
+    costs=f"{__name__}.costs",
+    architecture=QWEN_IMAGE_ARCHITECTURE,
 )

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from renderer.families.family import Shape
-from renderer.job import Stored
+from renderer.job import BlockArithmetic, Stored
 from renderer.weights.codecs.codec import WEIGHT, CodecPart
 
 
@@ -15,6 +15,9 @@ class _Bf16:
     name: ClassVar[Stored] = "bf16"
     error: ClassVar[float] = 2.0**-8  # of what was wider than bf16
     is_plain: ClassVar[bool] = True
+    arithmetic: ClassVar[BlockArithmetic] = "bf16"
+    capability: ClassVar[tuple[int, int]] = (0, 0)
+    row_bytes: ClassVar[int] = 2
     dtypes: ClassVar[Mapping[str, str]] = MappingProxyType({WEIGHT: "BF16"})
 
     def parts(self, shape: Shape) -> tuple[CodecPart, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from renderer.families.family import Shape
-from renderer.job import Stored
+from renderer.job import BlockArithmetic, Stored
 from renderer.weights.headers import PlannedTensor, tensor_bytes
 
 WEIGHT = "weight"
@@ -49,6 +49,18 @@ class Codec(Protocol):
     @property
     def is_plain(self) -> bool:
         """Whether the one part is the matrix in bf16, which is multiplied where it lies."""
+
+    @property
+    def arithmetic(self) -> BlockArithmetic:
+        """What its matrices are multiplied in as they are, where a card can; `bf16` after they were decoded."""
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """The least compute capability of cards with such products."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of each number of the rows that its matrices are multiplied with."""
 
     @property
     def dtypes(self) -> Mapping[str, str]:

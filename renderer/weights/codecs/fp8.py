@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from renderer.families.family import Shape
-from renderer.job import Stored
+from renderer.job import BlockArithmetic, Stored
 from renderer.weights.codecs.codec import WEIGHT, CodecPart
 
 LARGEST = 448.0
@@ -20,6 +20,9 @@ class _Fp8:
     name: ClassVar[Stored] = "fp8"
     error: ClassVar[float] = 16 / LARGEST + 2.0**-8  # half the largest step, and bf16 of it
     is_plain: ClassVar[bool] = False
+    arithmetic: ClassVar[BlockArithmetic] = "fp8"
+    capability: ClassVar[tuple[int, int]] = (8, 9)
+    row_bytes: ClassVar[int] = 1
     dtypes: ClassVar[Mapping[str, str]] = MappingProxyType({WEIGHT: "F8_E4M3", SCALE: "F32"})
 
     def parts(self, shape: Shape) -> tuple[CodecPart, ...]:

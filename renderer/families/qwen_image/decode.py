@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from renderer.estimate.terms import Term, terms, total
+from renderer.estimate.family_costs import Decode
+from renderer.estimate.terms import terms, total
 
 STRIP_BYTES = 2**28
 """What a strip's tensors may take together. On an H100, 256 MiB cost 4 % over none at 1328x1328, and 64 MiB 18 %."""
@@ -63,14 +64,6 @@ _STAGES = (
     _Stage(2, 4, ((2, 2), (2, 2), (2, 2))),
     _Stage(1, 2, ((1, 1), (1, 1), (1, 1))),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Decode:
-    """What a decode holds where it holds most, and the largest tensor that comes and goes there."""
-
-    terms: tuple[Term, ...]
-    piece: int
 
 
 def strip_rows(columns: int, channels: int, value_bytes: int = _VALUE, strip_bytes: int = STRIP_BYTES) -> int:

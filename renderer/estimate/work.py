@@ -1,0 +1,87 @@
+"""What is asked of a machine, and what its kernels do: a picture's demands, a card's products and attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from renderer.estimate.tokens import count_tokens
+from renderer.job import BlockArithmetic, Job
+from renderer.text import MIB
+from renderer.weights.codecs import CODECS
+
+BEHIND = 5
+"""Tokens that DiffSynth puts behind a prompt."""
+
+PIXELS_A_TOKEN = 256
+
+CUBLAS_WORKSPACE = 32 * MIB
+"""torch's, from compute capability 9.0; 8 MiB on older cards."""
+
+_FUSED_CAPABILITY = (8, 0)
+
+_OWN_PRODUCTS = frozenset(codec.arithmetic for codec in CODECS.values() if not codec.is_plain)
+"""What stored weights are multiplied in as they are, by some codec or other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What a card's kernels do. Without fused attention all scores are in memory, in float32 and quadratic in tokens.
+
+    `products` are the arithmetics in which it multiplies weights as they are stored; a block whose weights are kept for
+    another is decoded to bf16 first.
+    """
+
+    fused_attention: bool = True
+    products: frozenset[BlockArithmetic] = _OWN_PRODUCTS
+    workspace: int = CUBLAS_WORKSPACE
+
+    @classmethod
+    def of(cls, compute_capability: tuple[int, int], *, stored: bool = True) -> Kernels:
+        """Those of a card: fused attention from 8.0, a codec's products from what it says, cuBLAS' workspace from 9.0.
+
+        torch has fused attention in bf16 from 8.0 on: flash is built for no older card, and the memory-efficient kernel
+        takes float16 and float32 there (`can_use_mem_efficient_attention` in its `sdp_utils.cpp`). `stored` False: no
+        products of stored weights are wanted.
+        """
+        able = {each.arithmetic for each in CODECS.values() if compute_capability >= each.capability}
+        return cls(
+            fused_attention=compute_capability >= _FUSED_CAPABILITY,
+            products=_OWN_PRODUCTS & able if stored else frozenset(),
+            workspace=CUBLAS_WORKSPACE if compute_capability >= (9, 0) else 8 * MIB + 128 * 1024,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One picture's demands: its size in pixels, and the tokens of its prompts."""
+
+    width: int
+    height: int
+    prompt_tokens: int = 64
+    negative_tokens: int = 0
+    guided: bool = True
+
+    @classmethod
+    def of(cls, job: Job) -> Work:
+        """What a job asks for."""
+        return cls(
+            width=job.width,
+            height=job.height,
+            prompt_tokens=count_tokens(job.prompt),
+            negative_tokens=count_tokens(job.negative_prompt),
+            guided=job.cfg_scale != 1.0,
+        )
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return self.pixels // PIXELS_A_TOKEN
+
+    @property
+    def texts(self) -> tuple[int, ...]:
+        """T of each pass: two with guidance."""
+        return (self.prompt_tokens + BEHIND, *((self.negative_tokens + BEHIND,) if self.guided else ()))
