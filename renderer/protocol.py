@@ -26,7 +26,7 @@ from renderer.job import (
     Value,
     Weights,
 )
-from renderer.precisions import multiplies_stored, stored
+from renderer.job.precisions import multiplies_stored, stored
 
 _LENGTHS = struct.Struct(">IQ")
 MAX_FRAME_HEADER_BYTES = 16 * 2**20

@@ -66,7 +66,7 @@ class TestGolden:
     @pytest.mark.parametrize("name", JOBS)
     def test_for_good(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """What was a picture's fingerprint once is it for ever, until the rendering version goes up."""
-        monkeypatch.setattr("renderer.job.RENDERING_VERSION", 2)
+        monkeypatch.setattr("renderer.job.request.RENDERING_VERSION", 2)
         assert mark(*JOBS[name]) == GOLDEN[name]
 
     def test_all_differ(self) -> None:

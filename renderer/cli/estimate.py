@@ -20,9 +20,9 @@ from renderer.errors import EXIT_DONE, EXIT_MACHINE, UsageError
 from renderer.estimate import Estimate, Kernels, Native, Streaming, Term, Work, decide, fitted, host
 from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import Precision, Profile, Size
+from renderer.job.precisions import DEFAULT_PRECISION, multiplies_stored, stored
 from renderer.machine.hardware import Machine
 from renderer.planning import fitting, placement
-from renderer.precisions import DEFAULT_PRECISION, multiplies_stored, stored
 from renderer.text import counted, gib, wrap
 
 OTHER = "stable-diffusion-v1-5"

@@ -19,7 +19,7 @@ from renderer.cli import arguments
 from renderer.cli.problems import print_error
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, DiskError, RendererError, UsageError
 from renderer.job import Stored
-from renderer.precisions import DEFAULT_PRECISION, stored
+from renderer.job.precisions import DEFAULT_PRECISION, stored
 from renderer.system import folders
 from renderer.text import gb, wrap
 

@@ -23,12 +23,12 @@ from renderer.errors import MachineError
 from renderer.estimate import Kernels, Streaming, Work, decide, duration, host, shape_of
 from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import Stored
+from renderer.job.precisions import DEFAULT_PRECISION, stored
 from renderer.machine import hardware, processor, rates
 from renderer.machine.hardware import Machine
 from renderer.machine.processor import WITH_UNITS, Processor
 from renderer.machine.rates import Rates
 from renderer.planning import fitting, placement
-from renderer.precisions import DEFAULT_PRECISION, stored
 from renderer.system import folders
 from renderer.text import GIB
 from renderer.weights import needs, places

@@ -16,8 +16,8 @@ import torch
 
 from renderer.errors import MachineError
 from renderer.job import DeviceArithmetic, Profile, Stored
+from renderer.job.precisions import ONLY, in_words
 from renderer.machine import processor
-from renderer.precisions import ONLY, in_words
 
 Where = Literal["disk", "host", "device"]
 Device = Literal["cuda", "cpu"]

@@ -13,7 +13,7 @@ from importlib import metadata
 import torch
 
 from renderer.errors import DeviceLostError, MachineError, ModelError, OutOfMemoryError, PictureError, RendererError
-from renderer.precisions import BOUNDED, DEFAULT_PRECISION
+from renderer.job.precisions import BOUNDED, DEFAULT_PRECISION
 
 _NOTE_CHARACTERS = 4000
 

@@ -29,7 +29,7 @@ from renderer.engine.picture_vae import PictureVae
 from renderer.engine.tensor_map import OpenWeights
 from renderer.errors import MachineError
 from renderer.families.qwen_image import networks
-from renderer.precisions import BOUNDED
+from renderer.job.precisions import BOUNDED
 from renderer.protocol import Setup
 
 LOG = logging.getLogger(__name__)

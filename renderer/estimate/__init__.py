@@ -29,7 +29,7 @@ from renderer.estimate.tokens import count_tokens
 from renderer.estimate.weights import WeightBytes, weight_bytes
 from renderer.estimate.work import Kernels, Work
 from renderer.job import Profile, Stored
-from renderer.precisions import DEFAULT_PRECISION, stored
+from renderer.job.precisions import DEFAULT_PRECISION, stored
 
 __all__ = [
     "Estimate",

@@ -22,7 +22,7 @@ from renderer.estimate.terms import Estimate, Stage, Term, terms, total
 from renderer.estimate.weights import weight_bytes
 from renderer.estimate.work import BEHIND, Kernels, Work
 from renderer.job import Profile, Stored
-from renderer.precisions import BOUNDED
+from renderer.job.precisions import BOUNDED
 from renderer.weights.codecs import CODECS
 
 

@@ -17,13 +17,13 @@ from renderer import catalog
 from renderer.catalog import SIZE_STEP, Model
 from renderer.errors import ModelError
 from renderer.job import Embed, Expect, Format, Job, Keep, Precision, Size, derive_seed
+from renderer.job.precisions import DEFAULT_PRECISION
 from renderer.manifest import naming
 from renderer.manifest.complaints import Complaint
 from renderer.manifest.fields import ExpectFields, JobFields
 from renderer.manifest.naming import Template
 from renderer.manifest.reading import Combination, Reading
 from renderer.manifest.recipe import Recipe
-from renderer.precisions import DEFAULT_PRECISION
 
 DEFAULT_MODEL = catalog.QWEN_IMAGE.id
 

@@ -13,9 +13,9 @@ from renderer.estimate import Kernels, Native, Streaming, Work, decide, shape_of
 from renderer.estimate.fitted import CONTEXT_BYTES
 from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import Job, Size
+from renderer.job.precisions import BOUNDED
 from renderer.machine.hardware import Machine
 from renderer.planning.placement import OFFLOAD_MARGIN_BYTES
-from renderer.precisions import BOUNDED
 from renderer.protocol import Setup
 from renderer.text import GIB
 

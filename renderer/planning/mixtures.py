@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from renderer.job import BlockArithmetic, Weights
+from renderer.job.precisions import in_words, restored
 from renderer.machine.hardware import Machine
 from renderer.machine.processor import arithmetic
 from renderer.outputs.done import Known
 from renderer.planning import fitting
 from renderer.planning.plan import Plan
-from renderer.precisions import in_words, restored
 from renderer.protocol import Setup
 
 

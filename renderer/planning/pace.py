@@ -18,10 +18,10 @@ from renderer.catalog import Architecture
 from renderer.estimate import Kernels, Streaming, Work, count_tokens, duration, shape_of
 from renderer.estimate.host import MOST_TABLES
 from renderer.job import Job, Precision, Profile, Schedule, Stored, Weights
+from renderer.job.precisions import multiplies_stored, stored
 from renderer.machine.rates import SOME_GPU, Rates
 from renderer.outputs.done import Done
 from renderer.planning.plan import Planned
-from renderer.precisions import multiplies_stored, stored
 
 RECENT = 50
 """Pictures that count: a machine is not always as fast as it was."""

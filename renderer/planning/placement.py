@@ -14,8 +14,8 @@ from renderer.catalog import Model
 from renderer.errors import MachineError
 from renderer.estimate import Work, host, shape_of
 from renderer.job import Job, Precision, Profile
+from renderer.job.precisions import BOUNDED, ONLY, in_words, stored
 from renderer.machine.hardware import Machine
-from renderer.precisions import BOUNDED, ONLY, in_words, stored
 from renderer.protocol import Demand, Setup
 from renderer.text import GIB
 from renderer.weights import soundness

@@ -15,7 +15,7 @@ from renderer.engine.device import computation_dtype
 from renderer.engine.pipeline import open_pipeline
 from renderer.errors import MachineError, ModelError
 from renderer.job import Precision, Profile
-from renderer.precisions import stored
+from renderer.job.precisions import stored
 from renderer.protocol import Setup
 from tests.engine.conftest import OpenAt, no_report
 from tests.engine.making import (

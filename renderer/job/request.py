@@ -1,20 +1,17 @@
-"""Frozen values: what is rendered, what was rendered, and the fingerprint that ties the two.
+"""What is rendered: a `Job` is everything a picture's bits depend on besides the weights; a `Picture` has a name too.
 
-A `Job` is everything a picture's bits depend on besides the weights. A `Picture` is a job with a name and a place in a
-manifest. A `Sidecar` is what is known of a picture that has been rendered. Knows nothing of YAML, engines or folders.
+The fingerprint ties it to what was rendered.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 RENDERING_VERSION = 1
 """Goes up when the same job would give another picture; every picture is then rendered anew.
@@ -22,9 +19,6 @@ RENDERING_VERSION = 1
 Not for a last bit that kernels round otherwise: those have never been fixed, neither from one processor to another nor,
 where cuDNN chooses by free memory, on one GPU.
 """
-
-SIDECAR_VERSION: Literal[1] = 1
-"""Goes up when a sidecar's fields change their meaning."""
 
 MAX_SEED = 2**63 - 1
 
@@ -233,144 +227,3 @@ def derive_seed(prompt: str, negative_prompt: str, size: Size) -> int:
     """
     text = _as_json([prompt, negative_prompt, size.width, size.height])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-
-
-# ---- what is known of a rendered picture -----------------------------------------------------------------------------
-
-Seconds = Annotated[float, Field(ge=0)]
-Bytes = Annotated[int, Field(ge=0)]
-
-
-class Timing(Value):
-    """Seconds of wall time, and when it was. `load_s` is the worker's start, shared by all pictures it rendered.
-
-    `encode_s` is everything before the first denoising step, `decode_s` everything after the last; streamed, they are
-    the picture's part of what was made ready for many at once, and the decoding alone, whose values become pixels
-    beside the next sweep. `save_s` is the encoding and writing of the file; `total_s` is `encode_s + denoise_s +
-    decode_s + save_s`.
-    """
-
-    load_s: Seconds | None = None
-    encode_s: Seconds | None = None
-    step_median_s: Seconds | None = None
-    denoise_s: Seconds | None = None
-    decode_s: Seconds | None = None
-    save_s: Seconds | None = None
-    total_s: Seconds | None = None
-    began_at: datetime
-    ended_at: datetime
-
-
-class Memory(Value):
-    """Peaks in bytes while this picture was rendered; null where the machine has no such figure.
-
-    `allocated` and `reserved` are torch's on the GPU, `device` is all that NVML saw in use there, other processes
-    included; `rss` is the worker's highest resident set since it started.
-    """
-
-    peak_allocated_bytes: Bytes | None = None
-    peak_reserved_bytes: Bytes | None = None
-    peak_device_bytes: Bytes | None = None
-    peak_rss_bytes: Bytes | None = None
-
-
-class Gpu(Value):
-    """The card that rendered."""
-
-    name: str
-    total_bytes: Bytes
-    driver: str | None = None
-    compute_capability: str | None = None
-
-
-class Software(Value):
-    """Versions that could change a picture's bits; None where something has no part in it.
-
-    `attention` is a package that DiffSynth takes by itself in place of torch's attention. Sidecars of earlier versions
-    do not tell of Triton, cuDNN and attention.
-    """
-
-    renderer: str
-    python: str
-    diffsynth: str
-    torch: str
-    transformers: str
-    cuda: str | None = None
-    cudnn: str | None = None
-    triton: str | None = None
-    attention: str | None = None
-
-
-class Engine(Value):
-    """How it was rendered: which engine, with which profile, on which kind of device, which computed in what.
-
-    `arithmetic` is the type of all but FP8 products; a sidecar without it is of an engine that knew bf16 only.
-    `instead_of_streaming` is in older sidecars: why it was not streamed. Everything can be now.
-    """
-
-    name: str
-    profile: Profile
-    device: Literal["cuda", "cpu"]
-    arithmetic: DeviceArithmetic = "bf16"
-    instead_of_streaming: str | None = None
-
-
-class Sharing(Value):
-    """How a picture shared the machine with others that were in flight, and what it cost them all.
-
-    `share_s` is its part of the worker's time while it was in flight; `timing` tells the wall's. `slots` are the
-    fewest of `blocks` that there were places for on the GPU in any of its sweeps; `streamed_bytes` is the picture's
-    part of what was copied to it, `bus_bytes_per_s` the mean rate of all copies meanwhile, `flops_per_s` the mean
-    arithmetic of all pictures. `adjustments` are what a want of memory changed, on the GPU or of the host's that can
-    be pinned.
-    """
-
-    share_s: Seconds
-    mean_in_flight: float
-    slots: int
-    blocks: int
-    arithmetic: BlockArithmetic
-    streamed_bytes: Bytes
-    bus_bytes_per_s: float
-    flops_per_s: float
-    adjustments: tuple[str, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_tiles(cls, told: Any) -> Any:
-        """Earlier sidecars say as well whether the picture was decoded in tiles: there are none now."""
-        if not isinstance(told, Mapping):
-            return told
-        return {name: value for name, value in told.items() if name != "tiled_decode"}
-
-
-class FileFacts(Value):
-    """The picture's file: its name beside the sidecar, and what it must be byte by byte."""
-
-    name: str
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    bytes: Bytes
-    width: int
-    height: int
-
-
-class Sidecar(Value):
-    """What stands beside a picture, and the mark that it is done. Its fields are a list of what may be told."""
-
-    sidecar_version: Literal[1] = SIDECAR_VERSION
-    rendering_version: int = RENDERING_VERSION
-    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    id: str
-    place: Place
-    job: Job
-    model: ModelIdentity
-    engine: Engine
-    software: Software
-    gpu: Gpu | None = None
-    timing: Timing
-    memory: Memory
-    sharing: Sharing | None = None
-    keep: Keep = Keep(embed="none")
-    file: FileFacts
-    attempt: int = 1
-    warnings: tuple[str, ...] = ()

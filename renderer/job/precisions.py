@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import cast
 
-from renderer.job import BlockArithmetic, Precision, Profile, Stored
+from renderer.job.request import BlockArithmetic, Precision, Profile, Stored
 
 DEFAULT_PRECISION: Precision = "fp8"
 """Where nobody says one."""
