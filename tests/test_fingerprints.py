@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from renderer import catalog
-from renderer.job import Job, ModelIdentity, fingerprint
+from renderer.job import Job, Lora, ModelIdentity, Shift, fingerprint
 from renderer.weights.hashes import file_hashes
 from renderer.weights.identity import identify
 from tests.making import make_job
@@ -22,6 +22,7 @@ from tests.making import make_job
 QWEN = ModelIdentity(id="Qwen/Qwen-Image", revision="75e0b4be04f60ec59a75f475837eced720f823b6")
 DEMO = ModelIdentity(id="demo", revision="2")
 OWN = ModelIdentity(id="mine", content_sha256="ab" * 32)
+INK = Lora(source="a", identity="cd" * 32)
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 
 
@@ -77,7 +78,7 @@ class LaterJob(Job):
     """A job as it may be once, with more fields."""
 
     strength: float = 1.0
-    loras: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
 
 
 class TestFields:
@@ -85,8 +86,8 @@ class TestFields:
         """At its default a younger field is not told, whether it was said or not; at anything else it is."""
         before = a_job()
         later = LaterJob.model_validate(before.model_dump())
-        said = LaterJob.model_validate({**before.model_dump(), "strength": 1.0, "loras": []})
-        other = LaterJob.model_validate({**before.model_dump(), "loras": ["ink"]})
+        said = LaterJob.model_validate({**before.model_dump(), "strength": 1.0, "masks": []})
+        other = LaterJob.model_validate({**before.model_dump(), "masks": ["ink"]})
         assert mark(later, QWEN) == mark(said, QWEN) == mark(before, QWEN) != mark(other, QWEN)
 
     @pytest.mark.parametrize("name", [name for name in Job.model_fields if name != "model"])
@@ -97,9 +98,27 @@ class TestFields:
             "prompt": "b",
             "negative_prompt": "b",
             "cfg_scale": 1.0,
+            "loras": (INK,),
+            "schedule": "lightning",
         }
         changed = a_job(**{name: found.get(name, 128)})
         assert mark(changed, QWEN) != mark(a_job(), QWEN)
+
+    def test_loras(self) -> None:
+        """One counts by what it holds and how it is weighed, in its place; not by where it lies, nor at weight 0."""
+        moved, weaker, off = (INK.model_copy(update=each) for each in ({"source": "b"}, {"weight": 0.5}, {"weight": 0}))
+        other = INK.model_copy(update={"identity": "ef" * 32})
+        assert mark(a_job(loras=(INK,)), QWEN) == mark(a_job(loras=(moved, off)), QWEN)
+        assert mark(a_job(loras=(off,)), QWEN) == mark(a_job(), QWEN)
+        sets = ((INK,), (weaker,), (other,), (INK, other), (other, INK))
+        assert len({mark(a_job(loras=each), QWEN) for each in sets}) == 5
+
+    def test_schedules(self) -> None:
+        """A shift counts by its value; the model's own schedule was every job's before there were others."""
+        schedules = ("qwen-image", "lightning", Shift(shift=3.0), Shift(shift=2.0))
+        marks = [mark(a_job(schedule=each), QWEN) for each in schedules]
+        assert len(set(marks)) == 4
+        assert marks[0] == mark(a_job(), QWEN)
 
     def test_a_negative_prompt_without_guidance(self) -> None:
         """What is never encoded is nothing of the picture."""

@@ -192,6 +192,7 @@ def _lightning(name: str, about: str, steps: int, file: str, size: int) -> Model
         shape=None,
         steps=steps,
         cfg_scale=1.0,
+        schedule="lightning",
         gpu_bytes=MappingProxyType({"bf16": 850 * _MB}),
     )
 

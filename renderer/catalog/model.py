@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from renderer.job import DeviceArithmetic, Format, Size
+from renderer.job import DeviceArithmetic, Format, ScheduleKind, Shift, Size
 
 Role = Literal["transformer", "text_encoder", "vae"]
 """The networks of a model."""
@@ -136,9 +136,9 @@ class Model:
 
     Sides and areas are in pixels. `gpu_bytes` is what the weights take on a GPU at each precision, text encoder and
     VAE included; `densities` how large its pictures' files come out. `call` is what DiffSynth's pipeline has to be told
-    besides a job. A model is from a hub (`parts` and `revision`), or a local folder in Qwen-Image's layout (`folder`),
-    or single files by role (`files`), whose other parts are the hub's; the demo model has none of these, and comes with
-    the package.
+    besides a job; `schedule` how its noise falls. A LoRA is for the model of the id `base`. A model is from a hub
+    (`parts` and `revision`), or a local folder in Qwen-Image's layout (`folder`), or single files by role (`files`),
+    whose other parts are the hub's; the demo model has none of these, and comes with the package.
     """
 
     id: str
@@ -157,6 +157,8 @@ class Model:
     folder: Path | None = None
     files: Mapping[PartRole, Path] = field(default_factory=dict)
     shape: Architecture | None = None
+    schedule: ScheduleKind | Shift = "qwen-image"
+    base: str = ""
     call: Mapping[str, bool | str | float] = field(default_factory=dict)
     gpu_bytes: Mapping[str, int] = field(default_factory=dict)
     densities: Mapping[Format, Density] = field(default_factory=dict)
@@ -173,7 +175,7 @@ class Model:
         if self.ability == "edit":
             return f"{self.id} edits pictures, and a manifest cannot name pictures to edit yet"
         if self.ability == "lora":
-            return f"{self.id} is a LoRA, which renders only on top of another model"
+            return f"{self.id} is a LoRA, which is added to a model: name it under loras"
         return ""
 
     def refusal(self, size: Size) -> str:

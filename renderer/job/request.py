@@ -77,10 +77,41 @@ class Size(Value):
         return f"{self.width}x{self.height}"
 
 
+class Lora(Value):
+    """An addition to a model that a picture is rendered with, and how strongly.
+
+    `source` is where it is found: the catalogue's id, or a file's path from where the command is called. `identity` is
+    which one it is: the SHA-256 over its tensors, or a catalogue id with its revision. `weight` scales what it adds.
+    """
+
+    source: str
+    identity: str
+    weight: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """What it is called, for people: the last part of its source, without the ending of a file."""
+        return self.source.rpartition("/")[2].removesuffix(".safetensors")
+
+
+ScheduleKind = Literal["qwen-image", "lightning"]
+"""How noise falls from step to step: the model's own way, and that of models distilled to few steps."""
+
+
+class Shift(Value):
+    """The model's own schedule with one shift for pictures of all sizes: 1 is none, more keeps the noise for longer.
+
+    DiffSynth's `exponential_shift_mu` is its logarithm.
+    """
+
+    shift: float
+
+
 class Job(Value):
     """What is rendered: all that a picture's bits depend on besides the weights and the machine's kernels.
 
-    Field names are those of DiffSynth's `QwenImagePipeline.__call__`. `width` and `height` are pixels, multiples of 16.
+    Field names are those of DiffSynth's `QwenImagePipeline.__call__`, and `loras` and `schedule` besides. `width` and
+    `height` are pixels, multiples of 16.
     """
 
     model: str
@@ -92,6 +123,8 @@ class Job(Value):
     width: int
     height: int
     seed: int
+    loras: tuple[Lora, ...] = ()
+    schedule: ScheduleKind | Shift = "qwen-image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +147,21 @@ class Weights:
 class Schedule:
     """What the sampler follows: so many `steps` over a picture of so many `tokens`, by which its noise is shifted.
 
-    `kind` is the family's, as its catalogue rows name it.
+    `shift` takes the place of what the tokens make; None where they do.
     """
 
-    kind: str
+    kind: ScheduleKind
     steps: int
     tokens: int
+    shift: float | None = None
 
     @classmethod
-    def of(cls, job: Job, kind: str = "qwen-image") -> Schedule:
+    def of(cls, job: Job) -> Schedule:
         """A job's schedule: a token is 16 by 16 pixels."""
-        return cls(kind, job.num_inference_steps, (job.height // 16) * (job.width // 16))
+        own, tokens = job.schedule, (job.height // 16) * (job.width // 16)
+        if isinstance(own, Shift):
+            return cls("qwen-image", job.num_inference_steps, tokens, own.shift)
+        return cls(own, job.num_inference_steps, tokens)
 
 
 class ModelIdentity(Value):
@@ -195,9 +232,9 @@ _as_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_a
 def fingerprint(job: Job, model: ModelIdentity) -> str:
     """SHA-256 (64 hex digits) over the job, the model's identity and the rendering version.
 
-    What does not change the picture is not in it: the name of weights that are known by their content, the negative
-    prompt where nothing is guided. A field that is younger than `_ALWAYS_TOLD` is in it where it is not at its default,
-    so that it can be added without any older picture becoming another.
+    What does not change the picture is not in it: the name of weights that are known by their content, where a LoRA
+    lies and one of weight 0, the negative prompt where nothing is guided. A field that is younger than `_ALWAYS_TOLD`
+    is in it where it is not at its default, so that it can be added without any older picture becoming another.
     """
     told = job.model_dump(mode="json", exclude_defaults=True)
     told |= {name: getattr(job, name) for name in _ALWAYS_TOLD}
@@ -206,6 +243,9 @@ def fingerprint(job: Job, model: ModelIdentity) -> str:
         told["model"] = weights["id"] = ""
     if job.cfg_scale == 1:
         told["negative_prompt"] = ""
+    told.pop("loras", None)
+    if riding := [[lora.identity, lora.weight] for lora in job.loras if lora.weight]:
+        told["loras"] = riding
     text = f"renderer {RENDERING_VERSION}\n{canonical(weights)}\n{canonical(told)}"
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -13,12 +13,14 @@ Knows nothing of machines, or of what has been rendered. The way goes down this 
     jobs            head and jobs, each held against its fields
     fields          the fields
     kinds           the kinds of values they hold
+    additions       those of what is added to a model: LoRAs, and a schedule
     checking        what does not fit, in a manifest's words
     habits          hints for those who come from other tools
     complaints      what is wrong, collected
 
     recipe          a job with what the defaults add to it
     reading         what its fields mean
+    loras           its LoRAs, found, and what goes with them
     expand          its pictures
     naming          templates, ids, and names that are safe everywhere
     output_names    each picture's name

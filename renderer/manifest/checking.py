@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from renderer.errors import shorten
 from renderer.manifest import habits
+from renderer.manifest.additions import LoraFields
 from renderer.manifest.complaints import Complaint, name_kind, nearest
 from renderer.manifest.document import MAX_PROBLEMS, Route
 from renderer.manifest.fields import ExpectFields
@@ -51,6 +52,8 @@ class Checker(Generic[Fields]):
     def _hint_at_key(self, key: str, field: str | int) -> str:
         if field == "expect":
             return nearest(key, ExpectFields.__annotations__)
+        if field == "loras":
+            return nearest(key, LoraFields.__annotations__)
         top = "jobs" in self._known
         return habits.of_key(key, known=self._known, elsewhere=self._elsewhere, top=top) or nearest(key, self._known)
 

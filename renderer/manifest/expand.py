@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from renderer import catalog
@@ -21,6 +22,7 @@ from renderer.job.precisions import DEFAULT_PRECISION
 from renderer.manifest import naming
 from renderer.manifest.complaints import Complaint
 from renderer.manifest.fields import ExpectFields, JobFields
+from renderer.manifest.loras import LoraFinder, LoraSet
 from renderer.manifest.naming import Template
 from renderer.manifest.reading import Combination, Reading
 from renderer.manifest.recipe import Recipe
@@ -46,11 +48,15 @@ class Draft:
 
 
 class Expander:
-    """Expands jobs; remembers the models they name. `model` and `precision` take the place of what jobs say."""
+    """Expands jobs; remembers the models and LoRAs they name. `folder` is where paths of LoRAs are from.
 
-    def __init__(self, model: str | None = None, precision: Precision | None = None) -> None:
+    `model` and `precision` take the place of what jobs say.
+    """
+
+    def __init__(self, folder: Path, model: str | None = None, precision: Precision | None = None) -> None:
         self._model = model
         self._precision = precision
+        self._loras = LoraFinder(folder)
         self._models: dict[str, Model | ModelError] = {}
 
     def expand(self, recipe: Recipe) -> tuple[list[Draft], list[Complaint]]:
@@ -62,9 +68,10 @@ class Expander:
         templates = reading.templates()
         reading.check_seeds()
         reading.check_lengths(templates, combinations)
+        sets = self._loras.sets(reading, combinations)
         if reading.complaints or model is None:
             return [], reading.complaints
-        drafts = list(self._draft(recipe, model, sizes, combinations, templates))
+        drafts = list(self._draft(recipe, model, sizes, list(zip(combinations, sets, strict=True)), templates))
         complaints = [*_refuse_drafts(recipe, drafts)]
         return ([] if complaints else drafts), complaints
 
@@ -86,19 +93,18 @@ class Expander:
         recipe: Recipe,
         model: Model,
         sizes: Sequence[Size],
-        combinations: Sequence[Combination],
+        chosen: Sequence[tuple[Combination, LoraSet]],
         templates: Mapping[str, Template],
     ) -> Iterator[Draft]:
-        fields = recipe.fields
+        fields, combinations = recipe.fields, [combination for combination, _ in chosen]
         common = {
             "model": model.reference,
             "precision": self._precision or fields.get("precision", DEFAULT_PRECISION),
-            "cfg_scale": fields.get("cfg_scale", model.cfg_scale),
-            "num_inference_steps": fields.get("num_inference_steps", fields.get("steps", model.steps)),
         }
         varying = [name for name in fields.get("matrix", ()) if len({each[name] for each in combinations}) > 1]
         unnamed = [name for name in varying if name not in templates["id"].fields]
-        for combination in combinations:
+        for combination, riding in chosen:
+            settings = riding.settings(fields, model)
             slugs = {name: naming.slug(value) for name, value in combination.items()}
             job_id = unicodedata.normalize("NFC", templates["id"].fill(slugs))
             stem = "-".join((job_id, *(slugs[name] for name in unnamed)))
@@ -114,6 +120,7 @@ class Expander:
                         job_id=job_id,
                         job=Job.of(
                             **common,
+                            **settings,
                             prompt=prompt,
                             negative_prompt=negative_prompt,
                             width=size.width,
@@ -169,6 +176,8 @@ def rehearse(job: Job) -> Job:
         "width": fit(side * stretch),
         "height": fit(side / stretch),
         "num_inference_steps": min(job.num_inference_steps, PROOF_STEPS),
+        "loras": (),
+        "schedule": "qwen-image",
     }
     return job.model_copy(update=proof)
 

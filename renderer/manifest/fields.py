@@ -11,7 +11,8 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
-from renderer.job import Embed, Format, Precision
+from renderer.job import Embed, Format, Precision, Shift
+from renderer.manifest.additions import MOST_LORAS, LoraItem, ScheduleText
 from renderer.manifest.complaints import MAX_WORD_LENGTH
 from renderer.manifest.kinds import (
     MAX_PROMPT_LENGTH,
@@ -79,6 +80,12 @@ class JobFields(TypedDict, total=False):
     cfg_scale: Annotated[float, Within(1, 30), Field(description="Guidance; 1 is none")]
     num_inference_steps: Annotated[Steps, Field(description="Denoising steps; steps is the short form")]
     steps: Annotated[Steps, Field(description="Denoising steps")]
+    loras: Annotated[list[LoraItem], Field(max_length=MOST_LORAS, description="What is added to the model, in order")]
+    schedule: Annotated[
+        str | Shift,
+        ScheduleText,
+        Field(description="How noise falls: auto goes with the LoRAs; qwen-image, lightning, or a shift"),
+    ]
     size: Annotated[SizeText, Field(description='Like "1328x1328", or a ratio like "16:9"')]
     sizes: Annotated[list[SizeText], Field(min_length=1, max_length=1000, description="Several sizes")]
     width: Annotated[Side, Field(description="Pixels, a multiple of 16")]

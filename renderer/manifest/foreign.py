@@ -47,7 +47,7 @@ _SAY_IT = "say it in words"
 _SIGNS = (
     _sign(
         r"<(?:lora|lyco|hypernet|ti|embed|embedding)\s*:[^<>\n]{1,120}>",
-        _TEXT + "no LoRA is loaded by it", "remove it"),
+        _TEXT + "no LoRA is loaded by it", "remove it; a LoRA stands under loras"),
     _sign(
         r"<(?:random|wildcard|segment|preset|alternate|object|region|video|break|trigger|param|setvar|var|fromto|weight"
         r"|repeat|clear|comment)\b[^<>\n]{0,120}>", _TEXT + "such tags are SwarmUI's", "remove it"),

@@ -17,7 +17,8 @@ _STEPS = "write steps"
 _NEGATIVE = "write negative_prompt"
 _RATIO = 'write size: "16:9"'
 _PROMPT = "write prompt"
-_LORA = "remove it: LoRAs are not read in manifests"
+_LORA = "write loras: [{file: mine.safetensors, weight: 0.8}]"
+_SCHEDULE = "write schedule: {shift: 3}"
 _PICTURES = "remove it: pictures are made from text alone"
 _NO_SUCH = "remove it: there is nothing like it here"
 _NAMES = "write id for a picture's name, or output at the top for the pattern of all names"
@@ -32,8 +33,9 @@ HINTS_BY_KEY: Mapping[str, str] = {
         ("guidance_scale", "guidance", "cfg", "cfgscale", "true_cfg_scale", "true_cfg", "scale", "distilled_cfg_scale"),
         _GUIDANCE),
     **dict.fromkeys(
-        ("sampler", "sampler_name", "sampler_index", "scheduler", "schedule", "schedule_type", "sigmas", "solver",
-         "eta", "s_churn", "shift", "采样器"), _SAMPLER),
+        ("sampler", "sampler_name", "sampler_index", "scheduler", "schedule_type", "sigmas", "solver",
+         "eta", "s_churn", "采样器"), _SAMPLER),
+    **dict.fromkeys(("shift", "base_shift", "max_shift", "mu", "exponential_shift_mu"), _SCHEDULE),
     **dict.fromkeys(
         ("num_steps", "step", "sampling_steps", "n_steps", "inference_steps", "ddim_steps", "steps_count", "步数"),
         _STEPS),
@@ -44,13 +46,14 @@ HINTS_BY_KEY: Mapping[str, str] = {
     **dict.fromkeys(("resolution", "image_size", "dimensions", "dimension", "resolutions", "尺寸"), _SIZE),
     **dict.fromkeys(("text", "caption", "description", "positive", "positive_prompt", "input", "提示词"), _PROMPT),
     **dict.fromkeys(("prompts",), "write a job for each prompt; in a matrix, {name} stands for its values"),
-    **dict.fromkeys(("lora", "loras", "lora_scale", "lora_weights", "hypernetwork", "embeddings"), _LORA),
+    **dict.fromkeys(("lora", "lora_scale", "lora_weights", "lora_name", "lora_paths", "lycoris", "adapters"), _LORA),
     **dict.fromkeys(
         ("image", "init_image", "init_images", "input_image", "denoising_strength", "strength", "mask", "controlnet",
          "control_image", "ip_adapter", "reference_image"), _PICTURES),
     **dict.fromkeys(
         ("clip_skip", "enable_hr", "hires_fix", "hr_scale", "upscale", "upscaler", "refiner", "restore_faces", "tiling",
-         "styles", "style_preset", "safety_checker", "subseed", "subseed_strength"), _NO_SUCH),
+         "styles", "style_preset", "safety_checker", "subseed", "subseed_strength", "hypernetwork", "embeddings"),
+        _NO_SUCH),
     **dict.fromkeys(("filename", "file_name", "file", "output_name", "output_path", "save_as", "out"), _NAMES),
     **dict.fromkeys(
         ("output_dir", "outdir", "output_folder", "folder", "save_dir"),

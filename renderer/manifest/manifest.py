@@ -80,17 +80,18 @@ def parse(given: ManifestSource, overrides: Overrides = NO_OVERRIDES) -> Manifes
         except ModelError as error:
             raise UsageError(error.message, hint=error.hint) from error
     with _without_collecting():
-        return _resolve(yaml_reader.read(given.data, given.file), given.stem, overrides)
+        return _resolve(yaml_reader.read(given.data, given.file), given, overrides)
 
 
-def _resolve(document: Document, stem: str, overrides: Overrides) -> Manifest:
+def _resolve(document: Document, given: ManifestSource, overrides: Overrides) -> Manifest:
     """The manifest that a document is, and that takes its file's stem for its name if it gives none."""
     problems = Problems(document)
     top = jobs.read_top(problems)
     head = jobs.read_head(top, problems)
-    name = jobs.read_name(head.get("name"), stem, problems)
+    name = jobs.read_name(head.get("name"), given.stem, problems)
     recipes = jobs.read_recipes(top, problems)
-    drafts = _expand(recipes, head.get("max_pictures", MAX_PICTURES), overrides, problems)
+    expander = Expander(given.folder, overrides.model, overrides.precision)
+    drafts = _expand(recipes, head.get("max_pictures", MAX_PICTURES), expander, problems)
     outputs = name_outputs(head.get("output", DEFAULT_OUTPUT), drafts, jobs.matrix_names(top), problems)
     problems.check()
     pictures = tuple(_pictures(document, drafts, outputs, proof=overrides.proof))
@@ -98,7 +99,7 @@ def _resolve(document: Document, stem: str, overrides: Overrides) -> Manifest:
     return Manifest(document.file, name, pictures, doubts.warnings(document, recipes, drafts))
 
 
-def _expand(recipes: Sequence[Recipe], allowed: int, overrides: Overrides, problems: Problems) -> list[Draft]:
+def _expand(recipes: Sequence[Recipe], allowed: int, expander: Expander, problems: Problems) -> list[Draft]:
     """All pictures of all jobs; none where they would be more than allowed, which is known before the first is made."""
     counts = [recipe.pictures_count for recipe in recipes]
     total = sum(counts)
@@ -107,7 +108,6 @@ def _expand(recipes: Sequence[Recipe], allowed: int, overrides: Overrides, probl
         message = f"the manifest makes {total:,} pictures, {most:,} of them here; allowed are {allowed:,}"
         problems.add(Complaint(recipe.route, message, "max_pictures raises it; exclusions are not counted"))
         return []
-    expander = Expander(overrides.model, overrides.precision)
     drafts: list[Draft] = []
     for recipe in recipes:
         made, complaints = expander.expand(recipe)

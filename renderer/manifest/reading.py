@@ -159,24 +159,25 @@ class Reading:
         if "prompt" not in self.fields:
             self.complaints.append(Complaint((*self.recipe.route, "prompt"), "is missing", "every job needs one"))
         return {
-            "id": self._template("id", self.fields.get("id", self.recipe.number)),
-            "prompt": self._template("prompt", self.fields.get("prompt", "")),
-            "negative_prompt": self._template("negative_prompt", self.fields.get("negative_prompt", "")),
+            "id": self.template("id", self.fields.get("id", self.recipe.number)),
+            "prompt": self.template("prompt", self.fields.get("prompt", "")),
+            "negative_prompt": self.template("negative_prompt", self.fields.get("negative_prompt", "")),
         }
 
-    def _template(self, field: str, text: str) -> Template:
+    def template(self, field: str, text: str, *rest: str | int) -> Template:
+        """A text of a field with the matrix's names in it; what is wrong with it is complained of."""
         matrix = self.fields.get("matrix")
         if matrix is None:
             return naming.literal(text)
         try:
             template = naming.parse(text)
         except TemplateError as error:
-            self.complain(field, error.message, error.hint)
+            self.complain(field, error.message, error.hint, *rest)
             return naming.literal(text)
         unknown = [name for name in template.fields if name not in matrix]
         for name in unknown:
             hint = f"{nearest(name, matrix)}; {{{{ is a brace"
-            self.complain(field, f"{{{shorten(name)}}} is not a name of the matrix", hint)
+            self.complain(field, f"{{{shorten(name)}}} is not a name of the matrix", hint, *rest)
         return naming.literal(text) if unknown else template
 
     def check_lengths(self, templates: Mapping[str, Template], combinations: Sequence[Combination]) -> None:

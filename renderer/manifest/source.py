@@ -23,12 +23,14 @@ STANDARD_INPUT = Path("-")
 class ManifestSource:
     """A manifest's bytes; `file` is what messages call it, `stem` its name where it gives none.
 
-    `file` is a path relative to the working folder when inside it, else just the file's name.
+    `file` is a path relative to the working folder when inside it, else just the file's name. `folder` is where the
+    paths in it are from: the file's own folder, the working folder where there is no file.
     """
 
     data: bytes
     file: str
     stem: str
+    folder: Path = Path()
 
 
 def read(path: Path) -> ManifestSource:
@@ -51,7 +53,7 @@ def read(path: Path) -> ManifestSource:
                 return ManifestSource(_read_pipe(stream), "pipe", "pipe")
             if not stat.S_ISREG(kind):
                 raise UnreadableError(file, f"{file} is not a regular file")
-            return ManifestSource(stream.read(MAX_BYTES + 1), file, path.stem)
+            return ManifestSource(stream.read(MAX_BYTES + 1), file, path.stem, path.parent)
     except FileNotFoundError as error:
         raise UnreadableError(file, f"there is no manifest {file}") from error
     except (OSError, ValueError) as error:

@@ -1,0 +1,116 @@
+"""Where a LoRA lies, by a catalogue's id or a file, and which it is: its identity. Asks no network, imports no torch.
+
+A file is the SHA-256 over its tensors, wherever it lies and whatever it is called; one of the catalogue is its id and
+revision, as a model is, and so is known before it is fetched.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from renderer.catalog import MODELS, Model
+from renderer.errors import ModelError, shorten
+from renderer.system.folders import expanded
+from renderer.weights import places
+from renderer.weights.hashes import tensor_hashes
+from renderer.weights.headers import read_header
+
+SUFFIX = ".safetensors"
+
+_LIKE = 0.6
+"""How near a name must be to another to be taken for a slip of the pen."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundLora:
+    """A LoRA that a manifest names. `source` finds it again from where the command is called.
+
+    `row` is the catalogue's, None for a file of one's own. `path` is None where it has not been fetched yet.
+    """
+
+    source: str
+    identity: str
+    path: Path | None
+    row: Model | None = None
+
+
+def find_lora(reference: str, folder: Path) -> FoundLora:
+    """The LoRA of a catalogue id, or of a file whose path is from `folder`. Raises `ModelError` where there is none."""
+    row = MODELS.get(reference)
+    if row is not None:
+        if row.ability != "lora":
+            raise ModelError(f"{row.id} is a model, and not a LoRA", hint="write it under model")
+        return FoundLora(row.id, f"{row.id}@{row.revision}", path_of_row(row), row)
+    path = _path(reference, folder)
+    read_header(path)
+    return FoundLora(_from_here(path), identity_of(path), path)
+
+
+def path_of_row(row: Model) -> Path | None:
+    """Where the file of a catalogue's LoRA is; None where it has to be fetched."""
+    whereabouts = places.look(row)
+    return None if whereabouts.lacking else whereabouts.found[0].files[0]
+
+
+def path_of(source: str) -> Path | None:
+    """Where the LoRA of a source is, as `FoundLora` has it; None where it has to be fetched."""
+    row = MODELS.get(source)
+    return expanded(source) if row is None else path_of_row(row)
+
+
+def identity_of(path: Path) -> str:
+    """A file's identity. Raises `ModelError` for one that cannot be read."""
+    try:
+        (hashes,) = tensor_hashes([path])
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return identity_over(hashes)
+
+
+def identity_over(hashes: Mapping[str, str]) -> str:
+    """The identity that tensors with these hashes make, by their names in the file."""
+    lines = sorted(f"{name} {value}\n" for name, value in hashes.items())
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def _path(reference: str, folder: Path) -> Path:
+    try:
+        path = folder / expanded(reference)
+        if path.is_file():
+            return path
+        is_folder = path.is_dir()
+    except (OSError, ValueError):  # a name that no file system takes
+        is_folder = False
+    said = f'"{shorten(reference)}"'
+    if is_folder:
+        raise ModelError(f"{said} is a folder, and not a LoRA", hint="name the safetensors file in it")
+    known = [model.id for model in MODELS.values() if model.ability == "lora"]
+    near = difflib.get_close_matches(reference, known, n=1, cutoff=_LIKE)
+    if near and not reference.endswith(SUFFIX):
+        raise ModelError(f"there is no LoRA {said}", hint=f'did you mean "{near[0]}"?')
+    raise ModelError(f"there is no file {said}", hint=_neighbour(reference, folder))
+
+
+def _neighbour(reference: str, folder: Path) -> str:
+    """The file beside it whose name is nearest; where there is none, from where paths are."""
+    wanted = Path(reference)
+    try:
+        beside = [path.name for path in (folder / expanded(reference)).parent.glob(f"*{SUFFIX}")]
+    except (OSError, ValueError):
+        beside = []
+    near = difflib.get_close_matches(wanted.name, beside, n=1, cutoff=_LIKE)
+    if near:
+        return f'did you mean "{wanted.with_name(near[0]).as_posix()}"?'
+    return "paths are from the manifest's folder; `renderer models list` has the catalogue's LoRAs"
+
+
+def _from_here(path: Path) -> str:
+    """The path from the working folder where it is inside it, else the whole of it."""
+    whole = Path(os.path.abspath(path))  # noqa: PTH100 - absolute() leaves .. in place
+    here = Path.cwd()
+    return (whole.relative_to(here) if whole.is_relative_to(here) else whole).as_posix()
