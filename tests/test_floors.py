@@ -40,6 +40,7 @@ SAME_NAMES: Mapping[str, str] = {
     "bf16": "a codec, and its numbers in torch",
     "fp8": "a codec, and its numbers in torch",
     "safetensors": "a reader, and its numbers in torch",
+    "scaled": "a scheme, and its numbers in torch",
 }
 """Names of several modules, and why each may be."""
 

@@ -80,11 +80,12 @@ class Staying:
 class Network:
     """One network of a family.
 
-    `renamed` are prefixes that other tools write before a tensor's name, and the hub's own; `modules` are the hub's,
-    and those of DiffSynth's modules. `depths` are keys of the hub's `config.json` that tell how many blocks a section
-    has. `own` are tensors that the family's other networks have not, under the names they may have; `anchor` is the one
-    that its width is read from: where it is wrong, all the others seem to be. `expected` gives the shapes that tensors
-    of such a width have, and raises `LookupError` with the name of one that is needed for it and not there.
+    `renamed` are prefixes that other tools write before a tensor's name, and the hub's own; `respelled` are patterns of
+    names that other tools have altogether, and the hub's, of which the first that fits counts; `modules` are the hub's
+    prefixes, and those of DiffSynth's modules. `depths` are keys of the hub's `config.json` that tell how many blocks a
+    section has. `own` are tensors that the family's other networks have not, under the names they may have; `anchor` is
+    the one that its width is read from: where it is wrong, all the others seem to be. `expected` gives the shapes that
+    tensors of such a width have, and raises `LookupError` with the name of one that is needed for it and not there.
     """
 
     role: Role
@@ -97,12 +98,17 @@ class Network:
     stays: tuple[Staying, ...] = ()
     left_out: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
+    respelled: tuple[tuple[str, str], ...] = ()
     modules: tuple[tuple[str, str], ...] = ()
     depths: tuple[tuple[str, str], ...] = ()
 
     def hub_name(self, name: str) -> str:
         """A tensor's name as the hub's files have it, whichever tool has written it."""
-        return _renamed(name, self.renamed)
+        plain = _renamed(name, self.renamed)
+        for pattern, new in self.respelled:
+            if found := re.fullmatch(pattern, plain):
+                return found.expand(new)
+        return plain
 
     def module_name(self, name: str) -> str:
         """What DiffSynth's module calls a tensor that has this name in the hub's files."""

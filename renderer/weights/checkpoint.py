@@ -19,7 +19,7 @@ from renderer.errors import ModelError, shorten
 from renderer.families import Family, Network, Outside
 from renderer.families.family import Shape
 from renderer.weights import readers, recognise
-from renderer.weights.readers import READERS, Contents, TensorAt
+from renderer.weights.readers import Contents, TensorAt
 
 HUB_TYPES = ("BF16", "F16", "F32")
 """What the catalogue's models are in, wherever they were fetched from."""
@@ -32,12 +32,16 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A network's tensors by the hub's names, without those that are left out. `fingerprint` changes with its files."""
+    """A network's tensors by the hub's names, without those that are left out. `fingerprint` changes with its files.
+
+    `has_other_names` says that its files have names of another tool's for some of them.
+    """
 
     family: Family
     network: Network
     tensors: Mapping[str, TensorAt]
     fingerprint: str
+    has_other_names: bool = False
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -69,9 +73,12 @@ def open_checkpoint(role: Role, paths: Sequence[Path]) -> Checkpoint:
         digest.update(f"{file.path.name} {stat.st_size} {stat.st_mtime_ns} {file.sha256}\n".encode())
         _add(network, file, found)
     _check_index(network, paths, found)
+    renamed = any(network.hub_name(name) != name for file in files for name in file.tensors)
+    found = _put_together(family, network, files, found)
     for name in network.left_out:
         found.pop(name, None)
-    checkpoint = Checkpoint(family, network, found, digest.hexdigest())
+    _check_types(found)
+    checkpoint = Checkpoint(family, network, found, digest.hexdigest(), renamed)
     _check_tensors(checkpoint, paths)
     _check_depth(checkpoint, paths[0].parent)
     return checkpoint
@@ -90,18 +97,36 @@ def check_together(checkpoints: Mapping[Role, Checkpoint]) -> None:
 
 
 def _add(network: Network, file: Contents, found: dict[str, TensorAt]) -> None:
-    """A file's tensors, each of which must be new, and of a type whose values its reader tells."""
+    """A file's tensors, each of which must be new."""
     for own_name, place in file.tensors.items():
         name = network.hub_name(own_name)
-        where = f'{file.path}: tensor "{shorten(name)}"'
         if name in found:
-            raise ModelError(f"{where} is in {found[name].path.name} already", hint=_HINT)
+            message = f'{file.path}: tensor "{shorten(name)}" is in {found[name].path.name} already'
+            raise ModelError(message, hint=_HINT)
+        found[name] = place
+
+
+def _put_together(
+    family: Family, network: Network, files: Sequence[Contents], found: Mapping[str, TensorAt]
+) -> dict[str, TensorAt]:
+    """The tensors without scales and marks. A form that is not read gets the hint which file to take."""
+    try:
+        return readers.put_together(found, files, network.hub_name)
+    except ModelError as error:
+        if error.hint:
+            raise
+        raise ModelError(error.message, hint=recognise.to_take(family, network)) from None
+
+
+def _check_types(found: Mapping[str, TensorAt]) -> None:
+    """Raise `ModelError` for a tensor of nothing, and for a type whose values its reader does not tell."""
+    for name, place in found.items():
+        where = f'{place.path}: tensor "{shorten(name)}"'
         if not place.bytes:
             raise ModelError(f"{where} is empty", hint=_HINT)
-        if place.dtype not in READERS[place.reader].dtypes:
-            kinds = ", ".join(READERS[place.reader].dtypes)
-            raise ModelError(f"{where} is {place.dtype}, and only {kinds} are read", hint="take the model's bf16 files")
-        found[name] = place
+        if place.dtype not in (types := readers.types_of(place.reader)):
+            message = f"{where} is {place.dtype}, and only {', '.join(types)} are read"
+            raise ModelError(message, hint="take the model's bf16 files")
 
 
 def _check_shards(paths: Sequence[Path]) -> None:

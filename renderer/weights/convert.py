@@ -68,7 +68,7 @@ class Maker:
 
     def _read(self, source: TensorAt) -> Iterator[torch.Tensor]:
         """A tensor's values, some rows at a time, in a buffer that the next piece may overwrite."""
-        rows = max(self._piece_bytes // source.row_bytes, 1)
+        rows = max(self._piece_bytes // source.row_memory, 1)
         step = rows * source.row_bytes
         if self._buffer.numel() < min(step, source.bytes):
             self._buffer = _buffer(max(step, self._piece_bytes), self._device)

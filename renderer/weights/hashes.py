@@ -18,6 +18,7 @@ from renderer.errors import DiskError, ModelError
 from renderer.system import folders
 from renderer.system.files import write_whole
 from renderer.weights.headers import read_header
+from renderer.weights.readers import MEANT_BY
 
 Tell = Callable[[int, int], None]
 """Hears, a few times a second, how many bytes of how many have been read; what it raises ends the reading."""
@@ -41,6 +42,8 @@ def file_hashes(files: Sequence[Path], tell: Tell | None = None) -> list[str]:
 
 def tensor_hashes(files: Sequence[Path], tell: Tell | None = None) -> list[Hashes]:
     """Of each safetensors file, the SHA-256 of every tensor's type, shape and bytes, by its name in the file.
+
+    What its metadata says of how they are meant has a hash as well, by the name of that.
 
     As `file_hashes`. Of a file whose header cannot be read, its own hash, under an empty name.
     """
@@ -75,6 +78,8 @@ def _tensors(path: Path) -> Iterable[Piece]:
     for name, entry in header.tensors.items():
         head = f"{entry.dtype} {list(entry.shape)}\n"
         yield Piece(name, path, header.data_offset + entry.begin, entry.end - entry.begin, head)
+    for key in MEANT_BY & header.metadata.keys():
+        yield Piece(key, path, 0, 0, header.metadata[key])
 
 
 @dataclass(slots=True)

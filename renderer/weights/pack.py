@@ -354,7 +354,7 @@ def _opened(checkpoints: Iterable[Checkpoint]) -> Iterator[dict[Path, int]]:
     """A descriptor for each file of the source."""
     found: dict[Path, int] = {}
     try:
-        for path in {stored.path for checkpoint in checkpoints for stored in checkpoint.tensors.values()}:
+        for path in {path for checkpoint in checkpoints for each in checkpoint.tensors.values() for path in each.paths}:
             try:
                 found[path] = os.open(path, os.O_RDONLY)
             except OSError as error:

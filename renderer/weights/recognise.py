@@ -6,12 +6,12 @@ called damaged. Reads names, types and shapes out of headers; imports no torch.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 
 from renderer.catalog import MODELS
-from renderer.errors import ModelError, shorten
+from renderer.errors import ModelError
 from renderer.families import Family, Network
 from renderer.weights.readers import Contents
 
@@ -20,9 +20,19 @@ _LORA = re.compile(
 )
 _LORA_DOWN = re.compile(r"lora(?:_A|_down|\.down)(?:\.default)?(?:\.weight)?$")
 
-_SCALES = re.compile(r"\.(?:scale_weight|weight_scale(?:_2|_inv)?|scale)$")
 _BITSANDBYTES = re.compile(r"\.(?:absmax|quant_map|SCB)$|\.quant_state\.bitsandbytes__(\w+)$")
-_NUNCHAKU = re.compile(r"\.(?:wscales|smooth_factor|proj_down)$")
+_UNREAD: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"\.(?:wscales|smooth_factor|proj_down)$"), "by Nunchaku (SVDQuant)"),
+    (re.compile(r"\.weight\._(?:data|scale|shift)$"), "by Quanto"),
+    (re.compile(r"\.(?:zero_point|svd_up|svd_down)$"), "by SDNQ"),
+    (re.compile(r"\.weight_scale_inv$"), "to FP8 in blocks"),
+    (re.compile(r"\.(?:qzeros|g_idx)$"), "by GPTQ or AWQ"),
+    (re.compile(r":_?weight_\w+$|\._weight_(?:qdata|scale|zero_point)$"), "by torchao"),
+)
+"""Names that only these tools' tensors have."""
+
+_UNREAD_METADATA: Mapping[str, str] = MappingProxyType({"tensor_names": "by torchao"})
+"""Keys that only these tools write into a file's metadata."""
 
 _COMFY_PREFIX = "model.diffusion_model."
 _PREFIXES = (_COMFY_PREFIX, "diffusion_model.", "transformer.", "model.language_model.", "model.")
@@ -33,7 +43,6 @@ _STRANGERS: tuple[tuple[str, str], ...] = (
     ("time_text_embed.addition_t_embedding.", "Qwen-Image-Layered, which is not known yet"),
     ("__index_timestep_zero__", "an edit model (Qwen-Image-Edit-2511), and pictures cannot be edited yet"),
     ("controlnet_blocks.", "a ControlNet, which is not known yet"),
-    ("decoder.middle.0.residual.", "the VAE under Wan's names, as ComfyUI has it, which are not read yet"),
     ("double_blocks.", "a model of FLUX or HunyuanVideo"),
     ("single_transformer_blocks.", "a model of FLUX"),
     ("joint_blocks.", "Stable Diffusion 3"),
@@ -68,7 +77,7 @@ def another(names: Collection[str], family: Family, network: Network) -> tuple[s
             return f"a {other.words}, and not a {network.words}", f"give it as {other.role}="
     for mark, what in _STRANGERS:
         if any(name.startswith(mark) for name in bare):
-            return f"{what}, and not {family.title}'s {network.words}", _take(family, network)
+            return f"{what}, and not {family.title}'s {network.words}", to_take(family, network)
     return None
 
 
@@ -94,61 +103,37 @@ def _all_in_one(names: Collection[str], family: Family, network: Network) -> Ite
     if others and any(name.startswith(_COMFY_PREFIX) for name in names):
         yield (
             f"a checkpoint with all parts of a model in one file, and not a {network.words} alone",
-            _take(family, network),
+            to_take(family, network),
         )
 
 
 def _quantised(file: Contents, family: Family, network: Network) -> Iterator[tuple[str, str]]:
+    """Forms that no reader and no scheme reads, by names that only they have."""
     names = file.tensors.keys()
-    if forms := _comfy_forms(file):
-        yield _scaled(f"quantised by ComfyUI ({', '.join(sorted(forms))})", family, network)
     for name in names:
         if found := _BITSANDBYTES.search(name):
             yield _scaled(f"quantised by bitsandbytes ({found[1] or '8 bits or 4'})", family, network)
-        if _NUNCHAKU.search(name):
-            yield _scaled("quantised by Nunchaku (SVDQuant)", family, network)
-    if "scaled_fp8" in {name.rpartition(".")[2] for name in names}:
-        yield _scaled("ComfyUI's scaled FP8", family, network)
+        for pattern, what in _UNREAD:
+            if pattern.search(name):
+                yield _scaled(f"quantised {what}", family, network)
+    for key, what in _UNREAD_METADATA.items():
+        if key in file.metadata:
+            yield _scaled(f"quantised {what}", family, network)
     if any(name.endswith(".weight_scale_2") for name in names):
         yield _scaled("quantised to NVFP4", family, network)
     if any(entry.dtype == "F8_E8M0" for entry in file.tensors.values()):
         yield _scaled("quantised to MXFP8", family, network)
-    if example := next((name for name in names if _SCALES.search(name) and _is_beside_a_weight(name, names)), ""):
-        yield _scaled(f'quantised, with scales beside its weights ("{shorten(example)}")', family, network)
-
-
-def _is_beside_a_weight(name: str, names: Collection[str]) -> bool:
-    """Whether a scale is some weight's; norms of other families have one that is nobody's."""
-    layer, _, last = name.rpartition(".")
-    return last != "scale" or f"{layer}.weight" in names
-
-
-def _comfy_forms(file: Contents) -> set[str]:
-    """The formats that ComfyUI's own table of layers names; "unknown" where there are only its marks."""
-    marked = any(name.endswith(".comfy_quant") for name in file.tensors)
-    forms: set[str] = set()
-    if table := file.metadata.get("_quantization_metadata"):
-        try:
-            layers = json.loads(table)["layers"]
-            forms = {shorten(str(layer["format"]), 30) for layer in layers.values()}
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            marked = True
-    if not forms and marked:
-        types = {entry.dtype for name, entry in file.tensors.items() if name.endswith(".weight_scale")}
-        forms = {"mxfp8"} if "F8_E8M0" in types else {"comfy_quant"}
-    return forms
 
 
 def _scaled(what: str, family: Family, network: Network) -> tuple[str, str]:
-    return f"{what}: a sound file, in a form that is not read yet", _take(family, network)
+    return f"{what}: a sound file, in a form that is not read yet", to_take(family, network)
 
 
-def _take(family: Family, network: Network) -> str:
+def to_take(family: Family, network: Network) -> str:
     """What to take in the place of such a file: the first that the catalogue has of the family."""
     model = next((model for model in MODELS.values() if model.family == family.name and model.parts), None)
     if model is None:
         return "take the model's bf16 file"
     part = next(part for part in model.parts if part.role == network.role)
-    is_alike = network.role != "vae"  # ComfyUI's own has other names for its tensors
-    comfyui = f"; ComfyUI's name for it is {part.comfyui}" if part.comfyui and is_alike else ""
+    comfyui = f"; ComfyUI's name for it is {part.comfyui}" if part.comfyui else ""
     return f"take the bf16 file: {part.files} of {model.id}, or of the model that it was made of{comfyui}"

@@ -50,7 +50,9 @@ class UnpackedFile:
 
     @property
     def is_as_it_was(self) -> bool:
-        """Whether its tensors are the checkpoint's own bytes, and none is brought into another form."""
+        """Whether its tensors are the checkpoint's own bytes under the hub's names, and none is in another form."""
+        if self.checkpoint.has_other_names:
+            return False
         sources = [(each, self.checkpoint.tensors[each.source]) for each in self.plan.tensors]
         return all(
             each.codec.is_plain and source.is_plain and source.dtype == each.part.dtype for each, source in sources
@@ -75,7 +77,7 @@ class UnpackedFile:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         with ExitStack() as stack:
             sources: dict[Path, int] = {}
-            for path in {self.checkpoint.tensors[tensor.source].path for tensor in self.plan.tensors}:
+            for path in {path for each in self.plan.tensors for path in self.checkpoint.tensors[each.source].paths}:
                 try:
                     sources[path] = os.open(path, os.O_RDONLY)
                 except OSError as error:

@@ -7,8 +7,10 @@ from diffsynth.core.vram.initialization import skip_model_initialization
 from diffsynth.models.qwen_image_dit import QwenImageDiT
 from diffsynth.models.qwen_image_text_encoder import QwenImageTextEncoder
 from diffsynth.models.qwen_image_vae import QwenImageVAE
+from diffsynth.models.wan_video_vae import VideoVAE_
+from gguf import MODEL_ARCH, get_tensor_name_map
 
-from renderer.families import Shapes
+from renderer.families import QWEN_IMAGE_FAMILY, Shapes
 from renderer.families.qwen_image import shapes
 
 
@@ -43,3 +45,31 @@ class TestShapes:
                 found = of(QwenImageVAE(base_dim=widths.base, image_channels=widths.colours))
             assert shapes.vae(widths) == found
             assert shapes.vae_widths(found) == widths
+
+    def test_the_vae_under_wan_s_names(self) -> None:
+        """Each tensor of Wan's own VAE, which ComfyUI's file has the names of, is one of the hub's: none is left."""
+        network = QWEN_IMAGE_FAMILY.network("vae")
+        with skip_model_initialization():
+            found = of(VideoVAE_(dim=96, z_dim=16))
+        assert {network.hub_name(name): shape for name, shape in found.items()} == shapes.vae(shapes.VaeWidths())
+        assert not found.keys() & shapes.vae(shapes.VaeWidths()).keys()
+
+    def test_names_that_are_the_hub_s_stay(self) -> None:
+        """No table of another tool's names takes one of the hub's for its own."""
+        for role, names in (
+            ("transformer", shapes.transformer(shapes.TransformerWidths(layers=2))),
+            ("text_encoder", shapes.text_encoder(shapes.TextEncoderWidths(layers=2))),
+            ("vae", shapes.vae(shapes.VaeWidths())),
+        ):
+            network = next(each for each in QWEN_IMAGE_FAMILY.networks if each.role == role)
+            assert [network.hub_name(name) for name in names] == list(names)
+
+    def test_the_text_encoder_under_llama_cpp_s_names(self) -> None:
+        """By the table of the library that wrote them, there and back."""
+        network, blind = QWEN_IMAGE_FAMILY.network("text_encoder"), shapes.TextEncoderWidths(layers=3, vision_layers=0)
+        table = get_tensor_name_map(MODEL_ARCH.QWEN2VL, 3)
+        for name in (*shapes.text_encoder(blind), "lm_head.weight"):
+            written = table.get_name(name, try_suffixes=(".weight", ".bias"))
+            assert written is not None
+            assert written != name
+            assert network.hub_name(written) == name

@@ -42,22 +42,22 @@ class TestKinds:
     @pytest.mark.parametrize(
         ("more", "metadata", "says"),
         [
-            ({"scaled_fp8": "F8_E4M3", f"{LAYER}.scale_weight": "F32"}, {}, "ComfyUI's scaled FP8"),
-            ({"model.diffusion_model.scaled_fp8": "F32"}, {}, "ComfyUI's scaled FP8"),
-            ({f"{LAYER}.weight_scale": "F32"}, {}, f'with scales beside its weights ("{LAYER}.weight_scale")'),
-            ({f"{LAYER}.comfy_quant": "U8", f"{LAYER}.weight_scale": "F8_E8M0"}, {}, "by ComfyUI (mxfp8)"),
-            ({f"{LAYER}.comfy_quant": "U8"}, {}, "by ComfyUI (comfy_quant)"),
             (
                 {f"{LAYER}.weight_scale": "F32"},
-                {"_quantization_metadata": json.dumps({"layers": {LAYER: {"format": "int8_tensorwise"}}})},
-                "by ComfyUI (int8_tensorwise)",
+                {"_quantization_metadata": json.dumps({"layers": {LAYER: {"format": "awq_w4a16"}}})},
+                "by ComfyUI (awq_w4a16)",
             ),
-            ({f"{LAYER}.weight_scale": "F32"}, {"_quantization_metadata": "[]"}, "by ComfyUI (comfy_quant)"),
             ({f"{LAYER}.weight_scale": "F8_E8M0"}, {}, "quantised to MXFP8"),
             ({f"{LAYER}.weight_scale_2": "F32", f"{LAYER}.weight_scale": "F8_E4M3"}, {}, "quantised to NVFP4"),
             ({f"{LAYER}.weight.quant_state.bitsandbytes__nf4": "U8"}, {}, "by bitsandbytes (nf4)"),
             ({f"{LAYER}.SCB": "F32"}, {}, "by bitsandbytes"),
             ({f"{LAYER}.qweight": "I8", f"{LAYER}.wscales": "BF16"}, {}, "by Nunchaku (SVDQuant)"),
+            ({f"{LAYER}.weight._data": "I8", f"{LAYER}.weight._scale": "F32"}, {}, "by Quanto"),
+            ({f"{LAYER}.scale": "F32", f"{LAYER}.zero_point": "F32"}, {}, "by SDNQ"),
+            ({f"{LAYER}.qzeros": "I32"}, {}, "by GPTQ or AWQ"),
+            ({f"{LAYER}._weight_qdata": "I8"}, {}, "by torchao"),
+            ({}, {"tensor_names": "[]"}, "by torchao"),
+            ({f"{LAYER}.weight_scale_inv": "F32"}, {}, "to FP8 in blocks"),
         ],
     )
     def test_quantised(self, tmp_path: Path, more: dict[str, str], metadata: dict[str, str], says: str) -> None:
@@ -118,7 +118,6 @@ class TestKinds:
             ("model.diffusion_model.input_blocks.0.0.weight", "transformer", "Stable Diffusion"),
             ("txt_in.text_norm.weight", "transformer", "Qwen-Image-2.1"),
             ("model.layers.0.self_attn.q_norm.weight", "text_encoder", "Qwen3"),
-            ("decoder.middle.0.residual.0.gamma", "vae", "Wan's names"),
         ],
     )
     def test_another_model(self, tmp_path: Path, name: str, network: Role, says: str) -> None:

@@ -18,6 +18,18 @@ LAYER = BlockPart(
 
 LAYERS = Section("text_encoder", "model.layers.", LAYER)
 
+_LLAMA_CPP = (
+    (r"blk\.(\d+)\.attn_(q|k|v)\.(.+)", r"model.layers.\1.self_attn.\2_proj.\3"),
+    (r"blk\.(\d+)\.attn_output\.(.+)", r"model.layers.\1.self_attn.o_proj.\2"),
+    (r"blk\.(\d+)\.ffn_(gate|up|down)\.(.+)", r"model.layers.\1.mlp.\2_proj.\3"),
+    (r"blk\.(\d+)\.attn_norm\.(.+)", r"model.layers.\1.input_layernorm.\2"),
+    (r"blk\.(\d+)\.ffn_norm\.(.+)", r"model.layers.\1.post_attention_layernorm.\2"),
+    (r"token_embd\.(.+)", r"model.embed_tokens.\1"),
+    (r"output_norm\.(.+)", r"model.norm.\1"),
+    (r"output\.(.+)", r"lm_head.\1"),
+)
+"""What llama.cpp calls the tensors of such a language model, in GGUF files."""
+
 TEXT_ENCODER = Network(
     "text_encoder",
     "text encoder",
@@ -37,6 +49,7 @@ TEXT_ENCODER = Network(
     ),
     left_out=("lm_head.weight",),  # the language model's output layer, which no picture needs
     renamed=(("model.language_model.", "model."), ("model.visual.", "visual.")),
+    respelled=_LLAMA_CPP,
     modules=(("model.", "model.language_model."), ("visual.", "model.visual.")),
     depths=(("num_hidden_layers", LAYERS.name),),
 )

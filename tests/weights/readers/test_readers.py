@@ -16,7 +16,7 @@ from renderer.errors import ModelError
 from renderer.weights import readers
 from renderer.weights.checkpoint import open_checkpoint
 from renderer.weights.dtypes import TORCH_DTYPES
-from renderer.weights.readers import READERS, SAFETENSORS, START_BYTES, Contents, Reader, TensorAt
+from renderer.weights.readers import READERS, SAFETENSORS, SCHEMES, START_BYTES, Contents, Reader, TensorAt
 from renderer.weights.readers.values import VALUES
 from renderer.weights.unpacked import unpacked
 from tests.weights import tiny
@@ -44,8 +44,10 @@ def nothing(place: TensorAt) -> torch.Tensor:
 
 class TestEvery:
     def test_the_tables(self) -> None:
-        """Each reader has its numbers, by the same name, and a sample here."""
-        assert list(READERS) == list(VALUES) == list(SAMPLES)
+        """Each reader and each scheme has its numbers, by the same name, and each reader a sample here."""
+        assert [*READERS, *SCHEMES] == list(VALUES)
+        assert list(READERS) == list(SAMPLES)
+        assert all(scheme.name == name for name, scheme in SCHEMES.items())
         assert all(reader.name == name for name, reader in READERS.items())
 
     @EVERY
@@ -129,15 +131,15 @@ class TestSafetensors:
 # ---- a reader of scales that lie beside ------------------------------------------------------------------------------
 
 
-class Scaled:
-    """e4m3 with one float32 scale a tensor beside it, in a file that says so: `X.weight` and `X.scale_weight`."""
+class Other:
+    """e4m3 with one float32 scale a tensor beside it, in a file that says so: `X.weight` and `X.own_scale`."""
 
-    name: ClassVar[str] = "scaled"
+    name: ClassVar[str] = "other"
     dtypes: ClassVar[tuple[str, ...]] = ("BF16", "F8_E4M3")
-    suffix: ClassVar[str] = ".scale_weight"
+    suffix: ClassVar[str] = ".own_scale"
 
     def is_its(self, start: bytes) -> bool:
-        return b"scaled" in start
+        return b"other" in start
 
     def read(self, path: Path) -> Contents:
         found = SAFETENSORS.read(path)
@@ -160,15 +162,14 @@ class Scaled:
 
 
 @pytest.fixture
-def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+def other(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reader in both tables, as a new one would stand there; whoever is asked first is the pickier."""
-    reader: Any = Scaled()
-    for module in ("readers", "checkpoint"):
-        monkeypatch.setattr(f"renderer.weights.{module}.READERS", {"scaled": reader, **READERS})
-    monkeypatch.setattr("renderer.weights.convert.VALUES", {"scaled": reader, **VALUES})
+    reader: Any = Other()
+    monkeypatch.setattr("renderer.weights.readers.READERS", {"other": reader, **READERS})
+    monkeypatch.setattr("renderer.weights.convert.VALUES", {"other": reader, **VALUES})
 
 
-@pytest.mark.usefixtures("scaled")
+@pytest.mark.usefixtures("other")
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
 def test_another(precision: Any, tmp_path: Path) -> None:
     """A network in its format is packed as the bf16 network that it stands for: scales are nobody's tensors."""
@@ -180,15 +181,15 @@ def test_another(precision: Any, tmp_path: Path) -> None:
         if tensor.dim() == 2:
             scale = tensor.float().abs().max() / 448
             tensors[name] = (tensor.float() / scale).to(torch.float8_e4m3fn)
-            tensors[name.removesuffix("weight") + "scale_weight"] = scale
+            tensors[name.removesuffix("weight") + "own_scale"] = scale
             plain[name] = (tensors[name].float() * scale).to(torch.bfloat16)
     index = shard.with_name("diffusion_pytorch_model.safetensors.index.json")
     index.unlink()
     save_file(plain, shard)
     expected = _bytes(source, precision)
-    save_file(tensors, shard, metadata={"form": "scaled"})
+    save_file(tensors, shard, metadata={"form": "other"})
     found = open_checkpoint("transformer", source.networks["transformer"])
-    assert {place.reader for place in found.tensors.values()} == {"scaled", "safetensors"}
+    assert {place.reader for place in found.tensors.values()} == {"other", "safetensors"}
     assert _bytes(source, precision) == expected
 
 

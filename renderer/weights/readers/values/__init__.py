@@ -1,6 +1,6 @@
-"""The readers' numbers: bytes of a file's rows as values. Torch's half of `renderer.weights.readers`.
+"""The readers' and the schemes' numbers: bytes of a file's rows as values. Torch's half of `renderer.weights.readers`.
 
-`safetensors` has those of its format.
+Those of `safetensors` are there already; `scaled` multiplies by scales, and turns back.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 
 from renderer.weights.readers.reader import TensorAt
-from renderer.weights.readers.values import safetensors
+from renderer.weights.readers.values import safetensors, scaled
 
 __all__ = ["VALUES", "Values"]
 
@@ -29,5 +29,5 @@ class Values(Protocol):
         """
 
 
-VALUES: Mapping[str, Values] = MappingProxyType({"safetensors": safetensors})
-"""Every reader's numbers by its name."""
+VALUES: Mapping[str, Values] = MappingProxyType({"safetensors": safetensors, "scaled": scaled})
+"""Every reader's and every scheme's numbers by its name."""

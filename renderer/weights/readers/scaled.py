@@ -1,0 +1,161 @@
+"""ComfyUI's FP8 and int8: matrices with scales beside them, and marks that say how they are meant.
+
+Of 2025: a tensor `scaled_fp8` in the file, and `X.scale_weight` beside `X.weight`. Of 2026: `X.weight_scale`, and a
+mark a layer, as a tensor `X.comfy_quant` or in the file's own `_quantization_metadata`. Files of musubi-tuner and
+lightx2v have the scales and no mark. What activations are scaled with (`input_scale`) is none of a matrix's values.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from renderer.errors import ModelError, shorten
+from renderer.weights.readers.reader import Contents, TensorAt, damaged, read_mark
+
+_OLD_MARK = "scaled_fp8"
+_MARK = ".comfy_quant"
+TABLE = "_quantization_metadata"
+"""In a file's metadata: what is said of its layers."""
+
+_WEIGHT = ".weight"
+_SCALES = (".weight_scale", ".scale_weight")
+_AT_RUN_TIME = (".input_scale", ".scale_input", ".comfy_attention.config")
+_SCALE_TYPES = ("F32", "BF16", "F16")
+
+_TYPES: Mapping[str, str] = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "int8_tensorwise": "I8"}
+"""The forms that are read, and the type of their matrices."""
+
+_FP8 = ("F8_E4M3", "F8_E5M2")
+_GROUP = "convrot_groupsize"
+_USUAL_GROUP = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """What is said of a layer: its form, and the groups of columns that were turned, 0 for none."""
+
+    form: str
+    turned: int
+
+
+class _Scaled:
+    name: ClassVar[str] = "scaled"
+    dtypes: ClassVar[tuple[str, ...]] = tuple(_TYPES.values())
+
+    def take(
+        self, tensors: Mapping[str, TensorAt], files: Sequence[Contents], hub_name: Callable[[str], str]
+    ) -> dict[str, TensorAt]:
+        marks = _marks(tensors, files, hub_name)
+        scales = dict(_scales(tensors))
+        if not marks and not scales and _OLD_MARK not in tensors:
+            return dict(tensors)
+        besides = {name for name in tensors if name == _OLD_MARK or name.endswith((_MARK, *_SCALES, *_AT_RUN_TIME))}
+        found = {name: place for name, place in tensors.items() if name not in besides}
+        for name in sorted(besides - {_OLD_MARK}):
+            layer = _layer(name)
+            if layer + _WEIGHT not in tensors:
+                raise damaged(f'{tensors[name].path}: tensor "{shorten(name)}"', "is of a weight that is not there")
+        for layer in sorted(marks.keys() | scales.keys()):
+            name = layer + _WEIGHT
+            if name not in tensors:
+                raise damaged(f"{files[0].path}:", f'tells of the layer "{shorten(layer)}", which is not there')
+            found[name] = self._put_together(name, tensors[name], marks.get(layer), scales.get(layer))
+        for name, place in found.items():
+            if place.reader != self.name and place.dtype in _FP8 and len(place.shape) > 1:
+                raise damaged(f'{place.path}: tensor "{shorten(name)}"', "has no scale, and others here have one")
+        return found
+
+    def _put_together(self, name: str, weight: TensorAt, mark: _Mark | None, scale: TensorAt | None) -> TensorAt:
+        where = f'{weight.path}: tensor "{shorten(name)}"'
+        form = mark.form if mark is not None else _guessed(weight)
+        if form not in _TYPES:
+            raise ModelError(f"{where} is quantised by ComfyUI ({shorten(form, 30)}), which is not read")
+        if weight.dtype != _TYPES[form]:
+            raise damaged(where, f"is {weight.dtype}, and said to be {form}")
+        if scale is None:
+            raise damaged(where, f"is {form}, and its scale is not there")
+        rows = weight.shape[0] if weight.shape else 0
+        if scale.dtype not in _SCALE_TYPES or scale.shape not in {(), (1,), (1, 1), (rows,), (rows, 1)}:
+            told = f"{scale.dtype} {list(scale.shape)}"
+            raise damaged(where, f"has a scale of {told}: neither one for all its rows, nor one for each of {rows}")
+        turned = mark.turned if mark is not None else 0
+        columns = math.prod(weight.shape[1:])
+        if turned and (form != "int8_tensorwise" or not _is_power_of_four(turned) or columns % turned):
+            raise damaged(where, f"of {columns} columns is said to be turned in groups of {turned}")
+        return replace(weight, reader=self.name, besides={"scale": scale}, settings={_GROUP: turned} if turned else {})
+
+
+def _guessed(weight: TensorAt) -> str:
+    """The form of a matrix with a scale that nobody says anything of: FP8 means what it is; int8 may be turned."""
+    forms = {dtype: form for form, dtype in _TYPES.items() if dtype in _FP8}
+    return forms.get(weight.dtype, f"{weight.dtype} without a mark")
+
+
+def _scales(tensors: Mapping[str, TensorAt]) -> Iterator[tuple[str, TensorAt]]:
+    """Layers, and the scales that their matrices are multiplied by."""
+    for name, place in tensors.items():
+        if name.endswith(_SCALES):
+            layer = _layer(name)
+            if all(layer + suffix in tensors for suffix in _SCALES):
+                raise damaged(f'{place.path}: the layer "{shorten(layer)}"', "has two scales")
+            yield layer, place
+
+
+def _layer(name: str) -> str:
+    """The layer that something beside its weight is of."""
+    return name.removesuffix(next(suffix for suffix in (_MARK, *_SCALES, *_AT_RUN_TIME) if name.endswith(suffix)))
+
+
+# ---- marks -----------------------------------------------------------------------------------------------------------
+
+
+def _marks(
+    tensors: Mapping[str, TensorAt], files: Sequence[Contents], hub_name: Callable[[str], str]
+) -> dict[str, _Mark]:
+    """What is said of layers, by the hub's names of them: in files' tables and in tensors, which must agree."""
+    found: dict[str, _Mark] = {}
+    for file in files:
+        for layer, told in _table(file).items():
+            name = hub_name(layer + _WEIGHT).removesuffix(_WEIGHT)
+            mark = _mark(f'{file.path}: the layer "{shorten(layer)}"', told)
+            if found.setdefault(name, mark) != mark:
+                raise damaged(f'{file.path}: the layer "{shorten(layer)}"', "is said to be of two forms")
+    for name, place in tensors.items():
+        if name.endswith(_MARK):
+            where = f'{place.path}: the layer "{shorten(_layer(name))}"'
+            mark = _mark(where, read_mark(name, place))
+            if found.setdefault(_layer(name), mark) != mark:
+                raise damaged(where, "is said to be of two forms")
+    return found
+
+
+def _table(file: Contents) -> dict[str, Any]:
+    if TABLE not in file.metadata:
+        return {}
+    try:
+        layers = json.loads(file.metadata[TABLE])["layers"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise damaged(f"{file.path}: its {TABLE}", "cannot be read as JSON") from error
+    if not isinstance(layers, dict):
+        raise damaged(f"{file.path}: its {TABLE}", "has no table of layers")
+    return layers
+
+
+def _mark(where: str, told: Any) -> _Mark:
+    match told:
+        case {"format": str(form)}:
+            group = told.get(_GROUP, _USUAL_GROUP) if told.get("convrot") else 0
+            if type(group) is int and group >= 0 and bool(group) == bool(told.get("convrot")):
+                return _Mark(form, group)
+    raise damaged(where, "has a mark that tells no form")
+
+
+def _is_power_of_four(number: int) -> bool:
+    return number & (number - 1) == 0 and number.bit_length() % 2 == 1
+
+
+SCHEME = _Scaled()

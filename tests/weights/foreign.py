@@ -1,0 +1,131 @@
+"""Networks as other tools keep them: each form by its documented layout, and the bf16 network that it stands for."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Foreign(NamedTuple):
+    """What lies in the tool's file, what the file says of itself, and the network in bf16 under the hub's names."""
+
+    tensors: Tensors
+    metadata: dict[str, str]
+    plain: Tensors
+
+
+def matrices(tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:
+    """The layers that tools quantise: linear ones, and no tables of embeddings."""
+    for name, tensor in tensors.items():
+        if tensor.dim() == 2 and "embed_tokens" not in name and "lm_head" not in name:
+            yield name.removesuffix(".weight")
+
+
+def mark(text: Mapping[str, object]) -> torch.Tensor:
+    return torch.tensor(list(json.dumps(text).encode()), dtype=torch.uint8)
+
+
+Scaler = Callable[[torch.Tensor, float], torch.Tensor]
+
+
+def one(weight: torch.Tensor, largest: float) -> torch.Tensor:
+    return weight.abs().max() / largest
+
+
+def each_row(weight: torch.Tensor, largest: float) -> torch.Tensor:
+    return weight.abs().amax(dim=1) / largest
+
+
+def scaled(
+    tensors: Mapping[str, torch.Tensor], dtype: torch.dtype, suffix: str, scaler: Scaler, shape: tuple[int, ...]
+) -> Foreign:
+    """FP8 or int8 with a scale beside each matrix, of one of its shapes."""
+    largest = 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
+    found, plain = dict(tensors), dict(tensors)
+    for layer in matrices(tensors):
+        weight = tensors[f"{layer}.weight"].float()
+        scale = scaler(weight, largest)
+        rows = scale if scale.dim() == 0 else scale[:, None]
+        values = (weight / rows).round() if dtype == torch.int8 else weight / rows
+        found[f"{layer}.weight"] = values.to(dtype)
+        found[f"{layer}.{suffix}"] = scale.reshape(shape)
+        plain[f"{layer}.weight"] = (values.to(dtype).float() * rows).to(torch.bfloat16)
+    return Foreign(found, {}, plain)
+
+
+def comfyui_2025(tensors: Mapping[str, torch.Tensor], prefix: str = "") -> Foreign:
+    """`scaled_fp8`, `.scale_weight` and `.scale_input`."""
+    found, _, plain = scaled(tensors, torch.float8_e4m3fn, "scale_weight", one, ())
+    found["scaled_fp8"] = torch.empty(0, dtype=torch.float8_e4m3fn)
+    for layer in matrices(tensors):
+        found[f"{layer}.scale_input"] = torch.ones(())
+    return Foreign({prefix + name: tensor for name, tensor in found.items()}, {}, plain)
+
+
+def comfyui_2026(tensors: Mapping[str, torch.Tensor], form: str = "float8_e4m3fn", prefix: str = "") -> Foreign:
+    """`.comfy_quant` beside each matrix, and the same in the file's metadata without the prefix."""
+    dtype = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2, "int8_tensorwise": torch.int8}
+    found, _, plain = scaled(tensors, dtype[form], "weight_scale", one, (1,))
+    layers = {layer: {"format": form, "full_precision_matrix_mult": True} for layer in matrices(tensors)}
+    for layer, told in layers.items():
+        found[f"{layer}.comfy_quant"] = mark(told)
+    table = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})}
+    return Foreign({prefix + name: tensor for name, tensor in found.items()}, table, plain)
+
+
+def hadamard(group: int) -> torch.Tensor:
+    step = torch.tensor([[1.0, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]]) / 2
+    found = torch.ones(1, 1)
+    while len(found) < group:
+        found = torch.kron(found, step)
+    return found
+
+
+def convrot(tensors: Mapping[str, torch.Tensor], group: int = 4) -> Foreign:
+    """int8 a row, of a matrix whose columns were turned in groups; told in the metadata alone."""
+    turn = hadamard(group)
+    turned = dict(tensors)
+    for layer in matrices(tensors):
+        weight = tensors[f"{layer}.weight"]
+        turned[f"{layer}.weight"] = (weight.float().view(-1, group) @ turn).view(weight.shape)
+    found, _, plain = scaled(turned, torch.int8, "weight_scale", each_row, (-1, 1))
+    told = {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": group, "per_row": True}
+    table = {"_quantization_metadata": json.dumps({"layers": dict.fromkeys(matrices(tensors), told)})}
+    for layer in matrices(tensors):
+        values = found[f"{layer}.weight"].float()
+        exact = (values.view(-1, group) @ turn).view(values.shape) * found[f"{layer}.weight_scale"]
+        plain[f"{layer}.weight"] = exact.to(torch.bfloat16)
+    return Foreign(found, table, plain)
+
+
+def unmarked(tensors: Mapping[str, torch.Tensor], shape: tuple[int, ...] = (-1, 1)) -> Foreign:
+    """Scales a row, and not a word about them."""
+    return scaled(tensors, torch.float8_e4m3fn, "weight_scale", each_row, shape)
+
+
+def spoiled(made: Foreign, numbers: random.Random, number: int) -> str:
+    """Spoil one tensor of a file, so that it cannot be read as it was: lost, renamed, of another type or shape, twice.
+
+    What is ignored anyway, as scales of activations, is left alone.
+    """
+    ignored = (".scale_input", ".input_scale", "scaled_fp8", ".comfy_quant", "lm_head.weight")
+    names = sorted(name for name in made.tensors if not name.endswith(ignored))
+    name = numbers.choice(names)
+    tensor = made.tensors.pop(name)
+    match number % 5:
+        case 1:
+            made.tensors[f"{name}x"] = tensor
+        case 2:
+            made.tensors[name] = tensor.to(torch.int32)
+        case 3:
+            made.tensors[name] = torch.cat([tensor.reshape(-1), tensor.reshape(-1)[:1]])
+        case 4:
+            made.tensors[name] = tensor
+            made.tensors[f"model.diffusion_model.{name}"] = tensor.clone()
+    return name

@@ -1,0 +1,233 @@
+"""ComfyUI's forms: what they are packed to, and what is refused of them."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffsynth.core.vram.initialization import skip_model_initialization
+from diffsynth.models.wan_video_vae import VideoVAE_
+from safetensors.torch import load_file, save_file
+
+from renderer import catalog
+from renderer.errors import ModelError
+from renderer.families import QWEN_IMAGE_FAMILY
+from renderer.weights.checkpoint import Checkpoint, open_checkpoint
+from renderer.weights.identity import identify
+from renderer.weights.unpacked import unpacked
+from tests.weights import foreign, tiny
+from tests.weights.foreign import Foreign, Tensors
+from tests.weights.tiny import Source, restored
+
+PREFIX = "model.diffusion_model."
+LAYER = "transformer_blocks.0.attn.to_q"
+TEXT_LAYER = "model.layers.0.self_attn.q_proj"
+
+FORMS: dict[str, Callable[[Tensors], Foreign]] = {
+    "2025": foreign.comfyui_2025,
+    "2025, with a prefix": lambda tensors: foreign.comfyui_2025(tensors, PREFIX),
+    "2026": foreign.comfyui_2026,
+    "2026, with a prefix": lambda tensors: foreign.comfyui_2026(tensors, prefix=PREFIX),
+    "2026, e5m2": lambda tensors: foreign.comfyui_2026(tensors, "float8_e5m2"),
+    "int8": lambda tensors: foreign.comfyui_2026(tensors, "int8_tensorwise"),
+    "int8, turned": lambda tensors: foreign.convrot(tensors, 4),
+    "no mark, (out, 1)": foreign.unmarked,
+    "no mark, (out,)": lambda tensors: foreign.unmarked(tensors, (-1,)),
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """The tiny checkpoint, its transformer in one file. Whoever changes it puts it back."""
+    found = tiny.make(tmp_path_factory.mktemp("tiny") / "source")
+    shards = found.networks["transformer"]
+    whole = tiny.tensors_of(shards)
+    for path in (*shards, *(found.folder / "transformer").glob("*.json")):
+        path.unlink()
+    save_file(whole, found.folder / "transformer/diffusion_pytorch_model.safetensors")
+    return found
+
+
+def store(source: Source, precision: Any) -> list[bytes]:
+    """Every file that a store of it would have."""
+    made = []
+    for file in unpacked(source.networks, source.tokenizer, precision).files:
+        flat = torch.empty(file.bytes, dtype=torch.uint8)
+        file.read_into(flat)
+        made.append(flat.numpy().tobytes())
+    return made
+
+
+def transformer(source: Source) -> Path:
+    return source.networks["transformer"][0]
+
+
+def opened(path: Path) -> Checkpoint:
+    return open_checkpoint("transformer", [path])
+
+
+class TestRead:
+    @pytest.mark.parametrize("form", FORMS)
+    def test_packed_as_what_it_stands_for(self, source: Source, form: str) -> None:
+        """At bf16, a network in each form makes the store of the bf16 network that its scales make of it."""
+        path = transformer(source)
+        made = FORMS[form](load_file(path))
+        with restored(source.folder):
+            save_file(made.plain, path)
+            expected = store(source, "bf16")
+            save_file(made.tensors, path, metadata=made.metadata)
+            found = opened(path)
+            assert found.tensors[f"{LAYER}.weight"].reader == "scaled"
+            assert found.tensors[f"{LAYER}.bias"].is_plain
+            assert found.tensors.keys() == made.plain.keys()
+            assert store(source, "bf16") == expected
+
+    def test_the_text_encoder(self, source: Source) -> None:
+        """With its vision tower, as ComfyUI's own file has it."""
+        path = source.networks["text_encoder"][0]
+        made = foreign.comfyui_2025(load_file(path))
+        with restored(source.folder):
+            save_file(made.plain, path)
+            expected = store(source, "bf16")
+            save_file(made.tensors, path)
+            assert open_checkpoint("text_encoder", [path]).tensors[f"{TEXT_LAYER}.weight"].reader == "scaled"
+            assert store(source, "bf16") == expected
+
+    def test_scales_in_another_shard(self, source: Source) -> None:
+        """A scale is its matrix's, whichever file of the network it is in."""
+        path = transformer(source)
+        made = foreign.comfyui_2025(load_file(path))
+        with restored(source.folder):
+            save_file(made.plain, path)
+            expected = store(source, "bf16")
+            path.unlink()
+            scales = {name: tensor for name, tensor in made.tensors.items() if "scale" in name}
+            weights = {name: tensor for name, tensor in made.tensors.items() if "scale" not in name}
+            save_file(weights, path.with_name(tiny.SHARDS[0]))
+            save_file(scales, path.with_name(tiny.SHARDS[1]))
+            assert store(source, "bf16") == expected
+
+    def test_the_vae_under_wan_s_names(self, source: Source) -> None:
+        """ComfyUI's VAE is packed as the hub's, and is not handed to DiffSynth, which would take it for Wan's."""
+        path = source.networks["vae"][0]
+        hub_name = QWEN_IMAGE_FAMILY.network("vae").hub_name
+        with skip_model_initialization():
+            names = {hub_name(name): name for name in VideoVAE_(dim=4, z_dim=16).state_dict()}
+        expected = store(source, "bf16")
+        with restored(source.folder):
+            save_file({names[name]: tensor for name, tensor in load_file(path).items()}, path)
+            assert store(source, "bf16") == expected
+            found = unpacked(source.networks, source.tokenizer, "bf16").files
+            assert {file.network: file.is_as_it_was for file in found}["vae"] is False
+
+
+class TestIdentity:
+    def test_covers_what_is_read(self, source: Source) -> None:
+        """Another scale is another model, and so is the same file that says of its columns that they were turned."""
+        path = transformer(source)
+        model = catalog.find(f"transformer={path}")
+        made = foreign.convrot(load_file(path))
+        plain = made.metadata["_quantization_metadata"].replace("true", "false")
+        found = []
+        with restored(source.folder):
+            for metadata in (made.metadata, {"_quantization_metadata": plain}, made.metadata | {"made": "here"}):
+                save_file(made.tensors, path, metadata=metadata)
+                found.append(identify(model).content_sha256)
+            made.tensors[f"{LAYER}.weight_scale"][0] *= 2
+            save_file(made.tensors, path, metadata=made.metadata)
+            found.append(identify(model).content_sha256)
+        assert found[0] == found[2]
+        assert len(set(found)) == 3
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+Change = Callable[[Tensors, dict[str, str]], object]
+
+
+def without(name: str) -> Change:
+    return lambda tensors, _: tensors.pop(name)
+
+
+def beside(suffix: str, tensor: torch.Tensor) -> Change:
+    return lambda tensors, _: tensors.update({f"{LAYER}.{suffix}": tensor})
+
+
+def told(layers: object) -> Change:
+    return lambda _, metadata: metadata.update({"_quantization_metadata": json.dumps({"layers": layers})})
+
+
+FP8 = {"format": "float8_e4m3fn"}
+REFUSALS: dict[str, tuple[Callable[[Tensors], Foreign], Change, str]] = {
+    "no scale": (foreign.comfyui_2025, without(f"{LAYER}.scale_weight"), "has no scale, and others here have one"),
+    "no scale, marked": (foreign.comfyui_2026, without(f"{LAYER}.weight_scale"), "its scale is not there"),
+    "no weight": (foreign.comfyui_2025, without(f"{LAYER}.weight"), "is of a weight that is not there"),
+    "two scales": (foreign.comfyui_2025, beside("weight_scale", torch.ones(())), "has two scales"),
+    "a scale of another shape": (foreign.comfyui_2025, beside("scale_weight", torch.ones(3)), r"a scale of F32 \[3\]"),
+    "a scale a block": (foreign.comfyui_2025, beside("scale_weight", torch.ones(16, 2, 1)), "neither one for all"),
+    "a scale of bytes": (foreign.comfyui_2025, beside("scale_weight", torch.ones((), dtype=torch.int8)), "scale of I8"),
+    "a mark that is none": (foreign.comfyui_2026, beside("comfy_quant", torch.ones(5, dtype=torch.uint8)), "JSON"),
+    "a mark without a form": (foreign.comfyui_2026, beside("comfy_quant", foreign.mark({})), "tells no form"),
+    "a mark of floats": (foreign.comfyui_2026, beside("comfy_quant", torch.ones(5)), "is no mark"),
+    "two forms": (foreign.comfyui_2026, told({LAYER: {"format": "float8_e5m2"}}), "two forms"),
+    "another type": (foreign.comfyui_2025, told({LAYER: {"format": "int8_tensorwise"}}), "is F8_E4M3, and said to be"),
+    "a layer that is not there": (foreign.unmarked, told({"x": FP8}), 'the layer "x", which is not there'),
+    "a table that is none": (foreign.unmarked, told([]), "no table of layers"),
+    "another form": (foreign.comfyui_2025, told({LAYER: {"format": "asym_w4a8_int8"}}), "by ComfyUI .asym_w4a8_int8"),
+    "groups that do not go": (
+        lambda tensors: foreign.convrot(tensors, 4),
+        lambda _, metadata: metadata.update({key: text.replace(": 4", ": 64") for key, text in metadata.items()}),
+        "of 16 columns is said to be turned in groups of 64",
+    ),
+    "int8 without a word": (lambda tensors: foreign.convrot(tensors)._replace(metadata={}), told({}), "without a mark"),
+    "a scale of nothing": (foreign.unmarked, beside("x.weight_scale", torch.ones(())), "a weight that is not there"),
+}
+
+
+class TestRefused:
+    @pytest.mark.parametrize("case", REFUSALS)
+    def test_by_name(self, source: Source, case: str) -> None:
+        """What is not whole is refused, with its file, its layer and what to do."""
+        form, change, says = REFUSALS[case]
+        path = transformer(source)
+        made = form(load_file(path))
+        change(made.tensors, made.metadata)
+        with restored(source.folder):
+            save_file(made.tensors, path, metadata=made.metadata)
+            with pytest.raises(ModelError, match=says) as raised:
+                opened(path)
+        assert str(path) in raised.value.message
+        assert raised.value.hint
+        assert ("bf16 file: transformer/" in raised.value.hint) == (case in {"another form", "int8 without a word"})
+
+    def test_a_scale_that_is_no_number(self, source: Source) -> None:
+        """It is told while the matrix is packed."""
+        path = transformer(source)
+        made = foreign.comfyui_2025(load_file(path))
+        made.tensors[f"{LAYER}.scale_weight"] = torch.tensor(float("inf"))
+        with restored(source.folder):
+            save_file(made.tensors, path)
+            with pytest.raises(ModelError, match=f'"{LAYER}.weight" has values that are not finite'):
+                store(source, "fp8")
+
+    def test_mutations(self, source: Source) -> None:
+        """Of 100 files with a tensor lost, renamed, retyped, reshaped or doubled, none is opened."""
+        path = transformer(source)
+        numbers = random.Random(3)  # noqa: S311  # the same every time
+        forms: tuple[Callable[[Tensors], Foreign], ...] = (
+            *(foreign.comfyui_2025, foreign.comfyui_2026, foreign.convrot, foreign.unmarked),
+        )
+        plain = load_file(path)
+        with restored(source.folder):
+            for number in range(100):
+                made = forms[number % len(forms)](plain)
+                name = foreign.spoiled(made, numbers, number)
+                save_file(made.tensors, path, metadata=made.metadata)
+                with pytest.raises(ModelError) as raised:
+                    opened(path)
+                assert str(path) in raised.value.message, name
