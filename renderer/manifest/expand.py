@@ -68,7 +68,7 @@ class Expander:
         templates = reading.templates()
         reading.check_seeds()
         reading.check_lengths(templates, combinations)
-        sets = self._loras.sets(reading, combinations)
+        sets = self._loras.sets(reading, model, combinations) if model else []
         if reading.complaints or model is None:
             return [], reading.complaints
         drafts = list(self._draft(recipe, model, sizes, list(zip(combinations, sets, strict=True)), templates))

@@ -51,9 +51,9 @@ class LoraFinder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._found: dict[str, FoundLora | ModelError] = {}
+        self._found: dict[tuple[str, str], FoundLora | ModelError] = {}
 
-    def sets(self, reading: Reading, combinations: Sequence[Combination]) -> list[LoraSet]:
+    def sets(self, reading: Reading, model: Model, combinations: Sequence[Combination]) -> list[LoraSet]:
         """The LoRAs of each combination; what is wrong with them is complained of in `reading`."""
         items = reading.fields.get("loras", [])
         if not items:
@@ -72,14 +72,14 @@ class LoraFinder:
                 for named, weight in templates
             )
             if filled not in made:
-                made[filled] = self._set(reading, filled)
+                made[filled] = self._set(reading, model, filled)
             sets.append(made[filled])
         return sets
 
-    def _set(self, reading: Reading, filled: Sequence[tuple[str, str | float]]) -> LoraSet:
+    def _set(self, reading: Reading, model: Model, filled: Sequence[tuple[str, str | float]]) -> LoraSet:
         found: dict[int, tuple[FoundLora, Lora]] = {}
         for position, (reference, written) in enumerate(filled):
-            lora = self._find(reading, reference, position)
+            lora = self._find(reading, model, reference, position)
             weight = _number(reading, written, position)
             if lora is None or weight is None:
                 continue
@@ -92,15 +92,16 @@ class LoraFinder:
         rows = tuple(lora.row for lora, _ in found.values() if lora.row)
         return LoraSet(tuple(lora for _, lora in found.values()), rows)
 
-    def _find(self, reading: Reading, reference: str, position: int) -> FoundLora | None:
-        if reference not in self._found:
-            from renderer.weights.adapters.whereabouts import find_lora  # noqa: PLC0415  # most manifests have none
+    def _find(self, reading: Reading, model: Model, reference: str, position: int) -> FoundLora | None:
+        key = reference, model.id
+        if key not in self._found:
+            from renderer.weights.adapters.landing import find_fitting  # noqa: PLC0415  # most manifests have none
 
             try:
-                self._found[reference] = find_lora(reference, self._folder)
+                self._found[key] = find_fitting(reference, self._folder, model)
             except ModelError as error:
-                self._found[reference] = error
-        found = self._found[reference]
+                self._found[key] = error
+        found = self._found[key]
         if isinstance(found, ModelError):
             reading.complain("loras", found.message, found.hint, position)
             return None

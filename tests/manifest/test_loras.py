@@ -113,7 +113,7 @@ class TestFiles:
 
     def test_a_rehearsal_has_none(self, folder: Path) -> None:
         """The demo model stands in for another, whose LoRAs do not fit it."""
-        text = "jobs:\n  - {prompt: a cat, loras: [loras/ink.safetensors], schedule: lightning}\n"
+        text = "jobs:\n  - {prompt: a cat, model: demo, loras: [loras/ink.safetensors], schedule: lightning}\n"
         (job,) = jobs_of(folder, text, Overrides(proof=True))
         assert (job.loras, job.schedule) == ((), "qwen-image")
 

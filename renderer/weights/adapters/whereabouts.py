@@ -9,14 +9,15 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from renderer.catalog import MODELS, Model
 from renderer.errors import ModelError, shorten
+from renderer.job import canonical
 from renderer.system.folders import expanded
 from renderer.weights import places
+from renderer.weights.adapters.alphas import told_alphas
 from renderer.weights.hashes import tensor_hashes
 from renderer.weights.headers import read_header
 
@@ -47,7 +48,6 @@ def find_lora(reference: str, folder: Path) -> FoundLora:
             raise ModelError(f"{row.id} is a model, and not a LoRA", hint="write it under model")
         return FoundLora(row.id, f"{row.id}@{row.revision}", path_of_row(row), row)
     path = _path(reference, folder)
-    read_header(path)
     return FoundLora(_from_here(path), identity_of(path), path)
 
 
@@ -64,17 +64,14 @@ def path_of(source: str) -> Path | None:
 
 
 def identity_of(path: Path) -> str:
-    """A file's identity. Raises `ModelError` for one that cannot be read."""
+    """A file's identity: its tensors, and alphas that stand elsewhere. Raises `ModelError` if it is not sound."""
+    alphas = told_alphas(path, read_header(path).metadata)
     try:
         (hashes,) = tensor_hashes([path])
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return identity_over(hashes)
-
-
-def identity_over(hashes: Mapping[str, str]) -> str:
-    """The identity that tensors with these hashes make, by their names in the file."""
     lines = sorted(f"{name} {value}\n" for name, value in hashes.items())
+    lines += [f"alphas {canonical(alphas)}\n"] if alphas is not None else []
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
