@@ -34,7 +34,7 @@ MAX_PAYLOAD_BYTES = 2**30
 
 
 class Demand(Value):
-    """A kind of picture that is to come: pixels, the most tokens of its prompts, and whether it is guided.
+    """A kind of picture that is to come: pixels, the most tokens of its prompts, whether it is guided, and takes in.
 
     `pictures` is how many there are (null: many), `steps` those of all of them together: what the kind weighs.
     """
@@ -44,6 +44,7 @@ class Demand(Value):
     prompt_tokens: int
     negative_tokens: int
     guided: bool
+    takes_in: bool = False
     pictures: int | None = None
     steps: int = 1
 
@@ -98,11 +99,16 @@ class Open(Value):
 
 
 class Render(Value):
-    """Render one job; answered by `Started`, `Stepped`…, and then `Rendered` or `Failed`. `key` names it in answers."""
+    """Render one job; answered by `Started`, `Stepped`…, and then `Rendered` or `Failed`. `key` names it in answers.
+
+    The payload is the files of its inputs, one after the other: `files` are the bytes of each, in the order of
+    `job.inputs`.
+    """
 
     order: Literal["render"] = "render"
     key: str
     job: Job
+    files: tuple[int, ...] = ()
 
 
 class Withdraw(Value):
@@ -224,10 +230,10 @@ def _read_frame(stream: IO[bytes]) -> tuple[bytes, bytes]:
     return _read_exactly(stream, header_bytes), _read_exactly(stream, payload_bytes)
 
 
-def read_order(stream: IO[bytes]) -> AnyOrder:
-    """The next order. Raises `EOFError` when the supervisor is gone."""
-    header, _ = _read_frame(stream)
-    return _ORDERS.validate_json(header)
+def read_order(stream: IO[bytes]) -> tuple[AnyOrder, bytes]:
+    """The next order and its payload. Raises `EOFError` when the supervisor is gone."""
+    header, payload = _read_frame(stream)
+    return _ORDERS.validate_json(header), payload
 
 
 def read_event(stream: IO[bytes]) -> tuple[AnyEvent, bytes]:

@@ -133,7 +133,7 @@ class InlineWorker:
     def pid(self) -> int:
         return os.getpid()
 
-    def send(self, order: AnyOrder) -> None:
+    def send(self, order: AnyOrder, payload: bytes = b"") -> None:  # noqa: ARG002  # it draws without looking
         if isinstance(order, protocol.Withdraw):
             self._heard.append((withdrawn(self._orders), b""))
         else:
@@ -215,7 +215,7 @@ def main() -> None:
 def _listen(read: queue.SimpleQueue[AnyOrder]) -> None:
     try:
         while True:
-            read.put(protocol.read_order(sys.stdin.buffer))
+            read.put(protocol.read_order(sys.stdin.buffer)[0])
     except EOFError:
         os._exit(0)
 

@@ -133,7 +133,7 @@ def _send(channel: int, side: int) -> None:
     opened = protocol.Opened(capacity=_CAPACITY, load_s=0.0, engine=engine, software=software, gpu=None)
     with os.fdopen(channel, "wb") as out, contextlib.suppress(EOFError):
         while True:
-            order = protocol.read_order(sys.stdin.buffer)
+            order = protocol.read_order(sys.stdin.buffer)[0]
             if isinstance(order, protocol.Open):
                 protocol.write_frame(out, opened)
             elif isinstance(order, protocol.Render):

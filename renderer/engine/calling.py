@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 from renderer.catalog import MOST_TOKENS, TRAINED_TOKENS, Model
+from renderer.engine import inputs
+from renderer.engine.inputs import Inputs
 from renderer.errors import BadPictureError, PictureError
 from renderer.job import Job, Memory, Sharing, Size, Timing, Weights
 from renderer.protocol import Setup
@@ -42,9 +44,10 @@ class Rendering:
     sharing: Sharing | None = None
 
 
-def arguments(job: Job) -> dict[str, Any]:
+def arguments(job: Job, given: Inputs) -> dict[str, Any]:
     """What `pipe(...)` is called with, `progress_bar_cmd` aside. Noise is drawn on the CPU: the same on every card."""
     return {
+        **inputs.arguments(job, given),
         "prompt": job.prompt,
         "negative_prompt": job.negative_prompt,
         "cfg_scale": job.cfg_scale,

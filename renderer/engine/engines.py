@@ -6,6 +6,7 @@ from typing import Protocol
 
 from renderer.engine.calling import Rendering
 from renderer.engine.device import Device
+from renderer.engine.inputs import Inputs
 from renderer.errors import RendererError
 from renderer.job import EngineName, Job
 
@@ -39,8 +40,8 @@ class RenderEngine(Protocol):
     def busy(self) -> bool:
         """Whether there is anything to go on with."""
 
-    def take(self, key: str, job: Job) -> None:
-        """Take a job. Nothing is done yet."""
+    def take(self, key: str, job: Job, given: Inputs) -> None:
+        """Take a job, with the pictures that go in. Nothing is done yet."""
 
     def give_back(self) -> tuple[str, ...]:
         """Forget the jobs that wait for their turn; their keys. Those that have begun go on."""

@@ -21,6 +21,7 @@ from renderer.engine import calling, failures
 from renderer.engine.calling import Rendering
 from renderer.engine.device import Device
 from renderer.engine.engines import Listener
+from renderer.engine.inputs import Inputs
 from renderer.engine.meter import Peaks, Span, Stopwatch
 from renderer.engine.riders import Halt, Rest, Rider, fork, pause
 from renderer.engine.skeletons import Beforehand, FamilyNetworks
@@ -71,6 +72,7 @@ class Journey:
 
     key: str
     job: Job
+    inputs: Inputs = field(default_factory=dict)
     adjustments: tuple[str, ...] = ()
     prepared: Literal["together", "apart", "alone"] = "together"
     alone: bool = False
@@ -113,7 +115,7 @@ class Journey:
         pipe.cfg_guided_model_fn = self._guided
         calling.check_values_of(pipe, lambda: self._developed(decoding, place))
         steps = functools.partial(self._denoise, decoding=decoding, place=place, tell=tell)
-        image = pipe(**place.family.arguments(self.job), progress_bar_cmd=steps)
+        image = pipe(**place.family.arguments(self.job, self.inputs), progress_bar_cmd=steps)
         return calling.rgb(image, self.job)
 
     def _denoise(
@@ -173,7 +175,9 @@ class Journey:
     def again(self, change: str, *, alone: bool, slots: int | None) -> Journey:
         """The same picture from its beginning, without something: `change` says what in its sidecar."""
         adjustments = (*self.adjustments, change)
-        return Journey(self.key, self.job, adjustments, self.prepared, alone, slots, encode_s=self.encode_s)
+        return Journey(
+            self.key, self.job, self.inputs, adjustments, self.prepared, alone, slots, encode_s=self.encode_s
+        )
 
     def given(self, family: FamilyNetworks, halt: Halt) -> Mapping[str, Any]:
         """What a block is called with by name, at this picture's present step."""

@@ -155,7 +155,7 @@ def _linear(silent: torch.Tensor, tensors: dict[str, torch.Tensor], stem: str) -
 @functools.lru_cache(maxsize=1024)
 def _timesteps(schedule: Schedule, dtype: torch.dtype) -> tuple[float, ...]:
     scheduler = FlowMatchScheduler(_TEMPLATES[schedule.kind])
-    scheduler.set_timesteps(schedule.steps, denoising_strength=1.0, dynamic_shift_len=schedule.tokens)
+    scheduler.set_timesteps(schedule.steps, denoising_strength=schedule.strength, dynamic_shift_len=schedule.tokens)
     return tuple(float(timestep) for timestep in scheduler.timesteps.to(dtype))
 
 

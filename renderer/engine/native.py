@@ -18,6 +18,7 @@ from renderer.engine import calling, failures
 from renderer.engine.calling import OnStep, Rendering
 from renderer.engine.chatter import into_log
 from renderer.engine.engines import Listener
+from renderer.engine.inputs import NO_INPUTS, Inputs
 from renderer.engine.meter import Clock, MemoryMeter
 from renderer.engine.pipeline import OpenPipeline, open_pipeline
 from renderer.errors import DeviceLostError, MachineError, RendererError
@@ -39,7 +40,7 @@ class NativeEngine:
         self._model = opened.model
         self._pipe = opened.pipe
         self._memory = MemoryMeter(opened.device)
-        self._waiting: deque[tuple[str, Job]] = deque()
+        self._waiting: deque[tuple[str, Job, Inputs]] = deque()
         calling.check_values_of(self._pipe)
 
     @classmethod
@@ -51,20 +52,20 @@ class NativeEngine:
     def busy(self) -> bool:
         return bool(self._waiting)
 
-    def take(self, key: str, job: Job) -> None:
-        self._waiting.append((key, job))
+    def take(self, key: str, job: Job, given: Inputs = NO_INPUTS) -> None:
+        self._waiting.append((key, job, given))
 
     def give_back(self) -> tuple[str, ...]:
-        keys = tuple(key for key, _ in self._waiting)
+        keys = tuple(key for key, *_ in self._waiting)
         self._waiting.clear()
         return keys
 
     def advance(self, tell: Listener) -> None:
         """Render the next job whole. Raises `ModelError` for a file that cannot be read: it is no picture's fault."""
-        key, job = self._waiting.popleft()
+        key, job, given = self._waiting.popleft()
         tell.started(key)
         try:
-            rendering = self.render(job, lambda step, steps: tell.stepped(key, step, steps))
+            rendering = self.render(job, lambda step, steps: tell.stepped(key, step, steps), given)
         except MachineError:
             raise
         except RendererError as error:
@@ -72,7 +73,7 @@ class NativeEngine:
             return
         tell.rendered(key, rendering)
 
-    def render(self, job: Job, on_step: OnStep) -> Rendering:
+    def render(self, job: Job, on_step: OnStep, given: Inputs = NO_INPUTS) -> Rendering:
         """Render one job.
 
         Raises `BadPictureError` when values are not finite or the picture is one flat colour, `OutOfMemoryError` when
@@ -85,7 +86,7 @@ class NativeEngine:
         failure = None
         with self._memory.watch() as peaks:
             try:
-                rgb, warnings = self._call(job, clock, on_step)
+                rgb, warnings = self._call(job, given, clock, on_step)
             except BrokenPipeError:  # nobody listens to steps any more
                 raise
             except Exception as error:  # noqa: BLE001  # whatever it is, it is explained
@@ -102,7 +103,7 @@ class NativeEngine:
             warnings=warnings,
         )
 
-    def _call(self, job: Job, clock: Clock, on_step: OnStep) -> tuple[bytes, tuple[str, ...]]:
+    def _call(self, job: Job, given: Inputs, clock: Clock, on_step: OnStep) -> tuple[bytes, tuple[str, ...]]:
         """DiffSynth's call with a job's values; RGB bytes and warnings."""
 
         def watch(timesteps: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -115,7 +116,7 @@ class NativeEngine:
         with into_log(LOG):
             warnings = calling.warn_of(job, self._pipe.tokenizer)
             clock.mark()
-            image = self._pipe(**calling.arguments(job), progress_bar_cmd=watch)
+            image = self._pipe(**calling.arguments(job, given), progress_bar_cmd=watch)
             clock.mark()
         return calling.rgb(image, job), warnings
 

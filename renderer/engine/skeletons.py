@@ -18,6 +18,7 @@ from renderer import families
 from renderer.engine.blocks import FastBlocks, ModuleBlocks
 from renderer.engine.device import Device
 from renderer.engine.encoding import Encoded
+from renderer.engine.inputs import Inputs
 from renderer.engine.riders import Halt
 from renderer.job import Job
 from renderer.weights.store import Store, TensorPlace
@@ -72,7 +73,7 @@ class FamilyNetworks(Protocol):
     def encode(self, pipe: Any, prompt: str) -> Encoded:
         """Encode a prompt, inside a rider that waits wherever one of the encoder's blocks would run."""
 
-    def arguments(self, job: Job) -> dict[str, Any]:
+    def arguments(self, job: Job, given: Inputs) -> dict[str, Any]:
         """What the pipeline is called with, `progress_bar_cmd` aside."""
 
     def beforehand(self, skeleton: Skeleton, store: Store, device: Device) -> Beforehand:

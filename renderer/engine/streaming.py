@@ -33,6 +33,7 @@ from renderer.engine.calling import Rendering
 from renderer.engine.chatter import into_log
 from renderer.engine.device import Device
 from renderer.engine.engines import Listener
+from renderer.engine.inputs import NO_INPUTS, Inputs
 from renderer.engine.journeys import Journey, RenderPlace, Sweep
 from renderer.engine.meter import MemoryMeter, Shown, Span
 from renderer.engine.prompts import Prompts
@@ -114,8 +115,8 @@ class StreamingEngine:
     def busy(self) -> bool:
         return bool(self._waiting or self._flying or self._decoded)
 
-    def take(self, key: str, job: Job) -> None:
-        self._waiting.append(Journey(key, job))
+    def take(self, key: str, job: Job, given: Inputs = NO_INPUTS) -> None:
+        self._waiting.append(Journey(key, job, given))
 
     def give_back(self) -> tuple[str, ...]:
         """Also what is to begin again for want of memory: it has to begin anyway."""

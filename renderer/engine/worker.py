@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from renderer.errors import DeviceLostError, MachineError, PictureError, RendererError
@@ -44,6 +45,12 @@ from renderer.system import children, streams
 if TYPE_CHECKING:
     from renderer.engine.calling import Rendering
     from renderer.engine.engines import RenderEngine
+    from renderer.engine.inputs import Inputs
+
+OrderIn = tuple[AnyOrder, "Inputs | PictureError"]
+"""An order, and what goes in with it or why that cannot be had."""
+
+_NOTHING: Inputs = MappingProxyType({})
 
 LOG = logging.getLogger("renderer.engine.worker")
 
@@ -70,7 +77,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     streams.settle()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    orders: queue.SimpleQueue[AnyOrder] = queue.SimpleQueue()
+    orders: queue.SimpleQueue[OrderIn] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, orders), name="orders", daemon=True).start()
     with os.fdopen(descriptor, "wb") as events:
         worker = WorkerLoop(events)
@@ -98,7 +105,7 @@ class WorkerLoop:
         """Whether the engine has anything to go on with."""
         return self._engine is not None and self._engine.busy
 
-    def obey_all(self, orders: queue.SimpleQueue[AnyOrder]) -> None:
+    def obey_all(self, orders: queue.SimpleQueue[OrderIn]) -> None:
         """Answer the orders that are there; wait for some as long as there is nothing to go on with.
 
         Whoever had nothing to do waits a moment for the next, too, where jobs are taken together: the supervisor
@@ -106,23 +113,25 @@ class WorkerLoop:
         """
         gathering = not self.busy
         while not (self.busy and orders.empty()):
-            self.obey(orders.get())
+            self.obey(*orders.get())
         while gathering and self._engine is not None and self._engine.capacity > 1:
             try:
-                self.obey(orders.get(timeout=GATHERING_S))
+                self.obey(*orders.get(timeout=GATHERING_S))
             except queue.Empty:
                 return
 
-    def obey(self, order: AnyOrder) -> None:
-        """Answer an order to open at once; a job is taken, and answered as it goes on."""
+    def obey(self, order: AnyOrder, given: Inputs | PictureError = _NOTHING) -> None:
+        """Answer an order to open at once; a job is taken with what goes in, and answered as it goes on."""
         match order:
             case Open(setup=setup):
                 self._open(setup)
             case Render(key=key, job=job):
                 if self._engine is None:
                     self.failed(key, PictureError("there is no open pipeline"))
+                elif isinstance(given, PictureError):
+                    self.failed(key, given)
                 else:
-                    self._engine.take(key, job)
+                    self._engine.take(key, job, given)
             case Withdraw():
                 self._tell(Withdrawn(keys=self._engine.give_back() if self._engine else ()))
 
@@ -220,16 +229,28 @@ class WorkerLoop:
         write_frame(self._events, event, payload)
 
 
-def _listen(stream: BinaryIO, orders: queue.SimpleQueue[AnyOrder]) -> None:
-    """Queue what comes in. At the end of the stream the supervisor is gone, and this process ends."""
+def _listen(stream: BinaryIO, orders: queue.SimpleQueue[OrderIn]) -> None:
+    """Queue what comes in, with pictures decoded. At the end the supervisor is gone, and this process ends."""
     try:
         while True:
-            orders.put(read_order(stream))
+            order, payload = read_order(stream)
+            orders.put((order, _unpacked(order, payload)))
     except EOFError:
         _end(EXIT_ENDED)
     except Exception:
         LOG.exception("not an order")
         _end(EXIT_BROKEN)
+
+
+def _unpacked(order: AnyOrder, payload: bytes) -> Inputs | PictureError:
+    if not isinstance(order, Render) or not order.files:
+        return _NOTHING
+    from renderer.engine import inputs  # noqa: PLC0415  # most jobs have none
+
+    try:
+        return inputs.unpack(order, payload)
+    except PictureError as error:
+        return error
 
 
 def _notes() -> tuple[str, ...]:

@@ -38,7 +38,9 @@ class Series:
     @classmethod
     def of(cls, demand: Demand) -> Series:
         """A setup's."""
-        work = Work(demand.width, demand.height, demand.prompt_tokens, demand.negative_tokens, demand.guided)
+        work = Work(
+            demand.width, demand.height, demand.prompt_tokens, demand.negative_tokens, demand.guided, demand.takes_in
+        )
         return cls(work, demand.pictures, demand.steps)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from renderer.catalog import DROPPED_TOKENS, Architecture
+from renderer.estimate.family_costs import Decode
 from renderer.estimate.fitted import (
     CONTEXT_BYTES,
     EARLY_CONTEXT_BYTES,
@@ -57,7 +58,9 @@ class Native:
 
     def stages(self, work: Work) -> tuple[Stage, ...]:
         """Encoding, denoising, decoding of one picture."""
-        return (self._encode(work), self._denoise(work), self._decode(work))
+        image = (self._by_the_vae("image", self._plain.encoder(work), work),) if work.takes_in else ()
+        decode = self._by_the_vae("decode", self._plain.decoder(work), work)
+        return (self._encode(work), *image, self._denoise(work), decode)
 
     def estimate(self, work: Work) -> Estimate:
         """The peak of one picture."""
@@ -96,10 +99,9 @@ class Native:
         )
         return self._stage("denoise", "DiT", beside, piece=8 * shape.width * work.tokens)
 
-    def _decode(self, work: Work) -> Stage:
-        decoder = self._plain.decoder(work)
-        beside = decoder.terms + terms(latents_and_frequencies=8 * work.tokens * 64 * 2)
-        return self._stage("decode", "VAE", beside, piece=decoder.piece)
+    def _by_the_vae(self, name: str, way: Decode, work: Work) -> Stage:
+        beside = way.terms + terms(latents_and_frequencies=8 * work.tokens * 64 * 2)
+        return self._stage(name, "VAE", beside, piece=way.piece)
 
     def _cast(self, weights: int) -> int:
         """A layer's weights in bf16, while it is computed from what is stored, or from the host."""

@@ -105,8 +105,13 @@ def block_seconds(streaming: Streaming, work: Work, rates: Rates) -> tuple[float
 
 
 def decode_seconds(shape: Architecture, work: Work, rates: Rates) -> float:
-    """The VAE's decode: its convolutions, and its attention."""
-    convolutions, attention = family_costs.of(shape).decode_flops(shape, work)
+    """The VAE's part: its decode, and before that what makes latents of a picture that goes in."""
+    terms = family_costs.of(shape)
+    ways = [terms.decode_flops(shape, work), *([terms.encode_flops(shape, work)] if work.takes_in else [])]
+    return sum(_by_the_vae(*flops, rates) for flops in ways)
+
+
+def _by_the_vae(convolutions: float, attention: float, rates: Rates) -> float:
     gpu = convolutions / rates.convolution_flops / DECODE_CONVOLUTIONS
     gpu += attention / rates.attention_flops / DECODE_ATTENTION
     return max(gpu, DECODE_HOST_CALLS * rates.launch_s)

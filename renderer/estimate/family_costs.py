@@ -69,6 +69,9 @@ class Costs(Protocol):
     def decode(self, shape: Architecture, width: int, height: int, *, fused: bool) -> Decode:
         """The decode of a picture of so many pixels, over its weights; `fused` attention never holds its scores."""
 
+    def encode(self, shape: Architecture, width: int, height: int, *, fused: bool) -> Decode:
+        """The same of a picture that goes in: its way to latents."""
+
     def vae_kept(self, shapes: Shapes) -> int:
         """What of the VAE's tensors is on the GPU."""
 
@@ -77,6 +80,9 @@ class Costs(Protocol):
 
     def decode_flops(self, shape: Architecture, work: Work) -> tuple[float, float]:
         """The same of a decode: of convolutions, and of attention."""
+
+    def encode_flops(self, shape: Architecture, work: Work) -> tuple[float, float]:
+        """The same of a picture that goes in."""
 
 
 @cache

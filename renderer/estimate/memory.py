@@ -6,7 +6,7 @@ what is the engine's is here: slots, riders that wait, what is recorded. docs/fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from renderer.catalog import DROPPED_TOKENS, MOST_TOKENS, Architecture
@@ -196,27 +196,40 @@ class Streaming:
             idle=self.pools(works),
         )
 
+    def image(self, works: Sequence[Work]) -> Stage:
+        """A picture that goes in becomes latents, while all others wait; the one for which it takes most."""
+        return self._by_the_vae("image", works, [work for work in works if work.takes_in], self.encoder)
+
     def decode(self, works: Sequence[Work]) -> Stage:
         """The decode of the picture for which it takes most, while all others wait."""
+        return self._by_the_vae("decode", works, works, self.decoder)
 
+    def _by_the_vae(
+        self, name: str, works: Sequence[Work], those: Sequence[Work], what: Callable[[Work], Decode]
+    ) -> Stage:
         def moment(work: Work) -> tuple[Term, ...]:
-            others = sum(map(self.waiting, works)) - self.waiting(work)  # its own riders have let go of everything
-            return self.decoder(work).terms + terms(
+            others = sum(map(self.waiting, works)) - self.waiting(work)  # its own riders have nothing then
+            return what(work).terms + terms(
                 waiting_riders=others, modulation_and_latents=sum(map(self.belongings, works))
             )
 
-        there = self.kept(works) + self.recorded(works) + max(map(moment, works), key=total)
+        there = self.kept(works) + self.recorded(works) + max(map(moment, those), key=total)
         waiting = sum(map(self.waiting, works)) - min(map(self.waiting, works))
-        piece = max(self.decoder(work).piece for work in works)
-        return Stage("decode", there, piece=piece, between=waiting, idle=self.pools(works))
+        piece = max(what(work).piece for work in those)
+        return Stage(name, there, piece=piece, between=waiting, idle=self.pools(works))
 
     def decoder(self, work: Work) -> Decode:
         """The VAE's decode over its weights."""
         return self.costs.decode(self.shape, work.width, work.height, fused=self.kernels.fused_attention)
 
+    def encoder(self, work: Work) -> Decode:
+        """The VAE's way from a picture to latents, over its weights."""
+        return self.costs.encode(self.shape, work.width, work.height, fused=self.kernels.fused_attention)
+
     def stages(self, works: Sequence[Work], together: Sequence[int] | None = None) -> tuple[Stage, ...]:
         """All stages of pictures that are in flight at once."""
-        return (self.encode(works, together), self.modulate(works), self.denoise(works), self.decode(works))
+        image = (self.image(works),) if any(work.takes_in for work in works) else ()
+        return (self.encode(works, together), self.modulate(works), *image, self.denoise(works), self.decode(works))
 
     def estimate(self, works: Sequence[Work], together: Sequence[int] | None = None) -> Estimate:
         """The peak of pictures that are in flight at once."""

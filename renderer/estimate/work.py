@@ -53,13 +53,14 @@ class Kernels:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One picture's demands: its size in pixels, and the tokens of its prompts."""
+    """One picture's demands: its size in pixels, the tokens of its prompts, and whether a picture goes in."""
 
     width: int
     height: int
     prompt_tokens: int = 64
     negative_tokens: int = 0
     guided: bool = True
+    takes_in: bool = False
 
     @classmethod
     def of(cls, job: Job) -> Work:
@@ -70,6 +71,7 @@ class Work:
             prompt_tokens=count_tokens(job.prompt),
             negative_tokens=count_tokens(job.negative_prompt),
             guided=job.cfg_scale != 1.0,
+            takes_in=job.input_image is not None,
         )
 
     @property

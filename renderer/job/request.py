@@ -94,6 +94,22 @@ class Lora(Value):
         return self.source.rpartition("/")[2].removesuffix(".safetensors")
 
 
+class Input(Value):
+    """A picture that goes in: the SHA-256 over its pixels, whatever file they come from, and its size."""
+
+    sha256: str
+    width: int
+    height: int
+
+
+class InputFile(Value):
+    """Where an input's pixels are: a file, with the SHA-256 over its bytes when it was looked at."""
+
+    sha256: str
+    path: str
+    file_sha256: str
+
+
 ScheduleKind = Literal["qwen-image", "lightning"]
 """How noise falls from step to step: the model's own way, and that of models distilled to few steps."""
 
@@ -125,6 +141,16 @@ class Job(Value):
     seed: int
     loras: tuple[Lora, ...] = ()
     schedule: ScheduleKind | Shift = "qwen-image"
+    input_image: Input | None = None
+    denoising_strength: float = 1.0
+    inpaint_mask: Input | None = None
+    inpaint_blur_size: int | None = None
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The pictures that go in, each once."""
+        found = (self.input_image, self.inpaint_mask)
+        return tuple(dict.fromkeys(each for each in found if each is not None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,21 +173,24 @@ class Weights:
 class Schedule:
     """What the sampler follows: so many `steps` over a picture of so many `tokens`, by which its noise is shifted.
 
-    `shift` takes the place of what the tokens make; None where they do.
+    `shift` takes the place of what the tokens make; None where they do. `strength` is where it begins: at 1 with
+    nothing but noise, below with so much less of it in a picture that went in.
     """
 
     kind: ScheduleKind
     steps: int
     tokens: int
     shift: float | None = None
+    strength: float = 1.0
 
     @classmethod
     def of(cls, job: Job) -> Schedule:
         """A job's schedule: a token is 16 by 16 pixels."""
         own, tokens = job.schedule, (job.height // 16) * (job.width // 16)
+        steps, strength = job.num_inference_steps, job.denoising_strength
         if isinstance(own, Shift):
-            return cls("qwen-image", job.num_inference_steps, tokens, own.shift)
-        return cls(own, job.num_inference_steps, tokens)
+            return cls("qwen-image", steps, tokens, own.shift, strength)
+        return cls(own, steps, tokens, strength=strength)
 
 
 class ModelIdentity(Value):
@@ -219,6 +248,7 @@ class Picture(Value):
     place: Place
     keep: Keep = Keep()
     expect: Expect | None = None
+    inputs: tuple[InputFile, ...] = ()
 
 
 def canonical(value: BaseModel | dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ Knows nothing of machines, or of what has been rendered. The way goes down this 
     recipe          a job with what the defaults add to it
     reading         what its fields mean
     loras           its LoRAs, found, and what goes with them
+    pictures_in     what goes in: files found and looked at
     expand          its pictures
     naming          templates, ids, and names that are safe everywhere
     output_names    each picture's name

@@ -55,7 +55,8 @@ class Doubts:
             for field in ("prompt", "negative_prompt"):
                 text = recipe.fields.get(field)
                 if isinstance(text, str):
-                    self._look_at_text(recipe.origin(field), text, matrix="matrix" in recipe.fields)
+                    filled = bool(recipe.fields.keys() & {"matrix", "image"})
+                    self._look_at_text(recipe.origin(field), text, matrix=filled)
             for name, values in matrix.items():
                 for position, value in enumerate(values):
                     self._look_at_text((*recipe.origin("matrix"), name, position), value, matrix=True)
@@ -96,6 +97,8 @@ class Doubts:
         if not guided and job.negative_prompt.strip():
             route = recipe.origin("negative_prompt")
             self._warn(route, "has no effect at cfg_scale 1", "raise cfg_scale, or leave it out")
+        if job.input_image is not None and job.inpaint_mask is None and job.denoising_strength == 1:
+            self._warn(recipe.origin("strength"), "leaves nothing of the image", "write less, like 0.6")
         steps = job.num_inference_steps
         route = recipe.origin("steps" if "steps" in recipe.fields else "num_inference_steps")
         if steps > _MOST_STEPS:

@@ -17,14 +17,15 @@ from typing import Any
 from renderer import catalog
 from renderer.catalog import SIZE_STEP, Model
 from renderer.errors import ModelError
-from renderer.job import Embed, Expect, Format, Job, Keep, Precision, Size, derive_seed
+from renderer.job import Embed, Expect, Format, InputFile, Job, Keep, Precision, Size, derive_seed
 from renderer.job.precisions import DEFAULT_PRECISION
-from renderer.manifest import naming
+from renderer.manifest import naming, pictures_in
 from renderer.manifest.complaints import Complaint
 from renderer.manifest.fields import ExpectFields, JobFields
 from renderer.manifest.loras import LoraFinder, LoraSet
 from renderer.manifest.naming import Template
-from renderer.manifest.reading import Combination, Reading
+from renderer.manifest.pictures_in import InputFinder, InputSet
+from renderer.manifest.reading import STEM, Combination, Reading
 from renderer.manifest.recipe import Recipe
 
 DEFAULT_MODEL = catalog.QWEN_IMAGE.id
@@ -42,13 +43,14 @@ class Draft:
     job_id: str
     job: Job
     matrix: Combination
+    inputs: tuple[InputFile, ...]
 
 
 # ---- expansion -------------------------------------------------------------------------------------------------------
 
 
 class Expander:
-    """Expands jobs; remembers the models and LoRAs they name. `folder` is where paths of LoRAs are from.
+    """Expands jobs; remembers the models, LoRAs and pictures they name. `folder` is where paths are from.
 
     `model` and `precision` take the place of what jobs say.
     """
@@ -57,21 +59,24 @@ class Expander:
         self._model = model
         self._precision = precision
         self._loras = LoraFinder(folder)
+        self._pictures_in = InputFinder(folder)
         self._models: dict[str, Model | ModelError] = {}
 
     def expand(self, recipe: Recipe) -> tuple[list[Draft], list[Complaint]]:
         """All pictures of a job in the order they were written, or none and what is wrong with it."""
         reading = Reading(recipe)
         model = self._find_model(recipe, reading.complaints)
-        sizes = reading.sizes(model) if model else ()
+        sizes = reading.sizes(model) if model and not _as_the_image(recipe) else ()
         combinations = reading.combinations()
         templates = reading.templates()
         reading.check_seeds()
         reading.check_lengths(templates, combinations)
-        sets = self._loras.sets(reading, model, combinations) if model else []
+        taken_in = self._pictures_in.sets(reading, combinations)
+        sets = self._loras.sets(reading, model, [named for named, _ in taken_in]) if model else []
         if reading.complaints or model is None:
             return [], reading.complaints
-        drafts = list(self._draft(recipe, model, sizes, list(zip(combinations, sets, strict=True)), templates))
+        chosen = [(named, loras, inputs) for (named, inputs), loras in zip(taken_in, sets, strict=True)]
+        drafts = list(self._draft(recipe, model, sizes, chosen, templates))
         complaints = [*_refuse_drafts(recipe, drafts)]
         return ([] if complaints else drafts), complaints
 
@@ -93,24 +98,25 @@ class Expander:
         recipe: Recipe,
         model: Model,
         sizes: Sequence[Size],
-        chosen: Sequence[tuple[Combination, LoraSet]],
+        chosen: Sequence[tuple[Combination, LoraSet, InputSet]],
         templates: Mapping[str, Template],
     ) -> Iterator[Draft]:
-        fields, combinations = recipe.fields, [combination for combination, _ in chosen]
+        fields = recipe.fields
         common = {
             "model": model.reference,
             "precision": self._precision or fields.get("precision", DEFAULT_PRECISION),
         }
-        varying = [name for name in fields.get("matrix", ()) if len({each[name] for each in combinations}) > 1]
+        names = [*fields.get("matrix", ()), *([STEM] if "image" in fields else [])]
+        varying = [name for name in names if len({each[name] for each, _, _ in chosen}) > 1]
         unnamed = [name for name in varying if name not in templates["id"].fields]
-        for combination, riding in chosen:
-            settings = riding.settings(fields, model)
+        for combination, riding, inputs in chosen:
+            settings = {**common, **riding.settings(fields, model), **inputs.settings(fields)}
             slugs = {name: naming.slug(value) for name, value in combination.items()}
             job_id = unicodedata.normalize("NFC", templates["id"].fill(slugs))
             stem = "-".join((job_id, *(slugs[name] for name in unnamed)))
             prompt = templates["prompt"].fill(combination)
             negative_prompt = templates["negative_prompt"].fill(combination)
-            for size in sizes:
+            for size in sizes or [pictures_in.size_of(inputs.image, model)]:
                 seeds = _seeds(fields, prompt, negative_prompt, size)
                 for seed in seeds:
                     yield Draft(
@@ -119,7 +125,6 @@ class Expander:
                         id=stem + (f"-{size}" if len(sizes) > 1 else "") + (f"-s{seed}" if len(seeds) > 1 else ""),
                         job_id=job_id,
                         job=Job.of(
-                            **common,
                             **settings,
                             prompt=prompt,
                             negative_prompt=negative_prompt,
@@ -128,7 +133,13 @@ class Expander:
                             seed=seed,
                         ),
                         matrix=combination,
+                        inputs=inputs.files,
                     )
+
+
+def _as_the_image(recipe: Recipe) -> bool:
+    """Whether pictures are to be of the shape of what goes in."""
+    return "image" in recipe.fields and not recipe.fields.keys() & {"size", "sizes", "width"}
 
 
 def find_model(reference: str) -> Model:

@@ -21,6 +21,7 @@ from renderer.manifest.kinds import (
     CombinationFields,
     MatrixName,
     ModelText,
+    PathText,
     Prompt,
     Seed,
     Side,
@@ -85,6 +86,14 @@ class JobFields(TypedDict, total=False):
         str | Shift,
         ScheduleText,
         Field(description="How noise falls: auto goes with the LoRAs; qwen-image, lightning, or a shift"),
+    ]
+    image: Annotated[PathText, Field(description="A picture to draw over, from the manifest's folder; or a pattern")]
+    strength: Annotated[
+        float, Within(0.01, 1), Field(description="How much of the image is drawn anew: 1 is all of it")
+    ]
+    mask: Annotated[PathText, Field(description="What of the image is drawn anew is white; {stem} is the image's name")]
+    mask_blur: Annotated[
+        int, Within(0, 256), Field(description="How far the mask's edge is softened, in steps of 8 pixels")
     ]
     size: Annotated[SizeText, Field(description='Like "1328x1328", or a ratio like "16:9"')]
     sizes: Annotated[list[SizeText], Field(min_length=1, max_length=1000, description="Several sizes")]

@@ -19,7 +19,8 @@ _RATIO = 'write size: "16:9"'
 _PROMPT = "write prompt"
 _LORA = "write loras: [{file: mine.safetensors, weight: 0.8}]"
 _SCHEDULE = "write schedule: {shift: 3}"
-_PICTURES = "remove it: pictures are made from text alone"
+_PICTURES = "remove it: no picture guides another here but as image and mask"
+_IMAGE = "write image: photo.jpg"
 _NO_SUCH = "remove it: there is nothing like it here"
 _NAMES = "write id for a picture's name, or output at the top for the pattern of all names"
 _MODEL = "write model: an id, a folder, or files like {transformer: mine.safetensors}"
@@ -48,8 +49,10 @@ HINTS_BY_KEY: Mapping[str, str] = {
     **dict.fromkeys(("prompts",), "write a job for each prompt; in a matrix, {name} stands for its values"),
     **dict.fromkeys(("lora", "lora_scale", "lora_weights", "lora_name", "lora_paths", "lycoris", "adapters"), _LORA),
     **dict.fromkeys(
-        ("image", "init_image", "init_images", "input_image", "denoising_strength", "strength", "mask", "controlnet",
-         "control_image", "ip_adapter", "reference_image"), _PICTURES),
+        ("images", "init_image", "init_images", "input_image", "input_images", "source_image", "photo"), _IMAGE),
+    **dict.fromkeys(("denoising_strength", "denoise", "image_strength"), "write strength"),
+    **dict.fromkeys(("mask_image", "inpaint_mask", "inpainting_mask"), "write mask: mask.png"),
+    **dict.fromkeys(("controlnet", "control_image", "ip_adapter", "reference_image"), _PICTURES),
     **dict.fromkeys(
         ("clip_skip", "enable_hr", "hires_fix", "hr_scale", "upscale", "upscaler", "refiner", "restore_faces", "tiling",
          "styles", "style_preset", "safety_checker", "subseed", "subseed_strength", "hypernetwork", "embeddings"),

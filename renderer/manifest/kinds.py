@@ -162,6 +162,9 @@ class _MatrixName:
         return value
 
 
+MAX_PATH_LENGTH = 1000
+"""Characters of a path, or of a pattern for several."""
+
 SIZE_HINT = 'like "1328x1328", or a ratio like "16:9"'
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT_LENGTH), Shaped(r"\S", "must not be empty")]
 SizeText = Annotated[str, Shaped(r"^[0-9]{1,6}(x[0-9]{1,6}|:[0-9]{1,6})$", "is not a size", SIZE_HINT)]
@@ -169,6 +172,7 @@ Side = Annotated[int, Within(1, 999_999)]
 Seed = Annotated[int, Within(0, MAX_SEED)]
 Steps = Annotated[int, Within(2, 200)]  # DiffSynth's schedule of one step divides zero by zero
 AmountOfBytes = Annotated[int, _AmountOfBytes]
+PathText = Annotated[str, Field(min_length=1, max_length=MAX_PATH_LENGTH)]
 ModelText = Annotated[str, _ModelText]
 MatrixName = Annotated[str, _MatrixName]
 AsWritten = Annotated[str, _Written]

@@ -113,6 +113,10 @@ def _expand(recipes: Sequence[Recipe], allowed: int, expander: Expander, problem
         made, complaints = expander.expand(recipe)
         problems.add(*complaints)
         drafts.extend(made)
+        if len(drafts) > allowed:  # a pattern's files are counted when they are found
+            message = f"the manifest makes more than the {allowed:,} pictures that are allowed"
+            problems.add(Complaint(recipe.route, message, "max_pictures raises it"))
+            return []
     return drafts
 
 
@@ -125,7 +129,9 @@ def _pictures(document: Document, drafts: Iterable[Draft], outputs: Iterable[str
         for index, (draft, output) in group:
             job = expand.rehearse(draft.job) if proof else draft.job
             place = Place.of(manifest=document.file, line=line, job_id=draft.job_id, index=index, matrix=draft.matrix)
-            yield Picture.of(id=draft.id, output=output, job=job, place=place, keep=keep, expect=expect)
+            yield Picture.of(
+                id=draft.id, output=output, job=job, place=place, keep=keep, expect=expect, inputs=draft.inputs
+            )
 
 
 def manifest_schema() -> dict[str, Any]:

@@ -15,7 +15,10 @@ from renderer.manifest.naming import Template, TemplateError
 from renderer.manifest.recipe import DEFAULT_SIZE, Recipe
 
 Combination = Mapping[str, str]
-"""A value for each name of the matrix."""
+"""A value for each name of the matrix, and for `STEM` where a picture goes in."""
+
+STEM = "stem"
+"""In braces: the name of the file that goes in, without its ending."""
 
 
 class Reading:
@@ -166,17 +169,17 @@ class Reading:
 
     def template(self, field: str, text: str, *rest: str | int) -> Template:
         """A text of a field with the matrix's names in it; what is wrong with it is complained of."""
-        matrix = self.fields.get("matrix")
-        if matrix is None:
+        names = [*self.fields.get("matrix", ()), *([STEM] if "image" in self.fields else [])]
+        if not names:
             return naming.literal(text)
         try:
             template = naming.parse(text)
         except TemplateError as error:
             self.complain(field, error.message, error.hint, *rest)
             return naming.literal(text)
-        unknown = [name for name in template.fields if name not in matrix]
+        unknown = [name for name in template.fields if name not in names]
         for name in unknown:
-            hint = f"{nearest(name, matrix)}; {{{{ is a brace"
+            hint = f"{nearest(name, names)}; {{{{ is a brace"
             self.complain(field, f"{{{shorten(name)}}} is not a name of the matrix", hint, *rest)
         return naming.literal(text) if unknown else template
 
@@ -185,6 +188,7 @@ class Reading:
         longest = {
             name: max((len(each[name]) for each in combinations), default=0) for name in self.fields.get("matrix", ())
         }
+        longest |= {STEM: 255} if "image" in self.fields else {}
         for field in ("prompt", "negative_prompt"):
             length = templates[field].measure(longest)
             if length > MAX_PROMPT_LENGTH:

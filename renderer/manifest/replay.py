@@ -7,6 +7,7 @@ What was left out is said. Knows nothing of running.
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from PIL import Image, ImageChops
 
 from renderer import catalog
 from renderer.errors import ManifestError, RendererError, UsageError, shorten
-from renderer.job import MAX_SEED, Picture, Precision, Size, Software
+from renderer.job import MAX_SEED, Input, Picture, Precision, Size, Software
 from renderer.manifest import labels, naming
 from renderer.manifest.labels import Told
 from renderer.manifest.manifest import Manifest, parse
@@ -139,6 +140,10 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
         "steps": _within(told.steps, _STEPS, "steps", notes),
         "cfg_scale": told.cfg_scale,
         "seed": _within(told.seed, range(MAX_SEED + 1), "seed", notes),
+        "image": _kept(told.image, picture),
+        "strength": told.strength,
+        "mask": _kept(told.mask, picture),
+        "mask_blur": told.mask_blur,
     }
     if told.cfg_scale is not None and not _CFG_SCALES[0] <= told.cfg_scale <= _CFG_SCALES[1]:
         notes.append(f"a CFG scale of {told.cfg_scale:g} is out of range")
@@ -177,6 +182,20 @@ def _known_model(told: Told, notes: list[str]) -> str | None:
             return model.id
     notes.append(f'the model "{shorten(told.model)}" is not in the catalogue; {catalog.QWEN_IMAGE.id} stands in')
     return None
+
+
+def _kept(wanted: Input | None, picture: Path) -> str | None:
+    """Where what went into a picture lies: beside it. Raises `UsageError` where it is not there."""
+    if wanted is None:
+        return None
+    folder = next(
+        (each for each in picture.absolute().parents if (each / Own.INPUTS).is_dir()), picture.absolute().parent
+    )
+    found = next((folder / Own.INPUTS).glob(f"{wanted.sha256}*"), None)
+    if found is None:
+        message = f"{picture} was drawn over a picture that is not in {folder / Own.INPUTS}"
+        raise UsageError(message, hint=f"its pixels have the SHA-256 {wanted.sha256}")
+    return glob.escape(str(found))
 
 
 def _within(value: int | None, allowed: range, what: str, notes: list[str]) -> int | None:

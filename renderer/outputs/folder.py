@@ -38,6 +38,7 @@ class Own(StrEnum):
     LOCK = ".lock"
     ASIDE = ".aside"
     OWNER = ".owner.json"
+    INPUTS = "inputs"
 
     @property
     def stem(self) -> str:
@@ -117,6 +118,11 @@ class OutputFolder:
     def owner(self) -> Path:
         """Which manifest renders into it."""
         return self.path / Own.OWNER
+
+    @property
+    def inputs(self) -> Path:
+        """The folder of the pictures that go in, by the SHA-256 over their pixels."""
+        return self.path / Own.INPUTS
 
     @property
     def aside(self) -> Path:

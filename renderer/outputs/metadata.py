@@ -22,6 +22,9 @@ from renderer.outputs.encode import NO_LABELS, Labels
 ORIGIN_KEY = "renderer"
 PARAMETERS_KEY = "parameters"
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+EDITED = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+"""Where a picture went in."""
+
 SAMPLER = "Euler"
 """What other tools call DiffSynth's flow-matching scheduler."""
 
@@ -42,12 +45,12 @@ def write_labels(origin: PictureOrigin, keep: Keep) -> Labels:
     if keep.embed == "none":
         return NO_LABELS
     if keep.embed == "basic":
-        return Labels(xmp=_write_xmp(origin.software.renderer))
+        return Labels(xmp=_write_xmp(origin))
     told, own = write_parameters(origin), origin.model_dump_json()
     if keep.format == "png":
         texts = {PARAMETERS_KEY: told, ORIGIN_KEY: own}
-        return Labels(texts=texts, xmp=_write_xmp(origin.software.renderer, origin.job.prompt))
-    return Labels(comment=told, xmp=_write_xmp(origin.software.renderer, origin.job.prompt, own))
+        return Labels(texts=texts, xmp=_write_xmp(origin, origin.job.prompt))
+    return Labels(comment=told, xmp=_write_xmp(origin, origin.job.prompt, own))
 
 
 def write_parameters(origin: PictureOrigin) -> str:
@@ -62,6 +65,8 @@ def write_parameters(origin: PictureOrigin) -> str:
         "CFG scale": str(job.cfg_scale),
         "Seed": str(job.seed),
         "Size": f"{job.width}x{job.height}",
+        "Denoising strength": f"{job.denoising_strength:g}" if job.input_image else "",
+        "Mask blur": str(job.inpaint_blur_size or ""),
         "Model hash": (model.content_sha256 or "")[:10],
         "Model": job.model,
         "Model revision": model.revision or "",
@@ -102,11 +107,12 @@ _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <?xpacket end="r"?>"""
 
 
-def _write_xmp(version: str, prompt: str = "", own: str = "") -> str:
+def _write_xmp(origin: PictureOrigin, prompt: str = "", own: str = "") -> str:
     more = ""
     if prompt:
         text = escape(_XML_UNFIT.sub("", prompt))
         more += f'\n   <dc:description><rdf:Alt><rdf:li xml:lang="x-default">{text}</rdf:li></rdf:Alt></dc:description>'
     if own:
         more += f"\n   <renderer:origin>{escape(_XML_UNFIT.sub('', own))}</renderer:origin>"
-    return _XMP.format(source=GENERATED, tool=escape(f"renderer {version}"), more=more)
+    source = GENERATED if origin.job.input_image is None else EDITED
+    return _XMP.format(source=source, tool=escape(f"renderer {origin.software.renderer}"), more=more)

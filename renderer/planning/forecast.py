@@ -28,6 +28,9 @@ from renderer.planning.plan import Plan, Planned
 from renderer.planning.space import Disk
 from renderer.protocol import Setup
 
+_Kind = tuple[int, int, bool, bool]
+"""A picture's sides, whether it is guided, and whether one goes in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Assumptions:
@@ -277,11 +280,11 @@ class _Grouping:
         return decision, max(peaks, key=lambda each: each.allocated)
 
     @staticmethod
-    def _company(decision: Decision | None) -> dict[tuple[int, int, bool], int]:
+    def _company(decision: Decision | None) -> dict[_Kind, int]:
         """How many pictures of each kind ride together; one, where nothing is streamed."""
         return {_shape_of(work): number for work, number in decision.riding.items()} if decision else {}
 
-    def _sweep(self, slots: int, company: Mapping[tuple[int, int, bool], int], rates: Rates) -> duration.SweepTime:
+    def _sweep(self, slots: int, company: Mapping[_Kind, int], rates: Rates) -> duration.SweepTime:
         """A step of the picture that takes longest."""
         streaming = replace(self._streaming, slots=slots)
         sweeps = [
@@ -290,7 +293,7 @@ class _Grouping:
         ]
         return max(sweeps, key=lambda each: each.seconds)
 
-    def _seconds(self, slots: int, company: Mapping[tuple[int, int, bool], int], rates: Rates) -> GroupTime:
+    def _seconds(self, slots: int, company: Mapping[_Kind, int], rates: Rates) -> GroupTime:
         """Where the time goes: the arithmetic, times what earlier pictures took more or less than it."""
         factor = self._pace.factor(self._key)
         denoise = decode = 0.0
@@ -308,6 +311,6 @@ class _Grouping:
         return GroupTime(start, self._pace.prepare_s(self._key, self.left, rates), denoise, decode)
 
 
-def _shape_of(work: Work) -> tuple[int, int, bool]:
+def _shape_of(work: Work) -> _Kind:
     """What makes a kind of pictures, whatever their prompts."""
-    return work.width, work.height, work.guided
+    return work.width, work.height, work.guided, work.takes_in

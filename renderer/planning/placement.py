@@ -89,10 +89,10 @@ def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vra
 
 def _demands(jobs: Iterable[Job]) -> tuple[Demand, ...]:
     """The kinds of pictures among jobs: of each size, guided or not, the longest prompts, how many, and their steps."""
-    kinds: dict[tuple[int, int, bool], Demand] = {}
+    kinds: dict[tuple[int, int, bool, bool], Demand] = {}
     for job in jobs:
         work = Work.of(job)
-        key = (work.width, work.height, work.guided)
+        key = (work.width, work.height, work.guided, work.takes_in)
         other = kinds.get(key)
         kinds[key] = Demand(
             width=work.width,
@@ -100,6 +100,7 @@ def _demands(jobs: Iterable[Job]) -> tuple[Demand, ...]:
             prompt_tokens=max(work.prompt_tokens, other.prompt_tokens if other else 0),
             negative_tokens=max(work.negative_tokens, other.negative_tokens if other else 0),
             guided=work.guided,
+            takes_in=work.takes_in,
             pictures=1 + ((other.pictures or 0) if other else 0),
             steps=job.num_inference_steps + (other.steps if other else 0),
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import status
+from renderer.outputs import input_files, status
 from renderer.outputs.describe import describe_status
 from renderer.outputs.folder import Own
 from renderer.outputs.status import RunStatus
@@ -124,6 +124,7 @@ class Gallery:
         self._stamps = [_stamp(place) for place in self._places]
         self._pictures = [gather.describe(item) for item in self._plan.items]
         self._positions = {item.picture.id: position for position, item in enumerate(self._plan.items)}
+        self._inputs = {input_files.kept_name(each) for item in self._plan.items for each in item.picture.inputs}
         self._names = _Names()
         for position, item in enumerate(self._plan.items):
             self._names.add(position, item)
@@ -253,6 +254,8 @@ class Gallery:
         folder = self._plan.folder.path
         if name == Own.CONTACT_SHEET:
             return Served(self._plan.folder.contact_sheet, folder)
+        if name in self._inputs:
+            return Served(folder / name, folder, lasting=True)
         with self._changed:
             is_file, position = name in self._names.files, self._names.position(name)
         if position is None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from renderer.outputs import input_files
 from renderer.outputs.done import Done
 from renderer.outputs.folder import Own
 from renderer.outputs.summary import Summary, read_summary
@@ -119,6 +120,9 @@ def describe(item: Planned) -> Mapping[str, Any]:
         "seed": str(job.seed),  # a script's numbers end at 2^53
         "matrix": picture.place.matrix,
     }
+    if job.input_image is not None:
+        told |= {"before": input_files.kept_name(picture.inputs[0]), "strength": job.denoising_strength}
+        told["mask"] = "what is white is drawn anew" if job.inpaint_mask is not None else ""
     if sidecar is not None:
         timing, memory = sidecar.timing, sidecar.memory
         told |= {

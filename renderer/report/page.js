@@ -161,7 +161,7 @@ function facts(picture) {
   const told = {
     "in flight": flying[picture.id] && stepOf(picture), state: picture.state + (picture.note ? `: ${picture.note}` : ""), job: picture.job, model: `${picture.model}, ${picture.precision}`,
     size: size(picture), steps: picture.steps, "CFG scale": picture.cfg_scale, seed: picture.seed,
-    ...picture.matrix, time: seconds(picture.seconds), "GPU memory": gib(picture.vram), "process memory": gib(picture.ram),
+    ...picture.matrix, strength: picture.strength, mask: picture.mask, time: seconds(picture.seconds), "GPU memory": gib(picture.vram), "process memory": gib(picture.ram),
     attempt: picture.attempt > 1 ? picture.attempt : "", rendered: picture.ended && `${picture.ended.slice(0, 16).replace("T", " ")} UTC`, warnings: (picture.warnings || []).join("; "),
   };
   return Object.entries(told).filter(([, value]) => value !== "" && value != null).map(([name, value]) => {
@@ -194,6 +194,7 @@ function fillView() {
   say(find("view-negative"), picture.negative_prompt ? `Not: ${picture.negative_prompt}` : "");
   find("view-facts").replaceChildren(...facts(picture));
   find("view-choose").hidden = !picture.file;
+  find("view-before").hidden = !picture.file || !picture.before;
 }
 
 function turn(by) {
@@ -274,14 +275,22 @@ function mark(position, wanted) {
 }
 
 find("compare-clear").addEventListener("click", () => [...chosen].forEach((position) => choose(position, false)));
-find("compare-open").addEventListener("click", () => {
+function compareThese(...two) {
   ["left", "right"].forEach((side, index) => {
-    const picture = pictures[chosen[index]];
-    find(`compare-${side}`).src = picture.file;
-    find(`compare-${side}`).alt = picture.prompt;
-    say(find(`compare-${side}-name`), picture.id);
+    const [file, alt, name] = two[index];
+    find(`compare-${side}`).src = file;
+    find(`compare-${side}`).alt = alt;
+    say(find(`compare-${side}-name`), name);
   });
   find("compare").showModal();
+}
+
+find("compare-open").addEventListener("click", () => {
+  compareThese(...chosen.map((position) => pictures[position]).map((picture) => [picture.file, picture.prompt, picture.id]));
+});
+find("view-before").addEventListener("click", () => {
+  const picture = pictures[viewed];
+  compareThese([picture.before, "what went in", `before ${picture.id}`], [picture.file, picture.prompt, picture.id]);
 });
 find("compare-close").addEventListener("click", () => find("compare").close());
 find("compare-slide").addEventListener("input", (event) => {

@@ -45,6 +45,8 @@ _TYPES: Mapping[str, str] = {
     ".png": "image/png",
     ".webp": "image/webp",
     ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".avif": "image/avif",
 }
 _HEADERS: Mapping[str, str] = {
     "X-Content-Type-Options": "nosniff",
@@ -248,7 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         with stream:
             headers = {
-                "Content-Type": _TYPES[PurePosixPath(name).suffix],
+                "Content-Type": _TYPES.get(PurePosixPath(name).suffix, "application/octet-stream"),
                 "Content-Length": str(os.fstat(stream.fileno()).st_size),
                 "Cache-Control": "max-age=31536000, immutable" if found.lasting else "no-cache",
             }

@@ -135,7 +135,8 @@ class Dispatcher:
                 return
             self._source.take(item)
             if self._outcomes.has_place(item):
-                self._pool.admit(self._outcomes.attempted(item))
+                if (files := self._outcomes.inputs(item)) is not None:
+                    self._pool.admit(self._outcomes.attempted(item, files))
             elif heir := self._outcomes.bringing.promote_twin(item):
                 self._put_back(heir)
 

@@ -40,7 +40,7 @@ class LocalWorker:
         """Start it. What it prints goes to the end of `log`; raises `DiskError` when that cannot be written."""
         self._log = Log(log)
         self._heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
-        self._orders: queue.SimpleQueue[AnyOrder | None] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[tuple[AnyOrder, bytes] | None] = queue.SimpleQueue()
         self._kills = oom.kills()
         ours, theirs = os.pipe()
         try:
@@ -59,8 +59,8 @@ class LocalWorker:
     def pid(self) -> int:
         return self._child.pid
 
-    def send(self, order: AnyOrder) -> None:
-        self._orders.put(order)
+    def send(self, order: AnyOrder, payload: bytes = b"") -> None:
+        self._orders.put((order, payload))
 
     def hear(self, timeout_s: float) -> Heard | None:
         try:
@@ -89,7 +89,7 @@ class LocalWorker:
         """Write down what is ordered. A worker that does not read holds up this thread alone, until it is ended."""
         with contextlib.suppress(OSError), stream:
             while (order := self._orders.get()) is not None:
-                protocol.write_frame(stream, order)
+                protocol.write_frame(stream, *order)
 
     def _listen(self, stream: BinaryIO) -> None:
         with stream, contextlib.suppress(EOFError, OSError, ValidationError):

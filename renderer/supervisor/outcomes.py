@@ -12,9 +12,9 @@ from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 
-from renderer.errors import DiskError, RendererError
+from renderer.errors import DiskError, PictureError, RendererError
 from renderer.job import Sidecar
-from renderer.outputs import done, picture_files
+from renderer.outputs import done, input_files, picture_files
 from renderer.outputs.done import Done
 from renderer.planning.fitting import SizeRefusal
 from renderer.planning.plan import Plan, Planned
@@ -82,10 +82,25 @@ class Outcomes:
             return False
         return True
 
-    def attempted(self, item: Planned) -> Flight:
-        """It is about to be given to a worker. The journal knows before the worker does."""
+    def attempted(self, item: Planned, files: tuple[bytes, ...] = ()) -> Flight:
+        """It is about to be given to a worker, with what goes in. The journal knows before the worker does."""
         self._tell(Attempted(item))
-        return Flight(item, self._plan.journal.record(item.fingerprint).attempts)
+        return Flight(item, self._plan.journal.record(item.fingerprint).attempts, files)
+
+    def inputs(self, item: Planned) -> tuple[bytes, ...] | None:
+        """The files of what goes in, kept beside the pictures; None where they cannot be had, and it has failed.
+
+        Raises `DiskError` for what ends the night.
+        """
+        folder, by_pixels = self._plan.folder, {source.sha256: source for source in item.picture.inputs}
+        try:
+            return tuple(input_files.keep(folder, by_pixels[each.sha256]) for each in item.picture.job.inputs)
+        except DiskError as error:
+            self._cannot_write(item, error)
+        except PictureError as error:
+            failure = Failed(key=item.picture.id, kind=type(error).__name__, message=error.message, hint=error.hint)
+            self.failed(item, failure, again=False)
+        return None
 
     def began(self, flight: Flight) -> None:
         """Its turn has come."""

@@ -161,7 +161,8 @@ class Seat:
         picture = flight.item.picture
         self.flights[picture.id] = flight
         self._silence.broken()
-        self._worker.send(protocol.Render(key=picture.id, job=picture.job))
+        order = protocol.Render(key=picture.id, job=picture.job, files=tuple(map(len, flight.files)))
+        self._worker.send(order, b"".join(flight.files))
 
     def ask_back(self) -> None:
         """Ask the worker, once, for what it has been given and not begun."""

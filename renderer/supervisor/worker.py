@@ -63,7 +63,7 @@ class Worker(Protocol):
     def pid(self) -> int | None:
         """Its process on this machine; None when it is elsewhere."""
 
-    def send(self, order: AnyOrder) -> None:
+    def send(self, order: AnyOrder, payload: bytes = b"") -> None:
         """Give an order, and wait for nothing. A worker that is gone says so through `hear`, not here."""
 
     def hear(self, timeout_s: float) -> Heard | None:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -144,6 +145,9 @@ def test_manifests_have_no_problem(block: Block, tmp_path: Path, monkeypatch: py
     (tmp_path / "models").mkdir()
     (tmp_path / "models/my-finetune").symlink_to(demo)  # a folder of one's own, and a file
     (tmp_path / "mine.safetensors").symlink_to(demo / "transformer/diffusion_pytorch_model.safetensors")
+    for name, picture in (("photos/shop", "desktop"), ("photos/mill", "phone"), ("masks/shop", "desktop")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / f"renderer/report/{picture}.webp", tmp_path / f"{name}.png")  # any picture will do
     (tmp_path / "example.yaml").write_text(whole(block), encoding="utf-8")
     assert cli.main(["validate", "--strict", "example.yaml"]) == errors.EXIT_DONE
 

@@ -86,7 +86,7 @@ def latents_decoded(vae: Any, call: Callable[[], object]) -> torch.Tensor:
     return latents
 
 
-def bare_picture(pipe: Any, job: Job) -> bytes:
+def bare_picture(pipe: Any, job: Job, **inputs: Any) -> bytes:
     """RGB bytes of what DiffSynth's own call gives for a job."""
     image = pipe(
         prompt=job.prompt,
@@ -98,6 +98,7 @@ def bare_picture(pipe: Any, job: Job) -> bytes:
         rand_device="cpu",
         num_inference_steps=job.num_inference_steps,
         progress_bar_cmd=lambda timesteps: timesteps,
+        **inputs,
     )
     return bytes(image.tobytes())
 

@@ -22,7 +22,7 @@ from renderer.cli.sentences import sentence
 from renderer.engine import slots
 from renderer.engine.native import NativeEngine
 from renderer.engine.streaming import StreamingEngine
-from renderer.engine.worker import WorkerLoop
+from renderer.engine.worker import OrderIn, WorkerLoop
 from renderer.errors import MachineError, ModelError
 from renderer.job import Engine, Job, Profile
 from renderer.machine import processor
@@ -50,7 +50,7 @@ from tests.engine.making import make_job, make_setup
 Heard = list[tuple[AnyEvent, bytes]]
 
 
-class Trickle(queue.SimpleQueue[AnyOrder]):
+class Trickle(queue.SimpleQueue[OrderIn]):
     """Orders that come one by one, each a moment after the last was taken: the queue is never seen to hold any."""
 
     def __init__(self, *coming: AnyOrder) -> None:
@@ -60,11 +60,11 @@ class Trickle(queue.SimpleQueue[AnyOrder]):
     def empty(self) -> bool:
         return True
 
-    def get(self, block: bool = True, timeout: float | None = None) -> AnyOrder:  # noqa: ARG002, FBT001, FBT002  # its own
+    def get(self, block: bool = True, timeout: float | None = None) -> OrderIn:  # noqa: ARG002, FBT001, FBT002  # its own
         self.waited += timeout is not None
         if not self._coming:
             raise queue.Empty
-        return self._coming.pop(0)
+        return self._coming.pop(0), {}
 
 
 @pytest.mark.parametrize("profile", ["stream", "cpu"])
@@ -103,9 +103,9 @@ class Process:
         self.events = os.fdopen(ours, "rb")
         self.greeting: Heard = []
 
-    def send(self, order: AnyOrder) -> None:
+    def send(self, order: AnyOrder, payload: bytes = b"") -> None:
         assert self.process.stdin
-        write_frame(self.process.stdin, order)
+        write_frame(self.process.stdin, order, payload)
 
     def until(self, *kinds: type[AnyEvent]) -> Heard:
         """All events up to the first of one of these kinds."""

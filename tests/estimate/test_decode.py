@@ -59,6 +59,22 @@ class TestDecode:
                 there.decode(latents)
         assert total(decode.decode(BASE, width, height).terms) == tape.peak - 2 * 2 * 16  # but mean and deviation
 
+    @pytest.mark.parametrize(
+        ("width", "height"), [(256, 256), (512, 512), (1024, 1024), (1664, 928), (1328, 1328), (2048, 2048)]
+    )
+    def test_the_way_in_is_what_the_engine_holds(
+        self, monkeypatch: pytest.MonkeyPatch, width: int, height: int
+    ) -> None:
+        """A picture's way to latents, byte for byte as well."""
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused_attention)
+        with torch.device("meta"), torch.no_grad():
+            own = QwenImageVAE(base_dim=BASE).to(torch.bfloat16)
+            there = PictureVae(own, own.state_dict(), run=cast("ModuleType", Fused))
+            picture = torch.empty(1, 3, height, width, dtype=torch.bfloat16)
+            with Tape() as tape:
+                there.encode(picture)
+        assert total(decode.encode(BASE, width, height).terms) == tape.peak - 2 * 2 * 16  # but mean and deviation
+
     def test_the_middle_is_what_the_engine_holds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its attention's queries, keys and values, where nothing of the later stages is there yet."""
         monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused_attention)

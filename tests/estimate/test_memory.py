@@ -10,9 +10,10 @@ from diffsynth.models.qwen_image_dit import QwenImageTransformerBlock
 from renderer import catalog
 from renderer.engine import fp8_blocks, fp8_reference
 from renderer.engine.modulation import PickImage, PickText, ReadyModulation
-from renderer.estimate import Kernels, Streaming, Work, estimate_peak, weight_bytes
+from renderer.estimate import Kernels, Streaming, Work, duration, estimate_peak, weight_bytes
 from renderer.estimate.terms import total
 from renderer.job import Stored
+from renderer.machine.rates import SOME_GPU
 from tests.estimate.tape import Tape, fused_attention
 
 SHAPE = catalog.QWEN_IMAGE_ARCHITECTURE
@@ -153,3 +154,13 @@ class TestEstimate:
         assert 52 * 2**30 < resident.allocated < 57 * 2**30
         bounded = estimate_peak(catalog.QWEN_IMAGE, 512, 512, profile="fp8", vram_bytes=16 * 2**30)
         assert 14 * 2**30 < bounded.allocated < 16 * 2**30
+
+
+def test_a_picture_that_goes_in_is_forecast() -> None:
+    """It has a stage of its own, and the VAE's way in takes time; pictures from noise have neither."""
+    streaming = Streaming(SHAPE, "fp8", 2)
+    plain, over = Work(1024, 1024), Work(1024, 1024, takes_in=True)
+    assert [stage.name for stage in streaming.estimate([plain]).stages] == ["encode", "modulate", "denoise", "decode"]
+    assert "image" in [stage.name for stage in streaming.estimate([plain, over]).stages]
+    assert streaming.encoder(over).terms != streaming.decoder(over).terms
+    assert duration.decode_seconds(SHAPE, over, SOME_GPU) > 1.5 * duration.decode_seconds(SHAPE, plain, SOME_GPU)

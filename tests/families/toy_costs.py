@@ -54,3 +54,11 @@ def block_flops(shape: Architecture, tokens: int, text: int) -> tuple[float, flo
 
 def decode_flops(shape: Architecture, work: Work) -> tuple[float, float]:
     return 2.0 * work.pixels * shape.vae_width, 0.0
+
+
+def encode(shape: Architecture, width: int, height: int, *, fused: bool) -> Decode:
+    return decode(shape, width, height, fused=fused)
+
+
+def encode_flops(shape: Architecture, work: Work) -> tuple[float, float]:
+    return decode_flops(shape, work)

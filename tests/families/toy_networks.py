@@ -15,6 +15,7 @@ from renderer.engine import calling, precision
 from renderer.engine.blocks import FastBlocks, ModuleBlocks
 from renderer.engine.device import Device, computation_dtype
 from renderer.engine.encoding import Encoded
+from renderer.engine.inputs import NO_INPUTS, Inputs
 from renderer.engine.riders import Halt, Stop
 from renderer.engine.skeletons import Beforehand, Skeleton
 from renderer.job import Job
@@ -195,8 +196,8 @@ def encode(pipe: Any, prompt: str) -> Encoded:
     return Encoded(hidden, torch.ones(hidden.shape[:2]))
 
 
-def arguments(job: Job) -> dict[str, Any]:
-    return calling.arguments(job)
+def arguments(job: Job, given: Inputs) -> dict[str, Any]:
+    return calling.arguments(job, given)
 
 
 def beforehand(skeleton: Skeleton, store: Store, device: Device) -> Beforehand:
@@ -270,5 +271,5 @@ def whole(store: Store, job: Job) -> Image.Image:
 
     pipe.cfg_guided_model_fn = guided
     with torch.no_grad():
-        image: Image.Image = pipe(**calling.arguments(job), progress_bar_cmd=steps)
+        image: Image.Image = pipe(**calling.arguments(job, NO_INPUTS), progress_bar_cmd=steps)
     return image

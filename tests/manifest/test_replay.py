@@ -16,6 +16,7 @@ from renderer.job import Keep
 from renderer.manifest import replay
 from renderer.manifest.manifest import Manifest, load
 from renderer.manifest.replay import PassedOver, ReplayEntry
+from renderer.outputs import input_files
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.summary import Summary
 from renderer.supervisor import run
@@ -295,3 +296,23 @@ class TestCommand:
         assert second.deadline is not None
         assert second.outputs == tmp_path
         assert "foreign: left out: LoRA x:1" in capsys.readouterr().err
+
+
+def test_a_picture_that_went_in_is_asked_for_by_its_pixels(tmp_path: Path) -> None:
+    """An edit gives its entry back with the file that was kept; without it, it says which pixels are missing."""
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "shop [1].png")
+    (tmp_path / "edit.yaml").write_text(
+        "{defaults: {model: demo, steps: 2, size: 64x64}, jobs: [{prompt: a, image: 'shop [1].png', strength: 0.4}]}"
+    )
+    edit = load(tmp_path / "edit.yaml")
+    make_night(edit, tmp_path / "out")
+    input_files.keep(OutputFolder(tmp_path / "out/edit"), edit.pictures[0].inputs[0])
+    (tmp_path / "shop [1].png").unlink()
+    (entry,) = entries = entries_of(tmp_path / "out/edit/001.png")
+    assert entry.notes == ()
+    assert replay.as_manifest(entries).pictures[0].job == edit.pictures[0].job
+    for kept in OutputFolder(tmp_path / "out/edit").inputs.iterdir():
+        kept.unlink()
+    (passed,) = passed_over(tmp_path / "out/edit/001.png")
+    assert "drawn over a picture that is not in" in passed.message
+    assert edit.pictures[0].job.inputs[0].sha256 in passed.hint

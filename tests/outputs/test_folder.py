@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from renderer.manifest import naming
-from renderer.outputs import status
+from renderer.manifest.manifest import Manifest
+from renderer.outputs import input_files, status
 from renderer.outputs.folder import OutputFolder, Own, is_reserved
 from renderer.planning import plan
 from renderer.report import page
@@ -32,10 +35,19 @@ def name_of(output: str) -> str:
     return naming.output_name(naming.literal(output), {})
 
 
+def over_a_photo(manifest: Manifest, photo: Path) -> Manifest:
+    """The same, its first picture drawn over another."""
+    Image.new("RGB", (64, 64), "teal").save(photo)
+    known, file = input_files.identify(photo, photo.name)
+    first, *others = manifest.pictures
+    job = first.job.model_copy(update={"input_image": known})
+    return replace(manifest, pictures=(first.model_copy(update={"job": job, "inputs": (file,)}), *others))
+
+
 def test_whatever_a_run_writes_has_a_reserved_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that ever stands at the top of a folder during a run and after it, its page included, but for pictures."""
     monkeypatch.setattr(status, "_EVERY_S", 0.0)
-    manifest, found = make_manifest(("a", "fail")), set[str]()
+    manifest, found = over_a_photo(make_manifest(("a", "fail")), tmp_path / "photo.png"), set[str]()
     folder = OutputFolder(tmp_path / manifest.name)
 
     def watch(_: events.Event) -> None:
@@ -98,7 +110,8 @@ def test_the_names_stand_in_one_place() -> None:
     spelt = {own.value for own in Own} - {
         Own.ASSETS,
         Own.LOCK,
-    }  # a command; a suffix of other locks
+        Own.INPUTS,
+    }  # a command; a suffix of other locks; a word in ComfyUI's graphs
     found = [
         f"{path.relative_to(PACKAGE)}: {text}"
         for path in PACKAGE.rglob("*.py")

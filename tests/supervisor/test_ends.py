@@ -189,11 +189,11 @@ class RefusesOneModel(InlineWorker):
         super().__init__(log)
         self._asked = asked
 
-    def send(self, order: AnyOrder) -> None:
+    def send(self, order: AnyOrder, payload: bytes = b"") -> None:
         if isinstance(order, Open):
             self._asked.append(order.setup)
             self._behaviour = Behaviour(refuses="no room for fp8" if order.setup.precision == "fp8" else "")
-        super().send(order)
+        super().send(order, payload)
 
 
 def two_models(name: str) -> Manifest:

@@ -48,9 +48,9 @@ class WaitsForFormat(InlineWorker):
         self._files = files
         self._ordered = False
 
-    def send(self, order: AnyOrder) -> None:
+    def send(self, order: AnyOrder, payload: bytes = b"") -> None:
         self._ordered = self._ordered or isinstance(order, Render)
-        super().send(order)
+        super().send(order, payload)
 
     def hear(self, timeout_s: float) -> Heard | None:
         if self._ordered and not all(path.exists() for path in self._files):

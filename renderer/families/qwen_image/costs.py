@@ -140,6 +140,11 @@ def decode(shape: Architecture, width: int, height: int, *, fused: bool) -> Deco
     return vae.decode(shape.vae_width, width, height, fused=fused)
 
 
+def encode(shape: Architecture, width: int, height: int, *, fused: bool) -> Decode:
+    """A picture that goes in, in strips of rows as well."""
+    return vae.encode(shape.vae_width, width, height, fused=fused)
+
+
 def vae_kept(shapes: Shapes) -> int:
     """Of kernels over frames the last slice alone, the rest in float32."""
     return vae.kept_bytes(shapes)
@@ -154,3 +159,13 @@ def decode_flops(shape: Architecture, work: Work) -> tuple[float, float]:
         found += square * base**2 * width * up / (part / 4) if up else 0.0
     found += 4 * square * (4 * base) ** 2 / 64
     return work.pixels * 2 * found, 4.0 * 4 * base * (work.pixels // vae.LATENT_PIXEL**2) ** 2
+
+
+def encode_flops(shape: Architecture, work: Work) -> tuple[float, float]:
+    """The encoder's two residual blocks a stage and what halves it, at a stage's share of the pixels; its middle."""
+    base, square = shape.vae_width, 9.0
+    found = square * base * 3
+    for part, before, width, down in ((1, 1, 1, 1), (4, 1, 2, 1), (16, 2, 4, 1), (64, 4, 4, 0)):
+        found += square * base**2 * (before * width + 3 * width**2 + width**2 * down / 4) / part
+    found += 4 * square * (4 * base) ** 2 / 64
+    return work.pixels * 2 * found, decode_flops(shape, work)[1]

@@ -1,4 +1,4 @@
-"""A picture's decode, a strip of rows at a time: how high its strips are, and what it holds where it holds most.
+"""A picture's decode and encode, a strip of rows at a time: how high strips are, what is held where most is.
 
 `engine.picture_vae` asks here for its rows, so that what is forecast is what is done. Terms are of its kernels, which
 hold nothing beside what they return; `tests/estimate/test_decode.py` counts them in the engine itself, byte by byte.
@@ -8,6 +8,7 @@ Symbols: C, the VAE's width, in which channels are counted; 2 bytes a value.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -131,4 +132,84 @@ def _strip(stage: _Stage, first: int, last: int, height: int) -> tuple[int, int]
         within = max(outer * before + inner * after, 2 * inner * after, (inner + len(rows)) * after + made_wider)
         fullest, largest = max(fullest, came + within), max(largest, outer * before, inner * after)
         rows = more(rows, 2)
+    return fullest, largest
+
+
+# ---- the other way ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A layer of the encoder: a residual block, or a convolution that keeps the rows or, with a stride of 2, halves."""
+
+    before: int
+    after: int
+    stride: int = 0
+    """0 for a residual block."""
+
+    def needs(self, rows: range, height: int) -> range:
+        """The rows of an input `height` high that rows of its result are made from."""
+        if self.stride == 2:  # noqa: PLR2004  # DiffSynth pads below alone
+            return range(2 * rows.start, min(height, 2 * rows.stop + 1))
+        by = 1 if self.stride else 2
+        return range(max(0, rows.start - by), min(height, rows.stop + by))
+
+    def held(self, came: range, rows: range, height: int) -> int:
+        """Rows times channels beside what came, where it holds most; its result included. Columns are the input's."""
+        if self.stride:
+            return len(rows) * self.after // self.stride
+        inner = len(range(max(0, rows.start - 1), min(height, rows.stop + 1)))
+        wider = len(rows) * self.after if self.before != self.after else 0
+        return max(
+            len(came) * self.before + inner * self.after,
+            2 * inner * self.after,
+            (inner + len(rows)) * self.after + wider,
+        )
+
+
+def _downwards(base: int) -> tuple[tuple[_Layer, ...], ...]:
+    """The encoder's stages, each at half the sides of the one before; the first takes colours."""
+    widths = [base, base, 2 * base, 4 * base, 4 * base]
+    stages = []
+    for before, after in itertools.pairwise(widths):
+        layers = [_Layer(before, after), _Layer(after, after), _Layer(after, after, stride=2)]
+        stages.append(tuple(layers))
+    colours = _Layer(_COLOURS, base, stride=1)
+    return (colours, *stages[0]), *stages[1:-1], stages[-1][:-1]
+
+
+@lru_cache(maxsize=1024)
+def encode(base: int, width: int, height: int, *, fused: bool = True) -> Decode:
+    """A picture's way to latents, over the weights; `base` is C, sizes are in pixels."""
+    found = [_middle(base, width * height // LATENT_PIXEL**2, fused=fused)]
+    for number, layers in enumerate(_downwards(base)):
+        found += _moments_in(layers, width >> number, height >> number)
+    return max(found, key=lambda each: total(each.terms))
+
+
+def _moments_in(layers: tuple[_Layer, ...], columns: int, height: int) -> Iterator[Decode]:
+    """A stage's first strip and its second, beside what comes in, of which the picture is a copy with channels last."""
+    widest = max(layer.after for layer in layers)
+    halves = layers[-1].stride == 2  # noqa: PLR2004  # as above
+    outcome = height // 2 if halves else height
+    result = _VALUE * (columns // 2 if halves else columns) * outcome * layers[-1].after
+    came = _VALUE * columns * height * layers[0].before
+    rows = strip_rows(columns, widest)
+    for first in range(0, min(outcome, 2 * rows), rows):
+        fullest, largest = _strip_in(layers, range(first, min(outcome, first + rows)), height)
+        there = terms(
+            VAE_stage_input=came, VAE_stage_result=result if first else 0, VAE_strip=_VALUE * columns * fullest
+        )
+        yield Decode(there, _VALUE * columns * largest)
+
+
+def _strip_in(layers: tuple[_Layer, ...], rows: range, height: int) -> tuple[int, int]:
+    """Rows times channels, at the input's columns, that a strip holds where it holds most, and of one tensor."""
+    fullest = largest = 0
+    for number, layer in reversed([*enumerate(layers)]):
+        came = layer.needs(rows, height)
+        own = len(came) * layer.before if number else 0  # the first layer's is a view of what is whole
+        fullest = max(fullest, own + layer.held(came, rows, height))
+        largest = max(largest, len(came) * layer.before, len(rows) * layer.after)
+        rows = came
     return fullest, largest

@@ -28,6 +28,7 @@ from renderer.engine.blocks import FastBlocks, ModuleBlocks
 from renderer.engine.device import Device, computation_dtype
 from renderer.engine.encoding import Encoded, HostEmbedding
 from renderer.engine.fp8_blocks import Fp8Blocks
+from renderer.engine.inputs import Inputs
 from renderer.engine.modulation import Modulations, PickImage, PickText, ReadyModulation
 from renderer.engine.picture_vae import PictureVae
 from renderer.engine.riders import Halt, Stop, pause
@@ -113,9 +114,9 @@ def encode(pipe: Any, prompt: str) -> Encoded:
     return Encoded(found["prompt_emb"].cpu(), found["prompt_emb_mask"].cpu())
 
 
-def arguments(job: Job) -> dict[str, Any]:
+def arguments(job: Job, given: Inputs) -> dict[str, Any]:
     """What `pipe(...)` is called with, `progress_bar_cmd` aside."""
-    return calling.arguments(job)
+    return calling.arguments(job, given)
 
 
 def beforehand(skeleton: Skeleton, store: Store, device: Device) -> Beforehand:

@@ -55,6 +55,10 @@ def _told_by_job(by: str, job: Job, fingerprint: str, software: Software) -> Tol
         width=job.width,
         height=job.height,
         seed=job.seed,
+        image=job.input_image,
+        mask=job.inpaint_mask,
+        strength=job.denoising_strength if job.input_image else None,
+        mask_blur=job.inpaint_blur_size,
         fingerprint=fingerprint,
         software=software,
     )

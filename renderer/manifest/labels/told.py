@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 from renderer.errors import shorten
-from renderer.job import Software
+from renderer.job import Input, Software
 
 COMMENT = "UserComment"
 """Under which key a comment stands: EXIF's, XMP's or JPEG's, which have no keys of their own."""
@@ -52,6 +52,10 @@ class Told:
     seed: int | None = None
     fingerprint: str | None = None
     software: Software | None = None
+    image: Input | None = None
+    mask: Input | None = None
+    strength: float | None = None
+    mask_blur: int | None = None
     left_out: tuple[str, ...] = ()
 
 

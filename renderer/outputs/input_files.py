@@ -1,0 +1,205 @@
+"""Pictures that go in: read from somebody's file, known by their pixels, and kept once beside what was made of them.
+
+What a file is called, how it is compressed and what it says of itself makes no other picture: an input is known by the
+SHA-256 over its pixels, upright and in sRGB. Hostile files cost nothing: what a header tells is looked at first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from renderer.errors import PictureError
+from renderer.job import Input, InputFile
+from renderer.outputs.folder import OutputFolder, Own
+from renderer.system import files
+
+if TYPE_CHECKING:  # a manifest without pictures does not need it
+    from PIL import Image
+
+Purpose = Literal["picture", "mask"]
+
+MOST_BYTES = 200 * 2**20
+MOST_PIXELS = 100_000_000
+"""A larger picture is no photo: 100 megapixels."""
+
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "TIFF", "BMP")
+"""Those that Pillow opens here; AVIF and HEIF where it has been built with them, or a plugin is there."""
+
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp"})
+
+_MODES: dict[Purpose, str] = {"picture": "RGB", "mask": "L"}
+_BEHIND = {"picture": "white", "mask": "black"}
+_PLAIN_MODES = frozenset(
+    {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "La", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"}
+)
+_DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An input's pixels: `image` is in RGB, or in grey for a mask; `known` is what a job has of it."""
+
+    known: Input
+    image: Image.Image
+
+
+def read(path: Path, name: str) -> bytes:
+    """A file's bytes. Raises `PictureError`, with `name`, for one that is not there, no file, or too large."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise PictureError(f"{name} is not a file")
+            data = stream.read(MOST_BYTES + 1)
+    except FileNotFoundError as error:
+        raise PictureError(f"there is no file {name}") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise PictureError(f"{name} cannot be read: {reason}") from error
+    if len(data) > MOST_BYTES:
+        raise PictureError(f"{name} has more than {MOST_BYTES // 2**20} MiB", hint="export it smaller")
+    return data
+
+
+def decode(data: bytes, name: str, purpose: Purpose = "picture") -> Decoded:
+    """A picture's pixels, upright, in sRGB, on white where it is transparent; a mask's in grey, on black.
+
+    Raises `PictureError`, with `name`, for what is no picture, is cut off, moves, or has too many pixels.
+    """
+    from PIL import Image  # noqa: PLC0415  # a manifest without pictures does not need it
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow's own limit: ours is looked at next
+            opened = Image.open(io.BytesIO(data), formats=[each for each in FORMATS if _is_able(each)])
+        with opened:
+            _refuse(opened, name)
+            opened.load()
+            image = _upright(opened)
+    except PictureError:
+        raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit is looked at before ours can be
+        raise _too_large(name) from error
+    except Exception as error:  # Pillow's decoders raise whatever they like for what is damaged
+        reason = "it is cut off" if "truncated" in str(error).lower() else "it is no picture that can be read here"
+        hint = "PNG, JPEG, WebP, TIFF and BMP are read, and AVIF and HEIF where Pillow can"
+        raise PictureError(f"{name}: {reason}", hint=hint) from error
+    plain = _plain(image, purpose)
+    return Decoded(_known(plain), plain)
+
+
+def identify(path: Path, name: str, purpose: Purpose = "picture") -> tuple[Input, InputFile]:
+    """What a job has of a file that messages call `name`, and where it is. Raises `PictureError`."""
+    data = read(path, name)
+    known = decode(data, name, purpose).known
+    return known, InputFile(sha256=known.sha256, path=str(path), file_sha256=hashlib.sha256(data).hexdigest())
+
+
+# ---- kept beside the pictures ----------------------------------------------------------------------------------------
+
+
+def kept_name(source: InputFile) -> str:
+    """Where an input is kept, from the output folder: by its pixels, with its file's ending."""
+    suffix = Path(source.path).suffix.lower()
+    return f"{Own.INPUTS}/{source.sha256}{suffix if suffix in _SUFFIXES else ''}"
+
+
+def keep(folder: OutputFolder, source: InputFile) -> bytes:
+    """An input's bytes; they lie in the folder from now on, once for all pictures that are made of it.
+
+    Raises `PictureError` where the file is another by now, `DiskError` where it cannot be kept.
+    """
+    place = folder.path / kept_name(source)
+    try:
+        kept = place.read_bytes()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise files.disk_error(place, error, doing="read") from error
+    else:
+        if hashlib.sha256(kept).hexdigest() == source.file_sha256:
+            return kept
+    data = read(Path(source.path), source.path)
+    if hashlib.sha256(data).hexdigest() != source.file_sha256:
+        hint = "render the manifest again: it is then another picture"
+        raise PictureError(f"{source.path} has changed since the pictures were planned", hint=hint)
+    files.write_whole(place, data)
+    return data
+
+
+# ---- pixels ----------------------------------------------------------------------------------------------------------
+
+
+def _is_able(kind: str) -> bool:
+    from PIL import Image  # noqa: PLC0415  # as above
+
+    Image.init()
+    return kind in Image.OPEN
+
+
+def _refuse(opened: Image.Image, name: str) -> None:
+    width, height = opened.size
+    if width * height > MOST_PIXELS:
+        raise _too_large(name)
+    if getattr(opened, "n_frames", 1) > 1 and opened.format != "MPO":  # a phone's second picture is a thumbnail
+        raise PictureError(f"{name} has several frames or pages", hint="export the one that is meant")
+    if opened.mode not in _PLAIN_MODES and opened.mode not in _DEEP_MODES:
+        raise PictureError(f"{name} has pixels of the kind {opened.mode}", hint="export it with 8 bits a channel")
+
+
+def _too_large(name: str) -> PictureError:
+    message = f"{name} has more than {MOST_PIXELS // 10**6} million pixels"
+    return PictureError(message, hint="make it smaller: it is scaled to the picture's size anyway")
+
+
+def _upright(opened: Image.Image) -> Image.Image:
+    from PIL import ImageOps  # noqa: PLC0415  # as above
+
+    return ImageOps.exif_transpose(opened)
+
+
+def _plain(image: Image.Image, purpose: Purpose) -> Image.Image:
+    from PIL import Image  # noqa: PLC0415  # as above
+
+    if image.mode in _DEEP_MODES:  # 16 bits: the upper eight
+        image = image.point(lambda value: value / 256).convert("L")
+    image = _in_srgb(image)
+    if image.mode in {"LA", "PA", "RGBA", "La", "RGBa"} or "transparency" in image.info:
+        above = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", above.size, _BEHIND[purpose]), above)
+    return image.convert(_MODES[purpose])
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """Colours by the picture's own profile, as sRGB; a profile that makes no sense is as if there were none."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in {"RGB", "RGBA", "CMYK", "L"}:
+        return image
+    from PIL import ImageCms  # noqa: PLC0415  # as above
+
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    try:
+        known = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        colours = image.convert("RGB") if alpha else image
+        found = ImageCms.profileToProfile(colours, known, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
+    if found is None:
+        return image
+    if alpha:
+        found.putalpha(alpha)
+    return found
+
+
+def _known(image: Image.Image) -> Input:
+    width, height = image.size
+    hashed = hashlib.sha256(f"{image.mode} {width}x{height}\n".encode())
+    hashed.update(image.tobytes())
+    return Input(sha256=hashed.hexdigest(), width=width, height=height)

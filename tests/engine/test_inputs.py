@@ -1,0 +1,122 @@
+"""Pictures that go in: the bits of DiffSynth's own call, alone, in company, and through few slots."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageChops, ImageDraw
+
+from renderer.engine import inputs
+from renderer.engine.inputs import Inputs
+from renderer.engine.native import NativeEngine
+from renderer.errors import PictureError
+from renderer.job import Input, Job
+from renderer.outputs import input_files
+from renderer.protocol import Render
+from tests.engine.making import bare_picture, bare_pipeline, flattened, make_job
+from tests.engine.test_streaming import Heard, open_engine
+
+SIDE = 64
+
+
+def drawn(side: int = SIDE) -> Image.Image:
+    image = Image.new("RGB", (side, side), "teal")
+    ImageDraw.Draw(image).ellipse([side // 4, side // 4, side // 2, side // 2], fill="orange")
+    return image
+
+
+def masked(side: int = SIDE) -> Image.Image:
+    mask = Image.new("L", (side, side), 0)
+    ImageDraw.Draw(mask).rectangle([0, 0, side // 2 - 1, side], fill=255)
+    return mask
+
+
+def known(image: Image.Image, purpose: input_files.Purpose = "picture") -> tuple[Input, bytes]:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return input_files.decode(buffer.getvalue(), "it", purpose).known, buffer.getvalue()
+
+
+IMAGE, MASK = known(drawn()), known(masked(), "mask")
+GIVEN: Inputs = {IMAGE[0].sha256: drawn(), MASK[0].sha256: masked()}
+
+
+def jobs() -> list[tuple[Job, dict[str, Any]]]:
+    """Over a picture, within a mask, with a soft edge, and one from noise beside them; what DiffSynth is given."""
+    small = {"width": SIDE, "height": SIDE, "num_inference_steps": 3}
+    image, mask = {"input_image": IMAGE[0]}, {"inpaint_mask": MASK[0]}
+    theirs, within = {"input_image": drawn()}, {"inpaint_mask": masked()}
+    return [
+        (make_job(**small, **image, denoising_strength=0.7), {**theirs, "denoising_strength": 0.7}),
+        (make_job(**small, **image, **mask, cfg_scale=1.0), {**theirs, **within, "denoising_strength": 1.0}),
+        (
+            make_job(**small, **image, **mask, denoising_strength=0.5, inpaint_blur_size=1),
+            {**theirs, **within, "denoising_strength": 0.5, "inpaint_blur_size": 1, "inpaint_blur_sigma": 0.5},
+        ),
+        (make_job(**small), {}),
+    ]
+
+
+@pytest.fixture(scope="module")
+def bare(demo_folder: Path) -> list[bytes]:
+    """Each by a bare call of DiffSynth's."""
+    pipe = flattened(bare_pipeline(demo_folder))
+    return [bare_picture(pipe, job, **given) for job, given in jobs()]
+
+
+def test_natively(engine: NativeEngine, bare: list[bytes]) -> None:
+    assert [engine.render(job, lambda *_: None, GIVEN).rgb for job, _ in jobs()] == bare
+    assert len(set(bare)) == len(bare)
+
+
+@pytest.mark.parametrize(("slots", "in_flight"), [(2, 1), (3, 4)])
+def test_streamed(bare: list[bytes], slots: int, in_flight: int) -> None:
+    """Beside pictures from noise, in any company: the bits that each has alone."""
+    streaming, heard = open_engine(slots=slots, in_flight=in_flight), Heard()
+    for number, (job, _) in enumerate(jobs()):
+        streaming.take(str(number), job, GIVEN)
+    while streaming.busy:
+        streaming.advance(heard)
+    assert heard.failures == {}
+    assert [heard.pictures[str(number)].rgb for number in range(len(bare))] == bare
+
+
+def test_outside_the_mask_the_picture_stays(bare: list[bytes]) -> None:
+    """What is black in the mask is the picture that went in, but for the VAE's way there and back."""
+    found = Image.frombytes("RGB", (SIDE, SIDE), bare[1])
+    apart = ImageChops.difference(found, drawn()).convert("L")
+    half = SIDE // 2 - 8
+    kept, anew = (max(apart.crop((left, 0, left + half, SIDE)).tobytes()) for left in (SIDE // 2 + 8, 0))
+    assert kept < 40
+    assert anew > 100
+
+
+class TestOrders:
+    def order(self, job: Job, *files: bytes) -> tuple[Render, bytes]:
+        return Render(key="k", job=job, files=tuple(map(len, files))), b"".join(files)
+
+    def test_unpacked(self) -> None:
+        """Files come one after the other, in the order of the job's inputs."""
+        found = inputs.unpack(*self.order(jobs()[1][0], IMAGE[1], MASK[1]))
+        assert {name: image.tobytes() for name, image in found.items()} == {
+            name: image.tobytes() for name, image in GIVEN.items()
+        }
+
+    def test_other_pixels_are_refused(self) -> None:
+        """A file that is another picture than was planned with is never rendered as if it were that."""
+        with pytest.raises(PictureError, match="not those that were planned with"):
+            inputs.unpack(*self.order(jobs()[0][0], known(drawn(32))[1]))
+        with pytest.raises(PictureError):
+            inputs.unpack(*self.order(jobs()[0][0], b"nothing"))
+
+    def test_of_another_shape(self) -> None:
+        """Scaled until it covers the picture, and cut at the middle; never stretched."""
+        wide = Image.new("RGB", (200, 50), "red")
+        wide.paste("blue", (75, 0, 125, 50))
+        job = make_job(width=32, height=32, input_image=Input(sha256="s", width=200, height=50))
+        (fitted,) = (each for name, each in inputs.arguments(job, {"s": wide}).items() if name == "input_image")
+        assert fitted.size == (32, 32)
+        assert fitted.getpixel((16, 16)) == (0, 0, 255)

@@ -1,0 +1,142 @@
+"""Pictures that go in: known by their pixels, kept once, and refused by name where they are none."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import random
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageCms
+
+from renderer.errors import PictureError
+from renderer.job import InputFile
+from renderer.outputs import input_files
+from renderer.outputs.folder import OutputFolder
+
+
+def photo(width: int = 24, height: int = 16) -> Image.Image:
+    """A picture whose corners differ."""
+    image = Image.linear_gradient("L").resize((width, height)).convert("RGB")
+    image.putpixel((0, 0), (255, 0, 0))
+    return image
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+class TestPixels:
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "WEBP"])
+    def test_the_same_pixels_are_the_same_input(self, kind: str) -> None:
+        """However they are kept, and whatever else the file says."""
+        plain = input_files.decode(saved(photo()), "a.png").known
+        options = {"lossless": True} if kind == "WEBP" else {}
+        assert input_files.decode(saved(photo(), kind, **options), "b").known == plain
+        other = photo()
+        other.putpixel((5, 5), (1, 2, 3))
+        assert input_files.decode(saved(other), "c").known != plain
+
+    def test_upright(self) -> None:
+        """EXIF's orientation is applied: a phone's portrait is one."""
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        turned = input_files.decode(saved(photo(), "PNG", exif=exif), "a.png")
+        assert turned.image.size == (16, 24)
+        assert turned.known.width == 16
+        assert turned.image.getpixel((15, 0)) == (255, 0, 0)
+
+    def test_transparent_is_white_and_in_a_mask_black(self) -> None:
+        clear = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
+        assert input_files.decode(saved(clear), "a").image.getpixel((0, 0)) == (255, 255, 255)
+        assert input_files.decode(saved(clear), "a", "mask").image.getpixel((0, 0)) == 0
+
+    @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+    def test_every_kind_of_pixels(self, mode: str) -> None:
+        """White is white, whatever it is written in."""
+        white = Image.new("L", (4, 4), 255).convert("I;16").point(lambda value: value * 257) if mode == "I;16" else (
+            Image.new("RGB", (4, 4), "white").convert(mode))  # fmt: skip
+        data = saved(white, "TIFF" if mode in {"CMYK", "I;16"} else "PNG")
+        assert input_files.decode(data, "a").image.getpixel((1, 1)) == (255, 255, 255)
+
+    def test_a_colour_profile_is_applied(self) -> None:
+        """One that turns red and green around changes what is seen; one that makes no sense changes nothing."""
+        lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        red = Image.new("RGB", (4, 4), (200, 30, 30))
+        plain = input_files.decode(saved(red), "a").known
+        assert input_files.decode(saved(red, icc_profile=lab), "a").known == plain
+        assert input_files.decode(saved(red, icc_profile=b"nonsense"), "a").known == plain
+        wide = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+        assert input_files.decode(saved(red, icc_profile=wide), "a").image.size == (4, 4)
+
+
+class TestRefused:
+    def test_what_is_not_there(self, tmp_path: Path) -> None:
+        for path, words in ((tmp_path / "none.png", "there is no file"), (tmp_path, "is not a file|cannot be read")):
+            with pytest.raises(PictureError, match=words):
+                input_files.identify(path, path.name)
+
+    def test_a_bomb_costs_nothing(self) -> None:
+        """What the header tells is looked at before any pixel is made."""
+        bomb = saved(Image.new("1", (20_000, 20_000)))
+        assert len(bomb) < 100_000
+        with pytest.raises(PictureError, match="more than 100 million"):
+            input_files.decode(bomb, "bomb.png")
+
+    def test_what_moves(self) -> None:
+        frames = [photo(), photo(24, 16).rotate(90)]
+        with pytest.raises(PictureError, match="several frames"):
+            input_files.decode(saved(frames[0], "WEBP", save_all=True, append_images=frames[1:]), "film.webp")
+
+    def test_a_format_that_is_none_of_ours(self) -> None:
+        with pytest.raises(PictureError, match="no picture"):
+            input_files.decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "a.eps")
+
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF"])
+    def test_damaged_files(self, kind: str) -> None:
+        """50 of each format, cut off or with bytes changed: a picture, or one clear sentence."""
+        whole, dice = saved(photo(64, 48), kind), random.Random(kind)  # noqa: S311  # the same damage every time
+        refused = 0
+        for number in range(50):
+            data = bytearray(whole)
+            if number % 2:
+                del data[dice.randrange(1, len(data)) :]
+            else:
+                for _ in range(8):
+                    data[dice.randrange(len(data))] = dice.randrange(256)
+            with contextlib.suppress(PictureError):
+                input_files.decode(bytes(data), "damaged")
+                continue
+            refused += 1
+        assert refused >= 20
+
+
+class TestKept:
+    def source(self, folder: Path, name: str = "shop.png") -> InputFile:
+        (folder / name).write_bytes(saved(photo()))
+        return input_files.identify(folder / name, name)[1]
+
+    def test_once(self, tmp_path: Path) -> None:
+        """It is kept under its pixels' hash, and goes on when the original has moved."""
+        folder, source = OutputFolder(tmp_path / "out"), self.source(tmp_path)
+        data = input_files.keep(folder, source)
+        (tmp_path / "shop.png").unlink()
+        assert input_files.keep(folder, source) == data
+        (kept,) = folder.inputs.iterdir()
+        assert kept.name == f"{source.sha256}.png"
+        assert hashlib.sha256(kept.read_bytes()).hexdigest() == source.file_sha256
+
+    def test_another_picture_under_the_name(self, tmp_path: Path) -> None:
+        """What has changed since it was planned is not what was planned; what somebody put in its place neither."""
+        folder, source = OutputFolder(tmp_path / "out"), self.source(tmp_path)
+        input_files.keep(folder, source)
+        (folder.path / input_files.kept_name(source)).write_bytes(b"no picture")
+        assert input_files.keep(folder, source) == (tmp_path / "shop.png").read_bytes()
+        (folder.path / input_files.kept_name(source)).unlink()
+        (tmp_path / "shop.png").write_bytes(saved(photo(8, 8)))
+        with pytest.raises(PictureError, match="has changed since"):
+            input_files.keep(folder, source)
