@@ -25,6 +25,7 @@ LONG_FUNCTIONS: set[str] = set()
 TWINS: Mapping[str, str] = {
     "LOG": "every room that logs has its own",
     "CODEC": "a precision has one, in its own room",
+    "READER": "a format has one, in its own room",
 }
 """Names of several things, and why each may be."""
 
@@ -40,6 +41,7 @@ SAME_NAMES: Mapping[str, str] = {
     "bf16": "a codec, and its numbers in torch",
     "fp8": "a codec, and its numbers in torch",
     "safetensors": "a reader, and its numbers in torch",
+    "gguf": "a reader, and its numbers in torch",
     "scaled": "a scheme, and its numbers in torch",
 }
 """Names of several modules, and why each may be."""

@@ -64,6 +64,7 @@ __all__ = [
     "SHARD",
     "SIZE_STEP",
     "STABLE_DIFFUSION_15",
+    "TENSORS",
     "TOKENIZER",
     "TRAINED_TOKENS",
     "Ability",
@@ -88,6 +89,9 @@ NETWORK_FILES: tuple[NetworkFiles, ...] = (
 
 BY_ROLE: tuple[PartRole, ...] = ("transformer", "text_encoder", "vae", "tokenizer")
 """The parts that single files, or a tokenizer's folder, can be given for."""
+
+TENSORS = (".safetensors", ".gguf")
+"""How files of tensors are called that are read."""
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 """How pickled checkpoints are called, which are never opened."""
@@ -195,11 +199,9 @@ def _file(role: PartRole, name: str) -> Path:
     elif not path.is_file():
         kind = "is a folder, and not a file" if path.is_dir() else "is not there"
         raise ModelError(f'the {role} "{shorten(name)}" {kind}', hint="give a path from where the command is called")
-    elif path.suffix.lower() == ".gguf":
-        hint = "take the model's bf16 safetensors file"
-        raise ModelError(f'the {role} "{shorten(name)}" is a GGUF file, which is not read yet', hint=hint)
-    elif path.suffix != ".safetensors":
-        raise ModelError(f'the {role} "{shorten(name)}" is not a safetensors file', hint="rename it, if it is one")
+    elif path.suffix not in TENSORS:
+        message = f'the {role} "{shorten(name)}" is neither a safetensors nor a GGUF file'
+        raise ModelError(message, hint="rename it, if it is one")
     return path
 
 

@@ -17,8 +17,7 @@ from pathlib import Path
 from renderer.errors import DiskError, ModelError
 from renderer.system import folders
 from renderer.system.files import write_whole
-from renderer.weights.headers import read_header
-from renderer.weights.readers import MEANT_BY
+from renderer.weights import readers
 
 Tell = Callable[[int, int], None]
 """Hears, a few times a second, how many bytes of how many have been read; what it raises ends the reading."""
@@ -41,7 +40,7 @@ def file_hashes(files: Sequence[Path], tell: Tell | None = None) -> list[str]:
 
 
 def tensor_hashes(files: Sequence[Path], tell: Tell | None = None) -> list[Hashes]:
-    """Of each safetensors file, the SHA-256 of every tensor's type, shape and bytes, by its name in the file.
+    """Of each file of tensors, the SHA-256 of every tensor's type, shape and bytes, by its name in the file.
 
     What its metadata says of how they are meant has a hash as well, by the name of that.
 
@@ -71,15 +70,14 @@ def _whole(path: Path) -> Iterable[Piece]:
 
 def _tensors(path: Path) -> Iterable[Piece]:
     try:
-        header = read_header(path)
+        found = readers.read(path)
     except ModelError:
         yield from _whole(path)
         return
-    for name, entry in header.tensors.items():
-        head = f"{entry.dtype} {list(entry.shape)}\n"
-        yield Piece(name, path, header.data_offset + entry.begin, entry.end - entry.begin, head)
-    for key in MEANT_BY & header.metadata.keys():
-        yield Piece(key, path, 0, 0, header.metadata[key])
+    for name, place in found.tensors.items():
+        yield Piece(name, path, place.offset, place.bytes, f"{place.dtype} {list(place.shape)}\n")
+    for key in readers.MEANT_BY & found.metadata.keys():
+        yield Piece(key, path, 0, 0, found.metadata[key])
 
 
 @dataclass(slots=True)

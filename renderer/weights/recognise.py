@@ -43,6 +43,7 @@ _STRANGERS: tuple[tuple[str, str], ...] = (
     ("time_text_embed.addition_t_embedding.", "Qwen-Image-Layered, which is not known yet"),
     ("__index_timestep_zero__", "an edit model (Qwen-Image-Edit-2511), and pictures cannot be edited yet"),
     ("controlnet_blocks.", "a ControlNet, which is not known yet"),
+    ("v.blk.0.", "the vision tower alone (mmproj), which only edits look with"),
     ("double_blocks.", "a model of FLUX or HunyuanVideo"),
     ("single_transformer_blocks.", "a model of FLUX"),
     ("joint_blocks.", "Stable Diffusion 3"),

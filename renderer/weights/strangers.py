@@ -24,7 +24,7 @@ _SHOWN_LETTERS = 80
 
 _BY_MAGIC: Mapping[bytes, tuple[str, str]] = MappingProxyType(
     {
-        b"GGUF": ("a GGUF file, which is not read yet", "take the model's bf16 safetensors files"),
+        b"GGUF": ("a GGUF file", "give it the ending .gguf"),
         b"\x1f\x8b": ("an archive (gzip)", "unpack it"),
         b"7z\xbc\xaf\x27\x1c": ("an archive (7z)", "unpack it"),
         b"Rar!": ("an archive (RAR)", "unpack it"),

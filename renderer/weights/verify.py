@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
 
+from renderer import catalog
 from renderer.catalog import Model
 from renderer.errors import ModelError
 from renderer.job import Stored
 from renderer.system.files import sha256_of
 from renderer.text import gb
-from renderer.weights import places
-from renderer.weights.headers import read_header
+from renderer.weights import places, readers
 from renderer.weights.index import INDEX
 from renderer.weights.prepare import Report
 from renderer.weights.vouched import said_of
@@ -38,7 +38,7 @@ def verify(model: Model, report: Report) -> str:
             hashed += expected is not None
             if expected is not None and actual != expected:
                 wrong.append(f"{path}: damaged, its SHA-256 is {actual}, and must be {expected}")
-            elif expected is None and path.suffix == ".safetensors":
+            elif expected is None and path.suffix in catalog.TENSORS:
                 wrong.extend(_header_trouble(path))
     if files:
         how = f"{hashed} by their hash, {len(files) - hashed} by their header alone"
@@ -71,7 +71,7 @@ def _hashes(model: Model) -> Iterator[tuple[Path, str | None]]:
 
 def _header_trouble(path: Path) -> list[str]:
     try:
-        read_header(path)
+        readers.read(path)
     except ModelError as error:
         return [error.message]
     return []

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+import gguf
+import numpy as np
 import torch
 
 Tensors = dict[str, torch.Tensor]
@@ -129,3 +133,68 @@ def spoiled(made: Foreign, numbers: random.Random, number: int) -> str:
             made.tensors[name] = tensor
             made.tensors[f"model.diffusion_model.{name}"] = tensor.clone()
     return name
+
+
+# ---- GGUF ------------------------------------------------------------------------------------------------------------
+
+
+def gguf_blocks(name: str, rows: int, columns: int) -> Any:
+    """Rows of blocks of a type that the library reads and does not write: bytes of which no scale is infinite."""
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
+    return np.random.default_rng(9).integers(0, 60, (rows, columns // block * size), dtype=np.uint8)
+
+
+def write_gguf(
+    path: Path,
+    tensors: Mapping[str, tuple[Any, str]],
+    arch: str = "qwen_image",
+    more: Mapping[str, Sequence[int]] = MappingProxyType({}),
+) -> Path:
+    """A GGUF file of the library's making: each tensor an array of its type, or its rows of blocks.
+
+    `more` are arrays of whole numbers by their keys.
+    """
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_file_type(7)
+    for key, numbers in more.items():
+        writer.add_array(key, numbers)
+    for name, (array, kind) in tensors.items():
+        writer.add_tensor(name, array, raw_dtype=gguf.GGMLQuantizationType[kind])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def city96(tensors: Mapping[str, torch.Tensor], kind: str = "Q8_0") -> tuple[dict[str, tuple[Any, str]], Tensors]:
+    """A network as city96's tool converts it, and in bf16: vectors in float32, matrices in blocks where their rows go.
+
+    Others in float16.
+    """
+    made, plain = {}, {}
+    quantised = gguf.GGMLQuantizationType[kind]
+    for name, tensor in tensors.items():
+        array = tensor.float().numpy()
+        if tensor.dim() == 1:
+            made[name], plain[name] = (array, "F32"), tensor.to(torch.bfloat16)
+        elif tensor.shape[-1] % gguf.GGML_QUANT_SIZES[quantised][0]:
+            made[name] = (array.astype(np.float16), "F16")
+            plain[name] = torch.from_numpy(array.astype(np.float16)).to(torch.bfloat16)
+        else:
+            blocks = gguf.quants.quantize(array, quantised)
+            made[name] = (blocks, kind)
+            plain[name] = torch.from_numpy(gguf.quants.dequantize(blocks, quantised)).to(torch.bfloat16)
+    return made, plain
+
+
+def llama_cpp(tensors: Mapping[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
+    """A text encoder under llama.cpp's names, without its vision tower."""
+    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2VL, layers)
+    found = {}
+    for name, tensor in tensors.items():
+        if not name.startswith("visual."):
+            written = table.get_name(name, try_suffixes=(".weight", ".bias"))
+            assert written is not None
+            found[written] = tensor
+    return found

@@ -142,7 +142,7 @@ class TestStrangers:
         [
             (b"<!DOCTYPE html><html><head><title>Just a moment...</title>", 'but a web page ("Just a moment...")'),
             (b'\xef\xbb\xbf\n<?xml version="1.0"?><Error><Code>AccessDenied', "but a web page"),
-            (b"GGUF\x03\0\0\0{", "but a GGUF file, which is not read yet"),
+            (b"GGUF\x03\0\0\0{", "but a GGUF file"),
             (b"Entry not found", 'but a text: "Entry not found"'),
             (b'{"error":"Invalid username or password."}', "but a text"),
             (b'{"detai{l":"x"}', "but a text"),

@@ -2,6 +2,7 @@
 
     reader.py        what readers and schemes are, and where a tensor lies
     safetensors.py   safetensors: numbers that mean what they are
+    gguf.py          GGUF: blocks of numbers with scales of their own
     scaled.py        ComfyUI's scaled FP8 and int8, in safetensors
     values/          each one's bytes as numbers, in torch
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from renderer.errors import ModelError
-from renderer.weights.readers import safetensors, scaled
+from renderer.weights.readers import gguf, safetensors, scaled
 from renderer.weights.readers.reader import Contents, Reader, Scheme, TensorAt
 
 __all__ = [
@@ -38,7 +39,7 @@ __all__ = [
 SAFETENSORS: Reader = safetensors.READER
 """Who says what a file is that nobody reads."""
 
-READERS: Mapping[str, Reader] = MappingProxyType({SAFETENSORS.name: SAFETENSORS})
+READERS: Mapping[str, Reader] = MappingProxyType({SAFETENSORS.name: SAFETENSORS, gguf.READER.name: gguf.READER})
 """Every reader by its name."""
 
 SCHEMES: Mapping[str, Scheme] = MappingProxyType({scaled.SCHEME.name: scaled.SCHEME})

@@ -29,7 +29,9 @@ _SCALE_TYPES = ("F32", "BF16", "F16")
 _TYPES: Mapping[str, str] = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "int8_tensorwise": "I8"}
 """The forms that are read, and the type of their matrices."""
 
-_FP8 = ("F8_E4M3", "F8_E5M2")
+_FP8 = {_TYPES[form]: form for form in ("float8_e4m3fn", "float8_e5m2")}
+"""What means the same in every tool, and may go without a mark: the types, and their forms."""
+
 _GROUP = "convrot_groupsize"
 _USUAL_GROUP = 256
 
@@ -71,7 +73,9 @@ class _Scaled:
 
     def _put_together(self, name: str, weight: TensorAt, mark: _Mark | None, scale: TensorAt | None) -> TensorAt:
         where = f'{weight.path}: tensor "{shorten(name)}"'
-        form = mark.form if mark is not None else _guessed(weight)
+        if mark is None and weight.dtype not in _FP8:  # int8 may be turned, for all that anybody knows
+            raise ModelError(f"{where} is {weight.dtype} with a scale beside it, and nothing says how it is meant")
+        form = mark.form if mark is not None else _FP8[weight.dtype]
         if form not in _TYPES:
             raise ModelError(f"{where} is quantised by ComfyUI ({shorten(form, 30)}), which is not read")
         if weight.dtype != _TYPES[form]:
@@ -87,12 +91,6 @@ class _Scaled:
         if turned and (form != "int8_tensorwise" or not _is_power_of_four(turned) or columns % turned):
             raise damaged(where, f"of {columns} columns is said to be turned in groups of {turned}")
         return replace(weight, reader=self.name, besides={"scale": scale}, settings={_GROUP: turned} if turned else {})
-
-
-def _guessed(weight: TensorAt) -> str:
-    """The form of a matrix with a scale that nobody says anything of: FP8 means what it is; int8 may be turned."""
-    forms = {dtype: form for form, dtype in _TYPES.items() if dtype in _FP8}
-    return forms.get(weight.dtype, f"{weight.dtype} without a mark")
 
 
 def _scales(tensors: Mapping[str, TensorAt]) -> Iterator[tuple[str, TensorAt]]:
