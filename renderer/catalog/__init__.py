@@ -4,7 +4,8 @@ A manifest names a model by a catalogue id (`Qwen/Qwen-Image`, `demo`), by an id
 (`Qwen/Qwen-Image@75e0b4b…`), by a local folder in Qwen-Image's layout, or by single files and the parts they are
 (`transformer=mine.safetensors,vae=…`), whose missing parts are Qwen/Qwen-Image's.
 
-`data` has the models, `model` says what is known of one, `cards` has public GPUs.
+`data` has the models, `distilled` those that need few steps; `model` says what is known of one, `cards` has public
+GPUs.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from renderer.catalog.data import (
     DEMO,
     DEMO_ARCHITECTURE,
-    MODELS,
     PHOTOGRAPHS,
     PROCESSOR,
     QWEN_IMAGE,
+    QWEN_IMAGE_2512,
     QWEN_IMAGE_ARCHITECTURE,
+    QWEN_IMAGE_EDIT,
+    QWEN_IMAGE_EDIT_2509,
+    QWEN_IMAGE_EDIT_2511,
     SHARD,
     STABLE_DIFFUSION_15,
     TEXT_ENCODER_FILES,
@@ -30,6 +35,7 @@ from renderer.catalog.data import (
     TRANSFORMER_FILES,
     VAE_FILES,
 )
+from renderer.catalog.distilled import DISTILL_FULL, DISTILL_LORA, LIGHTNING
 from renderer.catalog.model import (
     DROPPED_TOKENS,
     MOST_TOKENS,
@@ -44,6 +50,7 @@ from renderer.catalog.model import (
     PartRole,
     Role,
     UNetShape,
+    forbids_commerce,
 )
 from renderer.errors import ModelError, shorten
 from renderer.system.folders import expanded
@@ -78,7 +85,26 @@ __all__ = [
     "UNetShape",
     "by_role",
     "find",
+    "forbids_commerce",
 ]
+
+MODELS: Mapping[str, Model] = MappingProxyType(
+    {
+        model.id: model
+        for model in (
+            QWEN_IMAGE,
+            QWEN_IMAGE_2512,
+            DISTILL_FULL,
+            QWEN_IMAGE_EDIT,
+            QWEN_IMAGE_EDIT_2509,
+            QWEN_IMAGE_EDIT_2511,
+            *LIGHTNING,
+            DISTILL_LORA,
+            DEMO,
+        )
+    }
+)
+"""Every model by its id."""
 
 NETWORK_FILES: tuple[NetworkFiles, ...] = (
     NetworkFiles("transformer", TRANSFORMER_FILES),
@@ -215,5 +241,6 @@ def _like_qwen_image(reference: str, *, about: str, folder: Path | None) -> Mode
         parts=(),
         revision=None,
         shape=None,
+        licence="",
         min_side=DEMO.min_side,
     )

@@ -49,10 +49,11 @@ _VAE = Part("vae", VAE_FILES, count=1, bytes=254 * _MB, comfyui="vae/qwen_image_
 _TOKENIZER = Part("tokenizer", TOKENIZER, bytes=round(5.06 * _MB))
 _PROCESSOR = Part("processor", PROCESSOR, bytes=round(15.9 * _MB), repository=_EDIT_ID, revision=_EDIT_REVISION)
 
-_SHARED = tuple(
+SHARED = tuple(
     replace(part, repository=_QWEN_IMAGE_ID, revision=_QWEN_IMAGE_REVISION)
     for part in (_TEXT_ENCODER, _VAE, _TOKENIZER)
 )
+"""What other models of the family take from Qwen/Qwen-Image."""
 
 QWEN_IMAGE_ARCHITECTURE = Architecture(
     layers=60,
@@ -134,13 +135,14 @@ QWEN_IMAGE = Model(
     cfg_scale=4.0,
     gpu_bytes=MappingProxyType({"bf16": 58 * _GB, "fp8": 29 * _GB}),
     densities=PHOTOGRAPHS,
+    licence="Apache-2.0",
 )
 
 QWEN_IMAGE_2512 = replace(
     QWEN_IMAGE,
     id="Qwen/Qwen-Image-2512",
     about="text to picture, the December 2025 weights: people, nature, lettering",
-    parts=(_transformer(9, "diffusion_models/qwen_image_2512_bf16.safetensors"), *_SHARED),
+    parts=(_transformer(9, "diffusion_models/qwen_image_2512_bf16.safetensors"), *SHARED),
     revision="25468b98e3276ca6700de15c6628e51b7de54a26",
 )
 
@@ -151,7 +153,7 @@ QWEN_IMAGE_EDIT = replace(
     ability="edit",
     parts=(
         _transformer(9, "diffusion_models/qwen_image_edit_bf16.safetensors"),
-        *_SHARED,
+        *SHARED,
         replace(_PROCESSOR, repository=None, revision=None),
     ),
     revision=_EDIT_REVISION,
@@ -162,7 +164,7 @@ QWEN_IMAGE_EDIT_2509 = replace(
     QWEN_IMAGE_EDIT,
     id="Qwen/Qwen-Image-Edit-2509",
     about="edits several pictures as a text says",
-    parts=(_transformer(5, "diffusion_models/qwen_image_edit_2509_bf16.safetensors"), *_SHARED, _PROCESSOR),
+    parts=(_transformer(5, "diffusion_models/qwen_image_edit_2509_bf16.safetensors"), *SHARED, _PROCESSOR),
     revision="d3968ef930e841f4c73640fb8afa3b306a78167e",
 )
 
@@ -170,63 +172,11 @@ QWEN_IMAGE_EDIT_2511 = replace(
     QWEN_IMAGE_EDIT,
     id="Qwen/Qwen-Image-Edit-2511",
     about="edits several pictures as a text says; people stay who they are",
-    parts=(_transformer(5, "diffusion_models/qwen_image_edit_2511_bf16.safetensors"), *_SHARED, _PROCESSOR),
+    parts=(_transformer(5, "diffusion_models/qwen_image_edit_2511_bf16.safetensors"), *SHARED, _PROCESSOR),
     revision="6f3ccc0b56e431dc6a0c2b2039706d7d26f22cb9",
     call=MappingProxyType({"edit_image_auto_resize": True, "zero_cond_t": True}),
 )
 
-
-_LIGHTNING_REPOSITORY = "lightx2v/Qwen-Image-Lightning"
-_LIGHTNING_REVISION = "813e69cd4c5627f2c7b921667f79690a0e12bd4e"
-
-
-def _lightning(name: str, about: str, steps: int, file: str, size: int) -> Model:
-    """A Lightning LoRA: one file of a repository that has several."""
-    return replace(
-        QWEN_IMAGE,
-        id=f"{_LIGHTNING_REPOSITORY}/{name}",
-        about=about,
-        ability="lora",
-        parts=(Part("lora", file, 1, size, repository=_LIGHTNING_REPOSITORY, revision=_LIGHTNING_REVISION),),
-        revision=_LIGHTNING_REVISION,
-        shape=None,
-        steps=steps,
-        cfg_scale=1.0,
-        schedule="lightning",
-        gpu_bytes=MappingProxyType({"bf16": 850 * _MB}),
-    )
-
-
-LIGHTNING = (
-    _lightning(
-        "4steps-V2.0",
-        "LoRA for Qwen/Qwen-Image: pictures in 4 steps",
-        4,
-        "Qwen-Image-Lightning-4steps-V2.0-bf16.safetensors",
-        850 * _MB,
-    ),
-    _lightning(
-        "8steps-V2.0",
-        "LoRA for Qwen/Qwen-Image: pictures in 8 steps",
-        8,
-        "Qwen-Image-Lightning-8steps-V2.0.safetensors",  # at this revision there is no bf16 file of it
-        round(1.7 * _GB),
-    ),
-    _lightning(
-        "Edit-4steps-V1.0",
-        "LoRA for Qwen/Qwen-Image-Edit: edits in 4 steps",
-        4,
-        "Qwen-Image-Edit-Lightning-4steps-V1.0-bf16.safetensors",
-        850 * _MB,
-    ),
-    _lightning(
-        "Edit-8steps-V1.0",
-        "LoRA for Qwen/Qwen-Image-Edit: edits in 8 steps",
-        8,
-        "Qwen-Image-Edit-Lightning-8steps-V1.0-bf16.safetensors",
-        850 * _MB,
-    ),
-)
 
 _DEMO_DENSITIES: Mapping[Format, Density] = MappingProxyType(
     {
@@ -270,20 +220,6 @@ DEMO = Model(
     shape=DEMO_ARCHITECTURE,
     gpu_bytes=MappingProxyType({"bf16": 64 * 2**20, "fp8": 64 * 2**20}),
     densities=_DEMO_DENSITIES,
+    licence="Apache-2.0",
     proof_side=256,
-)
-
-MODELS: Mapping[str, Model] = MappingProxyType(
-    {
-        model.id: model
-        for model in (
-            QWEN_IMAGE,
-            QWEN_IMAGE_2512,
-            QWEN_IMAGE_EDIT,
-            QWEN_IMAGE_EDIT_2509,
-            QWEN_IMAGE_EDIT_2511,
-            *LIGHTNING,
-            DEMO,
-        )
-    }
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,14 @@ PartRole = Literal["transformer", "text_encoder", "vae", "tokenizer", "processor
 
 Ability = Literal["picture", "edit", "lora"]
 """What a model is for: text to picture; picture and text to picture; a small addition to another model."""
+
+_NOT_FOR_COMMERCE = re.compile(r"non-?\s?commercial|\bNC\b|research", re.IGNORECASE)
+
+
+def forbids_commerce(licence: str) -> bool:
+    """Whether a licence, by its name, is for research or for no commercial use."""
+    return bool(_NOT_FOR_COMMERCE.search(licence))
+
 
 SIZE_STEP = 16
 """Widths and heights are multiples of this: the VAE halves three times, and the DiT takes patches of two."""
@@ -136,9 +145,10 @@ class Model:
 
     Sides and areas are in pixels. `gpu_bytes` is what the weights take on a GPU at each precision, text encoder and
     VAE included; `densities` how large its pictures' files come out. `call` is what DiffSynth's pipeline has to be told
-    besides a job; `schedule` how its noise falls. A LoRA is for the model of the id `base`. A model is from a hub
-    (`parts` and `revision`), or a local folder in Qwen-Image's layout (`folder`), or single files by role (`files`),
-    whose other parts are the hub's; the demo model has none of these, and comes with the package.
+    besides a job; `schedule` how its noise falls. A LoRA is for the model of the id `base`. `licence` is by its
+    SPDX name where it has one; empty where nobody has told. A model is from a hub (`parts` and `revision`), or a
+    local folder in Qwen-Image's layout (`folder`), or single files by role (`files`), whose other parts are the hub's;
+    the demo model has none of these, and comes with the package.
     """
 
     id: str
@@ -159,6 +169,7 @@ class Model:
     shape: Architecture | None = None
     schedule: ScheduleKind | Shift = "qwen-image"
     base: str = ""
+    licence: str = ""
     call: Mapping[str, bool | str | float] = field(default_factory=dict)
     gpu_bytes: Mapping[str, int] = field(default_factory=dict)
     densities: Mapping[Format, Density] = field(default_factory=dict)
@@ -168,6 +179,11 @@ class Model:
     def reference(self) -> str:
         """The text that `find` turns into this model."""
         return f"{self.id}@{self.revision}" if self.pinned else self.id
+
+    @property
+    def forbids_commerce(self) -> bool:
+        """Whether its licence is for research or for no commercial use."""
+        return forbids_commerce(self.licence)
 
     @property
     def unfit(self) -> str:

@@ -108,6 +108,11 @@ def _row(model: Model) -> dict[str, Any]:
         "about": model.about,
         "ability": model.ability,
         "renders": not model.unfit,
+        "licence": model.licence or None,
+        "base": model.base or None,
+        "steps": model.steps,
+        "cfg_scale": model.cfg_scale,
+        "schedule": str(model.schedule),
         "revision": model.revision,
         "download_bytes": sum(part.bytes or 0 for part in model.parts) or None,
         "bytes": dict(model.gpu_bytes),
@@ -122,12 +127,17 @@ def _row(model: Model) -> dict[str, Any]:
 
 def _lines(row: dict[str, Any]) -> Iterator[str]:
 
-    yield row["about"] + ("" if row["renders"] else "; not for manifests yet")
+    is_lora = row["ability"] == "lora"
+    yield row["about"] + ("; not for manifests yet" if row["ability"] == "edit" else "")
+    if is_lora:
+        yield f"{row['steps']} steps, cfg_scale {row['cfg_scale']:g}, schedule {row['schedule']}"
+    yield f"licence: {row['licence'] or 'not known'}"
     if row["id"] == catalog.DEMO.id:
         yield "here: it comes with the package"
         return
     sizes = ", ".join(f"{precision} {gb(count)}" for precision, count in row["bytes"].items())
-    yield f"download {gb(row['download_bytes'])}" + (f"; packed about {sizes}" if row["ability"] != "lora" else "")
+    size = "of a size that is not known" if row["download_bytes"] is None else gb(row["download_bytes"])
+    yield f"download {size}" + ("" if is_lora else f"; packed about {sizes}")
     if row["parts"]:
         by_place: dict[str, list[str]] = {}
         for part in row["parts"]:
@@ -155,7 +165,9 @@ def _pack(options: argparse.Namespace) -> int:
 
     model = catalog.find(options.model)
     if model.ability == "lora":
-        raise UsageError(f"{model.id} is a LoRA, and only whole models are packed")
+        raise UsageError(
+            f"{model.id} is a LoRA, and only whole models are packed", hint="a run makes it ready by itself"
+        )
     need = Need(
         model=options.model,
         store=options.precision,
@@ -274,6 +286,7 @@ def _remove(options: argparse.Namespace) -> int:
 def _doomed(model: Model, whereabouts: Whereabouts, precision: Stored | None) -> list[Path]:
     """What `remove` deletes: stores, or one of them, and the folder a model was fetched to, or a LoRA's file."""
     from renderer.weights import places, settle  # noqa: PLC0415
+    from renderer.weights.adapters.whereabouts import identity_of, packed_adapter  # noqa: PLC0415
 
     if not model.parts and model.folder is None and not model.files:
         return []
@@ -284,7 +297,7 @@ def _doomed(model: Model, whereabouts: Whereabouts, precision: Stored | None) ->
         return packed
     if model.ability == "lora":
         ours = [found for found in whereabouts.found if found.kind == "models folder"]
-        return [path for found in ours for path in found.files]
+        return [path for found in ours for file in found.files for path in (file, packed_adapter(identity_of(file)))]
     own = next((part for part in model.parts if part.repository is None), None)
     return [*packed, *([places.fetch_folder(model, own)] if own else [])]
 

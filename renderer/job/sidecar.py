@@ -141,7 +141,10 @@ class FileFacts(Value):
 
 
 class Sidecar(Value):
-    """What stands beside a picture, and the mark that it is done. Its fields are a list of what may be told."""
+    """What stands beside a picture, and the mark that it is done. Its fields are a list of what may be told.
+
+    `licences` are those that are known of the weights, by the names of the model and of its LoRAs.
+    """
 
     sidecar_version: Literal[1] = SIDECAR_VERSION
     rendering_version: int = RENDERING_VERSION
@@ -160,3 +163,4 @@ class Sidecar(Value):
     file: FileFacts
     attempt: int = 1
     warnings: tuple[str, ...] = ()
+    licences: dict[str, str] = Field(default_factory=dict)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from renderer.catalog import MOST_TOKENS, TRAINED_TOKENS
+from renderer.catalog import MODELS, MOST_TOKENS, TRAINED_TOKENS, forbids_commerce
 from renderer.errors import Problem
-from renderer.job import Job
+from renderer.job import Job, Lora
 from renderer.manifest import foreign
 from renderer.manifest.document import Document, Route
 from renderer.manifest.expand import Draft
@@ -21,6 +21,7 @@ MAX_WARNINGS = 200
 """After so many, nothing more is looked for."""
 
 _MOST_STEPS = 100
+_LICENCE = "read its licence before you use the pictures"
 _LONG = 2 * TRAINED_TOKENS
 """Letters that a prompt has at least if it is too long: no more than two make a token, of any script."""
 
@@ -78,13 +79,17 @@ class Doubts:
         """What comes of it: settings that do nothing, prompts that are too long, and pictures that are there twice."""
         first: dict[tuple[object, ...], Draft] = {}
         before: Recipe | None = None
+        sets: set[tuple[Lora, ...]] = set()
         for draft in drafts:
             if self._enough:
                 return
             recipe, job = draft.recipe, draft.job
             if recipe is not before:
                 self._look_at_settings(draft)
-                before = recipe
+                before, sets = recipe, set()
+            if job.loras and job.loras not in sets:
+                sets.add(job.loras)
+                self._look_at_loras(draft)
             if len(job.prompt) > _LONG or len(job.negative_prompt) > _LONG:
                 self._look_at_length(recipe, job)
             other = first.setdefault(tuple(vars(job).values()), draft)
@@ -94,6 +99,8 @@ class Doubts:
     def _look_at_settings(self, draft: Draft) -> None:
         recipe, job, model = draft.recipe, draft.job, draft.model
         guided = job.cfg_scale != 1
+        if model.forbids_commerce:
+            self._warn(recipe.origin("model"), f"{model.id} is not for commercial use ({model.licence})", _LICENCE)
         if not guided and job.negative_prompt.strip():
             route = recipe.origin("negative_prompt")
             self._warn(route, "has no effect at cfg_scale 1", "raise cfg_scale, or leave it out")
@@ -109,6 +116,32 @@ class Doubts:
             self._warn(
                 route, message, f"write steps: {model.steps}; few steps are for distilled models, at cfg_scale 1"
             )
+
+    def _look_at_loras(self, draft: Draft) -> None:
+        """Steps, guidance and schedules that the job says and its LoRAs were not made for; LoRAs of other models."""
+        recipe, job = draft.recipe, draft.job
+        for position, found in enumerate(draft.riding.found):
+            route = (*recipe.origin("loras"), position)
+            if forbids_commerce(found.licence):
+                what = draft.riding.loras[position].name
+                self._warn(route, f"{what} is not for commercial use ({found.licence})", _LICENCE)
+            row = found.row
+            if row is None:
+                continue
+            if row.base != draft.model.id and draft.model.id in MODELS:
+                self._warn(
+                    route, f"{row.id} was made for {row.base}, and the model is {draft.model.id}", "compare both"
+                )
+            field = "steps" if "steps" in recipe.fields else "num_inference_steps"
+            if field in recipe.fields and not row.steps <= job.num_inference_steps <= 2 * row.steps:
+                message = f"{job.num_inference_steps} steps, and {row.id} was made for {row.steps}"
+                self._warn(recipe.origin(field), message, f"write {field}: {row.steps}, or leave it out")
+            if "cfg_scale" in recipe.fields and job.cfg_scale != row.cfg_scale:
+                message = f"{row.id} was made for cfg_scale {row.cfg_scale:g}; guidance doubles the time"
+                self._warn(recipe.origin("cfg_scale"), message, "leave it out")
+            if job.schedule != row.schedule:
+                message = f"{row.id} was made for the schedule {row.schedule}"
+                self._warn(recipe.origin("schedule"), message, "leave it out, or write schedule: auto")
 
     def _look_at_length(self, recipe: Recipe, job: Job) -> None:
         texts = {"prompt": job.prompt} | ({"negative_prompt": job.negative_prompt} if job.cfg_scale != 1 else {})

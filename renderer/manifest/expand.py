@@ -44,6 +44,7 @@ class Draft:
     job: Job
     matrix: Combination
     inputs: tuple[InputFile, ...]
+    riding: LoraSet
 
 
 # ---- expansion -------------------------------------------------------------------------------------------------------
@@ -134,6 +135,7 @@ class Expander:
                         ),
                         matrix=combination,
                         inputs=inputs.files,
+                        riding=riding,
                     )
 
 

@@ -25,14 +25,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LoraSet:
-    """The LoRAs of a picture, and the catalogue's rows of those that have one."""
+    """The LoRAs of a picture, as they were found: `found` and `loras` are of one order."""
 
     loras: tuple[Lora, ...] = ()
-    rows: tuple[Model, ...] = ()
+    found: tuple[FoundLora, ...] = ()
+
+    @property
+    def rows(self) -> list[Model]:
+        """The catalogue's rows of those that have one."""
+        return [each.row for each in self.found if each.row is not None]
 
     def settings(self, fields: Mapping[str, Any], model: Model) -> dict[str, Any]:
         """Steps, guidance and schedule: the job's own, else those of its LoRAs, else the model's."""
-        guide = self.rows[0] if self.rows else model
+        rows = self.rows
+        guide = rows[0] if rows else model
         given: str | Shift = fields.get("schedule", AUTO)
         schedule: ScheduleKind | Shift | str = guide.schedule if given == AUTO else given
         return {
@@ -89,8 +95,7 @@ class LoraFinder:
                 reading.complain("loras", f"{shorten(reference)} is there twice", hint, position)
             found[position] = lora, Lora(source=lora.source, identity=lora.identity, weight=weight)
         _refuse_contradictions(reading, {where: lora.row for where, (lora, _) in found.items() if lora.row})
-        rows = tuple(lora.row for lora, _ in found.values() if lora.row)
-        return LoraSet(tuple(lora for _, lora in found.values()), rows)
+        return LoraSet(tuple(lora for _, lora in found.values()), tuple(each for each, _ in found.values()))
 
     def _find(self, reading: Reading, model: Model, reference: str, position: int) -> FoundLora | None:
         key = reference, model.id

@@ -20,8 +20,8 @@ from renderer.supervisor.settings import Settings, StopRequests, asked_to_end
 class Night:
     """What all batches of one run share.
 
-    `setups` is by weights, `troubles` why some of those have none, or did not open; `refused` are jobs that cannot fit;
-    `rates` the machine's, if they are known.
+    `setups` is by weights, `troubles` why some of those have none, or did not open; `refused` are jobs that cannot fit,
+    `lora_troubles` why a LoRA cannot be had, by its source; `rates` the machine's, if they are known.
     """
 
     settings: Settings
@@ -32,11 +32,13 @@ class Night:
     pool: WorkerPool
     watch: Watch
     stop: StopRequests
+    lora_troubles: dict[str, RendererError] = field(default_factory=dict)
     row: FailureRow = field(default_factory=FailureRow)
 
     def refusal(self, job: Job) -> SizeRefusal | RendererError | None:
-        """Why a job cannot be rendered on this machine, if so: it does not fit, or its model cannot be opened."""
-        return self.troubles.get(Weights.of(job)) or self.refused.get(job)
+        """Why a job cannot be rendered on this machine, if so: it does not fit, or what it is rendered with lacks."""
+        lacking = (self.lora_troubles[lora.source] for lora in job.loras if lora.source in self.lora_troubles)
+        return self.troubles.get(Weights.of(job)) or self.refused.get(job) or next(lacking, None)
 
     def asked_to_end(self) -> Ending | None:
         """Why no work of any kind is to begin, if so."""

@@ -52,6 +52,13 @@ def needs_of(setups: Iterable[Setup], terms: Terms) -> list[Need]:
     return list(found)
 
 
+def needs_of_lora(source: str, terms: Terms) -> list[Need]:
+    """What a LoRA needs, by its source: one of the catalogue's its file; one of somebody's own nothing."""
+    if source not in catalog.MODELS:
+        return []
+    return [Need(model=source, source=terms.source, offline=terms.offline)]
+
+
 def obtain(wanted: Sequence[Need], terms: Terms, tell: OnSupply, stopped: Callable[[], bool]) -> bool:
     """Have every need met; False when `stopped` said so before that.
 

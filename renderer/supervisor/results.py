@@ -6,7 +6,9 @@ Knows pictures, sidecars and the output folder; nothing of workers, retries or w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from renderer.catalog import MODELS
 from renderer.errors import BadPictureError, DiskError, PictureError
 from renderer.job import Expect, FileFacts, Job, Sidecar
 from renderer.outputs import metadata, picture_files
@@ -14,6 +16,7 @@ from renderer.outputs.encode import Pixels
 from renderer.outputs.folder import OutputFolder
 from renderer.planning.plan import Planned
 from renderer.protocol import Opened, Rendered
+from renderer.weights.adapters.whereabouts import licence_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +113,25 @@ def _sidecar(result: Result, file: FileFacts, save_s: float) -> Sidecar:
         file=file,
         attempt=result.attempt,
         warnings=event.warnings,
+        licences=_licences(item),
     )
 
 
 def _told(item: Planned) -> Job:
     """A picture's job as it may be told: never with a folder's path."""
-    return item.picture.job.model_copy(update={"model": item.identity.id})
+    job = item.picture.job
+    loras = tuple(
+        lora if lora.source in MODELS else lora.model_copy(update={"source": Path(lora.source).name})
+        for lora in job.loras
+    )
+    return job.model_copy(update={"model": item.identity.id, "loras": loras})
+
+
+def _licences(item: Planned) -> dict[str, str]:
+    """What is known of the licences of a picture's weights."""
+    known = {item.identity.id: item.model.licence}
+    known |= {lora.name: licence_of(lora.source) for lora in item.picture.job.loras}
+    return {name: licence for name, licence in known.items() if licence}
 
 
 def _check_expectations(expect: Expect | None, event: Rendered) -> None:

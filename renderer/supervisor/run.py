@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from renderer.errors import DiskError, MachineError, RendererError
 from renderer.job import Job, Weights
@@ -31,6 +32,8 @@ from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.progress import never_begun, told
 from renderer.supervisor.settings import Settings, StopRequests, asked_to_end
 from renderer.weights.needs import Need
+
+Cause = TypeVar("Cause")
 
 
 def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop: StopRequests) -> list[Summary]:
@@ -149,17 +152,18 @@ class _Run:
             self._watch(events.Remark(remark))
         before = _check_room(batches, needed.values(), barred, settings, watch)
         self._supply(needed, troubles)
+        lora_troubles = self._supply_loras(job for job in _jobs(batches) if job not in barred)
         if before.models_bytes:  # nobody knew to the byte what models would leave
             _check_room(batches, (), barred, settings, watch)
         with WorkerPool(settings.hire or LocalWorker, watch) as pool:
             known = rates.cached(here) if here.gpu else None
-            night = Night(settings, setups, troubles, refused, known, pool, watch, self._stop)
+            night = Night(settings, setups, troubles, refused, known, pool, watch, self._stop, lora_troubles)
             for each in batches:
                 batch = Batch(each, night)
                 self._summaries[each.manifest.name] = batch.render()
                 if batch.error is not None:
                     self._sort(batch.error)
-        self._errors += troubles.values()
+        self._errors += [*troubles.values(), *lora_troubles.values()]
 
     # -- what goes wrong --
 
@@ -215,6 +219,29 @@ class _Run:
 
         Asked to stop, or out of time, it leaves; so will every batch at once.
         """
+        for key, setup in needed.items():
+            with self._noted(troubles, key):
+                self._obtain(provision.needs_of([setup], self._settings.terms))
+
+    def _supply_loras(self, jobs: Iterable[Job]) -> dict[str, RendererError]:
+        """Fetch the LoRAs that are missing; why one cannot be had, by its source, is a trouble of its pictures."""
+        troubles: dict[str, RendererError] = {}
+        for source in dict.fromkeys(lora.source for job in jobs for lora in job.loras):
+            with self._noted(troubles, source):
+                self._obtain(provision.needs_of_lora(source, self._settings.terms))
+        return troubles
+
+    @contextlib.contextmanager
+    def _noted(self, troubles: dict[Cause, RendererError], cause: Cause) -> Iterator[None]:
+        """What cannot be had in here is written down; with `--strict` it ends the night."""
+        try:
+            yield
+        except MachineError as error:
+            if self._settings.strict:
+                raise
+            troubles[cause] = error
+
+    def _obtain(self, needs: Sequence[Need]) -> None:
         settings = self._settings
 
         def stopped() -> bool:
@@ -224,13 +251,7 @@ class _Run:
         def tell(need: Need, what: provision.SupplyEvent | None) -> None:
             self._watch(events.Supplying(need, what))
 
-        for key, setup in needed.items():
-            try:
-                provision.obtain(provision.needs_of([setup], settings.terms), settings.terms, tell, stopped)
-            except MachineError as error:
-                if settings.strict:
-                    raise
-                troubles[key] = error
+        provision.obtain(needs, settings.terms, tell, stopped)
 
 
 def _end_orphan(folder: OutputFolder, watch: Watch) -> None:

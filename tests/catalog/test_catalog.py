@@ -16,6 +16,13 @@ from renderer.manifest.manifest import Overrides, load
 from renderer.weights.identity import identify
 from tests.making import make_job
 
+UNPINNED = {
+    "DiffSynth-Studio/Qwen-Image-Distill-Full",
+    "DiffSynth-Studio/Qwen-Image-Distill-LoRA",
+    "lightx2v/Qwen-Image-2512-Lightning/8steps-V1.0",
+}
+"""Those whose commit nobody has told."""
+
 FROM_A_HUB = [model for model in MODELS.values() if model.parts]
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 
@@ -31,11 +38,15 @@ class TestModels:
     @pytest.mark.parametrize("model", FROM_A_HUB, ids=lambda model: model.id)
     def test_each_is_complete(self, model: Model) -> None:
         """A model of a hub has a pinned commit, parts with known sizes, and its own name as its reference."""
+        assert catalog.find(model.reference) is model
+        assert model.licence == "Apache-2.0"
+        if model.id in UNPINNED:
+            assert model.revision is None
+            return
         assert model.revision is not None
         assert len(model.revision) == 40
         assert all(part.bytes for part in model.parts)
         assert all(len(part.revision or "") == 40 for part in model.parts if part.repository)
-        assert catalog.find(model.reference) is model
 
     @pytest.mark.parametrize("model", [each for each in FROM_A_HUB if each.ability != "lora"], ids=lambda each: each.id)
     def test_each_has_what_diffsynth_opens(self, model: Model) -> None:
@@ -66,6 +77,44 @@ class TestModels:
         """Every ratio's size is one that the model itself does not refuse."""
         assert [model.refusal(size) for size in model.ratios.values()] == [""] * len(model.ratios)
         assert model.refusal(Size(width=100, height=100))
+
+
+class TestLoras:
+    def test_each_says_what_it_was_made_for(self) -> None:
+        """The name has the steps; the base is a model of the catalogue; without guidance, by Lightning's schedule."""
+        loras = [model for model in MODELS.values() if model.ability == "lora"]
+        assert len(loras) == 13
+        for lora in loras:
+            assert MODELS[lora.base].ability != "lora"
+            assert lora.cfg_scale == 1.0
+            if "Lightning" in lora.id:
+                assert lora.schedule == "lightning"
+                assert f"{lora.steps}steps" in lora.id
+                assert f"{lora.steps}steps" in lora.parts[0].files
+        bases = {(lora.base, lora.steps) for lora in loras}
+        edits = ("Edit", "Edit-2509", "Edit-2511")
+        assert {(f"Qwen/Qwen-Image-{name}", steps) for name in ("2512", *edits) for steps in (4, 8)} <= bases
+
+    def test_one_commit_a_repository(self) -> None:
+        """Files of one repository are fetched into one folder, which is of one commit."""
+        commits: dict[str, set[str]] = {}
+        for part in (part for model in MODELS.values() for part in model.parts if part.role == "lora"):
+            commits.setdefault(part.repository or "", set()).update([part.revision] if part.revision else [])
+        assert all(len(found) <= 1 for found in commits.values())
+
+    @pytest.mark.parametrize(
+        ("licence", "forbids"),
+        [
+            ("Apache-2.0", False),
+            ("", False),
+            ("MIT", False),
+            ("CC-BY-NC-SA-4.0", True),
+            ("flux-1-dev-non-commercial-license", True),
+            ("Qwen Research License", True),
+        ],
+    )
+    def test_licences_that_forbid_commerce(self, licence: str, forbids: bool) -> None:  # noqa: FBT001
+        assert catalog.forbids_commerce(licence) is forbids
 
 
 class TestRevisions:
@@ -179,7 +228,9 @@ class TestUnfit:
         (problem,) = caught.value.problems
         assert (problem.line, problem.path) == (3, "jobs[0].model")
         assert model.id in problem.message
-        assert problem.hint == "these render: Qwen/Qwen-Image, Qwen/Qwen-Image-2512, demo"
+        assert problem.hint == (
+            "these render: Qwen/Qwen-Image, Qwen/Qwen-Image-2512, DiffSynth-Studio/Qwen-Image-Distill-Full, demo"
+        )
 
     def test_on_the_command_line(self, tmp_path: Path) -> None:
         """`--model` cannot name them either."""

@@ -223,6 +223,66 @@ class TestCatalogue:
         assert (job.num_inference_steps, job.cfg_scale) == (6, 1.0)
 
 
+class TestDoubts:
+    """What is valid and was hardly meant, each at its line."""
+
+    @staticmethod
+    def warnings_of(folder: Path, fields: str) -> list[str]:
+        path = folder / "test.yaml"
+        path.write_text(f"jobs:\n  - prompt: a cat\n    {fields}\n")
+        return [f"{warning.line} {warning.path}: {warning.message}" for warning in load(path).warnings]
+
+    def test_steps_that_do_not_fit(self, folder: Path) -> None:
+        """Up to twice as many are somebody's choice."""
+        assert self.warnings_of(folder, f"loras: [{FOUR}]\n    steps: 40") == [
+            f"4 jobs[0].steps: 40 steps, and {FOUR} was made for 4"
+        ]
+        assert self.warnings_of(folder, f"loras: [{FOUR}]\n    steps: 3")
+        assert not self.warnings_of(folder, f"loras: [{FOUR}]\n    steps: 8")
+        assert not self.warnings_of(folder, f"loras: [{FOUR}]")
+
+    def test_guidance_and_schedule(self, folder: Path) -> None:
+        said = self.warnings_of(folder, f"loras: [{EIGHT}]\n    cfg_scale: 4\n    schedule: qwen-image")
+        assert said[-2:] == [
+            f"4 jobs[0].cfg_scale: {EIGHT} was made for cfg_scale 1; guidance doubles the time",
+            f"5 jobs[0].schedule: {EIGHT} was made for the schedule lightning",
+        ]
+
+    def test_another_model_s(self, folder: Path) -> None:
+        said = self.warnings_of(folder, f"model: Qwen/Qwen-Image-2512\n    loras: [{FOUR}]")
+        assert said == [
+            f"4 jobs[0].loras[0]: {FOUR} was made for Qwen/Qwen-Image, and the model is Qwen/Qwen-Image-2512"
+        ]
+
+    def test_a_licence_that_forbids_commerce(self, folder: Path) -> None:
+        """It is said before the first picture; one that allows it is not."""
+        write_lora(folder / "nc.safetensors", factors(seed=3), {"modelspec.license": "CC-BY-NC-SA-4.0"})
+        assert self.warnings_of(folder, "model: demo\n    loras: [loras/ink.safetensors, nc.safetensors]") == [
+            "4 jobs[0].loras[1]: nc is not for commercial use (CC-BY-NC-SA-4.0)"
+        ]
+
+
+class TestFitting:
+    """A file is held against the job's model before anything is rendered."""
+
+    def test_another_model_s_file(self, folder: Path) -> None:
+        said = problems_of(folder, "jobs:\n  - {prompt: a cat, loras: [loras/ink.safetensors]}\n")
+        assert len(said) == 1
+        assert "transformer_blocks.0.attn.to_q is [3072, 3072] in Qwen/Qwen-Image, and here it has" in said[0]
+
+    def test_keys_that_fit_no_layer(self, folder: Path) -> None:
+        strange = {f"double_blocks.{key}": tensor for key, tensor in factors().items()}
+        write_lora(folder / "flux.safetensors", strange)
+        said = problem_with(folder, "loras: [flux.safetensors]")
+        assert "10 of its 10 keys fit none of the 76 layers of demo" in said
+        assert "those of FLUX or HunyuanVideo" in said
+
+    def test_for_a_model_of_one_s_own(self, folder: Path, demo_folder: Path) -> None:
+        """Its own files say what its layers are."""
+        (job,) = jobs_of(folder, f"jobs:\n  - {{prompt: a, model: {demo_folder}, loras: [loras/ink.safetensors]}}\n")
+        assert job.loras[0].name == "ink"
+
+
 class TestSchedules:
     @pytest.mark.parametrize(
         ("fields", "kind", "shift"),

@@ -21,14 +21,14 @@ from safetensors.torch import load_file
 from renderer.catalog import MODELS, Model
 from renderer.errors import ModelError
 from renderer.job import Lora, Value
-from renderer.system import folders, lock
+from renderer.system import lock
 from renderer.system.files import sha256_of, write_whole
 from renderer.weights import places, settle
 from renderer.weights.adapters.alphas import told_alphas
 from renderer.weights.adapters.factors import Factors, factors_of
 from renderer.weights.adapters.landing import FUSE, Adapter, LoraLayer, land
 from renderer.weights.adapters.targets import Targets, targets_of
-from renderer.weights.adapters.whereabouts import identity_of, path_of
+from renderer.weights.adapters.whereabouts import identity_of, packed_adapter, path_of
 from renderer.weights.headers import PlannedTensor, disk_error, write_file
 from renderer.weights.index import INDEX, Digest
 
@@ -141,7 +141,7 @@ def prepare_adapter(lora: Lora, model: Model) -> PackedAdapter:
     identity = identity_of(path)
     if lora.source not in MODELS and identity != lora.identity:
         raise ModelError(f"{path}: has changed since the manifest was read", hint="run the same command again")
-    folder = folders.models_folder() / "adapters" / identity[:32]
+    folder = packed_adapter(identity)
     with lock.waited(settle.lock_of(folder)):
         if not _is_current(folder, identity):
             pack_adapter(path, targets_of(model), identity, folder)

@@ -15,6 +15,7 @@ from pathlib import Path
 from renderer.catalog import MODELS, Model
 from renderer.errors import ModelError, shorten
 from renderer.job import canonical
+from renderer.system import folders
 from renderer.system.folders import expanded
 from renderer.weights import places
 from renderer.weights.adapters.alphas import told_alphas
@@ -31,13 +32,15 @@ _LIKE = 0.6
 class FoundLora:
     """A LoRA that a manifest names. `source` finds it again from where the command is called.
 
-    `row` is the catalogue's, None for a file of one's own. `path` is None where it has not been fetched yet.
+    `row` is the catalogue's, None for a file of one's own. `path` is None where it has not been fetched yet. `licence`
+    is empty where neither says.
     """
 
     source: str
     identity: str
     path: Path | None
     row: Model | None = None
+    licence: str = ""
 
 
 def find_lora(reference: str, folder: Path) -> FoundLora:
@@ -46,9 +49,11 @@ def find_lora(reference: str, folder: Path) -> FoundLora:
     if row is not None:
         if row.ability != "lora":
             raise ModelError(f"{row.id} is a model, and not a LoRA", hint="write it under model")
-        return FoundLora(row.id, f"{row.id}@{row.revision}", path_of_row(row), row)
+        return FoundLora(
+            row.id, f"{row.id}@{row.revision}" if row.revision else row.id, path_of_row(row), row, row.licence
+        )
     path = _path(reference, folder)
-    return FoundLora(_from_here(path), identity_of(path), path)
+    return FoundLora(_from_here(path), identity_of(path), path, licence=_told_licence(path))
 
 
 def path_of_row(row: Model) -> Path | None:
@@ -61,6 +66,26 @@ def path_of(source: str) -> Path | None:
     """Where the LoRA of a source is, as `FoundLora` has it; None where it has to be fetched."""
     row = MODELS.get(source)
     return expanded(source) if row is None else path_of_row(row)
+
+
+def licence_of(source: str) -> str:
+    """What a LoRA is licensed under, by its source; empty where nobody says, or its file cannot be read any more."""
+    if source in MODELS:
+        return MODELS[source].licence
+    try:
+        return _told_licence(expanded(source))
+    except ModelError:
+        return ""
+
+
+def _told_licence(path: Path) -> str:
+    """What a file says of its own licence, in the words of ModelSpec."""
+    return shorten(read_header(path).metadata.get("modelspec.license", ""), 100)
+
+
+def packed_adapter(identity: str) -> Path:
+    """Where a LoRA lies that was made ready, by what its file holds, whether it was or not."""
+    return folders.models_folder() / "adapters" / identity[:32]
 
 
 def identity_of(path: Path) -> str:

@@ -1,0 +1,72 @@
+"""LoRAs of the catalogue: fetched by name or by a run, listed, verified and removed, as models are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from renderer import catalog
+from tests.hub import Hub, run
+from tests.loras import factors, write_lora
+
+FOUR = "lightx2v/Qwen-Image-Lightning/4steps-V2.0"
+PART = catalog.MODELS[FOUR].parts[0]
+
+
+@pytest.fixture
+def stocked(hub: Hub, tmp_path: Path) -> Hub:
+    """The hub, which has a small file in the place of Lightning's."""
+    data = write_lora(tmp_path / "lightning.safetensors", factors()).read_bytes()
+    hub.files[str(PART.repository)] = {PART.files: data}
+    hub.revisions.add(str(PART.revision))
+    return hub
+
+
+def test_from_hub_to_nothing(machine: Mapping[str, str], stocked: Hub, tmp_path: Path) -> None:
+    """Pull, list, verify and remove; `list` says what it is for and under which licence."""
+    assert stocked
+
+    def models_cli(*arguments: str) -> str:
+        done = run(["-m", "renderer", "models", *arguments], machine)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    file = tmp_path / "models" / str(PART.repository) / PART.files
+    models_cli("pull", FOUR)
+    assert file.is_file()
+    row = next(row for row in json.loads(models_cli("list", "--json")) if row["id"] == FOUR)
+    assert (row["licence"], row["base"], row["steps"], row["schedule"]) == (
+        "Apache-2.0",
+        "Qwen/Qwen-Image",
+        4,
+        "lightning",
+    )
+    told = models_cli("list")
+    assert (
+        f"{FOUR}\n  LoRA for Qwen/Qwen-Image: pictures in 4 steps\n  4 steps, cfg_scale 1, schedule lightning\n" in told
+    )
+    assert told.count("licence: Apache-2.0") == len(catalog.MODELS)
+    assert FOUR in models_cli("verify")
+    models_cli("remove", FOUR, "--yes")
+    assert not file.exists()
+
+
+def test_a_run_fetches_it(machine: Mapping[str, str], stocked: Hub, tmp_path: Path) -> None:
+    """Before anything is rendered; one that cannot be had is a trouble of its pictures, and of no other."""
+    manifest = tmp_path / "night.yaml"
+    manifest.write_text(
+        "defaults: {model: demo, size: 64x64, steps: 4}\n"
+        f"jobs:\n  - {{id: plain, prompt: a red circle}}\n  - {{id: fast, prompt: a red circle, loras: [{FOUR}]}}\n"
+    )
+    outputs = tmp_path / "outputs"
+    command = ["-m", "renderer", "render", str(manifest), "--outputs", str(outputs)]
+    done = run([*command, "--offline"], machine)
+    assert (outputs / "night/plain.png").exists(), done.stderr
+    assert f"renderer models pull {FOUR}" in done.stderr + done.stdout
+    assert not stocked.given
+    run(command, machine)
+    assert list(stocked.given) == [PART.files]
+    assert (tmp_path / "models" / str(PART.repository) / PART.files).is_file()
