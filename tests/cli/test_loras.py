@@ -9,8 +9,16 @@ from pathlib import Path
 import pytest
 
 from renderer import catalog
+from renderer.errors import ModelError, RendererError
+from renderer.job import Lora
+from renderer.supervisor import provision
+from renderer.supervisor.local_worker import LocalWorker
+from renderer.supervisor.night import Night
+from renderer.supervisor.pool import WorkerPool
+from renderer.supervisor.settings import Settings, StopRequests, Terms
 from tests.hub import Hub, run
 from tests.loras import factors, write_lora
+from tests.making import make_job
 
 FOUR = "lightx2v/Qwen-Image-Lightning/4steps-V2.0"
 PART = catalog.MODELS[FOUR].parts[0]
@@ -55,18 +63,27 @@ def test_from_hub_to_nothing(machine: Mapping[str, str], stocked: Hub, tmp_path:
 
 
 def test_a_run_fetches_it(machine: Mapping[str, str], stocked: Hub, tmp_path: Path) -> None:
-    """Before anything is rendered; one that cannot be had is a trouble of its pictures, and of no other."""
+    """Before anything is rendered."""
     manifest = tmp_path / "night.yaml"
-    manifest.write_text(
-        "defaults: {model: demo, size: 64x64, steps: 4}\n"
-        f"jobs:\n  - {{id: plain, prompt: a red circle}}\n  - {{id: fast, prompt: a red circle, loras: [{FOUR}]}}\n"
-    )
-    outputs = tmp_path / "outputs"
-    command = ["-m", "renderer", "render", str(manifest), "--outputs", str(outputs)]
-    done = run([*command, "--offline"], machine)
-    assert (outputs / "night/plain.png").exists(), done.stderr
-    assert f"renderer models pull {FOUR}" in done.stderr + done.stdout
-    assert not stocked.given
-    run(command, machine)
+    manifest.write_text(f"jobs:\n  - {{prompt: a, model: demo, size: 64x64, loras: [{FOUR}]}}\n")
+    run(["-m", "renderer", "render", str(manifest), "--outputs", str(tmp_path / "outputs")], machine)
     assert list(stocked.given) == [PART.files]
     assert (tmp_path / "models" / str(PART.repository) / PART.files).is_file()
+
+
+def test_one_that_cannot_be_had(machine: Mapping[str, str], tmp_path: Path) -> None:
+    """It is a trouble of the pictures that want it, which says how to fetch it; the others are rendered."""
+    assert machine
+    terms = Terms(offline=True)
+    with pytest.raises(ModelError) as caught:
+        provision.obtain(provision.needs_of_lora(FOUR, terms), terms, lambda _need, _what: None, lambda: False)
+    assert f"renderer models pull {FOUR}" in caught.value.hint
+    plain = make_job()
+    wanting = plain.model_copy(update={"loras": (Lora(source=FOUR, identity=FOUR),)})
+    settings = Settings(outputs=tmp_path)
+    troubles: dict[str, RendererError] = {FOUR: caught.value}
+    with WorkerPool(LocalWorker, lambda _event: None) as pool:
+        night = Night(settings, {}, {}, {}, None, pool, lambda _event: None, StopRequests(), troubles)
+        assert night.refusal(wanting) is caught.value
+        assert night.refusal(plain) is None
+    assert provision.needs_of_lora("mine.safetensors", terms) == []
