@@ -26,6 +26,7 @@ TWINS: Mapping[str, str] = {
     "LOG": "every room that logs has its own",
     "CODEC": "a precision has one, in its own room",
     "READER": "a format has one, in its own room",
+    "SCHEME": "a tool has one, in its own room",
 }
 """Names of several things, and why each may be."""
 
@@ -42,6 +43,7 @@ SAME_NAMES: Mapping[str, str] = {
     "fp8": "a codec, and its numbers in torch",
     "safetensors": "a reader, and its numbers in torch",
     "gguf": "a reader, and its numbers in torch",
+    "bitsandbytes": "a scheme, and its numbers in torch",
     "scaled": "a scheme, and its numbers in torch",
 }
 """Names of several modules, and why each may be."""

@@ -65,8 +65,10 @@ def open_checkpoint(role: Role, paths: Sequence[Path]) -> Checkpoint:
     digest = hashlib.sha256()
     _check_shards(paths)
     files = [readers.read(path) for path in paths]
+    config = _config(paths[0].parent)
     family = families.of_tensors(role, {name for file in files for name in file.tensors})
     network = family.network(role)
+    recognise.refuse_method(paths[0].parent, config, family, network)
     for file in files:
         recognise.refuse(file, family, network)
         stat = file.path.stat()
@@ -80,7 +82,7 @@ def open_checkpoint(role: Role, paths: Sequence[Path]) -> Checkpoint:
     _check_types(found)
     checkpoint = Checkpoint(family, network, found, digest.hexdigest(), renamed)
     _check_tensors(checkpoint, paths)
-    _check_depth(checkpoint, paths[0].parent)
+    _check_depth(checkpoint, config)
     return checkpoint
 
 
@@ -159,15 +161,17 @@ def _check_index(network: Network, paths: Sequence[Path], found: Mapping[str, Te
                     raise ModelError(message, hint=_HINT)
 
 
-def _check_depth(checkpoint: Checkpoint, folder: Path) -> None:
-    """Where the hub's `config.json` lies beside the files, there must be as many layers as it says."""
-    config = folder / "config.json"
-    if not config.is_file():
-        return
-    document = _read_json(config)
+def _config(folder: Path) -> dict[str, Any]:
+    """The hub's `config.json` beside the files; empty where there is none."""
+    path = folder / "config.json"
+    return _read_json(path) if path.is_file() else {}
+
+
+def _check_depth(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
+    """There must be as many layers as the hub's `config.json` says, where it lies beside the files."""
     sections = {section.name: section for section in checkpoint.network.sections}
     for key, name in checkpoint.network.depths:
-        told = document.get(key)
+        told = config.get(key)
         layers = sections[name].numbers(checkpoint.tensors)
         if isinstance(told, int) and told != len(layers):
             path = next(iter(checkpoint.tensors.values())).path

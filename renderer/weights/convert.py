@@ -38,6 +38,7 @@ class Maker:
         self._piece_bytes = _PIECE_BYTES if device == "cpu" else _PIECE_BYTES_GPU
         self._buffer = torch.empty(0, dtype=torch.uint8)
         self._later: dict[str, torch.Tensor] = {}
+        self._besides: dict[tuple[Path, int], torch.Tensor] = {}
 
     def pieces(self, file: PackedFile) -> Iterator[memoryview]:
         """All bytes of a file's tensors, in order."""
@@ -73,16 +74,19 @@ class Maker:
         if self._buffer.numel() < min(step, source.bytes):
             self._buffer = _buffer(max(step, self._piece_bytes), self._device)
         values = VALUES[source.reader].values
+        self._besides.clear()
         for begin in range(0, source.bytes, step):
             raw = self._buffer[: min(step, source.bytes - begin)]
             _read_exactly(source, self._sources[source.path], raw, begin)
             yield values(source, begin // source.row_bytes, raw, self._beside)
 
     def _beside(self, place: TensorAt) -> torch.Tensor:
-        """All bytes of what lies beside a tensor, in memory of their own."""
-        raw = torch.empty(place.bytes, dtype=torch.uint8)
-        _read_exactly(place, self._sources[place.path], raw, 0)
-        return raw
+        """All bytes of what lies beside a tensor, read once for all its rows."""
+        where = place.path, place.offset
+        if where not in self._besides:
+            self._besides[where] = torch.empty(place.bytes, dtype=torch.uint8)
+            _read_exactly(place, self._sources[place.path], self._besides[where], 0)
+        return self._besides[where]
 
 
 def _relative(losses: Sequence[Loss]) -> float:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from renderer.catalog import MODELS
-from renderer.errors import ModelError
+from renderer.errors import ModelError, shorten
 from renderer.families import Family, Network
-from renderer.weights.readers import Contents
+from renderer.weights.readers import SCHEMES, Contents
 
 _LORA = re.compile(
     r"\.lora(?:_[AB]|_up|_down|\.up|\.down)\b|\.lora_(?:up|down)\.|\.(?:lokr_w[12]|hada_w[12]_[ab]|dora_scale|oft_blocks)"
 )
 _LORA_DOWN = re.compile(r"lora(?:_A|_down|\.down)(?:\.default)?(?:\.weight)?$")
 
-_BITSANDBYTES = re.compile(r"\.(?:absmax|quant_map|SCB)$|\.quant_state\.bitsandbytes__(\w+)$")
 _UNREAD: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\.(?:wscales|smooth_factor|proj_down)$"), "by Nunchaku (SVDQuant)"),
     (re.compile(r"\.weight\._(?:data|scale|shift)$"), "by Quanto"),
@@ -70,6 +71,14 @@ def refuse(file: Contents, family: Family, network: Network) -> None:
         raise ModelError(f"{file.path}: {what}", hint=hint)
 
 
+def refuse_method(folder: Path, config: Mapping[str, Any], family: Family, network: Network) -> None:
+    """Raise `ModelError` where the `config.json` of a folder says that a tool quantised it whose form is not read."""
+    match config.get("quantization_config"):
+        case {"quant_method": str(method)} if method not in SCHEMES:
+            message = f"{folder}: its config.json says that it is quantised by {shorten(method, 30)}, which is not read"
+            raise ModelError(message, hint=to_take(family, network))
+
+
 def another(names: Collection[str], family: Family, network: Network) -> tuple[str, str] | None:
     """What a network's tensors are of, which are not that network's, and what to do; None where nobody knows."""
     bare = {_bare(name) for name in names}
@@ -112,8 +121,6 @@ def _quantised(file: Contents, family: Family, network: Network) -> Iterator[tup
     """Forms that no reader and no scheme reads, by names that only they have."""
     names = file.tensors.keys()
     for name in names:
-        if found := _BITSANDBYTES.search(name):
-            yield _scaled(f"quantised by bitsandbytes ({found[1] or '8 bits or 4'})", family, network)
         for pattern, what in _UNREAD:
             if pattern.search(name):
                 yield _scaled(f"quantised {what}", family, network)

@@ -113,12 +113,68 @@ def unmarked(tensors: Mapping[str, torch.Tensor], shape: tuple[int, ...] = (-1, 
     return scaled(tensors, torch.float8_e4m3fn, "weight_scale", each_row, shape)
 
 
+# ---- bitsandbytes ----------------------------------------------------------------------------------------------------
+
+NF4 = torch.tensor(
+    [
+        *(-1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0),
+        *(0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0),
+    ]
+)
+FP4 = torch.tensor([0.0, 0.0052, 0.6667, 1.0, 0.3333, 0.5, 0.1667, 0.25])
+TABLES = {"nf4": NF4, "fp4": torch.cat([FP4, -FP4])}
+
+
+def nf4(tensors: Mapping[str, torch.Tensor], kind: str = "nf4", block: int = 64, *, nested: bool = False) -> Foreign:
+    """Four bits, the first of two numbers in the upper half; with `nested`, the blocks' scales in eight."""
+    found, plain, table = dict(tensors), dict(tensors), TABLES[kind]
+    for layer in matrices(tensors):
+        name, weight = f"{layer}.weight", tensors[f"{layer}.weight"].float()
+        flat = torch.nn.functional.pad(weight.view(-1), (0, -weight.numel() % block)).view(-1, block)
+        state: dict[str, object] = {"quant_type": kind, "blocksize": block, "shape": list(weight.shape)}
+        largest = flat.abs().amax(dim=1)
+        found[f"{name}.absmax"] = largest
+        if nested:
+            steps, offset, outer = torch.linspace(-1, 1, 256), largest.mean(), 256
+            groups = torch.nn.functional.pad(largest - offset, (0, -len(largest) % outer)).view(-1, outer)
+            scale = groups.abs().amax(dim=1).clamp(min=1e-6)
+            near = ((groups / scale[:, None])[..., None] - steps).abs().argmin(dim=-1).view(-1)[: len(largest)]
+            found |= {f"{name}.absmax": near.to(torch.uint8), f"{name}.nested_absmax": scale}
+            found[f"{name}.nested_quant_map"] = steps
+            state |= {"nested_blocksize": outer, "nested_offset": float(offset)}
+            largest = steps[near] * scale[torch.arange(len(near)) // outer] + float(offset)
+        codes = ((flat / largest[:, None])[..., None] - table).abs().argmin(dim=-1)
+        numbers = (table[codes] * largest[:, None]).view(-1)[: weight.numel()]
+        codes = codes.view(-1)[: weight.numel()].to(torch.uint8)
+        found[name] = (codes[::2] << 4 | codes[1::2]).view(-1, 1)
+        found[f"{name}.quant_map"] = table.clone()
+        found[f"{name}.quant_state.bitsandbytes__{kind}"] = mark(state)
+        plain[name] = numbers.view(weight.shape).to(torch.bfloat16)
+    return Foreign(found, {}, plain)
+
+
+def llm_int8(tensors: Mapping[str, torch.Tensor]) -> Foreign:
+    """Eight bits, a scale a row, and a tensor that says in which order the numbers lie."""
+    found, plain = dict(tensors), dict(tensors)
+    for layer in matrices(tensors):
+        weight = tensors[f"{layer}.weight"].float()
+        largest = weight.abs().amax(dim=1)
+        values = (weight / largest[:, None] * 127).round().to(torch.int8)
+        found |= {f"{layer}.weight": values, f"{layer}.SCB": largest}
+        found[f"{layer}.weight_format"] = torch.zeros((), dtype=torch.uint8)
+        plain[f"{layer}.weight"] = (values.float() * largest[:, None] * 7.874015718698502e-3).to(torch.bfloat16)
+    return Foreign(found, {}, plain)
+
+
+# ---- damage ----------------------------------------------------------------------------------------------------------
+
+
 def spoiled(made: Foreign, numbers: random.Random, number: int) -> str:
     """Spoil one tensor of a file, so that it cannot be read as it was: lost, renamed, of another type or shape, twice.
 
     What is ignored anyway, as scales of activations, is left alone.
     """
-    ignored = (".scale_input", ".input_scale", "scaled_fp8", ".comfy_quant", "lm_head.weight")
+    ignored = (".scale_input", ".input_scale", "scaled_fp8", ".comfy_quant", "lm_head.weight", ".weight_format")
     names = sorted(name for name in made.tensors if not name.endswith(ignored))
     name = numbers.choice(names)
     tensor = made.tensors.pop(name)

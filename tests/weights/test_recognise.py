@@ -49,8 +49,6 @@ class TestKinds:
             ),
             ({f"{LAYER}.weight_scale": "F8_E8M0"}, {}, "quantised to MXFP8"),
             ({f"{LAYER}.weight_scale_2": "F32", f"{LAYER}.weight_scale": "F8_E4M3"}, {}, "quantised to NVFP4"),
-            ({f"{LAYER}.weight.quant_state.bitsandbytes__nf4": "U8"}, {}, "by bitsandbytes (nf4)"),
-            ({f"{LAYER}.SCB": "F32"}, {}, "by bitsandbytes"),
             ({f"{LAYER}.qweight": "I8", f"{LAYER}.wscales": "BF16"}, {}, "by Nunchaku (SVDQuant)"),
             ({f"{LAYER}.weight._data": "I8", f"{LAYER}.weight._scale": "F32"}, {}, "by Quanto"),
             ({f"{LAYER}.scale": "F32", f"{LAYER}.zero_point": "F32"}, {}, "by SDNQ"),

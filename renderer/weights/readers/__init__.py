@@ -3,6 +3,7 @@
     reader.py        what readers and schemes are, and where a tensor lies
     safetensors.py   safetensors: numbers that mean what they are
     gguf.py          GGUF: blocks of numbers with scales of their own
+    bitsandbytes.py  four bits and eight, in safetensors, as diffusers saves them
     scaled.py        ComfyUI's scaled FP8 and int8, in safetensors
     values/          each one's bytes as numbers, in torch
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from renderer.errors import ModelError
-from renderer.weights.readers import gguf, safetensors, scaled
+from renderer.weights.readers import bitsandbytes, gguf, safetensors, scaled
 from renderer.weights.readers.reader import Contents, Reader, Scheme, TensorAt
 
 __all__ = [
@@ -42,7 +43,9 @@ SAFETENSORS: Reader = safetensors.READER
 READERS: Mapping[str, Reader] = MappingProxyType({SAFETENSORS.name: SAFETENSORS, gguf.READER.name: gguf.READER})
 """Every reader by its name."""
 
-SCHEMES: Mapping[str, Scheme] = MappingProxyType({scaled.SCHEME.name: scaled.SCHEME})
+SCHEMES: Mapping[str, Scheme] = MappingProxyType(
+    {scheme.name: scheme for scheme in (bitsandbytes.SCHEME, scaled.SCHEME)}
+)
 """Every scheme by its name."""
 
 MEANT_BY = frozenset({scaled.TABLE})

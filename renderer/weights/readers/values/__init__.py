@@ -1,7 +1,7 @@
 """The readers' and the schemes' numbers: bytes of a file's rows as values. Torch's half of `renderer.weights.readers`.
 
-Those of `safetensors` are there already; `gguf` asks the library of that name; `scaled` multiplies by scales, and turns
-back.
+Those of `safetensors` are there already; `gguf` asks the library of that name; `bitsandbytes` looks up four bits in a
+table; `scaled` multiplies by scales, and turns back.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 
 from renderer.weights.readers.reader import TensorAt
-from renderer.weights.readers.values import gguf, safetensors, scaled
+from renderer.weights.readers.values import bitsandbytes, gguf, safetensors, scaled
 
 __all__ = ["VALUES", "Values"]
 
@@ -30,5 +30,7 @@ class Values(Protocol):
         """
 
 
-VALUES: Mapping[str, Values] = MappingProxyType({"safetensors": safetensors, "gguf": gguf, "scaled": scaled})
+VALUES: Mapping[str, Values] = MappingProxyType(
+    {"safetensors": safetensors, "gguf": gguf, "bitsandbytes": bitsandbytes, "scaled": scaled}
+)
 """Every reader's and every scheme's numbers by its name."""

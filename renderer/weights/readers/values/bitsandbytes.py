@@ -1,0 +1,38 @@
+"""bitsandbytes' numbers: looked up and multiplied in float32, and rounded to bf16 once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from renderer.weights.readers.reader import TensorAt
+
+_STEP = 7.874015718698502e-3
+"""Of int8: the library's own 1/127."""
+
+
+def values(place: TensorAt, first: int, raw: torch.Tensor, read: Callable[[TensorAt], torch.Tensor]) -> torch.Tensor:
+    """bf16 rows, [rows, …], in new memory."""
+    if place.dtype == "I8":
+        rows = raw.view(torch.int8).view(-1, *place.shape[1:])
+        scale = read(place.besides["scale"]).view(torch.float32)[first : first + len(rows)]
+        found = rows.float() * scale.view(-1, *[1] * (rows.dim() - 1)) * _STEP
+        return found.to(torch.bfloat16)
+    numbers = read(place.besides["quant_map"]).view(torch.float32)
+    found = torch.stack((numbers[(raw >> 4).int()], numbers[(raw & 0xF).int()]), dim=-1).view(-1)
+    begin, block = first * math.prod(place.shape[1:]), int(place.settings["blocksize"])
+    found *= _largest(place, torch.arange(begin, begin + len(found)) // block, read)
+    return found.to(torch.bfloat16).view(-1, *place.shape[1:])
+
+
+def _largest(place: TensorAt, blocks: torch.Tensor, read: Callable[[TensorAt], torch.Tensor]) -> torch.Tensor:
+    """The largest magnitude of each number's block: a row may begin within one."""
+    kept = read(place.besides["absmax"])
+    if "nested_absmax" not in place.besides:
+        return kept.view(torch.float32)[blocks]
+    numbers = read(place.besides["nested_quant_map"]).view(torch.float32)
+    outer = read(place.besides["nested_absmax"]).view(torch.float32)
+    group = blocks // int(place.settings["nested_blocksize"])
+    return numbers[kept[blocks].int()] * outer[group] + place.settings["nested_offset"]
