@@ -18,10 +18,12 @@ _LEAST_BYTES = 2**20
 
 def add_manifests(parser: argparse.ArgumentParser) -> None:
     """Give a parser what every command takes that reads manifests."""
-    parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help="a YAML file, or a pattern in quotes")
+    told = "a YAML file, a table (.csv, .tsv, .jsonl, .txt), or a pattern in quotes"
+    parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help=told)
     add_outputs(parser)
     parser.add_argument("--model", metavar="ID", help="render every job with this model")
     parser.add_argument("--precision", choices=get_args(Precision), help="render every job at this precision")
+    parser.add_argument("--defaults", type=expanded, metavar="FILE", help="a manifest without jobs, for tables")
     parser.add_argument("--strict", action="store_true", help="refuse warnings; one problem keeps all back")
     parser.add_argument("--proof", action="store_true", help="a rehearsal: the demo model, small, in <name>-proof")
 

@@ -36,7 +36,7 @@ def load_named(options: argparse.Namespace) -> Loaded:
     Raises `UsageError` where no file matches a pattern or `--model` names no model, and with `--strict` a
     `ManifestError` where one of them has a problem or a warning.
     """
-    overrides = Overrides(model=options.model, precision=options.precision, proof=options.proof)
+    overrides = Overrides(options.model, options.precision, proof=options.proof, defaults=options.defaults)
     manifests: list[Manifest] = []
     problems: list[Problem] = []
     by_name: dict[str, Manifest] = {}

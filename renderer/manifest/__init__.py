@@ -18,6 +18,8 @@ Knows nothing of machines, or of what has been rendered. The way goes down this 
     habits          hints for those who come from other tools
     complaints      what is wrong, collected
 
+    tables          a table's file, to its rows
+    rows            a job with a table, to a job a row
     recipe          a job with what the defaults add to it
     reading         what its fields mean
     loras           its LoRAs, found, and what goes with them

@@ -49,6 +49,13 @@ class Problems:
                 self._found.append(self.document.problem(route, TOO_MANY))
                 self.fail()
 
+    def note(self, *problems: Problem) -> None:
+        """Write down what is wrong in another file, with its place there. Raises `ManifestError` at too many."""
+        for problem in problems:
+            self._found.append(problem)
+            if len(self._found) >= MAX_PROBLEMS:
+                self.fail()
+
     def check(self) -> None:
         """Raise `ManifestError` if there are any."""
         if self._found:

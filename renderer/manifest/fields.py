@@ -102,6 +102,7 @@ class JobFields(TypedDict, total=False):
     seed: Annotated[Seed, Field(description="Derived from the job's content when missing")]
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=100_000, description="Several seeds")]
     count: Annotated[int, Within(1, 10_000), Field(description="That many seeds: seed, seed + 1, and so on")]
+    rows: Annotated[PathText, Field(description="A table (.csv, .tsv, .jsonl, .txt): each row makes a job's pictures")]
     matrix: Annotated[
         dict[MatrixName, Annotated[list[AsWritten], Field(min_length=1)]],
         Field(min_length=1, max_length=20, description="Names and their values; every combination makes a picture"),

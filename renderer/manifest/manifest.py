@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +20,14 @@ from pydantic import TypeAdapter
 
 from renderer.errors import ModelError, Problem, UsageError
 from renderer.job import Picture, Place, Precision
-from renderer.manifest import doubts, expand, jobs, source, yaml_reader
+from renderer.manifest import doubts, expand, jobs, source, tables, yaml_reader
 from renderer.manifest.complaints import Complaint, Problems
 from renderer.manifest.document import Document
 from renderer.manifest.expand import Draft, Expander
 from renderer.manifest.fields import MAX_PICTURES, ManifestFields
 from renderer.manifest.output_names import name_outputs
 from renderer.manifest.recipe import Recipe
+from renderer.manifest.rows import RowReader
 from renderer.manifest.source import ManifestSource
 
 DEFAULT_OUTPUT = "{id}"
@@ -34,11 +36,15 @@ PROOF_SUFFIX = "-proof"
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What the command line puts in the place of every job's own; `proof` makes a dress rehearsal of the whole."""
+    """What the command line puts in the place of every job's own; `proof` makes a dress rehearsal of the whole.
+
+    `defaults` is a manifest without jobs, whose head and defaults go with tables.
+    """
 
     model: str | None = None
     precision: Precision | None = None
     proof: bool = False
+    defaults: Path | None = None
 
 
 NO_OVERRIDES = Overrides()
@@ -63,12 +69,13 @@ class Manifest:
 
 
 def load(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
-    """The manifest in the file at `path`, or from standard input where that is `-`.
+    """The manifest in the file at `path`, or from standard input where that is `-`; a table is one by itself.
 
     Raises `ManifestError` with all problems of the file, `UnreadableError` when there is no file to read, and
     `UsageError` when `overrides` name a model that does not exist.
     """
-    manifest = parse(source.read(path), overrides)
+    given = _of_table(path, overrides.defaults) if tables.is_table(path) else source.read(path)
+    manifest = parse(given, overrides)
     return replace(manifest, path=path if path.is_file() else None, proof=overrides.proof)
 
 
@@ -83,13 +90,25 @@ def parse(given: ManifestSource, overrides: Overrides = NO_OVERRIDES) -> Manifes
         return _resolve(yaml_reader.read(given.data, given.file), given, overrides)
 
 
+def _of_table(path: Path, base: Path | None) -> ManifestSource:
+    """The manifest that a table is by itself: a job a row, with what `base` says before its jobs. Raises as `load`."""
+    table = json.dumps(str(path.absolute()))
+    if base is None:
+        return ManifestSource(f"jobs: [{{rows: {table}}}]".encode(), source.show(path), path.stem, path.parent)
+    given = source.read(base)
+    text = given.data.decode("utf-8", "replace").rstrip()
+    return replace(given, data=f"{text}\njobs: [{{rows: {table}}}]\n".encode(), stem=path.stem)
+
+
 def _resolve(document: Document, given: ManifestSource, overrides: Overrides) -> Manifest:
     """The manifest that a document is, and that takes its file's stem for its name if it gives none."""
     problems = Problems(document)
     top = jobs.read_top(problems)
     head = jobs.read_head(top, problems)
     name = jobs.read_name(head.get("name"), given.stem, problems)
-    recipes = jobs.read_recipes(top, problems)
+    reader = RowReader(given.folder, head.get("output", DEFAULT_OUTPUT))
+    read = jobs.read_recipes(top, problems)
+    recipes = [row for recipe in read for row in reader.spread(recipe, problems, alone=len(read) == 1)]
     expander = Expander(given.folder, overrides.model, overrides.precision)
     drafts = _expand(recipes, head.get("max_pictures", MAX_PICTURES), expander, problems)
     outputs = name_outputs(head.get("output", DEFAULT_OUTPUT), drafts, jobs.matrix_names(top), problems)

@@ -33,10 +33,10 @@ class ManifestSource:
     folder: Path = Path()
 
 
-def read(path: Path) -> ManifestSource:
+def read(path: Path, what: str = "manifest") -> ManifestSource:
     """What stands in the file at `path`, or comes from standard input where that is `-`.
 
-    Reads one byte more than is allowed of what is larger. Raises `UnreadableError`.
+    Reads one byte more than is allowed of what is larger. Raises `UnreadableError`, which calls it `what`.
     """
     if path == STANDARD_INPUT:
         return _read_standard_input()
@@ -55,7 +55,7 @@ def read(path: Path) -> ManifestSource:
                 raise UnreadableError(file, f"{file} is not a regular file")
             return ManifestSource(stream.read(MAX_BYTES + 1), file, path.stem, path.parent)
     except FileNotFoundError as error:
-        raise UnreadableError(file, f"there is no manifest {file}") from error
+        raise UnreadableError(file, f"there is no {what} {file}") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UnreadableError(file, f"{file} cannot be read: {reason}") from error

@@ -148,6 +148,7 @@ def test_manifests_have_no_problem(block: Block, tmp_path: Path, monkeypatch: py
     for name, picture in (("photos/shop", "desktop"), ("photos/mill", "phone"), ("masks/shop", "desktop")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / f"renderer/report/{picture}.webp", tmp_path / f"{name}.png")  # any picture will do
+    (tmp_path / "cities.csv").write_text("city,greeting,seed\nParis,Hello 你好,1\n", encoding="utf-8")
     (tmp_path / "example.yaml").write_text(whole(block), encoding="utf-8")
     assert cli.main(["validate", "--strict", "example.yaml"]) == errors.EXIT_DONE
 

@@ -1,0 +1,138 @@
+"""A job with `rows` to as many jobs as its table has rows.
+
+A column that is called like a field sets it for its row, unless the job's own text names it in braces; every column may
+be named so, as a matrix's names are. Knows nothing of how tables are written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+from renderer.errors import Problem, UnreadableError, shorten
+from renderer.manifest import recipe as recipes
+from renderer.manifest import scalars, tables
+from renderer.manifest.checking import Checker
+from renderer.manifest.complaints import MAX_WORD_LENGTH, Complaint, Problems
+from renderer.manifest.fields import JobFields
+from renderer.manifest.kinds import OUTPUT_FIELDS
+from renderer.manifest.recipe import Recipe
+from renderer.manifest.tables import Row, Table
+
+ROW = "row"
+"""In braces: the row's number, where no column is called so."""
+
+_TEXTS = frozenset({"id", "prompt", "negative_prompt", "model", "precision", "size"}) | {
+    *("format", "embed", "image", "mask")
+}
+_NUMBERS = frozenset({"steps", "num_inference_steps", "cfg_scale", "width", "height", "seed", "count"}) | {
+    *("strength", "mask_blur")
+}
+_FILLED = frozenset({"id", "prompt", "negative_prompt", "image", "mask"})
+_IN_BRACES = re.compile(r"\{(\w+)\}")
+
+
+class RowReader:
+    """Reads tables, each once. `folder` is where their paths are from; `output` names columns as well, in braces."""
+
+    def __init__(self, folder: Path, output: str) -> None:
+        self._folder = folder
+        self._output = output
+        self._tables: dict[str, Table | UnreadableError] = {}
+
+    def spread(self, recipe: Recipe, problems: Problems, *, alone: bool) -> list[Recipe]:
+        """A job a row; the job itself where it has no `rows`. What is wrong is written down, and then there is none.
+
+        A row's number is the job's and its own; only its own where the job is `alone` in its manifest.
+        """
+        written = recipe.fields.get("rows")
+        if written is None:
+            return [recipe]
+        table = self._read(written)
+        if isinstance(table, UnreadableError):
+            problems.add(Complaint(recipe.origin("rows"), table.message, table.hint or "paths are from its folder"))
+            return []
+        problems.note(*table.problems)
+        if table.problems:
+            return []
+        plain = replace(recipe, fields=cast("JobFields", {k: v for k, v in recipe.fields.items() if k != "rows"}))
+        names = self._names(plain, table)
+        if twice := [name for name in names if name in plain.fields.get("matrix", {})]:
+            message = f"{shorten(twice[0])} is a column of {table.file} as well"
+            problems.add(Complaint(recipe.origin("matrix"), message, "rename one of them"))
+            return []
+        digits = max(3, len(str(len(table.rows))))
+        found = []
+        for position, row in enumerate(table.rows, 1):
+            number = str(position).zfill(digits)
+            made = _of_row(plain, table, row, names, number if alone else f"{recipe.number}-{number}")
+            if isinstance(made, Recipe):
+                found.append(made)
+            else:
+                problems.note(*made)
+        return found
+
+    def _read(self, written: str) -> Table | UnreadableError:
+        if written not in self._tables:
+            try:
+                self._tables[written] = tables.read(self._folder / written)
+            except UnreadableError as error:
+                self._tables[written] = error
+        return self._tables[written]
+
+    def _names(self, recipe: Recipe, table: Table) -> list[str]:
+        """The columns that are named in braces, somewhere in the job or in the manifest's `output`."""
+        told = {name for text in _texts([recipe.fields, self._output]) for name in _IN_BRACES.findall(text)}
+        given = {name for text in _texts([self._output]) for name in _IN_BRACES.findall(text)} & set(OUTPUT_FIELDS)
+        return [name for name in table.columns if name in told - given and len(name) <= MAX_WORD_LENGTH]
+
+
+def _of_row(recipe: Recipe, table: Table, row: Row, names: list[str], number: str) -> Recipe | list[Problem]:
+    """The job of one row, or what is wrong with the row."""
+    empty = [name for name in names if name not in row.cells]
+    if empty:
+        return [
+            Problem(table.file, row.line, 1, shorten(name), "the cell is empty", "fill it: the job names the column")
+            for name in empty
+        ]
+    cells = {name: cell for name, cell in row.cells.items() if name not in names and name in _TEXTS | _NUMBERS}
+    given = {name: _value(name, cell) for name, cell in cells.items()}
+    pairs = recipes.refuse_pairs(given, ())
+    fields, complaints = _checker().check(given, ())
+    if pairs or complaints or fields is None:
+        return [
+            Problem(table.file, row.line, 1, shorten(str(each.route[0])), each.message, each.hint)
+            for each in (*pairs, *complaints)
+        ]
+    merged = recipes.merge(number, fields, recipe.route, recipe.fields, recipe.route)
+    origins = {name: recipe.origin("rows") for name in fields}
+    own = {ROW: [number.rpartition("-")[2]], **{name: [row.cells[name]] for name in names}}
+    filled: dict[str, Any] = {**merged.fields, "matrix": {**recipe.fields.get("matrix", {}), **own}}
+    return replace(merged, fields=cast("JobFields", filled), origins={**recipe.origins, **origins})
+
+
+def _value(name: str, cell: str) -> Any:
+    """A cell as its field takes it; braces in it are braces."""
+    if name in _NUMBERS:
+        return scalars.resolve(cell)[0]
+    return cell.replace("{", "{{").replace("}", "}}") if name in _FILLED else cell
+
+
+def _texts(values: Iterable[Any]) -> Iterable[str]:
+    """Every text within values, however deep."""
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _texts(value.values())
+        elif isinstance(value, list | tuple):
+            yield from _texts(value)
+
+
+@cache
+def _checker() -> Checker[JobFields]:
+    return Checker(JobFields)

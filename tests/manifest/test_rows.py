@@ -1,0 +1,165 @@
+"""Rows in: a table's rows become pictures, and what is wrong with one has its file, row and column."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from renderer.errors import ManifestError
+from renderer.job import Picture
+from renderer.manifest import manifest
+from renderer.manifest.manifest import Overrides
+
+CITIES = 'city,greeting,seed,note\nParis,Bonjour,1,x\n"Tokyo",こんにちは,2,"a, {b}"\n\nBerlin,Hallo,,\n'
+SIGNS = """
+defaults: {model: demo, steps: 4, size: 64x64}
+jobs:
+  - id: "sign-{city}"
+    rows: cities.csv
+    prompt: A sign in {city} that says "{greeting}"
+"""
+
+
+def put(folder: Path, **files: str | bytes) -> None:
+    for name, text in files.items():
+        data = text if isinstance(text, bytes) else text.encode()
+        (folder / name.replace("__", ".")).write_bytes(data)
+
+
+def pictures(folder: Path, text: str, **files: str | bytes) -> tuple[Picture, ...]:
+    put(folder, m__yaml=text, **files)
+    return manifest.load(folder / "m.yaml").pictures
+
+
+def problems(path: Path, overrides: Overrides = manifest.NO_OVERRIDES) -> list[str]:
+    with pytest.raises(ManifestError) as caught:
+        manifest.load(path, overrides)
+    return [str(each) for each in caught.value.problems]
+
+
+class TestTables:
+    def test_a_row_is_a_combination(self, tmp_path: Path) -> None:
+        """Columns stand in braces; one that is called like a field sets it, and an empty cell sets nothing."""
+        found = pictures(tmp_path, SIGNS, cities__csv=CITIES)
+        assert [each.id for each in found] == ["sign-Paris", "sign-Tokyo", "sign-Berlin"]
+        assert found[1].job.prompt == 'A sign in Tokyo that says "こんにちは"'
+        assert [each.job.seed for each in found][:2] == [1, 2]
+        assert found[2].job.seed > 2
+        assert found[1].place.matrix == {"row": "002", "city": "Tokyo", "greeting": "こんにちは"}
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("a.csv", "prompt,seed\na cat,7\nb,8\n"),
+            ("a.csv", "prompt;seed\r\na cat;7\r\nb;8\r\n"),
+            ("a.csv", "\ufeffprompt\tseed\na cat\t7\nb\t8"),
+            ("a.tsv", "prompt\tseed\na cat\t7\nb\t8\n"),
+            ("a.jsonl", '{"prompt": "a cat", "seed": 7}\n\n{"seed": 8, "prompt": "b", "note": null}\n'),
+        ],
+    )
+    def test_formats(self, tmp_path: Path, name: str, text: str) -> None:
+        """Delimiters are found; a table is a manifest by itself, with what `--defaults` says."""
+        put(tmp_path, base__yaml="defaults: {model: demo, size: 64x64, steps: 3}\n", **{name.replace(".", "__"): text})
+        found = manifest.load(tmp_path / name, Overrides(defaults=tmp_path / "base.yaml"))
+        assert found.name == "a"
+        assert [(each.id, each.job.prompt, each.job.seed, each.job.num_inference_steps) for each in found.pictures] == [
+            ("001", "a cat", 7, 3),
+            ("002", "b", 8, 3),
+        ]
+
+    def test_a_text_of_prompts(self, tmp_path: Path) -> None:
+        """A prompt a line; braces in it are braces."""
+        put(tmp_path, prompts__txt="a red {circle}\n\n  a sign: {{x}}\n")
+        assert [each.job.prompt for each in manifest.load(tmp_path / "prompts.txt").pictures] == [
+            "a red {circle}",
+            "a sign: {{x}}",
+        ]
+
+    def test_cells_stay_as_they_are_written(self, tmp_path: Path) -> None:
+        jobs = "{rows: p.jsonl, prompt: 'costs {price} {ok}'}, {rows: p.csv, prompt: '{price}'}"
+        text = f"defaults: {{model: demo}}\njobs: [{jobs}]"
+        files = {"p__jsonl": '{"price": 1.50, "ok": true}', "p__csv": "price\n007\n"}
+        assert [each.job.prompt for each in pictures(tmp_path, text, **files)] == ["costs 1.50 true", "007"]
+
+    def test_beside_a_matrix(self, tmp_path: Path) -> None:
+        """Rows and a matrix multiply; a prompt that names its column is filled from it."""
+        text = """
+defaults: {model: demo}
+jobs: [{rows: p.csv, prompt: "{prompt}, {style}", matrix: {style: [ink, oil]}, seed: 1}]
+"""
+        found = pictures(tmp_path, text, p__csv="prompt,seed\na {cat},4\nb,\n")
+        assert [(each.job.prompt, each.job.seed) for each in found] == [
+            ("a {cat}, ink", 4), ("a {cat}, oil", 4), ("b, ink", 1), ("b, oil", 1),
+        ]  # fmt: skip
+        assert len({each.id for each in found}) == 4
+
+    def test_many_rows_are_planned_fast(self, tmp_path: Path) -> None:
+        """10,000 rows in less than 5 s of the processor."""
+        rows = "".join(f"city{number},{number}\n" for number in range(10_000))
+        began = time.process_time()
+        found = pictures(tmp_path, SIGNS.replace("{greeting}", "{city}"), cities__csv=f"city,seed\n{rows}")
+        assert len(found) == 10_000
+        assert time.process_time() - began < 5
+
+
+class TestProblems:
+    @pytest.mark.parametrize(
+        ("table", "words"),
+        [
+            ("city,greeting,city\nParis,a,b\n", "t.csv:1:1 city: 2 columns have this name"),
+            ("city,greeting\nParis,a\nRome,\n", "t.csv:3:1 greeting: the cell is empty"),
+            ("city,greeting\nParis,a,b\n", "t.csv:2:1: the row has 3 cells, and the table 2 columns"),
+            ("city,greeting,steps\nParis,a,many\n", "t.csv:2:1 steps: must be a whole number"),
+            ("city,greeting,steps\nParis,a,1\n", "t.csv:2:1 steps: 1 is out of range"),
+            ("city,greeting,size,width\nParis,a,1:1,64\n", "t.csv:2:1 width"),
+            ('city,greeting\n"Paris,a\n', "t.csv:2:1: the row cannot be read"),
+            ("city,other\nParis,a\n", "{greeting} is not a name"),
+            ("city,greeting\n", "t.csv:1:1: the table has no rows"),
+            (",\na,b\n", "t.csv:1:1: the first line names no columns"),
+            ("", "t.csv:1:1: the file is empty"),
+            ("city,greeting\nParis,\x07\n", "t.csv:2:7: the character U+0007 is not allowed"),
+            (b"city,greeting\nParis,\xff\n", "t.csv:2:7: the byte 0xFF is not UTF-8"),
+            ("city,greeting\nParis,a\n".encode("utf-16"), "save it as UTF-8"),
+            (None, "there is no table t.csv"),
+        ],
+    )
+    def test_each_has_its_place(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str | bytes | None, words: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        put(tmp_path, m__yaml=SIGNS.replace("cities", "t"), **({} if table is None else {"t__csv": table}))
+        assert any(words in each for each in problems(Path("m.yaml"))), problems(Path("m.yaml"))
+
+    def test_what_is_no_table(self, tmp_path: Path) -> None:
+        put(tmp_path, m__yaml=SIGNS.replace("cities.csv", "cities.xlsx"), cities__xlsx=b"PK\x03\x04")
+        assert "is no table" in problems(tmp_path / "m.yaml")[0]
+
+    def test_a_column_that_is_an_axis_too(self, tmp_path: Path) -> None:
+        text = SIGNS + "    matrix: {city: [Rome]}\n"
+        put(tmp_path, m__yaml=text, cities__csv=CITIES)
+        assert "is a column of" in problems(tmp_path / "m.yaml")[0]
+
+    @pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.txt", "t.tsv"])
+    def test_broken_tables(self, tmp_path: Path, name: str) -> None:
+        """50 of each: pictures, or problems with the table's own rows; never anything else."""
+        whole: Mapping[str, str] = {
+            "t.csv": CITIES, "t.tsv": CITIES.replace(",", "\t"), "t.txt": "a cat\nb\n",
+            "t.jsonl": '{"city": "Paris", "greeting": "x", "seed": 1}\n{"city": "Rome", "greeting": "y"}\n',
+        }  # fmt: skip
+        dice = random.Random(name)  # noqa: S311  # the same damage every time
+        for _ in range(50):
+            data = bytearray(whole[name].encode())
+            for _ in range(dice.randrange(1, 6)):
+                data[dice.randrange(len(data))] = dice.choice(b'",;\t\n\r\x00{}[]:\xff\xc3aA0\\')
+            if dice.random() < 0.3:
+                del data[dice.randrange(len(data)) :]
+            (tmp_path / name).write_bytes(data)
+            (tmp_path / "m.yaml").write_text(SIGNS.replace("cities.csv", name))
+            for path in (tmp_path / "m.yaml", tmp_path / name):
+                with contextlib.suppress(ManifestError):
+                    manifest.load(path)
