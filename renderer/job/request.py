@@ -82,11 +82,13 @@ class Lora(Value):
 
     `source` is where it is found: the catalogue's id, or a file's path from where the command is called. `identity` is
     which one it is: the SHA-256 over its tensors, or a catalogue id with its revision. `weight` scales what it adds.
+    `file_hash` is what picture sites know it by, and is empty where it was not here: 12 digits of its data's SHA-256.
     """
 
     source: str
     identity: str
     weight: float = 1.0
+    file_hash: str = ""
 
     @property
     def name(self) -> str:

@@ -33,5 +33,6 @@ Knows nothing of machines, or of what has been rendered. The way goes down this 
 The way back:
 
     labels          what other tools, and this one, wrote into pictures
+    refound         the LoRAs of pictures, on this machine
     replay          a manifest's entries, of pictures
 """

@@ -93,7 +93,10 @@ class LoraFinder:
             if twin is not None:
                 hint = "keep one, and add their weights"
                 reading.complain("loras", f"{shorten(reference)} is there twice", hint, position)
-            found[position] = lora, Lora(source=lora.source, identity=lora.identity, weight=weight)
+            found[position] = (
+                lora,
+                Lora(source=lora.source, identity=lora.identity, weight=weight, file_hash=lora.file_hash),
+            )
         _refuse_contradictions(reading, {where: lora.row for where, (lora, _) in found.items() if lora.row})
         return LoraSet(tuple(lora for _, lora in found.values()), tuple(each for each, _ in found.values()))
 

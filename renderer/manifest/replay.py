@@ -12,16 +12,17 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from PIL import Image, ImageChops
 
 from renderer import catalog
 from renderer.errors import ManifestError, RendererError, UsageError, shorten
-from renderer.job import MAX_SEED, Input, Picture, Precision, Size, Software
+from renderer.job import MAX_SEED, Input, Picture, Precision, Shift, Size, Software
 from renderer.manifest import labels, naming
 from renderer.manifest.labels import Told
 from renderer.manifest.manifest import Manifest, parse
+from renderer.manifest.refound import refind
 from renderer.manifest.source import ManifestSource
 from renderer.outputs.folder import SIDECAR_SUFFIX, Own
 
@@ -130,7 +131,8 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
     """The entry, checked as a manifest of its own. Raises `UsageError` when it makes no job."""
     notes: list[str] = []
     model = _known_model(told, notes)
-    fields: dict[str, str | int | float | None] = {
+    loras = [refind(lora) for lora in told.loras]
+    fields: dict[str, Any] = {
         "id": picture_id,
         "prompt": told.prompt,
         "negative_prompt": told.negative_prompt or None,
@@ -140,6 +142,8 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
         "steps": _within(told.steps, _STEPS, "steps", notes),
         "cfg_scale": told.cfg_scale,
         "seed": _within(told.seed, range(MAX_SEED + 1), "seed", notes),
+        "loras": [entry for entry, _ in loras if entry] or None,
+        "schedule": _schedule(told),
         "image": _kept(told.image, picture),
         "strength": told.strength,
         "mask": _kept(told.mask, picture),
@@ -151,11 +155,18 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
     silent = [name for name in ("size", "steps", "cfg_scale", "seed") if fields[name] is None]
     if silent:
         notes.append(f"not told, or not to be had here, and so the manifest's default: {', '.join(silent)}")
-    if told.left_out:
-        notes.append(f"left out: {'; '.join(told.left_out)}")
+    if left_out := [*(why for _, why in loras if why), *told.left_out]:
+        notes.append(f"left out: {'; '.join(left_out)}")
     lines = [f"{name}: {_write(value)}" for name, value in fields.items() if value is not None]
     text = "- " + "\n  ".join(lines) + "\n"
     return ReplayEntry(picture_id, text, tuple(notes), picture, told.software, _make(text, picture))
+
+
+def _schedule(told: Told) -> Any:
+    """How noise fell, where it was not as the model's own; with LoRAs it is always said."""
+    if isinstance(told.schedule, Shift):
+        return {"shift": told.schedule.shift}
+    return told.schedule if told.loras or told.schedule != "qwen-image" else None
 
 
 def _make(text: str, picture: Path) -> Picture:
@@ -205,8 +216,8 @@ def _within(value: int | None, allowed: range, what: str, notes: list[str]) -> i
     return None
 
 
-def _write(value: str | float) -> str:
-    """A value in YAML: JSON's texts and numbers, with what YAML does not print escaped in its own way."""
+def _write(value: Any) -> str:
+    """A value in YAML: JSON's, with what YAML does not print escaped in its own way."""
     text = json.dumps(value, ensure_ascii=False)
     return "".join(each if each.isprintable() or each == "\u3000" else f"\\U{ord(each):08x}" for each in text)
 

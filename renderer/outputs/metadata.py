@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 from xml.sax.saxutils import escape
 
 from pydantic import Field
 
-from renderer.job import RENDERING_VERSION, Job, Keep, ModelIdentity, Software, Value
+from renderer.catalog import MODELS
+from renderer.job import RENDERING_VERSION, Job, Keep, Lora, ModelIdentity, Shift, Software, Value
 from renderer.outputs.encode import NO_LABELS, Labels
 
 ORIGIN_KEY = "renderer"
@@ -71,11 +73,29 @@ def write_parameters(origin: PictureOrigin) -> str:
         "Model": job.model,
         "Model revision": model.revision or "",
         "Precision": job.precision,
+        "Schedule": _schedule(job),
+        "Lora hashes": ", ".join(f"{_tag_name(lora)}: {lora.file_hash}" for lora in job.loras if lora.file_hash),
+        "LoRAs": str(len(job.loras) or ""),
         "Version": f"renderer {origin.software.renderer}",
     }
     pairs = ", ".join(f"{key}: {_quote(value)}" for key, value in settings.items() if value)
     negative = f"Negative prompt: {_disarm(job.negative_prompt)}\n" if job.negative_prompt.strip() else ""
-    return f"{_disarm(job.prompt)}\n{negative}{pairs}"
+    tags = "".join(f" <lora:{_tag_name(lora)}:{lora.weight:g}>" for lora in job.loras)
+    return f"{_disarm(job.prompt)}{tags}\n{negative}{pairs}"
+
+
+def _tag_name(lora: Lora) -> str:
+    """What other tools call a LoRA: its file's name without the ending, and without what ends a tag or a pair."""
+    row = MODELS.get(lora.source)
+    name = Path(row.parts[0].files).stem if row is not None else lora.name
+    return re.sub(r"[<>:,\s]+", "_", name)
+
+
+def _schedule(job: Job) -> str:
+    """How noise falls, where it is not as the model's own."""
+    if isinstance(job.schedule, Shift):
+        return f"shift {job.schedule.shift:g}"
+    return "" if job.schedule == "qwen-image" else job.schedule
 
 
 def _disarm(prompt: str) -> str:

@@ -18,6 +18,7 @@ from renderer.errors import DiskError, ModelError
 from renderer.system import folders
 from renderer.system.files import write_whole
 from renderer.weights import readers
+from renderer.weights.headers import read_header
 
 Tell = Callable[[int, int], None]
 """Hears, a few times a second, how many bytes of how many have been read; what it raises ends the reading."""
@@ -27,8 +28,8 @@ Hashes = Mapping[str, str]
 
 _TICK_S = 0.25
 _AT_A_TIME = 2**24
-_WHOLE = ""
-"""Under this name a file's own hash is kept, beside those of its tensors: no tensor is called so."""
+_WHOLE, _DATA = "", "\0data"
+"""Under these names a file's own hash is kept, and that of its data, beside those of its tensors: none is called so."""
 
 
 def file_hashes(files: Sequence[Path], tell: Tell | None = None) -> list[str]:
@@ -47,7 +48,12 @@ def tensor_hashes(files: Sequence[Path], tell: Tell | None = None) -> list[Hashe
     As `file_hashes`. Of a file whose header cannot be read, its own hash, under an empty name.
     """
     found = _hashes(files, _tensors, tell)
-    return [{name: value for name, value in each.items() if name != _WHOLE} or each for each in found]
+    return [{name: value for name, value in each.items() if name not in (_WHOLE, _DATA)} or each for each in found]
+
+
+def data_hashes(files: Sequence[Path], tell: Tell | None = None) -> list[str]:
+    """Of each safetensors file, the SHA-256 of all behind its header. As `file_hashes`; raises `ModelError` too."""
+    return [found[_DATA] for found in _hashes(files, _data, tell)]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -78,6 +84,11 @@ def _tensors(path: Path) -> Iterable[Piece]:
         yield Piece(name, path, place.offset, place.bytes, f"{place.dtype} {list(place.shape)}\n")
     for key in readers.MEANT_BY & found.metadata.keys():
         yield Piece(key, path, 0, 0, found.metadata[key])
+
+
+def _data(path: Path) -> Iterable[Piece]:
+    header = read_header(path)
+    return [Piece(_DATA, path, header.data_offset, header.file_bytes - header.data_offset)]
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from renderer.outputs.summary import Summary
 from tests import driving
 from tests.docs import reading
 from tests.docs.reading import DOCUMENTS, ROOT, Block
+from tests.loras import factors, write_lora
 
 COMMANDS_PAGE = ROOT / "docs/commands.md"
 ARCHITECTURE = ROOT / "docs/architecture.md"
@@ -149,6 +150,8 @@ def test_manifests_have_no_problem(block: Block, tmp_path: Path, monkeypatch: py
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / f"renderer/report/{picture}.webp", tmp_path / f"{name}.png")  # any picture will do
     (tmp_path / "cities.csv").write_text("city,greeting,seed\nParis,Hello 你好,1\n", encoding="utf-8")
+    for seed, name in enumerate(("gouache", "linocut")):
+        write_lora(tmp_path / f"loras/{name}.safetensors", factors(seed=seed))
     (tmp_path / "example.yaml").write_text(whole(block), encoding="utf-8")
     assert cli.main(["validate", "--strict", "example.yaml"]) == errors.EXIT_DONE
 

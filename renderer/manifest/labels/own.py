@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from renderer.job import Job, Sidecar, Software
-from renderer.manifest.labels.told import MAX_TEXT, Told, read_object, unescape
+from renderer.manifest.labels.told import MAX_TEXT, Told, ToldLora, read_object, unescape
 from renderer.outputs.metadata import ORIGIN_KEY, PictureOrigin
 
 _IN_XMP = re.compile(r"<renderer:origin>([^<]*)</renderer:origin>")
@@ -55,6 +55,8 @@ def _told_by_job(by: str, job: Job, fingerprint: str, software: Software) -> Tol
         width=job.width,
         height=job.height,
         seed=job.seed,
+        loras=tuple(ToldLora(lora.source, lora.weight, lora.file_hash, lora.identity) for lora in job.loras),
+        schedule=job.schedule,
         image=job.input_image,
         mask=job.inpaint_mask,
         strength=job.denoising_strength if job.input_image else None,

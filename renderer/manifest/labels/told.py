@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 from renderer.errors import shorten
-from renderer.job import Input, Software
+from renderer.job import Input, ScheduleKind, Shift, Software
 
 COMMENT = "UserComment"
 """Under which key a comment stands: EXIF's, XMP's or JPEG's, which have no keys of their own."""
@@ -30,6 +30,21 @@ MAX_SIDE = 999_999
 _MAX_WHOLE = 2**64
 _MAX_LEFT_OUT = 24
 _MAX_FIELDS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ToldLora:
+    """A LoRA that a picture was made with: its name, and the hash of its data or our identity where they are told."""
+
+    name: str
+    weight: float = 1.0
+    file_hash: str = ""
+    identity: str = ""
+
+    @property
+    def words(self) -> str:
+        """What it is called, for people."""
+        return f"LoRA {shorten(self.name)}:{self.weight:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +67,8 @@ class Told:
     seed: int | None = None
     fingerprint: str | None = None
     software: Software | None = None
+    loras: tuple[ToldLora, ...] = ()
+    schedule: ScheduleKind | Shift | None = None
     image: Input | None = None
     mask: Input | None = None
     strength: float | None = None
@@ -171,6 +188,19 @@ def without_tags(prompt: str) -> tuple[str, list[str]]:
     if not tags:
         return prompt, []
     return _GAP.sub(_close_gap, _TAG.sub("\0", prompt)).strip(), tags
+
+
+_LORA_TAG = re.compile(
+    r"<(?:lora|lyco|lycoris):([^<>:]{1,200}):(-?(?:[0-9]{1,4}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}))(?::[^<>]{0,200})?>",
+    re.IGNORECASE,
+)
+
+
+def with_loras(prompt: str) -> tuple[str, list[ToldLora], list[str]]:
+    """A prompt without its tags, the LoRAs that they load with a weight, and in words what the other tags do."""
+    loras = [ToldLora(name.strip(), float(weight)) for name, weight in _LORA_TAG.findall(prompt)]
+    _, others = without_tags(_LORA_TAG.sub("", prompt))
+    return without_tags(prompt)[0], loras, others
 
 
 def _close_gap(gap: re.Match[str]) -> str:

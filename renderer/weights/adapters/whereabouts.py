@@ -19,7 +19,7 @@ from renderer.system import folders
 from renderer.system.folders import expanded
 from renderer.weights import places
 from renderer.weights.adapters.alphas import told_alphas
-from renderer.weights.hashes import tensor_hashes
+from renderer.weights.hashes import data_hashes, tensor_hashes
 from renderer.weights.headers import read_header
 
 SUFFIX = ".safetensors"
@@ -33,7 +33,7 @@ class FoundLora:
     """A LoRA that a manifest names. `source` finds it again from where the command is called.
 
     `row` is the catalogue's, None for a file of one's own. `path` is None where it has not been fetched yet. `licence`
-    is empty where neither says.
+    is empty where neither says, `file_hash` (12 digits of the SHA-256 of its data) where it is not here.
     """
 
     source: str
@@ -41,6 +41,7 @@ class FoundLora:
     path: Path | None
     row: Model | None = None
     licence: str = ""
+    file_hash: str = ""
 
 
 def find_lora(reference: str, folder: Path) -> FoundLora:
@@ -49,11 +50,11 @@ def find_lora(reference: str, folder: Path) -> FoundLora:
     if row is not None:
         if row.ability != "lora":
             raise ModelError(f"{row.id} is a model, and not a LoRA", hint="write it under model")
-        return FoundLora(
-            row.id, f"{row.id}@{row.revision}" if row.revision else row.id, path_of_row(row), row, row.licence
-        )
+        there = path_of_row(row)
+        identity = f"{row.id}@{row.revision}" if row.revision else row.id
+        return FoundLora(row.id, identity, there, row, row.licence, file_hash_of(there) if there else "")
     path = _path(reference, folder)
-    return FoundLora(_from_here(path), identity_of(path), path, licence=_told_licence(path))
+    return FoundLora(_from_here(path), identity_of(path), path, None, _told_licence(path), file_hash_of(path))
 
 
 def path_of_row(row: Model) -> Path | None:
@@ -86,6 +87,25 @@ def _told_licence(path: Path) -> str:
 def packed_adapter(identity: str) -> Path:
     """Where a LoRA lies that was made ready, by what its file holds, whether it was or not."""
     return folders.models_folder() / "adapters" / identity[:32]
+
+
+def named(name: str) -> Path | None:
+    """The file of a LoRA that somebody else calls so, without its ending, in the folders where LoRAs lie; or None."""
+    if not name or name in {".", ".."} or "/" in name or "\\" in name or "\0" in name:
+        return None
+    comfyui = os.environ.get("COMFYUI_PATH")
+    folders_of_loras = [Path(), Path("loras"), *([expanded(comfyui) / "models/loras"] if comfyui else [])]
+    paths = (folder / f"{name.removesuffix(SUFFIX)}{SUFFIX}" for folder in folders_of_loras)
+    return next((path.absolute() for path in paths if path.is_file()), None)
+
+
+def file_hash_of(path: Path) -> str:
+    """What picture sites know a file by: the first 12 digits of the SHA-256 of its data. Raises `ModelError`."""
+    try:
+        (found,) = data_hashes([path])
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return found[:12]
 
 
 def identity_of(path: Path) -> str:

@@ -11,13 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from renderer.errors import UsageError
+from renderer.job import Lora
 from renderer.manifest import labels
 from renderer.manifest.labels import LABEL_READERS, Told, a1111, told
-from renderer.manifest.labels.told import COMMENT, Texts
+from renderer.manifest.labels.told import COMMENT, Texts, ToldLora
 from renderer.outputs import metadata
 from tests.making import make_job
 from tests.manifest.labels.making import A1111, exif, jpeg, webp, with_texts, write
 from tests.outputs.test_metadata import origin_of
+
+LIGHTNING = "lightx2v/Qwen-Image-Lightning/4steps-V2.0"
 
 
 def values(found: Told) -> tuple[object, ...]:
@@ -38,7 +41,8 @@ class TestA1111:
             "lowres, bad\nanatomy",
         )
         assert (*values(found), found.model) == (20, 7.0, 1234567890, 512, 768, "v1-5-pruned")
-        assert found.left_out == ("LoRA x:1", "sampler DPM++ 2M Karras")
+        assert found.left_out == ("sampler DPM++ 2M Karras",)
+        assert found.loras == (ToldLora("x", 1.0, "1234"),)
 
     def test_hires_and_adetailer_are_said(self) -> None:
         """Whatever the settings say that no job has is said, hashes and versions apart."""
@@ -79,7 +83,25 @@ class TestA1111:
         """What we write in this form for others is read back whole, tags and all."""
         found = a1111.parse(metadata.write_parameters(origin_of(make_job("a <lora:x:1> b"))))
         assert found is not None
-        assert (found.prompt, found.left_out) == ("a <lora:x:1> b", ())
+        assert (found.prompt, found.left_out, found.loras) == ("a <lora:x:1> b", (), ())
+
+    def test_our_own_loras(self) -> None:
+        """Tags that we have put behind the prompt are LoRAs; those that stand in it are its own words."""
+        loras = (
+            Lora(source="loras/ink, v2.safetensors", identity="ab" * 32, weight=-0.25, file_hash="0123456789ab"),
+            Lora(source=LIGHTNING, identity=LIGHTNING),
+        )
+        job = make_job("a <lora:x:1>").model_copy(update={"loras": loras, "schedule": "lightning"})
+        text = metadata.write_parameters(origin_of(job))
+        assert text.startswith("a <lora:x:1> <lora:ink_v2:-0.25> <lora:Qwen-Image-Lightning-4steps-V2.0-bf16:1>\n")
+        assert 'Lora hashes: "ink_v2: 0123456789ab", LoRAs: 2' in text
+        found = a1111.parse(text)
+        assert found is not None
+        assert (found.prompt, found.schedule, found.left_out) == ("a <lora:x:1>", "lightning", ())
+        assert found.loras == (
+            ToldLora("ink_v2", -0.25, "0123456789ab"),
+            ToldLora("Qwen-Image-Lightning-4steps-V2.0-bf16", 1.0),
+        )
 
     @settings(max_examples=200, deadline=None)
     @given(st.text() | st.text('Steps: ,"{}[]\n-x1') | st.text().map(lambda text: f"{A1111}\n{text}"))

@@ -1,0 +1,48 @@
+"""Where the LoRAs of a picture are on this machine: in the catalogue, or as files of the same name and content.
+
+A name comes from a stranger, and is looked for in the folders where LoRAs lie and nowhere else. Knows nothing of YAML.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from renderer import catalog
+from renderer.errors import ModelError
+from renderer.manifest.additions import refuse_weight
+from renderer.manifest.labels.told import ToldLora
+from renderer.weights.adapters.whereabouts import file_hash_of, identity_of, named
+
+LoraEntry = dict[str, str | float]
+"""A LoRA as a job's list has it."""
+
+
+def refind(lora: ToldLora) -> tuple[LoraEntry | None, str]:
+    """A LoRA as a job's list has it; or None, and why it is left out, in words."""
+    if refusal := refuse_weight(lora.weight):
+        return None, f"{lora.words} ({refusal[0]})"
+    if row := _row(lora.name):
+        return {"id": row, "weight": lora.weight}, ""
+    path = named(lora.name)
+    if path is None:
+        return None, lora.words
+    try:
+        is_it = _is_it(lora, path)
+    except ModelError as error:
+        return None, f"{lora.words} ({error.message})"
+    return ({"file": str(path), "weight": lora.weight}, "") if is_it else (None, f"{lora.words} (another file here)")
+
+
+def _is_it(lora: ToldLora, path: Path) -> bool:
+    """Whether a file holds what was rendered with, as far as that is told."""
+    if lora.identity:
+        return identity_of(path) == lora.identity
+    return file_hash_of(path).startswith(lora.file_hash[:12].casefold())
+
+
+def _row(name: str) -> str | None:
+    """The catalogue's id of a LoRA, by the id or by its file's name."""
+    for model in catalog.MODELS.values():
+        if model.ability == "lora" and name in (model.id, Path(model.parts[0].files).stem):
+            return model.id
+    return None
