@@ -2,7 +2,7 @@
 
 A manifest names a model by a catalogue id (`Qwen/Qwen-Image`, `demo`), by an id and a revision of its repository
 (`Qwen/Qwen-Image@75e0b4b…`), by a local folder in Qwen-Image's layout, or by single files and the parts they are
-(`transformer=mine.safetensors,vae=…`), whose missing parts are Qwen/Qwen-Image's.
+(`transformer=mine.safetensors,vae=…`), whose missing parts are Qwen/Qwen-Image's. `given` looks for these.
 
 `data` has the models, `distilled` those that need few steps; `model` says what is known of one, `cards` has public
 GPUs.
@@ -36,6 +36,17 @@ from renderer.catalog.data import (
     VAE_FILES,
 )
 from renderer.catalog.distilled import DISTILL_FULL, DISTILL_LORA, LIGHTNING
+from renderer.catalog.given import (
+    BY_ROLE,
+    KIND,
+    KINDS,
+    PICKLES,
+    TENSORS,
+    by_parts,
+    by_role,
+    from_files,
+    like_qwen_image,
+)
 from renderer.catalog.model import (
     DROPPED_TOKENS,
     MOST_TOKENS,
@@ -60,6 +71,8 @@ __all__ = [
     "DEMO",
     "DEMO_ARCHITECTURE",
     "DROPPED_TOKENS",
+    "KIND",
+    "KINDS",
     "MODELS",
     "MOST_TOKENS",
     "PARTS",
@@ -113,16 +126,6 @@ NETWORK_FILES: tuple[NetworkFiles, ...] = (
 )
 """The networks in Qwen-Image's layout; every model of the family has it."""
 
-BY_ROLE: tuple[PartRole, ...] = ("transformer", "text_encoder", "vae", "tokenizer")
-"""The parts that single files, or a tokenizer's folder, can be given for."""
-
-TENSORS = (".safetensors", ".gguf")
-"""How files of tensors are called that are read."""
-
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-"""How pickled checkpoints are called, which are never opened."""
-
-_ROLE_ASSIGNMENT = re.compile(rf"({'|'.join(BY_ROLE)})=(.*)", re.DOTALL)
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -136,8 +139,8 @@ def find(reference: str) -> Model:
     if any("\ud800" <= letter <= "\udfff" for letter in reference):
         hint = "rename it, or give it a link with another name"
         raise ModelError(f'the name "{shorten(reference)}" of a model is not UTF-8', hint=hint)
-    if _ROLE_ASSIGNMENT.match(reference):
-        return _from_files(reference)
+    if by_parts(reference):
+        return from_files(reference)
     if folder := _folder(reference):
         return _local(reference, folder)
     name, mark, revision = reference.partition("@")
@@ -147,17 +150,6 @@ def find(reference: str) -> Model:
     known = ", ".join(model.id for model in MODELS.values() if not model.unfit)
     hint = f'did you mean "{near[0]}"?' if near else f"known: {known}; or a folder in Qwen-Image's layout"
     raise ModelError(f'there is no model "{shorten(reference)}"', hint=hint)
-
-
-def by_role(files: Mapping[str, str]) -> str:
-    """Single files by the part they are, as the one text that `find` takes. Raises `ModelError` for what is none."""
-    if unknown := [role for role in files if role not in BY_ROLE]:
-        raise ModelError(f'a model has no part "{shorten(unknown[0])}"', hint=f"known: {', '.join(BY_ROLE)}")
-    if not files:
-        raise ModelError("a model's files must not be empty", hint=f"known: {', '.join(BY_ROLE)}")
-    if broken := [path for path in files.values() if "," in path or not path.strip()]:
-        raise ModelError(f'"{shorten(broken[0])}" cannot be a file of a model', hint="give a path without commas")
-    return ",".join(f"{role}={files[role]}" for role in BY_ROLE if role in files)
 
 
 def _pinned(model: Model, revision: str) -> Model:
@@ -188,59 +180,4 @@ def _local(reference: str, folder: Path) -> Model:
             f'the folder "{shorten(reference)}" lacks {", ".join(missing)}',
             hint=hint or "give it Qwen-Image's layout",
         )
-    return _like_qwen_image(reference, about="a local folder", folder=folder)
-
-
-def _from_files(reference: str) -> Model:
-    """Single files by their parts; what is not given is Qwen/Qwen-Image's, at the catalogue's revision."""
-    files: dict[PartRole, Path] = {}
-    for item in reference.split(","):
-        match = _ROLE_ASSIGNMENT.fullmatch(item)
-        if not match:
-            raise ModelError(f'"{shorten(item)}" names no part of a model', hint=f"known: {', '.join(BY_ROLE)}")
-        role = next(role for role in BY_ROLE if role == match[1])
-        if role in files:
-            raise ModelError(f"the {role} is given twice", hint="keep one")
-        files[role] = _file(role, match[2])
-    others = tuple(
-        replace(part, repository=QWEN_IMAGE.id, revision=QWEN_IMAGE.revision)
-        for part in QWEN_IMAGE.parts
-        if part.role not in files
-    )
-    return replace(
-        _like_qwen_image(reference, about="single files", folder=None), files=files, parts=others, revision=None
-    )
-
-
-def _file(role: PartRole, name: str) -> Path:
-    path = expanded(name)
-    if path.suffix in PICKLES:
-        raise ModelError(
-            f'"{shorten(name)}" is a pickled checkpoint, which can run any code when it is opened',
-            hint="take a safetensors file, or convert this one where you trust it",
-        )
-    if role == "tokenizer":
-        if not path.is_dir():
-            raise ModelError(f'the {role} "{shorten(name)}" is not a folder', hint="give the one with vocab.json in it")
-    elif not path.is_file():
-        kind = "is a folder, and not a file" if path.is_dir() else "is not there"
-        raise ModelError(f'the {role} "{shorten(name)}" {kind}', hint="give a path from where the command is called")
-    elif path.suffix not in TENSORS:
-        message = f'the {role} "{shorten(name)}" is neither a safetensors nor a GGUF file'
-        raise ModelError(message, hint="rename it, if it is one")
-    return path
-
-
-def _like_qwen_image(reference: str, *, about: str, folder: Path | None) -> Model:
-    """A model of one's own: Qwen-Image's sizes and defaults, and the demo model's smallest side."""
-    return replace(
-        QWEN_IMAGE,
-        id=reference,
-        about=about,
-        folder=folder,
-        parts=(),
-        revision=None,
-        shape=None,
-        licence="",
-        min_side=DEMO.min_side,
-    )
+    return like_qwen_image(reference, about="a local folder", folder=folder)

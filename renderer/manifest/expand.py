@@ -149,7 +149,10 @@ def find_model(reference: str) -> Model:
     model = catalog.find(reference)
     if model.unfit:
         able = ", ".join(each.id for each in catalog.MODELS.values() if not each.unfit)
-        raise ModelError(model.unfit, hint=f"these render: {able}")
+        hint = f"these render: {able}"
+        if model.files:
+            hint = "if it makes pictures from text, whatever its name says, give it kind: picture"
+        raise ModelError(model.unfit, hint=hint)
     return model
 
 

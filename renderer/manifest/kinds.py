@@ -101,7 +101,9 @@ class _ModelText:
     @classmethod
     def __get_pydantic_json_schema__(cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
         path = {"type": "string", "minLength": 1, "maxLength": MAX_MODEL_LENGTH}
-        files = {"type": "object", "properties": dict.fromkeys(catalog.BY_ROLE, path), "minProperties": 1}
+        parts: dict[str, Any] = dict.fromkeys(catalog.BY_ROLE, path)
+        parts[catalog.KIND] = {"enum": list(catalog.KINDS)}
+        files = {"type": "object", "properties": parts, "minProperties": 1}
         return {"anyOf": [path, {**files, "additionalProperties": False}]}
 
     @classmethod

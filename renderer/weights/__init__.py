@@ -4,6 +4,7 @@ Which they are, and where:
 
     identity      which weights these are: a catalogue's revision, or a hash of what they hold
     places        where models lie on this machine, and what of them is missing
+    comfyui_has   what ComfyUI has of a model
     soundness     whether files can be what they are taken for
     recognise     what a sound file is that is no network of ours
     strangers     what a file is that is no safetensors

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,7 @@ from renderer.catalog import DEMO, MODELS, NETWORK_FILES, SHARD, TOKENIZER, Mode
 from renderer.errors import ModelError
 from renderer.job import ModelIdentity, Stored
 from renderer.system.folders import expanded, models_folder
+from renderer.weights import comfyui_has
 from renderer.weights.record import read_record
 
 FoundIn = Literal["models folder", "Hugging Face cache", "ModelScope cache", "ComfyUI", "given"]
@@ -162,6 +162,9 @@ def lacks(whereabouts: Whereabouts, why: str) -> ModelError:
     hint = f"run, where there is a network: {pull}; or name another folder by RENDERER_MODELS"
     if others := _other_commits(model):
         hint += f"; the Hugging Face cache has another commit, which a manifest can ask for: {model.id}@{others[-1]}"
+    if forms := comfyui_has.other_forms(model):
+        told = ", ".join(f"{role}: {path.name}" for role, path in forms.items())
+        hint += f"; or render with what ComfyUI has of it in other forms: model: {{{told}}}"
     return ModelError(message, hint=hint)
 
 
@@ -284,7 +287,8 @@ def _elsewhere(model: Model, part: Part) -> FoundPart | None:
         found = _in(part, folder, kind)
         if found and not (kind == "models folder" and _doubtful(model, part, folder)):
             return found
-    return None if exact else _comfyui(part)
+    path = None if exact else comfyui_has.same(part)
+    return FoundPart(part, (path,), "ComfyUI") if path else None
 
 
 def _in(part: Part, root: Path, kind: FoundIn) -> FoundPart | None:
@@ -355,34 +359,6 @@ def _modelscope(repository: str, revision: str | None, *, exact: bool) -> Iterat
     owner, _, name = repository.partition("/")
     for segment in ("models", "hub/models", "hub"):
         yield base / segment / owner / name.replace(".", "___")
-
-
-def _comfyui(part: Part) -> FoundPart | None:
-    """A part among ComfyUI's models, under the name its users have it by, if it holds what such a part must hold.
-
-    ComfyUI's repackaged FP8 files, and files of other keys, do not; neither name nor size tell that, the header does.
-    """
-    base = os.environ.get("COMFYUI_PATH")
-    if not base or not part.comfyui:
-        return None
-    for root in (expanded(base) / "models", expanded(base)):
-        path = root / part.comfyui
-        if path.is_file() and _is_network(part, path):
-            return FoundPart(part, (path,), "ComfyUI")
-    return None
-
-
-def _is_network(part: Part, path: Path) -> bool:
-    from renderer.weights.checkpoint import HUB_TYPES, open_checkpoint  # noqa: PLC0415
-
-    match part.role:
-        case "transformer" | "text_encoder" | "vae":
-            with suppress(ModelError):
-                found = open_checkpoint(part.role, [path])
-                return not found.lacking and all(
-                    each.is_plain and each.dtype in HUB_TYPES for each in found.tensors.values()
-                )
-    return False
 
 
 def files_below(found: FoundPart) -> list[Path]:

@@ -12,7 +12,7 @@ from renderer import catalog
 from renderer.catalog import QWEN_IMAGE, Model
 from renderer.errors import ModelError
 from renderer.system import folders
-from renderer.weights import places
+from renderer.weights import comfyui_has, places
 from tests.engine.making import alter
 
 PINNED = catalog.find("Qwen/Qwen-Image@abc123")
@@ -198,6 +198,23 @@ class TestComfyUI:
         path = comfyui / "diffusion_models/qwen_image_bf16.safetensors"
         alter(path, "img_in.weight", lambda tensor: tensor.to(torch.float8_e4m3fn))
         assert "transformer/diffusion_pytorch_model*.safetensors" in places.look(QWEN_IMAGE).missing
+
+    def test_other_forms_are_named(self, comfyui: Path) -> None:
+        """Where a model is not here, what ComfyUI has of it in FP8 or in blocks is named, and no other model's."""
+        folder = comfyui / "diffusion_models"
+        (folder / "qwen_image_bf16.safetensors").unlink()
+        for name in ("qwen_image_edit_fp8_e4m3fn.safetensors", "qwen-image-2512-Q8_0.gguf", "qwen_image_notes.txt"):
+            (folder / name).touch()
+        assert comfyui_has.other_forms(QWEN_IMAGE) == {}
+        (comfyui / "unet/qwen").mkdir(parents=True)
+        (comfyui / "unet/qwen/Qwen-Image-Q4_K_M.gguf").touch()
+        (comfyui / "text_encoders/Qwen2.5-VL-7B-Instruct-UD-Q4_K_XL.gguf").touch()
+        with pytest.raises(ModelError) as caught:
+            places.collect(places.look(QWEN_IMAGE))
+        assert caught.value.hint.endswith(
+            "in other forms: model: {transformer: Qwen-Image-Q4_K_M.gguf, "
+            "text_encoder: Qwen2.5-VL-7B-Instruct-UD-Q4_K_XL.gguf}"
+        )
 
     def test_a_truncated_file(self, comfyui: Path) -> None:
         """A file that ends too early is not taken either."""

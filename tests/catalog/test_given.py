@@ -1,0 +1,112 @@
+"""Single files that a manifest names: where they are found, and what they are for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from renderer import catalog
+from renderer.errors import ModelError
+from renderer.manifest.expand import find_model
+
+
+@pytest.fixture
+def comfyui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """ComfyUI's folders with files of each part, and a working folder of their own."""
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "ComfyUI"))
+    for name in (
+        "unet/qwen-image-Q4_K_M.gguf",
+        "diffusion_models/qwen/qwen_image_fp8_e4m3fn_scaled.safetensors",
+        "clip/Qwen2.5-VL-7B-Instruct-Q8_0.gguf",
+        "text_encoders/qwen_2.5_vl_7b_fp8_scaled.safetensors",
+        "vae/qwen_image_vae.safetensors",
+    ):
+        path = tmp_path / "ComfyUI/models" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "ComfyUI/models"
+
+
+class TestFound:
+    @pytest.mark.parametrize(
+        ("reference", "place"),
+        [
+            ("transformer=qwen-image-Q4_K_M.gguf", "unet/qwen-image-Q4_K_M.gguf"),
+            ("transformer=qwen_image_fp8_e4m3fn_scaled.safetensors", "diffusion_models/qwen/"),
+            ("transformer=qwen/qwen_image_fp8_e4m3fn_scaled.safetensors", "diffusion_models/qwen/"),
+            ("text_encoder=Qwen2.5-VL-7B-Instruct-Q8_0.gguf", "clip/"),
+            ("text_encoder=qwen_2.5_vl_7b_fp8_scaled.safetensors", "text_encoders/"),
+            ("vae=qwen_image_vae.safetensors", "vae/"),
+        ],
+    )
+    def test_in_comfyui(self, comfyui: Path, reference: str, place: str) -> None:
+        """By its name alone, or by its path in the folders of its part."""
+        (path,) = catalog.find(reference).files.values()
+        assert path.is_file()
+        assert path.as_posix().startswith((comfyui / place).as_posix())
+
+    def test_here_first(self, comfyui: Path) -> None:
+        """A path from where the command is called is taken before ComfyUI's."""
+        assert comfyui
+        Path("qwen-image-Q4_K_M.gguf").touch()
+        assert catalog.find("transformer=qwen-image-Q4_K_M.gguf").files["transformer"] == Path("qwen-image-Q4_K_M.gguf")
+
+    def test_two_of_a_name(self, comfyui: Path) -> None:
+        """Which one is meant has to be said; a link to the same file is no second one."""
+        (comfyui / "diffusion_models/qwen-image-Q4_K_M.gguf").symlink_to(comfyui / "unet/qwen-image-Q4_K_M.gguf")
+        assert catalog.find("transformer=qwen-image-Q4_K_M.gguf")
+        (comfyui / "diffusion_models/qwen-image-Q4_K_M.gguf").unlink()
+        (comfyui / "diffusion_models/qwen-image-Q4_K_M.gguf").touch()
+        with pytest.raises(ModelError, match=r"is in .*diffusion_models.* and .*unet") as raised:
+            catalog.find("transformer=qwen-image-Q4_K_M.gguf")
+        assert raised.value.hint == "give the path of one"
+
+    def test_none(self, comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The nearest that ComfyUI has of the part is told; without COMFYUI_PATH, that it would be looked for there."""
+        assert comfyui
+        with pytest.raises(ModelError, match="is not there") as raised:
+            catalog.find("transformer=qwen-image-Q5_K_M.gguf")
+        assert raised.value.hint == 'did you mean "qwen-image-Q4_K_M.gguf", which ComfyUI has?'
+        with pytest.raises(ModelError, match="is not there"):
+            catalog.find("vae=qwen-image-Q4_K_M.gguf")
+        monkeypatch.delenv("COMFYUI_PATH")
+        with pytest.raises(ModelError, match="is not there") as raised:
+            catalog.find("transformer=qwen-image-Q4_K_M.gguf")
+        assert "COMFYUI_PATH" in raised.value.hint
+
+
+class TestKind:
+    @pytest.mark.parametrize(
+        ("name", "told", "ability"),
+        [
+            ("qwen_image_bf16", "", "picture"),
+            ("credits", "", "picture"),
+            ("mine", "", "picture"),
+            ("mine", "edit", "edit"),
+            ("qwen_image_edit_2509_fp8_e4m3fn", "", "edit"),
+            ("Qwen-Image-Edit-2511-Q4_K_M", "", "edit"),
+            ("qwen-image-edited-by-me", "", "picture"),
+            ("qwen_image_edit_merged", "picture", "picture"),
+        ],
+    )
+    def test_what_it_is_for(self, tmp_path: Path, name: str, told: str, ability: str) -> None:
+        """By what the manifest says, else by the transformer's name: the tensors are the same."""
+        (tmp_path / f"{name}.safetensors").touch()
+        files = {"transformer": str(tmp_path / f"{name}.safetensors")} | ({"kind": told} if told else {})
+        assert catalog.find(catalog.by_role(files)).ability == ability
+
+    def test_an_edit_model_does_not_render(self, tmp_path: Path) -> None:
+        """It is refused with what to say if its name misleads; a kind that is none, with those there are."""
+        path = tmp_path / "qwen_image_edit.safetensors"
+        path.touch()
+        with pytest.raises(ModelError, match="edits pictures") as raised:
+            find_model(f"transformer={path}")
+        assert "give it kind: picture" in raised.value.hint
+        with pytest.raises(ModelError, match='no kind of models "edits"') as raised:
+            catalog.find(f"transformer={path},kind=edits")
+        assert raised.value.hint == "known: picture, edit"
+        with pytest.raises(ModelError, match="must not be empty"):
+            catalog.by_role({"kind": "edit"})
