@@ -7,15 +7,17 @@ Knows nothing of manifests, plans, files of pictures or other workers.
     probe             what works on this machine, found by trying
     microbenchmark    how fast this device and its host are
     engines           what a worker needs of an engine; there are two
+    libraries         torch, transformers and DiffSynth, imported without what no picture needs
 
 Streaming, where blocks come to the pictures:
 
     streaming         the engine: who admits, sweeps and lands
+    beginning         what of it needs no DiffSynth: a store is found, its blocks come; starting: what a start took
     journeys          one picture's way, from noise to pixels
     riders            calls of DiffSynth's that pause wherever a block would run
     sections          a network's sections of alike blocks, brought past whoever waits in them
     slots             blocks come past in sweeps
-    block_source      where slots get blocks from: protocols
+    block_source      where slots get blocks from: protocols; pinned: host memory that is copied fast
     budget            how many slots, how many pictures in flight
     company           how many pictures one sweep is worth: reckoned, then corrected by what sweeps show
     prompts           the prompts at hand, encoded

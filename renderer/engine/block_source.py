@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,9 @@ class BlockSource(Protocol):
     """Where a network's blocks come from: flat bytes in host memory, in the order of a sweep, over and over."""
 
     @property
+    def files(self) -> Sequence[ReadableBlock]: ...
+
+    @property
     def count(self) -> int: ...
 
     @property
@@ -29,6 +33,13 @@ class BlockSource(Protocol):
     @property
     def from_disk(self) -> bool:
         """Whether each is read when it is wanted."""
+
+    @property
+    def took_s(self) -> float | None:
+        """Seconds in which all have come into host memory; None where they have not, or do not stay there."""
+
+    def is_there(self, number: int) -> bool:
+        """Whether nobody has to wait for block `number`."""
 
     def ahead(self, number: int) -> None:
         """Block `number` will be wanted soon."""

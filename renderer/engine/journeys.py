@@ -22,18 +22,19 @@ from renderer.engine.calling import Rendering
 from renderer.engine.device import Device
 from renderer.engine.engines import Listener
 from renderer.engine.inputs import Inputs
-from renderer.engine.meter import Peaks, Span, Stopwatch
+from renderer.engine.meter import Peaks, Span, Spans, Stopwatch
 from renderer.engine.riders import Halt, Rest, Rider, fork, pause
 from renderer.engine.skeletons import Beforehand, FamilyNetworks
 from renderer.errors import RendererError
-from renderer.job import Job, Sharing, Timing
+from renderer.job import Job, Sharing, Start, Timing
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
     """What one sweep took and did: the host's seconds, bytes copied, operations, pictures in flight, slots.
 
-    `copying` and `computing` are what it took of the device's own time: the host runs ahead of that.
+    `copied` and `computing` are what it took of the device's own time, of which the host runs ahead: its copies, each
+    without what it waited for, and all of it.
     """
 
     took_s: float
@@ -41,7 +42,7 @@ class Sweep:
     flops: float
     in_flight: int
     slots: int
-    copying: Span
+    copied: Spans
     computing: Span
 
 
@@ -193,13 +194,13 @@ class Journey:
         self.streamed_bytes += sweep.moved_bytes * part
         self.sweeps.append(sweep)
 
-    def rendering(self, sharing: Sharing, warnings: tuple[str, ...]) -> Rendering:
-        """What came of it."""
+    def rendering(self, sharing: Sharing, start: Start, warnings: tuple[str, ...]) -> Rendering:
+        """What came of it, after such a start of the worker."""
         return Rendering(
             rgb=self.pixels,
             width=self.job.width,
             height=self.job.height,
-            timing=self._timing(),
+            timing=self._timing(start),
             memory=self.peaks.memory(),
             warnings=warnings,
             sharing=sharing,
@@ -217,14 +218,15 @@ class Journey:
             blocks=blocks,
             arithmetic=arithmetic,
             streamed_bytes=round(self.streamed_bytes),
-            bus_bytes_per_s=_rate((sweep.moved_bytes, sweep.copying) for sweep in self.sweeps),
+            bus_bytes_per_s=_rate((sweep.moved_bytes, sweep.copied) for sweep in self.sweeps),
             flops_per_s=_rate((sweep.flops, sweep.computing) for sweep in self.sweeps),
             adjustments=self.adjustments,
         )
 
-    def _timing(self) -> Timing:
+    def _timing(self, start: Start) -> Timing:
         steps = [after - before for before, after in zip(self.steps_s, self.steps_s[1:], strict=False)]
         return Timing(
+            start=start,
             encode_s=self.encode_s,
             step_median_s=statistics.median(steps),
             denoise_s=self.steps_s[-1] - self.steps_s[0],
@@ -234,7 +236,7 @@ class Journey:
         )
 
 
-def _rate(done: Iterable[tuple[float, Span]]) -> float:
+def _rate(done: Iterable[tuple[float, Span | Spans]]) -> float:
     """How much was done a second, from how much was done in which time; 0 where nothing was."""
     amounts, spans = zip(*done, strict=True)
     total = sum(amounts)

@@ -26,8 +26,8 @@ from torch.nn import functional
 from renderer.engine import picture_vae
 from renderer.engine.device import Device, arithmetic_of, computation_dtype
 from renderer.engine.fp8_reference import FAST_ACCUMULATION
+from renderer.engine.pinned import pinned_buffer
 from renderer.engine.precision import multiplies
-from renderer.engine.slots import pinned_buffer
 from renderer.engine.strips import Kernel, whole
 from renderer.errors import MachineError
 from renderer.machine.rates import CPU_DEVICE, Rates

@@ -19,7 +19,8 @@ from diffsynth.diffusion import FlowMatchScheduler
 
 from renderer.engine import precision
 from renderer.engine.device import Device, computation_dtype
-from renderer.engine.slots import ReadAhead, Slots, host_buffer
+from renderer.engine.pinned import host_buffer
+from renderer.engine.slots import ReadAhead, Slots
 from renderer.estimate.host import MOST_TABLES
 from renderer.estimate.memory import TURNING_SLOTS
 from renderer.families.qwen_image.transformer import MODULATION

@@ -155,7 +155,7 @@ def _compiling_in(folder: str) -> Iterator[None]:
 
 
 def _pin() -> bool:
-    from renderer.engine.slots import pinned_buffer  # noqa: PLC0415  # torch, as above
+    from renderer.engine.pinned import pinned_buffer  # noqa: PLC0415  # torch, as above
 
     return pinned_buffer(_PINNED_BYTES, "cuda", lambda memory: memory.zero_()).numel() == _PINNED_BYTES
 

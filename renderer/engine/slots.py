@@ -8,75 +8,107 @@ and the host waits meanwhile. Knows blocks as bytes: nothing of tensors, riders 
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import itertools
 import logging
-import mmap
-import sys
-import threading
 import time
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from renderer.engine.block_source import BlockSource, ReadableBlock
 from renderer.engine.device import Device
-from renderer.engine.meter import Span, Spans
-from renderer.errors import MachineError, ModelError
+from renderer.engine.meter import Spans
+from renderer.engine.pinned import host_buffer
+from renderer.errors import ModelError
 from renderer.estimate import host
 from renderer.estimate.memory import TURNING_SLOTS
 from renderer.machine import hardware
 
 LOG = logging.getLogger(__name__)
 
-FILLING_THREADS = 16
+FILLING_THREADS = 8
 """Threads that fill host memory from the packed store: most of that is the kernel's handing out of fresh pages."""
 
 AHEAD = 4
 """Blocks that a source is told of before they are wanted; it takes up as many as it has room for."""
 
-PINNING_HINT = "raise the limit on locked memory (ulimit -l unlimited), or free host memory"
-SLOWER = f"copies to the GPU take several times as long (7 times beside an H200); {PINNING_HINT}"
-
-_PIN_FLAGS = 0  # cudaHostRegisterDefault
-
 
 class HostMemory:
-    """All blocks of a network in host memory, pinned where there is a GPU and it can be: the one copy there is."""
+    """All blocks of a network in host memory, pinned where there is a GPU and it can be: the one copy there is.
+
+    They come in order, read by threads from the moment that this is made; who wants one waits for that one alone.
+    """
 
     from_disk = False
 
     def __init__(self, files: Sequence[ReadableBlock], device: Device) -> None:
-        """Raises `ModelError` for a file that cannot be read."""
-        self._files = files
-        with ThreadPoolExecutor(FILLING_THREADS) as pool:
-            filled = pool.map(lambda file: host_buffer(file.bytes, device, functools.partial(_read, file)), files)
-            self._blocks = list(filled)
+        self.files = tuple(files)
+        self._device: Device = device
+        self._pool = ThreadPoolExecutor(FILLING_THREADS)
+        self._began_s = time.perf_counter()
+        self._blocks = [self._coming(file) for file in self.files]
+        weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
+
+    def _coming(self, file: ReadableBlock) -> Future[_Filled]:
+        device = self._device
+        return self._pool.submit(lambda: _filled(file, device))
 
     @property
     def count(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     @property
     def block_bytes(self) -> int:
-        return max(file.bytes for file in self._files)
+        return max(file.bytes for file in self.files)
+
+    @property
+    def took_s(self) -> float | None:
+        """Seconds in which all have come; None while some have not."""
+        if not all(self.is_there(number) for number in range(self.count)):
+            return None
+        return max(each.result().at_s for each in self._blocks) - self._began_s
+
+    def is_there(self, number: int) -> bool:
+        coming = self._blocks[number]
+        return coming.done() and coming.exception() is None
 
     def ahead(self, number: int) -> None:
         pass
 
     def block(self, number: int) -> torch.Tensor:
-        return self._blocks[number]
+        try:
+            return self._blocks[number].result().memory
+        except Exception:
+            self._blocks[number] = self._coming(self.files[number])  # what failed once need not fail for good
+            raise
 
     def done(self, number: int, event: Any | None) -> None:
         pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """A block in host memory, and when it was there."""
+
+    memory: torch.Tensor
+    at_s: float
+
+
+def _filled(file: ReadableBlock, device: Device) -> _Filled:
+    return _Filled(host_buffer(file.bytes, device, functools.partial(_read, file)), time.perf_counter())
 
 
 class ReadAhead:
     """Blocks read from the disk as they are wanted, a few at once, into a few buffers: for short host memory."""
 
     from_disk = True
+    took_s = None
 
     def __init__(
         self,
@@ -91,21 +123,24 @@ class ReadAhead:
         With `direct` they go past the page cache; without it being said, where a sweep does not fit into it: it would
         drive out what is wanted again, and at the next sweep its own beginning would be gone.
         """
-        self._files = files
+        self.files = tuple(files)
         self._direct = not _fits(files) if direct is None else direct
-        self._free: list[tuple[torch.Tensor, Any | None]] = [
-            (host_buffer(self.block_bytes, device), None) for _ in range(min(depth + 1, len(files)))
+        self._free: list[tuple[_Buffer, Any | None]] = [
+            (_Buffer(self.block_bytes, device), None) for _ in range(min(depth + 1, len(files)))
         ]
-        self._coming: dict[int, tuple[torch.Tensor, Future[None]]] = {}
+        self._coming: dict[int, tuple[_Buffer, Future[None]]] = {}
         self._pool = ThreadPoolExecutor(depth)
 
     @property
     def count(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     @property
     def block_bytes(self) -> int:
-        return max(file.bytes for file in self._files)
+        return max(file.bytes for file in self.files)
+
+    def is_there(self, number: int) -> bool:
+        return number in self._coming and self._coming[number][1].done()
 
     def ahead(self, number: int) -> None:
         if number in self._coming or not self._free:
@@ -115,7 +150,7 @@ class ReadAhead:
         def read() -> None:
             if event is not None:
                 event.synchronize()
-            _read(self._files[number], buffer, direct=self._direct)
+            buffer.fill(functools.partial(_read, self.files[number], direct=self._direct))
 
         self._coming[number] = buffer, self._pool.submit(read)
 
@@ -130,12 +165,28 @@ class ReadAhead:
             del self._coming[number]
             self._free.append((buffer, None))
         read.result()
-        size = self._files[number].bytes
-        return buffer if len(buffer) == size else buffer[:size]
+        size = self.files[number].bytes
+        assert buffer.memory is not None
+        return buffer.memory if len(buffer.memory) == size else buffer.memory[:size]
 
     def done(self, number: int, event: Any | None) -> None:
         buffer, _ = self._coming.pop(number)
         self._free.append((buffer, event))
+
+
+class _Buffer:
+    """Host memory for any block of a source: made when it is filled for the first time, which pins it faster."""
+
+    def __init__(self, size: int, device: Device) -> None:
+        self._size = size
+        self._device: Device = device
+        self.memory: torch.Tensor | None = None
+
+    def fill(self, fill: Callable[[torch.Tensor], None]) -> None:
+        if self.memory is None:
+            self.memory = host_buffer(self._size, self._device, fill)
+        else:
+            fill(self.memory)
 
 
 def _read(file: ReadableBlock, buffer: torch.Tensor, *, direct: bool = False) -> None:
@@ -170,8 +221,9 @@ class Slots:
     def __init__(self, source: BlockSource, slots: int, device: Device, *, once: bool = False) -> None:
         """`slots` from 2 to all blocks; with as many as blocks, nothing moves once they are there.
 
-        `once` says that there will be one sweep: nothing is fetched for another. Raises what torch raises where there
-        is no room for them, and what the source raises; nothing is held then.
+        What stays is brought by the first sweep that comes to it, or before: as soon as it is in host memory. `once`
+        says that there will be one sweep: nothing is fetched for another. Raises what torch raises where there is no
+        room for them, and what the source raises; nothing is held then.
         """
         self._once = once
         self._source = source
@@ -180,7 +232,9 @@ class Slots:
         resident = count if slots >= count else max(0, slots - TURNING_SLOTS)
         self._streamed = _spread(count, count - resident)
         self._turning = [self._buffer() for _ in range(min(TURNING_SLOTS, len(self._streamed)))]
-        self._kept: dict[int, torch.Tensor] = {}
+        staying = sorted(set(range(count)) - set(self._streamed))
+        self._kept = {number: self._buffer() for number in staying}
+        self._lacking, self._arrived = deque(staying), dict[int, Any]()
         self._stream = torch.cuda.Stream() if device == "cuda" else None
         self._ready: list[Any] = [self._event() for _ in self._turning]
         self._free: list[Any] = [self._event() for _ in self._turning]
@@ -188,27 +242,23 @@ class Slots:
         self._measures = bool(self._streamed) and not once
         self._measure_anew()
         self.moved_bytes = 0
+        if self._stream is not None:  # what the memory was used for before may still be under way
+            given = self._event()
+            given.record()
+            self._stream.wait_event(given)
         try:
-            self._fill(sorted(set(range(count)) - set(self._streamed)))
+            self._fill()
         except BaseException:
             self.close()  # copies under way end before anybody takes their memory away
             raise
 
-    def _fill(self, staying: Sequence[int]) -> None:
-        """Bring what stays, and the first of what takes turns; that tells how fast copies are."""
-        for place, number in enumerate(staying):
-            for following in staying[place : place + AHEAD]:
-                self._source.ahead(following)
-            self._kept[number] = self._buffer()
-            self._copy(number, self._kept[number])
-        if self._device == "cuda":
-            torch.cuda.synchronize()
-        began_s, self.moved_bytes = time.perf_counter(), 0
+    def _fill(self) -> None:
+        """Bring the first of what takes turns; that tells how fast copies are. From the disk, also all that stays."""
+        if self._source.from_disk:  # where reads are under way in the order in which they are asked for
+            self._bring(self._source.count)
         for _ in self._turning:
             self._fetch()
-        if self._stream is not None:
-            self._stream.synchronize()
-        self.bus_bytes_per_s = self.moved_bytes / (time.perf_counter() - began_s)
+        self.bus_bytes_per_s = self.moved_bytes / self.copied.seconds() if self._measures else 0.0
         self.moved_bytes = 0
 
     @property
@@ -224,14 +274,16 @@ class Slots:
         """Every block once, in order, as flat bytes on the device, valid until the next is asked for.
 
         What is launched on the current stream while a block is held is done with it before its slot is filled again.
-        When it has ended, `copying` tells how long its copies were under way, and, where blocks move, `computed` and
-        `copied` how long each went on without waiting for the other. One that breaks off leaves the slots out of step:
-        others have to be made. Raises what the source raises.
+        When it has ended, and where blocks move, `computed` and `copied` tell how long each went on without waiting for
+        the other, or for host memory to be filled. One that breaks off leaves the slots out of step: others have to be
+        made. Raises what the source raises.
         """
-        self.copying = Span(self._device, self._stream)
         self._measure_anew()
         for number in range(self._source.count):
+            self._bring(number)
             if number in self._kept:
+                if (arrived := self._arrived.pop(number, None)) is not None:
+                    torch.cuda.current_stream().wait_event(arrived)
                 with self.computed.one():
                     yield number, self._kept[number]
                 continue
@@ -244,11 +296,20 @@ class Slots:
             if self._device == "cuda":
                 self._free[place].record()
             self._fetch()
-        self.copying.stop()
 
     def _measure_anew(self) -> None:
         self.computed = Spans(self._device, counting=self._measures)
         self.copied = Spans(self._device, self._stream, counting=self._measures)
+
+    def _bring(self, number: int) -> None:
+        """Have what stays on its way up to block `number`, and of what follows as much as nobody has to wait for."""
+        while self._lacking and (self._lacking[0] <= number or self._source.is_there(self._lacking[0])):
+            for following in itertools.islice(self._lacking, AHEAD):
+                self._source.ahead(following)
+            block = self._source.block(self._lacking[0])
+            staying = self._lacking.popleft()
+            with torch.cuda.stream(self._stream):
+                self._arrived[staying] = self._copy(staying, block, self._kept[staying])
 
     def close(self) -> None:
         """Let the buffers go. What is still being copied is waited for."""
@@ -266,117 +327,30 @@ class Slots:
         last = self._fetched + AHEAD
         for following in range(self._fetched, min(last, len(self._streamed)) if self._once else last):
             self._source.ahead(self._streamed[following % len(self._streamed)])
-        if self._stream is None:
-            with self.copied.one():
-                self._copy(number, self._turning[place])
-        else:
-            with torch.cuda.stream(self._stream):
+        block = self._source.block(number)
+        with torch.cuda.stream(self._stream):
+            if self._stream is not None:
                 self._stream.wait_event(self._free[place])
-                with self.copied.one():
-                    self._copy(number, self._turning[place])
-                self._ready[place].record(self._stream)
+            with self.copied.one():
+                self._ready[place] = self._copy(number, block, self._turning[place])
+        self.moved_bytes += len(block)
         self._fetched += 1
 
-    def _copy(self, number: int, slot: torch.Tensor) -> None:
-        block = self._source.block(number)
+    def _copy(self, number: int, block: torch.Tensor, slot: torch.Tensor) -> Any:
+        """Have a block copied on the current stream; the event that this is done, on the CPU None."""
         place = slot if len(slot) == len(block) else slot[: len(block)]  # sections have blocks of their own sizes
         place.copy_(block, non_blocking=True)
-        self.moved_bytes += len(block)
-        event = None
-        if self._stream is not None:
-            event = self._event()
+        event = self._event()
+        if event is not None:
             event.record()
         self._source.done(number, event)
+        return event
 
     def _buffer(self) -> torch.Tensor:
         return torch.empty(self._source.block_bytes, dtype=torch.uint8, device=self._device)
 
     def _event(self) -> Any:
         return torch.cuda.Event() if self._device == "cuda" else None
-
-
-def host_buffer(size: int, device: Device, fill: Callable[[torch.Tensor], None] | None = None) -> torch.Tensor:
-    """Flat host memory of `size` bytes, pinned where there is a GPU and the system allows it; `unpinned` tells.
-
-    torch's own pinned memory is rounded up to a power of two, up to twice what a block has; this is not. `fill` is
-    called before the memory is pinned: pages that a read has touched are pinned several times as fast as fresh ones,
-    which the driver asks for one by one.
-
-    What could not be pinned is as good to copy from, and to: when such a copy's call returns, the driver has taken the
-    bytes over or brought them. It is slower, and the call does not return before that.
-    """
-    buffer, status = _host_memory(size, device, fill)
-    if status != 0:
-        _UNPINNED.add(size, status)
-    return buffer
-
-
-def pinned_buffer(size: int, device: Device, fill: Callable[[torch.Tensor], None] | None = None) -> torch.Tensor:
-    """The same for who wants it pinned or not at all. Raises `MachineError` when it cannot be pinned."""
-    buffer, status = _host_memory(size, device, fill)
-    if status != 0:
-        message = f"{size / 2**20:.0f} MiB of host memory cannot be pinned (CUDA error {status})"
-        raise MachineError(message, hint=PINNING_HINT)
-    return buffer
-
-
-def unpinned() -> str:
-    """What a picture of this process should say of host memory that could not be pinned; empty where all could."""
-    return _UNPINNED.words
-
-
-def _host_memory(size: int, device: Device, fill: Callable[[torch.Tensor], None] | None) -> tuple[torch.Tensor, int]:
-    """The memory, and CUDA's status: 0 where it is pinned, or need not be."""
-    memory = _Memory(-1, max(size, 1))
-    with contextlib.suppress(AttributeError, OSError):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    buffer = torch.frombuffer(memory, dtype=torch.uint8, count=size)
-    if fill is not None:
-        fill(buffer)
-    return buffer, memory.pin(buffer.data_ptr(), size) if device == "cuda" else 0
-
-
-class _Unpinned:
-    """What this process could not pin: said in the log the first time, and kept for the sidecars."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.words = ""
-
-    def add(self, size: int, status: int) -> None:
-        with self._lock:
-            if not self.words:
-                LOG.warning(
-                    "%.0f MiB of host memory cannot be pinned (CUDA error %d): %s", size / 2**20, status, SLOWER
-                )
-            self.words = f"host memory could not all be pinned: {SLOWER}"
-
-
-_UNPINNED = _Unpinned()
-
-
-class _Memory(mmap.mmap):
-    """Memory that may be pinned, and then is let go of by the driver before it is unmapped.
-
-    The other way round, another thread may be given the same addresses in between, and the driver takes its memory for
-    what it still knows as pinned.
-    """
-
-    _pinned_at: int | None = None
-
-    def pin(self, address: int, size: int) -> int:
-        """Pin it; CUDA's status, 0 when it is."""
-        status = int(torch.cuda.cudart().cudaHostRegister(address, size, _PIN_FLAGS))
-        if status == 0:
-            self._pinned_at = address
-        elif torch.cuda.is_available():
-            with contextlib.suppress(RuntimeError):  # the next launch in this thread is told of the failed call: this
-                torch.ones(1, device="cuda")
-        return status
-
-    def __del__(self) -> None:
-        if self._pinned_at is not None and not sys.is_finalizing():
-            torch.cuda.cudart().cudaHostUnregister(self._pinned_at)
 
 
 def _spread(count: int, streamed: int) -> list[int]:

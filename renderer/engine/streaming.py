@@ -26,12 +26,12 @@ import torch
 
 from renderer import catalog
 from renderer.catalog import Model
-from renderer.engine import arithmetic, budget, calling, failures, skeletons, stores
+from renderer.engine import arithmetic, beginning, budget, calling, failures, skeletons
 from renderer.engine import device as placement
+from renderer.engine.beginning import Beginning
 from renderer.engine.budget import Recovery
 from renderer.engine.calling import Rendering
 from renderer.engine.chatter import into_log
-from renderer.engine.device import Device
 from renderer.engine.engines import Listener
 from renderer.engine.inputs import NO_INPUTS, Inputs
 from renderer.engine.journeys import Journey, RenderPlace, Sweep
@@ -39,7 +39,7 @@ from renderer.engine.meter import MemoryMeter, Shown, Span
 from renderer.engine.prompts import Prompts
 from renderer.engine.riders import Rider
 from renderer.engine.sections import LiveSection, Passage, Passing, ride
-from renderer.engine.slots import Slots, source_for
+from renderer.engine.slots import Slots
 from renderer.errors import DeviceLostError, MachineError, OutOfMemoryError, RendererError
 from renderer.estimate import shape_of
 from renderer.estimate.memory import TURNING_SLOTS
@@ -49,41 +49,40 @@ from renderer.weights.store import Store
 
 LOG = logging.getLogger(__name__)
 
-QUEUE = 32
-"""Jobs the engine wants to know of beforehand, so that their prompts are encoded together."""
-
 
 class StreamingEngine:
     """One model's packed store, its blocks coming past all pictures in flight."""
 
     name: ClassVar[EngineName] = "streaming"
-    capacity: ClassVar[int] = QUEUE
+    capacity: ClassVar[int] = 32  # known of beforehand, so that their prompts are encoded together
 
-    def __init__(self, setup: Setup, store: Store, model: Model, device: Device, report: Callable[[str], None]) -> None:
-        self.setup = setup
-        self.device = device
-        self._dtype = placement.computation_dtype(device)
+    def __init__(self, setup: Setup, begun: Beginning, model: Model, report: Callable[[str], None]) -> None:
+        self.setup, self.device, self._source, self._starting = setup, begun.device, begun.source, begun.starting
+        store, device = begun.store, begun.device
         self._model = model
         self._memory = MemoryMeter(device)
         report("the networks outside the blocks")
         self._family = skeletons.networks_of(store.family)
         self._skeleton = self._family.build(store, device)
+        self._starting.lap("networks")
         report("the transformer's blocks")
         self._passage = Passage([self._live(name, store) for name in self._skeleton.sections])
-        self._source = source_for(self._passage.files, device)
+        assert self._passage.files == list(self._source.files)
+        self._starting.lap("kernels")
         self._skeleton.checking.result()
         self._shape = replace(shape_of(model), layers=self._source.count)
         self._budget = budget.here(self._source, self._shape, setup, device, self._passage.arithmetic)
         self._slots = Slots(self._source, self._budget.slots, device)
         self._budget.brought(self._slots.bus_bytes_per_s)
+        self._starting.lap("slots")
         self._in_step, self._recovery = True, Recovery()
         self._beforehand = self._family.beforehand(self._skeleton, store, device)
         self._prompts = Prompts(self._skeleton, store, self._family, device)
         self._waiting: deque[Journey] = deque()
         self._flying: list[Journey] = []
         self._decoded: list[Journey] = []
-        beside = torch.cuda.Stream() if device == "cuda" else None
-        self._place = RenderPlace(device, self._dtype, self._family, self._beforehand, self._make_room, beside)
+        dtype, beside = placement.computation_dtype(device), torch.cuda.Stream() if device == "cuda" else None
+        self._place = RenderPlace(device, dtype, self._family, self._beforehand, self._make_room, beside)
 
     def _live(self, name: str, store: Store) -> LiveSection:
         """A section of the transformer, its blocks computed in the way that is best here."""
@@ -99,13 +98,11 @@ class StreamingEngine:
         return LiveSection(name, files, blocks)
 
     @classmethod
-    def open(cls, setup: Setup, report: Callable[[str], None]) -> StreamingEngine:
-        """Open the setup's packed store. Raises `MachineError`, `ModelError`."""
+    def open(cls, setup: Setup, report: Callable[[str], None], begun: Beginning | None = None) -> StreamingEngine:
+        """Open the setup's packed store, if it has not `begun`. Raises `MachineError`, `ModelError`."""
         failure = None
-        device = placement.choose_device(setup.profile)
         try:
-            store = stores.find(setup, report)
-            return cls(setup, store, catalog.find(setup.model), device, report)
+            return cls(setup, begun or beginning.begin(setup, report), catalog.find(setup.model), report)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is explained
             failure = failures.explain_opening(error)
         gc.collect()
@@ -221,9 +218,12 @@ class StreamingEngine:
         """
         jobs = [journey.job for journey in fresh]
         began_s, failure = time.perf_counter(), None
+        self._starting.lap()
         try:
             self._prompts.prepare(jobs, self._budget.tokens_together([each.job for each in self._flying]))
+            self._starting.lap("prompts")
             self._beforehand.prepare(jobs)
+            self._starting.lap("modulations")
         except Exception as error:  # noqa: BLE001  # whatever it is, it is explained
             failure = failures.explain_rendering(error)
         if isinstance(failure, MachineError):
@@ -309,6 +309,7 @@ class StreamingEngine:
         for passing in self._passage.bring_past(self._slots):
             self._ride(passing, flying)
         computing.stop()
+        self._starting.swept(computing)
         self._account(flying, time.perf_counter() - began_s, self._slots.moved_bytes - moved, computing)
 
     def _ride(self, passing: Passing, flying: list[Journey]) -> None:
@@ -338,7 +339,7 @@ class StreamingEngine:
     def _account(self, flying: list[Journey], took_s: float, moved: int, computing: Span) -> None:
         work = {id(journey): budget.step_flops(self._shape, journey.job) for journey in flying}
         total = sum(work.values())
-        sweep = Sweep(took_s, moved, total, len(flying), self._slots.count, self._slots.copying, computing)
+        sweep = Sweep(took_s, moved, total, len(flying), self._slots.count, self._slots.copied, computing)
         for journey in flying:
             journey.account(sweep, work[id(journey)] / total)
         shown = Shown(computing, self._slots.computed, self._slots.copied, moved)
@@ -368,7 +369,8 @@ class StreamingEngine:
 
     def _rendering(self, journey: Journey) -> Rendering:
         warnings = calling.warn_of(journey.job, self._skeleton.tokenizer)
-        return journey.rendering(journey.sharing(self._source.count, self._passage.arithmetic), warnings)
+        sharing, start = journey.sharing(self._source.count, self._passage.arithmetic), self._source.took_s
+        return journey.rendering(sharing, self._starting.told(start), warnings)
 
     def _begin_again(self, short: list[Journey], tell: Listener, *, in_company: bool) -> None:
         """Pictures that did not fit begin again: alone, then with fewer slots; then they fail."""

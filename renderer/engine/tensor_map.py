@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from renderer.engine.device import Device
-from renderer.engine.slots import host_buffer
+from renderer.engine.pinned import host_buffer
 from renderer.families import Network
 from renderer.weights import codecs
 from renderer.weights.codecs import Codec

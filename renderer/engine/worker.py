@@ -8,6 +8,7 @@ the process ends at once, also in the middle of a picture. Knows the engine and 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
@@ -187,14 +189,28 @@ class WorkerLoop:
 
     def _opened(self, setup: Setup) -> RenderEngine:
         """The open engine. Raises `MachineError` also where the libraries under it cannot be imported."""
-        try:
+        if setup.profile == "stream":
+            return self._streaming(setup)
+        with _importing():
             from renderer.engine.native import NativeEngine  # noqa: PLC0415  # torch, after the first sign of life
+        return NativeEngine.open(setup, self._opening)
+
+    def _streaming(self, setup: Setup) -> RenderEngine:
+        """The engine that streams: its blocks come from the moment that torch is there, beside all other imports."""
+        began_s = time.perf_counter()
+        with _importing():
+            from renderer.engine import beginning  # noqa: PLC0415  # as above
+        begun = beginning.begin(setup, self._opening, time.perf_counter() - began_s)
+        with _importing():
+            from renderer.engine import libraries  # noqa: PLC0415
+
+            libraries.load()
             from renderer.engine.streaming import StreamingEngine  # noqa: PLC0415
-        except (ImportError, OSError, RuntimeError) as error:
-            message = f"DiffSynth cannot be imported: {type(error).__name__}: {error}"
-            raise MachineError(message, hint="`renderer doctor` says what is wrong here") from error
-        kind = StreamingEngine if setup.profile == "stream" else NativeEngine
-        return kind.open(setup, lambda what: self._tell(Opening(what=what)))
+        begun.starting.lap("imports")
+        return StreamingEngine.open(setup, self._opening, begun)
+
+    def _opening(self, what: str) -> None:
+        self._tell(Opening(what=what))
 
     # -- what the engine tells --
 
@@ -229,6 +245,16 @@ class WorkerLoop:
         write_frame(self._events, event, payload)
 
 
+@contextlib.contextmanager
+def _importing() -> Iterator[None]:
+    """What libraries raise while they are imported is the machine's."""
+    try:
+        yield
+    except (ImportError, OSError, RuntimeError) as error:
+        message = f"DiffSynth cannot be imported: {type(error).__name__}: {error}"
+        raise MachineError(message, hint="`renderer doctor` says what is wrong here") from error
+
+
 def _listen(stream: BinaryIO, orders: queue.SimpleQueue[OrderIn]) -> None:
     """Queue what comes in, with pictures decoded. At the end the supervisor is gone, and this process ends."""
     try:
@@ -255,9 +281,9 @@ def _unpacked(order: AnyOrder, payload: bytes) -> Inputs | PictureError:
 
 def _notes() -> tuple[str, ...]:
     """What is not as it should be in this process, and takes nothing from a picture but time."""
-    from renderer.engine import arithmetic, slots  # noqa: PLC0415  # torch, after the first sign of life
+    from renderer.engine import arithmetic, pinned  # noqa: PLC0415  # torch, after the first sign of life
 
-    return tuple(filter(None, (slots.unpinned(), arithmetic.refused())))
+    return tuple(filter(None, (pinned.unpinned(), arithmetic.refused())))
 
 
 def _told(sharing: Sharing | None) -> Sharing | None:

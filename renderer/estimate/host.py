@@ -55,7 +55,7 @@ def has_room(count: int, free_bytes: int) -> bool:
 def _streamed(shape: Architecture, precision: Stored, timesteps: int, free_bytes: int | None) -> tuple[Term, ...]:
     weights = weight_bytes(shape, precision)
     waiting = shape.layers if blocks_in_memory(shape, precision, free_bytes) else READS_AT_ONCE + 1
-    table = shape.layers * 2 * 6 * shape.width * 2  # as large as it is: `engine.slots.host_buffer` rounds to pages
+    table = shape.layers * 2 * 6 * shape.width * 2  # as large as it is: `engine.pinned.host_buffer` rounds to pages
     return terms(
         blocks_of_the_DiT=waiting * weights.block,
         layers_of_the_text_encoder=(READS_AT_ONCE + 1) * weights.text_block,

@@ -48,6 +48,7 @@ from renderer.job.sidecar import (
     Sharing,
     Sidecar,
     Software,
+    Start,
     Timing,
 )
 
@@ -84,6 +85,7 @@ __all__ = [
     "Sidecar",
     "Size",
     "Software",
+    "Start",
     "Stored",
     "Timing",
     "Value",

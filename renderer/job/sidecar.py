@@ -27,8 +27,29 @@ Seconds = Annotated[float, Field(ge=0)]
 Bytes = Annotated[int, Field(ge=0)]
 
 
+class Start(Value):
+    """What a worker's start was made of, in seconds, from the order to open the model to the end of its first step.
+
+    Libraries are imported; networks are built, with what stands outside of blocks; kernels are tried; slots are made,
+    and their first blocks copied. Then come the first prompts and modulations, and the first sweep. `blocks_s` is when
+    all blocks had come into host memory, beside all that; null where they are read from the disk as they are wanted.
+    """
+
+    imports_s: Seconds | None = None
+    networks_s: Seconds | None = None
+    kernels_s: Seconds | None = None
+    slots_s: Seconds | None = None
+    prompts_s: Seconds | None = None
+    modulations_s: Seconds | None = None
+    first_sweep_s: Seconds | None = None
+    blocks_s: Seconds | None = None
+    first_step_s: Seconds | None = None
+
+
 class Timing(Value):
     """Seconds of wall time, and when it was. `load_s` is the worker's start, shared by all pictures it rendered.
+
+    `start` is what that was made of, where blocks are streamed; other engines, and earlier versions, do not tell.
 
     `encode_s` is everything before the first denoising step, `decode_s` everything after the last; streamed, they are
     the picture's part of what was made ready for many at once, and the decoding alone, whose values become pixels
@@ -37,6 +58,7 @@ class Timing(Value):
     """
 
     load_s: Seconds | None = None
+    start: Start | None = None
     encode_s: Seconds | None = None
     step_median_s: Seconds | None = None
     denoise_s: Seconds | None = None

@@ -25,7 +25,7 @@ from renderer.errors import ModelError
 from renderer.families import Family
 from renderer.job import Stored
 from renderer.system.files import sha256_of
-from renderer.weights import codecs
+from renderer.weights import codecs, crc32s
 from renderer.weights.dtypes import TORCH_DTYPES
 from renderer.weights.headers import DATA_ALIGNMENT, ITEM_BITS, Header, read_header
 from renderer.weights.index import INDEX, PROCESSOR_FOLDER, STORE_HINT, TOKENIZER_FOLDER, Index, StoredFile, read_index
@@ -34,7 +34,6 @@ from renderer.weights.layout import ALIGNMENT
 FileReport = Callable[[int, int, str], None]
 """Hears of progress: bytes done, bytes of all, the file at hand. May be called from any thread, one at a time."""
 
-_CACHED_BYTES = 2**19  # summed up while the processor's cache still has it
 _CHECK_BYTES = 2**24  # what is read at once to be checked and no more
 _READ_BYTES = 2**30  # Linux reads no more than 2 GiB at once
 _SHOWN = 10
@@ -88,16 +87,11 @@ class BlockFile:
         try:
             check = _Check(self) if self.path not in self.sound else None
             done = self._read_direct(memory) if direct else 0
-            if check is not None:
-                check.add(memory[:done])
             with _opened(self.path) as descriptor:
-                step = _CACHED_BYTES if check is not None else len(memory)
-                for begin in range(done, len(memory), step):
-                    piece = memory[begin : begin + step]
-                    if not _fill(descriptor, piece, self.data_offset + begin):
-                        raise ModelError(f"{self.path}: ends too early", hint=STORE_HINT)
-                    if check is not None:
-                        check.add(piece)
+                if check is None:
+                    self.fill(descriptor, memory[done:], done)
+                else:
+                    check.fill(descriptor, memory, done)
                 if direct:
                     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             if check is not None:
@@ -121,8 +115,7 @@ class BlockFile:
             with _opened(self.path) as descriptor:
                 for begin in range(0, self.bytes, len(buffer)):
                     piece = buffer[: min(len(buffer), self.bytes - begin)]
-                    if not _fill(descriptor, piece, self.data_offset + begin):
-                        raise ModelError(f"{self.path}: ends too early", hint=STORE_HINT)
+                    self.fill(descriptor, piece, begin)
                     if check is not None:
                         check.add(piece)
                     yield piece
@@ -141,12 +134,16 @@ class BlockFile:
                     if place.name not in names:
                         continue
                     flat = torch.empty(place.bytes, dtype=torch.uint8)
-                    if not _fill(descriptor, memoryview(flat.numpy()), self.data_offset + place.offset):
-                        raise ModelError(f"{self.path}: ends too early", hint=STORE_HINT)
+                    self.fill(descriptor, memoryview(flat.numpy()), place.offset)
                     found[place.name] = flat.view(place.torch_dtype).view(place.shape)
         except OSError as error:
             raise ModelError(f"{self.path}: cannot be read: {error.strerror or error}", hint=STORE_HINT) from error
         return found
+
+    def fill(self, descriptor: int, memory: memoryview, begin: int) -> None:
+        """Read the open file's data from `begin` on into all of `memory`. Raises `ModelError`, `OSError`."""
+        if not _fill(descriptor, memory, self.data_offset + begin):
+            raise ModelError(f"{self.path}: ends too early", hint=STORE_HINT)
 
     def _read_direct(self, memory: memoryview) -> int:
         """Read whole pages past the page cache; how many bytes that were, or 0 where it does not work."""
@@ -177,6 +174,20 @@ class _Check:
             self._crc32 = zlib.crc32(piece, self._crc32)
         else:
             self._sha256.update(piece)
+
+    def fill(self, descriptor: int, memory: memoryview, done: int) -> None:
+        """Read all of the data and sum it up, of which the first `done` bytes lie there: several parts at once."""
+        if self._sha256 is not None:
+            self._file.fill(descriptor, memory[done:], done)
+            self._sha256.update(memory)
+            return
+
+        def part(begin: int, end: int) -> int:
+            if end > done:
+                self._file.fill(descriptor, memory[max(begin, done) : end], max(begin, done))
+            return zlib.crc32(memory[begin:end], 0)
+
+        self._crc32 = crc32s.of_parts(len(memory), part)
 
     def end(self) -> None:
         """Raise `ModelError` unless all that was added is what the index says."""

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 import pytest
 import torch
 
-from renderer.engine import meter, slots
+from renderer.engine import meter, pinned, slots
 from renderer.engine.slots import Slots
 
 Found = TypeVar("Found")
@@ -210,6 +210,9 @@ class Readers:
             self._card.host = asking
         return found
 
+    def shutdown(self, **_: bool) -> None:
+        pass
+
     def map(self, work: Callable[[Any], Found], each: Iterable[Any]) -> Iterator[Found]:
         made = [self.submit(lambda one=one: work(one)) for one in each]  # type: ignore[misc]
         return iter([future.result() for future in made])
@@ -235,7 +238,7 @@ def install(patch: pytest.MonkeyPatch) -> Card:
     patch.setattr(torch.cuda, "stream", card.on)
     patch.setattr(torch.cuda, "current_stream", lambda: card.current)
     patch.setattr(torch.cuda, "synchronize", card.synchronize)
-    patch.setattr(slots._Memory, "pin", lambda *_: 0)  # and nothing to unpin, when the card is gone
+    patch.setattr(pinned._Memory, "pin", lambda *_: 0)  # and nothing to unpin, when the card is gone
     patch.setattr(Slots, "_buffer", lambda self: card.memory(self._source.block_bytes))
     patch.setattr(slots, "ThreadPoolExecutor", lambda _: Readers(card))
     patch.setattr(slots, "wait", lambda readings: [reading.result() for reading in readings])

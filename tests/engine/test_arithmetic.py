@@ -109,7 +109,7 @@ class TestTelling:
         """What was encoded in the other type, by the same model on the same machine, is not handed out."""
         engine = open_engine()
         engine._prompts.prepare([JOBS[0]])
-        assert {each.embedding.dtype for each in engine._prompts.of(JOBS[0]).values()} == {engine._dtype}
+        assert {each.embedding.dtype for each in engine._prompts.of(JOBS[0]).values()} == {engine._place.dtype}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(processor, "arithmetic", lambda: {"bf16": "float32", "float32": "bf16"}[kind])
             other = open_engine()
@@ -117,7 +117,7 @@ class TestTelling:
         again = open_engine()
         job = JOBS[0].model_copy(update={"prompt": f"in {kind} first"})
         assert again._prompts.prepare([job]) == 1
-        assert {each.embedding.dtype for each in again._prompts.of(job).values()} == {engine._dtype}
+        assert {each.embedding.dtype for each in again._prompts.of(job).values()} == {engine._place.dtype}
 
 
 def test_a_gpu_computes_in_bf16(kind: str) -> None:

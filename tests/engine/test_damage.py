@@ -163,9 +163,8 @@ class TestStores:
                 open_pipeline(at(spoilt, profile), no_report)
 
     def test_streaming_opens_with_what_it_holds(self, spoilt: Path) -> None:
-        """The transformer's blocks, what stands outside of blocks, the VAE and the embedding table are read to open."""
-        held = [each for each in open_store(spoilt).files if each.kind in ("outside", "whole")]
-        for file in [*held, *open_store(spoilt).blocks("transformer")]:
+        """What stands outside of blocks, the VAE and the embedding table are read to open."""
+        for file in [each for each in open_store(spoilt).files if each.kind in ("outside", "whole")]:
             with (
                 flipped(file.path, file.data_offset + file.bytes // 2),
                 pytest.raises(ModelError, match=str(file.path)),
@@ -187,6 +186,15 @@ class TestStores:
             assert "pack the model again" in caught.value.hint
             assert not heard.told
             assert not heard.failures
+
+    @pytest.mark.parametrize("slots", [2, 60])
+    def test_no_picture_rides_a_damaged_block(self, spoilt: Path, slots: int) -> None:
+        """The transformer's blocks come while others are ridden: the model's error, once, by the file's name."""
+        for file in open_store(spoilt).blocks("transformer")[1::2]:
+            with flipped(file.path, file.data_offset + file.bytes // 2):
+                setup = at(spoilt, "stream").model_copy(update={"slots": slots})
+                with pytest.raises(ModelError, match=str(file.path)):
+                    render(setup, make_job(precision="fp8", steps=1))
 
     def test_a_damaged_encoder_poisons_nothing(self, spoilt: Path, memory: Path) -> None:
         """Put right, the store draws what it always did: nothing that damage has made is remembered."""

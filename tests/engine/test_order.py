@@ -115,6 +115,21 @@ class TestSlots:
         held.close()
         assert card.torn == []
 
+    @pytest.mark.parametrize("slots", [2, 5, 7])
+    def test_nor_while_it_is_still_computed_with(self, card: Card, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Memory that slots are given may have been somebody's whose last launches are under way."""
+
+        def given(_: Slots) -> torch.Tensor:
+            memory = card.memory(BLOCK_BYTES)
+            card.launch(5.0, writes=[memory])
+            return memory
+
+        monkeypatch.setattr(Slots, "_buffer", given)
+        held = Slots(source(card, "host memory"), slots, "cuda")
+        sweep(card, held, COPY_S)
+        held.close()
+        assert card.torn == []
+
     def test_what_cannot_be_filled_waits_for_what_is_under_way(self, card: Card) -> None:
         """A block that cannot be read ends it all; the one before is still being copied, into memory that goes then."""
         files = [Unreadable(card, number) if number == 1 else File(card, number) for number in range(3)]
@@ -153,7 +168,7 @@ class TestRates:
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("block_s", [0.1 * COPY_S, COPY_S, 5 * COPY_S])
     def test_a_sidecar_s_are_the_card_s(self, card: Card, kind: str, block_s: float) -> None:
-        """Never more than the bus has, and what it had; never more operations than were computed in that time."""
+        """What the bus has, however long copies waited; never more operations than were computed in that time."""
         held = Slots(source(card, kind), 2, "cuda")
         job = make_job()
         journeys = [Journey("first", job), Journey("second", job)]
@@ -162,15 +177,14 @@ class TestRates:
             sweep(card, held, block_s)
             computing.stop()
             took_s = max(card.clock_s() - began_s, 1e-9)
-            done = Sweep(took_s, held.moved_bytes - moved, 7 * 1e9, 1, 2, held.copying, computing)
+            done = Sweep(took_s, held.moved_bytes - moved, 7 * 1e9, 1, 2, held.copied, computing)
             journeys[number // 3].account(done, 1.0)
         for journey in journeys:
             sharing = journey.sharing(7, "bf16")
-            expected_s = max(block_s, COPY_S)
             assert sharing.bus_bytes_per_s <= card.bytes_per_s * 1.0001
-            assert sharing.bus_bytes_per_s == pytest.approx(BLOCK_BYTES / expected_s, rel=0.12)
+            assert sharing.bus_bytes_per_s == pytest.approx(card.bytes_per_s, rel=0.01)
             assert sharing.flops_per_s <= 1e9 / block_s * 1.0001
-            assert sharing.flops_per_s == pytest.approx(1e9 / expected_s, rel=0.12)
+            assert sharing.flops_per_s == pytest.approx(1e9 / max(block_s, COPY_S), rel=0.12)
 
     def test_they_are_means_over_time(self, card: Card) -> None:
         """A long sweep counts for more than a short one."""
@@ -179,7 +193,7 @@ class TestRates:
             computing = Span("cuda")
             sweep(card, held, block_s)
             computing.stop()
-            journey.account(Sweep(1.0, 7 * BLOCK_BYTES, 7e9, 1, 2, held.copying, computing), 1.0)
+            journey.account(Sweep(1.0, 7 * BLOCK_BYTES, 7e9, 1, 2, held.copied, computing), 1.0)
             took_s += 7 * block_s
         assert journey.sharing(7, "bf16").flops_per_s == pytest.approx(14e9 / took_s, rel=0.05)
 
@@ -190,7 +204,7 @@ class TestRates:
         journey = Journey("alone", make_job())
         computing = Span("cuda")
         computing.stop()
-        journey.account(Sweep(1.0, 0, 0.0, 1, 2, held.copying, computing), 1.0)
+        journey.account(Sweep(1.0, 0, 0.0, 1, 2, held.copied, computing), 1.0)
         assert journey.sharing(7, "bf16").bus_bytes_per_s == 0.0
 
 

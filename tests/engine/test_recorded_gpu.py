@@ -60,7 +60,7 @@ def filled(layout: list[TensorPlace], seed: int) -> torch.Tensor:
 
 
 def template() -> torch.nn.Module:
-    dit, _, _ = networks.empty(WIDTH, 1)
+    dit, _, _ = networks.empty(WIDTH)
     block: torch.nn.Module = dit.transformer_blocks[0]
     block.img_mod, block.txt_mod = PickImage(), PickText()
     return block

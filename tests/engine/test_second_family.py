@@ -8,6 +8,7 @@ import pytest
 
 from renderer import catalog, families
 from renderer.catalog import Model
+from renderer.engine import beginning
 from renderer.engine.streaming import StreamingEngine
 from renderer.job import Job, ModelIdentity, Size, Stored
 from renderer.protocol import Setup
@@ -54,7 +55,7 @@ def test_two_kinds_of_blocks_come_past_the_pictures(
     monkeypatch.setattr(catalog, "find", lambda _: MODEL)
     precision = store.index.precision
     setup = Setup(model="toy", precision=precision, profile="stream", store=str(store.folder), slots=slots, in_flight=3)
-    engine = StreamingEngine(setup, store, MODEL, "cpu", lambda _: None)
+    engine = StreamingEngine(setup, beginning.of(store, "cpu"), MODEL, lambda _: None)
     assert [(each.section, each.index) for each in engine._passage.bring_past(engine._slots)] == [
         *(("double", number) for number in range(2)),
         *(("single", number) for number in range(3)),

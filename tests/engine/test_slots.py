@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from renderer.engine import slots
+from renderer.engine import pinned, slots
 from renderer.engine.block_source import BlockSource
-from renderer.engine.slots import HostMemory, ReadAhead, Slots, _spread, host_buffer, pinned_buffer
+from renderer.engine.pinned import host_buffer, pinned_buffer
+from renderer.engine.slots import HostMemory, ReadAhead, Slots, _spread
 from renderer.errors import MachineError, ModelError
 from renderer.estimate import host
 
@@ -113,6 +114,54 @@ def test_what_does_not_fit_goes_past_the_page_cache(monkeypatch: pytest.MonkeyPa
         assert [block.direct for block in blocks] == [direct] * 3
 
 
+class Late(File):
+    """A block that comes only once somebody says so."""
+
+    def __init__(self, number: int, says: threading.Event) -> None:
+        super().__init__(number)
+        self._says = says
+
+    def read_into(self, buffer: torch.Tensor, *, direct: bool = False) -> None:
+        assert self._says.wait(10)
+        super().read_into(buffer, direct=direct)
+
+
+@pytest.mark.parametrize("slots", [2, 3, 7])
+def test_a_sweep_waits_for_the_block_that_it_is_at_alone(slots: int) -> None:
+    """Blocks come while others are ridden; slots are made before the last have come. That is no wait of the bus."""
+    says = threading.Event()
+    source = HostMemory([*files(5), Late(5, says), Late(6, says)], "cpu")
+    held = Slots(source, slots, "cpu")
+    found = []
+    for number, slot in held.sweep():
+        found.append((number, int(slot[0])))
+        if number == 2:
+            assert source.took_s is None
+            says.set()
+    assert found == numbers(held) == [(number, number) for number in range(7)]
+    assert source.took_s is not None
+
+
+def test_what_has_come_is_brought_before_a_sweep_is_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that stay are copied side by side with what is computed, in their order, and once."""
+    source = HostMemory(files(6), "cpu")
+    for number in range(6):
+        source.block(number)
+    held, brought = Slots(source, 6, "cpu"), list[int]()
+    copy = Slots._copy
+
+    def noted(self: Slots, number: int, block: torch.Tensor, slot: torch.Tensor) -> object:
+        brought.append(number)
+        return copy(self, number, block, slot)
+
+    monkeypatch.setattr(Slots, "_copy", noted)
+    sweep = held.sweep()
+    next(sweep)
+    assert brought == list(range(6))
+    assert [number for number, _ in sweep] == list(range(1, 6))
+    assert len(numbers(held)) == len(brought) == 6
+
+
 class Slow(File):
     """A block that is read only once others are being read at the same time."""
 
@@ -161,6 +210,14 @@ def test_what_cannot_be_read_is_read_once_more(kind: int) -> None:
     """A disk that has a bad moment costs a second reading, and no bit."""
     blocks = [*files(2), Unsteady(2, failures=1), File(3)]
     assert numbers(Slots(sources(blocks)[kind], 2, "cpu")) == [(number, number) for number in range(4)]
+
+
+def test_host_memory_is_filled_anew_where_that_failed() -> None:
+    """The error comes to who asked; who asks again has the block."""
+    source = HostMemory([*files(2), Unsteady(2, failures=2), *files(5)[3:]], "cpu")
+    with pytest.raises(ModelError, match="block 2"):
+        numbers(Slots(source, 2, "cpu"))
+    assert numbers(Slots(source, 2, "cpu")) == [(number, number) for number in range(5)]
 
 
 def test_a_reading_that_failed_is_not_kept() -> None:
@@ -227,16 +284,16 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> Driver:
     """A driver that pins nothing, and a process that has not said so yet."""
     driver = Driver(status=2)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: driver)
-    monkeypatch.setattr(slots, "_UNPINNED", slots._Unpinned())
+    monkeypatch.setattr(pinned, "_UNPINNED", pinned._Unpinned())
     return driver
 
 
 def test_memory_that_cannot_be_pinned_is_used_as_it_is(strict: Driver, caplog: pytest.LogCaptureFixture) -> None:
     """Beyond the limit on locked memory: filled all the same, said once, and not let go of as if it were pinned."""
-    assert slots.unpinned() == ""
+    assert pinned.unpinned() == ""
     buffers = [host_buffer(8 << 20, "cuda", lambda memory: memory.fill_(7)) for _ in range(3)]
     assert [int(buffer.min()) for buffer in buffers] == [7, 7, 7]
-    assert "ulimit -l" in slots.unpinned()
+    assert "ulimit -l" in pinned.unpinned()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "8 MiB of host memory cannot be pinned" in caplog.text
     del buffers
@@ -249,7 +306,7 @@ def test_who_needs_it_pinned_gets_an_error_that_says_what_helps(strict: Driver) 
     with pytest.raises(MachineError, match=r"8 MiB of host memory cannot be pinned") as caught:
         pinned_buffer(8 << 20, "cuda")
     assert "ulimit" in caught.value.hint
-    assert slots.unpinned() == ""
+    assert pinned.unpinned() == ""
     del caught
     gc.collect()
     assert strict.mapped_when_let_go == []

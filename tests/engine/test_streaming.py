@@ -386,10 +386,10 @@ def test_the_sweeps_use_diffsynth_s_own_schedule() -> None:
     at = engine._beforehand.at
 
     def noted(job: Job, step: int) -> Any:
-        seen.append(timesteps(job, engine._dtype)[step])
+        seen.append(timesteps(job, engine._place.dtype)[step])
         return at(job, step)
 
     engine._beforehand.at = noted  # type: ignore[method-assign]
     job = variants()[1]
     render(engine, [job])
-    assert tuple(seen) == timesteps(job, engine._dtype)
+    assert tuple(seen) == timesteps(job, engine._place.dtype)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from renderer.engine import slots
+from renderer.engine import pinned
 from renderer.engine.journeys import Journey
 from renderer.engine.native import NativeEngine
 from renderer.engine.recorded import CudaRecorder
@@ -71,9 +71,9 @@ def test_fp8_weights_are_multiplied_in_bf16() -> None:
 def test_memory_that_cannot_be_pinned(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks, modulations and prompts come from pageable memory: the same bits, and no launch hears of the failure."""
     expected = alone(precision)
-    monkeypatch.setattr(slots, "_PIN_FLAGS", 0xFF00)  # CUDA refuses them
+    monkeypatch.setattr(pinned, "_PIN_FLAGS", 0xFF00)  # CUDA refuses them
     assert pixels(render(open_engine(precision, slots=2, in_flight=4), variants(precision))) == expected
-    assert "ulimit" in slots.unpinned()
+    assert "ulimit" in pinned.unpinned()
 
 
 def test_twenty_times_out_of_memory_leaves_nothing_behind() -> None:

@@ -285,7 +285,7 @@ class TestFiles:
     def test_a_bad_moment_of_the_disk(self, store: Path, alone: list[bytes]) -> None:
         """A file that could not be read is read once more, and nobody hears of it but the log."""
         engine = self.opened(store)
-        path = engine._source._files[3].path  # type: ignore[attr-defined]
+        path = engine._source.files[3].path  # type: ignore[attr-defined]
         heard = Heard()
         for number, job in enumerate(jobs(2)):
             engine.take(str(number), job)
@@ -317,7 +317,7 @@ class TestFiles:
     def test_a_file_that_is_cut_in_mid_stream(self, store: Path) -> None:
         """It is the model's error, which names the file and says what to do; no picture is blamed for it."""
         engine, heard = self.opened(store), Heard()
-        path = engine._source._files[3].path  # type: ignore[attr-defined]
+        path = engine._source.files[3].path  # type: ignore[attr-defined]
         engine.take("0", jobs(4)[3])
         engine.advance(heard)
         path.write_bytes(path.read_bytes()[:-100])
@@ -329,7 +329,7 @@ class TestFiles:
     def test_a_file_that_is_gone(self, store: Path) -> None:
         """The same for one that cannot be opened."""
         engine, heard = self.opened(store), Heard()
-        path = engine._source._files[3].path  # type: ignore[attr-defined]
+        path = engine._source.files[3].path  # type: ignore[attr-defined]
         engine.take("0", jobs(4)[3])
         engine.advance(heard)
         path.unlink()

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from renderer.cli.sentences import sentence
-from renderer.engine import slots
+from renderer.engine import pinned
 from renderer.engine.native import NativeEngine
 from renderer.engine.streaming import StreamingEngine
 from renderer.engine.worker import OrderIn, WorkerLoop
@@ -290,8 +290,8 @@ class TestEnd:  # the first of these ends the module's worker
 def test_memory_that_could_not_be_pinned_is_told(monkeypatch: pytest.MonkeyPatch, demo_folder: Path) -> None:
     """Once when the worker has opened, for whoever watches; and in each streamed picture's sidecar."""
     assert demo_folder
-    monkeypatch.setattr(slots, "_UNPINNED", slots._Unpinned())
-    slots._UNPINNED.add(2**20, 2)
+    monkeypatch.setattr(pinned, "_UNPINNED", pinned._Unpinned())
+    pinned._UNPINNED.add(2**20, 2)
     pipe = io.BytesIO()
     worker = WorkerLoop(pipe)
     worker.obey(Open(setup=make_setup(profile="stream")))
@@ -302,7 +302,7 @@ def test_memory_that_could_not_be_pinned_is_told(monkeypatch: pytest.MonkeyPatch
     opened = next(event for event in heard if isinstance(event, Opened))
     rendered = next(event for event in heard if isinstance(event, Rendered))
     assert rendered.sharing is not None
-    assert opened.notes == rendered.sharing.adjustments == (slots.unpinned(),)
+    assert opened.notes == rendered.sharing.adjustments == (pinned.unpinned(),)
     assert "note: host memory could not all be pinned" in (sentence(WorkerOpened(opened)) or "")
 
 

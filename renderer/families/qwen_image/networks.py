@@ -5,7 +5,8 @@ What lies outside the blocks goes to the device. Which classes to build is told 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from diffsynth.models.qwen_image_text_encoder import QwenImageTextEncoder
 from diffsynth.models.qwen_image_vae import QwenImageVAE
 from diffsynth.pipelines.qwen_image import QwenImagePipeline, QwenImageUnit_PromptEmbedder
 from safetensors import safe_open
-from transformers import Qwen2Tokenizer
+from transformers import PreTrainedModel, Qwen2Tokenizer
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer
 
 from renderer.catalog import DROPPED_TOKENS
@@ -48,17 +49,31 @@ MOST_SIZES = 32
 _TOKENIZER_HINT = "the tokenizer is damaged, or another model's"
 
 
-def empty(width: int, layers: int) -> tuple[Any, Any, Any]:
-    """DiT, text encoder and VAE of the model whose DiT is `width` wide, all on the meta device.
+def empty(width: int) -> tuple[Any, Any, Any]:
+    """DiT, text encoder and VAE of the model whose DiT is `width` wide, all on the meta device: a DiT of few blocks.
 
     Raises `ModelError` for a width that no known model has.
     """
-    with skip_model_initialization():
+    with skip_model_initialization(), _uninitialised():
         if width == QWEN_IMAGE_WIDTH:
-            return QwenImageDiT(num_layers=layers), QwenImageTextEncoder(), QwenImageVAE()
+            return QwenImageDiT(num_layers=1), QwenImageTextEncoder(), QwenImageVAE()
         if width == members.DIT_WIDTH:
             return members.DemoDiT(), members.DemoTextEncoder(), QwenImageVAE(base_dim=members.VAE_BASE_WIDTH)
     raise ModelError(f"no known model of the family has a DiT {width} wide")
+
+
+@contextlib.contextmanager
+def _uninitialised() -> Iterator[None]:
+    """Within, nobody draws weights for what is built without memory, for which torch would bring its compiler."""
+    drawing = {name: value for name, value in vars(torch.nn.init).items() if name.endswith("_") and name[0] != "_"}
+    before = PreTrainedModel.init_weights
+    PreTrainedModel.init_weights = lambda _: None
+    vars(torch.nn.init).update(dict.fromkeys(drawing, lambda tensor, *_, **__: tensor))
+    try:
+        yield
+    finally:
+        PreTrainedModel.init_weights = before
+        vars(torch.nn.init).update(drawing)
 
 
 def build(store: Store, device: Device) -> Skeleton:
@@ -67,7 +82,7 @@ def build(store: Store, device: Device) -> Skeleton:
     outside = _cast(load(store.outside("transformer"), device), dtype)
     width = outside["img_in.weight"].shape[0]
     layers = len(store.blocks("transformer"))
-    dit, text_encoder, vae = empty(width, layers)
+    dit, text_encoder, vae = empty(width)
     dit_block = dit.transformer_blocks[0]
     dit_block.img_mod, dit_block.txt_mod = PickImage(), PickText()
     dit.transformer_blocks = torch.nn.ModuleList(Stop(DIT, number) for number in range(layers))

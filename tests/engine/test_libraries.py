@@ -1,0 +1,89 @@
+"""What is imported to render, in a process of its own: no compiler, no data sets; and the picture's bits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from renderer.engine import libraries
+from renderer.protocol import Setup
+from tests.engine.making import make_job
+from tests.engine.test_damage import render
+
+NOT_NEEDED = ("torch._dynamo", "torch._inductor", "sympy", "networkx", "pandas", "torchvision", "sklearn", "scipy")
+
+RENDER = """
+import hashlib, json, sys
+from renderer.engine import libraries
+libraries.load()
+from renderer.engine.streaming import StreamingEngine
+from renderer.job import Job
+from renderer.protocol import Setup
+class Heard:
+    def __getattr__(self, name):
+        return lambda *told: told_of.append((name, *told))
+told_of = []
+engine = StreamingEngine.open(Setup(model="demo", precision="bf16", profile="stream"), lambda _: None)
+engine.take("it", Job.model_validate_json(sys.argv[1]))
+while engine.busy:
+    engine.advance(Heard())
+name, _, rendering = told_of[-1]
+assert name == "rendered", rendering
+print(json.dumps([hashlib.sha256(rendering.rgb).hexdigest(), sorted(sys.modules)]))
+
+# whoever asks later has the real thing
+import importlib.metadata, torch
+from torch.nn.attention import flex_attention
+from diffsynth.core.data import UnifiedDataset
+from transformers.loss.loss_utils import LOSS_MAPPING
+assert LOSS_MAPPING and torch._dynamo.config and flex_attention.flex_attention
+assert isinstance(importlib.metadata.packages_distributions(), dict)
+"""
+
+
+@pytest.fixture
+def expected(demo_folder: Path) -> str:
+    """The same picture's hash in this process, where everything is imported plainly."""
+    assert demo_folder
+    assert "torchvision" in sys.modules
+    heard = render(Setup(model="demo", precision="bf16", profile="stream"), make_job())
+    return hashlib.sha256(heard.pictures["it"].rgb).hexdigest()
+
+
+def test_a_picture_is_rendered_without_what_none_needs(expected: str) -> None:
+    """Also when it is done, nobody has asked for it; its bits are the same; and nothing stays in the others' places."""
+    command = [sys.executable, "-c", RENDER, make_job().model_dump_json()]
+    done = subprocess.run(command, capture_output=True, check=False, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    found, modules = json.loads(done.stdout)
+    assert [name for name in NOT_NEEDED if name in modules] == []
+    assert found == expected
+
+
+def test_libraries_that_need_it_all_are_imported_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What another version misses costs seconds, and no picture."""
+    (tmp_path / "fussy.py").write_text("from torch.nn.attention.flex_attention import flex_attention\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(libraries, "_THEIRS", ("fussy",))
+    monkeypatch.setattr(libraries, "_WANTED", ("fussy",))
+    libraries.load()
+    assert sys.modules.pop("fussy").flex_attention is not None
+    assert "with all that it asks for" in caplog.text
+
+
+def test_a_distribution_is_found_as_transformers_finds_it() -> None:
+    """By its package's name where it has that; otherwise by what is installed."""
+    found = libraries._Distributions()
+    assert found["torch"] == ["torch"]
+    assert found["PIL"] == ["pillow"]
+    with pytest.raises(KeyError):
+        found["no such package"]
+    assert "torch" in found
+    assert len(found) == len(list(found))
