@@ -21,7 +21,7 @@ RENDERER := .venv/bin/python -m renderer
 run = @$(RENDERER) $(1) || { code=$$?; echo "renderer's own exit code was $$code" >&2; exit $$code; }
 
 .PHONY: help setup setup-dev render proof nightly validate plan status report doctor estimate models bench replay schema \
-  completion schemas prune smoke check test judge torture clean
+  serve completion schemas prune smoke check test judge torture clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 12
@@ -64,6 +64,9 @@ status: $(READY)  ## say how a run of JOBS stands; what is done, failed and to d
 
 prune: $(READY)  ## list pictures that JOBS names no more; ARGS=--yes removes them
 	$(call run,prune $(JOBS) $(ARGS))
+
+serve: $(READY)  ## answer requests over HTTP, at http://127.0.0.1:8000; ARGS="--port 8080" adds options
+	$(call run,serve $(ARGS))
 
 report: $(READY)  ## write the page to look at: outputs/<name>/index.html
 	$(call run,report $(JOBS) $(ARGS))

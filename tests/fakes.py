@@ -149,6 +149,9 @@ class InlineWorker:
                 return None
             self._coming = self._behaviour.answer(self._orders.popleft())
 
+    def wake(self) -> None:
+        """It is never waited for."""
+
     def log_into(self, log: Path) -> None:
         """It prints nothing."""
 

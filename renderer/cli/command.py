@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "render": "render what is not done",
         "schema": "print the JSON Schema of manifests, or of what a run writes",
         "prune": "list finished pictures that manifests name no more; --yes removes them",
+        "serve": "answer requests for pictures over HTTP",
         "report": "write the page to look at: index.html",
         "replay": "turn pictures or sidecars, of any tool, into a manifest's entries",
         "models": "list, pull, pack, verify and remove models",

@@ -25,6 +25,7 @@ Knows nothing of machines, or of what has been rendered. The way goes down this 
     loras           its LoRAs, found, and what goes with them
     pictures_in     what goes in: files found and looked at
     expand          its pictures
+    shelf           what a stranger's manifest may name
     naming          templates, ids, and names that are safe everywhere
     output_names    each picture's name
     doubts          what is valid and was hardly meant

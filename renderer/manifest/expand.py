@@ -16,7 +16,7 @@ from typing import Any
 
 from renderer import catalog
 from renderer.catalog import SIZE_STEP, Model
-from renderer.errors import ModelError
+from renderer.errors import ModelError, shorten
 from renderer.job import Embed, Expect, Format, InputFile, Job, Keep, Precision, Size, derive_seed
 from renderer.job.precisions import DEFAULT_PRECISION
 from renderer.manifest import naming, pictures_in
@@ -27,6 +27,7 @@ from renderer.manifest.naming import Template
 from renderer.manifest.pictures_in import InputFinder, InputSet
 from renderer.manifest.reading import STEM, Combination, Reading
 from renderer.manifest.recipe import Recipe
+from renderer.manifest.shelf import Shelf
 
 DEFAULT_MODEL = catalog.QWEN_IMAGE.id
 
@@ -53,13 +54,20 @@ class Draft:
 class Expander:
     """Expands jobs; remembers the models, LoRAs and pictures they name. `folder` is where paths are from.
 
-    `model` and `precision` take the place of what jobs say.
+    `model` and `precision` take the place of what jobs say; with a `shelf`, its models are all there are.
     """
 
-    def __init__(self, folder: Path, model: str | None = None, precision: Precision | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: str | None = None,
+        precision: Precision | None = None,
+        shelf: Shelf | None = None,
+    ) -> None:
         self._model = model
         self._precision = precision
-        self._loras = LoraFinder(folder)
+        self._shelf = shelf
+        self._loras = LoraFinder(folder, catalogue_only=shelf is not None)
         self._pictures_in = InputFinder(folder)
         self._models: dict[str, Model | ModelError] = {}
 
@@ -82,7 +90,13 @@ class Expander:
         return ([] if complaints else drafts), complaints
 
     def _find_model(self, recipe: Recipe, complaints: list[Complaint]) -> Model | None:
-        reference = self._model or recipe.fields.get("model", DEFAULT_MODEL)
+        reference = self._model or recipe.fields.get("model") or (self._shelf.first if self._shelf else DEFAULT_MODEL)
+        if self._shelf is not None:
+            if reference not in self._shelf.models:
+                message = f'there is no model "{shorten(reference)}" here'
+                complaints.append(Complaint(recipe.origin("model"), message, f"known: {', '.join(self._shelf.models)}"))
+                return None
+            reference = self._shelf.models[reference]
         if reference not in self._models:
             try:
                 self._models[reference] = find_model(reference)
@@ -93,6 +107,10 @@ class Expander:
             return found
         complaints.append(Complaint(recipe.origin("model"), found.message, found.hint))
         return None
+
+    def _usual_precision(self, model: Model) -> Precision:
+        """What a job is rendered at that does not say: on a shelf, the demo model as its weights are."""
+        return "bf16" if self._shelf is not None and model.id == catalog.DEMO.id else DEFAULT_PRECISION
 
     def _draft(
         self,
@@ -105,7 +123,7 @@ class Expander:
         fields = recipe.fields
         common = {
             "model": model.reference,
-            "precision": self._precision or fields.get("precision", DEFAULT_PRECISION),
+            "precision": self._precision or fields.get("precision") or self._usual_precision(model),
         }
         names = [*fields.get("matrix", ()), *([STEM] if "image" in fields else [])]
         varying = [name for name in names if len({each[name] for each, _, _ in chosen}) > 1]

@@ -12,6 +12,7 @@ from itertools import combinations as pairs
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from renderer import catalog
 from renderer.catalog import Model
 from renderer.errors import ModelError, shorten
 from renderer.job import Lora, ScheduleKind, Shift
@@ -53,10 +54,11 @@ NO_LORAS = LoraSet()
 
 
 class LoraFinder:
-    """Finds LoRAs, each once. `folder` is where their paths are from."""
+    """Finds LoRAs, each once. `folder` is where their paths are from; `catalogue_only` looks at no path."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, catalogue_only: bool = False) -> None:
         self._folder = folder
+        self._catalogue_only = catalogue_only
         self._found: dict[tuple[str, str], FoundLora | ModelError] = {}
 
     def sets(self, reading: Reading, model: Model, combinations: Sequence[Combination]) -> list[LoraSet]:
@@ -102,6 +104,9 @@ class LoraFinder:
 
     def _find(self, reading: Reading, model: Model, reference: str, position: int) -> FoundLora | None:
         key = reference, model.id
+        if self._catalogue_only and reference not in catalog.MODELS:
+            reading.complain("loras", f"{shorten(reference)} is no LoRA of the catalogue", "no file is read", position)
+            return None
         if key not in self._found:
             from renderer.weights.adapters.landing import find_fitting  # noqa: PLC0415  # most manifests have none
 

@@ -28,6 +28,7 @@ from renderer.manifest.fields import MAX_PICTURES, ManifestFields
 from renderer.manifest.output_names import name_outputs
 from renderer.manifest.recipe import Recipe
 from renderer.manifest.rows import RowReader
+from renderer.manifest.shelf import Shelf
 from renderer.manifest.source import ManifestSource
 
 DEFAULT_OUTPUT = "{id}"
@@ -39,12 +40,14 @@ class Overrides:
     """What the command line puts in the place of every job's own; `proof` makes a dress rehearsal of the whole.
 
     `defaults` is a manifest without jobs, whose head and defaults go with tables.
+    `shelf` has all that may be named in a manifest that somebody else sent.
     """
 
     model: str | None = None
     precision: Precision | None = None
     proof: bool = False
     defaults: Path | None = None
+    shelf: Shelf | None = None
 
 
 NO_OVERRIDES = Overrides()
@@ -107,15 +110,22 @@ def _resolve(document: Document, given: ManifestSource, overrides: Overrides) ->
     head = jobs.read_head(top, problems)
     name = jobs.read_name(head.get("name"), given.stem, problems)
     reader = RowReader(given.folder, head.get("output", DEFAULT_OUTPUT))
-    read = jobs.read_recipes(top, problems)
+    read = [recipe for recipe in jobs.read_recipes(top, problems) if _is_allowed(recipe, overrides.shelf, problems)]
     recipes = [row for recipe in read for row in reader.spread(recipe, problems, alone=len(read) == 1)]
-    expander = Expander(given.folder, overrides.model, overrides.precision)
+    expander = Expander(given.folder, overrides.model, overrides.precision, overrides.shelf)
     drafts = _expand(recipes, head.get("max_pictures", MAX_PICTURES), expander, problems)
     outputs = name_outputs(head.get("output", DEFAULT_OUTPUT), drafts, jobs.matrix_names(top), problems)
     problems.check()
     pictures = tuple(_pictures(document, drafts, outputs, proof=overrides.proof))
     name += PROOF_SUFFIX if overrides.proof else ""
     return Manifest(document.file, name, pictures, doubts.warnings(document, recipes, drafts))
+
+
+def _is_allowed(recipe: Recipe, shelf: Shelf | None, problems: Problems) -> bool:
+    """Whether a job names no file, where it may name none: what is wrong is said before anything is looked at."""
+    complaints = shelf.refuse(recipe) if shelf is not None else []
+    problems.add(*complaints)
+    return not complaints
 
 
 def _expand(recipes: Sequence[Recipe], allowed: int, expander: Expander, problems: Problems) -> list[Draft]:

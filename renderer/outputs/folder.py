@@ -39,6 +39,8 @@ class Own(StrEnum):
     ASIDE = ".aside"
     OWNER = ".owner.json"
     INPUTS = "inputs"
+    QUEUE = "queue.jsonl"
+    BATCHES = ".batches"
 
     @property
     def stem(self) -> str:
@@ -123,6 +125,16 @@ class OutputFolder:
     def inputs(self) -> Path:
         """The folder of the pictures that go in, by the SHA-256 over their pixels."""
         return self.path / Own.INPUTS
+
+    @property
+    def queue(self) -> Path:
+        """What a server has accepted."""
+        return self.path / Own.QUEUE
+
+    @property
+    def batches(self) -> Path:
+        """The folder of what clients of a server have uploaded, and of the batches they made of it."""
+        return self.path / Own.BATCHES
 
     @property
     def aside(self) -> Path:

@@ -103,7 +103,7 @@ class Journal:
         if anew:
             self.records.clear()
         for entry in entries:
-            self.records[entry.fingerprint] = self.record(entry.fingerprint).after(entry)
+            self._take(entry)
         return entries
 
     def record(self, fingerprint: str) -> PictureRecord:
@@ -114,7 +114,15 @@ class Journal:
         entry = JournalEntry(at=datetime.now(UTC), what=what, id=picture_id, fingerprint=fingerprint, message=message)
         files.append_line(self.path, entry.model_dump_json().encode())
         files.reached("journal-written", self.path)
-        self.records[fingerprint] = self.record(fingerprint).after(entry)
+        self._take(entry)
+
+    def _take(self, entry: JournalEntry) -> None:
+        """Know an entry. What nothing is held against any more takes no room: a server runs for months."""
+        record = self.record(entry.fingerprint).after(entry)
+        if record == PictureRecord():
+            self.records.pop(entry.fingerprint, None)
+        else:
+            self.records[entry.fingerprint] = record
 
     def compact(self) -> None:
         """When it has grown large, leave out the entries that hold nothing against a picture (it was done since, say).

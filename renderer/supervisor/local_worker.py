@@ -39,7 +39,7 @@ class LocalWorker:
     def __init__(self, log: Path, command: Sequence[str] | None = None) -> None:
         """Start it. What it prints goes to the end of `log`; raises `DiskError` when that cannot be written."""
         self._log = Log(log)
-        self._heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[Heard | None] = queue.SimpleQueue()
         self._orders: queue.SimpleQueue[tuple[AnyOrder, bytes] | None] = queue.SimpleQueue()
         self._kills = oom.kills()
         ours, theirs = os.pipe()
@@ -67,6 +67,9 @@ class LocalWorker:
             return self._heard.get(timeout=timeout_s)
         except queue.Empty:
             return None
+
+    def wake(self) -> None:
+        self._heard.put(None)
 
     def log_into(self, log: Path) -> None:
         self._log.into(log)

@@ -184,6 +184,11 @@ class Seat:
             self._silence.broken()
         return heard
 
+    def wake(self) -> None:
+        """Let whoever waits for its worker's word look up."""
+        if (worker := self._worker) is not None:
+            worker.wake()
+
     def unheard(self) -> None:
         """Nobody listens to it for a moment, and it is not blamed for that."""
         self._silence.skip(time.monotonic())
@@ -274,6 +279,11 @@ class WorkerPool:
                     seats.sort(key=lambda other: other is seat)  # the others are asked first next time
                     return seat, *heard
         return None
+
+    def wake(self) -> None:
+        """Let whoever waits in `hear` look up: something has come that workers may be given. For any thread."""
+        for seat in list(self._seats):
+            seat.wake()
 
     def unheard(self) -> None:
         """Nobody listens for a moment, and no worker is blamed for that."""

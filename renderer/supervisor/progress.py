@@ -96,6 +96,12 @@ class BatchProgress:
         self._work_left = sum(map(weight, todo))
         self._mean_work = self._work_left / max(1, len(todo))
 
+    def joins(self, item: Planned) -> None:
+        """One more is to be rendered, which nobody knew of at the beginning."""
+        self.todo = [*self.todo, item]
+        self._work_left += weight(item)
+        self._mean_work = sum(map(weight, self.todo)) / len(self.todo)
+
     def hear(self, outcome: PictureOutcome) -> None:
         """Count what has become of a picture. A try that never began is none."""
         item = outcome.item

@@ -57,7 +57,7 @@ Heard = tuple[AnyEvent | Gone, bytes]
 
 
 class Worker(Protocol):
-    """What a run needs of a worker, wherever that is. Not for use by several threads."""
+    """What a run needs of a worker, wherever that is. Not for use by several threads, but for `wake`."""
 
     @property
     def pid(self) -> int | None:
@@ -68,6 +68,9 @@ class Worker(Protocol):
 
     def hear(self, timeout_s: float) -> Heard | None:
         """The next event with its payload; None when `timeout_s` seconds pass without one."""
+
+    def wake(self) -> None:
+        """Let whoever waits in `hear` look up, as if time had passed; may be called by any thread."""
 
     def log_into(self, log: Path) -> None:
         """Let what it prints go to the end of this file from now on. Raises `DiskError`; then it is lost."""

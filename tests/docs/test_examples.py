@@ -28,7 +28,19 @@ from tests.loras import factors, write_lora
 COMMANDS_PAGE = ROOT / "docs/commands.md"
 ARCHITECTURE = ROOT / "docs/architecture.md"
 
-KINDS = {"", "sh", "ini", "python", "yaml", "yaml fragment", "json sidecar", "json summary", "json lines"}
+KINDS = {
+    "",
+    "sh",
+    "ini",
+    "python",
+    "yaml",
+    "yaml fragment",
+    "json sidecar",
+    "json summary",
+    "json lines",
+    "http",
+    "json answer",
+}
 
 OTHERS_FLAGS = {"--help", "--read-only", "--user"}
 """Of argparse, and of docker."""
@@ -239,7 +251,7 @@ def test_variables_are_all_told() -> None:
     """Each RENDERER_… that the program asks for stands in a document."""
     program = (path.read_text(encoding="utf-8") for path in (ROOT / "renderer").rglob("*.py"))
     asked = {found for text in program for found in re.findall(r'"(RENDERER_\w+)"', text)}
-    told = {found for document in DOCUMENTS for found in re.findall(r"RENDERER_[A-Z]+", document.read_text())}
+    told = {found for document in DOCUMENTS for found in re.findall(r"RENDERER_[A-Z_]+", document.read_text())}
     assert asked - told == set()
 
 

@@ -1,0 +1,39 @@
+"""What a manifest may name that somebody else sent: a server's models, the catalogue's LoRAs, and no file.
+
+No path that it names is looked at, so nobody learns which files there are. Knows nothing of YAML and lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from renderer.manifest.complaints import Complaint
+from renderer.manifest.recipe import Recipe
+
+FILE_FIELDS = ("rows", "image", "mask")
+"""A job's fields that name files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """The only models that jobs may name, and what each name stands for; the first is for jobs that name none.
+
+    `files` are paths that a server wrote itself, and that its own jobs may name.
+    """
+
+    models: Mapping[str, str]
+    files: frozenset[str] = frozenset()
+
+    @property
+    def first(self) -> str:
+        """The name of the usual model."""
+        return next(iter(self.models))
+
+    def refuse(self, recipe: Recipe) -> list[Complaint]:
+        """What is wrong with a job that names files."""
+        return [
+            Complaint(recipe.origin(name), "names a file, and no file of this machine is read", at_key=True)
+            for name in FILE_FIELDS
+            if name in recipe.fields and str(recipe.fields.get(name)) not in self.files
+        ]

@@ -1,0 +1,19 @@
+"""The HTTP door: requests in, pictures out, from a queue that is an output folder.
+
+A request is a picture like any other: accepted when it stands on the disk, rendered by the supervisor's dispatcher and
+its worker, with a sidecar that says how. Imports no torch.
+
+    configuration   how a server behaves: options, environment, `.env`
+    serving         a server from its beginning to its end
+    guard           who is let in, how much is read, what is logged
+    answers         what goes wrong, as each kind of client reads it
+    app             the routes
+
+    images          our own requests: /api/v1/images
+    health          /health and /metrics
+    intake          a request's fields as pictures
+    desk            who asked for what, and what became of it
+    queue_file      what was accepted, on the disk
+    request_queue   who waits, and whose turn it is
+    shifts          a worker, shift after shift
+"""

@@ -1,0 +1,55 @@
+"""The application: all routes behind the guard. Built from parts that are made elsewhere; knows no sockets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from renderer.errors import RendererError
+from renderer.service.answers import RequestError, respond, trouble_of
+from renderer.service.configuration import ServiceSettings
+from renderer.service.guard import EventLog, Guard
+from renderer.service.health import HealthRoutes
+from renderer.service.images import ImageRoutes, Pictures
+from renderer.service.request_queue import RequestQueue
+from renderer.service.shifts import Shifts
+
+
+@dataclass(frozen=True, slots=True)
+class AppParts:
+    """What the routes need."""
+
+    settings: ServiceSettings
+    pictures: Pictures
+    queue: RequestQueue
+    shifts: Shifts
+
+
+def build(parts: AppParts, log: EventLog) -> Guard:
+    """The application as it is served."""
+    health = HealthRoutes(parts.pictures.desk, parts.queue, parts.shifts)
+    routes = [*health.routes, *ImageRoutes(parts.pictures).routes]
+    handlers = {HTTPException: _refuse, RendererError: _answer, Exception: _answer}
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    guard = Guard(app, parts.settings, log)
+    health.guard = guard
+    return guard
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    """What a route raises."""
+    return respond(trouble_of(error), request.url.path)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """What the routes themselves refuse: a path that there is not, a method that one does not have."""
+    assert isinstance(error, HTTPException)
+    codes = {404: ("unknown", "there is nothing at this path"), 405: ("method", "this path takes another method")}
+    code, said = codes.get(error.status_code, ("refused", error.detail))
+    answer = respond(trouble_of(RequestError(error.status_code, code, said)), request.url.path)
+    answer.headers.update(error.headers or {})
+    return answer

@@ -1,0 +1,398 @@
+"""Who asked for what, and what became of it: accepts pictures, lets those know who wait, and knows what is done.
+
+A picture is accepted when its line is on the disk. One that is there is not rendered again; one that is under way is
+shared by all who ask for it. Lives on the event loop's thread; what is rendered is told from another (`heard`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from starlette.concurrency import run_in_threadpool
+
+from renderer.errors import DiskError, ModelError, RendererError
+from renderer.job import Sidecar
+from renderer.outputs import done
+from renderer.outputs.folder import OutputFolder
+from renderer.outputs.journal import MAX_CRASHES, Journal
+from renderer.outputs.picture_files import read_sidecar
+from renderer.planning.plan import Planned
+from renderer.service.intake import Intake, Requested
+from renderer.service.queue_file import Asked, Ended, HowEnded, QueueFile
+from renderer.service.request_queue import RequestQueue, Waiting
+from renderer.supervisor import events
+
+Fate = Literal["waiting", "rendering", "done", "failed", "cancelled", "expired"]
+
+_REMEMBERED = 4096
+"""Pictures that did not come, of which it is known why."""
+
+_RATE_OF = 64
+"""Pictures by which it is reckoned how long others will wait."""
+
+
+class BusyError(RendererError):
+    """Too much waits already. `retry_s` is in how many seconds that may be otherwise."""
+
+    def __init__(self, message: str, retry_s: float) -> None:
+        super().__init__(message, hint=f"ask again in {retry_s:.0f} s")
+        self.retry_s = retry_s
+
+
+class StoppingError(RendererError):
+    """The server is stopping: what it has accepted will be rendered when it runs again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """For whom a picture is asked: what clients are told apart by, and the batch (empty: somebody waits for it)."""
+
+    client: str
+    batch: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Standing:
+    """How one picture stands. `written` is when its line is on the disk, `over` when it is decided what became of it.
+
+    `wanted_by` are the batches that asked for it, with an empty name for requests of their own.
+    """
+
+    item: Planned
+    whose: Whose
+    state: Fate = "waiting"
+    step: int = 0
+    message: str = ""
+    hint: str = ""
+    number: int = 0
+    wanted_by: set[str] = field(default_factory=set)
+    written: asyncio.Future[None] | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    asked_s: float = field(default_factory=time.monotonic)
+    _moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def key(self) -> str:
+        return self.item.picture.id
+
+    @property
+    def patient(self) -> bool:
+        return "" not in self.wanted_by
+
+    def moved(self) -> None:
+        """Let those look who follow it."""
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    async def follow(self) -> AsyncIterator[int]:
+        """The number of its steps that are done, whenever it changes, until it is decided what became of it."""
+        while not self.over.is_set():
+            seen, moved = self.step, self._moved
+            await moved.wait()
+            if self.step != seen:
+                yield self.step
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has happened since the server began: pictures, steps, seconds of rendering and of waiting."""
+
+    accepted: int = 0
+    found: int = 0
+    refused: int = 0
+    rendered: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    steps: int = 0
+    rendering_s: float = 0.0
+    waiting_s: float = 0.0
+    peak_bytes: int = 0
+
+
+class Desk:
+    """Accepts and knows. `wake` lets the rendering side look; so many may wait at most that somebody waits for."""
+
+    def __init__(
+        self,
+        folder: OutputFolder,
+        journal: Journal,
+        queue: RequestQueue,
+        intake: Intake,
+        *,
+        most_waiting: int,
+        wake: Callable[[], None],
+    ) -> None:
+        self._folder = folder
+        self._journal = journal
+        self._queue = queue
+        self._intake = intake
+        self._most_waiting = most_waiting
+        self._wake = wake
+        self._file = QueueFile(folder.queue)
+        self._standing: dict[str, Standing] = {}
+        self._lost: OrderedDict[str, Standing] = OrderedDict()
+        self._unwritten: list[tuple[list[Asked | Ended], list[Standing], asyncio.Future[None]]] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._came_at: deque[float] = deque(maxlen=_RATE_OF)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.counts = Counts()
+        self.stopping = False
+
+    # -- beginning and ending --
+
+    def restore(self) -> int:
+        """Take up what was accepted before and is not there yet; how many. Before anybody asks. Raises `DiskError`."""
+        left: list[Asked] = []
+        gone: list[Ended] = []
+        for asked in self._file.read():
+            if self.find(asked.picture.output, asked.fingerprint) is not None:
+                continue
+            try:
+                item = self._intake.again(asked.picture)
+            except ModelError as error:
+                gone.append(Ended(number=asked.number, how="failed", message=error.message))
+                continue
+            left.append(asked)
+            standing = Standing(self._suspected(item), Whose(asked.client, asked.batch), number=asked.number)
+            standing.wanted_by.add(asked.batch)
+            self._standing[standing.key] = standing
+        self._file.keep(left)
+        if gone:
+            self._file.append(gone)
+        self._queue.add(map(_waiting, self._standing.values()))
+        return len(left)
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Live on this loop from now on."""
+        self._loop = loop
+
+    def stop(self) -> None:
+        """Nothing more is accepted; those who wait are told so, and what they wait for will come another time."""
+        self.stopping = True
+        for standing in self._standing.values():
+            standing.over.set()
+            standing.moved()
+
+    # -- what there is --
+
+    def find(self, output: str, fingerprint: str) -> Sidecar | None:
+        """The sidecar of a picture that is there, whole."""
+        found = done.find(self._folder, output)
+        if found is None or found.fingerprint != fingerprint or not found.is_whole(self._folder, thorough=False):
+            return None
+        return read_sidecar(self._folder.sidecar(output))
+
+    def look(self, key: str) -> Standing | Sidecar | None:
+        """How a picture stands that was asked for, or its sidecar; None for one that nobody knows."""
+        if (standing := self._standing.get(key) or self._lost.get(key)) is not None:
+            return standing
+        sidecar = read_sidecar(self._folder.sidecar(key))
+        return sidecar if sidecar is not None and sidecar.id == key else None
+
+    @property
+    def standing(self) -> Sequence[Standing]:
+        """All that were accepted and are not decided."""
+        return list(self._standing.values())
+
+    # -- asking --
+
+    async def accept(self, wanted: Sequence[Requested], whose: Whose) -> list[Standing | Sidecar]:
+        """Have these rendered that are not there. On return all of them are on the disk as accepted.
+
+        Each is the sidecar of one that is there, or how it stands. Raises `BusyError`, `StoppingError`, and `DiskError`
+        where the disk takes no more.
+        """
+        if self.stopping:
+            raise StoppingError("the server is stopping", hint="ask again when it runs")
+        found: list[Standing | Sidecar | None] = [
+            self._standing.get(each.key) or self.find(each.key, each.item.fingerprint) or self._barred(each.item)
+            for each in wanted
+        ]
+        fresh = {each.key: each for each, known in zip(wanted, found, strict=True) if known is None}
+        self._check_room(len(fresh), whose)
+        entered = self._enter(list(fresh.values()), whose)
+        known = [each or entered[one.key] for each, one in zip(found, wanted, strict=True)]
+        for each in known:
+            if isinstance(each, Standing) and not each.over.is_set():
+                self._join(each, whose)
+        for written in {each.written for each in known if isinstance(each, Standing) and each.written is not None}:
+            await asyncio.shield(written)
+        self.counts.found += sum(isinstance(each, Sidecar) for each in known)
+        return known
+
+    def cancel(self, key: str, batch: str = "") -> bool:
+        """One who asked wants it no more. True where nobody else does and it had not begun: it will not be rendered."""
+        standing = self._standing.get(key)
+        if standing is None:
+            return False
+        standing.wanted_by.discard(batch)
+        if standing.wanted_by or not self._queue.cancel(key):
+            return False
+        self._end(standing, "cancelled", "it was cancelled before its turn came")
+        self.counts.cancelled += 1
+        return True
+
+    def retry_s(self) -> float:
+        """In how many seconds a quarter of what waits will be through, by how fast pictures came lately."""
+        if len(self._came_at) < 2:  # noqa: PLR2004
+            return 5.0
+        each_s = (self._came_at[-1] - self._came_at[0]) / (len(self._came_at) - 1)
+        return min(600.0, max(1.0, each_s * len(self._queue) / 4))
+
+    def _check_room(self, count: int, whose: Whose) -> None:
+        waiting = self._queue.count(patient=False) + sum(
+            not each.patient for _, group, _ in self._unwritten for each in group
+        )
+        if count and not whose.batch and waiting + count > self._most_waiting:
+            self.counts.refused += count
+            raise BusyError(f"{waiting} pictures wait already, and {self._most_waiting} may", self.retry_s())
+
+    def _barred(self, item: Planned) -> Standing | None:
+        """A picture that brought down too many workers: it has failed before it is asked for."""
+        record = self._journal.record(item.fingerprint)
+        if not record.set_aside:
+            return None
+        message = f"brought down {MAX_CRASHES} workers: {record.failure}"
+        standing = Standing(item, Whose(""), "failed", message=message, hint="another seed or size may do")
+        standing.over.set()
+        return standing
+
+    def _enter(self, fresh: Sequence[Requested], whose: Whose) -> dict[str, Standing]:
+        """Begin to write down that these are accepted."""
+        if not fresh:
+            return {}
+        lines: list[Asked | Ended] = []
+        entered: dict[str, Standing] = {}
+        written = asyncio.get_running_loop().create_future()
+        for each in fresh:
+            self._file.last += 1
+            number, picture = self._file.last, each.item.picture
+            place = picture.place.model_copy(update={"line": number, "manifest": self._folder.queue.name})
+            item = replace(each.item, picture=picture.model_copy(update={"place": place}))
+            lines.append(
+                Asked(
+                    number=number, fingerprint=item.fingerprint, picture=item.picture, client=whose.client,
+                    patient=bool(whose.batch), batch=whose.batch,
+                )
+            )  # fmt: skip
+            standing = Standing(self._suspected(item), whose, number=number, written=written)
+            entered[each.key] = self._standing[each.key] = standing
+            self._lost.pop(each.key, None)
+        self._write(lines, list(entered.values()), written)
+        return entered
+
+    def _join(self, standing: Standing, whose: Whose) -> None:
+        was_patient = bool(standing.wanted_by) and standing.patient
+        standing.wanted_by.add(whose.batch)
+        if was_patient and not standing.patient:
+            self._queue.hurry(standing.key)
+
+    def _suspected(self, item: Planned) -> Planned:
+        """The picture, and whether it may have brought something down: then it rides alone."""
+        record = self._journal.record(item.fingerprint)
+        return replace(item, suspect=record.crashes > 0 or record.left_open)
+
+    # -- writing down --
+
+    def _write(self, lines: list[Asked | Ended], standing: list[Standing], written: asyncio.Future[None]) -> None:
+        self._unwritten.append((lines, standing, written))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.get_running_loop().create_task(self._write_all())
+
+    async def _write_all(self) -> None:
+        """Write what there is, all at once, until there is nothing: who comes meanwhile shares the next sync."""
+        while self._unwritten:
+            group, self._unwritten = self._unwritten, []
+            error: DiskError | None = None
+            try:
+                await run_in_threadpool(self._file.append, [line for lines, _, _ in group for line in lines])
+            except DiskError as trouble:
+                error = trouble
+            for _, standing, written in group:
+                self._was_written(standing, written, error)
+
+    def _was_written(
+        self, standing: Iterable[Standing], written: asyncio.Future[None], error: DiskError | None
+    ) -> None:
+        if error is not None:
+            for each in standing:
+                self._standing.pop(each.key, None)
+            written.set_exception(error)
+            written.exception()  # where nobody waits for it any more, that is nobody's fault
+            return
+        accepted = list(standing)
+        for each in accepted:
+            each.written = None
+        written.set_result(None)
+        self._queue.add(map(_waiting, accepted))
+        self.counts.accepted += len(accepted)
+        self._wake()
+
+    # -- what becomes of it --
+
+    def heard(self, what: events.Event) -> None:
+        """Something has happened. For the rendering thread."""
+        if self._loop is not None and isinstance(what, _OF_PICTURES) and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._take, what)
+
+    def _take(self, what: events.Event) -> None:
+        match what:
+            case events.PictureBegan(item=item):
+                self._moves(item, "rendering")
+            case events.PictureStepped(item=item, step=step):
+                self.counts.steps += 1
+                self._moves(item, "rendering", step)
+            case events.PictureDone(item=item, sidecar=sidecar):
+                self._came(item, sidecar)
+            case events.PictureFailed(item=item, message=message, hint=hint, again=again):
+                standing = self._standing.get(item.picture.id)
+                if standing is None:
+                    return
+                if again:
+                    standing.state, standing.step = "waiting", 0
+                    return
+                self.counts.failed += 1
+                self._end(standing, "failed", message, hint)
+
+    def _moves(self, item: Planned, state: Fate, step: int = 0) -> None:
+        if (standing := self._standing.get(item.picture.id)) is not None:
+            if standing.state == "waiting":
+                self.counts.waiting_s += time.monotonic() - standing.asked_s
+            standing.state, standing.step = state, step
+            standing.moved()
+
+    def _came(self, item: Planned, sidecar: Sidecar) -> None:
+        self._came_at.append(time.monotonic())
+        self.counts.rendered += 1
+        self.counts.rendering_s += sidecar.timing.total_s or 0.0
+        peak = sidecar.memory.peak_reserved_bytes or sidecar.memory.peak_rss_bytes or 0
+        self.counts.peak_bytes = max(self.counts.peak_bytes, peak)
+        if (standing := self._standing.pop(item.picture.id, None)) is not None:
+            standing.state = "done"
+            standing.over.set()
+            standing.moved()
+
+    def _end(self, standing: Standing, how: HowEnded, message: str, hint: str = "") -> None:
+        """It will not come: that is remembered, written down, and told."""
+        standing.state, standing.message, standing.hint = how, message, hint
+        self._standing.pop(standing.key, None)
+        self._lost[standing.key] = standing
+        if len(self._lost) > _REMEMBERED:
+            self._lost.popitem(last=False)
+        if not self.stopping:
+            line = Ended(number=standing.number, how=how, message=message)
+            self._write([line], [], asyncio.get_running_loop().create_future())
+        standing.over.set()
+        standing.moved()
+
+
+_OF_PICTURES = (events.PictureBegan, events.PictureStepped, events.PictureDone, events.PictureFailed)
+
+
+def _waiting(standing: Standing) -> Waiting:
+    return Waiting(standing.item, standing.whose.client, standing.patient)

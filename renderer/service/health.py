@@ -1,0 +1,100 @@
+"""How the server is, for load balancers and for Prometheus. Counts and words; never a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from renderer import __version__
+from renderer.service.desk import Desk
+from renderer.service.guard import Guard
+from renderer.service.request_queue import RequestQueue
+from renderer.service.shifts import Shifts
+
+Health = Literal["starting", "ready", "busy", "failed", "stopping"]
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class HealthRoutes:
+    """/health and /metrics. `guard` counts answers, once there is one."""
+
+    def __init__(self, desk: Desk, queue: RequestQueue, shifts: Shifts) -> None:
+        self._desk = desk
+        self._queue = queue
+        self._shifts = shifts
+        self.guard: Guard | None = None
+        self.routes = [
+            Route("/health", self.health, methods=["GET"]),
+            Route("/metrics", self.metrics, methods=["GET"]),
+        ]
+
+    def state(self) -> Health:
+        """`starting`: a model is being opened; `busy`: there are pictures to render; `failed`: none can be."""
+        condition = self._shifts.condition
+        if self._desk.stopping:
+            return "stopping"
+        if condition.trouble:
+            return "failed"
+        if condition.worker == "opening":
+            return "starting"
+        return "busy" if len(self._queue) or self._queue.in_hand else "ready"
+
+    async def health(self, _request: Request) -> Response:
+        """A word, and how much there is to do; 503 where nothing can be rendered."""
+        state = self.state()
+        body: dict[str, Any] = {
+            "status": state,
+            "worker": self._shifts.condition.worker,
+            "waiting": len(self._queue),
+            "rendering": self._queue.in_hand,
+            "version": __version__,
+        }
+        if state == "failed":
+            body["trouble"] = self._shifts.condition.trouble
+        return JSONResponse(body, 503 if state in ("failed", "stopping") else 200)
+
+    async def metrics(self, _request: Request) -> Response:
+        """Prometheus' text format, 0.0.4."""
+        return PlainTextResponse("".join(self._lines()), media_type=_PROMETHEUS)
+
+    def _lines(self) -> Iterator[str]:
+        counts, queue = self._desk.counts, self._queue
+        waiting = {
+            '{kind="waited_for"}': queue.count(patient=False), '{kind="batch"}': queue.count(patient=True)
+        }  # fmt: skip
+        yield from _metric("renderer_waiting", "gauge", "Pictures that wait", waiting)
+        yield from _metric("renderer_in_flight", "gauge", "Pictures that a worker has", {"": queue.in_hand})
+        is_open = self._shifts.condition.worker == "open"
+        yield from _metric("renderer_worker_open", "gauge", "Whether a worker is open", {"": is_open})
+        counters: Mapping[str, tuple[str, float]] = {
+            "renderer_accepted_total": ("Pictures that were accepted", counts.accepted),
+            "renderer_found_total": ("Pictures that were there already", counts.found),
+            "renderer_rendered_total": ("Pictures that were rendered", counts.rendered),
+            "renderer_failed_total": ("Pictures that failed", counts.failed),
+            "renderer_cancelled_total": ("Pictures that were cancelled", counts.cancelled),
+            "renderer_refused_total": ("Pictures that were refused, too many waiting", counts.refused),
+            "renderer_steps_total": ("Denoising steps that were done", counts.steps),
+            "renderer_rendering_seconds_total": ("Seconds of pictures' own time", counts.rendering_s),
+            "renderer_waiting_seconds_total": ("Seconds that pictures waited for their turn", counts.waiting_s),
+        }
+        for name, (told, value) in counters.items():
+            yield from _metric(name, "counter", told, {"": value})
+        yield from _metric(
+            "renderer_peak_bytes", "gauge", "The most memory that a picture took", {"": counts.peak_bytes}
+        )
+        if self.guard is not None:
+            answered = {
+                f'{{route="{route}",status="{status}"}}': count
+                for (route, status), count in sorted(self.guard.answered.items())
+            }
+            yield from _metric("renderer_http_requests_total", "counter", "Requests by route and status", answered)
+
+
+def _metric(name: str, kind: str, told: str, values: Mapping[str, float]) -> Iterator[str]:
+    yield f"# HELP {name} {told}.\n# TYPE {name} {kind}\n"
+    for labels, value in values.items():
+        yield f"{name}{labels} {float(value):g}\n"

@@ -1,0 +1,213 @@
+"""Our own requests: a picture asked for and waited for, or asked for and looked at later.
+
+POST   /api/v1/images/generate      the fields of a job ▶ the picture as a data URL
+GET    /api/v1/images/{id}          how one stands; done, with its picture
+GET    /api/v1/images/{id}/file     the picture alone
+DELETE /api/v1/images/{id}          not wanted any more
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from renderer.job import Format, Keep, Sidecar
+from renderer.outputs import metadata
+from renderer.outputs.encode import Pixels, encode
+from renderer.outputs.folder import OutputFolder
+from renderer.service.answers import LostPictureError, RequestError
+from renderer.service.desk import Desk, Standing, StoppingError, Whose
+from renderer.service.intake import Intake, Requested
+from renderer.service.shifts import Shifts
+
+MEDIA_TYPES: dict[Format, str] = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
+_MOST_DEPTH_HINT = 'send a JSON object, like {"prompt": "a red boat"}'
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """A request's body as a JSON object. Raises `RequestError` for any other."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RequestError(415, "not_json", "the body is to be JSON", hint="send Content-Type: application/json")
+    body = await request.body()
+    try:
+        value = json.loads(body, object_pairs_hook=_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        said = "is nested too deeply" if isinstance(error, RecursionError) else f"is no JSON: {error}"
+        raise RequestError(400, "not_json", f"the body {said}", hint=_MOST_DEPTH_HINT) from None
+    if not isinstance(value, dict):
+        raise RequestError(400, "not_json", "the body is no JSON object", hint=_MOST_DEPTH_HINT)
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+class Pictures:
+    """What the routes have in common: pictures asked for, waited for, and read from the disk as they are to be sent."""
+
+    def __init__(self, folder: OutputFolder, desk: Desk, intake: Intake, shifts: Shifts) -> None:
+        self._folder = folder
+        self.desk = desk
+        self.intake = intake
+        self._shifts = shifts
+
+    async def ask(self, wanted: Sequence[Requested], whose: Whose) -> list[Standing | Sidecar]:
+        """Have pictures rendered that are not there; they are on the disk as accepted. Raises what `Desk.accept` does.
+
+        One that fits on this machine in no way is refused with the numbers, one whose model cannot run here with that.
+        """
+        refusal = await run_in_threadpool(self._shifts.refusal, [each.item.picture.job for each in wanted])
+        if refusal is not None:
+            raise RequestError(422, "too_large", refusal.message, field="width", hint=refusal.hint)
+        return await self.desk.accept(wanted, whose)
+
+    async def wait(self, known: Standing | Sidecar) -> Sidecar:
+        """The picture's sidecar, when it is there. Raises `LostPictureError` and `StoppingError`."""
+        if isinstance(known, Sidecar):
+            return known
+        await known.over.wait()
+        if known.state == "done":
+            item = known.item
+            sidecar = await run_in_threadpool(self.desk.find, item.picture.output, item.fingerprint)
+            if sidecar is not None:
+                return sidecar
+        elif known.state in ("waiting", "rendering"):
+            raise StoppingError("the server is stopping; the picture comes when it runs again", hint="ask for it then")
+        raise LostPictureError(known)
+
+    async def read(self, sidecar: Sidecar, keep: Keep) -> bytes:
+        """A picture's file as it is to be sent."""
+        return await run_in_threadpool(self._read, sidecar, keep)
+
+    def _read(self, sidecar: Sidecar, keep: Keep) -> bytes:
+        path = self._folder.picture(sidecar.id, sidecar.keep.format)
+        if keep == sidecar.keep:
+            return path.read_bytes()
+        with Image.open(path) as image:
+            pixels = Pixels(image.width, image.height, image.convert("RGB").tobytes())
+        origin = metadata.PictureOrigin(
+            fingerprint=sidecar.fingerprint, job=sidecar.job, model=sidecar.model, software=sidecar.software
+        )
+        return encode(pixels, keep.format, metadata.write_labels(origin, keep))
+
+
+def whose(request: Request, batch: str = "") -> Whose:
+    """For whom a request asks."""
+    return Whose(request.state.client, batch)
+
+
+def data_url(data: bytes, kind: Format) -> str:
+    """A picture as a URL that holds it."""
+    return f"data:{MEDIA_TYPES[kind]};base64,{base64.b64encode(data).decode()}"
+
+
+class ImageRoutes:
+    """The routes of this module."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self._pictures = pictures
+        self._desk = pictures.desk
+        self.routes = [
+            Route("/api/v1/images/generate", self.generate, methods=["POST"]),
+            Route("/api/v1/images/{key}", self.look, methods=["GET"]),
+            Route("/api/v1/images/{key}", self.cancel, methods=["DELETE"]),
+            Route("/api/v1/images/{key}/file", self.file, methods=["GET"]),
+        ]
+
+    async def generate(self, request: Request) -> Response:
+        """Render what is asked for and answer with it; with `Prefer: respond-async`, answer when it is accepted."""
+        fields = await read_object(request)
+        request_id = request.state.request_id
+        wanted = self._pictures.intake.read(fields, request_id)
+        known = await self._pictures.ask(wanted, whose(request))
+        if "respond-async" in request.headers.get("prefer", "").lower():
+            told = [self._told(one) for one in known]
+            location = f"/api/v1/images/{wanted[0].key}"
+            body = {**told[0], "images": told, "request_id": request_id}
+            return JSONResponse(body, 202, {"Location": location, "Preference-Applied": "respond-async"})
+        sidecars = await asyncio.gather(*map(self._pictures.wait, known))
+        answers = [
+            await self._answer(sidecar, one.keep, found=isinstance(before, Sidecar))
+            for sidecar, one, before in zip(sidecars, wanted, known, strict=True)
+        ]
+        body = {**answers[0], "request_id": request_id}
+        return JSONResponse(body if len(answers) == 1 else {**body, "images": answers})
+
+    async def look(self, request: Request) -> Response:
+        """How a picture stands; one that is done is there with it."""
+        known = self._found(request)
+        if isinstance(known, Sidecar):
+            return JSONResponse({**await self._answer(known, Keep(), found=True), "state": "done"})
+        return JSONResponse(self._told(known))
+
+    async def file(self, request: Request) -> Response:
+        """A picture's file."""
+        known = self._found(request)
+        if not isinstance(known, Sidecar):
+            raise RequestError(404, "not_there", f"the picture is {known.state}", hint=known.hint)
+        headers = {"Cache-Control": "private, max-age=31536000, immutable"}
+        return Response(await self._pictures.read(known, known.keep), media_type="image/png", headers=headers)
+
+    async def cancel(self, request: Request) -> Response:
+        """A picture is not wanted any more; one that a worker has begun comes all the same."""
+        known = self._found(request)
+        if isinstance(known, Standing) and self._desk.cancel(known.key):
+            return JSONResponse(self._told(known))
+        state = "done" if isinstance(known, Sidecar) else known.state
+        raise RequestError(409, "too_late", f"the picture is {state}, or others want it too")
+
+    def _found(self, request: Request) -> Standing | Sidecar:
+        key = request.path_params["key"]
+        known = self._desk.look(key) if key.isalnum() and key.isascii() else None
+        if known is None:
+            raise RequestError(404, "unknown", "nobody has asked for such a picture here")
+        return known
+
+    def _told(self, known: Standing | Sidecar) -> dict[str, Any]:
+        if isinstance(known, Sidecar):
+            return {"id": known.id, "state": "done", "url": f"/api/v1/images/{known.id}"}
+        steps = known.item.picture.job.num_inference_steps
+        told: dict[str, Any] = {
+            "id": known.key, "state": known.state, "step": known.step, "steps": steps,
+            "url": f"/api/v1/images/{known.key}",
+        }  # fmt: skip
+        if known.message:
+            told |= {"message": known.message, "hint": known.hint or None}
+        return told
+
+    async def _answer(self, sidecar: Sidecar, keep: Keep, *, found: bool) -> dict[str, Any]:
+        job = sidecar.job
+        return {
+            "id": sidecar.id,
+            "image_url": data_url(await self._pictures.read(sidecar, keep), keep.format),
+            "model": job.model,
+            "prompt": job.prompt,
+            "negative_prompt": job.negative_prompt,
+            "width": job.width,
+            "height": job.height,
+            "seed": job.seed,
+            "num_inference_steps": job.num_inference_steps,
+            "cfg_scale": job.cfg_scale,
+            "precision": job.precision,
+            "seconds": sidecar.timing.total_s,
+            "found": found,
+            "rendered_by": sidecar.place.job_id,
+        }

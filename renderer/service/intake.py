@@ -1,0 +1,142 @@
+"""A request's fields ▶ pictures, by the manifest's own rules: what a manifest may say of a job, a request may say.
+
+No path that a client names is looked at: models are those of the server's shelf, LoRAs the catalogue's. Knows no HTTP,
+no queue and no disk but that of model files, which are identified once.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from renderer import catalog
+from renderer.catalog import Model
+from renderer.errors import ManifestError, Problem, RendererError
+from renderer.job import Job, Keep, ModelIdentity, Picture, Weights, fingerprint
+from renderer.manifest.manifest import Manifest, Overrides, parse
+from renderer.manifest.shelf import Shelf
+from renderer.manifest.source import ManifestSource
+from renderer.planning.plan import Planned
+from renderer.service.configuration import Limits
+from renderer.weights.identity import identify
+
+ID_LETTERS = 32
+"""Of the fingerprint's 64 hex digits, what names a picture in the server's folder."""
+
+_FIELD = "jobs[0]."
+
+
+class FieldError(RendererError):
+    """A request says what cannot be. `problems` are all of it: the field, the message and a hint each."""
+
+    def __init__(self, problems: Sequence[tuple[str, str, str]]) -> None:
+        self.problems = tuple(problems)
+        field, message, hint = self.problems[0]
+        super().__init__(f"{field}: {message}" if field else message, hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """A picture that a request asks for: what is rendered, by its fingerprint, and how it is to be sent."""
+
+    item: Planned
+    keep: Keep
+
+    @property
+    def key(self) -> str:
+        return self.item.picture.id
+
+
+class Intake:
+    """Makes pictures of requests and manifests. For several threads."""
+
+    def __init__(self, shelf: Shelf, limits: Limits) -> None:
+        self._shelf = shelf
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._models: dict[str, tuple[Model, ModelIdentity]] = {}
+
+    @property
+    def models(self) -> Sequence[str]:
+        """The names of the models that there are, the usual one first."""
+        return list(self._shelf.models)
+
+    def prepare(self) -> None:
+        """Identify the models, which for files of one's own may take a while. Raises `ModelError`."""
+        for reference in self._shelf.models.values():
+            self._identified(reference)
+
+    def usual_weights(self) -> Weights:
+        """What a request is rendered with that says nothing of it."""
+        (picture,) = self._parse({"prompt": "a picture"}).pictures
+        return Weights.of(picture.job)
+
+    def read(self, fields: Mapping[str, Any], request: str) -> list[Requested]:
+        """The pictures that the fields of one job make. Raises `FieldError` and `ModelError`."""
+        try:
+            manifest = self._parse(fields)
+        except ManifestError as error:
+            raise FieldError([_told(problem) for problem in error.problems]) from error
+        self._check(manifest)
+        return [self.wanted(picture, request, index) for index, picture in enumerate(manifest.pictures)]
+
+    def read_manifest(self, data: bytes, file: str) -> Manifest:
+        """The manifest that somebody sent. Raises `ManifestError` with all of its problems."""
+        return parse(ManifestSource(data, file, "manifest"), Overrides(shelf=self._shelf))
+
+    def wanted(self, picture: Picture, request: str, index: int, line: int = 0) -> Requested:
+        """A picture as it is in the server's folder: named by its fingerprint, kept as PNG, with its request's id.
+
+        `line` is its manifest's; its number in the queue takes its place when it is accepted.
+        """
+        model, identity = self._identified(picture.job.model)
+        mark = fingerprint(picture.job, identity)
+        place = picture.place.model_copy(
+            update={"manifest": "request", "line": line, "job_id": request, "index": index}
+        )
+        named = picture.model_copy(
+            update={"id": mark[:ID_LETTERS], "output": mark[:ID_LETTERS], "place": place, "keep": Keep()}
+        )
+        return Requested(Planned(named, model, identity, mark, "to do"), picture.keep)
+
+    def again(self, picture: Picture) -> Planned:
+        """A picture that was accepted before this server began. Raises `ModelError` where its model is gone."""
+        model, identity = self._identified(picture.job.model)
+        return Planned(picture, model, identity, fingerprint(picture.job, identity), "to do")
+
+    def _parse(self, fields: Mapping[str, Any]) -> Manifest:
+        text = json.dumps({"jobs": [fields]})
+        return parse(ManifestSource(text.encode(), "request", "request"), Overrides(shelf=self._shelf))
+
+    def _check(self, manifest: Manifest) -> None:
+        limits = self._limits
+        if (count := len(manifest.pictures)) > limits.pictures:
+            said = f"the request makes {count} pictures, and {limits.pictures} are allowed"
+            raise FieldError([("count", said, "send a manifest to /api/v1/batches")])
+        for picture in manifest.pictures:
+            job = picture.job
+            if (pixels := job.width * job.height) > limits.pixels:
+                said = f"{job.width}x{job.height} are {pixels:,} pixels, and {limits.pixels:,} are allowed"
+                raise FieldError([("width", said, "ask for a smaller picture")])
+
+    def _identified(self, reference: str) -> tuple[Model, ModelIdentity]:
+        with self._lock:
+            if reference not in self._models:
+                model = catalog.find(reference)
+                self._models[reference] = model, identify(model)
+            return self._models[reference]
+
+
+def _told(problem: Problem) -> tuple[str, str, str]:
+    """A problem as whoever sent fields and no file understands it."""
+    return problem.path.removeprefix(_FIELD), problem.message, problem.hint
+
+
+def usual_job(weights: Weights) -> Job:
+    """The picture that a model's own settings make; `weights` are the server's own, not a client's."""
+    fields = {"prompt": "word " * 100, "model": weights.model, "precision": weights.precision}
+    text = json.dumps({"jobs": [fields]})
+    return parse(ManifestSource(text.encode(), "request", "request")).pictures[0].job

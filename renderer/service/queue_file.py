@@ -1,0 +1,110 @@
+"""What has been accepted, on the disk: `queue.jsonl` in the output folder, a line a picture, before anybody is told.
+
+A line says what was asked for, or how one of them ended that is not there. That one is done, its sidecar says: the
+file never does. Knows no clients, no workers and no order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from renderer.errors import DiskError
+from renderer.job import Picture, Value
+from renderer.system import files
+
+HowEnded = Literal["failed", "cancelled", "expired"]
+
+
+class Asked(Value):
+    """A picture that was accepted. `number` counts all that ever were; the picture's place has it as its line.
+
+    `client` is whom it is fair to, `patient` says that it waits behind those that somebody waits for, and `batch` which
+    batch it was asked for by (empty: a request of its own).
+    """
+
+    what: Literal["asked"] = "asked"
+    number: int
+    at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    fingerprint: str
+    picture: Picture
+    client: str = ""
+    patient: bool = False
+    batch: str = ""
+
+
+class Ended(Value):
+    """A picture that was accepted, and will not come."""
+
+    what: Literal["ended"] = "ended"
+    number: int
+    how: HowEnded
+    message: str = ""
+
+
+class _Counted(Value):
+    """So many had been accepted when the file was written anew."""
+
+    what: Literal["counted"] = "counted"
+    number: int
+
+
+QueueLine = Asked | Ended | _Counted
+_LINES: TypeAdapter[QueueLine] = TypeAdapter(Annotated[QueueLine, Field(discriminator="what")])
+
+
+@dataclass(slots=True)
+class QueueFile:
+    """The file. For one process, which holds the folder's lock; `last` is the number of the last picture accepted."""
+
+    path: Path
+    last: int = 0
+
+    def read(self) -> list[Asked]:
+        """What was accepted and has not been told to have ended, in order.
+
+        Lines that are none (the last one of a server that was killed) are passed over: nobody was told of them. Raises
+        `DiskError` where the file cannot be read.
+        """
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise files.disk_error(self.path, error, doing="read") from error
+        asked: dict[int, Asked] = {}
+        for text in data.splitlines():
+            try:
+                line = _LINES.validate_json(text)
+            except (ValidationError, ValueError):
+                continue
+            self.last = max(self.last, line.number)
+            if isinstance(line, Asked):
+                asked[line.number] = line
+            else:
+                asked.pop(line.number, None)
+        return list(asked.values())
+
+    def append(self, lines: Iterable[Asked | Ended]) -> None:
+        """Add lines, and have them on the disk before returning. Raises `DiskError`."""
+        files.append_line(self.path, b"\n".join(line.model_dump_json().encode() for line in lines))
+
+    def keep(self, asked: Collection[Asked]) -> None:
+        """Write the file anew with these alone. Raises `DiskError`."""
+        lines: list[QueueLine] = [_Counted(number=self.last), *asked]
+        text = "".join(f"{line.model_dump_json()}\n" for line in lines)
+        if len(text) < self._size():
+            files.write_whole(self.path, text.encode())
+
+    def _size(self) -> int:
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise DiskError(f"cannot read {self.path}: {error.strerror}") from error

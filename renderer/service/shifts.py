@@ -1,0 +1,236 @@
+"""What renders for a server: shift after shift, each with the weights that are wanted most; a worker only while asked.
+
+Everything of a night is used as it is: dispatcher, pool, outcomes, journal. What is different is the source, which is
+filled while it is emptied, and that nothing ends the server but whoever stops it. Runs in the main thread, of which
+workers are children. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from renderer.errors import DiskError, MachineError, RendererError
+from renderer.job import Job, Weights
+from renderer.machine import hardware, rates
+from renderer.machine.hardware import Machine
+from renderer.manifest.manifest import Manifest
+from renderer.outputs.folder import OutputFolder
+from renderer.outputs.journal import Journal
+from renderer.planning import fitting, placement
+from renderer.planning.fitting import SizeRefusal
+from renderer.planning.pace import Pace
+from renderer.planning.plan import Plan, Planned
+from renderer.protocol import Setup
+from renderer.service.configuration import ServiceSettings
+from renderer.service.intake import usual_job
+from renderer.service.request_queue import RequestQueue, RequestSource
+from renderer.supervisor import events, provision
+from renderer.supervisor.dispatcher import Dispatcher
+from renderer.supervisor.events import Watch
+from renderer.supervisor.heartbeat import Heartbeat
+from renderer.supervisor.local_worker import LocalWorker
+from renderer.supervisor.night import Night
+from renderer.supervisor.outcomes import Outcomes
+from renderer.supervisor.pool import WorkerPool
+from renderer.supervisor.settings import StopRequests
+from renderer.supervisor.worker import Hire, Worker
+from renderer.weights import needs
+
+_LOOK_S = 1.0
+_AGAIN_S = 30.0
+"""After so long a model that could not be opened is tried again, if somebody asks for it."""
+
+
+@dataclass(slots=True)
+class Condition:
+    """How the rendering side is, for others to read: whether a worker is open, and what went wrong last."""
+
+    worker: Literal["none", "opening", "open"] = "none"
+    trouble: str = ""
+
+
+class _JoiningSource(RequestSource):
+    """One shift's source, which tells the counts of each picture that is taken for the first time."""
+
+    def __init__(self, queue: RequestQueue, weights: Weights, idle_s: float, joins: Callable[[Planned], None]) -> None:
+        super().__init__(queue, weights, idle_s)
+        self._joins = joins
+        self._known: set[str] = set()
+
+    def take(self, item: Planned) -> None:
+        super().take(item)
+        if item.picture.id not in self._known:
+            self._known.add(item.picture.id)
+            self._joins(item)
+
+
+class Shifts:
+    """Renders what a queue holds, until it is stopped. `watch` hears what happens, in this thread."""
+
+    def __init__(
+        self, settings: ServiceSettings, folder: OutputFolder, journal: Journal, queue: RequestQueue, watch: Watch
+    ) -> None:
+        self._settings = settings
+        self._night_settings = settings.rendering
+        self._folder = folder
+        self._journal = journal
+        self._queue = queue
+        self._watch = watch
+        self._here = hardware.look()
+        self._rates = rates.cached(self._here) if self._here.gpu else None
+        self._pace = Pace((), self._rates)
+        self._troubles: dict[Weights, tuple[float, RendererError]] = {}
+        self._setups: dict[Weights, Setup] = {}
+        self._pool = WorkerPool(self._hired(settings.rendering.hire or LocalWorker), self._heard)
+        self.condition = Condition()
+
+    @property
+    def machine(self) -> Machine:
+        """This machine as it was before anything was opened."""
+        return self._here
+
+    def wake(self) -> None:
+        """Something has been asked for. For any thread."""
+        self._pool.wake()
+
+    def run(self, stop: StopRequests, preload: Weights | None = None) -> None:
+        """Render until somebody asks to stop."""
+        with self._pool:
+            if preload is not None:
+                self._shift(preload, stop)
+            while not stop.requests:
+                weights = self._queue.wait(_LOOK_S)
+                if weights is not None:
+                    self._shift(weights, stop)
+
+    # -- one shift --
+
+    def _shift(self, weights: Weights, stop: StopRequests) -> None:
+        outcomes, night = self._begun(weights, stop)
+        try:
+            if weights in night.troubles:
+                self._refuse(outcomes, weights, night.troubles[weights])
+                return
+            with outcomes.bringing, outcomes.writing:
+                self._render(weights, outcomes, night)
+            self.condition.trouble = ""
+        except MachineError as error:  # it does not open: its pictures fail with that reason
+            self._pool.dismiss(at_once=True)
+            self._remember(weights, error)
+            self._refuse(outcomes, weights, error)
+        except DiskError as error:  # what is accepted stays so, and is tried again
+            self.condition.trouble = error.message
+            self._watch(events.Remark(error.message))
+            _pause(stop)
+        self._queue.recall()
+        if self._queue.is_over(weights, self._settings.idle_s):
+            self._pool.dismiss()
+        if not self._pool.is_open:
+            self.condition.worker = "none"
+
+    def _render(self, weights: Weights, outcomes: Outcomes, night: Night) -> None:
+        source = _JoiningSource(self._queue, weights, self._settings.idle_s, outcomes.progress.joins)
+        heart = Heartbeat(self._folder, outcomes.progress, self._heard)
+        try:
+            Dispatcher(night.setups[weights], source, outcomes, night, self._pace, heart).run(self._folder.worker_log)
+        finally:
+            heart.end()
+
+    def _begun(self, weights: Weights, stop: StopRequests) -> tuple[Outcomes, Night]:
+        """What a shift begins with: its counts at nothing, and what is to be opened, or why that cannot be."""
+        nothing = Manifest(file=self._folder.queue.name, name=self._settings.name, pictures=())
+        plan = Plan(nothing, self._folder, (), self._journal)
+        setups: dict[Weights, Setup] = {}
+        troubles: dict[Weights, RendererError] = {}
+        since_s, error = self._troubles.get(weights, (0.0, None))
+        if error is not None and time.monotonic() - since_s < _AGAIN_S:
+            troubles[weights] = error
+        else:
+            try:
+                setups[weights] = self._setup(weights)
+                self._supply(setups[weights], stop)
+            except MachineError as trouble:
+                self._remember(weights, trouble)
+                troubles[weights] = trouble
+        settings = self._night_settings
+        night = Night(settings, setups, troubles, {}, self._rates, self._pool, self._heard, stop)
+        outcomes = Outcomes(plan, night.row, self._heard)
+        outcomes.begin(())
+        return outcomes, night
+
+    def _remember(self, weights: Weights, error: MachineError) -> None:
+        self._troubles[weights] = (time.monotonic(), error)
+        self._setups.pop(weights, None)  # they may be other weights next time
+        self.condition.trouble = error.message
+
+    def _refuse(self, outcomes: Outcomes, weights: Weights, error: RendererError) -> None:
+        for item in self._queue.give_up(weights):
+            outcomes.refused(item, error)
+
+    # -- what is opened --
+
+    def _setup(self, weights: Weights) -> Setup:
+        """What a worker opens for these weights, whatever pictures come: the memory is shared out for a usual one."""
+        if weights in self._setups:
+            return self._setups[weights]
+        settings = self._night_settings
+        setup = placement.setup_for([usual_job(weights)], self._here, settings.profile, settings.vram_bytes)
+        demands = tuple(demand.model_copy(update={"pictures": None}) for demand in setup.demands)
+        told = {"demands": demands, "offline": settings.terms.offline, "in_flight": self._settings.in_flight}
+        self._setups[weights] = setup.model_copy(update=told)
+        return self._setups[weights]
+
+    def _supply(self, setup: Setup, stop: StopRequests) -> None:
+        terms = self._night_settings.terms
+
+        def tell(need: object, what: object) -> None:
+            self._heard(events.Supplying(need, what))  # type: ignore[arg-type]
+
+        provision.obtain(provision.needs_of([setup], terms), terms, tell, lambda: stop.requests > 0)
+
+    def refusal(self, jobs: Iterable[Job]) -> SizeRefusal | None:
+        """Why one of these jobs can be rendered on this machine in no way, if so. Raises `MachineError` where none can.
+
+        A LoRA has to be here: a request fetches nothing. For any thread.
+        """
+        for job in jobs:
+            for lora in job.loras:
+                if not all(map(needs.is_met, provision.needs_of_lora(lora.source, self._night_settings.terms))):
+                    hint = f"its operator has it with: renderer models pull {lora.source}"
+                    raise MachineError(f"the server has not fetched {lora.name}", hint=hint)
+            setup = self._setup(Weights.of(job))
+            if (refused := fitting.refusals([job], setup, self._here)).get(job) is not None:
+                return refused[job]
+        return None
+
+    # -- what is heard --
+
+    def _hired(self, hire: Hire) -> Hire:
+        def hired(log: Path) -> Worker:
+            self.condition.worker = "opening"
+            return hire(log)
+
+        return hired
+
+    def _heard(self, what: events.Event) -> None:
+        match what:
+            case events.WorkerOpened():
+                self.condition.worker, self.condition.trouble = "open", ""
+            case events.WorkerLost():
+                self.condition.worker = "none"
+            case events.PictureBegan(item=item):
+                self._queue.began(item.picture.id)
+            case events.PictureDone(item=item) | events.PictureFailed(item=item, again=False):
+                self._queue.ended(item.picture.id)
+        self._watch(what)
+
+
+def _pause(stop: StopRequests) -> None:
+    """Let the disk come back, unless somebody asks to stop."""
+    until = time.monotonic() + 5.0
+    while not stop.requests and time.monotonic() < until:
+        time.sleep(0.1)

@@ -1,0 +1,305 @@
+"""Pictures that wait: in whose order, how many, for how long; and what is left when the server is killed.
+
+With a worker that only seems to render, so that a picture takes as long as its prompt says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from renderer.job import Weights
+from renderer.outputs.folder import OutputFolder
+from renderer.outputs.picture_files import read_sidecar
+from renderer.planning.plan import Planned, make_plan
+from renderer.service.queue_file import Asked, Ended, QueueFile
+from renderer.service.request_queue import MOST_AHEAD, MOST_PATIENT_AHEAD, RequestQueue, RequestSource, Waiting
+from tests.making import make_manifest
+from tests.service.running import Server, serving, until
+
+KILLS = int(os.environ.get("RENDERER_KILLS", "4"))
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory: pytest.TempPathFactory) -> tuple[Planned, ...]:
+    manifest = make_manifest([f"picture {number}" for number in range(40)])
+    return make_plan(manifest, tmp_path_factory.mktemp("outputs")).items
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("outputs"), "--most-waiting", "20", fake="--capacity 2") as served:
+        yield served
+
+
+class TestOrder:
+    def queue(self, items: tuple[Planned, ...], *whose: str) -> tuple[RequestQueue, RequestSource]:
+        """One picture each of these clients, in order; those with small letters are patient."""
+        queue = RequestQueue()
+        queue.add(Waiting(item, client, client.islower()) for item, client in zip(items, whose, strict=False))
+        return queue, RequestSource(queue, Weights.of(items[0].picture.job), 60.0)
+
+    def order(self, source: RequestSource, items: tuple[Planned, ...], queue: RequestQueue) -> list[int]:
+        taken = []
+        while (item := source.first()) is not None:
+            source.take(item)
+            queue.began(item.picture.id)
+            taken.append(items.index(item))
+        return taken
+
+    def test_clients_take_turns_and_batches_wait(self, items: tuple[Planned, ...]) -> None:
+        queue, source = self.queue(items, "a", "A", "A", "A", "B", "C", "b", "a")
+        assert self.order(source, items, queue) == [1, 4, 5, 2, 3, 0, 6, 7]
+
+    def test_what_comes_back_is_the_next_one(self, items: tuple[Planned, ...]) -> None:
+        queue, source = self.queue(items, "A", "B", "A")
+        first = source.first()
+        assert first is not None
+        source.take(first)
+        source.put_back(first)
+        assert self.order(source, items, queue) == [0, 1, 2]
+
+    def test_what_is_tried_again_waits_behind_the_rest_of_its_client(self, items: tuple[Planned, ...]) -> None:
+        queue, source = self.queue(items, "A", "A", "A")
+        first = source.first()
+        assert first is not None
+        source.take(first)
+        source.try_again([first])
+        assert self.order(source, items, queue) == [1, 2, 0]
+
+    def test_one_that_somebody_waits_for_now_comes_first(self, items: tuple[Planned, ...]) -> None:
+        queue, source = self.queue(items, "a", "a", "a")
+        queue.hurry(items[2].picture.id)
+        assert self.order(source, items, queue) == [2, 0, 1]
+        assert len(queue) == 0
+
+    def test_one_that_is_cancelled_is_passed_over(self, items: tuple[Planned, ...]) -> None:
+        queue, source = self.queue(items, "A", "A", "A")
+        assert queue.cancel(items[1].picture.id)
+        assert not queue.cancel(items[1].picture.id)
+        assert self.order(source, items, queue) == [0, 2]
+        assert not queue.cancel(items[0].picture.id)
+
+    def test_a_worker_has_few_that_it_has_not_begun(self, items: tuple[Planned, ...]) -> None:
+        """So that one that comes later is behind few, and few cannot be cancelled; batches have fewer yet."""
+        queue, source = self.queue(items, *["a"] * 20, *["A"] * 2)
+        taken = []
+        while (item := source.first()) is not None:
+            source.take(item)
+            taken.append(item)
+        assert len(taken) == MOST_PATIENT_AHEAD + 2
+        queue.add(Waiting(item, "B", patient=False) for item in items[30:])
+        while (item := source.first()) is not None:
+            source.take(item)
+            taken.append(item)
+        assert len(taken) == MOST_AHEAD
+        queue.began(taken[0].picture.id)
+        assert source.first() is not None
+
+    def test_a_shift_ends_when_nobody_asks(self, items: tuple[Planned, ...]) -> None:
+        queue = RequestQueue()
+        weights = Weights.of(items[0].picture.job)
+        assert RequestSource(queue, weights, 60.0)
+        assert not RequestSource(queue, weights, -1.0)
+        queue.add([Waiting(items[0], "A", patient=False)])
+        assert RequestSource(queue, weights, -1.0)
+
+    def test_a_shift_ends_when_others_wait_for_other_weights(self, items: tuple[Planned, ...]) -> None:
+        """At once where nothing else is to do; after a while where there is."""
+        queue, source = self.queue(items, "A")
+        other = items[1].picture.job.model_copy(update={"precision": "fp8"})
+        item = Planned(
+            items[1].picture.model_copy(update={"job": other}), items[1].model, items[1].identity, "f", "to do"
+        )
+        queue.add([Waiting(item, "B", patient=False)])
+        assert source.first() is items[0]
+        source.take(items[0])
+        assert not source
+        assert source.first() is None
+        assert queue.wait(0.0) == Weights.of(other)
+        late = RequestQueue()
+        late.add(
+            [Waiting(items[0], "A", patient=False), Waiting(item, "B", patient=False, since_s=time.monotonic() - 99)]
+        )
+        assert not RequestSource(late, Weights.of(items[0].picture.job), 60.0)
+
+    def test_what_a_worker_was_lost_with_waits_again(self, items: tuple[Planned, ...]) -> None:
+        queue, source = self.queue(items, "A", "A")
+        source.take(items[0])
+        queue.recall()
+        assert (len(queue), queue.in_hand) == (2, 0)
+        assert self.order(source, items, queue) == [0, 1]
+
+
+class TestFile:
+    def asked(self, items: tuple[Planned, ...], number: int) -> Asked:
+        return Asked(number=number, fingerprint=items[number].fingerprint, picture=items[number].picture)
+
+    def test_what_was_accepted_is_read_again(self, items: tuple[Planned, ...], tmp_path: Path) -> None:
+        """A line that a killed server began is none; what ended is not asked for; numbers go on."""
+        file = QueueFile(tmp_path / "queue.jsonl")
+        assert file.read() == []
+        file.append([self.asked(items, 1), self.asked(items, 2)])
+        file.append([Ended(number=1, how="cancelled"), self.asked(items, 3)])
+        with file.path.open("ab") as stream:
+            stream.write(b'{"what": "asked", "number": 4, "fing')
+        file.append([self.asked(items, 5)])
+        again = QueueFile(file.path)
+        assert [asked.number for asked in again.read()] == [2, 3, 5]
+        assert again.last == 5
+
+    def test_a_file_that_is_written_anew_goes_on_counting(self, items: tuple[Planned, ...], tmp_path: Path) -> None:
+        file = QueueFile(tmp_path / "queue.jsonl")
+        file.append([self.asked(items, number) for number in range(9)])
+        file.read()
+        file.keep([])
+        again = QueueFile(file.path)
+        assert again.read() == []
+        assert again.last == 8
+
+
+class TestServer:
+    def test_what_has_not_begun_can_be_cancelled(self, server: Server) -> None:
+        """It is not rendered; asked for again, it is."""
+        keys = [server.accept("slow", seed=seed).json()["id"] for seed in range(20)]
+        last = keys[-1]
+        assert server.client.delete(f"/api/v1/images/{last}").json()["state"] == "cancelled"
+        assert server.client.delete(f"/api/v1/images/{last}").status_code == 409
+        for key in keys[:-1]:
+            server.client.delete(f"/api/v1/images/{key}")
+        assert {server.until_done(key)["state"] for key in keys} == {"done", "cancelled"}
+        assert not (server.folder / f"{last}.json").exists()
+        assert server.generate("slow", seed=19).json()["id"] == last
+
+    def test_too_many_are_refused_with_a_time(self, server: Server) -> None:
+        """A queue that is full says when to ask again; what was accepted comes."""
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda seed: server.accept("a slow crowd", seed=seed), range(60)))
+        busy = [answer for answer in answers if answer.status_code == 429]
+        accepted = [answer.json()["id"] for answer in answers if answer.status_code == 202]
+        assert busy
+        assert len(busy) + len(accepted) == 60
+        assert all(int(answer.headers["Retry-After"]) >= 1 for answer in busy)
+        assert busy[0].json()["error"]["code"] == "busy"
+        for key in accepted:
+            server.client.delete(f"/api/v1/images/{key}")
+        assert {server.until_done(key)["state"] for key in accepted} <= {"done", "cancelled"}
+
+    def test_a_picture_that_fails_says_why(self, server: Server) -> None:
+        """It is tried again once; asked for again, it is tried anew."""
+        for _ in range(2):
+            answer = server.generate("fail")
+            assert answer.status_code == 500
+            assert (answer.json()["error"]["code"], answer.json()["error"]["message"]) == (
+                "picture_failed",
+                "one flat colour",
+            )
+        assert server.generate("fail-once").status_code == 200
+
+    def test_one_that_brings_workers_down_costs_no_other(self, server: Server) -> None:
+        """It is set aside after three, and then refused at once; the server goes on."""
+        with ThreadPoolExecutor(2) as pool:
+            bad, good = pool.map(server.generate, ("crash", "beside it"))
+        assert (bad.status_code, good.status_code) == (500, 200)
+        assert len(server.workers("lost")) == 3
+        assert "brought down 3 workers" in server.generate("crash").json()["error"]["message"]
+        assert len(server.workers("lost")) == 3
+        assert server.generate("after it").status_code == 200
+
+
+def test_the_worker_goes_when_nobody_asks(tmp_path: Path) -> None:
+    """And comes again when somebody does. `--preload` has it there from the beginning."""
+    with serving(tmp_path, "--idle", "0.005", "--preload", fake="") as server:
+        for opened in (1, 2):
+            until(lambda opened=opened: len(server.workers("open")) == opened)  # type: ignore[misc]
+            until(lambda: server.client.get("/health").json()["worker"] == "none")
+            assert server.generate("awake", seed=opened).status_code == 200
+
+
+def test_one_server_a_folder(tmp_path: Path) -> None:
+    with serving(tmp_path, fake=""), pytest.raises(AssertionError, match="another run"), serving(tmp_path, fake=""):
+        pass
+
+
+def test_whoever_waits_is_told_when_it_stops(tmp_path: Path) -> None:
+    """SIGTERM lets what has begun finish; the rest stays accepted, and those who wait for it are told so."""
+    with serving(tmp_path, fake="") as server:
+        with ThreadPoolExecutor(6) as pool:
+            asked = [pool.submit(server.generate, "slow", seed=seed, num_inference_steps=10) for seed in range(6)]
+            until(lambda: server.metric("renderer_accepted_total") == 6 and server.metric("renderer_steps_total") > 0)
+            server.process.terminate()
+            statuses = [each.result().status_code for each in asked]
+        assert set(statuses) == {200, 503}
+        assert server.process.wait(30) == 0
+    left = [asked.picture.id for asked in QueueFile(OutputFolder(server.folder).queue).read()]
+    with serving(tmp_path, fake="") as again:
+        assert {again.until_done(key)["state"] for key in left} == {"done"}
+
+
+class TestKills:
+    """`kill -9` of a server under load: what was accepted is rendered, once."""
+
+    def load(self, server: Server, accepted: set[str], seeds: Iterator[int]) -> threading.Event:
+        """Have pictures asked for until the server is gone; those that it said it accepted are noted."""
+        stop = threading.Event()
+
+        def ask() -> None:
+            with httpx.Client(base_url=server.url, timeout=10) as client:
+                while not stop.is_set():
+                    body = {"prompt": "killed", "width": 64, "height": 64, "steps": 2, "seed": next(seeds)}
+                    try:
+                        answer = client.post("/api/v1/images/generate", json=body, headers={"Prefer": "respond-async"})
+                    except httpx.TransportError:
+                        return
+                    if answer.status_code == 202:
+                        accepted.add(answer.json()["id"])
+
+        for _ in range(3):
+            threading.Thread(target=ask, daemon=True).start()
+        return stop
+
+    def marks(self, folder: Path) -> dict[str, tuple[int, int]]:
+        """Each sidecar that is there, and what tells it from one that was written later."""
+        return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("????????*.json")}
+
+    def test_nothing_accepted_is_lost_or_rendered_twice(self, tmp_path: Path) -> None:
+        chance = random.Random(20261126)  # noqa: S311
+        accepted: set[str] = set()
+        seeds = iter(range(10**9))
+        before: dict[str, tuple[int, int]] = {}
+        for _ in range(KILLS):
+            with serving(tmp_path, "--most-waiting", "100000", fake="--capacity 4") as server:
+                stop = self.load(server, accepted, seeds)
+                time.sleep(chance.uniform(0.05, 0.8))
+                server.process.kill()
+                server.process.wait()
+                stop.set()
+            now = self.marks(server.folder)
+            assert before.items() <= now.items()
+            before = now
+        with serving(tmp_path, fake="--capacity 4") as server:
+            assert {server.until_done(key)["state"] for key in accepted} <= {"done"}
+        assert len(accepted) > KILLS
+        assert before.items() <= self.marks(server.folder).items()
+        for key in accepted:
+            sidecar = read_sidecar(server.folder / f"{key}.json")
+            assert sidecar is not None
+            assert (server.folder / f"{key}.png").stat().st_size == sidecar.file.bytes
+        finished = [line["fingerprint"] for line in self.journal(server) if line["what"] == "done"]
+        assert len(finished) == len(set(finished))
+
+    def journal(self, server: Server) -> Iterator[dict[str, str]]:
+        for line in (server.folder / "journal.jsonl").read_bytes().splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
