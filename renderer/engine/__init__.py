@@ -48,6 +48,7 @@ DiffSynth's own call, picture after picture:
 Both:
 
     calling           DiffSynth's `pipe(...)` for a job
+    schedules         how noise falls from step to step, in DiffSynth's words
     inputs            pictures that go in, brought to the size of what is rendered
     traps             what DiffSynth does without a word, and what stands against it
     failures          what DiffSynth, transformers and torch raise, in our words

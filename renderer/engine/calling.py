@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from renderer.catalog import MOST_TOKENS, TRAINED_TOKENS, Model
-from renderer.engine import inputs
+from renderer.engine import inputs, schedules
 from renderer.engine.inputs import Inputs
 from renderer.errors import BadPictureError, PictureError
 from renderer.job import Job, Memory, Sharing, Size, Timing, Weights
@@ -48,6 +48,7 @@ def arguments(job: Job, given: Inputs) -> dict[str, Any]:
     """What `pipe(...)` is called with, `progress_bar_cmd` aside. Noise is drawn on the CPU: the same on every card."""
     return {
         **inputs.arguments(job, given),
+        **schedules.arguments(job),
         "prompt": job.prompt,
         "negative_prompt": job.negative_prompt,
         "cfg_scale": job.cfg_scale,
@@ -75,9 +76,8 @@ def refuse(job: Job, setup: Setup, model: Model) -> None:
     if job.num_inference_steps < FEWEST_STEPS:
         steps = f"{job.num_inference_steps} step{'s' * (job.num_inference_steps != 1)}"
         raise PictureError(f"{steps}: DiffSynth's schedule for Qwen-Image has at least {FEWEST_STEPS}")
-    if job.loras or job.schedule != "qwen-image":
-        what = "LoRAs are" if job.loras else "another schedule than the model's is"
-        raise PictureError(f"{what} not rendered yet", hint="remove loras and schedule from the job")
+    if job.loras:
+        raise PictureError("LoRAs are not rendered yet", hint="remove loras from the job")
     size = Size(width=job.width, height=job.height)
     if reason := model.refusal(size):
         near = " or ".join(str(fitting) for fitting in model.nearest(size))

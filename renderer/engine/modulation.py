@@ -9,15 +9,13 @@ nothing of pictures or sweeps.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffsynth.diffusion import FlowMatchScheduler
 
-from renderer.engine import precision
+from renderer.engine import precision, schedules
 from renderer.engine.device import Device, computation_dtype
 from renderer.engine.pinned import host_buffer
 from renderer.engine.slots import ReadAhead, Slots
@@ -26,9 +24,6 @@ from renderer.estimate.memory import TURNING_SLOTS
 from renderer.families.qwen_image.transformer import MODULATION
 from renderer.job import Job, Schedule
 from renderer.weights.store import BlockFile, views
-
-_TEMPLATES = {"qwen-image": "Qwen-Image"}
-"""DiffSynth\'s names for schedules, by the kinds of ours."""
 
 STEMS = MODULATION.layers
 """A block's two modulations, in the order of a table."""
@@ -153,16 +148,9 @@ def _linear(silent: torch.Tensor, tensors: dict[str, torch.Tensor], stem: str) -
     return torch.nn.functional.linear(silent, tensors[f"{stem}.weight"], tensors[f"{stem}.bias"])
 
 
-@functools.lru_cache(maxsize=1024)
-def _timesteps(schedule: Schedule, dtype: torch.dtype) -> tuple[float, ...]:
-    scheduler = FlowMatchScheduler(_TEMPLATES[schedule.kind])
-    scheduler.set_timesteps(schedule.steps, denoising_strength=schedule.strength, dynamic_shift_len=schedule.tokens)
-    return tuple(float(timestep) for timestep in scheduler.timesteps.to(dtype))
-
-
 def timesteps(job: Job, dtype: torch.dtype) -> tuple[float, ...]:
     """The timesteps at which DiffSynth runs the DiT for a job, rounded to what is computed in as it hands them over."""
-    return _timesteps(Schedule.of(job), dtype)
+    return schedules.timesteps(Schedule.of(job), dtype)
 
 
 def _table(blocks: int, vectors: torch.Tensor, device: Device) -> torch.Tensor:

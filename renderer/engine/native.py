@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import torch
 
-from renderer.engine import calling, failures
+from renderer.engine import calling, failures, schedules
 from renderer.engine.calling import OnStep, Rendering
 from renderer.engine.chatter import into_log
 from renderer.engine.engines import Listener
@@ -116,6 +116,7 @@ class NativeEngine:
         with into_log(LOG):
             warnings = calling.warn_of(job, self._pipe.tokenizer)
             clock.mark()
+            schedules.follow(self._pipe, job)
             image = self._pipe(**calling.arguments(job, given), progress_bar_cmd=watch)
             clock.mark()
         return calling.rgb(image, job), warnings

@@ -67,8 +67,13 @@ class FamilyNetworks(Protocol):
     def build(self, store: Store, device: Device) -> Skeleton:
         """Build the networks of a store. Raises `ModelError` for widths that no known model has."""
 
-    def pipeline(self, skeleton: Skeleton, encoded: Mapping[str, Encoded], device: Device) -> Any:
-        """A pipeline of DiffSynth's for one picture: its own scheduler, everybody's networks, prompts encoded."""
+    def pipeline(
+        self, skeleton: Skeleton, encoded: Mapping[str, Encoded], device: Device, job: Job | None = None
+    ) -> Any:
+        """A pipeline of DiffSynth's for one picture: a scheduler of its own, everybody's networks, prompts encoded.
+
+        Without a `job` it is one that only encodes prompts.
+        """
 
     def encode(self, pipe: Any, prompt: str) -> Encoded:
         """Encode a prompt, inside a rider that waits wherever one of the encoder's blocks would run."""

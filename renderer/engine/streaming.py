@@ -240,8 +240,8 @@ class StreamingEngine:
     def _start(self, journey: Journey, tell: Listener) -> None:
         tell.started(journey.key)
         self._flying.append(journey)
-        encoded = self._prompts.of(journey.job)
-        journey.begin(lambda: self._family.pipeline(self._skeleton, encoded, self.device), self._place, tell)
+        encoded, job = self._prompts.of(journey.job), journey.job
+        journey.begin(lambda: self._family.pipeline(self._skeleton, encoded, self.device, job), self._place, tell)
 
     def _make_room(self) -> None:
         """Where room is short, a decode gets all of it."""

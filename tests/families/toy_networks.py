@@ -182,7 +182,8 @@ def build(store: Store, device: Device) -> Skeleton:
     return Skeleton(parts, templates, ("double", "single"), ("text",), tokenize, WIDTH, checking, lambda: None)
 
 
-def pipeline(skeleton: Skeleton, encoded: Mapping[str, Encoded], device: Device) -> Any:
+def pipeline(skeleton: Skeleton, encoded: Mapping[str, Encoded], device: Device, job: Job | None = None) -> Any:
+    del job
     pipe = Pipeline(encoded, computation_dtype(device))
     for name, part in skeleton.parts.items():
         setattr(pipe, name, part)

@@ -24,7 +24,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoder
 from renderer.catalog import DROPPED_TOKENS
 from renderer.demo import members
 from renderer.demo.tokenizer import TEMPLATE_PREFIX
-from renderer.engine import calling
+from renderer.engine import calling, schedules
 from renderer.engine.blocks import FastBlocks, ModuleBlocks
 from renderer.engine.device import Device, computation_dtype
 from renderer.engine.encoding import Encoded, HostEmbedding
@@ -112,11 +112,13 @@ def build(store: Store, device: Device) -> Skeleton:
     )
 
 
-def pipeline(skeleton: Skeleton, encoded: Mapping[str, Encoded], device: Device) -> Any:
-    """A pipeline of DiffSynth's for one picture: its own scheduler, everybody's networks, prompts that are encoded."""
+def pipeline(skeleton: Skeleton, encoded: Mapping[str, Encoded], device: Device, job: Job | None = None) -> Any:
+    """A pipeline of DiffSynth's for one picture: its scheduler, everybody's networks, prompts that are encoded."""
     pipe = QwenImagePipeline(device=device, torch_dtype=computation_dtype(device))
     for name, part in skeleton.parts.items():
         setattr(pipe, name, part)
+    if job is not None:
+        schedules.follow(pipe, job)
     pipe.units = [
         ReadyPrompts(encoded) if isinstance(unit, QwenImageUnit_PromptEmbedder) else unit for unit in pipe.units
     ]
