@@ -16,7 +16,7 @@ import torch
 from renderer.errors import ModelError
 from renderer.weights.checkpoint import Checkpoint
 from renderer.weights.codecs import WEIGHT
-from renderer.weights.codecs.rows import ROW_CODERS, Loss
+from renderer.weights.codecs.rows import ROW_CODERS, EncodedRows, Loss, RowCoder, ScaledRows
 from renderer.weights.layout import PackedFile, PackedTensor
 from renderer.weights.readers import TensorAt
 from renderer.weights.readers.values import VALUES
@@ -55,7 +55,7 @@ class Maker:
         later: dict[str, list[torch.Tensor]] = {suffix: [] for suffix in tensor.codec.dtypes if suffix != WEIGHT}
         losses: list[Loss] = []
         for piece in self._read(source):
-            found = numbers.encode(piece, self._device)
+            found = self._encoded_rows(numbers, piece)
             if not found.is_finite:
                 raise _not_finite(tensor, source)
             for suffix, parts in later.items():
@@ -67,7 +67,13 @@ class Maker:
             error = _relative(losses)
             self._errors[f"{file.name.removesuffix('.safetensors')}/{tensor.name}"] = round(error, 6)
 
-    def _read(self, source: TensorAt) -> Iterator[torch.Tensor]:
+    def _encoded_rows(self, numbers: RowCoder, piece: torch.Tensor | ScaledRows) -> EncodedRows:
+        """Rows as a codec keeps them; those that are in its form already keep their bits."""
+        if isinstance(piece, torch.Tensor):
+            return numbers.encode(piece, self._device)
+        return numbers.take_over(piece) or numbers.encode(piece.whole(), self._device)
+
+    def _read(self, source: TensorAt) -> Iterator[torch.Tensor | ScaledRows]:
         """A tensor's values, some rows at a time, in a buffer that the next piece may overwrite."""
         rows = max(self._piece_bytes // source.row_memory, 1)
         step = rows * source.row_bytes

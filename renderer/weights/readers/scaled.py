@@ -32,7 +32,9 @@ _TYPES: Mapping[str, str] = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2
 _FP8 = {_TYPES[form]: form for form in ("float8_e4m3fn", "float8_e5m2")}
 """What means the same in every tool, and may go without a mark: the types, and their forms."""
 
-_GROUP = "convrot_groupsize"
+GROUP = "convrot_groupsize"
+"""In a mark, and of a tensor's settings: how many columns were turned together."""
+
 _USUAL_GROUP = 256
 
 
@@ -90,7 +92,7 @@ class _Scaled:
         columns = math.prod(weight.shape[1:])
         if turned and (form != "int8_tensorwise" or not _is_power_of_four(turned) or columns % turned):
             raise damaged(where, f"of {columns} columns is said to be turned in groups of {turned}")
-        return replace(weight, reader=self.name, besides={"scale": scale}, settings={_GROUP: turned} if turned else {})
+        return replace(weight, reader=self.name, besides={"scale": scale}, settings={GROUP: turned} if turned else {})
 
 
 def _scales(tensors: Mapping[str, TensorAt]) -> Iterator[tuple[str, TensorAt]]:
@@ -146,7 +148,7 @@ def _table(file: Contents) -> dict[str, Any]:
 def _mark(where: str, told: Any) -> _Mark:
     match told:
         case {"format": str(form)}:
-            group = told.get(_GROUP, _USUAL_GROUP) if told.get("convrot") else 0
+            group = told.get(GROUP, _USUAL_GROUP) if told.get("convrot") else 0
             if type(group) is int and group >= 0 and bool(group) == bool(told.get("convrot")):
                 return _Mark(form, group)
     raise damaged(where, "has a mark that tells no form")

@@ -34,7 +34,9 @@ WIDTHS = shapes.TextEncoderWidths(
 def values_of(place: TensorAt) -> torch.Tensor:
     data = place.path.read_bytes()[place.offset : place.offset + place.bytes]
     raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    return VALUES[place.reader].values(place, 0, raw, test_readers.nothing)
+    found = VALUES[place.reader].values(place, 0, raw, test_readers.nothing)
+    assert isinstance(found, torch.Tensor)
+    return found
 
 
 class TestRead:

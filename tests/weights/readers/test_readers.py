@@ -111,7 +111,9 @@ def _values(place: TensorAt, rows: int) -> torch.Tensor:
     pieces = []
     for first in range(0, place.shape[0], rows):
         part = raw[first * place.row_bytes : (first + rows) * place.row_bytes]
-        pieces.append(VALUES[place.reader].values(place, first, part, read))
+        found = VALUES[place.reader].values(place, first, part, read)
+        assert isinstance(found, torch.Tensor)
+        pieces.append(found)
     return torch.cat(pieces)
 
 
@@ -130,7 +132,9 @@ class TestSafetensors:
         """Values lie where the bytes were read to."""
         place = readers.read(safetensors(tmp_path)).tensors["layer.BF16"]
         raw = torch.empty(place.bytes, dtype=torch.uint8)
-        assert VALUES["safetensors"].values(place, 0, raw, nothing).data_ptr() == raw.data_ptr()
+        found = VALUES["safetensors"].values(place, 0, raw, nothing)
+        assert isinstance(found, torch.Tensor)
+        assert found.data_ptr() == raw.data_ptr()
 
     def test_a_file_that_is_nobodys(self, tmp_path: Path) -> None:
         """Whoever reads none of it says what it is."""
@@ -170,6 +174,7 @@ class Other:
         self, place: TensorAt, first: int, raw: torch.Tensor, read: Callable[[TensorAt], torch.Tensor]
     ) -> torch.Tensor:
         rows = VALUES["safetensors"].values(place, first, raw, read)
+        assert isinstance(rows, torch.Tensor)
         if "scale" not in place.besides:
             return rows
         return (rows.float() * read(place.besides["scale"]).view(torch.float32)).to(torch.bfloat16)

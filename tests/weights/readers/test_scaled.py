@@ -18,8 +18,9 @@ from renderer import catalog
 from renderer.errors import ModelError
 from renderer.families import QWEN_IMAGE_FAMILY
 from renderer.weights.checkpoint import Checkpoint, open_checkpoint
+from renderer.weights.codecs.rows import ROW_CODERS
 from renderer.weights.identity import identify
-from renderer.weights.unpacked import unpacked
+from renderer.weights.unpacked import UnpackedFile, unpacked
 from tests.weights import foreign, tiny
 from tests.weights.foreign import Foreign, Tensors
 from tests.weights.tiny import Source, restored
@@ -67,6 +68,12 @@ def transformer(source: Source) -> Path:
     return source.networks["transformer"][0]
 
 
+def first_block(source: Source) -> UnpackedFile:
+    """The transformer's, as a store at fp8 would have it."""
+    files = unpacked(source.networks, source.tokenizer, "fp8").files
+    return next(file for file in files if (file.network, file.kind, file.number) == ("transformer", "block", 0))
+
+
 def opened(path: Path) -> Checkpoint:
     return open_checkpoint("transformer", [path])
 
@@ -86,6 +93,32 @@ class TestRead:
             assert found.tensors[f"{LAYER}.bias"].is_plain
             assert found.tensors.keys() == made.plain.keys()
             assert store(source, "bf16") == expected
+
+    @pytest.mark.parametrize("form", ["2025", "2026", "no mark, (out, 1)"])
+    def test_fp8_is_not_rounded_again(self, source: Source, form: str) -> None:
+        """At fp8, e4m3 keeps its bits and its scales, and is read back as the bf16 network that they stand for."""
+        path = transformer(source)
+        made = FORMS[form](load_file(path))
+        with restored(source.folder):
+            save_file(made.tensors, path, metadata=made.metadata)
+            file = first_block(source)
+            for layer in ("attn.to_q", "img_mlp.net.2", "txt_mlp.net.0.proj"):
+                parts = file.tensors_of([f"{layer}.weight", f"{layer}.scale"])
+                kept = {name.rpartition(".")[2]: tensor for name, tensor in parts.items()}
+                name = f"transformer_blocks.0.{layer}.weight"
+                assert torch.equal(kept["weight"].view(torch.uint8), made.tensors[name].view(torch.uint8))
+                assert torch.equal(ROW_CODERS["fp8"].decode(kept), made.plain[name])
+
+    @pytest.mark.parametrize("form", ["2026, e5m2", "int8", "int8, turned"])
+    def test_other_forms_are_rounded_to_fp8(self, source: Source, form: str) -> None:
+        """As the bf16 network that they stand for is."""
+        path = transformer(source)
+        made = FORMS[form](load_file(path))
+        with restored(source.folder):
+            save_file(made.plain, path)
+            expected = store(source, "fp8")
+            save_file(made.tensors, path, metadata=made.metadata)
+            assert store(source, "fp8") == expected
 
     def test_the_text_encoder(self, source: Source) -> None:
         """With its vision tower, as ComfyUI's own file has it."""
@@ -213,11 +246,23 @@ class TestRefused:
         """It is told while the matrix is packed."""
         path = transformer(source)
         made = foreign.comfyui_2025(load_file(path))
-        made.tensors[f"{LAYER}.scale_weight"] = torch.tensor(float("inf"))
+        for scale in (float("inf"), float("nan"), 3e38):
+            made.tensors[f"{LAYER}.scale_weight"] = torch.tensor(scale)
+            with restored(source.folder):
+                save_file(made.tensors, path)
+                for precision in ("fp8", "bf16"):
+                    with pytest.raises(ModelError, match=f'"{LAYER}.weight" has values that are not finite'):
+                        store(source, precision)
+
+    def test_a_scale_of_next_to_nothing(self, source: Source) -> None:
+        """What processors take for zero is zero, at any precision."""
+        path = transformer(source)
+        made = foreign.comfyui_2025(load_file(path))
+        made.tensors[f"{LAYER}.scale_weight"] = torch.tensor(1e-39)
         with restored(source.folder):
             save_file(made.tensors, path)
-            with pytest.raises(ModelError, match=f'"{LAYER}.weight" has values that are not finite'):
-                store(source, "fp8")
+            file = first_block(source)
+            assert not file.tensors_of(["attn.to_q.scale"])["attn.to_q.scale"].any()
 
     def test_mutations(self, source: Source) -> None:
         """Of 100 files with a tensor lost, renamed, retyped, reshaped or doubled, none is opened."""

@@ -8,6 +8,7 @@ import torch
 
 from renderer.weights.codecs.codec import WEIGHT
 from renderer.weights.codecs.rows.encoded import EncodedRows
+from renderer.weights.codecs.rows.scaled_rows import ScaledRows
 
 _NO_NUMBER = 0x7F80
 """The exponent of bf16's infinities and NaNs, in its place."""
@@ -18,6 +19,12 @@ def encode(rows: torch.Tensor, device: str = "cpu") -> EncodedRows:
     del device  # no more than moving them would take
     values = rows.to(torch.bfloat16)
     return EncodedRows({WEIGHT: values}, is_finite=int(_exponents(values).amax()) != _NO_NUMBER)
+
+
+def take_over(rows: ScaledRows) -> EncodedRows | None:
+    """None: no rows with scales are plain."""
+    del rows
+    return None
 
 
 def decode(parts: Mapping[str, torch.Tensor]) -> torch.Tensor:

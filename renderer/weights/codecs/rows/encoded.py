@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from renderer.weights.codecs.rows.scaled_rows import ScaledRows
+
 
 class Loss(NamedTuple):
     """For the relative error of a matrix: the squared norms of its difference to what is read back, and of itself."""
@@ -33,6 +35,9 @@ class RowCoder(Protocol):
 
     def encode(self, rows: torch.Tensor, device: str = "cpu") -> EncodedRows:
         """Rows of a matrix, [rows, columns] in any format of floats, reckoned on a device."""
+
+    def take_over(self, rows: ScaledRows) -> EncodedRows | None:
+        """Rows that are in its form already, with the bits they have; None for those of another, which are encoded."""
 
     def decode(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The bf16 matrix, [rows, columns], that parts stand for, where they are; a plain one is its part itself."""

@@ -14,11 +14,14 @@ import torch
 from renderer.weights.codecs.codec import WEIGHT
 from renderer.weights.codecs.fp8 import LARGEST, SCALE
 from renderer.weights.codecs.rows.encoded import EncodedRows, Loss
+from renderer.weights.codecs.rows.scaled_rows import ScaledRows
 
 _NONE = 0x7F
 """The bits of e4m3's only value that is no number, without its sign."""
 
-_SMALLEST_PEAK = LARGEST * 2.0**-126
+_SMALLEST = 2.0**-126
+
+_SMALLEST_PEAK = LARGEST * _SMALLEST
 """Below this a row's scale would be subnormal, which some processors take for zero; such a row becomes zeros."""
 
 
@@ -38,6 +41,20 @@ def encode(rows: torch.Tensor, device: str = "cpu") -> EncodedRows:
     scale = found.scale.cpu()
     loss = Loss(found.difference, found.original)
     return EncodedRows({WEIGHT: found.values.cpu(), SCALE: scale}, is_finite=bool(scale.isfinite().all()), loss=loss)
+
+
+def take_over(rows: ScaledRows) -> EncodedRows | None:
+    """e4m3 keeps its bits and its scales: nothing is rounded again. None for other rows.
+
+    A scale below what all processors multiply with is zero; a product that is no number makes its row's scale so.
+    """
+    if rows.values.dtype != torch.float8_e4m3fn or rows.turned:
+        return None
+    found = taken_over(rows.values)
+    scale = torch.where(rows.scale.abs() < _SMALLEST, 0.0, rows.scale) * found.scale
+    scale = torch.where((scale * LARGEST).isfinite(), scale, torch.nan)
+    is_finite = bool(scale.isfinite().all())
+    return EncodedRows({WEIGHT: found.values, SCALE: scale}, is_finite, Loss(found.difference, found.original))
 
 
 def decode(parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
