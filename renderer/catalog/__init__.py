@@ -3,6 +3,7 @@
 A manifest names a model by a catalogue id (`Qwen/Qwen-Image`, `demo`), by an id and a revision of its repository
 (`Qwen/Qwen-Image@75e0b4b…`), by a local folder in Qwen-Image's layout, or by single files and the parts they are
 (`transformer=mine.safetensors,vae=…`), whose missing parts are Qwen/Qwen-Image's. `given` looks for these.
+Each may have LoRAs fused into it (`Qwen/Qwen-Image+lora=ink.safetensors:0.8`), as `derived` reads it.
 
 `data` has the models, `distilled` those that need few steps; `model` says what is known of one, `cards` has public
 GPUs.
@@ -35,6 +36,7 @@ from renderer.catalog.data import (
     TRANSFORMER_FILES,
     VAE_FILES,
 )
+from renderer.catalog.derived import FUSED, derive, name_derived
 from renderer.catalog.distilled import DISTILL_FULL, DISTILL_LORA, LIGHTNING
 from renderer.catalog.given import (
     BY_ROLE,
@@ -55,6 +57,7 @@ from renderer.catalog.model import (
     Ability,
     Architecture,
     Density,
+    Fused,
     Model,
     NetworkFiles,
     Part,
@@ -90,6 +93,7 @@ __all__ = [
     "Ability",
     "Architecture",
     "Density",
+    "Fused",
     "Model",
     "NetworkFiles",
     "Part",
@@ -99,6 +103,7 @@ __all__ = [
     "by_role",
     "find",
     "forbids_commerce",
+    "name_derived",
 ]
 
 MODELS: Mapping[str, Model] = MappingProxyType(
@@ -139,6 +144,9 @@ def find(reference: str) -> Model:
     if any("\ud800" <= letter <= "\udfff" for letter in reference):
         hint = "rename it, or give it a link with another name"
         raise ModelError(f'the name "{shorten(reference)}" of a model is not UTF-8', hint=hint)
+    origin, mark, additions = reference.partition(FUSED)
+    if mark:
+        return derive(reference, find(origin), additions, MODELS)
     if by_parts(reference):
         return from_files(reference)
     if folder := _folder(reference):

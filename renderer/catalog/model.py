@@ -140,6 +140,14 @@ class Density:
 
 
 @dataclass(frozen=True, slots=True)
+class Fused:
+    """A LoRA that a model's weights have in them for good: a catalogue's id or a file, and its weight."""
+
+    source: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model: what it is called, of which family, what it consists of, and what it renders when a job does not say.
 
@@ -148,7 +156,8 @@ class Model:
     besides a job; `schedule` how its noise falls. A LoRA is for the model of the id `base`. `licence` is by its
     SPDX name where it has one; empty where nobody has told. A model is from a hub (`parts` and `revision`), or a
     local folder in Qwen-Image's layout (`folder`), or single files by role (`files`), whose other parts are the hub's;
-    the demo model has none of these, and comes with the package.
+    the demo model has none of these, and comes with the package. `fused` are LoRAs that are in its weights: it is made
+    of its `origin`.
     """
 
     id: str
@@ -170,6 +179,8 @@ class Model:
     schedule: ScheduleKind | Shift = "qwen-image"
     base: str = ""
     licence: str = ""
+    fused: tuple[Fused, ...] = ()
+    origin: Model | None = None
     call: Mapping[str, bool | str | float] = field(default_factory=dict)
     gpu_bytes: Mapping[str, int] = field(default_factory=dict)
     densities: Mapping[Format, Density] = field(default_factory=dict)
@@ -179,6 +190,12 @@ class Model:
     def reference(self) -> str:
         """The text that `find` turns into this model."""
         return f"{self.id}@{self.revision}" if self.pinned else self.id
+
+    @property
+    def is_the_demo(self) -> bool:
+        """Whether it is the demo model, or made of it: what a CPU renders in seconds."""
+        origin = self.origin or self
+        return not (origin.parts or origin.folder or origin.files)
 
     @property
     def forbids_commerce(self) -> bool:

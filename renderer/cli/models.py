@@ -50,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=stored(DEFAULT_PRECISION),
         help=f"default: {stored(DEFAULT_PRECISION)}",
     )
+    pack.add_argument(
+        "--lora", action="append", default=[], metavar="FILE", help="fuse a LoRA into it, an id or a file; repeatable"
+    )
+    pack.add_argument(
+        "--weight", action="append", default=[], type=float, metavar="W", help="of each LoRA, in order; default: 1"
+    )
     pack.add_argument("--discard-source", action="store_true", help="delete the originals once the store is verified")
     arguments.add_fetch_options(pack)
     pack.set_defaults(what=_pack)
@@ -163,19 +169,33 @@ def _pull(options: argparse.Namespace) -> int:
 def _pack(options: argparse.Namespace) -> int:
     from renderer.weights.needs import Need  # noqa: PLC0415
 
-    model = catalog.find(options.model)
+    reference = _derived(options)
+    model = catalog.find(reference)
     if model.ability == "lora":
         raise UsageError(
             f"{model.id} is a LoRA, and only whole models are packed", hint="a run makes it ready by itself"
         )
     need = Need(
-        model=options.model,
+        model=reference,
         store=options.precision,
         source=options.source,
         offline=options.offline,
         discard_source=options.discard_source,
     )
-    return _obtain(need, options)
+    code = _obtain(need, options)
+    if code == EXIT_DONE and options.lora:
+        print(f"a manifest names it so:\n  model: {json.dumps(reference, ensure_ascii=False)}")
+    return code
+
+
+def _derived(options: argparse.Namespace) -> str:
+    """The model that is to be packed, with the LoRAs that are to be fused into it."""
+    files, weights = options.lora, options.weight
+    if len(weights) not in (0, len(files)):
+        hint = "give a --weight for each --lora, or none"
+        raise UsageError(f"{len(files)} LoRAs, and {len(weights)} weights", hint=hint)
+    pairs = zip(files, weights or [1.0] * len(files), strict=True)
+    return catalog.name_derived(options.model, [catalog.Fused(file, weight) for file, weight in pairs])
 
 
 def _obtain(need: Need, options: argparse.Namespace) -> int:

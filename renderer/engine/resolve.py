@@ -18,6 +18,7 @@ from renderer.errors import ModelError
 from renderer.protocol import Setup
 from renderer.text import gb
 from renderer.weights import places, prepare, pull, vouched
+from renderer.weights.adapters.fusing import files_to_fuse
 from renderer.weights.identity import identify
 from renderer.weights.places import ModelFiles
 from renderer.weights.unpacked import unpacked
@@ -39,7 +40,7 @@ def weights_of(setup: Setup, model: Model, report: Callable[[str], None]) -> Ope
     if setup.identity is not None and not identify(model).is_of(setup.identity):
         raise ModelError(f"the files of {model.id} are others than when this was planned", hint="run it again")
     found = find(model, offline=setup.offline, report=report)
-    return unpacked(found.networks, found.tokenizer, setup.stored)
+    return unpacked(found.networks, found.tokenizer, setup.stored, files_to_fuse(model))
 
 
 def find(model: Model, *, offline: bool, report: Callable[[str], None]) -> ModelFiles:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from renderer.catalog import MODELS, MOST_TOKENS, TRAINED_TOKENS, forbids_commerce
+from renderer.catalog import MODELS, MOST_TOKENS, TRAINED_TOKENS, Model, forbids_commerce
 from renderer.errors import Problem
 from renderer.job import Job, Lora
 from renderer.manifest import foreign
@@ -99,8 +99,9 @@ class Doubts:
     def _look_at_settings(self, draft: Draft) -> None:
         recipe, job, model = draft.recipe, draft.job, draft.model
         guided = job.cfg_scale != 1
-        if model.forbids_commerce:
-            self._warn(recipe.origin("model"), f"{model.id} is not for commercial use ({model.licence})", _LICENCE)
+        for name, licence in _licences(model):
+            if forbids_commerce(licence):
+                self._warn(recipe.origin("model"), f"{name} is not for commercial use ({licence})", _LICENCE)
         if not guided and job.negative_prompt.strip():
             route = recipe.origin("negative_prompt")
             self._warn(route, "has no effect at cfg_scale 1", "raise cfg_scale, or leave it out")
@@ -174,6 +175,16 @@ class Doubts:
     def _written(self, route: Route) -> Route:
         """The route, or where a job that is nothing but its prompt was written."""
         return route if route in self._document.values else route[:2] if route[0] == "jobs" else route
+
+
+def _licences(model: Model) -> list[tuple[str, str]]:
+    """Those of a model and of what was fused into it, by names."""
+    found = [(model.id, model.licence)]
+    if model.fused:
+        from renderer.weights.adapters.whereabouts import licence_of  # noqa: PLC0415  # hardly any has one
+
+        found += [(each.source, licence_of(each.source)) for each in model.fused]
+    return found
 
 
 def _fewest_tokens(text: str) -> int:

@@ -179,7 +179,7 @@ class Pace:
 def weight(item: Planned) -> float:
     """What a picture takes beside others of its batch: seconds, as if all weights were there, on some machine."""
     job = item.picture.job
-    shape, cpu = shape_of(item.model), item.model.id == catalog.DEMO.id
+    shape, cpu = shape_of(item.model), item.model.is_the_demo
     return seconds(shape, job, "stream", Way(shape.layers, 1, cpu=cpu), _SOME_CPU if cpu else SOME_GPU)[0]
 
 

@@ -46,7 +46,7 @@ def choose_profile(
     gpu = machine.gpu
     if wanted == "cpu":
         return ProfileChoice("cpu", vram_bytes, "asked for")
-    if gpu is None and model.id == catalog.DEMO.id and wanted in (None, "stream"):
+    if gpu is None and model.is_the_demo and wanted in (None, "stream"):
         return ProfileChoice("stream", vram_bytes, "no GPU, and the demo model is small: its blocks stream on the CPU")
     if gpu is None:
         message = f"{model.id} needs an NVIDIA GPU, and this machine shows none"

@@ -9,9 +9,9 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from renderer import families
 from renderer.catalog import SHARD, Role
@@ -20,6 +20,9 @@ from renderer.families import Family, Network, Outside
 from renderer.families.family import Shape
 from renderer.weights import readers, recognise
 from renderer.weights.readers import Contents, TensorAt
+
+if TYPE_CHECKING:
+    from renderer.weights.adapters.fusing import Addition, ToFuse
 
 HUB_TYPES = ("BF16", "F16", "F32")
 """What the catalogue's models are in, wherever they were fetched from."""
@@ -34,7 +37,8 @@ _SHOWN = 3
 class Checkpoint:
     """A network's tensors by the hub's names, without those that are left out. `fingerprint` changes with its files.
 
-    `has_other_names` says that its files have names of another tool's for some of them.
+    `has_other_names` says that its files have names of another tool's for some of them. `additions` are what LoRAs add
+    to its tensors, for whoever reads them.
     """
 
     family: Family
@@ -42,6 +46,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorAt]
     fingerprint: str
     has_other_names: bool = False
+    additions: Mapping[str, Sequence[Addition]] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -84,6 +89,16 @@ def open_checkpoint(role: Role, paths: Sequence[Path]) -> Checkpoint:
     _check_tensors(checkpoint, paths)
     _check_depth(checkpoint, config)
     return checkpoint
+
+
+def with_additions(checkpoint: Checkpoint, fused: ToFuse) -> Checkpoint:
+    """A network with LoRAs fused into it as it is read. Raises `ModelError` for one of which a key fits no layer."""
+    if not fused:
+        return checkpoint
+    from renderer.weights.adapters.fusing import additions  # noqa: PLC0415  # which looks at checkpoints, too
+
+    title = f"{checkpoint.family.title}'s {checkpoint.network.words}"
+    return replace(checkpoint, additions=additions(fused, title, checkpoint.network, checkpoint.shapes))
 
 
 def check_together(checkpoints: Mapping[Role, Checkpoint]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from renderer.errors import ModelError
+from renderer.weights.adapters.factors import sum_of
 from renderer.weights.checkpoint import Checkpoint
 from renderer.weights.codecs import WEIGHT
 from renderer.weights.codecs.rows import ROW_CODERS, EncodedRows, Loss, RowCoder, ScaledRows
@@ -54,7 +55,7 @@ class Maker:
         numbers = ROW_CODERS[tensor.codec.name]
         later: dict[str, list[torch.Tensor]] = {suffix: [] for suffix in tensor.codec.dtypes if suffix != WEIGHT}
         losses: list[Loss] = []
-        for piece in self._read(source):
+        for piece in self._with_additions(tensor.source, self._read(source)):
             found = self._encoded_rows(numbers, piece)
             if not found.is_finite:
                 raise _not_finite(tensor, source)
@@ -85,6 +86,20 @@ class Maker:
             raw = self._buffer[: min(step, source.bytes - begin)]
             _read_exactly(source, self._sources[source.path], raw, begin)
             yield values(source, begin // source.row_bytes, raw, self._beside)
+
+    def _with_additions(
+        self, source: str, pieces: Iterator[torch.Tensor | ScaledRows]
+    ) -> Iterator[torch.Tensor | ScaledRows]:
+        """A tensor's rows with what LoRAs add to them, in float32: the rounding that comes is the only one."""
+        given = self._checkpoint.additions.get(source)
+        if not given:
+            yield from pieces
+            return
+        added, done = sum_of(given), 0
+        for piece in pieces:
+            rows = piece if isinstance(piece, torch.Tensor) else piece.whole()
+            yield rows.float() + added[done : done + len(rows)]
+            done += len(rows)
 
     def _beside(self, place: TensorAt) -> torch.Tensor:
         """All bytes of what lies beside a tensor, read once for all its rows."""

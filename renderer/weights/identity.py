@@ -13,7 +13,8 @@ from pathlib import Path
 from renderer import families
 from renderer.catalog import NETWORK_FILES, TOKENIZER, Model, Part, Role
 from renderer.families import Family
-from renderer.job import ModelIdentity
+from renderer.job import ModelIdentity, canonical
+from renderer.weights.adapters.whereabouts import find_lora
 from renderer.weights.hashes import Tell, file_hashes, tensor_hashes
 
 TOKENIZER_FILES = (
@@ -32,6 +33,8 @@ def identify(model: Model, tell: Tell | None = None) -> ModelIdentity:
 
     `id` is what a model of one's own is called, for people; its content is what it is.
     """
+    if model.origin is not None:
+        return _derived(model, identify(model.origin, tell))
     family = families.find(model.family)
     if model.folder is not None:
         folder = model.folder
@@ -45,6 +48,18 @@ def identify(model: Model, tell: Tell | None = None) -> ModelIdentity:
         content = _content(family, given, model.files.get("tokenizer"), model.parts, tell)
         return ModelIdentity(id=name, content_sha256=content)
     return ModelIdentity(id=model.id, revision=model.revision)
+
+
+def _derived(model: Model, origin: ModelIdentity) -> ModelIdentity:
+    """The identity of a model with LoRAs in it: that of what it is made of, and theirs with their weights.
+
+    Known without looking at what came out: the same goes in, the same comes out.
+    """
+    found = [(find_lora(each.source, Path()), each.weight) for each in model.fused]
+    known = origin.model_copy(update={"id": ""}) if origin.content_sha256 else origin
+    lines = [canonical(known), *(f"{lora.identity} {weight!r}" for lora, weight in found)]
+    names = "".join(f"+{lora.name}:{weight:g}" for lora, weight in found)
+    return ModelIdentity(id=origin.id + names, content_sha256=hashlib.sha256("\n".join(lines).encode()).hexdigest())
 
 
 def _content(

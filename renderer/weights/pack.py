@@ -31,7 +31,8 @@ from renderer.machine import hardware
 from renderer.system import lock
 from renderer.system.files import write_whole
 from renderer.weights import originals, settle
-from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint
+from renderer.weights.adapters.fusing import ToFuse
+from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint, with_additions
 from renderer.weights.convert import Maker
 from renderer.weights.headers import disk_error, encode_header, write_file
 from renderer.weights.index import (
@@ -84,10 +85,12 @@ def pack(
     device: str | None = None,
     processor: Path | None = None,
     said: Mapping[Path, str] = MappingProxyType({}),
+    fused: ToFuse = (),
 ) -> Index:
     """Make the store `target` from each network's files and the tokenizer's folder, and return its index.
 
-    `processor` is the folder of what prepares pictures for the vision tower, where a model has one.
+    `processor` is the folder of what prepares pictures for the vision tower, where a model has one. LoRAs that are
+    `fused` are added to the DiT's weights before they are quantised; `identity` names them.
 
     `report` hears of bytes written, then of bytes verified. `device` is where weights are quantised: the GPU if there
     is one, unless said otherwise; the bits are the same. A store at `target` stays until the new one is whole. An
@@ -98,6 +101,7 @@ def pack(
     disk does not hold the store, `LockedError` when another process makes the same one.
     """
     checkpoints = _open_source(source, edits=processor is not None)
+    checkpoints["transformer"] = with_additions(checkpoints["transformer"], fused)
     files = _plan(checkpoints, precision)
     copies = _copies(tokenizer, processor)
     part = settle.part_of(target)

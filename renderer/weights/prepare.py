@@ -20,6 +20,7 @@ from renderer.system import folders
 from renderer.system.files import write_whole
 from renderer.text import gb
 from renderer.weights import needs, originals, places, pull, settle, vouched
+from renderer.weights.adapters.fusing import files_to_fuse
 from renderer.weights.checkpoint import open_checkpoint
 from renderer.weights.identity import identify
 from renderer.weights.needs import Bill
@@ -206,6 +207,7 @@ def _pack(model: Model, whereabouts: Whereabouts, files: ModelFiles, store: Stor
         report=lambda done, total, _name: report("packing", done, total),
         processor=_processor(whereabouts),
         said=vouched.all_said(whereabouts),
+        fused=files_to_fuse(model),
     )
     _remember_rate("pack", index.bytes, time.monotonic() - began)
     if index.worst_error is None or index.median_error is None:

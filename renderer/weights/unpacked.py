@@ -18,7 +18,8 @@ from renderer.catalog import Role
 from renderer.errors import ModelError
 from renderer.families import Family
 from renderer.job import Stored
-from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint
+from renderer.weights.adapters.fusing import ToFuse
+from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint, with_additions
 from renderer.weights.convert import Maker
 from renderer.weights.layout import PackedFile, PackedTensor, plan_files
 from renderer.weights.store import TensorPlace, views
@@ -51,7 +52,7 @@ class UnpackedFile:
     @property
     def is_as_it_was(self) -> bool:
         """Whether its tensors are the checkpoint's own bytes under the hub's names, and none is in another form."""
-        if self.checkpoint.has_other_names:
+        if self.checkpoint.has_other_names or self.checkpoint.additions:
             return False
         sources = [(each, self.checkpoint.tensors[each.source]) for each in self.plan.tensors]
         return all(
@@ -108,13 +109,14 @@ class Unpacked:
     processor: Path | None = None
 
 
-def unpacked(source: Mapping[Role, Sequence[Path]], tokenizer: Path, precision: Stored) -> Unpacked:
-    """Each network's files and the tokenizer's folder as a store of a precision.
+def unpacked(source: Mapping[Role, Sequence[Path]], tokenizer: Path, precision: Stored, fused: ToFuse = ()) -> Unpacked:
+    """Each network's files and the tokenizer's folder as a store of a precision, with LoRAs `fused` into the DiT.
 
     Reads headers, not data. Raises `ModelError`, which names the file, when they are not a whole model of a family.
     """
     checkpoints = {network: open_checkpoint(network, paths) for network, paths in source.items()}
     check_together(checkpoints)
+    checkpoints["transformer"] = with_additions(checkpoints["transformer"], fused)
     family = next(iter(checkpoints.values())).family
     plans = plan_files(family, {network: each.shapes for network, each in checkpoints.items()}, precision)
     files = tuple(UnpackedFile(checkpoints[plan.network], plan, _places(plan.tensors)) for plan in plans)

@@ -11,6 +11,7 @@ import pytest
 from renderer import catalog
 from renderer.errors import ModelError, RendererError
 from renderer.job import Lora
+from renderer.manifest.manifest import load
 from renderer.supervisor import provision
 from renderer.supervisor.local_worker import LocalWorker
 from renderer.supervisor.night import Night
@@ -87,3 +88,25 @@ def test_one_that_cannot_be_had(machine: Mapping[str, str], tmp_path: Path) -> N
         assert night.refusal(wanting) is caught.value
         assert night.refusal(plain) is None
     assert provision.needs_of_lora("mine.safetensors", terms) == []
+
+
+def test_fused(machine: Mapping[str, str], tmp_path: Path) -> None:
+    """`pack --lora` makes a store that a manifest names, and says how; weights must be as many as LoRAs."""
+    lora = write_lora(tmp_path / "ink.safetensors", factors())
+    command = ["-m", "renderer", "models", "pack", "demo", "--lora", str(lora)]
+    refused = run([*command, "--weight", "1", "--weight", "2"], machine)
+    assert (refused.returncode, "1 LoRAs, and 2 weights" in refused.stderr) == (2, True)
+    done = run([*command, "--weight", "0.5"], machine)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f'a manifest names it so:\n  model: "demo+lora={lora}:0.5"\n')
+    assert list((tmp_path / "models/packed").glob("demo+ink:0.5-*/fp8/index.json"))
+
+
+def test_the_licence_of_what_was_fused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said at the model's line, as the model's own would be."""
+    monkeypatch.chdir(tmp_path)
+    write_lora(tmp_path / "nc.safetensors", factors(), {"modelspec.license": "CC-BY-NC-4.0"})
+    path = tmp_path / "m.yaml"
+    path.write_text('jobs:\n  - prompt: a\n    model: "demo+lora=nc.safetensors:1"\n')
+    (warning,) = load(path).warnings
+    assert (warning.line, warning.message) == (3, "nc.safetensors is not for commercial use (CC-BY-NC-4.0)")

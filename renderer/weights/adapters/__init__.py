@@ -13,4 +13,8 @@ In numbers:
 
     factors       two factors for each layer
     packed        a file a block, made once
+
+For good:
+
+    fusing        what is added to which tensor of a model
 """

@@ -6,13 +6,15 @@ products by (C D) x (E F) = (C x E)(D x F), products value by value by pairing t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from renderer.errors import ModelError
 from renderer.weights.adapters.alphas import Alphas
 from renderer.weights.adapters.dialects import LayerKind, PartName
+from renderer.weights.adapters.fusing import Addition
 from renderer.weights.adapters.landing import LoraLayer
 from renderer.weights.readers.reader import TensorAt
 from renderer.weights.readers.values import VALUES
@@ -47,6 +49,12 @@ def difference_of(layer: LoraLayer, alphas: Alphas | None) -> Mapping[PartName, 
         return {name: parts[name].float() for name in ("weight", "bias") if name in parts}
     left, right = _JOINED[layer.kind](parts)
     return {"weight": (left @ right) * _scale(layer, parts, alphas)}
+
+
+def sum_of(additions: Sequence[Addition]) -> torch.Tensor:
+    """What LoRAs add to one tensor together, in float32. Raises as `factors_of` does."""
+    whole = [difference_of(each.layer, each.alphas)[each.part] * each.weight for each in additions]
+    return functools.reduce(torch.add, whole)
 
 
 def _parts(layer: LoraLayer) -> Parts:

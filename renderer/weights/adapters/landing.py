@@ -29,7 +29,7 @@ MOST_RANK = 1024
 MOST_JOINT_RANK = 256
 """Of a product that becomes two factors: what has more does not ride with a picture, and can only be fused."""
 
-FUSE = "make a model of it once: renderer models pack --lora"
+FUSE = "make a model of it once: renderer models pack ID --lora FILE"
 """What helps with what cannot ride."""
 
 _SHOWN = 3
@@ -134,6 +134,8 @@ def _layer(
         what = f"lacks {' and '.join(sorted(lacking))}" if lacking else "has parts that exclude each other"
         raise _damaged(path, f"{module} is a {kind}, and {what}")
     for name, tensor in parts.items():
+        if tensor.besides:
+            raise _damaged(path, f"{name} of {module} is quantised with scales, which is not read of a LoRA")
         if tensor.dtype not in READERS[tensor.reader].dtypes:
             raise _damaged(path, f"{name} of {module} is {tensor.dtype}, which is not read")
         if name == "alpha" and tensor.shape not in ((), (1,)):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from renderer.catalog import MODELS, Model
 from renderer.errors import ModelError, shorten
-from renderer.job import canonical
+from renderer.job import Lora, canonical
 from renderer.system import folders
 from renderer.system.folders import expanded
 from renderer.weights import places
@@ -42,6 +42,11 @@ class FoundLora:
     row: Model | None = None
     licence: str = ""
     file_hash: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is called, for people."""
+        return Lora(source=self.source, identity=self.identity).name
 
 
 def find_lora(reference: str, folder: Path) -> FoundLora:
