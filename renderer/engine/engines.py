@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
+from renderer.catalog import Role
 from renderer.engine.calling import Rendering
 from renderer.engine.device import Device
 from renderer.engine.inputs import Inputs
@@ -31,6 +33,10 @@ class RenderEngine(Protocol):
 
     @property
     def device(self) -> Device: ...
+
+    @property
+    def formats(self) -> Mapping[Role, str]:
+        """The forms that the networks' files were in, where that is not the hub's own."""
 
     @property
     def capacity(self) -> int:

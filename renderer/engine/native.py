@@ -37,6 +37,7 @@ class NativeEngine:
     def __init__(self, setup: Setup, opened: OpenPipeline) -> None:
         self.setup = setup
         self.device = opened.device
+        self.formats = opened.formats
         self._model = opened.model
         self._pipe = opened.pipe
         self._memory = MemoryMeter(opened.device)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,11 +39,12 @@ _ROLES: tuple[Role, ...] = ("transformer", "text_encoder", "vae")
 
 @dataclass(frozen=True, slots=True)
 class OpenPipeline:
-    """A checked pipeline, the model in it, and the device it computes on."""
+    """A checked pipeline, the model in it, and the device it computes on; `formats` as `RenderEngine` has them."""
 
     pipe: Any
     model: Model
     device: Device
+    formats: Mapping[Role, str] = field(default_factory=dict)
 
 
 def open_pipeline(setup: Setup, report: Callable[[str], None]) -> OpenPipeline:
@@ -68,7 +69,7 @@ def open_pipeline(setup: Setup, report: Callable[[str], None]) -> OpenPipeline:
         gc.collect()
         raise failure
     _check_bound(setup, device)
-    return OpenPipeline(pipe=pipe, model=model, device=device)
+    return OpenPipeline(pipe=pipe, model=model, device=device, formats=weights.formats)
 
 
 def _pipe(

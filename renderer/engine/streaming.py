@@ -58,7 +58,7 @@ class StreamingEngine:
 
     def __init__(self, setup: Setup, begun: Beginning, model: Model, report: Callable[[str], None]) -> None:
         self.setup, self.device, self._source, self._starting = setup, begun.device, begun.source, begun.starting
-        store, device = begun.store, begun.device
+        store, device, self.formats = begun.store, begun.device, begun.store.formats
         self._model = model
         self._memory = MemoryMeter(device)
         report("the networks outside the blocks")

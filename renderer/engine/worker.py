@@ -175,6 +175,7 @@ class WorkerLoop:
                     profile=setup.profile,
                     device=engine.device,
                     arithmetic=device.arithmetic_of(engine.device),
+                    formats=dict(engine.formats),
                 ),
                 software=facts.software(engine.device),
                 gpu=facts.gpu(engine.device),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -51,6 +52,15 @@ class Checkpoint:
     @property
     def shapes(self) -> dict[str, Shape]:
         return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+    @property
+    def form(self) -> str:
+        """What form its matrices are in, a format and its types; empty where that is the hub's own."""
+        kinds: dict[str, list[str]] = {}
+        for place in self.tensors.values():
+            if len(place.shape) > 1 and not (place.is_plain and place.dtype in HUB_TYPES):
+                kinds.setdefault(place.reader, []).append(place.dtype)
+        return "; ".join(f"{reader}: {', '.join(_often(dtypes))}" for reader, dtypes in sorted(kinds.items()))
 
     @property
     def lacking(self) -> tuple[Outside, ...]:
@@ -233,6 +243,11 @@ def _check_tensors(checkpoint: Checkpoint, paths: Sequence[Path]) -> None:
         problems.append(f"and {len(more)} more of a wrong shape in {', '.join(files)}")
     if problems:
         raise ModelError("\n".join(problems), hint=hint)
+
+
+def _often(found: Sequence[str]) -> list[str]:
+    """What there is, the most frequent first."""
+    return [each for each, _ in Counter(found).most_common()]
 
 
 def _where(paths: Sequence[Path]) -> str:

@@ -72,6 +72,7 @@ class Index(Value):
 
     `errors` is each weight's relative Frobenius error against its original, where its codec loses more than bf16 does.
     `sources` are the files it was made of; stores that were packed before they were hashed have none.
+    `formats` are the forms that networks' files were in, where that is not the hub's own.
     `family` is not told where it is Qwen-Image, as in stores that are older than the others. `checksum` is the SHA-256
     over all the rest, so that a flipped bit in here is noticed as well.
     """
@@ -85,6 +86,7 @@ class Index(Value):
     copies: tuple[CopiedFile, ...]
     errors: dict[str, float] = Field(default_factory=dict)
     sources: tuple[SourceFile, ...] = ()
+    formats: dict[Role, str] = Field(default_factory=dict)
     family: str = families.QWEN_IMAGE_FAMILY.name
     checksum: str = ""
 
@@ -115,7 +117,8 @@ class Index(Value):
 
     @property
     def _untold(self) -> set[str]:
-        return {"family"} if self.family == families.QWEN_IMAGE_FAMILY.name else set()
+        usual = {"family"} if self.family == families.QWEN_IMAGE_FAMILY.name else set()
+        return usual if self.formats else usual | {"formats"}
 
     def sealed(self) -> Index:
         """The same with its checksum."""

@@ -125,6 +125,7 @@ def pack(
             files=tuple(work.done[file.name].file for file in files),
             copies=copied,
             sources=sources,
+            formats={role: checkpoint.form for role, checkpoint in checkpoints.items() if checkpoint.form},
             family=checkpoints["transformer"].family.name,
             errors={name: error for file in files for name, error in work.done[file.name].errors.items()},
         ).sealed()

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -213,6 +213,11 @@ class Store:
     @property
     def precision(self) -> Stored:
         return self.index.precision
+
+    @property
+    def formats(self) -> Mapping[Role, str]:
+        """The forms that networks' files were in which it was made of, where that is not the hub's own."""
+        return self.index.formats
 
     @property
     def tokenizer(self) -> Path:

@@ -99,13 +99,17 @@ class UnpackedFile:
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """A whole checkpoint, as an open store is; `sources` are each network's own files."""
+    """A whole checkpoint, as an open store is; `sources` are each network's own files.
+
+    `formats` are the forms that these are in, where that is not the hub's own.
+    """
 
     family: Family
     precision: Stored
     files: tuple[UnpackedFile, ...]
     sources: Mapping[Role, Sequence[Path]]
     tokenizer: Path
+    formats: Mapping[Role, str]
     processor: Path | None = None
 
 
@@ -120,7 +124,8 @@ def unpacked(source: Mapping[Role, Sequence[Path]], tokenizer: Path, precision: 
     family = next(iter(checkpoints.values())).family
     plans = plan_files(family, {network: each.shapes for network, each in checkpoints.items()}, precision)
     files = tuple(UnpackedFile(checkpoints[plan.network], plan, _places(plan.tensors)) for plan in plans)
-    return Unpacked(family, precision, files, source, tokenizer)
+    formats = {role: checkpoint.form for role, checkpoint in checkpoints.items() if checkpoint.form}
+    return Unpacked(family, precision, files, source, tokenizer, formats)
 
 
 def _places(tensors: Sequence[PackedTensor]) -> tuple[TensorPlace, ...]:

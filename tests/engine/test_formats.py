@@ -16,9 +16,18 @@ from renderer.families import QWEN_IMAGE_FAMILY
 from renderer.job import Stored
 from renderer.protocol import Setup
 from renderer.weights import prepare
+from renderer.weights.index import read_index
 from tests.engine.making import DIT, TEXT_ENCODER, VAE, make_job
 from tests.engine.test_streaming import render
 from tests.weights import foreign
+
+FORMATS: dict[tuple[str, Stored], dict[str, str]] = {
+    ("plain", "bf16"): {},
+    ("plain", "fp8"): {},
+    ("theirs", "bf16"): {"transformer": "gguf: Q8_0", "text_encoder": "scaled: F8_E4M3"},
+    ("theirs", "fp8"): {"transformer": "gguf: Q8_0", "text_encoder": "scaled: I8"},
+}
+"""What a store says of the files that it was made of."""
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
@@ -50,6 +59,7 @@ def test_a_picture(demo_folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         store = prepare.prepare(catalog.find(model), store=precision).store
         setup = Setup(model=model, precision=precision, profile="stream", store=str(store))
         engine = StreamingEngine.open(setup, lambda _: None)
+        assert read_index(Path(str(store))).formats == engine.formats == FORMATS[name, precision]
         job = make_job(model=model, precision=precision, width=64)
         pictures[name] = render(engine, [job]).pictures["0"].rgb
     assert pictures["theirs"] == pictures["plain"]

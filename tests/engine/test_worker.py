@@ -312,6 +312,7 @@ class InACircle:
     name, device, capacity, busy = "stream", "cpu", 1, False
 
     def __init__(self) -> None:
+        self.formats: dict[str, str] = {}
         self.records = self._records
 
     def _records(self) -> bool:
