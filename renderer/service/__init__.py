@@ -10,6 +10,8 @@ its worker, with a sidecar that says how. Imports no torch.
     app             the routes
 
     images          our own requests: /api/v1/images
+    openai_images   OpenAI's images API
+    openai_fields   its requests in a job's fields
     health          /health and /metrics
     intake          a request's fields as pictures
     desk            who asked for what, and what became of it

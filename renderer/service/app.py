@@ -15,6 +15,7 @@ from renderer.service.configuration import ServiceSettings
 from renderer.service.guard import EventLog, Guard
 from renderer.service.health import HealthRoutes
 from renderer.service.images import ImageRoutes, Pictures
+from renderer.service.openai_images import OpenAIRoutes
 from renderer.service.request_queue import RequestQueue
 from renderer.service.shifts import Shifts
 
@@ -32,7 +33,11 @@ class AppParts:
 def build(parts: AppParts, log: EventLog) -> Guard:
     """The application as it is served."""
     health = HealthRoutes(parts.pictures.desk, parts.queue, parts.shifts)
-    routes = [*health.routes, *ImageRoutes(parts.pictures).routes]
+    routes = [
+        *health.routes,
+        *ImageRoutes(parts.pictures).routes,
+        *OpenAIRoutes(parts.pictures, parts.settings).routes,
+    ]
     handlers = {HTTPException: _refuse, RendererError: _answer, Exception: _answer}
     app = Starlette(routes=routes, exception_handlers=handlers)
     guard = Guard(app, parts.settings, log)

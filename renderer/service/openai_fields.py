@@ -1,0 +1,150 @@
+"""What OpenAI's clients ask for, in a job's fields; and what they ask for that is not so, as warnings.
+
+Sizes that a model has not become the nearest that it has, names of models that clients make up become the usual one:
+their clients send fixed values, and nothing of it is silent. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from renderer.catalog import SIZE_STEP, Model
+from renderer.errors import shorten
+from renderer.job import Format, Size
+from renderer.manifest.expand import find_model
+from renderer.service.answers import RequestError
+
+MOST_PICTURES = 10
+_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+_IGNORED = frozenset(
+    {
+        *("quality", "moderation", "user", "style", "safety_identifier", "output_compression", "partial_images"),
+        *("complexity", "frame_count", "frame_duration_ms", "metadata", "prompt_cache_key"),
+    }
+)
+"""Fields of theirs that change nothing here."""
+
+_RENAMED: Mapping[str, str] = {"guidance_scale": "cfg_scale", "true_cfg_scale": "cfg_scale"}
+"""Fields of other servers of this kind, and what they are called here."""
+
+_OWN = frozenset({"n", "size", "model", "response_format", "output_format", "stream", "background", "lora"})
+
+ResponseFormat = Literal["b64_json", "url"]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIRequest:
+    """A request in a job's fields. `warnings` say what was asked for and is otherwise."""
+
+    fields: Mapping[str, Any]
+    response_format: ResponseFormat
+    output_format: Format
+    stream: bool
+    warnings: tuple[str, ...]
+
+
+def translate(
+    body: Mapping[str, Any], models: Mapping[str, str], *, strict: bool, key: str = "", derived: bool = False
+) -> OpenAIRequest:
+    """A request's body in a job's fields; `models` are the server's, by their names.
+
+    Without a seed each request has another; `key` makes it the same one each time, `derived` leaves it to the prompt.
+    Raises `RequestError` for what cannot be.
+    """
+    given = {name: value for name, value in body.items() if value is not None}
+    warnings: list[str] = []
+    model = _model(given.get("model"), models, warnings, strict=strict)
+    fields = {
+        _RENAMED.get(name, name): value for name, value in given.items() if name not in _OWN and name not in _IGNORED
+    }
+    fields["model"] = model
+    fields |= _size(given.get("size"), find_model(models[model]), warnings) if "width" not in given else {}
+    if (count := _count(given.get("n", 1))) > 1:
+        fields["count"] = count
+    if "seed" not in fields and not derived:
+        fields["seed"] = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) if key else secrets.randbelow(2**32)
+    if "lora" in given:
+        fields["loras"] = _loras(given["lora"])
+    if given.get("background") == "transparent":
+        warnings.append("no picture here is transparent")
+    output_format = _one_of("output_format", given.get("output_format", "png"), get_args(Format))
+    fields["format"] = output_format
+    stream = given.get("stream", False)
+    if not isinstance(stream, bool):
+        raise RequestError(422, "invalid_request", "must be true or false", field="stream")
+    wanted = _one_of("response_format", given.get("response_format", "b64_json"), get_args(ResponseFormat))
+    return OpenAIRequest(fields, wanted, output_format, stream, tuple(warnings))  # type: ignore[arg-type]
+
+
+def _model(name: Any, models: Mapping[str, str], warnings: list[str], *, strict: bool) -> str:
+    usual = next(iter(models))
+    if name is None:
+        return usual
+    if not isinstance(name, str):
+        raise RequestError(422, "invalid_request", "must be text", field="model", hint=f"known: {', '.join(models)}")
+    if name in models:
+        return name
+    said = f'there is no model "{shorten(name)}" here'
+    if strict:
+        raise RequestError(404, "model_not_found", said, field="model", hint=f"known: {', '.join(models)}")
+    warnings.append(f"{said}: {usual} is taken")
+    return usual
+
+
+def _size(text: Any, model: Model, warnings: list[str]) -> dict[str, int]:
+    """Width and height: as asked for, or the nearest that the model has; nothing where it is left to the model."""
+    if text is None or text == "auto":
+        return {}
+    found = _SIZE.fullmatch(text) if isinstance(text, str) else None
+    if found is None or not int(found[1]) or not int(found[2]):
+        said = f"{shorten(str(text))} is not a size"
+        raise RequestError(422, "invalid_request", said, field="size", hint='like "1024x1024", or "auto"')
+    size = Size(width=int(found[1]), height=int(found[2]))
+    if model.refusal(size):
+        asked, size = size, nearest_in_shape(model, size)
+        warnings.append(f"{model.id} has no {asked}: {size} is the nearest")
+    return {"width": size.width, "height": size.height}
+
+
+def nearest_in_shape(model: Model, size: Size) -> Size:
+    """The size that a model has and that is nearest in shape, and then in area."""
+    scale = min(1.0, model.max_side / max(size.width, size.height))
+    scale = min(scale, math.sqrt(model.max_pixels / (size.width * size.height)))
+    scale = max(scale, min(1.0, model.min_side / min(size.width, size.height))) if scale == 1.0 else scale
+
+    def fit(pixels: float) -> int:
+        steps = max(1, int(pixels * scale / SIZE_STEP + 0.5))
+        return min(max(steps * SIZE_STEP, model.min_side), model.max_side)
+
+    fitted = Size(width=fit(size.width), height=fit(size.height))
+    while fitted.width * fitted.height > model.max_pixels:  # both were rounded up
+        longer = "width" if fitted.width >= fitted.height else "height"
+        fitted = fitted.model_copy(update={longer: getattr(fitted, longer) - SIZE_STEP})
+    return fitted
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_PICTURES:
+        said = f"must be a whole number from 1 to {MOST_PICTURES}"
+        raise RequestError(422, "invalid_request", said, field="n")
+    return value
+
+
+def _one_of(field: str, value: Any, allowed: Sequence[str]) -> str:
+    if value not in allowed:
+        said = f"{shorten(str(value))} is not one of its values"
+        raise RequestError(422, "invalid_request", said, field=field, hint=f"allowed: {', '.join(allowed)}")
+    return str(value)
+
+
+def _loras(value: Any) -> list[dict[str, Any]]:
+    """A LoRA as other servers of this kind take it: its name, and a scale."""
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise RequestError(422, "invalid_request", "must be an object with a name", field="lora")
+    return [{"id": value["name"], "weight": value.get("scale", 1.0)}]

@@ -1,0 +1,150 @@
+"""OpenAI's images API, as its own clients and people's tools use it.
+
+GET  /v1/models, /v1/models/{name}
+POST /v1/images/generations     also as server-sent events
+POST /v1/images/edits           answers why it does not
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from renderer.job import Sidecar
+from renderer.service.answers import RequestError, respond, trouble_of
+from renderer.service.configuration import ServiceSettings
+from renderer.service.desk import Standing
+from renderer.service.images import Pictures, read_object, whose
+from renderer.service.intake import Requested
+from renderer.service.openai_fields import OpenAIRequest, translate
+
+WARNING = "X-Renderer-Warning"
+_ALIVE_S = 10.0
+_BEGAN = int(time.time())
+
+
+class OpenAIRoutes:
+    """The routes of this module."""
+
+    def __init__(self, pictures: Pictures, settings: ServiceSettings) -> None:
+        self._pictures = pictures
+        self._models = settings.shelf.models
+        self._strict = settings.strict_models
+        self._streams = asyncio.Semaphore(settings.limits.streams)
+        self.routes = [
+            Route("/v1/models", self.models, methods=["GET"]),
+            Route("/v1/models/{name:path}", self.model, methods=["GET"]),
+            Route("/v1/images/generations", self.generations, methods=["POST"]),
+            Route("/v1/images/edits", self.edits, methods=["POST"]),
+        ]
+
+    async def models(self, _request: Request) -> Response:
+        """The server's models, the usual one first."""
+        return JSONResponse({"object": "list", "data": [_model(name) for name in self._models]})
+
+    async def model(self, request: Request) -> Response:
+        """One of them."""
+        name = request.path_params["name"]
+        if name not in self._models:
+            raise RequestError(404, "model_not_found", "there is no such model here", field="model")
+        return JSONResponse(_model(name))
+
+    async def edits(self, _request: Request) -> Response:
+        """Why pictures are not edited here."""
+        hint = "renderer render edits: a manifest's image and mask"
+        raise RequestError(400, "unsupported", "this server makes pictures from text alone", field="image", hint=hint)
+
+    async def generations(self, request: Request) -> Response:
+        """Render, and answer with the pictures when all are there; or with each as it comes."""
+        key = request.headers.get("idempotency-key", "")
+        asked = translate(await read_object(request), self._models, strict=self._strict, key=key)
+        wanted = self._pictures.intake.read(asked.fields, request.state.request_id)
+        headers = {WARNING: "; ".join(asked.warnings).encode("ascii", "replace").decode()} if asked.warnings else {}
+        if asked.stream and self._streams.locked():
+            raise RequestError(503, "busy", "too many are listening already", hint="ask without stream")
+        known = await self._pictures.ask(wanted, whose(request))
+        if asked.stream:
+            stream = self._stream(request, asked, wanted, known)
+            return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+        sidecars = await asyncio.gather(*map(self._pictures.wait, known))
+        return JSONResponse(await self.answer(str(request.base_url), asked, wanted, sidecars), headers=headers)
+
+    async def answer(
+        self, base: str, asked: OpenAIRequest, wanted: Sequence[Requested], sidecars: Sequence[Sidecar]
+    ) -> dict[str, Any]:
+        """The pictures of a request, as OpenAI's clients read them; `base` is where this server is."""
+        data = []
+        for one, sidecar in zip(wanted, sidecars, strict=True):
+            if asked.response_format == "url":
+                told: dict[str, Any] = {"url": f"{base}api/v1/images/{sidecar.id}/file"}
+            else:
+                told = {"b64_json": base64.b64encode(await self._pictures.read(sidecar, one.keep)).decode()}
+            data.append({**told, "seed": sidecar.job.seed, "id": sidecar.id})
+        return {"created": int(time.time()), "data": data, **_common(asked, sidecars[0])}
+
+    async def _stream(
+        self, request: Request, asked: OpenAIRequest, wanted: Sequence[Requested], known: Sequence[Standing | Sidecar]
+    ) -> AsyncIterator[str]:
+        """An event a picture, as it comes; and a comment a step, so that nobody takes the silence for an end."""
+        async with self._streams:
+            for one, standing in zip(wanted, known, strict=True):
+                try:
+                    async for comment in _steps(standing):
+                        yield comment
+                    sidecar = await self._pictures.wait(standing)
+                    data = base64.b64encode(await self._pictures.read(sidecar, one.keep)).decode()
+                except Exception as error:  # noqa: BLE001  (an answer has begun: what goes wrong is its next event)
+                    told = respond(trouble_of(error), request.url.path).body
+                    yield f"event: error\ndata: {bytes(told).decode()}\n\n"
+                    return
+                event = {
+                    "type": "image_generation.completed", "b64_json": data, "created_at": int(time.time()),
+                    **_common(asked, sidecar),
+                }  # fmt: skip
+                yield f"event: image_generation.completed\ndata: {json.dumps(event)}\n\n"
+
+
+async def _steps(known: Standing | Sidecar) -> AsyncIterator[str]:
+    """A comment for each step of a picture, and one every few seconds in which nothing happens."""
+    if isinstance(known, Sidecar):
+        return
+    follower = known.follow()
+    following: asyncio.Task[int] | None = None
+    steps = known.item.picture.job.num_inference_steps
+    try:
+        while True:
+            following = following or asyncio.ensure_future(anext(follower))
+            done, _ = await asyncio.wait({following}, timeout=_ALIVE_S)
+            if not done:
+                yield ": waiting\n\n"
+                continue
+            try:
+                step = following.result()
+            except StopAsyncIteration:
+                return
+            following = None
+            yield f": step {step} of {steps}\n\n"
+    finally:
+        if following is not None:
+            following.cancel()
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": _BEGAN, "owned_by": "renderer"}
+
+
+def _common(asked: OpenAIRequest, sidecar: Sidecar) -> dict[str, Any]:
+    return {
+        "size": f"{sidecar.job.width}x{sidecar.job.height}",
+        "quality": "auto",
+        "background": "opaque",
+        "output_format": asked.output_format,
+    }
