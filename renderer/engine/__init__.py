@@ -15,6 +15,7 @@ Streaming, where blocks come to the pictures:
     beginning         what of it needs no DiffSynth: a store is found, its blocks come; starting: what a start took
     journeys          one picture's way, from noise to pixels
     riders            calls of DiffSynth's that pause wherever a block would run
+    live              its sections on this device, each kind of block in the best way here
     sections          a network's sections of alike blocks, brought past whoever waits in them
     slots             blocks come past in sweeps
     block_source      where slots get blocks from: protocols; pinned: host memory that is copied fast
@@ -23,6 +24,7 @@ Streaming, where blocks come to the pictures:
     prompts           the prompts at hand, encoded
     encoding          in one sweep over the text encoder
     modulation        a timestep's vectors, ready-made
+    adapters          LoRAs that pictures ride with, brought in step with the blocks
     recorded          a block's launches, recorded and played
     skeletons         networks without their blocks
     stores            the store that is streamed from

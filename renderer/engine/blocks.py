@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from renderer.engine import precision
+from renderer.engine.adapters import AddedTo, adding
 from renderer.engine.device import STORED_DTYPE
 from renderer.job import BlockArithmetic
 from renderer.weights.store import TensorPlace, views
@@ -41,6 +43,19 @@ class FastBlocks(Blocks, Protocol):
         """Rows and columns of the weights that it multiplies, for a trial before it is chosen."""
 
 
+@dataclass(frozen=True, slots=True)
+class PlainBlock:
+    """A network's own block, which is called as it calls it; with what LoRAs add to it, where a rider has some."""
+
+    module: torch.nn.Module
+
+    def __call__(self, *args: Any, adapted: AddedTo | None = None, **inputs: Any) -> Any:
+        if not adapted:
+            return self.module(*args, **inputs)
+        with adding(self.module, adapted):
+            return self.module(*args, **inputs)
+
+
 class ModuleBlocks:
     """The network's own block module, with a slot's tensors in place of its parameters."""
 
@@ -60,39 +75,39 @@ class ModuleBlocks:
         self._template = template
         self._places = places
         self._renumber = renumber
-        self._bound: dict[int, torch.nn.Module] = {}
+        self._bound: dict[int, PlainBlock] = {}
         self._kept = precision.kept(places)
         self._as_it_is = dtype == STORED_DTYPE and all(each.codec.is_plain for each in self._kept.values())
-        self._workspace: torch.nn.Module | None = None
+        self._workspace: PlainBlock | None = None
 
-    def arrive(self, number: int, slot: torch.Tensor) -> torch.nn.Module:
+    def arrive(self, number: int, slot: torch.Tensor) -> PlainBlock:
         block = self._in_place(slot) if self._as_it_is else self._restored(slot)
         if self._renumber is not None:
-            self._renumber(block, number)
+            self._renumber(block.module, number)
         return block
 
     def forget(self) -> None:
         self._bound.clear()
         self._workspace = None
 
-    def _in_place(self, slot: torch.Tensor) -> torch.nn.Module:
+    def _in_place(self, slot: torch.Tensor) -> PlainBlock:
         bound = self._bound.get(slot.data_ptr())
         if bound is None:
             bound = self._bound[slot.data_ptr()] = self._bind(views(slot, self._places))
         return bound
 
-    def _restored(self, slot: torch.Tensor) -> torch.nn.Module:
+    def _restored(self, slot: torch.Tensor) -> PlainBlock:
         tensors = views(slot, self._places)
         if self._workspace is None:  # a copy of every tensor: what needs no restoring is still the slot's own memory
             self._workspace = self._bind(precision.room_for(tensors, self._kept, self._dtype))
-        precision.restore_into(dict(self._workspace.named_parameters()), self._kept, tensors)
+        precision.restore_into(dict(self._workspace.module.named_parameters()), self._kept, tensors)
         return self._workspace
 
-    def _bind(self, tensors: dict[str, torch.Tensor]) -> torch.nn.Module:
+    def _bind(self, tensors: dict[str, torch.Tensor]) -> PlainBlock:
         block = copy.deepcopy(self._template)
         missing = dict(block.named_parameters()).keys() ^ tensors.keys()
         assert not missing, f"the store's block and the network's differ in {sorted(missing)}"
         for name, tensor in tensors.items():
             owner, _, leaf = name.rpartition(".")
             setattr(block.get_submodule(owner), leaf, torch.nn.Parameter(tensor, requires_grad=False))
-        return block.eval()
+        return PlainBlock(block.eval())

@@ -59,7 +59,7 @@ class Budget:
         self._company = Company(known, from_disk=from_disk) if reckoned else None
         self._most = setup.in_flight or (decide.MOST_IN_FLIGHT if reckoned else 1)
         self._crowds, self._too_many = Recovery(forgiven=0), 0
-        self._bytes = _available(setup, device)
+        self._bytes, self._aside = _available(setup, device), 0
         if device == "cuda" and setup.vram_bytes is not None:  # the limit goes with the setup that it was of
             weakref.finalize(self, torch.cuda.set_per_process_memory_fraction, 1.0).atexit = False
         capability = torch.cuda.get_device_capability() if device == "cuda" else (9, 0)
@@ -93,6 +93,19 @@ class Budget:
         needed = decide.needed(self._here, [*works, more])
         crowded = not self._crowds.due and needed >= self._too_many
         return not crowded and (self._bytes is None or needed <= self._bytes)
+
+    def set_aside(self, count: int) -> None:
+        """So many bytes are taken by what stays on the device besides: LoRAs."""
+        if self._bytes is not None:
+            self._bytes += self._aside - count
+            self._aside = count
+
+    @property
+    def spare(self) -> float:
+        """Bytes that are left beside the slots and a picture as is usual; without end on the CPU."""
+        if self._bytes is None:
+            return float("inf")
+        return self._bytes - decide.needed(self._here, [USUAL])
 
     def records(self, flying: Sequence[Job]) -> bool:
         """Whether there is room to record the launches of those in flight that are small enough for it."""

@@ -76,8 +76,6 @@ def refuse(job: Job, setup: Setup, model: Model) -> None:
     if job.num_inference_steps < FEWEST_STEPS:
         steps = f"{job.num_inference_steps} step{'s' * (job.num_inference_steps != 1)}"
         raise PictureError(f"{steps}: DiffSynth's schedule for Qwen-Image has at least {FEWEST_STEPS}")
-    if job.loras:
-        raise PictureError("LoRAs are not rendered yet", hint="remove loras from the job")
     size = Size(width=job.width, height=job.height)
     if reason := model.refusal(size):
         near = " or ".join(str(fitting) for fitting in model.nearest(size))

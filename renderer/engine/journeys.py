@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 
 from renderer.engine import calling, failures
+from renderer.engine.adapters import ADAPTED, NOTHING, Adapted, carry
 from renderer.engine.calling import Rendering
 from renderer.engine.device import Device
 from renderer.engine.engines import Listener
@@ -91,6 +92,7 @@ class Journey:
     pixels: bytes = b""
     error: RendererError | None = None
     over: bool = False
+    loras: Adapted = NOTHING
 
     @property
     def passes(self) -> int:
@@ -142,12 +144,16 @@ class Journey:
 
         The signature is DiffSynth's.
         """
+
+        def predicted(prompt: Any) -> torch.Tensor:
+            if self.loras:
+                carry(self.loras.outside())
+            found: torch.Tensor = model_fn(**prompt, **shared, **others)
+            return found
+
         if self.passes == 1:
-            alone: torch.Tensor = model_fn(**positive, **shared, **others)
-            return alone
-        with_prompt, without = fork(
-            lambda: model_fn(**positive, **shared, **others), lambda: model_fn(**negative, **shared, **others)
-        )
+            return predicted(positive)
+        with_prompt, without = fork(lambda: predicted(positive), lambda: predicted(negative))
         guided: torch.Tensor = without + cfg_scale * (with_prompt - without)
         return guided
 
@@ -181,8 +187,11 @@ class Journey:
         )
 
     def given(self, family: FamilyNetworks, halt: Halt) -> Mapping[str, Any]:
-        """What a block is called with by name, at this picture's present step."""
-        return family.given(halt, self.table)
+        """What a block is called with by name, at this picture's present step, and what its LoRAs add."""
+        given = family.given(halt, self.table)
+        if not self.loras:
+            return given
+        return {**given, ADAPTED: self.loras.block(halt.section, halt.index)}
 
     def _stepped(self) -> None:
         """Note that denoising begins, or that a step of it is done."""

@@ -9,21 +9,25 @@ nothing of pictures or sweeps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from renderer.engine import precision, schedules
+from renderer.engine.adapters import NOTHING, Adapted, AddedTo, added, adding
 from renderer.engine.device import Device, computation_dtype
 from renderer.engine.pinned import host_buffer
 from renderer.engine.slots import ReadAhead, Slots
 from renderer.estimate.host import MOST_TABLES
 from renderer.estimate.memory import TURNING_SLOTS
-from renderer.families.qwen_image.transformer import MODULATION
+from renderer.families.qwen_image.transformer import BLOCKS, MODULATION
 from renderer.job import Job, Schedule
 from renderer.weights.store import BlockFile, views
+
+Key = tuple[float, tuple[tuple[str, float], ...]]
+"""A timestep, and the LoRAs that what it gives is added to by."""
 
 STEMS = MODULATION.layers
 """A block's two modulations, in the order of a table."""
@@ -46,6 +50,9 @@ class ReadyModulation:
         return self.both[1:2]
 
 
+_EMBED = "time_text_embed."
+
+
 class PickImage(torch.nn.Module):
     """In a block, in `img_mod`'s place."""
 
@@ -63,14 +70,24 @@ class PickText(torch.nn.Module):
 class Modulations:
     """The vectors of the timesteps that somebody needs, and of some that somebody needed lately."""
 
-    def __init__(self, embed: Any, files: Sequence[BlockFile], device: Device) -> None:
-        """`embed` is the DiT's `time_text_embed`; `files` hold each block's modulation weights."""
+    def __init__(
+        self,
+        embed: Any,
+        files: Sequence[BlockFile],
+        device: Device,
+        adapted: Callable[[Job], Adapted] = lambda _job: NOTHING,
+    ) -> None:
+        """`embed` is the DiT's `time_text_embed`; `files` hold each block's modulation weights.
+
+        `adapted` gives a job's LoRAs, which may add to both.
+        """
+        self._adapted = adapted
         self._embed = embed
         self._files = files
         self._device = device
         self._dtype = computation_dtype(device)
-        self._tables: dict[float, torch.Tensor] = {}
-        self._copied: dict[float, Any] = {}
+        self._tables: dict[Key, torch.Tensor] = {}
+        self._copied: dict[Key, Any] = {}
 
     def has(self, job: Job) -> bool:
         """Whether all timesteps of a job are at hand."""
@@ -81,21 +98,21 @@ class Modulations:
 
         The first job's are always computed; of the others', as many whole schedules as `MOST_TABLES` allow.
         """
-        missing: set[float] = set()
+        missing: dict[Key, Adapted] = {}
         for job in jobs:
-            more = missing | (self._wanted(job) - self._tables.keys())
+            more = missing | dict.fromkeys(self._wanted(job) - self._tables.keys(), self._adapted(job))
             if missing and len(more) > MOST_TABLES:
                 break
             missing = more
         if missing:
-            self._compute(sorted(missing))
+            self._compute(dict(sorted(missing.items(), key=lambda pair: pair[0])))
         return len(missing)
 
     def at(self, job: Job, step: int) -> torch.Tensor:
         """The vectors of all blocks at a job's step, from 0, on the device: blocks x 2 x (6 * width)."""
-        return self._at(timesteps(job, self._dtype)[step])
+        return self._at((timesteps(job, self._dtype)[step], self._adapted(job).key))
 
-    def _at(self, timestep: float) -> torch.Tensor:
+    def _at(self, timestep: Key) -> torch.Tensor:
         found = self._tables[timestep].to(self._device, non_blocking=True)
         if self._device == "cuda":
             self._copied[timestep] = event = torch.cuda.Event()
@@ -109,25 +126,27 @@ class Modulations:
         """
         surplus = len(self._tables) - MOST_TABLES
         if surplus > 0:
-            wanted = set[float]().union(*(self._wanted(job) for job in still_wanted))
+            wanted = set[Key]().union(*(self._wanted(job) for job in still_wanted))
             for timestep in [each for each in self._tables if each not in wanted][:surplus]:
                 if timestep in self._copied:
                     self._copied.pop(timestep).synchronize()
                 del self._tables[timestep]
 
-    def _wanted(self, job: Job) -> set[float]:
-        return set(timesteps(job, self._dtype))
+    def _wanted(self, job: Job) -> set[Key]:
+        added_by = self._adapted(job).key
+        return {(timestep, added_by) for timestep in timesteps(job, self._dtype)}
 
-    def _compute(self, missing: Sequence[float]) -> None:
-        embedded = [self._embedded(timestep) for timestep in missing]
+    def _compute(self, missing: Mapping[Key, Adapted]) -> None:
+        embedded = [self._embedded(timestep, adapted.outside()) for (timestep, _), adapted in missing.items()]
         tables: list[torch.Tensor] = []
         slots = Slots(ReadAhead(self._files, self._device), TURNING_SLOTS, self._device, once=True)
         try:
             for number, slot in slots.sweep():
                 places = self._files[number].tensors
                 tensors = precision.restored(views(slot, places), precision.kept(places), self._dtype)
-                for place, silent in enumerate(embedded):
-                    vectors = torch.stack([_linear(silent, tensors, stem) for stem in STEMS], dim=1)[0]
+                by_set = {key: adapted.ready(BLOCKS.name, number) for (_, key), adapted in missing.items()}
+                for place, (silent, (_, key)) in enumerate(zip(embedded, missing, strict=True)):
+                    vectors = torch.stack([_linear(silent, tensors, stem, by_set[key]) for stem in STEMS], dim=1)[0]
                     if len(tables) == place:
                         tables.append(_table(len(self._files), vectors, self._device))
                     tables[place][number].copy_(vectors, non_blocking=True)
@@ -137,15 +156,18 @@ class Modulations:
             slots.close()
         self._tables.update(zip(missing, tables, strict=True))
 
-    def _embedded(self, timestep: float) -> torch.Tensor:
+    def _embedded(self, timestep: float, outside: AddedTo) -> torch.Tensor:
         """What a block's modulation multiplies: SiLU of the embedded timestep, as DiffSynth's model function has it."""
         moment = torch.tensor([timestep], dtype=self._dtype, device=self._device) / 1000
-        embedded: torch.Tensor = self._embed(moment, self._dtype)
+        own = {name.removeprefix(_EMBED): each for name, each in outside.items() if name.startswith(_EMBED)}
+        with adding(self._embed, own):
+            embedded: torch.Tensor = self._embed(moment, self._dtype)
         return torch.nn.functional.silu(embedded)
 
 
-def _linear(silent: torch.Tensor, tensors: dict[str, torch.Tensor], stem: str) -> torch.Tensor:
-    return torch.nn.functional.linear(silent, tensors[f"{stem}.weight"], tensors[f"{stem}.bias"])
+def _linear(silent: torch.Tensor, tensors: dict[str, torch.Tensor], stem: str, factors: AddedTo) -> torch.Tensor:
+    plain = torch.nn.functional.linear(silent, tensors[f"{stem}.weight"], tensors[f"{stem}.bias"])
+    return added(plain, silent, factors.get(stem, ()))
 
 
 def timesteps(job: Job, dtype: torch.dtype) -> tuple[float, ...]:

@@ -14,9 +14,12 @@ from typing import ClassVar
 
 import torch
 
+from renderer import families
 from renderer.engine import calling, failures, schedules
+from renderer.engine.adapters import AdapterShelf, adding
 from renderer.engine.calling import OnStep, Rendering
 from renderer.engine.chatter import into_log
+from renderer.engine.device import computation_dtype
 from renderer.engine.engines import Listener
 from renderer.engine.inputs import NO_INPUTS, Inputs
 from renderer.engine.meter import Clock, MemoryMeter
@@ -43,6 +46,9 @@ class NativeEngine:
         self._memory = MemoryMeter(opened.device)
         self._waiting: deque[tuple[str, Job, Inputs]] = deque()
         calling.check_values_of(self._pipe)
+        self._shelf = AdapterShelf(opened.model, opened.device, computation_dtype(opened.device))
+        (section,) = families.find(opened.model.family).network("transformer").sections
+        self._sections = {section.name: (section.prefix, len(self._pipe.dit.transformer_blocks))}
 
     @classmethod
     def open(cls, setup: Setup, report: Callable[[str], None]) -> NativeEngine:
@@ -117,8 +123,10 @@ class NativeEngine:
         with into_log(LOG):
             warnings = calling.warn_of(job, self._pipe.tokenizer)
             clock.mark()
+            self._shelf.prepare([job])
             schedules.follow(self._pipe, job)
-            image = self._pipe(**calling.arguments(job, given), progress_bar_cmd=watch)
+            with adding(self._pipe.dit, self._shelf.of(job).whole(self._sections)):
+                image = self._pipe(**calling.arguments(job, given), progress_bar_cmd=watch)
             clock.mark()
         return calling.rgb(image, job), warnings
 

@@ -26,8 +26,9 @@ import torch
 
 from renderer import catalog
 from renderer.catalog import Model
-from renderer.engine import arithmetic, beginning, budget, calling, failures, skeletons
+from renderer.engine import beginning, budget, calling, failures, live, skeletons
 from renderer.engine import device as placement
+from renderer.engine.adapters import AdapterShelf
 from renderer.engine.beginning import Beginning
 from renderer.engine.budget import Recovery
 from renderer.engine.calling import Rendering
@@ -38,14 +39,13 @@ from renderer.engine.journeys import Journey, RenderPlace, Sweep
 from renderer.engine.meter import MemoryMeter, Shown, Span
 from renderer.engine.prompts import Prompts
 from renderer.engine.riders import Rider
-from renderer.engine.sections import LiveSection, Passage, Passing, ride
+from renderer.engine.sections import Passing, ride
 from renderer.engine.slots import Slots
 from renderer.errors import DeviceLostError, MachineError, OutOfMemoryError, RendererError
 from renderer.estimate import shape_of
 from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import EngineName, Job
 from renderer.protocol import Setup
-from renderer.weights.store import Store
 
 LOG = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class StreamingEngine:
         self._skeleton = self._family.build(store, device)
         self._starting.lap("networks")
         report("the transformer's blocks")
-        self._passage = Passage([self._live(name, store) for name in self._skeleton.sections])
+        self._passage = live.passage(self._skeleton, self._family, store, setup, device, self._records)
         assert self._passage.files == list(self._source.files)
         self._starting.lap("kernels")
         self._skeleton.checking.result()
@@ -76,26 +76,15 @@ class StreamingEngine:
         self._budget.brought(self._slots.bus_bytes_per_s)
         self._starting.lap("slots")
         self._in_step, self._recovery = True, Recovery()
-        self._beforehand = self._family.beforehand(self._skeleton, store, device)
+        dtype, beside = placement.computation_dtype(device), torch.cuda.Stream() if device == "cuda" else None
+        self._shelf = AdapterShelf(model, device, dtype, self._budget)
+        self._beforehand = self._family.beforehand(self._skeleton, store, device, self._shelf.of)
         self._prompts = Prompts(self._skeleton, store, self._family, device)
+        self._needed = self._prompts, self._shelf, self._beforehand
         self._waiting: deque[Journey] = deque()
         self._flying: list[Journey] = []
         self._decoded: list[Journey] = []
-        dtype, beside = placement.computation_dtype(device), torch.cuda.Stream() if device == "cuda" else None
         self._place = RenderPlace(device, dtype, self._family, self._beforehand, self._make_room, beside)
-
-    def _live(self, name: str, store: Store) -> LiveSection:
-        """A section of the transformer, its blocks computed in the way that is best here."""
-        files, template = store.section(name), self._skeleton.templates[name]
-        blocks = arithmetic.choose(
-            template,
-            files[0].tensors,
-            self.device,
-            stored=self.setup.multiplies_stored,
-            records=self._records,
-            fast=functools.partial(self._family.fast_blocks, name, template, files[0].tensors),
-        )
-        return LiveSection(name, files, blocks)
 
     @classmethod
     def open(cls, setup: Setup, report: Callable[[str], None], begun: Beginning | None = None) -> StreamingEngine:
@@ -170,7 +159,7 @@ class StreamingEngine:
         return self._budget.records([each.job for each in self._flying])
 
     def _is_ready(self, journey: Journey) -> bool:
-        return self._prompts.has(journey.job) and self._beforehand.has(journey.job)
+        return all(each.has(journey.job) for each in self._needed)
 
     def _make_ready(self, tell: Listener) -> bool:
         """Encode the prompts and compute the modulations of all that wait; whether the first can begin now.
@@ -222,6 +211,7 @@ class StreamingEngine:
         try:
             self._prompts.prepare(jobs, self._budget.tokens_together([each.job for each in self._flying]))
             self._starting.lap("prompts")
+            self._shelf.prepare(jobs)
             self._beforehand.prepare(jobs)
             self._starting.lap("modulations")
         except Exception as error:  # noqa: BLE001  # whatever it is, it is explained
@@ -241,6 +231,7 @@ class StreamingEngine:
         tell.started(journey.key)
         self._flying.append(journey)
         encoded, job = self._prompts.of(journey.job), journey.job
+        journey.loras = self._shelf.of(journey.job)
         journey.begin(lambda: self._family.pipeline(self._skeleton, encoded, self.device, job), self._place, tell)
 
     def _make_room(self) -> None:
@@ -350,8 +341,8 @@ class StreamingEngine:
     def _land(self, journey: Journey, tell: Listener) -> None:
         """Hand a finished picture on, or say what became of it."""
         wanted = [each.job for each in (*self._waiting, *self._flying, *self._decoded)]
-        self._prompts.forget(wanted)
-        self._beforehand.forget(wanted)
+        for each in self._needed:
+            each.forget(wanted)
         self._skeleton.tidy()
         rendering, failure = None, journey.error
         try:

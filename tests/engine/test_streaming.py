@@ -194,7 +194,7 @@ class TestRiding:
             swept.append("prompts")
             encode(source, riders)
 
-        def compute_noted(missing: Sequence[float]) -> None:
+        def compute_noted(missing: Any) -> None:
             swept.append("steps")
             compute(missing)
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch.nn import functional
 
 from renderer.engine import calling, precision
+from renderer.engine.adapters import NOTHING, Adapted
 from renderer.engine.blocks import FastBlocks, ModuleBlocks
 from renderer.engine.device import Device, computation_dtype
 from renderer.engine.encoding import Encoded
@@ -201,8 +202,10 @@ def arguments(job: Job, given: Inputs) -> dict[str, Any]:
     return calling.arguments(job, given)
 
 
-def beforehand(skeleton: Skeleton, store: Store, device: Device) -> Beforehand:
-    del skeleton
+def beforehand(
+    skeleton: Skeleton, store: Store, device: Device, adapted: Callable[[Job], Adapted] = lambda _: NOTHING
+) -> Beforehand:
+    del skeleton, adapted
     files = store.all("transformer", "gate")
     dtype = computation_dtype(device)
     return Gates(torch.stack([_read(file, dtype)["gate.lin.weight"] for file in files]))

@@ -1,0 +1,118 @@
+"""Pictures with LoRAs: the bits of DiffSynth's own hot-loaded ones, alone, in company, and through few slots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffsynth.core.vram.layers import LoRAHotLoadMixin
+from diffsynth.utils.lora.general import GeneralLoRALoader
+from safetensors.torch import load_file
+
+from renderer.catalog import DEMO_ARCHITECTURE
+from renderer.engine.native import NativeEngine
+from renderer.errors import PictureError
+from renderer.job import Job, Lora
+from renderer.weights.adapters.whereabouts import identity_of
+from tests import loras
+from tests.engine.making import bare_picture, bare_pipeline, flattened, make_job
+from tests.engine.test_streaming import Heard, open_engine, render
+
+WIDTH = DEMO_ARCHITECTURE.width
+OUTSIDE = {"img_in": (WIDTH, 64), "proj_out": (64, WIDTH), "time_text_embed.timestep_embedder.linear_1": (WIDTH, 256)}
+SMALL = {"width": 64, "height": 64, "num_inference_steps": 3}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two LoRAs: of blocks and their modulation, and of layers outside of blocks too."""
+    folder = tmp_path_factory.mktemp("loras")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loras, "SHAPES", {**loras.SHAPES, **OUTSIDE})
+        return [
+            loras.write_lora(folder / "style.safetensors", loras.factors(seed=1)),
+            loras.write_lora(folder / "all.safetensors", loras.factors([*loras.SHAPES, *OUTSIDE], seed=2)),
+        ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Where they are packed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RENDERER_MODELS", str(tmp_path_factory.mktemp("models")))
+        yield
+
+
+def lora(path: Path, weight: float = 1.0) -> Lora:
+    return Lora(source=str(path), identity=identity_of(path), weight=weight)
+
+
+def jobs(files: list[Path], **changes: Any) -> list[Job]:
+    """One set each: none, one, both with weights, the same in another order, and one that adds nothing."""
+    one, both = lora(files[0]), (lora(files[0], 0.5), lora(files[1], -1.5))
+    sets: list[tuple[Lora, ...]] = [(), (one,), both, both[::-1], (lora(files[0], 0.0),)]
+    return [make_job(**SMALL, loras=each, **changes) for each in sets]
+
+
+def hot_loaded(pipe: Any, job: Job) -> bytes:
+    """DiffSynth's picture, its LoRAs by its own loader and its own `lora_forward`."""
+    hooks = []
+    for each in job.loras:
+        stored = {name: tensor.to(pipe.torch_dtype) for name, tensor in load_file(each.source).items()}
+        tensors = GeneralLoRALoader(torch_dtype=pipe.torch_dtype).convert_state_dict(stored)
+        for name, layer in pipe.dit.named_modules():
+            if f"{name}.lora_A.weight" in tensors and each.weight:
+                mixin = LoRAHotLoadMixin()
+                mixin.init_lora_hotload()
+                mixin.lora_A_weights.append(tensors[f"{name}.lora_A.weight"] * each.weight)
+                mixin.lora_B_weights.append(tensors[f"{name}.lora_B.weight"])
+                hooks.append(layer.register_forward_hook(lambda _, x, out, own=mixin: own.lora_forward(x[0], out)))
+    try:
+        return bare_picture(pipe, job)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@pytest.fixture(scope="module")
+def bare(demo_folder: Path, files: list[Path]) -> list[bytes]:
+    pipe = flattened(bare_pipeline(demo_folder))
+    return [hot_loaded(pipe, job) for job in jobs(files)]
+
+
+def test_natively(engine: NativeEngine, bare: list[bytes], files: list[Path]) -> None:
+    assert [engine.render(job, lambda *_: None).rgb for job in jobs(files)] == bare
+    assert bare[4] == bare[0]
+    assert len(set(bare)) == 4
+
+
+@pytest.mark.parametrize(("slots", "in_flight"), [(2, 1), (3, 5), (60, 2)])
+def test_streamed(bare: list[bytes], files: list[Path], slots: int, in_flight: int) -> None:
+    """Each picture has its own set, whoever rides with it."""
+    heard = render(open_engine(slots=slots, in_flight=in_flight), jobs(files))
+    assert heard.failures == {}
+    assert [heard.pictures[str(number)].rgb for number in range(len(bare))] == bare
+
+
+def test_beside_fp8_weights(files: list[Path]) -> None:
+    """The base stays FP8: bits do not depend on company or slots, and weight 0 gives the base's."""
+    mine = jobs(files, precision="fp8")
+    alone = [render(open_engine("fp8", slots=60, in_flight=1), [job]).pictures["0"].rgb for job in mine]
+    heard = render(open_engine("fp8", slots=2, in_flight=5), mine)
+    assert [heard.pictures[str(number)].rgb for number in range(len(mine))] == alone
+    assert alone[4] == alone[0] != alone[1]
+
+
+def test_one_that_is_gone_fails_its_picture_alone(files: list[Path], tmp_path: Path) -> None:
+    gone = lora(loras.write_lora(tmp_path / "gone.safetensors", loras.factors(seed=9)))
+    (tmp_path / "gone.safetensors").unlink()
+    engine, heard = open_engine(), Heard()
+    mine = [make_job(**SMALL), make_job(**SMALL, loras=(gone,)), make_job(**SMALL, loras=(lora(files[0]),))]
+    for number, job in enumerate(mine):
+        engine.take(str(number), job)
+    while engine.busy:
+        engine.advance(heard)
+    assert heard.pictures.keys() == {"0", "2"}
+    assert isinstance(heard.failures["1"], PictureError)
+    assert "gone" in heard.failures["1"].message
