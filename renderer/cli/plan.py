@@ -133,6 +133,14 @@ def _group_lines(group: GroupForecast) -> Iterator[str]:
         most = f"{peak.largest.name} {gib(peak.largest.bytes)}"
         yield from wrap(f"  GPU    {of}, while it has to {peak.name} (most: {most})", "         ")
     yield from wrap(f"  host   {gib(group.host.bytes)} (most: {group.host.largest.name})", "         ")
+    if group.loras:
+        yield f"  LoRAs  {group.loras}, of {gb(group.lora_bytes)}"
+    if group.licences:
+        under: dict[str, list[str]] = {}
+        for name, licence in group.licences.items():
+            under.setdefault(licence, []).append(name)
+        told = "; ".join(f"{licence} ({', '.join(names)})" for licence, names in under.items())
+        yield from wrap(f"  under  {told}", "         ")
     if group.seconds is not None and group.step_s is not None:
         spent = group.seconds
         told = "as earlier pictures were" if group.measured else "by arithmetic and rates"

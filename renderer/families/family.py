@@ -23,12 +23,13 @@ class BlockPart:
     """What of a block one file of a store holds: the kind of that file, and what is in it.
 
     `layers` are the linear layers in the order of a slot: those that are multiplied as one stand side by side. `norms`
-    are whole names within the block.
+    are whole names within the block. `of_text` are those layers that a prompt's tokens pass, and no picture's.
     """
 
     kind: str
     layers: tuple[str, ...]
     norms: tuple[str, ...] = ()
+    of_text: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,6 +25,7 @@ from renderer.planning.fitting import SizeRefusal, available_bytes, refusals, st
 from renderer.planning.pace import Pace, PaceKey, Way, seconds, timesteps
 from renderer.planning.placement import setup_for
 from renderer.planning.plan import Plan, Planned
+from renderer.planning.riding import licences, riding
 from renderer.planning.space import Disk
 from renderer.protocol import Setup
 
@@ -65,7 +66,8 @@ class GroupForecast:
     """The pictures of one model and precision: how they are rendered, and what they take.
 
     `step_s` is a step's of the picture that takes most; `in_flight` how many pictures it has company of, itself
-    included; `limit` what that step waits for, where the machine's rates are known; `measured` says that earlier
+    included; `loras` how many ride with them, and how many bytes they are; `licences` what is known of the weights',
+    by their names; `limit` what that step waits for, where the machine's rates are known; `measured` says that earlier
     pictures' times went into the seconds.
     """
 
@@ -84,6 +86,9 @@ class GroupForecast:
     step_s: float | None
     limit: Limit | None
     measured: bool
+    loras: int = 0
+    lora_bytes: int = 0
+    licences: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +165,9 @@ def _group_as_dict(group: GroupForecast) -> dict[str, Any]:
         "step_s": group.step_s,
         "limit": group.limit,
         "measured": group.measured,
+        "loras": group.loras,
+        "lora_bytes": group.lora_bytes,
+        "licences": dict(group.licences),
     }
 
 
@@ -219,7 +227,9 @@ class _Grouping:
         self.refused = refusals(jobs, self.setup, terms.machine)
         self.left = [job for job in jobs if job not in self.refused]
         self._key = PaceKey(self.setup.weights, self.setup.profile)
-        self._shape = shape_of(items[0].model)
+        self._model = items[0].model
+        self._shape = shape_of(self._model)
+        self._riding = riding(self.left, self._model)
         self._cpu = terms.machine.gpu is None
         recording = self.streamed and not self._cpu
         self._streaming = replace(streaming_of(self.setup, terms.machine), recording=recording)
@@ -240,6 +250,7 @@ class _Grouping:
         spent = self._seconds(slots, company, rates) if rates else None
         sweep = self._sweep(slots, company, rates) if rates else None
         free = self._terms.machine.ram_free_bytes
+        there = available_bytes(self.setup, self._terms.machine)
         return GroupForecast(
             model=self.setup.model,
             precision=self.setup.precision,
@@ -248,16 +259,21 @@ class _Grouping:
             slots=decision.slots if decision else None,
             blocks=self._shape.layers,
             in_flight=decision.in_flight if decision else 1,
-            estimate=estimate,
-            available_bytes=available_bytes(self.setup, self._terms.machine),
-            host=host.estimate_host(
-                self._shape, self.setup.stored, self.setup.profile, timesteps=timesteps(self.left), free_bytes=free
+            estimate=self._riding.beside(estimate, there),
+            available_bytes=there,
+            host=self._riding.in_host(
+                host.estimate_host(
+                    self._shape, self.setup.stored, self.setup.profile, timesteps=timesteps(self.left), free_bytes=free
+                )
             ),
             from_disk=self._from_disk,
             seconds=spent,
             step_s=sweep.seconds * self._pace.factor(self._key) if sweep else None,
             limit=sweep.limit if sweep and self._terms.rates else None,
             measured=self._pace.knows(self._key),
+            loras=len(self._riding.weights),
+            lora_bytes=self._riding.bytes,
+            licences=licences(self._model, self.left),
         )
 
     def _decide(self, rates: Rates | None) -> tuple[Decision | None, Estimate]:
@@ -270,7 +286,7 @@ class _Grouping:
         decision = decide.decide(
             self._streaming,
             list(map(decide.Series.of, self.setup.demands)),
-            available_bytes(self.setup, self._terms.machine),
+            self._riding.left_of(available_bytes(self.setup, self._terms.machine)),
             rates=rates,
             from_disk=self._from_disk,
             slots=self.setup.slots,
@@ -305,6 +321,7 @@ class _Grouping:
             decoding = duration.decode_seconds(self._shape, kind[0], rates)
             denoise += (share - decoding) * count * factor
             decode += decoding * count * factor
+        denoise += self._riding.seconds(self.left, rates)
         start = self._pace.load_s(self._key)
         if start is None:
             start = duration.load_seconds(self._shape, self.setup.stored, rates)

@@ -107,6 +107,7 @@ def look(plans: Sequence[Plan], left: Sequence[Planned], setups: Iterable[Setup]
     outputs = plans[0].folder.path.absolute() if plans else models
     files = Files(left, plans)
     wanted = [_of_model(setup) for setup in setups if not ready]
+    wanted += [] if ready else _of_loras(left)
     chosen = set(map(id, left))  # two manifests may have pictures of one name
     there = ((plan.folder, item.picture) for plan in plans for item in plan.items if id(item) in chosen)
     return Disk(
@@ -156,6 +157,17 @@ def _of_model(setup: Setup) -> tuple[int, int]:
     lacking = {lack.part.role for lack in places.look(model).lacking}
     download = sum(part.bytes or 0 for part in model.parts if part.role in lacking)
     return download, weight_bytes(shape_of(model), setup.stored).store if setup.store else 0
+
+
+def _of_loras(left: Iterable[Planned]) -> list[tuple[int, int]]:
+    """Bytes to download, and bytes that it takes to make ready, of each LoRA that rides with some picture."""
+    wanted = {lora.identity: (lora.source, item.model) for item in left for lora in item.picture.job.loras}
+    if not wanted:
+        return []
+    from renderer.weights.adapters.weighing import weigh  # noqa: PLC0415  # most pictures have none
+
+    weighed = [weigh(source, model) for source, model in wanted.values()]
+    return [(each.download_bytes, each.ready_bytes) for each in weighed]
 
 
 # ---- pictures' files -------------------------------------------------------------------------------------------------

@@ -18,6 +18,10 @@ BLOCK = BlockPart(
         "txt_mlp.net.2",
     ),
     norms=tuple(f"attn.norm_{name}.weight" for name in ("q", "k", "added_q", "added_k")),
+    of_text=(
+        *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+        *("txt_mlp.net.0.proj", "txt_mlp.net.2"),
+    ),
 )
 
 MODULATION = BlockPart("modulation", layers=("img_mod.1", "txt_mod.1"))

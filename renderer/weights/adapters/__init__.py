@@ -8,6 +8,7 @@ Which it is, and whether it fits:
     targets       the layers of a model, by their names
     landing       every key lands on a layer, or the file is refused
     others        whose layers these are, where they are not ours
+    weighing      what it takes once it is made ready
 
 In numbers:
 

@@ -1,0 +1,129 @@
+"""What LoRAs take, foretold: bytes to the byte of what is made, once however many ride; time and disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from renderer import catalog
+from renderer.cli import plan as plan_cli
+from renderer.job import Lora
+from renderer.manifest.manifest import Manifest
+from renderer.planning import forecast, riding
+from renderer.planning.forecast import Assumptions, GroupForecast
+from renderer.planning.plan import make_plan
+from renderer.weights.adapters.packed import prepare_adapter
+from renderer.weights.adapters.weighing import weigh
+from renderer.weights.adapters.whereabouts import find_lora
+from tests.loras import factors, write_lora
+from tests.making import make_job, make_manifest
+from tests.planning.test_forecast import HERE, RATES, real
+
+FOUR = "lightx2v/Qwen-Image-Lightning/4steps-V2.0"
+NOW = datetime(2026, 11, 21, 23, 0, tzinfo=UTC)
+RIDES = Lora(source=FOUR, identity=FOUR)
+
+
+@pytest.fixture(autouse=True)
+def _models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RENDERER_MODELS", str(tmp_path / "models"))
+
+
+def lora(path: Path, weight: float = 1.0) -> Lora:
+    found = find_lora(path.name, path.parent)
+    return Lora(source=found.source, identity=found.identity, weight=weight)
+
+
+def with_loras(manifest: Manifest, *sets: tuple[Lora, ...]) -> Manifest:
+    pictures = tuple(
+        picture.model_copy(update={"job": picture.job.model_copy(update={"loras": loras})})
+        for picture, loras in zip(manifest.pictures, sets, strict=True)
+    )
+    return dataclasses.replace(manifest, pictures=pictures)
+
+
+def group_of(manifest: Manifest, outputs: Path, terms: Assumptions) -> GroupForecast:
+    (group,) = forecast.forecast([make_plan(manifest, outputs)], terms, NOW).groups
+    return group
+
+
+class TestWeight:
+    def test_is_that_of_what_is_made(self, tmp_path: Path) -> None:
+        """From the header alone, to the byte; once it is ready, it writes nothing more."""
+        path = write_lora(tmp_path / "ink.safetensors", factors())
+        before = weigh(str(path), catalog.DEMO)
+        made = prepare_adapter(lora(path), catalog.DEMO)
+        assert before.bytes == before.ready_bytes == made.all_bytes
+        assert before.block_bytes == max(made.bytes("transformer", number) for number in range(5))
+        assert weigh(str(path), catalog.DEMO) == dataclasses.replace(before, ready_bytes=0)
+
+    def test_whose_tokens_it_multiplies(self, tmp_path: Path) -> None:
+        """A picture's, a prompt's, or nobody's in a step: modulation is computed beforehand."""
+        found = weigh(str(write_lora(tmp_path / "ink.safetensors", factors())), catalog.DEMO)
+        assert found.picture.multiplied == 4 * (2 * (160 + 160) + 640 + 160)
+        assert found.picture.added == 160 + 160 + 640
+        assert (found.text.multiplied, found.text.added) == (4 * (160 + 640), 160)
+
+    def test_of_one_that_is_not_here(self) -> None:
+        """About what the catalogue says, and it has to be fetched and made ready."""
+        found = weigh(FOUR, catalog.QWEN_IMAGE)
+        assert found.bytes == pytest.approx(850e6, rel=0.02)
+        assert found.block_bytes == pytest.approx(found.bytes / 60, rel=0.01)
+        assert (found.download_bytes, found.ready_bytes) == (849_608_296, found.bytes)
+
+
+class TestForecast:
+    def test_each_counts_once(self, tmp_path: Path) -> None:
+        """However many pictures ride with it, and not at weight 0."""
+        ink = write_lora(tmp_path / "ink.safetensors", factors())
+        pen = write_lora(tmp_path / "pen.safetensors", factors(seed=1))
+        jobs = [
+            make_job().model_copy(update={"loras": loras})
+            for loras in ((lora(ink),), (lora(ink, 0.5), lora(pen)), (), (lora(pen, 0.0),))
+        ]
+        found = riding.riding(jobs, catalog.DEMO)
+        assert len(found.weights) == 2
+        assert found.bytes == 2 * weigh(str(ink), catalog.DEMO).bytes
+
+    def test_on_the_gpu_all_or_two_blocks(self, tmp_path: Path) -> None:
+        """Resident where there is room beside all else, else two blocks at a time; the host has all of it."""
+        manifest = with_loras(real(make_manifest(["a"]), 1024, steps=4), (RIDES,))
+        bare = real(make_manifest(["a"]), 1024, steps=4)
+        all_bytes = weigh(FOUR, catalog.QWEN_IMAGE).bytes
+        roomy = Assumptions(HERE, rates=RATES, ready=True)
+        with_it, without = (group_of(each, tmp_path, roomy) for each in (manifest, bare))
+        assert with_it.estimate.allocated - without.estimate.allocated == all_bytes
+        assert with_it.host.bytes - without.host.bytes == all_bytes
+        tight = group_of(manifest, tmp_path, dataclasses.replace(roomy, vram_bytes=4 * 2**30))
+        terms = {term.name: term.bytes for term in tight.estimate.peak.terms}
+        assert terms["LoRAs"] == 2 * weigh(FOUR, catalog.QWEN_IMAGE).block_bytes
+        assert tight.estimate.allocated <= (tight.available_bytes or 0)
+
+    def test_a_step_takes_a_little_longer(self) -> None:
+        """By arithmetic: products of rank 64 beside those of 3072."""
+        job = real(make_manifest(["a"]), 1328, steps=4).pictures[0].job.model_copy(update={"loras": (RIDES,)})
+        found = riding.riding([job], catalog.QWEN_IMAGE)
+        assert 0.002 < found.step_seconds(job, RATES) < 0.05
+        assert found.seconds([job, job], RATES) == pytest.approx(8 * found.step_seconds(job, RATES))
+        assert found.seconds([job.model_copy(update={"loras": ()})], RATES) == 0
+
+    def test_the_disk_takes_the_file_and_what_is_made_of_it(self, tmp_path: Path) -> None:
+        manifest = with_loras(make_manifest(["a"]), (RIDES,))
+        model = real(manifest, 1024)
+        terms = Assumptions(HERE, rates=RATES)
+        bare = real(make_manifest(["a"]), 1024)
+        one, other = (forecast.forecast([make_plan(each, tmp_path)], terms, NOW).disk for each in (model, bare))
+        assert one.download_bytes - other.download_bytes == 849_608_296
+        assert one.store_bytes - other.store_bytes == weigh(FOUR, catalog.QWEN_IMAGE).ready_bytes
+
+    def test_what_is_said(self, tmp_path: Path) -> None:
+        """How many, how large, and under which licences all of it is."""
+        manifest = with_loras(real(make_manifest(["a"]), 1024), (RIDES,))
+        group = group_of(manifest, tmp_path, Assumptions(HERE, rates=RATES, ready=True))
+        assert (group.loras, group.licences) == (1, {"Qwen/Qwen-Image": "Apache-2.0", "4steps-V2.0": "Apache-2.0"})
+        said = list(plan_cli._group_lines(group))
+        assert "  LoRAs  1, of 0.8 GB" in said
+        assert "  under  Apache-2.0 (Qwen/Qwen-Image, 4steps-V2.0)" in said
