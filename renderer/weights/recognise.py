@@ -127,10 +127,6 @@ def _quantised(file: Contents, family: Family, network: Network) -> Iterator[tup
     for key, what in _UNREAD_METADATA.items():
         if key in file.metadata:
             yield _scaled(f"quantised {what}", family, network)
-    if any(name.endswith(".weight_scale_2") for name in names):
-        yield _scaled("quantised to NVFP4", family, network)
-    if any(entry.dtype == "F8_E8M0" for entry in file.tensors.values()):
-        yield _scaled("quantised to MXFP8", family, network)
 
 
 def _scaled(what: str, family: Family, network: Network) -> tuple[str, str]:

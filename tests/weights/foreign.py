@@ -191,6 +191,50 @@ def spoiled(made: Foreign, numbers: random.Random, number: int) -> str:
     return name
 
 
+def blocked(scales: torch.Tensor) -> torch.Tensor:
+    """Scales, [rows, scales a row], as cuBLAS wants them: the documented steps, one after the other."""
+    rows, columns = -(-scales.shape[0] // 128) * 128, -(-scales.shape[1] // 4) * 4
+    padded = torch.zeros(rows, columns, dtype=torch.uint8)
+    padded[: scales.shape[0], : scales.shape[1]] = scales.view(torch.uint8)
+    tiles = padded.view(rows // 128, 128, columns // 4, 4).permute(0, 2, 1, 3)
+    return tiles.reshape(-1, 4, 32, 4).transpose(1, 2).reshape(rows, columns)
+
+
+E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0])
+
+
+def in_blocks(tensors: Mapping[str, torch.Tensor], form: str) -> Foreign:
+    """MXFP8 and NVFP4, where a matrix has whole blocks; the others stay as they are."""
+    found, plain = dict(tensors), dict(tensors)
+    block = {"mxfp8": 32, "nvfp4": 16}[form]
+    for layer in matrices(tensors):
+        weight = tensors[f"{layer}.weight"].float()
+        if weight.shape[1] % block:
+            continue
+        parts = weight.view(len(weight), -1, block)
+        largest = parts.abs().amax(dim=-1)
+        if form == "mxfp8":
+            exponents = ((largest / 448).log2().ceil() + 127).clamp(0, 254).to(torch.uint8)
+            scale = torch.exp2(exponents.float() - 127)
+            values = (parts / scale[..., None]).to(torch.float8_e4m3fn)
+            numbers = values.float() * scale[..., None]
+            found[f"{layer}.weight"] = values.view(weight.shape)
+            found[f"{layer}.weight_scale"] = blocked(exponents).view(torch.float8_e8m0fnu)
+        else:
+            second = largest.max() / (448 * 6)
+            scales = (largest / 6 / second).to(torch.float8_e4m3fn)
+            total = scales.float() * second
+            codes = ((parts / total[..., None])[..., None] - E2M1).abs().argmin(dim=-1).to(torch.uint8)
+            numbers = E2M1[codes.int()] * total[..., None]
+            flat = codes.view(len(weight), -1)
+            found[f"{layer}.weight"] = flat[:, ::2] << 4 | flat[:, 1::2]
+            found[f"{layer}.weight_scale"] = blocked(scales).view(torch.float8_e4m3fn)
+            found[f"{layer}.weight_scale_2"] = second
+        found[f"{layer}.comfy_quant"] = mark({"format": form})
+        plain[f"{layer}.weight"] = numbers.view(weight.shape).to(torch.bfloat16)
+    return Foreign(found, {}, plain)
+
+
 # ---- GGUF ------------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""ComfyUI's FP8 and int8: matrices with scales beside them, and marks that say how they are meant.
+"""ComfyUI's FP8, int8, MXFP8 and NVFP4: matrices with scales beside them, and marks that say how they are meant.
 
 Of 2025: a tensor `scaled_fp8` in the file, and `X.scale_weight` beside `X.weight`. Of 2026: `X.weight_scale`, and a
 mark a layer, as a tensor `X.comfy_quant` or in the file's own `_quantization_metadata`. Files of musubi-tuner and
@@ -23,17 +23,28 @@ TABLE = "_quantization_metadata"
 
 _WEIGHT = ".weight"
 _SCALES = (".weight_scale", ".scale_weight")
+_SECOND_SCALE = ".weight_scale_2"
 _AT_RUN_TIME = (".input_scale", ".scale_input", ".comfy_attention.config")
+_BESIDE = (_MARK, *_SCALES, _SECOND_SCALE, *_AT_RUN_TIME)
 _SCALE_TYPES = ("F32", "BF16", "F16")
 
 _TYPES: Mapping[str, str] = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "int8_tensorwise": "I8"}
 """The forms that are read, and the type of their matrices."""
+
+_BLOCKS: Mapping[str, tuple[str, int]] = {"mxfp8": ("F8_E4M3", 32), "nvfp4": ("U8", 16)}
+"""The forms with a scale for so many columns of a row, and the type of their matrices."""
+
+_BLOCK_SCALES = {"mxfp8": ("F8_E8M0", "U8"), "nvfp4": ("F8_E4M3", "U8")}
+_TILE_ROWS, _TILE_COLUMNS = 128, 4  # of scales, as cuBLAS has them
 
 _FP8 = {_TYPES[form]: form for form in ("float8_e4m3fn", "float8_e5m2")}
 """What means the same in every tool, and may go without a mark: the types, and their forms."""
 
 GROUP = "convrot_groupsize"
 """In a mark, and of a tensor's settings: how many columns were turned together."""
+
+BLOCK_COLUMNS = "block"
+"""Of a tensor's settings: for how many columns of a row there is a scale."""
 
 _USUAL_GROUP = 256
 
@@ -48,7 +59,7 @@ class _Mark:
 
 class _Scaled:
     name: ClassVar[str] = "scaled"
-    dtypes: ClassVar[tuple[str, ...]] = tuple(_TYPES.values())
+    dtypes: ClassVar[tuple[str, ...]] = (*_TYPES.values(), *_BLOCKS)
 
     def take(
         self, tensors: Mapping[str, TensorAt], files: Sequence[Contents], hub_name: Callable[[str], str]
@@ -57,7 +68,11 @@ class _Scaled:
         scales = dict(_scales(tensors))
         if not marks and not scales and _OLD_MARK not in tensors:
             return dict(tensors)
-        besides = {name for name in tensors if name == _OLD_MARK or name.endswith((_MARK, *_SCALES, *_AT_RUN_TIME))}
+        for layer, mark in marks.items():
+            if mark.form not in _TYPES and mark.form not in _BLOCKS:
+                what = f'the layer "{shorten(layer)}" is quantised by ComfyUI ({shorten(mark.form, 30)})'
+                raise ModelError(f"{files[0].path}: {what}, in a form that is not read")
+        besides = {name for name in tensors if name == _OLD_MARK or name.endswith(_BESIDE)}
         found = {name: place for name, place in tensors.items() if name not in besides}
         for name in sorted(besides - {_OLD_MARK}):
             layer = _layer(name)
@@ -67,23 +82,28 @@ class _Scaled:
             name = layer + _WEIGHT
             if name not in tensors:
                 raise damaged(f"{files[0].path}:", f'tells of the layer "{shorten(layer)}", which is not there')
-            found[name] = self._put_together(name, tensors[name], marks.get(layer), scales.get(layer))
+            found[name] = self._put_together(name, tensors, marks.get(layer), scales.get(layer))
         for name, place in found.items():
             if place.reader != self.name and place.dtype in _FP8 and len(place.shape) > 1:
                 raise damaged(f'{place.path}: tensor "{shorten(name)}"', "has no scale, and others here have one")
         return found
 
-    def _put_together(self, name: str, weight: TensorAt, mark: _Mark | None, scale: TensorAt | None) -> TensorAt:
+    def _put_together(
+        self, name: str, tensors: Mapping[str, TensorAt], mark: _Mark | None, scale: TensorAt | None
+    ) -> TensorAt:
+        weight, second = tensors[name], tensors.get(name.removesuffix(_WEIGHT) + _SECOND_SCALE)
         where = f'{weight.path}: tensor "{shorten(name)}"'
         if mark is None and weight.dtype not in _FP8:  # int8 may be turned, for all that anybody knows
             raise ModelError(f"{where} is {weight.dtype} with a scale beside it, and nothing says how it is meant")
         form = mark.form if mark is not None else _FP8[weight.dtype]
-        if form not in _TYPES:
-            raise ModelError(f"{where} is quantised by ComfyUI ({shorten(form, 30)}), which is not read")
-        if weight.dtype != _TYPES[form]:
+        if weight.dtype != (_TYPES.get(form) or _BLOCKS[form][0]):
             raise damaged(where, f"is {weight.dtype}, and said to be {form}")
-        if scale is None:
-            raise damaged(where, f"is {form}, and its scale is not there")
+        if scale is None or (second is None) != (form != "nvfp4"):
+            raise damaged(
+                where, f"is {form}, and its scale is not there" if scale is None else "does not have the scales of it"
+            )
+        if form in _BLOCKS:
+            return self._in_blocks(where, form, weight, scale, second)
         rows = weight.shape[0] if weight.shape else 0
         if scale.dtype not in _SCALE_TYPES or scale.shape not in {(), (1,), (1, 1), (rows,), (rows, 1)}:
             told = f"{scale.dtype} {list(scale.shape)}"
@@ -93,6 +113,34 @@ class _Scaled:
         if turned and (form != "int8_tensorwise" or not _is_power_of_four(turned) or columns % turned):
             raise damaged(where, f"of {columns} columns is said to be turned in groups of {turned}")
         return replace(weight, reader=self.name, besides={"scale": scale}, settings={GROUP: turned} if turned else {})
+
+    def _in_blocks(self, where: str, form: str, weight: TensorAt, scale: TensorAt, second: TensorAt | None) -> TensorAt:
+        """A matrix with a scale for some columns of a row each, and in NVFP4 one for them all besides."""
+        block = _BLOCKS[form][1]
+        if len(weight.shape) != 2:  # noqa: PLR2004  # a matrix
+            raise damaged(where, f"of {list(weight.shape)} is no matrix, and said to be {form}")
+        rows, columns = weight.shape[0], weight.shape[1] * (2 if form == "nvfp4" else 1)
+        tiles = -(-rows // _TILE_ROWS) * -(-columns // (block * _TILE_COLUMNS))
+        if (
+            scale.dtype not in _BLOCK_SCALES[form]
+            or scale.bytes != tiles * _TILE_ROWS * _TILE_COLUMNS
+            or columns % block
+        ):
+            told = f"{scale.dtype} {list(scale.shape)}"
+            raise damaged(where, f"of {rows} rows and {columns} columns has scales of {told}, and said to be {form}")
+        besides = {"scale": scale}
+        if second is not None:
+            if second.dtype != "F32" or math.prod(second.shape) != 1:
+                raise damaged(where, f"has a second scale of {second.dtype} {list(second.shape)}")
+            besides["second"] = second
+        return replace(
+            weight,
+            reader=self.name,
+            dtype=form,
+            shape=(rows, columns),
+            besides=besides,
+            settings={BLOCK_COLUMNS: block},
+        )
 
 
 def _scales(tensors: Mapping[str, TensorAt]) -> Iterator[tuple[str, TensorAt]]:
@@ -107,7 +155,7 @@ def _scales(tensors: Mapping[str, TensorAt]) -> Iterator[tuple[str, TensorAt]]:
 
 def _layer(name: str) -> str:
     """The layer that something beside its weight is of."""
-    return name.removesuffix(next(suffix for suffix in (_MARK, *_SCALES, *_AT_RUN_TIME) if name.endswith(suffix)))
+    return name.removesuffix(next(suffix for suffix in _BESIDE if name.endswith(suffix)))
 
 
 # ---- marks -----------------------------------------------------------------------------------------------------------

@@ -17,9 +17,12 @@ from safetensors.torch import load_file, save_file
 from renderer import catalog
 from renderer.errors import ModelError
 from renderer.families import QWEN_IMAGE_FAMILY
+from renderer.weights import readers
 from renderer.weights.checkpoint import Checkpoint, open_checkpoint
 from renderer.weights.codecs.rows import ROW_CODERS
 from renderer.weights.identity import identify
+from renderer.weights.readers import TensorAt
+from renderer.weights.readers.values import VALUES
 from renderer.weights.unpacked import UnpackedFile, unpacked
 from tests.weights import foreign, tiny
 from tests.weights.foreign import Foreign, Tensors
@@ -27,6 +30,7 @@ from tests.weights.tiny import Source, restored
 
 PREFIX = "model.diffusion_model."
 LAYER = "transformer_blocks.0.attn.to_q"
+WIDE = "transformer_blocks.0.img_mlp.net.2"
 TEXT_LAYER = "model.layers.0.self_attn.q_proj"
 
 FORMS: dict[str, Callable[[Tensors], Foreign]] = {
@@ -37,6 +41,8 @@ FORMS: dict[str, Callable[[Tensors], Foreign]] = {
     "2026, e5m2": lambda tensors: foreign.comfyui_2026(tensors, "float8_e5m2"),
     "int8": lambda tensors: foreign.comfyui_2026(tensors, "int8_tensorwise"),
     "int8, turned": lambda tensors: foreign.convrot(tensors, 4),
+    "MXFP8": lambda tensors: foreign.in_blocks(tensors, "mxfp8"),
+    "NVFP4": lambda tensors: foreign.in_blocks(tensors, "nvfp4"),
     "no mark, (out, 1)": foreign.unmarked,
     "no mark, (out,)": lambda tensors: foreign.unmarked(tensors, (-1,)),
 }
@@ -89,7 +95,7 @@ class TestRead:
             expected = store(source, "bf16")
             save_file(made.tensors, path, metadata=made.metadata)
             found = opened(path)
-            assert found.tensors[f"{LAYER}.weight"].reader == "scaled"
+            assert found.tensors["transformer_blocks.0.img_mlp.net.2.weight"].reader == "scaled"
             assert found.tensors[f"{LAYER}.bias"].is_plain
             assert found.tensors.keys() == made.plain.keys()
             assert store(source, "bf16") == expected
@@ -109,7 +115,7 @@ class TestRead:
                 assert torch.equal(kept["weight"].view(torch.uint8), made.tensors[name].view(torch.uint8))
                 assert torch.equal(ROW_CODERS["fp8"].decode(kept), made.plain[name])
 
-    @pytest.mark.parametrize("form", ["2026, e5m2", "int8", "int8, turned"])
+    @pytest.mark.parametrize("form", ["2026, e5m2", "int8", "int8, turned", "MXFP8"])
     def test_other_forms_are_rounded_to_fp8(self, source: Source, form: str) -> None:
         """As the bf16 network that they stand for is."""
         path = transformer(source)
@@ -157,6 +163,29 @@ class TestRead:
             assert store(source, "bf16") == expected
             found = unpacked(source.networks, source.tokenizer, "bf16").files
             assert {file.network: file.is_as_it_was for file in found}["vae"] is False
+
+
+class TestBlocks:
+    @pytest.mark.parametrize("form", ["mxfp8", "nvfp4"])
+    def test_tiles_of_scales(self, tmp_path: Path, form: str) -> None:
+        """Where a matrix has more rows and blocks than a tile, each block still has its own scale."""
+        weight = torch.randn(200, 320) * torch.logspace(-3, 3, 200)[:, None]
+        made = foreign.in_blocks({"a.weight": weight.to(torch.bfloat16)}, form)
+        save_file(made.tensors, tmp_path / "m.safetensors")
+        file = readers.read(tmp_path / "m.safetensors")
+        place = readers.put_together(file.tensors, [file], str)["a.weight"]
+        assert place.shape == (200, 320)
+        data = place.path.read_bytes()
+
+        def read(other: TensorAt) -> torch.Tensor:
+            return torch.frombuffer(bytearray(data[other.offset : other.offset + other.bytes]), dtype=torch.uint8)
+
+        raw = read(place)
+        for first, rows in ((0, 200), (0, 1), (31, 40), (127, 73)):
+            part = raw[first * place.row_bytes : (first + rows) * place.row_bytes]
+            found = VALUES["scaled"].values(place, first, part, read)
+            assert isinstance(found, torch.Tensor)
+            assert torch.equal(found, made.plain["a.weight"][first : first + rows])
 
 
 class TestIdentity:
@@ -221,6 +250,22 @@ REFUSALS: dict[str, tuple[Callable[[Tensors], Foreign], Change, str]] = {
         lambda tensors: foreign.convrot(tensors)._replace(metadata={}),
         told({}),
         "nothing says how it is meant",
+    ),
+    "a scale that is none of its form": (
+        lambda tensors: foreign.in_blocks(tensors, "mxfp8"),
+        lambda tensors, _: tensors.update({f"{WIDE}.weight_scale": torch.ones(16)}),
+        r"of 16 rows and 32 columns has scales of F32 \[16\]",
+    ),
+    "no second scale": (
+        lambda tensors: foreign.in_blocks(tensors, "nvfp4"),
+        without(f"{LAYER}.weight_scale_2"),
+        "does not have the scales of it",
+    ),
+    "a second scale too many": (foreign.comfyui_2026, beside("weight_scale_2", torch.ones(())), "does not have the"),
+    "a second scale of rows": (
+        lambda tensors: foreign.in_blocks(tensors, "nvfp4"),
+        beside("weight_scale_2", torch.ones(16)),
+        r"a second scale of F32 \[16\]",
     ),
     "a scale of nothing": (foreign.unmarked, beside("x.weight_scale", torch.ones(())), "a weight that is not there"),
 }
