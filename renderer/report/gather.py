@@ -121,8 +121,11 @@ def describe(item: Planned) -> Mapping[str, Any]:
         "matrix": picture.place.matrix,
     }
     if job.input_image is not None:
-        told |= {"before": input_files.kept_name(picture.inputs[0]), "strength": job.denoising_strength}
-        told["mask"] = "what is white is drawn anew" if job.inpaint_mask is not None else ""
+        image, *masks = picture.inputs
+        told |= {"before": input_files.kept_name(image), "image": Path(image.path).name}
+        told |= {"strength": job.denoising_strength, "mask": Path(masks[0].path).name if masks else ""}
+    if job.loras:
+        told["loras"] = [{"file": hide_paths(lora.source), "weight": lora.weight} for lora in job.loras]
     if sidecar is not None:
         timing, memory = sidecar.timing, sidecar.memory
         told |= {

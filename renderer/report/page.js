@@ -161,7 +161,8 @@ function facts(picture) {
   const told = {
     "in flight": flying[picture.id] && stepOf(picture), state: picture.state + (picture.note ? `: ${picture.note}` : ""), job: picture.job, model: `${picture.model}, ${picture.precision}`,
     size: size(picture), steps: picture.steps, "CFG scale": picture.cfg_scale, seed: picture.seed,
-    ...picture.matrix, strength: picture.strength, mask: picture.mask, time: seconds(picture.seconds), "GPU memory": gib(picture.vram), "process memory": gib(picture.ram),
+    ...picture.matrix, image: picture.image, strength: picture.strength, mask: picture.mask,
+    LoRAs: (picture.loras || []).map((lora) => `${lora.file} ${lora.weight}`).join(", "), time: seconds(picture.seconds), "GPU memory": gib(picture.vram), "process memory": gib(picture.ram),
     attempt: picture.attempt > 1 ? picture.attempt : "", rendered: picture.ended && `${picture.ended.slice(0, 16).replace("T", " ")} UTC`, warnings: (picture.warnings || []).join("; "),
   };
   return Object.entries(told).filter(([, value]) => value !== "" && value != null).map(([name, value]) => {
@@ -237,8 +238,10 @@ function entry(picture) {
     prompt: yaml(picture.prompt), negative_prompt: picture.negative_prompt && yaml(picture.negative_prompt),
     model: yaml(picture.model), precision: picture.precision, width: picture.width, height: picture.height,
     steps: picture.steps, cfg_scale: picture.cfg_scale, seed: picture.seed,
+    image: picture.image && yaml(picture.image), strength: picture.strength, mask: picture.mask && yaml(picture.mask),
+    loras: picture.loras && JSON.stringify(picture.loras),
   };
-  return [`- id: ${yaml(picture.id)}`, ...Object.entries(fields).filter(([, value]) => value !== "")
+  return [`- id: ${yaml(picture.id)}`, ...Object.entries(fields).filter(([, value]) => value !== "" && value !== undefined)
     .map(([name, value]) => `  ${name}: ${value}`)].join("\n") + "\n";
 }
 
