@@ -12,6 +12,9 @@ its worker, with a sidecar that says how. Imports no torch.
     images          our own requests: /api/v1/images
     openai_images   OpenAI's images API
     openai_fields   its requests in a job's fields
+    openai_batches  batches: OpenAI's, and manifests
+    batch_runs      batches on their way
+    batch_store     batches and uploads on the disk
     health          /health and /metrics
     intake          a request's fields as pictures
     desk            who asked for what, and what became of it

@@ -93,7 +93,7 @@ def trouble_of(error: Exception) -> Complication:
 def respond(trouble: Complication, path: str) -> JSONResponse:
     """The answer, in the form of whose path it is."""
     if path.startswith("/v1/"):
-        body = _openai(trouble)
+        body = openai_body(trouble)
         status = 400 if trouble.status == 422 else trouble.status  # noqa: PLR2004  (OpenAI's clients know no 422)
     elif path.startswith("/sdapi/"):
         status, body = trouble.status, {"error": trouble.code, "detail": _sentence(trouble), "errors": ""}
@@ -116,7 +116,8 @@ def _ours(trouble: Complication) -> dict[str, Any]:
     return {"error": told}
 
 
-def _openai(trouble: Complication) -> dict[str, Any]:
+def openai_body(trouble: Complication) -> dict[str, Any]:
+    """What OpenAI's clients read of an error."""
     kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
     kind = kinds.get(trouble.status, "server_error" if trouble.status >= 500 else "invalid_request_error")  # noqa: PLR2004
     error = {

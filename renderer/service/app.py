@@ -11,10 +11,13 @@ from starlette.responses import Response
 
 from renderer.errors import RendererError
 from renderer.service.answers import RequestError, respond, trouble_of
+from renderer.service.batch_runs import BatchRuns
+from renderer.service.batch_store import BatchStore
 from renderer.service.configuration import ServiceSettings
 from renderer.service.guard import EventLog, Guard
 from renderer.service.health import HealthRoutes
 from renderer.service.images import ImageRoutes, Pictures
+from renderer.service.openai_batches import BatchRoutes
 from renderer.service.openai_images import OpenAIRoutes
 from renderer.service.request_queue import RequestQueue
 from renderer.service.shifts import Shifts
@@ -28,6 +31,8 @@ class AppParts:
     pictures: Pictures
     queue: RequestQueue
     shifts: Shifts
+    store: BatchStore
+    runs: BatchRuns
 
 
 def build(parts: AppParts, log: EventLog) -> Guard:
@@ -37,6 +42,7 @@ def build(parts: AppParts, log: EventLog) -> Guard:
         *health.routes,
         *ImageRoutes(parts.pictures).routes,
         *OpenAIRoutes(parts.pictures, parts.settings).routes,
+        *BatchRoutes(parts.store, parts.runs, parts.pictures).routes,
     ]
     handlers = {HTTPException: _refuse, RendererError: _answer, Exception: _answer}
     app = Starlette(routes=routes, exception_handlers=handlers)

@@ -81,13 +81,13 @@ class Intake:
         except ManifestError as error:
             raise FieldError([_told(problem) for problem in error.problems]) from error
         self._check(manifest)
-        return [self.wanted(picture, request, index) for index, picture in enumerate(manifest.pictures)]
+        return [self.requested(picture, request, index) for index, picture in enumerate(manifest.pictures)]
 
     def read_manifest(self, data: bytes, file: str) -> Manifest:
         """The manifest that somebody sent. Raises `ManifestError` with all of its problems."""
         return parse(ManifestSource(data, file, "manifest"), Overrides(shelf=self._shelf))
 
-    def wanted(self, picture: Picture, request: str, index: int, line: int = 0) -> Requested:
+    def requested(self, picture: Picture, request: str, index: int, line: int = 0) -> Requested:
         """A picture as it is in the server's folder: named by its fingerprint, kept as PNG, with its request's id.
 
         `line` is its manifest's; its number in the queue takes its place when it is accepted.

@@ -23,6 +23,8 @@ from renderer.outputs.journal import Journal
 from renderer.planning import owner
 from renderer.report import visitors
 from renderer.service.app import AppParts, build
+from renderer.service.batch_runs import BatchRuns
+from renderer.service.batch_store import BatchStore
 from renderer.service.configuration import ServiceSettings
 from renderer.service.desk import Desk
 from renderer.service.guard import EventLog
@@ -81,8 +83,10 @@ class _Server:
             folder, journal, queue, self._intake, most_waiting=settings.limits.waiting, wake=self._shifts.wake
         )
         pictures = Pictures(folder, self._desk, self._intake, self._shifts)
-        app = build(AppParts(settings, pictures, queue, self._shifts), log)
-        self._http = _Http(app, settings, listening, self._desk.attach)
+        store = BatchStore(folder)
+        self._runs = BatchRuns(store, pictures, settings.shelf.models, settings.limits)
+        app = build(AppParts(settings, pictures, queue, self._shifts, store, self._runs), log)
+        self._http = _Http(app, settings, listening, self._attach)
 
     def run(self, stop: StopRequests) -> None:
         self._intake.prepare()
@@ -99,6 +103,10 @@ class _Server:
             finally:
                 self._http.call(self._desk.stop)
         self._log("stopped", {"left": len(self._desk.standing)})
+
+    def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._desk.attach(loop)
+        loop.call_soon(self._runs.resume)
 
     def _heard(self, what: events.Event) -> None:
         self._desk.heard(what)

@@ -39,6 +39,7 @@ KINDS = {
     "json summary",
     "json lines",
     "http",
+    "json batch",
     "json answer",
 }
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
 
+from renderer.service import batch_runs
 from tests.docs import reading
 from tests.docs.reading import Block
 from tests.service.running import Server, serving
@@ -33,14 +35,25 @@ def exchanges() -> list[tuple[Block, Block | None]]:
 @pytest.mark.parametrize(("asked", "shown"), exchanges(), ids=str)
 def test_a_request_is_answered_as_shown(asked: Block, shown: Block | None, server: Server) -> None:
     """It succeeds; the answer has the names that are shown, in their order."""
-    head, _, body = asked.text.partition("{")
-    first, *others = head.splitlines()
+    first, *others = asked.text.splitlines()
     method, path = first.split()
-    headers = {"Content-Type": "application/json", **dict(line.split(": ", 1) for line in others)}
-    answer = server.client.request(method, path, content="{" + body if body else None, headers=headers)
+    headers = {"Content-Type": "application/json"}
+    while others and (header := re.fullmatch(r"([A-Z][A-Za-z-]+): (.*)", others[0])):
+        headers[header[1]] = header[2]
+        others.pop(0)
+    answer = server.client.request(method, path, content="\n".join(others) or None, headers=headers)
     assert answer.is_success, answer.text
     if shown is not None:
         assert list(json.loads(shown.text)) == list(answer.json())
+
+
+@pytest.mark.parametrize("block", reading.blocks("json batch"), ids=str)
+def test_a_line_of_a_batch_is_one(block: Block, server: Server) -> None:
+    """It is taken as part of a batch, and its body by itself where it says."""
+    (line,) = block.text.splitlines()
+    assert batch_runs.wrong(line.encode(), batch_runs.GENERATIONS, set()) is None
+    told = json.loads(line)
+    assert server.client.request(told["method"], told["url"], json=told["body"]).is_success
 
 
 def test_requests_are_shown() -> None:

@@ -1,0 +1,248 @@
+"""Batches over HTTP: OpenAI's files and batches, and a manifest as it is.
+
+POST /v1/files, GET /v1/files[/{id}[/content]], DELETE /v1/files/{id}
+POST /v1/batches, GET /v1/batches[/{id}], POST /v1/batches/{id}/cancel
+POST /api/v1/batches                                a manifest, YAML or JSON
+GET  /api/v1/batches/{id}[/results], DELETE         how it stands, what came of it, no more of it
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from renderer.errors import shorten
+from renderer.job import Keep, Sidecar
+from renderer.service.answers import RequestError
+from renderer.service.batch_runs import GENERATIONS, OF_MANIFESTS, BatchRuns
+from renderer.service.batch_store import BatchObject, BatchStore, ItemResult, new_id
+from renderer.service.images import Pictures, read_object
+
+_WINDOW = re.compile(r"(\d{1,4})(m|h|d)")
+_UNIT_S = {"m": 60, "h": 3600, "d": 86400}
+_MOST_METADATA = 16
+_JSONL = "application/jsonl"
+
+
+class BatchRoutes:
+    """The routes of this module."""
+
+    def __init__(self, store: BatchStore, runs: BatchRuns, pictures: Pictures) -> None:
+        self._store = store
+        self._runs = runs
+        self._pictures = pictures
+        self.routes = [
+            Route("/v1/files", self.upload, methods=["POST"]),
+            Route("/v1/files", self.files, methods=["GET"]),
+            Route("/v1/files/{key}", self.file, methods=["GET"]),
+            Route("/v1/files/{key}", self.remove, methods=["DELETE"]),
+            Route("/v1/files/{key}/content", self.content, methods=["GET"]),
+            Route("/v1/batches", self.create, methods=["POST"]),
+            Route("/v1/batches", self.batches, methods=["GET"]),
+            Route("/v1/batches/{key}", self.batch, methods=["GET"]),
+            Route("/v1/batches/{key}/cancel", self.cancel, methods=["POST"]),
+            Route("/api/v1/batches", self.manifest, methods=["POST"]),
+            Route("/api/v1/batches/{key}", self.batch, methods=["GET"]),
+            Route("/api/v1/batches/{key}", self.cancel, methods=["DELETE"]),
+            Route("/api/v1/batches/{key}/results", self.results, methods=["GET"]),
+        ]
+
+    # -- files --
+
+    async def upload(self, request: Request) -> Response:
+        """Keep an upload: a batch's lines."""
+        if importlib.util.find_spec("python_multipart") is None:
+            hint = "its operator has it with: pip install 'renderer[service]'"
+            raise RequestError(501, "unsupported", "this server takes no uploads", hint=hint)
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            raise RequestError(415, "not_multipart", "an upload is multipart/form-data", field="file")
+        async with request.form(max_files=1, max_fields=8, max_part_size=2**16) as form:
+            file, purpose = form.get("file"), form.get("purpose")
+            if not isinstance(file, UploadFile):
+                raise RequestError(422, "invalid_request", "is missing", field="file")
+            if purpose != "batch":
+                raise RequestError(422, "invalid_request", "must be batch", field="purpose")
+            data, name = await file.read(), shorten(file.filename or "upload")
+        known = await run_in_threadpool(self._store.add_file, data, name, "batch")
+        return JSONResponse(known.model_dump(mode="json"))
+
+    async def files(self, _request: Request) -> Response:
+        """All uploads."""
+        found = await run_in_threadpool(self._store.list_files)
+        return JSONResponse(
+            {"object": "list", "data": [each.model_dump(mode="json") for each in found], "has_more": False}
+        )
+
+    async def file(self, request: Request) -> Response:
+        """One of them; what a batch made is one too."""
+        key = request.path_params["key"]
+        if (made := self._made(key)) is not None:
+            batch, _ = made
+            told = {
+                "id": key, "object": "file", "bytes": 0, "created_at": batch.created_at, "filename": f"{key}.jsonl",
+                "purpose": "batch_output", "status": "processed",
+            }  # fmt: skip
+            return JSONResponse(told)
+        return JSONResponse(self._uploaded(key).model_dump(mode="json"))
+
+    async def remove(self, request: Request) -> Response:
+        """Forget an upload."""
+        known = self._uploaded(request.path_params["key"])
+        if any(batch.input_file_id == known.id and self._runs.is_going(batch.id) for batch in self._store.batches()):
+            raise RequestError(409, "in_use", "a batch is made of this file, and has not ended")
+        await run_in_threadpool(self._store.remove_file, known.id)
+        return JSONResponse({"id": known.id, "object": "file", "deleted": True})
+
+    async def content(self, request: Request) -> Response:
+        """An upload's bytes; or a batch's answers, put together while they are read."""
+        key = request.path_params["key"]
+        if (made := self._made(key)) is not None:
+            batch, errors = made
+            return StreamingResponse(self._answers(batch, errors=errors), media_type=_JSONL)
+        return FileResponse(self._store.data(self._uploaded(key).id), media_type="application/octet-stream")
+
+    # -- batches --
+
+    async def create(self, request: Request) -> Response:
+        """Begin a batch of an upload's lines."""
+        body = await read_object(request)
+        endpoint = body.get("endpoint")
+        if endpoint != GENERATIONS:
+            raise RequestError(422, "invalid_request", f"must be {GENERATIONS}", field="endpoint")
+        metadata = body.get("metadata")
+        if metadata is not None and not _is_metadata(metadata):
+            said = f"must be an object of {_MOST_METADATA} texts at most"
+            raise RequestError(422, "invalid_request", said, field="metadata")
+        file = self._uploaded(str(body.get("input_file_id", "")), field="input_file_id")
+        window = body.get("completion_window", "24h")
+        return await self._begin(request, endpoint, file.id, window, metadata)
+
+    async def manifest(self, request: Request) -> Response:
+        """Begin a batch of a manifest, as it stands. All that is wrong with it is told, each with its line."""
+        data = await request.body()
+        checked = await run_in_threadpool(self._pictures.intake.read_manifest, data, "manifest")
+        known = await run_in_threadpool(self._store.add_file, data, checked.name, "manifest")
+        window = request.query_params.get("completion_window", "24h")
+        return await self._begin(request, OF_MANIFESTS, known.id, window, None)
+
+    async def batches(self, _request: Request) -> Response:
+        """All batches, the newest first."""
+        found = [self._runs.look(batch.id) or batch for batch in await run_in_threadpool(self._store.batches)]
+        data = [each.model_dump(mode="json") for each in found]
+        ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
+        return JSONResponse({"object": "list", "data": data, "has_more": False, **ends})
+
+    async def batch(self, request: Request) -> Response:
+        """One of them."""
+        return JSONResponse(self._found(request).model_dump(mode="json"))
+
+    async def cancel(self, request: Request) -> Response:
+        """No more of a batch."""
+        batch = await self._runs.cancel(self._found(request).id)
+        assert batch is not None
+        return JSONResponse(batch.model_dump(mode="json"))
+
+    async def results(self, request: Request) -> Response:
+        """A line for each item that is through: its pictures, or why there are none."""
+        batch = self._found(request)
+
+        def lines() -> Iterator[str]:
+            for result in self._store.results(batch.id):
+                told: dict[str, Any] = {"id": result.custom_id, "state": "failed" if result.error else "done"}
+                if result.error is not None:
+                    told["error"] = result.error
+                else:
+                    told["pictures"] = [f"/api/v1/images/{key}/file" for key in result.pictures]
+                yield json.dumps(told, ensure_ascii=False) + "\n"
+
+        return StreamingResponse(lines(), media_type=_JSONL)
+
+    async def _begin(
+        self, request: Request, endpoint: str, file: str, window: Any, metadata: dict[str, str] | None
+    ) -> Response:
+        now = int(time.time())
+        batch = BatchObject(
+            id=new_id("batch"),
+            endpoint=endpoint,
+            input_file_id=file,
+            completion_window=str(window),
+            status="validating",
+            created_at=now,
+            expires_at=now + _seconds(window),
+            metadata=metadata,
+            client=request.state.client,
+        )
+        await run_in_threadpool(self._store.save, batch)
+        self._runs.begin(batch)
+        return JSONResponse(batch.model_dump(mode="json"), headers={"Location": f"{endpoint}/{batch.id}"})
+
+    # -- what is asked for --
+
+    def _found(self, request: Request) -> BatchObject:
+        batch = self._runs.look(request.path_params["key"])
+        if batch is None:
+            raise RequestError(404, "unknown", "there is no such batch here")
+        return batch
+
+    def _uploaded(self, key: str, field: str = "") -> Any:
+        known = self._store.file(key)
+        if known is None:
+            raise RequestError(404, "unknown", "there is no such file here", field=field)
+        return known
+
+    def _made(self, key: str) -> tuple[BatchObject, bool] | None:
+        """The batch whose answers a file's id stands for, and whether those are its errors."""
+        name, _, kind = key.rpartition("-")
+        batch = self._runs.look(name) if kind in ("output", "errors") else None
+        if batch is None or key not in (batch.output_file_id, batch.error_file_id):
+            return None
+        return batch, kind == "errors"
+
+    async def _answers(self, batch: BatchObject, *, errors: bool) -> AsyncIterator[str]:
+        for result in self._store.results(batch.id):
+            if (result.error is not None) == errors:
+                line = await self._answer(batch, result)
+                yield json.dumps(line, ensure_ascii=False) + "\n"
+
+    async def _answer(self, batch: BatchObject, result: ItemResult) -> dict[str, Any]:
+        body: dict[str, Any] = {"error": result.error}
+        if result.error is None:
+            sidecars = [one for key in result.pictures if isinstance(one := self._pictures.desk.look(key), Sidecar)]
+            kept = Keep()
+            data = [
+                {
+                    "b64_json": base64.b64encode(await self._pictures.read(sidecar, kept)).decode(),
+                    "seed": sidecar.job.seed, "id": sidecar.id,
+                }
+                for sidecar in sidecars
+            ]  # fmt: skip
+            body = {"created": batch.created_at, "data": data, "output_format": kept.format}
+        answer = {"status_code": result.status_code, "request_id": f"{batch.id}-{result.item}", "body": body}
+        return {"id": f"{batch.id}-{result.item}", "custom_id": result.custom_id, "response": answer, "error": None}
+
+
+def _seconds(window: Any) -> int:
+    """A completion window, like `24h`, in seconds."""
+    found = _WINDOW.fullmatch(window) if isinstance(window, str) else None
+    if found is None or not int(found[1]):
+        raise RequestError(422, "invalid_request", 'must be like "24h"', field="completion_window")
+    return int(found[1]) * _UNIT_S[found[2]]
+
+
+def _is_metadata(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= _MOST_METADATA
+        and all(isinstance(text, str) and len(name) <= 64 and len(text) <= 512 for name, text in value.items())  # noqa: PLR2004
+    )
