@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from renderer import catalog
 from renderer.catalog import Density
-from renderer.errors import MachineError
+from renderer.errors import MachineError, ModelError
 from renderer.estimate import shape_of, weight_bytes
 from renderer.job import DeviceArithmetic, Embed, Format, Sidecar
 from renderer.machine import hardware, processor
@@ -166,8 +167,12 @@ def _of_loras(left: Iterable[Planned]) -> list[tuple[int, int]]:
         return []
     from renderer.weights.adapters.weighing import weigh  # noqa: PLC0415  # most pictures have none
 
-    weighed = [weigh(source, model) for source, model in wanted.values()]
-    return [(each.download_bytes, each.ready_bytes) for each in weighed]
+    found = []
+    for source, model in wanted.values():
+        with suppress(ModelError):  # whoever opens it says what is wrong
+            each = weigh(source, model)
+            found.append((each.download_bytes, each.ready_bytes))
+    return found
 
 
 # ---- pictures' files -------------------------------------------------------------------------------------------------

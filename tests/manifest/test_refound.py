@@ -8,6 +8,7 @@ import pytest
 
 from renderer.job import Keep, Lora, Shift
 from renderer.manifest import replay
+from renderer.manifest.labels import told
 from renderer.manifest.labels.told import ToldLora
 from renderer.manifest.refound import refind
 from renderer.manifest.replay import ReplayEntry
@@ -64,7 +65,7 @@ def test_another_tool_s(tmp_path: Path, ink: Path) -> None:
     other = text.replace(known, "0" * 12)
     entry = entry_of(making.write(tmp_path, making.png(making.text("parameters", other)), "other.png"))
     assert entry.made.job.loras == ()
-    assert "left out: LoRA ink:0.8 (another file here)" in entry.notes
+    assert "left out: LoRA ink at 0.8 (another file here)" in entry.notes
 
 
 class TestRefind:
@@ -75,18 +76,18 @@ class TestRefind:
         assert refind(ToldLora("Qwen-Image-Lightning-4steps-V2.0-bf16", 0.9)) == wanted
 
     def test_what_is_not_here(self) -> None:
-        assert refind(ToldLora("pen", 0.5)) == (None, "LoRA pen:0.5")
+        assert refind(ToldLora("pen", 0.5)) == (None, "LoRA pen at 0.5")
 
     def test_of_another_content(self, ink: Path) -> None:
         identity = lora_of(ink).identity
         assert refind(ToldLora("ink.safetensors", 1.0, identity=identity))[1] == ""
         assert (
             refind(ToldLora("ink.safetensors", 1.0, identity="0" * 64))[1]
-            == "LoRA ink.safetensors:1 (another file here)"
+            == "LoRA ink.safetensors at 1 (another file here)"
         )
 
     def test_a_weight_out_of_range(self) -> None:
-        assert refind(ToldLora("ink", 40.0)) == (None, "LoRA ink:40 (40.0 is out of range)")
+        assert refind(ToldLora("ink", 40.0)) == (None, "LoRA ink at 40 (40.0 is out of range)")
 
     @pytest.mark.parametrize("name", ["", ".", "..", "../ink", "loras/ink", "/etc/passwd", "a\\b", "a\0b"])
     def test_a_name_is_a_name(self, name: str) -> None:
@@ -96,3 +97,12 @@ class TestRefind:
     def test_damaged(self, ink: Path) -> None:
         ink.write_bytes(b"x")
         assert "not a safetensors file" in refind(ToldLora("ink"))[1]
+
+
+def test_strengths_of_either_sign(ink: Path) -> None:
+    """A strength that is not told is 1; one that cannot be read leaves its LoRA out in words."""
+    assert ink.is_file()
+    given = [("sub\\ink.safetensors", -0.5), ("a/b/ink", "-0.25"), ("ink", None), ("ink", ["7", 0]), (3, 1.0)]
+    found, unclear = told.loras(given)
+    assert found == [ToldLora("ink", -0.5), ToldLora("ink", -0.25), ToldLora("ink", 1.0)]
+    assert unclear == ["LoRA ink", "LoRA 3"]

@@ -74,7 +74,7 @@ class TestEntries:
         """What fits is taken over, what does not is said: a model nobody has here, a size that is none, a LoRA."""
         (entry,) = entries = entries_of(foreign(tmp_path, A1111.replace("512x768", "510x770")))
         said = "\n".join(entry.notes)
-        for each in ("v1-5-pruned", "510x770", "LoRA x:1", "DPM++ 2M Karras"):
+        for each in ("v1-5-pruned", "510x770", "LoRA x at 1", "DPM++ 2M Karras"):
             assert each in said
         (picture,) = replay.as_manifest(entries).pictures
         assert (picture.job.model, picture.job.seed, picture.job.num_inference_steps) == (
@@ -182,7 +182,7 @@ class TestCases:
     def test_what_is_left_out_is_said(self) -> None:
         (entry,) = entries_of(DATA / "lora-hires.png")
         said = "\n".join(entry.notes)
-        for each in ("LoRA fineDetail_v2:0.8", "Hires upscale 2", "ADetailer model", "Denoising strength 0.45"):
+        for each in ("LoRA fineDetail_v2 at 0.8", "Hires upscale 2", "ADetailer model", "Denoising strength 0.45"):
             assert each in said
 
 
@@ -235,7 +235,7 @@ class TestCommand:
         path = tmp_path / "again.yaml"
         path.write_text(capsys.readouterr().out)
         assert [picture.id for picture in load(path).pictures] == ["foreign", "p"]
-        assert "# left out: LoRA x:1; sampler DPM++ 2M Karras\n" in path.read_text()
+        assert "# left out: LoRA x at 1; sampler DPM++ 2M Karras\n" in path.read_text()
 
     def test_a_picture_that_tells_nothing_ends_with_2(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """Its name is said, and what may help."""
@@ -295,7 +295,7 @@ class TestCommand:
         assert (second.terms.most_bytes, second.terms.offline, second.vram_bytes) == (None, True, 8 * 2**30)
         assert second.deadline is not None
         assert second.outputs == tmp_path
-        assert "foreign: left out: LoRA x:1" in capsys.readouterr().err
+        assert "foreign: left out: LoRA x at 1" in capsys.readouterr().err
 
 
 def test_a_picture_that_went_in_is_asked_for_by_its_pixels(tmp_path: Path) -> None:

@@ -76,11 +76,12 @@ def _tell(graph: _Graph, first: str, more: Iterable[str]) -> Told:
     around = inputs if guider is None else guider.inputs
     positive = graph.texts(around.get("positive", around.get("conditioning")), "positive")
     prompt, tags = told.without_tags(", ".join(positive))
-    model, loras = graph.model(around.get("model", inputs.get("model")))
+    model, named = graph.model(around.get("model", inputs.get("model")))
+    loras, unclear = told.loras(named)
     width, height, pictured = graph.size(_first(inputs, _LATENTS))
     schedule = inputs.get("sigmas")
     cfg = graph.value(around.get("cfg"), ("cfg", "cfg_scale", *_VALUES))
-    left_out = [*loras, *tags, *_sampler(graph, inputs)]
+    left_out = [*unclear, *tags, *_sampler(graph, inputs)]
     left_out += [f"{len(positive)} prompts joined into one"] if len(positive) > 1 else []
     left_out += ["the picture it began from"] if pictured else []
     left_out += [f"another pass by {graph.nodes[name].kind} (node {shorten(name, 20)})" for name in more]
@@ -94,6 +95,7 @@ def _tell(graph: _Graph, first: str, more: Iterable[str]) -> Told:
         width=width,
         height=height,
         seed=told.whole(graph.value(_first(inputs, _SEEDS), (*_SEEDS, *_VALUES))),
+        loras=tuple(loras),
         left_out=told.cut([*left_out, *graph.other_kinds({first, *more})]),
     )
 
@@ -209,9 +211,9 @@ class _Graph:
 
     # -- model and size
 
-    def model(self, value: object) -> tuple[str, list[str]]:
-        """The model's file that a link leads to, and the LoRAs on the way."""
-        loras: list[str] = []
+    def model(self, value: object) -> tuple[str, list[tuple[object, object]]]:
+        """The model's file that a link leads to, and the LoRAs on the way with their strengths, the nearest last."""
+        loras: list[tuple[object, object]] = []
         seen: set[str] = set()
         while (name := _link(value)) is not None and name not in seen:
             seen.add(name)
@@ -221,13 +223,14 @@ class _Graph:
             inputs = node.inputs
             for key in ("unet_name", "ckpt_name", "model_name", "gguf_name"):
                 if isinstance(file := self.value(inputs.get(key), _TEXTS), str):
-                    return file, loras
+                    return file, loras[::-1]
             if isinstance(file := inputs.get("lora_name"), str):
-                loras.append(told.lora(file, inputs.get("strength_model", inputs.get("strength"))))
+                strength = inputs.get("strength_model", inputs.get("strength"))
+                loras.append((file, self.value(strength, _VALUES)))
             stacked = [each for each in inputs.values() if isinstance(each, dict) and each.get("on", True)]
-            loras += [told.lora(each["lora"], each.get("strength")) for each in stacked if each.get("lora")]
+            loras += [(each["lora"], each.get("strength")) for each in reversed(stacked) if each.get("lora")]
             value = inputs.get("model", inputs.get(""))
-        return "", loras
+        return "", loras[::-1]
 
     def size(self, value: object) -> tuple[int | None, int | None, bool]:
         """Width and height of the latent that a link leads to; and whether it was made of another picture."""

@@ -16,8 +16,8 @@ def read(texts: Texts) -> Told | None:
         return None
     width, height = told.size(fields.get("size"))
     listed = fields.get("lora")
-    loras = [each for each in listed[:99] if isinstance(each, dict)] if isinstance(listed, list) else []
-    left_out = [told.lora(each.get("model", each.get("file", "?")), each.get("weight")) for each in loras]
+    entries = [each for each in listed[:99] if isinstance(each, dict)] if isinstance(listed, list) else []
+    loras, left_out = told.loras((each.get("model", each.get("file")), each.get("weight")) for each in entries)
     strength = told.number(fields.get("strength"))
     left_out += [] if strength in {None, _WHOLE} else [f"strength {strength:g} (it began from a picture)"]
     return Told(
@@ -30,5 +30,6 @@ def read(texts: Texts) -> Told | None:
         width=width,
         height=height,
         seed=told.whole(fields.get("seed")),
+        loras=tuple(loras),
         left_out=told.cut([*left_out, *told.sampler(fields.get("sampler")), *told.others(fields, *_READ)]),
     )

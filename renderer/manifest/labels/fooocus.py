@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from renderer.manifest.labels import told
-from renderer.manifest.labels.told import COMMENT, Texts, Told
+from renderer.manifest.labels.told import COMMENT, Texts, Told, ToldLora
 
 _READ = (
     "prompt", "negative_prompt", "base_model", "seed", "steps", "guidance_scale", "resolution", "sampler", "scheduler",
@@ -19,9 +19,10 @@ def read(texts: Texts) -> Told | None:
     fields = texts.fields("parameters", "Comment", COMMENT)
     if "prompt" not in fields or not {"metadata_scheme", "base_model"} & fields.keys():
         return None
-    prompt, tags = told.without_tags(told.words(fields["prompt"]))
+    prompt, tagged, tags = told.with_loras(told.words(fields["prompt"]))
     width, height = told.size(fields.get("resolution"))
-    left_out = [*tags, *_loras(fields), *told.sampler(fields.get("sampler"), fields.get("scheduler"))]
+    loras, unclear = _loras(fields)
+    left_out = [*tags, *unclear, *told.sampler(fields.get("sampler"), fields.get("scheduler"))]
     styles = fields.get("styles")
     left_out += [f"styles {', '.join(map(str, styles[:9]))}"] if isinstance(styles, list) and styles else []
     return Told(
@@ -34,12 +35,13 @@ def read(texts: Texts) -> Told | None:
         width=width,
         height=height,
         seed=told.whole(fields.get("seed")),
+        loras=(*tagged, *loras),
         left_out=told.cut([*left_out, *told.others(fields, *_READ, *_NO_MATTER)]),
     )
 
 
-def _loras(fields: Mapping[str, Any]) -> list[str]:
+def _loras(fields: Mapping[str, Any]) -> tuple[list[ToldLora], list[str]]:
     """The LoRAs of the list that there is: of names, weights and hashes."""
     listed = fields.get("loras")
     entries = listed[:99] if isinstance(listed, list) else []
-    return [told.lora(*entry[:2]) for entry in entries if isinstance(entry, list) and entry]
+    return told.loras((*entry[:2], None)[:2] for entry in entries if isinstance(entry, list) and entry)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from renderer.manifest.labels import told
-from renderer.manifest.labels.told import Texts, Told
+from renderer.manifest.labels.told import Texts, Told, ToldLora
 
 _READ = (
     "positive_prompt", "negative_prompt", "seed", "steps", "cfg_scale", "width", "height", "scheduler", "app_version",
@@ -36,7 +36,8 @@ def read(texts: Texts) -> Told | None:
 
 
 def _told(fields: Mapping[str, Any], prompt: str, negative: str) -> Told:
-    left_out = [*_loras(fields.get("loras")), *told.sampler(fields.get("scheduler", fields.get("sampler")))]
+    loras, unclear = _loras(fields.get("loras"))
+    left_out = [*unclear, *told.sampler(fields.get("scheduler", fields.get("sampler")))]
     left_out += [name for name in _LISTS if fields.get(name)]
     mode = fields.get("generation_mode")
     left_out += [f"mode {mode}"] if isinstance(mode, str) and mode.split("_")[-1] != "txt2img" else []
@@ -50,6 +51,7 @@ def _told(fields: Mapping[str, Any], prompt: str, negative: str) -> Told:
         width=told.whole(fields.get("width"), told.MAX_SIDE),
         height=told.whole(fields.get("height"), told.MAX_SIDE),
         seed=told.whole(fields.get("seed")),
+        loras=tuple(loras),
         left_out=told.cut([*left_out, *told.others(fields, *_READ, "prompt", "model", "sampler", "type")]),
     )
 
@@ -61,10 +63,10 @@ def _name(model: object) -> str:
     return told.words(model)
 
 
-def _loras(listed: object) -> list[str]:
+def _loras(listed: object) -> tuple[list[ToldLora], list[str]]:
     entries = listed[:99] if isinstance(listed, list) else []
     given = (entry for entry in entries if isinstance(entry, dict))
-    return [told.lora(_name(entry.get("model", entry.get("lora"))) or "?", entry.get("weight")) for entry in given]
+    return told.loras((_name(entry.get("model", entry.get("lora"))), entry.get("weight")) for entry in given)
 
 
 def _old_prompt(prompt: object) -> str:

@@ -18,7 +18,7 @@ def read(texts: Texts) -> Told | None:
         return None
     lists = [fields.get(name) for name in ("lora_paths", "lora_scales")]
     paths, scales = (value[:99] if isinstance(value, list) else [] for value in lists)
-    loras = [told.lora(str(path).rpartition("/")[2], scale) for path, scale in zip_longest(paths, scales) if path]
+    loras, unclear = told.loras((path, scale) for path, scale in zip_longest(paths, scales) if path)
     return Told(
         by="mflux",
         prompt=told.words(fields.get("prompt")),
@@ -29,5 +29,6 @@ def read(texts: Texts) -> Told | None:
         width=told.whole(fields.get("width"), told.MAX_SIDE),
         height=told.whole(fields.get("height"), told.MAX_SIDE),
         seed=told.whole(fields.get("seed")),
-        left_out=told.cut([*loras, *told.others(fields, *_READ, *_NO_MATTER)]),
+        loras=tuple(loras),
+        left_out=told.cut([*unclear, *told.others(fields, *_READ, *_NO_MATTER)]),
     )

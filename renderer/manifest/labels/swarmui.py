@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import zip_longest
 
 from renderer.manifest.labels import told
-from renderer.manifest.labels.told import COMMENT, Texts, Told
+from renderer.manifest.labels.told import COMMENT, Texts, Told, ToldLora
 
 _READ = ("prompt", "negativeprompt", "model", "seed", "steps", "cfgscale", "width", "height", "sampler", "scheduler")
 _NO_MATTER = (
@@ -19,9 +19,10 @@ def read(texts: Texts) -> Told | None:
     fields = texts.fields("parameters", COMMENT).get("sui_image_params")
     if not isinstance(fields, dict):
         return None
-    prompt, tags = told.without_tags(told.words(fields.get("prompt")))
+    prompt, tagged, tags = told.with_loras(told.words(fields.get("prompt")))
     negative, more = told.without_tags(told.words(fields.get("negativeprompt")))
-    left_out = [*tags, *more, *_loras(fields.get("loras"), fields.get("loraweights"))]
+    loras, unclear = _loras(fields.get("loras"), fields.get("loraweights"))
+    left_out = [*tags, *more, *unclear]
     left_out += told.sampler(fields.get("sampler"), fields.get("scheduler"))
     return Told(
         by="SwarmUI",
@@ -33,13 +34,14 @@ def read(texts: Texts) -> Told | None:
         width=told.whole(fields.get("width"), told.MAX_SIDE),
         height=told.whole(fields.get("height"), told.MAX_SIDE),
         seed=told.whole(fields.get("seed")),
+        loras=(*tagged, *loras),
         left_out=told.cut([*left_out, *told.others(fields, *_READ, *_NO_MATTER, "loras", "loraweights")]),
     )
 
 
-def _loras(names: object, weights: object) -> list[str]:
+def _loras(names: object, weights: object) -> tuple[list[ToldLora], list[str]]:
     """The LoRAs that stand in two lists, or in two texts with commas."""
     lists = [value.split(",") if isinstance(value, str) else value for value in (names, weights)]
     given, strengths = (value if isinstance(value, list) else [] for value in lists)
     pairs = zip_longest(given[:99], strengths[: min(99, len(given))])
-    return [told.lora(name, weight) for name, weight in pairs if name]
+    return told.loras((name, weight) for name, weight in pairs if name)

@@ -26,6 +26,9 @@ MAX_TEXT = 2**20
 MAX_PROMPT = 20_000
 """Characters of a prompt that are taken; a manifest refuses half as many."""
 
+MAX_NAME = 300
+"""Characters of a file's name that are taken, the last ones."""
+
 MAX_SIDE = 999_999
 _MAX_WHOLE = 2**64
 _MAX_LEFT_OUT = 24
@@ -44,7 +47,7 @@ class ToldLora:
     @property
     def words(self) -> str:
         """What it is called, for people."""
-        return f"LoRA {shorten(self.name)}:{self.weight:g}"
+        return f"LoRA {shorten(self.name)} at {self.weight:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +216,27 @@ def _kind(tag: str) -> str:
     return "hypernetwork" if tag.casefold() == "hypernet" else "LoRA"
 
 
-def lora(name: object, strength: object = None) -> str:
-    """One LoRA that is left out, in words."""
-    at = number(strength)
-    return f"LoRA {shorten(str(name))}" + ("" if at is None else f" at {at:g}")
+def loras(named: Iterable[tuple[object, object]]) -> tuple[list[ToldLora], list[str]]:
+    """LoRAs by their files or names and strengths, which are 1 where none is told; in words, those that say neither."""
+    found, unclear = [], []
+    for name, strength in named:
+        weight = 1.0 if strength is None else _signed(strength)
+        if isinstance(name, str) and name and weight is not None:
+            found.append(ToldLora(re.split(r"[\\/]", name[-MAX_NAME:])[-1].removesuffix(".safetensors"), weight))
+        else:
+            unclear.append(f"LoRA {shorten(str(name))}")
+    return found, unclear
+
+
+def _signed(value: object) -> float | None:
+    """A finite number of either sign, however it is written."""
+    if isinstance(value, str) and value.strip().startswith("-"):
+        found = number(value.strip()[1:])
+        return None if found is None else -found
+    if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
+        found = number(-value)
+        return None if found is None else -found
+    return number(value)
 
 
 def sampler(name: object, schedule: object = "") -> list[str]:

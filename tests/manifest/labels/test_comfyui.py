@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from renderer.errors import UsageError
 from renderer.manifest import labels
 from renderer.manifest.labels import Told, comfyui
-from renderer.manifest.labels.told import Texts
+from renderer.manifest.labels.told import Texts, ToldLora
 from tests.manifest.labels.making import exif, webp, with_texts, write
 
 Graph = Mapping[str, Any]
@@ -89,7 +89,8 @@ class TestPrompt:
         })  # fmt: skip
         assert (found.seed, found.steps, found.cfg_scale, found.model) == (77, 25, 3.0, "qwen.safetensors")
         assert (found.prompt, found.negative_prompt) == ("a fox", "")
-        said = ("LoRA lightning.safetensors at 0.9", "sampler res_multistep beta", "denoise 0.6")
+        said = ("sampler res_multistep beta", "denoise 0.6")
+        assert found.loras == (ToldLora("lightning", 0.9),)
         assert found.left_out == said
 
     def test_the_first_pass_counts_and_the_second_is_said(self) -> None:

@@ -28,7 +28,8 @@ def values(found: Told) -> tuple[object, ...]:
 
 
 def left_out(found: Told) -> str:
-    return "; ".join(found.left_out)
+    """In words, what a job does not hold, and LoRAs, which are perhaps not here."""
+    return "; ".join([*(lora.words for lora in found.loras), *found.left_out])
 
 
 class TestA1111:
@@ -190,7 +191,9 @@ class TestSwarmUi:
             found = labels.read(path)
             assert (found.by, found.prompt, found.negative_prompt) == ("SwarmUI", "a red fox", "bad")
             assert (*values(found), found.model) == (20, 4.0, 77, 1328, 1328, "Qwen-Image")
-            assert left_out(found) == "LoRA fur:0.5; LoRA snow at 0.8; sampler dpmpp_2m karras; refinermethod PostApply"
+            assert (
+                left_out(found) == "LoRA fur at 0.5; LoRA snow at 0.8; sampler dpmpp_2m karras; refinermethod PostApply"
+            )
 
 
 class TestFooocus:
@@ -262,7 +265,7 @@ class TestMflux:
         found = labels.read(in_comment(tmp_path, MFLUX))
         assert (found.by, found.prompt, found.negative_prompt, found.model) == ("mflux", "a red fox", "", "dev")
         assert values(found) == (14, 3.5, 77, 1024, 560)
-        assert left_out(found) == "LoRA fur.safetensors at 0.8; quantize 8; image_strength 0.4"
+        assert left_out(found) == "LoRA fur at 0.8; quantize 8; image_strength 0.4"
 
 
 class TestAny:
