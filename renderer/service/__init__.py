@@ -15,6 +15,7 @@ its worker, with a sidecar that says how. Imports no torch.
     openai_batches  batches: OpenAI's, and manifests
     batch_runs      batches on their way
     batch_store     batches and uploads on the disk
+    uploads         pictures that clients send along
     health          /health and /metrics
     intake          a request's fields as pictures
     desk            who asked for what, and what became of it

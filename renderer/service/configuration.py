@@ -32,6 +32,7 @@ class Limits:
 
     body_bytes: int = 2**20
     manifest_bytes: int = 2**24
+    picture_bytes: int = 2**25
     upload_bytes: int = 200 * 10**6
     body_s: float = 30.0
     pictures: int = 16

@@ -28,6 +28,7 @@ from renderer.service.answers import LostPictureError, RequestError
 from renderer.service.desk import Desk, Standing, StoppingError, Whose
 from renderer.service.intake import Intake, Requested
 from renderer.service.shifts import Shifts
+from renderer.service.uploads import Uploads
 
 MEDIA_TYPES: dict[Format, str] = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 _MOST_DEPTH_HINT = 'send a JSON object, like {"prompt": "a red boat"}'
@@ -65,6 +66,7 @@ class Pictures:
 
     def __init__(self, folder: OutputFolder, desk: Desk, intake: Intake, shifts: Shifts) -> None:
         self._folder = folder
+        self.uploads = Uploads(folder)
         self.desk = desk
         self.intake = intake
         self._shifts = shifts
@@ -134,9 +136,9 @@ class ImageRoutes:
 
     async def generate(self, request: Request) -> Response:
         """Render what is asked for and answer with it; with `Prefer: respond-async`, answer when it is accepted."""
-        fields = await read_object(request)
+        fields, files = await self._pictures.uploads.take(await read_object(request))
         request_id = request.state.request_id
-        wanted = self._pictures.intake.read(fields, request_id)
+        wanted = await run_in_threadpool(self._pictures.intake.read, fields, request_id, files)
         known = await self._pictures.ask(wanted, whose(request))
         if "respond-async" in request.headers.get("prefer", "").lower():
             told = [self._told(one) for one in known]

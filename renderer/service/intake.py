@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from renderer import catalog
@@ -74,10 +74,13 @@ class Intake:
         (picture,) = self._parse({"prompt": "a picture"}).pictures
         return Weights.of(picture.job)
 
-    def read(self, fields: Mapping[str, Any], request: str) -> list[Requested]:
-        """The pictures that the fields of one job make. Raises `FieldError` and `ModelError`."""
+    def read(self, fields: Mapping[str, Any], request: str, files: frozenset[str] = frozenset()) -> list[Requested]:
+        """The pictures that the fields of one job make. Raises `FieldError` and `ModelError`.
+
+        `files` are those that the server wrote for it, and that it may name.
+        """
         try:
-            manifest = self._parse(fields)
+            manifest = self._parse(fields, files)
         except ManifestError as error:
             raise FieldError([_told(problem) for problem in error.problems]) from error
         self._check(manifest)
@@ -107,9 +110,9 @@ class Intake:
         model, identity = self._identified(picture.job.model)
         return Planned(picture, model, identity, fingerprint(picture.job, identity), "to do")
 
-    def _parse(self, fields: Mapping[str, Any]) -> Manifest:
-        text = json.dumps({"jobs": [fields]})
-        return parse(ManifestSource(text.encode(), "request", "request"), Overrides(shelf=self._shelf))
+    def _parse(self, fields: Mapping[str, Any], files: frozenset[str] = frozenset()) -> Manifest:
+        text, shelf = json.dumps({"jobs": [fields]}), replace(self._shelf, files=files)
+        return parse(ManifestSource(text.encode(), "request", "request"), Overrides(shelf=shelf))
 
     def _check(self, manifest: Manifest) -> None:
         limits = self._limits

@@ -2,7 +2,7 @@
 
 GET  /v1/models, /v1/models/{name}
 POST /v1/images/generations     also as server-sent events
-POST /v1/images/edits           answers why it does not
+POST /v1/images/edits           a picture drawn over, within a mask if there is one
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -57,16 +58,22 @@ class OpenAIRoutes:
             raise RequestError(404, "model_not_found", "there is no such model here", field="model")
         return JSONResponse(_model(name))
 
-    async def edits(self, _request: Request) -> Response:
-        """Why pictures are not edited here."""
-        hint = "renderer render edits: a manifest's image and mask"
-        raise RequestError(400, "unsupported", "this server makes pictures from text alone", field="image", hint=hint)
+    async def edits(self, request: Request) -> Response:
+        """Draw over the picture of a form: where its mask is transparent, or all of it."""
+        body, files = await self._pictures.uploads.form(request)
+        if "image" not in body:
+            raise RequestError(422, "invalid_request", "is missing", field="image", hint="send a file")
+        return await self._answered(request, body, files)
 
     async def generations(self, request: Request) -> Response:
         """Render, and answer with the pictures when all are there; or with each as it comes."""
+        body, files = await self._pictures.uploads.take(await read_object(request))
+        return await self._answered(request, body, files)
+
+    async def _answered(self, request: Request, body: Mapping[str, Any], files: frozenset[str]) -> Response:
         key = request.headers.get("idempotency-key", "")
-        asked = translate(await read_object(request), self._models, strict=self._strict, key=key)
-        wanted = self._pictures.intake.read(asked.fields, request.state.request_id)
+        asked = translate(body, self._models, strict=self._strict, key=key)
+        wanted = await run_in_threadpool(self._pictures.intake.read, asked.fields, request.state.request_id, files)
         headers = {WARNING: "; ".join(asked.warnings).encode("ascii", "replace").decode()} if asked.warnings else {}
         if asked.stream and self._streams.locked():
             raise RequestError(503, "busy", "too many are listening already", hint="ask without stream")

@@ -119,12 +119,6 @@ class TestClient:
                 client.images.generate(**body)
             assert refused.value.param == field
 
-    def test_an_edit_is_told_why_not(self, client: openai.OpenAI) -> None:
-        data = io.BytesIO()
-        Image.new("RGB", (64, 64)).save(data, "PNG")
-        with pytest.raises(openai.BadRequestError, match="from text alone"):
-            client.images.edit(image=("x.png", data.getvalue()), prompt="blue")
-
     def test_many_ask_at_once(self, server: Server) -> None:
         """The client's asynchronous side: all are answered, whatever their size."""
 

@@ -1,0 +1,120 @@
+"""Pictures that clients send along: checked, kept in the server's folder by their pixels, and named to the intake.
+
+They come in multipart forms, as OpenAI's clients send them, or in JSON as data URLs. Nothing of theirs is a path: what
+is named to the manifest's rules is a file that this module wrote.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+
+from renderer.errors import PictureError
+from renderer.job import InputFile
+from renderer.manifest import scalars
+from renderer.outputs import input_files
+from renderer.outputs.folder import OutputFolder
+from renderer.service.answers import RequestError
+from renderer.system.files import write_whole
+
+FIELDS = ("image", "mask")
+"""A job's fields that are pictures."""
+
+_DATA_URL = "data:image/"
+_MOST_FIELDS = 64
+_TEXTS = frozenset({"prompt", "negative_prompt", "model", "size", "user", "background", "quality", "style"})
+
+
+class Uploads:
+    """Keeps what is sent in the server's folder."""
+
+    def __init__(self, folder: OutputFolder) -> None:
+        self._folder = folder
+
+    async def take(self, fields: Mapping[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:
+        """The same fields, with a file in the place of each data URL; and these files. Raises `RequestError`."""
+        taken, files = dict(fields), set[str]()
+        for name in FIELDS:
+            value = taken.get(name)
+            if isinstance(value, str) and value.startswith(_DATA_URL):
+                taken[name] = await run_in_threadpool(self._keep, name, _decoded(name, value))
+                files.add(taken[name])
+        return taken, frozenset(files)
+
+    async def form(self, request: Request) -> tuple[dict[str, Any], frozenset[str]]:
+        """A multipart form's fields, numbers as numbers, and its pictures as files. Raises `RequestError`."""
+        try:
+            form = await request.form(max_files=len(FIELDS) + 1, max_fields=_MOST_FIELDS)
+        except AssertionError as error:
+            hint = "install the renderer with its extra: pip install 'renderer[service]'"
+            raise RequestError(501, "unsupported", "this server cannot read forms", hint=hint) from error
+        except MultiPartException as error:
+            raise RequestError(400, "not_a_form", f"the form cannot be read: {error.message}") from error
+        try:
+            return await self._of_form(form)
+        finally:
+            await form.close()
+
+    async def _of_form(self, form: FormData) -> tuple[dict[str, Any], frozenset[str]]:
+        taken: dict[str, Any] = {}
+        files = set[str]()
+        for key, value in form.multi_items():
+            name = key.removesuffix("[]")
+            if name in taken:
+                said = "several were sent, and one goes in" if name == "image" else "is there twice"
+                raise RequestError(422, "invalid_request", said, field=name)
+            if not isinstance(value, UploadFile):
+                taken[name] = value if name in _TEXTS else scalars.resolve(value)[0]
+                continue
+            if name not in FIELDS:
+                raise RequestError(422, "invalid_request", "no file goes in here", field=name, hint="image, or mask")
+            data = await value.read()
+            if name == "mask":
+                data = await run_in_threadpool(_where_transparent, data)
+            taken[name] = await run_in_threadpool(self._keep, name, data)
+            files.add(taken[name])
+        return taken, frozenset(files)
+
+    def _keep(self, name: str, data: bytes) -> str:
+        """A picture's file in the server's folder, there once for all that are sent alike."""
+        try:
+            known = input_files.decode(data, name, "mask" if name == "mask" else "picture").known
+        except PictureError as error:
+            raise RequestError(422, "invalid_request", error.message, field=name, hint=error.hint) from error
+        file = InputFile(sha256=known.sha256, path=f"{name}.png", file_sha256=hashlib.sha256(data).hexdigest())
+        place = self._folder.path / input_files.kept_name(file)
+        if not place.is_file() or place.read_bytes() != data:
+            write_whole(place, data)
+        return str(place.absolute())
+
+
+def _decoded(name: str, url: str) -> bytes:
+    try:
+        return base64.b64decode(url.partition(";base64,")[2], validate=True)
+    except (binascii.Error, ValueError) as error:
+        hint = "like data:image/png;base64,iVBOR…"
+        raise RequestError(422, "invalid_request", "is no data URL with base64", field=name, hint=hint) from error
+
+
+def _where_transparent(data: bytes) -> bytes:
+    """A mask as OpenAI's clients send it, whose transparent parts are edited, as ours: white is drawn anew."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
+            if image.size[0] * image.size[1] > input_files.MOST_PIXELS or "A" not in image.getbands():
+                return data
+            alpha = image.getchannel("A")
+    except Exception:  # noqa: BLE001  # whatever it is, `decode` says it
+        return data
+    buffer = io.BytesIO()
+    alpha.point(lambda value: 255 - value).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,111 @@
+"""Pictures that clients send along: OpenAI's edits by its own client, data URLs, and what is no picture."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from PIL import Image, ImageChops, ImageDraw
+
+from tests.service.running import Server, serving
+
+SIDE = 64
+QUICK = {"num_inference_steps": 2, "seed": 1}
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def drawn(side: int = SIDE) -> Image.Image:
+    image = Image.new("RGB", (side, side), "teal")
+    ImageDraw.Draw(image).rectangle([side // 4, side // 4, side // 2, side // 2], fill="orange")
+    return image
+
+
+def half_clear() -> Image.Image:
+    """A mask as OpenAI's clients send it: what is transparent, the left half, is drawn anew."""
+    mask = Image.new("RGBA", (SIDE, SIDE), "black")
+    mask.paste((0, 0, 0, 0), (0, 0, SIDE // 2, SIDE))
+    return mask
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("outputs"), "--in-flight", "4") as served:
+        yield served
+
+
+def data_url(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+def refusal(server: Server, **fields: Any) -> tuple[int, str, str]:
+    answer = server.generate("a red circle", **fields)
+    error = answer.json()["error"]
+    return answer.status_code, error["field"], error["message"]
+
+
+def test_openais_client_edits_within_a_mask(server: Server) -> None:
+    """What is transparent in the mask is drawn anew, the rest stays; the size is the picture's."""
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        answer = client.images.edit(
+            image=("shop.png", png(drawn(256)), "image/png"), mask=("mask.png", png(half_clear().resize((256, 256)))),
+            prompt="a blue square", extra_body=QUICK,
+        )  # fmt: skip
+    found = (answer.data or [])[0]
+    edited = Image.open(io.BytesIO(base64.b64decode(found.b64_json or ""))).convert("RGB")
+    assert edited.size == (256, 256)
+    apart = ImageChops.difference(edited, drawn(256)).convert("L")
+    kept, anew = (max(apart.crop((left, 0, left + 112, 256)).tobytes()) for left in (144, 0))
+    assert kept < 60 < anew
+
+
+def test_a_data_url_is_a_picture_to_draw_over(server: Server) -> None:
+    """By the fields of a job; the same pixels again are the same picture, and are kept once."""
+    fields: dict[str, Any] = {"image": data_url(png(drawn())), "strength": 0.5, "seed": 3}
+    first, again = (server.generate("a red circle", **fields).json() for _ in range(2))
+    assert (first["found"], again["found"], again["id"]) == (False, True, first["id"])
+    job = server.sidecar(first["id"])["job"]
+    assert job["denoising_strength"] == 0.5
+    assert (server.folder / "inputs" / f"{job['input_image']['sha256']}.png").is_file()
+    other = server.generate("a red circle", **{**fields, "image": data_url(png(drawn(48)))}).json()
+    assert other["id"] != first["id"]
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (data_url(b"no picture"), "it is no picture"),
+        ("data:image/png;base64,%%%", "is no data URL"),
+        (data_url(png(Image.new("1", (20_000, 20_000)))), "more than 100 million pixels"),
+        ("/etc/passwd", "no file of this machine is read"),
+        ("http://127.0.0.1/x.png", "no file of this machine is read"),
+    ],
+)
+def test_what_is_no_picture(server: Server, image: str, words: str) -> None:
+    status, field, message = refusal(server, image=image)
+    assert (status, field) == (422, "image")
+    assert words in message
+
+
+def test_forms_that_are_none(server: Server) -> None:
+    """Each has its field and what is wrong with it; none costs the server anything."""
+    shop = ("shop.png", png(drawn()), "image/png")
+    for files, words in (
+        ([("image[]", shop), ("image[]", shop)], "several were sent"),
+        ([("mask", shop)], "is missing"),
+        ([("image", shop), ("other", shop)], "no file goes in here"),
+        ([("image", ("x.png", b"GIF89a", "image/png"))], "it is no picture"),
+    ):
+        answer = server.client.post("/v1/images/edits", data={"prompt": "a"}, files=files)
+        assert answer.status_code == 400, answer.text  # as OpenAI's own
+        assert words in answer.json()["error"]["message"]
+    answer = server.client.post("/v1/images/edits", content=b"x", headers={"content-type": "multipart/form-data"})
+    assert answer.status_code == 400
