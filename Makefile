@@ -95,13 +95,18 @@ schema: $(READY)  ## print a JSON Schema: ARGS=manifest, sidecar or summary
 schemas: $(READY)  ## write the committed JSON Schemas anew, after a change of what they describe
 	@.venv/bin/python -m renderer.schemas
 
-smoke: $(READY)  ## one small picture with limits on time and memory; one of Qwen/Qwen-Image, too, where there is a GPU
+ifdef URL
+smoke: $(READY)  ## one small picture with limits, and one of Qwen/Qwen-Image on a GPU; URL=http://… asks a server for one
+	$(call run,smoke --url $(URL) $(ARGS))
+else
+smoke: $(READY)
 	$(call run,render jobs/smoke.yaml --force $(ARGS))
 	@case "$$(.venv/bin/python -c 'from renderer.machine import hardware; print(hardware.look().gpu is not None)')" in \
 	  False) echo "skipped: jobs/smoke-qwen.yaml renders with Qwen/Qwen-Image, and there is no NVIDIA GPU here" ;; \
 	  True) $(RENDERER) render jobs/smoke-qwen.yaml --force $(ARGS) ;; \
 	  *) exit 3 ;; \
 	esac
+endif
 
 check: $(READY_DEV)  ## ruff, mypy and the floors of the house
 	.venv/bin/python -m ruff check .

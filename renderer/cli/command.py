@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "schema": "print the JSON Schema of manifests, or of what a run writes",
         "prune": "list finished pictures that manifests name no more; --yes removes them",
         "serve": "answer requests for pictures over HTTP",
+        "smoke": "ask a server for a picture or three, and say what came back",
         "report": "write the page to look at: index.html",
         "replay": "turn pictures or sidecars, of any tool, into a manifest's entries",
         "models": "list, pull, pack, verify and remove models",

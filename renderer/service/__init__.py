@@ -12,6 +12,7 @@ its worker, with a sidecar that says how. Imports no torch.
     images          our own requests: /api/v1/images
     openai_images   OpenAI's images API
     openai_fields   its requests in a job's fields
+    automatic1111   its API, as far as desktop clients use it
     openai_batches  batches: OpenAI's, and manifests
     batch_runs      batches on their way
     batch_store     batches and uploads on the disk

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from renderer.errors import RendererError
 from renderer.service.answers import RequestError, respond, trouble_of
+from renderer.service.automatic1111 import WebuiRoutes
 from renderer.service.batch_runs import BatchRuns
 from renderer.service.batch_store import BatchStore
 from renderer.service.configuration import ServiceSettings
@@ -42,6 +43,7 @@ def build(parts: AppParts, log: EventLog) -> Guard:
         *health.routes,
         *ImageRoutes(parts.pictures).routes,
         *OpenAIRoutes(parts.pictures, parts.settings).routes,
+        *WebuiRoutes(parts.pictures, parts.settings).routes,
         *BatchRoutes(parts.store, parts.runs, parts.pictures).routes,
     ]
     handlers = {HTTPException: _refuse, RendererError: _answer, Exception: _answer}

@@ -1,0 +1,203 @@
+"""AUTOMATIC1111's API, as far as desktop clients use it: lists that do not change, a picture from text, progress.
+
+GET  /sdapi/v1/…        options, sd-models, samplers, schedulers, upscalers, loras, progress and other lists
+POST /sdapi/v1/txt2img, options, interrupt, skip; img2img answers why it does not
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from renderer.job import Keep, Sidecar, Size
+from renderer.manifest.expand import find_model
+from renderer.outputs import metadata
+from renderer.service.answers import RequestError
+from renderer.service.configuration import ServiceSettings
+from renderer.service.images import Pictures, read_object, whose
+from renderer.service.openai_fields import MOST_PICTURES, nearest_in_shape
+from renderer.service.openai_images import WARNING
+
+_PREFIX = "/sdapi/v1"
+_SAMPLER = {"name": metadata.SAMPLER, "aliases": ["euler"], "options": {}}
+_SCHEDULER = {"name": "automatic", "label": "Automatic", "aliases": None, "default_rho": -1, "need_inner_model": False}
+_NO_UPSCALER = {"name": "None", "model_name": None, "model_path": None, "model_url": None, "scale": 1}
+_LISTS: Mapping[str, Any] = {
+    "samplers": [_SAMPLER],
+    "schedulers": [_SCHEDULER],
+    "upscalers": [_NO_UPSCALER],
+    "latent-upscale-modes": [],
+    "sd-vae": [],
+    "sd-modules": [],
+    "loras": [],
+    "hypernetworks": [],
+    "embeddings": {"loaded": {}, "skipped": {}},
+    "prompt-styles": [],
+    "face-restorers": [],
+    "cmd-flags": {},
+}
+"""What clients ask for before they draw, and what is the same at every time."""
+
+
+_SAME = ("prompt", "negative_prompt", "steps", "cfg_scale")
+"""Fields that are called the same here."""
+
+
+class WebuiRoutes:
+    """The routes of this module."""
+
+    def __init__(self, pictures: Pictures, settings: ServiceSettings) -> None:
+        self._pictures = pictures
+        self._models = settings.shelf.models
+        asked: list[tuple[str, Callable[[Request], Any], str]] = [
+            ("options", self.options, "GET"),
+            ("options", self.choose, "POST"),
+            ("sd-models", self.models, "GET"),
+            ("progress", self.progress, "GET"),
+            ("interrupt", self.interrupt, "POST"),
+            ("skip", self.interrupt, "POST"),
+            ("txt2img", self.draw, "POST"),
+            ("img2img", self.refuse, "POST"),
+            *((name, self.known, "GET") for name in _LISTS),
+        ]
+        self.routes = [Route(f"{_PREFIX}/{name}", answer, methods=[method]) for name, answer, method in asked]
+
+    async def known(self, request: Request) -> Response:
+        """One of the lists that do not change."""
+        return JSONResponse(_LISTS[request.url.path.rpartition("/")[2]])
+
+    async def options(self, _request: Request) -> Response:
+        """What a client may want to know of the settings."""
+        usual = next(iter(self._models))
+        return JSONResponse({"sd_model_checkpoint": usual, "samples_format": "png", "CLIP_stop_at_last_layers": 1})
+
+    async def choose(self, request: Request) -> Response:
+        """Settings are the server's; a model that it has is chosen with each picture."""
+        body = await read_object(request)
+        name = body.get("sd_model_checkpoint")
+        if name is not None and name not in list(self._models):
+            raise RequestError(422, "invalid_request", "there is no such model here", field="sd_model_checkpoint")
+        return JSONResponse({})
+
+    async def models(self, _request: Request) -> Response:
+        """The server's models."""
+        return JSONResponse(
+            [
+                {"title": name, "model_name": name, "hash": None, "sha256": None, "filename": name, "config": None}
+                for name in self._models
+            ]
+        )
+
+    async def progress(self, request: Request) -> Response:
+        """How far this client's pictures are."""
+        mine = [each for each in self._pictures.desk.standing if each.whose.client == request.state.client]
+        steps = sum(each.item.picture.job.num_inference_steps for each in mine)
+        done = sum(each.step for each in mine)
+        first = next((each for each in mine if each.state == "rendering"), None)
+        state = {
+            "skipped": False, "interrupted": False, "job": first.key if first else "", "job_count": len(mine),
+            "job_timestamp": "0", "job_no": 0, "sampling_step": first.step if first else 0,
+            "sampling_steps": first.item.picture.job.num_inference_steps if first else 0,
+        }  # fmt: skip
+        told = {"progress": done / steps if steps else 0.0, "eta_relative": 0.0, "state": state}
+        return JSONResponse({**told, "current_image": None, "textinfo": None})
+
+    async def interrupt(self, request: Request) -> Response:
+        """Cancel what this client waits for; what a worker has begun comes all the same."""
+        await request.body()
+        for each in self._pictures.desk.standing:
+            if each.whose.client == request.state.client:
+                self._pictures.desk.cancel(each.key)
+        return JSONResponse({})
+
+    async def refuse(self, _request: Request) -> Response:
+        """Why no picture is taken in here."""
+        raise RequestError(400, "unsupported", "this server makes pictures from text alone", field="init_images")
+
+    async def draw(self, request: Request) -> Response:
+        """Pictures from text."""
+        body = await read_object(request)
+        fields, warnings = self._fields(body)
+        wanted = self._pictures.intake.read(fields, request.state.request_id)
+        known = await self._pictures.ask(wanted, whose(request))
+        sidecars = await asyncio.gather(*map(self._pictures.wait, known))
+        images = [base64.b64encode(await self._pictures.read(each, Keep())).decode() for each in sidecars]
+        headers = {WARNING: "; ".join(warnings)} if warnings else {}
+        info = json.dumps(_info(sidecars))
+        return JSONResponse({"images": images, "parameters": body, "info": info}, headers=headers)
+
+    def _fields(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """The request in a job's fields, and what of it is otherwise."""
+        warnings: list[str] = []
+        overrides = body.get("override_settings")
+        name = overrides.get("sd_model_checkpoint") if isinstance(overrides, dict) else None
+        fields: dict[str, Any] = {"model": name if name in list(self._models) else next(iter(self._models))}
+        for field in _SAME:
+            if body.get(field) not in (None, "") or field == "prompt":
+                fields[field] = body.get(field)
+        fields |= self._size(body, str(fields["model"]), warnings)
+        count = _number(body, "batch_size", 1) * _number(body, "n_iter", 1)
+        if not 1 <= count <= MOST_PICTURES:
+            raise RequestError(
+                422, "invalid_request", f"1 to {MOST_PICTURES} pictures come at once", field="batch_size"
+            )
+        if count > 1:
+            fields["count"] = count
+        seed = _number(body, "seed", -1)
+        fields["seed"] = seed if seed >= 0 else secrets.randbelow(2**32)
+        return fields, warnings
+
+    def _size(self, body: Mapping[str, Any], name: str, warnings: list[str]) -> dict[str, int]:
+        """Width and height: as asked for, or the nearest that the model has; nothing where neither is said."""
+        if body.get("width") is None and body.get("height") is None:
+            return {}
+        width, height = _number(body, "width", 512), _number(body, "height", 512)
+        if not (0 < width < 100_000 and 0 < height < 100_000):  # noqa: PLR2004
+            raise RequestError(422, "invalid_request", "is no side of a picture", field="width")
+        model, size = find_model(self._models[name]), Size(width=width, height=height)
+        if model.refusal(size):
+            asked, size = size, nearest_in_shape(model, size)
+            warnings.append(f"{model.id} has no {asked}: {size} is the nearest")
+        return {"width": size.width, "height": size.height}
+
+
+def _number(body: Mapping[str, Any], field: str, usual: int) -> int:
+    value = body.get(field)
+    if value is None:
+        return usual
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or abs(value) >= 2**63:
+        raise RequestError(422, "invalid_request", "must be a whole number", field=field)
+    return int(value)
+
+
+def _info(sidecars: Sequence[Sidecar]) -> dict[str, Any]:
+    """What AUTOMATIC1111's clients read of the pictures, which is JSON as a text."""
+    first = sidecars[0].job
+    origins = [
+        metadata.PictureOrigin(fingerprint=each.fingerprint, job=each.job, model=each.model, software=each.software)
+        for each in sidecars
+    ]
+    return {
+        "prompt": first.prompt,
+        "all_prompts": [each.job.prompt for each in sidecars],
+        "negative_prompt": first.negative_prompt,
+        "seed": first.seed,
+        "all_seeds": [each.job.seed for each in sidecars],
+        "width": first.width,
+        "height": first.height,
+        "steps": first.num_inference_steps,
+        "cfg_scale": first.cfg_scale,
+        "sampler_name": metadata.SAMPLER,
+        "batch_size": len(sidecars),
+        "sd_model_name": first.model,
+        "infotexts": [metadata.write_parameters(origin) for origin in origins],
+        "index_of_first_image": 0,
+    }
