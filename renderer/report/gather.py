@@ -126,6 +126,8 @@ def describe(item: Planned) -> Mapping[str, Any]:
         told |= {"strength": job.denoising_strength, "mask": Path(masks[0].path).name if masks else ""}
     if job.loras:
         told["loras"] = [{"file": hide_paths(lora.source), "weight": lora.weight} for lora in job.loras]
+    if job.loras or job.schedule != "qwen-image":
+        told["schedule"] = job.model_dump(mode="json")["schedule"]
     if sidecar is not None:
         timing, memory = sidecar.timing, sidecar.memory
         told |= {

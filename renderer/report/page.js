@@ -53,7 +53,7 @@ function fillCard(position) {
     cards[position].append(label);
   }
   matches[position] = [picture.id, picture.prompt, picture.negative_prompt,
-    ...Object.values(picture.matrix), picture.note].join("\n").toLowerCase();
+    ...Object.values(picture.matrix), ...loras(picture), picture.note].join("\n").toLowerCase();
 }
 
 function grid(group) {
@@ -85,7 +85,7 @@ function list(positions) {
 
 // ---- filters
 
-const filters = ["text", "job", "size", "seed", "state", "sort"].map(find);
+const filters = ["text", "job", "size", "seed", "lora", "state", "sort"].map(find);
 let order = [];      // positions of the pictures that are shown, as they stand on the page
 let drawnAs = null;  // how the gallery was drawn last: null, "" (by job) or the name of an order
 
@@ -96,6 +96,8 @@ function fill(id, values) {  // again when values have come: what is there stays
   fresh.slice(0, 500).forEach((value) => find(id).append(new Option(value, value)));
   find(id).closest("label").hidden = options.length < 3;
 }
+
+const loras = (picture) => (picture.loras || []).map((lora) => lora.file.split("/").at(-1).replace(/\.safetensors$/, ""));
 
 function sorted(by) {
   const positions = pictures.map((_, position) => position);
@@ -130,13 +132,14 @@ function draw(by) {
 }
 
 function refresh() {
-  const [text, job, wanted, seed, state, sort] = filters.map((filter) => filter.value);
+  const [text, job, wanted, seed, lora, state, sort] = filters.map((filter) => filter.value);
   if (drawnAs !== sort) draw(sort);
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   const shown = new Set();
   pictures.forEach((picture, position) => {
     const fits = words.every((word) => matches[position].includes(word)) && (!job || picture.job === job)
-      && (!wanted || size(picture) === wanted) && (!seed || picture.seed === seed) && (!state || picture.state === state);
+      && (!wanted || size(picture) === wanted) && (!seed || picture.seed === seed)
+      && (!lora || loras(picture).includes(lora)) && (!state || picture.state === state);
     if (cards[position].hidden === fits) cards[position].hidden = !fits;
     if (fits) shown.add(position);
   });
@@ -149,6 +152,7 @@ pictures.forEach((_, position) => fillCard(position));
 fill("job", pictures.map((picture) => picture.job));
 fill("size", pictures.map(size));
 fill("seed", pictures.map((picture) => picture.seed));
+fill("lora", pictures.flatMap(loras));
 fill("state", pictures.map((picture) => picture.state));
 filters.forEach((filter) => filter.addEventListener("input", refresh));
 find("filters").addEventListener("submit", (event) => event.preventDefault());
@@ -162,7 +166,7 @@ function facts(picture) {
     "in flight": flying[picture.id] && stepOf(picture), state: picture.state + (picture.note ? `: ${picture.note}` : ""), job: picture.job, model: `${picture.model}, ${picture.precision}`,
     size: size(picture), steps: picture.steps, "CFG scale": picture.cfg_scale, seed: picture.seed,
     ...picture.matrix, image: picture.image, strength: picture.strength, mask: picture.mask,
-    LoRAs: (picture.loras || []).map((lora) => `${lora.file} ${lora.weight}`).join(", "), time: seconds(picture.seconds), "GPU memory": gib(picture.vram), "process memory": gib(picture.ram),
+    LoRAs: (picture.loras || []).map((lora) => `${lora.file} ${lora.weight}`).join(", "), schedule: picture.schedule && JSON.stringify(picture.schedule), time: seconds(picture.seconds), "GPU memory": gib(picture.vram), "process memory": gib(picture.ram),
     attempt: picture.attempt > 1 ? picture.attempt : "", rendered: picture.ended && `${picture.ended.slice(0, 16).replace("T", " ")} UTC`, warnings: (picture.warnings || []).join("; "),
   };
   return Object.entries(told).filter(([, value]) => value !== "" && value != null).map(([name, value]) => {
@@ -239,7 +243,7 @@ function entry(picture) {
     model: yaml(picture.model), precision: picture.precision, width: picture.width, height: picture.height,
     steps: picture.steps, cfg_scale: picture.cfg_scale, seed: picture.seed,
     image: picture.image && yaml(picture.image), strength: picture.strength, mask: picture.mask && yaml(picture.mask),
-    loras: picture.loras && JSON.stringify(picture.loras),
+    loras: picture.loras && JSON.stringify(picture.loras), schedule: picture.schedule && JSON.stringify(picture.schedule),
   };
   return [`- id: ${yaml(picture.id)}`, ...Object.entries(fields).filter(([, value]) => value !== "" && value !== undefined)
     .map(([name, value]) => `  ${name}: ${value}`)].join("\n") + "\n";

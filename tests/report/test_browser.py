@@ -9,15 +9,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from renderer.job import Lora
 from renderer.planning.plan import make_plan
 from renderer.report import page as report
 from renderer.report.server import Server
 from tests import driving, tools
+from tests.making import make_manifest
 from tests.nights import make_night
 from tests.report.live import Night
 
@@ -127,6 +130,22 @@ class TestBrowser:
         assert watched.page.evaluate(
             "performance.getEntriesByType('resource').every((one) => !one.name.includes('events'))"
         )
+        watched.close()
+
+    def test_pictures_are_filtered_by_their_loras(self, browser: Browser, night: Night) -> None:
+        """One choice for each LoRA that some picture has; a picture with several is found by any of them."""
+        ink, pen = (Lora(source=f"loras/{name}.safetensors", identity=name) for name in ("ink", "pen"))
+        sets: list[tuple[Lora, ...]] = [(ink,), (ink, pen), ()]
+        pictures = tuple(
+            picture.model_copy(update={"job": picture.job.model_copy(update={"loras": loras})})
+            for picture, loras in zip(make_manifest(name=night.manifest.name).pictures, sets, strict=True)
+        )
+        manifest = replace(night.manifest, pictures=pictures)
+        watched = Watched(browser, report.write(make_plan(manifest, night.outputs)).as_uri())
+        assert watched.page.locator("#lora option").all_inner_texts() == ["all", "ink", "pen"]
+        for chosen, said in (("ink", "2 of 3 shown"), ("pen", "1 of 3 shown"), ("", "3 of 3 shown")):
+            watched.page.select_option("#lora", chosen)
+            assert watched.page.inner_text("#shown") == said
         watched.close()
 
     def test_a_real_run_is_watched_from_its_first_second(self, browser: Browser, tmp_path: Path) -> None:
