@@ -24,7 +24,7 @@ Streaming, where blocks come to the pictures:
     prompts           the prompts at hand, encoded
     encoding          in one sweep over the text encoder
     modulation        a timestep's vectors, ready-made
-    adapters          LoRAs that pictures ride with, brought in step with the blocks
+    adapters          LoRAs that pictures ride with, brought in step; adapted: layers that give what they add
     recorded          a block's launches, recorded and played
     skeletons         networks without their blocks
     stores            the store that is streamed from
@@ -41,6 +41,7 @@ Arithmetic:
 DiffSynth's own call, picture after picture:
 
     native            the engine
+    hotload           LoRAs in its pipeline, by its own loading
     pipeline          opens a `QwenImagePipeline`; configs: what that is given
     tensor_map        tensors by the names that DiffSynth's modules have
     coded             layers that hold what a codec keeps of their weights

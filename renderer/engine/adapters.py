@@ -1,261 +1,341 @@
-"""LoRAs that pictures ride with: opened once for all of them, and brought to the device in step with the blocks.
+"""LoRAs that pictures ride with: a second network of blocks, brought past in step with the first.
 
-A picture has its own set, in its own order and weights. What a layer gives is added to in DiffSynth's own order and
-types, `y + x A^T B^T` with the weight in A, as its hot-loaded LoRAs do it, so that the bits are the same. Knows nothing
-of sweeps, slots or other pictures.
+What a LoRA adds to a block lies in one piece, and comes to the device as the block does, through slots of its own; with
+room all of it stays there. A picture has its own set, in its own order and weights, and those of several come past in
+one sweep. Knows nothing of how a block is computed.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from greenlet import getcurrent
 
-from renderer import families
 from renderer.catalog import Model
+from renderer.engine import failures
+from renderer.engine.adapted import AddedTo
 from renderer.engine.budget import Budget
 from renderer.engine.device import Device
+from renderer.engine.slots import FILLING_THREADS, HostMemory, Slots
 from renderer.errors import ModelError, PictureError
+from renderer.estimate.memory import TURNING_SLOTS
+from renderer.families.family import Section
 from renderer.job import Job, Lora
+from renderer.weights.adapters.factors import Factors
 from renderer.weights.adapters.packed import FactorsOf, PackedAdapter, prepare_adapter
 
-Added = Sequence[tuple[torch.Tensor, torch.Tensor]]
-"""What is added to one layer, in order: A, which is rank x columns and has the weight in it, and B, rows x rank."""
+KEPT = 2
+"""LoRAs that stay open on the host when nobody wants them any more: the next picture may."""
 
-AddedTo = Mapping[str, Added]
-"""What is added to a block, or outside of blocks, by its modules' names there."""
+_LEAST_BYTES = 64
+"""Of a block to which nothing is added: slots hold no nothing."""
 
-KEPT = 8
-"""LoRAs that stay open on the host when nobody wants them any more."""
+Worn = tuple[tuple[str, float], ...]
+"""LoRAs by what they hold, each with its weight, in a picture's order."""
 
-ADAPTED = "adapted"
-"""Under this name a block is given what is added to it."""
-
-
-def added(out: torch.Tensor, x: torch.Tensor, factors: Added) -> torch.Tensor:
-    """A layer's result with what LoRAs add to it, for the rows `x` that went in."""
-    for down, up in factors:
-        out = out + x @ down.T @ up.T
-    return out
+Order = Sequence[tuple[Section, int]]
+"""Blocks as they come past: sections, and numbers within them."""
 
 
-@contextlib.contextmanager
-def adding(module: torch.nn.Module, factors: AddedTo) -> Iterator[None]:
-    """Within, the linear layers of a network or block give what LoRAs add to them besides."""
-    hooks = [module.get_submodule(name).register_forward_hook(_hook(each)) for name, each in factors.items()]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+class AdapterBlock:
+    """What one LoRA adds to one block, as slots want it: all A in the order of the block's layers, then all B."""
 
+    def __init__(self, packed: PackedAdapter, section: Section, number: int, dtype: torch.dtype) -> None:
+        """Its file is held against its hash. Raises `ModelError`."""
+        self._packed, self._section, self._number, self._dtype = packed, section, number, dtype
+        pairs = self._pairs()
+        self._shapes = tuple((name, tuple(down.shape), tuple(up.shape)) for name, (down, up) in pairs.items())
+        self._downs = sum(down.numel() for down, _ in pairs.values())
+        numbers = self._downs + sum(up.numel() for _, up in pairs.values())
+        self._bytes = max(numbers * dtype.itemsize, _LEAST_BYTES)
+        self.is_ahead = bool(packed.block(section.name, number).keys() - pairs.keys())
+        """Whether it adds to what of the block is computed beforehand."""
 
-def _hook(factors: Added) -> Callable[..., torch.Tensor]:
-    def hook(_module: Any, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
-        return added(out, args[0], factors)
+    @property
+    def bytes(self) -> int:
+        return self._bytes
 
-    return hook
+    def read_into(self, buffer: torch.Tensor, *, direct: bool = False) -> None:
+        """Read it into host memory, in the type that is computed in. Raises `ModelError`."""
+        del direct
+        flat, at = buffer.view(self._dtype), 0
+        pairs = self._pairs().values()
+        for factor in (*(down for down, _ in pairs), *(up for _, up in pairs)):
+            flat[at : at + factor.numel()].copy_(factor.flatten())
+            at += factor.numel()
 
-
-# ---- outside of blocks: the networks are everybody's, and each call has its own set ----------------------------------
-
-
-def carry(factors: AddedTo) -> None:
-    """From now on, the layers that this rider's call runs outside of blocks give what is added to them."""
-    getcurrent().adapted = factors  # type: ignore[attr-defined]  # a greenlet takes any attribute
-
-
-def listen(module: torch.nn.Module) -> None:
-    """Let a network's linear layers ask the call that runs them what is added."""
-    for name, layer in module.named_modules():
-        if isinstance(layer, torch.nn.Linear):
-            layer.register_forward_hook(_asking(name))
-
-
-def _asking(name: str) -> Callable[..., torch.Tensor]:
-    def hook(_module: Any, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
-        factors: Added = getattr(getcurrent(), "adapted", {}).get(name, ())
-        return added(out, args[0], factors)
-
-    return hook
-
-
-# ---- the shelf -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Open:
-    """One LoRA: its file's blocks on the host, and those that are on the device. `stays` says that all of them stay."""
-
-    packed: PackedAdapter
-    device: Device
-    dtype: torch.dtype
-    stays: bool
-    beside: Any
-    host: dict[tuple[str, int] | None, FactorsOf] = field(default_factory=dict)
-    there: dict[tuple[str, int] | None, tuple[FactorsOf, Any]] = field(default_factory=dict)
-
-    def block(self, section: str, index: int) -> FactorsOf:
-        """A block's factors on the device; the next block's set out meanwhile."""
-        key = (section, index)
-        found = self._fetched(key)
-        if not self.stays:
-            for other in [other for other in self.there if other not in {key, None}]:
-                if other != (section, index + 1):
-                    del self.there[other]
-            self._set_out((section, index + 1))
+    def factors(self, slot: torch.Tensor, weight: float) -> dict[str, Factors]:
+        """Its factors in a slot, by the names of a block's layers. A is weighted, as DiffSynth weights it."""
+        flat = slot.view(self._dtype)
+        downs = flat[: self._downs] if weight == 1 else flat[: self._downs] * weight
+        found, at, after = {}, 0, self._downs
+        for name, (rank, columns), (rows, _) in self._shapes:
+            down, up = downs[at : at + rank * columns], flat[after : after + rows * rank]
+            found[name] = down.view(rank, columns), up.view(rows, rank)
+            at, after = at + rank * columns, after + rows * rank
         return found
 
-    def outside(self) -> FactorsOf:
-        return self._fetched(None)
+    def _pairs(self) -> FactorsOf:
+        found = self._packed.block(self._section.name, self._number)
+        return {name: found[name] for name in self._section.streamed.layers if name in found}
 
-    def _fetched(self, key: tuple[str, int] | None) -> FactorsOf:
-        self._set_out(key)
-        found, copied = self.there[key]
-        if copied is not None:
-            copied.wait()
-            for pair in found.values():
-                for tensor in pair:
-                    tensor.record_stream(torch.cuda.current_stream())
-        return found
 
-    def _set_out(self, key: tuple[str, int] | None) -> None:
-        if key in self.there:
-            return
-        host = self._on_host(key)
-        if self.device != "cuda":
-            self.there[key] = host, None
-            return
-        with torch.cuda.stream(self.beside):
-            found = {
-                name: (down.to("cuda", non_blocking=True), up.to("cuda", non_blocking=True))
-                for name, (down, up) in host.items()
-            }
-            copied = torch.cuda.Event()
-            copied.record()
-        self.there[key] = found, copied
+class OpenAdapter:
+    """A LoRA that is open: what of it was read stays until nobody wants it."""
 
-    def _on_host(self, key: tuple[str, int] | None) -> FactorsOf:
-        if key not in self.host:
-            factors = self.packed.outside() if key is None else self.packed.block(*key)
-            self.host[key] = {name: (self._ready(down), self._ready(up)) for name, (down, up) in factors.items()}
-        return self.host[key]
+    def __init__(self, packed: PackedAdapter, order: Order, device: Device, dtype: torch.dtype) -> None:
+        """All its files are read once, and held against their hashes. Raises `ModelError`."""
+        self.packed = packed
+        self._order, self._device, self._dtype = order, device, dtype
+        self._slots: Slots | None = None
+        self._sweep: Iterator[tuple[int, torch.Tensor]] | None = None
+        self._there: tuple[int, torch.Tensor] | None = None
+        self._weighted: dict[float, Mapping[str, Factors]] = {}
+        self.does_not_fit = False
+        """Whether there was no room on the device for all of it."""
+        with ThreadPoolExecutor(FILLING_THREADS) as pool:
+            self._blocks = list(pool.map(lambda at: AdapterBlock(packed, at[0], at[1], dtype), order))
+        self.outside = {name: self._here(pair) for name, pair in packed.outside().items()}
+        self.is_ahead = bool(self.outside) or any(block.is_ahead for block in self._blocks)
+        """Whether it may add to what is computed before sweeps."""
 
-    def _ready(self, tensor: torch.Tensor) -> torch.Tensor:
-        tensor = tensor.to(self.dtype)
-        return tensor.pin_memory() if self.device == "cuda" else tensor
+    def beforehand(self, section: Section, number: int) -> FactorsOf:
+        """What it adds to those layers of a block that are computed beforehand, on the device."""
+        layers = section.beforehand.layers if section.beforehand else ()
+        found = self.packed.block(section.name, number)
+        return {name: self._here(found[name]) for name in layers if name in found}
+
+    @cached_property
+    def host(self) -> HostMemory:
+        """All its blocks in host memory."""
+        return HostMemory(self._blocks, self._device)
+
+    @property
+    def whole_bytes(self) -> int:
+        """What all of it takes on the device."""
+        return len(self._blocks) * max(block.bytes for block in self._blocks)
+
+    @property
+    def device_bytes(self) -> int:
+        """What it takes there now."""
+        return self._slots.count * self.host.block_bytes if self._slots else 0
+
+    def begin(self, *, stays: bool) -> None:
+        """A sweep begins, with all of it on the device, or two blocks. Raises what torch raises for want of memory."""
+        count = len(self._blocks) if stays else min(TURNING_SLOTS, len(self._blocks))
+        if self._slots is None or self._slots.count != count:
+            self.close()
+            self._slots = self._made(count) or Slots(self.host, TURNING_SLOTS, self._device)
+        self._sweep = self._slots.sweep()
+
+    def _made(self, count: int) -> Slots | None:
+        """So many slots; None where there was no room for all to stay, which is noted."""
+        try:
+            return Slots(self.host, count, self._device)
+        except Exception as error:
+            if count <= TURNING_SLOTS or not failures.is_out_of_memory(error):
+                raise
+        self.does_not_fit = True
+        return None
+
+    def arrive(self) -> None:
+        """The next block is there, until the one after it arrives."""
+        self._weighted = {}
+        if self._sweep is not None:
+            self._there = next(self._sweep)
+
+    def end(self) -> None:
+        """The sweep is over."""
+        self._weighted, self._there = {}, None
+        if self._sweep is not None:
+            next(self._sweep, None)
+            self._sweep = None
+
+    def close(self) -> None:
+        """Take it off the device. What is still being copied is waited for."""
+        self._weighted, self._there, self._sweep = {}, None, None
+        if self._slots is not None:
+            self._slots.close()
+            self._slots = None
+
+    def block(self, section: str, index: int, weight: float) -> Mapping[str, Factors]:
+        """What it adds to the block that is there, which is this one."""
+        assert self._there is not None
+        number, slot = self._there
+        assert (self._order[number][0].name, self._order[number][1]) == (section, index)
+        if weight not in self._weighted:
+            self._weighted[weight] = self._blocks[number].factors(slot, weight)
+        return self._weighted[weight]
+
+    def _here(self, pair: Factors) -> Factors:
+        return pair[0].to(self._device, self._dtype), pair[1].to(self._device, self._dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """One picture's LoRAs. `key` tells it from other sets; two pictures with equal keys are added the same."""
+    """One picture's LoRAs. `key` tells it from other sets; two pictures with equal keys are added the same.
 
-    key: tuple[tuple[str, float], ...]
-    _loras: tuple[tuple[_Open, float], ...]
-    _beforehand: Mapping[str, Collection[str]]
+    `ahead` is what of it counts for what is computed before sweeps.
+    """
 
-    def block(self, section: str, index: int) -> AddedTo:
-        """What is added to a block in a sweep."""
-        beforehand = self._beforehand.get(section, ())
-        return {name: each for name, each in self.ready(section, index).items() if name not in beforehand}
-
-    def ready(self, section: str, index: int) -> AddedTo:
-        """What is added to a block, also to what of it is computed beforehand."""
-        return self._joined(each.block(section, index) for each, _ in self._loras)
-
-    def whole(self, sections: Mapping[str, tuple[str, int]]) -> AddedTo:
-        """What is added to a whole network, by its layers' names: `sections` are prefixes of blocks, and how many."""
-        found = dict(self.outside())
-        for section, (prefix, count) in sections.items():
-            for index in range(count):
-                found |= {f"{prefix}{index}.{name}": each for name, each in self.ready(section, index).items()}
-        return found
+    key: Worn
+    ahead: Worn
+    _loras: tuple[tuple[OpenAdapter, float], ...]
+    _sections: Mapping[str, Section]
 
     def __bool__(self) -> bool:
         return bool(self._loras)
 
+    def board(self) -> None:
+        """Bring what of it is not there yet to host memory. Raises `PictureError` for one that is damaged."""
+        with its_own():
+            for each, _ in self._loras:
+                each.host  # noqa: B018  # read now
+
+    def block(self, section: str, index: int) -> AddedTo:
+        """What is added to the block that is there, in a sweep."""
+        return _joined(each.block(section, index, weight) for each, weight in self._loras)
+
+    def ready(self, section: str, index: int) -> AddedTo:
+        """What is added to what of a block is computed beforehand."""
+        place = self._sections[section]
+        with its_own():
+            return _joined(_weighted(each.beforehand(place, index), weight) for each, weight in self._loras)
+
     def outside(self) -> AddedTo:
         """What is added outside of blocks."""
-        return self._joined(each.outside() for each, _ in self._loras)
-
-    def _joined(self, parts: Iterable[FactorsOf]) -> AddedTo:
-        found: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-        for (_, weight), factors in zip(self._loras, parts, strict=True):
-            for name, (down, up) in factors.items():
-                found.setdefault(name, []).append((down if weight == 1 else down * weight, up))
-        return found
+        return _joined(_weighted(each.outside, weight) for each, weight in self._loras)
 
 
-NOTHING = Adapted((), (), {})
+NOTHING = Adapted((), (), (), {})
 
 
 class AdapterShelf:
-    """The LoRAs that are open."""
+    """The LoRAs that are open. Whatever is wrong with one is its pictures' own failure."""
 
-    def __init__(self, model: Model, device: Device, dtype: torch.dtype, budget: Budget | None = None) -> None:
-        """They are for `model`. Those stay on the device that the `budget` has room for beside slots and pictures."""
-        self._model = model
-        self._device = device
-        self._dtype = dtype
-        self._budget = budget
-        sections = families.find(model.family).network("transformer").sections
-        self._beforehand = {each.name: each.beforehand.layers for each in sections if each.beforehand}
-        self._beside = torch.cuda.Stream() if device == "cuda" else None
-        self._open: dict[Lora, _Open] = {}
+    def __init__(
+        self, model: Model, order: Order, device: Device, dtype: torch.dtype, budget: Budget | None = None
+    ) -> None:
+        """They are for `model`, whose blocks come past in this order.
+
+        Those stay on the device that the `budget` has room for beside slots and the pictures in flight.
+        """
+        self._model, self._order, self._device, self._dtype, self._budget = model, order, device, dtype, budget
+        self._sections = {section.name: section for section, _ in order}
+        self._open: dict[Lora, OpenAdapter] = {}
 
     def has(self, job: Job) -> bool:
         """Whether all of a job's are open."""
-        return all(_plain(lora) in self._open for lora in _riding(job))
+        return all(_plain(lora) in self._open for lora in riding(job))
 
     def prepare(self, jobs: Iterable[Job]) -> None:
         """Open what is not open yet; one that was never used is packed first.
 
-        Raises `PictureError` for one that is not here, or does not fit the model; `DiskError`.
+        Raises `PictureError` for one that is not here, does not fit the model, or is damaged; `DiskError`.
         """
-        for lora in dict.fromkeys(_plain(lora) for job in jobs for lora in _riding(job)):
-            if lora in self._open:
-                continue
-            try:
-                packed = prepare_adapter(lora, self._model)
-            except ModelError as error:
-                raise PictureError(error.message, hint=error.hint) from error
-            stays = self._budget is None or packed.all_bytes <= self._budget.spare
-            self._open[lora] = _Open(packed, self._device, self._dtype, stays, self._beside)
-            self._set_aside()
+        for lora in dict.fromkeys(_plain(lora) for job in jobs for lora in riding(job)):
+            if lora not in self._open:
+                with its_own():
+                    packed = prepare_adapter(lora, self._model)
+                    same = (each for each in self._open.values() if each.packed.identity == packed.identity)
+                    found = next(same, None) or OpenAdapter(packed, self._order, self._device, self._dtype)
+                self._open[lora] = found
 
     def of(self, job: Job) -> Adapted:
         """A job's, which are open."""
-        loras = tuple((self._open[_plain(lora)], lora.weight) for lora in _riding(job))
+        loras = tuple((self._open[_plain(lora)], lora.weight) for lora in riding(job))
         key = tuple((each.packed.identity, weight) for each, weight in loras)
-        return Adapted(key, loras, self._beforehand)
+        ahead = tuple((each.packed.identity, weight) for each, weight in loras if each.is_ahead)
+        return Adapted(key, ahead, loras, self._sections)
+
+    def packed(self, job: Job) -> list[tuple[PackedAdapter, float]]:
+        """A job's, which are open, as they are packed, with their weights."""
+        return [(self._open[_plain(lora)].packed, lora.weight) for lora in riding(job)]
 
     def forget(self, still_wanted: Iterable[Job]) -> None:
-        """Let go of what these jobs do not need, but for the latest."""
-        wanted = {_plain(lora) for job in still_wanted for lora in _riding(job)}
-        for lora in [each for each in self._open if each not in wanted][:-KEPT]:
+        """Let go of what these jobs do not need, but for the latest, which leave the device."""
+        wanted = {_plain(lora) for job in still_wanted for lora in riding(job)}
+        there = {id(self._open[lora]) for lora in wanted if lora in self._open}
+        unwanted = [lora for lora, each in self._open.items() if id(each) not in there]
+        for lora in unwanted:
+            self._open[lora].close()
+        for lora in unwanted[:-KEPT]:
             del self._open[lora]
         self._set_aside()
 
+    # -- in sweeps --
+
+    def begin(self, jobs: Sequence[Job]) -> None:
+        """Have slots for what the pictures of these jobs ride with, and for no other; a sweep begins.
+
+        Raises what torch raises where there is no room for two blocks of each.
+        """
+        wanted = {id(self._open[_plain(lora)]) for job in jobs for lora in riding(job)}
+        staying = 0
+        for each in self._each():
+            if id(each) not in wanted:
+                each.close()
+                continue
+            whole = staying + each.whole_bytes
+            stays = not each.does_not_fit and (self._budget is None or self._budget.keeps(jobs, whole))
+            staying = whole if stays else staying
+            each.begin(stays=stays)
+        self._set_aside()
+
+    def arrive(self) -> None:
+        """What is added to the next block is there, until that of the one after it arrives."""
+        for each in self._each():
+            each.arrive()
+
+    def end(self) -> None:
+        """The sweep is over."""
+        for each in self._each():
+            each.end()
+
+    def close(self) -> None:
+        """Take all off the device: a sweep broke off."""
+        for each in self._each():
+            each.close()
+        self._set_aside()
+
+    def _each(self) -> list[OpenAdapter]:
+        return list({id(each): each for each in self._open.values()}.values())
+
     def _set_aside(self) -> None:
-        """Let the budget know what those take that stay on the device."""
+        """Let the budget know what is taken on the device."""
         if self._budget is not None:
-            staying = {each.packed.identity: each.packed.all_bytes for each in self._open.values() if each.stays}
-            self._budget.set_aside(sum(staying.values()))
-
-    def let_go(self) -> None:
-        """Take what lies on the device from it: it comes again as it is needed."""
-        for each in self._open.values():
-            each.there.clear()
+            self._budget.set_aside(sum(each.device_bytes for each in self._each()))
 
 
-def _riding(job: Job) -> Iterable[Lora]:
-    """Those that add anything."""
-    return (lora for lora in job.loras if lora.weight)
+def riding(job: Job) -> list[Lora]:
+    """Those that count: one of weight 0 adds nothing, not even a rounding."""
+    return [lora for lora in job.loras if lora.weight]
 
 
 def _plain(lora: Lora) -> Lora:
     return lora.model_copy(update={"weight": 1.0})
+
+
+def _weighted(factors: FactorsOf, weight: float) -> FactorsOf:
+    return factors if weight == 1 else {name: (down * weight, up) for name, (down, up) in factors.items()}
+
+
+def _joined(parts: Iterable[Mapping[str, Factors]]) -> AddedTo:
+    found: dict[str, list[Factors]] = {}
+    for factors in parts:
+        for name, pair in factors.items():
+            found.setdefault(name, []).append(pair)
+    return found
+
+
+@contextlib.contextmanager
+def its_own() -> Iterator[None]:
+    """What is wrong with a LoRA within is its pictures' own failure, and not the model's."""
+    try:
+        yield
+    except ModelError as error:
+        raise PictureError(error.message, hint=error.hint) from error

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from renderer.engine import precision
-from renderer.engine.adapters import AddedTo, adding
+from renderer.engine.adapted import AddedTo, adding
 from renderer.engine.device import STORED_DTYPE
 from renderer.job import BlockArithmetic
 from renderer.weights.store import TensorPlace, views

@@ -95,17 +95,17 @@ class Budget:
         return not crowded and (self._bytes is None or needed <= self._bytes)
 
     def set_aside(self, count: int) -> None:
-        """So many bytes are taken by what stays on the device besides: LoRAs."""
+        """So many bytes are taken on the device besides: LoRAs."""
         if self._bytes is not None:
             self._bytes += self._aside - count
             self._aside = count
 
-    @property
-    def spare(self) -> float:
-        """Bytes that are left beside the slots and a picture as is usual; without end on the CPU."""
+    def keeps(self, flying: Sequence[Job], count: int) -> bool:
+        """Whether so many bytes, set aside, would leave room for the slots and those in flight."""
         if self._bytes is None:
-            return float("inf")
-        return self._bytes - decide.needed(self._here, [USUAL])
+            return True
+        needed = decide.needed(self._here, [Work.of(each) for each in flying])
+        return needed + count <= self._bytes + self._aside
 
     def records(self, flying: Sequence[Job]) -> bool:
         """Whether there is room to record the launches of those in flight that are small enough for it."""

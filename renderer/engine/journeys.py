@@ -18,7 +18,8 @@ from typing import Any, Literal
 import torch
 
 from renderer.engine import calling, failures
-from renderer.engine.adapters import ADAPTED, NOTHING, Adapted, carry
+from renderer.engine.adapted import ADAPTED, carry
+from renderer.engine.adapters import NOTHING, Adapted
 from renderer.engine.calling import Rendering
 from renderer.engine.device import Device
 from renderer.engine.engines import Listener
@@ -114,6 +115,7 @@ class Journey:
 
     def _call(self, pipe: Any, place: RenderPlace, tell: Listener) -> bytes:
         """DiffSynth's call for this job; the picture's RGB bytes."""
+        self.loras.board()
         decoding = Stopwatch(place.device)
         pipe.cfg_guided_model_fn = self._guided
         calling.check_values_of(pipe, lambda: self._developed(decoding, place))

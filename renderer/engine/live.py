@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 
 from renderer.engine import arithmetic
+from renderer.engine.adapters import Order
 from renderer.engine.device import Device
 from renderer.engine.sections import LiveSection, Passage
 from renderer.engine.skeletons import FamilyNetworks, Skeleton
@@ -36,3 +37,9 @@ def passage(
         return LiveSection(name, files, blocks)
 
     return Passage([live(name) for name in skeleton.sections])
+
+
+def order(skeleton: Skeleton, store: Store) -> Order:
+    """The blocks as they come past in a passage."""
+    found = [store.family.section(name)[1] for name in skeleton.sections]
+    return [(section, number) for section in found for number in range(len(store.section(section.name)))]

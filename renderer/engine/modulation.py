@@ -9,14 +9,15 @@ nothing of pictures or sweeps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from renderer.engine import precision, schedules
-from renderer.engine.adapters import NOTHING, Adapted, AddedTo, added, adding
+from renderer.engine.adapted import AddedTo, added, adding
+from renderer.engine.adapters import Adapted, AdapterShelf, Worn
 from renderer.engine.device import Device, computation_dtype
 from renderer.engine.pinned import host_buffer
 from renderer.engine.slots import ReadAhead, Slots
@@ -26,7 +27,7 @@ from renderer.families.qwen_image.transformer import BLOCKS, MODULATION
 from renderer.job import Job, Schedule
 from renderer.weights.store import BlockFile, views
 
-Key = tuple[float, tuple[tuple[str, float], ...]]
+Key = tuple[float, Worn]
 """A timestep, and the LoRAs that what it gives is added to by."""
 
 STEMS = MODULATION.layers
@@ -70,18 +71,12 @@ class PickText(torch.nn.Module):
 class Modulations:
     """The vectors of the timesteps that somebody needs, and of some that somebody needed lately."""
 
-    def __init__(
-        self,
-        embed: Any,
-        files: Sequence[BlockFile],
-        device: Device,
-        adapted: Callable[[Job], Adapted] = lambda _job: NOTHING,
-    ) -> None:
+    def __init__(self, embed: Any, files: Sequence[BlockFile], device: Device, shelf: AdapterShelf) -> None:
         """`embed` is the DiT's `time_text_embed`; `files` hold each block's modulation weights.
 
-        `adapted` gives a job's LoRAs, which may add to both.
+        The `shelf` has jobs' LoRAs, which may add to both.
         """
-        self._adapted = adapted
+        self._shelf = shelf
         self._embed = embed
         self._files = files
         self._device = device
@@ -100,7 +95,7 @@ class Modulations:
         """
         missing: dict[Key, Adapted] = {}
         for job in jobs:
-            more = missing | dict.fromkeys(self._wanted(job) - self._tables.keys(), self._adapted(job))
+            more = missing | dict.fromkeys(self._wanted(job) - self._tables.keys(), self._shelf.of(job))
             if missing and len(more) > MOST_TABLES:
                 break
             missing = more
@@ -110,7 +105,7 @@ class Modulations:
 
     def at(self, job: Job, step: int) -> torch.Tensor:
         """The vectors of all blocks at a job's step, from 0, on the device: blocks x 2 x (6 * width)."""
-        return self._at((timesteps(job, self._dtype)[step], self._adapted(job).key))
+        return self._at((timesteps(job, self._dtype)[step], self._shelf.of(job).ahead))
 
     def _at(self, timestep: Key) -> torch.Tensor:
         found = self._tables[timestep].to(self._device, non_blocking=True)
@@ -126,14 +121,14 @@ class Modulations:
         """
         surplus = len(self._tables) - MOST_TABLES
         if surplus > 0:
-            wanted = set[Key]().union(*(self._wanted(job) for job in still_wanted))
+            wanted = set[Key]().union(*(self._wanted(job) for job in still_wanted if self._shelf.has(job)))
             for timestep in [each for each in self._tables if each not in wanted][:surplus]:
                 if timestep in self._copied:
                     self._copied.pop(timestep).synchronize()
                 del self._tables[timestep]
 
     def _wanted(self, job: Job) -> set[Key]:
-        added_by = self._adapted(job).key
+        added_by = self._shelf.of(job).ahead
         return {(timestep, added_by) for timestep in timesteps(job, self._dtype)}
 
     def _compute(self, missing: Mapping[Key, Adapted]) -> None:

@@ -15,8 +15,8 @@ from typing import ClassVar
 import torch
 
 from renderer import families
-from renderer.engine import calling, failures, schedules
-from renderer.engine.adapters import AdapterShelf, adding
+from renderer.engine import calling, failures, hotload, schedules
+from renderer.engine.adapters import AdapterShelf, its_own
 from renderer.engine.calling import OnStep, Rendering
 from renderer.engine.chatter import into_log
 from renderer.engine.device import computation_dtype
@@ -46,9 +46,10 @@ class NativeEngine:
         self._memory = MemoryMeter(opened.device)
         self._waiting: deque[tuple[str, Job, Inputs]] = deque()
         calling.check_values_of(self._pipe)
-        self._shelf = AdapterShelf(opened.model, opened.device, computation_dtype(opened.device))
-        (section,) = families.find(opened.model.family).network("transformer").sections
-        self._sections = {section.name: (section.prefix, len(self._pipe.dit.transformer_blocks))}
+        self._network = families.find(opened.model.family).network("transformer")
+        (section,) = self._network.sections
+        order = [(section, number) for number in range(len(self._pipe.dit.transformer_blocks))]
+        self._shelf = AdapterShelf(opened.model, order, opened.device, computation_dtype(opened.device))
 
     @classmethod
     def open(cls, setup: Setup, report: Callable[[str], None]) -> NativeEngine:
@@ -123,9 +124,10 @@ class NativeEngine:
         with into_log(LOG):
             warnings = calling.warn_of(job, self._pipe.tokenizer)
             clock.mark()
+            self._shelf.forget([job])
             self._shelf.prepare([job])
             schedules.follow(self._pipe, job)
-            with adding(self._pipe.dit, self._shelf.of(job).whole(self._sections)):
+            with its_own(), hotload.wearing(self._pipe, self._shelf.packed(job), self._network):
                 image = self._pipe(**calling.arguments(job, given), progress_bar_cmd=watch)
             clock.mark()
         return calling.rgb(image, job), warnings

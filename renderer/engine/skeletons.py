@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 import torch
 
 from renderer import families
-from renderer.engine.adapters import Adapted
+from renderer.engine.adapters import AdapterShelf
 from renderer.engine.blocks import FastBlocks, ModuleBlocks
 from renderer.engine.device import Device
 from renderer.engine.encoding import Encoded
@@ -82,9 +82,7 @@ class FamilyNetworks(Protocol):
     def arguments(self, job: Job, given: Inputs) -> dict[str, Any]:
         """What the pipeline is called with, `progress_bar_cmd` aside."""
 
-    def beforehand(
-        self, skeleton: Skeleton, store: Store, device: Device, adapted: Callable[[Job], Adapted]
-    ) -> Beforehand:
+    def beforehand(self, skeleton: Skeleton, store: Store, device: Device, shelf: AdapterShelf) -> Beforehand:
         """What is computed for all blocks before sweeps."""
 
     def given(self, halt: Halt, ready: torch.Tensor | None) -> Mapping[str, Any]:

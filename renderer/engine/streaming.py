@@ -77,8 +77,8 @@ class StreamingEngine:
         self._starting.lap("slots")
         self._in_step, self._recovery = True, Recovery()
         dtype, beside = placement.computation_dtype(device), torch.cuda.Stream() if device == "cuda" else None
-        self._shelf = AdapterShelf(model, device, dtype, self._budget)
-        self._beforehand = self._family.beforehand(self._skeleton, store, device, self._shelf.of)
+        self._shelf = AdapterShelf(model, live.order(self._skeleton, store), device, dtype, self._budget)
+        self._beforehand = self._family.beforehand(self._skeleton, store, device, self._shelf)
         self._prompts = Prompts(self._skeleton, store, self._family, device)
         self._needed = self._prompts, self._shelf, self._beforehand
         self._waiting: deque[Journey] = deque()
@@ -271,6 +271,7 @@ class StreamingEngine:
         if self._in_step and self._slots.count in enough:
             return
         self._slots.close()
+        self._shelf.close()
         self._recover()
         count = most
         while not self._made_slots(count):
@@ -294,11 +295,14 @@ class StreamingEngine:
 
     def _bring_past(self) -> None:
         """Bring every block past once, and write each rider's part of it down."""
+        flying = list(self._flying)
+        self._shelf.begin([journey.job for journey in flying if not journey.over])
         began_s, moved = time.perf_counter(), self._slots.moved_bytes
         computing = Span(self.device)
-        flying = list(self._flying)
         for passing in self._passage.bring_past(self._slots):
+            self._shelf.arrive()
             self._ride(passing, flying)
+        self._shelf.end()
         computing.stop()
         self._starting.swept(computing)
         self._account(flying, time.perf_counter() - began_s, self._slots.moved_bytes - moved, computing)

@@ -10,13 +10,15 @@ from diffsynth.core.vram.layers import LoRAHotLoadMixin
 from diffsynth.utils.lora.general import GeneralLoRALoader
 from safetensors.torch import load_file
 
+from renderer import catalog
 from renderer.catalog import DEMO_ARCHITECTURE
 from renderer.engine.native import NativeEngine
 from renderer.errors import PictureError
 from renderer.job import Job, Lora
+from renderer.weights.adapters.packed import prepare_adapter
 from renderer.weights.adapters.whereabouts import identity_of
 from tests import loras
-from tests.engine.making import bare_picture, bare_pipeline, flattened, make_job
+from tests.engine.making import bare_picture, bare_pipeline, flattened, make_job, make_setup
 from tests.engine.test_streaming import Heard, open_engine, render
 
 WIDTH = DEMO_ARCHITECTURE.width
@@ -93,6 +95,53 @@ def test_streamed(bare: list[bytes], files: list[Path], slots: int, in_flight: i
     heard = render(open_engine(slots=slots, in_flight=in_flight), jobs(files))
     assert heard.failures == {}
     assert [heard.pictures[str(number)].rgb for number in range(len(bare))] == bare
+
+
+def test_what_does_not_stay(bare: list[bytes], files: list[Path]) -> None:
+    """LoRAs that there is no room for come past two blocks at a time, each in slots of its own, with the same bits."""
+    engine = open_engine(slots=3, in_flight=5)
+    engine._budget.keeps = lambda flying, count: False  # type: ignore[method-assign]  # noqa: ARG005
+    seen: set[int] = set()
+    arrive = engine._shelf.arrive
+
+    def noted() -> None:
+        arrive()
+        seen.update(each._slots.count for each in engine._shelf._each() if each._slots)
+
+    engine._shelf.arrive = noted  # type: ignore[method-assign]
+    heard = render(engine, jobs(files))
+    assert [heard.pictures[str(number)].rgb for number in range(len(bare))] == bare
+    assert seen == {2}
+    assert all(each.device_bytes == 0 for each in engine._shelf._each())
+
+
+@pytest.mark.parametrize("part", ["transformer-001", "outside"])
+def test_a_damaged_one_fails_its_pictures_alone(bare: list[bytes], files: list[Path], part: str) -> None:
+    """Whichever of its packed files was damaged since, by both engines."""
+    path = prepare_adapter(lora(files[1]), catalog.find("demo")).folder / f"{part}.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-2] + bytes([255, 255]))
+    native = NativeEngine.open(make_setup(), lambda _: None)
+    try:
+        heard = render(open_engine(in_flight=3), jobs(files)[:3])
+        with pytest.raises(PictureError, match="not what was written there"):
+            native.render(jobs(files)[2], lambda *_: None)
+    finally:
+        path.write_bytes(whole)
+    assert [heard.pictures[key].rgb for key in ("0", "1")] == bare[:2]
+    assert "not what was written there" in heard.failures["2"].message
+
+
+def test_tables_of_modulation_are_let_go_while_others_wait(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while a picture waits whose LoRA nobody has opened yet."""
+    monkeypatch.setattr("renderer.engine.modulation.MOST_TABLES", 2)
+    engine, heard = open_engine(in_flight=1), Heard()
+    engine.take("0", make_job(**SMALL))
+    engine.advance(heard)
+    engine.take("1", make_job(**SMALL, loras=(lora(files[0]),)))
+    while engine.busy:
+        engine.advance(heard)
+    assert heard.pictures.keys() == {"0", "1"}
 
 
 def test_beside_fp8_weights(files: list[Path]) -> None:

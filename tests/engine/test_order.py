@@ -11,7 +11,9 @@ import weakref
 import pytest
 import torch
 
+from renderer import catalog
 from renderer.engine import modulation
+from renderer.engine.adapters import AdapterShelf
 from renderer.engine.block_source import BlockSource
 from renderer.engine.journeys import Journey, Sweep
 from renderer.engine.meter import Span, Stopwatch
@@ -249,7 +251,7 @@ class Table(torch.Tensor):  # type: ignore[misc]  # torch is not typed here
 def test_a_modulation_table_is_not_unmapped_while_it_is_copied(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its picture failed after the copy was asked for, and nobody else wants it: its memory goes when the copy ends."""
     monkeypatch.setattr(modulation, "MOST_TABLES", 0)
-    tables = modulation.Modulations(None, [], "cuda")
+    tables = modulation.Modulations(None, [], "cuda", AdapterShelf(catalog.find("demo"), [], "cuda", torch.bfloat16))
     for timestep in (999.0, 1.0):
         memory = torch.zeros(8, dtype=torch.uint8).as_subclass(Table)
         memory.card = card

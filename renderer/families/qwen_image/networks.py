@@ -24,8 +24,9 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoder
 from renderer.catalog import DROPPED_TOKENS
 from renderer.demo import members
 from renderer.demo.tokenizer import TEMPLATE_PREFIX
-from renderer.engine import adapters, calling, schedules
-from renderer.engine.adapters import Adapted
+from renderer.engine import adapted as loras
+from renderer.engine import calling, schedules
+from renderer.engine.adapters import AdapterShelf
 from renderer.engine.blocks import FastBlocks, ModuleBlocks
 from renderer.engine.device import Device, computation_dtype
 from renderer.engine.encoding import Encoded, HostEmbedding
@@ -88,7 +89,7 @@ def build(store: Store, device: Device) -> Skeleton:
     dit_block.img_mod, dit_block.txt_mod = PickImage(), PickText()
     dit.transformer_blocks = torch.nn.ModuleList(Stop(DIT, number) for number in range(layers))
     dit.load_state_dict(outside, assign=True)
-    adapters.listen(dit)
+    loras.listen(dit)
     checking = _in_the_background(store.outside("text_encoder").check)
     text_block = _hollow_out(text_encoder, store, device, dtype)
     parts = {
@@ -138,9 +139,9 @@ def arguments(job: Job, given: Inputs) -> dict[str, Any]:
     return calling.arguments(job, given)
 
 
-def beforehand(skeleton: Skeleton, store: Store, device: Device, adapted: Callable[[Job], Adapted]) -> Beforehand:
+def beforehand(skeleton: Skeleton, store: Store, device: Device, shelf: AdapterShelf) -> Beforehand:
     """The modulations, a third of the DiT's weights: they see the timestep alone, and a picture's LoRAs."""
-    return Modulations(skeleton.parts["dit"].time_text_embed, store.modulations(), device, adapted)
+    return Modulations(skeleton.parts["dit"].time_text_embed, store.modulations(), device, shelf)
 
 
 def given(halt: Halt, ready: torch.Tensor | None) -> Mapping[str, Any]:
