@@ -21,14 +21,20 @@ def values(place: TensorAt, first: int, raw: torch.Tensor, read: Callable[[Tenso
         found = rows.float() * scale.view(-1, *[1] * (rows.dim() - 1)) * _STEP
         return found.to(torch.bfloat16)
     numbers = read(place.besides["quant_map"]).view(torch.float32)
-    found = torch.stack((numbers[(raw >> 4).int()], numbers[(raw & 0xF).int()]), dim=-1).view(-1)
+    pairs = torch.stack((numbers.repeat_interleave(len(numbers)), numbers.repeat(len(numbers))), dim=1)
+    found = pairs.index_select(0, raw.int()).view(-1)
     begin, block = first * math.prod(place.shape[1:]), int(place.settings["blocksize"])
-    found *= _largest(place, torch.arange(begin, begin + len(found)) // block, read)
+    end = begin + len(found)
+    largest = _largest(place, torch.arange(begin // block, -(-end // block)), read)
+    if begin % block or end % block:  # a row may begin within a block
+        found *= largest.repeat_interleave(block)[begin % block :][: len(found)]
+    else:
+        found.view(-1, block).mul_(largest[:, None])
     return found.to(torch.bfloat16).view(-1, *place.shape[1:])
 
 
 def _largest(place: TensorAt, blocks: torch.Tensor, read: Callable[[TensorAt], torch.Tensor]) -> torch.Tensor:
-    """The largest magnitude of each number's block: a row may begin within one."""
+    """The largest magnitude of each of some blocks."""
     kept = read(place.besides["absmax"])
     if "nested_absmax" not in place.besides:
         return kept.view(torch.float32)[blocks]

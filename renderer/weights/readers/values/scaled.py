@@ -32,7 +32,8 @@ def values(place: TensorAt, first: int, raw: torch.Tensor, read: Read) -> torch.
             return _in_blocks(place, first, numbers, _powers(read(place.besides["scale"])))
         case "nvfp4":
             table = torch.tensor([*_E2M1, *(-number for number in _E2M1)])
-            numbers = torch.stack((table[(raw >> 4).int()], table[(raw & 0xF).int()]), dim=-1)
+            pairs = torch.stack((table.repeat_interleave(len(table)), table.repeat(len(table))), dim=1)
+            numbers = pairs.index_select(0, raw.int())
             scales = read(place.besides["scale"]).view(torch.float8_e4m3fn).float()
             return _in_blocks(place, first, numbers, scales * read(place.besides["second"]).view(torch.float32))
     rows = raw.view(TORCH_DTYPES[place.dtype]).view(-1, *place.shape[1:])
