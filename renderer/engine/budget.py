@@ -125,6 +125,11 @@ class Budget:
         works = [Work.of(job) for job in flying]
         return decide.tokens_together(self._here, works, self._bytes)
 
+    def has_room_to_decode(self, job: Job) -> bool:
+        """Whether a picture can be decoded beside all that the allocator holds, in use or not."""
+        needed = sum(term.bytes for term in self._here.decoder(Work.of(job)).terms)
+        return self._bytes is None or torch.cuda.memory_reserved() + needed <= self._bytes
+
     def brought(self, bytes_per_s: float) -> None:
         """Note how fast blocks came to new slots; 0 where none had to."""
         if self._company is not None:

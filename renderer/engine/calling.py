@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from renderer.catalog import MOST_TOKENS, TRAINED_TOKENS, Model
-from renderer.engine import inputs, schedules
+from renderer.engine import inputs, pinned, schedules
 from renderer.engine.inputs import Inputs
 from renderer.errors import BadPictureError, PictureError
 from renderer.job import Job, Memory, Sharing, Size, Timing, Weights
@@ -123,6 +123,16 @@ def check_values_of(pipe: Any, developing: Developing = nullcontext) -> None:
             return to_image(vae_output, *args, **options)
 
     pipe.step, pipe.vae_output_to_image = checked_step, checked_to_image
+
+
+def send_noise_of(pipe: Any) -> None:
+    """Have a pipeline's noise brought to its device without a wait for all work so far; its values are DiffSynth's."""
+    generate = pipe.generate_noise
+
+    def generated(*args: Any, device: Any = None, **options: Any) -> torch.Tensor:
+        return pinned.sent(generate(*args, device="cpu", **options), device or pipe.device)
+
+    pipe.generate_noise = generated
 
 
 def rgb(image: Image.Image, job: Job) -> bytes:

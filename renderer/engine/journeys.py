@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import statistics
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,14 +16,14 @@ from typing import Any, Literal
 
 import torch
 
-from renderer.engine import calling, failures
+from renderer.engine import calling, failures, pinned
 from renderer.engine.adapted import ADAPTED, carry
 from renderer.engine.adapters import NOTHING, Adapted
 from renderer.engine.calling import Rendering
 from renderer.engine.device import Device
 from renderer.engine.engines import Listener
 from renderer.engine.inputs import Inputs
-from renderer.engine.meter import Peaks, Span, Spans, Stopwatch
+from renderer.engine.meter import Marks, Peaks, Span, Spans
 from renderer.engine.riders import Halt, Rest, Rider, fork, pause
 from renderer.engine.skeletons import Beforehand, FamilyNetworks
 from renderer.errors import RendererError
@@ -60,7 +59,7 @@ class RenderPlace:
     dtype: torch.dtype
     family: FamilyNetworks
     beforehand: Beforehand
-    make_room: Callable[[], None]
+    make_room: Callable[[Job], None]
     beside: Any
 
 
@@ -83,7 +82,8 @@ class Journey:
     rider: Rider | None = None
     table: torch.Tensor | None = None
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    steps_s: list[float] = field(default_factory=list)
+    steps: Marks | None = None
+    decoding: Span | None = None
     encode_s: float = 0.0
     decode_s: float = 0.0
     share_s: float = 0.0
@@ -116,28 +116,27 @@ class Journey:
     def _call(self, pipe: Any, place: RenderPlace, tell: Listener) -> bytes:
         """DiffSynth's call for this job; the picture's RGB bytes."""
         self.loras.board()
-        decoding = Stopwatch(place.device)
         pipe.cfg_guided_model_fn = self._guided
-        calling.check_values_of(pipe, lambda: self._developed(decoding, place))
-        steps = functools.partial(self._denoise, decoding=decoding, place=place, tell=tell)
+        calling.check_values_of(pipe, lambda: self._developed(place))
+        steps = functools.partial(self._denoise, place=place, tell=tell)
         image = pipe(**place.family.arguments(self.job, self.inputs), progress_bar_cmd=steps)
         return calling.rgb(image, self.job)
 
-    def _denoise(
-        self, moments: torch.Tensor, *, decoding: Stopwatch, place: RenderPlace, tell: Listener
-    ) -> Iterator[torch.Tensor]:
-        """DiffSynth's loop over the timesteps: it takes a step for each that it is handed."""
-        self._stepped()
+    def _denoise(self, moments: torch.Tensor, *, place: RenderPlace, tell: Listener) -> Iterator[torch.Tensor]:
+        """DiffSynth's loop over the timesteps: it takes a step for each that it is handed.
+
+        Nothing in it waits for the device: a step is told of when it has been asked for.
+        """
+        self.steps = Marks(place.device)
+        self.steps.note()
         # On the device already, so that DiffSynth need not bring each there: that would wait for all work so far.
-        on_device = moments.to(device=place.device, dtype=place.dtype)
-        for done, moment in enumerate(on_device, start=1):
+        for done, moment in enumerate(pinned.sent(moments.to(place.dtype), place.device), start=1):
             self.table = place.beforehand.at(self.job, done - 1)
             yield moment
-            if done == len(moments):
-                decoding.start()
-            self._stepped()
+            self.steps.note()
             tell.stepped(self.key, done, len(moments))
-        place.make_room()
+        self.decoding = Span(place.device)
+        place.make_room(self.job)
 
     def _guided(
         self, model_fn: Any, cfg_scale: float, shared: Any, positive: Any, negative: Any, **others: Any
@@ -160,12 +159,13 @@ class Journey:
         return guided
 
     @contextlib.contextmanager
-    def _developed(self, decoding: Stopwatch, place: RenderPlace) -> Iterator[None]:
+    def _developed(self, place: RenderPlace) -> Iterator[None]:
         """The decode is under way: the next sweep goes first, and within, its values become pixels beside that."""
-        decoding.stop()
+        assert self.decoding is not None
+        self.decoding.stop()
         pause(Rest())
-        self.decode_s = decoding.seconds()
-        with decoding.span.followed_by(place.beside):
+        self.decode_s = self.decoding.seconds()
+        with self.decoding.followed_by(place.beside):
             yield
 
     def _ended(self, result: bytes | None, error: Exception | None) -> None:
@@ -194,10 +194,6 @@ class Journey:
         if not self.loras:
             return given
         return {**given, ADAPTED: self.loras.block(halt.section, halt.index)}
-
-    def _stepped(self) -> None:
-        """Note that denoising begins, or that a step of it is done."""
-        self.steps_s.append(time.perf_counter())
 
     def account(self, sweep: Sweep, part: float) -> None:
         """Note a sweep, and which part of it was this picture's."""
@@ -235,12 +231,13 @@ class Journey:
         )
 
     def _timing(self, start: Start) -> Timing:
-        steps = [after - before for before, after in zip(self.steps_s, self.steps_s[1:], strict=False)]
+        assert self.steps is not None
+        steps = self.steps.seconds()
         return Timing(
             start=start,
             encode_s=self.encode_s,
             step_median_s=statistics.median(steps),
-            denoise_s=self.steps_s[-1] - self.steps_s[0],
+            denoise_s=sum(steps),
             decode_s=self.decode_s,
             began_at=self.began_at,
             ended_at=datetime.now(UTC),

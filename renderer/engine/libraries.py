@@ -14,6 +14,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -29,9 +30,17 @@ def _index_transform() -> Any:
     return importlib.import_module("torch._dynamo._trace_wrapped_higher_order_op").TransformGetItemToIndex()
 
 
+def _download(*arguments: Any, **options: Any) -> Any:
+    """A hub's download, by its client once there is one."""
+    return importlib.import_module("modelscope").snapshot_download(*arguments, **options)
+
+
 _LEFT_OUT: Mapping[str, Mapping[str, Any] | None] = {
     "torch.nn.attention.flex_attention": None,  # brings sympy, and DiffSynth compiles it at once
     "diffsynth.core.data": {},  # data sets, with pandas, torchvision and imageio
+    "diffsynth.models.siglip2_image_encoder": {"Siglip2ImageEncoder": object},  # for LoRAs made of pictures
+    "diffsynth.models.dinov3_image_encoder": {"DINOv3ImageEncoder": object},
+    "modelscope": {"snapshot_download": _download},
     "transformers.loss.loss_utils": {"LOSS_MAPPING": {}},
     "torch._dynamo._trace_wrapped_higher_order_op": {"TransformGetItemToIndex": _index_transform},
 }
@@ -78,6 +87,7 @@ def _left_out() -> Iterator[None]:
         for name, content in _LEFT_OUT.items():
             module = None if content is None else ModuleType(name)
             if module is not None:
+                module.__spec__ = ModuleSpec(name, None)
                 vars(module).update(content or {})
             stack.enter_context(_put(sys.modules, name, module))
         stack.enter_context(_put(vars(torch), "_dynamo", _Compiler("torch._dynamo")))

@@ -151,23 +151,21 @@ class Shown:
         return self.whole.over and self.computed.over and self.copied.over
 
 
-class Stopwatch:
-    """Seconds of what follows, alone: starting waits for what was asked before; stopping does not."""
+class Marks:
+    """Moments in the current stream's work, by the device's own clock: noting one waits for nothing."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
+        self._noted: list[Span] = []
 
-    def start(self) -> None:
-        if self._device == "cuda":
-            torch.cuda.current_stream().synchronize()
-        self.span = Span(self._device)
+    def note(self) -> None:
+        for span in self._noted[-1:]:
+            span.stop()
+        self._noted.append(Span(self._device))
 
-    def stop(self) -> None:
-        self.span.stop()
-
-    def seconds(self) -> float:
-        """What lay between; waits until it is over."""
-        return self.span.seconds()
+    def seconds(self) -> list[float]:
+        """What lay between each and the next; waits until the last is over."""
+        return [span.seconds() for span in self._noted[:-1]]
 
 
 class MemoryMeter:

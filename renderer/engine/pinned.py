@@ -47,6 +47,17 @@ def pinned_buffer(size: int, device: Device, fill: Callable[[torch.Tensor], None
     return buffer
 
 
+def sent(tensor: torch.Tensor, device: str) -> torch.Tensor:
+    """A small tensor of the host on a device, its bits as they are; the host goes on, where memory can be pinned."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    try:
+        tensor = tensor.pin_memory()  # torch keeps it until it is copied
+    except RuntimeError:
+        return tensor.to(device)
+    return tensor.to(device, non_blocking=True)
+
+
 def unpinned() -> str:
     """What a picture of this process should say of host memory that could not be pinned; empty where all could."""
     return _UNPINNED.words

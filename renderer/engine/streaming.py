@@ -234,9 +234,9 @@ class StreamingEngine:
         journey.loras = self._shelf.of(journey.job)
         journey.begin(lambda: self._family.pipeline(self._skeleton, encoded, self.device, job), self._place, tell)
 
-    def _make_room(self) -> None:
-        """Where room is short, a decode gets all of it."""
-        if self.device == "cuda" and self._slots.moved_bytes:
+    def _make_room(self, job: Job) -> None:
+        """Where room is short, a decode gets all of it. That waits for the device."""
+        if self.device == "cuda" and self._slots.moved_bytes and not self._budget.has_room_to_decode(job):
             torch.cuda.empty_cache()
 
     # -- on the way --

@@ -106,6 +106,13 @@ class TestBudget:
         assert small.tokens_together([]) < large.tokens_together([]) == 4096
         assert small.tokens_together([job(512)]) < small.tokens_together([])
 
+    @pytest.mark.parametrize(("held", "room"), [(0.0, True), (5.0, True), (5.95, False)])
+    def test_a_decode_beside_all_that_is_held(self, monkeypatch: pytest.MonkeyPatch, held: float, room: bool) -> None:  # noqa: FBT001  # as pytest hands it over
+        """Where it fits, nobody has to wait until what is held in vain is given back."""
+        found = of(monkeypatch, 6, 512)
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: round(held * GIB))
+        assert found.has_room_to_decode(job(512)) is room
+
     def test_on_the_cpu_nothing_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """All blocks stay, and there is always room."""
         found = of(monkeypatch, None, 512)

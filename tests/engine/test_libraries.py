@@ -15,7 +15,17 @@ from renderer.protocol import Setup
 from tests.engine.making import make_job
 from tests.engine.test_damage import render
 
-NOT_NEEDED = ("torch._dynamo", "torch._inductor", "sympy", "networkx", "pandas", "torchvision", "sklearn", "scipy")
+NOT_NEEDED = (
+    "torch._dynamo",
+    "torch._inductor",
+    "sympy",
+    "networkx",
+    "pandas",
+    "torchvision",
+    "sklearn",
+    "scipy",
+    "modelscope",
+)
 
 RENDER = """
 import hashlib, json, sys
@@ -40,8 +50,11 @@ print(json.dumps([hashlib.sha256(rendering.rgb).hexdigest(), sorted(sys.modules)
 import importlib.metadata, torch
 from torch.nn.attention import flex_attention
 from diffsynth.core.data import UnifiedDataset
+from diffsynth.models.siglip2_image_encoder import Siglip2ImageEncoder
+from diffsynth.core.loader import config
 from transformers.loss.loss_utils import LOSS_MAPPING
 assert LOSS_MAPPING and torch._dynamo.config and flex_attention.flex_attention
+assert config.snapshot_download is not None and issubclass(Siglip2ImageEncoder, torch.nn.Module)
 assert isinstance(importlib.metadata.packages_distributions(), dict)
 """
 

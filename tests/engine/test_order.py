@@ -16,7 +16,7 @@ from renderer.engine import modulation
 from renderer.engine.adapters import AdapterShelf
 from renderer.engine.block_source import BlockSource
 from renderer.engine.journeys import Journey, Sweep
-from renderer.engine.meter import Span, Stopwatch
+from renderer.engine.meter import Marks, Span
 from renderer.engine.slots import HostMemory, ReadAhead, Slots
 from renderer.errors import ModelError
 from tests.engine import card as cards
@@ -210,17 +210,28 @@ class TestRates:
         assert journey.sharing(7, "bf16").bus_bytes_per_s == 0.0
 
 
+class TestMarks:
+    def test_steps_are_what_the_card_took(self, card: Card) -> None:
+        """The host asks for all of a picture's steps at once, and waits for none of them."""
+        steps, began_s = Marks("cuda"), card.clock_s()
+        steps.note()
+        for step_s in (1.0, 2.0, 4.0):
+            card.launch(step_s)
+            steps.note()
+        assert card.clock_s() - began_s < 0.01
+        assert steps.seconds() == pytest.approx([1.0, 2.0, 4.0], rel=0.01)
+
+
 class TestBeside:
     def test_what_is_made_beside_follows_what_it_is_made_of(self, card: Card) -> None:
         """Decoded values become pixels when they are decoded; the sweep that has begun meanwhile is not waited for."""
         beside, values = card.stream(), card.memory(8)
-        decoding = Stopwatch("cuda")
         card.launch(1.0)
-        decoding.start()
+        decoding = Span("cuda")
         card.launch(2.0, writes=[values])
         decoding.stop()
         card.launch(50.0)
-        with decoding.span.followed_by(beside):
+        with decoding.followed_by(beside):
             card.launch(0.5, reads=[values])
             card.current.synchronize()
         assert card.torn == []

@@ -58,6 +58,27 @@ def test_small_pictures_are_recorded(monkeypatch: pytest.MonkeyPatch, caplog: py
     assert "cannot be recorded" not in caplog.text
 
 
+@pytest.mark.parametrize("slots", [2, 60])
+def test_nothing_waits_for_the_device_before_the_pixels(slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a picture's noise to its decode everything is asked for beforehand: torch would raise for a wait."""
+    engine, job = open_engine("fp8", slots=slots, in_flight=1), variants("fp8")[0]
+    expected = pixels(render(engine, [job]))
+
+    def hasty(work: Callable[..., None]) -> Callable[..., None]:
+        def worked(*args: Any) -> None:
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                work(*args)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+
+        return worked
+
+    monkeypatch.setattr(Journey, "begin", hasty(Journey.begin))
+    monkeypatch.setattr(engine, "_bring_past", hasty(engine._bring_past))
+    assert pixels(render(engine, [job])) == expected
+
+
 def test_fp8_weights_are_multiplied_in_bf16() -> None:
     """By choice also on a GPU that multiplies FP8: DiffSynth's own blocks, with weights scaled back."""
     engine = StreamingEngine.open(

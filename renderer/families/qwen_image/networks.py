@@ -34,6 +34,7 @@ from renderer.engine.fp8_blocks import Fp8Blocks
 from renderer.engine.inputs import Inputs
 from renderer.engine.modulation import Modulations, PickImage, PickText, ReadyModulation
 from renderer.engine.picture_vae import PictureVae
+from renderer.engine.pinned import sent
 from renderer.engine.riders import Halt, Stop, pause
 from renderer.engine.skeletons import Beforehand, Skeleton
 from renderer.errors import ModelError, shorten
@@ -118,6 +119,7 @@ def build(store: Store, device: Device) -> Skeleton:
 def pipeline(skeleton: Skeleton, encoded: Mapping[str, Encoded], device: Device, job: Job | None = None) -> Any:
     """A pipeline of DiffSynth's for one picture: its scheduler, everybody's networks, prompts that are encoded."""
     pipe = QwenImagePipeline(device=device, torch_dtype=computation_dtype(device))
+    calling.send_noise_of(pipe)
     for name, part in skeleton.parts.items():
         setattr(pipe, name, part)
     if job is not None:
@@ -238,4 +240,4 @@ class ReadyPrompts(QwenImageUnit_PromptEmbedder):
     def process(self, pipe: Any, prompt: str, edit_image: Any = None) -> dict[str, torch.Tensor]:
         assert edit_image is None, "edits are not streamed"
         found = self._encoded[prompt]
-        return {"prompt_emb": found.embedding.to(pipe.device, non_blocking=True), "prompt_emb_mask": found.mask}
+        return {"prompt_emb": sent(found.embedding, pipe.device), "prompt_emb_mask": found.mask}
