@@ -1,7 +1,7 @@
-"""AUTOMATIC1111's API, as far as desktop clients use it: lists that do not change, a picture from text, progress.
+"""AUTOMATIC1111's API, as far as desktop clients use it: lists that do not change, pictures, progress.
 
 GET  /sdapi/v1/…        options, sd-models, samplers, schedulers, upscalers, loras, progress and other lists
-POST /sdapi/v1/txt2img, options, interrupt, skip; img2img answers why it does not
+POST /sdapi/v1/txt2img, img2img, options, interrupt, skip
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -47,6 +48,9 @@ _LISTS: Mapping[str, Any] = {
 """What clients ask for before they draw, and what is the same at every time."""
 
 
+PIXELS_OF_A_BLUR = 8
+"""A soft edge is counted in steps of so many pixels here."""
+
 _SAME = ("prompt", "negative_prompt", "steps", "cfg_scale")
 """Fields that are called the same here."""
 
@@ -65,7 +69,7 @@ class WebuiRoutes:
             ("interrupt", self.interrupt, "POST"),
             ("skip", self.interrupt, "POST"),
             ("txt2img", self.draw, "POST"),
-            ("img2img", self.refuse, "POST"),
+            ("img2img", self.draw_over, "POST"),
             *((name, self.known, "GET") for name in _LISTS),
         ]
         self.routes = [Route(f"{_PREFIX}/{name}", answer, methods=[method]) for name, answer, method in asked]
@@ -118,21 +122,44 @@ class WebuiRoutes:
                 self._pictures.desk.cancel(each.key)
         return JSONResponse({})
 
-    async def refuse(self, _request: Request) -> Response:
-        """Why no picture is taken in here."""
-        raise RequestError(400, "unsupported", "this server makes pictures from text alone", field="init_images")
-
     async def draw(self, request: Request) -> Response:
         """Pictures from text."""
         body = await read_object(request)
         fields, warnings = self._fields(body)
-        wanted = self._pictures.intake.read(fields, request.state.request_id)
+        return await self._answered(request, body, fields, warnings)
+
+    async def draw_over(self, request: Request) -> Response:
+        """Pictures over another, within a mask if there is one: what is white in it is drawn anew."""
+        body = await read_object(request)
+        fields, warnings = self._fields(body)
+        images = body.get("init_images")
+        if not isinstance(images, list) or len(images) != 1 or not isinstance(images[0], str):
+            raise RequestError(422, "invalid_request", "is to hold one picture", field="init_images")
+        fields["image"] = _data_url(images[0])
+        if body.get("denoising_strength") is not None:
+            fields["strength"] = body["denoising_strength"]
+        if mask := body.get("mask"):
+            if not isinstance(mask, str):
+                raise RequestError(422, "invalid_request", "is to be a picture", field="mask")
+            if body.get("inpainting_mask_invert"):
+                hint = "send it the other way round"
+                raise RequestError(422, "unsupported", "no mask is inverted", field="inpainting_mask_invert", hint=hint)
+            fields["mask"] = _data_url(mask)
+            fields["mask_blur"] = round(_number(body, "mask_blur", 0) / PIXELS_OF_A_BLUR)
+        return await self._answered(request, body, fields, warnings)
+
+    async def _answered(
+        self, request: Request, body: Mapping[str, Any], given: Mapping[str, Any], warnings: Sequence[str]
+    ) -> Response:
+        fields, files = await self._pictures.uploads.take(given)
+        wanted = await run_in_threadpool(self._pictures.intake.read, fields, request.state.request_id, files)
         known = await self._pictures.ask(wanted, whose(request))
         sidecars = await asyncio.gather(*map(self._pictures.wait, known))
         images = [base64.b64encode(await self._pictures.read(each, Keep())).decode() for each in sidecars]
         headers = {WARNING: "; ".join(warnings)} if warnings else {}
         info = json.dumps(_info(sidecars))
-        return JSONResponse({"images": images, "parameters": body, "info": info}, headers=headers)
+        told = {name: value for name, value in body.items() if name not in ("init_images", "mask")}
+        return JSONResponse({"images": images, "parameters": told, "info": info}, headers=headers)
 
     def _fields(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """The request in a job's fields, and what of it is otherwise."""
@@ -167,6 +194,11 @@ class WebuiRoutes:
             asked, size = size, nearest_in_shape(model, size)
             warnings.append(f"{model.id} has no {asked}: {size} is the nearest")
         return {"width": size.width, "height": size.height}
+
+
+def _data_url(picture: str) -> str:
+    """A picture as base64, with or without what data URLs begin with."""
+    return picture if picture.startswith("data:") else f"data:image/png;base64,{picture}"
 
 
 def _number(body: Mapping[str, Any], field: str, usual: int) -> int:

@@ -152,7 +152,7 @@ def most_bytes(path: str, limits: Limits) -> int:
     """How long a body may be that is sent there."""
     if path == "/v1/files":
         return limits.upload_bytes
-    if path.startswith(("/v1/images/", "/api/v1/images/")):
+    if path.startswith(("/v1/images/", "/api/v1/images/", "/sdapi/v1/img2img")):
         return limits.picture_bytes
     return limits.manifest_bytes if path == "/api/v1/batches" else limits.body_bytes
 

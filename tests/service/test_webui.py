@@ -104,7 +104,26 @@ def test_what_cannot_be_is_refused(server: Server, body: dict[str, Any]) -> None
     assert answer.status_code in (200, 422)
     if answer.status_code == 422:
         assert answer.json()["detail"]
-    assert server.client.post("/sdapi/v1/img2img", json=body).status_code == 400
+    assert server.client.post("/sdapi/v1/img2img", json=body).status_code == 422
+
+
+def test_a_picture_is_drawn_over(server: Server) -> None:
+    """Within the mask's white, with as much noise as was asked for; the picture's own bytes do not come back."""
+    buffers = [io.BytesIO() for _ in range(2)]
+    Image.new("RGB", (64, 64), "teal").save(buffers[0], "PNG")
+    Image.new("L", (64, 64), 255).save(buffers[1], "PNG")
+    picture, mask = (base64.b64encode(each.getvalue()).decode() for each in buffers)
+    body = {"prompt": "x", "steps": 2, "seed": 5, "width": 64, "height": 64, "denoising_strength": 0.5}
+    plain, within = (
+        server.client.post("/sdapi/v1/img2img", json={**body, "init_images": [picture], **more}).json()
+        for more in ({}, {"mask": f"data:image/png;base64,{mask}", "mask_blur": 8})
+    )
+    assert "Denoising strength: 0.5" in json.loads(plain["info"])["infotexts"][0]
+    assert "Mask blur: 1" in json.loads(within["info"])["infotexts"][0]
+    assert "init_images" not in plain["parameters"]
+    for wrong in ({"init_images": [picture, picture]}, {"init_images": ["%"]}, {"denoising_strength": 2}):
+        answer = server.client.post("/sdapi/v1/img2img", json={**body, "init_images": [picture], **wrong})
+        assert answer.status_code == 422
 
 
 class TestSmoke:
