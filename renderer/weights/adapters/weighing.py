@@ -54,8 +54,12 @@ def weigh(source: str, model: Model) -> LoraWeight:
 
 
 def _of_row(row: Model, weights: Mapping[str, Shape], network: Network) -> LoraWeight:
-    """Of one that has not been fetched: of every layer in the blocks, at the rank that makes about its size."""
-    layers = [module for module, shape in weights.items() if len(shape) == _MATRIX and network.section_of(module)]
+    """Of one that has not been fetched: of every layer that tokens pass in a step, at the rank that makes its size.
+
+    Those are the layers that Lightning's files have: at rank 64, they are as large as these are.
+    """
+    matrices = (module for module, shape in weights.items() if len(shape) == _MATRIX and network.section_of(module))
+    layers = [module for module in matrices if _place(module, network)[1] != "nobody"]
     wanted = row.gpu_bytes.get("bf16", 0) // _BF16
     rank = max(1, round(wanted / sum(sum(weights[module]) for module in layers)))
     download = row.parts[0].bytes or wanted * _BF16
