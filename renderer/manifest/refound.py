@@ -5,6 +5,7 @@ A name comes from a stranger, and is looked for in the folders where LoRAs lie a
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from renderer import catalog
@@ -12,6 +13,8 @@ from renderer.errors import ModelError
 from renderer.manifest.additions import refuse_weight
 from renderer.manifest.labels.told import ToldLora
 from renderer.weights.adapters.whereabouts import file_hash_of, identity_of, named
+
+_CALLED = re.compile(r"([^:+]{1,200}):(-?[0-9]{1,3}(?:\.[0-9]{1,20})?)")
 
 LoraEntry = dict[str, str | float]
 """A LoRA as a job's list has it."""
@@ -31,6 +34,21 @@ def refind(lora: ToldLora) -> tuple[LoraEntry | None, str]:
     except ModelError as error:
         return None, f"{lora.words} ({error.message})"
     return ({"file": str(path), "weight": lora.weight}, "") if is_it else (None, f"{lora.words} (another file here)")
+
+
+def refind_derived(name: str) -> str:
+    """The reference of a model with LoRAs in it, by what it is called (`demo+ink:0.8`); empty where one is not here."""
+    origin, *named_loras = name.split("+")
+    pairs = [_CALLED.fullmatch(each) for each in named_loras]
+    if origin not in catalog.MODELS or catalog.MODELS[origin].unfit or not pairs or None in pairs:
+        return ""
+    fused = []
+    for found in filter(None, pairs):
+        entry, _ = refind(ToldLora(found[1], float(found[2])))
+        if entry is None:
+            return ""
+        fused.append(catalog.Fused(str(entry.get("id", entry.get("file"))), float(entry["weight"])))
+    return catalog.name_derived(origin, fused)
 
 
 def _is_it(lora: ToldLora, path: Path) -> bool:

@@ -22,7 +22,7 @@ from renderer.job import MAX_SEED, Input, Picture, Precision, Shift, Size, Softw
 from renderer.manifest import labels, naming
 from renderer.manifest.labels import Told
 from renderer.manifest.manifest import Manifest, parse
-from renderer.manifest.refound import refind
+from renderer.manifest.refound import refind, refind_derived
 from renderer.manifest.source import ManifestSource
 from renderer.outputs.folder import SIDECAR_SUFFIX, Own
 
@@ -138,7 +138,7 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
         "negative_prompt": told.negative_prompt or None,
         "model": model,
         "precision": told.precision if told.precision in get_args(Precision) else None,
-        "size": _size(told, catalog.MODELS[model or catalog.QWEN_IMAGE.id], notes),
+        "size": _size(told, catalog.find(model or catalog.QWEN_IMAGE.id), notes),
         "steps": _within(told.steps, _STEPS, "steps", notes),
         "cfg_scale": told.cfg_scale,
         "seed": _within(told.seed, range(MAX_SEED + 1), "seed", notes),
@@ -186,6 +186,9 @@ def _known_model(told: Told, notes: list[str]) -> str | None:
         return None
     if told.model in catalog.MODELS and not catalog.MODELS[told.model].unfit:
         return told.model
+    if derived := refind_derived(told.model):
+        notes.append(f"{shorten(told.model)} is taken for {derived}")
+        return derived
     plain = told.model.replace("\\", "/").rpartition("/")[2].casefold()
     for model in catalog.MODELS.values():
         if model.id.rpartition("/")[2].casefold() == plain and not model.unfit:

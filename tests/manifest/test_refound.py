@@ -10,7 +10,7 @@ from renderer.job import Keep, Lora, Shift
 from renderer.manifest import replay
 from renderer.manifest.labels import told
 from renderer.manifest.labels.told import ToldLora
-from renderer.manifest.refound import refind
+from renderer.manifest.refound import refind, refind_derived
 from renderer.manifest.replay import ReplayEntry
 from renderer.weights.adapters.whereabouts import file_hash_of, find_lora, named
 from tests.loras import factors, write_lora
@@ -106,3 +106,13 @@ def test_strengths_of_either_sign(ink: Path) -> None:
     found, unclear = told.loras(given)
     assert found == [ToldLora("ink", -0.5), ToldLora("ink", -0.25), ToldLora("ink", 1.0)]
     assert unclear == ["LoRA ink", "LoRA 3"]
+
+
+def test_a_model_with_loras_in_it(tmp_path: Path) -> None:
+    """By what its identity calls it; where a LoRA of it is not here, another model stands in, and a note says so."""
+    entry = entry_of(write(tmp_path, make_job().model_copy(update={"model": "demo+ink:0.5"})))
+    assert entry.made.job.model == f"demo+lora={tmp_path}/loras/ink.safetensors:0.5"
+    assert entry.notes == (f"demo+ink:0.5 is taken for {entry.made.job.model}",)
+    other = entry_of(write(tmp_path, make_job(side=512).model_copy(update={"model": "demo+pen:0.5"})))
+    assert other.made.job.model == "Qwen/Qwen-Image"
+    assert [refind_derived(name) for name in ("demo", "demo+", "demo+ink", "x+ink:1", "demo+ink:9")] == [""] * 5
