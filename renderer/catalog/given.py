@@ -44,6 +44,7 @@ COMFYUI_FOLDERS: Mapping[PartRole, tuple[str, ...]] = MappingProxyType(
 
 _DEPTH = 3
 _ASSIGNMENT = re.compile(rf"({'|'.join((*BY_ROLE, KIND))})=(.*)", re.DOTALL)
+_LIGHTNING = re.compile(r"lightning.*?(?<!\d)([48])-?_?steps?|(?<!\d)([48])-?_?steps?.*lightning", re.IGNORECASE)
 _EDITS = re.compile(r"(?<![a-z])edit(?:ing)?(?![a-z])", re.IGNORECASE)
 
 
@@ -68,7 +69,9 @@ def from_files(reference: str) -> Model:
     """Single files by their parts; what is not given is Qwen/Qwen-Image's, at the catalogue's revision.
 
     Text-to-picture and edit models have the same tensors: what a transformer is for is told by `kind`, else by its
-    name. Raises `ModelError`, which names the part.
+    name. So is whether Lightning is in its weights, which wants its own steps, guidance and schedule.
+
+    Raises `ModelError`, which names the part.
     """
     files: dict[PartRole, Path] = {}
     told: Ability | None = None
@@ -89,7 +92,9 @@ def from_files(reference: str) -> Model:
         if part.role not in files
     )
     like = like_qwen_image(reference, about="single files", folder=None)
-    return replace(like, files=files, parts=others, revision=None, ability=told or _by_name(files))
+    stem = files["transformer"].stem if "transformer" in files else ""
+    ability = told or ("edit" if _EDITS.search(stem) else "picture")
+    return _distilled(stem, replace(like, files=files, parts=others, revision=None, ability=ability))
 
 
 def like_qwen_image(reference: str, *, about: str, folder: Path | None) -> Model:
@@ -113,9 +118,12 @@ def _kind(name: str) -> Ability:
     return KINDS[name]
 
 
-def _by_name(files: Mapping[PartRole, Path]) -> Ability:
-    transformer = files.get("transformer")
-    return "edit" if transformer is not None and _EDITS.search(transformer.stem) else "picture"
+def _distilled(stem: str, model: Model) -> Model:
+    """The model with Lightning's steps, guidance and schedule, where that is in its weights by a file's name."""
+    steps = _LIGHTNING.search(stem)
+    if not steps:
+        return model
+    return replace(model, steps=int(steps[1] or steps[2]), cfg_scale=1.0, schedule="lightning")
 
 
 # ---- where a file lies -----------------------------------------------------------------------------------------------

@@ -98,6 +98,22 @@ class TestKind:
         files = {"transformer": str(tmp_path / f"{name}.safetensors")} | ({"kind": told} if told else {})
         assert catalog.find(catalog.by_role(files)).ability == ability
 
+    @pytest.mark.parametrize(
+        ("name", "expected"),
+        [
+            ("qwen_image_2512_fp8_e4m3fn_scaled_lightning_comfyui_4steps", (4, 1.0, "lightning")),
+            ("qwen_image_2512_fp8_e4m3fn_scaled_8steps_lightning", (8, 1.0, "lightning")),
+            ("Qwen-Image-Lightning-8-step-Q4_K_M", (8, 1.0, "lightning")),
+            ("qwen_image_fp8_e4m3fn_scaled", (40, 4.0, "qwen-image")),
+            ("a_lightning_strike_14steps", (40, 4.0, "qwen-image")),
+        ],
+    )
+    def test_lightning_inside(self, tmp_path: Path, name: str, expected: tuple[int, float, str]) -> None:
+        """Weights with Lightning in them, by their name, have its steps, guidance and schedule if a job says none."""
+        (tmp_path / f"{name}.safetensors").touch()
+        model = catalog.find(f"transformer={tmp_path / name}.safetensors")
+        assert (model.steps, model.cfg_scale, model.schedule) == expected
+
     def test_an_edit_model_does_not_render(self, tmp_path: Path) -> None:
         """It is refused with what to say if its name misleads; a kind that is none, with those there are."""
         path = tmp_path / "qwen_image_edit.safetensors"
