@@ -34,7 +34,7 @@ Arithmetic:
     arithmetic        which kind of block the slots get on this device
     blocks            how a block is computed from a slot's bytes
     precision         how a packed weight becomes one that can be multiplied
-    fp8_blocks        a block with FP8 products; fp8_kernels, fp8_reference: its pieces; fp8_trial: tried before
+    fp8_blocks        a block with FP8 products; fp8_kernels, fp8_reference, fp8_adapted: its pieces; fp8_trial
     picture_vae       a picture's VAE, in strips; vae_kernels, vae_reference: its pieces
     strips            chains of layers that make any rows of a result
 

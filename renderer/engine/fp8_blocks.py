@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar, Literal
 
 import torch
 
+from renderer.engine.adapted import ADAPTED, AddedTo
 from renderer.engine.blocks import ModuleBlocks
+from renderer.engine.fp8_adapted import add_to
+from renderer.engine.fp8_reference import Rows
 from renderer.engine.modulation import ReadyModulation
 from renderer.weights.store import TensorPlace
 
@@ -143,11 +146,16 @@ class Fp8Block:
         text: torch.Tensor,
         temb: ReadyModulation,
         image_rotary_emb: tuple[torch.Tensor, torch.Tensor],
+        adapted: AddedTo = MappingProxyType({}),
         **rare: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`image` and `text` are 1 x tokens x width; the same come back, text first."""
+        """`image` and `text` are 1 x tokens x width; the same come back, text first.
+
+        `adapted` is what LoRAs add to its layers.
+        """
         if any(value is not None and value is not False for value in rare.values()):
             inputs = {"image": image, "text": text, "temb": temb, "image_rotary_emb": image_rotary_emb, **rare}
+            inputs[ADAPTED] = adapted
             found: tuple[torch.Tensor, torch.Tensor] = self._kind.otherwise(self._slot, **inputs)
             return found
         run = self._kind.operations
@@ -158,29 +166,39 @@ class Fp8Block:
 
         rows = words.shape[0] + pictures.shape[0]
         joint = tuple(torch.empty((rows, heads, head), dtype=image.dtype, device=image.device) for _ in range(3))
-        for stream, x, parts, turns, first in (
-            (self._text, words, text_parts, text_turns, 0),
-            (self._image, pictures, image_parts, image_turns, words.shape[0]),
+        for stream, names, x, parts, turns, first in (
+            (self._text, _TEXT, words, text_parts, text_turns, 0),
+            (self._image, _IMAGE, pictures, image_parts, image_turns, words.shape[0]),
         ):
-            qkv = run.multiply(run.modulate(x, parts, SHIFT), *stream.qkv)
+            qkv = self._multiply(run.modulate(x, parts, SHIFT), stream.qkv, names[0], adapted)
             run.place(qkv, stream.norm_q, stream.norm_k, turns, joint, first)
             del qkv
         query, key, value = (part.transpose(0, 1)[None] for part in joint)
         seen = torch.nn.functional.scaled_dot_product_attention(query, key, value)
         del joint, query, key, value
         seen = seen[0].transpose(0, 1).reshape(rows, heads * head)
-        words = self._rest(self._text, words, seen[: words.shape[0]], text_parts)
-        pictures = self._rest(self._image, pictures, seen[text.shape[1] :], image_parts)
+        words = self._rest(self._text, words, seen[: words.shape[0]], text_parts, adapted)
+        pictures = self._rest(self._image, pictures, seen[text.shape[1] :], image_parts, adapted)
         return words[None], pictures[None]
 
-    def _rest(self, stream: Stream, x: torch.Tensor, seen: torch.Tensor, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _rest(
+        self, stream: Stream, x: torch.Tensor, seen: torch.Tensor, parts: Sequence[torch.Tensor], adapted: AddedTo
+    ) -> torch.Tensor:
         """What follows attention: its output layer, the residual, the MLP, the residual again."""
         run = self._kind.operations
-        update = run.multiply(run.quantise(seen), *stream.out)
+        _, _, _, out, mlp = _TEXT if stream is self._text else _IMAGE
+        update = self._multiply(run.quantise(seen), stream.out, (out,), adapted)
         x, rows = run.add_and_modulate(x, update, parts, GATE, SHIFT_MLP)
         del update
-        hidden = run.multiply(rows, *stream.up)
+        hidden = self._multiply(rows, stream.up, (f"{mlp}.net.0.proj",), adapted)
         activated = run.activate(hidden)
         del hidden
-        total: torch.Tensor = run.add(x, run.multiply(activated, *stream.down), parts, GATE_MLP)
+        update = self._multiply(activated, stream.down, (f"{mlp}.net.2",), adapted)
+        total: torch.Tensor = run.add(x, update, parts, GATE_MLP)
         return total
+
+    def _multiply(self, rows: Rows, linear: Linear, stems: Sequence[str], adapted: AddedTo) -> torch.Tensor:
+        """The product of rows by the layers `stems`, with what LoRAs add to it."""
+        found: torch.Tensor = self._kind.operations.multiply(rows, *linear)
+        add_to(found, rows, stems, adapted)
+        return found

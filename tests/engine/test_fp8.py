@@ -117,6 +117,35 @@ class TestBlock:
             after = fp8.arrive(1, damaged)(**given)
             assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True)), place.name
 
+    def test_loras_leave_the_products_as_they_are(
+        self, store: Store, slot: torch.Tensor, plain: ModuleBlocks, fp8: Fp8Blocks, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each layer's counts, as in the bf16 block; one that adds nothing changes no bit, and pieces change none."""
+        given = inputs(store)
+        bare, dice = fp8.arrive(1, slot)(**given), torch.Generator().manual_seed(8)
+        shapes = {place.name: place.shape for place in store.blocks("transformer")[0].tensors}
+        layers = [name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) > 1]
+        added = {}
+        for layer in layers:
+            rows, columns = shapes[f"{layer}.weight"]
+            down, up = (torch.randn(size, generator=dice).bfloat16() / 8 for size in ((4, columns), (rows, 4)))
+            added[layer] = [(down, up), (down / 2, -up)]
+        zero = {layer: [(down, 0 * up) for down, up in pairs] for layer, pairs in added.items()}
+        assert all(map(torch.equal, fp8.arrive(1, slot)(**given, adapted=zero), bare))
+        expected = plain.arrive(1, slot)(**given, adapted=added)
+        found = fp8.arrive(1, slot)(**given, adapted=added)
+        for one, other, before in zip(found, expected, bare, strict=True):
+            assert error(one, other) < 0.05
+            assert error(one, other) < 0.2 * error(before, other)
+        seen = set()
+        for layer in layers:
+            alone = fp8.arrive(1, slot)(**given, adapted={layer: added[layer]})
+            seen.add(tuple(float(part.double().sum()) for part in alone))
+        assert len(seen) == len(layers)
+        monkeypatch.setattr("renderer.engine.fp8_adapted.PIECE_BYTES", 2 * 7 * 160)
+        pieces = fp8.arrive(1, slot)(**given, adapted=added)
+        assert all(error(one, other) < 0.002 for one, other in zip(pieces, found, strict=True))
+
     def test_what_is_rare_takes_the_plain_road(
         self, store: Store, slot: torch.Tensor, plain: ModuleBlocks, fp8: Fp8Blocks
     ) -> None:
