@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -26,6 +27,7 @@ _SCALES = (".weight_scale", ".scale_weight")
 _SECOND_SCALE = ".weight_scale_2"
 _AT_RUN_TIME = (".input_scale", ".scale_input", ".comfy_attention.config")
 _BESIDE = (_MARK, *_SCALES, _SECOND_SCALE, *_AT_RUN_TIME)
+_LOOKED_UP = re.compile(r"(?:^|\.)(?:embed_tokens|lm_head|\w*embeddings?)\.weight$")
 _SCALE_TYPES = ("F32", "BF16", "F16")
 
 _TYPES: Mapping[str, str] = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "int8_tensorwise": "I8"}
@@ -66,15 +68,16 @@ class _Scaled:
     ) -> dict[str, TensorAt]:
         marks = _marks(tensors, files, hub_name)
         scales = dict(_scales(tensors))
-        if not marks and not scales and _OLD_MARK not in tensors:
+        old = {name for name in tensors if name.rpartition(".")[2] == _OLD_MARK}
+        if not marks and not scales and not old:
             return dict(tensors)
         for layer, mark in marks.items():
             if mark.form not in _TYPES and mark.form not in _BLOCKS:
                 what = f'the layer "{shorten(layer)}" is quantised by ComfyUI ({shorten(mark.form, 30)})'
                 raise ModelError(f"{files[0].path}: {what}, in a form that is not read")
-        besides = {name for name in tensors if name == _OLD_MARK or name.endswith(_BESIDE)}
-        found = {name: place for name, place in tensors.items() if name not in besides}
-        for name in sorted(besides - {_OLD_MARK}):
+        besides = {name for name in tensors if name.endswith(_BESIDE)} - old
+        found = {name: place for name, place in tensors.items() if name not in besides | old}
+        for name in sorted(besides):
             layer = _layer(name)
             if layer + _WEIGHT not in tensors:
                 raise damaged(f'{tensors[name].path}: tensor "{shorten(name)}"', "is of a weight that is not there")
@@ -84,7 +87,7 @@ class _Scaled:
                 raise damaged(f"{files[0].path}:", f'tells of the layer "{shorten(layer)}", which is not there')
             found[name] = self._put_together(name, tensors, marks.get(layer), scales.get(layer))
         for name, place in found.items():
-            if place.reader != self.name and place.dtype in _FP8 and len(place.shape) > 1:
+            if place.reader != self.name and place.dtype in _FP8 and _is_layer(name, place):
                 raise damaged(f'{place.path}: tensor "{shorten(name)}"', "has no scale, and others here have one")
         return found
 
@@ -141,6 +144,11 @@ class _Scaled:
             besides=besides,
             settings={BLOCK_COLUMNS: block},
         )
+
+
+def _is_layer(name: str, place: TensorAt) -> bool:
+    """Whether a tensor is a linear layer's matrix, which tools scale all of; tables and convolutions they do not."""
+    return len(place.shape) == 2 and not _LOOKED_UP.search(name)  # noqa: PLR2004  # a matrix
 
 
 def _scales(tensors: Mapping[str, TensorAt]) -> Iterator[tuple[str, TensorAt]]:

@@ -137,6 +137,20 @@ class TestRead:
             assert open_checkpoint("text_encoder", [path]).tensors[f"{TEXT_LAYER}.weight"].reader == "scaled"
             assert store(source, "bf16") == expected
 
+    def test_what_is_no_layer(self, source: Source) -> None:
+        """Tables and convolutions in FP8 mean what they are, beside layers with scales; the mark may have a prefix."""
+        path = source.networks["text_encoder"][0]
+        made = foreign.comfyui_2025(load_file(path))
+        for name in ("model.embed_tokens.weight", "visual.patch_embed.proj.weight"):
+            made.tensors[name] = made.tensors[name].to(torch.float8_e4m3fn)
+            made.plain[name] = made.tensors[name].to(torch.bfloat16)
+        made.tensors["model.scaled_fp8"] = made.tensors.pop("scaled_fp8")
+        with restored(source.folder):
+            save_file(made.plain, path)
+            expected = store(source, "bf16")
+            save_file(made.tensors, path)
+            assert store(source, "bf16") == expected
+
     def test_scales_in_another_shard(self, source: Source) -> None:
         """A scale is its matrix's, whichever file of the network it is in."""
         path = transformer(source)
