@@ -42,6 +42,12 @@ _TILE_ROWS, _TILE_COLUMNS = 128, 4  # of scales, as cuBLAS has them
 _FP8 = {_TYPES[form]: form for form in ("float8_e4m3fn", "float8_e5m2")}
 """What means the same in every tool, and may go without a mark: the types, and their forms."""
 
+_KNOWN_OF_INT8 = frozenset(
+    {"format", "convrot", "convrot_groupsize", "per_row", "group_size", "orig_dtype", "orig_shape"}
+    | {"full_precision_matrix_mult"}
+)
+"""What marks of int8 say: any other word may mean that a matrix was turned in another way."""
+
 GROUP = "convrot_groupsize"
 """In a mark, and of a tensor's settings: how many columns were turned together."""
 
@@ -204,6 +210,8 @@ def _table(file: Contents) -> dict[str, Any]:
 def _mark(where: str, told: Any) -> _Mark:
     match told:
         case {"format": str(form)}:
+            if form == "int8_tensorwise" and (strange := sorted(told.keys() - _KNOWN_OF_INT8)):
+                raise ModelError(f'{where} is marked with "{shorten(strange[0], 30)}", of which nothing is known here')
             group = told.get(GROUP, _USUAL_GROUP) if told.get("convrot") else 0
             if type(group) is int and group >= 0 and bool(group) == bool(told.get("convrot")):
                 return _Mark(form, group)

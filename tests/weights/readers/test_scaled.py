@@ -238,7 +238,12 @@ def told(layers: object) -> Change:
     return lambda _, metadata: metadata.update({"_quantization_metadata": json.dumps({"layers": layers})})
 
 
+def reworded(old: str, new: str) -> Change:
+    return lambda _, metadata: metadata.update({key: text.replace(old, new) for key, text in metadata.items()})
+
+
 FP8 = {"format": "float8_e4m3fn"}
+UNREAD = {"another form", "int8 without a word", "int8 with a word of its own"}
 REFUSALS: dict[str, tuple[Callable[[Tensors], Foreign], Change, str]] = {
     "no scale": (foreign.comfyui_2025, without(f"{LAYER}.scale_weight"), "has no scale, and others here have one"),
     "no scale, marked": (foreign.comfyui_2026, without(f"{LAYER}.weight_scale"), "its scale is not there"),
@@ -257,8 +262,15 @@ REFUSALS: dict[str, tuple[Callable[[Tensors], Foreign], Change, str]] = {
     "another form": (foreign.comfyui_2025, told({LAYER: {"format": "asym_w4a8_int8"}}), "by ComfyUI .asym_w4a8_int8"),
     "groups that do not go": (
         lambda tensors: foreign.convrot(tensors, 4),
-        lambda _, metadata: metadata.update({key: text.replace(": 4", ": 64") for key, text in metadata.items()}),
+        reworded(": 4", ": 64"),
         "of 16 columns is said to be turned in groups of 64",
+    ),
+    "int8 with a word of its own": (
+        lambda tensors: foreign.convrot(tensors, 4),
+        lambda _, metadata: metadata.update(
+            {key: text.replace('convrot"', 'turned"') for key, text in metadata.items()}
+        ),
+        'marked with "turned", of which nothing is known',
     ),
     "int8 without a word": (
         lambda tensors: foreign.convrot(tensors)._replace(metadata={}),
@@ -299,7 +311,7 @@ class TestRefused:
                 opened(path)
         assert str(path) in raised.value.message
         assert raised.value.hint
-        assert ("bf16 file: transformer/" in raised.value.hint) == (case in {"another form", "int8 without a word"})
+        assert ("bf16 file: transformer/" in raised.value.hint) == (case in UNREAD)
 
     def test_a_scale_that_is_no_number(self, source: Source) -> None:
         """It is told while the matrix is packed."""
