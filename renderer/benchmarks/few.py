@@ -72,6 +72,7 @@ def measure(
             "step_s": statistics.median(each["timing"]["step_median_s"] for each in sidecars),
             "in_flight": statistics.fmean(each["mean_in_flight"] for each in sharings),
             "slots": min(each["slots"] for each in sharings),
+            "start": sidecars[0]["timing"].get("start"),
             "adjustments": sorted({change for each in sharings for change in each["adjustments"]}),
         }
 

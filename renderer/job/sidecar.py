@@ -49,7 +49,8 @@ class Start(Value):
 class Timing(Value):
     """Seconds of wall time, and when it was. `load_s` is the worker's start, shared by all pictures it rendered.
 
-    `start` is what that was made of, where blocks are streamed; other engines, and earlier versions, do not tell.
+    `start` is what that was made of, where blocks are streamed; other engines, and earlier versions, do not tell. Steps
+    and the decode are timed by the device's own clock.
 
     `encode_s` is everything before the first denoising step, `decode_s` everything after the last; streamed, they are
     the picture's part of what was made ready for many at once, and the decoding alone, whose values become pixels
@@ -130,9 +131,9 @@ class Sharing(Value):
 
     `share_s` is its part of the worker's time while it was in flight; `timing` tells the wall's. `slots` are the
     fewest of `blocks` that there were places for on the GPU in any of its sweeps; `streamed_bytes` is the picture's
-    part of what was copied to it, `bus_bytes_per_s` the mean rate of all copies meanwhile, `flops_per_s` the mean
-    arithmetic of all pictures. `adjustments` are what a want of memory changed, on the GPU or of the host's that can
-    be pinned.
+    part of what was copied to it, `bus_bytes_per_s` the mean rate of all copies, without what they waited for,
+    `flops_per_s` the mean arithmetic of all pictures. `adjustments` are what a want of memory changed, on the GPU or of
+    the host's that can be pinned.
     """
 
     share_s: Seconds

@@ -104,6 +104,7 @@ def test_many_pictures_of_few_steps(tmp_path: Path) -> None:
     (row,) = few.measure(tmp_path, {**os.environ}, ["few-small"], "model: demo, precision: bf16", cases)
     assert (row["case"], row["pictures"], row["steps"], row["slots"], row["in_flight"]) == ("few-small", 5, 2, 5, 1.0)
     assert row["pictures_per_hour"] > 3600 * 5 / row["seconds"]
+    assert 0 < row["start"]["first_sweep_s"] < row["start"]["first_step_s"]
     told = "\n".join(bench.lines({"rows": {"few-512": [row]}}))
     assert f"| 64² | 2 | all | 5 | 1.0 | {row['step_s']:.3f} | {row['pictures_per_hour']:.0f} |" in told
     assert "without guidance" not in "\n".join(bench.lines({"rows": {}}))
