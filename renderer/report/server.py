@@ -38,7 +38,7 @@ _NOT_YOURS = """\
 This page is shown to the user who serves it, and you are another one of this machine.
 Where you may read the pictures, `renderer report` with --watch shows it to you.
 """
-_TYPES: Mapping[str, str] = {
+TYPES: Mapping[str, str] = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -214,9 +214,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif not url.path.endswith("/") and not rest:
             self._redirect(name)
         elif rest in {"", Own.PAGE}:
-            self._send(_TYPES[".html"], gallery.html())
+            self._send(TYPES[".html"], gallery.html())
         elif rest == "happened":
-            self._send(_TYPES[".html"], gallery.happened())
+            self._send(TYPES[".html"], gallery.happened())
         elif rest == "events":
             self._stream(gallery, parse_qs(url.query).get("since", [""])[0])
         else:
@@ -242,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_file(self, gallery: Gallery, name: str) -> None:
         try:
             found = gallery.file(name)
-            stream = _opened(found) if found else None
+            stream = open_served(found) if found else None
         except (OSError, RendererError):
             stream = None
         if found is None or stream is None:
@@ -250,7 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         with stream:
             headers = {
-                "Content-Type": _TYPES.get(PurePosixPath(name).suffix, "application/octet-stream"),
+                "Content-Type": TYPES.get(PurePosixPath(name).suffix, "application/octet-stream"),
                 "Content-Length": str(os.fstat(stream.fileno()).st_size),
                 "Cache-Control": "max-age=31536000, immutable" if found.lasting else "no-cache",
             }
@@ -282,7 +282,7 @@ class _Handler(BaseHTTPRequestHandler):
                     return
 
 
-def _opened(found: Served) -> BinaryIO:
+def open_served(found: Served) -> BinaryIO:
     """Open a file to be served. Raises `OSError` for a link, for what lies outside its folder, for what is no file."""
     if not found.path.parent.resolve().is_relative_to(found.root.resolve()):
         raise PermissionError(found.path)

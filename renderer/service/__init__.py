@@ -9,6 +9,7 @@ its worker, with a sidecar that says how. Imports no torch.
     answers         what goes wrong, as each kind of client reads it
     app             the routes
 
+    album           the form, and the page of what was rendered
     images          our own requests: /api/v1/images
     openai_images   OpenAI's images API
     openai_fields   its requests in a job's fields
@@ -20,6 +21,7 @@ its worker, with a sidecar that says how. Imports no torch.
     health          /health and /metrics
     intake          a request's fields as pictures
     desk            who asked for what, and what became of it
+    standing        how one of them stands
     queue_file      what was accepted, on the disk
     request_queue   who waits, and whose turn it is
     shifts          a worker, shift after shift

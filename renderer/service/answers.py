@@ -13,8 +13,8 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from renderer.errors import DiskError, MachineError, ManifestError, RendererError
-from renderer.service.desk import BusyError, Standing, StoppingError
 from renderer.service.intake import FieldError
+from renderer.service.standing import BusyError, Standing, StoppingError
 
 _STOPPING_RETRY_S = 10.0
 

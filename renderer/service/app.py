@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from renderer.errors import RendererError
+from renderer.service.album import AlbumRoutes
 from renderer.service.answers import RequestError, respond, trouble_of
 from renderer.service.automatic1111 import WebuiRoutes
 from renderer.service.batch_runs import BatchRuns
@@ -41,6 +42,7 @@ def build(parts: AppParts, log: EventLog) -> Guard:
     health = HealthRoutes(parts.pictures.desk, parts.queue, parts.shifts)
     routes = [
         *health.routes,
+        *AlbumRoutes(parts.pictures, parts.settings).routes,
         *ImageRoutes(parts.pictures).routes,
         *OpenAIRoutes(parts.pictures, parts.settings).routes,
         *WebuiRoutes(parts.pictures, parts.settings).routes,

@@ -21,10 +21,10 @@ from renderer.job import Picture, Sidecar
 from renderer.service.answers import openai_body, trouble_of
 from renderer.service.batch_store import ENDED, BatchObject, BatchStore, ItemResult, RequestCounts, lines_of
 from renderer.service.configuration import Limits
-from renderer.service.desk import Standing, StoppingError, Whose
 from renderer.service.images import Pictures
 from renderer.service.intake import Requested
 from renderer.service.openai_fields import translate
+from renderer.service.standing import Standing, StoppingError, Whose
 
 GENERATIONS = "/v1/images/generations"
 OF_MANIFESTS = "/api/v1/batches"

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from starlette.concurrency import run_in_threadpool
 
-from renderer.errors import DiskError, ModelError, RendererError
+from renderer.errors import DiskError, ModelError
 from renderer.job import Sidecar
 from renderer.outputs import done
 from renderer.outputs.folder import OutputFolder
@@ -25,77 +24,14 @@ from renderer.planning.plan import Planned
 from renderer.service.intake import Intake, Requested
 from renderer.service.queue_file import Asked, Ended, HowEnded, QueueFile
 from renderer.service.request_queue import RequestQueue, Waiting
+from renderer.service.standing import BusyError, Fate, Standing, StoppingError, Whose
 from renderer.supervisor import events
-
-Fate = Literal["waiting", "rendering", "done", "failed", "cancelled", "expired"]
 
 _REMEMBERED = 4096
 """Pictures that did not come, of which it is known why."""
 
 _RATE_OF = 64
 """Pictures by which it is reckoned how long others will wait."""
-
-
-class BusyError(RendererError):
-    """Too much waits already. `retry_s` is in how many seconds that may be otherwise."""
-
-    def __init__(self, message: str, retry_s: float) -> None:
-        super().__init__(message, hint=f"ask again in {retry_s:.0f} s")
-        self.retry_s = retry_s
-
-
-class StoppingError(RendererError):
-    """The server is stopping: what it has accepted will be rendered when it runs again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Whose:
-    """For whom a picture is asked: what clients are told apart by, and the batch (empty: somebody waits for it)."""
-
-    client: str
-    batch: str = ""
-
-
-@dataclass(slots=True, eq=False)
-class Standing:
-    """How one picture stands. `written` is when its line is on the disk, `over` when it is decided what became of it.
-
-    `wanted_by` are the batches that asked for it, with an empty name for requests of their own.
-    """
-
-    item: Planned
-    whose: Whose
-    state: Fate = "waiting"
-    step: int = 0
-    message: str = ""
-    hint: str = ""
-    number: int = 0
-    wanted_by: set[str] = field(default_factory=set)
-    written: asyncio.Future[None] | None = None
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-    asked_s: float = field(default_factory=time.monotonic)
-    _moved: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def key(self) -> str:
-        return self.item.picture.id
-
-    @property
-    def patient(self) -> bool:
-        return "" not in self.wanted_by
-
-    def moved(self) -> None:
-        """Let those look who follow it."""
-        self._moved.set()
-        self._moved = asyncio.Event()
-
-    async def follow(self) -> AsyncIterator[int]:
-        """The number of its steps that are done, whenever it changes, until it is decided what became of it."""
-        while not self.over.is_set():
-            seen, moved = self.step, self._moved
-            await moved.wait()
-            if self.step != seen:
-                yield self.step
 
 
 @dataclass(slots=True)

@@ -25,9 +25,10 @@ from renderer.outputs import metadata
 from renderer.outputs.encode import Pixels, encode
 from renderer.outputs.folder import OutputFolder
 from renderer.service.answers import LostPictureError, RequestError
-from renderer.service.desk import Desk, Standing, StoppingError, Whose
+from renderer.service.desk import Desk
 from renderer.service.intake import Intake, Requested
 from renderer.service.shifts import Shifts
+from renderer.service.standing import Standing, StoppingError, Whose
 from renderer.service.uploads import Uploads
 
 MEDIA_TYPES: dict[Format, str] = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}

@@ -110,6 +110,10 @@ class Intake:
         model, identity = self._identified(picture.job.model)
         return Planned(picture, model, identity, fingerprint(picture.job, identity), "to do")
 
+    def reference_of(self, identity: ModelIdentity) -> str | None:
+        """What the server calls the weights of a picture; None where it has them not."""
+        return next((name for name, (_, known) in self._models.items() if known.is_of(identity)), None)
+
     def _parse(self, fields: Mapping[str, Any], files: frozenset[str] = frozenset()) -> Manifest:
         text, shelf = json.dumps({"jobs": [fields]}), replace(self._shelf, files=files)
         return parse(ManifestSource(text.encode(), "request", "request"), Overrides(shelf=shelf))

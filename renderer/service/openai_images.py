@@ -22,10 +22,10 @@ from starlette.routing import Route
 from renderer.job import Sidecar
 from renderer.service.answers import RequestError, respond, trouble_of
 from renderer.service.configuration import ServiceSettings
-from renderer.service.desk import Standing
 from renderer.service.images import Pictures, read_object, whose
 from renderer.service.intake import Requested
 from renderer.service.openai_fields import OpenAIRequest, translate
+from renderer.service.standing import Standing
 
 WARNING = "X-Renderer-Warning"
 _ALIVE_S = 10.0

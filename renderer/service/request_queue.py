@@ -26,8 +26,8 @@ _PATIENCE_S = 20.0
 _HURRY_S = 2.0
 """For how long others wait for a worker that has other weights open; shorter where somebody waits for them alone."""
 
-MOST_A_SHIFT = 500
-"""Pictures after which the counts of a shift are begun anew: a server runs for months."""
+MOST_A_SHIFT = 20_000
+"""Pictures after which the counts of a shift are begun anew."""
 
 
 @dataclass(slots=True, eq=False)

@@ -82,7 +82,6 @@ class Shifts:
         self._watch = watch
         self._here = hardware.look()
         self._rates = rates.cached(self._here) if self._here.gpu else None
-        self._pace = Pace((), self._rates)
         self._troubles: dict[Weights, tuple[float, RendererError]] = {}
         self._setups: dict[Weights, Setup] = {}
         self._pool = WorkerPool(self._hired(settings.rendering.hire or LocalWorker), self._heard)
@@ -136,7 +135,8 @@ class Shifts:
         source = _JoiningSource(self._queue, weights, self._settings.idle_s, outcomes.progress.joins)
         heart = Heartbeat(self._folder, outcomes.progress, self._heard)
         try:
-            Dispatcher(night.setups[weights], source, outcomes, night, self._pace, heart).run(self._folder.worker_log)
+            pace = Pace((), self._rates)  # for deadlines, which a server has not: what it learns goes with the shift
+            Dispatcher(night.setups[weights], source, outcomes, night, pace, heart).run(self._folder.worker_log)
         finally:
             heart.end()
 

@@ -114,7 +114,7 @@ class Dispatcher:
             return self._source.first()
         left_s = (self._settings.deadline - datetime.now(UTC)).total_seconds()
         company = self._pool.least_held
-        now = len(self._pool.flights), len(self._writing), len(self._outcomes.progress.rendered)
+        now = len(self._pool.flights), len(self._writing), self._outcomes.progress.rendered
         if self._nothing_fits == now:  # and since then there is only less time
             return None
 

@@ -62,16 +62,18 @@ class FailureRow:
 class BatchProgress:
     """One batch's counts, from its beginning on: a sink of outcomes.
 
-    `todo` is what is to be rendered; `brought` counts the chosen pictures that were there, under another name or kept
-    another way.
+    `to_render` counts what is to be rendered, `rendered` what was; `brought` the chosen pictures that were there, under
+    another name or kept another way. Of what was rendered no more is kept than these: a server runs for months.
     """
 
     plan: Plan
     row: FailureRow = field(default_factory=FailureRow)
-    todo: Sequence[Planned] = ()
+    to_render: int = 0
     brought: int = 0
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    rendered: list[Sidecar] = field(default_factory=list)
+    rendered: int = 0
+    rendering_s: float = 0.0
+    peaks: Memory = field(default_factory=Memory)
     failures: dict[str, Failure] = field(default_factory=dict)
     _tries: dict[str, int] = field(default_factory=dict)
     _began_s: float = field(default_factory=time.monotonic)
@@ -92,15 +94,15 @@ class BatchProgress:
     def begin(self, todo: Sequence[Planned]) -> None:
         """The batch's turn has come: these are to be rendered."""
         self.began_at, self._began_s = datetime.now(UTC), time.monotonic()
-        self.todo = todo
+        self.to_render = len(todo)
         self._work_left = sum(map(weight, todo))
         self._mean_work = self._work_left / max(1, len(todo))
 
     def joins(self, item: Planned) -> None:
         """One more is to be rendered, which nobody knew of at the beginning."""
-        self.todo = [*self.todo, item]
+        self.to_render += 1
         self._work_left += weight(item)
-        self._mean_work = sum(map(weight, self.todo)) / len(self.todo)
+        self._mean_work += (weight(item) - self._mean_work) / self.to_render
 
     def hear(self, outcome: PictureOutcome) -> None:
         """Count what has become of a picture. A try that never began is none."""
@@ -139,7 +141,10 @@ class BatchProgress:
         self._work_left -= weight(item)
 
     def _has_rendered(self, item: Planned, sidecar: Sidecar) -> None:
-        self.rendered.append(sidecar)
+        self.rendered += 1
+        self.rendering_s += sidecar.timing.total_s or 0.0
+        self.peaks = _larger(self.peaks, sidecar.memory)
+        self._tries.pop(item.picture.id, None)
         self.failures.pop(item.picture.id, None)
         self._work_left -= weight(item)
         if self._warm_s is None:
@@ -175,8 +180,8 @@ class BatchProgress:
             at=datetime.now(UTC),
             pid=os.getpid(),
             worker_pid=worker_pid,
-            to_render=len(self.todo),
-            done=len(self.rendered),
+            to_render=self.to_render,
+            done=self.rendered,
             failed=self._count_failed(),
             queued=len(flights) - len(flying),
             in_flight=tuple(
@@ -210,18 +215,18 @@ class BatchProgress:
             began_at=self.began_at,
             ended_at=datetime.now(UTC),
             pictures=len(self.plan.items),
-            rendered=len(self.rendered),
+            rendered=self.rendered,
             skipped=skipped,
             brought=self.brought,
             failed=self._count_failed(),
             refused=sum(failure.refused for failure in self.failures.values()),
             set_aside=sum(failure.set_aside for failure in self.failures.values()),
-            left=chosen - len(self.rendered) - skipped - len(self.failures),
+            left=chosen - self.rendered - skipped - len(self.failures),
             not_chosen=len(self.plan.items) - chosen,
             elapsed_s=elapsed_s,
-            rendering_s=sum(sidecar.timing.total_s or 0.0 for sidecar in self.rendered),
-            pictures_per_hour=len(self.rendered) * 3600 / elapsed_s if self.rendered else None,
-            memory=_peaks(self.rendered),
+            rendering_s=self.rendering_s,
+            pictures_per_hour=self.rendered * 3600 / elapsed_s if self.rendered else None,
+            memory=self.peaks,
             failures=tuple(self.failures.values()),
         )
 
@@ -269,11 +274,7 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _peaks(sidecars: Sequence[Sidecar]) -> Memory:
-    """The largest of each figure over all pictures; None where none has it."""
-    peaks = {
-        name: max(found)
-        for name in Memory.model_fields
-        if (found := [value for sidecar in sidecars if (value := getattr(sidecar.memory, name)) is not None])
-    }
-    return Memory(**peaks)
+def _larger(one: Memory, other: Memory) -> Memory:
+    """The larger of each figure; None where neither has it."""
+    pairs = ((name, getattr(one, name), getattr(other, name)) for name in Memory.model_fields)
+    return Memory(**{name: max(here or 0, there or 0) for name, here, there in pairs if (here, there) != (None, None)})

@@ -101,10 +101,11 @@ class JournalSink:
 
 
 class PlanSink:
-    """Knows how a plan's pictures stand now."""
+    """Knows how a plan's pictures stand now. Of those that came later, and are in no plan, it keeps nothing."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self._ids = {item.picture.id for item in plan.items}
         self._changed: dict[str, Planned] = {}
 
     def plan_now(self) -> Plan:
@@ -121,7 +122,8 @@ class PlanSink:
                 now = replace(item, state=state, note=message, suspect=item.suspect or how == "crashed")
             case _:
                 return
-        self._changed[item.picture.id] = now
+        if item.picture.id in self._ids:
+            self._changed[item.picture.id] = now
 
 
 class WatchSink:

@@ -1,0 +1,82 @@
+"""How a picture stands that was asked for, whose it is, and why one is not accepted. Knows no queue, no disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from renderer.errors import RendererError
+from renderer.planning.plan import Planned
+
+Fate = Literal["waiting", "rendering", "done", "failed", "cancelled", "expired"]
+
+
+class BusyError(RendererError):
+    """Too much waits already. `retry_s` is in how many seconds that may be otherwise."""
+
+    def __init__(self, message: str, retry_s: float) -> None:
+        super().__init__(message, hint=f"ask again in {retry_s:.0f} s")
+        self.retry_s = retry_s
+
+
+class StoppingError(RendererError):
+    """The server is stopping: what it has accepted will be rendered when it runs again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """For whom a picture is asked: what clients are told apart by, and the batch (empty: somebody waits for it)."""
+
+    client: str
+    batch: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Standing:
+    """How one picture stands. `written` is when its line is on the disk, `over` when it is decided what became of it.
+
+    `wanted_by` are the batches that asked for it, with an empty name for requests of their own.
+    """
+
+    item: Planned
+    whose: Whose
+    state: Fate = "waiting"
+    step: int = 0
+    message: str = ""
+    hint: str = ""
+    number: int = 0
+    wanted_by: set[str] = field(default_factory=set)
+    written: asyncio.Future[None] | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    asked_s: float = field(default_factory=time.monotonic)
+    _moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def key(self) -> str:
+        return self.item.picture.id
+
+    @property
+    def patient(self) -> bool:
+        return "" not in self.wanted_by
+
+    def moved(self) -> None:
+        """Let those look who follow it."""
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    async def changed(self, timeout_s: float) -> None:
+        """Wait until it has moved on, or for so long."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._moved.wait(), timeout_s)
+
+    async def follow(self) -> AsyncIterator[int]:
+        """The number of its steps that are done, whenever it changes, until it is decided what became of it."""
+        while not self.over.is_set():
+            seen, moved = self.step, self._moved
+            await moved.wait()
+            if self.step != seen:
+                yield self.step
