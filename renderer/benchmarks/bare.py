@@ -7,17 +7,18 @@ The only place in the benchmarks that reaches into the engine's rooms. Knows not
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from renderer.engine import budget
+from renderer.engine.adapters import OpenAdapter
 from renderer.engine.recorded import RecordedBlocks
 from renderer.engine.slots import Slots
 from renderer.engine.streaming import StreamingEngine
-from renderer.job import Job
+from renderer.job import Job, Lora
 from renderer.protocol import Setup
 
 
@@ -50,8 +51,17 @@ def empty(engine: StreamingEngine) -> int:
     kept._tables.clear()
     engine._skeleton.parts["dit"].pos_embed.rope_cache.clear()
     engine._passage.forget()
+    engine._shelf.close()
+    engine._shelf._open.clear()
     reset()
     return allocated()
+
+
+def lend(engine: StreamingEngine, adapters: Mapping[Lora, Any]) -> None:
+    """Give an engine LoRAs that are in no file: each says what a packed one does."""
+    shelf = engine._shelf
+    for lora, packed in adapters.items():
+        shelf._open[lora] = OpenAdapter(packed, shelf._order, shelf._device, shelf._dtype)
 
 
 def unequip(engine: StreamingEngine) -> int:
@@ -68,6 +78,7 @@ def equip(engine: StreamingEngine, setup: Setup) -> int:
     engine.setup = setup
     arithmetic = engine._passage.arithmetic
     engine._budget = budget.here(engine._source, engine._shape, setup, engine.device, arithmetic)
+    engine._shelf._budget = engine._budget
     engine._slots = Slots(engine._source, engine._budget.slots, engine.device)
     return engine._slots.count
 

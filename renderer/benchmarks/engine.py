@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from renderer.benchmarks import few, running
+from renderer.benchmarks import few, loras, running
 from renderer.benchmarks.running import Figures
 from renderer.catalog import QWEN_IMAGE_ARCHITECTURE
 from renderer.estimate import Streaming, Work, duration
@@ -40,6 +40,7 @@ CASES_OF_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "caps": tuple(f"cap-{gib}" for gib in (6, 8, 10, 12, 16, 24)),
         "few": tuple(few.FEW_CASES),
+        "loras": tuple(loras.LORA_CASES),
         "bf16": ("bf16-3-slots", "bf16-3-slots-small"),
     }
 )
@@ -56,7 +57,7 @@ PEER_PARTS = (
 RESIDENT_PEER = PEER_PARTS[0]
 """The one whose steps are forecast, too: all its weights are on the GPU, as with our profile `resident`."""
 
-ENGINE_PARTS = ("fp8", "caps", "batch", "few", "bf16", *PEER_PARTS)
+ENGINE_PARTS = ("fp8", "caps", "batch", "few", "loras", "bf16", *PEER_PARTS)
 """What can be measured, in this order: everything of the FP8 store first, then the bf16 store, then the others."""
 
 FULL_SIDE = 1328
@@ -96,6 +97,8 @@ def _measure(part: str, cases: Sequence[str], folder: Path, stores: Path) -> Ite
         yield _batch(folder, store)
     elif part == "few":
         yield from few.measure(folder, running.environment(folder, store), cases)
+    elif part == "loras":
+        yield from running.run("renderer.benchmarks.lora_steps", str(store), *cases)
     else:
         yield from running.run("renderer.benchmarks.streamed", str(store), *cases)
 
@@ -127,7 +130,8 @@ def lines(found: Figures) -> list[str]:
     rows = found["rows"]
     caps = [row for case in CASES_OF_PARTS["caps"] for row in rows.get(case, [])]
     many = [row for case in CASES_OF_PARTS["few"] for row in rows.get(case, [])]
-    return [*_steps(found), "", *_caps(caps), *few.lines(many), *_remarks(rows)]
+    with_loras = [row for case in CASES_OF_PARTS["loras"] for row in rows.get(case, [])]
+    return [*_steps(found), "", *_caps(caps), *few.lines(many), *loras.lines(with_loras), *_remarks(rows)]
 
 
 def ours(found: Figures) -> Iterator[Figures]:

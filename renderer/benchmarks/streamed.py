@@ -162,7 +162,7 @@ def measure(engine: StreamingEngine, case: Case) -> Figures:
         "kernels_compiled": len(compiled),
         "kernels_compiled_after_the_first_picture": len(compiled) - first,
         "compile_s": sum(compiled),
-        **_peaks(pictures),
+        **peaks(pictures),
     }
     if case.profiled:
         found["idle"] = _idle(engine, jobs[0])
@@ -213,7 +213,7 @@ def capped(folder: Path, gib: int) -> Figures:
         "in_flight": statistics.fmean(each.mean_in_flight for each in sharings),
         "adjustments": sorted({change for each in sharings for change in each.adjustments}),
         "pictures_per_hour": 3600 * len(pictures) / took_s,
-        **_peaks(pictures),
+        **peaks(pictures),
     }
 
 
@@ -286,7 +286,7 @@ def render(engine: StreamingEngine, jobs: Sequence[Job]) -> list[Rendering]:
     return [tell.pictures[str(number)] for number in range(len(jobs))]
 
 
-def _peaks(pictures: Sequence[Rendering]) -> Figures:
+def peaks(pictures: Sequence[Rendering]) -> Figures:
     """The highest of what the pictures' sidecars will say."""
     found: Figures = {"rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     for name in ("reserved", "allocated"):
