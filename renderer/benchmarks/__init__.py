@@ -7,7 +7,7 @@ Each measured part is a process of its own, so that its peak of memory is its ow
     loading      `weights`: pack, verify, load a sweep; parts: its measured parts
     engine       `engine`: streamed: our cases; bare: between two of them; peers: what others make of the same weights
     few          `engine`, too: many pictures of few steps, by the command itself
-    loras        `engine`, too: what LoRAs add to a step; lora_steps: the measured
+    lora_cases   `engine`, too: what LoRAs add to a step; lora_steps: the measured
     forecasts    `memory`: cases: what is measured, by name; peaks, cells, verdicts, times: the measured, and its tables
     decodes      the VAE alone
     saving       how many pictures a supervisor writes a second, and for how long its loop is away

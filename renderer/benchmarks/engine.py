@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from renderer.benchmarks import few, loras, running
+from renderer.benchmarks import few, lora_cases, running
 from renderer.benchmarks.running import Figures
 from renderer.catalog import QWEN_IMAGE_ARCHITECTURE
 from renderer.estimate import Streaming, Work, duration
@@ -40,7 +40,7 @@ CASES_OF_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "caps": tuple(f"cap-{gib}" for gib in (6, 8, 10, 12, 16, 24)),
         "few": tuple(few.FEW_CASES),
-        "loras": tuple(loras.LORA_CASES),
+        "loras": tuple(lora_cases.LORA_CASES),
         "bf16": ("bf16-3-slots", "bf16-3-slots-small"),
     }
 )
@@ -131,7 +131,7 @@ def lines(found: Figures) -> list[str]:
     caps = [row for case in CASES_OF_PARTS["caps"] for row in rows.get(case, [])]
     many = [row for case in CASES_OF_PARTS["few"] for row in rows.get(case, [])]
     with_loras = [row for case in CASES_OF_PARTS["loras"] for row in rows.get(case, [])]
-    return [*_steps(found), "", *_caps(caps), *few.lines(many), *loras.lines(with_loras), *_remarks(rows)]
+    return [*_steps(found), "", *_caps(caps), *few.lines(many), *lora_cases.lines(with_loras), *_remarks(rows)]
 
 
 def ours(found: Figures) -> Iterator[Figures]:

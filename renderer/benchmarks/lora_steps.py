@@ -17,7 +17,7 @@ import torch
 
 from renderer import catalog
 from renderer.benchmarks import bare
-from renderer.benchmarks.loras import DEMO_CASES, LORA_CASES, LoraCase
+from renderer.benchmarks.lora_cases import DEMO_CASES, LORA_CASES, LoraCase
 from renderer.benchmarks.running import Figures
 from renderer.benchmarks.streamed import job_of, peaks, render, setup_of
 from renderer.engine.streaming import StreamingEngine

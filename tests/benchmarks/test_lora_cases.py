@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from renderer import catalog
-from renderer.benchmarks import lora_steps, loras
+from renderer.benchmarks import lora_cases, lora_steps
 from renderer.engine import stores
 from renderer.protocol import Setup
 from renderer.weights.adapters.targets import targets_of
@@ -12,10 +12,10 @@ from renderer.weights.adapters.targets import targets_of
 def test_each_picture_has_its_own() -> None:
     """Two pictures with a LoRA each, beside the same without; the table says how many times as long a step takes."""
     store = stores.find(Setup(model="demo", precision="bf16", profile="stream"), lambda _: None).folder
-    rows = [{"case": name, **lora_steps.measure(store, case)} for name, case in loras.DEMO_CASES.items()]
+    rows = [{"case": name, **lora_steps.measure(store, case)} for name, case in lora_cases.DEMO_CASES.items()]
     assert [row["loras"] for row in rows] == [0, 2]
     assert all(row["step_s"] > 0 and row["pictures_per_hour"] > 0 for row in rows)
-    told = list(loras.lines([{**row, "reserved_bytes": 2**30 * (1 + row["loras"])} for row in rows]))
+    told = list(lora_cases.lines([{**row, "reserved_bytes": 2**30 * (1 + row["loras"])} for row in rows]))
     times = rows[1]["step_s"] / rows[0]["step_s"]
     assert told[3].startswith(
         f"| loras-demo-each | 64² | 2 | 2 | {rows[1]['step_s']:.3f} | {times:.3f} | 3.00 | +2.00 |"
