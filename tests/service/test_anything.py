@@ -14,7 +14,7 @@ from hypothesis import strategies as some
 from renderer.manifest.fields import JobFields
 from tests.service.running import Server, serving
 
-CASES = int(os.environ.get("RENDERER_CASES", "150"))
+CASES = int(os.environ.get("RENDERER_CASES", "80"))
 PATHS = (
     *("/api/v1/images/generate", "/api/v1/images/x", "/api/v1/batches", "/sdapi/v1/txt2img", "/sdapi/v1/options"),
     *("/v1/images/generations", "/v1/images/edits", "/v1/models/x", "/v1/batches", "/v1/files", "/v1/batches/x/cancel"),

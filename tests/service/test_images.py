@@ -191,8 +191,7 @@ class TestGuard:
             )
             assert b" 413 " in raw.recv(100)
         chunks = (b"x" * 2**16 for _ in range(100))
-        headers = {"Content-Type": "application/json"}
-        answer = server.client.post("/api/v1/images/generate", content=chunks, headers=headers)
+        answer = server.client.post("/v1/batches", content=chunks, headers={"Content-Type": "application/json"})
         assert answer.status_code == 413
 
     def test_the_log_has_no_prompt(self, server: Server) -> None:
