@@ -104,8 +104,7 @@ def _load(folder: Path, runs: str = "3") -> Figures:
                 file.sound.update(sound)
         began = time.perf_counter()
         memory = HostMemory(files, device)
-        for number in range(memory.count):
-            memory.block(number)
+        memory.wait()
         took[checked].append(time.perf_counter() - began)
         del memory
     return {

@@ -111,8 +111,10 @@ class OpenAdapter:
 
     @cached_property
     def host(self) -> HostMemory:
-        """All its blocks in host memory."""
-        return HostMemory(self._blocks, self._device)
+        """All its blocks in host memory, each of them read: damage is of who wanted it, and of no sweep."""
+        found = HostMemory(self._blocks, self._device)
+        found.wait()
+        return found
 
     @property
     def whole_bytes(self) -> int:

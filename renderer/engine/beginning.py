@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from renderer.engine import device as placement
-from renderer.engine import failures, slots, stores
+from renderer.engine import failures, libraries, slots, stores
 from renderer.engine.block_source import BlockSource
 from renderer.engine.device import Device
 from renderer.engine.starting import Starting
@@ -42,4 +42,5 @@ def of(store: Store, device: Device, starting: Starting | None = None) -> Beginn
     """The same with a store at hand."""
     sections = store.family.network("transformer").sections
     files = [file for section in sections for file in store.section(section.name)]
-    return Beginning(device, store, slots.source_for(files, device), starting or Starting())
+    threads = slots.FILLING_THREADS if libraries.are_there() else slots.FEWER_THREADS
+    return Beginning(device, store, slots.source_for(files, device, threads), starting or Starting())

@@ -59,12 +59,17 @@ _NOT_HERE = (
 """Questions of transformers' that are answered with no: what follows from a yes is more that nobody needs."""
 
 
+def are_there() -> bool:
+    """Whether somebody has imported them, or begun to."""
+    return any(name in sys.modules for name in _THEIRS)
+
+
 def load() -> None:
     """Have them imported, where they are not yet. Raises what an import raises.
 
     A version of theirs that does not go without what is left out is imported with it.
     """
-    if any(name in sys.modules for name in _THEIRS):
+    if are_there():
         return
     try:
         with _left_out():

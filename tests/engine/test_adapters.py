@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from renderer import catalog
 from renderer.catalog import DEMO_ARCHITECTURE
 from renderer.engine.native import NativeEngine
-from renderer.errors import PictureError
+from renderer.errors import ModelError, PictureError
 from renderer.job import Job, Lora
 from renderer.weights.adapters.packed import prepare_adapter
 from renderer.weights.adapters.whereabouts import identity_of
@@ -130,6 +130,20 @@ def test_a_damaged_one_fails_its_pictures_alone(bare: list[bytes], files: list[P
         path.write_bytes(whole)
     assert [heard.pictures[key].rgb for key in ("0", "1")] == bare[:2]
     assert "not what was written there" in heard.failures["2"].message
+
+
+def test_one_that_goes_away_fails_its_pictures_alone(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole when it was opened, and not to be read any more when its first picture sets out: no sweep breaks off."""
+
+    def gone(*_: object, **__: object) -> None:
+        raise ModelError("the disk is gone")
+
+    monkeypatch.setattr("renderer.engine.adapters.AdapterBlock.read_into", gone)
+    heard = render(open_engine(in_flight=3), jobs(files)[:3])
+    with_loras = {str(number) for number, job in enumerate(jobs(files)[:3]) if job.loras}
+    assert heard.failures.keys() == with_loras
+    assert heard.pictures.keys() == {"0", "1", "2"} - with_loras
+    assert {type(each) for each in heard.failures.values()} == {PictureError}
 
 
 def test_tables_of_modulation_are_let_go_while_others_wait(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

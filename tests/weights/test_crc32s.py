@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 import zlib
 
@@ -24,6 +25,23 @@ def test_many_parts(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crc32s, "PART_BYTES", 1000)
     data = random.Random(1).randbytes(count)  # noqa: S311  # as above
     assert crc32s.of_parts(count, lambda begin, end: zlib.crc32(data[begin:end])) == zlib.crc32(data)
+
+
+def test_one_thread_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where others do the same beside it: in this thread, and afterwards by all again."""
+    monkeypatch.setattr(crc32s, "PART_BYTES", 10)
+    threads = set[int]()
+
+    def part(begin: int, end: int) -> int:
+        threads.add(threading.get_ident())
+        return zlib.crc32(bytes(end - begin))
+
+    with crc32s.alone():
+        assert crc32s.of_parts(95, part) == zlib.crc32(bytes(95))
+    assert threads == {threading.get_ident()}
+    threads.clear()
+    assert crc32s.of_parts(95, part) == zlib.crc32(bytes(95))
+    assert threading.get_ident() not in threads
 
 
 def test_an_error_comes_when_no_part_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
