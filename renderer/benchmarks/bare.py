@@ -18,6 +18,7 @@ from renderer.engine.adapters import OpenAdapter
 from renderer.engine.recorded import RecordedBlocks
 from renderer.engine.slots import Slots
 from renderer.engine.streaming import StreamingEngine
+from renderer.estimate.companies import MOST_ROWS_TOGETHER
 from renderer.job import Job, Lora
 from renderer.protocol import Setup
 
@@ -76,8 +77,10 @@ def equip(engine: StreamingEngine, setup: Setup) -> int:
     Raises what torch raises where there is no room for them.
     """
     engine.setup = setup
-    arithmetic = engine._passage.arithmetic
-    engine._budget = budget.here(engine._source, engine._shape, setup, engine.device, arithmetic)
+    passage = engine._passage
+    engine._budget = budget.here(
+        engine._source, engine._shape, setup, engine.device, passage.arithmetic, shares=passage.shares
+    )
     engine._shelf._budget = engine._budget
     engine._slots = Slots(engine._source, engine._budget.slots, engine.device)
     return engine._slots.count
@@ -96,6 +99,11 @@ def unrecorded(engine: StreamingEngine) -> Iterator[None]:
         yield
     finally:
         blocks._wanted = before
+
+
+def together(engine: StreamingEngine) -> int:
+    """How many rows go through its blocks together, where there is room."""
+    return MOST_ROWS_TOGETHER if engine._passage.shares else 0
 
 
 def blocks(engine: StreamingEngine) -> int:

@@ -43,7 +43,8 @@ _SHAPE = catalog.QWEN_IMAGE_ARCHITECTURE
 def cell(row: Figures) -> Comparison:
     """A row as it was measured, with what is forecast of it, of the stages that it has.
 
-    A row with `vae_bytes` was measured with another VAE's weights on the GPU, of so many bytes.
+    A row with `vae_bytes` was measured with another VAE's weights on the GPU, of so many bytes; one without `together`,
+    when no riders went through a block together.
     """
     jobs = row["jobs"] if len(row["jobs"]) > 1 else row["jobs"] * row["in_flight"]
     works = [Work(width, height, row["prompt_tokens"], guided=cfg != 1.0) for width, height, cfg in jobs]
@@ -62,7 +63,7 @@ def cell(row: Figures) -> Comparison:
 
 def _stages(row: Figures, works: list[Work]) -> tuple[Stage, ...]:
     if row["engine"] == "stream":
-        streaming = Streaming(_SHAPE, row["precision"], row["slots"])
+        streaming = Streaming(_SHAPE, row["precision"], row["slots"], together=row.get("together", 0))
         return streaming.stages(works, row["prompts"])
     return Native(_SHAPE, row["precision"], row["profile"], row["vram_limit_bytes"]).stages(works[0])
 

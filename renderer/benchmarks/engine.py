@@ -35,6 +35,8 @@ CASES_OF_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "resident",
             "resident-small",
             "resident-small-unrecorded",
+            "resident-8-small",
+            "resident-8-small-unguided",
             "resident-768",
             "resident-1024",
         ),
@@ -174,12 +176,13 @@ def floor_s(row: Figures, rates: Rates) -> float:
 def _asked(row: Figures) -> tuple[Streaming, list[Work]]:
     """A case for the arithmetic, ours or that of DiffSynth with all weights on the GPU, which records no launches.
 
-    Rows of old have no guidance, precision or tokens: 4, their case's name, and 62.
+    Rows of old have no guidance, precision or tokens: 4, their case's name, and 62; and none went together.
     """
     peer = row["case"] == RESIDENT_PEER
     precision: Stored = row.get("precision") or ("bf16" if "bf16" in row["case"] else "fp8")
     slots = QWEN_IMAGE_ARCHITECTURE.layers if peer else row["slots"]
-    streaming = Streaming(QWEN_IMAGE_ARCHITECTURE, precision, slots, recording=not peer and row.get("recorded", True))
+    recording, together = not peer and row.get("recorded", True), row.get("together", 0)
+    streaming = Streaming(QWEN_IMAGE_ARCHITECTURE, precision, slots, recording=recording, together=together)
     side, tokens = row["side"], row.get("prompt_tokens", OLD_TOKENS)
     work = Work(side, side, tokens, guided=row.get("guidance", 4.0) != 1.0)
     return streaming, [work] * row.get("pictures", 1)

@@ -49,21 +49,23 @@ def main() -> None:
 
 def _blocks(sizes: KernelSizes, device: Device) -> Iterator[object]:
     width = sizes.heads * sizes.head
-    parts = _random(6 * width, device=device)
+    vectors = _random(2, 6 * width, device=device)
     for rows in sizes.rows:
         x, update = _random(rows, width, device=device), _random(rows, width, device=device)
+        whose = torch.arange(rows, dtype=torch.int32, device=device) % 2
         yield fp8_kernels.quantise(x)
         yield fp8_kernels.activate(_random(rows, sizes.hidden, device=device))
-        yield fp8_kernels.modulate(x, parts, 0)
-        yield fp8_kernels.modulate(x, parts, 3)
-        yield fp8_kernels.add_and_modulate(x, update, parts, 2, 3)
-        yield fp8_kernels.add(x, update, parts, 5)
+        yield fp8_kernels.modulate(x, vectors, whose, 0)
+        yield fp8_kernels.modulate(x, vectors, whose, 3)
+        yield fp8_kernels.add_and_modulate(x, update, vectors, whose, 2, 3)
+        yield fp8_kernels.add(x, update, vectors, whose, 5)
         joint = [_random(2 * rows, sizes.heads, sizes.head, device=device) for _ in range(3)]
         norms = (_random(sizes.head, device=device), _random(sizes.head, device=device))
         turns = _random(rows, sizes.head // 2, 2, device=device).float()
         for first in (0, rows):
             qkv = _random(rows, 3 * width, device=device)
-            fp8_kernels.place(qkv, *norms, turns, (joint[0], joint[1], joint[2]), first)
+            places = torch.arange(first, first + rows, dtype=torch.int32, device=device)
+            fp8_kernels.place(qkv, *norms, turns, (joint[0], joint[1], joint[2]), places)
             yield joint
 
 

@@ -77,6 +77,7 @@ def stream_one(engine: StreamingEngine, cell: BatchCase) -> Figures:
         "slots": min(sharing.slots for sharing in sharings),
         "jobs": [list(shape) for shape in (dict.fromkeys(cell.pictures) if _alike(cell) else cell.pictures)],
         "in_flight": len(cell.pictures),
+        "together": bare.together(engine),
         "prompt_tokens": max(bare.tokens(engine, job.prompt) for job in jobs),
         "prompts": bare.largest_group(engine, jobs),
         **there,

@@ -17,6 +17,7 @@ Streaming, where blocks come to the pictures:
     riders            calls of DiffSynth's that pause wherever a block would run
     live              its sections on this device, each kind of block in the best way here
     sections          a network's sections of alike blocks, brought past whoever waits in them
+    side_by_side      how the rows of riders lie that go through a block together
     slots             blocks come past in sweeps
     block_source      where slots get blocks from: protocols; pinned: host memory that is copied fast
     budget            how many slots, how many pictures in flight

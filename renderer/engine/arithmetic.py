@@ -32,7 +32,8 @@ def choose(
     """The kind of block for slots of this layout.
 
     Weights are multiplied as they are stored where the card can, if `stored` lets them and a trial of such products
-    comes out right; elsewhere they are decoded once a sweep. `records` tells whether there is room to record small
+    comes out right; elsewhere they are decoded once a sweep. Riders go through such blocks together where a trial shows
+    that it does not change their bits. `records` tells whether there is room to record small
     pictures' launches. `fast` makes blocks that multiply what is stored, where there are such.
     """
     plain = ModuleBlocks(template, places, computation_dtype(device))
@@ -48,6 +49,7 @@ def choose(
     if reason := fp8_trial.complaint(operations, blocks.products, device):
         _REFUSED.add(reason)
         return RecordedBlocks(plain, CudaRecorder(), records)
+    blocks.shares = fp8_trial.shares(operations, blocks, device)
     return RecordedBlocks(blocks, CudaRecorder(), records)
 
 

@@ -8,17 +8,47 @@ float32, into one block's worth of memory, once a sweep however many ride. Knows
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from renderer.engine import precision
-from renderer.engine.adapted import AddedTo, adding
+from renderer.engine.adapted import ADAPTED, AddedTo, adding
 from renderer.engine.device import STORED_DTYPE
+from renderer.engine.side_by_side import Arranged, Sizes, Streams
 from renderer.job import BlockArithmetic
 from renderer.weights.store import TensorPlace, views
+
+_USUAL = frozenset({"image", "text", "temb", "image_rotary_emb", ADAPTED})
+"""What calls of a DiT's block bring."""
+
+
+def is_rare(inputs: Mapping[str, Any]) -> bool:
+    """Whether a block is asked for what is asked for rarely: a mask, an edit, a cache."""
+    return any(value is not None and value is not False for name, value in inputs.items() if name not in _USUAL)
+
+
+def size_of(inputs: Mapping[str, Any]) -> tuple[int, int]:
+    """Tokens of the image and of the text that a DiT's block is called with."""
+    return inputs["image"].shape[1], inputs["text"].shape[1]
+
+
+class Shared(Protocol):
+    """A block through which several riders can go at once."""
+
+    def __call__(self, **inputs: Any) -> Streams:
+        """One rider, as the network calls its block."""
+
+    def size(self, inputs: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Tokens of a rider's image and text; None: it goes alone."""
+
+    def arrange(self, sizes: Sizes, device: torch.device) -> Arranged:
+        """How riders of these sizes lie."""
+
+    def together(self, riders: Sequence[Mapping[str, Any]]) -> list[Streams]:
+        """What each of these calls would give alone, bit by bit."""
 
 
 class Blocks(Protocol):
@@ -41,6 +71,13 @@ class FastBlocks(Blocks, Protocol):
     @property
     def products(self) -> set[tuple[int, int]]:
         """Rows and columns of the weights that it multiplies, for a trial before it is chosen."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Heads of its attention, and a head's width."""
+
+    shares: bool
+    """Whether riders go together."""
 
 
 @dataclass(frozen=True, slots=True)

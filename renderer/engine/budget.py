@@ -19,6 +19,7 @@ from renderer.engine.device import Device
 from renderer.engine.meter import Shown
 from renderer.engine.slots import ReadAhead
 from renderer.estimate import decide, duration
+from renderer.estimate.companies import MOST_ROWS_TOGETHER
 from renderer.estimate.fitted import CONTEXT_BYTES
 from renderer.estimate.memory import TURNING_SLOTS, Streaming
 from renderer.estimate.work import Kernels, Work
@@ -47,10 +48,13 @@ class Budget:
         device: Device,
         arithmetic: BlockArithmetic | None = None,
         *,
+        shares: bool = True,
         known: Rates | None = None,
         from_disk: bool = False,
     ) -> None:
         """Taken when what stays on the device for good is there already. `arithmetic` is the blocks', once known.
+
+        `shares` says whether riders may go through them together.
 
         On the CPU copies and computing take turns, company hides nothing, and no rates are `known`: each picture rides
         alone, unless the setup says how many.
@@ -68,6 +72,7 @@ class Budget:
             setup.stored,
             TURNING_SLOTS,
             Kernels.of(capability, stored=setup.multiplies_stored and arithmetic != "bf16"),
+            together=MOST_ROWS_TOGETHER if shares else 0,
         )
         decision = decide.decide(
             self._streaming,
@@ -87,8 +92,8 @@ class Budget:
             return False
         works, more = [Work.of(each) for each in flying], Work.of(job)
         if self._company is not None:
-            recorded = self._has_recordings(works), self._has_recordings([*works, more])
-            if not self._company.wants(self._here, works, more, recorded):
+            now, then = self._there(works), self._there([*works, more])
+            if not self._company.wants(now, then, works, more):
                 return False
         needed = decide.needed(self._here, [*works, more])
         crowded = not self._crowds.due and needed >= self._too_many
@@ -109,10 +114,15 @@ class Budget:
 
     def records(self, flying: Sequence[Job]) -> bool:
         """Whether there is room to record the launches of those in flight that are small enough for it."""
-        return self._has_recordings([Work.of(each) for each in flying])
+        return self._there([Work.of(each) for each in flying]).recording
 
-    def _has_recordings(self, works: Sequence[Work]) -> bool:
-        return self._bytes is None or decide.recording(self._here, works) <= self._bytes
+    def rows_together(self, flying: Sequence[Job]) -> int:
+        """How many rows of those in flight there is room for to go through a block as one."""
+        return self._there([Work.of(each) for each in flying]).together
+
+    def _there(self, works: Sequence[Work], slots: int | None = None) -> Streaming:
+        """What is done where these fly: all that there is room for beside them."""
+        return decide.with_room(replace(self._streaming, slots=slots or self.slots), works, self._bytes)
 
     @property
     def _here(self) -> Streaming:
@@ -139,8 +149,7 @@ class Budget:
         """Note a sweep of those in flight through so many slots, and what it showed of the device."""
         if self._company is not None and shown.moved_bytes:
             works = [Work.of(each) for each in flying]
-            there = replace(self._streaming, slots=slots, recording=self._has_recordings(works))
-            self._company.swept(there, works, shown)
+            self._company.swept(self._there(works, slots), works, shown)
 
     def passed(self) -> None:
         """Note a sweep without trouble."""
@@ -153,11 +162,19 @@ class Budget:
             self._crowds.gave_up()
 
 
-def here(source: BlockSource, shape: Architecture, setup: Setup, device: Device, arithmetic: BlockArithmetic) -> Budget:
+def here(
+    source: BlockSource,
+    shape: Architecture,
+    setup: Setup,
+    device: Device,
+    arithmetic: BlockArithmetic,
+    *,
+    shares: bool,
+) -> Budget:
     """The budget of this machine, by what is known of its rates, for a model whose blocks come from `source`."""
     known = rates.known(hardware.look()) if device == "cuda" else None
     from_disk = isinstance(source, ReadAhead)
-    return Budget(shape, setup, device, arithmetic, known=known, from_disk=from_disk)
+    return Budget(shape, setup, device, arithmetic, shares=shares, known=known, from_disk=from_disk)
 
 
 def fewer(slots: int) -> int:

@@ -1,7 +1,8 @@
 """How many pictures ride together, for pictures an hour: reckoned before the first sweep, corrected by sweeps.
 
 Asks `renderer.estimate.duration`, as the plan does, of the sizes that really fly and wait. Where copies are waited for,
-a picture more costs nobody anything; where they are hidden, it only makes all of them later. Knows nothing of memory.
+a picture more costs nobody anything; where small ones go through the blocks together, less than alone; elsewhere it
+only makes all of them later. Knows nothing of memory.
 """
 
 from __future__ import annotations
@@ -44,15 +45,12 @@ class Company:
         self._under_way.append((streaming, tuple(works), shown))
         self._look()
 
-    def wants(self, streaming: Streaming, flying: Sequence[Work], more: Work, recorded: tuple[bool, bool]) -> bool:
-        """Whether `more` beside those that fly makes more pictures an hour.
-
-        `recorded` says whether small pictures' launches are recorded now, and whether there is room for that beside it.
-        """
+    def wants(self, now: Streaming, then: Streaming, flying: Sequence[Work], more: Work) -> bool:
+        """Whether `more` beside those that fly makes more pictures an hour: as it is done now, and with it on board."""
         self._look()
         if not self._slower:
             return False
-        return duration.pays(streaming, flying, more, self._measured(), recorded=recorded, slower=min(self._slower))
+        return duration.pays(now, then, flying, more, self._measured(), slower=min(self._slower))
 
     def _measured(self) -> Rates:
         """The rates, with what copies have shown: of blocks that are read from the disk, the reading is part of it."""

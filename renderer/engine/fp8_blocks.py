@@ -1,23 +1,34 @@
 """A DiT block with FP8 products: row-wise scaled weights as they lie in the slot, activations scaled a token at a time.
 
 The same operations in the same order as DiffSynth's block; between two products everything is fused into one pass over
-the rows (`fp8_kernels`, or `fp8_reference` where there is no compiler). Queries, keys and values are one product.
+the rows (`fp8_kernels`, or `fp8_reference` where there is no compiler). Queries, keys and values are one product, and
+so are the rows of several riders: a rider alone goes the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from renderer.engine.adapted import ADAPTED, AddedTo
-from renderer.engine.blocks import ModuleBlocks
+from renderer.engine.blocks import ModuleBlocks, is_rare, size_of
 from renderer.engine.fp8_adapted import add_to
-from renderer.engine.fp8_reference import Rows
-from renderer.engine.modulation import ReadyModulation
+from renderer.engine.fp8_reference import FEWEST_ROWS, Rows
+from renderer.engine.side_by_side import (
+    ALIGNED,
+    IMAGE,
+    TEXT,
+    Arranged,
+    Arrangement,
+    Places,
+    Sizes,
+    Streams,
+    side_by_side,
+)
 from renderer.weights.store import TensorPlace
 
 SHIFT, GATE, SHIFT_MLP, GATE_MLP = 0, 2, 3, 5
@@ -25,6 +36,9 @@ SHIFT, GATE, SHIFT_MLP, GATE_MLP = 0, 2, 3, 5
 
 Linear = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """An FP8 weight, its scales, its bias: views into a slot."""
+
+Loras = tuple[AddedTo, slice, slice]
+"""What a rider's LoRAs add, and which rows are its text's and its image's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +62,11 @@ _TEXT = (
     "txt_mlp",
 )
 
+_OUT = _TEXT[3], _IMAGE[3]
+_UP = f"{_TEXT[4]}.net.0.proj", f"{_IMAGE[4]}.net.0.proj"
+_DOWN = f"{_TEXT[4]}.net.2", f"{_IMAGE[4]}.net.2"
+"""Layers behind attention, the text's and the image's."""
+
 
 class Fp8Blocks:
     """Blocks whose slots hold FP8 weights, multiplied as they are."""
@@ -64,9 +83,14 @@ class Fp8Blocks:
         self._head = head
         self._operations = operations
         self._bound: dict[int, Fp8Block] = {}
+        self._arranged: dict[Sizes, Arranged] = {}
+        self._used: dict[Sizes, Arranged] = {}
+        self.shares = True
+        """Whether riders go together; not where a row's product depends on how many there are."""
 
     def arrive(self, number: int, slot: torch.Tensor) -> Fp8Block:
-        del number
+        if number == 0:  # what the last sweep had no riders of is let go
+            self._arranged, self._used = self._used, {}
         bound = self._bound.get(slot.data_ptr())
         if bound is None:
             image, text = self._stream(slot, *_IMAGE), self._stream(slot, *_TEXT)
@@ -75,7 +99,18 @@ class Fp8Blocks:
 
     def forget(self) -> None:
         self._bound.clear()
+        self._arranged.clear()
+        self._used.clear()
         self._plain.forget()
+
+    def arrange(self, sizes: Sizes, device: torch.device) -> Arranged:
+        """How riders of these sizes lie: products begin where cuBLAS takes them, and have as many rows as it wants."""
+        found = self._used.get(sizes) or self._arranged.get(sizes)
+        if found is None:
+            order = Arrangement(sizes, aligned=ALIGNED, fewest=FEWEST_ROWS if device.type == "cuda" else 1)
+            found = Arranged(order, Places.of(order, device))
+        self._used[sizes] = found
+        return found
 
     @property
     def operations(self) -> Any:
@@ -131,7 +166,7 @@ class Fp8Blocks:
 
 
 class Fp8Block:
-    """One block, called as DiffSynth calls its own."""
+    """One block, called as DiffSynth calls its own; by several riders at once, too."""
 
     def __init__(self, image: Stream, text: Stream, kind: Fp8Blocks, slot: torch.Tensor) -> None:
         self._image = image
@@ -139,66 +174,118 @@ class Fp8Block:
         self._kind = kind
         self._slot = slot
 
-    def __call__(
-        self,
-        *,
-        image: torch.Tensor,
-        text: torch.Tensor,
-        temb: ReadyModulation,
-        image_rotary_emb: tuple[torch.Tensor, torch.Tensor],
-        adapted: AddedTo = MappingProxyType({}),
-        **rare: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`image` and `text` are 1 x tokens x width; the same come back, text first.
-
-        `adapted` is what LoRAs add to its layers.
-        """
-        if any(value is not None and value is not False for value in rare.values()):
-            inputs = {"image": image, "text": text, "temb": temb, "image_rotary_emb": image_rotary_emb, **rare}
-            inputs[ADAPTED] = adapted
-            found: tuple[torch.Tensor, torch.Tensor] = self._kind.otherwise(self._slot, **inputs)
+    def __call__(self, **inputs: Any) -> Streams:
+        """`image` and `text` are 1 x tokens x width; the same come back, text first."""
+        if is_rare(inputs):
+            found: Streams = self._kind.otherwise(self._slot, **inputs)
             return found
+        (found,) = self.together([inputs])
+        return found
+
+    def size(self, inputs: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Tokens of a rider's image and text, if it can go together with others."""
+        if is_rare(inputs) or not self._kind.shares:
+            return None
+        return size_of(inputs)
+
+    def arrange(self, sizes: Sizes, device: torch.device) -> Arranged:
+        """How riders of these sizes lie; the same for the rest of a sweep, and for whoever keeps it."""
+        return self._kind.arrange(sizes, device)
+
+    def together(self, riders: Sequence[Mapping[str, Any]]) -> list[Streams]:
+        """What each rider would be given alone, bit by bit; nobody's inputs are rare.
+
+        Rows of all go through each product as one, and through what lies between two products. Attention is of riders
+        alike at once. What LoRAs add is added to each rider's own rows.
+        """
+        arranged = self.arrange(tuple(map(size_of, riders)), riders[0]["image"].device)
+        order, places = arranged.order, arranged.places
+        assert places is not None
+        x = order.together([(rider["text"], rider["image"]) for rider in riders])
+        vectors = side_by_side([rider["temb"].both for rider in riders])
+        turns = [side_by_side([rider["image_rotary_emb"][stream] for rider in riders]) for stream in (TEXT, IMAGE)]
+        loras = [(rider[ADAPTED], *own) for rider, own in zip(riders, order.spans, strict=True) if rider.get(ADAPTED)]
+        x = self._rest(order, places, x, self._attend(order, places, x, vectors, turns, loras), vectors, loras)
+        return order.apart(x)
+
+    def _attend(
+        self,
+        order: Arrangement,
+        places: Places,
+        x: torch.Tensor,
+        vectors: torch.Tensor,
+        turns: Sequence[torch.Tensor],
+        loras: Sequence[Loras],
+    ) -> Rows:
+        """What the riders' attention gives, as FP8; `turns` are the texts' and the images'."""
         run = self._kind.operations
         heads, head = self._kind.shape
-        pictures, words = image[0], text[0]
-        image_parts, text_parts = temb.image[0], temb.text[0]
-        image_turns, text_turns = (torch.view_as_real(turns) for turns in image_rotary_emb)
-
-        rows = words.shape[0] + pictures.shape[0]
-        joint = tuple(torch.empty((rows, heads, head), dtype=image.dtype, device=image.device) for _ in range(3))
-        for stream, names, x, parts, turns, first in (
-            (self._text, _TEXT, words, text_parts, text_turns, 0),
-            (self._image, _IMAGE, pictures, image_parts, image_turns, words.shape[0]),
+        there = len(places.back)
+        joint = tuple(torch.empty((there, heads, head), dtype=x.dtype, device=x.device) for _ in range(3))
+        rows = run.modulate(x, vectors, places.whose, SHIFT)
+        for stream, names, complex_turns, first, last in (
+            (self._text, _TEXT, turns[0], 0, order.first_image),
+            (self._image, _IMAGE, turns[1], order.first_image, order.rows),
         ):
-            qkv = self._multiply(run.modulate(x, parts, SHIFT), stream.qkv, names[0], adapted)
-            run.place(qkv, stream.norm_q, stream.norm_k, turns, joint, first)
+            part = rows.part(first, last)
+            qkv = run.multiply(part, *stream.qkv)
+            for adapted, *spans in loras:
+                own = spans[stream is self._image]
+                own = slice(own.start - first, own.stop - first)
+                add_to(qkv[own], part.part(own.start, own.stop), names[0], adapted)
+            turn = torch.view_as_real(complex_turns)
+            run.place(qkv, stream.norm_q, stream.norm_k, turn, joint, places.attended[first : first + len(turn)])
             del qkv
-        query, key, value = (part.transpose(0, 1)[None] for part in joint)
-        seen = torch.nn.functional.scaled_dot_product_attention(query, key, value)
-        del joint, query, key, value
-        seen = seen[0].transpose(0, 1).reshape(rows, heads * head)
-        words = self._rest(self._text, words, seen[: words.shape[0]], text_parts, adapted)
-        pictures = self._rest(self._image, pictures, seen[text.shape[1] :], image_parts, adapted)
-        return words[None], pictures[None]
+        del rows
+        found = run.room_for(x)
+        for first, riders, length in places.alike:
+            last = first + riders * length
+            query, key, value = (part[first:last].view(riders, length, heads, head).transpose(1, 2) for part in joint)
+            seen = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+            seen = seen.transpose(1, 2).reshape(riders * length, heads * head)
+            run.quantise_into(seen, found, places.back[first:last])
+            del query, key, value, seen
+        return found
 
     def _rest(
-        self, stream: Stream, x: torch.Tensor, seen: torch.Tensor, parts: Sequence[torch.Tensor], adapted: AddedTo
+        self,
+        order: Arrangement,
+        places: Places,
+        x: torch.Tensor,
+        seen: Rows,
+        vectors: torch.Tensor,
+        loras: Sequence[Loras],
     ) -> torch.Tensor:
         """What follows attention: its output layer, the residual, the MLP, the residual again."""
-        run = self._kind.operations
-        _, _, _, out, mlp = _TEXT if stream is self._text else _IMAGE
-        update = self._multiply(run.quantise(seen), stream.out, (out,), adapted)
-        x, rows = run.add_and_modulate(x, update, parts, GATE, SHIFT_MLP)
+        run, whose = self._kind.operations, places.whose
+        update = self._multiply(order, seen, (self._text.out, self._image.out), _OUT, loras)
+        del seen
+        x, rows = run.add_and_modulate(x, update, vectors, whose, GATE, SHIFT_MLP)
         del update
-        hidden = self._multiply(rows, stream.up, (f"{mlp}.net.0.proj",), adapted)
+        hidden = self._multiply(order, rows, (self._text.up, self._image.up), _UP, loras)
+        del rows
         activated = run.activate(hidden)
         del hidden
-        update = self._multiply(activated, stream.down, (f"{mlp}.net.2",), adapted)
-        total: torch.Tensor = run.add(x, update, parts, GATE_MLP)
+        update = self._multiply(order, activated, (self._text.down, self._image.down), _DOWN, loras)
+        del activated
+        total: torch.Tensor = run.add(x, update, vectors, whose, GATE_MLP)
         return total
 
-    def _multiply(self, rows: Rows, linear: Linear, stems: Sequence[str], adapted: AddedTo) -> torch.Tensor:
-        """The product of rows by the layers `stems`, with what LoRAs add to it."""
-        found: torch.Tensor = self._kind.operations.multiply(rows, *linear)
-        add_to(found, rows, stems, adapted)
+    def _multiply(
+        self,
+        order: Arrangement,
+        rows: Rows,
+        layers: tuple[Linear, Linear],
+        stems: tuple[str, str],
+        loras: Sequence[Loras],
+    ) -> torch.Tensor:
+        """All rows by the text's or the image's layer, with what LoRAs add to these."""
+        run, first = self._kind.operations, order.first_image
+        text, image = layers
+        found = torch.empty((order.rows, len(text[0])), dtype=torch.bfloat16, device=rows.values.device)
+        run.multiply(rows.part(0, first), *text, out=found[:first])
+        run.multiply(rows.part(first, order.rows), *image, out=found[first:])
+        for adapted, *spans in loras:
+            for own, stem in zip(spans, stems, strict=True):
+                add_to(found[own], rows.part(own.start, own.stop), (stem,), adapted)
         return found

@@ -1,8 +1,9 @@
 """The pieces of an FP8 block as Triton kernels: each reads its rows once, and writes what the next product takes.
 
 They mean what `fp8_reference` says, also where a number is none: a row with NaN in it is NaN, and is found in the
-picture. One program a row; widths are compiled in, the number of rows is not, so that a picture of another size
-compiles nothing. Launch shapes are fixed, not tuned at run time: the same sums in the same order in every process.
+picture. One program a row, which is told whose row it is: what it computes is the same among any others. Widths are
+compiled in, the number of rows is not, so that a picture of another size compiles nothing. Launch shapes are fixed, not
+tuned at run time: the same sums in the same order in every process.
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ import triton.language as tl
 
 from renderer.engine.fp8_reference import Rows, multiply, room_for
 
-__all__ = ["activate", "add", "add_and_modulate", "modulate", "multiply", "place", "quantise"]
+__all__ = [
+    "activate",
+    "add",
+    "add_and_modulate",
+    "modulate",
+    "multiply",
+    "place",
+    "quantise",
+    "quantise_into",
+    "room_for",
+]
 
 
 @triton.jit
@@ -44,21 +55,38 @@ def _modulated(values, mask, columns, parts, FIRST: tl.constexpr, WIDTH: tl.cons
 
 
 @triton.jit
-def _modulate(x, parts, q, s, FIRST: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def _own(vectors, whose, row, WIDTH: tl.constexpr):
+    return vectors + tl.load(whose + row).to(tl.int64) * (6 * WIDTH)
+
+
+@triton.jit
+def _modulate(x, vectors, whose, q, s, FIRST: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < WIDTH
+    parts = _own(vectors, whose, row, WIDTH)
     values = tl.load(x + row * WIDTH + columns, mask, 0.0).to(tl.float32)
     _store_quantised(_modulated(values, mask, columns, parts, FIRST, WIDTH), mask, columns, row, q, s, WIDTH)
 
 
 @triton.jit
 def _add_and_modulate(
-    x, update, parts, total, q, s, GATE: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+    x,
+    update,
+    vectors,
+    whose,
+    total,
+    q,
+    s,
+    GATE: tl.constexpr,
+    FIRST: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < WIDTH
+    parts = _own(vectors, whose, row, WIDTH)
     values = tl.load(x + row * WIDTH + columns, mask, 0.0).to(tl.float32)
     more = tl.load(update + row * WIDTH + columns, mask, 0.0).to(tl.float32)
     values += tl.load(parts + GATE * WIDTH + columns, mask, 0.0).to(tl.float32) * more
@@ -69,10 +97,11 @@ def _add_and_modulate(
 
 
 @triton.jit
-def _add(x, update, parts, total, GATE: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def _add(x, update, vectors, whose, total, GATE: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < WIDTH
+    parts = _own(vectors, whose, row, WIDTH)
     values = tl.load(x + row * WIDTH + columns, mask, 0.0).to(tl.float32)
     more = tl.load(update + row * WIDTH + columns, mask, 0.0).to(tl.float32)
     values += tl.load(parts + GATE * WIDTH + columns, mask, 0.0).to(tl.float32) * more
@@ -89,12 +118,12 @@ def _activate(x, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _quantise(x, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def _quantise(x, which, q, s, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     mask = columns < WIDTH
     values = tl.load(x + row * WIDTH + columns, mask, 0.0).to(tl.float32)
-    _store_quantised(values, mask, columns, row, q, s, WIDTH)
+    _store_quantised(values, mask, columns, tl.load(which + row).to(tl.int64), q, s, WIDTH)
 
 
 @triton.jit
@@ -115,16 +144,16 @@ def _norm_and_turn(source, weight, turns, target, mask, HEADS: tl.constexpr, HEA
     tl.store(target + places, tl.reshape(turned, (HEADS, HEAD)).to(tl.bfloat16), mask[:, None])
 
 
-@triton.jit(do_not_specialize=["first"])
+@triton.jit
 def _place(
-    qkv, weight_q, weight_k, turns, q, k, v, first, HEADS: tl.constexpr, HEAD: tl.constexpr, ROUND: tl.constexpr
+    qkv, weight_q, weight_k, turns, q, k, v, places, HEADS: tl.constexpr, HEAD: tl.constexpr, ROUND: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
     heads = tl.arange(0, ROUND)
     mask = heads < HEADS
     width: tl.constexpr = HEADS * HEAD
     source = qkv + row * 3 * width
-    target = (first + row) * width
+    target = tl.load(places + row).to(tl.int64) * width
     turn = turns + row * HEAD
     _norm_and_turn(source, weight_q, turn, q + target, mask, ROUND, HEAD)
     _norm_and_turn(source + width, weight_k, turn, k + target, mask, ROUND, HEAD)
@@ -132,25 +161,25 @@ def _place(
     tl.store(v + target + places, tl.load(source + 2 * width + places, mask[:, None], 0.0), mask[:, None])
 
 
-def modulate(x: torch.Tensor, parts: torch.Tensor, first: int) -> Rows:
+def modulate(x: torch.Tensor, vectors: torch.Tensor, whose: torch.Tensor, first: int) -> Rows:
     rows = room_for(x)
-    _modulate[(x.shape[0],)](x, parts, rows.values, rows.scale, FIRST=first, **_shape(x))
+    _modulate[(x.shape[0],)](x, vectors, whose, rows.values, rows.scale, FIRST=first, **_shape(x))
     return rows
 
 
 def add_and_modulate(
-    x: torch.Tensor, update: torch.Tensor, parts: torch.Tensor, gate: int, first: int
+    x: torch.Tensor, update: torch.Tensor, vectors: torch.Tensor, whose: torch.Tensor, gate: int, first: int
 ) -> tuple[torch.Tensor, Rows]:
     total, rows = torch.empty_like(x), room_for(x)
     _add_and_modulate[(x.shape[0],)](
-        x, update, parts, total, rows.values, rows.scale, GATE=gate, FIRST=first, **_shape(x)
+        x, update, vectors, whose, total, rows.values, rows.scale, GATE=gate, FIRST=first, **_shape(x)
     )
     return total, rows
 
 
-def add(x: torch.Tensor, update: torch.Tensor, parts: torch.Tensor, gate: int) -> torch.Tensor:
+def add(x: torch.Tensor, update: torch.Tensor, vectors: torch.Tensor, whose: torch.Tensor, gate: int) -> torch.Tensor:
     total = torch.empty_like(x)
-    _add[(x.shape[0],)](x, update, parts, total, GATE=gate, **_shape(x))
+    _add[(x.shape[0],)](x, update, vectors, whose, total, GATE=gate, **_shape(x))
     return total
 
 
@@ -162,8 +191,12 @@ def activate(x: torch.Tensor) -> Rows:
 
 def quantise(x: torch.Tensor) -> Rows:
     rows = room_for(x)
-    _quantise[(x.shape[0],)](x, rows.values, rows.scale, **_shape(x))
+    quantise_into(x, rows, torch.arange(rows.count, dtype=torch.int32, device=x.device))
     return rows
+
+
+def quantise_into(x: torch.Tensor, rows: Rows, which: torch.Tensor) -> None:
+    _quantise[(x.shape[0],)](x, which, rows.values, rows.scale, **_shape(x))
 
 
 def place(
@@ -172,17 +205,16 @@ def place(
     weight_k: torch.Tensor,
     turns: torch.Tensor,
     joint: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    first: int,
+    places: torch.Tensor,
 ) -> None:
-    rows = qkv.shape[0]
     heads, head = joint[0].shape[1:]
-    _place[(rows,)](
+    _place[(turns.shape[0],)](
         qkv,
         weight_q,
         weight_k,
         turns,
         *joint,
-        first,
+        places,
         HEADS=heads,
         HEAD=head,
         ROUND=triton.next_power_of_2(heads),

@@ -34,15 +34,25 @@ class Rows:
     scale: torch.Tensor
     count: int
 
+    def part(self, first: int, last: int) -> Rows:
+        """Those from `first` to before `last`."""
+        return Rows(self.values[first:last], self.scale[first:last], last - first)
+
 
 def quantise(x: torch.Tensor) -> Rows:
     """Rows of bf16 or float32 as FP8."""
+    rows = room_for(x)
+    quantise_into(x, rows, torch.arange(rows.count, device=x.device))
+    return rows
+
+
+def quantise_into(x: torch.Tensor, rows: Rows, which: torch.Tensor) -> None:
+    """Rows of bf16 or float32 as FP8, each as that of `rows` which it is told."""
     full = x.float()
     scale = full.abs().amax(-1).clamp(min=SMALLEST_ROW_PEAK) / LARGEST
-    rows = room_for(x)
-    rows.values[: rows.count] = (full / scale[:, None]).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
-    rows.scale[: rows.count] = scale
-    return rows
+    values = (full / scale[:, None]).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
+    rows.values.view(torch.uint8)[which] = values.view(torch.uint8)  # torch puts no FP8 numbers by their index
+    rows.scale[which] = scale
 
 
 def room_for(x: torch.Tensor) -> Rows:
@@ -53,32 +63,34 @@ def room_for(x: torch.Tensor) -> Rows:
     return Rows(values, torch.empty(room, dtype=torch.float32, device=x.device), count)
 
 
-def modulate(x: torch.Tensor, parts: torch.Tensor, first: int) -> Rows:
+def modulate(x: torch.Tensor, vectors: torch.Tensor, whose: torch.Tensor, first: int) -> Rows:
     """LayerNorm without weights, times (1 + scale), plus shift; as FP8.
 
-    `parts` are a timestep's six vectors side by side, 6 * width; shift and scale are the `first` and the next of them.
+    `vectors` are modulations x (6 * width): of each its timestep's six vectors side by side; shift and scale are the
+    `first` and the next of them. `whose` says of each row which modulation is its own.
     """
-    shift, scale = (_part(parts, x, first + place).float() for place in range(2))
+    shift, scale = (_each(vectors, whose, x, first + place) for place in range(2))
     normed = torch.nn.functional.layer_norm(x.float(), x.shape[-1:], eps=EPS)
     return quantise(normed * (1 + scale) + shift)
 
 
 def add_and_modulate(
-    x: torch.Tensor, update: torch.Tensor, parts: torch.Tensor, gate: int, first: int
+    x: torch.Tensor, update: torch.Tensor, vectors: torch.Tensor, whose: torch.Tensor, gate: int, first: int
 ) -> tuple[torch.Tensor, Rows]:
     """The residual sum in bf16, and its modulated rows as FP8."""
-    total = add(x, update, parts, gate)
-    return total, modulate(total, parts, first)
+    total = add(x, update, vectors, whose, gate)
+    return total, modulate(total, vectors, whose, first)
 
 
-def add(x: torch.Tensor, update: torch.Tensor, parts: torch.Tensor, gate: int) -> torch.Tensor:
+def add(x: torch.Tensor, update: torch.Tensor, vectors: torch.Tensor, whose: torch.Tensor, gate: int) -> torch.Tensor:
     """The residual sum: x + gate * update, in bf16; the gate is one of the six vectors."""
-    return (x.float() + _part(parts, x, gate).float() * update.float()).to(x.dtype)
+    return (x.float() + _each(vectors, whose, x, gate) * update.float()).to(x.dtype)
 
 
-def _part(parts: torch.Tensor, x: torch.Tensor, number: int) -> torch.Tensor:
+def _each(vectors: torch.Tensor, whose: torch.Tensor, x: torch.Tensor, number: int) -> torch.Tensor:
+    """Of each row its own modulation's vector of that number: rows x width, float32."""
     width = x.shape[-1]
-    return parts[number * width : (number + 1) * width]
+    return vectors[:, number * width : (number + 1) * width].float()[whose.long()]
 
 
 def activate(x: torch.Tensor) -> Rows:
@@ -93,32 +105,40 @@ def place(
     weight_k: torch.Tensor,
     turns: torch.Tensor,
     joint: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    first: int,
+    places: torch.Tensor,
 ) -> None:
-    """Norm and rotate queries and keys, and put them and the values into the joint ones from row `first` on.
+    """Norm and rotate queries and keys, and put them and the values into the joint ones, each row at its place.
 
-    `qkv` is rows x (3 * heads * head width); `turns` rows x (head width / 2) x 2 of cosines and sines; each of `joint`
-    all rows x heads x head width.
+    `qkv` is rows x (3 * heads * head width); `turns` rows x (head width / 2) x 2 of cosines and sines, as many as there
+    are places, and the first rows are theirs; each of `joint` all places x heads x head width.
     """
-    rows = qkv.shape[0]
+    rows, which = turns.shape[0], places.long()
     heads, head = joint[0].shape[1:]
-    query, key, value = qkv.view(rows, 3, heads, head).unbind(1)
+    query, key, value = qkv[:rows].view(rows, 3, heads, head).unbind(1)
     for target, source, weight in ((joint[0], query, weight_q), (joint[1], key, weight_k)):
         full = source.float()
         normed = full * torch.rsqrt(full.square().mean(-1, keepdim=True) + EPS) * weight.float()
         even, odd = normed.unflatten(-1, (-1, 2)).unbind(-1)
         cosine, sine = turns[:, None, :, 0], turns[:, None, :, 1]
         turned = torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), -1).flatten(-2)
-        target[first : first + rows] = turned.to(target.dtype)
-    joint[2][first : first + rows] = value
+        target[which] = turned.to(target.dtype)
+    joint[2][which] = value
 
 
 def multiply(
-    x: Rows, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, *, fast: bool = FAST_ACCUMULATION
+    x: Rows,
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor,
+    out: torch.Tensor | None = None,
+    *,
+    fast: bool = FAST_ACCUMULATION,
 ) -> torch.Tensor:
-    """Rows of FP8 by an FP8 weight of [columns, width] with one scale a column; bf16 rows x columns.
+    """Rows of FP8 by an FP8 weight of [columns, width] with one scale a column; bf16 rows x columns, `out` if given.
 
-    `fast` is of a GPU's sums; a CPU's are float32.
+    What a row comes to does not depend on how many there are. On a GPU that is tried before it is relied on
+    (`fp8_trial`); `fast` is of its sums. A CPU's are exact: a product of two e4m3 numbers is a multiple of 2^-18 below
+    2^18, and float64 holds each sum of up to 2^17 of them as it is.
     """
     if x.values.is_cuda:
         product = torch._scaled_mm(  # noqa: SLF001  # torch's own name for it
@@ -129,7 +149,9 @@ def multiply(
             bias=bias,
             out_dtype=torch.bfloat16,
             use_fast_accum=fast,
+            out=out,
         )
         return product[: x.count]
-    product = x.values.float() @ weight.float().t()
-    return (product * x.scale[:, None] * scale[None, :] + bias.float()).to(torch.bfloat16)
+    product = (x.values.double() @ weight.double().t()).float()
+    found = (product * x.scale[:, None] * scale[None, :] + bias.float()).to(torch.bfloat16)
+    return found if out is None else out.copy_(found)

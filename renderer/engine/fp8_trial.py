@@ -1,23 +1,36 @@
 """FP8 products, tried before a model is computed with them: of its own matrices' shapes, by few rows and by many.
 
 That a GPU is new enough does not say that its driver, cuBLAS and torch have this product: support for a scale a row and
-a column came release by release. A trial takes some milliseconds and 0.4 GiB, which go before the slots come.
+a column came release by release. A trial takes some milliseconds and 0.6 GiB, which go before the slots come. So does
+that of whether a row's bits are its own among any others.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from renderer.engine import failures
+from renderer.engine.blocks import FastBlocks
+from renderer.engine.side_by_side import ALIGNED
+from renderer.estimate.companies import MOST_ROWS_TOGETHER
+
+LOG = logging.getLogger(__name__)
 
 TRIED_ROWS = (1, 128, 6889)
 """Of a rider that is one row, of the fewest that cuBLAS takes, and of a picture of 1328x1328, which no tile divides."""
 
 LARGEST_ERROR = 0.05
 """Of a row, relative: e4m3 with a scale a row has 0.026 by its rounding alone, and bf16 and short sums add little."""
+
+FEWER_ROWS = (128, 144, 256, 432, 576, 1024, 1072, 2304, 4096, 6896)
+"""Of texts alone and together, and of images: what is held against the same rows among all that may go together."""
+
+ATTENDED, MOST_ALIKE = (288, 1061, 2340), 8
+"""Tokens of a rider whose attention is held against that among others alike, and how many these are at the most."""
 
 _LOOKED_AT = 256
 """Rows of a product that are held against a float32 one, from its first to its last."""
@@ -42,6 +55,38 @@ def complaint(operations: Any, shapes: Iterable[tuple[int, int]], device: str, r
             if not error <= LARGEST_ERROR:  # NaN neither
                 return f"{count} rows by {columns} x {width} came out wrong: {error:.3f} of their size"
     return ""
+
+
+def shares(operations: Any, blocks: FastBlocks, device: str, most_rows: int = MOST_ROWS_TOGETHER) -> bool:
+    """Whether a row's product, and a rider's attention, have the same bits among any others as alone.
+
+    Nobody promises that: a library may take another kernel for more rows, with sums in another order. It is tried by
+    as many rows as may go together. Raises what is out of memory.
+    """
+    dice = torch.Generator(device).manual_seed(0)
+    for columns, width in sorted(blocks.products):
+        weight, scale, bias = _layer(columns, width, device, dice)
+        rows = operations.quantise(_rows(most_rows, width, device, dice))
+        together = operations.multiply(rows, weight, scale, bias)
+        for count in (each for each in FEWER_ROWS if each < most_rows):
+            first = (most_rows - count) // ALIGNED * ALIGNED
+            alone = operations.multiply(rows.part(first, first + count), weight, scale, bias)
+            if not torch.equal(alone, together[first : first + count]):
+                LOG.warning("%d rows by %d x %d have other bits among %d", count, columns, width, most_rows)
+                return False
+    heads, head = blocks.shape
+    for length in (each for each in ATTENDED if each < most_rows):
+        riders = min(MOST_ALIKE, most_rows // length)
+        query, key, value = (
+            _rows(riders * length * heads, head, device, dice).view(riders, length, heads, head).transpose(1, 2)
+            for _ in range(3)
+        )
+        together = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+        alone = torch.nn.functional.scaled_dot_product_attention(query[-1:], key[-1:], value[-1:])
+        if not torch.equal(alone, together[-1:]):
+            LOG.warning("attention of %d tokens has other bits among %d riders", length, riders)
+            return False
+    return True
 
 
 def _error(operations: Any, x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> float:

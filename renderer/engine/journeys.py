@@ -24,7 +24,7 @@ from renderer.engine.device import Device
 from renderer.engine.engines import Listener
 from renderer.engine.inputs import Inputs
 from renderer.engine.meter import Marks, Peaks, Span, Spans
-from renderer.engine.riders import Halt, Rest, Rider, fork, pause
+from renderer.engine.riders import Rest, Rider, fork, pause
 from renderer.engine.skeletons import Beforehand, FamilyNetworks
 from renderer.errors import RendererError
 from renderer.job import Job, Sharing, Start, Timing
@@ -188,8 +188,13 @@ class Journey:
             self.key, self.job, self.inputs, adjustments, self.prepared, alone, slots, encode_s=self.encode_s
         )
 
-    def given(self, family: FamilyNetworks, halt: Halt) -> Mapping[str, Any]:
-        """What a block is called with by name, at this picture's present step, and what its LoRAs add."""
+    def given(self, family: FamilyNetworks, rider: Rider) -> Mapping[str, Any]:
+        """What the block that one of its riders waits for is called with by name, at this picture's present step.
+
+        And what its LoRAs add to that block.
+        """
+        halt = rider.halt
+        assert halt is not None
         given = family.given(halt, self.table)
         if not self.loras:
             return given

@@ -137,7 +137,8 @@ def _compile() -> bool:
         from renderer.engine import fp8_kernels  # noqa: PLC0415  # Triton is not everywhere
 
         ones = torch.ones(4, 128, dtype=torch.bfloat16, device="cuda")
-        total = fp8_kernels.add(ones, ones, torch.ones(6 * 128, dtype=torch.bfloat16, device="cuda"), 2)
+        whose = torch.zeros(4, dtype=torch.int32, device="cuda")
+        total = fp8_kernels.add(ones, ones, torch.ones(1, 6 * 128, dtype=torch.bfloat16, device="cuda"), whose, 2)
         return bool((total == 2).all().item())  # noqa: PLR2004  # one and one
 
 

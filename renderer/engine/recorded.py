@@ -2,8 +2,9 @@
 
 A block of a small picture is computed faster than its twenty kernels are launched one by one, so that the GPU waits for
 the host. Recorded, they are one launch. What is recorded reads and writes one place in memory; a rider's tensors are
-brought there and its results taken from there, by the same stream, so that all riders and sizes share it. Its bits are
-those of the block called plainly: the same kernels on the same numbers.
+brought there and its results taken from there, by the same stream, so that all riders and sizes share it. Riders that
+go together are recorded together. Their bits are those of the block called plainly: the same kernels on the same
+numbers.
 
 Recordings take room, and are made where there is some. Where memory runs out, in a recording or beside it, all of them
 are let go and the block is called plainly: a picture fails for want of memory only where it would without recordings.
@@ -15,27 +16,25 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
 from renderer.engine import failures
-from renderer.engine.blocks import Blocks
+from renderer.engine.adapted import ADAPTED
+from renderer.engine.blocks import Blocks, is_rare, size_of
 from renderer.engine.modulation import ReadyModulation
-from renderer.estimate.memory import MOST_RECORDED_ROWS
+from renderer.engine.side_by_side import Arranged, Arrangement, Sizes, Streams
+from renderer.estimate.companies import MOST_RECORDED_TOGETHER, is_small
+from renderer.estimate.memory import FILLED_UP_ROWS
 from renderer.job import BlockArithmetic
 
 LOG = logging.getLogger(__name__)
 
-Turns = tuple[torch.Tensor, torch.Tensor]
-"""Rotary frequencies of the image's tokens and of the text's: tokens x half a head's width, complex64."""
-
-Results = tuple[torch.Tensor, torch.Tensor]
-"""A block's: the text's rows, the image's: 1 x tokens x width."""
-
-_USUAL = frozenset({"image", "text", "temb", "image_rotary_emb"})
+SETTLED = 3
+"""Sweeps in which the same riders went together before that is recorded: others come and go with every picture."""
 
 LONGEST_PAUSE = 64
 """Sweeps that pass plainly, at most, before recording is tried again after memory ran out."""
@@ -149,12 +148,15 @@ def _nothing_collected() -> Iterator[None]:
 
 @dataclass(slots=True)
 class _Form:
-    """A size of image and text: where its tensors are while a recording plays, and the recordings, by block."""
+    """Sizes that go together: where their tensors are while a recording plays, and the recordings, by block.
 
-    text: torch.Tensor
-    image: torch.Tensor
+    What is `arranged` for them is read by every one of these.
+    """
+
+    arranged: Arranged
     rows: torch.Tensor
     turns: torch.Tensor
+    vectors: torch.Tensor
     used: bool = True
     plays: dict[int, tuple[Any, Callable[[], None]]] = field(default_factory=dict)
 
@@ -170,21 +172,27 @@ class RecordedBlocks:
         self._works, self._on = True, True
         self._failures = self._pause = 0
         self._place: _Place | None = None
-        self._met: set[tuple[int, int]] = set()
-        self._forms: dict[tuple[int, int], _Form] = {}
+        self._met: set[Sizes] = set()
+        self._company: dict[Sizes, int] = {}
+        self._went: set[Sizes] = set()
+        self._forms: dict[Sizes, _Form] = {}
         self._pools: dict[int, Any] = {}
 
     @property
     def arithmetic(self) -> BlockArithmetic:
         return self._blocks.arithmetic
 
-    def arrive(self, number: int, slot: torch.Tensor) -> Callable[..., Any]:
+    @property
+    def shares(self) -> bool:
+        """Whether riders go together."""
+        return bool(getattr(self._blocks, "shares", False))
+
+    def arrive(self, number: int, slot: torch.Tensor) -> RecordedBlock:
         """As the blocks' own; with the first, what the sweep before did not use is let go."""
         if number == 0:
             self._on = self._may_record()
             self._settle()
-        block = self._blocks.arrive(number, slot)
-        return lambda *args, **inputs: block(*args, **inputs) if args else self._call(block, inputs)
+        return RecordedBlock(self._blocks.arrive(number, slot), self.call, shares=self.shares)
 
     def forget(self) -> None:
         self._let_go()
@@ -203,16 +211,15 @@ class RecordedBlocks:
         self._pause = max(0, self._pause - 1)
         return self._pause == 0
 
-    def _call(self, block: Any, inputs: dict[str, Any]) -> Any:
-        key = inputs["image"].shape[1], inputs["text"].shape[1]
-        rare = any(value is not None and value is not False for name, value in inputs.items() if name not in _USUAL)
-        known = key in self._met  # what runs for the first time loads kernels, which may not be recorded
-        recorded = self._on and known and not rare and sum(key) <= MOST_RECORDED_ROWS
-        if not rare:
-            self._met.add(key)
+    def call(self, block: Any, riders: Sequence[Mapping[str, Any]]) -> list[Streams]:
+        """What a block gives its riders: one, or those that go together."""
+        sizes = tuple(map(size_of, riders))
+        rare = any(is_rare(inputs) or inputs.get(ADAPTED) for inputs in riders)  # LoRAs come and go with their sweeps
+        small = is_small(sizes) and not rare
+        recorded = self._on and small and self._is_known(sizes)
         holds = self._place is not None
         try:
-            return self._play(block, key, inputs) if recorded else block(**inputs)
+            return self._play(block, sizes, riders) if recorded else _plainly(block, riders)
         except _UnrecordedError as error:
             failure: Exception = error.failure
         except Exception as error:
@@ -220,26 +227,39 @@ class RecordedBlocks:
                 raise
             failure = error.with_traceback(None)
         self._give_up(failure)  # here, where no traceback holds what the failed call had
-        return block(**inputs)
+        return _plainly(block, riders)
 
-    def _play(self, block: Any, key: tuple[int, int], inputs: dict[str, Any]) -> Results:
-        """Bring a rider past a block by its recording, which is made first where there is none yet.
+    def _is_known(self, sizes: Sizes) -> bool:
+        """Whether these may be recorded by now, which they are met again for.
+
+        What runs for the first time loads kernels, which may not be recorded. A company has to have stayed together.
+        """
+        if len(sizes) > 1:
+            self._went.add(sizes)
+            return self._company.get(sizes, 0) >= SETTLED
+        known = sizes in self._met
+        self._met.add(sizes)
+        return known
+
+    def _play(self, block: Any, sizes: Sizes, riders: Sequence[Mapping[str, Any]]) -> list[Streams]:
+        """Bring riders past a block by its recording, which is made first where there is none yet.
 
         Raises `_UnrecordedError` where it cannot be made, and whatever a full GPU raises.
         """
+        one = riders[0]
         if self._place is None:
-            self._place = _Place(inputs["image"], inputs["image_rotary_emb"][0])
-        form = self._forms.get(key)
+            self._place = _Place(one["image"], one["image_rotary_emb"][0])
+        form = self._forms.get(sizes)
         if form is None:
-            form = self._forms[key] = self._place.form(*key)
+            form = self._forms[sizes] = self._place.form(block, sizes)
         form.used = True
         if id(block) not in form.plays:
             form.plays[id(block)] = block, self._record(block, form)
-        return self._place.play(form, form.plays[id(block)][1], inputs)
+        return self._place.play(form, form.plays[id(block)][1], riders)
 
     def _record(self, block: Any, form: _Form) -> Callable[[], None]:
         assert self._place is not None
-        tokens = form.image.shape[1]
+        tokens = form.arranged.order.images
         pool = self._pools.get(tokens) or self._pools.setdefault(tokens, self._recorder.pool())
         try:
             return self._recorder.record(self._place.launch(block, form), pool)
@@ -263,6 +283,8 @@ class RecordedBlocks:
 
     def _settle(self) -> None:
         """Let go of forms that the last sweep had no rider of, and of room that no form is left in."""
+        self._company = {sizes: self._company.get(sizes, 0) + 1 for sizes in self._went}
+        self._went = set()
         if not self._on:
             self._let_go()
             return
@@ -273,7 +295,7 @@ class RecordedBlocks:
             del self._forms[key]
         for form in self._forms.values():
             form.used = False
-        left = {tokens for tokens, _ in self._forms}
+        left = {form.arranged.order.images for form in self._forms.values()}
         for tokens in self._pools.keys() - left:
             del self._pools[tokens]
         if not self._forms:
@@ -298,36 +320,80 @@ class _UnrecordedError(Exception):
 
 
 class _Place:
-    """Where every recording finds its rider's tensors and leaves its results."""
+    """Where every recording finds its riders' tensors and leaves its results."""
 
     def __init__(self, image: torch.Tensor, turns: torch.Tensor) -> None:
         """With room for the most rows of tensors like these."""
-        width = image.shape[2]
-        self._rows = image.new_empty((1, MOST_RECORDED_ROWS, width))
-        self._turns = turns.new_empty((MOST_RECORDED_ROWS, turns.shape[1]))
-        self._ready = ReadyModulation(image.new_empty((2, 6 * width)))
+        self._rows = image.new_empty((MOST_RECORDED_TOGETHER + FILLED_UP_ROWS, image.shape[2]))
+        self._turns = turns.new_empty((MOST_RECORDED_TOGETHER, turns.shape[1]))
 
-    def form(self, tokens: int, words: int) -> _Form:
-        rows, turns = self._rows[:, : words + tokens], self._turns[: words + tokens]
-        return _Form(text=rows[:, :words], image=rows[:, words:], rows=rows, turns=turns)
+    def form(self, block: Any, sizes: Sizes) -> _Form:
+        arrange = getattr(block, "arrange", None)
+        arranged = arrange(sizes, self._rows.device) if arrange else Arranged(Arrangement(sizes))
+        vectors = self._rows.new_empty((2 * len(sizes), 6 * self._rows.shape[1]))
+        order = arranged.order
+        return _Form(arranged, self._rows[: order.rows], self._turns[: order.texts + order.images], vectors)
 
     def launch(self, block: Any, form: _Form) -> Callable[[], None]:
         """What is recorded: the block, from this place to this place."""
-        words = form.text.shape[1]
+        order = form.arranged.order
+        turns = zip(*_turns_apart(form), strict=True)
+        riders = [
+            {
+                "image": image,
+                "text": text,
+                "temb": ReadyModulation(form.vectors[2 * number : 2 * number + 2]),
+                "image_rotary_emb": both,
+            }
+            for number, ((text, image), both) in enumerate(zip(order.apart(form.rows), turns, strict=True))
+        ]
 
         def launch() -> None:
-            turns = form.turns[words:], form.turns[:words]
-            found = block(image=form.image, text=form.text, temb=self._ready, image_rotary_emb=turns)
-            torch.cat(found, dim=1, out=form.rows)
+            order.together(_plainly(block, riders), out=form.rows)
 
         return launch
 
-    def play(self, form: _Form, replay: Callable[[], None], inputs: dict[str, Any]) -> Results:
-        """Bring a rider's tensors, play a recording, and take the results away."""
-        image_turns, text_turns = inputs["image_rotary_emb"]
-        torch.cat((inputs["text"], inputs["image"]), dim=1, out=form.rows)
-        torch.cat((text_turns, image_turns), dim=0, out=form.turns)
-        self._ready.both.copy_(inputs["temb"].both)
+    def play(self, form: _Form, replay: Callable[[], None], riders: Sequence[Mapping[str, Any]]) -> list[Streams]:
+        """Bring the riders' tensors, play a recording, and take the results away."""
+        order = form.arranged.order
+        order.together([(rider["text"], rider["image"]) for rider in riders], out=form.rows)
+        turns = [rider["image_rotary_emb"] for rider in riders]
+        torch.cat([text for _, text in turns] + [image for image, _ in turns], out=form.turns)
+        torch.cat([rider["temb"].both for rider in riders], out=form.vectors)
         replay()
-        words, found = form.text.shape[1], form.rows.clone()
-        return found[:, :words], found[:, words:]
+        return order.apart(form.rows.clone())
+
+
+def _turns_apart(form: _Form) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Each rider's turns of its image, and of its text: all texts' lie before all images'."""
+    sizes = form.arranged.order.sizes
+    each = list(form.turns.split([words for _, words in sizes] + [tokens for tokens, _ in sizes]))
+    return each[len(sizes) :], each[: len(sizes)]
+
+
+def _plainly(block: Any, riders: Sequence[Mapping[str, Any]]) -> list[Streams]:
+    return [block(**riders[0])] if len(riders) == 1 else block.together(riders)
+
+
+class RecordedBlock:
+    """A block that is played where it is recorded."""
+
+    def __init__(self, block: Any, call: Callable[..., list[Streams]], *, shares: bool) -> None:
+        self._block = block
+        self._call = call
+        self._shares = shares
+
+    def __call__(self, *args: Any, **inputs: Any) -> Any:
+        if args:
+            return self._block(*args, **inputs)
+        (found,) = self._call(self._block, [inputs])
+        return found
+
+    def size(self, inputs: Mapping[str, Any]) -> tuple[int, int] | None:
+        """As the block's own; None where it lets each go alone."""
+        size: tuple[int, int] | None = self._block.size(inputs) if self._shares else None
+        return size
+
+    def together(self, riders: Sequence[Mapping[str, Any]]) -> list[Streams]:
+        """As the block's own."""
+        return self._call(self._block, riders)

@@ -3,8 +3,8 @@
 A picture is DiffSynth's own `pipe(...)`, paused wherever a block would run (`riders.py`); guidance's two passes are two
 riders. A sweep brings every block of the DiT past once (`slots.py`), computes it for all riders (`blocks.py`), and each
 has then done a step. Pictures of different sizes, step counts and prompts ride together; when one is done the next is
-admitted. Their bits are those of a call that rides alone. This is who admits, sweeps and lands; what a picture goes
-through is in `journeys.py`. Knows nothing of orders, files or events.
+admitted. The rows of small ones go through a block as one. Their bits are those of a call that rides alone. This is who
+admits, sweeps and lands; what a picture goes through is in `journeys.py`. Knows nothing of orders, files or events.
 
 Where memory runs out, the picture that wanted it begins again: alone, then with fewer slots, until it has landed or
 there is nothing left to give up. Where that happens between the pictures (a block arrives, slots are made), the sweep
@@ -13,7 +13,6 @@ breaks off: the youngest begins again, and the others go on from the block that 
 
 from __future__ import annotations
 
-import functools
 import gc
 import logging
 import time
@@ -71,11 +70,14 @@ class StreamingEngine:
         self._starting.lap("kernels")
         self._skeleton.checking.result()
         self._shape = replace(shape_of(model), layers=self._source.count)
-        self._budget = budget.here(self._source, self._shape, setup, device, self._passage.arithmetic)
+        self._budget = budget.here(
+            self._source, self._shape, setup, device, self._passage.arithmetic, shares=self._passage.shares
+        )
         self._slots = Slots(self._source, self._budget.slots, device)
         self._budget.brought(self._slots.bus_bytes_per_s)
         self._starting.lap("slots")
         self._in_step, self._recovery = True, Recovery()
+        self._most_rows, self._apart = 0, Recovery(forgiven=0)
         dtype, beside = placement.computation_dtype(device), torch.cuda.Stream() if device == "cuda" else None
         self._shelf = AdapterShelf(model, live.order(self._skeleton, store), device, dtype, self._budget)
         self._beforehand = self._family.beforehand(self._skeleton, store, device, self._shelf)
@@ -251,6 +253,7 @@ class StreamingEngine:
             failure = failures.explain_rendering(error)
         if failure is None:
             self._recovery.passed()
+            self._apart.passed()
             self._budget.passed()
             return
         if isinstance(failure, MachineError):
@@ -299,6 +302,7 @@ class StreamingEngine:
         self._shelf.begin([journey.job for journey in flying if not journey.over])
         began_s, moved = time.perf_counter(), self._slots.moved_bytes
         computing = Span(self.device)
+        self._most_rows = self._budget.rows_together([each.job for each in flying]) if self._apart.due else 0
         for passing in self._passage.bring_past(self._slots):
             self._shelf.arrive()
             self._ride(passing, flying)
@@ -314,9 +318,10 @@ class StreamingEngine:
         that one is under way for all, and what was decoded before becomes pixels meanwhile.
         """
         held: list[tuple[Rider, list[Any]]] | None = [] if passing.last else None
-        for journey in flying:
-            assert journey.rider is not None
-            ride(passing, journey.rider.riding(), functools.partial(journey.given, self._family), held)
+        on_board = {rider: journey for journey in flying if journey.rider for rider in journey.rider.riding()}
+        if not ride(passing, on_board, lambda rider: on_board[rider].given(self._family, rider), held, self._most_rows):
+            self._most_rows = 0
+            self._apart.gave_up()
         if held is None:
             return
         self._make_pixels()

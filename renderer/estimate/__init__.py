@@ -7,6 +7,7 @@ functions, so that what is forecast is what the engine does.
     terms               what an estimate consists of: named terms, in stages
     work                what is asked: a picture's demands, a card's kernels
     family_costs        what a family says of its networks: bytes and operations
+    companies           who goes through a block with whom
     memory              GPU memory of the streaming engine
     diffsynth           GPU memory of DiffSynth's own pipeline
     host                host memory of a worker

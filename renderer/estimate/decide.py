@@ -23,6 +23,9 @@ from renderer.protocol import Demand
 MOST_IN_FLIGHT = 16
 
 
+ROWS_PARTS = (1, 2, 4)
+"""Where room is short, of the rows that go together half, then a quarter."""
+
 _AS_GOOD = 1.01
 """Seconds of a batch up to which more slots are taken for it: the fewer ride, the earlier is each."""
 
@@ -65,11 +68,21 @@ class Decision:
 
 
 def needed(streaming: Streaming, works: Sequence[Work]) -> int:
-    """Bytes that pictures in flight need of the allocator: their peak, and pages begun. Nothing is recorded.
+    """Bytes that pictures in flight need of the allocator: their peak, and pages begun.
 
-    The last of them may have to be prepared while the others fly: its prompts are then encoded one by one.
+    Each goes through the blocks alone, and nothing is recorded. The last of them may have to be prepared while the
+    others fly: its prompts are then encoded one by one.
     """
-    streaming = replace(streaming, recording=False)
+    return joined(replace(streaming, together=0), works)
+
+
+def joined(streaming: Streaming, works: Sequence[Work]) -> int:
+    """The same where small ones go through the blocks together, as `streaming` says."""
+    return _peak(replace(streaming, recording=False), tuple(works))
+
+
+@lru_cache(maxsize=1024)
+def _peak(streaming: Streaming, works: tuple[Work, ...]) -> int:
     waiting = sum(streaming.waiting(work) // 2 + streaming.belongings(work) for work in works[:-1])
     longest = max(text for work in works for text in work.texts)
     preparing = max(streaming.encode(works, [longest - BEHIND]).bytes, streaming.modulate(works).bytes) + waiting
@@ -83,16 +96,33 @@ def least(streaming: Streaming, works: Sequence[Work]) -> int:
     From here to what is `needed` they may be, with luck in where pages begin: no slots are chosen so, but nothing is
     refused.
     """
-    scant = replace(streaming, recording=False)
+    scant = replace(streaming, recording=False, together=0)
     longest = max(text for work in works for text in work.texts)
     stages = scant.encode(works, [longest - BEHIND]), scant.modulate(works), scant.denoise(works), scant.decode(works)
     return max(stage.bytes for stage in stages)
 
 
 def recording(streaming: Streaming, works: Sequence[Work]) -> int:
-    """Bytes that pictures in flight need whose launches are recorded, where they are small enough for that."""
-    streaming = replace(streaming, recording=True)
-    return needed(streaming, works) + total(streaming.recorded(works)) + streaming.pools(works)
+    """Bytes that pictures in flight need that go together, and whose launches are recorded where they are small."""
+    return _recording(replace(streaming, recording=True), tuple(works))
+
+
+@lru_cache(maxsize=1024)
+def _recording(streaming: Streaming, works: tuple[Work, ...]) -> int:
+    return joined(streaming, works) + total(streaming.recorded(works)) + streaming.pools(works)
+
+
+def with_room(streaming: Streaming, works: Sequence[Work], available: int | None) -> Streaming:
+    """The same, with what it can do without as far as there is room for it beside these pictures.
+
+    That is as many rows together as `streaming` lets, or a half or a quarter of them; then recordings.
+    """
+    if available is None:
+        return streaming
+    most = (streaming.together // part for part in ROWS_PARTS)
+    fitting = (rows for rows in most if joined(replace(streaming, together=rows), works) <= available)
+    found = replace(streaming, together=next(fitting, 0))
+    return replace(found, recording=streaming.recording and recording(found, works) <= available)
 
 
 def tokens_together(streaming: Streaming, flying: Sequence[Work], available: int) -> int:
@@ -162,7 +192,7 @@ class _Weighing:
         self._rates = rates
         self._from_disk = from_disk
         self._most = most
-        self._bare = lru_cache(maxsize=None)(self._bare_bytes)
+        self._bare = replace(streaming, slots=0)
 
     def best(self, counts: Iterable[int]) -> tuple[int, Mapping[Work, int]]:
         """Of the numbers of slots, the largest with which the batch takes as little time as with any; who rides then.
@@ -185,33 +215,31 @@ class _Weighing:
             if count > TURNING_SLOTS and not self._fits(kind.work, 1, count):
                 return None
             number = riding[kind.work] = self._company(kind.work, count)
-            there = replace(self._streaming, slots=count, recording=self._records(kind.work, number, count))
+            there = self._there(kind.work, number, count)
             sweep = duration.sweep(there, [kind.work] * number, self._rates, from_disk=self._from_disk)
             seconds += kind.steps * sweep.seconds / number
         return seconds, count, riding
 
     def _company(self, work: Work, count: int) -> int:
         """How many pictures of a kind ride together: one more as long as that pays, and fits beside the slots."""
-        there, number = replace(self._streaming, slots=count), 1
+        number = 1
         while number < self._most and self._fits(work, number + 1, count):
-            recorded = self._records(work, number, count), self._records(work, number + 1, count)
-            flying = [work] * number
-            if not duration.pays(there, flying, work, self._rates, recorded=recorded, from_disk=self._from_disk):
+            now, then = (self._there(work, each, count) for each in (number, number + 1))
+            if not duration.pays(now, then, [work] * number, work, self._rates, from_disk=self._from_disk):
                 break
             number += 1
         return number
 
     def _fits(self, work: Work, number: int, count: int) -> bool:
-        return self._bare(work, number)[0] + count * _slot_bytes(self._streaming) <= self._available
+        return needed(self._bare, [work] * number) <= self._beside(count)
 
-    def _records(self, work: Work, number: int, count: int) -> bool:
-        room = self._bare(work, number)[1] + count * _slot_bytes(self._streaming) <= self._available
-        return self._streaming.recording and room
+    def _there(self, work: Work, number: int, count: int) -> Streaming:
+        """How so many are rendered with so many slots."""
+        return replace(with_room(self._bare, [work] * number, self._beside(count)), slots=count)
 
-    def _bare_bytes(self, work: Work, number: int) -> tuple[int, int]:
-        """What so many need without any slots: with nothing recorded, and with recordings."""
-        bare, works = replace(self._streaming, slots=0), [work] * number
-        return needed(bare, works), recording(bare, works)
+    def _beside(self, count: int) -> int:
+        """Bytes beside so many slots."""
+        return self._available - count * _slot_bytes(self._streaming)
 
 
 def _slot_bytes(streaming: Streaming) -> int:

@@ -21,6 +21,7 @@ from renderer.estimate.fitted import (
     DECODE_HOST_CALLS,
     DISK_BYTES_PER_S,
     HOST_CALLS,
+    HOST_CALLS_MORE,
     HOST_CALLS_RECORDED,
     KEPT_UP,
     KERNEL_S,
@@ -28,7 +29,7 @@ from renderer.estimate.fitted import (
     LEAST_ROWS,
     START_S,
 )
-from renderer.estimate.memory import MOST_RECORDED_ROWS, TURNING_SLOTS, Streaming
+from renderer.estimate.memory import TURNING_SLOTS, Streaming
 from renderer.estimate.weights import weight_bytes
 from renderer.estimate.work import Work
 from renderer.job import Stored
@@ -38,7 +39,11 @@ Limit = Literal["arithmetic", "launches", "bus", "disk"]
 """What a sweep waits for."""
 
 LEAST_HIDDEN = 0.05
-"""Of a picture's computing, what it has to hide of the copies to be let in: with less it makes nobody earlier."""
+"""Of a picture's computing, what it has to hide of the copies, or to save, to be let in: with less it makes nobody
+earlier."""
+
+MORE_LIKE_IT = (1, 2, 4)
+"""How many are tried: where launches are no longer recorded, the first alone may gain nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +94,20 @@ def block_flops(shape: Architecture, work: Work) -> float:
     return sum(sum(family_costs.of(shape).block_flops(shape, work.tokens, text)) for text in work.texts)
 
 
-def block_seconds(streaming: Streaming, work: Work, rates: Rates) -> tuple[float, float]:
-    """Of one block for all passes of a picture: seconds of the GPU, and of the host that launches it."""
+def block_seconds(streaming: Streaming, company: Sequence[tuple[int, int]], rates: Rates) -> tuple[float, float]:
+    """Of one block for those that go through it together: seconds of the GPU, and of the host that launches it.
+
+    `company` are tokens of image and text of each.
+    """
     shape, arithmetic = streaming.shape, streaming.arithmetic
-    products, passing = rates.flops(arithmetic), BYTES_A_NUMBER[arithmetic]
-    gpu = host = 0.0
-    for text in work.texts:
-        recorded = work.tokens + text <= MOST_RECORDED_ROWS and streaming.recording
-        host += (HOST_CALLS_RECORDED if recorded else HOST_CALLS[arithmetic]) * rates.launch_s
-        linear, attention = streaming.costs.block_flops(shape, work.tokens, text)
-        rows = max(LEAST_ROWS, work.tokens) + max(LEAST_ROWS, text)
-        gpu += linear / (work.tokens + text) * rows / products + attention / rates.attention_flops
-        gpu += passing * (work.tokens + text) * shape.width / rates.memory_bytes_per_s
+    calls = HOST_CALLS_RECORDED if streaming.is_recorded(company) else HOST_CALLS[arithmetic]
+    host = (calls + HOST_CALLS_MORE * (len(company) - 1)) * rates.launch_s
+    tokens, texts = map(sum, zip(*company, strict=True))
+    passing = BYTES_A_NUMBER[arithmetic] * (tokens + texts) * shape.width
+    flops = [streaming.costs.block_flops(shape, *each) for each in company]
+    rows = max(LEAST_ROWS, tokens) + max(LEAST_ROWS, texts)
+    gpu = sum(linear for linear, _ in flops) / (tokens + texts) * rows / rates.flops(arithmetic)
+    gpu += sum(attention for _, attention in flops) / rates.attention_flops + passing / rates.memory_bytes_per_s
     return gpu, host
 
 
@@ -126,9 +133,10 @@ def _disk(rates: Rates) -> float:
 
 def sweep(streaming: Streaming, works: Sequence[Work], rates: Rates, *, from_disk: bool = False) -> SweepTime:
     """One step of pictures in flight."""
-    parts = [(block_seconds(streaming, work, rates), count) for work, count in Counter(works).items()]
+    companies = Counter(streaming.companies(works))
+    parts = [(block_seconds(streaming, company, rates), count) for company, count in companies.items()]
     blocks = streaming.shape.layers
-    gaps = blocks * sum(len(work.texts) for work in works) * KERNELS[streaming.arithmetic] * KERNEL_S
+    gaps = blocks * companies.total() * KERNELS[streaming.arithmetic] * KERNEL_S
     moved = moved_bytes(streaming)
     if streaming.restores:
         plain = weight_bytes(streaming.shape, "bf16").block
@@ -160,27 +168,32 @@ def moved_bytes(streaming: Streaming) -> int:
 
 
 def pays(
-    streaming: Streaming,
+    now: Streaming,
+    then: Streaming,
     flying: Sequence[Work],
     more: Work,
     rates: Rates,
     *,
-    recorded: tuple[bool, bool] = (True, True),
     slower: float = 1.0,
     from_disk: bool = False,
 ) -> bool:
-    """Whether one picture more in flight makes more pictures an hour: it computes while the others wait for copies.
+    """Whether one picture more in flight makes more pictures an hour: the sweep grows by less than it takes alone.
 
-    The sweep then grows by less than what the picture computes. `recorded` says whether small pictures' launches are
-    recorded now, and whether there is room for that beside one more. `slower` is how many times as long computing
-    takes as these rates say.
+    It computes while the others wait for copies, or goes through the blocks together with them; and there it has to
+    take less than those that go together already, if not alone, then with some more like it. `now` is how those that
+    fly are computed, `then` how they are with more, which may take room from what they could do without. `slower` is
+    how many times as long computing takes as these rates say.
     """
-    now, then = (replace(streaming, recording=streaming.recording and each) for each in recorded)
     before = sweep(now, flying, rates, from_disk=from_disk).slowed(slower)
-    together = sweep(now, [*flying, more], rates, from_disk=from_disk).slowed(slower)
-    own_s = together.computing_s - before.computing_s
-    after = together if now == then else sweep(then, [*flying, more], rates, from_disk=from_disk).slowed(slower)
-    return after.seconds - before.seconds < (1 - LEAST_HIDDEN) * own_s
+    shared_s = sweep(now, [], rates).slowed(slower).computing_s
+    alone_s = {work: sweep(now, [work], rates).slowed(slower).computing_s - shared_s for work in {*flying, more}}
+    gained = (before.seconds - shared_s) / sum(alone_s[work] for work in flying)
+    own_s = alone_s[more] * min(1.0, gained)
+    for count in MORE_LIKE_IT:
+        after = sweep(then, [*flying, *[more] * count], rates, from_disk=from_disk).slowed(slower)
+        if after.seconds - before.seconds < (1 - LEAST_HIDDEN) * count * own_s:
+            return True
+    return False
 
 
 # ---- besides the steps -----------------------------------------------------------------------------------------------

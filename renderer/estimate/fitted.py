@@ -44,36 +44,41 @@ LIBRARIES_BYTES = 5 * GIB // 2
 
 # ---- time: what a machine keeps up of the rates that are measured for a moment ---------------------------------------
 
-HOST_CALLS = {"fp8": 195, "bf16": 250}
+HOST_CALLS = {"fp8": 170, "bf16": 250}
 """Of torch's shortest operation, as many as launching one block for one rider takes on the host.
 
-By steps of 512x512 without recordings: fp8 0.142 s beside an H100; bf16 by DiffSynth's own, 0.182 s beside an H100 and
-0.148 beside an H200, which are 243 to 256 (`engine-h100.json`, `engine-h200.json`).
+By steps of 512x512 without recordings: fp8 0.071 s beside an H100, both passes together; bf16 by DiffSynth's own, 0.182
+s beside an H100 and 0.148 beside an H200, which are 243 to 256 (`engine-h100.json`, `engine-h200.json`).
 """
 
 HOST_CALLS_RECORDED = 40
 """The same where a block's launches are recorded: bringing its rows, playing, taking them away. Assumed: they are fewer
 than 84, for a step of 512x512 takes 0.048 s (`engine-h200.json`)."""
 
+HOST_CALLS_MORE = 26
+"""The same for one rider more that goes through a block with others: by the same step, and by eight passes of 512x512,
+which wait for no launches (`engine-h100.json`)."""
+
 BYTES_A_NUMBER = {"fp8": 43, "bf16": 270}
 """What one block reads and writes between its products, for each token and channel: counted in `engine.fp8_blocks`. Of
 DiffSynth's block, which passes over its rows some seventy times, it is by what an H200 and an H100 took at 1328x1328:
 0.668 and 0.706 s a step, which are met within 5 % (`engine-h200.json`, `engine-h100.json`)."""
 
-KERNELS = {"fp8": 26, "bf16": 52}
-"""Kernels that a block is for one rider: counted."""
+KERNELS = {"fp8": 20, "bf16": 52}
+"""Kernels that a block is for one rider, or in fp8 for all that go together: counted, with those that bring a recording
+what it computes with, and take it away."""
 
 KERNEL_S = 5.5e-6
 """What lies between kernels and at their ends, where the GPU is not filled: by steps of 512x512 to 1328x1328, which are
-within 7 % with it (`engine-h200.json`)."""
+within 6 % with it (`engine-h100.json`)."""
 
 KEPT_UP = 0.825
 """Of the rates that the probe measures for a moment, what a sweep of real shapes keeps up.
 
 FP8 products of the engine's own shapes reach 0.92 to 0.99 of the probe's rate, attention 0.95. The rest, about 0.87, is
-known from whole sweeps alone: clocks that fall under lasting load are likely. With it 1328x1328 in fp8 takes 0.322 s a
-step, where 0.314 to 0.318 were measured (`engine-h200.json`); on an H100, which had no part in this figure, 0.342 where
-0.323 to 0.333 were (`engine-h100.json`).
+known from whole sweeps alone: clocks that fall under lasting load are likely. With it 1328x1328 in fp8 takes 0.318 s a
+step, where 0.314 to 0.318 were measured (`engine-h200.json`); on an H100, which had no part in this figure, 0.327 where
+0.313 to 0.316 were (`engine-h100.json`).
 """
 
 DECODE_CONVOLUTIONS, DECODE_ATTENTION = 0.96, 0.19

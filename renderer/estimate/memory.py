@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from renderer.catalog import DROPPED_TOKENS, MOST_TOKENS, Architecture
 from renderer.estimate import family_costs
+from renderer.estimate.companies import MOST_RECORDED_TOGETHER, MOST_ROWS_TOGETHER, companies, is_small
 from renderer.estimate.family_costs import Computed, Costs, Decode
 from renderer.estimate.fitted import CONTEXT_BYTES
 from renderer.estimate.terms import Estimate, Stage, Term, terms, total
@@ -22,15 +23,16 @@ from renderer.weights.codecs import CODECS
 TURNING_SLOTS = 2
 """Slots that streamed blocks take turns in: one is computed with while the other is filled."""
 
-MOST_RECORDED_ROWS = 3072
-"""Tokens of image and text up to which a block's launches are recorded (`engine.recorded`): more keep the GPU busy."""
+FILLED_UP_ROWS = 256
+"""Beside them at the most: what fills texts and images up to as many as a product wants (`engine.side_by_side`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Streaming:
     """A model at one precision, streamed through `slots` slots on a card with such kernels.
 
-    `recording` says that the launches of small pictures are recorded, which takes room that they can do without.
+    `recording` says that the launches of small pictures are recorded, and `together` of how many rows small pictures
+    go through a block as one, which take room that they can do without.
     """
 
     shape: Architecture
@@ -38,6 +40,7 @@ class Streaming:
     slots: int
     kernels: Kernels = field(default_factory=Kernels)
     recording: bool = True
+    together: int = MOST_ROWS_TOGETHER
 
     @property
     def weights(self) -> WeightBytes:
@@ -85,31 +88,39 @@ class Streaming:
 
     # -- small pictures --
 
+    def companies(self, works: Sequence[Work]) -> list[tuple[tuple[int, int], ...]]:
+        """Tokens of image and text of all passes, by which go through a block together."""
+        passes = [(work.tokens, text) for work in works for text in work.texts]
+        most = 0 if self.arithmetic == "bf16" else self.together
+        return [tuple(passes[number] for number in group) for group in companies(passes, most)]
+
+    def is_recorded(self, company: Sequence[tuple[int, int]]) -> bool:
+        """Whether those that go together are few and small enough for that."""
+        return self.recording and is_small(company)
+
     def recorded(self, works: Sequence[Work]) -> tuple[Term, ...]:
-        """Where recordings find a rider's tensors, for the largest size there is."""
-        if not any(map(self._texts_recorded, works)):
+        """Where recordings find riders' tensors, for the most rows there may be."""
+        found = [company for company in self.companies(works) if self.is_recorded(company)]
+        if not found:
             return ()
-        rows = MOST_RECORDED_ROWS * 2 * self.shape.width + self._places(MOST_RECORDED_ROWS)
-        return terms(recorded_launches=rows + self.costs.vectors(self.shape))
+        most = MOST_RECORDED_TOGETHER
+        rows = (most + FILLED_UP_ROWS) * 2 * self.shape.width + self._places(most)
+        return terms(recorded_launches=rows + sum(map(len, set(found))) * self.costs.vectors(self.shape))
 
     def pools(self, works: Sequence[Work]) -> int:
         """What recorded blocks compute in, kept for each size of picture that is in flight: a block's inside."""
         sizes: dict[int, int] = {}
-        for work in works:
-            for text in self._texts_recorded(work):
-                whole = total(self.costs.inside(self._way, work.tokens, text))
-                inside = whole - 2 * (work.tokens + text) * self.shape.width
-                sizes[work.tokens] = max(sizes.get(work.tokens, 0), inside)
+        for company in self.companies(works):
+            if self.is_recorded(company):
+                tokens, text = _sums(company)
+                inside = total(self.costs.inside(self._way, tokens, text)) - 2 * (tokens + text) * self.shape.width
+                sizes[tokens] = max(sizes.get(tokens, 0), inside)
         return sum(sizes.values())
-
-    def _texts_recorded(self, work: Work) -> list[int]:
-        """T of the passes that are small enough to be recorded."""
-        return [text for text in work.texts if self.recording and work.tokens + text <= MOST_RECORDED_ROWS]
 
     # -- one block --
 
     def block(self, tokens: int, text: int) -> tuple[Term, ...]:
-        """What one block has in memory for one rider, at the most, its input included."""
+        """What one block has in memory for one rider, or for several together, at the most, their input included."""
         parts = self.costs.inside(self._way, tokens, text)
         if not self.restores:
             return parts
@@ -179,20 +190,20 @@ class Streaming:
         )
 
     def denoise(self, works: Sequence[Work]) -> Stage:
-        """One block of one rider, and what all others hold meanwhile: `works` are the pictures in flight."""
+        """One block of those that go together, and what all others hold meanwhile: `works` are those in flight."""
+        all_waiting = sum(map(self.waiting, works))
 
-        def moment(work: Work) -> tuple[Term, ...]:
-            text = max(work.texts)
-            others = sum(map(self.waiting, works)) - 4 * (work.tokens + text) * self.shape.width
-            return self.block(work.tokens, text) + terms(waiting_riders=others)
+        def moment(rows: tuple[int, int]) -> tuple[Term, ...]:
+            return self.block(*rows) + terms(waiting_riders=all_waiting - 4 * sum(rows) * self.shape.width)
 
+        together = [_sums(company) for company in self.companies(works)]
         return Stage(
             "denoise",
             self.kept(works)
             + self.recorded(works)
-            + max(map(moment, works), key=total)
+            + max(map(moment, together), key=total)
             + terms(modulation_and_latents=sum(map(self.belongings, works))),
-            piece=self.costs.piece(self.shape, max(work.tokens for work in works)),
+            piece=self.costs.piece(self.shape, max(tokens for tokens, _ in together)),
             idle=self.pools(works),
         )
 
@@ -208,7 +219,8 @@ class Streaming:
         self, name: str, works: Sequence[Work], those: Sequence[Work], what: Callable[[Work], Decode]
     ) -> Stage:
         def moment(work: Work) -> tuple[Term, ...]:
-            others = sum(map(self.waiting, works)) - self.waiting(work)  # its own riders have nothing then
+            own = self.waiting(work)  # its riders have nothing then, but for what is one with others' results
+            others = sum(map(self.waiting, works)) - (own // 2 if self._shared(works, work) else own)
             return what(work).terms + terms(
                 waiting_riders=others, modulation_and_latents=sum(map(self.belongings, works))
             )
@@ -217,6 +229,11 @@ class Streaming:
         waiting = sum(map(self.waiting, works)) - min(map(self.waiting, works))
         piece = max(what(work).piece for work in those)
         return Stage(name, there, piece=piece, between=waiting, idle=self.pools(works))
+
+    def _shared(self, works: Sequence[Work], work: Work) -> bool:
+        """Whether a picture's riders go together with another picture's."""
+        own = {(work.tokens, text) for text in work.texts}
+        return any(len(each) > len(work.texts) and own & set(each) for each in self.companies(works))
 
     def decoder(self, work: Work) -> Decode:
         """The VAE's decode over its weights."""
@@ -234,3 +251,8 @@ class Streaming:
     def estimate(self, works: Sequence[Work], together: Sequence[int] | None = None) -> Estimate:
         """The peak of pictures that are in flight at once."""
         return Estimate(self.stages(works, together), CONTEXT_BYTES)
+
+
+def _sums(company: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Tokens of all images, and of all texts."""
+    return sum(tokens for tokens, _ in company), sum(text for _, text in company)

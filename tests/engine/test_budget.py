@@ -25,7 +25,9 @@ def demand(side: int) -> Demand:
     return Demand(width=side, height=side, prompt_tokens=64, negative_tokens=0, guided=True)
 
 
-def of(monkeypatch: pytest.MonkeyPatch, gib: float | None, *sides: int, **settings: int | bool) -> Budget:
+def of(
+    monkeypatch: pytest.MonkeyPatch, gib: float | None, *sides: int, shares: bool = True, **settings: int | bool
+) -> Budget:
     """A budget of so many GiB, for these sizes."""
     room = None if gib is None else round(gib * GIB)
     monkeypatch.setattr(budget, "_available", lambda *_: room)
@@ -36,7 +38,7 @@ def of(monkeypatch: pytest.MonkeyPatch, gib: float | None, *sides: int, **settin
         demands=tuple(map(demand, sides)),
         **settings,
     )
-    return Budget(catalog.QWEN_IMAGE_ARCHITECTURE, setup, "cpu")
+    return Budget(catalog.QWEN_IMAGE_ARCHITECTURE, setup, "cpu", shares=shares)
 
 
 class TestBudget:
@@ -94,11 +96,12 @@ class TestBudget:
 
     def test_each_size_in_flight_takes_room_for_its_recordings(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where one size's recordings just fit, another size's beside it do not; with fewer slots they do."""
-        room = decide.recording(Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", 8), [Work.of(job(768))])
-        found = of(monkeypatch, room / GIB, 768, slots=8)
+        there = Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", 8, together=0)
+        room = decide.recording(there, [Work.of(job(768))])
+        found = of(monkeypatch, room / GIB, 768, slots=8, shares=False)
         assert found.records([job(768)])
         assert not found.records([job(768), job(512)])
-        assert of(monkeypatch, room / GIB, 768, slots=4).records([job(768), job(512)])
+        assert of(monkeypatch, room / GIB, 768, slots=4, shares=False).records([job(768), job(512)])
 
     def test_prompts_ride_in_what_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Fewer tokens together on a small card, and fewer while pictures are in flight."""

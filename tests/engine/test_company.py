@@ -15,6 +15,7 @@ from renderer.engine.company import Company
 from renderer.engine.meter import Shown, Span, Spans
 from renderer.engine.slots import HostMemory, Slots
 from renderer.estimate import Streaming, Work, decide, duration
+from renderer.estimate.companies import MOST_ROWS_TOGETHER
 from renderer.job import Job
 from renderer.machine.rates import of_card
 from renderer.protocol import Demand, Setup
@@ -35,8 +36,13 @@ def job(side: int, cfg: float = 1.0, steps: int = 4) -> Job:
 SMALL, WORK = job(512), Work.of(job(512))
 
 
-def opened(monkeypatch: pytest.MonkeyPatch, gib: float, jobs: Sequence[Job] = (SMALL,) * 64) -> Budget:
-    """A budget on an H100 of which `gib` GiB are free for torch's allocator, for these pictures."""
+def opened(
+    monkeypatch: pytest.MonkeyPatch, gib: float, jobs: Sequence[Job] = (SMALL,) * 64, *, shares: bool = False
+) -> Budget:
+    """A budget on an H100 of which `gib` GiB are free for torch's allocator, for these pictures.
+
+    Unless they are said to share, each goes through the blocks alone: company is for hiding copies.
+    """
     monkeypatch.setattr(budget, "_available", lambda *_: round(gib * GIB))
     setup = Setup(
         model="Qwen/Qwen-Image",
@@ -55,7 +61,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, gib: float, jobs: Sequence[Job] = (S
             for kind in dict.fromkeys(jobs)
         ),
     )
-    return Budget(SHAPE, setup, "cpu", known=H100)
+    return Budget(SHAPE, setup, "cpu", shares=shares, known=H100)
 
 
 def admitted(found: Budget, waiting: Sequence[Job]) -> list[Job]:
@@ -70,7 +76,7 @@ def admitted(found: Budget, waiting: Sequence[Job]) -> list[Job]:
 
 def limit(found: Budget, flying: Sequence[Job]) -> str:
     """What a sweep of these waits for."""
-    return duration.sweep(Streaming(SHAPE, "fp8", found.slots), list(map(Work.of, flying)), H100).limit
+    return duration.sweep(Streaming(SHAPE, "fp8", found.slots, together=0), list(map(Work.of, flying)), H100).limit
 
 
 class TestBeforeTheFirstSweep:
@@ -85,7 +91,7 @@ class TestBeforeTheFirstSweep:
     @pytest.mark.parametrize("gib", [3, 4, 4.6, 6, 8, 10, 20])
     def test_it_is_what_the_plan_decides(self, monkeypatch: pytest.MonkeyPatch, gib: float) -> None:
         """Slots and company are those of the function that the plan asks, with the same rates."""
-        found = opened(monkeypatch, gib)
+        found = opened(monkeypatch, gib, shares=True)
         planned = decide.decide(
             Streaming(SHAPE, "fp8", 2), [decide.Series(WORK, 64, 256)], round(gib * GIB), rates=H100
         )
@@ -94,6 +100,20 @@ class TestBeforeTheFirstSweep:
     def test_resident_each_rides_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where nothing is copied there is nothing to hide."""
         assert len(admitted(opened(monkeypatch, 60), [SMALL] * 64)) == 1
+
+    def test_resident_small_ones_are_as_many_as_go_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Their products are faster together; a large picture's are not."""
+        found = opened(monkeypatch, 60, shares=True)
+        kinds = [SMALL, job(512, cfg=4.0), job(1328)]
+        assert [len(admitted(found, [kind] * 64)) for kind in kinds] == [8, 4, 1]
+        assert found.rows_together([SMALL] * 8) == MOST_ROWS_TOGETHER
+
+    def test_with_little_room_fewer_rows_go_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Or none: a picture that fits alone is never kept waiting for that."""
+        rows = {gib: opened(monkeypatch, gib, shares=True).rows_together([SMALL] * 8) for gib in (1.6, 2.4, 4.6)}
+        assert list(rows.values()) == sorted(rows.values())
+        assert rows[1.6] == 0
+        assert rows[4.6] == MOST_ROWS_TOGETHER
 
     def test_each_counts_by_its_own_size_and_guidance(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Guided pictures are half as many; beside a large one, few small ones, and none behind it."""
@@ -115,11 +135,11 @@ class TestBeforeTheFirstSweep:
 
     def test_where_nobody_knows_the_rates_the_first_rides_alone(self, card: Card) -> None:
         """Its first sweep tells."""
-        found, there = Company(None), Streaming(SHAPE, "fp8", 3)
-        assert not found.wants(there, [WORK], WORK, (True, True))
+        found, there = Company(None), Streaming(SHAPE, "fp8", 3, together=0)
+        assert not found.wants(there, there, [WORK], WORK)
         found.swept(there, [WORK], shown(card, there, slower=1.0, bus=H100.bus_bytes_per_s))
         card.synchronize()
-        assert found.wants(there, [WORK], WORK, (True, True))
+        assert found.wants(there, there, [WORK], WORK)
 
 
 @pytest.fixture
@@ -144,13 +164,13 @@ def shown(card: Card, there: Streaming, *, slower: float, bus: float, works: Seq
 def riding(found: Company, there: Streaming) -> int:
     """How many small pictures ride."""
     number = 1
-    while number < 40 and found.wants(there, [WORK] * number, WORK, (True, True)):
+    while number < 40 and found.wants(there, there, [WORK] * number, WORK):
         number += 1
     return number
 
 
 class TestCorrections:
-    THERE = Streaming(SHAPE, "fp8", 14)
+    THERE = Streaming(SHAPE, "fp8", 14, together=0)
 
     def after(self, card: Card, *sweeps: tuple[float, float], from_disk: bool = False) -> list[int]:
         """How many ride before the sweeps and after each, of which it is said how much slower it was, and the bus."""

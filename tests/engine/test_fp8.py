@@ -220,6 +220,8 @@ class Wrong:
         product = fp8_reference.multiply(x, weight, scale, bias)
         if self._wrong == "the last of many rows" and x.count > 128:
             product[-1] *= 0.8
+        if self._wrong == "other sums for many rows" and x.count == 608:
+            product[-1, 0] += product[-1, 0].abs() / 128
         if self._wrong == "NaN":
             product[0, 0] = float("nan")
         return product if self._wrong != "padded" else torch.cat((product, product))
@@ -234,8 +236,9 @@ def trial(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Wrong]:
         monkeypatch.setattr(precision, "multiplies", lambda _codec: True)
         monkeypatch.setattr(arithmetic, "_operations", lambda: operations)
         monkeypatch.setattr(arithmetic, "_REFUSED", arithmetic._Refused())
-        complaint = fp8_trial.complaint
+        complaint, shares = fp8_trial.complaint, fp8_trial.shares
         monkeypatch.setattr(fp8_trial, "complaint", lambda found, shapes, _: complaint(found, shapes, "cpu"))
+        monkeypatch.setattr(fp8_trial, "shares", lambda found, blocks, _: shares(found, blocks, "cpu", 608))
         return operations
 
     return install
@@ -249,9 +252,10 @@ class TestTrial:
         operations = trial("")
         chosen = choose(store, plain)
         assert chosen.arithmetic == "fp8"
+        assert chosen.shares  # type: ignore[attr-defined]  # fast blocks
         wide = 4 * WIDTH
         shapes = {(3 * WIDTH, WIDTH), (WIDTH, WIDTH), (wide, WIDTH), (WIDTH, wide)}
-        assert operations.tried == {(rows, *shape) for rows in (1, 128, 6889) for shape in shapes}
+        assert operations.tried >= {(rows, *shape) for rows in (1, 128, 6889, 608) for shape in shapes}
         assert (arithmetic.refused(), caplog.messages) == ("", [])
 
     @pytest.mark.parametrize(
@@ -285,6 +289,30 @@ class TestTrial:
         assert "\n" not in arithmetic.refused()
         assert wrong != "one row" or "CUBLAS_STATUS_NOT_SUPPORTED" in arithmetic.refused()
 
+    def test_where_many_rows_have_other_bits_riders_go_alone(
+        self, trial: Callable[[str], Wrong], store: Store, plain: ModuleBlocks, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """One number in the last place is enough; they are multiplied in FP8 nevertheless, and the log says it."""
+        trial("other sums for many rows")
+        chosen = choose(store, plain)
+        assert (chosen.arithmetic, chosen.shares) == ("fp8", False)  # type: ignore[attr-defined]  # fast blocks
+        assert "have other bits among 608" in caplog.text
+        assert arithmetic.refused() == ""
+
+    def test_where_attention_of_many_has_other_bits_riders_go_alone(
+        self, trial: Callable[[str], Wrong], store: Store, plain: ModuleBlocks, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A library may split its sums otherwise for a batch."""
+        attention = torch.nn.functional.scaled_dot_product_attention
+
+        def split(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = attention(query, key, value)
+            return found if len(query) == 1 else found * (1 + 2**-7)
+
+        trial("")
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", split)
+        assert not choose(store, plain).shares  # type: ignore[attr-defined]  # fast blocks
+
     def test_out_of_memory_says_nothing_of_products(
         self, trial: Callable[[str], Wrong], store: Store, plain: ModuleBlocks
     ) -> None:
@@ -314,12 +342,13 @@ def test_the_kernels_on_a_gpu(rows: int) -> None:
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, device="cuda").bfloat16()
 
-    x, parts = random(rows, 3072), random(6 * 3072)
+    x, vectors = random(rows, 3072), random(2, 6 * 3072)
+    whose = (torch.arange(rows, device="cuda") % 2).int()
     for name, given in (
         ("quantise", (x,)),
         ("activate", (x,)),
-        ("modulate", (x, parts, 0)),
-        ("modulate", (x, parts, 3)),
+        ("modulate", (x, vectors, whose, 0)),
+        ("modulate", (x, vectors, whose, 3)),
     ):
         one, other = getattr(fp8_kernels, name)(*given), getattr(fp8_reference, name)(*given)
         values = [found.values[:rows].float() * found.scale[:rows, None] for found in (one, other)]

@@ -31,10 +31,15 @@ BF16_STEP = 2.0**-8
 QUANTISING: dict[str, Callable[[Any, torch.Tensor, torch.Tensor], Rows]] = {
     "quantise": lambda run, x, _: run.quantise(x),
     "activate": lambda run, x, _: run.activate(x),
-    "modulate the attention": lambda run, x, parts: run.modulate(x, parts, 0),
-    "modulate the MLP": lambda run, x, parts: run.modulate(x, parts, 3),
-    "add and modulate": lambda run, x, parts: run.add_and_modulate(x, x.flip(1), parts, 2, 3)[1],
+    "modulate the attention": lambda run, x, vectors: run.modulate(x, vectors, whose(x), 0),
+    "modulate the MLP": lambda run, x, vectors: run.modulate(x, vectors, whose(x), 3),
+    "add and modulate": lambda run, x, vectors: run.add_and_modulate(x, x.flip(1), vectors, whose(x), 2, 3)[1],
 }
+
+
+def whose(x: torch.Tensor) -> torch.Tensor:
+    """Rows of two riders, in turns."""
+    return (torch.arange(len(x), device=x.device) % 2).int()
 
 
 def room_in_float32(x: torch.Tensor) -> Rows:
@@ -49,9 +54,9 @@ def _rounded_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def parts() -> torch.Tensor:
-    """A timestep's six vectors."""
-    return random(6 * WIDTH, seed=2)
+def vectors() -> torch.Tensor:
+    """Two riders' timesteps, six vectors each."""
+    return random(2, 6 * WIDTH, seed=7)
 
 
 @pytest.fixture(scope="module")
@@ -85,45 +90,50 @@ def dequantised(found: Rows) -> torch.Tensor:
 @pytest.mark.parametrize("name", QUANTISING)
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy's, in the interpreter
 class TestQuantising:
-    def test_within_one_step(self, name: str, rows: torch.Tensor, parts: torch.Tensor) -> None:
+    def test_within_one_step(self, name: str, rows: torch.Tensor, vectors: torch.Tensor) -> None:
         """Values as stored are the reference's or their neighbours, at most one in twenty; so are the scales."""
         finite = [row for row in range(ROWS) if row not in BROKEN]
-        one, other = (QUANTISING[name](run, rows[finite], parts) for run in (kernels, reference))
+        one, other = (QUANTISING[name](run, rows[finite], vectors) for run in (kernels, reference))
         apart = steps(one, other)
         assert apart.max() <= 1
         assert (apart > 0).float().mean() < 0.05
         torch.testing.assert_close(one.scale[: one.count], other.scale[: other.count], rtol=BF16_STEP, atol=0.0)
 
-    def test_largest_of_a_row_is_448(self, name: str, rows: torch.Tensor, parts: torch.Tensor) -> None:
+    def test_largest_of_a_row_is_448(self, name: str, rows: torch.Tensor, vectors: torch.Tensor) -> None:
         """Nothing of FP8's range is wasted, and nothing is beyond it."""
-        found = QUANTISING[name](kernels, rows[[FINITE]], parts)
+        found = QUANTISING[name](kernels, rows[[FINITE]], vectors)
         assert found.values[0].to(torch.float8_e4m3fn).float().abs().max() == LARGEST
 
-    def test_a_number_that_is_none_is_handed_on(self, name: str, rows: torch.Tensor, parts: torch.Tensor) -> None:
+    def test_a_number_that_is_none_is_handed_on(self, name: str, rows: torch.Tensor, vectors: torch.Tensor) -> None:
         """A row with NaN or infinity in it is no number at all, as the reference has it; the other rows are theirs."""
         for run in (kernels, reference):
-            found = dequantised(QUANTISING[name](run, rows, parts))
+            found = dequantised(QUANTISING[name](run, rows, vectors))
             assert not found[[NONE, ONE_NAN, INFINITE]].isfinite().any()
             assert found[[FINITE, ZERO, TINY]].isfinite().all()
-        one, other = (QUANTISING[name](run, rows, parts) for run in (kernels, reference))
+        one, other = (QUANTISING[name](run, rows, vectors) for run in (kernels, reference))
         assert torch.equal(dequantised(one).isfinite(), dequantised(other).isfinite())
         stored = [found.values[:ROWS].to(torch.float8_e4m3fn).isnan() for found in (one, other)]
         assert torch.equal(*stored)
 
 
 class TestAdding:
-    def test_sums(self, rows: torch.Tensor, parts: torch.Tensor) -> None:
+    def test_sums(self, rows: torch.Tensor, vectors: torch.Tensor) -> None:
         """The residual sum is the reference's, with its numbers that are none, alone and with what follows it."""
-        expected = reference.add(rows, rows.flip(1), parts, 2)
+        expected = reference.add(rows, rows.flip(1), vectors, whose(rows), 2)
         for found in (
-            kernels.add(rows, rows.flip(1), parts, 2),
-            kernels.add_and_modulate(rows, rows.flip(1), parts, 2, 3)[0],
+            kernels.add(rows, rows.flip(1), vectors, whose(rows), 2),
+            kernels.add_and_modulate(rows, rows.flip(1), vectors, whose(rows), 2, 3)[0],
         ):
             torch.testing.assert_close(found, expected, rtol=2 * BF16_STEP, atol=1e-38, equal_nan=True)
 
-    def test_the_gate_that_was_asked_for(self, rows: torch.Tensor, parts: torch.Tensor) -> None:
-        """Each of the six vectors is a gate of its own."""
-        found = [kernels.add(rows[[FINITE]], rows[[FINITE]].flip(1), parts, gate) for gate in range(6)]
+    def test_the_gate_that_was_asked_for(self, rows: torch.Tensor, vectors: torch.Tensor) -> None:
+        """Each of the six vectors of each modulation is a gate of its own."""
+        row = rows[[FINITE]]
+        found = [
+            kernels.add(row, row.flip(1), vectors, torch.full((1,), own, dtype=torch.int32, device=DEVICE), gate)
+            for gate in range(6)
+            for own in range(2)
+        ]
         assert all(not torch.equal(one, other) for at, one in enumerate(found) for other in found[:at])
 
 
@@ -136,8 +146,9 @@ class TestPlacing:
         joints = [
             tuple(torch.zeros(20, HEADS, HEAD, dtype=torch.bfloat16, device=DEVICE) for _ in range(3)) for _ in range(2)
         ]
-        kernels.place(qkv, *weights, turns, joints[0], 11)
-        reference.place(qkv, *weights, turns, joints[1], 11)
+        places = torch.arange(11, 11 + ROWS, dtype=torch.int32, device=DEVICE)
+        kernels.place(qkv, *weights, turns, joints[0], places)
+        reference.place(qkv, *weights, turns, joints[1], places)
         for one, other in zip(*joints, strict=True):
             torch.testing.assert_close(one, other, rtol=2 * BF16_STEP, atol=1e-6, equal_nan=True)
             assert not one[:11].any()

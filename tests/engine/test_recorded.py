@@ -17,7 +17,7 @@ import torch
 from renderer.engine import recorded
 from renderer.engine.modulation import ReadyModulation
 from renderer.engine.recorded import LONGEST_PAUSE, RecordedBlocks
-from renderer.estimate.memory import MOST_RECORDED_ROWS
+from renderer.estimate.companies import MOST_RECORDED_ROWS
 
 WIDTH, HALF_HEAD = 8, 2
 

@@ -8,6 +8,7 @@ Constants of steps in fp8 were found with an H200 (tests/benchmarks/engine-h200.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ CASES = {
     (card, row["case"], row["side"]): row
     for card, found in FOUND.items()
     for row in (*engine.ours(found), *found["rows"].get(engine.RESIDENT_PEER, ()))
+    if row["side"] >= 1024 or "bf16" in row["case"] or "together" in row
 }
+"""But for small pictures in fp8 from before they went together, and blocks had fewer kernels."""
 LIMITS: dict[tuple[str, int], duration.Limit] = {
     ("3-slots-small", 512): "bus",
     ("bf16-3-slots-small", 512): "bus",
@@ -45,6 +48,10 @@ LIMITS: dict[tuple[str, int], duration.Limit] = {
     (engine.RESIDENT_PEER, 512): "launches",
 }
 """What a case waits for that does not wait for the GPU's arithmetic."""
+
+
+APART = Streaming(SHAPE, "fp8", 3, together=0)
+"""Where each goes through the blocks alone, company is for hiding copies."""
 
 
 class TestSweep:
@@ -71,9 +78,9 @@ class TestSweep:
 
     def test_who_hides_copies_pays(self) -> None:
         """One more pays as long as the sweep waits for the bus, and not when it waits for arithmetic."""
-        streaming, work = Streaming(SHAPE, "fp8", 3), Work(512, 512)
+        streaming, work = APART, Work(512, 512)
         riding = [work]
-        while duration.pays(streaming, riding, work, RATES["h200"]):
+        while duration.pays(streaming, streaming, riding, work, RATES["h200"]):
             assert duration.sweep(streaming, riding, RATES["h200"]).limit == "bus"
             riding.append(work)
         assert len(riding) > 1
@@ -81,39 +88,70 @@ class TestSweep:
 
     def test_who_hides_next_to_nothing_does_not_pay(self) -> None:
         """Where the copies take a hundredth of its computing longer than the others', one more makes all later."""
-        streaming, work = Streaming(SHAPE, "fp8", 3), Work(512, 512)
+        streaming, work = APART, Work(512, 512)
         rates = RATES["h200"]
         alone = duration.sweep(streaming, [work], rates)
         for part, pays in ((1.01, False), (1.2, True)):
             bus = rates.bus_bytes_per_s * alone.bus_s / (part * alone.computing_s)
             there = rates.model_copy(update={"pinned_bytes_per_s": bus})
-            assert duration.pays(streaming, [work], work, there) == pays
+            assert duration.pays(streaming, streaming, [work], work, there) == pays
 
     def test_each_is_weighed_by_its_own_size(self) -> None:
         """A large picture hides what would take many small ones; beside it, nobody pays any more."""
-        streaming, small, large = Streaming(SHAPE, "fp8", 3), Work(512, 512, guided=False), Work(1328, 1328)
-        assert duration.pays(streaming, [small] * 3, large, RATES["h200"])
-        assert duration.pays(streaming, [small] * 4, small, RATES["h200"])
-        assert not duration.pays(streaming, [large], small, RATES["h200"])
+        streaming, small, large = APART, Work(512, 512, guided=False), Work(1328, 1328)
+        assert duration.pays(streaming, streaming, [small] * 3, large, RATES["h200"])
+        assert duration.pays(streaming, streaming, [small] * 4, small, RATES["h200"])
+        assert not duration.pays(streaming, streaming, [large], small, RATES["h200"])
 
     def test_who_takes_the_room_of_recordings_does_not_pay(self) -> None:
         """Where launches would no longer be recorded, the host launches longer than the copies take."""
-        streaming, work = Streaming(SHAPE, "fp8", 3), Work(512, 512)
-        assert duration.pays(streaming, [work] * 4, work, RATES["h200"])
-        assert not duration.pays(streaming, [work] * 4, work, RATES["h200"], recorded=(True, False))
+        streaming, work = APART, Work(512, 512)
+        assert duration.pays(streaming, streaming, [work] * 4, work, RATES["h200"])
+        unrecorded = replace(streaming, recording=False)
+        assert not duration.pays(streaming, unrecorded, [work] * 4, work, RATES["h200"])
 
     def test_slower_computing_needs_less_company(self) -> None:
         """Where computing takes twice as long as the rates say, half as many hide the copies."""
-        streaming, work = Streaming(SHAPE, "fp8", 3), Work(512, 512)
+        streaming, work = APART, Work(512, 512)
 
         def riding(slower: float) -> int:
             number = 1
-            while duration.pays(streaming, [work] * number, work, RATES["h200"], slower=slower):
+            while duration.pays(streaming, streaming, [work] * number, work, RATES["h200"], slower=slower):
                 number += 1
             return number
 
         assert riding(2.0) == pytest.approx(riding(1.0) / 2, abs=0.5)
         assert riding(0.5) == pytest.approx(riding(1.0) * 2, abs=1)
+
+
+class TestTogether:
+    """Small pictures that go through the blocks as one."""
+
+    RESIDENT = Streaming(SHAPE, "fp8", 60)
+
+    def company(self, work: Work, **there: object) -> int:
+        """How many ride where nothing is copied."""
+        streaming, number = replace(self.RESIDENT, **there), 1  # type: ignore[arg-type]
+        while number < 40 and duration.pays(streaming, streaming, [work] * number, work, RATES["h100"]):
+            number += 1
+        return number
+
+    def test_it_pays_until_they_are_as_many_as_go_together(self) -> None:
+        """Eight passes of 512x512, two of each guided picture; eleven of 256x256, whose launches take longest."""
+        small, guided = Work(512, 512, guided=False), Work(512, 512)
+        assert [self.company(work) for work in (small, guided, Work(256, 256, guided=False))] == [8, 4, 11]
+        assert [self.company(small, together=most) for most in (0, 2400, 4608)] == [1, 2, 4]
+
+    def test_large_ones_and_others_arithmetic_go_alone(self) -> None:
+        """Nothing is gained where a picture's own rows are many, nor where each is scaled back to bf16."""
+        assert self.company(Work(1328, 1328)) == self.company(Work(1328, 1328, guided=False)) == 1
+        assert self.company(Work(512, 512), precision="bf16") == 1
+
+    def test_a_picture_takes_less_than_alone(self) -> None:
+        """A third less for eight of 512x512, as it was measured."""
+        work = Work(512, 512, guided=False)
+        alone, together = (duration.sweep(self.RESIDENT, [work] * count, RATES["h100"]) for count in (1, 8))
+        assert 0.6 < together.seconds / 8 / alone.seconds < 0.75
 
 
 class TestDecode:

@@ -28,7 +28,10 @@ _VECTORS = 2 * 6
 
 
 def inside(way: Computed, tokens: int, text: int) -> tuple[Term, ...]:
-    """What one block has in memory for one rider, its input included: at its attention or at its MLP."""
+    """What one block has in memory for one rider, its input included: at its attention or at its MLP.
+
+    The same for several that go through it together, whose tokens and texts these are.
+    """
     if way.arithmetic != "bf16":
         parts = _fused_attention(way, tokens, text), _fused_mlp(way, tokens, text)
     else:
@@ -37,11 +40,12 @@ def inside(way: Computed, tokens: int, text: int) -> tuple[Term, ...]:
 
 
 def _fused_attention(way: Computed, tokens: int, text: int) -> tuple[Term, ...]:
-    """Of blocks that multiply what is stored (`engine.fp8_blocks`)."""
+    """Of blocks that multiply what is stored (`engine.fp8_blocks`); riders' rows are brought together before it."""
     image, both = 2 * tokens * way.shape.width, 2 * (tokens + text) * way.shape.width
-    scores = terms(queries_keys_values=3 * both, attention_output=both) + _scores(way, tokens + text)
-    projecting = terms(queries_keys_values=3 * both) + _rows(way, image) + terms(projected=3 * image)
-    return terms(block_input=both) + max(scores, projecting, key=total)
+    scores = terms(queries_keys_values=3 * both, attention_output=both) + _rows(way, both)
+    projecting = terms(queries_keys_values=3 * both) + _rows(way, both) + terms(projected=3 * image)
+    there = terms(block_input=both, side_by_side=both)
+    return there + max(scores + _scores(way, tokens + text), projecting, key=total)
 
 
 def _attention(way: Computed, tokens: int, text: int) -> tuple[Term, ...]:
@@ -60,11 +64,10 @@ def _scores(way: Computed, rows: int) -> tuple[Term, ...]:
 
 
 def _fused_mlp(way: Computed, tokens: int, text: int) -> tuple[Term, ...]:
-    """The wider stream's MLP; the narrower stream waits beside it."""
-    image, both = 2 * tokens * way.shape.width, 2 * (tokens + text) * way.shape.width
-    wide = 2 * max(tokens, text) * way.shape.width
-    there = terms(block_input=both, attention_output=both, residual_sums=wide + both - image)  # and the text's result
-    return there + _rows(way, wide) + terms(MLP_hidden=4 * wide) + _rows(way, 4 * wide, "MLP activated ")
+    """The MLPs of both streams, whose rows lie behind one another."""
+    both = 2 * (tokens + text) * way.shape.width
+    there = terms(block_input=both, side_by_side=both, residual_sums=both, MLP_hidden=4 * both)
+    return there + _rows(way, 4 * both, "MLP activated ")
 
 
 def _mlp(way: Computed, tokens: int, text: int) -> tuple[Term, ...]:
