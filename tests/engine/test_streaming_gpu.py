@@ -53,7 +53,8 @@ def test_small_pictures_are_recorded(monkeypatch: pytest.MonkeyPatch, caplog: py
         return record(recorder, launch, pool)
 
     monkeypatch.setattr(CudaRecorder, "record", counted)
-    render(open_engine("fp8", slots=2, in_flight=2), [variants("fp8")[0]] * 2)
+    lasting = variants("fp8")[0].model_copy(update={"num_inference_steps": 10})  # company is recorded when it lasts
+    render(open_engine("fp8", slots=2, in_flight=2), [lasting] * 2)
     assert 0 < len(recorded) <= 2 * 2
     assert "cannot be recorded" not in caplog.text
 
