@@ -179,8 +179,9 @@ def test_what_the_renderer_ended_with_is_told(checkout: Checkout) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_have_targets_of_their_own_names(checkout: Checkout, command: str) -> None:
-    """`make COMMAND ARGS=…` is `renderer COMMAND …`."""
-    assert checkout.make(command, "ARGS=--some thing").stdout.split()[0] == command
+    """`make COMMAND ARGS=…` is `renderer COMMAND …`; a smoke job is the command where a server is named."""
+    url = ["URL=http://127.0.0.1:8000"] if command == "smoke" else []
+    assert checkout.make(command, "ARGS=--some thing", *url).stdout.split()[0] == command
 
 
 @pytest.mark.parametrize(("gpu", "rendered", "code"), [("1", 2, 0), ("", 1, 0), ("broken", 1, 2)])

@@ -18,6 +18,7 @@ from typing import Any
 from renderer.cli import arguments
 from renderer.errors import EXIT_DONE, EXIT_FAILED, DiskError, UsageError, shorten
 from renderer.system.files import write_whole
+from renderer.system.folders import expanded
 from renderer.text import duration
 
 QUICK = {"quick": ("a red circle on a white table", 0, 4)}
@@ -36,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--full", action="store_true", help="a portrait, Chinese lettering, a scene with English lettering"
     )
     parser.add_argument("--size", metavar="WxH", help="of the pictures (default: the model's own)")
-    parser.add_argument("--out", type=Path, default=Path("outputs/smoke"), metavar="DIR", help="default: outputs/smoke")
+    parser.add_argument(
+        "--out", type=expanded, default=Path("outputs/smoke"), metavar="DIR", help="default: outputs/smoke"
+    )
     parser.add_argument(
         "--wait", type=arguments.positive, default=900.0, metavar="S", help="for a picture (default: 900 s)"
     )

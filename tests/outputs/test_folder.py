@@ -64,7 +64,7 @@ def test_whatever_a_run_writes_has_a_reserved_name(tmp_path: Path, monkeypatch: 
     watch(events.Tick())
     ours = found - {"p000.png", "p000.json"}
     assert ours <= set(Own), "a file that is not in the table"
-    assert ours >= SHOWN, "one that nobody writes any more"
+    assert ours >= SHOWN - {Own.QUEUE}, "one that nobody writes any more"  # a server's is written by its own tests
     for own in SHOWN:
         assert is_reserved(own.partition(".")[0], folder=False)
         assert is_reserved(own, folder=True)

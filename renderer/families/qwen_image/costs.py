@@ -16,7 +16,7 @@ from renderer.estimate.work import BEHIND, Work
 from renderer.families.family import Shapes
 from renderer.families.qwen_image import decode as vae
 from renderer.text import MIB
-from renderer.weights.codecs import CODECS
+from renderer.weights.codecs import CODECS, PLAIN
 
 FIXED_BYTES = 5 * MIB
 """The table of rotary frequencies (4 MiB) and small things."""
@@ -32,7 +32,7 @@ def inside(way: Computed, tokens: int, text: int) -> tuple[Term, ...]:
 
     The same for several that go through it together, whose tokens and texts these are.
     """
-    if way.arithmetic != "bf16":
+    if way.arithmetic != PLAIN.arithmetic:
         parts = _fused_attention(way, tokens, text), _fused_mlp(way, tokens, text)
     else:
         parts = _attention(way, tokens, text), _mlp(way, tokens, text)

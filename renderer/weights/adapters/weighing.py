@@ -15,6 +15,7 @@ from renderer.families.family import Shape
 from renderer.weights.adapters.landing import Adapter, land
 from renderer.weights.adapters.targets import targets_of
 from renderer.weights.adapters.whereabouts import identity_of, packed_adapter, path_of
+from renderer.weights.codecs import PLAIN
 
 _BF16 = 2
 _MATRIX = 2
@@ -60,7 +61,7 @@ def _of_row(row: Model, weights: Mapping[str, Shape], network: Network) -> LoraW
     """
     matrices = (module for module, shape in weights.items() if len(shape) == _MATRIX and network.section_of(module))
     layers = [module for module in matrices if _place(module, network)[1] != "nobody"]
-    wanted = row.gpu_bytes.get("bf16", 0) // _BF16
+    wanted = row.gpu_bytes.get(PLAIN.name, 0) // _BF16
     rank = max(1, round(wanted / sum(sum(weights[module]) for module in layers)))
     download = row.parts[0].bytes or wanted * _BF16
     return _weighed(dict.fromkeys(layers, rank), weights, network, download=download, is_ready=False)
