@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from diffsynth.core.vram.layers import LoRAHotLoadMixin
 from diffsynth.utils.lora.general import GeneralLoRALoader
 from safetensors.torch import load_file
@@ -61,8 +62,11 @@ def hot_loaded(pipe: Any, job: Job) -> bytes:
     """DiffSynth's picture, its LoRAs by its own loader and its own `lora_forward`."""
     hooks = []
     for each in job.loras:
-        stored = {name: tensor.to(pipe.torch_dtype) for name, tensor in load_file(each.source).items()}
-        tensors = GeneralLoRALoader(torch_dtype=pipe.torch_dtype).convert_state_dict(stored)
+        stored = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(each.source).items()}
+        found = GeneralLoRALoader(torch_dtype=torch.bfloat16).convert_state_dict(stored)
+        tensors = {
+            name: tensor.to(pipe.torch_dtype) for name, tensor in found.items()
+        }  # as a store means them anywhere
         for name, layer in pipe.dit.named_modules():
             if f"{name}.lora_A.weight" in tensors and each.weight:
                 mixin = LoRAHotLoadMixin()
