@@ -47,10 +47,28 @@ _AGAIN_S = 30.0
 
 @dataclass(slots=True)
 class Condition:
-    """How the rendering side is, for others to read: whether a worker is open, and what went wrong last."""
+    """How the rendering side is, for others to read: whether a worker is open, and why nothing can be rendered.
+
+    A trouble is over when something opens, or when it is time to try again: whoever sends requests only to servers that
+    are well would never find out.
+    """
 
     worker: Literal["none", "opening", "open"] = "none"
-    trouble: str = ""
+    _trouble: str = ""
+    _since_s: float = float("-inf")
+
+    @property
+    def trouble(self) -> str:
+        """What went wrong, as long as nothing is tried again; empty where all is well."""
+        return self._trouble if time.monotonic() - self._since_s < _AGAIN_S else ""
+
+    def failed(self, message: str) -> None:
+        """Nothing can be rendered, for now."""
+        self._trouble, self._since_s = message, time.monotonic()
+
+    def works(self) -> None:
+        """Something can."""
+        self._trouble = ""
 
 
 class _JoiningSource(RequestSource):
@@ -116,13 +134,13 @@ class Shifts:
                 return
             with outcomes.bringing, outcomes.writing:
                 self._render(weights, outcomes, night)
-            self.condition.trouble = ""
+            self.condition.works()
         except MachineError as error:  # it does not open: its pictures fail with that reason
             self._pool.dismiss(at_once=True)
             self._remember(weights, error)
             self._refuse(outcomes, weights, error)
         except DiskError as error:  # what is accepted stays so, and is tried again
-            self.condition.trouble = error.message
+            self.condition.failed(error.message)
             self._watch(events.Remark(error.message))
             _pause(stop)
         self._queue.recall()
@@ -165,7 +183,7 @@ class Shifts:
     def _remember(self, weights: Weights, error: MachineError) -> None:
         self._troubles[weights] = (time.monotonic(), error)
         self._setups.pop(weights, None)  # they may be other weights next time
-        self.condition.trouble = error.message
+        self.condition.failed(error.message)
 
     def _refuse(self, outcomes: Outcomes, weights: Weights, error: RendererError) -> None:
         for item in self._queue.give_up(weights):
@@ -219,7 +237,8 @@ class Shifts:
     def _heard(self, what: events.Event) -> None:
         match what:
             case events.WorkerOpened():
-                self.condition.worker, self.condition.trouble = "open", ""
+                self.condition.worker = "open"
+                self.condition.works()
             case events.WorkerLost():
                 self.condition.worker = "none"
             case events.PictureBegan(item=item):

@@ -21,6 +21,7 @@ from renderer.job import Weights
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.picture_files import read_sidecar
 from renderer.planning.plan import Planned, make_plan
+from renderer.service import shifts
 from renderer.service.queue_file import Asked, Ended, QueueFile
 from renderer.service.request_queue import MOST_AHEAD, MOST_PATIENT_AHEAD, RequestQueue, RequestSource, Waiting
 from tests.making import make_manifest
@@ -223,6 +224,25 @@ def test_the_worker_goes_when_nobody_asks(tmp_path: Path) -> None:
             until(lambda opened=opened: len(server.workers("open")) == opened)  # type: ignore[misc]
             until(lambda: server.client.get("/health").json()["worker"] == "none")
             assert server.generate("awake", seed=opened).status_code == 200
+
+
+def test_a_trouble_is_over_when_it_is_time_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a server that is asked only while it is well would never be asked again."""
+    condition = shifts.Condition()
+    condition.failed("the model does not open")
+    assert condition.trouble == "the model does not open"
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 60)
+    assert condition.trouble == ""
+
+
+def test_a_model_that_cannot_run_here_is_refused_at_once(tmp_path: Path) -> None:
+    """With the reason and what helps; nothing is accepted, and the server goes on."""
+    with serving(tmp_path, "--model", "Qwen/Qwen-Image", "--offline", fake="") as server:
+        answer = server.generate("x", width=256, height=256)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "cannot_render")
+        assert server.client.get("/health").json()["status"] == "ready"
+        assert server.metric("renderer_accepted_total") == 0
 
 
 def test_one_server_a_folder(tmp_path: Path) -> None:
