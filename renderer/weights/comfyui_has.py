@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from renderer.catalog import Model, Part, PartRole
+from renderer.catalog import Part, PartRole
 from renderer.catalog.given import comfyui_folders, files_below
 from renderer.errors import ModelError
 from renderer.system.folders import expanded
@@ -35,10 +36,16 @@ def same(part: Part) -> Path | None:
     return None
 
 
-def other_forms(model: Model) -> dict[PartRole, Path]:
-    """By their names: files of a model's parts that are in another form than the hub has them in, one a part."""
+def in_other_forms(parts: Iterable[Part]) -> str:
+    """What a manifest may ask for in the place of some parts, by files' names; an empty text where there is nothing."""
+    told = ", ".join(f"{role}: {path.name}" for role, path in other_forms(parts).items())
+    return f"ComfyUI has of it in other forms: model: {{{told}}}" if told else ""
+
+
+def other_forms(parts: Iterable[Part]) -> dict[PartRole, Path]:
+    """By their names: files of some parts that are in another form than the hub has them in, one a part."""
     found: dict[PartRole, Path] = {}
-    for part in model.parts:
+    for part in parts:
         if part.comfyui:
             name = _letters(Path(part.comfyui).stem.removesuffix("_bf16"))
             for path in files_below(list(comfyui_folders(part.role))):

@@ -162,9 +162,8 @@ def lacks(whereabouts: Whereabouts, why: str) -> ModelError:
     hint = f"run, where there is a network: {pull}; or name another folder by RENDERER_MODELS"
     if others := _other_commits(model):
         hint += f"; the Hugging Face cache has another commit, which a manifest can ask for: {model.id}@{others[-1]}"
-    if forms := comfyui_has.other_forms(model):
-        told = ", ".join(f"{role}: {path.name}" for role, path in forms.items())
-        hint += f"; or render with what ComfyUI has of it in other forms: model: {{{told}}}"
+    if forms := comfyui_has.in_other_forms(lack.part for lack in whereabouts.lacking):
+        hint += f"; or render with what {forms}"
     return ModelError(message, hint=hint)
 
 

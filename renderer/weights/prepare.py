@@ -19,7 +19,7 @@ from renderer.job import Stored
 from renderer.system import folders
 from renderer.system.files import write_whole
 from renderer.text import gb
-from renderer.weights import needs, originals, places, pull, settle, vouched
+from renderer.weights import comfyui_has, needs, originals, places, pull, settle, vouched
 from renderer.weights.adapters.fusing import files_to_fuse
 from renderer.weights.checkpoint import open_checkpoint
 from renderer.weights.identity import identify
@@ -57,7 +57,8 @@ def price(model: Model, store: Stored | None, order: Sequence[HubName]) -> tuple
     offers = [] if _has_store(model, store) else [(each, pull.ask(each, order)) for each in errands(places.look(model))]
     download = sum(offer.bytes for _, offer in offers)
     packed = _store_bytes(model, store) if store and not _has_store(model, store) else 0
-    notes = [offer.note for _, offer in offers]
+    lacking = [lack.part for lack in places.look(model).lacking] if offers else []
+    notes = [*(offer.note for _, offer in offers), comfyui_has.in_other_forms(lacking)]
     bill = Bill(
         model=model.id,
         source=offers[0][1].source if offers else None,

@@ -351,6 +351,15 @@ class TestObtain:
         pull.wait()
         supplier.wait(10)
 
+    def test_other_forms(self, machine: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Before much is fetched, what ComfyUI has of it in other forms is named, with what a manifest has to say."""
+        assert machine
+        monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+        (tmp_path / "unet").mkdir()
+        (tmp_path / "unet/qwen-image-Q4_K_M.gguf").touch()
+        bill, _ = prepare.price(catalog.QWEN_IMAGE, None, pull.sources())
+        assert bill.note == "ComfyUI has of it in other forms: model: {transformer: qwen-image-Q4_K_M.gguf}"
+
     def test_rates_are_remembered(self, machine: Mapping[str, str]) -> None:
         """Once a download has been timed, the next bill says how long it will take."""
         assert machine

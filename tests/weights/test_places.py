@@ -203,9 +203,10 @@ class TestComfyUI:
         """Where a model is not here, what ComfyUI has of it in FP8 or in blocks is named, and no other model's."""
         folder = comfyui / "diffusion_models"
         (folder / "qwen_image_bf16.safetensors").unlink()
+        (comfyui / "text_encoders/qwen_2.5_vl_7b.safetensors").unlink()
         for name in ("qwen_image_edit_fp8_e4m3fn.safetensors", "qwen-image-2512-Q8_0.gguf", "qwen_image_notes.txt"):
             (folder / name).touch()
-        assert comfyui_has.other_forms(QWEN_IMAGE) == {}
+        assert comfyui_has.other_forms(QWEN_IMAGE.parts) == {}
         (comfyui / "unet/qwen").mkdir(parents=True)
         (comfyui / "unet/qwen/Qwen-Image-Q4_K_M.gguf").touch()
         (comfyui / "text_encoders/Qwen2.5-VL-7B-Instruct-UD-Q4_K_XL.gguf").touch()
