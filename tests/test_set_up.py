@@ -211,7 +211,7 @@ def test_pip_warns_of_each_thing_once(checkout: Checkout) -> None:
     make_wheel(checkout.wheels, "checks", "1.1")
     checkout.begin_again()
     (checkout.path / "constraints.txt").write_text("torch==2.15.0\ntorchvision==0.29.2\nchecks==1.1\n")
-    ran = checkout.make("setup-dev", PIP_NO_INDEX="0", PIP_INDEX_URL="file:///nowhere/simple", PIP_FORCE_REINSTALL="1")
+    ran = checkout.make("setup-dev", PIP_NO_INDEX="0", PIP_INDEX_URL="file:///nowhere", PIP_FORCE_REINSTALL="1")
     assert ran.returncode == 0, ran.stderr
     warnings = [line for line in ran.stderr.splitlines() if "file:///nowhere" in line]
     assert len(warnings) == 2  # one from each of setup and setup-dev

@@ -57,13 +57,16 @@ def run(options: argparse.Namespace) -> int:
 def _lines(orphans: Orphans, *, removed: bool) -> Iterator[str]:
     for orphan in orphans.found:
         yield f"  {gb(orphan.bytes):>9}  {orphans.folder.picture(orphan.output, orphan.file_format)}"
+    for path, size in orphans.inputs.items():
+        yield f"  {gb(size):>9}  {path}"
     for output in orphans.changed:
         yield f"      stays  {orphans.folder.path / output}: its file was changed since it was rendered"
     count = len(orphans.found)
     pictures = "1 picture" if count == 1 else f"{count} pictures"
     done = "removed" if removed else "that the manifest does not name"
-    hint = "; --yes removes them" if orphans.found and not removed else ""
-    yield f"{orphans.folder.path}: {pictures} {done}, {gb(orphans.bytes)}{hint}"
+    inputs = f" and {len(orphans.inputs)} that went in" if orphans.inputs else ""
+    hint = "; --yes removes them" if (orphans.found or orphans.inputs) and not removed else ""
+    yield f"{orphans.folder.path}: {pictures}{inputs} {done}, {gb(orphans.bytes)}{hint}"
 
 
 def _as_dict(orphans: Orphans, *, removed: bool) -> dict[str, object]:
@@ -75,5 +78,6 @@ def _as_dict(orphans: Orphans, *, removed: bool) -> dict[str, object]:
             {"file": str(orphans.folder.picture(each.output, each.file_format)), "bytes": each.bytes}
             for each in orphans.found
         ],
+        "inputs": [{"file": str(path), "bytes": size} for path, size in orphans.inputs.items()],
         "changed": list(orphans.changed),
     }

@@ -114,9 +114,11 @@ def kept_name(source: InputFile) -> str:
 def keep(folder: OutputFolder, source: InputFile) -> bytes:
     """An input's bytes; they lie in the folder from now on, once for all pictures that are made of it.
 
+    What another file of the same pixels left there will do where this one is gone: a worker looks at the pixels.
+
     Raises `PictureError` where the file is another by now, `DiskError` where it cannot be kept.
     """
-    place = folder.path / kept_name(source)
+    place, kept = folder.path / kept_name(source), b""
     try:
         kept = place.read_bytes()
     except FileNotFoundError:
@@ -126,6 +128,8 @@ def keep(folder: OutputFolder, source: InputFile) -> bytes:
     else:
         if hashlib.sha256(kept).hexdigest() == source.file_sha256:
             return kept
+    if kept and not Path(source.path).exists():
+        return kept
     data = read(Path(source.path), source.path)
     if hashlib.sha256(data).hexdigest() != source.file_sha256:
         hint = "render the manifest again: it is then another picture"

@@ -134,9 +134,9 @@ class Dispatcher:
             if item.suspect and self._writing:
                 return
             self._source.take(item)
-            if self._outcomes.has_place(item):
-                if (files := self._outcomes.inputs(item)) is not None:
-                    self._pool.admit(self._outcomes.attempted(item, files))
+            files = self._outcomes.inputs(item) if self._outcomes.has_place(item) else None
+            if files is not None:
+                self._pool.admit(self._outcomes.attempted(item, files))
             elif heir := self._outcomes.bringing.promote_twin(item):
                 self._put_back(heir)
 

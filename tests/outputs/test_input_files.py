@@ -130,6 +130,17 @@ class TestKept:
         assert kept.name == f"{source.sha256}.png"
         assert hashlib.sha256(kept.read_bytes()).hexdigest() == source.file_sha256
 
+    def test_the_same_pixels_of_another_file_will_do(self, tmp_path: Path) -> None:
+        """One that is compressed otherwise left its bytes there, and this one's file is gone: pixels count."""
+        folder, source = OutputFolder(tmp_path / "out"), self.source(tmp_path)
+        input_files.keep(folder, source)
+        (tmp_path / "shop.png").write_bytes(other := saved(photo(), compress_level=0))
+        again = input_files.identify(tmp_path / "shop.png", "shop.png")[1]
+        (tmp_path / "shop.png").unlink()
+        assert again.sha256 == source.sha256
+        assert again.file_sha256 != source.file_sha256
+        assert input_files.keep(folder, again) != other
+
     def test_another_picture_under_the_name(self, tmp_path: Path) -> None:
         """What has changed since it was planned is not what was planned; what somebody put in its place neither."""
         folder, source = OutputFolder(tmp_path / "out"), self.source(tmp_path)

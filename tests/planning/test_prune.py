@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from renderer.cli import command
-from renderer.outputs import picture_files
+from renderer.outputs import input_files, picture_files
 from renderer.outputs.folder import OutputFolder
 from renderer.planning import prune
 from renderer.planning.plan import make_plan
@@ -55,6 +57,22 @@ class TestLook:
         prune.remove(prune.look(make_plan(named(n1="a"), folder.path.parent)))
         assert not folder.sidecar("n2").exists()
         assert picture_files.read_sidecar(folder.sidecar("n1")) is not None
+
+    def test_what_went_in_goes_with_its_last_picture(self, folder: OutputFolder, tmp_path: Path) -> None:
+        """Files that nobody was made of any more; those that the manifest takes, and strangers' files, stay."""
+        Image.new("RGB", (64, 64), "teal").save(tmp_path / "photo.png")
+        known, file = input_files.identify(tmp_path / "photo.png", "photo.png")
+        input_files.keep(folder, file)
+        (folder.inputs / f"{'0' * 64}.jpg").write_bytes(b"of a picture that is gone")
+        (folder.inputs / "mine.png").write_bytes(b"not ours")
+        first, *others = named(n1="a", n2="b").pictures
+        job = first.job.model_copy(update={"input_image": known})
+        manifest = replace(named(n1="a"), pictures=(first.model_copy(update={"job": job, "inputs": (file,)}), *others))
+        found = prune.look(make_plan(manifest, folder.path.parent))
+        assert [path.name for path in found.inputs] == [f"{'0' * 64}.jpg"]
+        assert found.bytes == sum(each.bytes for each in found.found) + 25
+        prune.remove(found)
+        assert sorted(path.name for path in folder.inputs.iterdir()) == sorted([f"{known.sha256}.png", "mine.png"])
 
 
 class TestCommand:

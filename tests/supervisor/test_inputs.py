@@ -65,3 +65,18 @@ def test_what_changed_since_it_was_planned_is_not_rendered(tmp_path: Path) -> No
     assert all("has changed since" in what.message for what in night.of(events.PictureFailed))
     again = written(tmp_path, "red")
     assert counts(night.render(again, hire=Unpacking)) == (2, 1, 0, 0)
+
+
+def test_twins_of_one_that_cannot_be_kept_end_too(tmp_path: Path) -> None:
+    """Two names of one picture whose input has nowhere to be kept: both fail, and the run ends."""
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "shop.png")
+    path = tmp_path / "edit.yaml"
+    path.write_text(
+        "defaults: {model: demo, size: 64x64, steps: 2}\n"
+        "jobs: [{id: a, prompt: a, image: shop.png}, {id: b, prompt: a, image: shop.png}, c]\n",
+        encoding="utf-8",
+    )
+    night, edit = Night(tmp_path / "out"), manifest.load(path)
+    night.folder(edit).path.mkdir(parents=True)
+    night.folder(edit).inputs.write_text("a file where the folder belongs")
+    assert counts(night.render(edit, hire=Unpacking)) == (1, 0, 2, 0)
