@@ -12,6 +12,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,19 @@ def run(options: argparse.Namespace) -> int:
             data = base64.b64decode(told["image_url"].partition(",")[2], validate=True)
             path = options.out / f"{name}.png"
             write_whole(path, data)
+            size, made_in = f"{told['width']}x{told['height']}", f"{told['num_inference_steps']} steps"
+            made = f"{size}, {made_in}, seed {told['seed']}, {told['model']}"
         except DiskError:
             raise
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             failed += 1
             print(f"{name}: {_reason(error)}")
             continue
+        except (LookupError, TypeError, AttributeError):
+            failed += 1
+            print(f"{name}: no picture: the answer is no renderer's: is this its address?")
+            continue
         took = duration(time.monotonic() - began)
-        size, made_in = f"{told['width']}x{told['height']}", f"{told['num_inference_steps']} steps"
-        made = f"{size}, {made_in}, seed {told['seed']}, {told['model']}"
         print(f"{name}: {made}, {took}, {len(data):,} bytes: {path}")
     return EXIT_FAILED if failed else EXIT_DONE
 

@@ -24,7 +24,7 @@ from renderer.manifest.recipe import Recipe
 from renderer.manifest.tables import Row, Table
 
 ROW = "row"
-"""In braces: the row's number, where no column is called so."""
+"""In braces: the row's number, where no column and no axis of the matrix is called so."""
 
 _TEXTS = frozenset({"id", "prompt", "negative_prompt", "model", "precision", "size"}) | {
     *("format", "embed", "image", "mask")
@@ -110,8 +110,9 @@ def _of_row(recipe: Recipe, table: Table, row: Row, names: list[str], number: st
         ]
     merged = recipes.merge(number, fields, recipe.route, recipe.fields, recipe.route)
     origins = {name: recipe.origin("rows") for name in fields}
-    own = {ROW: [number.rpartition("-")[2]], **{name: [row.cells[name]] for name in names}}
-    filled: dict[str, Any] = {**merged.fields, "matrix": {**recipe.fields.get("matrix", {}), **own}}
+    own = {name: [row.cells[name]] for name in names}
+    matrix = {ROW: [number.rpartition("-")[2]], **recipe.fields.get("matrix", {}), **own}
+    filled: dict[str, Any] = {**merged.fields, "matrix": matrix}
     return replace(merged, fields=cast("JobFields", filled), origins={**recipe.origins, **origins})
 
 

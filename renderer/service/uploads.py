@@ -6,11 +6,13 @@ is named to the manifest's rules is a file that this module wrote.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -20,7 +22,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from renderer.errors import PictureError
-from renderer.job import InputFile
+from renderer.job import Input, InputFile
 from renderer.manifest import scalars
 from renderer.outputs import input_files
 from renderer.outputs.folder import OutputFolder
@@ -36,10 +38,14 @@ _TEXTS = frozenset({"prompt", "negative_prompt", "model", "size", "user", "backg
 
 
 class Uploads:
-    """Keeps what is sent in the server's folder."""
+    """Keeps what is sent in the server's folder.
+
+    One picture at a time is decoded: a large one takes a GiB or two of memory for a second, and many clients may send.
+    """
 
     def __init__(self, folder: OutputFolder) -> None:
         self._folder = folder
+        self._one_at_a_time = asyncio.Lock()
 
     async def take(self, fields: Mapping[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:
         """The same fields, with a file in the place of each data URL; and these files. Raises `RequestError`."""
@@ -47,7 +53,7 @@ class Uploads:
         for name in FIELDS:
             value = taken.get(name)
             if isinstance(value, str) and value.startswith(_DATA_URL):
-                taken[name] = await run_in_threadpool(self._keep, name, _decoded(name, value))
+                taken[name] = await self._kept(name, _decoded(name, value))
                 files.add(taken[name])
         return taken, frozenset(files)
 
@@ -78,24 +84,38 @@ class Uploads:
                 continue
             if name not in FIELDS:
                 raise RequestError(422, "invalid_request", "no file goes in here", field=name, hint="image, or mask")
-            data = await value.read()
-            if name == "mask":
-                data = await run_in_threadpool(_where_transparent, data)
-            taken[name] = await run_in_threadpool(self._keep, name, data)
+            taken[name] = await self._kept(name, await value.read(), of_form=True)
             files.add(taken[name])
         return taken, frozenset(files)
 
-    def _keep(self, name: str, data: bytes) -> str:
-        """A picture's file in the server's folder, there once for all that are sent alike."""
+    async def _kept(self, name: str, data: bytes, *, of_form: bool = False) -> str:
+        async with self._one_at_a_time:
+            return await run_in_threadpool(self._keep, name, data, of_form=of_form)
+
+    def _keep(self, name: str, data: bytes, *, of_form: bool) -> str:
+        """A picture's file in the server's folder, there once for all that are sent with the same pixels.
+
+        What others sent with these pixels stays: pictures that wait were planned with its bytes.
+        """
+        purpose: input_files.Purpose = "mask" if name == "mask" else "picture"
         try:
-            known = input_files.decode(data, name, "mask" if name == "mask" else "picture").known
+            data = _where_transparent(data) if of_form and name == "mask" else data
+            known = input_files.decode(data, name, purpose).known
         except PictureError as error:
             raise RequestError(422, "invalid_request", error.message, field=name, hint=error.hint) from error
         file = InputFile(sha256=known.sha256, path=f"{name}.png", file_sha256=hashlib.sha256(data).hexdigest())
         place = self._folder.path / input_files.kept_name(file)
-        if not place.is_file() or place.read_bytes() != data:
+        if not _is_of(place, known, purpose):
             write_whole(place, data)
         return str(place.absolute())
+
+
+def _is_of(place: Path, known: Input, purpose: input_files.Purpose) -> bool:
+    """Whether a file is there with these pixels; one that is damaged is written anew."""
+    try:
+        return input_files.identify(place, place.name, purpose)[0] == known
+    except PictureError:
+        return False
 
 
 def _decoded(name: str, url: str) -> bytes:

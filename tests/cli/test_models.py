@@ -32,6 +32,7 @@ from renderer.weights import needs, places, prepare, pull
 from renderer.weights.needs import Bill, Need, Progress, Supplied
 from tests.hub import Hub, run
 from tests.nvml import Card, Nvml
+from tests.waiting import until
 
 QWEN = "Qwen/Qwen-Image"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -326,6 +327,7 @@ class TestObtain:
         command = [sys.executable, "-m", "renderer", "models", "pull", QWEN]
         pull = subprocess.Popen(command, env=dict(machine), stderr=subprocess.PIPE, text=True, process_group=0)
         assert hub.stalled.wait(60)
+        until((folders.models_folder() / QWEN / VAE).exists)  # a small file that comes beside it
         (supplier,) = psutil.Process(pull.pid).children()
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             supplier.send_signal(number)  # not for it

@@ -10,8 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +19,7 @@ import pytest
 from renderer.errors import EXIT_STOPPED
 from renderer.supervisor.settings import Settings
 from tests import driving, tools
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -80,13 +79,6 @@ def unit(name: str) -> configparser.SectionProxy:
 
 def service(home: Home) -> list[str]:
     return shlex.split(unit("renderer.service")["ExecStart"].replace("%h", str(home.path)))
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_the_documents_show_what_is_tried() -> None:

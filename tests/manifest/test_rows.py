@@ -98,6 +98,13 @@ jobs: [{rows: p.csv, prompt: "{prompt}, {style}", matrix: {style: [ink, oil]}, s
         ]  # fmt: skip
         assert len({each.id for each in found}) == 4
 
+    def test_the_rows_number(self, tmp_path: Path) -> None:
+        """{row} is its number, unless a column or an axis of the matrix is called so."""
+        table = {"p__csv": "city\nParis\nRome\n"}
+        for matrix, told in (("", ["001", "002"]), (", matrix: {row: [top, low]}", ["top", "low", "top", "low"])):
+            text = f'defaults: {{model: demo}}\njobs: [{{rows: p.csv, prompt: "{{city}} {{row}}"{matrix}}}]\n'
+            assert [each.job.prompt.split()[1] for each in pictures(tmp_path, text, **table)] == told
+
     def test_many_rows_are_planned_fast(self, tmp_path: Path) -> None:
         """10,000 rows in less than 5 s of the processor."""
         rows = "".join(f"city{number},{number}\n" for number in range(10_000))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,14 +71,6 @@ def ask(server: Server, path: str, host: str = "", method: str = "GET") -> tuple
     found = answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
     connection.close()
     return found
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait until something is so, a minute at most."""
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def changed(gallery: Gallery, mark: str) -> Change:

@@ -24,7 +24,8 @@ from renderer.report.server import _MAX_CONNECTIONS, Server
 from tests import driving
 from tests.making import make_manifest
 from tests.nights import make_night
-from tests.report.live import Night, ask, until
+from tests.report.live import Night, ask
+from tests.waiting import until
 
 
 class TestServing:

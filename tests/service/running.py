@@ -9,12 +9,13 @@ import queue
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = (sys.executable, "-m", "renderer")
@@ -63,14 +64,6 @@ class Server:
     def metric(self, name: str) -> float:
         (line,) = (line for line in self.client.get("/metrics").text.splitlines() if line.startswith(f"{name} "))
         return float(line.split()[1])
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait until something is so, a minute at most."""
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ from renderer.manifest.manifest import parse
 from renderer.manifest.source import ManifestSource
 from renderer.outputs.picture_files import read_sidecar
 from renderer.planning.plan import make_plan
-from tests.service.running import Server, serving, until
+from tests.service.running import Server, serving
+from tests.waiting import until
 
 GENERATIONS: Any = "/v1/images/generations"
 

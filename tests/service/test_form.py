@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import tools
-from tests.service.running import Server, serving, until
+from tests.service.running import Server, serving
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -11,6 +11,7 @@ import openai
 import pytest
 from PIL import Image, ImageChops, ImageDraw
 
+from renderer.outputs import input_files
 from tests.service.running import Server, serving
 
 SIDE = 64
@@ -77,6 +78,22 @@ def test_a_data_url_is_a_picture_to_draw_over(server: Server) -> None:
     assert (server.folder / "inputs" / f"{job['input_image']['sha256']}.png").is_file()
     other = server.generate("a red circle", **{**fields, "image": data_url(png(drawn(48)))}).json()
     assert other["id"] != first["id"]
+
+
+def test_the_same_pixels_in_another_file_do_not_disturb_who_waits(server: Server) -> None:
+    """What is kept for the first stays, so that what was planned with it is rendered."""
+    large, small = (io.BytesIO() for _ in range(2))
+    drawn(80).save(large, "PNG", compress_level=0)
+    drawn(80).save(small, "PNG", compress_level=9)
+    pixels = input_files.decode(large.getvalue(), "large").known.sha256
+    found = []
+    for seed, data in ((11, large), (12, small), (13, large)):
+        image = data_url(data.getvalue())
+        key = server.accept("a red circle", image=image, strength=0.5, seed=seed).json()["id"]
+        (kept,) = [each.read_bytes() for each in (server.folder / "inputs").iterdir() if each.stem == pixels]
+        found.append((key, kept))
+    assert [server.until_done(key)["state"] for key, _ in found] == ["done"] * 3
+    assert {kept for _, kept in found} == {large.getvalue()}
 
 
 @pytest.mark.parametrize(

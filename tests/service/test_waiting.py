@@ -25,7 +25,8 @@ from renderer.service import shifts
 from renderer.service.queue_file import Asked, Ended, QueueFile
 from renderer.service.request_queue import MOST_AHEAD, MOST_PATIENT_AHEAD, RequestQueue, RequestSource, Waiting
 from tests.making import make_manifest
-from tests.service.running import Server, serving, until
+from tests.service.running import Server, serving
+from tests.waiting import until
 
 KILLS = int(os.environ.get("RENDERER_KILLS", "2"))
 

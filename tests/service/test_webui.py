@@ -7,8 +7,10 @@ import configparser
 import io
 import json
 import shlex
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from PIL import Image
 from renderer.cli import command
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from renderer.supervisor.settings import Settings
-from tests.service.running import ROOT, Server, serving, until
+from tests.service.running import ROOT, Server, serving
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +149,28 @@ class TestSmoke:
         assert command.main(["smoke", "--url", "http://127.0.0.1:9", "--out", out]) == EXIT_FAILED
         assert "Connection refused" in capsys.readouterr().out
         assert command.main(["smoke", "--url", "file:///etc/passwd", "--out", out]) == EXIT_USAGE
+
+    @pytest.mark.parametrize("answer", [b"[]", b'{"image_url": 5}', b"{}", b"<html>", None])
+    def test_what_is_no_renderer(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], answer: bytes | None
+    ) -> None:
+        """Another server at the address is said, whatever it answers."""
+
+        class Other(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                if answer is not None:
+                    self.send_response(200)
+                    self.end_headers()
+                self.wfile.write(answer or b"220 a mail server\r\n")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with HTTPServer(("127.0.0.1", 0), Other) as other:
+            threading.Thread(target=other.handle_request).start()
+            url = f"http://127.0.0.1:{other.server_port}"
+            assert command.main(["smoke", "--url", url, "--out", str(tmp_path)]) == EXIT_FAILED
+        assert "quick: no picture: " in capsys.readouterr().out
 
 
 class TestDeploy:

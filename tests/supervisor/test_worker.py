@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from renderer.supervisor.worker import Gone
 from renderer.system import oom
 from tests.fakes import draw
 from tests.making import make_job
+from tests.waiting import until
 
 FAKE = (sys.executable, "-m", "tests.fakes")
 OPEN = Open(setup=Setup(model="demo", precision="bf16", profile="cpu"))
@@ -140,9 +141,7 @@ def test_a_worker_dies_with_its_run_whatever_it_is_busy_with(tmp_path: Path) -> 
     assert run.stdout is not None
     worker = psutil.Process(int(run.stdout.readline()))
     with contextlib.suppress(AssertionError):  # a kernel that does not say where a process sleeps
-        wait_for(
-            lambda: any(call in Path(f"/proc/{worker.pid}/wchan").read_text() for call in ("hrtimer", "nanosleep"))
-        )
+        until(lambda: any(call in Path(f"/proc/{worker.pid}/wchan").read_text() for call in ("hrtimer", "nanosleep")))
     run.kill()
     run.wait()
     assert gone(worker)
@@ -207,7 +206,7 @@ class TestLogs:
         worker = LocalWorker(tmp_path / "a" / "worker.log", (sys.executable, "-c", script))
         worker._child.stdin.write(b"x\n")
         worker._child.stdin.flush()
-        wait_for(lambda: (tmp_path / "a/worker.log").read_text() == "2\n")
+        until(lambda: (tmp_path / "a/worker.log").read_text() == "2\n")
         worker.log_into(tmp_path / "b" / "worker.log")
         worker._child.stdin.write(b"xx\n")
         worker._child.stdin.flush()
@@ -228,7 +227,7 @@ class TestLogs:
         with os.fdopen(theirs, "wb") as stream:
             stream.write(b"b" * 1001)
             stream.flush()
-            wait_for(lambda: path.with_suffix(".old.log").read_bytes() == b"b" * 1001)
+            until(lambda: path.with_suffix(".old.log").read_bytes() == b"b" * 1001)
             stream.write(b"c")
         log.wait(10)
         assert path.read_bytes() == b"c"
@@ -246,14 +245,6 @@ class TestLogs:
         (tmp_path / "worker.log").mkdir()
         with pytest.raises(DiskError, match="cannot write"):
             LocalWorker(tmp_path / "worker.log", FAKE)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread or process is about to do, at most ten seconds."""
-    until = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 class TestOrphans:
