@@ -317,18 +317,25 @@ class TestObtain:
         with pytest.raises(ModelError, match="supplier died: no more"):
             self.obtain(Need(model=QWEN))
 
-    def test_ctrl_c_in_the_middle_of_a_file(
+    def stalled(
         self, machine: Mapping[str, str], hub: Hub, model_files: dict[str, bytes]
-    ) -> None:
-        """To the whole group, as a terminal sends it: a line and 4, the supplier is gone, what has come stays."""
+    ) -> tuple[subprocess.Popen[str], psutil.Process]:
+        """A command that waits in the middle of a large file, and its supplier."""
         name = "text_encoder/model.safetensors"
         hub.files[QWEN][name] = model_files[name] + bytes(24 * 2**20)
         hub.stall_after[name] = 22 * 2**20
         command = [sys.executable, "-m", "renderer", "models", "pull", QWEN]
         pull = subprocess.Popen(command, env=dict(machine), stderr=subprocess.PIPE, text=True, process_group=0)
         assert hub.stalled.wait(60)
-        until((folders.models_folder() / QWEN / VAE).exists)  # a small file that comes beside it
         (supplier,) = psutil.Process(pull.pid).children()
+        return pull, supplier
+
+    def test_ctrl_c_in_the_middle_of_a_file(
+        self, machine: Mapping[str, str], hub: Hub, model_files: dict[str, bytes]
+    ) -> None:
+        """To the whole group, as a terminal sends it: a line and 4, the supplier is gone, what has come stays."""
+        pull, supplier = self.stalled(machine, hub, model_files)
+        until((folders.models_folder() / QWEN / VAE).exists)  # a small file that comes beside it
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             supplier.send_signal(number)  # not for it
         assert supplier.is_running()
@@ -342,15 +349,9 @@ class TestObtain:
         self, machine: Mapping[str, str], hub: Hub, model_files: dict[str, bytes]
     ) -> None:
         """Killed in the middle of a file: nothing downloads on in the background."""
-        name = "text_encoder/model.safetensors"
-        hub.files[QWEN][name] = model_files[name] + bytes(24 * 2**20)
-        hub.stall_after[name] = 22 * 2**20
-        command = [sys.executable, "-m", "renderer", "models", "pull", QWEN]
-        pull = subprocess.Popen(command, env=dict(machine), stdout=subprocess.DEVNULL)
-        assert hub.stalled.wait(60)
-        (supplier,) = psutil.Process(pull.pid).children()
+        pull, supplier = self.stalled(machine, hub, model_files)
         pull.kill()
-        pull.wait()
+        pull.communicate(timeout=60)
         supplier.wait(10)
 
     def test_other_forms(self, machine: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,34 +370,3 @@ class TestObtain:
         bill, _ = prepare.price(catalog.QWEN_IMAGE, None, pull.sources())
         assert bill.seconds == pytest.approx(bill.download_bytes / 2e8)
         assert gb(bill.download_bytes).endswith(" MB")
-
-
-class TestRender:
-    def test_it_fetches_by_itself(self, machine: Mapping[str, str], tmp_path: Path) -> None:
-        """`render` says what a missing model costs, fetches it, and renders."""
-        manifest = tmp_path / "m.yaml"
-        manifest.write_text(
-            f"defaults: {{model: {QWEN}, precision: bf16, size: 256x256, steps: 2, cfg_scale: 1}}\njobs: [a]\n"
-        )
-        command = ["-m", "renderer", "render", str(manifest), "--outputs", str(tmp_path / "out"), "--profile", "cpu"]
-        done = run(command, machine, timeout_s=120)
-        assert done.returncode == 0, done.stderr
-        assert f"{QWEN} is not all here" in done.stderr
-        assert "to download from huggingface" in done.stderr
-        assert needs.is_met(Need(model=QWEN))
-
-    def test_offline(self, machine: Mapping[str, str], tmp_path: Path) -> None:
-        """`--offline` ends with exit code 3 and the names of what is missing."""
-        manifest = tmp_path / "m.yaml"
-        manifest.write_text(f"defaults: {{model: {QWEN}, size: 256x256}}\njobs: [a]\n")
-        command = ["render", str(manifest), "--outputs", str(tmp_path / "out"), "--profile", "cpu", "--offline"]
-        done = run(["-m", "renderer", *command], machine)
-        assert done.returncode == 3
-        assert "lacks transformer/" in done.stderr
-
-    def test_a_folder_is_nobody_s_to_fetch(self, machine: Mapping[str, str], demo_folder: Path, tmp_path: Path) -> None:
-        """A local folder needs nothing from a hub, whole or not."""
-        assert machine
-        copy = shutil.copytree(demo_folder, tmp_path / "copy")
-        assert needs.is_met(Need(model=str(copy)))
-        assert not needs.is_met(Need(model=str(copy), store="fp8"))
