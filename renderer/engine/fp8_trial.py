@@ -1,8 +1,8 @@
 """FP8 products, tried before a model is computed with them: of its own matrices' shapes, by few rows and by many.
 
 That a GPU is new enough does not say that its driver, cuBLAS and torch have this product: support for a scale a row and
-a column came release by release. A trial takes some milliseconds and 0.6 GiB, which go before the slots come. So does
-that of whether a row's bits are its own among any others.
+a column came release by release. A trial takes some hundredths of a second and 0.7 GiB, which go before the slots
+come. So does that of whether a row's bits are its own among any others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from renderer.engine import failures
 from renderer.engine.blocks import FastBlocks
 from renderer.engine.side_by_side import ALIGNED
-from renderer.estimate.companies import MOST_ROWS_TOGETHER
+from renderer.estimate.companies import MOST_ROWS_OF_TWO
 
 LOG = logging.getLogger(__name__)
 
@@ -26,11 +26,11 @@ TRIED_ROWS = (1, 128, 6889)
 LARGEST_ERROR = 0.05
 """Of a row, relative: e4m3 with a scale a row has 0.026 by its rounding alone, and bf16 and short sums add little."""
 
-FEWER_ROWS = (128, 144, 256, 432, 576, 1024, 1072, 2304, 4096, 6896)
+FEWER_ROWS = (128, 144, 256, 432, 576, 1024, 1072, 2304, 4096, 6896, 9216, 13792)
 """Of texts alone and together, and of images: what is held against the same rows among all that may go together."""
 
-ATTENDED, MOST_ALIKE = (288, 1061, 2340), 8
-"""Tokens of a rider whose attention is held against that among others alike, and how many these are at the most."""
+ATTENDED = (48, 288, 1061, 2340, 6958, 9216)
+"""Tokens of a rider, from 64x64 pixels on: its attention is held against that among all alike that may go together."""
 
 _LOOKED_AT = 256
 """Rows of a product that are held against a float32 one, from its first to its last."""
@@ -57,11 +57,11 @@ def complaint(operations: Any, shapes: Iterable[tuple[int, int]], device: str, r
     return ""
 
 
-def shares(operations: Any, blocks: FastBlocks, device: str, most_rows: int = MOST_ROWS_TOGETHER) -> bool:
+def shares(operations: Any, blocks: FastBlocks, device: str, most_rows: int = MOST_ROWS_OF_TWO) -> bool:
     """Whether a row's product, and a rider's attention, have the same bits among any others as alone.
 
     Nobody promises that: a library may take another kernel for more rows, with sums in another order. It is tried by
-    as many rows as may go together. Raises what is out of memory.
+    as many rows as may go together: two large riders have the most. Raises what is out of memory.
     """
     dice = torch.Generator(device).manual_seed(0)
     for columns, width in sorted(blocks.products):
@@ -76,7 +76,7 @@ def shares(operations: Any, blocks: FastBlocks, device: str, most_rows: int = MO
                 return False
     heads, head = blocks.shape
     for length in (each for each in ATTENDED if each < most_rows):
-        riders = min(MOST_ALIKE, most_rows // length)
+        riders = max(2, most_rows // 2 // length)
         query, key, value = (
             _rows(riders * length * heads, head, device, dice).view(riders, length, heads, head).transpose(1, 2)
             for _ in range(3)
@@ -111,4 +111,4 @@ def _layer(columns: int, width: int, device: str, dice: torch.Generator) -> tupl
 def _rows(count: int, width: int, device: str, dice: torch.Generator) -> torch.Tensor:
     """Rows each of a size of its own."""
     sizes = torch.rand((count, 1), device=device, generator=dice, dtype=torch.bfloat16) + 0.5
-    return torch.randn((count, width), device=device, generator=dice, dtype=torch.bfloat16) * sizes
+    return torch.randn((count, width), device=device, generator=dice, dtype=torch.bfloat16).mul_(sizes)

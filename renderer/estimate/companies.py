@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 MOST_ROWS_TOGETHER = 9216
-"""Tokens of image and text that go through a block as one: of eight riders of 512x512. More make it no faster.
+"""Tokens of image and text that go through a block as one: of eight riders of 512x512. More make it no faster."""
 
-Two may have up to twice as many: guidance's passes of 1328x1328 take 2 % less so.
-"""
+MOST_ROWS_OF_TWO = 2 * MOST_ROWS_TOGETHER
+"""Two riders, each of at most as many: guidance's passes of 1328x1328 take 2 % less so."""
 
 MOST_RECORDED_ROWS = 3072
 """Tokens of image and text up to which a rider's launches are recorded (`engine.recorded`): more keep the GPU busy."""

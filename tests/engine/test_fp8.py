@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import random
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +28,7 @@ from renderer.engine.blocks import Blocks, ModuleBlocks
 from renderer.engine.fp8_blocks import Fp8Blocks
 from renderer.engine.fp8_reference import FAST_ACCUMULATION, Rows
 from renderer.engine.modulation import ReadyModulation
+from renderer.estimate.companies import MOST_ROWS_OF_TWO, MOST_ROWS_TOGETHER, companies
 from renderer.families.qwen_image import networks
 from renderer.job import RENDERING_VERSION
 from renderer.protocol import Setup
@@ -257,6 +260,17 @@ class TestTrial:
         shapes = {(3 * WIDTH, WIDTH), (WIDTH, WIDTH), (wide, WIDTH), (WIDTH, wide)}
         assert operations.tried >= {(rows, *shape) for rows in (1, 128, 6889, 608) for shape in shapes}
         assert (arithmetic.refused(), caplog.messages) == ("", [])
+
+    def test_it_goes_as_far_as_companies_do(self) -> None:
+        """No riders that go together have more rows than are tried, nor a rider's attention more tokens."""
+        tried = inspect.signature(fp8_trial.shares).parameters["most_rows"].default
+        dice = random.Random(0)  # noqa: S311
+        for most in (40, 400, 4000, MOST_ROWS_TOGETHER):
+            for _ in range(100):
+                sizes = [(dice.randint(1, most), dice.randint(1, 60)) for _ in range(dice.randint(2, 40))]
+                for company in companies(sizes, MOST_ROWS_TOGETHER):
+                    assert len(company) == 1 or sum(sum(sizes[each]) for each in company) <= tried
+        assert (max(fp8_trial.ATTENDED), tried) == (MOST_ROWS_TOGETHER, MOST_ROWS_OF_TWO)
 
     @pytest.mark.parametrize(
         "wrong",
