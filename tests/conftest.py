@@ -6,10 +6,14 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import tools
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # The same number in this process and in workers, so that both give the same bits; and small pictures gain nothing.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -54,3 +58,14 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.undo()
     time.tzset()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium. A module's own: while it is open, its thread has an event loop."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        chromium = playwright.chromium.launch(executable_path=tools.CHROMIUM, args=arguments)
+        yield chromium
+        chromium.close()

@@ -7,13 +7,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pytest
 
 from renderer.job import Lora
 from renderer.planning.plan import make_plan
@@ -26,16 +23,6 @@ from tests.report.live import Night
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        chromium = playwright.chromium.launch(executable_path=tools.CHROMIUM, args=arguments)
-        yield chromium
-        chromium.close()
 
 
 class Watched:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +20,6 @@ from tests.nights import make_night
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
 pytestmark = tools.needs("chromium")
 
 MARKUP = "<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\"> {{ 7*7 }} </script>"
@@ -39,15 +36,6 @@ jobs:
     seed: 5
   - {{id: broken, prompt: a picture that fails, seed: 1}}
 """
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        chromium = playwright.chromium.launch(executable_path=tools.CHROMIUM, args=arguments)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
