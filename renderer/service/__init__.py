@@ -23,6 +23,7 @@ its worker, with a sidecar that says how. Imports no torch.
     desk            who asked for what, and what became of it
     standing        how one of them stands
     queue_file      what was accepted, on the disk
+    queue_writer    its lines on their way there
     request_queue   who waits, and whose turn it is
     shifts          a worker, shift after shift
 """

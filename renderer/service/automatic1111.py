@@ -102,7 +102,7 @@ class WebuiRoutes:
 
     async def progress(self, request: Request) -> Response:
         """How far this client's pictures are."""
-        mine = [each for each in self._pictures.desk.standing if each.whose.client == request.state.client]
+        mine = [each for each in self._pictures.desk.standing if each.is_wanted_by(request.state.client)]
         steps = sum(each.item.picture.job.num_inference_steps for each in mine)
         done = sum(each.step for each in mine)
         first = next((each for each in mine if each.state == "rendering"), None)
@@ -118,8 +118,8 @@ class WebuiRoutes:
         """Cancel what this client waits for; what a worker has begun comes all the same."""
         await request.body()
         for each in self._pictures.desk.standing:
-            if each.whose.client == request.state.client:
-                self._pictures.desk.cancel(each.key)
+            if whose(request) in each.wanted_by:
+                self._pictures.desk.cancel(each.key, whose(request))
         return JSONResponse({})
 
     async def draw(self, request: Request) -> Response:

@@ -90,10 +90,11 @@ class BatchRuns:
 
     def _withdraw(self, key: str) -> None:
         """A batch wants none of what still waits for it: it was cancelled, or its time is up."""
-        if key in self._going:
+        if (batch := self._standing.get(key)) is not None:
+            whose = Whose(batch.client, key)
             for standing in self._pictures.desk.standing:
-                if key in standing.wanted_by:
-                    self._pictures.desk.cancel(standing.key, key)
+                if whose in standing.wanted_by:
+                    self._pictures.desk.cancel(standing.key, whose)
 
     # -- one batch --
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-
-from starlette.concurrency import run_in_threadpool
+from functools import partial
 
 from renderer.errors import DiskError, ModelError
 from renderer.job import Sidecar
@@ -22,10 +21,12 @@ from renderer.outputs.journal import MAX_CRASHES, Journal
 from renderer.outputs.picture_files import read_sidecar
 from renderer.planning.plan import Planned
 from renderer.service.intake import Intake, Requested
-from renderer.service.queue_file import Asked, Ended, HowEnded, QueueFile
+from renderer.service.queue_file import Asked, Ended, HowEnded, Joined, Left, QueueFile, Wanting
+from renderer.service.queue_writer import QueueWriter
 from renderer.service.request_queue import RequestQueue, Waiting
 from renderer.service.standing import BusyError, Fate, Standing, StoppingError, Whose
 from renderer.supervisor import events
+from renderer.supervisor.settings import StopRequests
 
 _REMEMBERED = 4096
 """Pictures that did not come, of which it is known why."""
@@ -51,7 +52,10 @@ class Counts:
 
 
 class Desk:
-    """Accepts and knows. `wake` lets the rendering side look; so many may wait at most that somebody waits for."""
+    """Accepts and knows. `wake` lets the rendering side look; so many may wait at most that somebody waits for.
+
+    Nothing is accepted once `stop` says that the server is to stop: what has begun is all that is finished.
+    """
 
     def __init__(
         self,
@@ -62,6 +66,7 @@ class Desk:
         *,
         most_waiting: int,
         wake: Callable[[], None],
+        stop: StopRequests,
     ) -> None:
         self._folder = folder
         self._journal = journal
@@ -72,12 +77,12 @@ class Desk:
         self._file = QueueFile(folder.queue)
         self._standing: dict[str, Standing] = {}
         self._lost: OrderedDict[str, Standing] = OrderedDict()
-        self._unwritten: list[tuple[list[Asked | Ended], list[Standing], asyncio.Future[None]]] = []
-        self._writer: asyncio.Task[None] | None = None
+        self._writer = QueueWriter(self._file)
         self._came_at: deque[float] = deque(maxlen=_RATE_OF)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.counts = Counts()
-        self.stopping = False
+        self._stop = stop
+        self._stopped = False
 
     # -- beginning and ending --
 
@@ -95,7 +100,7 @@ class Desk:
                 continue
             left.append(asked)
             standing = Standing(self._suspected(item), Whose(asked.client, asked.batch), number=asked.number)
-            standing.wanted_by.add(asked.batch)
+            standing.wanted_by.update(Whose(each.client, each.batch) for each in asked.wanting)
             self._standing[standing.key] = standing
         self._file.keep(left)
         if gone:
@@ -108,11 +113,16 @@ class Desk:
         self._loop = loop
 
     def stop(self) -> None:
-        """Nothing more is accepted; those who wait are told so, and what they wait for will come another time."""
-        self.stopping = True
+        """Nothing is rendered any more; those who wait are told so, and what they wait for will come another time."""
+        self._stopped = True
         for standing in self._standing.values():
             standing.over.set()
             standing.moved()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing more is accepted: somebody has asked the server to stop."""
+        return self._stopped or self._stop.requests > 0
 
     # -- what there is --
 
@@ -153,21 +163,26 @@ class Desk:
         self._check_room(len(fresh), whose)
         entered = self._enter(list(fresh.values()), whose)
         known = [each or entered[one.key] for each, one in zip(found, wanted, strict=True)]
-        for each in known:
-            if isinstance(each, Standing) and not each.over.is_set():
-                self._join(each, whose)
-        for written in {each.written for each in known if isinstance(each, Standing) and each.written is not None}:
+        unwritten = {each.written for each in known if isinstance(each, Standing) and each.written is not None}
+        joined = [each for each in known if isinstance(each, Standing) and self._join(each, whose)]
+        unwritten |= {self._write_joined(joined, whose)} if joined else set()
+        for written in unwritten:
             await asyncio.shield(written)
         self.counts.found += sum(isinstance(each, Sidecar) for each in known)
         return known
 
-    def cancel(self, key: str, batch: str = "") -> bool:
+    def cancel(self, key: str, whose: Whose) -> bool:
         """One who asked wants it no more. True where nobody else does and it had not begun: it will not be rendered."""
         standing = self._standing.get(key)
         if standing is None:
             return False
-        standing.wanted_by.discard(batch)
-        if standing.wanted_by or not self._queue.cancel(key):
+        if standing.wanted_by - {whose}:
+            if whose in standing.wanted_by:
+                standing.wanted_by.discard(whose)
+                self._writer.write([Left(number=standing.number, who=_wanting(whose))])
+            return False
+        standing.wanted_by.discard(whose)
+        if not self._queue.cancel(key):
             return False
         self._end(standing, "cancelled", "it was cancelled before its turn came")
         self.counts.cancelled += 1
@@ -181,9 +196,8 @@ class Desk:
         return min(600.0, max(1.0, each_s * len(self._queue) / 4))
 
     def _check_room(self, count: int, whose: Whose) -> None:
-        waiting = self._queue.count(patient=False) + sum(
-            not each.patient for _, group, _ in self._unwritten for each in group
-        )
+        unwritten = sum(each.written is not None and not each.patient for each in self._standing.values())
+        waiting = self._queue.count(patient=False) + unwritten
         if count and not whose.batch and waiting + count > self._most_waiting:
             self.counts.refused += count
             raise BusyError(f"{waiting} pictures wait already, and {self._most_waiting} may", self.retry_s())
@@ -202,9 +216,8 @@ class Desk:
         """Begin to write down that these are accepted."""
         if not fresh:
             return {}
-        lines: list[Asked | Ended] = []
+        lines: list[Asked] = []
         entered: dict[str, Standing] = {}
-        written = asyncio.get_running_loop().create_future()
         for each in fresh:
             self._file.last += 1
             number, picture = self._file.last, each.item.picture
@@ -216,58 +229,49 @@ class Desk:
                     patient=bool(whose.batch), batch=whose.batch,
                 )
             )  # fmt: skip
-            standing = Standing(self._suspected(item), whose, number=number, written=written)
+            standing = Standing(self._suspected(item), whose, number=number)
+            standing.wanted_by.add(whose)
             entered[each.key] = self._standing[each.key] = standing
             self._lost.pop(each.key, None)
-        self._write(lines, list(entered.values()), written)
+        written = self._writer.write(lines, partial(self._were_written, list(entered.values())))
+        for standing in entered.values():
+            standing.written = written
         return entered
 
-    def _join(self, standing: Standing, whose: Whose) -> None:
-        was_patient = bool(standing.wanted_by) and standing.patient
-        standing.wanted_by.add(whose.batch)
+    def _join(self, standing: Standing, whose: Whose) -> bool:
+        """One more wants it; False where that is known, or nothing will come of it any more."""
+        if whose in standing.wanted_by or standing.over.is_set():
+            return False
+        was_patient = standing.patient
+        standing.wanted_by.add(whose)
         if was_patient and not standing.patient:
             self._queue.hurry(standing.key)
+        return True
+
+    def _write_joined(self, joined: Sequence[Standing], whose: Whose) -> asyncio.Future[None]:
+        """Begin to write down that one more wants these: else, after a restart, they went with whoever came first."""
+
+        def then(error: DiskError | None) -> None:
+            for standing in joined if error is not None else ():
+                standing.wanted_by.discard(whose)
+
+        return self._writer.write([Joined(number=each.number, who=_wanting(whose)) for each in joined], then)
 
     def _suspected(self, item: Planned) -> Planned:
         """The picture, and whether it may have brought something down: then it rides alone."""
         record = self._journal.record(item.fingerprint)
         return replace(item, suspect=record.crashes > 0 or record.left_open)
 
-    # -- writing down --
-
-    def _write(self, lines: list[Asked | Ended], standing: list[Standing], written: asyncio.Future[None]) -> None:
-        self._unwritten.append((lines, standing, written))
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.get_running_loop().create_task(self._write_all())
-
-    async def _write_all(self) -> None:
-        """Write what there is, all at once, until there is nothing: who comes meanwhile shares the next sync."""
-        while self._unwritten:
-            group, self._unwritten = self._unwritten, []
-            error: DiskError | None = None
-            try:
-                await run_in_threadpool(self._file.append, [line for lines, _, _ in group for line in lines])
-            except DiskError as trouble:
-                error = trouble
-            for _, standing, written in group:
-                self._was_written(standing, written, error)
-
-    def _was_written(
-        self, standing: Iterable[Standing], written: asyncio.Future[None], error: DiskError | None
-    ) -> None:
-        if error is not None:
-            for each in standing:
-                self._standing.pop(each.key, None)
-            written.set_exception(error)
-            written.exception()  # where nobody waits for it any more, that is nobody's fault
-            return
-        accepted = list(standing)
-        for each in accepted:
+    def _were_written(self, standing: Sequence[Standing], error: DiskError | None) -> None:
+        """They are accepted, or are not."""
+        for each in standing:
             each.written = None
-        written.set_result(None)
-        self._queue.add(map(_waiting, accepted))
-        self.counts.accepted += len(accepted)
-        self._wake()
+            if error is not None:
+                self._standing.pop(each.key, None)
+        if error is None:
+            self._queue.add(map(_waiting, standing))
+            self.counts.accepted += len(standing)
+            self._wake()
 
     # -- what becomes of it --
 
@@ -320,9 +324,9 @@ class Desk:
         self._lost[standing.key] = standing
         if len(self._lost) > _REMEMBERED:
             self._lost.popitem(last=False)
-        if not self.stopping:
+        if not self._stopped:
             line = Ended(number=standing.number, how=how, message=message)
-            self._write([line], [], asyncio.get_running_loop().create_future())
+            self._writer.write([line])
         standing.over.set()
         standing.moved()
 
@@ -332,3 +336,7 @@ _OF_PICTURES = (events.PictureBegan, events.PictureStepped, events.PictureDone, 
 
 def _waiting(standing: Standing) -> Waiting:
     return Waiting(standing.item, standing.whose.client, standing.patient)
+
+
+def _wanting(whose: Whose) -> Wanting:
+    return Wanting(client=whose.client, batch=whose.batch)

@@ -172,7 +172,7 @@ class ImageRoutes:
     async def cancel(self, request: Request) -> Response:
         """A picture is not wanted any more; one that a worker has begun comes all the same."""
         known = self._found(request)
-        if isinstance(known, Standing) and self._desk.cancel(known.key):
+        if isinstance(known, Standing) and self._desk.cancel(known.key, whose(request)):
             return JSONResponse(self._told(known))
         state = "done" if isinstance(known, Sidecar) else known.state
         raise RequestError(409, "too_late", f"the picture is {state}, or others want it too")

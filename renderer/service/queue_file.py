@@ -1,7 +1,7 @@
 """What has been accepted, on the disk: `queue.jsonl` in the output folder, a line a picture, before anybody is told.
 
-A line says what was asked for, or how one of them ended that is not there. That one is done, its sidecar says: the
-file never does. Knows no clients, no workers and no order.
+A line says what was asked for, who else asks for it or does no more, or how one of them ended that is not there. That
+one is done, its sidecar says: the file never does. Knows no clients, no workers and no order.
 """
 
 from __future__ import annotations
@@ -21,11 +21,19 @@ from renderer.system import files
 HowEnded = Literal["failed", "cancelled", "expired"]
 
 
+class Wanting(Value):
+    """One who asked for a picture: a client, and the batch (empty: a request of its own)."""
+
+    client: str = ""
+    batch: str = ""
+
+
 class Asked(Value):
     """A picture that was accepted. `number` counts all that ever were; the picture's place has it as its line.
 
     `client` is whom it is fair to, `patient` says that it waits behind those that somebody waits for, and `batch` which
-    batch it was asked for by (empty: a request of its own).
+    batch it was asked for by (empty: a request of its own). `wanted_by` are all who want it, in a file that was written
+    anew; where it is empty, that is the one who asked.
     """
 
     what: Literal["asked"] = "asked"
@@ -36,6 +44,33 @@ class Asked(Value):
     client: str = ""
     patient: bool = False
     batch: str = ""
+    wanted_by: tuple[Wanting, ...] = ()
+
+    @property
+    def wanting(self) -> tuple[Wanting, ...]:
+        """All who want it."""
+        return self.wanted_by or (Wanting(client=self.client, batch=self.batch),)
+
+    def after(self, line: Joined | Left) -> Asked:
+        """The same, when one more wants it, or one wants it no more."""
+        others = tuple(each for each in self.wanting if each != line.who)
+        return self.model_copy(update={"wanted_by": (*others, line.who) if isinstance(line, Joined) else others})
+
+
+class Joined(Value):
+    """One more wants a picture that was accepted."""
+
+    what: Literal["joined"] = "joined"
+    number: int
+    who: Wanting
+
+
+class Left(Value):
+    """One who asked for a picture wants it no more, and others do."""
+
+    what: Literal["left"] = "left"
+    number: int
+    who: Wanting
 
 
 class Ended(Value):
@@ -54,7 +89,8 @@ class _Counted(Value):
     number: int
 
 
-QueueLine = Asked | Ended | _Counted
+Told = Asked | Joined | Left | Ended
+QueueLine = Told | _Counted
 _LINES: TypeAdapter[QueueLine] = TypeAdapter(Annotated[QueueLine, Field(discriminator="what")])
 
 
@@ -86,11 +122,14 @@ class QueueFile:
             self.last = max(self.last, line.number)
             if isinstance(line, Asked):
                 asked[line.number] = line
+            elif isinstance(line, Joined | Left):
+                if (known := asked.get(line.number)) is not None:
+                    asked[line.number] = known.after(line)
             else:
                 asked.pop(line.number, None)
         return list(asked.values())
 
-    def append(self, lines: Iterable[Asked | Ended]) -> None:
+    def append(self, lines: Iterable[Told]) -> None:
         """Add lines, and have them on the disk before returning. Raises `DiskError`."""
         files.append_line(self.path, b"\n".join(line.model_dump_json().encode() for line in lines))
 

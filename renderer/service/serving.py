@@ -61,34 +61,35 @@ def serve(settings: ServiceSettings, stop: StopRequests, log: EventLog, watch: W
         if (left := status.left_behind(folder)) is not None:
             local_worker.end_orphan(left)
         picture_files.sweep(folder)
-        _Server(settings, folder, listening, log, watch).run(stop)
+        _Server(settings, folder, listening, log, watch, stop).run()
 
 
 class _Server:
     """The parts of a server, and how they hang together."""
 
     def __init__(
-        self, settings: ServiceSettings, folder: OutputFolder, listening: socket.socket, log: EventLog, watch: Watch
-    ) -> None:
+        self, settings: ServiceSettings, folder: OutputFolder, listening: socket.socket, log: EventLog, watch: Watch,
+        stop: StopRequests,
+    ) -> None:  # fmt: skip
         self._settings = settings
         self._listening = listening
         self._log = log
         self._watch = watch
+        self._stop = stop
         journal = Journal.read(folder)
         journal.compact()
         queue = RequestQueue()
         self._intake = Intake(settings.shelf, settings.limits)
         self._shifts = Shifts(settings, folder, journal, queue, self._heard)
-        self._desk = Desk(
-            folder, journal, queue, self._intake, most_waiting=settings.limits.waiting, wake=self._shifts.wake
-        )
+        most_waiting, wake = settings.limits.waiting, self._shifts.wake
+        self._desk = Desk(folder, journal, queue, self._intake, most_waiting=most_waiting, wake=wake, stop=stop)
         pictures = Pictures(folder, self._desk, self._intake, self._shifts)
         store = BatchStore(folder)
         self._runs = BatchRuns(store, pictures, settings.shelf.models, settings.limits)
         app = build(AppParts(settings, pictures, queue, self._shifts, store, self._runs), log)
         self._http = _Http(app, settings, listening, self._attach)
 
-    def run(self, stop: StopRequests) -> None:
+    def run(self) -> None:
         self._intake.prepare()
         if restored := self._desk.restore():
             self._log("restored", {"pictures": restored})
@@ -99,7 +100,7 @@ class _Server:
             self._watch(events.Serving(url))
             try:
                 preload = self._intake.usual_weights() if self._settings.preload else None
-                self._shifts.run(stop, preload)
+                self._shifts.run(self._stop, preload)
             finally:
                 self._http.call(self._desk.stop)
         self._log("stopped", {"left": len(self._desk.standing)})

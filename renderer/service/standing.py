@@ -39,7 +39,7 @@ class Whose:
 class Standing:
     """How one picture stands. `written` is when its line is on the disk, `over` when it is decided what became of it.
 
-    `wanted_by` are the batches that asked for it, with an empty name for requests of their own.
+    `wanted_by` are all who asked for it and have not taken that back.
     """
 
     item: Planned
@@ -49,7 +49,7 @@ class Standing:
     message: str = ""
     hint: str = ""
     number: int = 0
-    wanted_by: set[str] = field(default_factory=set)
+    wanted_by: set[Whose] = field(default_factory=set)
     written: asyncio.Future[None] | None = None
     over: asyncio.Event = field(default_factory=asyncio.Event)
     asked_s: float = field(default_factory=time.monotonic)
@@ -59,9 +59,13 @@ class Standing:
     def key(self) -> str:
         return self.item.picture.id
 
+    def is_wanted_by(self, client: str) -> bool:
+        """Whether a client has asked for it, by itself or in a batch."""
+        return any(each.client == client for each in self.wanted_by)
+
     @property
     def patient(self) -> bool:
-        return "" not in self.wanted_by
+        return all(each.batch for each in self.wanted_by)
 
     def moved(self) -> None:
         """Let those look who follow it."""

@@ -1,0 +1,127 @@
+"""Who wants a picture, as long as it waits: who may cancel it, and what is left of that after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from renderer.manifest.shelf import Shelf
+from renderer.outputs.folder import OutputFolder
+from renderer.outputs.journal import Journal
+from renderer.service.configuration import Limits
+from renderer.service.desk import Desk
+from renderer.service.intake import Intake, Requested
+from renderer.service.request_queue import RequestQueue
+from renderer.service.standing import StoppingError, Whose
+from renderer.supervisor.settings import StopRequests
+
+ONE, TWO, BATCH = Whose("key-1"), Whose("key-2"), Whose("key-1", "batch-1")
+INTAKE = Intake(Shelf({"demo": "demo"}), Limits())
+
+
+class Served:
+    """A desk in a folder, as a server that begins there has it."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder = OutputFolder(path)
+        self.queue = RequestQueue()
+        self.stop = StopRequests()
+        journal = Journal.read(self.folder)
+        self.desk = Desk(self.folder, journal, self.queue, INTAKE, most_waiting=9, wake=lambda: None, stop=self.stop)
+        self.restored = self.desk.restore()
+
+
+@pytest.fixture
+def wanted() -> Requested:
+    (made,) = INTAKE.read({"prompt": "wanted by several", "width": 64, "height": 64, "seed": 1}, "request")
+    return made
+
+
+def on_a_loop(what: Callable[[Served], Coroutine[Any, Any, None]], path: Path) -> None:
+    """Have something done with the desk of a server that begins here, and what it wrote on the disk."""
+
+    async def all_of_it() -> None:
+        await what(Served(path))
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
+
+    asyncio.run(all_of_it())
+
+
+def test_one_client_cancels_no_other_ones_picture(wanted: Requested, tmp_path: Path) -> None:
+    """Each takes back what it asked for itself; the last one cancels."""
+
+    async def ask(served: Served) -> None:
+        for each in (ONE, TWO, BATCH):
+            await served.desk.accept([wanted], each)
+        assert not served.desk.cancel(wanted.key, Whose("key-3"))
+        assert not served.desk.cancel(wanted.key, ONE)
+        assert not served.desk.cancel(wanted.key, ONE)
+        assert not served.desk.cancel(wanted.key, BATCH)
+        assert served.desk.cancel(wanted.key, TWO)
+        assert len(served.queue) == 0
+
+    on_a_loop(ask, tmp_path)
+    assert Served(tmp_path).restored == 0
+
+
+def test_a_stranger_cancels_nothing(wanted: Requested, tmp_path: Path) -> None:
+    async def ask(served: Served) -> None:
+        await served.desk.accept([wanted], ONE)
+        assert not served.desk.cancel(wanted.key, TWO)
+        assert len(served.queue) == 1
+
+    on_a_loop(ask, tmp_path)
+
+
+def test_who_joins_is_known_after_a_restart(wanted: Requested, tmp_path: Path) -> None:
+    """Through two of them, for the first writes the file anew; who took it back is known too."""
+
+    async def ask(served: Served) -> None:
+        for each in (BATCH, TWO, ONE):
+            await served.desk.accept([wanted], each)
+        assert not served.desk.cancel(wanted.key, ONE)
+
+    on_a_loop(ask, tmp_path)
+    for _ in range(2):
+        served = Served(tmp_path)
+        (standing,) = served.desk.standing
+        assert standing.wanted_by == {BATCH, TWO}
+        assert served.queue.count(patient=False) == 1
+
+    async def withdraw(served: Served) -> None:
+        assert not served.desk.cancel(wanted.key, BATCH)
+        assert len(served.queue) == 1
+
+    on_a_loop(withdraw, tmp_path)
+    assert Served(tmp_path).restored == 1
+
+
+def test_a_join_that_cannot_be_written_is_none(wanted: Requested, tmp_path: Path) -> None:
+    """Whoever joins is told of the disk, and is not counted among those who want it."""
+
+    async def ask(served: Served) -> None:
+        await served.desk.accept([wanted], BATCH)
+        served.folder.queue.unlink()
+        served.folder.queue.mkdir()
+        with pytest.raises(Exception, match=r"queue\.jsonl"):
+            await served.desk.accept([wanted], ONE)
+        (standing,) = served.desk.standing
+        assert standing.wanted_by == {BATCH}
+
+    on_a_loop(ask, tmp_path)
+
+
+def test_a_server_that_is_to_stop_accepts_nothing(wanted: Requested, tmp_path: Path) -> None:
+    """From the first wish on, while what has begun is still finished."""
+
+    async def ask(served: Served) -> None:
+        served.stop.request()
+        with pytest.raises(StoppingError):
+            await served.desk.accept([wanted], ONE)
+
+    on_a_loop(ask, tmp_path)
