@@ -10,6 +10,7 @@ its worker, with a sidecar that says how. Imports no torch.
     app             the routes
 
     album           the form, and the page of what was rendered
+    json_values     JSON that somebody sent
     images          our own requests: /api/v1/images
     openai_images   OpenAI's images API
     openai_fields   its requests in a job's fields

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from renderer.outputs.folder import OutputFolder
 from renderer.service.answers import LostPictureError, RequestError
 from renderer.service.desk import Desk
 from renderer.service.intake import Intake, Requested
+from renderer.service.json_values import read_json
 from renderer.service.shifts import Shifts
 from renderer.service.standing import Standing, StoppingError, Whose
 from renderer.service.uploads import Uploads
@@ -42,24 +42,13 @@ async def read_object(request: Request) -> dict[str, Any]:
         raise RequestError(415, "not_json", "the body is to be JSON", hint="send Content-Type: application/json")
     body = await request.body()
     try:
-        value = json.loads(body, object_pairs_hook=_once, parse_constant=_no_constant)
+        value = read_json(body)
     except (ValueError, RecursionError) as error:
         said = "is nested too deeply" if isinstance(error, RecursionError) else f"is no JSON: {error}"
         raise RequestError(400, "not_json", f"the body {said}", hint=_MOST_DEPTH_HINT) from None
     if not isinstance(value, dict):
         raise RequestError(400, "not_json", "the body is no JSON object", hint=_MOST_DEPTH_HINT)
     return value
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key is there twice")
-    return found
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
 
 
 class Pictures:

@@ -143,7 +143,11 @@ class TestRefusals:
         assert self.refused(server, count=17)["field"] == "count"
 
     @pytest.mark.parametrize(
-        "body", [b"", b"{", b"[]", b'"x"', b'{"prompt": NaN}', b'{"a": 1, "a": 2}', b"[" * 100_000, b"\xff\xfe"]
+        "body",
+        [
+            *(b"", b"{", b"[]", b'"x"', b'{"prompt": NaN}', b'{"a": 1, "a": 2}', b"[" * 100_000, b"\xff\xfe"),
+            *(b'{"a": 1e999}', b'{"a": [-1e999]}', b'{"a": ["\\ud800"]}', b'{"\\udc00": 1}', b'{"a": "\xed\xa0\x80"}'),
+        ],
     )
     def test_what_is_no_object_is_refused(self, server: Server, body: bytes) -> None:
         answer = server.client.post(
