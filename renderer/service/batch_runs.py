@@ -1,28 +1,31 @@
 """Batches on their way: their items asked for a few at a time, what became of each written down, until all are through.
 
 A server that begins goes on with those that have not ended: what is written down is not asked for again, and what was
-rendered meanwhile is found. Lives on the event loop. Knows no HTTP.
+rendered meanwhile is found. Where the disk takes nothing, a batch waits and goes on likewise; what nobody foresaw fails
+it. Lives on the event loop. Knows no HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
 from renderer.errors import DiskError, ManifestError, RendererError
-from renderer.job import Picture, Sidecar
+from renderer.job import Keep, Picture, Sidecar
+from renderer.manifest.manifest import Manifest
 from renderer.service.answers import openai_body, trouble_of
 from renderer.service.batch_store import ENDED, BatchObject, BatchStore, ItemResult, RequestCounts, lines_of
-from renderer.service.configuration import Limits
+from renderer.service.configuration import ServiceSettings
+from renderer.service.guard import EventLog, place_of
 from renderer.service.images import Pictures
 from renderer.service.intake import Requested
+from renderer.service.json_values import read_json
 from renderer.service.openai_fields import translate
 from renderer.service.standing import Standing, StoppingError, Whose
 
@@ -30,6 +33,16 @@ GENERATIONS = "/v1/images/generations"
 OF_MANIFESTS = "/api/v1/batches"
 _AT_ONCE = 32
 _MOST_ERRORS = 100
+_AGAIN_S = 10.0
+"""After so long a batch goes on whose disk took nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What one of a batch asks for: pictures, how they are to be sent, and what is otherwise than was asked for."""
+
+    wanted: Sequence[Requested]
+    how: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +50,7 @@ class Item:
     """One of a batch: what makes its pictures, when its turn comes. That may raise what is wrong with it."""
 
     custom_id: str
-    read: Callable[[], list[Requested]]
+    read: Callable[[], Ask]
 
 
 class _Invalid(Exception):  # noqa: N818  (no error of ours: what a batch's input is, and its clients are told)
@@ -51,14 +64,17 @@ class _Invalid(Exception):  # noqa: N818  (no error of ours: what a batch's inpu
 class BatchRuns:
     """All batches of a server."""
 
-    def __init__(self, store: BatchStore, pictures: Pictures, models: Mapping[str, str], limits: Limits) -> None:
+    def __init__(self, store: BatchStore, pictures: Pictures, settings: ServiceSettings, log: EventLog) -> None:
         self._store = store
         self._pictures = pictures
-        self._models = models
-        self._limits = limits
+        self._models = settings.shelf.models
+        self._strict = settings.strict_models
+        self._limits = settings.limits
+        self._log = log
         self._saving = asyncio.Lock()
         self._going: dict[str, asyncio.Task[None]] = {}
         self._standing: dict[str, BatchObject] = {}
+        self._manifests: dict[str, Manifest] = {}
 
     def resume(self) -> None:
         """Go on with those that have not ended. On the loop."""
@@ -66,9 +82,11 @@ class BatchRuns:
             if batch.status not in ENDED:
                 self.begin(batch)
 
-    def begin(self, batch: BatchObject) -> None:
-        """Have a batch go its way; it has been saved."""
+    def begin(self, batch: BatchObject, manifest: Manifest | None = None) -> None:
+        """Have a batch go its way; it has been saved. `manifest` is its input, where that has been read."""
         self._standing[batch.id] = batch
+        if manifest is not None:
+            self._manifests[batch.id] = manifest
         self._going[batch.id] = asyncio.get_running_loop().create_task(self._run(batch.id))
 
     def look(self, key: str) -> BatchObject | None:
@@ -77,15 +95,18 @@ class BatchRuns:
 
     def is_going(self, key: str) -> bool:
         """Whether a batch has not ended."""
-        return key in self._going
+        batch = self.look(key)
+        return key in self._going or (batch is not None and batch.status not in ENDED)
 
     async def cancel(self, key: str) -> BatchObject | None:
         """Ask for no more of a batch's items; those that workers have come all the same."""
         batch = self.look(key)
         if batch is None or batch.status in ENDED or batch.status == "cancelling":
             return batch
-        await self._becomes(batch.now("cancelling"))
-        self._withdraw(key)
+        try:
+            await self._becomes(batch.now("cancelling"))
+        finally:
+            self._withdraw(key)
         return self.look(key)
 
     def _withdraw(self, key: str) -> None:
@@ -100,20 +121,49 @@ class BatchRuns:
 
     async def _run(self, key: str) -> None:
         try:
-            await self._through(key)
-        except* StoppingError:
-            pass  # it goes on when the server runs again
-        except* _Invalid as invalid:
-            errors = getattr(invalid.exceptions[0], "errors", None)
-            await self._becomes(self._standing[key].now("failed", errors=errors))
-        except* DiskError:
-            pass  # as well: what is not written down is asked for again
+            while True:
+                if await self._is_through(key):
+                    return
+                await asyncio.sleep(_AGAIN_S)
         finally:
             self._going.pop(key, None)
             self._standing.pop(key, None)
+            self._manifests.pop(key, None)
+
+    async def _is_through(self, key: str) -> bool:
+        """Go through a batch. False where the disk took nothing: what is not written down is asked for again."""
+        try:
+            try:
+                await self._through(key)
+            except Exception as error:  # noqa: BLE001  (whatever it is, the batch's client is told)
+                await self._stopped_by(key, list(_causes(error)))
+        except DiskError:
+            return False
+        return True
+
+    async def _stopped_by(self, key: str, causes: Sequence[Exception]) -> None:
+        """Say of a batch why it does not go on, if that is its end. Raises the `DiskError` that it is to wait for."""
+        for cause in causes:
+            if isinstance(cause, StoppingError):  # it goes on when the server runs again
+                return
+        for cause in causes:
+            if isinstance(cause, DiskError):
+                raise cause
+        invalid = next((cause for cause in causes if isinstance(cause, _Invalid)), None)
+        if invalid is None:
+            trouble = trouble_of(causes[0])
+            told = {"kind": type(causes[0]).__name__, "at": place_of(causes[0])}
+            self._log("fault", {"batch": key, **told})
+            invalid = _Invalid([{"code": trouble.code, "message": trouble.message, "line": None, "param": None}])
+        self._standing[key] = self._standing[key].now("failed", errors=invalid.errors, **self._outputs(key))
+        self._withdraw(key)
+        await self._becomes(self._standing[key])
 
     async def _through(self, key: str) -> None:
         batch = self._standing[key]
+        if batch.status in ENDED:  # that could not be written down
+            await self._becomes(batch)
+            return
         total = await run_in_threadpool(self._validate, batch)
         results = await run_in_threadpool(list, self._store.results(key))
         ended = {result.item for result in results}
@@ -121,16 +171,19 @@ class BatchRuns:
         counts = RequestCounts(total=total, completed=len(ended) - failed, failed=failed)
         batch = self._standing[key].model_copy(update={"request_counts": counts})
         await self._becomes(batch.now("in_progress") if batch.status == "validating" else batch)
-        asyncio.get_running_loop().call_later(max(0.0, batch.expires_at - time.time()), self._withdraw, key)
+        end = asyncio.get_running_loop().call_later(max(0.0, batch.expires_at - time.time()), self._withdraw, key)
         places = asyncio.Semaphore(_AT_ONCE)
-        async with asyncio.TaskGroup() as group:
-            async for number, item in self._items(batch):
-                if number in ended:
-                    continue
-                await places.acquire()
-                if not self._goes_on(key):
-                    break
-                group.create_task(self._one(key, number, item, places))
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for number, item in self._items(batch):
+                    if number in ended:
+                        continue
+                    await places.acquire()
+                    if not self._goes_on(key):
+                        break
+                    group.create_task(self._one(key, number, item, places))
+        finally:
+            end.cancel()
         await self._finish(key)
 
     async def _items(self, batch: BatchObject) -> AsyncIterator[tuple[int, Item]]:
@@ -140,15 +193,17 @@ class BatchRuns:
                 yield number, Item(picture.id, partial(self._picture, picture, batch.id, number))
             return
         for number, line in enumerate(lines_of(self._store.data(batch.input_file_id))):
-            told = json.loads(line)
+            told = read_json(line)
             yield number, Item(told["custom_id"], partial(self._read, told["body"], batch.id))
 
-    def _picture(self, picture: Picture, batch: str, number: int) -> list[Requested]:
-        return [self._pictures.intake.requested(picture, batch, number)]
+    def _picture(self, picture: Picture, batch: str, number: int) -> Ask:
+        return Ask([self._pictures.intake.requested(picture, batch, number)], {"keep": picture.keep})
 
-    def _read(self, body: Mapping[str, Any], batch: str) -> list[Requested]:
-        asked = translate(body, self._models, strict=False, derived=True)
-        return self._pictures.intake.read(asked.fields, batch)
+    def _read(self, body: Mapping[str, Any], batch: str) -> Ask:
+        asked = translate(body, self._models, strict=self._strict, derived=True)
+        wanted = self._pictures.intake.read(asked.fields, batch)
+        keep = wanted[0].keep if wanted else Keep()
+        return Ask(wanted, {"keep": keep, "response_format": asked.response_format, "warnings": asked.warnings})
 
     async def _one(self, key: str, number: int, item: Item, places: asyncio.Semaphore) -> None:
         """One item, until it is known what becomes of it and that is written down."""
@@ -156,10 +211,11 @@ class BatchRuns:
             known: list[Standing | Sidecar] = []
             result = ItemResult(item=number, custom_id=item.custom_id)
             try:
-                wanted = item.read()
-                known = await self._pictures.ask(wanted, Whose(self._standing[key].client, key))
+                ask = item.read()
+                known = await self._pictures.ask(ask.wanted, Whose(self._standing[key].client, key))
                 sidecars = await asyncio.gather(*map(self._pictures.wait, known))
-                result = result.model_copy(update={"pictures": tuple(sidecar.id for sidecar in sidecars)})
+                update = {"pictures": tuple(sidecar.id for sidecar in sidecars), **ask.how}
+                result = result.model_copy(update=update)
             except (StoppingError, DiskError):
                 raise
             except RendererError as error:
@@ -189,10 +245,7 @@ class BatchRuns:
         batch = self._standing[key]
         counts = batch.request_counts
         left = counts.total - counts.completed - counts.failed
-        outputs = {
-            "output_file_id": f"{key}-output" if counts.completed else None,
-            "error_file_id": f"{key}-errors" if counts.failed else None,
-        }
+        outputs = self._outputs(key)
         if batch.status == "cancelling":
             await self._becomes(batch.now("cancelled", **outputs))
         elif left:
@@ -200,6 +253,13 @@ class BatchRuns:
         else:
             await self._becomes(batch.now("finalizing"))
             await self._becomes(self._standing[key].now("completed", **outputs))
+
+    def _outputs(self, key: str) -> dict[str, str | None]:
+        counts = self._standing[key].request_counts
+        return {
+            "output_file_id": f"{key}-output" if counts.completed else None,
+            "error_file_id": f"{key}-errors" if counts.failed else None,
+        }
 
     async def _becomes(self, batch: BatchObject) -> None:
         """A batch stands otherwise, and that is on the disk on return."""
@@ -209,9 +269,11 @@ class BatchRuns:
 
     # -- what it is made of --
 
-    def _manifest(self, batch: BatchObject) -> Any:
-        data = self._store.data(batch.input_file_id).read_bytes()
-        return self._pictures.intake.read_manifest(data, "manifest")
+    def _manifest(self, batch: BatchObject) -> Manifest:
+        if batch.id not in self._manifests:
+            data = self._store.data(batch.input_file_id).read_bytes()
+            self._manifests[batch.id] = self._pictures.intake.read_manifest(data, "manifest")
+        return self._manifests[batch.id]
 
     def _validate(self, batch: BatchObject) -> int:
         """How many items a batch has. Raises `_Invalid` for an input that is none."""
@@ -247,12 +309,23 @@ class BatchRuns:
             yield number, wrong(line, batch.endpoint, seen)
 
 
+def _causes(error: Exception) -> Iterator[Exception]:
+    """The errors that a group of tasks ended with, each by itself."""
+    if isinstance(error, ExceptionGroup):
+        for each in error.exceptions:
+            yield from _causes(each)
+    else:
+        yield error
+
+
 def wrong(line: bytes, endpoint: str, seen: set[str]) -> tuple[str, str] | None:
     """What is wrong with a batch's line, as a code and a sentence; `seen` are the ids of those before it."""
     try:
-        told = json.loads(line)
-    except (ValueError, RecursionError):
-        return "invalid_json_line", "the line is no JSON"
+        told = read_json(line)
+    except RecursionError:
+        return "invalid_json_line", "the line is nested too deeply"
+    except ValueError as error:
+        return "invalid_json_line", f"the line is no JSON: {error}"
     if not isinstance(told, dict) or not isinstance(told.get("body"), dict):
         return "invalid_request", "a line is an object with custom_id, method, url and body"
     custom_id = told.get("custom_id")

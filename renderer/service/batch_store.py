@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from renderer.job import Value
+from renderer.job import Keep, Value
 from renderer.outputs.folder import OutputFolder
 from renderer.system import files
 
@@ -83,11 +83,17 @@ class BatchObject(Value):
 
 
 class ItemResult(Value):
-    """What became of one item: the pictures that it made, or what is told of its failing."""
+    """What became of one item: the pictures that it made, or what is told of its failing.
+
+    `keep` and `response_format` are how the pictures are to be sent, `warnings` what is otherwise than was asked for.
+    """
 
     item: int
     custom_id: str
     pictures: tuple[str, ...] = ()
+    keep: Keep = Keep()
+    response_format: Literal["b64_json", "url"] = "b64_json"
+    warnings: tuple[str, ...] = ()
     status_code: int = 200
     error: dict[str, Any] | None = None
 

@@ -78,7 +78,7 @@ class Guard:
         except Exception as error:  # noqa: BLE001  (one place where errors become answers)
             trouble = trouble_of(error)
             if trouble.code == "internal":  # it has been answered, and is raised again
-                self._log("fault", {"request_id": request_id, "kind": type(error).__name__, "at": _place_of(error)})
+                self._log("fault", {"request_id": request_id, "kind": type(error).__name__, "at": place_of(error)})
             if not status:
                 await respond(trouble, scope["path"])(scope, receive, sending)
         endpoint = getattr(scope.get("endpoint"), "__name__", "none")
@@ -179,7 +179,7 @@ def _token(headers: Headers) -> str:
     return ""
 
 
-def _place_of(error: Exception) -> str:
+def place_of(error: Exception) -> str:
     """Where an error was raised; what it says may hold a prompt, and is not told."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""

@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
+from urllib.parse import urlencode
 
 from PIL import Image
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -106,9 +108,27 @@ def whose(request: Request, batch: str = "") -> Whose:
     return Whose(request.state.client, batch)
 
 
+def file_url(base: str, key: str, keep: Keep) -> str:
+    """Where a picture is there as it is to be sent; `base` is where the server is."""
+    query = urlencode({name: value for name, value in keep.model_dump().items() if value != getattr(Keep(), name)})
+    return f"{base}api/v1/images/{key}/file{'?' if query else ''}{query}"
+
+
 def data_url(data: bytes, kind: Format) -> str:
     """A picture as a URL that holds it."""
     return f"data:{MEDIA_TYPES[kind]};base64,{base64.b64encode(data).decode()}"
+
+
+def _keep(request: Request) -> Keep:
+    """How a file is to be sent, as its URL says."""
+    given = {name: value for name, value in request.query_params.items() if name in Keep.model_fields}
+    try:
+        return Keep.model_validate(given)
+    except ValidationError as error:
+        field = str(error.errors()[0]["loc"][0])
+        allowed = ", ".join(get_args(Keep.model_fields[field].annotation))
+        said = "is not one of its values"
+        raise RequestError(422, "invalid_request", said, field=field, hint=f"allowed: {allowed}") from error
 
 
 class ImageRoutes:
@@ -151,12 +171,13 @@ class ImageRoutes:
         return JSONResponse(self._told(known))
 
     async def file(self, request: Request) -> Response:
-        """A picture's file."""
+        """A picture's file, with `?format=` and `?embed=` as they say."""
+        keep = _keep(request)
         known = self._found(request)
         if not isinstance(known, Sidecar):
             raise RequestError(404, "not_there", f"the picture is {known.state}", hint=known.hint)
         headers = {"Cache-Control": "private, max-age=31536000, immutable"}
-        return Response(await self._pictures.read(known, known.keep), media_type="image/png", headers=headers)
+        return Response(await self._pictures.read(known, keep), media_type=MEDIA_TYPES[keep.format], headers=headers)
 
     async def cancel(self, request: Request) -> Response:
         """A picture is not wanted any more; one that a worker has begun comes all the same."""

@@ -23,11 +23,12 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from renderer.errors import shorten
-from renderer.job import Keep, Sidecar
+from renderer.job import Sidecar
+from renderer.manifest.manifest import Manifest
 from renderer.service.answers import RequestError
 from renderer.service.batch_runs import GENERATIONS, OF_MANIFESTS, BatchRuns
 from renderer.service.batch_store import BatchObject, BatchStore, ItemResult, new_id
-from renderer.service.images import Pictures, read_object
+from renderer.service.images import Pictures, file_url, read_object
 
 _WINDOW = re.compile(r"(\d{1,4})(m|h|d)")
 _UNIT_S = {"m": 60, "h": 3600, "d": 86400}
@@ -109,7 +110,8 @@ class BatchRoutes:
         key = request.path_params["key"]
         if (made := self._made(key)) is not None:
             batch, errors = made
-            return StreamingResponse(self._answers(batch, errors=errors), media_type=_JSONL)
+            answers = self._answers(batch, str(request.base_url), errors=errors)
+            return StreamingResponse(answers, media_type=_JSONL)
         return FileResponse(self._store.data(self._uploaded(key).id), media_type="application/octet-stream")
 
     # -- batches --
@@ -120,21 +122,21 @@ class BatchRoutes:
         endpoint = body.get("endpoint")
         if endpoint != GENERATIONS:
             raise RequestError(422, "invalid_request", f"must be {GENERATIONS}", field="endpoint")
+        window = _window(body.get("completion_window", "24h"))
         metadata = body.get("metadata")
         if metadata is not None and not _is_metadata(metadata):
             said = f"must be an object of {_MOST_METADATA} texts at most"
             raise RequestError(422, "invalid_request", said, field="metadata")
         file = self._uploaded(str(body.get("input_file_id", "")), field="input_file_id")
-        window = body.get("completion_window", "24h")
-        return await self._begin(request, endpoint, file.id, window, metadata)
+        return await self._begin(request, endpoint, file.id, window, metadata=metadata)
 
     async def manifest(self, request: Request) -> Response:
         """Begin a batch of a manifest, as it stands. All that is wrong with it is told, each with its line."""
+        window = _window(request.query_params.get("completion_window", "24h"))
         data = await request.body()
         checked = await run_in_threadpool(self._pictures.intake.read_manifest, data, "manifest")
         known = await run_in_threadpool(self._store.add_file, data, checked.name, "manifest")
-        window = request.query_params.get("completion_window", "24h")
-        return await self._begin(request, OF_MANIFESTS, known.id, window, None)
+        return await self._begin(request, OF_MANIFESTS, known.id, window, manifest=checked)
 
     async def batches(self, _request: Request) -> Response:
         """All batches, the newest first."""
@@ -163,28 +165,29 @@ class BatchRoutes:
                 if result.error is not None:
                     told["error"] = result.error
                 else:
-                    told["pictures"] = [f"/api/v1/images/{key}/file" for key in result.pictures]
+                    told["pictures"] = [file_url("/", key, result.keep) for key in result.pictures]
                 yield json.dumps(told, ensure_ascii=False) + "\n"
 
         return StreamingResponse(lines(), media_type=_JSONL)
 
     async def _begin(
-        self, request: Request, endpoint: str, file: str, window: Any, metadata: dict[str, str] | None
-    ) -> Response:
+        self, request: Request, endpoint: str, file: str, window: tuple[str, int],
+        *, metadata: dict[str, str] | None = None, manifest: Manifest | None = None,
+    ) -> Response:  # fmt: skip
         now = int(time.time())
         batch = BatchObject(
             id=new_id("batch"),
             endpoint=endpoint,
             input_file_id=file,
-            completion_window=str(window),
+            completion_window=window[0],
             status="validating",
             created_at=now,
-            expires_at=now + _seconds(window),
+            expires_at=now + window[1],
             metadata=metadata,
             client=request.state.client,
         )
         await run_in_threadpool(self._store.save, batch)
-        self._runs.begin(batch)
+        self._runs.begin(batch, manifest)
         return JSONResponse(batch.model_dump(mode="json"), headers={"Location": f"{endpoint}/{batch.id}"})
 
     # -- what is asked for --
@@ -209,35 +212,35 @@ class BatchRoutes:
             return None
         return batch, kind == "errors"
 
-    async def _answers(self, batch: BatchObject, *, errors: bool) -> AsyncIterator[str]:
+    async def _answers(self, batch: BatchObject, base: str, *, errors: bool) -> AsyncIterator[str]:
         for result in self._store.results(batch.id):
             if (result.error is not None) == errors:
-                line = await self._answer(batch, result)
+                line = await self._answer(batch, result, base)
                 yield json.dumps(line, ensure_ascii=False) + "\n"
 
-    async def _answer(self, batch: BatchObject, result: ItemResult) -> dict[str, Any]:
+    async def _answer(self, batch: BatchObject, result: ItemResult, base: str) -> dict[str, Any]:
         body: dict[str, Any] = {"error": result.error}
         if result.error is None:
             sidecars = [one for key in result.pictures if isinstance(one := self._pictures.desk.look(key), Sidecar)]
-            kept = Keep()
-            data = [
-                {
-                    "b64_json": base64.b64encode(await self._pictures.read(sidecar, kept)).decode(),
-                    "seed": sidecar.job.seed, "id": sidecar.id,
-                }
-                for sidecar in sidecars
-            ]  # fmt: skip
-            body = {"created": batch.created_at, "data": data, "output_format": kept.format}
+            data = []
+            for sidecar in sidecars:
+                if result.response_format == "url":
+                    told = {"url": file_url(base, sidecar.id, result.keep)}
+                else:
+                    told = {"b64_json": base64.b64encode(await self._pictures.read(sidecar, result.keep)).decode()}
+                data.append({**told, "seed": sidecar.job.seed, "id": sidecar.id})
+            body = {"created": batch.created_at, "data": data, "output_format": result.keep.format}
+            body |= {"warnings": result.warnings} if result.warnings else {}
         answer = {"status_code": result.status_code, "request_id": f"{batch.id}-{result.item}", "body": body}
         return {"id": f"{batch.id}-{result.item}", "custom_id": result.custom_id, "response": answer, "error": None}
 
 
-def _seconds(window: Any) -> int:
-    """A completion window, like `24h`, in seconds."""
+def _window(window: Any) -> tuple[str, int]:
+    """A completion window, like `24h`; and in seconds."""
     found = _WINDOW.fullmatch(window) if isinstance(window, str) else None
     if found is None or not int(found[1]):
         raise RequestError(422, "invalid_request", 'must be like "24h"', field="completion_window")
-    return int(found[1]) * _UNIT_S[found[2]]
+    return found[0], int(found[1]) * _UNIT_S[found[2]]
 
 
 def _is_metadata(value: Any) -> bool:

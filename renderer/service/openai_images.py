@@ -22,7 +22,7 @@ from starlette.routing import Route
 from renderer.job import Sidecar
 from renderer.service.answers import RequestError, respond, trouble_of
 from renderer.service.configuration import ServiceSettings
-from renderer.service.images import Pictures, read_object, whose
+from renderer.service.images import Pictures, file_url, read_object, whose
 from renderer.service.intake import Requested
 from renderer.service.openai_fields import OpenAIRequest, translate
 from renderer.service.standing import Standing
@@ -91,7 +91,7 @@ class OpenAIRoutes:
         data = []
         for one, sidecar in zip(wanted, sidecars, strict=True):
             if asked.response_format == "url":
-                told: dict[str, Any] = {"url": f"{base}api/v1/images/{sidecar.id}/file"}
+                told: dict[str, Any] = {"url": file_url(base, sidecar.id, one.keep)}
             else:
                 told = {"b64_json": base64.b64encode(await self._pictures.read(sidecar, one.keep)).decode()}
             data.append({**told, "seed": sidecar.job.seed, "id": sidecar.id})

@@ -85,7 +85,7 @@ class _Server:
         self._desk = Desk(folder, journal, queue, self._intake, most_waiting=most_waiting, wake=wake, stop=stop)
         pictures = Pictures(folder, self._desk, self._intake, self._shifts)
         store = BatchStore(folder)
-        self._runs = BatchRuns(store, pictures, settings.shelf.models, settings.limits)
+        self._runs = BatchRuns(store, pictures, settings, log)
         app = build(AppParts(settings, pictures, queue, self._shifts, store, self._runs), log)
         self._http = _Http(app, settings, listening, self._attach)
 

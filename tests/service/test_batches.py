@@ -99,11 +99,31 @@ class TestClient:
     def test_an_input_that_is_none_fails_the_batch(self, client: openai.OpenAI) -> None:
         """With the line and what is wrong with it."""
         other = {**line("c", "x"), "url": "/v1/chat/completions"}
-        batch = ended(client, create(client, [line("a", "x"), "{", line("a", "y"), other]))
+        half = line("\ud800", "half of a letter")
+        batch = ended(client, create(client, [line("a", "x"), "{", line("a", "y"), other, half]))
         assert batch.status == "failed"
         assert batch.errors is not None
         told = {each.line: each.code for each in batch.errors.data or ()}
-        assert told == {2: "invalid_json_line", 3: "duplicate_custom_id", 4: "mismatched_endpoint"}
+        assert told == {
+            2: "invalid_json_line", 3: "duplicate_custom_id", 4: "mismatched_endpoint", 5: "invalid_json_line"
+        }  # fmt: skip
+
+    def test_a_lines_wishes_are_kept(self, client: openai.OpenAI, server: Server) -> None:
+        """Its format, an address in the place of the picture, and what was taken for what it named."""
+        batch = create(
+            client,
+            [
+                line("webp", "a webp", output_format="webp"),
+                line("url", "an address", output_format="webp", response_format="url", model="gpt-image-1"),
+            ],
+        )
+        done = {name: told["body"] for name, told in answers(client, ended(client, batch).output_file_id).items()}
+        assert base64.b64decode(done["webp"]["data"][0]["b64_json"])[8:12] == b"WEBP"
+        assert [each["output_format"] for each in done.values()] == ["webp"] * 2
+        answer = server.client.get(done["url"]["data"][0]["url"])
+        assert (answer.headers["Content-Type"], answer.content[8:12]) == ("image/webp", b"WEBP")
+        assert done["url"]["warnings"] == ['there is no model "gpt-image-1" here: demo is taken']
+        assert "warnings" not in done["webp"]
 
     def test_a_batch_can_be_cancelled(self, client: openai.OpenAI) -> None:
         """What is there stays; what waits is not rendered."""
@@ -137,7 +157,7 @@ class TestClient:
         with pytest.raises(openai.NotFoundError):
             client.files.retrieve(file.id)
 
-    def test_what_cannot_be_is_refused(self, client: openai.OpenAI) -> None:
+    def test_what_cannot_be_is_refused(self, client: openai.OpenAI, server: Server) -> None:
         with pytest.raises(openai.BadRequestError):
             client.files.create(file=io.BytesIO(b"x"), purpose="fine-tune")
         with pytest.raises(openai.NotFoundError):
@@ -147,6 +167,10 @@ class TestClient:
                 client.batches.retrieve(name)
         with pytest.raises(openai.BadRequestError):
             create(client, [line("a", "x")], window="soon")
+        body = '{"input_file_id": "x", "endpoint": "/v1/images/generations", "metadata": {"a": "\\ud800"}}'
+        answer = server.client.post("/v1/batches", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 400
+        assert server.client.get("/v1/batches").status_code == 200
 
 
 class TestManifest:
@@ -160,6 +184,12 @@ class TestManifest:
         told = [json.loads(each) for each in server.client.get(f"{path}/results").text.splitlines()]
         assert {each["id"] for each in told} == {"001-cube", "001-ball"}
         assert all(server.client.get(url).content.startswith(b"\x89PNG") for each in told for url in each["pictures"])
+
+    def test_nothing_is_kept_of_one_that_is_refused(self, server: Server) -> None:
+        before = len(list((server.folder / ".batches").glob("*.data")))
+        answer = server.client.post("/api/v1/batches?completion_window=x", content="jobs: [a boat]\n")
+        assert (answer.status_code, answer.json()["error"]["field"]) == (422, "completion_window")
+        assert len(list((server.folder / ".batches").glob("*.data"))) == before
 
     def test_its_problems_are_told_with_their_lines(self, server: Server) -> None:
         answer = server.client.post(

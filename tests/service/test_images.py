@@ -96,6 +96,10 @@ class TestGenerate:
         assert picture.size == (64, 64)
         assert "exif" not in picture.info
         assert server.generate("a webp").json()["found"]
+        path = f"/api/v1/images/{told['id']}/file"
+        assert Image.open(io.BytesIO(server.client.get(f"{path}?format=jpeg").content)).format == "JPEG"
+        refused = server.client.get(f"{path}?format=svg")
+        assert (refused.status_code, refused.json()["error"]["field"]) == (422, "format")
 
 
 class TestLater:
