@@ -35,6 +35,7 @@ class LostPictureError(RendererError):
     def __init__(self, standing: Standing) -> None:
         super().__init__(standing.message, hint=standing.hint)
         self.how = standing.state
+        self.refused = standing.refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ def trouble_of(error: Exception) -> Complication:
             return Complication(422, "invalid_manifest", message, first.path, first.hint, listed)
         case LostPictureError(how="cancelled"):
             return Complication(409, "cancelled", error.message)
+        case LostPictureError(refused=True):
+            return Complication(503, "cannot_render", error.message, hint=error.hint)
         case LostPictureError():
             return Complication(500, "picture_failed", error.message, hint=error.hint)
         case BusyError(retry_s=retry_s):

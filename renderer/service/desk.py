@@ -289,7 +289,7 @@ class Desk:
                 self._moves(item, "rendering", step)
             case events.PictureDone(item=item, sidecar=sidecar):
                 self._came(item, sidecar)
-            case events.PictureFailed(item=item, message=message, hint=hint, again=again):
+            case events.PictureFailed(item=item, message=message, hint=hint, again=again, refused=refused):
                 standing = self._standing.get(item.picture.id)
                 if standing is None:
                     return
@@ -297,6 +297,7 @@ class Desk:
                     standing.state, standing.step = "waiting", 0
                     return
                 self.counts.failed += 1
+                standing.refused = refused
                 self._end(standing, "failed", message, hint)
 
     def _moves(self, item: Planned, state: Fate, step: int = 0) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hmac
 import re
 import time
@@ -36,6 +35,7 @@ _HEADERS: Mapping[str, str] = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "X-Frame-Options": "DENY",
 }
+_MOST_DIGITS = 20
 _OPEN = frozenset({"/health"})
 """What needs no token: it tells a load balancer a word."""
 
@@ -100,7 +100,7 @@ class Guard:
         if host is None or (not self._keys and host[1].strip("[]").lower() not in LOOPBACK):
             raise RequestError(421, "host", "this server goes by another name", hint="ask 127.0.0.1 or localhost")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != headers["host"].lower():
+        if origin is not None and _netloc(origin) != headers["host"].lower():
             raise RequestError(403, "origin", "pages of other sites may not use this server")
         if headers.get("sec-fetch-site") in {"cross-site", "same-site"} and headers.get("sec-fetch-mode") != "navigate":
             raise RequestError(403, "origin", "pages of other sites may not use this server")
@@ -124,7 +124,7 @@ class Guard:
         """`receive`, which raises `RequestError` for a body that is too long or takes too long."""
         most, limits = most_bytes(scope["path"], self._settings.limits), self._settings.limits
         announced = headers.get("content-length", "0")
-        if not announced.isdecimal() or int(announced) > most:
+        if not announced.isdecimal() or len(announced) > _MOST_DIGITS or int(announced) > most:
             raise _too_long(most)
         seconds = limits.body_s + most / 10**6  # a megabyte a second is no haste
         until = time.monotonic() + seconds
@@ -174,9 +174,17 @@ def _token(headers: Headers) -> str:
     if kind.lower() == "basic":
         try:
             return base64.b64decode(value, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:
             return ""
     return ""
+
+
+def _netloc(origin: str) -> str:
+    """The host and port of an origin; empty for what is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def place_of(error: Exception) -> str:

@@ -44,7 +44,10 @@ class HealthRoutes:
         return "busy" if len(self._queue) or self._queue.in_hand else "ready"
 
     async def health(self, _request: Request) -> Response:
-        """A word, and how much there is to do; 503 where nothing can be rendered."""
+        """A word, and how much there is to do; 503 where nothing can be rendered.
+
+        Why that is so, the log says: it may hold paths, and nobody needs a token here.
+        """
         state = self.state()
         body: dict[str, Any] = {
             "status": state,
@@ -53,8 +56,6 @@ class HealthRoutes:
             "rendering": self._queue.in_hand,
             "version": __version__,
         }
-        if state == "failed":
-            body["trouble"] = self._shifts.condition.trouble
         return JSONResponse(body, 503 if state in ("failed", "stopping") else 200)
 
     async def metrics(self, _request: Request) -> Response:

@@ -25,15 +25,15 @@ _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 _IGNORED = frozenset(
     {
         *("quality", "moderation", "user", "style", "safety_identifier", "output_compression", "partial_images"),
-        *("complexity", "frame_count", "frame_duration_ms", "metadata", "prompt_cache_key"),
+        *("complexity", "frame_count", "frame_duration_ms", "metadata", "prompt_cache_key", "input_fidelity"),
     }
 )
 """Fields of theirs that change nothing here."""
 
-_RENAMED: Mapping[str, str] = {"guidance_scale": "cfg_scale", "true_cfg_scale": "cfg_scale"}
+_RENAMED: Mapping[str, str] = {"guidance_scale": "cfg_scale", "true_cfg_scale": "cfg_scale", "lora": "loras"}
 """Fields of other servers of this kind, and what they are called here."""
 
-_OWN = frozenset({"n", "size", "model", "response_format", "output_format", "stream", "background", "lora"})
+_OWN = frozenset({"n", "size", "model", "response_format", "output_format", "stream", "background"})
 
 ResponseFormat = Literal["b64_json", "url"]
 
@@ -60,17 +60,13 @@ def translate(
     given = {name: value for name, value in body.items() if value is not None}
     warnings: list[str] = []
     model = _model(given.get("model"), models, warnings, strict=strict)
-    fields = {
-        _RENAMED.get(name, name): value for name, value in given.items() if name not in _OWN and name not in _IGNORED
-    }
+    fields = _renamed(given)
     fields["model"] = model
     fields |= _size(given.get("size"), find_model(models[model]), warnings) if "width" not in given else {}
     if (count := _count(given.get("n", 1))) > 1:
         fields["count"] = count
     if "seed" not in fields and not derived:
         fields["seed"] = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) if key else secrets.randbelow(2**32)
-    if "lora" in given:
-        fields["loras"] = _loras(given["lora"])
     if given.get("background") == "transparent":
         warnings.append("no picture here is transparent")
     output_format = _one_of("output_format", given.get("output_format", "png"), get_args(Format))
@@ -80,6 +76,22 @@ def translate(
         raise RequestError(422, "invalid_request", "must be true or false", field="stream")
     wanted = _one_of("response_format", given.get("response_format", "b64_json"), get_args(ResponseFormat))
     return OpenAIRequest(fields, wanted, output_format, stream, tuple(warnings))  # type: ignore[arg-type]
+
+
+def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that are a job's, by their names here. Raises `RequestError` where two are the same one."""
+    fields: dict[str, Any] = {}
+    asked_by: dict[str, str] = {}
+    for name, value in given.items():
+        if name in _OWN or name in _IGNORED:
+            continue
+        here = _RENAMED.get(name, name)
+        if here in asked_by:
+            said = f"is the same as {asked_by[here]}, which is there too"
+            raise RequestError(422, "invalid_request", said, field=name, hint="send one of them")
+        asked_by[here] = name
+        fields[here] = _loras(value) if name == "lora" else value
+    return fields
 
 
 def _model(name: Any, models: Mapping[str, str], warnings: list[str], *, strict: bool) -> str:

@@ -37,7 +37,7 @@ from renderer.supervisor.events import Watch
 from renderer.supervisor.settings import StopRequests
 
 _HEAD_S = 20.0
-"""Within so long a client that has come says what it wants."""
+"""Within so long a client that has come, or that begins another request, says what it wants."""
 
 _MOST_HEAD_BYTES = 2**15
 _LINGER_S = 5
@@ -177,6 +177,7 @@ class _Protocol(H11Protocol):
     """uvicorn's protocol, which lets no other user of this machine in, and nobody wait who says nothing."""
 
     only_this_user = True
+    _watching: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override, unused-ignore]
         super().connection_made(transport)
@@ -185,11 +186,37 @@ class _Protocol(H11Protocol):
             transport.write(_NOT_YOURS)
             transport.close()
             return
-        self.loop.call_later(_HEAD_S, self._look)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._watch_no_more()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._is_answered:
+            self._watch()  # uvicorn watches only those that say nothing at all
+        else:
+            self._watch_no_more()
+
+    @property
+    def _is_answered(self) -> bool:
+        """Whether what it asked for, if anything, has been answered: what it says now is the next request's."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _watch(self) -> None:
+        if self._watching is None and not self.transport.is_closing():
+            self._watching = self.loop.call_later(_HEAD_S, self._look)
+
+    def _watch_no_more(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
 
     def _look(self) -> None:
-        """Let go of a client that has asked for nothing yet."""
-        if self.cycle is None and not self.transport.is_closing():
+        """Let go of a client that has not said yet what it wants."""
+        self._watching = None
+        if self._is_answered and not self.transport.is_closing():
             self.transport.close()
 
 

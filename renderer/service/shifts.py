@@ -127,10 +127,11 @@ class Shifts:
     # -- one shift --
 
     def _shift(self, weights: Weights, stop: StopRequests) -> None:
-        outcomes, night = self._begun(weights, stop)
+        outcomes, night = self._nothing_yet(stop)
         try:
-            if weights in night.troubles:
-                self._refuse(outcomes, weights, night.troubles[weights])
+            outcomes.begin(())
+            if (trouble := self._trouble_of(weights, night)) is not None:
+                self._refuse(outcomes, weights, trouble)
                 return
             with outcomes.bringing, outcomes.writing:
                 self._render(weights, outcomes, night)
@@ -158,32 +159,31 @@ class Shifts:
         finally:
             heart.end()
 
-    def _begun(self, weights: Weights, stop: StopRequests) -> tuple[Outcomes, Night]:
-        """What a shift begins with: its counts at nothing, and what is to be opened, or why that cannot be."""
+    def _nothing_yet(self, stop: StopRequests) -> tuple[Outcomes, Night]:
+        """What a shift begins with: its counts at nothing."""
         nothing = Manifest(file=self._folder.queue.name, name=self._settings.name, pictures=())
         plan = Plan(nothing, self._folder, (), self._journal)
-        setups: dict[Weights, Setup] = {}
-        troubles: dict[Weights, RendererError] = {}
+        night = Night(self._night_settings, {}, {}, {}, self._rates, self._pool, self._heard, stop)
+        return Outcomes(plan, night.row, self._heard), night
+
+    def _trouble_of(self, weights: Weights, night: Night) -> RendererError | None:
+        """Have what is to be opened there; or why that cannot be. Raises `DiskError`."""
         since_s, error = self._troubles.get(weights, (0.0, None))
         if error is not None and time.monotonic() - since_s < _AGAIN_S:
-            troubles[weights] = error
-        else:
-            try:
-                setups[weights] = self._setup(weights)
-                self._supply(setups[weights], stop)
-            except MachineError as trouble:
-                self._remember(weights, trouble)
-                troubles[weights] = trouble
-        settings = self._night_settings
-        night = Night(settings, setups, troubles, {}, self._rates, self._pool, self._heard, stop)
-        outcomes = Outcomes(plan, night.row, self._heard)
-        outcomes.begin(())
-        return outcomes, night
+            return error
+        try:
+            night.setups[weights] = self._setup(weights)
+            self._supply(night.setups[weights], night.stop)
+        except MachineError as trouble:
+            self._remember(weights, trouble)
+            return trouble
+        return None
 
     def _remember(self, weights: Weights, error: MachineError) -> None:
         self._troubles[weights] = (time.monotonic(), error)
         self._setups.pop(weights, None)  # they may be other weights next time
         self.condition.failed(error.message)
+        self._watch(events.Remark(error.message))
 
     def _refuse(self, outcomes: Outcomes, weights: Weights, error: RendererError) -> None:
         for item in self._queue.give_up(weights):

@@ -39,7 +39,8 @@ class Whose:
 class Standing:
     """How one picture stands. `written` is when its line is on the disk, `over` when it is decided what became of it.
 
-    `wanted_by` are all who asked for it and have not taken that back.
+    `wanted_by` are all who asked for it and have not taken that back. `refused` says that it
+    failed untried: it cannot be rendered here.
     """
 
     item: Planned
@@ -48,6 +49,7 @@ class Standing:
     step: int = 0
     message: str = ""
     hint: str = ""
+    refused: bool = False
     number: int = 0
     wanted_by: set[Whose] = field(default_factory=set)
     written: asyncio.Future[None] | None = None

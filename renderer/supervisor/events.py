@@ -102,7 +102,8 @@ class PictureDone:
 class PictureFailed:
     """A picture failed; `again` says that it will be tried again in this run.
 
-    `kind` is the error's name and `detail` the end of its traceback, where a worker told them.
+    `kind` is the error's name and `detail` the end of its traceback, where a worker told them. `refused` says that it
+    was not tried: it cannot be rendered here.
     """
 
     item: Planned
@@ -111,6 +112,7 @@ class PictureFailed:
     again: bool
     kind: str = ""
     detail: str = ""
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

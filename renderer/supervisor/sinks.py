@@ -138,4 +138,4 @@ class WatchSink:
                 self._watch(events.PictureDone(outcome.item, outcome.sidecar))
             case Missing():
                 told = (outcome.item, outcome.message, outcome.hint, outcome.again, outcome.kind, outcome.detail)
-                self._watch(events.PictureFailed(*told))
+                self._watch(events.PictureFailed(*told, refused=outcome.how == "refused"))

@@ -180,6 +180,7 @@ class TestGuard:
     def test_another_origin_is_refused(self, server: Server) -> None:
         assert self.status(server, Origin="https://evil.example") == 403
         assert self.status(server, Origin="null") == 403
+        assert self.status(server, Origin="http://[") == 403
         assert self.status(server, Sec_Fetch_Site="cross-site") == 403
         assert self.status(server, Origin=server.url) == 200
 
@@ -242,6 +243,7 @@ def test_a_token_opens_what_is_open_to_others(tmp_path: Path) -> None:
         basic = base64.b64encode(b"anybody:first-token").decode()
         assert status(Authorization=f"Basic {basic}") == 200
         assert status(Authorization="Basic !!") == 401
+        assert httpx.get(f"{url}/metrics", headers={b"Authorization": "Basic é".encode("latin-1")}).status_code == 401
         assert httpx.get(f"{url}/health").status_code == 200
         assert httpx.get(f"{url}/metrics").status_code == 401
 

@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from PIL import Image
 
 from renderer import catalog
 from renderer.job import Size
+from renderer.service.answers import RequestError
 from renderer.service.openai_fields import nearest_in_shape, translate
 from tests.service.running import Server, serving
 
@@ -85,6 +87,10 @@ class TestClient:
         assert told.parse().size == str(catalog.DEMO.ratios["1:1"])
 
     def test_formats(self, client: openai.OpenAI) -> None:
+        told = client.images.generate(
+            prompt="x", size=SIZE, output_format="webp", response_format="url", extra_body=QUICK
+        )
+        assert Image.open(io.BytesIO(httpx.get((told.data or [])[0].url or "").content)).format == "WEBP"
         answer = client.images.generate(prompt="a jpeg", size=SIZE, output_format="jpeg", extra_body=QUICK)
         assert opened((answer.data or [])[0].b64_json).format == "JPEG"
 
@@ -134,6 +140,30 @@ class TestClient:
                 return list(await asyncio.gather(*map(ask, range(9))))
 
         assert asyncio.run(ask_all()) == ["64x64", "80x64", "96x64"] * 3
+
+
+@pytest.mark.parametrize("pair", [("guidance_scale", "cfg_scale"), ("true_cfg_scale", "guidance_scale")])
+def test_two_names_of_one_field_are_refused(pair: tuple[str, str]) -> None:
+    """Which of them is meant, nobody knows."""
+    with pytest.raises(RequestError, match=f"is the same as {pair[0]}"):
+        translate({"prompt": "x", **dict.fromkeys(pair, 2.0)}, {"demo": "demo"}, strict=False)
+
+
+def test_loras_are_named_once() -> None:
+    models = {"demo": "demo"}
+    lora = {"name": "lightning", "scale": 0.5}
+    assert translate({"prompt": "x", "lora": lora}, models, strict=False).fields["loras"] == [
+        {"id": "lightning", "weight": 0.5}
+    ]
+    with pytest.raises(RequestError, match="is the same as lora"):
+        translate({"prompt": "x", "lora": lora, "loras": []}, models, strict=False)
+
+
+def test_what_changes_nothing_here_is_passed_over() -> None:
+    assert (
+        "input_fidelity"
+        not in translate({"prompt": "x", "input_fidelity": "high"}, {"demo": "demo"}, strict=False).fields
+    )
 
 
 def test_strict_servers_refuse_names_that_they_have_not() -> None:

@@ -246,6 +246,17 @@ def test_a_model_that_cannot_run_here_is_refused_at_once(tmp_path: Path) -> None
         assert server.metric("renderer_accepted_total") == 0
 
 
+def test_a_model_that_does_not_open_is_said_as_that(tmp_path: Path) -> None:
+    """To whoever waits, with the reason; to others, as a word: the reason is in the log."""
+    with serving(tmp_path, fake="--refuses /secret/file") as server:
+        answer = server.generate("x")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "cannot_render")
+        told = server.client.get("/health").json()
+        assert told["status"] == "failed"
+        assert "secret" not in str(told)
+        assert any("/secret/file" in line.get("text", "") for line in server.log)
+
+
 def test_one_server_a_folder(tmp_path: Path) -> None:
     with serving(tmp_path, fake=""), pytest.raises(AssertionError, match="another run"), serving(tmp_path, fake=""):
         pass

@@ -1,0 +1,74 @@
+"""What a server's parts do when others do not as they should: clients that dawdle, and disks that are full."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from renderer.errors import DiskError
+from renderer.manifest.shelf import Shelf
+from renderer.outputs.folder import OutputFolder
+from renderer.outputs.journal import Journal
+from renderer.service import serving
+from renderer.service.configuration import ServiceSettings
+from renderer.service.intake import Intake
+from renderer.service.request_queue import RequestQueue, Waiting
+from renderer.service.shifts import Shifts
+from renderer.supervisor import provision
+from renderer.supervisor.settings import Settings, StopRequests
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
+
+
+@pytest.mark.parametrize("said", [b"", b"G", REQUEST + b"G", REQUEST * 2 + b"G"])
+def test_who_does_not_say_what_it_wants_is_let_go(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At first, and after each answer: one byte more keeps no connection for good."""
+    monkeypatch.setattr(serving, "_HEAD_S", 0.2)
+
+    async def dawdle() -> None:
+        config = uvicorn.Config(refuse, lifespan="off", log_config=None)
+        config.load()
+        state = ServerState()
+        server = await asyncio.get_running_loop().create_server(
+            lambda: serving._Protocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        )
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            for part in said.partition(REQUEST):
+                writer.write(part)
+                if part == REQUEST:
+                    await reader.readuntil(b"\r\n\r\n")
+            async with asyncio.timeout(10):
+                await reader.read()
+            writer.close()
+        assert not state.connections
+
+    asyncio.run(dawdle())
+
+
+def test_a_disk_that_takes_no_model_ends_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was accepted goes on waiting for it."""
+    settings = ServiceSettings(Settings(), Shelf({"demo": "demo"}))
+    (one,) = Intake(settings.shelf, settings.limits).read({"prompt": "x", "width": 64, "height": 64}, "request")
+    folder, queue, stop = OutputFolder(tmp_path), RequestQueue(), StopRequests()
+    queue.add([Waiting(one.item, "A", patient=False)])
+
+    def full(*_: Any) -> bool:
+        stop.request()
+        raise DiskError("the disk is full")
+
+    monkeypatch.setattr(provision, "obtain", full)
+    rendering = Shifts(settings, folder, Journal.read(folder), queue, lambda _: None)
+    rendering.run(stop)
+    assert rendering.condition.trouble == "the disk is full"
+    assert len(queue) == 1
