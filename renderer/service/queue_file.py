@@ -89,8 +89,8 @@ class _Counted(Value):
     number: int
 
 
-Told = Asked | Joined | Left | Ended
-QueueLine = Told | _Counted
+QueueEntry = Asked | Joined | Left | Ended
+QueueLine = QueueEntry | _Counted
 _LINES: TypeAdapter[QueueLine] = TypeAdapter(Annotated[QueueLine, Field(discriminator="what")])
 
 
@@ -129,7 +129,7 @@ class QueueFile:
                 asked.pop(line.number, None)
         return list(asked.values())
 
-    def append(self, lines: Iterable[Told]) -> None:
+    def append(self, lines: Iterable[QueueEntry]) -> None:
         """Add lines, and have them on the disk before returning. Raises `DiskError`."""
         files.append_line(self.path, b"\n".join(line.model_dump_json().encode() for line in lines))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from starlette.concurrency import run_in_threadpool
 
 from renderer.errors import DiskError
-from renderer.service.queue_file import QueueFile, Told
+from renderer.service.queue_file import QueueFile, QueueEntry
 
 Then = Callable[[DiskError | None], None]
 """Hears, before anybody who waits does, that lines are on the disk, or why they are not."""
@@ -20,7 +20,7 @@ Then = Callable[[DiskError | None], None]
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    lines: Sequence[Told]
+    lines: Sequence[QueueEntry]
     then: Then | None
     written: asyncio.Future[None]
 
@@ -33,7 +33,7 @@ class QueueWriter:
         self._unwritten: list[_Group] = []
         self._writing: asyncio.Task[None] | None = None
 
-    def write(self, lines: Sequence[Told], then: Then | None = None) -> asyncio.Future[None]:
+    def write(self, lines: Sequence[QueueEntry], then: Then | None = None) -> asyncio.Future[None]:
         """Begin to write lines. What is returned is done when they are on the disk, or has the `DiskError`."""
         loop = asyncio.get_running_loop()
         written = loop.create_future()
