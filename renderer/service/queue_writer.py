@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from starlette.concurrency import run_in_threadpool
 
 from renderer.errors import DiskError
-from renderer.service.queue_file import QueueFile, QueueEntry
+from renderer.service.queue_file import QueueEntry, QueueFile
 
 Then = Callable[[DiskError | None], None]
 """Hears, before anybody who waits does, that lines are on the disk, or why they are not."""
