@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ from renderer.engine.sections import LiveSection, Passage
 from renderer.engine.side_by_side import Arrangement, Places, Sizes, Streams
 from renderer.engine.streaming import StreamingEngine
 from renderer.job import Lora
+from renderer.machine import processor
 from renderer.weights.adapters.whereabouts import identity_of
 from tests import loras
 from tests.engine.test_recorded import Again
@@ -29,9 +30,11 @@ JOBS = [*variants("fp8"), variants("fp8")[0].model_copy(update={"seed": 9})]
 
 
 @pytest.fixture(scope="module")
-def engine() -> StreamingEngine:
-    """One whose blocks multiply FP8, by the reference."""
-    return multiplying(open_engine("fp8", slots=3, in_flight=5), fp8_reference)
+def engine() -> Iterator[StreamingEngine]:
+    """One whose blocks multiply FP8, by the reference; between products it computes in bf16, as GPUs do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processor, "arithmetic", lambda: "bf16")
+        yield multiplying(open_engine("fp8", slots=3, in_flight=5), fp8_reference)
 
 
 def multiplying(engine: StreamingEngine, operations: Any) -> StreamingEngine:
