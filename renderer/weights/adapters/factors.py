@@ -43,17 +43,19 @@ def factors_of(layer: LoraLayer, alphas: Alphas | None) -> Factors:
 
 
 def difference_of(layer: LoraLayer, alphas: Alphas | None) -> Mapping[PartName, torch.Tensor]:
-    """What a layer adds to a module's weight, and to its bias, in float32. Raises as `factors_of` does."""
+    """What a layer adds to a module's weight, and to its bias, in float32. Raises as `factors_of` does.
+
+    Beside the file's own parts nothing larger than the weight is formed; joint factors would be, where ranks only fuse.
+    """
     parts = _parts(layer)
     if layer.kind == "difference":
         return {name: parts[name].float() for name in ("weight", "bias") if name in parts}
-    left, right = _JOINED[layer.kind](parts)
-    return {"weight": (left @ right) * _scale(layer, parts, alphas)}
+    return {"weight": _PRODUCTS[layer.kind](parts) * _scale(layer, parts, alphas)}
 
 
 def sum_of(additions: Sequence[Addition]) -> torch.Tensor:
     """What LoRAs add to one tensor together, in float32. Raises as `factors_of` does."""
-    whole = [difference_of(each.layer, each.alphas)[each.part] * each.weight for each in additions]
+    whole = (difference_of(each.layer, each.alphas)[each.part] * each.weight for each in additions)
     return functools.reduce(torch.add, whole)
 
 
@@ -93,6 +95,9 @@ _RANKED: tuple[PartName, ...] = ("down", "h1_b", "w1_b", "w2_b")
 """The parts whose rows are the rank that alpha is divided by; of LoKr's two, the second's, as its own library does."""
 
 
+# ---- as two factors --------------------------------------------------------------------------------------------------
+
+
 def _lora(parts: Parts) -> Factors:
     return parts["up"], parts["down"]
 
@@ -118,3 +123,19 @@ def _loha(parts: Parts) -> Factors:
 
 
 _JOINED: Mapping[LayerKind, Callable[[Parts], Factors]] = {"LoRA": _lora, "LoKr": _lokr, "LoHa": _loha}
+
+
+# ---- as one matrix ---------------------------------------------------------------------------------------------------
+
+
+def _lokr_product(parts: Parts) -> torch.Tensor:
+    one = parts["w1"] if "w1" in parts else parts["w1_a"] @ parts["w1_b"]
+    other = parts["w2"] if "w2" in parts else parts["w2_a"] @ parts["w2_b"]
+    return torch.kron(one, other)
+
+
+_PRODUCTS: Mapping[LayerKind, Callable[[Parts], torch.Tensor]] = {
+    "LoRA": lambda parts: parts["up"] @ parts["down"],
+    "LoKr": _lokr_product,
+    "LoHa": lambda parts: (parts["h1_a"] @ parts["h1_b"]) * (parts["h2_a"] @ parts["h2_b"]),
+}

@@ -24,7 +24,7 @@ from renderer.weights.readers.reader import TensorAt
 from renderer.weights.readers.safetensors import READER
 
 MOST_RANK = 1024
-"""Of two factors; what has more is no addition but a model."""
+"""Of a pair of factors, of which LoKr and LoHa have two; what has more is no addition but a model."""
 
 MOST_JOINT_RANK = 256
 """Of a product that becomes two factors: what has more does not ride with a picture, and can only be fused."""
@@ -44,6 +44,9 @@ _WHOLE: Mapping[LayerKind, tuple[frozenset[PartName], ...]] = {
     "difference": (frozenset({"weight"}), frozenset({"bias"}), frozenset({"weight", "bias"})),
 }  # fmt: skip
 """The parts that a layer of each kind has, besides alpha."""
+
+_RANKED: tuple[PartName, ...] = ("down", "w1_b", "w2_b", "h1_b", "h2_b")
+"""The parts whose rows are the rank of a pair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +166,8 @@ def _rank(path: Path, module: str, kind: LayerKind, parts: Mapping[PartName, Ten
     made, rank = _PRODUCTS[kind](shapes)
     if made != wanted or rank == 0:
         misshapen()
-    if kind == "LoRA" and rank > MOST_RANK:
-        raise _damaged(path, f"{module} is of rank {rank}, and at most {MOST_RANK} are read")
+    if (most := max((shapes[part][0] for part in _RANKED if part in shapes), default=0)) > MOST_RANK:
+        raise _damaged(path, f"{module} is of rank {most}, and at most {MOST_RANK} are read")
     return rank
 
 

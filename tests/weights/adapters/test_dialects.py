@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffsynth.utils.lora import GeneralLoRALoader
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from renderer import catalog
 from renderer.errors import ModelError
@@ -207,6 +208,31 @@ class TestLyCORIS:
         assert adapter.why_not_riding == (
             "1 of its 1 layers cannot be added as a picture is rendered: a LoKr of rank 260"
         )
+
+    @pytest.mark.parametrize("name", ["LoKr", "LoHa"])
+    def test_fusing_forms_nothing_larger_than_the_layer(self, tmp_path: Path, demo: Targets, name: str) -> None:
+        """Of joint rank 576, two factors would be over three times as large each as the layer is."""
+        tensors = {
+            "LoKr": draws(lokr_w1_a=(8, 24), lokr_w1_b=(24, 8), lokr_w2_a=(20, 24), lokr_w2_b=(24, 20)),
+            "LoHa": draws(hada_w1_a=(WIDTH, 24), hada_w1_b=(24, WIDTH), hada_w2_a=(WIDTH, 24), hada_w2_b=(24, WIDTH)),
+        }[name]
+        (layer,) = land(write_lora(tmp_path / "a.safetensors", lycoris(tensors)), demo).layers.values()
+        assert layer.rank == 576
+        with Sizes() as formed:
+            difference_of(layer, None)
+        assert formed.largest == WIDTH * WIDTH
+
+
+class Sizes(TorchDispatchMode):  # type: ignore[misc]  # torch has no types of it
+    """How many numbers the largest tensor has that is formed meanwhile."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and found.dtype == torch.float32:
+            self.largest = max(self.largest, found.numel())
+        return found
 
 
 def layer_of(layer: LoraLayer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -116,6 +116,23 @@ class TestShapes:
         message, _ = refusal(tmp_path, demo, pair(TO_Q, rank=1025))
         assert message == f"{TO_Q} is of rank 1025, and at most 1024 are read"
 
+    @pytest.mark.parametrize(
+        ("kind", "shapes"),
+        [
+            ("lokr", {"w1_a": (8, 1025), "w1_b": (1025, 8), "w2": (20, 20)}),
+            ("lokr", {"w1_a": (8, 2), "w1_b": (2, 8), "w2_a": (20, 1025), "w2_b": (1025, 20)}),
+            ("hada", {"w1_a": (WIDTH, 1025), "w1_b": (1025, WIDTH), "w2_a": (WIDTH, 2), "w2_b": (2, WIDTH)}),
+            ("hada", {"w1_a": (WIDTH, 2), "w1_b": (2, WIDTH), "w2_a": (WIDTH, 1025), "w2_b": (1025, WIDTH)}),
+        ],
+    )
+    def test_too_high_a_rank_of_one_of_two_pairs(
+        self, tmp_path: Path, demo: Targets, kind: str, shapes: dict[str, tuple[int, ...]]
+    ) -> None:
+        """LoKr's and LoHa's: a small file of such is no small matter to multiply, fused or not."""
+        tensors = {f"{TO_Q}.{kind}_{part}": np.ones(shape, np.float32) for part, shape in shapes.items()}
+        message, _ = refusal(tmp_path, demo, tensors)
+        assert message == f"{TO_Q} is of rank 1025, and at most 1024 are read"
+
     def test_a_norm_s_factors(self, tmp_path: Path, demo: Targets) -> None:
         message, _ = refusal(tmp_path, demo, pair("transformer_blocks.0.attn.norm_q", 32, 32))
         assert "norm_q is [32] in demo" in message
