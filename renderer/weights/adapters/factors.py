@@ -28,29 +28,28 @@ Parts = Mapping[PartName, torch.Tensor]
 def factors_of(layer: LoraLayer, alphas: Alphas | None) -> Factors:
     """A layer's two factors in bf16. The scale, alpha / rank, is in A, as DiffSynth's loader has it to the bit.
 
-    Raises `ModelError` for values that are not finite.
+    Raises `ModelError` for values that are not finite, in the file or once they are scaled.
     """
     assert layer.rides
     parts = _parts(layer)
     if layer.kind == "LoRA":
-        down, up = parts["down"].to(torch.bfloat16), parts["up"].to(torch.bfloat16)
-        if "alpha" in parts:
-            return down * (parts["alpha"].to(torch.bfloat16).reshape(()) / down.shape[0]), up
-        scale = alphas.scale(layer.module, down.shape[0]) if alphas is not None else 1.0
-        return (down * scale if scale != 1 else down), up
-    left, right = _JOINED[layer.kind](parts)
-    return (right * _scale(layer, parts, alphas)).to(torch.bfloat16), left.to(torch.bfloat16)
+        down, up = _scaled(layer, parts, alphas), parts["up"].to(torch.bfloat16)
+    else:
+        left, right = _JOINED[layer.kind](parts)
+        down, up = (right * _scale(layer, parts, alphas)).to(torch.bfloat16), left.to(torch.bfloat16)
+    return _finite(layer, down), _finite(layer, up)
 
 
 def difference_of(layer: LoraLayer, alphas: Alphas | None) -> Mapping[PartName, torch.Tensor]:
     """What a layer adds to a module's weight, and to its bias, in float32. Raises as `factors_of` does.
 
     Beside the file's own parts nothing larger than the weight is formed; joint factors would be, where ranks only fuse.
+    A difference is added as it is: an alpha beside it counts for nothing in ComfyUI, and LyCORIS writes none.
     """
     parts = _parts(layer)
     if layer.kind == "difference":
         return {name: parts[name].float() for name in ("weight", "bias") if name in parts}
-    return {"weight": _PRODUCTS[layer.kind](parts) * _scale(layer, parts, alphas)}
+    return {"weight": _finite(layer, _PRODUCTS[layer.kind](parts) * _scale(layer, parts, alphas))}
 
 
 def sum_of(additions: Sequence[Addition]) -> torch.Tensor:
@@ -60,12 +59,16 @@ def sum_of(additions: Sequence[Addition]) -> torch.Tensor:
 
 
 def _parts(layer: LoraLayer) -> Parts:
-    found = {name: _read(place).float() for name, place in layer.parts.items()}
-    for name, tensor in found.items():
-        if not torch.isfinite(tensor).all():
-            message = f"{layer.parts[name].path}: {name} of {layer.module} has values that are not finite"
-            raise ModelError(message, hint="fetch or make it again: it is damaged")
-    return found
+    return {name: _finite(layer, _read(place).float(), name) for name, place in layer.parts.items()}
+
+
+def _finite(layer: LoraLayer, tensor: torch.Tensor, part: PartName | None = None) -> torch.Tensor:
+    """A tensor of a layer's: a part, or what was made of all. Raises `ModelError` where a value is not finite."""
+    if not torch.isfinite(tensor).all():
+        path, what = next(iter(layer.parts.values())).path, part or "what is added, by its scale,"
+        message = f"{path}: {what} of {layer.module} has values that are not finite"
+        raise ModelError(message, hint="fetch or make it again: it is damaged")
+    return tensor
 
 
 def _read(place: TensorAt) -> torch.Tensor:
@@ -81,6 +84,15 @@ def _read(place: TensorAt) -> torch.Tensor:
     if buffer:
         raise ModelError(f"{place.path}: has become shorter while it was read", hint="run it again")
     return VALUES[place.reader].values(place, 0, raw, _read)
+
+
+def _scaled(layer: LoraLayer, parts: Parts, alphas: Alphas | None) -> torch.Tensor:
+    """A LoRA's A in bf16, times its scale: an alpha of the file's is rounded to bf16 first, one of peft's is not."""
+    down = parts["down"].to(torch.bfloat16)
+    if "alpha" in parts:
+        return down * (parts["alpha"].to(torch.bfloat16).reshape(()) / down.shape[0])
+    scale = alphas.scale(layer.module, down.shape[0]) if alphas is not None else 1.0
+    return down * scale if scale != 1 else down
 
 
 def _scale(layer: LoraLayer, parts: Parts, alphas: Alphas | None) -> float:

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from renderer import catalog
 from renderer.errors import ModelError
 from renderer.weights.adapters import packed
-from renderer.weights.adapters.alphas import told_alphas
+from renderer.weights.adapters.alphas import Alphas, told_alphas
 from renderer.weights.adapters.factors import difference_of, factors_of
 from renderer.weights.adapters.landing import LoraLayer, land
 from renderer.weights.adapters.targets import Targets, targets_of
@@ -174,6 +174,8 @@ LOKR: Mapping[str, tuple[Tensors, float | None, int]] = {
     "the first a pair": (draws(lokr_w1_a=(40, 2), lokr_w1_b=(2, 40), lokr_w2=(4, 4)), None, 8),
 }
 
+HADA_B = dict.fromkeys(("hada_w1_b", "hada_w2_b"), (2, WIDTH))
+
 
 class TestLyCORIS:
     @pytest.mark.parametrize("name", LOKR)
@@ -249,7 +251,31 @@ def check(found: tuple[torch.Tensor, torch.Tensor, torch.Tensor], wanted: torch.
     assert (up.float() @ down.float() - wanted).norm() <= 0.01 * wanted.norm()
 
 
+class TestScaled:
+    @pytest.mark.parametrize("kind", ["LoRA", "LoKr", "LoHa", "peft's own alpha"])
+    def test_out_of_all_bounds(self, tmp_path: Path, demo: Targets, kind: str) -> None:
+        """Factors and an alpha are finite, each for itself: what they make together is looked at, however added."""
+        tensors = {
+            "LoRA": factors([TO_Q]) | {f"{TO_Q}.alpha": np.array(1e38, np.float32)},
+            "LoKr": lycoris(LOKR["a pair"][0], 1e38),
+            "LoHa": lycoris(draws(**dict.fromkeys(("hada_w1_a", "hada_w2_a"), (WIDTH, 2)), **HADA_B), 1e38),
+            "peft's own alpha": factors([TO_Q]),
+        }[kind]
+        tensors = {key: tensor if key.endswith("alpha") else tensor * 1000 for key, tensor in tensors.items()}
+        (layer,) = land(write_lora(tmp_path / "a.safetensors", tensors), demo).layers.values()
+        alphas = Alphas(alpha=1e38) if kind == "peft's own alpha" else None
+        for made in (factors_of, difference_of):
+            with pytest.raises(ModelError, match=f"by its scale, of {TO_Q} has values that are not finite"):
+                made(layer, alphas)
+
+
 class TestDifferences:
+    def test_an_alpha_beside_one_counts_for_nothing(self, tmp_path: Path, demo: Targets) -> None:
+        """As in ComfyUI, which reads it and adds the difference as it is; LyCORIS writes none."""
+        tensors = {f"{TO_Q}.diff": np.ones((WIDTH, WIDTH), np.float32), f"{TO_Q}.alpha": np.array(0.5, np.float32)}
+        (layer,) = land(write_lora(tmp_path / "a.safetensors", tensors), demo).layers.values()
+        assert torch.equal(difference_of(layer, Alphas(alpha=3.0))["weight"], torch.ones(WIDTH, WIDTH))
+
     def test_of_weights_and_biases(self, tmp_path: Path, demo: Targets) -> None:
         """`.diff` and `.diff_b` land, norms' too; they are for fusing, and say so."""
         norm = "transformer_blocks.0.attn.norm_q"
