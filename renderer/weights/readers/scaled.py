@@ -42,11 +42,14 @@ _TILE_ROWS, _TILE_COLUMNS = 128, 4  # of scales, as cuBLAS has them
 _FP8 = {_TYPES[form]: form for form in ("float8_e4m3fn", "float8_e5m2")}
 """What means the same in every tool, and may go without a mark: the types, and their forms."""
 
-_KNOWN_OF_INT8 = frozenset(
+_KNOWN = frozenset(
     {"format", "convrot", "convrot_groupsize", "per_row", "group_size", "orig_dtype", "orig_shape"}
     | {"full_precision_matrix_mult"}
 )
-"""What marks of int8 say: any other word may mean that a matrix was turned in another way."""
+"""What marks say, those of ComfyUI and of convert_to_quant: any other word may mean that a matrix is another."""
+
+_TURNED = "int8_tensorwise"
+"""The form of which turned columns are turned back."""
 
 GROUP = "convrot_groupsize"
 """In a mark, and of a tensor's settings: how many columns were turned together."""
@@ -78,8 +81,9 @@ class _Scaled:
         if not marks and not scales and not old:
             return dict(tensors)
         for layer, mark in marks.items():
-            if mark.form not in _TYPES and mark.form not in _BLOCKS:
-                what = f'the layer "{shorten(layer)}" is quantised by ComfyUI ({shorten(mark.form, 30)})'
+            if (mark.form not in _TYPES and mark.form not in _BLOCKS) or (mark.turned and mark.form != _TURNED):
+                form = f"{shorten(mark.form, 30)}{', turned' if mark.turned else ''}"
+                what = f'the layer "{shorten(layer)}" is quantised by ComfyUI ({form})'
                 raise ModelError(f"{files[0].path}: {what}, in a form that is not read")
         besides = {name for name in tensors if name.endswith(_BESIDE)} - old
         found = {name: place for name, place in tensors.items() if name not in besides | old}
@@ -119,7 +123,7 @@ class _Scaled:
             raise damaged(where, f"has a scale of {told}: neither one for all its rows, nor one for each of {rows}")
         turned = mark.turned if mark is not None else 0
         columns = math.prod(weight.shape[1:])
-        if turned and (form != "int8_tensorwise" or not _is_power_of_four(turned) or columns % turned):
+        if turned and (not _is_power_of_four(turned) or columns % turned):
             raise damaged(where, f"of {columns} columns is said to be turned in groups of {turned}")
         return replace(weight, reader=self.name, besides={"scale": scale}, settings={GROUP: turned} if turned else {})
 
@@ -210,7 +214,7 @@ def _table(file: Contents) -> dict[str, Any]:
 def _mark(where: str, told: Any) -> _Mark:
     match told:
         case {"format": str(form)}:
-            if form == "int8_tensorwise" and (strange := sorted(told.keys() - _KNOWN_OF_INT8)):
+            if (form in _TYPES or form in _BLOCKS) and (strange := sorted(told.keys() - _KNOWN)):
                 raise ModelError(f'{where} is marked with "{shorten(strange[0], 30)}", of which nothing is known here')
             group = told.get(GROUP, _USUAL_GROUP) if told.get("convrot") else 0
             if type(group) is int and group >= 0 and bool(group) == bool(told.get("convrot")):

@@ -126,6 +126,18 @@ class TestRead:
             save_file(made.tensors, path, metadata=made.metadata)
             assert store(source, "fp8") == expected
 
+    @pytest.mark.parametrize("form", ["mxfp8", "nvfp4"])
+    def test_words_that_change_nothing(self, source: Source, form: str) -> None:
+        """What ComfyUI and convert_to_quant write into marks beside the form, where nothing was turned."""
+        path = transformer(source)
+        made = foreign.in_blocks(load_file(path), form)
+        words = {"group_size": 16, "orig_dtype": "torch.bfloat16", "orig_shape": [16, 32], "convrot": False}
+        mark = foreign.mark({"format": form, "full_precision_matrix_mult": True, **words})
+        made.tensors[f"{WIDE}.comfy_quant"] = mark
+        with restored(source.folder):
+            save_file(made.tensors, path)
+            assert opened(path).tensors[f"{WIDE}.weight"].dtype == form
+
     def test_the_text_encoder(self, source: Source) -> None:
         """With its vision tower, as ComfyUI's own file has it."""
         path = source.networks["text_encoder"][0]
@@ -234,6 +246,10 @@ def beside(suffix: str, tensor: torch.Tensor) -> Change:
     return lambda tensors, _: tensors.update({f"{LAYER}.{suffix}": tensor})
 
 
+def marked(layer: str, **words: object) -> Change:
+    return lambda tensors, _: tensors.update({f"{layer}.comfy_quant": foreign.mark(words)})
+
+
 def told(layers: object) -> Change:
     return lambda _, metadata: metadata.update({"_quantization_metadata": json.dumps({"layers": layers})})
 
@@ -243,7 +259,11 @@ def reworded(old: str, new: str) -> Change:
 
 
 FP8 = {"format": "float8_e4m3fn"}
-UNREAD = {"another form", "int8 without a word", "int8 with a word of its own"}
+TURNED = {"convrot": True, "convrot_groupsize": 16}
+UNREAD = {
+    *("another form", "int8 without a word", "int8 with a word of its own", "FP8 with a word of its own"),
+    *("MXFP8 with a word of its own", "MXFP8, turned", "NVFP4, turned", "FP8, turned"),
+}
 REFUSALS: dict[str, tuple[Callable[[Tensors], Foreign], Change, str]] = {
     "no scale": (foreign.comfyui_2025, without(f"{LAYER}.scale_weight"), "has no scale, and others here have one"),
     "no scale, marked": (foreign.comfyui_2026, without(f"{LAYER}.weight_scale"), "its scale is not there"),
@@ -271,6 +291,31 @@ REFUSALS: dict[str, tuple[Callable[[Tensors], Foreign], Change, str]] = {
             {key: text.replace('convrot"', 'turned"') for key, text in metadata.items()}
         ),
         'marked with "turned", of which nothing is known',
+    ),
+    "FP8 with a word of its own": (
+        foreign.comfyui_2026,
+        marked(LAYER, **FP8, params={"convrot": True}),
+        'marked with "params", of which nothing is known',
+    ),
+    "MXFP8 with a word of its own": (
+        lambda tensors: foreign.in_blocks(tensors, "mxfp8"),
+        marked(WIDE, format="mxfp8", hadamard=16),
+        'marked with "hadamard", of which nothing is known',
+    ),
+    "MXFP8, turned": (
+        lambda tensors: foreign.in_blocks(tensors, "mxfp8"),
+        marked(WIDE, format="mxfp8", **TURNED),
+        r"by ComfyUI \(mxfp8, turned\), in a form that is not read",
+    ),
+    "NVFP4, turned": (
+        lambda tensors: foreign.in_blocks(tensors, "nvfp4"),
+        marked(LAYER, format="nvfp4", **TURNED),
+        r"by ComfyUI \(nvfp4, turned\), in a form that is not read",
+    ),
+    "FP8, turned": (
+        lambda tensors: foreign.comfyui_2026(tensors)._replace(metadata={}),
+        marked(LAYER, **FP8, **TURNED),
+        r"by ComfyUI \(float8_e4m3fn, turned\), in a form that is not read",
     ),
     "int8 without a word": (
         lambda tensors: foreign.convrot(tensors)._replace(metadata={}),
