@@ -123,8 +123,7 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = first_twice(name for name, _ in pairs)
             raise _damaged(path, f'its header has "{shorten(twice)}" twice')
         return found
 
@@ -135,6 +134,16 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise _damaged(path, "its header is not a table of tensors")
     return document
+
+
+def first_twice(names: Iterable[str]) -> str:
+    """The first of them that has been there before, in one pass; one must have been."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    raise AssertionError
 
 
 def _metadata(path: Path, found: object) -> dict[str, str]:

@@ -7,6 +7,7 @@ import json
 import random
 import resource
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,16 @@ class TestReading:
         path = with_header(tmp_path / "m.safetensors", f'{{"a": {entry}, "a": {entry}}}'.encode(), b"1234")
         with pytest.raises(ModelError, match='has "a" twice'):
             read_header(path)
+
+    def test_the_same_name_twice_among_many(self, tmp_path: Path) -> None:
+        """It is found in one pass: in a fraction of a second of 60,000, where each among all took 24."""
+        entry = '{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+        entries = ", ".join(f'"{name}": {entry}' for name in (*range(60_000), 59_999))
+        path = with_header(tmp_path / "m.safetensors", f"{{{entries}}}".encode(), b"1234")
+        before = time.process_time()
+        with pytest.raises(ModelError, match='has "59999" twice'):
+            read_header(path)
+        assert time.process_time() - before < 5
 
     def test_metadata_that_is_no_text(self, tmp_path: Path) -> None:
         """Metadata must be texts by name."""

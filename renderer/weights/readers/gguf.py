@@ -18,6 +18,7 @@ from typing import BinaryIO, ClassVar
 
 from renderer.errors import ModelError, shorten
 from renderer.families.family import Shape
+from renderer.weights.headers import first_twice
 from renderer.weights.readers.reader import Contents, TensorAt
 
 _MAGIC = b"GGUF"
@@ -250,8 +251,7 @@ def _original_shape(path: Path, entry: _Entry, told: Mapping[str, _Told]) -> Sha
 def _check_places(path: Path, tensors: Mapping[str, TensorAt], header: _Header, size: int) -> None:
     """Each tensor is there once, all lie behind one another, and the file ends with the last."""
     if len(tensors) != len(header.tensors):
-        names = [each.name for each in header.tensors]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = first_twice(each.name for each in header.tensors)
         raise _damaged(path, f'its header has "{shorten(twice)}" twice')
     reached = header.data_offset
     for name, place in sorted(tensors.items(), key=lambda item: item[1].offset):

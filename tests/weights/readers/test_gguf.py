@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,17 @@ class TestRefused:
             readers.read(path)
         assert raised.value.message.startswith(str(path))
         assert raised.value.hint
+
+    def test_a_name_twice_among_many(self, tmp_path: Path) -> None:
+        """It is found in one pass: each among all would take a hundred times as long."""
+        entry = struct.pack("<IQIQ", 1, 16, 0, 0)
+        names = b"".join(text(str(number)) + entry for number in range(60_000)) + text("59999")
+        path = tmp_path / "m.gguf"
+        path.write_bytes(file_of(name=names, tensors=60_002))
+        before = time.process_time()
+        with pytest.raises(ModelError, match='has "59999" twice'):
+            readers.read(path)
+        assert time.process_time() - before < 8
 
     def test_mutations(self, tmp_path: Path) -> None:
         """Of 200 files cut anywhere, or with a bit of what is said of a tensor turned, none is opened."""
