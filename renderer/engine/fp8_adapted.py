@@ -13,6 +13,7 @@ import torch
 
 from renderer.engine.adapted import AddedTo
 from renderer.engine.fp8_reference import Rows
+from renderer.engine.side_by_side import side_by_side
 
 PIECE_BYTES = 2**25
 """Rows are widened a piece at a time: less memory than a block has free there, and a GPU's cache holds it."""
@@ -28,7 +29,7 @@ def add_to(out: torch.Tensor, rows: Rows, stems: Sequence[str], adapted: AddedTo
             ups.append((slice(number * width, (number + 1) * width), up))
     if not downs:
         return
-    joined = _joined(downs)
+    joined = side_by_side(downs)
     piece = max(1, PIECE_BYTES // (2 * rows.values.shape[1]))
     for first in range(0, rows.count, piece):
         part = slice(first, min(first + piece, rows.count))
@@ -38,13 +39,3 @@ def add_to(out: torch.Tensor, rows: Rows, stems: Sequence[str], adapted: AddedTo
         for columns, up in ups:
             out[part, columns].addmm_(inner[:, at : at + up.shape[1]], up.T)
             at += up.shape[1]
-
-
-def _joined(downs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """All A below one another: their own memory where they lie so, as those of one LoRA do."""
-    first, at = downs[0], downs[0].data_ptr()
-    for down in downs:
-        if down.data_ptr() != at:
-            return torch.cat(list(downs))
-        at += down.nbytes
-    return first.as_strided((sum(len(down) for down in downs), first.shape[1]), first.stride())
