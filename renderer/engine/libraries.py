@@ -59,6 +59,10 @@ _NOT_HERE = (
 """Questions of transformers' that are answered with no: what follows from a yes is more that nobody needs."""
 
 
+_EVERY = metadata.packages_distributions
+"""The search through all that is installed, also while something quicker stands in its place."""
+
+
 def are_there() -> bool:
     """Whether somebody has imported them, or begun to."""
     return any(name in sys.modules for name in _THEIRS)
@@ -134,13 +138,13 @@ class _Distributions(Mapping[str, list[str]]):
             with contextlib.suppress(metadata.PackageNotFoundError):
                 metadata.distribution(name)
                 return [name]
-        return list(metadata.packages_distributions()[package])
+        return list(_EVERY()[package])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(metadata.packages_distributions())
+        return iter(_EVERY())
 
     def __len__(self) -> int:
-        return len(metadata.packages_distributions())
+        return len(_EVERY())
 
 
 class _Compiler(ModuleType):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -91,8 +92,11 @@ def test_libraries_that_need_it_all_are_imported_with_it(
     assert "with all that it asks for" in caplog.text
 
 
-def test_a_distribution_is_found_as_transformers_finds_it() -> None:
-    """By its package's name where it has that; otherwise by what is installed."""
+@pytest.mark.parametrize("standing_in", [False, True])
+def test_a_distribution_is_found_as_transformers_finds_it(monkeypatch: pytest.MonkeyPatch, standing_in: bool) -> None:  # noqa: FBT001
+    """By its package's name where it has that; otherwise by what is installed. Also while it stands in `metadata`."""
+    if standing_in:
+        monkeypatch.setattr(metadata, "packages_distributions", libraries._Distributions)
     found = libraries._Distributions()
     assert found["torch"] == ["torch"]
     assert found["PIL"] == ["pillow"]
