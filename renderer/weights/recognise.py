@@ -104,7 +104,7 @@ def _adapter(file: Contents, network: Network) -> Iterator[tuple[str, str]]:
         return
     ranks = {file.tensors[name].shape[0] for name in found if _LORA_DOWN.search(name) and file.tensors[name].shape}
     rank = f" of rank {min(ranks)}" if len(ranks) == 1 else ""
-    hint = "render without it: adapters are not read yet; a model is what it was made for"
+    hint = "name it under loras, or make a model with it once: renderer models pack ID --lora FILE"
     yield f"a LoRA{rank}, an addition to a model, and not a {network.words}", hint
 
 
@@ -130,7 +130,7 @@ def _quantised(file: Contents, family: Family, network: Network) -> Iterator[tup
 
 
 def _scaled(what: str, family: Family, network: Network) -> tuple[str, str]:
-    return f"{what}: a sound file, in a form that is not read yet", to_take(family, network)
+    return f"{what}: a sound file, in a form that is not read", to_take(family, network)
 
 
 def to_take(family: Family, network: Network) -> str:

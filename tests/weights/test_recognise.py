@@ -79,7 +79,7 @@ class TestKinds:
         """In any of its dialects, with its rank."""
         error = refused(write(tmp_path / "alone.safetensors", "transformer", {name: "BF16"}))
         assert "a LoRA of rank 4, an addition to a model, and not a transformer" in error.message
-        assert "adapters are not read yet" in error.hint
+        assert error.hint == "name it under loras, or make a model with it once: renderer models pack ID --lora FILE"
 
     @pytest.mark.parametrize("name", ["lycoris_transformer_blocks_0_attn_to_q.lokr_w1", "x.hada_w1_a"])
     def test_its_relatives(self, tmp_path: Path, name: str) -> None:

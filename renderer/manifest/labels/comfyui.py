@@ -1,7 +1,7 @@
 """ComfyUI: a graph of nodes under `prompt`, or the editor's own under `workflow`.
 
 The sampler is looked for, and from it the links are followed back to texts, size, seed and model. What stands in the
-graph and could not be taken over is said: other passes, LoRAs, nodes of kinds that are not known here.
+graph and could not be taken over is said: other passes, LoRAs without a name, nodes of kinds that are not known here.
 """
 
 from __future__ import annotations
