@@ -232,14 +232,14 @@ class AdapterShelf:
 
     def has(self, job: Job) -> bool:
         """Whether all of a job's are open."""
-        return all(_plain(lora) in self._open for lora in riding(job))
+        return all(_plain(lora) in self._open for lora in job.riding)
 
     def prepare(self, jobs: Iterable[Job]) -> None:
         """Open what is not open yet; one that was never used is packed first.
 
         Raises `PictureError` for one that is not here, does not fit the model, or is damaged; `DiskError`.
         """
-        for lora in dict.fromkeys(_plain(lora) for job in jobs for lora in riding(job)):
+        for lora in dict.fromkeys(_plain(lora) for job in jobs for lora in job.riding):
             if lora not in self._open:
                 with its_own():
                     packed = prepare_adapter(lora, self._model)
@@ -249,18 +249,18 @@ class AdapterShelf:
 
     def of(self, job: Job) -> Adapted:
         """A job's, which are open."""
-        loras = tuple((self._open[_plain(lora)], lora.weight) for lora in riding(job))
+        loras = tuple((self._open[_plain(lora)], lora.weight) for lora in job.riding)
         key = tuple((each.packed.identity, weight) for each, weight in loras)
         ahead = tuple((each.packed.identity, weight) for each, weight in loras if each.is_ahead)
         return Adapted(key, ahead, loras, self._sections)
 
     def packed(self, job: Job) -> list[tuple[PackedAdapter, float]]:
         """A job's, which are open, as they are packed, with their weights."""
-        return [(self._open[_plain(lora)].packed, lora.weight) for lora in riding(job)]
+        return [(self._open[_plain(lora)].packed, lora.weight) for lora in job.riding]
 
     def forget(self, still_wanted: Iterable[Job]) -> None:
         """Let go of what these jobs do not need, but for the latest, which leave the device."""
-        wanted = {_plain(lora) for job in still_wanted for lora in riding(job)}
+        wanted = {_plain(lora) for job in still_wanted for lora in job.riding}
         there = {id(self._open[lora]) for lora in wanted if lora in self._open}
         unwanted = [lora for lora, each in self._open.items() if id(each) not in there]
         for lora in unwanted:
@@ -276,7 +276,7 @@ class AdapterShelf:
 
         Raises what torch raises where there is no room for two blocks of each.
         """
-        wanted = {id(self._open[_plain(lora)]) for job in jobs for lora in riding(job)}
+        wanted = {id(self._open[_plain(lora)]) for job in jobs for lora in job.riding}
         staying = 0
         for each in self._each():
             if id(each) not in wanted:
@@ -311,11 +311,6 @@ class AdapterShelf:
         """Let the budget know what is taken on the device."""
         if self._budget is not None:
             self._budget.set_aside(sum(each.device_bytes for each in self._each()))
-
-
-def riding(job: Job) -> list[Lora]:
-    """Those that count: one of weight 0 adds nothing, not even a rounding."""
-    return [lora for lora in job.loras if lora.weight]
 
 
 def _plain(lora: Lora) -> Lora:

@@ -149,6 +149,11 @@ class Job(Value):
     inpaint_blur_size: int | None = None
 
     @property
+    def riding(self) -> tuple[Lora, ...]:
+        """The LoRAs that count, in their order: one of weight 0 adds nothing, not even a rounding."""
+        return tuple(lora for lora in self.loras if lora.weight)
+
+    @property
     def inputs(self) -> tuple[Input, ...]:
         """The pictures that go in, each once."""
         found = (self.input_image, self.inpaint_mask)
@@ -276,8 +281,8 @@ def fingerprint(job: Job, model: ModelIdentity) -> str:
     if job.cfg_scale == 1:
         told["negative_prompt"] = ""
     told.pop("loras", None)
-    if riding := [[lora.identity, lora.weight] for lora in job.loras if lora.weight]:
-        told["loras"] = riding
+    if riding := job.riding:
+        told["loras"] = [[lora.identity, lora.weight] for lora in riding]
     text = f"renderer {RENDERING_VERSION}\n{canonical(weights)}\n{canonical(told)}"
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -60,11 +60,11 @@ class Riding:
 
     def seconds(self, jobs: Iterable[Job], rates: Rates) -> float:
         """What they add to the time of jobs."""
-        return sum(job.num_inference_steps * self.step_seconds(job, rates) for job in jobs if job.loras)
+        return sum(job.num_inference_steps * self.step_seconds(job, rates) for job in jobs if job.riding)
 
     def step_seconds(self, job: Job, rates: Rates) -> float:
         """What a job's own add to each of its steps: products in bf16, and results that are read and written again."""
-        own = [self.weights[lora.identity] for lora in job.loras if lora.identity in self.weights]
+        own = [self.weights[lora.identity] for lora in job.riding if lora.identity in self.weights]
         work = Work.of(job)
         multiplied = added = 0
         for each in own:
@@ -77,12 +77,12 @@ class Riding:
 def licences(model: Model, jobs: Iterable[Job]) -> Mapping[str, str]:
     """What is known of the licences of a model and of what rides with it, by their names."""
     found = {model.id: model.licence}
-    found |= {lora.name: licence_of(lora.source) for job in jobs for lora in job.loras}
+    found |= {lora.name: licence_of(lora.source) for job in jobs for lora in job.riding}
     found |= {each.source: licence_of(each.source) for each in model.fused}
     return {name: licence for name, licence in found.items() if licence}
 
 
 def riding(jobs: Iterable[Job], model: Model) -> Riding:
     """The LoRAs of jobs of one model. Raises `ModelError` for one that does not fit it."""
-    wanted = {lora.identity: lora.source for job in jobs for lora in job.loras if lora.weight}
+    wanted = {lora.identity: lora.source for job in jobs for lora in job.riding}
     return Riding({identity: weigh(source, model) for identity, source in wanted.items()})

@@ -162,7 +162,7 @@ def _of_model(setup: Setup) -> tuple[int, int]:
 
 def _of_loras(left: Iterable[Planned]) -> list[tuple[int, int]]:
     """Bytes to download, and bytes that it takes to make ready, of each LoRA that rides with some picture."""
-    wanted = {lora.identity: (lora.source, item.model) for item in left for lora in item.picture.job.loras}
+    wanted = {lora.identity: (lora.source, item.model) for item in left for lora in item.picture.job.riding}
     if not wanted:
         return []
     from renderer.weights.adapters.weighing import weigh  # noqa: PLC0415  # most pictures have none

@@ -216,7 +216,7 @@ class Shifts:
         A LoRA has to be here: a request fetches nothing. For any thread.
         """
         for job in jobs:
-            for lora in job.loras:
+            for lora in job.riding:
                 if not all(map(needs.is_met, provision.needs_of_lora(lora.source, self._night_settings.terms))):
                     hint = f"its operator has it with: renderer models pull {lora.source}"
                     raise MachineError(f"the server has not fetched {lora.name}", hint=hint)

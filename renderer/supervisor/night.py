@@ -37,7 +37,7 @@ class Night:
 
     def refusal(self, job: Job) -> SizeRefusal | RendererError | None:
         """Why a job cannot be rendered on this machine, if so: it does not fit, or what it is rendered with lacks."""
-        lacking = (self.lora_troubles[lora.source] for lora in job.loras if lora.source in self.lora_troubles)
+        lacking = (self.lora_troubles[lora.source] for lora in job.riding if lora.source in self.lora_troubles)
         return self.troubles.get(Weights.of(job)) or self.refused.get(job) or next(lacking, None)
 
     def asked_to_end(self) -> Ending | None:

@@ -130,7 +130,7 @@ def _told(item: Planned) -> Job:
 def _licences(item: Planned) -> dict[str, str]:
     """What is known of the licences of a picture's weights."""
     known = {item.identity.id: item.model.licence}
-    known |= {lora.name: licence_of(lora.source) for lora in item.picture.job.loras}
+    known |= {lora.name: licence_of(lora.source) for lora in item.picture.job.riding}
     known |= {Path(each.source).stem: licence_of(each.source) for each in item.model.fused}
     return {name: licence for name, licence in known.items() if licence}
 

@@ -226,7 +226,7 @@ class _Run:
     def _supply_loras(self, jobs: Iterable[Job]) -> dict[str, RendererError]:
         """Fetch the LoRAs that are missing; why one cannot be had, by its source, is a trouble of its pictures."""
         troubles: dict[str, RendererError] = {}
-        for source in dict.fromkeys(lora.source for job in jobs for lora in job.loras):
+        for source in dict.fromkeys(lora.source for job in jobs for lora in job.riding):
             with self._noted(troubles, source):
                 self._obtain(provision.needs_of_lora(source, self._settings.terms))
         return troubles

@@ -72,6 +72,16 @@ def test_a_run_fetches_it(machine: Mapping[str, str], stocked: Hub, tmp_path: Pa
     assert (tmp_path / "models" / str(PART.repository) / PART.files).is_file()
 
 
+def test_one_of_weight_0(machine: Mapping[str, str], stocked: Hub, tmp_path: Path) -> None:
+    """It adds nothing: it is not fetched, and its picture is rendered without it."""
+    manifest = tmp_path / "night.yaml"
+    manifest.write_text(f"jobs:\n  - {{prompt: a, model: demo, size: 64x64, loras: [{{id: {FOUR}, weight: 0}}]}}\n")
+    done = run(["-m", "renderer", "render", str(manifest), "--outputs", str(tmp_path / "outputs")], machine)
+    assert done.returncode == 0, done.stderr
+    assert stocked.given == {}
+    assert list((tmp_path / "outputs/night").glob("*.png"))
+
+
 def test_one_that_cannot_be_had(machine: Mapping[str, str], tmp_path: Path) -> None:
     """It is a trouble of the pictures that want it, which says how to fetch it; the others are rendered."""
     assert machine
@@ -87,6 +97,8 @@ def test_one_that_cannot_be_had(machine: Mapping[str, str], tmp_path: Path) -> N
         night = Night(settings, {}, {}, {}, None, pool, lambda _event: None, StopRequests(), troubles)
         assert night.refusal(wanting) is caught.value
         assert night.refusal(plain) is None
+        without = wanting.loras[0].model_copy(update={"weight": 0.0})
+        assert night.refusal(plain.model_copy(update={"loras": (without,)})) is None
     assert provision.needs_of_lora("mine.safetensors", terms) == []
 
 

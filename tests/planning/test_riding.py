@@ -12,7 +12,7 @@ from renderer import catalog
 from renderer.cli import plan as plan_cli
 from renderer.job import Lora
 from renderer.manifest.manifest import Manifest
-from renderer.planning import forecast, riding
+from renderer.planning import forecast, riding, space
 from renderer.planning.forecast import Assumptions, GroupForecast
 from renderer.planning.plan import make_plan
 from renderer.weights.adapters.packed import prepare_adapter
@@ -101,6 +101,16 @@ class TestForecast:
         terms = {term.name: term.bytes for term in tight.estimate.peak.terms}
         assert terms["LoRAs"] == 2 * weigh(FOUR, catalog.QWEN_IMAGE).block_bytes
         assert tight.estimate.allocated <= (tight.available_bytes or 0)
+
+    def test_on_the_disk(self, tmp_path: Path) -> None:
+        """One that has to be fetched and made ready takes room for both, and at weight 0 for neither."""
+        plain = make_manifest(["a"])
+        weightless = RIDES.model_copy(update={"weight": 0.0})
+        plans = [make_plan(with_loras(plain, (each,)), tmp_path) for each in (RIDES, weightless)]
+        rides, without = (space.look([plan], plan.items, ()) for plan in plans)
+        assert rides.download_bytes == 849_608_296
+        assert rides.store_bytes > 0
+        assert (without.download_bytes, without.store_bytes) == (0, 0)
 
     def test_a_step_takes_a_little_longer(self) -> None:
         """By arithmetic: products of rank 64 beside those of 3072."""
