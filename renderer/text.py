@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from decimal import Decimal
 
 COLUMNS = 80
 """The width that texts are written for."""
@@ -25,6 +26,11 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02} min"
     return f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s"
+
+
+def decimal(number: float) -> str:
+    """The shortest text that reads as exactly this number, without an exponent: 0.8, 1, 0.00001."""
+    return format(Decimal(repr(number)), "f").removesuffix(".0")
 
 
 def gib(count: int | None) -> str:

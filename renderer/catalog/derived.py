@@ -16,6 +16,7 @@ from renderer.catalog.data import DEMO
 from renderer.catalog.model import Fused, Model
 from renderer.errors import ModelError, shorten
 from renderer.system.folders import expanded
+from renderer.text import decimal
 
 FUSED = "+lora="
 """Before each LoRA of a reference."""
@@ -28,7 +29,7 @@ _WEIGHED = re.compile(r"(.+):(-?[0-9]*\.?[0-9]+)", re.DOTALL)
 
 def name_derived(reference: str, fused: Sequence[Fused]) -> str:
     """The reference of a model with these LoRAs in it."""
-    return reference + "".join(f"{FUSED}{each.source}:{each.weight:g}" for each in fused)
+    return reference + "".join(f"{FUSED}{each.source}:{decimal(each.weight)}" for each in fused)
 
 
 def derive(reference: str, origin: Model, additions: str, rows: Mapping[str, Model]) -> Model:
@@ -67,7 +68,7 @@ def _fused(text: str, rows: Mapping[str, Model]) -> Fused:
     source, weight = (found[1], float(found[2])) if found else (text, 1.0)
     if not 0 < abs(weight) <= MOST_WEIGHT:
         hint = f"from -{MOST_WEIGHT:g} to {MOST_WEIGHT:g}, and not 0"
-        raise ModelError(f'the weight {weight:g} of "{shorten(source)}" cannot be fused', hint=hint)
+        raise ModelError(f'the weight {shorten(decimal(weight))} of "{shorten(source)}" cannot be fused', hint=hint)
     row = rows.get(source)
     if row is not None and row.ability != "lora":
         raise ModelError(f"{row.id} is a model, and not a LoRA")

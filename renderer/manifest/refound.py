@@ -14,7 +14,7 @@ from renderer.manifest.additions import refuse_weight
 from renderer.manifest.labels.told import ToldLora
 from renderer.weights.adapters.whereabouts import file_hash_of, identity_of, named
 
-_CALLED = re.compile(r"([^:+]{1,200}):(-?[0-9]{1,3}(?:\.[0-9]{1,20})?)")
+_CALLED = re.compile(r"([^:+]{1,200}):(-?[0-9]{1,3}(?:\.[0-9]{1,400})?)")
 
 LoraEntry = dict[str, str | float]
 """A LoRA as a job's list has it."""

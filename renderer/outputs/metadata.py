@@ -20,6 +20,7 @@ from pydantic import Field
 from renderer.catalog import MODELS
 from renderer.job import RENDERING_VERSION, Job, Keep, Lora, ModelIdentity, Shift, Software, Value
 from renderer.outputs.encode import NO_LABELS, Labels
+from renderer.text import decimal
 
 ORIGIN_KEY = "renderer"
 PARAMETERS_KEY = "parameters"
@@ -80,7 +81,7 @@ def write_parameters(origin: PictureOrigin) -> str:
     }
     pairs = ", ".join(f"{key}: {_quote(value)}" for key, value in settings.items() if value)
     negative = f"Negative prompt: {_disarm(job.negative_prompt)}\n" if job.negative_prompt.strip() else ""
-    tags = "".join(f" <lora:{_tag_name(lora)}:{lora.weight:g}>" for lora in job.loras)
+    tags = "".join(f" <lora:{_tag_name(lora)}:{decimal(lora.weight)}>" for lora in job.loras)
     return f"{_disarm(job.prompt)}{tags}\n{negative}{pairs}"
 
 

@@ -14,6 +14,7 @@ from renderer import families
 from renderer.catalog import NETWORK_FILES, TOKENIZER, Model, Part, Role
 from renderer.families import Family
 from renderer.job import ModelIdentity, canonical
+from renderer.text import decimal
 from renderer.weights.adapters.whereabouts import find_lora
 from renderer.weights.hashes import Tell, file_hashes, tensor_hashes
 
@@ -58,7 +59,7 @@ def _derived(model: Model, origin: ModelIdentity) -> ModelIdentity:
     found = [(find_lora(each.source, Path()), each.weight) for each in model.fused]
     known = origin.model_copy(update={"id": ""}) if origin.content_sha256 else origin
     lines = [canonical(known), *(f"{lora.identity} {weight!r}" for lora, weight in found)]
-    names = "".join(f"+{lora.name}:{weight:g}" for lora, weight in found)
+    names = "".join(f"+{lora.name}:{decimal(weight)}" for lora, weight in found)
     return ModelIdentity(id=origin.id + names, content_sha256=hashlib.sha256("\n".join(lines).encode()).hexdigest())
 
 
