@@ -50,6 +50,10 @@ class Errand:
     folder: Path
     pinned: bool = False
 
+    def asks_for(self, name: str) -> bool:
+        """Whether a file of the repository is among those that are to be fetched."""
+        return any(fnmatch(name, pattern) for pattern in self.patterns)
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -137,7 +141,7 @@ def _download(errand: Errand, offer: Offer, on_bytes: OnBytes) -> None:
 def _offer(errand: Errand, source: HubName) -> Offer:
     revision = errand.revision if source == "huggingface" or errand.pinned else None
     found = hubs.HUBS[source].list_files(errand.repository, revision)
-    files = tuple(file for file in found.files if any(fnmatch(file.name, pattern) for pattern in errand.patterns))
+    files = tuple(file for file in found.files if errand.asks_for(file.name))
     lacking = [pattern for pattern in errand.patterns if not any(fnmatch(file.name, pattern) for file in files)]
     if lacking:
         raise ModelError(f"{source} has no {', '.join(lacking)} in {errand.repository} at {found.revision}")
@@ -297,23 +301,27 @@ def _git_id(path: Path) -> str:
 def _expect(errand: Errand, offer: Offer) -> None:
     """Write down what is to come before it comes; what an earlier fetch has verified stays in the record.
 
-    Of another revision nothing does. Raises `DiskError`.
+    Of the files that were asked for, those of another revision do not; others are other fetches'. Raises `DiskError`.
     """
     before = read_record(errand.folder)
-    is_same = before.wanted == errand.revision or not before.is_known
-    doubtful = {
+    sound = {
         file.name
         for file in offer.files
-        if not is_same or not _is_here(file, errand.folder) or file.name not in before.files
+        if (known := before.files.get(file.name)) is not None
+        and known.wanted == errand.revision
+        and _is_here(file, errand.folder)
     }
-    files = {name: each for name, each in before.files.items() if is_same and name not in doubtful}
-    coming = (before.coming if is_same else frozenset()) | doubtful
-    write_record(errand.folder, Record(offer.source, offer.revision, errand.revision, files, coming))
+    files = {name: each for name, each in before.files.items() if name in sound or not errand.asks_for(name)}
+    coming = {name for name in before.coming if not errand.asks_for(name)}
+    coming |= {file.name for file in offer.files} - sound
+    write_record(errand.folder, Record(offer.source, offer.revision, files, frozenset(coming)))
 
 
 def _record(errand: Errand, offer: Offer, hashes: Sequence[str]) -> None:
     """Write down that files have come, and were verified. Raises `DiskError`."""
     before = read_record(errand.folder)
-    fresh = {file.name: Verified(file.bytes, found) for file, found in zip(offer.files, hashes, strict=True)}
+    fresh = {
+        file.name: Verified(file.bytes, found, errand.revision) for file, found in zip(offer.files, hashes, strict=True)
+    }
     record = replace(before, files={**before.files, **fresh}, coming=before.coming - fresh.keys())
     write_record(errand.folder, record)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from renderer.system.files import write_whole
@@ -19,23 +19,27 @@ RECORD = ".renderer.json"
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A file that was what the hub said."""
+    """A file that was what the hub said.
+
+    `wanted` is the revision that was asked for: of a hub that knows other revisions, whatever it had then was taken for
+    that. A folder may have files of several.
+    """
 
     bytes: int
     sha256: str | None
+    wanted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """What is known of a fetched folder; nothing of one that something else has filled.
 
-    `revision` is the hub's own, `wanted` the one that was asked for: of a hub that knows other revisions, whatever it
-    had then was taken for that. `coming` are files that were to be fetched, and have not been verified.
+    `source` and `revision`, the hub's own, are of the latest fetch. `coming` are files that were to be fetched, and
+    have not been verified.
     """
 
     source: str | None = None
     revision: str | None = None
-    wanted: str | None = None
     files: Mapping[str, Verified] = field(default_factory=dict)
     coming: frozenset[str] = frozenset()
 
@@ -48,17 +52,18 @@ class Record:
         """Those of some files in the folder that are of another revision than is wanted, or were never verified."""
         if not self.is_known:
             return []
-        is_other = self.wanted is not None and wanted is not None and self.wanted != wanted
-        return [name for name in names if is_other or not self._vouches_for(name, folder)]
+        return [name for name in names if not self._vouches_for(name, wanted, folder)]
 
     def below(self, folder: str) -> list[str]:
         """The names of all files below a folder that there were to be."""
         return sorted(name for name in {*self.files, *self.coming} if name.startswith(folder))
 
-    def _vouches_for(self, name: str, folder: Path) -> bool:
+    def _vouches_for(self, name: str, wanted: str | None, folder: Path) -> bool:
         known = self.files.get(name)
+        if known is None or name in self.coming or (known.wanted and wanted and known.wanted != wanted):
+            return False
         try:
-            return known is not None and name not in self.coming and (folder / name).stat().st_size == known.bytes
+            return (folder / name).stat().st_size == known.bytes
         except OSError:
             return False
 
@@ -68,9 +73,13 @@ def read_record(folder: Path) -> Record:
     try:
         document = json.loads((folder / RECORD).read_bytes())
         source, revision = str(document["source"]), str(document["revision"])
-        files = {name: Verified(int(facts["bytes"]), facts["sha256"]) for name, facts in document["files"].items()}
+        # Earlier versions said it of all files together, or, of Hugging Face's, not at all.
         wanted = document.get("wanted", revision if source == "huggingface" else None)
-        return Record(source, revision, wanted, files, frozenset(document.get("coming", ())))
+        files = {
+            name: Verified(int(facts["bytes"]), facts["sha256"], facts.get("wanted", wanted))
+            for name, facts in document["files"].items()
+        }
+        return Record(source, revision, files, frozenset(document.get("coming", ())))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return Record()
 
@@ -80,8 +89,7 @@ def write_record(folder: Path, record: Record) -> None:
     document = {
         "source": record.source,
         "revision": record.revision,
-        "wanted": record.wanted,
-        "files": {name: {"bytes": each.bytes, "sha256": each.sha256} for name, each in record.files.items()},
+        "files": {name: asdict(each) for name, each in record.files.items()},
         "coming": sorted(record.coming),
     }
     write_whole(folder / RECORD, json.dumps(document, indent=2).encode())

@@ -235,8 +235,11 @@ class TestCheckpoints:
         folder = tmp_path / "models" / QWEN.id
         shutil.copytree(demo_folder, folder)
         paths = [path for path in folder.rglob("*") if path.is_file()]
-        hashes = {path.relative_to(folder).as_posix(): Verified(path.stat().st_size, sha256_of(path)) for path in paths}
-        write_record(folder, Record("huggingface", QWEN.revision, QWEN.revision, hashes))
+        hashes = {
+            path.relative_to(folder).as_posix(): Verified(path.stat().st_size, sha256_of(path), QWEN.revision)
+            for path in paths
+        }
+        write_record(folder, Record("huggingface", QWEN.revision, hashes))
         return folder
 
     def test_mutations(self, fetched: Path) -> None:

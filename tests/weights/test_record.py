@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -122,6 +123,35 @@ class TestRevisions:
         prepare.prepare(QWEN)
         assert bool(places.look(replace(QWEN, revision=wanted)).lacking) is (wanted != QWEN.revision)
 
+    def test_what_the_later_one_has_no_more(self, hub: Hub, files: dict[str, bytes]) -> None:
+        """A file that only the earlier revision had is forgotten, and not missed."""
+        hub.files[QWEN.id] = {**files, "tokenizer/notes.txt": b"draft"}
+        prepare.prepare(QWEN)
+        hub.files[QWEN.id] = dict(files)
+        hub.revisions.add("f" * 40)
+        later = replace(QWEN, revision="f" * 40)
+        prepare.prepare(later)
+        assert not places.look(later).lacking
+
+    def test_several_in_one_folder(self, hub: Hub, tmp_path: Path) -> None:
+        """LoRAs of one repository, each of its own commit, are here beside one another; the record tells them apart."""
+        four, eight = (catalog.MODELS[f"lightx2v/Qwen-Image-2512-Lightning/{steps}steps-V1.0"] for steps in (4, 8))
+        four, eight = (
+            replace(row, revision=commit, parts=(replace(row.parts[0], revision=commit),))
+            for row, commit in ((four, "4" * 40), (eight, "8" * 40))
+        )
+        repository = four.parts[0].repository or ""
+        hub.files[repository] = {row.parts[0].files: row.id.encode() for row in (four, eight)}
+        hub.revisions |= {"4" * 40, "8" * 40}
+        for row in (four, eight, four):
+            prepare.prepare(row)
+        assert hub.given == {row.parts[0].files: len(row.id) for row in (four, eight)}
+        for row in (four, eight):
+            assert not places.look(row).lacking
+            prepare.prepare(row, offline=True)
+        wanted = {name: each.wanted for name, each in read_record(tmp_path / "models" / repository).files.items()}
+        assert wanted == {row.parts[0].files: row.revision for row in (four, eight)}
+
 
 class TestOthers:
     def test_a_folder_without_a_record(
@@ -132,14 +162,18 @@ class TestOthers:
         shutil.copytree(demo_folder, tmp_path / "models" / QWEN.id)
         assert not places.look(QWEN).lacking
 
-    def test_a_record_of_an_earlier_version(self, hub: Hub, tmp_path: Path) -> None:
-        """One that says nothing of what was wanted: of Hugging Face it is the commit."""
+    @pytest.mark.parametrize("told", [{}, {"wanted": QWEN.revision}])
+    def test_a_record_of_an_earlier_version(self, hub: Hub, tmp_path: Path, told: dict[str, str]) -> None:
+        """One that says of all files together what was wanted, or nothing: of Hugging Face it is the commit."""
         assert hub
         prepare.prepare(QWEN)
         path = tmp_path / "models" / QWEN.id / RECORD
-        text = path.read_text().replace(f'"wanted": "{QWEN.revision}",', "").replace('"coming": []', '"more": 1')
-        path.write_text(text)
-        assert read_record(path.parent).wanted == QWEN.revision
+        document = json.loads(path.read_text())
+        del document["coming"]
+        for file in document["files"].values():
+            assert file.pop("wanted") == QWEN.revision
+        path.write_text(json.dumps(document | told))
+        assert {each.wanted for each in read_record(path.parent).files.values()} == {QWEN.revision}
         assert not places.look(QWEN).lacking
         assert places.look(replace(QWEN, revision="f" * 40)).lacking
 
