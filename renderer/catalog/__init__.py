@@ -5,7 +5,7 @@ A manifest names a model by a catalogue id (`Qwen/Qwen-Image`, `demo`), by an id
 (`transformer=mine.safetensors,vae=…`), whose missing parts are Qwen/Qwen-Image's. `given` looks for these.
 Each may have LoRAs fused into it (`Qwen/Qwen-Image+lora=ink.safetensors:0.8`), as `derived` reads it.
 
-`data` has the models, `distilled` those that need few steps; `model` says what is known of one, `cards` has public
+`data` has the models, `distilled` LoRAs that need few steps; `model` says what is known of one, `cards` has public
 GPUs.
 """
 
@@ -37,7 +37,7 @@ from renderer.catalog.data import (
     VAE_FILES,
 )
 from renderer.catalog.derived import FUSED, derive, name_derived
-from renderer.catalog.distilled import DISTILL_FULL, DISTILL_LORA, LIGHTNING
+from renderer.catalog.distilled import LIGHTNING
 from renderer.catalog.given import (
     BY_ROLE,
     KIND,
@@ -112,12 +112,10 @@ MODELS: Mapping[str, Model] = MappingProxyType(
         for model in (
             QWEN_IMAGE,
             QWEN_IMAGE_2512,
-            DISTILL_FULL,
             QWEN_IMAGE_EDIT,
             QWEN_IMAGE_EDIT_2509,
             QWEN_IMAGE_EDIT_2511,
             *LIGHTNING,
-            DISTILL_LORA,
             DEMO,
         )
     }

@@ -1,8 +1,8 @@
-"""Models and LoRAs that were made to need few steps, as data.
+"""LoRAs that were made to need few steps, as data.
 
-Names of files, commits and sizes are those that the repositories' pages and the tools of others show; a commit that
-nobody has told is null, and the hub's newest is taken then. `steps`, `cfg_scale` and `schedule` are what each was made
-for: a job that names it has them without saying so.
+Names of files, commits and sizes are those that the repositories' pages and the tools of others show. What nobody has
+told the commit of is not here: nothing would say which weights it is. `steps`, `cfg_scale` and `schedule` are what each
+was made for: a job that names it has them without saying so.
 """
 
 from __future__ import annotations
@@ -17,29 +17,25 @@ from renderer.catalog.data import (
     QWEN_IMAGE_EDIT,
     QWEN_IMAGE_EDIT_2509,
     QWEN_IMAGE_EDIT_2511,
-    SHARED,
 )
 from renderer.catalog.model import Model, Part
 
-_GB = 10**9
 _MB = 10**6
 
 _LIGHTNING = ("lightx2v/Qwen-Image-Lightning", "21e79ba3c2cb6454834051ea973ffcd04ff1993f")
-_LIGHTNING_2512 = ("lightx2v/Qwen-Image-2512-Lightning", "c35c0e2ab8891698dace27aac7b64bc6c4f1a8ea")
+_LIGHTNING_2512_4 = ("lightx2v/Qwen-Image-2512-Lightning", "c35c0e2ab8891698dace27aac7b64bc6c4f1a8ea")
+_LIGHTNING_2512_8 = ("lightx2v/Qwen-Image-2512-Lightning", "a52649c9d0f6e1a248bff13f0df33bb8a2abdb52")
 _LIGHTNING_2511 = ("lightx2v/Qwen-Image-Edit-2511-Lightning", "d74eba145674fd7e31b949324e148e21e7118abd")
 _BF16_BYTES, _F32_BYTES = 849_608_296, 1_698_951_104
 
-_FILES: tuple[tuple[str, str, tuple[str, str | None], Model, int], ...] = (
+_FILES: tuple[tuple[str, str, tuple[str, str], Model, int], ...] = (
     ("4steps-V1.0", "Qwen-Image-Lightning-4steps-V1.0-bf16", _LIGHTNING, QWEN_IMAGE, _BF16_BYTES),
     ("8steps-V1.1", "Qwen-Image-Lightning-8steps-V1.1-bf16", _LIGHTNING, QWEN_IMAGE, _BF16_BYTES),
     ("4steps-V2.0", "Qwen-Image-Lightning-4steps-V2.0-bf16", _LIGHTNING, QWEN_IMAGE, _BF16_BYTES),
     # At this commit there is no bf16 file of it that anybody has told of.
     ("8steps-V2.0", "Qwen-Image-Lightning-8steps-V2.0", _LIGHTNING, QWEN_IMAGE, _F32_BYTES),
-    ("4steps-V1.0", "Qwen-Image-2512-Lightning-4steps-V1.0-bf16", _LIGHTNING_2512, QWEN_IMAGE_2512, _BF16_BYTES),
-    (
-        "8steps-V1.0", "Qwen-Image-2512-Lightning-8steps-V1.0-bf16", (_LIGHTNING_2512[0], None), QWEN_IMAGE_2512,
-        _BF16_BYTES,
-    ),
+    ("4steps-V1.0", "Qwen-Image-2512-Lightning-4steps-V1.0-bf16", _LIGHTNING_2512_4, QWEN_IMAGE_2512, _BF16_BYTES),
+    ("8steps-V1.0", "Qwen-Image-2512-Lightning-8steps-V1.0-bf16", _LIGHTNING_2512_8, QWEN_IMAGE_2512, _BF16_BYTES),
     ("Edit-4steps-V1.0", "Qwen-Image-Edit-Lightning-4steps-V1.0-bf16", _LIGHTNING, QWEN_IMAGE_EDIT, _BF16_BYTES),
     ("Edit-8steps-V1.0", "Qwen-Image-Edit-Lightning-8steps-V1.0-bf16", _LIGHTNING, QWEN_IMAGE_EDIT, _BF16_BYTES),
     *(
@@ -62,65 +58,24 @@ _FILES: tuple[tuple[str, str, tuple[str, str | None], Model, int], ...] = (
 
 
 def _lightning() -> Iterator[Model]:
+    """Each is a LoRA: one file of a repository that has several."""
     for name, file, (repository, revision), base, size in _FILES:
         steps = int(name.split("steps")[0][-1])
         what = "edits" if base.ability == "edit" else "pictures"
-        yield _lora(
-            f"{repository}/{name}",
-            f"LoRA for {base.id}: {what} in {steps} steps",
-            Part("lora", f"{file}.safetensors", 1, size, repository=repository, revision=revision),
-            base=base,
+        yield replace(
+            QWEN_IMAGE,
+            id=f"{repository}/{name}",
+            about=f"LoRA for {base.id}: {what} in {steps} steps",
+            ability="lora",
+            parts=(Part("lora", f"{file}.safetensors", 1, size, repository=repository, revision=revision),),
+            revision=revision,
+            shape=None,
             steps=steps,
-            lightning=True,
+            cfg_scale=1.0,
+            schedule="lightning",
+            base=base.id,
+            gpu_bytes=MappingProxyType({"bf16": 850 * _MB}),
         )
 
 
-def _lora(id_: str, about: str, part: Part, *, base: Model, steps: int, lightning: bool) -> Model:
-    """A LoRA: one file of a repository that may have several."""
-    return replace(
-        QWEN_IMAGE,
-        id=id_,
-        about=about,
-        ability="lora",
-        parts=(part,),
-        revision=part.revision,
-        shape=None,
-        steps=steps,
-        cfg_scale=1.0,
-        schedule="lightning" if lightning else "qwen-image",
-        base=base.id,
-        gpu_bytes=MappingProxyType({"bf16": 850 * _MB}),
-    )
-
-
 LIGHTNING = tuple(_lightning())
-
-DISTILL_STEPS = 15
-
-DISTILL_LORA = _lora(
-    "DiffSynth-Studio/Qwen-Image-Distill-LoRA",
-    "LoRA for Qwen/Qwen-Image: pictures in 15 steps",
-    Part("lora", "model.safetensors", 1, repository="DiffSynth-Studio/Qwen-Image-Distill-LoRA"),
-    base=QWEN_IMAGE,
-    steps=DISTILL_STEPS,
-    lightning=False,
-)
-
-DISTILL_FULL = replace(
-    QWEN_IMAGE,
-    id="DiffSynth-Studio/Qwen-Image-Distill-Full",
-    about="text to picture in 15 steps without guidance: Qwen/Qwen-Image, distilled",
-    parts=(
-        Part(
-            "transformer",
-            "diffusion_pytorch_model*.safetensors",
-            9,
-            round(40.9 * _GB),
-            comfyui="diffusion_models/qwen_image_distill_full_bf16.safetensors",
-        ),
-        *SHARED,
-    ),
-    revision=None,
-    steps=DISTILL_STEPS,
-    cfg_scale=1.0,
-)

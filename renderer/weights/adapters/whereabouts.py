@@ -56,8 +56,7 @@ def find_lora(reference: str, folder: Path) -> FoundLora:
         if row.ability != "lora":
             raise ModelError(f"{row.id} is a model, and not a LoRA", hint="write it under model")
         there = path_of_row(row)
-        identity = f"{row.id}@{row.revision}" if row.revision else row.id
-        return FoundLora(row.id, identity, there, row, row.licence, file_hash_of(there) if there else "")
+        return FoundLora(row.id, identity_of_row(row), there, row, row.licence, file_hash_of(there) if there else "")
     path = _path(reference, folder)
     return FoundLora(_from_here(path), identity_of(path), path, None, _told_licence(path), file_hash_of(path))
 
@@ -111,6 +110,11 @@ def file_hash_of(path: Path) -> str:
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
     return found[:12]
+
+
+def identity_of_row(row: Model) -> str:
+    """The identity of a catalogue's LoRA: its id and commit."""
+    return f"{row.id}@{row.revision}"
 
 
 def identity_of(path: Path) -> str:
