@@ -23,12 +23,12 @@ from renderer.errors import ModelError
 from renderer.job import Lora, Value
 from renderer.system import lock
 from renderer.system.files import sha256_of, write_whole
-from renderer.weights import places, settle
+from renderer.weights import places, settle, vouched
 from renderer.weights.adapters.alphas import told_alphas
 from renderer.weights.adapters.factors import Factors, factors_of
 from renderer.weights.adapters.landing import FUSE, Adapter, LoraLayer, land
 from renderer.weights.adapters.targets import Targets, targets_of
-from renderer.weights.adapters.whereabouts import identity_of, packed_adapter, path_of
+from renderer.weights.adapters.whereabouts import identity_of, identity_of_row, packed_adapter, path_of
 from renderer.weights.headers import PlannedTensor, disk_error, write_file
 from renderer.weights.index import INDEX, Digest
 
@@ -131,16 +131,19 @@ def open_adapter(folder: Path) -> PackedAdapter:
 def prepare_adapter(lora: Lora, model: Model) -> PackedAdapter:
     """A job's LoRA for a model, packed where it was not yet, and open. May be called in several processes at once.
 
-    Raises `ModelError` where its file is not here, is another than the job's, or does not fit the model; `DiskError`.
+    Raises `ModelError` where its file is not here, is another than the job's, is not what the hub said, or does not fit
+    the model; `DiskError`.
     """
     path = path_of(lora.source)
     if path is None:
         raise places.lacks(places.look(MODELS[lora.source]), "")
     if not path.is_file():
         raise ModelError(f"{path}: is not there any more", hint="put it back, or take it out of the manifest")
-    identity = identity_of(path)
-    if lora.source not in MODELS and identity != lora.identity:
+    identity, row = identity_of(path), MODELS.get(lora.source)
+    if lora.identity != (identity if row is None else identity_of_row(row)):
         raise ModelError(f"{path}: has changed since the manifest was read", hint="run the same command again")
+    if row is not None:
+        vouched.check(places.look(row))
     folder = packed_adapter(identity)
     with lock.waited(settle.lock_of(folder)):
         if not _is_current(folder, identity):

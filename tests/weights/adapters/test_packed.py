@@ -13,15 +13,18 @@ import torch
 from renderer import catalog
 from renderer.errors import ModelError
 from renderer.job import Lora
+from renderer.system.files import sha256_of
 from renderer.weights.adapters import packed
 from renderer.weights.adapters.factors import factors_of
 from renderer.weights.adapters.landing import land
 from renderer.weights.adapters.packed import PackedAdapter, open_adapter, prepare_adapter
 from renderer.weights.adapters.targets import targets_of
 from renderer.weights.adapters.whereabouts import find_lora, identity_of
+from renderer.weights.record import Record, Verified, write_record
 from tests.loras import SHAPES, TO_Q, factors, write_lora
 
 OUTSIDE = "img_in"
+FOUR = "lightx2v/Qwen-Image-Lightning/4steps-V2.0"
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +40,22 @@ def path(tmp_path: Path) -> Path:
         f"{OUTSIDE}.lora_B.weight": np.full((160, 2), 0.25, np.float32),
     }
     return write_lora(tmp_path / "ink.safetensors", tensors)
+
+
+@pytest.fixture
+def fetched(tmp_path: Path) -> Path:
+    """A small LoRA in the place of a catalogue's, as a fetch leaves it."""
+    (part,) = catalog.MODELS[FOUR].parts
+    folder = tmp_path / "models" / (part.repository or "")
+    path = write_lora(folder / part.files, factors())
+    known = Verified(path.stat().st_size, sha256_of(path), part.revision)
+    write_record(folder, Record("huggingface", part.revision, {part.files: known}))
+    return path
+
+
+def find_row() -> Lora:
+    """The catalogue's LoRA, as a manifest has it."""
+    return Lora(source=FOUR, identity=find_lora(FOUR, Path()).identity)
 
 
 def lora_of(path: Path) -> Lora:
@@ -131,10 +150,26 @@ class TestRefusals:
 
     def test_one_that_was_not_fetched(self) -> None:
         """The catalogue's are fetched as models are, and the message says how."""
-        lora = Lora(source="lightx2v/Qwen-Image-Lightning/4steps-V2.0", identity="x")
+        lora = Lora(source=FOUR, identity="x")
         with pytest.raises(ModelError) as caught:
             prepare_adapter(lora, catalog.QWEN_IMAGE)
-        assert "renderer models pull lightx2v/Qwen-Image-Lightning/4steps-V2.0" in caught.value.hint
+        assert f"renderer models pull {FOUR}" in caught.value.hint
+
+    def test_a_fetched_one_that_is_not_what_the_hub_said(self, fetched: Path) -> None:
+        """Changed on the disk, with its header as it was: it is not rendered with under its commit's name."""
+        assert prepare_adapter(find_row(), catalog.DEMO).block("transformer", 0)
+        data = bytearray(fetched.read_bytes())
+        data[-1] ^= 1
+        fetched.write_bytes(data)
+        with pytest.raises(ModelError, match=f"{fetched.name}: damaged") as caught:
+            prepare_adapter(find_row(), catalog.DEMO)
+        assert "renderer models pull" in caught.value.hint
+
+    def test_one_of_another_commit(self, fetched: Path) -> None:
+        """The job was planned with a catalogue that had another: what is here is not what it names."""
+        lora = find_row().model_copy(update={"identity": f"{FOUR}@{'f' * 40}"})
+        with pytest.raises(ModelError, match=f"{fetched.name}: has changed since the manifest was read"):
+            prepare_adapter(lora, catalog.DEMO)
 
     def test_one_that_does_nothing(self, tmp_path: Path) -> None:
         """As training begins, with factors of zeros: it would render the model's own pictures."""
