@@ -37,10 +37,11 @@ def weights_of(setup: Setup, model: Model, report: Callable[[str], None]) -> Ope
         LOG.info("%s at %s, from the packed store %s", model.id, setup.stored, setup.store)
         return stores.find(setup, report)
     LOG.info("%s at %s, from its original files", model.id, setup.stored)
-    if setup.identity is not None and not identify(model).is_of(setup.identity):
-        raise ModelError(f"the files of {model.id} are others than when this was planned", hint="run it again")
     found = find(model, offline=setup.offline, report=report)
-    return unpacked(found.networks, found.tokenizer, setup.stored, files_to_fuse(model))
+    opened = unpacked(found.networks, found.tokenizer, setup.stored, files_to_fuse(model))
+    if setup.identity is not None and not identify(model).is_of(setup.identity):  # of what is open, and not before
+        raise ModelError(f"the files of {model.id} are others than when this was planned", hint="run it again")
+    return opened
 
 
 def find(model: Model, *, offline: bool, report: Callable[[str], None]) -> ModelFiles:

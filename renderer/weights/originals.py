@@ -14,6 +14,7 @@ from typing import Self
 
 from renderer.catalog import Role
 from renderer.errors import DiskError, UsageError
+from renderer.weights.adapters.fusing import ToFuse
 from renderer.weights.hashes import file_hashes
 from renderer.weights.index import SourceFile
 from renderer.weights.vouched import damaged
@@ -49,6 +50,21 @@ class Hashing:
     def _go_on(self, _done: int, _total: int) -> None:
         if self._stopped.is_set():
             raise _StoppedError
+
+
+def sources_of_fused(fused: ToFuse, said: Mapping[Path, str]) -> tuple[SourceFile, ...]:
+    """The LoRAs that went into a store, with their hashes, when all has been read of them.
+
+    Raises `ModelError`, which names the first that is not what it was when it was found, or not what was `said` of it.
+    """
+    hashes = file_hashes([each.path for each in fused])
+    for each, actual in zip(fused, hashes, strict=True):
+        each.check()
+        check(each.path, actual, said)
+    return tuple(
+        SourceFile(name=f"lora/{each.path.name}", bytes=each.path.stat().st_size, sha256=actual)
+        for each, actual in zip(fused, hashes, strict=True)
+    )
 
 
 class _StoppedError(Exception):

@@ -90,7 +90,8 @@ def pack(
     """Make the store `target` from each network's files and the tokenizer's folder, and return its index.
 
     `processor` is the folder of what prepares pictures for the vision tower, where a model has one. LoRAs that are
-    `fused` are added to the DiT's weights before they are quantised; `identity` names them.
+    `fused` are added to the DiT's weights before they are quantised; `identity` names them, and was asked for
+    after they were found.
 
     `report` hears of bytes written, then of bytes verified. `device` is where weights are quantised: the GPU if there
     is one, unless said otherwise; the bits are the same. A store at `target` stays until the new one is whole. An
@@ -105,7 +106,7 @@ def pack(
     files = _plan(checkpoints, precision)
     copies = _copies(tokenizer, processor)
     part = settle.part_of(target)
-    plan = _fingerprint(checkpoints, precision, identity)
+    plan = _fingerprint(checkpoints, precision, identity, fused)
     with _locked(target):
         settle.settle(target)
         _check_part(part)
@@ -113,7 +114,7 @@ def pack(
         work.check_room(sum(path.stat().st_size for path in copies.values()))
         with originals.Hashing(source) as hashing:
             work.write_files()
-            sources = hashing.sources(said)
+            sources = hashing.sources(said) + originals.sources_of_fused(fused, said)
         copied = tuple(_copy(path, part, name) for name, path in copies.items())
         for path, each in zip(copies.values(), copied, strict=True):
             originals.check(path, each.sha256, said)
@@ -285,9 +286,12 @@ def _small_files(folder: Path) -> list[Path]:
     return files
 
 
-def _fingerprint(checkpoints: Mapping[Role, Checkpoint], precision: Stored, identity: ModelIdentity) -> str:
+def _fingerprint(
+    checkpoints: Mapping[Role, Checkpoint], precision: Stored, identity: ModelIdentity, fused: ToFuse
+) -> str:
     parts = [str(FORMAT_VERSION), precision, canonical(identity)]
     parts += [f"{role} {checkpoint.fingerprint}" for role, checkpoint in sorted(checkpoints.items())]
+    parts += [f"lora {each.content} {each.weight!r}" for each in fused]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -121,9 +121,10 @@ def _doubtful(model: Model, part: Part, root: Path) -> list[str]:
 
 
 def parts_of(model: Model) -> tuple[Part, ...]:
-    """All parts of a model, also of a folder's and of single files'."""
+    """All parts of a model, also of a folder's and of single files'; LoRAs of the catalogue that are fused into it."""
     if model.folder is not None:
-        return (*(Part(network.role, network.files) for network in NETWORK_FILES), Part("tokenizer", TOKENIZER))
+        own = (Part(network.role, network.files) for network in NETWORK_FILES)
+        return (*own, Part("tokenizer", TOKENIZER), *(part for part in model.parts if part.role == "lora"))
     given = tuple(Part(role, path.name) for role, path in model.files.items())
     return (*given, *model.parts)
 
@@ -155,7 +156,7 @@ def lacks(whereabouts: Whereabouts, why: str) -> ModelError:
     """The error that says what is missing of a model, and how to get it."""
     model = whereabouts.model
     names = ", ".join(_shortened(whereabouts.missing))
-    if model.folder is not None:
+    if model.folder is not None and any(lack.part.repository is None for lack in whereabouts.lacking):
         return ModelError(f"{model.folder} lacks {names}", hint="give it Qwen-Image's layout")
     message = f"{model.id} is not complete: {models_folder()} lacks {names}{', ' if why else ''}{why}"
     pull = f"renderer models pull {model.reference}"
@@ -266,7 +267,7 @@ def packed_root(identity: ModelIdentity) -> Path:
 
 def _given(model: Model, part: Part) -> FoundPart | None:
     """A part that the manifest itself points to."""
-    if model.folder is not None:
+    if model.folder is not None and part.repository is None:
         return _in(part, model.folder, "given")
     path = model.files.get(part.role)
     return FoundPart(part, (path,), "given") if path else None

@@ -197,18 +197,20 @@ def _pack(model: Model, whereabouts: Whereabouts, files: ModelFiles, store: Stor
     """Make the store, and say how near it is to what it was made of."""
     from renderer.weights import pack  # noqa: PLC0415  # torch, only where there is something to pack
 
-    folder = places.packed_folder(model, store)
+    fused = files_to_fuse(model)
+    identity = identify(model)
+    folder = places.packed_root(identity) / store
     began = time.monotonic()
     index = pack.pack(
         files.networks,
         files.tokenizer,
         folder,
         store,
-        identify(model),
+        identity,
         report=lambda done, total, _name: report("packing", done, total),
         processor=_processor(whereabouts),
         said=vouched.all_said(whereabouts),
-        fused=files_to_fuse(model),
+        fused=fused,
     )
     _remember_rate("pack", index.bytes, time.monotonic() - began)
     if index.worst_error is None or index.median_error is None:

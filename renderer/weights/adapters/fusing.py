@@ -11,16 +11,31 @@ from pathlib import Path
 from typing import Literal
 
 from renderer.catalog import MODELS, Model
+from renderer.errors import ModelError
 from renderer.families import Network
 from renderer.families.family import Shape
 from renderer.weights import places
 from renderer.weights.adapters.alphas import Alphas, told_alphas
 from renderer.weights.adapters.landing import LoraLayer, land
 from renderer.weights.adapters.targets import targets
-from renderer.weights.adapters.whereabouts import path_of
+from renderer.weights.adapters.whereabouts import identity_of, path_of
 
-ToFuse = tuple[tuple[Path, float], ...]
-"""Files of LoRAs and their weights."""
+
+@dataclass(frozen=True, slots=True)
+class FileToFuse:
+    """A LoRA's file and its weight; `content` is the identity of what it held when it was found."""
+
+    path: Path
+    weight: float
+    content: str
+
+    def check(self) -> None:
+        """Raise `ModelError` where it holds something else by now."""
+        if identity_of(self.path) != self.content:
+            raise ModelError(f"{self.path}: has changed while it was read", hint="run the same command again")
+
+
+ToFuse = tuple[FileToFuse, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +49,16 @@ class Addition:
 
 
 def files_to_fuse(model: Model) -> ToFuse:
-    """The files of the LoRAs that are fused into a model. Raises `ModelError` for one that is not here."""
+    """The files of the LoRAs that are fused into a model. Raises `ModelError` for one that is not here.
+
+    Whoever asks which model that is asks afterwards: a file that changes in between is found by `check`.
+    """
     found = []
     for each in model.fused:
         path = path_of(each.source)
         if path is None:
             raise places.lacks(places.look(MODELS[each.source]), "")
-        found.append((path, each.weight))
+        found.append(FileToFuse(path, each.weight, identity_of(path)))
     return tuple(found)
 
 
@@ -51,12 +69,12 @@ def additions(fused: ToFuse, title: str, network: Network, shapes: Mapping[str, 
     """
     found: dict[str, list[Addition]] = {}
     layers = targets(title, network, shapes)
-    for path, weight in fused:
-        adapter = land(path, layers)
-        alphas = told_alphas(path, adapter.metadata)
+    for each in fused:
+        adapter = land(each.path, layers)
+        alphas = told_alphas(each.path, adapter.metadata)
         for module, layer in adapter.layers.items():
             parts = layer.parts if layer.kind == "difference" else ("weight",)
             for part in ("weight", "bias"):
                 if part in parts:
-                    found.setdefault(f"{module}.{part}", []).append(Addition(layer, part, alphas, weight))
+                    found.setdefault(f"{module}.{part}", []).append(Addition(layer, part, alphas, each.weight))
     return found

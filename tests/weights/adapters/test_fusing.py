@@ -10,16 +10,22 @@ import torch
 from safetensors.torch import load_file
 
 from renderer import catalog
+from renderer.engine import resolve
 from renderer.errors import ModelError
-from renderer.job import Stored
-from renderer.weights import places, prepare
-from renderer.weights.adapters.fusing import files_to_fuse
+from renderer.job import ModelIdentity, Stored
+from renderer.protocol import Setup
+from renderer.system.files import sha256_of
+from renderer.weights import originals, places, prepare
+from renderer.weights.adapters.fusing import ToFuse, files_to_fuse
 from renderer.weights.codecs.rows import ROW_CODERS
 from renderer.weights.identity import identify
+from renderer.weights.record import Record, Verified, write_record
 from renderer.weights.store import Store, open_store
 from renderer.weights.unpacked import unpacked
 from tests.loras import SHAPES, TO_Q, factors, write_lora
 
+FOUR = "lightx2v/Qwen-Image-Lightning/4steps-V2.0"
+(PART,) = catalog.MODELS[FOUR].parts
 NORM = "transformer_blocks.0.attn.norm_q"
 
 
@@ -130,11 +136,81 @@ class TestIdentity:
         assert identify(model).id == f"{demo_folder.name}+ink:1"
 
 
+class TestContent:
+    """A store bears the identity of what is in it."""
+
+    def test_it_says_what_went_in(self) -> None:
+        """The LoRA's file is among its sources, by its hash."""
+        sources = {source.name: source.sha256 for source in packed("demo+lora=ink.safetensors").index.sources}
+        assert sources["lora/ink.safetensors"] == sha256_of(Path("ink.safetensors"))
+
+    def test_one_that_changes_before_it_is_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """After it was asked what it is: no store is made; the next attempt makes that of the new file."""
+
+        def identify_and_change(model: catalog.Model) -> ModelIdentity:
+            found = identify(model)
+            write_lora(Path("ink.safetensors"), factors(seed=7))
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(prepare, "identify", identify_and_change)
+            with pytest.raises(ModelError, match=r"ink\.safetensors: has changed while it was read"):
+                packed("demo+lora=ink.safetensors")
+        assert not list(Path("models").rglob("index.json"))
+        assert packed("demo+lora=ink.safetensors").index.source.is_of(
+            identify(catalog.find("demo+lora=ink.safetensors"))
+        )
+
+    def test_a_catalogue_s_that_is_not_what_the_hub_said(self) -> None:
+        """Its identity is its commit, so its content is held against the record of its fetch."""
+        path = write_lora(Path("models") / str(PART.repository) / PART.files)
+        known = Verified(path.stat().st_size, sha256_of(path), PART.revision)
+        write_record(path.parent, Record("huggingface", PART.revision, {PART.files: known}))
+        data = bytearray(path.read_bytes())
+        data[-2] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(ModelError, match=f"{PART.files}: damaged"):
+            packed(f"demo+lora={FOUR}")
+        assert not list(Path("models").rglob("index.json"))
+
+    def test_an_interrupted_pack_is_of_one_content(self, demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was packed with another file is packed again, though the catalogue's id and commit are the same."""
+        path = write_lora(Path("models") / str(PART.repository) / PART.files)
+        with monkeypatch.context() as patch:
+            patch.setattr(originals, "sources_of_fused", die)
+            with pytest.raises(KeyboardInterrupt):
+                packed(f"demo+lora={FOUR}")
+        write_lora(path, factors(seed=7))
+        added = load_file(path)
+        wanted = base(demo_folder)[f"{TO_Q}.weight"].float()
+        wanted += added[f"{TO_Q}.lora_B.weight"] @ added[f"{TO_Q}.lora_A.weight"]
+        assert torch.equal(tensor(packed(f"demo+lora={FOUR}"), f"{TO_Q}.weight"), wanted.bfloat16())
+
+    def test_one_that_changes_before_it_is_opened(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without a store, too: what is opened is what was planned."""
+        reference = "demo+lora=ink.safetensors"
+        setup = Setup(
+            model=reference, identity=identify(catalog.find(reference)), precision="bf16", profile="cpu", offline=True
+        )
+        assert resolve.weights_of(setup, catalog.find(reference), lambda _text: None)
+
+        def change_and_find(model: catalog.Model) -> ToFuse:
+            write_lora(Path("ink.safetensors"), factors(seed=7))
+            return files_to_fuse(model)
+
+        monkeypatch.setattr(resolve, "files_to_fuse", change_and_find)
+        with pytest.raises(ModelError, match="are others than when this was planned"):
+            resolve.weights_of(setup, catalog.find(reference), lambda _text: None)
+
+
+def die(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 class TestReferences:
     def test_a_catalogue_s_model(self) -> None:
         """Its parts are the catalogue's; a LoRA of the catalogue is fetched with them, and brings its settings."""
-        four = "lightx2v/Qwen-Image-Lightning/4steps-V2.0"
-        model = catalog.find(f"Qwen/Qwen-Image+lora={four}:1+lora=ink.safetensors:0.5")
+        model = catalog.find(f"Qwen/Qwen-Image+lora={FOUR}:1+lora=ink.safetensors:0.5")
         assert (model.steps, model.cfg_scale, model.schedule) == (4, 1.0, "lightning")
         assert [(part.role, part.repository) for part in model.parts] == [
             ("transformer", "Qwen/Qwen-Image"),
@@ -145,6 +221,15 @@ class TestReferences:
         ]
         assert all(part.revision for part in model.parts)
         assert catalog.find(model.reference) == model
+
+    def test_one_that_was_not_fetched(self, demo_folder: Path) -> None:
+        """Of a folder of one's own, too, a catalogue's LoRA is a part: it is missed by name, and the way to it told."""
+        model = catalog.find(f"{demo_folder}+lora={FOUR}")
+        with pytest.raises(ModelError, match=f"lacks {PART.repository}/{PART.files}, and") as caught:
+            prepare.prepare(model, offline=True)
+        assert f"renderer models pull {demo_folder}+lora={FOUR}" in caught.value.hint
+        write_lora(Path("models") / str(PART.repository) / PART.files)
+        assert not places.look(model).lacking
 
     @pytest.mark.parametrize(
         ("reference", "said"),
