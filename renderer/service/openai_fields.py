@@ -62,7 +62,10 @@ def translate(
     model = _model(given.get("model"), models, warnings, strict=strict)
     fields = _renamed(given)
     fields["model"] = model
-    fields |= _size(given.get("size"), find_model(models[model]), warnings) if "width" not in given else {}
+    if "width" not in given:
+        fields |= _size(given.get("size"), find_model(models[model]), warnings)
+    elif given.get("size", "auto") != "auto":
+        warnings.append("width and height are taken, and size is passed over")
     if (count := _count(given.get("n", 1))) > 1:
         fields["count"] = count
     if "seed" not in fields and not derived:

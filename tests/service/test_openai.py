@@ -166,6 +166,17 @@ def test_what_changes_nothing_here_is_passed_over() -> None:
     )
 
 
+def test_a_size_beside_a_width_is_said_to_be_passed_over() -> None:
+    body = {"prompt": "x", "width": 64, "height": 64}
+    for size, words in (
+        ("512x512", ("width and height are taken, and size is passed over",)),
+        ("auto", ()),
+        (None, ()),
+    ):
+        asked = translate({**body, "size": size}, {"demo": "demo"}, strict=False)
+        assert (asked.fields["width"], asked.warnings) == (64, words)
+
+
 def test_strict_servers_refuse_names_that_they_have_not() -> None:
     with pytest.raises(Exception, match='no model "gpt-image-1" here'):
         translate({"prompt": "x", "model": "gpt-image-1"}, {"demo": "demo"}, strict=True)
