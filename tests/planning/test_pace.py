@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,11 +12,12 @@ import pytest
 
 from renderer import catalog
 from renderer.catalog import cards
-from renderer.estimate import duration
+from renderer.estimate import Streaming, duration
 from renderer.job import Engine, FileFacts, Job, Memory, ModelIdentity, Profile, Sharing, Sidecar, Timing, Weights
 from renderer.machine.rates import Rates, of_card
 from renderer.outputs import done
 from renderer.outputs.done import Done
+from renderer.planning import pace as pacing
 from renderer.planning.pace import Pace, PaceKey, Way, seconds, weight
 from renderer.planning.plan import Planned
 from tests.fakes import SOFTWARE
@@ -262,9 +265,19 @@ class TestPreparing:
 
 @pytest.mark.parametrize("card", TIMES)
 class TestMeasuredBatch:
-    """17 pictures of five kinds, as they came (tests/benchmarks/time-*.jsonl)."""
+    """17 pictures of five kinds, as they came (tests/benchmarks/time-*.jsonl).
+
+    Guidance's passes went through the blocks one by one then, and are forecast so.
+    """
 
     KEY: ClassVar = PaceKey(Weights("Qwen/Qwen-Image", "fp8"), "stream")
+
+    @pytest.fixture(autouse=True)
+    def apart(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.setattr(pacing, "Streaming", partial(Streaming, together=0))
+        pacing._sweep_and_decode.cache_clear()
+        yield
+        pacing._sweep_and_decode.cache_clear()
 
     def came(self, card: str) -> list[Done]:
         """Their sidecars, as far as a forecast looks at them, in the order in which they were done."""
@@ -287,7 +300,7 @@ class TestMeasuredBatch:
         assert found == pytest.approx(rest["took_s"], rel=0.05)
 
     def test_before_any_all_are_met(self, card: str) -> None:
-        """Within 12 %, at the rates that were measured before; they are of the time before rows went together."""
+        """Within 10 %, at the rates that were measured before: of the first decode's kernels nothing is known."""
         whole = TIMES[card][0]
         rates = Rates.model_validate(whole["rates"])
         jobs = [each.job for each in self.came(card)]
@@ -296,4 +309,4 @@ class TestMeasuredBatch:
             self.KEY, jobs, rates
         )
         found += sum(pace.expect_s(planned(job), "stream", Way(60, 1)) or 0.0 for job in jobs)
-        assert found == pytest.approx(whole["took_s"], rel=0.12)
+        assert found == pytest.approx(whole["took_s"], rel=0.1)
