@@ -12,20 +12,26 @@ from typing import Any
 
 import torch
 
+from renderer.engine.adapters import its_own
 from renderer.families import Network
 from renderer.weights.adapters.packed import PackedAdapter
 
 
 @contextlib.contextmanager
 def wearing(pipe: Any, loras: Sequence[tuple[PackedAdapter, float]], network: Network) -> Iterator[None]:
-    """Within, the pipeline renders with these, each with its weight. Raises `ModelError` for one that is damaged."""
+    """Within, the pipeline renders with these, each with its weight. Raises `PictureError` for one that is damaged.
+
+    What is raised within is not looked at: it may be the model's.
+    """
     if not loras:
         yield
         return
     pipe.dit = pipe.enable_lora_hot_loading(pipe.dit)
     try:
         for packed, weight in loras:
-            tensors, before = _by_module(packed, network, pipe), _loaded(pipe)
+            with its_own():
+                tensors = _by_module(packed, network, pipe)
+            before = _loaded(pipe)
             pipe.load_lora(pipe.dit, state_dict=tensors, alpha=weight, hotload=True, verbose=0)
             taken, given = _loaded(pipe) - before, len(tensors) // 2
             assert taken == given, f"DiffSynth took {taken} of a LoRA's {given} layers"

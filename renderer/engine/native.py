@@ -16,7 +16,7 @@ import torch
 
 from renderer import families
 from renderer.engine import calling, failures, hotload, schedules
-from renderer.engine.adapters import AdapterShelf, its_own
+from renderer.engine.adapters import AdapterShelf
 from renderer.engine.calling import OnStep, Rendering
 from renderer.engine.chatter import into_log
 from renderer.engine.device import computation_dtype
@@ -127,7 +127,7 @@ class NativeEngine:
             self._shelf.forget([job])
             self._shelf.prepare([job])
             schedules.follow(self._pipe, job)
-            with its_own(), hotload.wearing(self._pipe, self._shelf.packed(job), self._network):
+            with hotload.wearing(self._pipe, self._shelf.packed(job), self._network):
                 image = self._pipe(**calling.arguments(job, given), progress_bar_cmd=watch)
             clock.mark()
         return calling.rgb(image, job), warnings

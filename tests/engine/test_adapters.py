@@ -150,6 +150,20 @@ def test_one_that_goes_away_fails_its_pictures_alone(files: list[Path], monkeypa
     assert {type(each) for each in heard.failures.values()} == {PictureError}
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_model_that_cannot_be_read_is_no_lora_s_fault(
+    engine: NativeEngine, files: list[Path], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Natively, with a LoRA or none: such a failure is every picture's, and is told as that."""
+
+    def gone(*_: object, **__: object) -> None:
+        raise ModelError("a file of the model is gone")
+
+    monkeypatch.setattr("renderer.engine.native.calling.arguments", gone)
+    with pytest.raises(ModelError, match="of the model"):
+        engine.render(jobs(files)[number], lambda *_: None)
+
+
 def test_tables_of_modulation_are_let_go_while_others_wait(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while a picture waits whose LoRA nobody has opened yet."""
     monkeypatch.setattr("renderer.engine.modulation.MOST_TABLES", 2)
