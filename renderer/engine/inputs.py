@@ -16,13 +16,16 @@ from renderer.outputs import input_files
 from renderer.protocol import Render
 
 Inputs = Mapping[str, Image.Image]
-"""Pictures by the SHA-256 over their pixels."""
+"""Pictures of the size that is rendered, by the SHA-256 over the pixels that they had before.
+
+They are held until theirs has landed, so nothing is that is larger: a photo of 100 megapixels takes 400 MB.
+"""
 
 NO_INPUTS: Inputs = {}
 
 
 def unpack(order: Render, payload: bytes) -> Inputs:
-    """The pictures of an order, decoded. Raises `PictureError` where one is not what its job says."""
+    """The pictures of an order, decoded and brought to its size. Raises `PictureError` where one is not its job's."""
     found: dict[str, Image.Image] = {}
     begin = 0
     for wanted, size in zip(order.job.inputs, order.files, strict=True):
@@ -31,7 +34,7 @@ def unpack(order: Render, payload: bytes) -> Inputs:
         if decoded.known != wanted:
             message = "an input's pixels are not those that were planned with"
             raise PictureError(message, hint="another version of Pillow reads it otherwise")
-        found[wanted.sha256] = decoded.image
+        found[wanted.sha256] = _fitted(decoded.image, order.job)
         begin += size
     return found
 
@@ -41,11 +44,11 @@ def arguments(job: Job, given: Inputs) -> dict[str, Any]:
     if job.input_image is None:
         return {}
     found = {
-        "input_image": _fitted(given[job.input_image.sha256], job),
+        "input_image": given[job.input_image.sha256],
         "denoising_strength": job.denoising_strength,
     }
     if job.inpaint_mask is not None:
-        found["inpaint_mask"] = _fitted(given[job.inpaint_mask.sha256], job)
+        found["inpaint_mask"] = given[job.inpaint_mask.sha256]
         if job.inpaint_blur_size:
             found |= {"inpaint_blur_size": job.inpaint_blur_size, "inpaint_blur_sigma": job.inpaint_blur_size / 2}
     return found

@@ -41,7 +41,7 @@ from renderer.engine.riders import Rider
 from renderer.engine.sections import Passing, ride
 from renderer.engine.slots import Slots
 from renderer.errors import DeviceLostError, MachineError, OutOfMemoryError, RendererError
-from renderer.estimate import shape_of
+from renderer.estimate import host, shape_of
 from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import EngineName, Job
 from renderer.protocol import Setup
@@ -53,7 +53,7 @@ class StreamingEngine:
     """One model's packed store, its blocks coming past all pictures in flight."""
 
     name: ClassVar[EngineName] = "streaming"
-    capacity: ClassVar[int] = 32  # known of beforehand, so that their prompts are encoded together
+    capacity: ClassVar[int] = host.AT_HAND  # known of beforehand, so that their prompts are encoded together
 
     def __init__(self, setup: Setup, begun: Beginning, model: Model, report: Callable[[str], None]) -> None:
         self.setup, self.device, self._source, self._starting = setup, begun.device, begun.source, begun.starting

@@ -270,6 +270,7 @@ def _listen(stream: BinaryIO, orders: queue.SimpleQueue[OrderIn]) -> None:
 
 
 def _unpacked(order: AnyOrder, payload: bytes) -> Inputs | PictureError:
+    """What goes in with an order, or why that cannot be had: whatever it is, it is that picture's failure alone."""
     if not isinstance(order, Render) or not order.files:
         return _NOTHING
     from renderer.engine import inputs  # noqa: PLC0415  # most jobs have none
@@ -278,6 +279,9 @@ def _unpacked(order: AnyOrder, payload: bytes) -> Inputs | PictureError:
         return inputs.unpack(order, payload)
     except PictureError as error:
         return error
+    except Exception as error:  # what others hold in this process is not to go with it
+        LOG.warning("what goes into %s cannot be opened", order.key, exc_info=True)
+        return PictureError(f"what goes in cannot be opened: {type(error).__name__}: {error}".rstrip(": "))
 
 
 def _notes() -> tuple[str, ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from renderer.catalog import Architecture
 from renderer.estimate.fitted import LIBRARIES_BYTES
 from renderer.estimate.terms import Stage, Term, terms
 from renderer.estimate.weights import weight_bytes
-from renderer.job import Profile, Stored
+from renderer.job import Job, Profile, Stored
 from renderer.text import GIB, MIB
 
 MARGIN_BYTES = 4 * GIB
@@ -20,6 +22,15 @@ memory. One buffer more is there to be copied from."""
 MOST_TABLES = 512
 """Timesteps whose modulation is kept: 2.3 GB of host memory for Qwen-Image, or a dozen schedules of 40 steps."""
 
+AT_HAND = 32
+"""Pictures that a streaming worker is given at once, with what goes into each."""
+
+PIXEL_BYTES = 4
+"""Of a picture in Pillow's memory, whether or not it is transparent."""
+
+OPENING_COPIES = 4
+"""Of a picture that goes in, while it is opened: what is transparent, once more, what is behind it, both in one."""
+
 
 def estimate_host(
     shape: Architecture,
@@ -28,18 +39,32 @@ def estimate_host(
     *,
     timesteps: int = 40,
     free_bytes: int | None = None,
+    inputs_bytes: int = 0,
 ) -> Stage:
     """Peak resident set of a worker. `timesteps` are those of all schedules; `free_bytes` what the host has.
+
+    `inputs_bytes` is what pictures that go in take (`of_inputs`).
 
     Streamed blocks wait in pinned memory where `free_bytes` allow, and otherwise are read from the disk, a few ahead.
     """
     weights = weight_bytes(shape, precision)
-    libraries = terms(libraries=LIBRARIES_BYTES)
+    libraries = terms(libraries=LIBRARIES_BYTES, **({"pictures_that_go_in": inputs_bytes} if inputs_bytes else {}))
     if profile == "stream":
         return Stage("host", libraries + _streamed(shape, precision, timesteps, free_bytes))
     if profile == "resident":
         return Stage("host", libraries + terms(one_file_as_it_is_loaded=10 * MIB))
     return Stage("host", libraries + terms(all_weights=weights.store))
+
+
+def of_inputs(jobs: Iterable[Job], profile: Profile) -> int:
+    """Bytes of pictures that go into jobs: one at a time is opened, and they are held at their job's size.
+
+    Beside that is its file, of 200 MiB at the most, of which nothing is known here.
+    """
+    wanted = [job for job in jobs if job.inputs]
+    opened = max((each.width * each.height for job in wanted for each in job.inputs), default=0)
+    held = sorted((len(job.inputs) * job.width * job.height for job in wanted), reverse=True)
+    return PIXEL_BYTES * (OPENING_COPIES * opened + sum(held[: AT_HAND if profile == "stream" else 1]))
 
 
 def blocks_in_memory(shape: Architecture, precision: Stored, free_bytes: int | None) -> bool:

@@ -39,6 +39,7 @@ _BEHIND = {"picture": "white", "mask": "black"}
 _PLAIN_MODES = frozenset(
     {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "La", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"}
 )
+_HASHED_PIXELS = 2**20
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -76,23 +77,18 @@ def decode(data: bytes, name: str, purpose: Purpose = "picture") -> Decoded:
     from PIL import Image  # noqa: PLC0415  # a manifest without pictures does not need it
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow's own limit: ours is looked at next
-            opened = Image.open(io.BytesIO(data), formats=[each for each in FORMATS if _is_able(each)])
-        with opened:
-            _refuse(opened, name)
-            opened.load()
-            image = _upright(opened)
+        plain = _plain(_opened(data, name), purpose)
+        return Decoded(_known(plain), plain)
     except PictureError:
         raise
+    except MemoryError as error:
+        raise PictureError(f"{name}: there is not memory enough to open it", hint="make it smaller") from error
     except Image.DecompressionBombError as error:  # Pillow's own limit is looked at before ours can be
         raise _too_large(name) from error
     except Exception as error:  # Pillow's decoders raise whatever they like for what is damaged
         reason = "it is cut off" if "truncated" in str(error).lower() else "it is no picture that can be read here"
         hint = "PNG, JPEG, WebP, TIFF and BMP are read, and AVIF and HEIF where Pillow can"
         raise PictureError(f"{name}: {reason}", hint=hint) from error
-    plain = _plain(image, purpose)
-    return Decoded(_known(plain), plain)
 
 
 def identify(path: Path, name: str, purpose: Purpose = "picture") -> tuple[Input, InputFile]:
@@ -139,6 +135,19 @@ def keep(folder: OutputFolder, source: InputFile) -> bytes:
 
 
 # ---- pixels ----------------------------------------------------------------------------------------------------------
+
+
+def _opened(data: bytes, name: str) -> Image.Image:
+    """What a file shows, upright; as it was read it is not held any longer."""
+    from PIL import Image  # noqa: PLC0415  # as above
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow's own limit: ours is looked at next
+        opened = Image.open(io.BytesIO(data), formats=[each for each in FORMATS if _is_able(each)])
+    with opened:
+        _refuse(opened, name)
+        opened.load()
+        return _upright(opened)
 
 
 def _is_able(kind: str) -> bool:
@@ -203,7 +212,10 @@ def _in_srgb(image: Image.Image) -> Image.Image:
 
 
 def _known(image: Image.Image) -> Input:
+    """What a job has of it; it is hashed some rows at a time, for its bytes would take as much as it does, twice."""
     width, height = image.size
     hashed = hashlib.sha256(f"{image.mode} {width}x{height}\n".encode())
-    hashed.update(image.tobytes())
+    rows = max(1, _HASHED_PIXELS // width)
+    for top in range(0, height, rows):
+        hashed.update(image.crop((0, top, width, min(top + rows, height))).tobytes())
     return Input(sha256=hashed.hexdigest(), width=width, height=height)

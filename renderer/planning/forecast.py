@@ -249,7 +249,6 @@ class _Grouping:
         slots, company = decision.slots if decision else self._shape.layers, self._company(decision)
         spent = self._seconds(slots, company, rates) if rates else None
         sweep = self._sweep(slots, company, rates) if rates else None
-        free = self._terms.machine.ram_free_bytes
         there = available_bytes(self.setup, self._terms.machine)
         return GroupForecast(
             model=self.setup.model,
@@ -261,11 +260,7 @@ class _Grouping:
             in_flight=decision.in_flight if decision else 1,
             estimate=self._riding.beside(estimate, there),
             available_bytes=there,
-            host=self._riding.in_host(
-                host.estimate_host(
-                    self._shape, self.setup.stored, self.setup.profile, timesteps=timesteps(self.left), free_bytes=free
-                )
-            ),
+            host=self._host(),
             from_disk=self._from_disk,
             seconds=spent,
             step_s=sweep.seconds * self._pace.factor(self._key) if sweep else None,
@@ -294,6 +289,20 @@ class _Grouping:
         there, company = replace(self._streaming, slots=decision.slots), self._company(decision)
         peaks = (there.estimate([work] * company.get(_shape_of(work), 1)) for work in works)
         return decision, max(peaks, key=lambda each: each.allocated)
+
+    def _host(self) -> Stage:
+        """The worker's memory on the host."""
+        setup = self.setup
+        return self._riding.in_host(
+            host.estimate_host(
+                self._shape,
+                setup.stored,
+                setup.profile,
+                timesteps=timesteps(self.left),
+                free_bytes=self._terms.machine.ram_free_bytes,
+                inputs_bytes=host.of_inputs(self.left, setup.profile),
+            )
+        )
 
     @staticmethod
     def _company(decision: Decision | None) -> dict[_Kind, int]:

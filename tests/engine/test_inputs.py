@@ -113,10 +113,13 @@ class TestOrders:
             inputs.unpack(*self.order(jobs()[0][0], b"nothing"))
 
     def test_of_another_shape(self) -> None:
-        """Scaled until it covers the picture, and cut at the middle; never stretched."""
+        """Scaled until it covers the picture, and cut at the middle; never stretched. The whole of it is not kept."""
         wide = Image.new("RGB", (200, 50), "red")
         wide.paste("blue", (75, 0, 125, 50))
-        job = make_job(width=32, height=32, input_image=Input(sha256="s", width=200, height=50))
-        (fitted,) = (each for name, each in inputs.arguments(job, {"s": wide}).items() if name == "input_image")
+        wanted, file = known(wide)
+        job = make_job(width=32, height=32, input_image=wanted)
+        given = inputs.unpack(*self.order(job, file))
+        (fitted,) = given.values()
+        assert inputs.arguments(job, given)["input_image"] is fitted
         assert fitted.size == (32, 32)
         assert fitted.getpixel((16, 16)) == (0, 0, 255)

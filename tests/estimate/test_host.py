@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 import torch
+from PIL import Image
 
 from renderer import catalog
 from renderer.engine import modulation
 from renderer.estimate import host
+from renderer.job import Input, Job
 from renderer.text import MIB
+from tests.making import make_job
 
 
 def table_bytes(timesteps: int) -> int:
@@ -21,3 +30,55 @@ def test_a_modulation_table_is_as_large_as_it_is() -> None:
     table = modulation._table(shape.layers, torch.empty((2, 6 * shape.width), dtype=torch.bfloat16), "cpu")
     assert table_bytes(1) == table.nbytes == 4_423_680
     assert table_bytes(512) < 2.2 * 1024 * MIB
+
+
+SIDE = 3000
+OPENS = """
+import sys
+from pathlib import Path
+from PIL import ImageCms, ImageOps
+from renderer.outputs import input_files
+
+def told(name: str) -> int:
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
+
+data = Path(sys.argv[1]).read_bytes()
+input_files.decode(Path(sys.argv[2]).read_bytes(), "a small one")
+before = told("VmRSS")
+input_files.decode(data, "it")
+print("opened:", told("VmHWM") - before)
+"""
+
+
+def over(width: int, height: int) -> Job:
+    picture = Input(sha256="a" * 64, width=width, height=height)
+    return make_job(side=512).model_copy(update={"input_image": picture})
+
+
+class TestInputs:
+    @pytest.mark.skipif(sys.platform != "linux", reason="its peak is told by /proc")
+    @pytest.mark.parametrize(("mode", "copies"), [("RGB", 2), ("RGBA", host.OPENING_COPIES)])
+    def test_what_opening_one_takes(self, tmp_path: Path, mode: str, copies: int) -> None:
+        """A process's peak, as it is reckoned: of the forecast, what is transparent takes all."""
+        paths = [tmp_path / "it.png", tmp_path / "small.png"]
+        for path, side in zip(paths, (SIDE, 64), strict=True):
+            Image.linear_gradient("L").resize((side, side)).convert(mode).save(path)
+        ran = subprocess.run([sys.executable, "-c", OPENS, *paths], capture_output=True, text=True, check=True)
+        found = re.search("opened: ([0-9]+)", ran.stdout)
+        assert found
+        assert int(found[1]) * 1024 == pytest.approx(copies * host.PIXEL_BYTES * SIDE * SIDE, rel=0.1)
+
+    def test_the_largest_is_opened_and_some_wait(self) -> None:
+        """However many are queued: one of 100 megapixels is never there twice."""
+        one, many = ([over(10_000, 10_000)] * count for count in (1, 1000))
+        waiting = 4 * 512 * 512
+        assert host.of_inputs(one, "stream") == 16 * 10**8 + waiting
+        assert host.of_inputs(many, "stream") == 16 * 10**8 + 32 * waiting
+        assert host.of_inputs(many, "cpu") == host.of_inputs(one, "cpu")
+        assert host.of_inputs([make_job()], "stream") == 0
+
+    def test_they_stand_among_the_others(self) -> None:
+        shape = catalog.QWEN_IMAGE_ARCHITECTURE
+        without, beside = (host.estimate_host(shape, "fp8", inputs_bytes=count) for count in (0, 5 * MIB))
+        assert beside.bytes == without.bytes + 5 * MIB
+        assert len(beside.terms) == len(without.terms) + 1
