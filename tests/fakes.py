@@ -139,6 +139,10 @@ class InlineWorker:
         else:
             self._orders.append(order)
 
+    @property
+    def unsent_bytes(self) -> int:
+        return 0
+
     def hear(self, _timeout_s: float) -> Heard | None:
         if self._heard:
             return self._heard.popleft()

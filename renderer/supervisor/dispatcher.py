@@ -1,8 +1,9 @@
 """The pictures of a source on their way through a pool of workers: flights, retries, a deadline, an orderly stop.
 
 One picture's failure does not stop the others, and a dead or stuck worker is replaced. What is asked to stop gives back
-what has not begun and waits for what has. What has come is written elsewhere meanwhile: the loop waits for the next
-word, and for nothing else. Knows no folders and no formats: what comes of it is `outcomes`' business.
+what has not begun and waits for what has. What has come is written elsewhere meanwhile, and what goes in read there:
+the loop waits for the next word, and for nothing else. Knows no folders and no formats: what comes of it is `outcomes`'
+business.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class Dispatcher:
             raise
         finally:
             self._drop()
+            self._outcomes.incoming.close()
             self._writing.finish(lambda: at_once or self._night.stop.requests >= AT_ONCE)
 
     def _run(self, log: Path) -> Ending:
@@ -129,14 +131,17 @@ class Dispatcher:
         return item
 
     def _admit(self) -> None:
-        """Give the workers as much as they take. A suspect that ends the machine leaves no other's attempt open."""
+        """Give the workers as much as they take. A suspect that ends the machine leaves no other's attempt open.
+
+        They come in their order: while what goes into the next one is read, those behind it wait too.
+        """
         while self._pool.has_room and (item := self._next()) is not None and self._pool.takes(item):
-            if item.suspect and self._writing:
+            if (item.suspect and self._writing) or not self._outcomes.incoming.is_ready(item, self._pool.wake):
                 return
             self._source.take(item)
             files = self._outcomes.inputs(item) if self._outcomes.has_place(item) else None
             if files is not None:
-                self._pool.admit(self._outcomes.attempted(item, files))
+                self._pool.admit(self._outcomes.attempted(item), files)
             elif heir := self._outcomes.bringing.promote_twin(item):
                 self._put_back(heir)
 

@@ -41,6 +41,7 @@ class LocalWorker:
         self._log = Log(log)
         self._heard: queue.SimpleQueue[Heard | None] = queue.SimpleQueue()
         self._orders: queue.SimpleQueue[tuple[AnyOrder, bytes] | None] = queue.SimpleQueue()
+        self._sent_bytes = self._written_bytes = 0  # by the loop, and by the thread that writes
         self._kills = oom.kills()
         ours, theirs = os.pipe()
         try:
@@ -60,7 +61,12 @@ class LocalWorker:
         return self._child.pid
 
     def send(self, order: AnyOrder, payload: bytes = b"") -> None:
+        self._sent_bytes += len(payload)
         self._orders.put((order, payload))
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._sent_bytes - self._written_bytes
 
     def hear(self, timeout_s: float) -> Heard | None:
         try:
@@ -93,6 +99,8 @@ class LocalWorker:
         with contextlib.suppress(OSError), stream:
             while (order := self._orders.get()) is not None:
                 protocol.write_frame(stream, *order)
+                self._written_bytes += len(order[1])
+                del order  # its files are not held while the next is waited for
 
     def _listen(self, stream: BinaryIO) -> None:
         with stream, contextlib.suppress(EOFError, OSError, ValidationError):

@@ -14,7 +14,7 @@ from functools import partial
 
 from renderer.errors import DiskError, PictureError, RendererError
 from renderer.job import Sidecar
-from renderer.outputs import done, input_files, picture_files
+from renderer.outputs import done, picture_files
 from renderer.outputs.done import Done
 from renderer.planning.fitting import SizeRefusal
 from renderer.planning.plan import Plan, Planned
@@ -22,6 +22,7 @@ from renderer.protocol import Failed
 from renderer.supervisor import events, results
 from renderer.supervisor.bringing import Bringing
 from renderer.supervisor.events import Watch
+from renderer.supervisor.incoming import Incoming
 from renderer.supervisor.progress import BatchProgress, FailureRow, Flight
 from renderer.supervisor.results import Result
 from renderer.supervisor.sinks import (
@@ -43,6 +44,7 @@ class Outcomes:
     """One batch's. `progress` counts them, `bringing` has the pictures that need no rendering of their own.
 
     `writing` has those that came and are not on the disk yet: whoever renders tends it, and so hears of them.
+    `incoming` has what goes into the next one.
     """
 
     def __init__(self, plan: Plan, row: FailureRow, watch: Watch) -> None:
@@ -52,6 +54,7 @@ class Outcomes:
         self._now = PlanSink(plan)
         self.progress = BatchProgress(plan, row)
         self.writing = Writing()
+        self.incoming = Incoming(plan.folder)
         self.bringing = Bringing(plan, self._was_brought, self.writing)
         self._sinks: tuple[Sink, ...] = (JournalSink(plan.journal), self._now, self.progress, WatchSink(watch))
 
@@ -82,19 +85,18 @@ class Outcomes:
             return False
         return True
 
-    def attempted(self, item: Planned, files: tuple[bytes, ...] = ()) -> Flight:
-        """It is about to be given to a worker, with what goes in. The journal knows before the worker does."""
+    def attempted(self, item: Planned) -> Flight:
+        """It is about to be given to a worker. The journal knows before the worker does."""
         self._tell(Attempted(item))
-        return Flight(item, self._plan.journal.record(item.fingerprint).attempts, files)
+        return Flight(item, self._plan.journal.record(item.fingerprint).attempts)
 
     def inputs(self, item: Planned) -> tuple[bytes, ...] | None:
-        """The files of what goes in, kept beside the pictures; None where they cannot be had, and it has failed.
+        """The files of what goes in, which are ready (`incoming`); None where they cannot be had, and it has failed.
 
         Raises `DiskError` for what ends the night.
         """
-        folder, by_pixels = self._plan.folder, {source.sha256: source for source in item.picture.inputs}
         try:
-            return tuple(input_files.keep(folder, by_pixels[each.sha256]) for each in item.picture.job.inputs)
+            return self.incoming.of(item)
         except DiskError as error:
             self._cannot_write(item, error)
         except PictureError as error:

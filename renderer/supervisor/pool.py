@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -26,6 +26,9 @@ _LONGEST_LOOK_S = 1.0
 
 _MAX_OPENINGS = 3
 """A worker that dies this many times while opening will not open."""
+
+_MOST_UNSENT_BYTES = 256 * 2**20
+"""Of files that wait to be written to a worker, besides one picture's."""
 
 
 class Silence:
@@ -153,16 +156,19 @@ class Seat:
 
     @property
     def has_room(self) -> bool:
-        return self.opened is not None and len(self.flights) < self.opened.capacity
+        """It has not, while much that was given to its worker waits to be read there: a file may have 200 MiB."""
+        if self.opened is None or self._worker is None:
+            return False
+        return len(self.flights) < self.opened.capacity and self._worker.unsent_bytes < _MOST_UNSENT_BYTES
 
-    def give(self, flight: Flight) -> None:
-        """Have the worker render a picture."""
+    def give(self, flight: Flight, files: Sequence[bytes] = ()) -> None:
+        """Have the worker render a picture; `files` are those of what goes in, in its job's order."""
         assert self._worker is not None
         picture = flight.item.picture
         self.flights[picture.id] = flight
         self._silence.broken()
-        order = protocol.Render(key=picture.id, job=picture.job, files=tuple(map(len, flight.files)))
-        self._worker.send(order, b"".join(flight.files))
+        order = protocol.Render(key=picture.id, job=picture.job, files=tuple(map(len, files)))
+        self._worker.send(order, b"".join(files))
 
     def ask_back(self) -> None:
         """Ask the worker, once, for what it has been given and not begun."""
@@ -253,10 +259,10 @@ class WorkerPool:
         """Whether somebody has room for this picture."""
         return any(seat.takes(item) for seat in self._seats)
 
-    def admit(self, flight: Flight) -> None:
-        """Give a picture to whoever has room for it, and holds fewest."""
+    def admit(self, flight: Flight, files: Sequence[bytes] = ()) -> None:
+        """Give a picture, with what goes in, to whoever has room for it, and holds fewest."""
         able = [seat for seat in self._seats if seat.takes(flight.item)]
-        min(able, key=lambda seat: len(seat.flights)).give(flight)
+        min(able, key=lambda seat: len(seat.flights)).give(flight, files)
 
     def ask_back(self) -> None:
         """Ask all workers, once, for what they have been given and not begun."""

@@ -23,14 +23,10 @@ from renderer.supervisor.sinks import Attempted, Crashed, Dropped, Missing, Pict
 
 @dataclass(slots=True)
 class Flight:
-    """A picture that a worker has been given, and has not answered. `since` is when its turn came, if it has.
-
-    `files` are those of the pictures that go in, in its job's order.
-    """
+    """A picture that a worker has been given, and has not answered. `since` is when its turn came, if it has."""
 
     item: Planned
     attempt: int
-    files: tuple[bytes, ...] = ()
     step: int = 0
     since: datetime | None = None
 

@@ -66,6 +66,10 @@ class Worker(Protocol):
     def send(self, order: AnyOrder, payload: bytes = b"") -> None:
         """Give an order, and wait for nothing. A worker that is gone says so through `hear`, not here."""
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Of what goes in with its orders, so much is still to be written to it."""
+
     def hear(self, timeout_s: float) -> Heard | None:
         """The next event with its payload; None when `timeout_s` seconds pass without one."""
 

@@ -106,6 +106,20 @@ def test_a_worker_that_does_not_read_holds_up_nobody(tmp_path: Path) -> None:
     assert not psutil.pid_exists(worker.pid)
 
 
+def test_what_waits_to_be_written_is_told(worker: LocalWorker, tmp_path: Path) -> None:
+    """Bytes of what goes in, until a worker has read them."""
+    picture = bytes(2**20)
+    stopped = LocalWorker(tmp_path / "stopped.log", (*FAKE, "--stops"))
+    for each in (worker, stopped):
+        each.send(OPEN)
+        hear(each, protocol.Opened)
+        each.send(Render(key="p", job=make_job(), files=(len(picture),)), picture)
+    hear(worker, protocol.Rendered)
+    until(lambda: worker.unsent_bytes == 0)
+    assert stopped.unsent_bytes == len(picture)
+    stopped.kill()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_what_asks_to_stop_is_not_for_a_worker(worker: LocalWorker, number: signal.Signals) -> None:
     """A service manager sends it to every process: the worker goes on, from its first moment, until the run decides."""
