@@ -23,7 +23,7 @@ _PATIENCE_S = 5.0
 Sources = tuple[InputFile, ...]
 """What goes into a picture, in its job's order."""
 
-Files = Mapping[InputFile, bytes]
+InputBytes = Mapping[InputFile, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class _Reading:
     """One picture's files, as they are read."""
 
     wanted: Sources
-    files: Future[Files] = field(default_factory=Future)
+    files: Future[InputBytes] = field(default_factory=Future)
 
 
 class Incoming:
@@ -40,7 +40,7 @@ class Incoming:
     def __init__(self, folder: OutputFolder) -> None:
         """They are kept in `folder`."""
         self._folder = folder
-        self._there: Files = {}
+        self._there: InputBytes = {}
         self._reading: _Reading | None = None
 
     def is_ready(self, item: Planned, wake: Callable[[], None]) -> bool:
@@ -80,7 +80,7 @@ class Incoming:
         threading.Thread(target=_read, args=(self._folder, reading, self._there), name="incoming", daemon=True).start()
 
 
-def _read(folder: OutputFolder, reading: _Reading, there: Files) -> None:
+def _read(folder: OutputFolder, reading: _Reading, there: InputBytes) -> None:
     files = dict(there)
     try:
         for source in reading.wanted:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
+import queue
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image, ImageChops, ImageDraw
 
-from renderer.engine import inputs
+from renderer.engine import inputs, worker
 from renderer.engine.inputs import Inputs
 from renderer.engine.native import NativeEngine
+from renderer.engine.worker import OrderIn
 from renderer.errors import PictureError
 from renderer.job import Input, Job
 from renderer.outputs import input_files
-from renderer.protocol import Render
+from renderer.protocol import Render, write_frame
 from tests.engine.making import bare_picture, bare_pipeline, flattened, make_job
 from tests.engine.test_streaming import Heard, open_engine
 
@@ -123,3 +125,41 @@ class TestOrders:
         assert inputs.arguments(job, given)["input_image"] is fitted
         assert fitted.size == (32, 32)
         assert fitted.getpixel((16, 16)) == (0, 0, 255)
+
+
+@pytest.mark.parametrize("at", ["_opened", "_plain", "_known"])
+def test_a_picture_too_large_for_memory_fails_alone(monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    """Wherever memory runs out while it is opened, the next order is heard, and the process lives."""
+    wanted, file = known(drawn(8))
+    job = make_job(input_image=wanted)
+    pipe = io.BytesIO()
+    write_frame(pipe, Render(key="one", job=job, files=(len(file),)), file)
+    write_frame(pipe, Render(key="two", job=make_job()))
+    pipe.seek(0)
+    ended: list[int] = []
+
+    def nothing_left(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(input_files, at, nothing_left)
+    monkeypatch.setattr(worker, "_end", ended.append)
+    orders: queue.SimpleQueue[OrderIn] = queue.SimpleQueue()
+    worker._listen(pipe, orders)
+    (_, given), (_, after) = orders.get_nowait(), orders.get_nowait()
+    assert isinstance(given, PictureError)
+    assert "not memory enough" in given.message
+    assert after == {}
+    assert ended == [worker.EXIT_ENDED]
+
+
+def test_what_nobody_foresaw_while_one_is_opened_fails_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also beside Pillow: what it was is said."""
+
+    def nothing_left(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("renderer.engine.inputs.unpack", nothing_left)
+    order = Render(key="one", job=make_job(), files=(1,))
+    found = worker._unpacked(order, b"x")
+    assert isinstance(found, PictureError)
+    assert found.message == "what goes in cannot be opened: MemoryError"

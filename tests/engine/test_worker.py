@@ -17,18 +17,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from renderer.cli.sentences import sentence
 from renderer.engine import pinned
-from renderer.engine import worker as worker_module
 from renderer.engine.native import NativeEngine
 from renderer.engine.streaming import StreamingEngine
 from renderer.engine.worker import OrderIn, WorkerLoop
-from renderer.errors import MachineError, ModelError, PictureError
+from renderer.errors import MachineError, ModelError
 from renderer.job import Engine, Job, Profile
 from renderer.machine import processor
-from renderer.outputs import input_files
 from renderer.protocol import (
     AnyEvent,
     AnyOrder,
@@ -378,43 +375,3 @@ def test_a_model_that_turns_out_to_be_damaged(
     assert said == OpenFailed(message="block-003.safetensors: ends too early", hint="pack the model again")
     assert isinstance(after, Failed)
     assert (after.key, after.message) == ("three", "there is no open pipeline")
-
-
-@pytest.mark.parametrize("at", ["_opened", "_plain", "_known"])
-def test_a_picture_too_large_for_memory_fails_alone(monkeypatch: pytest.MonkeyPatch, at: str) -> None:
-    """Wherever memory runs out while it is opened, the next order is heard, and the process lives."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), "teal").save(buffer, "PNG")
-    file = buffer.getvalue()
-    job = make_job(input_image=input_files.decode(file, "it").known)
-    pipe = io.BytesIO()
-    write_frame(pipe, Render(key="one", job=job, files=(len(file),)), file)
-    write_frame(pipe, Render(key="two", job=make_job()))
-    pipe.seek(0)
-    ended: list[int] = []
-
-    def nothing_left(*_: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(input_files, at, nothing_left)
-    monkeypatch.setattr(worker_module, "_end", ended.append)
-    orders: queue.SimpleQueue[OrderIn] = queue.SimpleQueue()
-    worker_module._listen(pipe, orders)
-    (_, given), (_, after) = orders.get_nowait(), orders.get_nowait()
-    assert isinstance(given, PictureError)
-    assert "not memory enough" in given.message
-    assert after == {}
-    assert ended == [worker_module.EXIT_ENDED]
-
-
-def test_what_nobody_foresaw_while_one_is_opened_fails_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also beside Pillow: what it was is said."""
-
-    def nothing_left(*_: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr("renderer.engine.inputs.unpack", nothing_left)
-    order = Render(key="one", job=make_job(), files=(1,))
-    found = worker_module._unpacked(order, b"x")
-    assert isinstance(found, PictureError)
-    assert found.message == "what goes in cannot be opened: MemoryError"
