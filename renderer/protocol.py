@@ -56,8 +56,9 @@ class Setup(Value):
     they are now), `precision` its jobs'. `vram_bytes` bounds what is taken on the GPU (null:
     all there is); by the profiles `fp8` and `disk`, the weights alone. For the profile `stream`: `store` is the packed
     store's folder, `slots` how many blocks are on the GPU and `in_flight` how many pictures at most (null: as many as
-    there is room for, and use). `demands` are what the GPU's memory is shared out for. `gpu` is what
-    CUDA_VISIBLE_DEVICES must be for the worker (null: as it finds it).
+    there is room for, and use). `demands` are what the GPU's memory is shared out for, beside
+    `lora_bytes`, which pictures' LoRAs take there at the least. `gpu` is what CUDA_VISIBLE_DEVICES must be for the
+    worker (null: as it finds it).
     """
 
     model: str
@@ -70,6 +71,7 @@ class Setup(Value):
     slots: int | None = None
     in_flight: int | None = None
     demands: tuple[Demand, ...] = ()
+    lora_bytes: int = 0
     gpu: str | None = None
 
     @property

@@ -122,6 +122,11 @@ class OpenAdapter:
         return len(self._blocks) * max(block.bytes for block in self._blocks)
 
     @property
+    def least_bytes(self) -> int:
+        """What two blocks of it take there."""
+        return min(TURNING_SLOTS, len(self._blocks)) * max(block.bytes for block in self._blocks)
+
+    @property
     def device_bytes(self) -> int:
         """What it takes there now."""
         return self._slots.count * self.host.block_bytes if self._slots else 0
@@ -269,6 +274,20 @@ class AdapterShelf:
             del self._open[lora]
         self._set_aside()
 
+    def admits(self, flying: Sequence[Job], job: Job) -> bool:
+        """Whether the budget lets a picture in beside those in flight, with two blocks of each LoRA at the least.
+
+        One that is not open yet counts when it is. What is there and would not stay beside that picture leaves at once,
+        before it sets out: the next sweep says anew what stays.
+        """
+        assert self._budget is not None
+        jobs = [*flying, job]
+        if not self._budget.admits(flying, job, sum(each.least_bytes for each in self._wanted(jobs))):
+            return False
+        if not self._budget.keeps(jobs, sum(each.device_bytes for each in self._each())):
+            self.close()
+        return True
+
     # -- in sweeps --
 
     def begin(self, jobs: Sequence[Job]) -> None:
@@ -276,16 +295,19 @@ class AdapterShelf:
 
         Raises what torch raises where there is no room for two blocks of each.
         """
-        wanted = {id(self._open[_plain(lora)]) for job in jobs for lora in job.riding}
-        staying = 0
-        for each in self._each():
-            if id(each) not in wanted:
+        wanted = self._wanted(jobs)
+        taken = sum(each.least_bytes for each in wanted)
+        staying: set[int] = set()
+        for each in wanted:
+            whole = taken - each.least_bytes + each.whole_bytes
+            if not each.does_not_fit and (self._budget is None or self._budget.keeps(jobs, whole)):
+                taken = whole
+                staying.add(id(each))
+        for each in self._each():  # what leaves makes room for what comes
+            if id(each) not in staying and (each not in wanted or each.device_bytes > each.least_bytes):
                 each.close()
-                continue
-            whole = staying + each.whole_bytes
-            stays = not each.does_not_fit and (self._budget is None or self._budget.keeps(jobs, whole))
-            staying = whole if stays else staying
-            each.begin(stays=stays)
+        for each in wanted:
+            each.begin(stays=id(each) in staying)
         self._set_aside()
 
     def arrive(self) -> None:
@@ -299,10 +321,16 @@ class AdapterShelf:
             each.end()
 
     def close(self) -> None:
-        """Take all off the device: a sweep broke off."""
+        """Take all off the device: a sweep broke off, or there is no room for it beside another picture."""
         for each in self._each():
             each.close()
         self._set_aside()
+
+    def _wanted(self, jobs: Iterable[Job]) -> list[OpenAdapter]:
+        """Those that jobs ride with and that are open, each once, in the order in which they were opened."""
+        wanted = {_plain(lora) for job in jobs for lora in job.riding}
+        there = {id(each) for lora, each in self._open.items() if lora in wanted}
+        return [each for each in self._each() if id(each) in there]
 
     def _each(self) -> list[OpenAdapter]:
         return list({id(each): each for each in self._open.values()}.values())

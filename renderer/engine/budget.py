@@ -77,15 +77,18 @@ class Budget:
         decision = decide.decide(
             self._streaming,
             [decide.Series.of(demand) for demand in setup.demands] or [decide.Series(USUAL)],
-            self._bytes,
+            None if self._bytes is None else self._bytes - setup.lora_bytes,
             rates=known if reckoned else None,
             from_disk=from_disk,
             slots=setup.slots,
         )
         self.slots = min(shape.layers, max(TURNING_SLOTS, decision.slots))
 
-    def admits(self, flying: Sequence[Job], job: Job) -> bool:
-        """Whether `job` may join those in flight: the first always, the next while it is wanted and fits."""
+    def admits(self, flying: Sequence[Job], job: Job, loras: int = 0) -> bool:
+        """Whether `job` may join those in flight: the first always, the next while it is wanted and fits.
+
+        `loras` is what all of them ride with takes at the least; what of it stays on the device may make room.
+        """
         if not flying:
             return True
         if len(flying) >= self._most:
@@ -97,7 +100,7 @@ class Budget:
                 return False
         needed = decide.needed(self._here, [*works, more])
         crowded = not self._crowds.due and needed >= self._too_many
-        return not crowded and (self._bytes is None or needed <= self._bytes)
+        return not crowded and (self._bytes is None or needed + loras <= self._bytes + self._aside)
 
     def set_aside(self, count: int) -> None:
         """So many bytes are taken on the device besides: LoRAs."""

@@ -144,7 +144,7 @@ class StreamingEngine:
     def _admit(self, tell: Listener) -> None:
         """Let waiting pictures in, up to what memory allows and the bus needs."""
         while self._waiting and self._may_begin(self._waiting[0]):
-            if self._is_ready(self._waiting[0]) or self._make_ready(tell):
+            if self._is_ready(self._waiting[0]) or (self._make_ready(tell) and self._may_begin(self._waiting[0])):
                 self._start(self._waiting.popleft(), tell)
 
     def _may_begin(self, journey: Journey) -> bool:
@@ -154,7 +154,7 @@ class StreamingEngine:
             return not on_board
         if any(each.alone for each in on_board):
             return False
-        return self._budget.admits([each.job for each in self._flying], journey.job)
+        return self._shelf.admits([each.job for each in self._flying], journey.job)
 
     def _records(self) -> bool:
         """Whether there is room to record the launches of those in flight."""

@@ -96,7 +96,8 @@ class Forecast:
     """All of it.
 
     `refused` are jobs, for two manifests may have pictures of one id; `troubles` are models and precisions that cannot
-    be opened here. `mixtures` say where pictures that are there were computed otherwise than those to come will be.
+    be opened here, and LoRAs that cannot be had. `mixtures` say where pictures that are there were computed otherwise
+    than those to come will be.
     """
 
     groups: tuple[GroupForecast, ...]
@@ -184,8 +185,9 @@ def forecast(plans: Sequence[Plan], terms: Assumptions, now: datetime) -> Foreca
         try:
             grouping = _Grouping(items, terms, pace)
         except RendererError as error:
-            troubles.append(f"{error.message}{f' ({error.hint})' if error.hint else ''}")
+            troubles.append(_told(error))
             continue
+        troubles += grouping.lora_troubles
         refused |= grouping.refused
         setups.append(grouping.setup)
         if (group := grouping.group()) is not None:
@@ -204,6 +206,10 @@ def forecast(plans: Sequence[Plan], terms: Assumptions, now: datetime) -> Foreca
         ends_at=ends,
         mixtures=tuple(mixtures.remarks(plans, setups, terms.machine)),
     )
+
+
+def _told(error: RendererError) -> str:
+    return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
 def _by_weights(items: Iterable[Planned]) -> Iterable[list[Planned]]:
@@ -225,16 +231,21 @@ class _Grouping:
         self._pace = pace
         self.setup = setup_for(jobs, terms.machine, terms.profile, terms.vram_bytes)
         self.refused = refusals(jobs, self.setup, terms.machine)
-        self.left = [job for job in jobs if job not in self.refused]
+        self._riding = riding((job for job in jobs if job not in self.refused), items[0].model)
+        self.left = [job for job in jobs if job not in self.refused and not self._riding.fails(job)]
         self._key = PaceKey(self.setup.weights, self.setup.profile)
         self._model = items[0].model
         self._shape = shape_of(self._model)
-        self._riding = riding(self.left, self._model)
         self._cpu = terms.machine.gpu is None
         recording = self.streamed and not self._cpu
         self._streaming = replace(streaming_of(self.setup, terms.machine), recording=recording)
         free = terms.machine.ram_free_bytes
         self._from_disk = self.streamed and not host.blocks_in_memory(self._shape, self.setup.stored, free)
+
+    @property
+    def lora_troubles(self) -> list[str]:
+        """Why some LoRAs cannot be had; their pictures are not counted."""
+        return list(map(_told, self._riding.troubles.values()))
 
     @property
     def streamed(self) -> bool:
@@ -278,16 +289,17 @@ class _Grouping:
             setup = self.setup
             native = Native(self._shape, setup.stored, setup.profile, setup.vram_bytes, self._streaming.kernels)
             return None, max(map(native.estimate, works), key=lambda each: each.allocated)
+        there = available_bytes(self.setup, self._terms.machine)
         decision = decide.decide(
             self._streaming,
             list(map(decide.Series.of, self.setup.demands)),
-            self._riding.left_of(available_bytes(self.setup, self._terms.machine)),
+            there if there is None else there - self.setup.lora_bytes,
             rates=rates,
             from_disk=self._from_disk,
             slots=self.setup.slots,
         )
-        there, company = replace(self._streaming, slots=decision.slots), self._company(decision)
-        peaks = (there.estimate([work] * company.get(_shape_of(work), 1)) for work in works)
+        streaming, company = replace(self._streaming, slots=decision.slots), self._company(decision)
+        peaks = (streaming.estimate([work] * company.get(_shape_of(work), 1)) for work in works)
         return decision, max(peaks, key=lambda each: each.allocated)
 
     def _host(self) -> Stage:

@@ -7,9 +7,10 @@ where there is room, and otherwise two blocks of each at a time, in step with th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from renderer.catalog import Model
+from renderer.errors import ModelError
 from renderer.estimate import Estimate, Stage, Work
 from renderer.estimate.memory import TURNING_SLOTS
 from renderer.estimate.terms import Term
@@ -24,9 +25,13 @@ _BF16 = 2
 
 @dataclass(frozen=True, slots=True)
 class Riding:
-    """The LoRAs of some pictures of one model, by what they are; each counts once, however many ride with it."""
+    """The LoRAs of some pictures of one model, by what they are; each counts once, however many ride with it.
+
+    `troubles` says, likewise, why some of them cannot be had: their pictures fail, and no other's forecast.
+    """
 
     weights: Mapping[str, LoraWeight]
+    troubles: Mapping[str, ModelError] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -38,9 +43,9 @@ class Riding:
         """What they take on the GPU at the least."""
         return sum(min(TURNING_SLOTS * each.block_bytes, each.bytes) for each in self.weights.values())
 
-    def left_of(self, available: int | None) -> int | None:
-        """GPU memory that is there for all else, where so much is there."""
-        return None if available is None else available - self.least_bytes
+    def fails(self, job: Job) -> bool:
+        """Whether a job has one of those that cannot be had."""
+        return any(lora.identity in self.troubles for lora in job.riding)
 
     def on_gpu(self, room: int | None) -> int:
         """What they take on the GPU, of which so much is free beside all else; None where there is none."""
@@ -83,6 +88,12 @@ def licences(model: Model, jobs: Iterable[Job]) -> Mapping[str, str]:
 
 
 def riding(jobs: Iterable[Job], model: Model) -> Riding:
-    """The LoRAs of jobs of one model. Raises `ModelError` for one that does not fit it."""
-    wanted = {lora.identity: lora.source for job in jobs for lora in job.riding}
-    return Riding({identity: weigh(source, model) for identity, source in wanted.items()})
+    """The LoRAs of jobs of one model."""
+    weights: dict[str, LoraWeight] = {}
+    troubles: dict[str, ModelError] = {}
+    for identity, source in {lora.identity: lora.source for job in jobs for lora in job.riding}.items():
+        try:
+            weights[identity] = weigh(source, model)
+        except ModelError as error:
+            troubles[identity] = error
+    return Riding(weights, troubles)

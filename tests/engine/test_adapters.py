@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 
 from renderer import catalog
 from renderer.catalog import DEMO_ARCHITECTURE
+from renderer.engine.adapters import OpenAdapter
 from renderer.engine.native import NativeEngine
+from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError, PictureError
 from renderer.job import Job, Lora
 from renderer.weights.adapters.packed import prepare_adapter
@@ -117,6 +119,89 @@ def test_what_does_not_stay(bare: list[bytes], files: list[Path]) -> None:
     assert [heard.pictures[str(number)].rgb for number in range(len(bare))] == bare
     assert seen == {2}
     assert all(each.device_bytes == 0 for each in engine._shelf._each())
+
+
+class TestRoom:
+    """Two LoRAs on a device with room for so many bytes of them."""
+
+    @pytest.fixture
+    def engine(self, files: list[Path]) -> StreamingEngine:
+        found = open_engine(slots=3, in_flight=5)
+        found._shelf.prepare(jobs(files))
+        return found
+
+    def given(self, engine: StreamingEngine, room: int) -> None:
+        engine._budget.keeps = lambda flying, count: count <= room  # type: ignore[method-assign]  # noqa: ARG005
+
+    def test_what_turns_has_its_room_too(self, engine: StreamingEngine, files: list[Path]) -> None:
+        """Where one whole one does not fit beside two blocks of the other, neither stays."""
+        one, other = engine._shelf._each()
+        self.given(engine, one.whole_bytes + other.least_bytes - 1)
+        both = jobs(files)[2:3]
+        engine._shelf.begin(both)
+        assert (one.device_bytes, other.device_bytes) == (one.least_bytes, other.least_bytes)
+        self.given(engine, one.whole_bytes + other.least_bytes)
+        engine._shelf.begin(both)
+        assert (one.device_bytes, other.device_bytes) == (one.whole_bytes, other.least_bytes)
+
+    def test_who_leaves_makes_room_for_who_comes(self, engine: StreamingEngine, files: list[Path]) -> None:
+        """At no moment more is on the device than there is room for."""
+        one, other = engine._shelf._each()
+        most: list[int] = []
+        begin = OpenAdapter.begin
+
+        def noted(self: OpenAdapter, *, stays: bool) -> None:
+            begin(self, stays=stays)
+            most.append(one.device_bytes + other.device_bytes)
+
+        self.given(engine, other.whole_bytes + one.least_bytes)
+        alone, both = jobs(files)[1:3]
+        engine._shelf.begin([alone])
+        assert one.device_bytes == one.whole_bytes
+        one.does_not_fit = True
+        engine._shelf._open = dict(reversed(engine._shelf._open.items()))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(OpenAdapter, "begin", noted)
+            engine._shelf.begin([both])
+        assert (one.device_bytes, other.device_bytes) == (one.least_bytes, other.whole_bytes)
+        assert max(most) == other.whole_bytes + one.least_bytes
+
+    def test_a_picture_is_let_in_by_the_least_of_all(
+        self, engine: StreamingEngine, files: list[Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The budget hears of two blocks of each; what does not stay beside it has left before it sets out."""
+        one, other = engine._shelf._each()
+        asked: list[int] = []
+
+        def admits(_flying: list[Job], _job: Job, count: int) -> bool:
+            asked.append(count)
+            return True
+
+        monkeypatch.setattr(engine._budget, "admits", admits)
+        plain, alone, both = jobs(files)[:3]
+        self.given(engine, one.whole_bytes)
+        engine._shelf.begin([alone])
+        assert engine._shelf.admits([alone], plain)
+        assert one.device_bytes == one.whole_bytes
+        self.given(engine, one.whole_bytes - 1)
+        assert engine._shelf.admits([alone], both)
+        assert asked == [one.least_bytes, one.least_bytes + other.least_bytes]
+        assert one.device_bytes == 0
+
+    def test_one_that_came_later_is_weighed_before_it_sets_out(self, files: list[Path]) -> None:
+        """Its LoRA is opened first; while that does not fit beside those in flight, it waits."""
+        engine, heard = open_engine(slots=3, in_flight=5), Heard()
+        (plain, alone), admits = jobs(files)[:2], engine._budget.admits
+        engine._budget.admits = lambda *about: admits(*about) and (not about[0] or about[2] == 0)  # type: ignore[method-assign]
+        engine.take("0", plain)
+        engine.advance(heard)
+        engine.take("1", alone)
+        engine.advance(heard)
+        assert engine._shelf.has(alone)
+        assert [journey.key for journey in engine._flying] == ["0"]
+        while engine.busy:
+            engine.advance(heard)
+        assert heard.pictures.keys() == {"0", "1"}
 
 
 @pytest.mark.parametrize("part", ["transformer-001", "outside"])

@@ -52,6 +52,30 @@ class TestBudget:
         )
         assert found.slots == planned.slots
 
+    @pytest.mark.parametrize("gib", [2.5, 4, 6, 8.6, 16, 60])
+    def test_loras_have_their_room_beside_slots(self, monkeypatch: pytest.MonkeyPatch, gib: float) -> None:
+        """What they take at the least is there for nothing else, as in the plan."""
+        loras = round(0.4 * GIB)
+        found = of(monkeypatch, gib, 512, 1328, lora_bytes=loras)
+        works = [Work(side, side) for side in (512, 1328)]
+        planned = decide.decide(
+            Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", 2),
+            list(map(decide.Series, works)),
+            round(gib * GIB) - loras,
+        )
+        assert found.slots == planned.slots
+        assert (found.slots < of(monkeypatch, gib, 512, 1328).slots) == (gib < 16)
+
+    def test_a_picture_is_let_in_with_what_it_rides_with(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two blocks of each LoRA need room beside it; what stays on the device for want of nothing else makes room."""
+        streaming = Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", 8)
+        room = decide.needed(streaming, [Work.of(job(512))] * 2)
+        found = of(monkeypatch, (room + 1000) / GIB, 512, in_flight=16, slots=8)
+        assert found.admits([job(512)], job(512), 1000)
+        assert not found.admits([job(512)], job(512), 1001)
+        found.set_aside(5000)
+        assert found.admits([job(512)], job(512), 1000)
+
     def test_weights_that_are_scaled_back_have_their_room(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where FP8 products do not work, a block in bf16 stands beside the slots, and takes the place of some."""
         found, planned = [], []

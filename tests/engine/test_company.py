@@ -306,7 +306,7 @@ class TestEngine:
         steps = [told[0] for told in alone.told]
         assert steps.index("stepped") == 1
         slow = H100.model_copy(update={"pinned_bytes_per_s": 1.0})
-        engine._budget = Budget(engine._shape, engine.setup, "cpu", known=slow)
+        engine._budget = engine._shelf._budget = Budget(engine._shape, engine.setup, "cpu", known=slow)
         together = render(engine, jobs)
         assert [told[0] for told in together.told].index("stepped") == 4
         assert pixels(together) == pixels(alone)
@@ -314,7 +314,7 @@ class TestEngine:
     def test_new_slots_are_heard_of(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """An engine tells its budget how fast blocks came, and what every sweep that moved some has shown."""
         engine = open_engine(slots=2)
-        engine._budget = Budget(engine._shape, engine.setup, "cpu", known=H100)
+        engine._budget = engine._shelf._budget = Budget(engine._shape, engine.setup, "cpu", known=H100)
         heard: list[float] = []
         swept: list[tuple[int, int, float]] = []
         monkeypatch.setattr(engine._budget, "brought", heard.append)

@@ -41,7 +41,7 @@ def multiplying(engine: StreamingEngine, operations: Any) -> StreamingEngine:
     """The same engine with FP8 products in its blocks."""
     (section,) = engine._passage._sections
     engine._passage = Passage([replace(section, blocks=fast(section, operations))])
-    engine._budget = budget.here(
+    engine._budget = engine._shelf._budget = budget.here(
         engine._source, engine._shape, engine.setup, engine.device, "fp8", shares=engine._passage.shares
     )
     return engine

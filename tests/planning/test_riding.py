@@ -10,9 +10,11 @@ import pytest
 
 from renderer import catalog
 from renderer.cli import plan as plan_cli
+from renderer.engine import budget
+from renderer.engine.budget import Budget
 from renderer.job import Lora
 from renderer.manifest.manifest import Manifest
-from renderer.planning import forecast, riding, space
+from renderer.planning import forecast, placement, riding, space
 from renderer.planning.forecast import Assumptions, GroupForecast
 from renderer.planning.plan import make_plan
 from renderer.weights.adapters.packed import prepare_adapter
@@ -137,3 +139,34 @@ class TestForecast:
         said = list(plan_cli._group_lines(group))
         assert "  LoRAs  1, of 0.8 GB" in said
         assert "  under  Apache-2.0 (Qwen/Qwen-Image, 4steps-V2.0)" in said
+
+    @pytest.mark.parametrize("gib", [3.5, 4.0, 6.0])
+    def test_the_engine_decides_alike(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gib: float) -> None:
+        """Beside several large ones too: slots are those of the plan, and fewer than without them."""
+        ten = tuple(Lora(source=FOUR, identity=f"{FOUR} {number}") for number in range(10))
+        manifest = with_loras(real(make_manifest(["a"]), 1024, steps=4), ten)
+        terms = Assumptions(HERE, rates=RATES, ready=True, vram_bytes=round(gib * 2**30))
+        planned = group_of(manifest, tmp_path, terms)
+        setup = placement.setup_for([each.job for each in manifest.pictures], HERE, None, terms.vram_bytes)
+        assert setup.lora_bytes == 20 * weigh(FOUR, catalog.QWEN_IMAGE).block_bytes
+        monkeypatch.setattr(budget, "_available", lambda *_: planned.available_bytes)
+        shape = catalog.QWEN_IMAGE_ARCHITECTURE
+        assert Budget(shape, setup, "cpu", known=RATES).slots == planned.slots
+        bare = setup.model_copy(update={"lora_bytes": 0})
+        assert Budget(shape, bare, "cpu", known=RATES).slots > (planned.slots or 0) or planned.slots == 2
+
+    def test_one_that_cannot_be_had_fails_its_pictures_alone(self, tmp_path: Path) -> None:
+        """The others of its model are foretold, with what is fetched for them; what is wrong with it is said."""
+        damaged = tmp_path / "ink.safetensors"
+        ink = lora(write_lora(damaged, factors()))
+        damaged.write_bytes(b"no tensors")
+        manifest = with_loras(real(make_manifest(["a", "b", "c"]), *[1024] * 3), (ink,), (RIDES,), ())
+        terms = Assumptions(HERE, rates=RATES)
+        found = forecast.forecast([make_plan(manifest, tmp_path)], terms, NOW)
+        without = real(make_manifest(["b", "c"]), *[1024] * 2)
+        two = forecast.forecast([make_plan(with_loras(without, (RIDES,), ()), tmp_path)], terms, NOW)
+        assert [(group.pictures, group.loras) for group in found.groups] == [(2, 1)]
+        assert found.seconds == two.seconds
+        assert found.disk.download_bytes == two.disk.download_bytes > 10**10
+        (told,) = found.troubles
+        assert "ink.safetensors" in told
