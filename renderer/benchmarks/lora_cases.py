@@ -15,7 +15,10 @@ from renderer.text import GIB
 
 @dataclass(frozen=True, slots=True)
 class LoraCase:
-    """Squares of one side, `loras` of them with a LoRA of their own, within so much of the GPU; None: all of it."""
+    """Squares of one side, `loras` of them with a LoRA of their own, within so much of the GPU; None: all of it.
+
+    `shared`: all of these have the same, as pictures of few steps do.
+    """
 
     pictures: int
     loras: int
@@ -23,6 +26,7 @@ class LoraCase:
     side: int = 1328
     steps: int = 8
     guidance: float = 4.0
+    shared: bool = False
 
 
 LORA_CASES: Mapping[str, LoraCase] = MappingProxyType(
@@ -35,6 +39,10 @@ LORA_CASES: Mapping[str, LoraCase] = MappingProxyType(
         "loras-8-pictures-each": LoraCase(8, 8, side=1024, steps=6),
         "loras-few-none": LoraCase(8, 0, steps=4, guidance=1.0),
         "loras-few-each": LoraCase(8, 8, steps=4, guidance=1.0),
+        "loras-512-none": LoraCase(8, 0, side=512, steps=4, guidance=1.0),
+        "loras-512-shared": LoraCase(8, 8, side=512, steps=4, guidance=1.0, shared=True),
+        "loras-512-6GiB-none": LoraCase(8, 0, 6, side=512, steps=4, guidance=1.0),
+        "loras-512-6GiB-shared": LoraCase(8, 8, 6, side=512, steps=4, guidance=1.0, shared=True),
     }
 )
 """Each with LoRAs follows the same without."""

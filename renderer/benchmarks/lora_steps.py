@@ -77,6 +77,7 @@ def measure(store: Path, case: LoraCase) -> Figures:
     setup = setup_of(store)
     numbers = range(1, case.pictures + 1)
     loras = [Lora(source=f"random-{number}", identity=f"random-{number}") for number in numbers[: case.loras]]
+    loras = [loras[0] for _ in loras] if case.shared else loras
     jobs = [job_of(setup, case.side, case.side, case.guidance, case.steps, seed) for seed in numbers]
     jobs = [job.model_copy(update={"loras": tuple(loras[number : number + 1])}) for number, job in enumerate(jobs)]
     granted = None if case.vram_gib is None else case.vram_gib * GIB
@@ -111,6 +112,7 @@ def _told(case: LoraCase, jobs: Sequence[Job]) -> Figures:
         "side": case.side,
         "pictures": case.pictures,
         "loras": case.loras,
+        "shared": case.shared,
         "rank": RANK,
         "steps": case.steps,
         "guidance": case.guidance,
