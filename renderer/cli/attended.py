@@ -19,7 +19,6 @@ from renderer.manifest.manifest import Manifest
 from renderer.outputs.summary import Summary
 from renderer.report import page
 from renderer.report.gallery import Gallery
-from renderer.report.server import Server
 from renderer.supervisor import events, run
 from renderer.supervisor.events import Watchers
 from renderer.supervisor.settings import Settings, StopRequests
@@ -71,13 +70,15 @@ def render(
 
 def _serve(manifests: Sequence[Manifest], settings: Settings, port: int, watchers: Watchers) -> None:
     """Serve the manifests' pages while the run is on: at another port where that one is taken, or not, and say so."""
+    from renderer.service.watching import WatchServer  # noqa: PLC0415  (a run that nobody watches needs none of it)
+
     try:
         galleries = [Gallery(manifest, settings.outputs) for manifest in manifests]
         try:
-            server = Server(galleries, port)
+            server = WatchServer(galleries, port)
         except UsageError as error:
             watchers(events.Remark(f"{error.message}; the page is served on another one"))
-            server = Server(galleries)
+            server = WatchServer(galleries)
         server.__enter__()
     except (RendererError, OSError, RuntimeError) as error:  # RuntimeError: no thread is to be had
         watchers(events.Remark(f"the page is not served: {error}"))

@@ -68,14 +68,14 @@ def _write(plan: Plan) -> Path:
 def _watch(options: argparse.Namespace, loaded: Loaded) -> int:
     """Serve the pages until somebody asks to stop."""
     from renderer.report.gallery import Gallery  # noqa: PLC0415
-    from renderer.report.server import Server  # noqa: PLC0415
+    from renderer.service.watching import WatchServer  # noqa: PLC0415
 
     if options.format != "html":
         raise UsageError("--watch serves the page, which is HTML", hint="leave --format out")
     asked = threading.Event()
     code = print_problems(loaded.problems)
     galleries = [Gallery(manifest, options.outputs) for manifest in loaded.manifests]
-    with signals.heard(asked.set), Server(galleries, options.port) as server:
+    with signals.heard(asked.set), WatchServer(galleries, options.port) as server:
         for url in server.urls:
             print(url, flush=True)
         print("Ctrl-C ends this", file=sys.stderr)

@@ -1,13 +1,18 @@
-"""The HTTP door: requests in, pictures out, from a queue that is an output folder.
+"""The HTTP door: requests in, pictures out, from a queue that is an output folder; and pages, while a run is on.
 
 A request is a picture like any other: accepted when it stands on the disk, rendered by the supervisor's dispatcher and
 its worker, with a sidecar that says how. Imports no torch.
 
     configuration   how a server behaves: options, environment, `.env`
     serving         a server from its beginning to its end
+    watching        the pages of a run, from its beginning to its end
+    http_server     the socket and the thread of both
     guard           who is let in, how much is read, what is logged
+    visitors        whose program asks
     answers         what goes wrong, as each kind of client reads it
     app             the routes
+    event_stream    server-sent events
+    gallery_files   files that a page calls for
 
     album           the form, and the page of what was rendered
     json_values     JSON that somebody sent

@@ -13,14 +13,13 @@ import os
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from renderer.errors import RendererError
 from renderer.job import Picture, Sidecar, fingerprint
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.folder import SIDECAR_SUFFIX, OutputFolder
@@ -28,11 +27,14 @@ from renderer.outputs.picture_files import read_sidecar
 from renderer.planning.plan import make_plan
 from renderer.report import gather, page
 from renderer.report.gallery import Gallery
-from renderer.report.server import TYPES, open_served
+from renderer.service import gallery_files
 from renderer.service.answers import RequestError
 from renderer.service.configuration import ServiceSettings
+from renderer.service.event_stream import ALIVE_S, Listeners, event
+from renderer.service.gallery_files import HTML
 from renderer.service.images import Pictures
 from renderer.service.intake import ID_LETTERS
+from renderer.service.standing import Standing
 
 MOST_SHOWN = 300
 """Pictures on the page: the newest ones."""
@@ -44,7 +46,6 @@ _POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _EVERY_S = 2.0
-_ALIVE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class AlbumRoutes:
         self._outputs = settings.rendering.outputs
         self._folder = OutputFolder(self._outputs / settings.name)
         self._name = settings.name
-        self._streams = asyncio.Semaphore(settings.limits.streams)
+        self._listeners = Listeners(settings.limits.streams)
         self._drawing = asyncio.Lock()
         self._drawn: _Drawn | None = None
         self.routes = [
@@ -80,7 +81,7 @@ class AlbumRoutes:
     async def form(self, _request: Request) -> Response:
         """The form."""
         headers = {"Content-Security-Policy": _POLICY}
-        return FileResponse(_HERE / "form.html", media_type="text/html; charset=utf-8", headers=headers)
+        return FileResponse(_HERE / "form.html", media_type=HTML, headers=headers)
 
     async def asset(self, request: Request) -> Response:
         """Its script or its stylesheet."""
@@ -89,37 +90,19 @@ class AlbumRoutes:
 
     async def album(self, _request: Request) -> Response:
         """The page of the newest pictures, at most so old."""
-        return Response((await self._now()).html, media_type="text/html; charset=utf-8")
+        return Response((await self._now()).html, media_type=HTML)
 
     async def file(self, request: Request) -> Response:
         """A file that the page calls for; any other name is none."""
-        name, drawn = request.path_params["name"], await self._now()
-        data = await run_in_threadpool(_read, drawn.gallery, name)
-        if data is None:
-            raise RequestError(404, "unknown", "the page has no such file")
-        kind = TYPES.get(PurePosixPath(name).suffix, "application/octet-stream")
-        return Response(data, media_type=kind, headers={"Cache-Control": "private, max-age=60"})
+        gallery = (await self._now()).gallery
+        return await gallery_files.answer(request, gallery, request.path_params["name"], fleeting="private, max-age=60")
 
     async def events(self, request: Request) -> Response:
         """A picture's steps, until it is decided what became of it."""
         known = self._pictures.desk.look(request.path_params["key"])
         if known is None:
             raise RequestError(404, "unknown", "nobody has asked for such a picture here")
-        if self._streams.locked():
-            raise RequestError(503, "busy", "too many are listening already")
-
-        async def told() -> AsyncIterator[str]:
-            async with self._streams:
-                while not isinstance(known, Sidecar) and not known.over.is_set():
-                    steps = known.item.picture.job.num_inference_steps
-                    yield _event({"state": known.state, "step": known.step, "steps": steps})
-                    await known.changed(_ALIVE_S)
-                if isinstance(known, Sidecar):
-                    yield _event({"state": "done"})
-                else:
-                    yield _event({"state": known.state, "message": known.message, "hint": known.hint})
-
-        return StreamingResponse(told(), media_type="text/event-stream")
+        return self._listeners.answer(request, _steps(known))
 
     # -- the page --
 
@@ -170,16 +153,16 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _read(gallery: Gallery, name: str) -> bytes | None:
-    try:
-        found = gallery.file(name)
-        if found is None:
-            return None
-        with open_served(found) as stream:
-            return stream.read()
-    except (OSError, RendererError):
-        return None
+async def _steps(known: Standing | Sidecar) -> AsyncIterator[str]:
+    """How a picture stands, as it moves on."""
+    if isinstance(known, Sidecar):
+        yield _event({"state": "done"})
+        return
+    steps = known.item.picture.job.num_inference_steps
+    async for _ in known.follow(ALIVE_S):
+        yield _event({"state": known.state, "step": known.step, "steps": steps})
+    yield _event({"state": known.state, "message": known.message, "hint": known.hint})
 
 
 def _event(told: dict[str, object]) -> str:
-    return f"data: {json.dumps(told, ensure_ascii=False)}\n\n"
+    return event(json.dumps(told, ensure_ascii=False))

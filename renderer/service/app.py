@@ -1,13 +1,15 @@
-"""The application: all routes behind the guard. Built from parts that are made elsewhere; knows no sockets."""
+"""The applications: routes behind the guard. Built from parts that are made elsewhere; knows no sockets."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from renderer.errors import RendererError
 from renderer.service.album import AlbumRoutes
@@ -15,7 +17,7 @@ from renderer.service.answers import RequestError, respond, trouble_of
 from renderer.service.automatic1111 import WebuiRoutes
 from renderer.service.batch_runs import BatchRuns
 from renderer.service.batch_store import BatchStore
-from renderer.service.configuration import ServiceSettings
+from renderer.service.configuration import Limits, ServiceSettings
 from renderer.service.guard import EventLog, Guard
 from renderer.service.health import HealthRoutes
 from renderer.service.images import ImageRoutes, Pictures
@@ -38,7 +40,7 @@ class AppParts:
 
 
 def build(parts: AppParts, log: EventLog) -> Guard:
-    """The application as it is served."""
+    """The application that answers requests for pictures."""
     health = HealthRoutes(parts.pictures.desk, parts.queue, parts.shifts)
     routes = [
         *health.routes,
@@ -48,11 +50,15 @@ def build(parts: AppParts, log: EventLog) -> Guard:
         *WebuiRoutes(parts.pictures, parts.settings).routes,
         *BatchRoutes(parts.store, parts.runs, parts.pictures).routes,
     ]
-    handlers = {HTTPException: _refuse, RendererError: _answer, Exception: _answer}
-    app = Starlette(routes=routes, exception_handlers=handlers)
-    guard = Guard(app, parts.settings, log)
+    guard = guarded(routes, keys=parts.settings.keys, limits=parts.settings.limits, log=log)
     health.guard = guard
     return guard
+
+
+def guarded(routes: Sequence[BaseRoute], *, keys: Sequence[str], limits: Limits, log: EventLog) -> Guard:
+    """Routes as they are served: nobody comes to them but by the guard, and what they raise becomes an answer."""
+    handlers = {HTTPException: _refuse, RendererError: _answer, Exception: _answer}
+    return Guard(Starlette(routes=routes, exception_handlers=handlers), keys, limits, log)
 
 
 async def _answer(request: Request, error: Exception) -> Response:

@@ -12,7 +12,7 @@ import hmac
 import re
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -21,7 +21,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from renderer.service.answers import RequestError, respond, trouble_of
-from renderer.service.configuration import LOOPBACK, Limits, ServiceSettings
+from renderer.service.configuration import LOOPBACK, Limits
 
 EventLog = Callable[[str, Mapping[str, Any]], None]
 """Hears what is logged: the event's name, and what is to be known of it."""
@@ -34,6 +34,7 @@ _HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "frame-ancestors 'none'",
 }
 _MOST_DIGITS = 20
 _OPEN = frozenset({"/health"})
@@ -41,14 +42,20 @@ _OPEN = frozenset({"/health"})
 
 
 class Guard:
-    """The outermost layer of an application."""
+    """The outermost layer of an application. `keys` are the tokens of which a client needs one; none: it needs none."""
 
-    def __init__(self, app: ASGIApp, settings: ServiceSettings, log: EventLog) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[str], limits: Limits, log: EventLog) -> None:
         self._app = app
-        self._settings = settings
+        self._limits = limits
         self._log = log
-        self._keys = [key.encode() for key in settings.keys]
+        self._keys = [key.encode() for key in keys]
         self.answered: dict[tuple[str, int], int] = {}
+        self._answering = 0
+        self._answered_s = float("-inf")
+
+    def is_busy(self, lately_s: float) -> bool:
+        """Whether anybody is being answered, or was so short a time ago."""
+        return self._answering > 0 or time.monotonic() - self._answered_s < lately_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,6 +78,7 @@ class Guard:
                 told["X-Request-ID"] = request_id
             await send(message)
 
+        self._answering += 1
         try:
             client = self._admit(scope, headers)
             scope["state"]["client"] = client
@@ -81,6 +89,9 @@ class Guard:
                 self._log("fault", {"request_id": request_id, "kind": type(error).__name__, "at": place_of(error)})
             if not status:
                 await respond(trouble, scope["path"])(scope, receive, sending)
+        finally:
+            self._answering -= 1
+            self._answered_s = time.monotonic()
         endpoint = getattr(scope.get("endpoint"), "__name__", "none")
         self.answered[endpoint, status] = self.answered.get((endpoint, status), 0) + 1
         told = {
@@ -122,11 +133,11 @@ class Guard:
 
     def _bounded(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
         """`receive`, which raises `RequestError` for a body that is too long or takes too long."""
-        most, limits = most_bytes(scope["path"], self._settings.limits), self._settings.limits
+        most = most_bytes(scope["path"], self._limits)
         announced = headers.get("content-length", "0")
         if not announced.isdecimal() or len(announced) > _MOST_DIGITS or int(announced) > most:
             raise _too_long(most)
-        seconds = limits.body_s + most / 10**6  # a megabyte a second is no haste
+        seconds = self._limits.body_s + most / 10**6  # a megabyte a second is no haste
         until = time.monotonic() + seconds
         read, whole = 0, False
 

@@ -16,19 +16,19 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from renderer.job import Sidecar
 from renderer.service.answers import RequestError, respond, trouble_of
 from renderer.service.configuration import ServiceSettings
+from renderer.service.event_stream import ALIVE, ALIVE_S, Listeners, event
 from renderer.service.images import Pictures, file_url, read_object, whose
 from renderer.service.intake import Requested
 from renderer.service.openai_fields import OpenAIRequest, translate
 from renderer.service.standing import Standing
 
 WARNING = "X-Renderer-Warning"
-_ALIVE_S = 10.0
 _BEGAN = int(time.time())
 
 
@@ -39,7 +39,7 @@ class OpenAIRoutes:
         self._pictures = pictures
         self._models = settings.shelf.models
         self._strict = settings.strict_models
-        self._streams = asyncio.Semaphore(settings.limits.streams)
+        self._listeners = Listeners(settings.limits.streams)
         self.routes = [
             Route("/v1/models", self.models, methods=["GET"]),
             Route("/v1/models/{name:path}", self.model, methods=["GET"]),
@@ -75,12 +75,11 @@ class OpenAIRoutes:
         asked = translate(body, self._models, strict=self._strict, key=key)
         wanted = await run_in_threadpool(self._pictures.intake.read, asked.fields, request.state.request_id, files)
         headers = {WARNING: "; ".join(asked.warnings).encode("ascii", "replace").decode()} if asked.warnings else {}
-        if asked.stream and self._streams.locked():
-            raise RequestError(503, "busy", "too many are listening already", hint="ask without stream")
+        if asked.stream:
+            self._listeners.check("ask without stream")
         known = await self._pictures.ask(wanted, whose(request))
         if asked.stream:
-            stream = self._stream(request, asked, wanted, known)
-            return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+            return self._listeners.answer(request, self._stream(request, asked, wanted, known), headers)
         sidecars = await asyncio.gather(*map(self._pictures.wait, known))
         return JSONResponse(await self.answer(str(request.base_url), asked, wanted, sidecars), headers=headers)
 
@@ -101,47 +100,31 @@ class OpenAIRoutes:
         self, request: Request, asked: OpenAIRequest, wanted: Sequence[Requested], known: Sequence[Standing | Sidecar]
     ) -> AsyncIterator[str]:
         """An event a picture, as it comes; and a comment a step, so that nobody takes the silence for an end."""
-        async with self._streams:
-            for one, standing in zip(wanted, known, strict=True):
-                try:
-                    async for comment in _steps(standing):
-                        yield comment
-                    sidecar = await self._pictures.wait(standing)
-                    data = base64.b64encode(await self._pictures.read(sidecar, one.keep)).decode()
-                except Exception as error:  # noqa: BLE001  (an answer has begun: what goes wrong is its next event)
-                    told = respond(trouble_of(error), request.url.path).body
-                    yield f"event: error\ndata: {bytes(told).decode()}\n\n"
-                    return
-                event = {
-                    "type": "image_generation.completed", "b64_json": data, "created_at": int(time.time()),
-                    **_common(asked, sidecar),
-                }  # fmt: skip
-                yield f"event: image_generation.completed\ndata: {json.dumps(event)}\n\n"
+        for one, standing in zip(wanted, known, strict=True):
+            try:
+                async for comment in _steps(standing):
+                    yield comment
+                sidecar = await self._pictures.wait(standing)
+                data = base64.b64encode(await self._pictures.read(sidecar, one.keep)).decode()
+            except Exception as error:  # noqa: BLE001  (an answer has begun: what goes wrong is its next event)
+                told = respond(trouble_of(error), request.url.path).body
+                yield event(bytes(told).decode(), name="error")
+                return
+            completed = {
+                "type": "image_generation.completed", "b64_json": data, "created_at": int(time.time()),
+                **_common(asked, sidecar),
+            }  # fmt: skip
+            yield event(json.dumps(completed), name="image_generation.completed")
 
 
 async def _steps(known: Standing | Sidecar) -> AsyncIterator[str]:
     """A comment for each step of a picture, and one every few seconds in which nothing happens."""
     if isinstance(known, Sidecar):
         return
-    follower = known.follow()
-    following: asyncio.Task[int] | None = None
-    steps = known.item.picture.job.num_inference_steps
-    try:
-        while True:
-            following = following or asyncio.ensure_future(anext(follower))
-            done, _ = await asyncio.wait({following}, timeout=_ALIVE_S)
-            if not done:
-                yield ": waiting\n\n"
-                continue
-            try:
-                step = following.result()
-            except StopAsyncIteration:
-                return
-            following = None
-            yield f": step {step} of {steps}\n\n"
-    finally:
-        if following is not None:
-            following.cancel()
+    seen, steps = 0, known.item.picture.job.num_inference_steps
+    async for _ in known.follow(ALIVE_S):
+        yield ALIVE if known.step == seen else f": step {known.step} of {steps}\n\n"
+        seen = known.step
 
 
 def _model(name: str) -> dict[str, Any]:

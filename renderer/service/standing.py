@@ -74,15 +74,10 @@ class Standing:
         self._moved.set()
         self._moved = asyncio.Event()
 
-    async def changed(self, timeout_s: float) -> None:
-        """Wait until it has moved on, or for so long."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._moved.wait(), timeout_s)
-
-    async def follow(self) -> AsyncIterator[int]:
-        """The number of its steps that are done, whenever it changes, until it is decided what became of it."""
+    async def follow(self, every_s: float) -> AsyncIterator[None]:
+        """Now, and when it has moved on or so long has passed, until it is decided what became of it."""
         while not self.over.is_set():
-            seen, moved = self.step, self._moved
-            await moved.wait()
-            if self.step != seen:
-                yield self.step
+            moved = self._moved
+            yield
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(moved.wait(), every_s)

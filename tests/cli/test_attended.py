@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,9 @@ from renderer.cli import attended, console
 from renderer.cli.manifests import Loaded
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.summary import Summary
-from renderer.report import page, server
+from renderer.report import page
 from renderer.supervisor.settings import Settings
+from tests.driving import ROOT
 from tests.fakes import InlineWorker
 from tests.making import make_manifest
 
@@ -27,17 +31,25 @@ def render(outputs: Path, **options: Any) -> Summary:
 
 def test_a_port_that_is_taken_costs_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`--live --port N` beside somebody else's server: a warning, another port, and all is rendered."""
-    with socket.create_server((server.ADDRESS, 0)) as taken:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         assert render(tmp_path, live_port=taken.getsockname()[1]).rendered == 3
     said = capsys.readouterr().err
-    assert "warning: cannot serve on port" in said
-    assert f"to watch: http://{server.ADDRESS}:" in said
+    assert "warning: cannot serve on 127.0.0.1, port" in said
+    assert "to watch: http://127.0.0.1:" in said
 
 
 def test_a_live_page_is_served_while_the_run_is_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its address is told."""
     assert render(tmp_path, live_port=0).rendered == 3
-    assert f"to watch: http://{server.ADDRESS}:" in capsys.readouterr().err
+    assert "to watch: http://127.0.0.1:" in capsys.readouterr().err
+
+
+def test_a_run_that_nobody_watches_imports_no_server() -> None:
+    """`render` without `--live` starts without what serves its page."""
+    script = "import sys, renderer.cli.attended; print({'starlette', 'uvicorn', 'anyio'} & set(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), ZeroDivisionError("division by zero")])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from renderer.report.gallery import Gallery
-from renderer.report.server import Server
+from renderer.service.watching import WatchServer
 from tests.report.live import Night
 
 
@@ -23,5 +23,5 @@ def night(tmp_path: Path, held: ExitStack) -> Night:
 
 
 @pytest.fixture
-def server(night: Night, held: ExitStack) -> Server:
-    return held.enter_context(Server([Gallery(night.manifest, night.outputs)]))
+def server(night: Night, held: ExitStack) -> WatchServer:
+    return held.enter_context(WatchServer([Gallery(night.manifest, night.outputs)]))

@@ -12,7 +12,7 @@ from renderer.outputs.folder import OutputFolder
 from renderer.outputs.status import InFlight, RunStatus, StatusFile
 from renderer.planning.plan import make_plan
 from renderer.report.gallery import Change, Gallery
-from renderer.report.server import Server
+from renderer.service.watching import WatchServer
 from tests.making import make_manifest
 from tests.nights import make_night
 
@@ -60,7 +60,7 @@ class Night:
         self._run.close()
 
 
-def ask(server: Server, path: str, host: str = "", method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+def ask(server: WatchServer, path: str, host: str = "", method: str = "GET") -> tuple[int, dict[str, str], bytes]:
     """An answer to a request that is sent as it stands, without a browser's tidying."""
     port = int(server.urls[0].split(":")[2].split("/")[0])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from renderer.job import Lora
 from renderer.planning.plan import make_plan
 from renderer.report import page as report
-from renderer.report.server import Server
+from renderer.service.watching import WatchServer
 from tests import driving, tools
 from tests.making import make_manifest
 from tests.nights import make_night
@@ -74,7 +74,7 @@ class Watched:
 
 @tools.needs("chromium")
 class TestBrowser:
-    def test_the_page_changes_in_place(self, browser: Browser, night: Night, server: Server) -> None:
+    def test_the_page_changes_in_place(self, browser: Browser, night: Night, server: WatchServer) -> None:
         """Steps count, pictures and failures appear; filter, scroll, focus and the large view stay as they were."""
         watched = Watched(browser, server.urls[0])
         page = watched.page

@@ -14,7 +14,7 @@ from renderer.errors import DiskError
 from renderer.manifest.shelf import Shelf
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
-from renderer.service import serving
+from renderer.service import http_server
 from renderer.service.configuration import ServiceSettings
 from renderer.service.intake import Intake
 from renderer.service.request_queue import RequestQueue, Waiting
@@ -33,14 +33,14 @@ async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
 @pytest.mark.parametrize("said", [b"", b"G", REQUEST + b"G", REQUEST * 2 + b"G"])
 def test_who_does_not_say_what_it_wants_is_let_go(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """At first, and after each answer: one byte more keeps no connection for good."""
-    monkeypatch.setattr(serving, "_HEAD_S", 0.2)
+    monkeypatch.setattr(http_server, "_HEAD_S", 0.2)
 
     async def dawdle() -> None:
         config = uvicorn.Config(refuse, lifespan="off", log_config=None)
         config.load()
         state = ServerState()
         server = await asyncio.get_running_loop().create_server(
-            lambda: serving._Protocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+            lambda: http_server.Protocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
         )
         async with server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -20,7 +21,8 @@ import pytest
 from renderer.errors import UsageError
 from renderer.manifest.manifest import Manifest
 from renderer.report.gallery import Gallery
-from renderer.report.server import _MAX_CONNECTIONS, Server
+from renderer.service import http_server, watching
+from renderer.service.watching import WatchServer
 from tests import driving
 from tests.making import make_manifest
 from tests.nights import make_night
@@ -28,8 +30,24 @@ from tests.report.live import Night, ask
 from tests.waiting import until
 
 
+@pytest.fixture
+def held() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def night(tmp_path: Path, held: ExitStack) -> Night:
+    return Night(tmp_path, held)
+
+
+@pytest.fixture
+def server(night: Night, held: ExitStack) -> WatchServer:
+    return held.enter_context(WatchServer([Gallery(night.manifest, night.outputs)]))
+
+
 class TestServing:
-    def test_what_the_page_needs_is_there(self, night: Night, server: Server) -> None:
+    def test_what_the_page_needs_is_there(self, night: Night, server: WatchServer) -> None:
         """The page, its script and looks, pictures and their thumbnails, made when they are asked for."""
         night.begin()
         night.finish("p000")
@@ -53,7 +71,7 @@ class TestServing:
         night.begin()
         night.finish("p000")
         (night.folder.path / "worker.log").write_text("secret")
-        server = held.enter_context(Server([Gallery(night.manifest, night.outputs)]))
+        server = held.enter_context(WatchServer([Gallery(night.manifest, night.outputs)]))
         assert ask(server, "/test/p000.png")[0] == 200
         wrong = [
             "/test/../../etc/passwd", "/test/%2e%2e/%2e%2e/etc/passwd", "/../etc/passwd", "//etc/passwd", "/etc/passwd",
@@ -73,7 +91,7 @@ class TestServing:
         pictures = tuple(one.model_copy(update={"output": f"sub/{one.output}"}) for one in manifest.pictures)
         manifest = Manifest(manifest.file, manifest.name, pictures)
         make_night(manifest, outputs)
-        server = held.enter_context(Server([Gallery(manifest, outputs)]))
+        server = held.enter_context(WatchServer([Gallery(manifest, outputs)]))
         assert ask(server, "/test/sub/p000.png")[0] == 200
         inside = outputs / "test/sub" / ("p000.png" if way == "file" else "")
         outside = tmp_path / "outside"
@@ -85,23 +103,24 @@ class TestServing:
         "host",
         ["evil.example", "evil.example:80", "localhost.evil", "localhost:80.evil", "127.0.0.1.evil", "x@localhost"],
     )
-    def test_other_names_are_turned_away(self, server: Server, host: str) -> None:
+    def test_other_names_are_turned_away(self, server: WatchServer, host: str) -> None:
         """A site whose name is pointed at 127.0.0.1 gets nothing, not even the page (DNS rebinding)."""
         status, _, body = ask(server, "/test/", host)
-        assert (status, body) == (421, b"Misdirected Request\n")
+        assert status == 421
+        assert json.loads(body)["error"]["code"] == "host"
 
     @pytest.mark.parametrize("host", ["localhost:9000", "127.0.0.1:1", "localhost", "LOCALHOST:9000", "[::1]:9000"])
-    def test_a_tunnel_has_a_port_of_its_own(self, server: Server, host: str) -> None:
+    def test_a_tunnel_has_a_port_of_its_own(self, server: WatchServer, host: str) -> None:
         """`ssh -L 9000:127.0.0.1:PORT`: the browser asks for localhost:9000, and is shown the page."""
         assert ask(server, "/test/", host)[0] == 200
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
-    def test_other_users_of_this_machine_are_turned_away(self, server: Server) -> None:
+    def test_other_users_of_this_machine_are_turned_away(self, server: WatchServer) -> None:
         """Whoever else has a login here is told that the page is not theirs; by IPv4 and by IPv6's way of it."""
         for family, address in (("AF_INET", "127.0.0.1"), ("AF_INET6", "::ffff:127.0.0.1")):
             program = (
                 "import os, socket, sys; os.setuid(int(sys.argv[1]))\n"  # first the imports: root's Python is root's
-                f"asking = socket.socket(socket.{family}); asking.connect(({address!r}, {server._http.server_port}))\n"
+                f"asking = socket.socket(socket.{family}); asking.connect(({address!r}, {server.port}))\n"
                 "asking.sendall(b'GET /test/ HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n')\n"
                 "os.write(1, asking.makefile('rb').read())"
             )
@@ -111,21 +130,21 @@ class TestServing:
                 assert said.split()[1] == status
                 assert ("picture 3" in said) == (status == "200")
 
-    def test_only_this_machine_is_served(self, server: Server) -> None:
+    def test_only_this_machine_is_served(self, server: WatchServer) -> None:
         """It is bound to 127.0.0.1, and other methods than reading are unknown."""
-        assert server._http.server_address[0] == "127.0.0.1"
-        assert ask(server, "/test/", method="POST")[0] == 501
+        assert server.urls == [f"http://127.0.0.1:{server.port}/test/"]
+        assert ask(server, "/test/", method="POST")[0] == 405
 
-    def test_a_port_that_is_taken_is_said(self, night: Night, server: Server) -> None:
+    def test_a_port_that_is_taken_is_said(self, night: Night, server: WatchServer) -> None:
         """The number is named, and what helps."""
-        port = server._http.server_port
-        with pytest.raises(UsageError, match=f"cannot serve on port {port}"):
-            Server([Gallery(night.manifest, night.outputs)], port)
+        port = server.port
+        with pytest.raises(UsageError, match=f"cannot serve on 127.0.0.1, port {port}"):
+            WatchServer([Gallery(night.manifest, night.outputs)], port)
 
-    def test_clients_that_vanish_do_no_harm(self, night: Night, server: Server) -> None:
+    def test_clients_that_vanish_do_no_harm(self, night: Night, server: WatchServer) -> None:
         """Forty who connect and leave, in the middle of a request or of the events; the page is still served."""
         night.begin()
-        address = ("127.0.0.1", server._http.server_port)
+        address = ("127.0.0.1", server.port)
         host = f"Host: {address[0]}:{address[1]}\r\n\r\n".encode()
         for number in range(40):
             with socket.create_connection(address) as client:
@@ -139,20 +158,18 @@ class TestServing:
 
         def nobody_is_served() -> bool:
             night.stand(("p000", next(steps)))  # news: whoever is not there any more is found by it
-            return server._http._busy == 0
+            return not server._guard.is_busy(0.0)
 
         until(nobody_is_served)
 
-    def test_who_holds_all_places_keeps_out_nobody_for_good(self, server: Server) -> None:
-        """More connections than there are places are let go; when the others have gone, the page is served."""
-        address = ("127.0.0.1", server._http.server_port)
+    def test_who_holds_all_places_keeps_out_nobody_for_good(self, server: WatchServer) -> None:
+        """Who comes when all places are taken is told so; when the others have gone, the page is served."""
+        address = ("127.0.0.1", server.port)
         with ExitStack() as clients:
-            for _ in range(_MAX_CONNECTIONS):
+            for _ in range(watching._LIMITS.connections):
                 clients.enter_context(socket.create_connection(address))
-            with socket.create_connection(address, timeout=10) as late:
-                late.sendall(b"GET /test/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                with suppress(ConnectionError):
-                    assert late.recv(10) == b""
+            with socket.create_connection(address, timeout=10) as late, suppress(ConnectionError):
+                assert late.recv(12) in (b"HTTP/1.1 503", b"")
 
         def is_served() -> bool:
             with suppress(OSError, http.client.HTTPException):
@@ -161,8 +178,35 @@ class TestServing:
 
         until(is_served)
 
+    def test_what_is_no_http_is_no_news_on_a_terminal(
+        self, server: WatchServer, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """Whoever sends anything else is told so, and the run's terminal stays its own."""
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+            client.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+            assert client.recv(12) == b"HTTP/1.1 400"
+        assert ask(server, "/test/")[0] == 200
+        assert capfd.readouterr() == ("", "")
+
+    def test_who_takes_nothing_is_let_go(
+        self, night: Night, server: WatchServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A client that asks for more than fits into a socket and reads none of it keeps neither place nor file."""
+        monkeypatch.setattr(http_server, "_STALLED_S", 0.2)
+        night.begin()
+        night.finish("p000")
+        until(lambda: b'"state": "done"' in ask(server, "/test/")[2])
+        (night.folder.path / "p000.png").write_bytes(b"x" * 2**25)
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(b"GET /test/p000.png HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            until(lambda: server._guard.is_busy(0.0))
+            until(lambda: not server._guard.is_busy(0.0))
+            with suppress(ConnectionError):
+                while client.recv(2**20):
+                    pass
+
     def test_whatever_goes_wrong_in_it_the_server_goes_on(
-        self, night: Night, server: Server, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+        self, night: Night, server: WatchServer, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A look that fails in a way that nobody foresaw is tried again, and not a word of it is on the terminal."""
         failed = threading.Event()
@@ -181,11 +225,11 @@ class TestServing:
 
     def test_it_ends_though_somebody_listens(self, night: Night) -> None:
         """A browser that is open does not keep the run from ending, and hears of the end."""
-        with Server([Gallery(night.manifest, night.outputs)]) as server:
-            client = http.client.HTTPConnection("127.0.0.1", server._http.server_port, timeout=20)
+        with WatchServer([Gallery(night.manifest, night.outputs)]) as server:
+            client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
             client.request("GET", "/test/events?since=x")
             answer = client.getresponse()
-            assert b"stale" in answer.fp.readline() + answer.fp.readline()
+            assert b"stale" in answer.readline() + answer.readline()
             began = time.monotonic()
         assert time.monotonic() - began < 6
         assert b'"closed": true' in answer.read()
@@ -199,7 +243,7 @@ def test_a_port_that_is_taken_is_a_warning(tmp_path: Path) -> None:
         run = driving.start("render", manifest, "--live", "--port", str(port), cwd=tmp_path, stderr=subprocess.PIPE)
         said = run.communicate(timeout=60)[1].decode()
     assert run.returncode == 0, said
-    assert f"cannot serve on port {port}: Address already in use; the page is served on another one" in said
+    assert f"cannot serve on 127.0.0.1, port {port}: Address already in use; the page is served on another one" in said
     assert "http://127.0.0.1:" in said
     assert driving.pictures(tmp_path) == ["001.png"]
 

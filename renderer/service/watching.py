@@ -1,0 +1,211 @@
+"""Pages over HTTP while a run is on, to this user of this machine: what they call for, and what changes, as it does.
+
+The server of requests without its queue: `render --live` and `report --watch`. It follows output folders from outside,
+in a thread beside whatever else this process does, and is never in its way. Nothing is looked up by a path that came
+in: a name is one that the page uses, or it is none.
+
+GET /                               the first page
+GET /{name}/                        a manifest's page
+GET /{name}/happened, …/events      what stands under "What happened"; what changes, as server-sent events
+GET /{name}/…                       a file that the page calls for
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Self
+from urllib.parse import quote
+
+from anyio import CapacityLimiter, to_thread
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from renderer.outputs.folder import Own
+from renderer.report.gallery import CORE_SHARE, Gallery
+from renderer.service import gallery_files
+from renderer.service.answers import RequestError
+from renderer.service.app import guarded
+from renderer.service.configuration import Limits
+from renderer.service.event_stream import ALIVE, ALIVE_S, Listeners, event
+from renderer.service.gallery_files import HTML
+from renderer.service.http_server import HttpServer, listen
+
+_ADDRESS = "127.0.0.1"
+_EVERY_S = 0.5
+_LINGER_S = 3.0
+_LIMITS = Limits(connections=64, streams=32)
+_OTHERS = "where you may read the pictures, renderer report with --watch shows the page to you"
+
+
+class WatchServer:
+    """Serves galleries from its beginning to its end, and keeps them up to date meanwhile."""
+
+    def __init__(self, galleries: Sequence[Gallery], port: int = 0) -> None:
+        """`port` 0 lets the system choose. Raises `UsageError` when the port is not to be had."""
+        self._names = [gallery.name for gallery in galleries]
+        listening = listen(_ADDRESS, port)
+        pages = _Pages(galleries)
+        self._guard = guarded(pages.routes, keys=(), limits=_LIMITS, log=_say_nothing)
+        self._pages = pages
+        self._http = HttpServer(
+            self._guard,
+            listening,
+            only_this_user=True,
+            others_hint=_OTHERS,
+            connections=_LIMITS.connections,
+            begin=pages.begin,
+            complain=lambda _: None,
+        )
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._http.port
+
+    @property
+    def urls(self) -> list[str]:
+        """Where each gallery's page is."""
+        return [f"{self._http.url}/{quote(name)}/" for name in self._names]
+
+    def __enter__(self) -> Self:
+        """Begin. Raises `RuntimeError` where no thread is to be had."""
+        self._http.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Tell those who listen what came last, let them fetch it, and end."""
+        lately_s = 2 * _EVERY_S if self._pages.is_heard else 0.0  # whoever hears of the last picture asks for it
+        self._http.wait(self._pages.end(_LINGER_S), 2 * _LINGER_S)
+        until = time.monotonic() + _LINGER_S
+        while self._guard.is_busy(lately_s) and time.monotonic() < until:
+            time.sleep(0.05)
+        self._http.__exit__()
+
+
+class _Pages:
+    """The routes, and what keeps their galleries up to date. Lives on the event loop."""
+
+    def __init__(self, galleries: Sequence[Gallery]) -> None:
+        self._galleries: Mapping[str, Gallery] = {gallery.name: gallery for gallery in galleries}
+        self._listeners = Listeners(_LIMITS.streams)
+        self._news = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._following: asyncio.Task[None] | None = None
+        self._one_at_a_time = CapacityLimiter(1)  # of its own: who asks for much holds nothing of it
+        self.routes = [
+            Route("/", self.first, methods=["GET"]),
+            Route("/{gallery}", self.bare, methods=["GET"]),
+            Route("/{gallery}/", self.page, methods=["GET"]),
+            Route(f"/{{gallery}}/{Own.PAGE}", self.page, methods=["GET"]),
+            Route("/{gallery}/happened", self.happened, methods=["GET"]),
+            Route("/{gallery}/events", self.events, methods=["GET"]),
+            Route("/{gallery}/{name:path}", self.file, methods=["GET"]),
+        ]
+
+    # -- what is asked for --
+
+    async def first(self, _request: Request) -> Response:
+        """The way to the first page."""
+        return _to(next(iter(self._galleries)))
+
+    async def bare(self, request: Request) -> Response:
+        """The way to a page whose address has no slash at its end."""
+        return _to(self._asked(request).name)
+
+    async def page(self, request: Request) -> Response:
+        """A page, as new as it may be."""
+        return Response(await run_in_threadpool(self._asked(request).html), media_type=HTML)
+
+    async def happened(self, request: Request) -> Response:
+        """What stands under "What happened"."""
+        return Response(await run_in_threadpool(self._asked(request).happened), media_type=HTML)
+
+    async def file(self, request: Request) -> Response:
+        """A file that the page calls for; any other name is none."""
+        name = request.path_params["name"]
+        return await gallery_files.answer(request, self._asked(request), name, fleeting="no-cache")
+
+    async def events(self, request: Request) -> Response:
+        """What has changed since the mark that a browser has, and what changes from now on."""
+        mark = request.headers.get("last-event-id") or request.query_params.get("since", "")
+        return self._listeners.answer(request, self._told(self._asked(request), mark))
+
+    def _asked(self, request: Request) -> Gallery:
+        gallery = self._galleries.get(request.path_params["gallery"])
+        if gallery is None:
+            raise RequestError(404, "unknown", "there is no such page here")
+        return gallery
+
+    async def _told(self, gallery: Gallery, mark: str) -> AsyncIterator[str]:
+        patience_s: float | None = None  # whoever comes hears at once how things stand
+        while True:
+            news = self._news
+            change = await run_in_threadpool(gallery.since, mark, patience_s)
+            patience_s = 0.0
+            if change is not None:
+                mark = change.mark
+                yield event(change.text, mark=mark)
+                if change.last:
+                    return
+            elif not await _comes(news, ALIVE_S):
+                yield ALIVE
+
+    # -- keeping up to date --
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody listens."""
+        return self._listeners.count > 0
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Follow the galleries from now on."""
+        self._following = loop.create_task(self._follow())
+
+    async def end(self, patience_s: float) -> None:
+        """Look once more, and let nobody wait for more."""
+        self._ended.set()
+        if self._following is not None:
+            await asyncio.wait([self._following], timeout=patience_s)
+        await to_thread.run_sync(self._look, limiter=self._one_at_a_time)
+        for gallery in self._galleries.values():
+            gallery.close()
+        self._tell()
+
+    async def _follow(self) -> None:
+        pause_s = _EVERY_S
+        while not await _comes(self._ended, pause_s):
+            took_s = await to_thread.run_sync(self._look, limiter=self._one_at_a_time)
+            self._tell()
+            pause_s = max(_EVERY_S, took_s / CORE_SHARE)
+
+    def _look(self) -> float:
+        """Look for what has changed; how many seconds of a core that took."""
+        began = time.thread_time()
+        for gallery in self._galleries.values():
+            with contextlib.suppress(Exception):  # whatever it is, the run is not to hear of it; it is tried again soon
+                gallery.follow()
+        return time.thread_time() - began
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+
+async def _comes(what: asyncio.Event, within_s: float) -> bool:
+    """Whether it happens within so long."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(what.wait(), within_s)
+    return what.is_set()
+
+
+def _to(name: str) -> Response:
+    return RedirectResponse(f"/{quote(name)}/", 302)
+
+
+def _say_nothing(_event: str, _told: Mapping[str, Any]) -> None:
+    """The terminal is the run's."""
