@@ -59,6 +59,12 @@ def _blocks(sizes: KernelSizes, device: Device) -> Iterator[object]:
         yield fp8_kernels.modulate(x, vectors, whose, 3)
         yield fp8_kernels.add_and_modulate(x, update, vectors, whose, 2, 3)
         yield fp8_kernels.add(x, update, vectors, whose, 5)
+        words = slice(0, rows // 2), slice(rows // 2, rows)
+        downs = _random(3, width, device=device), _random(5, width, device=device)
+        inner = fp8_kernels.narrow(fp8_kernels.quantise(x), words, downs)
+        yield inner
+        fp8_kernels.widen(update[words[1]], inner[1], _random(width, 5, device=device))
+        yield update
         joint = [_random(2 * rows, sizes.heads, sizes.head, device=device) for _ in range(3)]
         norms = (_random(sizes.head, device=device), _random(sizes.head, device=device))
         turns = _random(rows, sizes.head // 2, 2, device=device).float()

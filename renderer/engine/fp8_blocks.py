@@ -14,9 +14,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from renderer.engine.adapted import ADAPTED, AddedTo
 from renderer.engine.blocks import ModuleBlocks, is_rare, size_of
-from renderer.engine.fp8_adapted import add_to
+from renderer.engine.fp8_adapted import Wearers, add_to, wearers
 from renderer.engine.fp8_reference import FEWEST_ROWS, Rows
 from renderer.engine.side_by_side import (
     ALIGNED,
@@ -36,9 +35,6 @@ SHIFT, GATE, SHIFT_MLP, GATE_MLP = 0, 2, 3, 5
 
 Linear = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """An FP8 weight, its scales, its bias: views into a slot."""
-
-Loras = tuple[AddedTo, slice, slice]
-"""What a rider's LoRAs add, and which rows are its text's and its image's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +192,7 @@ class Fp8Block:
         """What each rider would be given alone, bit by bit; nobody's inputs are rare.
 
         Rows of all go through each product as one, and through what lies between two products. Attention is of riders
-        alike at once. What LoRAs add is added to each rider's own rows.
+        alike at once. What LoRAs add is added to their riders' own rows.
         """
         arranged = self.arrange(tuple(map(size_of, riders)), riders[0]["image"].device)
         order, places = arranged.order, arranged.places
@@ -204,7 +200,7 @@ class Fp8Block:
         x = order.together([(rider["text"], rider["image"]) for rider in riders])
         vectors = side_by_side([rider["temb"].both for rider in riders])
         turns = [side_by_side([rider["image_rotary_emb"][stream] for rider in riders]) for stream in (TEXT, IMAGE)]
-        loras = [(rider[ADAPTED], *own) for rider, own in zip(riders, order.spans, strict=True) if rider.get(ADAPTED)]
+        loras = wearers(riders, order.spans, together=self._kind.operations.SUMS_ARE_ANY_ROWS)
         x = self._rest(order, places, x, self._attend(order, places, x, vectors, turns, loras), vectors, loras)
         return order.apart(x)
 
@@ -215,7 +211,7 @@ class Fp8Block:
         x: torch.Tensor,
         vectors: torch.Tensor,
         turns: Sequence[torch.Tensor],
-        loras: Sequence[Loras],
+        loras: Sequence[Wearers],
     ) -> Rows:
         """What the riders' attention gives, as FP8; `turns` are the texts' and the images'."""
         run = self._kind.operations
@@ -223,20 +219,20 @@ class Fp8Block:
         there = len(places.back)
         joint = tuple(torch.empty((there, heads, head), dtype=x.dtype, device=x.device) for _ in range(3))
         rows = run.modulate(x, vectors, places.whose, SHIFT)
+        added = [each.terms(run, rows, (_TEXT[0], _IMAGE[0])) for each in loras]
         for stream, names, complex_turns, first, last in (
-            (self._text, _TEXT, turns[0], 0, order.first_image),
-            (self._image, _IMAGE, turns[1], order.first_image, order.rows),
+            (self._text, _TEXT[0], turns[0], 0, order.first_image),
+            (self._image, _IMAGE[0], turns[1], order.first_image, order.rows),
         ):
             part = rows.part(first, last)
             qkv = run.multiply(part, *stream.qkv)
-            for adapted, *spans in loras:
-                own = spans[stream is self._image]
-                own = slice(own.start - first, own.stop - first)
-                add_to(qkv[own], part.part(own.start, own.stop), names[0], adapted)
+            for each, (in_text, in_image) in zip(loras, added, strict=True):
+                own, terms = (each.image, in_image) if stream is self._image else (each.text, in_text)
+                add_to(run, qkv[own.start - first : own.stop - first], terms, len(names))
             turn = torch.view_as_real(complex_turns)
             run.place(qkv, stream.norm_q, stream.norm_k, turn, joint, places.attended[first : first + len(turn)])
             del qkv
-        del rows
+        del rows, added
         found = run.room_for(x)
         for first, riders, length in places.alike:
             last = first + riders * length
@@ -254,7 +250,7 @@ class Fp8Block:
         x: torch.Tensor,
         seen: Rows,
         vectors: torch.Tensor,
-        loras: Sequence[Loras],
+        loras: Sequence[Wearers],
     ) -> torch.Tensor:
         """What follows attention: its output layer, the residual, the MLP, the residual again."""
         run, whose = self._kind.operations, places.whose
@@ -277,7 +273,7 @@ class Fp8Block:
         rows: Rows,
         layers: tuple[Linear, Linear],
         stems: tuple[str, str],
-        loras: Sequence[Loras],
+        loras: Sequence[Wearers],
     ) -> torch.Tensor:
         """All rows by the text's or the image's layer, with what LoRAs add to these."""
         run, first = self._kind.operations, order.first_image
@@ -285,7 +281,8 @@ class Fp8Block:
         found = torch.empty((order.rows, len(text[0])), dtype=torch.bfloat16, device=rows.values.device)
         run.multiply(rows.part(0, first), *text, out=found[:first])
         run.multiply(rows.part(first, order.rows), *image, out=found[first:])
-        for adapted, *spans in loras:
-            for own, stem in zip(spans, stems, strict=True):
-                add_to(found[own], rows.part(own.start, own.stop), (stem,), adapted)
+        for each in loras:
+            in_text, in_image = each.terms(run, rows, ((stems[0],), (stems[1],)))
+            add_to(run, found[each.text], in_text)
+            add_to(run, found[each.image], in_image)
         return found

@@ -16,16 +16,24 @@ import triton.language as tl
 
 from renderer.engine.fp8_reference import Rows, multiply, room_for
 
+TILE, WIDE, RANKS = 64, 128, 64
+"""Rows, columns and ranks that one program has of what LoRAs add; a row's sums are the same in any tile."""
+
+SUMS_ARE_ANY_ROWS = True
+
 __all__ = [
+    "SUMS_ARE_ANY_ROWS",
     "activate",
     "add",
     "add_and_modulate",
     "modulate",
     "multiply",
+    "narrow",
     "place",
     "quantise",
     "quantise_into",
     "room_for",
+    "widen",
 ]
 
 
@@ -161,6 +169,85 @@ def _place(
     tl.store(v + target + places, tl.load(source + 2 * width + places, mask[:, None], 0.0), mask[:, None])
 
 
+@triton.jit(do_not_specialize=["first_0", "first_1", "count_0", "count_1", "rank_0", "rank_1", "tiles_0"])
+def _narrow(
+    values,
+    scale,
+    downs_0,
+    downs_1,
+    inner_0,
+    inner_1,
+    first_0,
+    first_1,
+    count_0,
+    count_1,
+    rank_0,
+    rank_1,
+    tiles_0,
+    WIDTH: tl.constexpr,
+    TILE: tl.constexpr,
+    RANKS: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    # Tiles of the first span, then of the second, each by its own matrix: few texts and many images are one launch.
+    tile = tl.program_id(0)
+    second = tile >= tiles_0
+    downs, inner = downs_0, inner_0
+    first, count, rank = first_0, count_0, rank_0
+    if second:
+        tile -= tiles_0
+        downs, inner = downs_1, inner_1
+        first, count, rank = first_1, count_1, rank_1
+    ranks = tl.program_id(1) * RANKS + tl.arange(0, RANKS)
+    if tl.program_id(1) * RANKS < rank:
+        rows = (tile * TILE + tl.arange(0, TILE)).to(tl.int64)
+        there, wanted = rows < count, ranks < rank
+        total = tl.zeros((TILE, RANKS), dtype=tl.float32)
+        for start in range(0, WIDTH, STEP):
+            columns = start + tl.arange(0, STEP)
+            inside = columns < WIDTH
+            x = tl.load(
+                values + (first + rows)[:, None] * WIDTH + columns[None, :], there[:, None] & inside[None, :], 0.0
+            )
+            a = tl.load(downs + ranks[None, :] * WIDTH + columns[:, None], wanted[None, :] & inside[:, None], 0.0)
+            total = tl.dot(x.to(downs.dtype.element_ty), a, total)
+        total *= tl.load(scale + first + rows, there, 0.0)[:, None]
+        tl.store(
+            inner + rows[:, None] * rank + ranks[None, :],
+            total.to(inner.dtype.element_ty),
+            there[:, None] & wanted[None, :],
+        )
+
+
+@triton.jit(do_not_specialize=["count"])
+def _widen(
+    out,
+    inner,
+    up,
+    count,
+    columns,
+    rank,
+    out_stride,
+    inner_stride,
+    TILE: tl.constexpr,
+    WIDE: tl.constexpr,
+    RANKS: tl.constexpr,
+):
+    rows = (tl.program_id(0) * TILE + tl.arange(0, TILE)).to(tl.int64)
+    wide = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
+    there, inside = rows < count, wide < columns
+    total = tl.zeros((TILE, WIDE), dtype=tl.float32)
+    for start in range(0, rank, RANKS):
+        ranks = start + tl.arange(0, RANKS)
+        wanted = ranks < rank
+        x = tl.load(inner + rows[:, None] * inner_stride + ranks[None, :], there[:, None] & wanted[None, :], 0.0)
+        b = tl.load(up + wide[None, :] * rank + ranks[:, None], inside[None, :] & wanted[:, None], 0.0)
+        total = tl.dot(x, b, total)
+    places = out + rows[:, None] * out_stride + wide[None, :]
+    mask = there[:, None] & inside[None, :]
+    tl.store(places, (tl.load(places, mask, 0.0).to(tl.float32) + total).to(out.dtype.element_ty), mask)
+
+
 def modulate(x: torch.Tensor, vectors: torch.Tensor, whose: torch.Tensor, first: int) -> Rows:
     rows = room_for(x)
     _modulate[(x.shape[0],)](x, vectors, whose, rows.values, rows.scale, FIRST=first, **_shape(x))
@@ -218,6 +305,56 @@ def place(
         HEADS=heads,
         HEAD=head,
         ROUND=triton.next_power_of_2(heads),
+        num_warps=4,
+    )
+
+
+def narrow(
+    rows: Rows, spans: tuple[slice, slice], downs: tuple[torch.Tensor | None, torch.Tensor | None]
+) -> list[torch.Tensor]:
+    counts = [span.stop - span.start for span in spans]
+    ranks = [0 if down is None else len(down) for down in downs]
+    dtype = next((down.dtype for down in downs if down is not None), torch.bfloat16)
+    found = [
+        torch.empty((count, rank), dtype=dtype, device=rows.values.device)
+        for count, rank in zip(counts, ranks, strict=True)
+    ]
+    if not any(ranks):
+        return found
+    tiles = [triton.cdiv(count, TILE) if rank else 0 for count, rank in zip(counts, ranks, strict=True)]
+    _narrow[(sum(tiles), triton.cdiv(max(ranks), RANKS))](
+        rows.values,
+        rows.scale,
+        *(found[0] if down is None else down for down in downs),
+        *found,
+        *(span.start for span in spans),
+        *counts,
+        *ranks,
+        tiles[0],
+        WIDTH=rows.values.shape[1],
+        TILE=TILE,
+        RANKS=RANKS,
+        STEP=128,
+        num_warps=4,
+        num_stages=4,
+    )
+    return found
+
+
+def widen(out: torch.Tensor, inner: torch.Tensor, up: torch.Tensor) -> None:
+    count, columns = out.shape
+    _widen[(triton.cdiv(count, TILE), triton.cdiv(columns, WIDE))](
+        out,
+        inner,
+        up,
+        count,
+        columns,
+        up.shape[1],
+        out.stride(0),
+        inner.stride(0),
+        TILE=TILE,
+        WIDE=WIDE,
+        RANKS=RANKS,
         num_warps=4,
     )
 

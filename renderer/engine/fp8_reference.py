@@ -6,6 +6,7 @@ arithmetic between two products is float32; what is handed on is bf16 or FP8.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,9 @@ FAST_ACCUMULATION = True
 It is a part of every FP8 picture's bits: who changes it has pictures of another `RENDERING_VERSION`. What it costs and
 gains is measured by `python -m renderer.benchmarks.sums`.
 """
+
+SUMS_ARE_ANY_ROWS = False
+"""Whether `narrow` and `widen` give a row the same bits among any others, as kernels with fixed tiles do."""
 
 FEWEST_ROWS = 128
 """cuBLAS has no row-wise scaled product for a handful of rows; these cost no more, and the added ones are ignored."""
@@ -155,3 +159,33 @@ def multiply(
     product = (x.values.double() @ weight.double().t()).float()
     found = (product * x.scale[:, None] * scale[None, :] + bias.float()).to(torch.bfloat16)
     return found if out is None else out.copy_(found)
+
+
+PIECE_BYTES = 2**25
+"""Rows are widened to bf16 a piece at a time, where no kernel does it: less memory than a block has free there."""
+
+
+def narrow(rows: Rows, spans: Sequence[slice], downs: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
+    """Rows of each span by the matrix that is its own, rank x width, in bf16; None is one of no rank.
+
+    Returns rows x rank of each.
+    """
+    return [_narrow(rows, span, down) for span, down in zip(spans, downs, strict=True)]
+
+
+def _narrow(rows: Rows, span: slice, down: torch.Tensor | None) -> torch.Tensor:
+    count, width = span.stop - span.start, rows.values.shape[1]
+    if down is None:
+        return torch.empty((count, 0), dtype=torch.bfloat16, device=rows.values.device)
+    found = down.new_empty((count, len(down)))
+    step = max(1, PIECE_BYTES // (2 * width))
+    for first in range(span.start, span.stop, step):
+        part = slice(first, min(first + step, span.stop))
+        inner = rows.values[part].to(down.dtype) @ down.T
+        found[part.start - span.start : part.stop - span.start] = inner * rows.scale[part, None]
+    return found
+
+
+def widen(out: torch.Tensor, inner: torch.Tensor, up: torch.Tensor) -> None:
+    """Add to `out`, rows x columns, what `inner`, rows x rank, is by `up`, columns x rank; rounded to bf16 once."""
+    out.addmm_(inner, up.T)

@@ -145,7 +145,7 @@ class TestBlock:
             alone = fp8.arrive(1, slot)(**given, adapted={layer: added[layer]})
             seen.add(tuple(float(part.double().sum()) for part in alone))
         assert len(seen) == len(layers)
-        monkeypatch.setattr("renderer.engine.fp8_adapted.PIECE_BYTES", 2 * 7 * 160)
+        monkeypatch.setattr("renderer.engine.fp8_reference.PIECE_BYTES", 2 * 7 * 160)
         pieces = fp8.arrive(1, slot)(**given, adapted=added)
         assert all(error(one, other) < 0.002 for one, other in zip(pieces, found, strict=True))
 

@@ -156,3 +156,61 @@ class TestPlacing:
         assert joints[0][0][13, 0].isnan().all()
         assert joints[0][1][14, 1].isnan().all()
         assert sum(int(one.isnan().sum()) for one in joints[0]) == 2 * HEAD
+
+
+class TestLoras:
+    """What LoRAs add: through A of either span, then through B into a part of a product."""
+
+    RANKS = (80, 3)
+    SPANS = slice(1, 3), slice(4, 70)
+
+    def factor(self, *shape: int, seed: int) -> torch.Tensor:
+        """The interpreter multiplies no bf16."""
+        found = random(*shape, seed=seed)
+        return found if DEVICE == "cuda" else found.float()
+
+    def narrowed(self, run: Any, rows: Rows, *, without: int | None = None) -> list[torch.Tensor]:
+        downs = [None if at == without else self.factor(rank, WIDTH, seed=at) for at, rank in enumerate(self.RANKS)]
+        found: list[torch.Tensor] = run.narrow(rows, self.SPANS, downs)
+        return found
+
+    def rows(self) -> Rows:
+        found = reference.quantise(random(72, WIDTH, seed=9))
+        values = found.values if DEVICE == "cuda" else found.values.float()  # the interpreter reads no e4m3 either
+        return Rows(values, found.scale, found.count)
+
+    def test_through_a(self) -> None:
+        """Both spans are the reference's, whatever their ranks; a row that is no number is so alone."""
+        rows = self.rows()
+        rows.scale[5] = float("nan")
+        expected = self.narrowed(reference, rows)
+        for without in (None, 0, 1):
+            found = self.narrowed(kernels, rows, without=without)
+            for at, (one, other) in enumerate(zip(found, expected, strict=True)):
+                if at == without:
+                    assert one.shape == (len(other), 0)
+                else:
+                    torch.testing.assert_close(one, other, rtol=2 * BF16_STEP, atol=0.02, equal_nan=True)
+        assert int(expected[1].isnan().any(1).sum()) == 1
+
+    def test_through_b(self) -> None:
+        """Added to those columns alone, and from those ranks alone."""
+        inner, up, whole = (self.factor(*shape, seed=sum(shape)) for shape in ((70, 90), (40, 80), (70, 200)))
+        expected = whole.clone()
+        reference.widen(expected[:, 32:72], inner[:, 5:85], up)
+        kernels.widen(whole[:, 32:72], inner[:, 5:85], up)
+        torch.testing.assert_close(whole, expected, rtol=2 * BF16_STEP, atol=0.05)
+
+    def test_a_row_is_the_same_among_any(self) -> None:
+        """Wherever in a tile a row lies, its numbers are added in one order; the interpreter's are close."""
+        near = 0.0 if DEVICE == "cuda" else 1e-3
+        rows, down = self.rows(), self.factor(16, WIDTH, seed=4)
+        _, whole = kernels.narrow(rows, (slice(0, 0), slice(0, 72)), (None, down))
+        for first, last in ((0, 1), (3, 70), (65, 72)):
+            _, part = kernels.narrow(rows, (slice(0, 0), slice(first, last)), (None, down))
+            torch.testing.assert_close(part, whole[first:last], rtol=0.0, atol=near)
+        out, up = self.factor(72, 40, seed=5), self.factor(40, 16, seed=6)
+        alone = out[9:].clone()
+        kernels.widen(out, whole, up)
+        kernels.widen(alone, whole[9:], up)
+        torch.testing.assert_close(alone, out[9:], rtol=0.0, atol=near)
