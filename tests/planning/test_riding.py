@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from renderer.cli import plan as plan_cli
 from renderer.engine import budget
 from renderer.engine.budget import Budget
 from renderer.job import Lora
+from renderer.machine.rates import Rates
 from renderer.manifest.manifest import Manifest
 from renderer.planning import forecast, placement, riding, space
 from renderer.planning.forecast import Assumptions, GroupForecast
@@ -25,6 +27,7 @@ from tests.making import make_job, make_manifest
 from tests.planning.test_forecast import HERE, RATES, real
 
 FOUR = "lightx2v/Qwen-Image-Lightning/4steps-V2.0"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 NOW = datetime(2026, 11, 21, 23, 0, tzinfo=UTC)
 RIDES = Lora(source=FOUR, identity=FOUR)
 
@@ -121,6 +124,16 @@ class TestForecast:
         assert 0.002 < found.step_seconds(job, RATES) < 0.05
         assert found.seconds([job, job], RATES) == pytest.approx(8 * found.step_seconds(job, RATES))
         assert found.seconds([job.model_copy(update={"loras": ()})], RATES) == 0
+
+    @pytest.mark.parametrize(
+        ("side", "guidance", "measured_s"), [(1328, 4.0, 0.0562), (1024, 4.0, 0.0409), (512, 1.0, 0.00528)]
+    )
+    def test_as_on_an_h100(self, side: int, guidance: float, measured_s: float) -> None:
+        """What it added to a picture's step in `tests/benchmarks/loras-h100.jsonl`, at that card's measured rates."""
+        known = Rates.model_validate(json.loads((BENCHMARKS / "engine-h100.json").read_text(encoding="utf-8"))["rates"])
+        size = {"width": side, "height": side, "cfg_scale": guidance, "loras": (RIDES,), "model": "Qwen/Qwen-Image"}
+        job = make_job().model_copy(update=size)
+        assert riding.riding([job], catalog.QWEN_IMAGE).step_seconds(job, known) == pytest.approx(measured_s, rel=0.15)
 
     def test_the_disk_takes_the_file_and_what_is_made_of_it(self, tmp_path: Path) -> None:
         manifest = with_loras(make_manifest(["a"]), (RIDES,))
