@@ -37,7 +37,7 @@ from renderer.catalog.data import (
     VAE_FILES,
 )
 from renderer.catalog.derived import FUSED, derive, name_derived
-from renderer.catalog.distilled import LIGHTNING
+from renderer.catalog.distilled import DEMO_FEW_STEPS, LIGHTNING
 from renderer.catalog.given import (
     BY_ROLE,
     KIND,
@@ -117,6 +117,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             QWEN_IMAGE_EDIT_2511,
             *LIGHTNING,
             DEMO,
+            DEMO_FEW_STEPS,
         )
     }
 )

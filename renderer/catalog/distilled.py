@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 from renderer.catalog.data import (
+    DEMO,
     QWEN_IMAGE,
     QWEN_IMAGE_2512,
     QWEN_IMAGE_EDIT,
@@ -79,3 +81,19 @@ def _lightning() -> Iterator[Model]:
 
 
 LIGHTNING = tuple(_lightning())
+
+DEMO_FEW_STEPS = replace(
+    DEMO,
+    id="demo/4steps",
+    about="LoRA for demo: pictures in 4 steps",
+    ability="lora",
+    files=MappingProxyType({"lora": Path(__file__).parents[1] / "demo/loras/4steps.safetensors"}),
+    revision="1",
+    shape=None,
+    steps=4,
+    cfg_scale=1.0,
+    schedule="lightning",
+    base=DEMO.id,
+    gpu_bytes=MappingProxyType({"bf16": _MB}),
+)
+"""It comes with the package, as the model does that it is for."""

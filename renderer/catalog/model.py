@@ -192,6 +192,12 @@ class Model:
         return f"{self.id}@{self.revision}" if self.pinned else self.id
 
     @property
+    def file_name(self) -> str:
+        """What the file of a LoRA is called."""
+        given = self.files.get("lora")
+        return Path(self.parts[0].files).name if given is None else given.name
+
+    @property
     def is_the_demo(self) -> bool:
         """Whether it is the demo model, or made of it: what a CPU renders in seconds."""
         origin = self.origin or self

@@ -168,7 +168,7 @@ def find_model(reference: str) -> Model:
     if model.unfit:
         able = ", ".join(each.id for each in catalog.MODELS.values() if not each.unfit)
         hint = f"these render: {able}"
-        if model.files:
+        if model.files and model.id not in catalog.MODELS:
             hint = "if it makes pictures from text, whatever its name says, give it kind: picture"
         raise ModelError(model.unfit, hint=hint)
     return model

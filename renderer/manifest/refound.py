@@ -61,6 +61,6 @@ def _is_it(lora: ToldLora, path: Path) -> bool:
 def _row(name: str) -> str | None:
     """The catalogue's id of a LoRA, by the id or by its file's name."""
     for model in catalog.MODELS.values():
-        if model.ability == "lora" and name in (model.id, Path(model.parts[0].files).stem):
+        if model.ability == "lora" and name in (model.id, Path(model.file_name).stem):
             return model.id
     return None

@@ -88,7 +88,7 @@ def write_parameters(origin: PictureOrigin) -> str:
 def _tag_name(lora: Lora) -> str:
     """What other tools call a LoRA: its file's name without the ending, and without what ends a tag or a pair."""
     row = MODELS.get(lora.source)
-    name = Path(row.parts[0].files).stem if row is not None else lora.name
+    name = Path(row.file_name).stem if row is not None else lora.name
     return re.sub(r"[<>:,\s]+", "_", name)
 
 

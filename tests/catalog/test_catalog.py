@@ -77,13 +77,13 @@ class TestLoras:
     def test_each_says_what_it_was_made_for(self) -> None:
         """The name has the steps; the base is a model of the catalogue; without guidance, by Lightning's schedule."""
         loras = [model for model in MODELS.values() if model.ability == "lora"]
-        assert len(loras) == 12
+        assert len(loras) == 13
         for lora in loras:
             assert MODELS[lora.base].ability != "lora"
             assert lora.cfg_scale == 1.0
             assert lora.schedule == "lightning"
             assert f"{lora.steps}steps" in lora.id
-            assert f"{lora.steps}steps" in lora.parts[0].files
+            assert f"{lora.steps}steps" in lora.file_name
         bases = {(lora.base, lora.steps) for lora in loras}
         edits = ("Edit", "Edit-2509", "Edit-2511")
         assert {(f"Qwen/Qwen-Image-{name}", steps) for name in ("2512", *edits) for steps in (4, 8)} <= bases

@@ -8,6 +8,7 @@
     vae_training.py   the VAE: trained on pictures, then scaled to the fixed latent statistics
     passes.py         the family's forward passes, batched and padded, as training wants them
     dit_training.py   text encoder and DiT together, by flow matching
+    lora_training.py  LoRAs for the model, by a command of their own: few steps, and a style
     keep.py           weights in and out of the model's folder; sample sheets
 
 Rendering never imports this room.

@@ -69,14 +69,21 @@ class Pool:
             torch.zeros(count, dtype=torch.int16, device=device),
         )
 
-    def add(self, chunk: Any, flat: FlatVae, atlas: Atlas, busy_weight: float) -> None:
-        """Draw a chunk, encode it, and put it in place of the oldest."""
+    def add(
+        self,
+        chunk: Any,
+        flat: FlatVae,
+        atlas: Atlas,
+        busy_weight: float,
+        change: Callable[[Tensor], Tensor] = lambda pictures: pictures,
+    ) -> None:
+        """Draw a chunk, `change` its pictures from 0 to 1, encode them, and put them in place of the oldest."""
         size, numbers, tokens, lengths = chunk
         device = self.patches.device
         width, height = TRAINED_SIZES[size]
         numbers = numbers.to(device, non_blocking=True)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            pictures = draw(numbers, width, height, atlas) * 2 - 1
+            pictures = change(draw(numbers, width, height, atlas)) * 2 - 1
             latents = flat.encode(pictures.contiguous(memory_format=torch.channels_last))
         cells = 1 + (busy_weight - 1) * busy_cells(numbers, width, height).flatten(1)
         count, tokens_of_picture = cells.shape
