@@ -7,17 +7,18 @@ Knows nothing of how anything is computed.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 
 from renderer.catalog import MOST_TOKENS, Architecture
+from renderer.engine import failures
 from renderer.engine.block_source import BlockSource
 from renderer.engine.company import Company
 from renderer.engine.device import Device
 from renderer.engine.meter import Shown
-from renderer.engine.slots import ReadAhead
+from renderer.engine.slots import ReadAhead, Slots
 from renderer.estimate import decide, duration
 from renderer.estimate.companies import MOST_ROWS_TOGETHER
 from renderer.estimate.fitted import CONTEXT_BYTES
@@ -178,6 +179,21 @@ def here(
     known = rates.known(hardware.look()) if device == "cuda" else None
     from_disk = isinstance(source, ReadAhead)
     return Budget(shape, setup, device, arithmetic, shares=shares, known=known, from_disk=from_disk)
+
+
+def as_many(source: BlockSource, count: int, device: Device, recover: Callable[[], None]) -> Slots:
+    """So many slots, or fewer where there is no room for them; between two tries memory is to `recover`.
+
+    Raises what torch raises where there is no room for the fewest.
+    """
+    while True:
+        try:
+            return Slots(source, count, device)
+        except Exception as error:
+            if count <= TURNING_SLOTS or not failures.is_out_of_memory(error):
+                raise
+        count = fewer(count)
+        recover()
 
 
 def fewer(slots: int) -> int:

@@ -68,15 +68,15 @@ class Journey:
     """One picture, from its admission to its last pixel. Seconds are the wall's, but `share_s`, which is its part.
 
     What it has to do without is its own, and nobody else's: `prepared` says whether its prompts and modulations may be
-    made with others', apart from them, or only while nothing is in flight; with `alone`, nothing rides beside it;
-    `slots` is how many there may be while it rides (None: as many as the budget has).
+    made with others', apart from them, or only while nothing is in flight, at last without slots; with `alone`, nothing
+    rides beside it; `slots` is how many there may be while it rides (None: as many as the budget has).
     """
 
     key: str
     job: Job
     inputs: Inputs = field(default_factory=dict)
     adjustments: tuple[str, ...] = ()
-    prepared: Literal["together", "apart", "alone"] = "together"
+    prepared: Literal["together", "apart", "alone", "without slots"] = "together"
     alone: bool = False
     slots: int | None = None
     rider: Rider | None = None
@@ -94,6 +94,11 @@ class Journey:
     error: RendererError | None = None
     over: bool = False
     loras: Adapted = NOTHING
+
+    @property
+    def is_prepared_alone(self) -> bool:
+        """Whether nothing may be in flight while it is prepared."""
+        return self.prepared in {"alone", "without slots"}
 
     @property
     def passes(self) -> int:

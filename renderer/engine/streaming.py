@@ -42,7 +42,6 @@ from renderer.engine.sections import Passing, ride
 from renderer.engine.slots import Slots
 from renderer.errors import DeviceLostError, MachineError, OutOfMemoryError, RendererError
 from renderer.estimate import host, shape_of
-from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import EngineName, Job
 from renderer.protocol import Setup
 
@@ -150,7 +149,7 @@ class StreamingEngine:
     def _may_begin(self, journey: Journey) -> bool:
         """Whether a picture may be prepared and ride beside those on board."""
         on_board = self._flying + self._decoded
-        if journey.alone or (journey.prepared == "alone" and not self._is_ready(journey)):
+        if journey.alone or (journey.is_prepared_alone and not self._is_ready(journey)):
             return not on_board
         if any(each.alone for each in on_board):
             return False
@@ -167,8 +166,8 @@ class StreamingEngine:
         """Encode the prompts and compute the modulations of all that wait; whether the first can begin now.
 
         Where that fails for all together, each is prepared apart from the others, once. One that memory does not
-        suffice for even so waits until all in flight have landed, and is tried alone: nobody else pays for it. A job
-        that cannot be rendered is told, and dropped.
+        suffice for even so waits until all in flight have landed, and is tried alone, at last without any slots, which
+        the next sweep makes anew: nobody else pays for it. A job that cannot be rendered is told, and dropped.
         """
         self._refuse(tell)
         first = self._waiting[0] if self._waiting else None
@@ -188,6 +187,11 @@ class StreamingEngine:
             LOG.warning("%s could not be prepared: now when nothing is in flight", first.key)
             first.prepared = "alone"
             first.adjustments += ("prepared alone",)
+        elif isinstance(failure, OutOfMemoryError) and first.prepared != "without slots":
+            LOG.warning("%s could not be prepared: now without slots", first.key)
+            self._give_up_slots()
+            first.prepared = "without slots"
+            first.adjustments += ("prepared without slots",)
         else:
             tell.failed(self._waiting.popleft().key, failure)
         return False
@@ -273,28 +277,20 @@ class StreamingEngine:
         enough = range(1 if not self._recovery.due else most, most + 1)
         if self._in_step and self._slots.count in enough:
             return
-        self._slots.close()
-        self._shelf.close()
-        self._recover()
-        count = most
-        while not self._made_slots(count):
-            count = budget.fewer(count)
-            self._recover()
-        if count < most:
-            LOG.warning("there is no room for %d slots; now %d", most, count)
+        self._give_up_slots()
+        self._slots = budget.as_many(self._source, most, self.device, self._recover)
+        self._budget.brought(self._slots.bus_bytes_per_s)
+        if self._slots.count < most:
+            LOG.warning("there is no room for %d slots; now %d", most, self._slots.count)
             self._recovery.gave_up()
         self._in_step = True
 
-    def _made_slots(self, count: int) -> bool:
-        """Whether there was room for so many; raises where there is not for the fewest."""
-        try:
-            self._slots = Slots(self._source, count, self.device)
-            self._budget.brought(self._slots.bus_bytes_per_s)
-        except Exception as error:
-            if count <= TURNING_SLOTS or not failures.is_out_of_memory(error):
-                raise
-            return False
-        return True
+    def _give_up_slots(self) -> None:
+        """Have none until the next sweep."""
+        self._slots.close()
+        self._shelf.close()
+        self._in_step = False
+        self._recover()
 
     def _bring_past(self) -> None:
         """Bring every block past once, and write each rider's part of it down."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from renderer.engine import budget, precision, slots, stores, streaming
+from renderer.engine import budget, precision, slots, stores
 from renderer.engine.sections import Passing
 from renderer.engine.slots import Slots
 from renderer.engine.streaming import StreamingEngine
@@ -145,7 +145,7 @@ def fill_up(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
             raise torch.OutOfMemoryError(FULL)
         return Slots(source, count, device)
 
-    monkeypatch.setattr(streaming, "Slots", scarce)
+    monkeypatch.setattr(budget, "Slots", scarce)
     return made
 
 
@@ -180,7 +180,7 @@ class TestPreparing:
         assert given_up(heard) == dict.fromkeys("0234", ((), 5))
         assert asked[0] == 5
         assert all(count == 1 for count in asked[1:])
-        assert len(asked) <= 1 + 5 + 1  # the failing one twice: beside others, and when they have landed
+        assert len(asked) <= 1 + 5 + 2  # the failing one thrice: beside others, when they have landed, without slots
 
     def test_it_waits_for_those_in_flight(self) -> None:
         """A prompt with no room beside others is encoded when they have landed, and its sidecar says so."""
@@ -190,6 +190,16 @@ class TestPreparing:
         heard = render(engine, [jobs(2)[0], large, jobs(2)[1]])
         assert heard.failures == {}
         assert given_up(heard) == {"0": ((), 5), "1": (("prepared alone",), 5), "2": ((), 5)}
+
+    def test_at_last_it_has_the_room_of_the_slots(self, alone: list[bytes]) -> None:
+        """A prompt with no room beside slots is encoded without them, and its sidecar says so; they all come back."""
+        engine = open_engine(slots=5, in_flight=2)
+        large = jobs(4)[1]
+        self.spied(engine, lambda jobs: large not in jobs or (jobs == [large] and not engine._slots._kept))
+        heard = render(engine, jobs(4))
+        assert pixels(heard) == alone
+        without = "prepared alone", "prepared without slots"
+        assert given_up(heard) == {"0": ((), 5), "1": (without, 5), "2": ((), 5), "3": ((), 5)}
 
     def test_another_failure_is_told_at_once(self) -> None:
         """What has nothing to do with memory is not tried again, and nobody waits for it."""
