@@ -18,7 +18,7 @@ from renderer.engine.adapted import ADAPTED, AddedTo
 from renderer.engine.fp8_reference import Rows
 from renderer.engine.side_by_side import side_by_side
 
-Term = tuple[int, torch.Tensor, torch.Tensor]
+Narrowed = tuple[int, torch.Tensor, torch.Tensor]
 """Which of a product's layers is added to, rows as A leaves them, rows x rank, and B, columns x rank."""
 
 
@@ -30,7 +30,7 @@ class Wearers:
     text: slice
     image: slice
 
-    def terms(self, run: ModuleType, rows: Rows, stems: tuple[Sequence[str], Sequence[str]]) -> list[list[Term]]:
+    def terms(self, run: ModuleType, rows: Rows, stems: tuple[Sequence[str], Sequence[str]]) -> list[list[Narrowed]]:
         """What is added to their text's product by the first layers `stems`, and to their image's by the second.
 
         `rows` are all that go into the products; `run` is one of the fp8 modules.
@@ -40,7 +40,7 @@ class Wearers:
         ]
         downs = [side_by_side([down for _, down, _ in own]) if own else None for own in pairs]
         narrow = run.narrow(rows, (self.text, self.image), downs)
-        found: list[list[Term]] = []
+        found: list[list[Narrowed]] = []
         for own, inner in zip(pairs, narrow, strict=True):
             at = 0
             found.append([])
@@ -67,7 +67,7 @@ def wearers(
     return found
 
 
-def add_to(run: ModuleType, out: torch.Tensor, terms: Sequence[Term], layers: int = 1) -> None:
+def add_to(run: ModuleType, out: torch.Tensor, terms: Sequence[Narrowed], layers: int = 1) -> None:
     """Add to `out`, rows x columns, the product of as many `layers`, each as wide as another."""
     width = out.shape[1] // layers
     for number, inner, up in terms:

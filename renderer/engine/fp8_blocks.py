@@ -200,7 +200,7 @@ class Fp8Block:
         x = order.together([(rider["text"], rider["image"]) for rider in riders])
         vectors = side_by_side([rider["temb"].both for rider in riders])
         turns = [side_by_side([rider["image_rotary_emb"][stream] for rider in riders]) for stream in (TEXT, IMAGE)]
-        loras = wearers(riders, order.spans, together=self._kind.operations.SUMS_ARE_ANY_ROWS)
+        loras = wearers(riders, order.spans, together=self._kind.operations.rows_are_alike())
         x = self._rest(order, places, x, self._attend(order, places, x, vectors, turns, loras), vectors, loras)
         return order.apart(x)
 

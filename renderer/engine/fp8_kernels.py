@@ -19,10 +19,7 @@ from renderer.engine.fp8_reference import Rows, multiply, room_for
 TILE, WIDE, RANKS = 64, 128, 64
 """Rows, columns and ranks that one program has of what LoRAs add; a row's sums are the same in any tile."""
 
-SUMS_ARE_ANY_ROWS = True
-
 __all__ = [
-    "SUMS_ARE_ANY_ROWS",
     "activate",
     "add",
     "add_and_modulate",
@@ -33,6 +30,7 @@ __all__ = [
     "quantise",
     "quantise_into",
     "room_for",
+    "rows_are_alike",
     "widen",
 ]
 
@@ -307,6 +305,10 @@ def place(
         ROUND=triton.next_power_of_2(heads),
         num_warps=4,
     )
+
+
+def rows_are_alike() -> bool:
+    return True
 
 
 def narrow(

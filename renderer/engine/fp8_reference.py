@@ -23,9 +23,6 @@ It is a part of every FP8 picture's bits: who changes it has pictures of another
 gains is measured by `python -m renderer.benchmarks.sums`.
 """
 
-SUMS_ARE_ANY_ROWS = False
-"""Whether `narrow` and `widen` give a row the same bits among any others, as kernels with fixed tiles do."""
-
 FEWEST_ROWS = 128
 """cuBLAS has no row-wise scaled product for a handful of rows; these cost no more, and the added ones are ignored."""
 
@@ -159,6 +156,11 @@ def multiply(
     product = (x.values.double() @ weight.double().t()).float()
     found = (product * x.scale[:, None] * scale[None, :] + bias.float()).to(torch.bfloat16)
     return found if out is None else out.copy_(found)
+
+
+def rows_are_alike() -> bool:
+    """Whether `narrow` and `widen` give a row the same bits among any others, as kernels with fixed tiles do."""
+    return False
 
 
 PIECE_BYTES = 2**25

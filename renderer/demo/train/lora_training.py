@@ -29,7 +29,7 @@ from renderer.demo.train.dit_training import SHIFT, Pool
 from renderer.demo.train.draw import Atlas
 from renderer.demo.train.passes import FlatVae, Rope
 
-SEED = 20261126
+_SEED = 20261126
 
 GUIDANCE = 4.0
 """With which the model that is learned from draws."""
@@ -41,7 +41,7 @@ FEW = 4
 
 BLUE, WHITE = (0.1, 0.25, 0.6), (1.0, 1.0, 1.0)
 
-Factors = Mapping[str, tuple[Tensor, Tensor]]
+BlockFactors = Mapping[str, tuple[Tensor, Tensor]]
 """A, rank x columns, and B, rows x rank, by the layer of a block that they are added to."""
 
 
@@ -139,7 +139,7 @@ class LoraTrainer:
 class _Adapted:
     """A block whose parameters have the factors in them."""
 
-    def __init__(self, block: Any, factors: Factors) -> None:
+    def __init__(self, block: Any, factors: BlockFactors) -> None:
         self._block, self._factors = block, factors
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
@@ -153,7 +153,7 @@ class Prompted:
 
     def __init__(self, trainer: LoraTrainer, workers: int, count: int, change: Callable[[Tensor], Tensor]) -> None:
         self._trainer, self._atlas = trainer, Atlas.make(trainer.device)
-        self._chunks = feed.chunks(64, SEED, workers)
+        self._chunks = feed.chunks(64, _SEED, workers)
         self._change = change
         self.pool = Pool.make(count, trainer.device)
         while self.pool.filled < count:
@@ -256,7 +256,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(SEED)
+    torch.manual_seed(_SEED)
     torch.set_float32_matmul_precision("high")
     few = options.kind == "4steps"
     trainer = LoraTrainer(device, options.rank, lambda name: few or "mod" not in name, cache.folder())
