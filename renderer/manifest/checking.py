@@ -76,6 +76,8 @@ def _say(detail: ErrorDetails) -> tuple[str, str]:
     message, hint = detail["msg"], ""
     if kind == "renderer":
         message, hint = str(context["said"]), str(context["hint"])
+    elif kind == "missing":
+        message = "is missing"
     elif value is None:
         message, hint = "has no value", "give it one, or remove the key"
     elif kind in _KINDS:

@@ -15,6 +15,10 @@ its worker, with a sidecar that says how. Imports no torch.
     gallery_files   files that a page calls for
 
     album           the form, and the page of what was rendered
+    operations      a route, as it is served and as it is described
+    openapi         /openapi.json
+    bodies          what requests say
+    answer_bodies   what answers say
     json_values     JSON that somebody sent
     images          our own requests: /api/v1/images
     openai_images   OpenAI's images API

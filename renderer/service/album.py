@@ -18,7 +18,6 @@ from pathlib import Path
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
-from starlette.routing import Route
 
 from renderer.job import Picture, Sidecar, fingerprint
 from renderer.manifest.manifest import Manifest
@@ -34,6 +33,7 @@ from renderer.service.event_stream import ALIVE_S, Listeners, event
 from renderer.service.gallery_files import HTML
 from renderer.service.images import Pictures
 from renderer.service.intake import ID_LETTERS
+from renderer.service.operations import Operation
 from renderer.service.standing import Standing
 
 MOST_SHOWN = 300
@@ -69,13 +69,13 @@ class AlbumRoutes:
         self._listeners = Listeners(settings.limits.streams)
         self._drawing = asyncio.Lock()
         self._drawn: _Drawn | None = None
-        self.routes = [
-            Route("/", self.form, methods=["GET"]),
-            *(Route(f"/{name}", self.asset, methods=["GET"]) for name in _FORM),
-            Route("/pictures", lambda _: RedirectResponse("/pictures/"), methods=["GET"], name="album"),
-            Route("/pictures/", self.album, methods=["GET"]),
-            Route("/pictures/{name:path}", self.file, methods=["GET"]),
-            Route("/api/v1/images/{key}/events", self.events, methods=["GET"]),
+        self.operations = [
+            Operation("GET", "/", self.form, "text/html"),
+            *(Operation("GET", f"/{name}", self.asset, kind.partition(";")[0]) for name, kind in _FORM.items()),
+            Operation("GET", "/pictures", self.to_album, "text/html", also={307: "text/html"}),
+            Operation("GET", "/pictures/", self.album, "text/html"),
+            Operation("GET", "/pictures/{name:path}", self.file, "*/*"),
+            Operation("GET", "/api/v1/images/{key}/events", self.events, "text/event-stream"),
         ]
 
     async def form(self, _request: Request) -> Response:
@@ -87,6 +87,10 @@ class AlbumRoutes:
         """Its script or its stylesheet."""
         name = request.url.path.removeprefix("/")
         return FileResponse(_HERE / name, media_type=_FORM[name])
+
+    async def to_album(self, _request: Request) -> Response:
+        """The way to the page."""
+        return RedirectResponse("/pictures/")
 
     async def album(self, _request: Request) -> Response:
         """The page of the newest pictures, at most so old."""

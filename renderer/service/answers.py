@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from renderer.errors import DiskError, MachineError, ManifestError, RendererError
+from renderer.job import Value
 from renderer.service.intake import FieldError
 from renderer.service.standing import BusyError, Standing, StoppingError
 
@@ -91,6 +92,11 @@ def trouble_of(error: Exception) -> Complication:
             return Complication(500, "failed", error.message, hint=error.hint)
         case _:
             return Complication(500, "internal", "a fault of the server's own", hint="its log has more")
+
+
+def tell(value: Value, status: int = 200, headers: Mapping[str, str] | None = None, *, nulls: bool = False) -> Response:
+    """A value as an answer; what of it is null is left out, unless `nulls`."""
+    return Response(value.model_dump_json(exclude_none=not nulls), status, headers, media_type="application/json")
 
 
 def respond(trouble: Complication, path: str) -> JSONResponse:

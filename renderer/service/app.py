@@ -23,6 +23,7 @@ from renderer.service.health import HealthRoutes
 from renderer.service.images import ImageRoutes, Pictures
 from renderer.service.openai_batches import BatchRoutes
 from renderer.service.openai_images import OpenAIRoutes
+from renderer.service.openapi import DocumentRoutes
 from renderer.service.request_queue import RequestQueue
 from renderer.service.shifts import Shifts
 
@@ -42,14 +43,15 @@ class AppParts:
 def build(parts: AppParts, log: EventLog) -> Guard:
     """The application that answers requests for pictures."""
     health = HealthRoutes(parts.pictures.desk, parts.queue, parts.shifts)
-    routes = [
-        *health.routes,
-        *AlbumRoutes(parts.pictures, parts.settings).routes,
-        *ImageRoutes(parts.pictures).routes,
-        *OpenAIRoutes(parts.pictures, parts.settings).routes,
-        *WebuiRoutes(parts.pictures, parts.settings).routes,
-        *BatchRoutes(parts.store, parts.runs, parts.pictures).routes,
+    operations = [
+        *health.operations,
+        *AlbumRoutes(parts.pictures, parts.settings).operations,
+        *ImageRoutes(parts.pictures).operations,
+        *OpenAIRoutes(parts.pictures, parts.settings).operations,
+        *WebuiRoutes(parts.pictures, parts.settings).operations,
+        *BatchRoutes(parts.store, parts.runs, parts.pictures).operations,
     ]
+    routes = [each.route for each in (*operations, *DocumentRoutes(operations).operations)]
     guard = guarded(routes, keys=parts.settings.keys, limits=parts.settings.limits, log=log)
     health.guard = guard
     return guard

@@ -10,22 +10,24 @@ import asyncio
 import base64
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from renderer.job import Keep, Sidecar, Size
 from renderer.manifest.expand import find_model
 from renderer.outputs import metadata
-from renderer.service.answers import RequestError
+from renderer.service.answer_bodies import Anything, Drawn, Nothing, ProgressState, ProgressTold
+from renderer.service.answers import RequestError, tell
+from renderer.service.bodies import MOST_PICTURES, DrawFields, DrawOverFields, OverrideFields, read, without_nulls
 from renderer.service.configuration import ServiceSettings
 from renderer.service.images import Pictures, read_object, whose
-from renderer.service.openai_fields import MOST_PICTURES, nearest_in_shape
+from renderer.service.openai_fields import nearest_in_shape
 from renderer.service.openai_images import WARNING
+from renderer.service.operations import Operation, Sent
 
 _PREFIX = "/sdapi/v1"
 _SAMPLER = {"name": metadata.SAMPLER, "aliases": ["euler"], "options": {}}
@@ -47,6 +49,7 @@ _LISTS: Mapping[str, Any] = {
 }
 """What clients ask for before they draw, and what is the same at every time."""
 
+_KINDS: Mapping[type, Any] = {list: list[Anything], dict: Anything}
 
 PIXELS_OF_A_BLUR = 8
 """A soft edge is counted in steps of so many pixels here."""
@@ -61,18 +64,18 @@ class WebuiRoutes:
     def __init__(self, pictures: Pictures, settings: ServiceSettings) -> None:
         self._pictures = pictures
         self._models = settings.shelf.models
-        asked: list[tuple[str, Callable[[Request], Any], str]] = [
-            ("options", self.options, "GET"),
-            ("options", self.choose, "POST"),
-            ("sd-models", self.models, "GET"),
-            ("progress", self.progress, "GET"),
-            ("interrupt", self.interrupt, "POST"),
-            ("skip", self.interrupt, "POST"),
-            ("txt2img", self.draw, "POST"),
-            ("img2img", self.draw_over, "POST"),
-            *((name, self.known, "GET") for name in _LISTS),
+        options, draw, over = (Sent((kind,), nulls=True) for kind in (OverrideFields, DrawFields, DrawOverFields))
+        self.operations = [
+            Operation("GET", f"{_PREFIX}/options", self.options, Anything),
+            Operation("POST", f"{_PREFIX}/options", self.choose, Nothing, takes=options),
+            Operation("GET", f"{_PREFIX}/sd-models", self.models, list[Anything]),
+            Operation("GET", f"{_PREFIX}/progress", self.progress, ProgressTold),
+            Operation("POST", f"{_PREFIX}/interrupt", self.interrupt, Nothing),
+            Operation("POST", f"{_PREFIX}/skip", self.interrupt, Nothing),
+            Operation("POST", f"{_PREFIX}/txt2img", self.draw, Drawn, takes=draw),
+            Operation("POST", f"{_PREFIX}/img2img", self.draw_over, Drawn, takes=over),
+            *(Operation("GET", f"{_PREFIX}/{name}", self.known, _KINDS[type(told)]) for name, told in _LISTS.items()),
         ]
-        self.routes = [Route(f"{_PREFIX}/{name}", answer, methods=[method]) for name, answer, method in asked]
 
     async def known(self, request: Request) -> Response:
         """One of the lists that do not change."""
@@ -85,11 +88,10 @@ class WebuiRoutes:
 
     async def choose(self, request: Request) -> Response:
         """Settings are the server's; a model that it has is chosen with each picture."""
-        body = await read_object(request)
-        name = body.get("sd_model_checkpoint")
-        if name is not None and name not in list(self._models):
+        name = read(OverrideFields, without_nulls(await read_object(request))).get("sd_model_checkpoint")
+        if name is not None and name not in self._models:
             raise RequestError(422, "invalid_request", "there is no such model here", field="sd_model_checkpoint")
-        return JSONResponse({})
+        return tell(Nothing())
 
     async def models(self, _request: Request) -> Response:
         """The server's models."""
@@ -106,13 +108,13 @@ class WebuiRoutes:
         steps = sum(each.item.picture.job.num_inference_steps for each in mine)
         done = sum(each.step for each in mine)
         first = next((each for each in mine if each.state == "rendering"), None)
-        state = {
-            "skipped": False, "interrupted": False, "job": first.key if first else "", "job_count": len(mine),
-            "job_timestamp": "0", "job_no": 0, "sampling_step": first.step if first else 0,
-            "sampling_steps": first.item.picture.job.num_inference_steps if first else 0,
-        }  # fmt: skip
-        told = {"progress": done / steps if steps else 0.0, "eta_relative": 0.0, "state": state}
-        return JSONResponse({**told, "current_image": None, "textinfo": None})
+        state = ProgressState(
+            job=first.key if first else "",
+            job_count=len(mine),
+            sampling_step=first.step if first else 0,
+            sampling_steps=first.item.picture.job.num_inference_steps if first else 0,
+        )
+        return tell(ProgressTold(progress=done / steps if steps else 0.0, state=state), nulls=True)
 
     async def interrupt(self, request: Request) -> Response:
         """Cancel what this client waits for; what a worker has begun comes all the same."""
@@ -120,32 +122,28 @@ class WebuiRoutes:
         for each in self._pictures.desk.standing:
             if whose(request) in each.wanted_by:
                 self._pictures.desk.cancel(each.key, whose(request))
-        return JSONResponse({})
+        return tell(Nothing())
 
     async def draw(self, request: Request) -> Response:
         """Pictures from text."""
         body = await read_object(request)
-        fields, warnings = self._fields(body)
+        fields, warnings = self._fields(read(DrawFields, without_nulls(body)))
         return await self._answered(request, body, fields, warnings)
 
     async def draw_over(self, request: Request) -> Response:
         """Pictures over another, within a mask if there is one: what is white in it is drawn anew."""
         body = await read_object(request)
-        fields, warnings = self._fields(body)
-        images = body.get("init_images")
-        if not isinstance(images, list) or len(images) != 1 or not isinstance(images[0], str):
-            raise RequestError(422, "invalid_request", "is to hold one picture", field="init_images")
-        fields["image"] = _data_url(images[0])
-        if body.get("denoising_strength") is not None:
-            fields["strength"] = body["denoising_strength"]
-        if mask := body.get("mask"):
-            if not isinstance(mask, str):
-                raise RequestError(422, "invalid_request", "is to be a picture", field="mask")
-            if body.get("inpainting_mask_invert"):
+        given = read(DrawOverFields, without_nulls(body))
+        fields, warnings = self._fields(given)
+        fields["image"] = _data_url(given["init_images"][0])
+        if "denoising_strength" in given:
+            fields["strength"] = given["denoising_strength"]
+        if mask := given.get("mask"):
+            if given.get("inpainting_mask_invert"):
                 hint = "send it the other way round"
                 raise RequestError(422, "unsupported", "no mask is inverted", field="inpainting_mask_invert", hint=hint)
             fields["mask"] = _data_url(mask)
-            fields["mask_blur"] = round(_number(body, "mask_blur", 0) / PIXELS_OF_A_BLUR)
+            fields["mask_blur"] = round(given.get("mask_blur", 0) / PIXELS_OF_A_BLUR)
         return await self._answered(request, body, fields, warnings)
 
     async def _answered(
@@ -159,37 +157,32 @@ class WebuiRoutes:
         headers = {WARNING: "; ".join(warnings)} if warnings else {}
         info = json.dumps(_info(sidecars))
         told = {name: value for name, value in body.items() if name not in ("init_images", "mask")}
-        return JSONResponse({"images": images, "parameters": told, "info": info}, headers=headers)
+        return tell(Drawn(images=images, parameters=told, info=info), headers=headers, nulls=True)
 
-    def _fields(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    def _fields(self, given: DrawFields) -> tuple[dict[str, Any], list[str]]:
         """The request in a job's fields, and what of it is otherwise."""
         warnings: list[str] = []
-        overrides = body.get("override_settings")
-        name = overrides.get("sd_model_checkpoint") if isinstance(overrides, dict) else None
-        fields: dict[str, Any] = {"model": name if name in list(self._models) else next(iter(self._models))}
-        for field in _SAME:
-            if body.get(field) not in (None, "") or field == "prompt":
-                fields[field] = body.get(field)
-        fields |= self._size(body, str(fields["model"]), warnings)
-        count = _number(body, "batch_size", 1) * _number(body, "n_iter", 1)
-        if not 1 <= count <= MOST_PICTURES:
+        name = given.get("override_settings", {}).get("sd_model_checkpoint")
+        fields: dict[str, Any] = {"model": name if name in self._models else next(iter(self._models))}
+        fields |= {field: given[field] for field in _SAME if field in given}  # type: ignore[literal-required]
+        fields |= self._size(given, str(fields["model"]), warnings)
+        count = given.get("batch_size", 1) * given.get("n_iter", 1)
+        if count > MOST_PICTURES:
             raise RequestError(
                 422, "invalid_request", f"1 to {MOST_PICTURES} pictures come at once", field="batch_size"
             )
         if count > 1:
             fields["count"] = count
-        seed = _number(body, "seed", -1)
+        seed = given.get("seed", -1)
         fields["seed"] = seed if seed >= 0 else secrets.randbelow(2**32)
         return fields, warnings
 
-    def _size(self, body: Mapping[str, Any], name: str, warnings: list[str]) -> dict[str, int]:
+    def _size(self, given: DrawFields, name: str, warnings: list[str]) -> dict[str, int]:
         """Width and height: as asked for, or the nearest that the model has; nothing where neither is said."""
-        if body.get("width") is None and body.get("height") is None:
+        if "width" not in given and "height" not in given:
             return {}
-        width, height = _number(body, "width", 512), _number(body, "height", 512)
-        if not (0 < width < 100_000 and 0 < height < 100_000):  # noqa: PLR2004
-            raise RequestError(422, "invalid_request", "is no side of a picture", field="width")
-        model, size = find_model(self._models[name]), Size(width=width, height=height)
+        size = Size(width=given.get("width", 512), height=given.get("height", 512))
+        model = find_model(self._models[name])
         if model.refusal(size):
             asked, size = size, nearest_in_shape(model, size)
             warnings.append(f"{model.id} has no {asked}: {size} is the nearest")
@@ -199,15 +192,6 @@ class WebuiRoutes:
 def _data_url(picture: str) -> str:
     """A picture as base64, with or without what data URLs begin with."""
     return picture if picture.startswith("data:") else f"data:image/png;base64,{picture}"
-
-
-def _number(body: Mapping[str, Any], field: str, usual: int) -> int:
-    value = body.get(field)
-    if value is None:
-        return usual
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or abs(value) >= 2**63:
-        raise RequestError(422, "invalid_request", "must be a whole number", field=field)
-    return int(value)
 
 
 def _info(sidecars: Sequence[Sidecar]) -> dict[str, Any]:

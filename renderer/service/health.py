@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import PlainTextResponse, Response
 
 from renderer import __version__
+from renderer.service.answer_bodies import Health, HealthTold
+from renderer.service.answers import tell
 from renderer.service.desk import Desk
 from renderer.service.guard import Guard
+from renderer.service.operations import Operation
 from renderer.service.request_queue import RequestQueue
 from renderer.service.shifts import Shifts
 
-Health = Literal["starting", "ready", "busy", "failed", "stopping"]
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -27,9 +27,9 @@ class HealthRoutes:
         self._queue = queue
         self._shifts = shifts
         self.guard: Guard | None = None
-        self.routes = [
-            Route("/health", self.health, methods=["GET"]),
-            Route("/metrics", self.metrics, methods=["GET"]),
+        self.operations = [
+            Operation("GET", "/health", self.health, HealthTold, also={503: HealthTold}),
+            Operation("GET", "/metrics", self.metrics, "text/plain"),
         ]
 
     def state(self) -> Health:
@@ -49,14 +49,14 @@ class HealthRoutes:
         Why that is so, the log says: it may hold paths, and nobody needs a token here.
         """
         state = self.state()
-        body: dict[str, Any] = {
-            "status": state,
-            "worker": self._shifts.condition.worker,
-            "waiting": len(self._queue),
-            "rendering": self._queue.in_hand,
-            "version": __version__,
-        }
-        return JSONResponse(body, 503 if state in ("failed", "stopping") else 200)
+        body = HealthTold(
+            status=state,
+            worker=self._shifts.condition.worker,
+            waiting=len(self._queue),
+            rendering=self._queue.in_hand,
+            version=__version__,
+        )
+        return tell(body, 503 if state in ("failed", "stopping") else 200)
 
     async def metrics(self, _request: Request) -> Response:
         """Prometheus' text format, 0.0.4."""

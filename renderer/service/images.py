@@ -18,17 +18,20 @@ from PIL import Image
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import Response
 
 from renderer.job import Format, Keep, Sidecar
+from renderer.manifest.fields import JobFields
 from renderer.outputs import metadata
 from renderer.outputs.encode import Pixels, encode
 from renderer.outputs.folder import OutputFolder
-from renderer.service.answers import LostPictureError, RequestError
+from renderer.service.answer_bodies import AcceptedTold, DoneTold, ImagesTold, ImageTold, StandingTold
+from renderer.service.answers import LostPictureError, RequestError, tell
+from renderer.service.bodies import PictureFields
 from renderer.service.desk import Desk
 from renderer.service.intake import Intake, Requested
 from renderer.service.json_values import read_json
+from renderer.service.operations import Operation, Sent
 from renderer.service.shifts import Shifts
 from renderer.service.standing import Standing, StoppingError, Whose
 from renderer.service.uploads import Uploads
@@ -137,11 +140,14 @@ class ImageRoutes:
     def __init__(self, pictures: Pictures) -> None:
         self._pictures = pictures
         self._desk = pictures.desk
-        self.routes = [
-            Route("/api/v1/images/generate", self.generate, methods=["POST"]),
-            Route("/api/v1/images/{key}", self.look, methods=["GET"]),
-            Route("/api/v1/images/{key}", self.cancel, methods=["DELETE"]),
-            Route("/api/v1/images/{key}/file", self.file, methods=["GET"]),
+        job = Sent((PictureFields, JobFields), without=("rows",), needs=("prompt",))
+        self.operations = [
+            Operation(
+                "POST", "/api/v1/images/generate", self.generate, ImagesTold, takes=job, also={202: AcceptedTold}
+            ),
+            Operation("GET", "/api/v1/images/{key}", self.look, StandingTold | DoneTold),
+            Operation("DELETE", "/api/v1/images/{key}", self.cancel, StandingTold),
+            Operation("GET", "/api/v1/images/{key}/file", self.file, "image/*", query=Keep),
         ]
 
     async def generate(self, request: Request) -> Response:
@@ -153,22 +159,22 @@ class ImageRoutes:
         if "respond-async" in request.headers.get("prefer", "").lower():
             told = [self._told(one) for one in known]
             location = f"/api/v1/images/{wanted[0].key}"
-            body = {**told[0], "images": told, "request_id": request_id}
-            return JSONResponse(body, 202, {"Location": location, "Preference-Applied": "respond-async"})
+            body = AcceptedTold(**dict(told[0]), images=told, request_id=request_id)
+            return tell(body, 202, {"Location": location, "Preference-Applied": "respond-async"})
         sidecars = await asyncio.gather(*map(self._pictures.wait, known))
         answers = [
             await self._answer(sidecar, one.keep, found=isinstance(before, Sidecar))
             for sidecar, one, before in zip(sidecars, wanted, known, strict=True)
         ]
-        body = {**answers[0], "request_id": request_id}
-        return JSONResponse(body if len(answers) == 1 else {**body, "images": answers})
+        images = answers if len(answers) > 1 else None
+        return tell(ImagesTold.model_construct(**dict(answers[0]), request_id=request_id, images=images))
 
     async def look(self, request: Request) -> Response:
         """How a picture stands; one that is done is there with it."""
         known = self._found(request)
         if isinstance(known, Sidecar):
-            return JSONResponse({**await self._answer(known, Keep(), found=True), "state": "done"})
-        return JSONResponse(self._told(known))
+            return tell(DoneTold.model_construct(**dict(await self._answer(known, Keep(), found=True))))
+        return tell(self._told(known))
 
     async def file(self, request: Request) -> Response:
         """A picture's file, with `?format=` and `?embed=` as they say."""
@@ -183,7 +189,7 @@ class ImageRoutes:
         """A picture is not wanted any more; one that a worker has begun comes all the same."""
         known = self._found(request)
         if isinstance(known, Standing) and self._desk.cancel(known.key, whose(request)):
-            return JSONResponse(self._told(known))
+            return tell(self._told(known))
         state = "done" if isinstance(known, Sidecar) else known.state
         raise RequestError(409, "too_late", f"the picture is {state}, or others want it too")
 
@@ -194,33 +200,34 @@ class ImageRoutes:
             raise RequestError(404, "unknown", "nobody has asked for such a picture here")
         return known
 
-    def _told(self, known: Standing | Sidecar) -> dict[str, Any]:
+    def _told(self, known: Standing | Sidecar) -> StandingTold:
         if isinstance(known, Sidecar):
-            return {"id": known.id, "state": "done", "url": f"/api/v1/images/{known.id}"}
-        steps = known.item.picture.job.num_inference_steps
-        told: dict[str, Any] = {
-            "id": known.key, "state": known.state, "step": known.step, "steps": steps,
-            "url": f"/api/v1/images/{known.key}",
-        }  # fmt: skip
-        if known.message:
-            told |= {"message": known.message, "hint": known.hint or None}
-        return told
+            return StandingTold(id=known.id, state="done", url=f"/api/v1/images/{known.id}")
+        return StandingTold(
+            id=known.key,
+            state=known.state,
+            url=f"/api/v1/images/{known.key}",
+            step=known.step,
+            steps=known.item.picture.job.num_inference_steps,
+            message=known.message or None,
+            hint=known.hint or None,
+        )
 
-    async def _answer(self, sidecar: Sidecar, keep: Keep, *, found: bool) -> dict[str, Any]:
+    async def _answer(self, sidecar: Sidecar, keep: Keep, *, found: bool) -> ImageTold:
         job = sidecar.job
-        return {
-            "id": sidecar.id,
-            "image_url": data_url(await self._pictures.read(sidecar, keep), keep.format),
-            "model": job.model,
-            "prompt": job.prompt,
-            "negative_prompt": job.negative_prompt,
-            "width": job.width,
-            "height": job.height,
-            "seed": job.seed,
-            "num_inference_steps": job.num_inference_steps,
-            "cfg_scale": job.cfg_scale,
-            "precision": job.precision,
-            "seconds": sidecar.timing.total_s,
-            "found": found,
-            "rendered_by": sidecar.place.job_id,
-        }
+        return ImageTold(
+            id=sidecar.id,
+            image_url=data_url(await self._pictures.read(sidecar, keep), keep.format),
+            model=job.model,
+            prompt=job.prompt,
+            negative_prompt=job.negative_prompt,
+            width=job.width,
+            height=job.height,
+            seed=job.seed,
+            num_inference_steps=job.num_inference_steps,
+            cfg_scale=job.cfg_scale,
+            precision=job.precision,
+            seconds=sidecar.timing.total_s,
+            found=found,
+            rendered_by=sidecar.place.job_id,
+        )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
-import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -19,20 +18,22 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.responses import FileResponse, Response, StreamingResponse
 
 from renderer.errors import shorten
 from renderer.job import Sidecar
+from renderer.manifest.fields import ManifestFields
 from renderer.manifest.manifest import Manifest
-from renderer.service.answers import RequestError
-from renderer.service.batch_runs import GENERATIONS, OF_MANIFESTS, BatchRuns
-from renderer.service.batch_store import BatchObject, BatchStore, ItemResult, new_id
+from renderer.service.answer_bodies import BatchList, FileList, FileTold, RemovedFile
+from renderer.service.answers import RequestError, tell
+from renderer.service.batch_runs import OF_MANIFESTS, BatchRuns
+from renderer.service.batch_store import BatchObject, BatchStore, ItemResult, UploadedFile, new_id
+from renderer.service.bodies import BatchFields, UploadFields, WindowQuery, read, without_nulls
 from renderer.service.images import Pictures, file_url, read_object
+from renderer.service.operations import FORM, JSON, YAML, Operation, Sent
 
-_WINDOW = re.compile(r"(\d{1,4})(m|h|d)")
 _UNIT_S = {"m": 60, "h": 3600, "d": 86400}
-_MOST_METADATA = 16
+_USUAL_WINDOW = "24h"
 _JSONL = "application/jsonl"
 
 
@@ -43,20 +44,23 @@ class BatchRoutes:
         self._store = store
         self._runs = runs
         self._pictures = pictures
-        self.routes = [
-            Route("/v1/files", self.upload, methods=["POST"]),
-            Route("/v1/files", self.files, methods=["GET"]),
-            Route("/v1/files/{key}", self.file, methods=["GET"]),
-            Route("/v1/files/{key}", self.remove, methods=["DELETE"]),
-            Route("/v1/files/{key}/content", self.content, methods=["GET"]),
-            Route("/v1/batches", self.create, methods=["POST"]),
-            Route("/v1/batches", self.batches, methods=["GET"]),
-            Route("/v1/batches/{key}", self.batch, methods=["GET"]),
-            Route("/v1/batches/{key}/cancel", self.cancel, methods=["POST"]),
-            Route("/api/v1/batches", self.manifest, methods=["POST"]),
-            Route("/api/v1/batches/{key}", self.batch, methods=["GET"]),
-            Route("/api/v1/batches/{key}", self.cancel, methods=["DELETE"]),
-            Route("/api/v1/batches/{key}/results", self.results, methods=["GET"]),
+        upload = Sent((UploadFields,), (FORM,), files=("file",), needs=("file",))
+        manifest = Sent((ManifestFields,), (YAML, JSON))
+        batch = Sent((BatchFields,), nulls=True)
+        self.operations = [
+            Operation("POST", "/v1/files", self.upload, UploadedFile, takes=upload),
+            Operation("GET", "/v1/files", self.files, FileList),
+            Operation("GET", "/v1/files/{key}", self.file, FileTold),
+            Operation("DELETE", "/v1/files/{key}", self.remove, RemovedFile),
+            Operation("GET", "/v1/files/{key}/content", self.content, "*/*"),
+            Operation("POST", "/v1/batches", self.create, BatchObject, takes=batch),
+            Operation("GET", "/v1/batches", self.batches, BatchList),
+            Operation("GET", "/v1/batches/{key}", self.batch, BatchObject),
+            Operation("POST", "/v1/batches/{key}/cancel", self.cancel, BatchObject),
+            Operation("POST", OF_MANIFESTS, self.manifest, BatchObject, takes=manifest, query=WindowQuery),
+            Operation("GET", "/api/v1/batches/{key}", self.batch, BatchObject),
+            Operation("DELETE", "/api/v1/batches/{key}", self.cancel, BatchObject),
+            Operation("GET", "/api/v1/batches/{key}/results", self.results, _JSONL),
         ]
 
     # -- files --
@@ -72,30 +76,23 @@ class BatchRoutes:
             file, purpose = form.get("file"), form.get("purpose")
             if not isinstance(file, UploadFile):
                 raise RequestError(422, "invalid_request", "is missing", field="file")
-            if purpose != "batch":
-                raise RequestError(422, "invalid_request", "must be batch", field="purpose")
+            read(UploadFields, {} if purpose is None else {"purpose": purpose})
             data, name = await file.read(), shorten(file.filename or "upload")
         known = await run_in_threadpool(self._store.add_file, data, name, "batch")
-        return JSONResponse(known.model_dump(mode="json"))
+        return tell(known)
 
     async def files(self, _request: Request) -> Response:
         """All uploads."""
-        found = await run_in_threadpool(self._store.list_files)
-        return JSONResponse(
-            {"object": "list", "data": [each.model_dump(mode="json") for each in found], "has_more": False}
-        )
+        return tell(FileList(data=await run_in_threadpool(self._store.list_files)))
 
     async def file(self, request: Request) -> Response:
         """One of them; what a batch made is one too."""
         key = request.path_params["key"]
         if (made := self._made(key)) is not None:
             batch, _ = made
-            told = {
-                "id": key, "object": "file", "bytes": 0, "created_at": batch.created_at, "filename": f"{key}.jsonl",
-                "purpose": "batch_output", "status": "processed",
-            }  # fmt: skip
-            return JSONResponse(told)
-        return JSONResponse(self._uploaded(key).model_dump(mode="json"))
+            name = f"{key}.jsonl"
+            return tell(FileTold(id=key, bytes=0, created_at=batch.created_at, filename=name, purpose="batch_output"))
+        return tell(self._uploaded(key))
 
     async def remove(self, request: Request) -> Response:
         """Forget an upload."""
@@ -103,7 +100,7 @@ class BatchRoutes:
         if any(batch.input_file_id == known.id and self._runs.is_going(batch.id) for batch in self._store.batches()):
             raise RequestError(409, "in_use", "a batch is made of this file, and has not ended")
         await run_in_threadpool(self._store.remove_file, known.id)
-        return JSONResponse({"id": known.id, "object": "file", "deleted": True})
+        return tell(RemovedFile(id=known.id))
 
     async def content(self, request: Request) -> Response:
         """An upload's bytes; or a batch's answers, put together while they are read."""
@@ -118,21 +115,14 @@ class BatchRoutes:
 
     async def create(self, request: Request) -> Response:
         """Begin a batch of an upload's lines."""
-        body = await read_object(request)
-        endpoint = body.get("endpoint")
-        if endpoint != GENERATIONS:
-            raise RequestError(422, "invalid_request", f"must be {GENERATIONS}", field="endpoint")
-        window = _window(body.get("completion_window", "24h"))
-        metadata = body.get("metadata")
-        if metadata is not None and not _is_metadata(metadata):
-            said = f"must be an object of {_MOST_METADATA} texts at most"
-            raise RequestError(422, "invalid_request", said, field="metadata")
-        file = self._uploaded(str(body.get("input_file_id", "")), field="input_file_id")
-        return await self._begin(request, endpoint, file.id, window, metadata=metadata)
+        asked = read(BatchFields, without_nulls(await read_object(request)))
+        file = self._uploaded(asked["input_file_id"], field="input_file_id")
+        window = asked.get("completion_window", _USUAL_WINDOW)
+        return await self._begin(request, asked["endpoint"], file.id, window, metadata=asked.get("metadata"))
 
     async def manifest(self, request: Request) -> Response:
         """Begin a batch of a manifest, as it stands. All that is wrong with it is told, each with its line."""
-        window = _window(request.query_params.get("completion_window", "24h"))
+        window = read(WindowQuery, dict(request.query_params)).get("completion_window", _USUAL_WINDOW)
         data = await request.body()
         checked = await run_in_threadpool(self._pictures.intake.read_manifest, data, "manifest")
         known = await run_in_threadpool(self._store.add_file, data, checked.name, "manifest")
@@ -141,19 +131,18 @@ class BatchRoutes:
     async def batches(self, _request: Request) -> Response:
         """All batches, the newest first."""
         found = [self._runs.look(batch.id) or batch for batch in await run_in_threadpool(self._store.batches)]
-        data = [each.model_dump(mode="json") for each in found]
-        ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
-        return JSONResponse({"object": "list", "data": data, "has_more": False, **ends})
+        ends = {"first_id": found[0].id, "last_id": found[-1].id} if found else {}
+        return tell(BatchList(data=found, **ends), nulls=True)
 
     async def batch(self, request: Request) -> Response:
         """One of them."""
-        return JSONResponse(self._found(request).model_dump(mode="json"))
+        return tell(self._found(request), nulls=True)
 
     async def cancel(self, request: Request) -> Response:
         """No more of a batch."""
         batch = await self._runs.cancel(self._found(request).id)
         assert batch is not None
-        return JSONResponse(batch.model_dump(mode="json"))
+        return tell(batch, nulls=True)
 
     async def results(self, request: Request) -> Response:
         """A line for each item that is through: its pictures, or why there are none."""
@@ -171,7 +160,7 @@ class BatchRoutes:
         return StreamingResponse(lines(), media_type=_JSONL)
 
     async def _begin(
-        self, request: Request, endpoint: str, file: str, window: tuple[str, int],
+        self, request: Request, endpoint: str, file: str, window: str,
         *, metadata: dict[str, str] | None = None, manifest: Manifest | None = None,
     ) -> Response:  # fmt: skip
         now = int(time.time())
@@ -179,16 +168,17 @@ class BatchRoutes:
             id=new_id("batch"),
             endpoint=endpoint,
             input_file_id=file,
-            completion_window=window[0],
+            completion_window=window,
             status="validating",
             created_at=now,
-            expires_at=now + window[1],
+            expires_at=now + int(window[:-1]) * _UNIT_S[window[-1]],
             metadata=metadata,
             client=request.state.client,
         )
         await run_in_threadpool(self._store.save, batch)
         self._runs.begin(batch, manifest)
-        return JSONResponse(batch.model_dump(mode="json"), headers={"Location": f"{endpoint}/{batch.id}"})
+        location = f"{OF_MANIFESTS if endpoint == OF_MANIFESTS else '/v1/batches'}/{batch.id}"
+        return tell(batch, headers={"Location": location}, nulls=True)
 
     # -- what is asked for --
 
@@ -233,19 +223,3 @@ class BatchRoutes:
             body |= {"warnings": result.warnings} if result.warnings else {}
         answer = {"status_code": result.status_code, "request_id": f"{batch.id}-{result.item}", "body": body}
         return {"id": f"{batch.id}-{result.item}", "custom_id": result.custom_id, "response": answer, "error": None}
-
-
-def _window(window: Any) -> tuple[str, int]:
-    """A completion window, like `24h`; and in seconds."""
-    found = _WINDOW.fullmatch(window) if isinstance(window, str) else None
-    if found is None or not int(found[1]):
-        raise RequestError(422, "invalid_request", 'must be like "24h"', field="completion_window")
-    return found[0], int(found[1]) * _UNIT_S[found[2]]
-
-
-def _is_metadata(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and len(value) <= _MOST_METADATA
-        and all(isinstance(text, str) and len(name) <= 64 and len(text) <= 512 for name, text in value.items())  # noqa: PLR2004
-    )

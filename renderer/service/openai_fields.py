@@ -8,34 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 from renderer.catalog import SIZE_STEP, Model
 from renderer.errors import shorten
 from renderer.job import Format, Size
 from renderer.manifest.expand import find_model
 from renderer.service.answers import RequestError
+from renderer.service.bodies import GenerationFields, ResponseFormat, read, without_nulls
 
-MOST_PICTURES = 10
-_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
-_IGNORED = frozenset(
-    {
-        *("quality", "moderation", "user", "style", "safety_identifier", "output_compression", "partial_images"),
-        *("complexity", "frame_count", "frame_duration_ms", "metadata", "prompt_cache_key", "input_fidelity"),
-    }
-)
-"""Fields of theirs that change nothing here."""
+NOT_TAKEN = ("rows", "format")
+"""Fields of a job that are not asked for here, or by another name."""
 
 _RENAMED: Mapping[str, str] = {"guidance_scale": "cfg_scale", "true_cfg_scale": "cfg_scale", "lora": "loras"}
 """Fields of other servers of this kind, and what they are called here."""
 
-_OWN = frozenset({"n", "size", "model", "response_format", "output_format", "stream", "background"})
-
-ResponseFormat = Literal["b64_json", "url"]
+_OWN = GenerationFields.__annotations__.keys() - _RENAMED.keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +48,24 @@ def translate(
     Without a seed each request has another; `key` makes it the same one each time, `derived` leaves it to the prompt.
     Raises `RequestError` for what cannot be.
     """
-    given = {name: value for name, value in body.items() if value is not None}
+    given = read(GenerationFields, without_nulls(body))
     warnings: list[str] = []
     model = _model(given.get("model"), models, warnings, strict=strict)
-    fields = _renamed(given)
+    fields = _renamed(without_nulls(body))  # in the order in which they were said
     fields["model"] = model
     if "width" not in given:
         fields |= _size(given.get("size"), find_model(models[model]), warnings)
     elif given.get("size", "auto") != "auto":
         warnings.append("width and height are taken, and size is passed over")
-    if (count := _count(given.get("n", 1))) > 1:
+    if (count := given.get("n", 1)) > 1:
         fields["count"] = count
     if "seed" not in fields and not derived:
         fields["seed"] = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) if key else secrets.randbelow(2**32)
     if given.get("background") == "transparent":
         warnings.append("no picture here is transparent")
-    output_format = _one_of("output_format", given.get("output_format", "png"), get_args(Format))
-    fields["format"] = output_format
-    stream = given.get("stream", False)
-    if not isinstance(stream, bool):
-        raise RequestError(422, "invalid_request", "must be true or false", field="stream")
-    wanted = _one_of("response_format", given.get("response_format", "b64_json"), get_args(ResponseFormat))
-    return OpenAIRequest(fields, wanted, output_format, stream, tuple(warnings))  # type: ignore[arg-type]
+    output_format = fields["format"] = given.get("output_format", "png")
+    wanted, stream = given.get("response_format", "b64_json"), given.get("stream", False)
+    return OpenAIRequest(fields, wanted, output_format, stream, tuple(warnings))
 
 
 def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,23 +73,21 @@ def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     asked_by: dict[str, str] = {}
     for name, value in given.items():
-        if name in _OWN or name in _IGNORED:
+        if name in _OWN:
             continue
         here = _RENAMED.get(name, name)
         if here in asked_by:
             said = f"is the same as {asked_by[here]}, which is there too"
             raise RequestError(422, "invalid_request", said, field=name, hint="send one of them")
         asked_by[here] = name
-        fields[here] = _loras(value) if name == "lora" else value
+        fields[here] = [{"id": value["name"], "weight": value.get("scale", 1.0)}] if name == "lora" else value
     return fields
 
 
-def _model(name: Any, models: Mapping[str, str], warnings: list[str], *, strict: bool) -> str:
+def _model(name: str | None, models: Mapping[str, str], warnings: list[str], *, strict: bool) -> str:
     usual = next(iter(models))
     if name is None:
         return usual
-    if not isinstance(name, str):
-        raise RequestError(422, "invalid_request", "must be text", field="model", hint=f"known: {', '.join(models)}")
     if name in models:
         return name
     said = f'there is no model "{shorten(name)}" here'
@@ -112,15 +97,12 @@ def _model(name: Any, models: Mapping[str, str], warnings: list[str], *, strict:
     return usual
 
 
-def _size(text: Any, model: Model, warnings: list[str]) -> dict[str, int]:
+def _size(text: str | None, model: Model, warnings: list[str]) -> dict[str, int]:
     """Width and height: as asked for, or the nearest that the model has; nothing where it is left to the model."""
     if text is None or text == "auto":
         return {}
-    found = _SIZE.fullmatch(text) if isinstance(text, str) else None
-    if found is None or not int(found[1]) or not int(found[2]):
-        said = f"{shorten(str(text))} is not a size"
-        raise RequestError(422, "invalid_request", said, field="size", hint='like "1024x1024", or "auto"')
-    size = Size(width=int(found[1]), height=int(found[2]))
+    width, _, height = text.partition("x")
+    size = Size(width=int(width), height=int(height))
     if model.refusal(size):
         asked, size = size, nearest_in_shape(model, size)
         warnings.append(f"{model.id} has no {asked}: {size} is the nearest")
@@ -142,24 +124,3 @@ def nearest_in_shape(model: Model, size: Size) -> Size:
         longer = "width" if fitted.width >= fitted.height else "height"
         fitted = fitted.model_copy(update={longer: getattr(fitted, longer) - SIZE_STEP})
     return fitted
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_PICTURES:
-        said = f"must be a whole number from 1 to {MOST_PICTURES}"
-        raise RequestError(422, "invalid_request", said, field="n")
-    return value
-
-
-def _one_of(field: str, value: Any, allowed: Sequence[str]) -> str:
-    if value not in allowed:
-        said = f"{shorten(str(value))} is not one of its values"
-        raise RequestError(422, "invalid_request", said, field=field, hint=f"allowed: {', '.join(allowed)}")
-    return str(value)
-
-
-def _loras(value: Any) -> list[dict[str, Any]]:
-    """A LoRA as other servers of this kind take it: its name, and a scale."""
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise RequestError(422, "invalid_request", "must be an object with a name", field="lora")
-    return [{"id": value["name"], "weight": value.get("scale", 1.0)}]

@@ -16,16 +16,20 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import Response
 
 from renderer.job import Sidecar
-from renderer.service.answers import RequestError, respond, trouble_of
+from renderer.manifest.fields import JobFields
+from renderer.service import uploads
+from renderer.service.answer_bodies import GeneratedImage, GeneratedImages, ModelList, ModelTold
+from renderer.service.answers import RequestError, respond, tell, trouble_of
+from renderer.service.bodies import GenerationFields, PictureFields
 from renderer.service.configuration import ServiceSettings
 from renderer.service.event_stream import ALIVE, ALIVE_S, Listeners, event
 from renderer.service.images import Pictures, file_url, read_object, whose
 from renderer.service.intake import Requested
-from renderer.service.openai_fields import OpenAIRequest, translate
+from renderer.service.openai_fields import NOT_TAKEN, OpenAIRequest, translate
+from renderer.service.operations import FORM, Operation, Sent
 from renderer.service.standing import Standing
 
 WARNING = "X-Renderer-Warning"
@@ -40,23 +44,27 @@ class OpenAIRoutes:
         self._models = settings.shelf.models
         self._strict = settings.strict_models
         self._listeners = Listeners(settings.limits.streams)
-        self.routes = [
-            Route("/v1/models", self.models, methods=["GET"]),
-            Route("/v1/models/{name:path}", self.model, methods=["GET"]),
-            Route("/v1/images/generations", self.generations, methods=["POST"]),
-            Route("/v1/images/edits", self.edits, methods=["POST"]),
+        kinds = (PictureFields, GenerationFields, JobFields)
+        body = Sent(kinds, without=NOT_TAKEN, nulls=True, needs=("prompt",))
+        form = Sent(kinds, (FORM,), without=NOT_TAKEN, files=uploads.FIELDS, needs=("prompt", "image"))
+        generations, edits = "/v1/images/generations", "/v1/images/edits"
+        self.operations = [
+            Operation("GET", "/v1/models", self.models, ModelList),
+            Operation("GET", "/v1/models/{name:path}", self.model, ModelTold),
+            Operation("POST", generations, self.generations, GeneratedImages, takes=body, streams=True),
+            Operation("POST", edits, self.edits, GeneratedImages, takes=form, streams=True),
         ]
 
     async def models(self, _request: Request) -> Response:
         """The server's models, the usual one first."""
-        return JSONResponse({"object": "list", "data": [_model(name) for name in self._models]})
+        return tell(ModelList(data=[_model(name) for name in self._models]))
 
     async def model(self, request: Request) -> Response:
         """One of them."""
         name = request.path_params["name"]
         if name not in self._models:
             raise RequestError(404, "model_not_found", "there is no such model here", field="model")
-        return JSONResponse(_model(name))
+        return tell(_model(name))
 
     async def edits(self, request: Request) -> Response:
         """Draw over the picture of a form: where its mask is transparent, or all of it."""
@@ -81,20 +89,20 @@ class OpenAIRoutes:
         if asked.stream:
             return self._listeners.answer(request, self._stream(request, asked, wanted, known), headers)
         sidecars = await asyncio.gather(*map(self._pictures.wait, known))
-        return JSONResponse(await self.answer(str(request.base_url), asked, wanted, sidecars), headers=headers)
+        return tell(await self._answer(str(request.base_url), asked, wanted, sidecars), headers=headers)
 
-    async def answer(
+    async def _answer(
         self, base: str, asked: OpenAIRequest, wanted: Sequence[Requested], sidecars: Sequence[Sidecar]
-    ) -> dict[str, Any]:
+    ) -> GeneratedImages:
         """The pictures of a request, as OpenAI's clients read them; `base` is where this server is."""
         data = []
         for one, sidecar in zip(wanted, sidecars, strict=True):
             if asked.response_format == "url":
-                told: dict[str, Any] = {"url": file_url(base, sidecar.id, one.keep)}
+                told = {"url": file_url(base, sidecar.id, one.keep)}
             else:
                 told = {"b64_json": base64.b64encode(await self._pictures.read(sidecar, one.keep)).decode()}
-            data.append({**told, "seed": sidecar.job.seed, "id": sidecar.id})
-        return {"created": int(time.time()), "data": data, **_common(asked, sidecars[0])}
+            data.append(GeneratedImage(**told, seed=sidecar.job.seed, id=sidecar.id))
+        return GeneratedImages(created=int(time.time()), data=data, **_common(asked, sidecars[0]))
 
     async def _stream(
         self, request: Request, asked: OpenAIRequest, wanted: Sequence[Requested], known: Sequence[Standing | Sidecar]
@@ -127,8 +135,8 @@ async def _steps(known: Standing | Sidecar) -> AsyncIterator[str]:
         seen = known.step
 
 
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": _BEGAN, "owned_by": "renderer"}
+def _model(name: str) -> ModelTold:
+    return ModelTold(id=name, created=_BEGAN)
 
 
 def _common(asked: OpenAIRequest, sidecar: Sidecar) -> dict[str, Any]:
