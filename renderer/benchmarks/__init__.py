@@ -6,6 +6,7 @@ Each measured part is a process of its own, so that its peak of memory is its ow
     running      what all of them share
     loading      `weights`: pack, verify, load a sweep; parts: its measured parts
     engine       `engine`: streamed: our cases; bare: between two of them; peers: what others make of the same weights
+    served       `engine`, too: clients at `renderer serve`, and their pictures as a batch
     few          `engine`, too: many pictures of few steps, by the command itself
     lora_cases   `engine`, too: what LoRAs add to a step; lora_steps: the measured
     forecasts    `memory`: cases: what is measured, by name; peaks, cells, verdicts, times: the measured, and its tables

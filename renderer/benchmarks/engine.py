@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from renderer.benchmarks import few, lora_cases, running
+from renderer.benchmarks import few, lora_cases, running, served
 from renderer.benchmarks.running import Figures
 from renderer.catalog import QWEN_IMAGE_ARCHITECTURE
 from renderer.estimate import Streaming, Work, duration
@@ -59,7 +59,7 @@ PEER_PARTS = (
 RESIDENT_PEER = PEER_PARTS[0]
 """The one whose steps are forecast, too: all its weights are on the GPU, as with our profile `resident`."""
 
-ENGINE_PARTS = ("fp8", "caps", "batch", "few", "loras", "bf16", *PEER_PARTS)
+ENGINE_PARTS = ("fp8", "caps", "batch", "few", "served", "loras", "bf16", *PEER_PARTS)
 """What can be measured, in this order: everything of the FP8 store first, then the bf16 store, then the others."""
 
 FULL_SIDE = 1328
@@ -99,6 +99,8 @@ def _measure(part: str, cases: Sequence[str], folder: Path, stores: Path) -> Ite
         yield _batch(folder, store)
     elif part == "few":
         yield from few.measure(folder, running.environment(folder, store), cases)
+    elif part == served.SERVED:
+        yield from served.measure(folder, running.environment(folder, store))
     elif part == "loras":
         yield from running.run("renderer.benchmarks.lora_steps", str(store), *cases)
     else:
@@ -133,7 +135,16 @@ def lines(found: Figures) -> list[str]:
     caps = [row for case in CASES_OF_PARTS["caps"] for row in rows.get(case, [])]
     many = [row for case in CASES_OF_PARTS["few"] for row in rows.get(case, [])]
     with_loras = [row for case in CASES_OF_PARTS["loras"] for row in rows.get(case, [])]
-    return [*_steps(found), "", *_caps(caps), *few.lines(many), *lora_cases.lines(with_loras), *_remarks(rows)]
+    crowds = rows.get(served.SERVED, [])
+    return [
+        *_steps(found),
+        "",
+        *_caps(caps),
+        *few.lines(many),
+        *served.lines(crowds),
+        *lora_cases.lines(with_loras),
+        *_remarks(rows),
+    ]
 
 
 def ours(found: Figures) -> Iterator[Figures]:
