@@ -1,8 +1,8 @@
-"""Clients of mixed sizes at `renderer serve`, beside `renderer render` of the same pictures: pictures an hour, and waits.
+"""Clients of mixed sizes at `renderer serve`, beside the same pictures as a batch: how many an hour, how long one waits.
 
-Imports no torch. The clients ask one after the other for their own pictures, all at once. An hour's pictures are counted from the first
-request to the last answer, and of the batch from its first picture's beginning to its last one's end. The server is
-asked twice: as it is, and with one picture in flight, as servers are that render one request after the other.
+Imports no torch. The clients ask one after the other for their own pictures, all at once. An hour's pictures are
+counted from the first request to the last answer, and of the batch from its first picture's beginning to its last one's
+end. The server is asked twice: as it is, and with one picture in flight, as servers are that render one by one.
 """
 
 from __future__ import annotations
