@@ -1,4 +1,4 @@
-"""Clients of mixed sizes at `renderer serve`, beside the same pictures as a batch: how many an hour, how long one waits.
+"""Clients of mixed sizes at `renderer serve`, beside the same pictures as a batch: pictures an hour, and waits.
 
 Imports no torch. The clients ask one after the other for their own pictures, all at once. An hour's pictures are
 counted from the first request to the last answer, and of the batch from its first picture's beginning to its last one's
