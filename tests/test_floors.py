@@ -25,6 +25,8 @@ LONG_FUNCTIONS: set[str] = set()
 TWINS: Mapping[str, str] = {
     "LOG": "every room that logs has its own",
     "CODEC": "a precision has one, in its own room",
+    "ARITHMETIC": "each way to multiply what is stored tells its own",
+    "LARGEST_ERROR": "each way to multiply what is stored has its own",
     "READER": "a format has one, in its own room",
     "SCHEME": "a tool has one, in its own room",
 }
@@ -41,6 +43,7 @@ SAME_NAMES: Mapping[str, str] = {
     "worker": "the two ends of one pipe",
     "bf16": "a codec, and its numbers in torch",
     "fp8": "a codec, and its numbers in torch",
+    "int8": "a codec, and its numbers in torch",
     "safetensors": "a reader, and its numbers in torch",
     "gguf": "a reader, and its numbers in torch",
     "bitsandbytes": "a scheme, and its numbers in torch",

@@ -43,6 +43,7 @@ CASES_OF_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "caps": tuple(f"cap-{gib}" for gib in (6, 8, 10, 12, 16, 24)),
         "few": tuple(few.FEW_CASES),
         "loras": tuple(lora_cases.LORA_CASES),
+        "int8": ("int8-3-slots", "int8-resident", "int8-3-slots-small", "int8-resident-8-small"),
         "bf16": ("bf16-3-slots", "bf16-3-slots-small"),
     }
 )
@@ -59,8 +60,11 @@ PEER_PARTS = (
 RESIDENT_PEER = PEER_PARTS[0]
 """The one whose steps are forecast, too: all its weights are on the GPU, as with our profile `resident`."""
 
-ENGINE_PARTS = ("fp8", "caps", "batch", "few", "served", "loras", "bf16", *PEER_PARTS)
-"""What can be measured, in this order: everything of the FP8 store first, then the bf16 store, then the others."""
+ENGINE_PARTS = ("fp8", "caps", "batch", "few", "served", "loras", "int8", "bf16", *PEER_PARTS)
+"""What can be measured, in this order: everything of the FP8 store, then the other stores, then the others."""
+
+STORE_OF_PARTS: Mapping[str, Stored] = MappingProxyType({"int8": "int8", "bf16": "bf16"})
+"""Parts that are of another store than FP8's."""
 
 FULL_SIDE = 1328
 
@@ -94,7 +98,7 @@ def _measure(part: str, cases: Sequence[str], folder: Path, stores: Path) -> Ite
     if part in PEER_PARTS:
         yield from running.run("renderer.benchmarks.peers", part, str(running.source(folder)))
         return
-    store = running.store(folder, stores, "bf16" if part == "bf16" else "fp8")
+    store = running.store(folder, stores, STORE_OF_PARTS.get(part, "fp8"))
     if part == "batch":
         yield _batch(folder, store)
     elif part == "few":
@@ -149,7 +153,9 @@ def lines(found: Figures) -> list[str]:
 
 def ours(found: Figures) -> Iterator[Figures]:
     """Rows of our own cases but caps, in the table's order."""
-    yield from (row for part in ("fp8", "bf16") for case in CASES_OF_PARTS[part] for row in found["rows"].get(case, []))
+    yield from (
+        row for part in ("fp8", "int8", "bf16") for case in CASES_OF_PARTS[part] for row in found["rows"].get(case, [])
+    )
 
 
 def _steps(found: Figures) -> Iterator[str]:

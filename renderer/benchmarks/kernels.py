@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from renderer.engine import fp8_kernels, vae_kernels
+from renderer.engine import fp8_kernels, int8_kernels, vae_kernels
 from renderer.engine.device import Device
 from renderer.engine.strips import Kernel, Strip
 
@@ -53,11 +53,15 @@ def _blocks(sizes: KernelSizes, device: Device) -> Iterator[object]:
     for rows in sizes.rows:
         x, update = _random(rows, width, device=device), _random(rows, width, device=device)
         whose = torch.arange(rows, dtype=torch.int32, device=device) % 2
-        yield fp8_kernels.quantise(x)
-        yield fp8_kernels.activate(_random(rows, sizes.hidden, device=device))
-        yield fp8_kernels.modulate(x, vectors, whose, 0)
-        yield fp8_kernels.modulate(x, vectors, whose, 3)
-        yield fp8_kernels.add_and_modulate(x, update, vectors, whose, 2, 3)
+        for run in (fp8_kernels, int8_kernels):
+            yield run.quantise(x)
+            yield run.activate(_random(rows, sizes.hidden, device=device))
+            yield run.modulate(x, vectors, whose, 0)
+            yield run.modulate(x, vectors, whose, 3)
+            yield run.add_and_modulate(x, update, vectors, whose, 2, 3)
+        weight = int8_kernels.as_stored(_random(sizes.hidden, width, device=device))
+        scale, bias = _random(sizes.hidden, device=device).float(), _random(sizes.hidden, device=device)
+        yield int8_kernels.multiply(int8_kernels.quantise(x), weight, scale, bias)
         yield fp8_kernels.add(x, update, vectors, whose, 5)
         words = slice(0, rows // 2), slice(rows // 2, rows)
         downs = _random(3, width, device=device), _random(5, width, device=device)

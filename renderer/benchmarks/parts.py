@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from renderer.benchmarks.running import Figures
 
@@ -62,7 +62,7 @@ def _pack(folder: Path, precision: str = "fp8", stores: str = "") -> Figures:
     source = folder / "source"
     files = {part.role: sorted(source.glob(part.files)) for part in catalog.NETWORK_FILES}
     identity = ModelIdentity(id="synthetic", revision="1")
-    kind: Stored = "bf16" if precision == "bf16" else "fp8"
+    kind: Stored = next(each for each in get_args(Stored) if each == precision)
     index = pack.pack(files, source / "tokenizer", Path(stores or folder) / kind, kind, identity)
     transformer = sum(file.bytes for file in index.files if file.network == "transformer")
     return {

@@ -13,11 +13,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from renderer.catalog import QWEN_IMAGE
 from renderer.errors import MachineError, UsageError
-from renderer.job import Precision
+from renderer.job import Stored
 from renderer.machine.rates import Rates
 from renderer.weights.identity import identify
 from renderer.weights.index import INDEX, read_index
@@ -76,12 +76,13 @@ def source(folder: Path) -> Path:
     return folder / "source"
 
 
-def store(folder: Path, stores: Path, precision: Precision) -> Path:
-    """The source packed at a precision, made where it is not there yet. The other one goes: there is room for one."""
+def store(folder: Path, stores: Path, precision: Stored) -> Path:
+    """The source packed at a precision, made where it is not there yet. The others go: there is room for one."""
     found = stores / precision
     if not (found / "index.json").exists():
         source(folder)
-        shutil.rmtree(stores / ("bf16" if precision == "fp8" else "fp8"), ignore_errors=True)
+        for other in get_args(Stored):
+            shutil.rmtree(stores / other, ignore_errors=True)
         list(run("renderer.benchmarks.parts", "pack", str(folder), precision, str(stores)))
     return found
 

@@ -70,6 +70,10 @@ ENGINE_CASES: Mapping[str, Case] = MappingProxyType(
         "3-slots-1024-unguided": Case(3, 1024, guidance=1.0),
         "3-slots-4-of-1024": Case(3, 1024, pictures=4),
         "3-slots-2048": Case(3, 2048, steps=6),
+        "int8-3-slots": Case(3, 1328, profiled=True),
+        "int8-resident": Case(60, 1328, profiled=True),
+        "int8-3-slots-small": Case(3, 512),
+        "int8-resident-8-small": Case(60, 512, pictures=8, steps=12),
         "bf16-3-slots": Case(3, 1328, profiled=True),
         "bf16-3-slots-small": Case(3, 512, steps=12),  # as many as the peers'
         "demo": Case(2, 128, pictures=2, steps=3, profiled=True),

@@ -126,6 +126,7 @@ def _figures(rates: Rates) -> dict[str, str]:
     return {
         f"{rates.arithmetic} products": flops(rates.product_flops),
         "FP8 products": flops(rates.fp8_flops),
+        "int8 products": flops(rates.int8_flops),
         "attention": flops(rates.attention_flops),
         "convolutions": flops(rates.convolution_flops),
         "memory": data(rates.memory_bytes_per_s),

@@ -15,7 +15,7 @@ from renderer.doctor.finding import LITTLE_DISK_BYTES, Facts, Finding
 from renderer.machine.gpus import BF16_CAPABILITY
 from renderer.machine.rates import Rates
 from renderer.text import GIB, amount
-from renderer.weights.codecs import fp8
+from renderer.weights.codecs import fp8, int8
 
 DRIVERS: Mapping[int, str] = MappingProxyType({11: "450.80", 12: "525.60", 13: "580.65"})
 """The first driver on Linux for a CUDA's major version (NVIDIA, CUDA Compatibility, 2025)."""
@@ -112,12 +112,18 @@ def _arithmetic(facts: Facts) -> Iterator[Finding]:
             f"{gpu.name} has no bf16 arithmetic (compute capability {capability}; it takes 8.0)",
             "bf16 is emulated in float32, ten times slower than its float16; attention is not fused and takes memory "
             "with the square of a picture's tokens",
-            "expect minutes a step; small sizes only",
+            "expect minutes a step; small sizes only"
+            + (
+                "; products of precision: int8 are this card's own"
+                if gpu.compute_capability >= int8.CODEC.capability
+                else ""
+            ),
         )
     elif gpu.compute_capability < fp8.CODEC.capability:
         yield Finding(
             f"{gpu.name} has no FP8 arithmetic (compute capability {capability}; it takes 8.9)",
             "fp8 weights are kept and moved as FP8, and multiplied as bf16: half the memory and traffic, bf16's speed",
+            "take precision: int8, which is multiplied as it is kept here, and more exact",
         )
     for seen in facts.torch.get("gpus") or ():
         if seen.get("fp8") not in (None, "ok"):
@@ -154,7 +160,7 @@ def _compiler(facts: Facts) -> Iterator[Finding]:
         missing, hint = "C compiler, headers and Triton are here", "delete ~/.triton; install a newer driver"
     yield Finding(
         f"Triton cannot compile: {outcome}",
-        f"{missing}; FP8 blocks then run in plain torch, several times slower, and torch.compile does not work",
+        f"{missing}; FP8 and int8 blocks then run in plain torch, several times slower; torch.compile does not work",
         hint,
     )
 

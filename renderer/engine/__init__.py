@@ -35,7 +35,9 @@ Arithmetic:
     arithmetic        which kind of block the slots get on this device
     blocks            how a block is computed from a slot's bytes
     precision         how a packed weight becomes one that can be multiplied
-    fp8_blocks        a block with FP8 products; fp8_kernels, fp8_reference, fp8_adapted: its pieces; fp8_trial
+    scaled_blocks     a block that multiplies what is stored; scaled_kernels, scaled_reference, scaled_adapted: its
+                      pieces; fp8_kernels, fp8_reference, int8_kernels, int8_reference: each arithmetic's
+    product_trial     whether such products come out right here
     picture_vae       a picture's VAE, in strips; vae_kernels, vae_reference: its pieces
     strips            chains of layers that make any rows of a result
 

@@ -1,4 +1,4 @@
-"""Which kind of block a DiT's slots get on this device: FP8 products where they come out right, its own elsewhere.
+"""Which kind of block a DiT's slots get here: products of what is stored where they come out right, its own elsewhere.
 
 On a GPU the launches of either kind are recorded where pictures are small.
 """
@@ -6,15 +6,18 @@ On a GPU the launches of either kind are recorded where pictures are small.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from types import ModuleType
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType, ModuleType
 
 import torch
 
-from renderer.engine import fp8_reference, fp8_trial, precision
+from renderer.engine import fp8_reference, int8_reference, precision, product_trial
 from renderer.engine.blocks import Blocks, FastBlocks, ModuleBlocks
 from renderer.engine.device import Device, computation_dtype
 from renderer.engine.recorded import CudaRecorder, RecordedBlocks
+from renderer.job import BlockArithmetic
+from renderer.job.precisions import in_words
+from renderer.weights.codecs import Codec
 from renderer.weights.store import TensorPlace
 
 LOG = logging.getLogger(__name__)
@@ -31,55 +34,82 @@ def choose(
 ) -> Blocks:
     """The kind of block for slots of this layout.
 
-    Weights are multiplied as they are stored where the card can, if `stored` lets them and a trial of such products
-    comes out right; elsewhere they are decoded once a sweep. Riders go through such blocks together where a trial shows
-    that it does not change their bits. `records` tells whether there is room to record small
-    pictures' launches. `fast` makes blocks that multiply what is stored, where there are such.
+    Weights are multiplied as they are stored where the device can, if `stored` lets them and, on a card, a trial of
+    such products comes out right; elsewhere they are decoded once a sweep. Riders go through such blocks together where
+    a trial shows that it does not change their bits; on a CPU each goes alone. `records` tells whether there is room to
+    record small pictures' launches. `fast` makes blocks that multiply what is stored, where there are such.
     """
     plain = ModuleBlocks(template, places, computation_dtype(device))
-    if device != "cuda":
-        return plain
-    able = any(precision.multiplies(each.codec) for each in precision.kept(places).values())
-    if not (able and stored):
-        return RecordedBlocks(plain, CudaRecorder(), records)
-    operations = _operations()
-    blocks = fast(plain, operations)
+    codec = _multiplied(places, device) if stored else None
+    found = None if codec is None else _fast(plain, codec.arithmetic, device, fast)
+    if device == "cpu":
+        return found or plain
+    return RecordedBlocks(found or plain, CudaRecorder(), records)
+
+
+def _multiplied(places: Sequence[TensorPlace], device: Device) -> Codec | None:
+    """The codec whose weights this device multiplies as they are; None where there is none."""
+    kept = precision.kept(places).values()
+    return next((each.codec for each in kept if precision.multiplies(each.codec, device)), None)
+
+
+def _fast(
+    plain: ModuleBlocks,
+    arithmetic: BlockArithmetic,
+    device: Device,
+    fast: Callable[[ModuleBlocks, ModuleType], FastBlocks | None],
+) -> FastBlocks | None:
+    """Blocks that multiply what is stored; None where there are none, or a trial of theirs comes out wrong."""
+    run = operations(arithmetic, device)
+    blocks = fast(plain, run)
     if blocks is None:
-        return RecordedBlocks(plain, CudaRecorder(), records)
-    if reason := fp8_trial.complaint(operations, blocks.products, device):
-        _REFUSED.add(reason)
-        return RecordedBlocks(plain, CudaRecorder(), records)
-    blocks.shares = fp8_trial.shares(operations, blocks, device)
-    return RecordedBlocks(blocks, CudaRecorder(), records)
+        return None
+    if device == "cpu":
+        blocks.shares = False
+        return blocks
+    if reason := product_trial.complaint(run, blocks.products, device):
+        _REFUSED.add(arithmetic, reason)
+        return None
+    blocks.shares = product_trial.shares(run, blocks, device)
+    return blocks
+
+
+_REFERENCES: Mapping[BlockArithmetic, ModuleType] = MappingProxyType(
+    {each.ARITHMETIC: each for each in (fp8_reference, int8_reference)}
+)
+"""What products of what is stored mean, in plain torch, by their arithmetic."""
+
+
+def operations(arithmetic: BlockArithmetic, device: Device) -> ModuleType:
+    """The kernels, if they compile here; plain torch otherwise, on a card said once."""
+    reference = _REFERENCES[arithmetic]
+    if device == "cpu":
+        return reference
+    try:
+        kernels: ModuleType = reference.compiled()
+        kernels.quantise(torch.ones((16, 32), dtype=torch.bfloat16, device=device))
+    except Exception as error:  # noqa: BLE001  # no Triton, no C compiler, a driver it does not know
+        words = f"{in_words(arithmetic)} blocks run in plain torch, several times slower"
+        LOG.warning("no working compiler (%s): %s", error, words)
+        return reference
+    return kernels
 
 
 def refused() -> str:
-    """What a picture of this process should say of FP8 products that did not come out right; empty where they did."""
+    """What a picture of this process should say of products that did not come out right; empty where they did."""
     return _REFUSED.words
 
 
 class _Refused:
-    """That this process multiplies in bf16 what it could have in FP8: said in the log, and kept for the sidecars."""
+    """That this process multiplies in bf16 what it could have as stored: said in the log, and kept for the sidecars."""
 
     def __init__(self) -> None:
         self.words = ""
 
-    def add(self, reason: str) -> None:
-        self.words = f"FP8 products do not work here ({reason}): weights are scaled back and multiplied in bf16"
+    def add(self, arithmetic: BlockArithmetic, reason: str) -> None:
+        what = f"{in_words(arithmetic)} products do not work here ({reason})"
+        self.words = f"{what}: weights are scaled back and multiplied in bf16"
         LOG.warning("%s", self.words)
 
 
 _REFUSED = _Refused()
-
-
-def _operations() -> ModuleType:
-    """The kernels, if they compile here; plain torch otherwise, said once."""
-    try:
-        from renderer.engine import fp8_kernels  # noqa: PLC0415  # Triton is not everywhere
-
-        probe = torch.ones((16, 32), dtype=torch.bfloat16, device="cuda")
-        fp8_kernels.quantise(probe)
-    except Exception as error:  # noqa: BLE001  # no Triton, no C compiler, a driver it does not know
-        LOG.warning("no working compiler (%s): FP8 blocks run in plain torch, several times slower", error)
-        return fp8_reference
-    return fp8_kernels

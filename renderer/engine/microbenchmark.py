@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import torch
 from torch.nn import functional
 
-from renderer.engine import picture_vae
+from renderer.engine import arithmetic, picture_vae
 from renderer.engine.device import Device, arithmetic_of, computation_dtype
 from renderer.engine.fp8_reference import FAST_ACCUMULATION
 from renderer.engine.pinned import pinned_buffer
@@ -34,7 +34,7 @@ from renderer.machine.rates import CPU_DEVICE, Rates
 from renderer.system import streams
 from renderer.system.folders import models_folder
 from renderer.text import MIB
-from renderer.weights.codecs import fp8
+from renderer.weights.codecs import Codec, fp8, int8
 
 Figure = TypeVar("Figure")
 
@@ -120,7 +120,8 @@ def measure(device: Device, sizes: ProbeSizes | None = None) -> Rates:
             device=torch.cuda.get_device_name() if device == "cuda" else CPU_DEVICE,
             arithmetic=arithmetic_of(device),
             product_flops=_named("product", bench.product),
-            fp8_flops=_named("FP8 product", bench.fp8_product) if device == "cuda" and multiplies(fp8.CODEC) else None,
+            fp8_flops=_named("FP8 product", bench.fp8_product) if _has(fp8.CODEC, device) else None,
+            int8_flops=_named("int8 product", bench.int8_product) if _has(int8.CODEC, device) else None,
             attention_flops=_named("attention", bench.attention),
             convolution_flops=_named("convolutions", bench.convolutions),
             memory_bytes_per_s=_named("memory", bench.memory),
@@ -130,6 +131,11 @@ def measure(device: Device, sizes: ProbeSizes | None = None) -> Rates:
             disk_bytes_per_s=_named("disk", lambda: disk_bytes_per_s(models_folder())),
             launch_s=_named("launches", bench.launch),
         )
+
+
+def _has(codec: Codec, device: Device) -> bool:
+    """Whether products of what a codec keeps are a card's own; a CPU has none that are worth a rate of their own."""
+    return device == "cuda" and multiplies(codec, device)
 
 
 def _named(what: str, find: Callable[[], Figure]) -> Figure:
@@ -173,6 +179,15 @@ class Bench:
             )
 
         return self._flops(sizes) / self._seconds(multiply)
+
+    def int8_product(self) -> float:
+        """By what blocks are computed with here."""
+        sizes = self._sizes
+        run = arithmetic.operations(int8.CODEC.arithmetic, self._device)
+        rows = run.quantise(self._random(sizes.rows, sizes.width))
+        weight = run.as_stored(self._random(sizes.wide, sizes.width))
+        scale, bias = torch.ones(sizes.wide, device=self._device), self._random(sizes.wide)
+        return self._flops(sizes) / self._seconds(lambda: run.multiply(rows, weight, scale, bias))
 
     def attention(self) -> float:
         sizes = self._sizes

@@ -1,9 +1,9 @@
 """How a packed weight becomes one that can be multiplied: as it is, decoded, widened, or not at all.
 
-A weight is kept by a codec (`renderer.weights.codecs`). Where the GPU multiplies FP8, weights of that codec stay what
-they are (`fp8_blocks.py`); all others are decoded to bf16, once a block and sweep. Where bf16 cannot be multiplied
-fast, what is bf16 or was decoded to it is widened to float32, which holds every bf16 number as it is: a store means the
-same weights on every machine.
+A weight is kept by a codec (`renderer.weights.codecs`). Where the device multiplies what a codec keeps, such weights
+stay what they are (`scaled_blocks.py`); all others are decoded to bf16, once a block and sweep. Where bf16 cannot be
+multiplied fast, what is bf16 or was decoded to it is widened to float32, which holds every bf16 number as it is: a
+store means the same weights on every machine.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
+from renderer.engine.device import Device
 from renderer.weights import codecs
 from renderer.weights.codecs import Codec, Kept
 from renderer.weights.codecs.rows import ROW_CODERS
@@ -55,7 +56,8 @@ def restore_into(
         target.copy_(restore(how[name], tensors))
 
 
-def multiplies(codec: Codec) -> bool:
-    """Whether this GPU multiplies what a codec keeps as it is; what is plain needs nothing of the kind."""
-    there = not codec.is_plain and torch.cuda.is_available()
-    return there and torch.cuda.get_device_capability() >= codec.capability
+def multiplies(codec: Codec, device: Device) -> bool:
+    """Whether this device multiplies what a codec keeps as it is; what is plain needs nothing of the kind."""
+    if codec.is_plain or device == "cpu":
+        return codec.on_cpu
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= codec.capability

@@ -44,11 +44,12 @@ LIBRARIES_BYTES = 5 * GIB // 2
 
 # ---- time: what a machine keeps up of the rates that are measured for a moment ---------------------------------------
 
-HOST_CALLS = {"fp8": 170, "bf16": 250}
+HOST_CALLS = {"fp8": 170, "int8": 170, "bf16": 250}
 """Of torch's shortest operation, as many as launching one block for one rider takes on the host.
 
 By steps of 512x512 without recordings: fp8 0.071 s beside an H100, both passes together; bf16 by DiffSynth's own, 0.182
-s beside an H100 and 0.148 beside an H200, which are 243 to 256 (`engine-h100.json`, `engine-h200.json`).
+s beside an H100 and 0.148 beside an H200, which are 243 to 256 (`engine-h100.json`, `engine-h200.json`). int8 launches
+as much as fp8.
 """
 
 HOST_CALLS_RECORDED = 40
@@ -59,14 +60,14 @@ HOST_CALLS_MORE = 26
 """The same for one rider more that goes through a block with others: by the same step, and by eight passes of 512x512,
 which wait for no launches (`engine-h100.json`)."""
 
-BYTES_A_NUMBER = {"fp8": 43, "bf16": 270}
-"""What one block reads and writes between its products, for each token and channel: counted in `engine.fp8_blocks`. Of
-DiffSynth's block, which passes over its rows some seventy times, it is by what an H200 and an H100 took at 1328x1328:
-0.668 and 0.706 s a step, which are met within 5 % (`engine-h200.json`, `engine-h100.json`)."""
+BYTES_A_NUMBER = {"fp8": 43, "int8": 43, "bf16": 270}
+"""What one block reads and writes between its products, for each token and channel: counted in `engine.scaled_blocks`.
+Of DiffSynth's block, which passes over its rows some seventy times, it is by what an H200 and an H100 took at
+1328x1328: 0.668 and 0.706 s a step, which are met within 5 % (`engine-h200.json`, `engine-h100.json`)."""
 
-KERNELS = {"fp8": 20, "bf16": 52}
-"""Kernels that a block is for one rider, or in fp8 for all that go together: counted, with those that bring a recording
-what it computes with, and take it away."""
+KERNELS = {"fp8": 20, "int8": 20, "bf16": 52}
+"""Kernels that a block is for one rider, or in fp8 and int8 for all that go together: counted, with those that bring a
+recording what it computes with, and take it away."""
 
 KERNEL_S = 5.5e-6
 """What lies between kernels and at their ends, where the GPU is not filled: by steps of 512x512 to 1328x1328, which are

@@ -50,6 +50,12 @@ class Kernels:
             workspace=CUBLAS_WORKSPACE if compute_capability >= (9, 0) else 8 * MIB + 128 * 1024,
         )
 
+    @classmethod
+    def of_cpu(cls, *, stored: bool = True) -> Kernels:
+        """Those of a CPU: products of what some codecs keep, for which it needs no units of its own."""
+        able = frozenset(each.arithmetic for each in CODECS.values() if each.on_cpu)
+        return cls(products=able if stored else frozenset())
+
 
 @dataclass(frozen=True, slots=True)
 class Work:

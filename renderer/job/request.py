@@ -22,10 +22,11 @@ where cuDNN chooses by free memory, on one GPU.
 
 MAX_SEED = 2**63 - 1
 
-Precision = Literal["bf16", "fp8", "fp8-weights"]
-"""A job's: bf16; FP8 weights and products; FP8 weights, scaled back and multiplied in bf16 on every card."""
+Precision = Literal["bf16", "fp8", "fp8-weights", "int8"]
+"""A job's: bf16; FP8 weights and products; FP8 weights, scaled back and multiplied in bf16 on every card; int8 weights
+and products, whose inputs are turned before."""
 
-Stored = Literal["bf16", "fp8"]
+Stored = Literal["bf16", "fp8", "int8"]
 """The codecs by which weights are kept (`renderer.weights.codecs`)."""
 
 Profile = Literal["stream", "resident", "fp8", "disk", "cpu"]
@@ -36,7 +37,7 @@ EngineName = Literal["native", "streaming"]
 DeviceArithmetic = Literal["bf16", "float32"]
 """What a device computes in: a CPU without bf16 units in float32, every GPU in bf16."""
 
-BlockArithmetic = Literal["bf16", "fp8", "float32"]
+BlockArithmetic = Literal["bf16", "fp8", "int8", "float32"]
 """What the products of a picture's blocks are computed in."""
 
 

@@ -113,7 +113,8 @@ class Software(Value):
 class Engine(Value):
     """How it was rendered: which engine, with which profile, on which kind of device, which computed in what.
 
-    `arithmetic` is the type of all but FP8 products; a sidecar without it is of an engine that knew bf16 only.
+    `arithmetic` is the type of all but products of what is stored; a sidecar without it is of an engine that knew bf16
+    only.
     `instead_of_streaming` is in older sidecars: why it was not streamed. Everything can be now. `formats` are the forms
     that the networks' files were in, as `gguf: Q4_K, Q6_K`, where that is not the hub's own.
     """

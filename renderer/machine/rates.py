@@ -26,7 +26,7 @@ from renderer.machine import processor
 from renderer.machine.hardware import Machine, ask
 from renderer.system.folders import cache_folder
 
-VERSION: Literal[2] = 2
+VERSION: Literal[3] = 3
 """Goes up when what is measured changes its meaning; older measurements are then made anew."""
 
 CPU_DEVICE = "CPU"
@@ -48,10 +48,10 @@ class _Value(BaseModel):
 class Rates(_Value):
     """Operations, bytes and launches a second, of one GPU and its host; on a machine without one, of its CPU.
 
-    Products are rows x 3072 x 12288 in `arithmetic`, and in FP8 with a scale a row (None: this device has none).
-    Attention is SDPA of 24 heads of 128 over 6,912 tokens. Convolutions are those of the VAE's decode of one frame with
-    the norm and activation before each; only the convolutions' operations are counted. `memory` is a pass that reads
-    and writes. `pinned` is None where memory cannot be pinned, `disk` where no model's file lies.
+    Products are rows x 3072 x 12288 in `arithmetic`, and in FP8 and int8 with a scale a row (None: this device has
+    none). Attention is SDPA of 24 heads of 128 over 6,912 tokens. Convolutions are those of the VAE's decode of one
+    frame with the norm and activation before each; only the convolutions' operations are counted. `memory` is a pass
+    that reads and writes. `pinned` is None where memory cannot be pinned, `disk` where no model's file lies.
     """
 
     source: Literal["measured", "card"]
@@ -59,6 +59,7 @@ class Rates(_Value):
     arithmetic: DeviceArithmetic = "bf16"
     product_flops: PositiveFloat
     fp8_flops: PositiveFloat | None
+    int8_flops: PositiveFloat | None = None
     attention_flops: PositiveFloat
     convolution_flops: PositiveFloat
     memory_bytes_per_s: PositiveFloat
@@ -92,7 +93,7 @@ class RatesKey(_Value):
 class Measurement(_Value):
     """Rates as they lie in the cache."""
 
-    version: Literal[2] = VERSION
+    version: Literal[3] = VERSION
     key: RatesKey
     measured_at: datetime
     rates: Rates
@@ -160,6 +161,7 @@ def of_card(card: Card, *, host_copy_bytes_per_s: float = 10e9) -> Rates:
         device=card.name,
         product_flops=card.bf16_flops * shares["bf16"],
         fp8_flops=None if card.fp8_flops is None else card.fp8_flops * shares["fp8"],
+        int8_flops=None if card.int8_flops is None else card.int8_flops * shares["int8"],
         attention_flops=card.bf16_flops * shares["attention"],
         convolution_flops=card.bf16_flops * shares["convolution"],
         memory_bytes_per_s=card.memory_bytes_per_s * MEMORY_SHARE,
@@ -176,6 +178,7 @@ SOME_GPU = Rates(
     device="some GPU",
     product_flops=8e14,
     fp8_flops=1.54e15,
+    int8_flops=1e15,
     attention_flops=6.9e14,
     convolution_flops=2.2e14,
     memory_bytes_per_s=4.2e12,
@@ -189,9 +192,9 @@ SOME_GPU = Rates(
 
 _SHARES: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
-        "full": {"bf16": 0.814, "fp8": 0.773, "attention": 0.7, "convolution": 0.282},
-        "half": {"bf16": 0.9, "fp8": 0.85, "attention": 0.85, "convolution": 0.35},
-        "emulated": {"bf16": 0.5, "fp8": 0.5, "attention": 0.2, "convolution": 0.2},
+        "full": {"bf16": 0.814, "fp8": 0.773, "int8": 0.47, "attention": 0.7, "convolution": 0.282},
+        "half": {"bf16": 0.9, "fp8": 0.85, "int8": 0.7, "attention": 0.85, "convolution": 0.35},
+        "emulated": {"bf16": 0.5, "fp8": 0.5, "int8": 0.5, "attention": 0.2, "convolution": 0.2},
     }
 )
 

@@ -62,9 +62,9 @@ def available_bytes(setup: Setup, machine: Machine) -> int | None:
 
 def streaming_of(setup: Setup, machine: Machine) -> Streaming:
     """The arithmetic of a setup's model as it is streamed on this machine."""
-    capability = machine.gpu.compute_capability if machine.gpu else (0, 0)
-    shape = shape_of(catalog.find(setup.model))
-    kernels = Kernels.of(capability, stored=setup.multiplies_stored)
+    shape, gpu = shape_of(catalog.find(setup.model)), machine.gpu
+    stored = setup.multiplies_stored
+    kernels = Kernels.of(gpu.compute_capability, stored=stored) if gpu else Kernels.of_cpu(stored=stored)
     return Streaming(shape, setup.stored, setup.slots or TURNING_SLOTS, kernels)
 
 

@@ -28,9 +28,9 @@ def told_by(sidecar: Known) -> BlockArithmetic:
 
 def expected(setup: Setup, machine: Machine) -> BlockArithmetic:
     """What pictures of a setup will be computed in on this machine."""
-    if machine.gpu is None or setup.profile == "cpu":
-        return arithmetic()
-    return fitting.streaming_of(setup, machine).arithmetic if setup.profile == "stream" else "bf16"
+    plain = arithmetic() if machine.gpu is None or setup.profile == "cpu" else "bf16"
+    own = fitting.streaming_of(setup, machine).arithmetic if setup.profile == "stream" else "bf16"
+    return plain if own == "bf16" else own
 
 
 def remarks(plans: Sequence[Plan], setups: Iterable[Setup], machine: Machine) -> Iterator[str]:

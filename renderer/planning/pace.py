@@ -31,6 +31,7 @@ _SOME_CPU = Rates(
     device="some CPU",
     product_flops=2e11,
     fp8_flops=None,
+    int8_flops=None,
     attention_flops=1e11,
     convolution_flops=1e11,
     memory_bytes_per_s=2e10,

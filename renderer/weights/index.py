@@ -18,6 +18,7 @@ from renderer import catalog, families
 from renderer.catalog import Role
 from renderer.errors import ModelError, shorten
 from renderer.job import ModelIdentity, Stored, Value, canonical
+from renderer.weights.codecs import CODECS
 
 FORMAT_VERSION: Literal[1] = 1
 """Goes up when a store's files change their meaning; older stores are then packed again."""
@@ -72,7 +73,8 @@ class Index(Value):
 
     `errors` is each weight's relative Frobenius error against its original, where its codec loses more than bf16 does.
     `sources` are the files it was made of; stores that were packed before they were hashed have none.
-    `formats` are the forms that networks' files were in, where that is not the hub's own.
+    `formats` are the forms that networks' files were in, where that is not the hub's own. `turned` tells, by their
+    width, how many columns of a matrix were turned together before they were kept, by a codec that does so.
     `family` is not told where it is Qwen-Image, as in stores that are older than the others. `checksum` is the SHA-256
     over all the rest, so that a flipped bit in here is noticed as well.
     """
@@ -87,6 +89,7 @@ class Index(Value):
     errors: dict[str, float] = Field(default_factory=dict)
     sources: tuple[SourceFile, ...] = ()
     formats: dict[Role, str] = Field(default_factory=dict)
+    turned: dict[int, int] = Field(default_factory=dict)
     family: str = families.QWEN_IMAGE_FAMILY.name
     checksum: str = ""
 
@@ -118,7 +121,7 @@ class Index(Value):
     @property
     def _untold(self) -> set[str]:
         usual = {"family"} if self.family == families.QWEN_IMAGE_FAMILY.name else set()
-        return usual if self.formats else usual | {"formats"}
+        return usual | {name for name in ("formats", "turned") if not getattr(self, name)}
 
     def sealed(self) -> Index:
         """The same with its checksum."""
@@ -159,4 +162,8 @@ def read_index(folder: Path) -> Index:
         raise ModelError(f"{path}: a store of {shorten(index.family)}, which is not known here", hint=STORE_HINT)
     if not index.is_intact:
         raise ModelError(f"{path}: damaged, its checksum is another", hint=STORE_HINT)
+    for columns, together in index.turned.items():
+        if (here := CODECS[index.precision].turned(columns)) != together:
+            message = f"{path}: of {columns} columns {together} were turned together, and here it is {here}"
+            raise ModelError(message, hint=STORE_HINT)
     return index

@@ -105,8 +105,7 @@ def pack(
     checkpoints["transformer"] = with_additions(checkpoints["transformer"], fused)
     files = _plan(checkpoints, precision)
     copies = _copies(tokenizer, processor)
-    part = settle.part_of(target)
-    plan = _fingerprint(checkpoints, precision, identity, fused)
+    part, plan = settle.part_of(target), _fingerprint(checkpoints, precision, identity, fused)
     with _locked(target):
         settle.settle(target)
         _check_part(part)
@@ -127,6 +126,7 @@ def pack(
             copies=copied,
             sources=sources,
             formats={role: checkpoint.form for role, checkpoint in checkpoints.items() if checkpoint.form},
+            turned=_turned(files, checkpoints),
             family=checkpoints["transformer"].family.name,
             errors={name: error for file in files for name, error in work.done[file.name].errors.items()},
         ).sealed()
@@ -242,6 +242,17 @@ def _metadata(file: PackedFile) -> dict[str, str]:
     """Says in each file which one it is, so that no two have the same header."""
     number = {} if file.number is None else {"number": str(file.number)}
     return {"format": "pt", "store": str(FORMAT_VERSION), "network": file.network, "kind": file.kind, **number}
+
+
+def _turned(files: Sequence[PackedFile], checkpoints: Mapping[Role, Checkpoint]) -> dict[int, int]:
+    """By the widths of matrices, how many of their columns are turned together; nothing where none are."""
+    firsts = ((file, tensor) for file in files for tensor in file.tensors if tensor.is_first)
+    found: dict[int, int] = {}
+    for file, tensor in firsts:
+        if not tensor.codec.is_plain:
+            columns = checkpoints[file.network].shapes[tensor.source][1]
+            found[columns] = tensor.codec.turned(columns)
+    return dict(sorted(found.items())) if any(found.values()) else {}
 
 
 def _file_bytes(file: PackedFile) -> int:

@@ -17,17 +17,17 @@ from renderer.engine import (
     arithmetic,
     device,
     fp8_reference,
-    fp8_trial,
     microbenchmark,
     precision,
     probe,
+    product_trial,
     stores,
     worker,
 )
 from renderer.engine.blocks import Blocks, ModuleBlocks
-from renderer.engine.fp8_blocks import Fp8Blocks
 from renderer.engine.fp8_reference import FAST_ACCUMULATION, Rows
 from renderer.engine.modulation import ReadyModulation
+from renderer.engine.scaled_blocks import ScaledBlocks
 from renderer.estimate.companies import MOST_ROWS_OF_TWO, MOST_ROWS_TOGETHER, companies
 from renderer.families.qwen_image import networks
 from renderer.job import RENDERING_VERSION
@@ -58,10 +58,10 @@ def plain(store: Store) -> ModuleBlocks:
 
 
 @pytest.fixture
-def fp8(store: Store, plain: ModuleBlocks) -> Fp8Blocks:
+def fp8(store: Store, plain: ModuleBlocks) -> ScaledBlocks:
     attention = plain._template.get_submodule("attn")
     places = store.blocks("transformer")[0].tensors
-    return Fp8Blocks(plain, places, attention.num_heads, attention.head_dim, fp8_reference)
+    return ScaledBlocks(plain, places, attention.num_heads, attention.head_dim, fp8_reference)
 
 
 def inputs(store: Store, image: int = 48, text: int = 7) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 class TestBlock:
     def test_it_computes_what_diffsynth_s_block_does(
-        self, store: Store, slot: torch.Tensor, plain: ModuleBlocks, fp8: Fp8Blocks
+        self, store: Store, slot: torch.Tensor, plain: ModuleBlocks, fp8: ScaledBlocks
     ) -> None:
         """Both streams come out as from the bf16 block, but for FP8's rounding of activations."""
         given = inputs(store)
@@ -107,7 +107,7 @@ class TestBlock:
             assert error(one, other) < 0.05
             assert error(one, other) < 0.2 * error(before, other), "it changed nothing that matters"
 
-    def test_a_change_of_any_weight_is_seen(self, store: Store, slot: torch.Tensor, fp8: Fp8Blocks) -> None:
+    def test_a_change_of_any_weight_is_seen(self, store: Store, slot: torch.Tensor, fp8: ScaledBlocks) -> None:
         """No tensor of the slot is left out: zero one, and the block gives something else."""
         given = inputs(store)
         before = fp8.arrive(1, slot)(**given)
@@ -121,7 +121,7 @@ class TestBlock:
             assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True)), place.name
 
     def test_loras_leave_the_products_as_they_are(
-        self, store: Store, slot: torch.Tensor, plain: ModuleBlocks, fp8: Fp8Blocks, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, slot: torch.Tensor, plain: ModuleBlocks, fp8: ScaledBlocks, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Each layer's counts, as in the bf16 block; one that adds nothing changes no bit, and pieces change none."""
         given = inputs(store)
@@ -145,12 +145,12 @@ class TestBlock:
             alone = fp8.arrive(1, slot)(**given, adapted={layer: added[layer]})
             seen.add(tuple(float(part.double().sum()) for part in alone))
         assert len(seen) == len(layers)
-        monkeypatch.setattr("renderer.engine.fp8_reference.PIECE_BYTES", 2 * 7 * 160)
+        monkeypatch.setattr("renderer.engine.scaled_reference.PIECE_BYTES", 2 * 7 * 160)
         pieces = fp8.arrive(1, slot)(**given, adapted=added)
         assert all(error(one, other) < 0.002 for one, other in zip(pieces, found, strict=True))
 
     def test_what_is_rare_takes_the_plain_road(
-        self, store: Store, slot: torch.Tensor, plain: ModuleBlocks, fp8: Fp8Blocks
+        self, store: Store, slot: torch.Tensor, plain: ModuleBlocks, fp8: ScaledBlocks
     ) -> None:
         """With an attention mask the block is DiffSynth's own, bit by bit."""
         given = inputs(store)
@@ -194,6 +194,9 @@ def test_sums_are_fast_wherever_fp8_is_multiplied(monkeypatch: pytest.MonkeyPatc
 class Wrong:
     """The reference, but for one thing that is wrong with it."""
 
+    ARITHMETIC, LARGEST_ERROR = fp8_reference.ARITHMETIC, fp8_reference.LARGEST_ERROR
+    as_stored, widened = staticmethod(fp8_reference.as_stored), staticmethod(fp8_reference.widened)
+
     def __init__(self, wrong: str) -> None:
         self._wrong = wrong
         self.tried: set[tuple[int, int, int]] = set()
@@ -236,12 +239,12 @@ def trial(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Wrong]:
 
     def install(wrong: str) -> Wrong:
         operations = Wrong(wrong)
-        monkeypatch.setattr(precision, "multiplies", lambda _codec: True)
-        monkeypatch.setattr(arithmetic, "_operations", lambda: operations)
+        monkeypatch.setattr(precision, "multiplies", lambda codec, _device: not codec.is_plain)
+        monkeypatch.setattr(arithmetic, "operations", lambda _arithmetic, _device: operations)
         monkeypatch.setattr(arithmetic, "_REFUSED", arithmetic._Refused())
-        complaint, shares = fp8_trial.complaint, fp8_trial.shares
-        monkeypatch.setattr(fp8_trial, "complaint", lambda found, shapes, _: complaint(found, shapes, "cpu"))
-        monkeypatch.setattr(fp8_trial, "shares", lambda found, blocks, _: shares(found, blocks, "cpu", 608))
+        complaint, shares = product_trial.complaint, product_trial.shares
+        monkeypatch.setattr(product_trial, "complaint", lambda found, shapes, _: complaint(found, shapes, "cpu"))
+        monkeypatch.setattr(product_trial, "shares", lambda found, blocks, _: shares(found, blocks, "cpu", 608))
         return operations
 
     return install
@@ -263,14 +266,14 @@ class TestTrial:
 
     def test_it_goes_as_far_as_companies_do(self) -> None:
         """No riders that go together have more rows than are tried, nor a rider's attention more tokens."""
-        tried = inspect.signature(fp8_trial.shares).parameters["most_rows"].default
+        tried = inspect.signature(product_trial.shares).parameters["most_rows"].default
         dice = random.Random(0)  # noqa: S311
         for most in (40, 400, 4000, MOST_ROWS_TOGETHER):
             for _ in range(100):
                 sizes = [(dice.randint(1, most), dice.randint(1, 60)) for _ in range(dice.randint(2, 40))]
                 for company in companies(sizes, MOST_ROWS_TOGETHER):
                     assert len(company) == 1 or sum(sum(sizes[each]) for each in company) <= tried
-        assert (max(fp8_trial.ATTENDED), tried) == (MOST_ROWS_TOGETHER, MOST_ROWS_OF_TWO)
+        assert (max(product_trial.ATTENDED), tried) == (MOST_ROWS_TOGETHER, MOST_ROWS_OF_TWO)
 
     @pytest.mark.parametrize(
         "wrong",

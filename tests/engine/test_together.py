@@ -13,8 +13,8 @@ import torch
 
 from renderer.engine import budget, fp8_reference
 from renderer.engine import recorded as recorded_blocks
-from renderer.engine.fp8_blocks import Fp8Block, Fp8Blocks
 from renderer.engine.recorded import RecordedBlocks
+from renderer.engine.scaled_blocks import ScaledBlock, ScaledBlocks
 from renderer.engine.sections import LiveSection, Passage
 from renderer.engine.side_by_side import Arrangement, Places, Sizes, Streams
 from renderer.engine.streaming import StreamingEngine
@@ -47,12 +47,12 @@ def multiplying(engine: StreamingEngine, operations: Any) -> StreamingEngine:
     return engine
 
 
-def fast(section: LiveSection, operations: Any) -> Fp8Blocks:
+def fast(section: LiveSection, operations: Any) -> ScaledBlocks:
     """A section's blocks by these FP8 products."""
     plain: Any = getattr(section.blocks, "_plain", section.blocks)
     attention = plain._template.get_submodule("attn")
     file: Any = section.files[0]
-    return Fp8Blocks(plain, file.tensors, attention.num_heads, attention.head_dim, operations)
+    return ScaledBlocks(plain, file.tensors, attention.num_heads, attention.head_dim, operations)
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +66,13 @@ def alone(engine: StreamingEngine) -> list[bytes]:
 @pytest.fixture
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[Sizes]:
     """Who went through blocks with whom."""
-    found, together = list[Sizes](), Fp8Block.together
+    found, together = list[Sizes](), ScaledBlock.together
 
-    def noted(self: Fp8Block, riders: Sequence[Mapping[str, Any]]) -> list[Streams]:
+    def noted(self: ScaledBlock, riders: Sequence[Mapping[str, Any]]) -> list[Streams]:
         found.append(tuple((each["image"].shape[1], each["text"].shape[1]) for each in riders))
         return together(self, riders)
 
-    monkeypatch.setattr(Fp8Block, "together", noted)
+    monkeypatch.setattr(ScaledBlock, "together", noted)
     return found
 
 
@@ -128,15 +128,15 @@ def test_where_there_is_no_room_for_it_each_goes_alone(
     engine: StreamingEngine, alone: list[bytes], monkeypatch: pytest.MonkeyPatch, sizes: list[Sizes]
 ) -> None:
     """Memory that runs out for several at once costs nobody anything, and is not tried at every block."""
-    together = Fp8Block.together
+    together = ScaledBlock.together
 
-    def short(self: Fp8Block, riders: Sequence[Mapping[str, Any]]) -> list[Streams]:
+    def short(self: ScaledBlock, riders: Sequence[Mapping[str, Any]]) -> list[Streams]:
         if len(riders) > 1:
             sizes.append(())
             raise torch.OutOfMemoryError("CUDA out of memory")
         return together(self, riders)
 
-    monkeypatch.setattr(Fp8Block, "together", short)
+    monkeypatch.setattr(ScaledBlock, "together", short)
     monkeypatch.setattr(engine, "_apart", budget.Recovery(forgiven=0))
     heard = render(engine, JOBS)
     assert pixels(heard) == alone

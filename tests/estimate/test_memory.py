@@ -8,7 +8,7 @@ import torch
 from diffsynth.models.qwen_image_dit import QwenImageTransformerBlock
 
 from renderer import catalog
-from renderer.engine import fp8_blocks, fp8_reference
+from renderer.engine import fp8_reference, scaled_blocks
 from renderer.engine.modulation import PickImage, PickText, ReadyModulation
 from renderer.engine.side_by_side import Arranged, Arrangement, Places
 from renderer.estimate import Kernels, Streaming, Work, duration, estimate_peak, weight_bytes
@@ -28,6 +28,8 @@ class Fused:
     def room_for(x: torch.Tensor, *_: Any) -> fp8_reference.Rows:
         values = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
         return fp8_reference.Rows(values, torch.empty(x.shape[0], device=x.device), x.shape[0])
+
+    rows_are_alike = staticmethod(lambda: True)
 
     modulate = activate = room_for
 
@@ -90,7 +92,7 @@ class TestOneBlock:
                 dict(zip(("image", "text", "image_rotary_emb", "temb"), rider(*size), strict=True)) for size in company
             ]
             shapes = {"qkv": 3 * WIDTH, "out": WIDTH, "up": 4 * WIDTH, "down": WIDTH}
-            stream = fp8_blocks.Stream(
+            stream = scaled_blocks.Stream(
                 norm_q=torch.empty(128),
                 norm_k=torch.empty(128),
                 **{name: (torch.empty(rows, 1), torch.empty(1), torch.empty(1)) for name, rows in shapes.items()},
@@ -100,7 +102,7 @@ class TestOneBlock:
             kind = SimpleNamespace(
                 operations=Fused, shape=(SHAPE.heads, SHAPE.head_width), arrange=lambda *_: Arranged(order, places)
             )
-            block = fp8_blocks.Fp8Block(stream, stream, cast("fp8_blocks.Fp8Blocks", kind), torch.empty(1))
+            block = scaled_blocks.ScaledBlock(stream, stream, cast("scaled_blocks.ScaledBlocks", kind), torch.empty(1))
             with torch.no_grad(), Tape() as tape:
                 block.together(riders)
         tokens, text = (sum(each) for each in zip(*company, strict=True))

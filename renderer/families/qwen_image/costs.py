@@ -40,7 +40,7 @@ def inside(way: Computed, tokens: int, text: int) -> tuple[Term, ...]:
 
 
 def _fused_attention(way: Computed, tokens: int, text: int) -> tuple[Term, ...]:
-    """Of blocks that multiply what is stored (`engine.fp8_blocks`); riders' rows are brought together before it."""
+    """Of blocks that multiply what is stored (`engine.scaled_blocks`); riders' rows are brought together before it."""
     image, both = 2 * tokens * way.shape.width, 2 * (tokens + text) * way.shape.width
     scores = terms(queries_keys_values=3 * both, attention_output=both) + _rows(way, both)
     projecting = terms(queries_keys_values=3 * both) + _rows(way, both) + terms(projected=3 * image)

@@ -30,12 +30,12 @@ from renderer.engine.adapters import AdapterShelf
 from renderer.engine.blocks import FastBlocks, ModuleBlocks
 from renderer.engine.device import Device, computation_dtype
 from renderer.engine.encoding import Encoded, HostEmbedding
-from renderer.engine.fp8_blocks import Fp8Blocks
 from renderer.engine.inputs import Inputs
 from renderer.engine.modulation import Modulations, PickImage, PickText, ReadyModulation
 from renderer.engine.picture_vae import PictureVae
 from renderer.engine.pinned import sent
 from renderer.engine.riders import Halt, Stop, pause
+from renderer.engine.scaled_blocks import ScaledBlocks
 from renderer.engine.skeletons import Beforehand, Skeleton
 from renderer.errors import ModelError, shorten
 from renderer.job import Job
@@ -155,11 +155,11 @@ def given(halt: Halt, ready: torch.Tensor | None) -> Mapping[str, Any]:
 def fast_blocks(
     section: str, template: torch.nn.Module, places: Sequence[TensorPlace], plain: ModuleBlocks, operations: Any
 ) -> FastBlocks | None:
-    """The DiT's blocks by FP8 products."""
+    """The DiT's blocks by products of what is stored."""
     if section != DIT:
         return None
     attention = template.get_submodule("attn")
-    return Fp8Blocks(plain, places, attention.num_heads, attention.head_dim, operations)
+    return ScaledBlocks(plain, places, attention.num_heads, attention.head_dim, operations)
 
 
 def renumber(section: str) -> Callable[[torch.nn.Module, int], None] | None:

@@ -17,6 +17,7 @@ class _Bf16:
     is_plain: ClassVar[bool] = True
     arithmetic: ClassVar[BlockArithmetic] = "bf16"
     capability: ClassVar[tuple[int, int]] = (0, 0)
+    on_cpu: ClassVar[bool] = False
     row_bytes: ClassVar[int] = 2
     dtypes: ClassVar[Mapping[str, str]] = MappingProxyType({WEIGHT: "BF16"})
 
@@ -25,6 +26,10 @@ class _Bf16:
 
     def shape(self, parts: Mapping[str, Shape]) -> Shape:
         return parts[WEIGHT]
+
+    def turned(self, columns: int) -> int:
+        del columns
+        return 0
 
 
 CODEC = _Bf16()

@@ -13,6 +13,9 @@ from renderer.weights.headers import PlannedTensor, tensor_bytes
 WEIGHT = "weight"
 """The suffix of a codec's first part, and what a layer's matrix is called in a checkpoint."""
 
+SCALE = "scale"
+"""The suffix of a part that has a number for each row."""
+
 
 @dataclass(frozen=True, slots=True)
 class CodecPart:
@@ -44,7 +47,10 @@ class Codec(Protocol):
 
     @property
     def error(self) -> float:
-        """How far a value may be from what is read back, as a share of the largest magnitude in its row."""
+        """How far a value may be from what is read back, as a share of the largest magnitude in its row.
+
+        Of rows of random numbers, where a codec spreads the error of one value over others.
+        """
 
     @property
     def is_plain(self) -> bool:
@@ -57,6 +63,10 @@ class Codec(Protocol):
     @property
     def capability(self) -> tuple[int, int]:
         """The least compute capability of cards with such products."""
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether its matrices are multiplied as they are on a CPU, too."""
 
     @property
     def row_bytes(self) -> int:
@@ -74,3 +84,6 @@ class Codec(Protocol):
 
     def shape(self, parts: Mapping[str, Shape]) -> Shape:
         """The matrix's shape, from its parts' shapes by their suffixes."""
+
+    def turned(self, columns: int) -> int:
+        """How many columns of a matrix as wide are turned together before they are kept; 0: none are."""

@@ -8,12 +8,10 @@ from typing import ClassVar
 
 from renderer.families.family import Shape
 from renderer.job import BlockArithmetic, Stored
-from renderer.weights.codecs.codec import WEIGHT, CodecPart
+from renderer.weights.codecs.codec import SCALE, WEIGHT, CodecPart
 
 LARGEST = 448.0
 """The largest finite number of e4m3fn (Micikevicius et al. 2022, FP8 Formats for Deep Learning, table 1)."""
-
-SCALE = "scale"
 
 
 class _Fp8:
@@ -22,6 +20,7 @@ class _Fp8:
     is_plain: ClassVar[bool] = False
     arithmetic: ClassVar[BlockArithmetic] = "fp8"
     capability: ClassVar[tuple[int, int]] = (8, 9)
+    on_cpu: ClassVar[bool] = False
     row_bytes: ClassVar[int] = 1
     dtypes: ClassVar[Mapping[str, str]] = MappingProxyType({WEIGHT: "F8_E4M3", SCALE: "F32"})
 
@@ -30,6 +29,10 @@ class _Fp8:
 
     def shape(self, parts: Mapping[str, Shape]) -> Shape:
         return parts[WEIGHT]
+
+    def turned(self, columns: int) -> int:
+        del columns
+        return 0
 
 
 CODEC = _Fp8()

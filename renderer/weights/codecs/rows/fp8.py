@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from renderer.weights.codecs.codec import WEIGHT
-from renderer.weights.codecs.fp8 import LARGEST, SCALE
+from renderer.weights.codecs.codec import SCALE, WEIGHT
+from renderer.weights.codecs.fp8 import LARGEST
 from renderer.weights.codecs.rows.encoded import EncodedRows, Loss
 from renderer.weights.codecs.rows.scaled_rows import ScaledRows
 

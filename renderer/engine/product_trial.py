@@ -1,7 +1,7 @@
-"""FP8 products, tried before a model is computed with them: of its own matrices' shapes, by few rows and by many.
+"""Scaled products, tried before a model is computed with them: of its own matrices' shapes, by few rows and by many.
 
-That a GPU is new enough does not say that its driver, cuBLAS and torch have this product: support for a scale a row and
-a column came release by release. A trial takes some hundredths of a second and 0.7 GiB, which go before the slots
+That a GPU is new enough does not say that its driver, libraries and torch have this product: support for a scale a row
+and a column came release by release. A trial takes some hundredths of a second and 0.7 GiB, which go before the slots
 come. So does that of whether a row's bits are its own among any others.
 """
 
@@ -23,9 +23,6 @@ LOG = logging.getLogger(__name__)
 TRIED_ROWS = (1, 128, 6889)
 """Of a rider that is one row, of the fewest that cuBLAS takes, and of a picture of 1328x1328, which no tile divides."""
 
-LARGEST_ERROR = 0.05
-"""Of a row, relative: e4m3 with a scale a row has 0.026 by its rounding alone, and bf16 and short sums add little."""
-
 FEWER_ROWS = (128, 144, 256, 432, 576, 1024, 1072, 2304, 4096, 6896, 9216, 13792)
 """Of texts alone and together, and of images: what is held against the same rows among all that may go together."""
 
@@ -37,13 +34,13 @@ _LOOKED_AT = 256
 
 
 def complaint(operations: Any, shapes: Iterable[tuple[int, int]], device: str, rows: Sequence[int] = TRIED_ROWS) -> str:
-    """What is wrong with FP8 products here, in one line; empty where nothing is.
+    """What is wrong with such products here, in one line; empty where nothing is.
 
-    `operations` is one of the fp8 modules, `shapes` are [columns, width] of the weights. Raises what is out of memory.
+    `operations` make them, `shapes` are [columns, width] of the weights. Raises what is out of memory.
     """
     dice = torch.Generator(device).manual_seed(0)
     for columns, width in sorted(shapes):
-        weight, scale, bias = _layer(columns, width, device, dice)
+        weight, scale, bias = _layer(operations, columns, width, device, dice)
         for count in rows:
             try:
                 error = _error(operations, _rows(count, width, device, dice), weight, scale, bias)
@@ -52,7 +49,7 @@ def complaint(operations: Any, shapes: Iterable[tuple[int, int]], device: str, r
                     raise
                 words = (str(failure).strip() or type(failure).__name__).partition("\n")[0]
                 return f"{count} rows by {columns} x {width}: {words}"
-            if not error <= LARGEST_ERROR:  # NaN neither
+            if not error <= operations.LARGEST_ERROR:  # NaN neither
                 return f"{count} rows by {columns} x {width} came out wrong: {error:.3f} of their size"
     return ""
 
@@ -65,7 +62,7 @@ def shares(operations: Any, blocks: FastBlocks, device: str, most_rows: int = MO
     """
     dice = torch.Generator(device).manual_seed(0)
     for columns, width in sorted(blocks.products):
-        weight, scale, bias = _layer(columns, width, device, dice)
+        weight, scale, bias = _layer(operations, columns, width, device, dice)
         rows = operations.quantise(_rows(most_rows, width, device, dice))
         together = operations.multiply(rows, weight, scale, bias)
         for count in (each for each in FEWER_ROWS if each < most_rows):
@@ -95,17 +92,18 @@ def _error(operations: Any, x: torch.Tensor, weight: torch.Tensor, scale: torch.
     if product.shape != (x.shape[0], weight.shape[0]):
         raise ValueError(f"the product has the shape {tuple(product.shape)}")
     some = torch.linspace(0, x.shape[0] - 1, min(_LOOKED_AT, x.shape[0])).long().to(x.device)
-    exact = (x[some].float() @ weight.float().t()).mul_(scale).add_(bias)
+    exact = (x[some].float() @ operations.widened(weight).t()).mul_(scale).add_(bias)
     apart = product[some].float() - exact
     return float((apart.norm(dim=1) / exact.norm(dim=1)).max())
 
 
-def _layer(columns: int, width: int, device: str, dice: torch.Generator) -> tuple[torch.Tensor, ...]:
-    """An FP8 weight, scales from one half to twice their mean, and a bias as large as what it is added to."""
-    weight = torch.randn((columns, width), device=device, generator=dice, dtype=torch.bfloat16)
-    scale = torch.rand(columns, device=device, generator=dice) * 1.5 + 0.5
+def _layer(operations: Any, columns: int, width: int, device: str, dice: torch.Generator) -> tuple[torch.Tensor, ...]:
+    """A scaled weight, scales from one half to twice their mean, and a bias as large as what it is added to."""
+    random = torch.randn((columns, width), device=device, generator=dice, dtype=torch.bfloat16)
+    weight = operations.as_stored(random)
+    scale = (torch.rand(columns, device=device, generator=dice) * 1.5 + 0.5) / weight[:1].float().std()
     bias = torch.randn(columns, device=device, generator=dice) * width**0.5
-    return weight.to(torch.float8_e4m3fn), scale, bias.to(torch.bfloat16)
+    return weight, scale, bias.to(torch.bfloat16)
 
 
 def _rows(count: int, width: int, device: str, dice: torch.Generator) -> torch.Tensor:

@@ -8,8 +8,8 @@ import torch
 
 from renderer.engine import fp8_reference
 from renderer.engine.adapted import ADAPTED
-from renderer.engine.fp8_adapted import Wearers, add_to, wearers
 from renderer.engine.fp8_reference import Rows, quantise
+from renderer.engine.scaled_adapted import Wearers, add_to, wearers
 
 ROWS, COLUMNS, WIDTH, RANK = 5, 16, 8, 4
 

@@ -1,8 +1,9 @@
-"""A DiT block with FP8 products: row-wise scaled weights as they lie in the slot, activations scaled a token at a time.
+"""A DiT block with scaled products: weights of eight bits a number as they lie in the slot, and activations as well.
 
 The same operations in the same order as DiffSynth's block; between two products everything is fused into one pass over
-the rows (`fp8_kernels`, or `fp8_reference` where there is no compiler). Queries, keys and values are one product, and
-so are the rows of several riders: a rider alone goes the same way.
+the rows (`scaled_kernels`, or `scaled_reference` where there is no compiler). Each weight has a scale a row, each
+activation one a token; what a number is, and how products are made, the operations know: `fp8_kernels`, `int8_kernels`.
+Queries, keys and values are one product, and so are the rows of several riders: a rider alone goes the same way.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 
 from renderer.engine.blocks import ModuleBlocks, is_rare, size_of
-from renderer.engine.fp8_adapted import Wearers, add_to, wearers
-from renderer.engine.fp8_reference import FEWEST_ROWS, Rows
+from renderer.engine.scaled_adapted import Wearers, add_to, wearers
+from renderer.engine.scaled_reference import FEWEST_ROWS, Rows
 from renderer.engine.side_by_side import (
     ALIGNED,
     IMAGE,
@@ -28,13 +29,14 @@ from renderer.engine.side_by_side import (
     Streams,
     side_by_side,
 )
+from renderer.job import BlockArithmetic
 from renderer.weights.store import TensorPlace
 
 SHIFT, GATE, SHIFT_MLP, GATE_MLP = 0, 2, 3, 5
 """Where a modulation's vectors lie among the six; each scale follows its shift."""
 
 Linear = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""An FP8 weight, its scales, its bias: views into a slot."""
+"""A scaled weight, its scales, its bias: views into a slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,33 +66,32 @@ _DOWN = f"{_TEXT[4]}.net.2", f"{_IMAGE[4]}.net.2"
 """Layers behind attention, the text's and the image's."""
 
 
-class Fp8Blocks:
-    """Blocks whose slots hold FP8 weights, multiplied as they are."""
-
-    arithmetic: ClassVar[Literal["bf16", "fp8"]] = "fp8"
+class ScaledBlocks:
+    """Blocks whose slots hold scaled weights, multiplied as they are."""
 
     def __init__(
         self, plain: ModuleBlocks, places: Sequence[TensorPlace], heads: int, head: int, operations: ModuleType
     ) -> None:
-        """`plain` computes what this cannot: entity masks, edits, caches. `operations` is one of the fp8 modules."""
+        """`plain` computes what this cannot: entity masks, edits, caches. `operations` know how products are made."""
+        self.arithmetic: BlockArithmetic = operations.ARITHMETIC
         self._plain = plain
         self._places = {place.name: place for place in places}
         self._heads = heads
         self._head = head
         self._operations = operations
-        self._bound: dict[int, Fp8Block] = {}
+        self._bound: dict[int, ScaledBlock] = {}
         self._arranged: dict[Sizes, Arranged] = {}
         self._used: dict[Sizes, Arranged] = {}
         self.shares = True
         """Whether riders go together; not where a row's product depends on how many there are."""
 
-    def arrive(self, number: int, slot: torch.Tensor) -> Fp8Block:
+    def arrive(self, number: int, slot: torch.Tensor) -> ScaledBlock:
         if number == 0:  # what the last sweep had no riders of is let go
             self._arranged, self._used = self._used, {}
         bound = self._bound.get(slot.data_ptr())
         if bound is None:
             image, text = self._stream(slot, *_IMAGE), self._stream(slot, *_TEXT)
-            bound = self._bound[slot.data_ptr()] = Fp8Block(image, text, self, slot)
+            bound = self._bound[slot.data_ptr()] = ScaledBlock(image, text, self, slot)
         return bound
 
     def forget(self) -> None:
@@ -128,7 +129,7 @@ class Fp8Blocks:
         return self._heads, self._head
 
     def otherwise(self, slot: torch.Tensor, **inputs: Any) -> Any:
-        """The block in bf16, for what is asked for rarely."""
+        """The block with decoded weights, for what is asked for rarely."""
         return self._plain.arrive(0, slot)(**inputs)
 
     def _stream(
@@ -161,10 +162,10 @@ class Fp8Blocks:
         return slot[place.offset : place.offset + place.bytes].view(place.torch_dtype).view(place.shape)
 
 
-class Fp8Block:
+class ScaledBlock:
     """One block, called as DiffSynth calls its own; by several riders at once, too."""
 
-    def __init__(self, image: Stream, text: Stream, kind: Fp8Blocks, slot: torch.Tensor) -> None:
+    def __init__(self, image: Stream, text: Stream, kind: ScaledBlocks, slot: torch.Tensor) -> None:
         self._image = image
         self._text = text
         self._kind = kind
@@ -213,7 +214,7 @@ class Fp8Block:
         turns: Sequence[torch.Tensor],
         loras: Sequence[Wearers],
     ) -> Rows:
-        """What the riders' attention gives, as FP8; `turns` are the texts' and the images'."""
+        """What the riders' attention gives, scaled; `turns` are the texts' and the images'."""
         run = self._kind.operations
         heads, head = self._kind.shape
         there = len(places.back)
@@ -225,7 +226,7 @@ class Fp8Block:
             (self._image, _IMAGE[0], turns[1], order.first_image, order.rows),
         ):
             part = rows.part(first, last)
-            qkv = run.multiply(part, *stream.qkv)
+            qkv = run.multiply(part, *stream.qkv, out=x.new_empty((part.count, len(stream.qkv[0]))))
             for each, (in_text, in_image) in zip(loras, added, strict=True):
                 own, terms = (each.image, in_image) if stream is self._image else (each.text, in_text)
                 add_to(run, qkv[own.start - first : own.stop - first], terms, len(names))
@@ -254,15 +255,15 @@ class Fp8Block:
     ) -> torch.Tensor:
         """What follows attention: its output layer, the residual, the MLP, the residual again."""
         run, whose = self._kind.operations, places.whose
-        update = self._multiply(order, seen, (self._text.out, self._image.out), _OUT, loras)
+        update = self._multiply(order, seen, (self._text.out, self._image.out), _OUT, loras, x.dtype)
         del seen
         x, rows = run.add_and_modulate(x, update, vectors, whose, GATE, SHIFT_MLP)
         del update
-        hidden = self._multiply(order, rows, (self._text.up, self._image.up), _UP, loras)
+        hidden = self._multiply(order, rows, (self._text.up, self._image.up), _UP, loras, x.dtype)
         del rows
         activated = run.activate(hidden)
         del hidden
-        update = self._multiply(order, activated, (self._text.down, self._image.down), _DOWN, loras)
+        update = self._multiply(order, activated, (self._text.down, self._image.down), _DOWN, loras, x.dtype)
         del activated
         total: torch.Tensor = run.add(x, update, vectors, whose, GATE_MLP)
         return total
@@ -274,11 +275,12 @@ class Fp8Block:
         layers: tuple[Linear, Linear],
         stems: tuple[str, str],
         loras: Sequence[Wearers],
+        dtype: torch.dtype,
     ) -> torch.Tensor:
         """All rows by the text's or the image's layer, with what LoRAs add to these."""
         run, first = self._kind.operations, order.first_image
         text, image = layers
-        found = torch.empty((order.rows, len(text[0])), dtype=torch.bfloat16, device=rows.values.device)
+        found = torch.empty((order.rows, len(text[0])), dtype=dtype, device=rows.values.device)
         run.multiply(rows.part(0, first), *text, out=found[:first])
         run.multiply(rows.part(first, order.rows), *image, out=found[first:])
         for each in loras:

@@ -1,8 +1,8 @@
-"""What LoRAs add to FP8 products, in bf16: a product itself stays what it is without them.
+"""What LoRAs add to scaled products, in bf16: a product itself stays what it is without them.
 
-A layer's rows are there in FP8 alone, e4m3 with a scale each. bf16 holds each e4m3 number as it is, so they go through
-A unscaled, and what comes out, a rank wide, is scaled. Layers that are one product go through one A, and so do riders
-behind one another that have the same LoRAs. Knows nothing of blocks.
+A layer's rows are there in eight bits alone, with a scale each. bf16 holds each such number as it is, so they go
+through A unscaled, and what comes out, a rank wide, is scaled. Where rows are turned, A is turned likewise. Layers that
+are one product go through one A, and so do riders behind one another that have the same LoRAs. Knows nothing of blocks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from renderer.engine.adapted import ADAPTED, AddedTo
-from renderer.engine.fp8_reference import Rows
+from renderer.engine.scaled_reference import Rows
 from renderer.engine.side_by_side import side_by_side
 
 Narrowed = tuple[int, torch.Tensor, torch.Tensor]
@@ -33,12 +33,12 @@ class Wearers:
     def terms(self, run: ModuleType, rows: Rows, stems: tuple[Sequence[str], Sequence[str]]) -> list[list[Narrowed]]:
         """What is added to their text's product by the first layers `stems`, and to their image's by the second.
 
-        `rows` are all that go into the products; `run` is one of the fp8 modules.
+        `rows` are all that go into the products; `run` is how scaled products are made.
         """
         pairs = [
             [(number, *pair) for number, stem in enumerate(own) for pair in self.adapted.get(stem, ())] for own in stems
         ]
-        downs = [side_by_side([down for _, down, _ in own]) if own else None for own in pairs]
+        downs = [run.as_inputs(side_by_side([down for _, down, _ in own])) if own else None for own in pairs]
         narrow = run.narrow(rows, (self.text, self.image), downs)
         found: list[list[Narrowed]] = []
         for own, inner in zip(pairs, narrow, strict=True):
