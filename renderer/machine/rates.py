@@ -192,7 +192,7 @@ SOME_GPU = Rates(
 
 _SHARES: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
-        "full": {"bf16": 0.814, "fp8": 0.773, "int8": 0.47, "attention": 0.7, "convolution": 0.282},
+        "full": {"bf16": 0.814, "fp8": 0.773, "int8": 0.52, "attention": 0.7, "convolution": 0.282},
         "half": {"bf16": 0.9, "fp8": 0.85, "int8": 0.7, "attention": 0.85, "convolution": 0.35},
         "emulated": {"bf16": 0.5, "fp8": 0.5, "int8": 0.5, "attention": 0.2, "convolution": 0.2},
     }
