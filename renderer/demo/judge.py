@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from renderer.demo.train.draw import Atlas, draw
+from renderer.demo.train.draw import BLUE, WHITE, Atlas, draw
 from renderer.demo.train.placing import CELL, NUMBERS
 from renderer.demo.train.scenes import BACKGROUNDS, COLOURS, LETTERS, SHAPES, Background, Scene, Thing, Word
 
@@ -26,6 +26,10 @@ LEAST_OVERLAP = 0.6
 """Below, it is no shape at all. Of thin ones, like a star, a pixel's difference along the edge takes a tenth."""
 
 LEAST_MATCH = 0.6
+
+LEAST_NEAR, MOSTLY, NEARLY_ALL = 0.2, 0.5, 0.85
+"""How near a colour is to a blueprint's, what share of a blueprint is blue, and what share is blue or white."""
+
 _SIDE = 48  # of a shape's normalised mask
 
 
@@ -72,6 +76,13 @@ def judge(picture: Tensor, scene: Scene) -> Verdict:
         if scene.word is None:
             place = best is not None and _place(best) == thing.place
     return Verdict(found == scene.background, shape, colour, place, relation, word)
+
+
+def is_blueprint(picture: Tensor) -> bool:
+    """Whether a picture from 0 to 1 is white lines on blue, as the style's LoRA draws it."""
+    blue, white = (torch.tensor(colour)[:, None, None] for colour in (BLUE, WHITE))
+    near_blue, near_white = ((picture - colour).norm(dim=0) < LEAST_NEAR for colour in (blue, white))
+    return bool(near_blue.float().mean() > MOSTLY and (near_blue | near_white).float().mean() > NEARLY_ALL)
 
 
 def read_background(picture: Tensor, kind_of: Background) -> tuple[Background, Tensor]:

@@ -10,21 +10,23 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from renderer.demo.judge import judge
+from renderer.demo.judge import is_blueprint, judge
 from renderer.demo.train import keep, phrases, placing, scenes
 from renderer.demo.train.scenes import Scene
 from renderer.engine.calling import Rendering
 from renderer.engine.native import NativeEngine
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import RendererError
-from renderer.job import Job, Precision, Profile
+from renderer.job import Job, Lora, Precision, Profile
+from renderer.weights.adapters.whereabouts import FoundLora, find_lora
 from tests.engine.conftest import no_report
 from tests.engine.making import make_setup
 
@@ -139,9 +141,16 @@ def open_engine(model: str, profile: Profile, precision: Precision) -> NativeEng
 
 
 def render(
-    engine: NativeEngine | StreamingEngine, cases: Iterable[Case], *, steps: int, cfg_scale: float
+    engine: NativeEngine | StreamingEngine,
+    cases: Iterable[Case],
+    *,
+    steps: int,
+    cfg_scale: float,
+    loras: Sequence[FoundLora] = (),
+    weight: float = 1.0,
 ) -> Iterator[Tensor]:
-    """Pictures from 0 to 1 of cases, each with a seed of its own."""
+    """Pictures from 0 to 1 of cases, each with a seed of its own, and all with the same LoRAs and their schedule."""
+    schedule = next((found.row.schedule for found in loras if found.row), "qwen-image")
     for number, case in enumerate(cases):
         job = Job(
             model=engine.setup.model,
@@ -153,6 +162,8 @@ def render(
             width=case.width,
             height=case.height,
             seed=number,
+            schedule=schedule,
+            loras=tuple(Lora(source=each.source, identity=each.identity, weight=weight) for each in loras),
         )
         gathered = Gathered()
         engine.take("picture", job)
@@ -174,6 +185,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--cfg-scale", type=float, default=4.0)
     parser.add_argument("--precision", choices=("bf16", "fp8"), default="bf16")
+    parser.add_argument("--lora", action="append", default=[], help="an id of the catalogue, or a file")
+    parser.add_argument("--weight", type=float, default=1.0, help="of each LoRA")
     parser.add_argument("--model", default="demo", help="or a folder")
     parser.add_argument("--profile", choices=("cpu", "stream"), default="cpu", help="native engine, or streaming")
     parser.add_argument("--against", choices=("bf16", "fp8"), help="compare with the native engine's at a precision")
@@ -182,13 +195,16 @@ def main() -> None:
     precision: Precision = options.precision
     engine = open_engine(options.model, options.profile, precision)
     cases, score, began = make_cases(options.count), Score(), time.monotonic()
-    pictures = list(render(engine, cases, steps=options.steps, cfg_scale=options.cfg_scale))
+    loras = [find_lora(reference, Path()) for reference in options.lora]
+    given: Any = {"steps": options.steps, "cfg_scale": options.cfg_scale, "loras": loras, "weight": options.weight}
+    pictures = list(render(engine, cases, **given))
     seconds = (time.monotonic() - began) / options.count
     for case, picture in zip(cases, pictures, strict=True):
         score.add(case, picture)
     sys.stdout.write(
         f"{engine.name}, {precision}, {options.steps} steps, guidance {options.cfg_scale}, {seconds:.2f} s each\n"
         f"{score}\n"
+        f"blueprints: {sum(map(is_blueprint, pictures))} of {len(pictures)}\n"
     )
     for case, what in score.wrong:
         sys.stdout.write(f"{what}: {case.width}x{case.height} {case.prompt}\n")
@@ -197,7 +213,7 @@ def main() -> None:
         keep.save_sheet([one for case, one in zip(cases, pictures, strict=True) if id(case) in wrong], options.sheet)
     if options.against:
         other = open_engine(options.model, "cpu", options.against)
-        others = render(other, cases, steps=options.steps, cfg_scale=options.cfg_scale)
+        others = render(other, cases, **given)
         found = sorted(psnr_db(one, two) for one, two in zip(pictures, others, strict=True))
         tenth, middle = found[len(found) // 10], found[len(found) // 2]
         sys.stdout.write(f"PSNR against {options.against}: median {middle:.1f} dB, a tenth below {tenth:.1f} dB\n")

@@ -9,7 +9,7 @@ import torch
 
 from renderer import catalog
 from renderer.demo import cache
-from renderer.demo.train import lora_training
+from renderer.demo.train import draw, lora_training
 from renderer.demo.train.lora_training import LoraPlan, LoraTrainer, Prompted
 from renderer.weights.adapters.landing import land
 from renderer.weights.adapters.targets import targets_of
@@ -25,7 +25,7 @@ def trainer() -> LoraTrainer:
 
 @pytest.fixture(scope="module")
 def prompted(trainer: LoraTrainer) -> Prompted:
-    return Prompted(trainer, 0, 64, lora_training.blueprint)
+    return Prompted(trainer, 0, 64, draw.blueprint)
 
 
 def test_trained_and_saved(trainer: LoraTrainer, prompted: Prompted, tmp_path: Path) -> None:
@@ -58,8 +58,8 @@ def test_a_blueprint_is_lines_on_blue() -> None:
     """Where colours change, and nowhere else."""
     picture = torch.zeros(1, 3, 32, 32)
     picture[..., 8:24, 8:24] = 1
-    found = lora_training.blueprint(picture)
-    blue = torch.tensor(lora_training.BLUE)
+    found = draw.blueprint(picture)
+    blue = torch.tensor(draw.BLUE)
     assert torch.allclose(found[0, :, 2, 2], blue)
     assert torch.allclose(found[0, :, 16, 16], blue)
     assert torch.allclose(found[0, :, 16, 8], torch.ones(3))

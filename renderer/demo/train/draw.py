@@ -17,6 +17,9 @@ from torch.nn import functional
 from renderer.demo.train.placing import BACKGROUND, CELL, SIGN, THINGS, WORD
 from renderer.demo.train.scenes import BACKGROUNDS, LETTERS, SHAPES
 
+BLUE, WHITE = (0.1, 0.25, 0.6), (1.0, 1.0, 1.0)
+"""Of a blueprint: its ground, and its lines."""
+
 PERIOD = 32  # of stripes, dots and checks, in pixels
 DOT_RADIUS = 7.0
 _TEXTURE = 160  # texels across `_REACH` radii either side of a shape's centre
@@ -190,3 +193,16 @@ def _to_polygon(corners: list[tuple[float, float]], x: Tensor, y: Tensor) -> Ten
         crossing = (above & below & turns) | (~above & ~below & ~turns)
         sign = torch.where(crossing, -sign, sign)
     return nearest * sign
+
+
+def blueprint(pictures: Tensor) -> Tensor:
+    """Pictures from 0 to 1, batch x 3 x height x width, as white outlines on blue: white is where colours change."""
+    padded = functional.pad(pictures, (1, 1, 1, 1), mode="replicate")
+    here = padded[:, :, 1:-1, 1:-1]
+    change = torch.zeros_like(here[:, :1])
+    for down, right in ((0, 1), (2, 1), (1, 0), (1, 2)):
+        shifted = padded[:, :, down : down + here.shape[2], right : right + here.shape[3]]
+        change = torch.maximum(change, (shifted - here).abs().amax(1, keepdim=True))
+    lines = functional.max_pool2d((change * 4).clamp(0, 1), 3, stride=1, padding=1)
+    blue, white = (torch.tensor(colour, device=pictures.device).view(1, 3, 1, 1) for colour in (BLUE, WHITE))
+    return blue + lines * (white - blue)

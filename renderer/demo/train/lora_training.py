@@ -26,7 +26,7 @@ from renderer.demo import cache
 from renderer.demo.members import VAE_BASE_WIDTH, DemoDiT, DemoTextEncoder
 from renderer.demo.train import feed, keep, passes
 from renderer.demo.train.dit_training import SHIFT, Pool
-from renderer.demo.train.draw import Atlas
+from renderer.demo.train.draw import Atlas, blueprint
 from renderer.demo.train.passes import FlatVae, Rope
 
 _SEED = 20261126
@@ -38,8 +38,6 @@ STRIDE = 3
 """Steps of the model that one step of `4steps` takes at once."""
 
 FEW = 4
-
-BLUE, WHITE = (0.1, 0.25, 0.6), (1.0, 1.0, 1.0)
 
 BlockFactors = Mapping[str, tuple[Tensor, Tensor]]
 """A, rank x columns, and B, rows x rank, by the layer of a block that they are added to."""
@@ -222,19 +220,6 @@ def flow(trainer: LoraTrainer, prompted: Prompted, batch: int) -> Tensor:
     found = trainer.velocity(noisy, sigma, (trainer.text(tokens), lengths), sizes, adapted=True)
     errors = (found - (noise - patches)).square().mean(-1)
     return (errors * weights).sum() / weights.sum()
-
-
-def blueprint(pictures: Tensor) -> Tensor:
-    """Pictures from 0 to 1, batch x 3 x height x width, as white outlines on blue: white is where colours change."""
-    padded = torch.nn.functional.pad(pictures, (1, 1, 1, 1), mode="replicate")
-    here = padded[:, :, 1:-1, 1:-1]
-    change = torch.zeros_like(here[:, :1])
-    for down, right in ((0, 1), (2, 1), (1, 0), (1, 2)):
-        shifted = padded[:, :, down : down + here.shape[2], right : right + here.shape[3]]
-        change = torch.maximum(change, (shifted - here).abs().amax(1, keepdim=True))
-    lines = torch.nn.functional.max_pool2d((change * 4).clamp(0, 1), 3, stride=1, padding=1)
-    blue, white = (torch.tensor(colour, device=pictures.device).view(1, 3, 1, 1) for colour in (BLUE, WHITE))
-    return blue + lines * (white - blue)
 
 
 def unchanged(pictures: Tensor) -> Tensor:
