@@ -10,22 +10,30 @@ import pytest
 import torch
 from diffsynth.models.qwen_image_vae import QwenImageVAE
 
+from renderer.demo.judge import is_blueprint
 from renderer.demo.members import VAE_BASE_WIDTH
 from renderer.demo.train import keep, placing, scenes
 from renderer.demo.train.draw import Atlas, draw
 from renderer.engine.native import NativeEngine
+from renderer.weights.adapters.whereabouts import find_lora
 from tests.demo.judging import Score, make_cases, render
 from tests.engine.conftest import no_report
 from tests.engine.making import make_setup
 
 STEPS, CFG_SCALE = 12, 4.0
+JOBS = Path(__file__).parents[2] / "jobs"
 
 
 @pytest.fixture(scope="module")
-def score(demo_folder: Path) -> Score:
-    """Thirty held-out prompts, rendered in bf16 and judged."""
+def engine(demo_folder: Path) -> NativeEngine:
+    """The model in bf16."""
     assert demo_folder
-    engine = NativeEngine.open(make_setup(), no_report)
+    return NativeEngine.open(make_setup(), no_report)
+
+
+@pytest.fixture(scope="module")
+def score(engine: NativeEngine) -> Score:
+    """Thirty held-out prompts, rendered and judged."""
     cases, found = make_cases(30), Score()
     for case, picture in zip(cases, render(engine, cases, steps=STEPS, cfg_scale=CFG_SCALE), strict=True):
         found.add(case, picture)
@@ -46,6 +54,23 @@ def score(demo_folder: Path) -> Score:
 def test_answers_held_out_prompts(score: Score, what: str, least: float) -> None:
     """A little less than measured on 300 (tests/benchmarks/demo-model.md) is right on thirty."""
     assert score.share(what) >= least, score.wrong
+
+
+def test_four_steps_do_with_a_lora(engine: NativeEngine) -> None:
+    """Without guidance, in a third of the steps: as right as the model itself, of what is asked of ten prompts."""
+    cases, found = make_cases(10), Score()
+    few = render(engine, cases, steps=4, cfg_scale=1.0, loras=[find_lora("demo/4steps", Path())])
+    for case, picture in zip(cases, few, strict=True):
+        found.add(case, picture)
+    assert found.right.total() >= 0.9 * found.asked.total(), found.wrong
+
+
+def test_a_style_is_seen(engine: NativeEngine) -> None:
+    """With the LoRA of `jobs/loras.yaml` pictures are blueprints, and without any weight of it they are none."""
+    cases, style = make_cases(3), [find_lora("blueprint.safetensors", JOBS / "loras")]
+    for weight, expected in ((1.0, True), (0.0, False)):
+        drawn = render(engine, cases, steps=8, cfg_scale=CFG_SCALE, loras=style, weight=weight)
+        assert [is_blueprint(picture) for picture in drawn] == [expected] * len(cases)
 
 
 def test_vae_gives_pictures_back(demo_folder: Path) -> None:
