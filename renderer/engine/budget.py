@@ -68,12 +68,13 @@ class Budget:
         if device == "cuda" and setup.vram_bytes is not None:  # the limit goes with the setup that it was of
             weakref.finalize(self, torch.cuda.set_per_process_memory_fraction, 1.0).atexit = False
         capability = torch.cuda.get_device_capability() if device == "cuda" else (9, 0)
+        kernels = Kernels.of(capability, stored=setup.multiplies_stored and arithmetic != "bf16")
         self._streaming = Streaming(
             shape,
             setup.stored,
             TURNING_SLOTS,
-            Kernels.of(capability, stored=setup.multiplies_stored and arithmetic != "bf16"),
-            together=MOST_ROWS_TOGETHER if shares else 0,
+            kernels,
+            together=MOST_ROWS_TOGETHER if shares and kernels.fused_attention else 0,
         )
         decision = decide.decide(
             self._streaming,

@@ -89,9 +89,13 @@ class Streaming:
     # -- small pictures --
 
     def companies(self, works: Sequence[Work]) -> list[tuple[tuple[int, int], ...]]:
-        """Tokens of image and text of all passes, by which go through a block together."""
+        """Tokens of image and text of all passes, by which go through a block together.
+
+        None do where attention is not fused: its scores would be of all of them at once.
+        """
         passes = [(work.tokens, text) for work in works for text in work.texts]
-        most = 0 if self.arithmetic == "bf16" else self.together
+        alone = self.arithmetic == "bf16" or not self.kernels.fused_attention
+        most = 0 if alone else self.together
         return [tuple(passes[number] for number in group) for group in companies(passes, most)]
 
     def is_recorded(self, company: Sequence[tuple[int, int]]) -> bool:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from renderer.engine.calling import Rendering
 from renderer.engine.native import NativeEngine
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import RendererError
-from renderer.job import Job, Lora, Precision, Profile
+from renderer.job import Job, Lora, Precision, Profile, Stored
 from renderer.weights.adapters.whereabouts import FoundLora, find_lora
 from tests.engine.conftest import no_report
 from tests.engine.making import make_setup
@@ -184,12 +184,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--cfg-scale", type=float, default=4.0)
-    parser.add_argument("--precision", choices=("bf16", "fp8"), default="bf16")
+    parser.add_argument("--precision", choices=get_args(Stored), default="bf16")
     parser.add_argument("--lora", action="append", default=[], help="an id of the catalogue, or a file")
     parser.add_argument("--weight", type=float, default=1.0, help="of each LoRA")
     parser.add_argument("--model", default="demo", help="or a folder")
     parser.add_argument("--profile", choices=("cpu", "stream"), default="cpu", help="native engine, or streaming")
-    parser.add_argument("--against", choices=("bf16", "fp8"), help="compare with the native engine's at a precision")
+    parser.add_argument("--against", choices=get_args(Stored), help="compare with the native engine's at a precision")
     parser.add_argument("--sheet", type=Path, help="write what went wrong on one PNG")
     options = parser.parse_args()
     precision: Precision = options.precision

@@ -117,6 +117,13 @@ class TestOneBlock:
         assert total(plain.block(16384, 31)) / total(plain.block(4096, 31)) > 13
         assert total(plain.block(6889, 31)) > 10 * total(fused.block(6889, 31))
 
+    def test_without_a_fused_kernel_riders_go_alone(self) -> None:
+        """Where int8 is multiplied and attention is not fused (7.5), scores of several at once would be in memory."""
+        works = [Work(512, 512)] * 2
+        assert len(Streaming(SHAPE, "int8", 2, Kernels.of((7, 5))).companies(works)) == 4
+        assert len(Streaming(SHAPE, "int8", 2, Kernels.of((8, 0))).companies(works)) == 1
+        assert Streaming(SHAPE, "int8", 2, Kernels.of((7, 5))).arithmetic == "int8"
+
     @pytest.mark.parametrize(
         ("capability", "fused"), [((7, 0), False), ((7, 5), False), ((8, 0), True), ((12, 0), True)]
     )
