@@ -36,6 +36,8 @@ MAX_PAYLOAD_BYTES = 2**30
 class Demand(Value):
     """A kind of picture that is to come: pixels, the most tokens of its prompts, whether it is guided, and takes in.
 
+    `edited` are the sizes of what it edits, and `split` says whether that is modulated apart.
+
     `pictures` is how many there are (null: many), `steps` those of all of them together: what the kind weighs.
     """
 
@@ -45,6 +47,8 @@ class Demand(Value):
     negative_tokens: int
     guided: bool
     takes_in: bool = False
+    edited: tuple[tuple[int, int], ...] = ()
+    split: bool = False
     pictures: int | None = None
     steps: int = 1
 

@@ -15,6 +15,7 @@ import torch
 
 from renderer.engine import budget
 from renderer.engine.adapters import OpenAdapter
+from renderer.engine.encoding import AskedPrompt
 from renderer.engine.recorded import RecordedBlocks
 from renderer.engine.slots import Slots
 from renderer.engine.streaming import StreamingEngine
@@ -123,8 +124,8 @@ def tokens(engine: StreamingEngine, prompt: str) -> int:
 def largest_group(engine: StreamingEngine, jobs: list[Job]) -> list[int]:
     """Tokens of the prompts that are encoded together where they are most."""
     texts = [text for job in jobs for text in (job.prompt, *((job.negative_prompt,) if job.cfg_scale != 1.0 else ()))]
-    groups = engine._prompts._together(list(dict.fromkeys(texts)), engine._budget.tokens_together([]))
-    return max(([tokens(engine, text) for text in group] for group in groups), key=sum)
+    groups = engine._prompts._together(list(map(AskedPrompt, dict.fromkeys(texts))), engine._budget.tokens_together([]))
+    return max(([tokens(engine, prompt.text) for prompt in group] for group in groups), key=sum)
 
 
 def reset() -> None:

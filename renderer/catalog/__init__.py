@@ -23,6 +23,7 @@ from renderer.catalog.data import (
     DEMO_ARCHITECTURE,
     PHOTOGRAPHS,
     PROCESSOR,
+    PROCESSOR_NEEDS,
     QWEN_IMAGE,
     QWEN_IMAGE_2512,
     QWEN_IMAGE_ARCHITECTURE,
@@ -47,16 +48,19 @@ from renderer.catalog.given import (
     by_parts,
     by_role,
     from_files,
+    like_edits,
     like_qwen_image,
 )
 from renderer.catalog.model import (
     DROPPED_TOKENS,
+    EDIT_DROPPED_TOKENS,
     MOST_TOKENS,
     SIZE_STEP,
     TRAINED_TOKENS,
     Ability,
     Architecture,
     Density,
+    Editing,
     Fused,
     Model,
     NetworkFiles,
@@ -74,6 +78,7 @@ __all__ = [
     "DEMO",
     "DEMO_ARCHITECTURE",
     "DROPPED_TOKENS",
+    "EDIT_DROPPED_TOKENS",
     "KIND",
     "KINDS",
     "MODELS",
@@ -82,6 +87,7 @@ __all__ = [
     "PHOTOGRAPHS",
     "PICKLES",
     "PROCESSOR",
+    "PROCESSOR_NEEDS",
     "QWEN_IMAGE",
     "QWEN_IMAGE_ARCHITECTURE",
     "SHARD",
@@ -93,6 +99,7 @@ __all__ = [
     "Ability",
     "Architecture",
     "Density",
+    "Editing",
     "Fused",
     "Model",
     "NetworkFiles",
@@ -187,4 +194,4 @@ def _local(reference: str, folder: Path) -> Model:
             f'the folder "{shorten(reference)}" lacks {", ".join(missing)}',
             hint=hint or "give it Qwen-Image's layout",
         )
-    return like_qwen_image(reference, about="a local folder", folder=folder)
+    return like_edits(like_qwen_image(reference, about="a local folder", folder=folder), folder)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from renderer.catalog.model import Architecture, Density, Model, Part, UNetShape
+from renderer.catalog.model import Architecture, Density, Editing, Model, Part, UNetShape
 from renderer.job import Format, Size
 
 TRANSFORMER_FILES = "transformer/diffusion_pytorch_model*.safetensors"
@@ -21,6 +21,7 @@ TEXT_ENCODER_FILES = "text_encoder/model*.safetensors"
 VAE_FILES = "vae/diffusion_pytorch_model.safetensors"
 TOKENIZER = "tokenizer/"
 PROCESSOR = "processor/"
+PROCESSOR_NEEDS = "preprocessor_config.json"
 
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.safetensors$)")
 """In the name of a file that is one of several: which, and of how many."""
@@ -47,7 +48,7 @@ _TEXT_ENCODER = Part(
 )
 _VAE = Part("vae", VAE_FILES, count=1, bytes=254 * _MB, comfyui="vae/qwen_image_vae.safetensors")
 _TOKENIZER = Part("tokenizer", TOKENIZER, bytes=round(5.06 * _MB))
-_PROCESSOR = Part("processor", PROCESSOR, bytes=round(15.9 * _MB), repository=_EDIT_ID, revision=_EDIT_REVISION)
+PROCESSOR_PART = Part("processor", PROCESSOR, bytes=round(15.9 * _MB), repository=_EDIT_ID, revision=_EDIT_REVISION)
 
 SHARED = tuple(
     replace(part, repository=_QWEN_IMAGE_ID, revision=_QWEN_IMAGE_REVISION)
@@ -146,6 +147,11 @@ QWEN_IMAGE_2512 = replace(
     revision="25468b98e3276ca6700de15c6628e51b7de54a26",
 )
 
+EDITING = Editing(most_images=1, numbered=False)
+EDITING_2509 = Editing(most_images=8)
+EDITING_2511 = replace(EDITING_2509, zero_cond_t=True)
+"""Of the three generations of edit models: the first was made for one picture, 2509 and 2511 for one to three."""
+
 QWEN_IMAGE_EDIT = replace(
     QWEN_IMAGE,
     id=_EDIT_ID,
@@ -154,27 +160,28 @@ QWEN_IMAGE_EDIT = replace(
     parts=(
         _transformer(9, "diffusion_models/qwen_image_edit_bf16.safetensors"),
         *SHARED,
-        replace(_PROCESSOR, repository=None, revision=None),
+        replace(PROCESSOR_PART, repository=None, revision=None),
     ),
     revision=_EDIT_REVISION,
-    call=MappingProxyType({"edit_image_auto_resize": True}),
+    editing=EDITING,
 )
 
 QWEN_IMAGE_EDIT_2509 = replace(
     QWEN_IMAGE_EDIT,
     id="Qwen/Qwen-Image-Edit-2509",
     about="edits several pictures as a text says",
-    parts=(_transformer(5, "diffusion_models/qwen_image_edit_2509_bf16.safetensors"), *SHARED, _PROCESSOR),
+    parts=(_transformer(5, "diffusion_models/qwen_image_edit_2509_bf16.safetensors"), *SHARED, PROCESSOR_PART),
     revision="d3968ef930e841f4c73640fb8afa3b306a78167e",
+    editing=EDITING_2509,
 )
 
 QWEN_IMAGE_EDIT_2511 = replace(
     QWEN_IMAGE_EDIT,
     id="Qwen/Qwen-Image-Edit-2511",
     about="edits several pictures as a text says; people stay who they are",
-    parts=(_transformer(5, "diffusion_models/qwen_image_edit_2511_bf16.safetensors"), *SHARED, _PROCESSOR),
+    parts=(_transformer(5, "diffusion_models/qwen_image_edit_2511_bf16.safetensors"), *SHARED, PROCESSOR_PART),
     revision="6f3ccc0b56e431dc6a0c2b2039706d7d26f22cb9",
-    call=MappingProxyType({"edit_image_auto_resize": True, "zero_cond_t": True}),
+    editing=EDITING_2511,
 )
 
 

@@ -7,6 +7,7 @@ A path is as seen from where the command is called. What is not there is looked 
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -14,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from renderer.catalog.data import DEMO, QWEN_IMAGE
-from renderer.catalog.model import Ability, Model, PartRole
+from renderer.catalog.data import DEMO, EDITING, EDITING_2509, EDITING_2511, PROCESSOR, PROCESSOR_PART, QWEN_IMAGE
+from renderer.catalog.model import Ability, Editing, Model, PartRole
 from renderer.errors import ModelError, shorten
 from renderer.system.folders import expanded
 
@@ -25,7 +26,10 @@ BY_ROLE: tuple[PartRole, ...] = ("transformer", "text_encoder", "vae", "tokenize
 KIND = "kind"
 """Beside the parts: what a model is for, where its name does not tell."""
 
-KINDS: Mapping[str, Ability] = MappingProxyType({"picture": "picture", "edit": "edit"})
+KINDS: Mapping[str, Ability] = MappingProxyType(
+    {"picture": "picture", "edit": "edit", "edit-2509": "edit", "edit-2511": "edit"}
+)
+"""Text to picture, and edits: of the generation that a file's name tells, or of this one."""
 
 TENSORS = (".safetensors", ".gguf")
 """How files of tensors are called that are read."""
@@ -43,6 +47,7 @@ COMFYUI_FOLDERS: Mapping[PartRole, tuple[str, ...]] = MappingProxyType(
 """Where ComfyUI and its GGUF nodes look for each part, below `models`."""
 
 _DEPTH = 3
+_MOST_JSON = 2**20
 _ASSIGNMENT = re.compile(rf"({'|'.join((*BY_ROLE, KIND))})=(.*)", re.DOTALL)
 _LIGHTNING = re.compile(r"lightning.*?(?<!\d)([48])-?_?steps?|(?<!\d)([48])-?_?steps?.*lightning", re.IGNORECASE)
 _EDITS = re.compile(r"(?<![a-z])edit(?:ing)?(?![a-z])", re.IGNORECASE)
@@ -74,7 +79,7 @@ def from_files(reference: str) -> Model:
     Raises `ModelError`, which names the part.
     """
     files: dict[PartRole, Path] = {}
-    told: Ability | None = None
+    told = ""
     for item in reference.split(","):
         match = _ASSIGNMENT.fullmatch(item)
         if not match:
@@ -93,8 +98,45 @@ def from_files(reference: str) -> Model:
     )
     like = like_qwen_image(reference, about="single files", folder=None)
     stem = files["transformer"].stem if "transformer" in files else ""
-    ability = told or ("edit" if _EDITS.search(stem) else "picture")
-    return _distilled(stem, replace(like, files=files, parts=others, revision=None, ability=ability))
+    if KINDS[told or ("edit" if _EDITS.search(stem) else "picture")] == "edit":
+        like, others = _edits(like, _editing(told, stem)), (*others, PROCESSOR_PART)
+    return _distilled(stem, replace(like, files=files, parts=others, revision=None))
+
+
+def like_edits(model: Model, folder: Path) -> Model:
+    """A folder's model, as it takes pictures to edit: by what the hub's own files beside its weights tell.
+
+    An edit model has a folder of what prepares pictures for its text encoder, and text to picture has none.
+    """
+    if not (folder / PROCESSOR).is_dir():
+        return model
+    pipeline = _said(folder / "model_index.json").get("_class_name")
+    if pipeline == "QwenImageEditPipeline":
+        return _edits(model, EDITING)
+    timeless = _said(folder / "transformer" / "config.json").get("zero_cond_t") is True
+    return _edits(model, EDITING_2511 if timeless else EDITING_2509)
+
+
+def _said(path: Path) -> Mapping[str, object]:
+    """What a small JSON file says; nothing where it is not there, or is none."""
+    try:
+        with path.open("rb") as stream:
+            found = json.loads(stream.read(_MOST_JSON))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _edits(model: Model, editing: Editing) -> Model:
+    return replace(model, ability="edit", editing=editing)
+
+
+def _editing(told: str, stem: str) -> Editing:
+    """Of which generation a transformer is: as it is told, else by its file's name, where that says so at all."""
+    text = told if "-" in told else stem
+    if "2511" in text:
+        return EDITING_2511
+    return EDITING_2509 if "2509" in text or not _EDITS.search(stem) else EDITING
 
 
 def like_qwen_image(reference: str, *, about: str, folder: Path | None) -> Model:
@@ -112,10 +154,10 @@ def like_qwen_image(reference: str, *, about: str, folder: Path | None) -> Model
     )
 
 
-def _kind(name: str) -> Ability:
+def _kind(name: str) -> str:
     if name not in KINDS:
         raise ModelError(f'there is no {KIND} of models "{shorten(name)}"', hint=f"known: {', '.join(KINDS)}")
-    return KINDS[name]
+    return name
 
 
 def _distilled(stem: str, model: Model) -> Model:

@@ -39,6 +39,9 @@ MOST_TOKENS = 4096
 DROPPED_TOKENS = 34
 """Of its template, before every prompt: DiffSynth drops them after encoding."""
 
+EDIT_DROPPED_TOKENS = 64
+"""The same of its template for edits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -148,12 +151,25 @@ class Fused:
 
 
 @dataclass(frozen=True, slots=True)
+class Editing:
+    """How a model takes pictures that it is to edit: at most so many, each brought to about so many `pixels`.
+
+    `numbered` and `zero_cond_t` are as an `Edit` of a job has them.
+    """
+
+    most_images: int
+    pixels: int = 1024 * 1024
+    numbered: bool = True
+    zero_cond_t: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model: what it is called, of which family, what it consists of, and what it renders when a job does not say.
 
     Sides and areas are in pixels. `gpu_bytes` is what the weights take on a GPU at each precision, text encoder and
-    VAE included; `densities` how large its pictures' files come out. `call` is what DiffSynth's pipeline has to be told
-    besides a job; `schedule` how its noise falls. A LoRA is for the model of the id `base`. `licence` is by its
+    VAE included; `densities` how large its pictures' files come out. `editing` is how an edit model takes pictures;
+    `schedule` how its noise falls. A LoRA is for the model of the id `base`. `licence` is by its
     SPDX name where it has one; empty where nobody has told. A model is from a hub (`parts` and `revision`), or a
     local folder in Qwen-Image's layout (`folder`), or single files by role (`files`), whose other parts are the hub's;
     the demo model has none of these, and comes with the package. `fused` are LoRAs that are in its weights: it is made
@@ -181,7 +197,7 @@ class Model:
     licence: str = ""
     fused: tuple[Fused, ...] = ()
     origin: Model | None = None
-    call: Mapping[str, bool | str | float] = field(default_factory=dict)
+    editing: Editing | None = None
     gpu_bytes: Mapping[str, int] = field(default_factory=dict)
     densities: Mapping[Format, Density] = field(default_factory=dict)
     proof_side: int | None = None
@@ -211,8 +227,6 @@ class Model:
     @property
     def unfit(self) -> str:
         """Why a manifest cannot render with this model alone, or an empty string."""
-        if self.ability == "edit":
-            return f"{self.id} edits pictures, and a manifest cannot name pictures to edit yet"
         if self.ability == "lora":
             return f"{self.id} is a LoRA, which is added to a model: name it under loras"
         return ""

@@ -134,7 +134,7 @@ def _row(model: Model) -> dict[str, Any]:
 def _lines(row: dict[str, Any]) -> Iterator[str]:
 
     is_lora = row["ability"] == "lora"
-    yield row["about"] + ("; not for manifests yet" if row["ability"] == "edit" else "")
+    yield row["about"]
     if is_lora:
         yield f"{row['steps']} steps, cfg_scale {row['cfg_scale']:g}, schedule {row['schedule']}"
     yield f"licence: {row['licence'] or 'not known'}"

@@ -14,7 +14,7 @@ from diffsynth.models.qwen_image_dit import QwenEmbedRope, QwenImageDiT, QwenIma
 from diffsynth.models.qwen_image_text_encoder import QwenImageTextEncoder
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel
 
-from renderer.demo.tokenizer import VOCABULARY_SIZE
+from renderer.demo.tokenizer import IMAGE_TOKEN, VOCABULARY_SIZE
 
 DIT_LAYERS, DIT_WIDTH, DIT_HEAD_WIDTH = 5, 160, 32
 DIT_AXES = (8, 12, 12)  # of a head's width, for frame, row and column; Qwen-Image has 16, 56 and 56 of 128
@@ -91,7 +91,9 @@ def _text_encoder_config() -> Qwen2_5_VLConfig:
         "out_hidden_size": TEXT_WIDTH,
         "fullatt_block_indexes": [0],
     }
-    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False)
+    return Qwen2_5_VLConfig(
+        text_config=text, vision_config=vision, tie_word_embeddings=False, image_token_id=IMAGE_TOKEN
+    )
 
 
 def register() -> None:

@@ -21,13 +21,35 @@ TEMPLATE = (
 
 TEMPLATE_PREFIX = TEMPLATE.partition("{}")[0]
 
+EDIT_TEMPLATE_PREFIX = (
+    "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, objects, "
+    "background), then explain how the user's text instruction should alter or modify the image. Generate a new image "
+    "that meets the user's requirements while maintaining consistency with the original input where appropriate."
+    "<|im_end|>\n<|im_start|>user\n"
+)
+"""What DiffSynth's template for edits begins with (`encode_prompt_edit`): 64 of Qwen's own tokens."""
+
+IMAGE_TOKEN = 501
+"""A picture's own, of the tokenizer that has the template of edits: what the demo's text encoder takes for one."""
+
+PICTURE_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+"""Of edits, besides; a picture's own is `IMAGE_TOKEN`."""
+
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 VOCABULARY_SIZE = 768
 """Rows of the embedding: bytes, merges and special tokens, and room for more."""
 
-_WORDS = re.findall(r" ?[A-Za-z]+", re.sub(r"<\|\w+\|>", "", TEMPLATE))
+
+def _pieces_of(template: str, pattern: str) -> list[str]:
+    return re.findall(pattern, re.sub(r"<\|\w+\|>", "", template))
+
+
+_WORDS = _pieces_of(TEMPLATE, r" ?[A-Za-z]+")
 """The template's words as Qwen's pre-tokenizer cuts them: with the space before them."""
+
+_PIECE = r"'s| ?[A-Za-z]+| ?[^\sA-Za-z]+"
+"""One of another template: signs that stand together are one, too."""
 
 _LEARNED_WORDS = (
     "a an in on at of to with and that from by side background red orange yellow green blue purple pink brown black "
@@ -51,31 +73,40 @@ def byte_characters() -> dict[int, str]:
     return characters | {byte: chr(256 + place) for place, byte in enumerate(hidden)}
 
 
-def merges() -> list[tuple[str, str]]:
-    """Pairs to merge, in order: each word of the template grows from its left, a character at a time.
+def merges(template: str = TEMPLATE) -> list[tuple[str, str]]:
+    """Pairs to merge, in order: each word of the templates grows from its left, a character at a time.
 
-    Learned words and characters come last: a pair of the template's is always merged before any of theirs.
+    Learned words and characters come last: a pair of the template's is always merged before any of theirs. A tokenizer
+    for another template as well has none of these, for want of room.
     """
     characters = byte_characters()
     pairs: dict[tuple[str, str], None] = {}
-    for word in [*_WORDS, *(f" {word}" for word in _LEARNED_WORDS.split()), *_LEARNED_CHARACTERS]:
+    learned = [*(f" {word}" for word in _LEARNED_WORDS.split()), *_LEARNED_CHARACTERS]
+    pieces = [] if template == TEMPLATE else _pieces_of(template, _PIECE)
+    for word in [*_WORDS, *(pieces or learned)]:
         symbols = [characters[byte] for byte in word.encode()]
         for length in range(1, len(symbols)):
             pairs.setdefault(("".join(symbols[:length]), symbols[length]))
+        if word[0] == " " and word[1:] in pieces:  # one that stands without a space, too, is merged first
+            pairs.setdefault((symbols[0], "".join(symbols[1:])))
     return list(pairs)
 
 
-def vocabulary() -> dict[str, int]:
+def vocabulary(template: str = TEMPLATE) -> dict[str, int]:
     """Token to id: bytes first, then what the merges make."""
-    tokens = [*byte_characters().values(), *("".join(pair) for pair in merges())]
+    tokens = [*byte_characters().values(), *("".join(pair) for pair in merges(template))]
     return {token: number for number, token in enumerate(tokens)}
 
 
-def write(folder: Path) -> None:
-    """Write the tokenizer's files into `folder`, which is made if need be. Raises `OSError`."""
+def write(folder: Path, template: str = TEMPLATE) -> None:
+    """Write the tokenizer's files into `folder`, which is made if need be. Raises `OSError`.
+
+    That of edits has `template`'s words, and tokens for pictures.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    tokens = vocabulary()
-    special = {str(len(tokens) + place): content for place, content in enumerate(SPECIAL_TOKENS)}
+    tokens = vocabulary(template)
+    more = SPECIAL_TOKENS if template == TEMPLATE else (*SPECIAL_TOKENS, *PICTURE_TOKENS)
+    special = {str(len(tokens) + place): content for place, content in enumerate(more)}
     settings = {
         "tokenizer_class": "Qwen2Tokenizer",
         "added_tokens_decoder": {
@@ -96,7 +127,7 @@ def write(folder: Path) -> None:
         "bos_token": None,
         "model_max_length": 131072,
     }
-    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges())]
+    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges(template))]
     (folder / "vocab.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")

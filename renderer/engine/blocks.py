@@ -24,6 +24,10 @@ from renderer.weights.store import TensorPlace, views
 _USUAL = frozenset({"image", "text", "temb", "image_rotary_emb", ADAPTED})
 """What calls of a DiT's block bring."""
 
+MODULATE_INDEX = "modulate_index"
+"""Under this name DiffSynth says of each of an image's tokens whether it is of a picture that is edited as of no noise:
+1 x tokens, 0 or 1."""
+
 
 def is_rare(inputs: Mapping[str, Any]) -> bool:
     """Whether a block is asked for what is asked for rarely: a mask, an edit, a cache."""

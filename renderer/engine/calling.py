@@ -15,6 +15,7 @@ from PIL import Image
 
 from renderer.catalog import MOST_TOKENS, TRAINED_TOKENS, Model
 from renderer.engine import inputs, pinned, schedules
+from renderer.engine.encoding import AskedPrompt
 from renderer.engine.inputs import Inputs
 from renderer.errors import BadPictureError, PictureError
 from renderer.job import Job, Memory, Sharing, Size, Timing, Weights
@@ -60,11 +61,11 @@ def arguments(job: Job, given: Inputs) -> dict[str, Any]:
     }
 
 
-def prompts(job: Job) -> dict[str, str]:
+def prompts(job: Job) -> dict[str, AskedPrompt]:
     """The prompts that will be encoded, by what they are called; without guidance the negative one is not."""
-    found = {"prompt": job.prompt}
+    found = {"prompt": AskedPrompt(job.prompt, job.edit)}
     if job.cfg_scale != 1.0:
-        found["negative prompt"] = job.negative_prompt
+        found["negative prompt"] = AskedPrompt(job.negative_prompt, job.edit)
     return found
 
 
@@ -76,6 +77,8 @@ def refuse(job: Job, setup: Setup, model: Model) -> None:
     if job.num_inference_steps < FEWEST_STEPS:
         steps = f"{job.num_inference_steps} step{'s' * (job.num_inference_steps != 1)}"
         raise PictureError(f"{steps}: DiffSynth's schedule for Qwen-Image has at least {FEWEST_STEPS}")
+    if (job.edit is None) is not (model.editing is None):
+        raise PictureError(f"{model.id} edits {'no pictures' if job.edit else 'pictures, and the job has none'}")
     size = Size(width=job.width, height=job.height)
     if reason := model.refusal(size):
         near = " or ".join(str(fitting) for fitting in model.nearest(size))
@@ -86,9 +89,9 @@ def warn_of(job: Job, tokenizer: Any) -> tuple[str, ...]:
     """What should be known of the job's prompts: those longer than the model has learned, or than it is given."""
     found = []
     for name, prompt in prompts(job).items():
-        tokens = len(tokenizer(prompt).input_ids)
+        tokens = len(tokenizer(prompt.text).input_ids)
         if tokens > TRAINED_TOKENS:
-            cut = f", and is cut off at {MOST_TOKENS}" if tokens > MOST_TOKENS else ""
+            cut = f", and is cut off at {MOST_TOKENS}" if tokens > MOST_TOKENS and not prompt.edit else ""
             found.append(f"the {name} has {tokens} tokens; the model was trained on up to {TRAINED_TOKENS}{cut}")
     return tuple(found)
 

@@ -24,6 +24,7 @@ from safetensors.torch import save
 
 from renderer.engine.riders import Rider
 from renderer.errors import DiskError
+from renderer.job import Edit, canonical
 from renderer.system.files import PART_PREFIX, write_whole
 
 LOG = logging.getLogger(__name__)
@@ -33,6 +34,14 @@ MAX_CACHE_BYTES = 2**30
 
 _ABANDONED_S = 3600.0
 """A file that is being written is there for a blink; after this long, who wrote it has died."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskedPrompt:
+    """What is encoded: a text, and the pictures that it is about, where some are edited."""
+
+    text: str
+    edit: Edit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +67,17 @@ class HostEmbedding(torch.nn.Module):
 
 
 def encode(
-    prompts: Iterable[str], call: Callable[[str], Encoded], sweep: Callable[[Sequence[Rider]], None]
-) -> dict[str, Encoded]:
+    prompts: Iterable[AskedPrompt], call: Callable[[AskedPrompt], Encoded], sweep: Callable[[Sequence[Rider]], None]
+) -> dict[AskedPrompt, Encoded]:
     """Encode prompts in one sweep.
 
     `call` encodes one, and waits wherever a block would run; `sweep` brings every block past the riders it is given,
     once. Raises what the first failing prompt raised.
     """
-    found: dict[str, Encoded] = {}
+    found: dict[AskedPrompt, Encoded] = {}
     failures: list[Exception] = []
 
-    def rider(prompt: str) -> Rider:
+    def rider(prompt: AskedPrompt) -> Rider:
         def ended(result: Any, error: Exception | None) -> None:
             if error is not None:
                 failures.append(error)
@@ -93,12 +102,16 @@ def encode(
 class EmbeddingCache:
     """Embeddings on the disk, by everything that could change their bits. Safe to delete at any time."""
 
-    def __init__(self, folder: Path, circumstances: Sequence[str]) -> None:
-        """`circumstances` are what besides the prompt decides the bits: model, precision, versions, the card."""
+    def __init__(self, folder: Path, circumstances: Sequence[str], looking: str = "") -> None:
+        """`circumstances` are what besides the prompt decides the bits: model, precision, versions, the card.
+
+        `looking` is what else does where it is about pictures.
+        """
         self._folder = folder
         self._circumstances = tuple(circumstances)
+        self._looking = looking
 
-    def find(self, prompt: str) -> Encoded | None:
+    def find(self, prompt: AskedPrompt) -> Encoded | None:
         """What is remembered of a prompt; None when nothing is, or when it cannot be read."""
         path = self._path(prompt)
         try:
@@ -110,7 +123,7 @@ class EmbeddingCache:
             path.touch()
         return encoded
 
-    def keep(self, prompt: str, encoded: Encoded) -> None:
+    def keep(self, prompt: AskedPrompt, encoded: Encoded) -> None:
         """Remember a prompt. Where it cannot be written, it is encoded again the next time."""
         try:
             data = save({"embedding": encoded.embedding.contiguous(), "mask": encoded.mask.contiguous()})
@@ -141,8 +154,9 @@ class EmbeddingCache:
                 found.append((path, path.stat()))
         return found
 
-    def _path(self, prompt: str) -> Path:
-        text = json.dumps([*self._circumstances, prompt], ensure_ascii=False)
+    def _path(self, prompt: AskedPrompt) -> Path:
+        pictures = [] if prompt.edit is None else [self._looking, canonical(prompt.edit)]
+        text = json.dumps([*self._circumstances, prompt.text, *pictures], ensure_ascii=False)
         return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
 
 

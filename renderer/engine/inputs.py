@@ -1,6 +1,6 @@
 """Pictures that go in, on the worker's side: unpacked from an order, and brought to the size of what is rendered.
 
-DiffSynth takes them as they are, and wants them of the picture's own size.
+DiffSynth takes them as they are. It wants what is drawn over of the picture's own size, and what is edited of its own.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from renderer.errors import PictureError
-from renderer.job import Job
+from renderer.job import Edit, Input, Job
 from renderer.outputs import input_files
 from renderer.protocol import Render
 
 Inputs = Mapping[str, Image.Image]
-"""Pictures of the size that is rendered, by the SHA-256 over the pixels that they had before.
+"""Pictures of the size that is rendered, by the SHA-256 over the pixels that they had before; those that are edited, of
+the size in which they are, by `name_edited`.
 
 They are held until theirs has landed, so nothing is that is larger: a photo of 100 megapixels takes 400 MB.
 """
@@ -34,16 +35,30 @@ def unpack(order: Render, payload: bytes) -> Inputs:
         if decoded.known != wanted:
             message = "an input's pixels are not those that were planned with"
             raise PictureError(message, hint="another version of Pillow reads it otherwise")
-        found[wanted.sha256] = _fitted(decoded.image, order.job)
+        if wanted in (order.job.input_image, order.job.inpaint_mask):
+            found[wanted.sha256] = _fitted(decoded.image, order.job)
+        if order.job.edit and wanted in order.job.edit.images:
+            found[name_edited(wanted, order.job.edit)] = _brought(decoded.image, wanted, order.job.edit)
         begin += size
     return found
 
 
+def name_edited(image: Input, edit: Edit) -> str:
+    """What a picture that is edited is called among inputs: the same for all jobs that bring it to this size."""
+    return f"{image.sha256} of {edit.pixels}"
+
+
+def edited(edit: Edit, given: Inputs) -> list[Image.Image]:
+    """The pictures of an edit."""
+    return [given[name_edited(each, edit)] for each in edit.images]
+
+
 def arguments(job: Job, given: Inputs) -> dict[str, Any]:
     """What DiffSynth's call is given of them; nothing where nothing goes in."""
+    found: dict[str, Any] = {} if job.edit is None else _of_edit(job.edit, given)
     if job.input_image is None:
-        return {}
-    found = {
+        return found
+    found |= {
         "input_image": given[job.input_image.sha256],
         "denoising_strength": job.denoising_strength,
     }
@@ -52,6 +67,18 @@ def arguments(job: Job, given: Inputs) -> dict[str, Any]:
         if job.inpaint_blur_size:
             found |= {"inpaint_blur_size": job.inpaint_blur_size, "inpaint_blur_sigma": job.inpaint_blur_size / 2}
     return found
+
+
+def _of_edit(edit: Edit, given: Inputs) -> dict[str, Any]:
+    images = edited(edit, given)
+    found = {"edit_image": images if edit.numbered else images[0], "edit_image_auto_resize": False}
+    return found | ({"zero_cond_t": True} if edit.zero_cond_t else {})
+
+
+def _brought(image: Image.Image, known: Input, edit: Edit) -> Image.Image:
+    """As DiffSynth's `edit_image_auto_resize` brings a picture to its size; what comes out it need not touch again."""
+    size = edit.size_of(known)
+    return image.resize((size.width, size.height))
 
 
 def _fitted(image: Image.Image, job: Job) -> Image.Image:

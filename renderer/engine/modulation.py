@@ -27,8 +27,8 @@ from renderer.families.qwen_image.transformer import BLOCKS, MODULATION
 from renderer.job import Job, Schedule
 from renderer.weights.store import BlockFile, views
 
-Key = tuple[float, Worn]
-"""A timestep, and the LoRAs that what it gives is added to by."""
+Key = tuple[float, Worn, bool]
+"""A timestep, the LoRAs that what it gives is added to by, and whether pictures are edited as of no noise."""
 
 STEMS = MODULATION.layers
 """A block's two modulations, in the order of a table."""
@@ -36,14 +36,24 @@ STEMS = MODULATION.layers
 
 @dataclass(frozen=True, slots=True)
 class ReadyModulation:
-    """What one block's two modulations give for one timestep: 2 x (6 * width). Stands in for `temb`."""
+    """What one block's two modulations give for one timestep: 2 x (6 * width). Stands in for `temb`.
+
+    With DiffSynth's `zero_cond_t` it is 3 x (6 * width): the third are those of the pictures that are edited.
+    """
 
     both: torch.Tensor
 
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, _types: Any, arguments: tuple[Any, ...] = (), _named: Any = None
+    ) -> tuple[ReadyModulation, ...]:
+        """DiffSynth's block takes the half of `temb` that is the text's; here that is there already."""
+        return (arguments[0],) if function is torch.chunk else NotImplemented
+
     @property
     def image(self) -> torch.Tensor:
-        """1 x (6 * width)."""
-        return self.both[0:1]
+        """1 x (6 * width); with `zero_cond_t`, 2 x (6 * width)."""
+        return self.both[0::2]
 
     @property
     def text(self) -> torch.Tensor:
@@ -104,8 +114,8 @@ class Modulations:
         return len(missing)
 
     def at(self, job: Job, step: int) -> torch.Tensor:
-        """The vectors of all blocks at a job's step, from 0, on the device: blocks x 2 x (6 * width)."""
-        return self._at((timesteps(job, self._dtype)[step], self._shelf.of(job).ahead))
+        """The vectors of all blocks at a job's step, from 0, on the device: blocks x 2 (or 3) x (6 * width)."""
+        return self._at((timesteps(job, self._dtype)[step], self._shelf.of(job).ahead, _is_split(job)))
 
     def _at(self, timestep: Key) -> torch.Tensor:
         found = self._tables[timestep].to(self._device, non_blocking=True)
@@ -129,19 +139,19 @@ class Modulations:
 
     def _wanted(self, job: Job) -> set[Key]:
         added_by = self._shelf.of(job).ahead
-        return {(timestep, added_by) for timestep in timesteps(job, self._dtype)}
+        return {(timestep, added_by, _is_split(job)) for timestep in timesteps(job, self._dtype)}
 
     def _compute(self, missing: Mapping[Key, Adapted]) -> None:
-        embedded = [self._embedded(timestep, adapted.outside()) for (timestep, _), adapted in missing.items()]
+        embedded = [self._embedded(key, adapted.outside()) for key, adapted in missing.items()]
         tables: list[torch.Tensor] = []
         slots = Slots(ReadAhead(self._files, self._device), TURNING_SLOTS, self._device, once=True)
         try:
             for number, slot in slots.sweep():
                 places = self._files[number].tensors
                 tensors = precision.restored(views(slot, places), precision.kept(places), self._dtype)
-                by_set = {key: adapted.ready(BLOCKS.name, number) for (_, key), adapted in missing.items()}
-                for place, (silent, (_, key)) in enumerate(zip(embedded, missing, strict=True)):
-                    vectors = torch.stack([_linear(silent, tensors, stem, by_set[key]) for stem in STEMS], dim=1)[0]
+                by_set = {worn: adapted.ready(BLOCKS.name, number) for (_, worn, _), adapted in missing.items()}
+                for place, (silent, (_, worn, _)) in enumerate(zip(embedded, missing, strict=True)):
+                    vectors = _vectors(silent, tensors, by_set[worn])
                     if len(tables) == place:
                         tables.append(_table(len(self._files), vectors, self._device))
                     tables[place][number].copy_(vectors, non_blocking=True)
@@ -151,13 +161,30 @@ class Modulations:
             slots.close()
         self._tables.update(zip(missing, tables, strict=True))
 
-    def _embedded(self, timestep: float, outside: AddedTo) -> torch.Tensor:
-        """What a block's modulation multiplies: SiLU of the embedded timestep, as DiffSynth's model function has it."""
+    def _embedded(self, key: Key, outside: AddedTo) -> torch.Tensor:
+        """What a block's modulation multiplies: SiLU of the embedded timestep, as DiffSynth's model function has it.
+
+        Of the last one as well, where pictures are edited as of no noise.
+        """
+        timestep, _, split = key
         moment = torch.tensor([timestep], dtype=self._dtype, device=self._device) / 1000
+        moment = torch.cat([moment, moment * 0]) if split else moment
         own = {name.removeprefix(_EMBED): each for name, each in outside.items() if name.startswith(_EMBED)}
         with adding(self._embed, own):
             embedded: torch.Tensor = self._embed(moment, self._dtype)
         return torch.nn.functional.silu(embedded)
+
+
+def _is_split(job: Job) -> bool:
+    """Whether a picture's own tokens and those of what is edited are modulated apart."""
+    return job.edit is not None and job.edit.zero_cond_t
+
+
+def _vectors(silent: torch.Tensor, tensors: dict[str, torch.Tensor], factors: AddedTo) -> torch.Tensor:
+    """What a block is given: the image's, the text's, and those of what is edited, where they are apart."""
+    image_stem, text_stem = STEMS
+    image = _linear(silent, tensors, image_stem, factors)
+    return torch.cat([image[:1], _linear(silent[:1], tensors, text_stem, factors), image[1:]])
 
 
 def _linear(silent: torch.Tensor, tensors: dict[str, torch.Tensor], stem: str, factors: AddedTo) -> torch.Tensor:

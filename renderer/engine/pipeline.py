@@ -89,10 +89,13 @@ def _pipe(
         device=device,
         model_configs=model_configs(),
         tokenizer_config=None,
-        processor_config=weights.processor and ModelConfig(path=str(weights.processor), skip_download=True),
+        processor_config=None,
         vram_limit=placement.vram_limit_gib(place, device, setup.vram_bytes) if place else None,
     )
     pipe.tokenizer = tokenizer
+    if weights.processor is not None:
+        pipe.processor = networks.open_processor(weights.processor)
+        networks.tell_pictures_from_text(pipe.text_encoder)
     for network in traps.networks_of(pipe):
         if packed := getattr(network, "quantize_config", None):
             packed.read_from_disk(network)

@@ -38,7 +38,8 @@ def weights_of(setup: Setup, model: Model, report: Callable[[str], None]) -> Ope
         return stores.find(setup, report)
     LOG.info("%s at %s, from its original files", model.id, setup.stored)
     found = find(model, offline=setup.offline, report=report)
-    opened = unpacked(found.networks, found.tokenizer, setup.stored, files_to_fuse(model))
+    fused = files_to_fuse(model)
+    opened = unpacked(found.networks, found.tokenizer, setup.stored, fused, found.processor)
     if setup.identity is not None and not identify(model).is_of(setup.identity):  # of what is open, and not before
         raise ModelError(f"the files of {model.id} are others than when this was planned", hint="run it again")
     return opened

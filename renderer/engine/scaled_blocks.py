@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from renderer.engine.blocks import ModuleBlocks, is_rare, size_of
+from renderer.engine.blocks import MODULATE_INDEX, ModuleBlocks, is_rare, size_of
 from renderer.engine.scaled_adapted import Wearers, add_to, wearers
 from renderer.engine.scaled_reference import FEWEST_ROWS, Rows
 from renderer.engine.side_by_side import (
@@ -72,7 +72,7 @@ class ScaledBlocks:
     def __init__(
         self, plain: ModuleBlocks, places: Sequence[TensorPlace], heads: int, head: int, operations: ModuleType
     ) -> None:
-        """`plain` computes what this cannot: entity masks, edits, caches. `operations` know how products are made."""
+        """`plain` computes what this cannot: entity masks, caches. `operations` know how products are made."""
         self.arithmetic: BlockArithmetic = operations.ARITHMETIC
         self._plain = plain
         self._places = {place.name: place for place in places}
@@ -173,7 +173,7 @@ class ScaledBlock:
 
     def __call__(self, **inputs: Any) -> Streams:
         """`image` and `text` are 1 x tokens x width; the same come back, text first."""
-        if is_rare(inputs):
+        if is_rare({**inputs, MODULATE_INDEX: None}):
             found: Streams = self._kind.otherwise(self._slot, **inputs)
             return found
         (found,) = self.together([inputs])
@@ -190,7 +190,7 @@ class ScaledBlock:
         return self._kind.arrange(sizes, device)
 
     def together(self, riders: Sequence[Mapping[str, Any]]) -> list[Streams]:
-        """What each rider would be given alone, bit by bit; nobody's inputs are rare.
+        """What each rider would be given alone, bit by bit; nobody's inputs are rare, but of one that goes alone.
 
         Rows of all go through each product as one, and through what lies between two products. Attention is of riders
         alike at once. What LoRAs add is added to their riders' own rows.
@@ -198,6 +198,8 @@ class ScaledBlock:
         arranged = self.arrange(tuple(map(size_of, riders)), riders[0]["image"].device)
         order, places = arranged.order, arranged.places
         assert places is not None
+        if (index := riders[0].get(MODULATE_INDEX)) is not None:
+            places = places.split(order, index[0])
         x = order.together([(rider["text"], rider["image"]) for rider in riders])
         vectors = side_by_side([rider["temb"].both for rider in riders])
         turns = [side_by_side([rider["image_rotary_emb"][stream] for rider in riders]) for stream in (TEXT, IMAGE)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import torch
@@ -18,11 +18,12 @@ from renderer import families
 from renderer.engine.adapters import AdapterShelf
 from renderer.engine.blocks import FastBlocks, ModuleBlocks
 from renderer.engine.device import Device
-from renderer.engine.encoding import Encoded
+from renderer.engine.encoding import AskedPrompt, Encoded
 from renderer.engine.inputs import Inputs
 from renderer.engine.riders import Halt
 from renderer.job import Job
 from renderer.weights.store import Store, TensorPlace
+from renderer.weights.within import BlockWithin
 
 
 class Beforehand(Protocol):
@@ -46,9 +47,10 @@ class Skeleton:
     """The networks with stops for blocks, and one block of each section on the meta device.
 
     `parts` are what a pipeline of DiffSynth's has under these names. `sections` are those that a step goes through, in
-    its order, `text_sections` those that a prompt does. What is loaded is in the type that the device computes in;
-    blocks come in what they are stored in. `checking` ends when all that stays in its file has been read and held
-    against the index.
+    its order, `text_sections` those that a prompt does, and `looking_sections` those before them where it is about
+    pictures: `own_files` are of sections whose blocks lie in no files of their own. What is loaded is in the type that
+    the device computes in; blocks come in what they are stored in. `checking` ends when all that stays in its
+    file has been read and held against the index.
     """
 
     parts: Mapping[str, Any]
@@ -60,6 +62,8 @@ class Skeleton:
     checking: Future[None]
     tidy: Callable[[], None]
     """Lets go of what DiffSynth keeps for every size there ever was."""
+    looking_sections: tuple[str, ...] = ()
+    own_files: Mapping[str, Sequence[BlockWithin]] = field(default_factory=dict)
 
 
 class FamilyNetworks(Protocol):
@@ -76,8 +80,11 @@ class FamilyNetworks(Protocol):
         Without a `job` it is one that only encodes prompts.
         """
 
-    def encode(self, pipe: Any, prompt: str) -> Encoded:
-        """Encode a prompt, inside a rider that waits wherever one of the encoder's blocks would run."""
+    def encode(self, pipe: Any, prompt: AskedPrompt, given: Inputs) -> Encoded:
+        """Encode a prompt, inside a rider that waits wherever one of the encoder's blocks would run.
+
+        `given` has the pictures that are edited.
+        """
 
     def arguments(self, job: Job, given: Inputs) -> dict[str, Any]:
         """What the pipeline is called with, `progress_bar_cmd` aside."""

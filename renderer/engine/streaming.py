@@ -211,11 +211,11 @@ class StreamingEngine:
         Returns what went wrong, after giving back what it had. Raises `MachineError` for a file that cannot be read:
         it is no picture's fault.
         """
-        jobs = [journey.job for journey in fresh]
-        began_s, failure = time.perf_counter(), None
+        jobs, began_s, failure = [journey.job for journey in fresh], time.perf_counter(), None
         self._starting.lap()
         try:
-            self._prompts.prepare(jobs, self._budget.tokens_together([each.job for each in self._flying]))
+            tokens = self._budget.tokens_together([each.job for each in self._flying])
+            self._prompts.prepare(jobs, tokens, [each.inputs for each in fresh])
             self._starting.lap("prompts")
             self._shelf.prepare(jobs)
             self._beforehand.prepare(jobs)
@@ -236,8 +236,8 @@ class StreamingEngine:
     def _start(self, journey: Journey, tell: Listener) -> None:
         tell.started(journey.key)
         self._flying.append(journey)
-        encoded, job = self._prompts.of(journey.job), journey.job
-        journey.loras = self._shelf.of(journey.job)
+        job = journey.job
+        encoded, journey.loras = self._prompts.of(job), self._shelf.of(job)
         journey.begin(lambda: self._family.pipeline(self._skeleton, encoded, self.device, job), self._place, tell)
 
     def _make_room(self, job: Job) -> None:

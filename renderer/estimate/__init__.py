@@ -12,6 +12,7 @@ functions, so that what is forecast is what the engine does.
     diffsynth           GPU memory of DiffSynth's own pipeline
     host                host memory of a worker
     weights             what weights take: as files, as slots, on the GPU
+    looking             how many tokens a prompt has more with pictures
     tokens              how many tokens a prompt will be
     decide              slots, pictures in flight, what is refused
     duration            seconds

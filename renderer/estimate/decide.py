@@ -42,7 +42,8 @@ class Series:
     def of(cls, demand: Demand) -> Series:
         """A setup's."""
         work = Work(
-            demand.width, demand.height, demand.prompt_tokens, demand.negative_tokens, demand.guided, demand.takes_in
+            **{name: getattr(demand, name) for name in ("width", "height", "prompt_tokens", "negative_tokens")},
+            **{name: getattr(demand, name) for name in ("guided", "takes_in", "edited", "split")},
         )
         return cls(work, demand.pictures, demand.steps)
 

@@ -47,18 +47,21 @@ class Native:
         """Whether weights are taken up only below a limit."""
         return self.profile in BOUNDED and self.vram_bytes is not None
 
-    def networks(self) -> dict[str, int]:
-        """Bytes of each network's weights on the GPU; the text encoder without its head and vision tower."""
+    def networks(self, *, looks: bool = False) -> dict[str, int]:
+        """Bytes of each network's weights on the GPU; the text encoder without its head, and its tower if it looks."""
         weights, shape = weight_bytes(self.shape, self.precision), self.shape
         return {
             "DiT": shape.layers * (weights.block + weights.modulation) + weights.outside,
-            "text encoder": shape.text_layers * weights.text_block + weights.embedding + weights.text_norm,
+            "text encoder": shape.text_layers * weights.text_block
+            + weights.embedding
+            + weights.text_norm
+            + (weights.vision if looks else 0),
             "VAE": weights.vae_kept,
         }
 
     def stages(self, work: Work) -> tuple[Stage, ...]:
         """Encoding, denoising, decoding of one picture."""
-        image = (self._by_the_vae("image", self._plain.encoder(work), work),) if work.takes_in else ()
+        image = (self._by_the_vae("image", self._plain.encoder(work), work),) if work.encoded else ()
         decode = self._by_the_vae("decode", self._plain.decoder(work), work)
         return (self._encode(work), *image, self._denoise(work), decode)
 
@@ -81,7 +84,7 @@ class Native:
         beside = terms(
             prompt_states=self._plain.costs.prompt_bytes(self.shape, longest - BEHIND), one_layer=layer + cast
         )
-        return self._stage("encode", "text encoder", beside, piece=cast)
+        return self._stage("encode", "text encoder", beside, piece=cast, looks=bool(work.edited))
 
     def _denoise(self, work: Work) -> Stage:
         """One block of one pass; the other comes after it. The layer that is computed is there in bf16."""
@@ -97,22 +100,23 @@ class Native:
         beside = max(block, computing, key=total) + terms(
             latents_and_frequencies=8 * work.tokens * 64 * 2 + 2 * work.tokens * shape.head_width * 4
         )
-        return self._stage("denoise", "DiT", beside, piece=8 * shape.width * work.tokens)
+        beside += terms(**self._plain.gates_by_token([work]))
+        return self._stage("denoise", "DiT", beside, piece=8 * shape.width * work.tokens, looks=bool(work.edited))
 
     def _by_the_vae(self, name: str, way: Decode, work: Work) -> Stage:
         beside = way.terms + terms(latents_and_frequencies=8 * work.tokens * 64 * 2)
-        return self._stage(name, "VAE", beside, piece=way.piece)
+        return self._stage(name, "VAE", beside, piece=way.piece, looks=bool(work.edited))
 
     def _cast(self, weights: int) -> int:
         """A layer's weights in bf16, while it is computed from what is stored, or from the host."""
         return 0 if CODECS[self.precision].is_plain and self.profile == "resident" else 2 * weights
 
-    def _stage(self, name: str, network: str, beside: tuple[Term, ...], piece: int) -> Stage:
+    def _stage(self, name: str, network: str, beside: tuple[Term, ...], piece: int, *, looks: bool) -> Stage:
         """A stage with the weights that are on the GPU: all, or as many as a limit on the device's use leaves room for.
 
         What the allocator holds in vain is in use as well, and leaves room for less.
         """
-        sizes = self.networks()
+        sizes = self.networks(looks=looks)
         fixed = terms(cuBLAS_workspace=self.kernels.workspace, rotary_frequencies=self._plain.costs.FIXED_BYTES)
         if not self.bounded:
             return Stage(name, fixed + terms(all_weights=sum(sizes.values())) + beside, piece)

@@ -112,9 +112,10 @@ def block_seconds(streaming: Streaming, company: Sequence[tuple[int, int]], rate
 
 
 def decode_seconds(shape: Architecture, work: Work, rates: Rates) -> float:
-    """The VAE's part: its decode, and before that what makes latents of a picture that goes in."""
+    """The VAE's part: its decode, and before that what makes latents of pictures that go in."""
     terms = family_costs.of(shape)
-    ways = [terms.decode_flops(shape, work), *([terms.encode_flops(shape, work)] if work.takes_in else [])]
+    ways = [terms.decode_flops(shape, work)]
+    ways += [terms.encode_flops(shape, replace(work, width=width, height=height)) for width, height in work.encoded]
     return sum(_by_the_vae(*flops, rates) for flops in ways)
 
 
@@ -200,11 +201,18 @@ def pays(
 
 
 def encode_seconds(
-    shape: Architecture, precision: Stored, prompts: Sequence[int], timesteps: int, rates: Rates
+    shape: Architecture,
+    precision: Stored,
+    prompts: Sequence[int],
+    timesteps: int,
+    rates: Rates,
+    *,
+    looking: bool = False,
 ) -> float:
     """Encoding prompts in groups, one sweep of the encoder's layers each, and the modulation of so many timesteps.
 
     `prompts` are the tokens of each that is still to be encoded, `timesteps` the different ones of all schedules.
+    `looking`: they are about pictures, and go past the vision tower first.
     """
     weights = weight_bytes(shape, precision)
     groups = 0
@@ -214,7 +222,8 @@ def encode_seconds(
             groups, left = groups + 1, MOST_TOKENS
         left -= tokens
     layers = shape.text_layers * groups
-    reading = (layers * weights.text_block + shape.layers * weights.modulation * bool(timesteps)) / _disk(rates)
+    tower = groups * weights.vision if looking else 0
+    reading = (layers * weights.text_block + tower + shape.layers * weights.modulation * bool(timesteps)) / _disk(rates)
     launching = shape.layers * timesteps * 6 * rates.launch_s + shape.text_layers * 40 * rates.launch_s * len(prompts)
     return reading + launching
 

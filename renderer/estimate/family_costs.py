@@ -72,6 +72,9 @@ class Costs(Protocol):
     def encode(self, shape: Architecture, width: int, height: int, *, fused: bool) -> Decode:
         """The same of a picture that goes in: its way to latents."""
 
+    def looking_kept(self, shapes: Shapes) -> int:
+        """What of a text encoder's tensors is on the GPU besides blocks, where it is shown pictures."""
+
     def vae_kept(self, shapes: Shapes) -> int:
         """What of the VAE's tensors is on the GPU."""
 

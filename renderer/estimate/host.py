@@ -63,8 +63,14 @@ def of_inputs(jobs: Iterable[Job], profile: Profile) -> int:
     """
     wanted = [job for job in jobs if job.inputs]
     opened = max((each.width * each.height for job in wanted for each in job.inputs), default=0)
-    held = sorted((len(job.inputs) * job.width * job.height for job in wanted), reverse=True)
+    held = sorted((_held(job) for job in wanted), reverse=True)
     return PIXEL_BYTES * (OPENING_COPIES * opened + sum(held[: AT_HAND if profile == "stream" else 1]))
+
+
+def _held(job: Job) -> int:
+    """Pixels of what goes into a job, as it is held: what is drawn over of its own size, what is edited of its."""
+    over = sum(each is not None for each in (job.input_image, job.inpaint_mask))
+    return over * job.width * job.height + (len(job.edit.images) * job.edit.pixels if job.edit else 0)
 
 
 def blocks_in_memory(shape: Architecture, precision: Stored, free_bytes: int | None) -> bool:

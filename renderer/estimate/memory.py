@@ -78,25 +78,32 @@ class Streaming:
     def kept(self, works: Sequence[Work]) -> tuple[Term, ...]:
         """What is on the GPU from the beginning to the end."""
         weights = self.weights
-        return terms(
-            slots=self.slots * weights.block,
-            networks_outside_the_blocks=weights.outside + weights.text_norm,
-            VAE=weights.vae_kept,
-            cuBLAS_workspaces=2 * self.kernels.workspace,  # of the stream that computes, and of the one that records
-            rotary_frequencies=self.costs.FIXED_BYTES + sum(map(self._places, {work.tokens for work in works})),
+        looks = terms(vision_tower_outside_the_blocks=weights.looking) if any(work.edited for work in works) else ()
+        return (
+            terms(
+                slots=self.slots * weights.block,
+                networks_outside_the_blocks=weights.outside + weights.text_norm,
+                VAE=weights.vae_kept,
+                cuBLAS_workspaces=2
+                * self.kernels.workspace,  # of the stream that computes, and of the one that records
+                rotary_frequencies=self.costs.FIXED_BYTES + sum(map(self._places, {work.tokens for work in works})),
+            )
+            + looks
         )
 
     # -- small pictures --
 
     def companies(self, works: Sequence[Work]) -> list[tuple[tuple[int, int], ...]]:
-        """Tokens of image and text of all passes, by which go through a block together.
+        """Tokens of image and text of all passes, by which go through a block together: whose are split, alone.
 
         None do where attention is not fused: its scores would be of all of them at once.
         """
-        passes = [(work.tokens, text) for work in works for text in work.texts]
+        passes = [((work.tokens, text), work.split) for work in works for text in work.texts]
         alone = self.arithmetic == "bf16" or not self.kernels.fused_attention
-        most = 0 if alone else self.together
-        return [tuple(passes[number] for number in group) for group in companies(passes, most)]
+        sizes = [None if split else size for size, split in passes]
+        return [
+            tuple(passes[number][0] for number in group) for group in companies(sizes, 0 if alone else self.together)
+        ]
 
     def is_recorded(self, company: Sequence[tuple[int, int]]) -> bool:
         """Whether those that go together are few and small enough for that."""
@@ -141,7 +148,7 @@ class Streaming:
 
     def belongings(self, work: Work) -> int:
         """What a picture has for itself all the way: modulation vectors, rotary frequencies a pass, latents."""
-        modulation = self.shape.layers * self.costs.vectors(self.shape)
+        modulation = self.shape.layers * self.costs.vectors(self.shape) * (3 if work.split else 2) // 2
         prompts = 2 * self.shape.text_width * sum(work.texts)
         places = len(work.texts) * self._places(work.tokens)
         return modulation + places + self.costs.latents(work.tokens) + prompts
@@ -206,14 +213,19 @@ class Streaming:
             self.kept(works)
             + self.recorded(works)
             + max(map(moment, together), key=total)
-            + terms(modulation_and_latents=sum(map(self.belongings, works))),
+            + terms(modulation_and_latents=sum(map(self.belongings, works)), **self.gates_by_token(works)),
             piece=self.costs.piece(self.shape, max(tokens for tokens, _ in together)),
             idle=self.pools(works),
         )
 
+    def gates_by_token(self, works: Sequence[Work]) -> dict[str, int]:
+        """In DiffSynth's own block, gates of attention and of the MLP a token, where a picture's are split."""
+        most = max((work.tokens for work in works if work.split), default=0)
+        return {"gates_of_each_token": 4 * most * self.shape.width} if most and self.arithmetic == "bf16" else {}
+
     def image(self, works: Sequence[Work]) -> Stage:
         """A picture that goes in becomes latents, while all others wait; the one for which it takes most."""
-        return self._by_the_vae("image", works, [work for work in works if work.takes_in], self.encoder)
+        return self._by_the_vae("image", works, [work for work in works if work.encoded], self.encoder)
 
     def decode(self, works: Sequence[Work]) -> Stage:
         """The decode of the picture for which it takes most, while all others wait."""
@@ -244,12 +256,15 @@ class Streaming:
         return self.costs.decode(self.shape, work.width, work.height, fused=self.kernels.fused_attention)
 
     def encoder(self, work: Work) -> Decode:
-        """The VAE's way from a picture to latents, over its weights."""
-        return self.costs.encode(self.shape, work.width, work.height, fused=self.kernels.fused_attention)
+        """The VAE's way from a picture to latents, over its weights; of several, where it takes most."""
+        fused = self.kernels.fused_attention
+        sizes = work.encoded or ((work.width, work.height),)
+        ways = [self.costs.encode(self.shape, width, height, fused=fused) for width, height in sizes]
+        return max(ways, key=lambda way: total(way.terms))
 
     def stages(self, works: Sequence[Work], together: Sequence[int] | None = None) -> tuple[Stage, ...]:
         """All stages of pictures that are in flight at once."""
-        image = (self.image(works),) if any(work.takes_in for work in works) else ()
+        image = (self.image(works),) if any(work.encoded for work in works) else ()
         return (self.encode(works, together), self.modulate(works), *image, self.denoise(works), self.decode(works))
 
     def estimate(self, works: Sequence[Work], together: Sequence[int] | None = None) -> Estimate:

@@ -27,7 +27,8 @@ class WeightBytes:
     """Bytes at one precision: of one DiT block without its modulation, of that modulation, and so on.
 
     `outside` is what of DiT and text encoder is on the GPU besides blocks; `embedding` stays in its file when streamed.
-    `vae_kept` is what of the VAE is on the GPU; `largest` the number of weights in a kind of file's largest layer.
+    `looking` is what of the vision tower is on the GPU besides its blocks, `vae_kept` what of the VAE is; `largest` the
+    number of weights in a kind of file's largest layer.
     """
 
     block: int
@@ -37,6 +38,7 @@ class WeightBytes:
     text_norm: int
     embedding: int
     vision: int
+    looking: int
     vae: int
     vae_kept: int
     largest_of_block: int
@@ -71,6 +73,7 @@ def weight_bytes(shape: Architecture, precision: Stored) -> WeightBytes:
         "text_norm": norm,
         "embedding": size(text, (each.kind for each in text.outside if not each.optional)) - norm,
         "vision": size(text, (each.kind for each in text.outside if each.optional)),
+        "looking": costs.looking_kept(found["text_encoder"]),
         "vae": size(family.network("vae"), (each.kind for each in family.network("vae").outside)),
         "vae_kept": costs.vae_kept(found["vae"]),
     }

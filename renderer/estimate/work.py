@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from renderer.estimate.looking import told_tokens
 from renderer.estimate.tokens import count_tokens
 from renderer.job import BlockArithmetic, Job
 from renderer.text import MIB
@@ -57,9 +58,17 @@ class Kernels:
         return cls(products=able if stored else frozenset())
 
 
+WorkKind = tuple[int, int, bool, bool, tuple[tuple[int, int], ...], bool]
+"""Size, guidance, what goes in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One picture's demands: its size in pixels, the tokens of its prompts, and whether a picture goes in."""
+    """One picture's demands: its size in pixels, the tokens of its prompts, and whether a picture goes in.
+
+    `edited` are the sizes in which pictures that it edits go in, and `split` is DiffSynth's `zero_cond_t` of these: the
+    prompts' tokens are then with those that the text encoder makes of them.
+    """
 
     width: int
     height: int
@@ -67,18 +76,29 @@ class Work:
     negative_tokens: int = 0
     guided: bool = True
     takes_in: bool = False
+    edited: tuple[tuple[int, int], ...] = ()
+    split: bool = False
 
     @classmethod
     def of(cls, job: Job) -> Work:
         """What a job asks for."""
+        edit, told = job.edit, told_tokens(job.edit)
+        sizes = [edit.size_of(image) for image in edit.images] if edit else []
         return cls(
             width=job.width,
             height=job.height,
-            prompt_tokens=count_tokens(job.prompt),
-            negative_tokens=count_tokens(job.negative_prompt),
+            prompt_tokens=count_tokens(job.prompt) + told,
+            negative_tokens=count_tokens(job.negative_prompt) + told,
             guided=job.cfg_scale != 1.0,
             takes_in=job.input_image is not None,
+            edited=tuple((size.width, size.height) for size in sizes),
+            split=edit is not None and edit.zero_cond_t,
         )
+
+    @property
+    def kind(self) -> WorkKind:
+        """What makes a kind of pictures, whatever their prompts."""
+        return self.width, self.height, self.guided, self.takes_in, self.edited, self.split
 
     @property
     def pixels(self) -> int:
@@ -86,8 +106,13 @@ class Work:
 
     @property
     def tokens(self) -> int:
-        """N."""
-        return self.pixels // PIXELS_A_TOKEN
+        """N: its own, and those of what it edits."""
+        return (self.pixels + sum(width * height for width, height in self.edited)) // PIXELS_A_TOKEN
+
+    @property
+    def encoded(self) -> tuple[tuple[int, int], ...]:
+        """Sizes of the pictures that become latents before the first step."""
+        return (*(((self.width, self.height),) if self.takes_in else ()), *self.edited)
 
     @property
     def texts(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Self
@@ -105,6 +106,25 @@ class Input(Value):
     height: int
 
 
+class Edit(Value):
+    """Pictures that a model is shown to edit, in their order, and how it takes them.
+
+    Each is brought to about so many `pixels`, in its own shape. `numbered` ones are shown to the text encoder small,
+    each under its number; one that is not, as large as it goes in. `zero_cond_t` is DiffSynth's: they are no noise.
+    """
+
+    images: tuple[Input, ...]
+    pixels: int
+    numbered: bool = True
+    zero_cond_t: bool = False
+
+    def size_of(self, image: Input) -> Size:
+        """What one of them is brought to: DiffSynth's `calculate_dimensions`, of multiples of 32."""
+        ratio = image.width / image.height
+        width = math.sqrt(self.pixels * ratio)
+        return Size(width=max(1, round(width / 32)) * 32, height=max(1, round(width / ratio / 32)) * 32)
+
+
 class InputFile(Value):
     """Where an input's pixels are: a file, with the SHA-256 over its bytes when it was looked at."""
 
@@ -129,8 +149,8 @@ class Shift(Value):
 class Job(Value):
     """What is rendered: all that a picture's bits depend on besides the weights and the machine's kernels.
 
-    Field names are those of DiffSynth's `QwenImagePipeline.__call__`, and `loras` and `schedule` besides. `width` and
-    `height` are pixels, multiples of 16.
+    Field names are those of DiffSynth's `QwenImagePipeline.__call__`, and `loras`, `schedule` and `edit` besides.
+    `width` and `height` are pixels, multiples of 16.
     """
 
     model: str
@@ -148,6 +168,7 @@ class Job(Value):
     denoising_strength: float = 1.0
     inpaint_mask: Input | None = None
     inpaint_blur_size: int | None = None
+    edit: Edit | None = None
 
     @property
     def riding(self) -> tuple[Lora, ...]:
@@ -157,7 +178,7 @@ class Job(Value):
     @property
     def inputs(self) -> tuple[Input, ...]:
         """The pictures that go in, each once."""
-        found = (self.input_image, self.inpaint_mask)
+        found = (self.input_image, self.inpaint_mask, *(self.edit.images if self.edit else ()))
         return tuple(dict.fromkeys(each for each in found if each is not None))
 
 

@@ -25,7 +25,7 @@ from renderer.manifest.fields import ExpectFields, JobFields
 from renderer.manifest.loras import LoraFinder, LoraSet
 from renderer.manifest.naming import Template
 from renderer.manifest.pictures_in import InputFinder, InputSet
-from renderer.manifest.reading import STEM, Combination, Reading
+from renderer.manifest.reading import STEM, Combination, Reading, takes_in
 from renderer.manifest.recipe import Recipe
 from renderer.manifest.shelf import Shelf
 
@@ -80,7 +80,7 @@ class Expander:
         templates = reading.templates()
         reading.check_seeds()
         reading.check_lengths(templates, combinations)
-        taken_in = self._pictures_in.sets(reading, combinations)
+        taken_in = self._pictures_in.sets(reading, combinations, model)
         sets = self._loras.sets(reading, model, [named for named, _ in taken_in]) if model else []
         if reading.complaints or model is None:
             return [], reading.complaints
@@ -125,7 +125,7 @@ class Expander:
             "model": model.reference,
             "precision": self._precision or fields.get("precision") or self._usual_precision(model),
         }
-        names = [*fields.get("matrix", ()), *([STEM] if "image" in fields else [])]
+        names = [*fields.get("matrix", ()), *([STEM] if takes_in(fields) else [])]
         varying = [name for name in names if len({each[name] for each, _, _ in chosen}) > 1]
         unnamed = [name for name in varying if name not in templates["id"].fields]
         for combination, riding, inputs in chosen:
@@ -135,7 +135,7 @@ class Expander:
             stem = "-".join((job_id, *(slugs[name] for name in unnamed)))
             prompt = templates["prompt"].fill(combination)
             negative_prompt = templates["negative_prompt"].fill(combination)
-            for size in sizes or [pictures_in.size_of(inputs.image, model)]:
+            for size in sizes or [pictures_in.size_of(inputs, model)]:
                 seeds = _seeds(fields, prompt, negative_prompt, size)
                 for seed in seeds:
                     yield Draft(
@@ -159,7 +159,7 @@ class Expander:
 
 def _as_the_image(recipe: Recipe) -> bool:
     """Whether pictures are to be of the shape of what goes in."""
-    return "image" in recipe.fields and not recipe.fields.keys() & {"size", "sizes", "width"}
+    return takes_in(recipe.fields) and not recipe.fields.keys() & {"size", "sizes", "width"}
 
 
 def find_model(reference: str) -> Model:
@@ -167,10 +167,7 @@ def find_model(reference: str) -> Model:
     model = catalog.find(reference)
     if model.unfit:
         able = ", ".join(each.id for each in catalog.MODELS.values() if not each.unfit)
-        hint = f"these render: {able}"
-        if model.files and model.id not in catalog.MODELS:
-            hint = "if it makes pictures from text, whatever its name says, give it kind: picture"
-        raise ModelError(model.unfit, hint=hint)
+        raise ModelError(model.unfit, hint=f"these render: {able}")
     return model
 
 
@@ -213,6 +210,9 @@ def rehearse(job: Job) -> Job:
         "loras": (),
         "schedule": "qwen-image",
     }
+    if job.edit is not None:  # the demo model edits nothing: it draws over the first picture
+        strength = pictures_in.STRENGTH if job.inpaint_mask is None else job.denoising_strength
+        proof |= {"edit": None, "input_image": job.edit.images[0], "denoising_strength": strength}
     return job.model_copy(update=proof)
 
 

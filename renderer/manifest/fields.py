@@ -33,6 +33,9 @@ from renderer.manifest.kinds import (
 MAX_PICTURES = 10_000
 """How many pictures a manifest makes at most when it does not say."""
 
+MOST_IMAGES = 8
+"""Pictures that one edit may look at."""
+
 _STRICT = ConfigDict(strict=True, extra="forbid")
 
 
@@ -88,6 +91,10 @@ class JobFields(TypedDict, total=False):
         Field(description="How noise falls: auto goes with the LoRAs; qwen-image, lightning, or a shift"),
     ]
     image: Annotated[PathText, Field(description="A picture to draw over, from the manifest's folder; or a pattern")]
+    images: Annotated[
+        list[PathText],
+        Field(min_length=1, max_length=MOST_IMAGES, description="Pictures to edit; one of them may be a pattern"),
+    ]
     strength: Annotated[
         float, Within(0.01, 1), Field(description="How much of the image is drawn anew: 1 is all of it")
     ]

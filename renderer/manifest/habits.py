@@ -19,8 +19,9 @@ _RATIO = 'write size: "16:9"'
 _PROMPT = "write prompt"
 _LORA = "write loras: [{file: mine.safetensors, weight: 0.8}]"
 _SCHEDULE = "write schedule: {shift: 3}"
-_PICTURES = "remove it: no picture guides another here but as image and mask"
+_PICTURES = "remove it: no picture guides another here but as image, images and mask"
 _IMAGE = "write image: photo.jpg"
+_IMAGES = "write images: [photo.jpg], with a model that edits"
 _NO_SUCH = "remove it: there is nothing like it here"
 _NAMES = "write id for a picture's name, or output at the top for the pattern of all names"
 _MODEL = "write model: an id, a folder, or files like {transformer: mine.safetensors}"
@@ -29,7 +30,7 @@ _SIZE = "write size: 1328x1328, or sizes for several"
 HINTS_BY_KEY: Mapping[str, str] = {
     **dict.fromkeys(
         ("batch_size", "batch_count", "batch", "num_images", "num_images_per_prompt", "images_per_prompt", "n_iter",
-         "n", "num_outputs", "num_samples", "samples", "images", "repeat", "repeats", "数量"), _COUNT),
+         "n", "num_outputs", "num_samples", "samples", "repeat", "repeats", "数量"), _COUNT),
     **dict.fromkeys(
         ("guidance_scale", "guidance", "cfg", "cfgscale", "true_cfg_scale", "true_cfg", "scale", "distilled_cfg_scale"),
         _GUIDANCE),
@@ -49,10 +50,11 @@ HINTS_BY_KEY: Mapping[str, str] = {
     **dict.fromkeys(("prompts",), "write a job for each prompt; in a matrix, {name} stands for its values"),
     **dict.fromkeys(("lora", "lora_scale", "lora_weights", "lora_name", "lora_paths", "lycoris", "adapters"), _LORA),
     **dict.fromkeys(
-        ("images", "init_image", "init_images", "input_image", "input_images", "source_image", "photo"), _IMAGE),
+        ("init_image", "init_images", "input_image", "input_images", "source_image", "photo"), _IMAGE),
+    **dict.fromkeys(("edit_image", "edit_images", "reference_image", "reference_images"), _IMAGES),
     **dict.fromkeys(("denoising_strength", "denoise", "image_strength"), "write strength"),
     **dict.fromkeys(("mask_image", "inpaint_mask", "inpainting_mask"), "write mask: mask.png"),
-    **dict.fromkeys(("controlnet", "control_image", "ip_adapter", "reference_image"), _PICTURES),
+    **dict.fromkeys(("controlnet", "control_image", "ip_adapter"), _PICTURES),
     **dict.fromkeys(
         ("clip_skip", "enable_hr", "hires_fix", "hr_scale", "upscale", "upscaler", "refiner", "restore_faces", "tiling",
          "styles", "style_preset", "safety_checker", "subseed", "subseed_strength", "hypernetwork", "embeddings"),

@@ -16,7 +16,7 @@ from renderer.manifest.checking import Checker
 from renderer.manifest.complaints import Complaint, Problems
 from renderer.manifest.document import Document, Route
 from renderer.manifest.fields import HeadFields, JobFields, ManifestFields
-from renderer.manifest.reading import STEM
+from renderer.manifest.reading import STEM, takes_in
 from renderer.manifest.recipe import Recipe
 
 _OF_THE_MATRIX = frozenset({"matrix", "include", "exclude"})
@@ -82,7 +82,7 @@ def matrix_names(top: Mapping[str, Any]) -> set[str]:
     given = [place for place in places if isinstance(place, dict)]
     matrices = [place.get("matrix") for place in given]
     found = {name for matrix in matrices if isinstance(matrix, dict) for name in matrix}
-    return found | ({STEM} if any("image" in place for place in given) else set())
+    return found | ({STEM} if any(takes_in(place) for place in given) else set())
 
 
 # ---- the jobs --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a job's `image` and `mask` mean: files found and looked at, each a picture, and what it is drawn over.
+"""What a job's `image`, `images` and `mask` mean: files found and looked at, each a picture, and what is made of it.
 
 A path is from the manifest's folder; a pattern stands for every file that it fits, in the order of their names, and
 `{stem}` for a file's name without its ending. Each file is read once a manifest. Knows nothing of YAML and lines.
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from renderer.catalog import SIZE_STEP, Model
+from renderer.catalog import MODELS, SIZE_STEP, Model
 from renderer.errors import PictureError, shorten
-from renderer.job import Input, InputFile, Size
+from renderer.job import Edit, Input, InputFile, Size
 from renderer.manifest.reading import STEM, Combination, Reading
 
 MOST_FILES = 100_000
@@ -28,6 +28,9 @@ _SAME_RATIO = 0.02
 _HINT = "paths are from the manifest's folder"
 
 
+_Found = tuple[Input, InputFile]
+
+
 @dataclass(frozen=True, slots=True)
 class InputSet:
     """What goes into a picture: the fields of its job, and where the files are."""
@@ -35,6 +38,7 @@ class InputSet:
     image: Input | None = None
     mask: Input | None = None
     files: tuple[InputFile, ...] = ()
+    edit: Edit | None = None
 
     def settings(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """What a job has of it."""
@@ -44,6 +48,7 @@ class InputSet:
             "denoising_strength": fields.get("strength", usual),
             "inpaint_mask": self.mask,
             "inpaint_blur_size": fields.get("mask_blur") or None,
+            "edit": self.edit,
         }
 
 
@@ -57,26 +62,33 @@ class InputFinder:
         self._folder = folder
         self._found: dict[tuple[str, str], tuple[Input, InputFile] | PictureError] = {}
 
-    def sets(self, reading: Reading, combinations: Sequence[Combination]) -> list[tuple[Combination, InputSet]]:
+    def sets(
+        self, reading: Reading, combinations: Sequence[Combination], model: Model | None
+    ) -> list[tuple[Combination, InputSet]]:
         """Each combination with what goes in: several times, where a pattern fits several files.
 
         What is wrong with them is complained of in `reading`.
         """
+        if model is not None:
+            _refuse_kind(reading, model)
+        _refuse_lonely(reading)
         fields = reading.fields
-        if "image" not in fields:
-            for field in ("mask", "strength", "mask_blur"):
-                if field in fields:
-                    reading.complain(field, "needs an image", "image: photo.jpg is what it is about", at_key=True)
+        field = "images" if "images" in fields else "image"
+        if field not in fields:
             return [(combination, NOTHING_IN) for combination in combinations]
-        if "mask_blur" in fields and "mask" not in fields:
-            reading.complain("mask_blur", "needs a mask", at_key=True)
-        image = reading.template("image", fields["image"])
+        written = fields["images"] if "images" in fields else [fields["image"]]
+        places = [(place,) if field == "images" else () for place in range(len(written))]
+        images = [reading.template(field, text, *place) for text, place in zip(written, places, strict=True)]
         mask = reading.template("mask", fields["mask"]) if "mask" in fields else None
+        varied = next((number for number, text in enumerate(written) if glob.has_magic(text)), 0)
         found: list[tuple[Combination, InputSet]] = []
-        for combination in combinations if not reading.complaints else ():
-            for path in self._files(reading, image.fill(combination)):
+        if reading.complaints or model is None:
+            return found
+        for combination in combinations:
+            for path in self._files(reading, images[varied].fill({STEM: f"{{{STEM}}}", **combination})):
                 named = {**combination, STEM: Path(path).stem}
-                found.append((named, self._set(reading, path, mask.fill(named) if mask else None)))
+                paths = [path if place == varied else each.fill(named) for place, each in enumerate(images)]
+                found.append((named, self._set(reading, model, paths, mask.fill(named) if mask else None)))
         return found
 
     def _files(self, reading: Reading, written: str) -> Sequence[str]:
@@ -86,45 +98,125 @@ class InputFinder:
         found = sorted(glob.iglob(written, root_dir=self._folder, recursive=True))  # noqa: PTH207  # with the rules of shells
         files = [each for each in found if (self._folder / each).is_file()]
         if not files:
-            reading.complain("image", f"{shorten(written)} fits no file", _HINT)
+            reading.complain(_field(reading), f"{shorten(written)} fits no file", _HINT)
         if len(files) > MOST_FILES:
-            reading.complain("image", f"{shorten(written)} fits {len(files):,} files", f"at most {MOST_FILES:,}")
+            message = f"{shorten(written)} fits {len(files):,} files"
+            reading.complain(_field(reading), message, f"at most {MOST_FILES:,}")
             return []
         return files
 
-    def _set(self, reading: Reading, path: str, mask_path: str | None) -> InputSet:
-        image = self._find(reading, "image", path)
+    def _set(self, reading: Reading, model: Model, paths: Sequence[str], mask_path: str | None) -> InputSet:
+        field = _field(reading)
+        looked = [
+            self._find(reading, field, path, *((place,) if field == "images" else ()))
+            for place, path in enumerate(paths)
+        ]
         mask = self._find(reading, "mask", mask_path) if mask_path is not None else None
-        if image is None or (mask_path is not None and mask is None):
+        found = [each for each in looked if each is not None]
+        if len(found) < len(paths) or (mask_path is not None and mask is None):
             return NOTHING_IN
-        if mask is None:
-            return InputSet(image[0], None, (image[1],))
-        if abs(math.log(_ratio(image[0]) / _ratio(mask[0]))) > _SAME_RATIO:
-            sizes = f"{mask[0].width}x{mask[0].height}, and the image {image[0].width}x{image[0].height}"
+        if mask is not None and abs(math.log(_ratio(found[0][0]) / _ratio(mask[0]))) > _SAME_RATIO:
+            first = found[0][0]
+            sizes = f"{mask[0].width}x{mask[0].height}, and the image {first.width}x{first.height}"
             reading.complain("mask", f"{shorten(str(mask_path))} is {sizes}", "a mask has the image's shape")
-        return InputSet(image[0], mask[0], (image[1], mask[1]))
+        return _of_files(model, found, mask)
 
-    def _find(self, reading: Reading, field: Literal["image", "mask"], path: str) -> tuple[Input, InputFile] | None:
-        if (path, field) not in self._found:
+    def _find(self, reading: Reading, field: _Field, path: str, *place: int) -> _Found | None:
+        purpose: Literal["picture", "mask"] = "mask" if field == "mask" else "picture"
+        if (path, purpose) not in self._found:
             from renderer.outputs import input_files  # noqa: PLC0415  # most manifests have none
 
             try:
-                purpose: input_files.Purpose = "mask" if field == "mask" else "picture"
-                self._found[path, field] = input_files.identify(self._folder / path, shorten(path), purpose)
+                self._found[path, purpose] = input_files.identify(self._folder / path, shorten(path), purpose)
             except PictureError as error:
-                self._found[path, field] = error
-                reading.complain(field, error.message, error.hint or _HINT)
-        found = self._found[path, field]
+                self._found[path, purpose] = error
+                reading.complain(field, error.message, error.hint or _HINT, *place)
+        found = self._found[path, purpose]
         return None if isinstance(found, PictureError) else found
 
 
-def size_of(image: Input | None, model: Model) -> Size:
-    """The size of a picture that is drawn over another: of its shape, and as large as the model's usual square."""
+_Field = Literal["image", "images", "mask"]
+
+
+def _field(reading: Reading) -> _Field:
+    """The field of the pictures themselves."""
+    return "images" if "images" in reading.fields else "image"
+
+
+def _of_files(model: Model, found: Sequence[_Found], mask: _Found | None) -> InputSet:
+    """What a model makes of pictures. One that edits draws within a mask over the first of those that it looks at."""
+    editing = model.editing
+    if editing is None:
+        (image,) = found
+        files = (image[1], mask[1]) if mask else (image[1],)
+        return InputSet(image[0], mask[0] if mask else None, files)
+    edit = Edit(
+        images=tuple(known for known, _ in found),
+        pixels=editing.pixels,
+        numbered=editing.numbered,
+        zero_cond_t=editing.zero_cond_t,
+    )
+    if mask is None:
+        return InputSet(files=tuple(file for _, file in found), edit=edit)
+    others = (file for _, file in found[1:])
+    return InputSet(found[0][0], mask[0], (found[0][1], mask[1], *others), edit)
+
+
+# ---- what goes with what ---------------------------------------------------------------------------------------------
+
+
+def _refuse_kind(reading: Reading, model: Model) -> None:
+    """Complain of pictures to edit that are not there, or that are given a model which edits none."""
+    fields, editing = reading.fields, model.editing
+    if editing is None:
+        if "images" in fields:
+            able = ", ".join(each.id for each in MODELS.values() if each.editing)
+            hint = f"these do: {able}; or write image: photo.jpg, to have it drawn over"
+            reading.complain("images", f"{model.id} edits no pictures", hint, at_key=True)
+    elif "images" not in fields:
+        hint = "write images: [photo.jpg]"
+        if model.files and model.id not in MODELS:
+            hint += "; if it makes pictures from text, whatever its name says, give it kind: picture"
+        reading.complain("model", f"{model.id} edits pictures, and the job names none", hint)
+    elif len(fields["images"]) > editing.most_images:
+        most = editing.most_images
+        said = f"{model.id} edits {'one picture' if most == 1 else f'up to {most} pictures'}"
+        reading.complain("images", f"{said}, and here are {len(fields['images'])}", "", most)
+
+
+def _refuse_lonely(reading: Reading) -> None:
+    """Complain of fields that do nothing without another, or beside one."""
+    fields = reading.fields
+    if "image" in fields and "images" in fields:
+        reading.complain("image", "cannot stand beside images", "the first of images is what a mask is of", at_key=True)
+    if "image" not in fields and "images" not in fields:
+        for field in ("mask", "strength", "mask_blur"):
+            if field in fields:
+                reading.complain(field, "needs an image", "image: photo.jpg is what it is about", at_key=True)
+        return
+    if "images" in fields and "strength" in fields and "mask" not in fields:
+        reading.complain("strength", "does nothing without a mask, where pictures are edited", at_key=True)
+    if "mask_blur" in fields and "mask" not in fields:
+        reading.complain("mask_blur", "needs a mask", at_key=True)
+    patterns = [place for place, text in enumerate(fields.get("images", ())) if glob.has_magic(text)]
+    if len(patterns) > 1:
+        reading.complain("images", "a second pattern", "one may be a pattern; {stem} is its file's name", patterns[1])
+
+
+# ---- sizes -----------------------------------------------------------------------------------------------------------
+
+
+def size_of(inputs: InputSet, model: Model) -> Size:
+    """The size of a picture of another's shape: as large as the model's usual square, or as what it edits goes in."""
     usual = next(iter(model.ratios.values()))
-    if image is None:
+    if inputs.edit is not None:
+        wanted = inputs.edit.size_of(inputs.edit.images[0])
+        sides: tuple[float, float] = (wanted.width, wanted.height)
+    elif inputs.image is not None:
+        area, ratio = usual.width * usual.height, _ratio(inputs.image)
+        sides = (math.sqrt(area * ratio), math.sqrt(area / ratio))
+    else:
         return usual
-    area, ratio = usual.width * usual.height, _ratio(image)
-    sides = (math.sqrt(area * ratio), math.sqrt(area / ratio))
     width, height = (min(max(round(side / SIZE_STEP) * SIZE_STEP, model.min_side), model.max_side) for side in sides)
     return Size(width=width, height=height)
 

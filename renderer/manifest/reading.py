@@ -21,6 +21,11 @@ STEM = "stem"
 """In braces: the name of the file that goes in, without its ending."""
 
 
+def takes_in(fields: Mapping[str, object]) -> bool:
+    """Whether a picture goes in, by a job's fields."""
+    return "image" in fields or "images" in fields
+
+
 class Reading:
     """What one job's fields mean, with the complaints that come up on the way."""
 
@@ -169,7 +174,7 @@ class Reading:
 
     def template(self, field: str, text: str, *rest: str | int) -> Template:
         """A text of a field with the matrix's names in it; what is wrong with it is complained of."""
-        names = [*self.fields.get("matrix", ()), *([STEM] if "image" in self.fields else [])]
+        names = [*self.fields.get("matrix", ()), *([STEM] if takes_in(self.fields) else [])]
         if not names:
             return naming.literal(text)
         try:
@@ -188,7 +193,7 @@ class Reading:
         longest = {
             name: max((len(each[name]) for each in combinations), default=0) for name in self.fields.get("matrix", ())
         }
-        longest |= {STEM: 255} if "image" in self.fields else {}
+        longest |= {STEM: 255} if takes_in(self.fields) else {}
         for field in ("prompt", "negative_prompt"):
             length = templates[field].measure(longest)
             if length > MAX_PROMPT_LENGTH:

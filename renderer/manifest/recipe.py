@@ -18,6 +18,7 @@ GROUPS = (
     frozenset({"size", "sizes", "width", "height"}),
     frozenset({"seed", "seeds", "count"}),
     frozenset({"steps", "num_inference_steps"}),
+    frozenset({"image", "images"}),
 )
 """Fields that belong together: a job that gives one of a group takes none of it from the defaults."""
 

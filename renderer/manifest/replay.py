@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -131,6 +131,9 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
     """The entry, checked as a manifest of its own. Raises `UsageError` when it makes no job."""
     notes: list[str] = []
     model = _known_model(told, notes)
+    if told.images and model is None:
+        lost = (*told.left_out, "the pictures that it edits")
+        told = replace(told, images=(), mask=None, strength=None, mask_blur=None, left_out=lost)
     loras = [refind(lora) for lora in told.loras]
     fields: dict[str, Any] = {
         "id": picture_id,
@@ -145,6 +148,7 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
         "loras": [entry for entry, _ in loras if entry] or None,
         "schedule": _schedule(told),
         "image": _kept(told.image, picture),
+        "images": [_kept(each, picture) for each in told.images] or None,
         "strength": told.strength,
         "mask": _kept(told.mask, picture),
         "mask_blur": told.mask_blur,
@@ -184,18 +188,23 @@ def _known_model(told: Told, notes: list[str]) -> str | None:
     """The catalogue's id of the model that rendered it; None where there is none such, or none was told."""
     if told.model is None:
         return None
-    if told.model in catalog.MODELS and not catalog.MODELS[told.model].unfit:
+    if told.model in catalog.MODELS and _goes_with(catalog.MODELS[told.model], told):
         return told.model
     if derived := refind_derived(told.model):
         notes.append(f"{shorten(told.model)} is taken for {derived}")
         return derived
     plain = told.model.replace("\\", "/").rpartition("/")[2].casefold()
     for model in catalog.MODELS.values():
-        if model.id.rpartition("/")[2].casefold() == plain and not model.unfit:
+        if model.id.rpartition("/")[2].casefold() == plain and _goes_with(model, told):
             notes.append(f'the model "{shorten(told.model)}" is taken for {model.id}')
             return model.id
     notes.append(f'the model "{shorten(told.model)}" is not in the catalogue; {catalog.QWEN_IMAGE.id} stands in')
     return None
+
+
+def _goes_with(model: catalog.Model, told: Told) -> bool:
+    """Whether a model renders, and edits pictures where some are told of, and only there."""
+    return not model.unfit and (model.editing is not None) is bool(told.images)
 
 
 def _kept(wanted: Input | None, picture: Path) -> str | None:
@@ -207,7 +216,7 @@ def _kept(wanted: Input | None, picture: Path) -> str | None:
     )
     found = next((folder / Own.INPUTS).glob(f"{wanted.sha256}*"), None)
     if found is None:
-        message = f"{picture} was drawn over a picture that is not in {folder / Own.INPUTS}"
+        message = f"{picture} was made of a picture that is not in {folder / Own.INPUTS}"
         raise UsageError(message, hint=f"its pixels have the SHA-256 {wanted.sha256}")
     return glob.escape(str(found))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from renderer.manifest.complaints import Complaint
 from renderer.manifest.recipe import Recipe
 
-FILE_FIELDS = ("rows", "image", "mask")
+FILE_FIELDS = ("rows", "image", "images", "mask")
 """A job's fields that name files."""
 
 
@@ -35,5 +35,9 @@ class Shelf:
         return [
             Complaint(recipe.origin(name), "names a file, and no file of this machine is read", at_key=True)
             for name in FILE_FIELDS
-            if name in recipe.fields and str(recipe.fields.get(name)) not in self.files
+            if name in recipe.fields and not self._has(recipe.fields.get(name))
         ]
+
+    def _has(self, written: object) -> bool:
+        """Whether all that a field names is the server's own."""
+        return all(str(each) in self.files for each in (written if isinstance(written, list) else [written]))

@@ -135,5 +135,5 @@ def _write_xmp(origin: PictureOrigin, prompt: str = "", own: str = "") -> str:
         more += f'\n   <dc:description><rdf:Alt><rdf:li xml:lang="x-default">{text}</rdf:li></rdf:Alt></dc:description>'
     if own:
         more += f"\n   <renderer:origin>{escape(_XML_UNFIT.sub('', own))}</renderer:origin>"
-    source = GENERATED if origin.job.input_image is None else EDITED
+    source = EDITED if origin.job.inputs else GENERATED
     return _XMP.format(source=source, tool=escape(f"renderer {origin.software.renderer}"), more=more)

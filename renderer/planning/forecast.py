@@ -17,6 +17,7 @@ from renderer.estimate import Estimate, Native, Stage, Work, decide, duration, h
 from renderer.estimate.decide import Decision
 from renderer.estimate.duration import Limit
 from renderer.estimate.fitted import CONTEXT_BYTES
+from renderer.estimate.work import WorkKind
 from renderer.job import Job, Precision, Profile, Weights
 from renderer.machine.hardware import Machine
 from renderer.machine.rates import Rates
@@ -28,9 +29,6 @@ from renderer.planning.plan import Plan, Planned
 from renderer.planning.riding import licences, riding
 from renderer.planning.space import Disk
 from renderer.protocol import Setup
-
-_Kind = tuple[int, int, bool, bool]
-"""A picture's sides, whether it is guided, and whether one goes in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +297,7 @@ class _Grouping:
             slots=self.setup.slots,
         )
         streaming, company = replace(self._streaming, slots=decision.slots), self._company(decision)
-        peaks = (streaming.estimate([work] * company.get(_shape_of(work), 1)) for work in works)
+        peaks = (streaming.estimate([work] * company.get(work.kind, 1)) for work in works)
         return decision, max(peaks, key=lambda each: each.allocated)
 
     def _host(self) -> Stage:
@@ -317,27 +315,27 @@ class _Grouping:
         )
 
     @staticmethod
-    def _company(decision: Decision | None) -> dict[_Kind, int]:
+    def _company(decision: Decision | None) -> dict[WorkKind, int]:
         """How many pictures of each kind ride together; one, where nothing is streamed."""
-        return {_shape_of(work): number for work, number in decision.riding.items()} if decision else {}
+        return {work.kind: number for work, number in decision.riding.items()} if decision else {}
 
-    def _sweep(self, slots: int, company: Mapping[_Kind, int], rates: Rates) -> duration.SweepTime:
+    def _sweep(self, slots: int, company: Mapping[WorkKind, int], rates: Rates) -> duration.SweepTime:
         """A step of the picture that takes longest."""
         streaming = replace(self._streaming, slots=slots)
         sweeps = [
-            duration.sweep(streaming, [work] * company.get(_shape_of(work), 1), rates, from_disk=self._from_disk)
+            duration.sweep(streaming, [work] * company.get(work.kind, 1), rates, from_disk=self._from_disk)
             for work in dict.fromkeys(map(Work.of, self.left))
         ]
         return max(sweeps, key=lambda each: each.seconds)
 
-    def _seconds(self, slots: int, company: Mapping[_Kind, int], rates: Rates) -> GroupTime:
+    def _seconds(self, slots: int, company: Mapping[WorkKind, int], rates: Rates) -> GroupTime:
         """Where the time goes: the arithmetic, times what earlier pictures took more or less than it."""
         factor = self._pace.factor(self._key)
         denoise = decode = 0.0
         kinds = Counter((Work.of(job), job.num_inference_steps) for job in self.left)
         example = {(Work.of(job), job.num_inference_steps): job for job in self.left}
         for kind, count in kinds.items():
-            way = Way(slots, company.get(_shape_of(kind[0]), 1), cpu=self._cpu, from_disk=self._from_disk)
+            way = Way(slots, company.get(kind[0].kind, 1), cpu=self._cpu, from_disk=self._from_disk)
             share, _ = seconds(self._shape, example[kind], self.setup.profile, way, rates)
             decoding = duration.decode_seconds(self._shape, kind[0], rates)
             denoise += (share - decoding) * count * factor
@@ -347,8 +345,3 @@ class _Grouping:
         if start is None:
             start = duration.load_seconds(self._shape, self.setup.stored, rates)
         return GroupTime(start, self._pace.prepare_s(self._key, self.left, rates), denoise, decode)
-
-
-def _shape_of(work: Work) -> _Kind:
-    """What makes a kind of pictures, whatever their prompts."""
-    return work.width, work.height, work.guided, work.takes_in

@@ -17,7 +17,8 @@ from renderer import catalog
 from renderer.catalog import Architecture
 from renderer.estimate import Kernels, Streaming, Work, count_tokens, duration, shape_of
 from renderer.estimate.host import MOST_TABLES
-from renderer.job import Job, Precision, Profile, Schedule, Stored, Weights
+from renderer.estimate.looking import told_tokens
+from renderer.job import Edit, Job, Precision, Profile, Schedule, Stored, Weights
 from renderer.job.precisions import multiplies_stored, stored
 from renderer.machine.rates import SOME_GPU, Rates
 from renderer.outputs.done import Done
@@ -42,6 +43,9 @@ _SOME_CPU = Rates(
     launch_s=2e-5,
 )
 """Only what these rates are to one another matters: measured factors stand before them."""
+
+_Prompt = tuple[str, Edit | None]
+"""A text, and what it is about, where pictures are edited."""
 
 FEWEST_WORKERS, RECENT_WORKERS = 2, 3
 """Workers whose preparing counts, and fewer of which may all have been broken off."""
@@ -137,7 +141,7 @@ class Pace:
         """
         if key in self._encodes:
             return self._encode_s(key, jobs)
-        known: set[str] = set()
+        known: set[_Prompt] = set()
         factors: list[float] = []
         workers = self._workers.get(key, {}).values()
         for pictures in sorted(workers, key=lambda each: min(picture.timing.began_at for picture in each)):
@@ -209,20 +213,22 @@ def timesteps(jobs: Iterable[Job]) -> int:
     return min(MOST_TABLES, sum(schedule.steps for schedule in set(map(Schedule.of, jobs))))
 
 
-def _prepare_s(key: PaceKey, jobs: Sequence[Job], known: Collection[str], rates: Rates) -> float:
+def _prepare_s(key: PaceKey, jobs: Sequence[Job], known: Collection[_Prompt], rates: Rates) -> float:
     """Encoding those of the jobs' prompts that are not known, and all modulations, by arithmetic alone.
 
     Native, modulations are a part of each step.
     """
     prompts = dict.fromkeys(prompt for job in jobs for prompt in _prompts(job) if prompt not in known)
-    tokens = [count_tokens(prompt) for prompt in prompts]
+    tokens = [count_tokens(text) + told_tokens(edit) for text, edit in prompts]
     different = timesteps(jobs) if key.profile == "stream" else 0
-    return duration.encode_seconds(_shape(key.weights), stored(key.weights.precision), tokens, different, rates)
+    kept, looking = stored(key.weights.precision), any(edit for _, edit in prompts)
+    return duration.encode_seconds(_shape(key.weights), kept, tokens, different, rates, looking=looking)
 
 
-def _prompts(job: Job) -> tuple[str, ...]:
-    """The prompts that are encoded for a job; without guidance, not the negative one."""
-    return (job.prompt, job.negative_prompt) if job.cfg_scale != 1.0 else (job.prompt,)
+def _prompts(job: Job) -> tuple[_Prompt, ...]:
+    """The prompts that are encoded for a job, with what they are about; without guidance, not the negative one."""
+    texts = (job.prompt, job.negative_prompt) if job.cfg_scale != 1.0 else (job.prompt,)
+    return tuple((text, job.edit) for text in texts)
 
 
 def _key(sidecar: Done) -> PaceKey:

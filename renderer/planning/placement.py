@@ -13,6 +13,7 @@ from renderer import catalog
 from renderer.catalog import Model
 from renderer.errors import MachineError
 from renderer.estimate import Work, host, shape_of
+from renderer.estimate.work import WorkKind
 from renderer.job import Job, Precision, Profile
 from renderer.job.precisions import BOUNDED, ONLY, in_words, stored
 from renderer.machine.hardware import Machine
@@ -99,10 +100,10 @@ def _lora_bytes(jobs: Sequence[Job], model: Model) -> int:
 
 def _demands(jobs: Iterable[Job]) -> tuple[Demand, ...]:
     """The kinds of pictures among jobs: of each size, guided or not, the longest prompts, how many, and their steps."""
-    kinds: dict[tuple[int, int, bool, bool], Demand] = {}
+    kinds: dict[WorkKind, Demand] = {}
     for job in jobs:
         work = Work.of(job)
-        key = (work.width, work.height, work.guided, work.takes_in)
+        key = work.kind
         other = kinds.get(key)
         kinds[key] = Demand(
             width=work.width,
@@ -111,6 +112,8 @@ def _demands(jobs: Iterable[Job]) -> tuple[Demand, ...]:
             negative_tokens=max(work.negative_tokens, other.negative_tokens if other else 0),
             guided=work.guided,
             takes_in=work.takes_in,
+            edited=work.edited,
+            split=work.split,
             pictures=1 + ((other.pictures or 0) if other else 0),
             steps=job.num_inference_steps + (other.steps if other else 0),
         )

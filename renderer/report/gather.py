@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from renderer.job import Picture
 from renderer.outputs import input_files
 from renderer.outputs.done import Done
 from renderer.outputs.folder import Own
@@ -120,10 +121,8 @@ def describe(item: Planned) -> Mapping[str, Any]:
         "seed": str(job.seed),  # a script's numbers end at 2^53
         "matrix": picture.place.matrix,
     }
-    if job.input_image is not None:
-        image, *masks = picture.inputs
-        told |= {"before": input_files.kept_name(image), "image": Path(image.path).name}
-        told |= {"strength": job.denoising_strength, "mask": Path(masks[0].path).name if masks else ""}
+    if job.inputs:
+        told |= _went_in(picture)
     if job.loras:
         told["loras"] = [{"file": hide_paths(lora.source), "weight": lora.weight} for lora in job.loras]
     if job.loras or job.schedule != "qwen-image":
@@ -141,6 +140,19 @@ def describe(item: Planned) -> Mapping[str, Any]:
             "warnings": sidecar.warnings,
         }
     return told
+
+
+def _went_in(picture: Picture) -> dict[str, Any]:
+    """What a picture was made of: the first of what it edits, or what it is drawn over, stands before it."""
+    job = picture.job
+    files = {each.sha256: each for each in picture.inputs}
+    images = job.edit.images if job.edit else (job.input_image,)
+    named = [Path(files[each.sha256].path).name for each in images if each is not None]
+    first = files[job.inputs[0].sha256]
+    mask = Path(files[job.inpaint_mask.sha256].path).name if job.inpaint_mask else ""
+    told: dict[str, Any] = {"before": input_files.kept_name(first), "image": ", ".join(named), "mask": mask}
+    told |= {"images": named} if job.edit else {}
+    return told | ({"strength": job.denoising_strength} if job.input_image else {})
 
 
 # ---- groups and grids ------------------------------------------------------------------------------------------------

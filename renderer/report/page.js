@@ -242,7 +242,8 @@ function entry(picture) {
     prompt: yaml(picture.prompt), negative_prompt: picture.negative_prompt && yaml(picture.negative_prompt),
     model: yaml(picture.model), precision: picture.precision, width: picture.width, height: picture.height,
     steps: picture.steps, cfg_scale: picture.cfg_scale, seed: picture.seed,
-    image: picture.image && yaml(picture.image), strength: picture.strength, mask: picture.mask && yaml(picture.mask),
+    image: picture.images ? undefined : picture.image && yaml(picture.image),
+    images: picture.images && `[${picture.images.map(yaml).join(", ")}]`, strength: picture.strength, mask: picture.mask && yaml(picture.mask),
     loras: picture.loras && JSON.stringify(picture.loras), schedule: picture.schedule && JSON.stringify(picture.schedule),
   };
   return [`- id: ${yaml(picture.id)}`, ...Object.entries(fields).filter(([, value]) => value !== "" && value !== undefined)

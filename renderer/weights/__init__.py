@@ -35,6 +35,7 @@ Reading and packing:
     originals     the files that a store is made of: hashed, discarded
     index         what a store says of itself
     store         a store that is there: whole or not, read into a buffer
+    within        blocks of one file with others, read one by one
     crc32s        its files' sums, of parts that several threads read
     unpacked      a checkpoint that reads like its store
     verify        every file against its hash

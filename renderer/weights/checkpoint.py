@@ -39,7 +39,7 @@ class Checkpoint:
     """A network's tensors by the hub's names, without those that are left out. `fingerprint` changes with its files.
 
     `has_other_names` says that its files have names of another tool's for some of them. `additions` are what LoRAs add
-    to its tensors, for whoever reads them.
+    to its tensors, for whoever reads them. `left_out` are those of the family's that were there, and are no weights.
     """
 
     family: Family
@@ -48,6 +48,7 @@ class Checkpoint:
     fingerprint: str
     has_other_names: bool = False
     additions: Mapping[str, Sequence[Addition]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -92,10 +93,9 @@ def open_checkpoint(role: Role, paths: Sequence[Path]) -> Checkpoint:
     _check_index(network, paths, found)
     renamed = any(network.hub_name(name) != name for file in files for name in file.tensors)
     found = _put_together(family, network, files, found)
-    for name in network.left_out:
-        found.pop(name, None)
+    left_out = tuple(name for name in network.left_out if found.pop(name, None) is not None)
     _check_types(found)
-    checkpoint = Checkpoint(family, network, found, digest.hexdigest(), renamed)
+    checkpoint = Checkpoint(family, network, found, digest.hexdigest(), renamed, left_out=left_out)
     _check_tensors(checkpoint, paths)
     _check_depth(checkpoint, config)
     return checkpoint
@@ -111,8 +111,11 @@ def with_additions(checkpoint: Checkpoint, fused: ToFuse) -> Checkpoint:
     return replace(checkpoint, additions=additions(fused, title, checkpoint.network, checkpoint.shapes))
 
 
-def check_together(checkpoints: Mapping[Role, Checkpoint]) -> None:
-    """Raise `ModelError` unless networks are of one family, and have the widths to work with one another."""
+def check_together(checkpoints: Mapping[Role, Checkpoint], *, edits: bool = False) -> None:
+    """Raise `ModelError` unless networks are of one family, and have the widths to work with one another.
+
+    One that `edits` has to have what it looks at pictures with.
+    """
     family = next(iter(checkpoints.values())).family
     path = next(iter(checkpoints[family.networks[0].role].tensors.values())).path
     for other in checkpoints.values():
@@ -121,6 +124,11 @@ def check_together(checkpoints: Mapping[Role, Checkpoint]) -> None:
             raise ModelError(message, hint="take all parts of one model")
     if unfit := family.unfit({role: each.shapes for role, each in checkpoints.items()}):
         raise ModelError(f"{path}: {unfit}", hint=_HINT)
+    looking = checkpoints.get("text_encoder")
+    if edits and looking is not None and looking.lacking:
+        where = next(iter(looking.tensors.values())).path
+        message = f"{where} has no vision tower, with which an editing model looks at pictures"
+        raise ModelError(message, hint="take the model's own text encoder")
 
 
 def _add(network: Network, file: Contents, found: dict[str, TensorAt]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from renderer import families
-from renderer.catalog import NETWORK_FILES, TOKENIZER, Model, Part, Role
+from renderer.catalog import NETWORK_FILES, PROCESSOR, PROCESSOR_NEEDS, TOKENIZER, Model, Part, Role
 from renderer.families import Family
 from renderer.job import ModelIdentity, canonical
 from renderer.text import decimal
@@ -40,7 +40,9 @@ def identify(model: Model, tell: Tell | None = None) -> ModelIdentity:
     if model.folder is not None:
         folder = model.folder
         networks: dict[Role, list[Path]] = {part.role: sorted(folder.glob(part.files)) for part in NETWORK_FILES}
-        return ModelIdentity(id=folder.name, content_sha256=_content(family, networks, folder / TOKENIZER, (), tell))
+        looks = folder / PROCESSOR / PROCESSOR_NEEDS if model.editing else None
+        content = _content(family, networks, folder / TOKENIZER, (), tell, looks)
+        return ModelIdentity(id=folder.name, content_sha256=content)
     if model.files:
         name = "+".join(path.stem for path in model.files.values())
         given: dict[Role, list[Path]] = {
@@ -69,8 +71,11 @@ def _content(
     tokenizer: Path | None,
     others: Sequence[Part],
     tell: Tell | None,
+    looks: Path | None = None,
 ) -> str:
     """SHA-256 over the tensors of networks, a tokenizer's files, and where the other parts come from.
+
+    `looks` is the file that says how an edit model is shown pictures, which counts as well.
 
     Tensors go by the hub's names, whichever tool has written them; what no picture needs does not count.
     """
@@ -84,5 +89,7 @@ def _content(
     if tokenizer is not None:
         files = [path for name in TOKENIZER_FILES if (path := tokenizer / name).is_file()]
         lines += [f"tokenizer {path.name} {found}" for path, found in zip(files, file_hashes(files, tell), strict=True)]
+    if looks is not None:
+        lines += [f"processor {looks.name} {found}" for found in file_hashes([looks], tell)]
     text = "".join(f"{line}\n" for line in sorted(lines))
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()

@@ -114,6 +114,12 @@ class Index(Value):
         parts += [(file.name, file.sha256) for file in self.copies if file.name.startswith(f"{TOKENIZER_FOLDER}/")]
         return hashlib.sha256(json.dumps(sorted(parts)).encode()).hexdigest()
 
+    @property
+    def looks_sha256(self) -> str:
+        """What it depends on besides where it is about pictures: what prepares these; empty where nothing does."""
+        parts = [(file.name, file.sha256) for file in self.copies if file.name.startswith(f"{PROCESSOR_FOLDER}/")]
+        return hashlib.sha256(json.dumps(sorted(parts)).encode()).hexdigest() if parts else ""
+
     def text(self) -> str:
         """What stands in `index.json`."""
         return self.model_dump_json(indent=1, exclude=self._untold) + "\n"

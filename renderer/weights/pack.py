@@ -265,10 +265,7 @@ def _file_bytes(file: PackedFile) -> int:
 
 def _open_source(source: Mapping[Role, Sequence[Path]], *, edits: bool) -> dict[Role, Checkpoint]:
     checkpoints = {role: open_checkpoint(role, source.get(role, ())) for role in get_args(Role)}
-    if edits and checkpoints["text_encoder"].lacking:
-        message = f"{source['text_encoder'][0]} has no vision tower, with which an editing model looks at pictures"
-        raise ModelError(message, hint="take the model's own text encoder")
-    check_together(checkpoints)
+    check_together(checkpoints, edits=edits)
     return checkpoints
 
 

@@ -14,7 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from renderer.catalog import DEMO, MODELS, NETWORK_FILES, SHARD, TOKENIZER, Model, Part, PartRole, Role
+from renderer.catalog import (
+    DEMO,
+    MODELS,
+    NETWORK_FILES,
+    PROCESSOR,
+    PROCESSOR_NEEDS,
+    SHARD,
+    TOKENIZER,
+    Model,
+    Part,
+    PartRole,
+    Role,
+)
 from renderer.errors import ModelError
 from renderer.job import ModelIdentity, Stored
 from renderer.system.folders import expanded, models_folder
@@ -74,10 +86,14 @@ class Whereabouts:
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A whole model: the weight files of each network, in order, and the tokenizer's folder."""
+    """A whole model: the weight files of each network, in order, the tokenizer's folder, and an edit model's other.
+
+    `processor` is the folder of what prepares pictures for the vision tower.
+    """
 
     networks: Mapping[Role, tuple[Path, ...]]
     tokenizer: Path
+    processor: Path | None = None
 
     @property
     def weights(self) -> list[Path]:
@@ -124,7 +140,8 @@ def parts_of(model: Model) -> tuple[Part, ...]:
     """All parts of a model, also of a folder's and of single files'; LoRAs of the catalogue that are fused into it."""
     if model.folder is not None:
         own = (Part(network.role, network.files) for network in NETWORK_FILES)
-        return (*own, Part("tokenizer", TOKENIZER), *(part for part in model.parts if part.role == "lora"))
+        looks = (Part("processor", PROCESSOR),) if model.editing else ()
+        return (*own, Part("tokenizer", TOKENIZER), *looks, *(part for part in model.parts if part.role == "lora"))
     given = tuple(Part(role, path.name) for role, path in model.files.items())
     return (*given, *model.parts)
 
@@ -139,7 +156,7 @@ def collect(whereabouts: Whereabouts) -> ModelFiles:
         "text_encoder": by_role["text_encoder"],
         "vae": by_role["vae"],
     }
-    return ModelFiles(networks, by_role["tokenizer"][0])
+    return ModelFiles(networks, by_role["tokenizer"][0], next(iter(by_role.get("processor", ())), None))
 
 
 def originals(model: Model) -> list[Path]:
@@ -183,7 +200,7 @@ def _missing_in_folder(part: Part, root: Path) -> list[str]:
     folder = root / part.files
     if part.role == "tokenizer" and not (folder / _WHOLE_TOKENIZER).exists():
         return [f"{part.files}{name}" for name in _TOKENIZER_NEEDS if not (folder / name).exists()]
-    if part.role == "processor" and not (folder / "preprocessor_config.json").exists():
+    if part.role == "processor" and not (folder / PROCESSOR_NEEDS).exists():
         return [part.files]
     return [] if folder.is_dir() else [part.files]
 

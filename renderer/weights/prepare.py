@@ -86,11 +86,7 @@ def _store_bytes(model: Model, store: Stored) -> int:
     from renderer.weights import pack  # noqa: PLC0415  # torch, only where there is something to pack
 
     files = places.collect(whereabouts)
-    return pack.plan_pack(files.networks, files.tokenizer, store, _processor(whereabouts))
-
-
-def _processor(whereabouts: Whereabouts) -> Path | None:
-    return next((found.files[0] for found in whereabouts.found if found.part.role == "processor"), None)
+    return pack.plan_pack(files.networks, files.tokenizer, store, files.processor)
 
 
 def errands(whereabouts: Whereabouts) -> list[Errand]:
@@ -208,7 +204,7 @@ def _pack(model: Model, whereabouts: Whereabouts, files: ModelFiles, store: Stor
         store,
         identity,
         report=lambda done, total, _name: report("packing", done, total),
-        processor=_processor(whereabouts),
+        processor=files.processor,
         said=vouched.all_said(whereabouts),
         fused=fused,
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from renderer.catalog import DEMO, Model, Role
 from renderer.errors import ModelError
+from renderer.families.qwen_image.transformer import EDIT_2511_MARK
 from renderer.weights import places
 
 if TYPE_CHECKING:
@@ -40,14 +41,22 @@ def problems(model: Model) -> tuple[ModelError, ...]:
             case "transformer" | "text_encoder" | "vae" as network:
                 try:
                     opened[network] = open_checkpoint(network, found.files)
+                    _check_generation(model, opened[network])
                 except ModelError as error:
                     wrong.append(error)
     if len(opened) == 3:  # noqa: PLR2004  # transformer, text encoder, VAE
         try:
-            check_together(opened)
+            check_together(opened, edits=model.editing is not None)
         except ModelError as error:
             wrong.append(error)
     return tuple(wrong)
+
+
+def _check_generation(model: Model, checkpoint: Checkpoint) -> None:
+    """Raise `ModelError` for an edit model's file that says otherwise of itself than its name or its manifest does."""
+    if EDIT_2511_MARK in checkpoint.left_out and not (model.editing and model.editing.zero_cond_t):
+        path = next(iter(checkpoint.tensors.values())).path
+        raise ModelError(f"{path} is of Qwen-Image-Edit-2511, by a mark in it", hint="give it kind: edit-2511")
 
 
 def check(model: Model) -> None:

@@ -113,19 +113,27 @@ class Unpacked:
     processor: Path | None = None
 
 
-def unpacked(source: Mapping[Role, Sequence[Path]], tokenizer: Path, precision: Stored, fused: ToFuse = ()) -> Unpacked:
+def unpacked(
+    source: Mapping[Role, Sequence[Path]],
+    tokenizer: Path,
+    precision: Stored,
+    fused: ToFuse = (),
+    processor: Path | None = None,
+) -> Unpacked:
     """Each network's files and the tokenizer's folder as a store of a precision, with LoRAs `fused` into the DiT.
+
+    `processor` is the folder of what prepares pictures for the vision tower, where a model has one.
 
     Reads headers, not data. Raises `ModelError`, which names the file, when they are not a whole model of a family.
     """
     checkpoints = {network: open_checkpoint(network, paths) for network, paths in source.items()}
-    check_together(checkpoints)
+    check_together(checkpoints, edits=processor is not None)
     checkpoints["transformer"] = with_additions(checkpoints["transformer"], fused)
     family = next(iter(checkpoints.values())).family
     plans = plan_files(family, {network: each.shapes for network, each in checkpoints.items()}, precision)
     files = tuple(UnpackedFile(checkpoints[plan.network], plan, _places(plan.tensors)) for plan in plans)
     formats = {role: checkpoint.form for role, checkpoint in checkpoints.items() if checkpoint.form}
-    return Unpacked(family, precision, files, source, tokenizer, formats)
+    return Unpacked(family, precision, files, source, tokenizer, formats, processor)
 
 
 def _places(tensors: Sequence[PackedTensor]) -> tuple[TensorPlace, ...]:

@@ -64,7 +64,9 @@ class TestModels:
 
     def test_2511_is_called_its_own_way(self) -> None:
         """Edit-2511 is called with `zero_cond_t`, and the edit models before it are not."""
-        assert {model.id for model in MODELS.values() if "zero_cond_t" in model.call} == {"Qwen/Qwen-Image-Edit-2511"}
+        assert {each.id for each in MODELS.values() if each.editing and each.editing.zero_cond_t} == {
+            "Qwen/Qwen-Image-Edit-2511"
+        }
 
     @pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.id)
     def test_ratios_are_sizes_it_renders(self, model: Model) -> None:
@@ -208,15 +210,18 @@ class TestFiles:
 class TestUnfit:
     @pytest.mark.parametrize("model", [each for each in MODELS.values() if each.unfit], ids=lambda each: each.id)
     def test_in_a_manifest(self, tmp_path: Path, model: Model) -> None:
-        """Edit models and LoRAs are refused at the line that names them, with those that render."""
+        """LoRAs are refused at the line that names them, with those that render."""
         with pytest.raises(ManifestError) as caught:
             load(manifest_of(tmp_path, model.id))
         (problem,) = caught.value.problems
         assert (problem.line, problem.path) == (3, "jobs[0].model")
         assert model.id in problem.message
-        assert problem.hint == ("these render: Qwen/Qwen-Image, Qwen/Qwen-Image-2512, demo")
+        assert problem.hint == (
+            "these render: Qwen/Qwen-Image, Qwen/Qwen-Image-2512, Qwen/Qwen-Image-Edit, Qwen/Qwen-Image-Edit-2509, "
+            "Qwen/Qwen-Image-Edit-2511, demo"
+        )
 
     def test_on_the_command_line(self, tmp_path: Path) -> None:
         """`--model` cannot name them either."""
-        with pytest.raises(UsageError, match="edits pictures"):
-            load(manifest_of(tmp_path, "demo"), Overrides(model="Qwen/Qwen-Image-Edit"))
+        with pytest.raises(UsageError, match="is a LoRA"):
+            load(manifest_of(tmp_path, "demo"), Overrides(model="lightx2v/Qwen-Image-Lightning/4steps-V2.0"))

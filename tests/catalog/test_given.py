@@ -8,7 +8,6 @@ import pytest
 
 from renderer import catalog
 from renderer.errors import ModelError
-from renderer.manifest.expand import find_model
 
 
 @pytest.fixture
@@ -114,15 +113,34 @@ class TestKind:
         model = catalog.find(f"transformer={tmp_path / name}.safetensors")
         assert (model.steps, model.cfg_scale, model.schedule) == expected
 
-    def test_an_edit_model_does_not_render(self, tmp_path: Path) -> None:
-        """It is refused with what to say if its name misleads; a kind that is none, with those there are."""
+    @pytest.mark.parametrize(
+        ("name", "told", "expected"),
+        [
+            ("qwen_image_edit_fp8_e4m3fn", "", (1, False, False)),
+            ("Qwen-Image-Edit-2509-Q4_K_M", "", (8, True, False)),
+            ("qwen_image_edit_2511_bf16", "", (8, True, True)),
+            ("mine", "edit", (8, True, False)),
+            ("mine", "edit-2511", (8, True, True)),
+            ("qwen_image_edit_2511_bf16", "edit-2509", (8, True, False)),
+        ],
+    )
+    def test_how_it_takes_pictures(
+        self, tmp_path: Path, name: str, told: str, expected: tuple[int, bool, bool]
+    ) -> None:
+        """By the generation that it is told to be, else by its name; what prepares pictures is the hub's."""
+        (tmp_path / f"{name}.safetensors").touch()
+        files = {"transformer": str(tmp_path / f"{name}.safetensors")} | ({"kind": told} if told else {})
+        model = catalog.find(catalog.by_role(files))
+        assert model.editing is not None
+        assert (model.editing.most_images, model.editing.numbered, model.editing.zero_cond_t) == expected
+        assert [part.repository for part in model.parts if part.role == "processor"] == ["Qwen/Qwen-Image-Edit"]
+
+    def test_a_kind_that_is_none(self, tmp_path: Path) -> None:
+        """It is refused with those there are."""
         path = tmp_path / "qwen_image_edit.safetensors"
         path.touch()
-        with pytest.raises(ModelError, match="edits pictures") as raised:
-            find_model(f"transformer={path}")
-        assert "give it kind: picture" in raised.value.hint
         with pytest.raises(ModelError, match='no kind of models "edits"') as raised:
             catalog.find(f"transformer={path},kind=edits")
-        assert raised.value.hint == "known: picture, edit"
+        assert raised.value.hint == "known: picture, edit, edit-2509, edit-2511"
         with pytest.raises(ModelError, match="must not be empty"):
             catalog.by_role({"kind": "edit"})

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from renderer.engine.encoding import EmbeddingCache, Encoded
+from renderer.engine.encoding import AskedPrompt, EmbeddingCache, Encoded
 from renderer.system.files import PART_PREFIX
 
 ONE = Encoded(torch.ones(1, 10, 100), torch.ones(1, 10))
@@ -21,7 +21,7 @@ def cache(tmp_path: Path) -> EmbeddingCache:
     """With three prompts in it."""
     found = EmbeddingCache(tmp_path, ["model"])
     for prompt in "abc":
-        found.keep(prompt, ONE)
+        found.keep(AskedPrompt(prompt), ONE)
     return found
 
 
@@ -50,7 +50,7 @@ def test_another_user_s_cache(cache: EmbeddingCache, monkeypatch: pytest.MonkeyP
         raise PermissionError
 
     monkeypatch.setattr(Path, "touch", refuse)
-    found = cache.find("a")
+    found = cache.find(AskedPrompt("a"))
     assert found is not None
     assert torch.equal(found.embedding, ONE.embedding)
 

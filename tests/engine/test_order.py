@@ -266,11 +266,11 @@ def test_a_modulation_table_is_not_unmapped_while_it_is_copied(card: Card, monke
     for timestep in (999.0, 1.0):
         memory = torch.zeros(8, dtype=torch.uint8).as_subclass(Table)
         memory.card = card
-        tables._tables[timestep, ()] = memory
+        tables._tables[timestep, (), False] = memory
         weakref.finalize(memory, card.unmap, memory.data_ptr()).atexit = False
         del memory
     for _ in range(2):
-        tables._at((999.0, ()))
+        tables._at((999.0, (), False))
     tables.forget([])
     gc.collect()
     assert tables._tables == {}

@@ -19,7 +19,7 @@ from renderer.engine.calling import Rendering
 from renderer.engine.modulation import Modulations, timesteps
 from renderer.engine.native import NativeEngine
 from renderer.engine.riders import Rider
-from renderer.engine.sections import Passing
+from renderer.engine.sections import Passage, Passing
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import ModelError, OutOfMemoryError, RendererError
 from renderer.job import Job, Precision
@@ -190,9 +190,9 @@ class TestRiding:
         swept: list[str] = []
         encode, compute = engine._prompts._sweep, modulations(engine)._compute
 
-        def encode_noted(source: BlockSource, riders: Sequence[Rider]) -> None:
+        def encode_noted(passage: Passage, source: BlockSource, riders: Sequence[Rider]) -> None:
             swept.append("prompts")
-            encode(source, riders)
+            encode(passage, source, riders)
 
         def compute_noted(missing: Any) -> None:
             swept.append("steps")
@@ -215,9 +215,9 @@ class TestRiding:
         swept: list[int] = []
         encode = engine._prompts._sweep
 
-        def noted(source: BlockSource, riders: Sequence[Rider]) -> None:
+        def noted(passage: Passage, source: BlockSource, riders: Sequence[Rider]) -> None:
             swept.append(len(riders))
-            encode(source, riders)
+            encode(passage, source, riders)
 
         monkeypatch.setattr(engine._prompts, "_sweep", noted)
         assert pixels(render(engine, variants())) == alone
@@ -264,13 +264,13 @@ class TestRiding:
         cache = encoding.EmbeddingCache(tmp_path, ["model"])
         one = encoding.Encoded(torch.ones(1, 10, 100), torch.ones(1, 10))
         for prompt in "abc":
-            cache.keep(prompt, one)
-        assert cache.find("a") is not None
+            cache.keep(encoding.AskedPrompt(prompt), one)
+        assert cache.find(encoding.AskedPrompt("a")) is not None
         cache.trim(most_bytes=2 * next(tmp_path.glob("*.safetensors")).stat().st_size)
         assert len(list(tmp_path.glob("*.safetensors"))) == 2
         for path in tmp_path.glob("*.safetensors"):
             path.write_bytes(b"damaged")
-        assert [cache.find(prompt) for prompt in "abc"] == [None] * 3
+        assert [cache.find(encoding.AskedPrompt(prompt)) for prompt in "abc"] == [None] * 3
 
 
 class TestFailures:
@@ -327,7 +327,7 @@ class TestFailures:
         engine = open_engine(slots=4, in_flight=2)
         prepare = engine._prompts.prepare
 
-        def short(jobs: Sequence[Job], *room: int) -> int:
+        def short(jobs: Sequence[Job], *room: Any) -> int:
             if len(jobs) > 1 or jobs[0].prompt == LONG:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return prepare(jobs, *room)
@@ -346,14 +346,14 @@ class TestFailures:
         engine = open_engine(in_flight=1)
         render(engine, [make_job("one", side=64, steps=2)])
         before = _tensor_bytes()
-        arrive, layers = engine._prompts._passage._sections[0].blocks.arrive, itertools.count(1)
+        arrive, layers = engine._prompts._plain._sections[0].blocks.arrive, itertools.count(1)
 
         def short(number: int, slot: torch.Tensor) -> torch.nn.Module:
             if next(layers) == 3:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return arrive(number, slot)
 
-        monkeypatch.setattr(engine._prompts._passage._sections[0].blocks, "arrive", short)
+        monkeypatch.setattr(engine._prompts._plain._sections[0].blocks, "arrive", short)
         heard = render(engine, [make_job(f"{LONG} {number}", side=64, steps=2) for number in range(3)])
         assert len(heard.pictures) == 3
         del heard

@@ -159,7 +159,7 @@ class TestPreparing:
         asked: list[int] = []
         prepare = engine._prompts.prepare
 
-        def short(jobs: Sequence[Job], *room: int) -> int:
+        def short(jobs: Sequence[Job], *room: Any) -> int:
             asked.append(len(jobs))
             if not fits(jobs):
                 raise torch.OutOfMemoryError(FULL)

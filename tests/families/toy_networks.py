@@ -15,7 +15,7 @@ from renderer.engine import calling, precision
 from renderer.engine.adapters import NOTHING, Adapted
 from renderer.engine.blocks import FastBlocks, ModuleBlocks
 from renderer.engine.device import Device, computation_dtype
-from renderer.engine.encoding import Encoded
+from renderer.engine.encoding import AskedPrompt, Encoded
 from renderer.engine.inputs import NO_INPUTS, Inputs
 from renderer.engine.riders import Halt, Stop
 from renderer.engine.skeletons import Beforehand, Skeleton
@@ -191,8 +191,8 @@ def pipeline(skeleton: Skeleton, encoded: Mapping[str, Encoded], device: Device,
     return pipe
 
 
-def encode(pipe: Any, prompt: str) -> Encoded:
-    hidden = pipe.shared[pipe.tokenizer(prompt).input_ids][None]
+def encode(pipe: Any, prompt: AskedPrompt, _given: Inputs) -> Encoded:
+    hidden = pipe.shared[pipe.tokenizer(prompt.text).input_ids][None]
     for layer in pipe.layers:
         hidden = layer(hidden)
     return Encoded(hidden, torch.ones(hidden.shape[:2]))
@@ -244,7 +244,7 @@ def whole(store: Store, job: Job) -> Image.Image:
     pipe = pipeline(skeleton, {}, "cpu")
     pipe.layers = layers
     prompts = calling.prompts(job).values()
-    pipe._encoded = {prompt: encode(pipe, prompt) for prompt in prompts}
+    pipe._encoded = {prompt.text: encode(pipe, prompt, NO_INPUTS) for prompt in prompts}
     weights = beforehand(skeleton, store, "cpu")
     moments = {"step": 0}
 

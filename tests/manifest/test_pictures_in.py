@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from renderer.errors import ManifestError
-from renderer.job import Picture
+from renderer.job import ModelIdentity, Picture, fingerprint
 from renderer.manifest import manifest
 
 
@@ -107,3 +108,76 @@ class TestProblems:
         text = "{defaults: {model: demo}, jobs: [{prompt: a, image: one.png, strength: 1}]}"
         (doubt,) = manifest.load(write(tmp_path, text, one=(64, 64))).warnings
         assert "leaves nothing of the image" in doubt.message
+
+
+class TestEdits:
+    """`images`, for a model that edits: the catalogue's are named, and none of their files is looked at."""
+
+    DEFAULTS = "defaults: {model: Qwen/Qwen-Image-Edit-2511}\n"
+
+    def test_of_several_pictures(self, tmp_path: Path) -> None:
+        """In their order, of the first one's shape, and as the model takes pictures."""
+        text = f"{self.DEFAULTS}jobs: [{{images: [a.png, b.png], prompt: x}}]"
+        (picture,) = pictures(tmp_path, text, a=(200, 100), b=(64, 64))
+        job = picture.job
+        assert job.edit is not None
+        assert [(image.width, image.height) for image in job.edit.images] == [(200, 100), (64, 64)]
+        assert (job.edit.pixels, job.edit.numbered, job.edit.zero_cond_t) == (1024 * 1024, True, True)
+        assert (job.width, job.height) == (1440, 736)
+        assert (job.input_image, job.denoising_strength) == (None, 1.0)
+        assert [Path(file.path).name for file in picture.inputs] == ["a.png", "b.png"]
+
+    def test_a_pattern_beside_another_picture(self, tmp_path: Path) -> None:
+        """Each file that fits makes a picture, with the others; `{stem}` is its name, in other paths as well."""
+        text = f"{self.DEFAULTS}jobs: [{{id: '{{stem}}', images: ['p/*.png', 'style-{{stem}}.png'], prompt: x}}]"
+        found = pictures(tmp_path, text, p__a=(64, 64), p__b=(64, 96), **{"style-a": (64, 64), "style-b": (32, 32)})
+        assert [picture.id for picture in found] == ["a", "b"]
+        assert [Path(file.path).name for file in found[1].inputs] == ["b.png", "style-b.png"]
+
+    def test_within_a_mask(self, tmp_path: Path) -> None:
+        """It is of the first picture, over which is drawn, and which the model looks at as well."""
+        text = f"{self.DEFAULTS}jobs: [{{images: [a.png, b.png], mask: m.png, prompt: x}}]"
+        (picture,) = pictures(tmp_path, text, a=(64, 64), b=(32, 64), m=(64, 64))
+        job = picture.job
+        assert job.edit is not None
+        assert job.input_image == job.edit.images[0]
+        assert [each.sha256 for each in job.inputs] == [file.sha256 for file in picture.inputs]
+
+    def test_what_goes_in_counts(self, tmp_path: Path) -> None:
+        """Another pixel, another order, another model's way: other pictures. Another name: the same."""
+        ways = ["[a.png, b.png]", "[b.png, a.png]", "[a.png]", "[same-as-a.png]"]
+        jobs = "".join(f"\n- {{images: {way}, prompt: x, seed: 1, size: '1:1'}}" for way in ways)
+        found = pictures(tmp_path, f"{self.DEFAULTS}jobs:{jobs}", a=(64, 64), b=(32, 32), **{"same-as-a": (64, 64)})
+        identity = ModelIdentity(id="m", revision="1")
+        prints = [fingerprint(picture.job, identity) for picture in found]
+        assert prints[2] == prints[3]
+        assert len(set(prints)) == 3
+
+    @pytest.mark.parametrize(
+        ("job", "said"),
+        [
+            ("{model: Qwen/Qwen-Image, images: [a.png]}", r"images: Qwen/Qwen-Image edits no pictures"),
+            ("{model: Qwen/Qwen-Image-Edit}", r"model: Qwen/Qwen-Image-Edit edits pictures, and the job names none"),
+            (
+                "{model: Qwen/Qwen-Image-Edit, images: [a.png, a.png]}",
+                r"images\[1\]: .* edits one picture, and here are 2",
+            ),
+            ("{images: [a.png, gone.png]}", r"images\[1\]: there is no file gone\.png"),
+            ("{images: [a.png], strength: 0.5}", "strength: does nothing without a mask"),
+            ("{images: ['*.png', '?.png']}", r"images\[1\]: a second pattern"),
+            ("{images: [a.png], image: a.png}", "image: cannot stand beside images"),
+            ("{images: a.png}", "images: must be a list"),
+        ],
+    )
+    def test_refused(self, tmp_path: Path, job: str, said: str) -> None:
+        """What does not fit, with the field and the place in it."""
+        text = f"{self.DEFAULTS}jobs:\n- {job[:-1]}, prompt: x}}"
+        assert re.search(rf"^edit\.yaml:3:\d+ jobs\[0\]\.{said}", problem(tmp_path, text, a=(64, 64)))
+
+    def test_rehearsed(self, tmp_path: Path) -> None:
+        """The demo model edits nothing: it draws over the first picture."""
+        path = write(tmp_path, f"{self.DEFAULTS}jobs: [{{images: [a.png, b.png], prompt: x}}]", a=(64, 64), b=(32, 32))
+        (picture,) = manifest.load(path, manifest.Overrides(proof=True)).pictures
+        assert (picture.job.edit, picture.job.model) == (None, "demo")
+        assert picture.job.input_image is not None
+        assert picture.job.input_image.width == 64

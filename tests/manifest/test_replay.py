@@ -314,5 +314,5 @@ def test_a_picture_that_went_in_is_asked_for_by_its_pixels(tmp_path: Path) -> No
     for kept in OutputFolder(tmp_path / "out/edit").inputs.iterdir():
         kept.unlink()
     (passed,) = passed_over(tmp_path / "out/edit/001.png")
-    assert "drawn over a picture that is not in" in passed.message
+    assert "made of a picture that is not in" in passed.message
     assert edit.pictures[0].job.inputs[0].sha256 in passed.hint

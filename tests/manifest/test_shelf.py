@@ -54,7 +54,10 @@ def test_a_file_that_is_there_is_refused_like_one_that_is_not(field: str, tmp_pa
     Image.new("RGB", (64, 64)).save(tmp_path / "there.png")
     (tmp_path / "there.csv").write_text("prompt\nx\n")
     there = str(tmp_path / ("there.csv" if field == "rows" else "there.png"))
-    told = {problem({field: path}, tmp_path) for path in (there, "there.png", "not-there", "/etc/*", "../*.png")}
+    told = {
+        problem({field: [path] if field == "images" else path}, tmp_path)
+        for path in (there, "there.png", "not-there", "/etc/*", "../*.png")
+    }
     assert told == {"names a file, and no file of this machine is read"}
 
 

@@ -9,6 +9,9 @@ Symbols: N tokens of the picture (one of 16 x 16 pixels), T of the prompt, D the
 
 from __future__ import annotations
 
+import math
+import re
+
 from renderer.catalog import DROPPED_TOKENS, Architecture
 from renderer.estimate.family_costs import Computed, Decode
 from renderer.estimate.terms import Term, terms, total
@@ -133,6 +136,12 @@ def encoder_layer(shape: Architecture, longest: int) -> tuple[Term, ...]:
         MLP_of_the_longest_prompt=3 * 2 * longest * shape.text_mlp_width,
         its_residuals=3 * 2 * longest * shape.text_width,
     )
+
+
+def looking_kept(shapes: Shapes) -> int:
+    """The vision tower's patches and its merger, in bf16."""
+    around = (shape for name, shape in shapes.items() if re.match(r"visual\.(?!blocks\.)", name))
+    return sum(2 * math.prod(shape) for shape in around)
 
 
 # ---- VAE -------------------------------------------------------------------------------------------------------------

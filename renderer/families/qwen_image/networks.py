@@ -6,6 +6,7 @@ What lies outside the blocks goes to the device. Which classes to build is told 
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,18 +19,18 @@ from diffsynth.models.qwen_image_text_encoder import QwenImageTextEncoder
 from diffsynth.models.qwen_image_vae import QwenImageVAE
 from diffsynth.pipelines.qwen_image import QwenImagePipeline, QwenImageUnit_PromptEmbedder
 from safetensors import safe_open
-from transformers import PreTrainedModel, Qwen2Tokenizer
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer
+from transformers import PreTrainedModel, Qwen2Tokenizer, Qwen2VLProcessor
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer, Qwen2_5_VLModel
 
-from renderer.catalog import DROPPED_TOKENS
+from renderer.catalog import DROPPED_TOKENS, EDIT_DROPPED_TOKENS
 from renderer.demo import members
-from renderer.demo.tokenizer import TEMPLATE_PREFIX
+from renderer.demo.tokenizer import EDIT_TEMPLATE_PREFIX, TEMPLATE_PREFIX
 from renderer.engine import adapted as loras
-from renderer.engine import calling, schedules
+from renderer.engine import calling, inputs, schedules
 from renderer.engine.adapters import AdapterShelf
 from renderer.engine.blocks import FastBlocks, ModuleBlocks
 from renderer.engine.device import Device, computation_dtype
-from renderer.engine.encoding import Encoded, HostEmbedding
+from renderer.engine.encoding import AskedPrompt, Encoded, HostEmbedding
 from renderer.engine.inputs import Inputs
 from renderer.engine.modulation import Modulations, PickImage, PickText, ReadyModulation
 from renderer.engine.picture_vae import PictureVae
@@ -40,16 +41,23 @@ from renderer.engine.skeletons import Beforehand, Skeleton
 from renderer.errors import ModelError, shorten
 from renderer.job import Job
 from renderer.weights.store import Store, TensorPlace, load
+from renderer.weights.within import BlockWithin, blocks_within
 
 QWEN_IMAGE_WIDTH = 3072
 
-DIT, TEXT = "transformer", "text_encoder"
+DIT, TEXT, VISION = "transformer", "text_encoder", "vision"
 """The sections."""
+
+_TOWER = "visual."
 
 MOST_SIZES = 32
 """Sizes whose rotary frequencies stay on the device: up to 8 MB each."""
 
 _TOKENIZER_HINT = "the tokenizer is damaged, or another model's"
+_PROCESSOR_HINT = "what prepares pictures is damaged, or another model's"
+
+_TYPES = "mm_token_type_ids"
+"""Under this name transformers is told of each token what it is of: 0 is text, 1 a picture."""
 
 
 def empty(width: int) -> tuple[Any, Any, Any]:
@@ -91,13 +99,20 @@ def build(store: Store, device: Device) -> Skeleton:
     dit.transformer_blocks = torch.nn.ModuleList(Stop(DIT, number) for number in range(layers))
     dit.load_state_dict(outside, assign=True)
     loras.listen(dit)
-    checking = _in_the_background(store.outside("text_encoder").check)
-    text_block = _hollow_out(text_encoder, store, device, dtype)
+    checking = _in_the_background(lambda: _check(store))
+    looks = store.processor is not None
+    seen: tuple[BlockWithin, ...] = blocks_within(store.vision(), f"{_TOWER}blocks.") if looks else ()
+    templates = {DIT: dit_block}
+    if looks:
+        templates[VISION] = _hollow_tower(text_encoder.model.visual, store, device, dtype)
+        tell_pictures_from_text(text_encoder)
+    templates[TEXT] = _hollow_out(text_encoder, store, device, dtype, looks=looks)
     parts = {
         "dit": dit.eval(),
         "text_encoder": text_encoder.eval(),
         "vae": PictureVae(vae, _cast(load(store.vae(), device), dtype)),
         "tokenizer": open_tokenizer(store.tokenizer),
+        "processor": open_processor(store.processor) if store.processor is not None else None,
     }
 
     def tidy() -> None:
@@ -106,14 +121,22 @@ def build(store: Store, device: Device) -> Skeleton:
 
     return Skeleton(
         parts=parts,
-        templates={DIT: dit_block, TEXT: text_block},
+        templates=templates,
         sections=(DIT,),
         text_sections=(TEXT,),
         tokenizer=parts["tokenizer"],
         width=width,
         checking=checking,
         tidy=tidy,
+        looking_sections=(VISION,) if looks else (),
+        own_files={VISION: seen} if looks else {},
     )
+
+
+def _check(store: Store) -> None:
+    store.outside("text_encoder").check()
+    if store.processor is not None:
+        store.vision().check()
 
 
 def pipeline(skeleton: Skeleton, encoded: Mapping[str, Encoded], device: Device, job: Job | None = None) -> Any:
@@ -130,9 +153,13 @@ def pipeline(skeleton: Skeleton, encoded: Mapping[str, Encoded], device: Device,
     return pipe
 
 
-def encode(pipe: Any, prompt: str) -> Encoded:
+def encode(pipe: Any, prompt: AskedPrompt, given: Inputs) -> Encoded:
     """Encode a prompt as DiffSynth does, pausing at every layer."""
-    found = QwenImageUnit_PromptEmbedder().process(pipe, prompt)
+    images: Any = None
+    if prompt.edit is not None:
+        images = inputs.edited(prompt.edit, given)
+        images = images if prompt.edit.numbered else images[0]
+    found = QwenImageUnit_PromptEmbedder().process(pipe, prompt.text, images)
     return Encoded(found["prompt_emb"].cpu(), found["prompt_emb_mask"].cpu())
 
 
@@ -192,13 +219,63 @@ def open_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def open_processor(folder: Path) -> Any:
+    """What prepares pictures for a model, opened as DiffSynth does.
+
+    Raises `ModelError`, naming the folder, for what is none, and where it cuts prompts otherwise than DiffSynth thinks.
+    """
+    try:
+        processor = Qwen2VLProcessor.from_pretrained(str(folder))
+        dropped = len(processor.tokenizer(EDIT_TEMPLATE_PREFIX).input_ids)
+    except Exception as error:  # whatever its library says of a file that is none
+        raise ModelError(f"{folder}: prepares no pictures: {shorten(str(error))}", hint=_PROCESSOR_HINT) from error
+    if dropped != EDIT_DROPPED_TOKENS:
+        message = f"{folder}: the template of edits takes {dropped} tokens, and DiffSynth drops {EDIT_DROPPED_TOKENS}"
+        raise ModelError(message, hint=_PROCESSOR_HINT)
+    return processor
+
+
+def tell_pictures_from_text(encoder: Any) -> None:
+    """Have a text encoder of DiffSynth's told which tokens are of pictures, where there are any.
+
+    From transformers 5 on, Qwen2.5-VL knows that by `mm_token_type_ids` alone, which DiffSynth 2.1.12 does not hand on:
+    without a word, a picture's patches are then numbered in one row, like words, and not by row and column, as the
+    model has learned them. What earlier versions of transformers did by themselves is done here.
+    """
+    if _TYPES not in inspect.signature(Qwen2_5_VLModel.forward).parameters:
+        return  # transformers 4 looks for itself
+
+    def told(_encoder: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], Any] | None:
+        if named.get("pixel_values") is None or _TYPES in named:
+            return None
+        types = (named["input_ids"] == encoder.config.image_token_id).int()
+        return arguments, {**named, _TYPES: types}
+
+    encoder.register_forward_pre_hook(told, with_kwargs=True)
+
+
 def _cast(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Tensors in another type, where they are of another."""
     return {name: tensor.to(dtype=dtype) for name, tensor in tensors.items()}
 
 
-def _hollow_out(encoder: Any, store: Store, device: Device, dtype: torch.dtype) -> torch.nn.Module:
-    """Take the text encoder's layers, vision tower and head out; one of its layers is what comes back."""
+def _hollow_tower(tower: Any, store: Store, device: Device, dtype: torch.dtype) -> torch.nn.Module:
+    """Take the vision tower's blocks out; one of them is what comes back. What is around them is loaded."""
+    block: torch.nn.Module = tower.blocks[0]
+    tower.blocks = torch.nn.ModuleList(Stop(VISION, number) for number in range(len(tower.blocks)))
+    with safe_open(store.vision().path, framework="pt") as file:  # mapped: blocks are not read
+        around = [name for name in file.keys() if not name.startswith(f"{_TOWER}blocks.")]  # noqa: SIM118  # no dict
+        loaded = {name.removeprefix(_TOWER): file.get_tensor(name).to(device, dtype) for name in around}
+    tower.load_state_dict(loaded, assign=True)
+    tower.rotary_pos_emb.to(device=device, dtype=dtype)  # as the text encoder's, below
+    return block
+
+
+def _hollow_out(encoder: Any, store: Store, device: Device, dtype: torch.dtype, *, looks: bool) -> torch.nn.Module:
+    """Take the text encoder's layers and head out, and its vision tower where it never `looks`.
+
+    One of its layers is what comes back.
+    """
     language = encoder.model.language_model
     block: torch.nn.Module = language.layers[0]
     count = len(language.layers)
@@ -209,7 +286,7 @@ def _hollow_out(encoder: Any, store: Store, device: Device, dtype: torch.dtype) 
         language.embed_tokens = HostEmbedding(file.get_tensor("model.embed_tokens.weight"), device, dtype)
     language.norm.weight = torch.nn.Parameter(norm, requires_grad=False)
     language.rotary_emb.to(device=device, dtype=dtype)  # frequencies like all else, as DiffSynth has them
-    encoder.model.visual = None
+    encoder.model.visual = encoder.model.visual if looks else None
     encoder.lm_head = None
     return block
 
@@ -238,6 +315,6 @@ class ReadyPrompts(QwenImageUnit_PromptEmbedder):
         self._encoded = encoded
 
     def process(self, pipe: Any, prompt: str, edit_image: Any = None) -> dict[str, torch.Tensor]:
-        assert edit_image is None, "edits are not streamed"
+        del edit_image  # what has been encoded is of this picture's own
         found = self._encoded[prompt]
         return {"prompt_emb": sent(found.embedding, pipe.device), "prompt_emb_mask": found.mask}

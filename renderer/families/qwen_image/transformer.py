@@ -28,6 +28,9 @@ MODULATION = BlockPart("modulation", layers=("img_mod.1", "txt_mod.1"))
 
 BLOCKS = Section("transformer", "transformer_blocks.", BLOCK, MODULATION)
 
+EDIT_2511_MARK = "__index_timestep_zero__"
+"""A tensor of ComfyUI's files of Qwen-Image-Edit-2511 alone, which says that pictures are edited as of no noise."""
+
 TRANSFORMER = Network(
     "transformer",
     "transformer",
@@ -46,4 +49,5 @@ TRANSFORMER = Network(
     ),
     renamed=(("model.diffusion_model.", ""),),
     depths=(("num_layers", BLOCKS.name),),
+    left_out=(EDIT_2511_MARK,),
 )

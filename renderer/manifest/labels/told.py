@@ -76,6 +76,7 @@ class Told:
     mask: Input | None = None
     strength: float | None = None
     mask_blur: int | None = None
+    images: tuple[Input, ...] = ()
     left_out: tuple[str, ...] = ()
 
 

@@ -1,0 +1,149 @@
+"""Edits: the bits of DiffSynth's own call, alone and in company, through few slots; what it is told of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from transformers import Qwen2VLProcessor
+
+from renderer import catalog
+from renderer.engine import inputs, prompts
+from renderer.engine.inputs import Inputs
+from renderer.engine.native import NativeEngine
+from renderer.engine.streaming import StreamingEngine
+from renderer.job import Edit, Job, Precision, Stored
+from renderer.protocol import Render, Setup
+from renderer.weights import pack
+from renderer.weights.identity import identify
+from tests.engine.edits import make_edit_model
+from tests.engine.making import bare_picture, bare_pipeline, flattened, make_job
+from tests.engine.test_inputs import drawn, known, masked
+from tests.engine.test_streaming import Heard
+
+SIDE = 64
+ONE, OTHER = drawn(), Image.linear_gradient("L").resize((96, 48)).convert("RGB")
+KNOWN, ANOTHER, MASK = known(ONE), known(OTHER), known(masked(), "mask")
+
+
+@pytest.fixture(scope="module")
+def folder(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small edit model of the newest kind."""
+    return make_edit_model(demo_folder, tmp_path_factory.mktemp("edits") / "model", zero_cond_t=True)
+
+
+def edit_of(*images: Any, numbered: bool = True, zero_cond_t: bool = True) -> Edit:
+    """Of pictures that go in at 64x64 pixels or so: 1024x1024 would take minutes here."""
+    return Edit(images=images, pixels=SIDE**2, numbered=numbered, zero_cond_t=zero_cond_t)
+
+
+def jobs(folder: Path, precision: Precision = "bf16") -> list[Job]:
+    """Of one picture and of two, guided and not, within a mask, as the older models take pictures."""
+    small = {"model": folder, "precision": precision, "width": SIDE, "height": SIDE, "num_inference_steps": 2}
+    one, other = KNOWN[0], ANOTHER[0]
+    return [
+        make_job(**small, edit=edit_of(one, other)),
+        make_job(**small, edit=edit_of(other), cfg_scale=1.0, seed=3),
+        make_job(**small, edit=edit_of(one), cfg_scale=1.0, input_image=one, inpaint_mask=MASK[0]),
+        make_job(**small, edit=edit_of(one, zero_cond_t=False), cfg_scale=1.0),
+        make_job(**small, edit=edit_of(one, numbered=False, zero_cond_t=False), cfg_scale=1.0),
+    ]
+
+
+def order(job: Job) -> tuple[Render, bytes]:
+    """What a worker is sent."""
+    by_pixels = dict((KNOWN, ANOTHER, MASK))
+    data = [by_pixels[each] for each in job.inputs]
+    return Render(key="k", job=job, files=tuple(map(len, data))), b"".join(data)
+
+
+def given(job: Job) -> Inputs:
+    return inputs.unpack(*order(job))
+
+
+def bare_inputs(job: Job) -> dict[str, Any]:
+    """What DiffSynth's call is given for a job by somebody who knows nothing of ours."""
+    assert job.edit is not None
+    originals = {KNOWN[0]: ONE, ANOTHER[0]: OTHER}
+    sizes = {ONE.size: (64, 64), OTHER.size: (96, 32)}  # 64x64 pixels in their shape, of multiples of 32
+    images = [originals[each].resize(sizes[originals[each].size]) for each in job.edit.images]
+    found: dict[str, Any] = {"edit_image": images if job.edit.numbered else images[0], "edit_image_auto_resize": False}
+    if job.edit.zero_cond_t:
+        found["zero_cond_t"] = True
+    if job.input_image:
+        found |= {"input_image": ONE, "inpaint_mask": masked()}
+    return found
+
+
+def told(_encoder: Any, arguments: Any, named: dict[str, Any]) -> Any:
+    """What transformers 4 found out by itself, and DiffSynth does not tell transformers 5."""
+    if named.get("pixel_values") is not None:
+        named["mm_token_type_ids"] = (named["input_ids"] == 501).int()
+    return arguments, named
+
+
+@pytest.fixture(scope="module")
+def bare(folder: Path) -> list[bytes]:
+    """Each by a bare call of DiffSynth's."""
+    pipe = flattened(bare_pipeline(folder))
+    pipe.processor = Qwen2VLProcessor.from_pretrained(str(folder / "processor"))
+    pipe.text_encoder.register_forward_pre_hook(told, with_kwargs=True)
+    return [bare_picture(pipe, job, **bare_inputs(job)) for job in jobs(folder)]
+
+
+@pytest.fixture(scope="module")
+def native(folder: Path) -> NativeEngine:
+    setup = Setup(model=str(folder), precision="bf16", profile="cpu", offline=True)
+    return NativeEngine.open(setup, lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stores")
+
+
+def packed(folder: Path, stores: Path, precision: Precision, **choices: Any) -> StreamingEngine:
+    """The streaming engine on the model's packed store, which is made once."""
+    model, store = catalog.find(str(folder)), stores / precision
+    if not store.exists():
+        files = {part.role: sorted(folder.glob(part.files)) for part in catalog.NETWORK_FILES}
+        form: Stored = "bf16" if precision == "bf16" else "fp8"
+        pack.pack(files, folder / "tokenizer", store, form, identify(model), processor=folder / "processor")
+    setup = Setup(model=str(folder), precision=precision, profile="stream", store=str(store), **choices)
+    return StreamingEngine.open(setup, lambda _: None)
+
+
+def rendered(engine: StreamingEngine, jobs: list[Job]) -> list[bytes]:
+    heard = Heard()
+    for number, job in enumerate(jobs):
+        engine.take(str(number), job, given(job))
+    while engine.busy:
+        engine.advance(heard)
+    assert heard.failures == {}
+    return [heard.pictures[str(number)].rgb for number in range(len(jobs))]
+
+
+@pytest.fixture
+def _nothing_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(prompts, "cache_folder", lambda: tmp_path)
+
+
+def test_natively(native: NativeEngine, folder: Path, bare: list[bytes]) -> None:
+    assert [native.render(job, lambda *_: None, given(job)).rgb for job in jobs(folder)] == bare
+    assert len(set(bare)) == len(bare)
+
+
+@pytest.mark.usefixtures("_nothing_remembered")
+@pytest.mark.parametrize(("slots", "in_flight"), [(2, 1), (3, 5)])
+def test_streamed(folder: Path, stores: Path, bare: list[bytes], slots: int, in_flight: int) -> None:
+    """In any company: the bits that each has alone."""
+    assert rendered(packed(folder, stores, "bf16", slots=slots, in_flight=in_flight), jobs(folder)) == bare
+
+
+@pytest.mark.usefixtures("_nothing_remembered")
+def test_fp8_does_not_depend_on_company(folder: Path, stores: Path) -> None:
+    wanted = jobs(folder, "fp8")[:3]
+    alone = [rendered(packed(folder, stores, "fp8", slots=60, in_flight=1), [job])[0] for job in wanted]
+    assert rendered(packed(folder, stores, "fp8", slots=2, in_flight=3), wanted) == alone
