@@ -108,13 +108,14 @@ class Render(Value):
     """Render one job; answered by `Started`, `Stepped`…, and then `Rendered` or `Failed`. `key` names it in answers.
 
     The payload is the files of its inputs, one after the other: `files` are the bytes of each, in the order of
-    `job.inputs`.
+    `job.inputs`. So many `previews` of it are wanted on its way.
     """
 
     order: Literal["render"] = "render"
     key: str
     job: Job
     files: tuple[int, ...] = ()
+    previews: int = 0
 
 
 class Withdraw(Value):
@@ -172,6 +173,16 @@ class Stepped(Value):
     steps: int
 
 
+class Previewed(Value):
+    """What a picture may look like, foreseen at a step: the payload is `height` x `width` x 3 bytes of RGB."""
+
+    event: Literal["previewed"] = "previewed"
+    key: str
+    step: int
+    width: int
+    height: int
+
+
 class Rendered(Value):
     """A picture is there: the payload is `height` x `width` x 3 bytes of RGB. `save_s` is still to come in `timing`."""
 
@@ -203,7 +214,7 @@ class Withdrawn(Value):
     keys: tuple[str, ...]
 
 
-AnyEvent = Opening | Opened | OpenFailed | Started | Stepped | Rendered | Failed | Withdrawn
+AnyEvent = Opening | Opened | OpenFailed | Started | Stepped | Previewed | Rendered | Failed | Withdrawn
 
 _ORDERS: TypeAdapter[AnyOrder] = TypeAdapter(Annotated[AnyOrder, Field(discriminator="order")])
 _EVENTS: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="event")])

@@ -24,6 +24,7 @@ import torch
 from renderer.benchmarks import bare
 from renderer.benchmarks.running import Figures
 from renderer.engine.calling import Rendering
+from renderer.engine.previews import Preview
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import RendererError
 from renderer.job import Job
@@ -234,6 +235,9 @@ class BenchListener:
         """Of no interest here."""
 
     def stepped(self, key: str, step: int, steps: int) -> None:
+        """Of no interest here."""
+
+    def previewed(self, key: str, preview: Preview) -> None:
         """Of no interest here."""
 
     def rendered(self, key: str, rendering: Rendering) -> None:

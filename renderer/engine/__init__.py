@@ -22,6 +22,7 @@ Streaming, where blocks come to the pictures:
     block_source      where slots get blocks from: protocols; pinned: host memory that is copied fast
     budget            how many slots, how many pictures in flight
     company           how many pictures one sweep is worth: reckoned, then corrected by what sweeps show
+    previews          what a picture on its way will look like
     prompts           the prompts at hand, encoded
     encoding          in one sweep over the text encoder
     modulation        a timestep's vectors, ready-made

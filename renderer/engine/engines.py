@@ -9,6 +9,7 @@ from renderer.catalog import Role
 from renderer.engine.calling import Rendering
 from renderer.engine.device import Device
 from renderer.engine.inputs import Inputs
+from renderer.engine.previews import Preview
 from renderer.errors import RendererError
 from renderer.job import EngineName, Job
 
@@ -19,6 +20,8 @@ class Listener(Protocol):
     def started(self, key: str) -> None: ...
 
     def stepped(self, key: str, step: int, steps: int) -> None: ...
+
+    def previewed(self, key: str, preview: Preview) -> None: ...
 
     def rendered(self, key: str, rendering: Rendering) -> None: ...
 
@@ -46,8 +49,11 @@ class RenderEngine(Protocol):
     def busy(self) -> bool:
         """Whether there is anything to go on with."""
 
-    def take(self, key: str, job: Job, given: Inputs) -> None:
-        """Take a job, with the pictures that go in. Nothing is done yet."""
+    def take(self, key: str, job: Job, given: Inputs, previews: int = 0) -> None:
+        """Take a job, with the pictures that go in. Nothing is done yet.
+
+        So many `previews` of it are told of on its way, or fewer.
+        """
 
     def give_back(self) -> tuple[str, ...]:
         """Forget the jobs that wait for their turn; their keys. Those that have begun go on."""

@@ -24,6 +24,7 @@ from renderer.engine.device import Device
 from renderer.engine.engines import Listener
 from renderer.engine.inputs import Inputs
 from renderer.engine.meter import Marks, Peaks, Span, Spans
+from renderer.engine.previews import Preview, steps_of
 from renderer.engine.riders import Rest, Rider, fork, pause
 from renderer.engine.skeletons import Beforehand, FamilyNetworks
 from renderer.errors import RendererError
@@ -51,8 +52,8 @@ class Sweep:
 class RenderPlace:
     """Where pictures are made: the device, and what its memory keeps for all of them.
 
-    `make_room` gives back what nobody uses, before a decode. Pixels are made on the stream `beside`;
-    None, on the CPU: as ever.
+    `make_room` gives back what nobody uses, before a decode, and `look` makes a preview (`Previewer.look`). Pixels are
+    made on the stream `beside`; None, on the CPU: as ever.
     """
 
     device: Device
@@ -60,6 +61,7 @@ class RenderPlace:
     family: FamilyNetworks
     beforehand: Beforehand
     make_room: Callable[[Job], None]
+    look: Callable[..., Preview | None]
     beside: Any
 
 
@@ -69,7 +71,8 @@ class Journey:
 
     What it has to do without is its own, and nobody else's: `prepared` says whether its prompts and modulations may be
     made with others', apart from them, or only while nothing is in flight, at last without slots; with `alone`, nothing
-    rides beside it; `slots` is how many there may be while it rides (None: as many as the budget has).
+    rides beside it; `slots` is how many there may be while it rides (None: as many as the budget has). Of the
+    `previews` that were asked for, those that are made and not told of yet are `shown`.
     """
 
     key: str
@@ -94,6 +97,9 @@ class Journey:
     error: RendererError | None = None
     over: bool = False
     loras: Adapted = NOTHING
+    previews: int = 0
+    shown_after: frozenset[int] = frozenset()
+    shown: list[Preview] = field(default_factory=list)
 
     @property
     def is_prepared_alone(self) -> bool:
@@ -121,8 +127,8 @@ class Journey:
     def _call(self, pipe: Any, place: RenderPlace, tell: Listener) -> bytes:
         """DiffSynth's call for this job; the picture's RGB bytes."""
         self.loras.board()
-        pipe.cfg_guided_model_fn = self._guided
-        calling.check_values_of(pipe, lambda: self._developed(place))
+        pipe.cfg_guided_model_fn = functools.partial(self._foreseen, place.look) if self.previews else self._guided
+        calling.check_values_of(pipe, lambda: self._developed(place, tell))
         steps = functools.partial(self._denoise, place=place, tell=tell)
         image = pipe(**place.family.arguments(self.job, self.inputs), progress_bar_cmd=steps)
         return calling.rgb(image, self.job)
@@ -134,12 +140,14 @@ class Journey:
         """
         self.steps = Marks(place.device)
         self.steps.note()
+        self.shown_after = steps_of(self.previews, len(moments))
         # On the device already, so that DiffSynth need not bring each there: that would wait for all work so far.
         for done, moment in enumerate(pinned.sent(moments.to(place.dtype), place.device), start=1):
             self.table = place.beforehand.at(self.job, done - 1)
             yield moment
             self.steps.note()
             tell.stepped(self.key, done, len(moments))
+            self._show(tell)
         self.decoding = Span(place.device)
         place.make_room(self.job)
 
@@ -163,13 +171,32 @@ class Journey:
         guided: torch.Tensor = without + cfg_scale * (with_prompt - without)
         return guided
 
+    def _foreseen(
+        self, look: Callable[..., Preview | None], *given: Any, progress_id: int, **others: Any
+    ) -> torch.Tensor:
+        """The same, of a picture that somebody watches: what a step foresees is shown.
+
+        What it predicts is not touched. `given` is in DiffSynth's order, as with `_guided`: the third has the latents.
+        """
+        predicted = self._guided(*given, progress_id=progress_id, **others)
+        if progress_id + 1 in self.shown_after:
+            preview = look(given[2]["latents"], predicted, others["timestep"], progress_id + 1)
+            self.shown += [preview] if preview is not None else []
+        return predicted
+
+    def _show(self, tell: Listener) -> None:
+        """Tell of previews that the device has come to."""
+        while self.shown and self.shown[0].has_come:
+            tell.previewed(self.key, self.shown.pop(0))
+
     @contextlib.contextmanager
-    def _developed(self, place: RenderPlace) -> Iterator[None]:
+    def _developed(self, place: RenderPlace, tell: Listener) -> Iterator[None]:
         """The decode is under way: the next sweep goes first, and within, its values become pixels beside that."""
         assert self.decoding is not None
         self.decoding.stop()
         pause(Rest())
         self.decode_s = self.decoding.seconds()
+        self._show(tell)
         with self.decoding.followed_by(place.beside):
             yield
 
@@ -190,8 +217,9 @@ class Journey:
         """The same picture from its beginning, without something: `change` says what in its sidecar."""
         adjustments = (*self.adjustments, change)
         return Journey(
-            self.key, self.job, self.inputs, adjustments, self.prepared, alone, slots, encode_s=self.encode_s
-        )
+            self.key, self.job, self.inputs, adjustments, self.prepared, alone, slots, encode_s=self.encode_s,
+            previews=self.previews,
+        )  # fmt: skip
 
     def given(self, family: FamilyNetworks, rider: Rider) -> Mapping[str, Any]:
         """What the block that one of its riders waits for is called with by name, at this picture's present step.

@@ -60,7 +60,8 @@ class NativeEngine:
     def busy(self) -> bool:
         return bool(self._waiting)
 
-    def take(self, key: str, job: Job, given: Inputs = NO_INPUTS) -> None:
+    def take(self, key: str, job: Job, given: Inputs = NO_INPUTS, previews: int = 0) -> None:  # noqa: ARG002
+        """It renders a picture in one call, and shows none on its way."""
         self._waiting.append((key, job, given))
 
     def give_back(self) -> tuple[str, ...]:

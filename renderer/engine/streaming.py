@@ -36,6 +36,7 @@ from renderer.engine.engines import Listener
 from renderer.engine.inputs import NO_INPUTS, Inputs
 from renderer.engine.journeys import Journey, RenderPlace, Sweep
 from renderer.engine.meter import MemoryMeter, Shown, Span
+from renderer.engine.previews import Previewer
 from renderer.engine.prompts import Prompts
 from renderer.engine.riders import Rider
 from renderer.engine.sections import Passing, ride
@@ -85,7 +86,8 @@ class StreamingEngine:
         self._waiting: deque[Journey] = deque()
         self._flying: list[Journey] = []
         self._decoded: list[Journey] = []
-        self._place = RenderPlace(device, dtype, self._family, self._beforehand, self._make_room, beside)
+        look = Previewer(self._skeleton.parts.get("vae"), device).look
+        self._place = RenderPlace(device, dtype, self._family, self._beforehand, self._make_room, look, beside)
 
     @classmethod
     def open(cls, setup: Setup, report: Callable[[str], None], begun: Beginning | None = None) -> StreamingEngine:
@@ -102,8 +104,8 @@ class StreamingEngine:
     def busy(self) -> bool:
         return bool(self._waiting or self._flying or self._decoded)
 
-    def take(self, key: str, job: Job, given: Inputs = NO_INPUTS) -> None:
-        self._waiting.append(Journey(key, job, given))
+    def take(self, key: str, job: Job, given: Inputs = NO_INPUTS, previews: int = 0) -> None:
+        self._waiting.append(Journey(key, job, given, previews=previews))
 
     def give_back(self) -> tuple[str, ...]:
         """Also what is to begin again for want of memory: it has to begin anyway."""

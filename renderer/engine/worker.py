@@ -32,6 +32,7 @@ from renderer.protocol import (
     Opened,
     OpenFailed,
     Opening,
+    Previewed,
     Render,
     Rendered,
     Setup,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from renderer.engine.calling import Rendering
     from renderer.engine.engines import RenderEngine
     from renderer.engine.inputs import Inputs
+    from renderer.engine.previews import Preview
 
 OrderIn = tuple[AnyOrder, "Inputs | PictureError"]
 """An order, and what goes in with it or why that cannot be had."""
@@ -127,13 +129,13 @@ class WorkerLoop:
         match order:
             case Open(setup=setup):
                 self._open(setup)
-            case Render(key=key, job=job):
+            case Render(key=key, job=job, previews=previews):
                 if self._engine is None:
                     self.failed(key, PictureError("there is no open pipeline"))
                 elif isinstance(given, PictureError):
                     self.failed(key, given)
                 else:
-                    self._engine.take(key, job, given)
+                    self._engine.take(key, job, given, previews)
             case Withdraw():
                 self._tell(Withdrawn(keys=self._engine.give_back() if self._engine else ()))
 
@@ -220,6 +222,10 @@ class WorkerLoop:
 
     def stepped(self, key: str, step: int, steps: int) -> None:
         self._tell(Stepped(key=key, step=step, steps=steps))
+
+    def previewed(self, key: str, preview: Preview) -> None:
+        event = Previewed(key=key, step=preview.step, width=preview.width, height=preview.height)
+        self._tell(event, preview.rgb)
 
     def rendered(self, key: str, rendering: Rendering) -> None:
         event = Rendered(

@@ -41,6 +41,7 @@ class Planned:
 
     `sidecar` is what is known of it where it is done. One that is to do needs no rendering where it has a `source`, a
     place where it lies already, or is another's `twin`: the id of a picture of the same fingerprint that is rendered.
+    Somebody who watches wants so many `previews` of it.
     """
 
     picture: Picture
@@ -53,6 +54,7 @@ class Planned:
     sidecar: Done | None = None
     source: Location | None = None
     twin: str = ""
+    previews: int = 0
 
 
 @dataclass(frozen=True, slots=True)

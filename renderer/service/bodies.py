@@ -26,6 +26,9 @@ from renderer.service.intake import FieldError
 MOST_PICTURES = 10
 """Pictures that one request of another protocol asks for at most."""
 
+MOST_PREVIEWS = 3
+"""Of one picture on its way."""
+
 ResponseFormat = Literal["b64_json", "url"]
 Endpoint = Literal["/v1/images/generations"]
 
@@ -68,7 +71,6 @@ class OtherLora(TypedDict, total=False):
 class IgnoredFields(TypedDict, total=False):
     """What OpenAI's images API has, and what changes nothing here."""
 
-    partial_images: Any
     quality: Any
     moderation: Any
     user: Any
@@ -97,6 +99,9 @@ class GenerationFields(IgnoredFields, total=False):
     response_format: Annotated[ResponseFormat, Field(description="A URL is one of this server")]
     output_format: Annotated[Format, Field(description="Of the file")]
     stream: Annotated[bool, Field(description="Answer with server-sent events")]
+    partial_images: Annotated[
+        int, Within(0, MOST_PREVIEWS), Field(description="Of a stream: so many previews of each picture, or fewer")
+    ]
     background: Annotated[str, Field(description="Nothing here is transparent")]
     guidance_scale: Annotated[float, Within(1, 30), Field(description="As cfg_scale")]
     true_cfg_scale: Annotated[float, Within(1, 30), Field(description="As cfg_scale")]

@@ -287,6 +287,10 @@ class Desk:
             case events.PictureStepped(item=item, step=step):
                 self.counts.steps += 1
                 self._moves(item, "rendering", step)
+            case events.PicturePreviewed(item=item, pixels=pixels):
+                if (standing := self._standing.get(item.picture.id)) is not None:
+                    standing.preview = pixels
+                    standing.moved()
             case events.PictureDone(item=item, sidecar=sidecar):
                 self._came(item, sidecar)
             case events.PictureFailed(item=item, message=message, hint=hint, again=again, refused=refused):
@@ -332,7 +336,9 @@ class Desk:
         standing.moved()
 
 
-_OF_PICTURES = (events.PictureBegan, events.PictureStepped, events.PictureDone, events.PictureFailed)
+_OF_PICTURES = (
+    events.PictureBegan, events.PictureStepped, events.PicturePreviewed, events.PictureDone, events.PictureFailed,
+)  # fmt: skip
 
 
 def _waiting(standing: Standing) -> Waiting:

@@ -49,6 +49,10 @@ class Requested:
     def key(self) -> str:
         return self.item.picture.id
 
+    def shown(self, previews: int) -> Requested:
+        """The same, of which somebody wants so many previews."""
+        return replace(self, item=replace(self.item, previews=previews))
+
 
 class Intake:
     """Makes pictures of requests and manifests. For several threads."""

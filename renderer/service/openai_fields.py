@@ -37,6 +37,7 @@ class OpenAIRequest:
     response_format: ResponseFormat
     output_format: Format
     stream: bool
+    previews: int
     warnings: tuple[str, ...]
 
 
@@ -65,7 +66,9 @@ def translate(
         warnings.append("no picture here is transparent")
     output_format = fields["format"] = given.get("output_format", "png")
     wanted, stream = given.get("response_format", "b64_json"), given.get("stream", False)
-    return OpenAIRequest(fields, wanted, output_format, stream, tuple(warnings))
+    if (previews := given.get("partial_images", 0)) and not stream:
+        warnings.append("partial images come in a stream, and this is none")
+    return OpenAIRequest(fields, wanted, output_format, stream, previews if stream else 0, tuple(warnings))
 
 
 def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from renderer.job import Sidecar
 from renderer.manifest.fields import JobFields
+from renderer.outputs.encode import encode
 from renderer.service import uploads
 from renderer.service.answer_bodies import GeneratedImage, GeneratedImages, ModelList, ModelTold
 from renderer.service.answers import RequestError, respond, tell, trouble_of
@@ -85,6 +86,7 @@ class OpenAIRoutes:
         headers = {WARNING: "; ".join(asked.warnings).encode("ascii", "replace").decode()} if asked.warnings else {}
         if asked.stream:
             self._listeners.check("ask without stream")
+            wanted = [one.shown(asked.previews) for one in wanted]
         known = await self._pictures.ask(wanted, whose(request))
         if asked.stream:
             return self._listeners.answer(request, self._stream(request, asked, wanted, known), headers)
@@ -107,32 +109,45 @@ class OpenAIRoutes:
     async def _stream(
         self, request: Request, asked: OpenAIRequest, wanted: Sequence[Requested], known: Sequence[Standing | Sidecar]
     ) -> AsyncIterator[str]:
-        """An event a picture, as it comes; and a comment a step, so that nobody takes the silence for an end."""
+        """An event a picture, as it comes, with its previews before it where they are asked for.
+
+        And a comment a step, so that nobody takes the silence for an end.
+        """
+        kind = "image_edit" if request.url.path.endswith("/edits") else "image_generation"
         for one, standing in zip(wanted, known, strict=True):
             try:
-                async for comment in _steps(standing):
-                    yield comment
+                async for told in _on_its_way(standing, asked, kind):
+                    yield told
                 sidecar = await self._pictures.wait(standing)
-                data = base64.b64encode(await self._pictures.read(sidecar, one.keep)).decode()
+                data = await self._pictures.read(sidecar, one.keep)
             except Exception as error:  # noqa: BLE001  (an answer has begun: what goes wrong is its next event)
-                told = respond(trouble_of(error), request.url.path).body
-                yield event(bytes(told).decode(), name="error")
+                answer = respond(trouble_of(error), request.url.path).body
+                yield event(bytes(answer).decode(), name="error")
                 return
-            completed = {
-                "type": "image_generation.completed", "b64_json": data, "created_at": int(time.time()),
-                **_common(asked, sidecar),
-            }  # fmt: skip
-            yield event(json.dumps(completed), name="image_generation.completed")
+            yield _picture(f"{kind}.completed", data, _common(asked, sidecar))
 
 
-async def _steps(known: Standing | Sidecar) -> AsyncIterator[str]:
-    """A comment for each step of a picture, and one every few seconds in which nothing happens."""
+async def _on_its_way(known: Standing | Sidecar, asked: OpenAIRequest, kind: str) -> AsyncIterator[str]:
+    """A comment for each step of a picture, one every few seconds in which nothing happens, and its previews."""
     if isinstance(known, Sidecar):
         return
-    seen, steps = 0, known.item.picture.job.num_inference_steps
+    step, steps = 0, known.item.picture.job.num_inference_steps
+    preview, index = None, 0
     async for _ in known.follow(ALIVE_S):
-        yield ALIVE if known.step == seen else f": step {known.step} of {steps}\n\n"
-        seen = known.step
+        if asked.previews > index and known.preview is not None and known.preview is not preview:
+            preview = known.preview
+            data = await run_in_threadpool(encode, preview, asked.output_format)
+            told = {"partial_image_index": index, "size": f"{preview.width}x{preview.height}"}
+            yield _picture(f"{kind}.partial_image", data, {**_how(asked), **told})
+            index += 1
+        yield ALIVE if known.step == step else f": step {known.step} of {steps}\n\n"
+        step = known.step
+
+
+def _picture(kind: str, data: bytes, told: Mapping[str, Any]) -> str:
+    """An event of a stream that has a picture in it."""
+    picture = {"type": kind, "b64_json": base64.b64encode(data).decode(), "created_at": int(time.time()), **told}
+    return event(json.dumps(picture), name=kind)
 
 
 def _model(name: str) -> ModelTold:
@@ -140,9 +155,8 @@ def _model(name: str) -> ModelTold:
 
 
 def _common(asked: OpenAIRequest, sidecar: Sidecar) -> dict[str, Any]:
-    return {
-        "size": f"{sidecar.job.width}x{sidecar.job.height}",
-        "quality": "auto",
-        "background": "opaque",
-        "output_format": asked.output_format,
-    }
+    return {**_how(asked), "size": f"{sidecar.job.width}x{sidecar.job.height}"}
+
+
+def _how(asked: OpenAIRequest) -> dict[str, Any]:
+    return {"quality": "auto", "background": "opaque", "output_format": asked.output_format}

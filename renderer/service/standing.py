@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from renderer.errors import RendererError
+from renderer.outputs.encode import Pixels
 from renderer.planning.plan import Planned
 
 Fate = Literal["waiting", "rendering", "done", "failed", "cancelled", "expired"]
@@ -40,7 +41,7 @@ class Standing:
     """How one picture stands. `written` is when its line is on the disk, `over` when it is decided what became of it.
 
     `wanted_by` are all who asked for it and have not taken that back. `refused` says that it
-    failed untried: it cannot be rendered here.
+    failed untried: it cannot be rendered here. `preview` is what it will look like, where somebody asked for that.
     """
 
     item: Planned
@@ -50,6 +51,7 @@ class Standing:
     message: str = ""
     hint: str = ""
     refused: bool = False
+    preview: Pixels | None = None
     number: int = 0
     wanted_by: set[Whose] = field(default_factory=set)
     written: asyncio.Future[None] | None = None

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from renderer import protocol
 from renderer.errors import DiskError, MachineError, PictureError
+from renderer.outputs.encode import Pixels
 from renderer.outputs.status import Phase
 from renderer.outputs.summary import Ending
 from renderer.planning.pace import Pace
@@ -196,6 +197,9 @@ class Dispatcher:
                 self._outcomes.began(seat.flights[key])
             case protocol.Stepped(key=key, step=step, steps=steps):
                 self._outcomes.stepped(seat.flights[key], step, steps)
+            case protocol.Previewed(key=key):
+                shown = Pixels(event.width, event.height, payload)
+                self._night.watch(events.PicturePreviewed(seat.flights[key].item, event.step, shown))
             case protocol.Rendered():
                 self._keep(seat, event, payload)
             case protocol.Failed(key=key):

@@ -10,6 +10,7 @@ from typing import Self
 
 from renderer.errors import Problem
 from renderer.job import Sidecar
+from renderer.outputs.encode import Pixels
 from renderer.outputs.status import RunStatus
 from renderer.outputs.summary import Summary
 from renderer.planning.plan import Plan, Planned
@@ -91,6 +92,15 @@ class PictureStepped:
 
 
 @dataclass(frozen=True, slots=True)
+class PicturePreviewed:
+    """What a picture may look like, foreseen at a step, where that was asked for."""
+
+    item: Planned
+    step: int
+    pixels: Pixels
+
+
+@dataclass(frozen=True, slots=True)
 class PictureDone:
     """A picture and its sidecar are on the disk."""
 
@@ -168,6 +178,7 @@ Event = (
     | WorkerOpened
     | PictureBegan
     | PictureStepped
+    | PicturePreviewed
     | PictureDone
     | PictureFailed
     | WorkerLost

@@ -167,7 +167,8 @@ class Seat:
         picture = flight.item.picture
         self.flights[picture.id] = flight
         self._silence.broken()
-        order = protocol.Render(key=picture.id, job=picture.job, files=tuple(map(len, files)))
+        sizes = tuple(map(len, files))
+        order = protocol.Render(key=picture.id, job=picture.job, files=sizes, previews=flight.item.previews)
         self._worker.send(order, b"".join(files))
 
     def ask_back(self) -> None:

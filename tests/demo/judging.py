@@ -23,6 +23,7 @@ from renderer.demo.train import keep, phrases, placing, scenes
 from renderer.demo.train.scenes import Scene
 from renderer.engine.calling import Rendering
 from renderer.engine.native import NativeEngine
+from renderer.engine.previews import Preview
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import RendererError
 from renderer.job import Job, Lora, Precision, Profile, Stored
@@ -124,6 +125,9 @@ class Gathered:
 
     def stepped(self, key: str, step: int, steps: int) -> None:
         """Nobody listens."""
+
+    def previewed(self, key: str, preview: Preview) -> None:
+        """Nobody asked."""
 
     def rendered(self, key: str, rendering: Rendering) -> None:
         """Keep it."""

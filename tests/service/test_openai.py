@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as some
 from PIL import Image
@@ -39,6 +40,12 @@ def client(server: Server) -> Iterator[openai.OpenAI]:
 
 def opened(data: str | None) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(data or "")))
+
+
+def alike(one: Image.Image, other: Image.Image) -> float:
+    """How far the colours of two pictures go together: 1 where they are the same up to contrast."""
+    left, right = (torch.tensor(list(each.convert("RGB").tobytes()), dtype=torch.float32) for each in (one, other))
+    return float(torch.corrcoef(torch.stack((left, right)))[0, 1])
 
 
 class TestClient:
@@ -107,6 +114,28 @@ class TestClient:
         assert event.type == "image_generation.completed"
         assert opened(event.b64_json).size == (64, 64)
 
+    def test_a_stream_shows_what_a_picture_will_look_like(self, client: openai.OpenAI) -> None:
+        """So many previews or fewer, small, in the order of the steps; and then the picture."""
+        body = {"num_inference_steps": 12, "seed": 11}
+        size: Any = "192x128"
+        stream = client.images.generate(
+            prompt="a red circle", size=size, stream=True, partial_images=3, extra_body={**body, "cfg_scale": 4.0}
+        )
+        *partial, completed = list(stream)
+        assert 1 <= len(partial) <= 3
+        for index, one in enumerate(partial):
+            assert one.type == "image_generation.partial_image"
+            assert (one.partial_image_index, opened(one.b64_json).size) == (index, (24, 16))
+        assert completed.type == "image_generation.completed"
+        small = opened(completed.b64_json).convert("RGB").resize((24, 16), Image.Resampling.BOX)
+        assert alike(opened(partial[-1].b64_json), small) > 0.6
+
+    def test_previews_without_a_stream_are_said_not_to_come(self, client: openai.OpenAI) -> None:
+        told = client.images.with_raw_response.generate(
+            prompt="x", size=SIZE, extra_body={**QUICK, "partial_images": 2}
+        )
+        assert "partial images come in a stream" in told.headers["X-Renderer-Warning"]
+
     def test_names_of_servers_of_this_kind_are_taken(self, client: openai.OpenAI) -> None:
         """`guidance_scale` and the rest, as they are sent to other servers; any field of a job besides."""
         body = {**QUICK, "guidance_scale": 1.0, "negative_prompt": "grey", "seed": 3}
@@ -119,7 +148,13 @@ class TestClient:
             client.images.generate(prompt="x", size=SIZE, extra_body={"stpes": 3})
         assert refused.value.param == "stpes"
         assert 'did you mean "steps"?' in str(refused.value)
-        for field, value in (("size", "wide"), ("n", 11), ("output_format", "svg"), ("response_format", "x")):
+        for field, value in (
+            ("size", "wide"),
+            ("n", 11),
+            ("partial_images", 4),
+            ("output_format", "svg"),
+            ("response_format", "x"),
+        ):
             body: dict[str, Any] = {"prompt": "x", field: value}
             with pytest.raises(openai.BadRequestError) as refused:
                 client.images.generate(**body)
