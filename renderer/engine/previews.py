@@ -17,7 +17,7 @@ from renderer.engine.device import Device
 
 LOG = logging.getLogger(__name__)
 
-SCALE = 8
+_REDUCTION = 8
 """Pixels of a picture to each of its preview's, either way."""
 
 _SIDE = 256
@@ -98,7 +98,7 @@ class Previewer:
                 device = torch.device(self._device)
                 latents = self._vae.encode(picture.to(device, dtype))[0].float().cpu()
                 rows.append(latents.flatten(1).T)
-                colours.append(torch.nn.functional.avg_pool2d(picture, SCALE)[0].flatten(1).T)
+                colours.append(torch.nn.functional.avg_pool2d(picture, _REDUCTION)[0].flatten(1).T)
             values = torch.cat(rows)
             values = torch.cat((values, torch.ones(len(values), 1)), dim=1)
             self._map = torch.linalg.lstsq(values, torch.cat(colours)).solution.to(device)

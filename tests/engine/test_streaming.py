@@ -18,7 +18,7 @@ from renderer.engine.block_source import BlockSource
 from renderer.engine.calling import Rendering
 from renderer.engine.modulation import Modulations, timesteps
 from renderer.engine.native import NativeEngine
-from renderer.engine.previews import Preview, Previewer, steps_of
+from renderer.engine.previews import Preview
 from renderer.engine.riders import Rider
 from renderer.engine.sections import Passage, Passing
 from renderer.engine.streaming import StreamingEngine
@@ -96,49 +96,6 @@ def alone() -> list[bytes]:
     """Each variant by a bare call of DiffSynth's, one after the other."""
     engine = NativeEngine.open(Setup(model="demo", precision="bf16", profile="cpu"), lambda _: None)
     return [engine.render(job, lambda *_: None).rgb for job in variants()]
-
-
-class TestPreviews:
-    def test_they_change_no_bit_and_cost_nobody_who_did_not_ask(self, alone: list[bytes]) -> None:
-        """Of four in one sweep two are watched; all have their bits, and only those two are shown."""
-        engine, heard = open_engine(slots=2), Heard()
-        for number, job in enumerate(variants()):
-            engine.take(str(number), job, previews=3 * (number in (0, 1)))
-        while engine.busy:
-            engine.advance(heard)
-        assert pixels(heard) == alone
-        shown = [(key, preview.step) for what, key, *more in heard.told if what == "previewed" for preview in more]
-        assert sorted(shown) == [("0", 1), ("0", 2), ("1", 1), ("1", 2), ("1", 3)]
-
-    def test_it_looks_as_the_picture_will(self) -> None:
-        """At an eighth of the size: what is foreseen late has the picture's colours, as they will be on the average."""
-        job, heard, engine = make_job("a red circle", seed=3, side=128, steps=8), Heard(), open_engine()
-        engine.take("0", job, previews=3)
-        while engine.busy:
-            engine.advance(heard)
-        preview = [more[0] for what, _, *more in heard.told if what == "previewed"][-1]
-        assert (preview.step, preview.width, preview.height) == (6, 16, 16)
-        picture = torch.frombuffer(bytearray(heard.pictures["0"].rgb), dtype=torch.uint8).view(16, 8, 16, 8, 3)
-        seen = torch.frombuffer(bytearray(preview.rgb), dtype=torch.uint8).float()
-        both = torch.stack((picture.float().mean((1, 3)).flatten(), seen))
-        assert torch.corrcoef(both)[0, 1] > 0.8
-
-    def test_one_that_cannot_be_made_costs_no_picture(
-        self, alone: list[bytes], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def fail(*_: Any) -> None:
-            raise torch.cuda.OutOfMemoryError
-
-        monkeypatch.setattr(Previewer, "_fitted", fail)
-        engine, heard = open_engine(), Heard()
-        engine.take("0", variants()[0], previews=3)
-        while engine.busy:
-            engine.advance(heard)
-        assert pixels(heard) == alone[:1]
-
-    @pytest.mark.parametrize(("count", "steps", "after"), [(3, 40, {10, 20, 30}), (3, 4, {1, 2, 3}), (2, 2, {1})])
-    def test_when_they_are_made(self, count: int, steps: int, after: set[int]) -> None:
-        assert steps_of(count, steps) == after
 
 
 class TestBits:
