@@ -25,8 +25,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from renderer import protocol
-from renderer.job import Engine, Job, Memory, Software, Timing, canonical
+from renderer.job import Box, Engine, Job, Memory, ReadLine, Software, Timing, canonical
+from renderer.lettering.asking import Answer
 from renderer.outputs.encode import Pixels
+from renderer.outputs.picture_files import read_sidecar
 from renderer.protocol import AnyEvent, AnyOrder
 from renderer.supervisor.worker import Gone, Heard
 from renderer.system import children
@@ -111,6 +113,27 @@ def _failed(key: str, words: list[str]) -> protocol.Failed:
     hint = "look at the prompt" if "helped" in words else ""
     detail = "Traceback: in decode"
     return protocol.Failed(key=key, kind="BadPictureError", message="one flat colour", hint=hint, detail=detail)
+
+
+class InlineReader:
+    """A reader inside this process: in a picture whose seed is in `right` it reads all of a text, else less."""
+
+    def __init__(self, text: str, right: frozenset[int]) -> None:
+        self._text = text
+        self._right = right
+        self.seeds: list[int] = []
+
+    def read(self, path: Path) -> Answer:
+        """By the sidecar beside a picture."""
+        sidecar = read_sidecar(path.with_suffix(".json"))
+        assert sidecar is not None
+        self.seeds.append(sidecar.job.seed)
+        read = self._text if sidecar.job.seed in self._right else self._text[1:]
+        line = ReadLine(text=read, confidence=1.0, box=Box(left=1, top=2, right=30, bottom=40))
+        return Answer(lines=(line,), reader="fake")
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def withdrawn(orders: deque[AnyOrder]) -> protocol.Withdrawn:

@@ -45,12 +45,14 @@ def show_plan(options: argparse.Namespace, loaded: Loaded) -> int:
     from renderer.cli.assumptions import assumptions  # noqa: PLC0415
     from renderer.planning import forecast  # noqa: PLC0415
     from renderer.planning.plan import check_chosen, make_plan  # noqa: PLC0415
+    from renderer.planning.takes import check_reader  # noqa: PLC0415
 
     told = [*loaded.problems, *loaded.warnings]
     check_chosen(loaded.manifests, options.only)
     plans = [
         make_plan(manifest, options.outputs, only=options.only, force=options.force) for manifest in loaded.manifests
     ]
+    check_reader(item.picture for plan in plans for item in plan.chosen if item.sidecar is None)
     found = forecast.forecast(plans, assumptions(options), datetime.now().astimezone())
     if options.json:
         print(json.dumps(_as_dict(plans, found), indent=2, ensure_ascii=False))
@@ -81,6 +83,7 @@ def _plan_lines(plan: Plan, found: Forecast) -> Iterator[str]:
     left = counted(len(plan.to_render()) - refused, "picture")
     there = len(plan.to_bring()) + len(plan.twins())
     bring = f", {there} to move, copy or keep another way" if there else ""
+    bring += f", {reading} to read" if (reading := len(plan.to_read())) else ""
     yield f"  {left} to render{bring}, {plan.count('done')} done" + (f", {refused} refused" if refused else "")
 
 

@@ -2,25 +2,30 @@
 
     request       a job: all that a picture's bits depend on besides the weights; a picture; the fingerprint
     sidecar       what is known of a picture that has been rendered
+    letters_read  what was read in a picture, held against what it is to say
     precisions    what a precision and a profile say of weights: their codec, and whether they are multiplied so
 
 Knows nothing of YAML, engines or folders.
 """
 
+from renderer.job.letters_read import Box, LetteringRead, ReadLine, Take, TextRead
 from renderer.job.request import (
     MAX_SEED,
     RENDERING_VERSION,
+    USUALLY_FORGIVEN,
     BlockArithmetic,
     DeviceArithmetic,
     Edit,
     Embed,
     EngineName,
     Expect,
+    Forgiven,
     Format,
     Input,
     InputFile,
     Job,
     Keep,
+    Lettering,
     Lora,
     ModelIdentity,
     Picture,
@@ -57,7 +62,9 @@ __all__ = [
     "MAX_SEED",
     "RENDERING_VERSION",
     "SIDECAR_VERSION",
+    "USUALLY_FORGIVEN",
     "BlockArithmetic",
+    "Box",
     "Bytes",
     "DeviceArithmetic",
     "Edit",
@@ -66,12 +73,15 @@ __all__ = [
     "EngineName",
     "Expect",
     "FileFacts",
+    "Forgiven",
     "Format",
     "Gpu",
     "Input",
     "InputFile",
     "Job",
     "Keep",
+    "Lettering",
+    "LetteringRead",
     "Lora",
     "Memory",
     "ModelIdentity",
@@ -79,6 +89,7 @@ __all__ = [
     "Place",
     "Precision",
     "Profile",
+    "ReadLine",
     "Schedule",
     "ScheduleKind",
     "Seconds",
@@ -89,6 +100,8 @@ __all__ = [
     "Software",
     "Start",
     "Stored",
+    "Take",
+    "TextRead",
     "Timing",
     "Value",
     "Weights",

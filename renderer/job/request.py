@@ -239,12 +239,35 @@ class ModelIdentity(Value):
         return (self.id, self.revision) == (other.id, other.revision)
 
 
+Forgiven = Literal["case", "spaces", "punctuation"]
+"""What makes no difference when what was read is compared with what was wanted."""
+
+USUALLY_FORGIVEN: tuple[Forgiven, ...] = ("case", "spaces")
+
+
+class Lettering(Value):
+    """The texts that a picture is to show, and what is forgiven in them.
+
+    Reading changes no bit, so a job has none of it. `seeds` are those of the takes that a picture may have, the job's
+    own first: each is a job with a fingerprint of its own, and one whose texts are right ends the row. Without any, the
+    picture is read and not begun again.
+    """
+
+    texts: tuple[str, ...]
+    forgives: tuple[Forgiven, ...] = USUALLY_FORGIVEN
+    seeds: tuple[int, ...] = ()
+
+
 class Expect(Value):
-    """Limits that fail a picture when it exceeds them, as a smoke test does. They do not enter the fingerprint."""
+    """Limits that fail a picture when it exceeds them, as a smoke test does. They do not enter the fingerprint.
+
+    `lettering` is the share of each wanted text that has to be read in the picture.
+    """
 
     seconds: float | None = None
     vram_bytes: int | None = None
     ram_bytes: int | None = None
+    lettering: float | None = None
 
 
 class Place(Value):
@@ -278,6 +301,7 @@ class Picture(Value):
     keep: Keep = Keep()
     expect: Expect | None = None
     inputs: tuple[InputFile, ...] = ()
+    lettering: Lettering | None = None
 
 
 def canonical(value: BaseModel | dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from renderer.job.letters_read import LetteringRead
 from renderer.job.request import (
     RENDERING_VERSION,
     BlockArithmetic,
@@ -169,7 +170,8 @@ class FileFacts(Value):
 class Sidecar(Value):
     """What stands beside a picture, and the mark that it is done. Its fields are a list of what may be told.
 
-    `licences` are those that are known of the weights, by the names of the model and of its LoRAs.
+    `licences` are those that are known of the weights, by the names of the model and of its LoRAs. `lettering` is what
+    was read in the picture; null where nobody asked for it, or it is not read yet.
     """
 
     sidecar_version: Literal[1] = SIDECAR_VERSION
@@ -190,3 +192,4 @@ class Sidecar(Value):
     attempt: int = 1
     warnings: tuple[str, ...] = ()
     licences: dict[str, str] = Field(default_factory=dict)
+    lettering: LetteringRead | None = None

@@ -14,6 +14,7 @@ Knows nothing of machines, or of what has been rendered. The way goes down this 
     fields          the fields
     kinds           the kinds of values they hold
     additions       those of what is added to a model: LoRAs, and a schedule
+    lettering_kinds those of the texts that a picture is to show
     checking        what does not fit, in a manifest's words
     habits          hints for those who come from other tools
     complaints      what is wrong, collected
@@ -24,6 +25,7 @@ Knows nothing of machines, or of what has been rendered. The way goes down this 
     reading         what its fields mean
     loras           its LoRAs, found, and what goes with them
     pictures_in     what goes in: files found and looked at
+    lettering       the texts that its pictures are to show
     expand          its pictures
     shelf           what a stranger's manifest may name
     naming          templates, ids, and names that are safe everywhere

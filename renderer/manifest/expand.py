@@ -17,11 +17,12 @@ from typing import Any
 from renderer import catalog
 from renderer.catalog import SIZE_STEP, Model
 from renderer.errors import ModelError, shorten
-from renderer.job import Embed, Expect, Format, InputFile, Job, Keep, Precision, Size, derive_seed
+from renderer.job import Embed, Expect, Format, InputFile, Job, Keep, Lettering, Precision, Size, derive_seed
 from renderer.job.precisions import DEFAULT_PRECISION
 from renderer.manifest import naming, pictures_in
 from renderer.manifest.complaints import Complaint
 from renderer.manifest.fields import ExpectFields, JobFields
+from renderer.manifest.lettering import JobLettering
 from renderer.manifest.loras import LoraFinder, LoraSet
 from renderer.manifest.naming import Template
 from renderer.manifest.pictures_in import InputFinder, InputSet
@@ -46,6 +47,7 @@ class Draft:
     matrix: Combination
     inputs: tuple[InputFile, ...]
     riding: LoraSet
+    lettering: Lettering | None
 
 
 # ---- expansion -------------------------------------------------------------------------------------------------------
@@ -82,10 +84,11 @@ class Expander:
         reading.check_lengths(templates, combinations)
         taken_in = self._pictures_in.sets(reading, combinations, model)
         sets = self._loras.sets(reading, model, [named for named, _ in taken_in]) if model else []
+        lettering = JobLettering(reading)
         if reading.complaints or model is None:
             return [], reading.complaints
         chosen = [(named, loras, inputs) for (named, inputs), loras in zip(taken_in, sets, strict=True)]
-        drafts = list(self._draft(recipe, model, sizes, chosen, templates))
+        drafts = list(self._draft(recipe, model, sizes, chosen, templates, lettering))
         complaints = [*_refuse_drafts(recipe, drafts)]
         return ([] if complaints else drafts), complaints
 
@@ -119,6 +122,7 @@ class Expander:
         sizes: Sequence[Size],
         chosen: Sequence[tuple[Combination, LoraSet, InputSet]],
         templates: Mapping[str, Template],
+        lettering: JobLettering,
     ) -> Iterator[Draft]:
         fields = recipe.fields
         common = {
@@ -154,6 +158,7 @@ class Expander:
                         matrix=combination,
                         inputs=inputs.files,
                         riding=riding,
+                        lettering=lettering.of(prompt, combination, seed),
                     )
 
 
@@ -175,7 +180,12 @@ def read_expect(fields: ExpectFields | None) -> Expect | None:
     """The limits of a job, or None."""
     if not fields:
         return None
-    return Expect(seconds=fields.get("seconds"), vram_bytes=fields.get("vram"), ram_bytes=fields.get("ram"))
+    return Expect(
+        seconds=fields.get("seconds"),
+        vram_bytes=fields.get("vram"),
+        ram_bytes=fields.get("ram"),
+        lettering=fields.get("lettering"),
+    )
 
 
 def read_keep(fields: JobFields) -> Keep:

@@ -29,6 +29,7 @@ from renderer.manifest.kinds import (
     Steps,
     Within,
 )
+from renderer.manifest.lettering_kinds import MOST_RETAKES, LetteringText
 
 MAX_PICTURES = 10_000
 """How many pictures a manifest makes at most when it does not say."""
@@ -51,6 +52,7 @@ class ExpectFields(TypedDict, total=False):
     seconds: Annotated[float, Within(0, 10**9), Field(description="Seconds for the whole picture")]
     vram: Annotated[AmountOfBytes, Field(description="GPU memory, in bytes or like 10GiB")]
     ram: Annotated[AmountOfBytes, Field(description="Memory of the worker's process, in bytes or like 10GiB")]
+    lettering: Annotated[float, Within(0, 1), Field(description="The share of each text that has to be read")]
 
 
 EXCLUDING = (
@@ -120,6 +122,12 @@ class JobFields(TypedDict, total=False):
     exclude: Annotated[
         list[Annotated[CombinationFields, Field(min_length=1)]],
         Field(max_length=1000, description="Combinations to leave out; each gives some of the names"),
+    ]
+    lettering: Annotated[
+        LetteringText, Field(description="Texts to read back: auto (those in quotation marks), a list, or none")
+    ]
+    retake: Annotated[
+        int, Within(0, MOST_RETAKES), Field(description="So many times more, with other seeds, where a text is wrong")
     ]
     format: Annotated[Format, Field(description="Of the file; webp without loss, jpeg at quality 95")]
     embed: Annotated[Embed, Field(description="What the file says of itself: prompt and settings, less, or nothing")]

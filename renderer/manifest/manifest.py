@@ -159,7 +159,14 @@ def _pictures(document: Document, drafts: Iterable[Draft], outputs: Iterable[str
             job = expand.rehearse(draft.job) if proof else draft.job
             place = Place.of(manifest=document.file, line=line, job_id=draft.job_id, index=index, matrix=draft.matrix)
             yield Picture.of(
-                id=draft.id, output=output, job=job, place=place, keep=keep, expect=expect, inputs=draft.inputs
+                id=draft.id,
+                output=output,
+                job=job,
+                place=place,
+                keep=keep,
+                expect=expect,
+                inputs=draft.inputs,
+                lettering=draft.lettering,
             )
 
 

@@ -31,8 +31,13 @@ class Shelf:
         return next(iter(self.models))
 
     def refuse(self, recipe: Recipe) -> list[Complaint]:
-        """What is wrong with a job that names files."""
-        return [
+        """What is wrong with a job that names files, or wants lettering read, which servers do not."""
+        unread = [
+            Complaint(recipe.origin(name), "is not for requests: a server reads no lettering", at_key=True)
+            for name in ("lettering", "retake")
+            if name in recipe.fields
+        ]
+        return unread + [
             Complaint(recipe.origin(name), "names a file, and no file of this machine is read", at_key=True)
             for name in FILE_FIELDS
             if name in recipe.fields and not self._has(recipe.fields.get(name))

@@ -11,7 +11,7 @@ from datetime import datetime
 from renderer.job import Sidecar
 from renderer.outputs.status import MemoryNow, RunStatus
 from renderer.outputs.summary import Summary
-from renderer.text import COLUMNS, cut, duration, gib, wrap
+from renderer.text import COLUMNS, counted, cut, duration, gib, wrap
 
 _SHOWN = 16
 
@@ -36,6 +36,9 @@ def describe_summary(summary: Summary) -> list[str]:
     if summary.pictures_per_hour:
         first += f" ({summary.pictures_per_hour:.0f} pictures an hour)"
     lines = [first]
+    if (read := summary.lettering) is not None:
+        again = f", {counted(read.retakes, 'retake')}" if read.retakes else ""
+        lines.append(f"  lettering right in {read.right} of {read.read} that were read{again}")
     for failure in summary.failures:
         kind = "set aside" if failure.set_aside else "refused" if failure.refused else "failed"
         lines.append(f"  {kind}: {failure.id}: {failure.message}" + (f" ({failure.hint})" if failure.hint else ""))

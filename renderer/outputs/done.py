@@ -17,7 +17,19 @@ from typing import Literal, TypeVar, cast
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from renderer.job import BlockArithmetic, Bytes, DeviceArithmetic, Job, Keep, Profile, Seconds, Sidecar
+from renderer.job import (
+    BlockArithmetic,
+    Bytes,
+    DeviceArithmetic,
+    Forgiven,
+    Job,
+    Keep,
+    Profile,
+    Seconds,
+    Sidecar,
+    Take,
+    TextRead,
+)
 from renderer.outputs.folder import MAX_SIDECAR_BYTES, PICTURE_SUFFIXES, SIDECAR_SUFFIX, OutputFolder, Own
 from renderer.system.files import sha256_of
 
@@ -94,6 +106,16 @@ class DoneFile:
 
 
 @dataclass(frozen=True, slots=True, config=_PART_OF_IT)
+class DoneLettering:
+    """Of `job.LetteringRead`."""
+
+    texts: tuple[TextRead, ...]
+    score: float
+    forgives: tuple[Forgiven, ...]
+    takes: tuple[Take, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, config=_PART_OF_IT)
 class _Told:
     """A sidecar as far as it is read here."""
 
@@ -109,6 +131,7 @@ class _Told:
     keep: Keep = Keep(embed="none")
     attempt: int = 1
     warnings: tuple[str, ...] = ()
+    lettering: DoneLettering | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,6 +150,7 @@ class Done:
     keep: Keep
     attempt: int
     warnings: tuple[str, ...]
+    lettering: DoneLettering | None = None
 
 
 Known = Done | Sidecar
@@ -174,6 +198,7 @@ class FoundSidecar:
             keep=_once(told.keep),
             attempt=told.attempt,
             warnings=told.warnings,
+            lettering=told.lettering,
         )
 
 

@@ -37,6 +37,7 @@ class Own(StrEnum):
     CONTACT_SHEET = "contact-sheet.png"
     LOCK = ".lock"
     ASIDE = ".aside"
+    TAKES = ".takes"
     OWNER = ".owner.json"
     INPUTS = "inputs"
     QUEUE = "queue.jsonl"
@@ -140,6 +141,11 @@ class OutputFolder:
     def aside(self) -> Path:
         """Where pictures are kept for a moment that are in each other's way; what a dead run left there is found."""
         return self.path / Own.ASIDE
+
+    @property
+    def takes(self) -> Path:
+        """Where a further take of a picture is kept until it has been read, and the better one is known."""
+        return self.path / Own.TAKES
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold the folder for one run; it is made. Raises `LockedError` at once when another run holds it.

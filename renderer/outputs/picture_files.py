@@ -66,6 +66,11 @@ def read_sidecar(path: Path) -> Sidecar | None:
         return None
 
 
+def write_sidecar(folder: OutputFolder, output: str, sidecar: Sidecar) -> None:
+    """Write down what is known of the picture in its place, whole or not at all. Raises `DiskError`."""
+    write_whole(folder.sidecar(output), sidecar.model_dump_json(indent=2).encode() + b"\n")
+
+
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
@@ -104,7 +109,7 @@ def save(
         height=pixels.height,
     )
     sidecar = describe(facts, time.monotonic() - began)
-    write_whole(folder.sidecar(output), sidecar.model_dump_json(indent=2).encode() + b"\n")
+    write_sidecar(folder, output, sidecar)
     if changing is not None:
         _finish_change(changing)
     return sidecar
@@ -135,7 +140,7 @@ def carry(
         copy_whole(old, path)
     named = told.model_copy(update={"file": told.file.model_copy(update={"name": path.name})})
     sidecar = describe(named)
-    write_whole(folder.sidecar(output), sidecar.model_dump_json(indent=2).encode() + b"\n")
+    write_sidecar(folder, output, sidecar)
     if changing is not None:
         _finish_change(changing)
     if leaves and not alias:
@@ -165,7 +170,7 @@ def remove(folder: OutputFolder, output: str, file_format: Format) -> None:
         except OSError as error:
             raise disk_error(path, error, doing="remove") from error
         files.reached("removed", path)
-    if (parent := folder.picture(output).parent) != folder.path:
+    if (parent := folder.picture(output).parent) not in (folder.path, folder.takes):  # another take may be coming there
         with contextlib.suppress(OSError):
             parent.rmdir()  # if it is empty now
 

@@ -28,13 +28,22 @@ class Failure(Value):
     refused: bool = False
 
 
+class LetteringCounts(Value):
+    """Of one run: pictures whose lettering was read, those in which all of it was right, and takes after the first."""
+
+    read: int
+    right: int
+    retakes: int
+
+
 class Summary(Value):
     """One run over one manifest: `summary.json`. Rates and sums are of this run alone.
 
     Counts are pictures, each counted once: `rendered`, `skipped` (there already; `brought` of them under
     another name, or kept another way), `failed` (tried, and not
     there), `refused` (not tried: this machine cannot), `set_aside`, `left` (to do still) and `not_chosen` (left out by
-    `--only`) add up to `pictures`, which are the manifest's. `error` is what ended the run, where that was an error.
+    `--only`) add up to `pictures`, which are the manifest's. `error` is what ended the run, where that was an error;
+    `lettering` is null where none was read.
     """
 
     summary_version: Literal[2] = 2
@@ -58,6 +67,7 @@ class Summary(Value):
     pictures_per_hour: float | None
     memory: Memory
     failures: tuple[Failure, ...] = ()
+    lettering: LetteringCounts | None = None
 
     @property
     def is_all_there(self) -> bool:

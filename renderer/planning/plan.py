@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,17 +20,20 @@ from typing import Literal, Protocol
 from renderer import catalog
 from renderer.catalog import Model
 from renderer.errors import UsageError
-from renderer.job import ModelIdentity, Picture, Weights, fingerprint
+from renderer.job import Expect, Lettering, ModelIdentity, Picture, Weights, fingerprint
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import done
 from renderer.outputs import sources as sourcing
 from renderer.outputs.done import Done, FoundSidecar
-from renderer.outputs.folder import OutputFolder
+from renderer.outputs.folder import OutputFolder, Own
 from renderer.outputs.journal import MAX_CRASHES, Journal
 from renderer.outputs.sources import Location, Wanted, can_become
+from renderer.planning import takes
 from renderer.weights.identity import identify
 
 State = Literal["done", "to do", "failed", "set aside"]
+
+NOT_READ = "its lettering is not read yet"
 
 _AT_A_TIME = 200
 """Pictures that are looked at between two looks at whether to go on."""
@@ -42,6 +46,8 @@ class Planned:
     `sidecar` is what is known of it where it is done. One that is to do needs no rendering where it has a `source`, a
     place where it lies already, or is another's `twin`: the id of a picture of the same fingerprint that is rendered.
     Somebody who watches wants so many `previews` of it.
+    A picture that failed and has a `sidecar` is there, and its lettering is not what its job expects. A `retake` is one
+    more take of a picture, in whose place the best so far lies.
     """
 
     picture: Picture
@@ -55,6 +61,23 @@ class Planned:
     source: Location | None = None
     twin: str = ""
     previews: int = 0
+    retake: bool = False
+
+    @property
+    def output(self) -> str:
+        """Where it is written: in its place, or as a retake beside it, until it has been read."""
+        if not self.retake:
+            return self.picture.output
+        mine = hashlib.sha256(self.picture.output.encode()).hexdigest()  # two pictures may have the same take
+        return f"{Own.TAKES}/{mine[:24]}-{self.fingerprint[:32]}"
+
+    @property
+    def is_to_read(self) -> bool:
+        """Whether it lies where it is to be read, and nothing else is to be done with it before."""
+        if self.source is None:
+            return False
+        in_place = self.source == Location(self.picture.output, self.picture.keep)
+        return self.retake or in_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +110,21 @@ class Plan:
         def rank(item: Planned) -> tuple[int, bool]:
             return met[Weights.of(item.picture.job)], item.suspect
 
-        wanted = (item for item in self.chosen if item.state in ("to do", "failed"))
+        wanted = (item for item in self.chosen if item.state in ("to do", "failed") and item.sidecar is None)
         return sorted((item for item in wanted if item.source is None and not item.twin), key=rank)
+
+    def may_render(self) -> list[Planned]:
+        """What will be rendered, and behind it what will be if its lettering turns out to be wrong."""
+        there = (item for item in self.chosen if item.source is not None)
+        return [*self.to_render(), *(item for item in there if item.picture.lettering and item.picture.lettering.seeds)]
 
     def to_bring(self) -> list[Planned]:
         """What lies in the folder already, of the whole manifest: what is chosen may be rendered over it."""
-        return [item for item in self.items if item.source is not None]
+        return [item for item in self.items if item.source is not None and not item.is_to_read]
+
+    def to_read(self) -> list[Planned]:
+        """Chosen pictures that are there, and whose lettering has not been read."""
+        return [item for item in self.chosen if item.is_to_read]
 
     def twins(self) -> list[Planned]:
         """Chosen pictures that are another's once that is rendered."""
@@ -169,26 +201,48 @@ def make_plan(
 def _with_sources(plan: Plan, elsewhere: Sequence[FoundSidecar], *, force: bool, thorough: bool) -> Plan:
     """The plan, and where those pictures lie that are not in their places. `elsewhere`: what stands there instead."""
     forced = {item.picture.output for item in plan.chosen} if force else set()
+    open_still = [item for item in plan.items if item.sidecar is None and item.source is None]
+    if open_still:
+        outputs = {item.picture.output for item in plan.items}
+        elsewhere = [*elsewhere, *done.find_all(plan.folder, outputs)]
+        plan = plan.updated(
+            _furthest(plan, [item for item in open_still if item.picture.output not in forced], elsewhere)
+        )
     wanted = [
-        Wanted(item.fingerprint, item.picture.output, item.picture.keep)
+        Wanted(item.fingerprint, item.output, item.picture.keep)
         for item in plan.items
-        if item.sidecar is None and item.picture.output not in forced
+        if item.sidecar is None and item.source is None and item.picture.output not in forced
     ]
     sources: dict[str, Location] = {}
     if wanted:
-        outputs = {item.picture.output for item in plan.items}
-        found = [*elsewhere, *done.find_all(plan.folder, outputs)]
         in_place = {
-            item.fingerprint: Location(item.picture.output, item.picture.keep) for item in plan.items if item.sidecar
+            item.fingerprint: Location(item.picture.output, item.picture.keep)
+            for item in plan.items
+            if item.sidecar or (item.is_to_read and not item.retake)
         }
-        sources = sourcing.choose(plan.folder, wanted, found, in_place, thorough=thorough)
-    brought = replace(plan, items=tuple(_with_source(item, sources.get(item.picture.output)) for item in plan.items))
+        sources = sourcing.choose(plan.folder, wanted, elsewhere, in_place, thorough=thorough)
+    brought = replace(plan, items=tuple(_with_source(item, sources.get(item.output)) for item in plan.items))
     return brought.updated(_twins(brought.to_render()))
+
+
+def _furthest(plan: Plan, items: Iterable[Planned], elsewhere: Sequence[FoundSidecar]) -> dict[str, Planned]:
+    """Pictures that are not in their places, as those takes of them that lie elsewhere, where some do."""
+    able = [item for item in items if not item.retake and item.picture.lettering and item.picture.lettering.seeds]
+    whole = [one for one in elsewhere if one.is_whole(plan.folder, thorough=False)] if able else []
+    by_mark = {one.fingerprint: one for one in whole}
+    found = ((item, takes.find(item.picture, item.identity, by_mark)) for item in able)
+    return {
+        item.picture.id: replace(item, picture=take, fingerprint=fingerprint(take.job, item.identity))
+        for item, take in found
+        if take is not None
+    }
 
 
 def _with_source(item: Planned, source: Location | None) -> Planned:
     if source is None:
         return item
+    if item.retake:
+        return replace(item, state="to do", note=NOT_READ, suspect=False, source=source)
     note = f"rendered already, as {source.output}"
     if source.output == item.picture.output:
         note = "its format or what it embeds has changed"
@@ -196,15 +250,27 @@ def _with_source(item: Planned, source: Location | None) -> Planned:
 
 
 def _twins(to_render: Sequence[Planned]) -> dict[str, Planned]:
-    """Pictures of one fingerprint: one is rendered, from whose file the others can be made."""
+    """Pictures of one fingerprint: one is rendered, from whose file the others can be made.
+
+    One that may be taken several times ends as another picture: only those of the same takes are its twins.
+    """
     firsts: dict[str, Planned] = {}
-    for item in sorted(to_render, key=lambda item: item.picture.keep.format == "jpeg"):
+    able = [item for item in to_render if not item.retake]
+    for item in sorted(able, key=lambda item: (_takes_of(item) is not None, item.picture.keep.format == "jpeg")):
         firsts.setdefault(item.fingerprint, item)
     return {
         item.picture.id: replace(item, twin=first.picture.id, note=f"the same as {first.picture.id}")
-        for item in to_render
-        if (first := firsts[item.fingerprint]) is not item and can_become(first.picture.keep, item.picture.keep)
+        for item in able
+        if (first := firsts[item.fingerprint]) is not item
+        and can_become(first.picture.keep, item.picture.keep)
+        and _takes_of(first) in (None, _takes_of(item))
     }
+
+
+def _takes_of(item: Planned) -> tuple[Lettering, Expect | None] | None:
+    """What says which of several takes a picture ends as; None for one that is taken once."""
+    lettering = item.picture.lettering
+    return (lettering, item.picture.expect) if lettering is not None and lettering.seeds else None
 
 
 def choose(manifest: Manifest, only: Sequence[str]) -> frozenset[str]:
@@ -246,24 +312,65 @@ def _look(
     thorough: bool,
 ) -> tuple[Planned, FoundSidecar | None]:
     """A picture by what stands in its place; and what does, where that is not the picture as it is to be."""
+    picture = takes.asked_for(picture)
     mark = fingerprint(picture.job, identity)
     found = done.find(folder, picture.output)
     if force:
         return Planned(picture, model, identity, mark, "to do", "rendered anew on request"), found
     note = ""
     if found is not None:
-        if found.fingerprint != mark:
+        take = picture if found.fingerprint == mark else takes.take_of(picture, identity, found.fingerprint)
+        if take is None:
             note = "the job has changed"
-        elif found.keep != picture.keep:
+        elif found.keep != take.keep:
             note = "its format or what it embeds has changed"
         elif found.is_whole(folder, thorough=thorough):
-            return Planned(picture, model, identity, mark, "done", sidecar=found.of(picture.job)), None
+            there = Planned(take, model, identity, found.fingerprint, "done", sidecar=found.of(take.job))
+            if (further := _is_further(there)) is None:
+                return _as_read(there), None
+            return _with_record(further, journal), None
         else:
             note = "the file is not what its sidecar says"
-    record = journal.record(mark)
+    return _with_record(Planned(picture, model, identity, mark, "to do", note), journal), found
+
+
+def _as_read(there: Planned) -> Planned:
+    """A picture in its place: done, or to be read, or read and not what its job expects."""
+    lettering, known = there.picture.lettering, there.sidecar
+    assert known is not None
+    if lettering is None:
+        return there
+    if known.lettering is None or not takes.is_read(known.lettering, lettering):
+        source = Location(there.picture.output, there.picture.keep)
+        return replace(there, state="to do", note=NOT_READ, sidecar=None, source=source)
+    wrong = takes.complaint(there.picture, known.lettering)
+    return replace(there, state="failed", note=wrong) if wrong else there
+
+
+def _is_further(there: Planned) -> Planned | None:
+    """The next take of a picture whose best so far is in its place; None where that is the last."""
+    lettering, known = there.picture.lettering, there.sidecar
+    assert known is not None
+    if lettering is None or known.lettering is None or not takes.is_read(known.lettering, lettering):
+        return None
+    seed = takes.next_seed(there.picture, known.lettering)
+    return None if seed is None else retaken(there, seed)
+
+
+def retaken(item: Planned, seed: int) -> Planned:
+    """A picture's next take."""
+    take = takes.with_seed(item.picture, seed)
+    mark = fingerprint(take.job, item.identity)
+    note = "its lettering was wrong"
+    return Planned(take, item.model, item.identity, mark, "to do", note, retake=True)
+
+
+def _with_record(item: Planned, journal: Journal) -> Planned:
+    """What is to be rendered, with what the journal holds against it."""
+    record = journal.record(item.fingerprint)
     if record.set_aside:
         note = f"brought down {MAX_CRASHES} workers: {record.failure}; --force tries again"
-        return Planned(picture, model, identity, mark, "set aside", note), found
+        return replace(item, state="set aside", note=note)
     if record.failure:
-        return Planned(picture, model, identity, mark, "failed", record.failure, suspect=record.crashes > 0), found
-    return Planned(picture, model, identity, mark, "to do", note, suspect=record.left_open), found
+        return replace(item, state="failed", note=record.failure, suspect=record.crashes > 0)
+    return replace(item, suspect=record.left_open)

@@ -268,6 +268,10 @@ class RequestSource:
         for item in items:
             self._queue.give_back(item, first=False)
 
+    def join(self, items: Iterable[Planned]) -> None:
+        """As those that are tried again: no request has several takes, for no lettering of it is read."""
+        self.try_again(items)
+
     def next_round(self) -> bool:
         return False
 

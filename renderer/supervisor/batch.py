@@ -14,7 +14,7 @@ from renderer.outputs.summary import Ending, Summary, write_summary
 from renderer.planning.pace import Pace
 from renderer.planning.plan import Plan, Planned
 from renderer.protocol import Setup
-from renderer.supervisor import events
+from renderer.supervisor import events, readings
 from renderer.supervisor.busy import LongWork
 from renderer.supervisor.dispatcher import Dispatcher
 from renderer.supervisor.heartbeat import TICK_S, Heartbeat
@@ -48,7 +48,7 @@ class Batch:
         ending: Ending = "error"
         unforeseen = ""
         try:
-            with self._bringing, self._outcomes.writing:
+            with self._bringing, self._outcomes.writing, self._outcomes.readings:
                 ending = self._render()
         except RendererError as error:
             self.error = error
@@ -71,10 +71,16 @@ class Batch:
         self._outcomes.begin(todo)
         self._refuse(item for item in to_render if self._night.refusal(item.picture.job) is not None)
         endings: list[Ending] = [self._move()]
-        for setup, items in self._by_setup(todo).items():
-            if endings[-1] in ("signal", "failures") or endings[0] != "complete":
+        if endings[0] == "complete":
+            self._outcomes.read_what_is_there()
+        while endings[0] == "complete" and endings[-1] not in ("signal", "failures"):
+            for setup, items in self._by_setup(todo).items():
+                if endings[-1] in ("signal", "failures"):
+                    break
+                endings.append(self._render_group(setup, PlanSource(items)))
+            endings.append(self._finish_reading())
+            if not (todo := self._outcomes.take_retakes()):
                 break
-            endings.append(self._render_group(setup, PlanSource(items)))
         endings.append(self._finish_rewriting())
         return next((ending for ending in reversed(endings) if ending != "complete"), "complete")
 
@@ -124,7 +130,20 @@ class Batch:
             moved = next(moves)
             self._tell_of(busy, moved, self._bringing.to_move)
         now = self._outcomes.plan_now()
+        readings.clear(self._plan.folder, {item.source.output for item in now.items if item.source is not None})
         self._bringing.clear_aside({item.fingerprint for item in now.items if item.state == "done"})
+        return "complete"
+
+    def _finish_reading(self) -> Ending:
+        """Read what lies there, after all that was to be rendered; what comes of it may be another take."""
+        busy = LongWork(self._night.watch, self._plan.manifest.name, "reading what pictures say")
+        total = len(self._outcomes.readings)
+        while left := len(self._outcomes.readings):
+            if ending := self._night.asked_to_end():
+                return ending
+            self._outcomes.readings.wait(TICK_S)
+            self._outcomes.readings.tend()
+            self._tell_of(busy, total - left, total)
         return "complete"
 
     def _finish_rewriting(self) -> Ending:

@@ -50,6 +50,7 @@ class Dispatcher:
         self._source = source
         self._outcomes = outcomes
         self._writing = outcomes.writing
+        self._readings = outcomes.readings
         self._night = night
         self._settings = night.settings
         self._pool = night.pool
@@ -78,9 +79,12 @@ class Dispatcher:
             self._writing.finish(lambda: at_once or self._night.stop.requests >= AT_ONCE)
 
     def _run(self, log: Path) -> Ending:
-        while self._source or self._pool.flights or self._writing:
+        while self._source or self._pool.flights or self._writing or self._readings.waits_for(self._setup.weights):
             if self._must_drop():
                 return "signal"
+            if retakes := self._outcomes.take_retakes(self._setup.weights):
+                self._source.join(retakes)
+                self._nothing_fits = None
             if not self._pool.flights:
                 if self._source.next_round():
                     self._nothing_fits = None
@@ -164,13 +168,15 @@ class Dispatcher:
             self._writing.wait(TICK_S)
             self._pool.unheard()
         else:
-            heard = self._pool.hear(0.0 if self._writing.has_ended_one else _LOOK_S if self._writing else TICK_S)
+            busy = self._writing or self._readings
+            heard = self._pool.hear(0.0 if self._writing.has_ended_one else _LOOK_S if busy else TICK_S)
             if heard is None and not self._pool.flights:
-                self._writing.wait(_LOOK_S)
+                (self._writing or self._readings).wait(_LOOK_S)
         self._back_at = time.monotonic()
         if self._heart.is_due():
             self._heart.beat(self._pool.flights, self._phase(), self._pool.pid)
         self._writing.tend()
+        self._readings.tend()
         if heard is not None:
             self._take(*heard)
         if not full:

@@ -13,9 +13,11 @@ from dataclasses import replace
 from functools import partial
 
 from renderer.errors import DiskError, PictureError, RendererError
-from renderer.job import Sidecar
+from renderer.job import Sidecar, Weights
 from renderer.outputs import done, picture_files
 from renderer.outputs.done import Done
+from renderer.planning import plan as plans
+from renderer.planning import takes
 from renderer.planning.fitting import SizeRefusal
 from renderer.planning.plan import Plan, Planned
 from renderer.protocol import Failed
@@ -24,17 +26,20 @@ from renderer.supervisor.bringing import Bringing
 from renderer.supervisor.events import Watch
 from renderer.supervisor.incoming import Incoming
 from renderer.supervisor.progress import BatchProgress, FailureRow, Flight
+from renderer.supervisor.readings import Readings
 from renderer.supervisor.results import Result
 from renderer.supervisor.sinks import (
     Attempted,
     Crashed,
     Dropped,
     JournalSink,
+    Misread,
     Missing,
     PictureOutcome,
     PlanSink,
     Present,
     Sink,
+    Taken,
     WatchSink,
 )
 from renderer.supervisor.writing import Writing
@@ -44,7 +49,7 @@ class Outcomes:
     """One batch's. `progress` counts them, `bringing` has the pictures that need no rendering of their own.
 
     `writing` has those that came and are not on the disk yet: whoever renders tends it, and so hears of them.
-    `incoming` has what goes into the next one.
+    `incoming` has what goes into the next one, `readings` those whose lettering is read.
     """
 
     def __init__(self, plan: Plan, row: FailureRow, watch: Watch) -> None:
@@ -55,6 +60,8 @@ class Outcomes:
         self.progress = BatchProgress(plan, row)
         self.writing = Writing()
         self.incoming = Incoming(plan.folder)
+        self.readings = Readings(plan.folder)
+        self._retakes: list[Planned] = []
         self.bringing = Bringing(plan, self._was_brought, self.writing)
         self._sinks: tuple[Sink, ...] = (JournalSink(plan.journal), self._now, self.progress, WatchSink(watch))
 
@@ -174,7 +181,7 @@ class Outcomes:
         error = saved.exception()
         if isinstance(error, DiskError) and not error.ends_the_night:
             self._cannot_write(item, error)
-            if heir := self.bringing.promote_twin(item):
+            if not item.retake and (heir := self.bringing.promote_twin(item)):
                 self._write(replace(result, item=heir), failed_before, then)
             return
         if error is not None:
@@ -182,8 +189,14 @@ class Outcomes:
                 self.dropped(item)
             raise error
         self._row.broken(failed_before)
-        known = self._is_present(item, saved.result(), rendered=True)
-        self.bringing.place_twins(item)
+        sidecar = saved.result()
+        if item.picture.lettering is None:
+            known = self._is_present(item, sidecar, rendered=True)
+            self.bringing.place_twins(item)
+        else:
+            known = done.of_sidecar(sidecar, item.picture.output, item.picture.job)
+            self._tell(Taken(item, sidecar))
+            self._read(item, item.output, rendered=True)
         then(known)
 
     def _cannot_write(self, item: Planned, error: DiskError, *, tried: bool = True) -> None:
@@ -199,7 +212,9 @@ class Outcomes:
 
     def _was_brought(self, item: Planned, outcome: Sidecar | RendererError) -> None:
         """It is in its place and was not rendered for it, or could not be brought there."""
-        if isinstance(outcome, Sidecar):
+        if isinstance(outcome, Sidecar) and item.picture.lettering is not None and self._plan.is_chosen(item):
+            self._has_come(item, outcome, rendered=False)
+        elif isinstance(outcome, Sidecar):
             self._is_present(item, outcome, rendered=False)
         elif isinstance(outcome, DiskError) and (self._plan.is_chosen(item) or outcome.ends_the_night):
             self._cannot_write(item, outcome, tried=False)
@@ -208,3 +223,62 @@ class Outcomes:
         """It will not come in this run, and none of the same fingerprint."""
         for twin in self.bringing.take_twins(item):
             self._tell(Missing(twin, message, hint, "twin", set_aside=set_aside, tried=False))
+
+    # -- lettering --
+
+    def read_what_is_there(self) -> None:
+        """Have those read that lie in the folder and are not read yet."""
+        for item in self._plan.to_read():
+            assert item.source is not None
+            self._read(item, item.source.output, rendered=False)
+
+    def take_retakes(self, weights: Weights | None = None) -> list[Planned]:
+        """Pictures that are to be rendered once more, with another seed: of these weights, or all; each once."""
+        found = [item for item in self._retakes if weights in (None, Weights.of(item.picture.job))]
+        self._retakes = [item for item in self._retakes if item not in found]
+        return found
+
+    def _read(self, item: Planned, output: str, *, rendered: bool) -> None:
+        self.readings.begin(item, output, partial(self._was_read, item, rendered))
+
+    def _was_read(self, item: Planned, rendered: bool, read: Future[Sidecar]) -> None:  # noqa: FBT001  # partial's
+        """It has been read, or cannot be, or was given up: then it lies there unread. Raises what ends the night."""
+        if read.cancelled():
+            return
+        error = read.exception()
+        if isinstance(error, DiskError):
+            self._cannot_write(item, error, tried=False)
+        elif isinstance(error, PictureError):
+            self._tell(Missing(item, error.message, error.hint, tried=False, kind=type(error).__name__))
+            self._fail_twins(item, error.message, error.hint)
+        elif error is not None:
+            raise error
+        else:
+            self._has_come(item, read.result(), rendered=rendered)
+
+    def _has_come(self, item: Planned, sidecar: Sidecar, *, rendered: bool) -> None:
+        """A picture with lettering is in its place: it is read, or taken once more, or that is how it ends."""
+        take = takes.take_of(item.picture, item.identity, sidecar.fingerprint)
+        lettering = item.picture.lettering
+        assert take is not None
+        assert lettering is not None
+        now = replace(item, picture=take, fingerprint=sidecar.fingerprint, retake=False)
+        if sidecar.lettering is None or not takes.is_read(sidecar.lettering, lettering):
+            self._read(now, take.output, rendered=rendered)
+        elif (seed := takes.next_seed(take, sidecar.lettering)) is not None:
+            self._begin_again(plans.retaken(now, seed), rendered=rendered)
+        elif message := takes.complaint(take, sidecar.lettering):
+            self._tell(Misread(now, done.of_sidecar(sidecar, take.output, take.job), message))
+            self.bringing.place_twins(now)
+        else:
+            self._is_present(now, sidecar, rendered=rendered)
+            self.bringing.place_twins(now)
+
+    def _begin_again(self, item: Planned, *, rendered: bool) -> None:
+        record = self._plan.journal.record(item.fingerprint)
+        if record.set_aside:
+            self._tell(Missing(item, record.failure, tried=False, set_aside=True, how="crashed"))
+            self._fail_twins(item, record.failure, "", set_aside=True)
+            return
+        self.progress.is_retaken(item, rendered=rendered)
+        self._retakes.append(item)

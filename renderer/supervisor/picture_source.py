@@ -38,6 +38,9 @@ class PictureSource(Protocol):
     def try_again(self, items: Iterable[Planned]) -> None:
         """They failed, and are tried again when all others are through."""
 
+    def join(self, items: Iterable[Planned]) -> None:
+        """More is to be rendered, behind what waits: other takes of pictures that had one."""
+
     def next_round(self) -> bool:
         """All others are through: whether those have their turn now that are tried again."""
 
@@ -80,6 +83,9 @@ class PlanSource:
 
     def try_again(self, items: Iterable[Planned]) -> None:
         self._again += items
+
+    def join(self, items: Iterable[Planned]) -> None:
+        self._append(items)
 
     def next_round(self) -> bool:
         if self._kinds or not self._again:

@@ -12,13 +12,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from renderer.errors import RendererError
-from renderer.job import Memory, Sidecar
+from renderer.job import LetteringRead, Memory, Sidecar
 from renderer.manifest.manifest import Manifest
+from renderer.outputs.done import DoneLettering
 from renderer.outputs.status import InFlight, Phase, RunStatus
-from renderer.outputs.summary import Ending, Failure, Summary
+from renderer.outputs.summary import Ending, Failure, LetteringCounts, Summary
 from renderer.planning.pace import weight
 from renderer.planning.plan import Plan, Planned
-from renderer.supervisor.sinks import Attempted, Crashed, Dropped, Missing, PictureOutcome, Present
+from renderer.supervisor.sinks import Attempted, Crashed, Dropped, Misread, Missing, PictureOutcome, Present, Taken
+
+_RIGHT = 1 - 1e-9
+"""The score of lettering that is wholly as it was wanted."""
 
 
 @dataclass(slots=True)
@@ -69,6 +73,9 @@ class BatchProgress:
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     rendered: int = 0
     rendering_s: float = 0.0
+    read: int = 0
+    right: int = 0
+    retakes: int = 0
     peaks: Memory = field(default_factory=Memory)
     failures: dict[str, Failure] = field(default_factory=dict)
     _tries: dict[str, int] = field(default_factory=dict)
@@ -82,8 +89,9 @@ class BatchProgress:
 
     def __post_init__(self) -> None:
         for item in self.plan.chosen:
-            if item.state == "set aside":
-                self.failures[item.picture.id] = Failure(id=item.picture.id, message=item.note, set_aside=True)
+            set_aside = item.state == "set aside"
+            if set_aside or (item.state == "failed" and item.sidecar is not None):
+                self.failures[item.picture.id] = Failure(id=item.picture.id, message=item.note, set_aside=set_aside)
 
     # -- what happens --
 
@@ -108,10 +116,20 @@ class BatchProgress:
                 self._tries[item.picture.id] = self.tries(item) + 1
             case Dropped():
                 self._tries[item.picture.id] = self.tries(item) - 1
-            case Present(rendered=True, sidecar=sidecar):
+            case Taken(sidecar=sidecar):
                 self._has_rendered(item, sidecar)
-            case Present():
+            case Present(rendered=True, sidecar=sidecar):
+                if item.picture.lettering is None:
+                    self._has_rendered(item, sidecar)
+                self.rendered += 1
+                self.failures.pop(item.picture.id, None)
+                self._has_read(item, sidecar.lettering, right=True)
+            case Present(sidecar=sidecar):
                 self._has_been_brought(item)
+                self._has_read(item, sidecar.lettering, right=True)
+            case Misread(message=message, known=known):
+                self.failures[item.picture.id] = Failure(id=item.picture.id, message=message)
+                self._has_read(item, known.lettering, right=False)
             case Missing():
                 self._is_missing(outcome)
             case Crashed():  # the journal's; that it is missing follows
@@ -136,12 +154,25 @@ class BatchProgress:
         """A picture that was to be rendered will not be."""
         self._work_left -= weight(item)
 
+    def is_retaken(self, item: Planned, *, rendered: bool) -> None:
+        """One more take is to be rendered of a picture: one that was rendered in this run, or that was there."""
+        if rendered:
+            self._work_left += weight(item)
+        else:
+            self.joins(item)
+        self.retakes += 1
+
+    def _has_read(self, item: Planned, read: LetteringRead | DoneLettering | None, *, right: bool) -> None:
+        """Its lettering has been read in this run, and no other take of it will come."""
+        if item.picture.lettering is not None and read is not None:
+            self.read += 1
+            self.right += right and read.score >= _RIGHT
+
     def _has_rendered(self, item: Planned, sidecar: Sidecar) -> None:
-        self.rendered += 1
+        """A picture has been rendered, though perhaps another take of it is to come."""
         self.rendering_s += sidecar.timing.total_s or 0.0
         self.peaks = _larger(self.peaks, sidecar.memory)
         self._tries.pop(item.picture.id, None)
-        self.failures.pop(item.picture.id, None)
         self._work_left -= weight(item)
         if self._warm_s is None:
             self._warm_s = time.monotonic()
@@ -224,6 +255,7 @@ class BatchProgress:
             pictures_per_hour=self.rendered * 3600 / elapsed_s if self.rendered else None,
             memory=self.peaks,
             failures=tuple(self.failures.values()),
+            lettering=LetteringCounts(read=self.read, right=self.right, retakes=self.retakes) if self.read else None,
         )
 
     def _work_per_s(self) -> float | None:

@@ -50,7 +50,7 @@ def save(folder: OutputFolder, result: Result) -> Sidecar:
 
     return picture_files.save(
         folder,
-        item.picture.output,
+        item.output,
         Pixels(event.width, event.height, result.rgb),
         describe,
         file_format=item.picture.keep.format,

@@ -18,7 +18,7 @@ from renderer.manifest.manifest import Manifest
 from renderer.outputs import picture_files, status
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.summary import Ending, Summary, write_summary
-from renderer.planning import fitting, mixtures, owner, placement, plan, space
+from renderer.planning import fitting, mixtures, owner, placement, plan, space, takes
 from renderer.planning.plan import Plan
 from renderer.planning.space import Disk
 from renderer.protocol import Setup
@@ -131,6 +131,7 @@ class _Run:
                     thorough=True,
                     heard=_Checking(manifest.name, self._watch, self._check_time),
                 )
+                takes.check_reader(item.picture for item in batch.chosen if item.sidecar is None)
                 batch.journal.compact()
                 batches.append(batch)
         return batches
@@ -268,7 +269,7 @@ def _was_tried(summary: Summary) -> bool:
 
 def _jobs(batches: Sequence[Plan]) -> list[Job]:
     """All that is to be rendered."""
-    return [item.picture.job for batch in batches for item in batch.to_render()]
+    return [item.picture.job for batch in batches for item in batch.may_render()]
 
 
 def _refused(batches: Sequence[Plan], setups: Mapping[Weights, Setup], here: Machine) -> dict[Job, fitting.SizeRefusal]:

@@ -50,6 +50,23 @@ class Present:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """It has been rendered, and its lettering is to be read: one take of perhaps several."""
+
+    item: Planned
+    sidecar: Sidecar
+
+
+@dataclass(frozen=True, slots=True)
+class Misread:
+    """It is in its place, no other take will come, and its lettering is not what its job expects."""
+
+    item: Planned
+    known: Done
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Missing:
     """It is not there, and why.
 
@@ -69,7 +86,7 @@ class Missing:
     detail: str = ""
 
 
-PictureOutcome = Attempted | Dropped | Crashed | Present | Missing
+PictureOutcome = Attempted | Dropped | Crashed | Taken | Present | Misread | Missing
 
 
 class Sink(Protocol):
@@ -94,7 +111,7 @@ class JournalSink:
                 self._journal.write("dropped", picture_id, fingerprint)
             case Crashed(reason=reason):
                 self._journal.write("crashed", picture_id, fingerprint, reason)
-            case Present():
+            case Present() | Taken():
                 self._journal.write("done", picture_id, fingerprint)
             case Missing(how="failed", message=message):
                 self._journal.write("failed", picture_id, fingerprint, message)
@@ -117,6 +134,8 @@ class PlanSink:
         match outcome:
             case Present(known=known):
                 now = replace(item, state="done", note="", sidecar=known, source=None, twin="")
+            case Misread(known=known, message=message):
+                now = replace(item, state="failed", note=message, sidecar=known, source=None, twin="")
             case Missing(how="failed" | "crashed" | "twin" as how, message=message, set_aside=set_aside):
                 state: State = "set aside" if set_aside else "failed"
                 now = replace(item, state=state, note=message, suspect=item.suspect or how == "crashed")
@@ -136,6 +155,10 @@ class WatchSink:
         match outcome:
             case Present(rendered=True):
                 self._watch(events.PictureDone(outcome.item, outcome.sidecar))
+            case Misread(item=item, message=message):
+                self._watch(
+                    events.PictureFailed(item, message, "the picture is kept, and not rendered again", again=False)
+                )
             case Missing():
                 told = (outcome.item, outcome.message, outcome.hint, outcome.again, outcome.kind, outcome.detail)
                 self._watch(events.PictureFailed(*told, refused=outcome.how == "refused"))

@@ -83,6 +83,9 @@ class LateSource:
     def try_again(self, items: Iterable[Planned]) -> None:
         self._items += items
 
+    def join(self, items: Iterable[Planned]) -> None:
+        self._items += items
+
     def next_round(self) -> bool:
         return False
 

@@ -1,0 +1,92 @@
+"""A picture that may be taken several times, with another seed each time, until its lettering is right.
+
+Each take is a job with a fingerprint of its own, so that it is rendered once, whatever happens in between. In the
+picture's place lies the best so far, whose sidecar tells all that have been read. Pure choices; reads nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from renderer.job import Lettering, LetteringRead, ModelIdentity, Picture, fingerprint
+from renderer.lettering.installed import check_installed
+from renderer.outputs.done import DoneLettering, FoundSidecar
+
+LetteringTold = LetteringRead | DoneLettering
+"""What a sidecar says of a picture's lettering, all of it or a part."""
+
+_ROUNDING = 1e-9
+
+
+def check_reader(pictures: Iterable[Picture]) -> None:
+    """Raise `MachineError` where one of these is to be read, and there is nothing here that reads."""
+    if any(picture.lettering for picture in pictures):
+        check_installed()
+
+
+def with_seed(picture: Picture, seed: int) -> Picture:
+    """The same picture, of another take."""
+    if seed == picture.job.seed:
+        return picture
+    return picture.model_copy(update={"job": picture.job.model_copy(update={"seed": seed})})
+
+
+def asked_for(picture: Picture) -> Picture:
+    """The take that comes first, whichever this is."""
+    seeds = picture.lettering.seeds if picture.lettering else ()
+    return with_seed(picture, seeds[0]) if seeds else picture
+
+
+def take_of(picture: Picture, identity: ModelIdentity, mark: str) -> Picture | None:
+    """The picture's take that has this fingerprint; None where none has."""
+    return next((take for take in _takes(picture) if fingerprint(take.job, identity) == mark), None)
+
+
+def find(picture: Picture, identity: ModelIdentity, found: dict[str, FoundSidecar]) -> Picture | None:
+    """Of a picture that is not in its place, the take that is the furthest of those that lie elsewhere.
+
+    `found` is by fingerprint.
+    """
+    if picture.lettering is None or not picture.lettering.seeds:
+        return None
+    lying = [(take, found[mark]) for take in _takes(picture) if (mark := fingerprint(take.job, identity)) in found]
+    return max(lying, key=lambda pair: _progress(pair[1].told.lettering, picture.lettering), default=(None,))[0]
+
+
+def is_read(told: LetteringTold | None, lettering: Lettering) -> bool:
+    """Whether a picture was read for these texts."""
+    texts = tuple(each.text for each in told.texts) if told else ()
+    return told is not None and told.forgives == lettering.forgives and texts == lettering.texts
+
+
+def next_seed(picture: Picture, told: LetteringTold) -> int | None:
+    """The seed of a picture's next take; None where the best is right, or all were taken."""
+    assert picture.lettering is not None
+    wanted = picture.expect.lettering if picture.expect and picture.expect.lettering is not None else 1.0
+    if told.score + _ROUNDING >= wanted:
+        return None
+    tried = {take.seed for take in told.takes}
+    return next((seed for seed in picture.lettering.seeds if seed not in tried), None)
+
+
+def complaint(picture: Picture, told: LetteringTold) -> str:
+    """Why a picture's lettering is not what its job expects; empty where it is."""
+    wanted = picture.expect.lettering if picture.expect else None
+    if wanted is None or told.score + _ROUNDING >= wanted:
+        return ""
+    worst = min(told.texts, key=lambda each: each.score)
+    read = f'"{worst.read}" was read' if worst.read else "nothing was read"
+    after = f", the best of {len(told.takes)}" if len(told.takes) > 1 else ""
+    return f'{read} where "{worst.text}" was to stand: {worst.score:.2f} of {wanted:g}{after}'
+
+
+def _takes(picture: Picture) -> Iterable[Picture]:
+    seeds: Sequence[int] = picture.lettering.seeds if picture.lettering else ()
+    return (with_seed(picture, seed) for seed in seeds or (picture.job.seed,))
+
+
+def _progress(told: LetteringTold | None, lettering: Lettering | None) -> tuple[int, float]:
+    """How far a picture has come, for comparing: how many takes its sidecar knows of, and how good it is."""
+    if told is None or lettering is None or not is_read(told, lettering):
+        return 0, 0.0
+    return len(told.takes), told.score

@@ -1,0 +1,60 @@
+"""How near what was read is to what was wanted."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from renderer.job import Box, Forgiven, Lettering, ReadLine
+from renderer.lettering.scores import compare
+
+
+def score(wanted: str, *lines: str, forgives: tuple[Forgiven, ...] = ("case", "spaces")) -> float:
+    read = [
+        ReadLine(text=text, confidence=1.0, box=Box(left=0, top=10 * place, right=9, bottom=10 * place + 9))
+        for place, text in enumerate(lines)
+    ]
+    return compare(Lettering(texts=(wanted,), forgives=forgives), read, "test").score
+
+
+@pytest.mark.parametrize(
+    ("wanted", "lines", "expected"),
+    [
+        ("OPEN", ["OPEN"], 1.0),
+        ("Open", ["OPEN"], 1.0),
+        ("GRAND OPENING", ["GRANDOPENING"], 1.0),
+        ("GRAND OPENING", ["GRAND", "OPENING"], 1.0),
+        ("OPEN", ["we are OPEN today"], 1.0),
+        ("OPEN", ["welcome", "0PEN", "now"], 0.75),
+        ("OK", ["SMOKE"], 0.0),  # a part of a word is no text
+        ("营业中", ["今日营业中"], 1.0),
+        ("营业中", ["营业"], 2 / 3),
+        ("OPEN", [], 0.0),
+        ("ＯＰＥＮ", ["OPEN"], 1.0),
+    ],
+)
+def test_a_text_among_lines(wanted: str, lines: list[str], expected: float) -> None:
+    assert score(wanted, *lines) == pytest.approx(expected)
+
+
+def test_what_is_forgiven() -> None:
+    assert score("Hi, you", "hi you", forgives=()) < 1
+    assert score("Hi, you", "hi you", forgives=("case", "punctuation")) == 1
+    assert score("Hi you", "Hiyou", forgives=()) < 1
+
+
+def test_where_it_stands_and_the_worst_of_several() -> None:
+    """A text in two lines stands in both; a picture is as good as the text that is least well there."""
+    lines = [ReadLine(text=text, confidence=1.0, box=Box(left=x, top=x, right=x + 9, bottom=x + 9)) for x, text in
+             ((0, "GRAND"), (20, "OPENING"), (40, "TODEY"))]  # fmt: skip
+    found = compare(Lettering(texts=("Grand opening", "Today")), lines, "test")
+    assert found.texts[0].box == Box(left=0, top=0, right=29, bottom=29)
+    assert (found.score, found.texts[1].read) == (0.8, "TODEY")
+
+
+def test_a_picture_full_of_letters_takes_a_bounded_time() -> None:
+    """Two hundred lines of forty words against sixty letters."""
+    began = time.thread_time()
+    score("the quick brown fox jumps over the lazy dog and back again", *["lorem ipsum dolor sit " * 10] * 200)
+    assert time.thread_time() - began < 8
