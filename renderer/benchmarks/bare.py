@@ -128,6 +128,12 @@ def largest_group(engine: StreamingEngine, jobs: list[Job]) -> list[int]:
     return max(([tokens(engine, prompt.text) for prompt in group] for group in groups), key=sum)
 
 
+def show_pictures_as(engine: StreamingEngine, token: int) -> None:
+    """Have its text encoder take this token for a picture's: a small tokenizer has no other."""
+    encoder = engine._skeleton.parts["text_encoder"]
+    encoder.config.image_token_id = encoder.model.config.image_token_id = token
+
+
 def reset() -> None:
     """Give back what nobody holds, and count peaks from here."""
     gc.collect()

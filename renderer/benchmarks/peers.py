@@ -20,9 +20,12 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from PIL import Image
 
 from renderer.benchmarks.running import Figures
 from renderer.benchmarks.streamed import BENCH_PROMPT, latents_of
+from renderer.demo import looks
+from renderer.demo.tokenizer import IMAGE_TOKEN
 
 Call = Callable[[int, int, "PeerClock"], Any]
 """Renders one picture: its side, its steps, and a clock that is told of each step. Gives a picture of Pillow's."""
@@ -55,8 +58,11 @@ class PeerClock:
         return [after - before for before, after in zip(self.moments_s[1:], self.moments_s[2:], strict=False)]
 
 
-def diffsynth(source: Path, vram_gib: float | None) -> Call:
-    """DiffSynth's pipeline: all in bf16 on the GPU, or its FP8 offload with a `vram_limit` in GiB."""
+def diffsynth(source: Path, vram_gib: float | None, *, edits: bool = False) -> Call:
+    """DiffSynth's pipeline: all in bf16 on the GPU, or its FP8 offload with a `vram_limit` in GiB.
+
+    With `edits`, a picture goes in, as with Qwen-Image-Edit-2511.
+    """
     from diffsynth.pipelines.qwen_image import ModelConfig, QwenImagePipeline  # noqa: PLC0415  # this peer alone
 
     offload: dict[str, Any] = {}
@@ -80,12 +86,25 @@ def diffsynth(source: Path, vram_gib: float | None) -> Call:
         vram_limit=vram_gib,
     )
 
+    more = _edit_of(pipe, source) if edits else {}
+
     def call(side: int, steps: int, clock: PeerClock) -> Any:
-        shape = {"height": side, "width": side, "num_inference_steps": steps, "seed": 1, "rand_device": "cpu"}
+        shape = {"height": side, "width": side, "num_inference_steps": steps, "seed": 1, "rand_device": "cpu", **more}
         with latents_of(pipe.vae) as clock.latents:
             return pipe(BENCH_PROMPT, negative_prompt="", cfg_scale=4.0, progress_bar_cmd=clock.watch, **shape)
 
     return call
+
+
+def _edit_of(pipe: Any, source: Path) -> dict[str, Any]:
+    """What a picture is edited by: one of 1024x1024, as DiffSynth brings it to its size."""
+    from transformers import Qwen2VLProcessor  # noqa: PLC0415  # this peer alone
+
+    looks.write(source / "processor")
+    pipe.processor = Qwen2VLProcessor.from_pretrained(str(source / "processor"))
+    pipe.text_encoder.config.image_token_id = pipe.text_encoder.model.config.image_token_id = IMAGE_TOKEN
+    image = Image.effect_noise((1024, 1024), 64).convert("RGB")
+    return {"edit_image": [image], "edit_image_auto_resize": True, "zero_cond_t": True}
 
 
 _SCHEDULE: Mapping[str, Any] = {
@@ -169,6 +188,7 @@ PEERS: Mapping[str, Callable[[Path], Call]] = MappingProxyType(
         "diffsynth-fp8-24": lambda source: diffsynth(source, 23.5),
         "diffsynth-fp8-16": lambda source: diffsynth(source, 15.5),
         "diffsynth-fp8-10": lambda source: diffsynth(source, 9.5),
+        "diffsynth-edit-bf16": lambda source: diffsynth(source, None, edits=True),
         "diffusers-bf16": lambda source: diffusers(source, offloaded=False),
         "diffusers-group-offload": lambda source: diffusers(source, offloaded=True),
     }
@@ -181,6 +201,7 @@ SIDES: Mapping[str, tuple[tuple[int, int], ...]] = MappingProxyType(
         "diffsynth-fp8-24": ((1328, 4),),
         "diffsynth-fp8-16": ((1328, 3),),
         "diffsynth-fp8-10": ((1328, 3),),
+        "diffsynth-edit-bf16": ((1024, 6),),
         "diffusers-bf16": ((1328, 6), (512, 8)),
         "diffusers-group-offload": ((1328, 4), (512, 4)),
     }

@@ -6,6 +6,7 @@
     members.py     the networks in small widths, and how DiffSynth's tables come to know them
     tensors.py     which files, and which tensors in them
     tokenizer.py   a Qwen2 tokenizer whose merges make DiffSynth's prompt template 34 tokens long
+    looks.py       what prepares pictures for a small edit model
     train/         how it was trained, from nothing but code
     judge.py       says what a picture shows, without knowing who drew it
 
