@@ -62,7 +62,8 @@ class Setup(Value):
     store's folder, `slots` how many blocks are on the GPU and `in_flight` how many pictures at most (null: as many as
     there is room for, and use). `demands` are what the GPU's memory is shared out for, beside
     `lora_bytes`, which pictures' LoRAs take there at the least. `gpu` is what CUDA_VISIBLE_DEVICES must be for the
-    worker (null: as it finds it).
+    worker (null: as it finds it). `ram_bytes` is how much of the free host memory it may fill with blocks, beside other
+    workers (null: all of it).
     """
 
     model: str
@@ -77,6 +78,7 @@ class Setup(Value):
     demands: tuple[Demand, ...] = ()
     lora_bytes: int = 0
     gpu: str | None = None
+    ram_bytes: int | None = None
 
     @property
     def weights(self) -> Weights:

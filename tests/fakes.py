@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -178,6 +178,9 @@ class InlineWorker:
 
     def wake(self) -> None:
         """It is never waited for."""
+
+    def ring(self, bell: Callable[[], None]) -> None:
+        """It has something to say only when it is asked."""
 
     def log_into(self, log: Path) -> None:
         """It prints nothing."""

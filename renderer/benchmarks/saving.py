@@ -26,6 +26,7 @@ from renderer import protocol
 from renderer.benchmarks.running import Figures
 from renderer.job import Engine, Format, Job, Keep, Memory, Picture, Place, Software, Timing, Weights
 from renderer.manifest.manifest import Manifest
+from renderer.planning.deployment import Deployment
 from renderer.planning.plan import make_plan
 from renderer.supervisor import events
 from renderer.supervisor.batch import Batch
@@ -47,7 +48,7 @@ def measure(folder: Path, *, pictures: int = 40, side: int = 1328, file_format: 
     manifest = _manifest(pictures, side, file_format)
     settings = Settings(outputs=folder)
     setup = protocol.Setup(model="demo", precision="bf16", profile="cpu")
-    setups = {Weights.of(manifest.pictures[0].job): setup}
+    deployments = {Weights.of(manifest.pictures[0].job): Deployment({0: setup})}
     opened_s = ended_s = 0.0
 
     def watch(what: events.Event) -> None:
@@ -59,7 +60,7 @@ def measure(folder: Path, *, pictures: int = 40, side: int = 1328, file_format: 
 
     hire = functools.partial(LocalWorker, command=(*_COMMAND, str(side)))
     with WorkerPool(hire, watch) as pool:
-        night = Night(settings, setups, {}, {}, None, pool, watch, StopRequests())
+        night = Night(settings, deployments, {}, {}, None, pool, watch, StopRequests())
         batch = Batch(make_plan(manifest, folder), night)
         summary = batch.render()
     if batch.error is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import get_args
@@ -64,6 +65,22 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
 def add_vram(parser: argparse.ArgumentParser) -> None:
     """Give a parser the limit of GPU memory."""
     parser.add_argument("--vram", type=amount_of_bytes, metavar="BYTES", help="GPU memory to use at most, like 10GiB")
+
+
+def add_gpus(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the choice of the devices that render."""
+    parser.add_argument(
+        "--gpus",
+        metavar="LIST",
+        help="which render, a worker on each: all, numbers or UUIDs like 0,2, or cpu,cpu (default: $RENDERER_GPUS, the"
+        " best one)",
+    )
+
+
+def gpus_of(options: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> str | None:
+    """Which devices render: as --gpus says, or RENDERER_GPUS; None where neither does."""
+    told = vars(options).get("gpus")
+    return told if told is not None else environment.get("RENDERER_GPUS", "").strip() or None
 
 
 def add_fetch_options(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,9 @@ import sys
 from dataclasses import replace
 
 from renderer.catalog import cards
-from renderer.machine import hardware, rates
+from renderer.cli import arguments
+from renderer.errors import UsageError
+from renderer.machine import devices, hardware, rates
 from renderer.machine.gpus import LocalGpu
 from renderer.machine.hardware import Machine
 from renderer.machine.rates import Rates
@@ -20,12 +22,20 @@ def assumptions(options: argparse.Namespace) -> Assumptions:
     here = hardware.look()
     profile = asked.get("profile")
     there, known = described(here, asked.get("gpu"), asked.get("vram"), asked.get("ram"))
+    named = arguments.gpus_of(options)
+    if asked.get("gpus") is not None and there != here:
+        raise UsageError("--gpus names devices of this machine, and --gpu or --ram another one", hint="leave one out")
+    chosen = devices.choose(named, here) if there == here and "gpus" in asked else ()
+    if len(chosen) == 1:
+        there = chosen[0].machine
+        known = rates.known(there)
     return Assumptions(
         machine=there,
         profile=None if profile in (None, "auto") else profile,
         vram_bytes=asked.get("vram"),
         rates=known,
-        ready=there != here,
+        ready=there != here and not chosen,
+        devices=tuple((device, rates.known(device.machine)) for device in chosen) if len(chosen) > 1 else (),
     )
 
 

@@ -265,6 +265,11 @@ def _of_work(what: events.Event) -> _Line | None:
             return None
 
 
+def _where(where: str) -> dict[str, str]:
+    """Which of several workers it is of."""
+    return {"where": where} if where else {}
+
+
 def _of_run(what: events.Event) -> _Line:
     """What a line says of all other news."""
     match what:
@@ -275,12 +280,13 @@ def _of_run(what: events.Event) -> _Line:
         case events.Serving():
             return "serving", {"url": what.url}
         case events.WorkerOpening():
-            return "worker-opening", {"what": what.what}
+            return "worker-opening", {"what": what.what, **_where(what.where)}
         case events.WorkerOpened():
-            return "worker-opened", what.opened.model_dump(mode="json", exclude={"event"})
+            return "worker-opened", {**what.opened.model_dump(mode="json", exclude={"event"}), **_where(what.where)}
         case events.WorkerLost():
             ids = [item.picture.id for item in what.items]
-            return "worker-lost", {"reason": what.reason, "hint": what.hint, "excerpt": what.excerpt, "ids": ids}
+            told = {"reason": what.reason, "hint": what.hint, "excerpt": what.excerpt, "ids": ids}
+            return "worker-lost", {**told, **_where(what.where)}
         case events.Stopping():
             return "stopping", {"in_flight": what.in_flight, "grace_s": what.grace_s}
         case events.Remark():

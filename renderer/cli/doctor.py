@@ -50,6 +50,8 @@ def lines(found: diagnosis.Diagnosis) -> Iterator[str]:
     if found.rates is not None:
         yield ""
         yield from _rate_lines(found.rates, found)
+    for label, text in found.others.items():
+        yield from _row("", f"{label}: {text}")
     for title, rows in (("picture", found.forecasts), ("model", found.models), ("profile", found.profiles)):
         if rows:
             yield ""
@@ -79,6 +81,8 @@ def _machine_lines(found: diagnosis.Diagnosis) -> Iterator[str]:
         renders = gpu is here.gpu and len(here.gpus) > 1
         for number, text in enumerate(_gpu_texts(gpu, renders=renders)):
             yield from _row("" if number else f"GPU {gpu.index}", text)
+    if len(here.gpus) > 1:
+        yield from _row("", f"--gpus all renders on all {len(here.gpus)}, a worker on each")
     if here.gpus:
         newest = "" if here.cuda is None else f", runs CUDA up to {'.'.join(map(str, here.cuda))}"
         yield from _row("driver", f"{here.gpus[0].driver or 'unknown'}{newest}")

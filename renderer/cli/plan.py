@@ -21,7 +21,8 @@ from renderer.text import COLUMNS, counted, cut, duration, gb, gib, wrap
 
 if TYPE_CHECKING:
     from renderer.planning.fitting import SizeRefusal
-    from renderer.planning.forecast import Forecast, GroupForecast
+    from renderer.planning.forecast import Forecast
+    from renderer.planning.group_forecast import GroupForecast
     from renderer.planning.plan import Plan
 
 
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="as if nothing were done")
     arguments.add_profile(parser, "as render would")
     arguments.add_machine_options(parser)
+    arguments.add_gpus(parser)
     arguments.add_json(parser)
 
 
@@ -123,19 +125,17 @@ def _group_lines(group: GroupForecast) -> Iterator[str]:
     yield from wrap(
         f"{group.model} at {group.precision}: {counted(group.pictures, 'picture')}, profile {group.profile}", "  "
     )
+    for one in group.devices:
+        yield from wrap(f"  {one.device:7}{_how(one)}", "         ")
     peak, there = group.estimate.peak, group.available_bytes
-    if group.slots is not None:
-        waiting = "the disk" if group.from_disk else "host memory"
-        place = f"{group.slots} of {group.blocks} blocks on the GPU, the others come from {waiting}"
-        if group.slots >= group.blocks:
-            place = f"all {group.blocks} blocks stay {'in memory' if there is None else 'on the GPU'}"
-        flight = f"{group.in_flight} in flight" if group.in_flight > 1 else "one picture at a time"
-        yield from wrap(f"  how    {place}; {flight}", "         ")
+    if not group.devices and group.slots is not None:
+        yield from wrap(f"  how    {_how(group)}", "         ")
     if there is not None:
         of = f"{gib(peak.bytes)} of {gib(there)} beside CUDA's context"
         most = f"{peak.largest.name} {gib(peak.largest.bytes)}"
         yield from wrap(f"  GPU    {of}, while it has to {peak.name} (most: {most})", "         ")
-    yield from wrap(f"  host   {gib(group.host.bytes)} (most: {group.host.largest.name})", "         ")
+    workers = f" for each of {len(group.devices)} workers" if group.devices else ""
+    yield from wrap(f"  host   {gib(group.host.bytes)}{workers} (most: {group.host.largest.name})", "         ")
     if group.loras:
         yield f"  LoRAs  {group.loras}, of {gb(group.lora_bytes)}"
     if group.licences:
@@ -154,6 +154,18 @@ def _group_lines(group: GroupForecast) -> Iterator[str]:
             f"the longest step{f', bound by {group.limit}' if group.limit else ''} ({told})",
             "         ",
         )
+
+
+def _how(group: GroupForecast) -> str:
+    """How pictures are rendered on a device."""
+    flight = f"{group.in_flight} in flight" if group.in_flight > 1 else "one picture at a time"
+    if group.slots is None:
+        return flight
+    waiting = "the disk" if group.from_disk else "host memory"
+    place = f"{group.slots} of {group.blocks} blocks on the GPU, the others come from {waiting}"
+    if group.slots >= group.blocks:
+        place = f"all {group.blocks} blocks stay {'in memory' if group.available_bytes is None else 'on the GPU'}"
+    return f"{place}; {flight}"
 
 
 def _as_dict(plans: Sequence[Plan], found: Forecast) -> dict[str, Any]:

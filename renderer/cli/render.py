@@ -53,6 +53,7 @@ def render_loaded(options: argparse.Namespace, loaded: Loaded) -> list[Summary]:
         force=options.force,
         profile=None if options.profile == "auto" else options.profile,
         vram_bytes=options.vram,
+        gpus=arguments.gpus_of(options),
         terms=models.terms(options, most_bytes=None if options.yes or sys.stderr.isatty() else GB),
         retries=options.retries,
         max_failures=options.max_failures,
@@ -107,6 +108,7 @@ def add_night_options(render: argparse.ArgumentParser) -> None:
     """Give a parser the options that say how a night goes, whatever is rendered in it."""
     arguments.add_profile(render, "where weights wait (default: stream)")
     arguments.add_vram(render)
+    arguments.add_gpus(render)
     arguments.add_fetch_options(render)
     render.add_argument("--yes", action="store_true", help="agree to downloads of more than 1 GB")
     render.add_argument("--until", type=arguments.clock, metavar="HH:MM", help="start no picture that would end later")

@@ -44,7 +44,7 @@ def sentence(what: events.Event) -> str | None:
         case events.WorkerOpened(opened=opened):
             where = f"{opened.gpu.name}, {gib(opened.gpu.total_bytes)}" if opened.gpu else "the CPU"
             engine = f"engine {opened.engine.name}, profile {opened.engine.profile}"
-            first = f"model open after {duration(opened.load_s)}: {engine}, {where}"
+            first = f"{_at(what.where)}model open after {duration(opened.load_s)}: {engine}, {where}"
             return "\n".join([first, *(f"  note: {note}" for note in opened.notes)])
         case events.PictureDone(sidecar=sidecar):
             return "\n".join([describe_done(sidecar), *(f"  warning: {warning}" for warning in sidecar.warnings)])
@@ -52,7 +52,7 @@ def sentence(what: events.Event) -> str | None:
             hint = f" ({what.hint})" if what.hint else ""
             return f"FAILED {what.item.picture.id}: {what.message}{hint}{'; trying again later' if what.again else ''}"
         case events.WorkerLost(reason=reason, hint=hint, excerpt=excerpt):
-            first = f"{reason}; starting another" + (f" ({hint})" if hint else "")
+            first = f"{_at(what.where)}{reason}; starting another" + (f" ({hint})" if hint else "")
             return "\n".join([first, *(f"  it said: {line}" for line in excerpt.splitlines()[-_LAST_LINES:])])
         case events.Remark(text=text):
             return f"warning: {text}"
@@ -71,7 +71,12 @@ def busy(what: events.Busy) -> str:
 def opening(what: events.WorkerOpening) -> str:
     """What a worker is busy with before it takes orders."""
     setup = what.setup
-    return f"opening {setup.model} in {setup.precision}, profile {setup.profile}" if setup else f"loading {what.what}"
+    told = f"opening {setup.model} in {setup.precision}, profile {setup.profile}" if setup else f"loading {what.what}"
+    return f"{_at(what.where)}{told}"
+
+
+def _at(where: str) -> str:
+    return f"{where}: " if where else ""
 
 
 def _with(count: int, what: str) -> str:

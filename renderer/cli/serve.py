@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_outputs(parser)
     arguments.add_profile(parser, "where weights wait (default: stream)")
     arguments.add_vram(parser)
+    arguments.add_gpus(parser)
     arguments.add_fetch_options(parser)
     parser.add_argument("--yes", action="store_true", help="agree to downloads of more than 1 GB")
     parser.add_argument("--preload", action="store_true", help="open the model now, not at the first request")
@@ -83,6 +84,7 @@ def settings_of(options: argparse.Namespace) -> ServiceSettings:
         outputs=options.outputs,
         profile=None if options.profile == "auto" else options.profile,
         vram_bytes=options.vram or configuration.vram_of(environment, here),
+        gpus=arguments.gpus_of(options, environment),
         terms=models.terms(options, most_bytes=None if options.yes else render.GB),
         retries=1,
         max_failures=sys.maxsize,
@@ -116,6 +118,10 @@ def _idle(options: argparse.Namespace, environment: Mapping[str, str]) -> float:
         raise UsageError(f"RENDERER_IDLE: {error}") from error
 
 
+def _where(where: str) -> dict[str, str]:
+    return {"where": where} if where else {}
+
+
 class _Log:
     """What the server says: a line an event, on standard error; no prompt is among them."""
 
@@ -139,10 +145,10 @@ class _Log:
         from renderer.supervisor import events  # noqa: PLC0415
 
         match what:
-            case events.WorkerOpened(opened=opened):
-                self.say("worker", {"state": "open", "load_s": round(opened.load_s, 2)})
-            case events.WorkerLost(reason=reason):
-                self.say("worker", {"state": "lost", "reason": reason})
+            case events.WorkerOpened(opened=opened, where=where):
+                self.say("worker", {"state": "open", "load_s": round(opened.load_s, 2), **_where(where)})
+            case events.WorkerLost(reason=reason, where=where):
+                self.say("worker", {"state": "lost", "reason": reason, **_where(where)})
             case events.PictureDone(item=item, sidecar=sidecar):
                 told = {
                     "id": item.picture.id,

@@ -19,12 +19,12 @@ from renderer.catalog import Model, cards
 from renderer.catalog.cards import Card
 from renderer.doctor import findings
 from renderer.doctor.finding import Facts, Finding
-from renderer.errors import MachineError
+from renderer.errors import MachineError, UsageError
 from renderer.estimate import Kernels, Streaming, Work, decide, duration, host, shape_of
 from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import Stored
 from renderer.job.precisions import DEFAULT_PRECISION, stored
-from renderer.machine import hardware, processor, rates
+from renderer.machine import devices, hardware, processor, rates
 from renderer.machine.hardware import Machine
 from renderer.machine.processor import WITH_UNITS, Processor
 from renderer.machine.rates import Rates
@@ -37,6 +37,8 @@ from renderer.weights.needs import Need
 Forecaster = Callable[[Machine, Rates], Mapping[str, str]]
 """What a picture takes on a machine of such rates, a line each by what it is of."""
 
+
+GIGA, TERA = 1e9, 1e12
 
 ROUNDED_S = 10
 """From here on nobody wants parts of a second."""
@@ -59,7 +61,7 @@ class Diagnosis:
     """All that was found. `torch` is the probe's answer as it came; `profiles` holds a line a model and precision.
 
     `rates` are measured; on a machine that gives none, its card's, if that is in the table. `card` is the row of the
-    first GPU, `forecasts` what pictures take at these rates.
+    first GPU, `forecasts` what pictures take at these rates; `others` say how fast the other GPUs are.
     """
 
     machine: Machine
@@ -72,6 +74,7 @@ class Diagnosis:
     card: Card | None = None
     forecasts: Mapping[str, str] = field(default_factory=dict)
     processor: Processor = WITH_UNITS
+    others: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The diagnosis as JSON-ready values."""
@@ -89,6 +92,7 @@ class Diagnosis:
             "torch": self.torch,
             "card": None if self.card is None else dataclasses.asdict(self.card),
             "rates": None if self.rates is None else self.rates.model_dump(),
+            "others": dict(self.others),
             "forecasts": dict(self.forecasts),
             "profiles": self.profiles,
             "models": self.models,
@@ -177,9 +181,31 @@ def examine(outputs: Path, forecast: Forecaster = pictures) -> Diagnosis:
         models={model.id: _whereabouts(model) for model in catalog.MODELS.values()},
         findings=findings.find(facts),
         rates=figures,
+        others=_others(here),
         card=card,
         forecasts=forecast(here, figures) if figures else {},
     )
+
+
+def _others(here: Machine) -> dict[str, str]:
+    """How fast the other GPUs are, by their names: measured as the first one, and kept for plans."""
+    if len(here.gpus) < 2:  # noqa: PLR2004
+        return {}
+    found: dict[str, str] = {}
+    try:
+        others = devices.choose(devices.ALL, here)[1:]
+    except UsageError as error:
+        return {"others": error.message}
+    for device in others:
+        try:
+            figures = rates.measure(device.machine)
+        except MachineError as error:
+            found[device.label] = error.message
+            continue
+        fp8 = f", FP8 {figures.fp8_flops / TERA:.4g}" if figures.fp8_flops else ""
+        bus = f"{figures.bus_bytes_per_s / GIGA:.4g} GB/s from the host"
+        found[device.label] = f"{figures.arithmetic} {figures.product_flops / TERA:.4g} TFLOP/s{fp8}, {bus}"
+    return found
 
 
 def _cache_trouble(folder: Path) -> str:

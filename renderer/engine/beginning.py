@@ -32,15 +32,16 @@ def begin(setup: Setup, report: Callable[[str], None], imports_s: float = 0.0) -
     starting, failure = Starting(imports_s), None
     try:
         device = placement.choose_device(setup.profile)
-        return of(stores.find(setup, report), device, starting)
+        return of(stores.find(setup, report), device, starting, setup.ram_bytes)
     except Exception as error:  # noqa: BLE001  # whatever it is, it is explained
         failure = failures.explain_opening(error)
     raise failure
 
 
-def of(store: Store, device: Device, starting: Starting | None = None) -> Beginning:
-    """The same with a store at hand."""
+def of(store: Store, device: Device, starting: Starting | None = None, ram_bytes: int | None = None) -> Beginning:
+    """The same with a store at hand; the blocks may take `ram_bytes` of host memory (None: all that is free)."""
     sections = store.family.network("transformer").sections
     files = [file for section in sections for file in store.section(section.name)]
     threads = slots.FILLING_THREADS if libraries.are_there() else slots.FEWER_THREADS
-    return Beginning(device, store, slots.source_for(files, device, threads), starting or Starting())
+    source = slots.source_for(files, device, threads, ram_bytes)
+    return Beginning(device, store, source, starting or Starting())

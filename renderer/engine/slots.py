@@ -208,17 +208,23 @@ def _read(file: ReadableBlock, buffer: torch.Tensor, *, direct: bool = False) ->
         file.read_into(buffer, direct=direct)
 
 
-def source_for(files: Sequence[ReadableBlock], device: Device, threads: int = FILLING_THREADS) -> BlockSource:
-    """Host memory for all blocks where there is room for them; otherwise they are read as they are wanted."""
-    if _fits(files):
+def source_for(
+    files: Sequence[ReadableBlock], device: Device, threads: int = FILLING_THREADS, ram_bytes: int | None = None
+) -> BlockSource:
+    """Host memory for all blocks where there is room for them; otherwise they are read as they are wanted.
+
+    `ram_bytes` is what they may take of the memory that is free (None: all of it).
+    """
+    if _fits(files, ram_bytes):
         return HostMemory(files, device, threads)
     LOG.info("%.1f GiB are more than host memory has free: blocks come from the disk", _bytes(files) / 2**30)
     return ReadAhead(files, device, direct=True)
 
 
-def _fits(files: Sequence[ReadableBlock]) -> bool:
+def _fits(files: Sequence[ReadableBlock], ram_bytes: int | None = None) -> bool:
     """Whether host memory has room for all of a sweep."""
-    return host.has_room(_bytes(files), hardware.look().ram_free_bytes)
+    free = hardware.look().ram_free_bytes
+    return host.has_room(_bytes(files), free if ram_bytes is None else min(free, ram_bytes))
 
 
 def _bytes(files: Sequence[ReadableBlock]) -> int:

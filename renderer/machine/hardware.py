@@ -31,7 +31,7 @@ class Machine:
 
     RAM is what a container's limit leaves of it. `lockable_bytes` is the limit on locked memory, None without one;
     `cuda` the newest CUDA that the driver runs, as (major, minor). `gpu_troubles` says what of NVIDIA's does not
-    answer; `chosen` whether there are other GPUs than the one that renders.
+    answer; `chosen` whether there are other GPUs than the one that renders, `without_gpu` that none is to be used.
     """
 
     gpus: tuple[LocalGpu, ...]
@@ -48,6 +48,7 @@ class Machine:
     cuda: tuple[int, int] | None = None
     gpu_troubles: tuple[str, ...] = ()
     chosen: bool = False
+    without_gpu: bool = False
 
     @property
     def gpu(self) -> LocalGpu | None:
@@ -60,6 +61,8 @@ class Machine:
 
         NVML and CUDA count GPUs in different orders; by its UUID both mean the same one.
         """
+        if self.without_gpu:
+            return ""
         return (self.gpu.uuid or None) if self.gpu and self.chosen else None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from renderer.job import Sidecar
-from renderer.outputs.status import MemoryNow, RunStatus
+from renderer.outputs.status import MemoryNow, RunStatus, WorkerStatus
 from renderer.outputs.summary import Summary
 from renderer.text import COLUMNS, counted, cut, duration, gib, wrap
 
@@ -111,8 +111,24 @@ def describe_running(status: RunStatus, memory: MemoryNow, now: datetime) -> Ite
         yield f"    and {len(status.in_flight) - _SHOWN} more in flight"
     if status.queued:
         yield f"    {status.queued} more with the worker, not begun"
+    if status.workers:
+        for worker, held in zip(status.workers, memory.workers, strict=False):
+            yield from wrap(f"    {_worker(worker, held)}", "      ")
+        return
     used = [f"worker {gib(memory.worker_rss_bytes)}"] if memory.worker_rss_bytes is not None else []
     if memory.device_bytes is not None:
         used.append(f"GPU {gib(memory.device_bytes)} of {gib(memory.device_total_bytes)}")
     if used:
         yield f"    memory now: {', '.join(used)}"
+
+
+def _worker(worker: WorkerStatus, held: MemoryNow) -> str:
+    """One of several workers, and the memory that it holds now."""
+    parts: list[str] = [worker.state]
+    if worker.model is not None:
+        parts += [worker.model, counted(worker.pictures, "picture")]
+    if held.worker_rss_bytes is not None:
+        parts.append(gib(held.worker_rss_bytes))
+    if held.device_bytes is not None:
+        parts.append(f"GPU {gib(held.device_bytes)} of {gib(held.device_total_bytes)}")
+    return f"{worker.where}: {', '.join(parts)}"

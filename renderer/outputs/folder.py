@@ -6,6 +6,7 @@ nothing of what is in the files.
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -55,7 +56,7 @@ def is_reserved(component: str, *, folder: bool) -> bool:
     A picture must not have the stem of one, a folder neither that nor the whole name.
     """
     name = component.casefold()
-    return name in _STEMS or (folder and name in _WHOLE)
+    return name in _STEMS or (folder and (name in _WHOLE or _MORE_LOGS.fullmatch(name) is not None))
 
 
 def is_file_name(component: str) -> bool:
@@ -65,6 +66,7 @@ def is_file_name(component: str) -> bool:
 
 _STEMS = frozenset(own.stem for own in Own) - {""}
 _WHOLE = frozenset(own.value for own in Own)
+_MORE_LOGS = re.compile(r"worker-\d+\.log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,16 @@ class OutputFolder:
     @property
     def page(self) -> Path:
         return self.path / Own.PAGE
+
+    def worker_log_of(self, number: int) -> Path:
+        """What the worker on the `number`-th device printed, counted from 0: `worker.log`, then `worker-2.log`."""
+        return self.path / f"worker-{number + 1}.log" if number else self.worker_log
+
+    @property
+    def worker_logs(self) -> list[Path]:
+        """The logs of all workers that are there."""
+        others = self.path.glob(f"{Own.WORKER_LOG.stem}-*.log")
+        return [self.worker_log, *sorted(path for path in others if _MORE_LOGS.fullmatch(path.name))]
 
     @property
     def assets(self) -> Path:

@@ -10,7 +10,7 @@ import contextlib
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
@@ -18,6 +18,9 @@ from renderer.errors import DiskError
 from renderer.job import Bytes, Seconds, Value
 from renderer.outputs.folder import OutputFolder
 from renderer.system.files import write_whole
+
+if TYPE_CHECKING:
+    from renderer.machine.gpus import LocalGpu
 
 _MAX_BYTES = 2**20
 _EVERY_S = 1.0
@@ -35,10 +38,28 @@ class InFlight(Value):
     since: datetime
 
 
+WorkerState = Literal["none", "opening", "open", "left out"]
+
+
+class WorkerStatus(Value):
+    """One of several workers: where it is, its device's name for CUDA, what it has open, and how many pictures it has.
+
+    `none` is where nobody sits, `left out` a device that lost one worker after the other.
+    """
+
+    where: str
+    state: WorkerState
+    pid: int | None = None
+    gpu: str | None = None
+    model: str | None = None
+    pictures: int = 0
+
+
 class RunStatus(Value):
     """How a batch stands at `at` (UTC). Counts are pictures of this run: `failed` are those that are not there now.
 
-    `queued` are handed to the worker and not begun. `left_s` is how many seconds the rest will take and
+    `queued` are handed to a worker and not begun; `workers` are there where there are several, and `worker_pid` is the
+    first one's process. `left_s` is how many seconds the rest will take and
     `pictures_per_hour` the rate, both by the steps that were done since the first picture began; null before that.
     """
 
@@ -56,6 +77,13 @@ class RunStatus(Value):
     in_flight: tuple[InFlight, ...] = ()
     pictures_per_hour: float | None = None
     left_s: Seconds | None = None
+    workers: tuple[WorkerStatus, ...] = ()
+
+    @property
+    def worker_pids(self) -> tuple[int, ...]:
+        """The processes of all its workers."""
+        pids = (self.worker_pid, *(worker.pid for worker in self.workers))
+        return tuple(dict.fromkeys(pid for pid in pids if pid is not None))
 
     @property
     def furthest(self) -> InFlight | None:
@@ -64,11 +92,15 @@ class RunStatus(Value):
 
 
 class MemoryNow(Value):
-    """Bytes at this moment: in use on the GPU by anybody, its size, and what the worker's process holds."""
+    """Bytes at this moment: in use on the GPU by anybody, its size, and what the worker's process holds.
+
+    `workers` has the same of each, in the run's order, where there are several.
+    """
 
     device_bytes: Bytes | None = None
     device_total_bytes: Bytes | None = None
     worker_rss_bytes: Bytes | None = None
+    workers: tuple[MemoryNow, ...] = ()
 
 
 class StatusFile:
@@ -105,16 +137,23 @@ def left_behind(folder: OutputFolder) -> RunStatus | None:
 
 
 def memory_now(status: RunStatus) -> MemoryNow:
-    """What is in use at this moment: on the first GPU that is visible here, and by the worker's process."""
-    import psutil  # noqa: PLC0415  # most who ask for the status ask when no run is on
+    """What is in use at this moment: by each worker's process, and on its GPU; of one, on the first that is visible."""
+    from renderer.machine import hardware  # noqa: PLC0415  # most who ask for the status ask when no run is on
 
-    from renderer.machine import hardware  # noqa: PLC0415
+    gpus = hardware.look().gpus
+    first = _memory(status.worker_pid, gpus[0] if gpus else None)
+    by_uuid = {gpu.uuid: gpu for gpu in gpus}
+    each = (_memory(worker.pid, by_uuid.get(worker.gpu or "")) for worker in status.workers)
+    return first.model_copy(update={"workers": tuple(each)})
 
-    gpu = hardware.look().gpu
+
+def _memory(pid: int | None, gpu: LocalGpu | None) -> MemoryNow:
+    import psutil  # noqa: PLC0415  # as above
+
     rss: int | None = None
-    if status.worker_pid is not None:
+    if pid is not None:
         with contextlib.suppress(psutil.Error):
-            rss = psutil.Process(status.worker_pid).memory_info().rss
+            rss = psutil.Process(pid).memory_info().rss
     return MemoryNow(
         device_bytes=gpu.total_bytes - gpu.free_bytes if gpu else None,
         device_total_bytes=gpu.total_bytes if gpu else None,

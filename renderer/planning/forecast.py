@@ -7,22 +7,23 @@ torch, starts nothing, asks no network.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from renderer.errors import RendererError
 from renderer.estimate import Estimate, Native, Stage, Work, decide, duration, host, shape_of
 from renderer.estimate.decide import Decision
-from renderer.estimate.duration import Limit
 from renderer.estimate.fitted import CONTEXT_BYTES
 from renderer.estimate.work import WorkKind
-from renderer.job import Job, Precision, Profile, Weights
+from renderer.job import Job, Profile, Weights
+from renderer.machine.devices import Device
 from renderer.machine.hardware import Machine
 from renderer.machine.rates import Rates
-from renderer.planning import mixtures, space
+from renderer.planning import deployment, mixtures, space
 from renderer.planning.fitting import SizeRefusal, available_bytes, refusals, streaming_of
+from renderer.planning.group_forecast import GroupForecast, GroupTime, together
 from renderer.planning.pace import Pace, PaceKey, Way, seconds, timesteps
 from renderer.planning.placement import setup_for
 from renderer.planning.plan import Plan, Planned
@@ -36,6 +37,7 @@ class Assumptions:
     """How a batch is to be rendered: as `render` is told, or as if on another machine.
 
     `ready` says that it is another machine: models are taken to be there, and this one's pictures tell nothing.
+    `devices` are those that render, with their rates, where there are several.
     """
 
     machine: Machine
@@ -43,50 +45,7 @@ class Assumptions:
     vram_bytes: int | None = None
     rates: Rates | None = None
     ready: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class GroupTime:
-    """Where a group's time goes."""
-
-    start: float
-    encode: float
-    denoise: float
-    decode: float
-
-    @property
-    def total(self) -> float:
-        return self.start + self.encode + self.denoise + self.decode
-
-
-@dataclass(frozen=True, slots=True)
-class GroupForecast:
-    """The pictures of one model and precision: how they are rendered, and what they take.
-
-    `step_s` is a step's of the picture that takes most; `in_flight` how many pictures it has company of, itself
-    included; `loras` how many ride with them, and how many bytes they are; `licences` what is known of the weights',
-    by their names; `limit` what that step waits for, where the machine's rates are known; `measured` says that earlier
-    pictures' times went into the seconds.
-    """
-
-    model: str
-    precision: Precision
-    profile: Profile
-    pictures: int
-    slots: int | None
-    blocks: int
-    in_flight: int
-    estimate: Estimate
-    available_bytes: int | None
-    host: Stage
-    from_disk: bool
-    seconds: GroupTime | None
-    step_s: float | None
-    limit: Limit | None
-    measured: bool
-    loras: int = 0
-    lora_bytes: int = 0
-    licences: Mapping[str, str] = field(default_factory=dict)
+    devices: tuple[tuple[Device, Rates | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +73,16 @@ class Forecast:
         """
         there = [
             min(group.estimate.device, group.available_bytes + CONTEXT_BYTES)
-            for group in self.groups
+            for each in self.groups
+            for group in each.devices or (each,)
             if group.available_bytes is not None
         ]
         return max(there, default=None)
 
     @property
     def ram_bytes(self) -> int | None:
-        """Peak host memory of the worker, of the largest group."""
-        return max((group.host.bytes for group in self.groups), default=None)
+        """Peak host memory of the workers, of the largest group."""
+        return max((group.host_bytes for group in self.groups), default=None)
 
     @property
     def seconds(self) -> float | None:
@@ -138,36 +98,10 @@ class Forecast:
             "begins_at": self.begins_at.isoformat(timespec="seconds"),
             "ends_at": self.ends_at.isoformat(timespec="seconds") if self.ends_at else None,
             "disk": self.disk.as_dict(),
-            "groups": [_group_as_dict(group) for group in self.groups],
+            "groups": [group.as_dict() for group in self.groups],
             "troubles": list(self.troubles),
             "mixtures": list(self.mixtures),
         }
-
-
-def _group_as_dict(group: GroupForecast) -> dict[str, Any]:
-    spent = group.seconds
-    return {
-        "model": group.model,
-        "precision": group.precision,
-        "profile": group.profile,
-        "pictures": group.pictures,
-        "slots": group.slots,
-        "blocks": group.blocks,
-        "in_flight": group.in_flight,
-        "available_bytes": group.available_bytes,
-        "memory": dict(group.estimate.as_dict()),
-        "host_bytes": {term.name: term.bytes for term in group.host.terms},
-        "from_disk": group.from_disk,
-        "seconds": None
-        if spent is None
-        else {"start": spent.start, "encode": spent.encode, "denoise": spent.denoise, "decode": spent.decode},
-        "step_s": group.step_s,
-        "limit": group.limit,
-        "measured": group.measured,
-        "loras": group.loras,
-        "lora_bytes": group.lora_bytes,
-        "licences": dict(group.licences),
-    }
 
 
 def forecast(plans: Sequence[Plan], terms: Assumptions, now: datetime) -> Forecast:
@@ -181,15 +115,16 @@ def forecast(plans: Sequence[Plan], terms: Assumptions, now: datetime) -> Foreca
     setups: list[Setup] = []
     for items in _by_weights(todo):
         try:
-            grouping = _Grouping(items, terms, pace)
+            groupings = list(_groupings(items, terms, pace))
         except RendererError as error:
             troubles.append(_told(error))
             continue
-        troubles += grouping.lora_troubles
-        refused |= grouping.refused
-        setups.append(grouping.setup)
-        if (group := grouping.group()) is not None:
-            groups.append(group)
+        first = groupings[0]
+        troubles += first.lora_troubles
+        refused |= {job: why for job, why in first.refused.items() if all(job in each.refused for each in groupings)}
+        setups.append(first.setup)
+        found = [group for each in groupings if (group := each.group()) is not None]
+        groups += [together(found)] if found else []
     known = [group.seconds for group in groups]
     total = sum(spent.total for spent in known if spent is not None)
     told = bool(groups) and all(spent is not None for spent in known)
@@ -204,6 +139,19 @@ def forecast(plans: Sequence[Plan], terms: Assumptions, now: datetime) -> Foreca
         ends_at=ends,
         mixtures=tuple(mixtures.remarks(plans, setups, terms.machine)),
     )
+
+
+def _groupings(items: Sequence[Planned], terms: Assumptions, pace: Pace) -> Iterator[_Grouping]:
+    """One for each device that can open it. Raises `MachineError` where none can."""
+    if not terms.devices:
+        yield _Grouping(items, terms, pace)
+        return
+    jobs = [item.picture.job for item in items]
+    found = deployment.deploy(jobs, [device for device, _ in terms.devices], terms.profile, terms.vram_bytes)
+    for device, rates in terms.devices:
+        if device.number in found.setups:
+            there = replace(terms, machine=device.machine, rates=rates)
+            yield _Grouping(items, there, pace, found.setups[device.number], device.label)
 
 
 def _told(error: RendererError) -> str:
@@ -223,11 +171,14 @@ def _by_weights(items: Iterable[Planned]) -> Iterable[list[Planned]]:
 class _Grouping:
     """Finds out what the pictures of one model and precision take."""
 
-    def __init__(self, items: Sequence[Planned], terms: Assumptions, pace: Pace) -> None:
+    def __init__(
+        self, items: Sequence[Planned], terms: Assumptions, pace: Pace, setup: Setup | None = None, device: str = ""
+    ) -> None:
         jobs = [item.picture.job for item in items]
         self._terms = terms
         self._pace = pace
-        self.setup = setup_for(jobs, terms.machine, terms.profile, terms.vram_bytes)
+        self._device = device
+        self.setup = setup or setup_for(jobs, terms.machine, terms.profile, terms.vram_bytes)
         self.refused = refusals(jobs, self.setup, terms.machine)
         self._riding = riding((job for job in jobs if job not in self.refused), items[0].model)
         self.left = [job for job in jobs if job not in self.refused and not self._riding.fails(job)]
@@ -278,6 +229,7 @@ class _Grouping:
             loras=len(self._riding.weights),
             lora_bytes=self._riding.bytes,
             licences=licences(self._model, self.left),
+            device=self._device,
         )
 
     def _decide(self, rates: Rates | None) -> tuple[Decision | None, Estimate]:

@@ -72,7 +72,7 @@ def gather(plan: Plan, described: Sequence[Mapping[str, Any]] | None = None) -> 
         trouble=trouble,
         summary=read_summary(plan.folder),
         sidecars=tuple(item.sidecar for item in plan.items if item.sidecar is not None),
-        log=_tail(plan.folder.worker_log) if trouble else "",
+        log="\n".join(filter(None, map(_tail, plan.folder.worker_logs))) if trouble else "",
     )
 
 

@@ -71,6 +71,12 @@ class HealthRoutes:
         yield from _metric("renderer_in_flight", "gauge", "Pictures that a worker has", {"": queue.in_hand})
         is_open = self._shifts.condition.worker == "open"
         yield from _metric("renderer_worker_open", "gauge", "Whether a worker is open", {"": is_open})
+        if len(workers := self._shifts.workers()) > 1:
+            names = [f'{{worker="{worker.where}"}}' for worker in workers]
+            opened = {name: worker.state == "open" for name, worker in zip(names, workers, strict=True)}
+            yield from _metric("renderer_workers_open", "gauge", "Whether this worker is open", opened)
+            held = {name: worker.pictures for name, worker in zip(names, workers, strict=True)}
+            yield from _metric("renderer_workers_in_flight", "gauge", "Pictures that this worker has", held)
         counters: Mapping[str, tuple[str, float]] = {
             "renderer_accepted_total": ("Pictures that were accepted", counts.accepted),
             "renderer_found_total": ("Pictures that were there already", counts.found),

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from renderer.job import Weights
 from renderer.planning.plan import Planned
@@ -25,6 +26,9 @@ What comes later is behind no more than these, whoever asked for them; and what 
 _PATIENCE_S = 20.0
 _HURRY_S = 2.0
 """For how long others wait for a worker that has other weights open; shorter where somebody waits for them alone."""
+
+_COUNTED = 256
+"""So many that wait are counted, to share them out among workers."""
 
 MOST_A_SHIFT = 20_000
 """Pictures after which the counts of a shift are begun anew."""
@@ -176,6 +180,11 @@ class RequestQueue:
                 waiting = line.first(patient=True)
             return waiting.item if waiting is not None else None
 
+    def waiting_for(self, weights: Weights, most: int) -> int:
+        """How many wait for these weights, counted up to `most`."""
+        with self._changed:
+            return sum(1 for _ in islice(self._line(weights), most))
+
     def take(self, item: Planned) -> None:
         """A worker has it."""
         with self._changed:
@@ -251,6 +260,10 @@ class RequestSource:
     def __bool__(self) -> bool:
         self._over = self._over or self._given >= MOST_A_SHIFT or self._queue.is_over(self._weights, self._idle_s)
         return not self._over
+
+    @property
+    def waiting(self) -> int:
+        return self._queue.waiting_for(self._weights, _COUNTED)
 
     def first(self, fits: Fits | None = None) -> Planned | None:
         item = self._queue.next_of(self._weights) if self else None

@@ -40,7 +40,7 @@ def serve(settings: ServiceSettings, stop: StopRequests, log: EventLog, watch: W
     with listening, folder.locked():
         owner.check(folder, Manifest(file=folder.queue.name, name=settings.name, pictures=()))
         if (left := status.left_behind(folder)) is not None:
-            local_worker.end_orphan(left)
+            local_worker.end_orphans(left)
         picture_files.sweep(folder)
         _Server(settings, folder, listening, log, watch, stop).run()
 

@@ -15,12 +15,14 @@ from typing import Literal
 
 from renderer.errors import DiskError, MachineError, RendererError
 from renderer.job import Job, Weights
-from renderer.machine import hardware, rates
+from renderer.machine import devices, hardware, rates
 from renderer.machine.hardware import Machine
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
-from renderer.planning import fitting, placement
+from renderer.outputs.status import WorkerStatus
+from renderer.planning import deployment
+from renderer.planning.deployment import Deployment
 from renderer.planning.fitting import SizeRefusal
 from renderer.planning.pace import Pace
 from renderer.planning.plan import Plan, Planned
@@ -29,6 +31,7 @@ from renderer.service.configuration import ServiceSettings
 from renderer.service.intake import usual_job
 from renderer.service.request_queue import RequestQueue, RequestSource
 from renderer.supervisor import events, provision
+from renderer.supervisor.dealing import Group
 from renderer.supervisor.dispatcher import Dispatcher
 from renderer.supervisor.events import Watch
 from renderer.supervisor.heartbeat import Heartbeat
@@ -99,16 +102,23 @@ class Shifts:
         self._queue = queue
         self._watch = watch
         self._here = hardware.look()
-        self._rates = rates.cached(self._here) if self._here.gpu else None
+        self._devices = devices.choose(settings.rendering.gpus, self._here)
+        first = self._devices[0].machine
+        self._rates = rates.cached(first) if first.gpu else None
         self._troubles: dict[Weights, tuple[float, RendererError]] = {}
-        self._setups: dict[Weights, Setup] = {}
-        self._pool = WorkerPool(self._hired(settings.rendering.hire or LocalWorker), self._heard)
+        self._deployments: dict[Weights, Deployment] = {}
+        labels = [device.label for device in self._devices]
+        self._pool = WorkerPool(self._hired(settings.rendering.hire or LocalWorker), self._heard, labels)
         self.condition = Condition()
 
     @property
     def machine(self) -> Machine:
         """This machine as it was before anything was opened."""
         return self._here
+
+    def workers(self) -> list[WorkerStatus]:
+        """How each worker is. For any thread."""
+        return self._pool.workers()
 
     def wake(self) -> None:
         """Something has been asked for. For any thread."""
@@ -155,7 +165,8 @@ class Shifts:
         heart = Heartbeat(self._folder, outcomes.progress, self._heard)
         try:
             pace = Pace((), self._rates)  # for deadlines, which a server has not: what it learns goes with the shift
-            Dispatcher(night.setups[weights], source, outcomes, night, pace, heart).run(self._folder.worker_log)
+            group = Group(source, night.deployments[weights])
+            Dispatcher([group], outcomes, night, pace, heart, _cannot_open).run(self._folder.worker_log_of)
         finally:
             heart.end()
 
@@ -172,8 +183,8 @@ class Shifts:
         if error is not None and time.monotonic() - since_s < _AGAIN_S:
             return error
         try:
-            night.setups[weights] = self._setup(weights)
-            self._supply(night.setups[weights], night.stop)
+            night.deployments[weights] = self._deployment(weights)
+            self._supply(night.deployments[weights].setup, night.stop)
         except MachineError as trouble:
             self._remember(weights, trouble)
             return trouble
@@ -181,7 +192,7 @@ class Shifts:
 
     def _remember(self, weights: Weights, error: MachineError) -> None:
         self._troubles[weights] = (time.monotonic(), error)
-        self._setups.pop(weights, None)  # they may be other weights next time
+        self._deployments.pop(weights, None)  # they may be other weights next time
         self.condition.failed(error.message)
         self._watch(events.Remark(error.message))
 
@@ -191,16 +202,16 @@ class Shifts:
 
     # -- what is opened --
 
-    def _setup(self, weights: Weights) -> Setup:
-        """What a worker opens for these weights, whatever pictures come: the memory is shared out for a usual one."""
-        if weights in self._setups:
-            return self._setups[weights]
+    def _deployment(self, weights: Weights) -> Deployment:
+        """What workers open for these weights, whatever pictures come: the memory is shared out for a usual one."""
+        if weights in self._deployments:
+            return self._deployments[weights]
         settings = self._night_settings
-        setup = placement.setup_for([usual_job(weights)], self._here, settings.profile, settings.vram_bytes)
-        demands = tuple(demand.model_copy(update={"pictures": None}) for demand in setup.demands)
+        found = deployment.deploy([usual_job(weights)], self._devices, settings.profile, settings.vram_bytes)
+        demands = tuple(demand.model_copy(update={"pictures": None}) for demand in found.setup.demands)
         told = {"demands": demands, "offline": settings.terms.offline, "in_flight": self._settings.in_flight}
-        self._setups[weights] = setup.model_copy(update=told)
-        return self._setups[weights]
+        self._deployments[weights] = found.told(**told)
+        return self._deployments[weights]
 
     def _supply(self, setup: Setup, stop: StopRequests) -> None:
         terms = self._night_settings.terms
@@ -220,16 +231,17 @@ class Shifts:
                 if not all(map(needs.is_met, provision.needs_of_lora(lora.source, self._night_settings.terms))):
                     hint = f"its operator has it with: renderer models pull {lora.source}"
                     raise MachineError(f"the server has not fetched {lora.name}", hint=hint)
-            setup = self._setup(Weights.of(job))
-            if (refused := fitting.refusals([job], setup, self._here)).get(job) is not None:
-                return refused[job]
+            refusals = self._deployment(Weights.of(job)).of([job], self._devices).nowhere()
+            if job in refusals:
+                return refusals[job]
         return None
 
     # -- what is heard --
 
     def _hired(self, hire: Hire) -> Hire:
         def hired(log: Path) -> Worker:
-            self.condition.worker = "opening"
+            if not self._pool.is_open:
+                self.condition.worker = "opening"
             return hire(log)
 
         return hired
@@ -239,13 +251,17 @@ class Shifts:
             case events.WorkerOpened():
                 self.condition.worker = "open"
                 self.condition.works()
-            case events.WorkerLost():
+            case events.WorkerLost() if not self._pool.is_open:
                 self.condition.worker = "none"
             case events.PictureBegan(item=item):
                 self._queue.began(item.picture.id)
             case events.PictureDone(item=item) | events.PictureFailed(item=item, again=False):
                 self._queue.ended(item.picture.id)
         self._watch(what)
+
+
+def _cannot_open(_group: Group, error: MachineError) -> None:
+    raise error
 
 
 def _pause(stop: StopRequests) -> None:

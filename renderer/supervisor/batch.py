@@ -7,20 +7,21 @@ Prints nothing and knows no formats.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from renderer.errors import DiskError, MachineError, RendererError
 from renderer.job import Weights
 from renderer.outputs.summary import Ending, Summary, write_summary
-from renderer.planning.pace import Pace
+from renderer.planning.pace import Pace, weight
 from renderer.planning.plan import Plan, Planned
-from renderer.protocol import Setup
 from renderer.supervisor import events, readings
 from renderer.supervisor.busy import LongWork
+from renderer.supervisor.dealing import Group
 from renderer.supervisor.dispatcher import Dispatcher
 from renderer.supervisor.heartbeat import TICK_S, Heartbeat
 from renderer.supervisor.night import Night
 from renderer.supervisor.outcomes import Outcomes
-from renderer.supervisor.picture_source import PictureSource, PlanSource
+from renderer.supervisor.picture_source import PlanSource
 from renderer.supervisor.progress import told
 from renderer.supervisor.settings import AT_ONCE
 
@@ -74,10 +75,7 @@ class Batch:
         if endings[0] == "complete":
             self._outcomes.read_what_is_there()
         while endings[0] == "complete" and endings[-1] not in ("signal", "failures"):
-            for setup, items in self._by_setup(todo).items():
-                if endings[-1] in ("signal", "failures"):
-                    break
-                endings.append(self._render_group(setup, PlanSource(items)))
+            endings.append(self._render_groups(self._groups(todo)))
             endings.append(self._finish_reading())
             if not (todo := self._outcomes.take_retakes()):
                 break
@@ -86,30 +84,40 @@ class Batch:
 
     # -- what is rendered --
 
-    def _by_setup(self, todo: Sequence[Planned]) -> dict[Setup, list[Planned]]:
-        """The pictures by what has to be opened for them, so that nothing is opened twice."""
-        groups: dict[Setup, list[Planned]] = {}
-        for item in todo:
-            groups.setdefault(self._night.setups[Weights.of(item.picture.job)], []).append(item)
-        return groups
+    def _groups(self, todo: Sequence[Planned]) -> list[Group]:
+        """The pictures by what has to be opened for them, so that nothing is opened twice: in the manifest's order.
 
-    def _render_group(self, setup: Setup, source: PictureSource) -> Ending:
-        """A model that does not open fails its pictures with that reason, those of later manifests too."""
-        dispatcher = Dispatcher(setup, source, self._outcomes, self._night, self._pace, self._heart)
+        Where there are several workers, what takes longest comes first, so that all end at about the same time.
+        """
+        unread = self._outcomes.readings
+        by_weights: dict[Weights, list[Planned]] = {}
+        for item in todo:
+            by_weights.setdefault(Weights.of(item.picture.job), []).append(item)
+        groups = list(by_weights.items())
+        if len(self._night.pool.seats) > 1:
+            groups = [(key, sorted(items, key=lambda item: (item.suspect, -weight(item)))) for key, items in groups]
+            groups.sort(key=lambda group: -sum(map(weight, group[1])))
+        return [
+            Group(PlanSource(items), self._night.deployments[key], comes_later=partial(unread.waits_for, key))
+            for key, items in groups
+        ]
+
+    def _render_groups(self, groups: Sequence[Group]) -> Ending:
+        dispatcher = Dispatcher(groups, self._outcomes, self._night, self._pace, self._heart, self._cannot_open)
         try:
-            return dispatcher.run(self._plan.folder.worker_log)
-        except MachineError as error:
-            if self._night.settings.strict:
-                raise
-            self._night.troubles[setup.weights] = error
-            self._night.pool.dismiss(at_once=True)
-            left = source.give_up()
-            for item in left:
-                self._outcomes.progress.is_not_waited_for(item)
-            self._refuse(left)
-            return "complete"
+            return dispatcher.run(self._plan.folder.worker_log_of)
         finally:
             self.longest_away_s = max(self.longest_away_s, dispatcher.longest_away_s)
+
+    def _cannot_open(self, group: Group, error: MachineError) -> None:
+        """A model that does not open fails its pictures with that reason, those of later manifests too."""
+        if self._night.settings.strict:
+            raise error
+        self._night.troubles[group.deployment.setup.weights] = error
+        left = group.source.give_up()
+        for item in left:
+            self._outcomes.progress.is_not_waited_for(item)
+        self._refuse(left)
 
     def _refuse(self, items: Iterable[Planned]) -> None:
         """Say of what cannot be rendered here why: it costs nothing, and the others go on."""

@@ -1,4 +1,4 @@
-"""The pictures of a source on their way through a pool of workers: flights, retries, a deadline, an orderly stop.
+"""The pictures of groups on their way through a pool of workers: flights, retries, a deadline, an orderly stop.
 
 One picture's failure does not stop the others, and a dead or stuck worker is replaced. What is asked to stop gives back
 what has not begun and waits for what has. What has come is written elsewhere meanwhile, and what goes in read there:
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,33 +21,41 @@ from renderer.outputs.status import Phase
 from renderer.outputs.summary import Ending
 from renderer.planning.pace import Pace
 from renderer.planning.plan import Planned
-from renderer.protocol import Setup
 from renderer.supervisor import events, results
+from renderer.supervisor.dealing import Deal, Group
 from renderer.supervisor.heartbeat import TICK_S, Heartbeat
 from renderer.supervisor.night import Night
 from renderer.supervisor.outcomes import Outcomes
-from renderer.supervisor.picture_source import PictureSource
 from renderer.supervisor.pool import Seat
 from renderer.supervisor.results import Result
 from renderer.supervisor.settings import AT_ONCE
 from renderer.supervisor.worker import Gone
+
+MOST_LOSSES = 3
+"""A device that loses this many workers, each with other pictures, and brings none meanwhile is left out."""
 
 _LOOK_S = 0.02
 """Between two looks for what has been written, while nobody says anything."""
 
 
 class Dispatcher:
-    """Gives a source's pictures, which are of one setup, to whoever has room for them, and hears what becomes of them.
+    """Gives the pictures of groups to whoever has room for them, and hears what becomes of them.
 
-    `pace` says what pictures will take, and learns from those that come; `heart` says meanwhile how things stand.
-    `longest_away_s` is the longest time for which it did neither wait for a word nor for room: what it does itself.
+    `pace` says what pictures will take, and learns from those that come; `heart` says meanwhile how things stand. A
+    group that can be opened nowhere, or not any more, is told to `cannot_open`, which takes what is left of it or
+    raises. `longest_away_s` is the longest time for which it did neither wait for a word nor for room: what it does
+    itself.
     """
 
     def __init__(
-        self, setup: Setup, source: PictureSource, outcomes: Outcomes, night: Night, pace: Pace, heart: Heartbeat
+        self,
+        groups: Sequence[Group],
+        outcomes: Outcomes,
+        night: Night,
+        pace: Pace,
+        heart: Heartbeat,
+        cannot_open: Callable[[Group, MachineError], None],
     ) -> None:
-        self._setup = setup
-        self._source = source
         self._outcomes = outcomes
         self._writing = outcomes.writing
         self._readings = outcomes.readings
@@ -56,20 +64,23 @@ class Dispatcher:
         self._pool = night.pool
         self._pace = pace
         self._heart = heart
-        self._nothing_fits: tuple[int, int, int] | None = None
+        self._cannot_open = cannot_open
+        self._deal = Deal(groups, night.pool.seats, pace)
+        self._nothing_fits: dict[tuple[Group, int], tuple[int, int, int]] = {}
+        self._first_in_line: Seat | None = None
         self._grace_ends: float | None = None
         self._back_at: float | None = None
         self.longest_away_s = 0.0
 
-    def run(self, log: Path) -> Ending:
-        """Render until nothing is left, or nothing more is to begin; workers print into `log`.
+    def run(self, log_of: Callable[[int], Path]) -> Ending:
+        """Render until nothing is left, or nothing more is to begin; each seat's worker prints into its own log.
 
-        Raises `MachineError` where the model does not open, `DiskError` where nothing more can be written. What is in
-        flight then has been given up; what had come is written all the same, unless nothing can be.
+        Raises `DiskError` where nothing more can be written. What is in flight then has been given up; what had come is
+        written all the same, unless nothing can be.
         """
         at_once = False
         try:
-            return self._run(log)
+            return self._run(log_of)
         except DiskError:
             at_once = True
             raise
@@ -78,81 +89,128 @@ class Dispatcher:
             self._outcomes.incoming.close()
             self._writing.finish(lambda: at_once or self._night.stop.requests >= AT_ONCE)
 
-    def _run(self, log: Path) -> Ending:
-        while self._source or self._pool.flights or self._writing or self._readings.waits_for(self._setup.weights):
+    def _run(self, log_of: Callable[[int], Path]) -> Ending:
+        while self._deal or self._pool.flights or self._writing:
             if self._must_drop():
                 return "signal"
-            if retakes := self._outcomes.take_retakes(self._setup.weights):
-                self._source.join(retakes)
-                self._nothing_fits = None
-            if not self._pool.flights:
-                if self._source.next_round():
-                    self._nothing_fits = None
-                if not self._writing and (ending := self._reason_to_end()):
-                    return ending
-            if self._pool.flights or (self._source and not self._nothing_more()):  # else only writing goes on
-                self._pool.prepare(self._setup, log)
+            self._join_retakes()
+            if self._deal.next_rounds():
+                self._nothing_fits.clear()
+            if not self._pool.flights and not self._writing and (ending := self._reason_to_end()):
+                return ending
+            self._staff(log_of)
             if self._nothing_more():
                 self._pool.ask_back()
             else:
                 self._admit()
             self._outcomes.bringing.rewrite(more=not self._nothing_more())
             self._listen()
-        return "complete"
+        return next((group.ending for group in self._deal.groups if group.ending), "complete")
+
+    def _join_retakes(self) -> None:
+        """Have other takes of pictures, whose lettering was not read as it was wanted, wait behind the others."""
+        for group in self._deal.groups:
+            if group.ending is None and (retakes := self._outcomes.take_retakes(group.weights)):
+                group.source.join(retakes)
+                self._nothing_fits.clear()
+
+    def _staff(self, log_of: Callable[[int], Path]) -> None:
+        """Have a worker where there is something to do, unless nothing more is to begin."""
+        nothing_more = self._nothing_more()
+        if not nothing_more:
+            self._deal.settle()
+        for seat, group in self._deal.at_work():
+            if seat.flights or not nothing_more:
+                seat.prepare(group.deployment.setups[seat.number], log_of(seat.number))
 
     # -- giving out work --
 
     def _reason_to_end(self) -> Ending | None:
-        """Why nothing more is to begin, if so; asked when nothing is in flight, and all that came is written."""
+        """Why nothing more is to begin, if so; asked when nothing is in flight, and all that came is written.
+
+        A group of which nothing would be done before the deadline ends alone, and the others have their turn.
+        """
         if self._night.stop.requests:
             return "signal"
         if self._night.has_failed_enough:
             return "failures"
-        waits = self._source.first() is not None  # a source may have nothing at this moment
-        return "deadline" if waits and self._next() is None else None
+        for group in (each for each in self._deal.groups if each.has_pictures):
+            seats = self._deal.able(group)
+            self._refuse_homeless(group, seats)
+            waits = group.source.first() is not None  # a source may have nothing at this moment
+            if waits and not any(self._next(group, seat) for seat in seats):
+                group.ending = "deadline"
+        return None
+
+    def _refuse_homeless(self, group: Group, seats: Sequence[Seat]) -> None:
+        """Refuse what fits on no device on which anything is tried any more."""
+        while (item := group.source.first()) is not None and not any(self._deal.first(group, each) for each in seats):
+            group.source.take(item)
+            error = MachineError("the devices on which it fits were left out", hint="their messages say why")
+            self._outcomes.refused(item, error)
 
     def _nothing_more(self) -> bool:
         """Whether nothing more is to begin, whatever a worker has been given already."""
         return self._night.asked_to_end() is not None or self._night.has_failed_enough
 
-    def _next(self) -> Planned | None:
-        """The first waiting picture that would be done before the deadline."""
+    def _next(self, group: Group, seat: Seat) -> Planned | None:
+        """The first waiting picture that a seat may have, and that would be done before the deadline."""
         if self._settings.deadline is None:
-            return self._source.first()
+            return self._deal.first(group, seat)
         left_s = (self._settings.deadline - datetime.now(UTC)).total_seconds()
-        company = self._pool.least_held
+        company = len(seat.flights)
         now = len(self._pool.flights), len(self._writing), self._outcomes.progress.rendered
-        if self._nothing_fits == now:  # and since then there is only less time
+        if self._nothing_fits.get((group, seat.number)) == now:  # and since then there is only less time
             return None
 
         def fits(item: Planned) -> bool:
-            expected_s = self._pace.expect_s(item, self._setup.profile)
+            expected_s = self._pace.expect_s(item, group.profile)
             if expected_s is None and (company or self._writing):
                 return False  # nothing like it was measured: one tells how long the others will take
             return left_s > (expected_s or 0.0) * (company + 1)  # it may have to wait for those before it
 
-        item = self._source.first(fits)
-        self._nothing_fits = now if item is None else None
+        item = self._deal.first(group, seat, fits)
+        if item is None:
+            self._nothing_fits[group, seat.number] = now
         return item
 
     def _admit(self) -> None:
-        """Give the workers as much as they take. A suspect that ends the machine leaves no other's attempt open.
+        """Give the workers as much as they take, and what has nothing to do a part of what others have not begun."""
+        served: list[Seat] = []
+        if self._first_in_line is not None and not self._give(self._first_in_line):
+            served.append(self._first_in_line)
+        while self._first_in_line is None and (seat := self._deal.hungriest(served)) is not None:
+            if not self._give(seat):
+                served.append(seat)
+        for seat in self._deal.to_level():
+            seat.ask_back()
 
-        They come in their order: while what goes into the next one is read, those behind it wait too.
+    def _give(self, seat: Seat) -> bool:
+        """Give a seat its next picture, if it can have one now.
+
+        They come in their order: while what goes into the next one is read, those behind it wait too, at all seats. A
+        suspect that ends the machine leaves no other's writing open.
         """
-        while self._pool.has_room and (item := self._next()) is not None and self._pool.takes(item):
-            if (item.suspect and self._writing) or not self._outcomes.incoming.is_ready(item, self._pool.wake):
-                return
-            self._source.take(item)
-            files = self._outcomes.inputs(item) if self._outcomes.has_place(item) else None
-            if files is not None:
-                self._pool.admit(self._outcomes.attempted(item), files)
-            elif heir := self._outcomes.bringing.promote_twin(item):
-                self._put_back(heir)
+        self._first_in_line = None
+        group = self._deal.group_of(seat)
+        if group is None or not seat.has_room or (item := self._next(group, seat)) is None or not seat.takes(item):
+            return False
+        if item.suspect and self._writing:
+            return False
+        if not self._outcomes.incoming.is_ready(item, self._pool.wake):
+            self._first_in_line = seat
+            return False
+        group.source.take(item)
+        files = self._outcomes.inputs(item) if self._outcomes.has_place(item) else None
+        if files is not None:
+            seat.give(self._outcomes.attempted(item), files)
+        elif heir := self._outcomes.bringing.promote_twin(item):
+            self._put_back(group, heir)
+        return True
 
-    def _put_back(self, item: Planned) -> None:
-        self._source.put_back(item)
-        self._nothing_fits = None
+    def _put_back(self, group: Group, item: Planned) -> None:
+        group.source.put_back(item)
+        self._nothing_fits.clear()
 
     # -- hearing what became of it --
 
@@ -174,7 +232,7 @@ class Dispatcher:
                 (self._writing or self._readings).wait(_LOOK_S)
         self._back_at = time.monotonic()
         if self._heart.is_due():
-            self._heart.beat(self._pool.flights, self._phase(), self._pool.pid)
+            self._heart.beat(self._pool, self._phase())
         self._writing.tend()
         self._readings.tend()
         if heard is not None:
@@ -193,12 +251,12 @@ class Dispatcher:
     def _take(self, seat: Seat, event: protocol.AnyEvent | Gone, payload: bytes) -> None:
         match event:
             case protocol.Opening(what=what):
-                self._night.watch(events.WorkerOpening(None, what))
+                self._night.watch(events.WorkerOpening(None, what, seat.label))
             case protocol.Opened():
                 seat.has_opened(event)
-                self._night.watch(events.WorkerOpened(event))
+                self._night.watch(events.WorkerOpened(event, seat.label))
             case protocol.OpenFailed(message=message, hint=hint):
-                raise MachineError(message, hint=hint)
+                self._does_not_open(seat, MachineError(message, hint=hint))
             case protocol.Started(key=key):
                 self._outcomes.began(seat.flights[key])
             case protocol.Stepped(key=key, step=step, steps=steps):
@@ -212,7 +270,7 @@ class Dispatcher:
                 item = seat.flights.pop(key).item
                 again = self._outcomes.progress.tries(item) <= self._settings.retries
                 self._outcomes.failed(item, event, again=again)
-                self._source.try_again([item] * again)
+                self._group(seat).source.try_again([item] * again)
             case protocol.Withdrawn(keys=keys):
                 self._given_back(seat, keys)
             case Gone() if event.was_asked_to_stop and self._night.stop.comes():
@@ -234,13 +292,20 @@ class Dispatcher:
             self._outcomes.failed(flight.item, failure, again=False)
             return
         del seat.flights[event.key]
+        seat.losses = 0
         self._outcomes.came(result, self._pace.learn)
+
+    def _group(self, seat: Seat) -> Group:
+        """What the worker on a seat is for."""
+        group = self._deal.group_of(seat)
+        assert group is not None
+        return group
 
     def _given_back(self, seat: Seat, keys: Sequence[str]) -> None:
         """What a worker had not begun: nothing has happened to it, and it may wait, where it was."""
         for flight in reversed(seat.take_back(list(keys))):
             self._outcomes.dropped(flight.item)
-            self._put_back(flight.item)
+            self._put_back(self._group(seat), flight.item)
 
     def _lost(self, seat: Seat, reason: str, hint: str = "") -> None:
         """A worker is gone. What it had begun is tried again alone, until it has brought down too many.
@@ -249,8 +314,41 @@ class Dispatcher:
         """
         if any(flight.since for flight in seat.flights.values()):
             self._given_back(seat, [key for key, flight in seat.flights.items() if flight.since is None])
-        self._source.try_again(self._outcomes.crashed(seat.take_back(), reason, hint, seat.excerpt))
-        seat.lost()
+        group, held = self._deal.group_of(seat), seat.take_back()
+        seat.losses += group is None or not any(group.crashed_on.get(flight.item.picture.id) for flight in held)
+        again = self._outcomes.crashed(held, reason, hint, seat.excerpt, seat.label)
+        if group is not None:
+            group.source.try_again(again)
+            if len(self._pool.seats) > 1:
+                for flight in held:
+                    group.crashed_on.setdefault(flight.item.picture.id, set()).add(seat.number)
+        try:
+            seat.lost()
+        except MachineError as error:
+            self._does_not_open(seat, error)
+        if seat.losses >= MOST_LOSSES and group is not None and len(self._deal.able(group)) > 1:
+            seat.is_out = True
+            self._leave(seat, f"{seat.losses} workers in a row were lost there, and nothing more is tried on it")
+
+    def _does_not_open(self, seat: Seat, error: MachineError) -> None:
+        """A seat's group does not open there, or not any more: it goes on elsewhere, or ends if that was the last."""
+        group = self._deal.group_of(seat)
+        seat.dismiss(at_once=True)
+        if group is None:  # it was opened for an earlier manifest
+            return
+        self._given_back(seat, list(seat.flights))
+        group.barred.add(seat.number)
+        if self._deal.able(group):
+            self._leave(seat, f"{group.deployment.setup.weights} does not open there: {error.message}")
+            return
+        self._cannot_open(group, error)
+        self._deal.leave(seat)
+
+    def _leave(self, seat: Seat, why: str) -> None:
+        """A device is left out: say so, and let the others have what it was at."""
+        self._deal.leave(seat)
+        self._nothing_fits.clear()
+        self._night.watch(events.Remark(f"{seat.label} is left out: {why}"))
 
     # -- ending --
 
@@ -272,6 +370,7 @@ class Dispatcher:
             return
         self._pool.dismiss(at_once=True)
         with contextlib.suppress(DiskError):
-            for flight in self._pool.take_back():
-                self._outcomes.dropped(flight.item)
-                self._source.put_back(flight.item)
+            for seat in self._pool.seats:
+                for flight in seat.take_back():
+                    self._outcomes.dropped(flight.item)
+                    self._group(seat).source.put_back(flight.item)

@@ -61,10 +61,14 @@ class Supplying:
 
 @dataclass(frozen=True, slots=True)
 class WorkerOpening:
-    """A worker is on its way: `what` is being loaded. `setup` is given at its start."""
+    """A worker is on its way: `what` is being loaded. `setup` is given at its start.
+
+    `where` names its device, here and below, where there are several workers; it is empty for one that is alone.
+    """
 
     setup: Setup | None
     what: str
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class WorkerOpened:
     """A worker takes orders."""
 
     opened: Opened
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +141,7 @@ class WorkerLost:
     items: tuple[Planned, ...]
     hint: str = ""
     excerpt: str = ""
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)

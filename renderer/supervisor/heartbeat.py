@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.status import Phase, StatusFile
 from renderer.supervisor import events
 from renderer.supervisor.events import Watch
-from renderer.supervisor.progress import BatchProgress, Flight
+from renderer.supervisor.pool import WorkerPool
+from renderer.supervisor.progress import BatchProgress
 
 TICK_S = 0.25
 """Between two beats, and as long as nobody waits for anything without looking whether it is to stop."""
@@ -26,16 +26,16 @@ class Heartbeat:
 
     def preparing(self) -> None:
         """Nothing is rendered yet, or any more; only those who read the file are told."""
-        self._file.post(self._progress.status([], "preparing", None))
+        self._file.post(self._progress.status([], "preparing"))
 
     def is_due(self) -> bool:
         """Whether it is time for another beat, however much is heard."""
         return time.monotonic() - self._beat_at >= TICK_S
 
-    def beat(self, flights: Sequence[Flight], phase: Phase, pid: int | None) -> None:
-        """Say how things stand, with these pictures in flight; `pid` is a worker's process on this machine."""
+    def beat(self, pool: WorkerPool, phase: Phase) -> None:
+        """Say how things stand, with what the workers have in flight."""
         self._beat_at = time.monotonic()
-        status = self._progress.status(flights, phase, pid)
+        status = self._progress.status(pool.flights, phase, pool.workers())
         self._file.post(status)
         self._watch(events.Tick(status))
 

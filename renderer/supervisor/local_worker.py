@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,6 +42,7 @@ class LocalWorker:
         self._heard: queue.SimpleQueue[Heard | None] = queue.SimpleQueue()
         self._orders: queue.SimpleQueue[tuple[AnyOrder, bytes] | None] = queue.SimpleQueue()
         self._sent_bytes = self._written_bytes = 0  # by the loop, and by the thread that writes
+        self._bell: Callable[[], None] | None = None
         self._kills = oom.kills()
         ours, theirs = os.pipe()
         try:
@@ -75,7 +76,16 @@ class LocalWorker:
             return None
 
     def wake(self) -> None:
-        self._heard.put(None)
+        self._says(None)
+
+    def ring(self, bell: Callable[[], None]) -> None:
+        self._bell = bell
+        bell()  # something may have come already
+
+    def _says(self, heard: Heard | None) -> None:
+        self._heard.put(heard)
+        if (bell := self._bell) is not None:
+            bell()
 
     def log_into(self, log: Path) -> None:
         self._log.into(log)
@@ -105,32 +115,34 @@ class LocalWorker:
     def _listen(self, stream: BinaryIO) -> None:
         with stream, contextlib.suppress(EOFError, OSError, ValidationError):
             while True:
-                self._heard.put(protocol.read_event(stream))
+                self._says(protocol.read_event(stream))
         status = self._child.wait(children.REAP_S)
         if status is None:  # it closed its events and lives: of no more use
             self._child.kill()
             status = -signal.SIGKILL
-            self._heard.put((Gone(status, out_of_memory=False), b""))
+            self._says((Gone(status, out_of_memory=False), b""))
             return
         self._log.wait(_LAST_WORDS_S)
         now = oom.kills()
         grew = None if now is None or self._kills is None else now > self._kills
-        self._heard.put((Gone(status, grew), b""))
+        self._says((Gone(status, grew), b""))
 
 
-def end_orphan(left: RunStatus) -> bool:
-    """End the worker of a run that is no more, so that its memory is free; False where it does not go.
+def end_orphans(left: RunStatus) -> list[int]:
+    """End the workers of a run that is no more, so that their memory is free; the processes that do not go.
 
-    `left` is what that run wrote of itself last. It should go by itself; that may take a moment, and meanwhile it holds
-    the GPU. Nobody else's process is touched: it has to name the dead run as its owner.
+    `left` is what that run wrote of itself last. They should go by themselves; that may take a moment, and meanwhile
+    they hold their GPUs. Nobody else's process is touched: it has to name the dead run as its owner.
     """
-    if left.worker_pid is None:
-        return True
-    owner = [children.PARENT_OPTION, str(left.pid)]
+    return [pid for pid in left.worker_pids if not _end_orphan(pid, left.pid)]
+
+
+def _end_orphan(worker_pid: int, owner_pid: int) -> bool:
+    owner = [children.PARENT_OPTION, str(owner_pid)]
     try:
-        process = psutil.Process(left.worker_pid)
+        process = psutil.Process(worker_pid)
         command = process.cmdline()
-        if owner not in [command[at : at + 2] for at in range(len(command))] or process.ppid() == left.pid:
+        if owner not in [command[at : at + 2] for at in range(len(command))] or process.ppid() == owner_pid:
             return True
         process.kill()
         process.wait(children.REAP_S)

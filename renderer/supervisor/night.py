@@ -8,8 +8,8 @@ from renderer.errors import RendererError
 from renderer.job import Job, Weights
 from renderer.machine.rates import Rates
 from renderer.outputs.summary import Ending
+from renderer.planning.deployment import Deployment
 from renderer.planning.fitting import SizeRefusal
-from renderer.protocol import Setup
 from renderer.supervisor.events import Watch
 from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.progress import FailureRow
@@ -20,12 +20,13 @@ from renderer.supervisor.settings import Settings, StopRequests, asked_to_end
 class Night:
     """What all batches of one run share.
 
-    `setups` is by weights, `troubles` why some of those have none, or did not open; `refused` are jobs that cannot fit,
-    `lora_troubles` why a LoRA cannot be had, by its source; `rates` the machine's, if they are known.
+    `deployments` say by weights what is opened where, `troubles` why some of those have none, or did not open;
+    `refused` are jobs that cannot fit, `lora_troubles` why a LoRA cannot be had, by its source; `rates` the machine's,
+    if they are known.
     """
 
     settings: Settings
-    setups: dict[Weights, Setup]
+    deployments: dict[Weights, Deployment]
     troubles: dict[Weights, RendererError]
     refused: dict[Job, SizeRefusal]
     rates: Rates | None

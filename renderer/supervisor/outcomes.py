@@ -146,11 +146,13 @@ class Outcomes:
         for each in (item, *self.bringing.take_twins(item)):
             self._tell(Missing(each, refusal.message, refusal.hint, "refused", tried=False))
 
-    def crashed(self, flights: Sequence[Flight], reason: str, hint: str, excerpt: str) -> list[Planned]:
+    def crashed(
+        self, flights: Sequence[Flight], reason: str, hint: str, excerpt: str, where: str = ""
+    ) -> list[Planned]:
         """A worker died with these in its hands: those that are tried again, alone, for they are not set aside."""
         for flight in flights:
             self._tell(Crashed(flight.item, reason))
-        self._watch(events.WorkerLost(reason, tuple(flight.item for flight in flights), hint, excerpt))
+        self._watch(events.WorkerLost(reason, tuple(flight.item for flight in flights), hint, excerpt, where))
         total = self._row.total + bool(flights)  # one worker, one failure, however much it held
         again = []
         for item in (flight.item for flight in flights):

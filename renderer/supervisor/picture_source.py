@@ -26,6 +26,10 @@ class PictureSource(Protocol):
     def __bool__(self) -> bool:
         """Whether more is to come."""
 
+    @property
+    def waiting(self) -> int:
+        """How many have a turn now; counted no further than helps to share them out."""
+
     def first(self, fits: Fits | None = None) -> Planned | None:
         """The next picture whose turn may come, or the next that `fits`; it stays until it is taken. None: not now."""
 
@@ -55,6 +59,7 @@ class PlanSource:
         self._kinds: dict[_Kind, deque[tuple[int, Planned]]] = {}
         self._again: list[Planned] = []
         self._first = self._next = 0
+        self.waiting = 0
         self._append(items)
 
     def __bool__(self) -> bool:
@@ -74,11 +79,13 @@ class PlanSource:
         kind = _kind(item)
         _, taken = self._kinds[kind].popleft()
         assert taken is item
+        self.waiting -= 1
         if not self._kinds[kind]:
             del self._kinds[kind]
 
     def put_back(self, item: Planned) -> None:
         self._first -= 1
+        self.waiting += 1
         self._kinds.setdefault(_kind(item), deque()).appendleft((self._first, item))
 
     def try_again(self, items: Iterable[Planned]) -> None:
@@ -98,12 +105,14 @@ class PlanSource:
         left = [*self, *self._again]
         self._kinds.clear()
         self._again.clear()
+        self.waiting = 0
         return left
 
     def _append(self, items: Iterable[Planned]) -> None:
         for item in items:
             self._kinds.setdefault(_kind(item), deque()).append((self._next, item))
             self._next += 1
+            self.waiting += 1
 
 
 def _kind(item: Planned) -> _Kind:

@@ -1,19 +1,21 @@
 """The workers at hand, a seat for each: which has what, who has room, and whom one has not heard of for long.
 
-All seats are for one setup at a time; a worker is hired where none sits, and replaced when the setup changes or it is
-gone. Today there is one seat, with this machine's GPU. Knows nothing of what becomes of pictures.
+A seat is a device's. It is for one setup at a time; a worker is hired where none sits, and replaced when the setup
+changes or it is gone. Knows nothing of what becomes of pictures.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
 from renderer import protocol
 from renderer.errors import DiskError, MachineError
+from renderer.outputs.status import WorkerState, WorkerStatus
 from renderer.planning.plan import Planned
 from renderer.protocol import AnyEvent, Opened, Setup
 from renderer.supervisor import events
@@ -58,11 +60,20 @@ class Silence:
 
 
 class Seat:
-    """A place for one worker, and the pictures that it holds. `opened` is what it said when it was ready."""
+    """A place for one worker, and the pictures that it holds. `opened` is what it said when it was ready.
 
-    def __init__(self, hire: Hire, watch: Watch) -> None:
+    `number` counts seats, from 0; `label` tells it from others, and is empty where there are none. `is_out` says that
+    nothing more is tried with its device, `losses` how many workers it has lost since a picture came from it.
+    """
+
+    def __init__(self, hire: Hire, watch: Watch, number: int = 0, label: str = "") -> None:
         self._hire = hire
         self._watch = watch
+        self._bell: Callable[[], None] | None = None
+        self.number = number
+        self.label = label
+        self.is_out = False
+        self.losses = 0
         self._worker: Worker | None = None
         self._setup: Setup | None = None
         self._log = Path(os.devnull)
@@ -80,9 +91,26 @@ class Seat:
         return self._worker.pid if self._worker is not None else None
 
     @property
+    def setup(self) -> Setup | None:
+        """What its worker has open, or opens."""
+        return self._setup if self._worker is not None else None
+
+    @property
     def excerpt(self) -> str:
         """What the worker printed last."""
         return self._worker.excerpt() if self._worker is not None else ""
+
+    def status(self) -> WorkerStatus:
+        """How it is, for others to read."""
+        state: WorkerState = "open" if self.opened else "opening" if self._worker is not None else "none"
+        return WorkerStatus(
+            where=self.label,
+            state="left out" if self.is_out else state,
+            pid=self.pid,
+            gpu=self._setup.gpu if self._setup is not None and self._worker is not None else None,
+            model=str(self._setup.weights) if self._setup is not None and self._worker is not None else None,
+            pictures=len(self.flights),
+        )
 
     def prepare(self, setup: Setup, log: Path) -> None:
         """Have a worker for `setup`, which prints into `log`; one that is hired says `Opened` when it takes orders.
@@ -94,10 +122,12 @@ class Seat:
             self._openings = 0
         if self._worker is None:
             self._worker = self._hired(log)
+            if self._bell is not None:
+                self._worker.ring(self._bell)
             self._setup = setup
             self._silence = Silence(time.monotonic())
             self._worker.send(protocol.Open(setup=setup))
-            self._watch(events.WorkerOpening(setup, "starting"))
+            self._watch(events.WorkerOpening(setup, "starting", self.label))
         elif log != self._log:  # another manifest's pictures
             try:
                 self._worker.log_into(log)
@@ -114,6 +144,10 @@ class Seat:
 
     def _complain(self, error: DiskError) -> None:
         self._watch(events.Remark(f"the worker's log is lost: {error.message}"))
+
+    def rings(self, bell: Callable[[], None]) -> None:
+        """Its workers are to call this when they say something."""
+        self._bell = bell
 
     def has_opened(self, event: Opened) -> None:
         self.opened = event
@@ -210,9 +244,14 @@ class Seat:
 class WorkerPool:
     """The seats. As a context, it lets all workers go at its end."""
 
-    def __init__(self, hire: Hire, watch: Watch, size: int = 1) -> None:
-        """`size` is the number of seats: how many workers there are at once."""
-        self._seats = [Seat(hire, watch) for _ in range(size)]
+    def __init__(self, hire: Hire, watch: Watch, labels: Sequence[str] = ("",)) -> None:
+        """There is a seat for each of `labels`, which say where it is; empty where there is but one."""
+        self.seats = tuple(Seat(hire, watch, number, label) for number, label in enumerate(labels))
+        self._turns = list(self.seats)
+        self._bell = threading.Event()
+        if len(self.seats) > 1:
+            for seat in self.seats:
+                seat.rings(self._bell.set)
 
     def __enter__(self) -> Self:
         return self
@@ -220,85 +259,64 @@ class WorkerPool:
     def __exit__(self, *_: object) -> None:
         self.dismiss()
 
-    def prepare(self, setup: Setup, log: Path) -> None:
-        """Have a worker for `setup` on every seat; see `Seat.prepare`."""
-        for seat in self._seats:
-            seat.prepare(setup, log)
-
     def dismiss(self, *, at_once: bool = False) -> None:
         """Let all workers go: by themselves, or `at_once`."""
-        for seat in self._seats:
+        for seat in self.seats:
             seat.dismiss(at_once=at_once)
 
     @property
     def is_open(self) -> bool:
         """Whether somebody takes orders."""
-        return any(seat.opened for seat in self._seats)
+        return any(seat.opened for seat in self.seats)
 
-    @property
-    def pid(self) -> int | None:
-        """The first worker's process on this machine."""
-        return next((pid for seat in self._seats if (pid := seat.pid) is not None), None)
+    def workers(self) -> list[WorkerStatus]:
+        """How each seat is, for others to read."""
+        return [seat.status() for seat in self.seats]
 
     # -- which worker has what --
 
     @property
     def flights(self) -> list[Flight]:
         """All pictures that workers have been given and have not answered."""
-        return [flight for seat in self._seats for flight in seat.flights.values()]
-
-    @property
-    def least_held(self) -> int:
-        """How many pictures the worker holds that holds fewest: the company that the next one has."""
-        return min(len(seat.flights) for seat in self._seats)
-
-    @property
-    def has_room(self) -> bool:
-        return any(seat.has_room for seat in self._seats)
-
-    def takes(self, item: Planned) -> bool:
-        """Whether somebody has room for this picture."""
-        return any(seat.takes(item) for seat in self._seats)
-
-    def admit(self, flight: Flight, files: Sequence[bytes] = ()) -> None:
-        """Give a picture, with what goes in, to whoever has room for it, and holds fewest."""
-        able = [seat for seat in self._seats if seat.takes(flight.item)]
-        min(able, key=lambda seat: len(seat.flights)).give(flight, files)
+        return [flight for seat in self.seats for flight in seat.flights.values()]
 
     def ask_back(self) -> None:
         """Ask all workers, once, for what they have been given and not begun."""
-        for seat in self._seats:
+        for seat in self.seats:
             seat.ask_back()
-
-    def take_back(self) -> list[Flight]:
-        """Whatever workers hold is not their business any more."""
-        return [flight for seat in self._seats for flight in seat.take_back()]
 
     # -- what workers say --
 
     def hear(self, timeout_s: float) -> tuple[Seat, AnyEvent | Gone, bytes] | None:
         """What somebody says, with its payload; None when nobody does within `timeout_s` seconds."""
-        seats = self._seats
-        looks = [0.0, timeout_s / len(seats)] if len(seats) > 1 else [timeout_s]
-        for look_s in looks:
-            for seat in list(seats):
-                if (heard := seat.hear(look_s)) is not None:
-                    seats.sort(key=lambda other: other is seat)  # the others are asked first next time
-                    return seat, *heard
+        if len(self.seats) == 1:
+            return self._heard(timeout_s)
+        self._bell.clear()  # before anybody is asked: what comes later rings
+        heard = self._heard(0.0)
+        if heard is None and self._bell.wait(timeout_s):
+            heard = self._heard(0.0)
+        return heard
+
+    def _heard(self, timeout_s: float) -> tuple[Seat, AnyEvent | Gone, bytes] | None:
+        for seat in self._turns:
+            if (heard := seat.hear(timeout_s)) is not None:
+                self._turns.sort(key=lambda other: other is seat)  # the others are asked first next time
+                return seat, *heard
         return None
 
     def wake(self) -> None:
         """Let whoever waits in `hear` look up: something has come that workers may be given. For any thread."""
-        for seat in list(self._seats):
+        self._bell.set()
+        for seat in self.seats:
             seat.wake()
 
     def unheard(self) -> None:
         """Nobody listens for a moment, and no worker is blamed for that."""
-        for seat in self._seats:
+        for seat in self.seats:
             seat.unheard()
 
     def stuck(self, after_s: float) -> Iterator[tuple[Seat, float]]:
         """Whose workers have said nothing for more than `after_s` seconds, and for how long."""
-        for seat in list(self._seats):
+        for seat in self.seats:
             if (silent_s := seat.silent_s()) > after_s:
                 yield seat, silent_s

@@ -15,7 +15,7 @@ from renderer.errors import RendererError
 from renderer.job import LetteringRead, Memory, Sidecar
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.done import DoneLettering
-from renderer.outputs.status import InFlight, Phase, RunStatus
+from renderer.outputs.status import InFlight, Phase, RunStatus, WorkerStatus
 from renderer.outputs.summary import Ending, Failure, LetteringCounts, Summary
 from renderer.planning.pace import weight
 from renderer.planning.plan import Plan, Planned
@@ -195,7 +195,7 @@ class BatchProgress:
 
     # -- what can be said of it --
 
-    def status(self, flights: Sequence[Flight], phase: Phase, worker_pid: int | None) -> RunStatus:
+    def status(self, flights: Sequence[Flight], phase: Phase, workers: Sequence[WorkerStatus] = ()) -> RunStatus:
         """How the batch stands at this moment."""
         rate = self._work_per_s()
         flying = [flight for flight in flights if flight.since is not None]
@@ -206,7 +206,8 @@ class BatchProgress:
             began_at=self.began_at,
             at=datetime.now(UTC),
             pid=os.getpid(),
-            worker_pid=worker_pid,
+            worker_pid=next((worker.pid for worker in workers if worker.pid is not None), None),
+            workers=tuple(workers) if len(workers) > 1 else (),
             to_render=self.to_render,
             done=self.rendered,
             failed=self._count_failed(),

@@ -12,13 +12,14 @@ from typing import TypeVar
 
 from renderer.errors import DiskError, MachineError, RendererError
 from renderer.job import Job, Weights
-from renderer.machine import hardware, rates
-from renderer.machine.hardware import Machine
+from renderer.machine import devices, hardware, rates
+from renderer.machine.devices import Device
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import picture_files, status
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.summary import Ending, Summary, write_summary
-from renderer.planning import fitting, mixtures, owner, placement, plan, space, takes
+from renderer.planning import deployment, mixtures, owner, plan, space, takes
+from renderer.planning.deployment import Deployment
 from renderer.planning.plan import Plan
 from renderer.planning.space import Disk
 from renderer.protocol import Setup
@@ -144,21 +145,24 @@ class _Run:
     def _render(self, batches: Sequence[Plan]) -> None:
         settings, watch = self._settings, self._watch
         here = hardware.look()
-        setups, troubles = self._setups(batches, here)
-        refused = _refused(batches, setups, here)
+        seats = devices.choose(settings.gpus, here)
+        deployments, troubles = self._deployments(batches, seats)
+        refused = {job: why for each in deployments.values() for job, why in each.nowhere().items()}
         barred = {*refused, *(job for job in _jobs(batches) if Weights.of(job) in troubles)}
         left = {Weights.of(job) for job in _jobs(batches) if job not in barred}
-        needed = {key: setup for key, setup in setups.items() if key in left}
-        for remark in mixtures.remarks(batches, needed.values(), here):
+        needed = {key: each for key, each in deployments.items() if key in left}
+        for remark in _mixtures(batches, needed.values(), seats):
             self._watch(events.Remark(remark))
-        before = _check_room(batches, needed.values(), barred, settings, watch)
-        self._supply(needed, troubles)
+        opened = {key: each.setup for key, each in needed.items()}
+        before = _check_room(batches, opened.values(), barred, settings, watch)
+        self._supply(opened, troubles)
         lora_troubles = self._supply_loras(job for job in _jobs(batches) if job not in barred)
         if before.models_bytes:  # nobody knew to the byte what models would leave
             _check_room(batches, (), barred, settings, watch)
-        with WorkerPool(settings.hire or LocalWorker, watch) as pool:
-            known = rates.cached(here) if here.gpu else None
-            night = Night(settings, setups, troubles, refused, known, pool, watch, self._stop, lora_troubles)
+        with WorkerPool(settings.hire or LocalWorker, watch, [device.label for device in seats]) as pool:
+            machine = seats[0].machine
+            known = rates.cached(machine) if machine.gpu else None
+            night = Night(settings, deployments, troubles, refused, known, pool, watch, self._stop, lora_troubles)
             for each in batches:
                 batch = Batch(each, night)
                 self._summaries[each.manifest.name] = batch.render()
@@ -195,25 +199,21 @@ class _Run:
 
     # -- models --
 
-    def _setups(
-        self, batches: Sequence[Plan], here: Machine
-    ) -> tuple[dict[Weights, Setup], dict[Weights, RendererError]]:
+    def _deployments(
+        self, batches: Sequence[Plan], seats: Sequence[Device]
+    ) -> tuple[dict[Weights, Deployment], dict[Weights, RendererError]]:
         """What has to be opened for each model and precision, or why it cannot be: known before anything is opened."""
         jobs: dict[Weights, list[Job]] = {}
         for job in _jobs(batches):
             jobs.setdefault(Weights.of(job), []).append(job)
         settings = self._settings
-        setups: dict[Weights, Setup] = {}
+        found: dict[Weights, Deployment] = {}
         troubles: dict[Weights, RendererError] = {}
         for key, members in jobs.items():
-            try:
-                setup = placement.setup_for(members, here, settings.profile, settings.vram_bytes)
-                setups[key] = setup.model_copy(update={"offline": settings.terms.offline})
-            except MachineError as error:
-                if settings.strict:
-                    raise
-                troubles[key] = error
-        return setups, troubles
+            with self._noted(troubles, key):
+                each = deployment.deploy(members, seats, settings.profile, settings.vram_bytes)
+                found[key] = each.told(offline=settings.terms.offline)
+        return found, troubles
 
     def _supply(self, needed: Mapping[Weights, Setup], troubles: dict[Weights, RendererError]) -> None:
         """Fetch the models that are missing; one that cannot be had is a trouble of its pictures.
@@ -258,8 +258,8 @@ class _Run:
 def _end_orphan(folder: OutputFolder, watch: Watch) -> None:
     """Have the worker of a dead run gone before anybody asks how much memory is free. Call it with the lock held."""
     left = status.left_behind(folder)
-    if left is not None and not local_worker.end_orphan(left):
-        watch(events.Remark(f"the worker of an earlier run, process {left.worker_pid}, does not go, and holds memory"))
+    for pid in local_worker.end_orphans(left) if left is not None else ():
+        watch(events.Remark(f"the worker of an earlier run, process {pid}, does not go, and holds memory"))
 
 
 def _was_tried(summary: Summary) -> bool:
@@ -272,13 +272,14 @@ def _jobs(batches: Sequence[Plan]) -> list[Job]:
     return [item.picture.job for batch in batches for item in batch.may_render()]
 
 
-def _refused(batches: Sequence[Plan], setups: Mapping[Weights, Setup], here: Machine) -> dict[Job, fitting.SizeRefusal]:
-    """The jobs that cannot fit on this machine in any way."""
-    jobs = _jobs(batches)
-    found: dict[Job, fitting.SizeRefusal] = {}
-    for key, setup in setups.items():
-        found |= fitting.refusals([job for job in jobs if Weights.of(job) == key], setup, here)
-    return found
+def _mixtures(batches: Sequence[Plan], needed: Iterable[Deployment], seats: Sequence[Device]) -> Iterator[str]:
+    """What is said of pictures in more than one arithmetic, once."""
+    told: dict[str, None] = {}
+    for each in needed:
+        for device in seats:
+            if device.number in each.setups:
+                told |= dict.fromkeys(mixtures.remarks(batches, [each.setups[device.number]], device.machine))
+    yield from told
 
 
 def _check_room(

@@ -32,7 +32,8 @@ class Terms:
 class Settings:
     """How a run behaves. Seconds; `deadline` is a moment with its time zone.
 
-    `hire` is how it gets a worker (None: a process on this machine).
+    `gpus` names the devices that render (`machine.devices`; None: one that suits). `hire` is how it gets workers (None:
+    processes on this machine).
     """
 
     outputs: Path = Path("outputs")
@@ -40,6 +41,7 @@ class Settings:
     force: bool = False
     profile: Profile | None = None
     vram_bytes: int | None = None
+    gpus: str | None = None
     terms: Terms = field(default_factory=Terms)
     retries: int = 2
     max_failures: int = 10

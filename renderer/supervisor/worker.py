@@ -76,6 +76,9 @@ class Worker(Protocol):
     def wake(self) -> None:
         """Let whoever waits in `hear` look up, as if time had passed; may be called by any thread."""
 
+    def ring(self, bell: Callable[[], None]) -> None:
+        """Call this, from any thread, whenever there is something to hear: for who listens to several workers."""
+
     def log_into(self, log: Path) -> None:
         """Let what it prints go to the end of this file from now on. Raises `DiskError`; then it is lost."""
 

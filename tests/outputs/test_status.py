@@ -194,11 +194,11 @@ class TestBatchProgress:
         for flight in flights[:2]:
             count.began(flight)
         now = 160.0
-        first = count.status(flights, "rendering", None)
+        first = count.status(flights, "rendering")
         assert (first.left_s, first.pictures_per_hour) == (None, None)
         for flight in flights[:2]:
             count.stepped(flight, 1)
-        found = count.status(flights, "rendering", None)
+        found = count.status(flights, "rendering")
         assert (found.left_s, found.pictures_per_hour) == pytest.approx((90.0, 360.0))
         assert (found.queued, len(found.in_flight)) == (1, 2)
 
@@ -213,9 +213,9 @@ class TestBatchProgress:
         now = 10.0
         count.stepped(flight, 2)
         count.hear(Missing(flight.item, "no", again=True))
-        assert count.status([], "rendering", None).left_s == pytest.approx(100.0)
+        assert count.status([], "rendering").left_s == pytest.approx(100.0)
         count.hear(Missing(flight.item, "no"))
-        assert count.status([], "rendering", None).left_s == pytest.approx(90.0)
+        assert count.status([], "rendering").left_s == pytest.approx(90.0)
 
     def test_a_large_picture_is_more_than_its_pixels(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Attention is quadratic: after a 512x512 picture in 10 s, a 2048x2048 one takes more than 16 times that."""
@@ -235,6 +235,6 @@ class TestBatchProgress:
         count.began(small)
         now = 10.0
         count.stepped(small, small.steps)
-        left_s = count.status([small], "rendering", None).left_s
+        left_s = count.status([small], "rendering").left_s
         assert left_s is not None
         assert 16 < left_s / 10 < 256

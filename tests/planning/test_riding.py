@@ -17,7 +17,8 @@ from renderer.job import Lora
 from renderer.machine.rates import Rates
 from renderer.manifest.manifest import Manifest
 from renderer.planning import forecast, placement, riding, space
-from renderer.planning.forecast import Assumptions, GroupForecast
+from renderer.planning.forecast import Assumptions
+from renderer.planning.group_forecast import GroupForecast
 from renderer.planning.plan import make_plan
 from renderer.weights.adapters.packed import prepare_adapter
 from renderer.weights.adapters.weighing import weigh

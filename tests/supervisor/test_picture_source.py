@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from renderer.job import Weights
-from renderer.machine import hardware
+from renderer.machine import devices, hardware
+from renderer.planning.deployment import deploy
 from renderer.planning.pace import Pace
-from renderer.planning.placement import setup_for
 from renderer.planning.plan import Planned, make_plan
 from renderer.supervisor import events
+from renderer.supervisor.dealing import Group
 from renderer.supervisor.dispatcher import Dispatcher
 from renderer.supervisor.heartbeat import Heartbeat
 from renderer.supervisor.local_worker import LocalWorker
@@ -77,6 +78,10 @@ class LateSource:
         assert self._items.popleft() is item
         self._comes_s = time.monotonic() + self._every_s
 
+    @property
+    def waiting(self) -> int:
+        return len(self._items)
+
     def put_back(self, item: Planned) -> None:
         self._items.appendleft(item)
 
@@ -101,15 +106,17 @@ def test_a_worker_waits_for_what_comes_later(tmp_path: Path) -> None:
     heard: list[events.Event] = []
     settings = Settings(tmp_path, hire=FAKE, stuck_after_s=0.6)
     job = plan.items[0].picture.job
-    setup = setup_for([job], hardware.look(), None)
+    deployment = deploy([job], devices.choose(None, hardware.look()))
     with WorkerPool(FAKE, heard.append) as pool:
-        night = Night(settings, {Weights.of(job): setup}, {}, {}, None, pool, heard.append, StopRequests())
+        night = Night(settings, {Weights.of(job): deployment}, {}, {}, None, pool, heard.append, StopRequests())
         outcomes = Outcomes(plan, night.row, night.watch)
         heart = Heartbeat(plan.folder, outcomes.progress, night.watch)
         source = LateSource(plan.items, every_s=2.0)
         with outcomes.bringing:
             outcomes.begin(plan.items)
-            ending = Dispatcher(setup, source, outcomes, night, Pace(), heart).run(plan.folder.worker_log)
+            group = Group(source, deployment)
+            dispatcher = Dispatcher([group], outcomes, night, Pace(), heart, lambda _, __: None)
+            ending = dispatcher.run(plan.folder.worker_log_of)
     assert ending == "complete"
     assert sum(isinstance(what, events.PictureDone) for what in heard) == 2
     assert not any(isinstance(what, events.WorkerLost) for what in heard)

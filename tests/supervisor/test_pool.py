@@ -6,11 +6,9 @@ import functools
 import sys
 from pathlib import Path
 
-import pytest
-
 from renderer.supervisor import events, run
 from renderer.supervisor.local_worker import LocalWorker
-from renderer.supervisor.pool import Silence, WorkerPool
+from renderer.supervisor.pool import Silence
 from renderer.supervisor.settings import Settings, StopRequests
 from tests.making import make_manifest
 
@@ -54,14 +52,10 @@ def test_signals_in_pairs_are_one_wish() -> None:
 class TestTwoSeats:
     """Two child processes for one batch: the pool is asked, and nobody else knows how many there are."""
 
-    @pytest.fixture(autouse=True)
-    def two_seats(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(run, "WorkerPool", functools.partial(WorkerPool, size=2))
-
     def render(self, tmp_path: Path, *prompts: str) -> list[events.Event]:
         """All that was told of a batch."""
         told: list[events.Event] = []
-        run.render([make_manifest(prompts)], Settings(tmp_path, hire=FAKE), told.append, StopRequests())
+        run.render([make_manifest(prompts)], Settings(tmp_path, gpus="cpu,cpu", hire=FAKE), told.append, StopRequests())
         return told
 
     def test_they_share_the_pictures(self, tmp_path: Path) -> None:
@@ -82,7 +76,7 @@ class TestTwoSeats:
     def test_one_that_hangs_is_found_while_the_other_talks(self, tmp_path: Path) -> None:
         """Its silence is its own."""
         told: list[events.Event] = []
-        settings = Settings(tmp_path, hire=FAKE, stuck_after_s=1.0)
+        settings = Settings(tmp_path, gpus="cpu,cpu", hire=FAKE, stuck_after_s=1.0)
         run.render([make_manifest(("hang", *["slow"] * 16))], settings, told.append, StopRequests())
         first = next(number for number, what in enumerate(told) if isinstance(what, events.WorkerLost))
         assert sum(isinstance(what, events.PictureDone) for what in told[:first]) < 16

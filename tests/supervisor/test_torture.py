@@ -11,6 +11,7 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -22,9 +23,11 @@ from renderer.manifest.manifest import Manifest
 from renderer.outputs import picture_files
 from renderer.outputs.encode import Labels, Pixels, encode
 from renderer.outputs.folder import OutputFolder
-from renderer.outputs.journal import Journal
+from renderer.outputs.journal import Journal, JournalEntry
+from renderer.protocol import Render
 from renderer.supervisor import run, writing
 from renderer.supervisor.settings import Settings, StopRequests
+from renderer.supervisor.worker import Gone, Heard, Hire
 from renderer.system import files
 from renderer.system.files import WritePoint
 from tests.fakes import InlineWorker, draw
@@ -41,10 +44,11 @@ def run_until_killed(
     die_at: tuple[WritePoint, int] | None = None,
     manifest: Manifest = MANIFEST,
     prepare: Callable[[], None] | None = None,
+    several: Hire | None = None,
 ) -> int:
     """Run in a forked child that is killed after some time, or dies at the n-th passing of a write point.
 
-    `prepare` is called in the child before it begins.
+    `prepare` is called in the child before it begins; `several` hires workers for four devices.
     """
     child = os.fork()
     if child == 0:
@@ -54,9 +58,10 @@ def run_until_killed(
                 files.reached = _dying(*die_at)
             if prepare is not None:
                 prepare()
-            (summary,) = run.render(
-                [manifest], Settings(outputs=outputs, hire=InlineWorker), lambda _: None, StopRequests()
-            )
+            settings = Settings(outputs=outputs, hire=InlineWorker)
+            if several is not None:
+                settings = Settings(outputs=outputs, gpus="cpu,cpu,cpu,cpu", hire=several)
+            (summary,) = run.render([manifest], settings, lambda _: None, StopRequests())
             status = summary.failed
         finally:
             os._exit(status)
@@ -122,6 +127,46 @@ def test_random_kills_lose_nothing(tmp_path: Path) -> None:
     finish(outputs)
     assert interrupted > KILLS // 2, "most kills came after the run had ended: they proved nothing"
     print(f"{kills} kills, {interrupted} in the middle of a run, {batches + 1} batches completed")  # noqa: T201
+
+
+class MortalWorker(InlineWorker):
+    """A worker that dies with every third picture that it begins, once for each, whatever run it is in."""
+
+    def __init__(self, log: Path) -> None:
+        super().__init__(log)
+        self._deaths = log.parent.parent / "deaths"
+
+    def hear(self, timeout_s: float) -> Heard | None:
+        for order in self._orders:
+            if isinstance(order, Render) and int(order.key[1:]) % 3 == 0 and not (self._deaths / order.key).exists():
+                (self._deaths / order.key).mkdir(parents=True)
+                return Gone(-9), b""
+        return super().hear(timeout_s)
+
+
+def test_kills_of_several_workers_and_of_their_run(tmp_path: Path) -> None:
+    """Four workers that die now and then, in a run that is killed: nothing is lost, and nothing is rendered twice."""
+    dice = random.Random(20261126)  # noqa: S311
+    outputs, kills, batches = tmp_path / "0", 0, 0
+    while kills < max(10, KILLS // 10):
+        before = check(outputs)
+        run_until_killed(outputs, kill_after_s=dice.uniform(0.05, 0.3), several=MortalWorker)
+        kills += 1
+        assert check(outputs) >= before, "a finished picture was lost"
+        if check(outputs) == len(MANIFEST.pictures):
+            _check_once(outputs)
+            batches += 1
+            outputs = tmp_path / str(batches)
+    assert run_until_killed(outputs, several=MortalWorker) == 0
+    assert check(outputs) == len(MANIFEST.pictures)
+    _check_once(outputs)
+
+
+def _check_once(outputs: Path) -> None:
+    """By the journal no picture was done twice, and each that brought down a worker did so once."""
+    lines = map(JournalEntry.model_validate_json, (outputs / MANIFEST.name / "journal.jsonl").read_bytes().splitlines())
+    told = Counter((entry.what, entry.id) for entry in lines if entry.what in ("done", "crashed"))
+    assert set(told.values()) == {1}
 
 
 @pytest.mark.parametrize("point", sorted(set(get_args(WritePoint)) - {"linked", "removed"}))  # those are test_moving's

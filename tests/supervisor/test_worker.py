@@ -19,7 +19,7 @@ from renderer.errors import DiskError
 from renderer.outputs.status import RunStatus
 from renderer.protocol import AnyEvent, Open, Render, Setup
 from renderer.supervisor import logs
-from renderer.supervisor.local_worker import LocalWorker, end_orphan
+from renderer.supervisor.local_worker import LocalWorker, end_orphans
 from renderer.supervisor.worker import Gone
 from renderer.system import oom
 from tests.fakes import draw
@@ -281,7 +281,7 @@ class TestOrphans:
     def test_the_worker_of_a_dead_run_is_ended(self) -> None:
         """It names the dead run as its owner; nobody asks how much memory is free before it is gone."""
         process = self.sleeper("--events", "7", "--parent", "999999999")
-        assert end_orphan(self.left(process.pid, 999999999))
+        assert not end_orphans(self.left(process.pid, 999999999))
         assert not psutil.pid_exists(process.pid)
         process.wait()
 
@@ -289,16 +289,16 @@ class TestOrphans:
     def test_nobody_else_s_process_is_touched(self, arguments: tuple[str, ...]) -> None:
         """A number that has been given to another process since, and no process at all."""
         process = self.sleeper(*arguments)
-        assert end_orphan(self.left(process.pid, 999999999))
+        assert not end_orphans(self.left(process.pid, 999999999))
         assert process.poll() is None
         process.kill()
         process.wait()
-        assert end_orphan(self.left(process.pid, 999999999))
+        assert not end_orphans(self.left(process.pid, 999999999))
 
     def test_the_worker_of_a_living_run_is_not_touched(self) -> None:
         """Where a file system has no locks, another run may be on."""
         process = self.sleeper("--parent", str(os.getpid()))
-        assert end_orphan(self.left(process.pid, os.getpid()))
+        assert not end_orphans(self.left(process.pid, os.getpid()))
         assert process.poll() is None
         process.kill()
         process.wait()

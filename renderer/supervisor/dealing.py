@@ -1,0 +1,215 @@
+"""Which worker renders which pictures: groups of one model and precision are dealt to seats.
+
+A group is opened on as few seats as keep all busy: a free seat takes a group that nobody is at, the largest first, and
+helps with another's when there is none left, as long as that takes longer than opening it. Knows no events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from renderer.job import Profile, Weights
+from renderer.outputs.summary import Ending
+from renderer.planning.deployment import Deployment
+from renderer.planning.pace import Pace
+from renderer.planning.plan import Planned
+from renderer.supervisor.picture_source import Fits, PictureSource
+from renderer.supervisor.pool import Seat
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Pictures of one model and precision: where they come from, and what each seat opens for them.
+
+    `ending` is why nothing more of it is to begin, if so. `barred` are the seats that cannot open it after all;
+    `crashed_on` says at which seats a picture has brought down a worker, by its id. `comes_later` says whether more may
+    come of what is done with its pictures elsewhere.
+    """
+
+    source: PictureSource
+    deployment: Deployment
+    ending: Ending | None = None
+    barred: set[int] = field(default_factory=set)
+    crashed_on: dict[str, set[int]] = field(default_factory=dict)
+    comes_later: Callable[[], bool] = lambda: False
+
+    @property
+    def profile(self) -> Profile:
+        """By which profile its pictures are rendered."""
+        return self.deployment.setup.profile
+
+    @property
+    def weights(self) -> Weights:
+        """What is opened for it."""
+        return self.deployment.setup.weights
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether more is to be begun."""
+        return self.ending is None and bool(self.source)
+
+    def __bool__(self) -> bool:
+        """Whether more is to come, or may come."""
+        return self.has_pictures or (self.ending is None and self.comes_later())
+
+    def may_open(self, seat: Seat) -> bool:
+        """Whether a seat has a worker for it, or may have."""
+        return not seat.is_out and seat.number in self.deployment.setups and seat.number not in self.barred
+
+
+class Deal:
+    """Which seat is at which group."""
+
+    def __init__(self, groups: Sequence[Group], seats: Sequence[Seat], pace: Pace) -> None:
+        """`groups` in the order in which they are begun; `pace` says what pictures take, as far as that is known."""
+        self.groups = groups
+        self._seats = seats
+        self._pace = pace
+        self._at: dict[int, Group] = {}
+
+    def __bool__(self) -> bool:
+        """Whether more is to come of any group."""
+        return any(self.groups)
+
+    def group_of(self, seat: Seat) -> Group | None:
+        """What a seat's worker is for."""
+        return self._at.get(seat.number)
+
+    def seats_at(self, group: Group) -> list[Seat]:
+        """The seats that are at a group."""
+        return [seat for seat in self._seats if self._at.get(seat.number) is group]
+
+    def able(self, group: Group) -> list[Seat]:
+        """The seats that may open it."""
+        return [seat for seat in self._seats if group.may_open(seat)]
+
+    def leave(self, seat: Seat) -> None:
+        """A seat is at no group any more."""
+        self._at.pop(seat.number, None)
+
+    def settle(self) -> None:
+        """Have every seat that has nothing more to do at its group go to another that has something for it."""
+        for seat in self._seats:
+            here = self.group_of(seat)
+            if seat.flights or seat.is_out or (here is not None and self._has_for(here, seat)):
+                continue
+            there = self._best_for(seat)
+            if there is not None:
+                self._at[seat.number] = there
+
+    def at_work(self) -> Iterator[tuple[Seat, Group]]:
+        """The seats that need a worker: they hold pictures, or their group has more."""
+        for seat in self._seats:
+            group = self.group_of(seat)
+            if group is not None and not seat.is_out and (seat.flights or group.has_pictures):
+                yield seat, group
+
+    def next_rounds(self) -> bool:
+        """Let what failed be tried again in groups of which nothing is in flight; whether any is."""
+        ready = [group for group in self.groups if group.ending is None and not self._flies(group)]
+        return sum(group.source.next_round() for group in ready) > 0
+
+    def hungriest(self, but: Iterable[Seat]) -> Seat | None:
+        """The seat with room that holds fewest, and no more than its share; None where none has."""
+        able = [
+            seat
+            for seat in self._seats
+            if seat not in but
+            and (group := self.group_of(seat)) is not None
+            and seat.has_room
+            and (not seat.flights or len(seat.flights) < self._share(group))
+        ]
+        return min(able, key=lambda seat: len(seat.flights), default=None)
+
+    def first(self, group: Group, seat: Seat, fits: Fits | None = None) -> Planned | None:
+        """The next picture of a group that a seat may have, and that `fits`."""
+        if not group.has_pictures:
+            return None
+        return group.source.first(self._fits(group, seat, fits))
+
+    def to_level(self) -> Iterator[Seat]:
+        """Seats to ask back what they have not begun: another at their group has nothing to do."""
+        for group in self.groups:
+            seats = self.seats_at(group)
+            idle = [seat for seat in seats if seat.opened and not seat.flights]
+            if not idle or group.source.waiting:
+                continue
+            may_have = [self._fits(group, seat, None) for seat in idle]
+            for seat in seats:
+                unbegun = [flight.item for flight in seat.flights.values() if flight.since is None]
+                if len(seat.flights) > 1 and any(fits is None or any(map(fits, unbegun)) for fits in may_have):
+                    yield seat
+
+    # -- how many, and where --
+
+    def _flies(self, group: Group) -> bool:
+        return any(seat.flights for seat in self.seats_at(group))
+
+    def _share(self, group: Group) -> int:
+        """How many pictures a seat may hold, so that the others at its group have as many."""
+        seats = self.seats_at(group)
+        if len(seats) == 1:
+            return sum(len(seat.flights) for seat in seats) + 1
+        held = sum(len(seat.flights) for seat in seats)
+        return -(-(held + group.source.waiting) // len(seats))
+
+    def _fits(self, group: Group, seat: Seat, fits: Fits | None) -> Fits | None:
+        """What a seat may have: what fits on its device, and brought down no worker there if it may go elsewhere."""
+        refused = group.deployment.refused.get(seat.number)
+        if not refused and not group.crashed_on:
+            return fits
+        others = {other.number for other in self.able(group)}
+
+        def may_have(item: Planned) -> bool:
+            crashed = group.crashed_on.get(item.picture.id, set())
+            elsewhere = {number for number in others - crashed if group.deployment.takes(number, item.picture.job)}
+            return (
+                group.deployment.takes(seat.number, item.picture.job)
+                and not (seat.number in crashed and elsewhere)
+                and (fits is None or fits(item))
+            )
+
+        return may_have
+
+    def _has_for(self, group: Group, seat: Seat) -> bool:
+        """Whether a seat that holds nothing is to stay at its group: more is to come, and some of it for it."""
+        if not group or not group.may_open(seat):
+            return False
+        others = any(other.has_pictures and other is not group for other in self.groups)
+        return self.first(group, seat) is not None or len(self._seats) == 1 or not others
+
+    def _best_for(self, seat: Seat) -> Group | None:
+        """The group that a free seat goes to: what it has open, what nobody is at, what has most left for each seat."""
+        those = (group for group in self.groups if group.has_pictures and group.may_open(seat))
+        able = [group for group in those if self._is_wanted_at(group, seat)]
+        if len(self._seats) == 1:
+            return able[0] if able else None
+
+        def rank(group: Group) -> tuple[bool, bool, float]:
+            there = len(self.seats_at(group))
+            is_open = seat.setup == group.deployment.setups[seat.number]
+            return not is_open, there > 0, -self._left_s(group) / (there + 1)
+
+        return min(able, key=rank, default=None)
+
+    def _is_wanted_at(self, group: Group, seat: Seat) -> bool:
+        """Whether there is something for one more seat, and opening the group there takes less than it saves."""
+        there = [other for other in self.seats_at(group) if other is not seat]
+        if not there:
+            return True
+        idle = sum(not other.flights for other in there)
+        if group.source.waiting <= idle or self.first(group, seat) is None:
+            return False
+        if seat.setup == group.deployment.setups[seat.number]:
+            return True
+        opening_s = max((other.opened.load_s for other in there if other.opened), default=0.0)
+        return self._left_s(group, unknown=float("inf")) / len(there) > opening_s
+
+    def _left_s(self, group: Group, unknown: float | None = None) -> float:
+        """About how long what waits of a group takes one seat; where nobody knows, as many seconds as pictures wait."""
+        first = group.source.first()
+        each_s = self._pace.expect_s(first, group.profile) if first is not None else None
+        if each_s is None and unknown is not None:
+            return unknown
+        return (each_s or 1.0) * group.source.waiting

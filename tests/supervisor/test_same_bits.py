@@ -1,0 +1,38 @@
+"""The demo model on real workers: who renders a picture, and what became of others, is not to be seen in it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from renderer.outputs.folder import OutputFolder
+from renderer.supervisor import events, run
+from renderer.supervisor.settings import Settings, StopRequests
+from tests.making import make_manifest, pixels_of
+
+WORKERS = int(os.environ.get("RENDERER_WORKERS", "2"))
+"""Each costs seconds of a start; tried with 4 as well."""
+
+MANIFEST = make_manifest([f"a red circle number {number}" for number in range(8)])
+
+
+def test_several_workers_and_a_kill_give_one_workers_bits(tmp_path: Path) -> None:
+    """Several workers share a batch, and one is killed while it renders: each picture is what one worker alone makes."""
+    killed: list[int] = []
+
+    def watch(what: events.Event) -> None:
+        if isinstance(what, events.Tick) and what.status and what.status.in_flight and not killed:
+            pids = [worker.pid for worker in what.status.workers if worker.pictures and worker.pid]
+            killed.extend(pids[:1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    several = Settings(tmp_path / "several", gpus=",".join(["cpu"] * WORKERS))
+    (summary,) = run.render([MANIFEST], several, watch, StopRequests())
+    assert summary.rendered == 8
+    assert killed
+    (summary,) = run.render([MANIFEST], Settings(tmp_path / "one"), lambda _: None, StopRequests())
+    folders = [OutputFolder(tmp_path / name / MANIFEST.name) for name in ("several", "one")]
+    for picture in MANIFEST.pictures:
+        there, here = (pixels_of(folder.picture(picture.output)) for folder in folders)
+        assert there == here, picture.id

@@ -1,0 +1,194 @@
+"""Several workers for one batch: how pictures are dealt, what a bad device costs, and whose each attempt is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from renderer.errors import MachineError
+from renderer.job import Job, Size
+from renderer.machine.hardware import Machine
+from renderer.manifest.manifest import Manifest
+from renderer.outputs.journal import Journal
+from renderer.planning import fitting, placement
+from renderer.planning.fitting import SizeRefusal
+from renderer.protocol import AnyOrder, Open, Render, Setup
+from renderer.supervisor import events
+from renderer.supervisor.worker import Gone, Heard
+from tests.fakes import Behaviour, DyingWorker, InlineWorker
+from tests.making import make_job, make_manifest
+from tests.supervisor.running import Night, counts
+
+TWO, FOUR = "cpu,cpu", "cpu,cpu,cpu,cpu"
+
+
+class Workers:
+    """Hires workers in this process, a kind for each device, and remembers what each was given, by its log's name."""
+
+    def __init__(self, *kinds: type[InlineWorker], capacity: int = 1) -> None:
+        self._kinds = dict(zip(("worker.log", "worker-2.log", "worker-3.log", "worker-4.log"), kinds, strict=False))
+        self._capacity = capacity
+        self.given: dict[str, list[str]] = {}
+        self.opened: dict[str, list[Setup]] = {}
+
+    def __call__(self, log: Path) -> InlineWorker:
+        found = self._kinds.get(log.name, InlineWorker)(log, Behaviour(capacity=self._capacity))
+        send, name = found.send, log.name
+
+        def noted(order: AnyOrder, payload: bytes = b"") -> None:
+            if isinstance(order, Render):
+                self.given.setdefault(name, []).append(order.key)
+            elif isinstance(order, Open):
+                self.opened.setdefault(name, []).append(order.setup)
+            send(order, payload)
+
+        found.send = noted  # type: ignore[method-assign]
+        return found
+
+
+class Broken(InlineWorker):
+    """A worker of a card that fails: it opens, takes a picture, begins it and dies."""
+
+    def hear(self, timeout_s: float) -> Heard | None:
+        if any(isinstance(order, Render) for order in self._orders):
+            return Gone(-9), b""
+        return super().hear(timeout_s)
+
+
+class Refuses(InlineWorker):
+    """A worker that says why it cannot open anything."""
+
+    def __init__(self, log: Path, _: Behaviour | None = None) -> None:
+        super().__init__(log, Behaviour(refuses="no room for two blocks"))
+
+
+def mixed(*kinds: tuple[str, int]) -> Manifest:
+    """A manifest with so many pictures at each precision."""
+    manifest = make_manifest([f"{number}" for number in range(sum(count for _, count in kinds))])
+    precisions = [precision for precision, count in kinds for _ in range(count)]
+    pictures = tuple(
+        picture.model_copy(update={"job": picture.job.model_copy(update={"precision": precision})})
+        for picture, precision in zip(manifest.pictures, precisions, strict=True)
+    )
+    return dataclasses.replace(manifest, pictures=pictures)
+
+
+class TestDealing:
+    def test_groups_are_opened_once_each_where_there_are_enough(self, night: Night) -> None:
+        """Two models and two workers: each has one, and opens nothing else while the other is busy with its own."""
+        hire = Workers()
+        summary = night.render(mixed(("bf16", 8), ("fp8", 8)), gpus=TWO, hire=hire)
+        assert counts(summary) == (16, 0, 0, 0)
+        first = [setups[0].precision for setups in hire.opened.values()]
+        assert sorted(first) == ["bf16", "fp8"]
+
+    def test_one_large_group_is_shared(self, night: Night) -> None:
+        """All workers open it, and none has more than a part of what waits, however much it would take."""
+        hire = Workers(capacity=32)
+        night.render(make_manifest([f"{number}" for number in range(16)]), gpus=FOUR, hire=hire)
+        assert sorted(map(len, hire.given.values())) == [4, 4, 4, 4]
+
+    def test_the_longest_come_first(self, night: Night) -> None:
+        """So the last ones are small, and all workers end at about the same time; one worker keeps the order."""
+        steps = [2, 9, 4, 12, 3]
+        manifest = make_manifest(tuple("abcde"))
+        pictures = tuple(
+            picture.model_copy(update={"job": make_job(picture.job.prompt, seed=number, steps=steps[number])})
+            for number, picture in enumerate(manifest.pictures)
+        )
+        manifest = dataclasses.replace(manifest, pictures=pictures)
+        hire = Workers()
+        night.render(manifest, gpus=TWO, hire=hire)
+        began = night.began()
+        assert [steps[int(key[1:])] for key in began[:2]] == [12, 9]
+        assert steps[int(began[-1][1:])] == 2
+        night.render(manifest, force=True)
+        assert night.began() == ["p000", "p001", "p002", "p003", "p004"]
+
+    def test_a_single_picture_opens_one_worker(self, night: Night) -> None:
+        hire = Workers()
+        night.render(make_manifest(("a",)), gpus=FOUR, hire=hire)
+        assert len(hire.opened) == 1
+
+    def test_each_has_its_log_and_its_part(self, night: Night) -> None:
+        """Of the host's memory and of the pictures that it opens for."""
+        hire = Workers()
+        night.render(make_manifest(tuple("abcd")), gpus=TWO, hire=hire)
+        assert set(hire.opened) == {"worker.log", "worker-2.log"}
+        for (setup,) in hire.opened.values():
+            assert (setup.gpu, [demand.pictures for demand in setup.demands]) == ("", [2])
+            assert setup.ram_bytes is not None
+
+    def test_what_fits_on_one_device_goes_there(self, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Cards may differ: a picture that is too large for one is rendered on the other, and refused by neither."""
+        monkeypatch.setattr(fitting, "refusals", _refusals)
+        place = placement.setup_for
+        made: list[Setup] = []
+
+        def setup_for(*terms: Any) -> Setup:
+            made.append(place(*terms))
+            return made[-1].model_copy(update={"profile": "cpu"}) if len(made) == 2 else made[-1]
+
+        monkeypatch.setattr(placement, "setup_for", setup_for)
+        hire = Workers()
+        summary = night.render(make_manifest(("large", "b", "large c", "d")), gpus=TWO, hire=hire)
+        assert counts(summary) == (4, 0, 0, 0)
+        assert {"p000", "p002"} <= set(hire.given["worker.log"])
+        assert hire.given["worker-2.log"]
+
+
+def _refusals(jobs: Sequence[Job], setup: Setup, _machine: Machine) -> dict[Job, SizeRefusal]:
+    """Large ones do not fit on the second of two devices."""
+    size = Size(width=64, height=64)
+    large = [job for job in jobs if job.prompt.startswith("large")]
+    return {job: SizeRefusal(size, 2, 1, None) for job in large if setup.profile == "cpu"}
+
+
+class TestABadDevice:
+    def test_it_is_left_out_and_its_pictures_go_on_elsewhere(self, night: Night) -> None:
+        """Three workers in a row with other pictures each: then no more. The pictures have one crash, and are done."""
+        hire = Workers(InlineWorker, Broken)
+        summary = night.render(make_manifest([f"{number}" for number in range(12)]), gpus=TWO, hire=hire)
+        assert counts(summary) == (12, 0, 0, 0)
+        assert len(night.of(events.WorkerLost)) == 3
+        (remark,) = [what.text for what in night.of(events.Remark)]
+        assert remark == ("CPU 2 is left out: 3 workers in a row were lost there, and nothing more is tried on it")
+
+    def test_one_that_does_not_open_is_left_out(self, night: Night) -> None:
+        """By what it says, and after three deaths; all is rendered by the other."""
+        for kind in (Refuses, Dies):
+            hire = Workers(kind, InlineWorker)
+            summary = night.render(make_manifest([f"{kind} {number}" for number in range(4)]), gpus=TWO, hire=hire)
+            assert counts(summary) == (4, 0, 0, 0)
+            assert any(what.text.startswith("CPU 1 is left out: demo") for what in night.of(events.Remark))
+
+    def test_where_none_opens_the_pictures_fail_with_the_reason(self, night: Night) -> None:
+        """As one worker's do."""
+        with pytest.raises(MachineError, match="no room for two blocks"):
+            night.render(make_manifest(tuple("abc")), gpus=TWO, hire=Workers(Refuses, Refuses))
+        assert [what.message for what in night.of(events.PictureFailed)] == ["no room for two blocks"] * 3
+
+    def test_the_last_one_is_never_left_out(self, night: Night) -> None:
+        """Where all lose workers, each picture is set aside after its three, as with one."""
+        summary = night.render(make_manifest(tuple("ab")), gpus=TWO, hire=Workers(Broken, Broken))
+        assert (summary.set_aside, summary.left) == (2, 0)
+
+    def test_a_picture_that_crashes_is_tried_elsewhere(self, night: Night) -> None:
+        """Its crashes are its own, and no device is blamed for them."""
+        manifest = make_manifest([f"{number}" for number in range(6)])
+        hire = Workers(Broken, InlineWorker)
+        night.render(manifest, gpus=TWO, hire=hire)
+        records = Journal.read(night.folder(manifest)).records
+        assert not records, "all are done, and nothing is held against them"
+        assert not set(hire.given["worker.log"]) - set(hire.given["worker-2.log"])
+
+
+class Dies(DyingWorker):
+    """A worker that dies before it opens, whatever its behaviour."""
+
+    def __init__(self, log: Path, _: Behaviour | None = None) -> None:
+        super().__init__(log)
