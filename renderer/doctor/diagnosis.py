@@ -38,8 +38,6 @@ Forecaster = Callable[[Machine, Rates], Mapping[str, str]]
 """What a picture takes on a machine of such rates, a line each by what it is of."""
 
 
-GIGA, TERA = 1e9, 1e12
-
 ROUNDED_S = 10
 """From here on nobody wants parts of a second."""
 
@@ -202,9 +200,9 @@ def _others(here: Machine) -> dict[str, str]:
         except MachineError as error:
             found[device.label] = error.message
             continue
-        fp8 = f", FP8 {figures.fp8_flops / TERA:.4g}" if figures.fp8_flops else ""
-        bus = f"{figures.bus_bytes_per_s / GIGA:.4g} GB/s from the host"
-        found[device.label] = f"{figures.arithmetic} {figures.product_flops / TERA:.4g} TFLOP/s{fp8}, {bus}"
+        fp8 = f", FP8 {figures.fp8_flops / 1e12:.4g}" if figures.fp8_flops else ""
+        bus = f"{figures.bus_bytes_per_s / 1e9:.4g} GB/s from the host"
+        found[device.label] = f"{figures.arithmetic} {figures.product_flops / 1e12:.4g} TFLOP/s{fp8}, {bus}"
     return found
 
 

@@ -19,7 +19,7 @@ MOST_WORKERS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class WorkerDevice:
     """A device, and the machine as a worker there sees it. `label` tells it from the others; empty where it is alone.
 
     `number` counts the devices that render, from 0.
@@ -30,14 +30,14 @@ class Device:
     label: str = ""
 
 
-def choose(asked: str | None, here: Machine) -> tuple[Device, ...]:
+def choose(asked: str | None, here: Machine) -> tuple[WorkerDevice, ...]:
     """The devices that are asked for: `all`, numbers and UUIDs like `0,GPU-5d3f`, or `cpu,cpu`; None: one that suits.
 
     Numbers are those that `renderer doctor` shows; of a UUID its beginning is enough. Raises `UsageError` for what this
     machine has not, and for a GPU that is named twice.
     """
     if asked is None or (asked == ALL and len(here.gpus) < 2):  # noqa: PLR2004
-        return (Device(here),)
+        return (WorkerDevice(here),)
     names = [name.strip() for name in asked.split(",")]
     if len(names) > MOST_WORKERS:
         raise UsageError(f"--gpus names {len(names)} devices; {MOST_WORKERS} are the most")
@@ -49,13 +49,13 @@ def choose(asked: str | None, here: Machine) -> tuple[Device, ...]:
     return _labelled([_seen(here, gpu) for gpu in gpus], [_label(gpu, gpus) for gpu in gpus])
 
 
-def _labelled(machines: Sequence[Machine], labels: Sequence[str]) -> tuple[Device, ...]:
+def _labelled(machines: Sequence[Machine], labels: Sequence[str]) -> tuple[WorkerDevice, ...]:
     """The devices; several share the host's free memory evenly."""
     if len(machines) == 1:
-        return (Device(machines[0]),)
+        return (WorkerDevice(machines[0]),)
     part = machines[0].ram_free_bytes // len(machines)
     shared = (replace(machine, ram_free_bytes=part) for machine in machines)
-    return tuple(Device(machine, number, labels[number]) for number, machine in enumerate(shared))
+    return tuple(WorkerDevice(machine, number, labels[number]) for number, machine in enumerate(shared))
 
 
 def _seen(here: Machine, gpu: LocalGpu | None) -> Machine:

@@ -12,7 +12,7 @@ from renderer import catalog
 from renderer.errors import MachineError
 from renderer.estimate import host, shape_of
 from renderer.job import Job, Profile
-from renderer.machine.devices import Device
+from renderer.machine.devices import WorkerDevice
 from renderer.planning import fitting, placement
 from renderer.planning.fitting import SizeRefusal
 from renderer.protocol import Demand, Setup
@@ -39,7 +39,7 @@ class Deployment:
         setups = {number: setup.model_copy(update=changes) for number, setup in self.setups.items()}
         return Deployment(setups, self.refused)
 
-    def of(self, jobs: Sequence[Job], devices: Sequence[Device]) -> Deployment:
+    def of(self, jobs: Sequence[Job], devices: Sequence[WorkerDevice]) -> Deployment:
         """The same, with what of these jobs fits where."""
         those = (device for device in devices if device.number in self.setups)
         return Deployment(
@@ -59,7 +59,7 @@ class Deployment:
 
 
 def deploy(
-    jobs: Sequence[Job], devices: Sequence[Device], wanted: Profile | None = None, vram_bytes: int | None = None
+    jobs: Sequence[Job], devices: Sequence[WorkerDevice], wanted: Profile | None = None, vram_bytes: int | None = None
 ) -> Deployment:
     """What each device opens for `jobs`, which are of one model and precision.
 
@@ -84,7 +84,7 @@ def deploy(
     return Deployment(setups, refused)
 
 
-def _shared(setup: Setup, device: Device, workers: int) -> Setup:
+def _shared(setup: Setup, device: WorkerDevice, workers: int) -> Setup:
     """One of several workers' part of the pictures and of the host's memory.
 
     Raises `MachineError` where that is too little: blocks that do not fit are read from the disk, but by other profiles

@@ -18,7 +18,7 @@ from renderer.estimate.decide import Decision
 from renderer.estimate.fitted import CONTEXT_BYTES
 from renderer.estimate.work import WorkKind
 from renderer.job import Job, Profile, Weights
-from renderer.machine.devices import Device
+from renderer.machine.devices import WorkerDevice
 from renderer.machine.hardware import Machine
 from renderer.machine.rates import Rates
 from renderer.planning import deployment, mixtures, space
@@ -45,7 +45,7 @@ class Assumptions:
     vram_bytes: int | None = None
     rates: Rates | None = None
     ready: bool = False
-    devices: tuple[tuple[Device, Rates | None], ...] = ()
+    devices: tuple[tuple[WorkerDevice, Rates | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import TypeVar
 from renderer.errors import DiskError, MachineError, RendererError
 from renderer.job import Job, Weights
 from renderer.machine import devices, hardware, rates
-from renderer.machine.devices import Device
+from renderer.machine.devices import WorkerDevice
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import picture_files, status
 from renderer.outputs.folder import OutputFolder
@@ -200,7 +200,7 @@ class _Run:
     # -- models --
 
     def _deployments(
-        self, batches: Sequence[Plan], seats: Sequence[Device]
+        self, batches: Sequence[Plan], seats: Sequence[WorkerDevice]
     ) -> tuple[dict[Weights, Deployment], dict[Weights, RendererError]]:
         """What has to be opened for each model and precision, or why it cannot be: known before anything is opened."""
         jobs: dict[Weights, list[Job]] = {}
@@ -272,7 +272,7 @@ def _jobs(batches: Sequence[Plan]) -> list[Job]:
     return [item.picture.job for batch in batches for item in batch.may_render()]
 
 
-def _mixtures(batches: Sequence[Plan], needed: Iterable[Deployment], seats: Sequence[Device]) -> Iterator[str]:
+def _mixtures(batches: Sequence[Plan], needed: Iterable[Deployment], seats: Sequence[WorkerDevice]) -> Iterator[str]:
     """What is said of pictures in more than one arithmetic, once."""
     told: dict[str, None] = {}
     for each in needed:

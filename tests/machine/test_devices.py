@@ -48,9 +48,9 @@ def test_one_that_is_named_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_named_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """The best card, and `all` of a machine without one is its CPU."""
     here = machine(monkeypatch, *CARDS)
-    assert devices.choose(None, here) == (devices.Device(here),)
+    assert devices.choose(None, here) == (devices.WorkerDevice(here),)
     without = machine(monkeypatch)
-    assert devices.choose("all", without) == (devices.Device(without),)
+    assert devices.choose("all", without) == (devices.WorkerDevice(without),)
 
 
 def test_workers_on_the_cpu_see_no_card(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ MANIFEST = make_manifest([f"a red circle number {number}" for number in range(8)
 
 
 def test_several_workers_and_a_kill_give_one_workers_bits(tmp_path: Path) -> None:
-    """Several workers share a batch, and one is killed while it renders: each picture is what one worker alone makes."""
+    """Several workers share a batch, and one is killed meanwhile: each picture is what one worker alone makes."""
     killed: list[int] = []
 
     def watch(what: events.Event) -> None:
