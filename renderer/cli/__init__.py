@@ -13,6 +13,7 @@ Knows nothing of how anything is done. Each command has a room of its name, whic
     assumptions   the machine that both take this one to be
     status        what is done, and how a run stands
     render        a night
+    compare       a manifest at several precisions, side by side
     replay        pictures once more, or as entries of a manifest
     serve         an HTTP server
     smoke         whether one draws

@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "serve": "answer requests for pictures over HTTP",
         "smoke": "ask a server for a picture or three, and say what came back",
         "report": "write the page to look at: index.html",
+        "compare": "render a manifest at several precisions, and say how alike the pictures are",
         "replay": "turn pictures or sidecars, of any tool, into a manifest's entries",
         "models": "list, pull, pack, verify and remove models",
         "bench": "measure this machine on full-size random weights",

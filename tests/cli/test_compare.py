@@ -1,0 +1,64 @@
+"""The whole command with the fakes' worker, whose pictures are of their jobs: another precision is another picture."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from renderer.cli import command, compare
+from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
+from tests import driving
+
+
+def call(folder: Path, *arguments: str) -> tuple[int, str]:
+    process = driving.start("compare", *arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    out, _ = process.communicate(timeout=120)
+    return process.returncode, out.decode()
+
+
+def test_side_by_side(tmp_path: Path) -> None:
+    """Each picture at each precision, once; figures for people and for machines; and a page."""
+    manifest = driving.write_manifest(tmp_path, "a cat", "a dog")
+    code, told = call(tmp_path, manifest, "--precision", "bf16,int8")
+    folder = tmp_path / "outputs" / "m-compare"
+    assert code == EXIT_DONE
+    assert sorted(path.name for path in folder.glob("0*.png")) == [
+        f"{number}-{precision}.png" for number in ("001", "002") for precision in ("bf16", "int8")
+    ]
+    head, row, page = told.splitlines()
+    assert head.split()[:3] == ["against", "bf16", "pictures"]
+    assert row.split()[:2] == ["int8", "2"]
+    assert page == "outputs/m-compare/index.html"
+    assert "001-int8" in (folder / "index.html").read_text(encoding="utf-8")
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("0*.png")}
+    code, told = call(tmp_path, manifest, "--precision", "bf16,int8", "--json", "--only", "002")
+    assert (code, {path: path.stat().st_mtime_ns for path in folder.glob("0*.png")}) == (EXIT_DONE, before)
+    (found,) = json.loads(told)["pictures"]
+    assert (found["id"], found["precision"]) == ("002", "int8")
+    assert 5 < found["psnr_db"] < 12  # of two pictures that have nothing to do with each other
+    assert abs(found["ssim"]) < 0.5
+
+
+def test_one_that_failed(tmp_path: Path) -> None:
+    """It is compared with nothing, and the code tells."""
+    manifest = driving.write_manifest(tmp_path, "a cat", "fail")
+    code, told = call(tmp_path, manifest, "--precision", "bf16,fp8", "--retries", "0", "--json")
+    assert code == EXIT_FAILED
+    assert [each["id"] for each in json.loads(told)["pictures"]] == ["001"]
+
+
+def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One precision alone, one that there is not, and a picture that there is not."""
+    monkeypatch.chdir(tmp_path)
+    manifest = driving.write_manifest(tmp_path, "a cat")
+    for asked, told in (("bf16", "give two at the least"), ("bf16,int9", "int9: not one of bf16")):
+        with pytest.raises(SystemExit) as ended:
+            command.main(["compare", manifest, "--precision", asked])
+        assert ended.value.code == EXIT_USAGE
+        assert told in capsys.readouterr().err
+    assert command.main(["compare", manifest, "--only", "moon"]) == EXIT_USAGE
+    assert "no picture or job moon" in capsys.readouterr().err
+    assert compare._precisions(" int8, bf16 ,int8") == ("int8", "bf16")
