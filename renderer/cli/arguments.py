@@ -41,7 +41,7 @@ def add_only(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ID",
-        help="this picture or job, or a pattern like 'moon*'; repeatable",
+        help="pictures or jobs, patterns like 'moon*', states like @failed or @picked; with commas, or repeated",
     )
 
 

@@ -46,11 +46,12 @@ def show_plan(options: argparse.Namespace, loaded: Loaded) -> int:
     """Say what would become of each picture, and what it would take; nothing is rendered."""
     from renderer.cli.assumptions import assumptions  # noqa: PLC0415
     from renderer.planning import forecast  # noqa: PLC0415
-    from renderer.planning.plan import check_chosen, make_plan  # noqa: PLC0415
+    from renderer.planning.plan import make_plan  # noqa: PLC0415
+    from renderer.planning.selection import Selection  # noqa: PLC0415
     from renderer.planning.takes import check_reader  # noqa: PLC0415
 
     told = [*loaded.problems, *loaded.warnings]
-    check_chosen(loaded.manifests, options.only)
+    Selection.of(options.only).check(loaded.manifests)
     plans = [
         make_plan(manifest, options.outputs, only=options.only, force=options.force) for manifest in loaded.manifests
     ]

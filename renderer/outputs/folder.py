@@ -39,6 +39,8 @@ class Own(StrEnum):
     LOCK = ".lock"
     ASIDE = ".aside"
     TAKES = ".takes"
+    PICKS = "picks.json"
+    PICKS_LOCK = ".picks.lock"
     OWNER = ".owner.json"
     INPUTS = "inputs"
     QUEUE = "queue.jsonl"
@@ -153,6 +155,16 @@ class OutputFolder:
     def aside(self) -> Path:
         """Where pictures are kept for a moment that are in each other's way; what a dead run left there is found."""
         return self.path / Own.ASIDE
+
+    @property
+    def picks(self) -> Path:
+        """What somebody thinks of the pictures."""
+        return self.path / Own.PICKS
+
+    @property
+    def picks_lock(self) -> Path:
+        """Held while that is written."""
+        return self.path / Own.PICKS_LOCK
 
     @property
     def takes(self) -> Path:

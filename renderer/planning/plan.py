@@ -6,11 +6,8 @@ business, how long it takes and what it needs of the disk `forecast`'s.
 
 from __future__ import annotations
 
-import fnmatch
-import glob
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,16 +16,16 @@ from typing import Literal, Protocol
 
 from renderer import catalog
 from renderer.catalog import Model
-from renderer.errors import UsageError
 from renderer.job import Expect, Lettering, ModelIdentity, Picture, Weights, fingerprint
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import done
+from renderer.outputs import done, picks
 from renderer.outputs import sources as sourcing
 from renderer.outputs.done import Done, FoundSidecar
 from renderer.outputs.folder import OutputFolder, Own
 from renderer.outputs.journal import MAX_CRASHES, Journal
 from renderer.outputs.sources import Location, Wanted, can_become
 from renderer.planning import takes
+from renderer.planning.selection import Selection
 from renderer.weights.identity import identify
 
 State = Literal["done", "to do", "failed", "set aside"]
@@ -165,17 +162,29 @@ def make_plan(
 ) -> Plan:
     """Hold a manifest against its output folder.
 
-    `only` chooses pictures (see `choose`), and the others stay in the plan; `force` takes nothing for done that is
+    `only` chooses pictures (see `selection`), and the others stay in the plan; `force` takes nothing for done that is
     chosen; `thorough` compares the SHA-256 of every finished file that is chosen, as a run must before it skips one.
 
-    Raises `ModelError` for a model that is not there, `DiskError` for a folder or journal that cannot be read.
+    Raises `ModelError` for a model that is not there, `DiskError` for a folder or journal that cannot be read, and
+    `UsageError` for a state in `only` that there is not.
     """
     folder = OutputFolder(outputs / manifest.name)
     journal = Journal.read(folder)
     names = {picture.job.model for picture in manifest.pictures}
     models = {name: catalog.find(name) for name in names}
     identities = {name: identify(model, heard.read if heard else None) for name, model in models.items()}
-    ids = choose(manifest, only) if only else None
+    selection = Selection.of(only)
+    marks = picks.read(folder) if selection.states else {}
+
+    def meant(picture: Picture) -> bool:
+        """Whether it is chosen. How it stands is looked at where that was asked for."""
+        if not selection.states or selection.is_named(picture):
+            return not selection or selection.is_named(picture)
+        model, identity = models[picture.job.model], identities[picture.job.model]
+        found, _ = _look(picture, model, identity, folder, journal, force=False, thorough=False)
+        return selection.is_in_state(found, marks)
+
+    ids = frozenset(picture.id for picture in manifest.pictures if meant(picture)) if selection else None
 
     def look(picture: Picture) -> tuple[Planned, FoundSidecar | None]:
         wanted = ids is None or picture.id in ids
@@ -271,25 +280,6 @@ def _takes_of(item: Planned) -> tuple[Lettering, Expect | None] | None:
     """What says which of several takes a picture ends as; None for one that is taken once."""
     lettering = item.picture.lettering
     return (lettering, item.picture.expect) if lettering is not None and lettering.seeds else None
-
-
-def choose(manifest: Manifest, only: Sequence[str]) -> frozenset[str]:
-    """The ids of the pictures that `only` names: by picture or job id, or by patterns of them like `moon*`."""
-    named = set(only)
-    patterns = [re.compile(fnmatch.translate(name)) for name in only if glob.has_magic(name)]
-    return frozenset(
-        picture.id
-        for picture in manifest.pictures
-        if not named.isdisjoint(names := (picture.id, picture.place.job_id))
-        or any(pattern.match(name) for pattern in patterns for name in names)
-    )
-
-
-def check_chosen(manifests: Sequence[Manifest], only: Sequence[str]) -> None:
-    """Raise `UsageError` for a name or pattern in `only` that no picture of any of the manifests has."""
-    if unknown := [name for name in only if not any(choose(manifest, [name]) for manifest in manifests)]:
-        files = ", ".join(manifest.file for manifest in manifests)
-        raise UsageError(f"{files} has no picture or job {', '.join(unknown)}", hint="renderer plan lists them")
 
 
 def look_again(plan: Plan, positions: Iterable[int]) -> list[Planned]:

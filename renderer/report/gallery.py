@@ -15,12 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
+from renderer.errors import UsageError, shorten
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import input_files, status
+from renderer.outputs import input_files, picks, status
 from renderer.outputs.describe import describe_status
 from renderer.outputs.folder import Own
+from renderer.outputs.picks import Pick
 from renderer.outputs.status import RunStatus
 from renderer.planning.plan import Planned, look_again, make_plan
 from renderer.report import gather, page, thumbnails
@@ -122,7 +125,9 @@ class Gallery:
         folder = self._plan.folder
         self._places = [str(folder.sidecar(item.picture.output)) for item in self._plan.items]
         self._stamps = [_stamp(place) for place in self._places]
-        self._pictures = [gather.describe(item) for item in self._plan.items]
+        self._marks_stamp = _stamp(str(folder.picks))
+        self._marks = gather.read_marks(folder)
+        self._pictures = [self._describe(item) for item in self._plan.items]
         self._positions = {item.picture.id: position for position, item in enumerate(self._plan.items)}
         self._inputs = {input_files.kept_name(each) for item in self._plan.items for each in item.picture.inputs}
         self._names = _Names()
@@ -156,7 +161,30 @@ class Gallery:
             positions |= {
                 position for position, place in enumerate(self._places) if _stamp(place) != self._stamps[position]
             }
-        self._take(self._look_at(sorted(positions)), now, another=another)
+        changed = self._look_at(sorted(positions))
+        changed |= {position: self._plan.items[position] for position in self._marked() if position not in changed}
+        self._take(changed, now, another=another)
+
+    def _describe(self, item: Planned) -> Mapping[str, Any]:
+        return gather.describe(item, self._marks.get(item.fingerprint))
+
+    def _marked(self) -> list[int]:
+        """The positions of pictures that somebody has marked otherwise since the last look."""
+        stamp = _stamp(str(self._plan.folder.picks))
+        if stamp == self._marks_stamp:
+            return []
+        before, self._marks_stamp = self._marks, stamp
+        self._marks = gather.read_marks(self._plan.folder)
+        marks = [item.fingerprint for item in self._plan.items]
+        return [place for place, mark in enumerate(marks) if before.get(mark) != self._marks.get(mark)]
+
+    def mark(self, wanted: Mapping[str, Pick | None]) -> None:
+        """Mark pictures by their ids, or unmark them. Raises `UsageError` for one that is not there; `DiskError`."""
+        with self._changed:
+            items = {name: self._plan.items[self._positions[name]] for name in wanted if name in self._positions}
+        if absent := [name for name in wanted if name not in items or items[name].sidecar is None]:
+            raise UsageError(f"there is no picture {shorten(absent[0])}")
+        picks.mark(self._plan.folder, {items[name].fingerprint: mark for name, mark in wanted.items()})
 
     def _look_at(self, positions: Sequence[int]) -> dict[int, Planned]:
         for position in positions:
@@ -164,7 +192,7 @@ class Gallery:
         return dict(zip(positions, look_again(self._plan, positions), strict=True))
 
     def _take(self, changed: Mapping[int, Planned], now: RunStatus | None, *, another: bool) -> None:
-        told = {position: gather.describe(item) for position, item in changed.items()}
+        told = {position: self._describe(item) for position, item in changed.items()}
         told = {position: one for position, one in told.items() if one != self._pictures[position]}
         with self._changed:
             if not told and now == self._status:

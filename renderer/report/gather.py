@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from renderer.errors import DiskError
 from renderer.job import Picture
-from renderer.outputs import input_files
-from renderer.outputs.done import Done
-from renderer.outputs.folder import Own
+from renderer.outputs import input_files, picks
+from renderer.outputs.done import Done, DoneLettering
+from renderer.outputs.folder import OutputFolder, Own
+from renderer.outputs.picks import Pick, PickMap
 from renderer.outputs.summary import Summary, read_summary
 from renderer.planning.plan import Plan, Planned, State
 from renderer.system import folders
@@ -60,12 +62,13 @@ class Page:
 
 def gather(plan: Plan, described: Sequence[Mapping[str, Any]] | None = None) -> Page:
     """What there is to show of a plan's pictures; `described` spares describing them again."""
+    marks = read_marks(plan.folder) if described is None else {}
     trouble = tuple(item for item in plan.items if item.state in ("failed", "set aside"))
     counts = count_states(plan.items)
     return Page(
         name=plan.manifest.name,
         manifest=plan.manifest.file,
-        pictures=tuple(map(describe, plan.items) if described is None else described),
+        pictures=tuple(described or (describe(item, marks.get(item.fingerprint)) for item in plan.items)),
         groups=tuple(_groups(plan.items)),
         counts=counts,
         told=describe_counts(counts),
@@ -74,6 +77,14 @@ def gather(plan: Plan, described: Sequence[Mapping[str, Any]] | None = None) -> 
         sidecars=tuple(item.sidecar for item in plan.items if item.sidecar is not None),
         log="\n".join(filter(None, map(_tail, plan.folder.worker_logs))) if trouble else "",
     )
+
+
+def read_marks(folder: OutputFolder) -> PickMap:
+    """How somebody has marked pictures; none where that cannot be read: the pictures are shown all the same."""
+    try:
+        return picks.read(folder)
+    except DiskError:
+        return {}
 
 
 def thumbnail_name(sidecar: Done) -> str:
@@ -101,8 +112,8 @@ def describe_counts(counts: Mapping[State, int]) -> str:
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
 
 
-def describe(item: Planned) -> Mapping[str, Any]:
-    """One picture as the page's script gets it."""
+def describe(item: Planned, mark: Pick | None = None) -> Mapping[str, Any]:
+    """One picture as the page's script gets it, and how somebody has marked it."""
     picture, job, sidecar = item.picture, item.picture.job, item.sidecar
     told: dict[str, Any] = {
         "id": picture.id,
@@ -139,6 +150,10 @@ def describe(item: Planned) -> Mapping[str, Any]:
             "attempt": sidecar.attempt,
             "warnings": sidecar.warnings,
         }
+        if sidecar.lettering is not None:
+            told["lettering"] = _lettering(sidecar.lettering)
+        if mark is not None:
+            told["mark"] = mark
     return told
 
 
@@ -153,6 +168,15 @@ def _went_in(picture: Picture) -> dict[str, Any]:
     told: dict[str, Any] = {"before": input_files.kept_name(first), "image": ", ".join(named), "mask": mask}
     told |= {"images": named} if job.edit else {}
     return told | ({"strength": job.denoising_strength} if job.input_image else {})
+
+
+def _lettering(read: DoneLettering) -> Mapping[str, Any]:
+    """What was read: its score, each text with where it stands, and how many takes there were."""
+    boxes = (
+        (each.box.left, each.box.top, each.box.right, each.box.bottom) if each.box else None for each in read.texts
+    )
+    texts = [(each.text, each.read, each.score, box) for each, box in zip(read.texts, boxes, strict=True)]
+    return {"score": read.score, "texts": texts, "takes": len(read.takes)}
 
 
 # ---- groups and grids ------------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ function list(positions) {
 
 // ---- filters
 
-const filters = ["text", "job", "size", "seed", "lora", "state", "sort"].map(find);
+const filters = ["text", "job", "size", "seed", "lora", "state", "mark", "lettering", "sort"].map(find);
 let order = [];      // positions of the pictures that are shown, as they stand on the page
 let drawnAs = null;  // how the gallery was drawn last: null, "" (by job) or the name of an order
 
@@ -101,12 +101,19 @@ const loras = (picture) => (picture.loras || []).map((lora) => lora.file.split("
 
 function sorted(by) {
   const positions = pictures.map((_, position) => position);
-  const number = { seconds: (one) => one.seconds, memory: (one) => one.vram || one.ram }[by];
+  const number = {
+    seconds: (one) => one.seconds, memory: (one) => one.vram || one.ram,
+    lettering: (one) => one.lettering && 1 - one.lettering.score, mark: (one) => stars(one),
+  }[by];
   const compare = number
     ? (a, b) => (number(pictures[b]) ?? -1) - (number(pictures[a]) ?? -1)
     : (a, b) => pictures[a].id.localeCompare(pictures[b].id, undefined, { numeric: true });
   return positions.sort((a, b) => compare(a, b) || a - b);
 }
+
+const stars = (picture) => picture.mark === "x" ? -2 : picture.mark ?? -1;
+const markName = (picture) => !picture.file ? "" : picture.mark === "x" ? "rejected" : picture.mark ? "★".repeat(picture.mark) : "not marked";
+const lettered = (picture) => !picture.lettering ? "" : picture.lettering.score >= 1 ? "right" : "wrong";
 
 function together() {  // jobs of one picture each need no heading: neighbours share a section
   const sections = [];
@@ -132,14 +139,15 @@ function draw(by) {
 }
 
 function refresh() {
-  const [text, job, wanted, seed, lora, state, sort] = filters.map((filter) => filter.value);
+  const [text, job, wanted, seed, lora, state, mark, lettering, sort] = filters.map((filter) => filter.value);
   if (drawnAs !== sort) draw(sort);
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   const shown = new Set();
   pictures.forEach((picture, position) => {
     const fits = words.every((word) => matches[position].includes(word)) && (!job || picture.job === job)
       && (!wanted || size(picture) === wanted) && (!seed || picture.seed === seed)
-      && (!lora || loras(picture).includes(lora)) && (!state || picture.state === state);
+      && (!lora || loras(picture).includes(lora)) && (!state || picture.state === state)
+      && (!mark || markName(picture) === mark) && (!lettering || lettered(picture) === lettering);
     if (cards[position].hidden === fits) cards[position].hidden = !fits;
     if (fits) shown.add(position);
   });
@@ -154,6 +162,9 @@ fill("size", pictures.map(size));
 fill("seed", pictures.map((picture) => picture.seed));
 fill("lora", pictures.flatMap(loras));
 fill("state", pictures.map((picture) => picture.state));
+fill("lettering", pictures.map(lettered).filter(Boolean));
+if (document.documentElement.dataset.live) fill("mark", ["★★★★★", "★★★★", "★★★", "★★", "★", "rejected", "not marked"]);
+else fill("mark", pictures.map(markName).filter(Boolean));
 filters.forEach((filter) => filter.addEventListener("input", refresh));
 find("filters").addEventListener("submit", (event) => event.preventDefault());
 
@@ -166,7 +177,7 @@ function facts(picture) {
     "in flight": flying[picture.id] && stepOf(picture), state: picture.state + (picture.note ? `: ${picture.note}` : ""), job: picture.job, model: `${picture.model}, ${picture.precision}`,
     size: size(picture), steps: picture.steps, "CFG scale": picture.cfg_scale, seed: picture.seed,
     ...picture.matrix, image: picture.image, strength: picture.strength, mask: picture.mask,
-    LoRAs: (picture.loras || []).map((lora) => `${lora.file} ${lora.weight}`).join(", "), schedule: picture.schedule && JSON.stringify(picture.schedule), time: seconds(picture.seconds), "GPU memory": gib(picture.vram), "process memory": gib(picture.ram),
+    LoRAs: (picture.loras || []).map((lora) => `${lora.file} ${lora.weight}`).join(", "), schedule: picture.schedule && JSON.stringify(picture.schedule), lettering: letters(picture), mark: picture.mark && markName(picture), time: seconds(picture.seconds), "GPU memory": gib(picture.vram), "process memory": gib(picture.ram),
     attempt: picture.attempt > 1 ? picture.attempt : "", rendered: picture.ended && `${picture.ended.slice(0, 16).replace("T", " ")} UTC`, warnings: (picture.warnings || []).join("; "),
   };
   return Object.entries(told).filter(([, value]) => value !== "" && value != null).map(([name, value]) => {
@@ -177,6 +188,32 @@ function facts(picture) {
 }
 
 const stepOf = (picture) => `step ${flying[picture.id][0]} of ${flying[picture.id][1]}`;
+
+function letters(picture) {
+  if (!picture.lettering) return "";
+  const { texts, takes } = picture.lettering;
+  const read = texts.map(([text, there, score]) => score >= 1 ? `“${text}” is there` : `${there ? `“${there}” where` : "nothing where"} “${text}” was to stand: ${score.toFixed(2)}`);
+  return read.join("; ") + (takes > 1 ? `; the best of ${takes} takes` : "");
+}
+
+function showBoxes(picture) {  // drawn over the picture, in its own pixels
+  const boxes = find("view-boxes");
+  const texts = picture.file && picture.lettering ? picture.lettering.texts.filter(([, , , box]) => box) : [];
+  boxes.toggleAttribute("hidden", !texts.length);
+  boxes.setAttribute("viewBox", `0 0 ${picture.width} ${picture.height}`);
+  boxes.replaceChildren(...texts.map(([, , score, [left, top, right, bottom]]) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+    const at = { x: left, y: top, width: right - left, height: bottom - top, class: score >= 1 ? "right" : "wrong" };
+    for (const [name, value] of Object.entries(at)) made.setAttribute(name, value);
+    return made;
+  }));
+}
+
+new ResizeObserver(() => {  // it lies over the picture, however large that is shown
+  const { clientWidth, clientHeight } = find("view-image");
+  find("view-boxes").style.width = `${clientWidth}px`;
+  find("view-boxes").style.height = `${clientHeight}px`;
+}).observe(find("view-image"));
 
 function showView(position) {
   viewed = position;
@@ -195,6 +232,7 @@ function fillView() {
     image.alt = picture.prompt; find("view-link").href = picture.file;
   }
   else { image.removeAttribute("src"); find("view-link").removeAttribute("href"); }
+  showBoxes(picture);
   say(find("view-prompt"), picture.prompt);
   say(find("view-negative"), picture.negative_prompt ? `Not: ${picture.negative_prompt}` : "");
   find("view-facts").replaceChildren(...facts(picture));
@@ -319,11 +357,12 @@ function update(news) {
   const focus = document.activeElement;
   const focused = cards.findIndex((card) => card.contains(focus));
   const inList = focus.matches("input") ? ".choose input" : ".open";
-  for (const [position, picture] of news.pictures) { pictures[position] = picture; fillCard(position); }
+  for (const [position, picture] of news.pictures) { pictures[position] = picture; fillCard(position); showMark(position); }
   showFlying(news.flying);
   if (news.pictures.length) {
     const top = scrollY;
     fill("state", pictures.map((picture) => picture.state));
+    fill("lettering", pictures.map(lettered).filter(Boolean));
     if (find("sort").value) drawnAs = null;  // its place in the order may be another now
     refresh();
     scrollTo({ top, behavior: "instant" });

@@ -23,7 +23,7 @@ from renderer.supervisor.busy import LongWork
 from renderer.supervisor.events import Watch
 from renderer.system.files import disk_error, write_whole
 
-ASSETS = ("page.css", "page.js")
+ASSETS = ("page.css", "page.js", "picks.js")
 _HERE = Path(__file__).parent
 
 

@@ -8,6 +8,7 @@ GET /                               the first page
 GET /{name}/                        a manifest's page
 GET /{name}/happened, …/events      what stands under "What happened"; what changes, as server-sent events
 GET /{name}/…                       a file that the page calls for
+POST /{name}/marks                  pictures are marked: their ids, and stars, x or null
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 from urllib.parse import quote
 
 from anyio import CapacityLimiter, to_thread
+from pydantic import Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from renderer.errors import UsageError
+from renderer.job import Value
 from renderer.outputs.folder import Own
+from renderer.outputs.picks import Pick
 from renderer.report.gallery import CORE_SHARE, Gallery
 from renderer.service import gallery_files
 from renderer.service.answers import RequestError
@@ -87,6 +92,12 @@ class WatchServer:
         self._http.__exit__()
 
 
+class _Marks(Value):
+    """What a page sends when somebody marks pictures."""
+
+    marks: Annotated[dict[str, Pick | None], Field(min_length=1, max_length=100_000)]
+
+
 class _Pages:
     """The routes, and what keeps their galleries up to date. Lives on the event loop."""
 
@@ -104,6 +115,7 @@ class _Pages:
             Route(f"/{{gallery}}/{Own.PAGE}", self.page, methods=["GET"]),
             Route("/{gallery}/happened", self.happened, methods=["GET"]),
             Route("/{gallery}/events", self.events, methods=["GET"]),
+            Route("/{gallery}/marks", self.marks, methods=["POST"]),
             Route("/{gallery}/{name:path}", self.file, methods=["GET"]),
         ]
 
@@ -134,6 +146,24 @@ class _Pages:
         """What has changed since the mark that a browser has, and what changes from now on."""
         mark = request.headers.get("last-event-id") or request.query_params.get("since", "")
         return self._listeners.answer(request, self._told(self._asked(request), mark))
+
+    async def marks(self, request: Request) -> Response:
+        """Mark pictures. Every window that is open sees it, this one too."""
+        gallery = self._asked(request)
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            raise RequestError(415, "type", "marks come as application/json")
+        try:
+            wanted = _Marks.model_validate_json(await request.body()).marks
+        except ValidationError:
+            hint = 'like {"marks": {"moon-s1": 5}}; 1 to 5, "x" or null'
+            raise RequestError(400, "marks", "these are no marks", hint=hint) from None
+        try:
+            await run_in_threadpool(gallery.mark, wanted)
+        except UsageError as error:
+            raise RequestError(404, "unknown", error.message) from None
+        await to_thread.run_sync(self._look, limiter=self._one_at_a_time)
+        self._tell()
+        return Response(status_code=204)
 
     def _asked(self, request: Request) -> Gallery:
         gallery = self._galleries.get(request.path_params["gallery"])

@@ -21,6 +21,7 @@ from renderer.outputs.summary import Ending, Summary, write_summary
 from renderer.planning import deployment, mixtures, owner, plan, space, takes
 from renderer.planning.deployment import Deployment
 from renderer.planning.plan import Plan
+from renderer.planning.selection import Selection
 from renderer.planning.space import Disk
 from renderer.protocol import Setup
 from renderer.supervisor import events, local_worker, provision
@@ -46,7 +47,7 @@ def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop
     or a model: `LockedError` when another run holds a folder, `ModelError` or `MachineError` when this machine cannot.
     With `settings.strict` any of these ends the night.
     """
-    plan.check_chosen(manifests, settings.only)
+    Selection.of(settings.only).check(manifests)
     with contextlib.ExitStack() as held:
         return _Run(manifests, settings, watch, stop).render(held)
 

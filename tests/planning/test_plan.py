@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from renderer.errors import UsageError
-from renderer.planning.plan import check_chosen, make_plan
+from renderer.planning.plan import make_plan
+from renderer.planning.selection import Selection
 from tests.making import make_manifest, make_picture
 
 
@@ -33,4 +34,4 @@ class TestPlan:
         assert len(make_plan(manifest, tmp_path, only=["p00*"]).chosen) == 3
         assert len(make_plan(manifest, tmp_path, only=["*[12]"]).to_render()) == 2
         with pytest.raises(UsageError, match="nobody"):
-            check_chosen([manifest], ["p001", "nobody"])
+            Selection.of(["p001", "nobody"]).check([manifest])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from renderer.job import Lora
+from renderer.outputs import picks
 from renderer.planning.plan import make_plan
 from renderer.report import page as report
 from renderer.service.watching import WatchServer
@@ -163,3 +164,24 @@ class TestBrowser:
             with suppress(ProcessLookupError):
                 run.kill()
             run.wait(10)
+
+    def test_pictures_are_marked_without_a_mouse(self, browser: Browser, night: Night, server: WatchServer) -> None:
+        """Arrows and keys alone, in the gallery and in the large view; another window sees it."""
+        night.begin()
+        for name in ("p000", "p001", "p002"):
+            night.finish(name)
+        watched, other = Watched(browser, server.urls[0]), Watched(browser, server.urls[0])
+        for window in (watched, other):
+            window.wait("p002", "done")
+        keys = watched.page.keyboard
+        for key in ("ArrowRight", "4", "ArrowRight", "x", "ArrowRight", "Enter", "5", "ArrowLeft", "u"):
+            keys.press(key)
+        badges = "[...document.querySelectorAll('.badge')].map((one) => one.textContent).join()"
+        other.until(f"{badges} === '★★★★,★★★★★'")
+        assert watched.page.evaluate(badges) == "★★★★,★★★★★"
+        other.page.select_option("#mark", "★★★★★")
+        assert other.page.evaluate("document.querySelectorAll('.card:not([hidden])').length") == 1
+        assert len(picks.read(night.folder)) == 2
+        night.end()
+        watched.close()
+        other.close()

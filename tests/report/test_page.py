@@ -139,7 +139,7 @@ class TestGallery:
         assert watched.page.get_attribute("#view-image", "alt") == MARKUP
         assert MARKUP in watched.page.inner_text("#happened")
         assert watched.page.title() == "night: 7 pictures"
-        assert watched.page.locator("script").count() == 2
+        assert watched.page.locator("script").count() == 3
 
 
 class TestView:

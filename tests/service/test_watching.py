@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -20,6 +22,7 @@ import pytest
 
 from renderer.errors import UsageError
 from renderer.manifest.manifest import Manifest
+from renderer.outputs import picks
 from renderer.report.gallery import Gallery
 from renderer.service import http_server, watching
 from renderer.service.watching import WatchServer
@@ -65,6 +68,31 @@ class TestServing:
             status, headers, body = ask(server, f"/test/{name}")
             assert (status, headers["content-type"], len(body) > 100) == (200, kind, True)
             assert ask(server, f"/test/{name}", method="HEAD")[::2] == (200, b"")
+
+    def test_pictures_are_marked(self, night: Night, server: WatchServer) -> None:
+        """By their ids; what is no mark, or no picture, is refused, and so are pages of other sites."""
+        night.begin()
+        night.finish("p000")
+        until(lambda: b'"state": "done"' in ask(server, "/test/")[2])
+
+        def post(body: object, kind: str = "application/json", **headers: str) -> int:
+            told = {"Content-Type": kind, **headers}
+            asked = urllib.request.Request(f"{server.urls[0]}marks", json.dumps(body).encode(), told)  # noqa: S310
+            try:
+                with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310
+                    return int(answer.status)
+            except urllib.error.HTTPError as error:
+                return error.code
+
+        assert post({"marks": {"p000": 4}}) == 204
+        assert list(picks.read(night.folder).values()) == [4]
+        assert b'"mark": 4' in ask(server, "/test/")[2]
+        assert post({"marks": {"p000": 6}}) == post({"marks": {}}) == post(["p000"]) == 400
+        assert post({"marks": {"nobody": 1}}) == post({"marks": {"p001": 1}}) == 404
+        assert post({"marks": {"p000": 1}}, "text/plain") == 415
+        assert post({"marks": {"p000": 1}}, Origin="http://elsewhere.example") == 403
+        assert post({"marks": {"p000": None}}) == 204
+        assert picks.read(night.folder) == {}
 
     def test_nothing_else_is(self, night: Night, held: ExitStack) -> None:
         """No listing, no log, no sidecar, no file above, no name in another spelling."""
