@@ -92,15 +92,17 @@ def _precisions(text: str) -> tuple[Precision, ...]:
 def _manifests(options: argparse.Namespace) -> Mapping[Precision, Manifest]:
     """The manifest at each precision, of the pictures that were chosen. Raises as `load` does, and `UsageError`."""
     from renderer.manifest.manifest import Overrides, load  # noqa: PLC0415
-    from renderer.planning.plan import check_chosen, choose  # noqa: PLC0415
+    from renderer.planning.plan import make_plan  # noqa: PLC0415
+    from renderer.planning.selection import Selection  # noqa: PLC0415
 
+    written = load(Path(options.manifest), Overrides(options.model))
+    Selection.of(options.only).check([written])
+    ids = make_plan(written, options.outputs, only=options.only).ids if options.only else None
     found = {}
     for precision in options.precision:
         manifest = load(Path(options.manifest), Overrides(options.model, precision))
-        check_chosen([manifest], options.only)
-        if options.only:
-            chosen = choose(manifest, options.only)
-            manifest = replace(manifest, pictures=tuple(each for each in manifest.pictures if each.id in chosen))
+        if ids is not None:
+            manifest = replace(manifest, pictures=tuple(each for each in manifest.pictures if each.id in ids))
         if not manifest.pictures:
             raise UsageError(f"{manifest.file} has no pictures to compare")
         found[precision] = manifest
