@@ -27,7 +27,7 @@ from renderer.engine.scaled_reference import (
 )
 from renderer.job import BlockArithmetic
 from renderer.weights.codecs.int8 import STEPS, group
-from renderer.weights.codecs.rows.turns import matrix, turned
+from renderer.weights.codecs.rows.turns import matrix
 
 __all__ = [
     "ARITHMETIC",
@@ -140,8 +140,14 @@ def as_stored(weight: torch.Tensor) -> torch.Tensor:
 
 
 def widened(weight: torch.Tensor) -> torch.Tensor:
-    """What a weight stands for without its scales, in float32: turned back."""
-    return turned(weight.float(), group(weight.shape[1]))
+    """What a weight stands for without its scales, in float32: turned back.
+
+    A trial asks it of every width, so that each turn is there before launches are recorded, when none could be made.
+    """
+    size = group(weight.shape[1])
+    if not size:
+        return weight.float()
+    return (weight.float().view(-1, size) @ matrix(size, weight.device)).view(weight.shape) * size**-0.5
 
 
 def multiply(

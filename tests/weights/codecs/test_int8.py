@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from renderer.errors import ModelError
 from renderer.weights.codecs import CODECS, WEIGHT
@@ -16,7 +17,8 @@ from renderer.weights.codecs.rows.scaled_rows import ScaledRows
 from renderer.weights.codecs.rows.turns import matrix, turned
 from renderer.weights.index import INDEX, read_index
 from renderer.weights.store import open_store
-from tests.weights import tiny
+from renderer.weights.unpacked import unpacked
+from tests.weights import foreign, tiny
 
 
 def weight(rows: int, columns: int, seed: int = 1) -> torch.Tensor:
@@ -102,3 +104,18 @@ def test_a_store_tells_how_its_columns_were_turned(tmp_path: Path) -> None:
     (tmp_path / "int8" / INDEX).write_text(other.text(), encoding="utf-8")
     with pytest.raises(ModelError, match="1024 were turned together, and here it is 16"):
         read_index(tmp_path / "int8")
+
+
+@pytest.mark.parametrize(("size", "kept"), [(16, True), (4, False)])
+def test_a_file_of_comfyui_s_that_is_turned_as_ours(tmp_path: Path, size: int, kept: bool) -> None:  # noqa: FBT001
+    """Its whole numbers go into the store as they are; those turned in other groups are rounded anew."""
+    source = tiny.make(tmp_path / "source")
+    made = foreign.convrot(tiny.tensors_of(source.networks["transformer"]), size)
+    for path in (*source.networks["transformer"], *(source.folder / "transformer").glob("*.json")):
+        path.unlink()
+    save_file(made.tensors, source.folder / "transformer/whole.safetensors", metadata=made.metadata)
+    files = unpacked(source.networks, source.tokenizer, "int8").files
+    file = next(each for each in files if (each.network, each.kind, each.number) == ("transformer", "block", 0))
+    name = "attn.to_q.weight"
+    found = file.tensors_of([name])[name]
+    assert torch.equal(found, made.tensors[f"transformer_blocks.0.{name}"]) == kept
