@@ -58,7 +58,7 @@ def test_prompts_are_encoded_within_what_is_measured(
     encode = encoding.encode
 
     def noted(group: Any, call: Any, sweep: Any) -> Any:
-        encoded.append(list(group))
+        encoded.append([prompt.text for prompt in group])
         return encode(group, call, sweep)
 
     monkeypatch.setattr(prompts, "encode", noted)
