@@ -18,8 +18,9 @@ from renderer.cli import arguments
 from renderer.cli.assumptions import assumptions
 from renderer.errors import EXIT_DONE, EXIT_MACHINE, UsageError
 from renderer.estimate import Estimate, Kernels, Native, Streaming, Term, Work, decide, fitted, host
+from renderer.estimate.looking import told_tokens
 from renderer.estimate.memory import TURNING_SLOTS
-from renderer.job import Precision, Profile, Size
+from renderer.job import Edit, Input, Precision, Profile, Size
 from renderer.job.precisions import DEFAULT_PRECISION, multiplies_stored, stored
 from renderer.machine.hardware import Machine
 from renderer.planning import fitting, placement
@@ -103,7 +104,7 @@ def _ours(options: argparse.Namespace, there: Machine) -> MemoryAnswer:
     cfg = model.cfg_scale if options.cfg is None else options.cfg
     if cfg < 1:
         raise UsageError(f"--cfg {cfg:g}: guidance is 1, which turns it off, or more")
-    work = Work(size.width, size.height, options.prompt_tokens, guided=cfg != 1.0)
+    work = _with_picture(Work(size.width, size.height, options.prompt_tokens, guided=cfg != 1.0), model)
     kernels = Kernels.of(
         there.gpu.compute_capability if there.gpu else _NEWEST,
         stored=multiplies_stored(options.precision),
@@ -118,6 +119,23 @@ def _ours(options: argparse.Namespace, there: Machine) -> MemoryAnswer:
     ways = ("--profile stream takes less: blocks come to the pictures",)
     resident = host.estimate_host(estimate.shape_of(model), stored(options.precision), options.profile)
     return MemoryAnswer(_title(options, model, work), found, native.needed(work), available, ways, resident.bytes)
+
+
+def _with_picture(work: Work, model: Model) -> Work:
+    """What is asked of an edit model: one picture of the same shape goes in."""
+    if model.editing is None:
+        return work
+    own = model.editing
+    one = Input(sha256="", width=work.width, height=work.height)
+    edit = Edit(images=(one,), pixels=own.pixels, numbered=own.numbered, zero_cond_t=own.zero_cond_t)
+    size, told = edit.size_of(one), told_tokens(edit)
+    return replace(
+        work,
+        prompt_tokens=work.prompt_tokens + told,
+        negative_tokens=work.negative_tokens + told,
+        edited=((size.width, size.height),),
+        split=edit.zero_cond_t,
+    )
 
 
 def _streamed(
@@ -174,7 +192,8 @@ def _other(options: argparse.Namespace, there: Machine) -> MemoryAnswer:
 def _title(options: argparse.Namespace, model: Model, work: Work) -> str:
     guided = "guided" if work.guided else "unguided"
     kind = f"{options.precision}, profile {options.profile}"
-    return f"{model.id}, {work.width}x{work.height}, {kind}, {guided}, {counted(work.prompt_tokens, 'prompt token')}"
+    told = counted(options.prompt_tokens, "prompt token") + (", one picture to edit" if work.edited else "")
+    return f"{model.id}, {work.width}x{work.height}, {kind}, {guided}, {told}"
 
 
 def _lines(answer: MemoryAnswer) -> Iterator[str]:

@@ -17,7 +17,7 @@ from typing import Any
 from renderer import catalog
 from renderer.catalog import SIZE_STEP, Model
 from renderer.errors import ModelError, shorten
-from renderer.job import Embed, Expect, Format, InputFile, Job, Keep, Lettering, Precision, Size, derive_seed
+from renderer.job import Embed, Expect, Format, InputFile, Job, Keep, Lettering, Precision, Size, Weights, derive_seed
 from renderer.job.precisions import DEFAULT_PRECISION
 from renderer.manifest import naming, pictures_in
 from renderer.manifest.complaints import Complaint
@@ -111,10 +111,6 @@ class Expander:
         complaints.append(Complaint(recipe.origin("model"), found.message, found.hint))
         return None
 
-    def _usual_precision(self, model: Model) -> Precision:
-        """What a job is rendered at that does not say: on a shelf, the demo model as its weights are."""
-        return "bf16" if self._shelf is not None and model.id == catalog.DEMO.id else DEFAULT_PRECISION
-
     def _draft(
         self,
         recipe: Recipe,
@@ -127,7 +123,7 @@ class Expander:
         fields = recipe.fields
         common = {
             "model": model.reference,
-            "precision": self._precision or fields.get("precision") or self._usual_precision(model),
+            "precision": self._precision or fields.get("precision") or _usual_precision(model, self._shelf),
         }
         names = [*fields.get("matrix", ()), *([STEM] if takes_in(fields) else [])]
         varying = [name for name in names if len({each[name] for each, _, _ in chosen}) > 1]
@@ -160,6 +156,17 @@ class Expander:
                         riding=riding,
                         lettering=lettering.of(prompt, combination, seed),
                     )
+
+
+def usual_weights(shelf: Shelf) -> Weights:
+    """What a job is rendered with that names neither a model nor a precision. Raises `ModelError`."""
+    model = find_model(shelf.models[shelf.first])
+    return Weights(model.reference, _usual_precision(model, shelf))
+
+
+def _usual_precision(model: Model, shelf: Shelf | None) -> Precision:
+    """What a job is rendered at that does not say: on a shelf, the demo model as its weights are."""
+    return "bf16" if shelf is not None and model.id == catalog.DEMO.id else DEFAULT_PRECISION
 
 
 def _as_the_image(recipe: Recipe) -> bool:

@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 
 from renderer.job import Format
 from renderer.manifest.checking import Checker
+from renderer.manifest.fields import MOST_IMAGES
 from renderer.manifest.kinds import Prompt, Shaped, Steps, Within
 from renderer.service.intake import FieldError
 
@@ -56,6 +57,10 @@ class PictureFields(TypedDict, total=False):
     """A job's fields that are pictures."""
 
     image: Annotated[DataUrl, Field(description="A picture to draw over")]
+    images: Annotated[
+        list[DataUrl],
+        Field(min_length=1, max_length=MOST_IMAGES, description="Pictures to edit, with a model that edits"),
+    ]
     mask: Annotated[DataUrl, Field(description="What of the image is drawn anew is white")]
 
 

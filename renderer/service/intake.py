@@ -16,6 +16,7 @@ from renderer import catalog
 from renderer.catalog import Model
 from renderer.errors import ManifestError, Problem, RendererError
 from renderer.job import Job, Keep, ModelIdentity, Picture, Weights, fingerprint
+from renderer.manifest import expand
 from renderer.manifest.manifest import Manifest, Overrides, parse
 from renderer.manifest.shelf import Shelf
 from renderer.manifest.source import ManifestSource
@@ -75,8 +76,7 @@ class Intake:
 
     def usual_weights(self) -> Weights:
         """What a request is rendered with that says nothing of it."""
-        (picture,) = self._parse({"prompt": "a picture"}).pictures
-        return Weights.of(picture.job)
+        return expand.usual_weights(self._shelf)
 
     def read(self, fields: Mapping[str, Any], request: str, files: frozenset[str] = frozenset()) -> list[Requested]:
         """The pictures that the fields of one job make. Raises `FieldError` and `ModelError`.

@@ -54,6 +54,7 @@ def translate(
     model = _model(given.get("model"), models, warnings, strict=strict)
     fields = _renamed(without_nulls(body))  # in the order in which they were said
     fields["model"] = model
+    _pictures(fields, find_model(models[model]))
     if "width" not in given:
         fields |= _size(given.get("size"), find_model(models[model]), warnings)
     elif given.get("size", "auto") != "auto":
@@ -85,6 +86,16 @@ def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
         asked_by[here] = name
         fields[here] = [{"id": value["name"], "weight": value.get("scale", 1.0)}] if name == "lora" else value
     return fields
+
+
+def _pictures(fields: dict[str, Any], model: Model) -> None:
+    """What goes in, as the model takes it: to edit, or to be drawn over. Raises `RequestError` for too many."""
+    if model.editing is not None:
+        if "image" in fields and "images" not in fields:
+            fields["images"] = [fields.pop("image")]
+    elif len(fields.get("images") or ()) > 1:
+        said = "several were sent, and one goes in"
+        raise RequestError(422, "invalid_request", said, field="image", hint=f"{model.id} draws over one picture")
 
 
 def _model(name: str | None, models: Mapping[str, str], warnings: list[str], *, strict: bool) -> str:

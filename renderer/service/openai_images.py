@@ -68,9 +68,9 @@ class OpenAIRoutes:
         return tell(_model(name))
 
     async def edits(self, request: Request) -> Response:
-        """Draw over the picture of a form: where its mask is transparent, or all of it."""
+        """Edit the pictures of a form, or draw over one: where its mask is transparent, or all of it."""
         body, files = await self._pictures.uploads.form(request)
-        if "image" not in body:
+        if not body.keys() & {"image", "images"}:
             raise RequestError(422, "invalid_request", "is missing", field="image", hint="send a file")
         return await self._answered(request, body, files)
 

@@ -24,6 +24,7 @@ from starlette.requests import Request
 from renderer.errors import PictureError
 from renderer.job import Input, InputFile
 from renderer.manifest import scalars
+from renderer.manifest.fields import MOST_IMAGES
 from renderer.outputs import input_files
 from renderer.outputs.folder import OutputFolder
 from renderer.service.answers import RequestError
@@ -31,6 +32,9 @@ from renderer.system.files import write_whole
 
 FIELDS = ("image", "mask")
 """A job's fields that are pictures."""
+
+SEVERAL = "images"
+"""And the one that is several of them, for a model that edits."""
 
 _DATA_URL = "data:image/"
 _MOST_FIELDS = 64
@@ -55,12 +59,25 @@ class Uploads:
             if isinstance(value, str) and value.startswith(_DATA_URL):
                 taken[name] = await self._kept(name, _decoded(name, value))
                 files.add(taken[name])
+        if isinstance(images := taken.get(SEVERAL), list):
+            taken[SEVERAL] = [await self._taken(each, files) for each in images[:MOST_IMAGES]] + images[MOST_IMAGES:]
         return taken, frozenset(files)
 
+    async def _taken(self, value: Any, files: set[str]) -> Any:
+        """A file in the place of one of several data URLs; what is none stays."""
+        if not isinstance(value, str) or not value.startswith(_DATA_URL):
+            return value
+        kept = await self._kept(SEVERAL, _decoded(SEVERAL, value))
+        files.add(kept)
+        return kept
+
     async def form(self, request: Request) -> tuple[dict[str, Any], frozenset[str]]:
-        """A multipart form's fields, numbers as numbers, and its pictures as files. Raises `RequestError`."""
+        """A multipart form's fields, numbers as numbers, and its pictures as files. Raises `RequestError`.
+
+        Several of the name `image` are `images`.
+        """
         try:
-            form = await request.form(max_files=len(FIELDS) + 1, max_fields=_MOST_FIELDS)
+            form = await request.form(max_files=MOST_IMAGES + 2, max_fields=_MOST_FIELDS)
         except AssertionError as error:
             hint = "install the renderer with its extra: pip install 'renderer[service]'"
             raise RequestError(501, "unsupported", "this server cannot read forms", hint=hint) from error
@@ -73,19 +90,23 @@ class Uploads:
 
     async def _of_form(self, form: FormData) -> tuple[dict[str, Any], frozenset[str]]:
         taken: dict[str, Any] = {}
+        images: list[str] = []
         files = set[str]()
         for key, value in form.multi_items():
             name = key.removesuffix("[]")
-            if name in taken:
-                said = "several were sent, and one goes in" if name == "image" else "is there twice"
-                raise RequestError(422, "invalid_request", said, field=name)
+            if name in taken and not (name == "image" and isinstance(value, UploadFile)):
+                raise RequestError(422, "invalid_request", "is there twice", field=name)
             if not isinstance(value, UploadFile):
                 taken[name] = value if name in _TEXTS else scalars.resolve(value)[0]
                 continue
             if name not in FIELDS:
                 raise RequestError(422, "invalid_request", "no file goes in here", field=name, hint="image, or mask")
-            taken[name] = await self._kept(name, await value.read(), of_form=True)
-            files.add(taken[name])
+            taken[name] = kept = await self._kept(name, await value.read(), of_form=True)
+            files.add(kept)
+            images += [kept] if name == "image" else []
+        if len(images) > 1:
+            taken[SEVERAL] = images
+            del taken["image"]
         return taken, frozenset(files)
 
     async def _kept(self, name: str, data: bytes, *, of_form: bool = False) -> str:

@@ -6,14 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from diffsynth.pipelines.qwen_image import QwenImageUnit_EditImageEmbedder, QwenImageUnit_PromptEmbedder
 from PIL import Image
 from transformers import Qwen2VLProcessor
 
 from renderer import catalog
+from renderer.demo import looks, tokenizer
 from renderer.engine import inputs, prompts
+from renderer.engine.encoding import AskedPrompt
 from renderer.engine.inputs import Inputs
 from renderer.engine.native import NativeEngine
 from renderer.engine.streaming import StreamingEngine
+from renderer.errors import ModelError
+from renderer.estimate.looking import looked_tokens, told_tokens
+from renderer.estimate.work import BEHIND
+from renderer.families.qwen_image import networks
 from renderer.job import Edit, Job, Precision, Stored
 from renderer.protocol import Render, Setup
 from renderer.weights import pack
@@ -147,3 +155,87 @@ def test_fp8_does_not_depend_on_company(folder: Path, stores: Path) -> None:
     wanted = jobs(folder, "fp8")[:3]
     alone = [rendered(packed(folder, stores, "fp8", slots=60, in_flight=1), [job])[0] for job in wanted]
     assert rendered(packed(folder, stores, "fp8", slots=2, in_flight=3), wanted) == alone
+
+
+def test_what_fits_is_what_diffsynth_would_make_of_the_original() -> None:
+    """A worker holds it at the size in which it goes in, and DiffSynth need not touch it again."""
+    edit = Edit(images=(ANOTHER[0],), pixels=1024 * 1024)
+    (held,) = inputs.edited(edit, given(make_job(edit=edit)))
+    theirs = QwenImageUnit_EditImageEmbedder().edit_image_auto_resize(OTHER)
+    assert held.size == theirs.size == (1440, 736)
+    assert held.tobytes() == theirs.tobytes()
+
+
+@pytest.mark.parametrize("images", [(KNOWN[0],), (ANOTHER[0], KNOWN[0])])
+@pytest.mark.parametrize("numbered", [True, False])
+def test_tokens_are_as_many_as_are_forecast(native: NativeEngine, images: Any, *, numbered: bool) -> None:
+    """The pictures' own to the last one, as their processor makes them; and about as many around them."""
+    edit = edit_of(*images[: 2 if numbered else 1], numbered=numbered)
+    asked = AskedPrompt("make it red", edit)
+    seen: list[int] = []
+    native._pipe.text_encoder.register_forward_pre_hook(
+        lambda _, __, named: seen.append(int((named["input_ids"] == 501).sum())), with_kwargs=True
+    )
+    found = networks.encode(native._pipe, asked, given(make_job(edit=edit)))
+    assert seen[-1] == looked_tokens(edit)
+    words = len(native._pipe.tokenizer(asked.text).input_ids)
+    spelt = 8 * len(edit.images)  # a small tokenizer spells "Picture", which is one of Qwen's tokens
+    assert words + seen[-1] < found.embedding.shape[1] <= words + BEHIND + told_tokens(edit) + spelt
+
+
+@pytest.mark.usefixtures("_nothing_remembered")
+def test_prompts_are_remembered_by_their_pictures(folder: Path, stores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same words about another picture are another prompt; about the same one, also in another job, the same."""
+    asked: list[str] = []
+    process = QwenImageUnit_PromptEmbedder.process
+
+    def counted(self: Any, pipe: Any, prompt: str, edit_image: Any = None) -> Any:
+        asked.append(prompt)
+        return process(self, pipe, prompt, edit_image)
+
+    monkeypatch.setattr(QwenImageUnit_PromptEmbedder, "process", counted)
+    small = {"model": folder, "width": SIDE, "height": SIDE, "cfg_scale": 1.0, "prompt": "make it red"}
+    of_one, of_other = (edit_of(each) for each in (KNOWN[0], ANOTHER[0]))
+    jobs = [make_job(**small, edit=edit, seed=seed) for edit in (of_one, of_other) for seed in (1, 2)]
+    first = rendered(packed(folder, stores, "bf16"), jobs)
+    assert len(asked) == 2
+    assert rendered(packed(folder, stores, "bf16"), jobs) == first
+    assert len(asked) == 2
+    assert len(set(first)) == 4
+
+
+def test_places_of_patches_are_told(native: NativeEngine, folder: Path) -> None:
+    """From transformers 5 on the text encoder numbers patches like words, unless it is told which tokens they are."""
+    asked, pictures = AskedPrompt("make it red", edit_of(KNOWN[0])), given(jobs(folder)[3])
+    encoder, hooks = native._pipe.text_encoder, dict(native._pipe.text_encoder._forward_pre_hooks)
+    right = networks.encode(native._pipe, asked, pictures).embedding
+    encoder._forward_pre_hooks.clear()
+    try:
+        wrong = networks.encode(native._pipe, asked, pictures).embedding
+    finally:
+        encoder._forward_pre_hooks.update(hooks)
+    assert right.shape == wrong.shape
+    assert not torch.equal(right, wrong)
+
+
+def test_a_processor_that_is_none(tmp_path: Path) -> None:
+    """It is refused by its folder: one that is damaged, and one that cuts the template otherwise."""
+    broken = tmp_path / "processor"
+    looks.write(broken)
+    (broken / "preprocessor_config.json").write_text("{")
+    with pytest.raises(ModelError, match="prepares no pictures"):
+        networks.open_processor(broken)
+    looks.write(broken)
+    tokenizer.write(broken)  # of text to picture, which knows no words of edits
+    with pytest.raises(ModelError, match="the template of edits takes"):
+        networks.open_processor(broken)
+
+
+@pytest.mark.usefixtures("_nothing_remembered")
+def test_a_job_without_pictures_is_refused(folder: Path, stores: Path) -> None:
+    """And one with pictures by a model that edits none: nobody is handed a picture of something else."""
+    heard, engine = Heard(), packed(folder, stores, "bf16")
+    engine.take("none", make_job(model=folder))
+    while engine.busy:
+        engine.advance(heard)
+    assert "edits pictures, and the job has none" in heard.failures["none"].message
