@@ -71,7 +71,8 @@ class TestCommands:
         rows = {row["id"]: row for row in json.loads(models_cli("list", "--json"))}
         assert list(rows[QWEN]["packed"]) == ["fp8"]
         assert rows["demo"]["renders"]
-        assert not rows["Qwen/Qwen-Image-Edit"]["renders"]
+        assert rows["Qwen/Qwen-Image-Edit"]["ability"] == "edit"
+        assert not rows["lightx2v/Qwen-Image-Lightning/4steps-V2.0"]["renders"]
         assert "packed: fp8" in models_cli("list")
         hub.given.clear()
         assert "packed in fp8 here already" in models_cli("pack", QWEN)

@@ -11,11 +11,13 @@ from renderer import catalog
 from renderer.engine import fp8_reference, scaled_blocks
 from renderer.engine.modulation import PickImage, PickText, ReadyModulation
 from renderer.engine.side_by_side import Arranged, Arrangement, Places
-from renderer.estimate import Kernels, Streaming, Work, duration, estimate_peak, weight_bytes
+from renderer.estimate import Kernels, Streaming, Work, decide, duration, estimate_peak, weight_bytes
 from renderer.estimate.terms import total
-from renderer.job import Stored
+from renderer.job import Edit, Input, Stored
 from renderer.machine.rates import SOME_GPU
+from renderer.planning import placement
 from tests.estimate.tape import Tape, fused_attention
+from tests.making import make_job
 
 SHAPE = catalog.QWEN_IMAGE_ARCHITECTURE
 WIDTH = SHAPE.width
@@ -77,6 +79,25 @@ class TestOneBlock:
                 block(image=image, text=words, temb=ready, image_rotary_emb=turns)
         held = total(Streaming(SHAPE, "bf16", 2).block(tokens, text)) - image.nbytes - words.nbytes
         assert held == pytest.approx(tape.peak, rel=0.002)
+
+    @pytest.mark.parametrize(("own", "edited"), [(1024, 4096), (4096, 4096), (256, 1024)])
+    def test_bf16_with_a_picture_that_is_edited(self, monkeypatch: pytest.MonkeyPatch, own: int, edited: int) -> None:
+        """With `zero_cond_t`, DiffSynth's block holds two gates of each token besides: the MLP's and attention's."""
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused_attention)
+        work = Work(16 * own // 16, 16 * 16, prompt_tokens=300, edited=((16 * edited // 16, 16 * 16),), split=True)
+        text = work.texts[0]
+        with torch.device("meta"):
+            block = QwenImageTransformerBlock(WIDTH, SHAPE.heads, SHAPE.head_width).to(torch.bfloat16)
+            block.img_mod, block.txt_mod = PickImage(), PickText()
+            image, words, turns, _ = rider(work.tokens, text)
+            ready = ReadyModulation(torch.empty(3, 6 * WIDTH, dtype=torch.bfloat16))
+            index = torch.zeros(1, work.tokens, dtype=torch.int)
+            with torch.no_grad(), Tape() as tape:
+                block(image=image, text=words, temb=ready, image_rotary_emb=turns, modulate_index=index)
+        streaming = Streaming(SHAPE, "bf16", 2)
+        held = total(streaming.block(work.tokens, text)) - image.nbytes - words.nbytes
+        held += sum(streaming.gates_by_token([work]).values())
+        assert held == pytest.approx(tape.peak, rel=0.03)
 
     @pytest.mark.parametrize(
         "company", [[(1024, 131)], [(6889, 131)], [(6889, 517)], [(1024, 131)] * 8, [(1024, 40), (576, 131), (1024, 9)]]
@@ -192,3 +213,23 @@ def test_a_picture_that_goes_in_is_forecast() -> None:
     assert "image" in [stage.name for stage in streaming.estimate([plain, over]).stages]
     assert streaming.encoder(over).terms != streaming.decoder(over).terms
     assert duration.decode_seconds(SHAPE, over, SOME_GPU) > 1.5 * duration.decode_seconds(SHAPE, plain, SOME_GPU)
+
+
+def test_an_edit_is_forecast() -> None:
+    """What is edited is more tokens in every block, has latents made of it, and tokens of the prompt."""
+    images = Input(sha256="0" * 64, width=640, height=480), Input(sha256="1" * 64, width=64, height=64)
+    edit = Edit(images=images, pixels=1024 * 1024, zero_cond_t=True)
+    job = make_job("make it red", side=1024).model_copy(update={"edit": edit})
+    work, plain = Work.of(job), Work.of(make_job("make it red", side=1024))
+    assert work.edited == ((1184, 896), (1024, 1024))
+    assert work.tokens == plain.tokens + 1184 * 896 // 256 + 4096
+    assert work.prompt_tokens > plain.prompt_tokens + 2 * 190
+    for precision in ("bf16", "fp8"):
+        streaming = Streaming(SHAPE, precision, 2)
+        there, without = streaming.estimate([work]), streaming.estimate([plain])
+        assert [stage.name for stage in there.stages] == ["encode", "modulate", "image", "denoise", "decode"]
+        assert all(there.stage(stage.name).bytes > stage.bytes for stage in without.stages)
+    assert streaming.companies([plain, work, plain])[0] == ((work.tokens, work.texts[0]),)  # alone
+    assert duration.decode_seconds(SHAPE, work, SOME_GPU) > 1.8 * duration.decode_seconds(SHAPE, plain, SOME_GPU)
+    (demand,) = placement._demands([job])
+    assert decide.Series.of(demand).work == work

@@ -12,6 +12,7 @@ from renderer import catalog
 from renderer.catalog import Role
 from renderer.errors import ModelError
 from renderer.families.qwen_image import shapes
+from renderer.families.qwen_image.transformer import EDIT_2511_MARK
 from renderer.weights import soundness
 from renderer.weights.checkpoint import open_checkpoint
 from renderer.weights.headers import PlannedTensor, read_header, tensor_bytes, write_file
@@ -189,6 +190,14 @@ class TestSoundness:
         assert error.message.startswith(f"{path}: not a safetensors file, but a web page")
         with pytest.raises(ModelError, match="a web page"):
             soundness.check(catalog.find(f"transformer={path}"))
+
+    def test_an_edit_model_by_another_name(self, tmp_path: Path) -> None:
+        """Qwen-Image-Edit-2511's mark is no weight; where the file is taken for another model, that is said."""
+        path = write(tmp_path / "mine.safetensors", "transformer", {EDIT_2511_MARK: "BF16"})
+        (error,) = soundness.problems(catalog.find(f"transformer={path}"))
+        assert error.message == f"{path} is of Qwen-Image-Edit-2511, by a mark in it"
+        assert error.hint == "give it kind: edit-2511"
+        assert soundness.problems(catalog.find(f"transformer={path},kind=edit-2511")) == ()
 
     def test_all_that_is_wrong_of_a_folder(self, tmp_path: Path) -> None:
         """Each file, and whether whole ones go together."""
