@@ -38,6 +38,8 @@ CASES = {
     if row["side"] >= 1024 or "bf16" in row["case"] or "together" in row
 }
 """But for small pictures in fp8 from before they went together, and blocks had fewer kernels."""
+INT8_LINES = (BENCHMARKS / "int8-h100.jsonl").read_text(encoding="utf-8").splitlines()
+INT8 = [line for line in map(json.loads, INT8_LINES) if "step_s" in line]
 LIMITS: dict[tuple[str, int], duration.Limit] = {
     ("3-slots-small", 512): "bus",
     ("bf16-3-slots-small", 512): "bus",
@@ -69,6 +71,14 @@ class TestSweep:
         row, card = CASES[key], cards.find(key[0].upper()).card
         found = engine.forecast(row, of_card(card))
         assert found.seconds / row.get("pictures", 1) == pytest.approx(row["step_s"], rel=0.065)
+
+    @pytest.mark.parametrize("row", INT8, ids=[row["case"] for row in INT8])
+    def test_int8_keeps_up_a_little_more(self, row: dict[str, Any]) -> None:
+        """Nothing was found with these figures: a step takes what is said, or up to an eighth less."""
+        (measured,) = (line["rates"] for line in map(json.loads, INT8_LINES) if "rates" in line)
+        rates = of_card(cards.find("H100").card).model_copy(update=measured)
+        found = engine.forecast(row, rates).seconds / row["pictures"]
+        assert 0.98 < found / row["step_s"] < 1.125
 
     def test_from_the_disk_the_disk_limits(self) -> None:
         """Blocks that do not fit into host memory come as fast as the disk reads."""
