@@ -9,6 +9,7 @@ rates tell; where they are not known either, nobody does. Reads no files.
 from __future__ import annotations
 
 import statistics
+from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -73,16 +74,20 @@ class Way:
 
 
 class Pace:
-    """What pictures will take, learnt from pictures that were rendered the same way."""
+    """What pictures will take, learnt from pictures that were rendered the same way: of each kind from the latest."""
 
-    def __init__(self, sidecars: Iterable[Done] = (), rates: Rates | None = None) -> None:
-        """`rates` are this machine's rates, if they are known."""
+    def __init__(self, sidecars: Iterable[Done] = (), rates: Rates | None = None, most: int | None = None) -> None:
+        """`rates` are this machine's rates, if they are known.
+
+        Of one worker's pictures at most so many are kept as `most` says (None: all): a server's may work for months.
+        """
         self._rates = rates
-        self._factors: dict[PaceKey, list[float]] = {}
-        self._walls: dict[PaceKey, list[float]] = {}
-        self._encodes: dict[PaceKey, list[float]] = {}
+        self._most = most
+        self._factors: dict[PaceKey, deque[float]] = {}
+        self._walls: dict[PaceKey, deque[float]] = {}
+        self._encodes: dict[PaceKey, deque[float]] = {}
         self._ways: dict[PaceKey, Way] = {}
-        self._workers: dict[PaceKey, dict[float, list[Done]]] = {}
+        self._workers: dict[PaceKey, dict[float, deque[Done]]] = {}
         for sidecar in sidecars:
             self.learn(sidecar)
 
@@ -94,17 +99,17 @@ class Pace:
         timing, sharing = sidecar.timing, sidecar.sharing
         key, way = _key(sidecar), _way(sidecar)
         if timing.load_s:  # pictures of one worker have it to the last digit
-            self._workers.setdefault(key, {}).setdefault(timing.load_s, []).append(sidecar)
+            self._workers.setdefault(key, {}).setdefault(timing.load_s, deque(maxlen=self._most)).append(sidecar)
         if timing.total_s is None:
             return
         if sharing is None:
             own = timing.total_s - (timing.encode_s or 0.0)
-            self._encodes.setdefault(key, []).append((timing.encode_s or 0.0) / len(_prompts(sidecar.job)))
+            self._encodes.setdefault(key, _latest()).append((timing.encode_s or 0.0) / len(_prompts(sidecar.job)))
         else:
             own = sharing.share_s + (timing.decode_s or 0.0)
         share, wall = self._arithmetic(key, sidecar.job, way)
-        self._factors.setdefault(key, []).append(own / share)
-        self._walls.setdefault(key, []).append(timing.total_s / wall)
+        self._factors.setdefault(key, _latest()).append(own / share)
+        self._walls.setdefault(key, _latest()).append(timing.total_s / wall)
         self._ways[key] = way
 
     def expect_s(self, item: Planned, profile: Profile, way: Way | None = None) -> float | None:
@@ -124,7 +129,7 @@ class Pace:
     def factor(self, key: PaceKey) -> float:
         """How much longer pictures take than the arithmetic says; 1 where none were measured."""
         factors = self._factors.get(key)
-        return statistics.median(factors[-RECENT:]) if factors else 1.0
+        return statistics.median(factors) if factors else 1.0
 
     def load_s(self, key: PaceKey) -> float | None:
         """Seconds that opening a worker took, the median of all; None where none was opened."""
@@ -156,7 +161,7 @@ class Pace:
     def _encode_s(self, key: PaceKey, jobs: Sequence[Job]) -> float:
         """Seconds of encoding jobs' prompts where each picture has its own encoded; 0 where nothing tells."""
         encodes = self._encodes.get(key)
-        return statistics.median(encodes[-RECENT:]) * sum(len(_prompts(job)) for job in jobs) if encodes else 0.0
+        return statistics.median(encodes) * sum(len(_prompts(job)) for job in jobs) if encodes else 0.0
 
     def knows(self, key: PaceKey) -> bool:
         """Whether pictures of this kind were measured."""
@@ -173,12 +178,16 @@ class Pace:
         if not walls:
             return None
         _, wall = self._arithmetic(_key(sidecar), sidecar.job, _way(sidecar))
-        return statistics.median(walls[-RECENT:]) * wall
+        return statistics.median(walls) * wall
 
     def _arithmetic(self, key: PaceKey, job: Job, way: Way) -> tuple[float, float]:
         """A picture's part of the machine's time, and the wall's, by the arithmetic alone."""
         rates = self._rates or (_SOME_CPU if way.cpu else SOME_GPU)
         return seconds(_shape(key.weights), job, key.profile, way, rates)
+
+
+def _latest() -> deque[float]:
+    return deque(maxlen=RECENT)
 
 
 def weight(item: Planned) -> float:

@@ -126,6 +126,10 @@ class RequestQueue:
         with self._changed:
             return sum(each.patient == patient for each in self._waiting.values())
 
+    def has(self, key: str) -> bool:
+        """Whether it waits, or a worker has it."""
+        return key in self._waiting or key in self._taken
+
     def __len__(self) -> int:
         return len(self._waiting)
 

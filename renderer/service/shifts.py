@@ -24,7 +24,7 @@ from renderer.outputs.status import WorkerStatus
 from renderer.planning import deployment
 from renderer.planning.deployment import Deployment
 from renderer.planning.fitting import SizeRefusal
-from renderer.planning.pace import Pace
+from renderer.planning.pace import RECENT, Pace
 from renderer.planning.plan import Plan, Planned
 from renderer.protocol import Setup
 from renderer.service.configuration import ServiceSettings
@@ -44,6 +44,7 @@ from renderer.supervisor.worker import Hire, Worker
 from renderer.weights import needs
 
 _LOOK_S = 1.0
+_MOST_KNOWN = 1024
 _AGAIN_S = 30.0
 """After so long a model that could not be opened is tried again, if somebody asks for it."""
 
@@ -85,8 +86,10 @@ class _JoiningSource(RequestSource):
     def take(self, item: Planned) -> None:
         super().take(item)
         if item.picture.id not in self._known:
-            self._known.add(item.picture.id)
             self._joins(item)
+            if len(self._known) >= _MOST_KNOWN:  # those that are through come no more
+                self._known = {key for key in self._known if self._queue.has(key)}
+            self._known.add(item.picture.id)
 
 
 class Shifts:
@@ -164,7 +167,8 @@ class Shifts:
         source = _JoiningSource(self._queue, weights, self._settings.idle_s, outcomes.progress.joins)
         heart = Heartbeat(self._folder, outcomes.progress, self._heard)
         try:
-            pace = Pace((), self._rates)  # for deadlines, which a server has not: what it learns goes with the shift
+            # For deadlines, which a server has not: what it learns goes with the shift, and is bounded within it.
+            pace = Pace((), self._rates, most=RECENT)
             group = Group(source, night.deployments[weights])
             Dispatcher([group], outcomes, night, pace, heart, _cannot_open).run(self._folder.worker_log_of)
         finally:

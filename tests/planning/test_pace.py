@@ -18,7 +18,7 @@ from renderer.machine.rates import Rates, of_card
 from renderer.outputs import done
 from renderer.outputs.done import Done
 from renderer.planning import pace as pacing
-from renderer.planning.pace import Pace, PaceKey, Way, seconds, weight
+from renderer.planning.pace import RECENT, Pace, PaceKey, Way, seconds, weight
 from renderer.planning.plan import Planned
 from tests.fakes import SOFTWARE
 from tests.making import make_job, make_picture
@@ -164,6 +164,16 @@ class TestPace:
             12.7 * seconds(catalog.QWEN_IMAGE_ARCHITECTURE, real(1024), "stream", Way(60, 1), RATES)[0]
             / seconds(catalog.QWEN_IMAGE_ARCHITECTURE, real(), "stream", Way(60, 1), RATES)[0], rel=0.05,
         )  # fmt: skip
+
+
+def test_what_a_server_learns_does_not_grow() -> None:
+    """Of a worker's pictures the latest are kept, and what they tell stays the same."""
+    pictures = TestPreparing().five() * 40
+    pace = Pace(pictures, RATES, most=20)
+    (workers,) = pace._workers.values()
+    assert {len(kept) for kept in workers.values()} == {20}
+    assert {len(kept) for kept in (*pace._factors.values(), *pace._walls.values())} == {RECENT}
+    assert pace.factor(TestPreparing.KEY) == Pace(pictures, RATES).factor(TestPreparing.KEY)
 
 
 class TestPreparing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,11 @@ def test_a_disk_that_takes_no_model_ends_no_server(tmp_path: Path, monkeypatch: 
     rendering.run(stop)
     assert rendering.condition.trouble == "the disk is full"
     assert len(queue) == 1
+
+
+def test_an_answer_is_sent_as_it_is_written() -> None:
+    """A body does not wait until its head has been acknowledged, which clients do 40 ms late."""
+    with http_server.listen("127.0.0.1", 0) as listening:
+        listening.setblocking(True)  # noqa: FBT003
+        with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -50,6 +50,25 @@ class TestOrder:
         queue.add(Waiting(item, client, client.islower()) for item, client in zip(items, whose, strict=False))
         return queue, RequestSource(queue, Weights.of(items[0].picture.job), 60.0)
 
+    def test_a_shift_does_not_remember_all_that_it_had(
+        self, items: tuple[Planned, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each picture is counted once, and forgotten some time after it is through."""
+        monkeypatch.setattr(shifts, "_MOST_KNOWN", 3)
+        queue, counted = RequestQueue(), list[Planned]()
+        source = shifts._JoiningSource(queue, Weights.of(items[0].picture.job), 60.0, counted.append)
+        for item in items:
+            queue.add([Waiting(item, "A", patient=False)])
+            for _ in range(2):  # the second time it was given back
+                taken = source.first()
+                assert taken is not None
+                source.take(taken)
+                source.put_back(taken)
+            source.take(item)
+            queue.ended(item.picture.id)
+        assert counted == list(items)
+        assert len(source._known) <= 4
+
     def order(self, source: RequestSource, items: tuple[Planned, ...], queue: RequestQueue) -> list[int]:
         taken = []
         while (item := source.first()) is not None:
