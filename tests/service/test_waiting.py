@@ -193,6 +193,7 @@ class TestServer:
         """It is not rendered; asked for again, it is."""
         keys = [server.accept("slow", seed=seed).json()["id"] for seed in range(20)]
         last = keys[-1]
+        until(lambda: server.client.get(f"/api/v1/images/{keys[0]}").json()["state"] not in ("waiting", "failed"))
         assert server.client.delete(f"/api/v1/images/{last}").json()["state"] == "cancelled"
         assert server.client.delete(f"/api/v1/images/{last}").status_code == 409
         for key in keys[:-1]:
