@@ -20,7 +20,7 @@ RENDERER := .venv/bin/python -m renderer
 # GNU make ends with 2, whatever its commands end with: what the renderer ended with is said.
 run = @$(RENDERER) $(1) || { code=$$?; echo "renderer's own exit code was $$code" >&2; exit $$code; }
 
-.PHONY: help setup setup-dev render proof nightly validate plan status report doctor estimate models bench compare replay schema \
+.PHONY: help setup setup-dev render proof nightly validate plan status report doctor estimate models bench compare again export replay schema \
   serve completion schemas prune smoke check test judge torture clean
 
 help:  ## list the targets
@@ -88,6 +88,12 @@ completion: $(READY)  ## print a shell's completion script: ARGS=bash, zsh or fi
 
 compare: $(READY)  ## render JOBS at several precisions, side by side: ARGS="--precision bf16,int8"
 	$(call run,compare $(JOBS) $(ARGS))
+
+again: $(READY)  ## render chosen pictures of JOBS once more: ARGS="--only @picked --steps 50"
+	$(call run,again $(JOBS) $(ARGS))
+
+export: $(READY)  ## copy chosen pictures of JOBS: ARGS="--only @picked --to chosen.zip"
+	$(call run,export $(JOBS) $(ARGS))
 
 replay: $(READY)  ## turn pictures into manifest entries: ARGS="PICTURE…"
 	$(call run,replay $(ARGS))

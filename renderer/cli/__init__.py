@@ -14,6 +14,8 @@ Knows nothing of how anything is done. Each command has a room of its name, whic
     status        what is done, and how a run stands
     render        a night
     compare       a manifest at several precisions, side by side
+    again         chosen pictures once more, another way
+    export        chosen pictures, copied with a table
     replay        pictures once more, or as entries of a manifest
     serve         an HTTP server
     smoke         whether one draws

@@ -24,6 +24,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "estimate": "memory that a picture takes, stage by stage, and whether it fits",
         "status": "what is done; how a run stands, or ended",
         "render": "render what is not done",
+        "again": "render chosen pictures once more, with more steps, another size, more seeds",
+        "export": "copy chosen pictures to a folder or a zip, with a table and a contact sheet",
         "schema": "print the JSON Schema of manifests, or of what a run writes",
         "prune": "list finished pictures that manifests name no more; --yes removes them",
         "serve": "answer requests for pictures over HTTP",

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         return plan.show_plan(options, loaded)
     if not loaded.manifests:
         raise ManifestError(loaded.problems)
-    return _exit_code(render_loaded(options, loaded), loaded)
+    return exit_code(render_loaded(options, loaded), loaded)
 
 
 def render_loaded(options: argparse.Namespace, loaded: Loaded) -> list[Summary]:
@@ -97,7 +97,8 @@ def _moments(local: datetime) -> list[datetime]:
     return shown or found[-1:]
 
 
-def _exit_code(summaries: Sequence[Summary], loaded: Loaded) -> int:
+def exit_code(summaries: Sequence[Summary], loaded: Loaded) -> int:
+    """What a night over these manifests ends with."""
     if any(summary.ending in ("deadline", "signal") for summary in summaries):
         return EXIT_STOPPED
     complete = all(summary.ending == "complete" and summary.is_all_there for summary in summaries)

@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -86,6 +86,18 @@ def make_contact_sheet(plan: Plan) -> Path | None:
     done = [item for item in plan.items if item.sidecar is not None]
     if not done:
         return None
+    path = plan.folder.contact_sheet
+    write_whole(path, draw_contact_sheet(plan, done))
+    return path
+
+
+def draw_contact_sheet(plan: Plan, done: Sequence[Planned]) -> bytes:
+    """One picture of these, which are there, with their ids: a PNG. Thumbnails that are missing are made.
+
+    Raises `DiskError`.
+    """
+    for item in done[:_SHEET_MOST]:
+        make_thumbnail(plan, item)
     shown = done[:_SHEET_MOST]
     columns = min(_SHEET_COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
@@ -102,9 +114,7 @@ def make_contact_sheet(plan: Plan) -> Path | None:
         draw.text((_MARGIN, height - _CAPTION), more, fill="#333333", font=font)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
-    path = plan.folder.contact_sheet
-    write_whole(path, buffer.getvalue())
-    return path
+    return buffer.getvalue()
 
 
 def find_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
