@@ -107,7 +107,7 @@ def sweeps(blocks: Any, slots: list[torch.Tensor], riders: list[dict[str, Any]])
     return found
 
 
-@pytest.mark.parametrize("precision", ["fp8", "bf16"])
+@pytest.mark.parametrize("precision", ["fp8", "int8", "bf16"])
 def test_recorded_blocks_have_the_bits_of_plain_ones(precision: Stored) -> None:
     """512x512, two blocks and three riders, two of one size: which of the two runs depends on free memory alone."""
     layout = places(precision)

@@ -35,12 +35,13 @@ def test_bf16_is_diffsynth_bit_by_bit(slots: int) -> None:
     assert pixels(render(open_engine(slots=slots, in_flight=4), variants())) == expected
 
 
+@pytest.mark.parametrize("precision", ["fp8", "int8"])
 @pytest.mark.parametrize("slots", [2, 3, 60])
-def test_fp8_does_not_depend_on_company_or_slots(slots: int) -> None:
-    """FP8 products: together through few slots or alone with all, the bits are the same."""
-    engine = open_engine("fp8", slots=slots, in_flight=4)
-    assert engine._passage.arithmetic == "fp8"
-    assert pixels(render(engine, variants("fp8"))) == alone("fp8")
+def test_pictures_do_not_depend_on_company_or_slots(slots: int, precision: Precision) -> None:
+    """Products of what is stored: together through few slots or alone with all, the bits are the same."""
+    engine = open_engine(precision, slots=slots, in_flight=4)
+    assert engine._passage.arithmetic == precision
+    assert pixels(render(engine, variants(precision))) == alone(precision)
 
 
 def test_small_pictures_are_recorded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -59,10 +60,13 @@ def test_small_pictures_are_recorded(monkeypatch: pytest.MonkeyPatch, caplog: py
     assert "cannot be recorded" not in caplog.text
 
 
+@pytest.mark.parametrize("precision", ["fp8", "int8"])
 @pytest.mark.parametrize("slots", [2, 60])
-def test_nothing_waits_for_the_device_before_the_pixels(slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_waits_for_the_device_before_the_pixels(
+    slots: int, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From a picture's noise to its decode everything is asked for beforehand: torch would raise for a wait."""
-    engine, job = open_engine("fp8", slots=slots, in_flight=1), variants("fp8")[0]
+    engine, job = open_engine(precision, slots=slots, in_flight=1), variants(precision)[0]
     expected = pixels(render(engine, [job]))
 
     def hasty(work: Callable[..., None]) -> Callable[..., None]:
