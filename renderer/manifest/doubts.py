@@ -21,6 +21,9 @@ MAX_WARNINGS = 200
 """After so many, nothing more is looked for."""
 
 _MOST_STEPS = 100
+_MANY_IMAGES = 3
+"""The most that the edit models' makers name for one edit."""
+
 _LICENCE = "read its licence before you use the pictures"
 _LONG = 2 * TRAINED_TOKENS
 """Letters that a prompt has at least if it is too long: no more than two make a token, of any script."""
@@ -105,6 +108,9 @@ class Doubts:
         if not guided and job.negative_prompt.strip():
             route = recipe.origin("negative_prompt")
             self._warn(route, "has no effect at cfg_scale 1", "raise cfg_scale, or leave it out")
+        if job.edit is not None and len(job.edit.images) > _MANY_IMAGES:
+            message = f"{len(job.edit.images)} pictures, and {model.id} has learned from one to {_MANY_IMAGES}"
+            self._warn(recipe.origin("images"), message, "leave out what matters least, or put two into one picture")
         if job.input_image is not None and job.inpaint_mask is None and job.denoising_strength == 1:
             self._warn(recipe.origin("strength"), "leaves nothing of the image", "write less, like 0.6")
         steps = job.num_inference_steps

@@ -174,6 +174,13 @@ class TestEdits:
         text = f"{self.DEFAULTS}jobs:\n- {job[:-1]}, prompt: x}}"
         assert re.search(rf"^edit\.yaml:3:\d+ jobs\[0\]\.{said}", problem(tmp_path, text, a=(64, 64)))
 
+    def test_more_than_three_are_doubted(self, tmp_path: Path) -> None:
+        """It is valid, and more than the models were made for."""
+        text = f"{self.DEFAULTS}jobs:\n- {{images: [a.png, b.png, a.png], prompt: x}}\n- {{images: [%s], prompt: x}}"
+        found = manifest.load(write(tmp_path, text % ", ".join(["a.png"] * 4), a=(64, 64), b=(32, 32))).warnings
+        assert [(each.line, each.path) for each in found] == [(4, "jobs[1].images")]
+        assert "4 pictures, and Qwen/Qwen-Image-Edit-2511 has learned from one to 3" in found[0].message
+
     def test_rehearsed(self, tmp_path: Path) -> None:
         """The demo model edits nothing: it draws over the first picture."""
         path = write(tmp_path, f"{self.DEFAULTS}jobs: [{{images: [a.png, b.png], prompt: x}}]", a=(64, 64), b=(32, 32))

@@ -316,3 +316,22 @@ def test_a_picture_that_went_in_is_asked_for_by_its_pixels(tmp_path: Path) -> No
     (passed,) = passed_over(tmp_path / "out/edit/001.png")
     assert "made of a picture that is not in" in passed.message
     assert edit.pictures[0].job.inputs[0].sha256 in passed.hint
+
+
+def test_what_a_picture_edits_comes_back(tmp_path: Path) -> None:
+    """All of it in its order, with the mask of the first, as they were kept: the entry makes the same job."""
+    for name, side in (("shop", 64), ("cup", 32)):
+        Image.new("RGB", (side, side), "teal").save(tmp_path / f"{name}.png")
+    Image.new("L", (64, 64), 255).save(tmp_path / "mask.png")
+    (tmp_path / "edit.yaml").write_text(
+        "{defaults: {model: Qwen/Qwen-Image-Edit-2511, images: [shop.png, cup.png]},"
+        " jobs: [{prompt: a}, {prompt: b, mask: mask.png, mask_blur: 2, strength: 0.7}]}"
+    )
+    edit = load(tmp_path / "edit.yaml")
+    make_night(edit, tmp_path / "out")
+    for picture in edit.pictures:
+        for source in picture.inputs:
+            input_files.keep(OutputFolder(tmp_path / "out/edit"), source)
+    entries = entries_of(*(tmp_path / f"out/edit/{name}.png" for name in ("001", "002")))
+    assert [entry.notes for entry in entries] == [(), ()]
+    assert [made.job for made in replay.as_manifest(entries).pictures] == [picture.job for picture in edit.pictures]
