@@ -19,6 +19,7 @@ Knows nothing of how anything is done. Each command has a room of its name, whic
     replay        pictures once more, or as entries of a manifest
     serve         an HTTP server
     smoke         whether one draws
+    merge         what several machines have rendered, together
     prune         pictures that no manifest names
     report        the page
     models        what lies here of models, and what is fetched

@@ -45,6 +45,12 @@ def add_only(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_shard(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the option of one of several machines' parts."""
+    told = "the third of 16 parts, for as many machines; renderer merge brings them together"
+    parser.add_argument("--shard", metavar="3/16", help=told)
+
+
 def add_profile(parser: argparse.ArgumentParser, told: str) -> None:
     """Give a parser the choice of a profile; `told` is what help says of it."""
     parser.add_argument("--profile", choices=["auto", *get_args(Profile)], default="auto", help=told)

@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "prune": "list finished pictures that manifests name no more; --yes removes them",
         "serve": "answer requests for pictures over HTTP",
         "smoke": "ask a server for a picture or three, and say what came back",
+        "merge": "bring together what machines have rendered of --shard's parts",
         "report": "write the page to look at: index.html",
         "compare": "render a manifest at several precisions, and say how alike the pictures are",
         "replay": "turn pictures or sidecars, of any tool, into a manifest's entries",

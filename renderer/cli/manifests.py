@@ -60,6 +60,18 @@ def load_named(options: argparse.Namespace) -> Loaded:
     return loaded
 
 
+def load_part(options: argparse.Namespace) -> Loaded:
+    """The same, and of each manifest the part that `--shard` says. Raises `UsageError`, and `ModelError`."""
+    if options.shard is None:
+        return load_named(options)
+    from renderer.planning import sharding  # noqa: PLC0415  (most commands are for one machine)
+
+    shard = sharding.Shard.read(options.shard)
+    loaded = load_named(options)
+    parts = tuple(sharding.cut(manifest, shard, options.outputs) for manifest in loaded.manifests)
+    return Loaded(parts, loaded.problems)
+
+
 def _refuse_twin(manifest: Manifest, other: Manifest) -> Problem:
     message = f"{other.file} and {manifest.file} are both named {manifest.name}, and would share a folder"
     return Problem(manifest.file, 1, 1, "", message, "give one of them another name:")

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from renderer.cli import arguments
-from renderer.cli.manifests import Loaded, load_named
+from renderer.cli.manifests import Loaded, load_part
 from renderer.cli.problems import MOST_WARNINGS, print_problems
 from renderer.system import streams
 from renderer.text import COLUMNS, counted, cut, duration, gb, gib, wrap
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser what the command takes."""
     arguments.add_manifests(parser)
     arguments.add_only(parser)
+    arguments.add_shard(parser)
     parser.add_argument("--force", action="store_true", help="as if nothing were done")
     arguments.add_profile(parser, "as render would")
     arguments.add_machine_options(parser)
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Say what would become of each picture, and what it would take."""
-    return show_plan(options, load_named(options))
+    return show_plan(options, load_part(options))
 
 
 def show_plan(options: argparse.Namespace, loaded: Loaded) -> int:

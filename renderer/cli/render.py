@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from renderer.cli import arguments, models
-from renderer.cli.manifests import Loaded, load_named
+from renderer.cli.manifests import Loaded, load_part
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ManifestError
 from renderer.outputs.summary import Summary
 
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser what the command takes."""
     arguments.add_manifests(parser)
     arguments.add_only(parser)
+    arguments.add_shard(parser)
     parser.add_argument("--force", action="store_true", help="render also what is done or set aside")
     parser.add_argument("--dry-run", action="store_true", help="the same as plan")
     add_night_options(parser)
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Render what is not done of the manifests, or say what that would be."""
-    loaded = load_named(options)
+    loaded = load_part(options)
     if options.dry_run:
         from renderer.cli import plan  # noqa: PLC0415
 

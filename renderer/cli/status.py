@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from renderer.cli import arguments
-from renderer.cli.manifests import load_named
+from renderer.cli.manifests import load_part
 from renderer.cli.problems import print_problems
 from renderer.outputs.describe import describe_ending, describe_running
 from renderer.outputs.summary import Failure, Summary, read_summary
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser what the command takes."""
     arguments.add_manifests(parser)
+    arguments.add_shard(parser)
     parser.add_argument("--verify", action="store_true", help="compare every finished file's SHA-256")
     arguments.add_json(parser)
 
@@ -103,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     from renderer.outputs import status as run_status  # noqa: PLC0415
     from renderer.planning.plan import make_plan  # noqa: PLC0415
 
-    loaded = load_named(options)
+    loaded = load_part(options)
     states = []
     for manifest in loaded.manifests:
         plan = make_plan(manifest, options.outputs, thorough=options.verify)

@@ -116,19 +116,27 @@ def save(
 
 
 def carry(
-    folder: OutputFolder, source: str, output: str, describe: Callable[[Sidecar], Sidecar], *, leaves: bool
+    folder: OutputFolder,
+    source: str,
+    output: str,
+    describe: Callable[[Sidecar], Sidecar],
+    *,
+    leaves: bool,
+    into: OutputFolder | None = None,
 ) -> Sidecar:
     """Give a finished picture another output name, with a sidecar of its own; if it `leaves`, the old name goes then.
 
-    Picture and sidecar are whole under one of the names at every moment. `describe` makes the new sidecar from the old.
+    It stays in its folder, or goes `into` another. Picture and sidecar are whole under one of the names at every
+    moment. `describe` makes the new sidecar from the old.
     Raises `DiskError`.
     """
     told = read_sidecar(folder.sidecar(source))
     if told is None:
         raise DiskError(f"cannot read {folder.sidecar(source)}, which was there a moment ago")
-    path = folder.picture(output, told.keep.format)
-    _stay_inside(folder.path, path)
-    before = read_sidecar(folder.sidecar(output))
+    into = into or folder
+    path = into.picture(output, told.keep.format)
+    _stay_inside(into.path, path)
+    before = read_sidecar(into.sidecar(output))
     changing = None
     if before is not None and before.keep.format != told.keep.format:
         changing = _begin_change(path.parent, _Change(name=path.stem, formats=(before.keep.format, told.keep.format)))
@@ -140,7 +148,7 @@ def carry(
         copy_whole(old, path)
     named = told.model_copy(update={"file": told.file.model_copy(update={"name": path.name})})
     sidecar = describe(named)
-    write_sidecar(folder, output, sidecar)
+    write_sidecar(into, output, sidecar)
     if changing is not None:
         _finish_change(changing)
     if leaves and not alias:

@@ -5,8 +5,9 @@
 `local_worker` is a child process); and `outcomes`, which tells what became of each to its `sinks`: journal, plan,
 counts (`progress`), watchers.
 
-`incoming` is what goes into pictures, read on a thread; `results` are pictures that came, looked at and written, on
-the threads of `writing`; `readings` are pictures whose lettering is read; `bringing` and `moving` are for those that
-lie elsewhere. `provision` brings models. `events` is what watchers hear (`busy`: of long work, `heartbeat`: how
-things stand), `settings` how to behave, `logs` what a worker prints. Knows no engine.
+`incoming` is what goes into pictures, read on a thread; `results` are pictures that came, looked at and written, on the
+threads of `writing`; `readings` are pictures whose lettering is read; `bringing` and `moving` are for those that lie
+elsewhere. `provision` brings models, `merging` what other machines have rendered. `events` is what watchers hear
+(`busy`: of long work, `heartbeat`: how things stand), `settings` how to behave, `logs` what a worker prints. Knows no
+engine.
 """

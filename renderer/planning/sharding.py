@@ -1,0 +1,76 @@
+"""A manifest cut for several machines that share a folder: each renders a part into a folder of its own.
+
+Which part a picture is in depends on its job alone: a manifest that grows moves nothing, and every machine finds the
+same part without asking the others. What is merged already is in nobody's part any more. Writes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from renderer import catalog
+from renderer.errors import UsageError
+from renderer.job import Job, canonical, fingerprint
+from renderer.manifest.manifest import Manifest
+from renderer.outputs import done
+from renderer.outputs.folder import OutputFolder
+from renderer.weights.identity import identify
+
+MOST_SHARDS = 10_000
+
+_TOLD = re.compile(r"([0-9]{1,5})/([0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The `number`-th of `count` parts, from 1."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def read(cls, text: str) -> Shard:
+        """A part like 3/16. Raises `UsageError`."""
+        found = _TOLD.fullmatch(text)
+        shard = cls(int(found[1]), int(found[2])) if found else None
+        if shard is None or not 1 <= shard.number <= shard.count <= MOST_SHARDS:
+            raise UsageError(f'--shard "{text}" is not a part like 3/16, from 1/16 to 16/16')
+        return shard
+
+    def has(self, job: Job) -> bool:
+        """Whether a job is in this part."""
+        mark = hashlib.sha256(canonical(job).encode()).digest()
+        return int.from_bytes(mark[:8]) % self.count == self.number - 1
+
+    def name(self, manifest: str) -> str:
+        """The name of a manifest's part, which its folder has."""
+        return f"{manifest}-shard-{self.number}-of-{self.count}"
+
+
+def cut(manifest: Manifest, shard: Shard, outputs: Path) -> Manifest:
+    """A manifest's part, without what lies finished in the whole's folder.
+
+    Raises `ModelError` for a model that is not there.
+    """
+    folder = OutputFolder(outputs / manifest.name)
+    mine = [picture for picture in manifest.pictures if shard.has(picture.job)]
+    if folder.path.is_dir():
+        marks = {name: identify(catalog.find(name)) for name in {picture.job.model for picture in mine}}
+
+        def lies_there(output: str, mark: str) -> bool:
+            found = done.find(folder, output)
+            return found is not None and found.fingerprint == mark and found.is_whole(folder, thorough=False)
+
+        mine = [each for each in mine if not lies_there(each.output, fingerprint(each.job, marks[each.job.model]))]
+    return replace(manifest, name=shard.name(manifest.name), pictures=tuple(mine))
+
+
+def folders(name: str, outputs: Path) -> Iterator[OutputFolder]:
+    """The folders of a manifest's parts, however many it was cut into."""
+    own = re.compile(re.escape(name) + r"-shard-[0-9]{1,5}-of-[0-9]{1,5}")
+    if outputs.is_dir():
+        yield from (OutputFolder(path) for path in sorted(outputs.iterdir()) if own.fullmatch(path.name))

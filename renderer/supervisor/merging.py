@@ -1,0 +1,88 @@
+"""What several machines have rendered of a manifest, brought together into the whole's folder.
+
+A picture is linked, then its sidecar is written, then the part's own go: at every moment it is whole in one of the two.
+A part that is being rendered is left alone. Prints nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from renderer.errors import LockedError
+from renderer.manifest.manifest import Manifest
+from renderer.outputs import done, picture_files
+from renderer.outputs.folder import OutputFolder
+from renderer.outputs.journal import Journal
+from renderer.planning import owner, sharding
+from renderer.planning.plan import Plan, make_plan
+from renderer.system.files import link_whole
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """How many pictures came, the parts that a run holds, and how the whole stands now.
+
+    `troubles` are the pictures of which no part has one and that failed in one, with the reason.
+    """
+
+    moved: int
+    held: tuple[str, ...]
+    plan: Plan
+    troubles: tuple[tuple[str, str], ...] = ()
+
+
+def merge(manifest: Manifest, outputs: Path, tell: Callable[[int, int], None] | None = None) -> Merged:
+    """Bring what parts of a manifest have finished into its folder; those pictures whose jobs are the manifest's.
+
+    Raises `LockedError` when a run holds the whole's folder, `UsageError` when that is another manifest's, `ModelError`
+    for a model that is not there, and `DiskError`.
+    """
+    folder, moved, held = OutputFolder(outputs / manifest.name), 0, []
+    failed: dict[str, str] = {}
+    with folder.locked():
+        owner.claim(folder, manifest)
+        picture_files.sweep(folder)
+        plan = make_plan(manifest, outputs)
+        for number, part in enumerate(parts := list(sharding.folders(manifest.name, outputs))):
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(part.locked())
+                except LockedError:
+                    held.append(part.path.name)
+                    continue
+                picture_files.sweep(part)
+                moved += _take(plan, part)
+                journal = Journal.read(part)
+                failed |= {
+                    item.picture.id: record.failure
+                    for item in plan.items
+                    if (record := journal.record(item.fingerprint)).failure
+                }
+            if tell is not None:
+                tell(number + 1, len(parts))
+        now = make_plan(manifest, outputs)
+    missing = {item.picture.id for item in now.items if item.state != "done"}
+    troubles = tuple((key, failure) for key, failure in failed.items() if key in missing)
+    return Merged(moved, tuple(held), now, troubles)
+
+
+def _take(plan: Plan, part: OutputFolder) -> int:
+    """Move what a part has of a plan; how many that were."""
+    moved = 0
+    for path in part.inputs.iterdir() if part.inputs.is_dir() else ():
+        if path.is_file() and not (plan.folder.inputs / path.name).exists():
+            link_whole(path, plan.folder.inputs / path.name)
+    for item in plan.items:
+        output = item.picture.output
+        found = done.find(part, output)
+        if found is None or found.fingerprint != item.fingerprint or not found.is_whole(part, thorough=True):
+            continue
+        if item.state == "done":
+            picture_files.remove(part, output, found.keep.format)
+            continue
+        picture_files.carry(part, output, output, lambda sidecar: sidecar, leaves=True, into=plan.folder)
+        moved += 1
+    return moved

@@ -1,0 +1,118 @@
+"""A manifest cut for several machines, and brought together: each picture once, wherever and whenever it came."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from renderer.cli.command import main
+from renderer.errors import EXIT_FAILED, UsageError
+from renderer.outputs.folder import OutputFolder
+from renderer.planning import sharding
+from renderer.planning.plan import make_plan
+from renderer.planning.sharding import Shard
+from renderer.supervisor import merging, run
+from renderer.supervisor.settings import Settings, StopRequests
+from renderer.system import files
+from tests.fakes import InlineWorker, draw
+from tests.making import make_manifest, pixels_of
+
+MANIFEST = make_manifest([f"picture {number}" for number in range(24)])
+
+
+def render(shard: Shard, outputs: Path, prompts: object = MANIFEST) -> int:
+    """Render a part, as one machine does; how many pictures that were."""
+    part = sharding.cut(prompts, shard, outputs)  # type: ignore[arg-type]
+    (summary,) = run.render([part], Settings(outputs, hire=InlineWorker), lambda _: None, StopRequests())
+    return summary.rendered
+
+
+def test_every_picture_is_in_one_part() -> None:
+    """And none of the parts is much larger than the others."""
+    sizes = Counter(number for job in jobs(240) for number in range(1, 5) if Shard(number, 4).has(job))
+    assert sum(sizes.values()) == 240
+    assert min(sizes.values()) > 40
+
+
+def jobs(count: int) -> list:  # type: ignore[type-arg]
+    return [picture.job for picture in make_manifest([f"{number}" for number in range(count)]).pictures]
+
+
+def test_a_longer_manifest_moves_nothing() -> None:
+    """Which part a picture is in depends on its job alone."""
+    before = {job for job in jobs(20) if Shard(2, 5).has(job)}
+    assert before <= {job for job in jobs(40) if Shard(2, 5).has(job)}
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "3", "3/", "a/b", "1/99999", "-1/4"])
+def test_what_is_no_part_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a part like 3/16"):
+        Shard.read(text)
+
+
+def test_parts_are_rendered_apart_and_brought_together(tmp_path: Path) -> None:
+    """Three machines, each with its own folder, journal and lock; then all lies in one, and the parts are empty."""
+    rendered = [render(Shard(number, 3), tmp_path) for number in (1, 2, 3)]
+    assert sum(rendered) == 24
+    found = merging.merge(MANIFEST, tmp_path)
+    assert (found.moved, found.held, found.troubles) == (24, (), ())
+    folder = OutputFolder(tmp_path / MANIFEST.name)
+    assert make_plan(MANIFEST, tmp_path, thorough=True).count("done") == 24
+    for picture in MANIFEST.pictures:
+        assert pixels_of(folder.picture(picture.output)) == draw(picture.job)
+    assert not [path for part in sharding.folders(MANIFEST.name, tmp_path) for path in part.path.glob("p*")]
+    assert [render(Shard(number, 3), tmp_path) for number in (1, 2, 3)] == [0, 0, 0], "what is merged is nobody's"
+
+
+def test_a_part_that_is_being_rendered_is_left_alone(tmp_path: Path) -> None:
+    """It is named, and comes with the next merge; so do pictures that another cut of the manifest left."""
+    for number in (1, 2):
+        render(Shard(number, 2), tmp_path)
+    with OutputFolder(tmp_path / Shard(2, 2).name(MANIFEST.name)).locked():
+        first = merging.merge(MANIFEST, tmp_path)
+    assert first.held == ("test-shard-2-of-2",)
+    assert sum(render(Shard(number, 5), tmp_path) for number in range(1, 6)) == 24 - first.moved
+    assert merging.merge(MANIFEST, tmp_path).plan.count("done") == 24
+
+
+@pytest.mark.parametrize("point", ["linked", "renamed", "part-written", "removed"])
+def test_a_merge_that_dies_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+    """At every moment each picture is whole in one of the two folders."""
+    for number in (1, 2):
+        render(Shard(number, 2), tmp_path)
+
+    class Dead(BaseException):
+        pass
+
+    passed = 0
+
+    def reached(here: str, _path: Path) -> None:
+        nonlocal passed
+        passed += here == point
+        if passed == 3:
+            raise Dead
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "reached", reached)
+        with pytest.raises(Dead):
+            merging.merge(MANIFEST, tmp_path)
+    merging.merge(MANIFEST, tmp_path)
+    assert make_plan(MANIFEST, tmp_path, thorough=True).count("done") == 24
+
+
+def test_by_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`plan --shard` says a part's pictures, `merge` what is missing, and both refuse what cannot be."""
+    monkeypatch.chdir(tmp_path)
+    lines = [f"  - {{id: j{number}, prompt: number {number}}}" for number in range(8)]
+    Path("few.yaml").write_text("\n".join(["defaults: {model: demo}", "jobs:", *lines]) + "\n", encoding="utf-8")
+    shown = []
+    for part in ("1/2", "2/2"):
+        assert main(["plan", "few.yaml", "--shard", part]) == 0
+        shown += [line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.startswith("  to do")]
+    assert sorted(shown) == [f"j{number}" for number in range(8)]
+    assert main(["merge", "few.yaml"]) == EXIT_FAILED
+    assert "few: 0 pictures came, 0 are there, 8 missing" in capsys.readouterr().out
+    assert main(["render", "few.yaml", "--shard", "9/2"]) == 2
+    assert "is not a part like 3/16" in capsys.readouterr().err
