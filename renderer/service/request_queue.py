@@ -94,6 +94,7 @@ class RequestQueue:
         self._waiting: dict[str, Waiting] = {}
         self._taken: dict[str, Waiting] = {}
         self._busy_at_s = time.monotonic()
+        self._opening: set[str] = set()
         self._closed = False
 
     # -- for those who ask --
@@ -213,13 +214,20 @@ class RequestQueue:
             now_s = time.monotonic()
             others = [head for head in self._heads() if Weights.of(head.item.picture.job) != weights]
             if not others:
-                return not self._waiting and not self._taken and now_s - self._busy_at_s > idle_s
+                busy = self._waiting or self._taken or self._opening
+                return not busy and now_s - self._busy_at_s > idle_s
             line = self._line(weights)
             urgent = line.first(patient=False) is not None
             if not urgent and line.first(patient=True) is None:
                 return True
             in_a_hurry = not urgent and not all(head.patient for head in others)
             return max(now_s - head.since_s for head in others) > (_HURRY_S if in_a_hurry else _PATIENCE_S)
+
+    def opens(self, where: str, *, still: bool) -> None:
+        """A worker is on its way there, or not any more: nobody is idle meanwhile."""
+        with self._changed:
+            (self._opening.add if still else self._opening.discard)(where)
+            self._busy_at_s = time.monotonic()
 
     def _line(self, weights: Weights) -> _Line:
         return self._lines.setdefault(weights, _Line())
@@ -231,8 +239,9 @@ class RequestQueue:
                     yield head
 
     def recall(self) -> None:
-        """No worker has any: what one was lost with waits again."""
+        """No worker has any, and none is on its way: what one was lost with waits again."""
         with self._changed:
+            self._opening.clear()
             for key in list(self._taken):
                 self.give_back(self._taken[key].item, first=True)
 

@@ -252,11 +252,16 @@ class Shifts:
 
     def _heard(self, what: events.Event) -> None:
         match what:
-            case events.WorkerOpened():
+            case events.WorkerOpening(where=where):
+                self._queue.opens(where, still=True)
+            case events.WorkerOpened(where=where):
+                self._queue.opens(where, still=False)
                 self.condition.worker = "open"
                 self.condition.works()
-            case events.WorkerLost() if not self._pool.is_open:
-                self.condition.worker = "none"
+            case events.WorkerLost(where=where):
+                self._queue.opens(where, still=False)
+                if not self._pool.is_open:
+                    self.condition.worker = "none"
             case events.PictureBegan(item=item):
                 self._queue.began(item.picture.id)
             case events.PictureDone(item=item) | events.PictureFailed(item=item, again=False):

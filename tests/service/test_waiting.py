@@ -238,6 +238,20 @@ class TestServer:
         assert server.generate("after it").status_code == 200
 
 
+def test_nobody_is_idle_while_a_worker_is_on_its_way() -> None:
+    """Weights that take longer to open than a server waits idle would never be open; one that is lost is on no way."""
+    queue, weights = RequestQueue(), Weights("demo", "bf16")
+    assert queue.is_over(weights, -1.0)
+    queue.opens("GPU 0", still=True)
+    assert not queue.is_over(weights, -1.0)
+    queue.opens("GPU 0", still=False)
+    assert queue.is_over(weights, -1.0)
+    assert not queue.is_over(weights, 60.0)
+    queue.opens("GPU 0", still=True)
+    queue.recall()
+    assert queue.is_over(weights, -1.0)
+
+
 def test_the_worker_goes_when_nobody_asks(tmp_path: Path) -> None:
     """And comes again when somebody does. `--preload` has it there from the beginning."""
     with serving(tmp_path, "--idle", "0.005", "--preload", fake="") as server:
