@@ -22,10 +22,13 @@ from renderer.errors import ModelError
 from renderer.estimate.looking import looked_tokens, told_tokens
 from renderer.estimate.work import BEHIND
 from renderer.families.qwen_image import networks
-from renderer.job import Edit, Job, Precision, Stored
+from renderer.job import Edit, Job, Lora, Precision
+from renderer.job.precisions import stored
 from renderer.protocol import Render, Setup
 from renderer.weights import pack
+from renderer.weights.adapters.whereabouts import identity_of
 from renderer.weights.identity import identify
+from tests import loras
 from tests.engine.edits import make_edit_model
 from tests.engine.making import bare_picture, bare_pipeline, flattened, make_job
 from tests.engine.test_inputs import drawn, known, masked
@@ -117,7 +120,7 @@ def packed(folder: Path, stores: Path, precision: Precision, **choices: Any) -> 
     model, store = catalog.find(str(folder)), stores / precision
     if not store.exists():
         files = {part.role: sorted(folder.glob(part.files)) for part in catalog.NETWORK_FILES}
-        form: Stored = "bf16" if precision == "bf16" else "fp8"
+        form = stored(precision)
         pack.pack(files, folder / "tokenizer", store, form, identify(model), processor=folder / "processor")
     setup = Setup(model=str(folder), precision=precision, profile="stream", store=str(store), **choices)
     return StreamingEngine.open(setup, lambda _: None)
@@ -151,10 +154,11 @@ def test_streamed(folder: Path, stores: Path, bare: list[bytes], slots: int, in_
 
 
 @pytest.mark.usefixtures("_nothing_remembered")
-def test_fp8_does_not_depend_on_company(folder: Path, stores: Path) -> None:
-    wanted = jobs(folder, "fp8")[:3]
-    alone = [rendered(packed(folder, stores, "fp8", slots=60, in_flight=1), [job])[0] for job in wanted]
-    assert rendered(packed(folder, stores, "fp8", slots=2, in_flight=3), wanted) == alone
+@pytest.mark.parametrize("precision", ["fp8", "int8"])
+def test_scaled_weights_do_not_depend_on_company(folder: Path, stores: Path, precision: Precision) -> None:
+    wanted = jobs(folder, precision)[:3]
+    alone = [rendered(packed(folder, stores, precision, slots=60, in_flight=1), [job])[0] for job in wanted]
+    assert rendered(packed(folder, stores, precision, slots=2, in_flight=3), wanted) == alone
 
 
 def test_what_fits_is_what_diffsynth_would_make_of_the_original() -> None:
@@ -239,3 +243,19 @@ def test_a_job_without_pictures_is_refused(folder: Path, stores: Path) -> None:
     while engine.busy:
         engine.advance(heard)
     assert "edits pictures, and the job has none" in heard.failures["none"].message
+
+
+@pytest.mark.usefixtures("_nothing_remembered")
+def test_with_a_lora(
+    native: NativeEngine, folder: Path, stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One on modulations too, which a picture and what it edits have apart: streamed as DiffSynth loads it hot."""
+    monkeypatch.setenv("RENDERER_MODELS", str(tmp_path / "models"))
+    path = loras.write_lora(tmp_path / "style.safetensors", loras.factors(seed=4))
+    lora = Lora(source=str(path), identity=identity_of(path), weight=0.7)
+    bare = jobs(folder)[0]
+    one = bare.model_copy(update={"loras": (lora,)})
+    expected = native.render(one, lambda *_: None, given(one)).rgb
+    found = rendered(packed(folder, stores, "bf16", slots=2, in_flight=2), [one, bare])
+    assert found[0] == expected
+    assert found[1] != expected

@@ -107,6 +107,21 @@ class TestBlock:
             assert error(one, other) < 0.05
             assert error(one, other) < 0.2 * error(before, other), "it changed nothing that matters"
 
+    def test_what_is_edited_is_modulated_apart(
+        self, store: Store, slot: torch.Tensor, plain: ModuleBlocks, fp8: ScaledBlocks
+    ) -> None:
+        """With `zero_cond_t` its tokens have vectors of their own, as in the bf16 block, and no others' are touched."""
+        given, own = inputs(store), 20
+        apart = 0.3 * torch.randn((1, 6 * WIDTH), generator=torch.Generator().manual_seed(9)).bfloat16()
+        index = torch.tensor([[0] * own + [1] * (48 - own)], dtype=torch.int)
+        ready = ReadyModulation(torch.cat([given["temb"].both, apart]))
+        edit = {**given, "temb": ready, "modulate_index": index}
+        expected, found, bare = plain.arrive(1, slot)(**edit), fp8.arrive(1, slot)(**edit), fp8.arrive(1, slot)(**given)
+        for one, other in zip(found, expected, strict=True):
+            assert error(one, other) < 0.05
+        assert error(bare[1][:, own:], expected[1][:, own:]) > 5 * error(found[1][:, own:], expected[1][:, own:])
+        assert error(bare[1][:, :own], expected[1][:, :own]) < 0.2 * error(bare[1][:, own:], expected[1][:, own:])
+
     def test_a_change_of_any_weight_is_seen(self, store: Store, slot: torch.Tensor, fp8: ScaledBlocks) -> None:
         """No tensor of the slot is left out: zero one, and the block gives something else."""
         given = inputs(store)
