@@ -68,6 +68,17 @@ def test_openais_client_edits_within_a_mask(server: Server) -> None:
     assert kept < 60 < anew
 
 
+def test_a_stream_of_an_edit_has_events_of_an_edit(server: Server) -> None:
+    """By the names that OpenAI's client gives them, with previews where they are asked for."""
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        *partial, completed = client.images.edit(
+            image=("shop.png", png(drawn()), "image/png"), prompt="a blue square", stream=True, partial_images=1,
+            extra_body={"num_inference_steps": 8, "seed": 2, "strength": 1.0},
+        )  # fmt: skip
+    assert {one.type for one in partial} <= {"image_edit.partial_image"}
+    assert completed.type == "image_edit.completed"
+
+
 def test_a_data_url_is_a_picture_to_draw_over(server: Server) -> None:
     """By the fields of a job; the same pixels again are the same picture, and are kept once."""
     fields: dict[str, Any] = {"image": data_url(png(drawn())), "strength": 0.5, "seed": 3}
