@@ -99,6 +99,12 @@ class Doubts:
             if other is not draft:
                 self._doubt_twins(draft, other)
 
+    def _look_at_lettering(self, draft: Draft) -> None:
+        fields, route = draft.recipe.fields, draft.recipe.origin("lettering")
+        own = route[: len(draft.recipe.route)] == draft.recipe.route  # defaults are for jobs without a text as well
+        if own and draft.lettering is None and fields.get("lettering", "none") != "none":
+            self._warn(route, "finds no text in quotation marks", "quote it in the prompt, or list the texts")
+
     def _look_at_settings(self, draft: Draft) -> None:
         recipe, job, model = draft.recipe, draft.job, draft.model
         guided = job.cfg_scale != 1
@@ -113,6 +119,7 @@ class Doubts:
             self._warn(recipe.origin("images"), message, "leave out what matters least, or put two into one picture")
         if job.input_image is not None and job.inpaint_mask is None and job.denoising_strength == 1:
             self._warn(recipe.origin("strength"), "leaves nothing of the image", "write less, like 0.6")
+        self._look_at_lettering(draft)
         steps = job.num_inference_steps
         route = recipe.origin("steps" if "steps" in recipe.fields else "num_inference_steps")
         if steps > _MOST_STEPS:

@@ -40,7 +40,7 @@ def main() -> None:
             assert case.scene.word is not None
             letters = case.scene.word.letters
             path = Path(folder, "picture.png")
-            _image(picture).save(path)
+            as_image(picture).save(path)
             judged = read_word(picture)[0]
             read = compare(Lettering(texts=(letters,)), reader.read(path).lines, "").texts[0]
             right, same = judged == letters, read.score >= 1
@@ -55,7 +55,8 @@ def main() -> None:
         sys.stdout.write(f"{what}: {number} of {len(cases)}, {number / len(cases):.1%}\n")
 
 
-def _image(picture: Tensor) -> Image.Image:
+def as_image(picture: Tensor) -> Image.Image:
+    """A picture from 0 to 1, 3 x height x width, as Pillow has it."""
     pixels = (picture * 255).round().byte().permute(1, 2, 0).contiguous()
     return Image.frombytes("RGB", (picture.shape[2], picture.shape[1]), bytes(pixels.numpy().tobytes()))
 

@@ -70,3 +70,11 @@ def test_a_strangers_manifest_has_none() -> None:
     """What a server does not do it does not take."""
     problems = problems_of("jobs: [{prompt: a, lettering: auto}]", Overrides(shelf=Shelf({"demo": "demo"})))
     assert any("a server reads no lettering" in problem for problem in problems)
+
+
+def test_auto_without_a_text_is_hardly_meant() -> None:
+    """Where the job itself says so; the defaults are for jobs without a text as well."""
+    (warning,) = load_text("jobs: [{model: demo, prompt: no text, lettering: auto}]").warnings
+    assert warning.message == "finds no text in quotation marks"
+    assert not load_text("defaults: {model: demo, lettering: auto}\njobs: [no text]").warnings
+    assert not load_text("jobs: [{model: demo, prompt: 'says \"A\"', lettering: auto}]").warnings
