@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from renderer.job import Weights
+from renderer.planning.pace import weight
 from renderer.planning.plan import Planned
 from renderer.supervisor.picture_source import Fits
 
@@ -27,7 +28,7 @@ _PATIENCE_S = 20.0
 _HURRY_S = 2.0
 """For how long others wait for a worker that has other weights open; shorter where somebody waits for them alone."""
 
-_COUNTED = 256
+_COUNTED = 64
 """So many that wait are counted, to share them out among workers."""
 
 MOST_A_SHIFT = 20_000
@@ -185,10 +186,10 @@ class RequestQueue:
                 waiting = line.first(patient=True)
             return waiting.item if waiting is not None else None
 
-    def waiting_for(self, weights: Weights, most: int) -> int:
-        """How many wait for these weights, counted up to `most`."""
+    def waiting_for(self, weights: Weights, most: int) -> list[Planned]:
+        """What waits for these weights, `most` at the most."""
         with self._changed:
-            return sum(1 for _ in islice(self._line(weights), most))
+            return [each.item for each in islice(self._line(weights), most)]
 
     def take(self, item: Planned) -> None:
         """A worker has it."""
@@ -276,7 +277,11 @@ class RequestSource:
 
     @property
     def waiting(self) -> int:
-        return self._queue.waiting_for(self._weights, _COUNTED)
+        return len(self._queue.waiting_for(self._weights, _COUNTED))
+
+    @property
+    def waiting_work(self) -> float:
+        return sum(map(weight, self._queue.waiting_for(self._weights, _COUNTED)))
 
     def first(self, fits: Fits | None = None) -> Planned | None:
         item = self._queue.next_of(self._weights) if self else None

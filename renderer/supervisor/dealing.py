@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from renderer.job import Profile, Weights
 from renderer.outputs.summary import Ending
 from renderer.planning.deployment import Deployment
-from renderer.planning.pace import Pace
+from renderer.planning.pace import Pace, weight
 from renderer.planning.plan import Planned
 from renderer.supervisor.picture_source import Fits, PictureSource
 from renderer.supervisor.pool import Seat
+
+_NEARLY = 1 - 1e-6
+"""Sums of seconds are as exact as that."""
 
 
 @dataclass(slots=True, eq=False)
@@ -118,7 +121,7 @@ class Deal:
             if seat not in but
             and (group := self.group_of(seat)) is not None
             and seat.has_room
-            and (not seat.flights or len(seat.flights) < self._share(group))
+            and self._is_due(group, seat)
         ]
         return min(able, key=lambda seat: len(seat.flights), default=None)
 
@@ -146,13 +149,15 @@ class Deal:
     def _flies(self, group: Group) -> bool:
         return any(seat.flights for seat in self.seats_at(group))
 
-    def _share(self, group: Group) -> int:
-        """How many pictures a seat may hold, so that the others at its group have as many."""
+    def _is_due(self, group: Group, seat: Seat) -> bool:
+        """Whether a seat's share of what its group has to do has room for the next one: the others may open still."""
         seats = self.seats_at(group)
-        if len(seats) == 1:
-            return sum(len(seat.flights) for seat in seats) + 1
-        held = sum(len(seat.flights) for seat in seats)
-        return -(-(held + group.source.waiting) // len(seats))
+        if len(seats) == 1 or not seat.flights:
+            return True
+        held = {each.number: sum(weight(flight.item) for flight in each.flights.values()) for each in seats}
+        share = (sum(held.values()) + group.source.waiting_work) / len(seats)
+        item = self.first(group, seat)
+        return item is not None and (held[seat.number] + weight(item) / 2) * _NEARLY <= share
 
     def _fits(self, group: Group, seat: Seat, fits: Fits | None) -> Fits | None:
         """What a seat may have: what fits on its device, and brought down no worker there if it may go elsewhere."""

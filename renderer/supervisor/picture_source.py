@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from renderer.estimate import Work
+from renderer.planning.pace import weight
 from renderer.planning.plan import Planned
 
 Fits = Callable[[Planned], bool]
@@ -29,6 +30,10 @@ class PictureSource(Protocol):
     @property
     def waiting(self) -> int:
         """How many have a turn now; counted no further than helps to share them out."""
+
+    @property
+    def waiting_work(self) -> float:
+        """What these take beside one another (`pace.weight`)."""
 
     def first(self, fits: Fits | None = None) -> Planned | None:
         """The next picture whose turn may come, or the next that `fits`; it stays until it is taken. None: not now."""
@@ -59,7 +64,7 @@ class PlanSource:
         self._kinds: dict[_Kind, deque[tuple[int, Planned]]] = {}
         self._again: list[Planned] = []
         self._first = self._next = 0
-        self.waiting = 0
+        self.waiting, self.waiting_work = 0, 0.0
         self._append(items)
 
     def __bool__(self) -> bool:
@@ -80,12 +85,14 @@ class PlanSource:
         _, taken = self._kinds[kind].popleft()
         assert taken is item
         self.waiting -= 1
+        self.waiting_work -= weight(item)
         if not self._kinds[kind]:
             del self._kinds[kind]
 
     def put_back(self, item: Planned) -> None:
         self._first -= 1
         self.waiting += 1
+        self.waiting_work += weight(item)
         self._kinds.setdefault(_kind(item), deque()).appendleft((self._first, item))
 
     def try_again(self, items: Iterable[Planned]) -> None:
@@ -105,7 +112,7 @@ class PlanSource:
         left = [*self, *self._again]
         self._kinds.clear()
         self._again.clear()
-        self.waiting = 0
+        self.waiting, self.waiting_work = 0, 0.0
         return left
 
     def _append(self, items: Iterable[Planned]) -> None:
@@ -113,6 +120,7 @@ class PlanSource:
             self._kinds.setdefault(_kind(item), deque()).append((self._next, item))
             self._next += 1
             self.waiting += 1
+            self.waiting_work += weight(item)
 
 
 def _kind(item: Planned) -> _Kind:

@@ -82,6 +82,10 @@ class LateSource:
     def waiting(self) -> int:
         return len(self._items)
 
+    @property
+    def waiting_work(self) -> float:
+        return float(self.waiting)
+
     def put_back(self, item: Planned) -> None:
         self._items.appendleft(item)
 

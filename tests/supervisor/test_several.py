@@ -92,6 +92,18 @@ class TestDealing:
         night.render(make_manifest([f"{number}" for number in range(16)]), gpus=FOUR, hire=hire)
         assert sorted(map(len, hire.given.values())) == [4, 4, 4, 4]
 
+    def test_a_share_is_work_and_not_a_number(self, night: Night) -> None:
+        """Whoever opens first takes no more than half of the work, however little the others hold yet."""
+        manifest = make_manifest([f"{number}" for number in range(12)])
+        pictures = tuple(
+            picture.model_copy(update={"job": picture.job.model_copy(update={"num_inference_steps": steps})})
+            for picture, steps in zip(manifest.pictures, [20] * 4 + [2] * 8, strict=True)
+        )
+        hire = Workers(capacity=32)
+        night.render(dataclasses.replace(manifest, pictures=pictures), gpus=TWO, hire=hire)
+        large = {f"p{number:03}" for number in range(4)}
+        assert [len(large & set(keys)) for keys in hire.given.values()] == [2, 2]
+
     def test_the_longest_come_first(self, night: Night) -> None:
         """So the last ones are small, and all workers end at about the same time; one worker keeps the order."""
         steps = [2, 9, 4, 12, 3]
