@@ -1,0 +1,96 @@
+"""Several devices: what each opens, what fits where, and what all take together."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from renderer.cli.command import main
+from renderer.errors import MachineError
+from renderer.job import Job
+from renderer.machine import devices, gpus, rates
+from renderer.machine.devices import WorkerDevice
+from renderer.machine.hardware import Machine
+from renderer.planning import forecast
+from renderer.planning.deployment import deploy
+from renderer.planning.forecast import Assumptions
+from renderer.planning.plan import make_plan
+from tests.making import make_job, make_manifest
+from tests.nvml import GIB, Card, Nvml
+
+H100 = Card("GPU-aaaa-1", b"NVIDIA H100 80GB HBM3", 80 * GIB, capability=(9, 0), cores=16896)
+SMALL = Card("GPU-bbbb-2", b"NVIDIA GeForce RTX 3080", 4 * GIB, capability=(8, 6), cores=8704)
+
+
+def chosen(monkeypatch: pytest.MonkeyPatch, *cards: Card, ram_gib: int = 150) -> tuple[WorkerDevice, ...]:
+    """All devices of a machine with these cards."""
+    monkeypatch.setattr(gpus, "pynvml", Nvml(*cards))
+    seen = gpus.look(200 * GIB, ram_gib * GIB, {})
+    here = Machine(seen.gpus, cpus=8, ram_bytes=200 * GIB, ram_free_bytes=ram_gib * GIB, chosen=seen.chosen)
+    return devices.choose("all", here)
+
+
+def large(side: int = 1328) -> Job:
+    return make_job(side=side, steps=20).model_copy(update={"model": "Qwen/Qwen-Image", "precision": "fp8"})
+
+
+def test_cards_side_by_side_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is named to its worker; a picture that is too large for one is refused there, and not by both."""
+    job, small = large(), large(256)
+    found = deploy([job, small], chosen(monkeypatch, H100, SMALL))
+    assert [setup.gpu for setup in found.setups.values()] == ["GPU-aaaa-1", "GPU-bbbb-2"]
+    assert {setup.ram_bytes for setup in found.setups.values()} == {75 * GIB}
+    assert (found.takes(0, job), found.takes(1, job), found.takes(1, small)) == (True, False, True)
+    assert found.nowhere() == {}
+
+
+def test_what_fits_nowhere_is_refused_by_the_larger_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its words are those of the card that has most memory."""
+    tiny = dataclasses.replace(SMALL, uuid="GPU-cccc-3", memory=3 * GIB)
+    found = deploy([large()], chosen(monkeypatch, tiny, SMALL))
+    (refusal,) = found.nowhere().values()
+    assert refusal.available_bytes == max(
+        each.available_bytes for part in found.refused.values() for each in part.values()
+    )
+
+
+def test_weights_that_the_host_cannot_hold_twice_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the profiles that keep all of them there; blocks that do not fit come from the disk."""
+    there = chosen(monkeypatch, H100, dataclasses.replace(H100, uuid="GPU-dddd-4"), ram_gib=40)
+    with pytest.raises(MachineError, match=r"2 workers need .* GiB of host memory together, and 40.0 GiB are free"):
+        deploy([large()], there, "fp8")
+    assert len(deploy([large()], there).setups) == 2
+
+
+def test_two_alike_take_half_of_ones_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """But for the start; the host has two copies of the blocks."""
+    manifest = make_manifest([f"{number}" for number in range(8)])
+    pictures = tuple(each.model_copy(update={"job": large()}) for each in manifest.pictures)
+    plan = make_plan(dataclasses.replace(manifest, pictures=pictures), tmp_path)
+    there = chosen(monkeypatch, H100, dataclasses.replace(H100, uuid="GPU-dddd-4"))
+    rated = tuple((device, rates.known(device.machine)) for device in there)
+    now = datetime.now().astimezone()
+    both = forecast.forecast([plan], Assumptions(there[0].machine, devices=rated, rates=rated[0][1]), now).groups[0]
+    one = both.devices[0]
+    assert both.seconds is not None
+    assert one.seconds is not None
+    assert both.seconds.denoise == pytest.approx(one.seconds.denoise / 2)
+    assert both.seconds.start == one.seconds.start
+    assert both.host_bytes == 2 * one.host.bytes
+
+
+def test_plan_says_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the command, with two workers on the CPU; what is no device is refused with what there is."""
+    monkeypatch.chdir(tmp_path)
+    Path("few.yaml").write_text("jobs:\n  - {id: a, prompt: b, model: demo, count: 4}\n", encoding="utf-8")
+    assert main(["plan", "few.yaml", "--gpus", "cpu,cpu"]) == 0
+    told = capsys.readouterr().out
+    assert "CPU 1" in told
+    assert "CPU 2" in told
+    assert "for each of 2 workers" in told
+    assert main(["plan", "few.yaml", "--gpus", "17"]) == 2
+    assert 'this machine shows no GPU "17"' in capsys.readouterr().err
+    assert main(["plan", "few.yaml", "--gpus", "cpu,cpu", "--ram", "8GiB"]) == 2
