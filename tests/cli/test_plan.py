@@ -179,7 +179,7 @@ class TestEstimate:
             (["--cfg", "0.5"], "guidance is 1"),
             (["--slots", "61"], "has 60 blocks"),
             (["--model", "nope"], 'no model "nope"'),
-            (["--model", "Qwen/Qwen-Image-Edit"], "edits pictures"),
+            (["--model", "lightx2v/Qwen-Image-Lightning/4steps-V2.0"], "is a LoRA"),
             (["--model", "stable-diffusion-v1-5", "--size", "8x8"], "64 or more"),
             (["--profile", "fp8", "--precision", "bf16", "--vram", "24GiB"], "asks for bf16"),
             (["--profile", "resident"], "needs an NVIDIA GPU"),
@@ -193,6 +193,16 @@ class TestEstimate:
         assert status in (2, 3)
         assert said in err
         assert out == ""
+
+    def test_an_edit_model_is_asked_of_with_a_picture(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """One of the same shape goes in, which is more tokens everywhere."""
+        asked = ("estimate", "--size", "1024x1024", "--gpu", "H100", "--slots", "3", "--json")
+        edit, plain = (
+            json.loads(run(capsys, *asked, "--model", model)[1])
+            for model in ("Qwen/Qwen-Image-Edit-2511", "Qwen/Qwen-Image")
+        )
+        assert edit["title"].endswith("64 prompt tokens, one picture to edit; 3 of 60 blocks on the GPU, alone")
+        assert edit["allocated_bytes"] > plain["allocated_bytes"]
 
     @pytest.mark.parametrize(
         "arguments",
