@@ -201,15 +201,19 @@ class Deal:
     def _is_wanted_at(self, group: Group, seat: Seat) -> bool:
         """Whether there is something for one more seat, and opening the group there takes less than it saves."""
         there = [other for other in self.seats_at(group) if other is not seat]
+        if self.first(group, seat) is None:
+            return not there and group.source.waiting == 0  # more may be asked for
         if not there:
             return True
-        idle = sum(not other.flights for other in there)
-        if group.source.waiting <= idle or self.first(group, seat) is None:
+        able = [other for other in there if self.first(group, other) is not None]
+        if not able:  # what is left is too large for them, or brought down their workers
+            return True
+        if group.source.waiting <= sum(not other.flights for other in able):
             return False
         if seat.setup == group.deployment.setups[seat.number]:
             return True
         opening_s = max((other.opened.load_s for other in there if other.opened), default=0.0)
-        return self._left_s(group, unknown=float("inf")) / len(there) > opening_s
+        return self._left_s(group, unknown=float("inf")) / len(able) > opening_s
 
     def _left_s(self, group: Group, unknown: float | None = None) -> float:
         """About how long what waits of a group takes one seat; where nobody knows, as many seconds as pictures wait."""

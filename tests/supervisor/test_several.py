@@ -29,14 +29,14 @@ TWO, FOUR = "cpu,cpu", "cpu,cpu,cpu,cpu"
 class Workers:
     """Hires workers in this process, a kind for each device, and remembers what each was given, by its log's name."""
 
-    def __init__(self, *kinds: type[InlineWorker], capacity: int = 1) -> None:
+    def __init__(self, *kinds: type[InlineWorker], capacity: int = 1, opened_in_s: float = 0.0) -> None:
         self._kinds = dict(zip(("worker.log", "worker-2.log", "worker-3.log", "worker-4.log"), kinds, strict=False))
-        self._capacity = capacity
+        self._capacity, self._opened_in_s = capacity, opened_in_s
         self.given: dict[str, list[str]] = {}
         self.opened: dict[str, list[Setup]] = {}
 
     def __call__(self, log: Path) -> InlineWorker:
-        found = self._kinds.get(log.name, InlineWorker)(log, Behaviour(capacity=self._capacity))
+        found = self._kinds.get(log.name, InlineWorker)(log, Behaviour(self._opened_in_s, self._capacity))
         send, name = found.send, log.name
 
         def noted(order: AnyOrder, payload: bytes = b"") -> None:
@@ -85,6 +85,12 @@ class TestDealing:
         assert counts(summary) == (16, 0, 0, 0)
         first = [setups[0].precision for setups in hire.opened.values()]
         assert sorted(first) == ["bf16", "fp8"]
+
+    def test_a_small_group_has_a_seat_before_a_large_one_has_two(self, night: Night) -> None:
+        """So it is opened once, however much more there is of the other."""
+        hire = Workers()
+        night.render(mixed(("bf16", 12), ("fp8", 2)), gpus=TWO, hire=hire)
+        assert sorted(setups[0].precision for setups in hire.opened.values()) == ["bf16", "fp8"]
 
     def test_one_large_group_is_shared(self, night: Night) -> None:
         """All workers open it, and none has more than a part of what waits, however much it would take."""
@@ -188,6 +194,14 @@ class TestABadDevice:
         """Where all lose workers, each picture is set aside after its three, as with one."""
         summary = night.render(make_manifest(tuple("ab")), gpus=TWO, hire=Workers(Broken, Broken))
         assert (summary.set_aside, summary.left) == (2, 0)
+
+    @pytest.mark.timeout(20)
+    def test_a_single_picture_that_crashes_is_tried_elsewhere(self, night: Night) -> None:
+        """Nobody else was needed for it before, and none would be worth its opening; it is done all the same."""
+        hire = Workers(Broken, InlineWorker, opened_in_s=1000.0)
+        summary = night.render(make_manifest(("a",)), gpus=TWO, hire=hire)
+        assert counts(summary) == (1, 0, 0, 0)
+        assert hire.given == {"worker.log": ["p000"], "worker-2.log": ["p000"]}
 
     def test_a_picture_that_crashes_is_tried_elsewhere(self, night: Night) -> None:
         """Its crashes are its own, and no device is blamed for them."""
