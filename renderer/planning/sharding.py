@@ -14,10 +14,11 @@ from pathlib import Path
 
 from renderer import catalog
 from renderer.errors import UsageError
-from renderer.job import Job, canonical, fingerprint
+from renderer.job import Job, Picture, canonical
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import done
 from renderer.outputs.folder import OutputFolder
+from renderer.planning import takes
 from renderer.weights.identity import identify
 
 MOST_SHARDS = 10_000
@@ -61,11 +62,13 @@ def cut(manifest: Manifest, shard: Shard, outputs: Path) -> Manifest:
     if folder.path.is_dir():
         marks = {name: identify(catalog.find(name)) for name in {picture.job.model for picture in mine}}
 
-        def lies_there(output: str, mark: str) -> bool:
-            found = done.find(folder, output)
-            return found is not None and found.fingerprint == mark and found.is_whole(folder, thorough=False)
+        def lies_there(picture: Picture) -> bool:
+            found = done.find(folder, picture.output)
+            if found is None or takes.take_of(picture, marks[picture.job.model], found.fingerprint) is None:
+                return False
+            return found.is_whole(folder, thorough=False)
 
-        mine = [each for each in mine if not lies_there(each.output, fingerprint(each.job, marks[each.job.model]))]
+        mine = [picture for picture in mine if not lies_there(picture)]
     return replace(manifest, name=shard.name(manifest.name), pictures=tuple(mine))
 
 

@@ -69,6 +69,14 @@ def next_seed(picture: Picture, told: LetteringTold) -> int | None:
     return next((seed for seed in picture.lettering.seeds if seed not in tried), None)
 
 
+def is_through(picture: Picture, identity: ModelIdentity, found: FoundSidecar) -> bool:
+    """Whether what was found is a take of a picture, and no other will come after it: it is read, if that was asked."""
+    take, told = take_of(picture, identity, found.fingerprint), found.told.lettering
+    if take is None or take.lettering is None:
+        return take is not None
+    return told is not None and is_read(told, take.lettering) and next_seed(take, told) is None
+
+
 def complaint(picture: Picture, told: LetteringTold) -> str:
     """Why a picture's lettering is not what its job expects; empty where it is."""
     wanted = picture.expect.lettering if picture.expect else None

@@ -14,10 +14,11 @@ from pathlib import Path
 from renderer.errors import LockedError
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import done, picture_files
+from renderer.outputs.done import FoundSidecar
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
-from renderer.planning import owner, sharding
-from renderer.planning.plan import Plan, make_plan
+from renderer.planning import owner, sharding, takes
+from renderer.planning.plan import Plan, Planned, make_plan
 from renderer.system.files import link_whole
 
 
@@ -64,6 +65,7 @@ def merge(manifest: Manifest, outputs: Path, tell: Callable[[int, int], None] | 
             if tell is not None:
                 tell(number + 1, len(parts))
         now = make_plan(manifest, outputs)
+    failed |= {item.picture.id: item.note for item in now.items if item.state == "failed"}
     missing = {item.picture.id for item in now.items if item.state != "done"}
     troubles = tuple((key, failure) for key, failure in failed.items() if key in missing)
     return Merged(moved, tuple(held), now, troubles)
@@ -77,12 +79,20 @@ def _take(plan: Plan, part: OutputFolder) -> int:
             link_whole(path, plan.folder.inputs / path.name)
     for item in plan.items:
         output = item.picture.output
-        found = done.find(part, output)
-        if found is None or found.fingerprint != item.fingerprint or not found.is_whole(part, thorough=True):
+        found = _finished(item, part)
+        if found is None:
             continue
-        if item.state == "done":
+        if _finished(item, plan.folder) is not None:
             picture_files.remove(part, output, found.keep.format)
             continue
         picture_files.carry(part, output, output, lambda sidecar: sidecar, leaves=True, into=plan.folder)
         moved += 1
     return moved
+
+
+def _finished(item: Planned, folder: OutputFolder) -> FoundSidecar | None:
+    """A picture as it lies in a folder, whole and as the last of its takes; None where it does not."""
+    found = done.find(folder, item.picture.output)
+    if found is None or not takes.is_through(item.picture, item.identity, found):
+        return None
+    return found if found.is_whole(folder, thorough=True) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from renderer.outputs.folder import OutputFolder
 from renderer.planning import sharding
 from renderer.planning.plan import make_plan
 from renderer.planning.sharding import Shard
-from renderer.supervisor import merging, run
+from renderer.supervisor import merging, readings, run
 from renderer.supervisor.settings import Settings, StopRequests
 from renderer.system import files
-from tests.fakes import InlineWorker, draw
+from tests.fakes import InlineReader, InlineWorker, draw
 from tests.making import make_manifest, pixels_of
+from tests.supervisor.test_readings import lettered
 
 MANIFEST = make_manifest([f"picture {number}" for number in range(24)])
 
@@ -75,6 +77,33 @@ def test_a_part_that_is_being_rendered_is_left_alone(tmp_path: Path) -> None:
     assert first.held == ("test-shard-2-of-2",)
     assert sum(render(Shard(number, 5), tmp_path) for number in range(1, 6)) == 24 - first.moved
     assert merging.merge(MANIFEST, tmp_path).plan.count("done") == 24
+
+
+def test_takes_are_brought_together_when_they_are_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture's later take comes as its first would; what is not read yet is gone on with in its part."""
+    reader = InlineReader("WORD", frozenset({12, 20}))
+    monkeypatch.setattr(readings, "LetterReader", lambda: reader)
+    manifest = lettered(3, 4, 1)
+    render(Shard(1, 1), tmp_path, manifest)
+    assert (merged := merging.merge(manifest, tmp_path)).moved == 3
+    assert merged.plan.count("done") == 3
+    assert render(Shard(1, 1), tmp_path, manifest) == 0, "what is merged is nobody's"
+    asked_anew = lettered(3, 4, 1, texts=("OTHER",))
+    shutil.move(tmp_path / manifest.name, tmp_path / Shard(1, 2).name(manifest.name))
+    assert merging.merge(asked_anew, tmp_path).moved == 0
+
+
+def test_what_two_parts_have_comes_once(tmp_path: Path) -> None:
+    """And what only seems to lie in the whole's folder, being damaged, comes from a part."""
+    for shard in (Shard(1, 1), Shard(1, 2)):
+        render(shard, tmp_path)
+    assert merging.merge(MANIFEST, tmp_path).moved == 24
+    render(Shard(1, 1), tmp_path / "again")
+    shutil.move(tmp_path / "again" / Shard(1, 1).name(MANIFEST.name), tmp_path / Shard(3, 3).name(MANIFEST.name))
+    first = OutputFolder(tmp_path / MANIFEST.name).picture(MANIFEST.pictures[0].output)
+    first.write_bytes(bytes(first.stat().st_size))
+    assert merging.merge(MANIFEST, tmp_path).moved == 1
+    assert make_plan(MANIFEST, tmp_path, thorough=True).count("done") == 24
 
 
 @pytest.mark.parametrize("point", ["linked", "renamed", "part-written", "removed"])
