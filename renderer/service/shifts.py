@@ -262,6 +262,8 @@ class Shifts:
                 self._queue.opens(where, still=False)
                 if not self._pool.is_open:
                     self.condition.worker = "none"
+            case events.DeviceLeft(where=where):
+                self._queue.opens(where, still=False)
             case events.PictureBegan(item=item):
                 self._queue.began(item.picture.id)
             case events.PictureDone(item=item) | events.PictureFailed(item=item, again=False):

@@ -315,7 +315,8 @@ class Dispatcher:
         if any(flight.since for flight in seat.flights.values()):
             self._given_back(seat, [key for key, flight in seat.flights.items() if flight.since is None])
         group, held = self._deal.group_of(seat), seat.take_back()
-        seat.losses += group is None or not any(group.crashed_on.get(flight.item.picture.id) for flight in held)
+        if seat.opened is not None:  # one that does not open says nothing of the device: it may be the model
+            seat.losses += group is None or not any(group.crashed_on.get(flight.item.picture.id) for flight in held)
         again = self._outcomes.crashed(held, reason, hint, seat.excerpt, seat.label)
         if group is not None:
             group.source.try_again(again)
@@ -348,7 +349,7 @@ class Dispatcher:
         """A device is left out: say so, and let the others have what it was at."""
         self._deal.leave(seat)
         self._nothing_fits.clear()
-        self._night.watch(events.Remark(f"{seat.label} is left out: {why}"))
+        self._night.watch(events.DeviceLeft(f"{seat.label} is left out: {why}", seat.label))
 
     # -- ending --
 

@@ -160,6 +160,13 @@ class Remark:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceLeft(Remark):
+    """One of several devices is left out, for what it was to open or altogether: no worker is on its way there."""
+
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passes; told several times a second. `status` is how the batch stands, while one is being rendered."""
 

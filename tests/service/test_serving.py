@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from renderer.errors import DiskError
+from renderer.job import Weights
 from renderer.manifest.shelf import Shelf
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
@@ -20,8 +21,10 @@ from renderer.service.configuration import ServiceSettings
 from renderer.service.intake import Intake
 from renderer.service.request_queue import RequestQueue, Waiting
 from renderer.service.shifts import Shifts
-from renderer.supervisor import provision
+from renderer.supervisor import events, provision
 from renderer.supervisor.settings import Settings, StopRequests
+from tests.fakes import InlineWorker
+from tests.supervisor.test_several import Refuses, Workers
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -73,6 +76,23 @@ def test_a_disk_that_takes_no_model_ends_no_server(tmp_path: Path, monkeypatch: 
     rendering.run(stop)
     assert rendering.condition.trouble == "the disk is full"
     assert len(queue) == 1
+
+
+@pytest.mark.timeout(20)
+def test_a_device_that_is_left_out_keeps_nobody_from_being_idle(tmp_path: Path) -> None:
+    """One of two does not open: the other renders, and when nobody asks any more its worker goes all the same."""
+    rendering = Settings(gpus="cpu,cpu", hire=Workers(Refuses, InlineWorker))
+    settings = ServiceSettings(rendering, Shelf({"demo": "demo"}), idle_s=0.01)
+    folder, queue, heard = OutputFolder(tmp_path), RequestQueue(), list[events.Event]()
+    shelf = Intake(settings.shelf, settings.limits)
+    for seed in range(3):
+        (one,) = shelf.read({"prompt": "x", "width": 64, "height": 64, "seed": seed}, f"request-{seed}")
+        queue.add([Waiting(one.item, "A", patient=False)])
+    shifts = Shifts(settings, folder, Journal.read(folder), queue, heard.append)
+    shifts._shift(Weights.of(one.item.picture.job), StopRequests())
+    assert [what.where for what in heard if isinstance(what, events.DeviceLeft)] == ["CPU 1"]
+    assert sum(isinstance(what, events.PictureDone) for what in heard) == 3
+    assert {worker.state for worker in shifts.workers()} == {"none"}
 
 
 def test_an_answer_is_sent_as_it_is_written() -> None:

@@ -184,6 +184,14 @@ class TestABadDevice:
             assert counts(summary) == (4, 0, 0, 0)
             assert any(what.text.startswith("CPU 1 is left out: demo") for what in night.of(events.Remark))
 
+    def test_a_model_that_does_not_open_costs_no_device(self, night: Night) -> None:
+        """Workers that die while they open it say nothing of their devices, which have the next model's pictures."""
+        manifest = mixed(("fp8", 12), ("bf16", 8))
+        hire = Workers(*[DiesOfFp8] * 4)
+        summary = night.render(manifest, gpus=FOUR, hire=hire)
+        assert (summary.rendered, summary.refused) == (8, 12)
+        assert not [what.text for what in night.of(events.Remark) if "nothing more is tried on it" in what.text]
+
     def test_where_none_opens_the_pictures_fail_with_the_reason(self, night: Night) -> None:
         """As one worker's do."""
         with pytest.raises(MachineError, match="no room for two blocks"):
@@ -218,3 +226,12 @@ class Dies(DyingWorker):
 
     def __init__(self, log: Path, _: Behaviour | None = None) -> None:
         super().__init__(log)
+
+
+class DiesOfFp8(InlineWorker):
+    """A worker that dies while it opens one of two models."""
+
+    def hear(self, timeout_s: float) -> Heard | None:
+        if any(isinstance(order, Open) and order.setup.precision == "fp8" for order in self._orders):
+            return Gone(-9), b""
+        return super().hear(timeout_s)
