@@ -65,9 +65,11 @@ def load_part(options: argparse.Namespace) -> Loaded:
     if options.shard is None:
         return load_named(options)
     from renderer.planning import sharding  # noqa: PLC0415  (most commands are for one machine)
+    from renderer.planning.selection import Selection  # noqa: PLC0415
 
     shard = sharding.Shard.read(options.shard)
     loaded = load_named(options)
+    Selection.of(vars(options).get("only", ())).check(loaded.manifests)
     parts = tuple(sharding.cut(manifest, shard, options.outputs) for manifest in loaded.manifests)
     return Loaded(parts, loaded.problems)
 

@@ -60,7 +60,7 @@ class Manifest:
     `file` is its path as people see it: relative to the working folder when inside it, else just the file's name.
     `name` is its folder under `outputs/`. Pictures stand in written order; ids and output names are unique. `warnings`
     are what is valid and was hardly meant, in the order of their lines. `path` is its file, None where it is from
-    nowhere that stays; `proof` says that it is a rehearsal.
+    nowhere that stays; `proof` says that it is a rehearsal, `is_part` that the others of its pictures are elsewhere.
     """
 
     file: str
@@ -69,6 +69,7 @@ class Manifest:
     warnings: tuple[Problem, ...] = ()
     path: Path | None = None
     proof: bool = False
+    is_part: bool = False
 
 
 def load(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:

@@ -53,7 +53,9 @@ class Selection:
         return any(STATES[state](item, marks.get(item.fingerprint)) for state in self.states)
 
     def check(self, manifests: Sequence[Manifest]) -> None:
-        """Raise `UsageError` for an id or a pattern that no picture of any of these has."""
+        """Raise `UsageError` for an id or a pattern that no picture of any of these has. Of parts nobody knows."""
+        if any(manifest.is_part for manifest in manifests):
+            return
         unknown = [
             name for name in self.names
             if not any(_fits(name, picture) for manifest in manifests for picture in manifest.pictures)

@@ -69,7 +69,7 @@ def cut(manifest: Manifest, shard: Shard, outputs: Path) -> Manifest:
             return found.is_whole(folder, thorough=False)
 
         mine = [picture for picture in mine if not lies_there(picture)]
-    return replace(manifest, name=shard.name(manifest.name), pictures=tuple(mine))
+    return replace(manifest, name=shard.name(manifest.name), pictures=tuple(mine), is_part=True)
 
 
 def folders(name: str, outputs: Path) -> Iterator[OutputFolder]:

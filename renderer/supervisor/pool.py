@@ -291,11 +291,11 @@ class WorkerPool:
         """What somebody says, with its payload; None when nobody does within `timeout_s` seconds."""
         if len(self.seats) == 1:
             return self._heard(timeout_s)
+        if (heard := self._heard(0.0)) is not None:
+            return heard
+        self._bell.wait(timeout_s)  # it may have rung already: somebody wakes whoever is about to wait
         self._bell.clear()  # before anybody is asked: what comes later rings
-        heard = self._heard(0.0)
-        if heard is None and self._bell.wait(timeout_s):
-            heard = self._heard(0.0)
-        return heard
+        return self._heard(0.0)
 
     def _heard(self, timeout_s: float) -> tuple[Seat, AnyEvent | Gone, bytes] | None:
         for seat in self._turns:
@@ -307,8 +307,8 @@ class WorkerPool:
     def wake(self) -> None:
         """Let whoever waits in `hear` look up: something has come that workers may be given. For any thread."""
         self._bell.set()
-        for seat in self.seats:
-            seat.wake()
+        if len(self.seats) == 1:  # which is not waited for by the bell
+            self.seats[0].wake()
 
     def unheard(self) -> None:
         """Nobody listens for a moment, and no worker is blamed for that."""

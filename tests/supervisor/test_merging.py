@@ -141,6 +141,13 @@ def test_by_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         assert main(["plan", "few.yaml", "--shard", part]) == 0
         shown += [line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.startswith("  to do")]
     assert sorted(shown) == [f"j{number}" for number in range(8)]
+    there = []
+    for part in ("1/2", "2/2"):  # a part that has no such picture has nothing to do
+        assert main(["plan", "few.yaml", "--shard", part, "--only", "j3"]) == 0
+        there += [line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.startswith("  to do")]
+        assert main(["plan", "few.yaml", "--shard", part, "--only", "j9"]) == 2
+        assert "few.yaml has no picture or job j9" in capsys.readouterr().err
+    assert there == ["j3"]
     assert main(["merge", "few.yaml"]) == EXIT_FAILED
     assert "few: 0 pictures came, 0 are there, 8 missing" in capsys.readouterr().out
     assert main(["render", "few.yaml", "--shard", "9/2"]) == 2

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
+import time
 from pathlib import Path
 
 from renderer.supervisor import events, run
 from renderer.supervisor.local_worker import LocalWorker
-from renderer.supervisor.pool import Silence
+from renderer.supervisor.pool import Silence, WorkerPool
 from renderer.supervisor.settings import Settings, StopRequests
+from tests.fakes import InlineWorker
 from tests.making import make_manifest
 
 FAKE = functools.partial(LocalWorker, command=(sys.executable, "-m", "tests.fakes"))
@@ -47,6 +50,15 @@ def test_signals_in_pairs_are_one_wish() -> None:
     stop.request(100.5)
     stop.request(100.6)
     assert stop.requests == 2
+
+
+def test_a_pool_is_woken_before_it_waits() -> None:
+    """Something has come between a look at what is to be given out and the wait: it is given out at once."""
+    pool = WorkerPool(lambda _: InlineWorker(Path(os.devnull)), lambda _: None, ("CPU 1", "CPU 2"))
+    pool.wake()
+    began = time.monotonic()
+    assert pool.hear(3.0) is None
+    assert time.monotonic() - began < 2.0
 
 
 class TestTwoSeats:
