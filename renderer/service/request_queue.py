@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -95,7 +95,6 @@ class RequestQueue:
         self._waiting: dict[str, Waiting] = {}
         self._taken: dict[str, Waiting] = {}
         self._busy_at_s = time.monotonic()
-        self._opening: set[str] = set()
         self._closed = False
 
     # -- for those who ask --
@@ -191,12 +190,15 @@ class RequestQueue:
         with self._changed:
             return [each.item for each in islice(self._line(weights), most)]
 
-    def take(self, item: Planned) -> None:
-        """A worker has it."""
+    def take(self, item: Planned) -> bool:
+        """A worker is to have it; False where it was cancelled since its turn came."""
         with self._changed:
-            waiting = self._waiting.pop(item.picture.id)
+            waiting = self._waiting.pop(item.picture.id, None)
+            if waiting is None:
+                return False
             self._line(Weights.of(item.picture.job)).take(waiting)
             self._taken[item.picture.id] = waiting
+            return True
 
     def give_back(self, item: Planned, *, first: bool) -> None:
         """A worker has it no more: it waits again, before or behind what its client has asked for besides."""
@@ -209,13 +211,18 @@ class RequestQueue:
             else:
                 line.append(waiting)
 
-    def is_over(self, weights: Weights, idle_s: float) -> bool:
-        """Whether a worker with these weights is to be let go: others have waited long enough, or nobody asks."""
+    def is_over(self, weights: Weights, idle_s: float, *, opening: bool = False) -> bool:
+        """Whether a worker with these weights is to be let go: others have waited long enough, or nobody asks.
+
+        While one is `opening`, nobody is idle.
+        """
         with self._changed:
             now_s = time.monotonic()
+            if opening:
+                self._busy_at_s = now_s
             others = [head for head in self._heads() if Weights.of(head.item.picture.job) != weights]
             if not others:
-                busy = self._waiting or self._taken or self._opening
+                busy = self._waiting or self._taken or opening
                 return not busy and now_s - self._busy_at_s > idle_s
             line = self._line(weights)
             urgent = line.first(patient=False) is not None
@@ -223,12 +230,6 @@ class RequestQueue:
                 return True
             in_a_hurry = not urgent and not all(head.patient for head in others)
             return max(now_s - head.since_s for head in others) > (_HURRY_S if in_a_hurry else _PATIENCE_S)
-
-    def opens(self, where: str, *, still: bool) -> None:
-        """A worker is on its way there, or not any more: nobody is idle meanwhile."""
-        with self._changed:
-            (self._opening.add if still else self._opening.discard)(where)
-            self._busy_at_s = time.monotonic()
 
     def _line(self, weights: Weights) -> _Line:
         return self._lines.setdefault(weights, _Line())
@@ -240,9 +241,8 @@ class RequestQueue:
                     yield head
 
     def recall(self) -> None:
-        """No worker has any, and none is on its way: what one was lost with waits again."""
+        """No worker has any: what one was lost with waits again."""
         with self._changed:
-            self._opening.clear()
             for key in list(self._taken):
                 self.give_back(self._taken[key].item, first=True)
 
@@ -261,19 +261,25 @@ class RequestSource:
     """What of a queue is rendered with the weights that a worker has open: one shift.
 
     There is more to come until others have waited long enough for other weights, nobody has asked for `idle_s`, or
-    the shift has had its number. For the dispatcher's thread alone.
+    the shift has had its number. `opening` says whether a worker is on its way. For the dispatcher's thread alone.
     """
 
-    def __init__(self, queue: RequestQueue, weights: Weights, idle_s: float) -> None:
+    def __init__(
+        self, queue: RequestQueue, weights: Weights, idle_s: float, opening: Callable[[], bool] = lambda: False
+    ) -> None:
         self._queue = queue
         self._weights = weights
         self._idle_s = idle_s
+        self._opening = opening
         self._given = 0
         self._over = False
 
     def __bool__(self) -> bool:
-        self._over = self._over or self._given >= MOST_A_SHIFT or self._queue.is_over(self._weights, self._idle_s)
+        self._over = self._over or self._given >= MOST_A_SHIFT or self._has_ended()
         return not self._over
+
+    def _has_ended(self) -> bool:
+        return self._queue.is_over(self._weights, self._idle_s, opening=self._opening())
 
     @property
     def waiting(self) -> int:
@@ -287,9 +293,9 @@ class RequestSource:
         item = self._queue.next_of(self._weights) if self else None
         return item if item is not None and (fits is None or fits(item)) else None
 
-    def take(self, item: Planned) -> None:
+    def take(self, item: Planned) -> bool:
         self._given += 1
-        self._queue.take(item)
+        return self._queue.take(item)
 
     def put_back(self, item: Planned) -> None:
         self._queue.give_back(item, first=True)

@@ -78,18 +78,23 @@ class Condition:
 class _JoiningSource(RequestSource):
     """One shift's source, which tells the counts of each picture that is taken for the first time."""
 
-    def __init__(self, queue: RequestQueue, weights: Weights, idle_s: float, joins: Callable[[Planned], None]) -> None:
-        super().__init__(queue, weights, idle_s)
+    def __init__(
+        self, queue: RequestQueue, weights: Weights, idle_s: float, joins: Callable[[Planned], None],
+        opening: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        super().__init__(queue, weights, idle_s, opening)
         self._joins = joins
         self._known: set[str] = set()
 
-    def take(self, item: Planned) -> None:
-        super().take(item)
+    def take(self, item: Planned) -> bool:
+        if not super().take(item):
+            return False
         if item.picture.id not in self._known:
             self._joins(item)
             if len(self._known) >= _MOST_KNOWN:  # those that are through come no more
                 self._known = {key for key in self._known if self._queue.has(key)}
             self._known.add(item.picture.id)
+        return True
 
 
 class Shifts:
@@ -164,7 +169,8 @@ class Shifts:
             self.condition.worker = "none"
 
     def _render(self, weights: Weights, outcomes: Outcomes, night: Night) -> None:
-        source = _JoiningSource(self._queue, weights, self._settings.idle_s, outcomes.progress.joins)
+        idle_s, joins = self._settings.idle_s, outcomes.progress.joins
+        source = _JoiningSource(self._queue, weights, idle_s, joins, lambda: self._pool.is_opening)
         heart = Heartbeat(self._folder, outcomes.progress, self._heard)
         try:
             # For deadlines, which a server has not: what it learns goes with the shift, and is bounded within it.
@@ -252,14 +258,10 @@ class Shifts:
 
     def _heard(self, what: events.Event) -> None:
         match what:
-            case events.WorkerOpening(where=where):
-                self._queue.opens(where, still=True)
-            case events.WorkerOpened(where=where):
-                self._queue.opens(where, still=False)
+            case events.WorkerOpened():
                 self.condition.worker = "open"
                 self.condition.works()
-            case events.WorkerLost(where=where):
-                self._queue.opens(where, still=False)
+            case events.WorkerLost():
                 if not self._pool.is_open:
                     self.condition.worker = "none"
             case events.DeviceLeft(where=where):

@@ -131,6 +131,11 @@ class Deal:
             return None
         return group.source.first(self._fits(group, seat, fits))
 
+    def may_have(self, group: Group, seat: Seat, item: Planned) -> bool:
+        """Whether a seat may have this picture of a group, whatever else waits."""
+        fits = self._fits(group, seat, None)
+        return fits is None or fits(item)
+
     def to_level(self) -> Iterator[Seat]:
         """Seats to ask back what they have not begun: another at their group has nothing to do."""
         for group in self.groups:

@@ -144,10 +144,10 @@ class Dispatcher:
 
     def _refuse_homeless(self, group: Group, seats: Sequence[Seat]) -> None:
         """Refuse what fits on no device on which anything is tried any more."""
-        while (item := group.source.first()) is not None and not any(self._deal.first(group, each) for each in seats):
-            group.source.take(item)
-            error = MachineError("the devices on which it fits were left out", hint="their messages say why")
-            self._outcomes.refused(item, error)
+        while (item := group.source.first()) and not any(self._deal.may_have(group, each, item) for each in seats):
+            if group.source.take(item):
+                error = MachineError("the devices on which it fits were left out", hint="their messages say why")
+                self._outcomes.refused(item, error)
 
     def _nothing_more(self) -> bool:
         """Whether nothing more is to begin, whatever a worker has been given already."""
@@ -200,7 +200,8 @@ class Dispatcher:
         if not self._outcomes.incoming.is_ready(item, self._pool.wake):
             self._first_in_line = seat
             return False
-        group.source.take(item)
+        if not group.source.take(item):
+            return True
         files = self._outcomes.inputs(item) if self._outcomes.has_place(item) else None
         if files is not None:
             seat.give(self._outcomes.attempted(item), files)

@@ -38,8 +38,8 @@ class PictureSource(Protocol):
     def first(self, fits: Fits | None = None) -> Planned | None:
         """The next picture whose turn may come, or the next that `fits`; it stays until it is taken. None: not now."""
 
-    def take(self, item: Planned) -> None:
-        """It has a worker."""
+    def take(self, item: Planned) -> bool:
+        """It has a worker; False where it waits no more since its turn came."""
 
     def put_back(self, item: Planned) -> None:
         """Nothing has happened to it, or it takes another's part: it is the next one."""
@@ -79,7 +79,7 @@ class PlanSource:
         able = heads if fits is None else [head for head in heads if fits(head[1])]
         return min(able, key=_turn)[1] if able else None
 
-    def take(self, item: Planned) -> None:
+    def take(self, item: Planned) -> bool:
         """It is the first of its kind."""
         kind = _kind(item)
         _, taken = self._kinds[kind].popleft()
@@ -88,6 +88,7 @@ class PlanSource:
         self.waiting_work -= weight(item)
         if not self._kinds[kind]:
             del self._kinds[kind]
+        return True
 
     def put_back(self, item: Planned) -> None:
         self._first -= 1

@@ -269,6 +269,11 @@ class WorkerPool:
         """Whether somebody takes orders."""
         return any(seat.opened for seat in self.seats)
 
+    @property
+    def is_opening(self) -> bool:
+        """Whether somebody is on the way to taking orders."""
+        return any(seat.setup is not None and seat.opened is None for seat in self.seats)
+
     def workers(self) -> list[WorkerStatus]:
         """How each seat is, for others to read."""
         return [seat.status() for seat in self.seats]
