@@ -34,7 +34,7 @@ ResponseFormat = Literal["b64_json", "url"]
 Endpoint = Literal["/v1/images/generations"]
 
 _REST = ConfigDict(strict=True, extra="allow")
-_WINDOW = r"^0*[1-9][0-9]{0,3}[mhd]$"
+_WINDOW = r"^0{0,9}[1-9][0-9]{0,3}[mhd]$"
 
 DataUrl = Annotated[
     str,
@@ -98,7 +98,7 @@ class GenerationFields(IgnoredFields, total=False):
     n: Annotated[int, Within(1, MOST_PICTURES), Field(description="How many pictures")]
     size: Annotated[
         str,
-        Shaped(r"^(auto|0*[1-9][0-9]{0,4}x0*[1-9][0-9]{0,4})$", "is not a size", 'like "1024x1024", or "auto"'),
+        Shaped(r"^(auto|0{0,9}[1-9][0-9]{0,4}x0{0,9}[1-9][0-9]{0,4})$", "is not a size", 'like "1024x1024", or "auto"'),
         Field(description="The nearest that the model has is taken"),
     ]
     response_format: Annotated[ResponseFormat, Field(description="A URL is one of this server")]

@@ -324,7 +324,7 @@ class Desk:
 
     def _end(self, standing: Standing, how: HowEnded, message: str, hint: str = "") -> None:
         """It will not come: that is remembered, written down, and told."""
-        standing.state, standing.message, standing.hint = how, message, hint
+        standing.state, standing.message, standing.hint, standing.preview = how, message, hint, None
         self._standing.pop(standing.key, None)
         self._lost[standing.key] = standing
         if len(self._lost) > _REMEMBERED:

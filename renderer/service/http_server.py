@@ -141,6 +141,7 @@ class Protocol(H11Protocol):
     _turned_away = False
     _watching: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
+    _left_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override, unused-ignore]
         super().connection_made(transport)
@@ -172,11 +173,24 @@ class Protocol(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalled = self._stalled or self.loop.call_later(_STALLED_S, self.transport.abort)
+        if self._stalled is None:
+            self._watch_taking()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self._takes()
+
+    def _watch_taking(self) -> None:
+        self._left_bytes = self.transport.get_write_buffer_size()
+        self._stalled = self.loop.call_later(_STALLED_S, self._look_whether_it_takes)
+
+    def _look_whether_it_takes(self) -> None:
+        """Let go of a client that has taken nothing; one that is slow has its time, however long its answer is."""
+        self._stalled = None
+        if self.transport.get_write_buffer_size() < self._left_bytes:
+            self._watch_taking()
+        else:
+            self.transport.abort()
 
     def _takes(self) -> None:
         if self._stalled is not None:

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from renderer.manifest.shelf import Shelf
+from renderer.outputs.encode import Pixels
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
 from renderer.service.configuration import Limits
 from renderer.service.desk import Desk
 from renderer.service.intake import Intake, Requested
 from renderer.service.request_queue import RequestQueue
-from renderer.service.standing import StoppingError, Whose
+from renderer.service.standing import Standing, StoppingError, Whose
+from renderer.supervisor import events
 from renderer.supervisor.settings import StopRequests
 
 ONE, TWO, BATCH = Whose("key-1"), Whose("key-2"), Whose("key-1", "batch-1")
@@ -123,5 +125,23 @@ def test_a_server_that_is_to_stop_accepts_nothing(wanted: Requested, tmp_path: P
         served.stop.request()
         with pytest.raises(StoppingError):
             await served.desk.accept([wanted], ONE)
+
+    on_a_loop(ask, tmp_path)
+
+
+def test_one_that_did_not_come_keeps_no_preview(wanted: Requested, tmp_path: Path) -> None:
+    """Why thousands did not come is remembered, and what they would have looked like is not."""
+
+    async def ask(served: Served) -> None:
+        await served.desk.accept([wanted], ONE)
+        pixels = Pixels(1, 1, b"abc")
+        served.desk._take(events.PicturePreviewed(wanted.item, 1, pixels))
+        known = served.desk.look(wanted.key)
+        assert isinstance(known, Standing)
+        assert known.preview is pixels
+        served.desk._take(events.PictureFailed(wanted.item, "flat", "", again=False))
+        assert known.state == "failed"
+        assert served.desk.look(wanted.key) is known
+        assert known.preview is None
 
     on_a_loop(ask, tmp_path)

@@ -18,7 +18,11 @@ from PIL import Image
 
 from renderer import catalog
 from renderer.job import Size
+from renderer.service.answer_bodies import Drawn
 from renderer.service.answers import RequestError
+from renderer.service.bodies import BatchFields, read
+from renderer.service.intake import FieldError
+from renderer.service.json_values import read_json
 from renderer.service.openai_fields import nearest_in_shape, translate
 from tests.service.running import Server, serving
 
@@ -238,3 +242,24 @@ def test_a_token_is_the_clients_key(tmp_path_factory: pytest.TempPathFactory) ->
 @given(some.integers(1, 99_999), some.integers(1, 99_999), some.sampled_from([catalog.DEMO, catalog.QWEN_IMAGE]))
 def test_the_nearest_size_is_one_that_the_model_has(width: int, height: int, model: catalog.Model) -> None:
     assert not model.refusal(nearest_in_shape(model, Size(width=width, height=height)))
+
+
+def test_noughts_before_a_number_are_no_fault_of_the_server() -> None:
+    """Python reads no number of thousands of digits: a size or a window with so many is none."""
+    assert translate({"size": "00064x064"}, {"demo": "demo"}, strict=True).fields["width"] == 64
+    noughts = "0" * 5000
+    with pytest.raises(FieldError):
+        translate({"size": f"{noughts}64x64"}, {"demo": "demo"}, strict=True)
+    batch = {"input_file_id": "file", "endpoint": "/v1/images/generations", "completion_window": f"{noughts}1h"}
+    with pytest.raises(FieldError):
+        read(BatchFields, batch)
+
+
+def test_what_is_read_can_be_written_again() -> None:
+    """AUTOMATIC1111's answers hold what was asked for: nothing may be nested so deeply that this fails at the end."""
+    deep = [b'{"a": ' + b"[" * depth + b"]" * depth + b"}" for depth in (63, 64, 300)]
+    answer = Drawn(images=[], parameters=read_json(deep[0]), info="")
+    assert b"[" * 63 in answer.model_dump_json().encode()
+    for each in deep[1:]:
+        with pytest.raises(RecursionError):
+            read_json(each)

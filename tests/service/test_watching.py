@@ -17,8 +17,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from starlette.responses import Response
 
 from renderer.errors import UsageError
 from renderer.manifest.manifest import Manifest
@@ -232,6 +234,28 @@ class TestServing:
             with suppress(ConnectionError):
                 while client.recv(2**20):
                     pass
+
+    def test_who_is_slow_has_the_whole_of_a_long_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An answer that takes longer than a client may take nothing comes all the same, while it takes any of it."""
+        monkeypatch.setattr(http_server, "_STALLED_S", 1.0)
+        size = 2**24
+
+        async def answers(scope: Any, receive: Any, send: Any) -> None:
+            await Response(b"x" * size)(scope, receive, send)
+
+        served = http_server.HttpServer(
+            answers, http_server.listen("127.0.0.1", 0), only_this_user=False, others_hint="", connections=4,
+            begin=lambda _: None, complain=lambda _: None,
+        )  # fmt: skip
+        with served, socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+            client.connect(("127.0.0.1", served.port))
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            taken, began_s = 0, time.monotonic()
+            while piece := client.recv(2**18):
+                taken += len(piece)
+                time.sleep(max(0.0, began_s + 2.5 * taken / size - time.monotonic()))  # a slow line
+        assert taken > size
 
     def test_whatever_goes_wrong_in_it_the_server_goes_on(
         self, night: Night, server: WatchServer, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
