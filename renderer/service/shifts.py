@@ -264,8 +264,6 @@ class Shifts:
             case events.WorkerLost():
                 if not self._pool.is_open:
                     self.condition.worker = "none"
-            case events.DeviceLeft(where=where):
-                self._queue.opens(where, still=False)
             case events.PictureBegan(item=item):
                 self._queue.began(item.picture.id)
             case events.PictureDone(item=item) | events.PictureFailed(item=item, again=False):

@@ -18,17 +18,12 @@ import httpx
 import pytest
 
 from renderer.job import Weights
-from renderer.manifest.shelf import Shelf
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.picture_files import read_sidecar
 from renderer.planning.plan import Planned, make_plan
 from renderer.service import shifts
-from renderer.service.configuration import ServiceSettings
 from renderer.service.queue_file import Asked, Ended, QueueFile
 from renderer.service.request_queue import MOST_AHEAD, MOST_PATIENT_AHEAD, RequestQueue, RequestSource, Waiting
-from renderer.supervisor import events
-from renderer.supervisor.settings import Settings, StopRequests
-from tests.fakes import Behaviour, InlineWorker
 from tests.making import make_manifest
 from tests.service.running import Server, serving
 from tests.waiting import until
@@ -250,29 +245,6 @@ def test_nobody_is_idle_while_a_worker_is_on_its_way() -> None:
     assert not queue.is_over(weights, -1.0, opening=True)
     assert queue.is_over(weights, -1.0)
     assert not queue.is_over(weights, 60.0)
-
-
-def test_a_device_on_which_nothing_opens_keeps_no_other_from_being_idle(tmp_path: Path) -> None:
-    """It says that it cannot open, and is on no way any more: the worker beside it goes when nobody asks."""
-
-    def hired(log: Path) -> InlineWorker:
-        return InlineWorker(log, Behaviour(refuses="no room" if log.name == "worker-2.log" else ""))
-
-    rendering = Settings(outputs=tmp_path, hire=hired, gpus="cpu,cpu")
-    plan = make_plan(make_manifest([f"{number}" for number in range(6)], "served"), tmp_path)
-    plan.folder.path.mkdir()
-    queue, stop, told = RequestQueue(), StopRequests(), list[events.Event]()
-    queue.add(Waiting(item, "a", patient=False) for item in plan.items)
-    settings = ServiceSettings(rendering, Shelf({"demo": "demo"}), idle_s=0.05)
-    served = shifts.Shifts(settings, plan.folder, plan.journal, queue, told.append)
-    late = threading.Timer(20.0, stop.request)
-    late.start()
-    served._shift(Weights.of(plan.items[0].picture.job), stop)
-    late.cancel()
-    assert stop.requests == 0
-    assert served.condition.worker == "none"
-    assert sum(isinstance(each, events.PictureDone) for each in told) == 6
-    assert any("is left out" in each.text for each in told if isinstance(each, events.Remark))
 
 
 def test_one_that_is_cancelled_as_its_turn_comes_is_not_taken(items: tuple[Planned, ...]) -> None:

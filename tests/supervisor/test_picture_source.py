@@ -74,9 +74,10 @@ class LateSource:
         there = bool(self._items) and time.monotonic() >= self._comes_s
         return self._items[0] if there and (fits is None or fits(self._items[0])) else None
 
-    def take(self, item: Planned) -> None:
+    def take(self, item: Planned) -> bool:
         assert self._items.popleft() is item
         self._comes_s = time.monotonic() + self._every_s
+        return True
 
     @property
     def waiting(self) -> int:
