@@ -54,8 +54,8 @@ class Selection:
 
     def check(self, manifests: Sequence[Manifest]) -> None:
         """Raise `UsageError` for an id or a pattern that no picture of any of these has. Of parts nobody knows."""
-        if any(manifest.is_part for manifest in manifests):
-            return
+        if not manifests or any(manifest.is_part for manifest in manifests):
+            return  # where none is well, that is what has to be said
         unknown = [
             name for name in self.names
             if not any(_fits(name, picture) for manifest in manifests for picture in manifest.pictures)

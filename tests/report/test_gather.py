@@ -9,10 +9,12 @@ from PIL import Image, ImageFont
 from renderer.errors import DiskError
 from renderer.job import Keep
 from renderer.manifest.manifest import Manifest
+from renderer.outputs.summary import write_summary
 from renderer.planning.plan import Plan, make_plan
 from renderer.report import page, plots, thumbnails
 from renderer.report.gather import Page, gather, hide_paths
 from renderer.supervisor import events
+from renderer.supervisor.progress import never_begun
 from tests.making import finished, make_manifest
 from tests.nights import make_night
 from tests.reading import DEMO, load_text
@@ -215,3 +217,13 @@ class TestLog:
         for text in (page.write_html(found), page.write_markdown(found)):
             assert "/b.safetensors" in text
             assert str(tmp_path) not in text
+
+
+def test_a_run_that_ended_with_an_error_has_a_page(tmp_path: Path) -> None:
+    """It says why, and nothing of this machine's paths: of all endings this one wants a page most."""
+    manifest = make_manifest()
+    plan = planned(manifest, tmp_path)
+    write_summary(plan.folder, never_begun(manifest, "error", f"cannot read {tmp_path}/a.safetensors: <b>"))
+    found = gather(plan)
+    assert "with an error: cannot read …/a.safetensors: &lt;b&gt;" in page.write_html(found)
+    assert page.write_markdown(found)

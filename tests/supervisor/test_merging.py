@@ -148,6 +148,9 @@ def test_by_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         assert main(["plan", "few.yaml", "--shard", part, "--only", "j9"]) == 2
         assert "few.yaml has no picture or job j9" in capsys.readouterr().err
     assert there == ["j3"]
+    Path("bad.yaml").write_text("jobs: [{id: a}]\n", encoding="utf-8")
+    assert main(["render", "bad.yaml", "--shard", "1/2", "--only", "a"]) == 2
+    assert "has no picture" not in capsys.readouterr().err, "what is wrong with the manifest is said"
     assert main(["merge", "few.yaml"]) == EXIT_FAILED
     assert "few: 0 pictures came, 0 are there, 8 missing" in capsys.readouterr().out
     assert main(["render", "few.yaml", "--shard", "9/2"]) == 2
