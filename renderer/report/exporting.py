@@ -49,7 +49,7 @@ def export(plans: Sequence[Plan], target: Path) -> int:
     part = target.with_name(f"{PART_PREFIX}{uuid4().hex}")
     try:
         if target.suffix.lower() == _ZIP:
-            with zipfile.ZipFile(part, "x") as into:
+            with zipfile.ZipFile(part, "x", strict_timestamps=False) as into:
                 _put_all(chosen, _putting_into(into))
         else:
             part.mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -51,6 +52,12 @@ def test_a_zip_of_what_was_chosen(plan: Plan, tmp_path: Path) -> None:
         assert made.testzip() is None
         assert set(made.namelist()) == {"p001.png", "pictures.csv", "pictures.json", "contact-sheet.png"}
         assert Image.open(made.open("contact-sheet.png")).width > 100
+
+
+def test_a_picture_from_before_zips_have_dates(plan: Plan, tmp_path: Path) -> None:
+    """Copies without their times begin in 1970, and a zip's in 1980."""
+    os.utime(plan.folder.picture("p000"), (0, 0))
+    assert export([plan], tmp_path / "old.zip") == 2
 
 
 def test_several_manifests_have_a_folder_each(plan: Plan, tmp_path: Path) -> None:
