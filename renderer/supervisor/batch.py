@@ -77,7 +77,11 @@ class Batch:
         while endings[0] == "complete" and endings[-1] not in ("signal", "failures"):
             endings.append(self._render_groups(self._groups(todo)))
             endings.append(self._finish_reading())
-            if not (todo := self._outcomes.take_retakes()):
+            todo = self._outcomes.take_retakes()
+            if not todo and endings[-1] == "complete":  # what is kept another way is read when it is
+                endings += [self._finish_rewriting(), self._finish_reading()]
+                todo = self._outcomes.take_retakes()
+            if not todo:
                 break
         endings.append(self._finish_rewriting())
         return next((ending for ending in reversed(endings) if ending != "complete"), "complete")

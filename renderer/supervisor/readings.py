@@ -23,6 +23,8 @@ from renderer.planning import takes
 from renderer.planning.plan import Planned
 
 _TRIES = 2
+_PATIENCE_S = 10.0
+"""A picture that is being read when all ends is waited for so long: it can be read another time."""
 
 _TellRead = Callable[[Future[Sidecar]], None]
 
@@ -30,7 +32,7 @@ _TellRead = Callable[[Future[Sidecar]], None]
 class Readings:
     """Pictures of one folder that are to be read. For one loop; only reading runs elsewhere.
 
-    A context: what is being read when it ends is waited for, and nothing else is begun.
+    A context: what is being read when it ends is waited for a while, and nothing else is begun.
     """
 
     def __init__(self, folder: OutputFolder, reader: LetterReader | None = None) -> None:
@@ -38,13 +40,17 @@ class Readings:
         self._reader = reader or LetterReader()
         self._pool = ThreadPoolExecutor(1, "reading")  # and its thread is the reader's owner
         self._going: dict[Future[Sidecar], tuple[Weights, _TellRead]] = {}
+        self._ends = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._ends = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        wait([future for future in self._going if not future.cancelled()], _PATIENCE_S)
         self._reader.close()
+        self._pool.shutdown()
         _tidy(self._folder)
 
     def __len__(self) -> int:
@@ -80,7 +86,7 @@ class Readings:
             try:
                 answer = self._reader.read(path)
             except ReadingError:
-                if not again:
+                if self._ends or not again:
                     raise
             else:
                 break

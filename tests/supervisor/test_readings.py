@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 from renderer.errors import MachineError
-from renderer.job import Expect, Lettering, Sidecar, fingerprint
+from renderer.job import Expect, Keep, Lettering, Sidecar, fingerprint
 from renderer.lettering import asking, installed
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import done, picture_files
@@ -101,6 +103,45 @@ def test_pictures_that_were_there_before_are_read_and_not_rendered(night: Night,
     assert counts(night.render(manifest)) == (1, 1, 0, 0)
     assert len(night.began()) == 2  # the second's second and third takes
     assert [sidecar.job.seed for sidecar in sidecars(night, manifest)] == [0, 12]
+
+
+def test_what_is_kept_another_way_is_read_and_taken_again_in_the_same_run(night: Night, reader: InlineReader) -> None:
+    """It can be read only when it lies there as it is to be, which may be after all that was to be rendered."""
+    manifest = lettered(1, 4)
+    plain = [picture.model_copy(update={"lettering": None}) for picture in manifest.pictures]
+    night.render(Manifest("jobs/test.yaml", "test", tuple(plain)))
+    kept = [picture.model_copy(update={"keep": Keep(format="webp")}) for picture in manifest.pictures]
+    manifest = Manifest("jobs/test.yaml", "test", tuple(kept))
+    assert counts(night.render(manifest)) == (1, 1, 0, 0)
+    assert sorted(reader.seeds) == [0, 10, 11, 12]
+    assert counts(night.render(manifest)) == (0, 2, 0, 0)
+
+
+def test_a_reader_that_hangs_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is ended, the picture lies there unread, and it is not tried once more."""
+    monkeypatch.setattr(readings, "_PATIENCE_S", 0.01)
+    manifest = lettered(1)
+    night = Night(tmp_path)
+    night.render(Manifest("jobs/test.yaml", "test", (manifest.pictures[0].model_copy(update={"lettering": None}),)))
+    (item,) = make_plan(manifest, tmp_path).items
+    ended, tries = threading.Event(), []
+
+    class Hanging(InlineReader):
+        def read(self, path: Path) -> asking.Answer:
+            tries.append(path)
+            ended.wait(20)
+            raise asking.ReadingError("the reader ended")
+
+        def close(self) -> None:
+            ended.set()
+
+    told: list[Future[Sidecar]] = []
+    with readings.Readings(night.folder(manifest), Hanging("WORD", frozenset())) as reading:  # type: ignore[arg-type]
+        reading.begin(item, item.output, told.append)
+        reading.begin(item, item.output, told.append)
+    assert ended.is_set()
+    assert len(tries) <= 1
+    assert not told
 
 
 def test_other_texts_are_read_anew_and_renamed_pictures_are_found(night: Night, reader: InlineReader) -> None:
