@@ -13,7 +13,7 @@ from pathlib import Path
 
 from renderer.errors import LockedError
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import done, picture_files
+from renderer.outputs import done, picks, picture_files
 from renderer.outputs.done import FoundSidecar
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
@@ -55,6 +55,7 @@ def merge(manifest: Manifest, outputs: Path, tell: Callable[[int, int], None] | 
                     held.append(part.path.name)
                     continue
                 picture_files.sweep(part)
+                _take_marks(folder, part)
                 moved += _take(plan, part)
                 journal = Journal.read(part)
                 failed |= {
@@ -88,6 +89,14 @@ def _take(plan: Plan, part: OutputFolder) -> int:
         picture_files.carry(part, output, output, lambda sidecar: sidecar, leaves=True, into=plan.folder)
         moved += 1
     return moved
+
+
+def _take_marks(folder: OutputFolder, part: OutputFolder) -> None:
+    """What somebody thinks of a part's pictures goes with them; marks that the whole has already stay."""
+    if theirs := picks.read(part):
+        there = picks.read(folder)
+        if fresh := {fingerprint: mark for fingerprint, mark in theirs.items() if fingerprint not in there}:
+            picks.mark(folder, fresh)
 
 
 def _finished(item: Planned, folder: OutputFolder) -> FoundSidecar | None:

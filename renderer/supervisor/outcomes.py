@@ -250,6 +250,7 @@ class Outcomes:
         error = read.exception()
         if isinstance(error, DiskError):
             self._cannot_write(item, error, tried=False)
+            self._fail_twins(item, error.message, error.hint)
         elif isinstance(error, PictureError):
             self._tell(Missing(item, error.message, error.hint, tried=False, kind=type(error).__name__))
             self._fail_twins(item, error.message, error.hint)

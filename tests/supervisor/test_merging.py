@@ -10,6 +10,7 @@ import pytest
 
 from renderer.cli.command import main
 from renderer.errors import EXIT_FAILED, UsageError
+from renderer.outputs import picks
 from renderer.outputs.folder import OutputFolder
 from renderer.planning import sharding
 from renderer.planning.plan import make_plan
@@ -66,6 +67,18 @@ def test_parts_are_rendered_apart_and_brought_together(tmp_path: Path) -> None:
         assert pixels_of(folder.picture(picture.output)) == draw(picture.job)
     assert not [path for part in sharding.folders(MANIFEST.name, tmp_path) for path in part.path.glob("p*")]
     assert [render(Shard(number, 3), tmp_path) for number in (1, 2, 3)] == [0, 0, 0], "what is merged is nobody's"
+
+
+def test_marks_come_along_with_their_pictures(tmp_path: Path) -> None:
+    """Those that were given in the whole's folder stay as they are there."""
+    manifest = make_manifest(["one", "two"])
+    assert render(Shard(1, 1), tmp_path, manifest) == 2
+    one, two = (item.fingerprint for item in make_plan(manifest, tmp_path).items)
+    whole = OutputFolder(tmp_path / manifest.name)
+    picks.mark(OutputFolder(tmp_path / Shard(1, 1).name(manifest.name)), {one: 5, two: "x"})
+    picks.mark(whole, {one: 3})
+    assert merging.merge(manifest, tmp_path).moved == 2
+    assert picks.read(whole) == {one: 3, two: "x"}
 
 
 def test_a_part_that_is_being_rendered_is_left_alone(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from renderer.errors import MachineError
+from renderer.errors import DiskError, MachineError
 from renderer.job import Expect, Keep, Lettering, Sidecar, fingerprint
 from renderer.lettering import asking, installed
 from renderer.manifest.manifest import Manifest
@@ -200,6 +200,17 @@ def test_a_picture_that_cannot_be_read_fails_alone_and_is_read_later(
     monkeypatch.setattr(readings, "LetterReader", lambda: InlineReader("WORD", frozenset({0, 10, 20})))
     assert counts(night.render(manifest)) == (0, 3, 0, 0)
     assert not night.began()
+
+
+def test_of_one_that_cannot_be_written_down_no_twin_is_forgotten(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(InlineReader):
+        def read(self, path: Path) -> asking.Answer:
+            raise DiskError(f"cannot write {path.name}")
+
+    monkeypatch.setattr(readings, "LetterReader", lambda: Full("WORD", frozenset()))
+    (first,) = lettered(2).pictures
+    twin = first.model_copy(update={"id": "twin", "output": "twin"})
+    assert counts(night.render(Manifest("jobs/test.yaml", "test", (first, twin)))) == (0, 0, 2, 0)
 
 
 def test_without_a_reader_nothing_is_begun(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
