@@ -18,7 +18,7 @@ from renderer.manifest.source import ManifestSource
 NAMES_NO_FILE = {
     *("id", "prompt", "negative_prompt", "precision", "cfg_scale", "num_inference_steps", "steps", "schedule"),
     *("size", "sizes", "width", "height", "seed", "seeds", "count", "matrix", "include", "exclude"),
-    *("format", "embed", "expect", "strength", "mask_blur"),
+    *("format", "embed", "expect", "strength", "mask_blur", "lettering", "retake"),
 }
 """Fields that hold no path; whoever adds one to a manifest says here, or in `FILE_FIELDS`, which it is."""
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from renderer.manifest import naming
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import input_files, status
+from renderer.outputs import input_files, picks, status
 from renderer.outputs.folder import OutputFolder, Own, is_reserved
 from renderer.planning import plan
 from renderer.report import page
@@ -61,6 +61,7 @@ def test_whatever_a_run_writes_has_a_reserved_name(tmp_path: Path, monkeypatch: 
 
     run.render([manifest], Settings(outputs=tmp_path, hire=Logs), watch, StopRequests())
     page.write(plan.make_plan(manifest, tmp_path))
+    picks.mark(folder, {"0" * 64: 5})
     watch(events.Tick())
     ours = found - {"p000.png", "p000.json"}
     assert ours <= set(Own), "a file that is not in the table"
