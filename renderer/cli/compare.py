@@ -110,7 +110,10 @@ def _manifests(options: argparse.Namespace) -> Mapping[Precision, Manifest]:
 
 
 def _side_by_side(manifests: Mapping[Precision, Manifest]) -> Manifest:
-    """One manifest of all: each picture at each precision behind one another, without what a format would lose."""
+    """One manifest of all: each picture at each precision behind one another, without what a format would lose.
+
+    None is begun again where its lettering is wrong: another seed's picture would be compared.
+    """
     first = next(iter(manifests.values()))
     pictures = [
         picture.model_copy(
@@ -118,6 +121,7 @@ def _side_by_side(manifests: Mapping[Precision, Manifest]) -> Manifest:
                 "id": _named(picture.id, precision),
                 "output": _named(picture.output, precision),
                 "keep": picture.keep.model_copy(update={"format": "png"}),
+                "lettering": picture.lettering and picture.lettering.model_copy(update={"seeds": ()}),
             }
         )
         for same in zip(*(manifest.pictures for manifest in manifests.values()), strict=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,10 @@ STRENGTH = 0.6
 """How much of a picture is noise at first, where a job does not say and nothing of it is masked."""
 
 _SAME_RATIO = 0.02
+
+_MOST_DRAWN_OUT = 100
+"""How many times as long as wide a picture to edit is at most: the vision tower takes up to 200, after rounding."""
+
 _HINT = "paths are from the manifest's folder"
 
 
@@ -80,7 +85,12 @@ class InputFinder:
         places = [(place,) if field == "images" else () for place in range(len(written))]
         images = [reading.template(field, text, *place) for text, place in zip(written, places, strict=True)]
         mask = reading.template("mask", fields["mask"]) if "mask" in fields else None
-        varied = next((number for number, text in enumerate(written) if glob.has_magic(text)), 0)
+        plain = (text.replace("{{", "{").replace("}}", "}") for text in written)
+        patterns = [place for place, text in enumerate(plain) if self._is_pattern(text)]
+        if len(patterns) > 1:
+            hint = "one may be a pattern; {stem} is its file's name"
+            reading.complain("images", "a second pattern", hint, patterns[1])
+        varied = patterns[0] if patterns else 0
         found: list[tuple[Combination, InputSet]] = []
         if reading.complaints or model is None:
             return found
@@ -91,9 +101,13 @@ class InputFinder:
                 found.append((named, self._set(reading, model, paths, mask.fill(named) if mask else None)))
         return found
 
+    def _is_pattern(self, written: str) -> bool:
+        """Whether a path is a pattern: one with brackets in it may be a file's own."""
+        return glob.has_magic(written) and not os.path.isfile(self._folder / written)  # noqa: PTH113  # also if too long
+
     def _files(self, reading: Reading, written: str) -> Sequence[str]:
         """The files that a path or a pattern stands for, from the manifest's folder."""
-        if not glob.has_magic(written) or (self._folder / written).is_file():
+        if not self._is_pattern(written):
             return [written]
         found = sorted(glob.iglob(written, root_dir=self._folder, recursive=True))  # noqa: PTH207  # with the rules of shells
         files = [each for each in found if (self._folder / each).is_file()]
@@ -122,16 +136,19 @@ class InputFinder:
         return _of_files(model, found, mask)
 
     def _find(self, reading: Reading, field: _Field, path: str, *place: int) -> _Found | None:
-        purpose: Literal["picture", "mask"] = "mask" if field == "mask" else "picture"
-        if (path, purpose) not in self._found:
+        if (path, field) not in self._found:
             from renderer.outputs import input_files  # noqa: PLC0415  # most manifests have none
 
+            purpose: Literal["picture", "mask"] = "mask" if field == "mask" else "picture"
             try:
-                self._found[path, purpose] = input_files.identify(self._folder / path, shorten(path), purpose)
+                looked = input_files.identify(self._folder / path, shorten(path), purpose)
+                if field == "images":
+                    _refuse_drawn_out(path, looked[0])
+                self._found[path, field] = looked
             except PictureError as error:
-                self._found[path, purpose] = error
+                self._found[path, field] = error
                 reading.complain(field, error.message, error.hint or _HINT, *place)
-        found = self._found[path, purpose]
+        found = self._found[path, field]
         return None if isinstance(found, PictureError) else found
 
 
@@ -160,6 +177,13 @@ def _of_files(model: Model, found: Sequence[_Found], mask: _Found | None) -> Inp
         return InputSet(files=tuple(file for _, file in found), edit=edit)
     others = (file for _, file in found[1:])
     return InputSet(found[0][0], mask[0], (found[0][1], mask[1], *others), edit)
+
+
+def _refuse_drawn_out(path: str, known: Input) -> None:
+    """Raise `PictureError` for a picture to edit that the vision tower cannot be shown."""
+    if max(_ratio(known), 1 / _ratio(known)) > _MOST_DRAWN_OUT:
+        hint = f"one side of a picture to edit is at most {_MOST_DRAWN_OUT} times the other"
+        raise PictureError(f"{shorten(path)} is {known.width}x{known.height}", hint=hint)
 
 
 # ---- what goes with what ---------------------------------------------------------------------------------------------
@@ -198,9 +222,6 @@ def _refuse_lonely(reading: Reading) -> None:
         reading.complain("strength", "does nothing without a mask, where pictures are edited", at_key=True)
     if "mask_blur" in fields and "mask" not in fields:
         reading.complain("mask_blur", "needs a mask", at_key=True)
-    patterns = [place for place, text in enumerate(fields.get("images", ())) if glob.has_magic(text)]
-    if len(patterns) > 1:
-        reading.complain("images", "a second pattern", "one may be a pattern; {stem} is its file's name", patterns[1])
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------

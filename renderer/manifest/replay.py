@@ -7,7 +7,6 @@ What was left out is said. Knows nothing of running.
 
 from __future__ import annotations
 
-import glob
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -218,7 +217,7 @@ def _kept(wanted: Input | None, picture: Path) -> str | None:
     if found is None:
         message = f"{picture} was made of a picture that is not in {folder / Own.INPUTS}"
         raise UsageError(message, hint=f"its pixels have the SHA-256 {wanted.sha256}")
-    return glob.escape(str(found))
+    return str(found).replace("{", "{{").replace("}", "}}")
 
 
 def _within(value: int | None, allowed: range, what: str, notes: list[str]) -> int | None:

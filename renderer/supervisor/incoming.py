@@ -12,13 +12,18 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 
+from renderer.errors import PictureError
 from renderer.job import InputFile
 from renderer.outputs import input_files
 from renderer.outputs.folder import OutputFolder
 from renderer.planning.plan import Planned
+from renderer.protocol import MAX_PAYLOAD_BYTES
+from renderer.text import MIB
 
 _PATIENCE_S = 5.0
 """How long a reading is waited for when nobody wants it any more."""
+
+_SMALLER = f"export the pictures smaller: up to {MAX_PAYLOAD_BYTES // MIB:,} MiB go to a worker at once"
 
 Sources = tuple[InputFile, ...]
 """What goes into a picture, in its job's order."""
@@ -86,10 +91,17 @@ def _read(folder: OutputFolder, reading: _Reading, there: InputBytes) -> None:
         for source in reading.wanted:
             if source not in files:
                 files[source] = input_files.keep(folder, source)
+        _refuse_too_much(sum(len(files[source]) for source in reading.wanted))
     except BaseException as error:  # noqa: BLE001  # it is raised again where somebody asks for them
         reading.files.set_exception(error)
     else:
         reading.files.set_result(files)
+
+
+def _refuse_too_much(total: int) -> None:
+    """Raise `PictureError` for more than an order may bring: it would end the worker, and the next."""
+    if total > MAX_PAYLOAD_BYTES:
+        raise PictureError(f"what goes in has {total // MIB:,} MiB together", hint=_SMALLER)
 
 
 def _sources(item: Planned) -> Sources:

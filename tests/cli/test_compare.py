@@ -10,6 +10,8 @@ import pytest
 
 from renderer.cli import command, compare
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
+from renderer.job import Precision
+from renderer.manifest.manifest import Overrides, load
 from tests import driving
 
 
@@ -48,6 +50,16 @@ def test_one_that_failed(tmp_path: Path) -> None:
     code, told = call(tmp_path, manifest, "--precision", "bf16,fp8", "--retries", "0", "--json")
     assert code == EXIT_FAILED
     assert [each["id"] for each in json.loads(told)["pictures"]] == ["001"]
+
+
+def test_none_is_begun_again(tmp_path: Path) -> None:
+    """A picture whose lettering is wrong has another seed the next time, and would be compared with the first."""
+    path = tmp_path / "m.yaml"
+    path.write_text(f"{driving.HEAD}  - {{prompt: a sign with “OPEN”, lettering: auto, retake: 2}}\n", encoding="utf-8")
+    precisions: tuple[Precision, ...] = ("bf16", "int8")
+    manifests = {precision: load(path, Overrides(None, precision)) for precision in precisions}
+    wanted = [picture.lettering for picture in compare._side_by_side(manifests).pictures]
+    assert [(each.texts, each.seeds) for each in wanted if each] == [(("OPEN",), ())] * 2
 
 
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -165,6 +165,8 @@ class TestEdits:
             ("{images: [a.png, gone.png]}", r"images\[1\]: there is no file gone\.png"),
             ("{images: [a.png], strength: 0.5}", "strength: does nothing without a mask"),
             ("{images: ['*.png', '?.png']}", r"images\[1\]: a second pattern"),
+            (f"{{images: ['{'?' * 300}']}}", r"images: \?+.* fits no file"),
+            ("{images: [a.png, line.png]}", r"images\[1\]: line\.png is 6000x10 .*100 times"),
             ("{images: [a.png], image: a.png}", "image: cannot stand beside images"),
             ("{images: a.png}", "images: must be a list"),
         ],
@@ -172,7 +174,13 @@ class TestEdits:
     def test_refused(self, tmp_path: Path, job: str, said: str) -> None:
         """What does not fit, with the field and the place in it."""
         text = f"{self.DEFAULTS}jobs:\n- {job[:-1]}, prompt: x}}"
-        assert re.search(rf"^edit\.yaml:3:\d+ jobs\[0\]\.{said}", problem(tmp_path, text, a=(64, 64)))
+        assert re.search(rf"^edit\.yaml:3:\d+ jobs\[0\]\.{said}", problem(tmp_path, text, a=(64, 64), line=(6000, 10)))
+
+    def test_names_with_brackets_are_no_patterns(self, tmp_path: Path) -> None:
+        """Browsers call what is downloaded twice so; what is there is meant."""
+        text = f"{self.DEFAULTS}jobs: [{{images: ['a[1].png', 'a[2].png'], prompt: x}}]"
+        (picture,) = pictures(tmp_path, text, **{"a[1]": (64, 64), "a[2]": (32, 32)})
+        assert [Path(file.path).name for file in picture.inputs] == ["a[1].png", "a[2].png"]
 
     def test_more_than_three_are_doubted(self, tmp_path: Path) -> None:
         """It is valid, and more than the models were made for."""

@@ -319,7 +319,7 @@ def test_a_picture_that_went_in_is_asked_for_by_its_pixels(tmp_path: Path) -> No
 
 
 def test_what_a_picture_edits_comes_back(tmp_path: Path) -> None:
-    """All of it in its order, with the mask of the first, as they were kept: the entry makes the same job."""
+    """All in its order, with the mask of the first, as they were kept, whatever the folder is called: the same job."""
     for name, side in (("shop", 64), ("cup", 32)):
         Image.new("RGB", (side, side), "teal").save(tmp_path / f"{name}.png")
     Image.new("L", (64, 64), 255).save(tmp_path / "mask.png")
@@ -328,10 +328,10 @@ def test_what_a_picture_edits_comes_back(tmp_path: Path) -> None:
         " jobs: [{prompt: a}, {prompt: b, mask: mask.png, mask_blur: 2, strength: 0.7}]}"
     )
     edit = load(tmp_path / "edit.yaml")
-    make_night(edit, tmp_path / "out")
+    make_night(edit, tmp_path / "out [1] {x}")
     for picture in edit.pictures:
         for source in picture.inputs:
-            input_files.keep(OutputFolder(tmp_path / "out/edit"), source)
-    entries = entries_of(*(tmp_path / f"out/edit/{name}.png" for name in ("001", "002")))
+            input_files.keep(OutputFolder(tmp_path / "out [1] {x}/edit"), source)
+    entries = entries_of(*(tmp_path / "out [1] {x}/edit" / f"{name}.png" for name in ("001", "002")))
     assert [entry.notes for entry in entries] == [(), ()]
     assert [made.job for made in replay.as_manifest(entries).pictures] == [picture.job for picture in edit.pictures]

@@ -79,6 +79,14 @@ def test_what_changed_since_it_was_planned_is_not_rendered(tmp_path: Path) -> No
     assert counts(night.render(again, hire=Unpacking)) == (2, 1, 0, 0)
 
 
+def test_more_than_goes_to_a_worker_at_once_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame that a worker takes for none would end it, and the next."""
+    night, edit = Night(tmp_path / "out"), written(tmp_path)
+    monkeypatch.setattr(incoming, "MAX_PAYLOAD_BYTES", (tmp_path / "shop.png").stat().st_size)
+    assert counts(night.render(edit, hire=Unpacking)) == (2, 0, 1, 0)
+    assert ["together" in what.message for what in night.of(events.PictureFailed)] == [True]
+
+
 def test_twins_of_one_that_cannot_be_kept_end_too(tmp_path: Path) -> None:
     """Two names of one picture whose input has nowhere to be kept: both fail, and the run ends."""
     Image.new("RGB", (64, 64), "teal").save(tmp_path / "shop.png")
