@@ -34,8 +34,8 @@ class GroupForecast:
     by their names; `limit` what that step waits for, where the machine's rates are known; `measured` says that earlier
     pictures' times went into the seconds.
 
-    Where several `devices` render, it is the first one's, but for the seconds, which are those of all together. Each of
-    them is there by itself, as `device`, with the seconds that it would take alone.
+    Where several `devices` render, it is that of the first on which most fit, but for the seconds, which are those of
+    all such together. Each of them is there by itself, as `device`, with the seconds that it would take alone.
     """
 
     model: str
@@ -94,16 +94,21 @@ class GroupForecast:
 
 
 def together(groups: Sequence[GroupForecast]) -> GroupForecast:
-    """What several devices take for a group, dealt so that all end together."""
+    """What several devices take for a group, dealt so that all end together.
+
+    One on which only some of its pictures fit makes it no shorter: the others may be all that takes long.
+    """
     if len(groups) == 1 and not groups[0].device:
         return groups[0]
-    spent = [group.seconds for group in groups if group.seconds is not None]
+    most = max(group.pictures for group in groups)
+    able = [group for group in groups if group.pictures == most]
+    spent = [group.seconds for group in able if group.seconds is not None]
     shared = None
-    if len(spent) == len(groups):
+    if len(spent) == len(able):
         parts = {name: [getattr(each, name) for each in spent] for name in ("encode", "denoise", "decode")}
         speeds = {name: sum(1 / each for each in found if each) for name, found in parts.items()}
         shared = GroupTime(
             start=max(each.start for each in spent),
             **{name: 1 / speed if speed else 0.0 for name, speed in speeds.items()},
         )
-    return replace(groups[0], seconds=shared, device="", devices=tuple(groups))
+    return replace(able[0], seconds=shared, device="", devices=tuple(groups))

@@ -43,8 +43,13 @@ class Shard:
         return shard
 
     def has(self, job: Job) -> bool:
-        """Whether a job is in this part."""
-        mark = hashlib.sha256(canonical(job).encode()).digest()
+        """Whether a job is in this part: by what makes its picture, and nothing that differs between machines.
+
+        Where a model or a LoRA lies is not in it, and what is known only of files that are there.
+        """
+        told = job.model_dump(mode="json", exclude_defaults=True)
+        told |= {"model": Path(job.model).name, "loras": [[lora.identity, lora.weight] for lora in job.riding]}
+        mark = hashlib.sha256(canonical(told).encode()).digest()
         return int.from_bytes(mark[:8]) % self.count == self.number - 1
 
     def name(self, manifest: str) -> str:

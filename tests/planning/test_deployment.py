@@ -82,6 +82,24 @@ def test_two_alike_take_half_of_ones_time(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert both.host_bytes == 2 * one.host.bytes
 
 
+@pytest.mark.parametrize("cards", [(H100, SMALL), (SMALL, H100)])
+def test_a_card_that_takes_only_some_makes_nothing_shorter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cards: tuple[Card, Card]
+) -> None:
+    """It is quick with the one picture that fits there; the seven others take what they take, and all are counted."""
+    manifest = make_manifest([f"{number}" for number in range(8)])
+    jobs = [large(256), *(large().model_copy(update={"seed": seed}) for seed in range(7))]
+    pictures = tuple(each.model_copy(update={"job": job}) for each, job in zip(manifest.pictures, jobs, strict=True))
+    plan = make_plan(dataclasses.replace(manifest, pictures=pictures), tmp_path)
+    there = sorted(chosen(monkeypatch, H100, SMALL), key=lambda each: each.machine.gpus[0].uuid != cards[0].uuid)
+    rated = tuple((device, rates.known(device.machine)) for device in there)
+    terms = Assumptions(there[0].machine, devices=rated, rates=rated[0][1])
+    (both,) = forecast.forecast([plan], terms, datetime.now().astimezone()).groups
+    assert sorted(each.pictures for each in both.devices) == [1, 8]
+    assert both.pictures == 8
+    assert both.seconds == max((each.seconds for each in both.devices if each.seconds), key=lambda each: each.denoise)
+
+
 def test_plan_says_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """By the command, with two workers on the CPU; what is no device is refused with what there is."""
     monkeypatch.chdir(tmp_path)

@@ -10,6 +10,7 @@ import pytest
 
 from renderer.cli.command import main
 from renderer.errors import EXIT_FAILED, UsageError
+from renderer.job import Lora
 from renderer.outputs import picks
 from renderer.outputs.folder import OutputFolder
 from renderer.planning import sharding
@@ -47,6 +48,16 @@ def test_a_longer_manifest_moves_nothing() -> None:
     """Which part a picture is in depends on its job alone."""
     before = {job for job in jobs(20) if Shard(2, 5).has(job)}
     assert before <= {job for job in jobs(40) if Shard(2, 5).has(job)}
+
+
+def test_a_part_has_the_same_pictures_on_every_machine() -> None:
+    """Wherever a LoRA and the model lie there, from wherever the command is called, and whether they are there yet."""
+    for job in jobs(12):
+        here = job.model_copy(update={"loras": (Lora(source="loras/a.safetensors", identity="ab", file_hash="12"),)})
+        there = job.model_copy(update={"loras": (Lora(source="/mnt/loras/a.safetensors", identity="ab"),)})
+        assert [Shard(number, 7).has(here) for number in range(1, 8)] == [
+            Shard(number, 7).has(there.model_copy(update={"model": f"/mnt/{job.model}"})) for number in range(1, 8)
+        ]
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "3", "3/", "a/b", "1/99999", "-1/4"])
