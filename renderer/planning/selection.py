@@ -33,8 +33,14 @@ class Selection:
 
     @classmethod
     def of(cls, words: Iterable[str]) -> Selection:
-        """Words as they were typed, each of which may be several with commas. Raises `UsageError` for no such state."""
-        parts = [part for word in words for part in (word.strip() for word in word.split(",")) if part]
+        """Words as they were typed, each of which may be several with commas.
+
+        Raises `UsageError` for no such state, and for a word that says nothing: it was hardly meant to choose all.
+        """
+        typed = [[part.strip() for part in word.split(",") if part.strip()] for word in words]
+        if not all(typed):
+            raise UsageError("--only names no picture", hint="leave it out for all")
+        parts = [part for word in typed for part in word]
         states = tuple(part.removeprefix(STATE_SIGN) for part in parts if part.startswith(STATE_SIGN))
         if unknown := [state for state in states if state not in STATES]:
             known = ", ".join(f"{STATE_SIGN}{state}" for state in STATES)

@@ -59,3 +59,10 @@ def test_a_state_that_there_is_not_is_refused() -> None:
     with pytest.raises(UsageError, match="there is no state @pickd") as caught:
         Selection.of(["@pickd"])
     assert "@picked" in caught.value.hint
+
+
+@pytest.mark.parametrize("word", ["", " ", ",", " , "])
+def test_a_word_that_says_nothing_does_not_choose_all(word: str) -> None:
+    """Such words come from a script whose variable is empty."""
+    with pytest.raises(UsageError, match="--only names no picture"):
+        Selection.of(["moon", word])
