@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from renderer import catalog
-from renderer.errors import UsageError
+from renderer.errors import UsageError, shorten
 from renderer.job import MAX_SEED, Job, Picture, Precision, Size
 from renderer.manifest import naming
 from renderer.manifest.manifest import Manifest
 
 _SUFFIX = "-again"
+_MOST_DIGITS = 20
+"""Of a size; Python makes no number of thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,8 @@ def _size(job: Job, text: str) -> Size:
             raise UsageError(f"{text} is not a ratio of {model.id}", hint=f"known: {', '.join(model.ratios)}")
         return model.ratios[text]
     width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise UsageError(f"{text} is not a size", hint='like "1664x928", or a ratio like "16:9"')
+    if not (width.isdecimal() and height.isdecimal()) or len(text) > _MOST_DIGITS:
+        raise UsageError(f"{shorten(text)} is not a size", hint='like "1664x928", or a ratio like "16:9"')
     size = Size(width=int(width), height=int(height))
     if refusal := model.refusal(size):
         near = " and ".join(str(fitting) for fitting in model.nearest(size))

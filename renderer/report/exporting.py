@@ -5,9 +5,11 @@ It is written beside its name and gets that when it is whole. Knows pictures and
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,7 +46,7 @@ def export(plans: Sequence[Plan], target: Path) -> int:
     count = sum(len(items) for _, items in chosen)
     if not count:
         raise UsageError("no picture that is there was chosen", hint="renderer plan says which are")
-    if target.exists() or target.is_symlink():
+    if os.path.lexists(target):
         raise UsageError(f"{target} is there already", hint="take another name, or remove it")
     part = target.with_name(f"{PART_PREFIX}{uuid4().hex}")
     try:
@@ -56,12 +58,14 @@ def export(plans: Sequence[Plan], target: Path) -> int:
             _put_all(chosen, _putting_below(part))
         part.rename(target)
     except OSError as error:
-        raise disk_error(Path(error.filename or target), error) from error
+        at = Path(os.fsdecode(error.filename or target))
+        raise disk_error(target if at.is_relative_to(part) else at, error) from error
     finally:
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
         else:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
     return count
 
 

@@ -49,6 +49,7 @@ def test_takes_begin_with_the_seed_that_was_kept() -> None:
         (Changes(), "nothing is to be different"),
         (Changes(size="5:1"), "5:1 is not a ratio of demo"),
         (Changes(size="big"), "big is not a size"),
+        (Changes(size="9" * 5000 + "x16"), "is not a size"),
         (Changes(size="100x100"), "multiple"),
     ],
 )

@@ -60,6 +60,14 @@ def test_a_picture_from_before_zips_have_dates(plan: Plan, tmp_path: Path) -> No
     assert export([plan], tmp_path / "old.zip") == 2
 
 
+@pytest.mark.parametrize("name", ["absent/best.zip", "absent/best", "file/best", f"{'n' * 300}.zip"])
+def test_a_place_that_cannot_be_is_named_as_it_was_given(plan: Plan, tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError) as caught:
+        export([plan], tmp_path / name)
+    assert str(tmp_path / name) in caught.value.message
+
+
 def test_several_manifests_have_a_folder_each(plan: Plan, tmp_path: Path) -> None:
     other = make_manifest(["d"], name="other")
     make_night(other, plan.folder.path.parent)
