@@ -30,7 +30,10 @@ async function giveMark(position, mark) {
     const answer = await fetch("marks", {
       method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ marks: { [picture.id]: mark } }),
     });
-    if (!answer.ok) throw new Error((await answer.json()).detail || answer.statusText);
+    if (!answer.ok) {
+      const { message, hint } = (await answer.json()).error;
+      throw new Error(hint ? `${message} (${hint})` : message);
+    }
   } catch (error) {
     picture.mark = before;
     showMark(position);

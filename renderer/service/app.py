@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
@@ -59,13 +59,18 @@ def build(parts: AppParts, log: EventLog) -> Guard:
 
 def guarded(routes: Sequence[BaseRoute], *, keys: Sequence[str], limits: Limits, log: EventLog) -> Guard:
     """Routes as they are served: nobody comes to them but by the guard, and what they raise becomes an answer."""
-    handlers = {HTTPException: _refuse, RendererError: _answer, Exception: _answer}
+    handlers = {HTTPException: _refuse, RendererError: _answer, ClientDisconnect: _forget, Exception: _answer}
     return Guard(Starlette(routes=routes, exception_handlers=handlers), keys, limits, log)
 
 
 async def _answer(request: Request, error: Exception) -> Response:
     """What a route raises."""
     return respond(trouble_of(error), request.url.path)
+
+
+async def _forget(request: Request, _error: Exception) -> Response:
+    """A client that goes before its request is whole: nobody reads this, and it is counted as what it is."""
+    return respond(trouble_of(RequestError(400, "gone", "the request ended in its middle")), request.url.path)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

@@ -214,14 +214,14 @@ class Shifts:
 
     def _deployment(self, weights: Weights) -> Deployment:
         """What workers open for these weights, whatever pictures come: the memory is shared out for a usual one."""
-        if weights in self._deployments:
-            return self._deployments[weights]
+        if (known := self._deployments.get(weights)) is not None:
+            return known
         settings = self._night_settings
         found = deployment.deploy([usual_job(weights)], self._devices, settings.profile, settings.vram_bytes)
         demands = tuple(demand.model_copy(update={"pictures": None}) for demand in found.setup.demands)
         told = {"demands": demands, "offline": settings.terms.offline, "in_flight": self._settings.in_flight}
-        self._deployments[weights] = found.told(**told)
-        return self._deployments[weights]
+        made = self._deployments[weights] = found.told(**told)
+        return made
 
     def _supply(self, setup: Setup, stop: StopRequests) -> None:
         terms = self._night_settings.terms

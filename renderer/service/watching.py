@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from renderer.errors import UsageError
+from renderer.errors import DiskError, UsageError
 from renderer.job import Value
 from renderer.outputs.folder import Own
 from renderer.outputs.picks import Pick
@@ -161,6 +161,8 @@ class _Pages:
             await run_in_threadpool(gallery.mark, wanted)
         except UsageError as error:
             raise RequestError(404, "unknown", error.message) from None
+        except DiskError as error:  # told as it is: whoever asks is the user whose folder this is
+            raise RequestError(507, "disk", error.message, hint=error.hint) from None
         await to_thread.run_sync(self._look, limiter=self._one_at_a_time)
         self._tell()
         return Response(status_code=204)

@@ -96,6 +96,15 @@ class TestServing:
         assert post({"marks": {"p000": None}}) == 204
         assert picks.read(night.folder) == {}
 
+    def test_who_goes_in_the_middle_of_a_request_is_no_fault_of_the_server(self, server: WatchServer) -> None:
+        """It is counted as what it is."""
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            head = "POST /test/marks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            client.sendall(f"{head}Content-Length: 100\r\n\r\nhalf".encode())
+            until(lambda: server._guard.is_busy(0.0))
+        until(lambda: ("marks", 400) in server._guard.answered)
+        assert ("marks", 500) not in server._guard.answered
+
     def test_nothing_else_is(self, night: Night, held: ExitStack) -> None:
         """No listing, no log, no sidecar, no file above, no name in another spelling."""
         night.begin()
