@@ -211,19 +211,21 @@ class RequestQueue:
             else:
                 line.append(waiting)
 
-    def is_over(self, weights: Weights, idle_s: float, *, opening: bool = False) -> bool:
-        """Whether a worker with these weights is to be let go: others have waited long enough, or nobody asks.
-
-        While one is `opening`, nobody is idle.
-        """
+    def is_idle(self, idle_s: float, *, opening: bool = False) -> bool:
+        """Whether nobody has asked for so long. While a worker is `opening`, nobody is idle."""
         with self._changed:
             now_s = time.monotonic()
             if opening:
                 self._busy_at_s = now_s
+            return not (self._waiting or self._taken or opening) and now_s - self._busy_at_s > idle_s
+
+    def is_over(self, weights: Weights, idle_s: float, *, opening: bool = False) -> bool:
+        """Whether a worker with these weights is to be let go: others have waited long enough, or nobody asks."""
+        with self._changed:
+            now_s = time.monotonic()
             others = [head for head in self._heads() if Weights.of(head.item.picture.job) != weights]
             if not others:
-                busy = self._waiting or self._taken or opening
-                return not busy and now_s - self._busy_at_s > idle_s
+                return self.is_idle(idle_s, opening=opening)
             line = self._line(weights)
             urgent = line.first(patient=False) is not None
             if not urgent and line.first(patient=True) is None:

@@ -141,6 +141,8 @@ class Shifts:
                 weights = self._queue.wait(_LOOK_S)
                 if weights is not None:
                     self._shift(weights, stop)
+                elif self._pool.is_open and self._queue.is_idle(self._settings.idle_s):
+                    self._let_go()  # a shift that had its number ended before that
 
     # -- one shift --
 
@@ -164,9 +166,13 @@ class Shifts:
             _pause(stop)
         self._queue.recall()
         if self._queue.is_over(weights, self._settings.idle_s):
-            self._pool.dismiss()
+            self._let_go()
         if not self._pool.is_open:
             self.condition.worker = "none"
+
+    def _let_go(self) -> None:
+        self._pool.dismiss()
+        self.condition.worker = "none"
 
     def _render(self, weights: Weights, outcomes: Outcomes, night: Night) -> None:
         idle_s, joins = self._settings.idle_s, outcomes.progress.joins

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from renderer.job import Weights
 from renderer.manifest.shelf import Shelf
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
-from renderer.service import http_server
+from renderer.service import http_server, request_queue
 from renderer.service.configuration import ServiceSettings
 from renderer.service.intake import Intake
 from renderer.service.request_queue import RequestQueue, Waiting
@@ -25,6 +26,7 @@ from renderer.supervisor import events, provision
 from renderer.supervisor.settings import Settings, StopRequests
 from tests.fakes import InlineWorker
 from tests.supervisor.test_several import Refuses, Workers
+from tests.waiting import until
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -93,6 +95,26 @@ def test_a_device_that_is_left_out_keeps_nobody_from_being_idle(tmp_path: Path) 
     assert [what.where for what in heard if isinstance(what, events.DeviceLeft)] == ["CPU 1"]
     assert sum(isinstance(what, events.PictureDone) for what in heard) == 3
     assert {worker.state for worker in shifts.workers()} == {"none"}
+
+
+def test_nobody_asks_after_a_shift_that_had_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker goes all the same, when the server has been idle for as long as it waits."""
+    monkeypatch.setattr(request_queue, "MOST_A_SHIFT", 1)
+    settings = ServiceSettings(Settings(hire=InlineWorker), Shelf({"demo": "demo"}), idle_s=0.2)
+    folder, queue, stop, heard = OutputFolder(tmp_path), RequestQueue(), StopRequests(), list[events.Event]()
+    (one,) = Intake(settings.shelf, settings.limits).read({"prompt": "x", "width": 64, "height": 64}, "request")
+    queue.add([Waiting(one.item, "A", patient=False)])
+    shifts = Shifts(settings, folder, Journal.read(folder), queue, heard.append)
+    running = threading.Thread(target=shifts.run, args=(stop,))
+    running.start()
+    try:
+        until(lambda: any(isinstance(what, events.PictureDone) for what in heard))
+        until(lambda: {worker.state for worker in shifts.workers()} == {"none"})
+        assert shifts.condition.worker == "none"
+    finally:
+        stop.request()
+        queue.close()
+        running.join()
 
 
 def test_an_answer_is_sent_as_it_is_written() -> None:
