@@ -47,6 +47,10 @@ class Deployment:
             {each.number: fitting.refusals(jobs, self.setups[each.number], each.machine) for each in those},
         )
 
+    def is_choosy(self, number: int) -> bool:
+        """Whether something may not fit on a device."""
+        return bool(self.refused.get(number))
+
     def takes(self, number: int, job: Job) -> bool:
         """Whether a job fits on a device."""
         return job not in self.refused.get(number, {})

@@ -293,7 +293,9 @@ class RequestSource:
 
     def first(self, fits: Fits | None = None) -> Planned | None:
         item = self._queue.next_of(self._weights) if self else None
-        return item if item is not None and (fits is None or fits(item)) else None
+        if item is None or fits is None or fits(item):
+            return item
+        return next(filter(fits, self._queue.waiting_for(self._weights, _COUNTED)), None)
 
     def take(self, item: Planned) -> bool:
         self._given += 1

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from renderer.errors import DiskError, MachineError, RendererError
 from renderer.job import Job, Weights
 from renderer.machine import devices, hardware, rates
+from renderer.machine.devices import WorkerDevice
 from renderer.machine.hardware import Machine
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
 from renderer.outputs.status import WorkerStatus
-from renderer.planning import deployment
+from renderer.planning import deployment, fitting
 from renderer.planning.deployment import Deployment
 from renderer.planning.fitting import SizeRefusal
 from renderer.planning.pace import RECENT, Pace
@@ -95,6 +96,26 @@ class _JoiningSource(RequestSource):
                 self._known = {key for key in self._known if self._queue.has(key)}
             self._known.add(item.picture.id)
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class _ForAnyJob(Deployment):
+    """A deployment for jobs that nobody knows beforehand: what fits where is asked when they come."""
+
+    devices: tuple[WorkerDevice, ...] = ()
+    _known: dict[tuple[int, Job], bool] = field(default_factory=dict)
+
+    def is_choosy(self, number: int) -> bool:  # noqa: ARG002  # any may be
+        return len(self.devices) > 1
+
+    def takes(self, number: int, job: Job) -> bool:
+        if (known := self._known.get((number, job))) is not None:
+            return known
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        machine = next(device.machine for device in self.devices if device.number == number)
+        fits = self._known[number, job] = job not in fitting.refusals([job], self.setups[number], machine)
+        return fits
 
 
 class Shifts:
@@ -181,7 +202,7 @@ class Shifts:
         try:
             # For deadlines, which a server has not: what it learns goes with the shift, and is bounded within it.
             pace = Pace((), self._rates, most=RECENT)
-            group = Group(source, night.deployments[weights])
+            group = Group(source, _ForAnyJob(night.deployments[weights].setups, {}, self._devices))
             Dispatcher([group], outcomes, night, pace, heart, _cannot_open).run(self._folder.worker_log_of)
         finally:
             heart.end()

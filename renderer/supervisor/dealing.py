@@ -166,8 +166,7 @@ class Deal:
 
     def _fits(self, group: Group, seat: Seat, fits: Fits | None) -> Fits | None:
         """What a seat may have: what fits on its device, and brought down no worker there if it may go elsewhere."""
-        refused = group.deployment.refused.get(seat.number)
-        if not refused and not group.crashed_on:
+        if not group.deployment.is_choosy(seat.number) and not group.crashed_on:
             return fits
         others = {other.number for other in self.able(group)}
 

@@ -17,6 +17,8 @@ from renderer.job import Weights
 from renderer.manifest.shelf import Shelf
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
+from renderer.planning import fitting, placement
+from renderer.protocol import Setup
 from renderer.service import http_server, request_queue
 from renderer.service.configuration import ServiceSettings
 from renderer.service.intake import Intake
@@ -26,6 +28,7 @@ from renderer.supervisor import events, provision
 from renderer.supervisor.settings import Settings, StopRequests
 from tests.fakes import InlineWorker
 from tests.supervisor.test_several import Refuses, Workers
+from tests.supervisor.test_several import _refusals as large_ones_refused
 from tests.waiting import until
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -115,6 +118,32 @@ def test_nobody_asks_after_a_shift_that_had_its_number(tmp_path: Path, monkeypat
         stop.request()
         queue.close()
         running.join()
+
+
+@pytest.mark.timeout(20)
+def test_what_fits_on_one_device_goes_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a server is asked for: a picture that is too large for one is rendered on the other."""
+    monkeypatch.setattr(fitting, "refusals", large_ones_refused)
+    place, made = placement.setup_for, list[Setup]()
+
+    def setup_for(*terms: Any) -> Setup:
+        made.append(place(*terms))
+        return made[-1].model_copy(update={"profile": "cpu"}) if len(made) == 2 else made[-1]
+
+    monkeypatch.setattr(placement, "setup_for", setup_for)
+    hire = Workers(InlineWorker, InlineWorker)
+    settings = ServiceSettings(Settings(gpus="cpu,cpu", hire=hire), Shelf({"demo": "demo"}), idle_s=0.01)
+    folder, queue, large = OutputFolder(tmp_path), RequestQueue(), set[str]()
+    for number, prompt in enumerate(("large", "large b", "c", "large d", "e", "f")):
+        intake = Intake(settings.shelf, settings.limits)
+        (one,) = intake.read({"prompt": prompt, "width": 64, "height": 64, "seed": number}, f"request-{number}")
+        queue.add([Waiting(one.item, "A", patient=False)])
+        large |= {one.item.picture.id} if prompt.startswith("large") else set()
+    shifts = Shifts(settings, folder, Journal.read(folder), queue, lambda _: None)
+    shifts._shift(Weights.of(one.item.picture.job), StopRequests())
+    assert not queue
+    assert large <= set(hire.given["worker.log"])
+    assert len(hire.given["worker-2.log"]) > 1
 
 
 def test_an_answer_is_sent_as_it_is_written() -> None:
