@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from renderer.errors import DiskError
+from renderer.errors import DiskError, LockedError
 from renderer.job import Value
 from renderer.outputs.folder import OutputFolder
 from renderer.system import lock
@@ -22,6 +22,9 @@ Pick = Annotated[int, Field(ge=1, le=5)] | Literal["x"]
 
 PickMap = Mapping[str, Pick]
 """By fingerprint."""
+
+_PATIENCE_S = 10.0
+"""Marking takes milliseconds; a marker of a machine that died stays for ever."""
 
 _MOST_BYTES = 32 * 2**20
 """A larger file is none."""
@@ -50,13 +53,17 @@ def read(folder: OutputFolder) -> PickMap:
 def mark(folder: OutputFolder, changes: Mapping[str, Pick | None]) -> PickMap:
     """Mark pictures by their fingerprints, or unmark them with None, and leave all others as they are: all marks.
 
-    Raises `DiskError`; what was there stays then.
+    Raises `DiskError`, also where somebody else marks without an end; what was there stays then.
     """
-    with lock.waited(folder.picks_lock):
-        marks = dict(read(folder))
-        for fingerprint, wanted in changes.items():
-            marks.pop(fingerprint, None)
-            if wanted is not None:
-                marks[fingerprint] = wanted
-        write_whole(folder.picks, _PicksFile(marks=marks).model_dump_json(indent=1).encode() + b"\n")
+    try:
+        with lock.waited(folder.picks_lock, _PATIENCE_S):
+            marks = dict(read(folder))
+            for fingerprint, wanted in changes.items():
+                marks.pop(fingerprint, None)
+                if wanted is not None:
+                    marks[fingerprint] = wanted
+            write_whole(folder.picks, _PicksFile(marks=marks).model_dump_json(indent=1).encode() + b"\n")
+    except LockedError as error:
+        hint = f"try again; if nobody marks, on no machine, remove {folder.picks_lock}.held"
+        raise DiskError(f"somebody else has been marking in {folder.path} all the time", hint=hint) from error
     return marks

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -46,13 +47,19 @@ def held(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def waited(path: Path) -> Iterator[None]:
-    """Hold the lock at `path` as soon as whoever has it lets go; its folder is made. Raises `DiskError`."""
+def waited(path: Path, patience_s: float = math.inf) -> Iterator[None]:
+    """Hold the lock at `path` as soon as whoever has it lets go; its folder is made. Raises `DiskError`.
+
+    Raises `LockedError` where nobody lets go within `patience_s` seconds.
+    """
+    until = time.monotonic() + patience_s
     with contextlib.ExitStack() as stack:
         while True:
             try:
                 stack.enter_context(held(path))
             except LockedError:
+                if time.monotonic() > until:
+                    raise
                 continue  # `held` has waited for a while
             break
         yield

@@ -11,6 +11,7 @@ import pytest
 from renderer.errors import DiskError
 from renderer.outputs import picks
 from renderer.outputs.folder import OutputFolder
+from renderer.system import lock
 
 
 def test_marks_stay_until_they_are_taken_away(tmp_path: Path) -> None:
@@ -47,3 +48,12 @@ def test_a_file_that_is_none_is_never_written_over(tmp_path: Path, text: str) ->
         picks.mark(folder, {"a": 1})
     assert "move it away" in caught.value.hint
     assert folder.picks.read_text() == text
+
+
+def test_a_lock_that_nobody_lets_go_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk of a network it may be a machine's that died: a server's threads would all end up there."""
+    monkeypatch.setattr(picks, "_PATIENCE_S", 0.0)
+    folder = OutputFolder(tmp_path)
+    with lock.held(folder.picks_lock), pytest.raises(DiskError, match="somebody else"):
+        picks.mark(folder, {"a": 5})
+    assert picks.mark(folder, {"a": 5}) == {"a": 5}
