@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+import psutil
+
 from renderer.outputs.folder import OutputFolder
 from renderer.supervisor import events, run
 from renderer.supervisor.settings import Settings, StopRequests
@@ -22,9 +24,9 @@ def test_several_workers_and_a_kill_give_one_workers_bits(tmp_path: Path) -> Non
     killed: list[int] = []
 
     def watch(what: events.Event) -> None:
-        if isinstance(what, events.Tick) and what.status and what.status.in_flight and not killed:
-            pids = [worker.pid for worker in what.status.workers if worker.pictures and worker.pid]
-            killed.extend(pids[:1])
+        if isinstance(what, events.PictureBegan) and not killed:
+            workers = (each for each in psutil.Process().children() if "renderer.engine.worker" in each.cmdline())
+            killed.append(next(workers).pid)
             os.kill(killed[0], signal.SIGKILL)
 
     several = Settings(tmp_path / "several", gpus=",".join(["cpu"] * WORKERS))
