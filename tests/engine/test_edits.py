@@ -14,6 +14,7 @@ from transformers import Qwen2VLProcessor
 from renderer import catalog
 from renderer.demo import looks, tokenizer
 from renderer.engine import inputs, prompts
+from renderer.engine.device import computation_dtype
 from renderer.engine.encoding import AskedPrompt
 from renderer.engine.inputs import Inputs
 from renderer.engine.native import NativeEngine
@@ -141,8 +142,18 @@ def _nothing_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setattr(prompts, "cache_folder", lambda: tmp_path)
 
 
+def apart(one: bytes, other: bytes) -> int:
+    """By how much pixels differ at most."""
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+ROUNDED = 0 if computation_dtype("cpu") == torch.bfloat16 else 1
+"""What the native engine is off by where all else is float32: DiffSynth keeps the tower's first layer in bf16."""
+
+
 def test_natively(native: NativeEngine, folder: Path, bare: list[bytes]) -> None:
-    assert [native.render(job, lambda *_: None, given(job)).rgb for job in jobs(folder)] == bare
+    found = [native.render(job, lambda *_: None, given(job)).rgb for job in jobs(folder)]
+    assert all(apart(one, other) <= ROUNDED for one, other in zip(found, bare, strict=True))
     assert len(set(bare)) == len(bare)
 
 
@@ -257,5 +268,5 @@ def test_with_a_lora(
     one = bare.model_copy(update={"loras": (lora,)})
     expected = native.render(one, lambda *_: None, given(one)).rgb
     found = rendered(packed(folder, stores, "bf16", slots=2, in_flight=2), [one, bare])
-    assert found[0] == expected
-    assert found[1] != expected
+    assert apart(found[0], expected) <= ROUNDED
+    assert apart(found[1], expected) > ROUNDED
