@@ -96,6 +96,7 @@ def _pipe(
     if weights.processor is not None:
         pipe.processor = networks.open_processor(weights.processor)
         networks.tell_pictures_from_text(pipe.text_encoder)
+        traps.see_exactly(pipe.text_encoder, pipe.torch_dtype)
     for network in traps.networks_of(pipe):
         if packed := getattr(network, "quantize_config", None):
             packed.read_from_disk(network)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from diffsynth.core.vram.layers import AutoWrappedModule
 
 from renderer.errors import ModelError
@@ -50,3 +51,13 @@ def let_the_cpu_have_no_cache(pipe: Any) -> None:
     The GPU's does nothing where there is none.
     """
     pipe.device_type = "cuda"
+
+
+def see_exactly(encoder: Any, dtype: torch.dtype) -> None:
+    """Let a text encoder be shown pictures in `dtype`, in which it computes.
+
+    transformers rounds them to the type of the tower's weights. Where DiffSynth manages these, they are kept in bf16
+    also where it computes in float32, and what is seen would be rounded before anything is computed.
+    """
+    tower = encoder.model.visual
+    tower.__class__ = type(type(tower).__name__, (type(tower),), {"dtype": dtype})
