@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from renderer.job import Box, Forgiven, Lettering, LetteringRead, ReadLine, TextRead
 
 _MOST_LINES = 200
-_MOST_WANTED, _MOST_READ = 500, 10_000
+_MOST_WANTED, _MOST_READ = 500, 2_000
 """Characters that are compared: a picture full of letters costs a bounded time."""
 
 _EASTERN = 0x2E80

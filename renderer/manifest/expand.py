@@ -240,6 +240,10 @@ def _seeds(fields: JobFields, prompt: str, negative_prompt: str, size: Size) -> 
     return range(first, first + fields.get("count", 1))
 
 
+_MARKS = ("<|image_pad|>", "<|video_pad|>")
+"""Where a text encoder's processor looks for a picture."""
+
+
 def _refuse_drafts(recipe: Recipe, drafts: Sequence[Draft]) -> Iterator[Complaint]:
     """What shows only when a matrix's values have come into their places."""
     for draft in drafts:
@@ -249,3 +253,10 @@ def _refuse_drafts(recipe: Recipe, drafts: Sequence[Draft]) -> Iterator[Complain
             return
     if any(not draft.job.prompt.strip() for draft in drafts):
         yield Complaint(recipe.origin("prompt"), "is empty for one of the matrix's combinations")
+    for field in ("prompt", "negative_prompt"):
+        said = [
+            mark for mark in _MARKS if any(draft.job.edit and mark in getattr(draft.job, field) for draft in drafts)
+        ]
+        if said:
+            message = f"has {said[0]} in it, which stands for a picture that is not there"
+            yield Complaint(recipe.origin(field), message, "the pictures are those of images; leave it out")

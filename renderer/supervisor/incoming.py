@@ -92,6 +92,8 @@ def _read(folder: OutputFolder, reading: _Reading, there: InputBytes) -> None:
             if source not in files:
                 files[source] = input_files.keep(folder, source)
         _refuse_too_much(sum(len(files[source]) for source in reading.wanted))
+    except MemoryError:
+        reading.files.set_exception(PictureError("there is no memory left for what goes in", hint=_SMALLER))
     except BaseException as error:  # noqa: BLE001  # it is raised again where somebody asks for them
         reading.files.set_exception(error)
     else:

@@ -182,6 +182,15 @@ class TestEdits:
         (picture,) = pictures(tmp_path, text, **{"a[1]": (64, 64), "a[2]": (32, 32)})
         assert [Path(file.path).name for file in picture.inputs] == ["a[1].png", "a[2].png"]
 
+    @pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+    def test_a_place_for_a_picture_that_is_not_there(self, tmp_path: Path, field: str) -> None:
+        """It would fail in the night, without a word of why; in a picture from text the words mean nothing."""
+        named = {"prompt": "x", field: "to {where}"}
+        told = ", ".join(f"{key}: '{value}'" for key, value in named.items())
+        text = f"{self.DEFAULTS}jobs:\n- {{images: [a.png], {told}, matrix: {{where: [here, '<|image_pad|>']}}}}"
+        found = problem(tmp_path, text, a=(64, 64))
+        assert re.search(rf"^edit\.yaml:3:\d+ jobs\[0\]\.{field}: has <\|image_pad\|> in it", found)
+
     def test_more_than_three_are_doubted(self, tmp_path: Path) -> None:
         """It is valid, and more than the models were made for."""
         text = f"{self.DEFAULTS}jobs:\n- {{images: [a.png, b.png, a.png], prompt: x}}\n- {{images: [%s], prompt: x}}"

@@ -87,6 +87,18 @@ def test_more_than_goes_to_a_worker_at_once_fails_alone(tmp_path: Path, monkeypa
     assert ["together" in what.message for what in night.of(events.PictureFailed)] == [True]
 
 
+def test_no_memory_for_what_goes_in_is_that_pictures_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends no night."""
+
+    def full(*_: object) -> bytes:
+        raise MemoryError
+
+    night, edit = Night(tmp_path / "out"), written(tmp_path)
+    monkeypatch.setattr(input_files, "keep", full)
+    assert counts(night.render(edit, hire=Unpacking)) == (1, 0, 2, 0)
+    assert all("no memory left" in what.message for what in night.of(events.PictureFailed))
+
+
 def test_twins_of_one_that_cannot_be_kept_end_too(tmp_path: Path) -> None:
     """Two names of one picture whose input has nowhere to be kept: both fail, and the run ends."""
     Image.new("RGB", (64, 64), "teal").save(tmp_path / "shop.png")
