@@ -1,6 +1,6 @@
 """`kill -9` at random moments and at every write point: nothing lost, nothing doubled, nothing that does not match.
 
-RENDERER_KILLS sets how many (60 in CI, 1,000 with `make torture`).
+RENDERER_KILLS sets how many (200 in CI, 1,000 with `make torture`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from renderer.system.files import WritePoint
 from tests.fakes import InlineWorker, draw
 from tests.making import make_manifest, pixels_of
 
-KILLS = int(os.environ.get("RENDERER_KILLS", "60"))
+KILLS = int(os.environ.get("RENDERER_KILLS", "200"))
 _THREADS = 4
 MANIFEST = make_manifest([f"picture {number}" for number in range(48)])
 
