@@ -15,6 +15,7 @@ import torch
 
 from renderer.engine import failures
 from renderer.engine.blocks import FastBlocks
+from renderer.engine.scaled_reference import Rows
 from renderer.engine.side_by_side import ALIGNED
 from renderer.estimate.companies import MOST_ROWS_OF_TWO
 
@@ -28,6 +29,9 @@ FEWER_ROWS = (128, 144, 256, 432, 576, 1024, 1072, 2304, 4096, 6896, 9216, 13792
 
 ATTENDED = (48, 288, 1061, 2340, 6958, 9216)
 """Tokens of a rider, from 64x64 pixels on: its attention is held against that among all alike that may go together."""
+
+MOST_SCALED = 4096
+"""Rows among which the scaling of some is held against that of these alone."""
 
 _LOOKED_AT = 256
 """Rows of a product that are held against a float32 one, from its first to its last."""
@@ -55,12 +59,18 @@ def complaint(operations: Any, shapes: Iterable[tuple[int, int]], device: str, r
 
 
 def shares(operations: Any, blocks: FastBlocks, device: str, most_rows: int = MOST_ROWS_OF_TWO) -> bool:
-    """Whether a row's product, and a rider's attention, have the same bits among any others as alone.
+    """Whether a row as it is scaled, its product, and a rider's attention have the same bits among any others as alone.
 
     Nobody promises that: a library may take another kernel for more rows, with sums in another order. It is tried by
     as many rows as may go together: two large riders have the most. Raises what is out of memory.
     """
     dice = torch.Generator(device).manual_seed(0)
+    for width in sorted({width for _, width in blocks.products}):
+        some = _rows(min(MOST_SCALED, most_rows), width, device, dice)
+        for count in (each for each in FEWER_ROWS if each < len(some)):
+            if not _are_alike(operations.quantise(some[-count:]), operations.quantise(some), count):
+                LOG.warning("%d rows of %d are scaled otherwise among %d", count, width, len(some))
+                return False
     for columns, width in sorted(blocks.products):
         weight, scale, bias = _layer(operations, columns, width, device, dice)
         rows = operations.quantise(_rows(most_rows, width, device, dice))
@@ -84,6 +94,14 @@ def shares(operations: Any, blocks: FastBlocks, device: str, most_rows: int = MO
             LOG.warning("attention of %d tokens has other bits among %d riders", length, riders)
             return False
     return True
+
+
+def _are_alike(alone: Rows, together: Rows, count: int) -> bool:
+    """Whether the first `count` of these are the last that mean something of those."""
+    first = together.count - count
+    values, scale = together.values[first : together.count], together.scale[first : together.count]
+    same = torch.equal(alone.values[:count].view(torch.uint8), values.view(torch.uint8))
+    return same and torch.equal(alone.scale[:count], scale)
 
 
 def _error(operations: Any, x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> float:

@@ -220,6 +220,8 @@ class Wrong:
         rows = fp8_reference.quantise(x)
         if self._wrong == "quantised values 30 % wrong":
             rows.values[:] = (rows.values.float() / 1.3).to(torch.float8_e4m3fn)
+        if self._wrong == "other scales for many rows" and x.shape[0] == 608:
+            rows.scale[-1] *= 1 + 2**-20
         return rows
 
     def multiply(self, x: Rows, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -321,14 +323,17 @@ class TestTrial:
         assert "\n" not in arithmetic.refused()
         assert wrong != "one row" or "CUBLAS_STATUS_NOT_SUPPORTED" in arithmetic.refused()
 
+    @pytest.mark.parametrize(
+        ("wrong", "said"), [("other sums", "have other bits among 608"), ("other scales", "scaled otherwise among 608")]
+    )
     def test_where_many_rows_have_other_bits_riders_go_alone(
-        self, trial: Callable[[str], Wrong], store: Store, plain: ModuleBlocks, caplog: pytest.LogCaptureFixture
+        self, trial: Any, store: Store, plain: ModuleBlocks, caplog: pytest.LogCaptureFixture, wrong: str, said: str
     ) -> None:
         """One number in the last place is enough; they are multiplied in FP8 nevertheless, and the log says it."""
-        trial("other sums for many rows")
+        trial(f"{wrong} for many rows")
         chosen = choose(store, plain)
         assert (chosen.arithmetic, chosen.shares) == ("fp8", False)  # type: ignore[attr-defined]  # fast blocks
-        assert "have other bits among 608" in caplog.text
+        assert said in caplog.text
         assert arithmetic.refused() == ""
 
     def test_where_attention_of_many_has_other_bits_riders_go_alone(
