@@ -152,7 +152,7 @@ def _streamed(
     there = replace(streaming, slots=slots)
     company = f"{options.in_flight} in flight" if options.in_flight > 1 else "alone"
     title = f"{_title(options, model, work)}; {slots} of {shape.layers} blocks on the GPU, {company}"
-    resident = host.estimate_host(shape, stored(options.precision))
+    resident = host.estimate_host(shape, stored(options.precision), split=work.split)
     ways = tuple(_ways(model, streaming, work, works, available)) if available is not None else ()
     return MemoryAnswer(title, there.estimate(works), decide.needed(there, works), available, ways, resident.bytes)
 

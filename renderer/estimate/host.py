@@ -38,10 +38,13 @@ def estimate_host(
     profile: Profile = "stream",
     *,
     timesteps: int = 40,
+    split: bool = False,
     free_bytes: int | None = None,
     inputs_bytes: int = 0,
 ) -> Stage:
     """Peak resident set of a worker. `timesteps` are those of all schedules; `free_bytes` what the host has.
+
+    `split` says whether some are of edits whose pictures are modulated apart (DiffSynth's `zero_cond_t`).
 
     `inputs_bytes` is what pictures that go in take (`of_inputs`).
 
@@ -50,7 +53,7 @@ def estimate_host(
     weights = weight_bytes(shape, precision)
     libraries = terms(libraries=LIBRARIES_BYTES, **({"pictures_that_go_in": inputs_bytes} if inputs_bytes else {}))
     if profile == "stream":
-        return Stage("host", libraries + _streamed(shape, precision, timesteps, free_bytes))
+        return Stage("host", libraries + _streamed(shape, precision, timesteps * (3 if split else 2), free_bytes))
     if profile == "resident":
         return Stage("host", libraries + terms(one_file_as_it_is_loaded=10 * MIB))
     return Stage("host", libraries + terms(all_weights=weights.store))
@@ -83,12 +86,13 @@ def has_room(count: int, free_bytes: int) -> bool:
     return count + MARGIN_BYTES <= free_bytes
 
 
-def _streamed(shape: Architecture, precision: Stored, timesteps: int, free_bytes: int | None) -> tuple[Term, ...]:
+def _streamed(shape: Architecture, precision: Stored, modulations: int, free_bytes: int | None) -> tuple[Term, ...]:
+    """`modulations` are those of a block in all timesteps: the image's, the text's, and those of pictures apart."""
     weights = weight_bytes(shape, precision)
     waiting = shape.layers if blocks_in_memory(shape, precision, free_bytes) else READS_AT_ONCE + 1
-    table = shape.layers * 2 * 6 * shape.width * 2  # as large as it is: `engine.pinned.host_buffer` rounds to pages
+    one = shape.layers * 6 * shape.width * 2  # as large as it is: `engine.pinned.host_buffer` rounds to pages
     return terms(
         blocks_of_the_DiT=waiting * weights.block,
         layers_of_the_text_encoder=(READS_AT_ONCE + 1) * weights.text_block,
-        modulation_tables=timesteps * table,
+        modulation_tables=modulations * one,
     )

@@ -261,6 +261,7 @@ class _Grouping:
                 setup.stored,
                 setup.profile,
                 timesteps=timesteps(self.left),
+                split=any(job.edit is not None and job.edit.zero_cond_t for job in self.left),
                 free_bytes=self._terms.machine.ram_free_bytes,
                 inputs_bytes=host.of_inputs(self.left, setup.profile),
             )

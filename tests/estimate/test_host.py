@@ -19,8 +19,8 @@ from renderer.text import MIB
 from tests.making import make_job
 
 
-def table_bytes(timesteps: int) -> int:
-    terms = host.estimate_host(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", timesteps=timesteps).terms
+def table_bytes(timesteps: int, *, split: bool = False) -> int:
+    terms = host.estimate_host(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", timesteps=timesteps, split=split).terms
     return next(term.bytes for term in terms if term.name == "modulation tables")
 
 
@@ -30,6 +30,8 @@ def test_a_modulation_table_is_as_large_as_it_is() -> None:
     table = modulation._table(shape.layers, torch.empty((2, 6 * shape.width), dtype=torch.bfloat16), "cpu")
     assert table_bytes(1) == table.nbytes == 4_423_680
     assert table_bytes(512) < 2.2 * 1024 * MIB
+    apart = modulation._table(shape.layers, torch.empty((3, 6 * shape.width), dtype=torch.bfloat16), "cpu")
+    assert table_bytes(1, split=True) == apart.nbytes
 
 
 SIDE = 3000
