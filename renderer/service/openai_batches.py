@@ -31,10 +31,14 @@ from renderer.service.batch_store import BatchObject, BatchStore, ItemResult, Up
 from renderer.service.bodies import BatchFields, UploadFields, WindowQuery, read, without_nulls
 from renderer.service.images import Pictures, file_url, read_object
 from renderer.service.operations import FORM, JSON, YAML, Operation, Sent
+from renderer.text import MIB
 
 _UNIT_S = {"m": 60, "h": 3600, "d": 86400}
 _USUAL_WINDOW = "24h"
 _JSONL = "application/jsonl"
+
+MOST_UPLOADS, MOST_UPLOADED_BYTES = 1000, 8 * 2**30
+"""That are kept at a time: whoever may send files may not fill the disk with them."""
 
 
 class BatchRoutes:
@@ -78,6 +82,10 @@ class BatchRoutes:
                 raise RequestError(422, "invalid_request", "is missing", field="file")
             read(UploadFields, {} if purpose is None else {"purpose": purpose})
             data, name = await file.read(), shorten(file.filename or "upload")
+        kept = await run_in_threadpool(self._store.list_files)
+        if len(kept) >= MOST_UPLOADS or len(data) + sum(each.bytes for each in kept) > MOST_UPLOADED_BYTES:
+            said = f"{len(kept):,} files of {sum(each.bytes for each in kept) // MIB:,} MiB are kept already"
+            raise RequestError(413, "too_many_files", said, field="file", hint="remove some: DELETE /v1/files/{id}")
         known = await run_in_threadpool(self._store.add_file, data, name, "batch")
         return tell(known)
 

@@ -157,6 +157,16 @@ class TestClient:
         with pytest.raises(openai.NotFoundError):
             client.files.retrieve(file.id)
 
+    def test_uploads_fill_no_disk(self, client: openai.OpenAI, server: Server) -> None:
+        """One that is too much beside those that are kept is refused; when one goes, there is room again."""
+        large = {"id": f"file-{1:024x}", "bytes": 8 * 2**30, "created_at": 1, "filename": "a", "purpose": "batch"}
+        (server.folder / f".batches/{large['id']}.file.json").write_text(json.dumps(large))
+        with pytest.raises(openai.APIStatusError, match="are kept already") as refused:
+            client.files.create(file=("lines.jsonl", b"x"), purpose="batch")
+        assert refused.value.status_code == 413
+        client.files.delete(str(large["id"]))
+        assert client.files.create(file=("lines.jsonl", b"x"), purpose="batch").bytes == 1
+
     def test_what_cannot_be_is_refused(self, client: openai.OpenAI, server: Server) -> None:
         with pytest.raises(openai.BadRequestError):
             client.files.create(file=io.BytesIO(b"x"), purpose="fine-tune")
