@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from renderer.benchmarks import edit_cases, few, lora_cases, running, served
+from renderer.benchmarks import edit_cases, few, lora_cases, running, served, share_cases
 from renderer.benchmarks.running import Figures
 from renderer.catalog import QWEN_IMAGE_ARCHITECTURE
 from renderer.estimate import Streaming, Work, duration
@@ -44,6 +44,7 @@ CASES_OF_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "few": tuple(few.FEW_CASES),
         "loras": tuple(lora_cases.LORA_CASES),
         "edits": tuple(edit_cases.EDIT_CASES),
+        "shares": tuple(share_cases.SHARE_CASES),
         "int8": ("int8-3-slots", "int8-resident", "int8-3-slots-small", "int8-resident-8-small"),
         "bf16": ("bf16-3-slots", "bf16-3-slots-small"),
     }
@@ -62,7 +63,7 @@ PEER_PARTS = (
 RESIDENT_PEER = PEER_PARTS[0]
 """The one whose steps are forecast, too: all its weights are on the GPU, as with our profile `resident`."""
 
-ENGINE_PARTS = ("fp8", "caps", "batch", "few", "served", "loras", "edits", "int8", "bf16", *PEER_PARTS)
+ENGINE_PARTS = ("fp8", "caps", "batch", "few", "served", "loras", "edits", "shares", "int8", "bf16", *PEER_PARTS)
 """What can be measured, in this order: everything of the FP8 store, then the other stores, then the others."""
 
 STORE_OF_PARTS: Mapping[str, Stored] = MappingProxyType({"int8": "int8", "bf16": "bf16"})
@@ -111,6 +112,8 @@ def _measure(part: str, cases: Sequence[str], folder: Path, stores: Path) -> Ite
         yield from running.run("renderer.benchmarks.lora_steps", str(store), *cases)
     elif part == "edits":
         yield from running.run("renderer.benchmarks.edit_steps", str(store), *cases)
+    elif part == "shares":
+        yield from running.run("renderer.benchmarks.share_steps", str(store), *cases)
     else:
         yield from running.run("renderer.benchmarks.streamed", str(store), *cases)
 
@@ -144,6 +147,7 @@ def lines(found: Figures) -> list[str]:
     many = [row for case in CASES_OF_PARTS["few"] for row in rows.get(case, [])]
     with_loras = [row for case in CASES_OF_PARTS["loras"] for row in rows.get(case, [])]
     edits = [row for case in CASES_OF_PARTS["edits"] for row in rows.get(case, [])]
+    parts = [row for case in CASES_OF_PARTS["shares"] for row in rows.get(case, [])]
     crowds = rows.get(served.SERVED, [])
     return [
         *_steps(found),
@@ -153,6 +157,7 @@ def lines(found: Figures) -> list[str]:
         *served.lines(crowds),
         *lora_cases.lines(with_loras),
         *edit_cases.lines(edits),
+        *share_cases.lines(parts),
         *_remarks(rows),
     ]
 

@@ -23,6 +23,7 @@ import torch
 
 from renderer.benchmarks import bare
 from renderer.benchmarks.running import Figures
+from renderer.benchmarks.share_cases import LAUNCH_GAP_US, gaps
 from renderer.engine.calling import Rendering
 from renderer.engine.previews import Preview
 from renderer.engine.streaming import StreamingEngine
@@ -94,9 +95,6 @@ MIXED: tuple[tuple[int, int, float], ...] = (
 """A mixed manifest: width, height, guidance."""
 
 MIXED_STEPS = 6
-
-LAUNCH_GAP_US = 10.0
-"""A gap between two kernels that is longer is not one of launching."""
 
 
 def main() -> None:
@@ -346,17 +344,14 @@ def _idle(engine: StreamingEngine, job: Job) -> Figures | None:
         torch.cuda.synchronize()
     while engine.busy:
         engine.advance(tell)
-    kernels = sorted(
+    kernels = [
         (event.time_range.start, event.time_range.end)
         for event in profiler.events()
         if event.device_type == torch.autograd.DeviceType.CUDA and "Mem" not in event.name
-    )
-    gaps, until = [], kernels[0][1]
-    for start, end in kernels[1:]:
-        gaps.append(max(0.0, start - until))
-        until = max(until, end)
-    whole = until - kernels[0][0]
-    return {"all": sum(gaps) / whole, "waiting": sum(gap for gap in gaps if gap > LAUNCH_GAP_US) / whole}
+    ]
+    found = gaps(kernels)
+    whole = max(end for _, end in kernels) - min(start for start, _ in kernels)
+    return {"all": sum(found) / whole, "waiting": sum(gap for gap in found if gap > LAUNCH_GAP_US) / whole}
 
 
 if __name__ == "__main__":
