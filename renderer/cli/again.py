@@ -13,7 +13,6 @@ from renderer.cli import arguments, render
 from renderer.cli.manifests import load_named
 from renderer.errors import ManifestError, UsageError
 from renderer.job import Precision
-from renderer.system.folders import expanded
 
 _MOST_STEPS, _MOST_SEEDS = 200, 1000
 
@@ -28,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cfg-scale", type=arguments.positive, metavar="X", help="so much guidance, from 1")
     parser.add_argument("--precision", choices=get_args(Precision), help="at this precision")
     parser.add_argument("--seeds", type=arguments.whole(1, _MOST_SEEDS), default=0, metavar="N", help="N further seeds")
-    parser.add_argument("--defaults", type=expanded, metavar="FILE", help="as for render")
+    arguments.add_for_tables(parser)
     parser.add_argument("--force", action="store_true", help="also what is done")
     parser.add_argument("--strict", action="store_true", help="one problem or warning keeps all back")
     render.add_night_options(parser)

@@ -24,9 +24,23 @@ def add_manifests(parser: argparse.ArgumentParser) -> None:
     add_outputs(parser)
     parser.add_argument("--model", metavar="ID", help="render every job with this model")
     parser.add_argument("--precision", choices=get_args(Precision), help="render every job at this precision")
-    parser.add_argument("--defaults", type=expanded, metavar="FILE", help="a manifest without jobs, for tables")
+    add_for_tables(parser)
     parser.add_argument("--strict", action="store_true", help="refuse warnings; one problem keeps all back")
     parser.add_argument("--proof", action="store_true", help="a rehearsal: the demo model, small, in <name>-proof")
+
+
+def add_for_tables(parser: argparse.ArgumentParser) -> None:
+    """Give a parser what stands for a manifest around a table."""
+    parser.add_argument("--defaults", type=expanded, metavar="FILE", help="a manifest that tables extend")
+    told = "a field of the jobs of tables, like --set steps=8; repeated"
+    parser.add_argument("--set", type=_field, action="append", default=[], metavar="FIELD=VALUE", help=told)
+
+
+def _field(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not (name.strip() and sign):
+        raise argparse.ArgumentTypeError(f"{text} is no field and its value (write --set steps=8)")
+    return name.strip(), value.strip()
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from renderer.errors import ManifestError, Problem, UnreadableError, UsageError
-from renderer.manifest.manifest import Manifest, Overrides, load
+from renderer.manifest.manifest import Manifest, Overrides, is_without_jobs, load
+from renderer.manifest.tables import is_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,27 +37,37 @@ def load_named(options: argparse.Namespace) -> Loaded:
     Raises `UsageError` where no file matches a pattern or `--model` names no model, and with `--strict` a
     `ManifestError` where one of them has a problem or a warning.
     """
-    overrides = Overrides(options.model, options.precision, proof=options.proof, defaults=options.defaults)
+    paths = _expand(options.manifests)
+    if (options.defaults or options.set) and not any(map(is_table, paths)):
+        option = "--defaults" if options.defaults else "--set"
+        raise UsageError(f"{option} is for tables, and none is named", hint="a manifest has extends: and defaults:")
+    overrides = Overrides(
+        options.model,
+        options.precision,
+        proof=options.proof,
+        defaults=options.defaults,
+        fields=tuple(options.set),
+    )
     manifests: list[Manifest] = []
-    problems: list[Problem] = []
+    problems: dict[Path, Sequence[Problem]] = {}
     by_name: dict[str, Manifest] = {}
-    for path in _expand(options.manifests):
+    for path in paths:
         try:
             manifest = load(path, overrides)
         except ManifestError as error:
-            problems.extend(error.problems)
+            problems[path] = error.problems
             continue
         except UnreadableError as error:
-            problems.append(Problem(error.file, 1, 1, "", error.message, error.hint))
+            problems[path] = [Problem(error.file, 1, 1, "", error.message, error.hint)]
             continue
         if other := by_name.get(manifest.name.casefold()):
-            problems.append(_refuse_twin(manifest, other))
+            problems[path] = [_refuse_twin(manifest, other)]
             continue
         by_name[manifest.name.casefold()] = manifest
         manifests.append(manifest)
-    loaded = Loaded(tuple(manifests), tuple(problems))
-    if options.strict and (problems or loaded.warnings):
-        raise ManifestError([*problems, *loaded.warnings])
+    loaded = Loaded(tuple(manifests), tuple(_of_manifests(problems, manifests)))
+    if options.strict and (loaded.problems or loaded.warnings):
+        raise ManifestError([*loaded.problems, *loaded.warnings])
     return loaded
 
 
@@ -72,6 +83,14 @@ def load_part(options: argparse.Namespace) -> Loaded:
     Selection.of(vars(options).get("only", ())).check(loaded.manifests)
     parts = tuple(sharding.cut(manifest, shard, options.outputs) for manifest in loaded.manifests)
     return Loaded(parts, loaded.problems)
+
+
+def _of_manifests(problems: Mapping[Path, Sequence[Problem]], well: Sequence[Manifest]) -> Iterator[Problem]:
+    """All problems but those of files that only lack jobs, and that others of these files extend."""
+    bases = {os.path.realpath(base) for manifest in well for base in manifest.bases}
+    for path, found in problems.items():
+        if not (is_without_jobs(found) and os.path.realpath(path) in bases):
+            yield from found
 
 
 def _refuse_twin(manifest: Manifest, other: Manifest) -> Problem:

@@ -9,6 +9,7 @@ Knows nothing of machines, or of what has been rendered. The way goes down this 
     json_reader     the same of JSON
     scalars         what a word without quotes is
     document        what was read
+    inherit         what it takes from another file
 
     jobs            head and jobs, each held against its fields
     fields          the fields

@@ -33,10 +33,11 @@ def spell(route: Route) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A place in the file; both count from 1, and columns count characters."""
+    """A place in the file; both count from 1, and columns count characters. `file` is another one's, where it is."""
 
     line: int
     column: int
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,4 +76,4 @@ class Document:
     def problem(self, route: Route, message: str, hint: str = "", *, at_key: bool = False) -> Problem:
         """Something wrong at `route`, with its place."""
         mark = self.mark(route, at_key=at_key)
-        return Problem(self.file, mark.line, mark.column, spell(route), message, hint)
+        return Problem(mark.file or self.file, mark.line, mark.column, spell(route), message, hint)

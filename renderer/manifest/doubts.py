@@ -59,8 +59,10 @@ class Doubts:
             for field in ("prompt", "negative_prompt"):
                 text = recipe.fields.get(field)
                 if isinstance(text, str):
-                    filled = bool(recipe.fields.keys() & {"matrix", "image"})
+                    filled = bool(recipe.names) and field not in recipe.plain
                     self._look_at_text(recipe.origin(field), text, matrix=filled)
+            for name, value in recipe.around.variables.items():
+                self._look_at_text(("vars", name), value, matrix=True)
             for name, values in matrix.items():
                 for position, value in enumerate(values):
                     self._look_at_text((*recipe.origin("matrix"), name, position), value, matrix=True)

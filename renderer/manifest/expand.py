@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from renderer import catalog
@@ -26,8 +25,8 @@ from renderer.manifest.lettering import JobLettering
 from renderer.manifest.loras import LoraFinder, LoraSet
 from renderer.manifest.naming import Template
 from renderer.manifest.pictures_in import InputFinder, InputSet
-from renderer.manifest.reading import STEM, Combination, Reading, takes_in
-from renderer.manifest.recipe import Recipe
+from renderer.manifest.reading import Combination, Reading
+from renderer.manifest.recipe import STEM, Recipe, takes_in
 from renderer.manifest.shelf import Shelf
 
 DEFAULT_MODEL = catalog.QWEN_IMAGE.id
@@ -54,14 +53,14 @@ class Draft:
 
 
 class Expander:
-    """Expands jobs; remembers the models, LoRAs and pictures they name. `folder` is where paths are from.
+    """Expands jobs; remembers the models, LoRAs and pictures they name. `named` stand in braces in `output`.
 
     `model` and `precision` take the place of what jobs say; with a `shelf`, its models are all there are.
     """
 
     def __init__(
         self,
-        folder: Path,
+        named: Collection[str] = (),
         model: str | None = None,
         precision: Precision | None = None,
         shelf: Shelf | None = None,
@@ -69,8 +68,9 @@ class Expander:
         self._model = model
         self._precision = precision
         self._shelf = shelf
-        self._loras = LoraFinder(folder, catalogue_only=shelf is not None)
-        self._pictures_in = InputFinder(folder)
+        self._named = frozenset(named)
+        self._loras = LoraFinder(catalogue_only=shelf is not None)
+        self._pictures_in = InputFinder()
         self._models: dict[str, Model | ModelError] = {}
 
     def expand(self, recipe: Recipe) -> tuple[list[Draft], list[Complaint]]:
@@ -88,7 +88,7 @@ class Expander:
         if reading.complaints or model is None:
             return [], reading.complaints
         chosen = [(named, loras, inputs) for (named, inputs), loras in zip(taken_in, sets, strict=True)]
-        drafts = list(self._draft(recipe, model, sizes, chosen, templates, lettering))
+        drafts = list(self._draft(reading, model, sizes, chosen, templates, lettering))
         complaints = [*_refuse_drafts(recipe, drafts)]
         return ([] if complaints else drafts), complaints
 
@@ -113,14 +113,14 @@ class Expander:
 
     def _draft(
         self,
-        recipe: Recipe,
+        reading: Reading,
         model: Model,
         sizes: Sequence[Size],
         chosen: Sequence[tuple[Combination, LoraSet, InputSet]],
         templates: Mapping[str, Template],
         lettering: JobLettering,
     ) -> Iterator[Draft]:
-        fields = recipe.fields
+        recipe, fields = reading.recipe, reading.fields
         common = {
             "model": model.reference,
             "precision": self._precision or fields.get("precision") or _usual_precision(model, self._shelf),
@@ -128,7 +128,9 @@ class Expander:
         names = [*fields.get("matrix", ()), *([STEM] if takes_in(fields) else [])]
         varying = [name for name in names if len({each[name] for each, _, _ in chosen}) > 1]
         unnamed = [name for name in varying if name not in templates["id"].fields]
-        for combination, riding, inputs in chosen:
+        unused = recipe.around.variables.keys() - reading.named - self._named - recipe.cells.keys()
+        for full, riding, inputs in chosen:
+            combination = {name: value for name, value in full.items() if name not in unused} if unused else full
             settings = {**common, **riding.settings(fields, model), **inputs.settings(fields)}
             slugs = {name: naming.slug(value) for name, value in combination.items()}
             job_id = unicodedata.normalize("NFC", templates["id"].fill(slugs))

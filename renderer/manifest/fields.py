@@ -152,6 +152,11 @@ class HeadFields(TypedDict, total=False):
         ),
     ]
     max_pictures: Annotated[int, Within(1, 100_000), Field(description="More than that is refused as a mistake")]
+    extends: Annotated[PathText, Field(description="A manifest whose head, vars and defaults hold where these do not")]
+    vars: Annotated[
+        dict[MatrixName, AsWritten],
+        Field(min_length=1, max_length=1000, description="Names and a text each, for braces in all jobs"),
+    ]
 
 
 @with_config(ConfigDict(**_STRICT, json_schema_extra={"required": ["jobs"]}))

@@ -73,7 +73,7 @@ HINTS_BY_KEY: Mapping[str, str] = {
         ("file_format", "output_format", "image_format", "extension", "ext"), "write format: png, webp or jpeg"),
     **dict.fromkeys(
         ("device", "vram", "offload", "low_vram", "lowvram", "cpu_offload"), "give --vram or --profile to the command"),
-    **dict.fromkeys(("variables", "vars", "params", "wildcards", "grid"), "write matrix: {name: [one, other]}"),
+    **dict.fromkeys(("variables", "params", "wildcards", "grid"), "write matrix: {name: [one, other]}"),
 }  # fmt: skip
 """Keys of other tools, in small letters with `_`, and what helps."""
 

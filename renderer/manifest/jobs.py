@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from renderer.errors import shorten
 from renderer.manifest import naming, recipe
 from renderer.manifest.checking import Checker
-from renderer.manifest.complaints import Complaint, Problems
+from renderer.manifest.complaints import Complaint, Problems, nearest
 from renderer.manifest.document import Document, Route
 from renderer.manifest.fields import HeadFields, JobFields, ManifestFields
-from renderer.manifest.reading import STEM, takes_in
-from renderer.manifest.recipe import Recipe
+from renderer.manifest.naming import TemplateError
+from renderer.manifest.recipe import STEM, Recipe, Surroundings, takes_in
 
+MISSING = "is missing"
 _OF_THE_MATRIX = frozenset({"matrix", "include", "exclude"})
 
 
@@ -54,11 +56,17 @@ def _hint_at_top(top: Any) -> str:
 
 def read_head(top: Mapping[str, Any], problems: Problems) -> HeadFields:
     """The head's fields, without those that are not well."""
-    given = {key: value for key, value in top.items() if key not in {"defaults", "jobs"}}
+    given = {
+        key: _as_text(value, (key,), problems.document) if key == "vars" else value
+        for key, value in top.items()
+        if key not in {"defaults", "jobs"}
+    }
     head, complaints = _head_checker().check(given, ())
     if head is None:
         problems.add(*complaints)
         refused = {complaint.route[0] for complaint in complaints}
+        if "vars" in refused:  # every brace would be a problem
+            problems.fail()
         head, _ = _head_checker().check({key: value for key, value in given.items() if key not in refused}, ())
     return head or {}
 
@@ -75,25 +83,26 @@ def read_name(name: str | None, stem: str, problems: Problems) -> str:
     return wanted
 
 
-def matrix_names(top: Mapping[str, Any]) -> set[str]:
-    """The names of all matrices in the file, of jobs that are not well too."""
+def names_of(top: Mapping[str, Any]) -> set[str]:
+    """The names of `vars` and of all matrices in the file, of jobs that are not well too."""
+    variables = top["vars"] if isinstance(top.get("vars"), dict) else ()
     jobs = top.get("jobs")
     places = [top.get("defaults"), *(jobs if isinstance(jobs, list) else ())]
     given = [place for place in places if isinstance(place, dict)]
     matrices = [place.get("matrix") for place in given]
     found = {name for matrix in matrices if isinstance(matrix, dict) for name in matrix}
-    return found | ({STEM} if any(takes_in(place) for place in given) else set())
+    return found | set(variables) | ({STEM} if any(takes_in(place) for place in given) else set())
 
 
 # ---- the jobs --------------------------------------------------------------------------------------------------------
 
 
-def read_recipes(top: Mapping[str, Any], problems: Problems) -> list[Recipe]:
+def read_recipes(top: Mapping[str, Any], around: Surroundings, problems: Problems) -> list[Recipe]:
     """The jobs that are well in themselves, with defaults filled in; none when the defaults are not well."""
     defaults = _read_mapping(top["defaults"], ("defaults",), problems) if "defaults" in top else JobFields()
     jobs = top.get("jobs")
     if not isinstance(jobs, list) or not jobs:
-        message = "must be a list of prompts or mappings, and not empty" if "jobs" in top else "is missing"
+        message = "must be a list of prompts or mappings, and not empty" if "jobs" in top else MISSING
         problems.add(Complaint(("jobs",), message, "every manifest has jobs"))
         return []
     digits = max(3, len(str(len(jobs))))
@@ -103,8 +112,38 @@ def read_recipes(top: Mapping[str, Any], problems: Problems) -> list[Recipe]:
         job = _read_job(value, route, problems)
         if job is not None and defaults is not None:
             number = str(position + 1).zfill(digits)
-            recipes.append(recipe.merge(number, job, route, defaults, ("defaults",)))
+            merged = recipe.merge(number, job, route, defaults, ("defaults",), around)
+            filled = _fill_constants(merged, problems) if around.variables else merged
+            recipes += [filled] if filled is not None else []
     return recipes
+
+
+_CONSTANT = ("model", "rows")
+"""Fields that name a thing, which is the same for all pictures of a job: only `vars` may stand in them."""
+
+
+def _fill_constants(made: Recipe, problems: Problems) -> Recipe | None:
+    """The job with `vars` in these; None where they are not well, and then that is written down."""
+    complaints: list[Complaint] = []
+    filled: dict[str, Any] = {}
+    for field in _CONSTANT:
+        text = made.fields.get(field)
+        if not isinstance(text, str) or "{" not in text:
+            continue
+        known = made.around.variables
+        try:
+            template = naming.parse(text)
+        except TemplateError as error:
+            complaints.append(Complaint(made.origin(field), error.message, error.hint))
+            continue
+        if unknown := [name for name in template.fields if name not in known]:
+            message = f"{{{shorten(unknown[0])}}} is not a name of vars"
+            hint = f"{nearest(unknown[0], known)}; {{{{ is a brace"
+            complaints.append(Complaint(made.origin(field), message, hint))
+        else:
+            filled[field] = template.fill(known)
+    problems.add(*complaints)
+    return None if complaints else replace(made, fields=cast("JobFields", {**made.fields, **filled}))
 
 
 def _read_job(value: Any, route: Route, problems: Problems) -> JobFields | None:

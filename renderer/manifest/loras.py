@@ -54,12 +54,11 @@ NO_LORAS = LoraSet()
 
 
 class LoraFinder:
-    """Finds LoRAs, each once. `folder` is where their paths are from; `catalogue_only` looks at no path."""
+    """Finds LoRAs, each once. `catalogue_only` looks at no path."""
 
-    def __init__(self, folder: Path, *, catalogue_only: bool = False) -> None:
-        self._folder = folder
+    def __init__(self, *, catalogue_only: bool = False) -> None:
         self._catalogue_only = catalogue_only
-        self._found: dict[tuple[str, str], FoundLora | ModelError] = {}
+        self._found: dict[tuple[str, str, Path], FoundLora | ModelError] = {}
 
     def sets(self, reading: Reading, model: Model, combinations: Sequence[Combination]) -> list[LoraSet]:
         """The LoRAs of each combination; what is wrong with them is complained of in `reading`."""
@@ -103,7 +102,8 @@ class LoraFinder:
         return LoraSet(tuple(lora for _, lora in found.values()), tuple(each for each, _ in found.values()))
 
     def _find(self, reading: Reading, model: Model, reference: str, position: int) -> FoundLora | None:
-        key = reference, model.id
+        folder = reading.recipe.folder_of("loras")
+        key = reference, model.id, folder
         if self._catalogue_only and reference not in catalog.MODELS:
             reading.complain("loras", f"{shorten(reference)} is no LoRA of the catalogue", "no file is read", position)
             return None
@@ -111,7 +111,7 @@ class LoraFinder:
             from renderer.weights.adapters.landing import find_fitting  # noqa: PLC0415  # most manifests have none
 
             try:
-                self._found[key] = find_fitting(reference, self._folder, model)
+                self._found[key] = find_fitting(reference, folder, model)
             except ModelError as error:
                 self._found[key] = error
         found = self._found[key]

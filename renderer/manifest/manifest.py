@@ -20,15 +20,16 @@ from pydantic import TypeAdapter
 
 from renderer.errors import ModelError, Problem, UsageError
 from renderer.job import Picture, Place, Precision
-from renderer.manifest import doubts, expand, jobs, source, tables, yaml_reader
+from renderer.manifest import doubts, expand, jobs, naming, scalars, source, tables, yaml_reader
 from renderer.manifest.complaints import Complaint, Problems
 from renderer.manifest.document import Document
 from renderer.manifest.expand import Draft, Expander
 from renderer.manifest.fields import MAX_PICTURES, ManifestFields
+from renderer.manifest.inherit import EXTENDS, Inherited, inherit
 from renderer.manifest.output_names import name_outputs
-from renderer.manifest.recipe import Recipe
+from renderer.manifest.recipe import Recipe, Surroundings
 from renderer.manifest.rows import RowReader
-from renderer.manifest.shelf import Shelf
+from renderer.manifest.shelf import FILE_REFUSED, Shelf
 from renderer.manifest.source import ManifestSource
 
 DEFAULT_OUTPUT = "{id}"
@@ -39,7 +40,7 @@ PROOF_SUFFIX = "-proof"
 class Overrides:
     """What the command line puts in the place of every job's own; `proof` makes a dress rehearsal of the whole.
 
-    `defaults` is a manifest without jobs, whose head and defaults go with tables.
+    `defaults` is a manifest that tables extend, and `fields` are what jobs of tables are given: names and texts.
     `shelf` has all that may be named in a manifest that somebody else sent.
     """
 
@@ -47,6 +48,7 @@ class Overrides:
     precision: Precision | None = None
     proof: bool = False
     defaults: Path | None = None
+    fields: tuple[tuple[str, str], ...] = ()
     shelf: Shelf | None = None
 
 
@@ -61,6 +63,7 @@ class Manifest:
     `name` is its folder under `outputs/`. Pictures stand in written order; ids and output names are unique. `warnings`
     are what is valid and was hardly meant, in the order of their lines. `path` is its file, None where it is from
     nowhere that stays; `proof` says that it is a rehearsal, `is_part` that the others of its pictures are elsewhere.
+    `bases` are the files that it extends, the nearest first.
     """
 
     file: str
@@ -70,6 +73,7 @@ class Manifest:
     path: Path | None = None
     proof: bool = False
     is_part: bool = False
+    bases: tuple[Path, ...] = ()
 
 
 def load(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
@@ -78,7 +82,7 @@ def load(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
     Raises `ManifestError` with all problems of the file, `UnreadableError` when there is no file to read, and
     `UsageError` when `overrides` name a model that does not exist.
     """
-    given = _of_table(path, overrides.defaults) if tables.is_table(path) else source.read(path)
+    given = _of_table(path, overrides) if tables.is_table(path) else source.read(path)
     manifest = parse(given, overrides)
     return replace(manifest, path=path if path.is_file() else None, proof=overrides.proof)
 
@@ -94,32 +98,53 @@ def parse(given: ManifestSource, overrides: Overrides = NO_OVERRIDES) -> Manifes
         return _resolve(yaml_reader.read(given.data, given.file), given, overrides)
 
 
-def _of_table(path: Path, base: Path | None) -> ManifestSource:
-    """The manifest that a table is by itself: a job a row, with what `base` says before its jobs. Raises as `load`."""
-    table = json.dumps(str(path.absolute()))
-    if base is None:
-        return ManifestSource(f"jobs: [{{rows: {table}}}]".encode(), source.show(path), path.stem, path.parent)
-    given = source.read(base)
-    text = given.data.decode("utf-8", "replace").rstrip()
-    return replace(given, data=f"{text}\njobs: [{{rows: {table}}}]\n".encode(), stem=path.stem)
+def is_without_jobs(problems: Sequence[Problem]) -> bool:
+    """Whether a manifest has no jobs, and nothing else is wrong: it may be one that others extend."""
+    return [(each.path, each.message) for each in problems] == [("jobs", jobs.MISSING)]
+
+
+def _of_table(path: Path, overrides: Overrides) -> ManifestSource:
+    """The manifest that a table is by itself: a job a row, with what the command line says."""
+    says: dict[str, Any] = {"jobs": [{"rows": str(path.absolute())}]}
+    if overrides.defaults is not None:
+        says[EXTENDS] = str(overrides.defaults.absolute())
+    if overrides.fields:
+        says["defaults"] = {name: _typed(text) for name, text in overrides.fields}
+    return ManifestSource(json.dumps(says).encode(), source.show(path), path.stem, path.parent)
+
+
+def _typed(text: str) -> Any:
+    """A value of the command line: a list or a mapping as JSON, else as YAML reads a word."""
+    if text.startswith(("[", "{")):
+        with contextlib.suppress(ValueError):
+            return json.loads(text)
+    return scalars.resolve(text)[0]
 
 
 def _resolve(document: Document, given: ManifestSource, overrides: Overrides) -> Manifest:
     """The manifest that a document is, and that takes its file's stem for its name if it gives none."""
+    inherited = Inherited(document) if overrides.shelf else inherit(document, given.path, given.folder)
+    document = inherited.document
     problems = Problems(document)
     top = jobs.read_top(problems)
+    if overrides.shelf is not None and EXTENDS in top:
+        problems.add(Complaint((EXTENDS,), FILE_REFUSED, at_key=True))
     head = jobs.read_head(top, problems)
     name = jobs.read_name(head.get("name"), given.stem, problems)
-    reader = RowReader(given.folder, head.get("output", DEFAULT_OUTPUT))
-    read = [recipe for recipe in jobs.read_recipes(top, problems) if _is_allowed(recipe, overrides.shelf, problems)]
+    output = head.get("output", DEFAULT_OUTPUT)
+    reader = RowReader(output)
+    around = Surroundings(given.folder, inherited.folders, head.get("vars", {}))
+    made = jobs.read_recipes(top, around, problems)
+    read = [recipe for recipe in made if _is_allowed(recipe, overrides.shelf, problems)]
     recipes = [row for recipe in read for row in reader.spread(recipe, problems, alone=len(read) == 1)]
-    expander = Expander(given.folder, overrides.model, overrides.precision, overrides.shelf)
+    expander = Expander(naming.in_braces(output), overrides.model, overrides.precision, overrides.shelf)
     drafts = _expand(recipes, head.get("max_pictures", MAX_PICTURES), expander, problems)
-    outputs = name_outputs(head.get("output", DEFAULT_OUTPUT), drafts, jobs.matrix_names(top), problems)
+    outputs = name_outputs(output, drafts, jobs.names_of(top), problems)
     problems.check()
     pictures = tuple(_pictures(document, drafts, outputs, proof=overrides.proof))
     name += PROOF_SUFFIX if overrides.proof else ""
-    return Manifest(document.file, name, pictures, doubts.warnings(document, recipes, drafts))
+    warnings = doubts.warnings(document, recipes, drafts)
+    return Manifest(document.file, name, pictures, warnings, bases=inherited.bases)
 
 
 def _is_allowed(recipe: Recipe, shelf: Shelf | None, problems: Problems) -> bool:

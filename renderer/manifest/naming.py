@@ -90,6 +90,14 @@ def parse(text: str) -> Template:
     return Template((*parts, (written + text[end:], None)))
 
 
+_IN_BRACES = re.compile(r"\{(\w+)\}")
+
+
+def in_braces(text: str) -> list[str]:
+    """What looks like names in braces, in a text that need not be a template."""
+    return _IN_BRACES.findall(text)
+
+
 # ---- ids -------------------------------------------------------------------------------------------------------------
 
 

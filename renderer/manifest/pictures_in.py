@@ -17,7 +17,8 @@ from typing import Any, Literal
 from renderer.catalog import MODELS, SIZE_STEP, Model
 from renderer.errors import PictureError, shorten
 from renderer.job import Edit, Input, InputFile, Size
-from renderer.manifest.reading import STEM, Combination, Reading
+from renderer.manifest.reading import Combination, Reading
+from renderer.manifest.recipe import STEM
 
 MOST_FILES = 100_000
 """Files that one pattern may stand for."""
@@ -61,11 +62,10 @@ NOTHING_IN = InputSet()
 
 
 class InputFinder:
-    """Finds what goes in, each file once. `folder` is where their paths are from."""
+    """Finds what goes in, each file once."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._found: dict[tuple[str, str], tuple[Input, InputFile] | PictureError] = {}
+    def __init__(self) -> None:
+        self._found: dict[tuple[Path, str], tuple[Input, InputFile] | PictureError] = {}
 
     def sets(
         self, reading: Reading, combinations: Sequence[Combination], model: Model | None
@@ -86,7 +86,8 @@ class InputFinder:
         images = [reading.template(field, text, *place) for text, place in zip(written, places, strict=True)]
         mask = reading.template("mask", fields["mask"]) if "mask" in fields else None
         plain = (text.replace("{{", "{").replace("}}", "}") for text in written)
-        patterns = [place for place, text in enumerate(plain) if self._is_pattern(text)]
+        folder = reading.recipe.folder_of(field)
+        patterns = [place for place, text in enumerate(plain) if _is_pattern(folder, text)]
         if len(patterns) > 1:
             hint = "one may be a pattern; {stem} is its file's name"
             reading.complain("images", "a second pattern", hint, patterns[1])
@@ -101,16 +102,13 @@ class InputFinder:
                 found.append((named, self._set(reading, model, paths, mask.fill(named) if mask else None)))
         return found
 
-    def _is_pattern(self, written: str) -> bool:
-        """Whether a path is a pattern: one with brackets in it may be a file's own."""
-        return glob.has_magic(written) and not os.path.isfile(self._folder / written)  # noqa: PTH113  # also if too long
-
     def _files(self, reading: Reading, written: str) -> Sequence[str]:
         """The files that a path or a pattern stands for, from the manifest's folder."""
-        if not self._is_pattern(written):
+        folder = reading.recipe.folder_of(_field(reading))
+        if not _is_pattern(folder, written):
             return [written]
-        found = sorted(glob.iglob(written, root_dir=self._folder, recursive=True))  # noqa: PTH207  # with the rules of shells
-        files = [each for each in found if (self._folder / each).is_file()]
+        found = sorted(glob.iglob(written, root_dir=folder, recursive=True))  # noqa: PTH207  # with the rules of shells
+        files = [each for each in found if (folder / each).is_file()]
         if not files:
             reading.complain(_field(reading), f"{shorten(written)} fits no file", _HINT)
         if len(files) > MOST_FILES:
@@ -136,19 +134,20 @@ class InputFinder:
         return _of_files(model, found, mask)
 
     def _find(self, reading: Reading, field: _Field, path: str, *place: int) -> _Found | None:
-        if (path, field) not in self._found:
+        whole = reading.recipe.folder_of(field) / path
+        if (whole, field) not in self._found:
             from renderer.outputs import input_files  # noqa: PLC0415  # most manifests have none
 
             purpose: Literal["picture", "mask"] = "mask" if field == "mask" else "picture"
             try:
-                looked = input_files.identify(self._folder / path, shorten(path), purpose)
+                looked = input_files.identify(whole, shorten(path), purpose)
                 if field == "images":
                     _refuse_drawn_out(path, looked[0])
-                self._found[path, field] = looked
+                self._found[whole, field] = looked
             except PictureError as error:
-                self._found[path, field] = error
+                self._found[whole, field] = error
                 reading.complain(field, error.message, error.hint or _HINT, *place)
-        found = self._found[path, field]
+        found = self._found[whole, field]
         return None if isinstance(found, PictureError) else found
 
 
@@ -158,6 +157,11 @@ _Field = Literal["image", "images", "mask"]
 def _field(reading: Reading) -> _Field:
     """The field of the pictures themselves."""
     return "images" if "images" in reading.fields else "image"
+
+
+def _is_pattern(folder: Path, written: str) -> bool:
+    """Whether a path is a pattern: one with brackets in it may be a file's own."""
+    return glob.has_magic(written) and not os.path.isfile(folder / written)  # noqa: PTH113  # also if too long
 
 
 def _of_files(model: Model, found: Sequence[_Found], mask: _Found | None) -> InputSet:

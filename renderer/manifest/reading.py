@@ -12,18 +12,10 @@ from renderer.manifest import naming
 from renderer.manifest.complaints import Complaint, nearest
 from renderer.manifest.kinds import MAX_PROMPT_LENGTH
 from renderer.manifest.naming import Template, TemplateError
-from renderer.manifest.recipe import DEFAULT_SIZE, Recipe
+from renderer.manifest.recipe import DEFAULT_SIZE, STEM, Recipe, takes_in
 
 Combination = Mapping[str, str]
-"""A value for each name of the matrix, and for `STEM` where a picture goes in."""
-
-STEM = "stem"
-"""In braces: the name of the file that goes in, without its ending."""
-
-
-def takes_in(fields: Mapping[str, object]) -> bool:
-    """Whether a picture goes in, by a job's fields."""
-    return "image" in fields or "images" in fields
+"""A value for each name that may stand in braces: of `vars`, of the row, of the matrix; and of `STEM`."""
 
 
 class Reading:
@@ -33,6 +25,7 @@ class Reading:
         self.recipe = recipe
         self.fields = recipe.fields
         self.complaints: list[Complaint] = []
+        self.named: set[str] = set()
 
     def complain(self, field: str, message: str, hint: str = "", *rest: str | int, at_key: bool = False) -> None:
         self.complaints.append(Complaint((*self.recipe.origin(field), *rest), message, hint, at_key))
@@ -88,7 +81,11 @@ class Reading:
     # -- the matrix
 
     def combinations(self) -> Sequence[Combination]:
-        """The matrix's combinations in written order; a single empty one where there is no matrix."""
+        """The matrix's combinations in written order, with what each job is given; only that without a matrix."""
+        given = self.recipe.given
+        return [{**given, **each} for each in self._combinations()]
+
+    def _combinations(self) -> Sequence[Combination]:
         matrix = self.fields.get("matrix")
         if matrix is None:
             for field in ("include", "exclude"):
@@ -174,8 +171,8 @@ class Reading:
 
     def template(self, field: str, text: str, *rest: str | int) -> Template:
         """A text of a field with the matrix's names in it; what is wrong with it is complained of."""
-        names = [*self.fields.get("matrix", ()), *([STEM] if takes_in(self.fields) else [])]
-        if not names:
+        names = self.recipe.names
+        if not names or field in self.recipe.plain:
             return naming.literal(text)
         try:
             template = naming.parse(text)
@@ -185,12 +182,15 @@ class Reading:
         unknown = [name for name in template.fields if name not in names]
         for name in unknown:
             hint = f"{nearest(name, names)}; {{{{ is a brace"
-            self.complain(field, f"{{{shorten(name)}}} is not a name of the matrix", hint, *rest)
+            what = "not a name of the matrix" + (" or of vars" if self.recipe.around.variables else "")
+            self.complain(field, f"{{{shorten(name)}}} is {what}", hint, *rest)
+        self.named.update(template.fields)
         return naming.literal(text) if unknown else template
 
     def check_lengths(self, templates: Mapping[str, Template], combinations: Sequence[Combination]) -> None:
         """Refuse prompts that would be too long before they are made: two short templates can make gigabytes."""
-        longest = {
+        given = self.recipe.given
+        longest = {name: len(value) for name, value in given.items()} | {
             name: max((len(each[name]) for each in combinations), default=0) for name in self.fields.get("matrix", ())
         }
         longest |= {STEM: 255} if takes_in(self.fields) else {}

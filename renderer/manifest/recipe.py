@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 from renderer.manifest.complaints import Complaint
@@ -13,6 +14,15 @@ from renderer.manifest.document import Route
 from renderer.manifest.fields import EXCLUDING, JobFields
 
 DEFAULT_SIZE = "1:1"
+
+STEM = "stem"
+"""In braces: the name of the file that goes in, without its ending."""
+
+
+def takes_in(fields: Mapping[str, object]) -> bool:
+    """Whether a picture goes in, by a job's fields."""
+    return "image" in fields or "images" in fields
+
 
 GROUPS = (
     frozenset({"size", "sizes", "width", "height"}),
@@ -38,14 +48,50 @@ def refuse_pairs(given: Mapping[str, Any], route: Route) -> list[Complaint]:
     return list(complaints.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What holds of all jobs of a manifest: where their paths are from, and its `vars`.
+
+    `folders` are those of the defaults that were written in another file; of all other fields it is `folder`.
+    """
+
+    folder: Path = Path()
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+_NOTHING_AROUND = Surroundings()
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """A job's fields, the defaults filled in, and where each was written."""
+    """A job's fields, the defaults filled in, and where each was written.
+
+    `cells` are those of its row that stand in braces; in fields that are `plain`, braces are just braces.
+    """
 
     number: str
     route: Route
     fields: JobFields
     origins: Mapping[str, Route]
+    around: Surroundings = _NOTHING_AROUND
+    cells: Mapping[str, str] = field(default_factory=dict)
+    plain: frozenset[str] = frozenset()
+
+    @property
+    def given(self) -> Mapping[str, str]:
+        """The values of the names that have one in all of its pictures: what is nearer to the job wins."""
+        return {**self.around.variables, **self.cells} if self.cells else self.around.variables
+
+    @property
+    def names(self) -> Collection[str]:
+        """What may stand in braces in its texts. Where there is nothing, braces are just braces."""
+        return [*self.given, *self.fields.get("matrix", ()), *([STEM] if takes_in(self.fields) else [])]
+
+    def folder_of(self, name: str) -> Path:
+        """Where the paths in a field are from."""
+        here = self.around.folder
+        return self.around.folders.get(name, here) if self.origin(name)[0] == "defaults" else here
 
     def origin(self, field: str) -> Route:
         """Where `field` was written; the job itself for one that was not."""
@@ -65,14 +111,26 @@ class Recipe:
         return self.combinations_count * sizes * seeds
 
 
-def merge(number: str, job: JobFields, route: Route, defaults: JobFields, defaults_route: Route) -> Recipe:
-    """A job with what it does not say taken from the defaults.
+def merge(
+    number: str,
+    job: JobFields,
+    route: Route,
+    defaults: JobFields,
+    defaults_route: Route,
+    around: Surroundings = _NOTHING_AROUND,
+) -> Recipe:
+    """A job with what it does not say taken from the defaults."""
+    taken = {name: defaults[name] for name in left_of(defaults, job)}  # type: ignore[literal-required]
+    origins = {name: (*defaults_route, name) for name in taken} | {name: (*route, name) for name in job}
+    return Recipe(number, route, cast("JobFields", taken | job), origins, around)
 
-    A job's own matrix also drops the defaults' `include` and `exclude`, which speak of another matrix.
+
+def left_of(defaults: Mapping[str, Any], job: Mapping[str, Any]) -> list[str]:
+    """The fields of the defaults that hold beside those of what stands nearer.
+
+    Its own matrix also drops the defaults' `include` and `exclude`, which speak of another matrix.
     """
     dropped = set().union(*(group for group in GROUPS if group & job.keys()))
     if "matrix" in job:
         dropped |= {"include", "exclude"}
-    taken = {field: value for field, value in defaults.items() if field not in job and field not in dropped}
-    origins = {field: (*defaults_route, field) for field in taken} | {field: (*route, field) for field in job}
-    return Recipe(number, route, cast("JobFields", taken | job), origins)
+    return [name for name in defaults if name not in job and name not in dropped]

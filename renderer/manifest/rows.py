@@ -6,7 +6,6 @@ be named so, as a matrix's names are. Knows nothing of how tables are written.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from renderer.errors import Problem, UnreadableError, shorten
+from renderer.manifest import naming, scalars, tables
 from renderer.manifest import recipe as recipes
-from renderer.manifest import scalars, tables
 from renderer.manifest.checking import Checker
 from renderer.manifest.complaints import MAX_WORD_LENGTH, Complaint, Problems
 from renderer.manifest.fields import JobFields
@@ -33,16 +32,15 @@ _NUMBERS = frozenset({"steps", "num_inference_steps", "cfg_scale", "width", "hei
     *("strength", "mask_blur")
 }
 _FILLED = frozenset({"id", "prompt", "negative_prompt", "image", "mask"})
-_IN_BRACES = re.compile(r"\{(\w+)\}")
+"""Where braces stand for names, but not in a cell: there they are just braces."""
 
 
 class RowReader:
-    """Reads tables, each once. `folder` is where their paths are from; `output` names columns as well, in braces."""
+    """Reads tables, each once. `output` names columns as well, in braces."""
 
-    def __init__(self, folder: Path, output: str) -> None:
-        self._folder = folder
+    def __init__(self, output: str) -> None:
         self._output = output
-        self._tables: dict[str, Table | UnreadableError] = {}
+        self._tables: dict[Path, Table | UnreadableError] = {}
 
     def spread(self, recipe: Recipe, problems: Problems, *, alone: bool) -> list[Recipe]:
         """A job a row; the job itself where it has no `rows`. What is wrong is written down, and then there is none.
@@ -52,7 +50,7 @@ class RowReader:
         written = recipe.fields.get("rows")
         if written is None:
             return [recipe]
-        table = self._read(written)
+        table = self._read(recipe.folder_of("rows") / written)
         if isinstance(table, UnreadableError):
             problems.add(Complaint(recipe.origin("rows"), table.message, table.hint or "paths are from its folder"))
             return []
@@ -76,18 +74,18 @@ class RowReader:
                 problems.note(*made)
         return found
 
-    def _read(self, written: str) -> Table | UnreadableError:
-        if written not in self._tables:
+    def _read(self, path: Path) -> Table | UnreadableError:
+        if path not in self._tables:
             try:
-                self._tables[written] = tables.read(self._folder / written)
+                self._tables[path] = tables.read(path)
             except UnreadableError as error:
-                self._tables[written] = error
-        return self._tables[written]
+                self._tables[path] = error
+        return self._tables[path]
 
     def _names(self, recipe: Recipe, table: Table) -> list[str]:
         """The columns that are named in braces, somewhere in the job or in the manifest's `output`."""
-        told = {name for text in _texts([recipe.fields, self._output]) for name in _IN_BRACES.findall(text)}
-        given = {name for text in _texts([self._output]) for name in _IN_BRACES.findall(text)} & set(OUTPUT_FIELDS)
+        told = {name for text in _texts([recipe.fields, self._output]) for name in naming.in_braces(text)}
+        given = {name for text in _texts([self._output]) for name in naming.in_braces(text)} & set(OUTPUT_FIELDS)
         return [name for name in table.columns if name in told - given and len(name) <= MAX_WORD_LENGTH]
 
 
@@ -108,19 +106,20 @@ def _of_row(recipe: Recipe, table: Table, row: Row, names: list[str], number: st
             Problem(table.file, row.line, 1, shorten(str(each.route[0])), each.message, each.hint)
             for each in (*pairs, *complaints)
         ]
-    merged = recipes.merge(number, fields, recipe.route, recipe.fields, recipe.route)
-    origins = {name: recipe.origin("rows") for name in fields}
-    own = {name: [row.cells[name]] for name in names}
-    matrix = {ROW: [number.rpartition("-")[2]], **recipe.fields.get("matrix", {}), **own}
-    filled: dict[str, Any] = {**merged.fields, "matrix": matrix}
-    return replace(merged, fields=cast("JobFields", filled), origins={**recipe.origins, **origins})
+    taken = {name: recipe.fields[name] for name in recipes.left_of(recipe.fields, fields)}  # type: ignore[literal-required]
+    return replace(
+        recipe,
+        number=number,
+        fields=cast("JobFields", {**taken, **fields}),
+        origins={**recipe.origins, **dict.fromkeys(fields, recipe.origin("rows"))},
+        cells={ROW: number.rpartition("-")[2], **{name: row.cells[name] for name in names}},
+        plain=_FILLED & fields.keys(),
+    )
 
 
 def _value(name: str, cell: str) -> Any:
-    """A cell as its field takes it; braces in it are braces."""
-    if name in _NUMBERS:
-        return scalars.resolve(cell)[0]
-    return cell.replace("{", "{{").replace("}", "}}") if name in _FILLED else cell
+    """A cell as its field takes it."""
+    return scalars.resolve(cell)[0] if name in _NUMBERS else cell
 
 
 def _texts(values: Iterable[Any]) -> Iterable[str]:

@@ -14,6 +14,8 @@ from renderer.manifest.recipe import Recipe
 FILE_FIELDS = ("rows", "image", "images", "mask")
 """A job's fields that name files."""
 
+FILE_REFUSED = "names a file, and no file of this machine is read"
+
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
@@ -38,7 +40,7 @@ class Shelf:
             if name in recipe.fields
         ]
         return unread + [
-            Complaint(recipe.origin(name), "names a file, and no file of this machine is read", at_key=True)
+            Complaint(recipe.origin(name), FILE_REFUSED, at_key=True)
             for name in FILE_FIELDS
             if name in recipe.fields and not self._has(recipe.fields.get(name))
         ]

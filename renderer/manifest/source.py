@@ -24,13 +24,14 @@ class ManifestSource:
     """A manifest's bytes; `file` is what messages call it, `stem` its name where it gives none.
 
     `file` is a path relative to the working folder when inside it, else just the file's name. `folder` is where the
-    paths in it are from: the file's own folder, the working folder where there is no file.
+    paths in it are from: the file's own folder, the working folder where there is no file. `path` is the file, if any.
     """
 
     data: bytes
     file: str
     stem: str
     folder: Path = Path()
+    path: Path | None = None
 
 
 def read(path: Path, what: str = "manifest") -> ManifestSource:
@@ -53,7 +54,7 @@ def read(path: Path, what: str = "manifest") -> ManifestSource:
                 return ManifestSource(_read_pipe(stream), "pipe", "pipe")
             if not stat.S_ISREG(kind):
                 raise UnreadableError(file, f"{file} is not a regular file")
-            return ManifestSource(stream.read(MAX_BYTES + 1), file, path.stem, path.parent)
+            return ManifestSource(stream.read(MAX_BYTES + 1), file, path.stem, path.parent, path)
     except FileNotFoundError as error:
         raise UnreadableError(file, f"there is no {what} {file}") from error
     except (OSError, ValueError) as error:

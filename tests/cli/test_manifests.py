@@ -124,3 +124,33 @@ class TestWarnings:
         monkeypatch.setenv("GITHUB_ACTIONS", "true")
         cli.main(["render", "good.yaml"])
         assert capsys.readouterr().err.startswith("::warning file=good.yaml,line=3,col=5::")
+
+
+class TestSharedDefaults:
+    def test_a_base_among_those_that_extend_it(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A file that has no jobs, and that another of the named files extends, is no problem."""
+        (folder / "broken.yaml").unlink()
+        (folder / "base.yaml").write_text("defaults: {model: demo}\n")
+        assert cli.main(["validate", "*.yaml"]) == 2
+        assert "base.yaml:1:1 jobs: is missing" in capsys.readouterr().err
+        (folder / "a.yaml").write_text("extends: base.yaml\njobs: [x]\n")
+        assert cli.main(["validate", "*.yaml"]) == 0
+        assert "base" not in capsys.readouterr().err
+
+    def test_a_table_with_a_row_of_options(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """`--defaults` and `--set` stand for a manifest around a table, and for nothing else."""
+        (folder / "p.csv").write_text("prompt,seed\na cat,1\na dog,2\n")
+        (folder / "base.yaml").write_text("defaults: {model: demo, steps: 9}\njobs: [not this]\n")
+        given = ["plan", "p.csv", "--defaults", "base.yaml", "--set", "size=64x80", "--set", 'loras=["demo/4steps"]']
+        assert cli.main([*given, "--set", "prompt={prompt}, in ink", "--json"]) == 0
+        (warning,) = json.loads(capsys.readouterr().out)["manifests"][0]["warnings"]
+        assert (warning["file"], warning["line"]) == ("base.yaml", 1)
+        assert warning["message"].startswith("9 steps, and demo/4steps was made for 4")
+        assert cli.main(["plan", "p.csv", "--set", "size=64 by 80"]) == 2
+        assert "defaults.size: is not a size" in capsys.readouterr().err
+        assert cli.main(["plan", "p.csv", "--set", "stpes=3"]) == 2
+        assert 'defaults.stpes: unknown key (did you mean "steps"?)' in capsys.readouterr().err
+        assert cli.main(["plan", "good.yaml", "--set", "steps=3"]) == 2
+        assert "--set is for tables" in capsys.readouterr().err
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["plan", "p.csv", "--set", "steps"])

@@ -35,6 +35,7 @@ KINDS = {
     "python",
     "yaml",
     "yaml fragment",
+    "yaml base",
     "json sidecar",
     "json summary",
     "json lines",
@@ -163,6 +164,8 @@ def test_manifests_have_no_problem(block: Block, tmp_path: Path, monkeypatch: py
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / f"renderer/report/{picture}.webp", tmp_path / f"{name}.png")  # any picture will do
     (tmp_path / "cities.csv").write_text("city,greeting,seed\nParis,Hello 你好,1\n", encoding="utf-8")
+    for base in reading.blocks("yaml base"):  # called as its first line says
+        (tmp_path / base.text.splitlines()[0].removeprefix("# ")).write_text(base.text, encoding="utf-8")
     for seed, name in enumerate(("gouache", "linocut")):
         write_lora(tmp_path / f"loras/{name}.safetensors", factors(seed=seed))
     (tmp_path / "example.yaml").write_text(whole(block), encoding="utf-8")
