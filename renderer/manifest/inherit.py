@@ -18,7 +18,7 @@ from renderer.manifest.kinds import MAX_PATH_LENGTH
 from renderer.manifest.recipe import left_of
 
 EXTENDS = "extends"
-MOST_FILES = 16
+MOST_EXTENDING = 16
 """Manifests that extend one another."""
 
 _OWN = frozenset({"version", "name", "jobs", EXTENDS})
@@ -62,8 +62,8 @@ def _inherit(document: Document, folder: Path, chain: tuple[Path, ...]) -> Inher
     if any(_same(path, each) for each in chain):
         names = [source.show(each) for each in (*chain, path)]
         return _refuse(document, f"a circle: {' extends '.join(names)}", "leave one of them out")
-    if len(chain) >= MOST_FILES:
-        return _refuse(document, f"more than {MOST_FILES} manifests extend one another", "leave some of them out")
+    if len(chain) >= MOST_EXTENDING:
+        return _refuse(document, f"more than {MOST_EXTENDING} manifests extend one another", "leave some of them out")
     try:
         given = source.read(path)
     except UnreadableError as error:
