@@ -53,6 +53,17 @@ class Demand(Value):
     steps: int = 1
 
 
+class HostCopy(Value):
+    """Where the workers of a machine have one copy of a model's blocks between them, and how large it may be.
+
+    `at` is a shared memory (`system.shared_memory`), `ram_bytes` how much of the free host memory may be filled with
+    blocks by all of them together.
+    """
+
+    at: str
+    ram_bytes: int
+
+
 class Setup(Value):
     """What a worker opens, once: one model at one precision, placed by one profile.
 
@@ -63,7 +74,8 @@ class Setup(Value):
     there is room for, and use). `demands` are what the GPU's memory is shared out for, beside
     `lora_bytes`, which pictures' LoRAs take there at the least. `gpu` is what CUDA_VISIBLE_DEVICES must be for the
     worker (null: as it finds it). `ram_bytes` is how much of the free host memory it may fill with blocks, beside other
-    workers (null: all of it).
+    workers (null: all of it), each with blocks of its own; `host_copy` is the copy that it shares with them, where it
+    can (null: it has its own).
     """
 
     model: str
@@ -79,6 +91,7 @@ class Setup(Value):
     lora_bytes: int = 0
     gpu: str | None = None
     ram_bytes: int | None = None
+    host_copy: HostCopy | None = None
 
     @property
     def weights(self) -> Weights:

@@ -55,11 +55,16 @@ def measure(
 ) -> Iterator[Figures]:
     """A row for one device and one for all, by each limit of GPU memory (None: all there is). Raises `MachineError`."""
     for limit in limits:
-        alone = 0.0
+        alone: Figures | None = None
         for several in sorted({1, len(devices)}):
             row = _case(folder, env, devices[:several], limit, load)
-            alone = alone or row["pictures_per_hour"]
-            yield {**row, "times_one": round(row["pictures_per_hour"] / alone, 3)}
+            alone = alone or row
+            yield {
+                **row,
+                "times_one": round(row["pictures_per_hour"] / alone["pictures_per_hour"], 3),
+                "more_host_bytes": row["host_bytes"] - alone["host_bytes"],
+                "last_ready_s": round(row["ready_s"][-1] - row["ready_s"][0], 1),
+            }
 
 
 def _case(

@@ -20,6 +20,7 @@ Streaming, where blocks come to the pictures:
     side_by_side      how the rows of riders lie that go through a block together
     slots             blocks come past in sweeps
     block_source      where slots get blocks from: protocols; pinned: host memory that is copied fast
+    shared_blocks     one copy of them for all workers of a machine
     budget            how many slots, how many pictures in flight
     company           how many pictures one sweep is worth: reckoned, then corrected by what sweeps show
     previews          what a picture on its way will look like

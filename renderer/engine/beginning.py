@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from renderer.engine import device as placement
-from renderer.engine import failures, libraries, slots, stores
+from renderer.engine import failures, libraries, shared_blocks, slots, stores
 from renderer.engine.block_source import BlockSource
 from renderer.engine.device import Device
 from renderer.engine.starting import Starting
-from renderer.protocol import Setup
+from renderer.protocol import HostCopy, Setup
 from renderer.weights.store import Store
 
 
@@ -32,16 +32,26 @@ def begin(setup: Setup, report: Callable[[str], None], imports_s: float = 0.0) -
     starting, failure = Starting(imports_s), None
     try:
         device = placement.choose_device(setup.profile)
-        return of(stores.find(setup, report), device, starting, setup.ram_bytes)
+        return of(stores.find(setup, report), device, starting, setup.ram_bytes, setup.host_copy)
     except Exception as error:  # noqa: BLE001  # whatever it is, it is explained
         failure = failures.explain_opening(error)
     raise failure
 
 
-def of(store: Store, device: Device, starting: Starting | None = None, ram_bytes: int | None = None) -> Beginning:
-    """The same with a store at hand; the blocks may take `ram_bytes` of host memory (None: all that is free)."""
+def of(
+    store: Store,
+    device: Device,
+    starting: Starting | None = None,
+    ram_bytes: int | None = None,
+    shared: HostCopy | None = None,
+) -> Beginning:
+    """The same with a store at hand; the blocks may take `ram_bytes` of host memory (None: all that is free).
+
+    Where other workers have the same blocks, all have the copy that is `shared`.
+    """
     sections = store.family.network("transformer").sections
     files = [file for section in sections for file in store.section(section.name)]
     threads = slots.FILLING_THREADS if libraries.are_there() else slots.FEWER_THREADS
-    source = slots.source_for(files, device, threads, ram_bytes)
+    there = shared_blocks.open_for(files, shared) if shared is not None else None
+    source = slots.source_for(files, device, threads, ram_bytes, there)
     return Beginning(device, store, source, starting or Starting())

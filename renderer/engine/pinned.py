@@ -20,10 +20,16 @@ PINNING_HINT = "raise the limit on locked memory (ulimit -l unlimited), or free 
 SLOWER = f"copies to the GPU take several times as long (7 times beside an H200); {PINNING_HINT}"
 
 _PIN_FLAGS = 0  # cudaHostRegisterDefault
+_MADV_POPULATE_WRITE = 23  # Linux 5.14; Python has no name for it
 
 
-def host_buffer(size: int, device: Device, fill: Callable[[torch.Tensor], None] | None = None) -> torch.Tensor:
+def host_buffer(
+    size: int, device: Device, fill: Callable[[torch.Tensor], None] | None = None, shared: tuple[int, int] | None = None
+) -> torch.Tensor:
     """Flat host memory of `size` bytes, pinned where there is a GPU and the system allows it; `unpinned` tells.
+
+    It is this process's alone, or the part of a memory that is `shared` with others: its descriptor, and where the
+    part begins. Each process pins it for itself.
 
     torch's own pinned memory is rounded up to a power of two, up to twice what a block has; this is not. `fill` is
     called before the memory is pinned: pages that a read has touched are pinned several times as fast as fresh ones,
@@ -32,7 +38,7 @@ def host_buffer(size: int, device: Device, fill: Callable[[torch.Tensor], None] 
     What could not be pinned is as good to copy from, and to: when such a copy's call returns, the driver has taken the
     bytes over or brought them. It is slower, and the call does not return before that.
     """
-    buffer, status = _host_memory(size, device, fill)
+    buffer, status = _host_memory(size, device, fill, shared)
     if status != 0:
         _UNPINNED.add(size, status)
     return buffer
@@ -63,14 +69,20 @@ def unpinned() -> str:
     return _UNPINNED.words
 
 
-def _host_memory(size: int, device: Device, fill: Callable[[torch.Tensor], None] | None) -> tuple[torch.Tensor, int]:
+def _host_memory(
+    size: int, device: Device, fill: Callable[[torch.Tensor], None] | None, shared: tuple[int, int] | None = None
+) -> tuple[torch.Tensor, int]:
     """The memory, and CUDA's status: 0 where it is pinned, or need not be."""
-    memory = _Memory(-1, max(size, 1))
+    descriptor, begin = shared or (-1, 0)
+    memory = _Memory(descriptor, max(size, 1), offset=begin)
     with contextlib.suppress(AttributeError, OSError):
         memory.madvise(mmap.MADV_HUGEPAGE)
     buffer = torch.frombuffer(memory, dtype=torch.uint8, count=size)
     if fill is not None:
         fill(buffer)
+    if shared is not None and device == "cuda":  # what another process has filled has no pages here yet
+        with contextlib.suppress(OSError, ValueError):
+            memory.madvise(_MADV_POPULATE_WRITE)
     return buffer, memory.pin(buffer.data_ptr(), size) if device == "cuda" else 0
 
 

@@ -25,6 +25,7 @@ from renderer.engine.block_source import BlockSource, ReadableBlock
 from renderer.engine.device import Device
 from renderer.engine.meter import Spans
 from renderer.engine.pinned import host_buffer
+from renderer.engine.shared_blocks import SharedBlocks
 from renderer.errors import ModelError
 from renderer.estimate import host
 from renderer.estimate.memory import TURNING_SLOTS
@@ -50,17 +51,25 @@ class HostMemory:
 
     from_disk = False
 
-    def __init__(self, files: Sequence[ReadableBlock], device: Device, threads: int = FILLING_THREADS) -> None:
+    def __init__(
+        self,
+        files: Sequence[ReadableBlock],
+        device: Device,
+        threads: int = FILLING_THREADS,
+        shared: SharedBlocks | None = None,
+    ) -> None:
+        """Where they are `shared`, each is read by one of the processes that share them."""
         self.files = tuple(files)
+        self._shared = shared
         self._device: Device = device
         self._pool = ThreadPoolExecutor(threads)
         self._began_s = time.perf_counter()
-        self._blocks = [self._coming(file) for file in self.files]
+        self._blocks = [self._coming(number) for number in range(len(self.files))]
         weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
 
-    def _coming(self, file: ReadableBlock) -> Future[_Filled]:
-        device = self._device
-        return self._pool.submit(lambda: _filled(file, device))
+    def _coming(self, number: int) -> Future[_Filled]:
+        file, device, shared = self.files[number], self._device, self._shared
+        return self._pool.submit(lambda: _filled(file, device, number, shared))
 
     @property
     def count(self) -> int:
@@ -93,7 +102,7 @@ class HostMemory:
         try:
             return self._blocks[number].result().memory
         except Exception:
-            self._blocks[number] = self._coming(self.files[number])  # what failed once need not fail for good
+            self._blocks[number] = self._coming(number)  # what failed once need not fail for good
             raise
 
     def done(self, number: int, event: Any | None) -> None:
@@ -108,9 +117,12 @@ class _Filled:
     at_s: float
 
 
-def _filled(file: ReadableBlock, device: Device) -> _Filled:
+def _filled(file: ReadableBlock, device: Device, number: int, shared: SharedBlocks | None) -> _Filled:
+    fill = functools.partial(_read, file)
     with crc32s.alone():
-        memory = host_buffer(file.bytes, device, functools.partial(_read, file))
+        memory = None if shared is None else shared.block(number, device, fill)
+        if memory is None:
+            memory = host_buffer(file.bytes, device, fill)
     return _Filled(memory, time.perf_counter())
 
 
@@ -209,14 +221,19 @@ def _read(file: ReadableBlock, buffer: torch.Tensor, *, direct: bool = False) ->
 
 
 def source_for(
-    files: Sequence[ReadableBlock], device: Device, threads: int = FILLING_THREADS, ram_bytes: int | None = None
+    files: Sequence[ReadableBlock],
+    device: Device,
+    threads: int = FILLING_THREADS,
+    ram_bytes: int | None = None,
+    shared: SharedBlocks | None = None,
 ) -> BlockSource:
     """Host memory for all blocks where there is room for them; otherwise they are read as they are wanted.
 
-    `ram_bytes` is what they may take of the memory that is free (None: all of it).
+    `ram_bytes` is what they may take of the memory that is free (None: all of it). For those that are `shared` with
+    other workers there is room.
     """
-    if _fits(files, ram_bytes):
-        return HostMemory(files, device, threads)
+    if shared is not None or _fits(files, ram_bytes):
+        return HostMemory(files, device, threads, shared)
     LOG.info("%.1f GiB are more than host memory has free: blocks come from the disk", _bytes(files) / 2**30)
     return ReadAhead(files, device, direct=True)
 

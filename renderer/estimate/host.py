@@ -41,6 +41,7 @@ def estimate_host(
     split: bool = False,
     free_bytes: int | None = None,
     inputs_bytes: int = 0,
+    sharers: int = 1,
 ) -> Stage:
     """Peak resident set of a worker. `timesteps` are those of all schedules; `free_bytes` what the host has.
 
@@ -49,11 +50,13 @@ def estimate_host(
     `inputs_bytes` is what pictures that go in take (`of_inputs`).
 
     Streamed blocks wait in pinned memory where `free_bytes` allow, and otherwise are read from the disk, a few ahead.
+    Where several workers have one copy of them, it is a worker's part of it: `sharers` is how many they are.
     """
     weights = weight_bytes(shape, precision)
     libraries = terms(libraries=LIBRARIES_BYTES, **({"pictures_that_go_in": inputs_bytes} if inputs_bytes else {}))
     if profile == "stream":
-        return Stage("host", libraries + _streamed(shape, precision, timesteps * (3 if split else 2), free_bytes))
+        modulations = timesteps * (3 if split else 2)
+        return Stage("host", libraries + _streamed(shape, precision, modulations, free_bytes, sharers))
     if profile == "resident":
         return Stage("host", libraries + terms(one_file_as_it_is_loaded=10 * MIB))
     return Stage("host", libraries + terms(all_weights=weights.store))
@@ -76,9 +79,13 @@ def _held(job: Job) -> int:
     return over * job.width * job.height + (len(job.edit.images) * job.edit.pixels if job.edit else 0)
 
 
-def blocks_in_memory(shape: Architecture, precision: Stored, free_bytes: int | None) -> bool:
-    """Whether all of the DiT's blocks wait in host memory."""
-    return free_bytes is None or has_room(shape.layers * weight_bytes(shape, precision).block, free_bytes)
+def blocks_in_memory(shape: Architecture, precision: Stored, free_bytes: int | None, sharers: int = 1) -> bool:
+    """Whether all of the DiT's blocks wait in host memory, of which a worker's part has `free_bytes` free.
+
+    So many `sharers` have one copy between them.
+    """
+    count = -(-shape.layers * weight_bytes(shape, precision).block // sharers)
+    return free_bytes is None or has_room(count, free_bytes)
 
 
 def has_room(count: int, free_bytes: int) -> bool:
@@ -86,13 +93,16 @@ def has_room(count: int, free_bytes: int) -> bool:
     return count + MARGIN_BYTES <= free_bytes
 
 
-def _streamed(shape: Architecture, precision: Stored, modulations: int, free_bytes: int | None) -> tuple[Term, ...]:
+def _streamed(
+    shape: Architecture, precision: Stored, modulations: int, free_bytes: int | None, sharers: int
+) -> tuple[Term, ...]:
     """`modulations` are those of a block in all timesteps: the image's, the text's, and those of pictures apart."""
     weights = weight_bytes(shape, precision)
-    waiting = shape.layers if blocks_in_memory(shape, precision, free_bytes) else READS_AT_ONCE + 1
+    in_memory = blocks_in_memory(shape, precision, free_bytes, sharers)
+    waiting = -(-shape.layers * weights.block // sharers) if in_memory else (READS_AT_ONCE + 1) * weights.block
     one = shape.layers * 6 * shape.width * 2  # as large as it is: `engine.pinned.host_buffer` rounds to pages
     return terms(
-        blocks_of_the_DiT=waiting * weights.block,
+        blocks_of_the_DiT=waiting,
         layers_of_the_text_encoder=(READS_AT_ONCE + 1) * weights.text_block,
         modulation_tables=modulations * one,
     )

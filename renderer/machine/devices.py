@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from renderer.errors import UsageError
 from renderer.machine.gpus import LocalGpu
 from renderer.machine.hardware import Machine
+from renderer.system import shared_memory
 
 ALL, CPU = "all", "cpu"
 
@@ -50,11 +51,12 @@ def choose(asked: str | None, here: Machine) -> tuple[WorkerDevice, ...]:
 
 
 def _labelled(machines: Sequence[Machine], labels: Sequence[str]) -> tuple[WorkerDevice, ...]:
-    """The devices; several share the host's free memory evenly."""
+    """The devices; several share the host's free memory evenly, and the blocks in it where the system lets them."""
     if len(machines) == 1:
         return (WorkerDevice(machines[0]),)
     part = machines[0].ram_free_bytes // len(machines)
-    shared = (replace(machine, ram_free_bytes=part) for machine in machines)
+    sharers = len(machines) if shared_memory.is_possible() else 1
+    shared = (replace(machine, ram_free_bytes=part, sharers=sharers) for machine in machines)
     return tuple(WorkerDevice(machine, number, labels[number]) for number, machine in enumerate(shared))
 
 

@@ -32,6 +32,7 @@ class Machine:
     RAM is what a container's limit leaves of it. `lockable_bytes` is the limit on locked memory, None without one;
     `cuda` the newest CUDA that the driver runs, as (major, minor). `gpu_troubles` says what of NVIDIA's does not
     answer; `chosen` whether there are other GPUs than the one that renders, `without_gpu` that none is to be used.
+    `sharers` is how many workers have one copy of a model's blocks between them, each with its part of the free memory.
     """
 
     gpus: tuple[LocalGpu, ...]
@@ -49,6 +50,7 @@ class Machine:
     gpu_troubles: tuple[str, ...] = ()
     chosen: bool = False
     without_gpu: bool = False
+    sharers: int = 1
 
     @property
     def gpu(self) -> LocalGpu | None:

@@ -188,8 +188,8 @@ class _Grouping:
         self._cpu = terms.machine.gpu is None
         recording = self.streamed and not self._cpu
         self._streaming = replace(streaming_of(self.setup, terms.machine), recording=recording)
-        free = terms.machine.ram_free_bytes
-        self._from_disk = self.streamed and not host.blocks_in_memory(self._shape, self.setup.stored, free)
+        host_has = terms.machine.ram_free_bytes, terms.machine.sharers
+        self._from_disk = self.streamed and not host.blocks_in_memory(self._shape, self.setup.stored, *host_has)
 
     @property
     def lora_troubles(self) -> list[str]:
@@ -263,6 +263,7 @@ class _Grouping:
                 timesteps=timesteps(self.left),
                 split=any(job.edit is not None and job.edit.zero_cond_t for job in self.left),
                 free_bytes=self._terms.machine.ram_free_bytes,
+                sharers=self._terms.machine.sharers,
                 inputs_bytes=host.of_inputs(self.left, setup.profile),
             )
         )

@@ -53,7 +53,8 @@ def choose_profile(
         message = f"{model.id} needs an NVIDIA GPU, and this machine shows none"
         raise MachineError(message, hint="run renderer doctor to see why; or rehearse with the demo model: --proof")
     if wanted is None or wanted == "stream":
-        there = host.blocks_in_memory(shape_of(model), stored(precision), machine.ram_free_bytes)
+        free = machine.ram_free_bytes
+        there = host.blocks_in_memory(shape_of(model), stored(precision), free, machine.sharers)
         waiting = "host memory" if there else "the disk"
         return ProfileChoice("stream", vram_bytes, f"blocks come from {waiting} to the pictures on {gpu.name}")
     if wanted is not None and stored(precision) != (only := ONLY.get(wanted, stored(precision))):

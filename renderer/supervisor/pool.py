@@ -20,6 +20,7 @@ from renderer.planning.plan import Planned
 from renderer.protocol import AnyEvent, Opened, Setup
 from renderer.supervisor import events
 from renderer.supervisor.events import Watch
+from renderer.supervisor.host_copies import HostCopies
 from renderer.supervisor.progress import Flight
 from renderer.supervisor.worker import Gone, Hire, Worker
 
@@ -69,6 +70,8 @@ class Seat:
     def __init__(self, hire: Hire, watch: Watch, number: int = 0, label: str = "") -> None:
         self._hire = hire
         self._watch = watch
+        self._shared: Callable[[Setup], Setup] = lambda setup: setup
+        self._left: Callable[[], None] = lambda: None
         self._bell: Callable[[], None] | None = None
         self.number = number
         self.label = label
@@ -126,7 +129,7 @@ class Seat:
                 self._worker.ring(self._bell)
             self._setup = setup
             self._silence = Silence(time.monotonic())
-            self._worker.send(protocol.Open(setup=setup))
+            self._worker.send(protocol.Open(setup=self._shared(setup)))
             self._watch(events.WorkerOpening(setup, "starting", self.label))
         elif log != self._log:  # another manifest's pictures
             try:
@@ -148,6 +151,10 @@ class Seat:
     def rings(self, bell: Callable[[], None]) -> None:
         """Its workers are to call this when they say something."""
         self._bell = bell
+
+    def shares(self, shared: Callable[[Setup], Setup], left: Callable[[], None]) -> None:
+        """What its workers open is told by `shared`; `left` hears whenever one has gone."""
+        self._shared, self._left = shared, left
 
     def has_opened(self, event: Opened) -> None:
         self.opened = event
@@ -175,6 +182,7 @@ class Seat:
                 self._worker.end()
         self._worker = self.opened = None
         self._asked_back = False
+        self._left()
 
     def kill(self) -> None:
         """End a worker that says nothing more; what it printed is still to be had."""
@@ -250,8 +258,10 @@ class WorkerPool:
         self._turns = list(self.seats)
         self._bell = threading.Event()
         if len(self.seats) > 1:
+            self._copies = HostCopies(len(self.seats))
             for seat in self.seats:
                 seat.rings(self._bell.set)
+                seat.shares(self._copies.shared, self._keep_copies)
 
     def __enter__(self) -> Self:
         return self
@@ -263,6 +273,9 @@ class WorkerPool:
         """Let all workers go: by themselves, or `at_once`."""
         for seat in self.seats:
             seat.dismiss(at_once=at_once)
+
+    def _keep_copies(self) -> None:
+        self._copies.keep(seat.setup for seat in self.seats if seat.setup is not None)
 
     @property
     def is_open(self) -> bool:

@@ -72,6 +72,11 @@ class BlockFile:
     entry: StoredFile
     sound: set[Path]
 
+    @property
+    def checksum(self) -> str:
+        """The SHA-256 of the whole file, as the index has it."""
+        return self.entry.sha256
+
     def read_into(self, buffer: memoryview | torch.Tensor, *, direct: bool = False) -> None:
         """Read the whole data into the first `bytes` of a buffer (a uint8 tensor of the CPU, or writable memory).
 

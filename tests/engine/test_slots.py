@@ -24,6 +24,7 @@ class File:
     def __init__(self, number: int, size: int = 64) -> None:
         self._number = number
         self.bytes = size
+        self.checksum = f"{number} of {size}"
         self.reads = 0
         self.direct = False
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from renderer import catalog
 from renderer.cli.command import main
 from renderer.errors import MachineError
+from renderer.estimate import host, shape_of
 from renderer.job import Job
 from renderer.machine import devices, gpus, rates
 from renderer.machine.devices import WorkerDevice
@@ -18,6 +20,7 @@ from renderer.planning import forecast
 from renderer.planning.deployment import deploy
 from renderer.planning.forecast import Assumptions
 from renderer.planning.plan import make_plan
+from renderer.system import shared_memory
 from tests.making import make_job, make_manifest
 from tests.nvml import GIB, Card, Nvml
 
@@ -66,7 +69,7 @@ def test_weights_that_the_host_cannot_hold_twice_are_refused(monkeypatch: pytest
 
 
 def test_two_alike_take_half_of_ones_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """But for the start; the host has two copies of the blocks."""
+    """But for the start; the host has one copy of the blocks, of which each worker's part is a half."""
     manifest = make_manifest([f"{number}" for number in range(8)])
     pictures = tuple(each.model_copy(update={"job": large()}) for each in manifest.pictures)
     plan = make_plan(dataclasses.replace(manifest, pictures=pictures), tmp_path)
@@ -80,6 +83,25 @@ def test_two_alike_take_half_of_ones_time(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert both.seconds.denoise == pytest.approx(one.seconds.denoise / 2)
     assert both.seconds.start == one.seconds.start
     assert both.host_bytes == 2 * one.host.bytes
+    blocks = {term.name: term.bytes for term in one.host.terms}["blocks of the DiT"]
+    alone = host.estimate_host(shape_of(catalog.QWEN_IMAGE), "fp8", timesteps=20)
+    assert 2 * blocks == {term.name: term.bytes for term in alone.terms}["blocks of the DiT"]
+    assert both.host_bytes == 2 * (alone.bytes - blocks)
+
+
+def test_one_copy_for_two_has_room_where_two_copies_have_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Blocks that fit into host memory once do not come from the disk because two workers want them."""
+    manifest = make_manifest(["0", "1"])
+    pictures = tuple(each.model_copy(update={"job": large()}) for each in manifest.pictures)
+    plan = make_plan(dataclasses.replace(manifest, pictures=pictures), tmp_path)
+    other = dataclasses.replace(H100, uuid="GPU-dddd-4")
+    now = datetime.now().astimezone()
+    for shares, from_disk in ((True, False), (False, True)):
+        monkeypatch.setattr(shared_memory, "is_possible", lambda shared=shares: shared)
+        there = chosen(monkeypatch, H100, other, ram_gib=28)
+        rated = tuple((device, rates.known(device.machine)) for device in there)
+        found = forecast.forecast([plan], Assumptions(there[0].machine, devices=rated, rates=rated[0][1]), now)
+        assert found.groups[0].from_disk is from_disk
 
 
 @pytest.mark.parametrize("cards", [(H100, SMALL), (SMALL, H100)])
