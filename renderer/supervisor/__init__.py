@@ -2,8 +2,8 @@
 
 `run` is all manifests, `batch` one, `night` what they share. Three parts meet in a batch: a `picture_source`; the
 `dispatcher`, which gives them to a `pool` of workers (`dealing` says which has what, `worker` what one is,
-`local_worker` is a child process, `host_copies` what several share); and `outcomes`, which tells what became of each to its `sinks`: journal, plan,
-counts (`progress`), watchers.
+`local_worker` is a child process, `host_copies` what several share); and `outcomes`, which tells what became of each to
+its `sinks`: journal, plan, counts (`progress`), watchers.
 
 `incoming` is what goes into pictures, read on a thread; `results` are pictures that came, looked at and written, on the
 threads of `writing`; `readings` are pictures whose lettering is read; `bringing` and `moving` are for those that lie

@@ -8,6 +8,7 @@ of what lies in it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -95,7 +96,8 @@ class Pieces:
             self._places.append(at)
             at += _up(size)
         told = hashlib.sha256(repr((contents, tuple(sizes))).encode()).digest()
-        self._lock(0, self._until())
+        if not self._lock(0, self._until()):
+            raise OSError(errno.EBUSY, "another process is laying it out and does not get on")
         try:
             there = os.pread(self._descriptor, len(told), 0)
             if not there.strip(b"\0"):

@@ -18,7 +18,7 @@ from renderer.engine.slots import HostMemory, ReadAhead, source_for
 from renderer.estimate import host
 from renderer.protocol import HostCopy
 from renderer.system import shared_memory
-from renderer.system.shared_memory import SharedMemory, Pieces
+from renderer.system.shared_memory import Pieces, SharedMemory
 from tests.engine.test_slots import File, files
 
 SIZE = 3 * shared_memory.PIECE_ALIGNMENT // 2
