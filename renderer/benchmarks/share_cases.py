@@ -82,17 +82,30 @@ def gaps(times: Iterable[tuple[float, float]]) -> list[float]:
 
 
 def shares(spans: Sequence[Span]) -> Figures:
-    """Seconds by kind, of waiting with no kernel on the GPU, and the sixteen names that took longest."""
+    """Seconds by kind, those in which there was any kernel, and the longest of the kernels and of the gaps, by name."""
     seconds: dict[str, float] = defaultdict(float)
     names: dict[str, float] = defaultdict(float)
+    waits: dict[str, float] = defaultdict(float)
     for span in spans:
         kind, took_s = kind_of(span.name), (span.end - span.start) / 1e6
         seconds[kind] += took_s
         names[f"{kind}: {span.name[:60]}"] += took_s
-    busy = ((span.start, span.end) for span in spans if kind_of(span.name) != "bus")
-    waiting = sum(gap for gap in gaps(busy) if gap > LAUNCH_GAP_US)
-    longest = sorted(names.items(), key=lambda each: -each[1])[:16]
-    return {"seconds": dict(seconds), "waiting_s": waiting / 1e6, "longest": dict(longest)}
+    work = sorted((span for span in spans if kind_of(span.name) != "bus"), key=lambda span: span.start)
+    between = gaps((span.start, span.end) for span in work)
+    for before, after, gap in zip(work, work[1:], between, strict=False):
+        if gap > LAUNCH_GAP_US:
+            waits[f"{before.name[:48]} > {after.name[:48]}"] += gap / 1e6
+    whole_us = max((span.end for span in work), default=0.0) - min((span.start for span in work), default=0.0)
+    return {
+        "seconds": dict(seconds),
+        "busy_s": (whole_us - sum(between)) / 1e6,
+        "longest": _longest(names),
+        "waits": _longest(waits),
+    }
+
+
+def _longest(seconds: Mapping[str, float]) -> dict[str, float]:
+    return dict(sorted(seconds.items(), key=lambda each: -each[1])[:16])
 
 
 def lines(rows: Sequence[Figures]) -> Iterator[str]:
@@ -104,7 +117,8 @@ def lines(rows: Sequence[Figures]) -> Iterator[str]:
     yield f"| size | steps | memory | slots | in flight | ms a picture | {' | '.join(COLUMNS)} | waiting | bus |"
     yield "|---" * (8 + len(COLUMNS)) + "|"
     for row in rows:
-        each = [row["seconds"].get(kind, 0.0) for kind in COLUMNS] + [row["waiting_s"], row["seconds"].get("bus", 0.0)]
+        waiting_s = max(0.0, row["whole_s"] - row["busy_s"])  # unrecorded: a record makes the host wait more
+        each = [row["seconds"].get(kind, 0.0) for kind in COLUMNS] + [waiting_s, row["seconds"].get("bus", 0.0)]
         told = " | ".join(f"{1000 * took_s / row['pictures']:.1f}" for took_s in each)
         memory = "all" if row["vram_gib"] is None else f"{row['vram_gib']} GiB"
         first = (f"{row['side']}²", str(row["steps"]), memory, str(row["slots"]), f"{row['in_flight']:.1f}")

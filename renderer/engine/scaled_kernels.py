@@ -368,4 +368,4 @@ def widen(out: torch.Tensor, inner: torch.Tensor, up: torch.Tensor) -> None:
 def _shape(x: torch.Tensor, a_warp: int = 1024) -> dict[str, Any]:
     """A row's width and how many threads share it."""
     block = triton.next_power_of_2(x.shape[1])
-    return {"WIDTH": x.shape[1], "BLOCK": block, "num_warps": max(1, min(16, block // a_warp))}
+    return {"WIDTH": x.shape[1], "BLOCK": block, "num_warps": max(1, min(8, block // a_warp))}

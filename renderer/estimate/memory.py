@@ -253,13 +253,12 @@ class Streaming:
 
     def decoder(self, work: Work) -> Decode:
         """The VAE's decode over its weights."""
-        return self.costs.decode(self.shape, work.width, work.height, fused=self.kernels.fused_attention)
+        return self.costs.decode(self.shape, work.width, work.height)
 
     def encoder(self, work: Work) -> Decode:
         """The VAE's way from a picture to latents, over its weights; of several, where it takes most."""
-        fused = self.kernels.fused_attention
         sizes = work.encoded or ((work.width, work.height),)
-        ways = [self.costs.encode(self.shape, width, height, fused=fused) for width, height in sizes]
+        ways = [self.costs.encode(self.shape, width, height) for width, height in sizes]
         return max(ways, key=lambda way: total(way.terms))
 
     def stages(self, works: Sequence[Work], together: Sequence[int] | None = None) -> tuple[Stage, ...]:

@@ -28,7 +28,7 @@ def test_what_a_kernel_does_is_told_by_its_name(name: str, kind: str) -> None:
 
 
 def test_time_without_a_kernel_is_waiting() -> None:
-    """Also while the bus is busy; gaps of launching are none, and what overlaps is no gap."""
+    """Also while the bus is busy; what overlaps is no gap, and gaps of launching are not told of."""
     spans = [
         Span("nvjet_a", 0.0, 100.0),
         Span("_add", 90.0, 120.0),
@@ -38,7 +38,8 @@ def test_time_without_a_kernel_is_waiting() -> None:
     ]
     found = share_cases.shares(spans)
     assert found["seconds"] == pytest.approx({"products": 200e-6, "passes": 105e-6, "bus": 280e-6})
-    assert found["waiting_s"] == pytest.approx(300e-6)
+    assert found["busy_s"] == pytest.approx(295e-6)
+    assert found["waits"] == pytest.approx({"_place > nvjet_b": 300e-6})
     assert next(iter(found["longest"])) == "bus: Memcpy HtoD"
 
 
@@ -48,7 +49,7 @@ def test_a_case_is_measured_after_its_first_sweep() -> None:
     row = share_steps.measure(streamed.open_engine(store, slots=2, in_flight=1), ShareCase(64, 2, steps=2))
     assert 0 < row["pictures"] < 2
     assert row["whole_s"] > 0
-    row |= {"pictures": 2.0, "whole_s": 0.5, "seconds": {"products": 0.1, "bus": 0.3}, "waiting_s": 0.02}
+    row |= {"pictures": 2.0, "whole_s": 0.5, "seconds": {"products": 0.1, "bus": 0.3}, "busy_s": 0.48}
     told = list(share_cases.lines([row]))
     assert told[-2].startswith(f"| 64² | 2 | all | {row['slots']} | {row['in_flight']:.1f} | 250.0 | 50.0 |")
     assert told[-2].endswith("| 10.0 | 150.0 |")

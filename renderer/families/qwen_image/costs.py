@@ -147,14 +147,14 @@ def looking_kept(shapes: Shapes) -> int:
 # ---- VAE -------------------------------------------------------------------------------------------------------------
 
 
-def decode(shape: Architecture, width: int, height: int, *, fused: bool) -> Decode:
+def decode(shape: Architecture, width: int, height: int) -> Decode:
     """A decode in strips of rows, over its weights."""
-    return vae.decode(shape.vae_width, width, height, fused=fused)
+    return vae.decode(shape.vae_width, width, height)
 
 
-def encode(shape: Architecture, width: int, height: int, *, fused: bool) -> Decode:
+def encode(shape: Architecture, width: int, height: int) -> Decode:
     """A picture that goes in, in strips of rows as well."""
-    return vae.encode(shape.vae_width, width, height, fused=fused)
+    return vae.encode(shape.vae_width, width, height)
 
 
 def vae_kept(shapes: Shapes) -> int:
