@@ -36,7 +36,8 @@ MAX_PAYLOAD_BYTES = 2**30
 class Demand(Value):
     """A kind of picture that is to come: pixels, the most tokens of its prompts, whether it is guided, and takes in.
 
-    `edited` are the sizes of what it edits, and `split` says whether that is modulated apart.
+    `edited` are the sizes of what it edits, and `split` says whether that is modulated apart. `layer_num` is as jobs
+    have it, which are taken apart.
 
     `pictures` is how many there are (null: many), `steps` those of all of them together: what the kind weighs.
     """
@@ -49,6 +50,7 @@ class Demand(Value):
     takes_in: bool = False
     edited: tuple[tuple[int, int], ...] = ()
     split: bool = False
+    layer_num: int | None = None
     pictures: int | None = None
     steps: int = 1
 
@@ -199,12 +201,16 @@ class Previewed(Value):
 
 
 class Rendered(Value):
-    """A picture is there: the payload is `height` x `width` x 3 bytes of RGB. `save_s` is still to come in `timing`."""
+    """A picture is there: the payload is `height` x `width` x 3 bytes of RGB. `save_s` is still to come in `timing`.
+
+    Behind them are its `layers`, if it has such: so many times `height` x `width` x 4 bytes of RGBA.
+    """
 
     event: Literal["rendered"] = "rendered"
     key: str
     width: int
     height: int
+    layers: int = 0
     timing: Timing
     memory: Memory
     sharing: Sharing | None = None

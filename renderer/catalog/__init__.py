@@ -30,6 +30,7 @@ from renderer.catalog.data import (
     QWEN_IMAGE_EDIT,
     QWEN_IMAGE_EDIT_2509,
     QWEN_IMAGE_EDIT_2511,
+    QWEN_IMAGE_LAYERED,
     SHARD,
     STABLE_DIFFUSION_15,
     TEXT_ENCODER_FILES,
@@ -48,7 +49,7 @@ from renderer.catalog.given import (
     by_parts,
     by_role,
     from_files,
-    like_edits,
+    like_its_files,
     like_qwen_image,
 )
 from renderer.catalog.model import (
@@ -62,6 +63,7 @@ from renderer.catalog.model import (
     Density,
     Editing,
     Fused,
+    Layering,
     Model,
     NetworkFiles,
     Part,
@@ -101,6 +103,7 @@ __all__ = [
     "Density",
     "Editing",
     "Fused",
+    "Layering",
     "Model",
     "NetworkFiles",
     "Part",
@@ -122,6 +125,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             QWEN_IMAGE_EDIT,
             QWEN_IMAGE_EDIT_2509,
             QWEN_IMAGE_EDIT_2511,
+            QWEN_IMAGE_LAYERED,
             *LIGHTNING,
             DEMO,
             DEMO_FEW_STEPS,
@@ -194,4 +198,4 @@ def _local(reference: str, folder: Path) -> Model:
             f'the folder "{shorten(reference)}" lacks {", ".join(missing)}',
             hint=hint or "give it Qwen-Image's layout",
         )
-    return like_edits(like_qwen_image(reference, about="a local folder", folder=folder), folder)
+    return like_its_files(like_qwen_image(reference, about="a local folder", folder=folder), folder)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from renderer.catalog.model import Architecture, Density, Editing, Model, Part, UNetShape
+from renderer.catalog.model import Architecture, Density, Editing, Layering, Model, Part, UNetShape
 from renderer.job import Format, Size
 
 TRANSFORMER_FILES = "transformer/diffusion_pytorch_model*.safetensors"
@@ -183,6 +183,45 @@ QWEN_IMAGE_EDIT_2511 = replace(
     revision="6f3ccc0b56e431dc6a0c2b2039706d7d26f22cb9",
     editing=EDITING_2511,
 )
+
+LAYERING = Layering()
+LAYERING_ALONE = Layering(usual=1, most=1, alone=True)
+"""Of Qwen-Image-Layered, and of DiffSynth's Layered-Control, which was made of it."""
+
+LAYERED_RATIOS: Mapping[str, Size] = MappingProxyType(
+    {
+        "1:1": Size(width=640, height=640),
+        "16:9": Size(width=864, height=480),
+        "9:16": Size(width=480, height=864),
+        "4:3": Size(width=736, height=560),
+        "3:4": Size(width=560, height=736),
+        "3:2": Size(width=784, height=528),
+        "2:3": Size(width=528, height=784),
+    }
+)
+"""About 640x640 pixels, which its authors recommend, in multiples of 16; it has learned 1024x1024 as well."""
+
+QWEN_IMAGE_LAYERED = replace(
+    QWEN_IMAGE,
+    id="Qwen/Qwen-Image-Layered",
+    about="takes a picture apart into layers, each with its own transparency",
+    ability="layers",
+    parts=(
+        _transformer(5, "diffusion_models/qwen_image_layered_bf16.safetensors"),
+        Part("vae", VAE_FILES, count=1, bytes=254 * _MB, comfyui="vae/qwen_image_layered_vae.safetensors"),
+        *(part for part in SHARED if part.role != "vae"),
+    ),
+    revision="8f0ca708dfff6ba1dd5f2d85d78f8c108a040bcf",
+    ratios=LAYERED_RATIOS,
+    layering=LAYERING,
+)
+
+LAYERED_VAE = next(
+    replace(part, repository=QWEN_IMAGE_LAYERED.id, revision=QWEN_IMAGE_LAYERED.revision)
+    for part in QWEN_IMAGE_LAYERED.parts
+    if part.role == "vae"
+)
+"""The VAE of four channels, which knows transparency: for other models that take pictures apart."""
 
 
 _DEMO_DENSITIES: Mapping[Format, Density] = MappingProxyType(

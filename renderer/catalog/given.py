@@ -15,8 +15,20 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from renderer.catalog.data import DEMO, EDITING, EDITING_2509, EDITING_2511, PROCESSOR, PROCESSOR_PART, QWEN_IMAGE
-from renderer.catalog.model import Ability, Editing, Model, PartRole
+from renderer.catalog.data import (
+    DEMO,
+    EDITING,
+    EDITING_2509,
+    EDITING_2511,
+    LAYERED_RATIOS,
+    LAYERED_VAE,
+    LAYERING,
+    LAYERING_ALONE,
+    PROCESSOR,
+    PROCESSOR_PART,
+    QWEN_IMAGE,
+)
+from renderer.catalog.model import Ability, Editing, Model, Part, PartRole
 from renderer.errors import ModelError, shorten
 from renderer.system.folders import expanded
 
@@ -27,9 +39,17 @@ KIND = "kind"
 """Beside the parts: what a model is for, where its name does not tell."""
 
 KINDS: Mapping[str, Ability] = MappingProxyType(
-    {"picture": "picture", "edit": "edit", "edit-2509": "edit", "edit-2511": "edit"}
+    {
+        "picture": "picture",
+        "edit": "edit",
+        "edit-2509": "edit",
+        "edit-2511": "edit",
+        "layered": "layers",
+        "layered-control": "layers",
+    }
 )
-"""Text to picture, and edits: of the generation that a file's name tells, or of this one."""
+"""Text to picture; edits, of the generation that a file's name tells, or of this one; pictures taken apart into
+layers, or, with `control`, the one that the prompt tells of taken out."""
 
 TENSORS = (".safetensors", ".gguf")
 """How files of tensors are called that are read."""
@@ -51,6 +71,8 @@ _MOST_JSON = 2**20
 _ASSIGNMENT = re.compile(rf"({'|'.join((*BY_ROLE, KIND))})=(.*)", re.DOTALL)
 _LIGHTNING = re.compile(r"lightning.*?(?<!\d)([48])-?_?steps?|(?<!\d)([48])-?_?steps?.*lightning", re.IGNORECASE)
 _EDITS = re.compile(r"(?<![a-z])edit(?:ing)?(?![a-z])", re.IGNORECASE)
+_LAYERS = re.compile(r"(?<![a-z])layered(?![a-z])", re.IGNORECASE)
+_CONTROL = re.compile(r"layered[-_. ]?control", re.IGNORECASE)
 
 
 def by_role(files: Mapping[str, str]) -> str:
@@ -98,22 +120,29 @@ def from_files(reference: str) -> Model:
     )
     like = like_qwen_image(reference, about="single files", folder=None)
     stem = files["transformer"].stem if "transformer" in files else ""
-    if KINDS[told or ("edit" if _EDITS.search(stem) else "picture")] == "edit":
+    ability = KINDS[told or _kind_of(stem)]
+    if ability == "edit":
         like, others = _edits(like, _editing(told, stem)), (*others, PROCESSOR_PART)
+    if ability == "layers":
+        like, others = _layers(like, told or stem), tuple(map(_with_transparency, others))
     return _distilled(stem, replace(like, files=files, parts=others, revision=None))
 
 
-def like_edits(model: Model, folder: Path) -> Model:
-    """A folder's model, as it takes pictures to edit: by what the hub's own files beside its weights tell.
+def like_its_files(model: Model, folder: Path) -> Model:
+    """A folder's model, as it takes pictures that go in: by what the hub's own files beside its weights tell.
 
-    An edit model has a folder of what prepares pictures for its text encoder, and text to picture has none.
+    One that takes pictures apart says so of its transformer. An edit model has a folder of what prepares pictures for
+    its text encoder, and text to picture has none.
     """
+    config = _said(folder / "transformer" / "config.json")
+    if config.get("use_layer3d_rope") is True:
+        return _layers(model, folder.name)
     if not (folder / PROCESSOR).is_dir():
         return model
     pipeline = _said(folder / "model_index.json").get("_class_name")
     if pipeline == "QwenImageEditPipeline":
         return _edits(model, EDITING)
-    timeless = _said(folder / "transformer" / "config.json").get("zero_cond_t") is True
+    timeless = config.get("zero_cond_t") is True
     return _edits(model, EDITING_2511 if timeless else EDITING_2509)
 
 
@@ -129,6 +158,28 @@ def _said(path: Path) -> Mapping[str, object]:
 
 def _edits(model: Model, editing: Editing) -> Model:
     return replace(model, ability="edit", editing=editing)
+
+
+def _layers(model: Model, told: str) -> Model:
+    """A model that takes pictures apart, as a kind or a name tells."""
+    alone = _CONTROL.search(told) is not None
+    return replace(
+        model,
+        ability="layers",
+        layering=LAYERING_ALONE if alone else LAYERING,
+        ratios=QWEN_IMAGE.ratios if alone else LAYERED_RATIOS,
+    )
+
+
+def _with_transparency(part: Part) -> Part:
+    return LAYERED_VAE if part.role == "vae" else part
+
+
+def _kind_of(stem: str) -> str:
+    """What a transformer is for, by its file's name."""
+    if _LAYERS.search(stem):
+        return "layered"
+    return "edit" if _EDITS.search(stem) else "picture"
 
 
 def _editing(told: str, stem: str) -> Editing:

@@ -16,8 +16,8 @@ Role = Literal["transformer", "text_encoder", "vae"]
 
 PartRole = Literal["transformer", "text_encoder", "vae", "tokenizer", "processor", "lora"]
 
-Ability = Literal["picture", "edit", "lora"]
-"""What a model is for: text to picture; picture and text to picture; a small addition to another model."""
+Ability = Literal["picture", "edit", "layers", "lora"]
+"""What a model is for: text to picture; picture and text to picture; picture to layers; an addition to another."""
 
 _NOT_FOR_COMMERCE = re.compile(r"non-?\s?commercial|\bNC\b|research", re.IGNORECASE)
 
@@ -164,16 +164,28 @@ class Editing:
 
 
 @dataclass(frozen=True, slots=True)
+class Layering:
+    """How a model takes a picture apart: into so many layers where a job does not say, and into `most` at the most.
+
+    One that is `alone` takes out of a picture the one layer that the prompt tells of, and nothing else comes of it.
+    """
+
+    usual: int = 4
+    most: int = 16
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model: what it is called, of which family, what it consists of, and what it renders when a job does not say.
 
     Sides and areas are in pixels. `gpu_bytes` is what the weights take on a GPU at each precision, text encoder and
-    VAE included; `densities` how large its pictures' files come out. `editing` is how an edit model takes pictures;
-    `schedule` how its noise falls. A LoRA is for the model of the id `base`. `licence` is by its
-    SPDX name where it has one; empty where nobody has told. A model is from a hub (`parts` and `revision`), or a
-    local folder in Qwen-Image's layout (`folder`), or single files by role (`files`), whose other parts are the hub's;
-    the demo model has none of these, and comes with the package. `fused` are LoRAs that are in its weights: it is made
-    of its `origin`.
+    VAE included; `densities` how large its pictures' files come out. `editing` is how an edit model takes pictures,
+    `layering` how one takes a picture apart; `schedule` how its noise falls. A LoRA is for the model of the id `base`.
+    `licence` is by its SPDX name where it has one; empty where nobody has told. A model is from a hub (`parts` and
+    `revision`), or a local folder in Qwen-Image's layout (`folder`), or single files by role (`files`), whose other
+    parts are the hub's; the demo model has none of these, and comes with the package. `fused` are LoRAs that are in its
+    weights: it is made of its `origin`.
     """
 
     id: str
@@ -198,6 +210,7 @@ class Model:
     fused: tuple[Fused, ...] = ()
     origin: Model | None = None
     editing: Editing | None = None
+    layering: Layering | None = None
     gpu_bytes: Mapping[str, int] = field(default_factory=dict)
     densities: Mapping[Format, Density] = field(default_factory=dict)
     proof_side: int | None = None

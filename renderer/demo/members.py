@@ -10,7 +10,12 @@ from __future__ import annotations
 import torch
 from diffsynth.configs import MODEL_CONFIGS, VERSION_CHECKER_MAPS, VRAM_MANAGEMENT_MODULE_MAPS
 from diffsynth.models.general_modules import AdaLayerNorm, RMSNorm, TimestepEmbeddings
-from diffsynth.models.qwen_image_dit import QwenEmbedRope, QwenImageDiT, QwenImageTransformerBlock
+from diffsynth.models.qwen_image_dit import (
+    QwenEmbedLayer3DRope,
+    QwenEmbedRope,
+    QwenImageDiT,
+    QwenImageTransformerBlock,
+)
 from diffsynth.models.qwen_image_text_encoder import QwenImageTextEncoder
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel
 
@@ -34,11 +39,17 @@ VAE_HASH = "16f8d0dc6e43939dc2c16b4d1a773609"
 class DemoDiT(QwenImageDiT):  # type: ignore[misc]  # DiffSynth has no types
     """`QwenImageDiT` with its widths as above, where DiffSynth has them written into `__init__`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, use_layer3d_rope: bool = False, use_additional_t_cond: bool = False) -> None:
         torch.nn.Module.__init__(self)  # past QwenImageDiT's, which would build 20 billion parameters
-        self.pos_embed = QwenEmbedRope(theta=10000, axes_dim=list(DIT_AXES), scale_rope=True)
+        placing = QwenEmbedLayer3DRope if use_layer3d_rope else QwenEmbedRope
+        self.pos_embed = placing(theta=10000, axes_dim=list(DIT_AXES), scale_rope=True)
         self.time_text_embed = TimestepEmbeddings(
-            TIMESTEP_WIDTH, DIT_WIDTH, diffusers_compatible_format=True, scale=1000, align_dtype_to_timestep=False
+            TIMESTEP_WIDTH,
+            DIT_WIDTH,
+            diffusers_compatible_format=True,
+            scale=1000,
+            align_dtype_to_timestep=False,
+            use_additional_t_cond=use_additional_t_cond,
         )
         self.txt_norm = RMSNorm(TEXT_WIDTH, eps=1e-6)
         self.img_in = torch.nn.Linear(LATENT_PATCH, DIT_WIDTH)

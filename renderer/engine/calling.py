@@ -33,6 +33,8 @@ OnStep = Callable[[int, int], None]
 class Rendering:
     """A picture: `height` x `width` x 3 bytes of RGB, and what it took. Loading and saving are others' to time.
 
+    `layers` are those that it was taken apart into, the hindmost first: `height` x `width` x 4 bytes of RGBA each.
+
     `sharing` is there when it was rendered together with others, or from weights that came past.
     """
 
@@ -43,6 +45,15 @@ class Rendering:
     memory: Memory
     warnings: tuple[str, ...]
     sharing: Sharing | None = None
+    layers: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What DiffSynth's call gave, as `Rendering` has it."""
+
+    rgb: bytes
+    layers: tuple[bytes, ...] = ()
 
 
 def arguments(job: Job, given: Inputs) -> dict[str, Any]:
@@ -79,6 +90,9 @@ def refuse(job: Job, setup: Setup, model: Model) -> None:
         raise PictureError(f"{steps}: DiffSynth's schedule for Qwen-Image has at least {FEWEST_STEPS}")
     if (job.edit is None) is not (model.editing is None):
         raise PictureError(f"{model.id} edits {'no pictures' if job.edit else 'pictures, and the job has none'}")
+    if (job.layer_num is None) is not (model.layering is None):
+        able = "makes layers of a picture, and the job wants none" if model.layering else "makes no layers"
+        raise PictureError(f"{model.id} {able}")
     size = Size(width=job.width, height=job.height)
     if reason := model.refusal(size):
         near = " or ".join(str(fitting) for fitting in model.nearest(size))
@@ -97,7 +111,7 @@ def warn_of(job: Job, tokenizer: Any) -> tuple[str, ...]:
 
 
 Developing = Callable[[], AbstractContextManager[None]]
-"""Called when a picture has been decoded; its values become pixels within what comes back."""
+"""Called when a picture has been decoded; its values become pixels within what comes back. For each of its layers."""
 
 
 def check_values_of(pipe: Any, developing: Developing = nullcontext) -> None:
@@ -138,10 +152,26 @@ def send_noise_of(pipe: Any) -> None:
     pipe.generate_noise = generated
 
 
-def rgb(image: Image.Image, job: Job) -> bytes:
-    """The picture's bytes. Raises `BadPictureError` when it is one flat colour, `PictureError` for another size."""
-    if image.size != (job.width, job.height):
-        raise PictureError(f"asked for {job.width}x{job.height}, and DiffSynth gave {image.width}x{image.height}")
+def drawn(found: Image.Image | list[Image.Image], job: Job) -> Drawn:
+    """The bytes of what came. Of layers, DiffSynth gives the whole first; where one is taken out, it is all there is.
+
+    Raises `BadPictureError` when the picture is one flat colour, `PictureError` for another size or number.
+    """
+    images = found if isinstance(found, list) else [found]
+    wanted = 1 + (job.layer_num or 0)
+    if len(images) != wanted:
+        raise PictureError(f"{wanted} pictures were to come, and DiffSynth gave {len(images)}")
+    for image in images:
+        if image.size != (job.width, job.height):
+            raise PictureError(f"asked for {job.width}x{job.height}, and DiffSynth gave {image.width}x{image.height}")
+    layers = tuple(image.convert("RGBA").tobytes() for image in images[-job.layers :]) if job.layers else ()
+    return Drawn(_rgb(images[0]), layers)
+
+
+def _rgb(image: Image.Image) -> bytes:
+    """A picture's bytes, on white where it is transparent."""
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB")
     if (colours := image.getcolors(maxcolors=1)) is not None:
         raise BadPictureError(f"the picture is one flat colour, {colours[0][1]}")

@@ -27,6 +27,7 @@ from renderer.engine.device import Device, Placement
 from renderer.engine.tensor_map import OpenWeights, TensorMap
 from renderer.errors import ModelError
 from renderer.families.qwen_image import networks
+from renderer.families.qwen_image.shapes import LAYERED
 from renderer.weights.codecs import PLAIN
 from renderer.weights.unpacked import Unpacked, UnpackedFile
 
@@ -114,15 +115,22 @@ _LIKE: Mapping[int, Mapping[Role, str]] = {
 def _introduce(weights: OpenWeights, role: Role, sheets: Path) -> Path:
     """A file that stands for a packed network, and tells DiffSynth, who knows networks by files, the class of it."""
     transformer = [file for file in weights.files if file.network == "transformer"]
-    width = TensorMap(weights.family.network("transformer"), transformer).place("img_in.weight").shape[0]
+    tensors = TensorMap(weights.family.network("transformer"), transformer)
+    width = tensors.place("img_in.weight").shape[0]
     if width not in _LIKE:
         raise ModelError(f"no known model of the family has a DiT {width} wide")
     entry = next(dict(entry) for entry in MODEL_CONFIGS if entry["model_hash"] == _LIKE[width][role])
     layers = sum(file.kind == "block" for file in transformer)
+    built = dict(entry.get("extra_kwargs", {}))
     if role == "transformer" and width == networks.QWEN_IMAGE_WIDTH:
-        entry["extra_kwargs"] = {"num_layers": layers}
+        built["num_layers"] = layers
+    layered = LAYERED in {*tensors}  # asked by name, a tensor would be read
+    if layered:
+        built |= {"transformer": networks.LAYERED_DIT, "vae": networks.LAYERED_VAE}.get(role, {})
+    entry["extra_kwargs"] = built
     sheet = sheets / f"{role}.safetensors"
-    save_file({f"packed {role} of a DiT {width} wide, {layers} deep": torch.empty(0)}, sheet)
+    kind = ", that makes layers" if layered else ""
+    save_file({f"packed {role} of a DiT {width} wide, {layers} deep{kind}": torch.empty(0)}, sheet)
     entry["model_hash"] = hash_model_file(str(sheet))
     if entry not in MODEL_CONFIGS:
         MODEL_CONFIGS.append(entry)

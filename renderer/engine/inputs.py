@@ -30,17 +30,23 @@ def unpack(order: Render, payload: bytes) -> Inputs:
     found: dict[str, Image.Image] = {}
     begin = 0
     for wanted, size in zip(order.job.inputs, order.files, strict=True):
-        purpose: input_files.Purpose = "mask" if wanted == order.job.inpaint_mask else "picture"
+        purpose = _purpose(wanted, order.job)
         decoded = input_files.decode(payload[begin : begin + size], "an input", purpose)
         if decoded.known != wanted:
             message = "an input's pixels are not those that were planned with"
             raise PictureError(message, hint="another version of Pillow reads it otherwise")
-        if wanted in (order.job.input_image, order.job.inpaint_mask):
+        if wanted in (order.job.input_image, order.job.inpaint_mask, order.job.layer_input_image):
             found[wanted.sha256] = _fitted(decoded.image, order.job)
         if order.job.edit and wanted in order.job.edit.images:
             found[name_edited(wanted, order.job.edit)] = _brought(decoded.image, wanted, order.job.edit)
         begin += size
     return found
+
+
+def _purpose(wanted: Input, job: Job) -> input_files.Purpose:
+    if wanted == job.layer_input_image:
+        return "layers"
+    return "mask" if wanted == job.inpaint_mask else "picture"
 
 
 def name_edited(image: Input, edit: Edit) -> str:
@@ -56,6 +62,8 @@ def edited(edit: Edit, given: Inputs) -> list[Image.Image]:
 def arguments(job: Job, given: Inputs) -> dict[str, Any]:
     """What DiffSynth's call is given of them; nothing where nothing goes in."""
     found: dict[str, Any] = {} if job.edit is None else _of_edit(job.edit, given)
+    if job.layer_input_image is not None:
+        found |= {"layer_input_image": given[job.layer_input_image.sha256], "layer_num": job.layer_num}
     if job.input_image is None:
         return found
     found |= {

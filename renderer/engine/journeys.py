@@ -19,7 +19,7 @@ import torch
 from renderer.engine import calling, failures, pinned
 from renderer.engine.adapted import ADAPTED, carry
 from renderer.engine.adapters import NOTHING, Adapted
-from renderer.engine.calling import Rendering
+from renderer.engine.calling import Drawn, Rendering
 from renderer.engine.device import Device
 from renderer.engine.engines import Listener
 from renderer.engine.inputs import Inputs
@@ -93,9 +93,10 @@ class Journey:
     streamed_bytes: float = 0.0
     sweeps: list[Sweep] = field(default_factory=list)
     peaks: Peaks = field(default_factory=Peaks)
-    pixels: bytes = b""
+    pixels: Drawn | None = None
     error: RendererError | None = None
     over: bool = False
+    is_developing: bool = False
     loras: Adapted = NOTHING
     previews: int = 0
     shown_after: frozenset[int] = frozenset()
@@ -124,14 +125,14 @@ class Journey:
         self.rider = Rider(lambda: self._call(pipe(), place, tell), self._ended)
         self.rider.start()
 
-    def _call(self, pipe: Any, place: RenderPlace, tell: Listener) -> bytes:
-        """DiffSynth's call for this job; the picture's RGB bytes."""
+    def _call(self, pipe: Any, place: RenderPlace, tell: Listener) -> Drawn:
+        """DiffSynth's call for this job; what it drew."""
         self.loras.board()
         pipe.cfg_guided_model_fn = functools.partial(self._foreseen, place.look) if self.previews else self._guided
         calling.check_values_of(pipe, lambda: self._developed(place, tell))
         steps = functools.partial(self._denoise, place=place, tell=tell)
         image = pipe(**place.family.arguments(self.job, self.inputs), progress_bar_cmd=steps)
-        return calling.rgb(image, self.job)
+        return calling.drawn(image, self.job)
 
     def _denoise(self, moments: torch.Tensor, *, place: RenderPlace, tell: Listener) -> Iterator[torch.Tensor]:
         """DiffSynth's loop over the timesteps: it takes a step for each that it is handed.
@@ -191,17 +192,22 @@ class Journey:
 
     @contextlib.contextmanager
     def _developed(self, place: RenderPlace, tell: Listener) -> Iterator[None]:
-        """The decode is under way: the next sweep goes first, and within, its values become pixels beside that."""
+        """The decode is under way: the next sweep goes first, and within, its values become pixels beside that.
+
+        Layers are decoded together, and become pixels one after the other.
+        """
         assert self.decoding is not None
-        self.decoding.stop()
-        pause(Rest())
-        self.decode_s = self.decoding.seconds()
-        self._show(tell)
+        if not self.is_developing:
+            self.is_developing = True
+            self.decoding.stop()
+            pause(Rest())
+            self.decode_s = self.decoding.seconds()
+            self._show(tell)
         with self.decoding.followed_by(place.beside):
             yield
 
-    def _ended(self, result: bytes | None, error: Exception | None) -> None:
-        self.pixels, self.over, self.table = result or b"", True, None
+    def _ended(self, result: Drawn | None, error: Exception | None) -> None:
+        self.pixels, self.over, self.table = result, True, None
         if error is not None:  # explained at once: a traceback would hold what the call had
             self.error = failures.explain_rendering(error)
 
@@ -241,8 +247,10 @@ class Journey:
 
     def rendering(self, sharing: Sharing, start: Start, warnings: tuple[str, ...]) -> Rendering:
         """What came of it, after such a start of the worker."""
+        assert self.pixels is not None
         return Rendering(
-            rgb=self.pixels,
+            rgb=self.pixels.rgb,
+            layers=self.pixels.layers,
             width=self.job.width,
             height=self.job.height,
             timing=self._timing(start),

@@ -170,8 +170,11 @@ class Modulations:
         moment = torch.tensor([timestep], dtype=self._dtype, device=self._device) / 1000
         moment = torch.cat([moment, moment * 0]) if split else moment
         own = {name.removeprefix(_EMBED): each for name, each in outside.items() if name.startswith(_EMBED)}
+        named = {}
+        if self._embed.use_additional_t_cond:  # of the two that layered models know, DiffSynth takes the first
+            named["addition_t_cond"] = torch.tensor([0], dtype=torch.long, device=self._device)
         with adding(self._embed, own):
-            embedded: torch.Tensor = self._embed(moment, self._dtype)
+            embedded: torch.Tensor = self._embed(moment, self._dtype, **named)
         return torch.nn.functional.silu(embedded)
 
 

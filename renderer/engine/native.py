@@ -17,7 +17,7 @@ import torch
 from renderer import families
 from renderer.engine import calling, failures, hotload, schedules
 from renderer.engine.adapters import AdapterShelf
-from renderer.engine.calling import OnStep, Rendering
+from renderer.engine.calling import Drawn, OnStep, Rendering
 from renderer.engine.chatter import into_log
 from renderer.engine.device import computation_dtype
 from renderer.engine.engines import Listener
@@ -95,7 +95,7 @@ class NativeEngine:
         failure = None
         with self._memory.watch() as peaks:
             try:
-                rgb, warnings = self._call(job, given, clock, on_step)
+                found, warnings = self._call(job, given, clock, on_step)
             except BrokenPipeError:  # nobody listens to steps any more
                 raise
             except Exception as error:  # noqa: BLE001  # whatever it is, it is explained
@@ -104,7 +104,8 @@ class NativeEngine:
             self._recover(failure)
             raise failure
         return Rendering(
-            rgb=rgb,
+            rgb=found.rgb,
+            layers=found.layers,
             width=job.width,
             height=job.height,
             timing=clock.timing(),
@@ -112,8 +113,8 @@ class NativeEngine:
             warnings=warnings,
         )
 
-    def _call(self, job: Job, given: Inputs, clock: Clock, on_step: OnStep) -> tuple[bytes, tuple[str, ...]]:
-        """DiffSynth's call with a job's values; RGB bytes and warnings."""
+    def _call(self, job: Job, given: Inputs, clock: Clock, on_step: OnStep) -> tuple[Drawn, tuple[str, ...]]:
+        """DiffSynth's call with a job's values: what came of it, and warnings."""
 
         def watch(timesteps: torch.Tensor) -> Iterator[torch.Tensor]:
             clock.mark()
@@ -131,7 +132,7 @@ class NativeEngine:
             with hotload.wearing(self._pipe, self._shelf.packed(job), self._network):
                 image = self._pipe(**calling.arguments(job, given), progress_bar_cmd=watch)
             clock.mark()
-        return calling.rgb(image, job), warnings
+        return calling.drawn(image, job), warnings
 
     def _recover(self, failure: RendererError) -> None:
         """Give back what a failed call left, so that the next one starts like any other."""

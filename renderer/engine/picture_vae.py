@@ -60,20 +60,24 @@ class PictureVae(torch.nn.Module):
             [*build.middle("encoder"), build.norm("encoder.norm_out"),
              build.convolution("encoder.conv_out"), build.convolution("quant_conv")],
         ]  # fmt: skip
+        self.channels = int(tensors["encoder.conv_in.weight"].shape[1])
         self.mean, self.std = vae.mean.flatten().to(device), vae.std.flatten().to(device)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor, **_options: Any) -> torch.Tensor:
-        """Latents [1, 16, height / 8, width / 8] to a picture [1, 3, height, width] of values from -1 to 1.
+        """Latents [N, 16, height / 8, width / 8] to N pictures [N, channels, height, width] of values from -1 to 1.
 
-        DiffSynth's options for tiles are not needed: no size takes more than its strips.
+        They are decoded one after the other. DiffSynth's options for tiles are not needed: no size takes more than its
+        strips.
         """
         mean, std = (each.to(latents.dtype)[:, None, None] for each in (self.mean, self.std))
-        return self._through(self._stages_out, _channels_last(latents[0] / std + mean))
+        if len(latents) == 1:
+            return self._through(self._stages_out, _channels_last(latents[0] / std + mean))
+        return torch.cat([self._through(self._stages_out, _channels_last(each / std + mean)) for each in latents])
 
     @torch.no_grad()
     def encode(self, picture: torch.Tensor, **_options: Any) -> torch.Tensor:
-        """A picture [1, 3, height, width] of values from -1 to 1 to latents [1, 16, height / 8, width / 8]."""
+        """A picture [1, channels, height, width] of values from -1 to 1 to latents [1, 16, height / 8, width / 8]."""
         mean, std = (each.to(picture.dtype)[:, None, None] for each in (self.mean, self.std))
         latents = self._through(self._stages_in, _channels_last(picture[0]))[0]
         return ((latents[: len(self.mean)] - mean) * std)[None]

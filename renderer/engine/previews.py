@@ -65,8 +65,9 @@ class Previewer:
     def look(self, latents: torch.Tensor, predicted: torch.Tensor, timestep: torch.Tensor, step: int) -> Preview | None:
         """What a step foresees of a picture; None where that fails, which costs the picture nothing.
 
-        `latents` [1, channels, height / 8, width / 8] are those that the step begins with, `predicted` its flow, from
-        picture to noise: so the picture is what is left when the noise that is still in it is taken away.
+        `latents` [N, channels, height / 8, width / 8] are those that the step begins with, `predicted` its flow, from
+        picture to noise: so the picture is what is left when the noise that is still in it is taken away. Of several,
+        the first is shown, which is the whole.
         """
         try:
             foreseen = latents.float() - timestep.float() / _NOISES * predicted.float()
@@ -96,7 +97,8 @@ class Previewer:
                 small = torch.rand(1, 3, patches, patches, generator=dice) * 2 - 1
                 picture = torch.nn.functional.interpolate(small, size=(_SIDE, _SIDE), mode="nearest")
                 device = torch.device(self._device)
-                latents = self._vae.encode(picture.to(device, dtype))[0].float().cpu()
+                opaque = torch.ones(1, self._vae.channels - 3, _SIDE, _SIDE)
+                latents = self._vae.encode(torch.cat((picture, opaque), dim=1).to(device, dtype))[0].float().cpu()
                 rows.append(latents.flatten(1).T)
                 colours.append(torch.nn.functional.avg_pool2d(picture, _REDUCTION)[0].flatten(1).T)
             values = torch.cat(rows)

@@ -232,12 +232,13 @@ class WorkerLoop:
             key=key,
             width=rendering.width,
             height=rendering.height,
+            layers=len(rendering.layers),
             timing=rendering.timing.model_copy(update={"load_s": self._load_s}),
             memory=rendering.memory,
             sharing=_told(rendering.sharing),
             warnings=rendering.warnings,
         )
-        self._tell(event, rendering.rgb)
+        self._tell(event, b"".join((rendering.rgb, *rendering.layers)) if rendering.layers else rendering.rgb)
 
     def failed(self, key: str, error: RendererError) -> None:
         """Say why; then end, if this process can do no better next time."""

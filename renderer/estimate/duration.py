@@ -114,7 +114,7 @@ def block_seconds(streaming: Streaming, company: Sequence[tuple[int, int]], rate
 def decode_seconds(shape: Architecture, work: Work, rates: Rates) -> float:
     """The VAE's part: its decode, and before that what makes latents of pictures that go in."""
     terms = family_costs.of(shape)
-    ways = [terms.decode_flops(shape, work)]
+    ways = [terms.decode_flops(shape, work)] * work.decoded
     ways += [terms.encode_flops(shape, replace(work, width=width, height=height)) for width, height in work.encoded]
     return sum(_by_the_vae(*flops, rates) for flops in ways)
 

@@ -7,7 +7,7 @@ what is the engine's is here: slots, riders that wait, what is recorded. docs/fo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from renderer.catalog import DROPPED_TOKENS, MOST_TOKENS, Architecture
 from renderer.estimate import family_costs
@@ -22,6 +22,9 @@ from renderer.weights.codecs import CODECS
 
 TURNING_SLOTS = 2
 """Slots that streamed blocks take turns in: one is computed with while the other is filled."""
+
+CHANNELS = 4
+"""Of a layer: red, green, blue, and how much of it covers what is behind. Decoded, they are brought together once."""
 
 FILLED_UP_ROWS = 256
 """Beside them at the most: what fills texts and images up to as many as a product wants (`engine.side_by_side`)."""
@@ -252,8 +255,12 @@ class Streaming:
         return any(len(each) > len(work.texts) and own & set(each) for each in self.companies(works))
 
     def decoder(self, work: Work) -> Decode:
-        """The VAE's decode over its weights."""
-        return self.costs.decode(self.shape, work.width, work.height)
+        """The VAE's decode over its weights; of layers, one after the other, beside those that are there already."""
+        found = self.costs.decode(self.shape, work.width, work.height)
+        if work.layer_num is None:
+            return found
+        each = 2 * CHANNELS * work.pixels
+        return replace(found, terms=found.terms + terms(decoded_layers=2 * work.decoded * each))
 
     def encoder(self, work: Work) -> Decode:
         """The VAE's way from a picture to latents, over its weights; of several, where it takes most."""

@@ -58,8 +58,8 @@ class Kernels:
         return cls(products=able if stored else frozenset())
 
 
-WorkKind = tuple[int, int, bool, bool, tuple[tuple[int, int], ...], bool]
-"""Size, guidance, what goes in."""
+WorkKind = tuple[int, int, bool, bool, tuple[tuple[int, int], ...], bool, int | None]
+"""Size, guidance, what goes in, what it is taken apart into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ class Work:
     """One picture's demands: its size in pixels, the tokens of its prompts, and whether a picture goes in.
 
     `edited` are the sizes in which pictures that it edits go in, and `split` is DiffSynth's `zero_cond_t` of these: the
-    prompts' tokens are then with those that the text encoder makes of them.
+    prompts' tokens are then with those that the text encoder makes of them. `layer_num` is a job's, where it is taken
+    apart: the whole and so many layers are denoised together, and what goes in stands beside them.
     """
 
     width: int
@@ -78,6 +79,7 @@ class Work:
     takes_in: bool = False
     edited: tuple[tuple[int, int], ...] = ()
     split: bool = False
+    layer_num: int | None = None
 
     @classmethod
     def of(cls, job: Job) -> Work:
@@ -90,15 +92,16 @@ class Work:
             prompt_tokens=count_tokens(job.prompt) + told,
             negative_tokens=count_tokens(job.negative_prompt) + told,
             guided=job.cfg_scale != 1.0,
-            takes_in=job.input_image is not None,
+            takes_in=job.input_image is not None or job.layer_input_image is not None,
             edited=tuple((size.width, size.height) for size in sizes),
             split=edit is not None and edit.zero_cond_t,
+            layer_num=job.layer_num,
         )
 
     @property
     def kind(self) -> WorkKind:
         """What makes a kind of pictures, whatever their prompts."""
-        return self.width, self.height, self.guided, self.takes_in, self.edited, self.split
+        return self.width, self.height, self.guided, self.takes_in, self.edited, self.split, self.layer_num
 
     @property
     def pixels(self) -> int:
@@ -106,8 +109,14 @@ class Work:
 
     @property
     def tokens(self) -> int:
-        """N: its own, and those of what it edits."""
-        return (self.pixels + sum(width * height for width, height in self.edited)) // PIXELS_A_TOKEN
+        """N: its own, and those of what it edits; of one that is taken apart, its layers' and those of what goes in."""
+        own = self.pixels * (self.decoded + (self.layer_num is not None))
+        return (own + sum(width * height for width, height in self.edited)) // PIXELS_A_TOKEN
+
+    @property
+    def decoded(self) -> int:
+        """Pictures that are decoded: one, or the whole and its layers."""
+        return 1 + (self.layer_num or 0)
 
     @property
     def encoded(self) -> tuple[tuple[int, int], ...]:

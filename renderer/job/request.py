@@ -150,7 +150,8 @@ class Job(Value):
     """What is rendered: all that a picture's bits depend on besides the weights and the machine's kernels.
 
     Field names are those of DiffSynth's `QwenImagePipeline.__call__`, and `loras`, `schedule` and `edit` besides.
-    `width` and `height` are pixels, multiples of 16.
+    `width` and `height` are pixels, multiples of 16. A picture that is taken apart into layers is
+    `layer_input_image`; `layer_num` is how many there are beside the whole, and 0 where one is taken out alone.
     """
 
     model: str
@@ -169,6 +170,8 @@ class Job(Value):
     inpaint_mask: Input | None = None
     inpaint_blur_size: int | None = None
     edit: Edit | None = None
+    layer_input_image: Input | None = None
+    layer_num: int | None = None
 
     @property
     def riding(self) -> tuple[Lora, ...]:
@@ -178,8 +181,14 @@ class Job(Value):
     @property
     def inputs(self) -> tuple[Input, ...]:
         """The pictures that go in, each once."""
-        found = (self.input_image, self.inpaint_mask, *(self.edit.images if self.edit else ()))
+        edited = self.edit.images if self.edit else ()
+        found = (self.input_image, self.inpaint_mask, *edited, self.layer_input_image)
         return tuple(dict.fromkeys(each for each in found if each is not None))
+
+    @property
+    def layers(self) -> int:
+        """How many layers come of it, each a picture with its own transparency; 0 where it is not taken apart."""
+        return 0 if self.layer_num is None else max(1, self.layer_num)
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,11 +167,23 @@ class FileFacts(Value):
     height: int
 
 
+class LayerFacts(FileFacts):
+    """The same of a layer, a PNG beside the picture: and of its transparency, how much of the whole it covers.
+
+    `covered` is the mean of its opacity, from 0 to 1; `box` is where anything of it is seen at all: left, top, right
+    and bottom, in pixels, or null where nothing is.
+    """
+
+    covered: Annotated[float, Field(ge=0, le=1)]
+    box: tuple[int, int, int, int] | None = None
+
+
 class Sidecar(Value):
     """What stands beside a picture, and the mark that it is done. Its fields are a list of what may be told.
 
     `licences` are those that are known of the weights, by the names of the model and of its LoRAs. `lettering` is what
-    was read in the picture; null where nobody asked for it, or it is not read yet.
+    was read in the picture; null where nobody asked for it, or it is not read yet. `layers` are those that it was taken
+    apart into, the hindmost first.
     """
 
     sidecar_version: Literal[1] = SIDECAR_VERSION
@@ -193,3 +205,4 @@ class Sidecar(Value):
     warnings: tuple[str, ...] = ()
     licences: dict[str, str] = Field(default_factory=dict)
     lettering: LetteringRead | None = None
+    layers: tuple[LayerFacts, ...] = ()

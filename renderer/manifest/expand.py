@@ -232,7 +232,8 @@ def rehearse(job: Job) -> Job:
     if job.edit is not None:  # the demo model edits nothing: it draws over the first picture
         strength = pictures_in.STRENGTH if job.inpaint_mask is None else job.denoising_strength
         proof |= {"edit": None, "input_image": job.edit.images[0], "denoising_strength": strength}
-    return job.model_copy(update=proof)
+    # Nor does it take anything apart: then it draws what the prompt says.
+    return job.model_copy(update={**proof, "layer_input_image": None, "layer_num": None})
 
 
 def _seeds(fields: JobFields, prompt: str, negative_prompt: str, size: Size) -> Sequence[int]:

@@ -37,6 +37,9 @@ MAX_PICTURES = 10_000
 MOST_IMAGES = 8
 """Pictures that one edit may look at."""
 
+MOST_LAYERS = 16
+"""Into which one picture is taken apart."""
+
 _STRICT = ConfigDict(strict=True, extra="forbid")
 
 
@@ -95,8 +98,13 @@ class JobFields(TypedDict, total=False):
     image: Annotated[PathText, Field(description="A picture to draw over, from the manifest's folder; or a pattern")]
     images: Annotated[
         list[PathText],
-        Field(min_length=1, max_length=MOST_IMAGES, description="Pictures to edit; one of them may be a pattern"),
+        Field(
+            min_length=1,
+            max_length=MOST_IMAGES,
+            description="Pictures to edit, or one to take apart; one of them may be a pattern",
+        ),
     ]
+    layers: Annotated[int, Within(1, MOST_LAYERS), Field(description="Into how many a picture is taken apart")]
     strength: Annotated[
         float, Within(0.01, 1), Field(description="How much of the image is drawn anew: 1 is all of it")
     ]

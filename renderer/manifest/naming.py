@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from renderer.errors import RendererError, shorten
-from renderer.outputs.folder import is_file_name, is_reserved
+from renderer.outputs.folder import is_file_name, is_layer_name, is_reserved
 
 MAX_NAME_BYTES = 199
 """Of a whole output name in UTF-8: room for an extension and a temporary name within a file system's 255."""
@@ -164,6 +164,8 @@ def output_name(template: Template, values: Mapping[str, str]) -> str:
     parts = [f"{each}_" if is_file_name(each) else each for each in folders] + [last]
     if is_reserved(parts[0], folder=bool(folders)):
         parts[0] += "_"
+    if is_layer_name(parts[-1]):
+        parts[-1] += "_"
     name = "/".join(parts)
     if len(name.encode()) <= MAX_NAME_BYTES:
         return name

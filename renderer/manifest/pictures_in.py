@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from renderer.catalog import MODELS, SIZE_STEP, Model
+from renderer.catalog import MODELS, SIZE_STEP, Layering, Model
 from renderer.errors import PictureError, shorten
 from renderer.job import Edit, Input, InputFile, Size
 from renderer.manifest.reading import Combination, Reading
@@ -45,6 +45,8 @@ class InputSet:
     mask: Input | None = None
     files: tuple[InputFile, ...] = ()
     edit: Edit | None = None
+    taken_apart: Input | None = None
+    layering: Layering | None = None
 
     def settings(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """What a job has of it."""
@@ -55,7 +57,15 @@ class InputSet:
             "inpaint_mask": self.mask,
             "inpaint_blur_size": fields.get("mask_blur") or None,
             "edit": self.edit,
+            "layer_input_image": self.taken_apart,
+            "layer_num": self._layer_num(fields),
         }
+
+    def _layer_num(self, fields: Mapping[str, Any]) -> int | None:
+        """DiffSynth's: layers beside the whole, and none beside one that is taken out alone."""
+        if self.layering is None:
+            return None
+        return 0 if self.layering.alone else fields.get("layers", self.layering.usual)
 
 
 NOTHING_IN = InputSet()
@@ -118,12 +128,12 @@ class InputFinder:
         return files
 
     def _set(self, reading: Reading, model: Model, paths: Sequence[str], mask_path: str | None) -> InputSet:
-        field = _field(reading)
+        field, purpose = _field(reading), _purpose(reading, model)
         looked = [
-            self._find(reading, field, path, *((place,) if field == "images" else ()))
+            self._find(reading, field, path, purpose, *((place,) if field == "images" else ()))
             for place, path in enumerate(paths)
         ]
-        mask = self._find(reading, "mask", mask_path) if mask_path is not None else None
+        mask = self._find(reading, "mask", mask_path, "mask") if mask_path is not None else None
         found = [each for each in looked if each is not None]
         if len(found) < len(paths) or (mask_path is not None and mask is None):
             return NOTHING_IN
@@ -133,25 +143,39 @@ class InputFinder:
             reading.complain("mask", f"{shorten(str(mask_path))} is {sizes}", "a mask has the image's shape")
         return _of_files(model, found, mask)
 
-    def _find(self, reading: Reading, field: _Field, path: str, *place: int) -> _Found | None:
+    def _find(self, reading: Reading, field: _Field, path: str, purpose: _Purpose, *place: int) -> _Found | None:
         whole = reading.recipe.folder_of(field) / path
-        if (whole, field) not in self._found:
+        if (whole, purpose) not in self._found:
             from renderer.outputs import input_files  # noqa: PLC0415  # most manifests have none
 
-            purpose: Literal["picture", "mask"] = "mask" if field == "mask" else "picture"
             try:
-                looked = input_files.identify(whole, shorten(path), purpose)
-                if field == "images":
+                looked = input_files.identify(whole, shorten(path), _READ_AS[purpose])
+                if purpose == "edited":
                     _refuse_drawn_out(path, looked[0])
-                self._found[whole, field] = looked
+                self._found[whole, purpose] = looked
             except PictureError as error:
-                self._found[whole, field] = error
+                self._found[whole, purpose] = error
                 reading.complain(field, error.message, error.hint or _HINT, *place)
-        found = self._found[whole, field]
+        found = self._found[whole, purpose]
         return None if isinstance(found, PictureError) else found
 
 
 _Field = Literal["image", "images", "mask"]
+_Purpose = Literal["drawn over", "edited", "taken apart", "mask"]
+"""What a picture goes in for."""
+
+_READ_AS: Mapping[_Purpose, Literal["picture", "mask", "layers"]] = {
+    "drawn over": "picture",
+    "edited": "picture",
+    "taken apart": "layers",
+    "mask": "mask",
+}
+
+
+def _purpose(reading: Reading, model: Model) -> _Purpose:
+    if model.layering is not None:
+        return "taken apart"
+    return "edited" if _field(reading) == "images" else "drawn over"
 
 
 def _field(reading: Reading) -> _Field:
@@ -167,6 +191,9 @@ def _is_pattern(folder: Path, written: str) -> bool:
 def _of_files(model: Model, found: Sequence[_Found], mask: _Found | None) -> InputSet:
     """What a model makes of pictures. One that edits draws within a mask over the first of those that it looks at."""
     editing = model.editing
+    if model.layering is not None:
+        (taken,) = found
+        return InputSet(files=(taken[1],), taken_apart=taken[0], layering=model.layering)
     if editing is None:
         (image,) = found
         files = (image[1], mask[1]) if mask else (image[1],)
@@ -194,9 +221,14 @@ def _refuse_drawn_out(path: str, known: Input) -> None:
 
 
 def _refuse_kind(reading: Reading, model: Model) -> None:
-    """Complain of pictures to edit that are not there, or that are given a model which edits none."""
+    """Complain of pictures to edit or take apart that are not there, or are given a model which does neither."""
     fields, editing = reading.fields, model.editing
-    if editing is None:
+    if "layers" in fields and model.layering is None:
+        able = ", ".join(each.id for each in MODELS.values() if each.layering)
+        reading.complain("layers", f"{model.id} takes no pictures apart", f"this does: {able}", at_key=True)
+    if model.layering is not None:
+        _refuse_layers(reading, model, model.layering)
+    elif editing is None:
         if "images" in fields:
             able = ", ".join(each.id for each in MODELS.values() if each.editing)
             hint = f"these do: {able}; or write image: photo.jpg, to have it drawn over"
@@ -212,6 +244,23 @@ def _refuse_kind(reading: Reading, model: Model) -> None:
         reading.complain("images", f"{said}, and here are {len(fields['images'])}", "", most)
 
 
+def _refuse_layers(reading: Reading, model: Model, layering: Layering) -> None:
+    """Complain of what a model that takes pictures apart cannot do with them."""
+    fields = reading.fields
+    for field, instead in (("image", "images: [photo.png]"), ("mask", ""), ("strength", ""), ("mask_blur", "")):
+        if field in fields:
+            hint = f"write {instead}" if instead else "leave it out"
+            reading.complain(field, f"{model.id} takes pictures apart, and draws over none", hint, at_key=True)
+    if not fields.keys() & {"image", "images"}:
+        reading.complain("model", f"{model.id} takes a picture apart, and the job names none", "images: [photo.png]")
+    elif len(fields.get("images", ())) > 1:
+        reading.complain("images", f"{model.id} takes one picture apart, and here are {len(fields['images'])}", "", 1)
+    wanted = fields.get("layers", layering.usual)
+    if wanted > layering.most:
+        what = "takes one layer out, which the prompt tells of" if layering.alone else f"makes {layering.most} at most"
+        reading.complain("layers", f"{model.id} {what}", "leave it out" if layering.alone else "")
+
+
 def _refuse_lonely(reading: Reading) -> None:
     """Complain of fields that do nothing without another, or beside one."""
     fields = reading.fields
@@ -222,7 +271,7 @@ def _refuse_lonely(reading: Reading) -> None:
             if field in fields:
                 reading.complain(field, "needs an image", "image: photo.jpg is what it is about", at_key=True)
         return
-    if "images" in fields and "strength" in fields and "mask" not in fields:
+    if "images" in fields and "strength" in fields and "mask" not in fields and "layers" not in fields:
         reading.complain("strength", "does nothing without a mask, where pictures are edited", at_key=True)
     if "mask_blur" in fields and "mask" not in fields:
         reading.complain("mask_blur", "needs a mask", at_key=True)
@@ -237,8 +286,8 @@ def size_of(inputs: InputSet, model: Model) -> Size:
     if inputs.edit is not None:
         wanted = inputs.edit.size_of(inputs.edit.images[0])
         sides: tuple[float, float] = (wanted.width, wanted.height)
-    elif inputs.image is not None:
-        area, ratio = usual.width * usual.height, _ratio(inputs.image)
+    elif (image := inputs.image or inputs.taken_apart) is not None:
+        area, ratio = usual.width * usual.height, _ratio(image)
         sides = (math.sqrt(area * ratio), math.sqrt(area / ratio))
     else:
         return usual

@@ -131,8 +131,8 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
     notes: list[str] = []
     model = _known_model(told, notes)
     if told.images and model is None:
-        lost = (*told.left_out, "the pictures that it edits")
-        told = replace(told, images=(), mask=None, strength=None, mask_blur=None, left_out=lost)
+        lost = (*told.left_out, "the picture that it takes apart" if told.layers else "the pictures that it edits")
+        told = replace(told, images=(), layers=None, mask=None, strength=None, mask_blur=None, left_out=lost)
     loras = [refind(lora) for lora in told.loras]
     fields: dict[str, Any] = {
         "id": picture_id,
@@ -148,6 +148,7 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
         "schedule": _schedule(told),
         "image": _kept(told.image, picture),
         "images": [_kept(each, picture) for each in told.images] or None,
+        "layers": told.layers,
         "strength": told.strength,
         "mask": _kept(told.mask, picture),
         "mask_blur": told.mask_blur,
@@ -202,8 +203,9 @@ def _known_model(told: Told, notes: list[str]) -> str | None:
 
 
 def _goes_with(model: catalog.Model, told: Told) -> bool:
-    """Whether a model renders, and edits pictures where some are told of, and only there."""
-    return not model.unfit and (model.editing is not None) is bool(told.images)
+    """Whether a model renders, and edits pictures or takes one apart where that is told of, and only there."""
+    takes_apart, takes_in = model.layering is not None, bool(model.editing or model.layering)
+    return not model.unfit and takes_in is bool(told.images) and takes_apart is bool(told.layers)
 
 
 def _kept(wanted: Input | None, picture: Path) -> str | None:

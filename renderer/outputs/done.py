@@ -116,6 +116,16 @@ class DoneLettering:
 
 
 @dataclass(frozen=True, slots=True, config=_PART_OF_IT)
+class DoneLayer:
+    """Of `job.LayerFacts`."""
+
+    name: str
+    sha256: str
+    bytes: Bytes
+    covered: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, config=_PART_OF_IT)
 class _Told:
     """A sidecar as far as it is read here."""
 
@@ -132,6 +142,7 @@ class _Told:
     attempt: int = 1
     warnings: tuple[str, ...] = ()
     lettering: DoneLettering | None = None
+    layers: tuple[DoneLayer, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -151,6 +162,7 @@ class Done:
     attempt: int
     warnings: tuple[str, ...]
     lettering: DoneLettering | None = None
+    layers: tuple[DoneLayer, ...] = ()
 
 
 Known = Done | Sidecar
@@ -173,14 +185,12 @@ class FoundSidecar:
         return self.told.keep
 
     def is_whole(self, folder: OutputFolder, *, thorough: bool) -> bool:
-        """Whether the picture beside it is what it says: by its size, or if `thorough` by its SHA-256."""
+        """Whether picture and layers beside it are what it says: by their sizes, or if `thorough` by their SHA-256."""
         path = f"{folder.path}/{self.output}{PICTURE_SUFFIXES[self.keep.format]}"
-        try:
-            if os.stat(path).st_size != self.told.file.bytes:  # noqa: PTH116  (a Path each costs as much again)
-                return False
-            return not thorough or sha256_of(Path(path)) == self.told.file.sha256
-        except OSError:
-            return False
+        files: list[tuple[str, DoneFile | DoneLayer]] = [(path, self.told.file)]
+        for number, layer in enumerate(self.told.layers, start=1):
+            files.append((str(folder.layer(self.output, number)), layer))
+        return all(_is_it(path, told, thorough=thorough) for path, told in files)
 
     def of(self, job: Job) -> Done:
         """The same, of a picture of this job."""
@@ -199,7 +209,17 @@ class FoundSidecar:
             attempt=told.attempt,
             warnings=told.warnings,
             lettering=told.lettering,
+            layers=told.layers,
         )
+
+
+def _is_it(path: str, told: DoneFile | DoneLayer, *, thorough: bool) -> bool:
+    try:
+        if os.stat(path).st_size != told.bytes:  # noqa: PTH116  (a Path each costs as much again)
+            return False
+        return not thorough or sha256_of(Path(path)) == told.sha256
+    except OSError:
+        return False
 
 
 def find(folder: OutputFolder, output: str) -> FoundSidecar | None:

@@ -33,6 +33,19 @@ class Pixels:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerPixels:
+    """A layer of a picture, as large: `height * width * 4` bytes of RGBA, row by row."""
+
+    width: int
+    height: int
+    rgba: bytes
+
+    def image(self) -> Image.Image:
+        """It as Pillow has it."""
+        return Image.frombytes("RGBA", (self.width, self.height), self.rgba)
+
+
+@dataclass(frozen=True, slots=True)
 class Labels:
     """What a picture's file says of itself: text keys for PNG, a comment for EXIF, and an XMP packet; all may be empty.
 
@@ -64,6 +77,13 @@ def encode(pixels: Pixels, file_format: Format = "png", labels: Labels = NO_LABE
         image.save(buffer, "WEBP", lossless=True, exact=True, method=_WEBP_EFFORT, **written)
     else:
         image.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0, **written)
+    return buffer.getvalue()
+
+
+def encode_layer(layer: LayerPixels, labels: Labels = NO_LABELS) -> bytes:
+    """A layer as a PNG's bytes, which keeps every value, also of what cannot be seen."""
+    buffer = io.BytesIO()
+    layer.image().save(buffer, "PNG", compress_level=_PNG_COMPRESSION, pnginfo=_png_chunks(labels))
     return buffer.getvalue()
 
 

@@ -17,6 +17,9 @@ from renderer.system import lock
 from renderer.system.lock import Hold
 
 PICTURE_SUFFIXES: dict[Format, str] = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
+LAYER_SUFFIX = ".png"
+"""Of layers, in whatever format the picture is kept: JPEG has no transparency."""
+
 SIDECAR_SUFFIX = ".json"
 MAX_SIDECAR_BYTES = 2**20
 """A larger file is none."""
@@ -66,6 +69,12 @@ def is_file_name(component: str) -> bool:
     return component.casefold().endswith((*PICTURE_SUFFIXES.values(), SIDECAR_SUFFIX))
 
 
+def is_layer_name(component: str) -> bool:
+    """Whether a picture of this name would be another's layer: `a.layer-1` beside `a`."""
+    return _LAYER.search(component) is not None
+
+
+_LAYER = re.compile(r"\.layer-[0-9]+$", re.IGNORECASE)
 _STEMS = frozenset(own.stem for own in Own) - {""}
 _WHOLE = frozenset(own.value for own in Own)
 _MORE_LOGS = re.compile(r"worker-\d+\.log")
@@ -79,6 +88,10 @@ class OutputFolder:
 
     def picture(self, output: str, file_format: Format = "png") -> Path:
         return self.path / f"{output}{PICTURE_SUFFIXES[file_format]}"
+
+    def layer(self, output: str, number: int) -> Path:
+        """A picture's layer, counted from 1, the hindmost: a name that no picture has (`is_layer_name`)."""
+        return self.path / f"{output}.layer-{number}{LAYER_SUFFIX}"
 
     def sidecar(self, output: str) -> Path:
         return self.path / f"{output}{SIDECAR_SUFFIX}"

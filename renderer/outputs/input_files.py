@@ -23,7 +23,8 @@ from renderer.system import files
 if TYPE_CHECKING:  # a manifest without pictures does not need it
     from PIL import Image
 
-Purpose = Literal["picture", "mask"]
+Purpose = Literal["picture", "mask", "layers"]
+"""What a picture goes in for: to be drawn over or edited, to say where, to be taken apart into layers."""
 
 MOST_BYTES = 200 * 2**20
 MOST_PIXELS = 100_000_000
@@ -34,8 +35,9 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "TIFF", "BMP")
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp"})
 
-_MODES: dict[Purpose, str] = {"picture": "RGB", "mask": "L"}
+_MODES: dict[Purpose, str] = {"picture": "RGB", "mask": "L", "layers": "RGBA"}
 _BEHIND = {"picture": "white", "mask": "black"}
+"""What is behind what is transparent; what is taken apart stays so."""
 _PLAIN_MODES = frozenset(
     {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "La", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"}
 )
@@ -45,7 +47,7 @@ _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """An input's pixels: `image` is in RGB, or in grey for a mask; `known` is what a job has of it."""
+    """An input's pixels: `image` is RGB, grey for a mask, RGBA for layers; `known` is what a job has of it."""
 
     known: Input
     image: Image.Image
@@ -71,6 +73,8 @@ def read(path: Path, name: str) -> bytes:
 
 def decode(data: bytes, name: str, purpose: Purpose = "picture") -> Decoded:
     """A picture's pixels, upright, in sRGB, on white where it is transparent; a mask's in grey, on black.
+
+    Of one that is taken apart, transparency is kept.
 
     Raises `PictureError`, with `name`, for what is no picture, is cut off, moves, or has too many pixels.
     """
@@ -185,8 +189,9 @@ def _plain(image: Image.Image, purpose: Purpose) -> Image.Image:
         image = image.point(lambda value: value / 256).convert("L")
     image = _in_srgb(image)
     if image.mode in {"LA", "PA", "RGBA", "La", "RGBa"} or "transparency" in image.info:
-        above = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", above.size, _BEHIND[purpose]), above)
+        image = image.convert("RGBA")
+        if purpose in _BEHIND:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, _BEHIND[purpose]), image)
     return image.convert(_MODES[purpose])
 
 

@@ -56,6 +56,11 @@ def write_labels(origin: PictureOrigin, keep: Keep) -> Labels:
     return Labels(comment=told, xmp=_write_xmp(origin, origin.job.prompt, own))
 
 
+def write_layer_labels(origin: PictureOrigin, keep: Keep) -> Labels:
+    """The labels of such a picture's layers, which are PNGs: the same words, where those have them."""
+    return write_labels(origin, keep.model_copy(update={"format": "png"})) if origin.job.layers else NO_LABELS
+
+
 def write_parameters(origin: PictureOrigin) -> str:
     """AUTOMATIC1111's `parameters`: the prompt, the negative one, and one line of settings that begins with `Steps:`.
 
@@ -70,6 +75,7 @@ def write_parameters(origin: PictureOrigin) -> str:
         "Size": f"{job.width}x{job.height}",
         "Denoising strength": f"{job.denoising_strength:g}" if job.input_image else "",
         "Mask blur": str(job.inpaint_blur_size or ""),
+        "Layers": str(job.layers or ""),
         "Model hash": (model.content_sha256 or "")[:10],
         "Model": job.model,
         "Model revision": model.revision or "",

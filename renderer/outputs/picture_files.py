@@ -12,17 +12,17 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from uuid import uuid4
 
-from PIL import Image
+from PIL import Image, ImageStat
 from pydantic import ValidationError
 
 from renderer.errors import DiskError
-from renderer.job import FileFacts, Format, Keep, Sidecar, Value
-from renderer.outputs.encode import NO_LABELS, Labels, Pixels, encode
-from renderer.outputs.folder import MAX_SIDECAR_BYTES, PICTURE_SUFFIXES, SIDECAR_SUFFIX, OutputFolder
+from renderer.job import FileFacts, Format, Keep, LayerFacts, Sidecar, Value
+from renderer.outputs.encode import NO_LABELS, Labels, LayerPixels, Pixels, encode, encode_layer
+from renderer.outputs.folder import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, OutputFolder
 from renderer.system import files
 from renderer.system.files import PART_PREFIX, copy_whole, disk_error, link_whole, sync_folder, write_whole
 
@@ -82,11 +82,14 @@ def save(
     *,
     file_format: Format = "png",
     labels: Labels = NO_LABELS,
+    layers: Sequence[LayerPixels] = (),
+    layer_labels: Labels = NO_LABELS,
 ) -> Sidecar:
-    """Write a picture, then its sidecar, each whole or not at all.
+    """Write a picture, after its layers if it has some, then its sidecar, each whole or not at all.
 
     `describe` makes the sidecar from the file's facts and the seconds that encoding and writing took. Old files of the
-    same name stay until the new ones are whole; one of another format goes then. Raises `DiskError`.
+    same name stay until the new ones are whole; what is of another format, or a layer too many, goes then. Raises
+    `DiskError`.
     """
     began = time.monotonic()
     path = folder.picture(output, file_format)
@@ -97,9 +100,8 @@ def save(
         hint = "" if file_format == "png" else "say format: png in the manifest"
         raise DiskError(f"cannot keep {path.name} as {file_format}: {error}", hint=hint) from error
     before = read_sidecar(folder.sidecar(output))
-    changing = None
-    if before is not None and before.keep.format != file_format:
-        changing = _begin_change(path.parent, _Change(name=path.stem, formats=(before.keep.format, file_format)))
+    changing = _begin_change(folder, output, before, file_format)
+    written = tuple(_write_layers(folder, output, layers, layer_labels))
     write_whole(path, data)
     facts = FileFacts(
         name=path.name,
@@ -109,10 +111,30 @@ def save(
         height=pixels.height,
     )
     sidecar = describe(facts, time.monotonic() - began)
+    sidecar = sidecar.model_copy(update={"layers": written}) if written else sidecar
     write_sidecar(folder, output, sidecar)
     if changing is not None:
         _finish_change(changing)
     return sidecar
+
+
+def _write_layers(
+    folder: OutputFolder, output: str, layers: Sequence[LayerPixels], labels: Labels
+) -> Iterator[LayerFacts]:
+    """Write a picture's layers, one after the other, and say what is known of each. Raises `DiskError`."""
+    for number, layer in enumerate(layers, start=1):
+        path, data = folder.layer(output, number), encode_layer(layer, labels)
+        write_whole(path, data)
+        opacity = layer.image().getchannel("A")
+        yield LayerFacts(
+            name=path.name,
+            sha256=hashlib.sha256(data).hexdigest(),
+            bytes=len(data),
+            width=layer.width,
+            height=layer.height,
+            covered=round(ImageStat.Stat(opacity).mean[0] / 255, 4),
+            box=opacity.getbbox(),
+        )
 
 
 def carry(
@@ -136,24 +158,32 @@ def carry(
     into = into or folder
     path = into.picture(output, told.keep.format)
     _stay_inside(into.path, path)
-    before = read_sidecar(into.sidecar(output))
-    changing = None
-    if before is not None and before.keep.format != told.keep.format:
-        changing = _begin_change(path.parent, _Change(name=path.stem, formats=(before.keep.format, told.keep.format)))
+    changing = _begin_change(into, output, read_sidecar(into.sidecar(output)), told.keep.format)
     old = folder.picture(source, told.keep.format)
     alias = _is_alias(old, path)
-    if leaves and not alias:
-        link_whole(old, path)
-    elif not alias:
-        copy_whole(old, path)
-    named = told.model_copy(update={"file": told.file.model_copy(update={"name": path.name})})
-    sidecar = describe(named)
+    bring = link_whole if leaves else copy_whole
+    for number in range(1, 1 + len(told.layers)):
+        if not alias:
+            bring(folder.layer(source, number), into.layer(output, number))
+    if not alias:
+        bring(old, path)
+    sidecar = describe(_renamed(told, into, output))
     write_sidecar(into, output, sidecar)
     if changing is not None:
         _finish_change(changing)
     if leaves and not alias:
         remove(folder, source, told.keep.format)
     return sidecar
+
+
+def _renamed(told: Sidecar, folder: OutputFolder, output: str) -> Sidecar:
+    """A sidecar whose files have the names that they have under another output name."""
+    file = told.file.model_copy(update={"name": folder.picture(output, told.keep.format).name})
+    layers = tuple(
+        layer.model_copy(update={"name": folder.layer(output, number).name})
+        for number, layer in enumerate(told.layers, start=1)
+    )
+    return told.model_copy(update={"file": file, "layers": layers})
 
 
 def _is_alias(one: Path, other: Path) -> bool:
@@ -168,11 +198,13 @@ def _is_alias(one: Path, other: Path) -> bool:
 
 
 def remove(folder: OutputFolder, output: str, file_format: Format) -> None:
-    """Remove a picture and then its sidecar, so that what is left of it is never a picture without one.
+    """Remove a picture, with its layers, and then its sidecar, so that what is left is never a picture without one.
 
     Raises `DiskError`.
     """
-    for path in (folder.picture(output, file_format), folder.sidecar(output)):
+    told = read_sidecar(folder.sidecar(output))
+    layers = [folder.layer(output, number) for number in range(1, 1 + len(told.layers if told else ()))]
+    for path in (folder.picture(output, file_format), *layers, folder.sidecar(output)):
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
@@ -197,43 +229,77 @@ def check_place(folder: OutputFolder, output: str, file_format: Format) -> None:
 
 
 class _Change(Value):
-    """A picture's way from one format to another, noted beside it while it lasts: for then both files may be there."""
+    """A picture's way from one format to another, noted beside it while it lasts: for then both files may be there.
+
+    So may layers that it had before, of which there were so many.
+    """
 
     name: str
     formats: tuple[Format, Format]
+    layers: int = 0
 
 
-def _begin_change(folder: Path, change: _Change) -> Path:
-    note = folder / f"{_CHANGE_PREFIX}{uuid4().hex}"
+def _begin_change(folder: OutputFolder, output: str, before: Sidecar | None, file_format: Format) -> Path | None:
+    """Note that what stands in a picture's place is to go, where what comes there does not replace all of it."""
+    if before is None or (before.keep.format == file_format and not before.layers):
+        return None
+    path = folder.picture(output, file_format)
+    change = _Change(name=path.stem, formats=(before.keep.format, file_format), layers=len(before.layers))
+    note = path.with_name(f"{_CHANGE_PREFIX}{uuid4().hex}")
     write_whole(note, change.model_dump_json().encode())
     return note
 
 
 def _finish_change(note: Path) -> None:
-    """Remove, of the two files that a note tells of, the one that the sidecar does not; then the note."""
+    """Remove, of the files that a note tells of, those that the sidecar does not; then the note."""
     with contextlib.suppress(OSError, ValueError):
         change = _Change.model_validate_json(note.read_bytes())
         kept = read_sidecar(note.with_name(f"{change.name}{SIDECAR_SUFFIX}"))
-        for file_format in change.formats:
-            if kept is not None and kept.keep.format != file_format and "/" not in change.name:
-                note.with_name(f"{change.name}{PICTURE_SUFFIXES[file_format]}").unlink(missing_ok=True)
+        if kept is not None and "/" not in change.name:
+            folder = OutputFolder(note.parent)
+            gone = [folder.picture(change.name, each) for each in change.formats if each != kept.keep.format]
+            gone += [folder.layer(change.name, 1 + each) for each in range(len(kept.layers), change.layers)]
+            for path in gone:
+                path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         note.unlink(missing_ok=True)
 
 
-def rewrite(folder: OutputFolder, output: str, before: Sidecar, keep: Keep, labels: Labels) -> Sidecar:
-    """Keep a finished picture another way, from the pixels in its file. Raises `DiskError`."""
-    path = folder.picture(output, before.keep.format)
-    try:
-        with Image.open(path) as image:
-            pixels = Pixels(image.width, image.height, image.convert("RGB").tobytes())
-    except OSError as error:
-        raise disk_error(path, error, doing="read") from error
+def rewrite(
+    folder: OutputFolder,
+    output: str,
+    before: Sidecar,
+    keep: Keep,
+    labels: Labels,
+    layer_labels: Labels = NO_LABELS,
+) -> Sidecar:
+    """Keep a finished picture another way, from the pixels in its files. Raises `DiskError`."""
+    width, height, rgb = _read(folder.picture(output, before.keep.format), "RGB")
+    paths = [folder.layer(output, number) for number in range(1, 1 + len(before.layers))]
+    layers = [LayerPixels(*_read(path, "RGBA")) for path in paths]
 
     def describe(file: FileFacts, _save_s: float) -> Sidecar:
         return before.model_copy(update={"file": file, "keep": keep})
 
-    return save(folder, output, pixels, describe, file_format=keep.format, labels=labels)
+    return save(
+        folder,
+        output,
+        Pixels(width, height, rgb),
+        describe,
+        file_format=keep.format,
+        labels=labels,
+        layers=layers,
+        layer_labels=layer_labels,
+    )
+
+
+def _read(path: Path, mode: str) -> tuple[int, int, bytes]:
+    """A picture's sides and its pixels. Raises `DiskError`."""
+    try:
+        with Image.open(path) as image:
+            return image.width, image.height, image.convert(mode).tobytes()
+    except OSError as error:
+        raise disk_error(path, error, doing="read") from error
 
 
 def _stay_inside(folder: Path, path: Path) -> None:

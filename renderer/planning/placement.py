@@ -115,6 +115,7 @@ def _demands(jobs: Iterable[Job]) -> tuple[Demand, ...]:
             takes_in=work.takes_in,
             edited=work.edited,
             split=work.split,
+            layer_num=work.layer_num,
             pictures=1 + ((other.pictures or 0) if other else 0),
             steps=job.num_inference_steps + (other.steps if other else 0),
         )

@@ -60,10 +60,12 @@ def look(plan: Plan) -> Orphans:
         picture = plan.folder.picture(each.output, each.keep.format)
         size = plan.folder.sidecar(each.output).stat().st_size
         try:
-            if picture.is_symlink() or sha256_of(picture) != sidecar.file.sha256:
+            layers = [plan.folder.layer(each.output, 1 + number) for number in range(len(sidecar.layers))]
+            told = [(picture, sidecar.file), *zip(layers, sidecar.layers, strict=True)]
+            if any(path.is_symlink() or sha256_of(path) != file.sha256 for path, file in told):
                 changed.append(each.output)
                 continue
-            size += picture.stat().st_size
+            size += sum(path.stat().st_size for path, _ in told)
         except FileNotFoundError:
             pass  # a sidecar that its picture has left
         except OSError:

@@ -19,11 +19,11 @@ from renderer import catalog
 from renderer.catalog import Density
 from renderer.errors import MachineError, ModelError
 from renderer.estimate import shape_of, weight_bytes
-from renderer.job import DeviceArithmetic, Embed, Format, Sidecar
+from renderer.job import DeviceArithmetic, Embed, Format, Picture, Sidecar
 from renderer.machine import hardware, processor
 from renderer.outputs import picture_files
 from renderer.outputs.done import Known
-from renderer.outputs.folder import SIDECAR_SUFFIX
+from renderer.outputs.folder import SIDECAR_SUFFIX, OutputFolder
 from renderer.planning.plan import Plan, Planned
 from renderer.protocol import Setup
 from renderer.system import folders
@@ -117,7 +117,7 @@ def look(plans: Sequence[Plan], left: Sequence[Planned], setups: Iterable[Setup]
         pictures=len(left),
         outputs_bytes=round(sum(map(files.expect, left))),
         outputs_least_bytes=round(sum(map(files.least, left))),
-        replaced_bytes=sum(_size(folder.picture(each.output, each.keep.format)) for folder, each in there),
+        replaced_bytes=sum(_size(path) for folder, each in there for path in _places(folder, each)),
         models_free_bytes=needs.free_bytes(),
         outputs_free_bytes=hardware.free_disk_bytes(outputs),
         same_disk=_device(models) == _device(outputs),
@@ -227,11 +227,12 @@ class Files:
         return (worth * before + sum(own)) / known if known else before, known
 
     def expect(self, item: Planned) -> float:
-        """Bytes of a picture's file."""
+        """Bytes of a picture's file, and of its layers, each of which is taken to be as large."""
         kind, job = _kind(item), item.picture.job
-        return self._factors[kind][0] * _file_bytes(
+        each = self._factors[kind][0] * _file_bytes(
             self._densities[kind], job.width * job.height, item.picture.keep.embed, self._arithmetic
         )
+        return each * (1 + job.layers)
 
     def least(self, item: Planned) -> float:
         """Bytes that it takes at the least."""
@@ -264,6 +265,12 @@ def _files(folder: Path) -> Iterator[Path]:
     """Files that may be sidecars, in a folder and those in it."""
     for at, _, names in os.walk(folder):
         yield from (Path(at, name) for name in names if name.endswith(SIDECAR_SUFFIX))
+
+
+def _places(folder: OutputFolder, picture: Picture) -> list[Path]:
+    """Where a picture's files lie: itself, and its layers."""
+    layers = [folder.layer(picture.output, 1 + number) for number in range(picture.job.layers)]
+    return [folder.picture(picture.output, picture.keep.format), *layers]
 
 
 def _size(path: Path) -> int:

@@ -105,6 +105,8 @@ def _put_all(chosen: Sequence[tuple[Plan, Sequence[Planned]]], put: _Put) -> Non
             if not path.is_file():
                 raise DiskError(f"{path} is gone")
             put(f"{root}{row['file']}", path)
+            for name in row["layers"]:
+                put(f"{root}{name}", plan.folder.path / name)
         put(f"{root}{_TABLE}.csv", _as_csv(rows))
         put(f"{root}{_TABLE}.json", json.dumps(rows, indent=2, ensure_ascii=False).encode() + b"\n")
         put(f"{root}{Own.CONTACT_SHEET}", thumbnails.draw_contact_sheet(plan, items))
@@ -114,10 +116,12 @@ def _row(item: Planned, mark: Any) -> Iterator[tuple[str, Any]]:
     """What the table says of a picture, by columns."""
     assert item.sidecar is not None
     told = {**gather.describe(item, mark), "file": gather.file_name(item)}
+    layers = gather.layer_names(item)
     read = item.sidecar.lettering
     told["lettering"] = None if read is None else round(read.score, 4)
     yield from ((name, told.get(name)) for name in _PLAIN)
     yield "matrix", dict(item.picture.place.matrix)
+    yield "layers", layers
     yield "sha256", item.sidecar.file.sha256
 
 

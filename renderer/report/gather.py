@@ -99,6 +99,14 @@ def file_name(item: Planned) -> str:
     return f"{folder}/{item.sidecar.file.name}" if folder else item.sidecar.file.name
 
 
+def layer_names(item: Planned) -> list[str]:
+    """The files of a finished picture's layers, the hindmost first, from its output folder."""
+    if item.sidecar is None:
+        return []
+    folder, _, _ = file_name(item).rpartition("/")
+    return [f"{folder}/{layer.name}" if folder else layer.name for layer in item.sidecar.layers]
+
+
 def count_states(items: Iterable[Planned]) -> dict[State, int]:
     """How many pictures are in which state, those that are done first."""
     counts: dict[State, int] = {"done": 0, "failed": 0, "set aside": 0, "to do": 0}
@@ -150,6 +158,11 @@ def describe(item: Planned, mark: Pick | None = None) -> Mapping[str, Any]:
             "attempt": sidecar.attempt,
             "warnings": sidecar.warnings,
         }
+        if sidecar.layers:
+            told["layer_files"] = [
+                {"file": quote(name), "covered": layer.covered}
+                for name, layer in zip(layer_names(item), sidecar.layers, strict=True)
+            ]
         if sidecar.lettering is not None:
             told["lettering"] = _lettering(sidecar.lettering)
         if mark is not None:
@@ -161,12 +174,13 @@ def _went_in(picture: Picture) -> dict[str, Any]:
     """What a picture was made of: the first of what it edits, or what it is drawn over, stands before it."""
     job = picture.job
     files = {each.sha256: each for each in picture.inputs}
-    images = job.edit.images if job.edit else (job.input_image,)
+    images = job.edit.images if job.edit else (job.input_image or job.layer_input_image,)
     named = [Path(files[each.sha256].path).name for each in images if each is not None]
     first = files[job.inputs[0].sha256]
     mask = Path(files[job.inpaint_mask.sha256].path).name if job.inpaint_mask else ""
     told: dict[str, Any] = {"before": input_files.kept_name(first), "image": ", ".join(named), "mask": mask}
-    told |= {"images": named} if job.edit else {}
+    told |= {"images": named} if job.edit or job.layers else {}
+    told |= {"layers": job.layers} if job.layers else {}
     return told | ({"strength": job.denoising_strength} if job.input_image else {})
 
 

@@ -170,7 +170,7 @@ class Outcomes:
     def _write(self, result: Result, failed_before: int, then: Callable[[Done], None]) -> None:
         save = partial(results.save, self._plan.folder, result)
         tell = partial(self._was_written, result, failed_before, then)
-        self.writing.begin(result.item.picture.output, save, tell, len(result.rgb))
+        self.writing.begin(result.item.picture.output, save, tell, len(result.payload))
 
     def _was_written(
         self, result: Result, failed_before: int, then: Callable[[Done], None], saved: Future[Sidecar]

@@ -12,7 +12,7 @@ from renderer.catalog import MODELS
 from renderer.errors import BadPictureError, DiskError, PictureError
 from renderer.job import Expect, FileFacts, Job, Sidecar
 from renderer.outputs import metadata, picture_files
-from renderer.outputs.encode import Pixels
+from renderer.outputs.encode import LayerPixels, Pixels
 from renderer.outputs.folder import OutputFolder
 from renderer.planning.plan import Planned
 from renderer.protocol import Opened, Rendered
@@ -21,26 +21,46 @@ from renderer.weights.adapters.whereabouts import licence_of
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A picture as it comes: what was asked for, at which attempt, and what the worker answered."""
+    """A picture as it comes: what was asked for, at which attempt, and what the worker answered.
+
+    `payload` is its pixels, and behind them those of its layers, as `Rendered` tells.
+    """
 
     item: Planned
     attempt: int
     opened: Opened
     event: Rendered
-    rgb: bytes
+    payload: bytes
+
+    @property
+    def pixels(self) -> Pixels:
+        """The picture itself."""
+        width, height = self.event.width, self.event.height
+        return Pixels(width, height, self.payload[: width * height * 3] if self.event.layers else self.payload)
+
+    @property
+    def layers(self) -> list[LayerPixels]:
+        """Those that it was taken apart into."""
+        width, height = self.event.width, self.event.height
+        begin, each = width * height * 3, width * height * 4
+        places = range(begin, begin + self.event.layers * each, each)
+        return [LayerPixels(width, height, self.payload[place : place + each]) for place in places]
 
 
 def check(result: Result) -> None:
     """Raise `PictureError` for a picture that breaks what its job expects, or whose bytes cannot be it."""
     event = result.event
     _check_expectations(result.item.picture.expect, event)
-    if len(result.rgb) != event.width * event.height * 3:
-        raise BadPictureError(f"{len(result.rgb)} bytes came for {event.width}x{event.height} pixels")
+    layers = result.item.picture.job.layers
+    if event.layers != layers:
+        raise BadPictureError(f"{event.layers} layers came, and {layers} were asked for")
+    if len(result.payload) != event.width * event.height * (3 + 4 * layers):
+        raise BadPictureError(f"{len(result.payload)} bytes came for {event.width}x{event.height} pixels")
 
 
 def save(folder: OutputFolder, result: Result) -> Sidecar:
     """Write the picture and its sidecar. Raises `DiskError`."""
-    item, event = result.item, result.event
+    item = result.item
     origin = metadata.PictureOrigin(
         fingerprint=item.fingerprint, job=_told(item), model=item.identity, software=result.opened.software
     )
@@ -51,10 +71,12 @@ def save(folder: OutputFolder, result: Result) -> Sidecar:
     return picture_files.save(
         folder,
         item.output,
-        Pixels(event.width, event.height, result.rgb),
+        result.pixels,
         describe,
         file_format=item.picture.keep.format,
         labels=metadata.write_labels(origin, item.picture.keep),
+        layers=result.layers,
+        layer_labels=metadata.write_layer_labels(origin, item.picture.keep),
     )
 
 
@@ -84,7 +106,8 @@ def rewrite(folder: OutputFolder, item: Planned) -> Sidecar:
     origin = metadata.PictureOrigin(
         fingerprint=item.fingerprint, job=before.job, model=before.model, software=before.software
     )
-    return picture_files.rewrite(folder, output, before, keep, metadata.write_labels(origin, keep))
+    labels, layer_labels = metadata.write_labels(origin, keep), metadata.write_layer_labels(origin, keep)
+    return picture_files.rewrite(folder, output, before, keep, labels, layer_labels)
 
 
 def _sidecar(result: Result, file: FileFacts, save_s: float) -> Sidecar:

@@ -41,7 +41,6 @@ _OTHERS_IN_ONE = ("first_stage_model.", "cond_stage_model.", "conditioner.", "te
 
 _STRANGERS: tuple[tuple[str, str], ...] = (
     ("txt_in.text_norm.", "Qwen-Image-2.1, which is not known yet"),
-    ("time_text_embed.addition_t_embedding.", "Qwen-Image-Layered, which is not known yet"),
     ("controlnet_blocks.", "a ControlNet, which is not known yet"),
     ("v.blk.0.", "the vision tower alone (mmproj), which only edits look with"),
     ("double_blocks.", "a model of FLUX or HunyuanVideo"),

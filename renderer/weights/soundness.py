@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from renderer.catalog import DEMO, Model, Role
 from renderer.errors import ModelError
+from renderer.families.qwen_image.shapes import LAYERED
 from renderer.families.qwen_image.transformer import EDIT_2511_MARK
 from renderer.weights import places
 
@@ -53,10 +54,16 @@ def problems(model: Model) -> tuple[ModelError, ...]:
 
 
 def _check_generation(model: Model, checkpoint: Checkpoint) -> None:
-    """Raise `ModelError` for an edit model's file that says otherwise of itself than its name or its manifest does."""
+    """Raise `ModelError` for a transformer that is made for something else than its name or its manifest says."""
     if EDIT_2511_MARK in checkpoint.left_out and not (model.editing and model.editing.zero_cond_t):
         path = next(iter(checkpoint.tensors.values())).path
         raise ModelError(f"{path} is of Qwen-Image-Edit-2511, by a mark in it", hint="give it kind: edit-2511")
+    layered = LAYERED in checkpoint.tensors
+    if checkpoint.network.role == "transformer" and layered is not (model.layering is not None):
+        path = next(iter(checkpoint.tensors.values())).path
+        if layered:
+            raise ModelError(f"{path} takes pictures apart into layers, by its tensors", hint="give it kind: layered")
+        raise ModelError(f"{path} makes no layers: it lacks {LAYERED}", hint="give it kind: picture, or edit")
 
 
 def check(model: Model) -> None:

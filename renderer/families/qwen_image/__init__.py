@@ -25,6 +25,9 @@ from renderer.families.qwen_image.vae import VAE
 _PATCH = 4
 """The DiT takes latent pixels two by two."""
 
+_WITH_ALPHA = 4
+"""Channels of a picture that has transparency."""
+
 
 def _unfit(found: Mapping[Role, Mapping[str, Shape]]) -> str:
     transformer = shapes.transformer_widths(found["transformer"])
@@ -34,6 +37,11 @@ def _unfit(found: Mapping[Role, Mapping[str, Shape]]) -> str:
     ):
         if mine != others:
             return f"wants a {what} of width {mine}, and this one has {others}"
+    channels = shapes.vae_widths(found["vae"]).colours
+    if transformer.layered and channels != _WITH_ALPHA:
+        return "takes pictures apart, and wants a VAE that knows transparency: Qwen-Image-Layered's"
+    if not transformer.layered and channels == _WITH_ALPHA:
+        return "makes no layers, and this VAE is Qwen-Image-Layered's"
     return ""
 
 

@@ -10,11 +10,12 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from diffsynth.core.vram.initialization import skip_model_initialization
-from diffsynth.models.qwen_image_dit import QwenImageDiT
+from diffsynth.models.qwen_image_dit import QwenEmbedLayer3DRope, QwenImageDiT
 from diffsynth.models.qwen_image_text_encoder import QwenImageTextEncoder
 from diffsynth.models.qwen_image_vae import QwenImageVAE
 from diffsynth.pipelines.qwen_image import QwenImagePipeline, QwenImageUnit_PromptEmbedder
@@ -39,6 +40,7 @@ from renderer.engine.riders import Halt, Stop, pause
 from renderer.engine.scaled_blocks import ScaledBlocks
 from renderer.engine.skeletons import Beforehand, Skeleton
 from renderer.errors import ModelError, shorten
+from renderer.families.qwen_image.shapes import LAYERED
 from renderer.job import Job
 from renderer.weights.store import Store, TensorPlace, load
 from renderer.weights.within import BlockWithin, blocks_within
@@ -50,6 +52,10 @@ DIT, TEXT, VISION = "transformer", "text_encoder", "vision"
 
 _TOWER = "visual."
 
+LAYERED_DIT: Mapping[str, bool] = MappingProxyType({"use_layer3d_rope": True, "use_additional_t_cond": True})
+LAYERED_VAE: Mapping[str, int] = MappingProxyType({"image_channels": 4})
+"""What DiffSynth builds the networks with that take pictures apart."""
+
 MOST_SIZES = 32
 """Sizes whose rotary frequencies stay on the device: up to 8 MB each."""
 
@@ -60,16 +66,18 @@ _TYPES = "mm_token_type_ids"
 """Under this name transformers is told of each token what it is of: 0 is text, 1 a picture."""
 
 
-def empty(width: int) -> tuple[Any, Any, Any]:
+def empty(width: int, *, layered: bool = False) -> tuple[Any, Any, Any]:
     """DiT, text encoder and VAE of the model whose DiT is `width` wide, all on the meta device: a DiT of few blocks.
 
-    Raises `ModelError` for a width that no known model has.
+    `layered` are those that take pictures apart. Raises `ModelError` for a width that no known model has.
     """
+    dit, vae = (LAYERED_DIT, LAYERED_VAE) if layered else ({}, {})
     with skip_model_initialization(), _uninitialised():
         if width == QWEN_IMAGE_WIDTH:
-            return QwenImageDiT(num_layers=1), QwenImageTextEncoder(), QwenImageVAE()
+            return QwenImageDiT(num_layers=1, **dit), QwenImageTextEncoder(), QwenImageVAE(**vae)
         if width == members.DIT_WIDTH:
-            return members.DemoDiT(), members.DemoTextEncoder(), QwenImageVAE(base_dim=members.VAE_BASE_WIDTH)
+            small = QwenImageVAE(base_dim=members.VAE_BASE_WIDTH, **vae)
+            return members.DemoDiT(**dit), members.DemoTextEncoder(), small
     raise ModelError(f"no known model of the family has a DiT {width} wide")
 
 
@@ -93,7 +101,7 @@ def build(store: Store, device: Device) -> Skeleton:
     outside = _cast(load(store.outside("transformer"), device), dtype)
     width = outside["img_in.weight"].shape[0]
     layers = len(store.blocks("transformer"))
-    dit, text_encoder, vae = empty(width)
+    dit, text_encoder, vae = empty(width, layered=LAYERED in outside)
     dit_block = dit.transformer_blocks[0]
     dit_block.img_mod, dit_block.txt_mod = PickImage(), PickText()
     dit.transformer_blocks = torch.nn.ModuleList(Stop(DIT, number) for number in range(layers))
@@ -116,8 +124,7 @@ def build(store: Store, device: Device) -> Skeleton:
     }
 
     def tidy() -> None:
-        if len(dit.pos_embed.rope_cache) > MOST_SIZES:
-            dit.pos_embed.rope_cache.clear()
+        _tidy_places(dit.pos_embed)
 
     return Skeleton(
         parts=parts,
@@ -131,6 +138,16 @@ def build(store: Store, device: Device) -> Skeleton:
         looking_sections=(VISION,) if looks else (),
         own_files={VISION: seen} if looks else {},
     )
+
+
+def _tidy_places(places: Any) -> None:
+    """Let go of rotary frequencies, which DiffSynth keeps in a table; of layers, in its methods' own."""
+    if isinstance(places, QwenEmbedLayer3DRope):
+        for kept in (QwenEmbedLayer3DRope._compute_video_freqs, QwenEmbedLayer3DRope._compute_condition_freqs):  # noqa: SLF001
+            if kept.cache_info().currsize > MOST_SIZES:
+                kept.cache_clear()
+    elif len(places.rope_cache) > MOST_SIZES:
+        places.rope_cache.clear()
 
 
 def _check(store: Store) -> None:

@@ -23,6 +23,8 @@ class TransformerWidths:
     text: int = 3584
     latent: int = 64
     timestep: int = 256
+    layered: bool = False
+    """Whether it places tokens by layers, and is told of each timestep which of two it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,10 @@ class VaeWidths:
     colours: int = 3
 
 
+LAYERED = "time_text_embed.addition_t_embedding.weight"
+"""A tensor that only Qwen-Image-Layered's DiT has, and what was made of it."""
+
+
 def transformer(widths: TransformerWidths) -> Shapes:
     """The DiT: 60 blocks of two streams, and what stands before and after them."""
     width, found = widths.width, Shapes()
@@ -63,6 +69,8 @@ def transformer(widths: TransformerWidths) -> Shapes:
     ):
         found |= _linear(stem, rows, columns)
     found["txt_norm.weight"] = (widths.text,)
+    if widths.layered:
+        found[LAYERED] = (2, width)
     for number in range(widths.layers):
         block = f"transformer_blocks.{number}."
         for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_out.0", "to_add_out"):
@@ -192,6 +200,7 @@ def transformer_widths(found: Mapping[str, Shape]) -> TransformerWidths:
         text=_vector(found, "txt_norm.weight"),
         latent=latent,
         timestep=_pair(found, "time_text_embed.timestep_embedder.linear_1.weight")[1],
+        layered=LAYERED in found,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from renderer.job import Job, Sidecar, Software
+from renderer.job import Input, Job, Sidecar, Software
 from renderer.manifest.labels.told import MAX_TEXT, Told, ToldLora, read_object, unescape
 from renderer.outputs.metadata import ORIGIN_KEY, PictureOrigin
 
@@ -59,12 +59,20 @@ def _told_by_job(by: str, job: Job, fingerprint: str, software: Software) -> Tol
         schedule=job.schedule,
         image=job.input_image if job.edit is None else None,
         mask=job.inpaint_mask,
-        images=job.edit.images if job.edit else (),
+        images=_images(job),
+        layers=job.layers or None,
         strength=job.denoising_strength if job.input_image else None,
         mask_blur=job.inpaint_blur_size,
         fingerprint=fingerprint,
         software=software,
     )
+
+
+def _images(job: Job) -> tuple[Input, ...]:
+    """What was edited, or taken apart."""
+    if job.layer_input_image is not None:
+        return (job.layer_input_image,)
+    return job.edit.images if job.edit else ()
 
 
 __all__ = ["ORIGIN_KEY", "read", "read_sidecar", "told_by_sidecar"]

@@ -77,6 +77,7 @@ class Told:
     strength: float | None = None
     mask_blur: int | None = None
     images: tuple[Input, ...] = ()
+    layers: int | None = None
     left_out: tuple[str, ...] = ()
 
 
