@@ -43,6 +43,20 @@ def draw(job: Job) -> Pixels:
     return Pixels(job.width, job.height, (seed * (count // len(seed) + 1))[:count])
 
 
+def draw_layers(job: Job) -> list[bytes]:
+    """The layers of a job, as no other gives them: RGBA, of which the upper half is opaque."""
+    each = draw(job)
+    alpha = bytes(255 if 2 * place < job.width * job.height else 0 for place in range(job.width * job.height))
+    found = []
+    for number in range(job.layers):
+        pixels = bytearray(4 * job.width * job.height)
+        for channel in range(3):
+            pixels[channel::4] = bytes((value + number) % 256 for value in each.rgb[channel::3])
+        pixels[3::4] = alpha
+        found.append(bytes(pixels))
+    return found
+
+
 @dataclass(slots=True)
 class Behaviour:
     """What a worker does with its orders, one after the other."""
@@ -103,10 +117,10 @@ class Behaviour:
             return
         pixels = draw(job)
         timing = Timing(encode_s=0.0, denoise_s=0.01, decode_s=0.0, began_at=began, ended_at=datetime.now(UTC))
-        rendered = protocol.Rendered(
-            key=key, width=job.width, height=job.height, timing=timing, memory=Memory(peak_rss_bytes=1000)
-        )
-        yield rendered, pixels.rgb[:100] if "flat-out" in words else pixels.rgb
+        size = {"width": job.width, "height": job.height, "layers": job.layers}
+        rendered = protocol.Rendered(key=key, **size, timing=timing, memory=Memory(peak_rss_bytes=1000))
+        payload = b"".join((pixels.rgb, *draw_layers(job)))
+        yield rendered, payload[:100] if "flat-out" in words else payload
 
 
 def _failed(key: str, words: list[str]) -> protocol.Failed:

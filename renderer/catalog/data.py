@@ -208,8 +208,9 @@ QWEN_IMAGE_LAYERED = replace(
     ability="layers",
     parts=(
         _transformer(5, "diffusion_models/qwen_image_layered_bf16.safetensors"),
-        Part("vae", VAE_FILES, count=1, bytes=254 * _MB, comfyui="vae/qwen_image_layered_vae.safetensors"),
-        *(part for part in SHARED if part.role != "vae"),
+        *(part for part in SHARED if part.role == "text_encoder"),
+        replace(_VAE, comfyui="vae/qwen_image_layered_vae.safetensors"),
+        *(part for part in SHARED if part.role == "tokenizer"),
     ),
     revision="8f0ca708dfff6ba1dd5f2d85d78f8c108a040bcf",
     ratios=LAYERED_RATIOS,

@@ -49,7 +49,7 @@ class Rendering:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnPicture:
     """What DiffSynth's call gave, as `Rendering` has it."""
 
     rgb: bytes
@@ -152,7 +152,7 @@ def send_noise_of(pipe: Any) -> None:
     pipe.generate_noise = generated
 
 
-def drawn(found: Image.Image | list[Image.Image], job: Job) -> Drawn:
+def drawn(found: Image.Image | list[Image.Image], job: Job) -> DrawnPicture:
     """The bytes of what came. Of layers, DiffSynth gives the whole first; where one is taken out, it is all there is.
 
     Raises `BadPictureError` when the picture is one flat colour, `PictureError` for another size or number.
@@ -165,7 +165,7 @@ def drawn(found: Image.Image | list[Image.Image], job: Job) -> Drawn:
         if image.size != (job.width, job.height):
             raise PictureError(f"asked for {job.width}x{job.height}, and DiffSynth gave {image.width}x{image.height}")
     layers = tuple(image.convert("RGBA").tobytes() for image in images[-job.layers :]) if job.layers else ()
-    return Drawn(_rgb(images[0]), layers)
+    return DrawnPicture(_rgb(images[0]), layers)
 
 
 def _rgb(image: Image.Image) -> bytes:

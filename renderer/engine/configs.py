@@ -126,7 +126,7 @@ def _introduce(weights: OpenWeights, role: Role, sheets: Path) -> Path:
         built["num_layers"] = layers
     layered = LAYERED in {*tensors}  # asked by name, a tensor would be read
     if layered:
-        built |= {"transformer": networks.LAYERED_DIT, "vae": networks.LAYERED_VAE}.get(role, {})
+        built |= networks.LAYERED_OPTIONS.get(role, {})
     entry["extra_kwargs"] = built
     sheet = sheets / f"{role}.safetensors"
     kind = ", that makes layers" if layered else ""

@@ -19,7 +19,7 @@ import torch
 from renderer.engine import calling, failures, pinned
 from renderer.engine.adapted import ADAPTED, carry
 from renderer.engine.adapters import NOTHING, Adapted
-from renderer.engine.calling import Drawn, Rendering
+from renderer.engine.calling import DrawnPicture, Rendering
 from renderer.engine.device import Device
 from renderer.engine.engines import Listener
 from renderer.engine.inputs import Inputs
@@ -93,7 +93,7 @@ class Journey:
     streamed_bytes: float = 0.0
     sweeps: list[Sweep] = field(default_factory=list)
     peaks: Peaks = field(default_factory=Peaks)
-    pixels: Drawn | None = None
+    pixels: DrawnPicture | None = None
     error: RendererError | None = None
     over: bool = False
     is_developing: bool = False
@@ -125,7 +125,7 @@ class Journey:
         self.rider = Rider(lambda: self._call(pipe(), place, tell), self._ended)
         self.rider.start()
 
-    def _call(self, pipe: Any, place: RenderPlace, tell: Listener) -> Drawn:
+    def _call(self, pipe: Any, place: RenderPlace, tell: Listener) -> DrawnPicture:
         """DiffSynth's call for this job; what it drew."""
         self.loras.board()
         pipe.cfg_guided_model_fn = functools.partial(self._foreseen, place.look) if self.previews else self._guided
@@ -206,7 +206,7 @@ class Journey:
         with self.decoding.followed_by(place.beside):
             yield
 
-    def _ended(self, result: Drawn | None, error: Exception | None) -> None:
+    def _ended(self, result: DrawnPicture | None, error: Exception | None) -> None:
         self.pixels, self.over, self.table = result, True, None
         if error is not None:  # explained at once: a traceback would hold what the call had
             self.error = failures.explain_rendering(error)

@@ -17,7 +17,7 @@ import torch
 from renderer import families
 from renderer.engine import calling, failures, hotload, schedules
 from renderer.engine.adapters import AdapterShelf
-from renderer.engine.calling import Drawn, OnStep, Rendering
+from renderer.engine.calling import DrawnPicture, OnStep, Rendering
 from renderer.engine.chatter import into_log
 from renderer.engine.device import computation_dtype
 from renderer.engine.engines import Listener
@@ -113,7 +113,7 @@ class NativeEngine:
             warnings=warnings,
         )
 
-    def _call(self, job: Job, given: Inputs, clock: Clock, on_step: OnStep) -> tuple[Drawn, tuple[str, ...]]:
+    def _call(self, job: Job, given: Inputs, clock: Clock, on_step: OnStep) -> tuple[DrawnPicture, tuple[str, ...]]:
         """DiffSynth's call with a job's values: what came of it, and warnings."""
 
         def watch(timesteps: torch.Tensor) -> Iterator[torch.Tensor]:

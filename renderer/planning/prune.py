@@ -6,6 +6,7 @@ asks for under another name is not among them, for the next run moves it.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -62,12 +63,11 @@ def look(plan: Plan) -> Orphans:
         try:
             layers = [plan.folder.layer(each.output, 1 + number) for number in range(len(sidecar.layers))]
             told = [(picture, sidecar.file), *zip(layers, sidecar.layers, strict=True)]
-            if any(path.is_symlink() or sha256_of(path) != file.sha256 for path, file in told):
+            there = [(path, file) for path, file in told if os.path.lexists(path)]  # some may have gone without it
+            if any(path.is_symlink() or sha256_of(path) != file.sha256 for path, file in there):
                 changed.append(each.output)
                 continue
-            size += sum(path.stat().st_size for path, _ in told)
-        except FileNotFoundError:
-            pass  # a sidecar that its picture has left
+            size += sum(path.stat().st_size for path, _ in there)
         except OSError:
             changed.append(each.output)
             continue

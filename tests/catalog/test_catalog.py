@@ -218,7 +218,7 @@ class TestUnfit:
         assert model.id in problem.message
         assert problem.hint == (
             "these render: Qwen/Qwen-Image, Qwen/Qwen-Image-2512, Qwen/Qwen-Image-Edit, Qwen/Qwen-Image-Edit-2509, "
-            "Qwen/Qwen-Image-Edit-2511, demo"
+            "Qwen/Qwen-Image-Edit-2511, Qwen/Qwen-Image-Layered, demo"
         )
 
     def test_on_the_command_line(self, tmp_path: Path) -> None:

@@ -135,12 +135,31 @@ class TestKind:
         assert (model.editing.most_images, model.editing.numbered, model.editing.zero_cond_t) == expected
         assert [part.repository for part in model.parts if part.role == "processor"] == ["Qwen/Qwen-Image-Edit"]
 
+    @pytest.mark.parametrize(
+        ("name", "told", "alone"),
+        [
+            ("qwen_image_layered_bf16", "", False),
+            ("qwen_image_layered_control_bf16", "", True),
+            ("qwen_image_layered_control_bf16", "layered", False),
+            ("mine", "layered-control", True),
+        ],
+    )
+    def test_how_it_takes_pictures_apart(self, tmp_path: Path, name: str, told: str, *, alone: bool) -> None:
+        """As it is told, else by its name; it has the VAE that knows transparency, and nothing that looks."""
+        (tmp_path / f"{name}.safetensors").touch()
+        files = {"transformer": str(tmp_path / f"{name}.safetensors")} | ({"kind": told} if told else {})
+        model = catalog.find(catalog.by_role(files))
+        assert model.layering is not None
+        assert model.layering.alone is alone
+        parts = [(part.role, part.repository) for part in model.parts]
+        assert parts[1:] == [("vae", "Qwen/Qwen-Image-Layered"), ("tokenizer", "Qwen/Qwen-Image")]
+
     def test_a_kind_that_is_none(self, tmp_path: Path) -> None:
         """It is refused with those there are."""
         path = tmp_path / "qwen_image_edit.safetensors"
         path.touch()
         with pytest.raises(ModelError, match='no kind of models "edits"') as raised:
             catalog.find(f"transformer={path},kind=edits")
-        assert raised.value.hint == "known: picture, edit, edit-2509, edit-2511"
+        assert raised.value.hint == "known: picture, edit, edit-2509, edit-2511, layered, layered-control"
         with pytest.raises(ModelError, match="must not be empty"):
             catalog.by_role({"kind": "edit"})

@@ -205,3 +205,56 @@ class TestEdits:
         assert (picture.job.edit, picture.job.model) == (None, "demo")
         assert picture.job.input_image is not None
         assert picture.job.input_image.width == 64
+
+
+class TestTakenApart:
+    LAYERED = "{defaults: {model: Qwen/Qwen-Image-Layered, images: [a.png]}, jobs: [%s]}"
+
+    def test_what_a_job_has(self, tmp_path: Path) -> None:
+        """Layers as they are asked for, or four; a size of the picture's shape, of 640x640 pixels or so."""
+        usual, two = pictures(tmp_path, self.LAYERED % "a, {prompt: b, layers: 2, size: 1024x1024}", a=(300, 200))
+        assert (usual.job.layer_num, usual.job.layers, usual.job.edit) == (4, 4, None)
+        assert (usual.job.width, usual.job.height) == (784, 528)
+        assert (two.job.layer_num, two.job.width) == (2, 1024)
+        assert usual.job.inputs == two.job.inputs == (usual.job.layer_input_image,)
+        other = ModelIdentity(id="x")
+        assert fingerprint(usual.job, other) != fingerprint(usual.job.model_copy(update={"layer_num": 3}), other)
+
+    def test_transparency_counts(self, tmp_path: Path) -> None:
+        """Two pictures that differ in nothing that is seen are two jobs, where what is transparent stays so."""
+        text = "{defaults: {model: %s}, jobs: [{prompt: a, %s, id: a}, {prompt: a, %s, id: b}]}"
+        for name, alpha in (("one", 0), ("two", 255)):
+            Image.new("RGBA", (64, 64), (255, 255, 255, alpha)).save(tmp_path / f"{name}.png")
+        one, two = pictures(tmp_path, text % ("Qwen/Qwen-Image-Layered", "images: [one.png]", "images: [two.png]"))
+        assert one.job.layer_input_image != two.job.layer_input_image
+        one, two = pictures(tmp_path, text % ("demo", "image: one.png", "image: two.png"))
+        assert one.job == two.job
+
+    @pytest.mark.parametrize(
+        ("job", "words"),
+        [
+            ("{prompt: a, layers: 0}", "jobs[0].layers: 0 is out of range"),
+            ("{prompt: a, layers: 17}", "jobs[0].layers: 17 is out of range"),
+            ("{prompt: a, images: [a.png, a.png]}", "takes one picture apart, and here are 2"),
+            ("{prompt: a, mask: a.png}", "jobs[0].mask: Qwen/Qwen-Image-Layered takes pictures apart, and draws over"),
+            ("{prompt: a, strength: 0.5}", "jobs[0].strength: Qwen/Qwen-Image-Layered takes pictures apart"),
+            (
+                "{prompt: a, model: demo, layers: 2}",
+                "demo takes no pictures apart (this does: Qwen/Qwen-Image-Layered)",
+            ),
+            ("{prompt: a, model: Qwen/Qwen-Image-Edit, layers: 2}", "Qwen/Qwen-Image-Edit takes no pictures apart"),
+        ],
+    )
+    def test_problems(self, tmp_path: Path, job: str, words: str) -> None:
+        assert words in problem(tmp_path, self.LAYERED % job, a=(64, 64))
+
+    def test_without_a_picture(self, tmp_path: Path) -> None:
+        text = "{defaults: {model: Qwen/Qwen-Image-Layered}, jobs: [a, {prompt: b, image: a.png}]}"
+        told = problem(tmp_path, text, a=(64, 64))
+        assert "takes a picture apart, and the job names none (images: [photo.png])" in told
+        assert "write images: [photo.png]" in told
+
+    def test_a_layer_is_no_picture_s_name(self, tmp_path: Path) -> None:
+        """Whatever is asked for, no picture is where another's layer belongs."""
+        found = pictures(tmp_path, "{defaults: {model: demo}, jobs: [{id: a.layer-1, prompt: a}, {id: a, prompt: b}]}")
+        assert [each.output for each in found] == ["a.layer-1_", "a"]

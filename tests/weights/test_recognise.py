@@ -123,11 +123,6 @@ class TestKinds:
         """A model of another family is named."""
         assert says in refused(write(tmp_path / "alone.safetensors", network, {name: "BF16"}), network).message
 
-    def test_a_relative_with_something_more(self, tmp_path: Path) -> None:
-        """A layered model has all that Qwen-Image has, and one tensor besides."""
-        path = write(tmp_path / "m.safetensors", "transformer", {"time_text_embed.addition_t_embedding.weight": "BF16"})
-        assert "Qwen-Image-Layered" in refused(path).message
-
     def test_damage_is_still_damage(self, tmp_path: Path) -> None:
         """A network that lacks a tensor, or has one that nobody knows, is called so."""
         error = refused(write(tmp_path / "m.safetensors", "transformer", {"surplus": "BF16"}))

@@ -52,9 +52,10 @@ DIT, TEXT, VISION = "transformer", "text_encoder", "vision"
 
 _TOWER = "visual."
 
-LAYERED_DIT: Mapping[str, bool] = MappingProxyType({"use_layer3d_rope": True, "use_additional_t_cond": True})
-LAYERED_VAE: Mapping[str, int] = MappingProxyType({"image_channels": 4})
-"""What DiffSynth builds the networks with that take pictures apart."""
+LAYERED_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"transformer": {"use_layer3d_rope": True, "use_additional_t_cond": True}, "vae": {"image_channels": 4}}
+)
+"""What DiffSynth builds the networks with that take pictures apart, by their roles."""
 
 MOST_SIZES = 32
 """Sizes whose rotary frequencies stay on the device: up to 8 MB each."""
@@ -71,7 +72,8 @@ def empty(width: int, *, layered: bool = False) -> tuple[Any, Any, Any]:
 
     `layered` are those that take pictures apart. Raises `ModelError` for a width that no known model has.
     """
-    dit, vae = (LAYERED_DIT, LAYERED_VAE) if layered else ({}, {})
+    options = LAYERED_OPTIONS if layered else {}
+    dit, vae = options.get("transformer", {}), options.get("vae", {})
     with skip_model_initialization(), _uninitialised():
         if width == QWEN_IMAGE_WIDTH:
             return QwenImageDiT(num_layers=1, **dit), QwenImageTextEncoder(), QwenImageVAE(**vae)
