@@ -62,12 +62,13 @@ class _Names:
 
     def add(self, position: int, item: Planned) -> None:
         if item.sidecar is not None:
-            self.files[gather.file_name(item)] = position
+            self.files |= dict.fromkeys((gather.file_name(item), *gather.layer_names(item)), position)
             self.thumbs.setdefault(gather.thumbnail_name(item.sidecar), set()).add(position)
 
     def remove(self, position: int, item: Planned) -> None:
         if item.sidecar is not None:
-            self.files.pop(gather.file_name(item), None)
+            for name in (gather.file_name(item), *gather.layer_names(item)):
+                self.files.pop(name, None)
             there = self.thumbs.get(name := gather.thumbnail_name(item.sidecar), set())
             there.discard(position)
             if not there:

@@ -176,15 +176,29 @@ function facts(picture) {
   const told = {
     "in flight": flying[picture.id] && stepOf(picture), state: picture.state + (picture.note ? `: ${picture.note}` : ""), job: picture.job, model: `${picture.model}, ${picture.precision}`,
     size: size(picture), steps: picture.steps, "CFG scale": picture.cfg_scale, seed: picture.seed,
-    ...picture.matrix, image: picture.image, strength: picture.strength, mask: picture.mask,
+    ...picture.matrix, image: picture.image, strength: picture.strength, mask: picture.mask, layers: layerLinks(picture),
     LoRAs: (picture.loras || []).map((lora) => `${lora.file} ${lora.weight}`).join(", "), schedule: picture.schedule && JSON.stringify(picture.schedule), lettering: letters(picture), mark: picture.mark && markName(picture), time: seconds(picture.seconds), "GPU memory": gib(picture.vram), "process memory": gib(picture.ram),
     attempt: picture.attempt > 1 ? picture.attempt : "", rendered: picture.ended && `${picture.ended.slice(0, 16).replace("T", " ")} UTC`, warnings: (picture.warnings || []).join("; "),
   };
   return Object.entries(told).filter(([, value]) => value !== "" && value != null).map(([name, value]) => {
-    const pair = make("div");
-    pair.append(make("dt", "", name), make("dd", "", String(value)));
+    const pair = make("div"), told = make("dd", "", value instanceof Node ? "" : String(value));
+    if (value instanceof Node) told.append(value);
+    pair.append(make("dt", "", name), told);
     return pair;
   });
+}
+
+// Of a picture that was taken apart: its layers, the hindmost first, or how many there will be.
+function layerLinks(picture) {
+  if (!picture.layer_files) return picture.layers;
+  const links = picture.layer_files.map(({ file, covered }, place) => {
+    const link = make("a", "", `${place + 1}: ${Math.round(100 * covered)} %`);
+    link.href = file; link.title = `layer ${place + 1} covers ${Math.round(100 * covered)} % of the picture`;
+    return link;
+  });
+  const all = document.createDocumentFragment();
+  links.forEach((link, place) => all.append(place ? ", " : "", link));
+  return all;
 }
 
 const stepOf = (picture) => `step ${flying[picture.id][0]} of ${flying[picture.id][1]}`;
@@ -281,7 +295,7 @@ function entry(picture) {
     model: yaml(picture.model), precision: picture.precision, width: picture.width, height: picture.height,
     steps: picture.steps, cfg_scale: picture.cfg_scale, seed: picture.seed,
     image: picture.images ? undefined : picture.image && yaml(picture.image),
-    images: picture.images && `[${picture.images.map(yaml).join(", ")}]`, strength: picture.strength, mask: picture.mask && yaml(picture.mask),
+    images: picture.images && `[${picture.images.map(yaml).join(", ")}]`, strength: picture.strength, mask: picture.mask && yaml(picture.mask), layers: picture.layers,
     loras: picture.loras && JSON.stringify(picture.loras), schedule: picture.schedule && JSON.stringify(picture.schedule),
   };
   return [`- id: ${yaml(picture.id)}`, ...Object.entries(fields).filter(([, value]) => value !== "" && value !== undefined)

@@ -15,7 +15,8 @@ from renderer.outputs import done, picture_files
 from renderer.outputs.folder import OutputFolder
 from renderer.planning import prune
 from renderer.planning.plan import make_plan
-from renderer.report import exporting
+from renderer.report import exporting, gather
+from renderer.report.gallery import Gallery
 from renderer.system.files import WritePoint
 from tests.fakes import draw, draw_layers
 from tests.making import make_manifest, pixels_of
@@ -155,6 +156,22 @@ def test_a_picture_that_lacks_a_layer_is_not_done(tmp_path: Path, spoilt: str) -
     assert [item.picture.output for item in make_plan(manifest, tmp_path).to_render()] == ["p001"]
     assert run_until_killed(tmp_path, manifest=manifest) == 0
     assert check(folder, manifest.pictures) == 2
+
+
+def test_the_page_tells_of_them(tmp_path: Path) -> None:
+    """How much of the picture each covers, and files that a server hands out."""
+    manifest = of_layers(2)
+    item = make_plan(manifest, tmp_path).items[0]
+    assert "layer_files" not in gather.describe(item)
+    assert run_until_killed(tmp_path, manifest=manifest) == 0
+    item = make_plan(manifest, tmp_path).items[0]
+    layers = [{"file": f"p000.layer-{number}.png", "covered": 0.5} for number in (1, 2)]
+    assert gather.describe(item)["layer_files"] == layers
+    gallery = Gallery(manifest, tmp_path)
+    served = gallery.file("p000.layer-2.png")
+    assert served is not None
+    assert served.path.is_file()
+    assert gallery.file("p000.layer-3.png") is None
 
 
 def test_export_and_prune_take_them_along(tmp_path: Path) -> None:
