@@ -66,10 +66,10 @@ class Costs(Protocol):
     def encoder_layer(self, shape: Architecture, longest: int) -> tuple[Term, ...]:
         """What a layer of the text encoder has in memory beside that, for its longest prompt."""
 
-    def decode(self, shape: Architecture, width: int, height: int) -> Decode:
-        """The decode of a picture of so many pixels, over its weights."""
+    def decode(self, shape: Architecture, width: int, height: int, *, fused: bool) -> Decode:
+        """The decode of a picture of so many pixels, over its weights; `fused` attention never holds its scores."""
 
-    def encode(self, shape: Architecture, width: int, height: int) -> Decode:
+    def encode(self, shape: Architecture, width: int, height: int, *, fused: bool) -> Decode:
         """The same of a picture that goes in: its way to latents."""
 
     def looking_kept(self, shapes: Shapes) -> int:

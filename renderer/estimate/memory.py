@@ -256,7 +256,7 @@ class Streaming:
 
     def decoder(self, work: Work) -> Decode:
         """The VAE's decode over its weights; of layers, one after the other, beside those that are there already."""
-        found = self.costs.decode(self.shape, work.width, work.height)
+        found = self.costs.decode(self.shape, work.width, work.height, fused=self.kernels.fused_attention)
         if work.layer_num is None:
             return found
         each = 2 * CHANNELS * work.pixels
@@ -264,8 +264,9 @@ class Streaming:
 
     def encoder(self, work: Work) -> Decode:
         """The VAE's way from a picture to latents, over its weights; of several, where it takes most."""
+        fused = self.kernels.fused_attention
         sizes = work.encoded or ((work.width, work.height),)
-        ways = [self.costs.encode(self.shape, width, height) for width, height in sizes]
+        ways = [self.costs.encode(self.shape, width, height, fused=fused) for width, height in sizes]
         return max(ways, key=lambda way: total(way.terms))
 
     def stages(self, works: Sequence[Work], together: Sequence[int] | None = None) -> tuple[Stage, ...]:

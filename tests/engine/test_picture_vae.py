@@ -12,7 +12,7 @@ from diffsynth.models.qwen_image_vae import QwenImageVAE
 from safetensors.torch import load_file
 
 from renderer.demo.members import VAE_BASE_WIDTH
-from renderer.engine import picture_vae, vae_attention, vae_reference
+from renderer.engine import picture_vae, vae_reference
 from renderer.engine.picture_vae import PictureVae
 from renderer.engine.strips import Kernel, Layer, Strip, in_strips, rows_of, whole
 from renderer.errors import ModelError
@@ -70,15 +70,6 @@ def diffsynth_vae(weights: Tensors, width: int) -> Any:
     found = QwenImageVAE(base_dim=width)
     found.load_state_dict(dict(weights))
     return found.eval().requires_grad_(requires_grad=False)
-
-
-def test_attention_in_parts_is_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a GPU has it: a few pixels at a time, the last of them fewer, of queries that lie among keys and values."""
-    monkeypatch.setattr(vae_attention, "attention_rows", lambda _pixels: 7)
-    mixed = torch.randn(40, 3 * 24, generator=torch.Generator().manual_seed(3))
-    query, key, value = mixed.chunk(3, dim=-1)
-    found = vae_attention.in_parts(query, key, value)
-    torch.testing.assert_close(found, vae_attention.attend(query, key, value), rtol=1e-5, atol=1e-6)
 
 
 class TestAgainstDiffSynth:

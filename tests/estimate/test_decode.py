@@ -12,14 +12,13 @@ import torch
 from diffsynth.models.qwen_image_vae import QwenImageVAE
 
 from renderer import catalog
-from renderer.engine import vae_attention
 from renderer.engine.picture_vae import PictureVae
 from renderer.engine.strips import Kernel, Strip, whole
 from renderer.estimate import weight_bytes
 from renderer.estimate.terms import total
 from renderer.families.qwen_image import decode
 from renderer.text import GIB
-from tests.estimate.tape import Tape
+from tests.estimate.tape import Tape, fused_attention
 
 ROWS = [
     json.loads(line)
@@ -44,11 +43,6 @@ class Fused:
         return torch.empty_like(values)
 
 
-def scores(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """Those of attention: a GPU's product, for which torch has no meta device."""
-    return query.new_empty((len(query), len(key)), dtype=torch.float32)
-
-
 class TestDecode:
     @pytest.mark.parametrize(
         ("width", "height"),
@@ -56,7 +50,7 @@ class TestDecode:
     )
     def test_it_is_what_the_engine_holds(self, monkeypatch: pytest.MonkeyPatch, width: int, height: int) -> None:
         """The terms are the tensors that are there at the peak of a decode, in one strip or in many."""
-        monkeypatch.setattr(vae_attention, "_scores", scores)
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused_attention)
         with torch.device("meta"), torch.no_grad():
             own = QwenImageVAE(base_dim=BASE).to(torch.bfloat16)
             there = PictureVae(own, own.state_dict(), run=cast("ModuleType", Fused))
@@ -72,7 +66,7 @@ class TestDecode:
         self, monkeypatch: pytest.MonkeyPatch, width: int, height: int
     ) -> None:
         """A picture's way to latents, byte for byte as well."""
-        monkeypatch.setattr(vae_attention, "_scores", scores)
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused_attention)
         with torch.device("meta"), torch.no_grad():
             own = QwenImageVAE(base_dim=BASE).to(torch.bfloat16)
             there = PictureVae(own, own.state_dict(), run=cast("ModuleType", Fused))
@@ -83,13 +77,13 @@ class TestDecode:
 
     def test_the_middle_is_what_the_engine_holds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its attention's queries, keys and values, where nothing of the later stages is there yet."""
-        monkeypatch.setattr(vae_attention, "_scores", scores)
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused_attention)
         with torch.device("meta"), torch.no_grad():
             own = QwenImageVAE(base_dim=BASE).to(torch.bfloat16)
             there = PictureVae(own, own.state_dict(), run=cast("ModuleType", Fused))
             with Tape() as tape:
                 there._through(there._stages_out[:1], whole(torch.empty(64, 64, 16, dtype=torch.bfloat16)))
-        assert max(total(each.terms) for each in decode._middle(BASE, 64 * 64)) == tape.peak - 64 * 64 * 16 * 2
+        assert total(decode._middle(BASE, 64 * 64, fused=True).terms) == tape.peak - 64 * 64 * 16 * 2
 
     @pytest.mark.parametrize("size", MEASURED)
     def test_it_is_what_a_gpu_showed(self, size: tuple[int, int]) -> None:
@@ -101,6 +95,12 @@ class TestDecode:
         large, small = (total(decode.decode(BASE, side, side).terms) for side in (2048, 1024))
         assert large < GIB
         assert large / small < 3
+
+    def test_without_a_fused_kernel_attention_is_quadratic(self) -> None:
+        """Scores over all latent pixels, twice in float32, are then most of it."""
+        plain = decode.decode(BASE, 2048, 2048, fused=False)
+        assert total(plain.terms) > 2 * 4 * (2048 * 2048 // 64) ** 2
+        assert plain.piece == 4 * (2048 * 2048 // 64) ** 2
 
 
 class TestWeights:

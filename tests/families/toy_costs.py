@@ -39,8 +39,8 @@ def encoder_layer(shape: Architecture, longest: int) -> tuple[Term, ...]:
     return terms(toy_layer=2 * 2 * longest * shape.text_width)
 
 
-def decode(shape: Architecture, width: int, height: int) -> Decode:
-    del shape
+def decode(shape: Architecture, width: int, height: int, *, fused: bool) -> Decode:
+    del shape, fused
     return Decode(terms(toy_decode=3 * 2 * width * height), 2 * width * height)
 
 
@@ -60,8 +60,8 @@ def decode_flops(shape: Architecture, work: Work) -> tuple[float, float]:
     return 2.0 * work.pixels * shape.vae_width, 0.0
 
 
-def encode(shape: Architecture, width: int, height: int) -> Decode:
-    return decode(shape, width, height)
+def encode(shape: Architecture, width: int, height: int, *, fused: bool) -> Decode:
+    return decode(shape, width, height, fused=fused)
 
 
 def encode_flops(shape: Architecture, work: Work) -> tuple[float, float]:

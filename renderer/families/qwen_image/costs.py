@@ -147,14 +147,14 @@ def looking_kept(shapes: Shapes) -> int:
 # ---- VAE -------------------------------------------------------------------------------------------------------------
 
 
-def decode(shape: Architecture, width: int, height: int) -> Decode:
+def decode(shape: Architecture, width: int, height: int, *, fused: bool) -> Decode:
     """A decode in strips of rows, over its weights."""
-    return vae.decode(shape.vae_width, width, height)
+    return vae.decode(shape.vae_width, width, height, fused=fused)
 
 
-def encode(shape: Architecture, width: int, height: int) -> Decode:
+def encode(shape: Architecture, width: int, height: int, *, fused: bool) -> Decode:
     """A picture that goes in, in strips of rows as well."""
-    return vae.encode(shape.vae_width, width, height)
+    return vae.encode(shape.vae_width, width, height, fused=fused)
 
 
 def vae_kept(shapes: Shapes) -> int:

@@ -23,9 +23,6 @@ STRIP_BYTES = 2**28
 STRIP_TENSORS = 4
 """Tensors as large as a stage's result that are there at once: the input, one normed, one convolved, the result."""
 
-SCORES_BYTES = 2**26
-"""What scores of attention in the middle may take, with their softmax."""
-
 LATENT_PIXEL = 8
 """Pixels of the picture on a side of one of its latents'."""
 
@@ -33,10 +30,8 @@ _VALUE = 2
 _FLOAT32 = 4
 _COLOURS = 3
 
-_ATTENTION = 20
-"""Channels, in C, of the middle while it attends: input, queries, keys, values, what they give. Then comes a sum."""
-
-_SUM = 4
+_ATTENTION = 24
+"""Channels, in C, of the middle where it is fullest: input, queries, keys, values, what they give, and the sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +72,6 @@ def strip_rows(columns: int, channels: int, value_bytes: int = _VALUE, strip_byt
     return max(1, strip_bytes // (STRIP_TENSORS * columns * channels * value_bytes))
 
 
-def attention_rows(pixels: int) -> int:
-    """How many of the latent pixels ask all others at a time."""
-    return max(1, SCORES_BYTES // (2 * _FLOAT32 * pixels))
-
-
 def kept_bytes(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """What of a VAE's tensors stays on the GPU: of kernels over frames the last slice alone, the rest in float32."""
     found = 0
@@ -96,22 +86,21 @@ def kept_bytes(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 @lru_cache(maxsize=1024)
-def decode(base: int, width: int, height: int) -> Decode:
-    """A decode over its weights: `base` is C, sizes are in pixels."""
-    found = _middle(base, width * height // LATENT_PIXEL**2)
+def decode(base: int, width: int, height: int, *, fused: bool = True) -> Decode:
+    """A decode over its weights: `base` is C, sizes are in pixels. `fused`: attention's scores are never in memory."""
+    found = [_middle(base, width * height // LATENT_PIXEL**2, fused=fused)]
     for stage in _STAGES:
         found += _moments(stage, base, width // stage.part, height // stage.part)
     return max(found, key=lambda each: total(each.terms))
 
 
-def _middle(base: int, pixels: int) -> list[Decode]:
-    """Attention over all latent pixels, one head of 4 C channels: its scores, and then its sum."""
-    values, piece = terms(VAE_attention=_VALUE * _ATTENTION * base * pixels), 4 * _VALUE * base * pixels
-    scores = _FLOAT32 * min(pixels, attention_rows(pixels)) * pixels
-    return [
-        Decode(values + terms(VAE_attention_scores=2 * scores), max(scores, piece)),
-        Decode(values + terms(VAE_attention_sum=_VALUE * _SUM * base * pixels), piece),
-    ]
+def _middle(base: int, pixels: int, *, fused: bool) -> Decode:
+    """Attention over all latent pixels, one head of 4 C channels; without a fused kernel, quadratic in pixels."""
+    held = terms(VAE_attention=_VALUE * _ATTENTION * base * pixels)
+    scores = _FLOAT32 * pixels**2
+    if not fused:
+        return Decode(held + terms(VAE_attention_scores_in_float32_twice=2 * scores), scores)
+    return Decode(held, 4 * _VALUE * base * pixels)
 
 
 def _moments(stage: _Stage, base: int, columns: int, height: int) -> Iterator[Decode]:
@@ -190,9 +179,9 @@ def _downwards(base: int) -> tuple[tuple[_Layer, ...], ...]:
 
 
 @lru_cache(maxsize=1024)
-def encode(base: int, width: int, height: int) -> Decode:
+def encode(base: int, width: int, height: int, *, fused: bool = True) -> Decode:
     """A picture's way to latents, over the weights; `base` is C, sizes are in pixels."""
-    found = _middle(base, width * height // LATENT_PIXEL**2)
+    found = [_middle(base, width * height // LATENT_PIXEL**2, fused=fused)]
     for number, layers in enumerate(_downwards(base)):
         found += _moments_in(layers, width >> number, height >> number)
     return max(found, key=lambda each: total(each.terms))
