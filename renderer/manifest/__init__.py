@@ -24,6 +24,10 @@ Knows nothing of machines, or of what has been rendered. The way goes down this 
     rows            a job with a table, to a job a row
     recipe          a job with what the defaults add to it
     reading         what its fields mean
+    matrices        its matrix: what is left out of it, what is drawn of it
+    choices         {{red|blue}} in its texts
+    draws           what is drawn by a seed
+    wordings        what each of its pictures is asked for
     loras           its LoRAs, found, and what goes with them
     pictures_in     what goes in: files found and looked at
     lettering       the texts that its pictures are to show

@@ -7,10 +7,9 @@ causes them, which for a default is not the job's own. Knows nothing of YAML, fi
 from __future__ import annotations
 
 import math
-import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from renderer import catalog
@@ -23,11 +22,11 @@ from renderer.manifest.complaints import Complaint
 from renderer.manifest.fields import ExpectFields, JobFields
 from renderer.manifest.lettering import JobLettering
 from renderer.manifest.loras import LoraFinder, LoraSet
-from renderer.manifest.naming import Template
 from renderer.manifest.pictures_in import InputFinder, InputSet
 from renderer.manifest.reading import Combination, Reading
-from renderer.manifest.recipe import STEM, Recipe, takes_in
+from renderer.manifest.recipe import Recipe, takes_in
 from renderer.manifest.shelf import Shelf
+from renderer.manifest.wordings import Asked, Wordings
 
 DEFAULT_MODEL = catalog.QWEN_IMAGE.id
 
@@ -79,16 +78,16 @@ class Expander:
         model = self._find_model(recipe, reading.complaints)
         sizes = reading.sizes(model) if model and not _as_the_image(recipe) else ()
         combinations = reading.combinations()
-        templates = reading.templates()
+        wordings = Wordings(reading, self._named)
         reading.check_seeds()
-        reading.check_lengths(templates, combinations)
+        reading.check_lengths(wordings.prompts, combinations)
         taken_in = self._pictures_in.sets(reading, combinations, model)
         sets = self._loras.sets(reading, model, [named for named, _ in taken_in]) if model else []
         lettering = JobLettering(reading)
         if reading.complaints or model is None:
             return [], reading.complaints
         chosen = [(named, loras, inputs) for (named, inputs), loras in zip(taken_in, sets, strict=True)]
-        drafts = list(self._draft(reading, model, sizes, chosen, templates, lettering))
+        drafts = list(self._draft(recipe, model, sizes, chosen, wordings, lettering))
         complaints = [*_refuse_drafts(recipe, drafts)]
         return ([] if complaints else drafts), complaints
 
@@ -113,50 +112,42 @@ class Expander:
 
     def _draft(
         self,
-        reading: Reading,
+        recipe: Recipe,
         model: Model,
         sizes: Sequence[Size],
         chosen: Sequence[tuple[Combination, LoraSet, InputSet]],
-        templates: Mapping[str, Template],
+        wordings: Wordings,
         lettering: JobLettering,
     ) -> Iterator[Draft]:
-        recipe, fields = reading.recipe, reading.fields
+        fields = recipe.fields
         common = {
             "model": model.reference,
             "precision": self._precision or fields.get("precision") or _usual_precision(model, self._shelf),
         }
-        names = [*fields.get("matrix", ()), *([STEM] if takes_in(fields) else [])]
-        varying = [name for name in names if len({each[name] for each, _, _ in chosen}) > 1]
-        unnamed = [name for name in varying if name not in templates["id"].fields]
-        unused = recipe.around.variables.keys() - reading.named - self._named - recipe.cells.keys()
-        for full, riding, inputs in chosen:
-            combination = {name: value for name, value in full.items() if name not in unused} if unused else full
+        asked_of_all = wordings.ask([combination for combination, _, _ in chosen])
+        for (_, riding, inputs), asked_of_each in zip(chosen, asked_of_all, strict=True):
             settings = {**common, **riding.settings(fields, model), **inputs.settings(fields)}
-            slugs = {name: naming.slug(value) for name, value in combination.items()}
-            job_id = unicodedata.normalize("NFC", templates["id"].fill(slugs))
-            stem = "-".join((job_id, *(slugs[name] for name in unnamed)))
-            prompt = templates["prompt"].fill(combination)
-            negative_prompt = templates["negative_prompt"].fill(combination)
+            several = len(asked_of_each) > 1
             for size in sizes or [pictures_in.size_of(inputs, model)]:
-                seeds = _seeds(fields, prompt, negative_prompt, size)
-                for seed in seeds:
+                for place, asked in enumerate(asked_of_each):
+                    seed = _seed(fields, asked, size, place)
                     yield Draft(
                         recipe=recipe,
                         model=model,
-                        id=stem + (f"-{size}" if len(sizes) > 1 else "") + (f"-s{seed}" if len(seeds) > 1 else ""),
-                        job_id=job_id,
+                        id=asked.stem + (f"-{size}" if len(sizes) > 1 else "") + (f"-s{seed}" if several else ""),
+                        job_id=asked.job_id,
                         job=Job.of(
                             **settings,
-                            prompt=prompt,
-                            negative_prompt=negative_prompt,
+                            prompt=asked.prompt,
+                            negative_prompt=asked.negative_prompt,
                             width=size.width,
                             height=size.height,
                             seed=seed,
                         ),
-                        matrix=combination,
+                        matrix=asked.values,
                         inputs=inputs.files,
                         riding=riding,
-                        lettering=lettering.of(prompt, combination, seed),
+                        lettering=lettering.of(asked.prompt, asked.values, seed),
                     )
 
 
@@ -236,11 +227,18 @@ def rehearse(job: Job) -> Job:
     return job.model_copy(update={**proof, "layer_input_image": None, "layer_num": None})
 
 
-def _seeds(fields: JobFields, prompt: str, negative_prompt: str, size: Size) -> Sequence[int]:
+def _seed(fields: JobFields, asked: Asked, size: Size, place: int) -> int:
+    """The seed of a combination's picture at a place."""
     if "seeds" in fields:
-        return fields["seeds"]
-    first = fields["seed"] if "seed" in fields else derive_seed(prompt, negative_prompt, size)
-    return range(first, first + fields.get("count", 1))
+        return fields["seeds"][place]
+    first = fields["seed"] if "seed" in fields else _derived(asked.prompt, asked.negative_prompt, size)
+    return first + place
+
+
+@lru_cache(maxsize=64)
+def _derived(prompt: str, negative_prompt: str, size: Size) -> int:
+    """A job of a thousand seeds asks for the first of them a thousand times."""
+    return derive_seed(prompt, negative_prompt, size)
 
 
 _MARKS = ("<|image_pad|>", "<|video_pad|>")

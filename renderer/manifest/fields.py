@@ -79,7 +79,7 @@ class JobFields(TypedDict, total=False):
         str,
         Field(min_length=1, max_length=MAX_WORD_LENGTH, description="Names the pictures; numbered when missing"),
     ]
-    prompt: Annotated[Prompt, Field(description="What to draw; {name} stands for a matrix's value")]
+    prompt: Annotated[Prompt, Field(description="What to draw; {name} stands for a value; {{red|blue}} is one of both")]
     negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT_LENGTH, description="What to keep out")]
     model: Annotated[
         ModelText,
@@ -131,6 +131,10 @@ class JobFields(TypedDict, total=False):
         list[Annotated[CombinationFields, Field(min_length=1)]],
         Field(max_length=1000, description="Combinations to leave out; each gives some of the names"),
     ]
+    sample: Annotated[
+        int, Within(1, 100_000), Field(description="So many combinations of rows and matrix, drawn by sample_seed")
+    ]
+    sample_seed: Annotated[Seed, Field(description="What sample and choices are drawn by; 0 when missing")]
     lettering: Annotated[
         LetteringText, Field(description="Texts to read back: auto (those in quotation marks), a list, or none")
     ]

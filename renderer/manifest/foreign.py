@@ -52,7 +52,9 @@ _SIGNS = (
         r"<(?:random|wildcard|segment|preset|alternate|object|region|video|break|trigger|param|setvar|var|fromto|weight"
         r"|repeat|clear|comment)\b[^<>\n]{0,120}>", _TEXT + "such tags are SwarmUI's", "remove it"),
     _sign(r"(?<![^\W_])__[A-Za-z0-9][\w/*.-]{0,60}?__(?![^\W_])", _TEXT + "there are no wildcards here", _MATRIX),
-    _sign(r"\{[^{}|\n]{0,200}\|[^{}\n]{0,200}\}", _TEXT + "nothing is chosen from it", _MATRIX),
+    _sign(
+        r"(?<!\{)\{[^{}|\n]{0,200}\|[^{}\n]{0,200}\}(?!\})", _TEXT + "nothing is chosen from it",
+        "write two braces, like {{red|blue}}"),
     _sign(r"(?<!\{)\{{2,20}[^{}|\n]{1,200}\}\}+", _TEXT + "braces give no weight", _SAY_IT, plain=True),
     _sign(
         r"(?<!\{)\{[^\W\d]\w{0,60}\}(?!\})", "{0} stands for nothing: the job has no matrix",

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Literal
 
 from renderer.catalog import Model
 from renderer.errors import shorten
 from renderer.job import MAX_SEED, Size
-from renderer.manifest import naming
+from renderer.manifest import choices, naming
+from renderer.manifest.choices import ChoiceError, Wording
 from renderer.manifest.complaints import Complaint, nearest
+from renderer.manifest.document import Route
 from renderer.manifest.kinds import MAX_PROMPT_LENGTH
+from renderer.manifest.matrices import Matrix
 from renderer.manifest.naming import Template, TemplateError
 from renderer.manifest.recipe import DEFAULT_SIZE, STEM, Recipe, takes_in
 
 Combination = Mapping[str, str]
 """A value for each name that may stand in braces: of `vars`, of the row, of the matrix; and of `STEM`."""
+
+
+_OF_FILES = frozenset({"image", "images", "mask", "loras"})
 
 
 class Reading:
@@ -91,6 +98,8 @@ class Reading:
             for field in ("include", "exclude"):
                 if field in self.fields:
                     self.complain(field, "needs a matrix", at_key=True)
+            if self.recipe.chosen is None and self.recipe.origin("sample")[:1] == ("jobs",) and "sample" in self.fields:
+                self.complain("sample", "needs a matrix or rows", "choices are drawn for each picture", at_key=True)
             return [{}]
         for name, values in matrix.items():
             seen: set[str] = set()
@@ -98,37 +107,19 @@ class Reading:
                 if value in seen:
                     self.complain("matrix", f"{shorten(value)} is there twice", "keep one", name, position)
                 seen.add(value)
-        product = [dict(zip(matrix, values, strict=True)) for values in itertools.product(*matrix.values())]
-        kept = self._exclude(product)
+        kept = self._not_excluded()
         combinations = self._include(kept)
         if not combinations and not self.complaints:
             self.complain("matrix", "makes no combination: all are excluded")
         return combinations
 
-    def _exclude(self, product: list[dict[str, str]]) -> list[dict[str, str]]:
-        """What no exclusion matches. Exclusions of the same names are looked up at once: there may be many."""
-        by_names: dict[tuple[str, ...], dict[tuple[str, ...], list[int]]] = {}
+    def _not_excluded(self) -> list[dict[str, str]]:
+        """The matrix's combinations, or those that were drawn. An exclusion that excludes nothing is complained of."""
+        matrix = Matrix(self.fields)
         for position, pattern in enumerate(self.fields.get("exclude", ())):
-            if self._refuse_names("exclude", pattern, position):
-                continue
-            ordered = tuple(sorted(pattern))
-            values = tuple(pattern[name] for name in ordered)
-            by_names.setdefault(ordered, {}).setdefault(values, []).append(position)
-        kept, used = [], set()
-        for combination in product:
-            matching = [
-                position
-                for ordered, patterns in by_names.items()
-                for position in patterns.get(tuple(combination[name] for name in ordered), ())
-            ]
-            used.update(matching)
-            if not matching:
-                kept.append(combination)
-        for patterns in by_names.values():
-            for position in itertools.chain.from_iterable(patterns.values()):
-                if position not in used:
-                    self.complain("exclude", "excludes nothing", "values are compared as written", position)
-        return kept
+            if not self._refuse_names("exclude", pattern, position) and not matrix.excludes_any(pattern):
+                self.complain("exclude", "excludes nothing", "values are compared as written", position)
+        return matrix.combinations(self.recipe.chosen)
 
     def _include(self, kept: list[dict[str, str]]) -> list[dict[str, str]]:
         matrix = self.fields.get("matrix", {})
@@ -159,15 +150,48 @@ class Reading:
 
     # -- templates
 
-    def templates(self) -> Mapping[str, Template]:
-        """The id and both prompts as templates; without a matrix, braces in them are just braces."""
+    def id(self) -> Template:
+        """The id with names in braces."""
+        return self.template("id", self.fields.get("id", self.recipe.number))
+
+    def prompts(self) -> tuple[Wording, Wording]:
+        """Prompt and negative prompt, with names in braces and with choices; without names, braces are just braces."""
         if "prompt" not in self.fields:
             self.complaints.append(Complaint((*self.recipe.route, "prompt"), "is missing", "every job needs one"))
-        return {
-            "id": self.template("id", self.fields.get("id", self.recipe.number)),
-            "prompt": self.template("prompt", self.fields.get("prompt", "")),
-            "negative_prompt": self.template("negative_prompt", self.fields.get("negative_prompt", "")),
-        }
+        return self._wording("prompt"), self._wording("negative_prompt")
+
+    def _wording(self, field: Literal["prompt", "negative_prompt"]) -> Wording:
+        text = self.fields.get(field, "")
+        try:
+            return choices.parse(text, lambda plain: self.template(field, plain))
+        except ChoiceError as error:
+            self.complain(field, error.message, error.hint)
+            return Wording((naming.literal(text),))
+
+    @cached_property
+    def drawn(self) -> frozenset[str]:
+        """The names with a choice in one of their values. What looks like one and is none is complained of."""
+        found = set()
+        for route, name, value in self._values():
+            try:
+                if choices.of_value(value).is_drawn:
+                    found.add(name)
+            except ChoiceError as error:
+                self.complaints.append(Complaint(route, error.message, error.hint))
+        return frozenset(found)
+
+    def _values(self) -> Iterator[tuple[Route, str, str]]:
+        """All values that may hold a choice, with their names, and where they were written."""
+        recipe, fields = self.recipe, self.fields
+        given: list[tuple[Route, str, str]] = [
+            (("vars", name), name, value) for name, value in recipe.around.variables.items()
+        ]
+        given += [(recipe.origin("rows"), name, value) for name, value in recipe.cells.items()]
+        for name, values in fields.get("matrix", {}).items():
+            given += [((*recipe.origin("matrix"), name, place), name, value) for place, value in enumerate(values)]
+        for place, added in enumerate(fields.get("include", ())):
+            given += [((*recipe.origin("include"), place, name), name, value) for name, value in added.items()]
+        return (each for each in given if choices.may_have(each[2]))
 
     def template(self, field: str, text: str, *rest: str | int) -> Template:
         """A text of a field with the matrix's names in it; what is wrong with it is complained of."""
@@ -184,18 +208,21 @@ class Reading:
             hint = f"{nearest(name, names)}; {{{{ is a brace"
             what = "not a name of the matrix" + (" or of vars" if self.recipe.around.variables else "")
             self.complain(field, f"{{{shorten(name)}}} is {what}", hint, *rest)
+        if field in _OF_FILES and (drawn := [name for name in template.fields if name in self.drawn]):
+            message = f"{{{shorten(drawn[0])}}} is drawn for each picture, and no file is"
+            self.complain(field, message, "choices stand in prompts, ids and output", *rest)
         self.named.update(template.fields)
         return naming.literal(text) if unknown else template
 
-    def check_lengths(self, templates: Mapping[str, Template], combinations: Sequence[Combination]) -> None:
+    def check_lengths(self, prompts: tuple[Wording, Wording], combinations: Sequence[Combination]) -> None:
         """Refuse prompts that would be too long before they are made: two short templates can make gigabytes."""
         given = self.recipe.given
         longest = {name: len(value) for name, value in given.items()} | {
             name: max((len(each[name]) for each in combinations), default=0) for name in self.fields.get("matrix", ())
         }
         longest |= {STEM: 255} if takes_in(self.fields) else {}
-        for field in ("prompt", "negative_prompt"):
-            length = templates[field].measure(longest)
+        for field, wording in zip(("prompt", "negative_prompt"), prompts, strict=True):
+            length = wording.measure(longest)
             if length > MAX_PROMPT_LENGTH:
                 hint = f"at most {MAX_PROMPT_LENGTH:,} characters"
                 self.complain(field, f"would be {length:,} characters with the matrix's longest values", hint)

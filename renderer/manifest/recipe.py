@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from renderer.manifest.complaints import Complaint
 from renderer.manifest.document import Route
+from renderer.manifest.draws import Indices
 from renderer.manifest.fields import EXCLUDING, JobFields
 
 DEFAULT_SIZE = "1:1"
@@ -67,7 +68,8 @@ _NOTHING_AROUND = Surroundings()
 class Recipe:
     """A job's fields, the defaults filled in, and where each was written.
 
-    `cells` are those of its row that stand in braces; in fields that are `plain`, braces are just braces.
+    `cells` are those of its row that stand in braces; in fields that are `plain`, braces are just braces. `chosen` are
+    those combinations of its matrix that were drawn for its row.
     """
 
     number: str
@@ -77,6 +79,7 @@ class Recipe:
     around: Surroundings = _NOTHING_AROUND
     cells: Mapping[str, str] = field(default_factory=dict)
     plain: frozenset[str] = frozenset()
+    chosen: Sequence[Indices] | None = None
 
     @property
     def given(self) -> Mapping[str, str]:
@@ -100,8 +103,9 @@ class Recipe:
     @cached_property
     def combinations_count(self) -> int:
         """How many combinations the matrix makes at most: exclusions are not looked at."""
-        axes = self.fields.get("matrix", {}).values()
-        return math.prod(map(len, axes)) + len(self.fields.get("include", ()))
+        product = math.prod(map(len, self.fields.get("matrix", {}).values()))
+        drawn = min(product, self.fields.get("sample", product)) if self.chosen is None else len(self.chosen)
+        return drawn + len(self.fields.get("include", ()))
 
     @property
     def pictures_count(self) -> int:

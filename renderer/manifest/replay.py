@@ -18,7 +18,7 @@ from PIL import Image, ImageChops
 from renderer import catalog
 from renderer.errors import ManifestError, RendererError, UsageError, shorten
 from renderer.job import MAX_SEED, Input, Picture, Precision, Shift, Size, Software
-from renderer.manifest import labels, naming
+from renderer.manifest import choices, labels, naming
 from renderer.manifest.labels import Told
 from renderer.manifest.manifest import Manifest, parse
 from renderer.manifest.refound import refind, refind_derived
@@ -136,8 +136,8 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
     loras = [refind(lora) for lora in told.loras]
     fields: dict[str, Any] = {
         "id": picture_id,
-        "prompt": told.prompt,
-        "negative_prompt": told.negative_prompt or None,
+        "prompt": _as_text(told, told.prompt),
+        "negative_prompt": _as_text(told, told.negative_prompt) or None,
         "model": model,
         "precision": told.precision if told.precision in get_args(Precision) else None,
         "size": _size(told, catalog.find(model or catalog.QWEN_IMAGE.id), notes),
@@ -164,6 +164,11 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
     lines = [f"{name}: {_write(value)}" for name, value in fields.items() if value is not None]
     text = "- " + "\n  ".join(lines) + "\n"
     return ReplayEntry(picture_id, text, tuple(notes), picture, told.software, _make(text, picture))
+
+
+def _as_text(told: Told, prompt: str) -> str:
+    """A prompt in which nothing is drawn or filled in. Where a picture goes in, braces stand for names."""
+    return choices.as_text(prompt, filled=told.image is not None or bool(told.images))
 
 
 def _schedule(told: Told) -> Any:

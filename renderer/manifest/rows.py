@@ -6,19 +6,22 @@ be named so, as a matrix's names are. Knows nothing of how tables are written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 from renderer.errors import Problem, UnreadableError, shorten
-from renderer.manifest import naming, scalars, tables
+from renderer.manifest import choices, draws, naming, scalars, tables
 from renderer.manifest import recipe as recipes
 from renderer.manifest.checking import Checker
+from renderer.manifest.choices import ChoiceError
 from renderer.manifest.complaints import MAX_WORD_LENGTH, Complaint, Problems
 from renderer.manifest.fields import JobFields
 from renderer.manifest.kinds import OUTPUT_FIELDS
+from renderer.manifest.matrices import Matrix
 from renderer.manifest.recipe import Recipe
 from renderer.manifest.tables import Row, Table
 
@@ -63,8 +66,11 @@ class RowReader:
             message = f"{shorten(twice[0])} is a column of {table.file} as well"
             problems.add(Complaint(recipe.origin("matrix"), message, "rename one of them"))
             return []
+        if wrong := [each for row in table.rows for each in _refuse_choices(table, row, names)]:
+            problems.note(*wrong)
+            return []
         digits = max(3, len(str(len(table.rows))))
-        found = []
+        found: list[Recipe] = []
         for position, row in enumerate(table.rows, 1):
             number = str(position).zfill(digits)
             made = _of_row(plain, table, row, names, number if alone else f"{recipe.number}-{number}")
@@ -72,6 +78,8 @@ class RowReader:
                 found.append(made)
             else:
                 problems.note(*made)
+        if "sample" in plain.fields and len(found) == len(table.rows):
+            return _sampled(plain, table, names, found)
         return found
 
     def _read(self, path: Path) -> Table | UnreadableError:
@@ -115,6 +123,28 @@ def _of_row(recipe: Recipe, table: Table, row: Row, names: list[str], number: st
         cells={ROW: number.rpartition("-")[2], **{name: row.cells[name] for name in names}},
         plain=_FILLED & fields.keys(),
     )
+
+
+def _sampled(recipe: Recipe, table: Table, names: Collection[str], made: Sequence[Recipe]) -> list[Recipe]:
+    """Those rows that are drawn, each with what is drawn of the matrix for it. A row is what it is used for."""
+    used = {*names, *_TEXTS, *_NUMBERS}
+    seen: Counter[str] = Counter()
+    rows = []
+    for row in table.rows:
+        told = draws.key_of(*sorted(f"{name}={cell}" for name, cell in row.cells.items() if name in used))
+        seen[told] += 1
+        rows.append(draws.key_of(told, str(seen[told])))
+    return [replace(made[place], chosen=chosen) for place, chosen in Matrix(recipe.fields).sample_with(rows)]
+
+
+def _refuse_choices(table: Table, row: Row, names: Collection[str]) -> Iterable[Problem]:
+    """What looks like a choice in a cell that is filled in, and is none."""
+    for name, cell in row.cells.items():
+        if choices.may_have(cell) and (name in names or name in _FILLED):
+            try:
+                choices.of_value(cell)
+            except ChoiceError as error:
+                yield Problem(table.file, row.line, 1, shorten(name), error.message, error.hint)
 
 
 def _value(name: str, cell: str) -> Any:

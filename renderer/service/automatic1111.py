@@ -25,6 +25,7 @@ from renderer.service.answers import RequestError, tell
 from renderer.service.bodies import MOST_PICTURES, DrawFields, DrawOverFields, OverrideFields, read, without_nulls
 from renderer.service.configuration import ServiceSettings
 from renderer.service.images import Pictures, read_object, whose
+from renderer.service.intake import with_plain_prompts
 from renderer.service.openai_fields import nearest_in_shape
 from renderer.service.openai_images import WARNING
 from renderer.service.operations import Operation, Sent
@@ -149,7 +150,7 @@ class WebuiRoutes:
     async def _answered(
         self, request: Request, body: Mapping[str, Any], given: Mapping[str, Any], warnings: Sequence[str]
     ) -> Response:
-        fields, files = await self._pictures.uploads.take(given)
+        fields, files = await self._pictures.uploads.take(with_plain_prompts(given))
         wanted = await run_in_threadpool(self._pictures.intake.read, fields, request.state.request_id, files)
         known = await self._pictures.ask(wanted, whose(request))
         sidecars = await asyncio.gather(*map(self._pictures.wait, known))

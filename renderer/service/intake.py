@@ -16,8 +16,9 @@ from renderer import catalog
 from renderer.catalog import Model
 from renderer.errors import ManifestError, Problem, RendererError
 from renderer.job import Job, Keep, ModelIdentity, Picture, Weights, fingerprint
-from renderer.manifest import expand
+from renderer.manifest import choices, expand
 from renderer.manifest.manifest import Manifest, Overrides, parse
+from renderer.manifest.recipe import takes_in
 from renderer.manifest.shelf import Shelf
 from renderer.manifest.source import ManifestSource
 from renderer.planning.plan import Planned
@@ -139,6 +140,13 @@ class Intake:
                 model = catalog.find(reference)
                 self._models[reference] = model, identify(model)
             return self._models[reference]
+
+
+def with_plain_prompts(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A job's fields of a client that knows no manifests: its prompts are text, whatever stands in them."""
+    prompts = {name: each for name in ("prompt", "negative_prompt") if isinstance(each := fields.get(name), str)}
+    filled = takes_in(fields)
+    return {**fields, **{name: choices.as_text(each, filled=filled) for name, each in prompts.items()}}
 
 
 def _told(problem: Problem) -> tuple[str, str, str]:

@@ -19,6 +19,7 @@ from renderer.job import Format, Size
 from renderer.manifest.expand import find_model
 from renderer.service.answers import RequestError
 from renderer.service.bodies import GenerationFields, ResponseFormat, read, without_nulls
+from renderer.service.intake import with_plain_prompts
 
 NOT_TAKEN = ("rows", "format")
 """Fields of a job that are not asked for here, or by another name."""
@@ -69,6 +70,8 @@ def translate(
     wanted, stream = given.get("response_format", "b64_json"), given.get("stream", False)
     if (previews := given.get("partial_images", 0)) and not stream:
         warnings.append("partial images come in a stream, and this is none")
+    if "matrix" not in fields:  # then it is one of ours
+        fields = with_plain_prompts(fields)
     return OpenAIRequest(fields, wanted, output_format, stream, previews if stream else 0, tuple(warnings))
 
 

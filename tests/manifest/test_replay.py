@@ -98,8 +98,8 @@ class TestEntries:
 
     def test_a_prompt_is_never_a_template(self, tmp_path: Path) -> None:
         """Braces in a stranger's prompt are braces."""
-        entries = entries_of(foreign(tmp_path, A1111.replace("a cat", "{city} {{x}} {")))
-        assert "{city} {{x}} {" in replay.as_manifest(entries).pictures[0].job.prompt
+        entries = entries_of(foreign(tmp_path, A1111.replace("a cat", "{city} {{x|y}} {")))
+        assert "{city} {{x|y}} {" in replay.as_manifest(entries).pictures[0].job.prompt
 
     def test_two_pictures_of_one_name(self, tmp_path: Path) -> None:
         """Each entry has an id of its own, also where a disk ignores case."""
@@ -302,7 +302,7 @@ def test_a_picture_that_went_in_is_asked_for_by_its_pixels(tmp_path: Path) -> No
     """An edit gives its entry back with the file that was kept; without it, it says which pixels are missing."""
     Image.new("RGB", (64, 64), "teal").save(tmp_path / "shop [1].png")
     (tmp_path / "edit.yaml").write_text(
-        "{defaults: {model: demo, steps: 2, size: 64x64}, jobs: [{prompt: a, image: 'shop [1].png', strength: 0.4}]}"
+        "{defaults: {model: demo, steps: 2, size: 64x64}, jobs: [{prompt: 'a {{b}}', image: 'shop [1].png', strength: 0.4}]}"
     )
     edit = load(tmp_path / "edit.yaml")
     make_night(edit, tmp_path / "out")
@@ -325,7 +325,7 @@ def test_what_a_picture_edits_comes_back(tmp_path: Path) -> None:
     Image.new("L", (64, 64), 255).save(tmp_path / "mask.png")
     (tmp_path / "edit.yaml").write_text(
         "{defaults: {model: Qwen/Qwen-Image-Edit-2511, images: [shop.png, cup.png]},"
-        " jobs: [{prompt: a}, {prompt: b, mask: mask.png, mask_blur: 2, strength: 0.7}]}"
+        " jobs: [{prompt: 'a {{{{b|c}}'}, {prompt: b, mask: mask.png, mask_blur: 2, strength: 0.7}]}"
     )
     edit = load(tmp_path / "edit.yaml")
     make_night(edit, tmp_path / "out [1] {x}")

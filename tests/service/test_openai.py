@@ -18,6 +18,7 @@ from PIL import Image
 
 from renderer import catalog
 from renderer.job import Size
+from renderer.manifest import choices, naming
 from renderer.service.answer_bodies import Drawn
 from renderer.service.answers import RequestError
 from renderer.service.bodies import BatchFields, read
@@ -186,6 +187,16 @@ def test_two_names_of_one_field_are_refused(pair: tuple[str, str]) -> None:
     """Which of them is meant, nobody knows."""
     with pytest.raises(RequestError, match=f"is the same as {pair[0]}"):
         translate({"prompt": "x", **dict.fromkeys(pair, 2.0)}, {"demo": "demo"}, strict=False)
+
+
+def test_prompts_are_text() -> None:
+    """Braces and bars of a client that knows no manifests are drawn as they stand, also where a picture goes in."""
+    some_more: tuple[dict[str, Any], ...] = ({}, {"image": "data:,"})
+    for more in some_more:
+        for prompt in ("a {{red|blue}} {x}", "} {{", r"\{{a|b", "plain"):
+            told = translate({"prompt": prompt, **more}, {"demo": "demo"}, strict=False).fields
+            read = naming.parse if more else naming.literal
+            assert choices.parse(told["prompt"], read).fill({}) == prompt
 
 
 def test_loras_are_named_once() -> None:
