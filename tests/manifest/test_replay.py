@@ -302,7 +302,8 @@ def test_a_picture_that_went_in_is_asked_for_by_its_pixels(tmp_path: Path) -> No
     """An edit gives its entry back with the file that was kept; without it, it says which pixels are missing."""
     Image.new("RGB", (64, 64), "teal").save(tmp_path / "shop [1].png")
     (tmp_path / "edit.yaml").write_text(
-        "{defaults: {model: demo, steps: 2, size: 64x64}, jobs: [{prompt: 'a {{b}}', image: 'shop [1].png', strength: 0.4}]}"
+        "{defaults: {model: demo, steps: 2, size: 64x64},"
+        " jobs: [{prompt: 'a {{b}}', image: 'shop [1].png', strength: 0.4}]}"
     )
     edit = load(tmp_path / "edit.yaml")
     make_night(edit, tmp_path / "out")
