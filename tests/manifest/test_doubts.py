@@ -152,6 +152,7 @@ printable = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs",
 @given(manifests(), st.lists(printable.filter(str.strip), max_size=3))
 def test_whatever_is_valid(document: dict[str, Any], prompts: list[str]) -> None:
     """Warnings never keep a manifest that is well from being read, and each has its place."""
+    assume(not any("{{" in text for text in prompts))  # a choice that does not end is a problem
     more = [{"prompt": text, "id": f"t{number}"} for number, text in enumerate(prompts)]
     data = written({**document, "jobs": [*document["jobs"], *more]})
     assume("\ufeff" not in data.decode())
