@@ -19,7 +19,7 @@ NAMES_NO_FILE = {
     *("id", "prompt", "negative_prompt", "precision", "cfg_scale", "num_inference_steps", "steps", "schedule"),
     *("size", "sizes", "width", "height", "seed", "seeds", "count", "matrix", "include", "exclude"),
     *("format", "embed", "expect", "strength", "mask_blur", "lettering", "retake"),
-    *("sample", "sample_seed"),
+    *("sample", "sample_seed", "layers"),
 }
 """Fields that hold no path; whoever adds one to a manifest says here, or in `FILE_FIELDS`, which it is."""
 
