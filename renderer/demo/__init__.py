@@ -9,6 +9,7 @@
     looks.py       what prepares pictures for a small edit model
     train/         how it was trained, from nothing but code
     judge.py       says what a picture shows, without knowing who drew it
+    edit_judge.py  says whether an edit did what was asked for, and left the rest
 
 Knows DiffSynth's model classes and file layout; knows nothing of jobs or pipelines.
 """

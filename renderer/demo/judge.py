@@ -8,6 +8,7 @@ drawn shapes and letters, and nothing of models.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -121,6 +122,11 @@ def _pattern(picture: Tensor, width: int, height: int) -> tuple[Background, Tens
     _, kind, pair, ground = best
     names_of = tuple(COLOURS)
     return Background(kind, (names_of[pair[0]], names_of[pair[1]])), ground
+
+
+def colour_of(values: Sequence[float]) -> str:
+    """The name of the colour that is nearest to a pixel's red, green and blue from 0 to 1."""
+    return _nearest(torch.tensor(values))
 
 
 def read_things(picture: Tensor, ground: Tensor, box: tuple[int, int, int] | None, word: Word | None) -> list[Judged]:

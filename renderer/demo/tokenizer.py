@@ -65,6 +65,19 @@ _LEARNED_CHARACTERS = (
 )
 
 
+_EDIT_WORDS = (
+    "make change turn paint remove erase delete replace move put add draw write into by with to the of it and is "
+    "text word letters sign says say saying shape background change colour color plain instead new everything keep "
+    "red orange yellow green blue purple pink brown black white grey gray cyan "
+    "circle square triangle star ring cross heart crescent moon small tiny large big left right top bottom centre "
+    "center middle corner above below in on at a an side"
+)
+"""Of `train/edits.py`, in English alone, and learned after the template of edits and its special tokens."""
+
+_EDIT_VERBS = "make change turn remove replace move put add"
+"""With these an edit begins: without a space before them."""
+
+
 def byte_characters() -> dict[int, str]:
     """GPT-2's table: each byte as one printable character, in the order of its token ids."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -77,25 +90,50 @@ def merges(template: str = TEMPLATE) -> list[tuple[str, str]]:
     """Pairs to merge, in order: each word of the templates grows from its left, a character at a time.
 
     Learned words and characters come last: a pair of the template's is always merged before any of theirs. A tokenizer
-    for another template as well has none of these, for want of room.
+    for another template as well has the words of edits instead, for want of room.
     """
+    return [*_merges_of(template), *(_edit_merges() if template != TEMPLATE else ())]
+
+
+def _merges_of(template: str) -> dict[tuple[str, str], None]:
     characters = byte_characters()
     pairs: dict[tuple[str, str], None] = {}
-    learned = [*(f" {word}" for word in _LEARNED_WORDS.split()), *_LEARNED_CHARACTERS]
+    learned = [*_spaced(_LEARNED_WORDS), *_LEARNED_CHARACTERS]
     pieces = [] if template == TEMPLATE else _pieces_of(template, _PIECE)
     for word in [*_WORDS, *(pieces or learned)]:
-        symbols = [characters[byte] for byte in word.encode()]
-        for length in range(1, len(symbols)):
-            pairs.setdefault(("".join(symbols[:length]), symbols[length]))
+        _grow(word, pairs)
         if word[0] == " " and word[1:] in pieces:  # one that stands without a space, too, is merged first
+            symbols = [characters[byte] for byte in word.encode()]
             pairs.setdefault((symbols[0], "".join(symbols[1:])))
-    return list(pairs)
+    return pairs
+
+
+def _edit_merges() -> list[tuple[str, str]]:
+    before = _merges_of(EDIT_TEMPLATE_PREFIX)
+    pairs = dict(before)
+    for word in [*_spaced(_EDIT_WORDS), *_EDIT_VERBS.split()]:
+        _grow(word, pairs)
+    return list(pairs)[len(before) :]
+
+
+def _spaced(words: str) -> list[str]:
+    return [f" {word}" for word in words.split()]
+
+
+def _grow(word: str, pairs: dict[tuple[str, str], None]) -> None:
+    """Add the pairs by which a word grows from its left, a character at a time."""
+    characters = byte_characters()
+    symbols = [characters[byte] for byte in word.encode()]
+    for length in range(1, len(symbols)):
+        pairs.setdefault(("".join(symbols[:length]), symbols[length]))
 
 
 def vocabulary(template: str = TEMPLATE) -> dict[str, int]:
-    """Token to id: bytes first, then what the merges make."""
-    tokens = [*byte_characters().values(), *("".join(pair) for pair in merges(template))]
-    return {token: number for number, token in enumerate(tokens)}
+    """Token to id: bytes first, then what the merges make; with the words of edits, after the special tokens."""
+    tokens = [*byte_characters().values(), *("".join(pair) for pair in _merges_of(template))]
+    if template != TEMPLATE:
+        tokens += [*SPECIAL_TOKENS, *PICTURE_TOKENS, *("".join(pair) for pair in _edit_merges())]
+    return {token: number for number, token in enumerate(dict.fromkeys(tokens))}
 
 
 def write(folder: Path, template: str = TEMPLATE) -> None:
@@ -106,7 +144,7 @@ def write(folder: Path, template: str = TEMPLATE) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokens = vocabulary(template)
     more = SPECIAL_TOKENS if template == TEMPLATE else (*SPECIAL_TOKENS, *PICTURE_TOKENS)
-    special = {str(len(tokens) + place): content for place, content in enumerate(more)}
+    special = {str(tokens.get(content, len(tokens) + place)): content for place, content in enumerate(more)}
     settings = {
         "tokenizer_class": "Qwen2Tokenizer",
         "added_tokens_decoder": {

@@ -52,12 +52,12 @@ class Rope:
         return cls((image[..., 0], image[..., 1]), (text[..., 0], text[..., 1]), torch.stack(present).to(device))
 
 
-def pack(latents: Tensor) -> Tensor:
-    """Latents, batch x 16 x height x width, as padded patches: batch x 272 x 64."""
+def pack(latents: Tensor, tokens: int = IMAGE_TOKENS) -> Tensor:
+    """Latents, batch x 16 x height x width, as padded patches: batch x `tokens` x 64."""
     batch, channels, height, width = latents.shape
     patches = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     patches = patches.reshape(batch, height * width // 4, channels * 4)
-    return functional.pad(patches, (0, 0, 0, IMAGE_TOKENS - patches.shape[1]))
+    return functional.pad(patches, (0, 0, 0, tokens - patches.shape[1]))
 
 
 def unpack(patches: Tensor, width: int, height: int) -> Tensor:
@@ -72,18 +72,18 @@ def unpack(patches: Tensor, width: int, height: int) -> Tensor:
 
 def text_layer(weights: TrainedWeights, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """One layer of Qwen2.5-VL's language model on text without pictures; attends to what comes before."""
-    normed = _rms(hidden, weights["input_layernorm.weight"])
+    normed = rms(hidden, weights["input_layernorm.weight"])
     query, key, value = (
         functional.linear(normed, weights[f"self_attn.{name}.weight"], weights[f"self_attn.{name}.bias"])
         for name in ("q_proj", "k_proj", "v_proj")
     )
     query, key, value = _heads(query, TEXT_HEADS), _heads(key, TEXT_KEY_HEADS), _heads(value, TEXT_KEY_HEADS)
-    query, key = _rotate_half(query, cos, sin), _rotate_half(key, cos, sin)
+    query, key = rotate_half(query, cos, sin), rotate_half(key, cos, sin)
     groups = TEXT_HEADS // TEXT_KEY_HEADS
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     out = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
     hidden = hidden + functional.linear(out.transpose(1, 2).flatten(2), weights["self_attn.o_proj.weight"])
-    normed = _rms(hidden, weights["post_attention_layernorm.weight"])
+    normed = rms(hidden, weights["post_attention_layernorm.weight"])
     gate = functional.silu(functional.linear(normed, weights["mlp.gate_proj.weight"]))
     up = functional.linear(normed, weights["mlp.up_proj.weight"])
     return hidden + functional.linear(gate * up, weights["mlp.down_proj.weight"])
@@ -103,19 +103,21 @@ def encode_text(encoder: Any, tokens: Tensor, layer: Callable[..., Tensor] = tex
     cos, sin = angles.cos().to(hidden.dtype), angles.sin().to(hidden.dtype)
     for module in language.layers:
         hidden = layer(dict(module.named_parameters()), hidden, cos, sin)
-    return _rms(hidden, language.norm.weight)[:, DROPPED_TOKENS:]
+    return rms(hidden, language.norm.weight)[:, DROPPED_TOKENS:]
 
 
 def _heads(values: Tensor, count: int) -> Tensor:
     return values.unflatten(-1, (count, -1)).transpose(1, 2)
 
 
-def _rms(values: Tensor, weight: Tensor) -> Tensor:
+def rms(values: Tensor, weight: Tensor) -> Tensor:
+    """`RMSNorm` over the last dimension, computed in float32."""
     floats = values.float()
     return weight * (floats * torch.rsqrt(floats.square().mean(-1, keepdim=True) + 1e-6)).to(values.dtype)
 
 
-def _rotate_half(values: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate_half(values: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each value of the first half of the last dimension with its fellow of the second."""
     first, second = values.chunk(2, -1)
     return values * cos + torch.cat([-second, first], -1) * sin
 
@@ -131,26 +133,32 @@ def block(
     rope: tuple[Tensor, Tensor, Tensor, Tensor],
     mask: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """One `QwenImageTransformerBlock`; `mask` is batch x 1 x 1 x tokens, text first, true where there is something."""
+    """One `QwenImageTransformerBlock`; `mask` is batch x 1 x 1 x tokens, text first, true where there is something.
+
+    `condition` is batch x parts x width: of each part of the image's tokens, all as long; the text has the first.
+    """
 
     def linear(values: Tensor, name: str) -> Tensor:
         return functional.linear(values, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
     def mlp(values: Tensor, name: str) -> Tensor:
-        inner = linear(values, f"{name}.net.0.proj")
-        return linear(inner * torch.sigmoid(1.702 * inner), f"{name}.net.2")
+        wide = linear(values, f"{name}.net.0.proj")
+        return linear(wide * torch.sigmoid(1.702 * wide), f"{name}.net.2")
+
+    def apart(values: Tensor) -> Tensor:
+        return values.unflatten(1, (condition.shape[1], -1))
 
     heads = image.shape[-1] // DIT_HEAD_WIDTH
-    image_turns = linear(functional.silu(condition), "img_mod.1")[:, None].chunk(6, -1)
-    text_turns = linear(functional.silu(condition), "txt_mod.1")[:, None].chunk(6, -1)
-    seen_image = _modulate(image, image_turns[0], image_turns[1])
+    image_turns = linear(functional.silu(condition), "img_mod.1")[:, :, None].chunk(6, -1)
+    text_turns = linear(functional.silu(condition[:, :1]), "txt_mod.1").chunk(6, -1)
+    seen_image = _modulate(apart(image), image_turns[0], image_turns[1]).flatten(1, 2)
     seen_text = _modulate(text, text_turns[0], text_turns[1])
     image_q, image_k = (
-        _turn(_rms(_heads(linear(seen_image, f"attn.{name}"), heads), weights[f"attn.{norm}.weight"]), *rope[:2])
+        _turn(rms(_heads(linear(seen_image, f"attn.{name}"), heads), weights[f"attn.{norm}.weight"]), *rope[:2])
         for name, norm in (("to_q", "norm_q"), ("to_k", "norm_k"))
     )
     text_q, text_k = (
-        _turn(_rms(_heads(linear(seen_text, f"attn.{name}"), heads), weights[f"attn.{norm}.weight"]), *rope[2:])
+        _turn(rms(_heads(linear(seen_text, f"attn.{name}"), heads), weights[f"attn.{norm}.weight"]), *rope[2:])
         for name, norm in (("add_q_proj", "norm_added_q"), ("add_k_proj", "norm_added_k"))
     )
     image_v = _heads(linear(seen_image, "attn.to_v"), heads)
@@ -162,9 +170,10 @@ def block(
         attn_mask=mask,
     )
     out = out.transpose(1, 2).flatten(2)
-    image = image + image_turns[2] * linear(out[:, text.shape[1] :], "attn.to_out.0")
+    image = image + (image_turns[2] * apart(linear(out[:, text.shape[1] :], "attn.to_out.0"))).flatten(1, 2)
     text = text + text_turns[2] * linear(out[:, : text.shape[1]], "attn.to_add_out")
-    image = image + image_turns[5] * mlp(_modulate(image, image_turns[3], image_turns[4]), "img_mlp")
+    inner = mlp(_modulate(apart(image), image_turns[3], image_turns[4]), "img_mlp")
+    image = image + (image_turns[5] * inner).flatten(1, 2)
     text = text + text_turns[5] * mlp(_modulate(text, text_turns[3], text_turns[4]), "txt_mlp")
     return image, text
 
@@ -189,9 +198,9 @@ def predict_velocity(
     image = dit.img_in(patches)
     # In bf16, as DiffSynth hands the timestep over.
     condition = dit.time_text_embed((sigma * 1000).bfloat16() / 1000, image.dtype)
-    text = dit.txt_in(_rms(text, dit.txt_norm.weight))
+    text = dit.txt_in(rms(text, dit.txt_norm.weight))
     for module in dit.transformer_blocks:
-        image, text = one_block(dict(module.named_parameters()), image, text, condition, turns, mask)
+        image, text = one_block(dict(module.named_parameters()), image, text, condition[:, None], turns, mask)
     velocity: Tensor = dit.proj_out(dit.norm_out(image, condition))
     return velocity
 
