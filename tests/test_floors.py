@@ -44,6 +44,7 @@ SAME_NAMES: Mapping[str, str] = {
     "bf16": "a codec, and its numbers in torch",
     "fp8": "a codec, and its numbers in torch",
     "int8": "a codec, and its numbers in torch",
+    "int4": "a codec, and its numbers in torch",
     "safetensors": "a reader, and its numbers in torch",
     "gguf": "a reader, and its numbers in torch",
     "bitsandbytes": "a scheme, and its numbers in torch",

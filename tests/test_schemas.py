@@ -61,7 +61,7 @@ def test_takes_our_manifests(path: Path) -> None:
         "{jobs: [{prompt: a, size: 1328}]}",
         "{jobs: [{prompt: a, size: big}]}",
         "{jobs: [{prompt: a, size: 1:1, sizes: [1:1]}]}",
-        "{jobs: [{prompt: a, precision: int4}]}",
+        "{jobs: [{prompt: a, precision: int3}]}",
         "{jobs: [{prompt: a, cfg_scale: 0}]}",
         "{jobs: [{prompt: a, matrix: {seed: [1]}}]}",
         "{jobs: [{prompt: a, matrix: {a: []}}]}",

@@ -134,7 +134,7 @@ QWEN_IMAGE = Model(
     max_pixels=2048 * 2048,
     steps=40,
     cfg_scale=4.0,
-    gpu_bytes=MappingProxyType({"bf16": 58 * _GB, "fp8": 29 * _GB, "int8": 29 * _GB}),
+    gpu_bytes=MappingProxyType({"bf16": 58 * _GB, "fp8": 29 * _GB, "int8": 29 * _GB, "int4": 17 * _GB}),
     densities=PHOTOGRAPHS,
     licence="Apache-2.0",
 )
@@ -265,7 +265,7 @@ DEMO = Model(
     cfg_scale=4.0,
     revision="2",
     shape=DEMO_ARCHITECTURE,
-    gpu_bytes=MappingProxyType(dict.fromkeys(("bf16", "fp8", "int8"), 64 * 2**20)),
+    gpu_bytes=MappingProxyType(dict.fromkeys(("bf16", "fp8", "int8", "int4"), 64 * 2**20)),
     densities=_DEMO_DENSITIES,
     licence="Apache-2.0",
     proof_side=256,

@@ -39,6 +39,7 @@ Arithmetic:
     precision         how a packed weight becomes one that can be multiplied
     scaled_blocks     a block that multiplies what is stored; scaled_kernels, scaled_reference, scaled_adapted: its
                       pieces; fp8_kernels, fp8_reference, int8_kernels, int8_reference: each arithmetic's
+    unpacked_blocks   one that is unpacked to be multiplied; int4_kernels: how
     product_trial     whether such products come out right here
     picture_vae       a picture's VAE, in strips; vae_kernels, vae_reference: its pieces
     strips            chains of layers that make any rows of a result

@@ -11,16 +11,20 @@ from types import MappingProxyType, ModuleType
 
 import torch
 
-from renderer.engine import fp8_reference, int8_reference, precision, product_trial
+from renderer.engine import fp8_reference, int8_reference, precision, product_trial, unpacked_blocks
 from renderer.engine.blocks import Blocks, FastBlocks, ModuleBlocks
 from renderer.engine.device import Device, computation_dtype
 from renderer.engine.recorded import CudaRecorder, RecordedBlocks
+from renderer.engine.unpacked_blocks import UnpackedBlocks
 from renderer.job import BlockArithmetic
 from renderer.job.precisions import in_words
 from renderer.weights.codecs import Codec
 from renderer.weights.store import TensorPlace
 
 LOG = logging.getLogger(__name__)
+
+Fast = Callable[[Sequence[TensorPlace], ModuleBlocks, ModuleType], FastBlocks | None]
+"""Makes blocks that multiply what is stored, in place of plain ones and by operations; None where there are none."""
 
 
 def choose(
@@ -30,18 +34,19 @@ def choose(
     *,
     stored: bool = True,
     records: Callable[[], bool] = lambda: True,
-    fast: Callable[[ModuleBlocks, ModuleType], FastBlocks | None] = lambda _plain, _operations: None,
+    fast: Fast = lambda _places, _plain, _operations: None,
 ) -> Blocks:
     """The kind of block for slots of this layout.
 
     Weights are multiplied as they are stored where the device can, if `stored` lets them and, on a card, a trial of
     such products comes out right; elsewhere they are decoded once a sweep. Riders go through such blocks together where
     a trial shows that it does not change their bits; on a CPU each goes alone. `records` tells whether there is room to
-    record small pictures' launches. `fast` makes blocks that multiply what is stored, where there are such.
+    record small pictures' launches. `fast` makes blocks that multiply what is stored, where there are such, in the form
+    that it is multiplied in.
     """
     plain = ModuleBlocks(template, places, computation_dtype(device))
     codec = _multiplied(places, device) if stored else None
-    found = None if codec is None else _fast(plain, codec.arithmetic, device, fast)
+    found = None if codec is None else _fast(template, places, codec, device, fast)
     if device == "cpu":
         return found or plain
     return RecordedBlocks(found or plain, CudaRecorder(), records)
@@ -54,21 +59,21 @@ def _multiplied(places: Sequence[TensorPlace], device: Device) -> Codec | None:
 
 
 def _fast(
-    plain: ModuleBlocks,
-    arithmetic: BlockArithmetic,
-    device: Device,
-    fast: Callable[[ModuleBlocks, ModuleType], FastBlocks | None],
+    template: torch.nn.Module, places: Sequence[TensorPlace], codec: Codec, device: Device, fast: Fast
 ) -> FastBlocks | None:
     """Blocks that multiply what is stored; None where there are none, or a trial of theirs comes out wrong."""
-    run = operations(arithmetic, device)
-    blocks = fast(plain, run)
+    run = operations(codec.arithmetic, device)
+    there = unpacked_blocks.as_multiplied(places)
+    blocks = fast(there, ModuleBlocks(template, there, computation_dtype(device)), run)
     if blocks is None:
         return None
+    if codec.multiplied_as != codec.name:
+        blocks = UnpackedBlocks(blocks, places, unpacked_blocks.unpacker(codec, device))
     if device == "cpu":
         blocks.shares = False
         return blocks
     if reason := product_trial.complaint(run, blocks.products, device):
-        _REFUSED.add(arithmetic, reason)
+        _REFUSED.add(codec.arithmetic, reason)
         return None
     blocks.shares = product_trial.shares(run, blocks, device)
     return blocks

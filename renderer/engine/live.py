@@ -32,7 +32,7 @@ def passage(
             device,
             stored=setup.multiplies_stored,
             records=records,
-            fast=functools.partial(family.fast_blocks, name, template, files[0].tensors),
+            fast=functools.partial(family.fast_blocks, name, template),
         )
         return LiveSection(name, files, blocks)
 

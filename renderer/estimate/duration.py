@@ -28,6 +28,7 @@ from renderer.estimate.fitted import (
     KERNELS,
     LEAST_ROWS,
     START_S,
+    UNPACKING_CALLS,
 )
 from renderer.estimate.memory import TURNING_SLOTS, Streaming
 from renderer.estimate.weights import weight_bytes
@@ -142,11 +143,14 @@ def sweep(streaming: Streaming, works: Sequence[Work], rates: Rates, *, from_dis
     if streaming.restores:
         plain = weight_bytes(streaming.shape, "bf16").block
         restoring = blocks * 7 * plain / rates.memory_bytes_per_s  # to float32, times the scales, to bf16
+    elif streaming.unpacked:
+        restoring = blocks * (streaming.weights.block + streaming.unpacked) / rates.memory_bytes_per_s
     else:
         restoring = 0.0
+    calls = blocks * UNPACKING_CALLS * rates.launch_s if streaming.unpacked else 0.0
     return SweepTime(
         arithmetic_s=(blocks * sum(gpu * count for (gpu, _), count in parts) + restoring) / KEPT_UP + gaps,
-        launches_s=blocks * sum(host * count for (_, host), count in parts),
+        launches_s=blocks * sum(host * count for (_, host), count in parts) + calls,
         bus_s=moved / rates.bus_bytes_per_s,
         disk_s=moved / _disk(rates) if from_disk else 0.0,
     )

@@ -94,6 +94,10 @@ DECODE_HOST_CALLS = 530
 """Of torch's shortest operation, as many as launching a decode takes on the host: by 512x512, which waited for the
 slower host, 6.1 ms where the faster one took 4.6 (`decodes-h100.jsonl`)."""
 
+UNPACKING_CALLS = 15
+"""The same for unpacking a block's matrices, in four runs of one width, and copying what is beside them. Assumed: five
+launches, most of them Triton's."""
+
 LEAST_ROWS = 128
 """A product of fewer rows takes as long: the weights have to be read. Assumed."""
 

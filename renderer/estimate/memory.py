@@ -66,6 +66,13 @@ class Streaming:
         return self.arithmetic != CODECS[self.precision].arithmetic
 
     @property
+    def unpacked(self) -> int:
+        """Bytes of the one block that all others are unpacked to, where weights are multiplied in another form."""
+        codec = CODECS[self.precision]
+        packed = codec.multiplied_as != codec.name and not self.restores
+        return weight_bytes(self.shape, codec.multiplied_as).block if packed else 0
+
+    @property
     def _way(self) -> Computed:
         return Computed(self.shape, self.precision, self.arithmetic, self.kernels)
 
@@ -82,6 +89,7 @@ class Streaming:
         """What is on the GPU from the beginning to the end."""
         weights = self.weights
         looks = terms(vision_tower_outside_the_blocks=weights.looking) if any(work.edited for work in works) else ()
+        unpacked = terms(block_unpacked_to_be_multiplied=self.unpacked) if self.unpacked else ()
         return (
             terms(
                 slots=self.slots * weights.block,
@@ -91,6 +99,7 @@ class Streaming:
                 * self.kernels.workspace,  # of the stream that computes, and of the one that records
                 rotary_frequencies=self.costs.FIXED_BYTES + sum(map(self._places, {work.tokens for work in works})),
             )
+            + unpacked
             + looks
         )
 

@@ -45,6 +45,11 @@ class WeightBytes:
     largest_of_text_block: int
     store: int
 
+    @property
+    def store_of_text(self) -> int:
+        """Of a model that edits nothing: its store has no vision tower."""
+        return self.store - self.vision
+
 
 @lru_cache(maxsize=32)
 def weight_bytes(shape: Architecture, precision: Stored) -> WeightBytes:

@@ -31,7 +31,7 @@ def restored(kept: Stored) -> Precision | None:
     return next((precision for precision, stored in _RESTORED.items() if stored == kept), None)
 
 
-def in_words(arithmetic: BlockArithmetic) -> str:
+def in_words(arithmetic: BlockArithmetic | Stored) -> str:
     """An arithmetic as texts name it."""
     return {"fp8": "FP8"}.get(arithmetic, arithmetic)
 

@@ -23,11 +23,11 @@ where cuDNN chooses by free memory, on one GPU.
 
 MAX_SEED = 2**63 - 1
 
-Precision = Literal["bf16", "fp8", "fp8-weights", "int8"]
+Precision = Literal["bf16", "fp8", "fp8-weights", "int8", "int4"]
 """A job's: bf16; FP8 weights and products; FP8 weights, scaled back and multiplied in bf16 on every card; int8 weights
-and products, whose inputs are turned before."""
+and products, whose inputs are turned before; the same products of weights of four bits."""
 
-Stored = Literal["bf16", "fp8", "int8"]
+Stored = Literal["bf16", "fp8", "int8", "int4"]
 """The codecs by which weights are kept (`renderer.weights.codecs`)."""
 
 Profile = Literal["stream", "resident", "fp8", "disk", "cpu"]

@@ -67,7 +67,7 @@ HINTS_BY_KEY: Mapping[str, str] = {
         ("checkpoint", "ckpt", "ckpt_name", "sd_model_checkpoint", "model_id", "model_name", "base_model",
          "模型"), _MODEL),
     **dict.fromkeys(
-        ("dtype", "torch_dtype", "variant", "quantization", "quantize"), "write precision: fp8, int8 or bf16"),
+        ("dtype", "torch_dtype", "variant", "quantization", "quantize"), "write precision: fp8, int8, int4 or bf16"),
     **dict.fromkeys(("random_seed", "noise_seed", "generator", "种子", "随机种子"), "write seed, seeds or count"),
     **dict.fromkeys(
         ("file_format", "output_format", "image_format", "extension", "ext"), "write format: png, webp or jpeg"),
@@ -147,7 +147,7 @@ HINTS_BY_VALUE = (
     _row("precision", r"(?i:bfloat16|bf-16|float32|fp32|full|fp16|float16|half)", "write bf16"),
     _row("precision", r"(?i:fp8_\w+|float8\w*|f8)", "write fp8"),
     _row("precision", r"(?i:i8|int-8|w8a8|q8\w*|8-?bit)", "write int8"),
-    _row("precision", r"(?i:int4|q4\w*|4-?bit|nf4|fp4)", "write int8 or fp8: none is smaller"),
+    _row("precision", r"(?i:i4|int-4|w4a8|w4a16|q4\w*|4-?bit|nf4|fp4)", "write int4"),
     _row("format", r"(?i:\.?jpe?g)", "write jpeg"),
     _row("format", r"(?i:\.?(png|webp))", "write png or webp"),
     _row("embed", r"(?i:no|off|false)", "write none"),

@@ -157,7 +157,9 @@ def _of_model(setup: Setup) -> tuple[int, int]:
         return 0, 0
     lacking = {lack.part.role for lack in places.look(model).lacking}
     download = sum(part.bytes or 0 for part in model.parts if part.role in lacking)
-    return download, weight_bytes(shape_of(model), setup.stored).store if setup.store else 0
+    weights = weight_bytes(shape_of(model), setup.stored)
+    store = weights.store if model.ability == "edit" else weights.store_of_text
+    return download, store if setup.store else 0
 
 
 def _of_loras(left: Iterable[Planned]) -> list[tuple[int, int]]:

@@ -68,6 +68,11 @@ class Checkpoint:
         """What of the optional it has not: a text encoder its vision tower, which only edits look with."""
         return self.network.lacking(self.tensors)
 
+    def without_optional(self) -> Checkpoint:
+        """Without what is optional in its family."""
+        gone = tuple(each.prefix for each in self.network.outside if each.optional)
+        return replace(self, tensors={name: at for name, at in self.tensors.items() if not name.startswith(gone)})
+
 
 def open_checkpoint(role: Role, paths: Sequence[Path]) -> Checkpoint:
     """A network's files, checked against each other and against what such a network of their family must have.
@@ -109,6 +114,16 @@ def with_additions(checkpoint: Checkpoint, fused: ToFuse) -> Checkpoint:
 
     title = f"{checkpoint.family.title}'s {checkpoint.network.words}"
     return replace(checkpoint, additions=additions(fused, title, checkpoint.network, checkpoint.shapes))
+
+
+def open_together(source: Mapping[Role, Sequence[Path]], *, edits: bool) -> dict[Role, Checkpoint]:
+    """Each network's files, of a model that `edits` or not: without what only edits look with, where it does not.
+
+    Raises `ModelError` as `open_checkpoint` and `check_together` do.
+    """
+    checkpoints = {role: open_checkpoint(role, paths) for role, paths in source.items()}
+    check_together(checkpoints, edits=edits)
+    return checkpoints if edits else {role: each.without_optional() for role, each in checkpoints.items()}
 
 
 def check_together(checkpoints: Mapping[Role, Checkpoint], *, edits: bool = False) -> None:

@@ -32,7 +32,7 @@ from renderer.system import lock
 from renderer.system.files import write_whole
 from renderer.weights import originals, settle
 from renderer.weights.adapters.fusing import ToFuse
-from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint, with_additions
+from renderer.weights.checkpoint import Checkpoint, open_together, with_additions
 from renderer.weights.convert import Maker
 from renderer.weights.headers import disk_error, encode_header, write_file
 from renderer.weights.index import (
@@ -264,9 +264,7 @@ def _file_bytes(file: PackedFile) -> int:
 
 
 def _open_source(source: Mapping[Role, Sequence[Path]], *, edits: bool) -> dict[Role, Checkpoint]:
-    checkpoints = {role: open_checkpoint(role, source.get(role, ())) for role in get_args(Role)}
-    check_together(checkpoints, edits=edits)
-    return checkpoints
+    return open_together({role: source.get(role, ()) for role in get_args(Role)}, edits=edits)
 
 
 def _plan(checkpoints: Mapping[Role, Checkpoint], precision: Stored) -> tuple[PackedFile, ...]:

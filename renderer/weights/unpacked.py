@@ -19,7 +19,7 @@ from renderer.errors import ModelError
 from renderer.families import Family
 from renderer.job import Stored
 from renderer.weights.adapters.fusing import ToFuse
-from renderer.weights.checkpoint import Checkpoint, check_together, open_checkpoint, with_additions
+from renderer.weights.checkpoint import Checkpoint, open_together, with_additions
 from renderer.weights.convert import Maker
 from renderer.weights.layout import PackedFile, PackedTensor, plan_files
 from renderer.weights.store import TensorPlace, views
@@ -126,8 +126,7 @@ def unpacked(
 
     Reads headers, not data. Raises `ModelError`, which names the file, when they are not a whole model of a family.
     """
-    checkpoints = {network: open_checkpoint(network, paths) for network, paths in source.items()}
-    check_together(checkpoints, edits=processor is not None)
+    checkpoints = open_together(source, edits=processor is not None)
     checkpoints["transformer"] = with_additions(checkpoints["transformer"], fused)
     family = next(iter(checkpoints.values())).family
     plans = plan_files(family, {network: each.shapes for network, each in checkpoints.items()}, precision)

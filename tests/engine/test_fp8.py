@@ -184,7 +184,7 @@ class TestBlock:
 def choose(store: Store, plain: ModuleBlocks, *, fp8: bool = True) -> Blocks:
     """The DiT's blocks, as the engine chooses them on a GPU."""
     template, places = plain._template, store.section("transformer")[0].tensors
-    fast = functools.partial(networks.fast_blocks, "transformer", template, places)
+    fast = functools.partial(networks.fast_blocks, "transformer", template)
     return arithmetic.choose(template, places, "cuda", stored=fp8, fast=fast)
 
 

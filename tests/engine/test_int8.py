@@ -231,7 +231,7 @@ def test_a_cpu_tries_and_records_nothing(store: Store, plain: ModuleBlocks) -> N
     places = store.blocks("transformer")[0].tensors
     attention = plain._template.get_submodule("attn")
 
-    def fast(given: ModuleBlocks, operations: Any) -> ScaledBlocks:
+    def fast(_places: Any, given: ModuleBlocks, operations: Any) -> ScaledBlocks:
         return ScaledBlocks(given, places, attention.num_heads, attention.head_dim, operations)
 
     chosen = arithmetic.choose(plain._template, places, "cpu", fast=fast)

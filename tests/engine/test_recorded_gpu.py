@@ -18,6 +18,7 @@ from renderer.engine.recorded import CudaRecorder, RecordedBlocks
 from renderer.families import QWEN_IMAGE_FAMILY
 from renderer.families.qwen_image import networks, shapes
 from renderer.job import Stored
+from renderer.weights.codecs import CODECS
 from renderer.weights.layout import plan_files
 from renderer.weights.store import TensorPlace, views
 
@@ -55,6 +56,8 @@ def filled(layout: list[TensorPlace], seed: int) -> torch.Tensor:
             values = 1 + 0.1 * values
         elif tensor.dtype == torch.bfloat16:
             values *= WIDTH**-0.5
+        elif tensor.dtype == torch.uint8:
+            values = values.abs()
         tensor.copy_(values.to(tensor.dtype))
     return flat
 
@@ -69,7 +72,7 @@ def template() -> torch.nn.Module:
 def choose(layout: Sequence[TensorPlace], records: Callable[[], bool] = lambda: True) -> Blocks:
     """The DiT's blocks, as the engine chooses them on this GPU."""
     block = template()
-    fast = functools.partial(networks.fast_blocks, "transformer", block, layout)
+    fast = functools.partial(networks.fast_blocks, "transformer", block)
     return arithmetic.choose(block, layout, "cuda", records=records, fast=fast)
 
 
@@ -107,7 +110,7 @@ def sweeps(blocks: Any, slots: list[torch.Tensor], riders: list[dict[str, Any]])
     return found
 
 
-@pytest.mark.parametrize("precision", ["fp8", "int8", "bf16"])
+@pytest.mark.parametrize("precision", ["fp8", "int8", "int4", "bf16"])
 def test_recorded_blocks_have_the_bits_of_plain_ones(precision: Stored) -> None:
     """512x512, two blocks and three riders, two of one size: which of the two runs depends on free memory alone."""
     layout = places(precision)
@@ -115,10 +118,11 @@ def test_recorded_blocks_have_the_bits_of_plain_ones(precision: Stored) -> None:
     riders = [rider(3, 128), rider(4, 128), rider(5, 37)]
     plain = choose(layout, records=lambda: False)
     recorded = choose(layout)
-    assert plain.arithmetic == recorded.arithmetic == precision
+    assert plain.arithmetic == recorded.arithmetic == CODECS[precision].arithmetic
     expected, found = (sweeps(blocks, slots, riders) for blocks in (plain, recorded))
     assert isinstance(recorded, RecordedBlocks)
-    assert [len(form.plays) for form in recorded._forms.values()] == [2, 2]
+    blocks = 1 if CODECS[precision].multiplied_as != precision else 2  # all are unpacked to the same place
+    assert [len(form.plays) for form in recorded._forms.values()] == [blocks, blocks]
     assert all(each.isfinite().all() for each in expected)
     assert [torch.equal(one, other) for one, other in zip(found, expected, strict=True)] == [True] * len(expected)
     assert not torch.equal(expected[1], riders[0]["image"])

@@ -16,7 +16,9 @@ from renderer.engine.recorded import CudaRecorder
 from renderer.engine.sections import Passing
 from renderer.engine.streaming import StreamingEngine
 from renderer.job import Job, Precision
+from renderer.job.precisions import stored
 from renderer.protocol import Setup
+from renderer.weights.codecs import CODECS
 from tests.engine.test_streaming import open_engine, pixels, render, variants
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
@@ -35,12 +37,12 @@ def test_bf16_is_diffsynth_bit_by_bit(slots: int) -> None:
     assert pixels(render(open_engine(slots=slots, in_flight=4), variants())) == expected
 
 
-@pytest.mark.parametrize("precision", ["fp8", "int8"])
+@pytest.mark.parametrize("precision", ["fp8", "int8", "int4"])
 @pytest.mark.parametrize("slots", [2, 3, 60])
 def test_pictures_do_not_depend_on_company_or_slots(slots: int, precision: Precision) -> None:
     """Products of what is stored: together through few slots or alone with all, the bits are the same."""
     engine = open_engine(precision, slots=slots, in_flight=4)
-    assert engine._passage.arithmetic == precision
+    assert engine._passage.arithmetic == CODECS[stored(precision)].arithmetic
     assert pixels(render(engine, variants(precision))) == alone(precision)
 
 
@@ -60,7 +62,7 @@ def test_small_pictures_are_recorded(monkeypatch: pytest.MonkeyPatch, caplog: py
     assert "cannot be recorded" not in caplog.text
 
 
-@pytest.mark.parametrize("precision", ["fp8", "int8"])
+@pytest.mark.parametrize("precision", ["fp8", "int8", "int4"])
 @pytest.mark.parametrize("slots", [2, 60])
 def test_nothing_waits_for_the_device_before_the_pixels(
     slots: int, precision: Precision, monkeypatch: pytest.MonkeyPatch

@@ -80,6 +80,15 @@ class TestSweep:
         found = engine.forecast(row, rates).seconds / row["pictures"]
         assert 0.98 < found / row["step_s"] < 1.125
 
+    def test_four_bits_halve_what_is_moved(self) -> None:
+        """A bus of 8 GB/s holds one small picture up half as long; unpacking takes a little, whatever is computed."""
+        rates = RATES["h100"].model_copy(update={"pinned_bytes_per_s": 8e9})
+        int4, int8 = (duration.sweep(Streaming(SHAPE, kept, 2), [Work(512, 512)], rates) for kept in ("int4", "int8"))
+        assert (int4.limit, int8.limit) == ("bus", "bus")
+        assert int4.bus_s == pytest.approx(0.55 * int8.bus_s, rel=0.01)
+        assert 0.005 < int4.arithmetic_s - int8.arithmetic_s < 0.02
+        assert int4.launches_s > int8.launches_s
+
     def test_from_the_disk_the_disk_limits(self) -> None:
         """Blocks that do not fit into host memory come as fast as the disk reads."""
         found = duration.sweep(Streaming(SHAPE, "fp8", 2), [Work(512, 512)], RATES["h200"], from_disk=True)

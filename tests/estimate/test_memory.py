@@ -159,11 +159,39 @@ class TestOneBlock:
         assert "block scaled back to bf16" in names
         assert "block scaled back to bf16" not in {term.name for term in Streaming(SHAPE, "fp8", 2).block(1024, 31)}
 
+    def test_four_bits_are_unpacked_to_one_block(self) -> None:
+        """Of int8's size, beside the slots and from the beginning, where int8 is multiplied; else they are scaled back.
+
+        A card of 6 GB renders 1328x1328, with guidance.
+        """
+        found = Streaming(SHAPE, "int4", 2)
+        unpacked = {term.name: term.bytes for term in found.kept([Work(512, 512)])}["block unpacked to be multiplied"]
+        assert unpacked == weight_bytes(SHAPE, "int8").block
+        assert not found.restores
+        old = Streaming(SHAPE, "int4", 2, Kernels.of((7, 0)))
+        assert old.restores
+        assert not old.unpacked
+        assert not Streaming(SHAPE, "int8", 2).unpacked
+        assert found.estimate([Work(1328, 1328)]).reserved < 6e9
+
 
 class TestWeights:
     def test_a_store_is_forecast_to_a_part_in_a_thousand(self) -> None:
         """The arithmetic gives the bytes of the store that was packed and measured (tests/benchmarks)."""
         assert weight_bytes(SHAPE, "fp8").store == pytest.approx(29_727_698_697, rel=0.001)
+
+    def test_what_four_bits_take(self) -> None:
+        """A machine with 16 GB of memory holds a sweep's blocks; the store is half of FP8's, but for what stays bf16.
+
+        From the real shapes, by the layout of the store itself.
+        """
+        found, fp8 = weight_bytes(SHAPE, "int4"), weight_bytes(SHAPE, "fp8")
+        assert found.store_of_text < 17e9
+        assert 60 * found.block < 8e9
+        assert found.block < 0.55 * fp8.block
+        assert found.modulation < 0.55 * fp8.modulation
+        assert found.text_block < 0.55 * fp8.text_block
+        assert fp8.store_of_text == fp8.store - fp8.vision
 
     @pytest.mark.parametrize("precision", ["bf16", "fp8"])
     def test_fp8_halves_what_is_multiplied(self, precision: Stored) -> None:

@@ -141,7 +141,7 @@ class TestReading:
     def test_load(self, folder: Path) -> None:
         """A whole file is loaded by the hub's names, every tensor aligned, even where the file's own sizes are odd."""
         store = open_store(folder)
-        for file in (store.vae(), store.vision(), store.outside("transformer"), store.outside("text_encoder")):
+        for file in (store.vae(), store.outside("transformer"), store.outside("text_encoder")):
             found, expected = load(file), tensors_of([file.path])
             assert all(torch.equal(found[name], expected[name]) for name in expected)
             assert found.keys() == expected.keys()

@@ -4,6 +4,7 @@
     bf16.py    as the hub has it
     fp8.py     e4m3, with a scale a row
     int8.py    whole numbers, with a scale a row, of columns that were turned
+    int4.py    the same in four bits, with a step and a least value a group
     rows/      each one's numbers, in torch: encode and decode
 
 Layout, packer, store, engine and estimate ask codecs, and know none by its name. A new one is a file here, one in
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from renderer.job import Stored
-from renderer.weights.codecs import bf16, fp8, int8
+from renderer.weights.codecs import bf16, fp8, int4, int8
 from renderer.weights.codecs.codec import WEIGHT, Codec, CodecPart
 
 __all__ = ["CODECS", "PLAIN", "WEIGHT", "Codec", "CodecPart", "Kept", "kept", "types"]
@@ -25,7 +26,9 @@ __all__ = ["CODECS", "PLAIN", "WEIGHT", "Codec", "CodecPart", "Kept", "kept", "t
 PLAIN: Codec = bf16.CODEC
 """What everything is kept by that is no large matrix: biases, norms, convolutions, embeddings."""
 
-CODECS: Mapping[Stored, Codec] = MappingProxyType({"bf16": PLAIN, "fp8": fp8.CODEC, "int8": int8.CODEC})
+CODECS: Mapping[Stored, Codec] = MappingProxyType(
+    {"bf16": PLAIN, "fp8": fp8.CODEC, "int8": int8.CODEC, "int4": int4.CODEC}
+)
 """Every codec by its name."""
 
 

@@ -15,6 +15,7 @@ class _Bf16:
     name: ClassVar[Stored] = "bf16"
     error: ClassVar[float] = 2.0**-8  # of what was wider than bf16
     is_plain: ClassVar[bool] = True
+    multiplied_as: ClassVar[Stored] = "bf16"
     arithmetic: ClassVar[BlockArithmetic] = "bf16"
     capability: ClassVar[tuple[int, int]] = (0, 0)
     on_cpu: ClassVar[bool] = False

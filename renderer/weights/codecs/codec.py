@@ -57,6 +57,10 @@ class Codec(Protocol):
         """Whether the one part is the matrix in bf16, which is multiplied where it lies."""
 
     @property
+    def multiplied_as(self) -> Stored:
+        """The codec in whose form its matrices are multiplied: its own, or another's, to which they are unpacked."""
+
+    @property
     def arithmetic(self) -> BlockArithmetic:
         """What its matrices are multiplied in as they are, where a card can; `bf16` after they were decoded."""
 

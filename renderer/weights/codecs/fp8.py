@@ -18,6 +18,7 @@ class _Fp8:
     name: ClassVar[Stored] = "fp8"
     error: ClassVar[float] = 16 / LARGEST + 2.0**-8  # half the largest step, and bf16 of it
     is_plain: ClassVar[bool] = False
+    multiplied_as: ClassVar[Stored] = "fp8"
     arithmetic: ClassVar[BlockArithmetic] = "fp8"
     capability: ClassVar[tuple[int, int]] = (8, 9)
     on_cpu: ClassVar[bool] = False

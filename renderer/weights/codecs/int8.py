@@ -31,6 +31,7 @@ class _Int8:
     name: ClassVar[Stored] = "int8"
     error: ClassVar[float] = 0.02  # of a group of random numbers; half a step alone, were the columns not turned back
     is_plain: ClassVar[bool] = False
+    multiplied_as: ClassVar[Stored] = "int8"
     arithmetic: ClassVar[BlockArithmetic] = "int8"
     capability: ClassVar[tuple[int, int]] = (7, 5)
     on_cpu: ClassVar[bool] = True

@@ -30,6 +30,13 @@ class EncodedRows:
     loss: Loss | None = None
 
 
+class Unpacker(Protocol):
+    """Brings a matrix from what a codec keeps into the first part of the codec in whose form it is multiplied."""
+
+    def __call__(self, values: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> None:
+        """Fill `values`, [rows, columns], in: of one matrix's parts, or of several of one width behind one another."""
+
+
 class RowCoder(Protocol):
     """A codec's numbers. Every step is one that gives the same bits on the CPU and on a GPU."""
 

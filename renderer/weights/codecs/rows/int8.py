@@ -27,15 +27,19 @@ _PIECE = 2**22
 
 def encode(rows: torch.Tensor, device: str = "cpu") -> EncodedRows:
     """Rows are turned and rounded. A number that is not finite makes its row's scale so."""
-    full = turned(rows.to(device).float(), group(rows.shape[1]))
-    peak = full.abs().amax(dim=1)
-    scale = torch.where(peak < _SMALLEST_PEAK, torch.ones_like(peak), peak / torch.full_like(peak, STEPS))
+    full, scale = _turned(rows.to(device))
     steps = (full / scale[:, None]).round_().clamp_(-STEPS, STEPS)
     values = steps.to(torch.int8)
     difference = steps.mul_(scale[:, None]).sub_(full)  # as far as turned back: turns keep lengths
     loss = Loss(_squared_norm(difference), _squared_norm(full))
     scale = scale.cpu()
     return EncodedRows({WEIGHT: values.cpu(), SCALE: scale}, is_finite=bool(scale.isfinite().all()), loss=loss)
+
+
+def scaled(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows as they are before they are rounded: turned, of magnitudes up to 127, and what they are to be scaled by."""
+    full, scale = _turned(rows)
+    return full / scale[:, None], scale
 
 
 def take_over(rows: ScaledRows) -> EncodedRows | None:
@@ -60,6 +64,13 @@ def decode(parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         part = slice(first, first + piece)
         found[part] = ScaledRows(values[part], scale[part], group(columns)).whole()
     return found
+
+
+def _turned(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows turned, in float32, and their scales."""
+    full = turned(rows.float(), group(rows.shape[1]))
+    peak = full.abs().amax(dim=1)
+    return full, torch.where(peak < _SMALLEST_PEAK, torch.ones_like(peak), peak / torch.full_like(peak, STEPS))
 
 
 def _squared_norm(values: torch.Tensor) -> float:
