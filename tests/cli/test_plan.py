@@ -105,7 +105,7 @@ class TestPlan:
         _, said, _ = run(capsys, "plan", "night.yaml", "--json")
         disk = json.loads(said)["forecast"]["disk"]
         assert disk["download_bytes"] == pytest.approx(57.8e9, rel=0.01)
-        assert disk["store_bytes"] == pytest.approx(29_727_698_697, rel=0.001)
+        assert disk["store_bytes"] == pytest.approx(28_374_598_409, rel=0.001)  # without its vision tower
 
     def test_a_thousand_pictures_take_under_a_second_and_no_torch(self, project: Path) -> None:
         """Forecast and all."""
