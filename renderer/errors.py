@@ -140,3 +140,8 @@ class LockedError(RendererError):
     """Another run holds this output folder."""
 
     exit_code = EXIT_LOCKED
+
+
+def ends_the_night(error: RendererError) -> bool:
+    """Whether an error is about a disk that takes nothing more, and so ends whatever writes there."""
+    return isinstance(error, DiskError) and error.ends_the_night

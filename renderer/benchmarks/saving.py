@@ -29,10 +29,10 @@ from renderer.manifest.manifest import Manifest
 from renderer.planning.deployment import Deployment
 from renderer.planning.plan import make_plan
 from renderer.supervisor import events
-from renderer.supervisor.batch import Batch
 from renderer.supervisor.local_worker import LocalWorker
 from renderer.supervisor.night import Night
 from renderer.supervisor.pool import WorkerPool
+from renderer.supervisor.rendering import Batches
 from renderer.supervisor.settings import Settings, StopRequests
 from renderer.supervisor.writing import cores
 from renderer.system import children
@@ -61,20 +61,20 @@ def measure(folder: Path, *, pictures: int = 40, side: int = 1328, file_format: 
     hire = functools.partial(LocalWorker, command=(*_COMMAND, str(side)))
     with WorkerPool(hire, watch) as pool:
         night = Night(settings, deployments, {}, {}, None, pool, watch, StopRequests())
-        batch = Batch(make_plan(manifest, folder), night)
-        summary = batch.render()
-    if batch.error is not None:
-        raise batch.error
+        rendering = Batches([make_plan(manifest, folder)], night)
+        rendering.render()
+    if rendering.error is not None:
+        raise rendering.error
     seconds = ended_s - opened_s
     return {
         "what": "saving",
         "format": file_format,
         "side": side,
         "cores": cores(),
-        "pictures": summary.rendered,
+        "pictures": pictures,
         "seconds": round(seconds, 2),
-        "pictures_per_s": round(summary.rendered / seconds, 2),
-        "longest_away_s": round(batch.longest_away_s, 4),
+        "pictures_per_s": round(pictures / seconds, 2),
+        "longest_away_s": round(rendering.longest_away_s, 4),
     }
 
 

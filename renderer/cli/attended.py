@@ -49,7 +49,8 @@ def render(
         screen = console.open_console(log_format)
         watchers.add("the console", screen.watch, screen.close)
         watchers.add("--notify", notifier.watch)
-        watchers.add("the page", page.writer(watchers, lambda: stop.requests > 1))
+        pages = page.PageWriter(watchers, lambda: stop.requests > 1)
+        watchers.add("the page", pages.watch, pages.close)
         notifier.complain_to(watchers)
         if live_port is not None:
             _serve(loaded.manifests, settings, live_port, watchers)

@@ -18,8 +18,10 @@ from tqdm import tqdm
 
 from renderer.cli import sentences
 from renderer.cli.footer import Footer
-from renderer.outputs.describe import describe_facts, describe_flight, describe_status, describe_summary
+from renderer.outputs.describe import describe_facts, describe_flight, describe_night, describe_status, describe_summary
 from renderer.outputs.status import RunStatus
+from renderer.outputs.summary import total
+from renderer.planning.plan import Planned
 from renderer.supervisor import events, provision
 from renderer.system import streams
 from renderer.text import gb
@@ -56,13 +58,16 @@ class Plain:
 
     def __init__(self) -> None:
         self._done = self._total = 0
+        self._several = False
         self._current = "opening the model"
         self._spoke_at = time.monotonic()
 
     def watch(self, what: events.Event) -> None:
         match what:
+            case events.NightBegan(names=names):
+                self._several = len(names) > 1
             case events.BatchBegan(to_render=count):
-                self._done, self._total = 0, count
+                self._total += count
             case events.WorkerOpening(setup=setup) if setup is not None:
                 self._say(sentences.opening(what))
             case events.Supplying(what=Progress() as progress):
@@ -76,7 +81,9 @@ class Plain:
             case events.BatchEnded(summary=summary):
                 for part in describe_summary(summary):
                     self._say(part)
-        if line := sentences.sentence(what):
+            case events.NightEnded(summaries=summaries) if self._several:
+                self._say(describe_night(summaries))
+        if line := sentences.sentence(what, several=self._several):
             self._say(f"[{self._done}/{self._total}] {line}" if isinstance(what, events.PictureDone) else line)
 
     def close(self) -> None:
@@ -97,17 +104,24 @@ class Plain:
 
 
 class Actions(Plain):
-    """Plain lines for GitHub Actions: a group a batch, and each failure as an annotation at its manifest's line."""
+    """Plain lines for GitHub Actions: a group a night, and each failure as an annotation at its manifest's line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._on_their_way: set[str] = set()
 
     def watch(self, what: events.Event) -> None:
         match what:
             case events.ManifestProblem(problem=problem):
                 told = {"file": problem.file, "line": str(problem.line), "col": str(problem.column)}
                 self._command("warning" if problem.warning else "error", str(problem), **told)
-            case events.BatchBegan(plan=plan):
-                self._command("group", plan.manifest.name)
-            case events.BatchEnded():
-                self._command("endgroup")
+            case events.NightBegan(names=names) if names:
+                self._command("group", ", ".join(names))
+                self._on_their_way = set(names)
+            case events.BatchEnded(summary=summary) if summary.name in self._on_their_way:
+                self._on_their_way.remove(summary.name)
+                if not self._on_their_way:
+                    self._command("endgroup")
             case events.PictureFailed(item=item, message=message, again=again):
                 place = item.picture.place
                 told = {"file": place.manifest, "line": str(place.line), "title": item.picture.id}
@@ -131,9 +145,10 @@ class Terminal:
         self._footer = Footer(sys.stderr)
         self._supply = SupplyBar()
         self._opening = ""
+        self._several = False
 
     def watch(self, what: events.Event) -> None:
-        if line := sentences.sentence(what):
+        if line := sentences.sentence(what, several=self._several):
             self._footer.say(streams.harmless(line))
         match what:
             case events.Supplying(what=answer):
@@ -144,9 +159,14 @@ class Terminal:
                 self._footer.show(lambda columns: [_busy_line(what, columns)])
             case events.Tick(status=status) if status is not None:
                 self._footer.show(lambda columns: [_batch_line(status, columns), self._flight_line(status, columns)])
+            case events.NightBegan(names=names):
+                self._several = len(names) > 1
             case events.BatchEnded(summary=summary):
+                self._footer.say(streams.harmless("\n".join(describe_summary(summary))))
+            case events.NightEnded(summaries=summaries):
                 self._footer.close()
-                streams.say("\n".join(describe_summary(summary)))
+                if self._several:
+                    streams.say(describe_night(summaries))
 
     def close(self) -> None:
         self._supply.close()
@@ -225,7 +245,7 @@ class Json:
             if what.status is None or time.monotonic() - self._stood_at < HEARTBEAT_S:
                 return
             self._stood_at = time.monotonic()
-        event, fields = _of_picture(what) or _of_work(what) or _of_run(what)
+        event, fields = _of_picture(what) or _of_work(what) or _of_batches(what) or _of_run(what)
         line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
         told = json.dumps(line, ensure_ascii=False).replace("##[", "##\\u005b")  # which is no command in a CI job's log
         print(told, file=sys.stderr, flush=True)
@@ -241,16 +261,21 @@ def _of_picture(what: events.Event) -> _Line | None:
     """What a line says of news of one picture; None for other news."""
     match what:
         case events.PictureBegan():
-            return "picture-began", {"id": what.item.picture.id, "attempt": what.attempt}
+            return "picture-began", {**_which(what.item), "attempt": what.attempt}
         case events.PictureStepped():
-            return "stepped", {"id": what.item.picture.id, "step": what.step, "steps": what.steps}
+            return "stepped", {**_which(what.item), "step": what.step, "steps": what.steps}
         case events.PictureDone():
-            return "picture-done", {"id": what.sidecar.id, "sidecar": what.sidecar.model_dump(mode="json")}
+            return "picture-done", {**_which(what.item), "sidecar": what.sidecar.model_dump(mode="json")}
         case events.PictureFailed():
             names = ("message", "hint", "kind", "detail", "again")
-            return "picture-failed", {"id": what.item.picture.id, **{name: getattr(what, name) for name in names}}
+            return "picture-failed", {**_which(what.item), **{name: getattr(what, name) for name in names}}
         case _:
             return None
+
+
+def _which(item: Planned) -> dict[str, object]:
+    """A picture, and the manifest that it is of: two may have pictures of one id."""
+    return {"id": item.picture.id, "name": item.batch}
 
 
 def _of_work(what: events.Event) -> _Line | None:
@@ -265,6 +290,21 @@ def _of_work(what: events.Event) -> _Line | None:
             return None
 
 
+def _of_batches(what: events.Event) -> _Line | None:
+    """What a line says of manifests; None for other news."""
+    match what:
+        case events.NightBegan():
+            return "night-began", {"names": what.names}
+        case events.NightEnded():
+            return "night-ended", {"manifests": len(what.summaries), **total(what.summaries)}
+        case events.BatchBegan():
+            return "batch-began", {"name": what.plan.manifest.name, "to_render": what.to_render}
+        case events.BatchEnded():
+            return "batch-ended", {"summary": what.summary.model_dump(mode="json")}
+        case _:
+            return None
+
+
 def _where(where: str) -> dict[str, str]:
     """Which of several workers it is of."""
     return {"where": where} if where else {}
@@ -275,8 +315,6 @@ def _of_run(what: events.Event) -> _Line:
     match what:
         case events.ManifestProblem(problem=problem):
             return "manifest-doubted" if problem.warning else "manifest-refused", asdict(problem)
-        case events.BatchBegan():
-            return "batch-began", {"name": what.plan.manifest.name, "to_render": what.to_render}
         case events.Serving():
             return "serving", {"url": what.url}
         case events.WorkerOpening():
@@ -293,7 +331,5 @@ def _of_run(what: events.Event) -> _Line:
             return "warning", {"text": what.text}
         case events.Tick(status=status) if status is not None:
             return "standing", {"standing": status.model_dump(mode="json")}
-        case events.BatchEnded():
-            return "batch-ended", {"summary": what.summary.model_dump(mode="json")}
         case _:
             raise AssertionError(what)

@@ -28,8 +28,11 @@ def supply(need: Need, answer: provision.SupplyEvent | None) -> str | None:
     return None
 
 
-def sentence(what: events.Event) -> str | None:
-    """What happened, in a line; None for what a bar shows better, or nobody needs to read."""
+def sentence(what: events.Event, *, several: bool = False) -> str | None:
+    """What happened, in a line; None for what a bar shows better, or nobody needs to read.
+
+    Where `several` manifests are on their way, a picture's is said too.
+    """
     match what:
         case events.ManifestProblem(problem=problem):
             return str(problem) if problem.warning else f"not rendered: {problem}"
@@ -46,11 +49,13 @@ def sentence(what: events.Event) -> str | None:
             engine = f"engine {opened.engine.name}, profile {opened.engine.profile}"
             first = f"{_at(what.where)}model open after {duration(opened.load_s)}: {engine}, {where}"
             return "\n".join([first, *(f"  note: {note}" for note in opened.notes)])
-        case events.PictureDone(sidecar=sidecar):
-            return "\n".join([describe_done(sidecar), *(f"  warning: {warning}" for warning in sidecar.warnings)])
+        case events.PictureDone(item=item, sidecar=sidecar):
+            first = (f"{item.batch}/" if several else "") + describe_done(sidecar)
+            return "\n".join([first, *(f"  warning: {warning}" for warning in sidecar.warnings)])
         case events.PictureFailed():
             hint = f" ({what.hint})" if what.hint else ""
-            return f"FAILED {what.item.picture.id}: {what.message}{hint}{'; trying again later' if what.again else ''}"
+            name = f"{what.item.batch}/{what.item.picture.id}" if several else what.item.picture.id
+            return f"FAILED {name}: {what.message}{hint}{'; trying again later' if what.again else ''}"
         case events.WorkerLost(reason=reason, hint=hint, excerpt=excerpt):
             first = f"{_at(what.where)}{reason}; starting another" + (f" ({hint})" if hint else "")
             return "\n".join([first, *(f"  it said: {line}" for line in excerpt.splitlines()[-_LAST_LINES:])])

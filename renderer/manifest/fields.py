@@ -164,6 +164,7 @@ class HeadFields(TypedDict, total=False):
         ),
     ]
     max_pictures: Annotated[int, Within(1, 100_000), Field(description="More than that is refused as a mistake")]
+    priority: Annotated[float, Within(-1000, 1000), Field(description="Of several manifests, the higher comes first")]
     extends: Annotated[PathText, Field(description="A manifest whose head, vars and defaults hold where these do not")]
     vars: Annotated[
         dict[MatrixName, AsWritten],

@@ -62,7 +62,8 @@ class Manifest:
     `file` is its path as people see it: relative to the working folder when inside it, else just the file's name.
     `name` is its folder under `outputs/`. Pictures stand in written order; ids and output names are unique. `warnings`
     are what is valid and was hardly meant, in the order of their lines. `path` is its file, None where it is from
-    nowhere that stays; `proof` says that it is a rehearsal, `is_part` that the others of its pictures are elsewhere.
+    nowhere that stays; `proof` says that it is a rehearsal, `is_part` that the others of its pictures are elsewhere. Of
+    several that are rendered together, pictures of higher `priority` come first.
     `bases` are the files that it extends, the nearest first.
     """
 
@@ -74,6 +75,7 @@ class Manifest:
     proof: bool = False
     is_part: bool = False
     bases: tuple[Path, ...] = ()
+    priority: float = 0.0
 
 
 def load(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
@@ -143,8 +145,8 @@ def _resolve(document: Document, given: ManifestSource, overrides: Overrides) ->
     problems.check()
     pictures = tuple(_pictures(document, drafts, outputs, proof=overrides.proof))
     name += PROOF_SUFFIX if overrides.proof else ""
-    warnings = doubts.warnings(document, recipes, drafts)
-    return Manifest(document.file, name, pictures, warnings, bases=inherited.bases)
+    warnings, priority = doubts.warnings(document, recipes, drafts), float(head.get("priority", 0))
+    return Manifest(document.file, name, pictures, warnings, bases=inherited.bases, priority=priority)
 
 
 def _is_allowed(recipe: Recipe, shelf: Shelf | None, problems: Problems) -> bool:

@@ -5,15 +5,16 @@ Texts out of values; prints nothing and watches nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from renderer.job import Sidecar
-from renderer.outputs.status import MemoryNow, RunStatus, WorkerStatus
-from renderer.outputs.summary import Summary
+from renderer.outputs.status import MemoryNow, NightStatus, RunStatus, WorkerStatus
+from renderer.outputs.summary import Summary, total
 from renderer.text import COLUMNS, counted, cut, duration, gib, wrap
 
 _SHOWN = 16
+_SELDOM = {"refused": "refused", "set_aside": "set aside", "not_chosen": "not chosen"}
 
 
 def describe_done(sidecar: Sidecar) -> str:
@@ -24,6 +25,17 @@ def describe_done(sidecar: Sidecar) -> str:
     took = f"{sidecar.timing.total_s or 0.0:.1f} s"
     size = f"{job.width}x{job.height}"
     return f"{sidecar.id}  {size}, {job.num_inference_steps} steps, seed {job.seed}: {took}, {where}"
+
+
+def describe_night(summaries: Sequence[Summary]) -> str:
+    """A run over several manifests in a line."""
+    counts = total(summaries)
+    facts = [f"{counts.pop('rendered')} rendered", f"{counts.pop('skipped')} already done"]
+    facts += [f"{counts[what]} {what}" for what in ("failed", "left")]
+    facts += [f"{counts[what]} {told}" for what, told in _SELDOM.items() if counts[what]]
+    took = max(each.ended_at for each in summaries) - min(each.began_at for each in summaries)
+    of = f"of {counts['pictures']}, in {duration(took.total_seconds())}"
+    return f"{counted(len(summaries), 'manifest')} together: {', '.join(facts)} {of}"
 
 
 def describe_summary(summary: Summary) -> list[str]:
@@ -73,10 +85,14 @@ def _counted(count: int, what: str) -> str:
 def describe_facts(status: RunStatus) -> list[str]:
     """How fast a batch goes, how long the rest will take and how many failed, as far as it is known."""
     facts = [f"{status.failed} failed"] if status.failed else []
-    if status.left_s is not None and status.phase != "stopping":
-        facts.append(f"{duration(status.left_s)} left")
-    if status.pictures_per_hour is not None:
-        facts.append(f"{status.pictures_per_hour:.0f} pictures/h")
+    pace: RunStatus | NightStatus = status
+    if (night := status.night) is not None:
+        facts.append(f"of the {night.manifests} manifests together {night.done} of {night.to_render}")
+        pace = night
+    if pace.left_s is not None and status.phase != "stopping":
+        facts.append(f"{duration(pace.left_s)} left")
+    if pace.pictures_per_hour is not None:
+        facts.append(f"{pace.pictures_per_hour:.0f} pictures/h")
     return facts
 
 

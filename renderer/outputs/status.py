@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 _MAX_BYTES = 2**20
 _EVERY_S = 1.0
 
-Phase = Literal["preparing", "opening", "rendering", "stopping"]
+Phase = Literal["preparing", "waiting", "opening", "rendering", "paused", "stopping"]
+"""`waiting`: others of the same run are rendered; `paused`: nothing is begun until somebody says so."""
 
 
 class InFlight(Value):
@@ -55,12 +56,24 @@ class WorkerStatus(Value):
     pictures: int = 0
 
 
+class NightStatus(Value):
+    """How a run stands that renders several manifests as one: the counts of all, what is left, and the rate."""
+
+    manifests: int
+    to_render: int
+    done: int
+    failed: int
+    pictures_per_hour: float | None = None
+    left_s: Seconds | None = None
+
+
 class RunStatus(Value):
     """How a batch stands at `at` (UTC). Counts are pictures of this run: `failed` are those that are not there now.
 
     `queued` are handed to a worker and not begun; `workers` are there where there are several, and `worker_pid` is the
     first one's process. `left_s` is how many seconds the rest will take and
     `pictures_per_hour` the rate, both by the steps that were done since the first picture began; null before that.
+    Where a run renders several manifests, both are said of them all, in `night`.
     """
 
     standing_version: Literal[1] = 1
@@ -78,6 +91,7 @@ class RunStatus(Value):
     pictures_per_hour: float | None = None
     left_s: Seconds | None = None
     workers: tuple[WorkerStatus, ...] = ()
+    night: NightStatus | None = None
 
     @property
     def worker_pids(self) -> tuple[int, ...]:

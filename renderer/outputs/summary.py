@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -73,6 +74,12 @@ class Summary(Value):
     def is_all_there(self) -> bool:
         """Whether all pictures that were chosen are there."""
         return not (self.failed or self.refused or self.set_aside or self.left)
+
+
+def total(summaries: Sequence[Summary]) -> dict[str, int]:
+    """The counts of several, added up."""
+    names = ("pictures", "rendered", "skipped", "failed", "refused", "set_aside", "left", "not_chosen")
+    return {name: sum(getattr(each, name) for each in summaries) for name in names}
 
 
 def read_summary(folder: OutputFolder) -> Summary | None:

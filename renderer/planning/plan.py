@@ -42,6 +42,7 @@ class Planned:
 
     `sidecar` is what is known of it where it is done. One that is to do needs no rendering where it has a `source`, a
     place where it lies already, or is another's `twin`: the id of a picture of the same fingerprint that is rendered.
+    `batch` is the name of its manifest, for pictures of several may be on their way together.
     Somebody who watches wants so many `previews` of it.
     A picture that failed and has a `sidecar` is there, and its lettering is not what its job expects. A `retake` is one
     more take of a picture, in whose place the best so far lies.
@@ -59,6 +60,7 @@ class Planned:
     twin: str = ""
     previews: int = 0
     retake: bool = False
+    batch: str = ""
 
     @property
     def output(self) -> str:
@@ -303,10 +305,10 @@ def _look(
 ) -> tuple[Planned, FoundSidecar | None]:
     """A picture by what stands in its place; and what does, where that is not the picture as it is to be."""
     picture = takes.asked_for(picture)
-    mark = fingerprint(picture.job, identity)
+    mark, batch = fingerprint(picture.job, identity), folder.path.name
     found = done.find(folder, picture.output)
     if force:
-        return Planned(picture, model, identity, mark, "to do", "rendered anew on request"), found
+        return Planned(picture, model, identity, mark, "to do", "rendered anew on request", batch=batch), found
     note = ""
     if found is not None:
         take = picture if found.fingerprint == mark else takes.take_of(picture, identity, found.fingerprint)
@@ -315,13 +317,14 @@ def _look(
         elif found.keep != take.keep:
             note = "its format or what it embeds has changed"
         elif found.is_whole(folder, thorough=thorough):
-            there = Planned(take, model, identity, found.fingerprint, "done", sidecar=found.of(take.job))
+            known = found.of(take.job)
+            there = Planned(take, model, identity, found.fingerprint, "done", sidecar=known, batch=batch)
             if (further := _is_further(there)) is None:
                 return _as_read(there), None
             return _with_record(further, journal), None
         else:
             note = "the file is not what its sidecar says"
-    return _with_record(Planned(picture, model, identity, mark, "to do", note), journal), found
+    return _with_record(Planned(picture, model, identity, mark, "to do", note, batch=batch), journal), found
 
 
 def _as_read(there: Planned) -> Planned:
@@ -352,7 +355,7 @@ def retaken(item: Planned, seed: int) -> Planned:
     take = takes.with_seed(item.picture, seed)
     mark = fingerprint(take.job, item.identity)
     note = "its lettering was wrong"
-    return Planned(take, item.model, item.identity, mark, "to do", note, retake=True)
+    return Planned(take, item.model, item.identity, mark, "to do", note, retake=True, batch=item.batch)
 
 
 def _with_record(item: Planned, journal: Journal) -> Planned:

@@ -7,6 +7,7 @@ or load but what stands in the folder.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from renderer.system.files import disk_error, write_whole
 
 ASSETS = ("page.css", "page.js", "picks.js")
 _HERE = Path(__file__).parent
+_LOOK_S = 0.25
 
 
 def write(plan: Plan, watch: Watch | None = None) -> Path:
@@ -45,25 +47,52 @@ def write(plan: Plan, watch: Watch | None = None) -> Path:
     return page
 
 
-def writer(tell: Watch, at_once: Callable[[], bool] = lambda: False) -> Watch:
-    """A watcher that writes a manifest's page when its turn is over, unless the run is to end `at_once`.
+class PageWriter:
+    """A watcher that writes a manifest's page when it has ended, while others are rendered: on a thread of its own.
 
-    A page that cannot be written is a warning, which it tells: the pictures are there.
+    Unless the run is to end `at_once`, all of them are there when the night ends. A page that cannot be written is a
+    warning, which is told to `tell`: the pictures are there.
     """
 
-    def busy(what: events.Event) -> None:
-        if at_once():
+    def __init__(self, tell: Watch, at_once: Callable[[], bool] = lambda: False) -> None:
+        self._tell = tell
+        self._at_once = at_once
+        self._pool = ThreadPoolExecutor(1, "page")
+        self._going: dict[Future[Path], str] = {}
+        self._busy: events.Event | None = None
+
+    def watch(self, what: events.Event) -> None:
+        """Hear what happens."""
+        match what:
+            case events.BatchEnded(summary=summary, plan=plan) if plan is not None:
+                self._going[self._pool.submit(write, plan, self._is_busy)] = summary.name
+            case events.NightEnded():
+                while self._going:
+                    wait(self._going, _LOOK_S, FIRST_COMPLETED)
+                    if self._busy is not None:
+                        self._tell(self._busy)
+                    self._take()
+            case events.Tick():
+                self._take()
+
+    def close(self) -> None:
+        """Nothing more is to be written."""
+        self._pool.shutdown()
+
+    def _is_busy(self, what: events.Event) -> None:
+        """It takes long; this is said on the page's thread, and told on the other."""
+        if self._at_once():
             raise RendererError("the run was asked to end at once")
-        tell(what)
+        self._busy = what
 
-    def watch(what: events.Event) -> None:
-        if isinstance(what, events.BatchEnded) and what.plan is not None:
+    def _take(self) -> None:
+        """Say of those that were written what went wrong."""
+        for page in [page for page in self._going if page.done()]:
+            name, self._busy = self._going.pop(page), None
             try:
-                write(what.plan, busy)
+                page.result()
             except (OSError, ValueError, RendererError) as error:
-                tell(events.Remark(f"the page of {what.summary.name} could not be written: {error}"))
-
-    return watch
+                self._tell(events.Remark(f"the page of {name} could not be written: {error}"))
 
 
 @dataclass(frozen=True, slots=True)

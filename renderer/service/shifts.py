@@ -41,6 +41,7 @@ from renderer.supervisor.night import Night
 from renderer.supervisor.outcomes import Outcomes
 from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.settings import StopRequests
+from renderer.supervisor.together import Together
 from renderer.supervisor.worker import Hire, Worker
 from renderer.weights import needs
 
@@ -203,7 +204,8 @@ class Shifts:
             # For deadlines, which a server has not: what it learns goes with the shift, and is bounded within it.
             pace = Pace((), self._rates, most=RECENT)
             group = Group(source, _ForAnyJob(night.deployments[weights].setups, {}, self._devices))
-            Dispatcher([group], outcomes, night, pace, heart, _cannot_open).run(self._folder.worker_log_of)
+            together = Together(night.row, night.watch, outcomes.beside, outcomes)
+            Dispatcher([group], together, night, pace, heart, _cannot_open).run()
         finally:
             heart.end()
 

@@ -1,9 +1,10 @@
 """The night: manifests in, pictures out, whatever happens. Never imports torch, prints nothing.
 
-`run` is all manifests, `batch` one, `night` what they share. Three parts meet in a batch: a `picture_source`; the
-`dispatcher`, which gives them to a `pool` of workers (`dealing` says which has what, `worker` what one is,
-`local_worker` is a child process, `host_copies` what several share); and `outcomes`, which tells what became of each to
-its `sinks`: journal, plan, counts (`progress`), watchers.
+`run` is the whole, `night` what its manifests share, `batch` one of them, `rendering` all of them on their way as one.
+Three parts meet there: a `picture_source`; the `dispatcher`, which gives them to a `pool` of workers (`dealing` says
+which has what, `worker` what one is, `local_worker` is a child process, `host_copies` what several share); and
+`outcomes` of each batch (`together`: of all), which tell what became of a picture to their `sinks`: journal, plan,
+counts (`progress`, `tempo`), watchers.
 
 `incoming` is what goes into pictures, read on a thread; `results` are pictures that came, looked at and written, on the
 threads of `writing`; `readings` are pictures whose lettering is read; `bringing` and `moving` are for those that lie

@@ -22,25 +22,27 @@ from renderer.outputs.folder import OutputFolder, Own
 from renderer.outputs.sources import Location
 from renderer.planning.plan import Plan, Planned
 from renderer.supervisor import moving, results
-from renderer.supervisor.writing import Writing
 
 _MOST_THREADS = 4
 
 Brought = Sidecar | RendererError
 """The sidecar of a picture that is in its place as it is to be, or why it is not."""
 
+HaveWritten = Callable[[str, Callable[[], Sidecar], Callable[[Future[Sidecar]], None]], None]
+"""Has something written under an output name, and then tells of it."""
+
 
 class Bringing:
     """One plan's pictures that need no rendering of their own. `tell` hears what has become of each, once.
 
-    Twins are copied by `writing`, whose tender so hears of them.
+    Twins are copied by `write`, which has it done on a thread.
     A context: what is being written when it ends is waited for, and nothing else is begun.
     """
 
-    def __init__(self, plan: Plan, tell: Callable[[Planned, Brought], None], writing: Writing) -> None:
+    def __init__(self, plan: Plan, tell: Callable[[Planned, Brought], None], write: HaveWritten) -> None:
         self._plan = plan
         self._tell = tell
-        self._writing = writing
+        self._write = write
         self._staying = {item.picture.output for item in plan.items if item.sidecar is not None}
         self._rewriting = _Rewriting(plan.folder)
         self._twins: dict[str, list[Planned]] = {}
@@ -114,7 +116,7 @@ class Bringing:
     def _copy_next(self, source: str, twins: Iterator[Planned]) -> None:
         if twin := next(twins, None):
             copy = partial(results.move, self._plan.folder, twin, source, leaves=False)
-            self._writing.begin(twin.picture.output, copy, partial(self._was_copied, source, twin, twins))
+            self._write(twin.picture.output, copy, partial(self._was_copied, source, twin, twins))
 
     def _was_copied(self, source: str, twin: Planned, twins: Iterator[Planned], copied: Future[Sidecar]) -> None:
         if copied.cancelled():

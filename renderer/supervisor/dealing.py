@@ -1,7 +1,8 @@
 """Which worker renders which pictures: groups of one model and precision are dealt to seats.
 
 A group is opened on as few seats as keep all busy: a free seat takes a group that nobody is at, the largest first, and
-helps with another's when there is none left, as long as that takes longer than opening it. Knows no events.
+helps with another's when there is none left, as long as that takes longer than opening it. One that is at a group of
+less priority is called away, when what it has in flight is done. Knows no events.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ class Group:
     """Pictures of one model and precision: where they come from, and what each seat opens for them.
 
     `ending` is why nothing more of it is to begin, if so. `barred` are the seats that cannot open it after all;
-    `crashed_on` says at which seats a picture has brought down a worker, by its id. `comes_later` says whether more may
-    come of what is done with its pictures elsewhere.
+    `crashed_on` says at which seats a picture has brought down a worker, by its fingerprint. `comes_later` says whether
+    more may come of what is done with its pictures elsewhere. Those of a higher `priority` come first, whatever has to
+    be opened for them.
     """
 
     source: PictureSource
@@ -36,6 +38,7 @@ class Group:
     barred: set[int] = field(default_factory=set)
     crashed_on: dict[str, set[int]] = field(default_factory=dict)
     comes_later: Callable[[], bool] = lambda: False
+    priority: float = 0.0
 
     @property
     def profile(self) -> Profile:
@@ -66,7 +69,7 @@ class Deal:
 
     def __init__(self, groups: Sequence[Group], seats: Sequence[Seat], pace: Pace) -> None:
         """`groups` in the order in which they are begun; `pace` says what pictures take, as far as that is known."""
-        self.groups = groups
+        self.groups = list(groups)
         self._seats = seats
         self._pace = pace
         self._at: dict[int, Group] = {}
@@ -91,11 +94,22 @@ class Deal:
         """A seat is at no group any more."""
         self._at.pop(seat.number, None)
 
+    def add(self, group: Group) -> None:
+        """One more, which nobody knew of at the beginning, or more of one that is on its way."""
+        alike = (each for each in self.groups if (each.weights, each.priority) == (group.weights, group.priority))
+        there = next((each for each in alike if each.ending is None and not each.barred), None)
+        if there is None:
+            self.groups.append(group)
+        else:
+            there.deployment = group.deployment
+            there.source.join(group.source.give_up())
+
     def settle(self) -> None:
         """Have every seat that has nothing more to do at its group go to another that has something for it."""
         for seat in self._seats:
             here = self.group_of(seat)
-            if seat.flights or seat.is_out or (here is not None and self._has_for(here, seat)):
+            stays = here is not None and self._has_for(here, seat) and not self.is_called_away(seat)
+            if seat.flights or seat.is_out or stays:
                 continue
             there = self._best_for(seat)
             if there is not None:
@@ -136,8 +150,17 @@ class Deal:
         fits = self._fits(group, seat, None)
         return fits is None or fits(item)
 
+    def is_called_away(self, seat: Seat) -> bool:
+        """Whether a seat is to take no more of its group: one of higher priority has something for it."""
+        here = self.group_of(seat)
+        if here is None:
+            return False
+        urgent = (group for group in self.groups if group.priority > here.priority and group.has_pictures)
+        return any(group.may_open(seat) and self._calls(group, seat) for group in urgent)
+
     def to_level(self) -> Iterator[Seat]:
-        """Seats to ask back what they have not begun: another at their group has nothing to do."""
+        """Seats to ask back what they have not begun: another at their group has nothing to do, or they are to go."""
+        yield from filter(self.is_called_away, self._seats)
         for group in self.groups:
             seats = self.seats_at(group)
             idle = [seat for seat in seats if seat.opened and not seat.flights]
@@ -171,7 +194,7 @@ class Deal:
         others = {other.number for other in self.able(group)}
 
         def may_have(item: Planned) -> bool:
-            crashed = group.crashed_on.get(item.picture.id, set())
+            crashed = group.crashed_on.get(item.fingerprint, set())
             elsewhere = {number for number in others - crashed if group.deployment.takes(number, item.picture.job)}
             return (
                 group.deployment.takes(seat.number, item.picture.job)
@@ -192,15 +215,24 @@ class Deal:
         """The group that a free seat goes to: what it has open, what nobody is at, what has most left for each seat."""
         those = (group for group in self.groups if group.has_pictures and group.may_open(seat))
         able = [group for group in those if self._is_wanted_at(group, seat)]
-        if len(self._seats) == 1:
-            return able[0] if able else None
+        alone = len(self._seats) == 1
 
-        def rank(group: Group) -> tuple[bool, bool, float]:
+        def rank(group: Group) -> tuple[float, bool, bool, float]:
             there = len(self.seats_at(group))
             is_open = seat.setup == group.deployment.setups[seat.number]
-            return not is_open, there > 0, -self._left_s(group) / (there + 1)
+            return -group.priority, not is_open, there > 0, 0.0 if alone else -self._left_s(group) / (there + 1)
 
         return min(able, key=rank, default=None)
+
+    def _calls(self, group: Group, seat: Seat) -> bool:
+        """Whether a group takes a seat from others of less priority: of those that may open it, one for the first."""
+        if not self._is_wanted_at(group, seat):
+            return False
+        if self.seats_at(group):
+            return True
+        others = [each for each in self.able(group) if (at := self.group_of(each)) and at.priority < group.priority]
+        idle = any(self.group_of(each) is None for each in self.able(group))
+        return not idle and seat is min(others, key=lambda each: len(each.flights))
 
     def _is_wanted_at(self, group: Group, seat: Seat) -> bool:
         """Whether there is something for one more seat, and opening the group there takes less than it saves."""

@@ -12,7 +12,6 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 from renderer import protocol
 from renderer.errors import DiskError, MachineError, PictureError
@@ -23,12 +22,12 @@ from renderer.planning.pace import Pace
 from renderer.planning.plan import Planned
 from renderer.supervisor import events, results
 from renderer.supervisor.dealing import Deal, Group
-from renderer.supervisor.heartbeat import TICK_S, Heartbeat
+from renderer.supervisor.heartbeat import TICK_S, Heart
 from renderer.supervisor.night import Night
-from renderer.supervisor.outcomes import Outcomes
 from renderer.supervisor.pool import Seat
 from renderer.supervisor.results import Result
 from renderer.supervisor.settings import AT_ONCE
+from renderer.supervisor.together import Together
 from renderer.supervisor.worker import Gone
 
 MOST_LOSSES = 3
@@ -50,10 +49,10 @@ class Dispatcher:
     def __init__(
         self,
         groups: Sequence[Group],
-        outcomes: Outcomes,
+        outcomes: Together,
         night: Night,
         pace: Pace,
-        heart: Heartbeat,
+        heart: Heart,
         cannot_open: Callable[[Group, MachineError], None],
     ) -> None:
         self._outcomes = outcomes
@@ -68,28 +67,29 @@ class Dispatcher:
         self._deal = Deal(groups, night.pool.seats, pace)
         self._nothing_fits: dict[tuple[Group, int], tuple[int, int, int]] = {}
         self._first_in_line: Seat | None = None
+        self._given: dict[int, Planned] = {}
         self._grace_ends: float | None = None
         self._back_at: float | None = None
         self.longest_away_s = 0.0
 
-    def run(self, log_of: Callable[[int], Path]) -> Ending:
-        """Render until nothing is left, or nothing more is to begin; each seat's worker prints into its own log.
+    def run(self) -> Ending:
+        """Render until nothing is left, or nothing more is to begin.
 
         Raises `DiskError` where nothing more can be written. What is in flight then has been given up; what had come is
         written all the same, unless nothing can be.
         """
         at_once = False
         try:
-            return self._run(log_of)
+            return self._run()
         except DiskError:
             at_once = True
             raise
         finally:
             self._drop()
-            self._outcomes.incoming.close()
+            self._outcomes.close()
             self._writing.finish(lambda: at_once or self._night.stop.requests >= AT_ONCE)
 
-    def _run(self, log_of: Callable[[int], Path]) -> Ending:
+    def _run(self) -> Ending:
         while self._deal or self._pool.flights or self._writing:
             if self._must_drop():
                 return "signal"
@@ -98,30 +98,39 @@ class Dispatcher:
                 self._nothing_fits.clear()
             if not self._pool.flights and not self._writing and (ending := self._reason_to_end()):
                 return ending
-            self._staff(log_of)
+            self._staff()
             if self._nothing_more():
                 self._pool.ask_back()
             else:
                 self._admit()
-            self._outcomes.bringing.rewrite(more=not self._nothing_more())
+            self._outcomes.rewrite(more=not self._nothing_more())
             self._listen()
         return next((group.ending for group in self._deal.groups if group.ending), "complete")
+
+    def add(self, group: Group) -> None:
+        """Have more rendered than was known at the beginning."""
+        self._deal.add(group)
+        self._nothing_fits.clear()
 
     def _join_retakes(self) -> None:
         """Have other takes of pictures, whose lettering was not read as it was wanted, wait behind the others."""
         for group in self._deal.groups:
-            if group.ending is None and (retakes := self._outcomes.take_retakes(group.weights)):
+            if group.ending is None and (retakes := self._outcomes.take_retakes(group.weights, group.priority)):
                 group.source.join(retakes)
                 self._nothing_fits.clear()
 
-    def _staff(self, log_of: Callable[[int], Path]) -> None:
+    def _staff(self) -> None:
         """Have a worker where there is something to do, unless nothing more is to begin."""
         nothing_more = self._nothing_more()
         if not nothing_more:
             self._deal.settle()
         for seat, group in self._deal.at_work():
             if seat.flights or not nothing_more:
-                seat.prepare(group.deployment.setups[seat.number], log_of(seat.number))
+                self._prepare(seat, group, self._given.get(seat.number) or group.source.first())
+
+    def _prepare(self, seat: Seat, group: Group, item: Planned | None) -> None:
+        """Have a worker on a seat, which prints into the log of the picture's manifest."""
+        seat.prepare(group.deployment.setups[seat.number], self._outcomes.log_of(item, seat.number))
 
     # -- giving out work --
 
@@ -159,7 +168,7 @@ class Dispatcher:
             return self._deal.first(group, seat)
         left_s = (self._settings.deadline - datetime.now(UTC)).total_seconds()
         company = len(seat.flights)
-        now = len(self._pool.flights), len(self._writing), self._outcomes.progress.rendered
+        now = len(self._pool.flights), len(self._writing), self._outcomes.rendered
         if self._nothing_fits.get((group, seat.number)) == now:  # and since then there is only less time
             return None
 
@@ -193,19 +202,24 @@ class Dispatcher:
         """
         self._first_in_line = None
         group = self._deal.group_of(seat)
-        if group is None or not seat.has_room or (item := self._next(group, seat)) is None or not seat.takes(item):
+        if group is None or not seat.has_room or self._deal.is_called_away(seat):
+            return False
+        if (item := self._next(group, seat)) is None or not seat.takes(item):
             return False
         if item.suspect and self._writing:
             return False
-        if not self._outcomes.incoming.is_ready(item, self._pool.wake):
+        if not self._outcomes.is_ready(item, self._pool.wake):
             self._first_in_line = seat
             return False
         if not group.source.take(item):
             return True
-        files = self._outcomes.inputs(item) if self._outcomes.has_place(item) else None
-        if files is not None:
-            seat.give(self._outcomes.attempted(item), files)
-        elif heir := self._outcomes.bringing.promote_twin(item):
+        files = self._outcomes.inputs(item)
+        flight = self._outcomes.attempted(item) if files is not None else None
+        if flight is not None and files is not None:
+            self._given[seat.number] = item
+            self._prepare(seat, group, item)
+            seat.give(flight, files)
+        elif heir := self._outcomes.promote_twin(item):
             self._put_back(group, heir)
         return True
 
@@ -269,7 +283,7 @@ class Dispatcher:
                 self._keep(seat, event, payload)
             case protocol.Failed(key=key):
                 item = seat.flights.pop(key).item
-                again = self._outcomes.progress.tries(item) <= self._settings.retries
+                again = self._outcomes.tries(item) <= self._settings.retries
                 self._outcomes.failed(item, event, again=again)
                 self._group(seat).source.try_again([item] * again)
             case protocol.Withdrawn(keys=keys):
@@ -317,13 +331,13 @@ class Dispatcher:
             self._given_back(seat, [key for key, flight in seat.flights.items() if flight.since is None])
         group, held = self._deal.group_of(seat), seat.take_back()
         if seat.opened is not None:  # one that does not open says nothing of the device: it may be the model
-            seat.losses += group is None or not any(group.crashed_on.get(flight.item.picture.id) for flight in held)
+            seat.losses += group is None or not any(group.crashed_on.get(flight.item.fingerprint) for flight in held)
         again = self._outcomes.crashed(held, reason, hint, seat.excerpt, seat.label)
         if group is not None:
             group.source.try_again(again)
             if len(self._pool.seats) > 1:
                 for flight in held:
-                    group.crashed_on.setdefault(flight.item.picture.id, set()).add(seat.number)
+                    group.crashed_on.setdefault(flight.item.fingerprint, set()).add(seat.number)
         try:
             seat.lost()
         except MachineError as error:

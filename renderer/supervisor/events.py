@@ -27,8 +27,22 @@ class ManifestProblem:
 
 
 @dataclass(frozen=True, slots=True)
+class NightBegan:
+    """The manifests of these names are rendered as one from now on."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NightEnded:
+    """Nothing more is rendered: how it went, a summary a manifest, also for those whose turn did not come."""
+
+    summaries: tuple[Summary, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class BatchBegan:
-    """A manifest's turn has come; `to_render` of its pictures are not done."""
+    """A manifest is on its way; `to_render` of its pictures are not done."""
 
     plan: Plan
     to_render: int
@@ -183,6 +197,8 @@ class BatchEnded:
 
 Event = (
     ManifestProblem
+    | NightBegan
+    | NightEnded
     | BatchBegan
     | Busy
     | Serving

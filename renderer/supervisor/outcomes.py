@@ -7,15 +7,16 @@ whoever renders says what has happened.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from renderer.errors import DiskError, PictureError, RendererError
 from renderer.job import Sidecar, Weights
 from renderer.outputs import done, picture_files
 from renderer.outputs.done import Done
+from renderer.outputs.folder import OutputFolder
 from renderer.planning import plan as plans
 from renderer.planning import takes
 from renderer.planning.fitting import SizeRefusal
@@ -42,28 +43,76 @@ from renderer.supervisor.sinks import (
     Taken,
     WatchSink,
 )
+from renderer.supervisor.tempo import Tempo
 from renderer.supervisor.writing import Writing
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What the batches of a night have in common: `writing` has pictures that came and are not on the disk yet.
+
+    `readings` has those whose lettering is read; whoever renders tends both, and so hears of them. `spares` says of an
+    error whether it costs the one batch alone, and the others go on.
+    """
+
+    writing: Writing = field(default_factory=Writing)
+    readings: Readings = field(default_factory=Readings)
+    tempo: Tempo = field(default_factory=Tempo)
+    spares: Callable[[DiskError], bool] = lambda _: False
 
 
 class Outcomes:
     """One batch's. `progress` counts them, `bringing` has the pictures that need no rendering of their own.
 
-    `writing` has those that came and are not on the disk yet: whoever renders tends it, and so hears of them.
-    `incoming` has what goes into the next one, `readings` those whose lettering is read.
+    `beside` is what it shares with others of its night, `incoming` has what goes into the next one. `error` is what has
+    ended the batch, where the others go on: nothing more becomes of its pictures. `mark` stands before its pictures'
+    ids where workers have those of several.
     """
 
-    def __init__(self, plan: Plan, row: FailureRow, watch: Watch) -> None:
+    error: DiskError | None = None
+
+    def __init__(self, plan: Plan, row: FailureRow, watch: Watch, beside: Beside | None = None, mark: str = "") -> None:
+        self.beside = beside = beside or Beside()
         self._plan = plan
         self._row = row
         self._watch = watch
+        self._spares = beside.spares
+        self._mark = mark
+        self._pending = 0
         self._now = PlanSink(plan)
-        self.progress = BatchProgress(plan, row)
-        self.writing = Writing()
+        self.progress = BatchProgress(plan, row, beside.tempo)
+        self.writing = beside.writing
         self.incoming = Incoming(plan.folder)
-        self.readings = Readings(plan.folder)
+        self.readings = beside.readings
         self._retakes: list[Planned] = []
-        self.bringing = Bringing(plan, self._was_brought, self.writing)
+        self.bringing = Bringing(plan, self._was_brought, self._have_written)
         self._sinks: tuple[Sink, ...] = (JournalSink(plan.journal), self._now, self.progress, WatchSink(watch))
+
+    @property
+    def folder(self) -> OutputFolder:
+        """Where its pictures go."""
+        return self._plan.folder
+
+    @property
+    def priority(self) -> float:
+        """Its manifest's."""
+        return self._plan.manifest.priority
+
+    @property
+    def is_through(self) -> bool:
+        """Whether nothing more becomes of its pictures: all have come or failed, and what they need is done."""
+        busy = self.progress.open_ids or self._pending or self._retakes or self.bringing.to_rewrite
+        return self.error is not None or not busy
+
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """What the disk does not take in here costs this batch, where the others of its night go on."""
+        try:
+            yield
+        except DiskError as error:
+            if error.ends_the_night or not self._spares(error):
+                raise
+            self.error = self.error or error
 
     def begin(self, todo: Sequence[Planned]) -> None:
         """The batch's turn has come: these are to be rendered."""
@@ -95,7 +144,8 @@ class Outcomes:
     def attempted(self, item: Planned) -> Flight:
         """It is about to be given to a worker. The journal knows before the worker does."""
         self._tell(Attempted(item))
-        return Flight(item, self._plan.journal.record(item.fingerprint).attempts)
+        key = self._mark + item.picture.id
+        return Flight(item, self._plan.journal.record(item.fingerprint).attempts, key=key)
 
     def inputs(self, item: Planned) -> tuple[bytes, ...] | None:
         """The files of what goes in, which are ready (`incoming`); None where they cannot be had, and it has failed.
@@ -110,6 +160,13 @@ class Outcomes:
             failure = Failed(key=item.picture.id, kind=type(error).__name__, message=error.message, hint=error.hint)
             self.failed(item, failure, again=False)
         return None
+
+    def heir_of(self, item: Planned) -> Planned | None:
+        """A picture cannot be written: the one of the same fingerprint that is rendered in its place."""
+        heir = self.bringing.promote_twin(item)
+        if heir is not None:
+            self.progress.takes_part(heir)
+        return heir
 
     def began(self, flight: Flight) -> None:
         """Its turn has come."""
@@ -146,31 +203,38 @@ class Outcomes:
         for each in (item, *self.bringing.take_twins(item)):
             self._tell(Missing(each, refusal.message, refusal.hint, "refused", tried=False))
 
-    def crashed(
-        self, flights: Sequence[Flight], reason: str, hint: str, excerpt: str, where: str = ""
-    ) -> list[Planned]:
-        """A worker died with these in its hands: those that are tried again, alone, for they are not set aside."""
-        for flight in flights:
-            self._tell(Crashed(flight.item, reason))
-        self._watch(events.WorkerLost(reason, tuple(flight.item for flight in flights), hint, excerpt, where))
-        total = self._row.total + bool(flights)  # one worker, one failure, however much it held
-        again = []
-        for item in (flight.item for flight in flights):
-            set_aside = self._plan.journal.record(item.fingerprint).set_aside
-            self._tell(Missing(item, reason, hint, "crashed", again=not set_aside, set_aside=set_aside))
-            if set_aside:
-                self._fail_twins(item, reason, hint, set_aside=True)
-            else:
-                again.append(replace(item, suspect=True))
-        self._row.total = total
-        return again
+    def crashed(self, item: Planned, reason: str) -> None:
+        """A worker died with it in its hands: it is known, before anybody hears of it."""
+        self._tell(Crashed(item, reason))
+
+    def lost(self, item: Planned, reason: str, hint: str) -> list[Planned]:
+        """What follows for it: as it is tried again, alone; nothing where it is set aside."""
+        set_aside = self._plan.journal.record(item.fingerprint).set_aside
+        self._tell(Missing(item, reason, hint, "crashed", again=not set_aside, set_aside=set_aside))
+        if set_aside:
+            self._fail_twins(item, reason, hint, set_aside=True)
+            return []
+        return [replace(item, suspect=True)]
 
     # -- what follows --
 
     def _write(self, result: Result, failed_before: int, then: Callable[[Done], None]) -> None:
         save = partial(results.save, self._plan.folder, result)
         tell = partial(self._was_written, result, failed_before, then)
-        self.writing.begin(result.item.picture.output, save, tell, len(result.payload))
+        self._have_written(result.item.picture.output, save, tell, len(result.payload))
+
+    def _have_written(
+        self, output: str, write: Callable[[], Sidecar], tell: Callable[[Future[Sidecar]], None], size: int = 0
+    ) -> None:
+        """Have something written in the folder under an output name; `tell` hears of its end, in the loop."""
+        self._pending += 1
+        self.writing.begin(str(self._plan.folder.path / output), write, partial(self._ends, tell), size)
+
+    def _ends(self, tell: Callable[[Future[Sidecar]], None], future: Future[Sidecar]) -> None:
+        """Something has been written or read on a thread."""
+        self._pending -= 1
+        with self.guard():
+            tell(future)
 
     def _was_written(
         self, result: Result, failed_before: int, then: Callable[[Done], None], saved: Future[Sidecar]
@@ -183,7 +247,7 @@ class Outcomes:
         error = saved.exception()
         if isinstance(error, DiskError) and not error.ends_the_night:
             self._cannot_write(item, error)
-            if not item.retake and (heir := self.bringing.promote_twin(item)):
+            if not item.retake and (heir := self.heir_of(item)):
                 self._write(replace(result, item=heir), failed_before, then)
             return
         if error is not None:
@@ -241,7 +305,10 @@ class Outcomes:
         return found
 
     def _read(self, item: Planned, output: str, *, rendered: bool) -> None:
-        self.readings.begin(item, output, partial(self._was_read, item, rendered))
+        self._pending += 1
+        self.readings.begin(
+            self._plan.folder, item, output, partial(self._ends, partial(self._was_read, item, rendered))
+        )
 
     def _was_read(self, item: Planned, rendered: bool, read: Future[Sidecar]) -> None:  # noqa: FBT001  # partial's
         """It has been read, or cannot be, or was given up: then it lies there unread. Raises what ends the night."""

@@ -207,10 +207,10 @@ class Seat:
         """Have the worker render a picture; `files` are those of what goes in, in its job's order."""
         assert self._worker is not None
         picture = flight.item.picture
-        self.flights[picture.id] = flight
+        self.flights[flight.key] = flight
         self._silence.broken()
         sizes = tuple(map(len, files))
-        order = protocol.Render(key=picture.id, job=picture.job, files=sizes, previews=flight.item.previews)
+        order = protocol.Render(key=flight.key, job=picture.job, files=sizes, previews=flight.item.previews)
         self._worker.send(order, b"".join(files))
 
     def ask_back(self) -> None:

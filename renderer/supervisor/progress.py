@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -15,11 +15,12 @@ from renderer.errors import RendererError
 from renderer.job import LetteringRead, Memory, Sidecar
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.done import DoneLettering
-from renderer.outputs.status import InFlight, Phase, RunStatus, WorkerStatus
+from renderer.outputs.status import InFlight, NightStatus, Phase, RunStatus, WorkerStatus
 from renderer.outputs.summary import Ending, Failure, LetteringCounts, Summary
 from renderer.planning.pace import weight
 from renderer.planning.plan import Plan, Planned
 from renderer.supervisor.sinks import Attempted, Crashed, Dropped, Misread, Missing, PictureOutcome, Present, Taken
+from renderer.supervisor.tempo import Tempo
 
 _RIGHT = 1 - 1e-9
 """The score of lettering that is wholly as it was wanted."""
@@ -27,12 +28,19 @@ _RIGHT = 1 - 1e-9
 
 @dataclass(slots=True)
 class Flight:
-    """A picture that a worker has been given, and has not answered. `since` is when its turn came, if it has."""
+    """A picture that a worker has been given, and has not answered. `since` is when its turn came, if it has.
+
+    `key` is what the worker calls it: its id, which may be another's too where several manifests are rendered.
+    """
 
     item: Planned
     attempt: int
     step: int = 0
     since: datetime | None = None
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        self.key = self.key or self.item.picture.id
 
     @property
     def steps(self) -> int:
@@ -64,10 +72,12 @@ class BatchProgress:
 
     `to_render` counts what is to be rendered, `rendered` what was; `brought` the chosen pictures that were there, under
     another name or kept another way. Of what was rendered no more is kept than these: a server runs for months.
+    `tempo` is that of all batches that are on their way together; `open_ids` are pictures that are to come still.
     """
 
     plan: Plan
     row: FailureRow = field(default_factory=FailureRow)
+    tempo: Tempo = field(default_factory=Tempo)
     to_render: int = 0
     brought: int = 0
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -78,12 +88,10 @@ class BatchProgress:
     retakes: int = 0
     peaks: Memory = field(default_factory=Memory)
     failures: dict[str, Failure] = field(default_factory=dict)
+    open_ids: set[str] = field(default_factory=set)
     _tries: dict[str, int] = field(default_factory=dict)
     _began_s: float = field(default_factory=time.monotonic)
-    _first_s: float | None = None
-    _worked: float = 0.0
-    _warm_s: float | None = None
-    _warm_worked: float = 0.0
+    _has_had_turn: bool = False
     _work_left: float = 0.0
     _mean_work: float = 0.0
 
@@ -96,9 +104,10 @@ class BatchProgress:
     # -- what happens --
 
     def begin(self, todo: Sequence[Planned]) -> None:
-        """The batch's turn has come: these are to be rendered."""
+        """The batch has begun: these are to be rendered."""
         self.began_at, self._began_s = datetime.now(UTC), time.monotonic()
         self.to_render = len(todo)
+        self.open_ids = {item.picture.id for item in todo}
         self._work_left = sum(map(weight, todo))
         self._mean_work = self._work_left / max(1, len(todo))
 
@@ -113,21 +122,24 @@ class BatchProgress:
         item = outcome.item
         match outcome:
             case Attempted():
-                self._tries[item.picture.id] = self.tries(item) + 1
+                self._is_attempted(item)
             case Dropped():
                 self._tries[item.picture.id] = self.tries(item) - 1
             case Taken(sidecar=sidecar):
                 self._has_rendered(item, sidecar)
             case Present(rendered=True, sidecar=sidecar):
+                self.open_ids.discard(item.picture.id)
                 if item.picture.lettering is None:
                     self._has_rendered(item, sidecar)
                 self.rendered += 1
                 self.failures.pop(item.picture.id, None)
                 self._has_read(item, sidecar.lettering, right=True)
             case Present(sidecar=sidecar):
+                self.open_ids.discard(item.picture.id)
                 self._has_been_brought(item)
                 self._has_read(item, sidecar.lettering, right=True)
             case Misread(message=message, known=known):
+                self.open_ids.discard(item.picture.id)
                 self.failures[item.picture.id] = Failure(id=item.picture.id, message=message)
                 self._has_read(item, known.lettering, right=False)
             case Missing():
@@ -140,19 +152,38 @@ class BatchProgress:
 
     def began(self, flight: Flight) -> None:
         flight.since, flight.step = datetime.now(UTC), 0
-        if self._first_s is None:
-            self._first_s = time.monotonic()
+        self.tempo.began()
 
     def stepped(self, flight: Flight, step: int) -> None:
         more = weight(flight.item) * max(0, step - flight.step) / flight.steps
         flight.step = step
-        self._worked += more
-        if self._warm_s is not None:
-            self._warm_worked += more
+        self.tempo.worked(more)
 
     def is_not_waited_for(self, item: Planned) -> None:
         """A picture that was to be rendered will not be."""
         self._work_left -= weight(item)
+        self.open_ids.discard(item.picture.id)
+
+    def takes_part(self, item: Planned) -> None:
+        """A picture is to be rendered in the place of another of the same fingerprint."""
+        self.open_ids.add(item.picture.id)
+
+    @property
+    def work_left(self) -> float:
+        """What is to be done still, beside other work (`pace.weight`)."""
+        return self._work_left
+
+    @property
+    def mean_work(self) -> float:
+        """A picture's."""
+        return self._mean_work
+
+    def _is_attempted(self, item: Planned) -> None:
+        """Its batch's turn has come where it is the first, and others were rendered before it."""
+        if self.tempo.has_begun and not self._has_had_turn:
+            self.began_at, self._began_s = datetime.now(UTC), time.monotonic()
+        self._has_had_turn = True
+        self._tries[item.picture.id] = self.tries(item) + 1
 
     def is_retaken(self, item: Planned, *, rendered: bool) -> None:
         """One more take is to be rendered of a picture: one that was rendered in this run, or that was there."""
@@ -160,6 +191,7 @@ class BatchProgress:
             self._work_left += weight(item)
         else:
             self.joins(item)
+        self.open_ids.add(item.picture.id)
         self.retakes += 1
 
     def _has_read(self, item: Planned, read: LetteringRead | DoneLettering | None, *, right: bool) -> None:
@@ -174,8 +206,7 @@ class BatchProgress:
         self.peaks = _larger(self.peaks, sidecar.memory)
         self._tries.pop(item.picture.id, None)
         self._work_left -= weight(item)
-        if self._warm_s is None:
-            self._warm_s = time.monotonic()
+        self.tempo.rendered()
 
     def _has_been_brought(self, item: Planned) -> None:
         """A picture is in its place that was not rendered for it."""
@@ -189,15 +220,23 @@ class BatchProgress:
         self.failures[picture_id] = Failure(
             id=picture_id, message=what.message, hint=what.hint, set_aside=what.set_aside, refused=refused
         )
+        if not what.again:
+            self.open_ids.discard(picture_id)
         self.row.total += what.tried
         if what.tried and not what.again:
             self._work_left -= weight(what.item)
 
     # -- what can be said of it --
 
-    def status(self, flights: Sequence[Flight], phase: Phase, workers: Sequence[WorkerStatus] = ()) -> RunStatus:
-        """How the batch stands at this moment."""
-        rate = self._work_per_s()
+    def status(
+        self,
+        flights: Sequence[Flight],
+        phase: Phase,
+        workers: Sequence[WorkerStatus] = (),
+        night: NightStatus | None = None,
+    ) -> RunStatus:
+        """How the batch stands at this moment. In a `night` of several, how long the rest takes is said of them all."""
+        rate = self.tempo.work_per_s(self._mean_work) if night is None else None
         flying = [flight for flight in flights if flight.since is not None]
         passed = sum(weight(flight.item) * flight.step / flight.steps for flight in flying)
         return RunStatus(
@@ -210,24 +249,15 @@ class BatchProgress:
             workers=tuple(workers) if len(workers) > 1 else (),
             to_render=self.to_render,
             done=self.rendered,
-            failed=self._count_failed(),
+            failed=self.count_failed(),
+            night=night,
             queued=len(flights) - len(flying),
-            in_flight=tuple(
-                InFlight(
-                    id=flight.item.picture.id,
-                    step=flight.step,
-                    steps=flight.steps,
-                    attempt=flight.attempt,
-                    since=flight.since,
-                )
-                for flight in flying
-                if flight.since is not None
-            ),
-            pictures_per_hour=rate * 3600 / self._mean_work if rate else None,
+            in_flight=in_flight(flying),
+            pictures_per_hour=rate * 3600 / self._mean_work if rate and self._mean_work else None,
             left_s=max(0.0, self._work_left - passed) / rate if rate else None,
         )
 
-    def _count_failed(self) -> int:
+    def count_failed(self) -> int:
         """Pictures that were tried and are not there, and are not set aside."""
         return sum(not failure.refused and not failure.set_aside for failure in self.failures.values())
 
@@ -246,7 +276,7 @@ class BatchProgress:
             rendered=self.rendered,
             skipped=skipped,
             brought=self.brought,
-            failed=self._count_failed(),
+            failed=self.count_failed(),
             refused=sum(failure.refused for failure in self.failures.values()),
             set_aside=sum(failure.set_aside for failure in self.failures.values()),
             left=chosen - self.rendered - skipped - len(self.failures),
@@ -259,17 +289,19 @@ class BatchProgress:
             lettering=LetteringCounts(read=self.read, right=self.right, retakes=self.retakes) if self.read else None,
         )
 
-    def _work_per_s(self) -> float | None:
-        """Work a second, by steps; several in flight add up.
 
-        Since the first picture began, whose seconds have everything in them that happens once; without it, as soon as
-        a picture's worth was done since.
-        """
-        if self._warm_s is not None and self._warm_worked >= self._mean_work:
-            return self._warm_worked / max(1e-3, time.monotonic() - self._warm_s)
-        if self._first_s is None or not self._worked:
-            return None
-        return self._worked / max(1e-3, time.monotonic() - self._first_s)
+def by_id(flight: Flight) -> str:
+    """What people call a picture in flight."""
+    return flight.item.picture.id
+
+
+def in_flight(flights: Iterable[Flight], name: Callable[[Flight], str] = by_id) -> tuple[InFlight, ...]:
+    """What has been begun of these, for others to read, each by its `name`."""
+    return tuple(
+        InFlight(id=name(each), step=each.step, steps=each.steps, attempt=each.attempt, since=each.since)
+        for each in flights
+        if each.since is not None
+    )
 
 
 def never_begun(manifest: Manifest, ending: Ending, error: str = "") -> Summary:

@@ -30,13 +30,12 @@ _TellRead = Callable[[Future[Sidecar]], None]
 
 
 class Readings:
-    """Pictures of one folder that are to be read. For one loop; only reading runs elsewhere.
+    """Pictures that are to be read, of one folder or several. For one loop; only reading runs elsewhere.
 
     A context: what is being read when it ends is waited for a while, and nothing else is begun.
     """
 
-    def __init__(self, folder: OutputFolder, reader: LetterReader | None = None) -> None:
-        self._folder = folder
+    def __init__(self, reader: LetterReader | None = None) -> None:
         self._reader = reader or LetterReader()
         self._pool = ThreadPoolExecutor(1, "reading")  # and its thread is the reader's owner
         self._going: dict[Future[Sidecar], tuple[Weights, _TellRead]] = {}
@@ -51,7 +50,6 @@ class Readings:
         wait([future for future in self._going if not future.cancelled()], _PATIENCE_S)
         self._reader.close()
         self._pool.shutdown()
-        _tidy(self._folder)
 
     def __len__(self) -> int:
         """How many have been begun whose end has not been told."""
@@ -61,9 +59,9 @@ class Readings:
         """Whether a picture of these weights is to be read, after which another take of it may be due."""
         return any(its == weights for its, _ in self._going.values())
 
-    def begin(self, item: Planned, output: str, tell: _TellRead) -> None:
+    def begin(self, folder: OutputFolder, item: Planned, output: str, tell: _TellRead) -> None:
         """Have a picture read that lies under an output name; `tend` then tells `tell` what is in its place."""
-        future = self._pool.submit(partial(self._read, item, output))
+        future = self._pool.submit(partial(self._read, folder, item, output))
         self._going[future] = (Weights.of(item.picture.job), tell)
 
     def wait(self, timeout_s: float) -> None:
@@ -76,12 +74,12 @@ class Readings:
             _, tell = self._going.pop(future)
             tell(future)
 
-    def _read(self, item: Planned, output: str) -> Sidecar:
+    def _read(self, folder: OutputFolder, item: Planned, output: str) -> Sidecar:
         """Raises `ReadingError`, and `DiskError`."""
-        sidecar = picture_files.read_sidecar(self._folder.sidecar(output))
+        sidecar = picture_files.read_sidecar(folder.sidecar(output))
         if sidecar is None:
-            raise DiskError(f"cannot read {self._folder.sidecar(output)}, which was there a moment ago")
-        path = self._folder.picture(output, sidecar.keep.format)
+            raise DiskError(f"cannot read {folder.sidecar(output)}, which was there a moment ago")
+        path = folder.picture(output, sidecar.keep.format)
         for again in reversed(range(_TRIES)):
             try:
                 answer = self._reader.read(path)
@@ -90,7 +88,7 @@ class Readings:
                     raise
             else:
                 break
-        return settle(self._folder, item, output, sidecar, answer)
+        return settle(folder, item, output, sidecar, answer)
 
 
 def settle(folder: OutputFolder, item: Planned, output: str, sidecar: Sidecar, answer: Answer) -> Sidecar:
@@ -129,10 +127,10 @@ def clear(folder: OutputFolder, staying: set[str]) -> None:
     if folder.takes.is_dir():
         for found in list(done.find_all(folder, staying, below=Own.TAKES)):
             picture_files.remove(folder, found.output, found.keep.format)
-        _tidy(folder)
+        tidy(folder)
 
 
-def _tidy(folder: OutputFolder) -> None:
+def tidy(folder: OutputFolder) -> None:
     """No folder of takes where there are none. To be called while none is on its way."""
     with contextlib.suppress(OSError):
         folder.takes.rmdir()

@@ -1,7 +1,7 @@
-"""The night: folders locked, manifests planned, models brought, and then batch after batch.
+"""The night: folders locked, manifests planned, models brought, and then all of them rendered as one.
 
 Unattended: whatever happens to this process, what is on the disk is whole and the next run goes on from it. Imports no
-torch, prints nothing, and tells whoever watches (`events`). How one batch goes is `batch`'s business.
+torch, prints nothing, and tells whoever watches (`events`). How pictures are rendered is `rendering`'s business.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from renderer.errors import DiskError, MachineError, RendererError
+from renderer.errors import DiskError, MachineError, RendererError, ends_the_night
 from renderer.job import Job, Weights
 from renderer.machine import devices, hardware, rates
 from renderer.machine.devices import WorkerDevice
@@ -32,6 +32,7 @@ from renderer.supervisor.local_worker import LocalWorker
 from renderer.supervisor.night import Night
 from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.progress import never_begun, told
+from renderer.supervisor.rendering import Batches
 from renderer.supervisor.settings import Settings, StopRequests, asked_to_end
 from renderer.weights.needs import Need
 
@@ -39,7 +40,7 @@ Cause = TypeVar("Cause")
 
 
 def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop: StopRequests) -> list[Summary]:
-    """Render what is not done of each manifest, in order, and write each one's `summary.json`, however it ends.
+    """Render what is not done of several manifests, as one, and write each one's `summary.json`, however it ends.
 
     What goes wrong ends no more than it has to: a picture, a model with its pictures, a manifest, or the night. Raises
     `UsageError` for a picture to choose that no manifest has, `MachineError` when the disk cannot hold the pictures,
@@ -89,6 +90,7 @@ class _Run:
         self._held: list[Manifest] = []
         self._summaries: dict[str, Summary] = {}
         self._errors: list[RendererError] = []
+        self._of_batches: list[RendererError | None] = []
 
     def render(self, held: contextlib.ExitStack) -> list[Summary]:
         try:
@@ -101,6 +103,8 @@ class _Run:
             for manifest in self._held:
                 self._miss(manifest, "error", told(error))
             raise
+        finally:
+            self._watch(events.NightEnded(tuple(self._summaries.values())))
         summaries = [self._summaries[manifest.name] for manifest in self._manifests]
         if self._errors and not any(map(_was_tried, summaries)):
             raise self._errors[0]
@@ -164,18 +168,22 @@ class _Run:
             machine = seats[0].machine
             known = rates.cached(machine) if machine.gpu else None
             night = Night(settings, deployments, troubles, refused, known, pool, watch, self._stop, lora_troubles)
-            for each in batches:
-                batch = Batch(each, night)
-                self._summaries[each.manifest.name] = batch.render()
-                if batch.error is not None:
-                    self._sort(batch.error)
+            rendering = Batches(batches, night, self._has_ended)
+            rendering.render()
+        for error in (*self._of_batches, rendering.error):
+            if error is not None:
+                self._sort(error)
         self._errors += [*troubles.values(), *lora_troubles.values()]
+
+    def _has_ended(self, batch: Batch) -> None:
+        self._summaries[batch.name] = batch.summary
+        self._of_batches.append(batch.error)
 
     # -- what goes wrong --
 
     def _sort(self, error: RendererError) -> None:
         """Raise what ends the night; remember what does not."""
-        if self._settings.strict or (isinstance(error, DiskError) and error.ends_the_night):
+        if self._settings.strict or ends_the_night(error):
             raise error
         self._errors.append(error)
 

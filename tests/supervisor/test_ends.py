@@ -154,6 +154,7 @@ class TestWhatEndsWhat:
         """Also that of the manifest whose turn did not come: nothing of last night's is left standing."""
         one, two = make_manifest(name="one"), make_manifest(("x", "y"), name="two")
         run.render([two], night.settings, lambda _: None, StopRequests())
+        two = make_manifest(("x", "y", "z"), name="two")
         write_whole: Callable[[Path, bytes], None] = files.write_whole
 
         def full(path: Path, data: bytes) -> None:

@@ -25,6 +25,7 @@ from renderer.supervisor.outcomes import Outcomes
 from renderer.supervisor.picture_source import Fits, PlanSource
 from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.settings import Settings, StopRequests
+from renderer.supervisor.together import Together
 from tests.making import make_manifest, make_picture
 
 FAKE = functools.partial(LocalWorker, command=(sys.executable, "-m", "tests.fakes"))
@@ -120,8 +121,9 @@ def test_a_worker_waits_for_what_comes_later(tmp_path: Path) -> None:
         with outcomes.bringing:
             outcomes.begin(plan.items)
             group = Group(source, deployment)
-            dispatcher = Dispatcher([group], outcomes, night, Pace(), heart, lambda _, __: None)
-            ending = dispatcher.run(plan.folder.worker_log_of)
+            together = Together(night.row, night.watch, outcomes.beside, outcomes)
+            dispatcher = Dispatcher([group], together, night, Pace(), heart, lambda _, __: None)
+            ending = dispatcher.run()
     assert ending == "complete"
     assert sum(isinstance(what, events.PictureDone) for what in heard) == 2
     assert not any(isinstance(what, events.WorkerLost) for what in heard)

@@ -136,9 +136,9 @@ def test_a_reader_that_hangs_does_not_hold_up_the_end(tmp_path: Path, monkeypatc
             ended.set()
 
     told: list[Future[Sidecar]] = []
-    with readings.Readings(night.folder(manifest), Hanging("WORD", frozenset())) as reading:  # type: ignore[arg-type]
-        reading.begin(item, item.output, told.append)
-        reading.begin(item, item.output, told.append)
+    with readings.Readings(Hanging("WORD", frozenset())) as reading:  # type: ignore[arg-type]
+        reading.begin(night.folder(manifest), item, item.output, told.append)
+        reading.begin(night.folder(manifest), item, item.output, told.append)
     assert ended.is_set()
     assert len(tries) <= 1
     assert not told

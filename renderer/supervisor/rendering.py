@@ -1,0 +1,207 @@
+"""The manifests of a night on their way as one: grouped by what is opened for them, and each ended when it is through.
+
+Assembles: pictures come from a source, a dispatcher gives them to workers, outcomes are written down, counted and told,
+each to the batch that it is of. What goes wrong with one batch costs that one. Prints nothing and knows no formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from renderer.errors import DiskError, MachineError, RendererError, ends_the_night
+from renderer.job import Weights
+from renderer.outputs.summary import Ending
+from renderer.planning.pace import Pace, weight
+from renderer.planning.plan import Plan, Planned
+from renderer.supervisor import events
+from renderer.supervisor.batch import Batch
+from renderer.supervisor.busy import LongWork
+from renderer.supervisor.dealing import Group
+from renderer.supervisor.dispatcher import Dispatcher
+from renderer.supervisor.heartbeat import TICK_S, NightHeart
+from renderer.supervisor.night import Night
+from renderer.supervisor.outcomes import Beside
+from renderer.supervisor.picture_source import PlanSource
+from renderer.supervisor.progress import told
+from renderer.supervisor.settings import AT_ONCE
+from renderer.supervisor.together import Together
+
+
+class Batches:
+    """What is to do of several plans, and who renders it.
+
+    `error` is what ended it, where that was no picture's and not one manifest's alone. `longest_away_s` is the longest
+    time for which a dispatcher did not listen, being busy.
+    """
+
+    error: RendererError | None = None
+    longest_away_s: float = 0.0
+
+    def __init__(self, plans: Sequence[Plan], night: Night, ended: Callable[[Batch], None] = lambda _: None) -> None:
+        """`ended` hears of each batch that has ended."""
+        self._night = night
+        self._ended = ended
+        self._beside = Beside(spares=self._spares)
+        self._together = Together(night.row, night.watch, self._beside)
+        self._heart = NightHeart(night.watch, self._beside.tempo, self._end_those_through)
+        self._pace = Pace((item.sidecar for plan in plans for item in plan.items if item.sidecar), night.rates)
+        self._open: dict[str, Batch] = {}
+        self._batches = 0
+        for plan in plans:
+            self._take_in(plan)
+
+    def render(self) -> None:
+        """Render all there is to do, or as much as time allows, and write each one's summary, however it ends."""
+        ending: Ending = "error"
+        why = ""
+        try:
+            with self._beside.writing, self._beside.readings:
+                ending = self._render()
+        except RendererError as error:
+            self.error, why = error, told(error)
+        except Exception as error:
+            why = told(error)
+            raise
+        finally:
+            for batch in list(self._open.values()):
+                self._end(batch, ending, why)
+
+    def _render(self) -> Ending:
+        self._night.watch(events.NightBegan(tuple(self._open)))
+        todo, begun = self._begin()
+        endings: list[Ending] = [begun]
+        while endings[0] == "complete" and endings[-1] not in ("signal", "failures"):
+            endings.append(self._render_groups(self._groups(todo)))
+            endings.append(self._finish_reading())
+            todo = self._together.take_retakes()
+            if not todo and endings[-1] == "complete":  # what is kept another way is read when it is
+                endings += [self._finish_rewriting(), self._finish_reading()]
+                todo = self._together.take_retakes()
+            if not todo:
+                break
+        endings.append(self._finish_rewriting())
+        return next((ending for ending in reversed(endings) if ending != "complete"), "complete")
+
+    # -- batches --
+
+    def _take_in(self, plan: Plan) -> Batch:
+        mark = f"{plan.manifest.name}/" if self._batches else ""
+        batch = Batch(plan, self._night, self._beside, mark)
+        self._batches += 1
+        self._open[batch.name] = batch
+        self._together.add(batch.name, batch.outcomes)
+        self._heart.add(batch.name, batch.heart)
+        return batch
+
+    def _begin(self) -> tuple[list[Planned], Ending]:
+        """Have each begin, in order: what is to be rendered, and why nothing is to, if so."""
+        todo: list[Planned] = []
+        ending: Ending = "complete"
+        for batch in list(self._open.values()):
+            with batch.outcomes.guard():
+                its, stopped = batch.begin()
+                todo += its
+                ending = stopped if ending == "complete" else ending
+        self._end_those_through()
+        return [item for item in todo if self._together.of(item) is not None], ending
+
+    def _end_those_through(self) -> None:
+        """The manifests of which nothing is to be done any more need not wait for the others."""
+        if len(self._open) > 1:
+            for batch in [batch for batch in self._open.values() if batch.is_through][: len(self._open) - 1]:
+                self._end(batch, "complete")
+                if batch.error is not None and (self._night.settings.strict or ends_the_night(batch.error)):
+                    raise batch.error
+
+    def _end(self, batch: Batch, ending: Ending, why: str = "") -> None:
+        del self._open[batch.name]
+        self._together.remove(batch.name)
+        batch.end(ending, why)
+        self._heart.remove(batch.name)
+        self._ended(batch)
+
+    def _spares(self, error: DiskError) -> bool:  # noqa: ARG002  # whatever it is
+        """Whether an error of one manifest leaves the others: with `--strict` it leaves none."""
+        return len(self._open) > 1 and not self._night.settings.strict
+
+    # -- what is rendered --
+
+    def _groups(self, todo: Sequence[Planned]) -> list[Group]:
+        """The pictures by what has to be opened for them, so that nothing is opened twice: in the manifests' order.
+
+        Those of higher priority come first, whatever has to be opened for them. Where there are several workers, what
+        takes longest comes first, so that all end at about the same time.
+        """
+        by_weights: dict[tuple[float, Weights], list[Planned]] = {}
+        for item in todo:
+            batch = self._together.of(item)
+            key = (-batch.priority if batch else 0.0), Weights.of(item.picture.job)
+            by_weights.setdefault(key, []).append(item)
+        several = len(self._night.pool.seats) > 1
+        groups = [
+            (key, sorted(items, key=lambda item: (item.suspect, -weight(item) if several else 0.0)))
+            for key, items in by_weights.items()
+        ]
+        groups.sort(key=lambda group: (group[0][0], -sum(map(weight, group[1])) if several else 0.0))
+        return [
+            Group(
+                PlanSource(items),
+                self._night.deployments[weights],
+                comes_later=partial(self._beside.readings.waits_for, weights),
+                priority=-below,
+            )
+            for (below, weights), items in groups
+        ]
+
+    def _render_groups(self, groups: Sequence[Group]) -> Ending:
+        dispatcher = Dispatcher(groups, self._together, self._night, self._pace, self._heart, self._cannot_open)
+        try:
+            return dispatcher.run()
+        finally:
+            self.longest_away_s = max(self.longest_away_s, dispatcher.longest_away_s)
+
+    def _cannot_open(self, group: Group, error: MachineError) -> None:
+        """A model that does not open fails its pictures with that reason, those of all manifests."""
+        if self._night.settings.strict:
+            raise error
+        self._night.troubles[group.weights] = error
+        for item in group.source.give_up():
+            if (batch := self._together.of(item)) is not None:
+                batch.progress.is_not_waited_for(item)
+                self._together.refused(item, error)
+
+    # -- what lies in the folders already --
+
+    def _finish_reading(self) -> Ending:
+        """Read what lies there, after all that was to be rendered; what comes of it may be another take."""
+        unread = self._beside.readings
+        busy, total = LongWork(self._night.watch, self._name, "reading what pictures say"), len(unread)
+        while left := len(unread):
+            if ending := self._night.asked_to_end():
+                return ending
+            unread.wait(TICK_S)
+            unread.tend()
+            self._tell_of(busy, total - left, total)
+        return "complete"
+
+    def _finish_rewriting(self) -> Ending:
+        """Go on with it when nothing is rendered any more, until somebody asks to end."""
+        busy = LongWork(self._night.watch, self._name, "keeping pictures another way")
+        total = self._together.to_rewrite
+        ending: Ending | None = None
+        while self._together.to_rewrite and (ending := self._night.asked_to_end()) is None:
+            self._together.rewrite(TICK_S, more=True)
+            self._tell_of(busy, total - self._together.to_rewrite, total)
+        while self._together.rewrite(TICK_S, more=False) and self._night.stop.requests < AT_ONCE:
+            pass
+        return ending if ending and self._together.to_rewrite else "complete"
+
+    @property
+    def _name(self) -> str:
+        return ", ".join(self._open)
+
+    def _tell_of(self, busy: LongWork, done: int, total: int) -> None:
+        for batch in self._open.values():
+            batch.heart.preparing()
+        busy.tell(done, total)
