@@ -26,13 +26,16 @@ from renderer.system.folders import expanded
 if TYPE_CHECKING:
     from renderer.manifest.manifest import Manifest
     from renderer.manifest.replay import PassedOver, ReplayEntry
+    from renderer.manifest.replay_tables import TableKind
     from renderer.outputs.folder import OutputFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser what the command takes."""
     parser.add_argument("pictures", nargs="+", type=expanded, metavar="PICTURE", help="PNG, WebP, JPEG or a sidecar")
-    parser.add_argument(
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--table", choices=("csv", "jsonl"), help="print a table, which render takes, and no manifest")
+    way.add_argument(
         "--render",
         action="store_true",
         help="render them again, and say whether the bits match; the options below are for that",
@@ -57,6 +60,9 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"none of the {len(options.pictures)} files tells how it was made")
     if options.render:
         code = _render_again(options, entries, replay.as_manifest(entries))
+    elif options.table:
+        _print_table(entries, options.table)
+        code = EXIT_DONE
     else:
         _print_entries(entries)
         code = EXIT_DONE
@@ -74,6 +80,16 @@ def _print_entries(entries: Sequence[ReplayEntry]) -> None:
         for note in entry.notes:
             print(f"# {note}")
         print(entry.text, end="")
+
+
+def _print_table(entries: Sequence[ReplayEntry], kind: TableKind) -> None:
+    """The entries as a table, and what was left out where it is in nobody's way."""
+    from renderer.manifest import replay_tables  # noqa: PLC0415
+
+    for entry in entries:
+        for note in filter(None, (*entry.notes, replay_tables.lost(entry, kind))):
+            print(f"{entry.id}: {note}", file=sys.stderr)
+    print(replay_tables.write(entries, kind), end="")
 
 
 # ---- once more -------------------------------------------------------------------------------------------------------

@@ -43,4 +43,5 @@ The way back:
     labels          what other tools, and this one, wrote into pictures
     refound         the LoRAs of pictures, on this machine
     replay          a manifest's entries, of pictures
+    replay_tables   the same as a table
 """

@@ -8,7 +8,7 @@ What was left out is said. Knows nothing of running.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +21,7 @@ from renderer.job import MAX_SEED, Input, Picture, Precision, Shift, Size, Softw
 from renderer.manifest import choices, labels, naming
 from renderer.manifest.labels import Told
 from renderer.manifest.manifest import Manifest, parse
+from renderer.manifest.recipe import takes_in
 from renderer.manifest.refound import refind, refind_derived
 from renderer.manifest.source import ManifestSource
 from renderer.outputs.folder import SIDECAR_SUFFIX, Own
@@ -35,7 +36,7 @@ _OWN = frozenset(own.value for own in Own)
 class ReplayEntry:
     """One picture as a manifest's entry. `notes` say what was left out; `picture` is where its pixels are.
 
-    `made` is what the manifest makes of it.
+    `fields` are the entry's, as texts that are nothing but text; `made` is what the manifest makes of it.
     """
 
     id: str
@@ -43,6 +44,7 @@ class ReplayEntry:
     notes: tuple[str, ...]
     picture: Path
     software: Software | None
+    fields: Mapping[str, Any]
     made: Picture
 
 
@@ -136,8 +138,8 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
     loras = [refind(lora) for lora in told.loras]
     fields: dict[str, Any] = {
         "id": picture_id,
-        "prompt": _as_text(told, told.prompt),
-        "negative_prompt": _as_text(told, told.negative_prompt) or None,
+        "prompt": told.prompt,
+        "negative_prompt": told.negative_prompt or None,
         "model": model,
         "precision": told.precision if told.precision in get_args(Precision) else None,
         "size": _size(told, catalog.find(model or catalog.QWEN_IMAGE.id), notes),
@@ -161,14 +163,23 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
         notes.append(f"not told, or not to be had here, and so the manifest's default: {', '.join(silent)}")
     if left_out := [*(why for _, why in loras if why), *told.left_out]:
         notes.append(f"left out: {'; '.join(left_out)}")
-    lines = [f"{name}: {_write(value)}" for name, value in fields.items() if value is not None]
+    fields = {name: value for name, value in fields.items() if value is not None}
+    lines = [f"{name}: {_write(_in_manifest(name, value, fields))}" for name, value in fields.items()]
     text = "- " + "\n  ".join(lines) + "\n"
-    return ReplayEntry(picture_id, text, tuple(notes), picture, told.software, _make(text, picture))
+    return ReplayEntry(picture_id, text, tuple(notes), picture, told.software, fields, _make(text, picture))
 
 
-def _as_text(told: Told, prompt: str) -> str:
-    """A prompt in which nothing is drawn or filled in. Where a picture goes in, braces stand for names."""
-    return choices.as_text(prompt, filled=told.image is not None or bool(told.images))
+def _in_manifest(name: str, value: Any, fields: Mapping[str, Any]) -> Any:
+    """A value in whose texts nothing is drawn or filled in. Where a picture goes in, braces stand for names."""
+    if name in ("prompt", "negative_prompt"):
+        return choices.as_text(value, filled=takes_in(fields))
+    if name in ("image", "mask"):
+        return _doubled(value)
+    return [_doubled(each) for each in value] if name == "images" else value
+
+
+def _doubled(path: str) -> str:
+    return path.replace("{", "{{").replace("}", "}}")
 
 
 def _schedule(told: Told) -> Any:
@@ -224,7 +235,7 @@ def _kept(wanted: Input | None, picture: Path) -> str | None:
     if found is None:
         message = f"{picture} was made of a picture that is not in {folder / Own.INPUTS}"
         raise UsageError(message, hint=f"its pixels have the SHA-256 {wanted.sha256}")
-    return str(found).replace("{", "{{").replace("}", "}}")
+    return str(found)
 
 
 def _within(value: int | None, allowed: range, what: str, notes: list[str]) -> int | None:

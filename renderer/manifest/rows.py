@@ -6,6 +6,8 @@ be named so, as a matrix's names are. Knows nothing of how tables are written.
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -32,10 +34,18 @@ _TEXTS = frozenset({"id", "prompt", "negative_prompt", "model", "precision", "si
     *("format", "embed", "image", "mask")
 }
 _NUMBERS = frozenset({"steps", "num_inference_steps", "cfg_scale", "width", "height", "seed", "count"}) | {
-    *("strength", "mask_blur")
+    *("strength", "mask_blur", "layers")
 }
-_FILLED = frozenset({"id", "prompt", "negative_prompt", "image", "mask"})
+_LISTS = frozenset({"images", "loras"})
+_JSON = _LISTS | {"schedule"}
+"""Of these a cell is JSON, or one word: of a list its only one."""
+
+_FIELDS = _TEXTS | _NUMBERS | _JSON
+_FILLED = frozenset({"id", "prompt", "negative_prompt", "image", "images", "mask", "loras"})
 """Where braces stand for names, but not in a cell: there they are just braces."""
+
+
+_DRAWN = frozenset({"prompt", "negative_prompt"})
 
 
 class RowReader:
@@ -105,7 +115,7 @@ def _of_row(recipe: Recipe, table: Table, row: Row, names: list[str], number: st
             Problem(table.file, row.line, 1, shorten(name), "the cell is empty", "fill it: the job names the column")
             for name in empty
         ]
-    cells = {name: cell for name, cell in row.cells.items() if name not in names and name in _TEXTS | _NUMBERS}
+    cells = {name: cell for name, cell in row.cells.items() if name not in names and name in _FIELDS}
     given = {name: _value(name, cell) for name, cell in cells.items()}
     pairs = recipes.refuse_pairs(given, ())
     fields, complaints = _checker().check(given, ())
@@ -127,7 +137,7 @@ def _of_row(recipe: Recipe, table: Table, row: Row, names: list[str], number: st
 
 def _sampled(recipe: Recipe, table: Table, names: Collection[str], made: Sequence[Recipe]) -> list[Recipe]:
     """Those rows that are drawn, each with what is drawn of the matrix for it. A row is what it is used for."""
-    used = {*names, *_TEXTS, *_NUMBERS}
+    used = {*names, *_FIELDS}
     seen: Counter[str] = Counter()
     rows = []
     for row in table.rows:
@@ -140,7 +150,7 @@ def _sampled(recipe: Recipe, table: Table, names: Collection[str], made: Sequenc
 def _refuse_choices(table: Table, row: Row, names: Collection[str]) -> Iterable[Problem]:
     """What looks like a choice in a cell that is filled in, and is none."""
     for name, cell in row.cells.items():
-        if choices.may_have(cell) and (name in names or name in _FILLED):
+        if choices.may_have(cell) and (name in names or name in _DRAWN):
             try:
                 choices.of_value(cell)
             except ChoiceError as error:
@@ -149,6 +159,11 @@ def _refuse_choices(table: Table, row: Row, names: Collection[str]) -> Iterable[
 
 def _value(name: str, cell: str) -> Any:
     """A cell as its field takes it."""
+    if name in _JSON:
+        if cell.startswith(("[", "{")):
+            with contextlib.suppress(ValueError, RecursionError):
+                return json.loads(cell)
+        return [cell] if name in _LISTS else cell
     return scalars.resolve(cell)[0] if name in _NUMBERS else cell
 
 
