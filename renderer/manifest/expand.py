@@ -26,7 +26,7 @@ from renderer.manifest.pictures_in import InputFinder, InputSet
 from renderer.manifest.reading import Combination, Reading
 from renderer.manifest.recipe import Recipe, takes_in
 from renderer.manifest.shelf import Shelf
-from renderer.manifest.wordings import Asked, Wordings
+from renderer.manifest.wordings import AskedFor, Wordings
 
 DEFAULT_MODEL = catalog.QWEN_IMAGE.id
 
@@ -227,7 +227,7 @@ def rehearse(job: Job) -> Job:
     return job.model_copy(update={**proof, "layer_input_image": None, "layer_num": None})
 
 
-def _seed(fields: JobFields, asked: Asked, size: Size, place: int) -> int:
+def _seed(fields: JobFields, asked: AskedFor, size: Size, place: int) -> int:
     """The seed of a combination's picture at a place."""
     if "seeds" in fields:
         return fields["seeds"][place]

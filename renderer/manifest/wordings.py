@@ -22,7 +22,7 @@ _ROOM = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedFor:
     """What a picture is asked for, without its size. `words` were drawn, and its id does not name them yet."""
 
     job_id: str
@@ -58,7 +58,7 @@ class Wordings:
     def _named(self) -> set[str]:
         return self._reading.named | self._shown
 
-    def ask(self, combinations: Sequence[Combination]) -> list[list[Asked]]:
+    def ask(self, combinations: Sequence[Combination]) -> list[list[AskedFor]]:
         """For each combination what its pictures are asked for, one a seed."""
         fields, recipe = self._reading.fields, self._reading.recipe
         names = [*fields.get("matrix", ()), *([STEM] if takes_in(fields) else [])]
@@ -71,12 +71,12 @@ class Wordings:
         made = [[self._draw(each, lane, unnamed) for lane in self._lanes] for each in used]
         return list(_with_words(made)) if len({asked.words for each in made for asked in each}) > 1 else made
 
-    def _fill(self, values: Combination, unnamed: Iterable[str], key: str = "") -> Asked:
+    def _fill(self, values: Combination, unnamed: Iterable[str], key: str = "") -> AskedFor:
         drawn: list[str] = []
         slugs = {name: naming.slug(value) for name, value in values.items()}
         job_id = unicodedata.normalize("NFC", self.id.fill(slugs))
         prompt, negative_prompt = self.prompts
-        return Asked(
+        return AskedFor(
             job_id,
             "-".join((job_id, *(slugs[name] for name in unnamed))),
             prompt.fill(values, draws.key_of(key, "prompt"), drawn),
@@ -85,7 +85,7 @@ class Wordings:
             tuple(drawn),
         )
 
-    def _draw(self, values: Combination, lane: str, unnamed: Sequence[str]) -> Asked:
+    def _draw(self, values: Combination, lane: str, unnamed: Sequence[str]) -> AskedFor:
         recipe, drawn = self._reading.recipe, self._drawn
         varied = sorted(f"{name}={value}" for name, value in values.items() if name not in recipe.around.variables)
         called = recipe.fields.get("id") or self.prompts[0].skeleton(values)
@@ -100,7 +100,7 @@ class Wordings:
         return replace(asked, words=tuple(dict.fromkeys([*told, *asked.words])))
 
 
-def _with_words(made: Iterable[Iterable[Asked]]) -> Iterable[list[Asked]]:
+def _with_words(made: Iterable[Iterable[AskedFor]]) -> Iterable[list[AskedFor]]:
     """With the drawn words in their ids, where these have room for them."""
     for each in made:
         found = []
