@@ -28,6 +28,9 @@ from renderer.job import (
 )
 from renderer.job.precisions import multiplies_stored, stored
 
+PROTOCOL_VERSION = 1
+"""Goes up with each change of an order or an event: who is on another machine is asked for it before anything else."""
+
 _LENGTHS = struct.Struct(">IQ")
 MAX_FRAME_HEADER_BYTES = 16 * 2**20
 MAX_PAYLOAD_BYTES = 2**30
@@ -241,9 +244,24 @@ _ORDERS: TypeAdapter[AnyOrder] = TypeAdapter(Annotated[AnyOrder, Field(discrimin
 _EVENTS: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="event")])
 
 
+def header_of(value: AnyOrder | AnyEvent) -> bytes:
+    """An order or an event without its payload, as it is sent."""
+    return value.model_dump_json().encode()
+
+
+def order_of(header: bytes) -> AnyOrder:
+    """The order that a header tells."""
+    return _ORDERS.validate_json(header)
+
+
+def event_of(header: bytes) -> AnyEvent:
+    """The event that a header tells."""
+    return _EVENTS.validate_json(header)
+
+
 def write_frame(stream: IO[bytes], value: AnyOrder | AnyEvent, payload: bytes | memoryview = b"") -> None:
     """Write one frame and flush it. Raises `BrokenPipeError` when the other side is gone."""
-    header = value.model_dump_json().encode()
+    header = header_of(value)
     stream.write(_LENGTHS.pack(len(header), len(payload)))
     stream.write(header)
     stream.write(payload)
@@ -271,10 +289,10 @@ def _read_frame(stream: IO[bytes]) -> tuple[bytes, bytes]:
 def read_order(stream: IO[bytes]) -> tuple[AnyOrder, bytes]:
     """The next order and its payload. Raises `EOFError` when the supervisor is gone."""
     header, payload = _read_frame(stream)
-    return _ORDERS.validate_json(header), payload
+    return order_of(header), payload
 
 
 def read_event(stream: IO[bytes]) -> tuple[AnyEvent, bytes]:
     """The next event and its payload. Raises `EOFError` when the worker is gone."""
     header, payload = _read_frame(stream)
-    return _EVENTS.validate_json(header), payload
+    return event_of(header), payload

@@ -54,7 +54,7 @@ def make_picture(
     return Picture(id=f"p{index:03}", output=name, job=job, place=place, expect=expect)
 
 
-def make_manifest(prompts: Sequence[str] = ("a", "b", "c"), name: str = "test") -> Manifest:
+def make_manifest(prompts: Sequence[str] = ("a", "b", "c"), name: str = "test", steps: int = 2) -> Manifest:
     """A manifest with one picture a prompt."""
-    pictures = tuple(make_picture(index, prompt) for index, prompt in enumerate(prompts))
+    pictures = tuple(make_picture(index, prompt, steps=steps) for index, prompt in enumerate(prompts))
     return Manifest(file=f"jobs/{name}.yaml", name=name, pictures=pictures)

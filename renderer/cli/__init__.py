@@ -25,6 +25,7 @@ Knows nothing of how anything is done. Each command has a room of its name, whic
     models        what lies here of models, and what is fetched
     doctor        this machine
     bench         how fast it is
+    cluster       the machines of a Ray cluster
     schema        JSON Schemas
     completion    scripts for shells
 

@@ -14,6 +14,12 @@ from renderer.job import Precision, Profile
 from renderer.system.folders import expanded
 from renderer.text import bytes_in, counted
 
+MOST_OF_CLUSTER = 1024
+"""Of a cluster."""
+
+CLUSTER = "auto, ray://head:10001, head:6379, or local:4 for four workers here"
+"""What is said of a cluster's address."""
+
 _LEAST_BYTES = 2**20
 
 
@@ -103,6 +109,14 @@ def gpus_of(options: argparse.Namespace, environment: Mapping[str, str] = os.env
     return told if told is not None else environment.get("RENDERER_GPUS", "").strip() or None
 
 
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the options of a night on a Ray cluster."""
+    parser.add_argument("--cluster", metavar="ADDRESS", help=f"render on the machines of a Ray cluster: {CLUSTER}")
+    parser.add_argument(
+        "--workers", type=counts, metavar="N", help="of a cluster at most so many; or 2-8: two are kept ready"
+    )
+
+
 def add_fetch_options(parser: argparse.ArgumentParser) -> None:
     """Give a parser the options of commands that may fetch something."""
     parser.add_argument("--offline", action="store_true", help="never reach for a network")
@@ -135,6 +149,18 @@ def whole(least: int, most: int) -> Callable[[str], int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
 
     return read
+
+
+def counts(text: str) -> tuple[int, int]:
+    """A number of workers like 8, or a least and a most like 2-8, for argparse."""
+    least, dash, most = text.partition("-")
+    if least.isdecimal() and (most.isdecimal() or not dash):
+        found = (int(least), int(most)) if dash else (0, int(least))
+        if found[0] <= found[1] and 1 <= found[1] <= MOST_OF_CLUSTER:
+            return found
+    raise argparse.ArgumentTypeError(
+        f'{text!r} is not a number of workers like "8" or "2-8", up to {MOST_OF_CLUSTER:,}'
+    )
 
 
 def port(text: str) -> int:

@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "models": "list, pull, pack, verify and remove models",
         "bench": "measure this machine on full-size random weights",
         "doctor": "say what this machine is, what it can render, and how fast",
+        "cluster": "examine the machines of a Ray cluster, and say what differs",
         "completion": "print the script with which a shell completes this command",
     }
 )

@@ -6,14 +6,21 @@ Arguments in, one call, words and an exit code out. Whatever takes time to impor
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from renderer.cli import arguments, models
 from renderer.cli.manifests import Loaded, load_part
-from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ManifestError
+from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ManifestError, UsageError
 from renderer.outputs.summary import Summary
+
+if TYPE_CHECKING:
+    from renderer.supervisor.fleet import Fleet
+    from renderer.supervisor.settings import Terms
 
 GB = 10**9
 """What may be downloaded when nobody is at a terminal to see it."""
@@ -48,6 +55,7 @@ def render_loaded(options: argparse.Namespace, loaded: Loaded) -> list[Summary]:
     from renderer.cli.notify import addresses  # noqa: PLC0415
     from renderer.supervisor.settings import Settings  # noqa: PLC0415
 
+    terms = models.terms(options, most_bytes=None if options.yes or sys.stderr.isatty() else GB)
     settings = Settings(
         outputs=options.outputs,
         only=tuple(options.only),
@@ -55,7 +63,7 @@ def render_loaded(options: argparse.Namespace, loaded: Loaded) -> list[Summary]:
         profile=None if options.profile == "auto" else options.profile,
         vram_bytes=options.vram,
         gpus=arguments.gpus_of(options),
-        terms=models.terms(options, most_bytes=None if options.yes or sys.stderr.isatty() else GB),
+        terms=terms,
         retries=options.retries,
         max_failures=options.max_failures,
         strict=options.strict,
@@ -63,13 +71,31 @@ def render_loaded(options: argparse.Namespace, loaded: Loaded) -> list[Summary]:
         grace_s=options.grace,
         deadline=deadline(options, datetime.now().astimezone()),
     )
-    return attended.render(
-        loaded,
-        settings,
-        log_format=options.log_format,
-        notify=addresses(options.notify),
-        live_port=options.port if options.live else None,
-    )
+    with _fleet(options, terms) as fleet:
+        return attended.render(
+            loaded,
+            replace(settings, fleet=fleet),
+            log_format=options.log_format,
+            notify=addresses(options.notify),
+            live_port=options.port if options.live else None,
+        )
+
+
+@contextlib.contextmanager
+def _fleet(options: argparse.Namespace, terms: Terms) -> Iterator[Fleet | None]:
+    """Where the workers are: on a cluster, while this lasts, or None on this machine."""
+    if options.cluster is None:
+        if options.workers is not None:
+            raise UsageError("--workers is of a cluster, and --cluster names none", hint="--gpus chooses devices here")
+        yield None
+        return
+    from renderer.ray import connecting  # noqa: PLC0415
+    from renderer.ray.cluster_fleet import ClusterFleet, Wanted  # noqa: PLC0415
+
+    least, most = options.workers or (0, connecting.workers_in(options.cluster))
+    wanted = Wanted(least, most, options.gpus)
+    with connecting.connected(options.cluster), ClusterFleet(wanted, terms, options.vram) as fleet:
+        yield fleet
 
 
 def deadline(options: argparse.Namespace, now: datetime) -> datetime | None:
@@ -111,6 +137,7 @@ def add_night_options(render: argparse.ArgumentParser) -> None:
     arguments.add_profile(render, "where weights wait (default: stream)")
     arguments.add_vram(render)
     arguments.add_gpus(render)
+    arguments.add_cluster(render)
     arguments.add_fetch_options(render)
     render.add_argument("--yes", action="store_true", help="agree to downloads of more than 1 GB")
     render.add_argument("--until", type=arguments.clock, metavar="HH:MM", help="start no picture that would end later")

@@ -15,6 +15,9 @@ from renderer.system import shared_memory
 
 ALL, CPU = "all", "cpu"
 
+NO_GPU = ""
+"""What CUDA_VISIBLE_DEVICES is for a worker that is to use none."""
+
 MOST_WORKERS = 64
 """More than any machine has GPUs: what is named beyond it is a slip."""
 

@@ -65,6 +65,13 @@ def choose_profile(
     return ProfileChoice(wanted, vram_bytes, "asked for")
 
 
+def bound_of(machine: Machine, vram_bytes: int | None) -> int | None:
+    """What may be taken on a machine's GPU, of which somebody allows `vram_bytes` (None: all there is)."""
+    if vram_bytes is None and machine.gpu is not None and machine.gpu.memory == "host":
+        return machine.gpu.free_bytes  # the driver would let it take the host's share too
+    return vram_bytes
+
+
 def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vram_bytes: int | None = None) -> Setup:
     """What a worker has to open for `jobs`, which are of one model and precision.
 
@@ -73,9 +80,7 @@ def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vra
     job = jobs[0]
     model = catalog.find(job.model)
     soundness.check(model)
-    if vram_bytes is None and machine.gpu is not None and machine.gpu.memory == "host":
-        vram_bytes = machine.gpu.free_bytes  # the driver would let it take the host's share too
-    choice = choose_profile(model, job.precision, machine, wanted, vram_bytes)
+    choice = choose_profile(model, job.precision, machine, wanted, bound_of(machine, vram_bytes))
     streamed = choice.profile == "stream" and model.id != catalog.DEMO.id
     return Setup(
         model=job.model,

@@ -2,13 +2,13 @@
 
 `run` is the whole, `night` what its manifests share, `batch` one of them, `rendering` all of them on their way as one.
 Three parts meet there: a `picture_source`; the `dispatcher`, which gives them to a `pool` of workers (`dealing` says
-which has what, `worker` what one is, `local_worker` is a child process, `host_copies` what several share); and
-`outcomes` of each batch (`together`: of all), which tell what became of a picture to their `sinks`: journal, plan,
-counts (`progress`, `tempo`), watchers.
+which has what, `worker` what one is, `local_worker` is a child process, `inbox` what one says, `fleet` where they are,
+`host_copies` what several share); and `outcomes` of each batch (`together`: of all), which tell what became of a
+picture to their `sinks`: journal, plan, counts (`progress`, `tempo`), watchers.
 
 `incoming` is what goes into pictures, read on a thread; `results` are pictures that came, looked at and written, on the
 threads of `writing`; `readings` are pictures whose lettering is read; `bringing` and `moving` are for those that lie
-elsewhere. `provision` brings models, `merging` what other machines have rendered. `events` is what watchers hear
-(`busy`: of long work, `heartbeat`: how things stand), `settings` how to behave, `logs` what a worker prints. Knows no
-engine.
+elsewhere, `vanishing` machines that are taken away. `provision` brings models, `merging` what other machines have
+rendered. `events` is what watchers hear (`busy`: of long work, `heartbeat`: how things stand), `settings` how to
+behave, `logs` what a worker prints. Knows no engine.
 """

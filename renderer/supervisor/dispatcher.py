@@ -28,6 +28,7 @@ from renderer.supervisor.pool import Seat
 from renderer.supervisor.results import Result
 from renderer.supervisor.settings import AT_ONCE
 from renderer.supervisor.together import Together
+from renderer.supervisor.vanishing import Vanishing
 from renderer.supervisor.worker import Gone
 
 MOST_LOSSES = 3
@@ -68,6 +69,7 @@ class Dispatcher:
         self._nothing_fits: dict[tuple[Group, int], tuple[int, int, int]] = {}
         self._first_in_line: Seat | None = None
         self._given: dict[int, Planned] = {}
+        self._vanishing = Vanishing()
         self._grace_ends: float | None = None
         self._back_at: float | None = None
         self.longest_away_s = 0.0
@@ -288,6 +290,10 @@ class Dispatcher:
                 self._group(seat).source.try_again([item] * again)
             case protocol.Withdrawn(keys=keys):
                 self._given_back(seat, keys)
+            case Gone() if event.vanished and not self._vanishing.is_their_doing(seat.flights):
+                self._night.watch(events.Remark(f"{seat.label}: {event}; what it held goes on elsewhere"))
+                self._given_back(seat, list(seat.flights))
+                seat.lost(blameless=True)
             case Gone() if event.was_asked_to_stop and self._night.stop.comes():
                 self._given_back(seat, list(seat.flights))  # it fell with the run: nothing that it held is to blame
                 seat.lost(blameless=True)

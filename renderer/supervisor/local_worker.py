@@ -21,10 +21,14 @@ import psutil
 from pydantic import ValidationError
 
 from renderer import protocol
+from renderer.machine import devices, hardware
+from renderer.machine.devices import WorkerDevice
 from renderer.outputs.status import RunStatus
 from renderer.protocol import AnyOrder
+from renderer.supervisor.fleet import Say
+from renderer.supervisor.inbox import Inbox
 from renderer.supervisor.logs import Log
-from renderer.supervisor.worker import Gone, Heard
+from renderer.supervisor.worker import Gone, Heard, Hire
 from renderer.system import children, oom
 from renderer.system.children import Child
 
@@ -39,10 +43,9 @@ class LocalWorker:
     def __init__(self, log: Path, command: Sequence[str] | None = None) -> None:
         """Start it. What it prints goes to the end of `log`; raises `DiskError` when that cannot be written."""
         self._log = Log(log)
-        self._heard: queue.SimpleQueue[Heard | None] = queue.SimpleQueue()
+        self._inbox = Inbox()
         self._orders: queue.SimpleQueue[tuple[AnyOrder, bytes] | None] = queue.SimpleQueue()
         self._sent_bytes = self._written_bytes = 0  # by the loop, and by the thread that writes
-        self._bell: Callable[[], None] | None = None
         self._kills = oom.kills()
         ours, theirs = os.pipe()
         try:
@@ -70,22 +73,13 @@ class LocalWorker:
         return self._sent_bytes - self._written_bytes
 
     def hear(self, timeout_s: float) -> Heard | None:
-        try:
-            return self._heard.get(timeout=timeout_s)
-        except queue.Empty:
-            return None
+        return self._inbox.hear(timeout_s)
 
     def wake(self) -> None:
-        self._says(None)
+        self._inbox.put(None)
 
     def ring(self, bell: Callable[[], None]) -> None:
-        self._bell = bell
-        bell()  # something may have come already
-
-    def _says(self, heard: Heard | None) -> None:
-        self._heard.put(heard)
-        if (bell := self._bell) is not None:
-            bell()
+        self._inbox.ring(bell)
 
     def log_into(self, log: Path) -> None:
         self._log.into(log)
@@ -115,17 +109,31 @@ class LocalWorker:
     def _listen(self, stream: BinaryIO) -> None:
         with stream, contextlib.suppress(EOFError, OSError, ValidationError):
             while True:
-                self._says(protocol.read_event(stream))
+                self._inbox.put(protocol.read_event(stream))
         status = self._child.wait(children.REAP_S)
         if status is None:  # it closed its events and lives: of no more use
             self._child.kill()
             status = -signal.SIGKILL
-            self._says((Gone(status, out_of_memory=False), b""))
+            self._inbox.put((Gone(status, out_of_memory=False), b""))
             return
         self._log.wait(_LAST_WORDS_S)
         now = oom.kills()
         grew = None if now is None or self._kills is None else now > self._kills
-        self._says((Gone(status, grew), b""))
+        self._inbox.put((Gone(status, grew), b""))
+
+
+class ThisMachine:
+    """The fleet of one machine: its workers are child processes here."""
+
+    brings_models = False
+
+    def __init__(self, gpus: str | None, hire: Hire | None) -> None:
+        """On the devices that `gpus` names (`machine.devices`)."""
+        self._gpus = gpus
+        self.hire: Hire = hire or LocalWorker
+
+    def devices(self, say: Say, check: Callable[[], None]) -> Sequence[WorkerDevice]:  # noqa: ARG002  # all is here
+        return devices.choose(self._gpus, hardware.look())
 
 
 def end_orphans(left: RunStatus) -> list[int]:

@@ -50,6 +50,17 @@ class Log:
         if self._thread is not None:
             self._thread.join(timeout_s)
 
+    def add(self, chunk: bytes) -> None:
+        """Take in what was printed elsewhere."""
+        self._tail = (self._tail + chunk)[-_EXCERPT_BYTES:]
+        with self._lock:
+            self._write(chunk)
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        with self._lock:
+            self._close()
+
     def excerpt(self) -> str:
         """The last that was printed, whether it could be written or not."""
         return self._tail.decode(errors="replace").strip()
@@ -57,11 +68,8 @@ class Log:
     def _follow(self, stream: BinaryIO) -> None:
         with stream, contextlib.suppress(OSError, ValueError):
             while chunk := os.read(stream.fileno(), _CHUNK_BYTES):
-                self._tail = (self._tail + chunk)[-_EXCERPT_BYTES:]
-                with self._lock:
-                    self._write(chunk)
-        with self._lock:
-            self._close()
+                self.add(chunk)
+        self.close()
 
     def _write(self, chunk: bytes) -> None:
         if self._file is None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from renderer.errors import DiskError, MachineError, RendererError, ends_the_night
 from renderer.job import Job, Weights
-from renderer.machine import devices, hardware, rates
+from renderer.machine import rates
 from renderer.machine.devices import WorkerDevice
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import picture_files, status
@@ -28,7 +28,7 @@ from renderer.supervisor import events, local_worker, provision
 from renderer.supervisor.batch import Batch
 from renderer.supervisor.busy import LongWork
 from renderer.supervisor.events import Watch
-from renderer.supervisor.local_worker import LocalWorker
+from renderer.supervisor.local_worker import ThisMachine
 from renderer.supervisor.night import Night
 from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.progress import never_begun, told
@@ -149,8 +149,8 @@ class _Run:
 
     def _render(self, batches: Sequence[Plan]) -> None:
         settings, watch = self._settings, self._watch
-        here = hardware.look()
-        seats = devices.choose(settings.gpus, here)
+        fleet = settings.fleet or ThisMachine(settings.gpus, settings.hire)
+        seats = fleet.devices(lambda text: watch(events.Remark(text)), self._check_time)
         deployments, troubles = self._deployments(batches, seats)
         refused = {job: why for each in deployments.values() for job, why in each.nowhere().items()}
         barred = {*refused, *(job for job in _jobs(batches) if Weights.of(job) in troubles)}
@@ -159,12 +159,14 @@ class _Run:
         for remark in _mixtures(batches, needed.values(), seats):
             self._watch(events.Remark(remark))
         opened = {key: each.setup for key, each in needed.items()}
-        before = _check_room(batches, opened.values(), barred, settings, watch)
-        self._supply(opened, troubles)
-        lora_troubles = self._supply_loras(job for job in _jobs(batches) if job not in barred)
+        here = {} if fleet.brings_models else opened
+        before = _check_room(batches, here.values(), barred, settings, watch)
+        self._supply(here, troubles)
+        riding = () if fleet.brings_models else (job for job in _jobs(batches) if job not in barred)
+        lora_troubles = self._supply_loras(riding)
         if before.models_bytes:  # nobody knew to the byte what models would leave
             _check_room(batches, (), barred, settings, watch)
-        with WorkerPool(settings.hire or LocalWorker, watch, [device.label for device in seats]) as pool:
+        with WorkerPool(fleet.hire, watch, [device.label for device in seats]) as pool:
             machine = seats[0].machine
             known = rates.cached(machine) if machine.gpu else None
             night = Night(settings, deployments, troubles, refused, known, pool, watch, self._stop, lora_troubles)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from renderer.job import Profile
 from renderer.outputs.summary import Ending
+from renderer.supervisor.fleet import Fleet
 from renderer.supervisor.worker import Hire
 
 _SAME_WISH_S = 0.5
@@ -33,7 +34,7 @@ class Settings:
     """How a run behaves. Seconds; `deadline` is a moment with its time zone.
 
     `gpus` names the devices that render (`machine.devices`; None: one that suits). `hire` is how it gets workers (None:
-    processes on this machine).
+    processes on this machine), `fleet` where those are (None: on this machine).
     """
 
     outputs: Path = Path("outputs")
@@ -50,6 +51,7 @@ class Settings:
     grace_s: float = 60.0
     deadline: datetime | None = None
     hire: Hire | None = None
+    fleet: Fleet | None = None
 
 
 @dataclass(slots=True)

@@ -17,13 +17,17 @@ class Gone:
     """The worker is no more. `status` is its exit status, negative for a signal.
 
     `out_of_memory` says whether the kernel ended a process for want of memory while the worker lived; None where the
-    kernel does not count.
+    kernel does not count. `vanished` says what became of the machine that it was on, where that is gone, or out of
+    reach: then nothing that it held is to blame.
     """
 
     status: int
     out_of_memory: bool | None = None
+    vanished: str = ""
 
     def __str__(self) -> str:
+        if self.vanished:
+            return f"the worker is lost: {self.vanished}"
         if self.status >= 0:
             return f"the worker ended with status {self.status}"
         told = f"the worker was ended by {_signal_name(-self.status)}"

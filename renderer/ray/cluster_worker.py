@@ -1,0 +1,221 @@
+"""The supervisor's end of a worker on another machine: orders go out, and what it says is fetched, each on a thread.
+
+A machine that vanishes, a network that breaks and an actor that is ended are all the same here: `Gone`, and nothing
+that the worker held is to blame. What its process dies of, its actor tells.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from renderer import protocol
+from renderer.errors import MachineError, PictureError, RendererError
+from renderer.protocol import AnyEvent, AnyOrder, Failed, Opened, OpenFailed, Opening, Render
+from renderer.ray import arrival, carried, connecting
+from renderer.ray.node_worker import Words
+from renderer.supervisor.inbox import Inbox
+from renderer.supervisor.logs import Log
+from renderer.supervisor.worker import Gone, Heard
+
+SIGN_OF_LIFE_S = 5.0
+"""An actor that has nothing to tell says so as often."""
+
+LOST_AFTER_S = 60.0
+"""One that does not even do that is out of reach."""
+
+_WAITING_S = 2.0
+
+_MOST_PAUSE_S = 60.0
+
+Begin = Callable[[], Any]
+"""Begins an actor somewhere, and has it at once; it is there when it answers."""
+
+
+class Pause:
+    """How long a fleet waits before one more is begun: longer with each in a row that vanished before it was there."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_a_row = 0
+
+    @property
+    def seconds(self) -> float:
+        return min(_MOST_PAUSE_S, 0.5 * 2.0 ** min(self._in_a_row, 10)) if self._in_a_row else 0.0
+
+    def comes(self, *, well: bool) -> None:
+        """One is there, or has vanished before it was."""
+        with self._lock:
+            self._in_a_row = 0 if well else self._in_a_row + 1
+
+
+class ClusterWorker:
+    """A worker on some machine of the cluster."""
+
+    pid = None
+
+    def __init__(self, log: Path, begin: Begin, pause: Pause) -> None:
+        """What it prints goes to the end of `log`; raises `DiskError` when that cannot be written."""
+        self._log = Log(log)
+        self._inbox = Inbox()
+        self._orders: queue.SimpleQueue[tuple[AnyOrder, bytes] | None] = queue.SimpleQueue()
+        self._sent_bytes = self._taken_bytes = 0  # by the loop, and by the thread that sends
+        self._carried: set[tuple[str, str]] = set()
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._actor: Any = None
+        self._node = ""
+        self._pause = pause
+        self._ray = connecting.library()
+        self._attending = threading.Thread(target=self._attend, args=(begin,), name="events", daemon=True)
+        self._attending.start()
+
+    def send(self, order: AnyOrder, payload: bytes = b"") -> None:
+        self._sent_bytes += len(payload)
+        self._orders.put((order, payload))
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._sent_bytes - self._taken_bytes
+
+    def hear(self, timeout_s: float) -> Heard | None:
+        return self._inbox.hear(timeout_s)
+
+    def wake(self) -> None:
+        self._inbox.put(None)
+
+    def ring(self, bell: Callable[[], None]) -> None:
+        self._inbox.ring(bell)
+
+    def log_into(self, log: Path) -> None:
+        self._log.into(log)
+
+    def end(self) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        self._over.set()
+        self._orders.put(None)
+        with self._lock:
+            actor, self._actor = self._actor, None
+        if actor is not None:
+            with contextlib.suppress(Exception):  # the cluster may be gone, and then so is the worker
+                self._ray.kill(actor)
+
+    def excerpt(self) -> str:
+        return self._log.excerpt()
+
+    @property
+    def is_attended(self) -> bool:
+        """Whether it is still listened to."""
+        return self._attending.is_alive()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until it is not listened to any more, at most so long."""
+        self._attending.join(timeout_s)
+
+    # -- on its threads --
+
+    def _attend(self, begin: Begin) -> None:
+        """See it come, and fetch what it says until it is no more."""
+        try:
+            actor = self._arrive(begin)
+            threading.Thread(target=self._speak, args=(actor,), name="orders", daemon=True).start()
+            while not self._over.is_set():
+                words: Words = self._ray.get(actor.hear.remote(SIGN_OF_LIFE_S), timeout=LOST_AFTER_S)
+                self._pass_on(words)
+                if words.gone is not None:
+                    return
+        except RendererError as error:
+            self._inbox.put((OpenFailed(message=error.message, hint=error.hint), b""))
+        except Exception as error:  # noqa: BLE001  # whatever it is, that worker is of no more use
+            self._inbox.put((self._gone(error), b""))
+        finally:
+            self._log.close()
+
+    def _arrive(self, begin: Begin) -> Any:
+        """The actor, once it is on a machine that renders as this one says. Raises `MachineError` where it does not."""
+        self._over.wait(self._pause.seconds)
+        actor = begin()
+        with self._lock:
+            self._actor = actor
+        if self._over.is_set():  # while it was begun
+            self.kill()
+        coming = actor.arrive.remote()
+        while not self._ray.wait([coming], timeout=_WAITING_S)[0]:
+            self._inbox.put((Opening(what="nothing yet: the cluster has no place for it"), b""))
+        try:
+            there = self._ray.get(coming)
+        except self._ray.exceptions.RayActorError as error:
+            if "No module named" not in str(error) and "creation task" not in str(error):
+                raise
+            message = f"no worker can be started on the cluster: {connecting.reason(error)}"
+            raise MachineError(message, hint="every machine has the same renderer: docs/cluster.md") from error
+        self._pause.comes(well=True)
+        arrival.check(arrival.tell(), there)
+        self._node = there["node"]
+        try:
+            self._ray.get(actor.start.remote())
+        except self._ray.exceptions.RayTaskError as error:
+            raise MachineError(f"{self._node} cannot start a worker: {connecting.reason(error)}") from error
+        return actor
+
+    def _speak(self, actor: Any) -> None:
+        """Send orders, one after the other; whoever reads slowly holds up this thread alone."""
+        with contextlib.suppress(Exception):  # what has become of the actor, the other thread says
+            while (each := self._orders.get()) is not None:
+                order, payload = each
+                try:
+                    self._send_loras(actor, order)
+                except RendererError as error:
+                    assert isinstance(order, Render)
+                    kind = PictureError.__name__
+                    self._inbox.put((Failed(key=order.key, kind=kind, message=error.message, hint=error.hint), b""))
+                    continue
+                self._ray.get(actor.order.remote(protocol.header_of(order), payload))
+                self._taken_bytes += len(payload)
+                del each, payload  # files are not held while the next order is waited for
+
+    def _send_loras(self, actor: Any, order: AnyOrder) -> None:
+        """Send the LoRAs that an order names, each once."""
+        for lora in carried.own_loras(order.job) if isinstance(order, Render) else ():
+            key = lora.identity, Path(lora.source).name
+            if key in self._carried:
+                continue
+            try:
+                self._ray.get(actor.keep.remote(carried.read(lora)))
+            except self._ray.exceptions.RayTaskError as error:
+                raise PictureError(f"{self._node} cannot keep a LoRA: {connecting.reason(error)}") from error
+            self._carried.add(key)
+
+    def _pass_on(self, words: Words) -> None:
+        if words.printed:
+            self._log.add(words.printed)
+        for header, payload in words.events:
+            self._inbox.put((self._told(protocol.event_of(header)), payload))
+        if words.gone is not None:
+            self._inbox.put((words.gone, b""))
+
+    def _told(self, event: AnyEvent) -> AnyEvent:
+        """An event, with the machine's name where that tells more."""
+        if isinstance(event, Opened):
+            return event.model_copy(update={"notes": (*event.notes, f"on {self._node}")})
+        if isinstance(event, OpenFailed):
+            return event.model_copy(update={"message": f"{self._node}: {event.message}"})
+        return event
+
+    def _gone(self, error: Exception) -> Gone:
+        exceptions = self._ray.exceptions
+        if isinstance(error, exceptions.OutOfMemoryError):
+            return Gone(-signal.SIGKILL, out_of_memory=True)
+        if not self._node and not self._over.is_set():
+            self._pause.comes(well=False)
+        where = self._node or "its machine"
+        if isinstance(error, exceptions.GetTimeoutError):
+            return Gone(-signal.SIGKILL, vanished=f"{where} has not answered for {LOST_AFTER_S:.0f} s")
+        return Gone(-signal.SIGKILL, vanished=f"{where} left the cluster, or its actor was ended")

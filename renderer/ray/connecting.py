@@ -1,0 +1,171 @@
+"""A Ray cluster: joined, or started on this machine for as long as a command takes; and its machines, asked one by one.
+
+Ray itself is imported here when it is needed, and not before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from renderer.errors import MachineError, UsageError
+from renderer.system.children import STOPPING
+
+Replied = TypeVar("Replied")
+
+LOCAL = "local"
+_MOST_LOCAL = 64
+
+_OBJECT_BYTES = 2**30
+"""Of shared memory for what goes to and fro on this machine alone; Ray would take a third of it."""
+
+_ANSWER_S = 600.0
+INSTALL_RAY = "pip install -c constraints.txt -e '.[cluster]'"
+_SHOWN = "auto (of this machine), ray://head:10001, head:6379, or local:4 for four workers here"
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterNode:
+    """A machine of a cluster, and how many GPUs and CPU cores Ray gives out there."""
+
+    id: str
+    name: str
+    address: str
+    gpus: int
+    cpus: int
+
+
+def library() -> Any:
+    """Ray. Raises `MachineError` where it is not installed."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here reports to nobody
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # who is asked without a GPU may see them
+    try:
+        import ray  # noqa: PLC0415  # seconds, and an extra
+    except ImportError as error:
+        raise MachineError(
+            f"Ray cannot be imported: {error}", hint=f"the extra cluster has it: {INSTALL_RAY}"
+        ) from error
+    return ray
+
+
+def workers_in(address: str) -> int | None:
+    """How many workers `local:4` asks for; None for a cluster that is there. Raises `UsageError` for neither."""
+    head, _, rest = address.partition(":")
+    if head == LOCAL:
+        if rest.isdecimal() and 1 <= int(rest) <= _MOST_LOCAL:
+            return int(rest)
+        raise UsageError(f"--cluster {address} names no number of workers", hint="like local:4")
+    if address == "auto" or (address.startswith("ray://") and rest.strip("/")) or (head and rest.isdecimal()):
+        return None
+    raise UsageError(f"--cluster {address} names no cluster", hint=_SHOWN)
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Be in a cluster: in the one that this process is in already, else in that of `address`.
+
+    Raises `UsageError`, and `MachineError` where there is none, or it is of another version.
+    """
+    workers = workers_in(address)
+    ray = library()
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        with _handlers_kept():
+            if workers is None:
+                ray.init(address, log_to_driver=False, logging_level="ERROR")
+            else:
+                ray.init(
+                    num_cpus=workers,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    object_store_memory=_OBJECT_BYTES,
+                )
+    except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
+        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = "ray start --head begins one on this machine; --cluster local:4 needs none"
+        raise MachineError(f"the cluster {address} cannot be joined: {said}", hint=hint) from error
+    try:
+        yield
+    finally:
+        with _handlers_kept():
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray takes over what asks a process to stop; a run has its own answer to that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def nodes() -> list[ClusterNode]:
+    """The machines that are there now, the head first."""
+    alive = [each for each in library().nodes() if each["Alive"]]
+    alive.sort(key=lambda each: "node:__internal_head__" not in each["Resources"])
+    names = [each["NodeManagerHostname"] for each in alive]
+    return [
+        ClusterNode(
+            id=each["NodeID"],
+            name=name if names.count(name) == 1 else f"{name} ({each['NodeID'][:6]})",
+            address=each["NodeManagerAddress"],
+            gpus=int(each["Resources"].get("GPU", 0)),
+            cpus=int(each["Resources"].get("CPU", 0)),
+        )
+        for each, name in zip(alive, names, strict=True)
+    ]
+
+
+def this_node() -> ClusterNode:
+    """The machine of the cluster that this process is on."""
+    own = library().get_runtime_context().get_node_id()
+    return next(node for node in nodes() if node.id == own)
+
+
+def ask_each(those: Sequence[ClusterNode], question: Callable[[], Replied]) -> list[Replied | MachineError]:
+    """What each machine answers to a question, or why it gives no answer. All are asked at once, and lend nothing."""
+    ray = library()
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415  # as Ray itself
+
+    asked = ray.remote(num_cpus=0, max_retries=1)(_answer)
+    answers = [
+        asked.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(question)
+        for node in those
+    ]
+    return [_answer_of(ray, node.name, answer) for node, answer in zip(those, answers, strict=True)]
+
+
+def _answer(question: Callable[[], Replied]) -> Replied:
+    """Replied on a machine of the cluster: Ray hides its GPUs from who takes none."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+    return question()
+
+
+def _answer_of(ray: Any, name: str, reference: Any) -> Any:
+    try:
+        return ray.get(reference, timeout=_ANSWER_S)
+    except ray.exceptions.GetTimeoutError:
+        return MachineError(f"{name} has not answered within {_ANSWER_S:.0f} s")
+    except Exception as error:  # noqa: BLE001  # its answer may be another version's, and not to be read here
+        return MachineError(f"{name} cannot be asked: {reason(error)}", hint=INSTALL_RAY)
+
+
+def reason(error: Exception) -> str:
+    """The last line of what Ray says of an error: what was raised on the other machine."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,72 @@
+"""How a cluster is named, and what is said where there is none."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from renderer.cli import command
+from renderer.errors import EXIT_MACHINE, EXIT_USAGE, MachineError
+from renderer.ray import arrival, connecting
+
+HERE = {"node": "a", "renderer": "1", "torch": "2.15.0", "source": "aa", "GPU": "L40S"}
+
+
+@pytest.mark.parametrize(
+    ("address", "workers"), [("local:4", 4), ("auto", None), ("ray://h:1", None), ("h:6379", None)]
+)
+def test_a_cluster_has_an_address(address: str, workers: int | None) -> None:
+    """Or is started here for so many workers."""
+    assert connecting.workers_in(address) == workers
+
+
+@pytest.mark.parametrize("address", ["", "local", "local:0", "local:many", "ray://", "head", "head:door"])
+def test_what_names_no_cluster_is_said(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is looked at."""
+    assert command.main(["render", "jobs/demo.yaml", "--cluster", address]) == EXIT_USAGE
+    assert f"--cluster {address} names no" in capsys.readouterr().err
+
+
+def test_workers_are_of_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["render", "jobs/demo.yaml", "--workers", "2"]) == EXIT_USAGE
+    assert "--cluster names none" in capsys.readouterr().err
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert command.main(["cluster", "doctor"]) == EXIT_MACHINE
+    assert "'.[cluster]'" in capsys.readouterr().err
+
+
+def test_what_must_be_alike_is_named() -> None:
+    """With both values, and where; a card may differ."""
+    arrival.check(HERE, {**HERE, "node": "b", "GPU": "none"} | {"GPU": "L40S"})
+    with pytest.raises(MachineError, match=r"^b has torch 2\.14\.0, and 2\.15\.0 is here$"):
+        arrival.check(HERE, {**HERE, "node": "b", "torch": "2.14.0"})
+    with pytest.raises(MachineError, match=r"^b has another renderer of version 1 "):
+        arrival.check(HERE, {**HERE, "node": "b", "source": "bb"})
+
+
+def test_differences_name_the_machines() -> None:
+    there = [HERE, {**HERE, "node": "b"}, {**HERE, "node": "c", "torch": "2.14.0"}]
+    assert arrival.differences(there) == {"torch": {"2.15.0": ["a", "b"], "2.14.0": ["c"]}}
+
+
+def whoever() -> str:
+    return "an answer"
+
+
+def fails() -> str:
+    raise ValueError("no answer")
+
+
+def test_each_machine_is_asked(cluster: Any) -> None:  # noqa: ARG001
+    """One that cannot answer costs nobody else's answer."""
+    nodes = connecting.nodes()
+    assert [node.cpus for node in nodes] == [2, 2]
+    assert connecting.ask_each(nodes, whoever) == ["an answer"] * 2
+    (first, _) = connecting.ask_each(nodes, fails)
+    assert isinstance(first, MachineError)
+    assert first.message.endswith("ValueError: no answer")

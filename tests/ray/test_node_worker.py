@@ -1,0 +1,122 @@
+"""The actor's side of a worker, in this process: what it makes of orders, and how it tells what is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from renderer import protocol
+from renderer.job import Job, Lora, ModelIdentity
+from renderer.protocol import AnyEvent, Failed, Open, Opened, OpenFailed, Render, Rendered, Setup
+from renderer.ray import carried, connecting
+from renderer.ray.connecting import ClusterNode
+from renderer.ray.node_worker import NodeWorker, Posting, Words
+from renderer.supervisor.settings import Terms
+from renderer.weights.adapters.whereabouts import identity_of
+from tests.fakes import draw
+from tests.loras import write_lora
+from tests.making import make_job
+from tests.ray.conftest import FAKE_OF_TWO
+
+IDENTITY = ModelIdentity(id="demo", revision="2")
+SETUP = Setup(model="demo", identity=IDENTITY, precision="bf16", profile="stream", gpu="")
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[NodeWorker]:
+    """On a machine for two workers."""
+    monkeypatch.setattr(connecting, "this_node", lambda: ClusterNode("n", "n", "127.0.0.1", gpus=0, cpus=2))
+    found = NodeWorker(Posting(threads="1", most_workers=2, command=FAKE_OF_TWO))
+    found.start()
+    yield found
+    assert found._worker is not None
+    found._worker.kill()
+
+
+def heard(worker: NodeWorker, kind: type[AnyEvent]) -> tuple[AnyEvent, bytes]:
+    """The first event of a kind, with its payload."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        for header, payload in worker.hear(1.0).events:
+            if isinstance(event := protocol.event_of(header), kind):
+                return event, payload
+    raise AssertionError(kind)
+
+
+def order(worker: NodeWorker, what: Open | Render) -> None:
+    worker.order(protocol.header_of(what), b"")
+
+
+def test_what_is_opened_is_by_its_own_machine(worker: NodeWorker) -> None:
+    """Half of the free memory is a worker's, where there are two; the weights are those that were planned."""
+    found = worker._setup_here(SETUP)
+    assert (found.identity, found.gpu, found.profile) == (IDENTITY, "", "stream")
+    assert found.ram_bytes is not None
+    whole = dataclasses.replace(worker._posting, most_workers=1)
+    assert 1.5 < (NodeWorker(whole)._setup_here(SETUP).ram_bytes or 0) / found.ram_bytes < 2.5
+
+
+def test_a_model_that_this_machine_has_not_is_refused(worker: NodeWorker) -> None:
+    """Its folder is the supervisor's machine's own: that is an answer, and no crash."""
+    order(worker, Open(setup=SETUP.model_copy(update={"model": "/nowhere/model"})))
+    event, _ = heard(worker, OpenFailed)
+    assert isinstance(event, OpenFailed)
+    assert "/nowhere/model" in event.message
+
+
+def test_a_picture_goes_through(worker: NodeWorker) -> None:
+    """As through a pipe; what the worker prints is told beside it, and how it ends."""
+    order(worker, Open(setup=SETUP))
+    heard(worker, Opened)
+    job = make_job("a says")
+    order(worker, Render(key="k", job=job))
+    _, rgb = heard(worker, Rendered)
+    assert rgb == draw(job).rgb
+    order(worker, Render(key="c", job=make_job("crash")))
+    until = time.monotonic() + 20
+    words = Words()
+    while words.gone is None and time.monotonic() < until:
+        words = worker.hear(1.0)
+    assert words.gone is not None
+    assert words.gone.status == 66
+
+
+def test_nothing_said_is_an_answer_too(worker: NodeWorker) -> None:
+    """It is how an actor shows that it lives."""
+    assert worker.hear(0.01).events == ()
+
+
+def with_lora(path: Path) -> Job:
+    return make_job().model_copy(update={"loras": (Lora(source=str(path), identity=identity_of(path)),)})
+
+
+def test_a_lora_goes_along(worker: NodeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file, and peft's configuration beside it: the machine keeps both, and its own order names that file."""
+    path = write_lora(tmp_path / "here" / "adapter_model.safetensors")
+    path.with_name("adapter_config.json").write_text('{"lora_alpha": 8, "r": 4}')
+    job = with_lora(path)
+    sent = carried.read(job.loras[0])
+    monkeypatch.setenv("RENDERER_CACHE", str(tmp_path / "there"))
+    worker.keep(sent)
+    worker.keep(sent)
+    found = worker._here(Render(key="k", job=job))
+    assert isinstance(found, Render)
+    there = Path(found.job.loras[0].source)
+    assert there.is_relative_to(tmp_path / "there")
+    assert identity_of(there) == job.loras[0].identity
+
+
+def test_a_lora_that_has_not_come_fails_its_picture(worker: NodeWorker, tmp_path: Path) -> None:
+    order(worker, Render(key="k", job=with_lora(write_lora(tmp_path / "my.safetensors"))))
+    event, _ = heard(worker, Failed)
+    assert isinstance(event, Failed)
+    assert (event.key, event.message) == ("k", "the LoRA my has not come to this machine")
+
+
+def test_terms_go_along() -> None:
+    """Nobody is at a terminal on the machines of a cluster: what was agreed to here is asked there."""
+    assert Posting.here(Terms(offline=True, most_bytes=5), 3, None).terms == Terms(offline=True, most_bytes=5)
