@@ -10,6 +10,7 @@ import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -64,6 +65,20 @@ def lend(engine: StreamingEngine, adapters: Mapping[Lora, Any]) -> None:
     shelf = engine._shelf
     for lora, packed in adapters.items():
         shelf._open[lora] = OpenAdapter(packed, shelf._order, shelf._device, shelf._dtype)
+
+
+@contextmanager
+def slow_bus(copies: int) -> Iterator[None]:
+    """Every block comes to its slot so many times, as over a bus that is so much slower."""
+    copy = Slots._copy
+
+    def again(slots: Slots, number: int, block: torch.Tensor, slot: torch.Tensor) -> Any:
+        for _ in range(copies - 1):
+            slot[: len(block)].copy_(block, non_blocking=True)
+        return copy(slots, number, block, slot)
+
+    with mock.patch.object(Slots, "_copy", again):
+        yield
 
 
 def unequip(engine: StreamingEngine) -> int:

@@ -45,7 +45,15 @@ CASES_OF_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "loras": tuple(lora_cases.LORA_CASES),
         "edits": tuple(edit_cases.EDIT_CASES),
         "shares": tuple(share_cases.SHARE_CASES),
-        "int8": ("int8-3-slots", "int8-resident", "int8-3-slots-small", "int8-resident-8-small"),
+        "slow-bus": ("slow-bus-1-small", "slow-bus-8-small"),
+        "int8": (
+            *("int8-3-slots", "int8-resident", "int8-3-slots-small", "int8-resident-8-small"),
+            *("int8-slow-bus-1-small", "int8-slow-bus-8-small"),
+        ),
+        "int4": (
+            *("int4-3-slots", "int4-resident", "int4-3-slots-small", "int4-resident-8-small"),
+            *("int4-slow-bus-1-small", "int4-slow-bus-8-small"),
+        ),
         "bf16": ("bf16-3-slots", "bf16-3-slots-small"),
     }
 )
@@ -63,10 +71,24 @@ PEER_PARTS = (
 RESIDENT_PEER = PEER_PARTS[0]
 """The one whose steps are forecast, too: all its weights are on the GPU, as with our profile `resident`."""
 
-ENGINE_PARTS = ("fp8", "caps", "batch", "few", "served", "loras", "edits", "shares", "int8", "bf16", *PEER_PARTS)
+ENGINE_PARTS = (
+    "fp8",
+    "caps",
+    "batch",
+    "few",
+    "served",
+    "loras",
+    "edits",
+    "shares",
+    "slow-bus",
+    "int8",
+    "int4",
+    "bf16",
+    *PEER_PARTS,
+)
 """What can be measured, in this order: everything of the FP8 store, then the other stores, then the others."""
 
-STORE_OF_PARTS: Mapping[str, Stored] = MappingProxyType({"int8": "int8", "bf16": "bf16"})
+STORE_OF_PARTS: Mapping[str, Stored] = MappingProxyType({"int8": "int8", "int4": "int4", "bf16": "bf16"})
 """Parts that are of another store than FP8's."""
 
 FULL_SIDE = 1328
@@ -165,7 +187,10 @@ def lines(found: Figures) -> list[str]:
 def ours(found: Figures) -> Iterator[Figures]:
     """Rows of our own cases but caps, in the table's order."""
     yield from (
-        row for part in ("fp8", "int8", "bf16") for case in CASES_OF_PARTS[part] for row in found["rows"].get(case, [])
+        row
+        for part in ("fp8", "slow-bus", "int8", "int4", "bf16")
+        for case in CASES_OF_PARTS[part]
+        for row in found["rows"].get(case, [])
     )
 
 
@@ -193,12 +218,20 @@ def _steps(found: Figures) -> Iterator[str]:
 
 def forecast(row: Figures, rates: Rates) -> duration.SweepTime:
     """What is forecast of one step of all a case's pictures, at a machine's rates."""
-    return duration.sweep(*_asked(row), rates)
+    return duration.sweep(*_asked(row), _over_its_bus(row, rates))
 
 
 def floor_s(row: Figures, rates: Rates) -> float:
     """The least that such a step could take at these rates."""
-    return duration.least_seconds(*_asked(row), rates)
+    return duration.least_seconds(*_asked(row), _over_its_bus(row, rates))
+
+
+def _over_its_bus(row: Figures, rates: Rates) -> Rates:
+    """A machine's rates with the bus that a case had, where its blocks were copied several times."""
+    copies = row.get("copies", 1)
+    if copies == 1 or rates.pinned_bytes_per_s is None:
+        return rates
+    return rates.model_copy(update={"pinned_bytes_per_s": rates.pinned_bytes_per_s / copies})
 
 
 def _asked(row: Figures) -> tuple[Streaming, list[Work]]:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
-from renderer.engine import fp8_kernels, int8_kernels, vae_kernels
+from renderer.engine import fp8_kernels, int4_kernels, int8_kernels, vae_kernels
 from renderer.engine.device import Device
 from renderer.engine.strips import Kernel, Strip
+from renderer.weights.codecs.rows import ROW_CODERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ def main() -> None:
     """Launch them all."""
     device: Device = "cuda" if torch.cuda.is_available() else "cpu"
     sizes = GPU if device == "cuda" else CPU
-    count = sum(1 for run in (_blocks, _pictures) for _ in run(sizes, device))
+    count = sum(1 for run in (_blocks, _unpacked, _pictures) for _ in run(sizes, device))
     if device == "cuda":
         torch.cuda.synchronize()
     sys.stdout.write(f"launched {count} kernels\n")
@@ -77,6 +78,15 @@ def _blocks(sizes: KernelSizes, device: Device) -> Iterator[object]:
             places = torch.arange(first, first + rows, dtype=torch.int32, device=device)
             fp8_kernels.place(qkv, *norms, turns, (joint[0], joint[1], joint[2]), places)
             yield joint
+
+
+def _unpacked(sizes: KernelSizes, device: Device) -> Iterator[object]:
+    width = sizes.heads * sizes.head
+    for rows, columns in ((width + 1, width), (width, sizes.hidden)):
+        encoded = ROW_CODERS["int4"].encode(_random(rows, columns, device=device), device)
+        values = torch.empty((rows, columns), dtype=torch.int8, device=device)
+        int4_kernels.unpack_into(values, {suffix: part.to(device) for suffix, part in encoded.parts.items()})
+        yield values
 
 
 def _pictures(sizes: KernelSizes, device: Device) -> Iterator[object]:

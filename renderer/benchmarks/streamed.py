@@ -42,7 +42,8 @@ BENCH_PROMPT = 'A harbour town at dusk, a neon sign that says "你好 HELLO" abo
 class Case:
     """What is rendered: so many pictures of one side, in so many steps, through so many slots.
 
-    `recorded` False: no launches are recorded. `profiled`: it is found how long the GPU waits.
+    `recorded` False: no launches are recorded. `profiled`: it is found how long the GPU waits. Every block is brought
+    in so many `copies`, as over a bus that is so much slower.
     """
 
     slots: int
@@ -52,7 +53,11 @@ class Case:
     guidance: float = 4.0
     recorded: bool = True
     profiled: bool = False
+    copies: int = 1
 
+
+SLOW_COPIES = 7
+"""Of 55 GB/s, which an H100's host copies, they leave 8: a card in an old machine's slot, or behind a long riser."""
 
 ENGINE_CASES: Mapping[str, Case] = MappingProxyType(
     {
@@ -76,6 +81,15 @@ ENGINE_CASES: Mapping[str, Case] = MappingProxyType(
         "int8-resident": Case(60, 1328, profiled=True),
         "int8-3-slots-small": Case(3, 512),
         "int8-resident-8-small": Case(60, 512, pictures=8, steps=12),
+        "int4-3-slots": Case(3, 1328, profiled=True),
+        "int4-resident": Case(60, 1328, profiled=True),
+        "int4-3-slots-small": Case(3, 512),
+        "int4-resident-8-small": Case(60, 512, pictures=8, steps=12),
+        **{
+            f"{kept}slow-bus-{riders}-small": Case(3, 512, pictures=riders, steps=6, copies=SLOW_COPIES)
+            for kept in ("", "int8-", "int4-")
+            for riders in (1, 8)
+        },
         "bf16-3-slots": Case(3, 1328, profiled=True),
         "bf16-3-slots-small": Case(3, 512, steps=12),  # as many as the peers'
         "demo": Case(2, 128, pictures=2, steps=3, profiled=True),
@@ -128,7 +142,8 @@ def measure(engine: StreamingEngine, case: Case) -> Figures:
     the steps: prompts and modulations. Peaks are of all of it.
     """
     bare.unequip(engine)
-    with _counting_compiled() as compiled, nullcontext() if case.recorded else bare.unrecorded(engine):
+    recorded = nullcontext() if case.recorded else bare.unrecorded(engine)
+    with _counting_compiled() as compiled, bare.slow_bus(case.copies), recorded:
         setup = engine.setup.model_copy(update={"slots": case.slots, "in_flight": case.pictures})
         bare.equip(engine, setup)
         jobs = [
@@ -152,6 +167,7 @@ def measure(engine: StreamingEngine, case: Case) -> Figures:
         "steps": case.steps,
         "guidance": case.guidance,
         "recorded": case.recorded,
+        "copies": case.copies,
         "together": bare.together(engine),
         "precision": engine.setup.precision,
         "prompt_tokens": bare.tokens(engine, BENCH_PROMPT),

@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layers", type=arguments.natural, default=60, metavar="N", help="of the transformer (default: 60)"
     )
     parser.add_argument("--stores", type=expanded, metavar="DIR", help="another place for packed stores, up to 60 GB")
-    parts = "engine: fp8, caps, batch, few, served, loras, int8, bf16, a peer; memory: cells, native, verdicts, times"
+    own = "fp8, caps, batch, few, served, loras, edits, shares, slow-bus, int8, int4, bf16"
+    parts = f"engine: {own}, a peer; memory: cells, native, verdicts, times"
     parser.add_argument("--part", action="append", metavar="NAME", help=parts)
     arguments.add_json(parser)
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from renderer.benchmarks import bare, few, parts, running, streamed
 from renderer.benchmarks import engine as bench
 from renderer.benchmarks.few import FewCase
 from renderer.catalog import cards
 from renderer.engine import encoding, prompts, stores
+from renderer.engine.slots import Slots
 from renderer.engine.streaming import StreamingEngine
 from renderer.errors import UsageError
 from renderer.machine.rates import of_card
@@ -45,6 +47,29 @@ def test_a_case_is_measured(engine: StreamingEngine, demo: running.Figures) -> N
     assert first["latents"] == again["latents"]
     assert len(set(first["latents"])) == 2
     json.dumps(first)
+
+
+def test_a_slow_bus_brings_each_block_several_times(
+    engine: StreamingEngine, demo: running.Figures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many times as it is slower; the pictures are the same, and a forecast has the bus that there was."""
+    copied: list[torch.Tensor] = []
+    put = torch.Tensor.copy_
+
+    def noted(target: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        copied.append(target)
+        return put(target, *given, **named)
+
+    with bare.slow_bus(3):
+        slots = Slots(engine._source, 2, "cpu")
+        monkeypatch.setattr(torch.Tensor, "copy_", noted)
+        for _ in slots.sweep():
+            pass
+    monkeypatch.undo()
+    assert len(copied) == 3 * engine._source.count
+    row = {**demo, "case": "slow-bus-1-small", "side": 512, "pictures": 1, "slots": 3, "precision": "fp8"}
+    fast, slow = (bench.forecast({**row, "copies": copies}, RATES).bus_s for copies in (1, 7))
+    assert slow == pytest.approx(7 * fast)
 
 
 @pytest.mark.parametrize(

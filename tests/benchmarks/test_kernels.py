@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from renderer.benchmarks import kernels
-from renderer.engine import int8_kernels, scaled_kernels, vae_kernels
+from renderer.engine import int4_kernels, int8_kernels, scaled_kernels, vae_kernels
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="interpreted only where there is no GPU")
@@ -17,14 +17,14 @@ def test_every_kernel_is_launched(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     """One that is added is watched too."""
     launched: set[str] = set()
     found: set[str] = set()
-    for module in (scaled_kernels, int8_kernels, vae_kernels):
+    for module in (scaled_kernels, int4_kernels, int8_kernels, vae_kernels):
         source = Path(module.__file__ or "").read_text(encoding="utf-8")
         for name in re.findall(r"(_\w+)\[(?:\(|grid\])", source):
             kernel = getattr(module, name)
             found.add(name)
             monkeypatch.setattr(module, name, Noted(kernel, name, launched))
     kernels.main()
-    assert capsys.readouterr().out == "launched 28 kernels\n"
+    assert capsys.readouterr().out == "launched 30 kernels\n"
     assert len(found) >= 8
     assert launched == found
 

@@ -89,6 +89,18 @@ class TestUnpacked:
         assert int(unpacked(dict(int4.encode(original).parts)).int().abs().max()) >= 119
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("columns", [3072, 12288, 640])
+def test_the_gpu_makes_the_same_bits(columns: int) -> None:
+    """A store is the same wherever it is packed; what is decoded is the same wherever it is rendered."""
+    original = weight(700, columns) * torch.logspace(-30, 30, 700)[:, None]
+    mine, other = int4.encode(original), int4.encode(original, "cuda")
+    assert all(torch.equal(other.parts[suffix], part) for suffix, part in mine.parts.items())
+    there = {suffix: part.cuda() for suffix, part in mine.parts.items()}
+    assert torch.equal(int4.decode(there).cpu(), int4.decode(dict(mine.parts)))
+
+
 @pytest.mark.parametrize(("columns", "size"), [(3072, 32), (18944, 32), (640, 32), (160, 16), (48, 8), (8, 4), (20, 0)])
 def test_groups_follow_from_the_width_alone(columns: int, size: int) -> None:
     """As many columns as divide each half of a row; widths that nothing divides are refused with what to do."""
