@@ -28,8 +28,8 @@ AT_HAND = 32
 PIXEL_BYTES = 4
 """Of a picture in Pillow's memory, whether or not it is transparent."""
 
-OPENING_COPIES = 4
-"""Of a picture that goes in, while it is opened: what is transparent, once more, what is behind it, both in one."""
+OPENING_COPIES = 3
+"""Of a picture that goes in, while it is opened: what is transparent, what is behind it, both in one."""
 
 
 def estimate_host(

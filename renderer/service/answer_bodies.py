@@ -30,6 +30,7 @@ class ImageTold(Value):
     seconds: float | None
     found: bool
     rendered_by: str
+    layers: list[str] | None = None
 
 
 class ImagesTold(ImageTold):
@@ -104,12 +105,13 @@ class WebuiError(Value):
 
 
 class GeneratedImage(Value):
-    """One picture of a request of OpenAI's: its bytes, or where they are."""
+    """One picture of a request of OpenAI's: its bytes, or where they are. `layer` says which one of a picture it is."""
 
     b64_json: str | None = None
     url: str | None = None
     seed: int
     id: str
+    layer: int | None = None
 
 
 class GeneratedImages(Value):

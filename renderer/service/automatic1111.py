@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from renderer.catalog import Model
 from renderer.job import Keep, Sidecar, Size
 from renderer.manifest.expand import find_model
 from renderer.outputs import metadata
@@ -26,7 +27,7 @@ from renderer.service.bodies import MOST_PICTURES, DrawFields, DrawOverFields, O
 from renderer.service.configuration import ServiceSettings
 from renderer.service.images import Pictures, read_object, whose
 from renderer.service.intake import with_plain_prompts
-from renderer.service.openai_fields import nearest_in_shape
+from renderer.service.openai_fields import nearest_in_shape, take_pictures
 from renderer.service.openai_images import WARNING
 from renderer.service.operations import Operation, Sent
 
@@ -132,29 +133,24 @@ class WebuiRoutes:
         return await self._answered(request, body, fields, warnings)
 
     async def draw_over(self, request: Request) -> Response:
-        """Pictures over another, within a mask if there is one: what is white in it is drawn anew."""
+        """Pictures over another, within a mask if there is one: what is white in it is drawn anew. Or edits of some."""
         body = await read_object(request)
         given = read(DrawOverFields, without_nulls(body))
         fields, warnings = self._fields(given)
-        fields["image"] = _data_url(given["init_images"][0])
-        if "denoising_strength" in given:
-            fields["strength"] = given["denoising_strength"]
-        if mask := given.get("mask"):
-            if given.get("inpainting_mask_invert"):
-                hint = "send it the other way round"
-                raise RequestError(422, "unsupported", "no mask is inverted", field="inpainting_mask_invert", hint=hint)
-            fields["mask"] = _data_url(mask)
-            fields["mask_blur"] = round(given.get("mask_blur", 0) / PIXELS_OF_A_BLUR)
-        return await self._answered(request, body, fields, warnings)
+        taken, more = pictures_of(given, find_model(self._models[fields["model"]]))
+        return await self._answered(request, body, fields | taken, [*warnings, *more])
 
     async def _answered(
         self, request: Request, body: Mapping[str, Any], given: Mapping[str, Any], warnings: Sequence[str]
     ) -> Response:
-        fields, files = await self._pictures.uploads.take(with_plain_prompts(given))
-        wanted = await run_in_threadpool(self._pictures.intake.read, fields, request.state.request_id, files)
-        known = await self._pictures.ask(wanted, whose(request))
+        async with self._pictures.uploads.of(with_plain_prompts(given)) as sent:
+            request_id = request.state.request_id
+            wanted = await run_in_threadpool(self._pictures.intake.read, sent.fields, request_id, sent.named)
+            known = await self._pictures.ask(wanted, whose(request))
         sidecars = await asyncio.gather(*map(self._pictures.wait, known))
-        images = [base64.b64encode(await self._pictures.read(each, Keep())).decode() for each in sidecars]
+        files = [await self._pictures.read(each, Keep()) for each in sidecars]
+        files += [layer for each in sidecars for layer in await self._pictures.read_layers(each)]
+        images = [base64.b64encode(each).decode() for each in files]
         headers = {WARNING: "; ".join(warnings)} if warnings else {}
         info = json.dumps(_info(sidecars))
         told = {name: value for name, value in body.items() if name not in ("init_images", "mask")}
@@ -188,6 +184,30 @@ class WebuiRoutes:
             asked, size = size, nearest_in_shape(model, size)
             warnings.append(f"{model.id} has no {asked}: {size} is the nearest")
         return {"width": size.width, "height": size.height}
+
+
+def pictures_of(given: DrawOverFields, model: Model) -> tuple[dict[str, Any], list[str]]:
+    """What goes in, in a job's fields, as the model takes it; and what of it is otherwise than it was asked for.
+
+    Raises `RequestError` for what cannot be.
+    """
+    warnings: list[str] = []
+    fields: dict[str, Any] = {"images": list(map(_data_url, given["init_images"]))}
+    take_pictures(fields, model)
+    looks, mask = model.editing or model.layering, given.get("mask")
+    if not looks:
+        fields["image"] = fields.pop("images")[0]
+    if "denoising_strength" in given and looks and not mask:
+        warnings.append(f"{model.id} takes no denoising_strength without a mask")
+    elif "denoising_strength" in given:
+        fields["strength"] = given["denoising_strength"]
+    if mask:
+        if given.get("inpainting_mask_invert"):
+            hint = "send it the other way round"
+            raise RequestError(422, "unsupported", "no mask is inverted", field="inpainting_mask_invert", hint=hint)
+        fields["mask"] = _data_url(mask)
+        fields["mask_blur"] = round(given.get("mask_blur", 0) / PIXELS_OF_A_BLUR)
+    return fields, warnings
 
 
 def _data_url(picture: str) -> str:

@@ -164,9 +164,14 @@ class DrawFields(TypedDict, total=False):
 
 @with_config(_REST)
 class DrawOverFields(DrawFields, total=False):
-    """The same over a picture, within a mask if there is one."""
+    """The same over a picture, within a mask if there is one; or of pictures, with a model that edits."""
 
-    init_images: Required[Annotated[list[str], Field(min_length=1, max_length=1, description="One picture, as base64")]]
+    init_images: Required[
+        Annotated[
+            list[str],
+            Field(min_length=1, max_length=MOST_IMAGES, description="A picture as base64; several to edit"),
+        ]
+    ]
     denoising_strength: Annotated[float, Within(0.01, 1)]
     mask: Annotated[str, Field(description="What of the image is drawn anew is white")]
     mask_blur: Annotated[Whole, Within(0, 2048)]

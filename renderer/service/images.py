@@ -15,7 +15,7 @@ from typing import Any, get_args
 from urllib.parse import urlencode
 
 from PIL import Image
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -61,7 +61,7 @@ class Pictures:
 
     def __init__(self, folder: OutputFolder, desk: Desk, intake: Intake, shifts: Shifts) -> None:
         self._folder = folder
-        self.uploads = Uploads(folder)
+        self.uploads = Uploads(folder, intake.takes_apart)
         self.desk = desk
         self.intake = intake
         self._shifts = shifts
@@ -94,6 +94,11 @@ class Pictures:
         """A picture's file as it is to be sent."""
         return await run_in_threadpool(self._read, sidecar, keep)
 
+    async def read_layers(self, sidecar: Sidecar) -> list[bytes]:
+        """The files of a picture's layers, the hindmost first, as they are kept."""
+        paths = [self._folder.layer(sidecar.id, number) for number in range(1, 1 + len(sidecar.layers))]
+        return [await run_in_threadpool(path.read_bytes) for path in paths]
+
     def _read(self, sidecar: Sidecar, keep: Keep) -> bytes:
         path = self._folder.picture(sidecar.id, sidecar.keep.format)
         if keep == sidecar.keep:
@@ -111,9 +116,17 @@ def whose(request: Request, batch: str = "") -> Whose:
     return Whose(request.state.client, batch)
 
 
-def file_url(base: str, key: str, keep: Keep) -> str:
-    """Where a picture is there as it is to be sent; `base` is where the server is."""
-    query = urlencode({name: value for name, value in keep.model_dump().items() if value != getattr(Keep(), name)})
+class FileQuery(Keep):
+    """How a file is to be sent, and which of a picture's layers it is; none: the picture itself."""
+
+    layer: int | None = Field(default=None, ge=1)
+
+
+def file_url(base: str, key: str, keep: Keep, layer: int | None = None) -> str:
+    """Where a picture is there as it is to be sent, or one of its layers; `base` is where the server is."""
+    asked = FileQuery(**keep.model_dump()) if layer is None else FileQuery(layer=layer)
+    usual = FileQuery().model_dump()
+    query = urlencode({name: value for name, value in asked.model_dump().items() if value != usual[name]})
     return f"{base}api/v1/images/{key}/file{'?' if query else ''}{query}"
 
 
@@ -122,14 +135,15 @@ def data_url(data: bytes, kind: Format) -> str:
     return f"data:{MEDIA_TYPES[kind]};base64,{base64.b64encode(data).decode()}"
 
 
-def _keep(request: Request) -> Keep:
-    """How a file is to be sent, as its URL says."""
-    given = {name: value for name, value in request.query_params.items() if name in Keep.model_fields}
+def _asked(request: Request) -> FileQuery:
+    """Which file is to be sent, and how, as its URL says."""
+    given = {name: value for name, value in request.query_params.items() if name in FileQuery.model_fields}
     try:
-        return Keep.model_validate(given)
+        return FileQuery.model_validate(given)
     except ValidationError as error:
         field = str(error.errors()[0]["loc"][0])
-        allowed = ", ".join(get_args(Keep.model_fields[field].annotation))
+        words = get_args(FileQuery.model_fields[field].annotation)
+        allowed = "1 and more" if field == "layer" else ", ".join(words)
         said = "is not one of its values"
         raise RequestError(422, "invalid_request", said, field=field, hint=f"allowed: {allowed}") from error
 
@@ -147,15 +161,15 @@ class ImageRoutes:
             ),
             Operation("GET", "/api/v1/images/{key}", self.look, StandingTold | DoneTold),
             Operation("DELETE", "/api/v1/images/{key}", self.cancel, StandingTold),
-            Operation("GET", "/api/v1/images/{key}/file", self.file, "image/*", query=Keep),
+            Operation("GET", "/api/v1/images/{key}/file", self.file, "image/*", query=FileQuery),
         ]
 
     async def generate(self, request: Request) -> Response:
         """Render what is asked for and answer with it; with `Prefer: respond-async`, answer when it is accepted."""
-        fields, files = await self._pictures.uploads.take(await read_object(request))
         request_id = request.state.request_id
-        wanted = await run_in_threadpool(self._pictures.intake.read, fields, request_id, files)
-        known = await self._pictures.ask(wanted, whose(request))
+        async with self._pictures.uploads.of(await read_object(request)) as sent:
+            wanted = await run_in_threadpool(self._pictures.intake.read, sent.fields, request_id, sent.named)
+            known = await self._pictures.ask(wanted, whose(request))
         if "respond-async" in request.headers.get("prefer", "").lower():
             told = [self._told(one) for one in known]
             location = f"/api/v1/images/{wanted[0].key}"
@@ -177,12 +191,18 @@ class ImageRoutes:
         return tell(self._told(known))
 
     async def file(self, request: Request) -> Response:
-        """A picture's file, with `?format=` and `?embed=` as they say."""
-        keep = _keep(request)
+        """A picture's file, with `?format=` and `?embed=` as they say; with `?layer=`, that layer, as it is kept."""
+        asked = _asked(request)
         known = self._found(request)
         if not isinstance(known, Sidecar):
             raise RequestError(404, "not_there", f"the picture is {known.state}", hint=known.hint)
         headers = {"Cache-Control": "private, max-age=31536000, immutable"}
+        if asked.layer is not None:
+            if asked.layer > len(known.layers):
+                raise RequestError(404, "not_there", f"the picture has {len(known.layers)} layers", field="layer")
+            data = (await self._pictures.read_layers(known))[asked.layer - 1]
+            return Response(data, media_type=MEDIA_TYPES["png"], headers=headers)
+        keep = Keep(format=asked.format, embed=asked.embed)
         return Response(await self._pictures.read(known, keep), media_type=MEDIA_TYPES[keep.format], headers=headers)
 
     async def cancel(self, request: Request) -> Response:
@@ -215,6 +235,7 @@ class ImageRoutes:
 
     async def _answer(self, sidecar: Sidecar, keep: Keep, *, found: bool) -> ImageTold:
         job = sidecar.job
+        layers = [data_url(each, "png") for each in await self._pictures.read_layers(sidecar)]
         return ImageTold(
             id=sidecar.id,
             image_url=data_url(await self._pictures.read(sidecar, keep), keep.format),
@@ -230,4 +251,5 @@ class ImageRoutes:
             seconds=sidecar.timing.total_s,
             found=found,
             rendered_by=sidecar.place.job_id,
+            layers=layers or None,
         )

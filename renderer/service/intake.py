@@ -6,6 +6,7 @@ no queue and no disk but that of model files, which are identified once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 from renderer import catalog
 from renderer.catalog import Model
-from renderer.errors import ManifestError, Problem, RendererError
+from renderer.errors import ManifestError, ModelError, Problem, RendererError
 from renderer.job import Job, Keep, ModelIdentity, Picture, Weights, fingerprint
 from renderer.manifest import choices, expand
 from renderer.manifest.manifest import Manifest, Overrides, parse
@@ -69,6 +70,14 @@ class Intake:
     def models(self) -> Sequence[str]:
         """The names of the models that there are, the usual one first."""
         return list(self._shelf.models)
+
+    def takes_apart(self, name: object) -> bool:
+        """Whether the model that a request names, or else the usual one, takes pictures apart: transparency counts."""
+        known = self._shelf.models
+        reference = known[name] if isinstance(name, str) and name in known else known[self._shelf.first]
+        with contextlib.suppress(ModelError):  # what is wrong with it is said where it is wanted
+            return expand.find_model(reference).layering is not None
+        return False
 
     def prepare(self) -> None:
         """Identify the models, which for files of one's own may take a while. Raises `ModelError`."""

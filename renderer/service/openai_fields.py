@@ -55,7 +55,7 @@ def translate(
     model = _model(given.get("model"), models, warnings, strict=strict)
     fields = _renamed(without_nulls(body))  # in the order in which they were said
     fields["model"] = model
-    _pictures(fields, find_model(models[model]))
+    take_pictures(fields, find_model(models[model]))
     if "width" not in given:
         fields |= _size(given.get("size"), find_model(models[model]), warnings)
     elif given.get("size", "auto") != "auto":
@@ -91,9 +91,12 @@ def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _pictures(fields: dict[str, Any], model: Model) -> None:
-    """What goes in, as the model takes it: to edit, or to be drawn over. Raises `RequestError` for too many."""
-    if model.editing is not None:
+def take_pictures(fields: dict[str, Any], model: Model) -> None:
+    """What goes in, as the model takes it: to edit, to take apart, or to draw over.
+
+    Raises `RequestError` for several where one goes in.
+    """
+    if model.editing or model.layering:
         if "image" in fields and "images" not in fields:
             fields["images"] = [fields.pop("image")]
     elif len(fields.get("images") or ()) > 1:

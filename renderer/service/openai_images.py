@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from renderer.job import Sidecar
+from renderer.job import Keep, Sidecar
 from renderer.manifest.fields import JobFields
 from renderer.outputs.encode import encode
 from renderer.service import uploads
@@ -69,25 +69,39 @@ class OpenAIRoutes:
 
     async def edits(self, request: Request) -> Response:
         """Edit the pictures of a form, or draw over one: where its mask is transparent, or all of it."""
-        body, files = await self._pictures.uploads.form(request)
-        if not body.keys() & {"image", "images"}:
-            raise RequestError(422, "invalid_request", "is missing", field="image", hint="send a file")
-        return await self._answered(request, body, files)
+        async with self._pictures.uploads.form(request) as sent:
+            if not sent.fields.keys() & {"image", "images"}:
+                raise RequestError(422, "invalid_request", "is missing", field="image", hint="send a file")
+            asked, wanted, known = await self._accepted(request, sent)
+        return await self._answered(request, asked, wanted, known)
 
     async def generations(self, request: Request) -> Response:
         """Render, and answer with the pictures when all are there; or with each as it comes."""
-        body, files = await self._pictures.uploads.take(await read_object(request))
-        return await self._answered(request, body, files)
+        async with self._pictures.uploads.of(await read_object(request)) as sent:
+            asked, wanted, known = await self._accepted(request, sent)
+        return await self._answered(request, asked, wanted, known)
 
-    async def _answered(self, request: Request, body: Mapping[str, Any], files: frozenset[str]) -> Response:
+    async def _accepted(
+        self, request: Request, sent: uploads.Sent
+    ) -> tuple[OpenAIRequest, list[Requested], list[Standing | Sidecar]]:
+        """What is asked for, its pictures, and how they stand, which are on the disk as accepted."""
         key = request.headers.get("idempotency-key", "")
-        asked = translate(body, self._models, strict=self._strict, key=key)
-        wanted = await run_in_threadpool(self._pictures.intake.read, asked.fields, request.state.request_id, files)
-        headers = {WARNING: "; ".join(asked.warnings).encode("ascii", "replace").decode()} if asked.warnings else {}
+        asked = translate(sent.fields, self._models, strict=self._strict, key=key)
+        read = self._pictures.intake.read
+        wanted = await run_in_threadpool(read, asked.fields, request.state.request_id, sent.named)
         if asked.stream:
             self._listeners.check("ask without stream")
             wanted = [one.shown(asked.previews) for one in wanted]
-        known = await self._pictures.ask(wanted, whose(request))
+        return asked, wanted, await self._pictures.ask(wanted, whose(request))
+
+    async def _answered(
+        self,
+        request: Request,
+        asked: OpenAIRequest,
+        wanted: Sequence[Requested],
+        known: Sequence[Standing | Sidecar],
+    ) -> Response:
+        headers = {WARNING: "; ".join(asked.warnings).encode("ascii", "replace").decode()} if asked.warnings else {}
         if asked.stream:
             return self._listeners.answer(request, self._stream(request, asked, wanted, known), headers)
         sidecars = await asyncio.gather(*map(self._pictures.wait, known))
@@ -96,7 +110,10 @@ class OpenAIRoutes:
     async def _answer(
         self, base: str, asked: OpenAIRequest, wanted: Sequence[Requested], sidecars: Sequence[Sidecar]
     ) -> GeneratedImages:
-        """The pictures of a request, as OpenAI's clients read them; `base` is where this server is."""
+        """The pictures of a request, as OpenAI's clients read them; `base` is where this server is.
+
+        Behind one that was taken apart stand its layers, the hindmost first.
+        """
         data = []
         for one, sidecar in zip(wanted, sidecars, strict=True):
             if asked.response_format == "url":
@@ -104,7 +121,16 @@ class OpenAIRoutes:
             else:
                 told = {"b64_json": base64.b64encode(await self._pictures.read(sidecar, one.keep)).decode()}
             data.append(GeneratedImage(**told, seed=sidecar.job.seed, id=sidecar.id))
+            data += [each async for each in self._layers(base, asked, sidecar)]
         return GeneratedImages(created=int(time.time()), data=data, **_common(asked, sidecars[0]))
+
+    async def _layers(self, base: str, asked: OpenAIRequest, sidecar: Sidecar) -> AsyncIterator[GeneratedImage]:
+        for number, layer in enumerate(await self._pictures.read_layers(sidecar), start=1):
+            if asked.response_format == "url":
+                told = {"url": file_url(base, sidecar.id, Keep(), layer=number)}
+            else:
+                told = {"b64_json": base64.b64encode(layer).decode()}
+            yield GeneratedImage(**told, seed=sidecar.job.seed, id=sidecar.id, layer=number)
 
     async def _stream(
         self, request: Request, asked: OpenAIRequest, wanted: Sequence[Requested], known: Sequence[Standing | Sidecar]

@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import io
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
@@ -41,40 +45,50 @@ _MOST_FIELDS = 64
 _TEXTS = frozenset({"prompt", "negative_prompt", "model", "size", "user", "background", "quality", "style"})
 
 
+@dataclass(slots=True)
+class Sent:
+    """What came with one request: its fields, with a file in the place of each picture, and these files."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The files, as the intake wants them."""
+        return frozenset(self.files)
+
+
 class Uploads:
-    """Keeps what is sent in the server's folder.
+    """Keeps what is sent in the server's folder, and takes away again what came with a request that was refused.
 
     One picture at a time is decoded: a large one takes a GiB or two of memory for a second, and many clients may send.
+    A file that is there already, or that somebody else has sent meanwhile and been accepted with, stays.
     """
 
-    def __init__(self, folder: OutputFolder) -> None:
+    def __init__(self, folder: OutputFolder, takes_apart: Callable[[object], bool]) -> None:
+        """`takes_apart` says of a model, as requests name it, whether transparency counts in what it is sent."""
         self._folder = folder
+        self._takes_apart = takes_apart
         self._one_at_a_time = asyncio.Lock()
+        self._undecided: Counter[str] = Counter()
+        self._new: set[str] = set()
+        self._clearing: set[asyncio.Task[None]] = set()
 
-    async def take(self, fields: Mapping[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:
-        """The same fields, with a file in the place of each data URL; and these files. Raises `RequestError`."""
-        taken, files = dict(fields), set[str]()
-        for name in FIELDS:
-            value = taken.get(name)
-            if isinstance(value, str) and value.startswith(_DATA_URL):
-                taken[name] = await self._kept(name, _decoded(name, value))
-                files.add(taken[name])
-        if isinstance(images := taken.get(SEVERAL), list):
-            taken[SEVERAL] = [await self._taken(each, files) for each in images[:MOST_IMAGES]] + images[MOST_IMAGES:]
-        return taken, frozenset(files)
+    @asynccontextmanager
+    async def of(self, fields: Mapping[str, Any]) -> AsyncIterator[Sent]:
+        """The same fields, with a file in the place of each data URL. Raises `RequestError`.
 
-    async def _taken(self, value: Any, files: set[str]) -> Any:
-        """A file in the place of one of several data URLs; what is none stays."""
-        if not isinstance(value, str) or not value.startswith(_DATA_URL):
-            return value
-        kept = await self._kept(SEVERAL, _decoded(SEVERAL, value))
-        files.add(kept)
-        return kept
+        Within, the request is decided about: where that raises something, its files go again.
+        """
+        async with self._deciding() as sent:
+            await self._take(sent, fields)
+            yield sent
 
-    async def form(self, request: Request) -> tuple[dict[str, Any], frozenset[str]]:
+    @asynccontextmanager
+    async def form(self, request: Request) -> AsyncIterator[Sent]:
         """A multipart form's fields, numbers as numbers, and its pictures as files. Raises `RequestError`.
 
-        Several of the name `image` are `images`.
+        Several of the name `image` are `images`. Within, as with `of`.
         """
         try:
             form = await request.form(max_files=MOST_IMAGES + 2, max_fields=_MOST_FIELDS)
@@ -83,42 +97,92 @@ class Uploads:
             raise RequestError(501, "unsupported", "this server cannot read forms", hint=hint) from error
         except MultiPartException as error:
             raise RequestError(400, "not_a_form", f"the form cannot be read: {error.message}") from error
-        try:
-            return await self._of_form(form)
-        finally:
-            await form.close()
+        async with self._deciding() as sent:
+            try:
+                await self._take_form(sent, form)
+            finally:
+                await form.close()
+            yield sent
 
-    async def _of_form(self, form: FormData) -> tuple[dict[str, Any], frozenset[str]]:
-        taken: dict[str, Any] = {}
-        images: list[str] = []
-        files = set[str]()
+    # -- what becomes of files --
+
+    @asynccontextmanager
+    async def _deciding(self) -> AsyncIterator[Sent]:
+        sent = Sent()
+        try:
+            yield sent
+        except BaseException:
+            # On its own, for whoever asked may be gone, and this with it.
+            clearing = asyncio.create_task(self._clear(sent.files))
+            self._clearing.add(clearing)
+            clearing.add_done_callback(self._clearing.discard)
+            await asyncio.shield(clearing)
+            raise
+        self._undecided = self._undecided - Counter(sent.files)
+        self._new -= sent.files
+
+    async def _clear(self, files: Iterable[str]) -> None:
+        async with self._one_at_a_time:  # whoever looks whether one is there is not to lose it then
+            self._undecided = self._undecided - Counter(files)
+            gone = {file for file in files if file in self._new and file not in self._undecided}
+            self._new -= gone
+            await run_in_threadpool(_remove, gone)
+
+    # -- what was sent --
+
+    async def _take(self, sent: Sent, fields: Mapping[str, Any]) -> None:
+        taken = sent.fields = dict(fields)
+        apart = self._takes_apart(fields.get("model"))
+        for name in FIELDS:
+            if _is_data_url(value := taken.get(name)):
+                taken[name] = await self._kept(sent, name, _decoded(name, value), apart=apart)
+        if isinstance(images := taken.get(SEVERAL), list):
+            taken[SEVERAL] = [
+                await self._kept(sent, SEVERAL, _decoded(SEVERAL, each), apart=apart)
+                if place < MOST_IMAGES and _is_data_url(each)
+                else each
+                for place, each in enumerate(images)
+            ]
+
+    async def _take_form(self, sent: Sent, form: FormData) -> None:
+        taken = sent.fields
+        files: list[tuple[str, UploadFile]] = []
         for key, value in form.multi_items():
             name = key.removesuffix("[]")
-            if name in taken and not (name == "image" and isinstance(value, UploadFile)):
-                raise RequestError(422, "invalid_request", "is there twice", field=name)
-            if not isinstance(value, UploadFile):
-                taken[name] = value if name in _TEXTS else scalars.resolve(value)[0]
-                continue
-            if name not in FIELDS:
+            if isinstance(value, UploadFile) and name not in FIELDS:
                 raise RequestError(422, "invalid_request", "no file goes in here", field=name, hint="image, or mask")
-            taken[name] = kept = await self._kept(name, await value.read(), of_form=True)
-            files.add(kept)
+            if name in taken or (name != "image" and name in dict(files)):
+                raise RequestError(422, "invalid_request", "is there twice", field=name)
+            if isinstance(value, UploadFile):
+                files.append((name, value))
+            else:
+                taken[name] = value if name in _TEXTS else scalars.resolve(value)[0]
+        apart, images = self._takes_apart(taken.get("model")), list[str]()
+        for name, file in files:  # what they are for is known only when all fields are
+            if name in taken and not images:
+                raise RequestError(422, "invalid_request", "is there twice", field=name)
+            taken[name] = kept = await self._kept(sent, name, await file.read(), of_form=True, apart=apart)
             images += [kept] if name == "image" else []
         if len(images) > 1:
             taken[SEVERAL] = images
             del taken["image"]
-        return taken, frozenset(files)
 
-    async def _kept(self, name: str, data: bytes, *, of_form: bool = False) -> str:
+    async def _kept(self, sent: Sent, name: str, data: bytes, *, of_form: bool = False, apart: bool) -> str:
+        purpose: input_files.Purpose = "mask" if name == "mask" else "layers" if apart else "picture"
         async with self._one_at_a_time:
-            return await run_in_threadpool(self._keep, name, data, of_form=of_form)
+            kept, is_new = await run_in_threadpool(self._keep, name, data, purpose, of_form=of_form)
+            if kept not in sent.files:
+                sent.files.add(kept)
+                self._undecided[kept] += 1
+            self._new |= {kept} if is_new else set()
+        return kept
 
-    def _keep(self, name: str, data: bytes, *, of_form: bool) -> str:
+    def _keep(self, name: str, data: bytes, purpose: input_files.Purpose, *, of_form: bool) -> tuple[str, bool]:
         """A picture's file in the server's folder, there once for all that are sent with the same pixels.
 
-        What others sent with these pixels stays: pictures that wait were planned with its bytes.
+        And whether it was not there before. What others sent with these pixels stays: pictures that wait were planned
+        with its bytes.
         """
-        purpose: input_files.Purpose = "mask" if name == "mask" else "picture"
         try:
             data = _where_transparent(data) if of_form and name == "mask" else data
             known = input_files.decode(data, name, purpose).known
@@ -126,9 +190,21 @@ class Uploads:
             raise RequestError(422, "invalid_request", error.message, field=name, hint=error.hint) from error
         file = InputFile(sha256=known.sha256, path=f"{name}.png", file_sha256=hashlib.sha256(data).hexdigest())
         place = self._folder.path / input_files.kept_name(file)
+        is_new = not place.exists()
         if not _is_of(place, known, purpose):
             write_whole(place, data)
-        return str(place.absolute())
+        return str(place.absolute()), is_new
+
+
+def _remove(files: Iterable[str]) -> None:
+    """Remove what may go; what cannot be is left, and costs its bytes."""
+    for file in files:
+        with contextlib.suppress(OSError):
+            Path(file).unlink(missing_ok=True)
+
+
+def _is_data_url(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and value.startswith(_DATA_URL)
 
 
 def _is_of(place: Path, known: Input, purpose: input_files.Purpose) -> bool:

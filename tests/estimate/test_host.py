@@ -74,8 +74,8 @@ class TestInputs:
         """However many are queued: one of 100 megapixels is never there twice."""
         one, many = ([over(10_000, 10_000)] * count for count in (1, 1000))
         waiting = 4 * 512 * 512
-        assert host.of_inputs(one, "stream") == 16 * 10**8 + waiting
-        assert host.of_inputs(many, "stream") == 16 * 10**8 + 32 * waiting
+        assert host.of_inputs(one, "stream") == 12 * 10**8 + waiting
+        assert host.of_inputs(many, "stream") == 12 * 10**8 + 32 * waiting
         assert host.of_inputs(many, "cpu") == host.of_inputs(one, "cpu")
         assert host.of_inputs([make_job()], "stream") == 0
 

@@ -123,6 +123,22 @@ def test_what_is_no_picture(server: Server, image: str, words: str) -> None:
     assert words in message
 
 
+def test_what_is_refused_leaves_nothing(server: Server) -> None:
+    """Pictures of a request that is wrong in something else are not kept: by each door."""
+    shop, mask = png(drawn(72)), png(Image.new("L", (64, 16)))
+    picture = base64.b64encode(shop).decode()
+    server.generate("a red circle", image=data_url(png(drawn())), strength=0.5, seed=3)
+    before = sorted(each.name for each in (server.folder / "inputs").iterdir())
+    assert refusal(server, image=data_url(shop), strength=5)[0] == 422
+    assert refusal(server, image=data_url(shop), mask=data_url(mask))[0] == 422
+    assert refusal(server, image=data_url(shop), mask="data:image/png;base64,%")[0] == 422
+    over = {"prompt": "x", "init_images": [picture], "steps": 1}
+    assert server.client.post("/sdapi/v1/img2img", json=over).status_code == 422
+    files = [("image", ("shop.png", shop, "image/png")), ("mask", ("mask.png", mask, "image/png"))]
+    assert server.client.post("/v1/images/edits", data={"prompt": "a"}, files=files).status_code == 400
+    assert sorted(each.name for each in (server.folder / "inputs").iterdir()) == before
+
+
 def test_forms_that_are_none(server: Server) -> None:
     """Each has its field and what is wrong with it; none costs the server anything."""
     shop = ("shop.png", png(drawn()), "image/png")

@@ -19,6 +19,10 @@ from PIL import Image
 
 from renderer.cli import command
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
+from renderer.manifest.expand import find_model
+from renderer.service.answers import RequestError
+from renderer.service.automatic1111 import pictures_of
+from renderer.service.bodies import DrawOverFields, read
 from renderer.supervisor.settings import Settings
 from tests.service.running import ROOT, Server, serving
 from tests.waiting import until
@@ -108,6 +112,24 @@ def test_what_cannot_be_is_refused(server: Server, body: dict[str, Any]) -> None
     if answer.status_code == 422:
         assert answer.json()["detail"]
     assert server.client.post("/sdapi/v1/img2img", json=body).status_code == 422
+
+
+def test_pictures_go_to_models_that_edit() -> None:
+    """As what they edit, all of them; how much is drawn anew counts within a mask alone, and that is said."""
+    two = {"prompt": "x", "init_images": ["YQ==", "Yg=="], "denoising_strength": 0.5}
+    edits, layers, over = (find_model(f"Qwen/Qwen-Image{name}") for name in ("-Edit-2511", "-Layered", ""))
+    fields, warnings = pictures_of(read(DrawOverFields, two), edits)
+    assert fields == {"images": ["data:image/png;base64,YQ==", "data:image/png;base64,Yg=="]}
+    assert "takes no denoising_strength without a mask" in warnings[0]
+    fields, warnings = pictures_of(read(DrawOverFields, {**two, "mask": "Yw=="}), edits)
+    assert (len(fields["images"]), fields["strength"], warnings) == (2, 0.5, [])
+    one = {**two, "init_images": ["YQ=="]}
+    fields, warnings = pictures_of(read(DrawOverFields, one), layers)
+    assert (list(fields), len(warnings)) == (["images"], 1)
+    fields, warnings = pictures_of(read(DrawOverFields, one), over)
+    assert (sorted(fields), warnings) == (["image", "strength"], [])
+    with pytest.raises(RequestError, match="several were sent"):
+        pictures_of(read(DrawOverFields, two), over)
 
 
 def test_a_picture_is_drawn_over(server: Server) -> None:
