@@ -21,7 +21,7 @@ from renderer.manifest import naming, pictures_in
 from renderer.manifest.complaints import Complaint
 from renderer.manifest.fields import ExpectFields, JobFields
 from renderer.manifest.lettering import JobLettering
-from renderer.manifest.loras import LoraFinder, LoraSet
+from renderer.manifest.loras import NO_LORAS, LoraFinder, LoraSet
 from renderer.manifest.pictures_in import InputFinder, InputSet
 from renderer.manifest.reading import Combination, Reading
 from renderer.manifest.recipe import Recipe, takes_in
@@ -155,6 +155,24 @@ def usual_weights(shelf: Shelf) -> Weights:
     """What a job is rendered with that names neither a model nor a precision. Raises `ModelError`."""
     model = find_model(shelf.models[shelf.first])
     return Weights(model.reference, _usual_precision(model, shelf))
+
+
+def usual_job(weights: Weights) -> Job:
+    """The picture that a model's own settings make of a long prompt, for what is shared out before any is asked for."""
+    model = find_model(weights.model)
+    inputs = pictures_in.stand_in(model)
+    size = pictures_in.size_of(inputs, model)
+    return Job(
+        **NO_LORAS.settings({}, model),
+        **inputs.settings({}),
+        model=weights.model,
+        precision=weights.precision,
+        prompt="word " * 100,
+        negative_prompt="",
+        width=size.width,
+        height=size.height,
+        seed=0,
+    )
 
 
 def _usual_precision(model: Model, shelf: Shelf | None) -> Precision:

@@ -210,6 +210,14 @@ def _of_files(model: Model, found: Sequence[_Found], mask: _Found | None) -> Inp
     return InputSet(found[0][0], mask[0], (found[0][1], mask[1], *others), edit)
 
 
+def stand_in(model: Model) -> InputSet:
+    """What goes into a usual picture of a model that edits or takes apart; nothing into any other's."""
+    usual = next(iter(model.ratios.values()))
+    image = Input(sha256="0" * 64, width=usual.width, height=usual.height)
+    file = InputFile(sha256=image.sha256, path="", file_sha256=image.sha256)
+    return _of_files(model, [(image, file)], None) if model.editing or model.layering else NOTHING_IN
+
+
 def _refuse_drawn_out(path: str, known: Input) -> None:
     """Raise `PictureError` for a picture to edit that the vision tower cannot be shown."""
     if max(_ratio(known), 1 / _ratio(known)) > _MOST_DRAWN_OUT:

@@ -16,7 +16,7 @@ from typing import Any
 from renderer import catalog
 from renderer.catalog import Model
 from renderer.errors import ManifestError, ModelError, Problem, RendererError
-from renderer.job import Job, Keep, ModelIdentity, Picture, Weights, fingerprint
+from renderer.job import Keep, ModelIdentity, Picture, Weights, fingerprint
 from renderer.manifest import choices, expand
 from renderer.manifest.manifest import Manifest, Overrides, parse
 from renderer.manifest.recipe import takes_in
@@ -161,10 +161,3 @@ def with_plain_prompts(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _told(problem: Problem) -> tuple[str, str, str]:
     """A problem as whoever sent fields and no file understands it."""
     return problem.path.removeprefix(_FIELD), problem.message, problem.hint
-
-
-def usual_job(weights: Weights) -> Job:
-    """The picture that a model's own settings make; `weights` are the server's own, not a client's."""
-    fields = {"prompt": "word " * 100, "model": weights.model, "precision": weights.precision}
-    text = json.dumps({"jobs": [fields]})
-    return parse(ManifestSource(text.encode(), "request", "request")).pictures[0].job

@@ -18,6 +18,7 @@ from renderer.job import Job, Weights
 from renderer.machine import devices, hardware, rates
 from renderer.machine.devices import WorkerDevice
 from renderer.machine.hardware import Machine
+from renderer.manifest.expand import usual_job
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
@@ -29,7 +30,6 @@ from renderer.planning.pace import RECENT, Pace
 from renderer.planning.plan import Plan, Planned
 from renderer.protocol import Setup
 from renderer.service.configuration import ServiceSettings
-from renderer.service.intake import usual_job
 from renderer.service.request_queue import RequestQueue, RequestSource
 from renderer.supervisor import events, provision
 from renderer.supervisor.dealing import Group

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from starlette.datastructures import FormData, UploadFile
 
-from renderer.job import Job
+from renderer.job import Job, Weights
+from renderer.manifest.expand import usual_job
 from renderer.manifest.shelf import Shelf
 from renderer.outputs.folder import OutputFolder
 from renderer.service.answers import RequestError
@@ -138,3 +139,14 @@ def test_a_server_of_edits_alone_knows_its_usual_weights() -> None:
     """Nothing is asked of it yet, and so nothing to edit is there."""
     found = Intake(Shelf({"edits": "Qwen/Qwen-Image-Edit-2511"}), Limits()).usual_weights()
     assert (found.model, found.precision) == ("Qwen/Qwen-Image-Edit-2511", "fp8")
+
+
+@pytest.mark.parametrize("model", MODELS.values())
+def test_memory_is_shared_out_before_anything_is_asked_for(model: str) -> None:
+    """For a usual picture of the model: one that edits or takes apart is shown one."""
+    found = usual_job(Weights(model, "fp8"))
+    assert (len(found.inputs), found.edit is not None, found.layers) == {
+        "demo": (0, False, 0),
+        "Qwen/Qwen-Image-Edit-2511": (1, True, 0),
+        "Qwen/Qwen-Image-Layered": (1, False, 4),
+    }[model]
