@@ -82,7 +82,7 @@ class OpenAIRoutes:
         return await self._answered(request, asked, wanted, known)
 
     async def _accepted(
-        self, request: Request, sent: uploads.Sent
+        self, request: Request, sent: uploads.Received
     ) -> tuple[OpenAIRequest, list[Requested], list[Standing | Sidecar]]:
         """What is asked for, its pictures, and how they stand, which are on the disk as accepted."""
         key = request.headers.get("idempotency-key", "")

@@ -46,7 +46,7 @@ _TEXTS = frozenset({"prompt", "negative_prompt", "model", "size", "user", "backg
 
 
 @dataclass(slots=True)
-class Sent:
+class Received:
     """What came with one request: its fields, with a file in the place of each picture, and these files."""
 
     fields: dict[str, Any] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Uploads:
         self._clearing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def of(self, fields: Mapping[str, Any]) -> AsyncIterator[Sent]:
+    async def of(self, fields: Mapping[str, Any]) -> AsyncIterator[Received]:
         """The same fields, with a file in the place of each data URL. Raises `RequestError`.
 
         Within, the request is decided about: where that raises something, its files go again.
@@ -85,7 +85,7 @@ class Uploads:
             yield sent
 
     @asynccontextmanager
-    async def form(self, request: Request) -> AsyncIterator[Sent]:
+    async def form(self, request: Request) -> AsyncIterator[Received]:
         """A multipart form's fields, numbers as numbers, and its pictures as files. Raises `RequestError`.
 
         Several of the name `image` are `images`. Within, as with `of`.
@@ -107,8 +107,8 @@ class Uploads:
     # -- what becomes of files --
 
     @asynccontextmanager
-    async def _deciding(self) -> AsyncIterator[Sent]:
-        sent = Sent()
+    async def _deciding(self) -> AsyncIterator[Received]:
+        sent = Received()
         try:
             yield sent
         except BaseException:
@@ -130,7 +130,7 @@ class Uploads:
 
     # -- what was sent --
 
-    async def _take(self, sent: Sent, fields: Mapping[str, Any]) -> None:
+    async def _take(self, sent: Received, fields: Mapping[str, Any]) -> None:
         taken = sent.fields = dict(fields)
         apart = self._takes_apart(fields.get("model"))
         for name in FIELDS:
@@ -144,7 +144,7 @@ class Uploads:
                 for place, each in enumerate(images)
             ]
 
-    async def _take_form(self, sent: Sent, form: FormData) -> None:
+    async def _take_form(self, sent: Received, form: FormData) -> None:
         taken = sent.fields
         files: list[tuple[str, UploadFile]] = []
         for key, value in form.multi_items():
@@ -167,7 +167,7 @@ class Uploads:
             taken[SEVERAL] = images
             del taken["image"]
 
-    async def _kept(self, sent: Sent, name: str, data: bytes, *, of_form: bool = False, apart: bool) -> str:
+    async def _kept(self, sent: Received, name: str, data: bytes, *, of_form: bool = False, apart: bool) -> str:
         purpose: input_files.Purpose = "mask" if name == "mask" else "layers" if apart else "picture"
         async with self._one_at_a_time:
             kept, is_new = await run_in_threadpool(self._keep, name, data, purpose, of_form=of_form)
