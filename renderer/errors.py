@@ -12,6 +12,7 @@
     │   └── DeviceLostError         1   the GPU took an error that only a new worker gets rid of
     ├── DiskError                   1   a file could not be written whole; nothing half-written was left
     └── LockedError                 75  another run holds this output folder
+        └── LeaseLostError          75  another run has taken over what this one had, for nobody renewed that
 
 Besides: 0, all is done; 4, stopped early, by a signal or a deadline, and the same command goes on from there; 70, a
 fault of the program's own, whose traceback is in a file that it names; 130, Ctrl-C in a command that renders nothing.
@@ -140,6 +141,10 @@ class LockedError(RendererError):
     """Another run holds this output folder."""
 
     exit_code = EXIT_LOCKED
+
+
+class LeaseLostError(LockedError):
+    """Another run has taken over a part of a shared manifest: its lease was not renewed in time."""
 
 
 def ends_the_night(error: RendererError) -> bool:

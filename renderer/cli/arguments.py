@@ -71,6 +71,12 @@ def add_shard(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard", metavar="3/16", help=told)
 
 
+def add_share(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the option of parts that machines take as they come to them."""
+    told = "cut into 16 parts a model, of which each machine takes one after the other that nobody is at"
+    parser.add_argument("--share", type=whole(1, 10_000), metavar="16", help=told)
+
+
 def add_profile(parser: argparse.ArgumentParser, told: str) -> None:
     """Give a parser the choice of a profile; `told` is what help says of it."""
     parser.add_argument("--profile", choices=["auto", *get_args(Profile)], default="auto", help=told)

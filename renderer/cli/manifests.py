@@ -72,17 +72,30 @@ def load_named(options: argparse.Namespace) -> Loaded:
 
 
 def load_part(options: argparse.Namespace) -> Loaded:
-    """The same, and of each manifest the part that `--shard` says. Raises `UsageError`, and `ModelError`."""
-    if options.shard is None:
+    """The same, and of each manifest the part that `--shard` says, or all parts of `--share`.
+
+    Raises `UsageError`, and `ModelError`.
+    """
+    count: int | None = vars(options).get("share")
+    if options.shard is None and count is None:
         return load_named(options)
+    if options.shard is not None and count is not None:
+        raise UsageError("--shard says which part is this machine's, and --share that it takes what comes: give one")
+    if count is not None and vars(options).get("force"):
+        raise UsageError("--force with --share would render pictures once a machine", hint="leave one of them out")
     from renderer.planning import sharding  # noqa: PLC0415  (most commands are for one machine)
     from renderer.planning.selection import Selection  # noqa: PLC0415
 
-    shard = sharding.Shard.read(options.shard)
+    shard = sharding.Shard.read(options.shard) if count is None else None
     loaded = load_named(options)
     Selection.of(vars(options).get("only", ())).check(loaded.manifests)
-    parts = tuple(sharding.cut(manifest, shard, options.outputs) for manifest in loaded.manifests)
-    return Loaded(parts, loaded.problems)
+    parts: list[Manifest] = []
+    for manifest in loaded.manifests:
+        if shard is not None:
+            parts.append(sharding.cut(manifest, shard, options.outputs))
+        elif count is not None:
+            parts += sharding.share(manifest, count, options.outputs)
+    return Loaded(tuple(parts), loaded.problems)
 
 
 def _of_manifests(problems: Mapping[Path, Sequence[Problem]], well: Sequence[Manifest]) -> Iterator[Problem]:

@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_manifests(parser)
     arguments.add_only(parser)
     arguments.add_shard(parser)
+    arguments.add_share(parser)
     parser.add_argument("--force", action="store_true", help="render also what is done or set aside")
     parser.add_argument("--dry-run", action="store_true", help="the same as plan")
     add_night_options(parser)

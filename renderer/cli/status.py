@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser what the command takes."""
     arguments.add_manifests(parser)
     arguments.add_shard(parser)
+    arguments.add_share(parser)
     parser.add_argument("--verify", action="store_true", help="compare every finished file's SHA-256")
     arguments.add_json(parser)
 

@@ -62,9 +62,9 @@ class Manifest:
     `file` is its path as people see it: relative to the working folder when inside it, else just the file's name.
     `name` is its folder under `outputs/`. Pictures stand in written order; ids and output names are unique. `warnings`
     are what is valid and was hardly meant, in the order of their lines. `path` is its file, None where it is from
-    nowhere that stays; `proof` says that it is a rehearsal, `is_part` that the others of its pictures are elsewhere. Of
-    several that are rendered together, pictures of higher `priority` come first.
-    `bases` are the files that it extends, the nearest first.
+    nowhere that stays; `proof` says that it is a rehearsal, `is_part` that the others of its pictures are elsewhere,
+    `is_shared` that whoever has the lease on it renders it. Of several that are rendered together, pictures of higher
+    `priority` come first. `bases` are the files that it extends, the nearest first.
     """
 
     file: str
@@ -74,6 +74,7 @@ class Manifest:
     path: Path | None = None
     proof: bool = False
     is_part: bool = False
+    is_shared: bool = False
     bases: tuple[Path, ...] = ()
     priority: float = 0.0
 

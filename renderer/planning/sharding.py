@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from renderer import catalog
 from renderer.errors import UsageError
-from renderer.job import Job, Picture, canonical
+from renderer.job import Job, Picture, Weights, canonical
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import done
 from renderer.outputs.folder import OutputFolder
-from renderer.planning import takes
+from renderer.planning import owner, takes
 from renderer.weights.identity import identify
 
 MOST_SHARDS = 10_000
 
+_SHARED = re.compile(r"(.+)-share-[0-9]{1,5}-of-([0-9]{1,5})-[0-9a-f]{8}")
 _TOLD = re.compile(r"([0-9]{1,5})/([0-9]{1,5})")
 
 
@@ -47,14 +48,17 @@ class Shard:
 
         Where a model or a LoRA lies is not in it, and what is known only of files that are there.
         """
-        told = job.model_dump(mode="json", exclude_defaults=True)
-        told |= {"model": Path(job.model).name, "loras": [[lora.identity, lora.weight] for lora in job.riding]}
-        mark = hashlib.sha256(canonical(told).encode()).digest()
-        return int.from_bytes(mark[:8]) % self.count == self.number - 1
+        return _place(job) % self.count == self.number - 1
 
     def name(self, manifest: str) -> str:
         """The name of a manifest's part, which its folder has."""
         return f"{manifest}-shard-{self.number}-of-{self.count}"
+
+
+def _place(job: Job) -> int:
+    told = job.model_dump(mode="json", exclude_defaults=True)
+    told |= {"model": Path(job.model).name, "loras": [[lora.identity, lora.weight] for lora in job.riding]}
+    return int.from_bytes(hashlib.sha256(canonical(told).encode()).digest()[:8])
 
 
 def cut(manifest: Manifest, shard: Shard, outputs: Path) -> Manifest:
@@ -62,8 +66,44 @@ def cut(manifest: Manifest, shard: Shard, outputs: Path) -> Manifest:
 
     Raises `ModelError` for a model that is not there.
     """
-    folder = OutputFolder(outputs / manifest.name)
     mine = [picture for picture in manifest.pictures if shard.has(picture.job)]
+    left = _unfinished(manifest, mine, outputs)
+    return replace(manifest, name=shard.name(manifest.name), pictures=left, is_part=True)
+
+
+def share(manifest: Manifest, count: int, outputs: Path) -> tuple[Manifest, ...]:
+    """Parts of a manifest of which no machine is told which are its: of each model and precision so many.
+
+    Without what lies finished in the whole's folder; one part without pictures where all does. Raises `ModelError` for
+    a model that is not there.
+    """
+    found: dict[str, list[Picture]] = {}
+    for picture in _unfinished(manifest, manifest.pictures, outputs):
+        weights = Weights.of(picture.job)
+        told = f"{Path(weights.model).name} {weights.precision}"
+        number = _place(picture.job) % count + 1
+        name = f"{manifest.name}-share-{number}-of-{count}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+        found.setdefault(name, []).append(picture)
+    return tuple(
+        replace(manifest, name=name, pictures=tuple(pictures), is_part=True, is_shared=True)
+        for name, pictures in (found or {f"{manifest.name}-share-1-of-{count}-{'0' * 8}": []}).items()
+    )
+
+
+def cut_of(name: str) -> tuple[str, int]:
+    """Of which manifest a shared part's folder is, and into how many parts that was cut."""
+    found = _SHARED.fullmatch(name)
+    assert found is not None, name
+    return found[1], int(found[2])
+
+
+def is_shared(folder: OutputFolder) -> bool:
+    """Whether a part's folder is one that is leased."""
+    return _SHARED.fullmatch(folder.path.name) is not None
+
+
+def _unfinished(manifest: Manifest, mine: Sequence[Picture], outputs: Path) -> tuple[Picture, ...]:
+    folder = OutputFolder(outputs / manifest.name)
     if folder.path.is_dir():
         marks = {name: identify(catalog.find(name)) for name in {picture.job.model for picture in mine}}
 
@@ -74,11 +114,19 @@ def cut(manifest: Manifest, shard: Shard, outputs: Path) -> Manifest:
             return found.is_whole(folder, thorough=False)
 
         mine = [picture for picture in mine if not lies_there(picture)]
-    return replace(manifest, name=shard.name(manifest.name), pictures=tuple(mine), is_part=True)
+    return tuple(mine)
 
 
-def folders(name: str, outputs: Path) -> Iterator[OutputFolder]:
-    """The folders of a manifest's parts, however many it was cut into."""
-    own = re.compile(re.escape(name) + r"-shard-[0-9]{1,5}-of-[0-9]{1,5}")
-    if outputs.is_dir():
-        yield from (OutputFolder(path) for path in sorted(outputs.iterdir()) if own.fullmatch(path.name))
+def folders(manifest: Manifest, outputs: Path) -> Iterator[OutputFolder]:
+    """The folders of a manifest's parts, however many it was cut into; not those that are another manifest's own."""
+    cut = "[0-9]{1,5}-of-[0-9]{1,5}"
+    own = re.compile(rf"{re.escape(manifest.name)}-(shard-{cut}|share-{cut}-[0-9a-f]{{8}})")
+    if not outputs.is_dir():
+        return
+    for path in sorted(path for path in outputs.iterdir() if own.fullmatch(path.name)):
+        part = OutputFolder(path)
+        try:
+            owner.check(part, manifest)
+        except UsageError:  # a manifest that is named like a part of this one
+            continue
+        yield part

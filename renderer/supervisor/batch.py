@@ -82,7 +82,8 @@ class Batch:
         self.heart.end()
         self.summary = self.outcomes.progress.summary(ending, why)
         try:
-            write_summary(self.plan.folder, self.summary)
+            if self.outcomes.beside.holds():
+                write_summary(self.plan.folder, self.summary)
         except DiskError as error:
             self.error = self.error or error
         self._night.watch(events.BatchEnded(self.summary, self.outcomes.plan_now()))

@@ -19,7 +19,9 @@ from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
 from renderer.planning import owner, sharding, takes
 from renderer.planning.plan import Plan, Planned, make_plan
+from renderer.supervisor.sharing import leases_in
 from renderer.system.files import link_whole
+from renderer.system.leases import Leases
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +45,14 @@ def merge(manifest: Manifest, outputs: Path, tell: Callable[[int, int], None] | 
     """
     folder, moved, held = OutputFolder(outputs / manifest.name), 0, []
     failed: dict[str, str] = {}
+    leases = leases_in(outputs)
     with folder.locked():
         owner.claim(folder, manifest)
         picture_files.sweep(folder)
         plan = make_plan(manifest, outputs)
-        for number, part in enumerate(parts := list(sharding.folders(manifest.name, outputs))):
+        for number, part in enumerate(parts := list(sharding.folders(manifest, outputs))):
             with ExitStack() as stack:
-                try:
-                    stack.enter_context(part.locked())
-                except LockedError:
+                if not _hold(part, leases, stack):
                     held.append(part.path.name)
                     continue
                 picture_files.sweep(part)
@@ -65,11 +66,27 @@ def merge(manifest: Manifest, outputs: Path, tell: Callable[[int, int], None] | 
                 }
             if tell is not None:
                 tell(number + 1, len(parts))
+        if not held:
+            leases.forget(f"{manifest.name}.parts")
         now = make_plan(manifest, outputs)
     failed |= {item.picture.id: item.note for item in now.items if item.state == "failed"}
     missing = {item.picture.id for item in now.items if item.state != "done"}
     troubles = tuple((key, failure) for key, failure in failed.items() if key in missing)
     return Merged(moved, tuple(held), now, troubles)
+
+
+def _hold(part: OutputFolder, leases: Leases, stack: ExitStack) -> bool:
+    """Hold a part's folder, by its lease or its lock, until `stack` ends; whether nobody else does."""
+    if sharding.is_shared(part):
+        lease = leases.claim(part.path.name)
+        if lease is not None:
+            stack.callback(lease.release)
+        return lease is not None
+    try:
+        stack.enter_context(part.locked())
+    except LockedError:
+        return False
+    return True
 
 
 def _take(plan: Plan, part: OutputFolder) -> int:

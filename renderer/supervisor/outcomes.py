@@ -25,6 +25,7 @@ from renderer.protocol import Failed
 from renderer.supervisor import events, results
 from renderer.supervisor.bringing import Bringing
 from renderer.supervisor.events import Watch
+from renderer.supervisor.holding import Holding, check_hold, held_alone
 from renderer.supervisor.incoming import Incoming
 from renderer.supervisor.progress import BatchProgress, FailureRow, Flight
 from renderer.supervisor.readings import Readings
@@ -52,13 +53,14 @@ class Beside:
     """What the batches of a night have in common: `writing` has pictures that came and are not on the disk yet.
 
     `readings` has those whose lettering is read; whoever renders tends both, and so hears of them. `spares` says of an
-    error whether it costs the one batch alone, and the others go on.
+    error whether it costs the one batch alone, and the others go on, `holds` whether their folders are this run's.
     """
 
     writing: Writing = field(default_factory=Writing)
     readings: Readings = field(default_factory=Readings)
     tempo: Tempo = field(default_factory=Tempo)
     spares: Callable[[DiskError], bool] = lambda _: False
+    holds: Holding = held_alone
 
 
 class Outcomes:
@@ -86,7 +88,12 @@ class Outcomes:
         self.readings = beside.readings
         self._retakes: list[Planned] = []
         self.bringing = Bringing(plan, self._was_brought, self._have_written)
-        self._sinks: tuple[Sink, ...] = (JournalSink(plan.journal), self._now, self.progress, WatchSink(watch))
+        self._sinks: tuple[Sink, ...] = (
+            JournalSink(plan.journal, beside.holds),
+            self._now,
+            self.progress,
+            WatchSink(watch),
+        )
 
     @property
     def folder(self) -> OutputFolder:
@@ -142,7 +149,11 @@ class Outcomes:
         return True
 
     def attempted(self, item: Planned) -> Flight:
-        """It is about to be given to a worker. The journal knows before the worker does."""
+        """It is about to be given to a worker. The journal knows before the worker does.
+
+        Raises `LeaseLostError` where the folder is another run's by now.
+        """
+        check_hold(self.beside.holds, self._plan.manifest.name)
         self._tell(Attempted(item))
         key = self._mark + item.picture.id
         return Flight(item, self._plan.journal.record(item.fingerprint).attempts, key=key)
@@ -219,7 +230,10 @@ class Outcomes:
     # -- what follows --
 
     def _write(self, result: Result, failed_before: int, then: Callable[[Done], None]) -> None:
-        save = partial(results.save, self._plan.folder, result)
+        def save() -> Sidecar:
+            check_hold(self.beside.holds, self._plan.manifest.name)
+            return results.save(self._plan.folder, result)
+
         tell = partial(self._was_written, result, failed_before, then)
         self._have_written(result.item.picture.output, save, tell, len(result.payload))
 

@@ -20,6 +20,7 @@ from renderer.supervisor.busy import LongWork
 from renderer.supervisor.dealing import Group
 from renderer.supervisor.dispatcher import Dispatcher
 from renderer.supervisor.heartbeat import TICK_S, NightHeart
+from renderer.supervisor.holding import Holding, held_alone
 from renderer.supervisor.night import Night
 from renderer.supervisor.outcomes import Beside
 from renderer.supervisor.picture_source import PlanSource
@@ -38,11 +39,17 @@ class Batches:
     error: RendererError | None = None
     longest_away_s: float = 0.0
 
-    def __init__(self, plans: Sequence[Plan], night: Night, ended: Callable[[Batch], None] = lambda _: None) -> None:
-        """`ended` hears of each batch that has ended."""
+    def __init__(
+        self,
+        plans: Sequence[Plan],
+        night: Night,
+        ended: Callable[[Batch], None] = lambda _: None,
+        holds: Holding = held_alone,
+    ) -> None:
+        """`ended` hears of each batch that has ended; `holds` says whether their folders still are this run's."""
         self._night = night
         self._ended = ended
-        self._beside = Beside(spares=self._spares)
+        self._beside = Beside(spares=self._spares, holds=holds)
         self._together = Together(night.row, night.watch, self._beside)
         self._heart = NightHeart(night.watch, self._beside.tempo, self._end_those_through)
         self._pace = Pace((item.sidecar for plan in plans for item in plan.items if item.sidecar), night.rates)

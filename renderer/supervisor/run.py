@@ -7,10 +7,10 @@ torch, prints nothing, and tells whoever watches (`events`). How pictures are re
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from renderer.errors import DiskError, MachineError, RendererError, ends_the_night
+from renderer.errors import DiskError, LeaseLostError, MachineError, RendererError, ends_the_night
 from renderer.job import Job, Weights
 from renderer.machine import rates
 from renderer.machine.devices import WorkerDevice
@@ -28,12 +28,14 @@ from renderer.supervisor import events, local_worker, provision
 from renderer.supervisor.batch import Batch
 from renderer.supervisor.busy import LongWork
 from renderer.supervisor.events import Watch
+from renderer.supervisor.holding import Holding, held_alone
 from renderer.supervisor.local_worker import ThisMachine
 from renderer.supervisor.night import Night
 from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.progress import never_begun, told
 from renderer.supervisor.rendering import Batches
 from renderer.supervisor.settings import Settings, StopRequests, asked_to_end
+from renderer.supervisor.sharing import SharedParts
 from renderer.weights.needs import Need
 
 Cause = TypeVar("Cause")
@@ -115,6 +117,8 @@ class _Run:
     def _lock(self, held: contextlib.ExitStack) -> None:
         for manifest in self._manifests:
             folder = OutputFolder(self._settings.outputs / manifest.name)
+            if manifest.is_shared:  # by a lease, when its turn comes
+                continue
             with self._goes_on(manifest):
                 held.enter_context(folder.locked())
                 owner.claim(folder, manifest)
@@ -124,23 +128,26 @@ class _Run:
 
     def _plan(self) -> list[Plan]:
         batches: list[Plan] = []
-        settings = self._settings
         for manifest in self._manifests:
             if manifest.name in self._summaries:
                 continue
             with self._goes_on(manifest):
-                batch = plan.make_plan(
-                    manifest,
-                    settings.outputs,
-                    only=settings.only,
-                    force=settings.force,
-                    thorough=True,
-                    heard=_Checking(manifest.name, self._watch, self._check_time),
-                )
+                batch = self._plan_of(manifest)
                 takes.check_reader(item.picture for item in batch.chosen if item.sidecar is None)
-                batch.journal.compact()
+                if not manifest.is_shared:
+                    batch.journal.compact()
                 batches.append(batch)
         return batches
+
+    def _plan_of(self, manifest: Manifest) -> Plan:
+        return plan.make_plan(
+            manifest,
+            self._settings.outputs,
+            only=self._settings.only,
+            force=self._settings.force,
+            thorough=True,
+            heard=_Checking(manifest.name, self._watch, self._check_time),
+        )
 
     def _check_time(self) -> None:
         """Raise `_EndedEarly` when somebody asks to stop, or the time is up."""
@@ -170,12 +177,25 @@ class _Run:
             machine = seats[0].machine
             known = rates.cached(machine) if machine.gpu else None
             night = Night(settings, deployments, troubles, refused, known, pool, watch, self._stop, lora_troubles)
-            rendering = Batches(batches, night, self._has_ended)
-            rendering.render()
-        for error in (*self._of_batches, rendering.error):
-            if error is not None:
-                self._sort(error)
+            with contextlib.closing(self._turns(batches, night)) as turns:
+                for those, holds in turns:
+                    rendering = Batches(those, night, self._has_ended, holds)
+                    rendering.render()
+                    self._of_batches.append(rendering.error)
+                    self._sort_all()
         self._errors += [*troubles.values(), *lora_troubles.values()]
+
+    def _turns(self, batches: Sequence[Plan], night: Night) -> Generator[tuple[Sequence[Plan], Holding], None, None]:
+        """What is rendered as one: all that is this run's own, then one part after the other of what is shared."""
+        parts = [each for each in batches if each.manifest.is_shared]
+        own = [each for each in batches if not each.manifest.is_shared]
+        if own or not parts:
+            yield own, held_alone
+        if parts:
+            shared = SharedParts(parts, night, self._plan_of)
+            yield from (([part], holds) for part, holds in shared.turns())
+            missed = {each.manifest.name: never_begun(each.manifest, shared.ending) for each in parts}
+            self._summaries = missed | self._summaries | shared.through
 
     def _has_ended(self, batch: Batch) -> None:
         self._summaries[batch.name] = batch.summary
@@ -183,8 +203,16 @@ class _Run:
 
     # -- what goes wrong --
 
+    def _sort_all(self) -> None:
+        while self._of_batches:
+            if (error := self._of_batches.pop(0)) is not None:
+                self._sort(error)
+
     def _sort(self, error: RendererError) -> None:
         """Raise what ends the night; remember what does not."""
+        if isinstance(error, LeaseLostError):
+            self._watch(events.Remark(f"{error.message}: what was in flight here is thrown away"))
+            return
         if self._settings.strict or ends_the_night(error):
             raise error
         self._errors.append(error)

@@ -11,6 +11,7 @@ from renderer.job import Profile
 from renderer.outputs.summary import Ending
 from renderer.supervisor.fleet import Fleet
 from renderer.supervisor.worker import Hire
+from renderer.system.leases import STALE_S
 
 _SAME_WISH_S = 0.5
 _CROSSING_S = 1.0
@@ -34,7 +35,8 @@ class Settings:
     """How a run behaves. Seconds; `deadline` is a moment with its time zone.
 
     `gpus` names the devices that render (`machine.devices`; None: one that suits). `hire` is how it gets workers (None:
-    processes on this machine), `fleet` where those are (None: on this machine).
+    processes on this machine), `fleet` where those are (None: on this machine). A lease that is not renewed for
+    `stale_s` seconds may be taken.
     """
 
     outputs: Path = Path("outputs")
@@ -52,6 +54,7 @@ class Settings:
     deadline: datetime | None = None
     hire: Hire | None = None
     fleet: Fleet | None = None
+    stale_s: float = STALE_S
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ decides nothing, and knows no workers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -97,12 +98,17 @@ class Sink(Protocol):
 
 
 class JournalSink:
-    """Writes down what happened, before anybody else hears of it: also before a worker hears of an attempt."""
+    """Writes down what happened, before anybody else hears of it: also before a worker hears of an attempt.
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    Nothing any more where the folder, and so its journal, is another run's by now.
+    """
+
+    def __init__(self, journal: Journal, hold: Callable[[], bool]) -> None:
+        self._journal, self._hold = journal, hold
 
     def hear(self, outcome: PictureOutcome) -> None:
+        if not self._hold():
+            return
         picture_id, fingerprint = outcome.item.picture.id, outcome.item.fingerprint
         match outcome:
             case Attempted():

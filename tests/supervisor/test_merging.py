@@ -76,7 +76,7 @@ def test_parts_are_rendered_apart_and_brought_together(tmp_path: Path) -> None:
     assert make_plan(MANIFEST, tmp_path, thorough=True).count("done") == 24
     for picture in MANIFEST.pictures:
         assert pixels_of(folder.picture(picture.output)) == draw(picture.job)
-    assert not [path for part in sharding.folders(MANIFEST.name, tmp_path) for path in part.path.glob("p*")]
+    assert not [path for part in sharding.folders(MANIFEST, tmp_path) for path in part.path.glob("p*")]
     assert [render(Shard(number, 3), tmp_path) for number in (1, 2, 3)] == [0, 0, 0], "what is merged is nobody's"
 
 

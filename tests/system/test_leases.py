@@ -1,0 +1,232 @@
+"""Leases without locks: one holder at a time, whatever dies, sleeps or has another clock."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from renderer.errors import DiskError
+from renderer.system.leases import Lease, Leases
+
+
+class Clock:
+    """A clock that goes on when it is told."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def claimed(leases: Leases, name: str) -> Lease:
+    """A lease that is there to be had."""
+    lease = leases.claim(name)
+    assert lease is not None
+    return lease
+
+
+def aged(folder: Path, name: str, seconds: float) -> None:
+    """Have a lease renewed so long ago, by the clock of the file system."""
+    (newest,) = sorted(folder.glob(f"{name}.*"))[-1:]
+    then = newest.stat().st_mtime - seconds
+    os.utime(newest, (then, then))
+
+
+def test_one_has_it_and_then_the_next(tmp_path: Path) -> None:
+    """While it is held nobody else has it; released, or of another name, it is there to be had."""
+    one, other = Leases(tmp_path), Leases(tmp_path)
+    lease = one.claim("a")
+    assert lease is not None
+    assert lease.holds()
+    assert other.claim("a") is None
+    assert str(os.getpid()) in other.holder("a")
+    there = claimed(other, "b")
+    lease.release()
+    assert not lease.holds()
+    assert other.holder("a") == ""
+    again = claimed(other, "a")
+    assert not lease.holds()
+    assert len(list(tmp_path.glob("a.*"))) == 1, "what is past is cleared away"
+    for each in (there, again):
+        each.release()
+
+
+def test_of_many_at_once_one_has_it(tmp_path: Path) -> None:
+    """Time and again, from many threads with eyes of their own."""
+    for turn in range(10):
+        found: list[Lease] = []
+        start = threading.Barrier(8)
+
+        def claim(start: threading.Barrier = start, found: list[Lease] = found) -> None:
+            leases = Leases(tmp_path)
+            start.wait()
+            if (lease := leases.claim("a")) is not None:
+                found.append(lease)
+
+        threads = [threading.Thread(target=claim) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(found) == 1, turn
+        found[0].release()
+
+
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from renderer.system.leases import Leases
+assert Leases(Path(sys.argv[1])).claim("a") is not None
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_dead_process_had_is_taken_when_nobody_renews_it(tmp_path: Path) -> None:
+    """`kill -9` releases nothing: it has to be old by the server's clock, and unchanged while one looks on."""
+    assert subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], check=False).returncode == -signal.SIGKILL
+    clock = Clock()
+    leases = Leases(tmp_path, 60.0, clock)
+    assert leases.claim("a") is None
+    aged(tmp_path, "a", 61)
+    assert leases.claim("a") is None
+    clock.now_s += 19
+    assert leases.claim("a") is None
+    clock.now_s += 2
+    lease = claimed(leases, "a")
+    lease.release()
+
+
+def test_what_was_left_yesterday_is_taken_at_once(tmp_path: Path) -> None:
+    """Nobody has to look on for that."""
+    assert subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], check=False).returncode == -signal.SIGKILL
+    aged(tmp_path, "a", 86400)
+    lease = claimed(Leases(tmp_path), "a")
+    lease.release()
+
+
+@pytest.mark.parametrize("skew_s", [-7200.0, 7200.0])
+def test_clocks_of_machines_count_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skew_s: float) -> None:
+    """A machine two hours off takes nothing that is held, and has what is dead as soon as the others."""
+    held = Leases(tmp_path).claim("held")
+    assert held is not None
+    assert subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], check=False).returncode == -signal.SIGKILL
+    aged(tmp_path, "a", 61)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + skew_s)
+    clock = Clock()
+    off = Leases(tmp_path, 60.0, clock)
+    assert off.claim("held") is off.claim("a") is None
+    clock.now_s += 30
+    assert off.claim("held") is None
+    lease = claimed(off, "a")
+    for each in (held, lease):
+        each.release()
+
+
+def test_a_server_whose_clock_jumps_takes_nothing_from_anybody(tmp_path: Path) -> None:
+    """All leases look old at once; one that is renewed meanwhile is left alone."""
+    clock = Clock()
+    one, other = Leases(tmp_path, 60.0, clock), Leases(tmp_path, 60.0, clock)
+    lease = one.claim("a")
+    assert lease is not None
+    aged(tmp_path, "a", 300)
+    assert other.claim("a") is None
+    clock.now_s += 40
+    assert lease.holds()
+    assert other.claim("a") is None
+    aged(tmp_path, "a", 300)
+    assert other.claim("a") is None
+    clock.now_s += 10
+    assert other.claim("a") is None
+    lease.release()
+
+
+def test_a_holder_that_was_stopped_finds_that_it_has_it_no_more(tmp_path: Path) -> None:
+    """It asks before it goes on; and nothing that it does takes it from whoever has it now."""
+    clock = Clock()
+    paused = Leases(tmp_path, 60.0, clock).claim("a")
+    assert paused is not None
+    aged(tmp_path, "a", 601)
+    taker = Leases(tmp_path, 60.0).claim("a")
+    assert taker is not None
+    clock.now_s += 3600
+    assert not paused.holds()
+    assert paused.is_lost
+    paused.release()
+    assert taker.holds()
+    assert Leases(tmp_path).claim("a") is None
+    taker.release()
+
+
+def test_one_that_is_late_has_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It saw a free lease, slept, and makes a number that others have taken and cleared away since."""
+    leases = Leases(tmp_path)
+    first = leases.claim("a")
+    assert first is not None
+    first.release()
+    made = Leases._made
+
+    def late(self: Leases, path: Path, data: bytes) -> bool:
+        monkeypatch.setattr(Leases, "_made", made)
+        for _ in range(2):
+            between = Leases(tmp_path).claim("a")
+            assert between is not None
+            between.release()
+        held = claimed(Leases(tmp_path), "a")
+        holding.append(held)
+        return made(self, path, data)
+
+    holding: list[Lease] = []
+    monkeypatch.setattr(Leases, "_made", late)
+    assert leases.claim("a") is None
+    assert holding[0].holds()
+    holding[0].release()
+
+
+def test_it_is_renewed_by_itself(tmp_path: Path) -> None:
+    """And while the server does not answer, nobody says that it holds."""
+    leases = Leases(tmp_path / "leases", 0.3)
+    lease = leases.claim("a")
+    assert lease is not None
+    (path,) = (tmp_path / "leases").glob("a.*")
+    before, until = path.stat().st_ino, time.monotonic() + 10
+    while path.stat().st_ino == before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert path.stat().st_ino != before
+    (tmp_path / "leases").rename(tmp_path / "away")
+    until = time.monotonic() + 10
+    while lease.holds() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not lease.holds()
+    (tmp_path / "away").rename(tmp_path / "leases")
+    assert lease.holds()
+    lease.release()
+
+
+def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made exclusively all the same."""
+
+    def none(*_: object) -> None:
+        raise PermissionError(1, "no links here")
+
+    monkeypatch.setattr(os, "link", none)
+    lease = Leases(tmp_path).claim("a")
+    assert lease is not None
+    assert Leases(tmp_path).claim("a") is None
+    assert Leases(tmp_path).agree("parts", "16") == "16"
+    assert Leases(tmp_path).agree("parts", "32") == "16"
+    lease.release()
+
+
+def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError):
+        Leases(tmp_path / "file").claim("a")
