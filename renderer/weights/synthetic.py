@@ -24,16 +24,17 @@ STD = 0.02
 _WRITERS = 3
 
 
-def write(folder: Path, *, layers: int = 60) -> int:
+def write(folder: Path, *, layers: int = 60, layered: bool = False) -> int:
     """Write the three networks' files into `folder` and return their bytes: 58 GB, in about a minute on a fast disk.
 
     Weights are normal with a standard deviation of 0.02, biases zero, norms one. Made on the GPU where there is one.
+    `layered` are those of a model that takes pictures apart.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     total = 0
     with ThreadPoolExecutor(_WRITERS) as pool:
         pending: list[Future[None]] = []
-        for name, tensors in files(layers=layers):
+        for name, tensors in files(layers=layers, layered=layered):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shard = {name: _random(name, shape, device) for name, shape in tensors.items()}
             total += sum(tensor.nbytes for tensor in shard.values())
@@ -45,23 +46,25 @@ def write(folder: Path, *, layers: int = 60) -> int:
     return total
 
 
-def files(*, layers: int = 60) -> Iterator[tuple[str, dict[str, torch.Size]]]:
+def files(*, layers: int = 60, layered: bool = False) -> Iterator[tuple[str, dict[str, torch.Size]]]:
     """The files of a checkpoint: each one's name in its folder, and the shapes of its tensors."""
-    for stem, tensors in checkpoint(layers=layers).items():
+    for stem, tensors in checkpoint(layers=layers, layered=layered).items():
         shards = list(_shards(tensors))
         for number, names in enumerate(shards, start=1):
             shard = f"{stem}-{number:05}-of-{len(shards):05}" if len(shards) > 1 else stem
             yield f"{shard}.safetensors", {name: tensors[name] for name in names}
 
 
-def checkpoint(*, layers: int = 60) -> dict[str, dict[str, torch.Size]]:
+def checkpoint(*, layers: int = 60, layered: bool = False) -> dict[str, dict[str, torch.Size]]:
     """By the stem of each network's files: the shapes of its tensors, by the hub's names."""
     hub_name = QWEN_IMAGE_FAMILY.network("text_encoder").hub_name
+    dit = {"use_layer3d_rope": True, "use_additional_t_cond": True} if layered else {}
+    vae = {"image_channels": 4} if layered else {}
     with skip_model_initialization():
         return {
-            "transformer/diffusion_pytorch_model": _shapes(QwenImageDiT(num_layers=layers)),
+            "transformer/diffusion_pytorch_model": _shapes(QwenImageDiT(num_layers=layers, **dit)),
             "text_encoder/model": {hub_name(name): shape for name, shape in _shapes(QwenImageTextEncoder()).items()},
-            "vae/diffusion_pytorch_model": _shapes(QwenImageVAE()),
+            "vae/diffusion_pytorch_model": _shapes(QwenImageVAE(**vae)),
         }
 
 
