@@ -175,8 +175,8 @@ class Terminal:
     def _flight_line(self, status: RunStatus, columns: int) -> str:
         furthest = status.furthest
         told = self._opening if status.phase == "opening" else describe_flight(status) or "waiting"
-        if status.phase == "stopping":
-            told = f"stopping; {told}"
+        if status.phase in ("stopping", "paused"):
+            told = f"{status.phase}; {told}"
         if furthest is None:
             return told
         bar = "{desc}: step {n_fmt} of {total_fmt} |{bar}|"
@@ -325,6 +325,8 @@ def _of_run(what: events.Event) -> _Line:
             ids = [item.picture.id for item in what.items]
             told = {"reason": what.reason, "hint": what.hint, "excerpt": what.excerpt, "ids": ids}
             return "worker-lost", {**told, **_where(what.where)}
+        case events.Pausing():
+            return "pausing", {"paused": what.paused, "let_go": what.let_go}
         case events.Stopping():
             return "stopping", {"in_flight": what.in_flight, "grace_s": what.grace_s}
         case events.Remark():

@@ -61,6 +61,16 @@ def sentence(what: events.Event, *, several: bool = False) -> str | None:
             return "\n".join([first, *(f"  it said: {line}" for line in excerpt.splitlines()[-_LAST_LINES:])])
         case events.Remark(text=text):
             return f"warning: {text}"
+    return _beginning(what)
+
+
+def _beginning(what: events.Event) -> str | None:
+    """That nothing more is begun, or something again."""
+    match what:
+        case events.Pausing(let_go=True):
+            return "paused: the GPU's memory is given back"
+        case events.Pausing(paused=paused):
+            return "paused: nothing is begun before renderer resume" if paused else "going on"
         case events.Stopping(in_flight=0):
             return "stopping"
         case events.Stopping(in_flight=count, grace_s=grace_s):

@@ -107,15 +107,20 @@ def describe_flight(status: RunStatus) -> str:
 def describe_status(status: RunStatus) -> str:
     """How a batch stands, in a line."""
     furthest = status.furthest
+    paused = ["paused"] if status.phase == "paused" and furthest is not None else []
     step = f"{describe_flight(status)} at step {furthest.step} of {furthest.steps}" if furthest else status.phase
-    return "; ".join([f"{status.done} of {status.to_render} done", *describe_facts(status), step])
+    return "; ".join([f"{status.done} of {status.to_render} done", *describe_facts(status), *paused, step])
 
 
 def describe_running(status: RunStatus, memory: MemoryNow, now: datetime) -> Iterator[str]:
     """How a batch stands that somebody else renders: lines of at most 80 columns, in this machine's time."""
     facts = [f"{status.done} of {status.to_render} done", *describe_facts(status)]
     began = status.began_at.astimezone()
-    yield from wrap(f"  {status.phase} since {began:%H:%M}: {', '.join(facts)}", "    ")
+    when = ", begun at" if status.phase == "paused" else " since"
+    yield from wrap(f"  {status.phase}{when} {began:%H:%M}: {', '.join(facts)}", "    ")
+    if status.phase == "paused":
+        memory_is = "is held for a while" if status.worker_pids else "is given back"
+        yield f"    nothing is begun before renderer resume; the GPU's memory {memory_is}"
     for one in status.in_flight[:_SHOWN]:
         again = f", try {one.attempt}" if one.attempt > 1 else ""
         since = one.since.astimezone()

@@ -10,6 +10,6 @@ picture to their `sinks`: journal, plan, counts (`progress`, `tempo`), watchers.
 threads of `writing`; `readings` are pictures whose lettering is read; `bringing` and `moving` are for those that lie
 elsewhere, `vanishing` machines that are taken away. `provision` brings models, `merging` what other machines have
 rendered; `sharing` is whose turn it is beside them, `holding` whether a folder still is ours. `events` is what watchers
-hear (`busy`: of long work, `heartbeat`: how things stand), `settings` how to behave, `logs` what a worker prints. Knows
-no engine.
+hear (`busy`: of long work, `heartbeat`: how things stand), `mailbox` what others ask of a night, `rest` its pauses and
+its end, `settings` how to behave, `logs` what a worker prints. Knows no engine.
 """

@@ -25,6 +25,7 @@ from renderer.supervisor.dealing import Deal, Group
 from renderer.supervisor.heartbeat import TICK_S, Heart
 from renderer.supervisor.night import Night
 from renderer.supervisor.pool import Seat
+from renderer.supervisor.rest import Grace, Rest
 from renderer.supervisor.results import Result
 from renderer.supervisor.settings import AT_ONCE
 from renderer.supervisor.together import Together
@@ -70,7 +71,8 @@ class Dispatcher:
         self._first_in_line: Seat | None = None
         self._given: dict[int, Planned] = {}
         self._vanishing = Vanishing()
-        self._grace_ends: float | None = None
+        self._rest = Rest(night, outcomes.tempo)
+        self._grace = Grace(night)
         self._back_at: float | None = None
         self.longest_away_s = 0.0
 
@@ -93,7 +95,7 @@ class Dispatcher:
 
     def _run(self) -> Ending:
         while self._deal or self._pool.flights or self._writing:
-            if self._must_drop():
+            if self._grace.is_over(self._pool):
                 return "signal"
             self._join_retakes()
             if self._deal.next_rounds():
@@ -101,6 +103,7 @@ class Dispatcher:
             if not self._pool.flights and not self._writing and (ending := self._reason_to_end()):
                 return ending
             self._staff()
+            self._rest.look(self._pool, busy=bool(self._pool.flights or self._writing))
             if self._nothing_more():
                 self._pool.ask_back()
             else:
@@ -161,7 +164,10 @@ class Dispatcher:
                 self._outcomes.refused(item, error)
 
     def _nothing_more(self) -> bool:
-        """Whether nothing more is to begin, whatever a worker has been given already."""
+        """Whether nothing more is to begin now, whatever a worker has been given already."""
+        return self._ends() or self._night.pause.is_on
+
+    def _ends(self) -> bool:
         return self._night.asked_to_end() is not None or self._night.has_failed_enough
 
     def _next(self, group: Group, seat: Seat) -> Planned | None:
@@ -263,7 +269,9 @@ class Dispatcher:
             self._lost(seat, f"the worker said nothing for {silent_s:.0f} s and was ended")
 
     def _phase(self) -> Phase:
-        return "stopping" if self._nothing_more() else "rendering" if self._pool.is_open else "opening"
+        if self._ends():
+            return "stopping"
+        return "paused" if self._night.pause.is_on else "rendering" if self._pool.is_open else "opening"
 
     def _take(self, seat: Seat, event: protocol.AnyEvent | Gone, payload: bytes) -> None:
         match event:
@@ -373,18 +381,6 @@ class Dispatcher:
         self._night.watch(events.DeviceLeft(f"{seat.label} is left out: {why}", seat.label))
 
     # -- ending --
-
-    def _must_drop(self) -> bool:
-        """Whether what is in flight has to be given up: asked twice to stop, or asked once and the grace is over."""
-        stop = self._night.stop
-        if stop.requests == 0:
-            return False
-        now = time.monotonic()
-        if self._grace_ends is None:
-            self._grace_ends = now + self._settings.grace_s
-            begun = sum(flight.since is not None for flight in self._pool.flights)
-            self._night.watch(events.Stopping(begun, self._settings.grace_s))
-        return stop.requests >= AT_ONCE or now > self._grace_ends
 
     def _drop(self) -> None:
         """Give up what is still in flight, and say so in the journal: it is not the pictures' fault."""

@@ -167,6 +167,14 @@ class Stopping:
 
 
 @dataclass(frozen=True, slots=True)
+class Pausing:
+    """Nothing is begun until somebody says so, or that has been said. `let_go`: the workers have been."""
+
+    paused: bool
+    let_go: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Remark:
     """Something beside the batch went wrong, and nothing of the batch with it."""
 
@@ -212,6 +220,7 @@ Event = (
     | PictureFailed
     | WorkerLost
     | Stopping
+    | Pausing
     | Remark
     | Tick
     | BatchEnded

@@ -13,7 +13,7 @@ from renderer.planning.fitting import SizeRefusal
 from renderer.supervisor.events import Watch
 from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.progress import FailureRow
-from renderer.supervisor.settings import Settings, StopRequests, asked_to_end
+from renderer.supervisor.settings import Pause, Settings, StopRequests, asked_to_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class Night:
     stop: StopRequests
     lora_troubles: dict[str, RendererError] = field(default_factory=dict)
     row: FailureRow = field(default_factory=FailureRow)
+    pause: Pause = field(default_factory=Pause)
 
     def refusal(self, job: Job) -> SizeRefusal | RendererError | None:
         """Why a job cannot be rendered on this machine, if so: it does not fit, or what it is rendered with lacks."""

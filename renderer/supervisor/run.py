@@ -30,11 +30,12 @@ from renderer.supervisor.busy import LongWork
 from renderer.supervisor.events import Watch
 from renderer.supervisor.holding import Holding, held_alone
 from renderer.supervisor.local_worker import ThisMachine
+from renderer.supervisor.mailbox import Mailbox
 from renderer.supervisor.night import Night
 from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.progress import never_begun, told
 from renderer.supervisor.rendering import Batches
-from renderer.supervisor.settings import Settings, StopRequests, asked_to_end
+from renderer.supervisor.settings import Pause, Settings, StopRequests, asked_to_end
 from renderer.supervisor.sharing import SharedParts
 from renderer.weights.needs import Need
 
@@ -93,8 +94,11 @@ class _Run:
         self._summaries: dict[str, Summary] = {}
         self._errors: list[RendererError] = []
         self._of_batches: list[RendererError | None] = []
+        self._pause = Pause()
 
     def render(self, held: contextlib.ExitStack) -> list[Summary]:
+        names = [manifest.name for manifest in self._manifests]
+        held.enter_context(Mailbox(self._settings.outputs, names, self._stop, self._pause, self._watch))
         try:
             self._lock(held)
             self._render(self._plan())
@@ -176,7 +180,10 @@ class _Run:
         with WorkerPool(fleet.hire, watch, [device.label for device in seats]) as pool:
             machine = seats[0].machine
             known = rates.cached(machine) if machine.gpu else None
-            night = Night(settings, deployments, troubles, refused, known, pool, watch, self._stop, lora_troubles)
+            night = Night(
+                settings, deployments, troubles, refused, known, pool, watch, self._stop, lora_troubles,
+                pause=self._pause,
+            )  # fmt: skip
             with contextlib.closing(self._turns(batches, night)) as turns:
                 for those, holds in turns:
                     rendering = Batches(those, night, self._has_ended, holds)

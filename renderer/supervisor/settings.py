@@ -12,6 +12,7 @@ from renderer.outputs.summary import Ending
 from renderer.supervisor.fleet import Fleet
 from renderer.supervisor.worker import Hire
 from renderer.system.leases import STALE_S
+from renderer.text import duration
 
 _SAME_WISH_S = 0.5
 _CROSSING_S = 1.0
@@ -81,6 +82,19 @@ class StopRequests:
         while not self.requests and time.monotonic() < until:
             time.sleep(0.01)
         return self.requests > 0
+
+
+@dataclass(slots=True)
+class Pause:
+    """Whether somebody wants nothing to begin for a while, and for how many seconds workers are kept meanwhile."""
+
+    is_on: bool = False
+    keeps_s: float = 60.0
+
+    @property
+    def told(self) -> str:
+        """What becomes of the GPU's memory, for people."""
+        return f"the GPU's memory is given back {duration(self.keeps_s)} later"
 
 
 def asked_to_end(settings: Settings, stop: StopRequests) -> Ending | None:

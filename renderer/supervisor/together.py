@@ -37,6 +37,7 @@ class Together:
         self._batches: dict[str, Outcomes] = {} if only is None else {"": only}
         self.writing = beside.writing
         self.readings = beside.readings
+        self.tempo = beside.tempo
         self._reads: Outcomes | None = None
 
     def add(self, name: str, batch: Outcomes) -> None:

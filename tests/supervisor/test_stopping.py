@@ -6,11 +6,13 @@ import functools
 import time
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import picture_files
 from renderer.planning.plan import make_plan
 from renderer.supervisor import events, run
-from renderer.supervisor.settings import Settings, StopRequests
+from renderer.supervisor.settings import Pause, Settings, StopRequests
 from tests.fakes import Behaviour, InlineWorker
 from tests.making import make_manifest, make_picture
 from tests.supervisor.running import FAKE, FAKE_OF_EIGHT, Night, counts, journal_open
@@ -159,3 +161,44 @@ class TestStopping:
         )
         run.render([many], settings, count, StopRequests())
         assert most == 2
+
+
+class TestPausing:
+    def test_workers_go_after_a_while_and_come_again(self, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A paused night gives the GPU's memory back, and opens the model anew when it goes on: nothing is lost."""
+        pause = Pause(keeps_s=0.3)
+        monkeypatch.setattr(run, "Pause", lambda: pause)
+        phases: list[str] = []
+
+        def watch(what: events.Event) -> None:
+            night.heard.append(what)
+            if isinstance(what, events.PictureDone):
+                pause.is_on |= len(night.of(events.PictureDone)) == 1
+            elif isinstance(what, events.Pausing) and what.let_go:
+                assert len(night.of(events.PictureDone)) < 3
+                pause.is_on = False
+            elif isinstance(what, events.Tick) and what.status is not None:
+                phases.append(what.status.phase)
+
+        settings = Settings(outputs=night.settings.outputs, hire=FAKE)
+        (summary,) = run.render([make_manifest(["slow"] * 3)], settings, watch, StopRequests())
+        assert counts(summary) == (3, 0, 0, 0)
+        assert [(what.paused, what.let_go) for what in night.of(events.Pausing)] == [
+            (True, False),
+            (True, True),
+            (False, False),
+        ]
+        assert len(night.of(events.WorkerOpened)) == 2
+        assert "paused" in phases
+
+    def test_a_paused_night_can_be_stopped(self, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It ends, and what it had not begun is left."""
+        pause, stop = Pause(is_on=True), StopRequests()
+        monkeypatch.setattr(run, "Pause", lambda: pause)
+
+        def watch(what: events.Event) -> None:
+            if isinstance(what, events.Tick) and what.status is not None:
+                stop.request()
+
+        (summary,) = run.render([make_manifest("abc")], night.settings, watch, stop)
+        assert (summary.ending, counts(summary)) == ("signal", (0, 0, 0, 3))

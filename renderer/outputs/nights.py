@@ -1,0 +1,173 @@
+"""Nights that are on, and what others ask of them: files in `outputs/.nights`, for programs of this user and machine.
+
+    <process>/.lock              held as long as the night is on
+    <process>/night.json         what it is
+    <process>/<wish>.wish        what somebody asks, until the night has taken it
+    <process>/<wish>.answer      what it says to that
+
+All of it goes with the night; what one left behind that was killed, the next one removes. Knows nothing of rendering.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from renderer.errors import DiskError
+from renderer.job import Value
+from renderer.system import lock
+from renderer.system.files import write_whole
+
+FOLDER = ".nights"
+_LOCK = ".lock"
+_MAX_BYTES = 2**20
+
+
+class NightFile(Value):
+    """One night: its process, where that runs, since when, and the manifests that it renders, by their names."""
+
+    night_version: Literal[1] = 1
+    pid: int
+    machine: str
+    began_at: datetime
+    names: tuple[str, ...]
+    paused: bool = False
+
+
+class Wish(Value):
+    """What somebody asks of a night."""
+
+    what: Literal["pause", "resume", "stop"]
+
+
+class Answer(Value):
+    """What a night says to a wish; an `error` where it cannot be."""
+
+    text: str
+    hint: str = ""
+    error: bool = False
+
+
+def this_machine() -> str:
+    """The name that tells machines apart which share a disk."""
+    return socket.gethostname()
+
+
+@dataclass(frozen=True, slots=True)
+class NightFolder:
+    """Where one night says what it is, and hears what is asked of it."""
+
+    path: Path
+
+    @classmethod
+    def of_process(cls, outputs: Path, pid: int) -> NightFolder:
+        return cls(outputs / FOLDER / str(pid))
+
+    # -- the night's side --
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Be there for others as long as this lasts. Raises `DiskError` where nothing can be written."""
+        with lock.held(self.path / _LOCK):
+            try:
+                yield
+            finally:
+                shutil.rmtree(self.path, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    self.path.parent.rmdir()
+
+    def post(self, night: NightFile) -> None:
+        """Say what it is. Raises `DiskError`."""
+        write_whole(self.path / "night.json", night.model_dump_json().encode() + b"\n", lasting=False)
+
+    def wishes(self) -> list[tuple[str, Wish]]:
+        """What this user has asked since the last look, and it is asked no more: each with its mark."""
+        found: list[tuple[str, Wish]] = []
+        with contextlib.suppress(OSError):
+            for path in sorted(self.path.glob("*.wish"), key=_written_at):
+                with contextlib.suppress(OSError, ValidationError, ValueError):
+                    if path.stat().st_uid in (os.getuid(), 0) and path.stat().st_size <= _MAX_BYTES:
+                        found.append((path.stem, Wish.model_validate_json(path.read_bytes())))
+                path.unlink(missing_ok=True)
+        return found
+
+    def answer(self, mark: str, answer: Answer) -> None:
+        """Answer a wish; whoever asked may have gone."""
+        with contextlib.suppress(DiskError):
+            write_whole(self.path / f"{mark}.answer", answer.model_dump_json().encode() + b"\n", lasting=False)
+
+    # -- others' side --
+
+    def ask(self, wish: Wish) -> str:
+        """Ask something of it: the wish's mark. Raises `DiskError`."""
+        mark = uuid.uuid4().hex
+        write_whole(self.path / f"{mark}.wish", wish.model_dump_json().encode() + b"\n", lasting=False)
+        return mark
+
+    def is_taken(self, mark: str) -> bool:
+        """Whether it has heard a wish."""
+        return not (self.path / f"{mark}.wish").exists()
+
+    def withdraw(self, mark: str) -> bool:
+        """Ask it no more; whether it had not heard it yet."""
+        try:
+            (self.path / f"{mark}.wish").unlink()
+        except OSError:
+            return False
+        return True
+
+    def take_answer(self, mark: str) -> Answer | None:
+        """What it said to a wish; None where it has not yet."""
+        path = self.path / f"{mark}.answer"
+        try:
+            found = Answer.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError, ValueError):
+            return None
+        path.unlink(missing_ok=True)
+        return found
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the night is: its process holds the lock."""
+        return lock.look(self.path / _LOCK) == "held"
+
+    def read(self) -> NightFile | None:
+        """What it says that it is; None where it is none, or not on any more."""
+        path = self.path / "night.json"
+        try:
+            if not self.is_on or path.stat().st_size > _MAX_BYTES:
+                return None
+            return NightFile.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError, ValueError):
+            return None
+
+
+def find(outputs: Path) -> list[tuple[NightFolder, NightFile]]:
+    """The nights that are on in a folder of outputs, the first begun first."""
+    folders = [NightFolder(path) for path in sorted((outputs / FOLDER).glob("*")) if path.is_dir()]
+    found = [(folder, night) for folder in folders if (night := folder.read()) is not None]
+    return sorted(found, key=lambda each: each[1].began_at)
+
+
+def sweep(outputs: Path) -> None:
+    """Remove what nights have left behind that were killed."""
+    for path in (outputs / FOLDER).glob("*"):
+        if lock.look(path / _LOCK) == "free":
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _written_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

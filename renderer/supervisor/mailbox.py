@@ -1,0 +1,82 @@
+"""What is asked of a night from other terminals: to pause, to go on, to stop. Heard on a thread, whatever is going on.
+
+Where that cannot be, the night goes on without, and says so. Knows nothing of pictures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from renderer.errors import DiskError, LockedError
+from renderer.outputs import nights
+from renderer.outputs.nights import Answer, NightFile, NightFolder, Wish
+from renderer.supervisor import events
+from renderer.supervisor.events import Watch
+from renderer.supervisor.settings import Pause, StopRequests
+
+_LOOK_S = 0.2
+
+
+class Mailbox:
+    """One night's. As a context, it is there for others as long as that lasts."""
+
+    def __init__(self, outputs: Path, names: Iterable[str], stop: StopRequests, pause: Pause, watch: Watch) -> None:
+        self._outputs = outputs
+        self._stop = stop
+        self._pause = pause
+        self._watch = watch
+        self._folder = NightFolder.of_process(outputs, os.getpid())
+        self._night = NightFile(
+            pid=os.getpid(), machine=nights.this_machine(), began_at=datetime.now(UTC), names=tuple(names)
+        )
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="mailbox", daemon=True)
+        self._held = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        nights.sweep(self._outputs)
+        try:
+            self._held.enter_context(self._folder.opened())
+            self._folder.post(self._night)
+        except (DiskError, LockedError) as error:
+            self._held.close()
+            self._watch(events.Remark(f"other terminals cannot pause or stop this run: {error.message}"))
+        else:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._held.close()
+
+    def _listen(self) -> None:
+        while not self._ends.wait(_LOOK_S):
+            for mark, wish in self._folder.wishes():
+                self._folder.answer(mark, self._fulfil(wish))
+
+    def _fulfil(self, wish: Wish) -> Answer:
+        match wish.what:
+            case "pause" | "resume":
+                return self._pauses(paused=wish.what == "pause")
+            case "stop":
+                self._stop.request()
+                return Answer(text="it stops: what is in flight may finish; stop it once more to end at once")
+
+    def _pauses(self, *, paused: bool) -> Answer:
+        before, self._pause.is_on = self._pause.is_on, paused
+        if before == paused:
+            return Answer(text="it is paused already" if paused else "it is not paused")
+        self._night = self._night.model_copy(update={"paused": paused})
+        with contextlib.suppress(DiskError):
+            self._folder.post(self._night)
+        if paused:
+            return Answer(text=f"it pauses: what is in flight finishes; {self._pause.told}")
+        return Answer(text="it goes on")
