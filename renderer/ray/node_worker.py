@@ -79,6 +79,17 @@ class Posting:
         models = str(folders.models_folder().absolute())
         return cls(terms, os.environ.get("OMP_NUM_THREADS"), models, most_workers, vram_bytes, command)
 
+    def settle(self) -> None:
+        """Have this process, and the workers that it starts, as it says. Changes environment variables."""
+        folders.settle()
+        if self.threads is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
+        else:
+            os.environ["OMP_NUM_THREADS"] = self.threads
+        if not os.environ.get("RENDERER_MODELS") and not os.environ.get("DIFFSYNTH_MODEL_BASE_PATH"):
+            shared = Path(self.models)
+            os.environ["RENDERER_MODELS"] = str(shared if shared.is_dir() else folders.cache_folder() / "models")
+
 
 class NodeWorker:
     """One worker's process on this machine. Its methods are called from several threads."""
@@ -98,7 +109,7 @@ class NodeWorker:
 
     def start(self) -> None:
         """Start the worker. Raises `DiskError` where nothing can be kept on this machine."""
-        self._settle()
+        self._posting.settle()
         with tempfile.TemporaryDirectory(prefix="renderer-", ignore_cleanup_errors=True) as folder:
             log = Path(folder) / "worker.log"
             worker = self._starter.submit(LocalWorker, log, self._posting.command).result()
@@ -128,17 +139,6 @@ class NodeWorker:
             self._bell.wait(left_s)
 
     # -- on its machine --
-
-    def _settle(self) -> None:
-        folders.settle()
-        threads = self._posting.threads
-        if threads is None:
-            os.environ.pop("OMP_NUM_THREADS", None)
-        else:
-            os.environ["OMP_NUM_THREADS"] = threads
-        if not os.environ.get("RENDERER_MODELS") and not os.environ.get("DIFFSYNTH_MODEL_BASE_PATH"):
-            shared = Path(self._posting.models)
-            os.environ["RENDERER_MODELS"] = str(shared if shared.is_dir() else folders.cache_folder() / "models")
 
     def _obey(self, worker: LocalWorker) -> None:
         """Pass orders on, one after the other, as this machine's worker can take them."""
