@@ -38,49 +38,78 @@ jobs:
 
 @dataclass(frozen=True, slots=True)
 class PicturesEach:
-    """What each GPU renders."""
+    """What each GPU renders: so many that a start which is a second longer is no part of the figure."""
 
-    pictures: int = 8
+    pictures: int = 16
     steps: int = 6
     size: str = "1328x1328"
     model: str = "Qwen/Qwen-Image"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """How many devices, with how much GPU memory (None: all), and whether they share one copy of the blocks."""
+
+    devices: int
+    limit: str | None = None
+    shared: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"{self.devices}-{self.limit or 'resident'}{'' if self.shared else '-own'}"
+
+    @property
+    def program(self) -> tuple[str, ...]:
+        """The renderer, as Python is told of it."""
+        return ("-m", "renderer") if self.shared else ("-c", _WITHOUT_SHARING)
+
+
+_WITHOUT_SHARING = """\
+import sys
+from renderer.cli.command import main
+from renderer.system import shared_memory
+shared_memory.is_possible = lambda: False
+sys.exit(main())
+"""
 
 
 def measure(
     folder: Path,
     env: Mapping[str, str],
     devices: Sequence[str],
-    limits: Sequence[str | None] = (None, "10GiB"),
+    cases: Sequence[Case] | None = None,
     load: PicturesEach = PicturesEach(),
 ) -> Iterator[Figures]:
-    """A row for one device and one for all, by each limit of GPU memory (None: all there is). Raises `MachineError`."""
-    for limit in limits:
-        alone: Figures | None = None
-        for several in sorted({1, len(devices)}):
-            row = _case(folder, env, devices[:several], limit, load)
-            alone = alone or row
-            yield {
-                **row,
-                "times_one": round(row["pictures_per_hour"] / alone["pictures_per_hour"], 3),
-                "more_host_bytes": row["host_bytes"] - alone["host_bytes"],
-                "last_ready_s": round(row["ready_s"][-1] - row["ready_s"][0], 1),
-            }
+    """A row a case (None: the usual ones); the first is what the others are compared with. Raises `MachineError`."""
+    alone: Figures | None = None
+    for case in usual(len(devices)) if cases is None else cases:
+        row = _case(folder, env, devices[: case.devices], case, load)
+        alone = alone or row
+        yield {
+            **row,
+            "times_one": round(row["pictures_per_hour"] / alone["pictures_per_hour"], 3),
+            "more_host_bytes": row["host_bytes"] - alone["host_bytes"],
+            "last_ready_s": round(row["ready_s"][-1] - row["ready_s"][0], 1),
+        }
 
 
-def _case(
-    folder: Path, env: Mapping[str, str], devices: Sequence[str], limit: str | None, load: PicturesEach
-) -> Figures:
+def usual(devices: int) -> list[Case]:
+    """One device and all, with all blocks on each; the same with copies in host memory for each; and little memory."""
+    return [Case(1), Case(devices), Case(devices, shared=False), Case(devices, "10GiB")]
+
+
+def _case(folder: Path, env: Mapping[str, str], devices: Sequence[str], case: Case, load: PicturesEach) -> Figures:
     outputs, written = folder / "outputs-several", folder / "several.yaml"
     shutil.rmtree(outputs, ignore_errors=True)
     count = load.pictures * len(devices)
     text = _MANIFEST.format(model=load.model, size=load.size, steps=load.steps, count=count)
     written.write_text(text, encoding="utf-8")
-    limited = () if limit is None else ("--vram", limit)
+    limited = () if case.limit is None else ("--vram", case.limit)
     command = (str(written), "--outputs", str(outputs), "--gpus", ",".join(devices), "--offline", *limited)
     began_s = time.time()
     with _fullest() as fullest:
         ended = subprocess.run(
-            [sys.executable, "-m", "renderer", "render", *command, "--log-format", "json"],
+            [sys.executable, *case.program, "render", *command, "--log-format", "json"],
             env=dict(env), check=False, stderr=subprocess.PIPE, encoding="utf-8",
         )  # fmt: skip
     if ended.returncode != 0:
@@ -94,7 +123,7 @@ def _case(
     took_s = max(_seconds(each["timing"]["ended_at"]) for each in sidecars) - began
     sharings = [each["sharing"] for each in sidecars if each["sharing"]]
     found = {
-        "case": f"{len(devices)}-{limit or 'resident'}",
+        "case": case.name,
         "devices": [sidecars[0]["gpu"] and sidecars[0]["gpu"]["name"], len(devices)],
         "pictures": len(sidecars),
         "steps": load.steps,
@@ -105,6 +134,7 @@ def _case(
         "host_bytes": fullest[0],
         "slots": sorted({each["slots"] for each in sharings}),
         "in_flight": sorted({round(each["mean_in_flight"], 1) for each in sharings}),
+        "starts": [each["timing"]["start"] for each in sidecars if each["timing"]["start"]][: len(devices) + 1],
         "load_s": sorted({round(each["timing"]["load_s"] or 0.0, 1) for each in sidecars}),
     }
     shutil.rmtree(outputs)
@@ -152,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     packed = running.store(options.folder, options.stores or options.folder, "fp8")
     _say({"case": "made", "seconds": round(time.monotonic() - began_s, 1), "gpus": uuids})
     env = running.environment(options.folder, packed)
-    _case(options.folder, env, uuids, None, PicturesEach(pictures=1, steps=2))  # kernels are compiled once
+    _case(options.folder, env, uuids, Case(len(uuids)), PicturesEach(pictures=1, steps=2))  # kernels are compiled once
     rows = measure(options.folder, env, uuids)
     while time.monotonic() - began_s < options.seconds and (row := next(rows, None)) is not None:
         _say(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import mmap
 import sys
@@ -20,7 +21,9 @@ PINNING_HINT = "raise the limit on locked memory (ulimit -l unlimited), or free 
 SLOWER = f"copies to the GPU take several times as long (7 times beside an H200); {PINNING_HINT}"
 
 _PIN_FLAGS = 0  # cudaHostRegisterDefault
-_MADV_POPULATE_WRITE = 23  # Linux 5.14; Python has no name for it
+_MADV_POPULATE_WRITE = 23  # Linux 5.14; where there is none, the driver asks for the pages one by one
+_LIBC = ctypes.CDLL(None)
+"""Its calls let other threads run; those of `mmap` do not, and the imports would wait for every page."""
 
 
 def host_buffer(
@@ -81,8 +84,7 @@ def _host_memory(
     if fill is not None:
         fill(buffer)
     if shared is not None and device == "cuda":  # what another process has filled has no pages here yet
-        with contextlib.suppress(OSError, ValueError):
-            memory.madvise(_MADV_POPULATE_WRITE)
+        _LIBC.madvise(ctypes.c_void_p(buffer.data_ptr()), ctypes.c_size_t(size), _MADV_POPULATE_WRITE)
     return buffer, memory.pin(buffer.data_ptr(), size) if device == "cuda" else 0
 
 

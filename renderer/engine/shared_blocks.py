@@ -66,7 +66,7 @@ def open_for(files: Sequence[CheckedBlock], shared: HostCopy) -> SharedBlocks | 
     count = sum(file.bytes for file in files)
     pieces = None
     try:
-        pieces = Pieces(shared.at)
+        pieces = Pieces(shared.at, shared.name)
         missing, free = count - pieces.taken_bytes, hardware.look().ram_free_bytes
         fits = missing <= free if pieces.is_begun else host.has_room(count, min(free, shared.ram_bytes))
         if fits:

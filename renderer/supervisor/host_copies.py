@@ -39,7 +39,8 @@ class HostCopies:
         except (OSError, RendererError):  # the worker says what is wrong with a model
             return setup
         room = self._workers * setup.ram_bytes - (self._workers - 1) * host.MARGIN_BYTES - others
-        return setup.model_copy(update={"host_copy": HostCopy(at=self._owned[key][0].path, ram_bytes=max(0, room))})
+        owner, _ = self._owned[key]
+        return setup.model_copy(update={"host_copy": HostCopy(at=owner.path, name=owner.name, ram_bytes=max(0, room))})
 
     def keep(self, opened: Iterable[Setup]) -> None:
         """Let go of what belongs to none of these, which are all that workers have open."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
+from uuid import uuid4
 
 PIECE_ALIGNMENT = 2 * 2**20
 """Where pieces begin: at a multiple of every page size, so that each may be mapped, and pinned, alone."""
@@ -50,8 +51,9 @@ class SharedMemory:
     """An empty piece of shared memory, which lives until it is closed here and wherever it was opened."""
 
     def __init__(self, name: str) -> None:
-        """`name` is shown in `/proc/PID/maps`. Raises `OSError`."""
-        self._descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+        """`name` is shown in `/proc/PID/maps`, with a mark of its own behind it. Raises `OSError`."""
+        self.name = f"{name}-{uuid4().hex}"
+        self._descriptor = os.memfd_create(self.name, os.MFD_CLOEXEC)
 
     @property
     def path(self) -> str:
@@ -66,8 +68,13 @@ class SharedMemory:
 class Pieces:
     """The pieces of a shared memory, as a process sees them that fills and reads them. For several threads."""
 
-    def __init__(self, path: str) -> None:
-        """Raises `OSError` where it cannot be opened: its owner is gone, or on another machine."""
+    def __init__(self, path: str, name: str) -> None:
+        """Raises `OSError` where it cannot be opened: its owner is gone, or on another machine.
+
+        There, the path may be another file's: it has to have the `name`.
+        """
+        if not Path(path).readlink().name.startswith(f"memfd:{name}"):
+            raise FileNotFoundError(errno.ENOENT, "no such memory on this machine", path)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._places: list[int] = []
 

@@ -21,19 +21,20 @@ from renderer.system import shared_memory
 from renderer.system.shared_memory import Pieces, SharedMemory
 from tests.engine.test_slots import File, files
 
+NAME = "renderer-test"
 SIZE = 3 * shared_memory.PIECE_ALIGNMENT // 2
 
 
 @pytest.fixture
 def at() -> Iterator[str]:
     """A shared memory that this process owns."""
-    owner = SharedMemory("renderer-test")
+    owner = SharedMemory(NAME)
     yield owner.path
     owner.close()
 
 
 def copy(at: str, ram_bytes: int = 2**40) -> HostCopy:
-    return HostCopy(at=at, ram_bytes=ram_bytes)
+    return HostCopy(at=at, name=NAME, ram_bytes=ram_bytes)
 
 
 def source(mine: Sequence[File], at: str, ram_bytes: int = 2**40, own_bytes: int | None = None) -> BlockSource:
@@ -75,6 +76,15 @@ def test_where_the_owner_is_gone_a_worker_has_its_own(caplog: pytest.LogCaptureF
     assert "this worker has its own" in caplog.text
 
 
+def test_another_file_of_that_number_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """On another machine, the owner's number may be another process's, and its file any."""
+    (tmp_path / "precious").write_bytes(b"precious")
+    with (tmp_path / "precious").open("r+b") as stream:
+        assert all_of(source(files(3), f"/proc/self/fd/{stream.fileno()}")) == [0, 1, 2]
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+    assert "this worker has its own" in caplog.text
+
+
 def test_what_failed_is_empty_and_read_by_the_next(at: str) -> None:
     """A disk's bad moment leaves no half a block to others."""
     shared = shared_blocks.open_for([File(7)], copy(at))
@@ -90,7 +100,7 @@ DIES = f"""
 import os, signal, sys
 from renderer.system.shared_memory import Pieces
 import mmap
-pieces = Pieces(sys.argv[1]).lay_out(b"it", [{SIZE}, {SIZE}])
+pieces = Pieces(sys.argv[1], "renderer-test").lay_out(b"it", [{SIZE}, {SIZE}])
 memory = mmap.mmap(pieces.descriptor, {SIZE}, offset=pieces.place(1))
 def half():
     memory[:100] = bytes([9]) * 100
@@ -104,7 +114,7 @@ def test_a_worker_that_dies_while_it_fills_leaves_no_half(at: str) -> None:
     """What it had filled before stays; the piece that it was at is begun again."""
     died = subprocess.run([sys.executable, "-c", DIES, at], check=False)
     assert died.returncode == -signal.SIGKILL
-    pieces = Pieces(at).lay_out(b"it", [SIZE, SIZE])
+    pieces = Pieces(at, NAME).lay_out(b"it", [SIZE, SIZE])
     filled: list[int] = []
     assert pieces.have(0, lambda: filled.append(0))
     assert pieces.have(1, lambda: filled.append(1))
@@ -140,7 +150,7 @@ def test_room_is_asked_for_once(at: str, monkeypatch: pytest.MonkeyPatch, caplog
     assert isinstance(source(mine, at, 1, 1), ReadAhead)
     assert all_of(source(mine, at, 2 * SIZE + 100)) == [0, 1]
     assert shared_blocks.open_for(mine, copy(at, 0)) is not None
-    pieces = Pieces(at)
+    pieces = Pieces(at, NAME)
     assert 2 * SIZE <= pieces.taken_bytes < 2 * SIZE + 4 * shared_memory.PIECE_ALIGNMENT
     pieces.close()
 
@@ -152,7 +162,8 @@ from renderer.engine.slots import source_for
 from renderer.protocol import HostCopy
 from tests.engine.test_slots import File
 blocks = [File(number, 2**22) for number in range(4)]
-source = source_for(blocks, "cpu", shared=open_for(blocks, HostCopy(at=sys.argv[1], ram_bytes=2**40)))
+copy = HostCopy(at=sys.argv[1], name="renderer-test", ram_bytes=2**40)
+source = source_for(blocks, "cpu", shared=open_for(blocks, copy))
 source.wait()
 print(sum(int(source.block(number).sum()) for number in range(4)), flush=True)
 sys.stdin.read()
@@ -190,8 +201,8 @@ def _mapped(pid: int) -> tuple[int, int]:
 
 def test_nothing_of_it_has_a_name() -> None:
     """So that nothing is left, whoever is killed: it is in no folder."""
-    owner = SharedMemory("renderer-test")
+    owner = SharedMemory(NAME)
     try:
-        assert "renderer-test (deleted)" in str(Path(owner.path).readlink())
+        assert str(Path(owner.path).readlink()) == f"/memfd:{owner.name} (deleted)"
     finally:
         owner.close()
