@@ -61,8 +61,8 @@ class Demand(Value):
 class HostCopy(Value):
     """Where the workers of a machine have one copy of a model's blocks between them, and how large it may be.
 
-    `at` is where a shared memory is opened (`system.shared_memory`), `name` what it is called there, `ram_bytes` how much
-    of the free host memory may be filled with blocks by all of them together.
+    `at` is where a shared memory is opened (`system.shared_memory`), `name` its name there, `ram_bytes` how much of the
+    free host memory may be filled with blocks by all of them together.
     """
 
     at: str
