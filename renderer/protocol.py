@@ -40,7 +40,7 @@ class Demand(Value):
     """A kind of picture that is to come: pixels, the most tokens of its prompts, whether it is guided, and takes in.
 
     `edited` are the sizes of what it edits, and `split` says whether that is modulated apart. `layer_num` is as jobs
-    have it, which are taken apart.
+    have it, which are taken apart; `controls` is how many ControlNets hold it.
 
     `pictures` is how many there are (null: many), `steps` those of all of them together: what the kind weighs.
     """
@@ -54,6 +54,7 @@ class Demand(Value):
     edited: tuple[tuple[int, int], ...] = ()
     split: bool = False
     layer_num: int | None = None
+    controls: int = 0
     pictures: int | None = None
     steps: int = 1
 
@@ -74,14 +75,14 @@ class Setup(Value):
     """What a worker opens, once: one model at one precision, placed by one profile.
 
     `model` is a catalogue id or a folder, `identity` which weights that were when the work was planned (null: whatever
-    they are now), `precision` its jobs'. `vram_bytes` bounds what is taken on the GPU (null:
-    all there is); by the profiles `fp8` and `disk`, the weights alone. For the profile `stream`: `store` is the packed
-    store's folder, `slots` how many blocks are on the GPU and `in_flight` how many pictures at most (null: as many as
-    there is room for, and use). `demands` are what the GPU's memory is shared out for, beside
-    `lora_bytes`, which pictures' LoRAs take there at the least. `gpu` is what CUDA_VISIBLE_DEVICES must be for the
-    worker (null: as it finds it). `ram_bytes` is how much of the free host memory it may fill with blocks, beside other
-    workers (null: all of it), each with blocks of its own; `host_copy` is the copy that it shares with them, where it
-    can (null: it has its own).
+    they are now), `precision` its jobs'. `vram_bytes` bounds what is taken on the GPU (null: all there is); by the
+    profiles `fp8` and `disk`, the weights alone. For the profile `stream`: `store` is the packed store's folder,
+    `slots` how many blocks are on the GPU and `in_flight` how many pictures at most (null: as many as there is room
+    for, and use). `demands` are what the GPU's memory is shared out for, beside `extra_bytes`, which pictures' LoRAs
+    and ControlNets take there at the least. `gpu` is what CUDA_VISIBLE_DEVICES must be for the worker (null: as it
+    finds it). `ram_bytes` is how much of the free host memory it may fill with blocks, beside other workers (null: all
+    of it), each with blocks of its own; `host_copy` is the copy that it shares with them, where it can (null: it has
+    its own).
     """
 
     model: str
@@ -94,7 +95,7 @@ class Setup(Value):
     slots: int | None = None
     in_flight: int | None = None
     demands: tuple[Demand, ...] = ()
-    lora_bytes: int = 0
+    extra_bytes: int = 0
     gpu: str | None = None
     ram_bytes: int | None = None
     host_copy: HostCopy | None = None

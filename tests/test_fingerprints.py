@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from renderer import catalog
-from renderer.job import Job, Lora, ModelIdentity, Shift, fingerprint
+from renderer.job import ControlNet, Input, Job, Lora, ModelIdentity, Shift, fingerprint
 from renderer.weights.hashes import file_hashes
 from renderer.weights.identity import identify
 from tests.making import make_job
@@ -23,6 +23,7 @@ QWEN = ModelIdentity(id="Qwen/Qwen-Image", revision="75e0b4be04f60ec59a75f475837
 DEMO = ModelIdentity(id="demo", revision="2")
 OWN = ModelIdentity(id="mine", content_sha256="ab" * 32)
 INK = Lora(source="a", identity="cd" * 32)
+EDGES = ControlNet(source="a", identity="cd" * 32, image=Input(sha256="ab" * 32, width=8, height=8))
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 
 
@@ -99,6 +100,7 @@ class TestFields:
             "negative_prompt": "b",
             "cfg_scale": 1.0,
             "loras": (INK,),
+            "controlnets": (EDGES,),
             "schedule": "lightning",
         }
         changed = a_job(**{name: found.get(name, 128)})
@@ -112,6 +114,18 @@ class TestFields:
         assert mark(a_job(loras=(off,)), QWEN) == mark(a_job(), QWEN)
         sets = ((INK,), (weaker,), (other,), (INK, other), (other, INK))
         assert len({mark(a_job(loras=each), QWEN) for each in sets}) == 5
+
+    def test_controlnets(self) -> None:
+        """One counts by what it holds, what it looks at and how; not by where it lies, nor at scale 0."""
+        changes: list[dict[str, Any]] = [
+            *({"identity": "ef" * 32}, {"scale": 0.5}, {"start": 0.2}, {"end": 0.5}, {"mask": EDGES.image}),
+            {"image": EDGES.image.model_copy(update={"sha256": "ef" * 32})},
+        ]
+        marks = [mark(a_job(controlnets=(EDGES.model_copy(update=each),)), QWEN) for each in [{}, *changes]]
+        assert len(set(marks)) == 1 + len(changes)
+        moved, off = (EDGES.model_copy(update=each) for each in ({"source": "b"}, {"scale": 0.0}))
+        assert mark(a_job(controlnets=(off, moved)), QWEN) == marks[0]
+        assert mark(a_job(controlnets=(off,)), QWEN) == mark(a_job(), QWEN)
 
     def test_schedules(self) -> None:
         """A shift counts by its value; the model's own schedule was every job's before there were others."""

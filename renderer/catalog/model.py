@@ -14,10 +14,11 @@ from renderer.job import DeviceArithmetic, Format, ScheduleKind, Shift, Size
 Role = Literal["transformer", "text_encoder", "vae"]
 """The networks of a model."""
 
-PartRole = Literal["transformer", "text_encoder", "vae", "tokenizer", "processor", "lora"]
+PartRole = Literal["transformer", "text_encoder", "vae", "tokenizer", "processor", "lora", "controlnet"]
 
-Ability = Literal["picture", "edit", "layers", "lora"]
-"""What a model is for: text to picture; picture and text to picture; picture to layers; an addition to another."""
+Ability = Literal["picture", "edit", "layers", "lora", "controlnet"]
+"""What a model is for: text to picture; picture and text to picture; picture to layers; an addition to another; a
+network that holds another's pictures to a picture."""
 
 _NOT_FOR_COMMERCE = re.compile(r"non-?\s?commercial|\bNC\b|research", re.IGNORECASE)
 
@@ -181,11 +182,11 @@ class Model:
 
     Sides and areas are in pixels. `gpu_bytes` is what the weights take on a GPU at each precision, text encoder and
     VAE included; `densities` how large its pictures' files come out. `editing` is how an edit model takes pictures,
-    `layering` how one takes a picture apart; `schedule` how its noise falls. A LoRA is for the model of the id `base`.
-    `licence` is by its SPDX name where it has one; empty where nobody has told. A model is from a hub (`parts` and
-    `revision`), or a local folder in Qwen-Image's layout (`folder`), or single files by role (`files`), whose other
-    parts are the hub's; the demo model has none of these, and comes with the package. `fused` are LoRAs that are in its
-    weights: it is made of its `origin`.
+    `layering` how one takes a picture apart; `schedule` how its noise falls. A LoRA or ControlNet is for the model of
+    the id `base`, and one that is `masked` looks at a mask as well. `licence` is by its SPDX name where it has one;
+    empty where nobody has told. A model is from a hub (`parts` and `revision`), or a local folder in Qwen-Image's
+    layout (`folder`), or single files by role (`files`), whose other parts are the hub's; the demo model has none of
+    these, and comes with the package. `fused` are LoRAs that are in its weights: it is made of its `origin`.
     """
 
     id: str
@@ -211,6 +212,7 @@ class Model:
     origin: Model | None = None
     editing: Editing | None = None
     layering: Layering | None = None
+    masked: bool = False
     gpu_bytes: Mapping[str, int] = field(default_factory=dict)
     densities: Mapping[Format, Density] = field(default_factory=dict)
     proof_side: int | None = None
@@ -222,9 +224,14 @@ class Model:
 
     @property
     def file_name(self) -> str:
-        """What the file of a LoRA is called."""
-        given = self.files.get("lora")
+        """What the file of a LoRA or a ControlNet is called."""
+        given = self.files.get("lora") or self.files.get("controlnet")
         return Path(self.parts[0].files).name if given is None else given.name
+
+    @property
+    def is_extra(self) -> bool:
+        """Whether it renders nothing by itself: it is used beside another model."""
+        return self.ability in {"lora", "controlnet"}
 
     @property
     def is_the_demo(self) -> bool:
@@ -242,6 +249,8 @@ class Model:
         """Why a manifest cannot render with this model alone, or an empty string."""
         if self.ability == "lora":
             return f"{self.id} is a LoRA, which is added to a model: name it under loras"
+        if self.ability == "controlnet":
+            return f"{self.id} is a ControlNet, which is used beside a model: name it under controlnets"
         return ""
 
     def refusal(self, size: Size) -> str:

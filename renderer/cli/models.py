@@ -133,9 +133,9 @@ def _row(model: Model) -> dict[str, Any]:
 
 def _lines(row: dict[str, Any]) -> Iterator[str]:
 
-    is_lora = row["ability"] == "lora"
+    is_extra = row["ability"] in {"lora", "controlnet"}
     yield row["about"]
-    if is_lora:
+    if row["ability"] == "lora":
         yield f"{row['steps']} steps, cfg_scale {row['cfg_scale']:g}, schedule {row['schedule']}"
     yield f"licence: {row['licence'] or 'not known'}"
     if row["id"] == catalog.DEMO.id:
@@ -143,7 +143,7 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
         return
     sizes = ", ".join(f"{precision} {gb(count)}" for precision, count in row["bytes"].items())
     size = "of a size that is not known" if row["download_bytes"] is None else gb(row["download_bytes"])
-    yield f"download {size}" + ("" if is_lora else f"; packed about {sizes}")
+    yield f"download {size}" + ("" if is_extra else f"; packed about {sizes}")
     if row["parts"]:
         by_place: dict[str, list[str]] = {}
         for part in row["parts"]:
@@ -171,9 +171,10 @@ def _pack(options: argparse.Namespace) -> int:
 
     reference = _derived(options)
     model = catalog.find(reference)
-    if model.ability == "lora":
+    if model.is_extra:
+        what = "a LoRA" if model.ability == "lora" else "a ControlNet"
         raise UsageError(
-            f"{model.id} is a LoRA, and only whole models are packed", hint="a run makes it ready by itself"
+            f"{model.id} is {what}, and only whole models are packed", hint="a run makes it ready by itself"
         )
     need = Need(
         model=reference,
@@ -315,9 +316,15 @@ def _doomed(model: Model, whereabouts: Whereabouts, precision: Stored | None) ->
     packed = [path for store in stores for path in (*settle.leftovers(store), store)]
     if precision:
         return packed
-    if model.ability == "lora":
+    if model.is_extra:
         ours = [found for found in whereabouts.found if found.kind == "models folder"]
-        return [path for found in ours for file in found.files for path in (file, packed_adapter(identity_of(file)))]
+        packed_as = packed_adapter if model.ability == "lora" else None
+        return [
+            path
+            for found in ours
+            for file in found.files
+            for path in (file, *([packed_as(identity_of(file))] if packed_as else []))
+        ]
     own = next((part for part in model.parts if part.repository is None), None)
     return [*packed, *([places.fetch_folder(model, own)] if own else [])]
 

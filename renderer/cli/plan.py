@@ -140,6 +140,8 @@ def _group_lines(group: GroupForecast) -> Iterator[str]:
     yield from wrap(f"  host   {gib(group.host.bytes)}{workers} (most: {group.host.largest.name})", "         ")
     if group.loras:
         yield f"  LoRAs  {group.loras}, of {gb(group.lora_bytes)}"
+    if group.controlnets:
+        yield f"  beside {counted(group.controlnets, 'ControlNet')}, of {gb(group.controlnet_bytes)}"
     if group.licences:
         under: dict[str, list[str]] = {}
         for name, licence in group.licences.items():

@@ -28,6 +28,7 @@ Streaming, where blocks come to the pictures:
     encoding          in one sweep over the text encoder
     modulation        a timestep's vectors, ready-made
     adapters          LoRAs that pictures ride with, brought in step; adapted: layers that give what they add
+    controls          ControlNets that hold pictures, brought in step too; in_step: a second network of blocks
     recorded          a block's launches, recorded and played
     skeletons         networks without their blocks
     stores            the store that is streamed from

@@ -1,4 +1,4 @@
-"""LoRAs that pictures ride with: a second network of blocks, brought past in step with the first.
+"""LoRAs that pictures ride with: a second network of blocks, brought past in step with the first; ControlNets likewise.
 
 What a LoRA adds to a block lies in one piece, and comes to the device as the block does, through slots of its own; with
 room all of it stays there. A picture has its own set, in its own order and weights, and those of several come past in
@@ -11,25 +11,31 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import torch
 
 from renderer.catalog import Model
-from renderer.engine import failures
 from renderer.engine.adapted import AddedTo
 from renderer.engine.budget import Budget
+from renderer.engine.controls import ControlNetNetworks, OpenControlNet, is_control
 from renderer.engine.device import Device
-from renderer.engine.slots import FILLING_THREADS, HostMemory, Slots
+from renderer.engine.in_step import InStep
+from renderer.engine.riders import Halt
+from renderer.engine.sections import Passing
+from renderer.engine.slots import FILLING_THREADS
 from renderer.errors import ModelError, PictureError
-from renderer.estimate.memory import TURNING_SLOTS
 from renderer.families.family import Section
-from renderer.job import Job, Lora
+from renderer.job import ControlNet, Job, Lora
+from renderer.weights import control_files
 from renderer.weights.adapters.factors import Factors
 from renderer.weights.adapters.packed import FactorsOf, PackedAdapter, prepare_adapter
 
 KEPT = 2
 """LoRAs that stay open on the host when nobody wants them any more: the next picture may."""
+
+KEPT_CONTROLNETS = 1
+"""The same of ControlNets, which are larger: 2.3 GB."""
 
 _LEAST_BYTES = 64
 """Of a block to which nothing is added: slots hold no nothing."""
@@ -84,21 +90,17 @@ class AdapterBlock:
         return {name: found[name] for name in self._section.streamed.layers if name in found}
 
 
-class OpenAdapter:
+class OpenAdapter(InStep):
     """A LoRA that is open: what of it was read stays until nobody wants it."""
 
     def __init__(self, packed: PackedAdapter, order: Order, device: Device, dtype: torch.dtype) -> None:
         """All its files are read once, and held against their hashes. Raises `ModelError`."""
         self.packed = packed
-        self._order, self._device, self._dtype = order, device, dtype
-        self._slots: Slots | None = None
-        self._sweep: Iterator[tuple[int, torch.Tensor]] | None = None
-        self._there: tuple[int, torch.Tensor] | None = None
+        self._order, self._dtype = order, dtype
         self._weighted: dict[float, Mapping[str, Factors]] = {}
-        self.does_not_fit = False
-        """Whether there was no room on the device for all of it."""
         with ThreadPoolExecutor(FILLING_THREADS) as pool:
             self._blocks = list(pool.map(lambda at: AdapterBlock(packed, at[0], at[1], dtype), order))
+        super().__init__(self._blocks, device)
         self.outside = {name: self._here(pair) for name, pair in packed.outside().items()}
         self.is_ahead = bool(self.outside) or any(block.is_ahead for block in self._blocks)
         """Whether it may add to what is computed before sweeps."""
@@ -109,65 +111,9 @@ class OpenAdapter:
         found = self.packed.block(section.name, number)
         return {name: self._here(found[name]) for name in layers if name in found}
 
-    @cached_property
-    def host(self) -> HostMemory:
-        """All its blocks in host memory, each of them read: damage is of who wanted it, and of no sweep."""
-        found = HostMemory(self._blocks, self._device)
-        found.wait()
-        return found
-
-    @property
-    def whole_bytes(self) -> int:
-        """What all of it takes on the device."""
-        return len(self._blocks) * max(block.bytes for block in self._blocks)
-
-    @property
-    def least_bytes(self) -> int:
-        """What two blocks of it take there."""
-        return min(TURNING_SLOTS, len(self._blocks)) * max(block.bytes for block in self._blocks)
-
-    @property
-    def device_bytes(self) -> int:
-        """What it takes there now."""
-        return self._slots.count * self.host.block_bytes if self._slots else 0
-
-    def begin(self, *, stays: bool) -> None:
-        """A sweep begins, with all of it on the device, or two blocks. Raises what torch raises for want of memory."""
-        count = len(self._blocks) if stays else min(TURNING_SLOTS, len(self._blocks))
-        if self._slots is None or self._slots.count != count:
-            self.close()
-            self._slots = self._made(count) or Slots(self.host, TURNING_SLOTS, self._device)
-        self._sweep = self._slots.sweep()
-
-    def _made(self, count: int) -> Slots | None:
-        """So many slots; None where there was no room for all to stay, which is noted."""
-        try:
-            return Slots(self.host, count, self._device)
-        except Exception as error:
-            if count <= TURNING_SLOTS or not failures.is_out_of_memory(error):
-                raise
-        self.does_not_fit = True
-        return None
-
-    def arrive(self) -> None:
-        """The next block is there, until the one after it arrives."""
+    def forget_block(self) -> None:
+        """Let go of the factors that were weighted."""
         self._weighted = {}
-        if self._sweep is not None:
-            self._there = next(self._sweep)
-
-    def end(self) -> None:
-        """The sweep is over."""
-        self._weighted, self._there = {}, None
-        if self._sweep is not None:
-            next(self._sweep, None)
-            self._sweep = None
-
-    def close(self) -> None:
-        """Take it off the device. What is still being copied is waited for."""
-        self._weighted, self._there, self._sweep = {}, None, None
-        if self._slots is not None:
-            self._slots.close()
-            self._slots = None
 
     def block(self, section: str, index: int, weight: float) -> Mapping[str, Factors]:
         """What it adds to the block that is there, which is this one."""
@@ -186,21 +132,28 @@ class OpenAdapter:
 class Adapted:
     """One picture's LoRAs. `key` tells it from other sets; two pictures with equal keys are added the same.
 
-    `ahead` is what of it counts for what is computed before sweeps.
+    `ahead` is what of it counts for what is computed before sweeps. `controls` are its ControlNets, which nothing else
+    here is about: whether it has LoRAs, this is true of.
     """
 
     key: Worn
     ahead: Worn
     _loras: tuple[tuple[OpenAdapter, float], ...]
     _sections: Mapping[str, Section]
+    controls: tuple[OpenControlNet, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self._loras)
 
+    @property
+    def networks(self) -> list[Any]:
+        """Its ControlNets as DiffSynth calls them, with stops for blocks."""
+        return [each.network for each in self.controls]
+
     def board(self) -> None:
         """Bring what of it is not there yet to host memory. Raises `PictureError` for one that is damaged."""
         with its_own():
-            for each, _ in self._loras:
+            for each in (*(lora for lora, _ in self._loras), *self.controls):
                 each.host  # noqa: B018  # read now
 
     def block(self, section: str, index: int) -> AddedTo:
@@ -222,25 +175,35 @@ NOTHING = Adapted((), (), (), {})
 
 
 class AdapterShelf:
-    """The LoRAs that are open. Whatever is wrong with one is its pictures' own failure."""
+    """The LoRAs and ControlNets that are open. Whatever is wrong with one is its pictures' own failure."""
 
     def __init__(
-        self, model: Model, order: Order, device: Device, dtype: torch.dtype, budget: Budget | None = None
+        self,
+        model: Model,
+        order: Order,
+        device: Device,
+        dtype: torch.dtype,
+        budget: Budget | None = None,
+        family: ControlNetNetworks | None = None,
     ) -> None:
         """They are for `model`, whose blocks come past in this order.
 
-        Those stay on the device that the `budget` has room for beside slots and the pictures in flight.
+        Those stay on the device that the `budget` has room for beside slots and the pictures in flight. Without a
+        `family`, which builds them, ControlNets are somebody else's to open.
         """
         self._model, self._order, self._device, self._dtype, self._budget = model, order, device, dtype, budget
         self._sections = {section.name: section for section, _ in order}
         self._open: dict[Lora, OpenAdapter] = {}
+        self._family = family
+        self._controls: dict[str, OpenControlNet] = {}
 
     def has(self, job: Job) -> bool:
         """Whether all of a job's are open."""
-        return all(_plain(lora) in self._open for lora in job.riding)
+        controls = all(net.identity in self._controls for net in self._controlling(job))
+        return controls and all(_plain(lora) in self._open for lora in job.riding)
 
-    def prepare(self, jobs: Iterable[Job]) -> None:
-        """Open what is not open yet; one that was never used is packed first.
+    def prepare(self, jobs: Sequence[Job]) -> None:
+        """Open what is not open yet; a LoRA that was never used is packed first.
 
         Raises `PictureError` for one that is not here, does not fit the model, or is damaged; `DiskError`.
         """
@@ -251,19 +214,30 @@ class AdapterShelf:
                     same = (each for each in self._open.values() if each.packed.identity == packed.identity)
                     found = next(same, None) or OpenAdapter(packed, self._order, self._device, self._dtype)
                 self._open[lora] = found
+        for net in (net for job in jobs for net in self._controlling(job)):
+            if net.identity not in self._controls:
+                assert self._family is not None
+                with its_own():
+                    path, shape = control_files.here(net, self._model)
+                    opened = OpenControlNet(net.identity, path, shape, self._family, self._device, self._dtype)
+                self._controls[net.identity] = opened
+
+    def _controlling(self, job: Job) -> tuple[ControlNet, ...]:
+        return job.controlling if self._family is not None else ()
 
     def of(self, job: Job) -> Adapted:
         """A job's, which are open."""
         loras = tuple((self._open[_plain(lora)], lora.weight) for lora in job.riding)
         key = tuple((each.packed.identity, weight) for each, weight in loras)
         ahead = tuple((each.packed.identity, weight) for each, weight in loras if each.is_ahead)
-        return Adapted(key, ahead, loras, self._sections)
+        controls = tuple(self._controls[net.identity] for net in self._controlling(job))
+        return Adapted(key, ahead, loras, self._sections, controls)
 
     def packed(self, job: Job) -> list[tuple[PackedAdapter, float]]:
         """A job's, which are open, as they are packed, with their weights."""
         return [(self._open[_plain(lora)].packed, lora.weight) for lora in job.riding]
 
-    def forget(self, still_wanted: Iterable[Job]) -> None:
+    def forget(self, still_wanted: Sequence[Job]) -> None:
         """Let go of what these jobs do not need, but for the latest, which leave the device."""
         wanted = {_plain(lora) for job in still_wanted for lora in job.riding}
         there = {id(self._open[lora]) for lora in wanted if lora in self._open}
@@ -272,6 +246,12 @@ class AdapterShelf:
             self._open[lora].close()
         for lora in unwanted[:-KEPT]:
             del self._open[lora]
+        controls = {net.identity for job in still_wanted for net in job.controlling}
+        spare = [identity for identity in self._controls if identity not in controls]
+        for identity in spare:
+            self._controls[identity].close()
+        for identity in spare[:-KEPT_CONTROLNETS]:
+            del self._controls[identity]
         self._set_aside()
 
     def admits(self, flying: Sequence[Job], job: Job) -> bool:
@@ -315,6 +295,11 @@ class AdapterShelf:
         for each in self._each():
             each.arrive()
 
+    def beside(self, passing: Passing, halts: Iterable[Halt]) -> list[Passing]:
+        """The blocks of ControlNets at this block's place that somebody waits for."""
+        waited = {halt.section for halt in halts if is_control(halt.section) and halt.index == passing.index}
+        return [each.passing(last=passing.last) for each in self._controls.values() if each.section in waited]
+
     def end(self) -> None:
         """The sweep is over."""
         for each in self._each():
@@ -326,14 +311,16 @@ class AdapterShelf:
             each.close()
         self._set_aside()
 
-    def _wanted(self, jobs: Iterable[Job]) -> list[OpenAdapter]:
+    def _wanted(self, jobs: Sequence[Job]) -> list[InStep]:
         """Those that jobs ride with and that are open, each once, in the order in which they were opened."""
         wanted = {_plain(lora) for job in jobs for lora in job.riding}
+        controls = {net.identity for job in jobs for net in job.controlling}
         there = {id(each) for lora, each in self._open.items() if lora in wanted}
+        there |= {id(each) for identity, each in self._controls.items() if identity in controls}
         return [each for each in self._each() if id(each) in there]
 
-    def _each(self) -> list[OpenAdapter]:
-        return list({id(each): each for each in self._open.values()}.values())
+    def _each(self) -> list[InStep]:
+        return [*{id(each): each for each in self._open.values()}.values(), *self._controls.values()]
 
     def _set_aside(self) -> None:
         """Let the budget know what is taken on the device."""
@@ -359,7 +346,7 @@ def _joined(parts: Iterable[Mapping[str, Factors]]) -> AddedTo:
 
 @contextlib.contextmanager
 def its_own() -> Iterator[None]:
-    """What is wrong with a LoRA within is its pictures' own failure, and not the model's."""
+    """What is wrong with a LoRA or ControlNet within is its pictures' own failure, and not the model's."""
     try:
         yield
     except ModelError as error:

@@ -134,21 +134,23 @@ class ModuleBlocks:
     def _in_place(self, slot: torch.Tensor) -> PlainBlock:
         bound = self._bound.get(slot.data_ptr())
         if bound is None:
-            bound = self._bound[slot.data_ptr()] = self._bind(views(slot, self._places))
+            bound = self._bound[slot.data_ptr()] = bind(self._template, views(slot, self._places))
         return bound
 
     def _restored(self, slot: torch.Tensor) -> PlainBlock:
         tensors = views(slot, self._places)
         if self._workspace is None:  # a copy of every tensor: what needs no restoring is still the slot's own memory
-            self._workspace = self._bind(precision.room_for(tensors, self._kept, self._dtype))
+            self._workspace = bind(self._template, precision.room_for(tensors, self._kept, self._dtype))
         precision.restore_into(dict(self._workspace.module.named_parameters()), self._kept, tensors)
         return self._workspace
 
-    def _bind(self, tensors: dict[str, torch.Tensor]) -> PlainBlock:
-        block = copy.deepcopy(self._template)
-        missing = dict(block.named_parameters()).keys() ^ tensors.keys()
-        assert not missing, f"the store's block and the network's differ in {sorted(missing)}"
-        for name, tensor in tensors.items():
-            owner, _, leaf = name.rpartition(".")
-            setattr(block.get_submodule(owner), leaf, torch.nn.Parameter(tensor, requires_grad=False))
-        return PlainBlock(block.eval())
+
+def bind(template: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> PlainBlock:
+    """A block with these tensors in place of its parameters."""
+    block = copy.deepcopy(template)
+    missing = dict(block.named_parameters()).keys() ^ tensors.keys()
+    assert not missing, f"the store's block and the network's differ in {sorted(missing)}"
+    for name, tensor in tensors.items():
+        owner, _, leaf = name.rpartition(".")
+        setattr(block.get_submodule(owner), leaf, torch.nn.Parameter(tensor, requires_grad=False))
+    return PlainBlock(block.eval())

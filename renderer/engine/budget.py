@@ -79,7 +79,7 @@ class Budget:
         decision = decide.decide(
             self._streaming,
             [decide.Series.of(demand) for demand in setup.demands] or [decide.Series(USUAL)],
-            None if self._bytes is None else self._bytes - setup.lora_bytes,
+            None if self._bytes is None else self._bytes - setup.extra_bytes,
             rates=known if reckoned else None,
             from_disk=from_disk,
             slots=setup.slots,

@@ -5,13 +5,13 @@ DiffSynth takes them as they are. It wants what is drawn over of the picture's o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image, ImageOps
 
 from renderer.errors import PictureError
-from renderer.job import Edit, Input, Job
+from renderer.job import ControlNet, Edit, Input, Job
 from renderer.outputs import input_files
 from renderer.protocol import Render
 
@@ -28,14 +28,14 @@ NO_INPUTS: Inputs = {}
 def unpack(order: Render, payload: bytes) -> Inputs:
     """The pictures of an order, decoded and brought to its size. Raises `PictureError` where one is not its job's."""
     found: dict[str, Image.Image] = {}
-    begin = 0
+    begin, fitted = 0, _fitting(order.job)
     for wanted, size in zip(order.job.inputs, order.files, strict=True):
         purpose = _purpose(wanted, order.job)
         decoded = input_files.decode(payload[begin : begin + size], "an input", purpose)
         if decoded.known != wanted:
             message = "an input's pixels are not those that were planned with"
             raise PictureError(message, hint="another version of Pillow reads it otherwise")
-        if wanted in (order.job.input_image, order.job.inpaint_mask, order.job.layer_input_image):
+        if wanted in fitted:
             found[wanted.sha256] = _fitted(decoded.image, order.job)
         if order.job.edit and wanted in order.job.edit.images:
             found[name_edited(wanted, order.job.edit)] = _brought(decoded.image, wanted, order.job.edit)
@@ -46,7 +46,7 @@ def unpack(order: Render, payload: bytes) -> Inputs:
 def _purpose(wanted: Input, job: Job) -> input_files.Purpose:
     if wanted == job.layer_input_image:
         return "layers"
-    return "mask" if wanted == job.inpaint_mask else "picture"
+    return "mask" if wanted in job.mask_inputs else "picture"
 
 
 def name_edited(image: Input, edit: Edit) -> str:
@@ -64,6 +64,8 @@ def arguments(job: Job, given: Inputs) -> dict[str, Any]:
     found: dict[str, Any] = {} if job.edit is None else _of_edit(job.edit, given)
     if job.layer_input_image is not None:
         found |= {"layer_input_image": given[job.layer_input_image.sha256], "layer_num": job.layer_num}
+    if job.controlling:
+        found["blockwise_controlnet_inputs"] = _of_controlnets(job.controlling, given)
     if job.input_image is None:
         return found
     found |= {
@@ -75,6 +77,29 @@ def arguments(job: Job, given: Inputs) -> dict[str, Any]:
         if job.inpaint_blur_size:
             found |= {"inpaint_blur_size": job.inpaint_blur_size, "inpaint_blur_sigma": job.inpaint_blur_size / 2}
     return found
+
+
+def _of_controlnets(nets: Sequence[ControlNet], given: Inputs) -> list[Any]:
+    """As DiffSynth wants them: it counts steps down, from 1 to 0, and takes the mean of a mask's colours."""
+    from diffsynth.pipelines.qwen_image import ControlNetInput  # noqa: PLC0415  # it is there long before
+
+    return [
+        ControlNetInput(
+            controlnet_id=number,
+            scale=net.scale,
+            start=1 - net.start,
+            end=1 - net.end,
+            image=given[net.image.sha256],
+            inpaint_mask=given[net.mask.sha256].convert("RGB") if net.mask else None,
+        )
+        for number, net in enumerate(nets)
+    ]
+
+
+def _fitting(job: Job) -> set[Input | None]:
+    """Those of a job's inputs that are brought to the size of what is rendered."""
+    controls = (each for net in job.controlnets for each in (net.image, net.mask))
+    return {job.input_image, job.inpaint_mask, job.layer_input_image, *controls} - {None}
 
 
 def _of_edit(edit: Edit, given: Inputs) -> dict[str, Any]:

@@ -20,12 +20,13 @@ from renderer.engine import calling, failures, pinned
 from renderer.engine.adapted import ADAPTED, carry
 from renderer.engine.adapters import NOTHING, Adapted
 from renderer.engine.calling import DrawnPicture, Rendering
+from renderer.engine.controls import is_control
 from renderer.engine.device import Device
 from renderer.engine.engines import Listener
 from renderer.engine.inputs import Inputs
 from renderer.engine.meter import Marks, Peaks, Span, Spans
 from renderer.engine.previews import Preview, steps_of
-from renderer.engine.riders import Rest, Rider, fork, pause
+from renderer.engine.riders import Halt, Rest, Rider, fork, pause
 from renderer.engine.skeletons import Beforehand, FamilyNetworks
 from renderer.errors import RendererError
 from renderer.job import Job, Sharing, Start, Timing
@@ -234,6 +235,8 @@ class Journey:
         """
         halt = rider.halt
         assert halt is not None
+        if is_control(halt.section):
+            return halt.kwargs
         given = family.given(halt, self.table)
         if not self.loras:
             return given
@@ -288,6 +291,12 @@ class Journey:
             began_at=self.began_at,
             ended_at=datetime.now(UTC),
         )
+
+
+def halts(flying: Iterable[Journey]) -> Iterator[Halt]:
+    """Where those in flight wait."""
+    riders = (rider for journey in flying if journey.rider for rider in journey.rider.riding())
+    return (rider.halt for rider in riders if rider.halt is not None)
 
 
 def _rate(done: Iterable[tuple[float, Span | Spans]]) -> float:

@@ -16,14 +16,16 @@ import torch
 
 from renderer import families
 from renderer.engine import calling, failures, hotload, schedules
-from renderer.engine.adapters import AdapterShelf
+from renderer.engine.adapters import AdapterShelf, its_own
 from renderer.engine.calling import DrawnPicture, OnStep, Rendering
 from renderer.engine.chatter import into_log
+from renderer.engine.controls import WholeControlNets
 from renderer.engine.device import computation_dtype
 from renderer.engine.engines import Listener
 from renderer.engine.inputs import NO_INPUTS, Inputs
 from renderer.engine.meter import Clock, MemoryMeter
 from renderer.engine.pipeline import OpenPipeline, open_pipeline
+from renderer.engine.skeletons import networks_of
 from renderer.errors import DeviceLostError, MachineError, RendererError
 from renderer.job import EngineName, Job
 from renderer.protocol import Setup
@@ -50,6 +52,8 @@ class NativeEngine:
         (section,) = self._network.sections
         order = [(section, number) for number in range(len(self._pipe.dit.transformer_blocks))]
         self._shelf = AdapterShelf(opened.model, order, opened.device, computation_dtype(opened.device))
+        self._networks = networks_of(families.find(opened.model.family))
+        self._controls = WholeControlNets(opened.model, self._networks, opened.pipe)
 
     @classmethod
     def open(cls, setup: Setup, report: Callable[[str], None]) -> NativeEngine:
@@ -128,6 +132,8 @@ class NativeEngine:
             clock.mark()
             self._shelf.forget([job])
             self._shelf.prepare([job])
+            with its_own():
+                self._pipe.blockwise_controlnet = self._networks.together(self._controls.prepare(job))
             schedules.follow(self._pipe, job)
             with hotload.wearing(self._pipe, self._shelf.packed(job), self._network):
                 image = self._pipe(**calling.arguments(job, given), progress_bar_cmd=watch)

@@ -17,6 +17,7 @@ import torch
 from renderer import families
 from renderer.engine.adapters import AdapterShelf
 from renderer.engine.blocks import FastBlocks, ModuleBlocks
+from renderer.engine.controls import ControlNetNetworks
 from renderer.engine.device import Device
 from renderer.engine.encoding import AskedPrompt, Encoded
 from renderer.engine.inputs import Inputs
@@ -66,18 +67,24 @@ class Skeleton:
     own_files: Mapping[str, Sequence[BlockWithin]] = field(default_factory=dict)
 
 
-class FamilyNetworks(Protocol):
+class FamilyNetworks(ControlNetNetworks, Protocol):
     """The torch half of a family."""
 
     def build(self, store: Store, device: Device) -> Skeleton:
         """Build the networks of a store. Raises `ModelError` for widths that no known model has."""
 
     def pipeline(
-        self, skeleton: Skeleton, encoded: Mapping[str, Encoded], device: Device, job: Job | None = None
+        self,
+        skeleton: Skeleton,
+        encoded: Mapping[str, Encoded],
+        device: Device,
+        job: Job | None = None,
+        controls: Sequence[Any] = (),
     ) -> Any:
         """A pipeline of DiffSynth's for one picture: a scheduler of its own, everybody's networks, prompts encoded.
 
-        Without a `job` it is one that only encodes prompts.
+        `controls` are what `controlnet` gave, in the order of the job's that count. Without a `job` it is one that only
+        encodes prompts.
         """
 
     def encode(self, pipe: Any, prompt: AskedPrompt, given: Inputs) -> Encoded:

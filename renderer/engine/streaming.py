@@ -34,7 +34,7 @@ from renderer.engine.calling import Rendering
 from renderer.engine.chatter import into_log
 from renderer.engine.engines import Listener
 from renderer.engine.inputs import NO_INPUTS, Inputs
-from renderer.engine.journeys import Journey, RenderPlace, Sweep
+from renderer.engine.journeys import Journey, RenderPlace, Sweep, halts
 from renderer.engine.meter import MemoryMeter, Shown, Span
 from renderer.engine.previews import Previewer
 from renderer.engine.prompts import Prompts
@@ -79,7 +79,7 @@ class StreamingEngine:
         self._in_step, self._recovery = True, Recovery()
         self._most_rows, self._apart = 0, Recovery(forgiven=0)
         dtype, beside = placement.computation_dtype(device), torch.cuda.Stream() if device == "cuda" else None
-        self._shelf = AdapterShelf(model, live.order(self._skeleton, store), device, dtype, self._budget)
+        self._shelf = AdapterShelf(model, live.order(self._skeleton, store), device, dtype, self._budget, self._family)
         self._beforehand = self._family.beforehand(self._skeleton, store, device, self._shelf)
         self._prompts = Prompts(self._skeleton, store, self._family, device)
         self._needed = self._prompts, self._shelf, self._beforehand
@@ -238,9 +238,9 @@ class StreamingEngine:
     def _start(self, journey: Journey, tell: Listener) -> None:
         tell.started(journey.key)
         self._flying.append(journey)
-        job = journey.job
-        encoded, journey.loras = self._prompts.of(job), self._shelf.of(job)
-        journey.begin(lambda: self._family.pipeline(self._skeleton, encoded, self.device, job), self._place, tell)
+        job, encoded, journey.loras = journey.job, self._prompts.of(journey.job), self._shelf.of(journey.job)
+        nets = journey.loras.networks
+        journey.begin(lambda: self._family.pipeline(self._skeleton, encoded, self.device, job, nets), self._place, tell)
 
     def _make_room(self, job: Job) -> None:
         """Where room is short, a decode gets all of it. That waits for the device."""
@@ -298,12 +298,14 @@ class StreamingEngine:
         """Bring every block past once, and write each rider's part of it down."""
         flying = list(self._flying)
         self._shelf.begin([journey.job for journey in flying if not journey.over])
-        began_s, moved = time.perf_counter(), self._slots.moved_bytes
-        computing = Span(self.device)
+        began_s, moved, computing = time.perf_counter(), self._slots.moved_bytes, Span(self.device)
         self._most_rows = self._budget.rows_together([each.job for each in flying]) if self._apart.due else 0
         for passing in self._passage.bring_past(self._slots):
             self._shelf.arrive()
             self._ride(passing, flying)
+            while beside := self._shelf.beside(passing, halts(flying)):  # some wait for several, each in its own order
+                for each in beside:
+                    self._ride(each, flying)
         self._shelf.end()
         computing.stop()
         self._starting.swept(computing)
@@ -331,8 +333,8 @@ class StreamingEngine:
     def _make_pixels(self) -> None:
         """Let decoded values become pixels: work for the host, for which the GPU need not wait."""
         for journey in self._decoded:
-            assert journey.rider is not None
-            journey.rider.go_on(None)
+            if journey.rider is not None and journey.rider.rests:
+                journey.rider.go_on(None)
 
     def _account(self, flying: list[Journey], took_s: float, moved: int, computing: Span) -> None:
         work = {id(journey): budget.step_flops(self._shape, journey.job) for journey in flying}

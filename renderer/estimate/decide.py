@@ -43,7 +43,10 @@ class Series:
         """A setup's."""
         work = Work(
             **{name: getattr(demand, name) for name in ("width", "height", "prompt_tokens", "negative_tokens")},
-            **{name: getattr(demand, name) for name in ("guided", "takes_in", "edited", "split", "layer_num")},
+            **{
+                name: getattr(demand, name)
+                for name in ("guided", "takes_in", "edited", "split", "layer_num", "controls")
+            },
         )
         return cls(work, demand.pictures, demand.steps)
 

@@ -91,8 +91,10 @@ class SweepTime:
 
 
 def block_flops(shape: Architecture, work: Work) -> float:
-    """Floating-point operations of one block for all passes of a picture: linear layers and attention."""
-    return sum(sum(family_costs.of(shape).block_flops(shape, work.tokens, text)) for text in work.texts)
+    """Floating-point operations of one block for all passes of a picture: linear layers, attention, ControlNets."""
+    costs = family_costs.of(shape)
+    controls = work.controls * costs.control_flops(shape, work.own_tokens) if work.controls else 0.0
+    return sum(sum(costs.block_flops(shape, work.tokens, text)) + controls for text in work.texts)
 
 
 def block_seconds(streaming: Streaming, company: Sequence[tuple[int, int]], rates: Rates) -> tuple[float, float]:

@@ -81,6 +81,9 @@ class Costs(Protocol):
     def block_flops(self, shape: Architecture, tokens: int, text: int) -> tuple[float, float]:
         """Floating-point operations of one block for one pass: of linear layers, and of attention."""
 
+    def control_flops(self, shape: Architecture, tokens: int) -> float:
+        """The same of a ControlNet's block beside it, for so many tokens of the picture's own."""
+
     def decode_flops(self, shape: Architecture, work: Work) -> tuple[float, float]:
         """The same of a decode: of convolutions, and of attention."""
 

@@ -75,7 +75,8 @@ def of_inputs(jobs: Iterable[Job], profile: Profile) -> int:
 
 def _held(job: Job) -> int:
     """Pixels of what goes into a job, as it is held: what is drawn over of its own size, what is edited of its."""
-    over = sum(each is not None for each in (job.input_image, job.inpaint_mask, job.layer_input_image))
+    controls = {each for net in job.controlnets for each in (net.image, net.mask)}
+    over = len({job.input_image, job.inpaint_mask, job.layer_input_image, *controls} - {None})
     return over * job.width * job.height + (len(job.edit.images) * job.edit.pixels if job.edit else 0)
 
 

@@ -155,8 +155,13 @@ class Streaming:
     # -- riders --
 
     def waiting(self, work: Work) -> int:
-        """What a picture's riders hold while another computes, at the last block: their input, and what came out."""
-        return sum(4 * (work.tokens + text) * self.shape.width for text in work.texts)
+        """What a picture's riders hold while another computes, at the last block: their input, and what came out.
+
+        Where ControlNets hold it: for each what it looks at, and their last results, with what they were added to.
+        """
+        blocks = sum(4 * (work.tokens + text) * self.shape.width for text in work.texts)
+        held = 2 * (work.controls + 2) * work.own_tokens * self.shape.width if work.controls else 0
+        return blocks + len(work.texts) * held
 
     def belongings(self, work: Work) -> int:
         """What a picture has for itself all the way: modulation vectors, rotary frequencies a pass, latents."""

@@ -58,8 +58,8 @@ class Kernels:
         return cls(products=able if stored else frozenset())
 
 
-WorkKind = tuple[int, int, bool, bool, tuple[tuple[int, int], ...], bool, int | None]
-"""Size, guidance, what goes in, what it is taken apart into."""
+WorkKind = tuple[int, int, bool, bool, tuple[tuple[int, int], ...], bool, int | None, int]
+"""Size, guidance, what goes in, what it is taken apart into, what holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,8 @@ class Work:
 
     `edited` are the sizes in which pictures that it edits go in, and `split` is DiffSynth's `zero_cond_t` of these: the
     prompts' tokens are then with those that the text encoder makes of them. `layer_num` is a job's, where it is taken
-    apart: the whole and so many layers are denoised together, and what goes in stands beside them.
+    apart: the whole and so many layers are denoised together, and what goes in stands beside them. `controls` is how
+    many ControlNets hold it.
     """
 
     width: int
@@ -80,6 +81,7 @@ class Work:
     edited: tuple[tuple[int, int], ...] = ()
     split: bool = False
     layer_num: int | None = None
+    controls: int = 0
 
     @classmethod
     def of(cls, job: Job) -> Work:
@@ -96,12 +98,14 @@ class Work:
             edited=tuple((size.width, size.height) for size in sizes),
             split=edit is not None and edit.zero_cond_t,
             layer_num=job.layer_num,
+            controls=len(job.controlling),
         )
 
     @property
     def kind(self) -> WorkKind:
         """What makes a kind of pictures, whatever their prompts."""
-        return self.width, self.height, self.guided, self.takes_in, self.edited, self.split, self.layer_num
+        sizes = self.width, self.height, self.guided, self.takes_in, self.edited, self.split
+        return *sizes, self.layer_num, self.controls
 
     @property
     def pixels(self) -> int:
@@ -119,9 +123,14 @@ class Work:
         return 1 + (self.layer_num or 0)
 
     @property
+    def own_tokens(self) -> int:
+        """Of N, its own."""
+        return self.pixels // PIXELS_A_TOKEN
+
+    @property
     def encoded(self) -> tuple[tuple[int, int], ...]:
         """Sizes of the pictures that become latents before the first step."""
-        return (*(((self.width, self.height),) if self.takes_in else ()), *self.edited)
+        return (*[(self.width, self.height)] * (self.takes_in + self.controls), *self.edited)
 
     @property
     def texts(self) -> tuple[int, ...]:

@@ -12,13 +12,14 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from renderer.catalog import Role
-from renderer.families.family import BlockPart, Family, Network, Outside, Section, Shapes, Staying
+from renderer.families.family import BlockPart, ControlNets, Family, Network, Outside, Section, Shapes, Staying
 from renderer.families.qwen_image import QWEN_IMAGE_FAMILY
 
 __all__ = [
     "FAMILIES",
     "QWEN_IMAGE_FAMILY",
     "BlockPart",
+    "ControlNets",
     "Family",
     "Network",
     "Outside",

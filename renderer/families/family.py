@@ -143,6 +143,20 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlNets:
+    """What ControlNets of a family's models are: a block beside each of the transformer's, and what stands outside.
+
+    `prefix` is what their tensors' names have before a block's number, and `outside` the weight that stands before all
+    blocks. `expected` are the shapes of one of so many
+    blocks of such a width, for networks that look at pictures alone, or at a mask as well.
+    """
+
+    prefix: str
+    outside: str
+    expected: Callable[[int, int, bool], Shapes]
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """Models that are built alike. `title` is what people call it, `name` what the catalogue does.
 
@@ -150,6 +164,7 @@ class Family:
     `shapes` gives those of a member with one block in each section. `torch_half` is the module that builds the networks
     and calls them, `costs` the one that says what they take and compute: engine and estimate find them by these names.
     `architecture` is the member whose shape is reckoned with for weights that no row of the catalogue knows.
+    `controlnets` is None where nobody makes any.
     """
 
     name: str
@@ -160,6 +175,7 @@ class Family:
     torch_half: str
     costs: str
     architecture: Architecture
+    controlnets: ControlNets | None = None
 
     def network(self, role: Role) -> Network:
         return next(network for network in self.networks if network.role == role)

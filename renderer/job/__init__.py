@@ -1,5 +1,7 @@
 """Frozen values: what is rendered, what was rendered, and the fingerprint that ties the two.
 
+    value         what all of these have in common
+    conditions    what goes into a picture besides its prompts: pictures, LoRAs, ControlNets
     request       a job: all that a picture's bits depend on besides the weights; a picture; the fingerprint
     sidecar       what is known of a picture that has been rendered
     letters_read  what was read in a picture, held against what it is to say
@@ -8,6 +10,7 @@
 Knows nothing of YAML, engines or folders.
 """
 
+from renderer.job.conditions import ControlNet, Edit, ExtraNetwork, Input, InputFile, Lora
 from renderer.job.letters_read import Box, LetteringRead, ReadLine, Take, TextRead
 from renderer.job.request import (
     MAX_SEED,
@@ -15,18 +18,14 @@ from renderer.job.request import (
     USUALLY_FORGIVEN,
     BlockArithmetic,
     DeviceArithmetic,
-    Edit,
     Embed,
     EngineName,
     Expect,
     Forgiven,
     Format,
-    Input,
-    InputFile,
     Job,
     Keep,
     Lettering,
-    Lora,
     ModelIdentity,
     Picture,
     Place,
@@ -35,9 +34,7 @@ from renderer.job.request import (
     Schedule,
     ScheduleKind,
     Shift,
-    Size,
     Stored,
-    Value,
     Weights,
     canonical,
     derive_seed,
@@ -58,6 +55,7 @@ from renderer.job.sidecar import (
     Start,
     Timing,
 )
+from renderer.job.value import Size, Value
 
 __all__ = [
     "MAX_SEED",
@@ -67,12 +65,14 @@ __all__ = [
     "BlockArithmetic",
     "Box",
     "Bytes",
+    "ControlNet",
     "DeviceArithmetic",
     "Edit",
     "Embed",
     "Engine",
     "EngineName",
     "Expect",
+    "ExtraNetwork",
     "FileFacts",
     "Forgiven",
     "Format",

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from renderer.job.request import USUALLY_FORGIVEN, Forgiven, Value
+from renderer.job.request import USUALLY_FORGIVEN, Forgiven
+from renderer.job.value import Value
 
 LetterShare = Annotated[float, Field(ge=0, le=1)]
 

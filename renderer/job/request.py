@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
+
+from renderer.job.conditions import ControlNet, Edit, ExtraNetwork, Input, InputFile, Lora
+from renderer.job.value import Size, Value
 
 RENDERING_VERSION = 1
 """Goes up when the same job would give another picture; every picture is then rendered anew.
@@ -42,97 +43,6 @@ BlockArithmetic = Literal["bf16", "fp8", "int8", "float32"]
 """What the products of a picture's blocks are computed in."""
 
 
-class Value(BaseModel):
-    """A frozen value that refuses fields it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-    @classmethod
-    def of(cls, **parts: Any) -> Self:
-        """The value of these parts, all of which must be given and were checked before: nothing is checked again.
-
-        For values that come by the hundred thousand: a third of the time, and half of the memory.
-        """
-        fields = _all_fields(cls)
-        assert parts.keys() == fields
-        value = cls.__new__(cls)
-        object.__setattr__(value, "__dict__", parts)
-        object.__setattr__(value, "__pydantic_fields_set__", fields)
-        object.__setattr__(value, "__pydantic_extra__", None)
-        object.__setattr__(value, "__pydantic_private__", None)
-        return value
-
-
-@cache
-def _all_fields(kind: type[BaseModel]) -> set[str]:
-    """One set for all values of a kind, which are frozen: pydantic copies it before it adds to it."""
-    return set(kind.model_fields)
-
-
-class Size(Value):
-    """A picture's size in pixels."""
-
-    width: int
-    height: int
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
-
-
-class Lora(Value):
-    """An addition to a model that a picture is rendered with, and how strongly.
-
-    `source` is where it is found: the catalogue's id, or a file's path from where the command is called. `identity` is
-    which one it is: the SHA-256 over its tensors, or a catalogue id with its revision. `weight` scales what it adds.
-    `file_hash` is what picture sites know it by, and is empty where it was not here: 12 digits of its data's SHA-256.
-    """
-
-    source: str
-    identity: str
-    weight: float = 1.0
-    file_hash: str = ""
-
-    @property
-    def name(self) -> str:
-        """What it is called, for people: the last part of its source, without the ending of a file."""
-        return self.source.rpartition("/")[2].removesuffix(".safetensors")
-
-
-class Input(Value):
-    """A picture that goes in: the SHA-256 over its pixels, whatever file they come from, and its size."""
-
-    sha256: str
-    width: int
-    height: int
-
-
-class Edit(Value):
-    """Pictures that a model is shown to edit, in their order, and how it takes them.
-
-    Each is brought to about so many `pixels`, in its own shape. `numbered` ones are shown to the text encoder small,
-    each under its number; one that is not, as large as it goes in. `zero_cond_t` is DiffSynth's: they are no noise.
-    """
-
-    images: tuple[Input, ...]
-    pixels: int
-    numbered: bool = True
-    zero_cond_t: bool = False
-
-    def size_of(self, image: Input) -> Size:
-        """What one of them is brought to: DiffSynth's `calculate_dimensions`, of multiples of 32."""
-        ratio = image.width / image.height
-        width = math.sqrt(self.pixels * ratio)
-        return Size(width=max(1, round(width / 32)) * 32, height=max(1, round(width / ratio / 32)) * 32)
-
-
-class InputFile(Value):
-    """Where an input's pixels are: a file, with the SHA-256 over its bytes when it was looked at."""
-
-    sha256: str
-    path: str
-    file_sha256: str
-
-
 ScheduleKind = Literal["qwen-image", "lightning"]
 """How noise falls from step to step: the model's own way, and that of models distilled to few steps."""
 
@@ -149,8 +59,8 @@ class Shift(Value):
 class Job(Value):
     """What is rendered: all that a picture's bits depend on besides the weights and the machine's kernels.
 
-    Field names are those of DiffSynth's `QwenImagePipeline.__call__`, and `loras`, `schedule` and `edit` besides.
-    `width` and `height` are pixels, multiples of 16. A picture that is taken apart into layers is
+    Field names are those of DiffSynth's `QwenImagePipeline.__call__`; `loras`, `schedule`, `edit` and `controlnets` are
+    ours. `width` and `height` are pixels, multiples of 16. A picture that is taken apart into layers is
     `layer_input_image`; `layer_num` is how many there are beside the whole, and 0 where one is taken out alone.
     """
 
@@ -172,6 +82,7 @@ class Job(Value):
     edit: Edit | None = None
     layer_input_image: Input | None = None
     layer_num: int | None = None
+    controlnets: tuple[ControlNet, ...] = ()
 
     @property
     def riding(self) -> tuple[Lora, ...]:
@@ -179,10 +90,27 @@ class Job(Value):
         return tuple(lora for lora in self.loras if lora.weight)
 
     @property
+    def controlling(self) -> tuple[ControlNet, ...]:
+        """The ControlNets that count, in their order: one of scale 0 adds nothing."""
+        return tuple(each for each in self.controlnets if each.scale)
+
+    @property
+    def extra_networks(self) -> tuple[ExtraNetwork, ...]:
+        """All that it is rendered with besides its model."""
+        return (*self.riding, *self.controlling)
+
+    @property
+    def mask_inputs(self) -> tuple[Input, ...]:
+        """Those of its inputs that are masks."""
+        found = (self.inpaint_mask, *(each.mask for each in self.controlnets))
+        return tuple(each for each in found if each is not None)
+
+    @property
     def inputs(self) -> tuple[Input, ...]:
         """The pictures that go in, each once."""
         edited = self.edit.images if self.edit else ()
-        found = (self.input_image, self.inpaint_mask, *edited, self.layer_input_image)
+        controls = [each for net in self.controlnets for each in (net.image, net.mask)]
+        found = (self.input_image, self.inpaint_mask, *edited, self.layer_input_image, *controls)
         return tuple(dict.fromkeys(each for each in found if each is not None))
 
     @property
@@ -324,9 +252,10 @@ _as_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_a
 def fingerprint(job: Job, model: ModelIdentity) -> str:
     """SHA-256 (64 hex digits) over the job, the model's identity and the rendering version.
 
-    What does not change the picture is not in it: the name of weights that are known by their content, where a LoRA
-    lies and one of weight 0, the negative prompt where nothing is guided. A field that is younger than `_ALWAYS_TOLD`
-    is in it where it is not at its default, so that it can be added without any older picture becoming another.
+    What does not change the picture is not in it: the name of weights that are known by their content, where a LoRA or
+    ControlNet lies and one that counts for nothing, the negative prompt where nothing is guided. A field that is
+    younger than `_ALWAYS_TOLD` is in it where it is not at its default, so that it can be added without any older
+    picture becoming another.
     """
     told = job.model_dump(mode="json", exclude_defaults=True)
     told |= {name: getattr(job, name) for name in _ALWAYS_TOLD}
@@ -338,6 +267,11 @@ def fingerprint(job: Job, model: ModelIdentity) -> str:
     told.pop("loras", None)
     if riding := job.riding:
         told["loras"] = [[lora.identity, lora.weight] for lora in riding]
+    told.pop("controlnets", None)
+    if controlling := job.controlling:
+        told["controlnets"] = [
+            each.model_dump(mode="json", exclude={"source"}, exclude_defaults=True) for each in controlling
+        ]
     text = f"renderer {RENDERING_VERSION}\n{canonical(weights)}\n{canonical(told)}"
     return hashlib.sha256(text.encode()).hexdigest()
 

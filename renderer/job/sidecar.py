@@ -18,8 +18,8 @@ from renderer.job.request import (
     ModelIdentity,
     Place,
     Profile,
-    Value,
 )
+from renderer.job.value import Value
 
 SIDECAR_VERSION: Literal[1] = 1
 """Goes up when a sidecar's fields change their meaning."""

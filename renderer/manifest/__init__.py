@@ -15,6 +15,7 @@ Knows nothing of machines, or of what has been rendered. The way goes down this 
     fields          the fields
     kinds           the kinds of values they hold
     additions       those of what is added to a model: LoRAs, and a schedule
+    control_kinds   those of what holds a picture to others: ControlNets
     lettering_kinds those of the texts that a picture is to show
     checking        what does not fit, in a manifest's words
     habits          hints for those who come from other tools
@@ -30,6 +31,7 @@ Knows nothing of machines, or of what has been rendered. The way goes down this 
     wordings        what each of its pictures is asked for
     loras           its LoRAs, found, and what goes with them
     pictures_in     what goes in: files found and looked at
+    controlnets     its ControlNets, found, and how they count
     lettering       the texts that its pictures are to show
     expand          its pictures
     shelf           what a stranger's manifest may name
@@ -41,7 +43,7 @@ Knows nothing of machines, or of what has been rendered. The way goes down this 
 The way back:
 
     labels          what other tools, and this one, wrote into pictures
-    refound         the LoRAs of pictures, on this machine
+    refound         LoRAs and ControlNets of pictures, on this machine
     replay          a manifest's entries, of pictures
     replay_tables   the same as a table
 """

@@ -37,34 +37,34 @@ def _wrong(said: str, hint: str = "") -> PydanticCustomError:
     return PydanticCustomError("renderer", "{said}", {"said": said, "hint": hint})
 
 
-class _LoraWeight:
-    """A number within `WEIGHTS`, or a text with a matrix's name in braces."""
+class Weighing:
+    """A number within bounds, or a text with a matrix's name in braces."""
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Callable[[Any], CoreSchema]) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(cls._read)
+    def __init__(self, low: float, high: float) -> None:
+        self._bounds = low, high
 
-    @classmethod
-    def __get_pydantic_json_schema__(cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        low, high = WEIGHTS
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: Callable[[Any], CoreSchema]) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._read)
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        low, high = self._bounds
         return {"anyOf": [{"type": "number", "minimum": low, "maximum": high}, {"type": "string", "pattern": r"\{"}]}
 
-    @classmethod
-    def _read(cls, value: Any) -> float | str:
+    def _read(self, value: Any) -> float | str:
         if isinstance(value, str):
             if "{" in value:
                 return value
             raise _wrong("must be a number, not text", "remove the quotes, or name a matrix's values in braces")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise _wrong(f"must be a number, not {'nothing' if value is None else name_kind(value)}")
-        if refusal := refuse_weight(value):
+        if refusal := refuse_weight(value, self._bounds):
             raise _wrong(*refusal)
         return float(value)
 
 
-def refuse_weight(value: float) -> tuple[str, str] | None:
+def refuse_weight(value: float, bounds: tuple[float, float] = WEIGHTS) -> tuple[str, str] | None:
     """Why a number is no weight, with a hint; None where it is one."""
-    low, high = WEIGHTS
+    low, high = bounds
     if low <= value <= high:
         return None
     return f"{shorten(str(value))} is out of range", f"allowed: {low:g} to {high:g}"
@@ -103,7 +103,7 @@ class LoraFields(TypedDict, total=False):
     file: Annotated[_Named, Field(description="A safetensors file, from the manifest's folder; a catalogue's id too")]
     id: Annotated[_Named, Field(description="The catalogue's")]
     weight: Annotated[
-        float | str, _LoraWeight, Field(description="1 when missing; 0 adds nothing, less than 0 takes away")
+        float | str, Weighing(*WEIGHTS), Field(description="1 when missing; 0 adds nothing, less than 0 takes away")
     ]
 
 

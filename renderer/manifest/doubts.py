@@ -95,6 +95,8 @@ class Doubts:
             if job.loras and job.loras not in sets:
                 sets.add(job.loras)
                 self._look_at_loras(draft)
+            if job.controlnets:
+                self._look_at_controlnets(draft)
             if len(job.prompt) > _LONG or len(job.negative_prompt) > _LONG:
                 self._look_at_length(recipe, job)
             other = first.setdefault(tuple(vars(job).values()), draft)
@@ -158,6 +160,18 @@ class Doubts:
             if job.schedule != row.schedule:
                 message = f"{row.id} was made for the schedule {row.schedule}"
                 self._warn(recipe.origin("schedule"), message, "leave it out, or write schedule: auto")
+
+    def _look_at_controlnets(self, draft: Draft) -> None:
+        """Those of other models, and of licences that forbid commercial use."""
+        from renderer.weights.adapters.whereabouts import licence_of  # noqa: PLC0415  # hardly any has one
+
+        for position, net in enumerate(draft.job.controlnets):
+            route, row = (*draft.recipe.origin("controlnets"), position), MODELS.get(net.source)
+            if forbids_commerce(licence := licence_of(net.source)):
+                self._warn(route, f"{net.name} is not for commercial use ({licence})", _LICENCE)
+            if row is not None and row.base != draft.model.id and draft.model.id in MODELS:
+                said = f"{row.id} was made for {row.base}, and the model is {draft.model.id}"
+                self._warn(route, said, "compare both")
 
     def _look_at_length(self, recipe: Recipe, job: Job) -> None:
         texts = {"prompt": job.prompt} | ({"negative_prompt": job.negative_prompt} if job.cfg_scale != 1 else {})

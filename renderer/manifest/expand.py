@@ -15,10 +15,24 @@ from typing import Any
 from renderer import catalog
 from renderer.catalog import SIZE_STEP, Model
 from renderer.errors import ModelError, shorten
-from renderer.job import Embed, Expect, Format, InputFile, Job, Keep, Lettering, Precision, Size, Weights, derive_seed
+from renderer.job import (
+    ControlNet,
+    Embed,
+    Expect,
+    Format,
+    InputFile,
+    Job,
+    Keep,
+    Lettering,
+    Precision,
+    Size,
+    Weights,
+    derive_seed,
+)
 from renderer.job.precisions import DEFAULT_PRECISION
 from renderer.manifest import naming, pictures_in
 from renderer.manifest.complaints import Complaint
+from renderer.manifest.controlnets import ControlNetFinder, refuse_controls
 from renderer.manifest.fields import ExpectFields, JobFields
 from renderer.manifest.lettering import JobLettering
 from renderer.manifest.loras import NO_LORAS, LoraFinder, LoraSet
@@ -70,6 +84,7 @@ class Expander:
         self._named = frozenset(named)
         self._loras = LoraFinder(catalogue_only=shelf is not None)
         self._pictures_in = InputFinder()
+        self._controlnets = ControlNetFinder(catalogue_only=shelf is not None)
         self._models: dict[str, Model | ModelError] = {}
 
     def expand(self, recipe: Recipe) -> tuple[list[Draft], list[Complaint]]:
@@ -83,10 +98,13 @@ class Expander:
         reading.check_lengths(wordings.prompts, combinations)
         taken_in = self._pictures_in.sets(reading, combinations, model)
         sets = self._loras.sets(reading, model, [named for named, _ in taken_in]) if model else []
+        controls = self._controlnets.sets(reading, model, taken_in) if model else []
         lettering = JobLettering(reading)
         if reading.complaints or model is None:
             return [], reading.complaints
-        chosen = [(named, loras, inputs) for (named, inputs), loras in zip(taken_in, sets, strict=True)]
+        chosen = [
+            (named, loras, inputs, nets) for (named, inputs), loras, nets in zip(taken_in, sets, controls, strict=True)
+        ]
         drafts = list(self._draft(recipe, model, sizes, chosen, wordings, lettering))
         complaints = [*_refuse_drafts(recipe, drafts)]
         return ([] if complaints else drafts), complaints
@@ -115,7 +133,7 @@ class Expander:
         recipe: Recipe,
         model: Model,
         sizes: Sequence[Size],
-        chosen: Sequence[tuple[Combination, LoraSet, InputSet]],
+        chosen: Sequence[tuple[Combination, LoraSet, InputSet, tuple[ControlNet, ...]]],
         wordings: Wordings,
         lettering: JobLettering,
     ) -> Iterator[Draft]:
@@ -124,9 +142,9 @@ class Expander:
             "model": model.reference,
             "precision": self._precision or fields.get("precision") or _usual_precision(model, self._shelf),
         }
-        asked_of_all = wordings.ask([combination for combination, _, _ in chosen])
-        for (_, riding, inputs), asked_of_each in zip(chosen, asked_of_all, strict=True):
-            settings = {**common, **riding.settings(fields, model), **inputs.settings(fields)}
+        asked_of_all = wordings.ask([combination for combination, *_ in chosen])
+        for (_, riding, inputs, nets), asked_of_each in zip(chosen, asked_of_all, strict=True):
+            settings = {**common, **riding.settings(fields, model), **inputs.settings(fields), "controlnets": nets}
             several = len(asked_of_each) > 1
             for size in sizes or [pictures_in.size_of(inputs, model)]:
                 for place, asked in enumerate(asked_of_each):
@@ -236,6 +254,7 @@ def rehearse(job: Job) -> Job:
         "height": fit(side / stretch),
         "num_inference_steps": min(job.num_inference_steps, PROOF_STEPS),
         "loras": (),
+        "controlnets": (),
         "schedule": "qwen-image",
     }
     if job.edit is not None:  # the demo model edits nothing: it draws over the first picture
@@ -272,6 +291,7 @@ def _refuse_drafts(recipe: Recipe, drafts: Sequence[Draft]) -> Iterator[Complain
             return
     if any(not draft.job.prompt.strip() for draft in drafts):
         yield Complaint(recipe.origin("prompt"), "is empty for one of the matrix's combinations")
+    yield from refuse_controls(recipe, [draft.job for draft in drafts])
     for field in ("prompt", "negative_prompt"):
         said = [
             mark for mark in _MARKS if any(draft.job.edit and mark in getattr(draft.job, field) for draft in drafts)

@@ -17,6 +17,7 @@ _STEPS = "write steps"
 _NEGATIVE = "write negative_prompt"
 _RATIO = 'write size: "16:9"'
 _PROMPT = "write prompt"
+_CONTROLNETS = "write controlnets: [{id: DiffSynth-Studio/Qwen-Image-Blockwise-ControlNet-Canny, image: edges.png}]"
 _LORA = "write loras: [{file: mine.safetensors, weight: 0.8}]"
 _SCHEDULE = "write schedule: {shift: 3}"
 _PICTURES = "remove it: no picture guides another here but as image, images and mask"
@@ -54,7 +55,10 @@ HINTS_BY_KEY: Mapping[str, str] = {
     **dict.fromkeys(("edit_image", "edit_images", "reference_image", "reference_images"), _IMAGES),
     **dict.fromkeys(("denoising_strength", "denoise", "image_strength"), "write strength"),
     **dict.fromkeys(("mask_image", "inpaint_mask", "inpainting_mask"), "write mask: mask.png"),
-    **dict.fromkeys(("controlnet", "control_image", "ip_adapter"), _PICTURES),
+    **dict.fromkeys(
+        ("controlnet", "control_net", "control_image", "controlnet_image", "controlnet_scale", "control_nets",
+         "controlnet_conditioning_scale", "blockwise_controlnet_inputs"), _CONTROLNETS),
+    **dict.fromkeys(("ip_adapter",), _PICTURES),
     **dict.fromkeys(
         ("clip_skip", "enable_hr", "hires_fix", "hr_scale", "upscale", "upscaler", "refiner", "restore_faces", "tiling",
          "styles", "style_preset", "safety_checker", "subseed", "subseed_strength", "hypernetwork", "embeddings"),

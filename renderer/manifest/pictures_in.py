@@ -9,14 +9,15 @@ from __future__ import annotations
 import glob
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from renderer.catalog import MODELS, SIZE_STEP, Layering, Model
 from renderer.errors import PictureError, shorten
 from renderer.job import Edit, Input, InputFile, Size
+from renderer.manifest.naming import Template
 from renderer.manifest.reading import Combination, Reading
 from renderer.manifest.recipe import STEM
 
@@ -35,11 +36,49 @@ _HINT = "paths are from the manifest's folder"
 
 
 _Found = tuple[Input, InputFile]
+_Place = tuple[str | int, ...]
+"""Where a path is written in a job: a field, and what of it."""
+
+_Purpose = Literal["drawn over", "edited", "taken apart", "looked at", "mask"]
+"""What a picture goes in for."""
+
+_READ_AS: Mapping[_Purpose, Literal["picture", "mask", "layers"]] = {
+    "drawn over": "picture",
+    "edited": "picture",
+    "taken apart": "layers",
+    "looked at": "picture",
+    "mask": "mask",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A path as it is written, where it is from, and what its file goes in for."""
+
+    place: _Place
+    text: str
+    purpose: _Purpose
+    folder: Path
+    template: Template
+
+    @property
+    def is_a_pattern(self) -> bool:
+        """Whether it stands for several files. A mask never does."""
+        plain = self.text.replace("{{", "{").replace("}}", "}")
+        return self.purpose != "mask" and _is_pattern(self.folder, plain)
+
+    def complain(self, reading: Reading, message: str, hint: str = "", *, of_all: bool = False) -> None:
+        """Complain where it is written, or, of an only picture, at its field."""
+        field, *rest = self.place
+        reading.complain(str(field), message, hint, *(() if of_all and field == "images" else rest))
 
 
 @dataclass(frozen=True, slots=True)
 class InputSet:
-    """What goes into a picture: the fields of its job, and where the files are."""
+    """What goes into a picture: the fields of its job, and where the files are.
+
+    `controls` are what its ControlNets look at, in their order: a picture and a mask.
+    """
 
     image: Input | None = None
     mask: Input | None = None
@@ -47,6 +86,7 @@ class InputSet:
     edit: Edit | None = None
     taken_apart: Input | None = None
     layering: Layering | None = None
+    controls: tuple[tuple[Input, Input | None], ...] = ()
 
     def settings(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """What a job has of it."""
@@ -75,7 +115,7 @@ class InputFinder:
     """Finds what goes in, each file once."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[Path, str], tuple[Input, InputFile] | PictureError] = {}
+        self._found: dict[tuple[Path, _Purpose], _Found | PictureError] = {}
 
     def sets(
         self, reading: Reading, combinations: Sequence[Combination], model: Model | None
@@ -87,100 +127,108 @@ class InputFinder:
         if model is not None:
             _refuse_kind(reading, model)
         _refuse_lonely(reading)
-        fields = reading.fields
-        field = "images" if "images" in fields else "image"
-        if field not in fields:
+        written = list(_written(reading, model))
+        if not written:
             return [(combination, NOTHING_IN) for combination in combinations]
-        written = fields["images"] if "images" in fields else [fields["image"]]
-        places = [(place,) if field == "images" else () for place in range(len(written))]
-        images = [reading.template(field, text, *place) for text, place in zip(written, places, strict=True)]
-        mask = reading.template("mask", fields["mask"]) if "mask" in fields else None
-        plain = (text.replace("{{", "{").replace("}}", "}") for text in written)
-        folder = reading.recipe.folder_of(field)
-        patterns = [place for place, text in enumerate(plain) if _is_pattern(folder, text)]
-        if len(patterns) > 1:
-            hint = "one may be a pattern; {stem} is its file's name"
-            reading.complain("images", "a second pattern", hint, patterns[1])
-        varied = patterns[0] if patterns else 0
+        patterns = [each for each in written if each.is_a_pattern]
+        for each in patterns[1:2]:
+            each.complain(reading, "a second pattern", "one may be a pattern; {stem} is its file's name")
+        varied = (patterns or written)[0]
         found: list[tuple[Combination, InputSet]] = []
         if reading.complaints or model is None:
             return found
         for combination in combinations:
-            for path in self._files(reading, images[varied].fill({STEM: f"{{{STEM}}}", **combination})):
+            for path in _files(reading, varied, varied.template.fill({STEM: f"{{{STEM}}}", **combination})):
                 named = {**combination, STEM: Path(path).stem}
-                paths = [path if place == varied else each.fill(named) for place, each in enumerate(images)]
-                found.append((named, self._set(reading, model, paths, mask.fill(named) if mask else None)))
+                paths = {each.place: each.template.fill(named) for each in written} | {varied.place: path}
+                found.append((named, self._set(reading, model, written, paths)))
         return found
 
-    def _files(self, reading: Reading, written: str) -> Sequence[str]:
-        """The files that a path or a pattern stands for, from the manifest's folder."""
-        folder = reading.recipe.folder_of(_field(reading))
-        if not _is_pattern(folder, written):
-            return [written]
-        found = sorted(glob.iglob(written, root_dir=folder, recursive=True))  # noqa: PTH207  # with the rules of shells
-        files = [each for each in found if (folder / each).is_file()]
-        if not files:
-            reading.complain(_field(reading), f"{shorten(written)} fits no file", _HINT)
-        if len(files) > MOST_FILES:
-            message = f"{shorten(written)} fits {len(files):,} files"
-            reading.complain(_field(reading), message, f"at most {MOST_FILES:,}")
-            return []
-        return files
-
-    def _set(self, reading: Reading, model: Model, paths: Sequence[str], mask_path: str | None) -> InputSet:
-        field, purpose = _field(reading), _purpose(reading, model)
-        looked = [
-            self._find(reading, field, path, purpose, *((place,) if field == "images" else ()))
-            for place, path in enumerate(paths)
-        ]
-        mask = self._find(reading, "mask", mask_path, "mask") if mask_path is not None else None
-        found = [each for each in looked if each is not None]
-        if len(found) < len(paths) or (mask_path is not None and mask is None):
+    def _set(
+        self, reading: Reading, model: Model, written: Sequence[_Written], paths: Mapping[_Place, str]
+    ) -> InputSet:
+        looked = {each.place: self._find(reading, each, paths[each.place]) for each in written}
+        found = {place: each for place, each in looked.items() if each is not None}
+        if len(found) < len(looked):
             return NOTHING_IN
-        if mask is not None and abs(math.log(_ratio(found[0][0]) / _ratio(mask[0]))) > _SAME_RATIO:
-            first = found[0][0]
-            sizes = f"{mask[0].width}x{mask[0].height}, and the image {first.width}x{first.height}"
-            reading.complain("mask", f"{shorten(str(mask_path))} is {sizes}", "a mask has the image's shape")
-        return _of_files(model, found, mask)
+        images = [each for place, each in found.items() if place[0] in {"image", "images"}]
+        own, mask = NOTHING_IN, found.get(("mask",))
+        if images:
+            _refuse_mask(reading, ("mask",), paths, images[0], mask)
+            own = _of_files(model, images, mask)
+        controls: list[tuple[Input, Input | None]] = []
+        for number in range(len(reading.fields.get("controlnets", ()))):
+            image, gap = found["controlnets", number, "image"], found.get(("controlnets", number, "mask"))
+            _refuse_mask(reading, ("controlnets", number, "mask"), paths, image, gap)
+            controls.append((image[0], gap[0] if gap else None))
+        files = [file for place, (_, file) in found.items() if place[0] == "controlnets"]
+        return replace(own, files=(*own.files, *files), controls=tuple(controls))
 
-    def _find(self, reading: Reading, field: _Field, path: str, purpose: _Purpose, *place: int) -> _Found | None:
-        whole = reading.recipe.folder_of(field) / path
-        if (whole, purpose) not in self._found:
+    def _find(self, reading: Reading, written: _Written, path: str) -> _Found | None:
+        key = written.folder / path, written.purpose
+        if key not in self._found:
             from renderer.outputs import input_files  # noqa: PLC0415  # most manifests have none
 
             try:
-                looked = input_files.identify(whole, shorten(path), _READ_AS[purpose])
-                if purpose == "edited":
+                looked = input_files.identify(key[0], shorten(path), _READ_AS[written.purpose])
+                if written.purpose == "edited":
                     _refuse_drawn_out(path, looked[0])
-                self._found[whole, purpose] = looked
+                self._found[key] = looked
             except PictureError as error:
-                self._found[whole, purpose] = error
-                reading.complain(field, error.message, error.hint or _HINT, *place)
-        found = self._found[whole, purpose]
+                self._found[key] = error
+                written.complain(reading, error.message, error.hint or _HINT)
+        found = self._found[key]
         return None if isinstance(found, PictureError) else found
 
 
-_Field = Literal["image", "images", "mask"]
-_Purpose = Literal["drawn over", "edited", "taken apart", "mask"]
-"""What a picture goes in for."""
+def _written(reading: Reading, model: Model | None) -> Iterator[_Written]:
+    """Every path that a job names, what it draws over, edits or takes apart first."""
 
-_READ_AS: Mapping[_Purpose, Literal["picture", "mask", "layers"]] = {
-    "drawn over": "picture",
-    "edited": "picture",
-    "taken apart": "layers",
-    "mask": "mask",
-}
+    def at(purpose: _Purpose, text: str, *place: str | int) -> _Written:
+        field, *rest = place
+        folder = reading.recipe.folder_of(str(field))
+        return _Written(place, text, purpose, folder, reading.template(str(field), text, *rest))
+
+    fields = reading.fields
+    apart = model is not None and model.layering is not None
+    if "images" in fields:
+        for number, text in enumerate(fields["images"]):
+            yield at("taken apart" if apart else "edited", text, "images", number)
+    elif "image" in fields:
+        yield at("taken apart" if apart else "drawn over", fields["image"], "image")
+    if "mask" in fields:
+        yield at("mask", fields["mask"], "mask")
+    for number, net in enumerate(fields.get("controlnets", ())):
+        yield at("looked at", net["image"], "controlnets", number, "image")
+        if "mask" in net:
+            yield at("mask", net["mask"], "controlnets", number, "mask")
 
 
-def _purpose(reading: Reading, model: Model) -> _Purpose:
-    if model.layering is not None:
-        return "taken apart"
-    return "edited" if _field(reading) == "images" else "drawn over"
+def _files(reading: Reading, written: _Written, path: str) -> Sequence[str]:
+    """The files that a path or a pattern stands for, from the manifest's folder."""
+    if written.purpose == "mask" or not _is_pattern(written.folder, path):
+        return [path]
+    folder = written.folder
+    found = sorted(glob.iglob(path, root_dir=folder, recursive=True))  # noqa: PTH207  # with the rules of shells
+    files = [each for each in found if (folder / each).is_file()]
+    if not files:
+        written.complain(reading, f"{shorten(path)} fits no file", _HINT, of_all=True)
+    if len(files) > MOST_FILES:
+        message = f"{shorten(path)} fits {len(files):,} files"
+        written.complain(reading, message, f"at most {MOST_FILES:,}", of_all=True)
+        return []
+    return files
 
 
-def _field(reading: Reading) -> _Field:
-    """The field of the pictures themselves."""
-    return "images" if "images" in reading.fields else "image"
+def _refuse_mask(
+    reading: Reading, place: _Place, paths: Mapping[_Place, str], image: _Found, mask: _Found | None
+) -> None:
+    """Complain of a mask of another shape than its image."""
+    if mask is None or is_of_shape(mask[0], ratio_of(image[0])):
+        return
+    sizes = f"{mask[0].width}x{mask[0].height}, and the image {image[0].width}x{image[0].height}"
+    field, *rest = place
+    reading.complain(str(field), f"{shorten(paths[place])} is {sizes}", "a mask has the image's shape", *rest)
 
 
 def _is_pattern(folder: Path, written: str) -> bool:
@@ -220,7 +268,7 @@ def stand_in(model: Model) -> InputSet:
 
 def _refuse_drawn_out(path: str, known: Input) -> None:
     """Raise `PictureError` for a picture to edit that the vision tower cannot be shown."""
-    if max(_ratio(known), 1 / _ratio(known)) > _MOST_DRAWN_OUT:
+    if max(ratio_of(known), 1 / ratio_of(known)) > _MOST_DRAWN_OUT:
         hint = f"one side of a picture to edit is at most {_MOST_DRAWN_OUT} times the other"
         raise PictureError(f"{shorten(path)} is {known.width}x{known.height}", hint=hint)
 
@@ -255,7 +303,8 @@ def _refuse_kind(reading: Reading, model: Model) -> None:
 def _refuse_layers(reading: Reading, model: Model, layering: Layering) -> None:
     """Complain of what a model that takes pictures apart cannot do with them."""
     fields = reading.fields
-    for field, instead in (("image", "images: [photo.png]"), ("mask", ""), ("strength", ""), ("mask_blur", "")):
+    others = (("mask", ""), ("strength", ""), ("mask_blur", ""), ("controlnets", ""))
+    for field, instead in (("image", "images: [photo.png]"), *others):
         if field in fields:
             hint = f"write {instead}" if instead else "leave it out"
             reading.complain(field, f"{model.id} takes pictures apart, and draws over none", hint, at_key=True)
@@ -294,8 +343,8 @@ def size_of(inputs: InputSet, model: Model) -> Size:
     if inputs.edit is not None:
         wanted = inputs.edit.size_of(inputs.edit.images[0])
         sides: tuple[float, float] = (wanted.width, wanted.height)
-    elif (image := inputs.image or inputs.taken_apart) is not None:
-        area, ratio = usual.width * usual.height, _ratio(image)
+    elif image := inputs.image or inputs.taken_apart or next((image for image, _ in inputs.controls), None):
+        area, ratio = usual.width * usual.height, ratio_of(image)
         sides = (math.sqrt(area * ratio), math.sqrt(area / ratio))
     else:
         return usual
@@ -303,5 +352,11 @@ def size_of(inputs: InputSet, model: Model) -> Size:
     return Size(width=width, height=height)
 
 
-def _ratio(image: Input) -> float:
+def ratio_of(image: Input | Size) -> float:
+    """How many times as wide as high it is."""
     return image.width / image.height
+
+
+def is_of_shape(image: Input | Size, ratio: float) -> bool:
+    """Whether a picture has such a ratio, but for what rounding makes of it."""
+    return abs(math.log(ratio_of(image) / ratio)) <= _SAME_RATIO

@@ -1,18 +1,21 @@
-"""Where the LoRAs of a picture are on this machine: in the catalogue, or as files of the same name and content.
+"""Where LoRAs and ControlNets of a picture are on this machine: in the catalogue, or as files of one name and content.
 
-A name comes from a stranger, and is looked for in the folders where LoRAs lie and nowhere else. Knows nothing of YAML.
+A name comes from a stranger, and is looked for in the folders where such lie and nowhere else. Knows nothing of YAML.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from renderer import catalog
-from renderer.errors import ModelError
+from renderer.errors import ModelError, shorten
+from renderer.job import ControlNet
 from renderer.manifest.additions import refuse_weight
 from renderer.manifest.labels.told import ToldLora
-from renderer.weights.adapters.whereabouts import file_hash_of, identity_of, named
+from renderer.weights.adapters.whereabouts import CONTROLNET, file_hash_of, identity_of, named
+from renderer.weights.control_files import identity_of_file
 
 _CALLED = re.compile(r"([^:+]{1,200}):(-?[0-9]{1,3}(?:\.[0-9]{1,400})?)")
 
@@ -49,6 +52,23 @@ def refind_derived(name: str) -> str:
             return ""
         fused.append(catalog.Fused(str(entry.get("id", entry.get("file"))), float(entry["weight"])))
     return catalog.name_derived(origin, fused)
+
+
+def refind_controlnet(net: ControlNet) -> tuple[dict[str, Any] | None, str]:
+    """A ControlNet as a job's list has it, without its pictures; or None, and why it is left out, in words."""
+    words = f"ControlNet {shorten(net.name)} at {net.scale:g}"
+    counts = {"scale": net.scale, "start": net.start, "end": net.end}
+    row = catalog.MODELS.get(net.source)
+    if row is not None and row.ability == CONTROLNET.ability:
+        return {"id": row.id, **counts}, ""
+    path = named(net.name, CONTROLNET)
+    if path is None:
+        return None, words
+    try:
+        is_it = identity_of_file(path) == net.identity
+    except ModelError as error:
+        return None, f"{words} ({error.message})"
+    return ({"file": str(path), **counts}, "") if is_it else (None, f"{words} (another file here)")
 
 
 def _is_it(lora: ToldLora, path: Path) -> bool:

@@ -17,12 +17,12 @@ from PIL import Image, ImageChops
 
 from renderer import catalog
 from renderer.errors import ManifestError, RendererError, UsageError, shorten
-from renderer.job import MAX_SEED, Input, Picture, Precision, Shift, Size, Software
+from renderer.job import MAX_SEED, ControlNet, Input, Picture, Precision, Shift, Size, Software
 from renderer.manifest import choices, labels, naming
 from renderer.manifest.labels import Told
 from renderer.manifest.manifest import Manifest, parse
 from renderer.manifest.recipe import takes_in
-from renderer.manifest.refound import refind, refind_derived
+from renderer.manifest.refound import refind, refind_controlnet, refind_derived
 from renderer.manifest.source import ManifestSource
 from renderer.outputs.folder import SIDECAR_SUFFIX, Own
 
@@ -136,6 +136,7 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
         lost = (*told.left_out, "the picture that it takes apart" if told.layers else "the pictures that it edits")
         told = replace(told, images=(), layers=None, mask=None, strength=None, mask_blur=None, left_out=lost)
     loras = [refind(lora) for lora in told.loras]
+    nets = [(net, refind_controlnet(net)) for net in told.controlnets]
     fields: dict[str, Any] = {
         "id": picture_id,
         "prompt": told.prompt,
@@ -154,6 +155,7 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
         "strength": told.strength,
         "mask": _kept(told.mask, picture),
         "mask_blur": told.mask_blur,
+        "controlnets": [_held_by(net, entry, picture) for net, (entry, _) in nets if entry] or None,
     }
     if told.cfg_scale is not None and not _CFG_SCALES[0] <= told.cfg_scale <= _CFG_SCALES[1]:
         notes.append(f"a CFG scale of {told.cfg_scale:g} is out of range")
@@ -161,7 +163,7 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
     silent = [name for name in ("size", "steps", "cfg_scale", "seed") if fields[name] is None]
     if silent:
         notes.append(f"not told, or not to be had here, and so the manifest's default: {', '.join(silent)}")
-    if left_out := [*(why for _, why in loras if why), *told.left_out]:
+    if left_out := [*(why for _, why in (*loras, *(found for _, found in nets)) if why), *told.left_out]:
         notes.append(f"left out: {'; '.join(left_out)}")
     fields = {name: value for name, value in fields.items() if value is not None}
     lines = [f"{name}: {_write(_in_manifest(name, value, fields))}" for name, value in fields.items()]
@@ -175,6 +177,8 @@ def _in_manifest(name: str, value: Any, fields: Mapping[str, Any]) -> Any:
         return choices.as_text(value, filled=takes_in(fields))
     if name in ("image", "mask"):
         return _doubled(value)
+    if name == "controlnets":
+        return [{key: _doubled(each) if isinstance(each, str) else each for key, each in net.items()} for net in value]
     return [_doubled(each) for each in value] if name == "images" else value
 
 
@@ -236,6 +240,12 @@ def _kept(wanted: Input | None, picture: Path) -> str | None:
         message = f"{picture} was made of a picture that is not in {folder / Own.INPUTS}"
         raise UsageError(message, hint=f"its pixels have the SHA-256 {wanted.sha256}")
     return str(found)
+
+
+def _held_by(net: ControlNet, entry: Mapping[str, Any], picture: Path) -> dict[str, Any]:
+    """A ControlNet of a job with its pictures. Raises `UsageError` where they are not there."""
+    pictures = {"image": _kept(net.image, picture), "mask": _kept(net.mask, picture)}
+    return {**entry, **{name: path for name, path in pictures.items() if path is not None}}
 
 
 def _within(value: int | None, allowed: range, what: str, notes: list[str]) -> int | None:

@@ -18,7 +18,7 @@ from xml.sax.saxutils import escape
 from pydantic import Field
 
 from renderer.catalog import MODELS
-from renderer.job import RENDERING_VERSION, Job, Keep, Lora, ModelIdentity, Shift, Software, Value
+from renderer.job import RENDERING_VERSION, ControlNet, ExtraNetwork, Job, Keep, ModelIdentity, Shift, Software, Value
 from renderer.outputs.encode import NO_LABELS, Labels
 from renderer.text import decimal
 
@@ -83,6 +83,7 @@ def write_parameters(origin: PictureOrigin) -> str:
         "Schedule": _schedule(job),
         "Lora hashes": ", ".join(f"{_tag_name(lora)}: {lora.file_hash}" for lora in job.loras if lora.file_hash),
         "LoRAs": str(len(job.loras) or ""),
+        **{f"ControlNet {number}": _controlnet(net) for number, net in enumerate(job.controlnets)},
         "Version": f"renderer {origin.software.renderer}",
     }
     pairs = ", ".join(f"{key}: {_quote(value)}" for key, value in settings.items() if value)
@@ -91,10 +92,23 @@ def write_parameters(origin: PictureOrigin) -> str:
     return f"{_disarm(job.prompt)}{tags}\n{negative}{pairs}"
 
 
-def _tag_name(lora: Lora) -> str:
+def _controlnet(net: ControlNet) -> str:
+    """A ControlNet in the words of sd-webui-controlnet; its picture is prepared by nobody here."""
+    told = {
+        "Module": "none",
+        "Model": _tag_name(net),
+        "Weight": decimal(net.scale),
+        "Resize Mode": "Crop and Resize",
+        "Guidance Start": decimal(net.start),
+        "Guidance End": decimal(net.end),
+    }
+    return ", ".join(f"{key}: {value}" for key, value in told.items())
+
+
+def _tag_name(extra: ExtraNetwork) -> str:
     """What other tools call a LoRA: its file's name without the ending, and without what ends a tag or a pair."""
-    row = MODELS.get(lora.source)
-    name = Path(row.file_name).stem if row is not None else lora.name
+    row = MODELS.get(extra.source)
+    name = Path(row.file_name).stem if row is not None else extra.name
     return re.sub(r"[<>:,\s]+", "_", name)
 
 
@@ -141,5 +155,5 @@ def _write_xmp(origin: PictureOrigin, prompt: str = "", own: str = "") -> str:
         more += f'\n   <dc:description><rdf:Alt><rdf:li xml:lang="x-default">{text}</rdf:li></rdf:Alt></dc:description>'
     if own:
         more += f"\n   <renderer:origin>{escape(_XML_UNFIT.sub('', own))}</renderer:origin>"
-    source = EDITED if origin.job.inputs else GENERATED
+    source = EDITED if origin.job.input_image or origin.job.edit else GENERATED
     return _XMP.format(source=source, tool=escape(f"renderer {origin.software.renderer}"), more=more)

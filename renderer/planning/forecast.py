@@ -53,8 +53,8 @@ class Forecast:
     """All of it.
 
     `refused` are jobs, for two manifests may have pictures of one id; `troubles` are models and precisions that cannot
-    be opened here, and LoRAs that cannot be had. `mixtures` say where pictures that are there were computed otherwise
-    than those to come will be.
+    be opened here, and LoRAs and ControlNets that cannot be had. `mixtures` say where pictures that are there were
+    computed otherwise than those to come will be.
     """
 
     groups: tuple[GroupForecast, ...]
@@ -120,7 +120,7 @@ def forecast(plans: Sequence[Plan], terms: Assumptions, now: datetime) -> Foreca
             troubles.append(_told(error))
             continue
         first = groupings[0]
-        troubles += first.lora_troubles
+        troubles += first.extra_troubles
         refused |= {job: why for job, why in first.refused.items() if all(job in each.refused for each in groupings)}
         setups.append(first.setup)
         found = [group for each in groupings if (group := each.group()) is not None]
@@ -192,8 +192,8 @@ class _Grouping:
         self._from_disk = self.streamed and not host.blocks_in_memory(self._shape, self.setup.stored, *host_has)
 
     @property
-    def lora_troubles(self) -> list[str]:
-        """Why some LoRAs cannot be had; their pictures are not counted."""
+    def extra_troubles(self) -> list[str]:
+        """Why some LoRAs or ControlNets cannot be had; their pictures are not counted."""
         return list(map(_told, self._riding.troubles.values()))
 
     @property
@@ -218,7 +218,7 @@ class _Grouping:
             slots=decision.slots if decision else None,
             blocks=self._shape.layers,
             in_flight=decision.in_flight if decision else 1,
-            estimate=self._riding.beside(estimate, there),
+            estimate=self._riding.beside(estimate, there if self.streamed else None),
             available_bytes=there,
             host=self._host(),
             from_disk=self._from_disk,
@@ -227,7 +227,9 @@ class _Grouping:
             limit=sweep.limit if sweep and self._terms.rates else None,
             measured=self._pace.knows(self._key),
             loras=len(self._riding.weights),
-            lora_bytes=self._riding.bytes,
+            lora_bytes=sum(each.bytes for each in self._riding.weights.values()),
+            controlnets=len(self._riding.controls),
+            controlnet_bytes=sum(each.bytes for each in self._riding.controls.values()),
             licences=licences(self._model, self.left),
             device=self._device,
         )
@@ -243,7 +245,7 @@ class _Grouping:
         decision = decide.decide(
             self._streaming,
             list(map(decide.Series.of, self.setup.demands)),
-            there if there is None else there - self.setup.lora_bytes,
+            there if there is None else there - self.setup.extra_bytes,
             rates=rates,
             from_disk=self._from_disk,
             slots=self.setup.slots,

@@ -30,9 +30,9 @@ class GroupForecast:
     """The pictures of one model and precision: how they are rendered, and what they take.
 
     `step_s` is a step's of the picture that takes most; `in_flight` how many pictures it has company of, itself
-    included; `loras` how many ride with them, and how many bytes they are; `licences` what is known of the weights',
-    by their names; `limit` what that step waits for, where the machine's rates are known; `measured` says that earlier
-    pictures' times went into the seconds.
+    included; `loras` and `controlnets` how many they have, and of how many bytes; `licences` what is known of the
+    weights', by their names; `limit` what that step waits for, where the machine's rates are known; `measured` says
+    that earlier pictures' times went into the seconds.
 
     Where several `devices` render, it is that of the first on which most fit, but for the seconds, which are those of
     all such together. Each of them is there by itself, as `device`, with the seconds that it would take alone.
@@ -55,6 +55,8 @@ class GroupForecast:
     measured: bool
     loras: int = 0
     lora_bytes: int = 0
+    controlnets: int = 0
+    controlnet_bytes: int = 0
     licences: Mapping[str, str] = field(default_factory=dict)
     device: str = ""
     devices: tuple[GroupForecast, ...] = ()
@@ -88,6 +90,8 @@ class GroupForecast:
             "measured": self.measured,
             "loras": self.loras,
             "lora_bytes": self.lora_bytes,
+            "controlnets": self.controlnets,
+            "controlnet_bytes": self.controlnet_bytes,
             "licences": dict(self.licences),
             **({"devices": devices} if devices else {}),
         }

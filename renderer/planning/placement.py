@@ -90,14 +90,14 @@ def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vra
         vram_bytes=choice.vram_bytes,
         store=str(packed_folder(model, stored(job.precision))) if streamed else None,
         demands=_demands(jobs) if choice.profile == "stream" else (),
-        lora_bytes=_lora_bytes(jobs, model) if choice.profile == "stream" else 0,
+        extra_bytes=_extra_bytes(jobs, model) if choice.profile == "stream" else 0,
         gpu=machine.visible,
     )
 
 
-def _lora_bytes(jobs: Sequence[Job], model: Model) -> int:
-    """What the LoRAs of jobs take on the GPU at the least; those that cannot be had take nothing."""
-    if not any(job.riding for job in jobs):
+def _extra_bytes(jobs: Sequence[Job], model: Model) -> int:
+    """What LoRAs and ControlNets of jobs take on the GPU at the least; those that cannot be had take nothing."""
+    if not any(job.extra_networks for job in jobs):
         return 0
     from renderer.planning.riding import riding  # noqa: PLC0415  # most pictures have none
 
@@ -121,6 +121,7 @@ def _demands(jobs: Iterable[Job]) -> tuple[Demand, ...]:
             edited=work.edited,
             split=work.split,
             layer_num=work.layer_num,
+            controls=work.controls,
             pictures=1 + ((other.pictures or 0) if other else 0),
             steps=job.num_inference_steps + (other.steps if other else 0),
         )

@@ -46,7 +46,7 @@ class Shard:
     def has(self, job: Job) -> bool:
         """Whether a job is in this part: by what makes its picture, and nothing that differs between machines.
 
-        Where a model or a LoRA lies is not in it, and what is known only of files that are there.
+        Where a model, a LoRA or a ControlNet lies is not in it, and what is known only of files that are there.
         """
         return _place(job) % self.count == self.number - 1
 
@@ -58,6 +58,9 @@ class Shard:
 def _place(job: Job) -> int:
     told = job.model_dump(mode="json", exclude_defaults=True)
     told |= {"model": Path(job.model).name, "loras": [[lora.identity, lora.weight] for lora in job.riding]}
+    told.pop("controlnets", None)
+    if job.controlling:
+        told["controlnets"] = [net.model_dump(mode="json", exclude={"source"}) for net in job.controlling]
     return int.from_bytes(hashlib.sha256(canonical(told).encode()).digest()[:8])
 
 

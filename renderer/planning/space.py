@@ -108,7 +108,7 @@ def look(plans: Sequence[Plan], left: Sequence[Planned], setups: Iterable[Setup]
     outputs = plans[0].folder.path.absolute() if plans else models
     files = Files(left, plans)
     wanted = [_of_model(setup) for setup in setups if not ready]
-    wanted += [] if ready else _of_loras(left)
+    wanted += [] if ready else _of_extras(left)
     chosen = set(map(id, left))  # two manifests may have pictures of one name
     there = ((plan.folder, item.picture) for plan in plans for item in plan.items if id(item) in chosen)
     return Disk(
@@ -162,17 +162,17 @@ def _of_model(setup: Setup) -> tuple[int, int]:
     return download, store if setup.store else 0
 
 
-def _of_loras(left: Iterable[Planned]) -> list[tuple[int, int]]:
-    """Bytes to download, and bytes that it takes to make ready, of each LoRA that rides with some picture."""
-    wanted = {lora.identity: (lora.source, item.model) for item in left for lora in item.picture.job.riding}
+def _of_extras(left: Iterable[Planned]) -> list[tuple[int, int]]:
+    """Bytes to download, and bytes that it takes to make ready, of each LoRA and ControlNet of some picture."""
+    wanted = {each.identity: (each, item.model) for item in left for each in item.picture.job.extra_networks}
     if not wanted:
         return []
-    from renderer.weights.adapters.weighing import weigh  # noqa: PLC0415  # most pictures have none
+    from renderer.planning.riding import weigh  # noqa: PLC0415  # most pictures have none
 
     found = []
-    for source, model in wanted.values():
+    for extra, model in wanted.values():
         with suppress(ModelError):  # whoever opens it says what is wrong
-            each = weigh(source, model)
+            each = weigh(extra, model)
             found.append((each.download_bytes, each.ready_bytes))
     return found
 

@@ -1,6 +1,7 @@
-"""Somebody's own LoRAs, on their way to machines that have not got their files: read here, kept there by what they are.
+"""Somebody's own LoRAs and ControlNets, on their way to machines that have not got their files.
 
-Pictures that go in are in an order's payload already, and the catalogue's LoRAs are fetched by each machine itself.
+They are read here, and kept there by what they are. Pictures that go in are in an order's payload already, and what the
+catalogue has is fetched by each machine itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from renderer import catalog
 from renderer.errors import PictureError
-from renderer.job import Job, Lora
+from renderer.job import ControlNet, ExtraNetwork, Job
 from renderer.system import files, folders, lock
 from renderer.weights.adapters.whereabouts import path_of
 
@@ -21,21 +22,21 @@ _BESIDE = "adapter_config.json"
 
 @dataclass(frozen=True, slots=True)
 class CarriedLora:
-    """A LoRA's file, and what lies beside it that counts, by name; `main` is the file itself."""
+    """A LoRA's or ControlNet's file, and what lies beside it that counts, by name; `main` is the file itself."""
 
     identity: str
     main: str
     contents: Mapping[str, bytes]
 
 
-def own_loras(job: Job) -> list[Lora]:
-    """The LoRAs of a job that no hub has."""
-    return [lora for lora in job.riding if lora.source not in catalog.MODELS]
+def own_networks(job: Job) -> list[ExtraNetwork]:
+    """The LoRAs and ControlNets of a job that no hub has."""
+    return [each for each in job.extra_networks if each.source not in catalog.MODELS]
 
 
-def read(lora: Lora) -> CarriedLora:
-    """A LoRA of this machine, to be sent. Raises `PictureError` where it cannot be read."""
-    path = path_of(lora.source)
+def read(extra: ExtraNetwork) -> CarriedLora:
+    """A LoRA or ControlNet of this machine, to be sent. Raises `PictureError` where it cannot be read."""
+    path = path_of(extra.source)
     assert path is not None
     try:
         contents = {path.name: path.read_bytes()}
@@ -44,7 +45,7 @@ def read(lora: Lora) -> CarriedLora:
             contents[_BESIDE] = config.read_bytes()
     except OSError as error:
         raise PictureError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return CarriedLora(lora.identity, path.name, contents)
+    return CarriedLora(extra.identity, path.name, contents)
 
 
 def keep(carried: CarriedLora) -> None:
@@ -57,20 +58,21 @@ def keep(carried: CarriedLora) -> None:
 
 
 def as_kept(job: Job) -> Job:
-    """The job, with its LoRAs where this machine keeps them. Raises `PictureError` where one has not come."""
-    own = {lora.identity for lora in own_loras(job)}
+    """The job, with what it carries where this machine keeps it. Raises `PictureError` where one has not come."""
+    own = {each.identity for each in own_networks(job)}
     if not own:
         return job
-    return job.model_copy(
-        update={"loras": tuple(_as_kept(each) if each.identity in own else each for each in job.loras)}
-    )
+    loras = tuple(each.found_at(_kept_source(each)) if each.identity in own else each for each in job.loras)
+    nets = tuple(each.found_at(_kept_source(each)) if each.identity in own else each for each in job.controlnets)
+    return job.model_copy(update={"loras": loras, "controlnets": nets})
 
 
-def _as_kept(lora: Lora) -> Lora:
-    path = _folder(lora.identity) / Path(lora.source).name
+def _kept_source(extra: ExtraNetwork) -> str:
+    path = _folder(extra.identity) / Path(extra.source).name
     if not path.is_file():
-        raise PictureError(f"the LoRA {lora.name} has not come to this machine")
-    return lora.model_copy(update={"source": str(path)})
+        what = "ControlNet" if isinstance(extra, ControlNet) else "LoRA"
+        raise PictureError(f"the {what} {extra.name} has not come to this machine")
+    return str(path)
 
 
 def _folder(identity: str) -> Path:

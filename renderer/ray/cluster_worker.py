@@ -183,7 +183,7 @@ class ClusterWorker:
 
     def _send_loras(self, actor: Any, order: AnyOrder) -> None:
         """Send the LoRAs that an order names, each once."""
-        for lora in carried.own_loras(order.job) if isinstance(order, Render) else ():
+        for lora in carried.own_networks(order.job) if isinstance(order, Render) else ():
             key = lora.identity, Path(lora.source).name
             if key in self._carried:
                 continue

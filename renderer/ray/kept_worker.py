@@ -92,8 +92,8 @@ class KeptWorker:
 
 def _serves(there: Setup, wanted: Setup) -> bool:
     """Whether what is open is what is wanted: the same, shared out for pictures of these kinds among others."""
-    bare: dict[str, object] = {"demands": (), "lora_bytes": 0, "ram_bytes": None}
-    if there.model_copy(update=bare) != wanted.model_copy(update=bare) or there.lora_bytes < wanted.lora_bytes:
+    bare: dict[str, object] = {"demands": (), "extra_bytes": 0, "ram_bytes": None}
+    if there.model_copy(update=bare) != wanted.model_copy(update=bare) or there.extra_bytes < wanted.extra_bytes:
         return False
     return all(any(_holds(each, demand) for each in there.demands) for demand in wanted.demands)
 

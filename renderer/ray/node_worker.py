@@ -167,8 +167,8 @@ class NodeWorker:
                 self._obtain(provision.needs_of([setup], self._posting.terms))
                 return Open(setup=setup)
             case Render(job=job):
-                for lora in job.riding:
-                    self._obtain(provision.needs_of_lora(lora.source, self._posting.terms))
+                for each in job.extra_networks:
+                    self._obtain(provision.needs_of_extra(each.source, self._posting.terms))
                 return order.model_copy(update={"job": carried.as_kept(job)})
         return order
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from renderer.catalog import MODELS
 from renderer.errors import DiskError
 from renderer.job import Picture
 from renderer.outputs import input_files, picks
@@ -142,6 +143,8 @@ def describe(item: Planned, mark: Pick | None = None) -> Mapping[str, Any]:
     }
     if job.inputs:
         told |= _went_in(picture)
+    if job.controlnets:
+        told["controlnets"] = _held_by(picture)
     if job.loras:
         told["loras"] = [{"file": hide_paths(lora.source), "weight": lora.weight} for lora in job.loras]
     if job.loras or job.schedule != "qwen-image":
@@ -171,7 +174,10 @@ def describe(item: Planned, mark: Pick | None = None) -> Mapping[str, Any]:
 
 
 def _went_in(picture: Picture) -> dict[str, Any]:
-    """What a picture was made of: the first of what it edits, or what it is drawn over, stands before it."""
+    """What a picture was made of.
+
+    What it is drawn over stands before it, or the first of what it edits or is held to.
+    """
     job = picture.job
     files = {each.sha256: each for each in picture.inputs}
     images = job.edit.images if job.edit else (job.input_image or job.layer_input_image,)
@@ -182,6 +188,22 @@ def _went_in(picture: Picture) -> dict[str, Any]:
     told |= {"images": named} if job.edit or job.layers else {}
     told |= {"layers": job.layers} if job.layers else {}
     return told | ({"strength": job.denoising_strength} if job.input_image else {})
+
+
+def _held_by(picture: Picture) -> list[Mapping[str, Any]]:
+    """The ControlNets of a picture, with what they look at, as a manifest has them."""
+    files = {each.sha256: Path(each.path).name for each in picture.inputs}
+    return [
+        {
+            "id" if net.source in MODELS else "file": hide_paths(net.source),
+            "image": files[net.image.sha256],
+            **({"mask": files[net.mask.sha256]} if net.mask else {}),
+            "scale": net.scale,
+            "start": net.start,
+            "end": net.end,
+        }
+        for net in picture.job.controlnets
+    ]
 
 
 def _lettering(read: DoneLettering) -> Mapping[str, Any]:

@@ -97,6 +97,7 @@ function fill(id, values) {  // again when values have come: what is there stays
   find(id).closest("label").hidden = options.length < 3;
 }
 
+const heldBy = (net) => `${(net.id || net.file).split("/").at(-1).replace(/\.safetensors$/, "")} ${net.image} ${net.scale}, ${net.start} to ${net.end}`;
 const loras = (picture) => (picture.loras || []).map((lora) => lora.file.split("/").at(-1).replace(/\.safetensors$/, ""));
 
 function sorted(by) {
@@ -177,6 +178,7 @@ function facts(picture) {
     "in flight": flying[picture.id] && stepOf(picture), state: picture.state + (picture.note ? `: ${picture.note}` : ""), job: picture.job, model: `${picture.model}, ${picture.precision}`,
     size: size(picture), steps: picture.steps, "CFG scale": picture.cfg_scale, seed: picture.seed,
     ...picture.matrix, image: picture.image, strength: picture.strength, mask: picture.mask, layers: layerLinks(picture),
+    ControlNets: (picture.controlnets || []).map(heldBy).join(", "),
     LoRAs: (picture.loras || []).map((lora) => `${lora.file} ${lora.weight}`).join(", "), schedule: picture.schedule && JSON.stringify(picture.schedule), lettering: letters(picture), mark: picture.mark && markName(picture), time: seconds(picture.seconds), "GPU memory": gib(picture.vram), "process memory": gib(picture.ram),
     attempt: picture.attempt > 1 ? picture.attempt : "", rendered: picture.ended && `${picture.ended.slice(0, 16).replace("T", " ")} UTC`, warnings: (picture.warnings || []).join("; "),
   };
@@ -296,7 +298,7 @@ function entry(picture) {
     steps: picture.steps, cfg_scale: picture.cfg_scale, seed: picture.seed,
     image: picture.images ? undefined : picture.image && yaml(picture.image),
     images: picture.images && `[${picture.images.map(yaml).join(", ")}]`, strength: picture.strength, mask: picture.mask && yaml(picture.mask), layers: picture.layers,
-    loras: picture.loras && JSON.stringify(picture.loras), schedule: picture.schedule && JSON.stringify(picture.schedule),
+    controlnets: picture.controlnets && JSON.stringify(picture.controlnets), loras: picture.loras && JSON.stringify(picture.loras), schedule: picture.schedule && JSON.stringify(picture.schedule),
   };
   return [`- id: ${yaml(picture.id)}`, ...Object.entries(fields).filter(([, value]) => value !== "" && value !== undefined)
     .map(([name, value]) => `  ${name}: ${value}`)].join("\n") + "\n";

@@ -263,13 +263,13 @@ class Shifts:
     def refusal(self, jobs: Iterable[Job]) -> SizeRefusal | None:
         """Why one of these jobs can be rendered on this machine in no way, if so. Raises `MachineError` where none can.
 
-        A LoRA has to be here: a request fetches nothing. For any thread.
+        A LoRA or ControlNet has to be here: a request fetches nothing. For any thread.
         """
         for job in jobs:
-            for lora in job.riding:
-                if not all(map(needs.is_met, provision.needs_of_lora(lora.source, self._night_settings.terms))):
-                    hint = f"its operator has it with: renderer models pull {lora.source}"
-                    raise MachineError(f"the server has not fetched {lora.name}", hint=hint)
+            for each in job.extra_networks:
+                if not all(map(needs.is_met, provision.needs_of_extra(each.source, self._night_settings.terms))):
+                    hint = f"its operator has it with: renderer models pull {each.source}"
+                    raise MachineError(f"the server has not fetched {each.name}", hint=hint)
             refusals = self._deployment(Weights.of(job)).of([job], self._devices).nowhere()
             if job in refusals:
                 return refusals[job]

@@ -21,8 +21,8 @@ class Night:
     """What all batches of one run share.
 
     `deployments` say by weights what is opened where, `troubles` why some of those have none, or did not open;
-    `refused` are jobs that cannot fit, `lora_troubles` why a LoRA cannot be had, by its source; `rates` the machine's,
-    if they are known.
+    `refused` are jobs that cannot fit, `extra_troubles` why a LoRA or ControlNet cannot be had, by its source; `rates`
+    the machine's, if they are known.
     """
 
     settings: Settings
@@ -33,13 +33,14 @@ class Night:
     pool: WorkerPool
     watch: Watch
     stop: StopRequests
-    lora_troubles: dict[str, RendererError] = field(default_factory=dict)
+    extra_troubles: dict[str, RendererError] = field(default_factory=dict)
     row: FailureRow = field(default_factory=FailureRow)
     pause: Pause = field(default_factory=Pause)
 
     def refusal(self, job: Job) -> SizeRefusal | RendererError | None:
         """Why a job cannot be rendered on this machine, if so: it does not fit, or what it is rendered with lacks."""
-        lacking = (self.lora_troubles[lora.source] for lora in job.riding if lora.source in self.lora_troubles)
+        known = self.extra_troubles
+        lacking = (known[each.source] for each in job.extra_networks if each.source in known)
         return self.troubles.get(Weights.of(job)) or self.refused.get(job) or next(lacking, None)
 
     def asked_to_end(self) -> Ending | None:

@@ -52,8 +52,8 @@ def needs_of(setups: Iterable[Setup], terms: Terms) -> list[Need]:
     return list(found)
 
 
-def needs_of_lora(source: str, terms: Terms) -> list[Need]:
-    """What a LoRA needs, by its source: one of the catalogue's its file; one of somebody's own nothing."""
+def needs_of_extra(source: str, terms: Terms) -> list[Need]:
+    """What a LoRA or ControlNet needs, by its source: its file, where it is the catalogue's; else nothing."""
     if source not in catalog.MODELS:
         return []
     return [Need(model=source, source=terms.source, offline=terms.offline)]

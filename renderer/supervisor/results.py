@@ -143,17 +143,19 @@ def _sidecar(result: Result, file: FileFacts, save_s: float) -> Sidecar:
 def _told(item: Planned) -> Job:
     """A picture's job as it may be told: never with a folder's path."""
     job = item.picture.job
-    loras = tuple(
-        lora if lora.source in MODELS else lora.model_copy(update={"source": Path(lora.source).name})
-        for lora in job.loras
-    )
-    return job.model_copy(update={"model": item.identity.id, "loras": loras})
+    loras = tuple(each.found_at(_told_source(each.source)) for each in job.loras)
+    nets = tuple(each.found_at(_told_source(each.source)) for each in job.controlnets)
+    return job.model_copy(update={"model": item.identity.id, "loras": loras, "controlnets": nets})
+
+
+def _told_source(source: str) -> str:
+    return source if source in MODELS else Path(source).name
 
 
 def _licences(item: Planned) -> dict[str, str]:
     """What is known of the licences of a picture's weights."""
     known = {item.identity.id: item.model.licence}
-    known |= {lora.name: licence_of(lora.source) for lora in item.picture.job.riding}
+    known |= {each.name: licence_of(each.source) for each in item.picture.job.extra_networks}
     known |= {Path(each.source).stem: licence_of(each.source) for each in item.model.fused}
     return {name: licence for name, licence in known.items() if licence}
 

@@ -173,15 +173,15 @@ class _Run:
         here = {} if fleet.brings_models else opened
         before = _check_room(batches, here.values(), barred, settings, watch)
         self._supply(here, troubles)
-        riding = () if fleet.brings_models else (job for job in _jobs(batches) if job not in barred)
-        lora_troubles = self._supply_loras(riding)
+        wanted = () if fleet.brings_models else (job for job in _jobs(batches) if job not in barred)
+        extra_troubles = self._supply_extras(wanted)
         if before.models_bytes:  # nobody knew to the byte what models would leave
             _check_room(batches, (), barred, settings, watch)
         with WorkerPool(fleet.hire, watch, [device.label for device in seats]) as pool:
             machine = seats[0].machine
             known = rates.cached(machine) if machine.gpu else None
             night = Night(
-                settings, deployments, troubles, refused, known, pool, watch, self._stop, lora_troubles,
+                settings, deployments, troubles, refused, known, pool, watch, self._stop, extra_troubles,
                 pause=self._pause,
             )  # fmt: skip
             with contextlib.closing(self._turns(batches, night)) as turns:
@@ -190,7 +190,7 @@ class _Run:
                     rendering.render()
                     self._of_batches.append(rendering.error)
                     self._sort_all()
-        self._errors += [*troubles.values(), *lora_troubles.values()]
+        self._errors += [*troubles.values(), *extra_troubles.values()]
 
     def _turns(self, batches: Sequence[Plan], night: Night) -> Generator[tuple[Sequence[Plan], Holding], None, None]:
         """What is rendered as one: all that is this run's own, then one part after the other of what is shared."""
@@ -270,12 +270,12 @@ class _Run:
             with self._noted(troubles, key):
                 self._obtain(provision.needs_of([setup], self._settings.terms))
 
-    def _supply_loras(self, jobs: Iterable[Job]) -> dict[str, RendererError]:
-        """Fetch the LoRAs that are missing; why one cannot be had, by its source, is a trouble of its pictures."""
+    def _supply_extras(self, jobs: Iterable[Job]) -> dict[str, RendererError]:
+        """Fetch the LoRAs and ControlNets that are missing; why one cannot be had is a trouble of its pictures."""
         troubles: dict[str, RendererError] = {}
-        for source in dict.fromkeys(lora.source for job in jobs for lora in job.riding):
+        for source in dict.fromkeys(each.source for job in jobs for each in job.extra_networks):
             with self._noted(troubles, source):
-                self._obtain(provision.needs_of_lora(source, self._settings.terms))
+                self._obtain(provision.needs_of_extra(source, self._settings.terms))
         return troubles
 
     @contextlib.contextmanager

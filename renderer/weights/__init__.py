@@ -25,6 +25,7 @@ Reading and packing:
     readers/      how tensors lie in somebody's file: a reader a format
     codecs/       how a matrix is kept in a store: a codec a precision
     adapters/     LoRAs: found, read, packed
+    control_files ControlNets: found, held against a model, read as they lie
     headers       safetensors' headers, read within bounds
     dtypes        its types, as torch has them
     checkpoint    a downloaded network: where each of its tensors lies

@@ -149,7 +149,7 @@ def prepare(
             raise places.lacks(whereabouts, "and this run is offline")
         _fetch(offers if offers is not None else price(model, store, order or pull.sources())[1], report)
         whereabouts = places.look(model)
-    if model.ability == "lora":
+    if model.is_extra:
         return Ready(None, None)
     files = places.collect(whereabouts)
     check(files)

@@ -42,7 +42,7 @@ class TestModels:
         commits = [model.revision, *(part.revision for part in model.parts if part.repository)]
         assert all(re.fullmatch("[0-9a-f]{40}", commit or "") for commit in commits)
 
-    @pytest.mark.parametrize("model", [each for each in FROM_A_HUB if each.ability != "lora"], ids=lambda each: each.id)
+    @pytest.mark.parametrize("model", [each for each in FROM_A_HUB if not each.is_extra], ids=lambda each: each.id)
     def test_each_has_what_diffsynth_opens(self, model: Model) -> None:
         """A whole model has the three networks and a tokenizer; those that edit have a processor too."""
         roles = [part.role for part in model.parts]
@@ -73,6 +73,16 @@ class TestModels:
         """Every ratio's size is one that the model itself does not refuse."""
         assert [model.refusal(size) for size in model.ratios.values()] == [""] * len(model.ratios)
         assert model.refusal(Size(width=100, height=100))
+
+
+class TestControlNets:
+    def test_each_says_what_it_looks_at(self) -> None:
+        """DiffSynth's three, one of which looks at a mask; no manifest takes one for a model."""
+        found = [model for model in MODELS.values() if model.ability == "controlnet"]
+        assert [model.id.rpartition("-")[2] for model in found if not model.masked] == ["Canny", "Depth"]
+        assert [model.id.rpartition("-")[2] for model in found if model.masked] == ["Inpaint"]
+        assert {model.base for model in found} == {"Qwen/Qwen-Image"}
+        assert all("under controlnets" in model.unfit for model in found)
 
 
 class TestLoras:

@@ -87,7 +87,7 @@ def test_one_that_cannot_be_had(machine: Mapping[str, str], tmp_path: Path) -> N
     assert machine
     terms = Terms(offline=True)
     with pytest.raises(ModelError) as caught:
-        provision.obtain(provision.needs_of_lora(FOUR, terms), terms, lambda _need, _what: None, lambda: False)
+        provision.obtain(provision.needs_of_extra(FOUR, terms), terms, lambda _need, _what: None, lambda: False)
     assert f"renderer models pull {FOUR}" in caught.value.hint
     plain = make_job()
     wanting = plain.model_copy(update={"loras": (Lora(source=FOUR, identity=FOUR),)})
@@ -99,7 +99,7 @@ def test_one_that_cannot_be_had(machine: Mapping[str, str], tmp_path: Path) -> N
         assert night.refusal(plain) is None
         without = wanting.loras[0].model_copy(update={"weight": 0.0})
         assert night.refusal(plain.model_copy(update={"loras": (without,)})) is None
-    assert provision.needs_of_lora("mine.safetensors", terms) == []
+    assert provision.needs_of_extra("mine.safetensors", terms) == []
 
 
 def test_fused(machine: Mapping[str, str], tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class TestBudget:
     def test_loras_have_their_room_beside_slots(self, monkeypatch: pytest.MonkeyPatch, gib: float) -> None:
         """What they take at the least is there for nothing else, as in the plan."""
         loras = round(0.4 * GIB)
-        found = of(monkeypatch, gib, 512, 1328, lora_bytes=loras)
+        found = of(monkeypatch, gib, 512, 1328, extra_bytes=loras)
         works = [Work(side, side) for side in (512, 1328)]
         planned = decide.decide(
             Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", 2),

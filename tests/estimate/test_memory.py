@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from diffsynth.models.qwen_image_controlnet import BlockWiseControlBlock
 from diffsynth.models.qwen_image_dit import QwenImageTransformerBlock
 
 from renderer import catalog
@@ -79,6 +80,25 @@ class TestOneBlock:
                 block(image=image, text=words, temb=ready, image_rotary_emb=turns)
         held = total(Streaming(SHAPE, "bf16", 2).block(tokens, text)) - image.nbytes - words.nbytes
         assert held == pytest.approx(tape.peak, rel=0.002)
+
+    @pytest.mark.parametrize("tokens", [1024, 6889])
+    def test_a_controlnets_block_holds_less(self, tokens: int) -> None:
+        """Than the block before it, at any precision: it is that block which is forecast."""
+        with torch.device("meta"):
+            block = BlockWiseControlBlock(WIDTH).to(torch.bfloat16)
+            image, condition = (torch.empty(1, tokens, WIDTH, dtype=torch.bfloat16) for _ in range(2))
+            with torch.no_grad(), Tape() as tape:
+                block(image, condition)
+        for precision in ("bf16", "fp8", "int8"):
+            assert tape.peak + image.nbytes < total(Streaming(SHAPE, precision, 2).block(tokens, 31))
+
+    def test_what_controlnets_leave_with_a_rider(self) -> None:
+        """What each looks at, the last results, and what those were added to: of its own tokens, a pass."""
+        plain, held = Work(1024, 1024), Work(1024, 1024, controls=2)
+        streaming, image = Streaming(SHAPE, "fp8", 2), 2 * 4096 * WIDTH
+        assert streaming.waiting(held) - streaming.waiting(plain) == 2 * 4 * image
+        assert len(held.encoded) == 2
+        assert duration.block_flops(SHAPE, held) - duration.block_flops(SHAPE, plain) == 2 * 2 * 4 * WIDTH**2 * 4096
 
     @pytest.mark.parametrize(("own", "edited"), [(1024, 4096), (4096, 4096), (256, 1024)])
     def test_bf16_with_a_picture_that_is_edited(self, monkeypatch: pytest.MonkeyPatch, own: int, edited: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from diffsynth.core.vram.initialization import skip_model_initialization
+from diffsynth.models.qwen_image_controlnet import QwenImageBlockWiseControlNet
 from diffsynth.models.qwen_image_dit import QwenImageDiT
 from diffsynth.models.qwen_image_text_encoder import QwenImageTextEncoder
 from diffsynth.models.qwen_image_vae import QwenImageVAE
@@ -25,6 +27,13 @@ class TestShapes:
             found = of(QwenImageDiT())
         assert shapes.transformer(shapes.TransformerWidths()) == found
         assert shapes.transformer_widths(found) == shapes.TransformerWidths()
+
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_controlnet(self, masked: bool) -> None:  # noqa: FBT001  # pytest's
+        """DiffSynth's blockwise ControlNet has exactly these tensors, with a mask and without."""
+        with skip_model_initialization():
+            found = of(QwenImageBlockWiseControlNet(additional_in_dim=4 if masked else 0))
+        assert shapes.controlnet(60, 3072, masked) == found
 
     def test_text_encoder(self) -> None:
         """Qwen2.5-VL has exactly these tensors besides its output layer, and its widths are found from them."""

@@ -56,6 +56,10 @@ def block_flops(shape: Architecture, tokens: int, text: int) -> tuple[float, flo
     return 12.0 * shape.width**2 * (tokens + text), 4.0 * shape.width * tokens * (tokens + text)
 
 
+def control_flops(shape: Architecture, tokens: int) -> float:
+    return 0.0 * shape.width * tokens
+
+
 def decode_flops(shape: Architecture, work: Work) -> tuple[float, float]:
     return 2.0 * work.pixels * shape.vae_width, 0.0
 

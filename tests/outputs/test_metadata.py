@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from renderer.errors import UsageError
-from renderer.job import Format, Job, Keep, ModelIdentity, fingerprint
+from renderer.job import ControlNet, Format, Input, Job, Keep, ModelIdentity, fingerprint
 from renderer.manifest import labels
 from renderer.manifest.labels import Told, a1111, containers
 from renderer.outputs import encode, metadata
@@ -157,3 +157,16 @@ class TestOtherTools:
 def _letters(text: str) -> str:
     """A prompt without what its copy may change: white space and control characters."""
     return "".join(letter for letter in text if letter.isprintable() and not letter.isspace())
+
+
+def test_what_holds_a_picture_is_told_in_the_words_of_others() -> None:
+    """As sd-webui-controlnet writes it; nothing that went in was edited by that."""
+    image = Input(sha256="ab" * 32, width=8, height=8)
+    nets = (ControlNet(source="nets/a, b.safetensors", identity="x", image=image, scale=0.5, end=0.75),)
+    origin = origin_of(make_job().model_copy(update={"controlnets": nets}))
+    told = metadata.write_parameters(origin)
+    words = "Module: none, Model: a_b, Weight: 0.5, Resize Mode: Crop and Resize, Guidance Start: 0, Guidance End: 0.75"
+    assert f'ControlNet 0: "{words}"' in told
+    xmp = metadata.write_labels(origin, Keep()).xmp
+    assert metadata.GENERATED in xmp
+    assert metadata.EDITED not in xmp

@@ -13,7 +13,7 @@ from renderer import catalog
 from renderer.cli import plan as plan_cli
 from renderer.engine import budget
 from renderer.engine.budget import Budget
-from renderer.job import Lora
+from renderer.job import ControlNet, Input, Lora
 from renderer.machine.rates import Rates
 from renderer.manifest.manifest import Manifest
 from renderer.planning import forecast, placement, riding, space
@@ -31,6 +31,7 @@ FOUR = "lightx2v/Qwen-Image-Lightning/4steps-V2.0"
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 NOW = datetime(2026, 11, 21, 23, 0, tzinfo=UTC)
 RIDES = Lora(source=FOUR, identity=FOUR)
+CANNY = "DiffSynth-Studio/Qwen-Image-Blockwise-ControlNet-Canny"
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,16 @@ def with_loras(manifest: Manifest, *sets: tuple[Lora, ...]) -> Manifest:
         for picture, loras in zip(manifest.pictures, sets, strict=True)
     )
     return dataclasses.replace(manifest, pictures=pictures)
+
+
+def with_controlnets(manifest: Manifest, nets: tuple[ControlNet, ...]) -> Manifest:
+    jobs = [picture.job.model_copy(update={"controlnets": nets}) for picture in manifest.pictures]
+    pictures = (picture.model_copy(update={"job": job}) for picture, job in zip(manifest.pictures, jobs, strict=True))
+    return dataclasses.replace(manifest, pictures=tuple(pictures))
+
+
+def no_scale(net: ControlNet) -> ControlNet:
+    return net.model_copy(update={"scale": 0.0})
 
 
 def group_of(manifest: Manifest, outputs: Path, terms: Assumptions) -> GroupForecast:
@@ -108,6 +119,27 @@ class TestForecast:
         assert terms["LoRAs"] == 2 * weigh(FOUR, catalog.QWEN_IMAGE).block_bytes
         assert tight.estimate.allocated <= (tight.available_bytes or 0)
 
+    def test_controlnets(self, tmp_path: Path) -> None:
+        """Their blocks are there beside LoRAs, and each step takes what two layers of D x D more a block do."""
+        net = ControlNet(source=CANNY, identity=CANNY, image=Input(sha256="ab" * 32, width=1024, height=1024))
+        plain = real(make_manifest(["a"]), 1024, steps=4)
+        manifest = with_controlnets(plain, (net,))
+        roomy = Assumptions(HERE, rates=RATES, ready=True)
+        with_it, without = (group_of(each, tmp_path, roomy) for each in (manifest, plain))
+        size = with_it.controlnet_bytes
+        assert (with_it.controlnets, size) == (1, 60 * (2 * 3072**2 + 4 * 3072) * 2)
+        assert with_it.host.bytes - without.host.bytes > size
+        assert with_it.estimate.allocated - without.estimate.allocated >= size
+        job, half = manifest.pictures[0].job, net.model_copy(update={"end": 0.5})
+        found = riding.riding([job], catalog.QWEN_IMAGE)
+        whole = found.step_seconds(job, RATES)
+        assert found.step_seconds(job.model_copy(update={"controlnets": (half,)}), RATES) == pytest.approx(whole / 2)
+        linear = 60 * 2 * 24 * 3072**2 * 4096 / RATES.flops("bf16")
+        assert 4 / 24 * linear < whole < 8 / 24 * linear
+        assert "  beside 1 ControlNet, of 2.3 GB" in list(plan_cli._group_lines(with_it))
+        plans = [make_plan(each, tmp_path) for each in (manifest, with_controlnets(plain, (no_scale(net),)))]
+        assert [space.look([plan], plan.items, ()).download_bytes for plan in plans] == [2_270_000_000, 0]
+
     def test_on_the_disk(self, tmp_path: Path) -> None:
         """One that has to be fetched and made ready takes room for both, and at weight 0 for neither."""
         plain = make_manifest(["a"])
@@ -162,11 +194,11 @@ class TestForecast:
         terms = Assumptions(HERE, rates=RATES, ready=True, vram_bytes=round(gib * 2**30))
         planned = group_of(manifest, tmp_path, terms)
         setup = placement.setup_for([each.job for each in manifest.pictures], HERE, None, terms.vram_bytes)
-        assert setup.lora_bytes == 20 * weigh(FOUR, catalog.QWEN_IMAGE).block_bytes
+        assert setup.extra_bytes == 20 * weigh(FOUR, catalog.QWEN_IMAGE).block_bytes
         monkeypatch.setattr(budget, "_available", lambda *_: planned.available_bytes)
         shape = catalog.QWEN_IMAGE_ARCHITECTURE
         assert Budget(shape, setup, "cpu", known=RATES).slots == planned.slots
-        bare = setup.model_copy(update={"lora_bytes": 0})
+        bare = setup.model_copy(update={"extra_bytes": 0})
         assert Budget(shape, bare, "cpu", known=RATES).slots > (planned.slots or 0) or planned.slots == 2
 
     def test_one_that_cannot_be_had_fails_its_pictures_alone(self, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from renderer.report import page, plots, thumbnails
 from renderer.report.gather import Page, gather, hide_paths
 from renderer.supervisor import events
 from renderer.supervisor.progress import never_begun
+from tests.controlnets import write_controlnet
 from tests.making import finished, make_manifest
 from tests.nights import make_night
 from tests.reading import DEMO, load_text
@@ -51,6 +52,18 @@ class TestGroups:
         """Jobs stand on their own, in the manifest's order."""
         groups = gathered("jobs: [{prompt: a, size: 64x64}, {prompt: b, size: 64x64, count: 2}]", tmp_path).groups
         assert [(group.positions, group.columns) for group in groups] == [((0,), ()), ((1, 2), ())]
+
+
+def test_what_holds_a_picture_is_shown(tmp_path: Path) -> None:
+    """As a manifest has it, by the names of files; the first of its pictures stands before it."""
+    path = write_controlnet(tmp_path / "nets/edges.safetensors")
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "lines.png")
+    net = f"{{file: {path}, image: {tmp_path / 'lines.png'}, scale: 0.5}}"
+    (shown,) = gathered(f"jobs: [{{prompt: a, size: 64x64, controlnets: [{net}]}}]", tmp_path / "out").pictures
+    assert shown["controlnets"] == [
+        {"file": "…/edges.safetensors", "image": "lines.png"} | {"scale": 0.5, "start": 0.0, "end": 1.0}
+    ]
+    assert shown["before"].startswith("inputs/")
 
 
 class TestThumbnails:

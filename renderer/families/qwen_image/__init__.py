@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from renderer.catalog import QWEN_IMAGE_ARCHITECTURE, Architecture, Role
-from renderer.families.family import Family, Shape, Shapes
+from renderer.families.family import ControlNets, Family, Shape, Shapes
 from renderer.families.qwen_image import shapes
 from renderer.families.qwen_image.text_encoder import TEXT_ENCODER
 from renderer.families.qwen_image.transformer import TRANSFORMER
@@ -74,4 +74,5 @@ QWEN_IMAGE_FAMILY = Family(
     torch_half=f"{__name__}.networks",
     costs=f"{__name__}.costs",
     architecture=QWEN_IMAGE_ARCHITECTURE,
+    controlnets=ControlNets("controlnet_blocks.", "img_in.weight", shapes.controlnet),
 )

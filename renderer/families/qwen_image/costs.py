@@ -103,6 +103,11 @@ def block_flops(shape: Architecture, tokens: int, text: int) -> tuple[float, flo
     return 24.0 * shape.width**2 * rows, 4.0 * shape.width * rows**2
 
 
+def control_flops(shape: Architecture, tokens: int) -> float:
+    """Two layers of D x D."""
+    return 4.0 * shape.width**2 * tokens
+
+
 # ---- what a picture has with it --------------------------------------------------------------------------------------
 
 

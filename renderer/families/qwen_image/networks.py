@@ -15,10 +15,15 @@ from typing import Any
 
 import torch
 from diffsynth.core.vram.initialization import skip_model_initialization
+from diffsynth.models.qwen_image_controlnet import BlockWiseControlBlock, QwenImageBlockWiseControlNet
 from diffsynth.models.qwen_image_dit import QwenEmbedLayer3DRope, QwenImageDiT
 from diffsynth.models.qwen_image_text_encoder import QwenImageTextEncoder
 from diffsynth.models.qwen_image_vae import QwenImageVAE
-from diffsynth.pipelines.qwen_image import QwenImagePipeline, QwenImageUnit_PromptEmbedder
+from diffsynth.pipelines.qwen_image import (
+    QwenImageBlockwiseMultiControlNet,
+    QwenImagePipeline,
+    QwenImageUnit_PromptEmbedder,
+)
 from safetensors import safe_open
 from transformers import PreTrainedModel, Qwen2Tokenizer, Qwen2VLProcessor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer, Qwen2_5_VLModel
@@ -158,12 +163,20 @@ def _check(store: Store) -> None:
         store.vision().check()
 
 
-def pipeline(skeleton: Skeleton, encoded: Mapping[str, Encoded], device: Device, job: Job | None = None) -> Any:
+def pipeline(
+    skeleton: Skeleton,
+    encoded: Mapping[str, Encoded],
+    device: Device,
+    job: Job | None = None,
+    controls: Sequence[Any] = (),
+) -> Any:
     """A pipeline of DiffSynth's for one picture: its scheduler, everybody's networks, prompts that are encoded."""
     pipe = QwenImagePipeline(device=device, torch_dtype=computation_dtype(device))
     calling.send_noise_of(pipe)
     for name, part in skeleton.parts.items():
         setattr(pipe, name, part)
+    if controls:
+        pipe.blockwise_controlnet = together(controls)
     if job is not None:
         schedules.follow(pipe, job)
     pipe.units = [
@@ -215,6 +228,28 @@ def renumber(section: str) -> Callable[[torch.nn.Module, int], None] | None:
 
 def _renumber(layer: Any, number: int) -> None:
     layer.self_attn.layer_idx = number
+
+
+def control_block(width: int) -> torch.nn.Module:
+    """A blockwise ControlNet's block, empty."""
+    with skip_model_initialization(), _uninitialised():
+        block: torch.nn.Module = BlockWiseControlBlock(width)
+    return block
+
+
+def controlnet(section: str, layers: int, outside: Mapping[str, torch.Tensor]) -> Any:
+    """A blockwise ControlNet with stops for blocks: it waits after each of the DiT's, as DiffSynth calls it there."""
+    weight = outside["img_in.weight"]
+    with skip_model_initialization(), _uninitialised():
+        found = QwenImageBlockWiseControlNet(0, in_dim=weight.shape[1], dim=weight.shape[0])
+    found.controlnet_blocks = torch.nn.ModuleList(Stop(section, number) for number in range(layers))
+    found.load_state_dict(outside, assign=True)
+    return found.eval()
+
+
+def together(controlnets: Sequence[Any]) -> Any:
+    """Several ControlNets as one, by DiffSynth's own class."""
+    return QwenImageBlockwiseMultiControlNet(list(controlnets))
 
 
 def _in_the_background(work: Callable[[], None]) -> Future[None]:

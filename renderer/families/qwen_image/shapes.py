@@ -84,6 +84,19 @@ def transformer(widths: TransformerWidths) -> Shapes:
     return found
 
 
+def controlnet(layers: int, width: int, masked: bool) -> Shapes:  # noqa: FBT001  # one of three numbers, as it were
+    """A blockwise ControlNet: a block of two layers beside each of the DiT's, and the layer that latents come in by.
+
+    One that looks at a mask as well takes four numbers more a token: one for each of its latent pixels.
+    """
+    found = _linear("img_in", width, TransformerWidths().latent + 4 * masked)
+    for number in range(layers):
+        block = f"controlnet_blocks.{number}."
+        found |= _linear(f"{block}input_proj", width, width) | _linear(f"{block}output_proj", width, width)
+        found |= {f"{block}x_rms.weight": (width,), f"{block}y_rms.weight": (width,)}
+    return found
+
+
 def text_encoder(widths: TextEncoderWidths) -> Shapes:
     """Qwen2.5-VL without its `lm_head`: decoder layers, embedding, final norm, vision tower."""
     width, mlp, found = widths.width, widths.mlp, Shapes()

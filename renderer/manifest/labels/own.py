@@ -63,6 +63,7 @@ def _told_by_job(by: str, job: Job, fingerprint: str, software: Software) -> Tol
         layers=job.layers or None,
         strength=job.denoising_strength if job.input_image else None,
         mask_blur=job.inpaint_blur_size,
+        controlnets=job.controlnets,
         fingerprint=fingerprint,
         software=software,
     )

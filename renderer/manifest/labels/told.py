@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 from renderer.errors import shorten
-from renderer.job import Input, ScheduleKind, Shift, Software
+from renderer.job import ControlNet, Input, ScheduleKind, Shift, Software
 
 COMMENT = "UserComment"
 """Under which key a comment stands: EXIF's, XMP's or JPEG's, which have no keys of their own."""
@@ -78,6 +78,7 @@ class Told:
     mask_blur: int | None = None
     images: tuple[Input, ...] = ()
     layers: int | None = None
+    controlnets: tuple[ControlNet, ...] = ()
     left_out: tuple[str, ...] = ()
 
 

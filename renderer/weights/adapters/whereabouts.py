@@ -1,5 +1,7 @@
 """Where a LoRA lies, by a catalogue's id or a file, and which it is: its identity. Asks no network, imports no torch.
 
+ControlNets are found likewise (`weights.control_files`).
+
 A file is the SHA-256 over its tensors, wherever it lies and whatever it is called; one of the catalogue is its id and
 revision, as a model is, and so is known before it is fetched.
 """
@@ -12,7 +14,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from renderer.catalog import MODELS, Model
+from renderer.catalog import MODELS, Ability, Model
 from renderer.errors import ModelError, shorten
 from renderer.job import Lora, canonical
 from renderer.system import folders
@@ -26,6 +28,23 @@ SUFFIX = ".safetensors"
 
 _LIKE = 0.6
 """How near a name must be to another to be taken for a slip of the pen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sort:
+    """A sort of networks that are used beside models: what one is called, and the field of a job that names it.
+
+    `folders` are where they lie here, and in ComfyUI's folder.
+    """
+
+    ability: Ability
+    called: str
+    field: str
+    folders: tuple[str, str]
+
+
+LORA = Sort("lora", "LoRA", "loras", ("loras", "models/loras"))
+CONTROLNET = Sort("controlnet", "ControlNet", "controlnets", ("controlnets", "models/model_patches"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,39 +70,53 @@ class FoundLora:
 
 def find_lora(reference: str, folder: Path) -> FoundLora:
     """The LoRA of a catalogue id, or of a file whose path is from `folder`. Raises `ModelError` where there is none."""
-    row = MODELS.get(reference)
+    row, path = find_extra(reference, folder, LORA)
     if row is not None:
-        if row.ability != "lora":
-            raise ModelError(f"{row.id} is a model, and not a LoRA", hint="write it under model")
-        there = path_of_row(row)
-        return FoundLora(row.id, identity_of_row(row), there, row, row.licence, file_hash_of(there) if there else "")
-    path = _path(reference, folder)
-    return FoundLora(_from_here(path), identity_of(path), path, None, _told_licence(path), file_hash_of(path))
+        return FoundLora(row.id, identity_of_row(row), path, row, row.licence, file_hash_of(path) if path else "")
+    assert path is not None
+    return FoundLora(from_here(path), identity_of(path), path, None, told_licence(path), file_hash_of(path))
+
+
+def find_extra(reference: str, folder: Path, sort: Sort) -> tuple[Model | None, Path | None]:
+    """The catalogue's row of an id, and its file where it is here; or a file whose path is from `folder`.
+
+    Raises `ModelError` where there is no such of this sort.
+    """
+    row = MODELS.get(reference)
+    if row is None:
+        return None, _path(reference, folder, sort)
+    if row.ability != sort.ability:
+        others = {each.ability: each for each in (LORA, CONTROLNET)}
+        other = others.get(row.ability)
+        what = f"a {other.called}" if other else "a model"
+        hint = f"write it under {other.field if other else 'model'}"
+        raise ModelError(f"{row.id} is {what}, and not a {sort.called}", hint=hint)
+    return row, path_of_row(row)
 
 
 def path_of_row(row: Model) -> Path | None:
-    """Where the file of a catalogue's LoRA is; None where it has to be fetched."""
+    """Where the file of a catalogue's LoRA or ControlNet is; None where it has to be fetched."""
     whereabouts = places.look(row)
     return None if whereabouts.lacking else whereabouts.found[0].files[0]
 
 
 def path_of(source: str) -> Path | None:
-    """Where the LoRA of a source is, as `FoundLora` has it; None where it has to be fetched."""
+    """Where the LoRA or ControlNet of a source is; None where it has to be fetched."""
     row = MODELS.get(source)
     return expanded(source) if row is None else path_of_row(row)
 
 
 def licence_of(source: str) -> str:
-    """What a LoRA is licensed under, by its source; empty where nobody says, or its file cannot be read any more."""
+    """What a LoRA or ControlNet is licensed under, by its source; empty where nobody says, or nothing can be read."""
     if source in MODELS:
         return MODELS[source].licence
     try:
-        return _told_licence(expanded(source))
+        return told_licence(expanded(source))
     except ModelError:
         return ""
 
 
-def _told_licence(path: Path) -> str:
+def told_licence(path: Path) -> str:
     """What a file says of its own licence, in the words of ModelSpec."""
     return shorten(read_header(path).metadata.get("modelspec.license", ""), 100)
 
@@ -93,13 +126,14 @@ def packed_adapter(identity: str) -> Path:
     return folders.models_folder() / "adapters" / identity[:32]
 
 
-def named(name: str) -> Path | None:
-    """The file of a LoRA that somebody else calls so, without its ending, in the folders where LoRAs lie; or None."""
+def named(name: str, sort: Sort = LORA) -> Path | None:
+    """The file of a LoRA that somebody else calls so, without its ending, in the folders where such lie; or None."""
     if not name or name in {".", ".."} or "/" in name or "\\" in name or "\0" in name:
         return None
     comfyui = os.environ.get("COMFYUI_PATH")
-    folders_of_loras = [Path(), Path("loras"), *([expanded(comfyui) / "models/loras"] if comfyui else [])]
-    paths = (folder / f"{name.removesuffix(SUFFIX)}{SUFFIX}" for folder in folders_of_loras)
+    here, theirs = sort.folders
+    places = [Path(), Path(here), *([expanded(comfyui) / theirs] if comfyui else [])]
+    paths = (folder / f"{name.removesuffix(SUFFIX)}{SUFFIX}" for folder in places)
     return next((path.absolute() for path in paths if path.is_file()), None)
 
 
@@ -113,7 +147,7 @@ def file_hash_of(path: Path) -> str:
 
 
 def identity_of_row(row: Model) -> str:
-    """The identity of a catalogue's LoRA: its id and commit."""
+    """The identity of a catalogue's LoRA or ControlNet: its id and commit."""
     return f"{row.id}@{row.revision}"
 
 
@@ -129,7 +163,7 @@ def identity_of(path: Path) -> str:
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
-def _path(reference: str, folder: Path) -> Path:
+def _path(reference: str, folder: Path, sort: Sort) -> Path:
     try:
         path = folder / expanded(reference)
         if path.is_file():
@@ -139,15 +173,15 @@ def _path(reference: str, folder: Path) -> Path:
         is_folder = False
     said = f'"{shorten(reference)}"'
     if is_folder:
-        raise ModelError(f"{said} is a folder, and not a LoRA", hint="name the safetensors file in it")
-    known = [model.id for model in MODELS.values() if model.ability == "lora"]
+        raise ModelError(f"{said} is a folder, and not a {sort.called}", hint="name the safetensors file in it")
+    known = [model.id for model in MODELS.values() if model.ability == sort.ability]
     near = difflib.get_close_matches(reference, known, n=1, cutoff=_LIKE)
     if near and not reference.endswith(SUFFIX):
-        raise ModelError(f"there is no LoRA {said}", hint=f'did you mean "{near[0]}"?')
-    raise ModelError(f"there is no file {said}", hint=_neighbour(reference, folder))
+        raise ModelError(f"there is no {sort.called} {said}", hint=f'did you mean "{near[0]}"?')
+    raise ModelError(f"there is no file {said}", hint=_neighbour(reference, folder, sort))
 
 
-def _neighbour(reference: str, folder: Path) -> str:
+def _neighbour(reference: str, folder: Path, sort: Sort) -> str:
     """The file beside it whose name is nearest; where there is none, from where paths are."""
     wanted = Path(reference)
     try:
@@ -157,10 +191,10 @@ def _neighbour(reference: str, folder: Path) -> str:
     near = difflib.get_close_matches(wanted.name, beside, n=1, cutoff=_LIKE)
     if near:
         return f'did you mean "{wanted.with_name(near[0]).as_posix()}"?'
-    return "paths are from the manifest's folder; `renderer models list` has the catalogue's LoRAs"
+    return f"paths are from the manifest's folder; `renderer models list` has the catalogue's {sort.called}s"
 
 
-def _from_here(path: Path) -> str:
+def from_here(path: Path) -> str:
     """The path from the working folder where it is inside it, else the whole of it."""
     whole = Path(os.path.abspath(path))  # noqa: PTH100 - absolute() leaves .. in place
     here = Path.cwd()
