@@ -1,7 +1,8 @@
 """One GPU beside all of a host: `python -m renderer.benchmarks.several --folder DIR`, a line of JSON a case.
 
 As many pictures for each GPU, through `renderer render --gpus`: pictures an hour, from the first one's beginning to
-the last one's end; when each worker was ready; and by how much the host's memory was fuller at most. Imports no torch.
+the last one's end; when each worker was ready; and by how much the host's memory was fuller at most. With --ray it is
+all beside as many workers of a Ray cluster that is begun on this host. Imports no torch.
 """
 
 from __future__ import annotations
@@ -48,15 +49,19 @@ class PicturesEach:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """How many devices, with how much GPU memory (None: all), and whether they share one copy of the blocks."""
+    """How many devices, with how much GPU memory (None: all), and whether they share one copy of the blocks.
+
+    With `ray` they are workers of a cluster, begun here.
+    """
 
     devices: int
     limit: str | None = None
     shared: bool = True
+    ray: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.devices}-{self.limit or 'resident'}{'' if self.shared else '-own'}"
+        return f"{self.devices}-{self.limit or 'resident'}{'' if self.shared else '-own'}{'-ray' * self.ray}"
 
     @property
     def program(self) -> tuple[str, ...]:
@@ -98,6 +103,11 @@ def usual(devices: int) -> list[Case]:
     return [Case(1), Case(devices), Case(devices, shared=False), Case(devices, "10GiB")]
 
 
+def by_ray(devices: int) -> list[Case]:
+    """All devices by the pool and by a cluster, with all blocks on each, and with little memory."""
+    return [Case(devices, limit, ray=ray) for limit in (None, "10GiB") for ray in (False, True)]
+
+
 def _case(folder: Path, env: Mapping[str, str], devices: Sequence[str], case: Case, load: PicturesEach) -> Figures:
     outputs, written = folder / "outputs-several", folder / "several.yaml"
     shutil.rmtree(outputs, ignore_errors=True)
@@ -105,7 +115,8 @@ def _case(folder: Path, env: Mapping[str, str], devices: Sequence[str], case: Ca
     text = _MANIFEST.format(model=load.model, size=load.size, steps=load.steps, count=count)
     written.write_text(text, encoding="utf-8")
     limited = () if case.limit is None else ("--vram", case.limit)
-    command = (str(written), "--outputs", str(outputs), "--gpus", ",".join(devices), "--offline", *limited)
+    where = ("--cluster", f"local:{len(devices)}") if case.ray else ("--gpus", ",".join(devices))
+    command = (str(written), "--outputs", str(outputs), *where, "--offline", *limited)
     began_s = time.time()
     with _fullest() as fullest:
         ended = subprocess.run(
@@ -175,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, required=True, help="takes 60 GB, in which there is the source")
     parser.add_argument("--stores", type=Path, help="another place for the packed store, 29 GB")
     parser.add_argument("--seconds", type=float, default=420.0, help="begin no case later")
+    parser.add_argument("--ray", action="store_true", help="a Ray cluster of this host beside the pool, and no others")
     options = parser.parse_args(arguments)
     began_s = time.monotonic()
     uuids = [gpu.uuid for gpu in hardware.look().gpus]
@@ -183,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _say({"case": "made", "seconds": round(time.monotonic() - began_s, 1), "gpus": uuids})
     env = running.environment(options.folder, packed)
     _case(options.folder, env, uuids, Case(len(uuids)), PicturesEach(pictures=1, steps=2))  # kernels are compiled once
-    rows = measure(options.folder, env, uuids)
+    rows = measure(options.folder, env, uuids, by_ray(len(uuids)) if options.ray else None)
     while time.monotonic() - began_s < options.seconds and (row := next(rows, None)) is not None:
         _say(row)
 

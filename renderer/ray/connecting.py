@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _MOST_LOCAL = 64
 _OBJECT_BYTES = 2**30
 """Of shared memory for what goes to and fro on this machine alone; Ray would take a third of it."""
 
+_CLIENT = "ray://"
+_REACHED_S = 10.0
 _ANSWER_S = 600.0
 INSTALL_RAY = "pip install -c constraints.txt -e '.[cluster]'"
 _SHOWN = "auto (of this machine), ray://head:10001, head:6379, or local:4 for four workers here"
@@ -60,7 +63,7 @@ def workers_in(address: str) -> int | None:
         if rest.isdecimal() and 1 <= int(rest) <= _MOST_LOCAL:
             return int(rest)
         raise UsageError(f"--cluster {address} names no number of workers", hint="like local:4")
-    if address == "auto" or (address.startswith("ray://") and rest.strip("/")) or (head and rest.isdecimal()):
+    if address == "auto" or (address.startswith(_CLIENT) and rest.strip("/")) or (head and rest.isdecimal()):
         return None
     raise UsageError(f"--cluster {address} names no cluster", hint=_SHOWN)
 
@@ -76,6 +79,7 @@ def connected(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _check_reached(address)
     try:
         with _handlers_kept():
             if workers is None:
@@ -97,6 +101,19 @@ def connected(address: str) -> Iterator[None]:
     finally:
         with _handlers_kept():
             ray.shutdown()
+
+
+def _check_reached(address: str) -> None:
+    """Raise `MachineError` where nobody answers at an address; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix(_CLIENT).rstrip("/").rpartition(":")
+    if not host or address.startswith(LOCAL + ":"):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACHED_S).close()
+    except (OSError, ValueError) as error:
+        told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        hint = "is Ray begun there (ray start --head), and its port open from here?"
+        raise MachineError(f"the cluster {address} cannot be reached: {told}", hint=hint) from error
 
 
 @contextlib.contextmanager
