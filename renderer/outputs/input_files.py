@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import stat
 import warnings
 from dataclasses import dataclass
@@ -41,6 +42,13 @@ _BEHIND = {"picture": "white", "mask": "black"}
 _PLAIN_MODES = frozenset(
     {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "La", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"}
 )
+_MOST_SCANS = 100
+"""Of a JPEG: each is a pass over all pixels. Progressive ones have ten, and the thriftiest tools make some dozens."""
+
+_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+"""What begins a part of a JPEG: not a byte of a scan's data, nor where that is taken up again."""
+
+_BEGIN, _END, _SCAN = 0xD8, 0xD9, 0xDA
 _HASHED_PIXELS = 2**20
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
@@ -58,15 +66,16 @@ def read(path: Path, name: str) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
                 raise PictureError(f"{name} is not a file")
-            data = stream.read(MOST_BYTES + 1)
+            data = b"" if found.st_size > MOST_BYTES else stream.read(MOST_BYTES + 1)
     except FileNotFoundError as error:
         raise PictureError(f"there is no file {name}") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise PictureError(f"{name} cannot be read: {reason}") from error
-    if len(data) > MOST_BYTES:
+    if max(found.st_size, len(data)) > MOST_BYTES:
         raise PictureError(f"{name} has more than {MOST_BYTES // 2**20} MiB", hint="export it smaller")
     return data
 
@@ -150,6 +159,9 @@ def _opened(data: bytes, name: str) -> Image.Image:
         opened = Image.open(io.BytesIO(data), formats=[each for each in FORMATS if _is_able(each)])
     with opened:
         _refuse(opened, name)
+        if opened.format in {"JPEG", "MPO"} and _scans(data) > _MOST_SCANS:
+            hint = "export it again: it would take minutes to open"
+            raise PictureError(f"{name} has more than {_MOST_SCANS} scans", hint=hint)
         opened.load()
         return _upright(opened)
 
@@ -176,10 +188,27 @@ def _too_large(name: str) -> PictureError:
     return PictureError(message, hint="make it smaller: it is scaled to the picture's size anyway")
 
 
+def _scans(data: bytes) -> int:
+    """How many passes over its pixels a JPEG has, if not many more than are taken."""
+    count, place = 0, 0
+    while count <= _MOST_SCANS and (found := _MARKER.search(data, place)) is not None:
+        kind, place = found[1][0], found.end()
+        if kind == _END:
+            break
+        if kind != _BEGIN:
+            count += kind == _SCAN
+            place += int.from_bytes(data[place : place + 2])
+    return count
+
+
 def _upright(opened: Image.Image) -> Image.Image:
+    """A picture as it is to be looked at; labels that make no sense are as if there were none."""
     from PIL import ImageOps  # noqa: PLC0415  # as above
 
-    return ImageOps.exif_transpose(opened)
+    try:
+        return ImageOps.exif_transpose(opened)
+    except Exception:  # noqa: BLE001  # Pillow's readers of labels raise what they like
+        return opened.copy()
 
 
 def _plain(image: Image.Image, purpose: Purpose) -> Image.Image:
