@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import get_args
 
-from renderer.job import Precision, Profile
+from renderer.job import AskedPrecision, Profile
 from renderer.system.folders import expanded
 from renderer.text import bytes_in, counted
 
@@ -29,7 +29,9 @@ def add_manifests(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help=told)
     add_outputs(parser)
     parser.add_argument("--model", metavar="ID", help="render every job with this model")
-    parser.add_argument("--precision", choices=get_args(Precision), help="render every job at this precision")
+    parser.add_argument(
+        "--precision", choices=get_args(AskedPrecision), help="render every job at this; auto: as suits the machine"
+    )
     add_for_tables(parser)
     parser.add_argument("--strict", action="store_true", help="refuse warnings; one problem keeps all back")
     parser.add_argument("--proof", action="store_true", help="a rehearsal: the demo model, small, in <name>-proof")

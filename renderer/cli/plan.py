@@ -53,11 +53,11 @@ def show_plan(options: argparse.Namespace, loaded: Loaded) -> int:
 
     told = [*loaded.problems, *loaded.warnings]
     Selection.of(options.only).check(loaded.manifests)
-    plans = [
-        make_plan(manifest, options.outputs, only=options.only, force=options.force) for manifest in loaded.manifests
-    ]
+    there = assumptions(options)
+    choice: dict[str, Any] = {"only": options.only, "force": options.force, "machine": there.machine}
+    plans = [make_plan(manifest, options.outputs, **choice) for manifest in loaded.manifests]
     check_reader(item.picture for plan in plans for item in plan.chosen if item.sidecar is None)
-    found = forecast.forecast(plans, assumptions(options), datetime.now().astimezone())
+    found = forecast.forecast(plans, there, datetime.now().astimezone())
     if options.json:
         print(json.dumps(_as_dict(plans, found), indent=2, ensure_ascii=False))
         return print_problems(told, MOST_WARNINGS)
@@ -73,6 +73,8 @@ def show_plan(options: argparse.Namespace, loaded: Loaded) -> int:
 
 def _plan_lines(plan: Plan, found: Forecast) -> Iterator[str]:
     yield cut(f"{plan.manifest.file} ▶ {plan.folder.path}", COLUMNS)
+    for remark in plan.manifest.remarks:
+        yield from wrap(f"  {remark}", "    ")
     refused = 0
     told: set[SizeRefusal] = set()
     for item in plan.chosen:
@@ -196,6 +198,7 @@ def _as_dict(plans: Sequence[Plan], found: Forecast) -> dict[str, Any]:
             }
             for plan in plans
         ],
+        "remarks": [remark for plan in plans for remark in plan.manifest.remarks],
         "forecast": found.as_dict(),
     }
 

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import cast
 
-from renderer.job.request import BlockArithmetic, Precision, Profile, Stored
+from renderer.job.request import AskedPrecision, BlockArithmetic, Precision, Profile, Stored
+
+AUTO_PRECISION: AskedPrecision = "auto"
+"""Of a manifest: whichever suits the machine (`renderer.planning.auto`)."""
 
 DEFAULT_PRECISION: Precision = "fp8"
 """Where nobody says one."""

@@ -28,6 +28,9 @@ Precision = Literal["bf16", "fp8", "fp8-weights", "int8", "int4"]
 """A job's: bf16; FP8 weights and products; FP8 weights, scaled back and multiplied in bf16 on every card; int8 weights
 and products, whose inputs are turned before; the same products of weights of four bits."""
 
+AskedPrecision = Literal[Precision, "auto"]
+"""What a manifest may say: its jobs may leave it to the machine that renders them."""
+
 Stored = Literal["bf16", "fp8", "int8", "int4"]
 """The codecs by which weights are kept (`renderer.weights.codecs`)."""
 

@@ -16,6 +16,7 @@ from renderer import catalog
 from renderer.catalog import SIZE_STEP, Model
 from renderer.errors import ModelError, shorten
 from renderer.job import (
+    AskedPrecision,
     ControlNet,
     Embed,
     Expect,
@@ -29,7 +30,7 @@ from renderer.job import (
     Weights,
     derive_seed,
 )
-from renderer.job.precisions import DEFAULT_PRECISION
+from renderer.job.precisions import AUTO_PRECISION, DEFAULT_PRECISION
 from renderer.manifest import naming, pictures_in
 from renderer.manifest.complaints import Complaint
 from renderer.manifest.controlnets import ControlNetFinder, refuse_controls
@@ -60,6 +61,8 @@ class Draft:
     inputs: tuple[InputFile, ...]
     riding: LoraSet
     lettering: Lettering | None
+    auto: bool = False
+    """Whether its precision is still to be chosen: the job has the usual one until then."""
 
 
 # ---- expansion -------------------------------------------------------------------------------------------------------
@@ -75,7 +78,7 @@ class Expander:
         self,
         named: Collection[str] = (),
         model: str | None = None,
-        precision: Precision | None = None,
+        precision: AskedPrecision | None = None,
         shelf: Shelf | None = None,
     ) -> None:
         self._model = model
@@ -100,6 +103,11 @@ class Expander:
         sets = self._loras.sets(reading, model, [named for named, _ in taken_in]) if model else []
         controls = self._controlnets.sets(reading, model, taken_in) if model else []
         lettering = JobLettering(reading)
+        if self._shelf is not None and recipe.fields.get("precision") == AUTO_PRECISION:
+            message = "is chosen when a manifest is planned, and what is sent to a server is not"
+            reading.complaints.append(
+                Complaint(recipe.origin("precision"), f"auto {message}", "leave it out, or name one")
+            )
         if reading.complaints or model is None:
             return [], reading.complaints
         chosen = [
@@ -138,10 +146,10 @@ class Expander:
         lettering: JobLettering,
     ) -> Iterator[Draft]:
         fields = recipe.fields
-        common = {
-            "model": model.reference,
-            "precision": self._precision or fields.get("precision") or _usual_precision(model, self._shelf),
-        }
+        precision = self._precision or fields.get("precision")
+        is_auto = precision == AUTO_PRECISION
+        usual = _usual_precision(model, self._shelf)
+        common = {"model": model.reference, "precision": usual if precision is None or is_auto else precision}
         asked_of_all = wordings.ask([combination for combination, *_ in chosen])
         for (_, riding, inputs, nets), asked_of_each in zip(chosen, asked_of_all, strict=True):
             settings = {**common, **riding.settings(fields, model), **inputs.settings(fields), "controlnets": nets}
@@ -166,6 +174,7 @@ class Expander:
                         inputs=inputs.files,
                         riding=riding,
                         lettering=lettering.of(asked.prompt, asked.values, seed),
+                        auto=is_auto,
                     )
 
 

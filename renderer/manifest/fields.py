@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
-from renderer.job import Embed, Format, Precision, Shift
+from renderer.job import AskedPrecision, Embed, Format, Shift
 from renderer.manifest.additions import MOST_LORAS, LoraItem, ScheduleText
 from renderer.manifest.complaints import MAX_WORD_LENGTH
 from renderer.manifest.control_kinds import MOST_CONTROLNETS, ControlNetItem
@@ -86,7 +86,9 @@ class JobFields(TypedDict, total=False):
         ModelText,
         Field(description="Qwen/Qwen-Image, demo, a folder in their layout, or safetensors files by the part they are"),
     ]
-    precision: Annotated[Precision, Field(description="How weights are kept and multiplied")]
+    precision: Annotated[
+        AskedPrecision, Field(description="How weights are kept and multiplied; auto: as suits the machine")
+    ]
     cfg_scale: Annotated[float, Within(1, 30), Field(description="Guidance; 1 is none")]
     num_inference_steps: Annotated[Steps, Field(description="Denoising steps; steps is the short form")]
     steps: Annotated[Steps, Field(description="Denoising steps")]

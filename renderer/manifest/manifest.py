@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from renderer.errors import ModelError, Problem, UsageError
-from renderer.job import Picture, Place, Precision
+from renderer.job import AskedPrecision, Picture, Place
 from renderer.manifest import doubts, expand, jobs, naming, scalars, source, tables, yaml_reader
 from renderer.manifest.complaints import Complaint, Problems
 from renderer.manifest.document import Document
@@ -45,7 +45,7 @@ class Overrides:
     """
 
     model: str | None = None
-    precision: Precision | None = None
+    precision: AskedPrecision | None = None
     proof: bool = False
     defaults: Path | None = None
     fields: tuple[tuple[str, str], ...] = ()
@@ -64,7 +64,8 @@ class Manifest:
     are what is valid and was hardly meant, in the order of their lines. `path` is its file, None where it is from
     nowhere that stays; `proof` says that it is a rehearsal, `is_part` that the others of its pictures are elsewhere,
     `is_shared` that whoever has the lease on it renders it. Of several that are rendered together, pictures of higher
-    `priority` come first. `bases` are the files that it extends, the nearest first.
+    `priority` come first. `bases` are the files that it extends, the nearest first. `auto` are the ids of pictures
+    whose precision is still to be chosen (`renderer.planning.auto`); `remarks` are what a plan says of it.
     """
 
     file: str
@@ -77,6 +78,8 @@ class Manifest:
     is_shared: bool = False
     bases: tuple[Path, ...] = ()
     priority: float = 0.0
+    auto: frozenset[str] = frozenset()
+    remarks: tuple[str, ...] = ()
 
 
 def load(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
@@ -147,7 +150,8 @@ def _resolve(document: Document, given: ManifestSource, overrides: Overrides) ->
     pictures = tuple(_pictures(document, drafts, outputs, proof=overrides.proof))
     name += PROOF_SUFFIX if overrides.proof else ""
     warnings, priority = doubts.warnings(document, recipes, drafts), float(head.get("priority", 0))
-    return Manifest(document.file, name, pictures, warnings, bases=inherited.bases, priority=priority)
+    auto = frozenset(draft.id for draft in drafts if draft.auto and not overrides.proof)
+    return Manifest(document.file, name, pictures, warnings, bases=inherited.bases, priority=priority, auto=auto)
 
 
 def _is_allowed(recipe: Recipe, shelf: Shelf | None, problems: Problems) -> bool:

@@ -45,6 +45,8 @@ class Own(StrEnum):
     PICKS = "picks.json"
     PICKS_LOCK = ".picks.lock"
     OWNER = ".owner.json"
+    CHOICES = ".choices.json"
+    CHOICES_LOCK = ".choices.lock"
     INPUTS = "inputs"
     QUEUE = "queue.jsonl"
     BATCHES = ".batches"
@@ -148,6 +150,16 @@ class OutputFolder:
     def owner(self) -> Path:
         """Which manifest renders into it."""
         return self.path / Own.OWNER
+
+    @property
+    def choices(self) -> Path:
+        """Which precision was chosen for which model, where a manifest leaves that to the machine."""
+        return self.path / Own.CHOICES
+
+    @property
+    def choices_lock(self) -> Path:
+        """Held while that is written."""
+        return self.path / Own.CHOICES_LOCK
 
     @property
     def inputs(self) -> Path:

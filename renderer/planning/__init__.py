@@ -5,5 +5,6 @@
 of several devices opens, `fitting` what cannot be, `riding` what LoRAs take beside the model, `space` whether the
 disk has room, `pace` how long a picture takes, `forecast` all of it for people (`group_forecast`: of one model and
 precision), `mixtures` whether pictures would be of two kinds, `prune` what no manifest names, `owner` whose a folder
-is, `sharding` which part of a manifest is whose. Knows no workers.
+is, `sharding` which part of a manifest is whose (`part_folders`: its folder), `auto` the precision that a manifest
+leaves to the machine. Knows no workers.
 """

@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 from renderer import catalog
 from renderer.catalog import Model
 from renderer.job import Expect, Lettering, ModelIdentity, Picture, Weights, fingerprint
+from renderer.machine.hardware import Machine
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import done, picks
 from renderer.outputs import sources as sourcing
@@ -24,7 +25,7 @@ from renderer.outputs.done import Done, FoundSidecar
 from renderer.outputs.folder import OutputFolder, Own
 from renderer.outputs.journal import MAX_CRASHES, Journal
 from renderer.outputs.sources import Location, Wanted, can_become
-from renderer.planning import takes
+from renderer.planning import auto, takes
 from renderer.planning.selection import Selection
 from renderer.weights.identity import identify
 
@@ -161,11 +162,13 @@ def make_plan(
     force: bool = False,
     thorough: bool = False,
     heard: PlanWatcher | None = None,
+    machine: Machine | None = None,
 ) -> Plan:
     """Hold a manifest against its output folder.
 
     `only` chooses pictures (see `selection`), and the others stay in the plan; `force` takes nothing for done that is
     chosen; `thorough` compares the SHA-256 of every finished file that is chosen, as a run must before it skips one.
+    `machine` is the one for which a precision is chosen that a manifest leaves open; None: this one.
 
     Raises `ModelError` for a model that is not there, `DiskError` for a folder or journal that cannot be read, and
     `UsageError` for a state in `only` that there is not.
@@ -175,6 +178,7 @@ def make_plan(
     names = {picture.job.model for picture in manifest.pictures}
     models = {name: catalog.find(name) for name in names}
     identities = {name: identify(model, heard.read if heard else None) for name, model in models.items()}
+    manifest = auto.resolved(manifest, outputs, identities, machine)
     selection = Selection.of(only)
     marks = picks.read(folder) if selection.states else {}
 

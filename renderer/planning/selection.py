@@ -54,6 +54,10 @@ class Selection:
         """Whether one of the ids or patterns is a picture's, or its job's."""
         return any(_fits(name, picture) for name in self.names)
 
+    def may_mean(self, picture: Picture) -> bool:
+        """Whether it may be chosen: where states are asked for, nobody knows before it has been looked at."""
+        return not self.names or bool(self.states) or self.is_named(picture)
+
     def is_in_state(self, item: Planned, marks: PickMap) -> bool:
         """Whether one of the states is a picture's."""
         return any(STATES[state](item, marks.get(item.fingerprint)) for state in self.states)

@@ -18,7 +18,7 @@ from renderer.job import Job, Picture, Weights, canonical
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import done
 from renderer.outputs.folder import OutputFolder
-from renderer.planning import owner, takes
+from renderer.planning import auto, owner, part_folders, takes
 from renderer.weights.identity import identify
 
 MOST_SHARDS = 10_000
@@ -52,7 +52,7 @@ class Shard:
 
     def name(self, manifest: str) -> str:
         """The name of a manifest's part, which its folder has."""
-        return f"{manifest}-shard-{self.number}-of-{self.count}"
+        return part_folders.part_name(manifest, self.number, self.count)
 
 
 def _place(job: Job) -> int:
@@ -109,6 +109,7 @@ def _unfinished(manifest: Manifest, mine: Sequence[Picture], outputs: Path) -> t
     folder = OutputFolder(outputs / manifest.name)
     if folder.path.is_dir():
         marks = {name: identify(catalog.find(name)) for name in {picture.job.model for picture in mine}}
+        known = auto.resolved(replace(manifest, pictures=tuple(mine)), outputs, marks).pictures
 
         def lies_there(picture: Picture) -> bool:
             found = done.find(folder, picture.output)
@@ -116,18 +117,13 @@ def _unfinished(manifest: Manifest, mine: Sequence[Picture], outputs: Path) -> t
                 return False
             return found.is_whole(folder, thorough=False)
 
-        mine = [picture for picture in mine if not lies_there(picture)]
+        mine = [picture for picture, as_it_is in zip(mine, known, strict=True) if not lies_there(as_it_is)]
     return tuple(mine)
 
 
 def folders(manifest: Manifest, outputs: Path) -> Iterator[OutputFolder]:
     """The folders of a manifest's parts, however many it was cut into; not those that are another manifest's own."""
-    cut = "[0-9]{1,5}-of-[0-9]{1,5}"
-    own = re.compile(rf"{re.escape(manifest.name)}-(shard-{cut}|share-{cut}-[0-9a-f]{{8}})")
-    if not outputs.is_dir():
-        return
-    for path in sorted(path for path in outputs.iterdir() if own.fullmatch(path.name)):
-        part = OutputFolder(path)
+    for part in part_folders.folders(manifest.name, outputs):
         try:
             owner.check(part, manifest)
         except UsageError:  # a manifest that is named like a part of this one

@@ -12,13 +12,13 @@ from typing import TypeVar
 
 from renderer.errors import DiskError, LeaseLostError, MachineError, RendererError, ends_the_night
 from renderer.job import Job, Weights
-from renderer.machine import rates
+from renderer.machine import devices, hardware, rates
 from renderer.machine.devices import WorkerDevice
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import picture_files, status
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.summary import Ending, Summary, write_summary
-from renderer.planning import deployment, mixtures, owner, plan, space, takes
+from renderer.planning import auto, deployment, mixtures, owner, plan, space, takes
 from renderer.planning.deployment import Deployment
 from renderer.planning.plan import Plan
 from renderer.planning.selection import Selection
@@ -140,10 +140,13 @@ class _Run:
                 takes.check_reader(item.picture for item in batch.chosen if item.sidecar is None)
                 if not manifest.is_shared:
                     batch.journal.compact()
+                for remark in batch.manifest.remarks:
+                    self._watch(events.Remark(remark))
                 batches.append(batch)
         return batches
 
     def _plan_of(self, manifest: Manifest) -> Plan:
+        self._settle(manifest)
         return plan.make_plan(
             manifest,
             self._settings.outputs,
@@ -152,6 +155,15 @@ class _Run:
             thorough=True,
             heard=_Checking(manifest.name, self._watch, self._check_time),
         )
+
+    def _settle(self, manifest: Manifest) -> None:
+        """Write down the precision of what is meant to be rendered, where the manifest leaves it to this machine."""
+        if not manifest.auto:
+            return
+        here, meant = hardware.look(), Selection.of(self._settings.only)
+        chosen = devices.choose(self._settings.gpus, here)
+        machine = chosen[0].machine if chosen else here
+        auto.settle(manifest, self._settings.outputs, machine, is_meant=meant.may_mean)
 
     def _check_time(self) -> None:
         """Raise `_EndedEarly` when somebody asks to stop, or the time is up."""

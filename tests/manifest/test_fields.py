@@ -48,7 +48,12 @@ class TestKinds:
             ("id", "", "must not be empty", ""),
             ("model", "", "must not be empty", ""),
             ("precision", "fp16", "fp16 is not one of its values", "write bf16"),
-            ("precision", "turbo", "turbo is not one of its values", "allowed: bf16, fp8, fp8-weights, int8 or int4"),
+            (
+                "precision",
+                "turbo",
+                "turbo is not one of its values",
+                "allowed: bf16, fp8, fp8-weights, int8, int4 or auto",
+            ),
             ("cfg_scale", "4.0", "must be a number, not text", "remove the quotes"),
             ("cfg_scale", 0, "0.0 is out of range", "write 1 for no guidance"),
             ("cfg_scale", "4", "must be a number, not text", "remove the quotes"),

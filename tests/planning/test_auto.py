@@ -1,0 +1,225 @@
+"""`precision: auto`: what is chosen for a machine, and that it is kept to from then on, by every machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from renderer import catalog
+from renderer.errors import DiskError, ManifestError
+from renderer.job import Precision
+from renderer.machine import hardware, rates
+from renderer.machine.gpus import LocalGpu
+from renderer.machine.hardware import Machine
+from renderer.manifest.manifest import Manifest, Overrides, parse
+from renderer.manifest.shelf import Shelf
+from renderer.manifest.source import ManifestSource
+from renderer.outputs.folder import OutputFolder
+from renderer.planning import auto, sharding
+from renderer.planning.auto import ChosenPrecision
+from renderer.planning.plan import Plan, make_plan
+from renderer.supervisor import events, merging, run
+from renderer.supervisor.settings import Settings, StopRequests
+from tests.fakes import InlineWorker
+
+GB = 10**9
+
+
+def machine(card: str = "", memory: int = 24 * GB, capability: tuple[int, int] = (8, 9), ram: int = 64 * GB) -> Machine:
+    gpus = (LocalGpu(0, card, "GPU-1", memory, memory, "580.1", capability),) if card else ()
+    return Machine(gpus, 8, ram, ram)
+
+
+class TestChoice:
+    """By a card's arithmetic, its bus, and the host's memory."""
+
+    @pytest.mark.parametrize(
+        ("card", "memory", "capability", "expected"),
+        [
+            ("NVIDIA GeForce RTX 3060", 12 * GB, (8, 6), "int8"),
+            ("NVIDIA GeForce RTX 4090", 24 * GB, (8, 9), "int8"),
+            ("NVIDIA L4", 24 * GB, (8, 9), "fp8"),
+            ("NVIDIA A100-SXM4-80GB", 80 * GB, (8, 0), "int8"),
+            ("NVIDIA H100 80GB HBM3", 80 * GB, (9, 0), "fp8"),
+            ("Tesla T4", 16 * GB, (7, 5), "int8"),
+            ("A Card That Nobody Knows", 16 * GB, (8, 9), "int8"),
+            ("Tesla V100", 16 * GB, (7, 0), "int8"),
+        ],
+    )
+    def test_cards(self, card: str, memory: int, capability: tuple[int, int], expected: Precision) -> None:
+        """As docs/models.md advises: int8, but where FP8 is so much faster."""
+        found = auto.choose(catalog.QWEN_IMAGE, machine(card, memory, capability))
+        assert found.precision == expected, found.why
+        assert card in found.machine
+
+    @pytest.mark.parametrize(("ram", "expected"), [(16 * GB, "int4"), (24 * GB, "int8")])
+    def test_host_memory(self, ram: int, expected: Precision) -> None:
+        """Blocks that wait in 16 GB are int4's; in 24 GB those of int8 have room."""
+        found = auto.choose(catalog.QWEN_IMAGE, machine("NVIDIA GeForce RTX 3060", 12 * GB, (8, 6), ram))
+        assert found.precision == expected, found.why
+
+    @pytest.mark.parametrize(("bus", "expected"), [(4e9, "int4"), (25e9, "int8")])
+    def test_a_slow_bus(self, bus: float, expected: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where a large picture alone waits for copies, half of them are worth it."""
+        here = machine("NVIDIA GeForce RTX 4090")
+        known = rates.known(here)
+        assert known is not None
+        monkeypatch.setattr(rates, "known", lambda _: known.model_copy(update={"pinned_bytes_per_s": bus}))
+        assert auto.choose(catalog.QWEN_IMAGE, here).precision == expected
+
+    def test_the_demo_model_and_no_gpu(self) -> None:
+        """The demo is bf16 as its weights are, on whatever machine; a CPU multiplies int8."""
+        for here in (machine(), machine("NVIDIA H100 80GB HBM3", 80 * GB, (9, 0), 8 * GB)):
+            assert auto.choose(catalog.DEMO, here).precision == "bf16"
+        assert auto.choose(catalog.QWEN_IMAGE, machine()).precision == "int8"
+
+
+TEXT = "defaults: {model: demo, size: 64x64, steps: 2, seed: 1}\njobs:\n"
+
+
+def manifest(*jobs: str, overrides: Overrides | None = None) -> Manifest:
+    lines = "".join(f"  - {{prompt: {job}}}\n" for job in jobs)
+    return parse(ManifestSource((TEXT + lines).encode(), "night.yaml", "night"), overrides or Overrides())
+
+
+OPEN = ("a, precision: auto", "b, precision: auto", "c, precision: fp8")
+
+
+def render(given: Manifest, outputs: Path) -> list[str]:
+    """What was said on the way."""
+    said: list[str] = []
+
+    def watch(event: events.Event) -> None:
+        said.extend([event.text] if isinstance(event, events.Remark) else [])
+
+    run.render([given], Settings(outputs, hire=InlineWorker), watch, StopRequests())
+    return said
+
+
+def precisions(plan: Plan) -> list[Precision]:
+    return [item.picture.job.precision for item in plan.items]
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[Precision]:
+    """What is chosen from now on: the last of the list, as if for another machine each time."""
+    wanted: list[Precision] = ["int8"]
+    monkeypatch.setattr(
+        auto,
+        "choose",
+        lambda *_: ChosenPrecision(precision=wanted[-1], why="it is so", machine=f"machine {len(wanted)}"),
+    )
+    return wanted
+
+
+class TestKeeping:
+    def test_a_plan_chooses_and_writes_nothing(self, tmp_path: Path, chosen: list[Precision]) -> None:
+        """Only what says auto is chosen for; what is to come is told."""
+        plan = make_plan(manifest(*OPEN), tmp_path, machine=machine())
+        assert precisions(plan) == ["int8", "int8", "fp8"]
+        assert plan.manifest.remarks == ("precision auto: demo at int8, for machine 1: it is so",)
+        assert not list(tmp_path.iterdir())
+        chosen.append("int4")
+        assert precisions(make_plan(manifest(*OPEN), tmp_path)) == ["int4", "int4", "fp8"]
+
+    def test_a_run_writes_it_down(self, tmp_path: Path, chosen: list[Precision]) -> None:
+        """Whatever another machine would choose: it keeps to it, for new pictures too, and renders nothing anew."""
+        said = render(manifest(*OPEN[:2]), tmp_path)
+        assert "precision auto: demo at int8, for machine 1: it is so" in said
+        chosen.append("int4")
+        plan = make_plan(manifest(*OPEN[:2], "d, precision: auto"), tmp_path, thorough=True)
+        assert precisions(plan) == ["int8", "int8", "int8"]
+        assert plan.count("done") == 2
+        assert plan.manifest.remarks == ("precision auto: demo at int8, for machine 1: it is so",)
+
+    @pytest.mark.usefixtures("chosen")
+    def test_what_is_finished_stays(self, tmp_path: Path) -> None:
+        """Rendered at fp8 before anybody said auto: done, also under another name; the rest is as chosen."""
+        render(manifest("a", "b"), tmp_path)
+        given = manifest("b, precision: auto", "new, precision: auto", "a, precision: auto")
+        plan = make_plan(given, tmp_path)
+        assert precisions(plan) == ["fp8", "int8", "fp8"]
+        assert len(plan.to_render()) == 1
+        render(given, tmp_path)
+        assert precisions(make_plan(given, tmp_path)) == ["fp8", "int8", "fp8"]
+        assert make_plan(given, tmp_path, thorough=True).count("done") == 3
+
+    def test_parts_keep_to_one_choice(self, tmp_path: Path, chosen: list[Precision]) -> None:
+        """Two machines with parts of a manifest: the first to begin chooses, and what is merged fits."""
+        given = manifest(*(f"p{number}, precision: auto" for number in range(6)))
+        for number, other in ((1, "int4"), (2, "fp8")):
+            part = sharding.cut(given, sharding.Shard(number, 2), tmp_path)
+            assert part.auto
+            render(part, tmp_path)
+            chosen.append(other)  # type: ignore[arg-type]  # they are precisions
+        assert merging.merge(given, tmp_path).moved == 6
+        plan = make_plan(given, tmp_path, thorough=True)
+        assert (plan.count("done"), set(precisions(plan))) == (6, {"int8"})
+        assert not sharding.cut(given, sharding.Shard(1, 2), tmp_path).pictures
+
+    def test_another_model_is_chosen_for_beside_it(self, tmp_path: Path, chosen: list[Precision]) -> None:
+        """What stands there stays; nothing is written of what is not meant, or cannot be rendered there."""
+        auto.settle(manifest(*OPEN), tmp_path, machine(), is_meant=lambda _: True)
+        chosen.append("int4")
+        both = manifest(*OPEN, "d, precision: auto, model: demo, size: 64x64")
+        other = both.pictures[3]
+        other = other.model_copy(update={"job": other.job.model_copy(update={"model": "Qwen/Qwen-Image"})})
+        both = replace(both, pictures=(*both.pictures[:3], other))
+        auto.settle(both, tmp_path, machine(), is_meant=lambda _: True)
+        auto.settle(both, tmp_path, machine("NVIDIA L4"), is_meant=lambda picture: picture.job.model == "demo")
+        assert auto._read(OutputFolder(tmp_path / "night")).keys() == {"demo"}
+        auto.settle(both, tmp_path, machine("NVIDIA L4"), is_meant=lambda _: True)
+        found = auto._read(OutputFolder(tmp_path / "night"))
+        assert {name: each.precision for name, each in found.items()} == {"demo": "int8", "Qwen/Qwen-Image": "int4"}
+
+    @pytest.mark.parametrize("text", ["{", '{"choices": {"demo": {"precision": "int3"}}}', "[]"])
+    def test_a_file_that_is_spoilt_is_told(self, tmp_path: Path, chosen: list[Precision], text: str) -> None:
+        """With what to do: nothing is chosen over it."""
+        folder = OutputFolder(tmp_path / "night")
+        folder.path.mkdir()
+        folder.choices.write_text(text, encoding="utf-8")
+        with pytest.raises(DiskError, match=r"cannot read .*\.choices\.json") as caught:
+            make_plan(manifest(*OPEN), tmp_path)
+        assert "remove it" in caught.value.hint
+        assert chosen == ["int8"]
+
+
+class TestManifest:
+    def test_the_command_line_may_say_it(self, tmp_path: Path, chosen: list[Precision]) -> None:
+        """`--precision auto` for every job, and another one in place of what jobs leave open."""
+        of_all = manifest(*OPEN, overrides=Overrides(precision="auto"))
+        assert precisions(make_plan(of_all, tmp_path)) == ["int8"] * 3
+        assert not manifest(*OPEN, overrides=Overrides(precision="bf16")).auto
+        assert chosen == ["int8"]
+
+    def test_a_rehearsal_has_its_own(self) -> None:
+        """The demo's, as ever."""
+        given = manifest(*OPEN, overrides=Overrides(proof=True))
+        assert not given.auto
+        assert {picture.job.precision for picture in given.pictures} == {"bf16"}
+
+    def test_a_server_is_not_asked_to_choose(self) -> None:
+        """A request is no manifest that is planned: refused at its place, with what to do."""
+        with pytest.raises(ManifestError) as caught:
+            manifest(*OPEN, overrides=Overrides(shelf=Shelf({"demo": "demo"})))
+        (problem, *_) = caught.value.problems
+        assert problem.path == "jobs[0].precision"
+        assert problem.hint == "leave it out, or name one"
+
+    def test_this_machine_is_asked_where_no_other_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And only where something is open."""
+        asked: list[str] = []
+
+        def look() -> Machine:
+            asked.append("asked")
+            return machine()
+
+        monkeypatch.setattr(hardware, "look", look)
+        make_plan(manifest("a", "b"), tmp_path)
+        assert not asked
+        assert precisions(make_plan(manifest(*OPEN), tmp_path)) == ["bf16", "bf16", "fp8"]
+        assert asked
