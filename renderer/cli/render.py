@@ -71,6 +71,7 @@ def render_loaded(options: argparse.Namespace, loaded: Loaded) -> list[Summary]:
         stuck_after_s=options.stuck_after,
         grace_s=options.grace,
         deadline=deadline(options, datetime.now().astimezone()),
+        same_bits=options.same_bits,
     )
     with _fleet(options, terms) as fleet:
         return attended.render(
@@ -166,6 +167,9 @@ def add_night_options(render: argparse.ArgumentParser) -> None:
         default=60.0,
         metavar="S",
         help="for what is in flight when stopped (default: 60 s)",
+    )
+    render.add_argument(
+        "--same-bits", action="store_true", help="render all on one kind of card: that of the pictures that are there"
     )
     render.add_argument("--live", action="store_true", help="serve the page to this machine while the run is on")
     render.add_argument(

@@ -88,6 +88,13 @@ class DoneGpu:
 
 
 @dataclass(frozen=True, slots=True, config=_PART_OF_IT)
+class DoneSoftware:
+    """Of `job.Software`."""
+
+    torch: str
+
+
+@dataclass(frozen=True, slots=True, config=_PART_OF_IT)
 class DoneModel:
     """Of `job.ModelIdentity`."""
 
@@ -137,6 +144,7 @@ class _Told:
     memory: DoneMemory
     file: DoneFile
     gpu: DoneGpu | None = None
+    software: DoneSoftware | None = None
     sharing: DoneSharing | None = None
     keep: Keep = Keep(embed="none")
     attempt: int = 1
@@ -157,6 +165,7 @@ class Done:
     memory: DoneMemory
     file: DoneFile
     gpu: DoneGpu | None
+    software: DoneSoftware | None
     sharing: DoneSharing | None
     keep: Keep
     attempt: int
@@ -204,6 +213,7 @@ class FoundSidecar:
             memory=told.memory,
             file=told.file,
             gpu=_once(told.gpu),
+            software=_once(told.software),
             sharing=told.sharing,
             keep=_once(told.keep),
             attempt=told.attempt,

@@ -274,6 +274,7 @@ class Dispatcher:
         return "paused" if self._night.pause.is_on else "rendering" if self._pool.is_open else "opening"
 
     def _take(self, seat: Seat, event: protocol.AnyEvent | Gone, payload: bytes) -> None:
+        event = self._night.judged(event)
         match event:
             case protocol.Opening(what=what):
                 self._night.watch(events.WorkerOpening(None, what, seat.label))
@@ -312,6 +313,9 @@ class Dispatcher:
         """A picture has come: it is to be written, unless it breaks what its job expects."""
         flight = seat.flights[event.key]
         assert seat.opened is not None
+        if other := self._night.other_bits(event, self._group(seat).weights):
+            self._does_not_open(seat, other)
+            return
         result = Result(flight.item, flight.attempt, seat.opened, event, payload)
         try:
             results.check(result)

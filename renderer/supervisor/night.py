@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from renderer.errors import RendererError
+from renderer.errors import MachineError, RendererError
 from renderer.job import Job, Weights
 from renderer.machine.rates import Rates
 from renderer.outputs.summary import Ending
 from renderer.planning.deployment import Deployment
 from renderer.planning.fitting import SizeRefusal
+from renderer.protocol import AnyEvent, Opened, OpenFailed, Rendered
 from renderer.supervisor.events import Watch
 from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.progress import FailureRow
+from renderer.supervisor.same_bits import SameBits
 from renderer.supervisor.settings import Pause, Settings, StopRequests, asked_to_end
+from renderer.supervisor.worker import Gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class Night:
 
     `deployments` say by weights what is opened where, `troubles` why some of those have none, or did not open;
     `refused` are jobs that cannot fit, `extra_troubles` why a LoRA or ControlNet cannot be had, by its source; `rates`
-    the machine's, if they are known.
+    the machine's, if they are known, `same_bits` what all pictures are to be alike in, if asked.
     """
 
     settings: Settings
@@ -36,12 +39,23 @@ class Night:
     extra_troubles: dict[str, RendererError] = field(default_factory=dict)
     row: FailureRow = field(default_factory=FailureRow)
     pause: Pause = field(default_factory=Pause)
+    same_bits: SameBits | None = None
 
     def refusal(self, job: Job) -> SizeRefusal | RendererError | None:
         """Why a job cannot be rendered on this machine, if so: it does not fit, or what it is rendered with lacks."""
         known = self.extra_troubles
         lacking = (known[each.source] for each in job.extra_networks if each.source in known)
         return self.troubles.get(Weights.of(job)) or self.refused.get(job) or next(lacking, None)
+
+    def judged(self, event: AnyEvent | Gone) -> AnyEvent | Gone:
+        """What a worker says; that it cannot be had where it is ready, and its pictures would have other bits."""
+        if isinstance(event, Opened) and self.same_bits is not None and (why := self.same_bits.differs(event)):
+            return OpenFailed(message=why.message, hint=why.hint)
+        return event
+
+    def other_bits(self, event: Rendered, weights: Weights) -> MachineError | None:
+        """Why a picture has other bits than are wanted, if so."""
+        return self.same_bits.differs(event, weights) if self.same_bits is not None else None
 
     def asked_to_end(self) -> Ending | None:
         """Why no work of any kind is to begin, if so."""

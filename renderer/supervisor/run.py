@@ -18,7 +18,7 @@ from renderer.manifest.manifest import Manifest
 from renderer.outputs import picture_files, status
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.summary import Ending, Summary, write_summary
-from renderer.planning import auto, deployment, mixtures, owner, plan, space, takes
+from renderer.planning import auto, deployment, mixtures, owner, plan, sharding, space, takes
 from renderer.planning.deployment import Deployment
 from renderer.planning.plan import Plan
 from renderer.planning.selection import Selection
@@ -35,8 +35,9 @@ from renderer.supervisor.night import Night
 from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.progress import never_begun, told
 from renderer.supervisor.rendering import Batches
+from renderer.supervisor.same_bits import SameBits
 from renderer.supervisor.settings import Pause, Settings, StopRequests, asked_to_end
-from renderer.supervisor.sharing import SharedParts
+from renderer.supervisor.sharing import SharedParts, leases_in
 from renderer.weights.needs import Need
 
 Cause = TypeVar("Cause")
@@ -174,6 +175,9 @@ class _Run:
         settings, watch = self._settings, self._watch
         fleet = settings.fleet or ThisMachine(settings.gpus, settings.hire)
         seats = fleet.devices(lambda text: watch(events.Remark(text)), self._check_time)
+        same_bits = SameBits(batches, self._agree(batches)) if settings.same_bits else None
+        if same_bits is not None:
+            seats = same_bits.keep(seats)
         deployments, troubles = self._deployments(batches, seats)
         refused = {job: why for each in deployments.values() for job, why in each.nowhere().items()}
         barred = {*refused, *(job for job in _jobs(batches) if Weights.of(job) in troubles)}
@@ -194,7 +198,7 @@ class _Run:
             known = rates.cached(machine) if machine.gpu else None
             night = Night(
                 settings, deployments, troubles, refused, known, pool, watch, self._stop, extra_troubles,
-                pause=self._pause,
+                pause=self._pause, same_bits=same_bits,
             )  # fmt: skip
             with contextlib.closing(self._turns(batches, night)) as turns:
                 for those, holds in turns:
@@ -215,6 +219,19 @@ class _Run:
             yield from (([part], holds) for part, holds in shared.turns())
             missed = {each.manifest.name: never_begun(each.manifest, shared.ending) for each in parts}
             self._summaries = missed | self._summaries | shared.through
+
+    def _agree(self, batches: Sequence[Plan]) -> Callable[[str], str]:
+        """What all runs keep to that share manifests with this one: the first of them says it."""
+        names = (each.manifest.name for each in batches if each.manifest.is_shared)
+        wholes = sorted({sharding.cut_of(name)[0] for name in names})
+        leases = leases_in(self._settings.outputs)
+
+        def agree(told: str) -> str:
+            for whole in wholes:
+                told = leases.agree(f"{whole}.kind", told)
+            return told
+
+        return agree
 
     def _has_ended(self, batch: Batch) -> None:
         self._summaries[batch.name] = batch.summary

@@ -37,7 +37,7 @@ class Settings:
 
     `gpus` names the devices that render (`machine.devices`; None: one that suits). `hire` is how it gets workers (None:
     processes on this machine), `fleet` where those are (None: on this machine). A lease that is not renewed for
-    `stale_s` seconds may be taken.
+    `stale_s` seconds may be taken. With `same_bits` all pictures are of one kind of card.
     """
 
     outputs: Path = Path("outputs")
@@ -56,6 +56,7 @@ class Settings:
     hire: Hire | None = None
     fleet: Fleet | None = None
     stale_s: float = STALE_S
+    same_bits: bool = False
 
 
 @dataclass(slots=True)

@@ -1,0 +1,100 @@
+"""`--same-bits`: all pictures of a run are of one kind of card, arithmetic and torch, and of that of pictures there.
+
+What a picture's bits hang on beside its job is told by its sidecar. Two kinds of cards may give other bits, and so may
+two versions of torch: nobody has shown that any two agree, so every difference counts. Knows no workers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from renderer.errors import MachineError
+from renderer.job import BlockArithmetic, Weights
+from renderer.job.precisions import in_words
+from renderer.machine.devices import WorkerDevice
+from renderer.outputs.done import Known
+from renderer.planning.mixtures import told_by
+from renderer.planning.plan import Plan
+from renderer.protocol import Opened, Rendered
+
+CPU = "the CPU"
+
+Agree = Callable[[str], str]
+"""What all that share a manifest keep to: this, where none of them has said anything yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What renders, as far as bits hang on it: the card's name, or the CPU; torch's version."""
+
+    card: str
+    torch: str
+
+    def __str__(self) -> str:
+        return f"{self.card} with torch {self.torch}" if self.torch else self.card
+
+
+class SameBits:
+    """What one run keeps to: what is there already, or what most of its devices are."""
+
+    def __init__(self, plans: Sequence[Plan], agree: Agree = lambda told: told) -> None:
+        """Raises `MachineError` where the pictures that are there are of several kinds themselves."""
+        there = [item.sidecar for plan in plans for item in plan.items if item.sidecar is not None]
+        kinds = sorted({str(kind_of(each)) for each in there})
+        if len(kinds) > 1:
+            message = f"--same-bits: the pictures that are there are of {' and of '.join(kinds)}"
+            raise MachineError(message, hint="--force renders all anew; or leave --same-bits out")
+        self._kind = kind_of(there[0]) if there else None
+        self._agree = agree
+        self._arithmetics: dict[Weights, BlockArithmetic] = {}
+        for plan in plans:
+            for item in plan.items:
+                if item.sidecar is not None:
+                    self._keeps(Weights.of(item.picture.job), told_by(item.sidecar))
+
+    def keep(self, devices: Sequence[WorkerDevice]) -> Sequence[WorkerDevice]:
+        """The devices that are of the kind that is kept to. Raises `MachineError` where none is."""
+        cards = Counter(map(_card, devices))
+        wanted = self._agree(self._kind.card if self._kind else max(cards, key=lambda card: cards[card]))
+        if wanted not in cards:
+            message = f"--same-bits: the others are of {wanted}, and this machine renders on {', '.join(sorted(cards))}"
+            raise MachineError(message, hint="render on that kind; or leave --same-bits out")
+        those = [device for device in devices if _card(device) == wanted]
+        return [replace(device, number=number) for number, device in enumerate(those)]
+
+    def differs(self, event: Opened | Rendered, weights: Weights | None = None) -> MachineError | None:
+        """Why a worker that is ready, or a picture of these `weights`, is of another kind than is kept to, if so."""
+        try:
+            if isinstance(event, Opened):
+                self._opened(event)
+            elif event.sharing is not None and weights is not None:
+                self._keeps(weights, event.sharing.arithmetic)
+        except MachineError as error:
+            return error
+        return None
+
+    def _opened(self, opened: Opened) -> None:
+        kind = Kind(opened.gpu.name if opened.gpu else CPU, opened.software.torch)
+        if self._kind is None:
+            self._kind = kind
+        if kind != self._kind:
+            raise MachineError(f"--same-bits: it renders on {kind}, and the others are of {self._kind}")
+
+    def _keeps(self, weights: Weights, found: BlockArithmetic) -> None:
+        kept = self._arithmetics.setdefault(weights, found)
+        if found != kept:
+            message = f"--same-bits: {weights}: blocks were computed in {in_words(found)}, and those of others in"
+            raise MachineError(f"{message} {in_words(kept)}", hint="leave --same-bits out, or that device")
+
+
+def kind_of(sidecar: Known) -> Kind:
+    """What a finished picture was rendered on."""
+    card = sidecar.gpu.name if sidecar.gpu is not None else CPU
+    return Kind(card, sidecar.software.torch if sidecar.software is not None else "")
+
+
+def _card(device: WorkerDevice) -> str:
+    gpu = device.machine.gpu
+    return gpu.name if gpu is not None else CPU
