@@ -39,15 +39,15 @@ class OnCards:
         self._names = {card.uuid: card.name.decode() for card in cards}
         self._torch = torch
         self.arithmetics: dict[int, BlockArithmetic] = {}
-        self._hired = 0
+        self.hired = 0
         self.rendered: list[str] = []
 
     def devices(self, *_: object) -> tuple[WorkerDevice, ...]:
         return devices.choose("all", self._here)
 
     def hire(self, log: Path) -> InlineWorker:
-        fleet, number = self, self._hired
-        self._hired += 1
+        fleet, number = self, self.hired
+        self.hired += 1
 
         class OnCard(InlineWorker):
             card = ""
@@ -83,6 +83,7 @@ def test_the_kind_of_which_there_are_most_renders(night: Night, monkeypatch: pyt
     fleet = OnCards(monkeypatch, B, A, dataclasses.replace(A, uuid="GPU-cccc-3"))
     assert counts(night.render(MANIFEST, fleet=fleet, same_bits=True)) == (6, 0, 0, 0)
     assert set(fleet.rendered) == {"NVIDIA A"}
+    assert fleet.hired == 2, "nothing is opened on the other"
 
 
 def test_pictures_that_are_there_say_which(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,8 +130,10 @@ def test_what_was_really_computed_counts(night: Night, monkeypatch: pytest.Monke
 
 def test_machines_that_share_a_manifest_keep_to_one_kind(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first says which, until all is merged."""
-    parts = sharding.share(MANIFEST, 1, night.settings.outputs)
-    night.render(parts[0], fleet=OnCards(monkeypatch, B), same_bits=True, only=("p000",))
+    one, other = sharding.share(MANIFEST, 2, night.settings.outputs)
+    night.render(one, fleet=OnCards(monkeypatch, B), same_bits=True)
     with pytest.raises(MachineError, match="the others are of NVIDIA B"):
-        night.render(parts[0], fleet=OnCards(monkeypatch, A), same_bits=True)
-    assert night.render(parts[0], fleet=OnCards(monkeypatch, A, B), same_bits=True).rendered == 5
+        night.render(other, fleet=OnCards(monkeypatch, A), same_bits=True)
+    fleet = OnCards(monkeypatch, A, dataclasses.replace(A, uuid="GPU-cccc-3"), B)
+    assert night.render(other, fleet=fleet, same_bits=True).rendered == len(other.pictures)
+    assert set(fleet.rendered) == {"NVIDIA B"}
