@@ -21,7 +21,7 @@ RENDERER := .venv/bin/python -m renderer
 run = @$(RENDERER) $(1) || { code=$$?; echo "renderer's own exit code was $$code" >&2; exit $$code; }
 
 .PHONY: help setup setup-dev render proof nightly validate plan status report doctor estimate models bench compare again export replay schema \
-  serve completion schemas merge pause resume stop prune smoke check test judge torture clean
+  serve completion schemas merge add pause resume stop prune smoke check test judge torture clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 12
@@ -64,6 +64,9 @@ status: $(READY)  ## say how a run of JOBS stands; what is done, failed and to d
 
 merge: $(READY)  ## bring together what machines have rendered of JOBS' parts
 	$(call run,merge $(JOBS) $(ARGS))
+
+add: $(READY)  ## have a run that is on render JOBS too
+	$(call run,add $(JOBS) $(ARGS))
 
 pause: $(READY)  ## have a run that is on begin nothing more; resume has it go on, stop ends it
 	$(call run,pause $(ARGS))

@@ -13,6 +13,7 @@ Knows nothing of how anything is done. Each command has a room of its name, whic
     assumptions   the machine that both take this one to be
     status        what is done, and how a run stands
     render        a night
+    add           a night that is on takes in manifests
     pause         a night that is on begins nothing more
     resume        and goes on
     stop          and ends

@@ -39,11 +39,16 @@ def ask(options: argparse.Namespace, wish: Wish) -> int:
     return 0
 
 
-def find(outputs: Path, manifest: str | None) -> tuple[NightFolder, NightFile]:
-    """The night that renders a manifest; the only one where none is named. Raises `UsageError` where there is none."""
+NO_NIGHT = "renderer status says how the last one ended; --outputs names another folder"
+
+
+def find(outputs: Path, manifest: str | None, hint: str = NO_NIGHT) -> tuple[NightFolder, NightFile]:
+    """The night that renders a manifest; the only one where none is named. Raises `UsageError` where there is none.
+
+    `hint` says what to do where no night is on.
+    """
     on = nights.find(outputs)
     if not on:
-        hint = "renderer status says how the last one ended; --outputs names another folder"
         raise UsageError(f"no run is on in {outputs}", hint=hint)
     if manifest is None:
         if len(on) > 1:
@@ -64,7 +69,7 @@ def heard(folder: NightFolder, night: NightFile, wish: Wish) -> Answer:
         raise UsageError(f"that run is on another machine, {night.machine}", hint="ask it there")
     mark = folder.ask(wish)
     until = time.monotonic() + _PATIENCE_S
-    while (answer := folder.take_answer(mark)) is None:
+    while (answer := folder.take_answer(mark)) is None:  # what it has heard, it may take its time to do
         if not folder.is_on:
             raise RendererError("the run has ended meanwhile")
         if time.monotonic() > until and folder.withdraw(mark):

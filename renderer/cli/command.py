@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "estimate": "memory that a picture takes, stage by stage, and whether it fits",
         "status": "what is done; how a run stands, or ended",
         "render": "render what is not done",
+        "add": "have a run that is on render further manifests",
         "pause": "have a run that is on begin nothing more, until resume",
         "resume": "have a paused run go on",
         "stop": "end a run that is on, as Ctrl-C does",

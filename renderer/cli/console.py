@@ -58,15 +58,16 @@ class Plain:
 
     def __init__(self) -> None:
         self._done = self._total = 0
-        self._several = False
+        self._names: set[str] = set()
         self._current = "opening the model"
         self._spoke_at = time.monotonic()
 
     def watch(self, what: events.Event) -> None:
         match what:
             case events.NightBegan(names=names):
-                self._several = len(names) > 1
-            case events.BatchBegan(to_render=count):
+                self._names.update(names)
+            case events.BatchBegan(plan=plan, to_render=count):
+                self._names.add(plan.manifest.name)
                 self._total += count
             case events.WorkerOpening(setup=setup) if setup is not None:
                 self._say(sentences.opening(what))
@@ -81,9 +82,9 @@ class Plain:
             case events.BatchEnded(summary=summary):
                 for part in describe_summary(summary):
                     self._say(part)
-            case events.NightEnded(summaries=summaries) if self._several:
+            case events.NightEnded(summaries=summaries) if len(self._names) > 1:
                 self._say(describe_night(summaries))
-        if line := sentences.sentence(what, several=self._several):
+        if line := sentences.sentence(what, several=len(self._names) > 1):
             self._say(f"[{self._done}/{self._total}] {line}" if isinstance(what, events.PictureDone) else line)
 
     def close(self) -> None:
@@ -145,10 +146,10 @@ class Terminal:
         self._footer = Footer(sys.stderr)
         self._supply = SupplyBar()
         self._opening = ""
-        self._several = False
+        self._names: set[str] = set()
 
     def watch(self, what: events.Event) -> None:
-        if line := sentences.sentence(what, several=self._several):
+        if line := sentences.sentence(what, several=len(self._names) > 1):
             self._footer.say(streams.harmless(line))
         match what:
             case events.Supplying(what=answer):
@@ -160,12 +161,14 @@ class Terminal:
             case events.Tick(status=status) if status is not None:
                 self._footer.show(lambda columns: [_batch_line(status, columns), self._flight_line(status, columns)])
             case events.NightBegan(names=names):
-                self._several = len(names) > 1
+                self._names.update(names)
+            case events.BatchBegan(plan=plan):
+                self._names.add(plan.manifest.name)
             case events.BatchEnded(summary=summary):
                 self._footer.say(streams.harmless("\n".join(describe_summary(summary))))
             case events.NightEnded(summaries=summaries):
                 self._footer.close()
-                if self._several:
+                if len(self._names) > 1:
                     streams.say(describe_night(summaries))
 
     def close(self) -> None:

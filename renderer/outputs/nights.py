@@ -24,7 +24,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from renderer.errors import DiskError
-from renderer.job import Value
+from renderer.job import Precision, Value
 from renderer.system import lock
 from renderer.system.files import write_whole
 
@@ -45,9 +45,17 @@ class NightFile(Value):
 
 
 class Wish(Value):
-    """What somebody asks of a night."""
+    """What somebody asks of a night; `add` gives it another manifest, with what a command line says of that."""
 
-    what: Literal["pause", "resume", "stop"]
+    what: Literal["pause", "resume", "stop", "add"]
+    manifest: str = ""
+    model: str | None = None
+    precision: Precision | None = None
+    proof: bool = False
+    defaults: str | None = None
+    fields: tuple[tuple[str, str], ...] = ()
+    only: tuple[str, ...] = ()
+    priority: float | None = None
 
 
 class Answer(Value):

@@ -47,6 +47,11 @@ class Deployment:
             {each.number: fitting.refusals(jobs, self.setups[each.number], each.machine) for each in those},
         )
 
+    def joined_by(self, jobs: Sequence[Job], devices: Sequence[WorkerDevice]) -> Deployment:
+        """The same for more jobs than were known when it was made: what is opened stays what it is."""
+        more = self.of(jobs, devices).refused
+        return Deployment(self.setups, {number: {**self.refused.get(number, {}), **more[number]} for number in more})
+
     def is_choosy(self, number: int) -> bool:
         """Whether something may not fit on a device."""
         return bool(self.refused.get(number))

@@ -1,4 +1,4 @@
-"""What is asked of a night from other terminals: to pause, to go on, to stop. Heard on a thread, whatever is going on.
+"""What is asked of a night from other terminals: to pause, go on, stop, and take in manifests. Heard on a thread.
 
 Where that cannot be, the night goes on without, and says so. Knows nothing of pictures.
 """
@@ -8,15 +8,18 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 from renderer.errors import DiskError, LockedError
+from renderer.manifest.manifest import Overrides
 from renderer.outputs import nights
 from renderer.outputs.nights import Answer, NightFile, NightFolder, Wish
 from renderer.supervisor import events
+from renderer.supervisor.additions import Addition
 from renderer.supervisor.events import Watch
 from renderer.supervisor.settings import Pause, StopRequests
 
@@ -26,8 +29,18 @@ _LOOK_S = 0.2
 class Mailbox:
     """One night's. As a context, it is there for others as long as that lasts."""
 
-    def __init__(self, outputs: Path, names: Iterable[str], stop: StopRequests, pause: Pause, watch: Watch) -> None:
+    def __init__(
+        self,
+        outputs: Path,
+        names: Iterable[str],
+        stop: StopRequests,
+        pause: Pause,
+        watch: Watch,
+        add: Callable[[Addition], None],
+    ) -> None:
+        """`names` are its manifests'; `add` hears of those that are to join."""
         self._outputs = outputs
+        self._add = add
         self._stop = stop
         self._pause = pause
         self._watch = watch
@@ -36,6 +49,7 @@ class Mailbox:
             pid=os.getpid(), machine=nights.this_machine(), began_at=datetime.now(UTC), names=tuple(names)
         )
         self._ends = threading.Event()
+        self._changing = threading.Lock()
         self._thread = threading.Thread(target=self._listen, name="mailbox", daemon=True)
         self._held = contextlib.ExitStack()
 
@@ -60,7 +74,21 @@ class Mailbox:
     def _listen(self) -> None:
         while not self._ends.wait(_LOOK_S):
             for mark, wish in self._folder.wishes():
-                self._folder.answer(mark, self._fulfil(wish))
+                if wish.what == "add":
+                    self._add(_addition(wish, partial(self._folder.answer, mark)))
+                else:
+                    self._folder.answer(mark, self._fulfil(wish))
+
+    def joined_by(self, name: str) -> None:
+        """The night renders one manifest more."""
+        if name not in self._night.names:
+            self._change(names=(*self._night.names, name))
+
+    def _change(self, **changes: object) -> None:
+        with self._changing, contextlib.suppress(DiskError):
+            self._night = self._night.model_copy(update=changes)
+            if self._thread.is_alive():
+                self._folder.post(self._night)
 
     def _fulfil(self, wish: Wish) -> Answer:
         match wish.what:
@@ -69,14 +97,20 @@ class Mailbox:
             case "stop":
                 self._stop.request()
                 return Answer(text="it stops: what is in flight may finish; stop it once more to end at once")
+            case "add":
+                raise AssertionError(wish)
 
     def _pauses(self, *, paused: bool) -> Answer:
         before, self._pause.is_on = self._pause.is_on, paused
         if before == paused:
             return Answer(text="it is paused already" if paused else "it is not paused")
-        self._night = self._night.model_copy(update={"paused": paused})
-        with contextlib.suppress(DiskError):
-            self._folder.post(self._night)
+        self._change(paused=paused)
         if paused:
             return Answer(text=f"it pauses: what is in flight finishes; {self._pause.told}")
         return Answer(text="it goes on")
+
+
+def _addition(wish: Wish, answer: Callable[[Answer], None]) -> Addition:
+    defaults = Path(wish.defaults) if wish.defaults is not None else None
+    overrides = Overrides(wish.model, wish.precision, proof=wish.proof, defaults=defaults, fields=wish.fields)
+    return Addition(Path(wish.manifest), overrides, wish.only, wish.priority, answer)

@@ -13,6 +13,7 @@ from renderer.planning.fitting import SizeRefusal
 from renderer.protocol import AnyEvent, Opened, OpenFailed, Rendered
 from renderer.supervisor.events import Watch
 from renderer.supervisor.pool import WorkerPool
+from renderer.supervisor.preparing import Provided
 from renderer.supervisor.progress import FailureRow
 from renderer.supervisor.same_bits import SameBits
 from renderer.supervisor.settings import Pause, Settings, StopRequests, asked_to_end
@@ -40,6 +41,13 @@ class Night:
     row: FailureRow = field(default_factory=FailureRow)
     pause: Pause = field(default_factory=Pause)
     same_bits: SameBits | None = None
+
+    def knows(self, provided: Provided) -> None:
+        """What has been found out of manifests that join."""
+        self.deployments.update(provided.deployments)
+        self.troubles.update(provided.troubles)
+        self.refused.update(provided.refused)
+        self.extra_troubles.update(provided.extra_troubles)
 
     def refusal(self, job: Job) -> SizeRefusal | RendererError | None:
         """Why a job cannot be rendered on this machine, if so: it does not fit, or what it is rendered with lacks."""

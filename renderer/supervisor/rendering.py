@@ -6,19 +6,24 @@ each to the batch that it is of. What goes wrong with one batch costs that one. 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 from renderer.errors import DiskError, MachineError, RendererError, ends_the_night
 from renderer.job import Weights
+from renderer.outputs.nights import Answer
 from renderer.outputs.summary import Ending
 from renderer.planning.pace import Pace, weight
 from renderer.planning.plan import Plan, Planned
 from renderer.supervisor import events
+from renderer.supervisor.additions import Arrival
 from renderer.supervisor.batch import Batch
 from renderer.supervisor.busy import LongWork
 from renderer.supervisor.dealing import Group
 from renderer.supervisor.dispatcher import Dispatcher
+from renderer.supervisor.events import Watch
 from renderer.supervisor.heartbeat import TICK_S, NightHeart
 from renderer.supervisor.holding import Holding, held_alone
 from renderer.supervisor.night import Night
@@ -27,6 +32,21 @@ from renderer.supervisor.picture_source import PlanSource
 from renderer.supervisor.progress import told
 from renderer.supervisor.settings import AT_ONCE
 from renderer.supervisor.together import Together
+from renderer.text import duration
+
+
+class Joining(Protocol):
+    """Manifests that join while others are rendered."""
+
+    @property
+    def may_come(self) -> bool:
+        """Whether one may come still, and is to be waited for."""
+
+    def take(self, tell: Watch) -> list[Arrival]:
+        """Those that are ready; `tell` hears first what happened meanwhile."""
+
+    def joined(self, arrival: Arrival) -> None:
+        """It is on its way."""
 
 
 class Batches:
@@ -45,13 +65,20 @@ class Batches:
         night: Night,
         ended: Callable[[Batch], None] = lambda _: None,
         holds: Holding = held_alone,
+        joining: Joining | None = None,
     ) -> None:
-        """`ended` hears of each batch that has ended; `holds` says whether their folders still are this run's."""
+        """`ended` hears of each batch that has ended; `holds` says whether their folders still are this run's.
+
+        `joining` has others that come while these are rendered.
+        """
+        self._joining = joining
+        self._dispatcher: Dispatcher | None = None
+        self._joined: list[Planned] = []
         self._night = night
         self._ended = ended
         self._beside = Beside(spares=self._spares, holds=holds)
         self._together = Together(night.row, night.watch, self._beside)
-        self._heart = NightHeart(night.watch, self._beside.tempo, self._end_those_through)
+        self._heart = NightHeart(night.watch, self._beside.tempo, self._tend)
         self._pace = Pace((item.sidecar for plan in plans for item in plan.items if item.sidecar), night.rates)
         self._open: dict[str, Batch] = {}
         self._batches = 0
@@ -85,6 +112,7 @@ class Batches:
             if not todo and endings[-1] == "complete":  # what is kept another way is read when it is
                 endings += [self._finish_rewriting(), self._finish_reading()]
                 todo = self._together.take_retakes()
+            todo = todo or self._wait_for_more()
             if not todo:
                 break
         endings.append(self._finish_rewriting())
@@ -113,13 +141,57 @@ class Batches:
         self._end_those_through()
         return [item for item in todo if self._together.of(item) is not None], ending
 
-    def _end_those_through(self) -> None:
-        """The manifests of which nothing is to be done any more need not wait for the others."""
-        if len(self._open) > 1:
-            for batch in [batch for batch in self._open.values() if batch.is_through][: len(self._open) - 1]:
-                self._end(batch, "complete")
-                if batch.error is not None and (self._night.settings.strict or ends_the_night(batch.error)):
-                    raise batch.error
+    def _end_those_through(self, *, but: int = 1) -> None:
+        """The manifests of which nothing is to be done any more need not wait for the others, `but` the last."""
+        through = [batch for batch in self._open.values() if batch.is_through]
+        for batch in through[: max(0, len(self._open) - but)]:
+            self._end(batch, "complete")
+            if batch.error is not None and (self._night.settings.strict or ends_the_night(batch.error)):
+                raise batch.error
+
+    # -- those that join --
+
+    def _tend(self) -> None:
+        """Time passes while pictures are rendered."""
+        self._end_those_through()
+        if self._joining is not None:
+            self._take_arrivals(self._joining)
+            if self._dispatcher is not None and self._joined:
+                joined, self._joined = self._joined, []
+                for group in self._groups(joined):
+                    self._dispatcher.add(group)
+
+    def _wait_for_more(self) -> list[Planned]:
+        """What others that join have to render, as soon as there is something; nothing where none is to come."""
+        if self._joining is None:
+            return []
+        self._take_arrivals(self._joining)
+        while self._joining.may_come and not self._joined and self._night.asked_to_end() is None:
+            self._end_those_through(but=0)
+            self._heart.beat(self._night.pool, "preparing")
+            time.sleep(TICK_S)
+            self._take_arrivals(self._joining)
+        joined, self._joined = self._joined, []
+        return joined
+
+    def _take_arrivals(self, joining: Joining) -> None:
+        for arrival in joining.take(self._night.watch):
+            self._night.knows(arrival.provided)
+            batch = self._take_in(arrival.plan)
+            joining.joined(arrival)
+            with batch.outcomes.guard():
+                todo, _ = batch.begin()
+                self._joined += todo
+                arrival.answer(Answer(text=self._told_of(batch, todo)))
+
+    def _told_of(self, batch: Batch, todo: Sequence[Planned]) -> str:
+        """What a manifest that joins has to render, and how long that takes, as far as it is known."""
+        each = [self._pace.expect_s(item, self._night.deployments[_weights(item)].setup.profile) for item in todo]
+        known = [seconds for seconds in each if seconds is not None]
+        takes = f", about {duration(sum(known))} of this run's time" if known and len(known) == len(each) else ""
+        refused = sum(failure.refused for failure in batch.outcomes.progress.failures.values())
+        more = f", {refused} refused" if refused else ""
+        return f"{batch.name} joins: {len(todo)} to render{more}, {batch.plan.count('done')} done{takes}"
 
     def _end(self, batch: Batch, ending: Ending, why: str = "") -> None:
         del self._open[batch.name]
@@ -164,8 +236,10 @@ class Batches:
     def _render_groups(self, groups: Sequence[Group]) -> Ending:
         dispatcher = Dispatcher(groups, self._together, self._night, self._pace, self._heart, self._cannot_open)
         try:
+            self._dispatcher = dispatcher
             return dispatcher.run()
         finally:
+            self._dispatcher = None
             self.longest_away_s = max(self.longest_away_s, dispatcher.longest_away_s)
 
     def _cannot_open(self, group: Group, error: MachineError) -> None:
@@ -212,3 +286,7 @@ class Batches:
         for batch in self._open.values():
             batch.heart.preparing()
         busy.tell(done, total)
+
+
+def _weights(item: Planned) -> Weights:
+    return Weights.of(item.picture.job)
