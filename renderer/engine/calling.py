@@ -88,8 +88,8 @@ def refuse(job: Job, setup: Setup, model: Model) -> None:
     if job.num_inference_steps < FEWEST_STEPS:
         steps = f"{job.num_inference_steps} step{'s' * (job.num_inference_steps != 1)}"
         raise PictureError(f"{steps}: DiffSynth's schedule for Qwen-Image has at least {FEWEST_STEPS}")
-    if (job.edit is None) is not (model.editing is None):
-        raise PictureError(f"{model.id} edits {'no pictures' if job.edit else 'pictures, and the job has none'}")
+    if job.edit is not None and model.editing is None:
+        raise PictureError(f"{model.id} edits no pictures")
     if (job.layer_num is None) is not (model.layering is None):
         able = "makes layers of a picture, and the job wants none" if model.layering else "makes no layers"
         raise PictureError(f"{model.id} {able}")

@@ -118,6 +118,11 @@ class Doubts:
         if not guided and job.negative_prompt.strip():
             route = recipe.origin("negative_prompt")
             self._warn(route, "has no effect at cfg_scale 1", "raise cfg_scale, or leave it out")
+        if model.editing is not None and job.edit is None:
+            hint = "write images: [photo.jpg], if one is to be edited"
+            if model.files:
+                hint += "; if it is not made for edits, whatever its name says, give it kind: picture"
+            self._warn(recipe.origin("model"), f"{model.id} is shown no picture: it draws from the text alone", hint)
         if job.edit is not None and len(job.edit.images) > _MANY_IMAGES:
             message = f"{len(job.edit.images)} pictures, and {model.id} has learned from one to {_MANY_IMAGES}"
             self._warn(recipe.origin("images"), message, "leave out what matters least, or put two into one picture")

@@ -290,10 +290,11 @@ def _refuse_kind(reading: Reading, model: Model) -> None:
             hint = f"these do: {able}; or write image: photo.jpg, to have it drawn over"
             reading.complain("images", f"{model.id} edits no pictures", hint, at_key=True)
     elif "images" not in fields:
-        hint = "write images: [photo.jpg]"
-        if model.files and model.id not in MODELS:
-            hint += "; if it makes pictures from text, whatever its name says, give it kind: picture"
-        reading.complain("model", f"{model.id} edits pictures, and the job names none", hint)
+        if "image" in fields:
+            hint = "write images: [photo.jpg]"
+            if model.files and model.id not in MODELS:
+                hint += "; if it draws over pictures, whatever its name says, give it kind: picture"
+            reading.complain("image", f"{model.id} edits pictures, and draws over none", hint, at_key=True)
     elif len(fields["images"]) > editing.most_images:
         most = editing.most_images
         said = f"{model.id} edits {'one picture' if most == 1 else f'up to {most} pictures'}"

@@ -223,9 +223,18 @@ def _known_model(told: Told, notes: list[str]) -> str | None:
 
 
 def _goes_with(model: catalog.Model, told: Told) -> bool:
-    """Whether a model renders, and edits pictures or takes one apart where that is told of, and only there."""
+    """Whether a model renders, and edits pictures or takes one apart where that is told of, and only there.
+
+    Of what other tools have edited they do not tell; our own edit models draw from text as well.
+    """
     takes_apart, takes_in = model.layering is not None, bool(model.editing or model.layering)
-    return not model.unfit and takes_in is bool(told.images) and takes_apart is bool(told.layers)
+    from_text = model.editing is not None and told.by in _OUR_OWN and not told.image
+    fits = takes_in is bool(told.images) or from_text
+    return not model.unfit and fits and takes_apart is bool(told.layers)
+
+
+_OUR_OWN = ("sidecar", "renderer")
+"""Who writes labels in which all is told."""
 
 
 def _kept(wanted: Input | None, picture: Path) -> str | None:

@@ -13,12 +13,12 @@ from transformers import Qwen2VLProcessor
 
 from renderer import catalog
 from renderer.demo import looks, tokenizer
-from renderer.engine import inputs, prompts
+from renderer.engine import calling, inputs, prompts
 from renderer.engine.encoding import AskedPrompt
 from renderer.engine.inputs import Inputs
 from renderer.engine.native import NativeEngine
 from renderer.engine.streaming import StreamingEngine
-from renderer.errors import ModelError
+from renderer.errors import ModelError, PictureError
 from renderer.estimate.looking import looked_tokens, told_tokens
 from renderer.estimate.work import BEHIND
 from renderer.families.qwen_image import networks
@@ -51,7 +51,7 @@ def edit_of(*images: Any, numbered: bool = True, zero_cond_t: bool = True) -> Ed
 
 
 def jobs(folder: Path, precision: Precision = "bf16") -> list[Job]:
-    """Of one picture and of two, guided and not, within a mask, as the older models take pictures."""
+    """Of one picture and of two, guided and not, within a mask, as the older models take pictures; one from text."""
     small = {"model": folder, "precision": precision, "width": SIDE, "height": SIDE, "num_inference_steps": 2}
     one, other = KNOWN[0], ANOTHER[0]
     return [
@@ -60,6 +60,7 @@ def jobs(folder: Path, precision: Precision = "bf16") -> list[Job]:
         make_job(**small, edit=edit_of(one), cfg_scale=1.0, input_image=one, inpaint_mask=MASK[0]),
         make_job(**small, edit=edit_of(one, zero_cond_t=False), cfg_scale=1.0),
         make_job(**small, edit=edit_of(one, numbered=False, zero_cond_t=False), cfg_scale=1.0),
+        make_job(**small, seed=5),
     ]
 
 
@@ -76,7 +77,8 @@ def given(job: Job) -> Inputs:
 
 def bare_inputs(job: Job) -> dict[str, Any]:
     """What DiffSynth's call is given for a job by somebody who knows nothing of ours."""
-    assert job.edit is not None
+    if job.edit is None:
+        return {}
     originals = {KNOWN[0]: ONE, ANOTHER[0]: OTHER}
     sizes = {ONE.size: (64, 64), OTHER.size: (96, 32)}  # 64x64 pixels in their shape, of multiples of 32
     images = [originals[each].resize(sizes[originals[each].size]) for each in job.edit.images]
@@ -147,7 +149,7 @@ def test_natively(native: NativeEngine, folder: Path, bare: list[bytes]) -> None
 
 
 @pytest.mark.usefixtures("_nothing_remembered")
-@pytest.mark.parametrize(("slots", "in_flight"), [(2, 1), (3, 5)])
+@pytest.mark.parametrize(("slots", "in_flight"), [(2, 1), (3, 6)])
 def test_streamed(folder: Path, stores: Path, bare: list[bytes], slots: int, in_flight: int) -> None:
     """In any company: the bits that each has alone."""
     assert rendered(packed(folder, stores, "bf16", slots=slots, in_flight=in_flight), jobs(folder)) == bare
@@ -235,14 +237,14 @@ def test_a_processor_that_is_none(tmp_path: Path) -> None:
         networks.open_processor(broken)
 
 
-@pytest.mark.usefixtures("_nothing_remembered")
-def test_a_job_without_pictures_is_refused(folder: Path, stores: Path) -> None:
-    """And one with pictures by a model that edits none: nobody is handed a picture of something else."""
-    heard, engine = Heard(), packed(folder, stores, "bf16")
-    engine.take("none", make_job(model=folder))
-    while engine.busy:
-        engine.advance(heard)
-    assert "edits pictures, and the job has none" in heard.failures["none"].message
+def test_a_job_of_another_model_is_refused(native: NativeEngine, folder: Path) -> None:
+    """Nobody is handed a picture of something else: no layers by a model that makes none, no edits by any other."""
+    layers = make_job(model=folder, width=SIDE, height=SIDE, layer_input_image=KNOWN[0], layer_num=2)
+    with pytest.raises(PictureError, match="makes no layers"):
+        native.render(layers, lambda *_: None, {})
+    setup = Setup(model="demo", precision="bf16", profile="cpu")
+    with pytest.raises(PictureError, match="edits no pictures"):
+        calling.refuse(make_job(edit=edit_of(KNOWN[0])), setup, catalog.DEMO)
 
 
 @pytest.mark.usefixtures("_nothing_remembered")

@@ -157,7 +157,10 @@ class TestEdits:
         ("job", "said"),
         [
             ("{model: Qwen/Qwen-Image, images: [a.png]}", r"images: Qwen/Qwen-Image edits no pictures"),
-            ("{model: Qwen/Qwen-Image-Edit}", r"model: Qwen/Qwen-Image-Edit edits pictures, and the job names none"),
+            (
+                "{model: Qwen/Qwen-Image-Edit, image: a.png}",
+                r"image: Qwen/Qwen-Image-Edit edits pictures, and draws",
+            ),
             (
                 "{model: Qwen/Qwen-Image-Edit, images: [a.png, a.png]}",
                 r"images\[1\]: .* edits one picture, and here are 2",

@@ -54,12 +54,15 @@ def test_one_as_openais_clients_send_it(tmp_path: Path) -> None:
     assert edited.edit.images == (over.input_image,)
 
 
+def test_without_a_picture_it_draws_from_text(tmp_path: Path) -> None:
+    found = job(tmp_path, model="edits")
+    assert (found.edit, found.inputs, found.width) == (None, (), 1328)
+
+
 def test_refused(tmp_path: Path) -> None:
-    """Several for a model that draws over one; none for one that edits; a file of this machine; no picture."""
+    """Several for a model that draws over one; a file of this machine; no picture."""
     with pytest.raises(RequestError, match="several were sent"):
         job(tmp_path, model="draws", images=[ONE, OTHER])
-    with pytest.raises(FieldError, match="the job names none"):
-        job(tmp_path, model="edits")
     with pytest.raises(FieldError, match="names a file"):
         job(tmp_path, model="edits", images=[ONE, "/etc/passwd"])
     with pytest.raises(RequestError, match="no picture"):
