@@ -40,7 +40,8 @@ class Demand(Value):
     """A kind of picture that is to come: pixels, the most tokens of its prompts, whether it is guided, and takes in.
 
     `edited` are the sizes of what it edits, and `split` says whether that is modulated apart. `layer_num` is as jobs
-    have it, which are taken apart; `controls` is how many ControlNets hold it.
+    have it, which are taken apart; `controls` is how many ControlNets hold it, `region_tokens` the most tokens of its
+    regions.
 
     `pictures` is how many there are (null: many), `steps` those of all of them together: what the kind weighs.
     """
@@ -55,6 +56,7 @@ class Demand(Value):
     split: bool = False
     layer_num: int | None = None
     controls: int = 0
+    region_tokens: int = 0
     pictures: int | None = None
     steps: int = 1
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from renderer import catalog
-from renderer.job import ControlNet, Input, Job, Lora, ModelIdentity, Shift, fingerprint
+from renderer.job import ControlNet, Input, Job, Lora, ModelIdentity, Region, Shift, fingerprint
 from renderer.weights.hashes import file_hashes
 from renderer.weights.identity import identify
 from tests.making import make_job
@@ -126,6 +126,13 @@ class TestFields:
         moved, off = (EDGES.model_copy(update=each) for each in ({"source": "b"}, {"scale": 0.0}))
         assert mark(a_job(controlnets=(off, moved)), QWEN) == marks[0]
         assert mark(a_job(controlnets=(off,)), QWEN) == mark(a_job(), QWEN)
+
+    def test_regions(self) -> None:
+        """Each counts by its prompt and its mask, in its place."""
+        one, other = (Region(prompt=prompt, mask=EDGES.image) for prompt in ("a ball", "the sky"))
+        moved = one.model_copy(update={"mask": EDGES.image.model_copy(update={"sha256": "ef" * 32})})
+        sets = ((), (one,), (moved,), (one, other), (other, one))
+        assert len({mark(a_job(regions=each), QWEN) for each in sets}) == len(sets)
 
     def test_schedules(self) -> None:
         """A shift counts by its value; the model's own schedule was every job's before there were others."""

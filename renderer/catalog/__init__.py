@@ -56,6 +56,7 @@ from renderer.catalog.given import (
 from renderer.catalog.model import (
     DROPPED_TOKENS,
     EDIT_DROPPED_TOKENS,
+    MOST_REGION_TOKENS,
     MOST_TOKENS,
     SIZE_STEP,
     TRAINED_TOKENS,
@@ -85,6 +86,7 @@ __all__ = [
     "KIND",
     "KINDS",
     "MODELS",
+    "MOST_REGION_TOKENS",
     "MOST_TOKENS",
     "PARTS",
     "PHOTOGRAPHS",

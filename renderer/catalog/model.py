@@ -37,6 +37,9 @@ TRAINED_TOKENS = 512
 MOST_TOKENS = 4096
 """Where DiffSynth cuts a prompt off."""
 
+MOST_REGION_TOKENS = 1024
+"""The same of a region's prompt."""
+
 DROPPED_TOKENS = 34
 """Of its template, before every prompt: DiffSynth drops them after encoding."""
 

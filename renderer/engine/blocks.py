@@ -29,6 +29,11 @@ MODULATE_INDEX = "modulate_index"
 1 x tokens, 0 or 1."""
 
 
+ATTENTION_MASK = "attention_mask"
+"""Under this name DiffSynth says which rows see which: 1 x 1 x rows x rows, added to scores, prompts before the image.
+None where all see all."""
+
+
 def is_rare(inputs: Mapping[str, Any]) -> bool:
     """Whether a block is asked for what is asked for rarely: a mask, an edit, a cache."""
     return any(value is not None and value is not False for name, value in inputs.items() if name not in _USUAL)

@@ -77,7 +77,7 @@ def prompts(job: Job) -> dict[str, AskedPrompt]:
     found = {"prompt": AskedPrompt(job.prompt, job.edit)}
     if job.cfg_scale != 1.0:
         found["negative prompt"] = AskedPrompt(job.negative_prompt, job.edit)
-    return found
+    return found | {f"prompt of region {n}": AskedPrompt(each.prompt) for n, each in enumerate(job.regions, start=1)}
 
 
 def refuse(job: Job, setup: Setup, model: Model) -> None:
@@ -93,6 +93,8 @@ def refuse(job: Job, setup: Setup, model: Model) -> None:
     if (job.layer_num is None) is not (model.layering is None):
         able = "makes layers of a picture, and the job wants none" if model.layering else "makes no layers"
         raise PictureError(f"{model.id} {able}")
+    if job.regions and (job.edit or job.layer_num is not None):
+        raise PictureError("regions are of pictures that are drawn from text")
     size = Size(width=job.width, height=job.height)
     if reason := model.refusal(size):
         near = " or ".join(str(fitting) for fitting in model.nearest(size))

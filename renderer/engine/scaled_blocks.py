@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from renderer.engine.blocks import MODULATE_INDEX, ModuleBlocks, is_rare, size_of
+from renderer.engine.blocks import ATTENTION_MASK, MODULATE_INDEX, ModuleBlocks, is_rare, size_of
 from renderer.engine.scaled_adapted import Wearers, add_to, wearers
 from renderer.engine.scaled_reference import FEWEST_ROWS, Rows
 from renderer.engine.side_by_side import (
@@ -72,7 +72,7 @@ class ScaledBlocks:
     def __init__(
         self, plain: ModuleBlocks, places: Sequence[TensorPlace], heads: int, head: int, operations: ModuleType
     ) -> None:
-        """`plain` computes what this cannot: entity masks, caches. `operations` know how products are made."""
+        """`plain` computes what this cannot: caches. `operations` know how products are made."""
         self.arithmetic: BlockArithmetic = operations.ARITHMETIC
         self._plain = plain
         self._places = {place.name: place for place in places}
@@ -173,7 +173,7 @@ class ScaledBlock:
 
     def __call__(self, **inputs: Any) -> Streams:
         """`image` and `text` are 1 x tokens x width; the same come back, text first."""
-        if is_rare({**inputs, MODULATE_INDEX: None}):
+        if is_rare({**inputs, MODULATE_INDEX: None, ATTENTION_MASK: None}):
             found: Streams = self._kind.otherwise(self._slot, **inputs)
             return found
         (found,) = self.together([inputs])
@@ -204,7 +204,8 @@ class ScaledBlock:
         vectors = side_by_side([rider["temb"].both for rider in riders])
         turns = [side_by_side([rider["image_rotary_emb"][stream] for rider in riders]) for stream in (TEXT, IMAGE)]
         loras = wearers(riders, order.spans, together=self._kind.operations.rows_are_alike())
-        x = self._rest(order, places, x, self._attend(order, places, x, vectors, turns, loras), vectors, loras)
+        mask = riders[0].get(ATTENTION_MASK)
+        x = self._rest(order, places, x, self._attend(order, places, x, vectors, turns, loras, mask), vectors, loras)
         return order.apart(x)
 
     def _attend(
@@ -215,8 +216,9 @@ class ScaledBlock:
         vectors: torch.Tensor,
         turns: Sequence[torch.Tensor],
         loras: Sequence[Wearers],
+        mask: torch.Tensor | None,
     ) -> Rows:
-        """What the riders' attention gives, scaled; `turns` are the texts' and the images'."""
+        """What the riders' attention gives, scaled; `turns` are texts' and images', a `mask` is of one alone."""
         run = self._kind.operations
         heads, head = self._kind.shape
         there = len(places.back)
@@ -240,7 +242,7 @@ class ScaledBlock:
         for first, riders, length in places.alike:
             last = first + riders * length
             query, key, value = (part[first:last].view(riders, length, heads, head).transpose(1, 2) for part in joint)
-            seen = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+            seen = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
             seen = seen.transpose(1, 2).reshape(riders * length, heads * head)
             run.quantise_into(seen, found, places.back[first:last])
             del query, key, value, seen

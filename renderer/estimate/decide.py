@@ -45,7 +45,7 @@ class Series:
             **{name: getattr(demand, name) for name in ("width", "height", "prompt_tokens", "negative_tokens")},
             **{
                 name: getattr(demand, name)
-                for name in ("guided", "takes_in", "edited", "split", "layer_num", "controls")
+                for name in ("guided", "takes_in", "edited", "split", "layer_num", "controls", "region_tokens")
             },
         )
         return cls(work, demand.pictures, demand.steps)

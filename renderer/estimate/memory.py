@@ -6,7 +6,7 @@ what is the engine's is here: slots, riders that wait, what is recorded. docs/fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from renderer.catalog import DROPPED_TOKENS, MOST_TOKENS, Architecture
@@ -106,13 +106,17 @@ class Streaming:
     # -- small pictures --
 
     def companies(self, works: Sequence[Work]) -> list[tuple[tuple[int, int], ...]]:
-        """Tokens of image and text of all passes, by which go through a block together: whose are split, alone.
+        """Tokens of image and text of all passes, by which go through a block together: split and masked ones alone.
 
         None do where attention is not fused: its scores would be of all of them at once.
         """
-        passes = [((work.tokens, text), work.split) for work in works for text in work.texts]
+        passes = [
+            ((work.tokens, text), work.split or (bool(work.mask_rows) and not number))
+            for work in works
+            for number, text in enumerate(work.texts)
+        ]
         alone = self.arithmetic == "bf16" or not self.kernels.fused_attention
-        sizes = [None if split else size for size, split in passes]
+        sizes = [None if by_itself else size for size, by_itself in passes]
         return [
             tuple(passes[number][0] for number in group) for group in companies(sizes, 0 if alone else self.together)
         ]
@@ -157,11 +161,12 @@ class Streaming:
     def waiting(self, work: Work) -> int:
         """What a picture's riders hold while another computes, at the last block: their input, and what came out.
 
-        Where ControlNets hold it: for each what it looks at, and their last results, with what they were added to.
+        Where ControlNets hold it: for each what it looks at, and their last results, with what they were added to. With
+        regions, which row sees which, in bf16.
         """
         blocks = sum(4 * (work.tokens + text) * self.shape.width for text in work.texts)
         held = 2 * (work.controls + 2) * work.own_tokens * self.shape.width if work.controls else 0
-        return blocks + len(work.texts) * held
+        return blocks + len(work.texts) * held + 2 * work.mask_rows**2
 
     def belongings(self, work: Work) -> int:
         """What a picture has for itself all the way: modulation vectors, rotary frequencies a pass, latents."""
@@ -225,15 +230,25 @@ class Streaming:
             return self.block(*rows) + terms(waiting_riders=all_waiting - 4 * sum(rows) * self.shape.width)
 
         together = [_sums(company) for company in self.companies(works)]
+        moments = [*map(moment, together), *self._masks(works, all_waiting)]
         return Stage(
             "denoise",
             self.kept(works)
             + self.recorded(works)
-            + max(map(moment, together), key=total)
+            + max(moments, key=total)
             + terms(modulation_and_latents=sum(map(self.belongings, works)), **self.gates_by_token(works)),
             piece=self.costs.piece(self.shape, max(tokens for tokens, _ in together)),
             idle=self.pools(works),
         )
+
+    def _masks(self, works: Sequence[Work], waiting: int) -> Iterator[tuple[Term, ...]]:
+        """Where rows are masked: as the mask is made, in float32 and then in bf16; beside a block, as it is padded."""
+        for work in works:
+            if rows := work.mask_rows:
+                own = 4 * rows * self.shape.width
+                yield terms(mask_in_the_making=6 * rows**2, waiting_riders=waiting - 2 * rows**2)
+                block = self.block(work.tokens, work.texts[0])
+                yield block + terms(mask_padded=2 * rows**2, waiting_riders=waiting - own)
 
     def gates_by_token(self, works: Sequence[Work]) -> dict[str, int]:
         """In DiffSynth's own block, gates of attention and of the MLP a token, where a picture's are split."""

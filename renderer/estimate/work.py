@@ -58,8 +58,8 @@ class Kernels:
         return cls(products=able if stored else frozenset())
 
 
-WorkKind = tuple[int, int, bool, bool, tuple[tuple[int, int], ...], bool, int | None, int]
-"""Size, guidance, what goes in, what it is taken apart into, what holds it."""
+WorkKind = tuple[int, int, bool, bool, tuple[tuple[int, int], ...], bool, int | None, int, bool]
+"""Size, guidance, what goes in, what it is taken apart into, what holds it, whether it has regions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,8 @@ class Work:
     `edited` are the sizes in which pictures that it edits go in, and `split` is DiffSynth's `zero_cond_t` of these: the
     prompts' tokens are then with those that the text encoder makes of them. `layer_num` is a job's, where it is taken
     apart: the whole and so many layers are denoised together, and what goes in stands beside them. `controls` is how
-    many ControlNets hold it.
+    many ControlNets hold it, and `region_tokens` are those of its regions' prompts, with what DiffSynth puts behind
+    each.
     """
 
     width: int
@@ -82,6 +83,7 @@ class Work:
     split: bool = False
     layer_num: int | None = None
     controls: int = 0
+    region_tokens: int = 0
 
     @classmethod
     def of(cls, job: Job) -> Work:
@@ -99,13 +101,14 @@ class Work:
             split=edit is not None and edit.zero_cond_t,
             layer_num=job.layer_num,
             controls=len(job.controlling),
+            region_tokens=sum(count_tokens(region.prompt) + BEHIND for region in job.regions),
         )
 
     @property
     def kind(self) -> WorkKind:
         """What makes a kind of pictures, whatever their prompts."""
         sizes = self.width, self.height, self.guided, self.takes_in, self.edited, self.split
-        return *sizes, self.layer_num, self.controls
+        return *sizes, self.layer_num, self.controls, self.region_tokens > 0
 
     @property
     def pixels(self) -> int:
@@ -133,6 +136,12 @@ class Work:
         return (*[(self.width, self.height)] * (self.takes_in + self.controls), *self.edited)
 
     @property
+    def mask_rows(self) -> int:
+        """Rows of the first pass where a mask says which sees which; 0 where there are no regions."""
+        return self.tokens + self.texts[0] if self.region_tokens else 0
+
+    @property
     def texts(self) -> tuple[int, ...]:
-        """T of each pass: two with guidance."""
-        return (self.prompt_tokens + BEHIND, *((self.negative_tokens + BEHIND,) if self.guided else ()))
+        """T of each pass: two with guidance. Prompts of regions are in the first alone."""
+        first = self.prompt_tokens + BEHIND + self.region_tokens
+        return (first, *((self.negative_tokens + BEHIND,) if self.guided else ()))

@@ -10,7 +10,7 @@
 Knows nothing of YAML, engines or folders.
 """
 
-from renderer.job.conditions import ControlNet, Edit, ExtraNetwork, Input, InputFile, Lora
+from renderer.job.conditions import ControlNet, Edit, ExtraNetwork, Input, InputFile, Lora, Region
 from renderer.job.letters_read import Box, LetteringRead, ReadLine, Take, TextRead
 from renderer.job.request import (
     MAX_SEED,
@@ -94,6 +94,7 @@ __all__ = [
     "Precision",
     "Profile",
     "ReadLine",
+    "Region",
     "Schedule",
     "ScheduleKind",
     "Seconds",

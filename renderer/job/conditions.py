@@ -35,6 +35,13 @@ class Edit(Value):
         return Size(width=max(1, round(width / 32)) * 32, height=max(1, round(width / ratio / 32)) * 32)
 
 
+class Region(Value):
+    """A part of a picture with a prompt of its own, which is drawn where the mask is white: DiffSynth's EliGen."""
+
+    prompt: str
+    mask: Input
+
+
 class InputFile(Value):
     """Where an input's pixels are: a file, with the SHA-256 over its bytes when it was looked at."""
 

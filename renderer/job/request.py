@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from renderer.job.conditions import ControlNet, Edit, ExtraNetwork, Input, InputFile, Lora
+from renderer.job.conditions import ControlNet, Edit, ExtraNetwork, Input, InputFile, Lora, Region
 from renderer.job.value import Size, Value
 
 RENDERING_VERSION = 1
@@ -62,8 +62,8 @@ class Shift(Value):
 class Job(Value):
     """What is rendered: all that a picture's bits depend on besides the weights and the machine's kernels.
 
-    Field names are those of DiffSynth's `QwenImagePipeline.__call__`; `loras`, `schedule`, `edit` and `controlnets` are
-    ours. `width` and `height` are pixels, multiples of 16. A picture that is taken apart into layers is
+    Field names are those of DiffSynth's `QwenImagePipeline.__call__`; `loras`, `schedule`, `edit`, `controlnets` and
+    `regions` are ours. `width` and `height` are pixels, multiples of 16. A picture that is taken apart into layers is
     `layer_input_image`; `layer_num` is how many there are beside the whole, and 0 where one is taken out alone.
     """
 
@@ -86,6 +86,7 @@ class Job(Value):
     layer_input_image: Input | None = None
     layer_num: int | None = None
     controlnets: tuple[ControlNet, ...] = ()
+    regions: tuple[Region, ...] = ()
 
     @property
     def riding(self) -> tuple[Lora, ...]:
@@ -105,7 +106,8 @@ class Job(Value):
     @property
     def mask_inputs(self) -> tuple[Input, ...]:
         """Those of its inputs that are masks."""
-        found = (self.inpaint_mask, *(each.mask for each in self.controlnets))
+        controls = (net.mask for net in self.controlnets)
+        found = (self.inpaint_mask, *controls, *(region.mask for region in self.regions))
         return tuple(each for each in found if each is not None)
 
     @property
@@ -114,6 +116,7 @@ class Job(Value):
         edited = self.edit.images if self.edit else ()
         controls = [each for net in self.controlnets for each in (net.image, net.mask)]
         found = (self.input_image, self.inpaint_mask, *edited, self.layer_input_image, *controls)
+        found = (*found, *(region.mask for region in self.regions))
         return tuple(dict.fromkeys(each for each in found if each is not None))
 
     @property

@@ -12,7 +12,7 @@ from renderer.errors import shorten
 from renderer.manifest import habits
 from renderer.manifest.additions import LoraFields
 from renderer.manifest.complaints import Complaint, name_kind, nearest
-from renderer.manifest.control_kinds import ControlNetFields
+from renderer.manifest.control_kinds import ControlNetFields, RegionFields
 from renderer.manifest.document import MAX_PROBLEMS, Route
 from renderer.manifest.fields import ExpectFields
 from renderer.manifest.kinds import SIZE_HINT
@@ -57,6 +57,8 @@ class Checker(Generic[Fields]):
             return nearest(key, LoraFields.__annotations__)
         if field == "controlnets":
             return nearest(key, ControlNetFields.__annotations__)
+        if field == "regions":
+            return nearest(key, RegionFields.__annotations__)
         top = "jobs" in self._known
         return habits.of_key(key, known=self._known, elsewhere=self._elsewhere, top=top) or nearest(key, self._known)
 

@@ -1,4 +1,4 @@
-"""The kinds of values that `controlnets` hold: a network by its catalogue id or file, a picture, and how strongly.
+"""The kinds of values that `controlnets` and `regions` hold: networks with their pictures, prompts with their masks.
 
 What was written is checked here; what a matrix's names in it become, `controlnets` says.
 """
@@ -19,10 +19,13 @@ from typing_extensions import TypedDict
 from renderer.errors import shorten
 from renderer.manifest.additions import MAX_LORA_LENGTH, Weighing
 from renderer.manifest.complaints import name_kind
-from renderer.manifest.kinds import PathText, Within
+from renderer.manifest.kinds import PathText, Prompt, Within
 
 MOST_CONTROLNETS = 8
 """ControlNets of one picture."""
+
+MOST_REGIONS = 16
+"""Regions of one picture."""
 
 SCALES = (0.0, 4.0)
 """The least and the most that a ControlNet can be scaled."""
@@ -77,6 +80,14 @@ class ControlNetFields(TypedDict, total=False):
     scale: Annotated[float | str, Weighing(*SCALES), Field(description="How strongly: 1 when missing")]
     start: Annotated[float, Within(0, 1), Field(description="At which share of the steps it begins: 0 when missing")]
     end: Annotated[float, Within(0, 1), Field(description="At which share of the steps it ends: 1 when missing")]
+
+
+@with_config(ConfigDict(strict=True, extra="forbid"))
+class RegionFields(TypedDict):
+    """A part of a picture with a prompt of its own."""
+
+    prompt: Annotated[Prompt, Field(description="What is drawn there; {name} stands for a matrix's value")]
+    mask: Annotated[PathText, Field(description="Where: it is white there")]
 
 
 ControlNetItem = Annotated[ControlNetFields, _Whole]

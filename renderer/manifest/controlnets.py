@@ -1,5 +1,7 @@
 """What a job's `controlnets` mean: each network found, its pictures, and how it counts, for every combination.
 
+And what of these and of `regions` does not go with a picture's size.
+
 Each network is looked at once a manifest. Knows nothing of YAML and lines.
 """
 
@@ -107,6 +109,20 @@ class ControlNetFinder:
                 start=item.get("start", 0.0),
                 end=item.get("end", 1.0),
             )
+
+
+def refuse_regions(recipe: Recipe, jobs: Sequence[Job]) -> Iterator[Complaint]:
+    """What shows only when sizes are known: masks of another shape than the picture."""
+    said: set[int] = set()
+    for job in jobs:
+        for number, region in enumerate(job.regions):
+            shape = job.input_image or Size(width=job.width, height=job.height)
+            if not is_of_shape(region.mask, ratio_of(shape)) and number not in said:
+                said.add(number)
+                sizes = f"{region.mask.width}x{region.mask.height}, and the picture {job.width}x{job.height}"
+                yield Complaint(
+                    (*recipe.origin("regions"), number, "mask"), f"is {sizes}", "it has the picture's shape"
+                )
 
 
 def refuse_controls(recipe: Recipe, jobs: Sequence[Job]) -> Iterator[Complaint]:

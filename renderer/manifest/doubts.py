@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from renderer.catalog import MODELS, MOST_TOKENS, TRAINED_TOKENS, Model, forbids_commerce
+from renderer.catalog import DEMO, MODELS, MOST_TOKENS, TRAINED_TOKENS, Model, forbids_commerce
 from renderer.errors import Problem
 from renderer.job import Job, Lora
 from renderer.manifest import foreign
@@ -128,6 +128,9 @@ class Doubts:
             self._warn(recipe.origin("images"), message, "leave out what matters least, or put two into one picture")
         if job.input_image is not None and job.inpaint_mask is None and job.denoising_strength == 1:
             self._warn(recipe.origin("strength"), "leaves nothing of the image", "write less, like 0.6")
+        if job.regions and not job.riding and model.id in MODELS and model.id != DEMO.id:
+            said = f"{model.id} has not learned regions by itself"
+            self._warn(recipe.origin("regions"), said, "add a LoRA that has, like DiffSynth's EliGen")
         self._look_at_lettering(draft)
         steps = job.num_inference_steps
         route = recipe.origin("steps" if "steps" in recipe.fields else "num_inference_steps")

@@ -33,7 +33,7 @@ from renderer.job import (
 from renderer.job.precisions import AUTO_PRECISION, DEFAULT_PRECISION
 from renderer.manifest import naming, pictures_in
 from renderer.manifest.complaints import Complaint
-from renderer.manifest.controlnets import ControlNetFinder, refuse_controls
+from renderer.manifest.controlnets import ControlNetFinder, refuse_controls, refuse_regions
 from renderer.manifest.fields import ExpectFields, JobFields
 from renderer.manifest.lettering import JobLettering
 from renderer.manifest.loras import NO_LORAS, LoraFinder, LoraSet
@@ -301,6 +301,7 @@ def _refuse_drafts(recipe: Recipe, drafts: Sequence[Draft]) -> Iterator[Complain
     if any(not draft.job.prompt.strip() for draft in drafts):
         yield Complaint(recipe.origin("prompt"), "is empty for one of the matrix's combinations")
     yield from refuse_controls(recipe, [draft.job for draft in drafts])
+    yield from refuse_regions(recipe, [draft.job for draft in drafts])
     for field in ("prompt", "negative_prompt"):
         said = [
             mark for mark in _MARKS if any(draft.job.edit and mark in getattr(draft.job, field) for draft in drafts)

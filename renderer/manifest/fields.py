@@ -14,7 +14,7 @@ from typing_extensions import TypedDict  # pydantic asks for this one before Pyt
 from renderer.job import AskedPrecision, Embed, Format, Shift
 from renderer.manifest.additions import MOST_LORAS, LoraItem, ScheduleText
 from renderer.manifest.complaints import MAX_WORD_LENGTH
-from renderer.manifest.control_kinds import MOST_CONTROLNETS, ControlNetItem
+from renderer.manifest.control_kinds import MOST_CONTROLNETS, MOST_REGIONS, ControlNetItem, RegionFields
 from renderer.manifest.kinds import (
     MAX_PROMPT_LENGTH,
     AmountOfBytes,
@@ -111,6 +111,10 @@ class JobFields(TypedDict, total=False):
     controlnets: Annotated[
         list[ControlNetItem],
         Field(min_length=1, max_length=MOST_CONTROLNETS, description="Networks that hold the picture to others"),
+    ]
+    regions: Annotated[
+        list[RegionFields],
+        Field(min_length=1, max_length=MOST_REGIONS, description="Parts with prompts of their own, by masks"),
     ]
     strength: Annotated[
         float, Within(0.01, 1), Field(description="How much of the image is drawn anew: 1 is all of it")

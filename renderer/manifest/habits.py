@@ -58,6 +58,9 @@ HINTS_BY_KEY: Mapping[str, str] = {
     **dict.fromkeys(
         ("controlnet", "control_net", "control_image", "controlnet_image", "controlnet_scale", "control_nets",
          "controlnet_conditioning_scale", "blockwise_controlnet_inputs"), _CONTROLNETS),
+    **dict.fromkeys(
+        ("region", "entities", "entity_prompts", "eligen_entity_prompts", "eligen_entity_masks", "regional_prompts"),
+        "write regions: [{prompt: a red ball, mask: ball.png}]"),
     **dict.fromkeys(("ip_adapter",), _PICTURES),
     **dict.fromkeys(
         ("clip_skip", "enable_hr", "hires_fix", "hr_scale", "upscale", "upscaler", "refiner", "restore_faces", "tiling",

@@ -16,10 +16,11 @@ from typing import Any, Literal
 
 from renderer.catalog import MODELS, SIZE_STEP, Layering, Model
 from renderer.errors import PictureError, shorten
-from renderer.job import Edit, Input, InputFile, Size
+from renderer.job import Edit, Input, InputFile, Region, Size
+from renderer.manifest.control_kinds import RegionFields
 from renderer.manifest.naming import Template
 from renderer.manifest.reading import Combination, Reading
-from renderer.manifest.recipe import STEM
+from renderer.manifest.recipe import STEM, takes_in
 
 MOST_FILES = 100_000
 """Files that one pattern may stand for."""
@@ -77,7 +78,7 @@ class _Written:
 class InputSet:
     """What goes into a picture: the fields of its job, and where the files are.
 
-    `controls` are what its ControlNets look at, in their order: a picture and a mask.
+    `controls` are what its ControlNets look at, in their order: a picture and a mask; `regions` have their masks.
     """
 
     image: Input | None = None
@@ -87,6 +88,7 @@ class InputSet:
     taken_apart: Input | None = None
     layering: Layering | None = None
     controls: tuple[tuple[Input, Input | None], ...] = ()
+    regions: tuple[Region, ...] = ()
 
     def settings(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """What a job has of it."""
@@ -97,6 +99,7 @@ class InputSet:
             "inpaint_mask": self.mask,
             "inpaint_blur_size": fields.get("mask_blur") or None,
             "edit": self.edit,
+            "regions": self.regions,
             "layer_input_image": self.taken_apart,
             "layer_num": self._layer_num(fields),
         }
@@ -133,19 +136,26 @@ class InputFinder:
         patterns = [each for each in written if each.is_a_pattern]
         for each in patterns[1:2]:
             each.complain(reading, "a second pattern", "one may be a pattern; {stem} is its file's name")
-        varied = (patterns or written)[0]
+        varied, names = (patterns or written)[0], takes_in(reading.fields)
+        prompts = [reading.template("regions", each["prompt"], n, "prompt") for n, each in enumerate(_regions(reading))]
         found: list[tuple[Combination, InputSet]] = []
         if reading.complaints or model is None:
             return found
         for combination in combinations:
             for path in _files(reading, varied, varied.template.fill({STEM: f"{{{STEM}}}", **combination})):
-                named = {**combination, STEM: Path(path).stem}
+                named = {**combination, STEM: Path(path).stem} if names else combination
                 paths = {each.place: each.template.fill(named) for each in written} | {varied.place: path}
-                found.append((named, self._set(reading, model, written, paths)))
+                asked = [prompt.fill(named) for prompt in prompts]
+                found.append((named, self._set(reading, model, written, paths, asked)))
         return found
 
     def _set(
-        self, reading: Reading, model: Model, written: Sequence[_Written], paths: Mapping[_Place, str]
+        self,
+        reading: Reading,
+        model: Model,
+        written: Sequence[_Written],
+        paths: Mapping[_Place, str],
+        asked: Sequence[str],
     ) -> InputSet:
         looked = {each.place: self._find(reading, each, paths[each.place]) for each in written}
         found = {place: each for place, each in looked.items() if each is not None}
@@ -161,8 +171,9 @@ class InputFinder:
             image, gap = found["controlnets", number, "image"], found.get(("controlnets", number, "mask"))
             _refuse_mask(reading, ("controlnets", number, "mask"), paths, image, gap)
             controls.append((image[0], gap[0] if gap else None))
-        files = [file for place, (_, file) in found.items() if place[0] == "controlnets"]
-        return replace(own, files=(*own.files, *files), controls=tuple(controls))
+        regions = [Region(prompt=text, mask=found["regions", n, "mask"][0]) for n, text in enumerate(asked)]
+        files = [file for place, (_, file) in found.items() if place[0] in {"controlnets", "regions"}]
+        return replace(own, files=(*own.files, *files), controls=tuple(controls), regions=tuple(regions))
 
     def _find(self, reading: Reading, written: _Written, path: str) -> _Found | None:
         key = written.folder / path, written.purpose
@@ -202,6 +213,11 @@ def _written(reading: Reading, model: Model | None) -> Iterator[_Written]:
         yield at("looked at", net["image"], "controlnets", number, "image")
         if "mask" in net:
             yield at("mask", net["mask"], "controlnets", number, "mask")
+    yield from (at("mask", each["mask"], "regions", number, "mask") for number, each in enumerate(_regions(reading)))
+
+
+def _regions(reading: Reading) -> Sequence[RegionFields]:
+    return reading.fields.get("regions", ())
 
 
 def _files(reading: Reading, written: _Written, path: str) -> Sequence[str]:
@@ -282,6 +298,8 @@ def _refuse_kind(reading: Reading, model: Model) -> None:
     if "layers" in fields and model.layering is None:
         able = ", ".join(each.id for each in MODELS.values() if each.layering)
         reading.complain("layers", f"{model.id} takes no pictures apart", f"this does: {able}", at_key=True)
+    if "regions" in fields and (editing is not None or model.layering is not None):
+        reading.complain("regions", f"{model.id} draws from no text alone, and has no regions", at_key=True)
     if model.layering is not None:
         _refuse_layers(reading, model, model.layering)
     elif editing is None:

@@ -22,7 +22,7 @@ Combination = Mapping[str, str]
 """A value for each name that may stand in braces: of `vars`, of the row, of the matrix; and of `STEM`."""
 
 
-_OF_FILES = frozenset({"image", "images", "mask", "loras", "controlnets"})
+_OF_FILES = frozenset({"image", "images", "mask", "loras", "controlnets", "regions"})
 
 
 class Reading:
@@ -209,7 +209,8 @@ class Reading:
             what = "not a name of the matrix" + (" or of vars" if self.recipe.around.variables else "")
             self.complain(field, f"{{{shorten(name)}}} is {what}", hint, *rest)
         if field in _OF_FILES and (drawn := [name for name in template.fields if name in self.drawn]):
-            message = f"{{{shorten(drawn[0])}}} is drawn for each picture, and no file is"
+            kind = "region" if field == "regions" else "file"
+            message = f"{{{shorten(drawn[0])}}} is drawn for each picture, and no {kind} is"
             self.complain(field, message, "choices stand in prompts, ids and output", *rest)
         self.named.update(template.fields)
         return naming.literal(text) if unknown else template

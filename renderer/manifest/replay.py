@@ -155,6 +155,7 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
         "strength": told.strength,
         "mask": _kept(told.mask, picture),
         "mask_blur": told.mask_blur,
+        "regions": [{"prompt": each.prompt, "mask": _kept(each.mask, picture)} for each in told.regions] or None,
         "controlnets": [_held_by(net, entry, picture) for net, (entry, _) in nets if entry] or None,
     }
     if told.cfg_scale is not None and not _CFG_SCALES[0] <= told.cfg_scale <= _CFG_SCALES[1]:
@@ -177,7 +178,7 @@ def _in_manifest(name: str, value: Any, fields: Mapping[str, Any]) -> Any:
         return choices.as_text(value, filled=takes_in(fields))
     if name in ("image", "mask"):
         return _doubled(value)
-    if name == "controlnets":
+    if name == "controlnets" or (name == "regions" and takes_in(fields)):
         return [{key: _doubled(each) if isinstance(each, str) else each for key, each in net.items()} for net in value]
     return [_doubled(each) for each in value] if name == "images" else value
 

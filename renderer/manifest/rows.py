@@ -36,12 +36,12 @@ _TEXTS = frozenset({"id", "prompt", "negative_prompt", "model", "precision", "si
 _NUMBERS = frozenset({"steps", "num_inference_steps", "cfg_scale", "width", "height", "seed", "count"}) | {
     *("strength", "mask_blur", "layers")
 }
-_LISTS = frozenset({"images", "loras", "controlnets"})
+_LISTS = frozenset({"images", "loras", "controlnets", "regions"})
 _JSON = _LISTS | {"schedule"}
 """Of these a cell is JSON, or one word: of a list its only one."""
 
 _FIELDS = _TEXTS | _NUMBERS | _JSON
-_FILLED = frozenset({"id", "prompt", "negative_prompt", "image", "images", "mask", "loras", "controlnets"})
+_FILLED = frozenset({"id", "prompt", "negative_prompt", "image", "images", "mask", "loras", "controlnets", "regions"})
 """Where braces stand for names, but not in a cell: there they are just braces."""
 
 

@@ -83,6 +83,7 @@ def write_parameters(origin: PictureOrigin) -> str:
         "Schedule": _schedule(job),
         "Lora hashes": ", ".join(f"{_tag_name(lora)}: {lora.file_hash}" for lora in job.loras if lora.file_hash),
         "LoRAs": str(len(job.loras) or ""),
+        "Regions": str(len(job.regions) or ""),
         **{f"ControlNet {number}": _controlnet(net) for number, net in enumerate(job.controlnets)},
         "Version": f"renderer {origin.software.renderer}",
     }

@@ -145,6 +145,9 @@ def describe(item: Planned, mark: Pick | None = None) -> Mapping[str, Any]:
         told |= _went_in(picture)
     if job.controlnets:
         told["controlnets"] = _held_by(picture)
+    if job.regions:
+        files = {each.sha256: Path(each.path).name for each in picture.inputs}
+        told["regions"] = [{"prompt": each.prompt, "mask": files[each.mask.sha256]} for each in job.regions]
     if job.loras:
         told["loras"] = [{"file": hide_paths(lora.source), "weight": lora.weight} for lora in job.loras]
     if job.loras or job.schedule != "qwen-image":

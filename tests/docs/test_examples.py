@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from renderer import cli, errors
 from renderer.cli import command
@@ -163,6 +164,8 @@ def test_manifests_have_no_problem(block: Block, tmp_path: Path, monkeypatch: py
     for name, picture in (("photos/shop", "desktop"), ("photos/mill", "phone"), ("masks/shop", "desktop")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / f"renderer/report/{picture}.webp", tmp_path / f"{name}.png")  # any picture will do
+    for side in ("left", "right"):
+        Image.new("L", (64, 64), 255).save(tmp_path / f"masks/{side}.png")
     (tmp_path / "cities.csv").write_text("city,greeting,seed\nParis,Hello 你好,1\n", encoding="utf-8")
     for base in reading.blocks("yaml base"):  # called as its first line says
         (tmp_path / base.text.splitlines()[0].removeprefix("# ")).write_text(base.text, encoding="utf-8")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,11 +10,13 @@ from diffsynth.models.qwen_image_controlnet import BlockWiseControlBlock
 from diffsynth.models.qwen_image_dit import QwenImageTransformerBlock
 
 from renderer import catalog
+from renderer.demo.members import DemoDiT
 from renderer.engine import fp8_reference, scaled_blocks
 from renderer.engine.modulation import PickImage, PickText, ReadyModulation
 from renderer.engine.side_by_side import Arranged, Arrangement, Places
 from renderer.estimate import Kernels, Streaming, Work, decide, duration, estimate_peak, weight_bytes
 from renderer.estimate.terms import total
+from renderer.estimate.work import BEHIND
 from renderer.job import Edit, Input, Stored
 from renderer.machine.rates import SOME_GPU
 from renderer.planning import placement
@@ -91,6 +94,29 @@ class TestOneBlock:
                 block(image, condition)
         for precision in ("bf16", "fp8", "int8"):
             assert tape.peak + image.nbytes < total(Streaming(SHAPE, precision, 2).block(tokens, 31))
+
+    @pytest.mark.parametrize("text", [31, 200])
+    def test_which_row_sees_which(self, demo_folder: Path, text: int) -> None:
+        """What DiffSynth makes of masks: at its peak the forecast's, by all bytes of rows times rows."""
+        assert demo_folder
+        dit, tokens = DemoDiT().to(torch.bfloat16), 1024
+        latents, image = (torch.empty(shape, dtype=torch.bfloat16) for shape in ((1, 16, 64, 64), (1, tokens, 160)))
+        prompt, ones = torch.zeros(1, text, 128, dtype=torch.bfloat16), torch.ones(1, text, dtype=torch.long)
+        masks = torch.ones(1, 1, 1, 64, 64, dtype=torch.bfloat16)
+        with torch.no_grad(), Tape() as tape:
+            given = latents, prompt, ones, [prompt], [ones], masks, 512, 512, image, [(1, 32, 32)]
+            found = dit.process_entity_masks(*given)
+        rows = tokens + 2 * text
+        assert found[2].nbytes == 2 * rows**2
+        assert tape.peak == pytest.approx(6 * rows**2, rel=0.15)
+        assert tape.peak >= 6 * rows**2
+        work = Work(512, 512, prompt_tokens=text - BEHIND, region_tokens=text, guided=False)
+        assert work.mask_rows == rows
+        streaming = Streaming(SHAPE, "fp8", 2)
+        plain = Work(512, 512, prompt_tokens=2 * text - BEHIND, guided=False)
+        assert streaming.waiting(work) - streaming.waiting(plain) == 2 * rows**2
+        peaks = [total(streaming.denoise([each]).terms) for each in (work, plain)]
+        assert peaks[0] - peaks[1] >= 2 * 2 * rows**2
 
     def test_what_controlnets_leave_with_a_rider(self) -> None:
         """What each looks at, the last results, and what those were added to: of its own tokens, a pass."""

@@ -183,7 +183,14 @@ def build(store: Store, device: Device) -> Skeleton:
     return Skeleton(parts, templates, ("double", "single"), ("text",), tokenize, WIDTH, checking, lambda: None)
 
 
-def pipeline(skeleton: Skeleton, encoded: Mapping[str, Encoded], device: Device, job: Job | None = None) -> Any:
+def pipeline(
+    skeleton: Skeleton,
+    encoded: Mapping[str, Encoded],
+    device: Device,
+    job: Job | None = None,
+    controls: Sequence[Any] = (),
+) -> Any:
+    assert not controls
     del job
     pipe = Pipeline(encoded, computation_dtype(device))
     for name, part in skeleton.parts.items():

@@ -64,6 +64,9 @@ def test_what_holds_a_picture_is_shown(tmp_path: Path) -> None:
         {"file": "…/edges.safetensors", "image": "lines.png"} | {"scale": 0.5, "start": 0.0, "end": 1.0}
     ]
     assert shown["before"].startswith("inputs/")
+    regions = f"[{{prompt: a, mask: {tmp_path / 'lines.png'}}}]"
+    (shown,) = gathered(f"jobs: [{{prompt: a, size: 64x64, regions: {regions}}}]", tmp_path / "parts").pictures
+    assert shown["regions"] == [{"prompt": "a", "mask": "lines.png"}]
 
 
 class TestThumbnails:

@@ -22,13 +22,14 @@ from diffsynth.models.qwen_image_vae import QwenImageVAE
 from diffsynth.pipelines.qwen_image import (
     QwenImageBlockwiseMultiControlNet,
     QwenImagePipeline,
+    QwenImageUnit_EntityControl,
     QwenImageUnit_PromptEmbedder,
 )
 from safetensors import safe_open
 from transformers import PreTrainedModel, Qwen2Tokenizer, Qwen2VLProcessor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer, Qwen2_5_VLModel
 
-from renderer.catalog import DROPPED_TOKENS, EDIT_DROPPED_TOKENS
+from renderer.catalog import DROPPED_TOKENS, EDIT_DROPPED_TOKENS, MOST_REGION_TOKENS
 from renderer.demo import members
 from renderer.demo.tokenizer import EDIT_TEMPLATE_PREFIX, TEMPLATE_PREFIX
 from renderer.engine import adapted as loras
@@ -179,9 +180,8 @@ def pipeline(
         pipe.blockwise_controlnet = together(controls)
     if job is not None:
         schedules.follow(pipe, job)
-    pipe.units = [
-        ReadyPrompts(encoded) if isinstance(unit, QwenImageUnit_PromptEmbedder) else unit for unit in pipe.units
-    ]
+    ready = {QwenImageUnit_PromptEmbedder: ReadyPrompts(encoded), QwenImageUnit_EntityControl: ReadyRegions(encoded)}
+    pipe.units = [ready.get(type(unit), unit) for unit in pipe.units]
     return pipe
 
 
@@ -372,3 +372,18 @@ class ReadyPrompts(QwenImageUnit_PromptEmbedder):
         del edit_image  # what has been encoded is of this picture's own
         found = self._encoded[prompt]
         return {"prompt_emb": sent(found.embedding, pipe.device), "prompt_emb_mask": found.mask}
+
+
+class ReadyRegions(QwenImageUnit_EntityControl):
+    """The same in the place of the unit that encodes prompts of regions, which it cuts off at 1024 tokens."""
+
+    def __init__(self, encoded: Mapping[str, Encoded]) -> None:
+        super().__init__()
+        self._encoded = encoded
+
+    def get_prompt_emb(self, pipe: Any, prompt: str) -> dict[str, torch.Tensor]:
+        found, most = self._encoded[prompt], MOST_REGION_TOKENS
+        return {
+            "prompt_emb": sent(found.embedding[:, :most].contiguous(), pipe.device),
+            "prompt_emb_mask": found.mask[:, :most],
+        }

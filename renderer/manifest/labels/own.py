@@ -64,6 +64,7 @@ def _told_by_job(by: str, job: Job, fingerprint: str, software: Software) -> Tol
         strength=job.denoising_strength if job.input_image else None,
         mask_blur=job.inpaint_blur_size,
         controlnets=job.controlnets,
+        regions=job.regions,
         fingerprint=fingerprint,
         software=software,
     )

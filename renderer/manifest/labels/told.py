@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 from renderer.errors import shorten
-from renderer.job import ControlNet, Input, ScheduleKind, Shift, Software
+from renderer.job import ControlNet, Input, Region, ScheduleKind, Shift, Software
 
 COMMENT = "UserComment"
 """Under which key a comment stands: EXIF's, XMP's or JPEG's, which have no keys of their own."""
@@ -79,6 +79,7 @@ class Told:
     images: tuple[Input, ...] = ()
     layers: int | None = None
     controlnets: tuple[ControlNet, ...] = ()
+    regions: tuple[Region, ...] = ()
     left_out: tuple[str, ...] = ()
 
 

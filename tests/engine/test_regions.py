@@ -1,0 +1,102 @@
+"""Regions: the bits of DiffSynth's own call, alone and in company, through few slots, with the mask in attention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import ImageOps
+
+from renderer.engine import inputs, prompts
+from renderer.engine.inputs import Inputs
+from renderer.engine.native import NativeEngine
+from renderer.engine.scaled_blocks import ScaledBlocks
+from renderer.engine.streaming import StreamingEngine
+from renderer.job import Job, Precision, Region
+from renderer.protocol import Render
+from tests.engine.making import bare_picture, bare_pipeline, flattened, make_job
+from tests.engine.test_inputs import drawn, known, masked
+from tests.engine.test_streaming import Heard, open_engine
+
+SIDE = 64
+LEFT, RIGHT = masked(), ImageOps.invert(masked())
+PICTURE, ONE, OTHER = known(drawn()), known(LEFT, "mask"), known(RIGHT, "mask")
+FILES = dict((PICTURE, ONE, OTHER))
+MASKS = {ONE[0]: LEFT, OTHER[0]: RIGHT}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(prompts, "cache_folder", lambda: tmp_path)
+
+
+def jobs() -> list[Job]:
+    """One region; two with guidance, one of which has the picture's own prompt; over a picture; none."""
+    small = {"width": SIDE, "height": SIDE, "num_inference_steps": 2}
+    ball, sky = Region(prompt="a red ball", mask=ONE[0]), Region(prompt="a blue sky", mask=OTHER[0])
+    same = Region(prompt=make_job().prompt, mask=OTHER[0])
+    return [
+        make_job(**small, cfg_scale=1.0, regions=(ball,)),
+        make_job(**small, regions=(ball, same), seed=3),
+        make_job(**small, input_image=PICTURE[0], denoising_strength=0.7, regions=(sky, ball)),
+        make_job(**small),
+    ]
+
+
+def given(job: Job) -> Inputs:
+    data = [FILES[each] for each in job.inputs]
+    return inputs.unpack(Render(key="k", job=job, files=tuple(map(len, data))), b"".join(data))
+
+
+def bare_inputs(job: Job) -> dict[str, Any]:
+    """What DiffSynth's call is given for a job by somebody who knows nothing of ours."""
+    found: dict[str, Any] = {}
+    if job.regions:
+        found["eligen_entity_prompts"] = [region.prompt for region in job.regions]
+        found["eligen_entity_masks"] = [MASKS[region.mask].convert("RGB") for region in job.regions]
+    if job.input_image:
+        found |= {"input_image": drawn(), "denoising_strength": job.denoising_strength}
+    return found
+
+
+@pytest.fixture(scope="module")
+def bare(demo_folder: Path) -> list[bytes]:
+    """Each by a bare call of DiffSynth's."""
+    pipe = flattened(bare_pipeline(demo_folder))
+    return [bare_picture(pipe, job, **bare_inputs(job)) for job in jobs()]
+
+
+def rendered(engine: StreamingEngine, jobs: list[Job]) -> list[bytes]:
+    heard = Heard()
+    for number, job in enumerate(jobs):
+        engine.take(str(number), job, given(job))
+    while engine.busy:
+        engine.advance(heard)
+    assert heard.failures == {}
+    return [heard.pictures[str(number)].rgb for number in range(len(jobs))]
+
+
+def test_natively(engine: NativeEngine, bare: list[bytes]) -> None:
+    assert [engine.render(job, lambda *_: None, given(job)).rgb for job in jobs()] == bare
+    assert len(set(bare)) == len(bare)
+
+
+@pytest.mark.parametrize(("slots", "in_flight"), [(2, 1), (3, 4)])
+def test_streamed(bare: list[bytes], slots: int, in_flight: int) -> None:
+    """In any company: the bits that each has alone."""
+    assert rendered(open_engine(slots=slots, in_flight=in_flight), jobs()) == bare
+
+
+@pytest.mark.parametrize("precision", ["fp8", "int8"])
+def test_scaled_products_have_the_mask_too(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is scaled back for it, company changes no bit, and each region is looked at where it is."""
+
+    def otherwise(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(ScaledBlocks, "otherwise", otherwise)
+    wanted = [job.model_copy(update={"precision": precision}) for job in jobs()]
+    alone = [rendered(open_engine(precision, slots=60, in_flight=1), [job])[0] for job in wanted]
+    assert rendered(open_engine(precision, slots=2, in_flight=4), wanted) == alone
+    assert len(set(alone)) == len(alone)
