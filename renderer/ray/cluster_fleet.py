@@ -6,6 +6,7 @@ fits what is to be opened to its own. Where there is no place, Ray's autoscaler 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from renderer.ray import arrival, connecting
 from renderer.ray.arrival import Arrival
 from renderer.ray.cluster_worker import ClusterWorker, Pause
 from renderer.ray.connecting import ClusterNode
+from renderer.ray.node_memory import NodeMemory
 from renderer.ray.node_worker import NodeWorker, Posting
 from renderer.supervisor.fleet import Say
 from renderer.supervisor.settings import Terms
@@ -67,6 +69,9 @@ class ClusterFleet:
         self._share: dict[str, int] = {}
         self._pause = Pause()
         self._hired: list[ClusterWorker] = []
+        self._most = 1
+        self._memories: dict[str, Any] = {}
+        self._lock = threading.Lock()
 
     def devices(self, say: Say, check: Callable[[], None]) -> Sequence[WorkerDevice]:
         there = connecting.nodes()
@@ -88,7 +93,7 @@ class ClusterFleet:
 
     def hire(self, log: Path) -> Worker:
         self._hired = [each for each in self._hired if each.is_attended]
-        self._hired.append(worker := ClusterWorker(log, self._actors, self._pause))
+        self._hired.append(worker := ClusterWorker(log, self._actors, self._pause, self._memory_of))
         return worker
 
     def __enter__(self) -> Self:
@@ -107,13 +112,24 @@ class ClusterFleet:
     # -- what is asked of Ray --
 
     def _prepare(self, *, on_gpus: bool, most: int) -> None:
-        posting = Posting.here(self._terms, most, self._vram_bytes, self._command)
+        self._most = most
+        posting = Posting.here(self._terms, self._vram_bytes, self._command)
         share = {"num_gpus": 1, "num_cpus": 0} if on_gpus else {"num_cpus": 1}
         kind = self._ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=_THREADS, **share)(NodeWorker)
         self._actors = partial(kind.remote, posting)
         self._share = {"GPU": 1} if on_gpus else {"CPU": 1}
         if self._wanted.least:
             self._ask_for(self._wanted.least)
+
+    def _memory_of(self, node_id: str) -> Any:
+        """The actor that owns what the workers of a machine share. For any thread."""
+        with self._lock:
+            if node_id not in self._memories:
+                node = next((each for each in connecting.nodes() if each.id == node_id), None)
+                places = (node.gpus if "GPU" in self._share else node.cpus) if node is not None else 0
+                workers = min(places, self._most)
+                self._memories[node_id] = connecting.on_node(node_id, NodeMemory, workers) if workers > 1 else None
+            return self._memories[node_id]
 
     def _ask_for(self, count: int) -> None:
         """Have Ray's autoscaler keep so many places, whether anybody is there or not."""

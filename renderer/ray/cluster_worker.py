@@ -11,13 +11,15 @@ import queue
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from renderer import protocol
 from renderer.errors import MachineError, PictureError, RendererError
 from renderer.protocol import AnyEvent, AnyOrder, Failed, Opened, OpenFailed, Opening, Render
-from renderer.ray import arrival, carried, connecting
+from renderer.ray import arrival, carried, connecting, node_memory
 from renderer.ray.node_worker import Words
 from renderer.supervisor.inbox import Inbox
 from renderer.supervisor.logs import Log
@@ -35,6 +37,9 @@ _MOST_PAUSE_S = 60.0
 
 Begin = Callable[[], Any]
 """Begins an actor somewhere, and has it at once; it is there when it answers."""
+
+MemoryOf = Callable[[str], Any]
+"""The actor that owns what workers share on a machine, by its id in the cluster; None where there is but one."""
 
 
 class Pause:
@@ -59,8 +64,11 @@ class ClusterWorker:
 
     pid = None
 
-    def __init__(self, log: Path, begin: Begin, pause: Pause) -> None:
+    def __init__(self, log: Path, begin: Begin, pause: Pause, memory_of: MemoryOf) -> None:
         """What it prints goes to the end of `log`; raises `DiskError` when that cannot be written."""
+        self._name = uuid4().hex
+        self._memory_of = memory_of
+        self._memory: Any = None
         self._log = Log(log)
         self._inbox = Inbox()
         self._orders: queue.SimpleQueue[tuple[AnyOrder, bytes] | None] = queue.SimpleQueue()
@@ -103,9 +111,12 @@ class ClusterWorker:
         self._orders.put(None)
         with self._lock:
             actor, self._actor = self._actor, None
-        if actor is not None:
-            with contextlib.suppress(Exception):  # the cluster may be gone, and then so is the worker
+            memory, self._memory = self._memory, None
+        with contextlib.suppress(Exception):  # the cluster may be gone, and then so is the worker
+            if actor is not None:
                 self._ray.kill(actor)
+            if memory is not None:
+                memory.left.remote(self._name)
 
     def excerpt(self) -> str:
         return self._log.excerpt()
@@ -159,8 +170,9 @@ class ClusterWorker:
         self._pause.comes(well=True)
         arrival.check(arrival.tell(), there)
         self._node = there["node"]
+        self._memory = self._memory_of(there["id"])
         try:
-            self._ray.get(actor.start.remote())
+            self._ray.get(actor.start.remote(partial(node_memory.ask, self._memory, self._name)))
         except self._ray.exceptions.RayTaskError as error:
             raise MachineError(f"{self._node} cannot start a worker: {connecting.reason(error)}") from error
         return actor

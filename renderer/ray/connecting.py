@@ -153,6 +153,14 @@ def this_node() -> ClusterNode:
     return next(node for node in nodes() if node.id == own)
 
 
+def on_node(node_id: str, kind: Callable[..., object], *arguments: object) -> Any:
+    """An actor on one machine, which takes nothing there and goes with this process."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415  # as Ray itself
+
+    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return library().remote(num_cpus=0, scheduling_strategy=there)(kind).remote(*arguments)
+
+
 def ask_each(those: Sequence[ClusterNode], question: Callable[[], Replied]) -> list[Replied | MachineError]:
     """What each machine answers to a question, or why it gives no answer. All are asked at once, and lend nothing."""
     ray = library()

@@ -108,7 +108,7 @@ def processor(
     given = {**({"model": model} if model is not None else {}), **defaults}
     if unknown := sorted(given.keys() - _FIELDS):
         raise UsageError(f"processor: no job has a field {', '.join(unknown)}", hint="docs/manifest.md has the fields")
-    posting = Posting.here(Terms(offline=offline), 1, vram_bytes)
+    posting = Posting.here(Terms(offline=offline), vram_bytes)
     return Processor(given, concurrency, num_gpus, batch_size, posting, retries, profile)
 
 

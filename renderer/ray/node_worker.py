@@ -12,7 +12,7 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -60,24 +60,21 @@ class Posting:
     """What an actor is told by who begins it.
 
     `threads` is OMP_NUM_THREADS there (None: not set), for a processor's bits may depend on it: Ray sets its own.
-    `models` is the folder of models there, which the machine has too if it is shared. `most_workers` is how many there
-    are at most, `vram_bytes` what one may take of a GPU (None: all). `command` starts a worker.
+    `models` is the folder of models there, which the machine has too if it is shared. `vram_bytes` is what a worker may
+    take of a GPU (None: all). `command` starts one.
     """
 
     terms: Terms = field(default_factory=Terms)
     threads: str | None = None
     models: str = ""
-    most_workers: int = 1
     vram_bytes: int | None = None
     command: tuple[str, ...] | None = None
 
     @classmethod
-    def here(
-        cls, terms: Terms, most_workers: int, vram_bytes: int | None, command: tuple[str, ...] | None = None
-    ) -> Self:
+    def here(cls, terms: Terms, vram_bytes: int | None, command: tuple[str, ...] | None = None) -> Self:
         """By this process."""
         models = str(folders.models_folder().absolute())
-        return cls(terms, os.environ.get("OMP_NUM_THREADS"), models, most_workers, vram_bytes, command)
+        return cls(terms, os.environ.get("OMP_NUM_THREADS"), models, vram_bytes, command)
 
     def settle(self) -> None:
         """Have this process, and the workers that it starts, as it says. Changes environment variables."""
@@ -91,6 +88,14 @@ class Posting:
             os.environ["RENDERER_MODELS"] = str(shared if shared.is_dir() else folders.cache_folder() / "models")
 
 
+Share = Callable[[Setup], Setup]
+"""What a worker opens, with its part of a machine's memory."""
+
+
+def _alone(setup: Setup) -> Setup:
+    return setup
+
+
 class NodeWorker:
     """One worker's process on this machine. Its methods are called from several threads."""
 
@@ -102,13 +107,18 @@ class NodeWorker:
         self._log: IO[bytes] | None = None
         self._starter = ThreadPoolExecutor(1)  # a worker dies with the thread that has started it
         self._worker: LocalWorker | None = None
+        self._share: Share = _alone
 
     def arrive(self) -> Arrival:
-        """Say what this machine is."""
-        return arrival.tell()
+        """Say what this machine is, and which one of the cluster."""
+        return {**arrival.tell(), "id": connecting.this_node().id}
 
-    def start(self) -> None:
-        """Start the worker. Raises `DiskError` where nothing can be kept on this machine."""
+    def start(self, share: Share) -> None:
+        """Start the worker; of the machine's memory it gets its `share`.
+
+        Raises `DiskError` where nothing can be kept on this machine.
+        """
+        self._share = share
         self._posting.settle()
         with tempfile.TemporaryDirectory(prefix="renderer-", ignore_cleanup_errors=True) as folder:
             log = Path(folder) / "worker.log"
@@ -180,20 +190,16 @@ class NodeWorker:
             machine = replace(machine, gpus=(), without_gpu=True)
         bound = placement.bound_of(machine, self._posting.vram_bytes)
         choice = placement.choose_profile(model, setup.precision, machine, setup.profile, bound)
-        return setup.model_copy(
+        here = setup.model_copy(
             update={
                 "gpu": machine.visible if machine.visible is not None else os.environ.get("CUDA_VISIBLE_DEVICES"),
                 "store": setup.store and str(packed_folder(model, setup.stored).absolute()),
-                "ram_bytes": machine.ram_free_bytes // self._workers_here(with_gpus=machine.gpu is not None),
+                "ram_bytes": None,
                 "vram_bytes": choice.vram_bytes,
                 "host_copy": None,  # the supervisor's machine has that one
             }
         )
-
-    def _workers_here(self, *, with_gpus: bool) -> int:
-        """How many workers share this machine at most."""
-        here = connecting.this_node()
-        return max(1, min(here.gpus if with_gpus else here.cpus, self._posting.most_workers))
+        return self._share(here)
 
     def _obtain(self, wanted: Sequence[Need]) -> None:
         """Have models on this machine: its first worker fetches and packs them, and the others wait for that."""

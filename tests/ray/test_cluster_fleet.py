@@ -30,7 +30,8 @@ from tests.making import make_manifest, pixels_of
 from tests.ray.conftest import FAKE, Rendered
 from tests.supervisor.running import Night, counts
 
-KILLS = int(os.environ.get("RENDERER_CLUSTER_KILLS", "4"))
+ALL = bool(os.environ.get("RENDERER_CLUSTER_ALL"))
+KILLS = int(os.environ.get("RENDERER_CLUSTER_KILLS", "3"))
 PICTURES = int(os.environ.get("RENDERER_CLUSTER_PICTURES", "40"))
 WORKERS = int(os.environ.get("RENDERER_CLUSTER_WORKERS", "4"))
 
@@ -74,28 +75,14 @@ def gone(of: str, within_s: float = 30.0) -> bool:
 
 
 class TestARun:
-    def test_pictures_are_those_of_one_worker(self, render: Rendered, night: Night) -> None:
-        """Four actors on two machines share a batch: each picture comes once, with the bits that one worker gives it.
-
-        At the end nobody holds a core of the cluster.
-        """
-        manifest = make_manifest([f"picture {number} says{' slow' * (number < 20)}" for number in range(PICTURES)])
-        summary = render(manifest, workers=WORKERS)
-        assert counts(summary) == (PICTURES, 0, 0, 0)
-        check(night, manifest)
-        assert set(done(night).values()) == {1}
-        logs = [path.read_text() for path in night.folder(manifest).path.glob("worker*.log")]
-        assert sum("drawing picture" in log for log in logs) > 1
-        ray = connecting.library()
-        until = time.monotonic() + 20
-        while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
-            assert time.monotonic() < until
-            time.sleep(0.1)
-
     def test_actors_that_are_killed_cost_nothing(self, render: Rendered, night: Night) -> None:
-        """At random moments, with pictures in flight: those are given out again, and nothing is held against them."""
+        """At random moments, with pictures in flight: those are given out again, and nothing is held against them.
+
+        Four actors on two machines share a batch: each picture comes once, with the bits that one worker gives it. At
+        the end nobody holds a core of the cluster.
+        """
         chance = random.Random(4)  # noqa: S311  # no secret
-        manifest = make_manifest([f"picture {number}" for number in range(PICTURES)])
+        manifest = make_manifest([f"picture {number} says{' slow' * (number < 20)}" for number in range(PICTURES)])
         killed = 0
         due = sorted(chance.sample(range(1, PICTURES - 2), KILLS))
 
@@ -113,19 +100,26 @@ class TestARun:
         assert set(done(night).values()) == {1}
         assert crashes(night.folder(manifest)) == []
         assert night.of(events.WorkerLost) == []
+        logs = [path.read_text() for path in night.folder(manifest).path.glob("worker*.log")]
+        assert sum("drawing picture" in log for log in logs) > 1
+        ray = connecting.library()
+        until = time.monotonic() + 20
+        while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+            assert time.monotonic() < until
+            time.sleep(0.1)
 
     def test_what_a_worker_dies_of_counts(self, render: Rendered, night: Night) -> None:
-        """Its actor tells how its process ended: the picture is set aside after three, and the others are rendered."""
-        manifest = make_manifest(("a", "crash", "b", "d", "c"))
-        summary = render(manifest, workers=2)
-        assert counts(summary) == (4, 0, 1, 0)
-        reasons = {what.reason for what in night.of(events.WorkerLost)}
-        assert reasons == {"the worker ended with status 66"}
+        """Its actor tells how its process ended, and that is held against what it had begun."""
+        manifest = make_manifest(("crash", "b"))
+        summary = render(manifest, workers=1, max_failures=1)
+        assert summary.ending == "failures"
+        assert [what.reason for what in night.of(events.WorkerLost)] == ["the worker ended with status 66"]
+        assert crashes(night.folder(manifest)) == ["p000"]
 
     def test_a_machine_that_vanishes_costs_nothing(self, cluster: Any, render: Rendered, night: Night) -> None:
         """With workers on it that have begun pictures: they go on elsewhere."""
         spot = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-        manifest = make_manifest([f"slow {number}" for number in range(20)], steps=8)
+        manifest = make_manifest([f"slow {number}" for number in range(10)], steps=8)
         taken: list[threading.Thread] = []
 
         def take_away(_what: events.Event, _fleet: ClusterFleet) -> None:
@@ -136,10 +130,11 @@ class TestARun:
 
         summary = render(manifest, workers=5, watch=take_away, command=FAKE)
         taken[0].join()
-        assert counts(summary) == (20, 0, 0, 0)
+        assert counts(summary) == (10, 0, 0, 0)
         assert crashes(night.folder(manifest)) == []
         assert [what for what in night.of(events.Remark) if "left the cluster" in what.text]
 
+    @pytest.mark.skipif(not ALL, reason="tried by hand: RENDERER_CLUSTER_ALL=1")
     def test_an_actor_that_answers_no_more_is_replaced(
         self, render: Rendered, night: Night, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -185,7 +180,7 @@ class TestARun:
         )
         with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            assert process.stdout.readline() == b"done\n"
+            assert any(line == b"done\n" for line in process.stdout)  # Ray may say something before
             process.send_signal(signal.SIGKILL)
         assert gone("tests.fakes --capacity 2 --opened-in 7")
         summary = render(manifest, workers=2)

@@ -30,10 +30,10 @@ def test_what_names_no_cluster_is_said(address: str, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("address", ["localhost:1", "ray://localhost:1"])
-def test_a_cluster_that_is_not_there_is_said_at_once(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cluster_that_is_not_there_is_said_at_once(address: str) -> None:
     """Ray itself would try for minutes."""
-    assert command.main(["render", "jobs/demo.yaml", "--cluster", address]) == EXIT_MACHINE
-    assert f"the cluster {address} cannot be reached: Connection refused" in capsys.readouterr().err
+    with pytest.raises(MachineError, match=f"the cluster {address} cannot be reached: Connection refused"):
+        connecting._check_reached(address)
 
 
 def test_workers_are_of_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:

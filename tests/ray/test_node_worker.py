@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +10,13 @@ import pytest
 
 from renderer import protocol
 from renderer.job import Job, Lora, ModelIdentity
-from renderer.protocol import AnyEvent, Failed, Open, Opened, OpenFailed, Render, Rendered, Setup
-from renderer.ray import carried, connecting
+from renderer.protocol import AnyEvent, Failed, HostCopy, Open, Opened, OpenFailed, Render, Rendered, Setup
+from renderer.ray import carried, connecting, node_memory
 from renderer.ray.connecting import ClusterNode
+from renderer.ray.node_memory import NodeMemory
 from renderer.ray.node_worker import NodeWorker, Posting, Words
 from renderer.supervisor.settings import Terms
+from renderer.system import shared_memory
 from renderer.weights.adapters.whereabouts import identity_of
 from tests.fakes import draw
 from tests.loras import write_lora
@@ -30,8 +31,8 @@ SETUP = Setup(model="demo", identity=IDENTITY, precision="bf16", profile="stream
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[NodeWorker]:
     """On a machine for two workers."""
     monkeypatch.setattr(connecting, "this_node", lambda: ClusterNode("n", "n", "127.0.0.1", gpus=0, cpus=2))
-    found = NodeWorker(Posting(threads="1", most_workers=2, command=FAKE_OF_TWO))
-    found.start()
+    found = NodeWorker(Posting(threads="1", command=FAKE_OF_TWO))
+    found.start(lambda setup: setup)
     yield found
     assert found._worker is not None
     found._worker.kill()
@@ -52,12 +53,29 @@ def order(worker: NodeWorker, what: Open | Render) -> None:
 
 
 def test_what_is_opened_is_by_its_own_machine(worker: NodeWorker) -> None:
-    """Half of the free memory is a worker's, where there are two; the weights are those that were planned."""
-    found = worker._setup_here(SETUP)
-    assert (found.identity, found.gpu, found.profile) == (IDENTITY, "", "stream")
-    assert found.ram_bytes is not None
-    whole = dataclasses.replace(worker._posting, most_workers=1)
-    assert 1.5 < (NodeWorker(whole)._setup_here(SETUP).ram_bytes or 0) / found.ram_bytes < 2.5
+    """The weights are those that were planned; what the supervisor's machine shares is of no use here."""
+    there = SETUP.model_copy(update={"host_copy": HostCopy(at="/proc/1/fd/1", name="x", ram_bytes=1)})
+    found = worker._setup_here(there)
+    assert (found.identity, found.gpu, found.profile, found.host_copy) == (IDENTITY, "", "stream", None)
+
+
+@pytest.mark.skipif(not shared_memory.is_possible(), reason="no shared memory without a name here")
+def test_workers_of_a_machine_share_a_copy() -> None:
+    """Two of the same weights, with half of the memory each; it goes with the last of them."""
+    memory = NodeMemory(2)
+    first, second = memory.shared("a", SETUP), memory.shared("b", SETUP)
+    assert first.host_copy is not None
+    assert first == second
+    assert first.ram_bytes
+    memory.left("a")
+    assert Path(first.host_copy.at).exists()
+    memory.left("b")
+    assert not Path(first.host_copy.at).exists()
+
+
+def test_without_a_memory_s_owner_each_has_its_own() -> None:
+    """A machine has one worker: nobody is asked."""
+    assert node_memory.ask(None, "a", SETUP) == SETUP
 
 
 def test_a_model_that_this_machine_has_not_is_refused(worker: NodeWorker) -> None:
@@ -119,4 +137,4 @@ def test_a_lora_that_has_not_come_fails_its_picture(worker: NodeWorker, tmp_path
 
 def test_terms_go_along() -> None:
     """Nobody is at a terminal on the machines of a cluster: what was agreed to here is asked there."""
-    assert Posting.here(Terms(offline=True, most_bytes=5), 3, None).terms == Terms(offline=True, most_bytes=5)
+    assert Posting.here(Terms(offline=True, most_bytes=5), None).terms == Terms(offline=True, most_bytes=5)
