@@ -35,7 +35,9 @@ from renderer.job import Input, Job, ModelIdentity, Profile, Stored
 from renderer.protocol import Setup
 from renderer.weights import pack, synthetic
 
-WIDTH, HEIGHT, LAYERS = 640, 640, 4
+CASES = ((640, 4), (256, 2))
+"""Sides and layers: as its authors recommend, and one so small that its launches are recorded."""
+
 _IDENTITY = ModelIdentity(id="synthetic", revision="1")
 
 
@@ -68,22 +70,24 @@ def _rows(folder: Path, source: Path, blocks: int) -> Iterator[Figures]:
         for slots in (3, blocks):
             choices: dict[str, Any] = {"profile": "stream", "store": str(store), "slots": slots, "in_flight": 1}
             setup = Setup(model=str(source), identity=_IDENTITY, precision=precision, **choices)
-            job, given = _job(setup)
-            expected = Streaming(shape, precision, slots).estimate([Work.of(job)])
-            told = {"precision": precision, "slots": slots, "forecast_bytes": expected.allocated}
             engine = StreamingEngine.open(setup, lambda _: None)
-            yield {"case": f"{precision}-{slots}-slots", **told, **_told(_twice(engine, job, given), job)}
+            for side, layers in CASES:
+                job, given = _job(setup, side, layers)
+                expected = Streaming(shape, precision, slots).estimate([Work.of(job)])
+                told = {"case": f"{precision}-{slots}-slots", "forecast_bytes": expected.allocated}
+                yield {**told, **_told(_twice(engine, job, given), job)}
             del engine
             _forget()
         shutil.rmtree(store)
     profile: Profile = "resident" if torch.cuda.is_available() else "cpu"
     setup = Setup(model=str(source), precision="bf16", profile=profile, offline=True)
-    job, given = _job(setup)
     native = NativeEngine.open(setup, lambda _: None)
-    native.render(job, lambda *_: None, given)
-    picture = native.render(job, lambda *_: None, given)
-    expected = Native(shape, "bf16", "resident", None).estimate(Work.of(job))
-    yield {"case": "diffsynth-bf16", "forecast_bytes": expected.allocated, **_told(picture, job)}
+    for side, layers in CASES:
+        job, given = _job(setup, side, layers)
+        native.render(job, lambda *_: None, given)
+        picture = native.render(job, lambda *_: None, given)
+        expected = Native(shape, "bf16", "resident", None).estimate(Work.of(job))
+        yield {"case": "diffsynth-bf16", "forecast_bytes": expected.allocated, **_told(picture, job)}
 
 
 def _packed(folder: Path, source: Path, precision: Stored) -> Path:
@@ -94,14 +98,14 @@ def _packed(folder: Path, source: Path, precision: Stored) -> Path:
     return store
 
 
-def _job(setup: Setup) -> tuple[Job, Inputs]:
+def _job(setup: Setup, side: int, layers: int) -> tuple[Job, Inputs]:
     """A picture of noise, taken apart."""
     dice = torch.Generator().manual_seed(2)
-    noise = torch.randint(0, 256, (HEIGHT, WIDTH, 4), generator=dice, dtype=torch.uint8)
-    image = Image.frombytes("RGBA", (WIDTH, HEIGHT), noise.numpy().tobytes())
-    known = Input(sha256="0" * 64, width=WIDTH, height=HEIGHT)
-    job = job_of(setup, WIDTH, HEIGHT, 4.0, 6, 1, BENCH_PROMPT)
-    return job.model_copy(update={"layer_input_image": known, "layer_num": LAYERS}), {known.sha256: image}
+    noise = torch.randint(0, 256, (side, side, 4), generator=dice, dtype=torch.uint8)
+    image = Image.frombytes("RGBA", (side, side), noise.numpy().tobytes())
+    known = Input(sha256="0" * 64, width=side, height=side)
+    job = job_of(setup, side, side, 4.0, 6, 1, BENCH_PROMPT)
+    return job.model_copy(update={"layer_input_image": known, "layer_num": layers}), {known.sha256: image}
 
 
 def _twice(engine: StreamingEngine, job: Job, given: Inputs) -> Rendering:
@@ -117,6 +121,7 @@ def _twice(engine: StreamingEngine, job: Job, given: Inputs) -> Rendering:
 def _told(picture: Rendering, job: Job) -> Figures:
     work = Work.of(job)
     return {
+        "side": job.width,
         "tokens": work.tokens,
         "layers": len(picture.layers),
         "step_s": picture.timing.step_median_s,

@@ -121,8 +121,17 @@ def _ours(options: argparse.Namespace, there: Machine) -> MemoryAnswer:
     return MemoryAnswer(_title(options, model, work), found, native.needed(work), available, ways, resident.bytes)
 
 
+def _and_besides(work: Work) -> str:
+    """What goes in, in words."""
+    if work.layer_num is not None:
+        return f", taken apart into {counted(max(1, work.layer_num), 'layer')}"
+    return ", one picture to edit" if work.edited else ""
+
+
 def _with_picture(work: Work, model: Model) -> Work:
-    """What is asked of an edit model: one picture of the same shape goes in."""
+    """What is asked of a model that edits or takes apart: one picture of the same shape goes in."""
+    if model.layering is not None:
+        return replace(work, takes_in=True, layer_num=0 if model.layering.alone else model.layering.usual)
     if model.editing is None:
         return work
     own = model.editing
@@ -192,7 +201,7 @@ def _other(options: argparse.Namespace, there: Machine) -> MemoryAnswer:
 def _title(options: argparse.Namespace, model: Model, work: Work) -> str:
     guided = "guided" if work.guided else "unguided"
     kind = f"{options.precision}, profile {options.profile}"
-    told = counted(options.prompt_tokens, "prompt token") + (", one picture to edit" if work.edited else "")
+    told = counted(options.prompt_tokens, "prompt token") + _and_besides(work)
     return f"{model.id}, {work.width}x{work.height}, {kind}, {guided}, {told}"
 
 

@@ -72,9 +72,15 @@ class PictureVae(torch.nn.Module):
         strips.
         """
         mean, std = (each.to(latents.dtype)[:, None, None] for each in (self.mean, self.std))
+        first = self._through(self._stages_out, _channels_last(latents[0] / std + mean))
         if len(latents) == 1:
-            return self._through(self._stages_out, _channels_last(latents[0] / std + mean))
-        return torch.cat([self._through(self._stages_out, _channels_last(each / std + mean)) for each in latents])
+            return first
+        pictures = first.new_empty((len(latents), *first.shape[1:]))
+        pictures[0] = first[0]
+        del first
+        for number, each in enumerate(latents[1:], start=1):
+            pictures[number] = self._through(self._stages_out, _channels_last(each / std + mean))[0]
+        return pictures
 
     @torch.no_grad()
     def encode(self, picture: torch.Tensor, **_options: Any) -> torch.Tensor:

@@ -24,7 +24,7 @@ TURNING_SLOTS = 2
 """Slots that streamed blocks take turns in: one is computed with while the other is filled."""
 
 CHANNELS = 4
-"""Of a layer: red, green, blue, and how much of it covers what is behind. Decoded, they are brought together once."""
+"""Of a layer: red, green, blue, and how much of it covers what is behind."""
 
 FILLED_UP_ROWS = 256
 """Beside them at the most: what fills texts and images up to as many as a product wants (`engine.side_by_side`)."""
@@ -289,7 +289,7 @@ class Streaming:
         if work.layer_num is None:
             return found
         each = 2 * CHANNELS * work.pixels
-        return replace(found, terms=found.terms + terms(decoded_layers=2 * work.decoded * each))
+        return replace(found, terms=found.terms + terms(decoded_layers=(work.decoded + 1) * each))
 
     def encoder(self, work: Work) -> Decode:
         """The VAE's way from a picture to latents, over its weights; of several, where it takes most."""

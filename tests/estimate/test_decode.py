@@ -14,7 +14,7 @@ from diffsynth.models.qwen_image_vae import QwenImageVAE
 from renderer import catalog
 from renderer.engine.picture_vae import PictureVae
 from renderer.engine.strips import Kernel, Strip, whole
-from renderer.estimate import weight_bytes
+from renderer.estimate import Streaming, Work, weight_bytes
 from renderer.estimate.terms import total
 from renderer.families.qwen_image import decode
 from renderer.text import GIB
@@ -74,6 +74,20 @@ class TestDecode:
             with Tape() as tape:
                 there.encode(picture)
         assert total(decode.encode(BASE, width, height).terms) == tape.peak - 2 * 2 * 16  # but mean and deviation
+
+    @pytest.mark.parametrize(("side", "layers"), [(640, 1), (640, 4), (1024, 16)])
+    def test_layers_are_held_beside_a_decode(self, monkeypatch: pytest.MonkeyPatch, side: int, layers: int) -> None:
+        """One after the other, of four channels: no more than is forecast, and not much less."""
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused_attention)
+        with torch.device("meta"), torch.no_grad():
+            own = QwenImageVAE(base_dim=BASE, image_channels=4).to(torch.bfloat16)
+            there = PictureVae(own, own.state_dict(), run=cast("ModuleType", Fused))
+            latents = torch.empty(1 + layers, 16, side // 8, side // 8, dtype=torch.bfloat16)
+            with Tape() as tape:
+                assert there.decode(latents).shape == (1 + layers, 4, side, side)
+        streaming = Streaming(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", 3)
+        expected = total(streaming.decoder(Work(side, side, takes_in=True, layer_num=layers)).terms)
+        assert 0.9 * expected < tape.peak <= expected
 
     def test_the_middle_is_what_the_engine_holds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its attention's queries, keys and values, where nothing of the later stages is there yet."""
