@@ -26,6 +26,8 @@ from renderer.system import folders
 
 _LOG_BYTES = 4000
 _MAX_AXIS = 200
+_MOST_EMPTY = 3
+"""Cells of a grid, a picture: that of a table's rows, each with values of its own, would be a diagonal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class JobGroup:
     """The pictures of one job of the manifest; `positions` are theirs in the page's list.
 
     `rows` and `columns` are the labels of a grid, and `cells` where each picture stands in it; all are empty for a job
-    whose matrix has no names that vary.
+    whose matrix has no names that vary, or whose grid would be nearly empty.
     """
 
     title: str
@@ -247,7 +249,7 @@ def _group(line: int, positions: tuple[int, ...], items: tuple[Planned, ...]) ->
     across += ["seed"] if len(fixed) < len(items) else []
     columns = _labels(items, [column])
     rows = _labels(items, across)
-    if len(rows) > _MAX_AXIS or len(columns) > _MAX_AXIS:
+    if max(len(rows), len(columns)) > _MAX_AXIS or len(rows) * len(columns) > _MOST_EMPTY * len(items):
         return JobGroup(title, line, positions)
     cells = tuple((rows.index(_label(item, across)), columns.index(_label(item, [column]))) for item in items)
     corner = f"{', '.join(across)} / {column}" if across else column

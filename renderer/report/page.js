@@ -25,6 +25,8 @@ const cards = pictures.map(() => {
   card.setAttribute("role", "listitem");
   return card;
 });
+const placeOf = new Map(cards.map((card, position) => [card, position]));
+const focusedPlace = () => placeOf.get(document.activeElement.closest(".card")) ?? -1;
 const matches = [];
 
 function fillCard(position) {
@@ -71,7 +73,7 @@ function grid(group) {
   group.positions.forEach((position, index) => rows[group.cells[index][0]][group.cells[index][1]].append(cards[position]));
   rows.flat().filter((cell) => !cell.children.length).forEach((cell) => cell.remove());
   const scroll = make("div", "scroll");
-  scroll.tabIndex = 0; scroll.setAttribute("role", "region"); scroll.setAttribute("aria-label", `grid of ${group.title}`);
+  scroll.tabIndex = 0; scroll.setAttribute("role", "region"); scroll.setAttribute("aria-label", `grid of ${group.title}, line ${group.line}`);
   scroll.append(table);
   return scroll;
 }
@@ -86,7 +88,8 @@ function list(positions) {
 // ---- filters
 
 const filters = ["text", "job", "size", "seed", "lora", "state", "mark", "lettering", "sort"].map(find);
-let order = [];      // positions of the pictures that are shown, as they stand on the page
+let placed = [];     // positions of all pictures, as they stand on the page
+let order = [];      // of those that are shown
 let drawnAs = null;  // how the gallery was drawn last: null, "" (by job) or the name of an order
 
 function fill(id, values) {  // again when values have come: what is there stays
@@ -137,25 +140,34 @@ function draw(by) {
     return section;
   }));
   drawnAs = by;
+  placed = sections.flatMap((group) => group.positions);
+}
+
+function fitting() {  // whether a picture is shown by the filters, as they stand now
+  const [text, job, wanted, seed, lora, state, mark, lettering] = filters.map((filter) => filter.value);
+  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+  return (picture, position) => words.every((word) => matches[position].includes(word)) && (!job || picture.job === job)
+    && (!wanted || size(picture) === wanted) && (!seed || picture.seed === seed)
+    && (!lora || loras(picture).includes(lora)) && (!state || picture.state === state)
+    && (!mark || markName(picture) === mark) && (!lettering || lettered(picture) === lettering);
 }
 
 function refresh() {
-  const [text, job, wanted, seed, lora, state, mark, lettering, sort] = filters.map((filter) => filter.value);
+  const sort = find("sort").value;
   if (drawnAs !== sort) draw(sort);
-  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+  const fits = fitting();
   const shown = new Set();
   pictures.forEach((picture, position) => {
-    const fits = words.every((word) => matches[position].includes(word)) && (!job || picture.job === job)
-      && (!wanted || size(picture) === wanted) && (!seed || picture.seed === seed)
-      && (!lora || loras(picture).includes(lora)) && (!state || picture.state === state)
-      && (!mark || markName(picture) === mark) && (!lettering || lettered(picture) === lettering);
-    if (cards[position].hidden === fits) cards[position].hidden = !fits;
-    if (fits) shown.add(position);
+    const is = fits(picture, position);
+    if (cards[position].hidden === is) cards[position].hidden = !is;
+    if (is) shown.add(position);
   });
   for (const section of find("gallery").children) section.hidden = !section.querySelector(".card:not([hidden])");
-  order = (sort ? sorted(sort) : groups.flatMap((group) => group.positions)).filter((position) => shown.has(position));
-  say(find("shown"), `${shown.size} of ${pictures.length} shown`);
+  order = placed.filter((position) => shown.has(position));
+  tellShown();
 }
+
+const tellShown = () => say(find("shown"), `${order.length} of ${pictures.length} shown`);
 
 pictures.forEach((_, position) => fillCard(position));
 fill("job", pictures.map((picture) => picture.job));
@@ -168,6 +180,31 @@ if (document.documentElement.dataset.live) fill("mark", ["★★★★★", "★
 else fill("mark", pictures.map(markName).filter(Boolean));
 filters.forEach((filter) => filter.addEventListener("input", refresh));
 find("filters").addEventListener("submit", (event) => event.preventDefault());
+
+// ---- what lies over the gallery: like a modal dialog, whose opening would have all of 5,000 cards styled anew
+
+const dialogs = ["view", "compare", "best"].map(find);
+const topDialog = () => dialogs.find((each) => each.open && !each.inert);
+
+function cover(dialog) {
+  dialogs.forEach((each) => { each.inert = each !== dialog; });
+  dialog.show();
+}
+
+function uncover(dialog) {
+  const below = dialogs.find((each) => each.open && each !== dialog);
+  if (below) below.inert = false;
+  dialog.close();
+}
+
+document.addEventListener("focusin", (event) => {  // the focus stays in what is on top
+  const dialog = topDialog();
+  if (dialog && !dialog.contains(event.target)) dialog.querySelector("button").focus();
+});
+document.addEventListener("keydown", (event) => {
+  const dialog = topDialog();
+  if (event.key === "Escape" && dialog) { event.preventDefault(); uncover(dialog); }
+});
 
 // ---- the large view
 
@@ -236,7 +273,7 @@ function showView(position) {
   viewed = position;
   fillView();
   say(find("copied"), "");
-  if (!find("view").open) find("view").showModal();
+  if (!find("view").open) { cover(find("view")); find("view-next").focus(); }
 }
 
 function fillView() {
@@ -268,7 +305,7 @@ find("view").addEventListener("keydown", (event) => {
 });
 find("view-previous").addEventListener("click", () => turn(-1));
 find("view-next").addEventListener("click", () => turn(1));
-find("view-close").addEventListener("click", () => find("view").close());
+find("view-close").addEventListener("click", () => uncover(find("view")));
 find("view").addEventListener("close", () => cards[viewed].querySelector(".open").focus());
 find("view-choose").addEventListener("click", () => {
   cards[viewed].querySelector(".choose input").checked = true;
@@ -338,14 +375,18 @@ function mark(position, wanted) {
 }
 
 find("compare-clear").addEventListener("click", () => [...chosen].forEach((position) => choose(position, false)));
+let compared = [];  // positions of the two that are compared; what went into a picture has none
+
 function compareThese(...two) {
+  compared = two.map(([, , name]) => places.get(name));
   ["left", "right"].forEach((side, index) => {
     const [file, alt, name] = two[index];
     find(`compare-${side}`).src = file;
     find(`compare-${side}`).alt = alt;
     say(find(`compare-${side}-name`), name);
   });
-  find("compare").showModal();
+  cover(find("compare"));
+  find("compare-left").closest("figure").focus();
 }
 
 find("compare-open").addEventListener("click", () => {
@@ -355,7 +396,7 @@ find("view-before").addEventListener("click", () => {
   const picture = pictures[viewed];
   compareThese([picture.before, "what went in", `before ${picture.id}`], [picture.file, picture.prompt, picture.id]);
 });
-find("compare-close").addEventListener("click", () => find("compare").close());
+find("compare-close").addEventListener("click", () => uncover(find("compare")));
 find("compare-slide").addEventListener("input", (event) => {
   find("compare-stage").className = event.target.checked ? "sliding" : "beside";
   find("compare-where").hidden = !event.target.checked;
@@ -372,15 +413,16 @@ let known = served.happened;
 function update(news) {
   if (news.stale) { location.reload(); return; }  // another server, maybe of another manifest
   const focus = document.activeElement;
-  const focused = cards.findIndex((card) => card.contains(focus));
+  const focused = focusedPlace();
   const inList = focus.matches("input") ? ".choose input" : ".open";
-  for (const [position, picture] of news.pictures) { pictures[position] = picture; fillCard(position); showMark(position); }
+  const moved = news.pictures.some(([position, picture]) => differs(pictures[position], picture));
+  for (const [position, picture] of news.pictures) { take(position, picture); fillCard(position); showMark(position); }
   showFlying(news.flying);
   if (news.pictures.length) {
     const top = scrollY;
     fill("state", pictures.map((picture) => picture.state));
     fill("lettering", pictures.map(lettered).filter(Boolean));
-    if (find("sort").value) drawnAs = null;  // its place in the order may be another now
+    if (find("sort").value && moved) drawnAs = null;  // its place in the order may be another now
     refresh();
     scrollTo({ top, behavior: "instant" });
     if (focused >= 0) cards[focused].querySelector(inList)?.focus({ preventScroll: true });
@@ -389,6 +431,10 @@ function update(news) {
   say(find("counts"), news.counts);
   say(find("live-told"), news.closed ? "The run's page is closed: this is how it ended." : news.told || "No run is on.");
   if (news.happened !== known) { known = news.happened; readHappened(); }
+}
+
+function differs(one, other) {  // in more than the mark: nobody's pictures change their places while they are marked
+  return JSON.stringify({ ...one, mark: 0 }) !== JSON.stringify({ ...other, mark: 0 });
 }
 
 function showFlying(now) {

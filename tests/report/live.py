@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import json
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.status import InFlight, RunStatus, StatusFile
@@ -15,6 +16,9 @@ from renderer.report.gallery import Change, Gallery
 from renderer.service.watching import WatchServer
 from tests.making import make_manifest
 from tests.nights import make_night
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 NOW = datetime(2026, 11, 21, 5, 0, tzinfo=UTC)
 
@@ -77,3 +81,33 @@ def changed(gallery: Gallery, mark: str) -> Change:
     found = gallery.since(mark, 0.01)
     assert found is not None
     return found
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core has against the page as it is, in light and in dark."""
+    from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415  # only where there is a browser
+
+    found = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        told = Axe().run(page).response["violations"]
+        found += [f"{scheme} {each['id']}: {json.dumps(each['nodes'])[:600]}" for each in told]
+    return found
+
+
+class MainThread:
+    """What a page's main thread has spent, in its own time: nobody else on the machine makes it longer."""
+
+    def __init__(self, page: Page) -> None:
+        self._session = page.context.new_cdp_session(page)
+        self._session.send("Performance.enable", {"timeDomain": "threadTicks"})
+        self._before_s = self._now_s()
+
+    def _now_s(self) -> float:
+        metrics = self._session.send("Performance.getMetrics")["metrics"]
+        return float(next(each["value"] for each in metrics if each["name"] == "TaskDuration"))
+
+    def spent_s(self) -> float:
+        """Since it was asked last."""
+        before, self._before_s = self._before_s, self._now_s()
+        return self._before_s - before

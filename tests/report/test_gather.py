@@ -48,6 +48,13 @@ class TestGroups:
         (group,) = gathered('jobs: [{prompt: "{a}", matrix: {a: [x, y]}, size: 64x64}]', tmp_path).groups
         assert (group.rows, group.columns) == (("",), ("x", "y"))
 
+    def test_a_diagonal_is_a_list(self, tmp_path: Path) -> None:
+        """Values that are all different, as a table's rows have them, would leave nearly all cells of a grid empty."""
+        more = ", ".join(f"{{a: {number}, b: {number}}}" for number in range(1, 6))
+        job = f'{{prompt: "{{a}} {{b}}", matrix: {{a: [0], b: [0]}}, include: [{more}], size: 64x64}}'
+        (group,) = gathered(f"jobs: [{job}]", tmp_path).groups
+        assert (len(group.positions), group.rows) == (6, ())
+
     def test_without_a_matrix_there_is_no_grid(self, tmp_path: Path) -> None:
         """Jobs stand on their own, in the manifest's order."""
         groups = gathered("jobs: [{prompt: a, size: 64x64}, {prompt: b, size: 64x64, count: 2}]", tmp_path).groups

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +16,7 @@ from renderer.report import page as report
 from tests import tools
 from tests.making import make_manifest
 from tests.nights import make_night
+from tests.report.live import MainThread, violations
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -139,7 +140,7 @@ class TestGallery:
         assert watched.page.get_attribute("#view-image", "alt") == MARKUP
         assert MARKUP in watched.page.inner_text("#happened")
         assert watched.page.title() == "night: 7 pictures"
-        assert watched.page.locator("script").count() == 3
+        assert watched.page.locator("script").count() == 4
 
 
 class TestView:
@@ -226,29 +227,29 @@ class TestComparison:
 
 
 class TestWhole:
-    @pytest.mark.parametrize("scheme", ["light", "dark"])
-    @pytest.mark.parametrize("opened", ["", ".open", "#compare-open"])
-    def test_axe_finds_nothing_serious(
-        self, browser: Browser, night: Path, scheme: Literal["light", "dark"], opened: str
-    ) -> None:
-        """The page, the large view and the comparison pass axe-core in light and dark."""
-        context = browser.new_context(color_scheme=scheme, bypass_csp=True, viewport={"width": 1280, "height": 1600})
+    def test_axe_finds_nothing(self, browser: Browser, night: Path) -> None:
+        """Gallery, filters, the large view, the comparison and the best of a row pass axe-core in light and dark."""
+        context = browser.new_context(bypass_csp=True, viewport={"width": 1280, "height": 1600})
         page = context.new_page()
         page.goto(night.as_uri())
-        if opened == "#compare-open":
-            page.locator(".choose input").nth(0).check()
-            page.locator(".choose input").nth(1).check()
-        if opened:
-            page.locator(opened).first.click()
         page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
-        page.add_script_tag(path=Path(__file__).with_name("axe.min.js"))
-        found = page.evaluate("axe.run().then((found) => found.violations)")
+        assert violations(page) == []
+        compare, best = ["Escape", "c", "ArrowRight", "c"], ["Escape", "b"]
+        for keys, dialog in ((["ArrowRight", "Enter"], "view"), (compare, "compare"), (best, "best"), (["Escape"], "")):
+            for key in keys:
+                page.keyboard.press(key)
+            assert page.evaluate("document.querySelector('dialog[open]')?.id ?? ''") == dialog
+            assert violations(page) == []
+        page.fill("#text", "ring")
+        page.select_option("#sort", "id")
+        assert violations(page) == []
         context.close()
-        serious = [each for each in found if each["impact"] in {"serious", "critical"}]
-        assert serious == [], json.dumps(serious, indent=1)[:3000]
 
     def test_five_thousand_pictures(self, browser: Browser, tmp_path: Path) -> None:
-        """A page of 5,000 pictures is ready in under two seconds, filters at once, and scrolls without a hitch."""
+        """A page of 5,000 pictures is ready in seconds, filters at once, and scrolls without a hitch.
+
+        What the page does is counted in its own thread's time, which is the same on a machine that others use too.
+        """
         manifest: Manifest = make_manifest([f"picture {number} of a long night" for number in range(5000)])
         make_night(manifest, tmp_path, same_picture=True)
         index = report.write(make_plan(manifest, tmp_path))
@@ -256,18 +257,20 @@ class TestWhole:
         watched = Watched(browser, index)
         watched.page.wait_for_function("document.getElementById('shown').textContent === '5000 of 5000 shown'")
         opened_s = time.perf_counter() - began
-        began = time.perf_counter()
+        thread = MainThread(watched.page)
         watched.page.fill("#text", "picture 4999")
         watched.page.wait_for_function("document.getElementById('shown').textContent === '1 of 5000 shown'")
-        filtered_s = time.perf_counter() - began
+        filtered_s = thread.spent_s()
         watched.page.fill("#text", "")
-        frames = watched.page.evaluate("""() => new Promise((done) => {
-            const took = []; let last = performance.now(), count = 0;
-            const step = (now) => { took.push(now - last); last = now; scrollBy({top: 400, behavior: "instant"});
-                if (++count < 60) requestAnimationFrame(step); else done(took.slice(2).sort((a, b) => a - b)); };
+        thread.spent_s()
+        watched.page.evaluate("""() => new Promise((done) => {
+            let count = 0;
+            const step = () => { scrollBy({top: 400, behavior: "instant"});
+                if (++count < 60) requestAnimationFrame(step); else done(); };
             requestAnimationFrame(step); })""")
+        frame_s = thread.spent_s() / 60
         watched.close()
-        print(f"opened {opened_s:.2f} s, filtered {filtered_s:.2f} s, median frame {frames[29]:.0f} ms")  # noqa: T201
-        assert opened_s < 2
-        assert filtered_s < 1
-        assert frames[29] < 100  # on two cores that others use too, without a GPU
+        print(f"opened {opened_s:.2f} s, filtered {filtered_s:.2f} s, a frame {frame_s * 1000:.0f} ms")  # noqa: T201
+        assert opened_s < 4
+        assert filtered_s < 0.5
+        assert frame_s < 0.05
