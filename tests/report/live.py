@@ -7,7 +7,7 @@ import json
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.status import InFlight, RunStatus, StatusFile
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NOW = datetime(2026, 11, 21, 5, 0, tzinfo=UTC)
 
 
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 PROMPTS = [f"picture {number}" for number in range(4)]
 
 
@@ -87,9 +88,9 @@ def violations(page: Page) -> list[str]:
     """What axe-core has against the page as it is, in light and in dark."""
     from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415  # only where there is a browser
 
-    found = []
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    found: list[str] = []
+    for scheme in SCHEMES:
+        page.emulate_media(color_scheme=scheme)
         told = Axe().run(page).response["violations"]
         found += [f"{scheme} {each['id']}: {json.dumps(each['nodes'])[:600]}" for each in told]
     return found
