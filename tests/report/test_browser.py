@@ -93,8 +93,8 @@ class TestBrowser:
         assert page.inner_text("#view-title") == "p001"
         page.keyboard.press("Escape")
         watched.until("document.activeElement.textContent.includes('p001')")  # where the large view gives it back
-        page.locator(".open").nth(2).focus()
-        top = page.evaluate("scrollY")
+        page.locator(".open").nth(2).evaluate("(one) => one.focus({preventScroll: true})")
+        top = page.evaluate("(scrollTo({top: 40, behavior: 'instant'}), scrollY)")  # no scrolling goes on after it
         night.write("failed", "p002", "one flat colour <b>")
         night.stand(("p000", 5), done=1)
         watched.wait("p002", "failed")
