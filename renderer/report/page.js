@@ -197,6 +197,10 @@ function uncover(dialog) {
   dialog.close();
 }
 
+dialogs.forEach((dialog) => dialog.addEventListener("wheel", (event) => {  // and the gallery behind it where it was
+  const scrolls = dialog.scrollHeight > dialog.clientHeight || event.target.closest(".about");
+  if (!scrolls && !event.ctrlKey) event.preventDefault();
+}, { passive: false }));
 document.addEventListener("focusin", (event) => {  // the focus stays in what is on top
   const dialog = topDialog();
   if (dialog && !dialog.contains(event.target)) dialog.querySelector("button").focus();
