@@ -310,7 +310,7 @@ find("view").addEventListener("keydown", (event) => {
 find("view-previous").addEventListener("click", () => turn(-1));
 find("view-next").addEventListener("click", () => turn(1));
 find("view-close").addEventListener("click", () => uncover(find("view")));
-find("view").addEventListener("close", () => cards[viewed].querySelector(".open").focus());
+find("view").addEventListener("close", () => goTo(viewed));
 find("view-choose").addEventListener("click", () => {
   cards[viewed].querySelector(".choose input").checked = true;
   choose(viewed, true);
