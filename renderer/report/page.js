@@ -207,7 +207,12 @@ document.addEventListener("focusin", (event) => {  // the focus stays in what is
 });
 document.addEventListener("keydown", (event) => {
   const dialog = topDialog();
-  if (event.key === "Escape" && dialog) { event.preventDefault(); uncover(dialog); }
+  if (!dialog) return;
+  if (event.key === "Escape") { event.preventDefault(); uncover(dialog); }
+  if (event.key !== "Tab") return;
+  const all = [...dialog.querySelectorAll("button, a[href], input, [tabindex='0']")].filter((each) => each.checkVisibility() && !each.disabled);
+  const [from, to] = event.shiftKey ? [all[0], all.at(-1)] : [all.at(-1), all[0]];
+  if (document.activeElement === from) { event.preventDefault(); to.focus(); }
 });
 
 // ---- the large view
