@@ -23,10 +23,10 @@ CLUSTER = "auto, ray://head:10001, head:6379, or local:4 for four workers here"
 _LEAST_BYTES = 2**20
 
 
-def add_manifests(parser: argparse.ArgumentParser) -> None:
+def add_manifests(parser: argparse.ArgumentParser, *, may_be_none: bool = False) -> None:
     """Give a parser what every command takes that reads manifests."""
     told = "a YAML file, a table (.csv, .tsv, .jsonl, .txt), or a pattern in quotes"
-    parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help=told)
+    parser.add_argument("manifests", nargs="*" if may_be_none else "+", metavar="MANIFEST", help=told)
     add_outputs(parser)
     parser.add_argument("--model", metavar="ID", help="render every job with this model")
     parser.add_argument(

@@ -41,13 +41,7 @@ def load_named(options: argparse.Namespace) -> Loaded:
     if (options.defaults or options.set) and not any(map(is_table, paths)):
         option = "--defaults" if options.defaults else "--set"
         raise UsageError(f"{option} is for tables, and none is named", hint="a manifest has extends: and defaults:")
-    overrides = Overrides(
-        options.model,
-        options.precision,
-        proof=options.proof,
-        defaults=options.defaults,
-        fields=tuple(options.set),
-    )
+    overrides = overrides_of(options)
     manifests: list[Manifest] = []
     problems: dict[Path, Sequence[Problem]] = {}
     by_name: dict[str, Manifest] = {}
@@ -69,6 +63,17 @@ def load_named(options: argparse.Namespace) -> Loaded:
     if options.strict and (loaded.problems or loaded.warnings):
         raise ManifestError([*loaded.problems, *loaded.warnings])
     return loaded
+
+
+def overrides_of(options: argparse.Namespace) -> Overrides:
+    """What the options put in the place of every job's own."""
+    return Overrides(
+        options.model,
+        options.precision,
+        proof=options.proof,
+        defaults=options.defaults,
+        fields=tuple(options.set),
+    )
 
 
 def load_part(options: argparse.Namespace) -> Loaded:

@@ -14,9 +14,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from renderer.cli import arguments, models
-from renderer.cli.manifests import Loaded, load_part
+from renderer.cli.manifests import Loaded, load_part, overrides_of
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ManifestError, UsageError
 from renderer.outputs.summary import Summary
+from renderer.system.folders import expanded
 
 if TYPE_CHECKING:
     from renderer.supervisor.fleet import Fleet
@@ -28,7 +29,9 @@ GB = 10**9
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser what the command takes."""
-    arguments.add_manifests(parser)
+    arguments.add_manifests(parser, may_be_none=True)
+    told = "render manifests that are put there, as they come, until stopped"
+    parser.add_argument("--watch-folder", type=expanded, metavar="DIR", help=told)
     arguments.add_only(parser)
     arguments.add_shard(parser)
     arguments.add_share(parser)
@@ -39,15 +42,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Render what is not done of the manifests, or say what that would be."""
+    _check_folder(options)
     loaded = load_part(options)
     if options.dry_run:
         from renderer.cli import plan  # noqa: PLC0415
 
         options.json = False
         return plan.show_plan(options, loaded)
-    if not loaded.manifests:
+    if not loaded.manifests and options.watch_folder is None:
         raise ManifestError(loaded.problems)
     return exit_code(render_loaded(options, loaded), loaded)
+
+
+def _check_folder(options: argparse.Namespace) -> None:
+    """Raise `UsageError` where there is nothing to render, or nowhere to look for it."""
+    folder = options.watch_folder
+    if folder is None:
+        if not options.manifests:
+            raise UsageError(
+                "no manifest is named", hint="renderer render M.yaml; or --watch-folder DIR waits for some"
+            )
+        return
+    if not folder.is_dir():
+        raise UsageError(f"--watch-folder {folder} is no folder that is there", hint=f"mkdir -p {folder}")
+    if options.shard is not None or options.share is not None:
+        raise UsageError("manifests of a folder are rendered whole", hint="leave --shard and --share out")
 
 
 def render_loaded(options: argparse.Namespace, loaded: Loaded) -> list[Summary]:
@@ -73,6 +92,8 @@ def render_loaded(options: argparse.Namespace, loaded: Loaded) -> list[Summary]:
         deadline=deadline(options, datetime.now().astimezone()),
         same_bits=options.same_bits,
     )
+    if vars(options).get("watch_folder") is not None:
+        settings = replace(settings, watch_folder=options.watch_folder, overrides=overrides_of(options))
     with _fleet(options, terms) as fleet:
         return attended.render(
             loaded,

@@ -67,6 +67,8 @@ def sentence(what: events.Event, *, several: bool = False) -> str | None:
 def _beginning(what: events.Event) -> str | None:
     """That nothing more is begun, or something again."""
     match what:
+        case events.Waiting(folder=folder):
+            return f"waiting for manifests in {folder}"
         case events.Pausing(let_go=True):
             return "paused: the GPU's memory is given back"
         case events.Pausing(paused=paused):

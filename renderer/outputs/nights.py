@@ -24,7 +24,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from renderer.errors import DiskError
-from renderer.job import Precision, Value
+from renderer.job import AskedPrecision, Value
 from renderer.system import lock
 from renderer.system.files import write_whole
 
@@ -50,7 +50,7 @@ class Wish(Value):
     what: Literal["pause", "resume", "stop", "add"]
     manifest: str = ""
     model: str | None = None
-    precision: Precision | None = None
+    precision: AskedPrecision | None = None
     proof: bool = False
     defaults: str | None = None
     fields: tuple[tuple[str, str], ...] = ()

@@ -11,19 +11,25 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from renderer.errors import ManifestError, Problem, RendererError, UsageError
+from renderer.errors import LockedError, ManifestError, Problem, RendererError, UsageError
 from renderer.job import Weights
 from renderer.machine.devices import WorkerDevice
 from renderer.manifest.manifest import NO_OVERRIDES, Manifest, Overrides, load
 from renderer.outputs.nights import Answer
+from renderer.outputs.summary import read_summary
 from renderer.planning.deployment import Deployment
 from renderer.planning.plan import Plan
 from renderer.planning.selection import Selection
 from renderer.supervisor import events
 from renderer.supervisor.preparing import EndedEarly, Preparation, Provided
 from renderer.supervisor.settings import Settings, StopRequests
+from renderer.supervisor.watched import WatchedFolder
+
+_LOOK_S = 0.5
+"""Between two looks into a folder."""
 
 _ENDED = Answer(text="the run has ended meanwhile", error=True)
 
@@ -32,7 +38,8 @@ _ENDED = Answer(text="the run has ended meanwhile", error=True)
 class Addition:
     """A manifest that is to join; `only` chooses of its pictures, `priority` takes the place of its own.
 
-    `answer` hears what became of it, on any thread.
+    `answer` hears what became of it, on any thread. One that was `found` in a folder joins only where something is to
+    be done for it.
     """
 
     path: Path
@@ -40,6 +47,7 @@ class Addition:
     only: tuple[str, ...] = ()
     priority: float | None = None
     answer: Callable[[Answer], None] = lambda _: None
+    found: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,8 @@ class Additions:
     def __init__(self, settings: Settings, stop: StopRequests, refuses: str = "") -> None:
         """`refuses` says why none may join, if so."""
         self._refuses = refuses
-        self._settings = settings
+        self.folder = WatchedFolder(settings.watch_folder) if settings.watch_folder is not None else None
+        self._overrides = settings.overrides
         self._told: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
         self._preparation = Preparation(settings, self._told.put, stop)
         self._asked: queue.SimpleQueue[Addition | None] = queue.SimpleQueue()
@@ -77,6 +86,7 @@ class Additions:
         self._known: dict[Weights, Deployment] = {}
         self._thread = threading.Thread(target=self._work, name="additions", daemon=True)
         self._has_ended = False
+        self._waits: set[Path] = set()
         self.names = _Names()
 
     # -- for whoever asks: any thread --
@@ -105,8 +115,13 @@ class Additions:
 
     @property
     def may_come(self) -> bool:
-        """Whether something has been asked for that has not been taken, or refused."""
-        return self._pending > 0
+        """Whether something has been asked for that has not been taken, or refused; or may be found in a folder."""
+        return self._pending > 0 or self.folder is not None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nothing is on its way, and a folder is watched."""
+        return self._pending == 0 and self.folder is not None
 
     def take(self, tell: Callable[[events.Event], None]) -> list[Arrival]:
         """Those that are ready; `tell` hears first what happened while they were prepared."""
@@ -135,31 +150,74 @@ class Additions:
 
     def _work(self) -> None:
         while not self._has_ended:
-            if (addition := self._asked.get()) is None:
-                return
-            try:
-                arrival = self._prepare(addition)
-            except EndedEarly:
-                self._refuse(addition, _ENDED)
-            except ManifestError as error:
-                self._refuse(addition, _of_problems(error.problems))
-            except RendererError as error:
-                self._refuse(addition, Answer(text=error.message, hint=error.hint, error=True))
-            except Exception as error:  # noqa: BLE001  # whatever it is, the night goes on
-                self._refuse(addition, Answer(text=f"{type(error).__name__}: {error}", error=True))
+            if self.folder is not None:
+                self._look(self.folder)
+            with contextlib.suppress(queue.Empty):
+                if (addition := self._asked.get(timeout=None if self.folder is None else _LOOK_S)) is None:
+                    return
+                self._take_in(addition)
+
+    def _take_in(self, addition: Addition) -> None:
+        try:
+            arrival = self._prepare(addition)
+        except EndedEarly:
+            self._refuse(addition, _ENDED)
+        except RendererError as error:
+            self._fails(addition, error)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the night goes on
+            self._refuse(addition, Answer(text=f"{type(error).__name__}: {error}", error=True))
+        else:
+            if arrival is None:
+                self._has_left()
             else:
                 self._is_ready(arrival)
 
-    def _prepare(self, addition: Addition) -> Arrival:
+    def _look(self, folder: WatchedFolder) -> None:
+        """Have those join that have come into the folder."""
+        for path in folder.look():
+            self.ask(Addition(path, self._overrides, answer=partial(self._is_said, path), found=True))
+
+    def _is_said(self, path: Path, answer: Answer) -> None:
+        """What is wrong with a manifest that was found, nobody has asked for: it is told."""
+        if answer.error and answer != _ENDED:
+            hint = f" ({answer.hint})" if answer.hint else ""
+            self._told.put(events.Remark(f"{path.name} is not rendered: {answer.text}{hint}"))
+
+    def _fails(self, addition: Addition, error: RendererError) -> None:
+        """One cannot join: its problems are told; of one that was found and may join later, the first time."""
+        if addition.found and self.folder is not None and isinstance(error, LockedError | _OnItsWayError):
+            self.folder.try_again(addition.path)
+            if addition.path in self._waits:
+                self._has_left()
+                return
+            self._waits.add(addition.path)
+            if isinstance(error, _OnItsWayError):
+                self._has_left()
+                return
+        if addition.found and isinstance(error, ManifestError):
+            for problem in error.problems:
+                self._told.put(events.ManifestProblem(problem))
+            self._has_left()
+        elif isinstance(error, ManifestError):
+            self._refuse(addition, _of_problems(error.problems))
+        else:
+            self._refuse(addition, Answer(text=error.message, hint=error.hint, error=True))
+
+    def _prepare(self, addition: Addition) -> Arrival | None:
         manifest = load(addition.path, addition.overrides)
         if addition.priority is not None:
             manifest = replace(manifest, priority=addition.priority)
         Selection.of(addition.only).check([manifest])
         name = manifest.name
         if name in self.names.on_their_way:
-            raise UsageError(f"{name} is being rendered by this run", hint="add it once more when it is through")
+            raise _OnItsWayError(f"{name} is being rendered by this run", hint="add it once more when it is through")
         with contextlib.ExitStack() as held:
             plan = self._plan(manifest, addition.only, held)
+            self._waits.discard(addition.path)
+            if addition.found and _is_done(plan):
+                return None
+            for warning in manifest.warnings if addition.found else ():
+                self._told.put(events.ManifestProblem(warning))
             provided = self._preparation.provide([plan], self._seats, self._known)
             self._known |= provided.deployments
             self.names.on_their_way.add(name)
@@ -186,6 +244,16 @@ class Additions:
     def _has_left(self) -> None:
         with self._count:
             self._pending -= 1
+
+
+class _OnItsWayError(UsageError):
+    """A manifest is being rendered by the same run."""
+
+
+def _is_done(plan: Plan) -> bool:
+    """Whether nothing is to be done of a manifest, and its last run said so."""
+    wanted = [*plan.to_render(), *plan.to_bring(), *plan.to_read(), *plan.twins()]
+    return not wanted and read_summary(plan.folder) is not None
 
 
 def _of_problems(problems: Sequence[Problem]) -> Answer:

@@ -167,6 +167,13 @@ class Stopping:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """All that there was is done; manifests that come into a folder are waited for."""
+
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pausing:
     """Nothing is begun until somebody says so, or that has been said. `let_go`: the workers have been."""
 
@@ -221,6 +228,7 @@ Event = (
     | WorkerLost
     | Stopping
     | Pausing
+    | Waiting
     | Remark
     | Tick
     | BatchEnded

@@ -42,6 +42,10 @@ class Joining(Protocol):
     def may_come(self) -> bool:
         """Whether one may come still, and is to be waited for."""
 
+    @property
+    def waits_in(self) -> str:
+        """The folder in which manifests are waited for, while none is on its way; empty otherwise."""
+
     def take(self, tell: Watch) -> list[Arrival]:
         """Those that are ready; `tell` hears first what happened meanwhile."""
 
@@ -166,9 +170,15 @@ class Batches:
         if self._joining is None:
             return []
         self._take_arrivals(self._joining)
+        since_s, is_told, pool = time.monotonic(), False, self._night.pool
         while self._joining.may_come and not self._joined and self._night.asked_to_end() is None:
             self._end_those_through(but=0)
-            self._heart.beat(self._night.pool, "preparing")
+            if not is_told and self._joining.waits_in:
+                is_told = True
+                self._night.watch(events.Waiting(self._joining.waits_in))
+            if time.monotonic() - since_s > self._night.pause.keeps_s and pool.is_open:
+                pool.dismiss()  # others may want the GPU's memory
+            self._heart.beat(pool, "preparing")
             time.sleep(TICK_S)
             self._take_arrivals(self._joining)
         joined, self._joined = self._joined, []

@@ -222,6 +222,10 @@ class _Joining:
     def may_come(self) -> bool:
         return self.additions.may_come
 
+    @property
+    def waits_in(self) -> str:
+        return str(self.additions.folder.path) if self.additions.folder and self.additions.is_waiting else ""
+
     def take(self, tell: Watch) -> list[Arrival]:
         return self.additions.take(tell)
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from renderer.job import Profile
+from renderer.manifest.manifest import NO_OVERRIDES, Overrides
 from renderer.outputs.summary import Ending
 from renderer.supervisor.fleet import Fleet
 from renderer.supervisor.worker import Hire
@@ -37,7 +38,8 @@ class Settings:
 
     `gpus` names the devices that render (`machine.devices`; None: one that suits). `hire` is how it gets workers (None:
     processes on this machine), `fleet` where those are (None: on this machine). A lease that is not renewed for
-    `stale_s` seconds may be taken. With `same_bits` all pictures are of one kind of card.
+    `stale_s` seconds may be taken. Manifests that are put into `watch_folder` are rendered as they come, with
+    `overrides`. With `same_bits` all pictures are of one kind of card.
     """
 
     outputs: Path = Path("outputs")
@@ -56,6 +58,8 @@ class Settings:
     hire: Hire | None = None
     fleet: Fleet | None = None
     stale_s: float = STALE_S
+    watch_folder: Path | None = None
+    overrides: Overrides = NO_OVERRIDES
     same_bits: bool = False
 
 

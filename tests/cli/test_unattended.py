@@ -84,7 +84,7 @@ def service(home: Home) -> list[str]:
 def test_the_documents_show_what_is_tried() -> None:
     """The crontab and the units stand in docs/operation.md as they stand in deploy/; its line in the README too."""
     operation = (ROOT / "docs/operation.md").read_text()
-    for name in ("crontab", "renderer.service", "renderer.timer"):
+    for name in ("crontab", "renderer.service", "renderer.timer", "renderer-inbox.service"):
         assert (DEPLOY / name).read_text() in operation
     assert (DEPLOY / "crontab").read_text() in (ROOT / "README.md").read_text()
 

@@ -1,0 +1,75 @@
+"""A folder into which manifests are put, to be rendered as they come: which are new, and written to their end.
+
+A file is taken when it has not changed for a moment, and once more when it has changed since. Nothing is moved, and
+nothing is written down: what is done, the folders of outputs know. Reads no manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_SUFFIXES = (".yaml", ".yml", ".json")
+_STILL_S = 1.0
+"""A file that has not changed for so long has been written to its end."""
+
+_AGAIN_S = 10.0
+"""What could not be begun for a reason that may go by is tried again after so long."""
+
+_Stamp = tuple[int, int, int]
+
+
+@dataclass(slots=True)
+class _File:
+    """One file: as it was seen last, since when, and whether it was taken so."""
+
+    stamp: _Stamp
+    since_s: float
+    is_taken: bool = False
+    again_s: float | None = None
+
+
+class WatchedFolder:
+    """One folder. For one thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files: dict[str, _File] = {}
+
+    def look(self, now_s: float | None = None) -> list[Path]:
+        """The files to be taken now, by their names. A folder that cannot be looked into has none."""
+        now_s = time.monotonic() if now_s is None else now_s
+        seen = self._seen()
+        self._files = {name: each for name, each in self._files.items() if name in seen}
+        return [self.path / name for name in sorted(seen) if self._is_due(name, *seen[name], now_s)]
+
+    def try_again(self, path: Path, now_s: float | None = None) -> None:
+        """A file that was taken could not be begun, and may be later."""
+        if (file := self._files.get(path.name)) is not None:
+            file.again_s = (time.monotonic() if now_s is None else now_s) + _AGAIN_S
+
+    def _is_due(self, name: str, stamp: _Stamp, age_s: float, now_s: float) -> bool:
+        file = self._files.get(name)
+        if file is None or file.stamp != stamp:
+            file = self._files[name] = _File(stamp, now_s - max(0.0, age_s if file is None else 0.0))
+        again = file.again_s is not None and now_s >= file.again_s
+        due = again if file.is_taken else now_s - file.since_s >= _STILL_S
+        if due:
+            file.is_taken, file.again_s = True, None
+        return due
+
+    def _seen(self) -> dict[str, tuple[_Stamp, float]]:
+        """The manifests that lie there, each with what tells it from another, and for how many seconds it was still."""
+        found: dict[str, tuple[_Stamp, float]] = {}
+        try:
+            with os.scandir(self.path) as entries:
+                for entry in entries:
+                    if entry.name.lower().endswith(_SUFFIXES) and not entry.name.startswith(".") and entry.is_file():
+                        there = entry.stat()
+                        age_s = time.time() - max(there.st_mtime, there.st_ctime)
+                        found[entry.name] = (there.st_ino, there.st_size, there.st_mtime_ns), age_s
+        except OSError:  # it is away for a while, or a file went while it was looked at
+            return found
+        return found

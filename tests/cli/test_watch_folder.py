@@ -1,0 +1,92 @@
+"""`--watch-folder`: manifests that are put into a folder are rendered as they come, by the real command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from renderer.supervisor.watched import WatchedFolder
+from tests import driving
+from tests.cli.test_pausing import Say, say
+from tests.waiting import until
+
+__all__ = ["say"]
+
+
+class TestWhichAreTaken:
+    def test_a_file_is_taken_when_it_is_still(self, tmp_path: Path) -> None:
+        """One that grows is waited for, once taken it is not taken again, and once more when it has changed."""
+        folder, path = WatchedFolder(tmp_path), tmp_path / "m.yaml"
+        path.write_text("jobs:")
+        assert folder.look(100.0) == []
+        path.write_text("jobs: [a]")
+        assert folder.look(100.9) == []
+        assert folder.look(101.8) == []
+        assert folder.look(101.9) == [path]
+        assert folder.look(200.0) == []
+        path.write_text("jobs: [a, b]")
+        assert [folder.look(201.0), folder.look(202.0)] == [[], [path]]
+        folder.try_again(path, 202.0)
+        assert [folder.look(211.0), folder.look(212.0), folder.look(300.0)] == [[], [path], []]
+
+    def test_what_lies_there_is_taken_at_once_and_other_files_never(self, tmp_path: Path) -> None:
+        """Tables, hidden files and what an editor writes beside are no manifests; a folder that is away has none."""
+        for name in ("old.yaml", "b.YML", "c.json", ".hidden.yaml", "rows.csv", "m.yaml~", "m.yaml.part"):
+            (tmp_path / name).write_text("jobs: [a]")
+            os.utime(tmp_path / name, (1.0, 1.0))
+        (tmp_path / "folder.yaml").mkdir()
+        folder = WatchedFolder(tmp_path)
+        folder.look(100.0)
+        assert [path.name for path in folder.look(101.0)] == ["b.YML", "c.json", "old.yaml"]
+        shutil.rmtree(tmp_path)
+        assert folder.look(200.0) == []
+
+
+def test_manifests_are_rendered_as_they_come(tmp_path: Path, say: Say) -> None:
+    """Good ones, a bad one whose problems are said once, one that grows; then `stop`, and all is remembered."""
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    driving.write_manifest(inbox, "a", "b", name="first")
+    arguments = ("render", "--watch-folder", "inbox", "--log-format", "plain")
+    process = driving.start(*arguments, cwd=tmp_path, stderr=subprocess.PIPE)
+    try:
+        until(lambda: len(driving.pictures(tmp_path, "first")) == 2)
+        (inbox / "bad.yaml").write_text("jobs: [{promt: a}]")
+        driving.write_manifest(tmp_path, "c", name="second")
+        (tmp_path / "second.yaml").rename(inbox / "second.yaml")
+        until(lambda: driving.pictures(tmp_path, "second") == ["001.png"])
+        driving.write_manifest(inbox, "a", "b", "c", name="first")
+        until(lambda: len(driving.pictures(tmp_path, "first")) == 3)
+        until((tmp_path / "outputs/second/index.html").exists)
+        assert say("stop") == (
+            0,
+            "first, second: it stops: what is in flight may finish; stop it once more to end at once\n",
+        )
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    said = told.decode()
+    assert process.returncode in {0, 4}
+    assert said.count('did you mean "prompt"?') == 1
+    assert "waiting for manifests in inbox" in said
+    again = driving.start(*arguments, cwd=tmp_path, stderr=subprocess.PIPE)
+    try:
+        assert again.stderr is not None
+        lines = [again.stderr.readline().decode() for _ in range(2)]
+        assert say("stop")[0] == 0
+        rest = again.communicate(timeout=60)[1].decode()
+    finally:
+        again.kill()
+    assert "to render" not in "".join(lines) + rest, "what is done is said and rendered no more"
+
+
+def test_a_folder_has_to_be_there(tmp_path: Path, say: Say) -> None:
+    """Nor may there be nothing to render at all."""
+    code, told = say("render", "--watch-folder", "inbox")
+    assert (code, "hint: mkdir -p inbox" in told) == (2, True)
+    assert say("render")[0] == 2
+    (tmp_path / "inbox").mkdir()
+    code, told = say("render", "--watch-folder", "inbox", "--share", "4")
+    assert (code, "leave --shard and --share out" in told) == (2, True)
