@@ -341,6 +341,24 @@ def test_what_a_picture_edits_comes_back(tmp_path: Path) -> None:
     assert again(tmp_path, entries) == [picture.job for picture in edit.pictures]
 
 
+def test_what_is_taken_apart_comes_back(tmp_path: Path) -> None:
+    """With its transparency, and so many layers; an edit model's picture from text comes back as one."""
+    Image.new("RGBA", (64, 64), (200, 10, 10, 40)).save(tmp_path / "poster.png")
+    (tmp_path / "apart.yaml").write_text(
+        "{defaults: {model: Qwen/Qwen-Image-Layered, images: [poster.png], layers: 2}, jobs: [a, b,"
+        " {prompt: c, layers: 4, size: 640x640}]}"
+    )
+    (tmp_path / "text.yaml").write_text("{defaults: {model: Qwen/Qwen-Image-Edit-2511}, jobs: [a]}")
+    apart, text = load(tmp_path / "apart.yaml"), load(tmp_path / "text.yaml")
+    for night in (apart, text):
+        make_night(night, tmp_path / "out")
+    input_files.keep(OutputFolder(tmp_path / "out/apart"), apart.pictures[0].inputs[0])
+    entries = entries_of(*(tmp_path / "out/apart" / f"{name}.png" for name in ("001", "002", "003")))
+    assert [made.job for made in replay.as_manifest(entries).pictures] == [picture.job for picture in apart.pictures]
+    (entry,) = entries_of(tmp_path / "out/text" / "001.png")
+    assert entry.made.job == text.pictures[0].job
+
+
 def again(folder: Path, entries: Sequence[ReplayEntry]) -> list[Job]:
     """The jobs that a table of these makes, which are the same in both forms."""
     made = []
