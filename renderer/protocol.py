@@ -57,6 +57,7 @@ class Demand(Value):
     layer_num: int | None = None
     controls: int = 0
     region_tokens: int = 0
+    context: bool = False
     pictures: int | None = None
     steps: int = 1
 

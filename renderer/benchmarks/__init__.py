@@ -11,6 +11,7 @@ Each measured part is a process of its own, so that its peak of memory is its ow
     lora_cases   `engine`, too: what LoRAs add to a step; lora_steps: the measured
     edit_cases   `engine`, too: what a step of an edit takes; edit_steps: the measured
     share_cases  `engine`, too: where the seconds of pictures of few steps go; share_steps: the measured
+    control_steps what ControlNets, regions and a context add to a step: a command of its own
     layer_steps  pictures that are taken apart: a command of its own
     several      one GPU beside all of a host
     forecasts    `memory`: cases: what is measured, by name; peaks, cells, verdicts, times: the measured, and its tables

@@ -21,6 +21,7 @@ from renderer.engine.recorded import RecordedBlocks
 from renderer.engine.slots import Slots
 from renderer.engine.streaming import StreamingEngine
 from renderer.estimate.companies import MOST_ROWS_TOGETHER
+from renderer.estimate.work import Work
 from renderer.job import Job, Lora
 from renderer.protocol import Setup
 
@@ -56,6 +57,7 @@ def empty(engine: StreamingEngine) -> int:
     engine._passage.forget()
     engine._shelf.close()
     engine._shelf._open.clear()
+    engine._shelf._controls.clear()
     reset()
     return allocated()
 
@@ -125,6 +127,11 @@ def together(engine: StreamingEngine) -> int:
 def blocks(engine: StreamingEngine) -> int:
     """How many blocks a sweep has."""
     return engine._source.count
+
+
+def forecast(engine: StreamingEngine, job: Job) -> int:
+    """Bytes of tensors that a picture alone is reckoned with, besides LoRAs and ControlNets."""
+    return engine._budget._here.estimate([Work.of(job)]).allocated
 
 
 def vae(engine: StreamingEngine) -> Any:

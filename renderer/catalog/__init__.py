@@ -5,8 +5,8 @@ A manifest names a model by a catalogue id (`Qwen/Qwen-Image`, `demo`), by an id
 (`transformer=mine.safetensors,vae=…`), whose missing parts are Qwen/Qwen-Image's. `given` looks for these.
 Each may have LoRAs fused into it (`Qwen/Qwen-Image+lora=ink.safetensors:0.8`), as `derived` reads it.
 
-`data` has the models, `distilled` LoRAs that need few steps, `control` ControlNets; `model` says what is known of one,
-`cards` has public GPUs.
+`data` has the models, `distilled` LoRAs that need few steps, `control` ControlNets and their like; `model` says what is
+known of one, `cards` has public GPUs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from renderer.catalog.control import CONTROLNETS
+from renderer.catalog.control import CONTROLNETS, IN_CONTEXT
 from renderer.catalog.data import (
     DEMO,
     DEMO_ARCHITECTURE,
@@ -83,6 +83,7 @@ __all__ = [
     "DEMO_ARCHITECTURE",
     "DROPPED_TOKENS",
     "EDIT_DROPPED_TOKENS",
+    "IN_CONTEXT",
     "KIND",
     "KINDS",
     "MODELS",
@@ -131,6 +132,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             QWEN_IMAGE_LAYERED,
             *LIGHTNING,
             *CONTROLNETS,
+            IN_CONTEXT,
             DEMO,
             DEMO_FEW_STEPS,
         )

@@ -42,7 +42,7 @@ def derive(reference: str, origin: Model, additions: str, rows: Mapping[str, Mod
         raise ModelError(message, hint=f"write {origin.id}{FUSED}…")
     fused = tuple(_fused(text, rows) for text in additions.split(FUSED))
     known = [rows[each.source] for each in fused if each.source in rows]
-    guide = known[0] if known else origin
+    guide = next((row for row in known if row.is_distilled), origin)
     parts = tuple(
         part if part.repository or origin.folder else replace(part, repository=origin.id, revision=origin.revision)
         for part in origin.parts

@@ -237,6 +237,11 @@ class Model:
         return self.ability in {"lora", "controlnet"}
 
     @property
+    def is_distilled(self) -> bool:
+        """Whether it is a LoRA by which a model needs few steps, no guidance and a schedule: these go with it."""
+        return self.ability == "lora" and self.schedule == "lightning"
+
+    @property
     def is_the_demo(self) -> bool:
         """Whether it is the demo model, or made of it: what a CPU renders in seconds."""
         origin = self.origin or self

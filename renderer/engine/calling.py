@@ -93,8 +93,8 @@ def refuse(job: Job, setup: Setup, model: Model) -> None:
     if (job.layer_num is None) is not (model.layering is None):
         able = "makes layers of a picture, and the job wants none" if model.layering else "makes no layers"
         raise PictureError(f"{model.id} {able}")
-    if job.regions and (job.edit or job.layer_num is not None):
-        raise PictureError("regions are of pictures that are drawn from text")
+    if (job.regions or job.context_image) and (job.edit or job.layer_num is not None):
+        raise PictureError("regions, and what stands beside a picture, are of pictures that are drawn from text")
     size = Size(width=job.width, height=job.height)
     if reason := model.refusal(size):
         near = " or ".join(str(fitting) for fitting in model.nearest(size))

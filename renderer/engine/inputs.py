@@ -66,6 +66,8 @@ def arguments(job: Job, given: Inputs) -> dict[str, Any]:
         found |= {"layer_input_image": given[job.layer_input_image.sha256], "layer_num": job.layer_num}
     if job.controlling:
         found["blockwise_controlnet_inputs"] = _of_controlnets(job.controlling, given)
+    if job.context_image is not None:
+        found["context_image"] = given[job.context_image.sha256]
     if job.regions:
         found["eligen_entity_prompts"] = [region.prompt for region in job.regions]
         found["eligen_entity_masks"] = [given[region.mask.sha256].convert("RGB") for region in job.regions]
@@ -102,7 +104,8 @@ def _of_controlnets(nets: Sequence[ControlNet], given: Inputs) -> list[Any]:
 def _fitting(job: Job) -> set[Input | None]:
     """Those of a job's inputs that are brought to the size of what is rendered."""
     controls = (each for net in job.controlnets for each in (net.image, net.mask))
-    return {job.input_image, job.inpaint_mask, job.layer_input_image, *controls, *job.mask_inputs} - {None}
+    plain = (job.input_image, job.inpaint_mask, job.layer_input_image, job.context_image)
+    return {*plain, *controls, *job.mask_inputs} - {None}
 
 
 def _of_edit(edit: Edit, given: Inputs) -> dict[str, Any]:

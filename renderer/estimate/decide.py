@@ -45,7 +45,16 @@ class Series:
             **{name: getattr(demand, name) for name in ("width", "height", "prompt_tokens", "negative_tokens")},
             **{
                 name: getattr(demand, name)
-                for name in ("guided", "takes_in", "edited", "split", "layer_num", "controls", "region_tokens")
+                for name in (
+                    "guided",
+                    "takes_in",
+                    "edited",
+                    "split",
+                    "layer_num",
+                    "controls",
+                    "region_tokens",
+                    "context",
+                )
             },
         )
         return cls(work, demand.pictures, demand.steps)

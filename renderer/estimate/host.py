@@ -75,9 +75,9 @@ def of_inputs(jobs: Iterable[Job], profile: Profile) -> int:
 
 def _held(job: Job) -> int:
     """Pixels of what goes into a job, as it is held: what is drawn over of its own size, what is edited of its."""
-    controls = {each for net in job.controlnets for each in (net.image, net.mask)}
-    over = len({job.input_image, job.inpaint_mask, job.layer_input_image, *controls} - {None})
-    return over * job.width * job.height + (len(job.edit.images) * job.edit.pixels if job.edit else 0)
+    controls = {net.image for net in job.controlnets}
+    over = {job.input_image, job.layer_input_image, job.context_image, *controls, *job.mask_inputs} - {None}
+    return len(over) * job.width * job.height + (len(job.edit.images) * job.edit.pixels if job.edit else 0)
 
 
 def blocks_in_memory(shape: Architecture, precision: Stored, free_bytes: int | None, sharers: int = 1) -> bool:

@@ -58,8 +58,8 @@ class Kernels:
         return cls(products=able if stored else frozenset())
 
 
-WorkKind = tuple[int, int, bool, bool, tuple[tuple[int, int], ...], bool, int | None, int, bool]
-"""Size, guidance, what goes in, what it is taken apart into, what holds it, whether it has regions."""
+WorkKind = tuple[int, int, bool, bool, tuple[tuple[int, int], ...], bool, int | None, int, bool, bool]
+"""Size, guidance, what goes in, what it is taken apart into, what holds it, whether it has regions and a context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class Work:
     `edited` are the sizes in which pictures that it edits go in, and `split` is DiffSynth's `zero_cond_t` of these: the
     prompts' tokens are then with those that the text encoder makes of them. `layer_num` is a job's, where it is taken
     apart: the whole and so many layers are denoised together, and what goes in stands beside them. `controls` is how
-    many ControlNets hold it, and `region_tokens` are those of its regions' prompts, with what DiffSynth puts behind
-    each.
+    many ControlNets hold it, `region_tokens` are those of its regions' prompts, with what DiffSynth puts behind each,
+    and `context` says that a picture of its own size stands beside it all the way.
     """
 
     width: int
@@ -84,6 +84,7 @@ class Work:
     layer_num: int | None = None
     controls: int = 0
     region_tokens: int = 0
+    context: bool = False
 
     @classmethod
     def of(cls, job: Job) -> Work:
@@ -102,13 +103,14 @@ class Work:
             layer_num=job.layer_num,
             controls=len(job.controlling),
             region_tokens=sum(count_tokens(region.prompt) + BEHIND for region in job.regions),
+            context=job.context_image is not None,
         )
 
     @property
     def kind(self) -> WorkKind:
         """What makes a kind of pictures, whatever their prompts."""
         sizes = self.width, self.height, self.guided, self.takes_in, self.edited, self.split
-        return *sizes, self.layer_num, self.controls, self.region_tokens > 0
+        return *sizes, self.layer_num, self.controls, self.region_tokens > 0, self.context
 
     @property
     def pixels(self) -> int:
@@ -117,7 +119,7 @@ class Work:
     @property
     def tokens(self) -> int:
         """N: its own, and those of what it edits; of one that is taken apart, its layers' and those of what goes in."""
-        own = self.pixels * (self.decoded + (self.layer_num is not None))
+        own = self.pixels * (self.decoded + (self.layer_num is not None) + self.context)
         return (own + sum(width * height for width, height in self.edited)) // PIXELS_A_TOKEN
 
     @property
@@ -133,7 +135,7 @@ class Work:
     @property
     def encoded(self) -> tuple[tuple[int, int], ...]:
         """Sizes of the pictures that become latents before the first step."""
-        return (*[(self.width, self.height)] * (self.takes_in + self.controls), *self.edited)
+        return (*[(self.width, self.height)] * (self.takes_in + self.controls + self.context), *self.edited)
 
     @property
     def mask_rows(self) -> int:

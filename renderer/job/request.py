@@ -87,6 +87,7 @@ class Job(Value):
     layer_num: int | None = None
     controlnets: tuple[ControlNet, ...] = ()
     regions: tuple[Region, ...] = ()
+    context_image: Input | None = None
 
     @property
     def riding(self) -> tuple[Lora, ...]:
@@ -116,7 +117,7 @@ class Job(Value):
         edited = self.edit.images if self.edit else ()
         controls = [each for net in self.controlnets for each in (net.image, net.mask)]
         found = (self.input_image, self.inpaint_mask, *edited, self.layer_input_image, *controls)
-        found = (*found, *(region.mask for region in self.regions))
+        found = (*found, *(region.mask for region in self.regions), self.context_image)
         return tuple(dict.fromkeys(each for each in found if each is not None))
 
     @property

@@ -112,11 +112,16 @@ class ControlNetFinder:
 
 
 def refuse_regions(recipe: Recipe, jobs: Sequence[Job]) -> Iterator[Complaint]:
-    """What shows only when sizes are known: masks of another shape than the picture."""
+    """What shows only when sizes are known: masks, or what stands beside a picture, of another shape than it."""
     said: set[int] = set()
     for job in jobs:
+        context, shape = job.context_image, job.input_image or Size(width=job.width, height=job.height)
+        given = job.input_image is not None or bool(recipe.fields.keys() & _SIZES)
+        if context is not None and given and not is_of_shape(context, ratio_of(shape)) and -1 not in said:
+            said.add(-1)
+            sizes = f"{context.width}x{context.height}, and the picture {job.width}x{job.height}"
+            yield Complaint(recipe.origin("context_image"), f"is {sizes}", "it has the picture's shape")
         for number, region in enumerate(job.regions):
-            shape = job.input_image or Size(width=job.width, height=job.height)
             if not is_of_shape(region.mask, ratio_of(shape)) and number not in said:
                 said.add(number)
                 sizes = f"{region.mask.width}x{region.mask.height}, and the picture {job.width}x{job.height}"
@@ -151,6 +156,8 @@ def _shape_of(recipe: Recipe, job: Job) -> tuple[Input | Size, str]:
         return Size(width=job.width, height=job.height), "the size"
     if job.edit is not None:
         return job.edit.images[0], "what is edited"
+    if job.context_image is not None:
+        return job.context_image, "what stands beside it"
     return job.controlnets[0].image, "the first one's"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from renderer.catalog import DEMO, MODELS, MOST_TOKENS, TRAINED_TOKENS, Model, forbids_commerce
+from renderer.catalog import DEMO, IN_CONTEXT, MODELS, MOST_TOKENS, TRAINED_TOKENS, Model, forbids_commerce
 from renderer.errors import Problem
 from renderer.job import Job, Lora
 from renderer.manifest import foreign
@@ -131,6 +131,10 @@ class Doubts:
         if job.regions and not job.riding and model.id in MODELS and model.id != DEMO.id:
             said = f"{model.id} has not learned regions by itself"
             self._warn(recipe.origin("regions"), said, "add a LoRA that has, like DiffSynth's EliGen")
+        learned = any(each.row is None or each.row is IN_CONTEXT for each in draft.riding.found)
+        if job.context_image is not None and not learned and model.id in MODELS and model.id != DEMO.id:
+            said = f"{model.id} has not learned to look at it by itself"
+            self._warn(recipe.origin("context_image"), said, f"write loras: [{IN_CONTEXT.id}]")
         self._look_at_lettering(draft)
         steps = job.num_inference_steps
         route = recipe.origin("steps" if "steps" in recipe.fields else "num_inference_steps")
@@ -158,6 +162,8 @@ class Doubts:
                 self._warn(
                     route, f"{row.id} was made for {row.base}, and the model is {draft.model.id}", "compare both"
                 )
+            if not row.is_distilled:
+                continue
             field = "steps" if "steps" in recipe.fields else "num_inference_steps"
             if field in recipe.fields and not row.steps <= job.num_inference_steps <= 2 * row.steps:
                 message = f"{job.num_inference_steps} steps, and {row.id} was made for {row.steps}"

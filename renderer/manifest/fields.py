@@ -112,6 +112,9 @@ class JobFields(TypedDict, total=False):
         list[ControlNetItem],
         Field(min_length=1, max_length=MOST_CONTROLNETS, description="Networks that hold the picture to others"),
     ]
+    context_image: Annotated[
+        PathText, Field(description="A picture that stands beside it, for LoRAs that have learned to look at one")
+    ]
     regions: Annotated[
         list[RegionFields],
         Field(min_length=1, max_length=MOST_REGIONS, description="Parts with prompts of their own, by masks"),

@@ -61,6 +61,7 @@ HINTS_BY_KEY: Mapping[str, str] = {
     **dict.fromkeys(
         ("region", "entities", "entity_prompts", "eligen_entity_prompts", "eligen_entity_masks", "regional_prompts"),
         "write regions: [{prompt: a red ball, mask: ball.png}]"),
+    **dict.fromkeys(("context", "context_images"), "write context_image: edges.png"),
     **dict.fromkeys(("ip_adapter",), _PICTURES),
     **dict.fromkeys(
         ("clip_skip", "enable_hr", "hires_fix", "hr_scale", "upscale", "upscaler", "refiner", "restore_faces", "tiling",

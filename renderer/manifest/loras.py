@@ -38,8 +38,7 @@ class LoraSet:
 
     def settings(self, fields: Mapping[str, Any], model: Model) -> dict[str, Any]:
         """Steps, guidance and schedule: the job's own, else those of its LoRAs, else the model's."""
-        rows = self.rows
-        guide = rows[0] if rows else model
+        guide = next((row for row in self.rows if row.is_distilled), model)
         given: str | Shift = fields.get("schedule", AUTO)
         schedule: ScheduleKind | Shift | str = guide.schedule if given == AUTO else given
         return {
@@ -98,7 +97,8 @@ class LoraFinder:
                 lora,
                 Lora(source=lora.source, identity=lora.identity, weight=weight, file_hash=lora.file_hash),
             )
-        _refuse_contradictions(reading, {where: lora.row for where, (lora, _) in found.items() if lora.row})
+        rows = {where: lora.row for where, (lora, _) in found.items() if lora.row and lora.row.is_distilled}
+        _refuse_contradictions(reading, rows)
         return LoraSet(tuple(lora for _, lora in found.values()), tuple(each for each, _ in found.values()))
 
     def _find(self, reading: Reading, model: Model, reference: str, position: int) -> FoundLora | None:

@@ -89,6 +89,7 @@ class InputSet:
     layering: Layering | None = None
     controls: tuple[tuple[Input, Input | None], ...] = ()
     regions: tuple[Region, ...] = ()
+    context: Input | None = None
 
     def settings(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """What a job has of it."""
@@ -100,6 +101,7 @@ class InputSet:
             "inpaint_blur_size": fields.get("mask_blur") or None,
             "edit": self.edit,
             "regions": self.regions,
+            "context_image": self.context,
             "layer_input_image": self.taken_apart,
             "layer_num": self._layer_num(fields),
         }
@@ -172,8 +174,15 @@ class InputFinder:
             _refuse_mask(reading, ("controlnets", number, "mask"), paths, image, gap)
             controls.append((image[0], gap[0] if gap else None))
         regions = [Region(prompt=text, mask=found["regions", n, "mask"][0]) for n, text in enumerate(asked)]
-        files = [file for place, (_, file) in found.items() if place[0] in {"controlnets", "regions"}]
-        return replace(own, files=(*own.files, *files), controls=tuple(controls), regions=tuple(regions))
+        context = found.get(("context_image",))
+        files = [file for place, (_, file) in found.items() if place[0] not in {"image", "images", "mask"}]
+        return replace(
+            own,
+            files=(*own.files, *files),
+            controls=tuple(controls),
+            regions=tuple(regions),
+            context=context[0] if context else None,
+        )
 
     def _find(self, reading: Reading, written: _Written, path: str) -> _Found | None:
         key = written.folder / path, written.purpose
@@ -209,6 +218,8 @@ def _written(reading: Reading, model: Model | None) -> Iterator[_Written]:
         yield at("taken apart" if apart else "drawn over", fields["image"], "image")
     if "mask" in fields:
         yield at("mask", fields["mask"], "mask")
+    if "context_image" in fields:
+        yield at("looked at", fields["context_image"], "context_image")
     for number, net in enumerate(fields.get("controlnets", ())):
         yield at("looked at", net["image"], "controlnets", number, "image")
         if "mask" in net:
@@ -298,8 +309,9 @@ def _refuse_kind(reading: Reading, model: Model) -> None:
     if "layers" in fields and model.layering is None:
         able = ", ".join(each.id for each in MODELS.values() if each.layering)
         reading.complain("layers", f"{model.id} takes no pictures apart", f"this does: {able}", at_key=True)
-    if "regions" in fields and (editing is not None or model.layering is not None):
-        reading.complain("regions", f"{model.id} draws from no text alone, and has no regions", at_key=True)
+    for field, what in (("regions", "regions"), ("context_image", "picture beside one")):
+        if field in fields and (editing is not None or model.layering is not None):
+            reading.complain(field, f"{model.id} draws from no text alone, and has no {what}", at_key=True)
     if model.layering is not None:
         _refuse_layers(reading, model, model.layering)
     elif editing is None:
@@ -359,10 +371,11 @@ def _refuse_lonely(reading: Reading) -> None:
 def size_of(inputs: InputSet, model: Model) -> Size:
     """The size of a picture of another's shape: as large as the model's usual square, or as what it edits goes in."""
     usual = next(iter(model.ratios.values()))
+    looked_at = (image for image, _ in inputs.controls)
     if inputs.edit is not None:
         wanted = inputs.edit.size_of(inputs.edit.images[0])
         sides: tuple[float, float] = (wanted.width, wanted.height)
-    elif image := inputs.image or inputs.taken_apart or next((image for image, _ in inputs.controls), None):
+    elif image := inputs.image or inputs.taken_apart or inputs.context or next(looked_at, None):
         area, ratio = usual.width * usual.height, ratio_of(image)
         sides = (math.sqrt(area * ratio), math.sqrt(area / ratio))
     else:

@@ -22,7 +22,7 @@ Combination = Mapping[str, str]
 """A value for each name that may stand in braces: of `vars`, of the row, of the matrix; and of `STEM`."""
 
 
-_OF_FILES = frozenset({"image", "images", "mask", "loras", "controlnets", "regions"})
+_OF_FILES = frozenset({"image", "images", "mask", "loras", "controlnets", "regions", "context_image"})
 
 
 class Reading:

@@ -22,7 +22,7 @@ STEM = "stem"
 
 def takes_in(fields: Mapping[str, object]) -> bool:
     """Whether a picture goes in, by a job's fields."""
-    return "image" in fields or "images" in fields or "controlnets" in fields
+    return bool(fields.keys() & {"image", "images", "controlnets", "context_image"})
 
 
 GROUPS = (

@@ -155,6 +155,7 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
         "strength": told.strength,
         "mask": _kept(told.mask, picture),
         "mask_blur": told.mask_blur,
+        "context_image": _kept(told.context, picture),
         "regions": [{"prompt": each.prompt, "mask": _kept(each.mask, picture)} for each in told.regions] or None,
         "controlnets": [_held_by(net, entry, picture) for net, (entry, _) in nets if entry] or None,
     }
@@ -176,7 +177,7 @@ def _in_manifest(name: str, value: Any, fields: Mapping[str, Any]) -> Any:
     """A value in whose texts nothing is drawn or filled in. Where a picture goes in, braces stand for names."""
     if name in ("prompt", "negative_prompt"):
         return choices.as_text(value, filled=takes_in(fields))
-    if name in ("image", "mask"):
+    if name in ("image", "mask", "context_image"):
         return _doubled(value)
     if name == "controlnets" or (name == "regions" and takes_in(fields)):
         return [{key: _doubled(each) if isinstance(each, str) else each for key, each in net.items()} for net in value]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from renderer.manifest.complaints import Complaint
 from renderer.manifest.recipe import Recipe
 
-FILE_FIELDS = ("rows", "image", "images", "mask", "controlnets", "regions")
+FILE_FIELDS = ("rows", "image", "images", "mask", "controlnets", "regions", "context_image")
 """A job's fields that name files."""
 
 FILE_REFUSED = "names a file, and no file of this machine is read"

@@ -122,6 +122,7 @@ def _demands(jobs: Iterable[Job]) -> tuple[Demand, ...]:
             split=work.split,
             layer_num=work.layer_num,
             controls=work.controls,
+            context=work.context,
             region_tokens=max(work.region_tokens, other.region_tokens if other else 0),
             pictures=1 + ((other.pictures or 0) if other else 0),
             steps=job.num_inference_steps + (other.steps if other else 0),

@@ -147,6 +147,10 @@ def describe(item: Planned, mark: Pick | None = None) -> Mapping[str, Any]:
         told |= _went_in(picture)
     if job.controlnets:
         told["controlnets"] = _held_by(picture)
+    if job.context_image:
+        told["context_image"] = next(
+            Path(each.path).name for each in picture.inputs if each.sha256 == job.context_image.sha256
+        )
     if job.regions:
         files = {each.sha256: Path(each.path).name for each in picture.inputs}
         told["regions"] = [{"prompt": each.prompt, "mask": files[each.mask.sha256]} for each in job.regions]

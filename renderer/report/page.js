@@ -224,7 +224,7 @@ function facts(picture) {
     "in flight": flying[picture.id] && stepOf(picture), state: picture.state + (picture.note ? `: ${picture.note}` : ""), job: picture.job, model: `${picture.model}, ${picture.precision}`,
     size: size(picture), steps: picture.steps, "CFG scale": picture.cfg_scale, seed: picture.seed,
     ...picture.matrix, image: picture.image, strength: picture.strength, mask: picture.mask, layers: layerLinks(picture),
-    regions: (picture.regions || []).map((region) => `${region.mask} ${region.prompt}`).join("; "),
+    context: picture.context_image, regions: (picture.regions || []).map((region) => `${region.mask} ${region.prompt}`).join("; "),
     ControlNets: (picture.controlnets || []).map(heldBy).join(", "),
     LoRAs: (picture.loras || []).map((lora) => `${lora.file} ${lora.weight}`).join(", "), schedule: picture.schedule && JSON.stringify(picture.schedule), lettering: letters(picture), mark: picture.mark && markName(picture), time: seconds(picture.seconds), "GPU memory": gib(picture.vram), "process memory": gib(picture.ram),
     attempt: picture.attempt > 1 ? picture.attempt : "", rendered: picture.ended && `${picture.ended.slice(0, 16).replace("T", " ")} UTC`, warnings: (picture.warnings || []).join("; "),
@@ -345,7 +345,7 @@ function entry(picture) {
     steps: picture.steps, cfg_scale: picture.cfg_scale, seed: picture.seed,
     image: picture.images ? undefined : picture.image && yaml(picture.image),
     images: picture.images && `[${picture.images.map(yaml).join(", ")}]`, strength: picture.strength, mask: picture.mask && yaml(picture.mask), layers: picture.layers,
-    regions: picture.regions && JSON.stringify(picture.regions), controlnets: picture.controlnets && JSON.stringify(picture.controlnets), loras: picture.loras && JSON.stringify(picture.loras), schedule: picture.schedule && JSON.stringify(picture.schedule),
+    context_image: picture.context_image && yaml(picture.context_image), regions: picture.regions && JSON.stringify(picture.regions), controlnets: picture.controlnets && JSON.stringify(picture.controlnets), loras: picture.loras && JSON.stringify(picture.loras), schedule: picture.schedule && JSON.stringify(picture.schedule),
   };
   return [`- id: ${yaml(picture.id)}`, ...Object.entries(fields).filter(([, value]) => value !== "" && value !== undefined)
     .map(([name, value]) => `  ${name}: ${value}`)].join("\n") + "\n";

@@ -88,7 +88,7 @@ class TestControlNets:
 class TestLoras:
     def test_each_says_what_it_was_made_for(self) -> None:
         """The name has the steps; the base is a model of the catalogue; without guidance, by Lightning's schedule."""
-        loras = [model for model in MODELS.values() if model.ability == "lora"]
+        loras = [model for model in MODELS.values() if model.is_distilled]
         assert len(loras) == 13
         for lora in loras:
             assert MODELS[lora.base].ability != "lora"
@@ -96,6 +96,10 @@ class TestLoras:
             assert lora.schedule == "lightning"
             assert f"{lora.steps}steps" in lora.id
             assert f"{lora.steps}steps" in lora.file_name
+        others = [model for model in MODELS.values() if model.ability == "lora" and not model.is_distilled]
+        assert [(each.id, each.steps, each.base) for each in others] == [
+            ("DiffSynth-Studio/Qwen-Image-In-Context-Control-Union", 40, "Qwen/Qwen-Image")
+        ]
         bases = {(lora.base, lora.steps) for lora in loras}
         edits = ("Edit", "Edit-2509", "Edit-2511")
         assert {(f"Qwen/Qwen-Image-{name}", steps) for name in ("2512", *edits) for steps in (4, 8)} <= bases

@@ -42,12 +42,12 @@ def known(image: Image.Image, purpose: input_files.Purpose = "picture") -> tuple
     return input_files.decode(buffer.getvalue(), "it", purpose).known, buffer.getvalue()
 
 
-IMAGE, MASK = known(drawn()), known(masked(), "mask")
-GIVEN: Inputs = {IMAGE[0].sha256: drawn(), MASK[0].sha256: masked()}
+IMAGE, MASK, OTHER = known(drawn()), known(masked(), "mask"), known(masked().convert("RGB"))
+GIVEN: Inputs = {IMAGE[0].sha256: drawn(), MASK[0].sha256: masked(), OTHER[0].sha256: masked().convert("RGB")}
 
 
 def jobs() -> list[tuple[Job, dict[str, Any]]]:
-    """Over a picture, within a mask, with a soft edge, and one from noise beside them; what DiffSynth is given."""
+    """Over a picture, within a mask, with a soft edge; with one beside it; from noise; what DiffSynth is given."""
     small = {"width": SIDE, "height": SIDE, "num_inference_steps": 3}
     image, mask = {"input_image": IMAGE[0]}, {"inpaint_mask": MASK[0]}
     theirs, within = {"input_image": drawn()}, {"inpaint_mask": masked()}
@@ -57,6 +57,11 @@ def jobs() -> list[tuple[Job, dict[str, Any]]]:
         (
             make_job(**small, **image, **mask, denoising_strength=0.5, inpaint_blur_size=1),
             {**theirs, **within, "denoising_strength": 0.5, "inpaint_blur_size": 1, "inpaint_blur_sigma": 0.5},
+        ),
+        (make_job(**small, context_image=IMAGE[0]), {"context_image": drawn()}),
+        (
+            make_job(**small, **image, context_image=OTHER[0], denoising_strength=0.7, cfg_scale=1.0),
+            {**theirs, "context_image": masked().convert("RGB"), "denoising_strength": 0.7},
         ),
         (make_job(**small), {}),
     ]
@@ -104,7 +109,7 @@ class TestOrders:
         """Files come one after the other, in the order of the job's inputs."""
         found = inputs.unpack(*self.order(jobs()[1][0], IMAGE[1], MASK[1]))
         assert {name: image.tobytes() for name, image in found.items()} == {
-            name: image.tobytes() for name, image in GIVEN.items()
+            each.sha256: GIVEN[each.sha256].tobytes() for each in (IMAGE[0], MASK[0])
         }
 
     def test_other_pixels_are_refused(self) -> None:

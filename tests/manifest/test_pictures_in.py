@@ -261,3 +261,37 @@ class TestTakenApart:
         """Whatever is asked for, no picture is where another's layer belongs."""
         found = pictures(tmp_path, "{defaults: {model: demo}, jobs: [{id: a.layer-1, prompt: a}, {id: a, prompt: b}]}")
         assert [each.output for each in found] == ["a.layer-1_", "a"]
+
+
+class TestBeside:
+    """A picture that stands beside the one that is drawn: `context_image`."""
+
+    def test_it_gives_its_shape_and_its_name(self, tmp_path: Path) -> None:
+        """Each file of a pattern is beside a picture of its own, in its shape."""
+        text = "defaults: {model: demo}\njobs: [{id: '{stem}', prompt: a, context_image: edges/*.png}]"
+        first, second = pictures(tmp_path, text, edges__a=(64, 64), edges__b=(300, 100))
+        assert (first.id, second.id) == ("a", "b")
+        assert first.job.context_image in first.job.inputs
+        assert second.job.width > 2 * second.job.height
+        assert Path(second.inputs[0].path).name == "b.png"
+
+    def test_another_shape_is_a_problem(self, tmp_path: Path) -> None:
+        """Than the size's, or than that of what is drawn over."""
+        sized = "jobs: [{model: demo, prompt: a, size: 64x64, context_image: wide.png}]"
+        assert "is 300x100, and the picture 64x64" in problem(tmp_path, sized, wide=(300, 100))
+        over = "jobs: [{model: demo, prompt: a, image: a.png, context_image: wide.png}]"
+        assert "context_image: is 300x100" in problem(tmp_path, over, wide=(300, 100), a=(64, 64))
+
+    def test_models_that_edit_have_none(self, tmp_path: Path) -> None:
+        text = "jobs: [{model: Qwen/Qwen-Image-Edit, prompt: a, images: [a.png], context_image: a.png}]"
+        assert "has no picture beside one" in problem(tmp_path, text, a=(64, 64))
+
+    def test_a_lora_has_learned_to_look_at_it(self, tmp_path: Path) -> None:
+        """The catalogue's, which wants no steps and no guidance of its own, also beside one that does."""
+        union, few = "DiffSynth-Studio/Qwen-Image-In-Context-Control-Union", "lightx2v/Qwen-Image-Lightning/4steps-V1.0"
+        job = "{prompt: a, context_image: a.png, loras: [%s]}"
+        text = f"jobs: [{job % union}, {job % f'{union}, {few}'}, {{prompt: b, context_image: a.png}}]"
+        found = manifest.load(write(tmp_path, text, a=(64, 64)))
+        assert [each.job.num_inference_steps for each in found.pictures] == [40, 4, 40]
+        (doubt,) = map(str, found.warnings)
+        assert f"has not learned to look at it by itself (write loras: [{union}])" in doubt

@@ -63,9 +63,9 @@ def test_a_model_that_has_learned_none_is_doubted(folder: Path) -> None:
 
 
 def test_they_come_back(folder: Path) -> None:
-    """With the masks that were kept."""
-    regions = "[{prompt: 'a {b}', mask: left.png}, {prompt: c, mask: right.png}]"
-    asked = loaded(folder, f"{{regions: {regions}}}")
+    """With the masks that were kept, and what stands beside the picture."""
+    regions = "[{prompt: 'a {{b}}', mask: left.png}, {prompt: c, mask: right.png}]"
+    asked = loaded(folder, f"{{regions: {regions}, context_image: right.png}}")
     make_night(asked, folder / "out")
     for source in asked.pictures[0].inputs:
         input_files.keep(OutputFolder(folder / "out/job"), source)

@@ -72,7 +72,11 @@ def test_what_holds_a_picture_is_shown(tmp_path: Path) -> None:
     ]
     assert shown["before"].startswith("inputs/")
     regions = f"[{{prompt: a, mask: {tmp_path / 'lines.png'}}}]"
-    (shown,) = gathered(f"jobs: [{{prompt: a, size: 64x64, regions: {regions}}}]", tmp_path / "parts").pictures
+    beside = f"context_image: {tmp_path / 'lines.png'}"
+    (shown,) = gathered(
+        f"jobs: [{{prompt: a, size: 64x64, regions: {regions}, {beside}}}]", tmp_path / "parts"
+    ).pictures
+    assert shown["context_image"] == "lines.png"
     assert shown["regions"] == [{"prompt": "a", "mask": "lines.png"}]
 
 

@@ -65,6 +65,7 @@ def _told_by_job(by: str, job: Job, fingerprint: str, software: Software) -> Tol
         mask_blur=job.inpaint_blur_size,
         controlnets=job.controlnets,
         regions=job.regions,
+        context=job.context_image,
         fingerprint=fingerprint,
         software=software,
     )

@@ -80,6 +80,7 @@ class Told:
     layers: int | None = None
     controlnets: tuple[ControlNet, ...] = ()
     regions: tuple[Region, ...] = ()
+    context: Input | None = None
     left_out: tuple[str, ...] = ()
 
 
