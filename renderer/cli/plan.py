@@ -127,7 +127,9 @@ def _forecast_lines(found: Forecast) -> Iterator[str]:
 
 def _group_lines(group: GroupForecast) -> Iterator[str]:
     yield from wrap(
-        f"{group.model} at {group.precision}: {counted(group.pictures, 'picture')}, profile {group.profile}", "  "
+        f"{group.model} at {group.precision}: {counted(group.pictures, 'picture')}{_retakes(group)}, "
+        f"profile {group.profile}",
+        "  ",
     )
     for one in group.devices:
         yield from wrap(f"  {one.device:7}{_how(one)}", "         ")
@@ -153,13 +155,18 @@ def _group_lines(group: GroupForecast) -> Iterator[str]:
     if group.seconds is not None and group.step_s is not None:
         spent = group.seconds
         told = "as earlier pictures were" if group.measured else "by arithmetic and rates"
-        each = (spent.denoise + spent.decode + spent.encode) / group.pictures
+        each = (spent.denoise + spent.decode + spent.encode) / (group.pictures + group.retakes)
         parts = f"start {duration(spent.start)}, prompts {duration(spent.encode)}, steps {duration(spent.denoise)}"
         yield from wrap(
             f"  time   {parts}, decode {duration(spent.decode)}: {duration(each)} a picture; {group.step_s:.2f} s for "
             f"the longest step{f', bound by {group.limit}' if group.limit else ''} ({told})",
             "         ",
         )
+
+
+def _retakes(group: GroupForecast) -> str:
+    count = round(group.retakes)
+    return f" and about {counted(count, 'retake')}" if count else ""
 
 
 def _how(group: GroupForecast) -> str:

@@ -6,7 +6,7 @@ torch, starts nothing, asks no network.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -21,12 +21,13 @@ from renderer.job import Job, Profile, Weights
 from renderer.machine.devices import WorkerDevice
 from renderer.machine.hardware import Machine
 from renderer.machine.rates import Rates
-from renderer.planning import deployment, mixtures, space
+from renderer.planning import deployment, mixtures, space, takes
 from renderer.planning.fitting import SizeRefusal, available_bytes, refusals, streaming_of
 from renderer.planning.group_forecast import GroupForecast, GroupTime, together
 from renderer.planning.pace import Pace, PaceKey, Way, seconds, timesteps
 from renderer.planning.placement import setup_for
 from renderer.planning.plan import Plan, Planned
+from renderer.planning.retakes import RetakeRate
 from renderer.planning.riding import licences, riding
 from renderer.planning.space import Disk
 from renderer.protocol import Setup
@@ -109,13 +110,14 @@ def forecast(plans: Sequence[Plan], terms: Assumptions, now: datetime) -> Foreca
     todo = [item for plan in plans for item in plan.to_render()]
     sidecars = [item.sidecar for plan in plans for item in plan.items if item.sidecar is not None]
     pace = Pace(sidecars if not terms.ready else (), terms.rates)
+    rate = RetakeRate.of(item for plan in plans for item in plan.items)
     groups: list[GroupForecast] = []
     refused: dict[Job, SizeRefusal] = {}
     troubles: list[str] = []
     setups: list[Setup] = []
     for items in _by_weights(todo):
         try:
-            groupings = list(_groupings(items, terms, pace))
+            groupings = list(_groupings(items, terms, pace, rate))
         except RendererError as error:
             troubles.append(_told(error))
             continue
@@ -141,17 +143,17 @@ def forecast(plans: Sequence[Plan], terms: Assumptions, now: datetime) -> Foreca
     )
 
 
-def _groupings(items: Sequence[Planned], terms: Assumptions, pace: Pace) -> Iterator[_Grouping]:
+def _groupings(items: Sequence[Planned], terms: Assumptions, pace: Pace, rate: RetakeRate) -> Iterator[_Grouping]:
     """One for each device that can open it. Raises `MachineError` where none can."""
     if not terms.devices:
-        yield _Grouping(items, terms, pace)
+        yield _Grouping(items, terms, pace, rate)
         return
     jobs = [item.picture.job for item in items]
     found = deployment.deploy(jobs, [device for device, _ in terms.devices], terms.profile, terms.vram_bytes)
     for device, rates in terms.devices:
         if device.number in found.setups:
             there = replace(terms, machine=device.machine, rates=rates)
-            yield _Grouping(items, there, pace, found.setups[device.number], device.label)
+            yield _Grouping(items, there, pace, rate, found.setups[device.number], device.label)
 
 
 def _told(error: RendererError) -> str:
@@ -172,11 +174,18 @@ class _Grouping:
     """Finds out what the pictures of one model and precision take."""
 
     def __init__(
-        self, items: Sequence[Planned], terms: Assumptions, pace: Pace, setup: Setup | None = None, device: str = ""
+        self,
+        items: Sequence[Planned],
+        terms: Assumptions,
+        pace: Pace,
+        rate: RetakeRate,
+        setup: Setup | None = None,
+        device: str = "",
     ) -> None:
         jobs = [item.picture.job for item in items]
         self._terms = terms
         self._pace = pace
+        self._takes = {item.picture.job: rate.takes(takes.count_left(item.picture)) for item in items}
         self._device = device
         self.setup = setup or setup_for(jobs, terms.machine, terms.profile, terms.vram_bytes)
         self.refused = refusals(jobs, self.setup, terms.machine)
@@ -195,6 +204,11 @@ class _Grouping:
     def extra_troubles(self) -> list[str]:
         """Why some LoRAs or ControlNets cannot be had; their pictures are not counted."""
         return list(map(_told, self._riding.troubles.values()))
+
+    @property
+    def _retakes(self) -> float:
+        """How many takes are expected besides the first ones."""
+        return sum(self._takes[job] - 1 for job in self.left)
 
     @property
     def streamed(self) -> bool:
@@ -232,6 +246,7 @@ class _Grouping:
             controlnet_bytes=sum(each.bytes for each in self._riding.controls.values()),
             licences=licences(self._model, self.left),
             device=self._device,
+            retakes=self._retakes,
         )
 
     def _decide(self, rates: Rates | None) -> tuple[Decision | None, Estimate]:
@@ -288,7 +303,9 @@ class _Grouping:
         """Where the time goes: the arithmetic, times what earlier pictures took more or less than it."""
         factor = self._pace.factor(self._key)
         denoise = decode = 0.0
-        kinds = Counter((Work.of(job), job.num_inference_steps) for job in self.left)
+        kinds: defaultdict[tuple[Work, int], float] = defaultdict(float)
+        for job in self.left:
+            kinds[Work.of(job), job.num_inference_steps] += self._takes[job]
         example = {(Work.of(job), job.num_inference_steps): job for job in self.left}
         for kind, count in kinds.items():
             way = Way(slots, company.get(kind[0].kind, 1), cpu=self._cpu, from_disk=self._from_disk)
@@ -296,7 +313,7 @@ class _Grouping:
             decoding = duration.decode_seconds(self._shape, kind[0], rates)
             denoise += (share - decoding) * count * factor
             decode += decoding * count * factor
-        denoise += self._riding.seconds(self.left, rates)
+        denoise += self._riding.seconds(self.left, rates) * (1 + self._retakes / len(self.left))
         start = self._pace.load_s(self._key)
         if start is None:
             start = duration.load_seconds(self._shape, self.setup.stored, rates)

@@ -32,7 +32,8 @@ class GroupForecast:
     `step_s` is a step's of the picture that takes most; `in_flight` how many pictures it has company of, itself
     included; `loras` and `controlnets` how many they have, and of how many bytes; `licences` what is known of the
     weights', by their names; `limit` what that step waits for, where the machine's rates are known; `measured` says
-    that earlier pictures' times went into the seconds.
+    that earlier pictures' times went into the seconds; `retakes` how many further takes are expected of pictures whose
+    lettering is read.
 
     Where several `devices` render, it is that of the first on which most fit, but for the seconds, which are those of
     all such together. Each of them is there by itself, as `device`, with the seconds that it would take alone.
@@ -59,6 +60,7 @@ class GroupForecast:
     controlnet_bytes: int = 0
     licences: Mapping[str, str] = field(default_factory=dict)
     device: str = ""
+    retakes: float = 0.0
     devices: tuple[GroupForecast, ...] = ()
 
     @property
@@ -93,6 +95,7 @@ class GroupForecast:
             "controlnets": self.controlnets,
             "controlnet_bytes": self.controlnet_bytes,
             "licences": dict(self.licences),
+            **({"retakes": round(self.retakes, 1)} if self.retakes else {}),
             **({"devices": devices} if devices else {}),
         }
 

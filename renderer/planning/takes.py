@@ -62,11 +62,22 @@ def is_read(told: LetteringTold | None, lettering: Lettering) -> bool:
 def next_seed(picture: Picture, told: LetteringTold) -> int | None:
     """The seed of a picture's next take; None where the best is right, or all were taken."""
     assert picture.lettering is not None
-    wanted = picture.expect.lettering if picture.expect and picture.expect.lettering is not None else 1.0
-    if told.score + _ROUNDING >= wanted:
+    if not is_wrong(picture, told.score):
         return None
     tried = {take.seed for take in told.takes}
     return next((seed for seed in picture.lettering.seeds if seed not in tried), None)
+
+
+def is_wrong(picture: Picture, score: float) -> bool:
+    """Whether a take of this score is less than what is wanted."""
+    wanted = picture.expect.lettering if picture.expect and picture.expect.lettering is not None else 1.0
+    return score + _ROUNDING < wanted
+
+
+def count_left(picture: Picture) -> int:
+    """How many takes a picture has at most from this one on."""
+    seeds = picture.lettering.seeds if picture.lettering else ()
+    return len(seeds) - seeds.index(picture.job.seed) if picture.job.seed in seeds else 1
 
 
 def is_through(picture: Picture, identity: ModelIdentity, found: FoundSidecar) -> bool:

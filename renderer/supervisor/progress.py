@@ -17,10 +17,13 @@ from renderer.manifest.manifest import Manifest
 from renderer.outputs.done import DoneLettering
 from renderer.outputs.status import InFlight, NightStatus, Phase, RunStatus, WorkerStatus
 from renderer.outputs.summary import Ending, Failure, LetteringCounts, Summary
+from renderer.planning import takes
 from renderer.planning.pace import weight
 from renderer.planning.plan import Plan, Planned
+from renderer.planning.retakes import RetakeRate
 from renderer.supervisor.sinks import Attempted, Crashed, Dropped, Misread, Missing, PictureOutcome, Present, Taken
 from renderer.supervisor.tempo import Tempo
+from renderer.supervisor.work_left import WorkLeft
 
 _RIGHT = 1 - 1e-9
 """The score of lettering that is wholly as it was wanted."""
@@ -92,7 +95,7 @@ class BatchProgress:
     _tries: dict[str, int] = field(default_factory=dict)
     _began_s: float = field(default_factory=time.monotonic)
     _has_had_turn: bool = False
-    _work_left: float = 0.0
+    _work: WorkLeft = field(default_factory=WorkLeft)
     _mean_work: float = 0.0
 
     def __post_init__(self) -> None:
@@ -108,13 +111,15 @@ class BatchProgress:
         self.began_at, self._began_s = datetime.now(UTC), time.monotonic()
         self.to_render = len(todo)
         self.open_ids = {item.picture.id for item in todo}
-        self._work_left = sum(map(weight, todo))
-        self._mean_work = self._work_left / max(1, len(todo))
+        self._work = WorkLeft(RetakeRate.of(self.plan.items))
+        for item in todo:
+            self._work.comes(item)
+        self._mean_work = sum(map(weight, todo)) / max(1, len(todo))
 
     def joins(self, item: Planned) -> None:
         """One more is to be rendered, which nobody knew of at the beginning."""
         self.to_render += 1
-        self._work_left += weight(item)
+        self._work.comes(item)
         self._mean_work += (weight(item) - self._mean_work) / self.to_render
 
     def hear(self, outcome: PictureOutcome) -> None:
@@ -128,18 +133,18 @@ class BatchProgress:
             case Taken(sidecar=sidecar):
                 self._has_rendered(item, sidecar)
             case Present(rendered=True, sidecar=sidecar):
-                self.open_ids.discard(item.picture.id)
                 if item.picture.lettering is None:
                     self._has_rendered(item, sidecar)
+                self._is_over(item)
                 self.rendered += 1
                 self.failures.pop(item.picture.id, None)
                 self._has_read(item, sidecar.lettering, right=True)
             case Present(sidecar=sidecar):
-                self.open_ids.discard(item.picture.id)
+                self._is_over(item)
                 self._has_been_brought(item)
                 self._has_read(item, sidecar.lettering, right=True)
             case Misread(message=message, known=known):
-                self.open_ids.discard(item.picture.id)
+                self._is_over(item)
                 self.failures[item.picture.id] = Failure(id=item.picture.id, message=message)
                 self._has_read(item, known.lettering, right=False)
             case Missing():
@@ -161,22 +166,26 @@ class BatchProgress:
 
     def is_not_waited_for(self, item: Planned) -> None:
         """A picture that was to be rendered will not be."""
-        self._work_left -= weight(item)
-        self.open_ids.discard(item.picture.id)
+        self._is_over(item)
 
     def takes_part(self, item: Planned) -> None:
         """A picture is to be rendered in the place of another of the same fingerprint."""
         self.open_ids.add(item.picture.id)
+        self._work.comes(item)
 
     @property
     def work_left(self) -> float:
         """What is to be done still, beside other work (`pace.weight`)."""
-        return self._work_left
+        return self._work.total
 
     @property
     def mean_work(self) -> float:
         """A picture's."""
         return self._mean_work
+
+    def _is_over(self, item: Planned) -> None:
+        self.open_ids.discard(item.picture.id)
+        self._work.ends(item)
 
     def _is_attempted(self, item: Planned) -> None:
         """Its batch's turn has come where it is the first, and others were rendered before it."""
@@ -188,9 +197,10 @@ class BatchProgress:
     def is_retaken(self, item: Planned, *, rendered: bool) -> None:
         """One more take is to be rendered of a picture: one that was rendered in this run, or that was there."""
         if rendered:
-            self._work_left += weight(item)
+            self._work.comes(item)
         else:
             self.joins(item)
+        self._work.rate.learn(wrong=True)
         self.open_ids.add(item.picture.id)
         self.retakes += 1
 
@@ -198,6 +208,7 @@ class BatchProgress:
         """Its lettering has been read in this run, and no other take of it will come."""
         if item.picture.lettering is not None and read is not None:
             self.read += 1
+            self._work.rate.learn(wrong=takes.is_wrong(item.picture, read.score))
             self.right += right and read.score >= _RIGHT
 
     def _has_rendered(self, item: Planned, sidecar: Sidecar) -> None:
@@ -205,7 +216,7 @@ class BatchProgress:
         self.rendering_s += sidecar.timing.total_s or 0.0
         self.peaks = _larger(self.peaks, sidecar.memory)
         self._tries.pop(item.picture.id, None)
-        self._work_left -= weight(item)
+        self._work.is_rendered(item)
         self.tempo.rendered()
 
     def _has_been_brought(self, item: Planned) -> None:
@@ -221,10 +232,8 @@ class BatchProgress:
             id=picture_id, message=what.message, hint=what.hint, set_aside=what.set_aside, refused=refused
         )
         if not what.again:
-            self.open_ids.discard(picture_id)
+            self._is_over(what.item)
         self.row.total += what.tried
-        if what.tried and not what.again:
-            self._work_left -= weight(what.item)
 
     # -- what can be said of it --
 
@@ -254,7 +263,7 @@ class BatchProgress:
             queued=len(flights) - len(flying),
             in_flight=in_flight(flying),
             pictures_per_hour=rate * 3600 / self._mean_work if rate and self._mean_work else None,
-            left_s=max(0.0, self._work_left - passed) / rate if rate else None,
+            left_s=max(0.0, self.work_left - passed) / rate if rate else None,
         )
 
     def count_failed(self) -> int:

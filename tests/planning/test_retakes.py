@@ -1,0 +1,106 @@
+"""How many takes are expected: by what a folder tells, or by a guess; and in a forecast."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from renderer.job import Expect, Lettering, LetteringRead, Take, TextRead
+from renderer.manifest.manifest import Manifest
+from renderer.outputs import picture_files
+from renderer.planning import forecast, retakes, takes
+from renderer.planning.forecast import Assumptions
+from renderer.planning.plan import make_plan
+from renderer.planning.retakes import RetakeRate
+from tests.making import make_manifest
+from tests.nights import make_night
+from tests.planning.test_forecast import HERE, NOW, RATES
+
+
+def lettered(count: int, *, takes: int = 4, expect: float | None = None) -> Manifest:
+    """So many pictures that may have so many takes."""
+    manifest = make_manifest([f'says "WORD" {number}' for number in range(count)])
+    pictures = tuple(
+        picture.model_copy(
+            update={
+                "lettering": Lettering(texts=("WORD",), seeds=tuple(range(100 * index, 100 * index + takes))),
+                "job": picture.job.model_copy(update={"seed": 100 * index}),
+                "expect": Expect(lettering=expect) if expect else None,
+            }
+        )
+        for index, picture in enumerate(manifest.pictures)
+    )
+    return replace(manifest, pictures=pictures)
+
+
+class TestRate:
+    def test_without_a_history(self) -> None:
+        """The guess; a picture that is taken once is taken once."""
+        rate = RetakeRate()
+        assert rate.share == retakes.GUESS
+        assert rate.takes(1) == 1
+        assert rate.takes(3) == pytest.approx(1 + retakes.GUESS + retakes.GUESS**2)
+
+    def test_what_was_read_tells(self) -> None:
+        """More and more, the more was read."""
+        rate = RetakeRate()
+        for number in range(100):
+            rate.learn(wrong=number % 2 == 0)
+        assert rate.share == pytest.approx(0.5, abs=0.02)
+        assert rate.takes(20) == pytest.approx(2, abs=0.1)
+
+    def test_a_picture_on_its_way(self) -> None:
+        """It has as many takes as it has seeds from this one on."""
+        (picture,) = lettered(1).pictures
+        assert [takes.count_left(takes.with_seed(picture, seed)) for seed in range(4)] == [4, 3, 2, 1]
+        assert takes.count_left(picture.model_copy(update={"lettering": None})) == 1
+
+
+def read(folder: Path, manifest: Manifest, scores: list[list[float]]) -> None:
+    """The pictures were rendered and read, each with a take a score."""
+    make_night(manifest, folder)
+    plan = make_plan(manifest, folder)
+    for item, each in zip(plan.items, scores, strict=True):
+        sidecar = picture_files.read_sidecar(plan.folder.sidecar(item.picture.output))
+        assert sidecar is not None
+        told = LetteringRead(
+            texts=(TextRead(text="WORD", read="WORD", score=max(each)),),
+            score=max(each),
+            reader="a test",
+            takes=tuple(Take(seed=number, score=score) for number, score in enumerate(each)),
+        )
+        picture_files.write_sidecar(plan.folder, item.picture.output, sidecar.model_copy(update={"lettering": told}))
+
+
+class TestForecasts:
+    def test_takes_are_part_of_the_time(self, tmp_path: Path) -> None:
+        """A hundred pictures that may be taken again take longer, by as much as is expected, and say so."""
+        terms = Assumptions(HERE, rates=RATES, ready=True)
+        once, often = (
+            forecast.forecast([make_plan(lettered(100, takes=count), tmp_path)], terms, NOW).groups[0]
+            for count in (1, 4)
+        )
+        assert once.retakes == 0
+        assert often.retakes == pytest.approx(100 * (RetakeRate().takes(4) - 1))
+        assert once.seconds is not None
+        assert often.seconds is not None
+        assert often.seconds.denoise / once.seconds.denoise == pytest.approx(1 + often.retakes / 100)
+        assert (often.as_dict()["retakes"], "retakes" in once.as_dict()) == (round(often.retakes, 1), False)
+
+    def test_the_folder_tells_the_rate(self, tmp_path: Path) -> None:
+        """Ten pictures of which each was wrong twice: what is to come is expected to be wrong as often."""
+        manifest = lettered(20)
+        first = replace(manifest, pictures=manifest.pictures[:10])
+        read(tmp_path, first, [[0.5, 0.5, 1.0]] * 10)
+        terms = Assumptions(HERE, rates=RATES)
+        (group,) = forecast.forecast([make_plan(manifest, tmp_path)], terms, NOW).groups
+        rate = RetakeRate(30, 20)
+        assert group.retakes == pytest.approx(10 * (rate.takes(4) - 1))
+        lenient = replace(
+            manifest,
+            pictures=tuple(each.model_copy(update={"expect": Expect(lettering=0.4)}) for each in manifest.pictures),
+        )
+        (group,) = forecast.forecast([make_plan(lenient, tmp_path)], terms, NOW).groups
+        assert group.retakes == pytest.approx(10 * (RetakeRate(30, 0).takes(4) - 1))
