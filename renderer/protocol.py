@@ -156,10 +156,11 @@ AnyOrder = Open | Render | Withdraw
 
 
 class Opening(Value):
-    """A sign of life while the pipeline opens: which part is being loaded."""
+    """A sign of life while the pipeline opens: which part is being loaded; or where it has no device yet, `placed`."""
 
     event: Literal["opening"] = "opening"
     what: str
+    placed: bool = True
 
 
 class Opened(Value):

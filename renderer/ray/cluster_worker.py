@@ -159,7 +159,8 @@ class ClusterWorker:
             self.kill()
         coming = actor.arrive.remote()
         while not self._ray.wait([coming], timeout=_WAITING_S)[0]:
-            self._inbox.put((Opening(what="nothing yet: the cluster has no place for it"), b""))
+            waiting = Opening(what="nothing yet: the cluster has no place for it", placed=False)
+            self._inbox.put((waiting, b""))
         try:
             there = self._ray.get(coming)
         except self._ray.exceptions.RayActorError as error:

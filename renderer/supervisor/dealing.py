@@ -179,7 +179,7 @@ class Deal:
 
     def _is_due(self, group: Group, seat: Seat) -> bool:
         """Whether a seat's share of what its group has to do has room for the next one: the others may open still."""
-        seats = self.seats_at(group)
+        seats = [each for each in self.seats_at(group) if each.is_placed]
         if len(seats) == 1 or not seat.flights:
             return True
         held = {each.number: sum(weight(flight.item) for flight in each.flights.values()) for each in seats}

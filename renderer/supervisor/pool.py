@@ -17,7 +17,7 @@ from renderer import protocol
 from renderer.errors import DiskError, MachineError
 from renderer.outputs.status import WorkerState, WorkerStatus
 from renderer.planning.plan import Planned
-from renderer.protocol import AnyEvent, Opened, Setup
+from renderer.protocol import AnyEvent, Opened, Opening, Setup
 from renderer.supervisor import events
 from renderer.supervisor.events import Watch
 from renderer.supervisor.host_copies import HostCopies
@@ -64,7 +64,8 @@ class Seat:
     """A place for one worker, and the pictures that it holds. `opened` is what it said when it was ready.
 
     `number` counts seats, from 0; `label` tells it from others, and is empty where there are none. `is_out` says that
-    nothing more is tried with its device, `losses` how many workers it has lost since a picture came from it.
+    nothing more is tried with its device, `losses` how many workers it has lost since a picture came from it, and
+    `is_placed` that its worker does not wait for a device.
     """
 
     def __init__(self, hire: Hire, watch: Watch, number: int = 0, label: str = "") -> None:
@@ -76,6 +77,7 @@ class Seat:
         self.number = number
         self.label = label
         self.is_out = False
+        self.is_placed = True
         self.losses = 0
         self._worker: Worker | None = None
         self._setup: Setup | None = None
@@ -125,6 +127,7 @@ class Seat:
             self._openings = 0
         if self._worker is None:
             self._worker = self._hired(log)
+            self.is_placed = True
             if self._bell is not None:
                 self._worker.ring(self._bell)
             self._setup = setup
@@ -231,6 +234,8 @@ class Seat:
         if heard is not None:
             self._silence.look(time.monotonic())
             self._silence.broken()
+            if isinstance(heard[0], Opening):
+                self.is_placed = heard[0].placed
         return heard
 
     def wake(self) -> None:

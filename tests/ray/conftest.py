@@ -1,7 +1,8 @@
-"""One cluster for all of these tests: two machines of two cores each, which are processes here."""
+"""One cluster for all of these tests: two machines of as many cores each, which are processes here."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ from renderer.supervisor.settings import Settings, Terms
 from tests import tools
 from tests.supervisor.running import Night
 
+WORKERS = int(os.environ.get("RENDERER_CLUSTER_WORKERS", "4"))
+"""Places for them: half of them on each machine."""
+
 FAKE = (sys.executable, "-m", "tests.fakes")
 FAKE_OF_TWO = (*FAKE, "--capacity", "2")
 
@@ -33,10 +37,10 @@ def cluster() -> Iterator[Any]:
     connecting.library()  # with its variables, which machines begin with
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 
-    of_two = {"num_cpus": 2, "object_store_memory": 80 * 2**20}
-    found = Cluster(initialize_head=True, head_node_args={**of_two, "include_dashboard": False})
+    each = {"num_cpus": WORKERS // 2, "object_store_memory": 80 * 2**20}
+    found = Cluster(initialize_head=True, head_node_args={**each, "include_dashboard": False})
     try:
-        found.add_node(**of_two)
+        found.add_node(**each)
         with connecting.connected(found.address):
             yield found
     finally:

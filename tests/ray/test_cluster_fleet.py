@@ -27,13 +27,12 @@ from renderer.supervisor import events
 from renderer.supervisor.settings import Terms
 from tests.fakes import draw
 from tests.making import make_manifest, pixels_of
-from tests.ray.conftest import FAKE, Rendered
+from tests.ray.conftest import FAKE, WORKERS, Rendered
 from tests.supervisor.running import Night, counts
 
 ALL = bool(os.environ.get("RENDERER_CLUSTER_ALL"))
 KILLS = int(os.environ.get("RENDERER_CLUSTER_KILLS", "3"))
 PICTURES = int(os.environ.get("RENDERER_CLUSTER_PICTURES", "40"))
-WORKERS = int(os.environ.get("RENDERER_CLUSTER_WORKERS", "4"))
 
 
 def check(night: Night, manifest: Manifest) -> None:

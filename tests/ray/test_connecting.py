@@ -10,6 +10,7 @@ import pytest
 from renderer.cli import command
 from renderer.errors import EXIT_MACHINE, EXIT_USAGE, MachineError
 from renderer.ray import arrival, connecting
+from tests.ray.conftest import WORKERS
 
 HERE = {"node": "a", "renderer": "1", "torch": "2.15.0", "source": "aa", "GPU": "L40S"}
 
@@ -72,7 +73,7 @@ def fails() -> str:
 def test_each_machine_is_asked(cluster: Any) -> None:  # noqa: ARG001
     """One that cannot answer costs nobody else's answer."""
     nodes = connecting.nodes()
-    assert [node.cpus for node in nodes] == [2, 2]
+    assert [node.cpus for node in nodes] == [WORKERS // 2] * 2
     assert connecting.ask_each(nodes, whoever) == ["an answer"] * 2
     (first, _) = connecting.ask_each(nodes, fails)
     assert isinstance(first, MachineError)

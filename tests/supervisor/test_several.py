@@ -16,8 +16,9 @@ from renderer.manifest.manifest import Manifest
 from renderer.outputs.journal import Journal
 from renderer.planning import fitting, placement
 from renderer.planning.fitting import SizeRefusal
-from renderer.protocol import AnyOrder, Open, Render, Setup
-from renderer.supervisor import events
+from renderer.protocol import AnyOrder, Open, Opening, Render, Setup
+from renderer.supervisor import events, run
+from renderer.supervisor.settings import Settings
 from renderer.supervisor.worker import Gone, Heard
 from tests.fakes import Behaviour, DyingWorker, InlineWorker
 from tests.making import make_job, make_manifest
@@ -66,6 +67,13 @@ class Refuses(InlineWorker):
         super().__init__(log, Behaviour(refuses="no room for two blocks"))
 
 
+class WithoutAPlace(InlineWorker):
+    """A worker for whom a cluster has no device yet, and never will."""
+
+    def hear(self, _timeout_s: float) -> Heard | None:
+        return Opening(what="nothing yet", placed=False), b""
+
+
 def mixed(*kinds: tuple[str, int]) -> Manifest:
     """A manifest with so many pictures at each precision."""
     manifest = make_manifest([f"{number}" for number in range(sum(count for _, count in kinds))])
@@ -109,6 +117,21 @@ class TestDealing:
         night.render(dataclasses.replace(manifest, pictures=pictures), gpus=TWO, hire=hire)
         large = {f"p{number:03}" for number in range(4)}
         assert [len(large & set(keys)) for keys in hire.given.values()] == [2, 2]
+
+    def test_who_waits_for_a_place_has_no_share(self, night: Night) -> None:
+        """A cluster may grow to many workers: the one that is there holds as many pictures as it takes, not a part."""
+        hire = Workers(InlineWorker, *[WithoutAPlace] * 3, capacity=8)
+        given = []
+
+        def watch(what: events.Event) -> None:
+            night.heard.append(what)
+            if isinstance(what, events.PictureStepped) and not night.of(events.PictureDone):
+                given.append(len(hire.given["worker.log"]))
+
+        settings = Settings(outputs=night.settings.outputs, gpus=FOUR, hire=hire)
+        (summary,) = run.render([make_manifest([f"{number}" for number in range(24)])], settings, watch, night.stop)
+        assert counts(summary) == (24, 0, 0, 0)
+        assert given[0] == 8
 
     def test_the_longest_come_first(self, night: Night) -> None:
         """So the last ones are small, and all workers end at about the same time; one worker keeps the order."""
