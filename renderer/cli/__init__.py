@@ -38,6 +38,7 @@ Knows nothing of how anything is done. Each command has a room of its name, whic
     console       what people, logs and programs read of it
     footer        its last lines on a terminal
     sentences     its words
+    ping          an address that hears whether it ran
     notify        messages to somebody elsewhere
 """
 

@@ -14,8 +14,10 @@ from renderer.cli import console, problems
 from renderer.cli.console import LogFormat
 from renderer.cli.manifests import Loaded
 from renderer.cli.notify import Notifier
+from renderer.cli.ping import Pinger
 from renderer.errors import RendererError, UsageError
 from renderer.manifest.manifest import Manifest
+from renderer.outputs.describe import describe_night
 from renderer.outputs.summary import Summary
 from renderer.report import page
 from renderer.report.gallery import Gallery
@@ -34,14 +36,16 @@ def render(
     *,
     log_format: LogFormat = "auto",
     notify: Sequence[str] = (),
+    ping: Sequence[str] = (),
     live_port: int | None = None,
 ) -> list[Summary]:
     """Render what is not done of the manifests that are well, and tell of it; each one's summary.
 
-    `notify` are Apprise's addresses. With `live_port` the pages are served meanwhile, at that port (0: any). Raises as
-    `run.render` does; `UsageError` and `MachineError` for an address that is none, before anything is rendered.
+    `notify` are Apprise's addresses, `ping` those of a dead man's switch. With `live_port` the pages are served
+    meanwhile, at that port (0: any). Raises as `run.render` does; `UsageError` and `MachineError` for an address that
+    is none, before anything is rendered.
     """
-    notifier = Notifier(notify)
+    notifier, pinger = Notifier(notify), Pinger(ping)
     stop = StopRequests()
     with contextlib.ExitStack() as held:
         held.enter_context(signals.heard(stop.request))
@@ -49,6 +53,7 @@ def render(
         screen = console.open_console(log_format)
         watchers.add("the console", screen.watch, screen.close)
         watchers.add("--notify", notifier.watch)
+        watchers.add("--ping", pinger.watch)
         pages = page.PageWriter(watchers, lambda: stop.requests > 1)
         watchers.add("the page", pages.watch, pages.close)
         notifier.complain_to(watchers)
@@ -60,13 +65,22 @@ def render(
             watchers(events.Remark(problems.more_warnings(left)))
         if warning := _long_way_off(settings.deadline):
             watchers(events.Remark(warning))
+        pinger.begin(watchers)
         try:
             summaries = run.render(loaded.manifests, settings, watchers, stop)
         except BaseException as error:  # told, and raised again
+            pinger.end(f"ended by an error: {type(error).__name__}", failed=True)
             notifier.end(error)
             raise
+        pinger.end(describe_night(summaries) if summaries else "", failed=_has_failed(summaries, loaded))
         notifier.end(None)
     return summaries
+
+
+def _has_failed(summaries: Sequence[Summary], loaded: Loaded) -> bool:
+    """Whether something is wrong; that there is more to do, because the time was up or somebody asked, is not."""
+    bad = (each.failed or each.refused or each.set_aside or each.ending in ("error", "failures") for each in summaries)
+    return any(bad) or bool(loaded.problems)
 
 
 def _serve(manifests: Sequence[Manifest], settings: Settings, port: int, watchers: Watchers) -> None:

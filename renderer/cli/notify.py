@@ -1,5 +1,7 @@
 """Messages to people who are not watching: at a run's first failure and at its end, through Apprise.
 
+The last one has a contact sheet of what was rendered, where the address takes pictures.
+
 An optional extra. Each address has a thread of its own, so that a target that does not answer is in nobody's way; what
 could not be sent is a warning and no more. Addresses hold secrets: they are told to nobody, only their number is.
 """
@@ -9,15 +11,18 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from renderer.errors import MachineError, RendererError, UsageError
-from renderer.outputs.describe import describe_summary
+from renderer.outputs.describe import describe_night, describe_summary
 from renderer.outputs.summary import Summary
+from renderer.planning.plan import Plan
 from renderer.supervisor import events
 from renderer.supervisor.events import Watch
 
@@ -32,11 +37,12 @@ _MOST_FAILURES = 20
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is sent. `good` says whether it is good news."""
+    """What is sent. `good` says whether it is good news; `picture` goes along where a target takes one."""
 
     title: str
     body: str
     good: bool
+    picture: Path | None = None
 
 
 def addresses(given: Sequence[str]) -> list[str]:
@@ -52,7 +58,9 @@ class Notifier:
         self._troubles: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._targets = _targets(urls, self._troubles.put)
         self._patience_s = patience_s
-        self._summaries: list[Summary] = []
+        self._summaries: dict[str, Summary] = {}
+        self._plans: dict[str, Plan] = {}
+        self._rendered: dict[str, set[str]] = {}
         self._refused: list[str] = []
         self._told_of_failure = False
         self._tell: Watch = lambda _: None
@@ -69,11 +77,27 @@ class Notifier:
 
     def end(self, error: BaseException | None) -> None:
         """Tell how the run ended, and wait a little for what is on its way. `error` is what ended it, if anything."""
-        self._send(_at_the_end(self._summaries, self._refused, error))
-        until = time.monotonic() + self._patience_s
-        for target in self._targets:
-            target.end(until - time.monotonic())
+        with tempfile.TemporaryDirectory(prefix="renderer-", ignore_cleanup_errors=True) as folder:
+            message = _at_the_end(list(self._summaries.values()), self._refused, error)
+            self._send(replace(message, picture=self._draw(Path(folder))))
+            until = time.monotonic() + self._patience_s
+            for target in self._targets:
+                target.end(until - time.monotonic())
         self._complain()
+
+    def _draw(self, folder: Path) -> Path | None:
+        """The best of what was rendered, as one picture; None where nothing was, or nobody would get it."""
+        if not self._rendered or not any(target.takes_pictures for target in self._targets):
+            return None
+        from renderer.report import best  # noqa: PLC0415  (it takes Pillow, and most runs tell nobody)
+
+        path = folder / "contact-sheet.jpg"
+        known = [(plan, self._rendered[name]) for name, plan in self._plans.items() if name in self._rendered]
+        try:
+            return path if best.write_sheet(path, known) else None
+        except (RendererError, OSError, ValueError) as error:
+            self._tell(events.Remark(f"the message goes without its contact sheet: {error}"))
+            return None
 
     def _hear(self, what: events.Event) -> None:
         match what:
@@ -86,8 +110,12 @@ class Notifier:
                 )
             case events.ManifestProblem(problem=problem) if not problem.warning:
                 self._refused.append(str(problem))
-            case events.BatchEnded(summary=summary):
-                self._summaries.append(summary)
+            case events.PictureDone(item=item):
+                self._rendered.setdefault(item.batch, set()).add(item.picture.id)
+            case events.BatchEnded(summary=summary, plan=plan):
+                self._summaries[summary.name] = summary
+                if plan is not None and summary.name in self._rendered:
+                    self._plans[summary.name] = plan
 
     def _send(self, message: Message) -> None:
         for target in self._targets:
@@ -109,6 +137,11 @@ class _Target:
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether a picture may go along with a message."""
+        return all(getattr(server, "attachment_support", False) for server in self._service)
+
     def send(self, message: Message) -> None:
         self._messages.put(message)
 
@@ -125,13 +158,20 @@ class _Target:
         while (message := self._messages.get()) is not None:
             kind = apprise.NotifyType.SUCCESS if message.good else apprise.NotifyType.FAILURE
             try:
-                text = apprise.NotifyFormat.TEXT  # ids and prompts are no markup
-                sent = self._service.notify(message.body, message.title, kind, body_format=text)
+                sent = self._send(message, kind, message.picture if self.takes_pictures else None)
+                if not sent and message.picture is not None and self.takes_pictures:
+                    sent = self._send(message, kind, None)  # it may have been too large
             except Exception as error:  # noqa: BLE001  # somebody else's plugin; its text may hold the address
                 self._complain(f"{self._name} could not be notified: {type(error).__name__}")
             else:
                 if not sent:
                     self._complain(f"{self._name} could not be notified")
+
+    def _send(self, message: Message, kind: apprise.NotifyType, picture: Path | None) -> bool:
+        from apprise import NotifyFormat  # noqa: PLC0415
+
+        text, along = NotifyFormat.TEXT, str(picture) if picture is not None else None  # ids and prompts are no markup
+        return bool(self._service.notify(message.body, message.title, kind, body_format=text, attach=along))
 
 
 def _targets(urls: Sequence[str], complain: Callable[[str], None]) -> list[_Target]:
@@ -155,7 +195,8 @@ def _targets(urls: Sequence[str], complain: Callable[[str], None]) -> list[_Targ
 def _at_the_end(summaries: Sequence[Summary], refused: Sequence[str], error: BaseException | None) -> Message:
     rendered = sum(each.rendered for each in summaries)
     failed = sum(each.failed + each.refused + each.set_aside for each in summaries)
-    told = [line for summary in summaries for line in _in_short(summary)]
+    told = [describe_night(summaries)] if len(summaries) > 1 else []
+    told += [line for summary in summaries for line in _in_short(summary)]
     told += [f"not rendered: {problem}" for problem in refused[:_MOST_FAILURES]]
     if isinstance(error, RendererError):
         told.append(_reason(error.message, error.hint))

@@ -73,6 +73,7 @@ def render_loaded(options: argparse.Namespace, loaded: Loaded) -> list[Summary]:
     """Render as the options of `add_night_options` say; `options` have `only`, `force` and `strict` besides."""
     from renderer.cli import attended  # noqa: PLC0415
     from renderer.cli.notify import addresses  # noqa: PLC0415
+    from renderer.cli.ping import ping_addresses  # noqa: PLC0415
     from renderer.supervisor.settings import Settings  # noqa: PLC0415
 
     terms = models.terms(options, most_bytes=None if options.yes or sys.stderr.isatty() else GB)
@@ -100,6 +101,7 @@ def render_loaded(options: argparse.Namespace, loaded: Loaded) -> list[Summary]:
             replace(settings, fleet=fleet),
             log_format=options.log_format,
             notify=addresses(options.notify),
+            ping=ping_addresses(options.ping),
             live_port=options.port if options.live else None,
         )
 
@@ -199,5 +201,9 @@ def add_night_options(render: argparse.ArgumentParser) -> None:
     render.add_argument(
         "--notify", action="append", default=[], metavar="URL", help="Apprise's address, told of the first failure and"
         " the end; repeatable. RENDERER_NOTIFY keeps it out of the process list",
+    )  # fmt: skip
+    render.add_argument(
+        "--ping", action="append", default=[], metavar="URL", help="told of the beginning (/start), the end and a"
+        " failure (/fail), as healthchecks.io takes it; repeatable; also RENDERER_PING",
     )  # fmt: skip
     render.add_argument("--log-format", choices=["auto", "plain", "json"], default="auto", help="default: auto")

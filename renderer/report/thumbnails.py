@@ -8,7 +8,9 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -46,6 +48,15 @@ OnMade = Callable[[int, int], None]
 """Somebody who hears that so many of so many are made."""
 
 _FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts")
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A finished picture on a contact sheet, and what stands under it."""
+
+    plan: Plan
+    item: Planned
+    caption: str
 
 
 def make_thumbnails(plan: Plan, tell: OnMade | None = None) -> int:
@@ -96,9 +107,14 @@ def draw_contact_sheet(plan: Plan, done: Sequence[Planned]) -> bytes:
 
     Raises `DiskError`.
     """
-    for item in done[:_SHEET_MOST]:
-        make_thumbnail(plan, item)
-    shown = done[:_SHEET_MOST]
+    return draw_sheet([Tile(plan, item, item.picture.id) for item in done])
+
+
+def draw_sheet(done: Sequence[Tile], most: int = _SHEET_MOST, file_format: Literal["PNG", "JPEG"] = "PNG") -> bytes:
+    """One picture of pictures, of several plans too, `most` of them. Raises `DiskError`."""
+    shown = done[:most]
+    for tile in shown:
+        make_thumbnail(tile.plan, tile.item)
     columns = min(_SHEET_COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     cell_width, cell_height = _SHEET_SIDE + _MARGIN, _SHEET_SIDE + _CAPTION + _MARGIN
@@ -106,14 +122,14 @@ def draw_contact_sheet(plan: Plan, done: Sequence[Planned]) -> bytes:
     height = rows * cell_height + _MARGIN + (_CAPTION if more else 0)
     sheet = Image.new("RGB", (columns * cell_width + _MARGIN, height), "#ffffff")
     draw, font = ImageDraw.Draw(sheet), find_font(12)
-    for number, item in enumerate(shown):
+    for number, tile in enumerate(shown):
         left, top = _MARGIN + number % columns * cell_width, _MARGIN + number // columns * cell_height
-        _paste(sheet, plan, item, (left, top))
-        draw.text((left, top + _SHEET_SIDE + 2), _fit(item.picture.id, font), fill="#333333", font=font)
+        _paste(sheet, tile.plan, tile.item, (left, top))
+        draw.text((left, top + _SHEET_SIDE + 2), _fit(tile.caption, font), fill="#333333", font=font)
     if more:
         draw.text((_MARGIN, height - _CAPTION), more, fill="#333333", font=font)
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
+    sheet.save(buffer, file_format, optimize=True)
     return buffer.getvalue()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import socket
@@ -11,14 +13,19 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from renderer.cli import attended, command
 from renderer.cli.manifests import Loaded
 from renderer.cli.notify import INSTALL, Notifier, addresses
 from renderer.errors import DiskError, Problem, UsageError
+from renderer.outputs import picks
+from renderer.outputs.folder import OutputFolder
 from renderer.outputs.summary import Failure
+from renderer.planning.plan import make_plan
 from renderer.supervisor import events, run
 from renderer.supervisor.settings import Settings, StopRequests
 from tests.cli.test_console import summary
@@ -88,6 +95,28 @@ def test_the_first_failure_and_the_end_are_told(tmp_path: Path, postbox: Postbox
     assert "pictures an hour" in last["message"]
     assert "failed: p002: one flat colour" in last["message"]
     assert (first["type"], last["type"]) == ("failure", "failure")
+
+
+def sheet_of(postbox: Postbox) -> Image.Image:
+    """What the last letter brings."""
+    sheets: Any = postbox.letters[-1]["attachments"]
+    (sheet,) = sheets
+    image = Image.open(io.BytesIO(base64.b64decode(sheet["base64"])))
+    assert (image.format, sheet["filename"]) == ("JPEG", "contact-sheet.jpg")
+    return image
+
+
+def test_the_last_one_brings_the_best(tmp_path: Path, postbox: Postbox) -> None:
+    """One picture of each job that was rendered, or of those with stars; none of what was there before."""
+    render(tmp_path, ["a", "b"], postbox.url)
+    two = sheet_of(postbox).width
+    manifest = make_manifest(("c", "d"))
+    items = make_plan(manifest, tmp_path).items
+    picks.mark(OutputFolder(tmp_path / "test"), {items[1].fingerprint: 4})
+    render(tmp_path, ["c", "d"], postbox.url)
+    assert sheet_of(postbox).width < two
+    render(tmp_path, ["c", "d"], postbox.url)
+    assert not postbox.letters[-1].get("attachments")
 
 
 def test_a_good_night_is_one_message(tmp_path: Path, postbox: Postbox) -> None:
