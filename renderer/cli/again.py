@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
         raise ManifestError(loaded.problems)
     Selection.of(options.only).check(loaded.manifests)
     plans = [make_plan(manifest, options.outputs, only=options.only) for manifest in loaded.manifests]
-    chosen = [(plan.manifest, [item.picture for item in plan.chosen]) for plan in plans]
+    chosen = [(plan.manifest, [item.seen[0] for item in plan.chosen]) for plan in plans]
     manifests = tuple(once_more(manifest, pictures, changes) for manifest, pictures in chosen if pictures)
     if not manifests:
         raise UsageError("no picture was chosen", hint="renderer plan says how they stand")

@@ -46,7 +46,7 @@ class Planned:
     `batch` is the name of its manifest, for pictures of several may be on their way together.
     Somebody who watches wants so many `previews` of it.
     A picture that failed and has a `sidecar` is there, and its lettering is not what its job expects. A `retake` is one
-    more take of a picture, in whose place the best so far lies.
+    more take of a picture, in whose place the best so far lies: `best`, and its fingerprint.
     """
 
     picture: Picture
@@ -62,6 +62,12 @@ class Planned:
     previews: int = 0
     retake: bool = False
     batch: str = ""
+    best: tuple[Picture, str] | None = None
+
+    @property
+    def seen(self) -> tuple[Picture, str]:
+        """What people see in its place, and its fingerprint: of a retake the best so far."""
+        return self.best or (self.picture, self.fingerprint)
 
     @property
     def output(self) -> str:
@@ -359,7 +365,8 @@ def retaken(item: Planned, seed: int) -> Planned:
     take = takes.with_seed(item.picture, seed)
     mark = fingerprint(take.job, item.identity)
     note = "its lettering was wrong"
-    return Planned(take, item.model, item.identity, mark, "to do", note, retake=True, batch=item.batch)
+    best = item.picture, item.fingerprint
+    return Planned(take, item.model, item.identity, mark, "to do", note, retake=True, batch=item.batch, best=best)
 
 
 def _with_record(item: Planned, journal: Journal) -> Planned:

@@ -60,7 +60,7 @@ class Selection:
 
     def is_in_state(self, item: Planned, marks: PickMap) -> bool:
         """Whether one of the states is a picture's."""
-        return any(STATES[state](item, marks.get(item.fingerprint)) for state in self.states)
+        return any(STATES[state](item, marks.get(item.seen[1])) for state in self.states)
 
     def check(self, manifests: Sequence[Manifest]) -> None:
         """Raise `UsageError` for an id or a pattern that no picture of any of these has. Of parts nobody knows."""

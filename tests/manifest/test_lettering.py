@@ -68,8 +68,10 @@ def test_what_is_wrong_is_said(fields: str, said: str) -> None:
 
 def test_a_strangers_manifest_has_none() -> None:
     """What a server does not do it does not take."""
-    problems = problems_of("jobs: [{prompt: a, lettering: auto}]", Overrides(shelf=Shelf({"demo": "demo"})))
-    assert any("a server reads no lettering" in problem for problem in problems)
+    fields = "lettering: auto, retake: 1, expect: {lettering: 0.5}"
+    problems = problems_of(f"jobs: [{{prompt: a, {fields}}}]", Overrides(shelf=Shelf({"demo": "demo"})))
+    assert len(problems) == 3
+    assert all("a server reads no lettering (have a manifest rendered for it" in problem for problem in problems)
 
 
 def test_auto_without_a_text_is_hardly_meant() -> None:

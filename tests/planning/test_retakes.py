@@ -9,9 +9,10 @@ import pytest
 
 from renderer.job import Expect, Lettering, LetteringRead, Take, TextRead
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import picture_files
+from renderer.outputs import picks, picture_files
 from renderer.planning import forecast, retakes, takes
 from renderer.planning.forecast import Assumptions
+from renderer.planning.once_more import Changes, once_more
 from renderer.planning.plan import make_plan
 from renderer.planning.retakes import RetakeRate
 from tests.making import make_manifest
@@ -104,3 +105,18 @@ class TestForecasts:
         )
         (group,) = forecast.forecast([make_plan(lenient, tmp_path)], terms, NOW).groups
         assert group.retakes == pytest.approx(10 * (RetakeRate(30, 0).takes(4) - 1))
+
+
+def test_what_people_see_is_the_best_so_far(tmp_path: Path) -> None:
+    """Where a further take is to come, marks are of the one that lies there, and `again` begins with its seed."""
+    manifest = lettered(1)
+    read(tmp_path, manifest, [[0.5]])
+    plan = make_plan(manifest, tmp_path)
+    (item,) = plan.items
+    assert (item.retake, item.picture.job.seed, item.seen[0].job.seed) == (True, 1, 0)
+    picks.mark(plan.folder, {item.seen[1]: 5})
+    (chosen,) = make_plan(manifest, tmp_path, only=["@picked"]).chosen
+    (again,) = once_more(manifest, [chosen.seen[0]], Changes(steps=9)).pictures
+    assert again.job.seed == 0
+    assert again.lettering is not None
+    assert again.lettering.seeds == (0, 1, 2, 3)
