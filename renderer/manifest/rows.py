@@ -31,7 +31,7 @@ ROW = "row"
 """In braces: the row's number, where no column and no axis of the matrix is called so."""
 
 _TEXTS = frozenset({"id", "prompt", "negative_prompt", "model", "precision", "size"}) | {
-    *("format", "embed", "image", "mask")
+    *("format", "embed", "image", "mask", "context_image")
 }
 _NUMBERS = frozenset({"steps", "num_inference_steps", "cfg_scale", "width", "height", "seed", "count"}) | {
     *("strength", "mask_blur", "layers")
@@ -40,8 +40,12 @@ _LISTS = frozenset({"images", "loras", "controlnets", "regions"})
 _JSON = _LISTS | {"schedule"}
 """Of these a cell is JSON, or one word: of a list its only one."""
 
-_FIELDS = _TEXTS | _NUMBERS | _JSON
-_FILLED = frozenset({"id", "prompt", "negative_prompt", "image", "images", "mask", "loras", "controlnets", "regions"})
+COLUMNS_OF_FIELDS = _TEXTS | _NUMBERS | _JSON
+"""Fields that a column sets for its row."""
+
+_FILLED = frozenset(
+    {"id", "prompt", "negative_prompt", "image", "images", "mask", "loras", "controlnets", "regions"}
+) | {"context_image"}
 """Where braces stand for names, but not in a cell: there they are just braces."""
 
 
@@ -115,7 +119,7 @@ def _of_row(recipe: Recipe, table: Table, row: Row, names: list[str], number: st
             Problem(table.file, row.line, 1, shorten(name), "the cell is empty", "fill it: the job names the column")
             for name in empty
         ]
-    cells = {name: cell for name, cell in row.cells.items() if name not in names and name in _FIELDS}
+    cells = {name: cell for name, cell in row.cells.items() if name not in names and name in COLUMNS_OF_FIELDS}
     given = {name: _value(name, cell) for name, cell in cells.items()}
     pairs = recipes.refuse_pairs(given, ())
     fields, complaints = _checker().check(given, ())
@@ -137,7 +141,7 @@ def _of_row(recipe: Recipe, table: Table, row: Row, names: list[str], number: st
 
 def _sampled(recipe: Recipe, table: Table, names: Collection[str], made: Sequence[Recipe]) -> list[Recipe]:
     """Those rows that are drawn, each with what is drawn of the matrix for it. A row is what it is used for."""
-    used = {*names, *_FIELDS}
+    used = {*names, *COLUMNS_OF_FIELDS}
     seen: Counter[str] = Counter()
     rows = []
     for row in table.rows:

@@ -15,7 +15,7 @@ FILE_FIELDS = ("rows", "image", "images", "mask", "controlnets", "regions", "con
 """A job's fields that name files."""
 
 _UNREAD = "is not for requests: a server reads no lettering"
-_READ_ELSEWHERE = "have a manifest rendered for it (renderer render, or renderer add), or ask for a count to choose from"
+_READ_ELSEWHERE = "have a manifest rendered for it (by renderer render or add), or ask for a count to choose from"
 
 FILE_REFUSED = "names a file, and no file of this machine is read"
 

@@ -13,7 +13,9 @@ import pytest
 from renderer.errors import ManifestError
 from renderer.job import Picture
 from renderer.manifest import manifest
+from renderer.manifest.fields import JobFields
 from renderer.manifest.manifest import Overrides
+from renderer.manifest.rows import COLUMNS_OF_FIELDS
 
 CITIES = 'city,greeting,seed,note\nParis,Bonjour,1,x\n"Tokyo",こんにちは,2,"a, {b}"\n\nBerlin,Hallo,,\n'
 SIGNS = """
@@ -97,6 +99,12 @@ jobs: [{rows: p.csv, prompt: "{prompt}, {style}", matrix: {style: [ink, oil]}, s
             ("a {cat}, ink", 4), ("a {cat}, oil", 4), ("b, ink", 1), ("b, oil", 1),
         ]  # fmt: skip
         assert len({each.id for each in found}) == 4
+
+    def test_every_field_is_a_column_or_is_known_to_be_none(self) -> None:
+        """Whoever adds a field to jobs says here whether a table, and so a replayed one, can hold it."""
+        never = {"rows", "matrix", "include", "exclude", "sample", "sample_seed", "sizes", "seeds"}
+        of_the_job = {"lettering", "retake", "expect"}
+        assert set(JobFields.__annotations__) == COLUMNS_OF_FIELDS | never | of_the_job
 
     def test_the_rows_number(self, tmp_path: Path) -> None:
         """{row} is its number, unless a column or an axis of the matrix is called so."""
