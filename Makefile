@@ -4,6 +4,7 @@ PYTHON ?= $(or $(wildcard .venv/bin/python),python3)
 TORCH ?=
 JOBS ?= jobs/demo.yaml
 ARGS ?=
+TESTERS ?= 2
 
 # A set-up is known by what it was made from: another pyproject.toml or constraints.txt makes another stamp,
 # and an interrupted one has made none. A PYTHON or TORCH that somebody asks for is looked at once, for it is in the name.
@@ -138,8 +139,8 @@ check: $(READY_DEV)  ## ruff, mypy and the floors of the house
 	.venv/bin/python -m mypy
 	.venv/bin/lint-imports
 
-test: $(READY_DEV)  ## the tests
-	.venv/bin/python -m pytest $(ARGS)
+test: $(READY_DEV)  ## the tests, in TESTERS processes (default: 2; on a GPU, TESTERS=0: it is not shared)
+	.venv/bin/python -m pytest -n $(TESTERS) --dist loadfile $(ARGS)
 
 judge: $(READY_DEV)  ## 300 held-out prompts before the judge: what the demo model draws
 	.venv/bin/python -m tests.demo.judging $(ARGS)
