@@ -53,6 +53,9 @@ HINTS_BY_KEY: Mapping[str, str] = {
     **dict.fromkeys(
         ("init_image", "init_images", "input_image", "input_images", "source_image", "photo"), _IMAGE),
     **dict.fromkeys(("edit_image", "edit_images", "reference_image", "reference_images"), _IMAGES),
+    **dict.fromkeys(
+        ("layer_num", "num_layers", "layer_count", "layer", "layer_input_image"),
+        "write images: [poster.png] and layers: 4, with Qwen/Qwen-Image-Layered"),
     **dict.fromkeys(("denoising_strength", "denoise", "image_strength"), "write strength"),
     **dict.fromkeys(("mask_image", "inpaint_mask", "inpainting_mask"), "write mask: mask.png"),
     **dict.fromkeys(

@@ -61,9 +61,12 @@ def _check_generation(model: Model, checkpoint: Checkpoint) -> None:
     layered = LAYERED in checkpoint.tensors
     if checkpoint.network.role == "transformer" and layered is not (model.layering is not None):
         path = next(iter(checkpoint.tensors.values())).path
+        told = f'say "use_layer3d_rope": {str(layered).lower()} in its transformer/config.json'
         if layered:
-            raise ModelError(f"{path} takes pictures apart into layers, by its tensors", hint="give it kind: layered")
-        raise ModelError(f"{path} makes no layers: it lacks {LAYERED}", hint="give it kind: picture, or edit")
+            message = f"{path} takes pictures apart into layers, by its tensors"
+            raise ModelError(message, hint=told if model.folder else "give it kind: layered")
+        message = f"{path} makes no layers: it lacks {LAYERED}"
+        raise ModelError(message, hint=told if model.folder else "give it kind: picture, or edit")
 
 
 def check(model: Model) -> None:

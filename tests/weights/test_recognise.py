@@ -194,6 +194,30 @@ class TestSoundness:
         assert error.hint == "give it kind: edit-2511"
         assert soundness.problems(catalog.find(f"transformer={path},kind=edit-2511")) == ()
 
+    def test_a_layered_model_by_another_name(self, tmp_path: Path) -> None:
+        """It has one tensor more than others; where a file is taken for what it is not, that is said, both ways."""
+        found = tiny.SHAPES["transformer"] | {shapes.LAYERED: (2, tiny.SHAPES["transformer"]["img_in.weight"][0])}
+        planned = [PlannedTensor(name, "BF16", shape) for name, shape in found.items()]
+        path = tmp_path / "mine.safetensors"
+        write_file(path, planned, {}, [memoryview(bytes(sum(tensor_bytes("BF16", each.shape) for each in planned)))])
+        (error,) = soundness.problems(catalog.find(f"transformer={path}"))
+        assert "takes pictures apart into layers, by its tensors" in error.message
+        assert error.hint == "give it kind: layered"
+        assert soundness.problems(catalog.find(f"transformer={path},kind=layered")) == ()
+        plain = write(tmp_path / "layered.safetensors", "transformer", {})
+        (error,) = soundness.problems(catalog.find(f"transformer={plain}"))
+        assert "makes no layers" in error.message
+        assert error.hint == "give it kind: picture, or edit"
+
+    def test_a_layered_folder(self, tmp_path: Path) -> None:
+        """Its VAE has to know transparency, and its transformer's config says what it is for."""
+        source = tiny.make(tmp_path / "model")
+        (tmp_path / "model/transformer/config.json").write_text('{"use_layer3d_rope": true}')
+        model = catalog.find(str(source.folder))
+        assert model.layering is not None
+        (error,) = soundness.problems(model)
+        assert error.hint == 'say "use_layer3d_rope": false in its transformer/config.json'
+
     def test_all_that_is_wrong_of_a_folder(self, tmp_path: Path) -> None:
         """Each file, and whether whole ones go together."""
         source = tiny.make(tmp_path / "model")
