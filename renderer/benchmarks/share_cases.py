@@ -34,7 +34,7 @@ SHARE_CASES: Mapping[str, ShareCase] = MappingProxyType(
     }
 )
 
-KINDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+KERNEL_KINDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "bus": ("Memcpy HtoD",),
         "moves": ("Memcpy", "Memset"),
@@ -47,13 +47,13 @@ KINDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """What kernels are called, a part of the name: the first kind that fits. Passes are ours, between two products."""
 
 OTHERS = "others"
-COLUMNS = ("products", "attention", "passes", OTHERS, "decode", "moves")
+SHARE_COLUMNS = ("products", "attention", "passes", OTHERS, "decode", "moves")
 
 
 def kind_of(name: str) -> str:
     """What a kernel of this name does."""
     plain = name.removeprefix("void ")
-    for kind, marks in KINDS.items():
+    for kind, marks in KERNEL_KINDS.items():
         if kind == "passes":
             if plain in marks:
                 return kind
@@ -63,7 +63,7 @@ def kind_of(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class Launched:
     """What the GPU did, from when to when, in microseconds."""
 
     name: str
@@ -81,7 +81,7 @@ def gaps(times: Iterable[tuple[float, float]]) -> list[float]:
     return found
 
 
-def shares(spans: Sequence[Span]) -> Figures:
+def shares(spans: Sequence[Launched]) -> Figures:
     """Seconds by kind, those in which there was any kernel, and the longest of the kernels and of the gaps, by name."""
     seconds: dict[str, float] = defaultdict(float)
     names: dict[str, float] = defaultdict(float)
@@ -114,11 +114,11 @@ def lines(rows: Sequence[Figures]) -> Iterator[str]:
         return
     yield "Where the milliseconds of a picture of few steps without guidance go, by the GPU's own record:"
     yield ""
-    yield f"| size | steps | memory | slots | in flight | ms a picture | {' | '.join(COLUMNS)} | waiting | bus |"
-    yield "|---" * (8 + len(COLUMNS)) + "|"
+    yield f"| size | steps | memory | slots | in flight | ms a picture | {' | '.join(SHARE_COLUMNS)} | waiting | bus |"
+    yield "|---" * (8 + len(SHARE_COLUMNS)) + "|"
     for row in rows:
         waiting_s = max(0.0, row["whole_s"] - row["busy_s"])  # unrecorded: a record makes the host wait more
-        each = [row["seconds"].get(kind, 0.0) for kind in COLUMNS] + [waiting_s, row["seconds"].get("bus", 0.0)]
+        each = [row["seconds"].get(kind, 0.0) for kind in SHARE_COLUMNS] + [waiting_s, row["seconds"].get("bus", 0.0)]
         told = " | ".join(f"{1000 * took_s / row['pictures']:.1f}" for took_s in each)
         memory = "all" if row["vram_gib"] is None else f"{row['vram_gib']} GiB"
         first = (f"{row['side']}²", str(row["steps"]), memory, str(row["slots"]), f"{row['in_flight']:.1f}")

@@ -17,7 +17,7 @@ import torch
 
 from renderer.benchmarks import bare
 from renderer.benchmarks.running import Figures
-from renderer.benchmarks.share_cases import SHARE_CASES, ShareCase, Span, shares
+from renderer.benchmarks.share_cases import SHARE_CASES, Launched, ShareCase, shares
 from renderer.benchmarks.streamed import BenchListener, job_of, open_engine, render
 from renderer.engine.streaming import StreamingEngine
 from renderer.job import Job
@@ -87,7 +87,7 @@ def _finish(engine: StreamingEngine, tell: BenchListener) -> None:
         engine.advance(tell)
 
 
-def _recorded(engine: StreamingEngine, tell: BenchListener) -> Iterator[Span]:
+def _recorded(engine: StreamingEngine, tell: BenchListener) -> Iterator[Launched]:
     """What the GPU does until all pictures are done; nothing where there is none."""
     if not torch.cuda.is_available():
         _finish(engine, tell)
@@ -99,7 +99,7 @@ def _recorded(engine: StreamingEngine, tell: BenchListener) -> Iterator[Span]:
         torch.cuda.synchronize()
     for event in profiler.events():
         if event.device_type == torch.autograd.DeviceType.CUDA:
-            yield Span(event.name, event.time_range.start, event.time_range.end)
+            yield Launched(event.name, event.time_range.start, event.time_range.end)
 
 
 if __name__ == "__main__":

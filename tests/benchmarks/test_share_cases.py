@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from renderer.benchmarks import share_cases, share_steps, streamed
-from renderer.benchmarks.share_cases import ShareCase, Span
+from renderer.benchmarks.share_cases import Launched, ShareCase
 from renderer.engine import stores
 from renderer.protocol import Setup
 
@@ -30,11 +30,11 @@ def test_what_a_kernel_does_is_told_by_its_name(name: str, kind: str) -> None:
 def test_time_without_a_kernel_is_waiting() -> None:
     """Also while the bus is busy; what overlaps is no gap, and gaps of launching are not told of."""
     spans = [
-        Span("nvjet_a", 0.0, 100.0),
-        Span("_add", 90.0, 120.0),
-        Span("Memcpy HtoD", 120.0, 400.0),
-        Span("_place", 125.0, 200.0),
-        Span("nvjet_b", 500.0, 600.0),
+        Launched("nvjet_a", 0.0, 100.0),
+        Launched("_add", 90.0, 120.0),
+        Launched("Memcpy HtoD", 120.0, 400.0),
+        Launched("_place", 125.0, 200.0),
+        Launched("nvjet_b", 500.0, 600.0),
     ]
     found = share_cases.shares(spans)
     assert found["seconds"] == pytest.approx({"products": 200e-6, "passes": 105e-6, "bus": 280e-6})
