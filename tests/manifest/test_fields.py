@@ -143,7 +143,7 @@ class TestKeys:
 
     def test_no_near_key(self) -> None:
         """Where nothing is near, all known keys are named."""
-        assert complaint_of(qqqq=3)[1].startswith("known: cfg_scale, count, embed, exclude, ")
+        assert complaint_of(qqqq=3)[1].startswith("known: cfg_scale, context_image, controlnets, count, embed, ")
 
     @pytest.mark.parametrize(
         ("key", "hint"),

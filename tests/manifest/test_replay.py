@@ -355,6 +355,7 @@ def test_what_is_taken_apart_comes_back(tmp_path: Path) -> None:
     input_files.keep(OutputFolder(tmp_path / "out/apart"), apart.pictures[0].inputs[0])
     entries = entries_of(*(tmp_path / "out/apart" / f"{name}.png" for name in ("001", "002", "003")))
     assert [made.job for made in replay.as_manifest(entries).pictures] == [picture.job for picture in apart.pictures]
+    assert again(tmp_path, entries) == [picture.job for picture in apart.pictures]
     (entry,) = entries_of(tmp_path / "out/text" / "001.png")
     assert entry.made.job == text.pictures[0].job
 
