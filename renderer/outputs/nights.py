@@ -1,9 +1,9 @@
 """Nights that are on, and what others ask of them: files in `outputs/.nights`, for programs of this user and machine.
 
-    <process>/.lock              held as long as the night is on
-    <process>/night.json         what it is
-    <process>/<wish>.wish        what somebody asks, until the night has taken it
-    <process>/<wish>.answer      what it says to that
+    <machine>-<process>/.lock              held as long as the night is on
+    <machine>-<process>/night.json         what it is
+    <machine>-<process>/<wish>.wish        what somebody asks, until the night has taken it
+    <machine>-<process>/<wish>.answer      what it says to that
 
 All of it goes with the night; what one left behind that was killed, the next one removes. Knows nothing of rendering.
 """
@@ -11,9 +11,11 @@ All of it goes with the night; what one left behind that was killed, the next on
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ from renderer.system.files import write_whole
 FOLDER = ".nights"
 _LOCK = ".lock"
 _MAX_BYTES = 2**20
+_YOUNG_S = 60.0
+"""A night that begins has no lock for a moment."""
 
 
 class NightFile(Value):
@@ -79,7 +83,7 @@ class NightFolder:
 
     @classmethod
     def of_process(cls, outputs: Path, pid: int) -> NightFolder:
-        return cls(outputs / FOLDER / str(pid))
+        return cls(outputs / FOLDER / f"{_folder_name(this_machine())}{pid}")
 
     # -- the night's side --
 
@@ -167,11 +171,16 @@ def find(outputs: Path) -> list[tuple[NightFolder, NightFile]]:
     return sorted(found, key=lambda each: each[1].began_at)
 
 
-def sweep(outputs: Path) -> None:
-    """Remove what nights have left behind that were killed."""
-    for path in (outputs / FOLDER).glob("*"):
-        if lock.look(path / _LOCK) == "free":
+def sweep(outputs: Path, after_s: float = _YOUNG_S) -> None:
+    """Remove what nights of this machine have left behind that were killed, and that is older than so many seconds."""
+    for path in (outputs / FOLDER).glob(f"{glob.escape(_folder_name(this_machine()))}*"):
+        if time.time() - _written_at(path) >= after_s and lock.look(path / _LOCK) == "free":
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _folder_name(machine: str) -> str:
+    """What a night's folder is called, before its process."""
+    return "".join(letter if letter.isalnum() else "-" for letter in machine) + "-"
 
 
 def _written_at(path: Path) -> float:

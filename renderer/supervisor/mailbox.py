@@ -24,6 +24,7 @@ from renderer.supervisor.events import Watch
 from renderer.supervisor.settings import Pause, StopRequests
 
 _LOOK_S = 0.2
+_TRIES = 3
 
 
 class Mailbox:
@@ -55,14 +56,17 @@ class Mailbox:
 
     def __enter__(self) -> Self:
         nights.sweep(self._outputs)
-        try:
-            self._held.enter_context(self._folder.opened())
-            self._folder.post(self._night)
-        except (DiskError, LockedError) as error:
-            self._held.close()
-            self._watch(events.Remark(f"other terminals cannot pause or stop this run: {error.message}"))
-        else:
-            self._thread.start()
+        for left in reversed(range(_TRIES)):
+            try:
+                self._held.enter_context(self._folder.opened())
+                self._folder.post(self._night)
+            except (DiskError, LockedError) as error:  # another night that ends takes the folder of all away
+                self._held.close()
+                if not left:
+                    self._watch(events.Remark(f"other terminals cannot pause or stop this run: {error.message}"))
+            else:
+                self._thread.start()
+                break
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -119,7 +119,10 @@ def test_what_a_killed_night_left_is_none(tmp_path: Path, say: Say) -> None:
     with running(tmp_path, manifest) as process:
         process.kill()
         process.wait()
-        assert (tmp_path / "outputs" / nights.FOLDER / str(process.pid)).is_dir()
+        left = nights.NightFolder.of_process(tmp_path / "outputs", process.pid).path
+        assert left.is_dir()
         assert say("stop")[0] == 2
     nights.sweep(tmp_path / "outputs")
+    assert left.is_dir(), "one that begins at this moment has no lock yet"
+    nights.sweep(tmp_path / "outputs", 0.0)
     assert not list((tmp_path / "outputs" / nights.FOLDER).iterdir())
