@@ -111,6 +111,7 @@ def test_one_that_does_not_answer_is_not_waited_for(tmp_path: Path, say: Say, mo
         assert (code, "does not answer" in told) == (1, True)
         os.kill(process.pid, signal.SIGCONT)
         assert say("pause")[1].startswith("m: it pauses")
+        until(lambda: (found := stands(tmp_path)) is not None and found.phase == "paused")
 
 
 def test_what_a_killed_night_left_is_none(tmp_path: Path, say: Say) -> None:

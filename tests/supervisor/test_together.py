@@ -21,9 +21,9 @@ from renderer.outputs.picture_files import read_sidecar
 from renderer.outputs.summary import Summary
 from renderer.supervisor import events, run
 from renderer.supervisor.settings import Settings, StopRequests
-from tests.fakes import Behaviour, InlineWorker, draw
+from tests.fakes import Behaviour, DiesWithAll, InlineWorker, draw
 from tests.making import make_manifest, pixels_of
-from tests.supervisor.running import FAKE, FAKE_OF_EIGHT, Night, counts
+from tests.supervisor.running import FAKE, Night, counts
 from tests.supervisor.test_several import TWO, Workers, mixed
 
 
@@ -112,11 +112,20 @@ class TestOnePlan:
         assert began(night) == ["one/p000", "one/p001", "two/p000", "one/p000", "one/p000"]
 
     def test_a_worker_that_dies_with_pictures_of_both_is_one_failure(self, night: Night) -> None:
-        """Each journal has what was its own; the pictures are tried again alone, and both manifests are rendered."""
-        one, two = make_manifest(["crash", "a"], "one"), make_manifest(["b"] * 3, "two")
-        summaries = render(night, one, two, hire=FAKE_OF_EIGHT, max_failures=4)
-        assert [counts(each) for each in summaries] == [(1, 0, 1, 0), (3, 0, 0, 0)]
-        assert [len(what.items) for what in night.of(events.WorkerLost)] == [1, 1, 1]
+        """Though three failures would do: each journal has what was its own, and all are rendered, alone."""
+        one, two = make_manifest("abcd", "one"), make_manifest("efgh", "two")
+        hired: list[Path] = []
+
+        def hire(log: Path) -> InlineWorker:
+            hired.append(log)
+            return _of_four(log) if len(hired) > 1 else DiesWithAll(log)
+
+        summaries = render(night, one, two, hire=hire, max_failures=3)
+        assert [counts(each) for each in summaries] == [(4, 0, 0, 0), (4, 0, 0, 0)]
+        assert [len(what.items) for what in night.of(events.WorkerLost)] == [8]
+        for manifest in (one, two):
+            text = night.folder(manifest).journal.read_text()
+            assert text.count('"crashed"') == 4
 
 
 class TestPriority:
