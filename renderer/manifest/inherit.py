@@ -67,7 +67,7 @@ def _inherit(document: Document, folder: Path, chain: tuple[Path, ...]) -> Inher
     try:
         given = source.read(path)
     except UnreadableError as error:
-        return _refuse(document, error.message, error.hint or "paths are from the manifest's folder")
+        return _refuse(document, error.message, error.hint or "paths are from the manifest's folder", path)
     base = yaml_reader.read(given.data, given.file)
     if base.complete and not isinstance(base.value, dict):
         return _refuse(document, f"{base.file} is not a manifest", "it has defaults: and what else goes with them")
@@ -77,9 +77,9 @@ def _inherit(document: Document, folder: Path, chain: tuple[Path, ...]) -> Inher
     return Inherited(merged, here, (path, *above.bases))
 
 
-def _refuse(document: Document, message: str, hint: str) -> Inherited:
+def _refuse(document: Document, message: str, hint: str, *bases: Path) -> Inherited:
     problem = document.problem((EXTENDS,), message, hint)
-    return Inherited(replace(document, problems=[*document.problems, problem], value=None, complete=False))
+    return Inherited(replace(document, problems=[*document.problems, problem], value=None, complete=False), {}, bases)
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from renderer.errors import ModelError, Problem, UsageError
+from renderer.errors import ModelError, Problem, UnreadableError, UsageError
 from renderer.job import AskedPrecision, Picture, Place
 from renderer.manifest import doubts, expand, jobs, naming, scalars, source, tables, yaml_reader
 from renderer.manifest.complaints import Complaint, Problems
@@ -64,7 +64,8 @@ class Manifest:
     are what is valid and was hardly meant, in the order of their lines. `path` is its file, None where it is from
     nowhere that stays; `proof` says that it is a rehearsal, `is_part` that the others of its pictures are elsewhere,
     `is_shared` that whoever has the lease on it renders it. Of several that are rendered together, pictures of higher
-    `priority` come first. `bases` are the files that it extends, the nearest first. `auto` are the ids of pictures
+    `priority` come first. `bases` are the files that it extends, the nearest first, and
+    `tables` those that its rows stand in. `auto` are the ids of pictures
     whose precision is still to be chosen (`renderer.planning.auto`); `remarks` are what a plan says of it.
     """
 
@@ -77,6 +78,7 @@ class Manifest:
     is_part: bool = False
     is_shared: bool = False
     bases: tuple[Path, ...] = ()
+    tables: tuple[Path, ...] = ()
     priority: float = 0.0
     auto: frozenset[str] = frozenset()
     remarks: tuple[str, ...] = ()
@@ -102,6 +104,15 @@ def parse(given: ManifestSource, overrides: Overrides = NO_OVERRIDES) -> Manifes
             raise UsageError(error.message, hint=error.hint) from error
     with _without_collecting():
         return _resolve(yaml_reader.read(given.data, given.file), given, overrides)
+
+
+def bases_of(path: Path) -> tuple[Path, ...]:
+    """The files that a manifest extends, the nearest first, as far as they are found, also where it is not well."""
+    try:
+        given = source.read(path)
+    except UnreadableError:
+        return ()
+    return inherit(yaml_reader.read(given.data, given.file), given.path, given.folder).bases
 
 
 def is_without_jobs(problems: Sequence[Problem]) -> bool:
@@ -151,7 +162,16 @@ def _resolve(document: Document, given: ManifestSource, overrides: Overrides) ->
     name += PROOF_SUFFIX if overrides.proof else ""
     warnings, priority = doubts.warnings(document, recipes, drafts), float(head.get("priority", 0))
     auto = frozenset(draft.id for draft in drafts if draft.auto and not overrides.proof)
-    return Manifest(document.file, name, pictures, warnings, bases=inherited.bases, priority=priority, auto=auto)
+    return Manifest(
+        document.file,
+        name,
+        pictures,
+        warnings,
+        bases=inherited.bases,
+        tables=reader.paths,
+        priority=priority,
+        auto=auto,
+    )
 
 
 def _is_allowed(recipe: Recipe, shelf: Shelf | None, problems: Problems) -> bool:

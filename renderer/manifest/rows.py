@@ -59,6 +59,11 @@ class RowReader:
         self._output = output
         self._tables: dict[Path, Table | UnreadableError] = {}
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The tables that were read, or could not be."""
+        return tuple(self._tables)
+
     def spread(self, recipe: Recipe, problems: Problems, *, alone: bool) -> list[Recipe]:
         """A job a row; the job itself where it has no `rows`. What is wrong is written down, and then there is none.
 

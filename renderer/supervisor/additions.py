@@ -17,7 +17,7 @@ from pathlib import Path
 from renderer.errors import LockedError, ManifestError, Problem, RendererError, UsageError
 from renderer.job import Weights
 from renderer.machine.devices import WorkerDevice
-from renderer.manifest.manifest import NO_OVERRIDES, Manifest, Overrides, load
+from renderer.manifest.manifest import NO_OVERRIDES, Manifest, Overrides, bases_of, is_without_jobs, load
 from renderer.outputs.nights import Answer
 from renderer.outputs.summary import read_summary
 from renderer.planning.deployment import Deployment
@@ -195,8 +195,11 @@ class Additions:
                 self._has_left()
                 return
         if addition.found and isinstance(error, ManifestError):
+            if self.folder is not None:
+                self.folder.stands_on(addition.path, bases_of(addition.path))
             for problem in error.problems:
-                self._told.put(events.ManifestProblem(problem))
+                if not is_without_jobs(error.problems):  # it may be there for others to extend
+                    self._told.put(events.ManifestProblem(problem))
             self._has_left()
         elif isinstance(error, ManifestError):
             self._refuse(addition, _of_problems(error.problems))
@@ -205,6 +208,8 @@ class Additions:
 
     def _prepare(self, addition: Addition) -> Arrival | None:
         manifest = load(addition.path, addition.overrides)
+        if addition.found and self.folder is not None:
+            self.folder.stands_on(addition.path, (*manifest.bases, *manifest.tables))
         if addition.priority is not None:
             manifest = replace(manifest, priority=addition.priority)
         Selection.of(addition.only).check([manifest])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,8 @@ _STILL_S = 1.0
 _AGAIN_S = 10.0
 """What could not be begun for a reason that may go by is tried again after so long."""
 
-_Stamp = tuple[int, int, int]
+_Stamp = tuple[int, ...]
+_NOT_THERE: _Stamp = (0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -37,6 +39,14 @@ class WatchedFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._files: dict[str, _File] = {}
+        self._others: dict[str, tuple[Path, ...]] = {}
+
+    def stands_on(self, path: Path, others: Iterable[Path]) -> None:
+        """A file that was taken is made of other files too: it is taken once more when one of these changes."""
+        if (file := self._files.get(path.name)) is not None:
+            own = file.stamp[: len(_NOT_THERE)]
+            self._others[path.name] = tuple(others)
+            file.stamp = (*own, *self._of_others(path.name))
 
     def look(self, now_s: float | None = None) -> list[Path]:
         """The files to be taken now, by their names. A folder that cannot be looked into has none."""
@@ -69,7 +79,21 @@ class WatchedFolder:
                     if entry.name.lower().endswith(_SUFFIXES) and not entry.name.startswith(".") and entry.is_file():
                         there = entry.stat()
                         age_s = time.time() - max(there.st_mtime, there.st_ctime)
-                        found[entry.name] = (there.st_ino, there.st_size, there.st_mtime_ns), age_s
+                        found[entry.name] = (*_stamp(there), *self._of_others(entry.name)), age_s
         except OSError:  # it is away for a while, or a file went while it was looked at
             return found
         return found
+
+    def _of_others(self, name: str) -> _Stamp:
+        """What tells what a file is made of, besides itself, from what it was made of before."""
+        stamps: list[int] = []
+        for path in self._others.get(name, ()):
+            try:
+                stamps += _stamp(path.stat())
+            except OSError:
+                stamps += _NOT_THERE
+        return tuple(stamps)
+
+
+def _stamp(there: os.stat_result) -> _Stamp:
+    return there.st_ino, there.st_size, there.st_mtime_ns

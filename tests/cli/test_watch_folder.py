@@ -31,6 +31,20 @@ class TestWhichAreTaken:
         folder.try_again(path, 202.0)
         assert [folder.look(211.0), folder.look(212.0), folder.look(300.0)] == [[], [path], []]
 
+    def test_a_file_is_made_of_others_too(self, tmp_path: Path) -> None:
+        """It is taken once more when one of these changes, comes or goes, and is else left alone."""
+        folder, path, base = WatchedFolder(tmp_path), tmp_path / "m.yaml", tmp_path / "base.txt"
+        path.write_text("jobs: [a]")
+        folder.look(100.0)
+        assert folder.look(101.0) == [path]
+        folder.stands_on(path, [base])
+        assert folder.look(110.0) == folder.look(120.0) == []
+        for number, text in enumerate(("x", "xy")):
+            base.write_text(text)
+            assert [folder.look(200.0 + number * 10), folder.look(202.0 + number * 10)] == [[], [path]]
+        base.unlink()
+        assert [folder.look(300.0), folder.look(302.0), folder.look(310.0)] == [[], [path], []]
+
     def test_what_lies_there_is_taken_at_once_and_other_files_never(self, tmp_path: Path) -> None:
         """Tables, hidden files and what an editor writes beside are no manifests; a folder that is away has none."""
         for name in ("old.yaml", "b.YML", "c.json", ".hidden.yaml", "rows.csv", "m.yaml~", "m.yaml.part"):

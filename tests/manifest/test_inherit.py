@@ -139,6 +139,22 @@ class TestExtends:
         with pytest.raises(ManifestError, match="extends: names a file, and no file of this machine is read"):
             manifest.parse(given, Overrides(shelf=Shelf({"a": QWEN_IMAGE.id})))
 
+    def test_what_a_manifest_is_made_of(self, tmp_path: Path) -> None:
+        """Whoever watches files knows of all of them, also where the manifest or its base is not well or not there."""
+        files = {
+            "top.yaml": "defaults: {model: demo}",
+            "base.yaml": "extends: top.yaml",
+            "m.yaml": "extends: base.yaml\njobs: [{rows: t.csv}]",
+            "t.csv": "prompt\na cat\n",
+        }
+        found = load(tmp_path, files)
+        assert found.bases == manifest.bases_of(tmp_path / "m.yaml") == (tmp_path / "base.yaml", tmp_path / "top.yaml")
+        assert found.tables == (tmp_path / "t.csv",)
+        (tmp_path / "base.yaml").write_text("extends: [nonsense")
+        assert manifest.bases_of(tmp_path / "m.yaml") == (tmp_path / "base.yaml",)
+        (tmp_path / "base.yaml").unlink()
+        assert manifest.bases_of(tmp_path / "m.yaml") == (tmp_path / "base.yaml",)
+
 
 class TestVars:
     def test_they_stand_wherever_names_do(self, tmp_path: Path) -> None:
