@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -24,18 +25,22 @@ if TYPE_CHECKING:
 COMPARED_SUFFIX = "-compare"
 """What the folder is called behind the manifest's name."""
 
-_DEFAULT = "bf16,fp8,int8"
+_DEFAULT = "bf16,fp8,int8,int4"
 _LEAST = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """A picture at a precision beside the same at the first one. `psnr_db` None: every bit is the same."""
+    """A picture at a precision beside the same at the first one. `psnr_db` None: every bit is the same.
+
+    `lpips` None: nothing here tells it.
+    """
 
     id: str
     precision: Precision
     psnr_db: float | None
     ssim: float
+    lpips: float | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,9 +72,12 @@ def run(options: argparse.Namespace) -> int:
     plan = make_plan(whole, options.outputs)
     folder = plan.folder
     there = {item.picture.id: folder.picture(item.picture.output, "png") for item in plan.items if item.state == "done"}
-    found = list(_likenesses(manifests, there))
+    found, missing = _perceived(list(_likenesses(manifests, there)), precisions[0], there)
+    if missing:
+        print(f"note: without LPIPS: {missing}", file=sys.stderr)
     if options.json:
-        print(json.dumps({"against": precisions[0], "page": str(folder.page), "pictures": _rows(found)}, indent=2))
+        told = {"against": precisions[0], "page": str(folder.page), "without_lpips": missing or None}
+        print(json.dumps({**told, "pictures": [asdict(each) for each in found]}, indent=2))
     else:
         print("\n".join(_lines(found, precisions)))
         print(folder.page)
@@ -155,15 +163,26 @@ def _likenesses(manifests: Mapping[Precision, Manifest], there: Mapping[str, Pat
                 yield Likeness(picture.id, precision, likeness.psnr_db(*both), round(likeness.ssim(*both), 5))
 
 
-def _rows(found: Sequence[Likeness]) -> list[dict[str, Any]]:
-    return [{"id": each.id, "precision": each.precision, "psnr_db": each.psnr_db, "ssim": each.ssim} for each in found]
+def _perceived(
+    found: Sequence[Likeness], first: Precision, there: Mapping[str, Path]
+) -> tuple[Sequence[Likeness], str]:
+    """The same with LPIPS; or as they are, and why it is not told."""
+    from renderer.report import perception  # noqa: PLC0415
+
+    pairs = [(there[_named(each.id, first)], there[_named(each.id, each.precision)]) for each in found]
+    told = perception.distances(pairs)
+    if not told.values:
+        return found, told.reason
+    return [replace(each, lpips=round(value, 5)) for each, value in zip(found, told.values, strict=True)], ""
 
 
 def _lines(found: Sequence[Likeness], precisions: Sequence[Precision]) -> Iterator[str]:
     """A table: of each precision the middle picture, and the one that is least alike."""
     first, *others = precisions
     head = f"against {first}"
-    yield f"{head:14} {'pictures':>8} {'PSNR, dB':>9} {'lowest':>7} {'SSIM':>7} {'lowest':>7}  least alike"
+    perceived = any(each.lpips is not None for each in found)
+    more = f" {'LPIPS':>7} {'highest':>7}" if perceived else ""
+    yield f"{head:14} {'pictures':>8} {'PSNR, dB':>9} {'lowest':>7} {'SSIM':>7} {'lowest':>7}{more}  least alike"
     for precision in others:
         own = [each for each in found if each.precision == precision]
         if not own:
@@ -173,4 +192,7 @@ def _lines(found: Sequence[Likeness], precisions: Sequence[Precision]) -> Iterat
         least = min(own, key=lambda each: each.ssim)
         figures = f"{statistics.median(ratios):9.1f} {min(ratios):7.1f}"
         figures += f" {statistics.median(each.ssim for each in own):7.4f} {least.ssim:7.4f}"
+        if perceived:
+            apart = [each.lpips for each in own if each.lpips is not None]
+            figures += f" {statistics.median(apart):7.4f} {max(apart):7.4f}"
         yield f"{precision:14} {len(own):8} {figures}  {least.id}"

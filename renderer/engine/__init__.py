@@ -65,4 +65,5 @@ Both:
     chatter           what DiffSynth prints goes to the log
     meter             seconds and bytes, as they are spent
     facts             versions and the card
+    perceptual        a process that tells how far apart pictures are to people's eyes
 """

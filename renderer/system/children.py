@@ -108,13 +108,18 @@ class Reply:
     status: int
 
 
-def ask(command: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> Reply:
+def ask(
+    command: Sequence[str], environment: Mapping[str, str], timeout_s: float, *, given: bytes | None = None
+) -> Reply:
     """Run a process that is asked one thing, and wait for what it writes: seconds, after which it is ended.
 
+    `given` is what it reads; None: from where we do.
     It hears what asks us to stop, for nothing hangs on it. Raises `TimeoutError`.
     """
     try:
-        done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False, env=environment)
+        done = subprocess.run(
+            command, capture_output=True, timeout=timeout_s, check=False, env=environment, input=given
+        )
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"no answer within {timeout_s:.0f} s") from None
     return Reply(done.stdout, done.stderr, done.returncode)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from renderer.cli import command, compare
+from renderer.cli.compare import Likeness
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from renderer.job import Precision
 from renderer.manifest.manifest import Overrides, load
+from renderer.report import perception
+from renderer.report.perception import Distances
 from tests import driving
 
 
@@ -60,6 +64,28 @@ def test_none_is_begun_again(tmp_path: Path) -> None:
     manifests = {precision: load(path, Overrides(None, precision)) for precision in precisions}
     wanted = [picture.lettering for picture in compare._side_by_side(manifests).pictures]
     assert [(each.texts, each.seeds) for each in wanted if each] == [(("OPEN",), ())] * 2
+
+
+def test_lpips_has_its_columns_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each pair its own figure, in the table the middle and the highest; without it, why it is missing."""
+    paths = {f"{name}-{precision}": tmp_path / f"{name}{precision}" for name in "ab" for precision in ("bf16", "int8")}
+    found = [Likeness(name, "int8", 30.0, 0.9) for name in "ab"]
+    asked: list[object] = []
+
+    def distances(pairs: Sequence[tuple[Path, Path]]) -> Distances:
+        asked.extend(pairs)
+        return Distances((0.125, 0.25))
+
+    monkeypatch.setattr(perception, "distances", distances)
+    told, missing = compare._perceived(found, "bf16", paths)
+    assert asked == [(paths[f"{name}-bf16"], paths[f"{name}-int8"]) for name in "ab"]
+    assert ([each.lpips for each in told], missing) == ([0.125, 0.25], "")
+    head, row = compare._lines(told, ("bf16", "int8"))
+    assert head.split()[-4:] == ["LPIPS", "highest", "least", "alike"]
+    assert row.split()[-3:] == ["0.1875", "0.2500", "a"]
+    monkeypatch.setattr(perception, "distances", lambda _: Distances(reason="it is not here"))
+    assert compare._perceived(found, "bf16", paths) == (found, "it is not here")
+    assert "LPIPS" not in next(compare._lines(found, ("bf16", "int8")))
 
 
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
