@@ -40,6 +40,8 @@ CASES = {
 """But for small pictures in fp8 from before they went together, and blocks had fewer kernels."""
 INT8_LINES = (BENCHMARKS / "int8-h100.jsonl").read_text(encoding="utf-8").splitlines()
 INT8 = [line for line in map(json.loads, INT8_LINES) if "step_s" in line]
+INT4_LINES = (BENCHMARKS / "int4-h100.jsonl").read_text(encoding="utf-8").splitlines()
+INT4 = [line for line in map(json.loads, INT4_LINES) if "step_s" in line]
 LIMITS: dict[tuple[str, int], duration.Limit] = {
     ("3-slots-small", 512): "bus",
     ("bf16-3-slots-small", 512): "bus",
@@ -79,6 +81,14 @@ class TestSweep:
         rates = of_card(cards.find("H100").card).model_copy(update=measured)
         found = engine.forecast(row, rates).seconds / row["pictures"]
         assert 0.98 < found / row["step_s"] < 1.125
+
+    @pytest.mark.parametrize("row", INT4, ids=[row["case"] for row in INT4])
+    def test_int4_is_int8_and_what_unpacking_takes(self, row: dict[str, Any]) -> None:
+        """Nothing was found with these figures either, over a fast bus and over a slow one."""
+        (measured,) = (line["rates"] for line in map(json.loads, INT4_LINES) if "rates" in line)
+        rates = of_card(cards.find("H100").card).model_copy(update=measured)
+        found = engine.forecast(row, rates).seconds / row["pictures"]
+        assert found == pytest.approx(row["step_s"], rel=0.065)
 
     def test_four_bits_halve_what_is_moved(self) -> None:
         """A bus of 8 GB/s holds one small picture up half as long; unpacking takes a little, whatever is computed."""
