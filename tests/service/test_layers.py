@@ -1,4 +1,4 @@
-"""Pictures that are taken apart, by each door: the whole and its layers."""
+"""Models that are shown pictures, by each door of a server that has no others: layers beside the whole, and edits."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.engine.edits import make_edit_model
 from tests.engine.layered import make_layered_model
 from tests.service.running import Server, serving
 from tests.service.test_uploads import data_url, drawn, png
@@ -19,10 +20,16 @@ QUICK: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "s
 
 
 @pytest.fixture(scope="module")
-def server(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a model that makes layers, whose worker only seems to render."""
+def edits(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that edits."""
+    return make_edit_model(demo_folder, tmp_path_factory.mktemp("edits") / "model", zero_cond_t=True)
+
+
+@pytest.fixture(scope="module")
+def server(demo_folder: Path, edits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a model that makes layers, and one that edits, whose workers only seem to render."""
     folder = make_layered_model(demo_folder, tmp_path_factory.mktemp("layered") / "model")
-    options = ("--model", str(folder), "--profile", "cpu")
+    options = ("--model", str(folder), "--model", str(edits), "--profile", "cpu")
     with serving(tmp_path_factory.mktemp("outputs"), *options, fake="--capacity 2") as served:
         yield served
 
@@ -63,3 +70,28 @@ def test_automatic1111s(server: Server) -> None:
     answer = server.client.post("/sdapi/v1/img2img", json={**body, "init_images": [picture], "denoising_strength": 0.5})
     assert modes([base64.b64decode(each) for each in answer.json()["images"]]) == ["RGB", *["RGBA"] * 4]
     assert "takes no denoising_strength" in answer.headers["x-renderer-warning"]
+
+
+def test_edits_of_several_pictures_within_a_mask(server: Server, edits: Path) -> None:
+    """As OpenAI's clients send them and as AUTOMATIC1111's do; and from text, where none is sent."""
+    clear = Image.new("RGBA", (64, 64), "black")
+    clear.paste((0, 0, 0, 0), (0, 0, 32, 64))
+    shop, cup, mask = png(drawn()), png(drawn(96)), png(clear)
+    fields = {"prompt": "in red", "model": str(edits), "size": "64x64", "num_inference_steps": "2"}
+    files = [("image[]", ("shop.png", shop)), ("image[]", ("cup.png", cup)), ("mask", ("mask.png", mask))]
+    (told,) = server.client.post("/v1/images/edits", data=fields, files=files).json()["data"]
+    job = server.sidecar(told["id"])["job"]
+    assert [each["width"] for each in job["edit"]["images"]] == [64, 96]
+    assert job["inpaint_mask"] is not None
+    (told,) = server.client.post("/v1/images/generations", json={**fields, "num_inference_steps": 2}).json()["data"]
+    assert server.sidecar(told["id"])["job"]["edit"] is None
+    pictures = [base64.b64encode(each).decode() for each in (shop, cup)]
+    chosen = {
+        "override_settings": {"sd_model_checkpoint": str(edits)},
+        "steps": 2,
+        "width": 64,
+        "height": 64,
+        "seed": 3,
+    }
+    answer = server.client.post("/sdapi/v1/img2img", json={"prompt": "in red", "init_images": pictures, **chosen})
+    assert len(answer.json()["images"]) == 1
