@@ -17,13 +17,13 @@ from renderer.errors import EXIT_DONE, EXIT_MACHINE, RendererError
 from renderer.text import wrap
 
 if TYPE_CHECKING:
-    from renderer.ray.arrival import Arrival
+    from renderer.ray.arrival import Introduction
     from renderer.ray.connecting import ClusterNode
 
 _REFUSED = {"protocol", "renderer", "rendering", "source", "python", "diffsynth", "torch", "transformers"}
 """What differs of these is refused: `ray.arrival` checks it."""
 
-Examined = tuple["Arrival", dict[str, Any], list[str], bool]
+Examined = tuple["Introduction", dict[str, Any], list[str], bool]
 """What a machine tells of itself, its diagnosis as values and as lines, and whether nothing can be rendered on it."""
 
 

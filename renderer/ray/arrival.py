@@ -19,14 +19,14 @@ from renderer import protocol
 from renderer.errors import MachineError
 from renderer.job import RENDERING_VERSION
 
-Arrival = Mapping[str, str]
+Introduction = Mapping[str, str]
 """What a machine tells: its `node`'s name, and what it renders with."""
 
 _LIBRARIES = ("diffsynth", "torch", "transformers")
 _TOLD = "the same on every machine: with the same commit, pip install -c constraints.txt -e '.[cluster]'"
 
 
-def tell() -> Arrival:
+def tell() -> Introduction:
     """What this machine tells."""
     return {
         "node": socket.gethostname(),
@@ -39,7 +39,7 @@ def tell() -> Arrival:
     }
 
 
-def check(here: Arrival, there: Arrival) -> None:
+def check(here: Introduction, there: Introduction) -> None:
     """Raise `MachineError` where a machine would not render as this one says."""
     differs = [name for name in here if name != "node" and here[name] != there.get(name)]
     if not differs:
@@ -52,7 +52,7 @@ def check(here: Arrival, there: Arrival) -> None:
     raise MachineError(f"{node} has {'; '.join(parts)}", hint=_TOLD)
 
 
-def differences(arrivals: Sequence[Arrival]) -> dict[str, dict[str, list[str]]]:
+def differences(arrivals: Sequence[Introduction]) -> dict[str, dict[str, list[str]]]:
     """What is not the same on all machines: of each such thing, which ones have which."""
     found: dict[str, dict[str, list[str]]] = {}
     for name in dict.fromkeys(name for each in arrivals for name in each if name != "node"):

@@ -48,6 +48,11 @@ def read(extra: ExtraNetwork) -> CarriedLora:
     return CarriedLora(extra.identity, path.name, contents)
 
 
+def is_kept(extra: ExtraNetwork) -> bool:
+    """Whether this machine has it already, whoever has sent it."""
+    return _kept_at(extra).is_file()
+
+
 def keep(carried: CarriedLora) -> None:
     """Keep it on this machine, for all its workers. Raises `DiskError`."""
     folder = _folder(carried.identity)
@@ -68,11 +73,14 @@ def as_kept(job: Job) -> Job:
 
 
 def _kept_source(extra: ExtraNetwork) -> str:
-    path = _folder(extra.identity) / Path(extra.source).name
-    if not path.is_file():
+    if not is_kept(extra):
         what = "ControlNet" if isinstance(extra, ControlNet) else "LoRA"
         raise PictureError(f"the {what} {extra.name} has not come to this machine")
-    return str(path)
+    return str(_kept_at(extra))
+
+
+def _kept_at(extra: ExtraNetwork) -> Path:
+    return _folder(extra.identity) / Path(extra.source).name
 
 
 def _folder(identity: str) -> Path:

@@ -18,8 +18,8 @@ from renderer.errors import MachineError, RendererError, UsageError
 from renderer.machine import devices, hardware
 from renderer.machine.devices import WorkerDevice
 from renderer.machine.hardware import Machine
-from renderer.ray import arrival, connecting
-from renderer.ray.arrival import Arrival
+from renderer.ray import arrival, connecting, node_memory
+from renderer.ray.arrival import Introduction
 from renderer.ray.cluster_worker import ClusterWorker, Pause
 from renderer.ray.connecting import ClusterNode
 from renderer.ray.node_memory import NodeMemory
@@ -163,17 +163,17 @@ class ClusterFleet:
         return found
 
 
-def _introduce() -> tuple[Arrival, Machine]:
+def _introduce() -> tuple[Introduction, Machine]:
     return arrival.tell(), hardware.look()
 
 
 def _seen(machine: Machine, node: ClusterNode, *, on_gpus: bool) -> Machine:
     """A machine as one of its workers sees it."""
-    ram = machine.ram_free_bytes // max(1, node.gpus if on_gpus else node.cpus)
+    ram = node_memory.free_bytes(machine) // max(1, node.gpus if on_gpus else node.cpus)
     if not on_gpus:
         return replace(machine, gpus=(), without_gpu=True, ram_free_bytes=ram)
     smallest = sorted(machine.gpus, key=lambda gpu: gpu.total_bytes)[:1]
-    return replace(machine, gpus=tuple(smallest), ram_free_bytes=ram)
+    return replace(machine, gpus=tuple(smallest), ram_free_bytes=ram, chosen=False)  # each worker is told its own
 
 
 def _size(machine: Machine) -> int:

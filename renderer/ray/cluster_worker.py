@@ -201,7 +201,8 @@ class ClusterWorker:
             if key in self._carried:
                 continue
             try:
-                self._ray.get(actor.keep.remote(carried.read(lora)))
+                if not self._ray.get(actor.has.remote(lora)):
+                    self._ray.get(actor.keep.remote(carried.read(lora)))
             except self._ray.exceptions.RayTaskError as error:
                 raise PictureError(f"{self._node} cannot keep a LoRA: {connecting.reason(error)}") from error
             self._carried.add(key)

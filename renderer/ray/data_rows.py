@@ -25,7 +25,7 @@ from renderer.manifest.source import ManifestSource
 from renderer.outputs import picture_files
 from renderer.outputs.folder import OutputFolder
 from renderer.ray import arrival, connecting
-from renderer.ray.arrival import Arrival
+from renderer.ray.arrival import Introduction
 from renderer.ray.kept_worker import KeptWorker
 from renderer.ray.node_worker import Posting
 from renderer.supervisor import events, run
@@ -55,7 +55,7 @@ class Processor:
     posting: Posting
     retries: int = 2
     profile: Profile | None = None
-    here: Arrival = field(default_factory=arrival.tell)
+    here: Introduction = field(default_factory=arrival.tell)
 
     def __call__(self, rows: Any) -> Any:
         """The data set with the columns of `MADE` in each row. Nothing is rendered before somebody reads it."""

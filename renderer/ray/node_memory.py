@@ -7,9 +7,11 @@ workers come and go.
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from renderer.machine import hardware
+from renderer.machine.hardware import Machine
 from renderer.protocol import Setup
 from renderer.ray import connecting
 from renderer.supervisor.host_copies import HostCopies
@@ -18,13 +20,26 @@ LOG = logging.getLogger(__name__)
 
 _PATIENCE_S = 30.0
 
+_THRESHOLD = "RAY_memory_usage_threshold"
+_USUAL_THRESHOLD = 0.95
+"""Where a machine's memory is fuller than that, Ray ends what it has begun there."""
+
+
+def free_bytes(machine: Machine) -> int:
+    """What of a machine's free memory may be filled before Ray takes offence."""
+    try:
+        threshold = float(os.environ.get(_THRESHOLD, _USUAL_THRESHOLD))
+    except ValueError:
+        threshold = _USUAL_THRESHOLD
+    return max(0, machine.ram_free_bytes - int((1 - min(1.0, threshold)) * machine.ram_bytes))
+
 
 class NodeMemory:
     """What is free on this machine, and is shared out to its workers, by names that they have."""
 
     def __init__(self, workers: int) -> None:
         """For so many workers, of which none is there yet."""
-        self._part_bytes = hardware.look().ram_free_bytes // workers
+        self._part_bytes = free_bytes(hardware.look()) // workers
         self._copies = HostCopies(workers)
         self._opened: dict[str, Setup] = {}
 

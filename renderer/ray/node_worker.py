@@ -20,10 +20,11 @@ from typing import IO, TYPE_CHECKING, Self
 
 from renderer import catalog, protocol
 from renderer.errors import PictureError, RendererError
+from renderer.job import ExtraNetwork
 from renderer.machine import devices, hardware
 from renderer.planning import placement
 from renderer.protocol import AnyOrder, Failed, Open, OpenFailed, Opening, Render, Setup
-from renderer.ray import arrival, carried, connecting
+from renderer.ray import arrival, carried, connecting, node_memory
 from renderer.supervisor import provision
 from renderer.supervisor.inbox import Inbox
 from renderer.supervisor.local_worker import LocalWorker
@@ -35,7 +36,7 @@ from renderer.weights.needs import Need, Progress
 from renderer.weights.places import packed_folder
 
 if TYPE_CHECKING:
-    from renderer.ray.arrival import Arrival
+    from renderer.ray.arrival import Introduction
     from renderer.ray.carried import CarriedLora
 
 MOST_BYTES_AT_ONCE = 2**26
@@ -109,7 +110,7 @@ class NodeWorker:
         self._worker: LocalWorker | None = None
         self._share: Share = _alone
 
-    def arrive(self) -> Arrival:
+    def arrive(self) -> Introduction:
         """Say what this machine is, and which one of the cluster."""
         return {**arrival.tell(), "id": connecting.this_node().id}
 
@@ -132,6 +133,10 @@ class NodeWorker:
     def order(self, header: bytes, payload: bytes) -> None:
         """Take an order, as it would go through a pipe."""
         self._orders.put((header, payload))
+
+    def has(self, extra: ExtraNetwork) -> bool:
+        """Whether a LoRA or ControlNet need not be sent."""
+        return carried.is_kept(extra)
 
     def keep(self, lora: CarriedLora) -> None:
         """Keep a LoRA that orders will name. Raises `DiskError`."""
@@ -194,7 +199,7 @@ class NodeWorker:
             update={
                 "gpu": machine.visible if machine.visible is not None else os.environ.get("CUDA_VISIBLE_DEVICES"),
                 "store": setup.store and str(packed_folder(model, setup.stored).absolute()),
-                "ram_bytes": None,
+                "ram_bytes": node_memory.free_bytes(machine),
                 "vram_bytes": choice.vram_bytes,
                 "host_copy": None,  # the supervisor's machine has that one
             }

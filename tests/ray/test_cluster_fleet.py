@@ -228,3 +228,21 @@ def test_ray_leaves_what_stops_a_run_alone(cluster: Any) -> None:
     )
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, cwd=Path.cwd())
     assert told.stdout.splitlines()[-1] == b"True"
+
+
+def whoever() -> str:
+    return "an answer"
+
+
+def fails() -> str:
+    raise ValueError("no answer")
+
+
+def test_each_machine_is_asked(cluster: Any) -> None:  # noqa: ARG001
+    """One that cannot answer costs nobody else's answer."""
+    nodes = connecting.nodes()
+    assert [node.cpus for node in nodes] == [WORKERS // 2] * 2
+    assert connecting.ask_each(nodes, whoever) == ["an answer"] * 2
+    (first, _) = connecting.ask_each(nodes, fails)
+    assert isinstance(first, MachineError)
+    assert first.message.endswith("ValueError: no answer")

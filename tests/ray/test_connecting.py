@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import pytest
 
 from renderer.cli import command
 from renderer.errors import EXIT_MACHINE, EXIT_USAGE, MachineError
 from renderer.ray import arrival, connecting
-from tests.ray.conftest import WORKERS
 
 HERE = {"node": "a", "renderer": "1", "torch": "2.15.0", "source": "aa", "GPU": "L40S"}
 
@@ -60,21 +58,3 @@ def test_what_must_be_alike_is_named() -> None:
 def test_differences_name_the_machines() -> None:
     there = [HERE, {**HERE, "node": "b"}, {**HERE, "node": "c", "torch": "2.14.0"}]
     assert arrival.differences(there) == {"torch": {"2.15.0": ["a", "b"], "2.14.0": ["c"]}}
-
-
-def whoever() -> str:
-    return "an answer"
-
-
-def fails() -> str:
-    raise ValueError("no answer")
-
-
-def test_each_machine_is_asked(cluster: Any) -> None:  # noqa: ARG001
-    """One that cannot answer costs nobody else's answer."""
-    nodes = connecting.nodes()
-    assert [node.cpus for node in nodes] == [WORKERS // 2] * 2
-    assert connecting.ask_each(nodes, whoever) == ["an answer"] * 2
-    (first, _) = connecting.ask_each(nodes, fails)
-    assert isinstance(first, MachineError)
-    assert first.message.endswith("ValueError: no answer")

@@ -10,6 +10,7 @@ import pytest
 
 from renderer import protocol
 from renderer.job import Job, Lora, ModelIdentity
+from renderer.machine.hardware import Machine
 from renderer.protocol import AnyEvent, Failed, HostCopy, Open, Opened, OpenFailed, Render, Rendered, Setup
 from renderer.ray import carried, connecting, node_memory
 from renderer.ray.connecting import ClusterNode
@@ -73,6 +74,14 @@ def test_workers_of_a_machine_share_a_copy() -> None:
     assert not Path(first.host_copy.at).exists()
 
 
+def test_ray_s_own_bound_of_memory_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends workers where a machine's memory is fuller than 95 %: blocks stay below that."""
+    machine = Machine(gpus=(), cpus=2, ram_bytes=100, ram_free_bytes=60)
+    assert node_memory.free_bytes(machine) in (54, 55)
+    monkeypatch.setenv("RAY_memory_usage_threshold", "1.0")
+    assert node_memory.free_bytes(machine) == 60
+
+
 def test_without_a_memory_s_owner_each_has_its_own() -> None:
     """A machine has one worker: nobody is asked."""
     assert node_memory.ask(None, "a", SETUP) == SETUP
@@ -119,7 +128,9 @@ def test_a_lora_goes_along(worker: NodeWorker, tmp_path: Path, monkeypatch: pyte
     job = with_lora(path)
     sent = carried.read(job.loras[0])
     monkeypatch.setenv("RENDERER_CACHE", str(tmp_path / "there"))
+    assert not worker.has(job.loras[0])
     worker.keep(sent)
+    assert worker.has(job.loras[0])
     worker.keep(sent)
     found = worker._here(Render(key="k", job=job))
     assert isinstance(found, Render)
