@@ -101,6 +101,10 @@ class Native:
             latents_and_frequencies=8 * work.tokens * 64 * 2 + 2 * work.tokens * shape.head_width * 4
         )
         beside += terms(**self._plain.gates_by_token([work]))
+        if work.controls:
+            beside += terms(left_by_ControlNets=self._plain.held_by_controls(work))
+        if rows := work.mask_rows:  # in bf16, and padded beside a block; it takes more only while nothing else is there
+            beside += terms(which_row_sees_which=2 * 2 * rows**2)
         return self._stage("denoise", "DiT", beside, piece=8 * shape.width * work.tokens, looks=bool(work.edited))
 
     def _by_the_vae(self, name: str, way: Decode, work: Work) -> Stage:

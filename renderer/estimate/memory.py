@@ -165,8 +165,11 @@ class Streaming:
         regions, which row sees which, in bf16.
         """
         blocks = sum(4 * (work.tokens + text) * self.shape.width for text in work.texts)
-        held = 2 * (work.controls + 2) * work.own_tokens * self.shape.width if work.controls else 0
-        return blocks + len(work.texts) * held + 2 * work.mask_rows**2
+        return blocks + len(work.texts) * self.held_by_controls(work) + 2 * work.mask_rows**2
+
+    def held_by_controls(self, work: Work) -> int:
+        """What ControlNets leave with one pass of a picture."""
+        return 2 * (work.controls + 2) * work.own_tokens * self.shape.width if work.controls else 0
 
     def belongings(self, work: Work) -> int:
         """What a picture has for itself all the way: modulation vectors, rotary frequencies a pass, latents."""

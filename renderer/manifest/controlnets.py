@@ -113,6 +113,8 @@ class ControlNetFinder:
 
 def refuse_regions(recipe: Recipe, jobs: Sequence[Job]) -> Iterator[Complaint]:
     """What shows only when sizes are known: masks, or what stands beside a picture, of another shape than it."""
+    if not recipe.fields.keys() & {"regions", "context_image"}:
+        return
     said: set[int] = set()
     for job in jobs:
         context, shape = job.context_image, job.input_image or Size(width=job.width, height=job.height)
@@ -132,6 +134,8 @@ def refuse_regions(recipe: Recipe, jobs: Sequence[Job]) -> Iterator[Complaint]:
 
 def refuse_controls(recipe: Recipe, jobs: Sequence[Job]) -> Iterator[Complaint]:
     """What shows only when sizes and steps are known: a picture of another shape, a network that counts at no step."""
+    if _FIELD not in recipe.fields:
+        return
     said: set[tuple[int, str]] = set()
     for job in jobs:
         for number, net in enumerate(job.controlnets):

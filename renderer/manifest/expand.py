@@ -300,8 +300,9 @@ def _refuse_drafts(recipe: Recipe, drafts: Sequence[Draft]) -> Iterator[Complain
             return
     if any(not draft.job.prompt.strip() for draft in drafts):
         yield Complaint(recipe.origin("prompt"), "is empty for one of the matrix's combinations")
-    yield from refuse_controls(recipe, [draft.job for draft in drafts])
-    yield from refuse_regions(recipe, [draft.job for draft in drafts])
+    jobs = [draft.job for draft in drafts]
+    yield from refuse_controls(recipe, jobs)
+    yield from refuse_regions(recipe, jobs)
     for field in ("prompt", "negative_prompt"):
         said = [
             mark for mark in _MARKS if any(draft.job.edit and mark in getattr(draft.job, field) for draft in drafts)

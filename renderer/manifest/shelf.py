@@ -48,5 +48,8 @@ class Shelf:
         ]
 
     def _has(self, written: object) -> bool:
-        """Whether all that a field names is the server's own."""
-        return all(str(each) in self.files for each in (written if isinstance(written, list) else [written]))
+        """Whether every file that a field names is the server's own."""
+        listed = written if isinstance(written, list) else [written]
+        files = [each.get(key) for each in listed if isinstance(each, Mapping) for key in ("file", "image", "mask")]
+        files += [each for each in listed if not isinstance(each, Mapping)]
+        return all(str(each) in self.files for each in files if each is not None)

@@ -40,6 +40,14 @@ FIELDS = ("image", "mask")
 SEVERAL = "images"
 """And the one that is several of them, for a model that edits."""
 
+BESIDE = "context_image"
+"""And one that no form has."""
+
+WITHIN: Mapping[str, tuple[str, ...]] = {"controlnets": ("image", "mask"), "regions": ("mask",)}
+"""Lists of a job, and what of each of their mappings is a picture."""
+
+_MOST_WITHIN = 16
+
 _DATA_URL = "data:image/"
 _MOST_FIELDS = 64
 _TEXTS = frozenset({"prompt", "negative_prompt", "model", "size", "user", "background", "quality", "style"})
@@ -133,7 +141,7 @@ class Uploads:
     async def _take(self, sent: Received, fields: Mapping[str, Any]) -> None:
         taken = sent.fields = dict(fields)
         apart = self._takes_apart(fields.get("model"))
-        for name in FIELDS:
+        for name in (*FIELDS, BESIDE):
             if _is_data_url(value := taken.get(name)):
                 taken[name] = await self._kept(sent, name, _decoded(name, value), apart=apart)
         if isinstance(images := taken.get(SEVERAL), list):
@@ -143,6 +151,21 @@ class Uploads:
                 else each
                 for place, each in enumerate(images)
             ]
+        for name, keys in WITHIN.items():
+            if isinstance(listed := taken.get(name), list):
+                taken[name] = [
+                    await self._take_within(sent, each, keys)
+                    if place < _MOST_WITHIN and isinstance(each, Mapping)
+                    else each
+                    for place, each in enumerate(listed)
+                ]
+
+    async def _take_within(self, sent: Received, each: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+        taken = dict(each)
+        for key in keys:
+            if _is_data_url(value := taken.get(key)):
+                taken[key] = await self._kept(sent, key, _decoded(key, value), apart=False)
+        return taken
 
     async def _take_form(self, sent: Received, form: FormData) -> None:
         taken = sent.fields

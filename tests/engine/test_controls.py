@@ -13,9 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from renderer.engine import inputs
+from renderer.engine.controls import OpenControlNet
 from renderer.engine.in_step import InStep
 from renderer.engine.inputs import Inputs
 from renderer.engine.native import NativeEngine
+from renderer.engine.sections import Passing
 from renderer.engine.streaming import StreamingEngine
 from renderer.job import ControlNet, Job, Precision
 from renderer.protocol import Render
@@ -164,6 +166,23 @@ def test_one_that_cannot_be_had_fails_its_pictures_alone(
         engine.advance(heard)
     assert str(path) in heard.failures["broken"].message
     assert heard.pictures["fine"].rgb == bare[0]
+
+
+def test_a_sweep_that_breaks_off_at_a_controlnet(
+    bare: list[bytes], nets: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The youngest begins again, the others go on from the block that they wait for: all have their bits."""
+    passing, calls = OpenControlNet.passing, []
+
+    def full(self: OpenControlNet, *, last: bool) -> Passing:
+        calls.append(last)
+        if len(calls) == 12:
+            raise torch.OutOfMemoryError("out of memory")
+        return passing(self, last=last)
+
+    monkeypatch.setattr(OpenControlNet, "passing", full)
+    assert rendered(open_engine(slots=2, in_flight=3), jobs(nets)[:3]) == bare[:3]
+    assert len(calls) > 12
 
 
 @pytest.mark.parametrize("precision", ["fp8", "int8"])

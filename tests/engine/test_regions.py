@@ -15,7 +15,7 @@ from renderer.engine.scaled_blocks import ScaledBlocks
 from renderer.engine.streaming import StreamingEngine
 from renderer.job import Job, Precision, Region
 from renderer.protocol import Render
-from tests.engine.making import bare_picture, bare_pipeline, flattened, make_job
+from tests.engine.making import bare_picture, bare_pipeline, distance, flattened, make_job
 from tests.engine.test_inputs import drawn, known, masked
 from tests.engine.test_streaming import Heard, open_engine
 
@@ -75,6 +75,25 @@ def rendered(engine: StreamingEngine, jobs: list[Job]) -> list[bytes]:
         engine.advance(heard)
     assert heard.failures == {}
     return [heard.pictures[str(number)].rgb for number in range(len(jobs))]
+
+
+def test_a_long_prompt_of_a_region_is_cut_off_where_diffsynth_does(engine: NativeEngine) -> None:
+    """At 1024 tokens, and the picture's own at 4096."""
+    long = make_job(width=SIDE, height=SIDE, cfg_scale=1.0, regions=(Region(prompt="red " * 1100, mask=ONE[0]),))
+    pipe, seen = engine._pipe, []
+    process = pipe.dit.process_entity_masks
+
+    def noted(*given: Any) -> Any:
+        seen.append(given[3][0].shape[1])
+        return process(*given)
+
+    pipe.dit.process_entity_masks = noted
+    try:
+        expected = engine.render(long, lambda *_: None, given(long)).rgb
+    finally:
+        del pipe.dit.process_entity_masks
+    assert set(seen) == {1024}
+    assert distance(rendered(open_engine(), [long])[0], expected) < 0.1  # as long a prompt has other sums
 
 
 def test_natively(engine: NativeEngine, bare: list[bytes]) -> None:

@@ -14,7 +14,7 @@ from renderer.demo.members import DemoDiT
 from renderer.engine import fp8_reference, scaled_blocks
 from renderer.engine.modulation import PickImage, PickText, ReadyModulation
 from renderer.engine.side_by_side import Arranged, Arrangement, Places
-from renderer.estimate import Kernels, Streaming, Work, decide, duration, estimate_peak, weight_bytes
+from renderer.estimate import Kernels, Native, Streaming, Work, decide, duration, estimate_peak, weight_bytes
 from renderer.estimate.terms import total
 from renderer.estimate.work import BEHIND
 from renderer.job import Edit, Input, Stored
@@ -115,6 +115,8 @@ class TestOneBlock:
         streaming = Streaming(SHAPE, "fp8", 2)
         plain = Work(512, 512, prompt_tokens=2 * text - BEHIND, guided=False)
         assert streaming.waiting(work) - streaming.waiting(plain) == 2 * rows**2
+        making, _ = streaming._masks([work], streaming.waiting(work))
+        assert total(making) == 6 * rows**2 + streaming.waiting(plain)
         peaks = [total(streaming.denoise([each]).terms) for each in (work, plain)]
         assert peaks[0] - peaks[1] >= 2 * 2 * rows**2
 
@@ -124,6 +126,9 @@ class TestOneBlock:
         streaming, image = Streaming(SHAPE, "fp8", 2), 2 * 4096 * WIDTH
         assert streaming.waiting(held) - streaming.waiting(plain) == 2 * 4 * image
         assert len(held.encoded) == 2
+        native = [Native(SHAPE, "bf16", "resident", None, Kernels()).estimate(each) for each in (plain, held)]
+        stages = [next(stage for stage in each.stages if stage.name == "denoise") for each in native]
+        assert stages[1].bytes - stages[0].bytes == 4 * image
         assert duration.block_flops(SHAPE, held) - duration.block_flops(SHAPE, plain) == 2 * 2 * 4 * WIDTH**2 * 4096
 
     @pytest.mark.parametrize(("own", "edited"), [(1024, 4096), (4096, 4096), (256, 1024)])

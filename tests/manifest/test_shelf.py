@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,18 @@ NAMES_NO_FILE = {
 }
 """Fields that hold no path; whoever adds one to a manifest says here, or in `FILE_FIELDS`, which it is."""
 
+CANNY = "DiffSynth-Studio/Qwen-Image-Blockwise-ControlNet-Canny"
+
 BY_NAME = {"model", "loras"}
 """Fields that name something, which a shelf has or has not."""
+
+
+WITHIN: dict[str, Callable[[str], Any]] = {
+    "images": lambda path: [path],
+    "controlnets": lambda path: [{"id": CANNY, "image": path}],
+    "regions": lambda path: [{"prompt": "a", "mask": path}],
+}
+"""How a field has a file, where it is not all of it."""
 
 
 def sent(job: dict[str, Any], folder: Path, shelf: Shelf | None = None) -> Manifest:
@@ -56,7 +67,7 @@ def test_a_file_that_is_there_is_refused_like_one_that_is_not(field: str, tmp_pa
     (tmp_path / "there.csv").write_text("prompt\nx\n")
     there = str(tmp_path / ("there.csv" if field == "rows" else "there.png"))
     told = {
-        problem({field: [path] if field == "images" else path}, tmp_path)
+        problem({field: WITHIN[field](path) if field in WITHIN else path}, tmp_path)
         for path in (there, "there.png", "not-there", "/etc/*", "../*.png")
     }
     assert told == {"names a file, and no file of this machine is read"}
@@ -66,6 +77,18 @@ def test_a_lora_is_the_catalogues(tmp_path: Path) -> None:
     (tmp_path / "there.safetensors").write_bytes(b"x")
     for lora in ("there.safetensors", "/etc/passwd", {"file": "not-there"}, {"id": "nobodys"}):
         assert "is no LoRA of the catalogue" in problem({"loras": [lora]}, tmp_path)
+
+
+def test_a_controlnet_is_the_catalogues(tmp_path: Path) -> None:
+    """Also where its pictures are the server's own."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "ours.png")
+    ours = str(tmp_path / "ours.png")
+    shelf = Shelf({"ours": "Qwen/Qwen-Image"}, frozenset({ours}))
+    (picture,) = sent({"controlnets": [{"id": CANNY, "image": ours}]}, tmp_path, shelf).pictures
+    assert picture.job.controlnets[0].source == CANNY
+    for net in ({"file": "there.safetensors"}, {"id": "there.safetensors"}):
+        with pytest.raises(ManifestError, match=r"no file of this machine|is no ControlNet of the catalogue"):
+            sent({"controlnets": [{**net, "image": ours}]}, tmp_path, shelf)
 
 
 def test_a_file_that_the_server_wrote_may_be_named(tmp_path: Path) -> None:

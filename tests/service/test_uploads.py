@@ -91,6 +91,28 @@ def test_a_data_url_is_a_picture_to_draw_over(server: Server) -> None:
     assert other["id"] != first["id"]
 
 
+def test_what_controls_a_picture_is_sent_along(server: Server) -> None:
+    """Masks of regions, and what stands beside; a file of the server's machine is nobody's."""
+    plain: dict[str, Any] = {"width": SIDE, "height": SIDE, **QUICK}
+    left = Image.new("L", (SIDE, SIDE))
+    left.paste(255, (0, 0, SIDE // 2, SIDE))
+    regions = [{"prompt": "a red circle", "mask": data_url(png(left))}]
+    answers = [
+        server.generate("two shapes", **plain, **each)
+        for each in ({}, {"regions": regions}, {"context_image": data_url(png(drawn()))})
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert len({(server.folder / f"{answer.json()['id']}.png").read_bytes() for answer in answers}) == 3
+    for fields in ({"regions": [{"prompt": "a", "mask": "/etc/hosts"}]}, {"context_image": "/etc/hosts"}):
+        assert refusal(server, **plain, **fields)[0] == 422
+    canny = {"id": "DiffSynth-Studio/Qwen-Image-Blockwise-ControlNet-Canny", "image": data_url(png(drawn()))}
+    assert "no file of this machine" in refusal(server, **plain, controlnets=[{**canny, "image": "/etc/hosts"}])[2]
+    assert (
+        "no file of this machine"
+        in refusal(server, **plain, controlnets=[{"file": "/etc/hosts", "image": canny["image"]}])[2]
+    )
+
+
 def test_the_same_pixels_in_another_file_do_not_disturb_who_waits(server: Server) -> None:
     """What is kept for the first stays, so that what was planned with it is rendered."""
     large, small = (io.BytesIO() for _ in range(2))
