@@ -124,14 +124,18 @@ class StatusFile:
         self._path = folder.status
         self._written_at = float("-inf")
 
-    def post(self, status: RunStatus) -> None:
-        """Write how the batch stands, unless that was done less than a second ago. A full disk is not its business."""
+    def post(self, status: RunStatus) -> bool:
+        """Write how the batch stands, unless that was done less than a second ago: whether it was.
+
+        A full disk is not its business.
+        """
         now = time.monotonic()
         if now - self._written_at < _EVERY_S:
-            return
+            return False
         self._written_at = now
         with contextlib.suppress(DiskError):  # and not synced: after a power cut nobody runs
             write_whole(self._path, status.model_dump_json().encode() + b"\n", lasting=False)
+        return True
 
     def take_down(self) -> None:
         """The batch is over: nothing is running."""

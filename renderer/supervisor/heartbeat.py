@@ -66,10 +66,11 @@ class Heartbeat:
         now = time.monotonic()
         if now - self._posted_at < _FLYING_S:
             return
-        stands = (phase, self.progress.rendered, len(self.progress.failures), [worker.pid for worker in workers])
-        if flights or stands != self._posted or now - self._posted_at > _WAITING_S:
+        pids = [worker.pid for worker in workers]
+        stands = (phase, self.progress.rendered, len(self.progress.failures), pids, night.manifests)
+        is_due = flights or stands != self._posted or now - self._posted_at > _WAITING_S
+        if is_due and self._file.post(self.progress.status(flights, phase, workers, night)):
             self._posted, self._posted_at = stands, now
-            self._file.post(self.progress.status(flights, phase, workers, night))
 
     def end(self) -> None:
         self._file.take_down()

@@ -21,17 +21,21 @@ def test_a_manifest_joins_a_night(tmp_path: Path, say: Say) -> None:
         driving.write_manifest(tmp_path, *prompts, name=name) for name, prompts in (("m", ["slow"] * 12), ("n", "ab"))
     )
     with running(tmp_path, one) as process:
+        say("pause")
         code, told = say("add", two, "--priority", "2")
         assert (code, told.startswith("n joins: 2 to render, 0 done")) == (0, True)
-        until(lambda: len(driving.pictures(tmp_path, "n")) == 2)
         until(lambda: (found := stands(tmp_path)) is not None and found.night is not None)
         assert (found := stands(tmp_path)) is not None
         assert found.night is not None
         assert (found.night.manifests, found.night.to_render) == (2, 14)
+        say("resume")
+        until(lambda: len(driving.pictures(tmp_path, "n")) == 2)
+        say("pause")
         assert len(driving.pictures(tmp_path)) < 12
-        (tmp_path / two).write_text((tmp_path / two).read_text() + "  - {prompt: c, seed: 9}\n")
         until((tmp_path / "outputs/n/summary.json").exists)
+        (tmp_path / two).write_text((tmp_path / two).read_text() + "  - {prompt: c, seed: 9}\n")
         assert say("add", two)[1].startswith("n joins: 1 to render, 2 done")  # once more, with what is new in it
+        say("resume")
         _, said = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "2 manifests together: 13 rendered, 2 already done, 0 failed, 0 left of 15" in said.decode()

@@ -101,8 +101,10 @@ def test_which_one_is_meant(tmp_path: Path, say: Say) -> None:
         assert (code, "on another machine, elsewhere" in told) == (2, True)
 
 
-def test_one_that_does_not_answer_is_not_waited_for(tmp_path: Path, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that Ctrl-Z stopped: the wish is taken back, and is not fulfilled when the run goes on."""
+def test_one_that_does_not_answer_and_one_that_was_killed(
+    tmp_path: Path, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that Ctrl-Z stopped: the wish is taken back, and not fulfilled later. What a dead one left is swept."""
     monkeypatch.setattr(asking, "_PATIENCE_S", 0.5)
     manifest = driving.write_manifest(tmp_path, *["slow"] * 99)
     with running(tmp_path, manifest) as process:
@@ -110,14 +112,9 @@ def test_one_that_does_not_answer_is_not_waited_for(tmp_path: Path, say: Say, mo
         code, told = say("stop")
         assert (code, "does not answer" in told) == (1, True)
         os.kill(process.pid, signal.SIGCONT)
+        monkeypatch.setattr(asking, "_PATIENCE_S", 60.0)
         assert say("pause")[1].startswith("m: it pauses")
         until(lambda: (found := stands(tmp_path)) is not None and found.phase == "paused")
-
-
-def test_what_a_killed_night_left_is_none(tmp_path: Path, say: Say) -> None:
-    """After SIGKILL nobody is on, and the next night removes what it left."""
-    manifest = driving.write_manifest(tmp_path, *["slow"] * 9)
-    with running(tmp_path, manifest) as process:
         process.kill()
         process.wait()
         left = nights.NightFolder.of_process(tmp_path / "outputs", process.pid).path
