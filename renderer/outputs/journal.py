@@ -6,8 +6,9 @@ what is done; the journal never does. Knows nothing of plans or workers.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,6 +84,7 @@ class Journal:
     path: Path
     records: dict[str, PictureRecord] = field(default_factory=dict)
     _read: _Read = field(default_factory=_Read, repr=False, compare=False)
+    _held: list[bytes] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def read(cls, folder: OutputFolder) -> Journal:
@@ -112,9 +114,30 @@ class Journal:
     def write(self, what: What, picture_id: str, fingerprint: str, message: str = "") -> None:
         """Append one entry and have it on the disk before returning. Raises `DiskError`."""
         entry = JournalEntry(at=datetime.now(UTC), what=what, id=picture_id, fingerprint=fingerprint, message=message)
-        files.append_line(self.path, entry.model_dump_json().encode())
-        files.reached("journal-written", self.path)
+        line = entry.model_dump_json().encode()
+        if self._held is not None:
+            self._held.append(line)
+        else:
+            self._append(line)
         self._take(entry)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What is written in here is on the disk at the end, all of it at once. Raises `DiskError` then."""
+        if self._held is not None:
+            yield
+            return
+        self._held = []
+        try:
+            yield
+        finally:
+            lines, self._held = self._held, None
+            if lines:
+                self._append(b"\n".join(lines))
+
+    def _append(self, lines: bytes) -> None:
+        files.append_line(self.path, lines)
+        files.reached("journal-written", self.path)
 
     def _take(self, entry: JournalEntry) -> None:
         """Know an entry. What nothing is held against any more takes no room: a server runs for months."""

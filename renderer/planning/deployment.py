@@ -6,13 +6,14 @@ Asks `placement` and `fitting` once a device: cards side by side may differ. Sta
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from renderer import catalog
 from renderer.errors import MachineError
 from renderer.estimate import host, shape_of
 from renderer.job import Job, Profile
 from renderer.machine.devices import WorkerDevice
+from renderer.machine.hardware import Machine
 from renderer.planning import fitting, placement
 from renderer.planning.fitting import SizeRefusal
 from renderer.protocol import Demand, Setup
@@ -78,7 +79,12 @@ def deploy(
     setups: dict[int, Setup] = {}
     refused: dict[int, Mapping[Job, SizeRefusal]] = {}
     errors: list[MachineError] = []
+    alike: dict[Machine, int] = {}
     for device in devices:
+        if (twin := alike.get(_kind(device.machine))) is not None:
+            setups[device.number] = setups[twin].model_copy(update={"gpu": device.machine.visible})
+            refused[device.number] = refused[twin]
+            continue
         try:
             setup = placement.setup_for(jobs, device.machine, wanted, vram_bytes)
             if len(devices) > 1:
@@ -88,9 +94,15 @@ def deploy(
             continue
         setups[device.number] = setup
         refused[device.number] = fitting.refusals(jobs, setup, device.machine)
+        alike[_kind(device.machine)] = device.number
     if not setups:
         raise errors[0]
     return Deployment(setups, refused)
+
+
+def _kind(machine: Machine) -> Machine:
+    """A machine but for what tells its GPU from others that are alike: a thousand are not each reckoned anew."""
+    return replace(machine, gpus=tuple(replace(gpu, index=0, uuid="", processes=()) for gpu in machine.gpus))
 
 
 def _shared(setup: Setup, device: WorkerDevice, workers: int) -> Setup:

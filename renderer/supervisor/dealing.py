@@ -7,8 +7,10 @@ less priority is called away, when what it has in flight is done. Knows no event
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 
 from renderer.job import Profile, Weights
 from renderer.outputs.summary import Ending
@@ -59,9 +61,44 @@ class Group:
         """Whether more is to come, or may come."""
         return self.has_pictures or (self.ending is None and self.comes_later())
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether any seat may have any of its pictures."""
+        return not self.crashed_on and not any(self.deployment.refused.values())
+
     def may_open(self, seat: Seat) -> bool:
         """Whether a seat has a worker for it, or may have."""
         return not seat.is_out and seat.number in self.deployment.setups and seat.number not in self.barred
+
+
+class Serving:
+    """Seats in the order in which they are given pictures: whoever holds fewest is the next, up to its share.
+
+    What is given moves from what waits into somebody's hands: the shares stay what they are meanwhile.
+    """
+
+    def __init__(self, deal: Deal, seats: Sequence[Seat]) -> None:
+        self._deal = deal
+        self._line = [(len(seat.flights), seat.number, seat) for seat in seats if seat.has_room]
+        heapify(self._line)
+        self._shares: dict[Group, float] = {}
+
+    def next(self) -> Seat | None:
+        """The seat with room that holds fewest, and no more than its share; None where none has."""
+        while self._line:
+            _, _, seat = heappop(self._line)
+            group = self._deal.group_of(seat)
+            if group is None or not seat.has_room:
+                continue
+            if group not in self._shares:
+                self._shares[group] = self._deal.share(group)
+            if self._deal.is_due(group, seat, self._shares[group]):
+                return seat
+        return None
+
+    def again(self, seat: Seat) -> None:
+        """It was given one, and may have another."""
+        heappush(self._line, (len(seat.flights), seat.number, seat))
 
 
 class Deal:
@@ -73,6 +110,7 @@ class Deal:
         self._seats = seats
         self._pace = pace
         self._at: dict[int, Group] = {}
+        self._there: defaultdict[Group, dict[int, Seat]] = defaultdict(dict)
 
     def __bool__(self) -> bool:
         """Whether more is to come of any group."""
@@ -84,7 +122,7 @@ class Deal:
 
     def seats_at(self, group: Group) -> list[Seat]:
         """The seats that are at a group."""
-        return [seat for seat in self._seats if self._at.get(seat.number) is group]
+        return list(self._there[group].values())
 
     def able(self, group: Group) -> list[Seat]:
         """The seats that may open it."""
@@ -92,7 +130,8 @@ class Deal:
 
     def leave(self, seat: Seat) -> None:
         """A seat is at no group any more."""
-        self._at.pop(seat.number, None)
+        if (group := self._at.pop(seat.number, None)) is not None:
+            del self._there[group][seat.number]
 
     def add(self, group: Group) -> None:
         """One more, which nobody knew of at the beginning, or more of one that is on its way."""
@@ -113,7 +152,9 @@ class Deal:
                 continue
             there = self._best_for(seat)
             if there is not None:
+                self.leave(seat)
                 self._at[seat.number] = there
+                self._there[there][seat.number] = seat
 
     def at_work(self) -> Iterator[tuple[Seat, Group]]:
         """The seats that need a worker: they hold pictures, or their group has more."""
@@ -127,17 +168,9 @@ class Deal:
         ready = [group for group in self.groups if group.ending is None and not self._flies(group)]
         return sum(group.source.next_round() for group in ready) > 0
 
-    def hungriest(self, but: Iterable[Seat]) -> Seat | None:
-        """The seat with room that holds fewest, and no more than its share; None where none has."""
-        able = [
-            seat
-            for seat in self._seats
-            if seat not in but
-            and (group := self.group_of(seat)) is not None
-            and seat.has_room
-            and self._is_due(group, seat)
-        ]
-        return min(able, key=lambda seat: len(seat.flights), default=None)
+    def serving(self, but: Seat | None = None) -> Serving:
+        """The seats that have room at this moment, those first that hold fewest; not the one that was served."""
+        return Serving(self, [seat for seat in self._seats if seat is not but and seat.number in self._at])
 
     def first(self, group: Group, seat: Seat, fits: Fits | None = None) -> Planned | None:
         """The next picture of a group that a seat may have, and that `fits`."""
@@ -177,28 +210,34 @@ class Deal:
     def _flies(self, group: Group) -> bool:
         return any(seat.flights for seat in self.seats_at(group))
 
-    def _is_due(self, group: Group, seat: Seat) -> bool:
-        """Whether a seat's share of what its group has to do has room for the next one: the others may open still."""
-        seats = [each for each in self.seats_at(group) if each.is_placed]
-        if len(seats) == 1 or not seat.flights:
+    def share(self, group: Group) -> float:
+        """A seat's part of the work that its group has, in hands and waiting: the others may open still."""
+        seats = [seat for seat in self.seats_at(group) if seat.is_placed]
+        if len(seats) == 1:
+            return float("inf")
+        return (sum(seat.flights.work for seat in seats) + group.source.waiting_work) / max(1, len(seats))
+
+    def is_due(self, group: Group, seat: Seat, share: float) -> bool:
+        """Whether a seat's share has room for the next one."""
+        if not seat.flights:
             return True
-        held = {each.number: sum(weight(flight.item) for flight in each.flights.values()) for each in seats}
-        share = (sum(held.values()) + group.source.waiting_work) / len(seats)
         item = self.first(group, seat)
-        return item is not None and (held[seat.number] + weight(item) / 2) * _NEARLY <= share
+        return item is not None and (seat.flights.work + weight(item) / 2) * _NEARLY <= share
 
     def _fits(self, group: Group, seat: Seat, fits: Fits | None) -> Fits | None:
         """What a seat may have: what fits on its device, and brought down no worker there if it may go elsewhere."""
         if not group.deployment.is_choosy(seat.number) and not group.crashed_on:
             return fits
-        others = {other.number for other in self.able(group)}
+
+        def elsewhere(item: Planned, crashed: set[int]) -> bool:
+            others = (other.number for other in self._seats if group.may_open(other))
+            return any(number not in crashed and group.deployment.takes(number, item.picture.job) for number in others)
 
         def may_have(item: Planned) -> bool:
             crashed = group.crashed_on.get(item.fingerprint, set())
-            elsewhere = {number for number in others - crashed if group.deployment.takes(number, item.picture.job)}
             return (
                 group.deployment.takes(seat.number, item.picture.job)
-                and not (seat.number in crashed and elsewhere)
+                and not (seat.number in crashed and elsewhere(item, crashed))
                 and (fits is None or fits(item))
             )
 
@@ -236,12 +275,13 @@ class Deal:
 
     def _is_wanted_at(self, group: Group, seat: Seat) -> bool:
         """Whether there is something for one more seat, and opening the group there takes less than it saves."""
-        there = [other for other in self.seats_at(group) if other is not seat]
+        alone = not (self._there[group].keys() - {seat.number})
         if self.first(group, seat) is None:
-            return not there and group.source.waiting == 0  # more may be asked for
-        if not there:
+            return alone and group.source.waiting == 0  # more may be asked for
+        if alone:
             return True
-        able = [other for other in there if self.first(group, other) is not None]
+        there = [other for other in self.seats_at(group) if other is not seat]
+        able = there if group.is_plain else [other for other in there if self.first(group, other) is not None]
         if not able:  # what is left is too large for them, or brought down their workers
             return True
         if group.source.waiting <= sum(not other.flights for other in able):

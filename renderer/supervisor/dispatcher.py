@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 
 from renderer import protocol
 from renderer.errors import DiskError, MachineError, PictureError
@@ -28,12 +27,19 @@ from renderer.supervisor.pool import Seat
 from renderer.supervisor.rest import Grace, Rest
 from renderer.supervisor.results import Result
 from renderer.supervisor.settings import AT_ONCE
+from renderer.supervisor.timely import Timely
 from renderer.supervisor.together import Together
 from renderer.supervisor.vanishing import Vanishing
 from renderer.supervisor.worker import Gone
 
 MOST_LOSSES = 3
 """A device that loses this many workers, each with other pictures, and brings none meanwhile is left out."""
+
+_LISTEN_ON = 9
+"""So many times as long as all workers are looked at, they are listened to, where they are many."""
+
+_GIVE_S = 0.02
+"""Of giving pictures to many workers, before they are listened to again."""
 
 _LOOK_S = 0.02
 """Between two looks for what has been written, while nobody says anything."""
@@ -67,7 +73,7 @@ class Dispatcher:
         self._heart = heart
         self._cannot_open = cannot_open
         self._deal = Deal(groups, night.pool.seats, pace)
-        self._nothing_fits: dict[tuple[Group, int], tuple[int, int, int]] = {}
+        self._timely = Timely(self._deal, night, pace, outcomes)
         self._first_in_line: Seat | None = None
         self._given: dict[int, Planned] = {}
         self._vanishing = Vanishing()
@@ -94,42 +100,47 @@ class Dispatcher:
             self._writing.finish(lambda: at_once or self._night.stop.requests >= AT_ONCE)
 
     def _run(self) -> Ending:
-        while self._deal or self._pool.flights or self._writing:
+        while self._deal or self._pool.has_flights or self._writing:
+            began_s = time.monotonic()
             if self._grace.is_over(self._pool):
                 return "signal"
             self._join_retakes()
             if self._deal.next_rounds():
-                self._nothing_fits.clear()
-            if not self._pool.flights and not self._writing and (ending := self._reason_to_end()):
+                self._timely.forget()
+            if not self._pool.has_flights and not self._writing and (ending := self._reason_to_end()):
                 return ending
             self._staff()
-            self._rest.look(self._pool, busy=bool(self._pool.flights or self._writing))
+            self._rest.look(self._pool, busy=self._pool.has_flights or bool(self._writing))
             if self._nothing_more():
                 self._pool.ask_back()
             else:
                 self._admit()
             self._outcomes.rewrite(more=not self._nothing_more())
             self._listen()
+            self._listen_on(time.monotonic() - began_s)
         return next((group.ending for group in self._deal.groups if group.ending), "complete")
 
     def add(self, group: Group) -> None:
         """Have more rendered than was known at the beginning."""
         self._deal.add(group)
-        self._nothing_fits.clear()
+        self._timely.forget()
 
     def _join_retakes(self) -> None:
         """Have other takes of pictures, whose lettering was not read as it was wanted, wait behind the others."""
         for group in self._deal.groups:
             if group.ending is None and (retakes := self._outcomes.take_retakes(group.weights, group.priority)):
                 group.source.join(retakes)
-                self._nothing_fits.clear()
+                self._timely.forget()
 
     def _staff(self) -> None:
         """Have a worker where there is something to do, unless nothing more is to begin."""
         nothing_more = self._nothing_more()
         if not nothing_more:
             self._deal.settle()
+        until = time.monotonic() + _GIVE_S
         for seat, group in self._deal.at_work():
+            if seat.setup is None and self._pool.is_crowded and time.monotonic() > until:
+                break  # the next are hired when those have been heard that are there
             if seat.flights or not nothing_more:
                 self._prepare(seat, group, self._given.get(seat.number) or group.source.first())
 
@@ -152,7 +163,7 @@ class Dispatcher:
             seats = self._deal.able(group)
             self._refuse_homeless(group, seats)
             waits = group.source.first() is not None  # a source may have nothing at this moment
-            if waits and not any(self._next(group, seat) for seat in seats):
+            if waits and not any(self._timely.first(group, seat) for seat in seats):
                 group.ending = "deadline"
         return None
 
@@ -170,35 +181,19 @@ class Dispatcher:
     def _ends(self) -> bool:
         return self._night.asked_to_end() is not None or self._night.has_failed_enough
 
-    def _next(self, group: Group, seat: Seat) -> Planned | None:
-        """The first waiting picture that a seat may have, and that would be done before the deadline."""
-        if self._settings.deadline is None:
-            return self._deal.first(group, seat)
-        left_s = (self._settings.deadline - datetime.now(UTC)).total_seconds()
-        company = len(seat.flights)
-        now = len(self._pool.flights), len(self._writing), self._outcomes.rendered
-        if self._nothing_fits.get((group, seat.number)) == now:  # and since then there is only less time
-            return None
-
-        def fits(item: Planned) -> bool:
-            expected_s = self._pace.expect_s(item, group.profile)
-            if expected_s is None and (company or self._writing):
-                return False  # nothing like it was measured: one tells how long the others will take
-            return left_s > (expected_s or 0.0) * (company + 1)  # it may have to wait for those before it
-
-        item = self._deal.first(group, seat, fits)
-        if item is None:
-            self._nothing_fits[group, seat.number] = now
-        return item
-
     def _admit(self) -> None:
         """Give the workers as much as they take, and what has nothing to do a part of what others have not begun."""
-        served: list[Seat] = []
-        if self._first_in_line is not None and not self._give(self._first_in_line):
-            served.append(self._first_in_line)
-        while self._first_in_line is None and (seat := self._deal.hungriest(served)) is not None:
-            if not self._give(seat):
-                served.append(seat)
+        until = time.monotonic() + _GIVE_S
+        with self._pool.at_once(), self._outcomes.at_once():  # all are written down before any is sent
+            served = self._first_in_line
+            if served is not None and self._give(served):
+                served = None
+            serving = self._deal.serving(but=served)
+            while self._first_in_line is None and (seat := serving.next()) is not None:
+                if self._give(seat):
+                    serving.again(seat)
+                if self._pool.is_crowded and time.monotonic() > until:
+                    break
         for seat in self._deal.to_level():
             seat.ask_back()
 
@@ -212,7 +207,7 @@ class Dispatcher:
         group = self._deal.group_of(seat)
         if group is None or not seat.has_room or self._deal.is_called_away(seat):
             return False
-        if (item := self._next(group, seat)) is None or not seat.takes(item):
+        if (item := self._timely.first(group, seat)) is None or not seat.takes(item):
             return False
         if item.suspect and self._writing:
             return False
@@ -233,7 +228,7 @@ class Dispatcher:
 
     def _put_back(self, group: Group, item: Planned) -> None:
         group.source.put_back(item)
-        self._nothing_fits.clear()
+        self._timely.forget()
 
     # -- hearing what became of it --
 
@@ -251,17 +246,23 @@ class Dispatcher:
         else:
             busy = self._writing or self._readings
             heard = self._pool.hear(0.0 if self._writing.has_ended_one else _LOOK_S if busy else TICK_S)
-            if heard is None and not self._pool.flights:
+            if heard is None and not self._pool.has_flights:
                 (self._writing or self._readings).wait(_LOOK_S)
         self._back_at = time.monotonic()
-        if self._heart.is_due():
+        if beats := self._heart.is_due():
             self._heart.beat(self._pool, self._phase())
         self._writing.tend()
         self._readings.tend()
         if heard is not None:
             self._take(*heard)
-        if not full:
+        if not full and (beats or not self._pool.is_crowded):
             self._end_stuck()
+
+    def _listen_on(self, spent_s: float) -> None:
+        """Hear more of many workers, before all of them are looked at again: that took so many seconds."""
+        until = time.monotonic() + min(_LISTEN_ON * spent_s, TICK_S)
+        while self._pool.is_crowded and time.monotonic() < until and not self._night.stop.requests:
+            self._listen()
 
     def _end_stuck(self) -> None:
         for seat, silent_s in self._pool.stuck(self._settings.stuck_after_s):
@@ -293,7 +294,7 @@ class Dispatcher:
             case protocol.Rendered():
                 self._keep(seat, event, payload)
             case protocol.Failed(key=key):
-                item = seat.flights.pop(key).item
+                item = seat.flights.take(key).item
                 again = self._outcomes.tries(item) <= self._settings.retries
                 self._outcomes.failed(item, event, again=again)
                 self._group(seat).source.try_again([item] * again)
@@ -336,9 +337,10 @@ class Dispatcher:
 
     def _given_back(self, seat: Seat, keys: Sequence[str]) -> None:
         """What a worker had not begun: nothing has happened to it, and it may wait, where it was."""
-        for flight in reversed(seat.take_back(list(keys))):
-            self._outcomes.dropped(flight.item)
-            self._put_back(self._group(seat), flight.item)
+        with self._outcomes.at_once():
+            for flight in reversed(seat.take_back(list(keys))):
+                self._outcomes.dropped(flight.item)
+                self._put_back(self._group(seat), flight.item)
 
     def _lost(self, seat: Seat, reason: str, hint: str = "") -> None:
         """A worker is gone. What it had begun is tried again alone, until it has brought down too many.
@@ -381,7 +383,7 @@ class Dispatcher:
     def _leave(self, seat: Seat, why: str) -> None:
         """A device is left out: say so, and let the others have what it was at."""
         self._deal.leave(seat)
-        self._nothing_fits.clear()
+        self._timely.forget()
         self._night.watch(events.DeviceLeft(f"{seat.label} is left out: {why}", seat.label))
 
     # -- ending --

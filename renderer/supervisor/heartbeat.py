@@ -10,7 +10,6 @@ from typing import Protocol
 
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.status import NightStatus, Phase, RunStatus, StatusFile, WorkerStatus
-from renderer.planning.pace import weight
 from renderer.supervisor import events
 from renderer.supervisor.events import Watch
 from renderer.supervisor.pool import WorkerPool
@@ -32,6 +31,10 @@ class Heart(Protocol):
 
     def beat(self, pool: WorkerPool, phase: Phase) -> None:
         """Say how things stand, with what the workers have in flight."""
+
+
+_SPARING = 20
+"""Of many workers there is much to say: so many times what saying it took passes before it is said again."""
 
 
 class Heartbeat:
@@ -85,7 +88,7 @@ class NightHeart:
         self._then = then
         self._hearts: dict[str, Heartbeat] = {}
         self._began_at = datetime.now(UTC)
-        self._beat_at = float("-inf")
+        self._beat_at, self._beat_s = float("-inf"), 0.0
         self._past = [0, 0, 0, 0]  # batches that have ended; what they had to render, had done, had failed
 
     def add(self, name: str, heart: Heartbeat) -> None:
@@ -101,7 +104,7 @@ class NightHeart:
 
     def is_due(self) -> bool:
         """Whether it is time for another beat, however much is heard."""
-        return time.monotonic() - self._beat_at >= TICK_S
+        return time.monotonic() - self._beat_at >= max(TICK_S, _SPARING * self._beat_s)
 
     def beat(self, pool: WorkerPool, phase: Phase) -> None:
         """Say how things stand, with what the workers have in flight."""
@@ -112,6 +115,7 @@ class NightHeart:
         else:
             self._beat(pool.flights, phase, pool.workers())
         self._then()
+        self._beat_s = time.monotonic() - self._beat_at
 
     def _beat(self, flights: Sequence[Flight], phase: Phase, workers: Sequence[WorkerStatus]) -> None:
         total = self._total(flights, phase, workers)
@@ -138,7 +142,7 @@ class NightHeart:
         mean = sum(each.mean_work * each.to_render for each in those) / max(1, sum(each.to_render for each in those))
         rate = self._tempo.work_per_s(mean)
         flying = [flight for flight in flights if flight.since is not None]
-        passed = sum(weight(flight.item) * flight.step / flight.steps for flight in flying)
+        passed = sum(flight.work * flight.step / flight.steps for flight in flying)
         left = max(0.0, sum(each.work_left for each in those) - passed)
         return RunStatus(
             name=f"{count + len(those)} manifests",

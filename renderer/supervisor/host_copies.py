@@ -44,8 +44,12 @@ class HostCopies:
 
     def keep(self, opened: Iterable[Setup]) -> None:
         """Let go of what belongs to none of these, which are all that workers have open."""
-        wanted = set(map(_weights, opened))
-        for key in [key for key in self._owned if key not in wanted]:
+        left = set(self._owned)
+        for setup in opened if left else ():
+            left.discard(_weights(setup))
+            if not left:
+                return
+        for key in left:
             owner, _ = self._owned.pop(key)
             owner.close()
 

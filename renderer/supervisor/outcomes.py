@@ -121,6 +121,12 @@ class Outcomes:
                 raise
             self.error = self.error or error
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What is written down in here is written at its end, all of it at once."""
+        with self.guard(), self._plan.journal.at_once():
+            yield
+
     def begin(self, todo: Sequence[Planned]) -> None:
         """The batch's turn has come: these are to be rendered."""
         self.progress.begin(todo)

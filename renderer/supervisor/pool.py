@@ -6,10 +6,13 @@ changes or it is gone. Knows nothing of what becomes of pictures.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -20,44 +23,18 @@ from renderer.planning.plan import Planned
 from renderer.protocol import AnyEvent, Opened, Opening, Setup
 from renderer.supervisor import events
 from renderer.supervisor.events import Watch
+from renderer.supervisor.holdings import Flights, Silence
 from renderer.supervisor.host_copies import HostCopies
 from renderer.supervisor.progress import Flight
 from renderer.supervisor.worker import Gone, Hire, Worker
 
-_LONGEST_LOOK_S = 1.0
-"""Between two looks of a loop that is not away; it takes some four a second."""
-
 _MAX_OPENINGS = 3
 """A worker that dies this many times while opening will not open."""
 
+_MANY = 16
+
 _MOST_UNSENT_BYTES = 256 * 2**20
 """Of files that wait to be written to a worker, besides one picture's."""
-
-
-class Silence:
-    """For how long a worker has said nothing, by the clock of the loop that listens.
-
-    That clock stands while the loop is away: stopped by Ctrl-Z, in a frozen control group, on a machine that was
-    paused. A worker is not blamed for hours that nobody listened. Moments are seconds of one clock.
-    """
-
-    def __init__(self, now_s: float) -> None:
-        self._looked_s = now_s
-        self.seconds = 0.0
-
-    def look(self, now_s: float) -> float:
-        """The loop comes by: the seconds of silence so far."""
-        self.seconds += min(max(0.0, now_s - self._looked_s), _LONGEST_LOOK_S)
-        self._looked_s = now_s
-        return self.seconds
-
-    def skip(self, now_s: float) -> None:
-        """Nobody listened until now: that was not its silence."""
-        self._looked_s = now_s
-
-    def broken(self) -> None:
-        """The worker said something, or has just been given something to do."""
-        self.seconds = 0.0
 
 
 class Seat:
@@ -85,7 +62,9 @@ class Seat:
         self._openings = 0
         self._asked_back = False
         self._silence = Silence(time.monotonic())
-        self.flights: dict[str, Flight] = {}
+        self.flights = Flights()
+        self._unsent: list[tuple[protocol.Render, bytes]] = []
+        self._gathers = False
         self.opened: Opened | None = None
 
     # -- who sits there --
@@ -178,14 +157,15 @@ class Seat:
 
     def dismiss(self, *, at_once: bool = False) -> None:
         """Let the worker go: by itself, or `at_once`."""
-        if self._worker is not None:
-            if at_once:
-                self._worker.kill()
-            else:
-                self._worker.end()
-        self._worker = self.opened = None
+        worker, self._worker, self.opened = self._worker, None, None
+        self._unsent.clear()
         self._asked_back = False
-        self._left()
+        if worker is not None:
+            if at_once:
+                worker.kill()
+            else:
+                worker.end()
+            self._left()
 
     def kill(self) -> None:
         """End a worker that says nothing more; what it printed is still to be had."""
@@ -214,7 +194,20 @@ class Seat:
         self._silence.broken()
         sizes = tuple(map(len, files))
         order = protocol.Render(key=flight.key, job=picture.job, files=sizes, previews=flight.item.previews)
-        self._worker.send(order, b"".join(files))
+        self._unsent.append((order, b"".join(files)))
+        if not self._gathers:
+            self.send_on()
+
+    def gathers(self, *, gathers: bool) -> None:
+        """Keep what is given until it is to be sent; or no more."""
+        self._gathers = gathers
+
+    def send_on(self) -> None:
+        """Send what has been given."""
+        unsent, self._unsent = self._unsent, []
+        for order, payload in unsent:
+            if self._worker is not None:
+                self._worker.send(order, payload)
 
     def ask_back(self) -> None:
         """Ask the worker, once, for what it has been given and not begun."""
@@ -225,7 +218,7 @@ class Seat:
     def take_back(self, keys: list[str] | None = None) -> list[Flight]:
         """What it holds, or what has these keys, is not its business any more."""
         self._asked_back = False
-        return [self.flights.pop(key) for key in (list(self.flights) if keys is None else keys)]
+        return [self.flights.take(key) for key in (list(self.flights) if keys is None else keys)]
 
     # -- what it says --
 
@@ -262,10 +255,11 @@ class WorkerPool:
         self.seats = tuple(Seat(hire, watch, number, label) for number, label in enumerate(labels))
         self._turns = list(self.seats)
         self._bell = threading.Event()
+        self._rung: deque[Seat] = deque()
         if len(self.seats) > 1:
             self._copies = HostCopies(len(self.seats))
             for seat in self.seats:
-                seat.rings(self._bell.set)
+                seat.rings(partial(self._rings, seat))
                 seat.shares(self._copies.shared, self._keep_copies)
 
     def __enter__(self) -> Self:
@@ -292,6 +286,16 @@ class WorkerPool:
         """Whether somebody is on the way to taking orders."""
         return any(seat.setup is not None and seat.opened is None for seat in self.seats)
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether there are so many that looking at each takes time."""
+        return len(self.seats) > _MANY
+
+    @property
+    def has_flights(self) -> bool:
+        """Whether any worker holds a picture."""
+        return any(seat.flights for seat in self.seats)
+
     def workers(self) -> list[WorkerStatus]:
         """How each seat is, for others to read."""
         return [seat.status() for seat in self.seats]
@@ -308,17 +312,45 @@ class WorkerPool:
         for seat in self.seats:
             seat.ask_back()
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What seats are given in here is sent at its end; if it ends well."""
+        for seat in self.seats:
+            seat.gathers(gathers=True)
+        try:
+            yield
+        finally:
+            for seat in self.seats:
+                seat.gathers(gathers=False)
+        for seat in self.seats:
+            seat.send_on()
+
     # -- what workers say --
 
     def hear(self, timeout_s: float) -> tuple[Seat, AnyEvent | Gone, bytes] | None:
         """What somebody says, with its payload; None when nobody does within `timeout_s` seconds."""
         if len(self.seats) == 1:
             return self._heard(timeout_s)
-        if (heard := self._heard(0.0)) is not None:
+        if (heard := self._heard_of_ringers()) is not None:
+            return heard
+        if not self.is_crowded and (heard := self._heard(0.0)) is not None:
             return heard
         self._bell.wait(timeout_s)  # it may have rung already: somebody wakes whoever is about to wait
         self._bell.clear()  # before anybody is asked: what comes later rings
-        return self._heard(0.0)
+        return self._heard_of_ringers() or self._heard(0.0)
+
+    def _rings(self, seat: Seat) -> None:
+        """A seat has something to say. For any thread."""
+        self._rung.append(seat)
+        self._bell.set()
+
+    def _heard_of_ringers(self) -> tuple[Seat, AnyEvent | Gone, bytes] | None:
+        """What the first says of those that have rung: of a thousand, not each is asked for each word."""
+        while self._rung:
+            seat = self._rung.popleft()
+            if (heard := seat.hear(0.0)) is not None:
+                return seat, *heard
+        return None
 
     def _heard(self, timeout_s: float) -> tuple[Seat, AnyEvent | Gone, bytes] | None:
         for seat in self._turns:

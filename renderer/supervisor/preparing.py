@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from renderer.errors import MachineError, RendererError
-from renderer.job import Job, Weights
+from renderer.job import BlockArithmetic, Job, Weights
 from renderer.machine import devices, hardware
 from renderer.machine.devices import WorkerDevice
 from renderer.machine.hardware import Machine
@@ -249,10 +249,16 @@ def _jobs(batches: Sequence[Plan]) -> list[Job]:
 def _mixtures(batches: Sequence[Plan], needed: Iterable[Deployment], seats: Sequence[WorkerDevice]) -> Iterator[str]:
     """What is said of pictures in more than one arithmetic, once."""
     told: dict[str, None] = {}
+    asked: set[tuple[Weights, BlockArithmetic]] = set()
     for each in needed:
         for device in seats:
-            if device.number in each.setups:
-                told |= dict.fromkeys(mixtures.remarks(batches, [each.setups[device.number]], device.machine))
+            if device.number not in each.setups:
+                continue
+            setup = each.setups[device.number]
+            kind = setup.weights, mixtures.expected(setup, device.machine)
+            if kind not in asked:  # of a thousand that are alike, one is asked
+                asked.add(kind)
+                told |= dict.fromkeys(mixtures.remarks(batches, [setup], device.machine))
     yield from told
 
 

@@ -33,6 +33,8 @@ _RIGHT = 1 - 1e-9
 class Flight:
     """A picture that a worker has been given, and has not answered. `since` is when its turn came, if it has.
 
+    `work` is what it takes beside others (`pace.weight`).
+
     `key` is what the worker calls it: its id, which may be another's too where several manifests are rendered.
     """
 
@@ -41,9 +43,11 @@ class Flight:
     step: int = 0
     since: datetime | None = None
     key: str = ""
+    work: float = 0.0
 
     def __post_init__(self) -> None:
         self.key = self.key or self.item.picture.id
+        self.work = self.work or weight(self.item)
 
     @property
     def steps(self) -> int:
@@ -160,7 +164,7 @@ class BatchProgress:
         self.tempo.began()
 
     def stepped(self, flight: Flight, step: int) -> None:
-        more = weight(flight.item) * max(0, step - flight.step) / flight.steps
+        more = flight.work * max(0, step - flight.step) / flight.steps
         flight.step = step
         self.tempo.worked(more)
 
@@ -247,7 +251,7 @@ class BatchProgress:
         """How the batch stands at this moment. In a `night` of several, how long the rest takes is said of them all."""
         rate = self.tempo.work_per_s(self._mean_work) if night is None else None
         flying = [flight for flight in flights if flight.since is not None]
-        passed = sum(weight(flight.item) * flight.step / flight.steps for flight in flying)
+        passed = sum(flight.work * flight.step / flight.steps for flight in flying)
         return RunStatus(
             name=self.plan.manifest.name,
             phase=phase,

@@ -6,6 +6,7 @@ each to the batch that it is of. What goes wrong with one batch costs that one. 
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -93,6 +94,7 @@ class Batches:
         """Render all there is to do, or as much as time allows, and write each one's summary, however it ends."""
         ending: Ending = "error"
         why = ""
+        gc.freeze()  # looking through all plans for what nobody holds any more takes long, and finds nothing
         try:
             with self._beside.writing, self._beside.readings:
                 ending = self._render()
@@ -102,6 +104,7 @@ class Batches:
             why = told(error)
             raise
         finally:
+            gc.unfreeze()
             for batch in list(self._open.values()):
                 self._end(batch, ending, why)
 

@@ -6,8 +6,9 @@ workers and no queues.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -83,6 +84,14 @@ class Together:
     def inputs(self, item: Planned) -> tuple[bytes, ...] | None:
         """What goes into a picture that has a place; None where it has not, or has failed."""
         return self._with(item, lambda batch: batch.inputs(item) if batch.has_place(item) else None)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What is written down in here is written at its end, all of it at once: a disk takes its time for each."""
+        with contextlib.ExitStack() as held:
+            for batch in list(self._batches.values()):
+                held.enter_context(batch.at_once())
+            yield
 
     def attempted(self, item: Planned) -> Flight | None:
         """It is about to be given to a worker; None where it is not to be."""

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 from renderer.supervisor import events, run
+from renderer.supervisor.holdings import Silence
 from renderer.supervisor.local_worker import LocalWorker
-from renderer.supervisor.pool import Silence, WorkerPool
+from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.settings import Settings, StopRequests
 from tests.fakes import InlineWorker
 from tests.making import make_manifest

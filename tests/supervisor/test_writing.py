@@ -20,7 +20,7 @@ from renderer.outputs.encode import Labels, Pixels, encode
 from renderer.outputs.summary import Summary
 from renderer.planning.plan import make_plan
 from renderer.supervisor import events, results, run, writing
-from renderer.supervisor.pool import Silence
+from renderer.supervisor.holdings import Silence
 from renderer.supervisor.settings import StopRequests
 from renderer.supervisor.worker import Heard
 from renderer.supervisor.writing import Writing

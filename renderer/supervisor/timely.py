@@ -1,0 +1,45 @@
+"""Which picture a seat begins next, so that it would be done before the deadline."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from renderer.planning.pace import Pace
+from renderer.planning.plan import Planned
+from renderer.supervisor.dealing import Deal, Group
+from renderer.supervisor.night import Night
+from renderer.supervisor.pool import Seat
+from renderer.supervisor.together import Together
+
+
+class Timely:
+    """The first that waits and would be done in time. That none is, is not asked again before anything has changed."""
+
+    def __init__(self, deal: Deal, night: Night, pace: Pace, outcomes: Together) -> None:
+        self._deal, self._night, self._pace, self._outcomes = deal, night, pace, outcomes
+        self._nothing_fits: dict[tuple[Group, int], tuple[int, int, int]] = {}
+
+    def forget(self) -> None:
+        """Something else waits than before."""
+        self._nothing_fits.clear()
+
+    def first(self, group: Group, seat: Seat) -> Planned | None:
+        """The first waiting picture that a seat may have, and that would be done before the deadline."""
+        if self._night.settings.deadline is None:
+            return self._deal.first(group, seat)
+        left_s = (self._night.settings.deadline - datetime.now(UTC)).total_seconds()
+        company, writing = len(seat.flights), self._outcomes.writing
+        now = len(self._night.pool.flights), len(writing), self._outcomes.rendered
+        if self._nothing_fits.get((group, seat.number)) == now:  # and since then there is only less time
+            return None
+
+        def fits(item: Planned) -> bool:
+            expected_s = self._pace.expect_s(item, group.profile)
+            if expected_s is None and (company or writing):
+                return False  # nothing like it was measured: one tells how long the others will take
+            return left_s > (expected_s or 0.0) * (company + 1)  # it may have to wait for those before it
+
+        item = self._deal.first(group, seat, fits)
+        if item is None:
+            self._nothing_fits[group, seat.number] = now
+        return item
