@@ -42,7 +42,7 @@ FASTER = 1.1
 MUCH_FASTER = 1.5
 """How many times as fast `int4` has to be for a large picture alone: where a bus is slow."""
 
-SIDE = 1328
+_SIDE = 1328
 """Of the picture that they are held against each other by."""
 
 _PATIENCE_S = 10.0
@@ -105,7 +105,7 @@ def _by_pace(model: Model, kernels: Kernels, known: Rates) -> tuple[Precision, s
 
     def seconds(kept: Stored) -> float:
         streaming = Streaming(shape_of(model), kept, TURNING_SLOTS, kernels)
-        return duration.sweep(streaming, [Work(SIDE, SIDE)], known).seconds
+        return duration.sweep(streaming, [Work(_SIDE, _SIDE)], known).seconds
 
     eight = seconds("int8")
     if (times := eight / seconds("fp8")) >= FASTER:

@@ -20,10 +20,10 @@ from renderer.machine import processor
 from renderer.system import children
 from renderer.system.files import sha256_of
 
-WEIGHTS = "alexnet-owt-7be5be79.pth"
+ALEXNET = "alexnet-owt-7be5be79.pth"
 """torchvision's name for them, which ends with how the file's SHA-256 begins."""
 
-WEIGHTS_URL = f"https://download.pytorch.org/models/{WEIGHTS}"
+ALEXNET_URL = f"https://download.pytorch.org/models/{ALEXNET}"
 
 _MODULE = "renderer.engine.perceptual"
 _START_S, _PAIR_S = 120.0, 60.0
@@ -42,7 +42,7 @@ def weights_file() -> Path:
     """Where torch's library of models keeps AlexNet's weights."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("TORCH_HOME") or str(Path(cache) / "torch")
-    return Path(home).expanduser() / "hub" / "checkpoints" / WEIGHTS
+    return Path(home).expanduser() / "hub" / "checkpoints" / ALEXNET
 
 
 def distances(pairs: Sequence[tuple[Path, Path]]) -> Distances:
@@ -53,9 +53,9 @@ def distances(pairs: Sequence[tuple[Path, Path]]) -> Distances:
         return Distances(reason="lpips is not installed: pip install 'renderer[lpips]'")
     path = weights_file()
     if not path.is_file():
-        return Distances(reason=f"AlexNet's weights are not at {path}: put {WEIGHTS_URL} there")
+        return Distances(reason=f"AlexNet's weights are not at {path}: put {ALEXNET_URL} there")
     if not sha256_of(path).startswith(path.stem.rpartition("-")[2]):
-        return Distances(reason=f"{path} is not what its name says, by its SHA-256: fetch it again from {WEIGHTS_URL}")
+        return Distances(reason=f"{path} is not what its name says, by its SHA-256: fetch it again from {ALEXNET_URL}")
     asked = json.dumps({"weights": str(path), "pairs": [[str(one), str(other)] for one, other in pairs]})
     timeout_s = _START_S + _PAIR_S * len(pairs)
     environment = dict(os.environ)

@@ -51,7 +51,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def cache(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The weights are where torch's library would have them."""
     monkeypatch.setenv("TORCH_HOME", str(weights.parents[2]))
-    monkeypatch.setattr(perception, "WEIGHTS", weights.name)
+    monkeypatch.setattr(perception, "ALEXNET", weights.name)
     return weights
 
 
@@ -85,7 +85,7 @@ def test_what_is_said_without_it(
     with monkeypatch.context() as patch:
         patch.setenv("TORCH_HOME", str(tmp_path))
         reason = perception.distances(pair).reason
-        assert reason == f"AlexNet's weights are not at {wrong}: put {perception.WEIGHTS_URL} there"
+        assert reason == f"AlexNet's weights are not at {wrong}: put {perception.ALEXNET_URL} there"
         assert not (tmp_path / "hub").exists()
         wrong.parent.mkdir(parents=True)
         wrong.write_bytes(b"no weights")
@@ -100,4 +100,4 @@ def test_where_torch_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
                 patch.delenv(name, raising=False)
             for name, value in given.items():
                 patch.setenv(name, value)
-            assert perception.weights_file() == Path(torch.hub.get_dir()) / "checkpoints" / perception.WEIGHTS
+            assert perception.weights_file() == Path(torch.hub.get_dir()) / "checkpoints" / perception.ALEXNET
