@@ -112,6 +112,12 @@ class Pace:
         self._walls.setdefault(key, _latest()).append(timing.total_s / wall)
         self._ways[key] = way
 
+    def learn_other(self, sidecars: Iterable[Done]) -> None:
+        """Take those into account that are of kinds of which nothing is known: of the others it is known better."""
+        unknown = [sidecar for sidecar in sidecars if not self.knows(_key(sidecar))]
+        for sidecar in unknown:
+            self.learn(sidecar)
+
     def expect_s(self, item: Planned, profile: Profile, way: Way | None = None) -> float | None:
         """Seconds of the machine's time that a picture will take; None when nothing tells.
 

@@ -170,7 +170,7 @@ class Batches:
 
     def _wait_for_more(self) -> list[Planned]:
         """What others that join have to render, as soon as there is something; nothing where none is to come."""
-        if self._joining is None:
+        if self._joining is None or self._night.has_failed_enough:
             return []
         self._take_arrivals(self._joining)
         since_s, is_told, pool = time.monotonic(), False, self._night.pool
@@ -192,9 +192,14 @@ class Batches:
             self._night.knows(arrival.provided)
             batch = self._take_in(arrival.plan)
             joining.joined(arrival)
+            self._pace.learn_other(item.sidecar for item in arrival.plan.items if item.sidecar)
+            todo: list[Planned] = []
             with batch.outcomes.guard():
                 todo, _ = batch.begin()
                 self._joined += todo
+            if (error := batch.outcomes.error) is not None:
+                arrival.answer(Answer(text=error.message, hint=error.hint, error=True))
+            else:
                 arrival.answer(Answer(text=self._told_of(batch, todo)))
 
     def _told_of(self, batch: Batch, todo: Sequence[Planned]) -> str:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,9 @@ from renderer.outputs.journal import Journal, JournalEntry
 from renderer.outputs.picture_files import read_sidecar
 from renderer.outputs.summary import Summary
 from renderer.supervisor import events, run
+from renderer.supervisor.batch import Batch
 from renderer.supervisor.settings import Settings, StopRequests
+from tests import driving
 from tests.fakes import Behaviour, DiesWithAll, InlineWorker, draw
 from tests.making import make_manifest, pixels_of
 from tests.supervisor.running import FAKE, Night, counts
@@ -183,6 +186,47 @@ class TestWhatOneCostsTheOthers:
         summaries = run.render([one, two], dataclasses.replace(night.settings, hire=FAKE), watch, stop)
         assert [(each.ending, each.left) for each in summaries] == [("signal", 2), ("signal", 3)]
         assert [counts(each) for each in render(night, one, two)] == [(2, 1, 0, 0), (3, 0, 0, 0)]
+
+
+class TestJoining:
+    def test_failures_in_a_row_end_a_watched_folder_too(self, night: Night, tmp_path: Path) -> None:
+        """It does not wait for more, of which nothing would be begun."""
+        inbox = _inbox(tmp_path, m="fail")
+        (summary,) = render(night, make_manifest(["fail"] * 3), max_failures=2, retries=0, watch_folder=inbox)
+        assert (summary.ending, summary.left) == ("failures", 1)
+
+    def test_one_that_cannot_begin_is_answered(
+        self, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its folder takes nothing: whoever gave it hears why, and the others are rendered."""
+        begin = Batch.begin
+
+        def fails(batch: Batch) -> Any:
+            if batch.name == "m":
+                raise DiskError("cannot write m/001.png: Permission denied")
+            return begin(batch)
+
+        def watch(what: events.Event) -> None:
+            night.heard.append(what)
+            if isinstance(what, events.Waiting):
+                night.stop.request()
+
+        monkeypatch.setattr(Batch, "begin", fails)
+        settings = dataclasses.replace(night.settings, hire=FAKE, watch_folder=_inbox(tmp_path, m="a", n="b"))
+        summaries = run.render([make_manifest(["slow"] * 4)], settings, watch, night.stop)
+        assert {each.name: each.ending for each in summaries} == {"test": "complete", "m": "error", "n": "complete"}
+        assert "m.yaml is not rendered: cannot write m/001.png: Permission denied" in [
+            what.text for what in night.of(events.Remark)
+        ]
+
+
+def _inbox(folder: Path, **prompts: str) -> Path:
+    """A folder of manifests with one small picture each, which have lain there for long."""
+    inbox = folder / "inbox"
+    inbox.mkdir()
+    for name, prompt in prompts.items():
+        driving.write_manifest(inbox, prompt, name=name)
+    return inbox
 
 
 def test_kills_lose_nothing_in_any_folder(tmp_path: Path) -> None:
