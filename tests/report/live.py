@@ -100,15 +100,18 @@ class MainThread:
     """What a page's main thread has spent, in its own time: nobody else on the machine makes it longer."""
 
     def __init__(self, page: Page) -> None:
+        self._page = page
         self._session = page.context.new_cdp_session(page)
         self._session.send("Performance.enable", {"timeDomain": "threadTicks"})
-        self._before_s = self._now_s()
-
-    def _now_s(self) -> float:
-        metrics = self._session.send("Performance.getMetrics")["metrics"]
-        return float(next(each["value"] for each in metrics if each["name"] == "TaskDuration"))
+        self._before_s = 0.0
+        self.spent_s()
 
     def spent_s(self) -> float:
-        """Since it was asked last."""
-        before, self._before_s = self._before_s, self._now_s()
+        """Since it was asked last, with the frames that show it."""
+        self._page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        metrics = self._session.send("Performance.getMetrics")["metrics"]
+        before, self._before_s = (
+            self._before_s,
+            next(float(each["value"]) for each in metrics if each["name"] == "TaskDuration"),
+        )
         return self._before_s - before

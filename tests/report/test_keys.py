@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +20,7 @@ from renderer.service.watching import WatchServer
 from tests import tools
 from tests.making import make_manifest
 from tests.nights import make_night
-from tests.report.live import MainThread, violations
+from tests.report.live import MainThread
 from tests.report.test_browser import Watched
 
 if TYPE_CHECKING:
@@ -181,43 +182,52 @@ class TestKeys:
         for window in opened:
             window.close()
 
-    def test_axe_finds_nothing_among_marks(self, night: tuple[Manifest, Path], browser: Browser) -> None:
-        """Marked pictures in the gallery, the large view, the comparison and the best of a row, in light and dark."""
-        manifest, outputs = night
-        with WatchServer([Gallery(manifest, outputs)]) as server:
-            page = browser.new_context(bypass_csp=True).new_page()
-            page.goto(server.urls[0])
-            for keys, dialog in (
-                (["ArrowRight", "x", "ArrowRight", "3"], ""),
-                (["Enter"], "view"),
-                (["Escape", "c", "ArrowRight", "c"], "compare"),
-                (["Escape", "b"], "best"),
-            ):
-                for key in keys:
-                    page.keyboard.press(key)
-                assert page.evaluate("document.querySelector('dialog[open]')?.id ?? ''") == dialog
-                assert violations(page) == []
-            page.context.close()
+    def test_five_thousand_pictures(self, browser: Browser, tmp_path: Path) -> None:
+        """A page of 5,000 is ready in seconds, filters at once, scrolls without a hitch, and each key takes < 50 ms.
 
-    def test_a_key_among_five_thousand(self, browser: Browser, tmp_path: Path) -> None:
-        """Arrow, mark and comparison each take less than 50 ms of the page's own thread, with what the server tells."""
+        What the page does is counted in its own thread's time, which is the same on a machine that others use too.
+        """
         manifest = make_manifest([f"picture {number}" for number in range(5000)])
         make_night(manifest, tmp_path, same_picture=True)
+        took: dict[str, float] = {}
         with WatchServer([Gallery(manifest, tmp_path)]) as server:
             watched = Watched(browser, server.urls[0])
+            page, thread = watched.page, MainThread(watched.page)
             watched.until("document.getElementById('live').textContent.trim() === 'No run is on.'")
-            watched.page.keyboard.press("ArrowRight")
-            thread, took = MainThread(watched.page), {}
+            page.reload()
+            watched.until("document.getElementById('live')?.textContent.trim() === 'No run is on.'")
+            ready_s = thread.spent_s()
+            page.fill("#text", "picture 4999")
+            watched.until("document.getElementById('shown').textContent === '1 of 5000 shown'")
+            filtered_s = thread.spent_s()
+            page.fill("#text", "")
+            watched.until("document.getElementById('shown').textContent === '5000 of 5000 shown'")
+            thread.spent_s()
+            page.evaluate("""() => new Promise((done) => {
+                let count = 0;
+                const step = () => { scrollBy({top: 400, behavior: "instant"});
+                    if (++count < 60) requestAnimationFrame(step); else done(); };
+                requestAnimationFrame(step); })""")
+            took["a frame"] = thread.spent_s() / 60
+            page.locator(".open").nth(2000).focus()
             for key in ("ArrowRight", "4", "x", "u"):
                 thread.spent_s()
                 for _ in range(20):
-                    watched.page.keyboard.press(key)
+                    page.keyboard.press(key)
                 settled(watched)
                 took[key] = thread.spent_s() / 20
-            for key in ("b", "Escape", "c", "Enter", "Escape"):
-                thread.spent_s()
-                watched.page.keyboard.press(key)
-                took[key] = thread.spent_s()
-            print({key: f"{spent * 1000:.0f} ms" for key, spent in took.items()})  # noqa: T201
-            assert max(took.values()) < KEY_S
+            assert page.evaluate("document.activeElement.textContent").startswith("p2020")
+            for opens in ("b", "Enter"):
+                spent: dict[str, list[float]] = {opens: [], f"Escape after {opens}": []}
+                for _ in range(5):
+                    for key, what in zip((opens, "Escape"), spent, strict=True):
+                        thread.spent_s()
+                        page.keyboard.press(key)
+                        spent[what].append(thread.spent_s())
+                took |= {what: statistics.median(each) for what, each in spent.items()}
             watched.close()
+        told = {what: f"{spent * 1000:.0f} ms" for what, spent in took.items()}
+        print(f"ready {ready_s:.2f} s, filtered {filtered_s:.2f} s", told)  # noqa: T201
+        assert ready_s < 2
+        assert filtered_s < 0.5
+        assert max(took.values()) < KEY_S
