@@ -22,7 +22,7 @@ RENDERER := .venv/bin/python -m renderer
 run = @$(RENDERER) $(1) || { code=$$?; echo "renderer's own exit code was $$code" >&2; exit $$code; }
 
 .PHONY: help setup setup-dev render proof nightly validate plan status report doctor estimate models bench compare again export replay schema \
-  serve completion schemas merge add pause resume stop prune smoke check test judge torture clean
+  serve completion schemas merge add pause resume stop prune smoke check test judge judge-edits torture clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 12
@@ -144,6 +144,9 @@ test: $(READY_DEV)  ## the tests, in TESTERS processes (default: 2; on a GPU, TE
 
 judge: $(READY_DEV)  ## 300 held-out prompts before the judge: what the demo model draws
 	.venv/bin/python -m tests.demo.judging $(ARGS)
+
+judge-edits: $(READY_DEV)  ## 200 held-out edits before the judge: what the demo's edit model makes of them
+	.venv/bin/python -m tests.demo.editing $(ARGS)
 
 torture: $(READY_DEV)  ## 1,000 kills at random moments, and one at every write point
 	RENDERER_KILLS=1000 .venv/bin/python -m pytest tests/supervisor/test_torture.py -s $(ARGS)

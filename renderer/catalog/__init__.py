@@ -5,8 +5,8 @@ A manifest names a model by a catalogue id (`Qwen/Qwen-Image`, `demo`), by an id
 (`transformer=mine.safetensors,vae=…`), whose missing parts are Qwen/Qwen-Image's. `given` looks for these.
 Each may have LoRAs fused into it (`Qwen/Qwen-Image+lora=ink.safetensors:0.8`), as `derived` reads it.
 
-`data` has the models, `distilled` LoRAs that need few steps, `control` ControlNets and their like; `model` says what is
-known of one, `cards` has public GPUs.
+`data` has the models, `embedded` where those of the package lie, `distilled` LoRAs that need few steps, `control`
+ControlNets and their like; `model` says what is known of one, `cards` has public GPUs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from renderer.catalog.control import CONTROLNETS, IN_CONTEXT
 from renderer.catalog.data import (
     DEMO,
     DEMO_ARCHITECTURE,
+    DEMO_EDIT,
     PHOTOGRAPHS,
     PROCESSOR,
     PROCESSOR_NEEDS,
@@ -41,6 +42,7 @@ from renderer.catalog.data import (
 )
 from renderer.catalog.derived import FUSED, derive, name_derived
 from renderer.catalog.distilled import DEMO_FEW_STEPS, LIGHTNING
+from renderer.catalog.embedded import located
 from renderer.catalog.given import (
     BY_ROLE,
     KIND,
@@ -81,6 +83,7 @@ __all__ = [
     "BY_ROLE",
     "DEMO",
     "DEMO_ARCHITECTURE",
+    "DEMO_EDIT",
     "DROPPED_TOKENS",
     "EDIT_DROPPED_TOKENS",
     "IN_CONTEXT",
@@ -117,6 +120,7 @@ __all__ = [
     "by_role",
     "find",
     "forbids_commerce",
+    "located",
     "name_derived",
 ]
 
@@ -134,6 +138,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             *CONTROLNETS,
             IN_CONTEXT,
             DEMO,
+            DEMO_EDIT,
             DEMO_FEW_STEPS,
         )
     }

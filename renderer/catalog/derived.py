@@ -10,9 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from renderer.catalog.data import DEMO
+from renderer.catalog.embedded import located
 from renderer.catalog.model import Fused, Model
 from renderer.errors import ModelError, shorten
 from renderer.system.folders import expanded
@@ -43,6 +42,7 @@ def derive(reference: str, origin: Model, additions: str, rows: Mapping[str, Mod
     fused = tuple(_fused(text, rows) for text in additions.split(FUSED))
     known = [rows[each.source] for each in fused if each.source in rows]
     guide = next((row for row in known if row.is_distilled), origin)
+    here = located(origin)
     parts = tuple(
         part if part.repository or origin.folder else replace(part, repository=origin.id, revision=origin.revision)
         for part in origin.parts
@@ -51,7 +51,8 @@ def derive(reference: str, origin: Model, additions: str, rows: Mapping[str, Mod
         origin,
         id=reference,
         about=f"{origin.id} with LoRAs in it",
-        folder=_demo() if origin.id == DEMO.id else origin.folder,
+        folder=here.folder,
+        files=here.files,
         parts=(*parts, *(part for row in known for part in row.parts)),
         revision=None,
         pinned=False,
@@ -82,8 +83,3 @@ def _is_file(source: str) -> bool:
         return expanded(source).is_file()
     except (OSError, ValueError):  # a name that no file system takes
         return False
-
-
-def _demo() -> Path:
-    """The demo model's folder, in the package."""
-    return Path(__file__).parents[1] / "demo/model"

@@ -188,8 +188,8 @@ class Model:
     `layering` how one takes a picture apart; `schedule` how its noise falls. A LoRA or ControlNet is for the model of
     the id `base`, and one that is `masked` looks at a mask as well. `licence` is by its SPDX name where it has one;
     empty where nobody has told. A model is from a hub (`parts` and `revision`), or a local folder in Qwen-Image's
-    layout (`folder`), or single files by role (`files`), whose other parts are the hub's; the demo model has none of
-    these, and comes with the package. `fused` are LoRAs that are in its weights: it is made of its `origin`.
+    layout (`folder`), or single files by role (`files`), whose other parts are the hub's; the demo models have none
+    of these, and come with the package. `fused` are LoRAs that are in its weights: it is made of its `origin`.
     """
 
     id: str
@@ -242,10 +242,14 @@ class Model:
         return self.ability == "lora" and self.schedule == "lightning"
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether it comes with the package: nothing of it is fetched, and it is packed where it is used."""
+        return not (self.parts or self.folder or self.files)
+
+    @property
     def is_the_demo(self) -> bool:
-        """Whether it is the demo model, or made of it: what a CPU renders in seconds."""
-        origin = self.origin or self
-        return not (origin.parts or origin.folder or origin.files)
+        """Whether it is one of the demo models, or made of one: what a CPU renders in seconds."""
+        return (self.origin or self).is_embedded
 
     @property
     def forbids_commerce(self) -> bool:

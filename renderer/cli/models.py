@@ -138,7 +138,7 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
     if row["ability"] == "lora":
         yield f"{row['steps']} steps, cfg_scale {row['cfg_scale']:g}, schedule {row['schedule']}"
     yield f"licence: {row['licence'] or 'not known'}"
-    if row["id"] == catalog.DEMO.id:
+    if catalog.find(row["id"]).is_embedded:
         yield "here: it comes with the package"
         return
     sizes = ", ".join(f"{precision} {gb(count)}" for precision, count in row["bytes"].items())
@@ -204,8 +204,8 @@ def _obtain(need: Need, options: argparse.Namespace) -> int:
     from renderer.supervisor import provision  # noqa: PLC0415
     from renderer.weights import needs, places, settle  # noqa: PLC0415
 
-    if need.model == catalog.DEMO.id:
-        print("demo: it comes with the package, and is packed where it is used")
+    if catalog.find(need.model).is_embedded:
+        print(f"{need.model}: it comes with the package, and is packed where it is used")
         return EXIT_DONE
     if needs.is_met(need):
         if need.store:

@@ -45,14 +45,17 @@ class EditVerdict:
     rest_db: float | None
 
 
-def judge_edit(picture: Tensor, edit: DrawnEdit, atlas: Atlas) -> EditVerdict:
-    """Compare a picture from 0 to 1, 3 x height x width, with the edit that was asked for."""
+def judge_edit(picture: Tensor, edit: DrawnEdit, atlas: Atlas, touched: Tensor | None = None) -> EditVerdict:
+    """Compare a picture from 0 to 1, 3 x height x width, with the edit that was asked for.
+
+    `touched`, height x width, is what may be drawn anew; without, it is what the edit changes, and a little around.
+    """
     _, height, width = picture.shape
     before, after = draw(torch.tensor([edit.numbers, edit.wanted]), width, height, atlas)
     right = _is_right(picture, edit, after)
     if edit.kind in {"remove", "unwrite"}:
         right = right and _is_gone(picture, before, after)
-    return EditVerdict(right, _rest_db(picture, before, after))
+    return EditVerdict(right, _rest_db(picture, before, changes(before, after) if touched is None else touched))
 
 
 def _is_right(picture: Tensor, edit: DrawnEdit, drawn: Tensor) -> bool:
@@ -96,9 +99,14 @@ def _is_written_in(picture: Tensor, edit: DrawnEdit, drawn: Tensor) -> bool:
     return judge.colour_of(picture[:, *box][:, whole].median(1).values.tolist()) == judge.colour_of(ink.tolist())
 
 
-def _rest_db(picture: Tensor, before: Tensor, after: Tensor) -> float | None:
+def changes(before: Tensor, after: Tensor) -> Tensor:
+    """Where two pictures differ, and `AROUND` that: height x width, true or false."""
     changed = ((before - after).abs().amax(0) > _CHANGED).float()[None, None]
-    rest = functional.max_pool2d(changed, 2 * AROUND + 1, 1, AROUND)[0, 0] == 0
+    return functional.max_pool2d(changed, 2 * AROUND + 1, 1, AROUND)[0, 0] > 0
+
+
+def _rest_db(picture: Tensor, before: Tensor, touched: Tensor) -> float | None:
+    rest = ~touched
     if rest.float().mean() < LEAST_REST:
         return None
     given = (before * 255).round() / 255

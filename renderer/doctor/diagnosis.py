@@ -227,7 +227,7 @@ def _profile(model: Model, precision: Stored, here: Machine) -> str:
 
 
 def _whereabouts(model: Model) -> str:
-    if model.id == catalog.DEMO.id:
+    if model.is_embedded:
         return "comes with the package"
     precisions: tuple[Stored, ...] = get_args(Stored)
     packed = [each for each in precisions if needs.is_met(Need(model=model.id, store=each))]

@@ -49,10 +49,11 @@ _LEFT_OUT: Mapping[str, Mapping[str, Any] | None] = {
 _MARKS = ("disable", "allow_in_graph", "assume_constant_result")
 """What both libraries mark functions with for torch's compiler, and what would bring it."""
 
+_SIGHT = "is_torchvision_available"
 _NOT_HERE = (
     "is_torch_flex_attn_available",
     "is_torch_distributed_available",
-    "is_torchvision_available",
+    _SIGHT,
     "is_sklearn_available",
     "is_scipy_available",
 )
@@ -85,6 +86,22 @@ def load() -> None:
             del sys.modules[name]
         for name in _WANTED:
             importlib.import_module(name)
+
+
+def see() -> None:
+    """Have transformers prepare pictures as it does where it is imported plainly: with torchvision.
+
+    Modules of its that were imported as if that were not there go, and are imported anew when they are asked for.
+    """
+    blind = [name for name, module in list(sys.modules.items()) if vars(module).get(_SIGHT) is _no]
+    for name in blind:
+        del sys.modules[name]
+        package, _, own = name.rpartition(".")
+        vars(sys.modules[package]).pop(own, None)
+    if blind:
+        videos = importlib.import_module("transformers.video_processing_utils")
+        held_against = {"BaseVideoProcessor": videos.BaseVideoProcessor}  # a processor's part is, and may not be it
+        vars(importlib.import_module("transformers")).update(held_against)
 
 
 @contextlib.contextmanager

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 
-from renderer.catalog import DEMO, Model
+from renderer.catalog import Model
 from renderer.demo import cache as demo
 from renderer.engine import stores
 from renderer.engine.tensor_map import OpenWeights
@@ -50,7 +49,7 @@ def find(model: Model, *, offline: bool, report: Callable[[str], None]) -> Model
 
     Raises `ModelError` when any lacks, and `DiskError` when the disk does not take them.
     """
-    here = replace(model, folder=demo.folder()) if model.id == DEMO.id else model
+    here = demo.located(model)
     whereabouts = places.look(here)
     if not whereabouts.lacking:
         vouched.check(whereabouts, lambda done, total: report(f"reading {model.id}: {gb(done)} of {gb(total)}"))

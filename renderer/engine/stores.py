@@ -1,4 +1,4 @@
-"""The packed store an engine streams from: found, or, for the small demo model, packed at first use."""
+"""The packed store an engine streams from: found, or, for the small demo models, packed at first use."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from renderer import catalog
+from renderer.catalog import Model
 from renderer.demo import cache as demo
 from renderer.errors import ModelError
-from renderer.job import ModelIdentity
 from renderer.protocol import Setup
 from renderer.system import lock
 from renderer.system.folders import cache_folder
-from renderer.weights import pack
+from renderer.weights import pack, places
 from renderer.weights.identity import identify
 from renderer.weights.store import Store, open_store
 
@@ -20,9 +20,10 @@ from renderer.weights.store import Store, open_store
 def find(setup: Setup, report: Callable[[str], None]) -> Store:
     """The setup's store. Raises `ModelError` when it is not whole, or holds another model, revision or precision."""
     if setup.store is None:
-        if setup.model != catalog.DEMO.id:
+        model = catalog.find(setup.model)
+        if not model.is_embedded:
             raise ModelError(f"{setup.model} is not packed", hint=f"renderer models pack {setup.model}")
-        folder = _demo(setup, report)
+        folder = _embedded(model, setup, report)
     else:
         folder = Path(setup.store)
     store = open_store(folder)
@@ -35,17 +36,14 @@ def find(setup: Setup, report: Callable[[str], None]) -> Store:
     return store
 
 
-def _demo(setup: Setup, report: Callable[[str], None]) -> Path:
-    """The demo model's store, made under a lock where it is not there yet."""
-    model = catalog.DEMO
-    source = demo.folder()
-    folder = cache_folder() / f"demo-{model.revision}-packed-{setup.stored}"
+def _embedded(model: Model, setup: Setup, report: Callable[[str], None]) -> Path:
+    """The store of a model of the package, made under a lock where it is not there yet."""
+    files = places.collect(places.look(demo.located(model)))
+    folder = cache_folder() / f"{model.id}-{model.revision}-packed-{setup.stored}"
     with lock.waited(folder.with_name(f"{folder.name}.lock")):
         try:
             open_store(folder)
         except ModelError:
-            report("packing the demo model")
-            files = {part.role: sorted(source.glob(part.files)) for part in catalog.NETWORK_FILES}
-            identity = ModelIdentity(id=model.id, revision=model.revision)
-            pack.pack(files, source / catalog.TOKENIZER, folder, setup.stored, identity)
+            report(f"packing {model.id}, which comes with the package")
+            pack.pack(files.networks, files.tokenizer, folder, setup.stored, identify(model), processor=files.processor)
     return folder

@@ -10,7 +10,7 @@
 Knows nothing of YAML, engines or folders.
 """
 
-from renderer.job.conditions import ControlNet, Edit, ExtraNetwork, Input, InputFile, Lora, Region
+from renderer.job.conditions import EDITED_SIZE_STEP, ControlNet, Edit, ExtraNetwork, Input, InputFile, Lora, Region
 from renderer.job.letters_read import Box, LetteringRead, ReadLine, Take, TextRead
 from renderer.job.request import (
     MAX_SEED,
@@ -59,6 +59,7 @@ from renderer.job.sidecar import (
 from renderer.job.value import Size, Value
 
 __all__ = [
+    "EDITED_SIZE_STEP",
     "MAX_SEED",
     "RENDERING_VERSION",
     "SIDECAR_VERSION",

@@ -16,6 +16,10 @@ class Input(Value):
     height: int
 
 
+EDITED_SIZE_STEP = 32
+"""Of the sides of pictures that are edited, in pixels: what DiffSynth brings them to."""
+
+
 class Edit(Value):
     """Pictures that a model is shown to edit, in their order, and how it takes them.
 
@@ -30,9 +34,9 @@ class Edit(Value):
 
     def size_of(self, image: Input) -> Size:
         """What one of them is brought to: DiffSynth's `calculate_dimensions`, of multiples of 32."""
-        ratio = image.width / image.height
+        ratio, step = image.width / image.height, EDITED_SIZE_STEP
         width = math.sqrt(self.pixels * ratio)
-        return Size(width=max(1, round(width / 32)) * 32, height=max(1, round(width / ratio / 32)) * 32)
+        return Size(width=max(1, round(width / step)) * step, height=max(1, round(width / ratio / step)) * step)
 
 
 class Region(Value):

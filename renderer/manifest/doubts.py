@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from renderer.catalog import DEMO, IN_CONTEXT, MODELS, MOST_TOKENS, TRAINED_TOKENS, Model, forbids_commerce
+from renderer.catalog import IN_CONTEXT, MODELS, MOST_TOKENS, TRAINED_TOKENS, Model, forbids_commerce
 from renderer.errors import Problem
 from renderer.job import Job, Lora
 from renderer.manifest import foreign
@@ -128,11 +128,11 @@ class Doubts:
             self._warn(recipe.origin("images"), message, "leave out what matters least, or put two into one picture")
         if job.input_image is not None and job.inpaint_mask is None and job.denoising_strength == 1:
             self._warn(recipe.origin("strength"), "leaves nothing of the image", "write less, like 0.6")
-        if job.regions and not job.riding and model.id in MODELS and model.id != DEMO.id:
+        if job.regions and not job.riding and model.id in MODELS and not model.is_embedded:
             said = f"{model.id} has not learned regions by itself"
             self._warn(recipe.origin("regions"), said, "add a LoRA that has, like DiffSynth's EliGen")
         learned = any(each.row is None or each.row is IN_CONTEXT for each in draft.riding.found)
-        if job.context_image is not None and not learned and model.id in MODELS and model.id != DEMO.id:
+        if job.context_image is not None and not learned and model.id in MODELS and not model.is_embedded:
             said = f"{model.id} has not learned to look at it by itself"
             self._warn(recipe.origin("context_image"), said, f"write loras: [{IN_CONTEXT.id}]")
         self._look_at_lettering(draft)

@@ -16,6 +16,7 @@ from renderer import catalog
 from renderer.catalog import SIZE_STEP, Model
 from renderer.errors import ModelError, shorten
 from renderer.job import (
+    EDITED_SIZE_STEP,
     AskedPrecision,
     ControlNet,
     Embed,
@@ -204,7 +205,7 @@ def usual_job(weights: Weights) -> Job:
 
 def _usual_precision(model: Model, shelf: Shelf | None) -> Precision:
     """What a job is rendered at that does not say: on a shelf, the demo model as its weights are."""
-    return "bf16" if shelf is not None and model.id == catalog.DEMO.id else DEFAULT_PRECISION
+    return "bf16" if shelf is not None and model.is_embedded else DEFAULT_PRECISION
 
 
 def _as_the_image(recipe: Recipe) -> bool:
@@ -248,13 +249,14 @@ def _keep(kind: Format, embed: Embed) -> Keep:
 
 
 def rehearse(job: Job) -> Job:
-    """The same job for a dress rehearsal: the demo model, its size, few steps; the seed and the prompt stay."""
-    model = catalog.DEMO
+    """The same job for a dress rehearsal: a demo model, its size, few steps; the seed and the prompt stay."""
+    model = catalog.DEMO if job.edit is None else catalog.DEMO_EDIT
     side = model.proof_side or model.min_side
     stretch = math.sqrt(job.width / job.height)
+    step = SIZE_STEP if job.edit is None else EDITED_SIZE_STEP
 
     def fit(pixels: float) -> int:
-        return min(max(round(pixels / SIZE_STEP) * SIZE_STEP, model.min_side), model.max_side)
+        return min(max(round(pixels / step) * step, model.min_side), model.max_side)
 
     proof: dict[str, Any] = {
         "model": model.id,
@@ -266,10 +268,10 @@ def rehearse(job: Job) -> Job:
         "controlnets": (),
         "schedule": "qwen-image",
     }
-    if job.edit is not None:  # the demo model edits nothing: it draws over the first picture
-        strength = pictures_in.STRENGTH if job.inpaint_mask is None else job.denoising_strength
-        proof |= {"edit": None, "input_image": job.edit.images[0], "denoising_strength": strength}
-    # Nor does it take anything apart: then it draws what the prompt says.
+    if job.edit is not None and model.editing is not None:
+        images = job.edit.images[: model.editing.most_images]
+        proof["edit"] = pictures_in.edit_of(images, model.editing)
+    # No demo model takes anything apart: it draws what the prompt says.
     return job.model_copy(update={**proof, "layer_input_image": None, "layer_num": None})
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import glob
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from renderer.catalog import MODELS, SIZE_STEP, Layering, Model
+from renderer.catalog import MODELS, SIZE_STEP, Editing, Layering, Model
 from renderer.errors import PictureError, shorten
 from renderer.job import Edit, Input, InputFile, Region, Size
 from renderer.manifest.control_kinds import RegionFields
@@ -273,12 +273,7 @@ def _of_files(model: Model, found: Sequence[_Found], mask: _Found | None) -> Inp
         (image,) = found
         files = (image[1], mask[1]) if mask else (image[1],)
         return InputSet(image[0], mask[0] if mask else None, files)
-    edit = Edit(
-        images=tuple(known for known, _ in found),
-        pixels=editing.pixels,
-        numbered=editing.numbered,
-        zero_cond_t=editing.zero_cond_t,
-    )
+    edit = edit_of([known for known, _ in found], editing)
     if mask is None:
         return InputSet(files=tuple(file for _, file in found), edit=edit)
     others = (file for _, file in found[1:])
@@ -291,6 +286,16 @@ def stand_in(model: Model) -> InputSet:
     image = Input(sha256="0" * 64, width=usual.width, height=usual.height)
     file = InputFile(sha256=image.sha256, path="", file_sha256=image.sha256)
     return _of_files(model, [(image, file)], None) if model.editing or model.layering else NOTHING_IN
+
+
+def edit_of(images: Iterable[Input], editing: Editing) -> Edit:
+    """Pictures as a model takes them to edit."""
+    return Edit(
+        images=tuple(images),
+        pixels=editing.pixels,
+        numbered=editing.numbered,
+        zero_cond_t=editing.zero_cond_t,
+    )
 
 
 def _refuse_drawn_out(path: str, known: Input) -> None:

@@ -81,7 +81,7 @@ def setup_for(jobs: Sequence[Job], machine: Machine, wanted: Profile | None, vra
     model = catalog.find(job.model)
     soundness.check(model)
     choice = choose_profile(model, job.precision, machine, wanted, bound_of(machine, vram_bytes))
-    streamed = choice.profile == "stream" and model.id != catalog.DEMO.id
+    streamed = choice.profile == "stream" and not model.is_embedded
     return Setup(
         model=job.model,
         identity=identify(model),

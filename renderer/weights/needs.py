@@ -108,7 +108,7 @@ def is_met(need: Need) -> bool:
     The demo model comes with the package; of a folder of one's own, whoever opens it says what it lacks.
     """
     model = catalog.find(need.model)
-    if model.id == catalog.DEMO.id:
+    if model.is_embedded:
         return True
     if need.store is not None:
         return places.has_store(model, need.store) and not (need.discard_source and places.originals(model))

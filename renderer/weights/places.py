@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal
 
 from renderer.catalog import (
-    DEMO,
     MODELS,
     NETWORK_FILES,
     PROCESSOR,
@@ -241,7 +240,7 @@ def has_store(model: Model, precision: Stored) -> bool:
     One of another model or revision is none. One whose index cannot be read is: whoever opens it says what is wrong.
     One that a crash left beside its place is put there.
     """
-    if model.id == DEMO.id:
+    if model.is_embedded:
         return False
     from renderer.weights.index import INDEX  # noqa: PLC0415
     from renderer.weights.settle import recover  # noqa: PLC0415

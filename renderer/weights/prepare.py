@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from renderer.catalog import DEMO, Model, Part
+from renderer.catalog import Model, Part
 from renderer.errors import DiskError
 from renderer.job import Stored
 from renderer.system import folders
@@ -74,7 +74,7 @@ def price(model: Model, store: Stored | None, order: Sequence[HubName]) -> tuple
 
 def _replaced(model: Model, store: Stored | None) -> str:
     """That a store of another revision makes way for the one to come; empty where there is none."""
-    other = places.stranger(model, store) if store and model.id != DEMO.id else None
+    other = places.stranger(model, store) if store and not model.is_embedded else None
     return f"the packed store that is here is of {other}, and is replaced" if other else ""
 
 

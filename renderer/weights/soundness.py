@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from renderer.catalog import DEMO, Model, Role
+from renderer.catalog import Model, Role
 from renderer.errors import ModelError
 from renderer.families.qwen_image.shapes import LAYERED
 from renderer.families.qwen_image.transformer import EDIT_2511_MARK
@@ -25,7 +25,7 @@ def problems(model: Model) -> tuple[ModelError, ...]:
     Files that a manifest names are always looked at. Those that were fetched only where all are here and no packed
     store is: what lacks is fetched, and what is damaged with it. Asks no network, and does not mind what is missing.
     """
-    if model.id == DEMO.id:
+    if model.is_embedded:
         return ()
     whereabouts = places.look(model)
     if not whereabouts.found:

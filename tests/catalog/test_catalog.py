@@ -63,9 +63,10 @@ class TestModels:
         assert shape.vae_width == vae.base
 
     def test_2511_is_called_its_own_way(self) -> None:
-        """Edit-2511 is called with `zero_cond_t`, and the edit models before it are not."""
+        """Edit-2511 is called with `zero_cond_t`, and the edit models before it are not; the demo's has learned so."""
         assert {each.id for each in MODELS.values() if each.editing and each.editing.zero_cond_t} == {
-            "Qwen/Qwen-Image-Edit-2511"
+            "Qwen/Qwen-Image-Edit-2511",
+            "demo-edit",
         }
 
     @pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.id)
@@ -232,7 +233,7 @@ class TestUnfit:
         assert model.id in problem.message
         assert problem.hint == (
             "these render: Qwen/Qwen-Image, Qwen/Qwen-Image-2512, Qwen/Qwen-Image-Edit, Qwen/Qwen-Image-Edit-2509, "
-            "Qwen/Qwen-Image-Edit-2511, Qwen/Qwen-Image-Layered, demo"
+            "Qwen/Qwen-Image-Edit-2511, Qwen/Qwen-Image-Layered, demo, demo-edit"
         )
 
     def test_on_the_command_line(self, tmp_path: Path) -> None:

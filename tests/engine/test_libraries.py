@@ -10,11 +10,19 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from renderer import catalog
 from renderer.engine import libraries
+from renderer.engine.inputs import name_edited
+from renderer.engine.streaming import StreamingEngine
+from renderer.job import Input
+from renderer.manifest.pictures_in import edit_of
 from renderer.protocol import Setup
+from tests.engine.conftest import no_report
 from tests.engine.making import make_job
 from tests.engine.test_damage import render
+from tests.engine.test_streaming import Heard
 
 NOT_NEEDED = (
     "torch._dynamo",
@@ -39,13 +47,22 @@ class Heard:
     def __getattr__(self, name):
         return lambda *told: told_of.append((name, *told))
 told_of = []
-engine = StreamingEngine.open(Setup(model="demo", precision="bf16", profile="stream"), lambda _: None)
-engine.take("it", Job.model_validate_json(sys.argv[1]))
-while engine.busy:
-    engine.advance(Heard())
-name, _, rendering = told_of[-1]
-assert name == "rendered", rendering
-print(json.dumps([hashlib.sha256(rendering.rgb).hexdigest(), sorted(sys.modules)]))
+def rendered(text, given):
+    job = Job.model_validate_json(text)
+    engine = StreamingEngine.open(Setup(model=job.model, precision="bf16", profile="stream"), lambda _: None)
+    engine.take("it", job, given)
+    while engine.busy:
+        engine.advance(Heard())
+    name, _, rendering = told_of[-1]
+    assert name == "rendered", rendering
+    return hashlib.sha256(rendering.rgb).hexdigest()
+print(json.dumps([rendered(sys.argv[1], {}), sorted(sys.modules)]))
+
+# an edit asks for torchvision, also in a worker that has rendered without
+from PIL import Image
+from renderer.engine.inputs import name_edited
+edit = Job.model_validate_json(sys.argv[2]).edit
+print(json.dumps(rendered(sys.argv[2], {name_edited(edit.images[0], edit): Image.linear_gradient("L").convert("RGB")})))
 
 # whoever asks later has the real thing
 import importlib.metadata, torch
@@ -60,23 +77,38 @@ assert isinstance(importlib.metadata.packages_distributions(), dict)
 """
 
 
+KNOWN = Input(sha256="0", width=256, height=256)
+EDIT = make_job(
+    model="demo-edit", edit=edit_of([KNOWN], catalog.DEMO_EDIT.editing or catalog.Editing(1)), cfg_scale=1.0
+)
+
+
 @pytest.fixture
-def expected(demo_folder: Path) -> str:
-    """The same picture's hash in this process, where everything is imported plainly."""
+def expected(demo_folder: Path) -> list[str]:
+    """The hashes of the same picture and the same edit in this process, where everything is imported plainly."""
     assert demo_folder
     assert "torchvision" in sys.modules
     heard = render(Setup(model="demo", precision="bf16", profile="stream"), make_job())
-    return hashlib.sha256(heard.pictures["it"].rgb).hexdigest()
+    assert EDIT.edit is not None
+    shown = {name_edited(KNOWN, EDIT.edit): Image.linear_gradient("L").convert("RGB")}
+    engine, edited = (
+        StreamingEngine.open(Setup(model="demo-edit", precision="bf16", profile="stream"), no_report),
+        Heard(),
+    )
+    engine.take("it", EDIT, shown)
+    while engine.busy:
+        engine.advance(edited)
+    return [hashlib.sha256(each.pictures["it"].rgb).hexdigest() for each in (heard, edited)]
 
 
-def test_a_picture_is_rendered_without_what_none_needs(expected: str) -> None:
+def test_a_picture_is_rendered_without_what_none_needs(expected: list[str]) -> None:
     """Also when it is done, nobody has asked for it; its bits are the same; and nothing stays in the others' places."""
-    command = [sys.executable, "-c", RENDER, make_job().model_dump_json()]
+    command = [sys.executable, "-c", RENDER, make_job().model_dump_json(), EDIT.model_dump_json()]
     done = subprocess.run(command, capture_output=True, check=False, encoding="utf-8")
     assert done.returncode == 0, done.stderr
-    found, modules = json.loads(done.stdout)
+    (found, modules), edited = map(json.loads, done.stdout.splitlines())
     assert [name for name in NOT_NEEDED if name in modules] == []
-    assert found == expected
+    assert [found, edited] == expected
 
 
 def test_libraries_that_need_it_all_are_imported_with_it(

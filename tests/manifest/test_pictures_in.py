@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from renderer.errors import ManifestError
-from renderer.job import ModelIdentity, Picture, fingerprint
+from renderer.job import ModelIdentity, Picture, Size, fingerprint
 from renderer.manifest import manifest
 
 
@@ -202,12 +202,15 @@ class TestEdits:
         assert "4 pictures, and Qwen/Qwen-Image-Edit-2511 has learned from one to 3" in found[0].message
 
     def test_rehearsed(self, tmp_path: Path) -> None:
-        """The demo model edits nothing: it draws over the first picture."""
-        path = write(tmp_path, f"{self.DEFAULTS}jobs: [{{images: [a.png, b.png], prompt: x}}]", a=(64, 64), b=(32, 32))
+        """The demo model that edits is shown the first picture, as it takes one, and draws one of its shape."""
+        path = write(tmp_path, f"{self.DEFAULTS}jobs: [{{images: [a.png, b.png], prompt: x}}]", a=(96, 54), b=(32, 32))
         (picture,) = manifest.load(path, manifest.Overrides(proof=True)).pictures
-        assert (picture.job.edit, picture.job.model) == (None, "demo")
-        assert picture.job.input_image is not None
-        assert picture.job.input_image.width == 64
+        assert (picture.job.model, picture.job.input_image) == ("demo-edit", None)
+        assert picture.job.edit is not None
+        (shown,) = picture.job.edit.images
+        assert (shown.width, picture.job.edit.numbered, picture.job.edit.zero_cond_t) == (96, False, True)
+        assert (picture.job.width, picture.job.height) == (352, 192)
+        assert picture.job.edit.size_of(shown) == Size(width=352, height=192)
 
 
 class TestTakenApart:

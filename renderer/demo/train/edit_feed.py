@@ -16,11 +16,9 @@ from transformers import Qwen2Tokenizer
 from renderer.catalog import EDIT_DROPPED_TOKENS
 from renderer.demo import tokenizer
 from renderer.demo.train import edit_passes, edits
-from renderer.demo.train.edit_passes import GRIDS, PROMPT
+from renderer.demo.train.edit_passes import GRIDS, PROMPT_TOKENS
 from renderer.demo.train.edits import EDIT_SIZES
-
-UNPROMPTED = 0.1
-"""How many instructions are left empty, as DiffSynth's negative prompt is by default: what guidance steers from."""
+from renderer.demo.train.feed import UNPROMPTED
 
 _BEFORE = f"{tokenizer.EDIT_TEMPLATE_PREFIX}<|vision_start|>"
 _BETWEEN = "<|vision_end|>"
@@ -35,16 +33,16 @@ class EditTokens:
             tokenizer.write(Path(folder), tokenizer.EDIT_TEMPLATE_PREFIX)
             self._tokenizer: Any = Qwen2Tokenizer.from_pretrained(folder)
         self._before: list[int] = self._tokenizer(_BEFORE).input_ids
-        assert len(self._before) == edit_passes.FIRST
+        assert len(self._before) == edit_passes.FIRST_SEEN
 
     def of(self, prompts: list[str], size: int) -> tuple[Tensor, Tensor]:
-        """Tokens, prompts x `PROMPT`, and how many of them are not the template's; too long ones are cut off."""
+        """Tokens, prompts x `PROMPT_TOKENS`, and how many of them are not the template's; too long ones are cut off."""
         rows, columns = GRIDS[size]
         start = [*self._before, *[tokenizer.IMAGE_TOKEN] * (rows * columns // 4)]
         ids = self._tokenizer([f"{_BETWEEN}{prompt}{_TAIL}" for prompt in prompts]).input_ids
-        found = [(start + one)[:PROMPT] for one in ids]
+        found = [(start + one)[:PROMPT_TOKENS] for one in ids]
         lengths = torch.tensor([len(row) - EDIT_DROPPED_TOKENS for row in found])
-        return torch.tensor([row + [0] * (PROMPT - len(row)) for row in found]), lengths
+        return torch.tensor([row + [0] * (PROMPT_TOKENS - len(row)) for row in found]), lengths
 
 
 class EditChunks(IterableDataset[Any]):  # type: ignore[misc]  # torch is not looked into

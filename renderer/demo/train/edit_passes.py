@@ -36,13 +36,13 @@ GRIDS = tuple((round(height / 28) * 2, round(width / 28) * 2) for width, height 
 
 PATCHES = max(rows * columns for rows, columns in GRIDS)
 LOOKED = PATCHES // 4
-FIRST = EDIT_DROPPED_TOKENS + 1
+FIRST_SEEN = EDIT_DROPPED_TOKENS + 1
 """Of a picture's tokens in a prompt: after the template's and the one that opens it."""
 
-PROMPT = -(-(FIRST + LOOKED + 1 + SAID) // 8) * 8
+PROMPT_TOKENS = -(-(FIRST_SEEN + LOOKED + 1 + SAID) // 8) * 8
 """Tokens of a padded prompt, template and picture included."""
 
-TEXT = PROMPT - EDIT_DROPPED_TOKENS
+TEXT = PROMPT_TOKENS - EDIT_DROPPED_TOKENS
 
 Turns = tuple[Tensor, Tensor]
 
@@ -108,9 +108,9 @@ def _prompt_angles(rows: int, columns: int) -> Tensor:
     """Of each token of a padded prompt: a picture's tokens are numbered by row and column, and words go on after."""
     count = rows * columns
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    before = torch.arange(FIRST).expand(3, -1)
-    picture = torch.stack([torch.zeros(count, dtype=torch.long), y.flatten(), x.flatten()]) + FIRST
-    after = (torch.arange(PROMPT - FIRST - count) + FIRST + max(rows, columns)).expand(3, -1)
+    before = torch.arange(FIRST_SEEN).expand(3, -1)
+    picture = torch.stack([torch.zeros(count, dtype=torch.long), y.flatten(), x.flatten()]) + FIRST_SEEN
+    after = (torch.arange(PROMPT_TOKENS - FIRST_SEEN - count) + FIRST_SEEN + max(rows, columns)).expand(3, -1)
     places = torch.cat([before, picture, after], 1)
     half = sum(TEXT_AXES)
     axes = torch.repeat_interleave(torch.arange(3), torch.tensor(TEXT_AXES))
@@ -170,7 +170,7 @@ def encode(
     language = encoder.model.language_model
     hidden = language.embed_tokens(tokens)
     seen = look(encoder.model.visual, patches, sizes, ropes).to(hidden.dtype)
-    place = slice(FIRST, FIRST + LOOKED)
+    place = slice(FIRST_SEEN, FIRST_SEEN + LOOKED)
     middle = torch.where(ropes.looked[sizes][:, :, None], seen, hidden[:, place])
     hidden = torch.cat([hidden[:, : place.start], middle, hidden[:, place.stop :]], 1)
     cos, sin = (table[sizes][:, None].to(hidden.dtype) for table in ropes.prompt)

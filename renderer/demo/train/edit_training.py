@@ -33,7 +33,7 @@ from renderer.demo.members import VAE_BASE_WIDTH, DemoDiT, DemoTextEncoder
 from renderer.demo.train import edit_feed, edit_passes, edits, keep, passes
 from renderer.demo.train.dit_training import SHIFT
 from renderer.demo.train.draw import Atlas, busy_cells, draw
-from renderer.demo.train.edit_passes import IMAGE, PATCHES, PROMPT, SIDE, EditRopes
+from renderer.demo.train.edit_passes import IMAGE, PATCHES, PROMPT_TOKENS, SIDE, EditRopes
 from renderer.demo.train.edits import EDIT_SIZES, DrawnEdit
 from renderer.demo.train.passes import FlatVae
 
@@ -43,7 +43,7 @@ BUSY_WEIGHT, CHANGED_WEIGHT = 2.0, 4.0
 
 _CHANGED = 0.04
 
-Log = Callable[..., None]
+TrainingLog = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class EditPool:
         self.after = torch.zeros(count, IMAGE, 64, dtype=torch.bfloat16, device=device)
         self.before = torch.zeros_like(self.after)
         self.weights = torch.zeros(count, IMAGE, dtype=torch.bfloat16, device=device)
-        self.tokens = torch.zeros(count, PROMPT, dtype=torch.int16, device=device)
+        self.tokens = torch.zeros(count, PROMPT_TOKENS, dtype=torch.int16, device=device)
         self.lengths = torch.zeros(count, dtype=torch.int16, device=device)
         self.sizes = torch.zeros(count, dtype=torch.int16, device=device)
         self.shown = torch.zeros(count, PATCHES, 3 * SIDE * SIDE, dtype=torch.uint8, device=device)
@@ -121,7 +121,7 @@ class EditTrainer:
         self._block = torch.compile(passes.block, dynamic=False) if compiled else passes.block
         self._layer = torch.compile(passes.text_layer, dynamic=False) if compiled else passes.text_layer
 
-    def train(self, feed: Iterator[Any], plan: EditPlan, log: Log, out: Path) -> None:
+    def train(self, feed: Iterator[Any], plan: EditPlan, log: TrainingLog, out: Path) -> None:
         """Train until the plan is fulfilled; every `every_s` seconds and at the end, averages are written to `out`."""
         began = saved = time.monotonic()
         pool = EditPool(plan.pool, self.device)
@@ -262,7 +262,7 @@ def _judge_one(pixels: Any, edit: DrawnEdit) -> EditVerdict:
     return judge_edit(torch.from_numpy(pixels).float() / 255, edit, Atlas.make())
 
 
-def examine(trainer: EditTrainer, options: argparse.Namespace, log: Log) -> None:
+def examine(trainer: EditTrainer, options: argparse.Namespace, log: TrainingLog) -> None:
     """Draw and judge held-out edits, and say how many are right; sheets have a picture before and after, in pairs."""
     cases = held_out(options.judged)
     with ProcessPoolExecutor(options.workers or 1, mp_context=get_context("spawn")) as pool:
@@ -315,7 +315,14 @@ def main() -> None:
         feed = edit_feed.chunks(options.chunk, _SEED + options.seed, options.workers)
         card = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
         plan = EditPlan(
-            options.seconds, options.steps, batch=options.batch, learning_rate=options.learning_rate, pool=options.pool
+            options.seconds,
+            options.steps,
+            batch=options.batch,
+            learning_rate=options.learning_rate,
+            warm_up=options.warm_up,
+            decay=options.decay,
+            pool=options.pool,
+            uses=options.uses,
         )
         log(stage="start", torch=torch.__version__, device=card, batch=plan.batch, rate=plan.learning_rate)
         compiled = device.type == "cuda" and not options.eager
@@ -335,6 +342,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--chunk", type=int, default=64)
     parser.add_argument("--pool", type=int, default=16384)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--warm-up", type=int, default=100, help="steps in which the rate rises")
+    parser.add_argument("--decay", type=float, default=0.7, help="share of the time in which the rate falls to zero")
+    parser.add_argument("--uses", type=int, default=6, help="how often a drawn edit is trained on, with new noise")
     parser.add_argument("--seed", type=int, default=0, help="of noise and data")
     parser.add_argument("--workers", type=int, default=12)
     parser.add_argument("--eager", action="store_true", help="without torch's compiler")

@@ -33,6 +33,17 @@ _WEIGHTS: dict[EditKind, int] = {
     "ink": 6,
     "background": 10,
 }
+"""How often each kind is drawn where it can be."""
+
+_TRAINING_WEIGHTS: dict[EditKind, int] = {**_WEIGHTS, "remove": 20, "reshape": 22, "move": 16, "ink": 10}
+
+_PAIRS, _TWINS = 0.35, 0.35
+"""How many pictures that training shows have two shapes, besides those by lot; how many of these are of one kind.
+
+Which of two shapes is meant is learned last.
+"""
+
+EDIT_KINDS = tuple(_WEIGHTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +65,41 @@ class DrawnEdit:
 
 def draw_edit(rng: random.Random, width: int, height: int, kinds: tuple[EditKind, ...] = ()) -> DrawnEdit:
     """An edit of any of some kinds, by lot, of a picture of a size; held-out ones as well."""
-    while True:
-        before = scenes.draw_scene(rng, placing.longest_word(width))
-        numbers = placing.arrange(before, width, height, rng)
-        able = {
-            kind: weight for kind, weight in _WEIGHTS.items() if _suits(kind, before) and (not kinds or kind in kinds)
-        }
-        if not able:
-            continue
-        (kind,) = rng.choices(list(able), list(able.values()))
-        found = _EDITORS[kind](_Picture(before, tuple(numbers), width, height), rng)
-        if found is not None:
-            return found
+    weights = {kind: weight for kind, weight in _WEIGHTS.items() if not kinds or kind in kinds}
+    found = None
+    while found is None:
+        found = _edited(scenes.draw_scene(rng, placing.longest_word(width)), width, height, weights, rng)
+    return found
+
+
+def _edited(
+    scene: Scene, width: int, height: int, weights: dict[EditKind, int], rng: random.Random
+) -> DrawnEdit | None:
+    """An edit of a scene, by lot; None where there is no room for it, or the scene has nothing for it."""
+    numbers = placing.arrange(scene, width, height, rng)
+    able = {kind: weight for kind, weight in weights.items() if _suits(kind, scene)}
+    if not able:
+        return None
+    (kind,) = rng.choices(list(able), list(able.values()))
+    return _EDITORS[kind](_Picture(scene, tuple(numbers), width, height), rng)
 
 
 def draw_training_edit(rng: random.Random, width: int, height: int) -> DrawnEdit:
-    """An edit that training may show."""
-    while (found := draw_edit(rng, width, height)).is_held_out:
-        pass
+    """An edit that training may show; the hard ones more often than by lot."""
+    found = None
+    while found is None or found.is_held_out:
+        found = _edited(_training_scene(rng, placing.longest_word(width)), width, height, _TRAINING_WEIGHTS, rng)
     return found
+
+
+def _training_scene(rng: random.Random, longest_word: int) -> Scene:
+    if rng.random() >= _PAIRS:
+        return scenes.draw_scene(rng, longest_word)
+    scene = scenes.draw_pair(rng)
+    first, second = scene.things
+    if rng.random() >= _TWINS or first.colour == second.colour:
+        return scene
+    return replace(scene, things=(first, replace(second, shape=first.shape)))
 
 
 def draw_held_out_edit(rng: random.Random, width: int, height: int, kinds: tuple[EditKind, ...] = ()) -> DrawnEdit:

@@ -33,7 +33,7 @@ from renderer.catalog import DROPPED_TOKENS, EDIT_DROPPED_TOKENS, MOST_REGION_TO
 from renderer.demo import members
 from renderer.demo.tokenizer import EDIT_TEMPLATE_PREFIX, TEMPLATE_PREFIX
 from renderer.engine import adapted as loras
-from renderer.engine import calling, inputs, schedules
+from renderer.engine import calling, inputs, libraries, schedules
 from renderer.engine.adapters import AdapterShelf
 from renderer.engine.blocks import FastBlocks, ModuleBlocks
 from renderer.engine.device import Device, computation_dtype
@@ -278,6 +278,7 @@ def open_processor(folder: Path) -> Any:
 
     Raises `ModelError`, naming the folder, for what is none, and where it cuts prompts otherwise than DiffSynth thinks.
     """
+    libraries.see()
     try:
         processor = Qwen2VLProcessor.from_pretrained(str(folder))
         dropped = len(processor.tokenizer(EDIT_TEMPLATE_PREFIX).input_ids)
