@@ -74,9 +74,11 @@ def _of_bits(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _differences(answers: Sequence[Examined | RendererError]) -> dict[str, dict[str, list[str]]]:
+    """What is not the same on all machines; what workers are refused for, also on this one."""
     from renderer.ray import arrival  # noqa: PLC0415
 
-    return arrival.differences([answer[0] for answer in answers if not isinstance(answer, RendererError)])
+    here = {**arrival.tell(), "node": "this machine"}
+    return arrival.differences([here, *(answer[0] for answer in answers if not isinstance(answer, RendererError))])
 
 
 def _refused(answers: Sequence[Examined | RendererError]) -> bool:

@@ -53,11 +53,11 @@ def check(here: Introduction, there: Introduction) -> None:
 
 
 def differences(arrivals: Sequence[Introduction]) -> dict[str, dict[str, list[str]]]:
-    """What is not the same on all machines: of each such thing, which ones have which."""
+    """What is not the same on all machines that tell of it: of each such thing, which ones have which."""
     found: dict[str, dict[str, list[str]]] = {}
     for name in dict.fromkeys(name for each in arrivals for name in each if name != "node"):
-        for each in arrivals:
-            found.setdefault(name, {}).setdefault(each.get(name, "none"), []).append(each["node"])
+        for each in (every for every in arrivals if name in every):
+            found.setdefault(name, {}).setdefault(each[name], []).append(each["node"])
     return {name: those for name, those in found.items() if len(those) > 1}
 
 

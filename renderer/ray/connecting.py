@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from renderer.errors import MachineError, UsageError
-from renderer.system import folders
 from renderer.system.children import STOPPING
 
 Replied = TypeVar("Replied")
@@ -76,8 +75,6 @@ def connected(address: str) -> Iterator[None]:
     Raises `UsageError`, and `MachineError` where there is none, or it is of another version.
     """
     workers = workers_in(address)
-    if address.startswith(_CLIENT) and _has_token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as Ray itself does, but for its client
     ray = library()
     if ray.is_initialized():
         yield
@@ -98,21 +95,14 @@ def connected(address: str) -> Iterator[None]:
     except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = "ray start --head begins one on this machine; --cluster local:4 needs none"
-        if address.startswith(_CLIENT):
-            hint = "has it the same Ray and Python, and this machine its token (ray get-auth-token there)?"
+        if workers is None and ":" in address:
+            hint = "is Ray's version the same there? where it asks for a token: RAY_AUTH_MODE=token, ~/.ray/auth_token"
         raise MachineError(f"the cluster {address} cannot be joined: {said}", hint=hint) from error
     try:
         yield
     finally:
         with _handlers_kept():
             ray.shutdown()
-
-
-def _has_token() -> bool:
-    """Whether there is a token here that clusters may ask for."""
-    told = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    home = folders.home()
-    return any(map(os.environ.get, told)) or (home is not None and (home / ".ray" / "auth_token").is_file())
 
 
 def _check_reached(address: str) -> None:
