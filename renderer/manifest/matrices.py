@@ -10,7 +10,7 @@ from renderer.manifest import draws
 from renderer.manifest.draws import Indices
 
 
-class Matrix:
+class JobMatrix:
     """The axes of a job, by its fields; one of no axes has a single combination, which is empty.
 
     Exclusions of the same names are looked up at once: there may be many.

@@ -14,7 +14,7 @@ from renderer.manifest.choices import ChoiceError, Wording
 from renderer.manifest.complaints import Complaint, nearest
 from renderer.manifest.document import Route
 from renderer.manifest.kinds import MAX_PROMPT_LENGTH
-from renderer.manifest.matrices import Matrix
+from renderer.manifest.matrices import JobMatrix
 from renderer.manifest.naming import Template, TemplateError
 from renderer.manifest.recipe import DEFAULT_SIZE, STEM, Recipe, takes_in
 
@@ -115,7 +115,7 @@ class Reading:
 
     def _not_excluded(self) -> list[dict[str, str]]:
         """The matrix's combinations, or those that were drawn. An exclusion that excludes nothing is complained of."""
-        matrix = Matrix(self.fields)
+        matrix = JobMatrix(self.fields)
         for position, pattern in enumerate(self.fields.get("exclude", ())):
             if not self._refuse_names("exclude", pattern, position) and not matrix.excludes_any(pattern):
                 self.complain("exclude", "excludes nothing", "values are compared as written", position)

@@ -23,7 +23,7 @@ from renderer.manifest.choices import ChoiceError
 from renderer.manifest.complaints import MAX_WORD_LENGTH, Complaint, Problems
 from renderer.manifest.fields import JobFields
 from renderer.manifest.kinds import OUTPUT_FIELDS
-from renderer.manifest.matrices import Matrix
+from renderer.manifest.matrices import JobMatrix
 from renderer.manifest.recipe import Recipe
 from renderer.manifest.tables import Row, Table
 
@@ -153,7 +153,7 @@ def _sampled(recipe: Recipe, table: Table, names: Collection[str], made: Sequenc
         told = draws.key_of(*sorted(f"{name}={cell}" for name, cell in row.cells.items() if name in used))
         seen[told] += 1
         rows.append(draws.key_of(told, str(seen[told])))
-    return [replace(made[place], chosen=chosen) for place, chosen in Matrix(recipe.fields).sample_with(rows)]
+    return [replace(made[place], chosen=chosen) for place, chosen in JobMatrix(recipe.fields).sample_with(rows)]
 
 
 def _refuse_choices(table: Table, row: Row, names: Collection[str]) -> Iterable[Problem]:

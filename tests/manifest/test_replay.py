@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +12,10 @@ from PIL import Image
 from renderer.cli import command
 from renderer.cli import replay as replay_cli
 from renderer.errors import UsageError
-from renderer.job import Job, Keep
-from renderer.manifest import choices, replay, replay_tables
+from renderer.job import Keep
+from renderer.manifest import replay
 from renderer.manifest.manifest import Manifest, load
-from renderer.manifest.replay import PassedOver, ReplayEntry
+from renderer.manifest.replay import PassedOver
 from renderer.outputs import input_files
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.summary import Summary
@@ -26,20 +24,11 @@ from renderer.supervisor.settings import Settings
 from tests.making import make_job, make_manifest
 from tests.manifest.labels import making
 from tests.manifest.labels.making import A1111
+from tests.manifest.replaying import again, entries_of, foreign
 from tests.nights import make_night
 from tests.outputs.test_metadata import PROMPTS, write
 
 DATA = Path(__file__).parent / "labels" / "data"
-
-
-def foreign(folder: Path, text: str = A1111, name: str = "foreign") -> Path:
-    return making.write(folder, making.png(making.text("parameters", text)), f"{name}.png")
-
-
-def entries_of(*paths: Path) -> list[ReplayEntry]:
-    found = list(replay.collect(paths))
-    assert not [each for each in found if isinstance(each, PassedOver)]
-    return [each for each in found if isinstance(each, ReplayEntry)]
 
 
 def passed_over(*paths: Path) -> list[PassedOver]:
@@ -358,50 +347,3 @@ def test_what_is_taken_apart_comes_back(tmp_path: Path) -> None:
     assert again(tmp_path, entries) == [picture.job for picture in apart.pictures]
     (entry,) = entries_of(tmp_path / "out/text" / "001.png")
     assert entry.made.job == text.pictures[0].job
-
-
-def again(folder: Path, entries: Sequence[ReplayEntry]) -> list[Job]:
-    """The jobs that a table of these makes, which are the same in both forms."""
-    made = []
-    for kind in replay_tables.TABLE_KINDS:
-        assert [replay_tables.lost(entry, kind) for entry in entries] == [""] * len(entries)
-        path = folder / f"again.{kind}"
-        path.write_text(replay_tables.write(entries, kind), encoding="utf-8", newline="")
-        pictures = load(path).pictures
-        assert [picture.id for picture in pictures] == [entry.id for entry in entries]
-        made.append([picture.job for picture in pictures])
-    assert made[0] == made[1]
-    return made[0]
-
-
-class TestTables:
-    def test_a_table_makes_the_same_jobs(self, tmp_path: Path) -> None:
-        """CSV and JSON lines, of prompts with quotes, breaks, braces and choices; LoRAs and schedules as JSON."""
-        jobs = [
-            {"prompt": 'a "b", c;\n{{d|e}} {f} \\', "seed": 2**63 - 1, "negative_prompt": "x|y", "cfg_scale": 1.25},
-            {"prompt": "a", "loras": [{"id": "demo/4steps", "weight": 0.5}], "steps": 4, "cfg_scale": 1},
-            {"prompt": "\u732b", "schedule": {"shift": 2.5}, "seed": 7},
-        ]
-        escaped = [{**job, "prompt": choices.escape(str(job["prompt"]))} for job in jobs]
-        (tmp_path / "m.json").write_text(json.dumps({"defaults": {"model": "demo", "size": "64x64"}, "jobs": escaped}))
-        manifest = load(tmp_path / "m.json")
-        assert manifest.pictures[0].job.prompt == jobs[0]["prompt"]
-        make_night(manifest, tmp_path / "out")
-        entries = entries_of(*(tmp_path / f"out/m/00{number}.png" for number in (1, 2, 3)))
-        assert again(tmp_path, entries) == [picture.job for picture in manifest.pictures]
-
-    def test_what_csv_cannot_hold_is_said(self, tmp_path: Path) -> None:
-        """JSON lines hold it."""
-        (entry,) = entries_of(foreign(tmp_path))
-        for prompt in (" a cat", "a\u2028cat"):
-            odd = replace(entry, fields={**entry.fields, "prompt": prompt})
-            assert replay_tables.lost(odd, "csv")
-            (tmp_path / "a.jsonl").write_text(replay_tables.write([odd], "jsonl"), encoding="utf-8")
-            assert load(tmp_path / "a.jsonl").pictures[0].job.prompt == prompt
-
-    def test_it_is_printed_for_render(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """Nothing but the table stands in it."""
-        assert command.main(["replay", str(foreign(tmp_path)), "--table", "csv"]) == 0
-        said = capsys.readouterr()
-        assert said.out.startswith("id,prompt,")
-        assert "foreign: left out: LoRA x at 1" in said.err
