@@ -48,7 +48,7 @@ class PicturesEach:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class CaseOfSeveral:
     """How many devices, with how much GPU memory (None: all), and whether they share one copy of the blocks.
 
     With `ray` they are workers of a cluster, begun here.
@@ -82,7 +82,7 @@ def measure(
     folder: Path,
     env: Mapping[str, str],
     devices: Sequence[str],
-    cases: Sequence[Case] | None = None,
+    cases: Sequence[CaseOfSeveral] | None = None,
     load: PicturesEach = PicturesEach(),
 ) -> Iterator[Figures]:
     """A row a case (None: the usual ones); the first is what the others are compared with. Raises `MachineError`."""
@@ -98,17 +98,24 @@ def measure(
         }
 
 
-def usual(devices: int) -> list[Case]:
+def usual(devices: int) -> list[CaseOfSeveral]:
     """One device and all, with all blocks on each; the same with copies in host memory for each; and little memory."""
-    return [Case(1), Case(devices), Case(devices, shared=False), Case(devices, "10GiB")]
+    return [
+        CaseOfSeveral(1),
+        CaseOfSeveral(devices),
+        CaseOfSeveral(devices, shared=False),
+        CaseOfSeveral(devices, "10GiB"),
+    ]
 
 
-def by_ray(devices: int) -> list[Case]:
+def by_ray(devices: int) -> list[CaseOfSeveral]:
     """All devices by the pool and by a cluster, with all blocks on each, and with little memory."""
-    return [Case(devices, limit, ray=ray) for limit in (None, "10GiB") for ray in (False, True)]
+    return [CaseOfSeveral(devices, limit, ray=ray) for limit in (None, "10GiB") for ray in (False, True)]
 
 
-def _case(folder: Path, env: Mapping[str, str], devices: Sequence[str], case: Case, load: PicturesEach) -> Figures:
+def _case(
+    folder: Path, env: Mapping[str, str], devices: Sequence[str], case: CaseOfSeveral, load: PicturesEach
+) -> Figures:
     outputs, written = folder / "outputs-several", folder / "several.yaml"
     shutil.rmtree(outputs, ignore_errors=True)
     count = load.pictures * len(devices)
@@ -194,7 +201,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     packed = running.store(options.folder, options.stores or options.folder, "fp8")
     _say({"case": "made", "seconds": round(time.monotonic() - began_s, 1), "gpus": uuids})
     env = running.environment(options.folder, packed)
-    _case(options.folder, env, uuids, Case(len(uuids)), PicturesEach(pictures=1, steps=2))  # kernels are compiled once
+    _case(
+        options.folder, env, uuids, CaseOfSeveral(len(uuids)), PicturesEach(pictures=1, steps=2)
+    )  # kernels are compiled once
     rows = measure(options.folder, env, uuids, by_ray(len(uuids)) if options.ray else None)
     while time.monotonic() - began_s < options.seconds and (row := next(rows, None)) is not None:
         _say(row)

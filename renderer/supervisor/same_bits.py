@@ -19,7 +19,7 @@ from renderer.planning.mixtures import told_by
 from renderer.planning.plan import Plan
 from renderer.protocol import Opened, Rendered
 
-CPU = "the CPU"
+_CPU = "the CPU"
 
 Agree = Callable[[str], str]
 """What all that share a manifest keep to: this, where none of them has said anything yet."""
@@ -76,7 +76,7 @@ class SameBits:
         return None
 
     def _opened(self, opened: Opened) -> None:
-        kind = Kind(opened.gpu.name if opened.gpu else CPU, opened.software.torch)
+        kind = Kind(opened.gpu.name if opened.gpu else _CPU, opened.software.torch)
         if self._kind is None:
             self._kind = kind
         if kind != self._kind:
@@ -91,10 +91,10 @@ class SameBits:
 
 def kind_of(sidecar: Known) -> Kind:
     """What a finished picture was rendered on."""
-    card = sidecar.gpu.name if sidecar.gpu is not None else CPU
+    card = sidecar.gpu.name if sidecar.gpu is not None else _CPU
     return Kind(card, sidecar.software.torch if sidecar.software is not None else "")
 
 
 def _card(device: WorkerDevice) -> str:
     gpu = device.machine.gpu
-    return gpu.name if gpu is not None else CPU
+    return gpu.name if gpu is not None else _CPU
