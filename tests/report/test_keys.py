@@ -24,7 +24,7 @@ from tests.report.live import MainThread
 from tests.report.test_browser import Watched
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Route
 
 pytestmark = tools.needs("chromium")
 
@@ -181,6 +181,23 @@ class TestKeys:
         assert sorted(map(str, by_id(night).values())) == ["4"] * 20 + ["x"] * 20
         for window in opened:
             window.close()
+
+    def test_the_last_key_wins(self, night: tuple[Manifest, Path], opened: list[Watched]) -> None:
+        """Also where the first mark is long on its way."""
+        watched, other = opened
+        held: list[Route] = []
+        watched.page.route("**/marks", lambda route: route.continue_() if held else held.append(route))
+        for key in ("ArrowRight", "1", "2", "3"):
+            watched.page.keyboard.press(key)
+        while not held:
+            watched.page.evaluate("1")
+        held[0].continue_()
+        settled(watched)
+        watched.until("document.querySelector('.badge').textContent === '★★★'")
+        other.until("document.querySelector('.badge')?.textContent === '★★★'")
+        assert list(by_id(night).values()) == [3]
+        for each in (watched, other):
+            each.close()
 
     def test_five_thousand_pictures(self, browser: Browser, tmp_path: Path) -> None:
         """A page of 5,000 is ready in seconds, filters at once, scrolls without a hitch, and each key takes < 50 ms.
