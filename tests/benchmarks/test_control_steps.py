@@ -14,14 +14,14 @@ from renderer.protocol import Setup
 
 
 def test_all_kinds_are_measured(tmp_path: Path) -> None:
-    """Each case by itself, with networks of random weights that are written once; slots change no bit."""
+    """Each case by itself, with networks of random weights that are written once."""
     setup = Setup(model="demo", precision="bf16", profile="stream")
     store = shutil.copytree(stores.find(setup, lambda _: None).folder, tmp_path / "bf16")
     plain = ControlCase(2, side=64, steps=2, guidance=1.0)
-    kinds: list[dict[str, Any]] = [{}, {"nets": 2}, {"nets": 2, "slots": 5}, {"regions": 2}, {"context": True}]
+    kinds: list[dict[str, Any]] = [{}, {"nets": 1, "regions": 1, "context": True}]
     rows = control_steps.measured(store, [replace(plain, **each) for each in kinds])
-    assert [row["control_bytes"] > 0 for row in rows] == [False, True, True, False, False]
-    assert rows[1]["latents"] == rows[2]["latents"]
-    assert len({row["sha256"] for row in rows}) == 4
-    assert len(list(tmp_path.glob("control-*.safetensors"))) == 2
-    assert all(row["step_s"] > 0 and row["forecast_bytes"] > 0 for row in rows)
+    assert [row["control_bytes"] > 0 for row in rows] == [False, True]
+    assert rows[0]["latents"] != rows[1]["latents"]
+    assert rows[1]["forecast_bytes"] > rows[0]["forecast_bytes"] > 0
+    assert all(row["step_s"] > 0 for row in rows)
+    assert len(list(tmp_path.glob("control-*.safetensors"))) == 1

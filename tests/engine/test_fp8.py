@@ -122,21 +122,6 @@ class TestBlock:
         assert error(bare[1][:, own:], expected[1][:, own:]) > 5 * error(found[1][:, own:], expected[1][:, own:])
         assert error(bare[1][:, :own], expected[1][:, :own]) < 0.2 * error(bare[1][:, own:], expected[1][:, own:])
 
-    def test_a_mask_is_in_the_attention(
-        self, store: Store, slot: torch.Tensor, plain: ModuleBlocks, fp8: ScaledBlocks
-    ) -> None:
-        """Prompts before the image, as DiffSynth's block has it: what is masked is seen by nobody."""
-        given = inputs(store)
-        text, rows = given["text"].shape[1], given["text"].shape[1] + given["image"].shape[1]
-        mask = torch.zeros((1, 1, rows, rows), dtype=torch.bfloat16)
-        mask[..., text // 2 : text + 20] = float("-inf")
-        masked = {**given, "attention_mask": mask}
-        expected, found = plain.arrive(1, slot)(**masked), fp8.arrive(1, slot)(**masked)
-        bare = fp8.arrive(1, slot)(**given)
-        for one, other, without in zip(found, expected, bare, strict=True):
-            assert error(one, other) < 0.05
-            assert error(without, other) > 2 * error(one, other)
-
     def test_a_change_of_any_weight_is_seen(self, store: Store, slot: torch.Tensor, fp8: ScaledBlocks) -> None:
         """No tensor of the slot is left out: zero one, and the block gives something else."""
         given = inputs(store)

@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import ImageOps
 
 from renderer.engine import inputs, prompts
+from renderer.engine.blocks import ModuleBlocks
 from renderer.engine.inputs import Inputs
 from renderer.engine.native import NativeEngine
 from renderer.engine.scaled_blocks import ScaledBlocks
 from renderer.engine.streaming import StreamingEngine
 from renderer.job import Job, Precision, Region
 from renderer.protocol import Render
+from renderer.weights.store import Store
+from tests.engine import test_fp8
 from tests.engine.making import bare_picture, bare_pipeline, distance, flattened, make_job
 from tests.engine.test_inputs import drawn, known, masked
 from tests.engine.test_streaming import Heard, open_engine
@@ -23,6 +27,9 @@ SIDE = 64
 LEFT, RIGHT = masked(), ImageOps.invert(masked())
 PICTURE, ONE, OTHER = known(drawn()), known(LEFT, "mask"), known(RIGHT, "mask")
 FILES = dict((PICTURE, ONE, OTHER))
+store, slot, plain, fp8 = test_fp8.store, test_fp8.slot, test_fp8.plain, test_fp8.fp8
+"""Fixtures: a block with scaled products, and the one that it stands for."""
+
 MASKS = {ONE[0]: LEFT, OTHER[0]: RIGHT}
 
 
@@ -119,3 +126,17 @@ def test_scaled_products_have_the_mask_too(precision: Precision, monkeypatch: py
     alone = [rendered(open_engine(precision, slots=60, in_flight=1), [job])[0] for job in wanted]
     assert rendered(open_engine(precision, slots=2, in_flight=4), wanted) == alone
     assert len(set(alone)) == len(alone)
+
+
+def test_a_mask_is_in_the_attention(store: Store, slot: torch.Tensor, plain: ModuleBlocks, fp8: ScaledBlocks) -> None:
+    """Prompts before the image, as DiffSynth's block has it: what is masked is seen by nobody."""
+    given = test_fp8.inputs(store)
+    text, rows = given["text"].shape[1], given["text"].shape[1] + given["image"].shape[1]
+    mask = torch.zeros((1, 1, rows, rows), dtype=torch.bfloat16)
+    mask[..., text // 2 : text + 20] = float("-inf")
+    masked = {**given, "attention_mask": mask}
+    expected, found = plain.arrive(1, slot)(**masked), fp8.arrive(1, slot)(**masked)
+    bare = fp8.arrive(1, slot)(**given)
+    for one, other, without in zip(found, expected, bare, strict=True):
+        assert test_fp8.error(one, other) < 0.05
+        assert test_fp8.error(without, other) > 2 * test_fp8.error(one, other)
