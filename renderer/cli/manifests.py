@@ -94,6 +94,10 @@ def load_part(options: argparse.Namespace) -> Loaded:
     shard = sharding.Shard.read(options.shard) if count is None else None
     loaded = load_named(options)
     Selection.of(vars(options).get("only", ())).check(loaded.manifests)
+    for manifest in loaded.manifests if count is not None else ():
+        if manifest.auto:
+            message = f"{manifest.file}: with --share, each machine would choose its own precision for precision: auto"
+            raise UsageError(message, hint="give a precision, or --precision")
     parts: list[Manifest] = []
     for manifest in loaded.manifests:
         if shard is not None:

@@ -19,6 +19,7 @@ from renderer.planning.pace import Pace, weight
 from renderer.planning.plan import Planned
 from renderer.supervisor.picture_source import Fits, PictureSource
 from renderer.supervisor.pool import Seat
+from renderer.supervisor.progress import Flight
 
 _NEARLY = 1 - 1e-6
 """Sums of seconds are as exact as that."""
@@ -65,6 +66,15 @@ class Group:
     def is_plain(self) -> bool:
         """Whether any seat may have any of its pictures."""
         return not self.crashed_on and not any(self.deployment.refused.values())
+
+    def has_crashed(self, flight: Flight) -> bool:
+        """Whether a picture has brought down a worker before."""
+        return flight.item.fingerprint in self.crashed_on
+
+    def crashed(self, held: Sequence[Flight], seat: Seat) -> None:
+        """They brought down a worker at a seat, or one of them did."""
+        for flight in held:
+            self.crashed_on.setdefault(flight.item.fingerprint, set()).add(seat.number)
 
     def may_open(self, seat: Seat) -> bool:
         """Whether a seat has a worker for it, or may have."""

@@ -31,9 +31,10 @@ from renderer.supervisor.timely import Timely
 from renderer.supervisor.together import Together
 from renderer.supervisor.vanishing import Vanishing
 from renderer.supervisor.worker import Gone
+from renderer.text import duration
 
 MOST_LOSSES = 3
-"""A device that loses this many workers, each with other pictures, and brings none meanwhile is left out."""
+"""A device that loses this many workers, each with other pictures, and brings none is left out for a while."""
 
 _LISTEN_ON = 9
 """So many times as long as all workers are looked at, they are listened to, where they are many."""
@@ -326,7 +327,7 @@ class Dispatcher:
             self._outcomes.failed(flight.item, failure, again=False)
             return
         del seat.flights[event.key]
-        seat.losses = 0
+        seat.health.brought()
         self._outcomes.came(result, self._pace.learn)
 
     def _group(self, seat: Seat) -> Group:
@@ -351,20 +352,19 @@ class Dispatcher:
             self._given_back(seat, [key for key, flight in seat.flights.items() if flight.since is None])
         group, held = self._deal.group_of(seat), seat.take_back()
         if seat.opened is not None:  # one that does not open says nothing of the device: it may be the model
-            seat.losses += group is None or not any(group.crashed_on.get(flight.item.fingerprint) for flight in held)
+            seat.health.losses += group is None or not any(map(group.has_crashed, held))
         again = self._outcomes.crashed(held, reason, hint, seat.excerpt, seat.label)
         if group is not None:
             group.source.try_again(again)
             if len(self._pool.seats) > 1:
-                for flight in held:
-                    group.crashed_on.setdefault(flight.item.fingerprint, set()).add(seat.number)
+                group.crashed(held, seat)
         try:
             seat.lost()
         except MachineError as error:
             self._does_not_open(seat, error)
-        if seat.losses >= MOST_LOSSES and group is not None and len(self._deal.able(group)) > 1:
-            seat.is_out = True
-            self._leave(seat, f"{seat.losses} workers in a row were lost there, and nothing more is tried on it")
+        if seat.health.losses >= MOST_LOSSES and group is not None and len(self._deal.able(group)) > 1:
+            pause = duration(seat.health.leave_out())
+            self._leave(seat, f"{MOST_LOSSES} workers in a row were lost there, and nothing is tried on it for {pause}")
 
     def _does_not_open(self, seat: Seat, error: MachineError) -> None:
         """A seat's group does not open there, or not any more: it goes on elsewhere, or ends if that was the last."""

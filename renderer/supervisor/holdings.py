@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 from renderer.supervisor.progress import Flight
+
+OUT_S, LONGEST_OUT_S = 600.0, 3600.0
+"""For how long nothing is tried with a device that has lost too many workers: the first time, and at most."""
 
 _LONGEST_LOOK_S = 1.0
 """Between two looks of a loop that is not away; it takes some four a second."""
@@ -54,3 +59,31 @@ class Silence:
     def broken(self) -> None:
         """The worker said something, or has just been given something to do."""
         self.seconds = 0.0
+
+
+class Health:
+    """Of a device: how many workers it has lost since a picture came from it, and whether anything is tried with it."""
+
+    def __init__(self) -> None:
+        self.losses = self._outs = 0
+        self._back_s = float("-inf")
+
+    @property
+    def is_out(self) -> bool:
+        """Whether nothing is tried with it at this moment."""
+        return time.monotonic() < self._back_s
+
+    def leave_out(self) -> float:
+        """Try nothing with it for a while, twice as long each time; the seconds.
+
+        Then one more worker is hired there: if that is lost as well, it is left out again.
+        """
+        pause_s: float = min(OUT_S * 2**self._outs, LONGEST_OUT_S)
+        self._outs += 1
+        self._back_s = time.monotonic() + pause_s
+        self.losses -= 1
+        return pause_s
+
+    def brought(self) -> None:
+        """A picture came from it: it is well."""
+        self.losses = self._outs = 0

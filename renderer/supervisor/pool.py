@@ -23,7 +23,7 @@ from renderer.planning.plan import Planned
 from renderer.protocol import AnyEvent, Opened, Opening, Setup
 from renderer.supervisor import events
 from renderer.supervisor.events import Watch
-from renderer.supervisor.holdings import Flights, Silence
+from renderer.supervisor.holdings import Flights, Health, Silence
 from renderer.supervisor.host_copies import HostCopies
 from renderer.supervisor.progress import Flight
 from renderer.supervisor.worker import Gone, Hire, Worker
@@ -40,9 +40,8 @@ _MOST_UNSENT_BYTES = 256 * 2**20
 class Seat:
     """A place for one worker, and the pictures that it holds. `opened` is what it said when it was ready.
 
-    `number` counts seats, from 0; `label` tells it from others, and is empty where there are none. `is_out` says that
-    nothing more is tried with its device, `losses` how many workers it has lost since a picture came from it, and
-    `is_placed` that its worker does not wait for a device.
+    `number` counts seats, from 0; `label` tells it from others, and is empty where there are none. `health` is its
+    device's, `is_placed` says that its worker does not wait for a device.
     """
 
     def __init__(self, hire: Hire, watch: Watch, number: int = 0, label: str = "") -> None:
@@ -53,9 +52,8 @@ class Seat:
         self._bell: Callable[[], None] | None = None
         self.number = number
         self.label = label
-        self.is_out = False
+        self.health = Health()
         self.is_placed = True
-        self.losses = 0
         self._worker: Worker | None = None
         self._setup: Setup | None = None
         self._log = Path(os.devnull)
@@ -68,6 +66,11 @@ class Seat:
         self.opened: Opened | None = None
 
     # -- who sits there --
+
+    @property
+    def is_out(self) -> bool:
+        """Whether nothing is tried with its device at this moment."""
+        return self.health.is_out
 
     @property
     def pid(self) -> int | None:

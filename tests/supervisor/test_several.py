@@ -17,7 +17,7 @@ from renderer.outputs.journal import Journal
 from renderer.planning import fitting, placement
 from renderer.planning.fitting import SizeRefusal
 from renderer.protocol import AnyOrder, Open, Opening, Render, Setup
-from renderer.supervisor import events, run
+from renderer.supervisor import events, holdings, run
 from renderer.supervisor.settings import Settings
 from renderer.supervisor.worker import Gone, Heard
 from tests.fakes import Behaviour, DyingWorker, InlineWorker
@@ -197,7 +197,9 @@ class TestABadDevice:
         assert counts(summary) == (12, 0, 0, 0)
         assert len(night.of(events.WorkerLost)) == 3
         (remark,) = [what.text for what in night.of(events.Remark)]
-        assert remark == ("CPU 2 is left out: 3 workers in a row were lost there, and nothing more is tried on it")
+        assert remark == (
+            "CPU 2 is left out: 3 workers in a row were lost there, and nothing is tried on it for 10 min 00 s"
+        )
 
     def test_one_that_does_not_open_is_left_out(self, night: Night) -> None:
         """By what it says, and after three deaths; all is rendered by the other."""
@@ -258,3 +260,34 @@ class DiesOfFp8(InlineWorker):
         if any(isinstance(order, Open) and order.setup.precision == "fp8" for order in self._orders):
             return Gone(-9), b""
         return super().hear(timeout_s)
+
+
+class TestACardComesBack:
+    def test_one_that_was_left_out_is_tried_again(self, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It lost three workers; when its pause is over it has another, and renders with the others."""
+        monkeypatch.setattr(holdings, "OUT_S", 0.0)
+        hired = [0]
+
+        class BrokenAtFirst(Broken):
+            def __init__(self, log: Path, behaviour: Behaviour | None = None) -> None:
+                super().__init__(log, behaviour)
+                hired[0] += 1
+                self._number = hired[0]
+
+            def hear(self, timeout_s: float) -> Heard | None:
+                return super().hear(timeout_s) if self._number <= 3 else InlineWorker.hear(self, timeout_s)
+
+        hire = Workers(BrokenAtFirst)
+        summary = night.render(make_manifest([f"{number}" for number in range(24)]), gpus=TWO, hire=hire)
+        assert counts(summary) == (24, 0, 0, 0)
+        assert hired[0] == 4
+        assert "nothing is tried on it for" in night.of(events.DeviceLeft)[0].text
+
+    def test_each_time_it_is_left_out_for_longer(self) -> None:
+        """Until a picture comes from it; one more loss is enough meanwhile."""
+        health = holdings.Health()
+        health.losses = 3
+        assert [health.leave_out() for _ in range(5)] == [600, 1200, 2400, 3600, 3600]
+        assert health.is_out
+        health.brought()
+        assert health.leave_out() == 600

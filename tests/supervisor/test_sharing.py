@@ -212,6 +212,9 @@ def test_another_number_of_parts_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert main(["render", name, "--share", "4", "--log-format", "plain"]) == EXIT_USAGE
     assert "m is cut into 3 parts already" in capsys.readouterr().err
     assert main(["render", name, "--share", "3", "--force"]) == EXIT_USAGE
+    (tmp_path / "auto.yaml").write_text("jobs: [{prompt: a, precision: auto, model: Qwen/Qwen-Image}]\n")
+    assert main(["render", "auto.yaml", "--share", "3"]) == EXIT_USAGE
+    assert "each machine would choose its own precision" in capsys.readouterr().err
     assert main(["render", name, "--share", "3", "--shard", "1/3"]) == EXIT_USAGE
     assert main(["status", name, "--share", "3"]) == 0
     assert main(["merge", name]) == 0
