@@ -17,7 +17,7 @@ from renderer.job import Weights
 from renderer.manifest.shelf import Shelf
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
-from renderer.planning import fitting, placement
+from renderer.planning import deployment, fitting, placement
 from renderer.protocol import Setup
 from renderer.service import http_server, request_queue
 from renderer.service.configuration import ServiceSettings
@@ -131,6 +131,7 @@ def test_what_fits_on_one_device_goes_there(tmp_path: Path, monkeypatch: pytest.
         return made[-1].model_copy(update={"profile": "cpu"}) if len(made) == 2 else made[-1]
 
     monkeypatch.setattr(placement, "setup_for", setup_for)
+    monkeypatch.setattr(deployment, "_kind", lambda _: object())  # no two devices are alike here
     hire = Workers(InlineWorker, InlineWorker)
     settings = ServiceSettings(Settings(gpus="cpu,cpu", hire=hire), Shelf({"demo": "demo"}), idle_s=0.01)
     folder, queue, large = OutputFolder(tmp_path), RequestQueue(), set[str]()
