@@ -6,5 +6,5 @@ rendered, `deployment` what each of several devices opens, `fitting` what cannot
 the model, `space` whether the disk has room, `pace` how long a picture takes, `forecast` all of it for people
 (`group_forecast`: of one model and precision), `mixtures` whether pictures would be of two kinds, `prune` what no
 manifest names, `owner` whose a folder is, `sharding` which part of a manifest is whose (`part_folders`: its folder),
-`auto` the precision that a manifest leaves to the machine. Knows no workers.
+`auto` the precision that a manifest leaves to the machine (`precision_choice`: which that is). Knows no workers.
 """

@@ -3,7 +3,7 @@
 What is chosen for a model stands in the folder, and every later plan keeps to it, on whatever machine, and so do the
 parts of a manifest that several machines render. Of what is finished nothing changes: a picture that is there at some
 precision is that picture, whatever would be chosen now. Choosing asks the machine alone, and not what else is in the
-manifest: a picture more changes no other.
+manifest: a picture more changes no other. What it asks (`precision_choice`) is imported where something is open.
 """
 
 from __future__ import annotations
@@ -11,39 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pydantic import Field, ValidationError
 
 from renderer import catalog
-from renderer.catalog import Model
 from renderer.errors import DiskError, LockedError
-from renderer.estimate import duration, shape_of
-from renderer.estimate.fitted import LIBRARIES_BYTES
-from renderer.estimate.host import has_room
-from renderer.estimate.memory import TURNING_SLOTS, Streaming
-from renderer.estimate.weights import weight_bytes
-from renderer.estimate.work import Kernels, Work
-from renderer.job import ModelIdentity, Picture, Precision, Stored, Value, fingerprint
-from renderer.machine import hardware, rates
-from renderer.machine.hardware import Machine
-from renderer.machine.rates import Rates
+from renderer.job import ModelIdentity, Picture, Precision, Value, fingerprint
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import done
 from renderer.outputs.folder import OutputFolder
 from renderer.planning import part_folders, takes
 from renderer.system import lock
 from renderer.system.files import write_whole
-from renderer.text import gb
 
-FASTER = 1.1
-"""How many times as fast `fp8` has to be, so that it is taken although `int8` is three times as exact."""
-
-MUCH_FASTER = 1.5
-"""How many times as fast `int4` has to be for a large picture alone: where a bus is slow."""
-
-_SIDE = 1328
-"""Of the picture that they are held against each other by."""
+if TYPE_CHECKING:
+    from renderer.machine.hardware import Machine
 
 _PATIENCE_S = 10.0
 _MOST_BYTES = 2**16
@@ -62,60 +45,6 @@ class _Choices(Value):
 
     choices_version: Literal[1] = 1
     choices: dict[str, ChosenPrecision] = Field(default_factory=dict)
-
-
-# ---- choosing --------------------------------------------------------------------------------------------------------
-
-
-def choose(model: Model, machine: Machine) -> ChosenPrecision:
-    """The precision that a model is rendered at on a machine, where nobody says one."""
-    gpu = machine.gpu
-    name = f"{gpu.name if gpu else 'a machine without a GPU'}, {gb(machine.ram_bytes)} of host memory"
-    if model.is_the_demo:
-        return ChosenPrecision(precision="bf16", why="the demo model is small, and bf16 is what it has", machine=name)
-    small = _for_little_memory(model, machine)
-    if small is not None:
-        return ChosenPrecision(precision="int4", why=small, machine=name)
-    if gpu is None:
-        return ChosenPrecision(precision="int8", why="a CPU multiplies it as it is kept", machine=name)
-    kernels, known = Kernels.of(gpu.compute_capability), rates.known(machine)
-    found = _by_pace(model, kernels, known) if known is not None else None
-    if found is not None:
-        return ChosenPrecision(precision=found[0], why=found[1], machine=name)
-    able = "int8" in kernels.products
-    why = "this card multiplies it as it is kept" if able else "no card of its age multiplies what is kept"
-    return ChosenPrecision(precision="int8", why=f"{why}, and it is more exact than fp8", machine=name)
-
-
-def _for_little_memory(model: Model, machine: Machine) -> str | None:
-    """Why the blocks have to be small; None where those of int8 fit into host memory."""
-    shape = shape_of(model)
-    eight, four = (shape.layers * weight_bytes(shape, kept).block for kept in _EIGHT_AND_FOUR)
-    if has_room(eight + LIBRARIES_BYTES, machine.ram_bytes):
-        return None
-    there = gb(machine.ram_bytes)
-    return f"{there} of host memory are too little for int8's {gb(eight)} of blocks; int4's take {gb(four)}"
-
-
-_EIGHT_AND_FOUR: tuple[Stored, Stored] = ("int8", "int4")
-
-
-def _by_pace(model: Model, kernels: Kernels, known: Rates) -> tuple[Precision, str] | None:
-    """The precision that is so much faster than int8 that it is worth what it costs; None where none is."""
-
-    def seconds(kept: Stored) -> float:
-        streaming = Streaming(shape_of(model), kept, TURNING_SLOTS, kernels)
-        return duration.sweep(streaming, [Work(_SIDE, _SIDE)], known).seconds
-
-    eight = seconds("int8")
-    if (times := eight / seconds("fp8")) >= FASTER:
-        return "fp8", f"this card multiplies it {times:.1f} times as fast as int8"
-    if (times := eight / seconds("int4")) >= MUCH_FASTER:
-        return "int4", f"over this bus a large picture takes a step {times:.1f} times as fast as at int8"
-    return None
-
-
-# ---- keeping to it ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +71,7 @@ def settle(manifest: Manifest, outputs: Path, machine: Machine, *, is_meant: Cal
         with lock.waited(folder.choices_lock, _PATIENCE_S):
             found = dict(_read(folder))
             for name in sorted(wanted - found.keys()):
-                found[name] = choose(catalog.find(name), machine)
+                found[name] = _choose(name, machine)
             write_whole(folder.choices, _Choices(choices=found).model_dump_json(indent=1).encode() + b"\n")
     except LockedError as error:
         hint = f"try again; if no machine begins a run there, remove {folder.choices_lock}.held"
@@ -163,7 +92,7 @@ def resolved(
     folder = _whole(manifest, outputs)
     choices = dict(_read(folder))
     for name in sorted(_models(manifest) - choices.keys()):
-        choices[name] = choose(catalog.find(name), machine or hardware.look())
+        choices[name] = _choose(name, machine)
     known = _Known(choices, frozenset(_marks(folder, outputs)))
 
     def of(picture: Picture) -> Picture:
@@ -175,6 +104,13 @@ def resolved(
         for name in sorted(_models(manifest))
     )
     return replace(manifest, pictures=pictures, auto=frozenset(), remarks=(*manifest.remarks, *remarks))
+
+
+def _choose(name: str, machine: Machine | None) -> ChosenPrecision:
+    from renderer.machine import hardware  # noqa: PLC0415  # most manifests leave nothing open
+    from renderer.planning import precision_choice  # noqa: PLC0415  # as above
+
+    return precision_choice.choose(catalog.find(name), machine or hardware.look())
 
 
 def _as_it_is(picture: Picture, folder: OutputFolder, identity: ModelIdentity, known: _Known) -> Picture:

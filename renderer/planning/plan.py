@@ -12,12 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from renderer import catalog
 from renderer.catalog import Model
 from renderer.job import Expect, Lettering, ModelIdentity, Picture, Weights, fingerprint
-from renderer.machine.hardware import Machine
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import done, picks
 from renderer.outputs import sources as sourcing
@@ -28,6 +27,9 @@ from renderer.outputs.sources import Location, Wanted, can_become
 from renderer.planning import auto, takes
 from renderer.planning.selection import Selection
 from renderer.weights.identity import identify
+
+if TYPE_CHECKING:
+    from renderer.machine.hardware import Machine
 
 State = Literal["done", "to do", "failed", "set aside"]
 

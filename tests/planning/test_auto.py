@@ -17,7 +17,7 @@ from renderer.manifest.manifest import Manifest, Overrides, parse
 from renderer.manifest.shelf import Shelf
 from renderer.manifest.source import ManifestSource
 from renderer.outputs.folder import OutputFolder
-from renderer.planning import auto, sharding
+from renderer.planning import auto, precision_choice, sharding
 from renderer.planning.auto import ChosenPrecision
 from renderer.planning.plan import Plan, make_plan
 from renderer.supervisor import events, merging, run
@@ -50,14 +50,14 @@ class TestChoice:
     )
     def test_cards(self, card: str, memory: int, capability: tuple[int, int], expected: Precision) -> None:
         """As docs/models.md advises: int8, but where FP8 is so much faster."""
-        found = auto.choose(catalog.QWEN_IMAGE, machine(card, memory, capability))
+        found = precision_choice.choose(catalog.QWEN_IMAGE, machine(card, memory, capability))
         assert found.precision == expected, found.why
         assert card in found.machine
 
     @pytest.mark.parametrize(("ram", "expected"), [(16 * GB, "int4"), (24 * GB, "int8")])
     def test_host_memory(self, ram: int, expected: Precision) -> None:
         """Blocks that wait in 16 GB are int4's; in 24 GB those of int8 have room."""
-        found = auto.choose(catalog.QWEN_IMAGE, machine("NVIDIA GeForce RTX 3060", 12 * GB, (8, 6), ram))
+        found = precision_choice.choose(catalog.QWEN_IMAGE, machine("NVIDIA GeForce RTX 3060", 12 * GB, (8, 6), ram))
         assert found.precision == expected, found.why
 
     @pytest.mark.parametrize(("bus", "expected"), [(4e9, "int4"), (25e9, "int8")])
@@ -67,13 +67,13 @@ class TestChoice:
         known = rates.known(here)
         assert known is not None
         monkeypatch.setattr(rates, "known", lambda _: known.model_copy(update={"pinned_bytes_per_s": bus}))
-        assert auto.choose(catalog.QWEN_IMAGE, here).precision == expected
+        assert precision_choice.choose(catalog.QWEN_IMAGE, here).precision == expected
 
     def test_the_demo_model_and_no_gpu(self) -> None:
         """The demo is bf16 as its weights are, on whatever machine; a CPU multiplies int8."""
         for here in (machine(), machine("NVIDIA H100 80GB HBM3", 80 * GB, (9, 0), 8 * GB)):
-            assert auto.choose(catalog.DEMO, here).precision == "bf16"
-        assert auto.choose(catalog.QWEN_IMAGE, machine()).precision == "int8"
+            assert precision_choice.choose(catalog.DEMO, here).precision == "bf16"
+        assert precision_choice.choose(catalog.QWEN_IMAGE, machine()).precision == "int8"
 
 
 TEXT = "defaults: {model: demo, size: 64x64, steps: 2, seed: 1}\njobs:\n"
@@ -107,7 +107,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[Precision]:
     """What is chosen from now on: the last of the list, as if for another machine each time."""
     wanted: list[Precision] = ["int8"]
     monkeypatch.setattr(
-        auto,
+        precision_choice,
         "choose",
         lambda *_: ChosenPrecision(precision=wanted[-1], why="it is so", machine=f"machine {len(wanted)}"),
     )

@@ -1,0 +1,76 @@
+"""Which precision suits a machine, where a manifest leaves that to it: by its memory, its card's arithmetic, its bus.
+
+Asks the machine and the model alone, and no folder.
+"""
+
+from __future__ import annotations
+
+from renderer.catalog import Model
+from renderer.estimate import duration, shape_of
+from renderer.estimate.fitted import LIBRARIES_BYTES
+from renderer.estimate.host import has_room
+from renderer.estimate.memory import TURNING_SLOTS, Streaming
+from renderer.estimate.weights import weight_bytes
+from renderer.estimate.work import Kernels, Work
+from renderer.job import Precision, Stored
+from renderer.machine import rates
+from renderer.machine.hardware import Machine
+from renderer.machine.rates import Rates
+from renderer.planning.auto import ChosenPrecision
+from renderer.text import gb
+
+FASTER = 1.1
+"""How many times as fast `fp8` has to be, so that it is taken although `int8` is three times as exact."""
+
+MUCH_FASTER = 1.5
+"""How many times as fast `int4` has to be for a large picture alone: where a bus is slow."""
+
+_SIDE = 1328
+"""Of the picture that they are held against each other by."""
+
+_EIGHT_AND_FOUR: tuple[Stored, Stored] = ("int8", "int4")
+
+
+def choose(model: Model, machine: Machine) -> ChosenPrecision:
+    """The precision that a model is rendered at on a machine, where nobody says one."""
+    gpu = machine.gpu
+    name = f"{gpu.name if gpu else 'a machine without a GPU'}, {gb(machine.ram_bytes)} of host memory"
+    if model.is_the_demo:
+        return ChosenPrecision(precision="bf16", why="the demo model is small, and bf16 is what it has", machine=name)
+    small = _for_little_memory(model, machine)
+    if small is not None:
+        return ChosenPrecision(precision="int4", why=small, machine=name)
+    if gpu is None:
+        return ChosenPrecision(precision="int8", why="a CPU multiplies it as it is kept", machine=name)
+    kernels, known = Kernels.of(gpu.compute_capability), rates.known(machine)
+    found = _by_pace(model, kernels, known) if known is not None else None
+    if found is not None:
+        return ChosenPrecision(precision=found[0], why=found[1], machine=name)
+    able = "int8" in kernels.products
+    why = "this card multiplies it as it is kept" if able else "no card of its age multiplies what is kept"
+    return ChosenPrecision(precision="int8", why=f"{why}, and it is more exact than fp8", machine=name)
+
+
+def _for_little_memory(model: Model, machine: Machine) -> str | None:
+    """Why the blocks have to be small; None where those of int8 fit into host memory."""
+    shape = shape_of(model)
+    eight, four = (shape.layers * weight_bytes(shape, kept).block for kept in _EIGHT_AND_FOUR)
+    if has_room(eight + LIBRARIES_BYTES, machine.ram_bytes):
+        return None
+    there = gb(machine.ram_bytes)
+    return f"{there} of host memory are too little for int8's {gb(eight)} of blocks; int4's take {gb(four)}"
+
+
+def _by_pace(model: Model, kernels: Kernels, known: Rates) -> tuple[Precision, str] | None:
+    """The precision that is so much faster than int8 that it is worth what it costs; None where none is."""
+
+    def seconds(kept: Stored) -> float:
+        streaming = Streaming(shape_of(model), kept, TURNING_SLOTS, kernels)
+        return duration.sweep(streaming, [Work(_SIDE, _SIDE)], known).seconds
+
+    eight = seconds("int8")
+    if (times := eight / seconds("fp8")) >= FASTER:
+        return "fp8", f"this card multiplies it {times:.1f} times as fast as int8"
+    if (times := eight / seconds("int4")) >= MUCH_FASTER:
+        return "int4", f"over this bus a large picture takes a step {times:.1f} times as fast as at int8"
+    return None
