@@ -23,7 +23,7 @@ from renderer.errors import PictureError, RendererError
 from renderer.job import ExtraNetwork
 from renderer.machine import devices, hardware
 from renderer.planning import placement
-from renderer.protocol import AnyOrder, Failed, Open, OpenFailed, Opening, Render, Setup
+from renderer.protocol import AnyOrder, Failed, Open, OpenFailed, Opening, Previewed, Render, Setup, Started, Stepped
 from renderer.ray import arrival, carried, connecting, node_memory
 from renderer.supervisor import provision
 from renderer.supervisor.inbox import Inbox
@@ -46,14 +46,26 @@ _MOST_PRINTED_BYTES = 2**20
 _TELL_EVERY_S = 1.0
 _ALIVE_EVERY_S = 5.0
 
+_GATHERING_S = 0.2
+"""So long what only tells how far a picture is waits for more of it: each answer costs both ends some milliseconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What a worker has said since it was asked last: events with their payloads, what it printed, and its end."""
+    """What a worker has said since it was asked last: events with their payloads, what it printed, and its end.
+
+    `is_urgent` says that something is to follow from it.
+    """
 
     events: Sequence[tuple[bytes, bytes]] = ()
     printed: bytes = b""
     gone: Gone | None = None
+    is_urgent: bool = False
+
+    def and_then(self, more: Words) -> Words:
+        """These, and those that came later."""
+        urgent = self.is_urgent or more.is_urgent
+        return Words((*self.events, *more.events), self.printed + more.printed, more.gone, urgent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +157,16 @@ class NodeWorker:
     def hear(self, timeout_s: float) -> Words:
         """What the worker says, as soon as it says something; nothing where it does not within so many seconds."""
         until = time.monotonic() + timeout_s
+        found = Words()
         while True:
             self._bell.clear()  # before it is asked: what comes later rings
-            found = self._heard()
-            left_s = until - time.monotonic()
-            if found.events or found.gone or found.printed or left_s <= 0:
+            found = found.and_then(self._heard())
+            now = time.monotonic()
+            if found.is_urgent or found.gone or now >= until:
                 return found
-            self._bell.wait(left_s)
+            if found.events:
+                until = min(until, now + _GATHERING_S)
+            self._bell.wait(until - now)
 
     # -- on its machine --
 
@@ -231,13 +246,15 @@ class NodeWorker:
     def _heard(self) -> Words:
         events: list[tuple[bytes, bytes]] = []
         total = 0
+        urgent = False
         while total < MOST_BYTES_AT_ONCE and (heard := self._next()) is not None:
             event, payload = heard
             if isinstance(event, Gone):
                 return Words(tuple(events), self._printed(), event)
+            urgent = urgent or not isinstance(event, Opening | Started | Stepped | Previewed)
             events.append((protocol.header_of(event), payload))
             total += len(payload)
-        return Words(tuple(events), self._printed())
+        return Words(tuple(events), self._printed(), None, urgent)
 
     def _next(self) -> Heard | None:
         return self._inbox.hear(0.0) or (self._worker.hear(0.0) if self._worker is not None else None)
