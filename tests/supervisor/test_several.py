@@ -14,7 +14,7 @@ from renderer.job import Job, Size
 from renderer.machine.hardware import Machine
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.journal import Journal
-from renderer.planning import fitting, placement
+from renderer.planning import deployment, fitting, placement
 from renderer.planning.fitting import SizeRefusal
 from renderer.protocol import AnyOrder, Open, Opening, Render, Setup
 from renderer.supervisor import events, holdings, run
@@ -175,6 +175,7 @@ class TestDealing:
             return made[-1].model_copy(update={"profile": "cpu"}) if len(made) == 2 else made[-1]
 
         monkeypatch.setattr(placement, "setup_for", setup_for)
+        monkeypatch.setattr(deployment, "_kind", lambda _: object())  # no two devices are alike here
         hire = Workers()
         summary = night.render(make_manifest(("large", "b", "large c", "d")), gpus=TWO, hire=hire)
         assert counts(summary) == (4, 0, 0, 0)
