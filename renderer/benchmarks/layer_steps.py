@@ -35,7 +35,7 @@ from renderer.job import Input, Job, ModelIdentity, Profile, Stored
 from renderer.protocol import Setup
 from renderer.weights import pack, synthetic
 
-CASES = ((640, 4), (256, 2))
+LAYER_CASES = ((640, 4), (256, 2))
 """Sides and layers: as its authors recommend, and one so small that its launches are recorded."""
 
 _IDENTITY = ModelIdentity(id="synthetic", revision="1")
@@ -71,7 +71,7 @@ def _rows(folder: Path, source: Path, blocks: int) -> Iterator[Figures]:
             choices: dict[str, Any] = {"profile": "stream", "store": str(store), "slots": slots, "in_flight": 1}
             setup = Setup(model=str(source), identity=_IDENTITY, precision=precision, **choices)
             engine = StreamingEngine.open(setup, lambda _: None)
-            for side, layers in CASES:
+            for side, layers in LAYER_CASES:
                 job, given = _job(setup, side, layers)
                 expected = Streaming(shape, precision, slots).estimate([Work.of(job)])
                 told = {"case": f"{precision}-{slots}-slots", "forecast_bytes": expected.allocated}
@@ -82,7 +82,7 @@ def _rows(folder: Path, source: Path, blocks: int) -> Iterator[Figures]:
     profile: Profile = "resident" if torch.cuda.is_available() else "cpu"
     setup = Setup(model=str(source), precision="bf16", profile=profile, offline=True)
     native = NativeEngine.open(setup, lambda _: None)
-    for side, layers in CASES:
+    for side, layers in LAYER_CASES:
         job, given = _job(setup, side, layers)
         native.render(job, lambda *_: None, given)
         picture = native.render(job, lambda *_: None, given)

@@ -17,7 +17,7 @@ Knows nothing of how anything is done. Each command has a room of its name, whic
     pause         a night that is on begins nothing more
     resume        and goes on
     stop          and ends
-    asking        which night is meant, and what it answers
+    wishing       which night is meant, and what it answers
     compare       a manifest at several precisions, side by side
     again         chosen pictures once more, another way
     export        chosen pictures, copied with a table

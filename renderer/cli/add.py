@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from renderer.cli import arguments, asking
+from renderer.cli import arguments, wishing
 from renderer.cli.manifests import load_named
 from renderer.cli.problems import print_error, print_problems
 from renderer.errors import RendererError, UsageError
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     """Have each manifest join, and say what the night makes of it."""
     loaded = load_named(options)
     hint = f"begin one: renderer render {' '.join(options.manifests)}"
-    folder, night = asking.find(options.outputs, options.to, hint)
+    folder, night = wishing.find(options.outputs, options.to, hint)
     code = 0
     for manifest in loaded.manifests:
         if manifest.path is None:
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
             priority=options.priority,
         )
         try:
-            print(streams.harmless(asking.heard(folder, night, wish).text))
+            print(streams.harmless(wishing.heard(folder, night, wish).text))
         except RendererError as error:
             print_error(error)
             code = error.exit_code

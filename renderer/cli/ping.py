@@ -20,7 +20,7 @@ from renderer.errors import UsageError
 from renderer.supervisor import events
 from renderer.supervisor.events import Watch
 
-VARIABLE = "RENDERER_PING"
+PING_VARIABLE = "RENDERER_PING"
 _TIMEOUT_S = 10.0
 _PATIENCE_S = 15.0
 _AGAIN_S = 1.0
@@ -37,7 +37,7 @@ class _Ping:
 
 def ping_addresses(given: Sequence[str]) -> list[str]:
     """The addresses that are given, and those in RENDERER_PING, which no process that is started here gets to see."""
-    return [*given, *os.environ.pop(VARIABLE, "").split()]
+    return [*given, *os.environ.pop(PING_VARIABLE, "").split()]
 
 
 class Pinger:

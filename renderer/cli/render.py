@@ -115,10 +115,10 @@ def _fleet(options: argparse.Namespace, terms: Terms) -> Iterator[Fleet | None]:
         yield None
         return
     from renderer.ray import connecting  # noqa: PLC0415
-    from renderer.ray.cluster_fleet import ClusterFleet, Wanted  # noqa: PLC0415
+    from renderer.ray.cluster_fleet import ClusterFleet, WantedWorkers  # noqa: PLC0415
 
     least, most = options.workers or (0, connecting.workers_in(options.cluster))
-    wanted = Wanted(least, most, options.gpus)
+    wanted = WantedWorkers(least, most, options.gpus)
     with connecting.connected(options.cluster), ClusterFleet(wanted, terms, options.vram) as fleet:
         yield fleet
 

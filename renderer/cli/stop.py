@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import argparse
 
-from renderer.cli import asking
+from renderer.cli import wishing
 from renderer.outputs.nights import Wish
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser what the command takes."""
-    asking.add_night(parser)
+    wishing.add_night(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Ask it of the night, and say what it answers."""
-    return asking.ask(options, Wish(what="stop"))
+    return wishing.ask(options, Wish(what="stop"))

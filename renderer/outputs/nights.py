@@ -30,7 +30,7 @@ from renderer.job import AskedPrecision, Value
 from renderer.system import lock
 from renderer.system.files import write_whole
 
-FOLDER = ".nights"
+NIGHTS = ".nights"
 _LOCK = ".lock"
 _MAX_BYTES = 2**20
 _YOUNG_S = 60.0
@@ -62,7 +62,7 @@ class Wish(Value):
     priority: float | None = None
 
 
-class Answer(Value):
+class NightAnswer(Value):
     """What a night says to a wish; an `error` where it cannot be."""
 
     text: str
@@ -83,7 +83,7 @@ class NightFolder:
 
     @classmethod
     def of_process(cls, outputs: Path, pid: int) -> NightFolder:
-        return cls(outputs / FOLDER / f"{_folder_name(this_machine())}{pid}")
+        return cls(outputs / NIGHTS / f"{_folder_name(this_machine())}{pid}")
 
     # -- the night's side --
 
@@ -113,8 +113,8 @@ class NightFolder:
                 path.unlink(missing_ok=True)
         return found
 
-    def answer(self, mark: str, answer: Answer) -> None:
-        """Answer a wish; whoever asked may have gone."""
+    def answer(self, mark: str, answer: NightAnswer) -> None:
+        """NightAnswer a wish; whoever asked may have gone."""
         with contextlib.suppress(DiskError):
             write_whole(self.path / f"{mark}.answer", answer.model_dump_json().encode() + b"\n", lasting=False)
 
@@ -138,11 +138,11 @@ class NightFolder:
             return False
         return True
 
-    def take_answer(self, mark: str) -> Answer | None:
+    def take_answer(self, mark: str) -> NightAnswer | None:
         """What it said to a wish; None where it has not yet."""
         path = self.path / f"{mark}.answer"
         try:
-            found = Answer.model_validate_json(path.read_bytes())
+            found = NightAnswer.model_validate_json(path.read_bytes())
         except (OSError, ValidationError, ValueError):
             return None
         path.unlink(missing_ok=True)
@@ -166,14 +166,14 @@ class NightFolder:
 
 def find(outputs: Path) -> list[tuple[NightFolder, NightFile]]:
     """The nights that are on in a folder of outputs, the first begun first."""
-    folders = [NightFolder(path) for path in sorted((outputs / FOLDER).glob("*")) if path.is_dir()]
+    folders = [NightFolder(path) for path in sorted((outputs / NIGHTS).glob("*")) if path.is_dir()]
     found = [(folder, night) for folder in folders if (night := folder.read()) is not None]
     return sorted(found, key=lambda each: each[1].began_at)
 
 
 def sweep(outputs: Path, after_s: float = _YOUNG_S) -> None:
     """Remove what nights of this machine have left behind that were killed, and that is older than so many seconds."""
-    for path in (outputs / FOLDER).glob(f"{glob.escape(_folder_name(this_machine()))}*"):
+    for path in (outputs / NIGHTS).glob(f"{glob.escape(_folder_name(this_machine()))}*"):
         if time.time() - _written_at(path) >= after_s and lock.look(path / _LOCK) == "free":
             shutil.rmtree(path, ignore_errors=True)
 

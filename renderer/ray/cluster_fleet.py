@@ -20,7 +20,7 @@ from renderer.machine.devices import WorkerDevice
 from renderer.machine.hardware import Machine
 from renderer.ray import arrival, connecting, node_memory
 from renderer.ray.arrival import Introduction
-from renderer.ray.cluster_worker import ClusterWorker, Pause
+from renderer.ray.cluster_worker import Backoff, ClusterWorker
 from renderer.ray.connecting import ClusterNode
 from renderer.ray.node_memory import NodeMemory
 from renderer.ray.node_worker import NodeWorker, Posting
@@ -36,7 +36,7 @@ _PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedWorkers:
     """How many workers there are to be, and of which kind.
 
     `least` are kept at the ready as long as the run goes on, `most` (None: as many as there are devices now) begun
@@ -55,7 +55,7 @@ class ClusterFleet:
     brings_models = True
 
     def __init__(
-        self, wanted: Wanted, terms: Terms, vram_bytes: int | None = None, command: tuple[str, ...] | None = None
+        self, wanted: WantedWorkers, terms: Terms, vram_bytes: int | None = None, command: tuple[str, ...] | None = None
     ) -> None:
         """Raises `UsageError` for devices by their numbers: they are the cluster's to give out."""
         if wanted.gpus not in (None, devices.ALL, devices.CPU):
@@ -67,7 +67,7 @@ class ClusterFleet:
         self._ray = connecting.library()
         self._actors: Any = None
         self._share: dict[str, int] = {}
-        self._pause = Pause()
+        self._pause = Backoff()
         self._hired: list[ClusterWorker] = []
         self._most = 1
         self._memories: dict[str, Any] = {}

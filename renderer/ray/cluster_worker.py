@@ -42,7 +42,7 @@ MemoryOf = Callable[[str], Any]
 """The actor that owns what workers share on a machine, by its id in the cluster; None where there is but one."""
 
 
-class Pause:
+class Backoff:
     """How long a fleet waits before one more is begun: longer with each in a row that vanished before it was there."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class ClusterWorker:
 
     pid = None
 
-    def __init__(self, log: Path, begin: Begin, pause: Pause, memory_of: MemoryOf) -> None:
+    def __init__(self, log: Path, begin: Begin, pause: Backoff, memory_of: MemoryOf) -> None:
         """What it prints goes to the end of `log`; raises `DiskError` when that cannot be written."""
         self._name = uuid4().hex
         self._memory_of = memory_of

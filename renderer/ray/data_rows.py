@@ -41,7 +41,7 @@ RowBatch = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
-class Processor:
+class RowProcessor:
     """Renders data sets: `processor(rows)`, or `rows.map_batches(**processor.arguments)`.
 
     `defaults` are fields of every row that does not have them itself. `concurrency` is how many actors there are: a
@@ -98,7 +98,7 @@ def processor(
     vram_bytes: int | None = None,
     offline: bool = False,
     **defaults: Any,
-) -> Processor:
+) -> RowProcessor:
     """What renders the rows of a data set with a model, an actor a GPU.
 
     `defaults` are a job's fields, as in a manifest: `precision`, `size`, `steps`… A column of that name counts more.
@@ -109,13 +109,13 @@ def processor(
     if unknown := sorted(given.keys() - _FIELDS):
         raise UsageError(f"processor: no job has a field {', '.join(unknown)}", hint="docs/manifest.md has the fields")
     posting = Posting.here(Terms(offline=offline), vram_bytes)
-    return Processor(given, concurrency, num_gpus, batch_size, posting, retries, profile)
+    return RowProcessor(given, concurrency, num_gpus, batch_size, posting, retries, profile)
 
 
 class RowRenderer:
     """The actor that renders batches of rows; Ray makes and calls it."""
 
-    def __init__(self, told: Processor) -> None:
+    def __init__(self, told: RowProcessor) -> None:
         """Raises `MachineError` where this machine would not render as the calling one."""
         arrival.check(told.here, arrival.tell())
         told.posting.settle()

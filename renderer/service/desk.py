@@ -23,7 +23,7 @@ from renderer.planning.plan import Planned
 from renderer.service.intake import Intake, Requested
 from renderer.service.queue_file import Asked, Ended, HowEnded, Joined, Left, QueueFile, Wanting
 from renderer.service.queue_writer import QueueWriter
-from renderer.service.request_queue import RequestQueue, Waiting
+from renderer.service.request_queue import QueuedItem, RequestQueue
 from renderer.service.standing import BusyError, Fate, Standing, StoppingError, Whose
 from renderer.supervisor import events
 from renderer.supervisor.settings import StopRequests
@@ -341,8 +341,8 @@ _OF_PICTURES = (
 )  # fmt: skip
 
 
-def _waiting(standing: Standing) -> Waiting:
-    return Waiting(standing.item, standing.whose.client, standing.patient)
+def _waiting(standing: Standing) -> QueuedItem:
+    return QueuedItem(standing.item, standing.whose.client, standing.patient)
 
 
 def _wanting(whose: Whose) -> Wanting:

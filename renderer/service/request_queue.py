@@ -36,7 +36,7 @@ MOST_A_SHIFT = 20_000
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
+class QueuedItem:
     """A picture that waits, or that a worker has. `gone` ones are passed over when their turn comes."""
 
     item: Planned
@@ -51,19 +51,19 @@ class _Line:
     """Those that need the same weights: each client's in order, the clients in turn."""
 
     def __init__(self) -> None:
-        self._of: tuple[dict[str, deque[Waiting]], dict[str, deque[Waiting]]] = ({}, {})
+        self._of: tuple[dict[str, deque[QueuedItem]], dict[str, deque[QueuedItem]]] = ({}, {})
 
-    def append(self, waiting: Waiting) -> None:
+    def append(self, waiting: QueuedItem) -> None:
         self._of[waiting.patient].setdefault(waiting.client, deque()).append(waiting)
 
-    def put_first(self, waiting: Waiting) -> None:
+    def put_first(self, waiting: QueuedItem) -> None:
         clients = self._of[waiting.patient]
         clients.setdefault(waiting.client, deque()).appendleft(waiting)
         self._of = tuple(  # type: ignore[assignment]
             {waiting.client: each.pop(waiting.client), **each} if each is clients else each for each in self._of
         )
 
-    def first(self, *, patient: bool) -> Waiting | None:
+    def first(self, *, patient: bool) -> QueuedItem | None:
         """The one whose turn it is."""
         clients = self._of[patient]
         for client, waiting in list(clients.items()):
@@ -74,7 +74,7 @@ class _Line:
             del clients[client]
         return None
 
-    def take(self, taken: Waiting) -> None:
+    def take(self, taken: QueuedItem) -> None:
         """It goes, and its client's next turn is after the others'."""
         clients = self._of[taken.patient]
         waiting = clients.pop(taken.client)
@@ -82,7 +82,7 @@ class _Line:
         if waiting:
             clients[taken.client] = waiting
 
-    def __iter__(self) -> Iterator[Waiting]:
+    def __iter__(self) -> Iterator[QueuedItem]:
         return (each for clients in self._of for waiting in clients.values() for each in waiting if not each.gone)
 
 
@@ -92,14 +92,14 @@ class RequestQueue:
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.RLock())
         self._lines: dict[Weights, _Line] = {}
-        self._waiting: dict[str, Waiting] = {}
-        self._taken: dict[str, Waiting] = {}
+        self._waiting: dict[str, QueuedItem] = {}
+        self._taken: dict[str, QueuedItem] = {}
         self._busy_at_s = time.monotonic()
         self._closed = False
 
     # -- for those who ask --
 
-    def add(self, those: Iterable[Waiting]) -> None:
+    def add(self, those: Iterable[QueuedItem]) -> None:
         """They wait from now on."""
         with self._changed:
             for each in those:
@@ -111,7 +111,7 @@ class RequestQueue:
         with self._changed:
             if (waiting := self._waiting.get(key)) is not None and waiting.patient:
                 waiting.gone = True
-                self._append(Waiting(waiting.item, waiting.client, patient=False, since_s=waiting.since_s))
+                self._append(QueuedItem(waiting.item, waiting.client, patient=False, since_s=waiting.since_s))
                 self._changed.notify_all()
 
     def cancel(self, key: str) -> bool:
@@ -236,7 +236,7 @@ class RequestQueue:
     def _line(self, weights: Weights) -> _Line:
         return self._lines.setdefault(weights, _Line())
 
-    def _heads(self) -> Iterator[Waiting]:
+    def _heads(self) -> Iterator[QueuedItem]:
         for line in self._lines.values():
             for patient in (False, True):
                 if (head := line.first(patient=patient)) is not None:
@@ -248,7 +248,7 @@ class RequestQueue:
             for key in list(self._taken):
                 self.give_back(self._taken[key].item, first=True)
 
-    def _append(self, waiting: Waiting) -> None:
+    def _append(self, waiting: QueuedItem) -> None:
         self._waiting[waiting.item.picture.id] = waiting
         self._line(Weights.of(waiting.item.picture.job)).append(waiting)
         self._busy_at_s = time.monotonic()

@@ -12,7 +12,7 @@ the threads of `writing`; `readings` are pictures whose lettering is read; `brin
 lie elsewhere, `vanishing` machines that are taken away. `provision` brings models, `merging` what other machines have
 rendered; `sharing` is whose turn it is beside them, `holding` whether a folder still is ours, `same_bits` which kind
 of card is kept to. `events` is what watchers hear (`busy`: of long work, `heartbeat`: how things stand), `mailbox`
-what others ask of a night, `additions` are manifests that join it (`watched`: from a folder), `preparing` what has to
+what others ask of a night, `joining` has manifests that join it (`watched`: from a folder), `preparing` what has to
 be there before any are rendered, `rest` its pauses and its end, `settings` how to behave, `logs` what a worker
 prints. Knows no engine.
 """

@@ -81,7 +81,7 @@ class Group:
         return not seat.is_out and seat.number in self.deployment.setups and seat.number not in self.barred
 
 
-class Serving:
+class SeatOrder:
     """Seats in the order in which they are given pictures: whoever holds fewest is the next, up to its share.
 
     What is given moves from what waits into somebody's hands: the shares stay what they are meanwhile.
@@ -178,9 +178,9 @@ class Deal:
         ready = [group for group in self.groups if group.ending is None and not self._flies(group)]
         return sum(group.source.next_round() for group in ready) > 0
 
-    def serving(self, but: Seat | None = None) -> Serving:
+    def serving(self, but: Seat | None = None) -> SeatOrder:
         """The seats that have room at this moment, those first that hold fewest; not the one that was served."""
-        return Serving(self, [seat for seat in self._seats if seat is not but and seat.number in self._at])
+        return SeatOrder(self, [seat for seat in self._seats if seat is not but and seat.number in self._at])
 
     def first(self, group: Group, seat: Seat, fits: Fits | None = None) -> Planned | None:
         """The next picture of a group that a seat may have, and that `fits`."""

@@ -24,7 +24,7 @@ from renderer.supervisor.dealing import Deal, Group
 from renderer.supervisor.heartbeat import TICK_S, Heart
 from renderer.supervisor.night import Night
 from renderer.supervisor.pool import Seat
-from renderer.supervisor.rest import Grace, Rest
+from renderer.supervisor.rest import Grace, Resting
 from renderer.supervisor.results import Result
 from renderer.supervisor.settings import AT_ONCE
 from renderer.supervisor.timely import Timely
@@ -78,7 +78,7 @@ class Dispatcher:
         self._first_in_line: Seat | None = None
         self._given: dict[int, Planned] = {}
         self._vanishing = Vanishing()
-        self._rest = Rest(night, outcomes.tempo)
+        self._rest = Resting(night, outcomes.tempo)
         self._grace = Grace(night)
         self._back_at: float | None = None
         self.longest_away_s = 0.0

@@ -61,7 +61,7 @@ class Silence:
         self.seconds = 0.0
 
 
-class Health:
+class DeviceHealth:
     """Of a device: how many workers it has lost since a picture came from it, and whether anything is tried with it."""
 
     def __init__(self) -> None:

@@ -17,10 +17,10 @@ from typing import Self
 from renderer.errors import DiskError, LockedError
 from renderer.manifest.manifest import Overrides
 from renderer.outputs import nights
-from renderer.outputs.nights import Answer, NightFile, NightFolder, Wish
+from renderer.outputs.nights import NightAnswer, NightFile, NightFolder, Wish
 from renderer.supervisor import events
-from renderer.supervisor.additions import Addition
 from renderer.supervisor.events import Watch
+from renderer.supervisor.joining import AddedManifest
 from renderer.supervisor.settings import Pause, StopRequests
 
 _LOOK_S = 0.2
@@ -37,7 +37,7 @@ class Mailbox:
         stop: StopRequests,
         pause: Pause,
         watch: Watch,
-        add: Callable[[Addition], None],
+        add: Callable[[AddedManifest], None],
     ) -> None:
         """`names` are its manifests'; `add` hears of those that are to join."""
         self._outputs = outputs
@@ -94,27 +94,27 @@ class Mailbox:
             if self._thread.is_alive():
                 self._folder.post(self._night)
 
-    def _fulfil(self, wish: Wish) -> Answer:
+    def _fulfil(self, wish: Wish) -> NightAnswer:
         match wish.what:
             case "pause" | "resume":
                 return self._pauses(paused=wish.what == "pause")
             case "stop":
                 self._stop.request()
-                return Answer(text="it stops: what is in flight may finish; stop it once more to end at once")
+                return NightAnswer(text="it stops: what is in flight may finish; stop it once more to end at once")
             case "add":
                 raise AssertionError(wish)
 
-    def _pauses(self, *, paused: bool) -> Answer:
+    def _pauses(self, *, paused: bool) -> NightAnswer:
         before, self._pause.is_on = self._pause.is_on, paused
         if before == paused:
-            return Answer(text="it is paused already" if paused else "it is not paused")
+            return NightAnswer(text="it is paused already" if paused else "it is not paused")
         self._change(paused=paused)
         if paused:
-            return Answer(text=f"it pauses: what is in flight finishes; {self._pause.told}")
-        return Answer(text="it goes on")
+            return NightAnswer(text=f"it pauses: what is in flight finishes; {self._pause.told}")
+        return NightAnswer(text="it goes on")
 
 
-def _addition(wish: Wish, answer: Callable[[Answer], None]) -> Addition:
+def _addition(wish: Wish, answer: Callable[[NightAnswer], None]) -> AddedManifest:
     defaults = Path(wish.defaults) if wish.defaults is not None else None
     overrides = Overrides(wish.model, wish.precision, proof=wish.proof, defaults=defaults, fields=wish.fields)
-    return Addition(Path(wish.manifest), overrides, wish.only, wish.priority, answer)
+    return AddedManifest(Path(wish.manifest), overrides, wish.only, wish.priority, answer)

@@ -23,7 +23,7 @@ from renderer.planning.plan import Planned
 from renderer.protocol import AnyEvent, Opened, Opening, Setup
 from renderer.supervisor import events
 from renderer.supervisor.events import Watch
-from renderer.supervisor.holdings import Flights, Health, Silence
+from renderer.supervisor.holdings import DeviceHealth, Flights, Silence
 from renderer.supervisor.host_copies import HostCopies
 from renderer.supervisor.progress import Flight
 from renderer.supervisor.worker import Gone, Hire, Worker
@@ -52,7 +52,7 @@ class Seat:
         self._bell: Callable[[], None] | None = None
         self.number = number
         self.label = label
-        self.health = Health()
+        self.health = DeviceHealth()
         self.is_placed = True
         self._worker: Worker | None = None
         self._setup: Setup | None = None

@@ -14,12 +14,11 @@ from typing import Protocol
 
 from renderer.errors import DiskError, MachineError, RendererError, ends_the_night
 from renderer.job import Weights
-from renderer.outputs.nights import Answer
+from renderer.outputs.nights import NightAnswer
 from renderer.outputs.summary import Ending
 from renderer.planning.pace import Pace, weight
 from renderer.planning.plan import Plan, Planned
 from renderer.supervisor import events
-from renderer.supervisor.additions import Arrival
 from renderer.supervisor.batch import Batch
 from renderer.supervisor.busy import LongWork
 from renderer.supervisor.dealing import Group
@@ -27,6 +26,7 @@ from renderer.supervisor.dispatcher import Dispatcher
 from renderer.supervisor.events import Watch
 from renderer.supervisor.heartbeat import TICK_S, NightHeart
 from renderer.supervisor.holding import Holding, held_alone
+from renderer.supervisor.joining import Arrival
 from renderer.supervisor.night import Night
 from renderer.supervisor.outcomes import Beside
 from renderer.supervisor.picture_source import PlanSource
@@ -198,9 +198,9 @@ class Batches:
                 todo, _ = batch.begin()
                 self._joined += todo
             if (error := batch.outcomes.error) is not None:
-                arrival.answer(Answer(text=error.message, hint=error.hint, error=True))
+                arrival.answer(NightAnswer(text=error.message, hint=error.hint, error=True))
             else:
-                arrival.answer(Answer(text=self._told_of(batch, todo)))
+                arrival.answer(NightAnswer(text=self._told_of(batch, todo)))
 
     def _told_of(self, batch: Batch, todo: Sequence[Planned]) -> str:
         """What a manifest that joins has to render, and how long that takes, as far as it is known."""

@@ -14,7 +14,7 @@ from renderer.supervisor.settings import AT_ONCE
 from renderer.supervisor.tempo import Tempo
 
 
-class Rest:
+class Resting:
     """Whether a night rests, and since when nothing is in flight."""
 
     def __init__(self, night: Night, tempo: Tempo) -> None:

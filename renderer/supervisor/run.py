@@ -19,10 +19,10 @@ from renderer.planning import sharding
 from renderer.planning.plan import Plan
 from renderer.planning.selection import Selection
 from renderer.supervisor import events
-from renderer.supervisor.additions import Additions, Arrival
 from renderer.supervisor.batch import Batch
 from renderer.supervisor.events import Watch
 from renderer.supervisor.holding import Holding, held_alone
+from renderer.supervisor.joining import Additions, Arrival
 from renderer.supervisor.mailbox import Mailbox
 from renderer.supervisor.night import Night
 from renderer.supervisor.pool import WorkerPool

@@ -26,7 +26,7 @@ Agree = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class RenderingKind:
     """What renders, as far as bits hang on it: the card's name, or the CPU; torch's version."""
 
     card: str
@@ -76,7 +76,7 @@ class SameBits:
         return None
 
     def _opened(self, opened: Opened) -> None:
-        kind = Kind(opened.gpu.name if opened.gpu else _CPU, opened.software.torch)
+        kind = RenderingKind(opened.gpu.name if opened.gpu else _CPU, opened.software.torch)
         if self._kind is None:
             self._kind = kind
         if kind != self._kind:
@@ -89,10 +89,10 @@ class SameBits:
             raise MachineError(f"{message} {in_words(kept)}", hint="leave --same-bits out, or that device")
 
 
-def kind_of(sidecar: Known) -> Kind:
+def kind_of(sidecar: Known) -> RenderingKind:
     """What a finished picture was rendered on."""
     card = sidecar.gpu.name if sidecar.gpu is not None else _CPU
-    return Kind(card, sidecar.software.torch if sidecar.software is not None else "")
+    return RenderingKind(card, sidecar.software.torch if sidecar.software is not None else "")
 
 
 def _card(device: WorkerDevice) -> str:

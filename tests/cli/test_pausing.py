@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from renderer.cli import asking, command
+from renderer.cli import command, wishing
 from renderer.outputs import nights, status
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.status import RunStatus
@@ -78,7 +78,7 @@ def test_a_night_pauses_goes_on_and_stops(tmp_path: Path, say: Say) -> None:
         assert process.returncode == 4
     for told in ("paused: nothing is begun before renderer resume", "going on", "stopping", "stopped on request"):
         assert told in said.decode()
-    assert not (tmp_path / "outputs" / nights.FOLDER).exists()
+    assert not (tmp_path / "outputs" / nights.NIGHTS).exists()
 
 
 def test_which_one_is_meant(tmp_path: Path, say: Say) -> None:
@@ -95,7 +95,7 @@ def test_which_one_is_meant(tmp_path: Path, say: Say) -> None:
         assert (code, "2 runs are on in outputs" in told) == (2, True)
         (tmp_path / "m.yaml").write_text("jobs: [")
         assert say("pause", "m.yaml")[0] == 0
-        folder, night = asking.find(Path("outputs"), "n")
+        folder, night = wishing.find(Path("outputs"), "n")
         folder.post(night.model_copy(update={"machine": "elsewhere"}))
         code, told = say("pause", "n.yaml")
         assert (code, "on another machine, elsewhere" in told) == (2, True)
@@ -105,14 +105,14 @@ def test_one_that_does_not_answer_and_one_that_was_killed(
     tmp_path: Path, say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that Ctrl-Z stopped: the wish is taken back, and not fulfilled later. What a dead one left is swept."""
-    monkeypatch.setattr(asking, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(wishing, "_PATIENCE_S", 0.5)
     manifest = driving.write_manifest(tmp_path, *["slow"] * 99)
     with running(tmp_path, manifest) as process:
         os.kill(process.pid, signal.SIGSTOP)
         code, told = say("stop")
         assert (code, "does not answer" in told) == (1, True)
         os.kill(process.pid, signal.SIGCONT)
-        monkeypatch.setattr(asking, "_PATIENCE_S", 60.0)
+        monkeypatch.setattr(wishing, "_PATIENCE_S", 60.0)
         assert say("pause")[1].startswith("m: it pauses")
         until(lambda: (found := stands(tmp_path)) is not None and found.phase == "paused")
         process.kill()
@@ -123,4 +123,4 @@ def test_one_that_does_not_answer_and_one_that_was_killed(
     nights.sweep(tmp_path / "outputs")
     assert left.is_dir(), "one that begins at this moment has no lock yet"
     nights.sweep(tmp_path / "outputs", 0.0)
-    assert not list((tmp_path / "outputs" / nights.FOLDER).iterdir())
+    assert not list((tmp_path / "outputs" / nights.NIGHTS).iterdir())

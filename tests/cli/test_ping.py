@@ -127,6 +127,6 @@ def test_what_is_no_address_is_refused_before_anything(tmp_path: Path, url: str)
 
 def test_addresses_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those stay out of the process list, and out of the children's environment."""
-    monkeypatch.setenv(ping.VARIABLE, "http://a/1 http://b/2")
+    monkeypatch.setenv(ping.PING_VARIABLE, "http://a/1 http://b/2")
     assert ping.ping_addresses(["http://c/3"]) == ["http://c/3", "http://a/1", "http://b/2"]
     assert ping.ping_addresses([]) == []

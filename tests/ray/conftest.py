@@ -13,7 +13,7 @@ import pytest
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.summary import Summary
 from renderer.ray import connecting
-from renderer.ray.cluster_fleet import ClusterFleet, Wanted
+from renderer.ray.cluster_fleet import ClusterFleet, WantedWorkers
 from renderer.supervisor import run
 from renderer.supervisor.events import Event
 from renderer.supervisor.settings import Settings, Terms
@@ -64,7 +64,7 @@ def render(cluster: Any, night: Night) -> Rendered:  # noqa: ARG001  # it has to
         watch: Callable[[Event, ClusterFleet], None] = lambda _what, _fleet: None,
         **changes: Any,
     ) -> Summary:
-        with ClusterFleet(Wanted(most=workers), Terms(), command=command) as fleet:
+        with ClusterFleet(WantedWorkers(most=workers), Terms(), command=command) as fleet:
 
             def heard(what: Event) -> None:
                 night.heard.append(what)

@@ -22,7 +22,7 @@ from renderer.errors import MachineError, UsageError
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.folder import OutputFolder
 from renderer.ray import arrival, cluster_worker, connecting
-from renderer.ray.cluster_fleet import ClusterFleet, Wanted
+from renderer.ray.cluster_fleet import ClusterFleet, WantedWorkers
 from renderer.supervisor import events
 from renderer.supervisor.settings import Terms
 from tests.fakes import draw
@@ -162,7 +162,7 @@ class TestARun:
             import sys
             from pathlib import Path
             from renderer.ray import connecting
-            from renderer.ray.cluster_fleet import ClusterFleet, Wanted
+            from renderer.ray.cluster_fleet import ClusterFleet, WantedWorkers
             from renderer.supervisor import events, run
             from renderer.supervisor.settings import Settings, StopRequests, Terms
             from tests.making import make_manifest
@@ -173,7 +173,7 @@ class TestARun:
             command = (sys.executable, "-m", "tests.fakes", "--capacity", "2", "--opened-in", "7")
             outputs = Path({str(night.settings.outputs)!r})
             with connecting.connected({cluster.address!r}):
-                with ClusterFleet(Wanted(most=2), Terms(), command=command) as fleet:
+                with ClusterFleet(WantedWorkers(most=2), Terms(), command=command) as fleet:
                     run.render([manifest], Settings(outputs, fleet=fleet), tell, StopRequests())
             """
         )
@@ -216,7 +216,7 @@ class TestWhatMustBeAlike:
 
 def test_a_cluster_gives_out_its_own_devices(cluster: Any) -> None:  # noqa: ARG001
     with pytest.raises(UsageError, match="a cluster gives out its own devices"):
-        ClusterFleet(Wanted(gpus="0,1"), Terms())
+        ClusterFleet(WantedWorkers(gpus="0,1"), Terms())
 
 
 def test_ray_leaves_what_stops_a_run_alone(cluster: Any) -> None:

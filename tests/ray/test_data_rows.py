@@ -17,7 +17,7 @@ import renderer.ray
 from renderer.errors import MachineError, UsageError
 from renderer.job import Sidecar
 from renderer.ray import connecting
-from renderer.ray.data_rows import Processor, RowRenderer
+from renderer.ray.data_rows import RowProcessor, RowRenderer
 from renderer.ray.kept_worker import KeptWorker
 from tests.fakes import draw
 from tests.ray.conftest import FAKE_OF_TWO
@@ -27,9 +27,9 @@ FIELDS: dict[str, Any] = {"precision": "bf16", "size": "64x64", "steps": 2}
 Make = Callable[..., RowRenderer]
 
 
-def made(**more: Any) -> Processor:
+def made(**more: Any) -> RowProcessor:
     """A processor whose workers draw at once."""
-    found: Processor = renderer.ray.processor("demo", num_gpus=0, **{**FIELDS, **more})
+    found: RowProcessor = renderer.ray.processor("demo", num_gpus=0, **{**FIELDS, **more})
     return dataclasses.replace(found, posting=dataclasses.replace(found.posting, command=FAKE_OF_TWO))
 
 

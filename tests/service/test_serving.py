@@ -22,7 +22,7 @@ from renderer.protocol import Setup
 from renderer.service import http_server, request_queue
 from renderer.service.configuration import ServiceSettings
 from renderer.service.intake import Intake
-from renderer.service.request_queue import RequestQueue, Waiting
+from renderer.service.request_queue import QueuedItem, RequestQueue
 from renderer.service.shifts import Shifts
 from renderer.supervisor import events, provision
 from renderer.supervisor.settings import Settings, StopRequests
@@ -70,7 +70,7 @@ def test_a_disk_that_takes_no_model_ends_no_server(tmp_path: Path, monkeypatch: 
     settings = ServiceSettings(Settings(), Shelf({"demo": "demo"}))
     (one,) = Intake(settings.shelf, settings.limits).read({"prompt": "x", "width": 64, "height": 64}, "request")
     folder, queue, stop = OutputFolder(tmp_path), RequestQueue(), StopRequests()
-    queue.add([Waiting(one.item, "A", patient=False)])
+    queue.add([QueuedItem(one.item, "A", patient=False)])
 
     def full(*_: Any) -> bool:
         stop.request()
@@ -92,7 +92,7 @@ def test_a_device_that_is_left_out_keeps_nobody_from_being_idle(tmp_path: Path) 
     shelf = Intake(settings.shelf, settings.limits)
     for seed in range(3):
         (one,) = shelf.read({"prompt": "x", "width": 64, "height": 64, "seed": seed}, f"request-{seed}")
-        queue.add([Waiting(one.item, "A", patient=False)])
+        queue.add([QueuedItem(one.item, "A", patient=False)])
     shifts = Shifts(settings, folder, Journal.read(folder), queue, heard.append)
     shifts._shift(Weights.of(one.item.picture.job), StopRequests())
     assert [what.where for what in heard if isinstance(what, events.DeviceLeft)] == ["CPU 1"]
@@ -106,7 +106,7 @@ def test_nobody_asks_after_a_shift_that_had_its_number(tmp_path: Path, monkeypat
     settings = ServiceSettings(Settings(hire=InlineWorker), Shelf({"demo": "demo"}), idle_s=0.2)
     folder, queue, stop, heard = OutputFolder(tmp_path), RequestQueue(), StopRequests(), list[events.Event]()
     (one,) = Intake(settings.shelf, settings.limits).read({"prompt": "x", "width": 64, "height": 64}, "request")
-    queue.add([Waiting(one.item, "A", patient=False)])
+    queue.add([QueuedItem(one.item, "A", patient=False)])
     shifts = Shifts(settings, folder, Journal.read(folder), queue, heard.append)
     running = threading.Thread(target=shifts.run, args=(stop,))
     running.start()
@@ -138,7 +138,7 @@ def test_what_fits_on_one_device_goes_there(tmp_path: Path, monkeypatch: pytest.
     for number, prompt in enumerate(("large", "large b", "c", "large d", "e", "f")):
         intake = Intake(settings.shelf, settings.limits)
         (one,) = intake.read({"prompt": prompt, "width": 64, "height": 64, "seed": number}, f"request-{number}")
-        queue.add([Waiting(one.item, "A", patient=False)])
+        queue.add([QueuedItem(one.item, "A", patient=False)])
         large |= {one.item.picture.id} if prompt.startswith("large") else set()
     shifts = Shifts(settings, folder, Journal.read(folder), queue, lambda _: None)
     shifts._shift(Weights.of(one.item.picture.job), StopRequests())

@@ -23,7 +23,7 @@ from renderer.outputs.picture_files import read_sidecar
 from renderer.planning.plan import Planned, make_plan
 from renderer.service import shifts
 from renderer.service.queue_file import Asked, Ended, QueueFile
-from renderer.service.request_queue import MOST_AHEAD, MOST_PATIENT_AHEAD, RequestQueue, RequestSource, Waiting
+from renderer.service.request_queue import MOST_AHEAD, MOST_PATIENT_AHEAD, QueuedItem, RequestQueue, RequestSource
 from tests.making import make_manifest
 from tests.service.running import Server, serving
 from tests.waiting import until
@@ -47,7 +47,7 @@ class TestOrder:
     def queue(self, items: tuple[Planned, ...], *whose: str) -> tuple[RequestQueue, RequestSource]:
         """One picture each of these clients, in order; those with small letters are patient."""
         queue = RequestQueue()
-        queue.add(Waiting(item, client, client.islower()) for item, client in zip(items, whose, strict=False))
+        queue.add(QueuedItem(item, client, client.islower()) for item, client in zip(items, whose, strict=False))
         return queue, RequestSource(queue, Weights.of(items[0].picture.job), 60.0)
 
     def test_a_shift_does_not_remember_all_that_it_had(
@@ -58,7 +58,7 @@ class TestOrder:
         queue, counted = RequestQueue(), list[Planned]()
         source = shifts._JoiningSource(queue, Weights.of(items[0].picture.job), 60.0, counted.append)
         for item in items:
-            queue.add([Waiting(item, "A", patient=False)])
+            queue.add([QueuedItem(item, "A", patient=False)])
             for _ in range(2):  # the second time it was given back
                 taken = source.first()
                 assert taken is not None
@@ -118,7 +118,7 @@ class TestOrder:
             source.take(item)
             taken.append(item)
         assert len(taken) == MOST_PATIENT_AHEAD + 2
-        queue.add(Waiting(item, "B", patient=False) for item in items[30:])
+        queue.add(QueuedItem(item, "B", patient=False) for item in items[30:])
         while (item := source.first()) is not None:
             source.take(item)
             taken.append(item)
@@ -131,7 +131,7 @@ class TestOrder:
         weights = Weights.of(items[0].picture.job)
         assert RequestSource(queue, weights, 60.0)
         assert not RequestSource(queue, weights, -1.0)
-        queue.add([Waiting(items[0], "A", patient=False)])
+        queue.add([QueuedItem(items[0], "A", patient=False)])
         assert RequestSource(queue, weights, -1.0)
 
     def test_a_shift_ends_when_others_wait_for_other_weights(self, items: tuple[Planned, ...]) -> None:
@@ -141,7 +141,7 @@ class TestOrder:
         item = Planned(
             items[1].picture.model_copy(update={"job": other}), items[1].model, items[1].identity, "f", "to do"
         )
-        queue.add([Waiting(item, "B", patient=False)])
+        queue.add([QueuedItem(item, "B", patient=False)])
         assert source.first() is items[0]
         source.take(items[0])
         assert not source
@@ -149,7 +149,10 @@ class TestOrder:
         assert queue.wait(0.0) == Weights.of(other)
         late = RequestQueue()
         late.add(
-            [Waiting(items[0], "A", patient=False), Waiting(item, "B", patient=False, since_s=time.monotonic() - 99)]
+            [
+                QueuedItem(items[0], "A", patient=False),
+                QueuedItem(item, "B", patient=False, since_s=time.monotonic() - 99),
+            ]
         )
         assert not RequestSource(late, Weights.of(items[0].picture.job), 60.0)
 
@@ -250,7 +253,7 @@ def test_nobody_is_idle_while_a_worker_is_on_its_way() -> None:
 def test_one_that_is_cancelled_as_its_turn_comes_is_not_taken(items: tuple[Planned, ...]) -> None:
     """Whoever gives it to a worker looks first, and clients are answered by another thread."""
     queue, weights = RequestQueue(), Weights.of(items[0].picture.job)
-    queue.add(Waiting(item, "a", patient=False) for item in items[:2])
+    queue.add(QueuedItem(item, "a", patient=False) for item in items[:2])
     source = RequestSource(queue, weights, 60.0)
     turn = source.first()
     assert turn is items[0]

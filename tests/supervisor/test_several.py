@@ -286,7 +286,7 @@ class TestACardComesBack:
 
     def test_each_time_it_is_left_out_for_longer(self) -> None:
         """Until a picture comes from it; one more loss is enough meanwhile."""
-        health = holdings.Health()
+        health = holdings.DeviceHealth()
         health.losses = 3
         assert [health.leave_out() for _ in range(5)] == [600, 1200, 2400, 3600, 3600]
         assert health.is_out

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from renderer.errors import ManifestError, RendererError, UnreadableError, UsageError
 from renderer.outputs import nights
-from renderer.outputs.nights import Answer, NightFile, NightFolder, Wish
+from renderer.outputs.nights import NightAnswer, NightFile, NightFolder, Wish
 from renderer.system import streams
 
 _PATIENCE_S = 10.0
@@ -63,7 +63,7 @@ def find(outputs: Path, manifest: str | None, hint: str = NO_NIGHT) -> tuple[Nig
     return found
 
 
-def heard(folder: NightFolder, night: NightFile, wish: Wish) -> Answer:
+def heard(folder: NightFolder, night: NightFile, wish: Wish) -> NightAnswer:
     """What a night answers. Raises `UsageError` where it is another machine's, `RendererError` where it does not."""
     if night.machine != nights.this_machine():
         raise UsageError(f"that run is on another machine, {night.machine}", hint="ask it there")

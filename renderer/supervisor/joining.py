@@ -18,7 +18,7 @@ from renderer.errors import LockedError, ManifestError, Problem, RendererError, 
 from renderer.job import Weights
 from renderer.machine.devices import WorkerDevice
 from renderer.manifest.manifest import NO_OVERRIDES, Manifest, Overrides, bases_of, is_without_jobs, load
-from renderer.outputs.nights import Answer
+from renderer.outputs.nights import NightAnswer
 from renderer.outputs.summary import read_summary
 from renderer.planning.deployment import Deployment
 from renderer.planning.plan import Plan
@@ -31,11 +31,11 @@ from renderer.supervisor.watched import WatchedFolder
 _LOOK_S = 0.5
 """Between two looks into a folder."""
 
-_ENDED = Answer(text="the run has ended meanwhile", error=True)
+_ENDED = NightAnswer(text="the run has ended meanwhile", error=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Addition:
+class AddedManifest:
     """A manifest that is to join; `only` chooses of its pictures, `priority` takes the place of its own.
 
     `answer` hears what became of it, on any thread. One that was `found` in a folder joins only where something is to
@@ -46,7 +46,7 @@ class Addition:
     overrides: Overrides = NO_OVERRIDES
     only: tuple[str, ...] = ()
     priority: float | None = None
-    answer: Callable[[Answer], None] = lambda _: None
+    answer: Callable[[NightAnswer], None] = lambda _: None
     found: bool = False
 
 
@@ -57,7 +57,7 @@ class Arrival:
     plan: Plan
     provided: Provided
     held: contextlib.ExitStack
-    answer: Callable[[Answer], None]
+    answer: Callable[[NightAnswer], None]
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ class Additions:
         self._overrides = settings.overrides
         self._told: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
         self._preparation = Preparation(settings, self._told.put, stop)
-        self._asked: queue.SimpleQueue[Addition | None] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[AddedManifest | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
         self._count = threading.Lock()
         self._pending = 0
@@ -91,11 +91,11 @@ class Additions:
 
     # -- for whoever asks: any thread --
 
-    def ask(self, addition: Addition) -> None:
+    def ask(self, addition: AddedManifest) -> None:
         """Have a manifest join."""
         if self._refuses:
             text = f"this run takes in no manifests: {self._refuses}"
-            addition.answer(Answer(text=text, hint="begin another one with renderer render", error=True))
+            addition.answer(NightAnswer(text=text, hint="begin another one with renderer render", error=True))
             return
         with self._count:
             if not self._has_ended:
@@ -157,7 +157,7 @@ class Additions:
                     return
                 self._take_in(addition)
 
-    def _take_in(self, addition: Addition) -> None:
+    def _take_in(self, addition: AddedManifest) -> None:
         try:
             arrival = self._prepare(addition)
         except EndedEarly:
@@ -165,7 +165,7 @@ class Additions:
         except RendererError as error:
             self._fails(addition, error)
         except Exception as error:  # noqa: BLE001  # whatever it is, the night goes on
-            self._refuse(addition, Answer(text=f"{type(error).__name__}: {error}", error=True))
+            self._refuse(addition, NightAnswer(text=f"{type(error).__name__}: {error}", error=True))
         else:
             if arrival is None:
                 self._has_left()
@@ -175,15 +175,15 @@ class Additions:
     def _look(self, folder: WatchedFolder) -> None:
         """Have those join that have come into the folder."""
         for path in folder.look():
-            self.ask(Addition(path, self._overrides, answer=partial(self._is_said, path), found=True))
+            self.ask(AddedManifest(path, self._overrides, answer=partial(self._is_said, path), found=True))
 
-    def _is_said(self, path: Path, answer: Answer) -> None:
+    def _is_said(self, path: Path, answer: NightAnswer) -> None:
         """What is wrong with a manifest that was found, nobody has asked for: it is told."""
         if answer.error and answer != _ENDED:
             hint = f" ({answer.hint})" if answer.hint else ""
             self._told.put(events.Remark(f"{path.name} is not rendered: {answer.text}{hint}"))
 
-    def _fails(self, addition: Addition, error: RendererError) -> None:
+    def _fails(self, addition: AddedManifest, error: RendererError) -> None:
         """One cannot join: its problems are told; of one that was found and may join later, the first time."""
         if addition.found and self.folder is not None and isinstance(error, LockedError | _OnItsWayError):
             self.folder.try_again(addition.path)
@@ -204,9 +204,9 @@ class Additions:
         elif isinstance(error, ManifestError):
             self._refuse(addition, _of_problems(error.problems))
         else:
-            self._refuse(addition, Answer(text=error.message, hint=error.hint, error=True))
+            self._refuse(addition, NightAnswer(text=error.message, hint=error.hint, error=True))
 
-    def _prepare(self, addition: Addition) -> Arrival | None:
+    def _prepare(self, addition: AddedManifest) -> Arrival | None:
         manifest = load(addition.path, addition.overrides)
         if addition.found and self.folder is not None:
             self.folder.stands_on(addition.path, (*manifest.bases, *manifest.tables))
@@ -242,7 +242,7 @@ class Additions:
         self._preparation.tidy(manifest)
         return self._preparation.plan(manifest, only)
 
-    def _refuse(self, addition: Addition, answer: Answer) -> None:
+    def _refuse(self, addition: AddedManifest, answer: NightAnswer) -> None:
         addition.answer(answer)
         self._has_left()
 
@@ -261,6 +261,6 @@ def _is_done(plan: Plan) -> bool:
     return not wanted and read_summary(plan.folder) is not None
 
 
-def _of_problems(problems: Sequence[Problem]) -> Answer:
+def _of_problems(problems: Sequence[Problem]) -> NightAnswer:
     more = f", and {len(problems) - 1} problems more" if len(problems) > 1 else ""
-    return Answer(text=f"{problems[0]}{more}", error=True)
+    return NightAnswer(text=f"{problems[0]}{more}", error=True)
