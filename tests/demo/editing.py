@@ -40,6 +40,9 @@ SEED = 20261127
 LEAST_DB = 25.0
 """Of the rest: what an edit may change of it."""
 
+SAYABLE = tuple(kind for kind in edits.EDIT_KINDS if kind != "add")
+"""Kinds after which the whole picture can be said in a prompt: of two shapes that stand anywhere it cannot."""
+
 
 @dataclass(frozen=True, slots=True)
 class EditCase:
@@ -214,7 +217,8 @@ def main() -> None:
     options = parser.parse_args()
     model = catalog.DEMO if options.over else catalog.DEMO_EDIT
     engine = open_engine(model.id, options.profile, "bf16")
-    cases, score, atlas = make_edit_cases(options.count, options.kind), EditScore(), Atlas.make()
+    kinds = options.kind or (SAYABLE if options.over else ())
+    cases, score, atlas = make_edit_cases(options.count, kinds), EditScore(), Atlas.make()
     sheet: list[Tensor] = []
     cfg_scale = model.cfg_scale if options.cfg_scale is None else options.cfg_scale
     given: Any = {"steps": options.steps, "cfg_scale": cfg_scale}
