@@ -148,12 +148,16 @@ class RowRenderer:
         said = {name: value for name, value in row.items() if name in _FIELDS and name != "id" and value is not None}
         text = json.dumps({"jobs": [{**self._told.defaults, **said}]})
         try:
-            pictures = parse(ManifestSource(text.encode(), "row", _NAME)).pictures
+            found = parse(ManifestSource(text.encode(), "row", _NAME))
         except ManifestError as error:
             first = error.problems[0]
             raise UsageError(f"{first.path.removeprefix('jobs[0].')}: {first.message}", hint=first.hint) from error
+        pictures = found.pictures
         if len(pictures) != 1:
             raise UsageError(f"the row makes {len(pictures)} pictures, and one is a row's")
+        if found.auto:
+            message = "precision: auto is chosen when a manifest is planned, and the rows of a data set are not"
+            raise UsageError(message, hint="leave it out, or name one")
         told = str(row["id"]) if row.get("id") is not None else pictures[0].place.job_id
         name = f"r{place:06}"
         place_of = pictures[0].place.model_copy(update={"job_id": told})

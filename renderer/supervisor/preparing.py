@@ -13,7 +13,6 @@ from typing import TypeVar
 
 from renderer.errors import MachineError, RendererError
 from renderer.job import BlockArithmetic, Job, Weights
-from renderer.machine import devices, hardware
 from renderer.machine.devices import WorkerDevice
 from renderer.machine.hardware import Machine
 from renderer.manifest.manifest import Manifest
@@ -91,6 +90,13 @@ class Preparation:
         self._watch = watch
         self._stop = stop
         self.fleet = settings.fleet or ThisMachine(settings.gpus, settings.hire)
+        self._seats: Sequence[WorkerDevice] = ()
+
+    def seats(self) -> Sequence[WorkerDevice]:
+        """The devices that render. A cluster is asked once; this machine each time, for what is free there changes."""
+        if not self._seats or not self.fleet.brings_models:
+            self._seats = self.fleet.devices(lambda text: self._watch(events.Remark(text)), self.check_time)
+        return self._seats
 
     def check_time(self) -> None:
         """Raise `EndedEarly` when somebody asks to stop, or the time is up."""
@@ -124,7 +130,7 @@ class Preparation:
     def plan_of(self, manifest: Manifest, only: Sequence[str] | None = None) -> Plan:
         """What is done of it and what is to do; of those that the run's settings choose, or `only`."""
         only = self._settings.only if only is None else only
-        self._settle(manifest, only)
+        machine = self._settle(manifest, only)
         return plan.make_plan(
             manifest,
             self._settings.outputs,
@@ -132,18 +138,19 @@ class Preparation:
             force=self._settings.force,
             thorough=True,
             heard=_Checking(manifest.name, self._watch, self.check_time),
+            machine=machine,
         )
 
-    def _settle(self, manifest: Manifest, only: Sequence[str]) -> None:
-        """Write down the precision of what is meant to be rendered, where the manifest leaves it to this machine."""
+    def _settle(self, manifest: Manifest, only: Sequence[str]) -> Machine | None:
+        """Write down the precision of what is meant to be rendered, where the manifest leaves it to the machine.
+
+        That is the one that renders; None where nothing is left to it.
+        """
         if not manifest.auto:
-            return
-        machine = self.machine
-        if machine is None:
-            machine = hardware.look()
-            chosen = devices.choose(self._settings.gpus, machine)
-            machine = chosen[0].machine if chosen else machine
+            return None
+        machine = self.machine or self.seats()[0].machine
         auto.settle(manifest, self._settings.outputs, machine, is_meant=Selection.of(only).may_mean)
+        return machine
 
     # -- models --
 

@@ -111,7 +111,7 @@ class _Run:
     def _render(self, batches: Sequence[Plan]) -> None:
         settings, watch = self._settings, self._watch
         fleet = self._preparation.fleet
-        seats = fleet.devices(lambda text: watch(events.Remark(text)), self._preparation.check_time)
+        seats = self._preparation.seats()
         same_bits = SameBits(batches, self._agree(batches)) if settings.same_bits else None
         if same_bits is not None:
             seats = same_bits.keep(seats)

@@ -12,7 +12,7 @@ import hashlib
 import os
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -158,7 +158,7 @@ class _Work:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._all_bytes = sum(map(_file_bytes, files))
-        self.done = _take_up(part, plan)
+        self.done = _take_up(part, plan, {file.name for file in files})
         self._bytes = sum(done.file.bytes for done in self.done.values())
 
     def check_room(self, more_bytes: int) -> None:
@@ -311,8 +311,11 @@ def _check_part(part: Path) -> None:
         raise ModelError(f"{part} is {leads}, and a store is not made there", hint="move it away")
 
 
-def _take_up(part: Path, plan: str) -> dict[str, _Done]:
-    """The files of an earlier attempt that are whole, read and hashed again; everything else in there is removed."""
+def _take_up(part: Path, plan: str, wanted: Collection[str]) -> dict[str, _Done]:
+    """The files of an earlier attempt that are whole, read and hashed again; everything else in there is removed.
+
+    `wanted` are the names of the store's files: an attempt may have been at more, of a model that edits.
+    """
     _remove_links(part)
     try:
         progress = _Progress.model_validate_json((part / PROGRESS).read_bytes())
@@ -321,9 +324,9 @@ def _take_up(part: Path, plan: str) -> dict[str, _Done]:
     kept: dict[str, _Done] = {}
     if progress.plan == plan:
         with ThreadPoolExecutor() as pool:
-            paths = [part / done.file.name for done in progress.done]
-            hashes = pool.map(sha256_or_nothing, paths)
-            whole = zip(progress.done, hashes, strict=True)
+            there = [done for done in progress.done if done.file.name in wanted]
+            hashes = pool.map(sha256_or_nothing, [part / done.file.name for done in there])
+            whole = zip(there, hashes, strict=True)
             kept = {done.file.name: done for done, found in whole if found == done.file.sha256}
     try:
         for path in part.rglob("*"):

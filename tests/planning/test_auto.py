@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from renderer import catalog
+from renderer.catalog import Model
 from renderer.errors import DiskError, ManifestError
 from renderer.job import Precision
 from renderer.machine import hardware, rates
+from renderer.machine.devices import WorkerDevice
 from renderer.machine.gpus import LocalGpu
 from renderer.machine.hardware import Machine
 from renderer.manifest.manifest import Manifest, Overrides, parse
@@ -21,6 +24,8 @@ from renderer.planning import auto, precision_choice, sharding
 from renderer.planning.auto import ChosenPrecision
 from renderer.planning.plan import Plan, make_plan
 from renderer.supervisor import events, merging, run
+from renderer.supervisor.fleet import Fleet, Say
+from renderer.supervisor.local_worker import ThisMachine
 from renderer.supervisor.settings import Settings, StopRequests
 from tests.fakes import InlineWorker
 
@@ -87,14 +92,14 @@ def manifest(*jobs: str, overrides: Overrides | None = None) -> Manifest:
 OPEN = ("a, precision: auto", "b, precision: auto", "c, precision: fp8")
 
 
-def render(given: Manifest, outputs: Path) -> list[str]:
+def render(given: Manifest, outputs: Path, fleet: Fleet | None = None) -> list[str]:
     """What was said on the way."""
     said: list[str] = []
 
     def watch(event: events.Event) -> None:
         said.extend([event.text] if isinstance(event, events.Remark) else [])
 
-    run.render([given], Settings(outputs, hire=InlineWorker), watch, StopRequests())
+    run.render([given], Settings(outputs, hire=InlineWorker, fleet=fleet), watch, StopRequests())
     return said
 
 
@@ -173,6 +178,25 @@ class TestKeeping:
         auto.settle(both, tmp_path, machine("NVIDIA L4"), is_meant=lambda _: True)
         found = auto._read(OutputFolder(tmp_path / "night"))
         assert {name: each.precision for name, each in found.items()} == {"demo": "int8", "Qwen/Qwen-Image": "int4"}
+
+    def test_it_is_chosen_for_those_who_render(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a cluster for its machines, whatever the one is that asks; and they are asked once."""
+        asked: list[str] = []
+
+        class Cluster(ThisMachine):
+            brings_models = True
+
+            def devices(self, say: Say, check: Callable[[], None]) -> Sequence[WorkerDevice]:  # noqa: ARG002
+                asked.append("asked")
+                return (WorkerDevice(machine("NVIDIA L4")),)
+
+        def choose(_model: Model, here: Machine) -> ChosenPrecision:
+            return ChosenPrecision(precision="int8" if here.gpu else "bf16", why="it is so", machine="there")
+
+        monkeypatch.setattr(precision_choice, "choose", choose)
+        render(manifest(*OPEN), tmp_path, fleet=Cluster(None, InlineWorker))
+        assert precisions(make_plan(manifest(*OPEN), tmp_path, thorough=True)) == ["int8", "int8", "fp8"]
+        assert asked == ["asked"]
 
     @pytest.mark.parametrize("text", ["{", '{"choices": {"demo": {"precision": "int3"}}}', "[]"])
     def test_a_file_that_is_spoilt_is_told(self, tmp_path: Path, chosen: list[Precision], text: str) -> None:

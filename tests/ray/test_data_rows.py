@@ -102,6 +102,13 @@ def test_an_empty_cell_is_no_field(rendering: Make) -> None:
     assert [Sidecar.model_validate_json(each).job.seed for each in found["sidecar"]][1] == 7
 
 
+def test_a_row_names_its_precision(rendering: Make) -> None:
+    """What a machine would choose depends on which one the row comes to: that is said, and it is not fp8 in silence."""
+    found = rendering(precision="auto")(batch(prompt=["a", "b"], precision=["fp8", None]))
+    assert found["error"][0] is None
+    assert found["error"][1].startswith("precision: auto is chosen when a manifest is planned")
+
+
 def test_fields_that_no_job_has_are_refused() -> None:
     with pytest.raises(UsageError, match="no job has a field stpes"):
         renderer.ray.processor("demo", stpes=4)
