@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from renderer import catalog
 from renderer.errors import DiskError, LockedError
-from renderer.job import ModelIdentity, Picture, Precision, Value, fingerprint
+from renderer.job import ModelIdentity, Picture, Precision, Value
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import done
 from renderer.outputs.folder import OutputFolder
@@ -124,7 +124,7 @@ def _as_it_is(picture: Picture, folder: OutputFolder, identity: ModelIdentity, k
         for one in able:
             if takes.take_of(one, identity, there.fingerprint) is not None:
                 return one
-    finished = (one for one in able if fingerprint(one.job, identity) in known.marks) if known.marks else ()
+    finished = (one for one in able if takes.is_among(one, identity, known.marks)) if known.marks else ()
     return next(iter(finished), able[0])
 
 

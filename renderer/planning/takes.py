@@ -6,7 +6,7 @@ picture's place lies the best so far, whose sidecar tells all that have been rea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from renderer.job import Lettering, LetteringRead, ModelIdentity, Picture, fingerprint
 from renderer.lettering.installed import check_installed
@@ -40,6 +40,11 @@ def asked_for(picture: Picture) -> Picture:
 def take_of(picture: Picture, identity: ModelIdentity, mark: str) -> Picture | None:
     """The picture's take that has this fingerprint; None where none has."""
     return next((take for take in _takes(picture) if fingerprint(take.job, identity) == mark), None)
+
+
+def is_among(picture: Picture, identity: ModelIdentity, marks: Container[str]) -> bool:
+    """Whether one of a picture's takes has one of these fingerprints."""
+    return any(fingerprint(take.job, identity) in marks for take in _takes(picture))
 
 
 def find(picture: Picture, identity: ModelIdentity, found: dict[str, FoundSidecar]) -> Picture | None:

@@ -11,7 +11,7 @@ import pytest
 from renderer import catalog
 from renderer.catalog import Model
 from renderer.errors import DiskError, ManifestError
-from renderer.job import Precision
+from renderer.job import Lettering, Precision
 from renderer.machine import hardware, rates
 from renderer.machine.devices import WorkerDevice
 from renderer.machine.gpus import LocalGpu
@@ -150,6 +150,17 @@ class TestKeeping:
         render(given, tmp_path)
         assert precisions(make_plan(given, tmp_path)) == ["fp8", "int8", "fp8"]
         assert make_plan(given, tmp_path, thorough=True).count("done") == 3
+
+    @pytest.mark.usefixtures("chosen")
+    def test_a_later_take_that_is_finished_stays(self, tmp_path: Path) -> None:
+        """Its first was wrong, so that what lies there has another seed; under another name as well."""
+        given = manifest("a", "b, precision: auto")
+        first, other = given.pictures
+        take = other.model_copy(update={"job": other.job.model_copy(update={"seed": 5, "precision": "fp8"})})
+        render(replace(given, pictures=(take.model_copy(update={"output": first.output}),), auto=frozenset()), tmp_path)
+        lettered = other.model_copy(update={"lettering": Lettering(texts=("B",), seeds=(1, 5))})
+        plan = make_plan(replace(given, pictures=(lettered,)), tmp_path)
+        assert (precisions(plan), plan.to_render()) == (["fp8"], [])
 
     def test_parts_keep_to_one_choice(self, tmp_path: Path, chosen: list[Precision]) -> None:
         """Two machines with parts of a manifest: the first to begin chooses, and what is merged fits."""
