@@ -50,6 +50,9 @@ class ControlNetFinder:
         for combination, inputs in taken_in:
             if reading.complaints:
                 return []
+            if len(inputs.controls) < len(items):  # a file is missing: that is said once, where it was wanted first
+                sets.append(())
+                continue
             sets.append(
                 tuple(
                     net

@@ -48,7 +48,7 @@ _MOST_SCANS = 100
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 """What begins a part of a JPEG: not a byte of a scan's data, nor where that is taken up again."""
 
-_BEGIN, _END, _SCAN = 0xD8, 0xD9, 0xDA
+_BEGIN, _END, _SCAN, _TEMPORARY = 0xD8, 0xD9, 0xDA, 0x01
 _HASHED_PIXELS = 2**20
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
@@ -177,10 +177,20 @@ def _refuse(opened: Image.Image, name: str) -> None:
     width, height = opened.size
     if width * height > MOST_PIXELS:
         raise _too_large(name)
-    if getattr(opened, "n_frames", 1) > 1 and opened.format != "MPO":  # a phone's second picture is a thumbnail
+    if _is_several(opened):
         raise PictureError(f"{name} has several frames or pages", hint="export the one that is meant")
     if opened.mode not in _PLAIN_MODES and opened.mode not in _DEEP_MODES:
         raise PictureError(f"{name} has pixels of the kind {opened.mode}", hint="export it with 8 bits a channel")
+
+
+def _is_several(opened: Image.Image) -> bool:
+    """Whether it has frames or pages; a phone's second picture is a thumbnail.
+
+    A TIFF's are not counted: each is looked at then, and all before it, which takes minutes where they are thousands.
+    """
+    if opened.format == "TIFF":
+        return bool(getattr(opened, "is_animated", False))
+    return getattr(opened, "n_frames", 1) > 1 and opened.format != "MPO"
 
 
 def _too_large(name: str) -> PictureError:
@@ -195,7 +205,7 @@ def _scans(data: bytes) -> int:
         kind, place = found[1][0], found.end()
         if kind == _END:
             break
-        if kind != _BEGIN:
+        if kind not in (_BEGIN, _TEMPORARY):  # these have no length behind them
             count += kind == _SCAN
             place += int.from_bytes(data[place : place + 2])
     return count

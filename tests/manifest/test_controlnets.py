@@ -47,6 +47,14 @@ def pictures(folder: Path, job: str) -> tuple[Picture, ...]:
     return manifest.load(path).pictures
 
 
+def test_a_picture_that_is_missing_from_two_jobs_is_a_problem(folder: Path) -> None:
+    """Said once, where it was wanted first; the second job has no pictures then, and was a fault of the program's."""
+    net = "{prompt: a, controlnets: [{file: edges.safetensors, image: none.png}]}"
+    with pytest.raises(ManifestError) as caught:
+        pictures(folder, f"{net}, {net}")
+    assert [problem.message for problem in caught.value.problems] == ["there is no file none.png"]
+
+
 class TestFound:
     def test_by_file(self, folder: Path) -> None:
         """By what it holds; the size is of the shape of what it looks at, and the files go in."""

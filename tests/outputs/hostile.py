@@ -70,6 +70,13 @@ def many_scans(image: Image.Image, count: int) -> bytes:
     return whole[:-2] + whole[last:-2] * count + b"\xff\xd9"
 
 
+def many_pages(count: int) -> bytes:
+    """A TIFF of as many pages, each a pixel."""
+    one = _tiff(1, 1)[8:-16]
+    places = (8 + (len(one) + 4) * number for number in range(1, count))
+    return b"II*\0" + struct.pack("<I", 8) + b"".join(one + struct.pack("<I", place) for place in (*places, 0))
+
+
 def _file(name: str, data: bytes, shows: Image.Image | None = None) -> Hostile:
     return Hostile(name, lambda path: path.write_bytes(data), shows)
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from renderer.errors import ManifestError, PictureError
 from renderer.manifest import manifest
@@ -89,6 +90,24 @@ def test_many_scans_take_no_minutes() -> None:
     assert time.monotonic() - began < 1
     usual = hostile.many_scans(hostile.drawn(), 60)
     assert input_files.decode(usual + bytes(range(256)) * 400, "it").image.size == hostile.SIDE
+
+
+def test_no_scan_hides_behind_a_marker_without_a_length() -> None:
+    """What stands behind 01 is no length: eight hundred scans were skipped as if they were what it measures."""
+    flat = Image.new("RGB", (512, 512), "teal")
+    whole, many = hostile.many_scans(flat, 0), hostile.many_scans(flat, 800)
+    hidden = whole[:-2] + b"\xff\x01" + many[len(whole) - 2 :]
+    with pytest.raises(PictureError, match="more than 100 scans"):
+        input_files.decode(hidden, "it")
+
+
+def test_pages_are_not_counted() -> None:
+    """Each is looked at with all before it: forty thousand took twenty seconds, in 4.5 MB."""
+    data = hostile.many_pages(20_000)
+    began = time.monotonic()
+    with pytest.raises(PictureError, match="several frames or pages"):
+        input_files.decode(data, "it")
+    assert time.monotonic() - began < 1
 
 
 MEASURED = """
