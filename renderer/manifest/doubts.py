@@ -12,7 +12,7 @@ from dataclasses import replace
 from renderer.catalog import IN_CONTEXT, MODELS, MOST_TOKENS, TRAINED_TOKENS, Model, forbids_commerce
 from renderer.errors import Problem
 from renderer.job import Job, Lora
-from renderer.manifest import foreign
+from renderer.manifest import choices, foreign
 from renderer.manifest.document import Document, Route
 from renderer.manifest.expand import Draft
 from renderer.manifest.recipe import Recipe
@@ -61,6 +61,12 @@ class Doubts:
                 if isinstance(text, str):
                     filled = bool(recipe.names) and field not in recipe.plain
                     self._look_at_text(recipe.origin(field), text, matrix=filled)
+            for number, region in enumerate(recipe.fields.get("regions", ())):
+                route = (*recipe.origin("regions"), number, "prompt")
+                self._look_at_text(route, region["prompt"], matrix=bool(recipe.names) and "regions" not in recipe.plain)
+                if choices.may_have(region["prompt"]):
+                    said = "has what looks like a choice, and none is drawn in a region: it is read as text"
+                    self._warn(route, said, "write a name of the matrix in braces")
             for name, value in recipe.around.variables.items():
                 self._look_at_text(("vars", name), value, matrix=True)
             for name, values in matrix.items():

@@ -302,6 +302,11 @@ def _refuse_drafts(recipe: Recipe, drafts: Sequence[Draft]) -> Iterator[Complain
             return
     if any(not draft.job.prompt.strip() for draft in drafts):
         yield Complaint(recipe.origin("prompt"), "is empty for one of the matrix's combinations")
+    for number in range(len(recipe.fields.get("regions", ()))):
+        asked = (region.prompt for draft in drafts for region in draft.job.regions[number : number + 1])
+        if any(not prompt.strip() for prompt in asked):
+            route = (*recipe.origin("regions"), number, "prompt")
+            yield Complaint(route, "is empty for one of the matrix's combinations")
     jobs = [draft.job for draft in drafts]
     yield from refuse_controls(recipe, jobs)
     yield from refuse_regions(recipe, jobs)

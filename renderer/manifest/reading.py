@@ -213,17 +213,36 @@ class Reading:
             message = f"{{{shorten(drawn[0])}}} is drawn for each picture, and no {kind} is"
             self.complain(field, message, "choices stand in prompts, ids and output", *rest)
         self.named.update(template.fields)
-        return naming.literal(text) if unknown else template
+        if unknown or (field in _OF_FILES and self._is_too_long(template, self._longest, field, *rest)):
+            return naming.literal(text)
+        return template
 
     def check_lengths(self, prompts: tuple[Wording, Wording], combinations: Sequence[Combination]) -> None:
-        """Refuse prompts that would be too long before they are made: two short templates can make gigabytes."""
-        given = self.recipe.given
-        longest = {name: len(value) for name, value in given.items()} | {
+        """Refuse prompts that would be too long before they are made: two short templates can make gigabytes.
+
+        Those of files and regions are refused by `template`.
+        """
+        longest = dict(self._longest) | {
             name: max((len(each[name]) for each in combinations), default=0) for name in self.fields.get("matrix", ())
         }
-        longest |= {STEM: 255} if takes_in(self.fields) else {}
         for field, wording in zip(("prompt", "negative_prompt"), prompts, strict=True):
-            length = wording.measure(longest)
-            if length > MAX_PROMPT_LENGTH:
-                hint = f"at most {MAX_PROMPT_LENGTH:,} characters"
-                self.complain(field, f"would be {length:,} characters with the matrix's longest values", hint)
+            self._is_too_long(wording, longest, field)
+
+    def _is_too_long(
+        self, text: Template | Wording, longest: Mapping[str, int], field: str, *rest: str | int
+    ) -> bool:
+        """Whether a text would be too long with its names' longest values, which is complained of."""
+        length = text.measure(longest)
+        if length > MAX_PROMPT_LENGTH:
+            hint = f"at most {MAX_PROMPT_LENGTH:,} characters"
+            self.complain(field, f"would be {length:,} characters with the matrix's longest values", hint, *rest)
+        return length > MAX_PROMPT_LENGTH
+
+    @cached_property
+    def _longest(self) -> Mapping[str, int]:
+        """How long the values are, at most, that may stand in braces."""
+        longest = {name: len(value) for name, value in self.recipe.given.items()}
+        for name, values in self.fields.get("matrix", {}).items():
+            added = (each.get(name, "") for each in self.fields.get("include", ()))
+            longest[name] = max(map(len, (*values, *added)), default=0)
+        return longest | ({STEM: 255} if takes_in(self.fields) else {})

@@ -156,5 +156,11 @@ def _write_xmp(origin: PictureOrigin, prompt: str = "", own: str = "") -> str:
         more += f'\n   <dc:description><rdf:Alt><rdf:li xml:lang="x-default">{text}</rdf:li></rdf:Alt></dc:description>'
     if own:
         more += f"\n   <renderer:origin>{escape(_XML_UNFIT.sub('', own))}</renderer:origin>"
-    source = EDITED if origin.job.input_image or origin.job.edit else GENERATED
+    source = EDITED if _is_of_another(origin.job) else GENERATED
     return _XMP.format(source=source, tool=escape(f"renderer {origin.software.renderer}"), more=more)
+
+
+def _is_of_another(job: Job) -> bool:
+    """Whether something of a picture that went in is in it; one that only holds it to edges or depth is not."""
+    gaps = any(net.mask for net in job.controlling)
+    return gaps or any(each is not None for each in (job.input_image, job.edit, job.layer_input_image))

@@ -55,6 +55,13 @@ def test_a_picture_that_is_missing_from_two_jobs_is_a_problem(folder: Path) -> N
     assert [problem.message for problem in caught.value.problems] == ["there is no file none.png"]
 
 
+def test_a_scale_of_gigabytes_is_not_made(folder: Path) -> None:
+    """Nor a path: two short texts make them, and anybody may send such to a server."""
+    net = f"file: edges.safetensors, image: square.png, scale: '{'{x}' * 1001}'"
+    with pytest.raises(ManifestError, match=r"scale: would be 10,010 characters"):
+        pictures(folder, f"{{controlnets: [{{{net}}}], matrix: {{x: [aaaaaaaaaa]}}}}")
+
+
 class TestFound:
     def test_by_file(self, folder: Path) -> None:
         """By what it holds; the size is of the shape of what it looks at, and the files go in."""

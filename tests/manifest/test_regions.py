@@ -62,6 +62,12 @@ def test_a_model_that_has_learned_none_is_doubted(folder: Path) -> None:
     assert "has not learned regions by itself" in doubt
 
 
+def test_a_choice_that_is_none_is_doubted(folder: Path) -> None:
+    """A prompt has choices, and a region's has none."""
+    (doubt,) = map(str, loaded(folder, "{regions: [{prompt: 'a {{red|blue}} car', mask: left.png}]}").warnings)
+    assert "regions[0].prompt: has what looks like a choice, and none is drawn in a region" in doubt
+
+
 def test_they_come_back(folder: Path) -> None:
     """With the masks that were kept, and what stands beside the picture."""
     regions = "[{prompt: 'a {{b}}', mask: left.png}, {prompt: c, mask: right.png}]"
@@ -88,6 +94,8 @@ def test_they_come_back(folder: Path) -> None:
         ("{regions: [{prompt: a, mask: '*.png'}]}", "no file *.png"),
         ("{regions: [{prompt: '{y}', mask: left.png}], matrix: {x: [a]}}", "{y} is not a name of the matrix"),
         ("{regions: [{prompt: '{x}', mask: left.png}], matrix: {x: ['{{a|b}}']}}", "and no region is"),
+        ("{regions: [{prompt: '{x}', mask: left.png}], matrix: {x: [a, '']}}", "[0].prompt: is empty for one"),
+        (f"{{regions: [{{prompt: '{'{x}' * 1001}', mask: left.png}}], matrix: {{x: [aaaaaaaaaa]}}}}", "10,010 characters"),
         ("{entities: [a]}", "write regions"),
         (f"{{{EDIT}, regions: [{{prompt: a, mask: left.png}}]}}", "has no regions"),
     ],

@@ -170,3 +170,16 @@ def test_what_holds_a_picture_is_told_in_the_words_of_others() -> None:
     xmp = metadata.write_labels(origin, Keep()).xmp
     assert metadata.GENERATED in xmp
     assert metadata.EDITED not in xmp
+
+
+def test_what_was_made_of_a_picture_says_so() -> None:
+    """By the words for what is partly generated: drawn over, taken apart, or drawn into a gap of it."""
+    image = Input(sha256="ab" * 32, width=8, height=8)
+    inpainting = ControlNet(source="gap.safetensors", identity="x", image=image, mask=image)
+    of_another: tuple[dict[str, object], ...] = (
+        {"input_image": image},
+        {"layer_input_image": image, "layer_num": 2},
+        {"controlnets": (inpainting,)},
+    )
+    for more in of_another:
+        assert metadata.EDITED in metadata.write_labels(origin_of(make_job().model_copy(update=more)), Keep()).xmp
