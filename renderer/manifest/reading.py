@@ -228,9 +228,7 @@ class Reading:
         for field, wording in zip(("prompt", "negative_prompt"), prompts, strict=True):
             self._is_too_long(wording, longest, field)
 
-    def _is_too_long(
-        self, text: Template | Wording, longest: Mapping[str, int], field: str, *rest: str | int
-    ) -> bool:
+    def _is_too_long(self, text: Template | Wording, longest: Mapping[str, int], field: str, *rest: str | int) -> bool:
         """Whether a text would be too long with its names' longest values, which is complained of."""
         length = text.measure(longest)
         if length > MAX_PROMPT_LENGTH:

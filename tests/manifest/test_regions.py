@@ -16,6 +16,7 @@ from renderer.outputs.folder import OutputFolder
 from tests.nights import make_night
 
 EDIT = "model: Qwen/Qwen-Image-Edit-2511, images: [wide.png], size: 512x512, steps: 40"
+LONG = "{x}" * 1001
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_they_come_back(folder: Path) -> None:
         ("{regions: [{prompt: '{y}', mask: left.png}], matrix: {x: [a]}}", "{y} is not a name of the matrix"),
         ("{regions: [{prompt: '{x}', mask: left.png}], matrix: {x: ['{{a|b}}']}}", "and no region is"),
         ("{regions: [{prompt: '{x}', mask: left.png}], matrix: {x: [a, '']}}", "[0].prompt: is empty for one"),
-        (f"{{regions: [{{prompt: '{'{x}' * 1001}', mask: left.png}}], matrix: {{x: [aaaaaaaaaa]}}}}", "10,010 characters"),
+        (f"{{regions: [{{prompt: '{LONG}', mask: left.png}}], matrix: {{x: [aaaaaaaaaa]}}}}", "10,010 characters"),
         ("{entities: [a]}", "write regions"),
         (f"{{{EDIT}, regions: [{{prompt: a, mask: left.png}}]}}", "has no regions"),
     ],
