@@ -46,7 +46,7 @@ class ControlNetFinder:
             return [()] * len(taken_in)
         named = [reading.template(_FIELD, _name(item), number, _key(item)) for number, item in enumerate(items)]
         scales = [_scale(reading, item, number) for number, item in enumerate(items)]
-        sets = []
+        sets: list[tuple[ControlNet, ...]] = []
         for combination, inputs in taken_in:
             if reading.complaints:
                 return []
