@@ -223,7 +223,9 @@ class Doubts:
 
     def _written(self, route: Route) -> Route:
         """The route, or where a job that is nothing but its prompt was written."""
-        return route if route in self._document.values else route[:2] if route[0] == "jobs" else route
+        while len(route) > 2 and route not in self._document.values:  # noqa: PLR2004
+            route = route[:-1]
+        return route
 
 
 def _licences(model: Model) -> list[tuple[str, str]]:

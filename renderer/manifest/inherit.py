@@ -71,9 +71,9 @@ def _inherit(document: Document, folder: Path, chain: tuple[Path, ...]) -> Inher
     base = yaml_reader.read(given.data, given.file)
     if base.complete and not isinstance(base.value, dict):
         return _refuse(document, f"{base.file} is not a manifest", "it has defaults: and what else goes with them")
-    above = _inherit(base, path.parent, (*chain, path))
+    above = _inherit(base, given.folder, (*chain, path))
     merged, taken = _merge(document, above.document)
-    here = {name: above.folders.get(name, path.parent) for name in taken}
+    here = {name: above.folders.get(name, given.folder) for name in taken}
     return Inherited(merged, here, (path, *above.bases))
 
 

@@ -22,13 +22,13 @@ from renderer.errors import ModelError, Problem, UnreadableError, UsageError
 from renderer.job import AskedPrecision, Picture, Place
 from renderer.manifest import doubts, expand, jobs, naming, scalars, source, tables, yaml_reader
 from renderer.manifest.complaints import Complaint, Problems
-from renderer.manifest.document import Document
+from renderer.manifest.document import Document, Mark, Route
 from renderer.manifest.expand import Draft, Expander
 from renderer.manifest.fields import MAX_PICTURES, ManifestFields
 from renderer.manifest.inherit import EXTENDS, Inherited, inherit
 from renderer.manifest.output_names import name_outputs
 from renderer.manifest.recipe import Recipe, Surroundings
-from renderer.manifest.rows import RowReader
+from renderer.manifest.rows import COLUMNS_OF_FIELDS, RowReader, place_in_table, value_of
 from renderer.manifest.shelf import FILE_REFUSED, Shelf
 from renderer.manifest.source import ManifestSource
 
@@ -103,7 +103,8 @@ def parse(given: ManifestSource, overrides: Overrides = NO_OVERRIDES) -> Manifes
         except ModelError as error:
             raise UsageError(error.message, hint=error.hint) from error
     with _without_collecting():
-        return _resolve(yaml_reader.read(given.data, given.file), given, overrides)
+        document = yaml_reader.read(given.data, given.file)
+        return _resolve(_of_options(document) if given.is_made_up else document, given, overrides)
 
 
 def bases_of(path: Path) -> tuple[Path, ...]:
@@ -126,12 +127,24 @@ def _of_table(path: Path, overrides: Overrides) -> ManifestSource:
     if overrides.defaults is not None:
         says[EXTENDS] = str(overrides.defaults.absolute())
     if overrides.fields:
-        says["defaults"] = {name: _typed(text) for name, text in overrides.fields}
-    return ManifestSource(json.dumps(says).encode(), source.show(path), path.stem, path.parent)
+        says["defaults"] = {name: _typed(name, text) for name, text in overrides.fields}
+    return ManifestSource(json.dumps(says).encode(), source.show(path), path.stem, path.parent, is_made_up=True)
 
 
-def _typed(text: str) -> Any:
-    """A value of the command line: a list or a mapping as JSON, else as YAML reads a word."""
+def _of_options(document: Document) -> Document:
+    """A document that the command line made: what is wrong in it is wrong with an option, or with the whole table."""
+    options = {"defaults": "--set", EXTENDS: "--defaults"}
+
+    def place(routes: Iterable[Route]) -> dict[Route, Mark]:
+        return {route: Mark(1, 1, options.get(str(route[0]), "") if route else "") for route in routes}
+
+    return replace(document, keys=place(document.keys), values=place(document.values))
+
+
+def _typed(name: str, text: str) -> Any:
+    """A value of the command line: of a column's field as in a table; a list or a mapping as JSON; else as in YAML."""
+    if name in COLUMNS_OF_FIELDS and text:
+        return value_of(name, text)
     if text.startswith(("[", "{")):
         with contextlib.suppress(ValueError):
             return json.loads(text)
@@ -160,7 +173,8 @@ def _resolve(document: Document, given: ManifestSource, overrides: Overrides) ->
     problems.check()
     pictures = tuple(_pictures(document, drafts, outputs, proof=overrides.proof))
     name += PROOF_SUFFIX if overrides.proof else ""
-    warnings, priority = doubts.warnings(document, recipes, drafts), float(head.get("priority", 0))
+    warnings = (*doubts.warnings(document, recipes, drafts), *reader.warnings)
+    priority = float(head.get("priority", 0))
     auto = frozenset(draft.id for draft in drafts if draft.auto and not overrides.proof)
     return Manifest(
         document.file,
@@ -193,7 +207,9 @@ def _expand(recipes: Sequence[Recipe], allowed: int, expander: Expander, problem
     drafts: list[Draft] = []
     for recipe in recipes:
         made, complaints = expander.expand(recipe)
-        problems.add(*complaints)
+        for complaint in dict.fromkeys(complaints):
+            placed = place_in_table(recipe, complaint)
+            problems.add(complaint) if placed is None else problems.note(placed)
         drafts.extend(made)
         if len(drafts) > allowed:  # a pattern's files are counted when they are found
             message = f"the manifest makes more than the {allowed:,} pictures that are allowed"

@@ -80,6 +80,8 @@ class Recipe:
     cells: Mapping[str, str] = field(default_factory=dict)
     plain: frozenset[str] = frozenset()
     chosen: Sequence[Indices] | None = None
+    row: tuple[str, int] | None = None
+    """The table's file, and the line that the job's row begins in."""
 
     @property
     def given(self) -> Mapping[str, str]:
@@ -93,8 +95,8 @@ class Recipe:
 
     def folder_of(self, name: str) -> Path:
         """Where the paths in a field are from."""
-        here = self.around.folder
-        return self.around.folders.get(name, here) if self.origin(name)[0] == "defaults" else here
+        here, (top, *rest) = self.around.folder, self.origin(name)
+        return self.around.folders.get(str(rest[0]), here) if top == "defaults" else here
 
     def origin(self, field: str) -> Route:
         """Where `field` was written; the job itself for one that was not."""

@@ -21,6 +21,7 @@ from renderer.manifest import recipe as recipes
 from renderer.manifest.checking import Checker
 from renderer.manifest.choices import ChoiceError
 from renderer.manifest.complaints import MAX_WORD_LENGTH, Complaint, Problems
+from renderer.manifest.document import spell
 from renderer.manifest.fields import JobFields
 from renderer.manifest.kinds import OUTPUT_FIELDS
 from renderer.manifest.matrices import JobMatrix
@@ -34,18 +35,24 @@ _TEXTS = frozenset({"id", "prompt", "negative_prompt", "model", "precision", "si
     *("format", "embed", "image", "mask", "context_image")
 }
 _NUMBERS = frozenset({"steps", "num_inference_steps", "cfg_scale", "width", "height", "seed", "count"}) | {
-    *("strength", "mask_blur", "layers")
+    *("strength", "mask_blur", "layers", "retake")
 }
-_LISTS = frozenset({"images", "loras", "controlnets", "regions"})
-_JSON = _LISTS | {"schedule"}
+_LISTS = frozenset({"images", "loras", "controlnets", "regions", "lettering"})
+_WORDS = {"lettering": frozenset({"auto", "none"})}
+"""What a cell may say in the place of a list."""
+
+_JSON = _LISTS | {"schedule", "expect"}
 """Of these a cell is JSON, or one word: of a list its only one."""
 
 COLUMNS_OF_FIELDS = _TEXTS | _NUMBERS | _JSON
 """Fields that a column sets for its row."""
 
+OF_THE_WHOLE_JOB = frozenset({"rows", "matrix", "include", "exclude", "sample", "sample_seed", "sizes", "seeds"})
+"""Fields that no column sets."""
+
 _FILLED = frozenset(
     {"id", "prompt", "negative_prompt", "image", "images", "mask", "loras", "controlnets", "regions"}
-) | {"context_image"}
+) | {"context_image", "lettering"}
 """Where braces stand for names, but not in a cell: there they are just braces."""
 
 
@@ -58,6 +65,8 @@ class RowReader:
     def __init__(self, output: str) -> None:
         self._output = output
         self._tables: dict[Path, Table | UnreadableError] = {}
+        self.warnings: dict[Problem, None] = {}
+        """What in tables is valid and was hardly meant, each once."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -88,6 +97,10 @@ class RowReader:
         if wrong := [each for row in table.rows for each in _refuse_choices(table, row, names)]:
             problems.note(*wrong)
             return []
+        for name in table.columns:
+            if name in OF_THE_WHOLE_JOB and name not in names:
+                message = "is a field of the whole job, and no column sets it"
+                self.warnings[Problem(table.file, 1, 1, name, message, "write it in the job", warning=True)] = None
         digits = max(3, len(str(len(table.rows))))
         found: list[Recipe] = []
         for position, row in enumerate(table.rows, 1):
@@ -125,7 +138,7 @@ def _of_row(recipe: Recipe, table: Table, row: Row, names: list[str], number: st
             for name in empty
         ]
     cells = {name: cell for name, cell in row.cells.items() if name not in names and name in COLUMNS_OF_FIELDS}
-    given = {name: _value(name, cell) for name, cell in cells.items()}
+    given = {name: value_of(name, cell) for name, cell in cells.items()}
     pairs = recipes.refuse_pairs(given, ())
     fields, complaints = _checker().check(given, ())
     if pairs or complaints or fields is None:
@@ -138,9 +151,10 @@ def _of_row(recipe: Recipe, table: Table, row: Row, names: list[str], number: st
         recipe,
         number=number,
         fields=cast("JobFields", {**taken, **fields}),
-        origins={**recipe.origins, **dict.fromkeys(fields, recipe.origin("rows"))},
+        origins={**recipe.origins, **{name: (*recipe.origin("rows"), name) for name in fields}},
         cells={ROW: number.rpartition("-")[2], **{name: row.cells[name] for name in names}},
         plain=_FILLED & fields.keys(),
+        row=(table.file, row.line),
     )
 
 
@@ -166,13 +180,22 @@ def _refuse_choices(table: Table, row: Row, names: Collection[str]) -> Iterable[
                 yield Problem(table.file, row.line, 1, shorten(name), error.message, error.hint)
 
 
-def _value(name: str, cell: str) -> Any:
+def place_in_table(recipe: Recipe, complaint: Complaint) -> Problem | None:
+    """What is wrong with a cell of a job's row, in the table; None for what is written elsewhere."""
+    rows, route = recipe.origin("rows"), complaint.route
+    if recipe.row is None or route[: len(rows)] != rows or len(route) == len(rows):
+        return None
+    file, line = recipe.row
+    return Problem(file, line, 1, spell(route[len(rows) :]), complaint.message, complaint.hint)
+
+
+def value_of(name: str, cell: str) -> Any:
     """A cell as its field takes it."""
     if name in _JSON:
         if cell.startswith(("[", "{")):
             with contextlib.suppress(ValueError, RecursionError):
                 return json.loads(cell)
-        return [cell] if name in _LISTS else cell
+        return [cell] if name in _LISTS and cell not in _WORDS.get(name, ()) else cell
     return scalars.resolve(cell)[0] if name in _NUMBERS else cell
 
 

@@ -25,6 +25,7 @@ class ManifestSource:
 
     `file` is a path relative to the working folder when inside it, else just the file's name. `folder` is where the
     paths in it are from: the file's own folder, the working folder where there is no file. `path` is the file, if any.
+    `is_made_up`: nobody wrote them, the command line stands for them.
     """
 
     data: bytes
@@ -32,6 +33,7 @@ class ManifestSource:
     stem: str
     folder: Path = Path()
     path: Path | None = None
+    is_made_up: bool = False
 
 
 def read(path: Path, what: str = "manifest") -> ManifestSource:

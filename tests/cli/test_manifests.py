@@ -149,7 +149,10 @@ class TestSharedDefaults:
         assert cli.main(["plan", "p.csv", "--set", "size=64 by 80"]) == 2
         assert "defaults.size: is not a size" in capsys.readouterr().err
         assert cli.main(["plan", "p.csv", "--set", "stpes=3"]) == 2
-        assert 'defaults.stpes: unknown key (did you mean "steps"?)' in capsys.readouterr().err
+        assert '--set:1:1 defaults.stpes: unknown key (did you mean "steps"?)' in capsys.readouterr().err
+        assert cli.main(["plan", "p.csv", "--defaults", "none.yaml"]) == 2
+        assert "--defaults:1:1 extends: there is no manifest none.yaml" in capsys.readouterr().err
+        assert cli.main(["plan", "p.csv", "--set", "model=demo", "--set", "id=00{row}", "--set", "prompt=7"]) == 0
         assert cli.main(["plan", "good.yaml", "--set", "steps=3"]) == 2
         assert "--set is for tables" in capsys.readouterr().err
         with pytest.raises(SystemExit, match="2"):

@@ -45,6 +45,17 @@ def problems(folder: Path, files: dict[str, str], name: str = "m.yaml") -> list[
 
 
 class TestExtends:
+    def test_a_picture_in_a_cell_of_the_bases_table(self, tmp_path: Path) -> None:
+        """It is from the folder of the manifest that names the table, whoever gives other pictures."""
+        (tmp_path / "shared").mkdir()
+        Image.new("RGB", (64, 64), "red").save(tmp_path / "shared/p.png")
+        files = {
+            "shared/base.yaml": "defaults: {model: demo, rows: t.csv}\n",
+            "shared/t.csv": "prompt,image\na,p.png\n",
+            "m.yaml": "extends: shared/base.yaml\njobs: [{steps: 4}]\n",
+        }
+        assert load(tmp_path, files).pictures[0].job.input_image is not None
+
     def test_what_is_inherited(self, tmp_path: Path) -> None:
         """Head, defaults and vars a field at a time, the nearer first; neither name nor jobs."""
         text = """

@@ -15,7 +15,7 @@ from renderer.job import Picture
 from renderer.manifest import manifest
 from renderer.manifest.fields import JobFields
 from renderer.manifest.manifest import Overrides
-from renderer.manifest.rows import COLUMNS_OF_FIELDS
+from renderer.manifest.rows import COLUMNS_OF_FIELDS, OF_THE_WHOLE_JOB
 
 CITIES = 'city,greeting,seed,note\nParis,Bonjour,1,x\n"Tokyo",こんにちは,2,"a, {b}"\n\nBerlin,Hallo,,\n'
 SIGNS = """
@@ -102,9 +102,30 @@ jobs: [{rows: p.csv, prompt: "{prompt}, {style}", matrix: {style: [ink, oil]}, s
 
     def test_every_field_is_a_column_or_is_known_to_be_none(self) -> None:
         """Whoever adds a field to jobs says here whether a table, and so a replayed one, can hold it."""
-        never = {"rows", "matrix", "include", "exclude", "sample", "sample_seed", "sizes", "seeds"}
-        of_the_job = {"lettering", "retake", "expect"}
-        assert set(JobFields.__annotations__) == COLUMNS_OF_FIELDS | never | of_the_job
+        assert set(JobFields.__annotations__) == COLUMNS_OF_FIELDS | OF_THE_WHOLE_JOB
+
+    def test_a_field_of_the_whole_job_as_a_column(self, tmp_path: Path) -> None:
+        """It is warned of once, and may be named in braces as any other."""
+        put(tmp_path, p__csv="prompt,seeds\na,1\nb,2\n", m__yaml="jobs: [{rows: p.csv, model: demo, id: 'x-{seeds}'}]")
+        (warning,) = manifest.load(tmp_path / "p.csv", Overrides(model="demo")).warnings
+        assert "p.csv:1:1: warning: seeds: is a field of the whole job" in str(warning)
+        assert not manifest.load(tmp_path / "m.yaml").warnings
+
+    def test_lettering(self, tmp_path: Path) -> None:
+        """What a row is to show, how often it is begun again, and its limits; braces in a cell are braces."""
+        rows = [
+            'prompt,lettering,retake,expect',
+            '"says ""HI""",auto,2,',
+            'b,HI {you},,"{""lettering"": 0.5}"',
+            'c,"[""X"", ""Y""]",1,',
+            '"""d""",none,,',
+        ]  # fmt: skip
+        put(tmp_path, p__csv="\n".join(rows))
+        found = manifest.load(tmp_path / "p.csv", Overrides(model="demo")).pictures
+        texts = [each.lettering and (each.lettering.texts, len(each.lettering.seeds)) for each in found]
+        assert texts == [(("HI",), 3), (("HI {you}",), 0), (("X", "Y"), 2), None]
+        assert found[1].expect is not None
+        assert found[1].expect.lettering == 0.5
 
     def test_the_rows_number(self, tmp_path: Path) -> None:
         """{row} is its number, unless a column or an axis of the matrix is called so."""
@@ -132,6 +153,11 @@ class TestProblems:
             ("city,greeting,steps\nParis,a,many\n", "t.csv:2:1 steps: must be a whole number"),
             ("city,greeting,steps\nParis,a,1\n", "t.csv:2:1 steps: 1 is out of range"),
             ("city,greeting,size,width\nParis,a,1:1,64\n", "t.csv:2:1 width"),
+            ("city,greeting,size\nParis,a,\nRome,a,63x63\n", "t.csv:3:1 size: 63x63 is not a multiple"),
+            ("city,greeting,image\nParis,a,\nRome,a,no.png\n", "t.csv:3:1 image: there is no file no.png"),
+            ("city,greeting,retake\nParis,a,\nRome,a,2\n", "t.csv:3:1 retake: retake needs lettering"),
+            ("city,greeting,lettering\nParis,a,[3]\n", "t.csv:2:1 lettering: has a number in its list"),
+            ("city,greeting,expect\nParis,a,much\n", "t.csv:2:1 expect: must be a mapping"),
             ('city,greeting\n"Paris,a\n', "t.csv:2:1: the row cannot be read"),
             ("city,other\nParis,a\n", "{greeting} is not a name"),
             ("city,greeting\n", "t.csv:1:1: the table has no rows"),
