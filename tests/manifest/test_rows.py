@@ -114,7 +114,7 @@ jobs: [{rows: p.csv, prompt: "{prompt}, {style}", matrix: {style: [ink, oil]}, s
     def test_lettering(self, tmp_path: Path) -> None:
         """What a row is to show, how often it is begun again, and its limits; braces in a cell are braces."""
         rows = [
-            'prompt,lettering,retake,expect',
+            "prompt,lettering,retake,expect",
             '"says ""HI""",auto,2,',
             'b,HI {you},,"{""lettering"": 0.5}"',
             'c,"[""X"", ""Y""]",1,',
