@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_manifests(parser)
     arguments.add_only(parser)
     parser.add_argument("--priority", type=_number, metavar="N", help="in place of the manifests' own; higher is first")
-    parser.add_argument("--to", metavar="MANIFEST", help="one that the run has, where several runs are on")
+    parser.add_argument("--to", metavar="MANIFEST", help="one that the run has, or its process, where several are on")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ could not be sent is a warning and no more. Addresses hold secrets: they are tol
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -77,23 +78,24 @@ class Notifier:
 
     def end(self, error: BaseException | None) -> None:
         """Tell how the run ended, and wait a little for what is on its way. `error` is what ended it, if anything."""
-        with tempfile.TemporaryDirectory(prefix="renderer-", ignore_cleanup_errors=True) as folder:
-            message = _at_the_end(list(self._summaries.values()), self._refused, error)
-            self._send(replace(message, picture=self._draw(Path(folder))))
+        message = _at_the_end(list(self._summaries.values()), self._refused, error)
+        with contextlib.ExitStack() as held:
+            self._send(replace(message, picture=self._draw(held)))
             until = time.monotonic() + self._patience_s
             for target in self._targets:
                 target.end(until - time.monotonic())
         self._complain()
 
-    def _draw(self, folder: Path) -> Path | None:
-        """The best of what was rendered, as one picture; None where nothing was, or nobody would get it."""
+    def _draw(self, held: contextlib.ExitStack) -> Path | None:
+        """The best of what was rendered, as one picture, which goes with `held`; None where nobody would get it."""
         if not self._rendered or not any(target.takes_pictures for target in self._targets):
             return None
         from renderer.report import best  # noqa: PLC0415  (it takes Pillow, and most runs tell nobody)
 
-        path = folder / "contact-sheet.jpg"
         known = [(plan, self._rendered[name]) for name, plan in self._plans.items() if name in self._rendered]
         try:
+            folder = tempfile.TemporaryDirectory(prefix="renderer-", ignore_cleanup_errors=True)
+            path = Path(held.enter_context(folder)) / "contact-sheet.jpg"
             return path if best.write_sheet(path, known) else None
         except (RendererError, OSError, ValueError) as error:
             self._tell(events.Remark(f"the message goes without its contact sheet: {error}"))

@@ -6,6 +6,7 @@ own, so that one that does not answer is in nobody's way. Addresses hold secrets
 
 from __future__ import annotations
 
+import base64
 import os
 import queue
 import threading
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from renderer import __version__
 from renderer.errors import UsageError
@@ -134,7 +135,10 @@ def _status(url: str, body: bytes | None) -> str:
     headers = {"User-Agent": f"renderer/{__version__}"}
     if body is not None:
         headers["Content-Type"] = "text/plain; charset=utf-8"
-    request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310  (its scheme was looked at)
+    bare, credentials = _without_credentials(url)
+    request = urllib.request.Request(bare, data=body, headers=headers)  # noqa: S310  (its scheme was looked at)
+    if credentials:
+        request.add_unredirected_header("Authorization", credentials)  # to no other address
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310  (as above)
             answer.read(1)
@@ -149,10 +153,21 @@ def _check(name: str, url: str) -> None:
     try:
         parts = urlsplit(url)
         is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and url.isprintable() and " " not in url
+        is_one = is_one and parts.port != 0  # which raises for what is no port
     except ValueError:
         is_one = False
     if not is_one:
         raise UsageError(f"{name} is none", hint="it begins with https:// or http://, as healthchecks.io gives it")
+
+
+def _without_credentials(url: str) -> tuple[str, str]:
+    """An address without the user and password in it, which HTTP has in a header of their own: that header's value."""
+    parts = urlsplit(url)
+    if parts.username is None:
+        return url, ""
+    known = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return bare, f"Basic {base64.b64encode(known.encode()).decode()}"
 
 
 def _behind(url: str, what: str) -> str:

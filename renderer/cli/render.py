@@ -65,8 +65,8 @@ def _check_folder(options: argparse.Namespace) -> None:
         return
     if not folder.is_dir():
         raise UsageError(f"--watch-folder {folder} is no folder that is there", hint=f"mkdir -p {folder}")
-    if options.shard is not None or options.share is not None:
-        raise UsageError("manifests of a folder are rendered whole", hint="leave --shard and --share out")
+    if options.shard is not None or options.share is not None or options.only:
+        raise UsageError("manifests of a folder are rendered whole", hint="leave --shard, --share and --only out")
 
 
 def render_loaded(options: argparse.Namespace, loaded: Loaded) -> list[Summary]:

@@ -26,7 +26,7 @@ def add_night(parser: argparse.ArgumentParser) -> None:
     """Give a parser the night that is meant."""
     from renderer.cli import arguments  # noqa: PLC0415
 
-    told = "a manifest of the run that is meant, or its name; needed where several are on"
+    told = "a manifest of the run that is meant, its name, or the run's process; needed where several are on"
     parser.add_argument("manifest", nargs="?", metavar="MANIFEST", help=told)
     arguments.add_outputs(parser)
 
@@ -56,7 +56,7 @@ def find(outputs: Path, manifest: str | None, hint: str = NO_NIGHT) -> tuple[Nig
             raise UsageError(f"{len(on)} runs are on in {outputs}", hint=hint)
         return on[0]
     wanted = _names_of(manifest)
-    found = next((each for name in wanted for each in on if name in each[1].names), None)
+    found = next((each for name in wanted for each in on if name in (*each[1].names, str(each[1].pid))), None)
     if found is None:
         message = f"no run that is on renders {wanted[0]}"
         raise UsageError(message, hint=f"those that are render {'; '.join(_names(night) for _, night in on)}")

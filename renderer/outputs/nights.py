@@ -92,6 +92,7 @@ class NightFolder:
         """Be there for others as long as this lasts. Raises `DiskError` where nothing can be written."""
         with lock.held(self.path / _LOCK):
             try:
+                self._forget()
                 yield
             finally:
                 shutil.rmtree(self.path, ignore_errors=True)
@@ -102,19 +103,32 @@ class NightFolder:
         """Say what it is. Raises `DiskError`."""
         write_whole(self.path / "night.json", night.model_dump_json().encode() + b"\n", lasting=False)
 
+    def _forget(self) -> None:
+        """What was asked of a dead night, whose process had the same number, is asked no more."""
+        for path in (*self.path.glob("*.wish"), *self.path.glob("*.answer")):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
     def wishes(self) -> list[tuple[str, Wish]]:
-        """What this user has asked since the last look, and it is asked no more: each with its mark."""
+        """What this user has asked since the last look, and it is asked no more: each with its mark.
+
+        What cannot be heard is answered at once: whoever asks waits for as long as nothing is said.
+        """
         found: list[tuple[str, Wish]] = []
-        with contextlib.suppress(OSError):
-            for path in sorted(self.path.glob("*.wish"), key=_written_at):
-                with contextlib.suppress(OSError, ValidationError, ValueError):
-                    if path.stat().st_uid in (os.getuid(), 0) and path.stat().st_size <= _MAX_BYTES:
-                        found.append((path.stem, Wish.model_validate_json(path.read_bytes())))
-                path.unlink(missing_ok=True)
+        for path in sorted(self.path.glob("*.wish"), key=_written_at):
+            wish: Wish | NightAnswer | None = None
+            with contextlib.suppress(OSError):
+                read = _read_wish(path)
+                path.unlink()
+                wish = read  # else it has been taken back meanwhile, and is not asked
+            if isinstance(wish, NightAnswer):
+                self.answer(path.stem, wish)
+            elif wish is not None:
+                found.append((path.stem, wish))
         return found
 
     def answer(self, mark: str, answer: NightAnswer) -> None:
-        """NightAnswer a wish; whoever asked may have gone."""
+        """Answer a wish; whoever asked may have gone."""
         with contextlib.suppress(DiskError):
             write_whole(self.path / f"{mark}.answer", answer.model_dump_json().encode() + b"\n", lasting=False)
 
@@ -173,9 +187,26 @@ def find(outputs: Path) -> list[tuple[NightFolder, NightFile]]:
 
 def sweep(outputs: Path, after_s: float = _YOUNG_S) -> None:
     """Remove what nights of this machine have left behind that were killed, and that is older than so many seconds."""
-    for path in (outputs / NIGHTS).glob(f"{glob.escape(_folder_name(this_machine()))}*"):
+    mine = _folder_name(this_machine())
+    for path in (outputs / NIGHTS).glob(f"{glob.escape(mine)}*"):
+        if not path.name.removeprefix(mine).isdecimal():  # a machine whose name begins as this one's does
+            continue
         if time.time() - _written_at(path) >= after_s and lock.look(path / _LOCK) == "free":
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _read_wish(path: Path) -> Wish | NightAnswer:
+    """A wish, or the answer to what is none that is fulfilled. Raises `OSError`."""
+    there = path.stat()
+    if there.st_uid not in (os.getuid(), 0):
+        return NightAnswer(text="the run belongs to another user", error=True)
+    try:
+        if there.st_size <= _MAX_BYTES:
+            return Wish.model_validate_json(path.read_bytes())
+    except (ValidationError, ValueError):
+        pass
+    hint = "it may be of another version of the renderer; Ctrl-C stops it"
+    return NightAnswer(text="the run does not understand what was asked", hint=hint, error=True)
 
 
 def _folder_name(machine: str) -> str:

@@ -138,9 +138,10 @@ class Additions:
         """Nothing more joins: whoever waits for an answer has it."""
         with self._count:
             self._has_ended = True
-        while not self._asked.empty():
-            if (addition := self._asked.get()) is not None:
-                addition.answer(_ENDED)
+        with contextlib.suppress(queue.Empty):  # the thread takes from it too
+            while True:
+                if (addition := self._asked.get_nowait()) is not None:
+                    addition.answer(_ENDED)
         self._asked.put(None)
         for arrival in self.take(lambda _: None):
             arrival.held.close()
@@ -237,7 +238,9 @@ class Additions:
         arrival.answer(_ENDED)
 
     def _plan(self, manifest: Manifest, only: Sequence[str], held: contextlib.ExitStack) -> Plan:
-        if manifest.name not in self.names.held:
+        if manifest.name in self.names.held:
+            self._preparation.claim(manifest)
+        else:
             self._preparation.hold(manifest, held)
         self._preparation.tidy(manifest)
         return self._preparation.plan(manifest, only)

@@ -109,7 +109,11 @@ class Preparation:
         """Lock a manifest's folder, and take it for it. Raises `LockedError`, `UsageError`, `DiskError`."""
         folder = OutputFolder(self._settings.outputs / manifest.name)
         held.enter_context(folder.locked())
-        owner.claim(folder, manifest)
+        self.claim(manifest)
+
+    def claim(self, manifest: Manifest) -> None:
+        """Take a folder that is held for a manifest. Raises `UsageError` where it is another's, `DiskError`."""
+        owner.claim(OutputFolder(self._settings.outputs / manifest.name), manifest)
 
     def tidy(self, manifest: Manifest) -> None:
         """Remove what a dead run has left in a folder that is held: its worker, files that it had not written whole."""

@@ -219,8 +219,9 @@ class Batches:
         self._ended(batch)
 
     def _spares(self, error: DiskError) -> bool:  # noqa: ARG002  # whatever it is
-        """Whether an error of one manifest leaves the others: with `--strict` it leaves none."""
-        return len(self._open) > 1 and not self._night.settings.strict
+        """Whether an error of one manifest leaves others, and those that may join: with `--strict` it leaves none."""
+        others = len(self._open) > 1 or (self._joining is not None and self._joining.may_come)
+        return others and not self._night.settings.strict
 
     # -- what is rendered --
 

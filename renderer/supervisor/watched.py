@@ -6,6 +6,7 @@ nothing is written down: what is done, the folders of outputs know. Reads no man
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable
@@ -51,7 +52,8 @@ class WatchedFolder:
     def look(self, now_s: float | None = None) -> list[Path]:
         """The files to be taken now, by their names. A folder that cannot be looked into has none."""
         now_s = time.monotonic() if now_s is None else now_s
-        seen = self._seen()
+        if (seen := self._seen()) is None:
+            return []  # what was taken stays known: the folder may come back as it was
         self._files = {name: each for name, each in self._files.items() if name in seen}
         return [self.path / name for name in sorted(seen) if self._is_due(name, *seen[name], now_s)]
 
@@ -70,18 +72,23 @@ class WatchedFolder:
             file.is_taken, file.again_s = True, None
         return due
 
-    def _seen(self) -> dict[str, tuple[_Stamp, float]]:
-        """The manifests that lie there, each with what tells it from another, and for how many seconds it was still."""
+    def _seen(self) -> dict[str, tuple[_Stamp, float]] | None:
+        """The manifests that lie there, each with what tells it from another, and for how many seconds it was still.
+
+        None where the folder cannot be looked into. A file that cannot be looked at is in no other's way.
+        """
         found: dict[str, tuple[_Stamp, float]] = {}
         try:
             with os.scandir(self.path) as entries:
-                for entry in entries:
-                    if entry.name.lower().endswith(_SUFFIXES) and not entry.name.startswith(".") and entry.is_file():
-                        there = entry.stat()
-                        age_s = time.time() - max(there.st_mtime, there.st_ctime)
-                        found[entry.name] = (*_stamp(there), *self._of_others(entry.name)), age_s
-        except OSError:  # it is away for a while, or a file went while it was looked at
-            return found
+                those = [entry for entry in entries if entry.name.lower().endswith(_SUFFIXES)]
+        except OSError:
+            return None
+        for entry in those:
+            with contextlib.suppress(OSError):  # it went meanwhile, or is a link that leads back to itself
+                if not entry.name.startswith(".") and entry.is_file():
+                    there = entry.stat()
+                    age_s = time.time() - max(there.st_mtime, there.st_ctime)
+                    found[entry.name] = (*_stamp(there), *self._of_others(entry.name)), age_s
         return found
 
     def _of_others(self, name: str) -> _Stamp:

@@ -44,6 +44,18 @@ def test_a_manifest_joins_a_night(tmp_path: Path, say: Say) -> None:
     assert done == ["001", "002", "003"]
 
 
+def test_a_folder_that_the_night_holds_is_still_its_manifest_s(tmp_path: Path, say: Say) -> None:
+    """Another file of the same name, when the first is through and another is rendered: it would write over it."""
+    one, two = driving.write_manifest(tmp_path, "a"), driving.write_manifest(tmp_path, *["slow"] * 40, name="n")
+    (tmp_path / one).write_text(f"priority: 1\n{(tmp_path / one).read_text()}")
+    (tmp_path / "other").mkdir()
+    driving.write_manifest(tmp_path / "other", "z")
+    with running(tmp_path, two, one):
+        until((tmp_path / "outputs/m/summary.json").exists)
+        code, told = say("add", "other/m.yaml")
+        assert (code, "outputs/m holds the pictures of m.yaml" in told) == (1, True)
+
+
 def test_what_cannot_join_is_said_and_costs_the_night_nothing(
     tmp_path: Path, say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -144,6 +145,16 @@ def test_a_fault_of_our_own_is_told_too(tmp_path: Path, postbox: Postbox, monkey
     assert letter["title"] == "renderer: 0 rendered, 0 failed, and then it had to end"
     assert letter["message"] == "a fault of the renderer's own: ZeroDivisionError: division by zero"
     assert letter["type"] == "failure"
+
+
+def test_without_room_for_a_contact_sheet_the_message_goes_all_the_same(
+    tmp_path: Path, postbox: Postbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full takes no file: the morning's message says so, and the run ends as it would."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+    heard = render(tmp_path, ["a"], postbox.url)
+    assert [what.startswith("the message goes without its contact sheet: ") for what in warnings(heard)] == [True]
+    assert postbox.letters[0]["title"] == "renderer: 1 rendered, 0 failed"
 
 
 @pytest.mark.parametrize(

@@ -86,13 +86,15 @@ def test_which_one_is_meant(tmp_path: Path, say: Say) -> None:
     code, told = say("pause")
     assert (code, told.splitlines()[0]) == (2, "error: no run is on in outputs")
     one, two = (driving.write_manifest(tmp_path, *["slow"] * 99, name=name) for name in ("m", "n"))
-    with running(tmp_path, one), running(tmp_path, two):
+    with running(tmp_path, one) as first, running(tmp_path, two):
         code, told = say("stop", "x.yaml")
         assert code == 2
         assert "no run that is on renders x.yaml" in told
         assert "those that are render m; n" in told
         code, told = say("pause")
         assert (code, "2 runs are on in outputs" in told) == (2, True)
+        assert say("pause", str(first.pid))[1].startswith("m: it pauses")
+        assert say("resume", "m") == (0, "m: it goes on\n")
         (tmp_path / "m.yaml").write_text("jobs: [")
         assert say("pause", "m.yaml")[0] == 0
         folder, night = wishing.find(Path("outputs"), "n")

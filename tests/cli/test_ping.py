@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import threading
 import time
@@ -27,7 +28,8 @@ class Switch:
 
     def __init__(self, status: int = 200, *, only_get: bool = False) -> None:
         self.asked: list[tuple[str, str, str]] = []
-        asked = self.asked
+        self.credentials: list[str] = []
+        asked, credentials = self.asked, self.credentials
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -38,6 +40,7 @@ class Switch:
 
             def _answer(self, body: str) -> None:
                 asked.append((self.command, self.path, body))
+                credentials.append(self.headers["Authorization"] or "")
                 self.send_response(405 if only_get and self.command == "POST" else status)
                 self.end_headers()
 
@@ -82,6 +85,16 @@ def test_it_hears_of_a_failure(tmp_path: Path, switch: Switch, monkeypatch: pyte
     assert switch.asked[-1] == ("POST", f"/{SECRET}/fail", "ended by an error: ZeroDivisionError")
 
 
+def test_a_user_and_a_password_in_the_address_are_sent_as_such(
+    tmp_path: Path, switch: Switch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As basic authentication; what stands for a letter in an address is that letter."""
+    render(tmp_path, switch.url.replace("//", f"//me:{SECRET}%40home@"))
+    assert switch.paths() == [f"/{SECRET}/start", f"/{SECRET}"]
+    assert switch.credentials == [f"Basic {base64.b64encode(f'me:{SECRET}@home'.encode()).decode()}"] * 2
+    assert SECRET not in capsys.readouterr().err
+
+
 def test_one_that_takes_no_posts_is_asked_plainly(tmp_path: Path) -> None:
     """Some take GET alone."""
     switch = Switch(only_get=True)
@@ -116,7 +129,8 @@ def test_a_dead_one_fails_nothing(
 
 
 @pytest.mark.parametrize(
-    "url", ["", "hc-ping.com/x", "ftp://a/b", "http://", "http://a b/c", "file:///etc/passwd", "http://["]
+    "url",
+    ["", "hc-ping.com/x", "ftp://a/b", "http://", "http://a b/c", "file:///etc/passwd", "http://[", "http://a:99999"],
 )
 def test_what_is_no_address_is_refused_before_anything(tmp_path: Path, url: str) -> None:
     """And is not said."""

@@ -57,6 +57,28 @@ class TestWhichAreTaken:
         shutil.rmtree(tmp_path)
         assert folder.look(200.0) == []
 
+    def test_a_file_that_cannot_be_looked_at_is_in_no_other_s_way(self, tmp_path: Path) -> None:
+        """A link that leads back to itself, which the system lists first or last."""
+        for name in "abcdefgh":
+            (tmp_path / f"{name}.yaml").write_text("jobs: [a]")
+            (tmp_path / f"{name}-loop.yaml").symlink_to(f"{name}-loop.yaml")
+        folder = WatchedFolder(tmp_path)
+        folder.look(100.0)
+        assert [path.name for path in folder.look(101.0)] == [f"{name}.yaml" for name in "abcdefgh"]
+
+    def test_a_folder_that_was_away_is_known_when_it_comes_back(self, tmp_path: Path) -> None:
+        """A share that was mounted again: what was taken is not taken once more."""
+        inbox = tmp_path / "inbox"
+        inbox.mkdir()
+        (inbox / "m.yaml").write_text("jobs: [a]")
+        folder = WatchedFolder(inbox)
+        folder.look(100.0)
+        assert folder.look(101.0) == [inbox / "m.yaml"]
+        inbox.rename(tmp_path / "away")
+        assert folder.look(102.0) == []
+        (tmp_path / "away").rename(inbox)
+        assert folder.look(103.0) == folder.look(110.0) == []
+
 
 def test_manifests_are_rendered_as_they_come(tmp_path: Path, say: Say) -> None:
     """Good ones, a bad one whose problems are said once, one that grows; then `stop`, and all is remembered."""
@@ -103,4 +125,5 @@ def test_a_folder_has_to_be_there(tmp_path: Path, say: Say) -> None:
     assert say("render")[0] == 2
     (tmp_path / "inbox").mkdir()
     code, told = say("render", "--watch-folder", "inbox", "--share", "4")
-    assert (code, "leave --shard and --share out" in told) == (2, True)
+    assert (code, "leave --shard, --share and --only out" in told) == (2, True)
+    assert say("render", "--watch-folder", "inbox", "--only", "hero")[0] == 2

@@ -219,11 +219,33 @@ class TestJoining:
             what.text for what in night.of(events.Remark)
         ]
 
+    def test_a_journal_that_is_lost_leaves_those_that_come(
+        self, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The only one on its way: what is found in the folder meanwhile is rendered all the same."""
+        write, inbox = Journal.write, _inbox(tmp_path)
+
+        def lost(book: Journal, what: str, *rest: str) -> None:
+            if what == "done" and book.path.parent.name == "test":
+                _inbox(tmp_path, m="a")
+                raise DiskError("cannot write journal.jsonl: Permission denied")
+            write(book, what, *rest)  # type: ignore[arg-type]
+
+        def watch(what: events.Event) -> None:
+            if isinstance(what, events.BatchEnded) and what.summary.name == "m":
+                night.stop.request()
+
+        monkeypatch.setattr(Journal, "write", lost)
+        settings = dataclasses.replace(night.settings, hire=FAKE, watch_folder=inbox)
+        first, second = run.render([make_manifest("a")], settings, watch, night.stop)
+        assert (first.ending, "Permission denied" in first.error) == ("error", True)
+        assert (second.ending, counts(second)) == ("complete", (1, 0, 0, 0))
+
 
 def _inbox(folder: Path, **prompts: str) -> Path:
     """A folder of manifests with one small picture each, which have lain there for long."""
     inbox = folder / "inbox"
-    inbox.mkdir()
+    inbox.mkdir(exist_ok=True)
     for name, prompt in prompts.items():
         driving.write_manifest(inbox, prompt, name=name)
     return inbox
