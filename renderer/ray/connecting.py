@@ -86,6 +86,7 @@ def connected(address: str) -> Iterator[None]:
                 ray.init(address, log_to_driver=False, logging_level="ERROR")
             else:
                 ray.init(
+                    LOCAL,  # or Ray would join one that RAY_ADDRESS names, or that it finds here
                     num_cpus=workers,
                     include_dashboard=False,
                     log_to_driver=False,

@@ -18,4 +18,4 @@ def held_alone() -> bool:
 def check_hold(hold: Holding, name: str) -> None:
     """Raise `LeaseLostError` where a folder is another run's by now."""
     if not hold():
-        raise LeaseLostError(f"{name}: its lease was not renewed, and another run has taken it over")
+        raise LeaseLostError(f"{name}: its lease could not be renewed in time, and another run may have taken it over")

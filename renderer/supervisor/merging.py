@@ -67,7 +67,7 @@ def merge(manifest: Manifest, outputs: Path, tell: Callable[[int, int], None] | 
             if tell is not None:
                 tell(number + 1, len(parts))
         if not held:
-            for agreed in ("parts", "kind"):
+            for agreed in ("parts", "card", "torch"):
                 leases.forget(f"{manifest.name}.{agreed}")
         now = make_plan(manifest, outputs)
     failed |= {item.picture.id: item.note for item in now.items if item.state == "failed"}

@@ -7,7 +7,7 @@ torch, prints nothing, and tells whoever watches (`events`). How pictures are re
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from renderer.errors import DiskError, LeaseLostError, RendererError, ends_the_night
 from renderer.machine import rates
@@ -29,7 +29,7 @@ from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.preparing import EndedEarly, Preparation, Provided
 from renderer.supervisor.progress import never_begun, told
 from renderer.supervisor.rendering import Batches
-from renderer.supervisor.same_bits import SameBits
+from renderer.supervisor.same_bits import Agree, SameBits
 from renderer.supervisor.settings import Pause, Settings, StopRequests
 from renderer.supervisor.sharing import SharedParts, leases_in
 
@@ -145,15 +145,15 @@ class _Run:
             missed = {each.manifest.name: never_begun(each.manifest, shared.ending) for each in parts}
             self._summaries = missed | self._summaries | shared.through
 
-    def _agree(self, batches: Sequence[Plan]) -> Callable[[str], str]:
+    def _agree(self, batches: Sequence[Plan]) -> Agree:
         """What all runs keep to that share manifests with this one: the first of them says it."""
         names = (each.manifest.name for each in batches if each.manifest.is_shared)
         wholes = sorted({sharding.cut_of(name)[0] for name in names})
         leases = leases_in(self._settings.outputs)
 
-        def agree(told: str) -> str:
+        def agree(what: str, told: str) -> str:
             for whole in wholes:
-                told = leases.agree(f"{whole}.kind", told)
+                told = leases.agree(f"{whole}.{what}", told)
             return told
 
         return agree

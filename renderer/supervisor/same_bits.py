@@ -21,8 +21,8 @@ from renderer.protocol import Opened, Rendered
 
 _CPU = "the CPU"
 
-Agree = Callable[[str], str]
-"""What all that share a manifest keep to: this, where none of them has said anything yet."""
+Agree = Callable[[str, str], str]
+"""What all that share a manifest keep to in `card` or `torch`: this, where none of them has said anything yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class RenderingKind:
 class SameBits:
     """What one run keeps to: what is there already, or what most of its devices are."""
 
-    def __init__(self, plans: Sequence[Plan], agree: Agree = lambda told: told) -> None:
+    def __init__(self, plans: Sequence[Plan], agree: Agree = lambda _, told: told) -> None:
         """Raises `MachineError` where the pictures that are there are of several kinds themselves."""
         there = [item.sidecar for plan in plans for item in plan.items if item.sidecar is not None]
         kinds = sorted({str(kind_of(each)) for each in there})
@@ -48,6 +48,7 @@ class SameBits:
             raise MachineError(message, hint="--force renders all anew; or leave --same-bits out")
         self._kind = kind_of(there[0]) if there else None
         self._agree = agree
+        self._has_agreed = False
         self._arithmetics: dict[Weights, BlockArithmetic] = {}
         for plan in plans:
             for item in plan.items:
@@ -57,7 +58,7 @@ class SameBits:
     def keep(self, devices: Sequence[WorkerDevice]) -> Sequence[WorkerDevice]:
         """The devices that are of the kind that is kept to. Raises `MachineError` where none is."""
         cards = Counter(map(_card, devices))
-        wanted = self._agree(self._kind.card if self._kind else max(cards, key=lambda card: cards[card]))
+        wanted = self._agree("card", self._kind.card if self._kind else max(cards, key=lambda card: cards[card]))
         if wanted not in cards:
             message = f"--same-bits: the others are of {wanted}, and this machine renders on {', '.join(sorted(cards))}"
             raise MachineError(message, hint="render on that kind; or leave --same-bits out")
@@ -77,8 +78,10 @@ class SameBits:
 
     def _opened(self, opened: Opened) -> None:
         kind = RenderingKind(opened.gpu.name if opened.gpu else _CPU, opened.software.torch)
-        if self._kind is None:
-            self._kind = kind
+        if not self._has_agreed:
+            told = self._kind or kind
+            self._kind = RenderingKind(self._agree("card", told.card), self._agree("torch", told.torch))
+            self._has_agreed = True
         if kind != self._kind:
             raise MachineError(f"--same-bits: it renders on {kind}, and the others are of {self._kind}")
 

@@ -58,7 +58,8 @@ class SharedParts:
     def turns(self) -> Iterator[tuple[Plan, Holding]]:
         """Parts to be rendered, each held until the next is asked for; waits for those that others hold.
 
-        A part that is lost to others meanwhile has another turn when they are through. Raises `DiskError`.
+        A part that is lost to others meanwhile has another turn when they are through, and one that was given up while
+        the file server did not answer has it when that does. Raises `DiskError`.
         """
         self._agree()
         waits = False
@@ -77,7 +78,7 @@ class SharedParts:
                 yield from self._turn(lease)
             finally:
                 lease.release()
-            if not lease.is_lost:
+            if not (lease.is_lost or lease.is_doubtful):
                 del self._left[lease.name]
 
     def _turn(self, lease: Lease) -> Iterator[tuple[Plan, Holding]]:

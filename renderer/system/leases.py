@@ -2,8 +2,9 @@
 
 A lease is a file that is made exclusively, by a link, with a number: the highest is the one that counts. Its holder
 renews it; where that stays out, the next number may be taken. Times are the file server's own: a file that is written
-now tells what it says is now. One lease is never taken from a holder that renews it, also where that clock jumps: it
-has to stay as it is while whoever wants it looks on. A holder that was stopped, and wakes, finds the next number.
+now tells what it says is now. A lease is never taken from a holder that renews it, also where that clock jumps, or
+each machine writes its own time: it has to stay as it is while whoever wants it looks on. A holder that was stopped,
+and wakes, finds the next number.
 
 flock is not asked: NFS and others have it for one machine alone, or not at all. Knows nothing of what is leased.
 """
@@ -33,8 +34,8 @@ _LOOKS_ON = 1 / 3
 _PROBED = 1 / 60
 """Of that time, for which what the file server has said of the time is not asked again."""
 
-_LONG_DEAD = 10
-"""So many times that time, and nobody looks on first: its holder died yesterday."""
+_TAKEN = frozenset({errno.ENOENT, errno.ESTALE})
+"""What reading a file ends with that was removed or replaced a moment ago, here or on another machine of NFS."""
 
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
@@ -140,7 +141,9 @@ class Leases:
         path = self.path(name, max(numbers))
         try:
             data, found = path.read_bytes(), path.stat()
-        except FileNotFoundError:  # it was taken a moment ago
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
             return _Seen(max(numbers), (0, 0), {}, float("inf"))
         told: object = None
         with contextlib.suppress(ValueError):
@@ -171,12 +174,9 @@ class Leases:
 
     def _is_dead(self, name: str, seen: _Seen) -> bool:
         """Whether nobody renews it: by the server's clock for long, and unchanged since this process saw that first."""
-        age_s = self._age_s(seen)
-        if age_s <= self.stale_s:
+        if self._age_s(seen) <= self.stale_s:
             self._watched.pop(name, None)
             return False
-        if age_s > _LONG_DEAD * self.stale_s:
-            return True
         mark, since_s = self._watched.setdefault(name, (seen.mark, self.clock()))
         if mark != seen.mark:
             del self._watched[name]
@@ -246,6 +246,8 @@ class Lease:
         self._verified_s = leases.clock()
         self._over = threading.Event()
         self.is_lost = False
+        self.is_doubtful = False
+        """Whether nobody could say at some moment whose it is: the file server did not answer."""
         threading.Thread(target=self._keep, name="lease", daemon=True).start()
 
     def holds(self) -> bool:
@@ -257,10 +259,12 @@ class Lease:
             return False
         try:
             if self._leases.clock() - self._verified_s < self._leases.stale_s / 2:
-                self.is_lost = self._leases.is_passed(self.name, self._number)
+                if self._leases.is_passed(self.name, self._number):
+                    self.is_lost = True
                 return not self.is_lost
             return self._renew()
         except OSError:
+            self.is_doubtful = True
             return False
 
     def release(self) -> None:

@@ -134,6 +134,8 @@ def test_machines_that_share_a_manifest_keep_to_one_kind(night: Night, monkeypat
     night.render(one, fleet=OnCards(monkeypatch, B), same_bits=True)
     with pytest.raises(MachineError, match="the others are of NVIDIA B"):
         night.render(other, fleet=OnCards(monkeypatch, A), same_bits=True)
+    with pytest.raises(MachineError, match="with torch 1, and the others are of NVIDIA B with torch 0"):
+        night.render(other, fleet=OnCards(monkeypatch, B, torch="1"), same_bits=True)
     fleet = OnCards(monkeypatch, A, dataclasses.replace(A, uuid="GPU-cccc-3"), B)
     assert night.render(other, fleet=fleet, same_bits=True).rendered == len(other.pictures)
     assert set(fleet.rendered) == {"NVIDIA B"}

@@ -5,6 +5,7 @@ RENDERER_SHARED sets how many pictures (96 in CI; tried by hand with 10,000).
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -26,6 +27,7 @@ from renderer.supervisor import events, local_worker, merging, run
 from renderer.supervisor.settings import Settings, StopRequests
 from renderer.supervisor.sharing import leases_in
 from renderer.supervisor.worker import Gone, Heard
+from renderer.system.leases import Leases
 from tests.driving import write_manifest
 from tests.fakes import InlineWorker, draw
 from tests.making import make_manifest, pixels_of
@@ -172,6 +174,23 @@ def test_one_that_was_stopped_throws_its_pictures_away(tmp_path: Path) -> None:
     assert paused.wakes() == 10
     check(tmp_path, SMALL)
     assert LeaseLostError.exit_code == 75
+
+
+def test_a_part_goes_on_when_the_file_server_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it did not answer, nobody knew whose the part is: what was in flight is thrown away, and comes later."""
+    passed, away = Leases.is_passed, [True]
+
+    def is_passed(self: Leases, name: str, number: int) -> bool:
+        if away and next(tmp_path.rglob("p*.json"), None) is not None:
+            away.clear()
+            raise TimeoutError(errno.ETIMEDOUT, "no answer")
+        return passed(self, name, number)
+
+    monkeypatch.setattr(Leases, "is_passed", is_passed)
+    found = share(tmp_path, SMALL, count=1, stale_s=60.0)
+    assert not away
+    assert [each.ending for each in found] == ["complete"]
+    check(tmp_path, SMALL)
 
 
 def test_who_comes_late_waits_and_takes_over(tmp_path: Path) -> None:
