@@ -9,6 +9,7 @@ import pytest
 from renderer.cli import command
 from renderer.errors import EXIT_MACHINE, EXIT_USAGE, MachineError
 from renderer.ray import arrival, connecting
+from tests import tools
 
 HERE = {"node": "a", "renderer": "1", "torch": "2.15.0", "source": "aa", "GPU": "L40S"}
 
@@ -58,3 +59,15 @@ def test_what_must_be_alike_is_named() -> None:
 def test_differences_name_the_machines() -> None:
     there = [HERE, {**HERE, "node": "b"}, {**HERE, "node": "c", "torch": "2.14.0"}]
     assert arrival.differences(there) == {"torch": {"2.15.0": ["a", "b"], "2.14.0": ["c"]}}
+
+
+def test_a_cluster_of_this_command_is_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`local:2` is begun here, whatever RAY_ADDRESS says; Ray would join that one, and refuse a number of cores."""
+    if not tools.HERE["ray"]:
+        pytest.skip("no Ray here (it is in the extras cluster and dev)")
+    ray, asked = connecting.library(), []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda address=None, **told: asked.append((address, told["num_cpus"])))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with connecting.connected("local:2"):
+        assert asked == [("local", 2)]
