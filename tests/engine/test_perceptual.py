@@ -16,6 +16,7 @@ from renderer.system.files import sha256_of
 
 lpips = pytest.importorskip("lpips", reason="it comes with the extra lpips")
 
+ROOT = Path(__file__).resolve().parents[2]
 _CONVOLUTIONS = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
 """AlexNet's, by their numbers among torchvision's layers: channels out and in, and a side."""
 
@@ -80,7 +81,8 @@ def test_what_is_said_without_it(
     assert perception.distances([]) == perception.Distances()
     with monkeypatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda _: None)
-        assert perception.distances(pair).reason == "lpips is not installed: pip install 'renderer[lpips]'"
+        assert perception.distances(pair).reason == f"lpips is not installed: {perception.INSTALL}"
+        assert perception.INSTALL in (ROOT / "docs/commands.md").read_text(encoding="utf-8")
     wrong = tmp_path / "hub" / "checkpoints" / cache.name
     with monkeypatch.context() as patch:
         patch.setenv("TORCH_HOME", str(tmp_path))
