@@ -99,7 +99,7 @@ def take_pictures(fields: dict[str, Any], model: Model) -> None:
     if model.editing or model.layering:
         if "image" in fields and "images" not in fields:
             fields["images"] = [fields.pop("image")]
-    elif len(fields.get("images") or ()) > 1:
+    elif isinstance(images := fields.get("images"), list) and len(images) > 1:
         said = "several were sent, and one goes in"
         raise RequestError(422, "invalid_request", said, field="image", hint=f"{model.id} draws over one picture")
 

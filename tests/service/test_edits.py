@@ -60,9 +60,11 @@ def test_without_a_picture_it_draws_from_text(tmp_path: Path) -> None:
 
 
 def test_refused(tmp_path: Path) -> None:
-    """Several for a model that draws over one; a file of this machine; no picture."""
+    """Several for a model that draws over one; a number; a file of this machine; no picture."""
     with pytest.raises(RequestError, match="several were sent"):
         job(tmp_path, model="draws", images=[ONE, OTHER])
+    with pytest.raises(FieldError, match="must be a list, not a number"):
+        job(tmp_path, model="draws", images=5)
     with pytest.raises(FieldError, match="names a file"):
         job(tmp_path, model="edits", images=[ONE, "/etc/passwd"])
     with pytest.raises(RequestError, match="no picture"):
