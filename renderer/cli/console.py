@@ -296,6 +296,8 @@ def _of_work(what: events.Event) -> _Line | None:
 def _of_batches(what: events.Event) -> _Line | None:
     """What a line says of manifests; None for other news."""
     match what:
+        case events.Note():
+            return "note", {"text": what.text}
         case events.Waiting():
             return "waiting", {"folder": what.folder}
         case events.NightBegan():

@@ -65,8 +65,10 @@ def sentence(what: events.Event, *, several: bool = False) -> str | None:
 
 
 def _beginning(what: events.Event) -> str | None:
-    """That nothing more is begun, or something again."""
+    """That nothing more is begun, or something again; what a plan says."""
     match what:
+        case events.Note(text=text):
+            return text
         case events.Waiting(folder=folder):
             return f"waiting for manifests in {folder}"
         case events.Pausing(let_go=True):

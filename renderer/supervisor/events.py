@@ -182,6 +182,13 @@ class Pausing:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """What a plan says of a manifest that is well: the precision that was chosen."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Remark:
     """Something beside the batch went wrong, and nothing of the batch with it."""
 
@@ -229,6 +236,7 @@ Event = (
     | Stopping
     | Pausing
     | Waiting
+    | Note
     | Remark
     | Tick
     | BatchEnded

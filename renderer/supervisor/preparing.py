@@ -128,7 +128,7 @@ class Preparation:
         if not manifest.is_shared:
             found.journal.compact()
         for remark in found.manifest.remarks:
-            self._watch(events.Remark(remark))
+            self._watch(events.Note(remark))
         return found
 
     def plan_of(self, manifest: Manifest, only: Sequence[str] | None = None) -> Plan:

@@ -253,3 +253,14 @@ def test_an_error_is_followed_by_what_helps(capsys: pytest.CaptureFixture[str]) 
 def test_durations_read_well(seconds: float, said: str) -> None:
     """Seconds, minutes, hours, as people say them."""
     assert duration(seconds) == said
+
+
+def test_what_was_chosen_is_no_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever looks for warnings of a night finds none of them."""
+    for kind in (console.Plain, console.Terminal, console.Json):
+        screen = kind()
+        screen.watch(events.Note("precision auto: demo at bf16"))
+        screen.close()
+        said = capsys.readouterr().err
+        assert "precision auto: demo at bf16" in said
+        assert "warning" not in said

@@ -97,7 +97,7 @@ def render(given: Manifest, outputs: Path, fleet: Fleet | None = None) -> list[s
     said: list[str] = []
 
     def watch(event: events.Event) -> None:
-        said.extend([event.text] if isinstance(event, events.Remark) else [])
+        said.extend([event.text] if isinstance(event, events.Note) else [])
 
     run.render([given], Settings(outputs, hire=InlineWorker, fleet=fleet), watch, StopRequests())
     return said
