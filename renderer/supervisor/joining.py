@@ -25,6 +25,7 @@ from renderer.planning.plan import Plan
 from renderer.planning.selection import Selection
 from renderer.supervisor import events
 from renderer.supervisor.preparing import EndedEarly, Preparation, Provided
+from renderer.supervisor.same_bits import SameBits
 from renderer.supervisor.settings import Settings, StopRequests
 from renderer.supervisor.watched import WatchedFolder
 
@@ -83,6 +84,7 @@ class Additions:
         self._count = threading.Lock()
         self._pending = 0
         self._seats: Sequence[WorkerDevice] = ()
+        self._same_bits: SameBits | None = None
         self._known: dict[Weights, Deployment] = {}
         self._thread = threading.Thread(target=self._work, name="additions", daemon=True)
         self._has_ended = False
@@ -106,9 +108,12 @@ class Additions:
 
     # -- for whoever renders --
 
-    def begin(self, seats: Sequence[WorkerDevice], known: Mapping[Weights, Deployment]) -> None:
-        """Prepare what is asked for from now on; `known` is what is opened for weights."""
+    def begin(
+        self, seats: Sequence[WorkerDevice], known: Mapping[Weights, Deployment], same_bits: SameBits | None = None
+    ) -> None:
+        """Prepare what is asked for from now on; `known` is what is opened for weights, `same_bits` is kept to."""
         self._seats = seats
+        self._same_bits = same_bits
         self._preparation.machine = seats[0].machine
         self._known |= known
         self._thread.start()
@@ -222,6 +227,8 @@ class Additions:
             self._waits.discard(addition.path)
             if addition.found and _is_done(plan):
                 return None
+            if self._same_bits is not None:
+                self._same_bits.check(plan)
             for warning in manifest.warnings if addition.found else ():
                 self._told.put(events.ManifestProblem(warning))
             provided = self._preparation.provide([plan], self._seats, self._known)

@@ -75,7 +75,7 @@ class _Run:
             self._lock(held)
             self._render(self._plan())
         except EndedEarly as early:
-            for manifest in self._held:
+            for manifest in self._manifests:
                 self._miss(manifest, early.ending)
         except Exception as error:
             for manifest in self._held:
@@ -123,7 +123,7 @@ class _Run:
                 settings, given.deployments, given.troubles, given.refused, known, pool, watch, self._stop,
                 given.extra_troubles, pause=self._pause, same_bits=same_bits,
             )  # fmt: skip
-            self._joining.begin(seats, given, self._held, batches)
+            self._joining.begin(seats, given, self._held, batches, same_bits)
             with contextlib.closing(self._turns(batches, night)) as turns:
                 for those, holds in turns:
                     joining = self._joining if holds is held_alone else None
@@ -211,12 +211,17 @@ class _Joining:
         self._folders: dict[str, contextlib.ExitStack] = {}
 
     def begin(
-        self, seats: Sequence[WorkerDevice], given: Provided, held: Sequence[Manifest], plans: Sequence[Plan]
+        self,
+        seats: Sequence[WorkerDevice],
+        given: Provided,
+        held: Sequence[Manifest],
+        plans: Sequence[Plan],
+        same_bits: SameBits | None,
     ) -> None:
         """Those that are asked for are prepared from now on; `held` have their folders, `plans` are on their way."""
         self.additions.names.held |= {manifest.name for manifest in held}
         self.additions.names.on_their_way |= {plan.manifest.name for plan in plans}
-        self.additions.begin(seats, given.deployments)
+        self.additions.begin(seats, given.deployments, same_bits)
 
     @property
     def may_come(self) -> bool:

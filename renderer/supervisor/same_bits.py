@@ -47,6 +47,7 @@ class SameBits:
             message = f"--same-bits: the pictures that are there are of {' and of '.join(kinds)}"
             raise MachineError(message, hint="--force renders all anew; or leave --same-bits out")
         self._kind = kind_of(there[0]) if there else None
+        self._card = self._kind.card if self._kind else ""
         self._agree = agree
         self._has_agreed = False
         self._arithmetics: dict[Weights, BlockArithmetic] = {}
@@ -62,8 +63,25 @@ class SameBits:
         if wanted not in cards:
             message = f"--same-bits: the others are of {wanted}, and this machine renders on {', '.join(sorted(cards))}"
             raise MachineError(message, hint="render on that kind; or leave --same-bits out")
+        self._card = wanted
         those = [device for device in devices if _card(device) == wanted]
         return [replace(device, number=number) for number, device in enumerate(those)]
+
+    def check(self, plan: Plan) -> None:
+        """One more manifest is to be kept to. Raises `MachineError` where its pictures that are there are of others."""
+        there = [(Weights.of(item.picture.job), item.sidecar) for item in plan.items if item.sidecar is not None]
+        kept = self._kind
+        for _, sidecar in there:
+            kind = kind_of(sidecar)
+            kept = kept or (kind if kind.card == self._card else None)
+            if kind != kept:
+                message = (
+                    f"--same-bits: its pictures that are there are of {kind}, and this run's of {kept or self._card}"
+                )
+                raise MachineError(message, hint="render it in a run of its own")
+        for weights, sidecar in there:
+            self._keeps(weights, told_by(sidecar))
+        self._kind = self._kind or kept
 
     def differs(self, event: Opened | Rendered, weights: Weights | None = None) -> MachineError | None:
         """Why a worker that is ready, or a picture of these `weights`, is of another kind than is kept to, if so."""

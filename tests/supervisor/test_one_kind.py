@@ -12,11 +12,13 @@ from renderer.job import BlockArithmetic, Gpu, Sharing
 from renderer.machine import devices, gpus
 from renderer.machine.devices import WorkerDevice
 from renderer.machine.hardware import Machine
+from renderer.manifest.manifest import load
 from renderer.outputs import picture_files
 from renderer.planning import sharding
 from renderer.protocol import AnyEvent, Opened, Rendered
-from renderer.supervisor import events
+from renderer.supervisor import events, run
 from renderer.supervisor.worker import Gone, Heard
+from tests import driving
 from tests.fakes import InlineWorker
 from tests.making import make_manifest
 from tests.nvml import GIB, Card, Nvml
@@ -104,6 +106,33 @@ def test_pictures_of_two_kinds_are_said(night: Night, monkeypatch: pytest.Monkey
     with pytest.raises(MachineError, match="of NVIDIA A with torch 0 and of NVIDIA B with torch 0"):
         night.render(MANIFEST, fleet=OnCards(monkeypatch, A), same_bits=True)
     assert night.render(MANIFEST, fleet=OnCards(monkeypatch, A), same_bits=True, force=True).rendered == 6
+
+
+def test_a_manifest_that_joins_is_of_that_kind_too(
+    night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of which pictures of another kind are there is not rendered; one of the same kind, or without any, is."""
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    for name, card in (("other", B), ("same", A), ("none", None)):
+        manifest = load(inbox / driving.write_manifest(inbox, *f"{name} ab".split(" "), name=name))
+        if card is not None:
+            night.render(manifest, fleet=OnCards(monkeypatch, card), only=("001",))
+    night.heard.clear()
+
+    def watch(what: events.Event) -> None:
+        night.heard.append(what)
+        if len(night.of(events.BatchEnded)) + len(night.of(events.Remark)) == 4:
+            night.stop.request()
+
+    settings = dataclasses.replace(night.settings, fleet=OnCards(monkeypatch, A), same_bits=True, watch_folder=inbox)
+    found = run.render([dataclasses.replace(MANIFEST, name="first")], settings, watch, night.stop)
+    assert {each.name: each.left for each in found} == {"first": 0, "same": 0, "none": 0}
+    (told,) = (what.text for what in night.of(events.Remark))
+    assert told.startswith(
+        "other.yaml is not rendered: --same-bits: its pictures that are there are of NVIDIA B with torch 0, and this"
+        " run's of NVIDIA A"
+    )
 
 
 def test_another_torch_is_another_kind(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from renderer.manifest.manifest import Manifest
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import JournalEntry
 from renderer.outputs.summary import Summary
-from renderer.planning import sharding
+from renderer.planning import plan, sharding
 from renderer.protocol import Open
 from renderer.supervisor import events, local_worker, merging, run
 from renderer.supervisor.settings import Settings, StopRequests
@@ -260,3 +260,13 @@ def test_a_manifest_that_is_named_like_a_part_is_none(tmp_path: Path) -> None:
     (tmp_path / "outputs/m/001.json").unlink()
     main(["merge", whole])
     assert (tmp_path / "outputs/m-shard-1-of-2/001.json").exists()
+
+
+def test_asked_to_stop_while_it_plans_it_says_so_of_each_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No part is anybody's yet: nothing is written, and the run ends as any that was stopped."""
+    monkeypatch.setattr(plan, "_AT_A_TIME", 2)  # then it looks whether somebody has asked
+    stop, parts = StopRequests(), sharding.share(SMALL, 2, tmp_path)
+    stop.request()
+    found = run.render(parts, settings(tmp_path), lambda _: None, stop)
+    assert [(each.name, each.ending) for each in found] == [(part.name, "signal") for part in parts]
+    assert not list(tmp_path.rglob("summary.json"))
