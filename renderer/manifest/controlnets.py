@@ -19,7 +19,7 @@ from renderer.manifest.additions import refuse_weight
 from renderer.manifest.complaints import Complaint
 from renderer.manifest.control_kinds import SCALES, ControlNetFields
 from renderer.manifest.naming import Template
-from renderer.manifest.pictures_in import InputSet, is_of_shape, ratio_of
+from renderer.manifest.pictures_in import InputSet, is_of_shape
 from renderer.manifest.reading import Combination, Reading
 from renderer.manifest.recipe import Recipe
 
@@ -122,12 +122,12 @@ def refuse_regions(recipe: Recipe, jobs: Sequence[Job]) -> Iterator[Complaint]:
     for job in jobs:
         context, shape = job.context_image, job.input_image or Size(width=job.width, height=job.height)
         given = job.input_image is not None or bool(recipe.fields.keys() & _SIZES)
-        if context is not None and given and not is_of_shape(context, ratio_of(shape)) and -1 not in said:
+        if context is not None and given and not is_of_shape(context, shape) and -1 not in said:
             said.add(-1)
             sizes = f"{context.width}x{context.height}, and the picture {job.width}x{job.height}"
             yield Complaint(recipe.origin("context_image"), f"is {sizes}", "it has the picture's shape")
         for number, region in enumerate(job.regions):
-            if not is_of_shape(region.mask, ratio_of(shape)) and number not in said:
+            if not is_of_shape(region.mask, shape) and number not in said:
                 said.add(number)
                 sizes = f"{region.mask.width}x{region.mask.height}, and the picture {job.width}x{job.height}"
                 yield Complaint(
@@ -149,7 +149,7 @@ def refuse_controls(recipe: Recipe, jobs: Sequence[Job]) -> Iterator[Complaint]:
                 message = f"from {net.start:g} to {net.end:g} there is none of the {steps} steps"
                 yield Complaint(route, message, f"a step is every {1 / max(steps - 1, 1):.3g}, from 0 to 1")
             shape, what = _shape_of(recipe, job)
-            if not is_of_shape(net.image, ratio_of(shape)) and (number, "shape") not in said:
+            if not is_of_shape(net.image, shape) and (number, "shape") not in said:
                 said.add((number, "shape"))
                 message = f"its image is {net.image.width}x{net.image.height}, and {what} {shape.width}x{shape.height}"
                 yield Complaint((*route, "image"), message, "what holds a picture has its shape")

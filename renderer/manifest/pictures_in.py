@@ -251,7 +251,7 @@ def _refuse_mask(
     reading: Reading, place: _Place, paths: Mapping[_Place, str], image: _Found, mask: _Found | None
 ) -> None:
     """Complain of a mask of another shape than its image."""
-    if mask is None or is_of_shape(mask[0], ratio_of(image[0])):
+    if mask is None or is_of_shape(mask[0], image[0]):
         return
     sizes = f"{mask[0].width}x{mask[0].height}, and the image {image[0].width}x{image[0].height}"
     field, *rest = place
@@ -394,6 +394,10 @@ def ratio_of(image: Input | Size) -> float:
     return image.width / image.height
 
 
-def is_of_shape(image: Input | Size, ratio: float) -> bool:
-    """Whether a picture has such a ratio, but for what rounding makes of it."""
-    return abs(math.log(ratio_of(image) / ratio)) <= _SAME_RATIO
+def is_of_shape(image: Input, shape: Input | Size) -> bool:
+    """Whether a picture has another's ratio, or a size's, but for what rounding makes of it.
+
+    The sides of a size are multiples of `SIZE_STEP`: as near as that to the ratio of a picture that it was made for.
+    """
+    rounded = SIZE_STEP / 2 * (1 / shape.width + 1 / shape.height) if isinstance(shape, Size) else 0.0
+    return abs(math.log(ratio_of(image) / ratio_of(shape))) <= max(_SAME_RATIO, rounded)

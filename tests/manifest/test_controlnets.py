@@ -62,6 +62,19 @@ def test_a_scale_of_gigabytes_is_not_made(folder: Path) -> None:
         pictures(folder, f"{{controlnets: [{{{net}}}], matrix: {{x: [aaaaaaaaaa]}}}}")
 
 
+@pytest.mark.parametrize("held", ["controlnets: [{file: edges.safetensors, image: odd.png}]", "context_image: odd.png"])
+def test_a_size_that_rounding_made_is_of_its_pictures_shape(folder: Path, held: str) -> None:
+    """The size of what looks at 67x61 is 272x240: with that written down, as replay does, it is the same picture."""
+    Image.new("RGB", (67, 61), "teal").save(folder / "odd.png")
+    region = "regions: [{prompt: b, mask: odd.png}]"
+    (found,) = pictures(folder, f"{{seed: 1, {held}, {region}}}")
+    assert (found.job.width, found.job.height) == (272, 240)
+    (again,) = pictures(folder, f"{{seed: 1, {held}, {region}, size: 272x240}}")
+    assert again.job == found.job
+    with pytest.raises(ManifestError, match="odd|67x61"):
+        pictures(folder, f"{{{held}, size: 320x240}}")
+
+
 class TestFound:
     def test_by_file(self, folder: Path) -> None:
         """By what it holds; the size is of the shape of what it looks at, and the files go in."""
