@@ -71,7 +71,7 @@ def test_a_size_that_rounding_made_is_of_its_pictures_shape(folder: Path, held: 
     assert (found.job.width, found.job.height) == (272, 240)
     (again,) = pictures(folder, f"{{seed: 1, {held}, {region}, size: 272x240}}")
     assert again.job == found.job
-    with pytest.raises(ManifestError, match="odd|67x61"):
+    with pytest.raises(ManifestError, match="67x61"):
         pictures(folder, f"{{{held}, size: 320x240}}")
 
 
