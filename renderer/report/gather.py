@@ -16,6 +16,8 @@ from urllib.parse import quote
 from renderer.catalog import MODELS
 from renderer.errors import DiskError
 from renderer.job import Picture
+from renderer.manifest import choices
+from renderer.manifest.recipe import takes_in
 from renderer.outputs import input_files, picks
 from renderer.outputs.done import Done, DoneLettering
 from renderer.outputs.folder import OutputFolder, Own
@@ -158,6 +160,9 @@ def describe(item: Planned, mark: Pick | None = None) -> Mapping[str, Any]:
         told["loras"] = [{"file": hide_paths(lora.source), "weight": lora.weight} for lora in job.loras]
     if job.loras or job.schedule != "qwen-image":
         told["schedule"] = job.model_dump(mode="json")["schedule"]
+    written = {name: choices.as_text(told[name], filled=takes_in(told)) for name in ("prompt", "negative_prompt")}
+    if written != {name: told[name] for name in written}:
+        told["written"] = written  # as an entry has them, so that braces are text
     if sidecar is not None:
         timing, memory = sidecar.timing, sidecar.memory
         told |= {

@@ -339,8 +339,9 @@ const yaml = (text) => JSON.stringify(text).replace(/[\u007f-\u009f\u2028\u2029\
   (letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
 function entry(picture) {
+  const { prompt, negative_prompt: negative } = picture.written ?? picture;
   const fields = {
-    prompt: yaml(picture.prompt), negative_prompt: picture.negative_prompt && yaml(picture.negative_prompt),
+    prompt: yaml(prompt), negative_prompt: negative && yaml(negative),
     model: yaml(picture.model), precision: picture.precision, width: picture.width, height: picture.height,
     steps: picture.steps, cfg_scale: picture.cfg_scale, seed: picture.seed,
     image: picture.images ? undefined : picture.image && yaml(picture.image),
@@ -425,7 +426,8 @@ function update(news) {
   const focused = focusedPlace();
   const inList = focus.matches("input") ? ".choose input" : ".open";
   const moved = news.pictures.some(([position, picture]) => differs(pictures[position], picture));
-  for (const [position, picture] of news.pictures) { take(position, picture); fillCard(position); showMark(position); }
+  for (const [position, picture] of news.pictures) { take(position, picture); fillCard(position); }
+  showMarks(news.pictures.map(([position]) => position));
   showFlying(news.flying);
   if (news.pictures.length) {
     const top = scrollY;

@@ -60,6 +60,7 @@ async function send() {
   sending = true;
   while (waiting.size) {
     [sent, waiting] = [waiting, new Map()];
+    const given = new Map([...sent.keys()].map((position) => [position, pictures[position].mark]));
     const marks = Object.fromEntries([...sent.keys()].map((position) => [pictures[position].id, pictures[position].mark ?? null]));
     try {
       const answer = await fetch("marks", {
@@ -69,6 +70,7 @@ async function send() {
         const { message, hint } = (await answer.json()).error;
         throw new Error(hint ? `${message} (${hint})` : message);
       }
+      for (const [position, mark] of given) if (waiting.has(position)) waiting.set(position, mark);
     } catch (error) {
       const lost = [...sent.keys()].filter((position) => !waiting.has(position));
       lost.forEach((position) => { pictures[position].mark = sent.get(position); });

@@ -199,6 +199,32 @@ class TestKeys:
         for each in (watched, other):
             each.close()
 
+    def test_a_mark_that_fails_leaves_what_the_server_has(
+        self, night: tuple[Manifest, Path], opened: list[Watched]
+    ) -> None:
+        """The one before it was kept meanwhile; the other window shows that in its row, too."""
+        watched, other = opened
+        for key in ("ArrowRight", "b"):
+            other.page.keyboard.press(key)
+        held: list[Route] = []
+        refused = {"error": {"message": "the disk is full", "hint": ""}}
+        watched.page.route(
+            "**/marks", lambda route: route.fulfill(status=507, json=refused) if held else held.append(route)
+        )
+        for key in ("ArrowRight", "1", "2"):
+            watched.page.keyboard.press(key)
+        while not held:
+            watched.page.evaluate("1")
+        held[0].continue_()
+        settled(watched)
+        assert watched.page.inner_text(".badge") == "★"
+        assert "the disk is full" in watched.page.inner_text("#marked")
+        assert list(by_id(night).values()) == [1]
+        other.until("document.querySelector('#best-list .badge')?.textContent === '★'")
+        watched.trouble.clear()  # the browser's own word on the refused request
+        for each in (watched, other):
+            each.close()
+
     def test_five_thousand_pictures(self, browser: Browser, tmp_path: Path) -> None:
         """A page of 5,000 is ready in seconds, filters at once, scrolls without a hitch, and each key takes < 50 ms.
 

@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 pytestmark = tools.needs("chromium")
 
 MARKUP = "<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\"> {{ 7*7 }} </script>"
+CHOICE = " \\{{red|blue}}"
+"""Text, by its backslash."""
+
 NIGHT = f"""\
 name: night
 defaults: {{model: demo, precision: bf16, size: 64x64, steps: 2}}
 jobs:
   - {{id: plain, prompt: a red circle, seed: 1}}
-  - {{id: markup, prompt: {json.dumps(MARKUP)}, negative_prompt: {json.dumps(MARKUP)}, seed: 9007199254740993}}
+  - {{id: markup, prompt: {json.dumps(MARKUP)}, negative_prompt: {json.dumps(MARKUP + CHOICE)}, seed: 9007199254740993}}
   - {{id: 你好, prompt: 白色背景上的一个红色大圆形, size: 96x64, seed: 1}}
   - id: "{{colour}}-{{shape}}"
     prompt: a {{colour}} {{shape}}
