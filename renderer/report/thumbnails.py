@@ -107,10 +107,10 @@ def draw_contact_sheet(plan: Plan, done: Sequence[Planned]) -> bytes:
 
     Raises `DiskError`.
     """
-    return draw_sheet([Tile(plan, item, item.picture.id) for item in done])
+    return draw_sheet([Tile(plan, item, item.picture.id) for item in done], _SHEET_MOST)
 
 
-def draw_sheet(done: Sequence[Tile], most: int = _SHEET_MOST, file_format: Literal["PNG", "JPEG"] = "PNG") -> bytes:
+def draw_sheet(done: Sequence[Tile], most: int, file_format: Literal["PNG", "JPEG"] = "PNG") -> bytes:
     """One picture of pictures, of several plans too, `most` of them. Raises `DiskError`."""
     shown = done[:most]
     for tile in shown:
