@@ -43,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Render what is not done of the manifests, or say what that would be."""
     _check_folder(options)
+    if options.dry_run and options.cluster is not None:
+        message = "--dry-run says what this machine would take, and --cluster renders on others"
+        raise UsageError(message, hint="renderer plan --gpu NAME says it for one of their cards")
     loaded = load_part(options)
     if options.dry_run:
         from renderer.cli import plan  # noqa: PLC0415

@@ -1,7 +1,7 @@
 """Somebody's own LoRAs and ControlNets, on their way to machines that have not got their files.
 
-They are read here, and kept there by what they are. Pictures that go in are in an order's payload already, and what the
-catalogue has is fetched by each machine itself.
+They are read here, and kept there by what they are: a file that has become another goes nowhere. Pictures that go in
+are in an order's payload already, and what the catalogue has is fetched by each machine itself.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from renderer import catalog
-from renderer.errors import PictureError
+from renderer.errors import ModelError, PictureError
 from renderer.job import ControlNet, ExtraNetwork, Job
 from renderer.system import files, folders, lock
-from renderer.weights.adapters.whereabouts import path_of
+from renderer.weights.adapters.whereabouts import identity_of, path_of
+from renderer.weights.control_files import identity_of_file
 
 _BESIDE = "adapter_config.json"
 """peft says in it how strongly factors count (`weights.adapters.alphas`)."""
@@ -35,7 +36,10 @@ def own_networks(job: Job) -> list[ExtraNetwork]:
 
 
 def read(extra: ExtraNetwork) -> CarriedLora:
-    """A LoRA or ControlNet of this machine, to be sent. Raises `PictureError` where it cannot be read."""
+    """A LoRA or ControlNet of this machine, to be sent.
+
+    Raises `PictureError` where it cannot be read, or is another by now than the job's.
+    """
     path = path_of(extra.source)
     assert path is not None
     try:
@@ -45,6 +49,8 @@ def read(extra: ExtraNetwork) -> CarriedLora:
             contents[_BESIDE] = config.read_bytes()
     except OSError as error:
         raise PictureError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if _identity_of(extra, path) != extra.identity:  # as it is now, after it was read
+        raise PictureError(f"{path}: has changed since the manifest was read", hint="run the same command again")
     return CarriedLora(extra.identity, path.name, contents)
 
 
@@ -70,6 +76,13 @@ def as_kept(job: Job) -> Job:
     loras = tuple(each.found_at(_kept_source(each)) if each.identity in own else each for each in job.loras)
     nets = tuple(each.found_at(_kept_source(each)) if each.identity in own else each for each in job.controlnets)
     return job.model_copy(update={"loras": loras, "controlnets": nets})
+
+
+def _identity_of(extra: ExtraNetwork, path: Path) -> str:
+    try:
+        return identity_of_file(path) if isinstance(extra, ControlNet) else identity_of(path)
+    except ModelError as error:
+        raise PictureError(error.message, hint=error.hint) from error
 
 
 def _kept_source(extra: ExtraNetwork) -> str:

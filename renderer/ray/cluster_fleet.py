@@ -157,7 +157,8 @@ class ClusterFleet:
                 continue
             found.append((node, answer[1]))
         if not found:
-            raise errors[0] if errors else MachineError("the cluster has no machine that renders")
+            hint = "begin Ray on one that does; or --gpus all waits for GPUs that the autoscaler brings"
+            raise errors[0] if errors else MachineError("the cluster has no machine that renders", hint=hint)
         for each in errors:
             say(f"{each.message}: no worker is taken there ({each.hint})")
         return found

@@ -41,6 +41,12 @@ def test_workers_are_of_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--cluster names none" in capsys.readouterr().err
 
 
+def test_a_dry_run_is_of_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    """It would forecast what no machine of the cluster takes."""
+    assert command.main(["render", "jobs/demo.yaml", "--cluster", "auto", "--dry-run"]) == EXIT_USAGE
+    assert "--dry-run says what this machine would take" in capsys.readouterr().err
+
+
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert command.main(["cluster", "doctor"]) == EXIT_MACHINE

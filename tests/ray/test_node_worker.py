@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from renderer import protocol
+from renderer.errors import PictureError
 from renderer.job import Job, Lora, ModelIdentity
 from renderer.machine.hardware import Machine
 from renderer.protocol import AnyEvent, Failed, HostCopy, Open, Opened, OpenFailed, Render, Rendered, Setup
@@ -20,7 +21,7 @@ from renderer.supervisor.settings import Terms
 from renderer.system import shared_memory
 from renderer.weights.adapters.whereabouts import identity_of
 from tests.fakes import draw
-from tests.loras import write_lora
+from tests.loras import factors, write_lora
 from tests.making import make_job
 from tests.ray.conftest import FAKE_OF_TWO
 
@@ -137,6 +138,15 @@ def test_a_lora_goes_along(worker: NodeWorker, tmp_path: Path, monkeypatch: pyte
     there = Path(found.job.loras[0].source)
     assert there.is_relative_to(tmp_path / "there")
     assert identity_of(there) == job.loras[0].identity
+
+
+def test_a_lora_that_has_become_another_goes_nowhere(tmp_path: Path) -> None:
+    """It would be kept there as what it was, and every later picture with that fail, or be another."""
+    path = write_lora(tmp_path / "my.safetensors")
+    job = with_lora(path)
+    write_lora(path, factors(seed=7))
+    with pytest.raises(PictureError, match=r"my\.safetensors: has changed since the manifest was read"):
+        carried.read(job.loras[0])
 
 
 def test_a_lora_that_has_not_come_fails_its_picture(worker: NodeWorker, tmp_path: Path) -> None:
