@@ -5,15 +5,18 @@ Asks the machine and the model alone, and no folder.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from renderer.catalog import Model
-from renderer.estimate import duration, shape_of
-from renderer.estimate.fitted import LIBRARIES_BYTES
+from renderer.estimate import decide, duration, shape_of
+from renderer.estimate.fitted import CONTEXT_BYTES, LIBRARIES_BYTES
 from renderer.estimate.host import has_room
 from renderer.estimate.memory import TURNING_SLOTS, Streaming
 from renderer.estimate.weights import weight_bytes
 from renderer.estimate.work import Kernels, Work
 from renderer.job import Precision, Stored
 from renderer.machine import rates
+from renderer.machine.gpus import LocalGpu
 from renderer.machine.hardware import Machine
 from renderer.machine.rates import Rates
 from renderer.planning.auto import ChosenPrecision
@@ -43,7 +46,7 @@ def choose(model: Model, machine: Machine) -> ChosenPrecision:
     if gpu is None:
         return ChosenPrecision(precision="int8", why="a CPU multiplies it as it is kept", machine=name)
     kernels, known = Kernels.of(gpu.compute_capability), rates.known(machine)
-    found = _by_pace(model, kernels, known) if known is not None else None
+    found = _by_pace(model, gpu, kernels, known) if known is not None else None
     if found is not None:
         return ChosenPrecision(precision=found[0], why=found[1], machine=name)
     able = "int8" in kernels.products
@@ -52,21 +55,31 @@ def choose(model: Model, machine: Machine) -> ChosenPrecision:
 
 
 def _for_little_memory(model: Model, machine: Machine) -> str | None:
-    """Why the blocks have to be small; None where those of int8 fit into host memory."""
-    shape = shape_of(model)
+    """Why the blocks have to be small; None where those of int8 fit into host memory, or stay on the GPU."""
+    shape, gpu = shape_of(model), machine.gpu
     eight, four = (shape.layers * weight_bytes(shape, kept).block for kept in _EIGHT_AND_FOUR)
     if has_room(eight + LIBRARIES_BYTES, machine.ram_bytes):
+        return None
+    if gpu is not None and _streaming(model, "int8", gpu, Kernels.of(gpu.compute_capability)).slots >= shape.layers:
         return None
     there = gb(machine.ram_bytes)
     return f"{there} of host memory are too little for int8's {gb(eight)} of blocks; int4's take {gb(four)}"
 
 
-def _by_pace(model: Model, kernels: Kernels, known: Rates) -> tuple[Precision, str] | None:
+def _streaming(model: Model, kept: Stored, gpu: LocalGpu, kernels: Kernels) -> Streaming:
+    """A large picture's way through as many blocks as stay on a GPU that nobody else uses."""
+    bare = Streaming(shape_of(model), kept, TURNING_SLOTS, kernels)
+    if gpu.memory == "host":  # what stays there is in the same memory
+        return bare
+    slots = decide.slots_beside(bare, [[Work(_SIDE, _SIDE)]], gpu.total_bytes - CONTEXT_BYTES)
+    return replace(bare, slots=max(TURNING_SLOTS, min(bare.shape.layers, slots)))
+
+
+def _by_pace(model: Model, gpu: LocalGpu, kernels: Kernels, known: Rates) -> tuple[Precision, str] | None:
     """The precision that is so much faster than int8 that it is worth what it costs; None where none is."""
 
     def seconds(kept: Stored) -> float:
-        streaming = Streaming(shape_of(model), kept, TURNING_SLOTS, kernels)
-        return duration.sweep(streaming, [Work(_SIDE, _SIDE)], known).seconds
+        return duration.sweep(_streaming(model, kept, gpu, kernels), [Work(_SIDE, _SIDE)], known).seconds
 
     eight = seconds("int8")
     if (times := eight / seconds("fp8")) >= FASTER:

@@ -65,11 +65,18 @@ class TestChoice:
         found = precision_choice.choose(catalog.QWEN_IMAGE, machine("NVIDIA GeForce RTX 3060", 12 * GB, (8, 6), ram))
         assert found.precision == expected, found.why
 
-    @pytest.mark.parametrize(("bus", "expected"), [(4e9, "int4"), (25e9, "int8")])
-    def test_a_slow_bus(self, bus: float, expected: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where a large picture alone waits for copies, half of them are worth it."""
-        here = machine("NVIDIA GeForce RTX 4090")
-        known = rates.known(here)
+    @pytest.mark.parametrize(("card", "expected"), [("NVIDIA L4", "fp8"), ("NVIDIA GeForce RTX 4090", "int8")])
+    def test_what_stays_on_the_card_waits_nowhere(self, card: str, expected: Precision) -> None:
+        """24 GB hold all of int8's blocks: 16 GB of the host's are then enough, as on many a rented machine."""
+        assert precision_choice.choose(catalog.QWEN_IMAGE, machine(card, ram=16 * GB)).precision == expected
+
+    @pytest.mark.parametrize(
+        ("bus", "memory", "expected"), [(4e9, 8 * GB, "int4"), (25e9, 8 * GB, "int8"), (4e9, 24 * GB, "int8")]
+    )
+    def test_a_slow_bus(self, bus: float, memory: int, expected: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where a large picture alone waits for copies, half of them are worth it; where all stays there, none come."""
+        here = machine("NVIDIA GeForce RTX 4090", memory)
+        known = rates.known(machine("NVIDIA GeForce RTX 4090"))
         assert known is not None
         monkeypatch.setattr(rates, "known", lambda _: known.model_copy(update={"pinned_bytes_per_s": bus}))
         assert precision_choice.choose(catalog.QWEN_IMAGE, here).precision == expected
