@@ -24,7 +24,8 @@ from renderer.manifest.manifest import Manifest, parse
 from renderer.manifest.recipe import takes_in
 from renderer.manifest.refound import refind, refind_controlnet, refind_derived
 from renderer.manifest.source import ManifestSource
-from renderer.outputs.folder import SIDECAR_SUFFIX, Own
+from renderer.outputs.folder import SIDECAR_SUFFIX, Own, is_layer_name, without_layer
+from renderer.outputs.picture_files import read_sidecar
 
 NAME = "replay"
 _STEPS = range(2, 201)
@@ -61,10 +62,10 @@ class PassedOver:
 def collect(paths: Iterable[Path]) -> Iterator[ReplayEntry | PassedOver]:
     """An entry for each picture or sidecar that tells of its making, and a word on each that does not.
 
-    Entries have ids of their own. A picture whose sidecar was named too gives one entry.
+    Entries have ids of their own. A picture whose sidecar was named too gives one entry, and so do its layers with it.
     """
     given, seen = _Names(), set[Path]()
-    for path in paths:
+    for path in map(_whole_of, paths):
         try:
             if (picture := _picture_of(path)) in seen:
                 continue
@@ -287,3 +288,12 @@ def _picture_of(path: Path) -> Path:
     """The picture itself, or the one beside a sidecar; a name in a sidecar is only ever a name."""
     sidecar = labels.read_sidecar(path) if path.suffix == SIDECAR_SUFFIX else None
     return path if sidecar is None else path.parent / Path(sidecar.file.name).name
+
+
+def _whole_of(path: Path) -> Path:
+    """The sidecar of the picture that a file is a layer of; any other file as it is."""
+    if not is_layer_name(path.stem):
+        return path
+    beside = path.with_name(f"{without_layer(path.stem)}{SIDECAR_SUFFIX}")
+    told = read_sidecar(beside)
+    return beside if told is not None and path.name in {layer.name for layer in told.layers} else path

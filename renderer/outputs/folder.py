@@ -76,6 +76,11 @@ def is_layer_name(component: str) -> bool:
     return _LAYER.search(component) is not None
 
 
+def without_layer(component: str) -> str:
+    """The name of the picture that a layer of this name is of; any other name as it is."""
+    return _LAYER.sub("", component)
+
+
 _LAYER = re.compile(r"\.layer-[0-9]+$", re.IGNORECASE)
 _STEMS = frozenset(own.stem for own in Own) - {""}
 _WHOLE = frozenset(own.value for own in Own)

@@ -12,11 +12,11 @@ from PIL import Image
 from renderer.cli import command
 from renderer.cli import replay as replay_cli
 from renderer.errors import UsageError
-from renderer.job import Keep
+from renderer.job import Keep, LayerFacts
 from renderer.manifest import replay
 from renderer.manifest.manifest import Manifest, load
 from renderer.manifest.replay import PassedOver
-from renderer.outputs import input_files
+from renderer.outputs import input_files, picture_files
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.summary import Summary
 from renderer.supervisor import run
@@ -33,6 +33,22 @@ DATA = Path(__file__).parent / "labels" / "data"
 
 def passed_over(*paths: Path) -> list[PassedOver]:
     return [each for each in replay.collect(paths) if isinstance(each, PassedOver)]
+
+
+def test_a_layer_is_its_picture(tmp_path: Path) -> None:
+    """By itself, and beside it, where it gives no entry of its own."""
+    make_night(make_manifest(("a",)), tmp_path)
+    folder = OutputFolder(tmp_path / "test")
+    told = picture_files.read_sidecar(folder.sidecar("p000"))
+    assert told is not None
+    layer = folder.layer("p000", 1)
+    layer.write_bytes(folder.picture("p000").read_bytes())
+    facts = LayerFacts(**{**told.file.model_dump(), "name": layer.name}, covered=1.0)
+    picture_files.write_sidecar(folder, "p000", told.model_copy(update={"layers": (facts,)}))
+    for paths in ([layer], sorted(folder.path.glob("p000*"))):
+        (entry,) = entries_of(*paths)
+        assert (entry.id, entry.picture) == ("p000", folder.picture("p000"))
+    assert passed_over(foreign(tmp_path, name="mine.layer-1")) == []
 
 
 class TestEntries:
