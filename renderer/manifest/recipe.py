@@ -19,6 +19,9 @@ DEFAULT_SIZE = "1:1"
 STEM = "stem"
 """In braces: the name of the file that goes in, without its ending."""
 
+ROW = "row"
+"""In braces: the row's number, where no column and no axis of the matrix is called so."""
+
 
 def takes_in(fields: Mapping[str, object]) -> bool:
     """Whether a picture goes in, by a job's fields."""
@@ -64,6 +67,19 @@ class Surroundings:
 _NOTHING_AROUND = Surroundings()
 
 
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """A job's row: its table's file, the line that it begins in, and its number among the rows that say the same.
+
+    `is_counted`: its number in the table stands in braces as `ROW`, which no column is called.
+    """
+
+    file: str
+    line: int
+    twin: int = 1
+    is_counted: bool = True
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A job's fields, the defaults filled in, and where each was written.
@@ -80,8 +96,7 @@ class Recipe:
     cells: Mapping[str, str] = field(default_factory=dict)
     plain: frozenset[str] = frozenset()
     chosen: Sequence[Indices] | None = None
-    row: tuple[str, int] | None = None
-    """The table's file, and the line that the job's row begins in."""
+    row: TableRow | None = None
 
     @property
     def given(self) -> Mapping[str, str]:

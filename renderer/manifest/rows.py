@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,11 +25,8 @@ from renderer.manifest.document import spell
 from renderer.manifest.fields import JobFields
 from renderer.manifest.kinds import OUTPUT_FIELDS
 from renderer.manifest.matrices import JobMatrix
-from renderer.manifest.recipe import Recipe
+from renderer.manifest.recipe import ROW, Recipe, TableRow
 from renderer.manifest.tables import Row, Table
-
-ROW = "row"
-"""In braces: the row's number, where no column and no axis of the matrix is called so."""
 
 _TEXTS = frozenset({"id", "prompt", "negative_prompt", "model", "precision", "size"}) | {
     *("format", "embed", "image", "mask", "context_image")
@@ -102,16 +99,18 @@ class RowReader:
                 message = "is a field of the whole job, and no column sets it"
                 self.warnings[Problem(table.file, 1, 1, name, message, "write it in the job", warning=True)] = None
         digits = max(3, len(str(len(table.rows))))
+        twins = _twins(table, names)
         found: list[Recipe] = []
-        for position, row in enumerate(table.rows, 1):
+        for position, (row, (_, twin)) in enumerate(zip(table.rows, twins, strict=True), 1):
             number = str(position).zfill(digits)
             made = _of_row(plain, table, row, names, number if alone else f"{recipe.number}-{number}")
             if isinstance(made, Recipe):
-                found.append(made)
+                found.append(replace(made, row=TableRow(table.file, row.line, twin, ROW not in names)))
             else:
                 problems.note(*made)
         if "sample" in plain.fields and len(found) == len(table.rows):
-            return _sampled(plain, table, names, found)
+            rows = [draws.key_of(told, str(twin)) for told, twin in twins]
+            return [replace(found[place], chosen=chosen) for place, chosen in JobMatrix(plain.fields).sample_with(rows)]
         return found
 
     def _read(self, path: Path) -> Table | UnreadableError:
@@ -154,20 +153,19 @@ def _of_row(recipe: Recipe, table: Table, row: Row, names: list[str], number: st
         origins={**recipe.origins, **{name: (*recipe.origin("rows"), name) for name in fields}},
         cells={ROW: number.rpartition("-")[2], **{name: row.cells[name] for name in names}},
         plain=_FILLED & fields.keys(),
-        row=(table.file, row.line),
     )
 
 
-def _sampled(recipe: Recipe, table: Table, names: Collection[str], made: Sequence[Recipe]) -> list[Recipe]:
-    """Those rows that are drawn, each with what is drawn of the matrix for it. A row is what it is used for."""
+def _twins(table: Table, names: Collection[str]) -> list[tuple[str, int]]:
+    """What each row says, as far as it is used, and its number among those that say the same."""
     used = {*names, *COLUMNS_OF_FIELDS}
     seen: Counter[str] = Counter()
-    rows = []
+    found = []
     for row in table.rows:
         told = draws.key_of(*sorted(f"{name}={cell}" for name, cell in row.cells.items() if name in used))
         seen[told] += 1
-        rows.append(draws.key_of(told, str(seen[told])))
-    return [replace(made[place], chosen=chosen) for place, chosen in JobMatrix(recipe.fields).sample_with(rows)]
+        found.append((told, seen[told]))
+    return found
 
 
 def _refuse_choices(table: Table, row: Row, names: Collection[str]) -> Iterable[Problem]:
@@ -185,8 +183,7 @@ def place_in_table(recipe: Recipe, complaint: Complaint) -> Problem | None:
     rows, route = recipe.origin("rows"), complaint.route
     if recipe.row is None or route[: len(rows)] != rows or len(route) == len(rows):
         return None
-    file, line = recipe.row
-    return Problem(file, line, 1, spell(route[len(rows) :]), complaint.message, complaint.hint)
+    return Problem(recipe.row.file, recipe.row.line, 1, spell(route[len(rows) :]), complaint.message, complaint.hint)
 
 
 def value_of(name: str, cell: str) -> Any:

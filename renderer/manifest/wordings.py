@@ -15,7 +15,7 @@ from renderer.manifest import choices, draws, naming
 from renderer.manifest.choices import Wording
 from renderer.manifest.naming import MAX_ID_LENGTH
 from renderer.manifest.reading import Combination, Reading
-from renderer.manifest.recipe import STEM, takes_in
+from renderer.manifest.recipe import ROW, STEM, takes_in
 
 _ROOM = 60
 """Characters of an id that are left for size and seed."""
@@ -87,9 +87,13 @@ class Wordings:
 
     def _draw(self, values: Combination, lane: str, unnamed: Sequence[str]) -> AskedFor:
         recipe, drawn = self._reading.recipe, self._drawn
-        varied = sorted(f"{name}={value}" for name, value in values.items() if name not in recipe.around.variables)
+        row, matrix = recipe.row, recipe.fields.get("matrix", {})
+        same = {ROW} - matrix.keys() if row is not None and row.is_counted else set()  # a place in a list draws nothing
+        same |= recipe.around.variables.keys() - recipe.cells.keys() - matrix.keys()
+        varied = sorted(f"{name}={value}" for name, value in values.items() if name not in same)
         called = recipe.fields.get("id") or self.prompts[0].skeleton(values)
-        key = draws.key_of(self._seed, called, *varied, lane)
+        twin = [f"#{row.twin}"] if row is not None and row.twin > 1 else []
+        key = draws.key_of(self._seed, called, *varied, *twin, lane)
         taken = {
             name: choices.of_value(value).fill({}, draws.key_of(key, "name", name)) if name in drawn else value
             for name, value in values.items()

@@ -205,6 +205,21 @@ class TestSamples:
         assert "all are excluded" in problem_of(f"{DEMO}jobs: [{{{fields}}}]")
         assert problems_of(f"{DEMO}jobs: [{{prompt: x, matrix: {{a: [1]}}, exclude: [{{a: 5}}]}}]")
 
+    @pytest.mark.parametrize("fields", ["prompt: '{city} {{red|green|blue|pink}}'", "id: 'a-{city}'"])
+    def test_a_row_that_is_put_in_moves_no_other(self, tmp_path: Path, fields: str) -> None:
+        """What is drawn is drawn by what a row says, and not by its number; rows that say the same draw for each."""
+
+        def drawn(*cities: str) -> list[str]:
+            lines = ["city,prompt", *(f"{city},{city} {{{{red|green|blue|pink}}}}" for city in cities)]
+            (tmp_path / "t.csv").write_text("\n".join(lines))
+            (tmp_path / "m.yaml").write_text(f"{DEMO}jobs: [{{rows: t.csv, {fields}}}]")
+            return [each.job.prompt for each in manifest.load(tmp_path / "m.yaml").pictures]
+
+        cities = [f"c{number}" for number in range(20)]
+        assert drawn("new", *cities)[1:] == drawn(*cities)
+        if "id" not in fields:
+            assert len(set(drawn(*["Rome"] * 20))) == 4
+
     def test_of_rows_and_a_matrix(self, tmp_path: Path) -> None:
         """So many combinations of both; rows that are put in move little, and a column that nobody uses nothing."""
 
