@@ -115,7 +115,10 @@ class NightFolder:
         What cannot be heard is answered at once: whoever asks waits for as long as nothing is said.
         """
         found: list[tuple[str, Wish]] = []
-        for path in sorted(self.path.glob("*.wish"), key=_written_at):
+        paths: list[Path] = []
+        with contextlib.suppress(OSError):
+            paths = sorted(self.path.glob("*.wish"), key=_written_at)
+        for path in paths:
             wish: Wish | NightAnswer | None = None
             with contextlib.suppress(OSError):
                 read = _read_wish(path)

@@ -32,6 +32,7 @@ from renderer.supervisor.rendering import Batches
 from renderer.supervisor.same_bits import Agree, SameBits
 from renderer.supervisor.settings import Pause, Settings, StopRequests
 from renderer.supervisor.sharing import SharedParts, leases_in
+from renderer.system.files import allow_many_open
 
 
 def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop: StopRequests) -> list[Summary]:
@@ -44,6 +45,7 @@ def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop
     With `settings.strict` any of these ends the night.
     """
     Selection.of(settings.only).check(manifests)
+    allow_many_open()
     with contextlib.ExitStack() as held:
         return _Run(manifests, settings, watch, stop).render(held)
 
@@ -244,9 +246,9 @@ class _Joining:
 
     def left(self, name: str) -> None:
         """One of the run's manifests is through."""
-        self.additions.names.on_their_way.discard(name)
         if (folder := self._folders.pop(name, None)) is not None:
             folder.close()
+        self.additions.names.on_their_way.discard(name)  # from now on it may join once more
 
 
 def _was_tried(summary: Summary) -> bool:

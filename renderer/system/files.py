@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,8 @@ from renderer.errors import DiskError
 
 PART_PREFIX = ".part-"
 """Of a file that is being written; what is left of one when its run dies begins with it."""
+
+_MANY_OPEN = 65536
 
 _NO_DISK = frozenset(
     {
@@ -89,6 +92,15 @@ def write_whole(path: Path, data: bytes, *, lasting: bool = True) -> None:
         with contextlib.suppress(OSError):  # what is wrong is said, not that the part cannot be removed either
             part.unlink(missing_ok=True)
         raise disk_error(path, error) from error
+
+
+def allow_many_open() -> None:
+    """Let this process have many files open, as far as it may: a night holds a lock for each of its folders."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MANY_OPEN if hard == resource.RLIM_INFINITY else min(hard, _MANY_OPEN)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # the system has a limit of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def link_whole(source: Path, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,17 @@ def test_only_this_machine_s_dead_nights_are_swept(tmp_path: Path, monkeypatch: 
         (tmp_path / nights.NIGHTS / name).mkdir(parents=True)
     nights.sweep(tmp_path, 0.0)
     assert [path.name for path in (tmp_path / nights.NIGHTS).iterdir()] == ["node-1-17"]
+
+
+def test_what_is_asked_while_no_file_can_be_opened_is_heard_later(folder: NightFolder) -> None:
+    """The night goes on hearing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with folder.opened():
+        mark = folder.ask(Wish(what="pause"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            found = folder.wishes()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert found == []
+        assert folder.wishes() == [(mark, Wish(what="pause"))]

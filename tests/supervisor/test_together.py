@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import resource
 import signal
 import time
 from collections import Counter
@@ -129,6 +130,18 @@ class TestOnePlan:
         for manifest in (one, two):
             text = night.folder(manifest).journal.read_text()
             assert text.count('"crashed"') == 4
+
+    def test_more_folders_than_a_shell_lets_a_process_open(self, night: Night) -> None:
+        """Each has a lock that stays open; 1,024 files are what most shells allow, and the system many more."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        there = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
+        free = [number for number in range(1000) if number not in there]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free[30], hard))
+        try:
+            found = render(night, *(make_manifest(["a"], f"m{number}") for number in range(40)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert [counts(each)[0] for each in found] == [1] * 40
 
 
 class TestPriority:
