@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from renderer.cli import arguments
 from renderer.cli.manifests import load_part
 from renderer.cli.problems import print_problems
+from renderer.errors import DiskError
 from renderer.outputs.describe import describe_ending, describe_running
 from renderer.outputs.summary import Failure, Summary, read_summary
 from renderer.system import streams
@@ -37,13 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Status:
-    """All that is said of one manifest."""
+    """All that is said of one manifest. `holder` is who has the lease on a part of a shared one."""
 
     plan: Plan
     last: Summary | None
     running: RunStatus | None
     memory: MemoryNow | None
     hold: Hold
+    holder: str = ""
 
     @property
     def refused(self) -> list[Failure]:
@@ -90,6 +92,8 @@ class _Status:
         yield from wrap(f"{self.plan.manifest.name}: {', '.join(counts)} of {len(self.plan.items)}", "  ")
         if self.running is not None and self.memory is not None:
             yield from describe_running(self.running, self.memory, now)
+        elif self.holder:
+            yield from wrap(f"  {self.holder} renders it", "    ")
         elif self.hold == "held":
             yield "  a run has locked this folder: it is preparing, or at another manifest"
         elif self.hold == "unknown":
@@ -98,6 +102,19 @@ class _Status:
             yield from wrap(f"  the last run {describe_ending(self.last, now)}", "    ")
         for one in self.trouble():
             yield from wrap(f"  {one['state']}: {one['id']}: {one['note']}", "    ")
+
+
+def _held(plan: Plan) -> tuple[Hold, str]:
+    """Whether a run holds a manifest's folder: by its lock; or by a lease, and who has that."""
+    if not plan.manifest.is_shared:
+        return plan.folder.hold(), ""
+    from renderer.supervisor.sharing import leases_in  # noqa: PLC0415
+
+    try:
+        holder = leases_in(plan.folder.path.parent).holder(plan.manifest.name)
+    except DiskError:
+        return "unknown", ""
+    return ("held" if holder else "free"), holder
 
 
 def run(options: argparse.Namespace) -> int:
@@ -111,7 +128,8 @@ def run(options: argparse.Namespace) -> int:
         plan = make_plan(manifest, options.outputs, thorough=options.verify)
         running = run_status.read(plan.folder)
         memory = run_status.memory_now(running) if running else None
-        status = _Status(plan, read_summary(plan.folder), running, memory, plan.folder.hold())
+        hold, holder = _held(plan)
+        status = _Status(plan, read_summary(plan.folder), running, memory, hold, holder)
         states.append(status.as_dict())
         if not options.json:
             print(streams.harmless("\n".join(status.lines(datetime.now().astimezone()))))

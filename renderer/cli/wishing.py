@@ -21,6 +21,8 @@ _PATIENCE_S = 10.0
 
 _LOOK_S = 0.05
 
+FoundNight = tuple[NightFolder, NightFile]
+
 
 def add_night(parser: argparse.ArgumentParser) -> None:
     """Give a parser the night that is meant."""
@@ -42,7 +44,7 @@ def ask(options: argparse.Namespace, wish: Wish) -> int:
 NO_NIGHT = "renderer status says how the last one ended; --outputs names another folder"
 
 
-def find(outputs: Path, manifest: str | None, hint: str = NO_NIGHT) -> tuple[NightFolder, NightFile]:
+def find(outputs: Path, manifest: str | None, hint: str = NO_NIGHT) -> FoundNight:
     """The night that renders a manifest; the only one where none is named. Raises `UsageError` where there is none.
 
     `hint` says what to do where no night is on.
@@ -58,9 +60,25 @@ def find(outputs: Path, manifest: str | None, hint: str = NO_NIGHT) -> tuple[Nig
     wanted = _names_of(manifest)
     found = next((each for name in wanted for each in on if name in (*each[1].names, str(each[1].pid))), None)
     if found is None:
+        found = _of_parts(on, wanted)
+    if found is None:
         message = f"no run that is on renders {wanted[0]}"
         raise UsageError(message, hint=f"those that are render {'; '.join(_names(night) for _, night in on)}")
     return found
+
+
+def _of_parts(
+    on: Sequence[tuple[NightFolder, NightFile]], wanted: Sequence[str]
+) -> tuple[NightFolder, NightFile] | None:
+    """The run that renders parts of a manifest, on this machine if there is one. Raises `UsageError` for several."""
+    from renderer.planning.part_folders import whole_name  # noqa: PLC0415
+
+    those = [each for each in on if set(wanted) & set(map(whole_name, each[1].names))]
+    those = [each for each in those if each[1].machine == nights.this_machine()] or those
+    if len(those) > 1:
+        hint = f"name the process: {', '.join(str(night.pid) for _, night in those)}; or a part"
+        raise UsageError(f"{len(those)} runs render parts of {wanted[0]}", hint=hint)
+    return those[0] if those else None
 
 
 def heard(folder: NightFolder, night: NightFile, wish: Wish) -> NightAnswer:

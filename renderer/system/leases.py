@@ -92,6 +92,8 @@ class Leases:
 
     def holder(self, name: str) -> str:
         """Who has a lease, in words; empty where nobody has, or nobody renews it."""
+        if not self.folder.is_dir():
+            return ""
         try:
             seen = self.latest(name)
             if seen is None or seen.is_free or self._age_s(seen) > self.stale_s:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from renderer.cli import command, wishing
+from renderer.errors import EXIT_STOPPED
 from renderer.outputs import nights, status
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.status import RunStatus
@@ -101,6 +102,21 @@ def test_which_one_is_meant(tmp_path: Path, say: Say) -> None:
         folder.post(night.model_copy(update={"machine": "elsewhere"}))
         code, told = say("pause", "n.yaml")
         assert (code, "on another machine, elsewhere" in told) == (2, True)
+
+
+def test_a_run_over_parts_is_named_by_the_whole(tmp_path: Path, say: Say) -> None:
+    """`status` says who is at a part, which no lock tells; and `stop` finds the run by the manifest that was cut."""
+    manifest = driving.write_manifest(tmp_path, *(f"slow {number}" for number in range(40)))
+    share = ("--share", "1", "--log-format", "plain")
+    with driving.start("render", manifest, *share, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+        try:
+            until(lambda: any(tmp_path.rglob("outputs/m-share-*/0*.json")))
+            assert f"  process {process.pid} on " in say("status", manifest, "--share", "1")[1]
+            code, said = say("stop", manifest)
+            assert (code, process.wait(20)) == (0, EXIT_STOPPED), said
+            assert "renders it" not in say("status", manifest, "--share", "1")[1]
+        finally:
+            process.kill()
 
 
 def test_one_that_does_not_answer_and_one_that_was_killed(
