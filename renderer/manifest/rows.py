@@ -110,7 +110,10 @@ class RowReader:
                 problems.note(*made)
         if "sample" in plain.fields and len(found) == len(table.rows):
             rows = [draws.key_of(told, str(twin)) for told, twin in twins]
-            return [replace(found[place], chosen=chosen) for place, chosen in JobMatrix(plain.fields).sample_with(rows)]
+            drawn = [replace(found[place], chosen=each) for place, each in JobMatrix(plain.fields).sample_with(rows)]
+            if not drawn:
+                problems.add(Complaint(recipe.origin("matrix"), "makes no combination: all are excluded"))
+            return drawn
         return found
 
     def _read(self, path: Path) -> Table | UnreadableError:

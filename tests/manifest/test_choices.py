@@ -235,6 +235,14 @@ class TestSamples:
         assert set(before) == set(drawn(list(range(200)), note="s"))
         assert len(set(before) - set(drawn([500, *range(200)]))) <= 4
 
+    def test_nothing_is_left_of_rows_and_a_matrix(self, tmp_path: Path) -> None:
+        (tmp_path / "t.csv").write_text("prompt\na\nb\n")
+        (tmp_path / "m.yaml").write_text(
+            f"{DEMO}jobs: [{{rows: t.csv, matrix: {{x: [1]}}, exclude: [{{x: 1}}], sample: 2}}]"
+        )
+        with pytest.raises(ManifestError, match=r"jobs\[0\]\.matrix: makes no combination: all are excluded"):
+            manifest.load(tmp_path / "m.yaml")
+
     def test_ten_thousand_rows_are_drawn_and_planned_fast(self, tmp_path: Path) -> None:
         rows = "".join(f"city{number},a {{{{red|blue|green}}}} sign\n" for number in range(10_000))
         (tmp_path / "t.csv").write_text(f"city,prompt\n{rows}")
