@@ -25,7 +25,7 @@ ALEXNET = "alexnet-owt-7be5be79.pth"
 
 ALEXNET_URL = f"https://download.pytorch.org/models/{ALEXNET}"
 
-INSTALL = ".venv/bin/python -m pip install -c constraints.txt -e '.[lpips]'"
+INSTALL_LPIPS = ".venv/bin/python -m pip install -c constraints.txt -e '.[lpips]'"
 
 _MODULE = "renderer.engine.perceptual"
 _START_S, _PAIR_S = 120.0, 60.0
@@ -52,7 +52,7 @@ def distances(pairs: Sequence[tuple[Path, Path]]) -> Distances:
     if not pairs:
         return Distances()
     if importlib.util.find_spec("lpips") is None:
-        return Distances(reason=f"lpips is not installed: {INSTALL}")
+        return Distances(reason=f"lpips is not installed: {INSTALL_LPIPS}")
     path = weights_file()
     if not path.is_file():
         return Distances(reason=f"AlexNet's weights are not at {path}: put {ALEXNET_URL} there")

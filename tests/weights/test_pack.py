@@ -341,22 +341,6 @@ class TestInterruption:
         open_store(tmp_path / "packed").verify()
         assert not (tmp_path / "packed" / "stray.safetensors").exists()
 
-    def test_an_attempt_at_more(self, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """One that took the vision tower along, of a model that edits or as it once was for all: that is not kept."""
-        source.pack(tmp_path / "whole")
-        (tmp_path / "processor").mkdir()
-        (tmp_path / "processor/preprocessor_config.json").write_text("{}", encoding="utf-8")
-        arguments = (source.networks, source.tokenizer, tmp_path / "packed", "fp8", tiny.IDENTITY)
-        with monkeypatch.context() as patch:
-            patch.setattr(packing, "verify", _fail)
-            with pytest.raises(ModelError, match="no"):
-                packing.pack(*arguments, device="cpu", processor=tmp_path / "processor")  # type: ignore[arg-type]
-        assert list((tmp_path / "packed.part").rglob("vision*"))
-        told: list[tuple[int, int]] = []
-        source.pack(tmp_path / "packed", report=lambda done, total, _: told.append((done, total)))
-        assert contents(tmp_path / "packed") == contents(tmp_path / "whole")
-        assert all(done <= total for done, total in told)
-
     def test_another_source(self, source: Source, tmp_path: Path) -> None:
         """What an attempt with another source, identity or precision left is not kept."""
         assert killed(source, tmp_path / "packed", 9)
@@ -404,6 +388,3 @@ class TestInterruption:
 
 def _fail(*_arguments: object) -> None:
     raise ModelError("no")
-
-
-# ---- damaged sources -------------------------------------------------------------------------------------------------
