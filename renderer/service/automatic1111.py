@@ -149,7 +149,7 @@ class WebuiRoutes:
             known = await self._pictures.ask(wanted, whose(request))
         sidecars = await asyncio.gather(*map(self._pictures.wait, known))
         files = [await self._pictures.read(each, Keep()) for each in sidecars]
-        files += [layer for each in sidecars for layer in await self._pictures.read_layers(each)]
+        files += [layer for each in sidecars for layer in await self._pictures.read_layers(each, Keep())]
         images = [base64.b64encode(each).decode() for each in files]
         headers = {WARNING: "; ".join(warnings)} if warnings else {}
         info = json.dumps(_info(sidecars))

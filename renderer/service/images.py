@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlencode
 
@@ -23,7 +24,7 @@ from starlette.responses import Response
 from renderer.job import Format, Keep, Sidecar
 from renderer.manifest.fields import JobFields
 from renderer.outputs import metadata
-from renderer.outputs.encode import Pixels, encode
+from renderer.outputs.encode import LayerPixels, Pixels, encode, encode_layer
 from renderer.outputs.folder import OutputFolder
 from renderer.service.answer_bodies import AcceptedTold, DoneTold, ImagesTold, ImageTold, StandingTold
 from renderer.service.answers import LostPictureError, RequestError, tell
@@ -94,10 +95,18 @@ class Pictures:
         """A picture's file as it is to be sent."""
         return await run_in_threadpool(self._read, sidecar, keep)
 
-    async def read_layers(self, sidecar: Sidecar) -> list[bytes]:
-        """The files of a picture's layers, the hindmost first, as they are kept."""
+    async def read_layers(self, sidecar: Sidecar, keep: Keep) -> list[bytes]:
+        """The files of a picture's layers, the hindmost first: PNGs, which say as much of themselves as is asked."""
         paths = [self._folder.layer(sidecar.id, number) for number in range(1, 1 + len(sidecar.layers))]
-        return [await run_in_threadpool(path.read_bytes) for path in paths]
+        return [await run_in_threadpool(self._read_layer, path, sidecar, keep) for path in paths]
+
+    @staticmethod
+    def _read_layer(path: Path, sidecar: Sidecar, keep: Keep) -> bytes:
+        if keep.embed == sidecar.keep.embed:
+            return path.read_bytes()
+        with Image.open(path) as image:
+            layer = LayerPixels(image.width, image.height, image.convert("RGBA").tobytes())
+        return encode_layer(layer, metadata.write_layer_labels(_origin_of(sidecar), keep))
 
     def _read(self, sidecar: Sidecar, keep: Keep) -> bytes:
         path = self._folder.picture(sidecar.id, sidecar.keep.format)
@@ -105,10 +114,13 @@ class Pictures:
             return path.read_bytes()
         with Image.open(path) as image:
             pixels = Pixels(image.width, image.height, image.convert("RGB").tobytes())
-        origin = metadata.PictureOrigin(
-            fingerprint=sidecar.fingerprint, job=sidecar.job, model=sidecar.model, software=sidecar.software
-        )
-        return encode(pixels, keep.format, metadata.write_labels(origin, keep))
+        return encode(pixels, keep.format, metadata.write_labels(_origin_of(sidecar), keep))
+
+
+def _origin_of(sidecar: Sidecar) -> metadata.PictureOrigin:
+    return metadata.PictureOrigin(
+        fingerprint=sidecar.fingerprint, job=sidecar.job, model=sidecar.model, software=sidecar.software
+    )
 
 
 def whose(request: Request, batch: str = "") -> Whose:
@@ -124,7 +136,7 @@ class FileQuery(Keep):
 
 def file_url(base: str, key: str, keep: Keep, layer: int | None = None) -> str:
     """Where a picture is there as it is to be sent, or one of its layers; `base` is where the server is."""
-    asked = FileQuery(**keep.model_dump()) if layer is None else FileQuery(layer=layer)
+    asked = FileQuery(**keep.model_dump()) if layer is None else FileQuery(embed=keep.embed, layer=layer)
     usual = FileQuery().model_dump()
     query = urlencode({name: value for name, value in asked.model_dump().items() if value != usual[name]})
     return f"{base}api/v1/images/{key}/file{'?' if query else ''}{query}"
@@ -191,18 +203,18 @@ class ImageRoutes:
         return tell(self._told(known))
 
     async def file(self, request: Request) -> Response:
-        """A picture's file, with `?format=` and `?embed=` as they say; with `?layer=`, that layer, as it is kept."""
+        """A picture's file, with `?format=` and `?embed=` as they say; with `?layer=`, that layer, which is a PNG."""
         asked = _asked(request)
         known = self._found(request)
         if not isinstance(known, Sidecar):
             raise RequestError(404, "not_there", f"the picture is {known.state}", hint=known.hint)
         headers = {"Cache-Control": "private, max-age=31536000, immutable"}
+        keep = Keep(format=asked.format, embed=asked.embed)
         if asked.layer is not None:
             if asked.layer > len(known.layers):
                 raise RequestError(404, "not_there", f"the picture has {len(known.layers)} layers", field="layer")
-            data = (await self._pictures.read_layers(known))[asked.layer - 1]
+            data = (await self._pictures.read_layers(known, keep))[asked.layer - 1]
             return Response(data, media_type=MEDIA_TYPES["png"], headers=headers)
-        keep = Keep(format=asked.format, embed=asked.embed)
         return Response(await self._pictures.read(known, keep), media_type=MEDIA_TYPES[keep.format], headers=headers)
 
     async def cancel(self, request: Request) -> Response:
@@ -235,7 +247,7 @@ class ImageRoutes:
 
     async def _answer(self, sidecar: Sidecar, keep: Keep, *, found: bool) -> ImageTold:
         job = sidecar.job
-        layers = [data_url(each, "png") for each in await self._pictures.read_layers(sidecar)]
+        layers = [data_url(each, "png") for each in await self._pictures.read_layers(sidecar, keep)]
         return ImageTold(
             id=sidecar.id,
             image_url=data_url(await self._pictures.read(sidecar, keep), keep.format),

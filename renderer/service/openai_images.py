@@ -121,13 +121,15 @@ class OpenAIRoutes:
             else:
                 told = {"b64_json": base64.b64encode(await self._pictures.read(sidecar, one.keep)).decode()}
             data.append(GeneratedImage(**told, seed=sidecar.job.seed, id=sidecar.id))
-            data += [each async for each in self._layers(base, asked, sidecar)]
+            data += [each async for each in self._layers(base, asked, sidecar, one.keep)]
         return GeneratedImages(created=int(time.time()), data=data, **_common(asked, sidecars[0]))
 
-    async def _layers(self, base: str, asked: OpenAIRequest, sidecar: Sidecar) -> AsyncIterator[GeneratedImage]:
-        for number, layer in enumerate(await self._pictures.read_layers(sidecar), start=1):
+    async def _layers(
+        self, base: str, asked: OpenAIRequest, sidecar: Sidecar, keep: Keep
+    ) -> AsyncIterator[GeneratedImage]:
+        for number, layer in enumerate(await self._pictures.read_layers(sidecar, keep), start=1):
             if asked.response_format == "url":
-                told = {"url": file_url(base, sidecar.id, Keep(), layer=number)}
+                told = {"url": file_url(base, sidecar.id, keep, layer=number)}
             else:
                 told = {"b64_json": base64.b64encode(layer).decode()}
             yield GeneratedImage(**told, seed=sidecar.job.seed, id=sidecar.id, layer=number)

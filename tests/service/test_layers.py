@@ -53,6 +53,23 @@ def test_our_own(server: Server) -> None:
     assert modes([server.client.get(at).content]) == ["RGB"]
 
 
+def test_layers_say_no_more_of_themselves_than_is_asked(server: Server) -> None:
+    """As their picture does: `embed: none` is of the files that are sent, by every door."""
+    fields = {**QUICK, "images": [data_url(png(drawn()))], "embed": "none"}
+    told = server.generate("a secret poster", **fields).json()
+    files = [base64.b64decode(each.partition(",")[2]) for each in (told["image_url"], *told["layers"])]
+    files.append(server.client.get(f"/api/v1/images/{told['id']}/file", params={"layer": 1, "embed": "none"}).content)
+    for kind in ("b64_json", "url"):
+        body = {"prompt": "a secret poster", **fields, "response_format": kind}
+        data = [each[kind] for each in server.client.post("/v1/images/generations", json=body).json()["data"]]
+        files += [base64.b64decode(each) if kind == "b64_json" else server.client.get(each).content for each in data]
+    assert modes(files).count("RGBA") == 7
+    assert not [each for each in files if b"secret" in each]
+    kept = server.client.get(f"/api/v1/images/{told['id']}/file", params={"layer": 1}).content
+    assert b"secret" in kept
+    assert Image.open(io.BytesIO(kept)).tobytes() == Image.open(io.BytesIO(files[1])).tobytes()
+
+
 @pytest.mark.parametrize("kind", ["b64_json", "url"])
 def test_openais(server: Server, kind: str) -> None:
     files = {"image": ("poster.png", png(drawn()), "image/png")}
