@@ -395,9 +395,6 @@ def ratio_of(image: Input | Size) -> float:
 
 
 def is_of_shape(image: Input, shape: Input | Size) -> bool:
-    """Whether a picture has another's ratio, or a size's, but for what rounding makes of it.
-
-    The sides of a size are multiples of `SIZE_STEP`: as near as that to the ratio of a picture that it was made for.
-    """
+    """Whether a picture has another's ratio, or a size's, but for what rounding to `SIZE_STEP` makes of it."""
     rounded = SIZE_STEP / 2 * (1 / shape.width + 1 / shape.height) if isinstance(shape, Size) else 0.0
     return abs(math.log(ratio_of(image) / ratio_of(shape))) <= max(_SAME_RATIO, rounded)
