@@ -48,7 +48,8 @@ class Planned:
     `batch` is the name of its manifest, for pictures of several may be on their way together.
     Somebody who watches wants so many `previews` of it.
     A picture that failed and has a `sidecar` is there, and its lettering is not what its job expects. A `retake` is one
-    more take of a picture, in whose place the best so far lies: `best`, and its fingerprint.
+    more take of a picture, in whose place the best so far lies: `best`, and its fingerprint; `scores` are what the
+    takes had that its sidecar tells of.
     """
 
     picture: Picture
@@ -65,6 +66,7 @@ class Planned:
     retake: bool = False
     batch: str = ""
     best: tuple[Picture, str] | None = None
+    scores: tuple[float, ...] = ()
 
     @property
     def seen(self) -> tuple[Picture, str]:
@@ -367,8 +369,9 @@ def retaken(item: Planned, seed: int) -> Planned:
     take = takes.with_seed(item.picture, seed)
     mark = fingerprint(take.job, item.identity)
     note = "its lettering was wrong"
-    best = item.picture, item.fingerprint
-    return Planned(take, item.model, item.identity, mark, "to do", note, retake=True, batch=item.batch, best=best)
+    told = item.sidecar.lettering if item.sidecar is not None else None
+    made = Planned(take, item.model, item.identity, mark, "to do", note, retake=True, batch=item.batch)
+    return replace(made, best=(item.picture, item.fingerprint), scores=takes.scores(told) if told else ())
 
 
 def _with_record(item: Planned, journal: Journal) -> Planned:

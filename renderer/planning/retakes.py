@@ -32,9 +32,9 @@ class RetakeRate:
         rate = cls()
         for item in items:
             told = item.sidecar.lettering if item.sidecar is not None else None
-            if told is None or item.picture.lettering is None:
+            if item.picture.lettering is None:
                 continue
-            for score in [take.score for take in told.takes] or [told.score]:
+            for score in takes.scores(told) if told is not None else item.scores:
                 rate.learn(wrong=takes.is_wrong(item.picture, score))
         return rate
 

@@ -73,6 +73,11 @@ def next_seed(picture: Picture, told: LetteringTold) -> int | None:
     return next((seed for seed in picture.lettering.seeds if seed not in tried), None)
 
 
+def scores(told: LetteringTold) -> tuple[float, ...]:
+    """Of all takes that were read."""
+    return tuple(take.score for take in told.takes) or (told.score,)
+
+
 def is_wrong(picture: Picture, score: float) -> bool:
     """Whether a take of this score is less than what is wanted."""
     wanted = picture.expect.lettering if picture.expect and picture.expect.lettering is not None else 1.0

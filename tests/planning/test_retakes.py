@@ -107,6 +107,14 @@ class TestForecasts:
         assert group.retakes == pytest.approx(10 * (RetakeRate(30, 0).takes(4) - 1))
 
 
+def test_a_picture_with_a_take_to_come_tells_too(tmp_path: Path) -> None:
+    """A night that was broken off: those that were wrong, and have takes left, count as those that were right."""
+    manifest = lettered(3)
+    read(tmp_path, manifest, [[0.5], [0.5, 0.6], [1.0]])
+    rate = RetakeRate.of(make_plan(manifest, tmp_path).items)
+    assert (rate.read, rate.wrong) == (4, 3)
+
+
 def test_what_people_see_is_the_best_so_far(tmp_path: Path) -> None:
     """Where a further take is to come, marks are of the one that lies there, and `again` begins with its seed."""
     manifest = lettered(1)
