@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -85,6 +86,7 @@ def connected(address: str) -> Iterator[None]:
             if workers is None:
                 ray.init(address, log_to_driver=False, logging_level="ERROR")
             else:
+                _have_token()
                 ray.init(
                     LOCAL,  # or Ray would join one that RAY_ADDRESS names, or that it finds here
                     num_cpus=workers,
@@ -117,6 +119,12 @@ def _check_reached(address: str) -> None:
         told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         hint = "is Ray begun there (ray start --head), and its port open from here?"
         raise MachineError(f"the cluster {address} cannot be reached: {told}", hint=hint) from error
+
+
+def _have_token() -> None:
+    """A token for a cluster of this process alone, whose ports others may reach: Ray would leave one in the home."""
+    if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 @contextlib.contextmanager

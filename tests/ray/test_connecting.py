@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -68,12 +69,18 @@ def test_differences_name_the_machines() -> None:
 
 
 def test_a_cluster_of_this_command_is_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`local:2` is begun here, whatever RAY_ADDRESS says; Ray would join that one, and refuse a number of cores."""
+    """`local:2` is begun here, whatever RAY_ADDRESS says; Ray would join that one, and refuse a number of cores.
+
+    Its token is its own: Ray would write one into the home, and could not where that is not to be written.
+    """
     if not tools.HERE["ray"]:
         pytest.skip("no Ray here (it is in the extras cluster and dev)")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "to be as it was")
+    del os.environ["RAY_AUTH_TOKEN"]
     ray, asked = connecting.library(), []
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda address=None, **told: asked.append((address, told["num_cpus"])))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     with connecting.connected("local:2"):
         assert asked == [("local", 2)]
+        assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
