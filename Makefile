@@ -21,7 +21,7 @@ RENDERER := .venv/bin/python -m renderer
 # GNU make ends with 2, whatever its commands end with: what the renderer ended with is said.
 run = @$(RENDERER) $(1) || { code=$$?; echo "renderer's own exit code was $$code" >&2; exit $$code; }
 
-.PHONY: help setup setup-dev render proof nightly validate plan status report doctor estimate models bench compare again export replay schema \
+.PHONY: help setup setup-dev render proof nightly validate plan status report doctor cluster estimate models bench compare again export replay schema \
   serve completion schemas merge add pause resume stop prune smoke check test judge judge-edits torture clean
 
 help:  ## list the targets
@@ -86,6 +86,9 @@ serve: $(READY)  ## answer requests over HTTP, at http://127.0.0.1:8000; ARGS="-
 
 report: $(READY)  ## write the page to look at: outputs/<name>/index.html
 	$(call run,report $(JOBS) $(ARGS))
+
+cluster: $(READY)  ## ARGS="doctor --cluster …": what the machines of a Ray cluster are
+	$(call run,cluster $(ARGS))
 
 doctor: $(READY)  ## say what this machine is, and what it can render
 	$(call run,doctor $(ARGS))

@@ -1,14 +1,13 @@
 """Steps of edits, measured: `python -m renderer.benchmarks.edit_steps STORE CASE…`, a line of JSON each.
 
-Random weights are the same for edits and for pictures from text: the store is linked to as an edit model's, with what
-prepares pictures. A case is rendered twice, and the second time counts, with its prompts encoded anew.
+The store is an edit model's, with its vision tower: random weights are the same for pictures from text. A case is
+rendered twice, and the second time counts, with its prompts encoded anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +19,7 @@ from renderer.benchmarks import bare
 from renderer.benchmarks.edit_cases import EDIT_CASES, SMALL_EDITS, EditCase
 from renderer.benchmarks.running import Figures
 from renderer.benchmarks.streamed import BENCH_PROMPT, BenchListener, job_of, latents_of, peaks, setup_of
-from renderer.catalog.data import QWEN_IMAGE_EDIT_2511
-from renderer.demo import looks
+from renderer.catalog.data import QWEN_IMAGE, QWEN_IMAGE_EDIT_2511
 from renderer.demo.tokenizer import IMAGE_TOKEN
 from renderer.engine.calling import Rendering
 from renderer.engine.inputs import Inputs, name_edited
@@ -30,7 +28,9 @@ from renderer.estimate.looking import told_tokens
 from renderer.estimate.work import Work
 from renderer.job import Edit, Input, Job
 from renderer.protocol import Setup
-from renderer.weights.index import INDEX, PROCESSOR_FOLDER, CopiedFile, read_index
+
+EDITS = {QWEN_IMAGE.id: QWEN_IMAGE_EDIT_2511.id}
+"""Whose weights a store of random ones stands for, where pictures are edited with it."""
 
 PROMPT_COPIES = 4
 """Times that a picture from text has the prompt: about as many tokens as an edit's has with its picture."""
@@ -51,8 +51,7 @@ def measured(store: Path, cases: Sequence[EditCase]) -> list[Figures]:
     """The rows of cases that are all edits, or all from text."""
     setup = setup_of(store)
     if cases[0].edited:
-        own = {"model": QWEN_IMAGE_EDIT_2511.id, "store": str(with_looks(store))}
-        setup = setup.model_copy(update=own)
+        setup = setup.model_copy(update={"model": EDITS.get(setup.model, setup.model)})
     engine = bare.forgetful(StreamingEngine.open(setup.model_copy(update={"slots": 2, "in_flight": 1}), lambda _: None))
     bare.show_pictures_as(engine, IMAGE_TOKEN)
     return [_measure(engine, case) for case in cases]
@@ -116,23 +115,6 @@ def _render(engine: StreamingEngine, job: Job, given: Inputs) -> Rendering:
     while engine.busy:
         engine.advance(tell)
     return tell.pictures["0"]
-
-
-def with_looks(store: Path) -> Path:
-    """A store linked to as an edit model's, beside it: with what prepares pictures."""
-    found = store.absolute().with_name(f"{store.name}-edits")
-    shutil.rmtree(found, ignore_errors=True)
-    looks.write(found / PROCESSOR_FOLDER)
-    for path in store.absolute().iterdir():
-        if path.name != INDEX:
-            (found / path.name).symlink_to(path)
-    index = read_index(store)
-    small = sorted((found / PROCESSOR_FOLDER).iterdir())
-    more = [(f"{PROCESSOR_FOLDER}/{path.name}", path.read_bytes()) for path in small]
-    copies = [CopiedFile(name=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()) for name, data in more]
-    index = index.model_copy(update={"copies": (*index.copies, *copies)}).sealed()
-    (found / INDEX).write_text(index.text(), encoding="utf-8")
-    return found
 
 
 if __name__ == "__main__":

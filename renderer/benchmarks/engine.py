@@ -123,7 +123,7 @@ def _measure(part: str, cases: Sequence[str], folder: Path, stores: Path) -> Ite
     if part in PEER_PARTS:
         yield from running.run("renderer.benchmarks.peers", part, str(running.source(folder)))
         return
-    store = running.store(folder, stores, STORE_OF_PARTS.get(part, "fp8"))
+    store = running.store(folder, stores, STORE_OF_PARTS.get(part, "fp8"), looking=part == "edits")
     if part == "batch":
         yield _batch(folder, store)
     elif part == "few":

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
 
-from renderer.benchmarks.running import Figures
+from renderer.benchmarks.running import LOOKING, Figures
 
 _COPY_BYTES = 16 * 2**20
 _COPIED_SHARE = 4  # a quarter of the source is read, and as much written, to learn what the disk does
@@ -54,16 +54,22 @@ def _disk(folder: Path) -> Figures:
     return {"bytes": count, "read_s_per_byte": read_s / count, "write_s_per_byte": write_s / count}
 
 
-def _pack(folder: Path, precision: str = "fp8", stores: str = "") -> Figures:
+def _pack(folder: Path, name: str = "fp8", stores: str = "") -> Figures:
+    """The source as a store of this name: a precision, at whose end may stand that it has its vision tower."""
     from renderer import catalog  # noqa: PLC0415
+    from renderer.demo import looks  # noqa: PLC0415
     from renderer.job import ModelIdentity, Stored  # noqa: PLC0415
     from renderer.weights import pack  # noqa: PLC0415
 
-    source = folder / "source"
+    source, processor = folder / "source", None
+    precision = name.removesuffix(LOOKING)
+    if precision != name:
+        processor = source / "processor"
+        looks.write(processor)
     files = {part.role: sorted(source.glob(part.files)) for part in catalog.NETWORK_FILES}
     identity = ModelIdentity(id="synthetic", revision="1")
     kind: Stored = next(each for each in get_args(Stored) if each == precision)
-    index = pack.pack(files, source / "tokenizer", Path(stores or folder) / kind, kind, identity)
+    index = pack.pack(files, source / "tokenizer", Path(stores or folder) / name, kind, identity, processor=processor)
     transformer = sum(file.bytes for file in index.files if file.network == "transformer")
     return {
         "bytes": index.bytes,

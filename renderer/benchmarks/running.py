@@ -76,14 +76,23 @@ def source(folder: Path) -> Path:
     return folder / "source"
 
 
-def store(folder: Path, stores: Path, precision: Stored) -> Path:
-    """The source packed at a precision, made where it is not there yet. The others go: there is room for one."""
-    found = stores / precision
+LOOKING = "-looking"
+"""The end of a store's name that has the vision tower, with what prepares pictures for it."""
+
+
+def store(folder: Path, stores: Path, precision: Stored, *, looking: bool = False) -> Path:
+    """The source packed at a precision, made where it is not there yet. The others go: there is room for one.
+
+    A `looking` one is an edit model's, with its vision tower.
+    """
+    kind = f"{precision}{LOOKING if looking else ''}"
+    found = stores / kind
     if not (found / "index.json").exists():
         source(folder)
         for other in get_args(Stored):
-            shutil.rmtree(stores / other, ignore_errors=True)
-        list(run("renderer.benchmarks.parts", "pack", str(folder), precision, str(stores)))
+            for end in ("", LOOKING):
+                shutil.rmtree(stores / f"{other}{end}", ignore_errors=True)
+        list(run("renderer.benchmarks.parts", "pack", str(folder), kind, str(stores)))
     return found
 
 

@@ -183,15 +183,23 @@ class NightFolder:
 
 def find(outputs: Path) -> list[tuple[NightFolder, NightFile]]:
     """The nights that are on in a folder of outputs, the first begun first."""
-    folders = [NightFolder(path) for path in sorted((outputs / NIGHTS).glob("*")) if path.is_dir()]
+    folders = [NightFolder(path) for path in _listed(outputs) if path.is_dir()]
     found = [(folder, night) for folder in folders if (night := folder.read()) is not None]
     return sorted(found, key=lambda each: each[1].began_at)
+
+
+def _listed(outputs: Path, pattern: str = "*") -> list[Path]:
+    """The folders of nights, by name; none where the outputs may not be looked into: whoever writes there says so."""
+    try:
+        return sorted((outputs / NIGHTS).glob(pattern))
+    except OSError:
+        return []
 
 
 def sweep(outputs: Path, after_s: float = _YOUNG_S) -> None:
     """Remove what nights of this machine have left behind that were killed, and that is older than so many seconds."""
     mine = _folder_name(this_machine())
-    for path in (outputs / NIGHTS).glob(f"{glob.escape(mine)}*"):
+    for path in _listed(outputs, f"{glob.escape(mine)}*"):
         if not path.name.removeprefix(mine).isdecimal():  # a machine whose name begins as this one's does
             continue
         if time.time() - _written_at(path) >= after_s and lock.look(path / _LOCK) == "free":

@@ -134,7 +134,7 @@ class NodeWorker:
         self._share = share
         self._posting.settle()
         with tempfile.TemporaryDirectory(prefix="renderer-", ignore_cleanup_errors=True) as folder:
-            log = Path(folder) / "worker.log"
+            log = Path(folder) / "printed.log"
             worker = self._starter.submit(LocalWorker, log, self._posting.command).result()
             self._log = log.open("rb")  # and nothing is left of it when this process ends, however it does
         self._worker = worker

@@ -187,7 +187,8 @@ class Seat:
         """It has not, while much that was given to its worker waits to be read there: a file may have 200 MiB."""
         if self.opened is None or self._worker is None:
             return False
-        return len(self.flights) < self.opened.capacity and self._worker.unsent_bytes < _MOST_UNSENT_BYTES
+        kept = sum(len(payload) for _, payload in self._unsent)
+        return len(self.flights) < self.opened.capacity and self._worker.unsent_bytes + kept < _MOST_UNSENT_BYTES
 
     def give(self, flight: Flight, files: Sequence[bytes] = ()) -> None:
         """Have the worker render a picture; `files` are those of what goes in, in its job's order."""

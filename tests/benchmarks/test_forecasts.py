@@ -133,7 +133,7 @@ class TestVerdicts:
             raise ValueError("a defect")
 
         with monkeypatch.context() as patch:
-            patch.setattr("renderer.engine.calling.rgb", broken)
+            patch.setattr("renderer.engine.calling._rgb", broken)
             row = capped.judge(CappedCase(24, 2, 128))
         assert row["right"] is None
         assert "a defect" in row["error"]

@@ -292,8 +292,8 @@ class TestRendering:
         lines = [json.loads(line) for line in done.stderr.splitlines()]
         assert all({"at", "event"} <= set(line) for line in lines)
         events = [line["event"] for line in lines]
-        assert events[0] == "batch-began"
-        assert events[-1] == "batch-ended"
+        assert events[:2] == ["night-began", "batch-began"]
+        assert events[-2:] == ["batch-ended", "night-ended"]
         assert events.count("stepped") == 2
 
     def test_the_smoke_job_passes(self, project: Path) -> None:

@@ -23,7 +23,9 @@ def test_every_profile_has_every_precision_but_one() -> None:
                 device.find(profile, precision)
             except MachineError as error:
                 refused.add((profile, precision, error.hint))
-    assert refused == {("fp8", each, f"for {each}: --profile resident or disk or cpu") for each in ("bf16", "int8")}
+    assert refused == {
+        ("fp8", each, f"for {each}: --profile resident or disk or cpu") for each in ("bf16", "int8", "int4")
+    }
     with pytest.raises(MachineError, match="keeps weights in FP8 and cannot render bf16"):
         device.find("fp8", "bf16")
 

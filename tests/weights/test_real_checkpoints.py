@@ -16,7 +16,7 @@ from diffsynth.configs import MODEL_CONFIGS
 from diffsynth.core.loader.file import convert_keys_dict_to_single_str
 
 from renderer import catalog
-from renderer.catalog import DEMO, MODELS, Model, Role
+from renderer.catalog import MODELS, Model, Role
 from renderer.demo import members
 from renderer.families import QWEN_IMAGE_FAMILY, Shapes
 from renderer.families.qwen_image import shapes
@@ -53,7 +53,7 @@ def tensors(model: Model) -> dict[Role, Shapes]:
     shape = model.shape
     assert shape is not None
     text = replace(
-        DEMO_TEXT if model.id == DEMO.id else shapes.TextEncoderWidths(),
+        DEMO_TEXT if model.is_embedded else shapes.TextEncoderWidths(),
         layers=shape.text_layers,
         width=shape.text_width,
         queries=shape.text_width,
@@ -81,9 +81,10 @@ def test_the_catalogue_s_models_are_those_that_diffsynth_knows(model: Model) -> 
     }
 
 
-def test_every_row_but_loras_is_held() -> None:
-    """A model that is added to the catalogue is among those above."""
-    assert {model.id for model in MODELS.values() if model.ability != "lora"} == {model.id for model in FAMILY}
+def test_every_row_that_draws_is_held() -> None:
+    """A model that is added to the catalogue is among those above; LoRAs and ControlNets are no models of their own."""
+    draws = {model.id for model in MODELS.values() if model.ability not in ("lora", "controlnet")}
+    assert draws == {model.id for model in FAMILY}
 
 
 def test_a_shape_that_is_another_s_is_not_known() -> None:
@@ -99,7 +100,7 @@ def test_synthetic_checkpoints_are_real_ones_in_all_but_their_values() -> None:
     assert [known_as(each) for each in found.values()] == [[name] for name in NAMES.values()]
 
 
-@pytest.mark.parametrize("model", [model for model in FAMILY if model.id != DEMO.id], ids=lambda model: model.id)
+@pytest.mark.parametrize("model", [model for model in FAMILY if not model.is_embedded], ids=lambda model: model.id)
 def test_the_catalogue_s_bytes_are_those_of_its_tensors(model: Model) -> None:
     """The sizes that the hub's pages show, within what they round and what headers take."""
     expected = tensors(model)
