@@ -35,6 +35,9 @@ from renderer.manifest.lettering_kinds import MOST_RETAKES, LetteringText
 MAX_PICTURES = 10_000
 """How many pictures a manifest makes at most when it does not say."""
 
+MAX_ALLOWED = 100_000
+"""How many it may say."""
+
 MOST_IMAGES = 8
 """Pictures that one edit may look at."""
 
@@ -177,7 +180,7 @@ class HeadFields(TypedDict, total=False):
             description="Pictures' names: {id}, {index}, {seed}, {width}, {height}, {model}, {hash}, a matrix's names",
         ),
     ]
-    max_pictures: Annotated[int, Within(1, 100_000), Field(description="More than that is refused as a mistake")]
+    max_pictures: Annotated[int, Within(1, MAX_ALLOWED), Field(description="More than that is refused as a mistake")]
     priority: Annotated[float, Within(-1000, 1000), Field(description="Of several manifests, the higher comes first")]
     extends: Annotated[PathText, Field(description="A manifest whose head, vars and defaults hold where these do not")]
     vars: Annotated[

@@ -24,7 +24,7 @@ from renderer.manifest import doubts, expand, jobs, naming, scalars, source, tab
 from renderer.manifest.complaints import Complaint, Problems
 from renderer.manifest.document import Document, Mark, Route
 from renderer.manifest.expand import Draft, Expander
-from renderer.manifest.fields import MAX_PICTURES, ManifestFields
+from renderer.manifest.fields import MAX_ALLOWED, MAX_PICTURES, ManifestFields
 from renderer.manifest.inherit import EXTENDS, Inherited, inherit
 from renderer.manifest.output_names import name_outputs
 from renderer.manifest.recipe import Recipe, Surroundings
@@ -41,7 +41,7 @@ class Overrides:
     """What the command line puts in the place of every job's own; `proof` makes a dress rehearsal of the whole.
 
     `defaults` is a manifest that tables extend, and `fields` are what jobs of tables are given: names and texts.
-    `shelf` has all that may be named in a manifest that somebody else sent.
+    `shelf` has all that may be named in a manifest that somebody else sent, who may have `most` pictures made of it.
     """
 
     model: str | None = None
@@ -50,6 +50,7 @@ class Overrides:
     defaults: Path | None = None
     fields: tuple[tuple[str, str], ...] = ()
     shelf: Shelf | None = None
+    most: int = MAX_ALLOWED
 
 
 NO_OVERRIDES = Overrides()
@@ -168,7 +169,9 @@ def _resolve(document: Document, given: ManifestSource, overrides: Overrides) ->
     read = [recipe for recipe in made if _is_allowed(recipe, overrides.shelf, problems)]
     recipes = [row for recipe in read for row in reader.spread(recipe, problems, alone=len(read) == 1)]
     expander = Expander(naming.in_braces(output), overrides.model, overrides.precision, overrides.shelf)
-    drafts = _expand(recipes, head.get("max_pictures", MAX_PICTURES), expander, problems)
+    allowed = head.get("max_pictures", MAX_PICTURES)
+    hint = "max_pictures raises it" if allowed <= overrides.most else "ask for fewer at once"
+    drafts = _expand(recipes, min(allowed, overrides.most), hint, expander, problems)
     outputs = name_outputs(output, drafts, jobs.names_of(top), problems)
     problems.check()
     pictures = tuple(_pictures(document, drafts, outputs, proof=overrides.proof))
@@ -195,14 +198,14 @@ def _is_allowed(recipe: Recipe, shelf: Shelf | None, problems: Problems) -> bool
     return not complaints
 
 
-def _expand(recipes: Sequence[Recipe], allowed: int, expander: Expander, problems: Problems) -> list[Draft]:
+def _expand(recipes: Sequence[Recipe], allowed: int, hint: str, expander: Expander, problems: Problems) -> list[Draft]:
     """All pictures of all jobs; none where they would be more than allowed, which is known before the first is made."""
     counts = [recipe.pictures_count for recipe in recipes]
     total = sum(counts)
     if total > allowed:
         most, recipe = max(zip(counts, recipes, strict=True), key=lambda pair: pair[0])
         message = f"the manifest makes {total:,} pictures, {most:,} of them here; allowed are {allowed:,}"
-        problems.add(Complaint(recipe.route, message, "max_pictures raises it; exclusions are not counted"))
+        problems.add(Complaint(recipe.route, message, f"{hint}; exclusions are not counted"))
         return []
     drafts: list[Draft] = []
     for recipe in recipes:
@@ -213,7 +216,7 @@ def _expand(recipes: Sequence[Recipe], allowed: int, expander: Expander, problem
         drafts.extend(made)
         if len(drafts) > allowed:  # a pattern's files are counted when they are found
             message = f"the manifest makes more than the {allowed:,} pictures that are allowed"
-            problems.add(Complaint(recipe.route, message, "max_pictures raises it"))
+            problems.add(Complaint(recipe.route, message, hint))
             return []
     return drafts
 

@@ -31,6 +31,9 @@ ID_LETTERS = 32
 
 _FIELD = "jobs[0]."
 
+_EXCLUDED = 10
+"""Times as many pictures as a request may ask for that it may exclude some of: all of them are made before."""
+
 
 class FieldError(RendererError):
     """A request says what cannot be. `problems` are all of it: the field, the message and a hint each."""
@@ -130,7 +133,8 @@ class Intake:
 
     def _parse(self, fields: Mapping[str, Any], files: frozenset[str] = frozenset()) -> Manifest:
         text, shelf = json.dumps({"jobs": [fields]}), replace(self._shelf, files=files)
-        return parse(ManifestSource(text.encode(), "request", "request"), Overrides(shelf=shelf))
+        overrides = Overrides(shelf=shelf, most=_EXCLUDED * self._limits.pictures)
+        return parse(ManifestSource(text.encode(), "request", "request"), overrides)
 
     def _check(self, manifest: Manifest) -> None:
         limits = self._limits

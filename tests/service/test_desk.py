@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from renderer.manifest.expand import Expander
 from renderer.manifest.shelf import Shelf
 from renderer.outputs.encode import Pixels
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
 from renderer.service.configuration import Limits
 from renderer.service.desk import Desk
-from renderer.service.intake import Intake, Requested
+from renderer.service.intake import FieldError, Intake, Requested
 from renderer.service.request_queue import RequestQueue
 from renderer.service.standing import Standing, StoppingError, Whose
 from renderer.supervisor import events
@@ -145,3 +146,12 @@ def test_one_that_did_not_come_keeps_no_preview(wanted: Requested, tmp_path: Pat
         assert known.preview is None
 
     on_a_loop(ask, tmp_path)
+
+
+def test_a_request_for_too_many_makes_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many they would be is known before: a small request costs no seconds of a core."""
+    monkeypatch.setattr(Expander, "expand", lambda *_: pytest.fail("pictures were made"))
+    for fields in ({"count": 10_000}, {"matrix": {f"x{axis}": [*range(10)] for axis in range(4)}}):
+        with pytest.raises(FieldError, match="ictures") as failed:
+            INTAKE.read({"prompt": "{{" + "|".join("abcdefgh") + "}}", **fields}, "r")
+        assert "ask for fewer at once" in failed.value.problems[0][2]
