@@ -104,7 +104,7 @@ def bare(demo_folder: Path, nets: list[Path]) -> list[bytes]:
     pipe, found = flattened(bare_pipeline(demo_folder)), []
     for job in jobs(nets):
         pipe.blockwise_controlnet = QwenImageBlockwiseMultiControlNet(
-            [network(Path(net.source)) for net in job.controlnets]
+            [network(Path(net.source)).to(pipe.torch_dtype) for net in job.controlnets]
         )
         found.append(bare_picture(pipe, job, **bare_inputs(job)))
     return found
