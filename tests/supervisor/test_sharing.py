@@ -28,7 +28,7 @@ from renderer.supervisor.settings import Settings, StopRequests
 from renderer.supervisor.sharing import leases_in
 from renderer.supervisor.worker import Gone, Heard
 from renderer.system.leases import Leases
-from tests.driving import write_manifest
+from tests.driving import ROOT, write_manifest
 from tests.fakes import InlineWorker, draw
 from tests.making import make_manifest, pixels_of
 from tests.supervisor.test_several import mixed
@@ -43,6 +43,7 @@ SMALL = make_manifest([f"picture {number}" for number in range(12)])
 def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands in this folder have the fakes' workers."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # where they find the fakes
     monkeypatch.setattr(local_worker, "WORKER_COMMAND", (sys.executable, "-m", "tests.fakes"))
 
 
