@@ -10,6 +10,7 @@ Knows nothing of how anything is done. Each command has a room of its name, whic
     validate      what is wrong with manifests
     plan          what would be rendered, and what that takes
     estimate      what one picture takes of memory
+    estimate_answers   what it answers, of one device or several
     assumptions   the machine that both take this one to be
     status        what is done, and how a run stands
     render        a night

@@ -9,22 +9,26 @@ import argparse
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, get_args
+from dataclasses import replace
+from typing import get_args
 
 from renderer import catalog, estimate
 from renderer.catalog import MOST_TOKENS, Model
 from renderer.cli import arguments
 from renderer.cli.assumptions import assumptions
-from renderer.errors import EXIT_DONE, EXIT_MACHINE, UsageError
-from renderer.estimate import Estimate, Kernels, Native, Streaming, Term, Work, decide, fitted, host
+from renderer.cli.estimate_answers import MemoryAnswer, SeveralAnswers, lines_of
+from renderer.errors import EXIT_DONE, EXIT_MACHINE, MachineError, UsageError
+from renderer.estimate import Kernels, Native, Streaming, Work, decide, fitted, host
 from renderer.estimate.looking import told_tokens
 from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import Edit, Input, Precision, Profile, Size
 from renderer.job.precisions import DEFAULT_PRECISION, multiplies_stored, stored
 from renderer.machine.hardware import Machine
-from renderer.planning import fitting, placement
-from renderer.text import counted, gib, wrap
+from renderer.machine.rates import Rates
+from renderer.planning import deployment, fitting, pace, placement
+from renderer.planning.forecast import Assumptions
+from renderer.planning.pace import Way
+from renderer.text import counted
 
 OTHER = "stable-diffusion-v1-5"
 """Another architecture, which is not rendered with."""
@@ -32,26 +36,7 @@ OTHER = "stable-diffusion-v1-5"
 _OTHER_LEAST_SIDE = 64
 _NEWEST = (9, 0)  # what is reckoned for where no card is named
 
-_SHOWN_BYTES = 2**30 // 200
-"""Terms that round to nothing are in the JSON alone."""
-
 _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryAnswer:
-    """What `estimate` says. `available` is what the allocator may hold, None where no GPU is known of."""
-
-    title: str
-    estimate: Estimate
-    needed: int
-    available: int | None
-    ways: tuple[str, ...]
-    host: int | None = None
-
-    @property
-    def fits(self) -> bool | None:
-        return None if self.available is None else self.needed <= self.available
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,30 +57,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plain-attention", action="store_true", help="as on a card without fused attention")
     arguments.add_machine_options(parser)
+    arguments.add_gpus(parser)
     arguments.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Say what a picture takes on the machine that was asked about, and whether it fits."""
-    there = assumptions(options).machine
-    answer = _other(options, there) if options.model == OTHER else _ours(options, there)
+    terms = assumptions(options)
+    if terms.devices:
+        return _run_several(options, terms)
+    answer = _answer(options, terms.machine, terms.rates)
     if options.json:
-        told: dict[str, Any] = {
-            "title": answer.title,
-            "fits": answer.fits,
-            "needed_bytes": answer.needed,
-            "available_bytes": answer.available,
-            "host_bytes": answer.host,
-            "ways": list(answer.ways),
-            **answer.estimate.as_dict(),
-        }
-        print(json.dumps(told, indent=2, ensure_ascii=False))
+        print(json.dumps(answer.as_dict(), indent=2, ensure_ascii=False))
     else:
-        print("\n".join(_lines(answer)))
+        print("\n".join(lines_of(answer)))
     return EXIT_MACHINE if answer.fits is False else EXIT_DONE
 
 
-def _ours(options: argparse.Namespace, there: Machine) -> MemoryAnswer:
+def _run_several(options: argparse.Namespace, terms: Assumptions) -> int:
+    """Say it of each device, and how long a picture takes all of them together.
+
+    A device that cannot open the model is left out, as by `render`. Raises `MachineError` where none can.
+    """
+    several: dict[str, MemoryAnswer] = {}
+    troubles: dict[str, MachineError] = {}
+    for device, known in terms.devices:
+        name = f"{device.label} ({device.machine.gpu.name})" if device.machine.gpu else device.label
+        try:
+            answer = _answer(options, device.machine, known)
+            if options.profile != "stream" and answer.host is not None:
+                deployment.check_host(answer.kind, answer.host, device.machine.ram_free_bytes, len(terms.devices))
+            several[name] = answer
+        except MachineError as error:
+            troubles[name] = error
+    if not several:
+        raise next(iter(troubles.values()))
+    found = SeveralAnswers(several, {name: error.message for name, error in troubles.items()})
+    if options.json:
+        print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(found.lines()))
+    return EXIT_MACHINE if found.fits is False else EXIT_DONE
+
+
+def _answer(options: argparse.Namespace, there: Machine, known: Rates | None) -> MemoryAnswer:
+    return _other(options, there) if options.model == OTHER else _ours(options, there, known)
+
+
+def _ours(options: argparse.Namespace, there: Machine, known: Rates | None) -> MemoryAnswer:
     """A model of the family: streamed, or by one of DiffSynth's profiles."""
     model = catalog.find(options.model)
     if model.unfit:
@@ -112,13 +121,15 @@ def _ours(options: argparse.Namespace, there: Machine) -> MemoryAnswer:
     kernels = replace(kernels, fused_attention=kernels.fused_attention and not options.plain_attention)
     available = fitting.allocator_bytes(there, options.vram)
     if options.profile == "stream":
-        return _streamed(options, model, work, kernels, available)
+        return _streamed(options, model, work, kernels, there, known)
     choice = placement.choose_profile(model, options.precision, there, options.profile, options.vram)
     native = Native(estimate.shape_of(model), stored(options.precision), options.profile, choice.vram_bytes, kernels)
     found = native.estimate(work)
     ways = ("--profile stream takes less: blocks come to the pictures",)
-    resident = host.estimate_host(estimate.shape_of(model), stored(options.precision), options.profile)
-    return MemoryAnswer(_title(options, model, work), found, native.needed(work), available, ways, resident.bytes)
+    shape = estimate.shape_of(model)
+    resident = host.estimate_host(shape, stored(options.precision), options.profile)
+    answer = MemoryAnswer(_title(options, model, work), found, native.needed(work), available, ways, resident.bytes)
+    return replace(answer, picture_s=_picture_s(options, model, work, Way(shape.layers, 1), known))
 
 
 def _and_besides(work: Work) -> str:
@@ -148,9 +159,9 @@ def _with_picture(work: Work, model: Model) -> Work:
 
 
 def _streamed(
-    options: argparse.Namespace, model: Model, work: Work, kernels: Kernels, available: int | None
+    options: argparse.Namespace, model: Model, work: Work, kernels: Kernels, machine: Machine, known: Rates | None
 ) -> MemoryAnswer:
-    shape = estimate.shape_of(model)
+    shape, available = estimate.shape_of(model), fitting.allocator_bytes(machine, options.vram)
     if options.slots is not None and options.slots > shape.layers:
         raise UsageError(f"--slots {options.slots}: {model.id} has {shape.layers} blocks")
     streaming = Streaming(shape, stored(options.precision), options.slots or TURNING_SLOTS, kernels)
@@ -160,10 +171,28 @@ def _streamed(
         slots = shape.layers if available is None else decide.slots_beside(streaming, [works], available)
     there = replace(streaming, slots=slots)
     company = f"{options.in_flight} in flight" if options.in_flight > 1 else "alone"
-    title = f"{_title(options, model, work)}; {slots} of {shape.layers} blocks on the GPU, {company}"
-    resident = host.estimate_host(shape, stored(options.precision), split=work.split)
+    how = f"{slots} of {shape.layers} blocks on the GPU, {company}"
+    kept, host_has = stored(options.precision), (machine.ram_free_bytes, machine.sharers)
+    resident = host.estimate_host(shape, kept, split=work.split, free_bytes=host_has[0], sharers=host_has[1])
+    from_disk = not host.blocks_in_memory(shape, kept, *host_has)
     ways = tuple(_ways(model, streaming, work, works, available)) if available is not None else ()
-    return MemoryAnswer(title, there.estimate(works), decide.needed(there, works), available, ways, resident.bytes)
+    return MemoryAnswer(
+        kind=_title(options, model, work),
+        estimate=there.estimate(works),
+        needed=decide.needed(there, works),
+        available=available,
+        ways=ways,
+        host=resident.bytes,
+        how=how + (", the others come from the disk" if from_disk and slots < shape.layers else ""),
+        picture_s=_picture_s(options, model, work, Way(slots, options.in_flight, from_disk=from_disk), known),
+    )
+
+
+def _picture_s(options: argparse.Namespace, model: Model, work: Work, way: Way, known: Rates | None) -> float | None:
+    if known is None:
+        return None
+    shape = estimate.shape_of(model)
+    return pace.work_seconds(shape, work, model.steps, options.precision, options.profile, way, known)[0]
 
 
 def _ways(model: Model, streaming: Streaming, work: Work, works: list[Work], available: int) -> Iterator[str]:
@@ -203,42 +232,6 @@ def _title(options: argparse.Namespace, model: Model, work: Work) -> str:
     kind = f"{options.precision}, profile {options.profile}"
     told = counted(options.prompt_tokens, "prompt token") + _and_besides(work)
     return f"{model.id}, {work.width}x{work.height}, {kind}, {guided}, {told}"
-
-
-def _lines(answer: MemoryAnswer) -> Iterator[str]:
-    found = answer.estimate
-    yield from wrap(answer.title, "  ")
-    yield ""
-    yield "  stage         GiB   most of it"
-    for stage in found.stages:
-        mark = "*" if stage is found.peak else " "
-        first, second = sorted(stage.terms, key=lambda each: -each.bytes)[:2]
-        yield f"{mark} {stage.name:9} {stage.bytes / 2**30:7.2f}   {_named(first)}, {_named(second)}"
-    yield ""
-    yield f"  the peak, to {found.peak.name}:"
-    for term in sorted(found.peak.terms, key=lambda each: -each.bytes):
-        if term.bytes >= _SHOWN_BYTES:
-            yield f"  {term.bytes / 2**30:18.2f}   {term.name}"
-    yield ""
-    yield from wrap(
-        f"GPU    {gib(found.allocated)} of tensors; up to {gib(found.reserved)} reserved where there is room; "
-        f"{gib(found.context)} beside it for CUDA's context and kernels",
-        "       ",
-    )
-    if answer.host is not None:
-        yield f"host   {gib(answer.host)}"
-    if answer.available is None:
-        yield "fits   nobody knows: no GPU here; --vram or --gpu says what there is"
-        return
-    needed = f"{answer.needed / 2**30:.2f} of {answer.available / 2**30:.2f} GiB beside the context"
-    yield f"fits   {'yes' if answer.fits else 'NO'}: {needed}"
-    if not answer.fits:
-        for way in answer.ways:
-            yield from wrap(f"       {way}", "         ")
-
-
-def _named(term: Term) -> str:
-    return f"{term.name} {term.bytes / 2**30:.2f}"
 
 
 # ---- arguments -------------------------------------------------------------------------------------------------------

@@ -114,13 +114,23 @@ def _shared(setup: Setup, device: WorkerDevice, workers: int) -> Setup:
     there = device.machine.ram_free_bytes
     shape = shape_of(catalog.find(setup.model))
     needed = host.estimate_host(shape, setup.stored, setup.profile, free_bytes=there).bytes
-    if setup.profile != "stream" and needed > there:
-        message = (
-            f"{setup.weights}: {workers} workers need {needed * workers / GIB:.1f} GiB of host memory together, and "
-            f"{there * workers / GIB:.1f} GiB are free"
-        )
-        raise MachineError(message, hint="name fewer devices with --gpus, or leave --profile out")
+    if setup.profile != "stream":
+        check_host(str(setup.weights), needed, there, workers)
     return setup.model_copy(update={"ram_bytes": there, "demands": tuple(_parts(setup.demands, workers))})
+
+
+def check_host(what: str, needed: int, there: int, workers: int) -> None:
+    """Whether one of several workers, which needs so many bytes, has them in its part of the host's memory.
+
+    Raises `MachineError`.
+    """
+    if needed <= there:
+        return
+    message = (
+        f"{what}: {workers} workers need {needed * workers / GIB:.1f} GiB of host memory together, and "
+        f"{there * workers / GIB:.1f} GiB are free"
+    )
+    raise MachineError(message, hint="name fewer devices with --gpus, or leave --profile out")
 
 
 def _parts(demands: Sequence[Demand], workers: int) -> Iterator[Demand]:

@@ -205,8 +205,14 @@ def weight(item: Planned) -> float:
 
 def seconds(shape: Architecture, job: Job, profile: Profile, way: Way, rates: Rates) -> tuple[float, float]:
     """A picture's part of the machine's time and its time by the wall's clock: steps and decode, by arithmetic."""
-    swept, decoded = _sweep_and_decode(shape, Work.of(job), job.precision, profile, way, rates)
-    steps = job.num_inference_steps
+    return work_seconds(shape, Work.of(job), job.num_inference_steps, job.precision, profile, way, rates)
+
+
+def work_seconds(
+    shape: Architecture, work: Work, steps: int, precision: Precision, profile: Profile, way: Way, rates: Rates
+) -> tuple[float, float]:
+    """The same of a kind of picture that no job asks for."""
+    swept, decoded = _sweep_and_decode(shape, work, precision, profile, way, rates)
     return swept * steps / way.in_flight + decoded, swept * steps + decoded
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,7 @@ from renderer.cli.command import main
 from renderer.errors import MachineError
 from renderer.estimate import host, shape_of
 from renderer.job import Job
-from renderer.machine import devices, gpus, rates
+from renderer.machine import devices, gpus, hardware, rates
 from renderer.machine.devices import WorkerDevice
 from renderer.machine.hardware import Machine
 from renderer.planning import forecast
@@ -134,3 +136,65 @@ def test_plan_says_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert main(["plan", "few.yaml", "--gpus", "17"]) == 2
     assert 'this machine shows no GPU "17"' in capsys.readouterr().err
     assert main(["plan", "few.yaml", "--gpus", "cpu,cpu", "--ram", "8GiB"]) == 2
+
+
+def machine_with(monkeypatch: pytest.MonkeyPatch, *cards: Card, ram_gib: int = 150) -> None:
+    """Commands see a machine with these cards, which nobody has measured."""
+    monkeypatch.setattr(gpus, "pynvml", Nvml(*cards))
+    seen = gpus.look(200 * GIB, ram_gib * GIB, {})
+    here = Machine(seen.gpus, cpus=8, ram_bytes=200 * GIB, ram_free_bytes=ram_gib * GIB, chosen=seen.chosen)
+    monkeypatch.setattr(hardware, "look", lambda: here)
+    monkeypatch.setattr(rates, "cached", lambda _: None)
+
+
+def estimated(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    status = main(["estimate", "--size", "1328x1328", "--json", *arguments])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def test_estimate_says_each_and_the_time_of_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two cards that are alike take half of what one takes; one on which the picture does not fit makes it no less."""
+    twin = dataclasses.replace(H100, uuid="GPU-dddd-4")
+    machine_with(monkeypatch, H100, twin, SMALL)
+    _, one = estimated(capsys, "--gpus", "GPU-aaaa")
+    status, found = estimated(capsys, "--gpus", "all")
+    assert status == 0
+    assert [each["fits"] for each in found["devices"]] == [True, True, False]
+    assert found["picture_s"] == pytest.approx(one["picture_s"] / 2)
+    assert main(["estimate", "--size", "1328x1328", "--gpus", "all"]) == 0
+    said = capsys.readouterr().out
+    assert "GPU 2 (NVIDIA GeForce RTX 3080): does NOT fit" in " ".join(said.split())
+    assert "by all together" in said
+    assert max(map(len, said.splitlines())) <= 80
+
+
+def test_estimate_of_what_fits_on_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 3, no time, and what would fit on the largest."""
+    machine_with(monkeypatch, SMALL, dataclasses.replace(SMALL, uuid="GPU-cccc-3"))
+    status, found = estimated(capsys, "--gpus", "0,1")
+    assert (status, found["fits"], found["picture_s"]) == (3, False, None)
+    assert main(["estimate", "--size", "1328x1328", "--gpus", "0,1"]) == 3
+    assert "would do" in capsys.readouterr().out
+
+
+def test_estimate_shares_the_hosts_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights that are held by each worker need room for all of them; no device that is there is no crash."""
+    machine_with(monkeypatch, H100, dataclasses.replace(H100, uuid="GPU-dddd-4"), ram_gib=80)
+    assert main(["estimate", "--profile", "disk", "--precision", "bf16", "--gpus", "0"]) == 0
+    assert main(["estimate", "--profile", "disk", "--precision", "bf16", "--gpus", "all"]) == 3
+    assert "2 workers need" in " ".join(capsys.readouterr().err.split())
+    assert main(["estimate", "--gpus", "17"]) == 2
+    assert 'no GPU "17"' in capsys.readouterr().err
+
+
+def test_estimate_reads_blocks_from_the_disk_where_ram_is_short(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As plan does: with 8 GiB the blocks do not wait in host memory, which takes less of it and more time."""
+    machine_with(monkeypatch, H100)
+    _, much = estimated(capsys, "--vram", "10GiB")
+    _, little = estimated(capsys, "--vram", "10GiB", "--ram", "8GiB")
+    assert little["host_bytes"] < much["host_bytes"]
+    assert "the others come from the disk" in little["title"]
