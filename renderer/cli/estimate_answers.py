@@ -109,9 +109,9 @@ class SeveralAnswers:
 
 def _verdict(answer: MemoryAnswer) -> str:
     """What is said of one of several devices, in a line."""
-    how = f"{answer.how}; " if answer.how else ""
     if answer.available is None:
-        return f"{how}no GPU, so nothing is bounded"
+        return "no GPU, whose memory could be too small"
+    how = f"{answer.how}; " if answer.how else ""
     needed = f"{answer.needed / 2**30:.2f} of {answer.available / 2**30:.2f} GiB"
     if not answer.fits:
         return f"does NOT fit: {needed}"
