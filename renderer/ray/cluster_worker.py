@@ -7,7 +7,6 @@ that the worker held is to blame. What its process dies of, its actor tells.
 from __future__ import annotations
 
 import contextlib
-import queue
 import signal
 import threading
 from collections.abc import Callable
@@ -21,9 +20,8 @@ from renderer.errors import MachineError, PictureError, RendererError
 from renderer.protocol import AnyEvent, AnyOrder, Failed, Opened, OpenFailed, Opening, Render
 from renderer.ray import arrival, carried, connecting, node_memory
 from renderer.ray.node_worker import Words
-from renderer.supervisor.inbox import Inbox
-from renderer.supervisor.logs import Log
-from renderer.supervisor.worker import Gone, Heard
+from renderer.supervisor.correspondence import Correspondence
+from renderer.supervisor.worker import Gone
 
 SIGN_OF_LIFE_S = 5.0
 """An actor that has nothing to tell says so as often."""
@@ -59,20 +57,17 @@ class Backoff:
             self._in_a_row = 0 if well else self._in_a_row + 1
 
 
-class ClusterWorker:
+class ClusterWorker(Correspondence):
     """A worker on some machine of the cluster."""
 
     pid = None
 
     def __init__(self, log: Path, begin: Begin, pause: Backoff, memory_of: MemoryOf) -> None:
         """What it prints goes to the end of `log`; raises `DiskError` when that cannot be written."""
+        super().__init__(log)
         self._name = uuid4().hex
         self._memory_of = memory_of
         self._memory: Any = None
-        self._log = Log(log)
-        self._inbox = Inbox()
-        self._orders: queue.SimpleQueue[tuple[AnyOrder, bytes] | None] = queue.SimpleQueue()
-        self._sent_bytes = self._taken_bytes = 0  # by the loop, and by the thread that sends
         self._carried: set[tuple[str, str]] = set()
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -83,32 +78,12 @@ class ClusterWorker:
         self._attending = threading.Thread(target=self._attend, args=(begin,), name="events", daemon=True)
         self._attending.start()
 
-    def send(self, order: AnyOrder, payload: bytes = b"") -> None:
-        self._sent_bytes += len(payload)
-        self._orders.put((order, payload))
-
-    @property
-    def unsent_bytes(self) -> int:
-        return self._sent_bytes - self._taken_bytes
-
-    def hear(self, timeout_s: float) -> Heard | None:
-        return self._inbox.hear(timeout_s)
-
-    def wake(self) -> None:
-        self._inbox.put(None)
-
-    def ring(self, bell: Callable[[], None]) -> None:
-        self._inbox.ring(bell)
-
-    def log_into(self, log: Path) -> None:
-        self._log.into(log)
-
     def end(self) -> None:
         self.kill()
 
     def kill(self) -> None:
         self._over.set()
-        self._orders.put(None)
+        self._no_more_orders()
         with self._lock:
             actor, self._actor = self._actor, None
             memory, self._memory = self._memory, None
@@ -117,9 +92,6 @@ class ClusterWorker:
                 self._ray.kill(actor)
             if memory is not None:
                 memory.left.remote(self._name)
-
-    def excerpt(self) -> str:
-        return self._log.excerpt()
 
     @property
     def is_attended(self) -> bool:
@@ -181,18 +153,20 @@ class ClusterWorker:
     def _speak(self, actor: Any) -> None:
         """Send orders, one after the other; whoever reads slowly holds up this thread alone."""
         with contextlib.suppress(Exception):  # what has become of the actor, the other thread says
-            while (each := self._orders.get()) is not None:
-                order, payload = each
-                try:
-                    self._send_loras(actor, order)
-                except RendererError as error:
-                    assert isinstance(order, Render)
-                    kind = PictureError.__name__
-                    self._inbox.put((Failed(key=order.key, kind=kind, message=error.message, hint=error.hint), b""))
-                    continue
-                self._ray.get(actor.order.remote(protocol.header_of(order), payload))
-                self._taken_bytes += len(payload)
-                del each, payload  # files are not held while the next order is waited for
+            for order, payload in self._each_order():
+                self._pass(actor, order, payload)
+                del order, payload
+
+    def _pass(self, actor: Any, order: AnyOrder, payload: bytes) -> None:
+        """Send an order with its LoRAs; where these cannot be sent, its picture fails."""
+        try:
+            self._send_loras(actor, order)
+        except RendererError as error:
+            assert isinstance(order, Render)
+            kind = PictureError.__name__
+            self._inbox.put((Failed(key=order.key, kind=kind, message=error.message, hint=error.hint), b""))
+            return
+        self._ray.get(actor.order.remote(protocol.header_of(order), payload))
 
     def _send_loras(self, actor: Any, order: AnyOrder) -> None:
         """Send the LoRAs that an order names, each once."""

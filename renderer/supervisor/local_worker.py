@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -24,11 +23,9 @@ from renderer import protocol
 from renderer.machine import devices, hardware
 from renderer.machine.devices import WorkerDevice
 from renderer.outputs.status import RunStatus
-from renderer.protocol import AnyOrder
+from renderer.supervisor.correspondence import Correspondence
 from renderer.supervisor.fleet import Say
-from renderer.supervisor.inbox import Inbox
-from renderer.supervisor.logs import Log
-from renderer.supervisor.worker import Gone, Heard, Hire
+from renderer.supervisor.worker import Gone, Hire
 from renderer.system import children, oom
 from renderer.system.children import Child
 
@@ -37,15 +34,12 @@ _PATIENCE_S = 5.0
 _LAST_WORDS_S = 1.0
 
 
-class LocalWorker:
+class LocalWorker(Correspondence):
     """A worker that is a child process of this one. To be started from the main thread: it dies with its thread."""
 
     def __init__(self, log: Path, command: Sequence[str] | None = None) -> None:
         """Start it. What it prints goes to the end of `log`; raises `DiskError` when that cannot be written."""
-        self._log = Log(log)
-        self._inbox = Inbox()
-        self._orders: queue.SimpleQueue[tuple[AnyOrder, bytes] | None] = queue.SimpleQueue()
-        self._sent_bytes = self._written_bytes = 0  # by the loop, and by the thread that writes
+        super().__init__(log)
         self._kills = oom.kills()
         ours, theirs = os.pipe()
         try:
@@ -64,47 +58,23 @@ class LocalWorker:
     def pid(self) -> int:
         return self._child.pid
 
-    def send(self, order: AnyOrder, payload: bytes = b"") -> None:
-        self._sent_bytes += len(payload)
-        self._orders.put((order, payload))
-
-    @property
-    def unsent_bytes(self) -> int:
-        return self._sent_bytes - self._written_bytes
-
-    def hear(self, timeout_s: float) -> Heard | None:
-        return self._inbox.hear(timeout_s)
-
-    def wake(self) -> None:
-        self._inbox.put(None)
-
-    def ring(self, bell: Callable[[], None]) -> None:
-        self._inbox.ring(bell)
-
-    def log_into(self, log: Path) -> None:
-        self._log.into(log)
-
     def end(self) -> None:
-        self._orders.put(None)
+        self._no_more_orders()
         if self._child.wait(_PATIENCE_S) is None:
             self._child.kill()
         self._log.wait(_LAST_WORDS_S)
 
     def kill(self) -> None:
-        self._orders.put(None)
+        self._no_more_orders()
         self._child.kill()
         self._log.wait(_LAST_WORDS_S)
-
-    def excerpt(self) -> str:
-        return self._log.excerpt()
 
     def _speak(self, stream: BinaryIO) -> None:
         """Write down what is ordered. A worker that does not read holds up this thread alone, until it is ended."""
         with contextlib.suppress(OSError), stream:
-            while (order := self._orders.get()) is not None:
-                protocol.write_frame(stream, *order)
-                self._written_bytes += len(order[1])
-                del order  # its files are not held while the next is waited for
+            for order, payload in self._each_order():
+                protocol.write_frame(stream, order, payload)
+                del order, payload
 
     def _listen(self, stream: BinaryIO) -> None:
         with stream, contextlib.suppress(EOFError, OSError, ValidationError):
