@@ -14,6 +14,11 @@ MIB, GIB = 2**20, 2**30
 _MB, _GB = 10**6, 10**9
 
 
+def installing(extra: str) -> str:
+    """The command that installs an extra, from the checkout: a package of this name may be somebody else's."""
+    return f".venv/bin/python -m pip install -c constraints.txt -e '.[{extra}]'"
+
+
 def counted(number: int, noun: str) -> str:
     """1 picture, 2 pictures."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

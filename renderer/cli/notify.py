@@ -26,12 +26,12 @@ from renderer.outputs.summary import Summary
 from renderer.planning.plan import Plan
 from renderer.supervisor import events
 from renderer.supervisor.events import Watch
+from renderer.text import installing
 
 if TYPE_CHECKING:
     import apprise
 
 VARIABLE = "RENDERER_NOTIFY"
-INSTALL = ".venv/bin/python -m pip install -c constraints.txt -e '.[notify]'"
 PATIENCE_S = 20.0
 _MOST_FAILURES = 20
 
@@ -182,7 +182,7 @@ def _targets(urls: Sequence[str], complain: Callable[[str], None]) -> list[_Targ
     try:
         import apprise  # noqa: PLC0415
     except ImportError as error:
-        raise MachineError("--notify needs Apprise, which is not installed", hint=INSTALL) from error
+        raise MachineError("--notify needs Apprise, which is not installed", hint=installing("notify")) from error
     logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # it writes addresses down
     services = []
     for number, url in enumerate(urls, start=1):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from renderer.cli import arguments, models, render
 from renderer.errors import EXIT_DONE, MachineError, UsageError
 from renderer.system import signals, streams
+from renderer.text import installing
 
 if TYPE_CHECKING:
     from renderer.service.configuration import ServiceSettings
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         from renderer.service.serving import serve  # noqa: PLC0415
     except ImportError as error:
-        raise MachineError(f"the server lacks {error.name}", hint="pip install 'renderer[service]'") from error
+        raise MachineError(f"the server lacks {error.name}", hint=installing("service")) from error
     from renderer.supervisor.settings import StopRequests  # noqa: PLC0415
 
     log = _Log(as_json=options.log_format == "json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from renderer.errors import MachineError
+from renderer.text import installing
 
 OCR = "rapidocr"
 
@@ -16,4 +17,4 @@ def check_installed() -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         message = f"lettering is to be read, and {' and '.join(missing)} is not installed"
-        raise MachineError(message, hint="pip install 'renderer[lettering]', or say lettering: none")
+        raise MachineError(message, hint=f"{installing('lettering')}, or say lettering: none")

@@ -18,12 +18,13 @@ import renderer
 from renderer import protocol
 from renderer.errors import MachineError
 from renderer.job import RENDERING_VERSION
+from renderer.text import installing
 
 Introduction = Mapping[str, str]
 """What a machine tells: its `node`'s name, and what it renders with."""
 
 _LIBRARIES = ("diffsynth", "torch", "transformers")
-_TOLD = "the same on every machine: with the same commit, pip install -c constraints.txt -e '.[cluster]'"
+_TOLD = f"the same on every machine: with the same commit, {installing('cluster')}"
 
 
 def tell() -> Introduction:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from renderer.errors import MachineError, UsageError
 from renderer.system.children import STOPPING
+from renderer.text import installing
 
 Replied = TypeVar("Replied")
 
@@ -29,7 +30,7 @@ _OBJECT_BYTES = 2**30
 _CLIENT = "ray://"
 _REACHED_S = 10.0
 _ANSWER_S = 600.0
-INSTALL_RAY = "pip install -c constraints.txt -e '.[cluster]'"
+INSTALL_RAY = installing("cluster")
 _SHOWN = "auto (of this machine), ray://head:10001, head:6379, or local:4 for four workers here"
 
 

@@ -30,6 +30,7 @@ from renderer.ray.kept_worker import KeptWorker
 from renderer.ray.node_worker import Posting
 from renderer.supervisor import events, run
 from renderer.supervisor.settings import Settings, StopRequests, Terms
+from renderer.text import installing
 
 MADE = ("picture", "sidecar", "fingerprint", "error")
 """The columns that come to a row: a file's bytes, its sidecar's JSON, the fingerprint, and why there is no picture."""
@@ -67,7 +68,7 @@ class RowProcessor:
         try:
             from ray.data import ActorPoolStrategy  # noqa: PLC0415  # as Ray itself
         except ImportError as error:
-            hint = "the extra ray-data has what it takes: pip install -c constraints.txt -e '.[ray-data]'"
+            hint = f"the extra ray-data has what it takes: {installing('ray-data')}"
             raise MachineError(f"Ray Data cannot be imported: {error}", hint=hint) from error
         if isinstance(self.concurrency, int):
             return ActorPoolStrategy(size=self.concurrency)

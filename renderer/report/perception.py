@@ -19,13 +19,13 @@ from typing import Any
 from renderer.machine import processor
 from renderer.system import children
 from renderer.system.files import sha256_of
+from renderer.text import installing
 
 ALEXNET = "alexnet-owt-7be5be79.pth"
 """torchvision's name for them, which ends with how the file's SHA-256 begins."""
 
 ALEXNET_URL = f"https://download.pytorch.org/models/{ALEXNET}"
 
-INSTALL_LPIPS = ".venv/bin/python -m pip install -c constraints.txt -e '.[lpips]'"
 
 _MODULE = "renderer.engine.perceptual"
 _START_S, _PAIR_S = 120.0, 60.0
@@ -52,7 +52,7 @@ def distances(pairs: Sequence[tuple[Path, Path]]) -> Distances:
     if not pairs:
         return Distances()
     if importlib.util.find_spec("lpips") is None:
-        return Distances(reason=f"lpips is not installed: {INSTALL_LPIPS}")
+        return Distances(reason=f"lpips is not installed: {installing('lpips')}")
     path = weights_file()
     if not path.is_file():
         return Distances(reason=f"AlexNet's weights are not at {path}: put {ALEXNET_URL} there")

@@ -31,7 +31,7 @@ from renderer.service.batch_store import BatchObject, BatchStore, ItemResult, Up
 from renderer.service.bodies import BatchFields, UploadFields, WindowQuery, read, without_nulls
 from renderer.service.images import Pictures, file_url, read_object
 from renderer.service.operations import FORM, JSON, YAML, Operation, Sent
-from renderer.text import MIB
+from renderer.text import MIB, installing
 
 _UNIT_S = {"m": 60, "h": 3600, "d": 86400}
 _USUAL_WINDOW = "24h"
@@ -72,7 +72,7 @@ class BatchRoutes:
     async def upload(self, request: Request) -> Response:
         """Keep an upload: a batch's lines."""
         if importlib.util.find_spec("python_multipart") is None:
-            hint = "its operator has it with: pip install 'renderer[service]'"
+            hint = f"its operator has it with: {installing('service')}"
             raise RequestError(501, "unsupported", "this server takes no uploads", hint=hint)
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             raise RequestError(415, "not_multipart", "an upload is multipart/form-data", field="file")

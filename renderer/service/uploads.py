@@ -33,6 +33,7 @@ from renderer.outputs import input_files
 from renderer.outputs.folder import OutputFolder
 from renderer.service.answers import RequestError
 from renderer.system.files import write_whole
+from renderer.text import installing
 
 FIELDS = ("image", "mask")
 """A job's fields that are pictures."""
@@ -101,7 +102,7 @@ class Uploads:
         try:
             form = await request.form(max_files=MOST_IMAGES + 2, max_fields=_MOST_FIELDS)
         except AssertionError as error:
-            hint = "install the renderer with its extra: pip install 'renderer[service]'"
+            hint = f"its operator has it with: {installing('service')}"
             raise RequestError(501, "unsupported", "this server cannot read forms", hint=hint) from error
         except MultiPartException as error:
             raise RequestError(400, "not_a_form", f"the form cannot be read: {error.message}") from error

@@ -21,7 +21,7 @@ from PIL import Image
 
 from renderer.cli import attended, command
 from renderer.cli.manifests import Loaded
-from renderer.cli.notify import INSTALL, Notifier, addresses
+from renderer.cli.notify import Notifier, addresses
 from renderer.errors import DiskError, Problem, UsageError
 from renderer.outputs import picks
 from renderer.outputs.folder import OutputFolder
@@ -29,6 +29,7 @@ from renderer.outputs.summary import Failure
 from renderer.planning.plan import make_plan
 from renderer.supervisor import events, run
 from renderer.supervisor.settings import Settings, StopRequests
+from renderer.text import installing
 from tests.cli.test_console import summary
 from tests.fakes import InlineWorker
 from tests.making import make_manifest
@@ -239,7 +240,7 @@ def test_without_the_extra_nothing_begins(
     Path("night.yaml").write_text("jobs: [{prompt: a, model: demo, size: 64x64}]\n")
     assert command.main(["render", "night.yaml", "--notify", f"json://{SECRET}"]) == 3
     said = capsys.readouterr().err
-    assert INSTALL in said
+    assert installing("notify") in said
     assert SECRET not in said
     assert not Path("outputs").exists()
 

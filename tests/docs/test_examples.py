@@ -282,3 +282,10 @@ def test_a_wings_face_has_its_rooms(face: Path) -> None:
     assert {name for name in modules | folders if not re.search(rf"\b{name}\b", told)} == set()
     listed = re.findall(r"^ +(\w+(?:\.py|/)?)  ", told, re.MULTILINE)
     assert [name for name in listed if not list(face.parent.glob(f"{name.removesuffix('.py').strip('/')}*"))] == []
+
+
+def test_extras_are_installed_from_the_checkout() -> None:
+    """Nothing says `pip install 'renderer[…]'`: a registry's package of that name may be somebody else's."""
+    names = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    texts = [path.read_text(encoding="utf-8") for path in (*reading.DOCUMENTS, *(ROOT / "renderer").rglob("*.py"))]
+    assert not [name for name in names for text in texts if re.search(rf"renderer\[[^]]*{name}", text)]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from renderer.report import perception
 from renderer.system.files import sha256_of
+from renderer.text import installing
 
 lpips = pytest.importorskip("lpips", reason="it comes with the extra lpips")
 
@@ -81,8 +82,8 @@ def test_what_is_said_without_it(
     assert perception.distances([]) == perception.Distances()
     with monkeypatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda _: None)
-        assert perception.distances(pair).reason == f"lpips is not installed: {perception.INSTALL_LPIPS}"
-        assert perception.INSTALL_LPIPS in (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+        assert perception.distances(pair).reason == f"lpips is not installed: {installing('lpips')}"
+        assert installing("lpips") in (ROOT / "docs/commands.md").read_text(encoding="utf-8")
     wrong = tmp_path / "hub" / "checkpoints" / cache.name
     with monkeypatch.context() as patch:
         patch.setenv("TORCH_HOME", str(tmp_path))

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from renderer.errors import MachineError
 from renderer.lettering import installed
 from renderer.lettering.asking import LetterReader, ReadingError
+from renderer.text import installing
 
 
 def lettered(path: Path, text: str) -> Path:
@@ -61,4 +62,4 @@ def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setattr(installed, "_NEEDED", ("rapidocr", "no_such_runtime"))
     with pytest.raises(MachineError, match="no_such_runtime is not installed") as caught:
         installed.check_installed()
-    assert "pip install 'renderer[lettering]'" in caught.value.hint
+    assert installing("lettering") in caught.value.hint

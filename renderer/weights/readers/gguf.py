@@ -18,6 +18,7 @@ from typing import BinaryIO, ClassVar
 
 from renderer.errors import ModelError, shorten
 from renderer.families.family import Shape
+from renderer.text import installing
 from renderer.weights.headers import first_twice
 from renderer.weights.readers.reader import Contents, TensorAt
 
@@ -41,7 +42,7 @@ _SCALARS: Mapping[int, str] = MappingProxyType(
 """The types of values by their numbers in a file, as `struct` has them."""
 
 _ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
-_INSTALL = "install the library: .venv/bin/python -m pip install -c constraints.txt -e '.[gguf]'"
+_INSTALL = f"install the library: {installing('gguf')}"
 
 _Told = str | int | float | tuple[int | float, ...] | None
 """A value that is kept: text, a number, or a few; longer arrays, as a tokenizer's words, are passed over."""
