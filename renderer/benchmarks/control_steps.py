@@ -5,7 +5,6 @@ ControlNets of random weights are written beside the store, once. A case is rend
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from safetensors.torch import save_file
 from renderer import catalog
 from renderer.benchmarks import bare
 from renderer.benchmarks.running import Figures
-from renderer.benchmarks.streamed import BenchListener, job_of, latents_of, peaks, setup_of
+from renderer.benchmarks.streamed import BenchListener, job_of, latents_of, setup_of, told
 from renderer.engine.calling import Rendering
 from renderer.engine.inputs import Inputs
 from renderer.engine.streaming import StreamingEngine
@@ -97,8 +96,6 @@ def _measure(engine: StreamingEngine, case: ControlCase, nets: Sequence[Path]) -
     _render(engine, job.model_copy(update={"num_inference_steps": 2}), given)
     with latents_of(bare.vae(engine)) as latents:
         picture = _render(engine, job, given)
-    sharing = picture.sharing
-    assert sharing is not None
     weights = [control_files.weigh(net.source, catalog.find(job.model)) for net in job.controlnets]
     found = {
         "side": case.side,
@@ -108,19 +105,10 @@ def _measure(engine: StreamingEngine, case: ControlCase, nets: Sequence[Path]) -
         "steps": case.steps,
         "guidance": case.guidance,
         "precision": job.precision,
-        "slots": sharing.slots,
-        "arithmetic": sharing.arithmetic,
-        "step_s": picture.timing.step_median_s,
-        "encode_s": picture.timing.encode_s,
-        "decode_s": picture.timing.decode_s,
-        "bus_bytes_per_s": sharing.bus_bytes_per_s,
-        "flops_per_s": sharing.flops_per_s,
-        "adjustments": sharing.adjustments,
         "forecast_bytes": bare.forecast(engine, job),
         "control_bytes": sum(weight.bytes for weight in weights),
-        "sha256": hashlib.sha256(picture.rgb).hexdigest(),
         "latents": latents,
-        **peaks([picture]),
+        **told(picture),
     }
     bare.empty(engine)
     return found

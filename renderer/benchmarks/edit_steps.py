@@ -6,7 +6,6 @@ rendered twice, and the second time counts, with its prompts encoded anew.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from PIL import Image
 from renderer.benchmarks import bare
 from renderer.benchmarks.edit_cases import EDIT_CASES, SMALL_EDITS, EditCase
 from renderer.benchmarks.running import Figures
-from renderer.benchmarks.streamed import BENCH_PROMPT, BenchListener, job_of, latents_of, peaks, setup_of
+from renderer.benchmarks.streamed import BENCH_PROMPT, BenchListener, job_of, latents_of, setup_of, told
 from renderer.catalog.data import QWEN_IMAGE, QWEN_IMAGE_EDIT_2511
 from renderer.demo.tokenizer import IMAGE_TOKEN
 from renderer.engine.calling import Rendering
@@ -65,8 +64,6 @@ def _measure(engine: StreamingEngine, case: EditCase) -> Figures:
     bare.empty(engine)
     with latents_of(bare.vae(engine)) as latents:
         picture = _render(engine, job, given)
-    sharing = picture.sharing
-    assert sharing is not None
     text = bare.tokens(engine, job.prompt) + told_tokens(job.edit)
     work = Work.of(job)
     found = {
@@ -78,17 +75,8 @@ def _measure(engine: StreamingEngine, case: EditCase) -> Figures:
         "steps": case.steps,
         "guidance": case.guidance,
         "precision": job.precision,
-        "slots": sharing.slots,
-        "arithmetic": sharing.arithmetic,
-        "step_s": picture.timing.step_median_s,
-        "encode_s": picture.timing.encode_s,
-        "decode_s": picture.timing.decode_s,
-        "bus_bytes_per_s": sharing.bus_bytes_per_s,
-        "flops_per_s": sharing.flops_per_s,
-        "adjustments": sharing.adjustments,
-        "sha256": hashlib.sha256(picture.rgb).hexdigest(),
         "latents": latents,
-        **peaks([picture]),
+        **told(picture),
     }
     bare.empty(engine)
     return found

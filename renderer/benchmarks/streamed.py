@@ -311,6 +311,24 @@ def render(engine: StreamingEngine, jobs: Sequence[Job]) -> list[Rendering]:
     return [tell.pictures[str(number)] for number in range(len(jobs))]
 
 
+def told(picture: Rendering) -> Figures:
+    """What a streamed picture's sidecar will say of it alone, and what its bits are."""
+    sharing = picture.sharing
+    assert sharing is not None
+    return {
+        "slots": sharing.slots,
+        "arithmetic": sharing.arithmetic,
+        "step_s": picture.timing.step_median_s,
+        "encode_s": picture.timing.encode_s,
+        "decode_s": picture.timing.decode_s,
+        "bus_bytes_per_s": sharing.bus_bytes_per_s,
+        "flops_per_s": sharing.flops_per_s,
+        "adjustments": sharing.adjustments,
+        "sha256": hashlib.sha256(picture.rgb).hexdigest(),
+        **peaks([picture]),
+    }
+
+
 def peaks(pictures: Sequence[Rendering]) -> Figures:
     """The highest of what the pictures' sidecars will say."""
     found: Figures = {"rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}

@@ -12,6 +12,7 @@ from renderer.cli import arguments, wishing
 from renderer.cli.manifests import load_named
 from renderer.cli.problems import print_error, print_problems
 from renderer.errors import RendererError, UsageError
+from renderer.manifest.fields import MOST_PRIORITY
 from renderer.outputs.nights import Wish
 from renderer.system import streams
 
@@ -57,6 +58,6 @@ def _number(text: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not -1000 <= number <= 1000:  # noqa: PLR2004  # as the manifest's field
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from -1000 to 1000")
+    if not -MOST_PRIORITY <= number <= MOST_PRIORITY:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from -{MOST_PRIORITY} to {MOST_PRIORITY}")
     return number

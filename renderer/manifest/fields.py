@@ -38,6 +38,9 @@ MAX_PICTURES = 10_000
 MAX_ALLOWED = 100_000
 """How many it may say."""
 
+MOST_PRIORITY = 1000
+"""A manifest's, and the least is as far below 0."""
+
 MOST_IMAGES = 8
 """Pictures that one edit may look at."""
 
@@ -181,7 +184,9 @@ class HeadFields(TypedDict, total=False):
         ),
     ]
     max_pictures: Annotated[int, Within(1, MAX_ALLOWED), Field(description="More than that is refused as a mistake")]
-    priority: Annotated[float, Within(-1000, 1000), Field(description="Of several manifests, the higher comes first")]
+    priority: Annotated[
+        float, Within(-MOST_PRIORITY, MOST_PRIORITY), Field(description="Of several manifests, the higher comes first")
+    ]
     extends: Annotated[PathText, Field(description="A manifest whose head, vars and defaults hold where these do not")]
     vars: Annotated[
         dict[MatrixName, AsWritten],
