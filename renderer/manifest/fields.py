@@ -187,8 +187,6 @@ class HeadFields(TypedDict, total=False):
     priority: Annotated[
         float, Within(-MOST_PRIORITY, MOST_PRIORITY), Field(description="Of several manifests, the higher comes first")
     ]
-        float, Within(-MOST_PRIORITY, MOST_PRIORITY), Field(description="Of several manifests, the higher comes first")
-    ]
     extends: Annotated[PathText, Field(description="A manifest whose head, vars and defaults hold where these do not")]
     vars: Annotated[
         dict[MatrixName, AsWritten],
