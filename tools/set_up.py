@@ -29,7 +29,7 @@ GB = 10**9
 COMING = {
     "gpu": ("about 80 packages, 3.2 GB to download, 6 GB on the disk", 6 * GB),
     "cpu": ("about 65 packages, 0.4 GB to download, 2 GB on the disk", 2 * GB),
-    "dev": ("about 30 packages for checks and tests, 0.1 GB to download", GB // 2),
+    "dev": ("about 90 packages for checks and tests, 0.3 GB to download", GB),
 }
 """What an empty pip cache makes of it, and how many bytes have to be free."""
 

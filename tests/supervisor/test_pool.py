@@ -87,11 +87,11 @@ class TestTwoSeats:
         assert done == dict.fromkeys(("p001", "p002", "p003", "p004"), 1)
 
     def test_one_that_hangs_is_found_while_the_other_talks(self, tmp_path: Path) -> None:
-        """Its silence is its own."""
+        """Its silence is its own. One that is silent while it opens, on a busy machine, holds nothing."""
         told: list[events.Event] = []
         settings = Settings(tmp_path, gpus="cpu,cpu", hire=FAKE, stuck_after_s=1.0)
         run.render([make_manifest(("hang", *["slow"] * 16))], settings, told.append, StopRequests())
-        first = next(number for number, what in enumerate(told) if isinstance(what, events.WorkerLost))
+        first = next(number for number, what in enumerate(told) if isinstance(what, events.WorkerLost) and what.items)
         assert sum(isinstance(what, events.PictureDone) for what in told[:first]) < 16
         lost = told[first]
         assert isinstance(lost, events.WorkerLost)
