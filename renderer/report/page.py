@@ -24,7 +24,7 @@ from renderer.supervisor.busy import LongWork
 from renderer.supervisor.events import Watch
 from renderer.system.files import disk_error, write_whole
 
-ASSETS = ("page.css", "page.js", "picks.js", "best.js")
+ASSETS = ("page.css", "page.js", "picks.js", "best.js", "live.js")
 _HERE = Path(__file__).parent
 _LOOK_S = 0.25
 

@@ -121,5 +121,5 @@ def test_the_names_stand_in_one_place() -> None:
         if text.rpartition("/")[2] in spelt
     ]
     assert not found
-    for path in (*PACKAGE.rglob("*.j2"), *PACKAGE.rglob("page.js")):
+    for path in (*PACKAGE.rglob("*.j2"), *PACKAGE.rglob("*.js")):
         assert not [own for own in spelt if own in path.read_text()], path

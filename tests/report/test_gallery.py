@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -15,11 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from renderer.outputs.journal import JournalEntry
+from renderer.planning.plan import make_plan
+from renderer.report import page
 from renderer.report.gallery import CORE_SHARE, Gallery
+from renderer.report.gather import gather
 from renderer.system.files import write_whole
 from tests.making import make_manifest
 from tests.nights import make_night
 from tests.report.live import NOW, PROMPTS, Night, changed
+
+
+class TestScripts:
+    def test_nobody_asks_for_news_before_all_that_shows_them_is_there(self, night: Night) -> None:
+        """Scripts of a page come one after the other, and news may come as soon as one asks: the last one does."""
+        html = page.write_html(gather(make_plan(night.manifest, night.outputs)))
+        scripts = re.findall(r'<script src="report/([a-z]+\.js)" defer>', html)
+        assert scripts == [name for name in page.ASSETS if name.endswith(".js")]
+        here = Path(page.__file__).parent
+        assert [name for name in scripts if "EventSource" in (here / name).read_text()] == scripts[-1:]
+        assert sorted(scripts) == sorted(path.name for path in here.glob("*.js"))
 
 
 class TestGallery:
