@@ -100,9 +100,9 @@ def _forecast_lines(found: Forecast) -> Iterator[str]:
     for trouble in found.troubles:
         yield ""
         yield from wrap(f"cannot be rendered here: {trouble}", "")
-    for mixture in found.mixtures:
+    for note in (*found.mixtures, *found.advice):
         yield ""
-        yield from wrap(f"note: {mixture}", "  ")
+        yield from wrap(f"note: {note}", "  ")
     if not found.groups:
         return
     yield ""

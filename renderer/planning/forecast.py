@@ -21,7 +21,7 @@ from renderer.job import Job, Profile, Weights
 from renderer.machine.devices import WorkerDevice
 from renderer.machine.hardware import Machine
 from renderer.machine.rates import Rates
-from renderer.planning import deployment, mixtures, space, takes
+from renderer.planning import deployment, mixtures, precision_choice, space, takes
 from renderer.planning.fitting import SizeRefusal, available_bytes, refusals, streaming_of
 from renderer.planning.group_forecast import GroupForecast, GroupTime, together
 from renderer.planning.pace import Pace, PaceKey, Way, seconds, timesteps
@@ -55,7 +55,7 @@ class Forecast:
 
     `refused` are jobs, for two manifests may have pictures of one id; `troubles` are models and precisions that cannot
     be opened here, and LoRAs and ControlNets that cannot be had. `mixtures` say where pictures that are there were
-    computed otherwise than those to come will be.
+    computed otherwise than those to come will be; `advice` where another precision is much faster.
     """
 
     groups: tuple[GroupForecast, ...]
@@ -65,6 +65,7 @@ class Forecast:
     begins_at: datetime
     ends_at: datetime | None
     mixtures: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
 
     @property
     def vram_bytes(self) -> int | None:
@@ -102,6 +103,7 @@ class Forecast:
             "groups": [group.as_dict() for group in self.groups],
             "troubles": list(self.troubles),
             "mixtures": list(self.mixtures),
+            "advice": list(self.advice),
         }
 
 
@@ -140,6 +142,7 @@ def forecast(plans: Sequence[Plan], terms: Assumptions, now: datetime) -> Foreca
         begins_at=now,
         ends_at=ends,
         mixtures=tuple(mixtures.remarks(plans, setups, terms.machine)),
+        advice=tuple(filter(None, (precision_choice.told(setup, terms.machine) for setup in setups))),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from renderer import catalog
 from renderer.catalog import Model
 from renderer.estimate import decide, duration, shape_of
 from renderer.estimate.fitted import CONTEXT_BYTES, LIBRARIES_BYTES
@@ -20,10 +21,14 @@ from renderer.machine.gpus import LocalGpu
 from renderer.machine.hardware import Machine
 from renderer.machine.rates import Rates
 from renderer.planning.auto import ChosenPrecision
+from renderer.protocol import Setup
 from renderer.text import gb
 
 FASTER = 1.1
 """How many times as fast `fp8` has to be, so that it is taken although `int8` is three times as exact."""
+
+WORTH_TELLING = 1.25
+"""How many times as fast `int8` has to be, so that somebody who renders at `fp8` hears of it."""
 
 MUCH_FASTER = 1.5
 """How many times as fast `int4` has to be for a large picture alone: where a bus is slow."""
@@ -46,12 +51,26 @@ def choose(model: Model, machine: Machine) -> ChosenPrecision:
     if gpu is None:
         return ChosenPrecision(precision="int8", why="a CPU multiplies it as it is kept", machine=name)
     kernels, known = Kernels.of(gpu.compute_capability), rates.known(machine)
-    found = _by_pace(model, gpu, kernels, known) if known is not None else None
+    found = _by_pace(model, gpu, known) if known is not None else None
     if found is not None:
         return ChosenPrecision(precision=found[0], why=found[1], machine=name)
     able = "int8" in kernels.products
     why = "this card multiplies it as it is kept" if able else "no card of its age multiplies what is kept"
     return ChosenPrecision(precision="int8", why=f"{why}, and it is more exact than fp8", machine=name)
+
+
+def told(setup: Setup, machine: Machine) -> str | None:
+    """What is said to somebody who renders at `fp8` where `int8` is much faster; None elsewhere."""
+    model, gpu, known = catalog.find(setup.model), machine.gpu, rates.known(machine)
+    if gpu is None or known is None or model.is_the_demo or (setup.precision, setup.profile) != ("fp8", "stream"):
+        return None
+    times = _step_s(model, "fp8", gpu, known) / _step_s(model, "int8", gpu, known)
+    if times < WORTH_TELLING or choose(model, machine).precision != "int8":
+        return None
+    return (
+        f"{setup.weights}: a step takes {gpu.name} {times:.1f} times as long as at int8, which is more exact; "
+        "--precision auto takes that, and keeps what is finished"
+    )
 
 
 def _for_little_memory(model: Model, machine: Machine) -> str | None:
@@ -75,15 +94,17 @@ def _streaming(model: Model, kept: Stored, gpu: LocalGpu, kernels: Kernels) -> S
     return replace(bare, slots=max(TURNING_SLOTS, min(bare.shape.layers, slots)))
 
 
-def _by_pace(model: Model, gpu: LocalGpu, kernels: Kernels, known: Rates) -> tuple[Precision, str] | None:
+def _by_pace(model: Model, gpu: LocalGpu, known: Rates) -> tuple[Precision, str] | None:
     """The precision that is so much faster than int8 that it is worth what it costs; None where none is."""
-
-    def seconds(kept: Stored) -> float:
-        return duration.sweep(_streaming(model, kept, gpu, kernels), [Work(_SIDE, _SIDE)], known).seconds
-
-    eight = seconds("int8")
-    if (times := eight / seconds("fp8")) >= FASTER:
+    eight = _step_s(model, "int8", gpu, known)
+    if (times := eight / _step_s(model, "fp8", gpu, known)) >= FASTER:
         return "fp8", f"this card multiplies it {times:.1f} times as fast as int8"
-    if (times := eight / seconds("int4")) >= MUCH_FASTER:
+    if (times := eight / _step_s(model, "int4", gpu, known)) >= MUCH_FASTER:
         return "int4", f"over this bus a large picture takes a step {times:.1f} times as fast as at int8"
     return None
+
+
+def _step_s(model: Model, kept: Stored, gpu: LocalGpu, known: Rates) -> float:
+    """Seconds that a step of a large picture takes a GPU."""
+    streaming = _streaming(model, kept, gpu, Kernels.of(gpu.compute_capability))
+    return duration.sweep(streaming, [Work(_SIDE, _SIDE)], known).seconds

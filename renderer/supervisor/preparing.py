@@ -19,7 +19,7 @@ from renderer.manifest.manifest import Manifest
 from renderer.outputs import picture_files, status
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.summary import Ending
-from renderer.planning import auto, deployment, mixtures, owner, plan, space, takes
+from renderer.planning import auto, deployment, mixtures, owner, plan, precision_choice, space, takes
 from renderer.planning.deployment import Deployment
 from renderer.planning.fitting import SizeRefusal
 from renderer.planning.plan import Plan
@@ -174,7 +174,7 @@ class Preparation:
         barred = {*refused, *(job for job in _jobs(batches) if Weights.of(job) in troubles)}
         left = {Weights.of(job) for job in _jobs(batches) if job not in barred}
         needed = {key: each for key, each in deployments.items() if key in left}
-        for remark in _mixtures(batches, needed.values(), seats):
+        for remark in _remarks(batches, needed.values(), seats):
             self._watch(events.Remark(remark))
         opened = {key: each.setup for key, each in needed.items()}
         here = {} if self.fleet.brings_models else opened
@@ -257,8 +257,8 @@ def _jobs(batches: Sequence[Plan]) -> list[Job]:
     return [item.picture.job for batch in batches for item in batch.may_render()]
 
 
-def _mixtures(batches: Sequence[Plan], needed: Iterable[Deployment], seats: Sequence[WorkerDevice]) -> Iterator[str]:
-    """What is said of pictures in more than one arithmetic, once."""
+def _remarks(batches: Sequence[Plan], needed: Iterable[Deployment], seats: Sequence[WorkerDevice]) -> Iterator[str]:
+    """What is said of pictures in more than one arithmetic, and of cards that another precision suits better, once."""
     told: dict[str, None] = {}
     asked: set[tuple[Weights, BlockArithmetic]] = set()
     for each in needed:
@@ -270,6 +270,7 @@ def _mixtures(batches: Sequence[Plan], needed: Iterable[Deployment], seats: Sequ
             if kind not in asked:  # of a thousand that are alike, one is asked
                 asked.add(kind)
                 told |= dict.fromkeys(mixtures.remarks(batches, [setup], device.machine))
+                told |= dict.fromkeys(filter(None, [precision_choice.told(setup, device.machine)]))
     yield from told
 
 

@@ -196,7 +196,7 @@ class TestEstimate:
 
     def test_an_edit_model_is_asked_of_with_a_picture(self, capsys: pytest.CaptureFixture[str]) -> None:
         """One of the same shape goes in, which is more tokens everywhere."""
-        asked = ("estimate", "--size", "1024x1024", "--gpu", "H100", "--slots", "3", "--json")
+        asked = ("estimate", "--size", "1024x1024", "--gpu", "H100", "--ram", "64GiB", "--slots", "3", "--json")
         edit, plain = (
             json.loads(run(capsys, *asked, "--model", model)[1])
             for model in ("Qwen/Qwen-Image-Edit-2511", "Qwen/Qwen-Image")

@@ -23,6 +23,7 @@ from renderer.outputs.folder import OutputFolder
 from renderer.planning import auto, precision_choice, sharding
 from renderer.planning.auto import ChosenPrecision
 from renderer.planning.plan import Plan, make_plan
+from renderer.protocol import Setup
 from renderer.supervisor import events, merging, run
 from renderer.supervisor.fleet import Fleet, Say
 from renderer.supervisor.local_worker import ThisMachine
@@ -86,6 +87,25 @@ class TestChoice:
         for here in (machine(), machine("NVIDIA H100 80GB HBM3", 80 * GB, (9, 0), 8 * GB)):
             assert precision_choice.choose(catalog.DEMO, here).precision == "bf16"
         assert precision_choice.choose(catalog.QWEN_IMAGE, machine()).precision == "int8"
+
+    @pytest.mark.parametrize(
+        ("card", "precision", "said"),
+        [
+            ("NVIDIA GeForce RTX 3060", "fp8", ["RTX 3060 2.3 times as long as at int8"]),
+            ("NVIDIA GeForce RTX 3060", "int8", []),
+            ("NVIDIA GeForce RTX 3060", "bf16", []),
+            ("NVIDIA L4", "fp8", []),
+            ("A Card That Nobody Knows", "fp8", []),
+        ],
+    )
+    def test_who_renders_at_fp8_hears_of_int8(self, card: str, precision: Precision, said: list[str]) -> None:
+        """Where it is much faster, and more exact; nobody is told of what costs quality, or of what is a guess."""
+        here = machine(card, 12 * GB, (8, 6)) if "3060" in card else machine(card)
+        setup = Setup(model=catalog.QWEN_IMAGE.id, precision=precision, profile="stream")
+        told = precision_choice.told(setup, here)
+        assert [words for words in ("RTX 3060 2.3 times as long as at int8",) if words in (told or "")] == said
+        assert (told is not None) == bool(said)
+        assert precision_choice.told(setup.model_copy(update={"model": "demo"}), here) is None
 
 
 TEXT = "defaults: {model: demo, size: 64x64, steps: 2, seed: 1}\njobs:\n"
