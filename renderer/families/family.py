@@ -164,7 +164,8 @@ class Family:
     `shapes` gives those of a member with one block in each section. `torch_half` is the module that builds the networks
     and calls them, `costs` the one that says what they take and compute: engine and estimate find them by these names.
     `architecture` is the member whose shape is reckoned with for weights that no row of the catalogue knows.
-    `controlnets` is None where nobody makes any.
+    `controlnets` is None where nobody makes any. `marks` are what its tokenizer takes for no text, wherever it stands
+    in a prompt: where a message ends, where a picture is.
     """
 
     name: str
@@ -176,6 +177,7 @@ class Family:
     costs: str
     architecture: Architecture
     controlnets: ControlNets | None = None
+    marks: tuple[str, ...] = ()
 
     def network(self, role: Role) -> Network:
         return next(network for network in self.networks if network.role == role)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
-from renderer import catalog
+from renderer import catalog, families
 from renderer.catalog import SIZE_STEP, Model
 from renderer.errors import ModelError, shorten
 from renderer.job import (
@@ -289,10 +289,6 @@ def _derived(prompt: str, negative_prompt: str, size: Size) -> int:
     return derive_seed(prompt, negative_prompt, size)
 
 
-_MARKS = ("<|image_pad|>", "<|video_pad|>")
-"""Where a text encoder's processor looks for a picture."""
-
-
 def _refuse_drafts(recipe: Recipe, drafts: Sequence[Draft]) -> Iterator[Complaint]:
     """What shows only when a matrix's values have come into their places."""
     for draft in drafts:
@@ -310,10 +306,24 @@ def _refuse_drafts(recipe: Recipe, drafts: Sequence[Draft]) -> Iterator[Complain
     jobs = [draft.job for draft in drafts]
     yield from refuse_controls(recipe, jobs)
     yield from refuse_regions(recipe, jobs)
-    for field in ("prompt", "negative_prompt"):
-        said = [
-            mark for mark in _MARKS if any(draft.job.edit and mark in getattr(draft.job, field) for draft in drafts)
-        ]
-        if said:
-            message = f"has {said[0]} in it, which stands for a picture that is not there"
-            yield Complaint(recipe.origin(field), message, "the pictures are those of images; leave it out")
+    yield from _refuse_marks(recipe, drafts)
+
+
+def _refuse_marks(recipe: Recipe, drafts: Sequence[Draft]) -> Iterator[Complaint]:
+    """What stands in a prompt and would be taken for no text: it ends the message, or is a picture's place."""
+    if not drafts:
+        return
+    marks = families.find(drafts[0].model.family).marks
+    jobs = [draft.job for draft in drafts]
+    asked = [
+        (recipe.origin("prompt"), [job.prompt for job in jobs]),
+        (recipe.origin("negative_prompt"), [job.negative_prompt for job in jobs]),
+    ]
+    for number in range(len(recipe.fields.get("regions", ()))):
+        route = (*recipe.origin("regions"), number, "prompt")
+        asked.append((route, [job.regions[number].prompt for job in jobs]))
+    for route, prompts in asked:
+        found = (mark for prompt in prompts if "<" in prompt for mark in marks if mark in prompt)
+        if said := next(found, ""):
+            hint = "leave it out: some language models write such marks behind what they say"
+            yield Complaint(route, f"has {said} in it, which is a mark of the model's own, and no text", hint)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from renderer.demo.tokenizer import PICTURE_TOKENS, SPECIAL_TOKENS
 from renderer.errors import ManifestError
+from renderer.families import QWEN_IMAGE_FAMILY
 from renderer.job import ModelIdentity, Picture, Size, fingerprint
 from renderer.manifest import manifest
 
@@ -185,15 +188,6 @@ class TestEdits:
         (picture,) = pictures(tmp_path, text, **{"a[1]": (64, 64), "a[2]": (32, 32)})
         assert [Path(file.path).name for file in picture.inputs] == ["a[1].png", "a[2].png"]
 
-    @pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
-    def test_a_place_for_a_picture_that_is_not_there(self, tmp_path: Path, field: str) -> None:
-        """It would fail in the night, without a word of why; in a picture from text the words mean nothing."""
-        named = {"prompt": "x", field: "to {where}"}
-        told = ", ".join(f"{key}: '{value}'" for key, value in named.items())
-        text = f"{self.DEFAULTS}jobs:\n- {{images: [a.png], {told}, matrix: {{where: [here, '<|image_pad|>']}}}}"
-        found = problem(tmp_path, text, a=(64, 64))
-        assert re.search(rf"^edit\.yaml:3:\d+ jobs\[0\]\.{field}: has <\|image_pad\|> in it", found)
-
     def test_more_than_three_are_doubted(self, tmp_path: Path) -> None:
         """It is valid, and more than the models were made for."""
         text = f"{self.DEFAULTS}jobs:\n- {{images: [a.png, b.png, a.png], prompt: x}}\n- {{images: [%s], prompt: x}}"
@@ -298,3 +292,34 @@ class TestBeside:
         assert [each.job.num_inference_steps for each in found.pictures] == [40, 4, 40]
         (doubt,) = map(str, found.warnings)
         assert f"has not learned to look at it by itself (write loras: [{union}])" in doubt
+
+
+class TestMarks:
+    """What a tokenizer takes for no text ends a message, or is a picture's place: in an edit it failed in the night."""
+
+    @pytest.mark.parametrize("mark", ["<|image_pad|>", "<|im_end|>", "<|endoftext|>", "</tool_call>"])
+    @pytest.mark.parametrize(
+        ("field", "job"),
+        [
+            ("prompt", "prompt: 'to {where}'"),
+            ("negative_prompt", "prompt: x, negative_prompt: 'no {where}'"),
+            ("prompt", "model: Qwen/Qwen-Image-Edit-2511, images: [a.png], prompt: 'to {where}'"),
+            (
+                r"regions\[1\]\.prompt",
+                "prompt: x, regions: [{prompt: y, mask: a.png}, {prompt: 'to {where}', mask: a.png}]",
+            ),
+        ],
+    )
+    def test_refused_wherever_they_stand(self, tmp_path: Path, mark: str, field: str, job: str) -> None:
+        """With the field they are written in; as a matrix fills it."""
+        text = f"jobs:\n- {{size: 512x512, {job}, matrix: {{where: [here, '{mark} there']}}}}"
+        found = problem(tmp_path, text, a=(64, 64))
+        assert re.search(rf":2:\d+ jobs\[0\]\.{field}: has {re.escape(mark)} in it", found)
+
+    def test_what_only_looks_like_them(self, tmp_path: Path) -> None:
+        """Text is text: other signs in brackets, and other ways to write the same."""
+        wanted = ["<|IM_END|>", "<| im_end |>", "a | b > c", "<b>", "<|neon|>"]
+        assert [each.job.prompt for each in pictures(tmp_path, f"jobs: {json.dumps(wanted)}")] == wanted
+
+    def test_the_demos_are_among_them(self) -> None:
+        assert {*SPECIAL_TOKENS, *PICTURE_TOKENS} <= {*QWEN_IMAGE_FAMILY.marks}

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from renderer.catalog import QWEN_IMAGE_ARCHITECTURE, Architecture, Role
 from renderer.families.family import ControlNets, Family, Shape, Shapes
 from renderer.families.qwen_image import shapes
-from renderer.families.qwen_image.text_encoder import TEXT_ENCODER
+from renderer.families.qwen_image.text_encoder import MARKS, TEXT_ENCODER
 from renderer.families.qwen_image.transformer import TRANSFORMER
 from renderer.families.qwen_image.vae import VAE
 
@@ -75,4 +75,5 @@ QWEN_IMAGE_FAMILY = Family(
     costs=f"{__name__}.costs",
     architecture=QWEN_IMAGE_ARCHITECTURE,
     controlnets=ControlNets("controlnet_blocks.", "img_in.weight", shapes.controlnet),
+    marks=MARKS,
 )

@@ -53,3 +53,12 @@ TEXT_ENCODER = Network(
     modules=(("model.", "model.language_model."), ("visual.", "model.visual.")),
     depths=(("num_hidden_layers", LAYERS.name),),
 )
+
+_NAMES = (
+    *("endoftext", "im_start", "im_end", "object_ref_start", "object_ref_end", "box_start", "box_end"),
+    *("quad_start", "quad_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad"),
+    *("fim_prefix", "fim_middle", "fim_suffix", "fim_pad", "repo_name", "file_sep"),
+)
+
+MARKS = (*(f"<|{name}|>" for name in _NAMES), "<tool_call>", "</tool_call>")
+"""Tokens 151643 to 151664 of Qwen2.5-VL's tokenizer: none is ever cut into the signs that it is written with."""
