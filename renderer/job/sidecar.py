@@ -157,6 +157,22 @@ class Sharing(Value):
         return {name: value for name, value in told.items() if name != "tiled_decode"}
 
 
+class Provenance(Value):
+    """Where something of a picture's weights comes from: a hub's `files` at a commit, or files of one's own.
+
+    `name` is that of the model, LoRA or ControlNet that it is a `part` of: the catalogue's id, or what its file is
+    called. `content_sha256` is over what files of one's own hold: all tensors of a model, or those of a LoRA. What
+    comes with the package has no repository, and a revision of its own.
+    """
+
+    name: str
+    part: str | None = None
+    repository: str | None = None
+    revision: str | None = None
+    files: str | None = None
+    content_sha256: str | None = None
+
+
 class FileFacts(Value):
     """The picture's file: its name beside the sidecar, and what it must be byte by byte."""
 
@@ -181,9 +197,10 @@ class LayerFacts(FileFacts):
 class Sidecar(Value):
     """What stands beside a picture, and the mark that it is done. Its fields are a list of what may be told.
 
-    `licences` are those that are known of the weights, by the names of the model and of its LoRAs. `lettering` is what
-    was read in the picture; null where nobody asked for it, or it is not read yet. `layers` are those that it was taken
-    apart into, the hindmost first.
+    `licences` are those that are known of the weights, by the names of the model and of its LoRAs; `provenance` is
+    where each part of them comes from, of which sidecars of earlier versions do not tell. `lettering` is what was read
+    in the picture; null where nobody asked for it, or it is not read yet. `layers` are those that it was taken apart
+    into, the hindmost first.
     """
 
     sidecar_version: Literal[1] = SIDECAR_VERSION
@@ -204,5 +221,6 @@ class Sidecar(Value):
     attempt: int = 1
     warnings: tuple[str, ...] = ()
     licences: dict[str, str] = Field(default_factory=dict)
+    provenance: tuple[Provenance, ...] = ()
     lettering: LetteringRead | None = None
     layers: tuple[LayerFacts, ...] = ()

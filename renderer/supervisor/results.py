@@ -17,6 +17,7 @@ from renderer.outputs.folder import OutputFolder
 from renderer.planning.plan import Planned
 from renderer.protocol import Opened, Rendered
 from renderer.weights.adapters.whereabouts import licence_of
+from renderer.weights.provenance import provenance
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,7 @@ def _sidecar(result: Result, file: FileFacts, save_s: float) -> Sidecar:
         attempt=result.attempt,
         warnings=event.warnings,
         licences=_licences(item),
+        provenance=provenance(item.model, item.identity, item.picture.job),
     )
 
 

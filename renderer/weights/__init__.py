@@ -3,6 +3,7 @@
 Which they are, and where:
 
     identity      which weights these are: a catalogue's revision, or a hash of what they hold
+    provenance    where a picture's weights come from, as its sidecar tells it
     places        where models lie on this machine, and what of them is missing
     comfyui_has   what ComfyUI has of a model
     soundness     whether files can be what they are taken for

@@ -32,13 +32,20 @@ from renderer.engine.native import NativeEngine
 from renderer.engine.streaming import StreamingEngine
 from renderer.job import Input, Job
 from renderer.manifest.pictures_in import edit_of
+from renderer.protocol import Setup
 from tests.demo.judging import Gathered, open_engine
 
+TRAINED_BY = 20261126
+"""Of the edits that training looks at in its end."""
+
 SEED = 20261127
-"""Other edits than those that training looks at in its end."""
+"""Other edits than those."""
 
 LEAST_DB = 25.0
 """Of the rest: what an edit may change of it."""
+
+_TOLD = 20
+"""Edits after which it is said how far it has come."""
 
 SAYABLE = tuple(kind for kind in edits.EDIT_KINDS if kind != "add")
 """Kinds after which the whole picture can be said in a prompt: of two shapes that stand anywhere it cannot."""
@@ -99,12 +106,12 @@ class EditScore:
         )
 
 
-def make_edit_cases(count: int, kinds: Sequence[EditKind] = ()) -> list[EditCase]:
+def make_edit_cases(count: int, kinds: Sequence[EditKind] = (), seed: int = SEED) -> list[EditCase]:
     """`count` held-out edits; half of them of 256x256, the rest of the sizes that wide and tall pictures become.
 
     Of as many as possible of `kinds` in turn, where there are some.
     """
-    rng = random.Random(SEED)  # noqa: S311  # no secrets here
+    rng = random.Random(seed)  # noqa: S311  # no secrets here
     found = []
     for number in range(count):
         width, height = EDIT_SIZES[0 if number % 2 else number // 2 % len(EDIT_SIZES)]
@@ -119,14 +126,17 @@ def drawn(case: EditCase, atlas: Atlas) -> Image.Image:
     return Image.frombytes("RGB", (case.width, case.height), bytes(pixels.permute(1, 2, 0).flatten().tolist()))
 
 
-def rendered(engine: NativeEngine | StreamingEngine, job: Job, given: Inputs) -> Tensor:
-    """A job's picture from 0 to 1."""
-    gathered = Gathered()
-    engine.take("picture", job, given)
-    while engine.busy:
-        engine.advance(gathered)
-    pixels = torch.frombuffer(bytearray(gathered.found["picture"].rgb), dtype=torch.uint8)
-    return pixels.view(job.height, job.width, 3).permute(2, 0, 1).float() / 255
+def rendered(engine: NativeEngine | StreamingEngine, asked: Iterable[tuple[Job, Inputs]]) -> Iterator[Tensor]:
+    """Jobs' pictures from 0 to 1, in their order: all are taken at once, as a worker takes them."""
+    gathered, jobs = Gathered(), []
+    for number, (job, given) in enumerate(asked):
+        engine.take(str(number), job, given)
+        jobs.append(job)
+    for number, job in enumerate(jobs):
+        while str(number) not in gathered.found:
+            engine.advance(gathered)
+        pixels = torch.frombuffer(bytearray(gathered.found.pop(str(number)).rgb), dtype=torch.uint8)
+        yield pixels.view(job.height, job.width, 3).permute(2, 0, 1).float() / 255
 
 
 def mask_of(case: EditCase, atlas: Atlas) -> Tensor:
@@ -151,6 +161,12 @@ def draw_over(
 
     It draws within a mask; or, with a `strength`, over all of the picture.
     """
+    return rendered(engine, _drawn_over(engine.setup, cases, steps, cfg_scale, strength))
+
+
+def _drawn_over(
+    setup: Setup, cases: Iterable[EditCase], steps: int, cfg_scale: float, strength: float | None
+) -> Iterator[tuple[Job, Inputs]]:
     atlas = Atlas.make()
     rng = random.Random(SEED)  # noqa: S311  # no secrets here
     for number, case in enumerate(cases):
@@ -161,8 +177,8 @@ def draw_over(
             for each in (image, mask)
         )
         job = Job(
-            model=engine.setup.model,
-            precision=engine.setup.precision,
+            model=setup.model,
+            precision=setup.precision,
             prompt=phrases.phrase(case.edit.after, rng, whole=True),
             negative_prompt="",
             cfg_scale=cfg_scale,
@@ -174,13 +190,17 @@ def draw_over(
             denoising_strength=strength or 1.0,
             inpaint_mask=None if strength else masked,
         )
-        yield rendered(engine, job, {known.sha256: image, masked.sha256: mask})
+        yield job, {known.sha256: image, masked.sha256: mask}
 
 
 def render_edits(
     engine: NativeEngine | StreamingEngine, cases: Iterable[EditCase], *, steps: int, cfg_scale: float
 ) -> Iterator[Tensor]:
     """Pictures from 0 to 1 of edits, each with a seed of its own."""
+    return rendered(engine, _edits(engine.setup, cases, steps, cfg_scale))
+
+
+def _edits(setup: Setup, cases: Iterable[EditCase], steps: int, cfg_scale: float) -> Iterator[tuple[Job, Inputs]]:
     editing, atlas = catalog.DEMO_EDIT.editing, Atlas.make()
     assert editing is not None
     for number, case in enumerate(cases):
@@ -188,8 +208,8 @@ def render_edits(
         known = Input(sha256=hashlib.sha256(image.tobytes()).hexdigest(), width=case.width, height=case.height)
         edit = edit_of([known], editing)
         job = Job(
-            model=engine.setup.model,
-            precision=engine.setup.precision,
+            model=setup.model,
+            precision=setup.precision,
             prompt=case.edit.prompt,
             negative_prompt="",
             cfg_scale=cfg_scale,
@@ -199,7 +219,7 @@ def render_edits(
             seed=number,
             edit=edit,
         )
-        yield rendered(engine, job, {name_edited(known, edit): image})
+        yield job, {name_edited(known, edit): image}
 
 
 def main() -> None:
@@ -208,9 +228,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--steps", type=int, default=catalog.DEMO_EDIT.steps)
     parser.add_argument("--cfg-scale", type=float)
-    parser.add_argument("--profile", choices=("cpu", "stream"), default="cpu", help="native engine, or streaming")
+    parser.add_argument("--profile", choices=("cpu", "stream"), default="stream", help="native engine, or streaming")
     parser.add_argument("--over", choices=("mask", "image"), help="draw over, with the model that draws from text")
     parser.add_argument("--strength", type=float, default=0.8, help="of --over image")
+    parser.add_argument(
+        "--seed", type=int, default=SEED, help=f"which edits; training has judged those of {TRAINED_BY}"
+    )
     parser.add_argument("--kind", action="append", default=[], choices=edits.EDIT_KINDS)
     parser.add_argument("--sheet", type=Path, help="write pictures before and after, in pairs, on one PNG")
     parser.add_argument("--all", action="store_true", help="on the sheet; else what went wrong")
@@ -218,7 +241,7 @@ def main() -> None:
     model = catalog.DEMO if options.over else catalog.DEMO_EDIT
     engine = open_engine(model.id, options.profile, "bf16")
     kinds = options.kind or (SAYABLE if options.over else ())
-    cases, score, atlas = make_edit_cases(options.count, kinds), EditScore(), Atlas.make()
+    cases, score, atlas = make_edit_cases(options.count, kinds, options.seed), EditScore(), Atlas.make()
     sheet: list[Tensor] = []
     cfg_scale = model.cfg_scale if options.cfg_scale is None else options.cfg_scale
     given: Any = {"steps": options.steps, "cfg_scale": cfg_scale}
@@ -227,11 +250,13 @@ def main() -> None:
         pictures = draw_over(engine, cases, **given, strength=options.strength if options.over == "image" else None)
     else:
         pictures = render_edits(engine, cases, **given)
-    for case, picture in zip(cases, pictures, strict=True):
+    for number, (case, picture) in enumerate(zip(cases, pictures, strict=True), 1):
         before = len(score.wrong)
         score.add(case, picture, atlas, mask_of(case, atlas) if options.over == "mask" else None)
         if options.all or len(score.wrong) > before:
             sheet += [draw(torch.tensor([case.edit.numbers]), case.width, case.height, atlas)[0], picture]
+        if number % _TOLD == 0:
+            sys.stderr.write(f"{number} of {len(cases)}, {score.right.total()} right\n")
     seconds = (time.monotonic() - began) / options.count
     sys.stdout.write(
         f"{engine.name}, {options.steps} steps, guidance {cfg_scale}, {seconds:.2f} s each, with the judge\n{score}\n"
