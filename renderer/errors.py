@@ -128,8 +128,8 @@ class DeviceLostError(PictureError):
 class DiskError(RendererError):
     """A file could not be written whole. What stood there before still stands; nothing half-written was left.
 
-    `ends_the_night` says what it is about: the disk, which takes nothing more (it is full, read-only, gone), or, where
-    it is false, one path alone, whose picture fails while the others go on.
+    `ends_the_night` says what it is about: the disk, which takes nothing more (it is full, read-only, gone), for all
+    manifests whose folders lie on it; or, where it is false, one path alone, whose picture fails and the others go on.
     """
 
     def __init__(self, message: str, *, hint: str = "", ends_the_night: bool = False) -> None:

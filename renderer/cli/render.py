@@ -15,9 +15,14 @@ from typing import TYPE_CHECKING
 
 from renderer.cli import arguments, models
 from renderer.cli.manifests import Loaded, load_part, overrides_of
-from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ManifestError, UsageError
+from renderer.cli.problems import print_problems
+from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ManifestError, Problem, UsageError
+from renderer.manifest import source
+from renderer.manifest.manifest import is_without_jobs
 from renderer.outputs.summary import Summary
+from renderer.system import streams
 from renderer.system.folders import expanded
+from renderer.text import counted
 
 if TYPE_CHECKING:
     from renderer.supervisor.fleet import Fleet
@@ -46,15 +51,37 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run and options.cluster is not None:
         message = "--dry-run says what this machine would take, and --cluster renders on others"
         raise UsageError(message, hint="renderer plan --gpu NAME says it for one of their cards")
-    loaded = load_part(options)
     if options.dry_run:
-        from renderer.cli import plan  # noqa: PLC0415
-
-        options.json = False
-        return plan.show_plan(options, loaded)
+        return _show_plan(options)
+    loaded = load_part(options)
     if not loaded.manifests and options.watch_folder is None:
         raise ManifestError(loaded.problems)
     return exit_code(render_loaded(options, loaded), loaded)
+
+
+def _show_plan(options: argparse.Namespace) -> int:
+    """Say what would be rendered: of a watched folder, what lies there now."""
+    from renderer.cli import plan  # noqa: PLC0415
+
+    options.json = False
+    if options.watch_folder is None:
+        return plan.show_plan(options, load_part(options))
+    from renderer.supervisor.watched import WatchedFolder  # noqa: PLC0415
+
+    there = WatchedFolder(options.watch_folder).there()
+    told = counted(len(there), "file") if there else "nothing"
+    print(streams.harmless(f"{told} in {options.watch_folder} now; what comes later would be rendered as well"))
+    options.manifests = list(dict.fromkeys([*options.manifests, *map(str, there)]))
+    loaded = load_part(options)
+    mine = {source.show(path) for path in there}
+    problems = [each for each in loaded.problems if each.file not in mine or not _is_base(each.file, loaded.problems)]
+    loaded = replace(loaded, problems=tuple(problems))
+    return plan.show_plan(options, loaded) if loaded.manifests else print_problems(loaded.problems)
+
+
+def _is_base(file: str, problems: Sequence[Problem]) -> bool:
+    """Whether a file lacks nothing but jobs: in a watched folder it may be there for others to extend."""
+    return is_without_jobs([each for each in problems if each.file == file])
 
 
 def _check_folder(options: argparse.Namespace) -> None:

@@ -120,15 +120,15 @@ def look(plans: Sequence[Plan], left: Sequence[Planned], setups: Iterable[Setup]
         replaced_bytes=sum(_size(path) for folder, each in there for path in _places(folder, each)),
         models_free_bytes=needs.free_bytes(),
         outputs_free_bytes=hardware.free_disk_bytes(outputs),
-        same_disk=_device(models) == _device(outputs),
+        same_disk=folders.disk_of(models) == folders.disk_of(outputs),
     )
 
 
 def check_room(found: Disk, outputs: Path, *, partly: bool = False) -> str:
     """What to be warned of before pictures are rendered into `outputs`, or an empty string.
 
-    Where they will hardly fit they may yet: what is written is kept, and a full disk ends the run in good order. Raises
-    `MachineError` where they cannot fit, or not one of them if the run is to do only a part (`partly`).
+    Where they will hardly fit they may yet: what is written is kept, and a full disk ends what goes there in good
+    order. Raises `MachineError` where they cannot fit, or not one of them if the run is to do only a part (`partly`).
     """
     more, free = found.more_bytes, found.outputs_free_bytes
     least = max(0, found.outputs_least_bytes - found.replaced_bytes)
@@ -280,7 +280,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _device(folder: Path) -> int:
-    return folders.nearest(folder).stat().st_dev

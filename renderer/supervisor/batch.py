@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from pathlib import Path
 
 from renderer.errors import DiskError, RendererError
 from renderer.outputs.summary import Ending, write_summary
@@ -18,6 +19,7 @@ from renderer.supervisor.heartbeat import Heartbeat
 from renderer.supervisor.night import Night
 from renderer.supervisor.outcomes import Beside, Outcomes
 from renderer.supervisor.progress import told
+from renderer.system.folders import disk_of
 
 
 class Batch:
@@ -31,6 +33,7 @@ class Batch:
     def __init__(self, plan: Plan, night: Night, beside: Beside, mark: str = "") -> None:
         """`mark` stands before its pictures' ids where workers have those of several manifests."""
         self.plan = plan
+        self._disk = disk_of(plan.folder.path)
         self._night = night
         self.outcomes = Outcomes(plan, night.row, night.watch, beside, mark)
         self.heart = Heartbeat(plan.folder, self.outcomes.progress, night.watch)
@@ -47,6 +50,21 @@ class Batch:
     def is_through(self) -> bool:
         """Whether nothing of it is to be done any more."""
         return (self._has_begun or self.outcomes.error is not None) and self.outcomes.is_through
+
+    def shares_disk(self, other: Batch) -> bool:
+        """Whether what another's disk takes no more, this one's does not either: a full disk, or one that has gone.
+
+        Where another's folder alone has gone, as a link that leads nowhere now, this one's is as it was.
+        """
+        return self._disk == other._disk and self._has_gone == other._has_gone
+
+    @property
+    def _has_gone(self) -> bool:
+        return disk_of(self.plan.folder.path) != self._disk
+
+    def lies_on(self, disk: int | Path) -> bool:
+        """Whether its folder was on this disk when it began."""
+        return self._disk == disk
 
     def begin(self) -> tuple[list[Planned], Ending]:
         """Move what lies under another name: what is to be rendered then, and why nothing is to begin, if so.
@@ -86,6 +104,7 @@ class Batch:
                 write_summary(self.plan.folder, self.summary)
         except DiskError as error:
             self.error = self.error or error
+            self.summary = self.outcomes.progress.summary("error", why or told(error))
         self._night.watch(events.BatchEnded(self.summary, self.outcomes.plan_now()))
 
     def _move(self) -> Ending:

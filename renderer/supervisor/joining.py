@@ -161,7 +161,10 @@ class Additions:
             with contextlib.suppress(queue.Empty):
                 if (addition := self._asked.get(timeout=None if self.folder is None else _LOOK_S)) is None:
                     return
-                self._take_in(addition)
+                try:
+                    self._take_in(addition)
+                except Exception as error:  # noqa: BLE001  # whatever it is, the night goes on
+                    self._refuse(addition, NightAnswer(text=f"{type(error).__name__}: {error}", error=True))
 
     def _take_in(self, addition: AddedManifest) -> None:
         try:
@@ -170,8 +173,6 @@ class Additions:
             self._refuse(addition, _ENDED)
         except RendererError as error:
             self._fails(addition, error)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the night goes on
-            self._refuse(addition, NightAnswer(text=f"{type(error).__name__}: {error}", error=True))
         else:
             if arrival is None:
                 self._has_left()
@@ -179,8 +180,12 @@ class Additions:
                 self._is_ready(arrival)
 
     def _look(self, folder: WatchedFolder) -> None:
-        """Have those join that have come into the folder."""
-        for path in folder.look():
+        """Have those join that have come into the folder; that it cannot be looked into is told, once."""
+        before, found = folder.trouble, folder.look()
+        if folder.trouble != before:
+            again = f"{folder.path} can be looked into again"
+            self._told.put(events.Remark(f"{folder.trouble}; it is waited for" if folder.trouble else again))
+        for path in found:
             self.ask(AddedManifest(path, self._overrides, answer=partial(self._is_said, path), found=True))
 
     def _is_said(self, path: Path, answer: NightAnswer) -> None:

@@ -52,14 +52,14 @@ from renderer.supervisor.writing import Writing
 class Beside:
     """What the batches of a night have in common: `writing` has pictures that came and are not on the disk yet.
 
-    `readings` has those whose lettering is read; whoever renders tends both, and so hears of them. `spares` says of an
-    error whether it costs the one batch alone, and the others go on, `holds` whether their folders are this run's.
+    `readings` has those whose lettering is read; whoever renders tends both, and so hears of them. `spares` says of a
+    batch and what ended it whether others go on, `holds` whether their folders are this run's.
     """
 
     writing: Writing = field(default_factory=Writing)
     readings: Readings = field(default_factory=Readings)
     tempo: Tempo = field(default_factory=Tempo)
-    spares: Callable[[DiskError], bool] = lambda _: False
+    spares: Callable[[Outcomes, DiskError], bool] = lambda _outcomes, _error: False
     holds: Holding = held_alone
 
 
@@ -113,11 +113,11 @@ class Outcomes:
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
-        """What the disk does not take in here costs this batch, where the others of its night go on."""
+        """What the disk does not take in here costs this batch, where others of its night go on."""
         try:
             yield
         except DiskError as error:
-            if error.ends_the_night or not self._spares(error):
+            if self.error is None and not self._spares(self, error):
                 raise
             self.error = self.error or error
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -24,13 +25,13 @@ from renderer.planning.deployment import Deployment
 from renderer.planning.fitting import SizeRefusal
 from renderer.planning.plan import Plan
 from renderer.planning.selection import Selection
-from renderer.planning.space import Disk
 from renderer.protocol import Setup
 from renderer.supervisor import events, local_worker, provision
 from renderer.supervisor.busy import LongWork
 from renderer.supervisor.events import Watch
 from renderer.supervisor.local_worker import ThisMachine
 from renderer.supervisor.settings import Settings, StopRequests, asked_to_end
+from renderer.system.folders import disk_of
 from renderer.weights.needs import Need
 
 Cause = TypeVar("Cause")
@@ -68,13 +69,15 @@ class _Checking:
 class Provided:
     """What is opened for the pictures of plans, by weights; why some have nothing; jobs that cannot fit.
 
-    `extra_troubles` say why a LoRA or ControlNet cannot be had, by its source.
+    `extra_troubles` say why a LoRA or ControlNet cannot be had, by its source; `no_room` why the disk of some manifests
+    cannot hold their pictures, by their names, where others have another disk.
     """
 
     deployments: dict[Weights, Deployment]
     troubles: dict[Weights, RendererError]
     refused: dict[Job, SizeRefusal]
     extra_troubles: dict[str, RendererError]
+    no_room: dict[str, RendererError] = field(default_factory=dict)
 
 
 class Preparation:
@@ -164,9 +167,9 @@ class Preparation:
         seats: Sequence[WorkerDevice],
         known: Mapping[Weights, Deployment] = NOTHING_KNOWN,
     ) -> Provided:
-        """Know what is opened for the pictures of plans, and have it brought, and see whether the disk has room.
+        """Know what is opened for the pictures of plans, and have it brought, and see whether their disks have room.
 
-        What is `known` to be opened for some weights stays what is opened. Raises `MachineError` for a full disk.
+        What is `known` to be opened for some weights stays what is opened. Raises `MachineError` where no disk has.
         """
         settings, watch = self._settings, self._watch
         deployments, troubles = self._deployments(batches, seats, known)
@@ -178,13 +181,14 @@ class Preparation:
             self._watch(events.Remark(remark))
         opened = {key: each.setup for key, each in needed.items()}
         here = {} if self.fleet.brings_models else opened
-        before = _check_room(batches, here.values(), barred, settings, watch)
+        models_bytes, no_room = _check_room(batches, here.values(), barred, settings, watch)
         self._supply(here, troubles)
         wanted = () if self.fleet.brings_models else (job for job in _jobs(batches) if job not in barred)
         extra_troubles = self._supply_extras(wanted)
-        if before.models_bytes:  # nobody knew to the byte what models would leave
-            _check_room(batches, (), barred, settings, watch)
-        return Provided(deployments, troubles, refused, extra_troubles)
+        if models_bytes:  # nobody knew to the byte what models would leave
+            those = [plan for plan in batches if plan.manifest.name not in no_room]
+            no_room |= _check_room(those, (), barred, settings, watch)[1]
+        return Provided(deployments, troubles, refused, extra_troubles, no_room)
 
     def _deployments(
         self, batches: Sequence[Plan], seats: Sequence[WorkerDevice], known: Mapping[Weights, Deployment]
@@ -275,14 +279,30 @@ def _remarks(batches: Sequence[Plan], needed: Iterable[Deployment], seats: Seque
 
 
 def _check_room(
-    batches: Sequence[Plan], setups: Iterable[Setup], refused: Collection[Job], settings: Settings, watch: Watch
-) -> Disk:
-    """Hold what will be written against what is free, and warn where it may not be enough.
+    batches: Sequence[Plan], setups: Collection[Setup], refused: Collection[Job], settings: Settings, watch: Watch
+) -> tuple[int, dict[str, RendererError]]:
+    """Hold what will be written on each disk against what is free there, and warn where it may not be enough.
 
-    Raises `MachineError` where it cannot be: the pictures alone, for models have a bill of their own.
+    What models take, and why some manifests have no room, by their names: of the pictures alone, for models have a bill
+    of their own. Raises `MachineError` where none has, and with `--strict` where one has not.
     """
-    left = [item for batch in batches for item in batch.to_write() if item.picture.job not in refused]
-    found = space.look(batches, left, setups)
-    if warning := space.check_room(found, settings.outputs, partly=settings.deadline is not None):
-        watch(events.Remark(warning))
-    return found
+    usual, models_bytes = disk_of(settings.outputs), 0
+    by_disk: dict[int | Path, list[Plan]] = {}
+    for batch in batches:
+        by_disk.setdefault(disk_of(batch.folder.path), []).append(batch)
+    no_room: dict[str, RendererError] = {}
+    for disk, those in by_disk.items():
+        left = [item for batch in those for item in batch.to_write() if item.picture.job not in refused]
+        found = space.look(those, left, setups)
+        models_bytes = found.models_bytes
+        place = settings.outputs if disk == usual else those[0].folder.path
+        try:
+            warning = space.check_room(found, place, partly=settings.deadline is not None)
+        except MachineError as error:
+            no_room |= {batch.manifest.name: error for batch in those}
+            if settings.strict or len(no_room) == len(batches):
+                raise
+            continue
+        if warning:
+            watch(events.Remark(warning))
+    return models_bytes, no_room

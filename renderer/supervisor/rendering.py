@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from renderer.errors import DiskError, MachineError, RendererError, ends_the_night
+from renderer.errors import DiskError, MachineError, RendererError
 from renderer.job import Weights
 from renderer.outputs.nights import NightAnswer
 from renderer.outputs.summary import Ending
@@ -28,11 +28,12 @@ from renderer.supervisor.heartbeat import TICK_S, NightHeart
 from renderer.supervisor.holding import Holding, held_alone
 from renderer.supervisor.joining import Arrival
 from renderer.supervisor.night import Night
-from renderer.supervisor.outcomes import Beside
+from renderer.supervisor.outcomes import Beside, Outcomes
 from renderer.supervisor.picture_source import PlanSource
 from renderer.supervisor.progress import told
 from renderer.supervisor.settings import AT_ONCE
 from renderer.supervisor.together import Together
+from renderer.system.folders import disk_of
 from renderer.text import duration
 
 
@@ -115,13 +116,13 @@ class Batches:
         while endings[0] == "complete" and endings[-1] not in ("signal", "failures"):
             endings.append(self._render_groups(self._groups(todo)))
             endings.append(self._finish_reading())
-            todo = self._together.take_retakes()
+            todo = self._take_todo()
             if not todo and endings[-1] == "complete":  # what is kept another way is read when it is
                 endings += [self._finish_rewriting(), self._finish_reading()]
-                todo = self._together.take_retakes()
-            todo = todo or self._wait_for_more()
-            if not todo:
+                todo = self._take_todo()
+            if not todo and not self._wait_for_more():
                 break
+            todo += self._take_todo()
         endings.append(self._finish_rewriting())
         return next((ending for ending in reversed(endings) if ending != "complete"), "complete")
 
@@ -153,7 +154,7 @@ class Batches:
         through = [batch for batch in self._open.values() if batch.is_through]
         for batch in through[: max(0, len(self._open) - but)]:
             self._end(batch, "complete")
-            if batch.error is not None and (self._night.settings.strict or ends_the_night(batch.error)):
+            if batch.error is not None and self._night.settings.strict:
                 raise batch.error
 
     # -- those that join --
@@ -168,13 +169,24 @@ class Batches:
                 for group in self._groups(joined):
                     self._dispatcher.add(group)
 
-    def _wait_for_more(self) -> list[Planned]:
-        """What others that join have to render, as soon as there is something; nothing where none is to come."""
+    def _take_todo(self) -> list[Planned]:
+        """What is to be rendered besides by now: other takes of pictures, and what others that join have."""
+        joined, self._joined = self._joined, []
+        return [*self._together.take_retakes(), *joined]
+
+    def _has_joined(self) -> bool:
+        """Whether others have joined that have something to render, and may begin it."""
+        if self._joining is not None and not self._night.has_failed_enough:
+            self._take_arrivals(self._joining)
+        return bool(self._joined)
+
+    def _wait_for_more(self) -> bool:
+        """Wait until something is to be done for others that join: whether there is; not, where none is to come."""
         if self._joining is None or self._night.has_failed_enough:
-            return []
+            return False
         self._take_arrivals(self._joining)
         since_s, is_told, pool = time.monotonic(), False, self._night.pool
-        while self._joining.may_come and not self._joined and self._night.asked_to_end() is None:
+        while self._joining.may_come and not self._has_work and self._night.asked_to_end() is None:
             self._end_those_through(but=0)
             if not is_told and self._joining.waits_in:
                 is_told = True
@@ -184,8 +196,12 @@ class Batches:
             self._heart.beat(pool, "preparing")
             time.sleep(TICK_S)
             self._take_arrivals(self._joining)
-        joined, self._joined = self._joined, []
-        return joined
+        return self._has_work
+
+    @property
+    def _has_work(self) -> bool:
+        """Whether anything is to be rendered, copied, read, or kept another way."""
+        return bool(self._joined or self._beside.writing or self._beside.readings or self._together.to_rewrite)
 
     def _take_arrivals(self, joining: Joining) -> None:
         for arrival in joining.take(self._night.watch):
@@ -218,10 +234,24 @@ class Batches:
         self._heart.remove(batch.name)
         self._ended(batch)
 
-    def _spares(self, error: DiskError) -> bool:  # noqa: ARG002  # whatever it is
-        """Whether an error of one manifest leaves others, and those that may join: with `--strict` it leaves none."""
-        others = len(self._open) > 1 or (self._joining is not None and self._joining.may_come)
-        return others and not self._night.settings.strict
+    def _spares(self, outcomes: Outcomes, error: DiskError) -> bool:
+        """Whether an error of one manifest leaves others, or those that may join: with `--strict` it leaves none.
+
+        Where its disk takes nothing more, all of that disk end with it.
+        """
+        if self._night.settings.strict:
+            return False
+        (its,) = (batch for batch in self._open.values() if batch.outcomes is outcomes)
+        lost = [batch for batch in self._open.values() if error.ends_the_night and batch.shares_disk(its)] or [its]
+        left = [batch for batch in self._open.values() if batch not in lost and batch.outcomes.error is None]
+        here = error.ends_the_night and its.lies_on(disk_of(self._night.settings.outputs))  # where others would go, too
+        if not left and (here or self._joining is None or not self._joining.may_come):
+            return False
+        for batch in lost:
+            batch.outcomes.error = batch.outcomes.error or error
+        if error.ends_the_night and left:
+            self._night.watch(events.Remark(_told_of_disk(error, lost, left)))
+        return True
 
     # -- what is rendered --
 
@@ -274,14 +304,20 @@ class Batches:
     # -- what lies in the folders already --
 
     def _finish_reading(self) -> Ending:
-        """Read what lies there, after all that was to be rendered; what comes of it may be another take."""
+        """Read what lies there, after all that was to be rendered; what comes of it may be another take.
+
+        Others that join have their turn before all is read: it goes on beside that.
+        """
         unread = self._beside.readings
         busy, total = LongWork(self._night.watch, self._name, "reading what pictures say"), len(unread)
         while left := len(unread):
             if ending := self._night.asked_to_end():
                 return ending
+            if self._has_joined():
+                break
             unread.wait(TICK_S)
             unread.tend()
+            total = max(total, left)
             self._tell_of(busy, total - left, total)
         return "complete"
 
@@ -290,8 +326,11 @@ class Batches:
         busy = LongWork(self._night.watch, self._name, "keeping pictures another way")
         total = self._together.to_rewrite
         ending: Ending | None = None
-        while self._together.to_rewrite and (ending := self._night.asked_to_end()) is None:
+        while left := self._together.to_rewrite:
+            if (ending := self._night.asked_to_end()) is not None or self._has_joined():
+                break
             self._together.rewrite(TICK_S, more=True)
+            total = max(total, left)
             self._tell_of(busy, total - self._together.to_rewrite, total)
         while self._together.rewrite(TICK_S, more=False) and self._night.stop.requests < AT_ONCE:
             pass
@@ -302,9 +341,16 @@ class Batches:
         return ", ".join(self._open)
 
     def _tell_of(self, busy: LongWork, done: int, total: int) -> None:
+        self._end_those_through()
         for batch in self._open.values():
             batch.heart.preparing()
         busy.tell(done, total)
+
+
+def _told_of_disk(error: DiskError, lost: Sequence[Batch], left: Sequence[Batch]) -> str:
+    ends, go = ", ".join(batch.name for batch in lost), ", ".join(batch.name for batch in left)
+    verbs = "ends" if len(lost) == 1 else "end", "goes" if len(left) == 1 else "go"
+    return f"{error.message}: {ends} {verbs[0]} here, and {go} {verbs[1]} on, on another disk"
 
 
 def _weights(item: Planned) -> Weights:

@@ -39,9 +39,10 @@ def render(manifests: Sequence[Manifest], settings: Settings, watch: Watch, stop
     """Render what is not done of several manifests, as one, and write each one's `summary.json`, however it ends.
 
     What goes wrong ends no more than it has to: a picture, a model with its pictures, a manifest, or the night. Raises
-    `UsageError` for a picture to choose that no manifest has, `MachineError` when the disk cannot hold the pictures,
-    `DiskError` when nothing more can be written; and where nothing at all could be tried, the first error of a manifest
-    or a model: `LockedError` when another run holds a folder, `ModelError` or `MachineError` when this machine cannot.
+    `UsageError` for a picture to choose that no manifest has, `MachineError` when no disk can hold the pictures,
+    `DiskError` when nothing more can be written on any; and where nothing at all could be tried, the first error of a
+    manifest or a model: `LockedError` when another run holds a folder, `ModelError` or `MachineError` when this machine
+    cannot.
     With `settings.strict` any of these ends the night.
     """
     Selection.of(settings.only).check(manifests)
@@ -61,7 +62,7 @@ class _Run:
         self._held: list[Manifest] = []
         self._summaries: dict[str, Summary] = {}
         self._errors: list[RendererError] = []
-        self._of_batches: list[RendererError | None] = []
+        self._of_batches: list[RendererError] = []
         self._pause = Pause()
         shares = "it shares its manifests with others (--share)" if any(each.is_shared for each in manifests) else ""
         self._joining = _Joining(Additions(settings, stop, shares), self._manifests)
@@ -118,6 +119,10 @@ class _Run:
         if same_bits is not None:
             seats = same_bits.keep(seats)
         given = self._preparation.provide(batches, seats)
+        for plan in batches:
+            if (no_room := given.no_room.get(plan.manifest.name)) is not None:
+                self._costs(plan.manifest, no_room)
+        batches = [plan for plan in batches if plan.manifest.name not in given.no_room]
         with WorkerPool(fleet.hire, watch, [device.label for device in seats]) as pool:
             machine = seats[0].machine
             known = rates.cached(machine) if machine.gpu else None
@@ -131,8 +136,7 @@ class _Run:
                     joining = self._joining if holds is held_alone else None
                     rendering = Batches(those, night, self._has_ended, holds, joining)
                     rendering.render()
-                    self._of_batches.append(rendering.error)
-                    self._sort_all()
+                    self._sort_all(rendering.error)
         self._errors += [*given.troubles.values(), *given.extra_troubles.values()]
 
     def _turns(self, batches: Sequence[Plan], night: Night) -> Generator[tuple[Sequence[Plan], Holding], None, None]:
@@ -163,21 +167,24 @@ class _Run:
     def _has_ended(self, batch: Batch) -> None:
         self._summaries[batch.name] = batch.summary
         self._joining.left(batch.name)
-        self._of_batches.append(batch.error)
+        if batch.error is not None:
+            self._of_batches.append(batch.error)
 
     # -- what goes wrong --
 
-    def _sort_all(self) -> None:
+    def _sort_all(self, ended_by: RendererError | None) -> None:
+        """Raise what has ended the night; remember what has cost manifests of it, or one part of a shared one."""
+        if isinstance(ended_by, LeaseLostError):
+            self._watch(events.Remark(f"{ended_by.message}: what was in flight here is thrown away"))
+        elif ended_by is not None and ends_the_night(ended_by):
+            raise ended_by
+        elif ended_by is not None:
+            self._of_batches.append(ended_by)
         while self._of_batches:
-            if (error := self._of_batches.pop(0)) is not None:
-                self._sort(error)
+            self._remember(self._of_batches.pop(0))
 
-    def _sort(self, error: RendererError) -> None:
-        """Raise what ends the night; remember what does not."""
-        if isinstance(error, LeaseLostError):
-            self._watch(events.Remark(f"{error.message}: what was in flight here is thrown away"))
-            return
-        if self._settings.strict or ends_the_night(error):
+    def _remember(self, error: RendererError) -> None:
+        if self._settings.strict:
             raise error
         self._errors.append(error)
 
@@ -187,8 +194,11 @@ class _Run:
         try:
             yield
         except RendererError as error:
-            self._sort(error)
-            self._miss(manifest, "error", told(error))
+            self._costs(manifest, error)
+
+    def _costs(self, manifest: Manifest, error: RendererError) -> None:
+        self._remember(error)
+        self._miss(manifest, "error", told(error))
 
     def _miss(self, manifest: Manifest, ending: Ending, error: str = "") -> None:
         """A manifest's turn will not come: its summary says why, unless somebody else is writing that folder's."""

@@ -85,6 +85,20 @@ def nearest(path: Path) -> Path:
     return path
 
 
+def disk_of(folder: Path) -> int | Path:
+    """What tells the disk that a folder lies on, or would, from others. What a link leads to that is not there is one.
+
+    It is to be asked while the disk is there: of one that has gone, nobody knows which it was.
+    """
+    lost = (each for each in (folder, *folder.parents) if os.path.islink(each) and not os.path.exists(each))  # noqa: PTH110, PTH114  # Path's own raise
+    if (link := next(lost, None)) is not None:
+        return link
+    try:
+        return nearest(folder.absolute()).stat().st_dev
+    except OSError:
+        return folder
+
+
 def hidden(text: str) -> str:
     """A text without the home in it: what is said may be handed on."""
     own = home()

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from renderer.supervisor.watched import WatchedFolder
 from tests import driving
 from tests.cli.test_pausing import Say, say
@@ -45,7 +47,17 @@ class TestWhichAreTaken:
         base.unlink()
         assert [folder.look(300.0), folder.look(302.0), folder.look(310.0)] == [[], [path], []]
 
-    def test_what_lies_there_is_taken_at_once_and_other_files_never(self, tmp_path: Path) -> None:
+    def test_an_old_file_may_still_be_written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A file server's clock is behind, or this one was put forward: how old a file looks says nothing."""
+        monkeypatch.setattr("time.time", lambda: 4e9)
+        path = tmp_path / "m.yaml"
+        path.write_text("jobs: [half of a")
+        folder = WatchedFolder(tmp_path)
+        assert folder.look(100.0) == []
+        path.write_text("jobs: [half of a prompt]")
+        assert [folder.look(100.5), folder.look(101.5)] == [[], [path]]
+
+    def test_other_files_are_never_taken(self, tmp_path: Path) -> None:
         """Tables, hidden files and what an editor writes beside are no manifests; a folder that is away has none."""
         for name in ("old.yaml", "b.YML", "c.json", ".hidden.yaml", "rows.csv", "m.yaml~", "m.yaml.part"):
             (tmp_path / name).write_text("jobs: [a]")
@@ -54,8 +66,9 @@ class TestWhichAreTaken:
         folder = WatchedFolder(tmp_path)
         folder.look(100.0)
         assert [path.name for path in folder.look(101.0)] == ["b.YML", "c.json", "old.yaml"]
+        assert [path.name for path in folder.there()] == ["b.YML", "c.json", "old.yaml"]
         shutil.rmtree(tmp_path)
-        assert folder.look(200.0) == []
+        assert (folder.look(200.0), folder.there()) == ([], [])
 
     def test_a_file_that_cannot_be_looked_at_is_in_no_other_s_way(self, tmp_path: Path) -> None:
         """A link that leads back to itself, which the system lists first or last."""
@@ -86,6 +99,9 @@ def test_manifests_are_rendered_as_they_come(tmp_path: Path, say: Say) -> None:
     inbox.mkdir()
     driving.write_manifest(inbox, "a", "b", name="first")
     arguments = ("render", "--watch-folder", "inbox", "--log-format", "plain")
+    (inbox / "base.yaml").write_text("defaults: {steps: 3}\n")
+    code, planned = say(*arguments, "--dry-run")
+    assert (code, "2 files in inbox now" in planned, "2 pictures to render" in planned) == (0, True, True)
     process = driving.start(*arguments, cwd=tmp_path, stderr=subprocess.PIPE)
     try:
         until(lambda: len(driving.pictures(tmp_path, "first")) == 2)

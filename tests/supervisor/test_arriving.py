@@ -1,0 +1,116 @@
+"""Manifests that come while a night is at its end, or waits: each has its turn until the night has really ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from renderer.lettering import asking
+from renderer.manifest.manifest import Manifest, load
+from renderer.outputs.summary import Summary
+from renderer.supervisor import events, readings, run
+from tests import driving
+from tests.fakes import InlineReader
+from tests.supervisor.running import Night
+from tests.supervisor.test_readings import lettered
+from tests.supervisor.test_together import _inbox
+
+LETTERED = "defaults: {model: demo, size: 64x64, steps: 4, precision: bf16%s}\njobs:\n  - {prompt: 'says \"WORD\"'}\n"
+
+
+def plain(manifest: Manifest) -> Manifest:
+    """The same, of which nothing is read."""
+    return dataclasses.replace(
+        manifest, pictures=tuple(each.model_copy(update={"lettering": None}) for each in manifest.pictures)
+    )
+
+
+def wait_for(night: Night, inbox: Path, last: str, *manifests: Manifest) -> Sequence[Summary]:
+    """A night over manifests and a folder, which is stopped when the one called `last` is through; soon, at worst."""
+
+    def watch(what: events.Event) -> None:
+        night.heard.append(what)
+        if isinstance(what, events.BatchEnded) and what.summary.name == last:
+            night.stop.request()
+
+    deadline = datetime.now(UTC) + timedelta(seconds=20)
+    settings = dataclasses.replace(night.settings, watch_folder=inbox, deadline=deadline)
+    return run.render(manifests, settings, watch, night.stop)
+
+
+def test_what_comes_during_the_last_reading_is_rendered_beside_it(
+    night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture that was there before is read for as long as the other takes."""
+    inbox, rendered = _inbox(tmp_path), threading.Event()
+
+    class Slow(InlineReader):
+        def read(self, path: Path) -> asking.Answer:
+            _inbox(tmp_path, m="a")
+            assert rendered.wait(15), "it was not rendered before all had been read"
+            return super().read(path)
+
+    manifest = lettered(1)
+    night.render(plain(manifest))
+    monkeypatch.setattr(readings, "LetterReader", lambda: Slow("WORD", frozenset({0})))
+
+    def watch(what: events.Event) -> None:
+        if isinstance(what, events.PictureDone) and what.item.batch == "m":
+            rendered.set()
+        elif isinstance(what, events.Waiting):
+            night.stop.request()
+
+    settings = dataclasses.replace(night.settings, watch_folder=inbox)
+    found = run.render([manifest], settings, watch, night.stop)
+    assert [(each.name, each.ending, each.left) for each in found] == [("test", "complete", 0), ("m", "complete", 0)]
+
+
+def test_what_comes_and_is_only_to_be_read_is_read(
+    night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is rendered, and the run waits for more meanwhile: it ends all the same, long before the run."""
+    monkeypatch.setattr(readings, "LetterReader", lambda: InlineReader("WORD", frozenset()))
+    inbox = _inbox(tmp_path)
+    (inbox / "m.yaml").write_text(LETTERED % "")
+    night.render(load(inbox / "m.yaml"))
+    (inbox / "m.yaml").write_text(LETTERED % ", lettering: auto")
+    (found,) = wait_for(night, inbox, "m")
+    assert (found.ending, found.lettering and found.lettering.read) == ("complete", 1)
+
+
+def test_what_comes_and_is_only_to_be_kept_another_way_is(night: Night, tmp_path: Path) -> None:
+    inbox = _inbox(tmp_path)
+    driving.write_manifest(inbox, "a")
+    night.render(load(inbox / "m.yaml"))
+    (inbox / "m.yaml").write_text((inbox / "m.yaml").read_text().replace("bf16}", "bf16, format: webp}"))
+    (found,) = wait_for(night, inbox, "m")
+    assert (found.ending, (tmp_path / "m/001.webp").is_file()) == ("complete", True)
+
+
+def test_a_folder_that_is_away_is_told_and_waited_for(night: Night, tmp_path: Path) -> None:
+    """A share that is unmounted for a while: once that, once that it is back, and what lies there then is rendered."""
+    inbox, away = _inbox(tmp_path), tmp_path / "away"
+
+    def watch(what: events.Event) -> None:
+        night.heard.append(what)
+        if isinstance(what, events.Waiting) and not night.of(events.Remark):
+            inbox.rename(away)
+        elif isinstance(what, events.Remark) and "cannot be looked into" in what.text:
+            driving.write_manifest(away, "a")
+            away.rename(inbox)
+        elif isinstance(what, events.BatchEnded):
+            night.stop.request()
+
+    deadline = datetime.now(UTC) + timedelta(seconds=20)
+    settings = dataclasses.replace(night.settings, watch_folder=inbox, deadline=deadline)
+    (found,) = run.render([], settings, watch, night.stop)
+    assert (found.ending, found.rendered) == ("complete", 1)
+    assert [what.text.removeprefix(f"{inbox} ") for what in night.of(events.Remark)] == [
+        "cannot be looked into: No such file or directory; it is waited for",
+        "can be looked into again",
+    ]
