@@ -62,7 +62,10 @@ class Decoded:
 
 
 def read(path: Path, name: str) -> bytes:
-    """A file's bytes. Raises `PictureError`, with `name`, for one that is not there, no file, or too large."""
+    """A file's bytes. Raises `PictureError`, with `name`, for one that is not there, no file, or too large.
+
+    Too large is also what there is no memory left for.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as stream:
@@ -75,6 +78,8 @@ def read(path: Path, name: str) -> bytes:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise PictureError(f"{name} cannot be read: {reason}") from error
+    except MemoryError as error:
+        raise PictureError(f"{name}: there is not memory enough to read it", hint="export it smaller") from error
     if max(found.st_size, len(data)) > MOST_BYTES:
         raise PictureError(f"{name} has more than {MOST_BYTES // 2**20} MiB", hint="export it smaller")
     return data

@@ -32,6 +32,14 @@ InputBytes = Mapping[InputFile, bytes]
 
 
 @dataclass(frozen=True, slots=True)
+class GoingIn:
+    """What goes with a picture's order: its files, one behind the other, in its job's order; how long each is."""
+
+    sizes: tuple[int, ...] = ()
+    payload: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class _Reading:
     """One picture's files, as they are read."""
 
@@ -58,15 +66,22 @@ class Incoming:
             return False
         return self._reading.wanted == wanted and self._reading.files.done()
 
-    def of(self, item: Planned) -> tuple[bytes, ...]:
-        """A picture's files, which are ready. Raises what `input_files.keep` raises, once: then they are read anew."""
+    def of(self, item: Planned) -> GoingIn:
+        """A picture's files, which are ready. Raises what `input_files.keep` raises, once: then they are read anew.
+
+        `PictureError` also where there is no memory left for all of them in one piece.
+        """
         wanted = _sources(item)
         if not self._has(wanted):
             assert self._reading is not None
             assert self._reading.wanted == wanted
             reading, self._reading = self._reading, None
             self._there = reading.files.result()
-        return tuple(self._there[source] for source in wanted)
+        files = [self._there[source] for source in wanted]
+        try:
+            return GoingIn(tuple(map(len, files)), b"".join(files))
+        except MemoryError as error:
+            raise _no_memory() from error
 
     def close(self) -> None:
         """Nothing more is wanted. What is being read is waited for a moment, and then left to itself."""
@@ -93,11 +108,15 @@ def _read(folder: OutputFolder, reading: _Reading, there: InputBytes) -> None:
                 files[source] = input_files.keep(folder, source)
         _refuse_too_much(sum(len(files[source]) for source in reading.wanted))
     except MemoryError:
-        reading.files.set_exception(PictureError("there is no memory left for what goes in", hint=_SMALLER))
+        reading.files.set_exception(_no_memory())
     except BaseException as error:  # noqa: BLE001  # it is raised again where somebody asks for them
         reading.files.set_exception(error)
     else:
         reading.files.set_result(files)
+
+
+def _no_memory() -> PictureError:
+    return PictureError("there is no memory left for what goes in", hint=_SMALLER)
 
 
 def _refuse_too_much(total: int) -> None:

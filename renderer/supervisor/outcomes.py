@@ -26,7 +26,7 @@ from renderer.supervisor import events, results
 from renderer.supervisor.bringing import Bringing
 from renderer.supervisor.events import Watch
 from renderer.supervisor.holding import Holding, check_hold, held_alone
-from renderer.supervisor.incoming import Incoming
+from renderer.supervisor.incoming import GoingIn, Incoming
 from renderer.supervisor.progress import BatchProgress, FailureRow, Flight
 from renderer.supervisor.readings import Readings
 from renderer.supervisor.results import Result
@@ -164,7 +164,7 @@ class Outcomes:
         key = self._mark + item.picture.id
         return Flight(item, self._plan.journal.record(item.fingerprint).attempts, key=key)
 
-    def inputs(self, item: Planned) -> tuple[bytes, ...] | None:
+    def inputs(self, item: Planned) -> GoingIn | None:
         """The files of what goes in, which are ready (`incoming`); None where they cannot be had, and it has failed.
 
         Raises `DiskError` for what ends the night.

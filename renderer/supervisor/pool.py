@@ -25,6 +25,7 @@ from renderer.supervisor import events
 from renderer.supervisor.events import Watch
 from renderer.supervisor.holdings import DeviceHealth, Flights, Silence
 from renderer.supervisor.host_copies import HostCopies
+from renderer.supervisor.incoming import GoingIn
 from renderer.supervisor.progress import Flight
 from renderer.supervisor.worker import Gone, Hire, Worker
 
@@ -190,15 +191,14 @@ class Seat:
         kept = sum(len(payload) for _, payload in self._unsent)
         return len(self.flights) < self.opened.capacity and self._worker.unsent_bytes + kept < _MOST_UNSENT_BYTES
 
-    def give(self, flight: Flight, files: Sequence[bytes] = ()) -> None:
-        """Have the worker render a picture; `files` are those of what goes in, in its job's order."""
+    def give(self, flight: Flight, goes_in: GoingIn) -> None:
+        """Have the worker render a picture, with the files of what goes in."""
         assert self._worker is not None
         picture = flight.item.picture
         self.flights[flight.key] = flight
         self._silence.broken()
-        sizes = tuple(map(len, files))
-        order = protocol.Render(key=flight.key, job=picture.job, files=sizes, previews=flight.item.previews)
-        self._unsent.append((order, b"".join(files)))
+        order = protocol.Render(key=flight.key, job=picture.job, files=goes_in.sizes, previews=flight.item.previews)
+        self._unsent.append((order, goes_in.payload))
         if not self._gathers:
             self.send_on()
 

@@ -20,6 +20,7 @@ from renderer.planning.plan import Planned
 from renderer.protocol import Failed
 from renderer.supervisor import events
 from renderer.supervisor.events import Watch
+from renderer.supervisor.incoming import GoingIn
 from renderer.supervisor.outcomes import Beside, Outcomes
 from renderer.supervisor.progress import FailureRow, Flight
 from renderer.supervisor.results import Result
@@ -81,7 +82,7 @@ class Together:
         self._reads = batch
         return batch.incoming.is_ready(item, wake)
 
-    def inputs(self, item: Planned) -> tuple[bytes, ...] | None:
+    def inputs(self, item: Planned) -> GoingIn | None:
         """What goes into a picture that has a place; None where it has not, or has failed."""
         return self._with(item, lambda batch: batch.inputs(item) if batch.has_place(item) else None)
 

@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from PIL import Image
 
 from renderer.engine import inputs
+from renderer.errors import ManifestError
 from renderer.manifest import manifest
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import input_files
@@ -20,7 +21,7 @@ from renderer.outputs.folder import OutputFolder
 from renderer.planning.plan import make_plan
 from renderer.protocol import AnyOrder, Render
 from renderer.supervisor import events, incoming, pool
-from renderer.supervisor.incoming import Incoming
+from renderer.supervisor.incoming import GoingIn, Incoming
 from tests.fakes import Behaviour, InlineWorker
 from tests.supervisor.running import Night, counts
 from tests.waiting import until
@@ -58,6 +59,10 @@ def written(folder: Path, colour: str = "teal") -> Manifest:
     return manifest.load(path)
 
 
+def of_one_file(path: Path) -> GoingIn:
+    return GoingIn((path.stat().st_size,), path.read_bytes())
+
+
 def test_inputs_are_kept_once_and_go_with_their_orders(tmp_path: Path, seen: list[list[str]]) -> None:
     night, edit = Night(tmp_path / "out"), written(tmp_path)
     assert counts(night.render(edit, hire=Unpacking)) == (3, 0, 0, 0)
@@ -87,16 +92,40 @@ def test_more_than_goes_to_a_worker_at_once_fails_alone(tmp_path: Path, monkeypa
     assert ["together" in what.message for what in night.of(events.PictureFailed)] == [True]
 
 
-def test_no_memory_for_what_goes_in_is_that_pictures_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends no night."""
+class NoMemory(int):
+    """As many bytes as there are no more of."""
 
-    def full(*_: object) -> bytes:
+    def __add__(self, more: int) -> NoReturn:
         raise MemoryError
 
+
+def no_memory(*given: Any) -> GoingIn:
+    """For what goes into a picture, where anything does."""
+    if given and given[0]:
+        raise MemoryError
+    return GoingIn()
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "full"),
+    [(input_files, "keep", no_memory), (input_files, "MOST_BYTES", NoMemory(2**20)), (incoming, "GoingIn", no_memory)],
+)
+def test_no_memory_for_what_goes_in_is_that_pictures_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, full: Any
+) -> None:
+    """It ends no night: not as a file is read, nor as all of a picture's are put together for the worker."""
     night, edit = Night(tmp_path / "out"), written(tmp_path)
-    monkeypatch.setattr(input_files, "keep", full)
+    monkeypatch.setattr(module, name, full)
     assert counts(night.render(edit, hire=Unpacking)) == (1, 0, 2, 0)
-    assert all("no memory left" in what.message for what in night.of(events.PictureFailed))
+    assert all("memory" in what.message for what in night.of(events.PictureFailed))
+
+
+def test_no_memory_for_what_is_looked_at_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its line, before the night."""
+    written(tmp_path)
+    monkeypatch.setattr(input_files, "MOST_BYTES", NoMemory(2**20))
+    with pytest.raises(ManifestError, match=r"edit\.yaml:2:\d+ jobs\[0\]\.image: shop\.png: there is not memory"):
+        manifest.load(tmp_path / "edit.yaml")
 
 
 def test_twins_of_one_that_cannot_be_kept_end_too(tmp_path: Path) -> None:
@@ -198,11 +227,11 @@ class TestSlowDisk:
         disk.may.set()
         assert woken.wait(10)
         assert coming.is_ready(shop, woken.set)
-        assert coming.of(shop) == ((tmp_path / "shop.png").read_bytes(),)
+        assert coming.of(shop) == of_one_file(tmp_path / "shop.png")
         assert not coming.is_ready(pier, woken.set)
         until(lambda: coming.is_ready(pier, woken.set))
-        assert coming.of(pier) == ((tmp_path / "pier.png").read_bytes(),)
-        assert coming.of(plan.items[0]) == ()
+        assert coming.of(pier) == of_one_file(tmp_path / "pier.png")
+        assert coming.of(plan.items[0]) == GoingIn()
         coming.close()
 
 
