@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from renderer.catalog import IN_CONTEXT, MODELS, MOST_TOKENS, TRAINED_TOKENS, Model, forbids_commerce
 from renderer.errors import Problem
@@ -16,6 +17,8 @@ from renderer.manifest import choices, foreign
 from renderer.manifest.document import Document, Route
 from renderer.manifest.expand import Draft
 from renderer.manifest.recipe import Recipe
+
+_BLACK, _WHITE = 0, 255
 
 MAX_WARNINGS = 200
 """After so many, nothing more is looked for."""
@@ -103,6 +106,8 @@ class Doubts:
                 self._look_at_loras(draft)
             if job.controlnets:
                 self._look_at_controlnets(draft)
+            if job.mask_inputs:
+                self._look_at_masks(draft)
             if len(job.prompt) > _LONG or len(job.negative_prompt) > _LONG:
                 self._look_at_length(recipe, job)
             other = first.setdefault(tuple(vars(job).values()), draft)
@@ -192,6 +197,29 @@ class Doubts:
             if row is not None and row.base != draft.model.id and draft.model.id in MODELS:
                 said = f"{row.id} was made for {row.base}, and the model is {draft.model.id}"
                 self._warn(route, said, "compare both")
+
+    def _look_at_masks(self, draft: Draft) -> None:
+        """Masks of one colour: of what is nowhere white nothing comes."""
+        from renderer.outputs.input_files import is_all  # noqa: PLC0415  # most manifests have none
+
+        recipe, job = draft.recipe, draft.job
+        named = {file.sha256: Path(file.path).name for file in draft.inputs}
+        masks = [(recipe.origin("mask"), job.inpaint_mask, "nothing of the image is drawn anew")]
+        masks += [
+            ((*recipe.origin("regions"), number, "mask"), region.mask, "its prompt is seen nowhere")
+            for number, region in enumerate(job.regions)
+        ]
+        masks += [
+            ((*recipe.origin("controlnets"), number, "mask"), net.mask, "nothing of its image is a gap")
+            for number, net in enumerate(job.controlnets)
+        ]
+        for route, mask, effect in masks:
+            if mask is not None and is_all(mask, _BLACK):
+                self._warn(route, f"{named[mask.sha256]} is black all over: {effect}", "paint white where it counts")
+        whole = job.edit is None and job.denoising_strength == 1
+        if whole and job.inpaint_mask is not None and is_all(job.inpaint_mask, _WHITE):
+            said = f"{named[job.inpaint_mask.sha256]} is white all over: nothing is left of the image"
+            self._warn(recipe.origin("mask"), said, "leave it out, and write a strength, like 0.6")
 
     def _look_at_length(self, recipe: Recipe, job: Job) -> None:
         texts = {"prompt": job.prompt} | ({"negative_prompt": job.negative_prompt} if job.cfg_scale != 1 else {})

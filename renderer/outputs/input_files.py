@@ -13,6 +13,7 @@ import re
 import stat
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -114,6 +115,19 @@ def identify(path: Path, name: str, purpose: Purpose = "picture") -> tuple[Input
     data = read(path, name)
     known = decode(data, name, purpose).known
     return known, InputFile(sha256=known.sha256, path=str(path), file_sha256=hashlib.sha256(data).hexdigest())
+
+
+def is_all(mask: Input, value: int) -> bool:
+    """Whether a mask has no other value than this, 0 for black, 255 for white: by what it is known by."""
+    return mask.sha256 == _hash_of_all(mask.width, mask.height, value)
+
+
+@lru_cache(maxsize=64)
+def _hash_of_all(width: int, height: int, value: int) -> str:
+    found = _hash("L", width, height)
+    for _ in range(height):
+        found.update(bytes([value]) * width)
+    return found.hexdigest()
 
 
 # ---- kept beside the pictures ----------------------------------------------------------------------------------------
@@ -260,10 +274,14 @@ def _in_srgb(image: Image.Image) -> Image.Image:
     return found
 
 
+def _hash(mode: str, width: int, height: int) -> hashlib._Hash:
+    return hashlib.sha256(f"{mode} {width}x{height}\n".encode())
+
+
 def _known(image: Image.Image) -> Input:
     """What a job has of it; it is hashed some rows at a time, for its bytes would take as much as it does, twice."""
     width, height = image.size
-    hashed = hashlib.sha256(f"{image.mode} {width}x{height}\n".encode())
+    hashed = _hash(image.mode, width, height)
     rows = max(1, _HASHED_PIXELS // width)
     for top in range(0, height, rows):
         hashed.update(image.crop((0, top, width, min(top + rows, height))).tobytes())

@@ -17,7 +17,7 @@ from renderer.errors import ModelError, shorten
 from renderer.families.family import ControlNets, Shapes
 from renderer.job import ControlNet
 from renderer.weights import places, vouched
-from renderer.weights.adapters.targets import targets_of
+from renderer.weights.adapters.targets import refuse_base, targets_of
 from renderer.weights.adapters.whereabouts import (
     CONTROLNET,
     find_extra,
@@ -92,6 +92,7 @@ def find_controlnet(reference: str, folder: Path, model: Model) -> FoundControlN
     masked = shape_of_file(path, model).masked if path is not None else row is not None and row.masked
     if row is not None:
         shape_beside(model, masked=masked)
+        refuse_base(row, model)
         return FoundControlNet(row.id, identity_of_row(row), path, masked, row, row.licence)
     assert path is not None
     return FoundControlNet(from_here(path), identity_of_file(path), path, masked, None, told_licence(path))

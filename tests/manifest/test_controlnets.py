@@ -133,6 +133,10 @@ def test_one_of_another_model_is_doubted(folder: Path) -> None:
         (f"{{controlnets: [{{id: {CANNY}y, image: square.png}}]}}", f'did you mean "{CANNY}"'),
         (f"{{controlnets: [{{id: {CANNY}, image: square.png, mask: square.png}}], model: Qwen/Qwen-Image}}", "no mask"),
         ("{controlnets: [{id: demo/4steps, image: square.png}]}", "is a LoRA, and not a ControlNet"),
+        (
+            f"{{controlnets: [{{id: {CANNY}, image: square.png}}]}}",
+            "made for Qwen/Qwen-Image, whose layers demo does not",
+        ),
         ("{controlnets: [{id: demo, image: square.png}]}", "is a model, and not a ControlNet"),
         (f"{{loras: [{CANNY}]}}", "is a ControlNet, and not a LoRA (write it under controlnets)"),
         (f"{{model: {CANNY}}}", "name it under controlnets"),

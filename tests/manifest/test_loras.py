@@ -254,6 +254,11 @@ class TestDoubts:
             f"4 jobs[0].loras[0]: {FOUR} was made for Qwen/Qwen-Image, and the model is Qwen/Qwen-Image-2512"
         ]
 
+    def test_another_size_of_model(self, folder: Path) -> None:
+        """What cannot fit is a problem: it would be fetched, and refused in the night."""
+        with pytest.raises(ManifestError, match=f"{FOUR} was made for Qwen/Qwen-Image, whose layers demo does not"):
+            self.warnings_of(folder, f"model: demo\n    loras: [{FOUR}]")
+
     def test_a_licence_that_forbids_commerce(self, folder: Path) -> None:
         """It is said before the first picture; one that allows it is not."""
         write_lora(folder / "nc.safetensors", factors(seed=3), {"modelspec.license": "CC-BY-NC-SA-4.0"})

@@ -15,6 +15,8 @@ from renderer.families import QWEN_IMAGE_FAMILY
 from renderer.job import ModelIdentity, Picture, Size, fingerprint
 from renderer.manifest import manifest
 
+INPAINT = "DiffSynth-Studio/Qwen-Image-Blockwise-ControlNet-Inpaint"
+
 
 def write(folder: Path, text: str, **sizes: tuple[int, int]) -> Path:
     """A manifest, and pictures of these sizes beside it."""
@@ -323,3 +325,37 @@ class TestMarks:
 
     def test_the_demos_are_among_them(self) -> None:
         assert {*SPECIAL_TOKENS, *PICTURE_TOKENS} <= {*QWEN_IMAGE_FAMILY.marks}
+
+
+class TestMasksOfOneColour:
+    """What is nowhere white does nothing, and what is all white leaves nothing: valid, and hardly meant."""
+
+    @pytest.mark.parametrize(
+        ("job", "said"),
+        [
+            (
+                "{model: demo, image: a.png, mask: black.png}",
+                ["mask: black.png is black all over: nothing of the image"],
+            ),
+            ("{model: demo, image: a.png, mask: white.png}", ["mask: white.png is white all over: nothing is left"]),
+            ("{model: demo, image: a.png, mask: white.png, strength: 0.5}", []),
+            ("{model: demo-edit, images: [a.png], mask: white.png}", []),
+            ("{model: demo, image: a.png, mask: grey.png}", []),
+            (
+                "{model: demo, size: 64x64, regions: [{prompt: y, mask: white.png}, {prompt: z, mask: black.png}]}",
+                ["regions[1].mask: black.png is black all over: its prompt is seen nowhere"],
+            ),
+            (
+                f"{{size: 512x512, controlnets: [{{id: {INPAINT}, image: a.png, mask: black.png}}]}}",
+                ["controlnets[0].mask: black.png is black all over: nothing of its image is a gap"],
+            ),
+        ],
+    )
+    def test_doubted(self, tmp_path: Path, job: str, said: list[str]) -> None:
+        for name, value in {"black": 0, "white": 255, "grey": 128}.items():
+            Image.new("L", (64, 64), value).save(tmp_path / f"{name}.png")
+        found = manifest.load(write(tmp_path, f"jobs:\n- {job[:-1]}, prompt: x}}", a=(64, 64))).warnings
+        assert len(found) == len(said)
+        assert all(
+            f"{each.path}: {each.message}".startswith(f"jobs[0].{what}") for each, what in zip(found, said, strict=True)
+        )

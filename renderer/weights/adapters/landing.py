@@ -17,7 +17,7 @@ from renderer.errors import ModelError, shorten
 from renderer.families.family import Shape
 from renderer.weights.adapters import dialects, others
 from renderer.weights.adapters.dialects import LayerKind, PartName
-from renderer.weights.adapters.targets import Targets, targets_of
+from renderer.weights.adapters.targets import Targets, refuse_base, targets_of
 from renderer.weights.adapters.whereabouts import FoundLora, find_lora
 from renderer.weights.readers import READERS
 from renderer.weights.readers.reader import TensorAt
@@ -92,6 +92,8 @@ def find_fitting(reference: str, folder: Path, model: Model) -> FoundLora:
     found = find_lora(reference, folder)
     if found.path is not None and (reason := land(found.path, targets_of(model)).why_not_riding):
         raise ModelError(f"{found.path}: {reason}", hint=FUSE)
+    if found.path is None and found.row is not None:
+        refuse_base(found.row, model)
     return found
 
 

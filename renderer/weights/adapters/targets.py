@@ -8,8 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from renderer import families
-from renderer.catalog import QWEN_IMAGE, Architecture, Model
+from renderer.catalog import MODELS, QWEN_IMAGE, Architecture, Model
 from renderer.catalog.data import TRANSFORMER_FILES
+from renderer.errors import ModelError
 from renderer.families import Family, Network
 from renderer.families.family import Shape, Shapes
 from renderer.weights.checkpoint import open_checkpoint
@@ -59,6 +60,14 @@ def targets_of(model: Model) -> Targets:
         checkpoint = open_checkpoint("transformer", own)
         return targets(model.id, checkpoint.network, checkpoint.shapes)
     return _of_shape(model.id, families.find(model.family), model.shape or QWEN_IMAGE.shape)
+
+
+def refuse_base(row: Model, model: Model) -> None:
+    """Raise `ModelError` where what the catalogue has for one model cannot be used beside another: before a fetch."""
+    theirs, ours = targets_of(MODELS[row.base]).weights, targets_of(model).weights
+    if any(ours.get(name) != shape for name, shape in theirs.items()):
+        message = f"{row.id} was made for {row.base}, whose layers {model.id} does not have"
+        raise ModelError(message, hint="take one that was made for it, like those of: renderer models list")
 
 
 def _own_files(model: Model) -> list[Path]:
