@@ -84,7 +84,10 @@ def _has_failed(summaries: Sequence[Summary], loaded: Loaded) -> bool:
 
 
 def _serve(manifests: Sequence[Manifest], settings: Settings, port: int, watchers: Watchers) -> None:
-    """Serve the manifests' pages while the run is on: at another port where that one is taken, or not, and say so."""
+    """Serve the manifests' pages while the run is on, also of those that join it.
+
+    At another port where that one is taken, or not, and say so.
+    """
     from renderer.service.watching import WatchServer  # noqa: PLC0415  (a run that nobody watches needs none of it)
 
     try:
@@ -98,7 +101,14 @@ def _serve(manifests: Sequence[Manifest], settings: Settings, port: int, watcher
     except (RendererError, OSError, RuntimeError) as error:  # RuntimeError: no thread is to be had
         watchers(events.Remark(f"the page is not served: {error}"))
         return
-    watchers.add("the live page", lambda _: None, lambda: server.__exit__(None, None, None))
+
+    def watch(what: events.Event) -> None:
+        if isinstance(what, events.BatchBegan):
+            server.follow(what.plan.manifest, settings.outputs)
+        for url in server.take_new_urls() if isinstance(what, events.Tick) else ():
+            watchers(events.Serving(url))
+
+    watchers.add("the live page", watch, lambda: server.__exit__(None, None, None))
     for url in server.urls:
         watchers(events.Serving(url))
 

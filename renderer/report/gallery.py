@@ -149,6 +149,10 @@ class Gallery:
     def name(self) -> str:
         return self._name
 
+    def is_of(self, manifest: Manifest) -> bool:
+        """Whether it shows this manifest's pictures, and not those of one that has grown."""
+        return self._plan.manifest.pictures == manifest.pictures
+
     # -- following --
 
     def follow(self) -> None:

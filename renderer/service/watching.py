@@ -4,7 +4,7 @@ The server of requests without its queue: `render --live` and `report --watch`. 
 in a thread beside whatever else this process does, and is never in its way. Nothing is looked up by a path that came
 in: a name is one that the page uses, or it is none.
 
-GET /                               the first page
+GET /                               the first page, as soon as there is one
 GET /{name}/                        a manifest's page
 GET /{name}/happened, …/events      what stands under "What happened"; what changes, as server-sent events
 GET /{name}/…                       a file that the page calls for
@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import queue
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import quote
 
@@ -29,6 +31,7 @@ from starlette.routing import Route
 
 from renderer.errors import DiskError, UsageError
 from renderer.job import Value
+from renderer.manifest.manifest import Manifest
 from renderer.outputs.folder import Own
 from renderer.outputs.picks import Pick
 from renderer.report.gallery import CORE_SHARE, Gallery
@@ -44,6 +47,9 @@ _ADDRESS = "127.0.0.1"
 _EVERY_S = 0.5
 _LINGER_S = 3.0
 _LIMITS = Limits(connections=64, streams=32)
+_MOST_PAGES = 256
+"""Of manifests that came one after the other, the last so many have a page."""
+
 _OTHERS = "where you may read the pictures, renderer report with --watch shows the page to you"
 
 
@@ -74,8 +80,25 @@ class WatchServer:
 
     @property
     def urls(self) -> list[str]:
-        """Where each gallery's page is."""
-        return [f"{self._http.url}/{quote(name)}/" for name in self._names]
+        """Where each gallery's page is; where there is none yet, where the first will be found."""
+        return [self._url_of(name) for name in self._names] or [f"{self._http.url}/"]
+
+    def follow(self, manifest: Manifest, outputs: Path) -> None:
+        """Have a page for a manifest too that is on its way: one of its own, or another where it has changed.
+
+        That is the server's work; `take_new_urls` says when it is there.
+        """
+        self._pages.coming.put((manifest, outputs))
+
+    def take_new_urls(self) -> list[str]:
+        """Where the pages are that have come since it was asked last."""
+        found = []
+        while not self._pages.came.empty():
+            found.append(self._url_of(self._pages.came.get()))
+        return found
+
+    def _url_of(self, name: str) -> str:
+        return f"{self._http.url}/{quote(name)}/"
 
     def __enter__(self) -> Self:
         """Begin. Raises `RuntimeError` where no thread is to be had."""
@@ -102,7 +125,9 @@ class _Pages:
     """The routes, and what keeps their galleries up to date. Lives on the event loop."""
 
     def __init__(self, galleries: Sequence[Gallery]) -> None:
-        self._galleries: Mapping[str, Gallery] = {gallery.name: gallery for gallery in galleries}
+        self._galleries = {gallery.name: gallery for gallery in galleries}
+        self.coming: queue.SimpleQueue[tuple[Manifest, Path]] = queue.SimpleQueue()
+        self.came: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._listeners = Listeners(_LIMITS.streams)
         self._news = asyncio.Event()
         self._ended = asyncio.Event()
@@ -122,8 +147,10 @@ class _Pages:
     # -- what is asked for --
 
     async def first(self, _request: Request) -> Response:
-        """The way to the first page."""
-        return _to(next(iter(self._galleries)))
+        """The way to the first page; where there is none yet, whoever asks looks again by himself."""
+        if (name := next(iter(self._galleries), None)) is not None:
+            return _to(name)
+        return Response("no manifest has come yet", media_type="text/plain", headers={"Refresh": "2"})
 
     async def bare(self, request: Request) -> Response:
         """The way to a page whose address has no slash at its end."""
@@ -145,7 +172,7 @@ class _Pages:
     async def events(self, request: Request) -> Response:
         """What has changed since the mark that a browser has, and what changes from now on."""
         mark = request.headers.get("last-event-id") or request.query_params.get("since", "")
-        return self._listeners.answer(request, self._told(self._asked(request), mark))
+        return self._listeners.answer(request, self._told(self._asked(request).name, mark))
 
     async def marks(self, request: Request) -> Response:
         """Mark pictures. Every window that is open sees it, this one too."""
@@ -173,9 +200,9 @@ class _Pages:
             raise RequestError(404, "unknown", "there is no such page here")
         return gallery
 
-    async def _told(self, gallery: Gallery, mark: str) -> AsyncIterator[str]:
+    async def _told(self, name: str, mark: str) -> AsyncIterator[str]:
         patience_s: float | None = None  # whoever comes hears at once how things stand
-        while True:
+        while (gallery := self._galleries.get(name)) is not None:
             news = self._news
             change = await run_in_threadpool(gallery.since, mark, patience_s)
             patience_s = 0.0
@@ -204,7 +231,7 @@ class _Pages:
         if self._following is not None:
             await asyncio.wait([self._following], timeout=patience_s)
         await to_thread.run_sync(self._look, limiter=self._one_at_a_time)
-        for gallery in self._galleries.values():
+        for gallery in list(self._galleries.values()):
             gallery.close()
         self._tell()
 
@@ -218,10 +245,23 @@ class _Pages:
     def _look(self) -> float:
         """Look for what has changed; how many seconds of a core that took."""
         began = time.thread_time()
-        for gallery in self._galleries.values():
+        while not self.coming.empty():
+            with contextlib.suppress(Exception):  # as below; it has no page then
+                self._take_in(*self.coming.get())
+        for gallery in list(self._galleries.values()):
             with contextlib.suppress(Exception):  # whatever it is, the run is not to hear of it; it is tried again soon
                 gallery.follow()
         return time.thread_time() - began
+
+    def _take_in(self, manifest: Manifest, outputs: Path) -> None:
+        known = self._galleries.get(manifest.name)
+        if known is not None and known.is_of(manifest):
+            return
+        self._galleries[manifest.name] = Gallery(manifest, outputs)
+        if known is None:
+            self.came.put(manifest.name)
+        for name in list(self._galleries)[:-_MOST_PAGES]:
+            del self._galleries[name]
 
     def _tell(self) -> None:
         self._news.set()

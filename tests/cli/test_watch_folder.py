@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
+import urllib.error
+import urllib.request
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -98,7 +102,9 @@ def test_manifests_are_rendered_as_they_come(tmp_path: Path, say: Say) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     driving.write_manifest(inbox, "a", "b", name="first")
-    arguments = ("render", "--watch-folder", "inbox", "--log-format", "plain")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    arguments = ("render", "--watch-folder", "inbox", "--log-format", "plain", "--live", "--port", port)
     (inbox / "base.yaml").write_text("defaults: {steps: 3}\n")
     code, planned = say(*arguments, "--dry-run")
     assert (code, "2 files in inbox now" in planned, "2 pictures to render" in planned) == (0, True, True)
@@ -112,6 +118,7 @@ def test_manifests_are_rendered_as_they_come(tmp_path: Path, say: Say) -> None:
         driving.write_manifest(inbox, "a", "b", "c", name="first")
         until(lambda: len(driving.pictures(tmp_path, "first")) == 3)
         until((tmp_path / "outputs/second/index.html").exists)
+        until(lambda: _is_served(f"http://127.0.0.1:{port}/second/"))
         assert say("stop") == (
             0,
             "first, second: it stops: what is in flight may finish; stop it once more to end at once\n",
@@ -123,7 +130,7 @@ def test_manifests_are_rendered_as_they_come(tmp_path: Path, say: Say) -> None:
     assert process.returncode in {0, 4}
     assert said.count('did you mean "prompt"?') == 1
     assert "waiting for manifests in inbox" in said
-    again = driving.start(*arguments, cwd=tmp_path, stderr=subprocess.PIPE)
+    again = driving.start(*arguments[:-3], cwd=tmp_path, stderr=subprocess.PIPE)
     try:
         assert again.stderr is not None
         lines = [again.stderr.readline().decode() for _ in range(2)]
@@ -132,6 +139,14 @@ def test_manifests_are_rendered_as_they_come(tmp_path: Path, say: Say) -> None:
     finally:
         again.kill()
     assert "to render" not in "".join(lines) + rest, "what is done is said and rendered no more"
+
+
+def _is_served(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310
+            return bool(answer.status == HTTPStatus.OK)
+    except urllib.error.HTTPError:
+        return False
 
 
 def test_a_folder_has_to_be_there(tmp_path: Path, say: Say) -> None:
