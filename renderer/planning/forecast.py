@@ -21,16 +21,20 @@ from renderer.job import Job, Profile, Weights
 from renderer.machine.devices import WorkerDevice
 from renderer.machine.hardware import Machine
 from renderer.machine.rates import Rates
-from renderer.planning import deployment, mixtures, precision_choice, space, takes
+from renderer.planning import dealt, deployment, mixtures, precision_choice, space, takes
+from renderer.planning.dealt import DealtGroup, DeviceRate
 from renderer.planning.fitting import SizeRefusal, available_bytes, refusals, streaming_of
 from renderer.planning.group_forecast import GroupForecast, GroupTime, together
-from renderer.planning.pace import Pace, PaceKey, Way, seconds, timesteps
+from renderer.planning.pace import Pace, PaceKey, Paces, Way, seconds, timesteps, weight
 from renderer.planning.placement import setup_for
 from renderer.planning.plan import Plan, Planned
 from renderer.planning.retakes import RetakeRate
 from renderer.planning.riding import licences, riding
 from renderer.planning.space import Disk
 from renderer.protocol import Setup
+
+_Kind = tuple[Work, int]
+"""What pictures have in common that take as long: what is computed, and the steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +115,15 @@ def forecast(plans: Sequence[Plan], terms: Assumptions, now: datetime) -> Foreca
     """What rendering all that is to do of several manifests will take."""
     todo = [item for plan in plans for item in plan.to_render()]
     sidecars = [item.sidecar for plan in plans for item in plan.items if item.sidecar is not None]
-    pace = Pace(sidecars if not terms.ready else (), terms.rates)
+    paces = Paces(sidecars if not terms.ready else ())
     rate = RetakeRate.of(item for plan in plans for item in plan.items)
-    groups: list[GroupForecast] = []
+    found: list[list[_Grouping]] = []
     refused: dict[Job, SizeRefusal] = {}
     troubles: list[str] = []
     setups: list[Setup] = []
     for items in _by_weights(todo):
         try:
-            groupings = list(_groupings(items, terms, pace, rate))
+            groupings = list(_groupings(items, terms, paces, rate))
         except RendererError as error:
             troubles.append(_told(error))
             continue
@@ -127,12 +131,10 @@ def forecast(plans: Sequence[Plan], terms: Assumptions, now: datetime) -> Foreca
         troubles += first.extra_troubles
         refused |= {job: why for job, why in first.refused.items() if all(job in each.refused for each in groupings)}
         setups.append(first.setup)
-        found = [group for each in groupings if (group := each.group()) is not None]
-        groups += [together(found)] if found else []
-    known = [group.seconds for group in groups]
-    total = sum(spent.total for spent in known if spent is not None)
-    told = bool(groups) and all(spent is not None for spent in known)
-    ends = (now + timedelta(seconds=total)).astimezone() if told else None  # the clocks may be changed before it
+        if able := [each for each in groupings if each.left]:
+            found.append(able)
+    groups, total_s = _played(found)
+    ends = None if total_s is None else (now + timedelta(seconds=total_s)).astimezone()  # clocks may change before it
     left = [item for plan in plans for item in plan.to_write() if item.picture.job not in refused]
     return Forecast(
         groups=tuple(groups),
@@ -146,17 +148,53 @@ def forecast(plans: Sequence[Plan], terms: Assumptions, now: datetime) -> Foreca
     )
 
 
-def _groupings(items: Sequence[Planned], terms: Assumptions, pace: Pace, rate: RetakeRate) -> Iterator[_Grouping]:
+def _groupings(items: Sequence[Planned], terms: Assumptions, paces: Paces, rate: RetakeRate) -> Iterator[_Grouping]:
     """One for each device that can open it. Raises `MachineError` where none can."""
     if not terms.devices:
-        yield _Grouping(items, terms, pace, rate)
+        yield _Grouping(items, terms, paces.on(terms.machine, terms.rates), rate)
         return
     jobs = [item.picture.job for item in items]
     found = deployment.deploy(jobs, [device for device, _ in terms.devices], terms.profile, terms.vram_bytes)
     for device, rates in terms.devices:
         if device.number in found.setups:
             there = replace(terms, machine=device.machine, rates=rates)
-            yield _Grouping(items, there, pace, rate, found.setups[device.number], device.label)
+            yield _Grouping(items, there, paces.on(device.machine, rates), rate, found.setups[device.number], device)
+
+
+def _played(found: Sequence[Sequence[_Grouping]]) -> tuple[list[GroupForecast], float | None]:
+    """The groups, each by the devices that can open it, and how long all of them take; None where nobody knows.
+
+    A device of which nobody knows how fast it is, and which takes some of a group only, is not counted on.
+    """
+    each = [[grouping.group() for grouping in groupings] for groupings in found]
+    if not found or not all(map(_is_known, each)):
+        return [together(groups, None) for groups in each], None
+    if found[0][0].is_alone:
+        return [group for (group,) in each], sum(group.seconds.total for (group,) in each if group.seconds)
+    shares = dealt.deal([_dealt_group(*pair) for pair in zip(found, each, strict=True)])
+    groups = [together(*pair) for pair in zip(each, shares, strict=True)]
+    return groups, max(share.ended_s for share in shares)
+
+
+def _is_known(groups: Sequence[GroupForecast]) -> bool:
+    """Whether it is known what all that take most of a group take for it."""
+    most = max(group.pictures for group in groups)
+    return all(group.seconds is not None for group in groups if group.pictures == most)
+
+
+def _dealt_group(groupings: Sequence[_Grouping], groups: Sequence[GroupForecast]) -> DealtGroup:
+    """What is known of a group, as it is dealt."""
+    kinds = list(dict.fromkeys(kind for grouping in groupings for kind in grouping.kinds))
+    items = [next(each.kinds[kind] for each in groupings if kind in each.kinds) for kind in kinds]
+    return DealtGroup(
+        counts=tuple(map(len, items)),
+        weights=tuple(weight(of_kind[0]) for of_kind in items),
+        rates={
+            group.number: DeviceRate(group.seconds.start, tuple(map(grouping.picture_s, kinds)), group.in_flight)
+            for grouping, group in zip(groupings, groups, strict=True)
+            if group.seconds is not None
+        },
+    )
 
 
 def _told(error: RendererError) -> str:
@@ -183,7 +221,7 @@ class _Grouping:
         pace: Pace,
         rate: RetakeRate,
         setup: Setup | None = None,
-        device: str = "",
+        device: WorkerDevice | None = None,
     ) -> None:
         jobs = [item.picture.job for item in items]
         self._terms = terms
@@ -192,8 +230,14 @@ class _Grouping:
         self._device = device
         self.setup = setup or setup_for(jobs, terms.machine, terms.profile, terms.vram_bytes)
         self.refused = refusals(jobs, self.setup, terms.machine)
+        self._picture_s: dict[_Kind, float] = {}
         self._riding = riding((job for job in jobs if job not in self.refused), items[0].model)
         self.left = [job for job in jobs if job not in self.refused and not self._riding.fails(job)]
+        self.kinds: defaultdict[_Kind, list[Planned]] = defaultdict(list)
+        left = set(self.left)
+        for item in items:
+            if item.picture.job in left:
+                self.kinds[Work.of(item.picture.job), item.picture.job.num_inference_steps].append(item)
         self._key = PaceKey(self.setup.weights, self.setup.profile)
         self._model = items[0].model
         self._shape = shape_of(self._model)
@@ -217,10 +261,17 @@ class _Grouping:
     def streamed(self) -> bool:
         return self.setup.profile == "stream"
 
-    def group(self) -> GroupForecast | None:
-        """What those that are not refused take; None where all are."""
-        if not self.left:
-            return None
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other device renders."""
+        return self._device is None
+
+    def picture_s(self, kind: _Kind) -> float | None:
+        """Seconds of the device's own time for a picture of a kind; None where it does not fit. After `group`."""
+        return self._picture_s.get(kind)
+
+    def group(self) -> GroupForecast:
+        """What those that are not refused take, of which there are some."""
         rates = self._terms.rates or (self._pace.rates(self._key) if self._pace.knows(self._key) else None)
         decision, estimate = self._decide(rates)
         slots, company = decision.slots if decision else self._shape.layers, self._company(decision)
@@ -248,7 +299,8 @@ class _Grouping:
             controlnets=len(self._riding.controls),
             controlnet_bytes=sum(each.bytes for each in self._riding.controls.values()),
             licences=licences(self._model, self.left),
-            device=self._device,
+            device=self._device.label if self._device else "",
+            number=self._device.number if self._device else 0,
             retakes=self._retakes,
         )
 
@@ -306,18 +358,19 @@ class _Grouping:
         """Where the time goes: the arithmetic, times what earlier pictures took more or less than it."""
         factor = self._pace.factor(self._key)
         denoise = decode = 0.0
-        kinds: defaultdict[tuple[Work, int], float] = defaultdict(float)
-        for job in self.left:
-            kinds[Work.of(job), job.num_inference_steps] += self._takes[job]
-        example = {(Work.of(job), job.num_inference_steps): job for job in self.left}
-        for kind, count in kinds.items():
+        encode = self._pace.prepare_s(self._key, self.left, rates)
+        riding_s = self._riding.seconds(self.left, rates) * (1 + self._retakes / len(self.left))
+        for kind, items in self.kinds.items():
+            job, count = items[0].picture.job, sum(self._takes[item.picture.job] for item in items)
             way = Way(slots, company.get(kind[0].kind, 1), cpu=self._cpu, from_disk=self._from_disk)
-            share, _ = seconds(self._shape, example[kind], self.setup.profile, way, rates)
+            share, _ = seconds(self._shape, job, self.setup.profile, way, rates)
             decoding = duration.decode_seconds(self._shape, kind[0], rates)
             denoise += (share - decoding) * count * factor
             decode += decoding * count * factor
-        denoise += self._riding.seconds(self.left, rates) * (1 + self._retakes / len(self.left))
+            besides = (encode + riding_s) / len(self.left)
+            self._picture_s[kind] = share * factor * count / len(items) + besides
+        denoise += riding_s
         start = self._pace.load_s(self._key)
         if start is None:
             start = duration.load_seconds(self._shape, self.setup.stored, rates)
-        return GroupTime(start, self._pace.prepare_s(self._key, self.left, rates), denoise, decode)
+        return GroupTime(start, encode, denoise, decode)

@@ -9,6 +9,7 @@ from typing import Any
 from renderer.estimate import Estimate, Stage
 from renderer.estimate.duration import Limit
 from renderer.job import Precision, Profile
+from renderer.planning.dealt import GroupShare
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,9 @@ class GroupForecast:
     that earlier pictures' times went into the seconds; `retakes` how many further takes are expected of pictures whose
     lettering is read.
 
-    Where several `devices` render, it is that of the first on which most fit, but for the seconds, which are those of
-    all such together. Each of them is there by itself, as `device`, with the seconds that it would take alone.
+    Where several `devices` render, it is that of the first on which most fit, but for the seconds, which are those from
+    the group's opening to its last picture. Each of them is there by itself, as `device` of this `number`: with the
+    pictures that fit there, how many of them it is `dealt`, and the seconds that it would take for all of them alone.
     """
 
     model: str
@@ -60,6 +62,8 @@ class GroupForecast:
     controlnet_bytes: int = 0
     licences: Mapping[str, str] = field(default_factory=dict)
     device: str = ""
+    number: int = 0
+    dealt: int | None = None
     retakes: float = 0.0
     devices: tuple[GroupForecast, ...] = ()
 
@@ -70,7 +74,7 @@ class GroupForecast:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON-ready values."""
-        devices = [{"device": each.device, **each.as_dict()} for each in self.devices]
+        devices = [{"device": each.device, "dealt": each.dealt, **each.as_dict()} for each in self.devices]
         spent = self.seconds
         return {
             "model": self.model,
@@ -100,22 +104,22 @@ class GroupForecast:
         }
 
 
-def together(groups: Sequence[GroupForecast]) -> GroupForecast:
-    """What several devices take for a group, dealt so that all end together.
-
-    One on which only some of its pictures fit makes it no shorter: the others may be all that takes long.
-    """
+def together(groups: Sequence[GroupForecast], share: GroupShare | None) -> GroupForecast:
+    """One of what several devices have of a group; `share` is what it takes of the night, where that is known."""
     if len(groups) == 1 and not groups[0].device:
         return groups[0]
     most = max(group.pictures for group in groups)
-    able = [group for group in groups if group.pictures == most]
-    spent = [group.seconds for group in able if group.seconds is not None]
-    shared = None
-    if len(spent) == len(able):
-        parts = {name: [getattr(each, name) for each in spent] for name in ("encode", "denoise", "decode")}
-        speeds = {name: sum(1 / each for each in found if each) for name, found in parts.items()}
-        shared = GroupTime(
-            start=max(each.start for each in spent),
-            **{name: 1 / speed if speed else 0.0 for name, speed in speeds.items()},
-        )
-    return replace(able[0], seconds=shared, device="", devices=tuple(groups))
+    first = next(group for group in groups if group.pictures == most)
+    if share is None:
+        return replace(first, seconds=None, device="", devices=tuple(groups))
+    each = tuple(replace(group, dealt=share.pictures.get(group.number)) for group in groups)
+    return replace(first, seconds=_spent(each, share), device="", devices=each)
+
+
+def _spent(groups: Sequence[GroupForecast], share: GroupShare) -> GroupTime:
+    """The time from a group's opening to its last picture, by what its devices spend it on."""
+    busy = [(group.seconds, (group.dealt or 0) / group.pictures) for group in groups if group.seconds is not None]
+    start = min((spent.start for spent, part in busy if part), default=0.0)
+    parts = [sum(getattr(spent, name) * part for spent, part in busy) for name in ("encode", "denoise", "decode")]
+    left_s, whole = max(0.0, share.ended_s - share.began_s - start), sum(parts) or 1.0
+    return GroupTime(start, *(left_s * part / whole for part in parts))

@@ -21,6 +21,7 @@ from renderer.estimate.host import MOST_TABLES
 from renderer.estimate.looking import told_tokens
 from renderer.job import Edit, Job, Precision, Profile, Schedule, Stored, Weights
 from renderer.job.precisions import multiplies_stored, stored
+from renderer.machine.hardware import Machine
 from renderer.machine.rates import SOME_GPU, Rates
 from renderer.outputs.done import Done
 from renderer.planning.plan import Planned
@@ -190,6 +191,25 @@ class Pace:
         """A picture's part of the machine's time, and the wall's, by the arithmetic alone."""
         rates = self._rates or (_SOME_CPU if way.cpu else SOME_GPU)
         return seconds(_shape(key.weights), job, key.profile, way, rates)
+
+
+class Paces:
+    """What pictures take on each kind of card, learnt from those that were rendered on one."""
+
+    def __init__(self, sidecars: Iterable[Done]) -> None:
+        self._sidecars = list(sidecars)
+        self._found: dict[tuple[str | None, Rates | None], Pace] = {}
+
+    def on(self, machine: Machine, rates: Rates | None) -> Pace:
+        """Of the GPU that renders on a machine, or its CPU, with its rates.
+
+        Pictures of other cards tell something only where nothing else does.
+        """
+        card = machine.gpu.name if machine.gpu else None
+        if (card, rates) not in self._found:
+            own = [each for each in self._sidecars if (each.gpu.name if each.gpu else None) == card]
+            self._found[card, rates] = Pace(own or (self._sidecars if rates is None else ()), rates)
+        return self._found[card, rates]
 
 
 def _latest() -> deque[float]:

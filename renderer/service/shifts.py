@@ -41,6 +41,7 @@ from renderer.supervisor.night import Night
 from renderer.supervisor.outcomes import Outcomes
 from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.settings import StopRequests
+from renderer.supervisor.shares import SeatSpeeds
 from renderer.supervisor.together import Together
 from renderer.supervisor.worker import Hire, Worker
 from renderer.weights import needs
@@ -138,6 +139,7 @@ class Shifts:
         self._troubles: dict[Weights, tuple[float, RendererError]] = {}
         self._deployments: dict[Weights, Deployment] = {}
         labels = [device.label for device in self._devices]
+        self._speeds = SeatSpeeds({each.number: rates.known(each.machine) for each in self._devices})
         self._pool = WorkerPool(self._hired(settings.rendering.hire or LocalWorker), self._heard, labels)
         self.condition = Condition()
 
@@ -213,7 +215,7 @@ class Shifts:
         """What a shift begins with: its counts at nothing."""
         nothing = Manifest(file=self._folder.queue.name, name=self._settings.name, pictures=())
         plan = Plan(nothing, self._folder, (), self._journal)
-        night = Night(self._night_settings, {}, {}, {}, self._rates, self._pool, self._heard, stop)
+        night = Night(self._night_settings, {}, {}, {}, self._rates, self._pool, self._heard, stop, speeds=self._speeds)
         return Outcomes(plan, night.row, self._heard), night
 
     def _trouble_of(self, weights: Weights, night: Night) -> RendererError | None:

@@ -1,8 +1,9 @@
 """Which worker renders which pictures: groups of one model and precision are dealt to seats.
 
 A group is opened on as few seats as keep all busy: a free seat takes a group that nobody is at, the largest first, and
-helps with another's when there is none left, as long as that takes longer than opening it. One that is at a group of
-less priority is called away, when what it has in flight is done. Knows no events.
+helps with another's when there is none left, as long as that takes longer than opening it. Which part of it each then
+has, `shares` says. One that is at a group of less priority is called away, when what it has in flight is done. Knows no
+events.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from heapq import heapify, heappop, heappush
 
 from renderer.job import Profile, Weights
 from renderer.outputs.summary import Ending
+from renderer.planning.dealt import FASTER_CARD
 from renderer.planning.deployment import Deployment
 from renderer.planning.pace import Pace, weight
 from renderer.planning.plan import Planned
 from renderer.supervisor.picture_source import Fits, PictureSource
 from renderer.supervisor.pool import Seat
 from renderer.supervisor.progress import Flight
+from renderer.supervisor.shares import SeatSpeeds, Shares
 
 _NEARLY = 1 - 1e-6
 """Sums of seconds are as exact as that."""
@@ -91,7 +94,6 @@ class SeatOrder:
         self._deal = deal
         self._line = [(len(seat.flights), seat.number, seat) for seat in seats if seat.has_room]
         heapify(self._line)
-        self._shares: dict[Group, float] = {}
 
     def next(self) -> Seat | None:
         """The seat with room that holds fewest, and no more than its share; None where none has."""
@@ -100,9 +102,7 @@ class SeatOrder:
             group = self._deal.group_of(seat)
             if group is None or not seat.has_room:
                 continue
-            if group not in self._shares:
-                self._shares[group] = self._deal.share(group)
-            if self._deal.is_due(group, seat, self._shares[group]):
+            if self._deal.is_due(group, seat):
                 return seat
         return None
 
@@ -114,11 +114,17 @@ class SeatOrder:
 class Deal:
     """Which seat is at which group."""
 
-    def __init__(self, groups: Sequence[Group], seats: Sequence[Seat], pace: Pace) -> None:
-        """`groups` in the order in which they are begun; `pace` says what pictures take, as far as that is known."""
+    def __init__(self, groups: Sequence[Group], seats: Sequence[Seat], pace: Pace, speeds: SeatSpeeds) -> None:
+        """`groups` in the order in which they are begun.
+
+        `pace` says what pictures take, and `speeds` how fast seats are, as far as that is known.
+        """
         self.groups = list(groups)
         self._seats = seats
         self._pace = pace
+        self._speeds = speeds
+        self._shares: dict[Group, Shares] = {}
+        self._held: dict[Group, list[Planned]] = {}
         self._at: dict[int, Group] = {}
         self._there: defaultdict[Group, dict[int, Seat]] = defaultdict(dict)
 
@@ -155,6 +161,7 @@ class Deal:
 
     def settle(self) -> None:
         """Have every seat that has nothing more to do at its group go to another that has something for it."""
+        self._held.clear()
         for seat in self._seats:
             here = self.group_of(seat)
             stays = here is not None and self._has_for(here, seat) and not self.is_called_away(seat)
@@ -167,10 +174,12 @@ class Deal:
                 self._there[there][seat.number] = seat
 
     def at_work(self) -> Iterator[tuple[Seat, Group]]:
-        """The seats that need a worker: they hold pictures, or their group has more."""
+        """The seats that need a worker: they hold pictures, or their group has more, or others of it have too much."""
         for seat in self._seats:
             group = self.group_of(seat)
-            if group is not None and not seat.is_out and (seat.flights or group.has_pictures):
+            if group is None or seat.is_out:
+                continue
+            if seat.flights or group.has_pictures or self._unbegun(group):
                 yield seat, group
 
     def next_rounds(self) -> bool:
@@ -180,6 +189,7 @@ class Deal:
 
     def serving(self, but: Seat | None = None) -> SeatOrder:
         """The seats that have room at this moment, those first that hold fewest; not the one that was served."""
+        self._shares.clear()
         return SeatOrder(self, [seat for seat in self._seats if seat is not but and seat.number in self._at])
 
     def first(self, group: Group, seat: Seat, fits: Fits | None = None) -> Planned | None:
@@ -202,37 +212,72 @@ class Deal:
         return any(group.may_open(seat) and self._calls(group, seat) for group in urgent)
 
     def to_level(self) -> Iterator[Seat]:
-        """Seats to ask back what they have not begun: another at their group has nothing to do, or they are to go."""
+        """Seats to ask back what they have not begun: others have nothing to do or are faster, or they are to go."""
         yield from filter(self.is_called_away, self._seats)
         for group in self.groups:
-            seats = self.seats_at(group)
-            idle = [seat for seat in seats if seat.opened and not seat.flights]
-            if not idle or group.source.waiting:
+            if len(seats := self.seats_at(group)) < 2:  # noqa: PLR2004
                 continue
-            may_have = [self._fits(group, seat, None) for seat in idle]
+            idle = [seat for seat in seats if seat.opened and not seat.flights and not group.source.waiting]
             for seat in seats:
-                unbegun = [flight.item for flight in seat.flights.values() if flight.since is None]
-                if len(seat.flights) > 1 and any(fits is None or any(map(fits, unbegun)) for fits in may_have):
-                    yield seat
+                shares = self._share(group)
+                others = [*idle, *(shares.faster(seat) if shares.has_too_much(seat) else ())]
+                if others and len(seat.flights) > 1:
+                    unbegun = [flight.item for flight in seat.flights.values() if flight.since is None]
+                    if any(self._takes_any(group, other, unbegun) for other in others):
+                        yield seat
 
     # -- how many, and where --
 
     def _flies(self, group: Group) -> bool:
         return any(seat.flights for seat in self.seats_at(group))
 
-    def share(self, group: Group) -> float:
-        """A seat's part of the work that its group has, in hands and waiting: the others may open still."""
-        seats = [seat for seat in self.seats_at(group) if seat.is_placed]
-        if len(seats) == 1:
-            return float("inf")
-        return (sum(seat.flights.work for seat in seats) + group.source.waiting_work) / max(1, len(seats))
+    def _share(self, group: Group) -> Shares:
+        """What its seats are to hold, as it was when they began to be served."""
+        if group not in self._shares:
+            seats = [seat for seat in self.seats_at(group) if seat.is_placed and not self.is_called_away(seat)]
+            speeds = self._speeds.of(self._seats, group.source.first() or self._any_of(group), group.profile)
+            self._shares[group] = Shares(seats, speeds, group.source.waiting_work)
+        return self._shares[group]
 
-    def is_due(self, group: Group, seat: Seat, share: float) -> bool:
+    def is_due(self, group: Group, seat: Seat) -> bool:
         """Whether a seat's share has room for the next one."""
-        if not seat.flights:
-            return True
-        item = self.first(group, seat)
-        return item is not None and (seat.flights.work + weight(item) / 2) * _NEARLY <= share
+        item = self.first(group, seat, self.is_worth(group, seat))
+        if item is None or not seat.flights:
+            return item is not None
+        return (seat.flights.work + weight(item) / 2) * _NEARLY <= self._share(group).of(seat)
+
+    def is_worth(self, group: Group, seat: Seat) -> Fits:
+        """What a seat is to have: those that are faster would be through with it later, or may not have it."""
+        shares = self._share(group)
+
+        def worth(item: Planned) -> bool:
+            return shares.is_worth(seat, item) or not any(
+                self.may_have(group, other, item) for other in shares.faster(seat)
+            )
+
+        return worth
+
+    def _takes_any(self, group: Group, seat: Seat, items: Sequence[Planned]) -> bool:
+        """Whether a seat is to have any of these."""
+        fits = self._fits(group, seat, self.is_worth(group, seat))
+        return fits is None or any(map(fits, items))
+
+    def _unbegun(self, group: Group) -> list[Planned]:
+        """What seats hold of a group that have begun with some of it, and not with this: another could have it."""
+        if group not in self._held:
+            held = (seat.flights.values() for seat in self.seats_at(group) if len(seat.flights) > 1)
+            self._held[group] = [
+                flight.item
+                for flights in held
+                if any(flight.since for flight in flights)
+                for flight in flights
+                if flight.since is None
+            ]
+        return self._held[group]
+
+    def _any_of(self, group: Group) -> Planned | None:
+        """A picture that a seat holds of a group."""
+        return next((flight.item for seat in self.seats_at(group) for flight in seat.flights.values()), None)
 
     def _fits(self, group: Group, seat: Seat, fits: Fits | None) -> Fits | None:
         """What a seat may have: what fits on its device, and brought down no worker there if it may go elsewhere."""
@@ -262,8 +307,8 @@ class Deal:
 
     def _best_for(self, seat: Seat) -> Group | None:
         """The group that a free seat goes to: what it has open, what nobody is at, what has most left for each seat."""
-        those = (group for group in self.groups if group.has_pictures and group.may_open(seat))
-        able = [group for group in those if self._is_wanted_at(group, seat)]
+        those = (group for group in self.groups if group.has_pictures or self._unbegun(group))
+        able = [group for group in those if group.may_open(seat) and self._is_wanted_at(group, seat)]
         alone = len(self._seats) == 1
 
         def rank(group: Group) -> tuple[float, bool, bool, float]:
@@ -286,25 +331,41 @@ class Deal:
     def _is_wanted_at(self, group: Group, seat: Seat) -> bool:
         """Whether there is something for one more seat, and opening the group there takes less than it saves."""
         alone = not (self._there[group].keys() - {seat.number})
-        if self.first(group, seat) is None:
-            return alone and group.source.waiting == 0  # more may be asked for
+        if alone and self.first(group, seat) is None:
+            return group.source.waiting == 0  # more may be asked for
         if alone:
-            return True
+            return not self._is_for_faster(group, seat)
+        unbegun = self._unbegun(group)
+        if self.first(group, seat, self.is_worth(group, seat)) is None and not self._takes_any(group, seat, unbegun):
+            return False
         there = [other for other in self.seats_at(group) if other is not seat]
         able = there if group.is_plain else [other for other in there if self.first(group, other) is not None]
         if not able:  # what is left is too large for them, or brought down their workers
             return True
-        if group.source.waiting <= sum(not other.flights for other in able):
+        if group.source.waiting + len(unbegun) <= sum(not other.flights for other in able):
             return False
         if seat.setup == group.deployment.setups[seat.number]:
             return True
         opening_s = max((other.opened.load_s for other in there if other.opened), default=0.0)
         return self._left_s(group, unknown=float("inf")) / len(able) > opening_s
 
+    def _is_for_faster(self, group: Group, seat: Seat) -> bool:
+        """Whether faster seats would be through with a group, beside what they are at, before one would be alone."""
+        speeds = self._speeds.of(self._seats, group.source.first(), group.profile)
+        least = FASTER_CARD * speeds[seat.number]
+        faster = [other for other in self.able(group) if speeds[other.number] >= least and other.is_placed]
+        theirs = {at for other in faster if (at := self.group_of(other)) is not None and at is not group}
+        if not faster or any(at.priority < group.priority for at in theirs):  # those would have to be called away
+            return False
+        held = sum(other.flights.work for at in theirs for other in self.seats_at(at))
+        left = group.source.waiting_work + held + sum(at.source.waiting_work for at in theirs)
+        return group.source.waiting_work * sum(speeds[other.number] for other in faster) > left * speeds[seat.number]
+
     def _left_s(self, group: Group, unknown: float | None = None) -> float:
         """About how long what waits of a group takes one seat; where nobody knows, as many seconds as pictures wait."""
-        first = group.source.first()
+        unbegun = self._unbegun(group)
+        first = group.source.first() or next(iter(unbegun), None)
         each_s = self._pace.expect_s(first, group.profile) if first is not None else None
         if each_s is None and unknown is not None:
             return unknown
-        return (each_s or 1.0) * group.source.waiting
+        return (each_s or 1.0) * (group.source.waiting + len(unbegun))

@@ -73,7 +73,7 @@ class Dispatcher:
         self._pace = pace
         self._heart = heart
         self._cannot_open = cannot_open
-        self._deal = Deal(groups, night.pool.seats, pace)
+        self._deal = Deal(groups, night.pool.seats, pace, night.speeds)
         self._timely = Timely(self._deal, night, pace, outcomes)
         self._first_in_line: Seat | None = None
         self._given: dict[int, Planned] = {}
@@ -208,9 +208,8 @@ class Dispatcher:
         group = self._deal.group_of(seat)
         if group is None or not seat.has_room or self._deal.is_called_away(seat):
             return False
-        if (item := self._timely.first(group, seat)) is None or not seat.takes(item):
-            return False
-        if item.suspect and self._writing:
+        item = self._timely.first(group, seat, self._deal.is_worth(group, seat))
+        if item is None or not seat.takes(item) or (item.suspect and self._writing):
             return False
         if not self._outcomes.is_ready(item, self._pool.wake):
             self._first_in_line = seat
@@ -328,6 +327,7 @@ class Dispatcher:
             return
         del seat.flights[event.key]
         seat.health.brought()
+        self._night.speeds.learn(seat, flight.item, event)
         self._outcomes.came(result, self._pace.learn)
 
     def _group(self, seat: Seat) -> Group:

@@ -17,6 +17,7 @@ from renderer.supervisor.preparing import Provided
 from renderer.supervisor.progress import FailureRow
 from renderer.supervisor.same_bits import SameBits
 from renderer.supervisor.settings import Pause, Settings, StopRequests, asked_to_end
+from renderer.supervisor.shares import SeatSpeeds
 from renderer.supervisor.worker import Gone
 
 
@@ -26,7 +27,7 @@ class Night:
 
     `deployments` say by weights what is opened where, `troubles` why some of those have none, or did not open;
     `refused` are jobs that cannot fit, `extra_troubles` why a LoRA or ControlNet cannot be had, by its source; `rates`
-    the machine's, if they are known, `same_bits` what all pictures are to be alike in, if asked.
+    the machine's, if they are known, `same_bits` what all pictures are to be alike in, if asked; `speeds` the seats'.
     """
 
     settings: Settings
@@ -41,6 +42,7 @@ class Night:
     row: FailureRow = field(default_factory=FailureRow)
     pause: Pause = field(default_factory=Pause)
     same_bits: SameBits | None = None
+    speeds: SeatSpeeds = field(default_factory=SeatSpeeds)
 
     def knows(self, provided: Provided) -> None:
         """What has been found out of manifests that join."""

@@ -31,6 +31,7 @@ from renderer.supervisor.progress import never_begun, told
 from renderer.supervisor.rendering import Batches
 from renderer.supervisor.same_bits import Agree, SameBits
 from renderer.supervisor.settings import Pause, Settings, StopRequests
+from renderer.supervisor.shares import SeatSpeeds
 from renderer.supervisor.sharing import SharedParts, leases_in
 from renderer.system.files import allow_many_open
 
@@ -129,6 +130,7 @@ class _Run:
             night = Night(
                 settings, given.deployments, given.troubles, given.refused, known, pool, watch, self._stop,
                 given.extra_troubles, pause=self._pause, same_bits=same_bits,
+                speeds=SeatSpeeds({device.number: rates.known(device.machine) for device in seats}),
             )  # fmt: skip
             self._joining.begin(seats, given, self._held, batches, same_bits)
             with contextlib.closing(self._turns(batches, night)) as turns:

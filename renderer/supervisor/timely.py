@@ -8,6 +8,7 @@ from renderer.planning.pace import Pace
 from renderer.planning.plan import Planned
 from renderer.supervisor.dealing import Deal, Group
 from renderer.supervisor.night import Night
+from renderer.supervisor.picture_source import Fits
 from renderer.supervisor.pool import Seat
 from renderer.supervisor.together import Together
 
@@ -17,23 +18,26 @@ class Timely:
 
     def __init__(self, deal: Deal, night: Night, pace: Pace, outcomes: Together) -> None:
         self._deal, self._night, self._pace, self._outcomes = deal, night, pace, outcomes
-        self._nothing_fits: dict[tuple[Group, int], tuple[int, int, int]] = {}
+        self._nothing_fits: dict[tuple[Group, int, bool], tuple[int, int, int]] = {}
 
     def forget(self) -> None:
         """Something else waits than before."""
         self._nothing_fits.clear()
 
-    def first(self, group: Group, seat: Seat) -> Planned | None:
-        """The first waiting picture that a seat may have, and that would be done before the deadline."""
+    def first(self, group: Group, seat: Seat, wanted: Fits | None = None) -> Planned | None:
+        """The first waiting picture that a seat may have, is `wanted`, and would be done before the deadline."""
         if self._night.settings.deadline is None:
-            return self._deal.first(group, seat)
+            return self._deal.first(group, seat, wanted)
         left_s = (self._night.settings.deadline - datetime.now(UTC)).total_seconds()
         company, writing = len(seat.flights), self._outcomes.writing
         now = len(self._night.pool.flights), len(writing), self._outcomes.rendered
-        if self._nothing_fits.get((group, seat.number)) == now:  # and since then there is only less time
+        asked = group, seat.number, wanted is None
+        if self._nothing_fits.get(asked) == now:  # and since then there is only less time
             return None
 
         def fits(item: Planned) -> bool:
+            if wanted is not None and not wanted(item):
+                return False
             expected_s = self._pace.expect_s(item, group.profile)
             if expected_s is None and (company or writing):
                 return False  # nothing like it was measured: one tells how long the others will take
@@ -41,5 +45,5 @@ class Timely:
 
         item = self._deal.first(group, seat, fits)
         if item is None:
-            self._nothing_fits[group, seat.number] = now
+            self._nothing_fits[asked] = now
         return item

@@ -73,7 +73,10 @@ def test_weights_that_the_host_cannot_hold_twice_are_refused(monkeypatch: pytest
 def test_two_alike_take_half_of_ones_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """But for the start; the host has one copy of the blocks, of which each worker's part is a half."""
     manifest = make_manifest([f"{number}" for number in range(8)])
-    pictures = tuple(each.model_copy(update={"job": large()}) for each in manifest.pictures)
+    pictures = tuple(
+        each.model_copy(update={"job": large().model_copy(update={"seed": seed})})
+        for seed, each in enumerate(manifest.pictures)
+    )
     plan = make_plan(dataclasses.replace(manifest, pictures=pictures), tmp_path)
     there = chosen(monkeypatch, H100, dataclasses.replace(H100, uuid="GPU-dddd-4"))
     rated = tuple((device, rates.known(device.machine)) for device in there)
@@ -121,7 +124,9 @@ def test_a_card_that_takes_only_some_makes_nothing_shorter(
     (both,) = forecast.forecast([plan], terms, datetime.now().astimezone()).groups
     assert sorted(each.pictures for each in both.devices) == [1, 8]
     assert both.pictures == 8
-    assert both.seconds == max((each.seconds for each in both.devices if each.seconds), key=lambda each: each.denoise)
+    longest = max(each.seconds.total for each in both.devices if each.seconds)
+    assert both.seconds is not None
+    assert both.seconds.total == pytest.approx(longest)
 
 
 def test_plan_says_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
