@@ -1,4 +1,4 @@
-"""One manifest's folder, `outputs/<name>`: what lies where in it, and who holds it.
+"""One manifest's folder, `outputs/<name>`: what lies where in it, who holds it, and how it is written into.
 
 All names that the program uses in it stand here, and nowhere else; no picture gets one of them (`naming`). Knows
 nothing of what is in the files.
@@ -6,14 +6,16 @@ nothing of what is in the files.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
 from renderer.job import Format
-from renderer.system import lock
+from renderer.system import files, lock
+from renderer.system.files import WriteGuard, no_guard
 from renderer.system.lock import Hold
 
 PICTURE_SUFFIXES: dict[Format, str] = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
@@ -89,9 +91,48 @@ _MORE_LOGS = re.compile(r"worker-\d+\.log")
 
 @dataclass(frozen=True, slots=True)
 class OutputFolder:
-    """The folder of one manifest's pictures, `outputs/<name>`."""
+    """The folder of one manifest's pictures, `outputs/<name>`.
+
+    Whatever is written into it is written by its methods, and each asks `guard` right before: a run that has lost the
+    folder to another one writes nothing more, whatever it was at.
+    """
 
     path: Path
+    guard: WriteGuard = field(default=no_guard, compare=False, repr=False)
+
+    # -- writing: each raises `DiskError`, and what the guard raises --
+
+    def guarded(self, guard: WriteGuard) -> OutputFolder:
+        """The same folder for a run that may lose it: `guard` raises `LeaseLostError` then."""
+        return replace(self, guard=guard)
+
+    def write(self, path: Path, data: bytes, *, lasting: bool = True) -> None:
+        """Write a file in it, whole or not at all; see `files.write_whole`."""
+        files.write_whole(path, data, lasting=lasting, guard=self.guard)
+
+    def append(self, path: Path, line: bytes) -> None:
+        """Add a line to a file in it, which is on the disk then."""
+        files.append_line(path, line, self.guard)
+
+    def link(self, source: Path, path: Path) -> None:
+        """Give a file a second name in it, or a copy."""
+        files.link_whole(source, path, self.guard)
+
+    def copy(self, source: Path, path: Path) -> None:
+        """Have a copy of a file in it."""
+        files.copy_whole(source, path, self.guard)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file in it, if it is there."""
+        files.remove(path, self.guard)
+
+    def remove_empty(self, path: Path) -> None:
+        """Remove a folder in it, if nothing is in there."""
+        self.guard()
+        with contextlib.suppress(OSError):
+            path.rmdir()
+
+    # -- what lies where --
 
     def picture(self, output: str, file_format: Format = "png") -> Path:
         return self.path / f"{output}{PICTURE_SUFFIXES[file_format]}"

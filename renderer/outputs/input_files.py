@@ -162,7 +162,7 @@ def keep(folder: OutputFolder, source: InputFile) -> bytes:
     if hashlib.sha256(data).hexdigest() != source.file_sha256:
         hint = "render the manifest again: it is then another picture"
         raise PictureError(f"{source.path} has changed since the pictures were planned", hint=hint)
-    files.write_whole(place, data)
+    folder.write(place, data)
     return data
 
 

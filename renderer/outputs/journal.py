@@ -81,10 +81,15 @@ class PictureRecord:
 class Journal:
     """The journal of one output folder."""
 
-    path: Path
+    folder: OutputFolder
     records: dict[str, PictureRecord] = field(default_factory=dict)
     _read: _Read = field(default_factory=_Read, repr=False, compare=False)
     _held: list[bytes] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.folder.journal
 
     @classmethod
     def read(cls, folder: OutputFolder) -> Journal:
@@ -92,7 +97,7 @@ class Journal:
 
         Raises `DiskError` when there is one and it cannot be read: what it holds against pictures would be forgotten.
         """
-        journal = cls(folder.journal)
+        journal = cls(folder)
         journal.read_on()
         return journal
 
@@ -112,7 +117,10 @@ class Journal:
         return self.records.get(fingerprint, PictureRecord())
 
     def write(self, what: What, picture_id: str, fingerprint: str, message: str = "") -> None:
-        """Append one entry and have it on the disk before returning. Raises `DiskError`."""
+        """Append one entry and have it on the disk before returning.
+
+        Raises `DiskError`, and `LeaseLostError` where the folder is another run's by now.
+        """
         entry = JournalEntry(at=datetime.now(UTC), what=what, id=picture_id, fingerprint=fingerprint, message=message)
         line = entry.model_dump_json().encode()
         if self._held is not None:
@@ -136,7 +144,7 @@ class Journal:
                 self._append(b"\n".join(lines))
 
     def _append(self, lines: bytes) -> None:
-        files.append_line(self.path, lines)
+        self.folder.append(self.path, lines)
         files.reached("journal-written", self.path)
 
     def _take(self, entry: JournalEntry) -> None:
@@ -146,6 +154,14 @@ class Journal:
             self.records.pop(entry.fingerprint, None)
         else:
             self.records[entry.fingerprint] = record
+
+    def take_over(self) -> None:
+        """Write it anew as it is: whoever had the folder before, and has the file open still, writes into none.
+
+        Call it when the folder is this run's. Raises `DiskError`, `LeaseLostError`.
+        """
+        if _size(self.path):
+            self.folder.copy(self.path, self.path)
 
     def compact(self) -> None:
         """When it has grown large, leave out the entries that hold nothing against a picture (it was done since, say).
@@ -160,7 +176,7 @@ class Journal:
             for entry in _entries(self.path)
             if self.record(entry.fingerprint) != PictureRecord()
         ]
-        files.write_whole(self.path, "".join(f"{line}\n" for line in lines).encode())
+        self.folder.write(self.path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def _size(path: Path) -> int:

@@ -15,7 +15,6 @@ from renderer.errors import DiskError, LockedError
 from renderer.job import Value
 from renderer.outputs.folder import OutputFolder
 from renderer.system import lock
-from renderer.system.files import write_whole
 
 Pick = Annotated[int, Field(ge=1, le=5)] | Literal["x"]
 """Stars, or `x` for a picture that is rejected."""
@@ -62,7 +61,7 @@ def mark(folder: OutputFolder, changes: Mapping[str, Pick | None]) -> PickMap:
                 marks.pop(fingerprint, None)
                 if wanted is not None:
                     marks[fingerprint] = wanted
-            write_whole(folder.picks, _PicksFile(marks=marks).model_dump_json(indent=1).encode() + b"\n")
+            folder.write(folder.picks, _PicksFile(marks=marks).model_dump_json(indent=1).encode() + b"\n")
     except LockedError as error:
         hint = f"try again; if nobody marks, on no machine, remove {folder.picks_lock}.held"
         raise DiskError(f"somebody else has been marking in {folder.path} all the time", hint=hint) from error

@@ -13,6 +13,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,8 +24,7 @@ from renderer.errors import DiskError
 from renderer.job import FileFacts, Format, Keep, LayerFacts, Sidecar, Value
 from renderer.outputs.encode import NO_LABELS, Labels, LayerPixels, Pixels, encode, encode_layer
 from renderer.outputs.folder import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, OutputFolder
-from renderer.system import files
-from renderer.system.files import PART_PREFIX, copy_whole, disk_error, link_whole, sync_folder, write_whole
+from renderer.system.files import PART_PREFIX, disk_error, sync_folder
 
 _CHANGE_PREFIX = f"{PART_PREFIX}change-"
 
@@ -40,17 +40,17 @@ def sweep(folder: OutputFolder) -> int:
         for name in names:
             if name.startswith(PART_PREFIX):
                 parts += 1
-                _sweep_one(Path(place, name))
+                _sweep_one(folder, Path(place, name))
         with contextlib.suppress(OSError):
             sync_folder(Path(place))
     return parts
 
 
-def _sweep_one(part: Path) -> None:
-    with contextlib.suppress(OSError):
+def _sweep_one(folder: OutputFolder, part: Path) -> None:
+    with contextlib.suppress(DiskError):
         if part.name.startswith(_CHANGE_PREFIX):
-            _finish_change(part)
-        part.unlink(missing_ok=True)
+            _finish_change(folder, part)
+        folder.remove(part)
 
 
 # ---- what is finished ------------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ def read_sidecar(path: Path) -> Sidecar | None:
 
 def write_sidecar(folder: OutputFolder, output: str, sidecar: Sidecar) -> None:
     """Write down what is known of the picture in its place, whole or not at all. Raises `DiskError`."""
-    write_whole(folder.sidecar(output), sidecar.model_dump_json(indent=2).encode() + b"\n")
+    folder.write(folder.sidecar(output), sidecar.model_dump_json(indent=2).encode() + b"\n")
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def save(
     before = read_sidecar(folder.sidecar(output))
     changing = _begin_change(folder, output, before, file_format)
     written = tuple(_write_layers(folder, output, layers, layer_labels))
-    write_whole(path, data)
+    folder.write(path, data)
     facts = FileFacts(
         name=path.name,
         sha256=hashlib.sha256(data).hexdigest(),
@@ -114,7 +114,7 @@ def save(
     sidecar = sidecar.model_copy(update={"layers": written}) if written else sidecar
     write_sidecar(folder, output, sidecar)
     if changing is not None:
-        _finish_change(changing)
+        _finish_change(folder, changing)
     return sidecar
 
 
@@ -124,7 +124,7 @@ def _write_layers(
     """Write a picture's layers, one after the other, and say what is known of each. Raises `DiskError`."""
     for number, layer in enumerate(layers, start=1):
         path, data = folder.layer(output, number), encode_layer(layer, labels)
-        write_whole(path, data)
+        folder.write(path, data)
         opacity = layer.image().getchannel("A")
         yield LayerFacts(
             name=path.name,
@@ -161,7 +161,7 @@ def carry(
     changing = _begin_change(into, output, read_sidecar(into.sidecar(output)), told.keep.format)
     old = folder.picture(source, told.keep.format)
     alias = _is_alias(old, path)
-    bring = link_whole if leaves else copy_whole
+    bring = into.link if leaves else into.copy
     for number in range(1, 1 + len(told.layers)):
         if not alias:
             bring(folder.layer(source, number), into.layer(output, number))
@@ -170,7 +170,7 @@ def carry(
     sidecar = describe(_renamed(told, into, output))
     write_sidecar(into, output, sidecar)
     if changing is not None:
-        _finish_change(changing)
+        _finish_change(into, changing)
     if leaves and not alias:
         remove(folder, source, told.keep.format)
     return sidecar
@@ -205,14 +205,9 @@ def remove(folder: OutputFolder, output: str, file_format: Format) -> None:
     told = read_sidecar(folder.sidecar(output))
     layers = [folder.layer(output, number) for number in range(1, 1 + len(told.layers if told else ()))]
     for path in (folder.picture(output, file_format), *layers, folder.sidecar(output)):
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise disk_error(path, error, doing="remove") from error
-        files.reached("removed", path)
+        folder.remove(path)
     if (parent := folder.picture(output).parent) not in (folder.path, folder.takes):  # another take may be coming there
-        with contextlib.suppress(OSError):
-            parent.rmdir()  # if it is empty now
+        folder.remove_empty(parent)
 
 
 def check_place(folder: OutputFolder, output: str, file_format: Format) -> None:
@@ -246,23 +241,23 @@ def _begin_change(folder: OutputFolder, output: str, before: Sidecar | None, fil
     path = folder.picture(output, file_format)
     change = _Change(name=path.stem, formats=(before.keep.format, file_format), layers=len(before.layers))
     note = path.with_name(f"{_CHANGE_PREFIX}{uuid4().hex}")
-    write_whole(note, change.model_dump_json().encode())
+    folder.write(note, change.model_dump_json().encode())
     return note
 
 
-def _finish_change(note: Path) -> None:
+def _finish_change(folder: OutputFolder, note: Path) -> None:
     """Remove, of the files that a note tells of, those that the sidecar does not; then the note."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(DiskError, OSError, ValueError):
         change = _Change.model_validate_json(note.read_bytes())
         kept = read_sidecar(note.with_name(f"{change.name}{SIDECAR_SUFFIX}"))
         if kept is not None and "/" not in change.name:
-            folder = OutputFolder(note.parent)
-            gone = [folder.picture(change.name, each) for each in change.formats if each != kept.keep.format]
-            gone += [folder.layer(change.name, 1 + each) for each in range(len(kept.layers), change.layers)]
+            here = replace(folder, path=note.parent)
+            gone = [here.picture(change.name, each) for each in change.formats if each != kept.keep.format]
+            gone += [here.layer(change.name, 1 + each) for each in range(len(kept.layers), change.layers)]
             for path in gone:
-                path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        note.unlink(missing_ok=True)
+                here.remove(path)
+    with contextlib.suppress(DiskError):
+        folder.remove(note)
 
 
 def rewrite(

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
-from renderer.errors import DiskError
+from renderer.errors import DiskError, LeaseLostError
 from renderer.job import Bytes, Seconds, Value
 from renderer.outputs.folder import OutputFolder
-from renderer.system.files import write_whole
 
 if TYPE_CHECKING:
     from renderer.machine.gpus import LocalGpu
@@ -121,26 +120,26 @@ class StatusFile:
     """Keeps a folder's `running.json` up to date."""
 
     def __init__(self, folder: OutputFolder) -> None:
-        self._path = folder.status
+        self._folder = folder
         self._written_at = float("-inf")
 
     def post(self, status: RunStatus) -> bool:
         """Write how the batch stands, unless that was done less than a second ago: whether it was.
 
-        A full disk is not its business.
+        A full disk is not its business, nor a folder that is another run's by now.
         """
         now = time.monotonic()
         if now - self._written_at < _EVERY_S:
             return False
         self._written_at = now
-        with contextlib.suppress(DiskError):  # and not synced: after a power cut nobody runs
-            write_whole(self._path, status.model_dump_json().encode() + b"\n", lasting=False)
+        with contextlib.suppress(DiskError, LeaseLostError):  # and not synced: after a power cut nobody runs
+            self._folder.write(self._folder.status, status.model_dump_json().encode() + b"\n", lasting=False)
         return True
 
     def take_down(self) -> None:
-        """The batch is over: nothing is running."""
-        with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
+        """The batch is over: nothing is running. Where another run goes on with it, that says so there."""
+        with contextlib.suppress(DiskError, LeaseLostError):
+            self._folder.remove(self._folder.status)
 
 
 def read(folder: OutputFolder) -> RunStatus | None:

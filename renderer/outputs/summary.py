@@ -8,7 +8,6 @@ from typing import Literal
 
 from renderer.job import Memory, Seconds, Value
 from renderer.outputs.folder import OutputFolder
-from renderer.system.files import write_whole
 
 Ending = Literal["complete", "deadline", "signal", "failures", "error"]
 """Why a run ended: nothing left to do, the time was up, somebody asked for it, too many failures in a row, or an error
@@ -91,5 +90,5 @@ def read_summary(folder: OutputFolder) -> Summary | None:
 
 
 def write_summary(folder: OutputFolder, summary: Summary) -> None:
-    """Write down how a run over a folder's manifest went. Raises `DiskError`."""
-    write_whole(folder.summary, summary.model_dump_json(indent=2).encode() + b"\n")
+    """Write down how a run over a folder's manifest went. Raises `DiskError`, `LeaseLostError`."""
+    folder.write(folder.summary, summary.model_dump_json(indent=2).encode() + b"\n")

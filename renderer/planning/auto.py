@@ -23,7 +23,6 @@ from renderer.outputs import done
 from renderer.outputs.folder import OutputFolder
 from renderer.planning import part_folders, takes
 from renderer.system import lock
-from renderer.system.files import write_whole
 
 if TYPE_CHECKING:
     from renderer.machine.hardware import Machine
@@ -72,7 +71,7 @@ def settle(manifest: Manifest, outputs: Path, machine: Machine, *, is_meant: Cal
             found = dict(_read(folder))
             for name in sorted(wanted - found.keys()):
                 found[name] = _choose(name, machine)
-            write_whole(folder.choices, _Choices(choices=found).model_dump_json(indent=1).encode() + b"\n")
+            folder.write(folder.choices, _Choices(choices=found).model_dump_json(indent=1).encode() + b"\n")
     except LockedError as error:
         hint = f"try again; if no machine begins a run there, remove {folder.choices_lock}.held"
         raise DiskError(f"somebody else has been choosing in {folder.path} all the time", hint=hint) from error

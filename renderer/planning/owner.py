@@ -15,7 +15,6 @@ from renderer.errors import UsageError
 from renderer.job import Value
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.folder import OutputFolder
-from renderer.system.files import write_whole
 
 _MAX_BYTES = 2**16
 
@@ -34,7 +33,7 @@ def claim(folder: OutputFolder, manifest: Manifest) -> None:
     if path is not None and Path(os.path.abspath(path)).is_relative_to(Path.cwd()):  # noqa: PTH100 - without its ".."
         now = Owner(manifest=Path(os.path.relpath(path, folder.path)).as_posix(), proof=manifest.proof)
         if now != _read(folder):
-            write_whole(folder.owner, now.model_dump_json().encode() + b"\n")
+            folder.write(folder.owner, now.model_dump_json().encode() + b"\n")
 
 
 def check(folder: OutputFolder, manifest: Manifest) -> None:

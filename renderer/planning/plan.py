@@ -26,6 +26,7 @@ from renderer.outputs.journal import MAX_CRASHES, Journal
 from renderer.outputs.sources import Location, Wanted, can_become
 from renderer.planning import auto, takes
 from renderer.planning.selection import Selection
+from renderer.system.files import WriteGuard
 from renderer.weights.identity import identify
 
 if TYPE_CHECKING:
@@ -144,6 +145,11 @@ class Plan:
         """What takes room on the disk: what is rendered, copied, or kept another way; moving takes none."""
         changing = (item for item in self.to_bring() if item.source and item.source.keep != item.picture.keep)
         return [*self.to_render(), *self.twins(), *changing]
+
+    def guarded(self, guard: WriteGuard) -> Plan:
+        """The same plan for a run that may lose its folder: `guard` raises `LeaseLostError` then."""
+        folder = self.folder.guarded(guard)
+        return replace(self, folder=folder, journal=replace(self.journal, folder=folder))
 
     def count(self, state: State) -> int:
         """How many of the chosen pictures are in this state."""

@@ -16,7 +16,7 @@ from renderer.job import Format
 from renderer.outputs import done, picture_files
 from renderer.outputs.folder import OutputFolder
 from renderer.planning.plan import Plan
-from renderer.system.files import disk_error, sha256_of
+from renderer.system.files import sha256_of
 
 _OURS = re.compile(r"[0-9a-f]{64}")
 """What an input is kept under: the SHA-256 over its pixels."""
@@ -90,7 +90,4 @@ def remove(orphans: Orphans) -> None:
     for orphan in orphans.found:
         picture_files.remove(orphans.folder, orphan.output, orphan.file_format)
     for path in orphans.inputs:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise disk_error(path, error, doing="remove") from error
+        orphans.folder.remove(path)

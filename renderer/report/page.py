@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from renderer.errors import RendererError
+from renderer.errors import LeaseLostError, RendererError
 from renderer.outputs.folder import Own
 from renderer.planning.plan import Plan
 from renderer.report import plots, thumbnails
@@ -22,7 +22,7 @@ from renderer.report.gather import Page, gather, hide_paths
 from renderer.supervisor import events
 from renderer.supervisor.busy import LongWork
 from renderer.supervisor.events import Watch
-from renderer.system.files import disk_error, write_whole
+from renderer.system.files import disk_error
 
 ASSETS = ("page.css", "page.js", "picks.js", "best.js", "live.js")
 _HERE = Path(__file__).parent
@@ -40,8 +40,8 @@ def write(plan: Plan, watch: Watch | None = None) -> Path:
         thumbnails.make_thumbnails(plan, busy.tell if busy else None)
         sheet = thumbnails.make_contact_sheet(plan)
         for name in ASSETS:
-            write_whole(plan.folder.assets / name, (_HERE / name).read_bytes())
-        write_whole(page, write_html(gather(plan), has_sheet=sheet is not None).encode())
+            plan.folder.write(plan.folder.assets / name, (_HERE / name).read_bytes())
+        plan.folder.write(page, write_html(gather(plan), has_sheet=sheet is not None).encode())
     except OSError as error:
         raise disk_error(Path(error.filename or page), error) from error
     return page
@@ -66,18 +66,23 @@ class PageWriter:
         match what:
             case events.BatchEnded(summary=summary, plan=plan) if plan is not None:
                 self._going[self._pool.submit(write, plan, self._is_busy)] = summary.name
+                if plan.manifest.is_shared:  # its folder is this run's as long as this takes
+                    self._finish()
             case events.NightEnded():
-                while self._going:
-                    wait(self._going, _LOOK_S, FIRST_COMPLETED)
-                    if self._busy is not None:
-                        self._tell(self._busy)
-                    self._take()
+                self._finish()
             case events.Tick():
                 self._take()
 
     def close(self) -> None:
         """Nothing more is to be written."""
         self._pool.shutdown()
+
+    def _finish(self) -> None:
+        while self._going:
+            wait(self._going, _LOOK_S, FIRST_COMPLETED)
+            if self._busy is not None:
+                self._tell(self._busy)
+            self._take()
 
     def _is_busy(self, what: events.Event) -> None:
         """It takes long; this is said on the page's thread, and told on the other."""
@@ -91,6 +96,8 @@ class PageWriter:
             name, self._busy = self._going.pop(page), None
             try:
                 page.result()
+            except LeaseLostError:
+                continue  # whoever has the folder now writes it
             except (OSError, ValueError, RendererError) as error:
                 self._tell(events.Remark(f"the page of {name} could not be written: {error}"))
 

@@ -17,7 +17,6 @@ from PIL import Image, ImageDraw, ImageFont
 from renderer.outputs.folder import Own
 from renderer.planning.plan import Plan, Planned
 from renderer.report.gather import thumbnail_name
-from renderer.system.files import write_whole
 from renderer.system.folders import expanded
 
 THUMB_SIDE = 320
@@ -68,7 +67,7 @@ def make_thumbnails(plan: Plan, tell: OnMade | None = None) -> int:
     wanted = {thumbnail_name(item.sidecar): item for item in plan.items if item.sidecar is not None}
     there = {f"{Own.THUMBS}/{path.name}" for path in plan.folder.thumbs.glob("*.webp")}
     for name in there - wanted.keys():
-        (folder / name).unlink(missing_ok=True)
+        plan.folder.remove(folder / name)
     missing = [item for name, item in wanted.items() if name not in there]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for made, _ in enumerate(pool.map(lambda item: make_thumbnail(plan, item), missing), start=1):
@@ -89,7 +88,7 @@ def make_thumbnail(plan: Plan, item: Planned) -> None:
         small.thumbnail((THUMB_SIDE, THUMB_SIDE), reducing_gap=2.0)
         buffer = io.BytesIO()
         small.save(buffer, "WEBP", quality=80, method=2)
-        write_whole(target, buffer.getvalue())
+        plan.folder.write(target, buffer.getvalue())
 
 
 def make_contact_sheet(plan: Plan) -> Path | None:
@@ -98,7 +97,7 @@ def make_contact_sheet(plan: Plan) -> Path | None:
     if not done:
         return None
     path = plan.folder.contact_sheet
-    write_whole(path, draw_contact_sheet(plan, done))
+    plan.folder.write(path, draw_contact_sheet(plan, done))
     return path
 
 

@@ -11,9 +11,8 @@ watchers.
 `incoming` is what goes into pictures, read on a thread; `results` are pictures that came, looked at and written, on
 the threads of `writing`; `readings` are pictures whose lettering is read; `bringing` and `moving` are for those that
 lie elsewhere, `vanishing` machines that are taken away. `provision` brings models, `merging` what other machines have
-rendered; `sharing` is whose turn it is beside them, `holding` whether a folder still is ours, `same_bits` which kind
-of card is kept to. `events` is what watchers hear (`busy`: of long work, `heartbeat`: how things stand), `mailbox`
-what others ask of a night, `joining` has manifests that join it (`watched`: from a folder), `preparing` what has to
-be there before any are rendered, `rest` its pauses and its end, `settings` how to behave, `logs` what a worker
-prints. Knows no engine.
+rendered; `sharing` is whose turn it is beside them, `same_bits` which kind of card is kept to. `events` is what
+watchers hear (`busy`: of long work, `heartbeat`: how things stand), `mailbox` what others ask of a night, `joining`
+has manifests that join it (`watched`: from a folder), `preparing` what has to be there before any are rendered,
+`rest` its pauses and its end, `settings` how to behave, `logs` what a worker prints. Knows no engine.
 """

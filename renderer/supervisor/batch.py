@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from renderer.errors import DiskError, RendererError
+from renderer.errors import DiskError, LeaseLostError, RendererError
 from renderer.outputs.summary import Ending, write_summary
 from renderer.planning.plan import Plan, Planned
 from renderer.supervisor import events, readings
@@ -96,15 +96,16 @@ class Batch:
             ending, why = "error", told(self.error)
         elif self.is_through and ending != "error":
             ending = "complete"
-        readings.tidy(self.plan.folder)
         self.heart.end()
         self.summary = self.outcomes.progress.summary(ending, why)
         try:
-            if self.outcomes.beside.holds():
-                write_summary(self.plan.folder, self.summary)
+            readings.tidy(self.plan.folder)
+            write_summary(self.plan.folder, self.summary)
         except DiskError as error:
             self.error = self.error or error
             self.summary = self.outcomes.progress.summary("error", why or told(error))
+        except LeaseLostError:
+            pass  # whoever has the folder now writes there how it went
         self._night.watch(events.BatchEnded(self.summary, self.outcomes.plan_now()))
 
     def _move(self) -> Ending:

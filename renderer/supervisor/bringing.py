@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Self
 
-from renderer.errors import DiskError, RendererError
+from renderer.errors import DiskError
 from renderer.job import Sidecar
 from renderer.outputs import done, picture_files
 from renderer.outputs.folder import OutputFolder, Own
@@ -25,7 +25,7 @@ from renderer.supervisor import moving, results
 
 _MOST_THREADS = 4
 
-Brought = Sidecar | RendererError
+Brought = Sidecar | DiskError
 """The sidecar of a picture that is in its place as it is to be, or why it is not."""
 
 HaveWritten = Callable[[str, Callable[[], Sidecar], Callable[[Future[Sidecar]], None]], None]
@@ -193,5 +193,5 @@ class _Rewriting:
 def _outcome(future: Future[Sidecar]) -> Brought:
     try:
         return future.result()
-    except RendererError as error:
+    except DiskError as error:
         return error

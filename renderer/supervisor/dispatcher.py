@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from renderer import protocol
-from renderer.errors import DiskError, MachineError, PictureError
+from renderer.errors import DiskError, LeaseLostError, MachineError, PictureError
 from renderer.outputs.encode import Pixels
 from renderer.outputs.status import Phase
 from renderer.outputs.summary import Ending
@@ -86,13 +86,13 @@ class Dispatcher:
     def run(self) -> Ending:
         """Render until nothing is left, or nothing more is to begin.
 
-        Raises `DiskError` where nothing more can be written. What is in flight then has been given up; what had come is
-        written all the same, unless nothing can be.
+        Raises `DiskError` where nothing more can be written, `LeaseLostError` where another run does that now. What is
+        in flight then has been given up; what had come is written all the same, unless nothing can be.
         """
         at_once = False
         try:
             return self._run()
-        except DiskError:
+        except (DiskError, LeaseLostError):
             at_once = True
             raise
         finally:
@@ -393,7 +393,7 @@ class Dispatcher:
         if not self._pool.flights:
             return
         self._pool.dismiss(at_once=True)
-        with contextlib.suppress(DiskError):
+        with contextlib.suppress(DiskError, LeaseLostError):
             for seat in self._pool.seats:
                 for flight in seat.take_back():
                     self._outcomes.dropped(flight.item)

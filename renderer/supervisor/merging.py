@@ -20,7 +20,6 @@ from renderer.outputs.journal import Journal
 from renderer.planning import owner, sharding, takes
 from renderer.planning.plan import Plan, Planned, make_plan
 from renderer.supervisor.sharing import leases_in
-from renderer.system.files import link_whole
 from renderer.system.leases import Leases
 
 
@@ -95,7 +94,7 @@ def _take(plan: Plan, part: OutputFolder) -> int:
     moved = 0
     for path in part.inputs.iterdir() if part.inputs.is_dir() else ():
         if path.is_file() and not (plan.folder.inputs / path.name).exists():
-            link_whole(path, plan.folder.inputs / path.name)
+            plan.folder.link(path, plan.folder.inputs / path.name)
     for item in plan.items:
         output = item.picture.output
         found = _finished(item, part)

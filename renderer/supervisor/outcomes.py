@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from renderer.errors import DiskError, PictureError, RendererError
+from renderer.errors import DiskError, LeaseLostError, PictureError, RendererError
 from renderer.job import Sidecar, Weights
 from renderer.outputs import done, picture_files
 from renderer.outputs.done import Done
@@ -23,9 +23,8 @@ from renderer.planning.fitting import SizeRefusal
 from renderer.planning.plan import Plan, Planned
 from renderer.protocol import Failed
 from renderer.supervisor import events, results
-from renderer.supervisor.bringing import Bringing
+from renderer.supervisor.bringing import Bringing, Brought
 from renderer.supervisor.events import Watch
-from renderer.supervisor.holding import Holding, check_hold, held_alone
 from renderer.supervisor.incoming import GoingIn, Incoming
 from renderer.supervisor.progress import BatchProgress, FailureRow, Flight
 from renderer.supervisor.readings import Readings
@@ -53,14 +52,13 @@ class Beside:
     """What the batches of a night have in common: `writing` has pictures that came and are not on the disk yet.
 
     `readings` has those whose lettering is read; whoever renders tends both, and so hears of them. `spares` says of a
-    batch and what ended it whether others go on, `holds` whether their folders are this run's.
+    batch and what ended it whether others go on.
     """
 
     writing: Writing = field(default_factory=Writing)
     readings: Readings = field(default_factory=Readings)
     tempo: Tempo = field(default_factory=Tempo)
     spares: Callable[[Outcomes, DiskError], bool] = lambda _outcomes, _error: False
-    holds: Holding = held_alone
 
 
 class Outcomes:
@@ -89,7 +87,7 @@ class Outcomes:
         self._retakes: list[Planned] = []
         self.bringing = Bringing(plan, self._was_brought, self._have_written)
         self._sinks: tuple[Sink, ...] = (
-            JournalSink(plan.journal, beside.holds),
+            JournalSink(plan.journal),
             self._now,
             self.progress,
             WatchSink(watch),
@@ -159,7 +157,6 @@ class Outcomes:
 
         Raises `LeaseLostError` where the folder is another run's by now.
         """
-        check_hold(self.beside.holds, self._plan.manifest.name)
         self._tell(Attempted(item))
         key = self._mark + item.picture.id
         return Flight(item, self._plan.journal.record(item.fingerprint).attempts, key=key)
@@ -237,7 +234,7 @@ class Outcomes:
 
     def _write(self, result: Result, failed_before: int, then: Callable[[Done], None]) -> None:
         def save() -> Sidecar:
-            check_hold(self.beside.holds, self._plan.manifest.name)
+            self._plan.folder.guard()  # before it is encoded
             return results.save(self._plan.folder, result)
 
         tell = partial(self._was_written, result, failed_before, then)
@@ -271,7 +268,7 @@ class Outcomes:
                 self._write(replace(result, item=heir), failed_before, then)
             return
         if error is not None:
-            with contextlib.suppress(DiskError):
+            with contextlib.suppress(DiskError, LeaseLostError):
                 self.dropped(item)
             raise error
         self._row.broken(failed_before)
@@ -296,13 +293,13 @@ class Outcomes:
         self._tell(Present(item, sidecar, known, rendered))
         return known
 
-    def _was_brought(self, item: Planned, outcome: Sidecar | RendererError) -> None:
+    def _was_brought(self, item: Planned, outcome: Brought) -> None:
         """It is in its place and was not rendered for it, or could not be brought there."""
         if isinstance(outcome, Sidecar) and item.picture.lettering is not None and self._plan.is_chosen(item):
             self._has_come(item, outcome, rendered=False)
         elif isinstance(outcome, Sidecar):
             self._is_present(item, outcome, rendered=False)
-        elif isinstance(outcome, DiskError) and (self._plan.is_chosen(item) or outcome.ends_the_night):
+        elif self._plan.is_chosen(item) or outcome.ends_the_night:
             self._cannot_write(item, outcome, tried=False)
 
     def _fail_twins(self, item: Planned, message: str, hint: str, *, set_aside: bool = False) -> None:

@@ -7,7 +7,6 @@ on. The loop asks, and hears of the end; it waits for nothing.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
@@ -132,8 +131,7 @@ def clear(folder: OutputFolder, staying: set[str]) -> None:
 
 def tidy(folder: OutputFolder) -> None:
     """No folder of takes where there are none. To be called while none is on its way."""
-    with contextlib.suppress(OSError):
-        folder.takes.rmdir()
+    folder.remove_empty(folder.takes)
 
 
 def _best(folder: OutputFolder, item: Planned) -> Sidecar | None:

@@ -25,7 +25,6 @@ from renderer.supervisor.dealing import Group
 from renderer.supervisor.dispatcher import Dispatcher
 from renderer.supervisor.events import Watch
 from renderer.supervisor.heartbeat import TICK_S, NightHeart
-from renderer.supervisor.holding import Holding, held_alone
 from renderer.supervisor.joining import Arrival
 from renderer.supervisor.night import Night
 from renderer.supervisor.outcomes import Beside, Outcomes
@@ -70,19 +69,15 @@ class Batches:
         plans: Sequence[Plan],
         night: Night,
         ended: Callable[[Batch], None] = lambda _: None,
-        holds: Holding = held_alone,
         joining: Joining | None = None,
     ) -> None:
-        """`ended` hears of each batch that has ended; `holds` says whether their folders still are this run's.
-
-        `joining` has others that come while these are rendered.
-        """
+        """`ended` hears of each batch that has ended; `joining` has others that come while these are rendered."""
         self._joining = joining
         self._dispatcher: Dispatcher | None = None
         self._joined: list[Planned] = []
         self._night = night
         self._ended = ended
-        self._beside = Beside(spares=self._spares, holds=holds)
+        self._beside = Beside(spares=self._spares)
         self._together = Together(night.row, night.watch, self._beside)
         self._heart = NightHeart(night.watch, self._beside.tempo, self._tend)
         self._pace = Pace((item.sidecar for plan in plans for item in plan.items if item.sidecar), night.rates)

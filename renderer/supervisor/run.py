@@ -21,7 +21,6 @@ from renderer.planning.selection import Selection
 from renderer.supervisor import events
 from renderer.supervisor.batch import Batch
 from renderer.supervisor.events import Watch
-from renderer.supervisor.holding import Holding, held_alone
 from renderer.supervisor.joining import Additions, Arrival
 from renderer.supervisor.mailbox import Mailbox
 from renderer.supervisor.night import Night
@@ -134,22 +133,22 @@ class _Run:
             )  # fmt: skip
             self._joining.begin(seats, given, self._held, batches, same_bits)
             with contextlib.closing(self._turns(batches, night)) as turns:
-                for those, holds in turns:
-                    joining = self._joining if holds is held_alone else None
-                    rendering = Batches(those, night, self._has_ended, holds, joining)
+                for those in turns:
+                    is_shared = any(each.manifest.is_shared for each in those)
+                    rendering = Batches(those, night, self._has_ended, None if is_shared else self._joining)
                     rendering.render()
                     self._sort_all(rendering.error)
         self._errors += [*given.troubles.values(), *given.extra_troubles.values()]
 
-    def _turns(self, batches: Sequence[Plan], night: Night) -> Generator[tuple[Sequence[Plan], Holding], None, None]:
+    def _turns(self, batches: Sequence[Plan], night: Night) -> Generator[Sequence[Plan], None, None]:
         """What is rendered as one: all that is this run's own, then one part after the other of what is shared."""
         parts = [each for each in batches if each.manifest.is_shared]
         own = [each for each in batches if not each.manifest.is_shared]
         if own or not parts:
-            yield own, held_alone
+            yield own
         if parts:
             shared = SharedParts(parts, night, self._preparation.plan_of)
-            yield from (([part], holds) for part, holds in shared.turns())
+            yield from ([part] for part in shared.turns())
             missed = {each.manifest.name: never_begun(each.manifest, shared.ending) for each in parts}
             self._summaries = missed | self._summaries | shared.through
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from renderer.errors import UsageError
+from renderer.errors import LeaseLostError, UsageError
 from renderer.job import Weights
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import picture_files
@@ -21,7 +21,6 @@ from renderer.planning import owner, sharding
 from renderer.planning.plan import Plan
 from renderer.supervisor import events
 from renderer.supervisor.heartbeat import TICK_S
-from renderer.supervisor.holding import Holding
 from renderer.supervisor.night import Night
 from renderer.supervisor.progress import BatchProgress
 from renderer.system.leases import STALE_S, Lease, Leases
@@ -55,11 +54,12 @@ class SharedParts:
         """Why those that are not through are not."""
         return self._night.asked_to_end() or "failures"
 
-    def turns(self) -> Iterator[tuple[Plan, Holding]]:
+    def turns(self) -> Iterator[Plan]:
         """Parts to be rendered, each held until the next is asked for; waits for those that others hold.
 
-        A part that is lost to others meanwhile has another turn when they are through, and one that was given up while
-        the file server did not answer has it when that does. Raises `DiskError`.
+        Where one is lost meanwhile, whatever is written into its folder raises `LeaseLostError`; it has another turn
+        when the others are through. One that was given up while the file server did not answer has it when that does.
+        Raises `DiskError`.
         """
         self._agree()
         waits = False
@@ -81,15 +81,19 @@ class SharedParts:
             if not (lease.is_lost or lease.is_doubtful):
                 del self._left[lease.name]
 
-    def _turn(self, lease: Lease) -> Iterator[tuple[Plan, Holding]]:
-        plan = self._left[lease.name]
-        owner.claim(plan.folder, plan.manifest)
-        picture_files.sweep(plan.folder)
-        now = self._plan_anew(plan.manifest)
+    def _turn(self, lease: Lease) -> Iterator[Plan]:
+        plan = self._left[lease.name].guarded(lease.check)
+        try:
+            picture_files.sweep(plan.folder)  # what one who lost it was about to rename is gone
+            plan.journal.take_over()
+            owner.claim(plan.folder, plan.manifest)
+        except LeaseLostError:
+            return
+        now = self._plan_anew(plan.manifest).guarded(lease.check)
         if now.count("done") == len(now.chosen):
             self.through[lease.name] = BatchProgress(now).summary("complete")
         else:
-            yield now, lease.holds
+            yield now
 
     def _agree(self) -> None:
         """Raise `UsageError` where others have cut a manifest into another number of parts."""

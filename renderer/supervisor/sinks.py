@@ -6,7 +6,6 @@ decides nothing, and knows no workers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -100,15 +99,13 @@ class Sink(Protocol):
 class JournalSink:
     """Writes down what happened, before anybody else hears of it: also before a worker hears of an attempt.
 
-    Nothing any more where the folder, and so its journal, is another run's by now.
+    Raises `LeaseLostError` where the folder, and so its journal, is another run's by now.
     """
 
-    def __init__(self, journal: Journal, hold: Callable[[], bool]) -> None:
-        self._journal, self._hold = journal, hold
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
 
     def hear(self, outcome: PictureOutcome) -> None:
-        if not self._hold():
-            return
         picture_id, fingerprint = outcome.item.picture.id, outcome.item.fingerprint
         match outcome:
             case Attempted():

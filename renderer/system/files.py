@@ -3,7 +3,8 @@
 A file is written under a temporary name in its own folder, synced, and renamed; then the folder is synced, for the new
 name stands in it, and so is every folder above it that this process has not seen to yet. What is not synced, a power
 cut may lose, in any order: `tests/system/test_power.py` cuts everywhere. Whatever the system answers becomes a
-`DiskError` in words. Knows nothing of pictures.
+`DiskError` in words. Whoever may lose a folder to others gives a guard, which is asked right before each write takes
+place. Knows nothing of pictures.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import errno
 import hashlib
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
@@ -56,8 +57,24 @@ _HINTS: Mapping[int, str] = {
     errno.EMFILE: "this process may open no more files: raise ulimit -n",
 }
 
+WriteGuard = Callable[[], None]
+"""Asked right before a write takes place: raises where it is not to. For any thread."""
+
+
+def no_guard() -> None:
+    """The folder is the writer's own, whatever happens."""
+
+
 WritePoint = Literal[
-    "part-opened", "part-written", "part-synced", "renamed", "folder-synced", "journal-written", "linked", "removed"
+    "part-opened",
+    "part-written",
+    "part-synced",
+    "renamed",
+    "folder-synced",
+    "line-ready",
+    "journal-written",
+    "linked",
+    "removed",
 ]
 
 
@@ -65,13 +82,15 @@ def reached(_point: WritePoint, _path: Path) -> None:
     """Mark a point between two writes. Nothing happens here; the torture test replaces it and dies there."""
 
 
-def write_whole(path: Path, data: bytes, *, lasting: bool = True) -> None:
-    """Write a file so that `path` holds its old bytes or all of the new ones, whatever happens. Raises `DiskError`.
+def write_whole(path: Path, data: bytes, *, lasting: bool = True, guard: WriteGuard = no_guard) -> None:
+    """Write a file so that `path` holds its old bytes or all of the new ones, whatever happens.
 
-    Without `lasting` nothing is synced: for what nobody needs after a power cut.
+    Without `lasting` nothing is synced: for what nobody needs after a power cut. Raises `DiskError`, and what `guard`
+    raises; then nothing was written. It is asked when the part is whole: whoever takes the folder over sweeps parts
+    away, so one who stops between the question and the renaming finds nothing to rename.
     """
     part = path.parent / f"{PART_PREFIX}{uuid4().hex}"
-    try:
+    with _writing(path, guard, part):
         make_folder(path.parent, lasting=lasting)
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
@@ -83,15 +102,30 @@ def write_whole(path: Path, data: bytes, *, lasting: bool = True) -> None:
         finally:
             os.close(descriptor)
         reached("part-synced", path)
+        guard()
         os.replace(part, path)  # noqa: PTH105 - as it is called everywhere here: the power cut's recorder listens
         reached("renamed", path)
         if lasting:
             sync_folder(path.parent)
         reached("folder-synced", path)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # what is wrong is said, not that the part cannot be removed either
-            part.unlink(missing_ok=True)
-        raise disk_error(path, error) from error
+
+
+@contextlib.contextmanager
+def _writing(path: Path, guard: WriteGuard, part: Path | None = None, doing: str = "write") -> Iterator[None]:
+    """What the system answers in here becomes a `DiskError`, and no `part` stays.
+
+    Where the folder is another's by now, that is the reason, and `guard` says it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if part is not None:
+            with contextlib.suppress(OSError):  # what is wrong is said, not that the part cannot be removed either
+                part.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        guard()
+        raise disk_error(path, error, doing=doing) from error
 
 
 def allow_many_open() -> None:
@@ -103,13 +137,13 @@ def allow_many_open() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def link_whole(source: Path, path: Path) -> None:
+def link_whole(source: Path, path: Path, guard: WriteGuard = no_guard) -> None:
     """Give a file a second name, whole or not at all; where the file system knows no such thing, a copy of it.
 
-    What stood at `path` stands there until then. Raises `DiskError`.
+    What stood at `path` stands there until then. Raises as `write_whole`.
     """
     part = path.parent / f"{PART_PREFIX}{uuid4().hex}"
-    try:
+    with _writing(path, guard, part):
         make_folder(path.parent)
         linked = False
         if not source.is_symlink():  # it may lead nowhere from another folder
@@ -117,48 +151,53 @@ def link_whole(source: Path, path: Path) -> None:
                 os.link(source, part)
                 linked = True
         if not linked:
-            write_whole(path, source.read_bytes())
+            write_whole(path, source.read_bytes(), guard=guard)
             return
         reached("linked", path)
+        guard()
         os.replace(part, path)  # noqa: PTH105
         reached("renamed", path)
         part.unlink(missing_ok=True)  # both names may have been one file's: then nothing was renamed
         sync_folder(path.parent)
         reached("folder-synced", path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise disk_error(path, error) from error
 
 
-def copy_whole(source: Path, path: Path) -> None:
-    """Write a copy of a file, whole or not at all. Raises `DiskError`."""
-    try:
+def copy_whole(source: Path, path: Path, guard: WriteGuard = no_guard) -> None:
+    """Write a copy of a file, whole or not at all. Raises as `write_whole`."""
+    with _writing(source, guard, doing="read"):
         data = source.read_bytes()
-    except OSError as error:
-        raise disk_error(source, error, doing="read") from error
-    write_whole(path, data)
+    write_whole(path, data, guard=guard)
 
 
-def append_line(path: Path, line: bytes) -> None:
-    """Add a line to the end of a file and have it on the disk before returning. Raises `DiskError`.
+def append_line(path: Path, line: bytes, guard: WriteGuard = no_guard) -> None:
+    """Add a line to the end of a file and have it on the disk before returning. Raises as `write_whole`.
 
-    Where the last run died in the middle of a line, this one stands on its own all the same.
+    Where the last run died in the middle of a line, this one stands on its own all the same. The file is open before
+    `guard` is asked: whoever takes the folder over writes the file anew, and a line of one who stopped in between is
+    the old file's.
     """
-    try:
+    with _writing(path, guard):
         make_folder(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             size = os.fstat(descriptor).st_size
             torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            reached("line-ready", path)
+            guard()
             _write_all(descriptor, b"\n" * torn + line + b"\n")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
         if size == 0:
             sync_folder(path.parent)
-    except OSError as error:
-        raise disk_error(path, error) from error
+
+
+def remove(path: Path, guard: WriteGuard = no_guard) -> None:
+    """Remove a file, if it is there. Raises as `write_whole`."""
+    with _writing(path, guard, doing="remove"):
+        guard()
+        path.unlink(missing_ok=True)
+    reached("removed", path)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from renderer.errors import LeaseLostError
 from renderer.system.files import PART_PREFIX, disk_error, make_folder
 
 STALE_S = 60.0
@@ -268,6 +269,12 @@ class Lease:
         except OSError:
             self.is_doubtful = True
             return False
+
+    def check(self) -> None:
+        """Raise `LeaseLostError` where it is another's by now, or nobody can say. For any thread."""
+        if not self.holds():
+            message = f"{self.name}: its lease could not be renewed in time, and another run may have taken it over"
+            raise LeaseLostError(message)
 
     def release(self) -> None:
         """Let others have it. One that is lost stays theirs."""

@@ -123,3 +123,29 @@ def test_the_names_stand_in_one_place() -> None:
     assert not found
     for path in (*PACKAGE.rglob("*.j2"), *PACKAGE.rglob("*.js")):
         assert not [own for own in spelt if own in path.read_text()], path
+
+
+WRITERS = {"write_whole", "link_whole", "copy_whole", "append_line"} | {
+    *("unlink", "rmdir", "rmtree", "rename", "write_bytes", "write_text", "touch", "symlink_to", "hardlink_to")
+}
+"""What writes a file, or takes one away: of `system.files`, and of the standard library."""
+
+PAST_THE_FOLDER = {
+    "outputs/folder.py": "it is the one place",
+    "outputs/nights.py": "a run's own folder, beside those of pictures",
+    "report/exporting.py": "a folder of somebody's own",
+    "report/best.py": "what goes with a message, in a folder that goes again",
+}
+"""Modules that may write by themselves, and why."""
+
+
+def test_into_an_output_folder_only_itself_writes() -> None:
+    """It asks before each write whether it is this run's still: what is written past it would not be asked."""
+    found = set()
+    for wing in ("outputs", "planning", "report", "supervisor"):
+        for path in (PACKAGE / wing).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                called = node.func if isinstance(node, ast.Call) else None
+                name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+                found |= {f"{wing}/{path.name}"} if name in WRITERS else set()
+    assert found == set(PAST_THE_FOLDER)

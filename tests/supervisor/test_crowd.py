@@ -35,8 +35,8 @@ def test_of_many_workers_only_those_are_asked_that_have_rung(tmp_path: Path, mon
         heard[0] += found is not None
         return found
 
-    def appending(path: Path, line: bytes) -> None:
-        append(path, line)
+    def appending(path: Path, line: bytes, guard: files.WriteGuard) -> None:
+        append(path, line, guard)
         if path.name == "journal.jsonl":
             synced[0] += 1
             known.update(Journal.read(folder).records)

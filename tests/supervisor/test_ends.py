@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from renderer.errors import DiskError, MachineError
 from renderer.job import Keep
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import journal, picture_files
+from renderer.outputs import journal
 from renderer.outputs.journal import Journal
 from renderer.planning.plan import make_plan
 from renderer.protocol import AnyOrder, Open, Setup
@@ -155,14 +154,14 @@ class TestWhatEndsWhat:
         one, two = make_manifest(name="one"), make_manifest(("x", "y"), name="two")
         run.render([two], night.settings, lambda _: None, StopRequests())
         two = make_manifest(("x", "y", "z"), name="two")
-        write_whole: Callable[[Path, bytes], None] = files.write_whole
+        write_whole = files.write_whole
 
-        def full(path: Path, data: bytes) -> None:
+        def full(path: Path, data: bytes, *, lasting: bool = True, guard: files.WriteGuard) -> None:
             if path.suffix == ".png":
                 raise files.disk_error(path, OSError(28, "No space left on device"))
-            write_whole(path, data)
+            write_whole(path, data, lasting=lasting, guard=guard)
 
-        monkeypatch.setattr(picture_files, "write_whole", full)
+        monkeypatch.setattr(files, "write_whole", full)
         with pytest.raises(DiskError, match="No space left"):
             run.render([one, two], night.settings, night.heard.append, StopRequests())
         assert [what.summary.ending for what in night.of(events.BatchEnded)] == ["error", "error"]

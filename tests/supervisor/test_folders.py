@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -58,15 +58,15 @@ class TestFolders:
     ) -> None:
         """When a picture cannot be written the run ends with the reason; the next one goes on."""
         manifest = make_manifest()
-        write_whole: Callable[[Path, bytes], None] = files.write_whole
+        write_whole = files.write_whole
 
-        def full(path: Path, data: bytes) -> None:
+        def full(path: Path, data: bytes, *, lasting: bool = True, guard: files.WriteGuard) -> None:
             if path.name == "p001.png":
                 raise files.disk_error(path, OSError(28, "No space left on device"))
-            write_whole(path, data)
+            write_whole(path, data, lasting=lasting, guard=guard)
 
         with monkeypatch.context() as patched:
-            patched.setattr(picture_files, "write_whole", full)
+            patched.setattr(files, "write_whole", full)
             with pytest.raises(DiskError, match="No space left"):
                 night.render(manifest)
         assert counts(night.render(manifest)) == (2, 1, 0, 0)

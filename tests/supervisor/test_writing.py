@@ -318,12 +318,12 @@ class TestEnds:
         """With several on their way it ends the night, no attempt is left open, and nothing is held against any."""
         real = files.write_whole
 
-        def full(path: Path, data: bytes, *, lasting: bool = True) -> None:
+        def full(path: Path, data: bytes, *, lasting: bool = True, guard: files.WriteGuard) -> None:
             if path.suffix == ".png":
                 raise files.disk_error(path, OSError(28, "No space left on device"))
-            real(path, data, lasting=lasting)
+            real(path, data, lasting=lasting, guard=guard)
 
-        monkeypatch.setattr(picture_files, "write_whole", full)
+        monkeypatch.setattr(files, "write_whole", full)
         manifest = make_manifest([f"picture {number}" for number in range(12)])
         with pytest.raises(DiskError, match="No space left"):
             night.render(manifest, hire=OF_EIGHT)
