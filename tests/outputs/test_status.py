@@ -68,7 +68,8 @@ class TestStatus:
         def ask(what: events.Event) -> None:
             if isinstance(what, events.PictureStepped) and what.item.picture.id == "002" and what.step == 6:
                 time.sleep(1.0)  # at most once a second it is written
-            if isinstance(what, events.Tick) and what.status and len(told) < 2 and what.status.done == 1:
+            found = status.read(OutputFolder(Path("outputs/night"))) if isinstance(what, events.Tick) else None
+            if found is not None and found.done == 1 and found.in_flight and not told:
                 for arguments in ([], ["--json"]):
                     assert command.main(["status", str(path), *arguments]) == 0
                 told[:] = [capsys.readouterr().out]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from renderer.errors import DiskError
+from renderer.errors import DiskError, LeaseLostError
 from renderer.system.leases import Lease, Leases
 
 
@@ -186,6 +186,25 @@ def test_a_holder_that_was_stopped_finds_that_it_has_it_no_more(tmp_path: Path) 
     paused.release()
     assert taker.holds()
     assert Leases(tmp_path).claim("a") is None
+    taker.release()
+
+
+def test_one_whose_clock_stood_still_finds_out_too(tmp_path: Path) -> None:
+    """A machine that was paused as a whole knows nothing of it; and two have had the lease since."""
+    clock = Clock()
+    paused = claimed(Leases(tmp_path, 60.0, clock), "a")
+    assert paused.holds()
+    for _ in range(2):
+        aged(tmp_path, "a", 61)
+        theirs = Clock()
+        others = Leases(tmp_path, 60.0, theirs)
+        assert others.claim("a") is None
+        theirs.now_s += 21
+        taker = claimed(others, "a")
+    with pytest.raises(LeaseLostError, match="a: its lease could not be renewed in time"):
+        paused.check()
+    assert paused.is_lost
+    assert taker.holds()
     taker.release()
 
 
