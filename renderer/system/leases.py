@@ -165,7 +165,7 @@ class Leases:
         return max(self._numbers(name), default=number) == number
 
     def is_passed(self, name: str, number: int) -> bool:
-        """Whether the next lease is there already, or has been: whoever has one clears the last away. Raises `OSError`."""
+        """Whether the next lease is there, or has been: whoever has one clears the last away. Raises `OSError`."""
         if self.path(name, number + 1).exists():
             return True
         return not self.path(name, number).exists() and self.folder.is_dir()
