@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,6 @@ from renderer.cli import notify, render
 from renderer.cli.manifests import Loaded
 from renderer.errors import EXIT_FAILED, DiskError, MachineError
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import picture_files
 from renderer.outputs.summary import Summary
 from renderer.supervisor import batch, events, run
 from renderer.system import files
@@ -55,14 +54,14 @@ def put_on(disk: Path, night: Night, *manifests: Manifest) -> None:
 
 def fill(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Let the folders of these manifests take no picture."""
-    write_whole: Callable[[Path, bytes], None] = files.write_whole
+    write_whole = files.write_whole
 
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, data: bytes, *, lasting: bool = True, guard: files.WriteGuard) -> None:
         if path.suffix == ".png" and path.parent.name in names:
             raise files.disk_error(path, OSError(28, "No space left on device"))
-        write_whole(path, data)
+        write_whole(path, data, lasting=lasting, guard=guard)
 
-    monkeypatch.setattr(picture_files, "write_whole", full)
+    monkeypatch.setattr(files, "write_whole", full)
 
 
 def test_a_disk_that_is_taken_out_costs_its_manifest(night: Night, tmp_path: Path) -> None:
