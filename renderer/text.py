@@ -25,7 +25,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 42 s, 3 min 20 s, 7 h 05 min."""
+    """Seconds as people say them: 42 s, 3 min 20 s, 7 h 05 min. Fewer than none are none: a clock was put back."""
+    seconds = max(0.0, seconds)
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

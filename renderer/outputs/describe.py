@@ -33,8 +33,9 @@ def describe_night(summaries: Sequence[Summary]) -> str:
     facts = [f"{counts.pop('rendered')} rendered", f"{counts.pop('skipped')} already done"]
     facts += [f"{counts[what]} {what}" for what in ("failed", "left")]
     facts += [f"{counts[what]} {told}" for what, told in _SELDOM.items() if counts[what]]
-    took = max(each.ended_at for each in summaries) - min(each.began_at for each in summaries)
-    of = f"of {counts['pictures']}, in {duration(took.total_seconds())}"
+    passed = max(each.ended_at for each in summaries) - min(each.began_at for each in summaries)
+    took_s = max(passed.total_seconds(), *(each.elapsed_s for each in summaries))  # the clock may have been put back
+    of = f"of {counts['pictures']}, in {duration(took_s)}"
     return f"{counted(len(summaries), 'manifest')} together: {', '.join(facts)} {of}"
 
 

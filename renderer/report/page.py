@@ -23,6 +23,7 @@ from renderer.supervisor import events
 from renderer.supervisor.busy import LongWork
 from renderer.supervisor.events import Watch
 from renderer.system.files import disk_error
+from renderer.text import counted
 
 ASSETS = ("page.css", "page.js", "picks.js", "best.js", "live.js")
 _HERE = Path(__file__).parent
@@ -78,17 +79,31 @@ class PageWriter:
         self._pool.shutdown()
 
     def _finish(self) -> None:
+        total = len(self._going)
+        busy = LongWork(self._tell, counted(total, "manifest"), "writing pages")
         while self._going:
+            if self._at_once():
+                self._give_up()
             wait(self._going, _LOOK_S, FIRST_COMPLETED)
             if self._busy is not None:
                 self._tell(self._busy)
             self._take()
+            busy.tell(total - len(self._going), total)
 
     def _is_busy(self, what: events.Event) -> None:
         """It takes long; this is said on the page's thread, and told on the other."""
         if self._at_once():
             raise RendererError("the run was asked to end at once")
         self._busy = what
+
+    def _give_up(self) -> None:
+        """Write none of those that have not been begun."""
+        given_up = [page for page in self._going if page.cancel()]
+        for page in given_up:
+            del self._going[page]
+        if given_up:
+            told = f"{counted(len(given_up), 'page')} not written: the run was asked to end at once"
+            self._tell(events.Remark(f"{told}; the next one writes what is missing"))
 
     def _take(self) -> None:
         """Say of those that were written what went wrong."""

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import termios
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from renderer.cli import console
 from renderer.cli.problems import print_error
 from renderer.errors import MachineError
 from renderer.job import Memory
-from renderer.outputs.describe import describe_summary
+from renderer.outputs.describe import describe_night, describe_summary
 from renderer.outputs.status import InFlight, RunStatus
 from renderer.outputs.summary import Failure, Summary
 from renderer.supervisor import events, run
@@ -241,6 +241,13 @@ def test_a_summary_says_how_it_ended() -> None:
     assert "the same command goes on" in lines[2]
 
 
+def test_a_night_takes_no_less_than_its_manifests() -> None:
+    """The clock was put back by an hour meanwhile."""
+    began = datetime.now(UTC)
+    told = describe_night([summary(began_at=began, ended_at=began - timedelta(hours=1)) for _ in range(2)])
+    assert told.endswith("of 6, in 1 h 01 min")
+
+
 def test_an_error_is_followed_by_what_helps(capsys: pytest.CaptureFixture[str]) -> None:
     """The message first, then the hint."""
     print_error(MachineError("no GPU", hint="plug one in"))
@@ -248,7 +255,7 @@ def test_an_error_is_followed_by_what_helps(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(0.44, "0.4 s"), (59.4, "59.4 s"), (60, "1 min 00 s"), (25500, "7 h 05 min")]
+    ("seconds", "said"), [(0.44, "0.4 s"), (59.4, "59.4 s"), (60, "1 min 00 s"), (25500, "7 h 05 min"), (-7e3, "0.0 s")]
 )
 def test_durations_read_well(seconds: float, said: str) -> None:
     """Seconds, minutes, hours, as people say them."""

@@ -13,9 +13,12 @@ import pytest
 from renderer.lettering import asking
 from renderer.manifest.manifest import Manifest, load
 from renderer.outputs.summary import Summary
+from renderer.planning.plan import Plan
+from renderer.report import page
 from renderer.supervisor import events, readings, run
 from tests import driving
 from tests.fakes import InlineReader
+from tests.making import make_manifest
 from tests.supervisor.running import Night
 from tests.supervisor.test_readings import lettered
 from tests.supervisor.test_together import _inbox
@@ -113,4 +116,30 @@ def test_a_folder_that_is_away_is_told_and_waited_for(night: Night, tmp_path: Pa
     assert [what.text.removeprefix(f"{inbox} ") for what in night.of(events.Remark)] == [
         "cannot be looked into: No such file or directory; it is waited for",
         "can be looked into again",
+    ]
+
+
+def test_pages_that_wait_are_given_up_when_the_run_is_to_end_at_once(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of manifests that ended in a moment: the page that is being written is; that others are not is told."""
+    wrote, told, begun, given_up = list[str](), list[events.Event](), threading.Event(), threading.Event()
+
+    def write(plan: Plan, _watch: object) -> Path:
+        begun.set()
+        assert given_up.wait(10)
+        wrote.append(plan.manifest.name)
+        return plan.folder.page
+
+    def tell(what: events.Event) -> None:
+        told.append(what)
+        given_up.set()
+
+    monkeypatch.setattr(page, "write", write)
+    writer = page.PageWriter(tell, lambda: begun.wait(10))
+    run.render([make_manifest("a", name=f"m{number}") for number in range(6)], night.settings, writer.watch, night.stop)
+    writer.close()
+    assert len(wrote) == 1
+    assert [what.text for what in told if isinstance(what, events.Remark)] == [
+        "5 pages not written: the run was asked to end at once; the next one writes what is missing"
     ]
