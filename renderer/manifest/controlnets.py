@@ -19,7 +19,7 @@ from renderer.manifest.additions import refuse_weight
 from renderer.manifest.complaints import Complaint
 from renderer.manifest.control_kinds import SCALES, ControlNetFields
 from renderer.manifest.naming import Template
-from renderer.manifest.pictures_in import InputSet, is_of_shape
+from renderer.manifest.pictures_in import InputSet, is_of_shape, size_of
 from renderer.manifest.reading import Combination, Reading
 from renderer.manifest.recipe import Recipe
 
@@ -114,7 +114,7 @@ class ControlNetFinder:
             )
 
 
-def refuse_regions(recipe: Recipe, jobs: Sequence[Job]) -> Iterator[Complaint]:
+def refuse_regions(recipe: Recipe, model: Model, jobs: Sequence[Job]) -> Iterator[Complaint]:
     """What shows only when sizes are known: masks, or what stands beside a picture, of another shape than it."""
     if not recipe.fields.keys() & {"regions", "context_image"}:
         return
@@ -122,12 +122,12 @@ def refuse_regions(recipe: Recipe, jobs: Sequence[Job]) -> Iterator[Complaint]:
     for job in jobs:
         context, shape = job.context_image, job.input_image or Size(width=job.width, height=job.height)
         given = job.input_image is not None or bool(recipe.fields.keys() & _SIZES)
-        if context is not None and given and not is_of_shape(context, shape) and -1 not in said:
+        if context is not None and given and not _is_shaped(context, shape, job, model) and -1 not in said:
             said.add(-1)
             sizes = f"{context.width}x{context.height}, and the picture {job.width}x{job.height}"
             yield Complaint(recipe.origin("context_image"), f"is {sizes}", "it has the picture's shape")
         for number, region in enumerate(job.regions):
-            if not is_of_shape(region.mask, shape) and number not in said:
+            if not _is_shaped(region.mask, shape, job, model) and number not in said:
                 said.add(number)
                 sizes = f"{region.mask.width}x{region.mask.height}, and the picture {job.width}x{job.height}"
                 yield Complaint(
@@ -135,7 +135,7 @@ def refuse_regions(recipe: Recipe, jobs: Sequence[Job]) -> Iterator[Complaint]:
                 )
 
 
-def refuse_controls(recipe: Recipe, jobs: Sequence[Job]) -> Iterator[Complaint]:
+def refuse_controls(recipe: Recipe, model: Model, jobs: Sequence[Job]) -> Iterator[Complaint]:
     """What shows only when sizes and steps are known: a picture of another shape, a network that counts at no step."""
     if _FIELD not in recipe.fields:
         return
@@ -149,10 +149,21 @@ def refuse_controls(recipe: Recipe, jobs: Sequence[Job]) -> Iterator[Complaint]:
                 message = f"from {net.start:g} to {net.end:g} there is none of the {steps} steps"
                 yield Complaint(route, message, f"a step is every {1 / max(steps - 1, 1):.3g}, from 0 to 1")
             shape, what = _shape_of(recipe, job)
-            if not is_of_shape(net.image, shape) and (number, "shape") not in said:
+            if not _is_shaped(net.image, shape, job, model) and (number, "shape") not in said:
                 said.add((number, "shape"))
                 message = f"its image is {net.image.width}x{net.image.height}, and {what} {shape.width}x{shape.height}"
                 yield Complaint((*route, "image"), message, "what holds a picture has its shape")
+
+
+def _is_shaped(image: Input, shape: Input | Size, job: Job, model: Model) -> bool:
+    """Whether a picture has a shape, or the one that a job has by it where no size is written.
+
+    That is rounded, and within the model's bounds: of what is very long another one.
+    """
+    if is_of_shape(image, shape):
+        return True
+    alone = InputSet(edit=job.edit.model_copy(update={"images": (image,)})) if job.edit else InputSet(context=image)
+    return isinstance(shape, Size) and size_of(alone, model) == shape
 
 
 def _shape_of(recipe: Recipe, job: Job) -> tuple[Input | Size, str]:

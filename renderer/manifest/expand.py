@@ -115,7 +115,7 @@ class Expander:
             (named, loras, inputs, nets) for (named, inputs), loras, nets in zip(taken_in, sets, controls, strict=True)
         ]
         drafts = list(self._draft(recipe, model, sizes, chosen, wordings, lettering))
-        complaints = [*_refuse_drafts(recipe, drafts)]
+        complaints = [*_refuse_drafts(recipe, model, drafts)]
         return ([] if complaints else drafts), complaints
 
     def _find_model(self, recipe: Recipe, complaints: list[Complaint]) -> Model | None:
@@ -289,7 +289,7 @@ def _derived(prompt: str, negative_prompt: str, size: Size) -> int:
     return derive_seed(prompt, negative_prompt, size)
 
 
-def _refuse_drafts(recipe: Recipe, drafts: Sequence[Draft]) -> Iterator[Complaint]:
+def _refuse_drafts(recipe: Recipe, model: Model, drafts: Sequence[Draft]) -> Iterator[Complaint]:
     """What shows only when a matrix's values have come into their places."""
     for draft in drafts:
         message, hint = naming.refuse_id(draft.id)
@@ -304,17 +304,14 @@ def _refuse_drafts(recipe: Recipe, drafts: Sequence[Draft]) -> Iterator[Complain
             route = (*recipe.origin("regions"), number, "prompt")
             yield Complaint(route, "is empty for one of the matrix's combinations")
     jobs = [draft.job for draft in drafts]
-    yield from refuse_controls(recipe, jobs)
-    yield from refuse_regions(recipe, jobs)
-    yield from _refuse_marks(recipe, drafts)
+    yield from refuse_controls(recipe, model, jobs)
+    yield from refuse_regions(recipe, model, jobs)
+    yield from _refuse_marks(recipe, model, jobs)
 
 
-def _refuse_marks(recipe: Recipe, drafts: Sequence[Draft]) -> Iterator[Complaint]:
+def _refuse_marks(recipe: Recipe, model: Model, jobs: Sequence[Job]) -> Iterator[Complaint]:
     """What stands in a prompt and would be taken for no text: it ends the message, or is a picture's place."""
-    if not drafts:
-        return
-    marks = families.find(drafts[0].model.family).marks
-    jobs = [draft.job for draft in drafts]
+    marks = families.find(model.family).marks
     asked = [
         (recipe.origin("prompt"), [job.prompt for job in jobs]),
         (recipe.origin("negative_prompt"), [job.negative_prompt for job in jobs]),

@@ -75,6 +75,27 @@ def test_a_size_that_rounding_made_is_of_its_pictures_shape(folder: Path, held: 
         pictures(folder, f"{{{held}, size: 320x240}}")
 
 
+@pytest.mark.parametrize(
+    ("held", "size"),
+    [
+        ("controlnets: [{file: edges.safetensors, image: long.png}]", "1024x64"),
+        ("context_image: long.png", "1024x64"),
+        ("model: demo-edit, images: [long.png], controlnets: [{file: edges.safetensors, image: long.png}]", "1024x64"),
+        ("model: demo-edit, images: [odd.png], controlnets: [{file: edges.safetensors, image: odd.png}]", "416x160"),
+    ],
+)
+def test_a_size_that_bounds_made_is_of_its_pictures_shape(folder: Path, held: str, size: str) -> None:
+    """So it is where the model draws none that long, or an edit is of multiples of 32."""
+    Image.new("RGB", (2000, 60), "teal").save(folder / "long.png")
+    Image.new("RGB", (520, 184), "teal").save(folder / "odd.png")
+    (found,) = pictures(folder, f"{{seed: 1, {held}}}")
+    assert f"{found.job.width}x{found.job.height}" == size
+    (again,) = pictures(folder, f"{{seed: 1, {held}, size: {size}}}")
+    assert again.job == found.job
+    with pytest.raises(ManifestError, match=r"is (2000x60|520x184), and"):
+        pictures(folder, f"{{{held}, size: 512x64}}")
+
+
 class TestFound:
     def test_by_file(self, folder: Path) -> None:
         """By what it holds; the size is of the shape of what it looks at, and the files go in."""
