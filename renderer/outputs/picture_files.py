@@ -23,14 +23,19 @@ from pydantic import ValidationError
 from renderer.errors import DiskError
 from renderer.job import FileFacts, Format, Keep, LayerFacts, Sidecar, Value
 from renderer.outputs.encode import NO_LABELS, Labels, LayerPixels, Pixels, encode, encode_layer
-from renderer.outputs.folder import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, OutputFolder
+from renderer.outputs.folder import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, OutputFolder, Own
 from renderer.system.files import PART_PREFIX, disk_error, sync_folder
+
+_KEPT = "kept"
+"""What a picture is called aside, in a folder of its own, that is kept another way."""
 
 _CHANGE_PREFIX = f"{PART_PREFIX}change-"
 
 
 def sweep(folder: OutputFolder) -> int:
     """Put a folder in order after runs that died: temporary files go, and pictures on the way to another format.
+
+    So does what was begun aside and did not become whole.
 
     What those runs renamed and did not come to syncing is made to last. Links are not followed, and what cannot be
     looked into or removed is left. Says how many temporary files there were. Call it with the lock held.
@@ -43,6 +48,9 @@ def sweep(folder: OutputFolder) -> int:
                 _sweep_one(folder, Path(place, name))
         with contextlib.suppress(OSError):
             sync_folder(Path(place))
+    for begun in folder.aside.glob("*/") if not folder.aside.is_symlink() else ():
+        if not begun.is_symlink() and not (begun / f"{_KEPT}{SIDECAR_SUFFIX}").exists():
+            _abandon(folder, begun)
     return parts
 
 
@@ -268,7 +276,11 @@ def rewrite(
     labels: Labels,
     layer_labels: Labels = NO_LABELS,
 ) -> Sidecar:
-    """Keep a finished picture another way, from the pixels in its files. Raises `DiskError`."""
+    """Keep a finished picture another way, from the pixels in its files. Raises `DiskError`.
+
+    It is whole aside before anything in its place goes: of a disk that fills meanwhile, or a run that dies, one of both
+    is left.
+    """
     width, height, rgb = _read(folder.picture(output, before.keep.format), "RGB")
     paths = [folder.layer(output, number) for number in range(1, 1 + len(before.layers))]
     layers = [LayerPixels(*_read(path, "RGBA")) for path in paths]
@@ -276,16 +288,31 @@ def rewrite(
     def describe(file: FileFacts, _save_s: float) -> Sidecar:
         return before.model_copy(update={"file": file, "keep": keep})
 
-    return save(
-        folder,
-        output,
-        Pixels(width, height, rgb),
-        describe,
-        file_format=keep.format,
-        labels=labels,
-        layers=layers,
-        layer_labels=layer_labels,
-    )
+    mine = hashlib.sha256(output.encode()).hexdigest()  # two pictures may have the same fingerprint
+    aside = f"{Own.ASIDE}/{mine[:24]}-{before.fingerprint[:32]}/{_KEPT}"
+    try:
+        save(
+            folder,
+            aside,
+            Pixels(width, height, rgb),
+            describe,
+            file_format=keep.format,
+            labels=labels,
+            layers=layers,
+            layer_labels=layer_labels,
+        )
+    except DiskError:
+        _abandon(folder, folder.sidecar(aside).parent)
+        raise
+    return carry(folder, aside, output, lambda told: told, leaves=True)
+
+
+def _abandon(folder: OutputFolder, place: Path) -> None:
+    """Remove a folder whose picture did not become whole, as far as that can be done."""
+    with contextlib.suppress(OSError, DiskError):
+        for path in place.iterdir():
+            folder.remove(path)
+        folder.remove_empty(place)
 
 
 def _read(path: Path, mode: str) -> tuple[int, int, bytes]:

@@ -7,6 +7,7 @@ while a GPU works. Nothing is rendered here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
@@ -15,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Self
 
-from renderer.errors import DiskError
+from renderer.errors import DiskError, RendererError
 from renderer.job import Sidecar
 from renderer.outputs import done, picture_files
 from renderer.outputs.folder import OutputFolder, Own
@@ -176,6 +177,8 @@ class _Rewriting:
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
+        with contextlib.suppress(RendererError):
+            self._folder.remove_empty(self._folder.aside)
 
     def add(self, item: Planned) -> None:
         self._waiting.append(item)

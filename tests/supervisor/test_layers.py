@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from renderer.planning import prune
 from renderer.planning.plan import make_plan
 from renderer.report import exporting, gather
 from renderer.report.gallery import Gallery
-from renderer.system.files import WritePoint
+from renderer.system.files import PART_PREFIX, WritePoint, disk_error
 from tests.fakes import draw, draw_layers
 from tests.making import make_manifest, pixels_of
 from tests.supervisor.test_torture import run_until_killed
@@ -141,6 +144,40 @@ def test_kept_another_way(tmp_path: Path) -> None:
     assert check(folder, after.pictures) == 2
     assert pictures_in(folder) == files_of(BOTH, 2, ".webp")
     assert not texts(folder.layer("p000", 1))
+
+
+def full_after(writes: int) -> Callable[[], None]:
+    """A disk that takes so many more files of pictures, and then nothing."""
+
+    def fill() -> None:
+        left, write = writes, OutputFolder.write
+
+        def written(folder: OutputFolder, path: Path, data: bytes, *, lasting: bool = True) -> None:
+            nonlocal left
+            left -= folder.aside in path.parents or path.stem.startswith(("p0", f"{PART_PREFIX}change"))
+            if left < 0:
+                raise disk_error(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            write(folder, path, data, lasting=lasting)
+
+        pytest.MonkeyPatch().setattr(OutputFolder, "write", written)
+
+    return fill
+
+
+@pytest.mark.parametrize("layers", [2, None])
+def test_a_disk_that_fills_while_labels_are_written_costs_nothing(tmp_path: Path, layers: int | None) -> None:
+    """Wherever it does: all files stay as they were, or are whole beside, and nothing is rendered again."""
+    before, after = of_layers(layers), of_layers(layers, embed="none")
+    folder = OutputFolder(tmp_path / before.name)
+    assert run_until_killed(tmp_path, manifest=before) == 0
+    for writes in range(9):
+        run_until_killed(tmp_path, manifest=after if writes % 2 else before, prepare=full_after(writes))
+        assert not make_plan(before, tmp_path).to_render()
+    assert run_until_killed(tmp_path, manifest=after) == 0
+    assert check(folder, after.pictures) == 2
+    assert pictures_in(folder) == files_of(BOTH, layers or 0)
+    assert not folder.aside.exists()
+    assert not texts(folder.picture("p000"))
 
 
 @pytest.mark.parametrize("spoilt", ["gone", "cut"])

@@ -228,5 +228,6 @@ def test_death_while_a_format_changes(tmp_path: Path, point: WritePoint, passing
     found = {path.name for path in folder.path.iterdir() if path.suffix in {".png", ".webp"}} - {"contact-sheet.png"}
     assert found == {f"p000{suffix}", f"p001{suffix}"}
     assert not list(folder.path.glob(".part-*"))
+    assert not folder.aside.exists()
     for picture in last.pictures:
         assert pixels_of(folder.picture(picture.output, picture.keep.format)) == draw(picture.job)
