@@ -5,7 +5,8 @@
     │   └── UnreadableError         2   a file that it names cannot be read; carries its name
     ├── ManifestError               2   one manifest has problems; carries all of them
     ├── MachineError                3   this machine cannot run it; says what is missing
-    │   └── ModelError              3   a model is missing, incomplete, or not what its name says
+    │   ├── ModelError              3   a model is missing, incomplete, or not what its name says
+    │   └── ClusterLostError        3   the cluster that renders answers no more; what is there stays
     ├── PictureError                1   one picture failed; the others go on
     │   ├── BadPictureError         1   the model's values are not finite, or the picture is one flat colour
     │   ├── OutOfMemoryError        1   the picture did not fit; the worker can go on
@@ -44,9 +45,13 @@ def shorten(text: str, length: int = 60) -> str:
 
 
 class RendererError(Exception):
-    """Anything this program knows how to explain. `hint` says what helps, or is empty."""
+    """Anything this program knows how to explain. `hint` says what helps, or is empty.
+
+    `ends_the_night` says that nothing at all can be rendered any more, or written.
+    """
 
     exit_code = EXIT_FAILED
+    ends_the_night = False
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -109,6 +114,12 @@ class ModelError(MachineError):
     """A model is missing, incomplete, or not what its name says."""
 
 
+class ClusterLostError(MachineError):
+    """The cluster that renders answers no more. What is on the disk stays, and the same command goes on from it."""
+
+    ends_the_night = True
+
+
 class PictureError(RendererError):
     """One picture failed. The batch goes on, and the picture is tried again after the others."""
 
@@ -145,8 +156,3 @@ class LockedError(RendererError):
 
 class LeaseLostError(LockedError):
     """Another run has taken over a part of a shared manifest: its lease was not renewed in time."""
-
-
-def ends_the_night(error: RendererError) -> bool:
-    """Whether an error is about a disk that takes nothing more, and so ends whatever writes there."""
-    return isinstance(error, DiskError) and error.ends_the_night

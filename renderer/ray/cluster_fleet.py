@@ -6,6 +6,7 @@ fits what is to be opened to its own. Where there is no place, Ray's autoscaler 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,10 +19,11 @@ from renderer.errors import MachineError, RendererError, UsageError
 from renderer.machine import devices, hardware
 from renderer.machine.devices import WorkerDevice
 from renderer.machine.hardware import Machine
-from renderer.ray import arrival, connecting, node_memory
+from renderer.ray import arrival, connecting, head, node_memory
 from renderer.ray.arrival import Introduction
 from renderer.ray.cluster_worker import Backoff, ClusterWorker
 from renderer.ray.connecting import ClusterNode
+from renderer.ray.head import HeadWatch
 from renderer.ray.node_memory import NodeMemory
 from renderer.ray.node_worker import NodeWorker, Posting
 from renderer.supervisor.fleet import Say
@@ -33,6 +35,7 @@ _THREADS = 4
 
 _LOOK_S = 0.5
 _PATIENCE_S = 5.0
+_INTRODUCED_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +75,18 @@ class ClusterFleet:
         self._most = 1
         self._memories: dict[str, Any] = {}
         self._lock = threading.Lock()
+        self._head = HeadWatch(connecting.nodes, connecting.head_patience_s())
 
     def devices(self, say: Say, check: Callable[[], None]) -> Sequence[WorkerDevice]:
-        there = connecting.nodes()
+        there = head.within(connecting.nodes, check=check)
         with_gpus = [node for node in there if node.gpus]
         if not with_gpus and self._wanted.gpus == devices.ALL:
             say("the cluster has no GPU at this moment: waiting for the first")
             self._wait_for_gpu(check)
-            with_gpus = [node for node in connecting.nodes() if node.gpus]
+            with_gpus = [node for node in head.within(connecting.nodes, check=check) if node.gpus]
         on_gpus = bool(with_gpus) and self._wanted.gpus != devices.CPU
         hosts = with_gpus if on_gpus else [node for node in there if node.cpus]
-        machines = [_seen(machine, node, on_gpus=on_gpus) for node, machine in self._asked(hosts, say)]
+        machines = [_seen(machine, node, on_gpus=on_gpus) for node, machine in self._asked(hosts, say, check)]
         places = sum(node.gpus if on_gpus else node.cpus for node in hosts)
         most = self._wanted.most or max(places, self._wanted.least)
         self._prepare(on_gpus=on_gpus, most=most)
@@ -92,22 +96,27 @@ class ClusterFleet:
         return [WorkerDevice(smallest, number, f"worker {number + 1}") for number in range(most)]
 
     def hire(self, log: Path) -> Worker:
+        """A worker, somewhere. Raises `DiskError`, and `ClusterLostError` where the cluster's head is gone for good."""
+        self._head.check()
         self._hired = [each for each in self._hired if each.is_attended]
-        self._hired.append(worker := ClusterWorker(log, self._actors, self._pause, self._memory_of))
+        self._hired.append(worker := ClusterWorker(log, self._actors, self._pause, self._memory_of, self._head.check))
         return worker
 
     def __enter__(self) -> Self:
+        self._head.begin()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Leave no worker, and hold no machine for one: the autoscaler lets go what nobody uses."""
+        self._head.end()
         for worker in self._hired:
             worker.kill()
         until = time.monotonic() + _PATIENCE_S
         for worker in self._hired:
             worker.wait(max(0.0, until - time.monotonic()))
         if self._wanted.least:
-            self._ask_for(0)
+            with contextlib.suppress(Exception):  # a head that is gone holds nothing
+                head.within(partial(self._ask_for, 0), _PATIENCE_S)
 
     # -- what is asked of Ray --
 
@@ -119,7 +128,7 @@ class ClusterFleet:
         self._actors = partial(kind.remote, posting)
         self._share = {"GPU": 1} if on_gpus else {"CPU": 1}
         if self._wanted.least:
-            self._ask_for(self._wanted.least)
+            head.within(partial(self._ask_for, self._wanted.least))
 
     def _memory_of(self, node_id: str) -> Any:
         """The actor that owns what the workers of a machine share. For any thread."""
@@ -142,12 +151,15 @@ class ClusterFleet:
         while not self._ray.wait([first], timeout=_LOOK_S)[0]:
             check()
 
-    def _asked(self, hosts: Sequence[ClusterNode], say: Say) -> list[tuple[ClusterNode, Machine]]:
+    def _asked(
+        self, hosts: Sequence[ClusterNode], say: Say, check: Callable[[], None]
+    ) -> list[tuple[ClusterNode, Machine]]:
         """The machines that render as this one says; the others are named. Raises `MachineError` where none does."""
         here = arrival.tell()
         found: list[tuple[ClusterNode, Machine]] = []
         errors: list[RendererError] = []
-        for node, answer in zip(hosts, connecting.ask_each(hosts, _introduce), strict=True):
+        answers = connecting.ask_each(hosts, _introduce, _INTRODUCED_S, check)
+        for node, answer in zip(hosts, answers, strict=True):
             try:
                 if isinstance(answer, RendererError):
                     raise answer

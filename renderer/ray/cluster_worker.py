@@ -21,7 +21,7 @@ from renderer.protocol import AnyEvent, AnyOrder, Failed, Opened, OpenFailed, Op
 from renderer.ray import arrival, carried, connecting, node_memory
 from renderer.ray.node_worker import Words
 from renderer.supervisor.correspondence import Correspondence
-from renderer.supervisor.worker import Gone
+from renderer.supervisor.worker import Gone, Heard
 
 SIGN_OF_LIFE_S = 5.0
 """An actor that has nothing to tell says so as often."""
@@ -38,6 +38,9 @@ Begin = Callable[[], Any]
 
 MemoryOf = Callable[[str], Any]
 """The actor that owns what workers share on a machine, by its id in the cluster; None where there is but one."""
+
+Check = Callable[[], None]
+"""Raises `ClusterLostError` where the cluster's head is gone for good."""
 
 
 class Backoff:
@@ -62,9 +65,10 @@ class ClusterWorker(Correspondence):
 
     pid = None
 
-    def __init__(self, log: Path, begin: Begin, pause: Backoff, memory_of: MemoryOf) -> None:
+    def __init__(self, log: Path, begin: Begin, pause: Backoff, memory_of: MemoryOf, check: Check) -> None:
         """What it prints goes to the end of `log`; raises `DiskError` when that cannot be written."""
         super().__init__(log)
+        self._check = check
         self._name = uuid4().hex
         self._memory_of = memory_of
         self._memory: Any = None
@@ -78,6 +82,11 @@ class ClusterWorker(Correspondence):
         self._attending = threading.Thread(target=self._attend, args=(begin,), name="events", daemon=True)
         self._attending.start()
 
+    def hear(self, timeout_s: float) -> Heard | None:
+        """The next event. Raises `ClusterLostError` where the cluster's head is gone for good."""
+        self._check()
+        return super().hear(timeout_s)
+
     def end(self) -> None:
         self.kill()
 
@@ -87,9 +96,13 @@ class ClusterWorker(Correspondence):
         with self._lock:
             actor, self._actor = self._actor, None
             memory, self._memory = self._memory, None
-        with contextlib.suppress(Exception):  # the cluster may be gone, and then so is the worker
-            if actor is not None:
-                self._ray.kill(actor)
+        if actor is not None:
+            threading.Thread(target=self._let_go, args=(actor, memory), name="letting go", daemon=True).start()
+
+    def _let_go(self, actor: Any, memory: Any) -> None:
+        """End the actor; Ray waits with that for the cluster's head, which may be gone."""
+        with contextlib.suppress(Exception):  # and then so is the worker
+            self._ray.kill(actor)
             if memory is not None:
                 memory.left.remote(self._name)
 
@@ -131,6 +144,8 @@ class ClusterWorker(Correspondence):
             self.kill()
         coming = actor.arrive.remote()
         while not self._ray.wait([coming], timeout=_WAITING_S)[0]:
+            if self._over.is_set():
+                raise MachineError("it was let go before it was there")
             waiting = Opening(what="nothing yet: the cluster has no place for it", placed=False)
             self._inbox.put((waiting, b""))
         try:
@@ -145,7 +160,8 @@ class ClusterWorker(Correspondence):
         self._node = there["node"]
         self._memory = self._memory_of(there["id"])
         try:
-            self._ray.get(actor.start.remote(partial(node_memory.ask, self._memory, self._name)))
+            start = actor.start.remote(partial(node_memory.ask, self._memory, self._name))
+            self._ray.get(start, timeout=LOST_AFTER_S)
         except self._ray.exceptions.RayTaskError as error:
             raise MachineError(f"{self._node} cannot start a worker: {connecting.reason(error)}") from error
         return actor

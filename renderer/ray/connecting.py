@@ -11,15 +11,17 @@ import secrets
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any
 
 from renderer.errors import MachineError, UsageError
+from renderer.ray import head
+from renderer.ray.head import Replied
 from renderer.system.children import STOPPING
 from renderer.text import installing
-
-Replied = TypeVar("Replied")
 
 LOCAL = "local"
 _MOST_LOCAL = 64
@@ -29,7 +31,13 @@ _OBJECT_BYTES = 2**30
 
 _CLIENT = "ray://"
 _REACHED_S = 10.0
-_ANSWER_S = 600.0
+ANSWER_S = 600.0
+"""A machine that examines itself starts torch, perhaps from a slow disk."""
+
+_LOOK_S = 0.5
+_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
+_USUAL_PATIENCE_S = 60.0
+_NEVER = str(10**8)
 INSTALL_RAY = installing("cluster")
 _SHOWN = "auto (of this machine), ray://head:10001, head:6379, or local:4 for four workers here"
 
@@ -47,6 +55,7 @@ class ClusterNode:
 
 def library() -> Any:
     """Ray. Raises `MachineError` where it is not installed."""
+    head_patience_s()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here reports to nobody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # who is asked without a GPU may see them
     try:
@@ -56,6 +65,17 @@ def library() -> Any:
             f"Ray cannot be imported: {error}", hint=f"the extra cluster has it: {INSTALL_RAY}"
         ) from error
     return ray
+
+
+@cache
+def head_patience_s() -> float:
+    """For how many seconds a cluster's head may be silent: as many as Ray would wait for it.
+
+    Ray would then end this process, with no word to anybody: it is told to wait for ever, and `HeadWatch` does it.
+    """
+    told = os.environ.get(_PATIENCE, "")
+    os.environ[_PATIENCE] = _NEVER
+    return float(told) if told.isdecimal() and told != _NEVER else _USUAL_PATIENCE_S
 
 
 def workers_in(address: str) -> int | None:
@@ -77,6 +97,7 @@ def connected(address: str) -> Iterator[None]:
     Raises `UsageError`, and `MachineError` where there is none, or it is of another version.
     """
     workers = workers_in(address)
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # Ray would print into this command's own output
     ray = library()
     if ray.is_initialized():
         yield
@@ -173,17 +194,36 @@ def on_node(node_id: str, kind: Callable[..., object], *arguments: object) -> An
     return library().remote(num_cpus=0, scheduling_strategy=there)(kind).remote(*arguments)
 
 
-def ask_each(those: Sequence[ClusterNode], question: Callable[[], Replied]) -> list[Replied | MachineError]:
-    """What each machine answers to a question, or why it gives no answer. All are asked at once, and lend nothing."""
+def ask_each(
+    those: Sequence[ClusterNode],
+    question: Callable[[], Replied],
+    within_s: float = ANSWER_S,
+    check: Callable[[], None] = head.nothing,
+) -> list[Replied | MachineError]:
+    """What each machine answers to a question, or why it gives no answer. All are asked at once, and lend nothing.
+
+    `check` is called meanwhile, and what it raises ends the asking. Raises `MachineError` where the head is gone.
+    """
     ray = library()
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415  # as Ray itself
 
-    asked = ray.remote(num_cpus=0, max_retries=1)(_answer)
-    answers = [
-        asked.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(question)
-        for node in those
+    def ask() -> list[Any]:
+        asked = ray.remote(num_cpus=0, max_retries=1)(_answer)
+        there = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in those]
+        return [asked.options(scheduling_strategy=each).remote(question) for each in there]
+
+    answers = waiting = head.within(ask, check=check)
+    until = time.monotonic() + within_s
+    while waiting and time.monotonic() < until:
+        check()
+        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_LOOK_S)
+    silent = set(waiting)
+    return [
+        MachineError(f"{node.name} has not answered within {within_s:.0f} s", hint="is it there still, and well?")
+        if answer in silent
+        else _answer_of(ray, node.name, answer)
+        for node, answer in zip(those, answers, strict=True)
     ]
-    return [_answer_of(ray, node.name, answer) for node, answer in zip(those, answers, strict=True)]
 
 
 def _answer(question: Callable[[], Replied]) -> Replied:
@@ -195,9 +235,7 @@ def _answer(question: Callable[[], Replied]) -> Replied:
 
 def _answer_of(ray: Any, name: str, reference: Any) -> Any:
     try:
-        return ray.get(reference, timeout=_ANSWER_S)
-    except ray.exceptions.GetTimeoutError:
-        return MachineError(f"{name} has not answered within {_ANSWER_S:.0f} s")
+        return ray.get(reference)
     except Exception as error:  # noqa: BLE001  # its answer may be another version's, and not to be read here
         return MachineError(f"{name} cannot be asked: {reason(error)}", hint=INSTALL_RAY)
 

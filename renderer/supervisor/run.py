@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Iterator, Sequence
 
-from renderer.errors import DiskError, LeaseLostError, RendererError, ends_the_night
+from renderer.errors import DiskError, LeaseLostError, RendererError
 from renderer.machine import rates
 from renderer.machine.devices import WorkerDevice
 from renderer.manifest.manifest import Manifest
@@ -177,7 +177,7 @@ class _Run:
         """Raise what has ended the night; remember what has cost manifests of it, or one part of a shared one."""
         if isinstance(ended_by, LeaseLostError):
             self._watch(events.Remark(f"{ended_by.message}: what was in flight here is thrown away"))
-        elif ended_by is not None and ends_the_night(ended_by):
+        elif ended_by is not None and ended_by.ends_the_night:
             raise ended_by
         elif ended_by is not None:
             self._of_batches.append(ended_by)

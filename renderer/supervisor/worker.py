@@ -75,7 +75,10 @@ class Worker(Protocol):
         """Of what goes in with its orders, so much is still to be written to it."""
 
     def hear(self, timeout_s: float) -> Heard | None:
-        """The next event with its payload; None when `timeout_s` seconds pass without one."""
+        """The next event with its payload; None when `timeout_s` seconds pass without one.
+
+        Raises `ClusterLostError` where nothing is to be heard of any worker any more.
+        """
 
     def wake(self) -> None:
         """Let whoever waits in `hear` look up, as if time had passed; may be called by any thread."""
@@ -97,4 +100,7 @@ class Worker(Protocol):
 
 
 Hire = Callable[[Path], Worker]
-"""How a run gets a worker: by the file that what it prints goes to. Raises `DiskError` when that cannot be written."""
+"""How a run gets a worker: by the file that what it prints goes to.
+
+Raises `DiskError` when that cannot be written, `ClusterLostError` where no worker is to be had any more.
+"""
