@@ -31,7 +31,7 @@ _OBJECT_BYTES = 2**30
 
 _CLIENT = "ray://"
 _REACHED_S = 10.0
-ANSWER_S = 600.0
+_ANSWER_S = 600.0
 """A machine that examines itself starts torch, perhaps from a slow disk."""
 
 _LOOK_S = 0.5
@@ -197,7 +197,7 @@ def on_node(node_id: str, kind: Callable[..., object], *arguments: object) -> An
 def ask_each(
     those: Sequence[ClusterNode],
     question: Callable[[], Replied],
-    within_s: float = ANSWER_S,
+    within_s: float = _ANSWER_S,
     check: Callable[[], None] = head.nothing,
 ) -> list[Replied | MachineError]:
     """What each machine answers to a question, or why it gives no answer. All are asked at once, and lend nothing.

@@ -16,7 +16,7 @@ from renderer.text import duration
 
 Replied = TypeVar("Replied")
 
-ANSWER_S = 60.0
+HEAD_ANSWERS_S = 60.0
 """So long Ray is waited for at each place, where its head may be gone."""
 
 LOST_HINT = "begin Ray there again (docs/cluster.md); the same command goes on from what is on the disk"
@@ -30,7 +30,9 @@ def nothing() -> None:
     """Nobody is to be asked whether to go on."""
 
 
-def within(call: Callable[[], Replied], seconds: float = ANSWER_S, check: Callable[[], None] = nothing) -> Replied:
+def within(
+    call: Callable[[], Replied], seconds: float = HEAD_ANSWERS_S, check: Callable[[], None] = nothing
+) -> Replied:
     """What a call answers; `check` is called meanwhile, and what it raises ends the waiting.
 
     Raises what the call does, and `MachineError` where it has not answered within so many seconds.
