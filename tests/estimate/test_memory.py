@@ -226,6 +226,36 @@ class TestOneBlock:
         assert found.estimate([Work(1328, 1328)]).reserved < 6e9
 
 
+class TestWhatAPictureHas:
+    """For itself, while others compute."""
+
+    def test_an_edit_with_two_kinds_of_tokens_has_a_third_table(self) -> None:
+        """`zero_cond_t` has one more time in its tables: of image and text, of what is edited as if it were done."""
+        streaming = Streaming(SHAPE, "fp8", 2)
+        plain, split = (Work(256, 256, edited=((256, 256),), split=each) for each in (False, True))
+        more = streaming.belongings(split) - streaming.belongings(plain)
+        assert more == SHAPE.layers * 6 * WIDTH * 2
+
+    def test_results_that_are_one_piece_stay_while_a_picture_of_them_is_decoded(self) -> None:
+        """Those that went through the last block as one: half of what the decoded one's riders had is still there."""
+        works = [Work(256, 256, guided=False)] * 2
+        found = {}
+        for precision in ("bf16", "fp8"):  # at bf16 each goes alone
+            streaming = Streaming(SHAPE, precision, 2)
+            terms = {term.name: term.bytes for term in streaming.decode(works).terms}
+            found[precision] = terms["waiting riders"] / streaming.waiting(works[0])
+        assert found == {"bf16": 1.0, "fp8": 1.5}
+
+    def test_of_pictures_that_go_in_the_largest_is_forecast(self) -> None:
+        """Wherever it stands among them; and where attention is not fused, its scores are there."""
+        small, large = (256, 256), (1024, 1024)
+        streaming = Streaming(SHAPE, "fp8", 2)
+        ways = [total(streaming.encoder(Work(256, 256, edited=edited)).terms) for edited in ((large,), (small, large))]
+        assert ways[0] == ways[1] > total(streaming.encoder(Work(256, 256, edited=(small,))).terms)
+        old = Streaming(SHAPE, "fp8", 2, Kernels(fused_attention=False))
+        assert total(old.encoder(Work(1024, 1024, edited=(large,))).terms) > ways[0]
+
+
 class TestWeights:
     def test_a_store_is_forecast_to_a_part_in_a_thousand(self) -> None:
         """The arithmetic gives the bytes of the store that was packed and measured (tests/benchmarks)."""

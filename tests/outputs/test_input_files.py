@@ -41,6 +41,16 @@ class TestPixels:
         other.putpixel((5, 5), (1, 2, 3))
         assert input_files.decode(saved(other), "c").known != plain
 
+    def test_a_size_is_part_of_it(self) -> None:
+        """The same bytes in rows of another length are another picture."""
+        wide, tall = (Image.new("RGB", size, "red") for size in ((24, 16), (16, 24)))
+        assert input_files.decode(saved(wide), "a").known.sha256 != input_files.decode(saved(tall), "b").known.sha256
+
+    def test_a_phones_second_picture_is_passed_over(self) -> None:
+        """Its JPEG has a thumbnail behind it, or the depth of the same view."""
+        found = input_files.decode(saved(photo(), "MPO", save_all=True, append_images=[photo(8, 8)]), "a.jpg")
+        assert found.image.size == (24, 16)
+
     def test_upright(self) -> None:
         """EXIF's orientation is applied: a phone's portrait is one."""
         exif = Image.Exif()
@@ -55,6 +65,13 @@ class TestPixels:
         assert input_files.decode(saved(clear), "a").image.getpixel((0, 0)) == (255, 255, 255)
         assert input_files.decode(saved(clear), "a", "mask").image.getpixel((0, 0)) == 0
 
+    @pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+    def test_one_colour_that_is_transparent(self, mode: str) -> None:
+        """As old PNGs and palettes have it: it is white."""
+        image = Image.new("L", (8, 8), 10).convert(mode)
+        told = saved(image, transparency=(10, 10, 10) if mode == "RGB" else 10)
+        assert input_files.decode(told, "a").image.getpixel((0, 0)) == (255, 255, 255)
+
     @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
     def test_every_kind_of_pixels(self, mode: str) -> None:
         """White is white, whatever it is written in."""
@@ -64,12 +81,22 @@ class TestPixels:
         assert input_files.decode(data, "a").image.getpixel((1, 1)) == (255, 255, 255)
 
     def test_a_colour_profile_is_applied(self) -> None:
-        """One that turns red and green around changes what is seen; one that makes no sense changes nothing."""
-        lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        """One that turns red and green changes what is seen, and not how transparent it is; nonsense, nothing."""
+        srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        swapped = srgb.replace(b"rXYZ", b"-XYZ", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"-XYZ", b"gXYZ", 1)
         red = Image.new("RGB", (4, 4), (200, 30, 30))
         plain = input_files.decode(saved(red), "a").known
-        assert input_files.decode(saved(red, icc_profile=lab), "a").known == plain
+        assert input_files.decode(saved(red, icc_profile=srgb), "a").known == plain
         assert input_files.decode(saved(red, icc_profile=b"nonsense"), "a").known == plain
+        assert input_files.decode(saved(red, icc_profile=swapped), "a").image.getpixel((0, 0)) == (30, 200, 30)
+        red.putalpha(128)
+        assert input_files.decode(saved(red, icc_profile=swapped), "a", "layers").image.getpixel((0, 0)) == (
+            30,
+            200,
+            30,
+            128,
+        )
+        red = red.convert("RGB")
         wide = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
         assert input_files.decode(saved(red, icc_profile=wide), "a").image.size == (4, 4)
 
@@ -86,6 +113,12 @@ class TestRefused:
         assert len(bomb) < 100_000
         with pytest.raises(PictureError, match="more than 100 million"):
             input_files.decode(bomb, "bomb.png")
+
+    @pytest.mark.parametrize("mode", ["F", "I"])
+    def test_pixels_without_a_white(self, mode: str) -> None:
+        """What measures something in 32 bits a pixel shows nothing until somebody says what is white in it."""
+        with pytest.raises(PictureError, match=f"heights.tif has pixels of the kind {mode}"):
+            input_files.decode(saved(Image.new(mode, (8, 8), 70_000), "TIFF"), "heights.tif")
 
     def test_what_moves(self) -> None:
         frames = [photo(), photo(24, 16).rotate(90)]
@@ -140,6 +173,14 @@ class TestKept:
         assert again.sha256 == source.sha256
         assert again.file_sha256 != source.file_sha256
         assert input_files.keep(folder, again) != other
+
+    @pytest.mark.parametrize(
+        ("name", "ending"), [("shop.PNG", ".png"), ("shop.cgi", ""), ("shop", ""), ("a.tar.gz", "")]
+    )
+    def test_the_ending_is_a_pictures(self, tmp_path: Path, name: str, ending: str) -> None:
+        """Whatever the file is called: the folder is served."""
+        source = self.source(tmp_path, name)
+        assert input_files.kept_name(source) == f"inputs/{source.sha256}{ending}"
 
     def test_another_picture_under_the_name(self, tmp_path: Path) -> None:
         """What has changed since it was planned is not what was planned; what somebody put in its place neither."""

@@ -40,6 +40,19 @@ def test_a_dropped_attempt_counts_for_nothing(tmp_path: Path) -> None:
     assert read(tmp_path) == PictureRecord()
 
 
+def test_what_was_given_up_before_it_was_attempted_counts_for_nothing_either(tmp_path: Path) -> None:
+    """The line of its attempt may have been torn."""
+    Journal.read(OutputFolder(tmp_path)).write("dropped", "p", MARK)
+    assert read(tmp_path) == PictureRecord()
+
+
+def test_the_last_failure_is_known_while_it_is_tried_again(tmp_path: Path) -> None:
+    book = Journal.read(OutputFolder(tmp_path))
+    book.write("failed", "p", MARK, "flat")
+    book.write("attempt", "p", MARK)
+    assert read(tmp_path) == PictureRecord(attempts=1, left_open=True, failure="flat")
+
+
 def test_done_wipes_the_slate(tmp_path: Path) -> None:
     """A picture that came after all starts anew the next time."""
     book = Journal.read(OutputFolder(tmp_path))
@@ -69,3 +82,48 @@ def test_a_large_journal_keeps_what_matters(tmp_path: Path, monkeypatch: pytest.
     book.compact()
     assert "q" not in book.path.read_text()
     assert read(tmp_path) == PictureRecord(failure="flat")
+
+
+def test_whoever_reads_on_takes_whole_lines(tmp_path: Path) -> None:
+    """One that is being written is taken when its end is there."""
+    book = Journal.read(OutputFolder(tmp_path))
+    book.write("attempt", "p", MARK)
+    book.write("attempt", "q", "b" * 64)
+    first, line = book.path.read_bytes().splitlines(keepends=True)
+    book.path.write_bytes(first + line[:40])
+    reader = Journal.read(OutputFolder(tmp_path))
+    assert reader.records.keys() == {MARK}
+    assert not reader.read_on()
+    with book.path.open("ab") as stream:
+        stream.write(line[40:])
+    assert [entry.id for entry in reader.read_on()] == ["q"]
+    assert not reader.read_on()
+    assert reader.records == book.records
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_one_that_is_written_anew_is_read_from_its_beginning(tmp_path: Path, anew: bool) -> None:  # noqa: FBT001
+    """As another file, or cut short in its place: what stands there no more counts no more."""
+    book = Journal.read(OutputFolder(tmp_path))
+    for number in range(3):
+        book.write("crashed", "p", MARK, f"{number}")
+    reader = Journal.read(OutputFolder(tmp_path))
+    first = book.path.read_bytes().splitlines(keepends=True)[0]
+    if anew:
+        (tmp_path / "other").write_bytes(first)
+        (tmp_path / "other").replace(book.path)
+    else:
+        book.path.write_bytes(first)
+    assert len(reader.read_on()) == 1
+    assert reader.record(MARK) == PictureRecord(crashes=1, failure="0")
+
+
+def test_what_is_written_at_once_is_written_at_the_outermost_end(tmp_path: Path) -> None:
+    """And nothing before."""
+    book = Journal.read(OutputFolder(tmp_path))
+    with book.at_once():
+        book.write("attempt", "p", MARK)
+        with book.at_once():
+            book.write("crashed", "p", MARK, "gone")
+        assert not book.path.exists()
+    assert read(tmp_path) == book.record(MARK) == PictureRecord(attempts=1, crashes=1, failure="gone")
