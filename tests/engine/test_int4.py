@@ -177,7 +177,7 @@ class TestPictures:
         """Alone with all blocks resident, or together through two slots, the bits are the same."""
         jobs = variants("int4")[2:4]
         heard = render(open_engine("int4", slots=2, in_flight=2), jobs)
-        assert all(found.sharing.arithmetic == "int8" for found in heard.pictures.values() if found.sharing)
+        assert [found.sharing and found.sharing.arithmetic for found in heard.pictures.values()] == ["int8"] * 2
         engine = open_engine("int4", slots=60, in_flight=1)
         assert pixels(heard) == [pixels(render(engine, [job]))[0] for job in jobs]
 

@@ -189,7 +189,7 @@ class TestPictures:
             monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
         jobs = variants("int8")[:3]
         heard = render(open_engine("int8", slots=2, in_flight=3), jobs)
-        assert all(found.sharing.arithmetic == "int8" for found in heard.pictures.values() if found.sharing)
+        assert [found.sharing and found.sharing.arithmetic for found in heard.pictures.values()] == ["int8"] * 3
         engine = open_engine("int8", slots=60, in_flight=1)
         assert pixels(heard) == [pixels(render(engine, [job]))[0] for job in jobs]
 

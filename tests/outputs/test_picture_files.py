@@ -157,6 +157,14 @@ class TestFinished:
         folder.sidecar("p").write_bytes(content)
         assert finished(folder, "p", MARK, thorough=True) is None
 
+    def test_a_sidecar_without_end_is_not_read(self, folder: OutputFolder) -> None:
+        """A good one with a mebibyte of nothing behind it is none: somebody's file is not taken into memory."""
+        save(folder)
+        with folder.sidecar("p").open("a") as stream:
+            stream.write(" " * 2**20)
+        assert picture_files.read_sidecar(folder.sidecar("p")) is None
+        assert finished(folder, "p", MARK, thorough=True) is None
+
     def test_a_sidecar_with_more_fields_is_not_ours(self, folder: OutputFolder) -> None:
         """The fields are a closed list: one more, and it is another version's."""
         save(folder)
@@ -180,6 +188,16 @@ class TestCarry:
         picture_files.carry(folder, "p", "q", lambda sidecar: sidecar, leaves=True)
         assert finished(folder, "q", MARK, thorough=True)
         assert not folder.picture("p").exists()
+
+    def test_what_is_a_link_itself_comes_as_a_file(self, folder: OutputFolder, tmp_path: Path) -> None:
+        """Somebody keeps pictures elsewhere: a link's second name in another folder would lead nowhere."""
+        save(folder)
+        elsewhere = folder.picture("p").rename(tmp_path / "elsewhere.png")
+        folder.picture("p").symlink_to(Path("..") / elsewhere.name)
+        picture_files.carry(folder, "p", "sub/deep/p", lambda sidecar: sidecar, leaves=True)
+        assert finished(folder, "sub/deep/p", MARK, thorough=True)
+        assert not folder.picture("sub/deep/p").is_symlink()
+        assert elsewhere.exists()
 
 
 class TestSweep:

@@ -233,6 +233,53 @@ def test_one_that_is_late_has_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     holding[0].release()
 
 
+def test_a_next_number_is_seen_at_once(tmp_path: Path) -> None:
+    """Whoever made it, and however short a time ago the lease was renewed."""
+    leases = Leases(tmp_path)
+    lease = claimed(leases, "a")
+    leases.path("a", 2).write_text("{}")
+    assert not lease.holds()
+    assert lease.is_lost
+
+
+def test_a_renewal_that_takes_long_counts_from_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have been written at any moment of it: the server is asked again before the time is up."""
+    clock, renew, asked = Clock(), Leases.renew, []
+    lease = claimed(Leases(tmp_path, 60.0, clock), "a")
+
+    def slowly(self: Leases, name: str, number: int, state: str = "held") -> bool:
+        asked.append(name)
+        clock.now_s += 40
+        return renew(self, name, number, state)
+
+    monkeypatch.setattr(Leases, "renew", slowly)
+    clock.now_s += 31
+    assert lease.holds()
+    assert lease.holds()
+    assert len(asked) == 2
+    lease.release()
+
+
+def test_one_that_was_released_is_not_renewed_by_a_thread_that_is_late(tmp_path: Path) -> None:
+    """It was about to, when whoever had it let it go."""
+    lease = claimed(Leases(tmp_path), "a")
+    lease.release()
+    assert not lease._renew()
+    claimed(Leases(tmp_path), "a").release()
+
+
+def test_a_server_whose_answer_was_lost_has_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS asks again by itself, and is told that the file is there: it is this process's own."""
+    link = os.link
+
+    def twice(one: Path, other: Path) -> None:
+        link(one, other)
+        link(one, other)
+
+    monkeypatch.setattr(os, "link", twice)
+    claimed(Leases(tmp_path), "a").release()
+
+
 def test_it_is_renewed_by_itself(tmp_path: Path) -> None:
     """And while the server does not answer, nobody says that it holds."""
     leases = Leases(tmp_path / "leases", 0.3)
