@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -113,17 +114,17 @@ def finish(outputs: Path) -> None:
 def test_random_kills_lose_nothing(tmp_path: Path) -> None:
     """Kill the run at random moments, again and again: what is on the disk is always whole, and in the end complete."""
     dice = random.Random(20261121)  # noqa: S311
-    outputs, kills, batches, interrupted = tmp_path / "0", 0, 0, 0
+    outputs, kills, batches, interrupted, before = tmp_path / "0", 0, 0, 0, 0
     while kills < KILLS:
-        before = check(outputs)
         interrupted += run_until_killed(outputs, kill_after_s=dice.uniform(0.0, 0.1)) == signal.SIGKILL
         kills += 1
         after = check(outputs)
         assert after >= before, "a finished picture was lost"
+        before = after
         if after == len(MANIFEST.pictures):
             finish(outputs)
             batches += 1
-            outputs = tmp_path / str(batches)
+            outputs, before = tmp_path / str(batches), 0
     finish(outputs)
     assert interrupted > KILLS // 2, "most kills came after the run had ended: they proved nothing"
     print(f"{kills} kills, {interrupted} in the middle of a run, {batches + 1} batches completed")  # noqa: T201
@@ -147,16 +148,17 @@ class MortalWorker(InlineWorker):
 def test_kills_of_several_workers_and_of_their_run(tmp_path: Path) -> None:
     """Four workers that die now and then, in a run that is killed: nothing is lost, and nothing is rendered twice."""
     dice = random.Random(20261126)  # noqa: S311
-    outputs, kills, batches = tmp_path / "0", 0, 0
+    outputs, kills, batches, before = tmp_path / "0", 0, 0, 0
     while kills < max(10, KILLS // 10):
-        before = check(outputs)
         run_until_killed(outputs, kill_after_s=dice.uniform(0.05, 0.3), several=MortalWorker)
         kills += 1
-        assert check(outputs) >= before, "a finished picture was lost"
-        if check(outputs) == len(MANIFEST.pictures):
+        after = check(outputs)
+        assert after >= before, "a finished picture was lost"
+        before = after
+        if after == len(MANIFEST.pictures):
             _check_once(outputs)
             batches += 1
-            outputs = tmp_path / str(batches)
+            outputs, before = tmp_path / str(batches), 0
     assert run_until_killed(outputs, several=MortalWorker) == 0
     assert check(outputs) == len(MANIFEST.pictures)
     _check_once(outputs)
@@ -211,15 +213,26 @@ def _die_encoding(several: int, written: int) -> None:
     patch.setattr(picture_files, "encode", encode_or_die)
 
 
+TWO = make_manifest(("a", "b"))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Outputs with two pictures, as a run has left them."""
+    outputs = tmp_path_factory.mktemp("two")
+    assert run_until_killed(outputs, manifest=TWO) == 0
+    return outputs
+
+
 @pytest.mark.parametrize("point", ["part-opened", "part-written", "part-synced", "renamed", "folder-synced"])
 @pytest.mark.parametrize("passing", [1, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize("back", [False, True])
-def test_death_while_a_format_changes(tmp_path: Path, point: WritePoint, passing: int, back: bool) -> None:  # noqa: FBT001
+def test_death_while_a_format_changes(tmp_path: Path, two: Path, point: WritePoint, passing: int, back: bool) -> None:  # noqa: FBT001
     """Die between PNG and WebP: after the next run, whichever of the two it wants, there is one file a picture."""
-    before = make_manifest(("a", "b"))
+    before = TWO
     pictures = tuple(one.model_copy(update={"keep": Keep(format="webp")}) for one in before.pictures)
     after = Manifest(before.file, before.name, pictures)
-    assert run_until_killed(tmp_path, manifest=before) == 0
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
     assert run_until_killed(tmp_path, die_at=(point, passing), manifest=after) == signal.SIGKILL
     last = before if back else after
     assert run_until_killed(tmp_path, manifest=last) == 0
