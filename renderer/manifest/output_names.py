@@ -16,14 +16,14 @@ from renderer.manifest.naming import Template, TemplateError
 from renderer.manifest.recipe import Recipe
 
 
-def name_outputs(output: str, drafts: Sequence[Draft], matrix_names: set[str], problems: Problems) -> list[str]:
+def name_outputs(output: str, drafts: Sequence[Draft], names: set[str], problems: Problems) -> list[str]:
     """Each picture's name; none when ids, the template or the names are not well.
 
-    `matrix_names` are those of all matrices in the file, also of jobs that made no picture.
+    `names` are those of all matrices and tables in the file, also of jobs that made no picture.
     """
     # Equal ids would give equal output names; said once is enough.
     unique = _check_unique("id", ((draft.recipe, draft.id) for draft in drafts), problems)
-    template = _read_template(output, matrix_names, problems)
+    template = _read_template(output, names, problems)
     if not unique or template is None or not _check_names(template, drafts, problems):
         return []
     digits, fields = len(str(len(drafts))), template.fields
@@ -60,13 +60,13 @@ def _refuse_twins(what: str, name: str, recipe: Recipe, other: Recipe, problems:
     return Complaint(recipe.route, message, "case does not tell them apart")
 
 
-def _read_template(output: str, matrix_names: set[str], problems: Problems) -> Template | None:
+def _read_template(output: str, names: set[str], problems: Problems) -> Template | None:
     try:
         template = naming.parse(output)
     except TemplateError as error:
         problems.add(Complaint(("output",), error.message, error.hint))
         return None
-    known = {*OUTPUT_FIELDS, *matrix_names}
+    known = {*OUTPUT_FIELDS, *names}
     unknown = [name for name in template.fields if name not in known]
     for name in unknown:
         problems.add(Complaint(("output",), f"unknown field {{{shorten(name)}}}", nearest(name, known)))
@@ -77,12 +77,13 @@ def _read_template(output: str, matrix_names: set[str], problems: Problems) -> T
 
 
 def _check_names(template: Template, drafts: Sequence[Draft], problems: Problems) -> bool:
-    """Whether every job has the matrix's names that the template mentions."""
+    """Whether every job has the names that the template mentions."""
     wanted = [name for name in template.fields if name not in OUTPUT_FIELDS]
     for draft in drafts:
         for name in wanted:
             if name not in draft.matrix:
-                message = f"the job in line {problems.line(draft.recipe.route)} has no {{{shorten(name)}}} in a matrix"
+                line = problems.line(draft.recipe.route)
+                message = f"the job in line {line} has no {{{shorten(name)}}} in a matrix or a table"
                 problems.add(Complaint(("output",), message, "use {id}, which names what varies"))
                 return False
     return True

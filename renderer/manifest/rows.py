@@ -70,6 +70,14 @@ class RowReader:
         """The tables that were read, or could not be."""
         return tuple(self._tables)
 
+    @property
+    def columns(self) -> set[str]:
+        """What `output` may have in braces: the columns that were read; whatever it has where a table could not be."""
+        tables = self._tables.values()
+        unread = any(isinstance(table, UnreadableError) for table in tables)
+        found = {name for table in tables if isinstance(table, Table) for name in table.columns}
+        return found | (set(naming.in_braces(self._output)) if unread else set())
+
     def spread(self, recipe: Recipe, problems: Problems, *, alone: bool) -> list[Recipe]:
         """A job a row; the job itself where it has no `rows`. What is wrong is written down, and then there is none.
 

@@ -79,14 +79,16 @@ class TestOneBrokenManifest:
         ("none.yaml", "there is no manifest none.yaml"),
         (".", "is a folder, not a manifest"),
         ("copy/good.yaml", "good.yaml and copy/good.yaml are both named good, and would share a folder"),
+        ("copy/GOOD.yaml", "good.yaml and copy/GOOD.yaml are both named GOOD, and would share a folder"),
     ],
 )
 def test_what_cannot_be_read_costs_itself_alone(
     folder: Path, capsys: pytest.CaptureFixture[str], other: str, said: str
 ) -> None:
-    """A file that is not there, and a second manifest of one name, are problems of these alone."""
+    """A file that is not there, and a second manifest of one name in any case, are problems of these alone."""
     (folder / "copy").mkdir()
     (folder / "copy" / "good.yaml").write_text(GOOD)
+    (folder / "copy" / "GOOD.yaml").write_text(GOOD)
     assert cli.main(["render", "good.yaml", other]) == 1
     assert rendered(folder) == ["001.png", "002.png"]
     assert said in capsys.readouterr().err

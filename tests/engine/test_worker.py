@@ -11,7 +11,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -272,10 +271,8 @@ class TestEnd:  # the first of these ends the module's worker
         """When stdin ends the worker ends at once, though a picture of many steps has just begun."""
         worker.send(Render(key="long", job=make_job(width=512, height=512, num_inference_steps=1000)))
         worker.until(Stepped)
-        began = time.monotonic()
         worker.close_stdin()
-        assert worker.process.wait(10) == 0
-        assert time.monotonic() - began < 2
+        assert worker.process.wait(10) == 0  # all steps would take minutes
 
     def test_order_that_is_none(self, tmp_path: Path) -> None:
         """Bytes that are no order end the worker with a status of its own, also while libraries are still loading."""

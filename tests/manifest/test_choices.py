@@ -40,6 +40,28 @@ class TestTexts:
         assert len({each.job.prompt for each in found}) > 1
         assert all(each.id.startswith("-".join(["fox", *each.job.prompt.split()[1:-1]])) for each in found)
 
+    def test_an_id_tells_what_differs_and_fits(self) -> None:
+        """What is drawn for all alike tells nothing; without room for size and seed beside it, it is left out."""
+        alike, *_ = pictures("jobs: [{id: fox, prompt: 'a {{red|red}} fox', seeds: [1, 2]}]")
+        assert alike.id == "fox-s1"
+        long = f"jobs: [{{prompt: 'a {{{{b|c}}}} fox', sizes: [64x64, 80x64], seeds: {[*range(10**9, 10**9 + 8)]}, id: "
+        for letters, told in ((80, True), (95, False)):
+            ids = [each.id for each in pictures(f"{long}{'x' * letters}}}]")]
+            assert [each[letters : letters + 3] in ("-b-", "-c-") for each in ids] == [told] * 16
+
+    def test_a_seed_draws_the_same_however_it_is_written(self) -> None:
+        """One of a count is the seed that it comes to."""
+        text = "prompt: 'a {{1|2|3|4|5|6|7|8|9}} {{1|2|3|4|5|6|7|8|9}}'"
+        counted, listed = (
+            prompts(f"jobs: [{{{text}, {seeds}}}]") for seeds in ("seed: 7, count: 4", "seeds: [7, 8, 9, 10]")
+        )
+        assert counted == listed
+
+    def test_the_longest_that_may_be_drawn_counts(self) -> None:
+        """Whatever is drawn: a prompt that might be too long is refused."""
+        text = "prompt: '{{a|{x}{x}{x}}}', matrix: {x: [%s]}" % ("b" * 4000)
+        assert "jobs[0].prompt: would be 12,000 characters" in problem_of(f"{DEMO}jobs: [{{{text}}}]")
+
     def test_the_same_everywhere(self) -> None:
         """What is drawn is written down here: no Python, machine or release of ours may draw something else."""
         text = "{id: fox, prompt: 'a {{red|blue|green}} {{fox|owl {{at night|at noon}}}}', seeds: [1, 2, 3, 4]}"
@@ -195,6 +217,7 @@ class TestSamples:
             assert len(found) == len(set(found)) == 201
             assert found.pop() == "-".join("3" * 10)
             assert not any(each.startswith("3-") for each in found)
+            assert found == sorted(found, key=lambda each: [int(part) for part in each.split("-")])
             return set(found)
 
         before = drawn(**axes)

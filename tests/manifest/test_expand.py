@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from renderer.manifest import expand
+from renderer import catalog
+from renderer.job import ControlNet, Input
+from renderer.manifest import expand, pictures_in
 from tests.reading import load_job, load_text, problem_of, problem_with
 
 
@@ -103,3 +105,23 @@ class TestRehearse:
         assert (proof.model, proof.precision, proof.num_inference_steps) == ("demo", "bf16", 8)
         assert (proof.seed, proof.prompt, proof.negative_prompt, proof.cfg_scale) == (3, "a cat", "dog", 7)
         assert expand.rehearse(job.model_copy(update={"num_inference_steps": 2})).num_inference_steps == 2
+
+    def test_what_no_demo_model_has_goes(self) -> None:
+        """ControlNets and layers: a rehearsal of them is a plain picture."""
+        (job,) = load_job("seed: 3")
+        seen = Input(sha256="0" * 64, width=64, height=64)
+        net = ControlNet(source="a", identity="a", image=seen)
+        full = job.model_copy(update={"controlnets": (net,), "layer_input_image": seen, "layer_num": 3})
+        assert expand.rehearse(full) == expand.rehearse(job)
+
+    def test_an_edit_of_many_pictures_keeps_as_many_as_the_demo_takes(self) -> None:
+        """The first ones, in the demo's own size."""
+        assert catalog.DEMO_EDIT.editing is not None
+        most = catalog.DEMO_EDIT.editing.most_images
+        images = tuple(Input(sha256=str(number) * 64, width=64, height=64) for number in range(most + 1))
+        (job,) = load_job("seed: 3")
+        edit = pictures_in.edit_of(images, catalog.Editing(most + 1))
+        proof = expand.rehearse(job.model_copy(update={"edit": edit}))
+        assert proof.model == catalog.DEMO_EDIT.id
+        assert proof.edit is not None
+        assert proof.edit.images == images[:most]

@@ -75,14 +75,36 @@ class TestExtends:
 
     def test_a_chain(self, tmp_path: Path) -> None:
         """What the nearest file says holds; each path is from its own file's folder."""
+        (tmp_path / "a/b").mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(tmp_path / "a/b/p.png")
         files = {
-            "a/b/top.yaml": "defaults: {model: demo, steps: 3, seed: 1}",
+            "a/b/top.yaml": "defaults: {model: demo, steps: 3, seed: 1, image: p.png, strength: 0.5}",
             "a/mid.yaml": "extends: b/top.yaml\ndefaults: {steps: 5}",
             "m.yaml": "extends: a/mid.yaml\njobs: [x]",
         }
         found = load(tmp_path, files)
         assert (found.pictures[0].job.num_inference_steps, found.pictures[0].job.seed) == (5, 1)
         assert found.bases == (tmp_path / "a/mid.yaml", tmp_path / "a/b/top.yaml")
+        assert found.pictures[0].inputs[0].path == str(tmp_path / "a/b/p.png")
+        (said,) = problems(tmp_path, {**files, "a/b/top.yaml": "\ndefaults: {seed: 1, cfg_scale: 0}"})
+        assert "top.yaml:2:32 defaults.cfg_scale: 0.0 is out of range" in said
+
+    def test_jobs_are_a_manifest_s_own(self, tmp_path: Path) -> None:
+        """Also where it has none, and what it extends has some."""
+        (said,) = problems(
+            tmp_path, {"base.yaml": "jobs: [x]", "m.yaml": "extends: base.yaml\ndefaults: {model: demo}"}
+        )
+        assert "jobs: is missing" in said
+
+    def test_a_comment_in_a_base_is_doubted_there(self, tmp_path: Path) -> None:
+        """A text that is cut short by one is a warning of the file and the line that it stands in."""
+        files = {
+            "base.yaml": "defaults:\n  model: demo\n  prompt: sale #1 poster\n",
+            "m.yaml": "extends: base.yaml\njobs: [{id: x}]",
+        }
+        (warning,) = load(tmp_path, files).warnings
+        assert (Path(warning.file).name, warning.line) == ("base.yaml", 3)
+        assert 'what follows " #" is a comment' in warning.message
 
     def test_paths_are_from_the_file_that_names_them(self, tmp_path: Path) -> None:
         """Pictures, masks and tables, also where both files name one of the same name."""

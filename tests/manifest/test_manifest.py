@@ -14,6 +14,7 @@ import pytest
 from renderer.errors import ManifestError, UsageError
 from renderer.job import Job, Picture
 from renderer.manifest.manifest import Overrides, load
+from renderer.manifest.shelf import Shelf
 from tests.reading import DEMO, load_text, problem_of, problem_with, problems_of
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -199,11 +200,11 @@ class TestCap:
     )
     def test_refused_before_it_is_made(self, fields: str) -> None:
         """Too many pictures are counted, not made: 10^40 combinations take no longer than two."""
-        began = time.monotonic()
+        began = time.process_time()
         problem = problem_of(f"jobs:\n  - a\n  - {{prompt: p, {fields}}}")
         assert problem.startswith("3:5 jobs[1]: the manifest makes ")
         assert "allowed are 10,000 (max_pictures raises it" in problem
-        assert time.monotonic() - began < 2
+        assert time.process_time() - began < 2
 
     def test_raised_and_lowered(self) -> None:
         """The cap is the manifest's own to set."""
@@ -211,16 +212,24 @@ class TestCap:
         assert len(load_text(f"max_pictures: 3\n{text}").pictures) == 3
         assert "makes 3 pictures, 3 of them here; allowed are 2" in problem_of(f"max_pictures: 2\n{text}")
 
+    def test_another_s_manifest_has_the_server_s_cap(self) -> None:
+        """Whatever cap it sets itself, it is not made first; and no cap of its own is advised that would not help."""
+        few = Overrides(shelf=Shelf({"demo": "demo"}), most=2)
+        for own in (1, 2, 10_000):
+            said = problem_of(f"max_pictures: {own}\njobs: [{{prompt: p, count: 3}}]", few)
+            hint = "max_pictures raises it" if own <= 2 else "ask for fewer at once"
+            assert f"makes 3 pictures, 3 of them here; allowed are {min(own, 2)} ({hint}" in said
+
     def test_exactly(self) -> None:
         """Ten thousand pictures are allowed."""
         assert len(load_text("jobs: [{prompt: p, seed: 0, count: 10000}]").pictures) == 10_000
 
     def test_sum_over_jobs(self) -> None:
         """The cap is over all jobs; many jobs that take a large default are counted, not made."""
-        began = time.monotonic()
+        began = time.process_time()
         text = "defaults: {count: 10000}\njobs:\n" + "  - a\n" * 10_000
         assert "makes 100,000,000 pictures" in problem_of(text)
-        assert time.monotonic() - began < 4
+        assert time.process_time() - began < 4
 
 
 class TestExpect:
@@ -244,9 +253,9 @@ class TestSpeed:
     def test_ten_thousand_prompts(self) -> None:
         """Ten thousand prompts are read in two seconds."""
         text = "jobs:\n" + "".join(f'  - A poster with the text "NUMBER {number}"\n' for number in range(10_000))
-        began = time.monotonic()
+        began = time.process_time()
         assert len(load_text(text).pictures) == 10_000
-        assert time.monotonic() - began < 2
+        assert time.process_time() - began < 2
 
     def test_without_torch(self, tmp_path: Path) -> None:
         """Reading 200 jobs takes a blink, and brings in none of the heavy libraries."""
@@ -256,9 +265,9 @@ class TestSpeed:
 import sys, time
 from pathlib import Path
 from renderer.manifest.manifest import load
-began = time.monotonic()
+began = time.process_time()
 assert len(load(Path({str(path)!r})).pictures) == 400
-print(time.monotonic() - began)
+print(time.process_time() - began)
 print(sorted({{"torch", "diffsynth", "transformers", "modelscope"}} & set(sys.modules)))
 """
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PROJECT)

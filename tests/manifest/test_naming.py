@@ -222,9 +222,9 @@ class TestOutputName:
 
     def test_gigantic(self) -> None:
         """A template cannot multiply a long value into something that takes long."""
-        began = time.monotonic()
+        began = time.process_time()
         assert all(len(name_of("{a}" * 75, a="é" * 10_000).encode()) < 200 for _ in range(100))
-        assert time.monotonic() - began < 3
+        assert time.process_time() - began < 3
 
     def test_cut_at_a_folder(self) -> None:
         """A name that is cut just behind a folder has no part that is only the hash."""

@@ -211,16 +211,16 @@ class TestMatrix:
 
     def test_long_prompt(self) -> None:
         """Values cannot multiply a prompt into gigabytes; it is refused before it is made."""
-        began = time.monotonic()
+        began = time.process_time()
         value = "x" * 9_999
         problem = problem_of(f'jobs:\n  - {{prompt: "{"{a}" * 3_000}", matrix: {{a: [{value}, y]}}}}')
         assert "jobs[0].prompt: would be 29,997,000 characters" in problem
-        assert time.monotonic() - began < 2
+        assert time.process_time() - began < 2
 
     def test_many_exclusions(self) -> None:
         """A thousand exclusions of ten thousand combinations take no thousand times as long."""
         values = ", ".join(str(number) for number in range(100))
         exclusions = ", ".join(f"{{a: {number // 100}, b: {number % 100}}}" for number in range(1000))
-        began = time.monotonic()
+        began = time.process_time()
         assert len(load_job(f"matrix: {{a: [{values}], b: [{values}]}}, exclude: [{exclusions}]")) == 9000
-        assert time.monotonic() - began < 5
+        assert time.process_time() - began < 5

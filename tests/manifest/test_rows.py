@@ -45,6 +45,31 @@ def problems(path: Path, overrides: Overrides = manifest.NO_OVERRIDES) -> list[s
 
 
 class TestTables:
+    def test_a_comma_that_was_not_quoted_is_one_problem(self, tmp_path: Path) -> None:
+        """What has moved into other columns behind it is not complained of besides."""
+        put(tmp_path, t__csv="prompt,seed\na cat, grey,7\n")
+        (said,) = problems(tmp_path / "t.csv")
+        assert "t.csv:2:1: the row has 3 cells, and the table 2 columns" in said
+
+    def test_output_names_columns(self, tmp_path: Path) -> None:
+        """As it names a matrix's values, also where the job's own text does not; one called like a field sets that."""
+        text = "output: '{seed}/{city}'\ndefaults: {model: demo}\njobs: [{rows: t.csv, prompt: x}]"
+        (found,) = pictures(tmp_path, text, t__csv="city,seed\nNew York,7\n")
+        assert (found.job.seed, found.output) == (7, "7/New York")
+
+    def test_what_output_names_and_a_table_has_not(self, tmp_path: Path) -> None:
+        """It is said of `output`; of a table that cannot be read, that alone."""
+        text = "output: '{id}-{city}'\ndefaults: {model: demo}\njobs: [{rows: t.csv, prompt: x}%s]"
+        put(tmp_path, m__yaml=text % "", t__csv="town\nRome\n")
+        assert ["output: unknown field {city}" in each for each in problems(tmp_path / "m.yaml")] == [True]
+        put(tmp_path, m__yaml=text % ", y", t__csv="city\nRome\n")
+        (said,) = problems(tmp_path / "m.yaml")
+        assert "line 3 has no {city} in a matrix or a table" in said
+        put(tmp_path, m__yaml=text % "")
+        (tmp_path / "t.csv").unlink()
+        (said,) = problems(tmp_path / "m.yaml")
+        assert "jobs[0].rows: there is no" in said
+
     def test_a_row_is_a_combination(self, tmp_path: Path) -> None:
         """Columns stand in braces; one that is called like a field sets it, and an empty cell sets nothing."""
         found = pictures(tmp_path, SIGNS, cities__csv=CITIES)

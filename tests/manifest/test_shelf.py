@@ -96,3 +96,15 @@ def test_a_file_that_the_server_wrote_may_be_named(tmp_path: Path) -> None:
     shelf = Shelf({"ours": "demo"}, frozenset({str(tmp_path / "ours.png")}))
     (picture,) = sent({"image": str(tmp_path / "ours.png")}, tmp_path, shelf).pictures
     assert picture.job.input_image is not None
+
+
+@pytest.mark.parametrize("field", sorted(WITHIN))
+def test_one_of_the_servers_lets_no_other_in(field: str, tmp_path: Path) -> None:
+    """A list is of the server's files in every place: whoever has sent one picture names no other of the disk."""
+    for name in ("ours.png", "theirs.png"):
+        Image.new("RGB", (64, 64)).save(tmp_path / name)
+    ours = str(tmp_path / "ours.png")
+    shelf = Shelf({"ours": "demo"}, frozenset({ours}))
+    for listed in ((ours, "theirs.png"), ("theirs.png", ours)):
+        with pytest.raises(ManifestError, match="names a file, and no file of this machine is read"):
+            sent({field: [each for path in listed for each in WITHIN[field](path)]}, tmp_path, shelf)

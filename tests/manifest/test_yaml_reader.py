@@ -249,9 +249,9 @@ class TestBombs:
     @pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? ", "[{a: ", "{[", "{? "])
     def test_nesting(self, opening: str) -> None:
         """A mebibyte of opening brackets is one problem, at once."""
-        began = time.monotonic()
+        began = time.process_time()
         document = read((opening * (2**20 // len(opening))).encode(), "f")
-        assert time.monotonic() - began < 5
+        assert time.process_time() - began < 5
         assert not document.complete
         assert "nested more than 20 levels deep" in str(document.problems[-1])
 
@@ -263,9 +263,9 @@ class TestBombs:
     def test_laughs(self) -> None:
         """A billion laughs is a list of aliases, each a problem."""
         lines = ["a: &a [lol]"] + [f"{chr(98 + n)}: &{chr(98 + n)} [{f'*{chr(97 + n)},' * 9}]" for n in range(8)]
-        began = time.monotonic()
+        began = time.process_time()
         document = read("\n".join(lines).encode(), "f")
-        assert time.monotonic() - began < 1
+        assert time.process_time() - began < 1
         assert len(document.problems) == 9 + 72
 
     def test_many_problems(self) -> None:

@@ -58,8 +58,8 @@ def test_a_pool_is_woken_before_it_waits() -> None:
     pool = WorkerPool(lambda _: InlineWorker(Path(os.devnull)), lambda _: None, ("CPU 1", "CPU 2"))
     pool.wake()
     began = time.monotonic()
-    assert pool.hear(3.0) is None
-    assert time.monotonic() - began < 2.0
+    assert pool.hear(30.0) is None
+    assert time.monotonic() - began < 20
 
 
 class TestTwoSeats:
