@@ -63,10 +63,14 @@ class Arrival:
 
 @dataclass(slots=True)
 class _Names:
-    """Manifests of the night by name: those on their way, and those whose folders it holds to its end."""
+    """Manifests of the night by name: those on their way, and those whose folders it holds to its end.
+
+    `begun` are those that it began with, until one of their names is found in a folder: as it was, it is no other.
+    """
 
     on_their_way: set[str] = field(default_factory=set)
     held: set[str] = field(default_factory=set)
+    begun: dict[str, Manifest] = field(default_factory=dict)
 
 
 class Additions:
@@ -225,6 +229,8 @@ class Additions:
             manifest = replace(manifest, priority=addition.priority)
         Selection.of(addition.only).check([manifest])
         name = manifest.name
+        if addition.found and _is_as_before(manifest, self.names.begun.pop(name, None)):
+            return None
         if name in self.names.on_their_way:
             raise _OnItsWayError(f"{name} is being rendered by this run", hint="add it once more when it is through")
         with contextlib.ExitStack() as held:
@@ -268,6 +274,14 @@ class Additions:
 
 class _OnItsWayError(UsageError):
     """A manifest is being rendered by the same run."""
+
+
+def _is_as_before(manifest: Manifest, before: Manifest | None) -> bool:
+    """Whether a manifest is the one that a night began with, of which nothing has been changed since."""
+    same_place = {"place": None}
+    return before is not None and [one.model_copy(update=same_place) for one in manifest.pictures] == [
+        one.model_copy(update=same_place) for one in before.pictures
+    ]
 
 
 def _is_done(plan: Plan) -> bool:

@@ -233,7 +233,9 @@ class _Joining:
     ) -> None:
         """Those that are asked for are prepared from now on; `held` have their folders, `plans` are on their way."""
         self.additions.names.held |= {manifest.name for manifest in held}
-        self.additions.names.on_their_way |= {plan.manifest.name for plan in plans}
+        begun = {plan.manifest.name for plan in plans}
+        self.additions.names.on_their_way |= begun
+        self.additions.names.begun = {each.name: each for each in self._manifests if each.name in begun}
         self.additions.begin(seats, given.deployments, same_bits)
 
     @property

@@ -86,6 +86,16 @@ def test_what_comes_and_is_only_to_be_read_is_read(
     assert (found.ending, found.lettering and found.lettering.read) == ("complete", 1)
 
 
+def test_what_the_run_began_with_is_not_found_once_more(night: Night, tmp_path: Path) -> None:
+    """It lies in the folder and was named as well: with `--force` too it is rendered once, until it is changed."""
+    inbox = _inbox(tmp_path)
+    driving.write_manifest(inbox, "a", "b")
+    driving.write_manifest(inbox, "c", name="z")
+    night.settings = dataclasses.replace(night.settings, force=True)
+    wait_for(night, inbox, "z", load(inbox / "m.yaml"))
+    assert night.began() == ["001", "002", "001"]
+
+
 def test_what_comes_and_is_only_to_be_kept_another_way_is(night: Night, tmp_path: Path) -> None:
     inbox = _inbox(tmp_path)
     driving.write_manifest(inbox, "a")
