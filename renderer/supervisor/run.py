@@ -15,7 +15,6 @@ from renderer.machine.devices import WorkerDevice
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.summary import Ending, Summary, write_summary
-from renderer.planning import sharding
 from renderer.planning.plan import Plan
 from renderer.planning.selection import Selection
 from renderer.supervisor import events
@@ -28,10 +27,10 @@ from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.preparing import EndedEarly, Preparation, Provided
 from renderer.supervisor.progress import never_begun, told
 from renderer.supervisor.rendering import Batches
-from renderer.supervisor.same_bits import Agree, SameBits
+from renderer.supervisor.same_bits import SameBits
 from renderer.supervisor.settings import Pause, Settings, StopRequests
 from renderer.supervisor.shares import SeatSpeeds
-from renderer.supervisor.sharing import SharedParts, leases_in
+from renderer.supervisor.sharing import SharedParts, shared_bits
 from renderer.system.files import allow_many_open
 
 
@@ -115,7 +114,7 @@ class _Run:
         settings, watch = self._settings, self._watch
         fleet = self._preparation.fleet
         seats = self._preparation.seats()
-        same_bits = SameBits(batches, self._agree(batches)) if settings.same_bits else None
+        same_bits = SameBits(batches, *shared_bits(batches, settings)) if settings.same_bits else None
         if same_bits is not None:
             seats = same_bits.keep(seats)
         given = self._preparation.provide(batches, seats)
@@ -151,19 +150,6 @@ class _Run:
             yield from ([part] for part in shared.turns())
             missed = {each.manifest.name: never_begun(each.manifest, shared.ending) for each in parts}
             self._summaries = missed | self._summaries | shared.through
-
-    def _agree(self, batches: Sequence[Plan]) -> Agree:
-        """What all runs keep to that share manifests with this one: the first of them says it."""
-        names = (each.manifest.name for each in batches if each.manifest.is_shared)
-        wholes = sorted({sharding.cut_of(name)[0] for name in names})
-        leases = leases_in(self._settings.outputs)
-
-        def agree(what: str, told: str) -> str:
-            for whole in wholes:
-                told = leases.agree(f"{whole}.{what}", told)
-            return told
-
-        return agree
 
     def _has_ended(self, batch: Batch) -> None:
         self._summaries[batch.name] = batch.summary

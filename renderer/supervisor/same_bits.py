@@ -7,7 +7,7 @@ two versions of torch: nobody has shown that any two agree, so every difference 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from renderer.errors import MachineError
@@ -22,7 +22,7 @@ from renderer.protocol import Opened, Rendered
 _CPU = "the CPU"
 
 Agree = Callable[[str, str], str]
-"""What all that share a manifest keep to in `card` or `torch`: this, where none of them has said anything yet."""
+"""What all that render parts of a manifest keep to in `card` or `torch`: this, where none of them has said it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,19 @@ class RenderingKind:
 class SameBits:
     """What one run keeps to: what is there already, or what most of its devices are."""
 
-    def __init__(self, plans: Sequence[Plan], agree: Agree = lambda _, told: told) -> None:
-        """Raises `MachineError` where the pictures that are there are of several kinds themselves."""
+    def __init__(
+        self, plans: Sequence[Plan], agree: Agree = lambda _, told: told, beside: Collection[RenderingKind] = ()
+    ) -> None:
+        """`beside` are the kinds of what others have rendered of the same manifests.
+
+        Raises `MachineError` where the pictures that are there are of several kinds themselves.
+        """
         there = [item.sidecar for plan in plans for item in plan.items if item.sidecar is not None]
-        kinds = sorted({str(kind_of(each)) for each in there})
+        kinds = {*map(kind_of, there), *beside}
         if len(kinds) > 1:
-            message = f"--same-bits: the pictures that are there are of {' and of '.join(kinds)}"
+            message = f"--same-bits: the pictures that are there are of {' and of '.join(sorted(map(str, kinds)))}"
             raise MachineError(message, hint="--force renders all anew; or leave --same-bits out")
-        self._kind = kind_of(there[0]) if there else None
+        self._kind = next(iter(kinds), None)
         self._card = self._kind.card if self._kind else ""
         self._agree = agree
         self._has_agreed = False
@@ -60,6 +65,9 @@ class SameBits:
         """The devices that are of the kind that is kept to. Raises `MachineError` where none is."""
         cards = Counter(map(_card, devices))
         wanted = self._agree("card", self._kind.card if self._kind else max(cards, key=lambda card: cards[card]))
+        if self._kind is not None and self._kind.card != wanted:
+            message = f"--same-bits: the others keep to {wanted}, and pictures that are there are of {self._kind.card}"
+            raise MachineError(message, hint="leave --same-bits out, or remove those pictures")
         if wanted not in cards:
             message = f"--same-bits: the others are of {wanted}, and this machine renders on {', '.join(sorted(cards))}"
             raise MachineError(message, hint="render on that kind; or leave --same-bits out")

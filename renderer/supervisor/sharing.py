@@ -12,17 +12,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from renderer.errors import LeaseLostError, UsageError
+from renderer.errors import LeaseLostError, MachineError, UsageError
 from renderer.job import Weights
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import picture_files
+from renderer.outputs import done, picture_files
+from renderer.outputs.folder import OutputFolder
 from renderer.outputs.summary import Ending
-from renderer.planning import owner, sharding
+from renderer.planning import owner, part_folders, sharding
 from renderer.planning.plan import Plan
 from renderer.supervisor import events
 from renderer.supervisor.heartbeat import TICK_S
 from renderer.supervisor.night import Night
 from renderer.supervisor.progress import BatchProgress
+from renderer.supervisor.same_bits import Agree, RenderingKind, kind_of
+from renderer.supervisor.settings import Settings
 from renderer.system.leases import STALE_S, Lease, Leases
 from renderer.text import counted
 
@@ -34,6 +37,30 @@ _LOOK_S = 2.0
 def leases_in(outputs: Path, stale_s: float = STALE_S) -> Leases:
     """The leases on parts of manifests whose folders lie in `outputs`."""
     return Leases(outputs / LEASES, stale_s)
+
+
+def shared_bits(plans: Sequence[Plan], settings: Settings) -> tuple[Agree, set[RenderingKind]]:
+    """What those keep to that render other parts of these manifests: the first says it, until all is merged.
+
+    And the kinds of what lies in the wholes' folders and the others', but where all is rendered anew.
+    """
+    outputs, own = settings.outputs, {plan.folder.path for plan in plans}
+    wholes = sorted({part_folders.whole_name(plan.manifest.name) for plan in plans if plan.manifest.is_part})
+    leases, kinds = leases_in(outputs), set()
+
+    def agree(what: str, told: str) -> str:
+        agreed = {whole: leases.agree(f"{whole}.{what}", told) for whole in wholes}
+        if len(set(agreed.values())) > 1:
+            those = ", ".join(f"{whole} of {kept}" for whole, kept in agreed.items())
+            raise MachineError(f"--same-bits: they are kept to several kinds: {those}", hint="a run for each manifest")
+        return next(iter(agreed.values()), told)
+
+    for whole in () if settings.force else wholes:
+        for folder in (OutputFolder(outputs / whole), *part_folders.folders(whole, outputs)):
+            one = next(done.find_all(folder), None) if folder.path not in own and folder.path.is_dir() else None
+            if one is not None and (sidecar := picture_files.read_sidecar(folder.sidecar(one.output))) is not None:
+                kinds.add(kind_of(sidecar))
+    return agree, kinds
 
 
 class SharedParts:

@@ -12,11 +12,11 @@ from renderer.job import BlockArithmetic, Gpu, Sharing
 from renderer.machine import devices, gpus
 from renderer.machine.devices import WorkerDevice
 from renderer.machine.hardware import Machine
-from renderer.manifest.manifest import load
+from renderer.manifest.manifest import Manifest, load
 from renderer.outputs import picture_files
 from renderer.planning import sharding
 from renderer.protocol import AnyEvent, Opened, Rendered
-from renderer.supervisor import events, run
+from renderer.supervisor import events, merging, run
 from renderer.supervisor.worker import Gone, Heard
 from tests import driving
 from tests.fakes import InlineWorker
@@ -157,9 +157,19 @@ def test_what_was_really_computed_counts(night: Night, monkeypatch: pytest.Monke
     assert len({each.sharing.arithmetic for each in sidecars if each and each.sharing}) == 1
 
 
-def test_machines_that_share_a_manifest_keep_to_one_kind(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+def parts_of(how: str, outputs: Path) -> tuple[Manifest, ...]:
+    """Two parts, dealt beforehand or taken as they come."""
+    if how == "share":
+        return sharding.share(MANIFEST, 2, outputs)
+    return tuple(sharding.cut(MANIFEST, sharding.Shard(number, 2), outputs) for number in (1, 2))
+
+
+@pytest.mark.parametrize("how", ["share", "shard"])
+def test_machines_that_share_a_manifest_keep_to_one_kind(
+    how: str, night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first says which, until all is merged."""
-    one, other = sharding.share(MANIFEST, 2, night.settings.outputs)
+    one, other = parts_of(how, night.settings.outputs)
     night.render(one, fleet=OnCards(monkeypatch, B), same_bits=True)
     with pytest.raises(MachineError, match="the others are of NVIDIA B"):
         night.render(other, fleet=OnCards(monkeypatch, A), same_bits=True)
@@ -168,3 +178,20 @@ def test_machines_that_share_a_manifest_keep_to_one_kind(night: Night, monkeypat
     fleet = OnCards(monkeypatch, A, dataclasses.replace(A, uuid="GPU-cccc-3"), B)
     assert night.render(other, fleet=fleet, same_bits=True).rendered == len(other.pictures)
     assert set(fleet.rendered) == {"NVIDIA B"}
+
+
+@pytest.mark.parametrize("how", ["share", "shard"])
+def test_what_others_have_rendered_says_which_kind(how: str, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where they did not ask for one kind, and where it is merged: then nothing else says it any more."""
+    one, other = parts_of(how, night.settings.outputs)
+    night.render(one, fleet=OnCards(monkeypatch, B))
+    with pytest.raises(MachineError, match="the others are of NVIDIA B, and this machine renders on NVIDIA A"):
+        night.render(other, fleet=OnCards(monkeypatch, A), same_bits=True)
+    merging.merge(MANIFEST, night.settings.outputs)
+    assert not list((night.settings.outputs / ".leases").glob("*.card"))
+    with pytest.raises(MachineError, match="the others are of NVIDIA B, and this machine renders on NVIDIA A"):
+        night.render(other, fleet=OnCards(monkeypatch, A), same_bits=True)
+    merging.merge(MANIFEST, night.settings.outputs)
+    night.render(other, fleet=OnCards(monkeypatch, A))
+    with pytest.raises(MachineError, match="of NVIDIA A with torch 0 and of NVIDIA B with torch 0"):
+        night.render(other, fleet=OnCards(monkeypatch, A), same_bits=True)
