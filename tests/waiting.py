@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 
 def until(true: Callable[[], bool]) -> None:
-    """Wait until something is so, a minute at most."""
-    end = time.monotonic() + 60
+    """Wait until something is so, three minutes at most: a machine may have much else to do."""
+    end = time.monotonic() + 180
     while not true():
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -21,8 +21,6 @@ from renderer.job import Precision
 
 if TYPE_CHECKING:
     from renderer.manifest.manifest import Manifest
-    from renderer.outputs.folder import OutputFolder
-    from renderer.planning.plan import Planned
 
 COMPARED_SUFFIX = "-compare"
 """What the folder is called behind the manifest's name."""
@@ -35,8 +33,7 @@ _LEAST = 2
 class Likeness:
     """A picture at a precision beside the same at the first one. `psnr_db` None: every bit is the same.
 
-    Of one that is taken apart, the whole and its layers are compared, and the figures are of what is least alike.
-    `lpips` is the whole's; None: nothing here tells it.
+    `lpips` None: nothing here tells it.
     """
 
     id: str
@@ -74,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     (summary,) = render.render_loaded(options, Loaded((whole,)))
     plan = make_plan(whole, options.outputs)
     folder = plan.folder
-    there = {item.picture.id: list(_files(folder, item)) for item in plan.items if item.state == "done"}
+    there = {item.picture.id: folder.picture(item.picture.output, "png") for item in plan.items if item.state == "done"}
     found, missing = _perceived(list(_likenesses(manifests, there)), precisions[0], there)
     if missing:
         print(f"note: without LPIPS: {missing}", file=sys.stderr)
@@ -145,14 +142,7 @@ def _named(name: str, precision: Precision) -> str:
     return f"{name}-{precision}"
 
 
-def _files(folder: OutputFolder, item: Planned) -> Iterator[Path]:
-    """A picture, and its layers."""
-    yield folder.picture(item.picture.output, "png")
-    for number in range(1, 1 + len(item.sidecar.layers if item.sidecar else ())):
-        yield folder.layer(item.picture.output, number)
-
-
-def _likenesses(manifests: Mapping[Precision, Manifest], there: Mapping[str, Sequence[Path]]) -> Iterator[Likeness]:
+def _likenesses(manifests: Mapping[Precision, Manifest], there: Mapping[str, Path]) -> Iterator[Likeness]:
     """Each picture that is there at the first precision and at another."""
     import numpy as np  # noqa: PLC0415
     from PIL import Image  # noqa: PLC0415
@@ -160,12 +150,8 @@ def _likenesses(manifests: Mapping[Precision, Manifest], there: Mapping[str, Seq
     from renderer.report import likeness  # noqa: PLC0415
 
     def pixels(path: Path) -> Any:
-        """Its colours; of what is transparent, as it is seen on black and, below that, on white."""
         with Image.open(path) as image:
-            if image.mode != "RGBA":
-                return np.asarray(image.convert("RGB"))
-            grounds = (Image.new("RGBA", image.size, colour) for colour in ("black", "white"))
-            return np.concatenate([np.asarray(Image.alpha_composite(each, image).convert("RGB")) for each in grounds])
+            return np.asarray(image.convert("RGB"))
 
     first, *others = manifests
     for picture in manifests[first].pictures:
@@ -173,19 +159,17 @@ def _likenesses(manifests: Mapping[Precision, Manifest], there: Mapping[str, Seq
         for precision in others:
             found = there.get(_named(picture.id, precision))
             if exact is not None and found is not None:
-                pairs = [(pixels(one), pixels(other)) for one, other in zip(exact, found, strict=True)]
-                ratios = [ratio for both in pairs if (ratio := likeness.psnr_db(*both)) is not None]
-                alike = min(likeness.ssim(*both) for both in pairs)
-                yield Likeness(picture.id, precision, min(ratios, default=None), round(alike, 5))
+                both = pixels(exact), pixels(found)
+                yield Likeness(picture.id, precision, likeness.psnr_db(*both), round(likeness.ssim(*both), 5))
 
 
 def _perceived(
-    found: Sequence[Likeness], first: Precision, there: Mapping[str, Sequence[Path]]
+    found: Sequence[Likeness], first: Precision, there: Mapping[str, Path]
 ) -> tuple[Sequence[Likeness], str]:
     """The same with LPIPS; or as they are, and why it is not told."""
     from renderer.report import perception  # noqa: PLC0415
 
-    pairs = [(there[_named(each.id, first)][0], there[_named(each.id, each.precision)][0]) for each in found]
+    pairs = [(there[_named(each.id, first)], there[_named(each.id, each.precision)]) for each in found]
     told = perception.distances(pairs)
     if not told.values:
         return found, told.reason

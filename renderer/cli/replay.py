@@ -120,16 +120,11 @@ def _kept_as_they_were(entries: Sequence[ReplayEntry], folder: OutputFolder) -> 
     inside = {entry.id for entry in entries if entry.picture.resolve().is_relative_to(folder.path.resolve())}
     with tempfile.TemporaryDirectory(prefix=".replay-", dir=folder.path.parent if inside else None) as kept:
         yield [
-            _second_names(entry, Path(kept) / str(number)) if entry.id in inside else entry
+            replace(entry, picture=_second_name(entry.picture, Path(kept) / f"{number}{entry.picture.suffix}"))
+            if entry.id in inside
+            else entry
             for number, entry in enumerate(entries)
         ]
-
-
-def _second_names(entry: ReplayEntry, kept: Path) -> ReplayEntry:
-    """The same, whose picture and layers have them, which begin with `kept`."""
-    layers = [_second_name(each, Path(f"{kept}-{place}{each.suffix}")) for place, each in enumerate(entry.layers)]
-    picture = _second_name(entry.picture, Path(f"{kept}{entry.picture.suffix}"))
-    return replace(entry, picture=picture, layers=tuple(layers))
 
 
 def _second_name(picture: Path, kept: Path) -> Path:
@@ -151,8 +146,7 @@ def _say_how_alike(entry: ReplayEntry, folder: OutputFolder, summary: Summary) -
         print(f"{entry.id}: not rendered")
         return False
     try:
-        layers = [folder.layer(entry.made.output, number) for number in range(1, 1 + entry.made.job.layers)]
-        difference = replay.compare(entry, rendered, layers)
+        difference = replay.compare(entry, rendered)
     except RendererError as error:
         print(f"{entry.id}: {error.message}")
         return False

@@ -7,7 +7,6 @@ What was left out is said. Knows nothing of running.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,7 @@ from renderer.manifest.manifest import Manifest, parse
 from renderer.manifest.recipe import takes_in
 from renderer.manifest.refound import refind, refind_controlnet, refind_derived
 from renderer.manifest.source import ManifestSource
-from renderer.outputs.folder import LAYER_SUFFIX, SIDECAR_SUFFIX, Own, is_layer_name, without_layer
+from renderer.outputs.folder import SIDECAR_SUFFIX, Own, is_layer_name, without_layer
 from renderer.outputs.picture_files import read_sidecar
 
 NAME = "replay"
@@ -38,8 +37,7 @@ _OWN = frozenset(own.value for own in Own)
 class ReplayEntry:
     """One picture as a manifest's entry. `notes` say what was left out; `picture` is where its pixels are.
 
-    `layers` are where those of its layers are, as far as they lie beside it. `fields` are the entry's, as texts that
-    are nothing but text; `made` is what the manifest makes of it.
+    `fields` are the entry's, as texts that are nothing but text; `made` is what the manifest makes of it.
     """
 
     id: str
@@ -49,7 +47,6 @@ class ReplayEntry:
     software: Software | None
     fields: Mapping[str, Any]
     made: Picture
-    layers: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,33 +107,22 @@ class _Names:
         return name
 
 
-def compare(entry: ReplayEntry, rendered: Path, layers: Sequence[Path] = ()) -> str:
+def compare(entry: ReplayEntry, rendered: Path) -> str:
     """How a picture that was rendered again differs from what it was replayed from; empty when every bit is the same.
 
-    So have its layers to be, where it was taken apart. Raises `UsageError` when there is nothing to compare with.
+    Raises `UsageError` when there is nothing to compare with.
     """
-    if difference := _difference(entry.picture, rendered, "RGB"):
-        return difference
-    for number, again in enumerate(layers, start=1):
-        if number > len(entry.layers):
-            return f"the same bits, but for layer {number}, which is not there to be compared with"
-        if difference := _difference(entry.layers[number - 1], again, "RGBA"):
-            return f"layer {number}: {difference}"
-    return ""
-
-
-def _difference(old: Path, new: Path, mode: str) -> str:
     try:
-        with Image.open(old, formats=("PNG", "WEBP", "JPEG")) as before, Image.open(new) as again:
+        with Image.open(entry.picture, formats=("PNG", "WEBP", "JPEG")) as before, Image.open(rendered) as again:
             if before.format == "JPEG":
                 return "its bits are not known: JPEG does not keep them"
             if before.size != again.size:
                 return f"{before.width}x{before.height} before, {again.width}x{again.height} now"
-            counts = ImageChops.difference(before.convert(mode), again.convert(mode)).histogram()
+            counts = ImageChops.difference(before.convert("RGB"), again.convert("RGB")).histogram()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{old} cannot be compared with: {shorten(str(error))}") from error
-    values = range(256)  # the histogram is that of each channel, one after the other
-    by_distance = [sum(counts[value::256]) for value in values]
+        raise UsageError(f"{entry.picture} cannot be compared with: {shorten(str(error))}") from error
+    values = range(256)  # the histogram is that of three colours, one after the other
+    by_distance = [sum(counts[colour * 256 + value] for colour in range(3)) for value in values]
     if not any(by_distance[1:]):
         return ""
     apart, most = sum(by_distance[1:]), max(value for value in values if by_distance[value])
@@ -185,10 +171,7 @@ def _entry(picture_id: str, picture: Path, told: Told) -> ReplayEntry:
     fields = {name: value for name, value in fields.items() if value is not None}
     lines = [f"{name}: {_write(_in_manifest(name, value, fields))}" for name, value in fields.items()]
     text = "- " + "\n  ".join(lines) + "\n"
-    made = _make(text, picture)
-    layers = (picture.with_name(f"{picture.stem}.layer-{each}{LAYER_SUFFIX}") for each in range(1, 1 + made.job.layers))
-    there = tuple(itertools.takewhile(Path.is_file, layers))
-    return ReplayEntry(picture_id, text, tuple(notes), picture, told.software, fields, made, there)
+    return ReplayEntry(picture_id, text, tuple(notes), picture, told.software, fields, _make(text, picture))
 
 
 def _in_manifest(name: str, value: Any, fields: Mapping[str, Any]) -> Any:

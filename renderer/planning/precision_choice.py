@@ -68,8 +68,8 @@ def told(setup: Setup, machine: Machine) -> str | None:
     if times < WORTH_TELLING or choose(model, machine).precision != "int8":
         return None
     return (
-        f"{setup.weights}: a step takes {gpu.name} {times:.1f} times as long as at int8, which is more exact; "
-        "--precision auto takes that, and keeps what is finished"
+        f"{setup.weights}: by arithmetic, a step takes {gpu.name} {times:.1f} times as long as at int8, which is more "
+        "exact; --precision auto takes that, and keeps what is finished"
     )
 
 

@@ -190,16 +190,15 @@ def describe(item: Planned, mark: Pick | None = None) -> Mapping[str, Any]:
 def _went_in(picture: Picture) -> dict[str, Any]:
     """What a picture was made of.
 
-    What it is drawn over stands before it, or the first of what it edits, is held to or looks at; a mask never does.
+    What it is drawn over stands before it, or the first of what it edits or is held to.
     """
     job = picture.job
     files = {each.sha256: each for each in picture.inputs}
     images = job.edit.images if job.edit else (job.input_image or job.layer_input_image,)
     named = [Path(files[each.sha256].path).name for each in images if each is not None]
-    first = next((files[each.sha256] for each in job.inputs if each not in job.mask_inputs), None)
+    first = files[job.inputs[0].sha256]
     mask = Path(files[job.inpaint_mask.sha256].path).name if job.inpaint_mask else ""
-    told: dict[str, Any] = {"image": ", ".join(named), "mask": mask}
-    told |= {"before": input_files.kept_name(first)} if first is not None else {}
+    told: dict[str, Any] = {"before": input_files.kept_name(first), "image": ", ".join(named), "mask": mask}
     told |= {"images": named} if job.edit or job.layers else {}
     told |= {"layers": job.layers} if job.layers else {}
     return told | ({"strength": job.denoising_strength} if job.input_image else {})

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from renderer.cli import command, compare
 from renderer.cli.compare import Likeness
@@ -68,31 +66,9 @@ def test_none_is_begun_again(tmp_path: Path) -> None:
     assert [(each.texts, each.seeds) for each in wanted if each] == [(("OPEN",), ())] * 2
 
 
-def test_layers_are_compared_as_well(tmp_path: Path) -> None:
-    """The figures are of what is least alike: here of what one layer covers, which no colour tells."""
-    path = tmp_path / "m.yaml"
-    path.write_text(f"{driving.HEAD}  - a cat\n", encoding="utf-8")
-    precisions: tuple[Precision, ...] = ("bf16", "int8")
-    manifests = {precision: load(path, Overrides(None, precision)) for precision in precisions}
-    there = {}
-    for precision, covered in zip(precisions, (255, 155), strict=True):
-        files = [tmp_path / f"{precision}-{number}.png" for number in range(3)]
-        Image.new("RGB", (16, 16), "teal").save(files[0])
-        Image.new("RGBA", (16, 16), (0, 0, 0, 255)).save(files[1])
-        Image.new("RGBA", (16, 16), (0, 0, 0, covered)).save(files[2])
-        there[f"001-{precision}"] = files
-    (found,) = compare._likenesses(manifests, there)
-    assert found.psnr_db == pytest.approx(20 * math.log10(255 / 100) + 10 * math.log10(2))  # on white alone
-    assert found.ssim < 0.9
-    (same,) = compare._likenesses(manifests, {**there, "001-int8": there["001-bf16"]})
-    assert (same.psnr_db, same.ssim) == (None, 1.0)
-
-
 def test_lpips_has_its_columns_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each pair its own figure, in the table the middle and the highest; without it, why it is missing."""
-    paths = {
-        f"{name}-{precision}": [tmp_path / f"{name}{precision}"] for name in "ab" for precision in ("bf16", "int8")
-    }
+    paths = {f"{name}-{precision}": tmp_path / f"{name}{precision}" for name in "ab" for precision in ("bf16", "int8")}
     found = [Likeness(name, "int8", 30.0, 0.9) for name in "ab"]
     asked: list[object] = []
 
@@ -102,7 +78,7 @@ def test_lpips_has_its_columns_where_it_is_told(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(perception, "distances", distances)
     told, missing = compare._perceived(found, "bf16", paths)
-    assert asked == [(*paths[f"{name}-bf16"], *paths[f"{name}-int8"]) for name in "ab"]
+    assert asked == [(paths[f"{name}-bf16"], paths[f"{name}-int8"]) for name in "ab"]
     assert ([each.lpips for each in told], missing) == ([0.125, 0.25], "")
     head, row = compare._lines(told, ("bf16", "int8"))
     assert head.split()[-4:] == ["LPIPS", "highest", "least", "alike"]

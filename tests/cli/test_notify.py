@@ -218,7 +218,7 @@ def test_a_target_that_does_not_answer_is_not_waited_for(tmp_path: Path) -> None
         url = f"json://127.0.0.1:{silent.getsockname()[1]}/?rto=60&cto=60"
         began = time.monotonic()
         heard = render(tmp_path, ["fail", "b", "c"], url, patience_s=0.5)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
     assert warnings(heard) == ["address 1 of --notify does not answer, and is not waited for"]
     assert [what.summary.rendered for what in heard if isinstance(what, events.BatchEnded)] == [2]
 

@@ -4,7 +4,6 @@ import errno
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -211,23 +210,6 @@ class TestComparison:
         (lossy,) = entries_of(write(tmp_path, make_job(), Keep(format="jpeg")))
         assert "JPEG" in replay.compare(lossy, same)
 
-    def test_so_are_those_of_layers(self, tmp_path: Path) -> None:
-        """Their transparency too; a layer that is not there is said."""
-        job = make_job().model_copy(update={"model": "Qwen/Qwen-Image-Layered", "layer_num": 2})
-        whole = write(tmp_path, make_job())
-        layers = [tmp_path / f"layer-{number}.png" for number in range(2)]
-        for path in layers:
-            Image.new("RGBA", (64, 64), (0, 0, 0, 255)).save(path)
-        (entry,) = entries_of(whole)
-        entry = replace(entry, made=entry.made.model_copy(update={"job": job}), layers=tuple(layers))
-        assert replay.compare(entry, whole, layers) == ""
-        fewer = replace(entry, layers=entry.layers[:1])
-        assert "layer 2, which is not there" in replay.compare(fewer, whole, layers)
-        thinner = tmp_path / "thinner.png"
-        Image.new("RGBA", (64, 64), (0, 0, 0, 254)).save(thinner)
-        expected = "layer 2: 25.0% of the values differ, by 1 of 255 at most"
-        assert replay.compare(entry, whole, [layers[0], thinner]) == expected
-
     @pytest.mark.parametrize("disk", ["with links", "without"])
     def test_a_picture_in_the_way_keeps_its_pixels(
         self, tmp_path: Path, disk: str, monkeypatch: pytest.MonkeyPatch
@@ -379,8 +361,5 @@ def test_what_is_taken_apart_comes_back(tmp_path: Path) -> None:
     entries = entries_of(*(tmp_path / "out/apart" / f"{name}.png" for name in ("001", "002", "003")))
     assert [made.job for made in replay.as_manifest(entries).pictures] == [picture.job for picture in apart.pictures]
     assert again(tmp_path, entries) == [picture.job for picture in apart.pictures]
-    (tmp_path / "out/apart/001.layer-1.png").touch()
-    (entry,) = entries_of(tmp_path / "out/apart/001.png")
-    assert [each.name for each in entry.layers] == ["001.layer-1.png"]
     (entry,) = entries_of(tmp_path / "out/text" / "001.png")
     assert entry.made.job == text.pictures[0].job

@@ -80,19 +80,6 @@ def test_what_holds_a_picture_is_shown(tmp_path: Path) -> None:
     assert shown["regions"] == [{"prompt": "a", "mask": "lines.png"}]
 
 
-def test_a_mask_stands_before_no_picture(tmp_path: Path) -> None:
-    """Of one that has regions alone nothing went in that it could be compared with; beside others it is the others."""
-    Image.linear_gradient("L").resize((64, 64)).save(tmp_path / "mask.png")
-    Image.new("RGB", (64, 64), "teal").save(tmp_path / "beside.png")
-    regions = f"regions: [{{prompt: a, mask: {tmp_path / 'mask.png'}}}]"
-    beside = f"context_image: {tmp_path / 'beside.png'}"
-    jobs = f"jobs: [{{prompt: a, size: 64x64, {regions}}}, {{prompt: a, size: 64x64, {regions}, {beside}}}]"
-    manifest = load_text(f"{DEMO}{jobs}")
-    alone, both = gather(planned(manifest, tmp_path / "out")).pictures
-    assert "before" not in alone
-    assert both["before"] == f"inputs/{manifest.pictures[1].job.context_image.sha256}.png"  # type: ignore[union-attr]
-
-
 class TestThumbnails:
     def test_they_are_made_once_and_swept(self, tmp_path: Path) -> None:
         """A second page makes none; a picture that is gone takes its thumbnail along."""

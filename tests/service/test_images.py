@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 
 from renderer.outputs.picture_files import read_sidecar
 from tests.service.running import SMALL, Server, serving
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +212,12 @@ class TestGuard:
             "/api/v1/images/generate?q=a-secret-query", json={"prompt": "a secret prompt", **SMALL}, headers=headers
         )
         server.generate("")
-        (line,) = [told for told in server.log if told.get("request_id") == "logged-1" and told["event"] == "request"]
+
+        def logged() -> list[dict[str, Any]]:
+            return [told for told in server.log if (told.get("request_id"), told["event"]) == ("logged-1", "request")]
+
+        until(lambda: bool(logged()))  # it is written when the answer has gone
+        (line,) = logged()
         assert (line["route"], line["status"]) == ("generate", 200)
         assert "secret" not in str(server.log)
 

@@ -300,7 +300,7 @@ def test_a_model_that_does_not_open_is_said_as_that(tmp_path: Path) -> None:
         told = server.client.get("/health").json()
         assert told["status"] == "failed"
         assert "secret" not in str(told)
-        assert any("/secret/file" in line.get("text", "") for line in server.log)
+        until(lambda: any("/secret/file" in line.get("text", "") for line in server.log))
 
 
 def test_one_server_a_folder(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class TestStopping:
 
         began = time.monotonic()
         (summary,) = run.render([manifest], settings, ask, stop)
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 30
         assert counts(summary) == (0, 0, 0, 1)
         (item,) = make_plan(manifest, night.settings.outputs).items
         assert (item.state, item.suspect) == ("to do", False)
@@ -62,7 +62,7 @@ class TestStopping:
 
         began = time.monotonic()
         (summary,) = run.render([make_manifest(("hang",))], settings, ask, stop)
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 30
         assert summary.ending == "signal"
 
     def test_no_picture_starts_after_the_deadline(self, night: Night) -> None:
