@@ -15,9 +15,9 @@ from pathlib import Path
 from renderer.errors import LeaseLostError, MachineError, UsageError
 from renderer.job import Weights
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import done, picture_files
+from renderer.outputs import done, picture_files, status
 from renderer.outputs.folder import OutputFolder
-from renderer.outputs.summary import Ending
+from renderer.outputs.summary import Ending, read_summary
 from renderer.planning import owner, part_folders, sharding
 from renderer.planning.plan import Plan
 from renderer.supervisor import events
@@ -117,7 +117,7 @@ class SharedParts:
         except LeaseLostError:
             return
         now = self._plan_anew(plan.manifest).guarded(lease.check)
-        if now.count("done") == len(now.chosen):
+        if _has_ended_well(now):
             self.through[lease.name] = BatchProgress(now).summary("complete")
         else:
             yield now
@@ -148,3 +148,10 @@ class SharedParts:
         while time.monotonic() < until and self._night.asked_to_end() is None:
             self._night.watch(events.Tick())
             time.sleep(min(TICK_S, 0.1))
+
+
+def _has_ended_well(plan: Plan) -> bool:
+    """Whether nothing is to be done of a part, and whoever did the last of it came to its end: summary and page too."""
+    last = read_summary(plan.folder)
+    is_done = plan.count("done") == len(plan.chosen) and status.left_behind(plan.folder) is None
+    return is_done and last is not None and last.ending == "complete" and last.is_all_there
