@@ -14,9 +14,6 @@ from renderer.manifest.recipe import Recipe
 FILE_FIELDS = ("rows", "image", "images", "mask", "controlnets", "regions", "context_image")
 """A job's fields that name files."""
 
-_UNREAD = "is not for requests: a server reads no lettering"
-_READ_ELSEWHERE = "have a manifest rendered for it (by renderer render or add), or ask for a count to choose from"
-
 FILE_REFUSED = "names a file, and no file of this machine is read"
 
 
@@ -36,12 +33,8 @@ class Shelf:
         return next(iter(self.models))
 
     def refuse(self, recipe: Recipe) -> list[Complaint]:
-        """What is wrong with a job that names files, or wants lettering read, which servers do not."""
-        asked = [recipe.origin(name) for name in ("lettering", "retake") if name in recipe.fields]
-        if "lettering" in recipe.fields.get("expect", {}):
-            asked.append((*recipe.origin("expect"), "lettering"))
-        unread = [Complaint(route, _UNREAD, _READ_ELSEWHERE, at_key=True) for route in asked]
-        return unread + [
+        """What is wrong with a job that names files."""
+        return [
             Complaint(recipe.origin(name), FILE_REFUSED, at_key=True)
             for name in FILE_FIELDS
             if name in recipe.fields and not self._has(recipe.fields.get(name))

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
-from renderer.job import Format, Precision, Value
+from renderer.job import Format, LetteringRead, Precision, Value
 from renderer.service.batch_store import BatchObject, UploadedFile
 from renderer.service.standing import Fate
 
@@ -14,7 +14,10 @@ Health = Literal["starting", "ready", "busy", "failed", "stopping"]
 
 
 class ImageTold(Value):
-    """A picture that is there. `found` says that it was there before it was asked for."""
+    """A picture that is there. `found` says that it was there before it was asked for.
+
+    `lettering` is what was read in it, where that was asked for; the seed is that of the take that was kept.
+    """
 
     id: str
     image_url: str
@@ -31,6 +34,7 @@ class ImageTold(Value):
     found: bool
     rendered_by: str
     layers: list[str] | None = None
+    lettering: LetteringRead | None = None
 
 
 class ImagesTold(ImageTold):

@@ -19,6 +19,7 @@ from renderer.outputs import done
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import MAX_CRASHES, Journal
 from renderer.outputs.picture_files import read_sidecar
+from renderer.planning import takes
 from renderer.planning.plan import Planned
 from renderer.service.intake import Intake, Requested
 from renderer.service.queue_file import Asked, Ended, HowEnded, Joined, Left, QueueFile, Wanting
@@ -91,12 +92,12 @@ class Desk:
         left: list[Asked] = []
         gone: list[Ended] = []
         for asked in self._file.read():
-            if self.find(asked.picture.output, asked.fingerprint) is not None:
-                continue
             try:
                 item = self._intake.again(asked.picture)
             except ModelError as error:
                 gone.append(Ended(number=asked.number, how="failed", message=error.message))
+                continue
+            if self.find(item) is not None:
                 continue
             left.append(asked)
             standing = Standing(self._suspected(item), Whose(asked.client, asked.batch), number=asked.number)
@@ -126,12 +127,14 @@ class Desk:
 
     # -- what there is --
 
-    def find(self, output: str, fingerprint: str) -> Sidecar | None:
-        """The sidecar of a picture that is there, whole."""
-        found = done.find(self._folder, output)
-        if found is None or found.fingerprint != fingerprint or not found.is_whole(self._folder, thorough=False):
+    def find(self, item: Planned) -> Sidecar | None:
+        """The sidecar of a picture that is there, whole, and of which no other take will come."""
+        found = done.find(self._folder, item.picture.output)
+        if found is None or not takes.is_through(item.picture, item.identity, found):
             return None
-        return read_sidecar(self._folder.sidecar(output))
+        if not found.is_whole(self._folder, thorough=False):
+            return None
+        return read_sidecar(self._folder.sidecar(item.picture.output))
 
     def look(self, key: str) -> Standing | Sidecar | None:
         """How a picture stands that was asked for, or its sidecar; None for one that nobody knows."""
@@ -156,8 +159,7 @@ class Desk:
         if self.stopping:
             raise StoppingError("the server is stopping", hint="ask again when it runs")
         found: list[Standing | Sidecar | None] = [
-            self._standing.get(each.key) or self.find(each.key, each.item.fingerprint) or self._barred(each.item)
-            for each in wanted
+            self._standing.get(each.key) or self._there(each.item) or self._barred(each.item) for each in wanted
         ]
         fresh = {each.key: each for each, known in zip(wanted, found, strict=True) if known is None}
         self._check_room(len(fresh), whose)
@@ -207,10 +209,13 @@ class Desk:
         record = self._journal.record(item.fingerprint)
         if not record.set_aside:
             return None
-        message = f"brought down {MAX_CRASHES} workers: {record.failure}"
-        standing = Standing(item, Whose(""), "failed", message=message, hint="another seed or size may do")
-        standing.over.set()
-        return standing
+        return _failed(item, f"brought down {MAX_CRASHES} workers: {record.failure}", "another seed or size may do")
+
+    def _there(self, item: Planned) -> Sidecar | Standing | None:
+        """A picture that is there; one whose lettering is less than its job expects has failed, and stays so."""
+        sidecar = self.find(item)
+        message = takes.complaint(item.picture, sidecar.lettering) if sidecar and sidecar.lettering else ""
+        return _failed(item, message, "another prompt or seed may do") if message else sidecar
 
     def _enter(self, fresh: Sequence[Requested], whose: Whose) -> dict[str, Standing]:
         """Begin to write down that these are accepted."""
@@ -339,6 +344,13 @@ class Desk:
 _OF_PICTURES = (
     events.PictureBegan, events.PictureStepped, events.PicturePreviewed, events.PictureDone, events.PictureFailed,
 )  # fmt: skip
+
+
+def _failed(item: Planned, message: str, hint: str) -> Standing:
+    """How a picture stands of which it is known that it will not come."""
+    standing = Standing(item, Whose(""), "failed", message=message, hint=hint)
+    standing.over.set()
+    return standing
 
 
 def _waiting(standing: Standing) -> QueuedItem:

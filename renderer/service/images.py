@@ -26,6 +26,7 @@ from renderer.manifest.fields import JobFields
 from renderer.outputs import metadata
 from renderer.outputs.encode import LayerPixels, Pixels, encode, encode_layer
 from renderer.outputs.folder import OutputFolder
+from renderer.planning import takes
 from renderer.service.answer_bodies import AcceptedTold, DoneTold, ImagesTold, ImageTold, StandingTold
 from renderer.service.answers import LostPictureError, RequestError, tell
 from renderer.service.bodies import PictureFields
@@ -70,8 +71,10 @@ class Pictures:
     async def ask(self, wanted: Sequence[Requested], whose: Whose) -> list[Standing | Sidecar]:
         """Have pictures rendered that are not there; they are on the disk as accepted. Raises what `Desk.accept` does.
 
-        One that fits on this machine in no way is refused with the numbers, one whose model cannot run here with that.
+        One that fits on this machine in no way is refused with the numbers, one whose model cannot run here with that,
+        and one that is to be read where there is no reader with what brings it.
         """
+        takes.check_reader(each.item.picture for each in wanted)
         refusal = await run_in_threadpool(self._shifts.refusal, [each.item.picture.job for each in wanted])
         if refusal is not None:
             raise RequestError(422, "too_large", refusal.message, field="width", hint=refusal.hint)
@@ -83,8 +86,7 @@ class Pictures:
             return known
         await known.over.wait()
         if known.state == "done":
-            item = known.item
-            sidecar = await run_in_threadpool(self.desk.find, item.picture.output, item.fingerprint)
+            sidecar = await run_in_threadpool(self.desk.find, known.item)
             if sidecar is not None:
                 return sidecar
         elif known.state in ("waiting", "rendering"):
@@ -264,4 +266,5 @@ class ImageRoutes:
             found=found,
             rendered_by=sidecar.place.job_id,
             layers=layers or None,
+            lettering=sidecar.lettering,
         )

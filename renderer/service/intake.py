@@ -7,6 +7,7 @@ no queue and no disk but that of model files, which are identified once.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ from renderer.service.configuration import Limits
 from renderer.weights.identity import identify
 
 ID_LETTERS = 32
-"""Of the fingerprint's 64 hex digits, what names a picture in the server's folder."""
+"""Of 64 hex digits, what names a picture in the server's folder."""
 
 _FIELD = "jobs[0]."
 
@@ -110,16 +111,16 @@ class Intake:
     def requested(self, picture: Picture, request: str, index: int, line: int = 0) -> Requested:
         """A picture as it is in the server's folder: named by its fingerprint, kept as PNG, with its request's id.
 
+        One that is to be read has a name of its own, for which of its takes lies there in the end depends on that.
         `line` is its manifest's; its number in the queue takes its place when it is accepted.
         """
         model, identity = self._identified(picture.job.model)
         mark = fingerprint(picture.job, identity)
+        name = (_mark_of_lettering(picture, mark) if picture.lettering else mark)[:ID_LETTERS]
         place = picture.place.model_copy(
             update={"manifest": "request", "line": line, "job_id": request, "index": index}
         )
-        named = picture.model_copy(
-            update={"id": mark[:ID_LETTERS], "output": mark[:ID_LETTERS], "place": place, "keep": Keep()}
-        )
+        named = picture.model_copy(update={"id": name, "output": name, "place": place, "keep": Keep()})
         return Requested(Planned(named, model, identity, mark, "to do"), picture.keep)
 
     def again(self, picture: Picture) -> Planned:
@@ -160,6 +161,13 @@ def with_plain_prompts(fields: Mapping[str, Any]) -> dict[str, Any]:
     prompts = {name: each for name in ("prompt", "negative_prompt") if isinstance(each := fields.get(name), str)}
     filled = takes_in(fields)
     return {**fields, **{name: choices.as_text(each, filled=filled) for name, each in prompts.items()}}
+
+
+def _mark_of_lettering(picture: Picture, mark: str) -> str:
+    """What tells a picture that is to be read from others: its first take, the texts, and how often they are tried."""
+    assert picture.lettering is not None
+    wanted = picture.expect.lettering if picture.expect else None
+    return hashlib.sha256(f"{mark} {picture.lettering.model_dump_json()} {wanted}".encode()).hexdigest()
 
 
 def _told(problem: Problem) -> tuple[str, str, str]:

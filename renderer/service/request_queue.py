@@ -310,7 +310,7 @@ class RequestSource:
             self._queue.give_back(item, first=False)
 
     def join(self, items: Iterable[Planned]) -> None:
-        """As those that are tried again: no request has several takes, for no lettering of it is read."""
+        """Other takes of pictures, behind what their clients have asked for besides."""
         self.try_again(items)
 
     def next_round(self) -> bool:

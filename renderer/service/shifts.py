@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +32,7 @@ from renderer.planning.plan import Plan, Planned
 from renderer.protocol import Setup
 from renderer.service.configuration import ServiceSettings
 from renderer.service.request_queue import RequestQueue, RequestSource
-from renderer.supervisor import events, provision
+from renderer.supervisor import events, provision, readings
 from renderer.supervisor.dealing import Group
 from renderer.supervisor.dispatcher import Dispatcher
 from renderer.supervisor.events import Watch
@@ -39,6 +40,7 @@ from renderer.supervisor.heartbeat import Heartbeat
 from renderer.supervisor.local_worker import LocalWorker
 from renderer.supervisor.night import Night
 from renderer.supervisor.outcomes import Outcomes
+from renderer.supervisor.picture_source import Fits
 from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.settings import StopRequests
 from renderer.supervisor.shares import SeatSpeeds
@@ -48,6 +50,9 @@ from renderer.weights import needs
 
 _LOOK_S = 1.0
 _MOST_KNOWN = 1024
+_MOST_UNREAD = 64
+"""So many pictures wait to be read at the most: an OCR may be slower than a GPU."""
+
 _AGAIN_S = 30.0
 """After so long a model that could not be opened is tried again, if somebody asks for it."""
 
@@ -79,25 +84,37 @@ class Condition:
 
 
 class _JoiningSource(RequestSource):
-    """One shift's source, which tells the counts of each picture that is taken for the first time."""
+    """One shift's source, which tells the counts of each picture that is taken for the first time.
+
+    One of which a take lies there already is not given out: it goes on from that, whatever ended before that was read or
+    taken again. While much waits to be read, nothing
+    is given out that is to be read too.
+    """
 
     def __init__(
-        self, queue: RequestQueue, weights: Weights, idle_s: float, joins: Callable[[Planned], None],
-        opening: Callable[[], bool] = lambda: False,
-    ) -> None:  # fmt: skip
+        self, queue: RequestQueue, weights: Weights, idle_s: float, outcomes: Outcomes, opening: Callable[[], bool]
+    ) -> None:
         super().__init__(queue, weights, idle_s, opening)
-        self._joins = joins
+        self._outcomes = outcomes
         self._known: set[str] = set()
+
+    def first(self, fits: Fits | None = None) -> Planned | None:
+        if len(self._outcomes.readings) < _MOST_UNREAD:
+            return super().first(fits)
+        return super().first(lambda item: item.picture.lettering is None and (fits is None or fits(item)))
 
     def take(self, item: Planned) -> bool:
         if not super().take(item):
             return False
         if item.picture.id not in self._known:
-            self._joins(item)
+            self._outcomes.progress.joins(item)
             if len(self._known) >= _MOST_KNOWN:  # those that are through come no more
                 self._known = {key for key in self._known if self._queue.has(key)}
             self._known.add(item.picture.id)
-        return True
+        if item.picture.lettering is None or not self._outcomes.goes_on(item):
+            return True
+        self._queue.began(item.picture.id)
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +194,7 @@ class Shifts:
             if (trouble := self._trouble_of(weights, night)) is not None:
                 self._refuse(outcomes, weights, trouble)
                 return
-            with outcomes.bringing, outcomes.writing:
+            with outcomes.bringing, outcomes.writing, outcomes.readings:
                 self._render(weights, outcomes, night)
             self.condition.works()
         except MachineError as error:  # it does not open: its pictures fail with that reason
@@ -199,17 +216,18 @@ class Shifts:
         self.condition.worker = "none"
 
     def _render(self, weights: Weights, outcomes: Outcomes, night: Night) -> None:
-        idle_s, joins = self._settings.idle_s, outcomes.progress.joins
-        source = _JoiningSource(self._queue, weights, idle_s, joins, lambda: self._pool.is_opening)
+        source = _JoiningSource(self._queue, weights, self._settings.idle_s, outcomes, lambda: self._pool.is_opening)
         heart = Heartbeat(self._folder, outcomes.progress, self._heard)
         try:
             # For deadlines, which a server has not: what it learns goes with the shift, and is bounded within it.
             pace = Pace((), self._rates, most=RECENT)
-            group = Group(source, _ForAnyJob(night.deployments[weights].setups, {}, self._devices))
+            opens, comes_later = night.deployments[weights].setups, partial(outcomes.readings.waits_for, weights)
+            group = Group(source, _ForAnyJob(opens, {}, self._devices), comes_later=comes_later)
             together = Together(night.row, night.watch, outcomes.beside, outcomes)
             Dispatcher([group], together, night, pace, heart, _cannot_open).run()
         finally:
             heart.end()
+            readings.tidy(self._folder)
 
     def _nothing_yet(self, stop: StopRequests) -> tuple[Outcomes, Night]:
         """What a shift begins with: its counts at nothing."""

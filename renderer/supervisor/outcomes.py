@@ -315,6 +315,23 @@ class Outcomes:
             assert item.source is not None
             self._read(item, item.source.output, rendered=False)
 
+    def goes_on(self, item: Planned) -> bool:
+        """Whether a take of a picture lies where it would be written, whole and perhaps unread: it goes on from there.
+
+        For whoever has no plan that knows of it: a picture that was asked for, before the last server was stopped.
+        """
+        folder = self._plan.folder
+        found, sidecar = done.find(folder, item.output), picture_files.read_sidecar(folder.sidecar(item.output))
+        if found is None or sidecar is None or takes.take_of(item.picture, item.identity, found.fingerprint) is None:
+            return False
+        if not found.is_whole(folder, thorough=True):
+            return False
+        if item.retake:
+            self._read(item, item.output, rendered=True)
+        else:
+            self._has_come(item, sidecar, rendered=True)
+        return True
+
     def take_retakes(self, weights: Weights | None = None) -> list[Planned]:
         """Pictures that are to be rendered once more, with another seed: of these weights, or all; each once."""
         found = [item for item in self._retakes if weights in (None, Weights.of(item.picture.job))]

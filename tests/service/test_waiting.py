@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -56,7 +58,9 @@ class TestOrder:
         """Each picture is counted once, and forgotten some time after it is through."""
         monkeypatch.setattr(shifts, "_MOST_KNOWN", 3)
         queue, counted = RequestQueue(), list[Planned]()
-        source = shifts._JoiningSource(queue, Weights.of(items[0].picture.job), 60.0, counted.append)
+        outcomes: Any = SimpleNamespace(progress=SimpleNamespace(joins=counted.append), readings=())
+        weights = Weights.of(items[0].picture.job)
+        source = shifts._JoiningSource(queue, weights, 60.0, outcomes, lambda: False)
         for item in items:
             queue.add([QueuedItem(item, "A", patient=False)])
             for _ in range(2):  # the second time it was given back
