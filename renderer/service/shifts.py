@@ -86,9 +86,8 @@ class Condition:
 class _JoiningSource(RequestSource):
     """One shift's source, which tells the counts of each picture that is taken for the first time.
 
-    One of which a take lies there already is not given out: it goes on from that, whatever ended before that was read or
-    taken again. While much waits to be read, nothing
-    is given out that is to be read too.
+    One of which a take lies there already is not given out: it goes on from that, whatever ended before that was read
+    or taken again. While much waits to be read, nothing is given out that is to be read too.
     """
 
     def __init__(
