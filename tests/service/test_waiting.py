@@ -360,8 +360,10 @@ class TestKills:
         before: dict[str, tuple[int, int]] = {}
         for _ in range(KILLS):
             with serving(tmp_path, "--most-waiting", "100000", fake="--capacity 4") as server:
+                known = len(accepted)
                 stop = self.load(server, accepted, seeds)
-                time.sleep(chance.uniform(0.05, 0.8))
+                until(lambda known=known: len(accepted) > known)  # type: ignore[misc]  # a busy machine takes its time
+                time.sleep(chance.uniform(0.0, 0.8))
                 server.process.kill()
                 server.process.wait()
                 stop.set()
@@ -370,7 +372,7 @@ class TestKills:
             before = now
         with serving(tmp_path, fake="--capacity 4") as server:
             assert {server.until_done(key)["state"] for key in accepted} <= {"done"}
-        assert len(accepted) > KILLS
+        assert len(accepted) >= KILLS
         assert before.items() <= self.marks(server.folder).items()
         for key in accepted:
             sidecar = read_sidecar(server.folder / f"{key}.json")
