@@ -20,7 +20,7 @@ import psutil
 from pydantic import ValidationError
 
 from renderer import protocol
-from renderer.machine import devices, hardware
+from renderer.machine import devices, hardware, in_use
 from renderer.machine.devices import WorkerDevice
 from renderer.outputs.status import RunStatus
 from renderer.supervisor.correspondence import Correspondence
@@ -93,7 +93,7 @@ class LocalWorker(Correspondence):
 
 
 class ThisMachine:
-    """The fleet of one machine: its workers are child processes here."""
+    """The fleet of one machine: its workers are child processes here. `close` lets other runs have its GPUs."""
 
     brings_models = False
 
@@ -101,9 +101,23 @@ class ThisMachine:
         """On the devices that `gpus` names (`machine.devices`)."""
         self._gpus = gpus
         self.hire: Hire = hire or LocalWorker
+        self._marks = in_use.GpuMarks()
+        self._said: set[str] = set()
+        self.close = self._marks.close
 
     def devices(self, say: Say, check: Callable[[], None]) -> Sequence[WorkerDevice]:  # noqa: ARG002  # all is here
-        return devices.choose(self._gpus, hardware.look())
+        """Those that are named; else one on which no other run renders, if there is one."""
+        here = hardware.look()
+        if here.gpu is None:
+            return devices.choose(self._gpus, here)
+        with self._marks.choosing() as users:
+            chosen = devices.choose(self._gpus, here if self._gpus else in_use.free_first(here, users))
+            self._marks.mark(device.machine.gpu for device in chosen if device.machine.gpu is not None)
+        for text in in_use.remarks(here, chosen, users):
+            if text not in self._said:
+                self._said.add(text)
+                say(text)
+        return chosen
 
 
 def end_orphans(left: RunStatus) -> list[int]:

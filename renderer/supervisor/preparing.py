@@ -92,7 +92,8 @@ class Preparation:
         self._settings = settings
         self._watch = watch
         self._stop = stop
-        self.fleet = settings.fleet or ThisMachine(settings.gpus, settings.hire)
+        self._here = ThisMachine(settings.gpus, settings.hire)
+        self.fleet = settings.fleet or self._here
         self._seats: Sequence[WorkerDevice] = ()
 
     def seats(self) -> Sequence[WorkerDevice]:
@@ -100,6 +101,10 @@ class Preparation:
         if not self._seats or not self.fleet.brings_models:
             self._seats = self.fleet.devices(lambda text: self._watch(events.Remark(text)), self.check_time)
         return self._seats
+
+    def end(self) -> None:
+        """Nothing is rendered any more: others may have this machine's GPUs."""
+        self._here.close()
 
     def check_time(self) -> None:
         """Raise `EndedEarly` when somebody asks to stop, or the time is up."""

@@ -73,6 +73,7 @@ class _Run:
         self._joining.box = Mailbox(outputs, names, self._stop, self._pause, self._watch, add)
         held.enter_context(self._joining.box)
         held.callback(self._joining.additions.end)
+        held.callback(self._preparation.end)
         try:
             self._lock(held)
             self._render(self._plan())
