@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from renderer.errors import MachineError, RendererError, UsageError
 from renderer.outputs.describe import describe_night, describe_summary
-from renderer.outputs.summary import Summary
+from renderer.outputs.summary import Summary, left_out
 from renderer.planning.plan import Plan
 from renderer.supervisor import events
 from renderer.supervisor.events import Watch
@@ -204,9 +204,12 @@ def _at_the_end(summaries: Sequence[Summary], refused: Sequence[str], error: Bas
         told.append(_reason(error.message, error.hint))
     elif error is not None:
         told.append(f"a fault of the renderer's own: {type(error).__name__}: {error}")
-    title = f"renderer: {rendered} rendered, {failed} failed{', and then it had to end' if error else ''}"
+    gone = left_out(summaries)
+    title = f"renderer: {rendered} rendered, {failed} failed"
+    title += f", {', '.join(gone)} left out" if gone else ""
+    title += ", and then it had to end" if error else ""
     as_asked = all(summary.ending in ("complete", "deadline") for summary in summaries)
-    return Message(title, "\n".join(told), good=as_asked and not failed and not refused and error is None)
+    return Message(title, "\n".join(told), good=as_asked and not failed and not refused and not gone and error is None)
 
 
 def _in_short(summary: Summary) -> list[str]:

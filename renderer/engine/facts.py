@@ -65,4 +65,5 @@ def gpu(device: Device) -> Gpu | None:
         total_bytes=properties.total_memory,
         driver=driver_version(),
         compute_capability=f"{properties.major}.{properties.minor}",
+        short_uuid=str(properties.uuid).partition("-")[0],
     )

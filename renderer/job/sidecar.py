@@ -85,12 +85,18 @@ class Memory(Value):
 
 
 class Gpu(Value):
-    """The card that rendered."""
+    """The card that rendered. `short_uuid` is the first part of its UUID, which tells it from others of its machine."""
 
     name: str
     total_bytes: Bytes
     driver: str | None = None
     compute_capability: str | None = None
+    short_uuid: str | None = None
+
+    @property
+    def described(self) -> str:
+        """Its name, and which of several it is."""
+        return f"{self.name} ({self.short_uuid})" if self.short_uuid else self.name
 
 
 class Software(Value):
@@ -199,7 +205,8 @@ class Sidecar(Value):
 
     `licences` are those that are known of the weights, by the names of the model and of its LoRAs; `provenance` is
     where each part of them comes from, of which sidecars of earlier versions do not tell. `lettering` is what was read
-    in the picture; null where nobody asked for it, or it is not read yet. `layers` are those that it was taken apart
+    in the picture; null where nobody asked for it, or it is not read yet. `worker` is which of several rendered it, by
+    its device; empty where there was one. `layers` are those that it was taken apart
     into, the hindmost first.
     """
 
@@ -213,6 +220,7 @@ class Sidecar(Value):
     engine: Engine
     software: Software
     gpu: Gpu | None = None
+    worker: str = ""
     timing: Timing
     memory: Memory
     sharing: Sharing | None = None
@@ -224,3 +232,10 @@ class Sidecar(Value):
     provenance: tuple[Provenance, ...] = ()
     lettering: LetteringRead | None = None
     layers: tuple[LayerFacts, ...] = ()
+
+    @property
+    def own_s(self) -> float:
+        """Seconds of the device's own time: of those that it shared with others, the picture's part."""
+        if self.sharing is None:
+            return self.timing.total_s or 0.0
+        return self.sharing.share_s + (self.timing.decode_s or 0.0)

@@ -10,10 +10,11 @@ from datetime import datetime
 
 from renderer.job import Sidecar
 from renderer.outputs.status import MemoryNow, NightStatus, RunStatus, WorkerStatus
-from renderer.outputs.summary import Summary, total
+from renderer.outputs.summary import Summary, left_out, total
 from renderer.text import COLUMNS, counted, cut, duration, gib, wrap
 
 _SHOWN = 16
+_MOST_NAMED = 3
 _SELDOM = {"refused": "refused", "set_aside": "set aside", "not_chosen": "not chosen"}
 
 
@@ -35,7 +36,9 @@ def describe_night(summaries: Sequence[Summary]) -> str:
     facts += [f"{counts[what]} {told}" for what, told in _SELDOM.items() if counts[what]]
     passed = max(each.ended_at for each in summaries) - min(each.began_at for each in summaries)
     took_s = max(passed.total_seconds(), *(each.elapsed_s for each in summaries))  # the clock may have been put back
-    of = f"of {counts['pictures']}, in {duration(took_s)}"
+    gone = left_out(summaries)
+    more = f"; left out: {', '.join(gone)}" if gone else ""
+    of = f"of {counts['pictures']}, in {duration(took_s)}{more}"
     return f"{counted(len(summaries), 'manifest')} together: {', '.join(facts)} {of}"
 
 
@@ -52,12 +55,25 @@ def describe_summary(summary: Summary) -> list[str]:
     if (read := summary.lettering) is not None:
         again = f", {counted(read.retakes, 'retake')}" if read.retakes else ""
         lines.append(f"  lettering right in {read.right} of {read.read} that were read{again}")
+    lines += [f"  {line}" for line in _of_devices(summary)]
     for failure in summary.failures:
         kind = "set aside" if failure.set_aside else "refused" if failure.refused else "failed"
         lines.append(f"  {kind}: {failure.id}: {failure.message}" + (f" ({failure.hint})" if failure.hint else ""))
     if summary.ending != "complete":
         lines.append(f"  stopped {_why(summary)}")
     return lines
+
+
+def _of_devices(summary: Summary) -> Iterator[str]:
+    """What each of several devices did; of many alike, no more than which were left out."""
+    several = 1 < len(summary.devices) <= _SHOWN
+    for each in summary.devices:
+        if each.left_out:
+            yield f"{each.named}: {each.rendered} rendered; it was left out: {each.left_out}"
+        elif several:
+            peak = each.memory.peak_device_bytes or each.memory.peak_reserved_bytes
+            memory = f", {gib(peak)} GPU" if peak else ""
+            yield f"{each.named}: {each.rendered} rendered, {each.busy_s / max(1, each.rendered):.1f} s each{memory}"
 
 
 def describe_ending(summary: Summary, now: datetime) -> str:
@@ -94,6 +110,12 @@ def describe_facts(status: RunStatus) -> list[str]:
         facts.append(f"{duration(pace.left_s)} left")
     if pace.pictures_per_hour is not None:
         facts.append(f"{pace.pictures_per_hour:.0f} pictures/h")
+    if left_out := [worker.where for worker in status.workers if worker.state == "left out"]:
+        facts.append(
+            f"{', '.join(left_out[:_MOST_NAMED])} left out"
+            if len(left_out) <= _MOST_NAMED
+            else f"{len(left_out)} devices left out"
+        )
     return facts
 
 
@@ -146,11 +168,13 @@ def describe_running(status: RunStatus, memory: MemoryNow, now: datetime) -> Ite
 
 def _worker(worker: WorkerStatus, held: MemoryNow) -> str:
     """One of several workers, and the memory that it holds now."""
-    parts: list[str] = [worker.state]
+    parts: list[str] = [f"{worker.state} ({worker.trouble})" if worker.trouble else worker.state]
+    if worker.rendered:
+        parts.append(f"{worker.rendered} rendered")
     if worker.model is not None:
-        parts += [worker.model, counted(worker.pictures, "picture")]
+        parts += [worker.model, f"{counted(worker.pictures, 'picture')} in hand"]
     if held.worker_rss_bytes is not None:
         parts.append(gib(held.worker_rss_bytes))
     if held.device_bytes is not None:
         parts.append(f"GPU {gib(held.device_bytes)} of {gib(held.device_total_bytes)}")
-    return f"{worker.where}: {', '.join(parts)}"
+    return f"{worker.where}{f', {worker.card}' if worker.card else ''}: {', '.join(parts)}"

@@ -85,6 +85,7 @@ class DoneGpu:
 
     name: str
     total_bytes: Bytes
+    short_uuid: str | None = None
 
 
 @dataclass(frozen=True, slots=True, config=_PART_OF_IT)
@@ -151,6 +152,7 @@ class _Told:
     warnings: tuple[str, ...] = ()
     lettering: DoneLettering | None = None
     layers: tuple[DoneLayer, ...] = ()
+    worker: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -172,6 +174,7 @@ class Done:
     warnings: tuple[str, ...]
     lettering: DoneLettering | None = None
     layers: tuple[DoneLayer, ...] = ()
+    worker: str = ""
 
 
 Known = Done | Sidecar
@@ -220,6 +223,7 @@ class FoundSidecar:
             warnings=told.warnings,
             lettering=told.lettering,
             layers=told.layers,
+            worker=_once(told.worker),
         )
 
 

@@ -44,15 +44,20 @@ WorkerState = Literal["none", "opening", "open", "left out"]
 class WorkerStatus(Value):
     """One of several workers: where it is, its device's name for CUDA, what it has open, and how many pictures it has.
 
-    `none` is where nobody sits, `left out` a device that lost one worker after the other.
+    `none` is where nobody sits, `left out` a device that lost one worker after the other, or on which what is rendered
+    does not open: `trouble` says why. `card` is the card's name with the first part of its UUID, once it was opened;
+    `rendered` are pictures of this run.
     """
 
     where: str
     state: WorkerState
     pid: int | None = None
     gpu: str | None = None
+    card: str = ""
     model: str | None = None
     pictures: int = 0
+    rendered: int = 0
+    trouble: str = ""
 
 
 class NightStatus(Value):

@@ -36,6 +36,26 @@ class LetteringCounts(Value):
     retakes: int
 
 
+class DeviceCounts(Value):
+    """What one of several devices did in a run over one manifest: its pictures, its own seconds, the most memory.
+
+    `card` is its name with the first part of its UUID; empty for a CPU, and for one that opened nothing. `left_out`
+    says why nothing was tried on it any more, or for a while.
+    """
+
+    where: str
+    card: str = ""
+    rendered: int = 0
+    busy_s: Seconds = 0.0
+    memory: Memory = Memory()
+    left_out: str = ""
+
+    @property
+    def named(self) -> str:
+        """Where it is, and which card."""
+        return f"{self.where}, {self.card}" if self.card else self.where
+
+
 class Summary(Value):
     """One run over one manifest: `summary.json`. Rates and sums are of this run alone.
 
@@ -43,7 +63,7 @@ class Summary(Value):
     another name, or kept another way), `failed` (tried, and not
     there), `refused` (not tried: this machine cannot), `set_aside`, `left` (to do still) and `not_chosen` (left out by
     `--only`) add up to `pictures`, which are the manifest's. `error` is what ended the run, where that was an error;
-    `lettering` is null where none was read.
+    `lettering` is null where none was read. `devices` are there where there were several.
     """
 
     summary_version: Literal[2] = 2
@@ -68,6 +88,7 @@ class Summary(Value):
     memory: Memory
     failures: tuple[Failure, ...] = ()
     lettering: LetteringCounts | None = None
+    devices: tuple[DeviceCounts, ...] = ()
 
     @property
     def is_all_there(self) -> bool:
@@ -79,6 +100,11 @@ def total(summaries: Sequence[Summary]) -> dict[str, int]:
     """The counts of several, added up."""
     names = ("pictures", "rendered", "skipped", "failed", "refused", "set_aside", "left", "not_chosen")
     return {name: sum(getattr(each, name) for each in summaries) for name in names}
+
+
+def left_out(summaries: Sequence[Summary]) -> list[str]:
+    """The devices that were left out in a run, by where they are."""
+    return sorted({device.where for summary in summaries for device in summary.devices if device.left_out})
 
 
 def read_summary(folder: OutputFolder) -> Summary | None:

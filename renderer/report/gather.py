@@ -24,6 +24,8 @@ from renderer.outputs.folder import OutputFolder, Own
 from renderer.outputs.picks import Pick, PickMap
 from renderer.outputs.summary import Summary, read_summary
 from renderer.planning.plan import Plan, Planned, State
+from renderer.report import devices
+from renderer.report.devices import DeviceRow
 from renderer.system import folders
 
 _LOG_BYTES = 4000
@@ -63,6 +65,7 @@ class Page:
     summary: Summary | None
     sidecars: tuple[Done, ...]
     log: str = ""
+    devices: tuple[DeviceRow, ...] = ()
 
 
 def gather(plan: Plan, described: Sequence[Mapping[str, Any]] | None = None) -> Page:
@@ -70,6 +73,8 @@ def gather(plan: Plan, described: Sequence[Mapping[str, Any]] | None = None) -> 
     marks = read_marks(plan.folder) if described is None else {}
     trouble = tuple(item for item in plan.items if item.state in ("failed", "set aside"))
     counts = count_states(plan.items)
+    summary = read_summary(plan.folder)
+    sidecars = tuple(item.sidecar for item in plan.items if item.sidecar is not None)
     return Page(
         name=plan.manifest.name,
         manifest=plan.manifest.file,
@@ -78,9 +83,10 @@ def gather(plan: Plan, described: Sequence[Mapping[str, Any]] | None = None) -> 
         counts=counts,
         told=describe_counts(counts),
         trouble=trouble,
-        summary=read_summary(plan.folder),
-        sidecars=tuple(item.sidecar for item in plan.items if item.sidecar is not None),
+        summary=summary,
+        sidecars=sidecars,
         log="\n".join(filter(None, map(_tail, plan.folder.worker_logs))) if trouble else "",
+        devices=devices.rows(sidecars, summary),
     )
 
 
@@ -173,6 +179,7 @@ def describe(item: Planned, mark: Pick | None = None) -> Mapping[str, Any]:
             "ram": memory.peak_rss_bytes,
             "ended": timing.ended_at.isoformat(timespec="seconds"),
             "attempt": sidecar.attempt,
+            "device": devices.device_of(sidecar),
             "warnings": sidecar.warnings,
         }
         if sidecar.layers:

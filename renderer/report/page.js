@@ -88,7 +88,7 @@ function list(positions) {
 
 // ---- filters
 
-const filters = ["text", "job", "size", "seed", "lora", "state", "mark", "lettering", "sort"].map(find);
+const filters = ["text", "job", "size", "seed", "lora", "state", "mark", "lettering", "device", "sort"].map(find);
 let placed = [];     // positions of all pictures, as they stand on the page
 let order = [];      // of those that are shown
 let drawnAs = null;  // how the gallery was drawn last: null, "" (by job) or the name of an order
@@ -145,11 +145,11 @@ function draw(by) {
 }
 
 function fitting() {  // whether a picture is shown by the filters, as they stand now
-  const [text, job, wanted, seed, lora, state, mark, lettering] = filters.map((filter) => filter.value);
+  const [text, job, wanted, seed, lora, state, mark, lettering, device] = filters.map((filter) => filter.value);
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   return (picture, position) => words.every((word) => matches[position].includes(word)) && (!job || picture.job === job)
     && (!wanted || size(picture) === wanted) && (!seed || picture.seed === seed)
-    && (!lora || loras(picture).includes(lora)) && (!state || picture.state === state)
+    && (!lora || loras(picture).includes(lora)) && (!device || picture.device === device) && (!state || picture.state === state)
     && (!mark || markName(picture) === mark) && (!lettering || lettered(picture) === lettering);
 }
 
@@ -175,6 +175,7 @@ fill("job", pictures.map((picture) => picture.job));
 fill("size", pictures.map(size));
 fill("seed", pictures.map((picture) => picture.seed));
 fill("lora", pictures.flatMap(loras));
+fill("device", pictures.flatMap((picture) => picture.device || []).sort());
 fill("state", pictures.map((picture) => picture.state));
 fill("lettering", pictures.map(lettered).filter(Boolean));
 if (document.documentElement.dataset.live) fill("mark", ["★★★★★", "★★★★", "★★★", "★★", "★", "rejected", "not marked"]);
@@ -227,7 +228,7 @@ function facts(picture) {
     ...picture.matrix, image: picture.image, strength: picture.strength, mask: picture.mask, layers: layerLinks(picture),
     context: picture.context_image, regions: (picture.regions || []).map((region) => `${region.mask} ${region.prompt}`).join("; "),
     ControlNets: (picture.controlnets || []).map(heldBy).join(", "),
-    LoRAs: (picture.loras || []).map((lora) => `${lora.file} ${lora.weight}`).join(", "), schedule: picture.schedule && JSON.stringify(picture.schedule), lettering: letters(picture), mark: picture.mark && markName(picture), time: seconds(picture.seconds), "GPU memory": gib(picture.vram), "process memory": gib(picture.ram),
+    LoRAs: (picture.loras || []).map((lora) => `${lora.file} ${lora.weight}`).join(", "), schedule: picture.schedule && JSON.stringify(picture.schedule), lettering: letters(picture), mark: picture.mark && markName(picture), time: seconds(picture.seconds), "GPU memory": gib(picture.vram), "process memory": gib(picture.ram), device: picture.device,
     attempt: picture.attempt > 1 ? picture.attempt : "", rendered: picture.ended && `${picture.ended.slice(0, 16).replace("T", " ")} UTC`, warnings: (picture.warnings || []).join("; "),
   };
   return Object.entries(told).filter(([, value]) => value !== "" && value != null).map(([name, value]) => {

@@ -6,18 +6,22 @@ template draws what stands here; nothing here knows SVG's or HTML's words.
 
 from __future__ import annotations
 
+import copy
 import statistics
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from renderer.outputs.done import Done
 from renderer.planning.pace import Pace
+from renderer.report.devices import by_device, device_of
 from renderer.text import GIB
 
 WIDTH, HEIGHT = 640, 200
 LEFT, RIGHT, TOP, BOTTOM = 64, 8, 12, 24
 _MOST_SPANS = 48
+_MOST_DEVICES = 8
 _SPANS_S = (1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 43200, 86400)
 
 
@@ -63,7 +67,8 @@ def draw(sidecars: Sequence[Done]) -> tuple[Plot, ...]:
     if not ordered:
         return ()
     spans = _Spans(ordered)
-    return (_rate(spans), _stages(ordered), _memory(spans), _forecast(spans))
+    devices = by_device(ordered)
+    return (_rate(spans, devices), _stages(ordered), *_memories(spans, devices), _forecast(spans))
 
 
 class _Spans:
@@ -79,6 +84,12 @@ class _Spans:
         for sidecar in ordered:
             at = int((sidecar.timing.ended_at - first).total_seconds() / self.span_s)
             self.members[min(count - 1, max(0, at))].append(sidecar)
+
+    def of(self, device: str) -> _Spans:
+        """The same spans, with the pictures of one device."""
+        found = copy.copy(self)
+        found.members = [[each for each in members if device_of(each) == device] for members in self.members]
+        return found
 
     def time(self, number: int) -> datetime:
         return self.first + timedelta(seconds=self.span_s * number)
@@ -102,19 +113,24 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004  (three digits are enough at a side)
 
 
-def _rate(spans: _Spans) -> Plot:
+def _rate(spans: _Spans, devices: Collection[str]) -> Plot:
+    """All of them together; where there are several devices, the table has the pictures of each."""
+    names = tuple(devices) if 1 < len(devices) <= _MOST_DEVICES else ()
     rates = [len(members) * 3600 / spans.span_s for members in spans.members]
     highest = max(rates) or 1.0
+    each = [Counter(map(device_of, members)) if names else Counter() for members in spans.members]
     bars = tuple(
         Bar(spans.x(n), _y(rate, highest), max(1.0, spans.x(1) - spans.x(0) - 1), HEIGHT - BOTTOM - _y(rate, highest),
-            f"{spans.label(n)}: {rate:.0f} an hour")
+            "; ".join([f"{spans.label(n)}: {rate:.0f} an hour", *(f"{name}: {each[n][name]}" for name in names)]))
         for n, rate in enumerate(rates)
     )  # fmt: skip
     rows = tuple(
-        (spans.label(n), str(len(spans.members[n])), f"{rate:.0f}") for n, rate in enumerate(rates) if spans.members[n]
+        (spans.label(n), str(len(spans.members[n])), f"{rate:.0f}", *(str(each[n][name]) for name in names))
+        for n, rate in enumerate(rates)
+        if spans.members[n]
     )
     told = f"at most {highest:.0f} an hour"
-    return Plot("Pictures per hour", told, ("from (UTC)", "pictures", "per hour"), rows, bars=bars,
+    return Plot("Pictures per hour", told, ("from (UTC)", "pictures", "per hour", *names), rows, bars=bars,
                 marks=_marks(highest), begins=spans.label(0), ends=spans.label(len(rates)))  # fmt: skip
 
 
@@ -155,7 +171,16 @@ def _most(spans: _Spans, read: Callable[[Done], int | None]) -> list[float | Non
     return [max(values) if values else None for values in found]
 
 
-def _memory(spans: _Spans) -> Plot:
+def _memories(spans: _Spans, devices: Collection[str]) -> Iterator[Plot]:
+    """One of each device, in its own card; of many, all in one."""
+    if not 1 < len(devices) <= _MOST_DEVICES:
+        yield _memory(spans, "Memory")
+        return
+    for name in devices:
+        yield _memory(spans.of(name), f"Memory: {name}")
+
+
+def _memory(spans: _Spans, title: str) -> Plot:
     gpu = _most(spans, lambda each: each.memory.peak_device_bytes or each.memory.peak_reserved_bytes)
     ram = _most(spans, lambda each: each.memory.peak_rss_bytes)
     card = max((each.gpu.total_bytes / GIB for members in spans.members for each in members if each.gpu), default=None)
@@ -168,7 +193,7 @@ def _memory(spans: _Spans) -> Plot:
     )
     told = f"at most {_figure(max((value for value in gpu if value), default=None))} GiB of the card, " if card else ""
     told += f"{_figure(max((value for value in ram if value), default=None))} GiB of the process"
-    return Plot("Memory", told, ("from (UTC)", "GPU, GiB", "process, GiB", "card, GiB"), rows, lines=tuple(lines),
+    return Plot(title, told, ("from (UTC)", "GPU, GiB", "process, GiB", "card, GiB"), rows, lines=tuple(lines),
                 marks=_marks(highest, " GiB"), begins=spans.label(0), ends=spans.label(len(gpu)))  # fmt: skip
 
 
@@ -177,14 +202,15 @@ def _figure(value: float | None) -> str:
 
 
 def _forecast(spans: _Spans) -> Plot:
-    """What each picture took, against what the ones before it let expect."""
-    pace = Pace()
+    """What each picture took, against what the ones before it on the same device let expect."""
+    paces: defaultdict[str, Pace] = defaultdict(Pace)
     measured: list[float | None] = []
     expected: list[float | None] = []
     for members in spans.members:
         took = [each.timing.total_s for each in members if each.timing.total_s is not None]
         forecasts = []
         for each in members:
+            pace = paces[device_of(each)]
             if (seconds := pace.expect_of(each)) is not None:
                 forecasts.append(seconds)
             pace.learn(each)

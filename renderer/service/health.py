@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from renderer import __version__
+from renderer.outputs.status import WorkerStatus
 from renderer.service.answer_bodies import Health, HealthTold
 from renderer.service.answers import tell
 from renderer.service.desk import Desk
@@ -72,11 +73,7 @@ class HealthRoutes:
         is_open = self._shifts.condition.worker == "open"
         yield from _metric("renderer_worker_open", "gauge", "Whether a worker is open", {"": is_open})
         if len(workers := self._shifts.workers()) > 1:
-            names = [f'{{worker="{worker.where}"}}' for worker in workers]
-            opened = {name: worker.state == "open" for name, worker in zip(names, workers, strict=True)}
-            yield from _metric("renderer_workers_open", "gauge", "Whether this worker is open", opened)
-            held = {name: worker.pictures for name, worker in zip(names, workers, strict=True)}
-            yield from _metric("renderer_workers_in_flight", "gauge", "Pictures that this worker has", held)
+            yield from _of_workers(workers)
         counters: Mapping[str, tuple[str, float]] = {
             "renderer_accepted_total": ("Pictures that were accepted", counts.accepted),
             "renderer_found_total": ("Pictures that were there already", counts.found),
@@ -99,6 +96,22 @@ class HealthRoutes:
                 for (route, status), count in sorted(self.guard.answered.items())
             }
             yield from _metric("renderer_http_requests_total", "counter", "Requests by route and status", answered)
+
+
+def _of_workers(workers: Sequence[WorkerStatus]) -> Iterator[str]:
+    """Each of several workers, by where it is."""
+    names = [f'{{worker="{worker.where}"}}' for worker in workers]
+    figures: Sequence[tuple[str, str, str, Callable[[WorkerStatus], float]]] = (
+        ("open", "gauge", "Whether this worker is open", lambda worker: worker.state == "open"),
+        ("left_out", "gauge", "Whether this device is left out", lambda worker: worker.state == "left out"),
+        ("in_flight", "gauge", "Pictures that this worker has", lambda worker: worker.pictures),
+        ("rendered_total", "counter", "Pictures that came from this device", lambda worker: worker.rendered),
+    )
+    for name, kind, told, value in figures:
+        each = {label: value(worker) for label, worker in zip(names, workers, strict=True)}
+        yield from _metric(f"renderer_workers_{name}", kind, told, each)
+    cards = {f'{{worker="{worker.where}",card="{worker.card}"}}': 1.0 for worker in workers if worker.card}
+    yield from _metric("renderer_workers_card", "gauge", "The card of this worker, by name and UUID", cards)
 
 
 def _metric(name: str, kind: str, told: str, values: Mapping[str, float]) -> Iterator[str]:

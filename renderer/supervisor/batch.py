@@ -97,7 +97,7 @@ class Batch:
         elif self.is_through and ending != "error":
             ending = "complete"
         self.heart.end()
-        self.summary = self.outcomes.progress.summary(ending, why)
+        self.summary = self.outcomes.progress.summary(ending, why, self._night.left_out)
         try:
             readings.tidy(self.plan.folder)
             write_summary(self.plan.folder, self.summary)

@@ -154,7 +154,7 @@ class Dispatcher:
     def _reason_to_end(self) -> Ending | None:
         """Why nothing more is to begin, if so; asked when nothing is in flight, and all that came is written.
 
-        A group of which nothing would be done before the deadline ends alone, and the others have their turn.
+        A group of which nothing would be done before the deadline ends alone: the others have their turn.
         """
         if self._night.stop.requests:
             return "signal"
@@ -317,7 +317,7 @@ class Dispatcher:
         if other := self._night.other_bits(event, self._group(seat).weights):
             self._does_not_open(seat, other)
             return
-        result = Result(flight.item, flight.attempt, seat.opened, event, payload)
+        result = Result(flight.item, flight.attempt, seat.opened, event, payload, seat.label)
         try:
             results.check(result)
         except PictureError as error:
@@ -326,7 +326,7 @@ class Dispatcher:
             self._outcomes.failed(flight.item, failure, again=False)
             return
         del seat.flights[event.key]
-        seat.health.brought()
+        seat.brought()
         self._night.speeds.learn(seat, flight.item, event)
         self._outcomes.came(result, self._pace.learn)
 
@@ -384,7 +384,7 @@ class Dispatcher:
         """A device is left out: say so, and let the others have what it was at."""
         self._deal.leave(seat)
         self._timely.forget()
-        self._night.watch(events.DeviceLeft(f"{seat.label} is left out: {why}", seat.label))
+        self._night.leaves(seat, why)
 
     # -- ending --
 

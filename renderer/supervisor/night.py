@@ -11,8 +11,8 @@ from renderer.outputs.summary import Ending
 from renderer.planning.deployment import Deployment
 from renderer.planning.fitting import SizeRefusal
 from renderer.protocol import AnyEvent, Opened, OpenFailed, Rendered
-from renderer.supervisor.events import Watch
-from renderer.supervisor.pool import WorkerPool
+from renderer.supervisor.events import DeviceLeft, Watch
+from renderer.supervisor.pool import Seat, WorkerPool
 from renderer.supervisor.preparing import Provided
 from renderer.supervisor.progress import FailureRow
 from renderer.supervisor.same_bits import SameBits
@@ -27,7 +27,8 @@ class Night:
 
     `deployments` say by weights what is opened where, `troubles` why some of those have none, or did not open;
     `refused` are jobs that cannot fit, `extra_troubles` why a LoRA or ControlNet cannot be had, by its source; `rates`
-    the machine's, if they are known, `same_bits` what all pictures are to be alike in, if asked; `speeds` the seats'.
+    the machine's, if they are known, `same_bits` what all pictures are to be alike in, if asked; `speeds` the
+    seats'; `left_out` why some of several devices were left out, by their labels.
     """
 
     settings: Settings
@@ -43,6 +44,7 @@ class Night:
     pause: Pause = field(default_factory=Pause)
     same_bits: SameBits | None = None
     speeds: SeatSpeeds = field(default_factory=SeatSpeeds)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def knows(self, provided: Provided) -> None:
         """What has been found out of manifests that join."""
@@ -56,6 +58,11 @@ class Night:
         known = self.extra_troubles
         lacking = (known[each.source] for each in job.extra_networks if each.source in known)
         return self.troubles.get(Weights.of(job)) or self.refused.get(job) or next(lacking, None)
+
+    def leaves(self, seat: Seat, why: str) -> None:
+        """A device is left out, and whoever looks is told so until a picture comes from it."""
+        seat.trouble = self.left_out[seat.label] = why
+        self.watch(DeviceLeft(f"{seat.label} is left out: {why}", seat.label))
 
     def judged(self, event: AnyEvent | Gone) -> AnyEvent | Gone:
         """What a worker says; that it cannot be had where it is ready, and its pictures would have other bits."""

@@ -18,6 +18,7 @@ from typing import Self
 
 from renderer import protocol
 from renderer.errors import DiskError, MachineError
+from renderer.job import Gpu
 from renderer.outputs.status import WorkerState, WorkerStatus
 from renderer.planning.plan import Planned
 from renderer.protocol import AnyEvent, Opened, Opening, Setup
@@ -32,6 +33,9 @@ from renderer.supervisor.worker import Gone, Hire, Worker
 _MAX_OPENINGS = 3
 """A worker that dies this many times while opening will not open."""
 
+_OPENING_S = 60.0
+"""For so long at least a worker may say nothing before it takes orders: it imports, and reads, as others may."""
+
 _MANY = 16
 
 _MOST_UNSENT_BYTES = 256 * 2**20
@@ -41,8 +45,8 @@ _MOST_UNSENT_BYTES = 256 * 2**20
 class Seat:
     """A place for one worker, and the pictures that it holds. `opened` is what it said when it was ready.
 
-    `number` counts seats, from 0; `label` tells it from others, and is empty where there are none. `health` is its
-    device's, `is_placed` says that its worker does not wait for a device.
+    `number` counts seats, from 0; `label` tells it from others, if any. `health` is its device's, `rendered` counts its
+    pictures, `trouble` is why it was left out, until one comes; `is_placed`: its worker does not wait for a device.
     """
 
     def __init__(self, hire: Hire, watch: Watch, number: int = 0, label: str = "") -> None:
@@ -62,6 +66,9 @@ class Seat:
         self._asked_back = False
         self._silence = Silence(time.monotonic())
         self.flights = Flights()
+        self.rendered = 0
+        self.trouble = ""
+        self._card: Gpu | None = None
         self._unsent: list[tuple[protocol.Render, bytes]] = []
         self._gathers = False
         self.opened: Opened | None = None
@@ -90,14 +97,18 @@ class Seat:
 
     def status(self) -> WorkerStatus:
         """How it is, for others to read."""
-        state: WorkerState = "open" if self.opened else "opening" if self._worker is not None else "none"
+        setup = self.setup
+        state: WorkerState = "open" if self.opened else "opening" if setup is not None else "none"
         return WorkerStatus(
             where=self.label,
-            state="left out" if self.is_out else state,
+            state="left out" if self.is_out or (self.trouble and setup is None) else state,
             pid=self.pid,
-            gpu=self._setup.gpu if self._setup is not None and self._worker is not None else None,
-            model=str(self._setup.weights) if self._setup is not None and self._worker is not None else None,
+            gpu=setup.gpu if setup is not None else None,
+            card=self._card.described if self._card is not None else "",
+            model=str(setup.weights) if setup is not None else None,
             pictures=len(self.flights),
+            rendered=self.rendered,
+            trouble=self.trouble,
         )
 
     def prepare(self, setup: Setup, log: Path) -> None:
@@ -144,7 +155,14 @@ class Seat:
 
     def has_opened(self, event: Opened) -> None:
         self.opened = event
+        self._card = event.gpu
         self._openings = 0
+
+    def brought(self) -> None:
+        """A picture came from it: its device is well."""
+        self.health.brought()
+        self.rendered += 1
+        self.trouble = ""
 
     def lost(self, *, blameless: bool = False) -> None:
         """The worker is gone; what it held is somebody else's business. Raises `MachineError` when it never opens.
@@ -377,5 +395,6 @@ class WorkerPool:
     def stuck(self, after_s: float) -> Iterator[tuple[Seat, float]]:
         """Whose workers have said nothing for more than `after_s` seconds, and for how long."""
         for seat in self.seats:
-            if (silent_s := seat.silent_s()) > after_s:
+            patience_s = after_s if seat.opened else max(after_s, _OPENING_S)
+            if (silent_s := seat.silent_s()) > patience_s:
                 yield seat, silent_s

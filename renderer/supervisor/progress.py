@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -16,7 +16,7 @@ from renderer.job import LetteringRead, Memory, Sidecar
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.done import DoneLettering
 from renderer.outputs.status import InFlight, NightStatus, Phase, RunStatus, WorkerStatus
-from renderer.outputs.summary import Ending, Failure, LetteringCounts, Summary
+from renderer.outputs.summary import DeviceCounts, Ending, Failure, LetteringCounts, Summary
 from renderer.planning import takes
 from renderer.planning.pace import weight
 from renderer.planning.plan import Plan, Planned
@@ -101,6 +101,7 @@ class BatchProgress:
     _has_had_turn: bool = False
     _work: WorkLeft = field(default_factory=WorkLeft)
     _mean_work: float = 0.0
+    _devices: dict[str, DeviceCounts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for item in self.plan.chosen:
@@ -219,9 +220,22 @@ class BatchProgress:
         """A picture has been rendered, though perhaps another take of it is to come."""
         self.rendering_s += sidecar.timing.total_s or 0.0
         self.peaks = _larger(self.peaks, sidecar.memory)
+        self._count_device(sidecar)
         self._tries.pop(item.picture.id, None)
         self._work.is_rendered(item)
         self.tempo.rendered()
+
+    def _count_device(self, sidecar: Sidecar) -> None:
+        """Where there are several, each has counts of its own."""
+        if sidecar.worker:
+            known = self._devices.get(sidecar.worker, DeviceCounts(where=sidecar.worker))
+            own = {
+                "card": sidecar.gpu.described if sidecar.gpu else "",
+                "rendered": known.rendered + 1,
+                "busy_s": known.busy_s + sidecar.own_s,
+                "memory": _larger(known.memory, sidecar.memory),
+            }
+            self._devices[sidecar.worker] = known.model_copy(update=own)
 
     def _has_been_brought(self, item: Planned) -> None:
         """A picture is in its place that was not rendered for it."""
@@ -274,7 +288,10 @@ class BatchProgress:
         """Pictures that were tried and are not there, and are not set aside."""
         return sum(not failure.refused and not failure.set_aside for failure in self.failures.values())
 
-    def summary(self, ending: Ending, error: str = "") -> Summary:
+    def summary(self, ending: Ending, error: str = "", left_out: Mapping[str, str] | None = None) -> Summary:
+        """How it went; `left_out` says why devices were left out, by where they are."""
+        why = left_out or {}
+        devices = {where: DeviceCounts(where=where) for where in why} | self._devices
         elapsed_s = time.monotonic() - self._began_s
         skipped = self.plan.count("done") + self.brought
         chosen = len(self.plan.chosen)
@@ -300,6 +317,9 @@ class BatchProgress:
             memory=self.peaks,
             failures=tuple(self.failures.values()),
             lettering=LetteringCounts(read=self.read, right=self.right, retakes=self.retakes) if self.read else None,
+            devices=tuple(
+                each.model_copy(update={"left_out": why.get(where, "")}) for where, each in sorted(devices.items())
+            ),
         )
 
 

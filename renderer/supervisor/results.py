@@ -24,7 +24,8 @@ from renderer.weights.provenance import provenance
 class Result:
     """A picture as it comes: what was asked for, at which attempt, and what the worker answered.
 
-    `payload` is its pixels, and behind them those of its layers, as `Rendered` tells.
+    `payload` is its pixels, and behind them those of its layers, as `Rendered` tells; `where` is which of several
+    workers it was.
     """
 
     item: Planned
@@ -32,6 +33,7 @@ class Result:
     opened: Opened
     event: Rendered
     payload: bytes
+    where: str = ""
 
     @property
     def pixels(self) -> Pixels:
@@ -130,6 +132,7 @@ def _sidecar(result: Result, file: FileFacts, save_s: float) -> Sidecar:
         engine=opened.engine,
         software=opened.software,
         gpu=opened.gpu,
+        worker=result.where,
         timing=timing,
         memory=event.memory,
         sharing=event.sharing,
