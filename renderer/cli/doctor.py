@@ -10,7 +10,7 @@ import argparse
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from renderer.cli import arguments
 from renderer.errors import EXIT_DONE, EXIT_MACHINE
@@ -18,6 +18,7 @@ from renderer.system.folders import expanded
 from renderer.text import gib, wrap
 
 if TYPE_CHECKING:
+    from renderer.catalog.cards import Card
     from renderer.doctor import diagnosis
     from renderer.machine.gpus import LocalGpu
     from renderer.machine.rates import Rates
@@ -49,14 +50,18 @@ def lines(found: diagnosis.Diagnosis) -> Iterator[str]:
     yield from _machine_lines(found)
     if found.rates is not None:
         yield ""
-        yield from _rate_lines(found.rates, found)
-    for label, text in found.others.items():
-        yield from _row("", f"{label}: {text}")
-    for title, rows in (("picture", found.forecasts), ("model", found.models), ("profile", found.profiles)):
-        if rows:
-            yield ""
-            for text, names in _grouped(rows):
-                yield from _row(title, f"{', '.join(names)}: {text}")
+        yield from _rate_lines(found.rates, found.card)
+    yield from _titled("picture", found.forecasts)
+    for other in found.others:
+        yield ""
+        yield from _row(f"GPU {other.index}", f"{other.name}, examined as the first one:")
+        for seen in other.torch.get("gpus") or ():
+            yield from _row("tried", _tried(seen, other.torch))
+        if other.rates is not None:
+            yield from _rate_lines(other.rates, other.card)
+        yield from _titled("picture", other.forecasts)
+    yield from _titled("model", found.models)
+    yield from _titled("profile", found.profiles)
     yield ""
     if not found.findings:
         yield from _row("findings", "none: nothing is wrong here")
@@ -64,6 +69,14 @@ def lines(found: diagnosis.Diagnosis) -> Iterator[str]:
         yield from _row("PROBLEM" if finding.fatal else "note", finding.message)
         yield from _row("", f"means: {finding.meaning}" if finding.meaning else "")
         yield from _row("", f"do: {finding.hint}" if finding.hint else "")
+
+
+def _titled(title: str, rows: Mapping[str, str]) -> Iterator[str]:
+    """A part with a title: each text once, with all that it is said of."""
+    if rows:
+        yield ""
+        for text, names in _grouped(rows):
+            yield from _row(title, f"{', '.join(names)}: {text}")
 
 
 def _machine_lines(found: diagnosis.Diagnosis) -> Iterator[str]:
@@ -89,16 +102,21 @@ def _machine_lines(found: diagnosis.Diagnosis) -> Iterator[str]:
     versions = (f"{name} {torch.get(name) or '?'}" for name in ("python", "torch", "cuda", "diffsynth", "transformers"))
     yield from _row("software", ", ".join(versions))
     for seen in torch.get("gpus") or ():
-        compiled = (torch.get("compiler") or {}).get("kernel")
-        tried = {"a kernel": seen.get("kernel"), "FP8": seen.get("fp8"), "Triton": compiled}
-        outcomes = ", ".join(f"{what} {outcome or 'none'}" for what, outcome in tried.items())
-        yield from _row("tried", f"{seen.get('name')}: {outcomes}; pinning {torch.get('pinning') or 'not tried'}")
+        yield from _row("tried", f"{seen.get('name')}: {_tried(seen, torch)}")
+
+
+def _tried(seen: Mapping[str, Any], torch: Mapping[str, Any]) -> str:
+    """What was tried on a GPU, and whether it went well."""
+    compiled = (torch.get("compiler") or {}).get("kernel")
+    tried = {"a kernel": seen.get("kernel"), "FP8": seen.get("fp8"), "Triton": compiled}
+    outcomes = ", ".join(f"{what} {outcome or 'none'}" for what, outcome in tried.items())
+    return f"{outcomes}; pinning {torch.get('pinning') or 'not tried'}"
 
 
 def _gpu_texts(gpu: LocalGpu, *, renders: bool) -> Iterator[str]:
 
     capability = ".".join(map(str, gpu.compute_capability)) if gpu.compute_capability > (0, 0) else "unknown"
-    yield f"{gpu.name}, compute capability {capability}" + (": this one renders" if renders else "")
+    yield f"{gpu.described}, compute capability {capability}" + (": this one renders" if renders else "")
     whose = {"own": "", "host": " of the host's, for it", "assumed": ", as is assumed"}[gpu.memory]
     yield f"{gib(gpu.total_bytes)}, {gib(gpu.free_bytes)} free{whose}"
     if link := gpu.link:
@@ -106,11 +124,11 @@ def _gpu_texts(gpu: LocalGpu, *, renders: bool) -> Iterator[str]:
         yield now + ("" if link.generation == link.most_generation else " (an idle link falls back)")
 
 
-def _rate_lines(rates: Rates, found: diagnosis.Diagnosis) -> Iterator[str]:
+def _rate_lines(rates: Rates, card: Card | None) -> Iterator[str]:
     """Measured and, where the card is known, expected."""
     from renderer.machine import rates as rates_of  # noqa: PLC0415
 
-    expected = rates_of.of_card(found.card) if found.card and rates.source == "measured" else None
+    expected = rates_of.of_card(card) if card and rates.source == "measured" else None
     title = f"{'measured' if rates.source == 'measured' else 'expected of'}: {rates.device}"
     yield f"{'rates':{LABEL}}{title:47}{'such a card':>15}" if expected else f"{'rates':{LABEL}}{title}"
     mine, theirs = _figures(rates), _figures(expected) if expected else {}

@@ -82,7 +82,7 @@ def _run_several(options: argparse.Namespace, terms: Assumptions) -> int:
     several: dict[str, MemoryAnswer] = {}
     troubles: dict[str, MachineError] = {}
     for device, known in terms.devices:
-        name = f"{device.label} ({device.machine.gpu.name})" if device.machine.gpu else device.label
+        name = f"{device.label}, {device.machine.gpu.described}" if device.machine.gpu else device.label
         try:
             answer = _answer(options, device.machine, known)
             if options.profile != "stream" and answer.host is not None:

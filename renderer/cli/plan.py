@@ -115,7 +115,8 @@ def _forecast_lines(found: Forecast) -> Iterator[str]:
     yield from wrap(f"disk   {', '.join(parts)}; {free}", "       ")
     if disk.short_bytes:
         yield from wrap(f"       NOT ENOUGH: {gb(disk.short_bytes)} are missing", "       ")
-    gpu = "" if found.vram_bytes is None else f"{gib(found.vram_bytes)} of the GPU's memory, "
+    whose = "one GPU's" if any(len(group.devices) > 1 for group in found.groups) else "the GPU's"
+    gpu = "" if found.vram_bytes is None else f"{gib(found.vram_bytes)} of {whose} memory, "
     yield f"peak   {gpu}{gib(found.ram_bytes)} of the host's memory"
     if found.seconds is None or found.ends_at is None:
         told = "not known before a picture like these was rendered here, or `renderer doctor` measured the GPU"
@@ -132,11 +133,11 @@ def _group_lines(group: GroupForecast) -> Iterator[str]:
         "  ",
     )
     for one in group.devices:
-        yield from wrap(f"  {one.device:7}{_how(one)}", "         ")
+        yield from wrap(f"  {one.device:7}{'; '.join(_on(one))}", "         ")
     peak, there = group.estimate.peak, group.available_bytes
     if not group.devices and group.slots is not None:
         yield from wrap(f"  how    {_how(group)}", "         ")
-    if there is not None:
+    if there is not None and not group.devices:
         of = f"{gib(peak.bytes)} of {gib(there)} beside CUDA's context"
         most = f"{peak.largest.name} {gib(peak.largest.bytes)}"
         yield from wrap(f"  GPU    {of}, while it has to {peak.name} (most: {most})", "         ")
@@ -157,11 +158,30 @@ def _group_lines(group: GroupForecast) -> Iterator[str]:
         told = "as earlier pictures were" if group.measured else "by arithmetic and rates"
         each = (spent.denoise + spent.decode + spent.encode) / (group.pictures + group.retakes)
         parts = f"start {duration(spent.start)}, prompts {duration(spent.encode)}, steps {duration(spent.denoise)}"
+        longest = "" if group.devices else f"; {_longest(group)}"
         yield from wrap(
-            f"  time   {parts}, decode {duration(spent.decode)}: {duration(each)} a picture; {group.step_s:.2f} s for "
-            f"the longest step{f', bound by {group.limit}' if group.limit else ''} ({told})",
+            f"  time   {parts}, decode {duration(spent.decode)}: {duration(each)} a picture{longest} ({told})",
             "         ",
         )
+
+
+def _longest(group: GroupForecast) -> str:
+    """What the picture takes for a step that takes most, and what that waits for."""
+    return f"{group.step_s:.2f} s for the longest step{f', bound by {group.limit}' if group.limit else ''}"
+
+
+def _on(one: GroupForecast) -> Iterator[str]:
+    """What one of several devices does of a group: its pictures, what they take there, and its memory."""
+    parts = [one.card] if one.card else []
+    if one.dealt is not None:
+        parts.append(counted(one.dealt, "picture"))
+    if (spent := one.seconds) is not None and one.step_s is not None:
+        each = (spent.denoise + spent.decode + spent.encode) / (one.pictures + one.retakes)
+        parts.append(f"{duration(each)} each, {_longest(one)}")
+    yield ", ".join(parts)
+    yield _how(one)
+    if one.available_bytes is not None:
+        yield f"{gib(one.estimate.peak.bytes)} of {gib(one.available_bytes)} beside CUDA's context"
 
 
 def _retakes(group: GroupForecast) -> str:

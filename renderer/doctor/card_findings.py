@@ -26,6 +26,11 @@ SLOW_SHARE = 0.6
 def find(facts: Facts) -> Iterator[Finding]:
     """What there is to say of the GPU that renders, and of those that do not answer."""
     yield from _silent(facts)
+    yield from of_gpu(facts)
+
+
+def of_gpu(facts: Facts) -> Iterator[Finding]:
+    """The same of the GPU that renders alone."""
     if (gpu := facts.machine.gpu) is not None:
         for found in (_bus(gpu, facts), _memory(gpu), _neighbours(gpu), _health(gpu)):
             yield from found

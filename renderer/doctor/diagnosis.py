@@ -19,12 +19,12 @@ from renderer.catalog import Model, cards
 from renderer.catalog.cards import Card
 from renderer.doctor import findings
 from renderer.doctor.finding import Facts, Finding
-from renderer.errors import MachineError, UsageError
+from renderer.errors import MachineError
 from renderer.estimate import Kernels, Streaming, Work, decide, duration, host, shape_of
 from renderer.estimate.memory import TURNING_SLOTS
 from renderer.job import Stored
 from renderer.job.precisions import DEFAULT_PRECISION, stored
-from renderer.machine import devices, hardware, processor, rates
+from renderer.machine import hardware, processor, rates
 from renderer.machine.hardware import Machine
 from renderer.machine.processor import WITH_UNITS, Processor
 from renderer.machine.rates import Rates
@@ -55,11 +55,46 @@ LIMITS: Mapping[duration.Limit, str] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
+class OtherGpu:
+    """One of the GPUs besides the first: `rates` are measured, or its card's; `forecasts` what pictures take there.
+
+    `torch` is the probe's answer from that GPU.
+    """
+
+    machine: Machine
+    torch: dict[str, Any]
+    rates: Rates | None
+    card: Card | None
+    forecasts: Mapping[str, str]
+
+    @property
+    def index(self) -> int:
+        """Its number."""
+        return self.machine.gpus[0].index
+
+    @property
+    def name(self) -> str:
+        """Its card's name, with the first part of its UUID."""
+        return self.machine.gpus[0].described
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return {
+            "index": self.index,
+            "name": self.name,
+            "torch": self.torch,
+            "card": None if self.card is None else dataclasses.asdict(self.card),
+            "rates": None if self.rates is None else self.rates.model_dump(),
+            "forecasts": dict(self.forecasts),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnosis:
     """All that was found. `torch` is the probe's answer as it came; `profiles` holds a line a model and precision.
 
     `rates` are measured; on a machine that gives none, its card's, if that is in the table. `card` is the row of the
-    first GPU, `forecasts` what pictures take at these rates; `others` say how fast the other GPUs are.
+    first GPU, `forecasts` what pictures take at these rates; `others` say the same of the other GPUs.
     """
 
     machine: Machine
@@ -72,14 +107,15 @@ class Diagnosis:
     card: Card | None = None
     forecasts: Mapping[str, str] = field(default_factory=dict)
     processor: Processor = WITH_UNITS
-    others: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[OtherGpu, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The diagnosis as JSON-ready values."""
         here = dataclasses.asdict(self.machine)
-        for gpu in here["gpus"]:
-            gpu["compute_capability"] = ".".join(map(str, gpu["compute_capability"]))
-            del gpu["uuid"]
+        for gpu, told in zip(self.machine.gpus, here["gpus"], strict=True):
+            told["compute_capability"] = ".".join(map(str, gpu.compute_capability))
+            told["short_uuid"] = gpu.short_uuid
+            del told["uuid"]
         if here["cuda"] is not None:
             here["cuda"] = ".".join(map(str, here["cuda"]))
         return {
@@ -90,7 +126,7 @@ class Diagnosis:
             "torch": self.torch,
             "card": None if self.card is None else dataclasses.asdict(self.card),
             "rates": None if self.rates is None else self.rates.model_dump(),
-            "others": dict(self.others),
+            "others": [each.as_dict() for each in self.others],
             "forecasts": dict(self.forecasts),
             "profiles": self.profiles,
             "models": self.models,
@@ -144,14 +180,7 @@ def examine(outputs: Path, forecast: Forecaster = pictures) -> Diagnosis:
     `forecast` turns the machine and its rates into lines about pictures.
     """
     here = hardware.look()
-    torch = hardware.ask("renderer.engine.probe", here)
-    card = cards.of_gpu(here.gpu.name, here.gpu.total_bytes) if here.gpu else None
-    measured: Rates | str
-    try:
-        measured = rates.measure(here)
-    except MachineError as error:
-        measured = error.message
-    figures = measured if isinstance(measured, Rates) else rates.of_card(card) if card else None
+    torch, card, measured, figures = _look(here)
     free_disk_bytes = hardware.free_disk_bytes(outputs)
     facts = Facts(
         machine=here,
@@ -165,6 +194,7 @@ def examine(outputs: Path, forecast: Forecaster = pictures) -> Diagnosis:
         processor=processor.look(),
         cache_moved=None if (usual := folders.cache_instead_of()) is None else (folders.cache_folder(), usual),
     )
+    others, more = _others(here, facts, forecast)
     return Diagnosis(
         machine=here,
         free_disk_bytes=free_disk_bytes,
@@ -177,33 +207,42 @@ def examine(outputs: Path, forecast: Forecaster = pictures) -> Diagnosis:
             for precision in get_args(Stored)
         },
         models={model.id: _whereabouts(model) for model in catalog.MODELS.values()},
-        findings=findings.find(facts),
+        findings=(*findings.find(facts), *more),
         rates=figures,
-        others=_others(here),
+        others=others,
         card=card,
         forecasts=forecast(here, figures) if figures else {},
     )
 
 
-def _others(here: Machine) -> dict[str, str]:
-    """How fast the other GPUs are, by their names: measured as the first one, and kept for plans."""
-    if len(here.gpus) < 2:  # noqa: PLR2004
-        return {}
-    found: dict[str, str] = {}
+def _look(here: Machine) -> tuple[dict[str, Any], Card | None, Rates | str, Rates | None]:
+    """What torch makes of the GPU that renders, its card, its rates or why there are none, and those that are known."""
+    torch = hardware.ask("renderer.engine.probe", here)
+    card = cards.of_gpu(here.gpu.name, here.gpu.total_bytes) if here.gpu else None
+    measured: Rates | str
     try:
-        others = devices.choose(devices.ALL, here)[1:]
-    except UsageError as error:
-        return {"others": error.message}
-    for device in others:
-        try:
-            figures = rates.measure(device.machine)
-        except MachineError as error:
-            found[device.label] = error.message
+        measured = rates.measure(here)
+    except MachineError as error:
+        measured = error.message
+    return torch, card, measured, measured if isinstance(measured, Rates) else rates.of_card(card) if card else None
+
+
+def _others(here: Machine, facts: Facts, forecast: Forecaster) -> tuple[tuple[OtherGpu, ...], tuple[Finding, ...]]:
+    """The other GPUs, examined as the first one, with what is wrong with them; their rates are kept for plans."""
+    if len(here.gpus) < 2:  # noqa: PLR2004
+        return (), ()
+    found: list[OtherGpu] = []
+    wrong: list[Finding] = []
+    for gpu in here.gpus[1:]:
+        label = f"GPU {gpu.index}"
+        if not gpu.uuid:
+            wrong.append(Finding(f"{label} does not tell its UUID", "no worker can be bound to it", ""))
             continue
-        fp8 = f", FP8 {figures.fp8_flops / 1e12:.4g}" if figures.fp8_flops else ""
-        bus = f"{figures.bus_bytes_per_s / 1e9:.4g} GB/s from the host"
-        found[device.label] = f"{figures.arithmetic} {figures.product_flops / 1e12:.4g} TFLOP/s{fp8}, {bus}"
-    return found
+        there = replace(here, gpus=(gpu,), chosen=True)
+        torch, card, measured, figures = _look(there)
+        found.append(OtherGpu(there, torch, figures, card, forecast(there, figures) if figures else {}))
+        wrong += findings.of_gpu(label, replace(facts, machine=there, torch=torch, rates=measured, card=card))
+    return tuple(found), tuple(wrong)
 
 
 def _cache_trouble(folder: Path) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -28,6 +29,7 @@ def find(facts: Facts) -> tuple[Finding, ...]:
     found = [
         *_libraries(facts),
         *_driver(facts),
+        *_kernels(facts),
         *_arithmetic(facts),
         *_compiler(facts),
         *_pinning(facts),
@@ -36,6 +38,19 @@ def find(facts: Facts) -> tuple[Finding, ...]:
         *card_findings.find(facts),
     ]
     return tuple(sorted(found, key=lambda finding: not finding.fatal))
+
+
+def of_gpu(label: str, facts: Facts) -> Iterator[Finding]:
+    """What there is to say of one of several GPUs besides the first: none of it keeps that from rendering."""
+    if not facts.torch.get("gpus"):
+        why = facts.torch.get("error") or "the driver shows it, and torch does not"
+        yield Finding(
+            f"{label}: torch cannot use it: {why}",
+            "no worker opens there",
+            "see the driver's log (dmesg | grep NVRM); reboot",
+        )
+    for found in (*_kernels(facts), *_arithmetic(facts), *card_findings.of_gpu(facts)):
+        yield replace(found, message=f"{label}: {found.message}", fatal=False)
 
 
 # ---- software --------------------------------------------------------------------------------------------------------
@@ -56,7 +71,6 @@ def _libraries(facts: Facts) -> Iterator[Finding]:
 def _driver(facts: Facts) -> Iterator[Finding]:
     here, torch = facts.machine, facts.torch
     wanted = _version(torch.get("cuda"))
-    old = bool(here.cuda and wanted and wanted > here.cuda)
     if here.gpu is None:
         yield Finding(
             "no NVIDIA GPU is visible",
@@ -80,6 +94,12 @@ def _driver(facts: Facts) -> Iterator[Finding]:
             "install a torch built for CUDA; where it is, look for a failed driver update (reboot) or a container",
             fatal=True,
         )
+
+
+def _kernels(facts: Facts) -> Iterator[Finding]:
+    here, torch = facts.machine, facts.torch
+    wanted = _version(torch.get("cuda"))
+    old = bool(here.cuda and wanted and wanted > here.cuda)
     for gpu in torch.get("gpus") or ():
         if gpu.get("kernel") == "ok":
             continue

@@ -36,6 +36,7 @@ BF16_CAPABILITY = (8, 0)
 _SMALLEST_PART = 8
 """Of a split card's memory the smallest part has so much: an eighth (NVIDIA, MIG User Guide, A100 to B200)."""
 
+_FIRST_PART = re.compile(r"[0-9a-f]{8}")
 _LEGACY_PART = re.compile(r"MIG-(GPU-[0-9a-f-]+)/(\d+)/(\d+)")
 
 
@@ -84,6 +85,17 @@ class LocalGpu:
     slowdowns: tuple[str, ...] = ()
     processes: tuple[GpuProcess, ...] = ()
     memory: MemoryKind = "own"
+
+    @property
+    def short_uuid(self) -> str:
+        """The first part of its UUID, which tells it from others of its machine; empty where there is none."""
+        found = _FIRST_PART.search(self.uuid)
+        return found[0] if found else ""
+
+    @property
+    def described(self) -> str:
+        """Its name, and which of several it is."""
+        return f"{self.name} ({self.short_uuid})" if self.short_uuid else self.name
 
 
 @dataclass(frozen=True, slots=True)

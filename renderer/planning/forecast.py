@@ -300,6 +300,7 @@ class _Grouping:
             controlnet_bytes=sum(each.bytes for each in self._riding.controls.values()),
             licences=licences(self._model, self.left),
             device=self._device.label if self._device else "",
+            card=gpu.described if self._device and (gpu := self._terms.machine.gpu) else "",
             number=self._device.number if self._device else 0,
             retakes=self._retakes,
         )

@@ -37,8 +37,9 @@ class GroupForecast:
     lettering is read.
 
     Where several `devices` render, it is that of the first on which most fit, but for the seconds, which are those from
-    the group's opening to its last picture. Each of them is there by itself, as `device` of this `number`: with the
-    pictures that fit there, how many of them it is `dealt`, and the seconds that it would take for all of them alone.
+    the group's opening to its last picture. Each of them is there by itself, as `device` of this `number` with this
+    `card`: with the pictures that fit there, how many of them it is `dealt`, and the seconds that it would take for all
+    of them alone.
     """
 
     model: str
@@ -62,6 +63,7 @@ class GroupForecast:
     controlnet_bytes: int = 0
     licences: Mapping[str, str] = field(default_factory=dict)
     device: str = ""
+    card: str = ""
     number: int = 0
     dealt: int | None = None
     retakes: float = 0.0
@@ -74,7 +76,9 @@ class GroupForecast:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON-ready values."""
-        devices = [{"device": each.device, "dealt": each.dealt, **each.as_dict()} for each in self.devices]
+        devices = [
+            {"device": each.device, "card": each.card, "dealt": each.dealt, **each.as_dict()} for each in self.devices
+        ]
         spent = self.seconds
         return {
             "model": self.model,

@@ -56,7 +56,7 @@ def choose_profile(
         free = machine.ram_free_bytes
         there = host.blocks_in_memory(shape_of(model), stored(precision), free, machine.sharers)
         waiting = "host memory" if there else "the disk"
-        return ProfileChoice("stream", vram_bytes, f"blocks come from {waiting} to the pictures on {gpu.name}")
+        return ProfileChoice("stream", vram_bytes, f"blocks come from {waiting} to the pictures on the GPU")
     if wanted is not None and stored(precision) != (only := ONLY.get(wanted, stored(precision))):
         message = f"profile {wanted} keeps weights in {in_words(only)}, and this job asks for {precision}"
         raise MachineError(message, hint=f"--precision {only}, or --profile resident or disk")

@@ -24,8 +24,8 @@ from renderer.outputs.folder import OutputFolder, Own
 from renderer.outputs.picks import Pick, PickMap
 from renderer.outputs.summary import Summary, read_summary
 from renderer.planning.plan import Plan, Planned, State
-from renderer.report import devices
-from renderer.report.devices import DeviceRow
+from renderer.report import made_by
+from renderer.report.made_by import DeviceRow
 from renderer.system import folders
 
 _LOG_BYTES = 4000
@@ -86,7 +86,7 @@ def gather(plan: Plan, described: Sequence[Mapping[str, Any]] | None = None) -> 
         summary=summary,
         sidecars=sidecars,
         log="\n".join(filter(None, map(_tail, plan.folder.worker_logs))) if trouble else "",
-        devices=devices.rows(sidecars, summary),
+        devices=made_by.rows(sidecars, summary),
     )
 
 
@@ -170,18 +170,7 @@ def describe(item: Planned, mark: Pick | None = None) -> Mapping[str, Any]:
     if written != {name: told[name] for name in written}:
         told["written"] = written  # as an entry has them, so that braces are text
     if sidecar is not None:
-        timing, memory = sidecar.timing, sidecar.memory
-        told |= {
-            "file": quote(file_name(item)),
-            "thumb": thumbnail_name(sidecar),
-            "seconds": timing.total_s,
-            "vram": memory.peak_reserved_bytes or memory.peak_device_bytes,
-            "ram": memory.peak_rss_bytes,
-            "ended": timing.ended_at.isoformat(timespec="seconds"),
-            "attempt": sidecar.attempt,
-            "device": devices.device_of(sidecar),
-            "warnings": sidecar.warnings,
-        }
+        told |= _finished(item, sidecar)
         if sidecar.layers:
             told["layer_files"] = [
                 {"file": quote(name), "covered": layer.covered}
@@ -192,6 +181,22 @@ def describe(item: Planned, mark: Pick | None = None) -> Mapping[str, Any]:
         if mark is not None:
             told["mark"] = mark
     return told
+
+
+def _finished(item: Planned, sidecar: Done) -> dict[str, Any]:
+    """Where a finished picture lies, what rendered it and what it took."""
+    timing, memory = sidecar.timing, sidecar.memory
+    return {
+        "file": quote(file_name(item)),
+        "thumb": thumbnail_name(sidecar),
+        "seconds": timing.total_s,
+        "vram": memory.peak_reserved_bytes or memory.peak_device_bytes,
+        "ram": memory.peak_rss_bytes,
+        "ended": timing.ended_at.isoformat(timespec="seconds"),
+        "attempt": sidecar.attempt,
+        "device": made_by.device_of(sidecar),
+        "warnings": sidecar.warnings,
+    }
 
 
 def _went_in(picture: Picture) -> dict[str, Any]:

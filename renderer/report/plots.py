@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from renderer.outputs.done import Done
 from renderer.planning.pace import Pace
-from renderer.report.devices import by_device, device_of
+from renderer.report.made_by import by_device, device_of
 from renderer.text import GIB
 
 WIDTH, HEIGHT = 640, 200

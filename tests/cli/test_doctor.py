@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,8 @@ from renderer.cli import doctor
 from renderer.doctor import diagnosis as diagnosing
 from renderer.doctor import findings
 from renderer.doctor.diagnosis import Diagnosis
-from renderer.machine import rates
+from renderer.machine import hardware, rates
+from renderer.machine.hardware import Machine
 from renderer.text import GIB
 from tests.doctor.test_findings import CARD, GPU, HEALTHY, HERE, TORCH, facts
 
@@ -73,6 +75,31 @@ def test_which_of_several_renders() -> None:
     assert "compute capability 8.9: this one renders" in page
     assert "Another, compute capability unknown\n" in page
     assert "24.0 GiB free, as is assumed" in page
+
+
+def test_each_of_several_is_examined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates, pictures and what is wrong, of the second card too; a fault of it keeps nobody from rendering."""
+    other = dataclasses.replace(GPU, index=1, name="NVIDIA GeForce RTX 3080", uuid="GPU-91ab02cd-2")
+    here = dataclasses.replace(HERE, gpus=(dataclasses.replace(GPU, uuid="GPU-5d3f6c1e-1"), other))
+
+    def ask(_module: str, there: Machine) -> dict[str, Any]:
+        kernel = "ok" if there.gpu is here.gpus[0] else "CUDA error: an illegal instruction"
+        return TORCH | {"gpus": [{**TORCH["gpus"][0], "name": there.gpus[0].name, "kernel": kernel}]}
+
+    monkeypatch.setattr(hardware, "look", lambda: here)
+    monkeypatch.setattr(hardware, "ask", ask)
+    monkeypatch.setattr(rates, "measure", lambda there: rates.of_card(cards.find(there.gpu.name.split()[-1]).card))
+    found = diagnosing.examine(tmp_path)
+    page = " ".join(" ".join(doctor.lines(found)).split())
+    assert "GPU 0 NVIDIA GeForce RTX 4090 (5d3f6c1e), compute capability 8.9: this one renders" in page
+    assert "GPU 1 NVIDIA GeForce RTX 3080 (91ab02cd), examined as the first one:" in page
+    assert page.count("bf16 products") == page.count("512x512, int8: ") == 2
+    (finding,) = (each for each in found.findings if "a kernel did not run" in each.message)
+    assert finding.message.startswith("GPU 1: NVIDIA GeForce RTX 3080: a kernel did not run: CUDA error")
+    assert not finding.fatal
+    told = json.loads(json.dumps(found.as_dict()))
+    assert [each["name"] for each in told["others"]] == ["NVIDIA GeForce RTX 3080 (91ab02cd)"]
+    assert [gpu["short_uuid"] for gpu in told["gpus"]] == ["5d3f6c1e", "91ab02cd"]
 
 
 def test_json_has_everything() -> None:

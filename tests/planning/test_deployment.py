@@ -14,16 +14,20 @@ from renderer import catalog
 from renderer.cli.command import main
 from renderer.errors import MachineError
 from renderer.estimate import host, shape_of
-from renderer.job import Job
+from renderer.job import Job, Weights
 from renderer.machine import devices, gpus, hardware, rates
 from renderer.machine.devices import WorkerDevice
+from renderer.machine.gpus import LocalGpu
 from renderer.machine.hardware import Machine
+from renderer.outputs.done import DoneGpu
 from renderer.planning import forecast
 from renderer.planning.deployment import deploy
 from renderer.planning.forecast import Assumptions
+from renderer.planning.pace import Pace, PaceKey, Paces
 from renderer.planning.plan import make_plan
 from renderer.system import shared_memory
 from tests.making import make_job, make_manifest
+from tests.nights import make_night
 from tests.nvml import GIB, Card, Nvml
 
 H100 = Card("GPU-aaaa-1", b"NVIDIA H100 80GB HBM3", 80 * GIB, capability=(9, 0), cores=16896)
@@ -143,6 +147,46 @@ def test_plan_says_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert main(["plan", "few.yaml", "--gpus", "cpu,cpu", "--ram", "8GiB"]) == 2
 
 
+def test_plan_names_each_card_and_what_it_is_dealt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its name and UUID's first part, its pictures, seconds and memory; and nothing of one that is said of all."""
+    monkeypatch.chdir(tmp_path)
+    line = "  - {id: a, prompt: b, model: Qwen/Qwen-Image, size: 1328x1328, steps: 20, count: 30}\n"
+    Path("few.yaml").write_text(f"jobs:\n{line}", encoding="utf-8")
+    small = dataclasses.replace(SMALL, uuid="GPU-91ab02cd-7", memory=10 * GIB)
+    machine_with(monkeypatch, dataclasses.replace(H100, uuid="GPU-5d3f6c1e-1"), small)
+    assert main(["plan", "few.yaml", "--gpus", "all"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "GPU 0 NVIDIA H100 80GB HBM3 (5d3f6c1e), 29 pictures, " in told
+    assert "GPU 1 NVIDIA GeForce RTX 3080 (91ab02cd), 1 picture, " in told
+    assert "of 7.6 GiB beside CUDA's context" in told
+    assert "GPU 14" not in told
+    assert main(["plan", "few.yaml", "--gpus", "all", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["forecast"]
+    devices_ = found["groups"][0]["devices"]
+    assert [each["dealt"] for each in devices_] == [29, 1]
+    alone_s = sum(devices_[0]["seconds"].values())
+    assert 0.9 * alone_s < found["seconds"] < alone_s
+
+
+def test_pictures_of_another_card_tell_nothing_of_this_one(tmp_path: Path) -> None:
+    """A night on two cards has pictures of both: each learns from its own, and a third goes by its data."""
+    manifest = make_manifest([f"{number}" for number in range(4)])
+    make_night(manifest, tmp_path)
+    sidecars = [item.sidecar for item in make_plan(manifest, tmp_path).items if item.sidecar]
+    quick = [dataclasses.replace(each, gpu=DoneGpu("quick", GIB)) for each in sidecars[:2]]
+    paces = Paces([*quick, *(dataclasses.replace(each, gpu=DoneGpu("slow", GIB)) for each in sidecars[2:])])
+    key = PaceKey(Weights.of(sidecars[0].job), "cpu")
+
+    def machine(name: str) -> Machine:
+        return Machine((LocalGpu(0, name, "", GIB, GIB, "", (9, 0)),), 2, GIB, GIB)
+
+    assert paces.on(machine("quick"), rates.SOME_GPU).factor(key) == Pace(quick, rates.SOME_GPU).factor(key)
+    assert not paces.on(machine("third"), rates.SOME_GPU).knows(key)
+    assert paces.on(machine("third"), None).knows(key), "where nothing else tells, they do"
+
+
 def machine_with(monkeypatch: pytest.MonkeyPatch, *cards: Card, ram_gib: int = 150) -> None:
     """Commands see a machine with these cards, which nobody has measured."""
     monkeypatch.setattr(gpus, "pynvml", Nvml(*cards))
@@ -170,7 +214,7 @@ def test_estimate_says_each_and_the_time_of_all(
     assert found["picture_s"] == pytest.approx(one["picture_s"] / 2)
     assert main(["estimate", "--size", "1328x1328", "--gpus", "all"]) == 0
     said = capsys.readouterr().out
-    assert "GPU 2 (NVIDIA GeForce RTX 3080): does NOT fit" in " ".join(said.split())
+    assert "GPU 2, NVIDIA GeForce RTX 3080: does NOT fit" in " ".join(said.split())
     assert "by all together" in said
     assert max(map(len, said.splitlines())) <= 80
 

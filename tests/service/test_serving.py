@@ -21,6 +21,7 @@ from renderer.planning import deployment, fitting, placement
 from renderer.protocol import Setup
 from renderer.service import http_server, request_queue
 from renderer.service.configuration import ServiceSettings
+from renderer.service.health import _of_workers
 from renderer.service.intake import Intake
 from renderer.service.request_queue import QueuedItem, RequestQueue
 from renderer.service.shifts import Shifts
@@ -145,6 +146,12 @@ def test_what_fits_on_one_device_goes_there(tmp_path: Path, monkeypatch: pytest.
     assert not queue
     assert large <= set(hire.given["worker.log"])
     assert len(hire.given["worker-2.log"]) > 1
+    workers = [worker.model_copy(update={"card": "A card (5d3f6c1e)"}) for worker in shifts.workers()]
+    told = "".join(_of_workers(workers))
+    for log, where in (("worker.log", "CPU 1"), ("worker-2.log", "CPU 2")):
+        assert f'renderer_workers_rendered_total{{worker="{where}"}} {len(hire.given[log])}\n' in told
+        assert f'renderer_workers_left_out{{worker="{where}"}} 0\n' in told
+        assert f'renderer_workers_card{{worker="{where}",card="A card (5d3f6c1e)"}} 1\n' in told
 
 
 def test_an_answer_is_sent_as_it_is_written() -> None:

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from renderer.cli import notify
+from renderer.cli import render as render_door
+from renderer.cli.manifests import Loaded
 from renderer.errors import MachineError
 from renderer.job import Job, Size
 from renderer.machine.hardware import Machine
 from renderer.manifest.manifest import Manifest
+from renderer.outputs.describe import describe_running, describe_status, describe_summary
 from renderer.outputs.journal import Journal
+from renderer.outputs.status import RunStatus, memory_now
 from renderer.planning import deployment, fitting, placement
 from renderer.planning.fitting import SizeRefusal
+from renderer.planning.plan import make_plan
 from renderer.protocol import AnyOrder, Open, Opening, Render, Setup
+from renderer.report import gather
+from renderer.report.page import write_happened
 from renderer.supervisor import events, holdings, run
 from renderer.supervisor.settings import Settings
 from renderer.supervisor.worker import Gone, Heard
@@ -201,6 +210,44 @@ class TestABadDevice:
         assert remark == (
             "CPU 2 is left out: 3 workers in a row were lost there, and nothing is tried on it for 10 min 00 s"
         )
+
+    def test_who_looks_is_told(self, night: Night) -> None:
+        """By the status while it is on; in the morning by summary, message and page. All is there, and the code 0."""
+        stands: list[RunStatus] = []
+
+        def watch(what: events.Event) -> None:
+            night.heard.append(what)
+            if isinstance(what, events.Tick) and what.status is not None:
+                stands.append(what.status)
+
+        class Slow(InlineWorker):
+            """A worker that lets the loop come by."""
+
+            def hear(self, timeout_s: float) -> Heard | None:
+                time.sleep(0.005)
+                return super().hear(timeout_s)
+
+        manifest = make_manifest([f"{number}" for number in range(24)])
+        settings = Settings(outputs=night.settings.outputs, gpus=TWO, hire=Workers(Slow, Broken))
+        (summary,) = run.render([manifest], settings, watch, night.stop)
+        assert (summary.is_all_there, render_door.exit_code([summary], Loaded((manifest,)))) == (True, 0)
+        first, second = summary.devices
+        assert (first.where, first.rendered, first.left_out) == ("CPU 1", 24, "")
+        assert (second.where, second.rendered) == ("CPU 2", 0)
+        assert second.left_out.startswith("3 workers in a row were lost there")
+        assert "  CPU 2: 0 rendered; it was left out: 3 workers in a row" in "\n".join(describe_summary(summary))
+        message = notify._at_the_end([summary], [], None)
+        assert (message.title, message.good) == ("renderer: 24 rendered, 0 failed, CPU 2 left out", False)
+        last = stands[-1]
+        assert [worker.state for worker in last.workers] == ["open", "left out"]
+        assert "CPU 2 left out" in describe_status(last)
+        told = " ".join(" ".join(describe_running(last, memory_now(last), last.at)).split())
+        assert "CPU 2: left out (3 workers in a row were lost there, and nothing is tried on it for 10 min" in told
+        page = gather.gather(make_plan(manifest, night.settings.outputs))
+        assert [(row.name, row.pictures, bool(row.trouble)) for row in page.devices] == [
+            ("CPU 1", 24, False), ("CPU 2", 0, True),
+        ]  # fmt: skip
+        assert "left out in the last run: 3 workers in a row" in write_happened(page)
 
     def test_one_that_does_not_open_is_left_out(self, night: Night) -> None:
         """By what it says, and after three deaths; all is rendered by the other."""

@@ -10,7 +10,7 @@ from renderer.outputs.done import Done
 from renderer.outputs.summary import DeviceCounts, Summary
 from renderer.text import gib
 
-CPU = "the CPU"
+_CPU = "the CPU"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def device_of(sidecar: Done) -> str:
     gpu = sidecar.gpu
     if gpu is not None and gpu.short_uuid:
         return f"{gpu.name} ({gpu.short_uuid})"
-    return ", ".join(filter(None, (sidecar.worker, gpu.name if gpu is not None else ""))) or CPU
+    return ", ".join(filter(None, (sidecar.worker, gpu.name if gpu is not None else ""))) or _CPU
 
 
 def own_s(sidecar: Done) -> float | None:
