@@ -98,7 +98,7 @@ def test_a_device_that_is_left_out_keeps_nobody_from_being_idle(tmp_path: Path) 
     shifts._shift(Weights.of(one.item.picture.job), StopRequests())
     assert [what.where for what in heard if isinstance(what, events.DeviceLeft)] == ["CPU 1"]
     assert sum(isinstance(what, events.PictureDone) for what in heard) == 3
-    assert {worker.state for worker in shifts.workers()} == {"none"}
+    assert [(worker.state, worker.model) for worker in shifts.workers()] == [("left out", None), ("none", None)]
 
 
 def test_nobody_asks_after_a_shift_that_had_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
