@@ -41,6 +41,7 @@ Knows nothing of how anything is done. Each command has a room of its name, whic
     sentences     its words
     ping          an address that hears whether it ran
     notify        messages to somebody elsewhere
+    refusals      manifests that it does not render, as long as they are not mended
 """
 
 from collections.abc import Sequence

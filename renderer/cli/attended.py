@@ -15,6 +15,7 @@ from renderer.cli.console import LogFormat
 from renderer.cli.manifests import Loaded
 from renderer.cli.notify import Notifier
 from renderer.cli.ping import Pinger
+from renderer.cli.refusals import Refusals
 from renderer.errors import RendererError, UsageError
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.describe import describe_night
@@ -38,18 +39,21 @@ def render(
     notify: Sequence[str] = (),
     ping: Sequence[str] = (),
     live_port: int | None = None,
+    refusals: Refusals | None = None,
 ) -> list[Summary]:
     """Render what is not done of the manifests that are well, and tell of it; each one's summary.
 
-    `notify` are Apprise's addresses, `ping` those of a dead man's switch. With `live_port` the pages are served
-    meanwhile, at that port (0: any). Raises as `run.render` does; `UsageError` and `MachineError` for an address that
-    is none, before anything is rendered.
+    `refusals` hear of those that are not well, also of such as are found later. `notify` are Apprise's addresses, `ping`
+    those of a dead man's switch. With `live_port` the pages are served meanwhile, at that port (0: any). Raises as
+    `run.render` does; `UsageError` and `MachineError` for an address that is none, before anything is rendered.
     """
     notifier, pinger = Notifier(notify), Pinger(ping)
     stop = StopRequests()
+    refusals = refusals or Refusals()
     with contextlib.ExitStack() as held:
         held.enter_context(signals.heard(stop.request))
         watchers = held.enter_context(Watchers())
+        watchers.add("the exit code", refusals.watch)
         screen = console.open_console(log_format)
         watchers.add("the console", screen.watch, screen.close)
         watchers.add("--notify", notifier.watch)
@@ -72,15 +76,15 @@ def render(
             pinger.end(f"ended by an error: {type(error).__name__}", failed=True)
             notifier.end(error)
             raise
-        pinger.end(describe_night(summaries) if summaries else "", failed=_has_failed(summaries, loaded))
+        pinger.end(describe_night(summaries) if summaries else "", failed=_has_failed(summaries, refusals))
         notifier.end(None)
     return summaries
 
 
-def _has_failed(summaries: Sequence[Summary], loaded: Loaded) -> bool:
+def _has_failed(summaries: Sequence[Summary], refusals: Refusals) -> bool:
     """Whether something is wrong; that there is more to do, because the time was up or somebody asked, is not."""
     bad = (each.failed or each.refused or each.set_aside or each.ending in ("error", "failures") for each in summaries)
-    return any(bad) or bool(loaded.problems)
+    return any(bad) or bool(refusals.problems)
 
 
 def _serve(manifests: Sequence[Manifest], settings: Settings, port: int, watchers: Watchers) -> None:

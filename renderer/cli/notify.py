@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from renderer.cli.refusals import Refusals
 from renderer.errors import MachineError, RendererError, UsageError
 from renderer.outputs.describe import describe_night, describe_summary
 from renderer.outputs.summary import Summary, left_out
@@ -62,7 +63,7 @@ class Notifier:
         self._summaries: dict[str, Summary] = {}
         self._plans: dict[str, Plan] = {}
         self._rendered: dict[str, set[str]] = {}
-        self._refused: list[str] = []
+        self._refused = Refusals()
         self._told_of_failure = False
         self._tell: Watch = lambda _: None
 
@@ -78,7 +79,7 @@ class Notifier:
 
     def end(self, error: BaseException | None) -> None:
         """Tell how the run ended, and wait a little for what is on its way. `error` is what ended it, if anything."""
-        message = _at_the_end(list(self._summaries.values()), self._refused, error)
+        message = _at_the_end(list(self._summaries.values()), [str(each) for each in self._refused.problems], error)
         with contextlib.ExitStack() as held:
             self._send(replace(message, picture=self._draw(held)))
             until = time.monotonic() + self._patience_s
@@ -102,6 +103,7 @@ class Notifier:
             return None
 
     def _hear(self, what: events.Event) -> None:
+        self._refused.watch(what)
         match what:
             case events.PictureFailed() if not self._told_of_failure:
                 self._told_of_failure = True
@@ -110,8 +112,6 @@ class Notifier:
                 self._send(
                     Message(f"renderer: the first failure, in {what.item.picture.place.manifest}", body, good=False)
                 )
-            case events.ManifestProblem(problem=problem) if not problem.warning:
-                self._refused.append(str(problem))
             case events.PictureDone(item=item):
                 self._rendered.setdefault(item.batch, set()).add(item.picture.id)
             case events.BatchEnded(summary=summary, plan=plan):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from renderer.cli import arguments, models
 from renderer.cli.manifests import Loaded, load_part, overrides_of
 from renderer.cli.problems import print_problems
+from renderer.cli.refusals import Refusals
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ManifestError, Problem, UsageError
 from renderer.manifest import source
 from renderer.manifest.manifest import is_without_jobs
@@ -56,7 +57,9 @@ def run(options: argparse.Namespace) -> int:
     loaded = load_part(options)
     if not loaded.manifests and options.watch_folder is None:
         raise ManifestError(loaded.problems)
-    return exit_code(render_loaded(options, loaded), loaded)
+    refusals = Refusals()
+    summaries = render_loaded(options, loaded, refusals)
+    return exit_code(summaries, replace(loaded, problems=refusals.problems))
 
 
 def _show_plan(options: argparse.Namespace) -> int:
@@ -99,8 +102,11 @@ def _check_folder(options: argparse.Namespace) -> None:
         raise UsageError("manifests of a folder are rendered whole", hint="leave --shard, --share and --only out")
 
 
-def render_loaded(options: argparse.Namespace, loaded: Loaded) -> list[Summary]:
-    """Render as the options of `add_night_options` say; `options` have `only`, `force` and `strict` besides."""
+def render_loaded(options: argparse.Namespace, loaded: Loaded, refusals: Refusals | None = None) -> list[Summary]:
+    """Render as the options of `add_night_options` say; `options` have `only`, `force` and `strict` besides.
+
+    `refusals` hear of manifests that are not well.
+    """
     from renderer.cli import attended  # noqa: PLC0415
     from renderer.cli.notify import addresses  # noqa: PLC0415
     from renderer.cli.ping import ping_addresses  # noqa: PLC0415
@@ -133,6 +139,7 @@ def render_loaded(options: argparse.Namespace, loaded: Loaded) -> list[Summary]:
             notify=addresses(options.notify),
             ping=ping_addresses(options.ping),
             live_port=options.port if options.live else None,
+            refusals=refusals,
         )
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from renderer.cli.refusals import Refusals
 from renderer.lettering import asking
 from renderer.manifest.manifest import Manifest, load
 from renderer.outputs.summary import Summary
 from renderer.planning.plan import Plan
 from renderer.report import page
-from renderer.supervisor import events, readings, run
+from renderer.supervisor import events, joining, readings, run
 from tests import driving
 from tests.fakes import InlineReader
 from tests.making import make_manifest
@@ -103,6 +104,45 @@ def test_what_comes_and_is_only_to_be_kept_another_way_is(night: Night, tmp_path
     (inbox / "m.yaml").write_text((inbox / "m.yaml").read_text().replace("bf16}", "bf16, format: webp}"))
     (found,) = wait_for(night, inbox, "m")
     assert (found.ending, (tmp_path / "m/001.webp").is_file()) == ("complete", True)
+
+
+def test_one_that_is_mended_is_refused_no_more(night: Night, tmp_path: Path) -> None:
+    """What is wrong at the end is what the exit code and the morning's message say, and nothing that was mended."""
+    inbox, refusals = _inbox(tmp_path, good="a"), Refusals()
+    (inbox / "bad.yaml").write_text("jobs: [{promt: a}]")
+    (inbox / "worse.yaml").write_text("jobs: [")
+
+    def watch(what: events.Event) -> None:
+        night.heard.append(what)
+        refusals.watch(what)
+        if isinstance(what, events.Waiting) and len(refusals.problems) == 2:
+            driving.write_manifest(inbox, "b", name="bad")
+        elif isinstance(what, events.BatchEnded) and what.summary.name == "bad":
+            night.stop.request()
+
+    deadline = datetime.now(UTC) + timedelta(seconds=20)
+    settings = dataclasses.replace(night.settings, watch_folder=inbox, deadline=deadline)
+    found = run.render([], settings, watch, night.stop)
+    assert [(each.name, each.rendered) for each in found] == [("good", 1), ("bad", 1)]
+    assert [problem.file.rsplit("/", 1)[-1] for problem in refusals.problems] == ["worse.yaml"]
+
+
+def test_whatever_goes_wrong_with_one_the_others_join(
+    night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of our own with one that is not well: it is told, and the run hears of the next one and ends."""
+
+    def fails(_path: Path) -> None:
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr(joining, "bases_of", fails)
+    inbox = _inbox(tmp_path, good="a")
+    (inbox / "bad.yaml").write_text("jobs: [{promt: a}]")
+    (found,) = wait_for(night, inbox, "good")
+    assert (found.ending, found.rendered) == ("complete", 1)
+    assert [what.text for what in night.of(events.Remark)] == [
+        "bad.yaml is not rendered: ZeroDivisionError: a mistake of ours"
+    ]
 
 
 def test_a_folder_that_is_away_is_told_and_waited_for(night: Night, tmp_path: Path) -> None:
