@@ -43,9 +43,9 @@ def render(
 ) -> list[Summary]:
     """Render what is not done of the manifests that are well, and tell of it; each one's summary.
 
-    `refusals` hear of those that are not well, also of such as are found later. `notify` are Apprise's addresses, `ping`
-    those of a dead man's switch. With `live_port` the pages are served meanwhile, at that port (0: any). Raises as
-    `run.render` does; `UsageError` and `MachineError` for an address that is none, before anything is rendered.
+    `refusals` hear of those that are not well, also of such as are found later. `notify` are Apprise's addresses,
+    `ping` those of a dead man's switch. With `live_port` the pages are served meanwhile, at that port (0: any). Raises
+    as `run.render` does; `UsageError` and `MachineError` for an address that is none, before anything is rendered.
     """
     notifier, pinger = Notifier(notify), Pinger(ping)
     stop = StopRequests()
