@@ -87,7 +87,7 @@ class Expander:
         self._shelf = shelf
         self._named = frozenset(named)
         self._loras = LoraFinder(catalogue_only=shelf is not None)
-        self._pictures_in = InputFinder()
+        self._pictures_in = InputFinder(remembers=shelf is None)
         self._controlnets = ControlNetFinder(catalogue_only=shelf is not None)
         self._models: dict[str, Model | ModelError] = {}
 
@@ -117,6 +117,10 @@ class Expander:
         drafts = list(self._draft(recipe, model, sizes, chosen, wordings, lettering))
         complaints = [*_refuse_drafts(recipe, model, drafts)]
         return ([] if complaints else drafts), complaints
+
+    def remember(self) -> None:
+        """All is expanded: what was seen of files need not be looked at again."""
+        self._pictures_in.looked_at.remember()
 
     def _find_model(self, recipe: Recipe, complaints: list[Complaint]) -> Model | None:
         reference = self._model or recipe.fields.get("model") or (self._shelf.first if self._shelf else DEFAULT_MODEL)

@@ -172,6 +172,7 @@ def _resolve(document: Document, given: ManifestSource, overrides: Overrides) ->
     allowed = head.get("max_pictures", MAX_PICTURES)
     hint = "max_pictures raises it" if allowed <= overrides.most else "ask for fewer at once"
     drafts = _expand(recipes, min(allowed, overrides.most), hint, expander, problems)
+    expander.remember()
     outputs = name_outputs(output, drafts, jobs.names_of(top) | reader.columns, problems)
     problems.check()
     pictures = tuple(_pictures(document, drafts, outputs, proof=overrides.proof))

@@ -18,6 +18,7 @@ from renderer.catalog import MODELS, SIZE_STEP, Editing, Layering, Model
 from renderer.errors import PictureError, shorten
 from renderer.job import Edit, Input, InputFile, Region, Size
 from renderer.manifest.control_kinds import RegionFields
+from renderer.manifest.looked_at import Found, LookedAt
 from renderer.manifest.naming import Template
 from renderer.manifest.reading import Combination, Reading
 from renderer.manifest.recipe import STEM, takes_in
@@ -35,8 +36,6 @@ _MOST_DRAWN_OUT = 100
 
 _HINT = "paths are from the manifest's folder"
 
-
-_Found = tuple[Input, InputFile]
 _Place = tuple[str | int, ...]
 """Where a path is written in a job: a field, and what of it."""
 
@@ -117,10 +116,11 @@ NOTHING_IN = InputSet()
 
 
 class InputFinder:
-    """Finds what goes in, each file once."""
+    """Finds what goes in, each file once. Of a server's files nothing is remembered for the next time."""
 
-    def __init__(self) -> None:
-        self._found: dict[tuple[Path, _Purpose], _Found | PictureError] = {}
+    def __init__(self, *, remembers: bool = True) -> None:
+        self.looked_at = LookedAt(remembers=remembers)
+        self._said: set[tuple[Path, _Purpose]] = set()
 
     def sets(
         self, reading: Reading, combinations: Sequence[Combination], model: Model | None
@@ -184,21 +184,17 @@ class InputFinder:
             context=context[0] if context else None,
         )
 
-    def _find(self, reading: Reading, written: _Written, path: str) -> _Found | None:
+    def _find(self, reading: Reading, written: _Written, path: str) -> Found | None:
         key = written.folder / path, written.purpose
-        if key not in self._found:
-            from renderer.outputs import input_files  # noqa: PLC0415  # most manifests have none
-
-            try:
-                looked = input_files.identify(key[0], shorten(path), _READ_AS[written.purpose])
-                if written.purpose == "edited":
-                    _refuse_drawn_out(path, looked[0])
-                self._found[key] = looked
-            except PictureError as error:
-                self._found[key] = error
-                written.complain(reading, error.message, error.hint or _HINT)
-        found = self._found[key]
-        return None if isinstance(found, PictureError) else found
+        found = self.looked_at.look(key[0], shorten(path), _READ_AS[written.purpose])
+        if written.purpose == "edited" and not isinstance(found, PictureError):
+            found = _drawn_out(path, found[0]) or found
+        if not isinstance(found, PictureError):
+            return found
+        if key not in self._said:  # once a manifest
+            self._said.add(key)
+            written.complain(reading, found.message, found.hint or _HINT)
+        return None
 
 
 def _written(reading: Reading, model: Model | None) -> Iterator[_Written]:
@@ -248,7 +244,7 @@ def _files(reading: Reading, written: _Written, path: str) -> Sequence[str]:
 
 
 def _refuse_mask(
-    reading: Reading, place: _Place, paths: Mapping[_Place, str], image: _Found, mask: _Found | None
+    reading: Reading, place: _Place, paths: Mapping[_Place, str], image: Found, mask: Found | None
 ) -> None:
     """Complain of a mask of another shape than its image."""
     if mask is None or is_of_shape(mask[0], image[0]):
@@ -263,7 +259,7 @@ def _is_pattern(folder: Path, written: str) -> bool:
     return glob.has_magic(written) and not os.path.isfile(folder / written)  # noqa: PTH113  # also if too long
 
 
-def _of_files(model: Model, found: Sequence[_Found], mask: _Found | None) -> InputSet:
+def _of_files(model: Model, found: Sequence[Found], mask: Found | None) -> InputSet:
     """What a model makes of pictures. One that edits draws within a mask over the first of those that it looks at."""
     editing = model.editing
     if model.layering is not None:
@@ -298,11 +294,12 @@ def edit_of(images: Iterable[Input], editing: Editing) -> Edit:
     )
 
 
-def _refuse_drawn_out(path: str, known: Input) -> None:
-    """Raise `PictureError` for a picture to edit that the vision tower cannot be shown."""
-    if max(ratio_of(known), 1 / ratio_of(known)) > _MOST_DRAWN_OUT:
-        hint = f"one side of a picture to edit is at most {_MOST_DRAWN_OUT} times the other"
-        raise PictureError(f"{shorten(path)} is {known.width}x{known.height}", hint=hint)
+def _drawn_out(path: str, known: Input) -> PictureError | None:
+    """What is wrong with a picture to edit that the vision tower cannot be shown."""
+    if max(ratio_of(known), 1 / ratio_of(known)) <= _MOST_DRAWN_OUT:
+        return None
+    hint = f"one side of a picture to edit is at most {_MOST_DRAWN_OUT} times the other"
+    return PictureError(f"{shorten(path)} is {known.width}x{known.height}", hint=hint)
 
 
 # ---- what goes with what ---------------------------------------------------------------------------------------------

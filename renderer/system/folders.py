@@ -3,7 +3,8 @@
     what                                      by                             else
     models, packed stores                     RENDERER_MODELS                ./models
     what can be made again: rates, hashes,    RENDERER_CACHE                 the user's cache folder; where that cannot
-    the packed demo, prompts, kernels                                        be written, one for this user in TMPDIR
+    the packed demo, prompts, kernels, what                                  be written, one for this user in TMPDIR
+    was seen of pictures that go in
     files of a moment                         TMPDIR                         /tmp; where there is none, /dev/shm
 
 A `~` in a variable is the home. There may be no home, no user of that name and no writable disk: none of it is an

@@ -1,0 +1,146 @@
+"""Files that go in, each looked at once, and what was seen of them remembered for as long as they do not change.
+
+A picture is known by its pixels, so it has to be decoded: 0.4 s for a photo of 24 megapixels, in every command that
+reads the manifest. What is remembered lies in the cache folder, a file for each folder of pictures, with all that the
+system says of each of them. It decides nothing: a picture that is not as it was fails by its bytes when it goes to a
+worker. Knows no jobs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from renderer.errors import DiskError, PictureError
+from renderer.job import Input, InputFile
+from renderer.system import folders
+from renderer.system.files import write_whole
+
+if TYPE_CHECKING:
+    from renderer.outputs.input_files import Purpose
+
+Found = tuple[Input, InputFile]
+
+SETTLED_NS = 2 * 10**9
+"""A file that has changed since may change again within what its times tell apart: it is looked at again."""
+
+_READING = 1
+"""Goes up when the same file is read as other pixels."""
+
+_MOST_FOLDERS = 200
+
+
+class LookedAt:
+    """What was seen of files; what is not well is an error that is kept as well, but not remembered."""
+
+    def __init__(self, *, remembers: bool = True) -> None:
+        """Where nothing is remembered, each file is looked at once all the same."""
+        self._remembers = remembers
+        self._found: dict[tuple[Path, Purpose], Found | PictureError] = {}
+        self._memories: dict[Path, _Memory] = {}
+
+    def look(self, path: Path, name: str, purpose: Purpose) -> Found | PictureError:
+        """What a job has of a file, which messages call `name`."""
+        if (path, purpose) not in self._found:
+            self._found[path, purpose] = self._look(path, name, purpose)
+        return self._found[path, purpose]
+
+    def remember(self) -> None:
+        """Write down what was seen. Where that cannot be, the files are looked at again the next time."""
+        for memory in self._memories.values():
+            memory.keep()
+
+    def _look(self, path: Path, name: str, purpose: Purpose) -> Found | PictureError:
+        from renderer.outputs import input_files  # noqa: PLC0415  # most manifests have none
+
+        memory = self._memory(path) if self._remembers else None
+        before = _stand(path)
+        if memory is not None and (found := memory.of(path, purpose, before)) is not None:
+            return found
+        try:
+            seen = input_files.identify(path, name, purpose)
+        except PictureError as error:
+            return error
+        if memory is not None and before == _stand(path):
+            memory.add(path, purpose, before, seen)
+        return seen
+
+    def _memory(self, path: Path) -> _Memory:
+        folder = path.parent
+        if folder not in self._memories:
+            self._memories[folder] = _Memory(folder)
+        return self._memories[folder]
+
+
+class _Memory:
+    """What is remembered of the files in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        whole = hashlib.sha256(os.path.realpath(folder).encode(errors="surrogateescape")).hexdigest()
+        self._path = folders.cache_folder() / "inputs" / f"{whole[:32]}.json"
+        self._by = f"{version('pillow')} {_READING}"
+        self._known = self._read()
+        self._fresh: dict[str, Any] = {}
+
+    def of(self, path: Path, purpose: Purpose, stand: list[int]) -> Found | None:
+        """What was seen of a file that stands as it did then."""
+        match self._known.get(f"{purpose} {path.name}"):
+            case {"stand": before, "sha256": str(mark), "size": [int(width), int(height)], "file": str(file)} if (
+                stand and before == stand
+            ):
+                return Input(sha256=mark, width=width, height=height), InputFile(
+                    sha256=mark, path=str(path), file_sha256=file
+                )
+        return None
+
+    def add(self, path: Path, purpose: Purpose, stand: list[int], seen: Found) -> None:
+        """Remember what was seen of one, if it has stood like this for long enough."""
+        if stand and time.time_ns() - max(stand[:2]) > SETTLED_NS:
+            known, file = seen
+            size = [known.width, known.height]
+            told = {"stand": stand, "sha256": known.sha256, "size": size, "file": file.file_sha256}
+            self._fresh[f"{purpose} {path.name}"] = told
+
+    def keep(self) -> None:
+        """Write down what is new, beside what was known of files that are there still."""
+        if not self._fresh:
+            return
+        there = {key: told for key, told in self._read().items() if (self._folder / key.partition(" ")[2]).exists()}
+        data = json.dumps({"by": self._by, "files": there | self._fresh}).encode()
+        with contextlib.suppress(DiskError):
+            write_whole(self._path, data, lasting=False)
+            _trim(self._path.parent)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self._path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        match found:
+            case {"by": by, "files": dict(files)} if by == self._by:
+                return files
+        return {}
+
+
+def _stand(path: Path) -> list[int]:
+    """All that changes when a file does, its times first; empty where there is none."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return []
+    return [found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev]
+
+
+def _trim(folder: Path) -> None:
+    """Forget the folders that were written of longest ago."""
+    with contextlib.suppress(OSError):
+        paths = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
+        for path in paths[:-_MOST_FOLDERS]:
+            path.unlink(missing_ok=True)
