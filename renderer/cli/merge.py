@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     loaded = load_named(options)
     missing = 0
     for manifest in loaded.manifests:
-        found = merge(manifest, options.outputs)
+        found = merge(manifest, options.outputs, lambda text: print(streams.harmless(text), file=sys.stderr))
         left = len(found.plan.items) - found.plan.count("done")
         missing += left
         told = f"{manifest.name}: {counted(found.moved, 'picture')} came, {found.plan.count('done')} are there"

@@ -93,6 +93,12 @@ def share(manifest: Manifest, count: int, outputs: Path) -> tuple[Manifest, ...]
     )
 
 
+def left_of(part: Manifest, outputs: Path) -> Manifest:
+    """A part without what has been merged since it was cut. Raises `ModelError` for a model that is not there."""
+    whole = replace(part, name=part_folders.whole_name(part.name))
+    return replace(part, pictures=_unfinished(whole, part.pictures, outputs))
+
+
 def cut_of(name: str) -> tuple[str, int]:
     """Of which manifest a shared part's folder is, and into how many parts that was cut."""
     found = _SHARED.fullmatch(name)

@@ -20,7 +20,7 @@ from renderer.manifest.manifest import Manifest
 from renderer.outputs import picture_files, status
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.summary import Ending
-from renderer.planning import auto, deployment, mixtures, owner, plan, precision_choice, space, takes
+from renderer.planning import auto, deployment, mixtures, owner, plan, precision_choice, sharding, space, takes
 from renderer.planning.deployment import Deployment
 from renderer.planning.fitting import SizeRefusal
 from renderer.planning.plan import Plan
@@ -142,6 +142,8 @@ class Preparation:
     def plan_of(self, manifest: Manifest, only: Sequence[str] | None = None) -> Plan:
         """What is done of it and what is to do; of those that the run's settings choose, or `only`."""
         only = self._settings.only if only is None else only
+        if manifest.is_part:
+            manifest = sharding.left_of(manifest, self._settings.outputs)
         machine = self._settle(manifest, only)
         return plan.make_plan(
             manifest,

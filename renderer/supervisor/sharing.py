@@ -117,7 +117,7 @@ class SharedParts:
         except LeaseLostError:
             return
         now = self._plan_anew(plan.manifest).guarded(lease.check)
-        if _has_ended_well(now):
+        if not now.items or _has_ended_well(now):
             self.through[lease.name] = BatchProgress(now).summary("complete")
         else:
             yield now

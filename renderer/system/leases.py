@@ -103,6 +103,11 @@ class Leases:
             raise disk_error(self.folder, error, doing="read") from error
         return f"process {seen.told.get('pid', '?')} on {seen.told.get('host', 'some machine')}"
 
+    @property
+    def looks_on_s(self) -> float:
+        """For how long whoever wants a lease has to see that nobody renews it."""
+        return _LOOKS_ON * self.stale_s
+
     def taken(self) -> set[str]:
         """The names of the leases that somebody has, or had when it died."""
         found: set[str] = set()
@@ -186,7 +191,7 @@ class Leases:
         if mark != seen.mark:
             del self._watched[name]
             return False
-        return self.clock() - since_s >= _LOOKS_ON * self.stale_s
+        return self.clock() - since_s >= self.looks_on_s
 
     def _age_s(self, seen: _Seen) -> float:
         """Seconds since it was renewed, by the clock of whoever keeps the files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -18,10 +19,12 @@ from renderer.planning.plan import make_plan
 from renderer.planning.sharding import Shard
 from renderer.supervisor import merging, readings, run
 from renderer.supervisor.settings import Settings, StopRequests
+from renderer.supervisor.sharing import LEASES, leases_in
 from renderer.system import files
 from tests.fakes import InlineReader, InlineWorker, draw
 from tests.making import make_manifest, pixels_of
 from tests.supervisor.test_readings import lettered
+from tests.supervisor.test_taken_over import taken_over
 
 MANIFEST = make_manifest([f"picture {number}" for number in range(24)])
 
@@ -179,3 +182,63 @@ def test_by_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert "few: 0 pictures came, 0 are there, 8 missing" in capsys.readouterr().out
     assert main(["render", "few.yaml", "--shard", "9/2"]) == 2
     assert "is not a part like 3/16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["share", "shard"])
+def test_what_is_merged_while_a_run_has_other_parts_is_not_rendered_again(how: str, tmp_path: Path) -> None:
+    """It was cut before, and has its turn at the part when that is in the whole's folder."""
+    share = sharding.share(MANIFEST, 2, tmp_path)
+    cut = [sharding.cut(MANIFEST, Shard(number, 2), tmp_path) for number in (1, 2)]
+    parts = share if how == "share" else cut
+    rendered = 0
+    for those in (parts[:1], parts):
+        found = run.render(those, Settings(tmp_path, hire=InlineWorker), lambda _: None, StopRequests())
+        assert all(each.is_all_there for each in found)
+        rendered += sum(each.rendered for each in found)
+        merging.merge(MANIFEST, tmp_path)
+    assert rendered == 24
+    assert make_plan(MANIFEST, tmp_path).count("done") == 24
+
+
+def test_a_part_whose_holder_died_is_merged(tmp_path: Path) -> None:
+    """Nobody renews its lease: that is seen, and waited for once, however many parts it had."""
+    run.render(
+        sharding.share(MANIFEST, 2, tmp_path), Settings(tmp_path, hire=InlineWorker), lambda _: None, StopRequests()
+    )
+    child = os.fork()
+    if child == 0:
+        leases = leases_in(tmp_path)
+        os._exit(sum(leases.claim(part.path.name) is None for part in sharding.folders(MANIFEST, tmp_path)))
+    assert os.waitpid(child, 0)[1] == 0
+    said: list[str] = []
+    assert len(merging.merge(MANIFEST, tmp_path, said.append, 60.0).held) == 2
+    assert not said
+    for lease in (tmp_path / LEASES).glob("test-*"):
+        os.utime(lease, (1.0, 1.0))
+    found = merging.merge(MANIFEST, tmp_path, said.append, 0.3)
+    assert (found.moved, found.held) == (24, ())
+    assert len(said) == 1
+    assert said[0].startswith("who had 2 parts seems to be gone")
+
+
+def test_a_merge_that_is_stopped_leaves_a_part_to_whoever_took_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had not come to stays there, the part is named, and the others come."""
+    parts = sharding.share(MANIFEST, 2, tmp_path)
+    run.render(parts, Settings(tmp_path, hire=InlineWorker), lambda _: None, StopRequests())
+    removed: list[Path] = []
+
+    def reached(point: str, path: Path) -> None:
+        removed.extend([path] if point == "removed" and path.name.startswith("p") else [])
+        if point == "removed" and len(removed) == 3:
+            taken_over(tmp_path, path.parent.name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "reached", reached)
+        found = merging.merge(MANIFEST, tmp_path)
+    assert len(found.held) == 1
+    assert list((tmp_path / found.held[0]).glob("p*.png"))
+    assert merging.merge(MANIFEST, tmp_path).held == ()
+    assert make_plan(MANIFEST, tmp_path, thorough=True).count("done") == 24
+    assert not list(tmp_path.glob("test-share-*/p*.png"))
