@@ -258,7 +258,7 @@ def _finish_change(folder: OutputFolder, note: Path) -> None:
     with contextlib.suppress(DiskError, OSError, ValueError):
         change = _Change.model_validate_json(note.read_bytes())
         kept = read_sidecar(note.with_name(f"{change.name}{SIDECAR_SUFFIX}"))
-        if kept is not None and "/" not in change.name:
+        if kept is not None:
             here = replace(folder, path=note.parent)
             gone = [here.picture(change.name, each) for each in change.formats if each != kept.keep.format]
             gone += [here.layer(change.name, 1 + each) for each in range(len(kept.layers), change.layers)]

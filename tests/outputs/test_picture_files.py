@@ -199,6 +199,36 @@ class TestCarry:
         assert not folder.picture("sub/deep/p").is_symlink()
         assert elsewhere.exists()
 
+    def test_a_link_that_leads_out_takes_nothing(self, folder: OutputFolder, tmp_path: Path) -> None:
+        """As with a picture that is rendered."""
+        save(folder)
+        (tmp_path / "outside").mkdir()
+        (folder.path / "sub").symlink_to(tmp_path / "outside")
+        with pytest.raises(DiskError, match="leads out"):
+            picture_files.carry(folder, "p", "sub/p", lambda sidecar: sidecar, leaves=True)
+        assert list((tmp_path / "outside").iterdir()) == []
+        assert finished(folder, "p", MARK, thorough=True)
+
+
+class TestPlaces:
+    @pytest.mark.parametrize("taken", ["p.png", "p.json"])
+    def test_a_folder_in_a_file_s_place_is_known_before(self, folder: OutputFolder, taken: str) -> None:
+        """Nothing is rendered that could not be kept; where a file stands, it will be replaced."""
+        picture_files.check_place(folder, "p", "png")
+        save(folder)
+        picture_files.check_place(folder, "p", "png")
+        (folder.path / taken).unlink()
+        (folder.path / taken).mkdir()
+        with pytest.raises(DiskError, match="Is a directory"):
+            picture_files.check_place(folder, "p", "png")
+
+    def test_a_folder_goes_with_its_last_picture_and_that_of_takes_stays(self, folder: OutputFolder) -> None:
+        """Another take may be on its way there."""
+        for output in ("sub/p", ".takes/p"):
+            save(folder, output)
+            picture_files.remove(folder, output, "png")
+        assert [path.name for path in folder.path.iterdir()] == [".takes"]
+
 
 class TestSweep:
     def test_one_file_that_cannot_be_read_or_removed_stops_nothing(self, folder: OutputFolder) -> None:
@@ -209,6 +239,17 @@ class TestSweep:
         (folder.path / ".part-3").write_bytes(b"half")
         picture_files.sweep(folder)
         assert {path.name for path in folder.path.glob(".part-*")} == {".part-change-1"}
+
+    def test_a_note_that_leads_out_removes_nothing(self, folder: OutputFolder, tmp_path: Path) -> None:
+        """Somebody's own, in a folder that many may write into."""
+        theirs = OutputFolder(tmp_path / "theirs")
+        save(theirs)
+        theirs.picture("p", "webp").write_bytes(b"precious")
+        save(folder)
+        note = picture_files._Change(name="../theirs/p", formats=("png", "webp"))
+        (folder.path / ".part-change-1").write_text(note.model_dump_json())
+        assert picture_files.sweep(folder) == 1
+        assert theirs.picture("p", "webp").exists()
 
     def test_it_follows_no_link(self, folder: OutputFolder, tmp_path: Path) -> None:
         """What a link leads to is somebody else's, temporary or not; and a link may lead in a circle."""

@@ -175,21 +175,26 @@ class TestDealing:
 
     def test_what_fits_on_one_device_goes_there(self, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
         """Cards may differ: a picture that is too large for one is rendered on the other, and refused by neither."""
-        monkeypatch.setattr(fitting, "refusals", _refusals)
-        place = placement.setup_for
-        made: list[Setup] = []
-
-        def setup_for(*terms: Any) -> Setup:
-            made.append(place(*terms))
-            return made[-1].model_copy(update={"profile": "cpu"}) if len(made) == 2 else made[-1]
-
-        monkeypatch.setattr(placement, "setup_for", setup_for)
-        monkeypatch.setattr(deployment, "_kind", lambda _: object())  # no two devices are alike here
+        second_is_small(monkeypatch)
         hire = Workers()
         summary = night.render(make_manifest(("large", "b", "large c", "d")), gpus=TWO, hire=hire)
         assert counts(summary) == (4, 0, 0, 0)
         assert {"p000", "p002"} <= set(hire.given["worker.log"])
         assert hire.given["worker-2.log"]
+
+
+def second_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have two devices of which the second is too small for large pictures."""
+    monkeypatch.setattr(fitting, "refusals", _refusals)
+    place = placement.setup_for
+    made: list[Setup] = []
+
+    def setup_for(*terms: Any) -> Setup:
+        made.append(place(*terms))
+        return made[-1].model_copy(update={"profile": "cpu"}) if len(made) == 2 else made[-1]
+
+    monkeypatch.setattr(placement, "setup_for", setup_for)
+    monkeypatch.setattr(deployment, "_kind", lambda _: object())  # no two devices are alike here
 
 
 def _refusals(jobs: Sequence[Job], setup: Setup, _machine: Machine) -> dict[Job, SizeRefusal]:
@@ -249,6 +254,14 @@ class TestABadDevice:
         ]  # fmt: skip
         assert "left out in the last run: 3 workers in a row" in write_happened(page)
 
+    def test_what_fits_only_there_is_refused(self, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nobody waits for a card that is left out: its own pictures are refused, and the run is through."""
+        second_is_small(monkeypatch)
+        manifest = make_manifest((*(f"large {number}" for number in range(4)), "b", "c"))
+        summary = night.render(manifest, gpus=TWO, hire=Workers(Broken, InlineWorker))
+        assert (summary.ending, summary.rendered, summary.refused) == ("complete", 2, 4)
+        assert {each.message for each in summary.failures} == {"the devices on which it fits were left out"}
+
     def test_one_that_does_not_open_is_left_out(self, night: Night) -> None:
         """By what it says, and after three deaths; all is rendered by the other."""
         for kind in (Refuses, Dies):
@@ -263,7 +276,7 @@ class TestABadDevice:
         hire = Workers(*[DiesOfFp8] * 4)
         summary = night.render(manifest, gpus=FOUR, hire=hire)
         assert (summary.rendered, summary.refused) == (8, 12)
-        assert not [what.text for what in night.of(events.Remark) if "nothing more is tried on it" in what.text]
+        assert not [what.text for what in night.of(events.Remark) if "nothing is tried on it" in what.text]
 
     def test_where_none_opens_the_pictures_fail_with_the_reason(self, night: Night) -> None:
         """As one worker's do."""
@@ -337,5 +350,8 @@ class TestACardComesBack:
         health.losses = 3
         assert [health.leave_out() for _ in range(5)] == [600, 1200, 2400, 3600, 3600]
         assert health.is_out
+        health.losses = 3
+        health.leave_out()
+        assert health.losses == 2, "a picture that is to blame for the next loss costs the device nothing"
         health.brought()
         assert health.leave_out() == 600

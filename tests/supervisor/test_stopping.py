@@ -191,6 +191,24 @@ class TestPausing:
         assert len(night.of(events.WorkerOpened)) == 2
         assert "paused" in phases
 
+    def test_what_was_given_back_begins_in_its_order(self, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A worker that holds eight gives seven back when a pause comes: they wait where they were."""
+        pause, manifest = Pause(), make_manifest(["slow", *"bcdefghij"])
+        monkeypatch.setattr(run, "Pause", lambda: pause)
+
+        def watch(what: events.Event) -> None:
+            night.heard.append(what)
+            if isinstance(what, events.PictureBegan) and len(night.began()) == 1:
+                pause.is_on = True
+            elif isinstance(what, events.Tick) and what.status is not None and what.status.phase == "paused":
+                pause.is_on = bool(what.status.in_flight or what.status.queued)
+
+        settings = Settings(outputs=night.settings.outputs, hire=FAKE_OF_EIGHT)
+        (summary,) = run.render([manifest], settings, watch, StopRequests())
+        assert counts(summary) == (10, 0, 0, 0)
+        assert (night.folder(manifest).path / "journal.jsonl").read_text().count('"dropped"') == 7
+        assert night.began() == [picture.id for picture in manifest.pictures]
+
     def test_a_paused_night_can_be_stopped(self, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
         """It ends, and what it had not begun is left."""
         pause, stop = Pause(is_on=True), StopRequests()
