@@ -53,9 +53,6 @@ _FILLED = frozenset(
 """Where braces stand for names, but not in a cell: there they are just braces."""
 
 
-_DRAWN = frozenset({"prompt", "negative_prompt"})
-
-
 class RowReader:
     """Reads tables, each once. `output` names columns as well, in braces."""
 
@@ -182,7 +179,7 @@ def _twins(table: Table, names: Collection[str]) -> list[tuple[str, int]]:
 def _refuse_choices(table: Table, row: Row, names: Collection[str]) -> Iterable[Problem]:
     """What looks like a choice in a cell that is filled in, and is none."""
     for name, cell in row.cells.items():
-        if choices.may_have(cell) and (name in names or name in _DRAWN):
+        if choices.may_have(cell) and name in names:
             try:
                 choices.of_value(cell)
             except ChoiceError as error:

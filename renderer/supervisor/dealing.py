@@ -182,10 +182,11 @@ class Deal:
             if seat.flights or group.has_pictures or self._unbegun(group):
                 yield seat, group
 
-    def next_rounds(self) -> bool:
-        """Let what failed be tried again in groups of which nothing is in flight; whether any is."""
-        ready = [group for group in self.groups if group.ending is None and not self._flies(group)]
-        return sum(group.source.next_round() for group in ready) > 0
+    def next_rounds(self) -> None:
+        """Let what failed be tried again in groups of which nothing is in flight."""
+        for group in self.groups:
+            if group.ending is None and not self._flies(group):
+                group.source.next_round()
 
     def serving(self, but: Seat | None = None) -> SeatOrder:
         """The seats that have room at this moment, those first that hold fewest; not the one that was served."""

@@ -106,8 +106,7 @@ class Dispatcher:
             if self._grace.is_over(self._pool):
                 return "signal"
             self._join_retakes()
-            if self._deal.next_rounds():
-                self._timely.forget()
+            self._deal.next_rounds()
             if not self._pool.has_flights and not self._writing and (ending := self._reason_to_end()):
                 return ending
             self._staff()
@@ -124,14 +123,12 @@ class Dispatcher:
     def add(self, group: Group) -> None:
         """Have more rendered than was known at the beginning."""
         self._deal.add(group)
-        self._timely.forget()
 
     def _join_retakes(self) -> None:
         """Have other takes of pictures, whose lettering was not read as it was wanted, wait behind the others."""
         for group in self._deal.groups:
             if group.ending is None and (retakes := self._outcomes.take_retakes(group.weights, group.priority)):
                 group.source.join(retakes)
-                self._timely.forget()
 
     def _staff(self) -> None:
         """Have a worker where there is something to do, unless nothing more is to begin."""
@@ -223,12 +220,8 @@ class Dispatcher:
             self._prepare(seat, group, item)
             seat.give(flight, files)
         elif heir := self._outcomes.promote_twin(item):
-            self._put_back(group, heir)
+            group.source.put_back(heir)
         return True
-
-    def _put_back(self, group: Group, item: Planned) -> None:
-        group.source.put_back(item)
-        self._timely.forget()
 
     # -- hearing what became of it --
 
@@ -240,7 +233,7 @@ class Dispatcher:
         heard = None
         if self._back_at is not None:
             self.longest_away_s = max(self.longest_away_s, time.monotonic() - self._back_at)
-        if full := self._writing.is_full:
+        if self._writing.is_full:
             self._writing.wait(TICK_S)
             self._pool.unheard()
         else:
@@ -255,7 +248,7 @@ class Dispatcher:
         self._readings.tend()
         if heard is not None:
             self._take(*heard)
-        if not full and (beats or not self._pool.is_crowded):
+        if beats or not self._pool.is_crowded:
             self._end_stuck()
 
     def _listen_on(self, spent_s: float) -> None:
@@ -341,7 +334,7 @@ class Dispatcher:
         with self._outcomes.at_once():
             for flight in reversed(seat.take_back(list(keys))):
                 self._outcomes.dropped(flight.item)
-                self._put_back(self._group(seat), flight.item)
+                self._group(seat).source.put_back(flight.item)
 
     def _lost(self, seat: Seat, reason: str, hint: str = "") -> None:
         """A worker is gone. What it had begun is tried again alone, until it has brought down too many.

@@ -18,10 +18,10 @@ class Timely:
 
     def __init__(self, deal: Deal, night: Night, pace: Pace, outcomes: Together) -> None:
         self._deal, self._night, self._pace, self._outcomes = deal, night, pace, outcomes
-        self._nothing_fits: dict[tuple[Group, int, bool], tuple[int, int, int]] = {}
+        self._nothing_fits: dict[tuple[Group, int, bool], tuple[int, int, int, int]] = {}
 
     def forget(self) -> None:
-        """Something else waits than before."""
+        """Seats may have other pictures than before."""
         self._nothing_fits.clear()
 
     def first(self, group: Group, seat: Seat, wanted: Fits | None = None) -> Planned | None:
@@ -30,7 +30,7 @@ class Timely:
             return self._deal.first(group, seat, wanted)
         left_s = (self._night.settings.deadline - datetime.now(UTC)).total_seconds()
         company, writing = len(seat.flights), self._outcomes.writing
-        now = len(self._night.pool.flights), len(writing), self._outcomes.rendered
+        now = group.source.waiting, len(self._night.pool.flights), len(writing), self._outcomes.rendered
         asked = group, seat.number, wanted is None
         if self._nothing_fits.get(asked) == now:  # and since then there is only less time
             return None

@@ -51,6 +51,18 @@ class TestTables:
         (said,) = problems(tmp_path / "t.csv")
         assert "t.csv:2:1: the row has 3 cells, and the table 2 columns" in said
 
+    def test_a_bad_row_of_a_sample_is_its_own_problem(self, tmp_path: Path) -> None:
+        """Nothing is drawn of a table that is not well."""
+        text = "defaults: {model: demo}\njobs: [{rows: t.csv, prompt: '{x}', matrix: {x: [1, 2]}, sample: 3}]"
+        put(tmp_path, m__yaml=text, t__csv="id,seed\na,1\nb,many\n")
+        (said,) = problems(tmp_path / "m.yaml")
+        assert "t.csv:3:1 seed: " in said
+
+    def test_bad_choices_of_all_rows_are_said(self, tmp_path: Path) -> None:
+        """Each with its line, whether the column is the prompt itself or stands in it."""
+        put(tmp_path, t__csv="prompt\na {{b|c\nd\ne {{f|g\n")
+        assert [each[:14] for each in problems(tmp_path / "t.csv")] == ["t.csv:2:1 prom", "t.csv:4:1 prom"]
+
     def test_output_names_columns(self, tmp_path: Path) -> None:
         """As it names a matrix's values, also where the job's own text does not; one called like a field sets that."""
         text = "output: '{seed}/{city}'\ndefaults: {model: demo}\njobs: [{rows: t.csv, prompt: x}]"

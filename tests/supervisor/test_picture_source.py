@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -19,16 +17,14 @@ from renderer.supervisor import events
 from renderer.supervisor.dealing import Group
 from renderer.supervisor.dispatcher import Dispatcher
 from renderer.supervisor.heartbeat import Heartbeat
-from renderer.supervisor.local_worker import LocalWorker
 from renderer.supervisor.night import Night
 from renderer.supervisor.outcomes import Outcomes
 from renderer.supervisor.picture_source import Fits, PlanSource
 from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.settings import Settings, StopRequests
 from renderer.supervisor.together import Together
+from tests.fakes import InlineWorker
 from tests.making import make_manifest, make_picture
-
-FAKE = functools.partial(LocalWorker, command=(sys.executable, "-m", "tests.fakes"))
 
 
 def test_a_hundred_thousand_may_wait(tmp_path: Path) -> None:
@@ -110,14 +106,14 @@ def test_a_worker_waits_for_what_comes_later(tmp_path: Path) -> None:
     """Where nothing waits at this moment the run is not over, and a worker that has nothing to do is not stuck."""
     plan = make_plan(make_manifest(("a", "b")), tmp_path)
     heard: list[events.Event] = []
-    settings = Settings(tmp_path, hire=FAKE, stuck_after_s=0.6)
+    settings = Settings(tmp_path, hire=InlineWorker, stuck_after_s=0.3)
     job = plan.items[0].picture.job
     deployment = deploy([job], devices.choose(None, hardware.look()))
-    with WorkerPool(FAKE, heard.append) as pool:
+    with WorkerPool(InlineWorker, heard.append) as pool:
         night = Night(settings, {Weights.of(job): deployment}, {}, {}, None, pool, heard.append, StopRequests())
         outcomes = Outcomes(plan, night.row, night.watch)
         heart = Heartbeat(plan.folder, outcomes.progress, night.watch)
-        source = LateSource(plan.items, every_s=2.0)
+        source = LateSource(plan.items, every_s=1.0)
         with outcomes.bringing:
             outcomes.begin(plan.items)
             group = Group(source, deployment)

@@ -69,6 +69,15 @@ class Broken(InlineWorker):
         return super().hear(timeout_s)
 
 
+class Spoilt(InlineWorker):
+    """A worker that some pictures bring down, wherever it is."""
+
+    def hear(self, timeout_s: float) -> Heard | None:
+        if any(isinstance(order, Render) and order.job.prompt.startswith("bad") for order in self._orders):
+            return Gone(-9), b""
+        return super().hear(timeout_s)
+
+
 class Refuses(InlineWorker):
     """A worker that says why it cannot open anything."""
 
@@ -286,8 +295,17 @@ class TestABadDevice:
 
     def test_the_last_one_is_never_left_out(self, night: Night) -> None:
         """Where all lose workers, each picture is set aside after its three, as with one."""
-        summary = night.render(make_manifest(tuple("ab")), gpus=TWO, hire=Workers(Broken, Broken))
-        assert (summary.set_aside, summary.left) == (2, 0)
+        manifest = make_manifest(tuple("abcdefgh"))
+        summary = night.render(manifest, gpus=TWO, hire=Workers(Broken, Broken), max_failures=100)
+        assert (summary.set_aside, summary.refused, summary.left) == (8, 0, 0)
+        assert len(night.of(events.DeviceLeft)) == 1
+
+    def test_pictures_that_bring_down_every_worker_cost_no_device(self, night: Night) -> None:
+        """Only the first worker that a picture brings down may have been its device's doing."""
+        manifest = make_manifest(("bad 1", "bad 2", "bad 3", *(f"{number}" for number in range(6))))
+        summary = night.render(manifest, gpus=TWO, hire=Workers(Spoilt, Spoilt), max_failures=100)
+        assert (summary.set_aside, summary.rendered) == (3, 6)
+        assert not night.of(events.DeviceLeft)
 
     @pytest.mark.timeout(20)
     def test_a_single_picture_that_crashes_is_tried_elsewhere(self, night: Night) -> None:
