@@ -336,6 +336,8 @@ def _of_run(what: events.Event) -> _Line:
             return "pausing", {"paused": what.paused, "let_go": what.let_go}
         case events.Stopping():
             return "stopping", {"in_flight": what.in_flight, "grace_s": what.grace_s}
+        case events.DeviceLeft():
+            return "warning", {"text": what.text, **_where(what.where)}
         case events.Remark():
             return "warning", {"text": what.text}
         case events.Tick(status=status) if status is not None:

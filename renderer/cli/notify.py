@@ -1,6 +1,6 @@
-"""Messages to people who are not watching: at a run's first failure and at its end, through Apprise.
+"""Messages to people who are not watching: when a picture first fails, a device is first left out, and at a run's end.
 
-The last one has a contact sheet of what was rendered, where the address takes pictures.
+They go through Apprise. The last one has a contact sheet of what was rendered, where the address takes pictures.
 
 An optional extra. Each address has a thread of its own, so that a target that does not answer is in nobody's way; what
 could not be sent is a warning and no more. Addresses hold secrets: they are told to nobody, only their number is.
@@ -53,7 +53,7 @@ def addresses(given: Sequence[str]) -> list[str]:
 
 
 class Notifier:
-    """Tells every address of a run's first failure and of its end."""
+    """Tells every address of a run's first failure, of its first device that is left out, and of its end."""
 
     def __init__(self, urls: Sequence[str], patience_s: float = PATIENCE_S) -> None:
         """Raises `MachineError` when Apprise is not installed, `UsageError` for what is no address of it."""
@@ -64,7 +64,7 @@ class Notifier:
         self._plans: dict[str, Plan] = {}
         self._rendered: dict[str, set[str]] = {}
         self._refused = Refusals()
-        self._told_of_failure = False
+        self._told_of_failure = self._told_of_device = False
         self._tell: Watch = lambda _: None
 
     def complain_to(self, watch: Watch) -> None:
@@ -112,6 +112,9 @@ class Notifier:
                 self._send(
                     Message(f"renderer: the first failure, in {what.item.picture.place.manifest}", body, good=False)
                 )
+            case events.DeviceLeft(text=text, where=where) if not self._told_of_device:
+                self._told_of_device = True
+                self._send(Message(f"renderer: {where} is left out", f"{text}; the others go on", good=False))
             case events.PictureDone(item=item):
                 self._rendered.setdefault(item.batch, set()).add(item.picture.id)
             case events.BatchEnded(summary=summary, plan=plan):

@@ -45,7 +45,7 @@ def sentence(what: events.Event, *, several: bool = False) -> str | None:
         case events.Supplying(need=need, what=answer):
             return supply(need, answer)
         case events.WorkerOpened(opened=opened):
-            where = f"{opened.gpu.name}, {gib(opened.gpu.total_bytes)}" if opened.gpu else "the CPU"
+            where = f"{opened.gpu.described}, {gib(opened.gpu.total_bytes)}" if opened.gpu else "the CPU"
             engine = f"engine {opened.engine.name}, profile {opened.engine.profile}"
             first = f"{_at(what.where)}model open after {duration(opened.load_s)}: {engine}, {where}"
             return "\n".join([first, *(f"  note: {note}" for note in opened.notes)])

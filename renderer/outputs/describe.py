@@ -146,6 +146,7 @@ def describe_running(status: RunStatus, memory: MemoryNow, now: datetime) -> Ite
         yield f"    nothing is begun before renderer resume; the GPU's memory {memory_is}"
     for one in status.in_flight[:_SHOWN]:
         again = f", try {one.attempt}" if one.attempt > 1 else ""
+        again += f", {one.where}" if one.where else ""
         since = one.since.astimezone()
         told = (
             f"step {one.step} of {one.steps} since {since:%H:%M:%S}, {duration((now - since).total_seconds())}{again}"

@@ -29,13 +29,17 @@ Phase = Literal["preparing", "waiting", "opening", "rendering", "paused", "stopp
 
 
 class InFlight(Value):
-    """A picture that is being rendered: `step` of `steps` denoising steps are done since `since` (UTC)."""
+    """A picture that is being rendered: `step` of `steps` denoising steps are done since `since` (UTC).
+
+    `where` is which of several workers has it; empty where there is one.
+    """
 
     id: str
     step: int
     steps: int
     attempt: int
     since: datetime
+    where: str = ""
 
 
 WorkerState = Literal["none", "opening", "open", "left out"]

@@ -258,6 +258,10 @@ class Deal:
 
         return worth
 
+    def slowness(self, group: Group, seat: Seat) -> float:
+        """How many times as long a picture of a group takes at a seat as most of them do."""
+        return self._share(group).slowness(seat)
+
     def _takes_any(self, group: Group, seat: Seat, items: Sequence[Planned]) -> bool:
         """Whether a seat is to have any of these."""
         fits = self._fits(group, seat, self.is_worth(group, seat))

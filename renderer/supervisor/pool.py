@@ -213,7 +213,7 @@ class Seat:
         """Have the worker render a picture, with the files of what goes in."""
         assert self._worker is not None
         picture = flight.item.picture
-        self.flights[flight.key] = flight
+        self.flights[flight.key], flight.where = flight, self.label
         self._silence.broken()
         order = protocol.Render(key=flight.key, job=picture.job, files=goes_in.sizes, previews=flight.item.previews)
         self._unsent.append((order, goes_in.payload))

@@ -35,7 +35,8 @@ class Flight:
 
     `work` is what it takes beside others (`pace.weight`).
 
-    `key` is what the worker calls it: its id, which may be another's too where several manifests are rendered.
+    `key` is what the worker calls it: its id, which may be another's too where several manifests are rendered; `where`
+    is which of several workers has it.
     """
 
     item: Planned
@@ -44,6 +45,7 @@ class Flight:
     since: datetime | None = None
     key: str = ""
     work: float = 0.0
+    where: str = ""
 
     def __post_init__(self) -> None:
         self.key = self.key or self.item.picture.id
@@ -331,7 +333,9 @@ def by_id(flight: Flight) -> str:
 def in_flight(flights: Iterable[Flight], name: Callable[[Flight], str] = by_id) -> tuple[InFlight, ...]:
     """What has been begun of these, for others to read, each by its `name`."""
     return tuple(
-        InFlight(id=name(each), step=each.step, steps=each.steps, attempt=each.attempt, since=each.since)
+        InFlight(
+            id=name(each), step=each.step, steps=each.steps, attempt=each.attempt, since=each.since, where=each.where
+        )
         for each in flights
         if each.since is not None
     )

@@ -104,6 +104,13 @@ class Shares:
         """Whether those that are faster would be through with all long before a seat is with what it holds."""
         return len(seat.flights) > 1 and seat.flights.work > TOO_MUCH * self._most(seat)
 
+    def slowness(self, seat: Seat) -> float:
+        """How many times as long a picture takes there as on the device that has the one in the middle of all."""
+        if not self._able:
+            return 1.0
+        middle = self._able[bisect_left(self._speed, self._speed[-1] / 2) - 1]
+        return self._speeds[middle.number] / self._speeds[seat.number]
+
     def _most(self, seat: Seat) -> float:
         """The work that a seat does until those that are faster would be through with all that it does not hold."""
         count = self._faster(seat)

@@ -29,7 +29,7 @@ class Timely:
         if self._night.settings.deadline is None:
             return self._deal.first(group, seat, wanted)
         left_s = (self._night.settings.deadline - datetime.now(UTC)).total_seconds()
-        company, writing = len(seat.flights), self._outcomes.writing
+        company, writing, slowness = len(seat.flights), self._outcomes.writing, self._deal.slowness(group, seat)
         now = group.source.waiting, len(self._night.pool.flights), len(writing), self._outcomes.rendered
         asked = group, seat.number, wanted is None
         if self._nothing_fits.get(asked) == now:  # and since then there is only less time
@@ -41,7 +41,7 @@ class Timely:
             expected_s = self._pace.expect_s(item, group.profile)
             if expected_s is None and (company or writing):
                 return False  # nothing like it was measured: one tells how long the others will take
-            return left_s > (expected_s or 0.0) * (company + 1)  # it may have to wait for those before it
+            return left_s > (expected_s or 0.0) * slowness * (company + 1)  # it may have to wait for those before it
 
         item = self._deal.first(group, seat, fits)
         if item is None:

@@ -25,7 +25,7 @@ from renderer.cli.notify import Notifier, addresses
 from renderer.errors import DiskError, Problem, UsageError
 from renderer.outputs import picks
 from renderer.outputs.folder import OutputFolder
-from renderer.outputs.summary import Failure
+from renderer.outputs.summary import DeviceCounts, Failure
 from renderer.planning.plan import make_plan
 from renderer.supervisor import events, run
 from renderer.supervisor.settings import Settings, StopRequests
@@ -188,6 +188,22 @@ def test_a_warning_is_no_news(postbox: Postbox) -> None:
     notifier.end(None)
     assert "a.yaml:1:20" not in postbox.letters[0]["message"]
     assert postbox.letters[0]["type"] == "success"
+
+
+def test_a_card_that_falls_away_is_told_at_once(postbox: Postbox) -> None:
+    """The first of them, and in the last message, though all pictures are there."""
+    notifier = Notifier([postbox.url])
+    for where in ("GPU 1", "GPU 2"):
+        notifier.watch(events.DeviceLeft(f"{where} is left out: 3 workers in a row were lost there", where))
+    out = DeviceCounts(
+        where="GPU 1", card="A card (5d3f6c1e)", rendered=3, left_out="3 workers in a row were lost there"
+    )
+    notifier.watch(events.BatchEnded(summary(failed=0, failures=(), devices=(out,))))
+    notifier.end(None)
+    first, last = postbox.letters
+    assert (first["title"], first["type"]) == ("renderer: GPU 1 is left out", "failure")
+    assert last["title"].endswith("0 failed, GPU 1 left out")
+    assert "GPU 1, A card (5d3f6c1e): 3 rendered; it was left out: 3 workers in a row" in last["message"]
 
 
 def test_a_message_is_not_endless(postbox: Postbox) -> None:

@@ -252,6 +252,7 @@ class TestABadDevice:
         assert "  CPU 2: 0 rendered; it was left out: 3 workers in a row" in "\n".join(describe_summary(summary))
         message = notify._at_the_end([summary], [], None)
         assert (message.title, message.good) == ("renderer: 24 rendered, 0 failed, CPU 2 left out", False)
+        assert {one.where for each in stands for one in each.in_flight} == {"CPU 1"}
         last = stands[-1]
         assert [worker.state for worker in last.workers] == ["open", "left out"]
         assert "CPU 2 left out" in describe_status(last)

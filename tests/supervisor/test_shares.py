@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from renderer.job import Engine
 from renderer.machine import rates
 from renderer.planning import fitting
+from renderer.protocol import Opened
+from renderer.supervisor.pool import Seat
+from renderer.supervisor.shares import Shares
+from tests.fakes import SOFTWARE, InlineWorker
 from tests.supervisor import timed
 from tests.supervisor.timed import NIGHTS, TimedDevice, TimedNight
 
@@ -26,6 +31,29 @@ def test_a_night_takes_what_is_foretold(name: str, tmp_path: Path, monkeypatch: 
     assert (summary.rendered, summary.refused) == (summary.pictures, 0)
     assert night.foretold_s() == pytest.approx(took_s, rel=0.05)
     assert took_s <= night.alone_s() * 1.05
+
+
+def seats(*works: float) -> list[Seat]:
+    """Seats that are open and hold so much work each."""
+    found = [Seat(InlineWorker, lambda _: None, number, f"GPU {number}") for number in range(len(works))]
+    engine = Engine(name="fake", profile="stream", device="cuda")
+    for seat, work in zip(found, works, strict=True):
+        seat.opened = Opened(capacity=32, load_s=5, engine=engine, software=SOFTWARE, gpu=None)
+        seat.flights.work = work
+    return found
+
+
+def test_a_part_is_by_speed_and_so_is_a_deadline() -> None:
+    """Each holds by its speed; and before a deadline a slow card counts with its own time, not with the others'."""
+    fast, slow = there = seats(4.0, 0.0)
+    shares = Shares(there, {0: 10.0, 1: 1.0}, waiting_work=7.0)
+    assert (shares.of(fast), shares.of(slow)) == (10.0, 1.0)
+    assert (shares.slowness(fast), shares.slowness(slow)) == (1.0, 10.0)
+    assert (list(shares.faster(fast)), list(shares.faster(slow))) == ([], [fast])
+    slow.flights.work = 2.0
+    assert not shares.has_too_much(slow), "one that has been begun is not given back"
+    many = Shares(seats(0, 0, 0, 0), {0: 2.0, 1: 1.0, 2: 1.0, 3: 1.0}, waiting_work=8.0)
+    assert [many.slowness(seat) for seat in seats(0, 0)] == [0.5, 1.0], "most pictures come from the slower ones"
 
 
 class TestShares:
