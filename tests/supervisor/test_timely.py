@@ -38,7 +38,13 @@ class Asked:
         self.group = cast("Group", GroupLike(self.source))
         settings = SimpleNamespace(deadline=datetime.now(UTC) + timedelta(seconds=100))
         night = cast("Any", SimpleNamespace(settings=settings, pool=SimpleNamespace(flights=[])))
-        deal = cast("Any", SimpleNamespace(first=lambda group, _seat, fits: group.source.first(fits)))
+        self.slowness = 1.0
+        deal = cast(
+            "Any",
+            SimpleNamespace(
+                first=lambda group, _seat, fits: group.source.first(fits), slowness=lambda _group, _seat: self.slowness
+            ),
+        )
         outcomes = cast("Any", SimpleNamespace(writing=[], rendered=0))
         self._timely = Timely(deal, night, cast("Any", self), outcomes)
 
@@ -52,6 +58,19 @@ class Asked:
 
     def first(self) -> Planned | None:
         return self._timely.first(self.group, cast("Any", SimpleNamespace(number=0, flights=[])))
+
+
+def test_a_slow_card_counts_with_its_own_time(tmp_path: Path) -> None:
+    """What takes the others 60 s takes it 120: with 100 left, it begins that no more, and they do."""
+    asked = Asked(tmp_path)
+    asked.source.join([asked.item(60)])
+    asked.slowness = 2.0
+    assert asked.first() is None
+    asked.slowness = 1.0
+    asked.source.join([asked.item(500)])  # else it is not asked again
+    found = asked.first()
+    assert found is not None
+    assert found.picture.job.num_inference_steps == 60
 
 
 @pytest.fixture
