@@ -114,9 +114,11 @@ class SharedParts:
             picture_files.sweep(plan.folder)  # what one who lost it was about to rename is gone
             plan.journal.take_over()
             owner.claim(plan.folder, plan.manifest)
+            self._agree()  # a merge may have let others choose another number meanwhile
+            now = self._plan_anew(plan.manifest).guarded(lease.check)
+            now.journal.compact()
         except LeaseLostError:
             return
-        now = self._plan_anew(plan.manifest).guarded(lease.check)
         if not now.items or _has_ended_well(now):
             self.through[lease.name] = BatchProgress(now).summary("complete")
         else:
@@ -134,7 +136,7 @@ class SharedParts:
 
     def _order(self) -> list[str]:
         """What is open goes on, and then what fewest others are at: so weights are opened least often."""
-        elsewhere = Counter(self._weights[name] for name in self._leases.taken() if name in self._weights)
+        elsewhere = Counter(self._weights[name] for name in self._leases.taken(self._weights))
         opened = {seat.setup.weights for seat in self._night.pool.seats if seat.setup is not None}
 
         def rank(name: str) -> tuple[bool, int]:

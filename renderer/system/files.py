@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
-from renderer.errors import DiskError
+from renderer.errors import DiskError, RendererError
 
 PART_PREFIX = ".part-"
 """Of a file that is being written; what is left of one when its run dies begins with it."""
@@ -196,8 +196,37 @@ def remove(path: Path, guard: WriteGuard = no_guard) -> None:
     """Remove a file, if it is there. Raises as `write_whole`."""
     with _writing(path, guard, doing="remove"):
         guard()
-        path.unlink(missing_ok=True)
+        if guard is no_guard:
+            path.unlink(missing_ok=True)
+        else:
+            _remove_own(path, guard)
     reached("removed", path)
+
+
+def _put_back(part: Path, path: Path) -> None:
+    """Give a file its name back, unless there is a newer one by now."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        return
+    except OSError:  # no file has two names there
+        if not path.exists():
+            os.replace(part, path)  # noqa: PTH105
+
+
+def _remove_own(path: Path, guard: WriteGuard) -> None:
+    """Remove a file, and ask once more: who stops right before it, and wakes too late, puts back what is another's."""
+    part = path.parent / f"{PART_PREFIX}{uuid4().hex}"
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(path, part)  # noqa: PTH105
+        try:
+            guard()
+        except RendererError:
+            with contextlib.suppress(OSError):
+                _put_back(part, path)
+            raise
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -18,7 +18,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -108,12 +108,13 @@ class Leases:
         """For how long whoever wants a lease has to see that nobody renews it."""
         return _LOOKS_ON * self.stale_s
 
-    def taken(self) -> set[str]:
-        """The names of the leases that somebody has, or had when it died."""
+    def taken(self, names: Iterable[str]) -> set[str]:
+        """Those of these names whose leases somebody has, or had when it died."""
         found: set[str] = set()
         try:
             make_folder(self.folder)
-            for name in {path.stem for path in self.folder.iterdir() if path.suffix[1:].isdecimal()}:
+            there = {path.stem for path in self.folder.iterdir() if path.suffix[1:].isdecimal()}
+            for name in there.intersection(names):
                 seen = self.latest(name)
                 if seen is not None and not seen.is_free:
                     found.add(name)
@@ -160,7 +161,9 @@ class Leases:
         return _Seen(max(numbers), mark, told if isinstance(told, dict) else {}, found.st_mtime)
 
     def renew(self, name: str, number: int, state: str = "held") -> bool:
-        """Write a lease anew, and say whether it still counts. Raises `OSError`."""
+        """Write a lease anew, unless it is passed, and say whether it still counts. Raises `OSError`."""
+        if self.is_passed(name, number):
+            return False
         part = self.folder / f"{PART_PREFIX}{uuid4().hex}"
         try:
             self._write(part, self._text(state))
@@ -170,10 +173,19 @@ class Leases:
         return max(self._numbers(name), default=number) == number
 
     def is_passed(self, name: str, number: int) -> bool:
-        """Whether the next lease is there, or has been: whoever has one clears the last away. Raises `OSError`."""
+        """Whether the next lease is there, or has been: whoever has one clears the last away. Raises `OSError`.
+
+        Where somebody has removed the folder of all leases, others begin at 1 again: then the number may be another's.
+        """
         if self.path(name, number + 1).exists():
             return True
-        return not self.path(name, number).exists() and self.folder.is_dir()
+        try:
+            told = json.loads(self.path(name, number).read_bytes())
+        except FileNotFoundError:
+            return self.folder.is_dir()
+        except ValueError:
+            return True
+        return not isinstance(told, dict) or told.get("token") != self.token
 
     # -- --
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from renderer.cli.command import main
-from renderer.errors import EXIT_USAGE, LeaseLostError
+from renderer.errors import EXIT_USAGE, LeaseLostError, UsageError
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import JournalEntry
@@ -239,6 +239,20 @@ def test_another_number_of_parts_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert main(["status", name, "--share", "3"]) == 0
     assert main(["merge", name]) == 0
     assert main(["render", name, "--share", "4", "--log-format", "plain"]) == 0
+
+
+def test_who_finds_another_number_of_parts_agreed_ends(tmp_path: Path) -> None:
+    """All was merged while nobody held a part, and somebody has begun anew: to go on would render pictures twice."""
+    leases, parts = leases_in(tmp_path), sharding.share(SMALL, 3, tmp_path)
+
+    def watch(what: events.Event) -> None:
+        if isinstance(what, events.BatchEnded):
+            leases.forget("test.parts")
+            assert leases.agree("test.parts", "4") == "4"
+
+    with pytest.raises(UsageError, match="test is cut into 4 parts already"):
+        run.render(parts, settings(tmp_path), watch, StopRequests())
+    assert len(list(tmp_path.glob("test-share-*/p*.png"))) < len(SMALL.pictures)
 
 
 def test_a_part_that_somebody_has_is_not_merged(tmp_path: Path) -> None:

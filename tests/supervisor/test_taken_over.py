@@ -190,6 +190,29 @@ def test_who_stops_between_the_question_and_the_renaming_renames_nothing(
     lease.release()
 
 
+def test_who_stops_between_the_question_and_a_removal_puts_back_what_is_not_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another picture stands under that name by then."""
+    lease = leases_in(tmp_path).claim("part")
+    assert lease is not None
+    folder = OutputFolder(tmp_path / "part").guarded(lease.check)
+    path, replace = folder.picture("p"), os.replace
+    folder.write(path, b"mine")
+
+    def late(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        taken_over(tmp_path, "part")
+        OutputFolder(folder.path).write(path, b"theirs")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", late)
+    with pytest.raises(LeaseLostError):
+        folder.remove(path)
+    assert [each.read_bytes() for each in folder.path.iterdir()] == [b"theirs"]
+    lease.release()
+
+
 def test_who_stops_between_the_question_and_a_line_writes_it_into_no_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,7 +128,7 @@ def test_one_that_is_replaced_while_it_is_read_is_somebodys(tmp_path: Path, monk
     with monkeypatch.context() as broken:
         broken.setattr(Path, "read_bytes", stale)
         assert Leases(tmp_path).claim("a") is None
-        assert Leases(tmp_path).taken() == {"a"}
+        assert Leases(tmp_path).taken({"a", "b"}) == {"a"}
     lease.release()
 
 
@@ -206,6 +206,20 @@ def test_one_whose_clock_stood_still_finds_out_too(tmp_path: Path) -> None:
     assert paused.is_lost
     assert taker.holds()
     taker.release()
+
+
+def test_whose_folder_of_leases_was_removed_loses_them_to_whoever_begins_anew(tmp_path: Path) -> None:
+    """Both have the number 1 then, and one of them the file; until somebody begins, it is as it was."""
+    folder = tmp_path / "leases"
+    first = claimed(Leases(folder), "a")
+    folder.rename(tmp_path / "away")
+    assert first.holds()
+    other = claimed(Leases(folder), "a")
+    assert not first.holds()
+    assert not first._leases.renew("a", 1)
+    first.release()
+    assert other.holds()
+    other.release()
 
 
 def test_one_that_is_late_has_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
