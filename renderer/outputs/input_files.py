@@ -105,9 +105,10 @@ def decode(data: bytes, name: str, purpose: Purpose = "picture") -> Decoded:
     except Image.DecompressionBombError as error:  # Pillow's own limit is looked at before ours can be
         raise _too_large(name) from error
     except Exception as error:  # Pillow's decoders raise whatever they like for what is damaged
-        reason = "it is cut off" if "truncated" in str(error).lower() else "it is no picture that can be read here"
+        if "truncated" in str(error).lower():
+            raise PictureError(f"{name}: it is cut off", hint="copy it once more, or export it again") from error
         hint = "PNG, JPEG, WebP, TIFF and BMP are read, and AVIF and HEIF where Pillow can"
-        raise PictureError(f"{name}: {reason}", hint=hint) from error
+        raise PictureError(f"{name}: it is no picture that can be read here", hint=hint) from error
 
 
 def identify(path: Path, name: str, purpose: Purpose = "picture") -> tuple[Input, InputFile]:
