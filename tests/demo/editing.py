@@ -30,7 +30,7 @@ from renderer.demo.train.edits import EDIT_SIZES, DrawnEdit
 from renderer.engine.inputs import Inputs, name_edited
 from renderer.engine.native import NativeEngine
 from renderer.engine.streaming import StreamingEngine
-from renderer.job import Input, Job
+from renderer.job import Input, Job, ScheduleKind, Shift
 from renderer.manifest.pictures_in import edit_of
 from renderer.protocol import Setup
 from tests.demo.judging import Gathered, open_engine
@@ -194,13 +194,20 @@ def _drawn_over(
 
 
 def render_edits(
-    engine: NativeEngine | StreamingEngine, cases: Iterable[EditCase], *, steps: int, cfg_scale: float
+    engine: NativeEngine | StreamingEngine,
+    cases: Iterable[EditCase],
+    *,
+    steps: int,
+    cfg_scale: float,
+    schedule: ScheduleKind | Shift = "qwen-image",
 ) -> Iterator[Tensor]:
     """Pictures from 0 to 1 of edits, each with a seed of its own."""
-    return rendered(engine, _edits(engine.setup, cases, steps, cfg_scale))
+    return rendered(engine, _edits(engine.setup, cases, steps, cfg_scale, schedule))
 
 
-def _edits(setup: Setup, cases: Iterable[EditCase], steps: int, cfg_scale: float) -> Iterator[tuple[Job, Inputs]]:
+def _edits(
+    setup: Setup, cases: Iterable[EditCase], steps: int, cfg_scale: float, schedule: ScheduleKind | Shift
+) -> Iterator[tuple[Job, Inputs]]:
     editing, atlas = catalog.DEMO_EDIT.editing, Atlas.make()
     assert editing is not None
     for number, case in enumerate(cases):
@@ -217,6 +224,7 @@ def _edits(setup: Setup, cases: Iterable[EditCase], steps: int, cfg_scale: float
             width=case.width,
             height=case.height,
             seed=number,
+            schedule=schedule,
             edit=edit,
         )
         yield job, {name_edited(known, edit): image}
@@ -228,6 +236,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--steps", type=int, default=catalog.DEMO_EDIT.steps)
     parser.add_argument("--cfg-scale", type=float)
+    parser.add_argument("--shift", type=float, help="of the schedule, in place of the model's own; not with --over")
     parser.add_argument("--profile", choices=("cpu", "stream"), default="stream", help="native engine, or streaming")
     parser.add_argument("--over", choices=("mask", "image"), help="draw over, with the model that draws from text")
     parser.add_argument("--strength", type=float, default=0.8, help="of --over image")
@@ -249,7 +258,8 @@ def main() -> None:
     if options.over:
         pictures = draw_over(engine, cases, **given, strength=options.strength if options.over == "image" else None)
     else:
-        pictures = render_edits(engine, cases, **given)
+        schedule: ScheduleKind | Shift = "qwen-image" if options.shift is None else Shift(shift=options.shift)
+        pictures = render_edits(engine, cases, **given, schedule=schedule)
     for number, (case, picture) in enumerate(zip(cases, pictures, strict=True), 1):
         before = len(score.wrong)
         score.add(case, picture, atlas, mask_of(case, atlas) if options.over == "mask" else None)
