@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import sys
 import time
 from pathlib import Path
 
-from renderer.supervisor import events, run
+import pytest
+
+from renderer.errors import MachineError
+from renderer.planning.plan import make_plan
+from renderer.protocol import Opened, Setup
+from renderer.supervisor import events, pool, run
 from renderer.supervisor.holdings import Silence
+from renderer.supervisor.incoming import GoingIn
 from renderer.supervisor.local_worker import LocalWorker
-from renderer.supervisor.pool import WorkerPool
+from renderer.supervisor.pool import Seat, WorkerPool
+from renderer.supervisor.progress import Flight
 from renderer.supervisor.settings import Settings, StopRequests
 from tests.fakes import InlineWorker
 from tests.making import make_manifest
@@ -60,6 +68,71 @@ def test_a_pool_is_woken_before_it_waits() -> None:
     began = time.monotonic()
     assert pool.hear(30.0) is None
     assert time.monotonic() - began < 20
+
+
+class TestSeat:
+    SETUP = Setup(model="demo", precision="bf16", profile="cpu")
+
+    @pytest.fixture
+    def seat(self) -> Seat:
+        found = Seat(InlineWorker, lambda _: None)
+        found.prepare(self.SETUP, Path(os.devnull))
+        return found
+
+    def open(self, seat: Seat) -> None:
+        while seat.opened is None:
+            heard = seat.hear(1.0)
+            assert heard is not None
+            if isinstance(heard[0], Opened):
+                seat.has_opened(heard[0])
+
+    def test_what_dies_while_it_opens_three_times_will_not_open(self, seat: Seat) -> None:
+        """Not those that somebody ended, and not before one that has opened meanwhile."""
+        for _ in range(5):
+            seat.lost(blameless=True)
+            seat.prepare(self.SETUP, Path(os.devnull))
+        for _ in range(2):
+            seat.lost()
+            seat.prepare(self.SETUP, Path(os.devnull))
+        self.open(seat)
+        for _ in range(3):
+            seat.lost()
+            seat.prepare(self.SETUP, Path(os.devnull))
+        with pytest.raises(MachineError, match="the worker died 3 times while opening the model"):
+            seat.lost()
+
+    def test_it_has_no_room_while_much_waits_to_be_read(
+        self, seat: Seat, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """What its worker has not taken yet, and what is to be sent to it at once with more."""
+        (item,) = make_plan(make_manifest(("a",)), tmp_path).items
+        assert not seat.has_room
+        self.open(seat)
+        seat.opened = seat.opened and seat.opened.model_copy(update={"capacity": 9})
+        monkeypatch.setattr(pool, "_MOST_UNSENT_BYTES", 100)
+        seat.gathers(gathers=True)
+        seat.give(Flight(item, 1, key="a"), GoingIn((99,), b"x" * 99))
+        assert seat.has_room
+        seat.give(Flight(item, 1, key="b"), GoingIn((1,), b"x"))
+        assert not seat.has_room
+        seat.send_on()
+        assert seat.has_room
+        monkeypatch.setattr(InlineWorker, "unsent_bytes", 100)
+        assert not seat.has_room
+
+    def test_a_suspect_rides_alone(self, seat: Seat, tmp_path: Path) -> None:
+        """Whichever of the two was there first."""
+        (item,) = make_plan(make_manifest(("a",)), tmp_path).items
+        suspect = dataclasses.replace(item, suspect=True)
+        self.open(seat)
+        seat.opened = seat.opened and seat.opened.model_copy(update={"capacity": 9})
+        assert seat.takes(suspect)
+        seat.give(Flight(suspect, 1, key="a"), GoingIn())
+        assert not seat.takes(item)
+        seat.take_back()
+        seat.give(Flight(item, 1, key="b"), GoingIn())
+        assert seat.takes(item)
+        assert not seat.takes(suspect)
 
 
 class TestTwoSeats:
