@@ -149,9 +149,8 @@ def _marks(folder: OutputFolder, outputs: Path) -> set[str]:
 def _read(folder: OutputFolder) -> Mapping[str, ChosenPrecision]:
     """What is written in a folder; nothing where there is no file. Raises `DiskError` for one that cannot be read."""
     try:
-        if folder.choices.stat().st_size > _MOST_BYTES:
-            raise DiskError(f"{folder.choices} is too large to be what it is called")
-        return _Choices.model_validate_json(folder.choices.read_bytes()).choices
+        is_one = folder.choices.stat().st_size <= _MOST_BYTES
+        return _Choices.model_validate_json(folder.choices.read_bytes() if is_one else b"").choices
     except FileNotFoundError:
         return {}
     except (OSError, ValidationError, ValueError) as error:

@@ -82,6 +82,27 @@ class TestChoice:
         monkeypatch.setattr(rates, "known", lambda _: known.model_copy(update={"pinned_bytes_per_s": bus}))
         assert precision_choice.choose(catalog.QWEN_IMAGE, here).precision == expected
 
+    @pytest.mark.parametrize(
+        ("fp8", "int4", "expected"),
+        [(1.09, 1.49, "int8"), (1.11, 1.0, "fp8"), (1.0, 1.51, "int4"), (1.11, 1.51, "fp8")],
+    )
+    def test_what_it_has_to_be_worth(
+        self, fp8: float, int4: float, expected: Precision, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A tenth for FP8, which is as large and less exact; half as much again for four bits."""
+        times = {"int8": 1.0, "fp8": fp8, "int4": int4}
+        monkeypatch.setattr(precision_choice, "_step_s", lambda _model, kept, *_: 1 / times[kept])
+        found = precision_choice.choose(catalog.QWEN_IMAGE, machine("NVIDIA GeForce RTX 4090"))
+        assert found.precision == expected
+
+    def test_what_stays_on_a_card_in_the_host_s_memory_is_in_the_host_s_memory(self) -> None:
+        """Blocks wait nowhere else there: too little is too little."""
+        here = machine("NVIDIA GeForce RTX 4090", ram=16 * GB)
+        assert here.gpu is not None
+        shared = replace(here, gpus=(replace(here.gpu, memory="host"),))
+        found = [precision_choice.choose(catalog.QWEN_IMAGE, each).precision for each in (here, shared)]
+        assert found == ["int8", "int4"]
+
     def test_the_demo_model_and_no_gpu(self) -> None:
         """The demo is bf16 as its weights are, on whatever machine; a CPU multiplies int8."""
         for here in (machine(), machine("NVIDIA H100 80GB HBM3", 80 * GB, (9, 0), 8 * GB)):
@@ -106,6 +127,7 @@ class TestChoice:
         assert [words for words in ("RTX 3060 2.3 times as long as at int8",) if words in (told or "")] == said
         assert (told is not None) == bool(said)
         assert precision_choice.told(setup.model_copy(update={"model": "demo"}), here) is None
+        assert precision_choice.told(setup, replace(here, ram_bytes=16 * GB)) is None or "L4" in card
 
 
 TEXT = "defaults: {model: demo, size: 64x64, steps: 2, seed: 1}\njobs:\n"
@@ -161,6 +183,9 @@ class TestKeeping:
         said = render(manifest(*OPEN[:2]), tmp_path)
         assert "precision auto: demo at int8, for machine 1: it is so" in said
         chosen.append("int4")
+        written = OutputFolder(tmp_path / "night").choices.stat()
+        render(manifest(*OPEN[:2]), tmp_path)
+        assert OutputFolder(tmp_path / "night").choices.stat().st_ino == written.st_ino, "it is not written anew"
         plan = make_plan(manifest(*OPEN[:2], "d, precision: auto"), tmp_path, thorough=True)
         assert precisions(plan) == ["int8", "int8", "int8"]
         assert plan.count("done") == 2
@@ -177,6 +202,12 @@ class TestKeeping:
         render(given, tmp_path)
         assert precisions(make_plan(given, tmp_path)) == ["fp8", "int8", "fp8"]
         assert make_plan(given, tmp_path, thorough=True).count("done") == 3
+
+    @pytest.mark.usefixtures("chosen")
+    def test_what_a_part_has_finished_stays(self, tmp_path: Path) -> None:
+        """Another machine rendered it at fp8, and nobody has merged it yet."""
+        render(sharding.cut(manifest("a", "b"), sharding.Shard(1, 1), tmp_path), tmp_path)
+        assert precisions(make_plan(manifest("a, precision: auto", "c, precision: auto"), tmp_path)) == ["fp8", "int8"]
 
     @pytest.mark.usefixtures("chosen")
     def test_a_later_take_that_is_finished_stays(self, tmp_path: Path) -> None:
@@ -236,7 +267,7 @@ class TestKeeping:
         assert precisions(make_plan(manifest(*OPEN), tmp_path, thorough=True)) == ["int8", "int8", "fp8"]
         assert asked == ["asked"]
 
-    @pytest.mark.parametrize("text", ["{", '{"choices": {"demo": {"precision": "int3"}}}', "[]"])
+    @pytest.mark.parametrize("text", ["{", '{"choices": {"demo": {"precision": "int3"}}}', "[]", "{}" + " " * 2**16])
     def test_a_file_that_is_spoilt_is_told(self, tmp_path: Path, chosen: list[Precision], text: str) -> None:
         """With what to do: nothing is chosen over it."""
         folder = OutputFolder(tmp_path / "night")

@@ -166,6 +166,15 @@ class TestPace:
         )  # fmt: skip
 
 
+def test_what_joins_tells_of_what_is_not_known() -> None:
+    """A manifest that joins a run brings pictures of other days: of what this run renders it knows better itself."""
+    known, other = make_job(), make_job().model_copy(update={"precision": "int8"})
+    pace = Pace([rendered(known, 2.0)])
+    pace.learn_other([rendered(known, 90.0), rendered(other, 5.0)])
+    assert pace.expect_s(planned(known), "cpu") == pytest.approx(2.0)
+    assert pace.expect_s(planned(other), "cpu") == pytest.approx(5.0)
+
+
 def test_what_a_server_learns_does_not_grow() -> None:
     """Of a worker's pictures the latest are kept, and what they tell stays the same."""
     pictures = TestPreparing().five() * 40

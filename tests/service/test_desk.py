@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from renderer.errors import DiskError
+from renderer.job import Memory, Sidecar
 from renderer.manifest.expand import Expander
 from renderer.manifest.shelf import Shelf
 from renderer.outputs.encode import Pixels
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
+from renderer.service import desk
 from renderer.service.configuration import Limits
 from renderer.service.desk import Desk
 from renderer.service.intake import FieldError, Intake, Requested
 from renderer.service.request_queue import RequestQueue
-from renderer.service.standing import Standing, StoppingError, Whose
+from renderer.service.standing import BusyError, Standing, StoppingError, Whose
 from renderer.supervisor import events
 from renderer.supervisor.settings import StopRequests
 
@@ -111,7 +115,7 @@ def test_a_join_that_cannot_be_written_is_none(wanted: Requested, tmp_path: Path
         await served.desk.accept([wanted], BATCH)
         served.folder.queue.unlink()
         served.folder.queue.mkdir()
-        with pytest.raises(Exception, match=r"queue\.jsonl"):
+        with pytest.raises(DiskError, match=r"queue\.jsonl"):
             await served.desk.accept([wanted], ONE)
         (standing,) = served.desk.standing
         assert standing.wanted_by == {BATCH}
@@ -146,6 +150,123 @@ def test_one_that_did_not_come_keeps_no_preview(wanted: Requested, tmp_path: Pat
         assert known.preview is None
 
     on_a_loop(ask, tmp_path)
+
+
+def several(count: int) -> list[Requested]:
+    """Different pictures."""
+    return INTAKE.read({"prompt": "one of many", "width": 64, "height": 64, "seed": 1, "count": count}, "request")
+
+
+def test_what_a_worker_has_cannot_be_cancelled(wanted: Requested, tmp_path: Path) -> None:
+    """Its last asker wants it no more, and it comes all the same."""
+
+    async def ask(served: Served) -> None:
+        (standing,) = await served.desk.accept([wanted], ONE)
+        assert served.queue.take(wanted.item)
+        assert not served.desk.cancel(wanted.key, ONE)
+        assert served.desk.standing == [standing]
+        assert served.desk.counts.cancelled == 0
+
+    on_a_loop(ask, tmp_path)
+    assert Served(tmp_path).restored == 1
+
+
+def test_too_many_are_refused_before_any_is_written(tmp_path: Path) -> None:
+    """Those count that are on their way to the disk too; a batch waits behind all, and is not counted."""
+
+    async def ask(served: Served) -> None:
+        eight = asyncio.create_task(served.desk.accept(several(8), ONE))
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError, match="8 pictures wait already, and 9 may"):
+            await served.desk.accept(several(10), TWO)
+        await eight
+        await served.desk.accept(several(12), BATCH)
+        assert served.desk.counts.refused == 2
+        assert len(served.queue) == 12
+        await served.desk.accept(several(9), ONE)
+
+    on_a_loop(ask, tmp_path)
+
+
+def test_what_could_not_be_written_was_not_accepted(wanted: Requested, tmp_path: Path) -> None:
+    """Whoever asks again when the disk is well is served."""
+
+    async def ask(served: Served) -> None:
+        served.folder.queue.mkdir()
+        with pytest.raises(DiskError, match=r"queue\.jsonl"):
+            await served.desk.accept([wanted], ONE)
+        assert served.desk.look(wanted.key) is None
+        served.folder.queue.rmdir()
+        await served.desk.accept([wanted], ONE)
+        assert len(served.queue) == 1
+
+    on_a_loop(ask, tmp_path)
+
+
+def test_what_brought_workers_down_is_known(wanted: Requested, tmp_path: Path) -> None:
+    """What began and vanished with its server rides alone the next time; the third crash is the last."""
+    journal = Journal.read(OutputFolder(tmp_path))
+    suspects = []
+
+    async def ask(served: Served) -> None:
+        (standing,) = await served.desk.accept([wanted], ONE)
+        assert isinstance(standing, Standing)
+        suspects.append((standing.state, standing.item.suspect))
+
+    on_a_loop(ask, tmp_path / "never")
+    journal.write("attempt", wanted.key, wanted.item.fingerprint)
+    on_a_loop(ask, tmp_path)
+    assert [each.item.suspect for each in Served(tmp_path).desk.standing] == [True]
+    for _ in range(3):
+        journal.write("crashed", wanted.key, wanted.item.fingerprint, "SIGSEGV")
+    (tmp_path / "queue.jsonl").unlink()
+    on_a_loop(ask, tmp_path)
+    assert suspects == [("waiting", False), ("waiting", True), ("failed", False)]
+    assert Served(tmp_path).restored == 0
+
+
+def test_one_that_failed_may_be_asked_for_again(wanted: Requested, tmp_path: Path) -> None:
+    """While it is tried again it waits; when it has failed, that is known until somebody asks once more."""
+
+    async def ask(served: Served) -> None:
+        (first,) = await served.desk.accept([wanted], ONE)
+        assert isinstance(first, Standing)
+        served.desk._take(events.PictureStepped(wanted.item, 2, 4))
+        assert (first.state, first.step) == ("rendering", 2)
+        served.desk._take(events.PictureFailed(wanted.item, "flat", "", again=True))
+        assert (first.state, first.step, served.desk.counts.failed) == ("waiting", 0, 0)
+        served.desk._take(events.PictureFailed(wanted.item, "flat", "", again=False))
+        assert (first.state, served.desk.counts.failed) == ("failed", 1)
+        (second,) = await served.desk.accept([wanted], ONE)
+        assert second is not first
+        took = SimpleNamespace(timing=SimpleNamespace(total_s=1.0), memory=Memory(peak_rss_bytes=1))
+        served.desk._take(events.PictureDone(wanted.item, cast("Sidecar", took)))
+        assert served.desk.look(wanted.key) is None, "what it was before is forgotten"
+
+    on_a_loop(ask, tmp_path)
+
+
+def test_of_those_that_did_not_come_the_last_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "_REMEMBERED", 2)
+
+    async def ask(served: Served) -> None:
+        three = several(3)
+        await served.desk.accept(three, ONE)
+        for each in three:
+            served.desk._take(events.PictureFailed(each.item, "flat", "", again=False))
+        assert [served.desk.look(each.key) is not None for each in three] == [False, True, True]
+
+    on_a_loop(ask, tmp_path)
+
+
+def test_what_fails_because_the_server_stops_is_still_wanted(wanted: Requested, tmp_path: Path) -> None:
+    async def ask(served: Served) -> None:
+        await served.desk.accept([wanted], ONE)
+        served.desk.stop()
+        served.desk._take(events.PictureFailed(wanted.item, "the worker went", "", again=False))
+
+    on_a_loop(ask, tmp_path)
+    assert Served(tmp_path).restored == 1
 
 
 def test_a_request_for_too_many_makes_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
