@@ -11,7 +11,7 @@ import pytest
 
 from renderer.cli import command, compare
 from renderer.cli.compare import Likeness
-from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
+from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE
 from renderer.job import Precision
 from renderer.manifest.manifest import Overrides, load
 from renderer.report import perception
@@ -64,6 +64,26 @@ def test_none_is_begun_again(tmp_path: Path) -> None:
     manifests = {precision: load(path, Overrides(None, precision)) for precision in precisions}
     wanted = [picture.lettering for picture in compare._side_by_side(manifests).pictures]
     assert [(each.texts, each.seeds) for each in wanted if each] == [(("OPEN",), ())] * 2
+
+
+def test_no_format_costs_a_comparison_its_pixels(tmp_path: Path) -> None:
+    """What is kept as JPEG elsewhere is compared as it was rendered."""
+    path = tmp_path / "m.yaml"
+    path.write_text(f"{driving.HEAD}  - {{prompt: a, format: jpeg, embed: none}}\n", encoding="utf-8")
+    manifests = {each: load(path, Overrides(None, each)) for each in ("bf16", "int8")}
+    kept = [picture.keep for picture in compare._side_by_side(manifests).pictures]  # type: ignore[arg-type]
+    assert [(each.format, each.embed) for each in kept] == [("png", "none")] * 2
+
+
+def test_one_that_was_stopped_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is compared is all that there is so far, and the code is that of a run whose time is up."""
+    monkeypatch.chdir(tmp_path)
+    manifest = driving.write_manifest(tmp_path, "a cat")
+    asked = ["compare", manifest, "--precision", "bf16,int8", "--max-hours", "0.000001", "--json"]
+    assert command.main(asked) == EXIT_STOPPED
+    assert json.loads(capsys.readouterr().out)["pictures"] == []
 
 
 def test_lpips_has_its_columns_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

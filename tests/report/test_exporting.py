@@ -15,6 +15,7 @@ from PIL import Image
 from renderer.errors import DiskError, UsageError
 from renderer.outputs import picks
 from renderer.planning.plan import Plan, make_plan
+from renderer.report import exporting
 from renderer.report.exporting import export
 from tests.making import make_manifest
 from tests.nights import make_night
@@ -87,3 +88,11 @@ def test_what_is_there_stays_and_nothing_half_is_left(plan: Plan, tmp_path: Path
         with pytest.raises(DiskError, match="is gone"):
             export([plan], tmp_path / name)
     assert {path.name for path in tmp_path.iterdir()} == {"there", "outputs"}
+
+
+@pytest.mark.parametrize("begins", list("=+-@\t\r"))
+def test_what_a_spreadsheet_would_compute_is_a_text(begins: str) -> None:
+    """A prompt that somebody sent opens no program of whoever looks at the table."""
+    assert exporting._harmless(f"{begins}cmd|' /C calc'!A0") == f"'{begins}cmd|' /C calc'!A0"
+    assert exporting._harmless(f"a{begins}1") == f"a{begins}1"
+    assert exporting._harmless(-1) == -1

@@ -256,14 +256,16 @@ def test_who_finds_another_number_of_parts_agreed_ends(tmp_path: Path) -> None:
 
 
 def test_a_part_that_somebody_has_is_not_merged(tmp_path: Path) -> None:
-    """It is named, and the others come."""
+    """It is named, and the others come; until it has come too, nobody may cut the manifest otherwise."""
     share(tmp_path, SMALL, count=2)
     parts = sharding.share(SMALL, 2, tmp_path)
     lease = leases_in(tmp_path).claim(parts[0].name)
     assert lease is not None
     assert merging.merge(SMALL, tmp_path).held == (parts[0].name,)
+    assert leases_in(tmp_path).agree(f"{SMALL.name}.parts", "9") == "2"
     lease.release()
     assert merging.merge(SMALL, tmp_path).held == ()
+    assert leases_in(tmp_path).agree(f"{SMALL.name}.parts", "9") == "9"
 
 
 @pytest.mark.usefixtures("fakes")
