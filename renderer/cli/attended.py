@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 
 from renderer.cli import console, problems
 from renderer.cli.console import LogFormat
@@ -67,7 +67,7 @@ def render(
             watchers(events.ManifestProblem(problem))
         if left := len(loaded.warnings[problems.MOST_WARNINGS :]):
             watchers(events.Remark(problems.more_warnings(left)))
-        if warning := _long_way_off(settings.deadline):
+        if warning := _long_way_off(settings.left_s):
             watchers(events.Remark(warning))
         pinger.begin(watchers)
         try:
@@ -117,10 +117,9 @@ def _serve(manifests: Sequence[Manifest], settings: Settings, port: int, watcher
         watchers(events.Serving(url))
 
 
-def _long_way_off(deadline: datetime | None) -> str:
+def _long_way_off(left_s: float | None) -> str:
     """A warning where a deadline is much further away than a night: one that begins late may have missed its own."""
-    left_s = (deadline - datetime.now(UTC)).total_seconds() if deadline else 0.0
-    if deadline is None or left_s < _LONG_S:
+    if left_s is None or left_s < _LONG_S:
         return ""
-    end = f"{deadline.astimezone():%H:%M on %A}"
+    end = f"{datetime.now().astimezone() + timedelta(seconds=left_s):%H:%M on %A}"
     return f"this run may go on for {duration(left_s)}, until {end}; --max-hours sets a limit from now"

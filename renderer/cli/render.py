@@ -110,7 +110,7 @@ def render_loaded(options: argparse.Namespace, loaded: Loaded, refusals: Refusal
     from renderer.cli import attended  # noqa: PLC0415
     from renderer.cli.notify import addresses  # noqa: PLC0415
     from renderer.cli.ping import ping_addresses  # noqa: PLC0415
-    from renderer.supervisor.settings import Settings  # noqa: PLC0415
+    from renderer.supervisor.settings import Settings, uptime_s  # noqa: PLC0415
 
     terms = models.terms(options, most_bytes=None if options.yes or sys.stderr.isatty() else GB)
     settings = Settings(
@@ -126,7 +126,8 @@ def render_loaded(options: argparse.Namespace, loaded: Loaded, refusals: Refusal
         strict=options.strict,
         stuck_after_s=options.stuck_after,
         grace_s=options.grace,
-        deadline=deadline(options, datetime.now().astimezone()),
+        deadline=next_moment(options.until, datetime.now().astimezone()) if options.until is not None else None,
+        ends_s=uptime_s() + 3600 * options.max_hours if options.max_hours is not None else None,
         same_bits=options.same_bits,
     )
     if vars(options).get("watch_folder") is not None:
@@ -160,17 +161,7 @@ def _fleet(options: argparse.Namespace, terms: Terms) -> Iterator[Fleet | None]:
         yield fleet
 
 
-def deadline(options: argparse.Namespace, now: datetime) -> datetime | None:
-    """The earlier of --until and --max-hours."""
-    moments = []
-    if options.until is not None:
-        moments.append(_next(options.until, now))
-    if options.max_hours is not None:
-        moments.append(now + timedelta(hours=options.max_hours))
-    return min(moments, default=None)
-
-
-def _next(clock: datetime, now: datetime) -> datetime:
+def next_moment(clock: datetime, now: datetime) -> datetime:
     """When this machine's clocks show an hour and a minute next: also in a night in which they are changed."""
     today = now.astimezone().replace(tzinfo=None, hour=clock.hour, minute=clock.minute, second=0, microsecond=0)
     return next(moment for days in (0, 1, 2) for moment in _moments(today + timedelta(days=days)) if moment > now)

@@ -304,7 +304,7 @@ def _check_room(
         models_bytes = found.models_bytes
         place = settings.outputs if disk == usual else those[0].folder.path
         try:
-            warning = space.check_room(found, place, partly=settings.deadline is not None)
+            warning = space.check_room(found, place, partly=settings.left_s is not None)
         except MachineError as error:
             no_room |= {batch.manifest.name: error for batch in those}
             if settings.strict or len(no_room) == len(batches):

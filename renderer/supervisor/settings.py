@@ -34,7 +34,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a run behaves. Seconds; `deadline` is a moment with its time zone.
+    """How a run behaves. Seconds; `deadline` is a moment with its time zone, `ends_s` one of `uptime_s`.
 
     `gpus` names the devices that render (`machine.devices`; None: one that suits). `hire` is how it gets workers (None:
     processes on this machine), `fleet` where those are (None: on this machine). A lease that is not renewed for
@@ -55,12 +55,26 @@ class Settings:
     stuck_after_s: float = 900.0
     grace_s: float = 60.0
     deadline: datetime | None = None
+    ends_s: float | None = None
     hire: Hire | None = None
     fleet: Fleet | None = None
     stale_s: float = STALE_S
     watch_folder: Path | None = None
     overrides: Overrides = NO_OVERRIDES
     same_bits: bool = False
+
+    @property
+    def left_s(self) -> float | None:
+        """In how many seconds nothing more is to begin; None where that is never."""
+        left = [self.ends_s - uptime_s()] if self.ends_s is not None else []
+        if self.deadline is not None:
+            left.append((self.deadline - datetime.now(UTC)).total_seconds())
+        return min(left, default=None)
+
+
+def uptime_s() -> float:
+    """Seconds by a clock that nobody puts forward or back; where it can, it goes on while the machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 @dataclass(slots=True)
@@ -106,4 +120,4 @@ def asked_to_end(settings: Settings, stop: StopRequests) -> Ending | None:
     """Why no work of any kind is to begin, if so: somebody asked to stop, or the time is up."""
     if stop.requests:
         return "signal"
-    return "deadline" if settings.deadline is not None and datetime.now(UTC) > settings.deadline else None
+    return "deadline" if settings.left_s is not None and settings.left_s < 0 else None

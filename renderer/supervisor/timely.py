@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from renderer.planning.pace import Pace
 from renderer.planning.plan import Planned
 from renderer.supervisor.dealing import Deal, Group
@@ -26,9 +24,8 @@ class Timely:
 
     def first(self, group: Group, seat: Seat, wanted: Fits | None = None) -> Planned | None:
         """The first waiting picture that a seat may have, is `wanted`, and would be done before the deadline."""
-        if self._night.settings.deadline is None:
+        if (left_s := self._night.settings.left_s) is None:
             return self._deal.first(group, seat, wanted)
-        left_s = (self._night.settings.deadline - datetime.now(UTC)).total_seconds()
         company, writing, slowness = len(seat.flights), self._outcomes.writing, self._deal.slowness(group, seat)
         now = group.source.waiting, len(self._night.pool.flights), len(writing), self._outcomes.rendered
         asked = group, seat.number, wanted is None

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -138,15 +138,8 @@ class TestArguments:
     )
     def test_until_is_the_next_such_hour(self, now: str, until: str, end: str) -> None:
         """On this machine's clock, today or tomorrow, also in a night in which the clocks are changed."""
-        found = render.deadline(self.options("--until", until), datetime.fromisoformat(now))
+        found = render.next_moment(self.options("--until", until).until, datetime.fromisoformat(now))
         assert found == datetime.fromisoformat(end)
-
-    def test_the_earlier_of_two_deadlines_counts(self) -> None:
-        """Both may be given; hours are hours, also in such a night."""
-        now = datetime.fromisoformat("2026-03-28T23:00:00+01:00")
-        for hours in ("1.5", "7.5"):
-            options = self.options("--until", "07:00", "--max-hours", hours)
-            assert render.deadline(options, now) == now + min(timedelta(hours=float(hours)), timedelta(hours=7))
 
     @pytest.mark.parametrize(
         "arguments",

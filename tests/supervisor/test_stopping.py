@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 import pytest
 
@@ -12,7 +12,7 @@ from renderer.manifest.manifest import Manifest
 from renderer.outputs import picture_files
 from renderer.planning.plan import make_plan
 from renderer.supervisor import events, run
-from renderer.supervisor.settings import Pause, Settings, StopRequests
+from renderer.supervisor.settings import Pause, Settings, StopRequests, uptime_s
 from tests.fakes import Behaviour, InlineWorker
 from tests.making import make_manifest, make_picture
 from tests.supervisor.running import FAKE, FAKE_OF_EIGHT, Night, counts, journal_open
@@ -69,6 +69,25 @@ class TestStopping:
         """When the time is up nothing begins, and the summary says why."""
         summary = night.render(make_manifest(), deadline=datetime.now(UTC) - timedelta(seconds=1))
         assert (summary.ending, summary.left) == ("deadline", 3)
+
+    def test_the_earlier_of_two_deadlines_counts(self, night: Night) -> None:
+        """An hour of the day, and so many hours from the beginning."""
+        soon, later = datetime.now(UTC) - timedelta(seconds=1), datetime.now(UTC) + timedelta(hours=1)
+        for changes in ({"deadline": soon, "ends_s": uptime_s() + 3600}, {"deadline": later, "ends_s": uptime_s() - 1}):
+            assert night.render(make_manifest(), **changes).ending == "deadline"
+        assert night.render(make_manifest(), deadline=later, ends_s=uptime_s() + 3600).ending == "complete"
+
+    def test_hours_are_hours_whatever_the_clock_shows(self, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A machine without a clock of its own begins its night in another year, and is told the time meanwhile."""
+
+        class Jumped(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> Jumped:
+                return cls(2099, 1, 1, tzinfo=tz)
+
+        monkeypatch.setattr("renderer.supervisor.settings.datetime", Jumped)
+        assert night.render(make_manifest(), ends_s=uptime_s() + 3600).ending == "complete"
+        assert night.render(make_manifest("x"), deadline=datetime(2098, 1, 1, tzinfo=UTC)).ending == "deadline"
 
     def test_a_picture_that_would_not_finish_is_not_started(self, night: Night) -> None:
         """Going by measured times: a large picture waits for the next night, a small one still goes."""
