@@ -98,7 +98,7 @@ class Notifier:
             folder = tempfile.TemporaryDirectory(prefix="renderer-", ignore_cleanup_errors=True)
             path = Path(held.enter_context(folder)) / "contact-sheet.jpg"
             return path if best.write_sheet(path, known) else None
-        except (RendererError, OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is: the message is what matters
             self._tell(events.Remark(f"the message goes without its contact sheet: {error}"))
             return None
 

@@ -37,7 +37,7 @@ def choose(plan: Plan, ids: Collection[str]) -> list[Planned]:
 
 
 def write_sheet(path: Path, nights: Sequence[tuple[Plan, Collection[str]]]) -> bool:
-    """Write a JPEG of the best of several manifests' pictures; whether there are any. Raises `DiskError`, `OSError`."""
+    """Write a JPEG of the best of several manifests' pictures; whether there are any. Raises `OSError`."""
     several = len(nights) > 1
     tiles = [
         Tile(plan, item, f"{plan.manifest.name}/{item.picture.id}" if several else item.picture.id)

@@ -14,6 +14,7 @@ from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
+from renderer.errors import DiskError
 from renderer.outputs.folder import Own
 from renderer.planning.plan import Plan, Planned
 from renderer.report.gather import thumbnail_name
@@ -102,18 +103,16 @@ def make_contact_sheet(plan: Plan) -> Path | None:
 
 
 def draw_contact_sheet(plan: Plan, done: Sequence[Planned]) -> bytes:
-    """One picture of these, which are there, with their ids: a PNG. Thumbnails that are missing are made.
-
-    Raises `DiskError`.
-    """
+    """One picture of these, which are there, with their ids: a PNG. Thumbnails that are missing are made."""
     return draw_sheet([Tile(plan, item, item.picture.id) for item in done], _SHEET_MOST)
 
 
 def draw_sheet(done: Sequence[Tile], most: int, file_format: Literal["PNG", "JPEG"] = "PNG") -> bytes:
-    """One picture of pictures, of several plans too, `most` of them. Raises `DiskError`."""
+    """One picture of pictures, of several plans too, `most` of them."""
     shown = done[:most]
     for tile in shown:
-        make_thumbnail(tile.plan, tile.item)
+        with contextlib.suppress(DiskError):  # a full disk may be one plan's: the picture itself is shown
+            make_thumbnail(tile.plan, tile.item)
     columns = min(_SHEET_COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     cell_width, cell_height = _SHEET_SIDE + _MARGIN, _SHEET_SIDE + _CAPTION + _MARGIN
@@ -160,10 +159,8 @@ def _file(plan: Plan, item: Planned) -> Path:
 def _paste(sheet: Image.Image, plan: Plan, item: Planned, place: tuple[int, int]) -> None:
     """A thumbnail in the middle of its square; a picture that cannot be read leaves it empty."""
     assert item.sidecar is not None
-    with (
-        contextlib.suppress(*_UNREADABLE),
-        Image.open(plan.folder.path / thumbnail_name(item.sidecar)) as image,
-    ):
+    small = plan.folder.path / thumbnail_name(item.sidecar)
+    with contextlib.suppress(*_UNREADABLE), Image.open(small if small.exists() else _file(plan, item)) as image:
         image.thumbnail((_SHEET_SIDE, _SHEET_SIDE))
         left, top = place
         sheet.paste(image, (left + (_SHEET_SIDE - image.width) // 2, top + (_SHEET_SIDE - image.height) // 2))

@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from renderer.cli import notify, render
 from renderer.cli.manifests import Loaded
 from renderer.errors import EXIT_FAILED, DiskError, MachineError
 from renderer.manifest.manifest import Manifest
+from renderer.outputs.folder import OutputFolder
 from renderer.outputs.summary import Summary
+from renderer.planning.plan import make_plan
+from renderer.report import best
 from renderer.supervisor import batch, events, run
 from renderer.system import files
 from renderer.system.folders import disk_of
@@ -102,6 +106,28 @@ def test_a_full_disk_costs_all_manifests_of_it_and_no_others(
     assert len([what for what in night.of(events.PictureBegan) if what.item.batch == "two"]) <= 1
     with pytest.raises(DiskError, match="No space left"):
         go(night, *manifests, strict=True, force=True)
+
+
+def test_the_morning_s_sheet_shows_what_is_there(night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thumbnail has no room on the full disk of one, and another's pictures are gone: the others are shown."""
+    manifests = three()
+    go(night, *manifests)
+    plans = [make_plan(manifest, tmp_path) for manifest in manifests]
+    shutil.rmtree(plans[2].folder.path)
+    write = OutputFolder.write
+
+    def full(folder: OutputFolder, path: Path, data: bytes) -> None:
+        if folder == plans[0].folder:
+            raise DiskError("cannot write thumbs: No space left on device")
+        write(folder, path, data)
+
+    monkeypatch.setattr(OutputFolder, "write", full)
+    sheet = tmp_path / "sheet.jpg"
+    assert best.write_sheet(sheet, [(plan, {"p000"}) for plan in plans])
+    with Image.open(sheet) as image:
+        side = image.width // 3
+        shown = [image.crop((place * side + 20, 20, (place + 1) * side - 20, 120)).getextrema() for place in range(3)]
+    assert [darkest != ((255, 255),) * 3 for darkest in shown] == [True, True, False]
 
 
 def test_the_last_disk_that_is_full_ends_the_night(
