@@ -178,7 +178,8 @@ def _on(one: GroupForecast) -> Iterator[str]:
     if (spent := one.seconds) is not None and one.step_s is not None:
         each = (spent.denoise + spent.decode + spent.encode) / (one.pictures + one.retakes)
         parts.append(f"{duration(each)} each, {_longest(one)}")
-    yield ", ".join(parts)
+    if parts:
+        yield ", ".join(parts)
     yield _how(one)
     if one.available_bytes is not None:
         yield f"{gib(one.estimate.peak.bytes)} of {gib(one.available_bytes)} beside CUDA's context"

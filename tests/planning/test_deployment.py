@@ -139,8 +139,8 @@ def test_plan_says_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     Path("few.yaml").write_text("jobs:\n  - {id: a, prompt: b, model: demo, count: 4}\n", encoding="utf-8")
     assert main(["plan", "few.yaml", "--gpus", "cpu,cpu"]) == 0
     told = capsys.readouterr().out
-    assert "CPU 1" in told
-    assert "CPU 2" in told
+    assert "CPU 1  all 5 blocks stay in memory" in told
+    assert "CPU 2  all 5 blocks stay in memory" in told
     assert "for each of 2 workers" in told
     assert main(["plan", "few.yaml", "--gpus", "17"]) == 2
     assert 'this machine shows no GPU "17"' in capsys.readouterr().err
