@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from PIL import Image, ImageFont
 from renderer.errors import DiskError
 from renderer.job import Keep
 from renderer.manifest.manifest import Manifest
+from renderer.outputs.done import DoneGpu
 from renderer.outputs.summary import write_summary
 from renderer.planning.plan import Plan, make_plan
-from renderer.report import page, plots, thumbnails
+from renderer.report import made_by, page, plots, thumbnails
 from renderer.report.gather import Page, gather, hide_paths
 from renderer.supervisor import events
 from renderer.supervisor.progress import never_begun
@@ -192,6 +194,31 @@ class TestPlots:
         assert memory.rows[0][1:] == ("7.00", "24.00", "10.00")
         assert forecast.rows[0][2] != "-"
         assert all(0 < len(plot.rows) <= 48 for plot in (rate, memory, forecast))
+
+    def test_each_device_has_its_own(self, tmp_path: Path) -> None:
+        """Its memory against its own card, its pictures in the table, and a forecast by what it took itself."""
+        sidecars = gather(planned(make_manifest([str(number) for number in range(40)]), tmp_path)).sidecars
+        both = []
+        for number, each in enumerate(sidecars):
+            slow = number % 2
+            gpu = DoneGpu(
+                "small" if slow else "large", (10 if slow else 80) * 2**30, "91ab02cd" if slow else "5d3f6c1e"
+            )
+            timing = dataclasses.replace(each.timing, total_s=200.0 if slow else 20.0)
+            memory = dataclasses.replace(each.memory, peak_device_bytes=(9 if slow else 60) * 2**30)
+            both.append(dataclasses.replace(each, gpu=gpu, timing=timing, memory=memory))
+        rate, _, large, small, forecast = plots.draw(both)
+        assert rate.head[3:] == ("large (5d3f6c1e)", "small (91ab02cd)")
+        assert [sum(int(row[place]) for row in rate.rows) for place in (3, 4)] == [20, 20]
+        assert large.title == "Memory: large (5d3f6c1e)"
+        assert (large.rows[0][1], large.rows[0][3], small.rows[0][1], small.rows[0][3]) == (
+            "60.00", "80.00", "9.00", "10.00",
+        )  # fmt: skip
+        assert all(row[2] in ("-", row[1]) for row in forecast.rows)
+        rows = {row.name: row for row in made_by.rows(both, None)}
+        assert [(row.pictures, row.each, row.gpu) for row in rows.values()] == [
+            (20, "20.0 s", "60.0 GiB of 80.0 GiB"), (20, "200.0 s", "9.0 GiB of 10.0 GiB"),
+        ]  # fmt: skip
 
     def test_one_picture_is_enough(self, tmp_path: Path) -> None:
         """A single picture has figures, and none has none."""
