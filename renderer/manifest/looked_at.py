@@ -30,6 +30,9 @@ Found = tuple[Input, InputFile]
 SETTLED_NS = 2 * 10**9
 """A file that has changed since may change again within what its times tell apart: it is looked at again."""
 
+WORTH_S = 1.0
+"""Of looking, together: a manifest of one picture, of which there may be thousands, writes nothing down."""
+
 _READING = 1
 """Goes up when the same file is read as other pixels."""
 
@@ -44,6 +47,7 @@ class LookedAt:
         self._remembers = remembers
         self._found: dict[tuple[Path, Purpose], Found | PictureError] = {}
         self._memories: dict[Path, _Memory] = {}
+        self._took_s = 0.0
 
     def look(self, path: Path, name: str, purpose: Purpose) -> Found | PictureError:
         """What a job has of a file, which messages call `name`."""
@@ -52,9 +56,10 @@ class LookedAt:
         return self._found[path, purpose]
 
     def remember(self) -> None:
-        """Write down what was seen. Where that cannot be, the files are looked at again the next time."""
-        for memory in self._memories.values():
-            memory.keep()
+        """Write down what was seen, if it took long. Where that cannot be, it takes as long the next time."""
+        if self._took_s >= WORTH_S:
+            for memory in self._memories.values():
+                memory.keep()
 
     def _look(self, path: Path, name: str, purpose: Purpose) -> Found | PictureError:
         from renderer.outputs import input_files  # noqa: PLC0415  # most manifests have none
@@ -63,10 +68,13 @@ class LookedAt:
         before = _stand(path)
         if memory is not None and (found := memory.of(path, purpose, before)) is not None:
             return found
+        began = time.monotonic()
         try:
             seen = input_files.identify(path, name, purpose)
         except PictureError as error:
             return error
+        finally:
+            self._took_s += time.monotonic() - began
         if memory is not None and before == _stand(path):
             memory.add(path, purpose, before, seen)
         return seen

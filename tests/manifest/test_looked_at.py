@@ -22,6 +22,7 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that were decoded, by their names; the cache is empty, and files may have changed just now."""
     monkeypatch.setenv("RENDERER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(looked_at, "SETTLED_NS", -(10**18))
+    monkeypatch.setattr(looked_at, "WORTH_S", 0.0)
     found: list[str] = []
     decode = input_files.decode
 
@@ -96,6 +97,14 @@ def test_a_memory_that_is_none(tmp_path: Path, photos: Path, read: list[str], to
     assert manifest.load(tmp_path / "m.yaml").pictures == first
     assert len(read) == 4
     assert photos
+
+
+def test_what_took_no_time_is_not_written_down(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of a data set, and pictures that are replayed, are a manifest each."""
+    monkeypatch.setattr(looked_at, "WORTH_S", 100.0)
+    assert photos
+    manifest.load(tmp_path / "m.yaml")
+    assert not (folders.cache_folder() / "inputs").exists()
 
 
 def test_where_nothing_can_be_kept(tmp_path: Path, photos: Path, read: list[str]) -> None:
