@@ -34,6 +34,7 @@ PROTOCOL_VERSION = 1
 _LENGTHS = struct.Struct(">IQ")
 MAX_FRAME_HEADER_BYTES = 16 * 2**20
 MAX_PAYLOAD_BYTES = 2**30
+_PASSED_OVER = 2**16
 
 
 class Demand(Value):
@@ -276,20 +277,41 @@ def write_frame(stream: IO[bytes], value: AnyOrder | AnyEvent, payload: bytes | 
 
 def _read_exactly(stream: IO[bytes], count: int) -> bytes:
     chunks = bytearray()
+    _read_into(chunks, stream, count)
+    return bytes(chunks)
+
+
+def _read_into(chunks: bytearray, stream: IO[bytes], count: int) -> None:
     while len(chunks) < count:
         chunk = stream.read(count - len(chunks))
         if not chunk:
             raise EOFError
         chunks += chunk
-    return bytes(chunks)
+
+
+def _read_payload(stream: IO[bytes], count: int) -> bytes:
+    """As many bytes; none where there is no memory for them: they are passed over, and the next frame is read."""
+    chunks = bytearray()
+    try:
+        _read_into(chunks, stream, count)
+        return bytes(chunks)
+    except MemoryError:
+        left = count - len(chunks)
+        chunks.clear()
+    while left:
+        left -= len(_read_exactly(stream, min(left, _PASSED_OVER)))
+    return b""
 
 
 def _read_frame(stream: IO[bytes]) -> tuple[bytes, bytes]:
-    """One frame's header and payload. Raises `EOFError` at the end, also in the middle of a frame."""
+    """One frame's header and payload. Raises `EOFError` at the end, also in the middle of a frame.
+
+    A payload that there is no memory for is empty: it is that picture's loss, and not the worker's or the run's.
+    """
     header_bytes, payload_bytes = _LENGTHS.unpack(_read_exactly(stream, _LENGTHS.size))
     if header_bytes > MAX_FRAME_HEADER_BYTES or payload_bytes > MAX_PAYLOAD_BYTES:
         raise EOFError(f"not a frame: {header_bytes} and {payload_bytes} bytes announced")
-    return _read_exactly(stream, header_bytes), _read_exactly(stream, payload_bytes)
+    return _read_exactly(stream, header_bytes), _read_payload(stream, payload_bytes)
 
 
 def read_order(stream: IO[bytes]) -> tuple[AnyOrder, bytes]:

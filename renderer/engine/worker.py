@@ -280,6 +280,8 @@ def _unpacked(order: AnyOrder, payload: bytes) -> Inputs | PictureError:
     """What goes in with an order, or why that cannot be had: whatever it is, it is that picture's failure alone."""
     if not isinstance(order, Render) or not order.files:
         return _NOTHING
+    if len(payload) != sum(order.files):
+        return PictureError("there is no memory left for what goes in", hint="export the pictures smaller")
     from renderer.engine import inputs  # noqa: PLC0415  # most jobs have none
 
     try:

@@ -58,7 +58,8 @@ def check(result: Result) -> None:
     if event.layers != layers:
         raise BadPictureError(f"{event.layers} layers came, and {layers} were asked for")
     if len(result.payload) != event.width * event.height * (3 + 4 * layers):
-        raise BadPictureError(f"{len(result.payload)} bytes came for {event.width}x{event.height} pixels")
+        why = "" if result.payload else ": there was no memory left for them"
+        raise BadPictureError(f"{len(result.payload)} bytes came for {event.width}x{event.height} pixels{why}")
 
 
 def save(folder: OutputFolder, result: Result) -> Sidecar:

@@ -15,9 +15,10 @@ import psutil
 import pytest
 
 from renderer import protocol
-from renderer.errors import DiskError
+from renderer.engine import worker as engine_worker
+from renderer.errors import DiskError, PictureError
 from renderer.outputs.status import RunStatus
-from renderer.protocol import AnyEvent, Open, Render, Setup
+from renderer.protocol import AnyEvent, Open, Render, Setup, Stepped
 from renderer.supervisor import logs
 from renderer.supervisor.local_worker import LocalWorker, end_orphans
 from renderer.supervisor.worker import Gone
@@ -311,6 +312,29 @@ def test_a_frame_cut_anywhere_is_the_end(cut: int) -> None:
     protocol.write_frame(stream, Render(key="p", job=make_job()), b"payload")
     with pytest.raises(EOFError):
         protocol.read_order(io.BytesIO(stream.getvalue()[:cut]))
+
+
+class Tight(io.BytesIO):
+    """A pipe whose reader has no memory for much at once."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > 2**20:
+            raise MemoryError
+        return super().read(size)
+
+
+def test_a_payload_without_memory_for_it_is_that_pictures_loss() -> None:
+    """It is passed over, and the next frame is read: neither the worker nor the run goes with it."""
+    stream, order = Tight(), Render(key="p", job=make_job(), files=(2**20, 2**20))
+    protocol.write_frame(stream, order, bytes(2**21))
+    protocol.write_frame(stream, Stepped(key="p", step=1, steps=2))
+    stream.seek(0)
+    found, payload = protocol.read_order(stream)
+    assert (found, payload) == (order, b"")
+    failure = engine_worker._unpacked(found, payload)
+    assert isinstance(failure, PictureError)
+    assert "no memory left" in failure.message
+    assert protocol.read_event(stream) == (Stepped(key="p", step=1, steps=2), b"")
 
 
 def test_absurd_lengths_are_no_frame() -> None:
