@@ -128,8 +128,12 @@ def _take(plan: Plan, part: OutputFolder) -> Iterator[str]:
             plan.folder.link(path, plan.folder.inputs / path.name)
     for item in plan.items:
         output = item.picture.output
+        if (lying := done.find(part, output)) is None:
+            continue
         found = _finished(item, part)
-        if found is None:
+        if found is None:  # of a merge that died the sidecar may be left
+            if not part.picture(output, lying.keep.format).exists() and _finished(item, plan.folder) is not None:
+                part.remove(part.sidecar(output))
             continue
         if _finished(item, plan.folder) is not None:
             picture_files.remove(part, output, found.keep.format)
