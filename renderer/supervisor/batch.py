@@ -63,8 +63,8 @@ class Batch:
         return disk_of(self.plan.folder.path) != self._disk
 
     def lies_on(self, disk: int | Path) -> bool:
-        """Whether its folder was on this disk when it began."""
-        return self._disk == disk
+        """Whether its folder is on this disk, and was when it began."""
+        return self._disk == disk and not self._has_gone
 
     def begin(self) -> tuple[list[Planned], Ending]:
         """Move what lies under another name: what is to be rendered then, and why nothing is to begin, if so.

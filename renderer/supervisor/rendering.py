@@ -236,7 +236,9 @@ class Batches:
         """
         if self._night.settings.strict:
             return False
-        (its,) = (batch for batch in self._open.values() if batch.outcomes is outcomes)
+        its = next((batch for batch in self._open.values() if batch.outcomes is outcomes), None)
+        if its is None:  # it has ended: nothing more becomes of it
+            return True
         lost = [batch for batch in self._open.values() if error.ends_the_night and batch.shares_disk(its)] or [its]
         left = [batch for batch in self._open.values() if batch not in lost and batch.outcomes.error is None]
         here = error.ends_the_night and its.lies_on(disk_of(self._night.settings.outputs))  # where others would go, too

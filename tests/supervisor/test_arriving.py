@@ -42,7 +42,7 @@ def wait_for(night: Night, inbox: Path, last: str, *manifests: Manifest) -> Sequ
         if isinstance(what, events.BatchEnded) and what.summary.name == last:
             night.stop.request()
 
-    deadline = datetime.now(UTC) + timedelta(seconds=20)
+    deadline = datetime.now(UTC) + timedelta(seconds=90)
     settings = dataclasses.replace(night.settings, watch_folder=inbox, deadline=deadline)
     return run.render(manifests, settings, watch, night.stop)
 
@@ -56,7 +56,7 @@ def test_what_comes_during_the_last_reading_is_rendered_beside_it(
     class Slow(InlineReader):
         def read(self, path: Path) -> asking.Answer:
             _inbox(tmp_path, m="a")
-            assert rendered.wait(15), "it was not rendered before all had been read"
+            assert rendered.wait(60), "it was not rendered before all had been read"
             return super().read(path)
 
     manifest = lettered(1)
@@ -120,7 +120,7 @@ def test_one_that_is_mended_is_refused_no_more(night: Night, tmp_path: Path) -> 
         elif isinstance(what, events.BatchEnded) and what.summary.name == "bad":
             night.stop.request()
 
-    deadline = datetime.now(UTC) + timedelta(seconds=20)
+    deadline = datetime.now(UTC) + timedelta(seconds=90)
     settings = dataclasses.replace(night.settings, watch_folder=inbox, deadline=deadline)
     found = run.render([], settings, watch, night.stop)
     assert [(each.name, each.rendered) for each in found] == [("good", 1), ("bad", 1)]
@@ -159,7 +159,7 @@ def test_a_folder_that_is_away_is_told_and_waited_for(night: Night, tmp_path: Pa
         elif isinstance(what, events.BatchEnded):
             night.stop.request()
 
-    deadline = datetime.now(UTC) + timedelta(seconds=20)
+    deadline = datetime.now(UTC) + timedelta(seconds=90)
     settings = dataclasses.replace(night.settings, watch_folder=inbox, deadline=deadline)
     (found,) = run.render([], settings, watch, night.stop)
     assert (found.ending, found.rendered) == ("complete", 1)
