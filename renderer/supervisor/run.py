@@ -137,6 +137,8 @@ class _Run:
                     is_shared = any(each.manifest.is_shared for each in those)
                     rendering = Batches(those, night, self._has_ended, None if is_shared else self._joining)
                     rendering.render()
+                    if isinstance(rendering.error, LeaseLostError):  # how it went, whoever has it says
+                        self._summaries.pop(those[0].manifest.name, None)
                     self._sort_all(rendering.error)
         self._errors += [*given.troubles.values(), *given.extra_troubles.values()]
 

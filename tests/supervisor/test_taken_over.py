@@ -165,6 +165,27 @@ def check(part: OutputFolder, those: list[Picture]) -> None:
     assert not part.takes.exists()
 
 
+def test_a_run_that_is_stopped_while_another_has_its_part_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it lost the part is no error of its own: it ends as any other that was asked to, and may be begun again."""
+    (part,) = sharding.share(Manifest("jobs/test.yaml", "test", (make_picture(),)), 1, tmp_path)
+    stop = StopRequests()
+
+    def reached(point: str, path: Path) -> None:
+        if point == "part-written" and path.name == "p000.png":
+            monkeypatch.undo()
+            taken_over(tmp_path, part.name)
+
+    def watch(what: events.Event) -> None:
+        if isinstance(what, events.Remark) and "thrown away" in what.text:
+            stop.request()
+
+    monkeypatch.setattr(files, "reached", reached)
+    (summary,) = run.render([part], Settings(outputs=tmp_path, hire=InlineWorker), watch, stop)
+    assert (summary.ending, summary.left, summary.error) == ("signal", 1, "")
+
+
 # ---- between the question and the write ------------------------------------------------------------------------------
 
 
