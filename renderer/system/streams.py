@@ -17,6 +17,7 @@ import os
 import re
 import select
 import sys
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ _ERRORS = "renderer.escaped"
 _PATIENCE_S = 2.0
 _STDERR = 2
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_saying = threading.RLock()
 _COMMAND = re.compile(r"^(\s*):(?=:)", re.MULTILINE)
 
 
@@ -61,8 +63,9 @@ def finish(code: int) -> int:
 
 
 def say(text: str) -> None:
-    """Print to standard error what may hold anybody's words, as whole lines."""
-    print(harmless(text), file=sys.stderr, flush=True)  # noqa: T201
+    """Print to standard error what may hold anybody's words, as whole lines, whichever threads do."""
+    with _saying:
+        print(harmless(text), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def harmless(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import select
@@ -97,6 +98,26 @@ class TestTheLog:
         assert done.returncode == 0, done.stderr
         assert "\\u4f60\\u597d" in done.stdout
         assert "\\u4f60\\u597d" in done.stderr
+
+    def test_lines_of_two_threads_are_whole(self, tmp_path: Path) -> None:
+        """A server's requests and its pictures are told by different threads: each line is an object by itself."""
+        script = (
+            "import json, sys, threading\n"
+            "from renderer.system import streams\n"
+            "sys.setswitchinterval(1e-6)\n"
+            "streams.settle()\n"
+            "def tell(number):\n"
+            "    for line in range(1000): streams.say(json.dumps([number, line]))\n"
+            "threads = [threading.Thread(target=tell, args=(number,)) for number in range(3)]\n"
+            "[each.start() for each in threads]\n"
+            "[each.join() for each in threads]\n"
+        )
+        environment = {**os.environ, "PYTHONPATH": str(driving.ROOT)}
+        ran = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, check=True
+        )
+        told = [json.loads(line) for line in ran.stderr.splitlines()]
+        assert sorted(told) == [[number, line] for number in range(3) for line in range(1000)]
 
 
 class TestResults:
