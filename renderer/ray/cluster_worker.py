@@ -146,7 +146,7 @@ class ClusterWorker(Correspondence):
         while not self._ray.wait([coming], timeout=_WAITING_S)[0]:
             if self._over.is_set():
                 raise MachineError("it was let go before it was there")
-            waiting = Opening(what="nothing yet: the cluster has no place for it", placed=False)
+            waiting = Opening(what="nothing yet: it waits for a place on the cluster", placed=False)
             self._inbox.put((waiting, b""))
         try:
             there = self._ray.get(coming)

@@ -186,6 +186,24 @@ def this_node() -> ClusterNode:
     return next(node for node in nodes() if node.id == own)
 
 
+def end_with_node() -> None:
+    """Have an actor's process end when Ray does on its machine; elsewhere, nothing is done.
+
+    Ray leaves actors of several threads behind, with their workers and the memory of their GPUs.
+    """
+    ray = library()
+    if not ray.is_initialized() or not ray.get_runtime_context().get_actor_id():
+        return
+    parent = os.getppid()
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_S)
+        os._exit(1)  # and with it goes what it has started
+
+    threading.Thread(target=look, name="node", daemon=True).start()
+
+
 def on_node(node_id: str, kind: Callable[..., object], *arguments: object) -> Any:
     """An actor on one machine, which takes nothing there and goes with this process."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415  # as Ray itself

@@ -119,6 +119,7 @@ class RowRenderer:
     def __init__(self, told: RowProcessor) -> None:
         """Raises `MachineError` where this machine would not render as the calling one."""
         arrival.check(told.here, arrival.tell())
+        connecting.end_with_node()
         told.posting.settle()
         self._told = told
         self._worker = KeptWorker(told.posting.command)

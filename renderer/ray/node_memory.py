@@ -39,6 +39,7 @@ class NodeMemory:
 
     def __init__(self, workers: int) -> None:
         """For so many workers, of which none is there yet."""
+        connecting.end_with_node()
         self._part_bytes = free_bytes(hardware.look()) // workers
         self._copies = HostCopies(workers)
         self._opened: dict[str, Setup] = {}

@@ -124,6 +124,7 @@ class NodeWorker:
 
     def arrive(self) -> Introduction:
         """Say what this machine is, and which one of the cluster."""
+        connecting.end_with_node()
         return {**arrival.tell(), "id": connecting.this_node().id}
 
     def start(self, share: Share) -> None:

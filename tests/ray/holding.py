@@ -36,7 +36,12 @@ class HeldCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
         """Leave no process of it."""
+        if self._process.poll() is not None:
+            return
         all_of_it = psutil.Process(self._process.pid).children(recursive=True)
         self._process.communicate(timeout=60)
         psutil.wait_procs(all_of_it, timeout=20)
