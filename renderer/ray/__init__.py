@@ -1,11 +1,12 @@
 """Workers on the machines of a Ray cluster. Needs the extra `cluster`; torch is imported by the workers alone.
 
-`connecting` finds or starts a cluster and asks its machines, `head` says whether it answers still; `arrival` is what
-one tells of itself, and what must be as it is here. `cluster_fleet` is a run's: the devices that there are, and how a
-worker is had. It hires a `cluster_worker`, the supervisor's end of one, whose other end is an actor: `node_worker`,
-which holds a process on its machine, and sees to the model there. `node_memory` is what a machine's workers share,
-`carried` what goes along with an order. Knows no manifests and no folders of outputs, but for `data_rows`, which
-renders those of a Ray data set: `processor` is its face, and `kept_worker` stays open from batch to batch.
+`connecting` finds or starts a cluster and asks its machines; `reaching` says whether there is one at an address, `head`
+whether it answers still. `arrival` is what one tells of itself, and what must be as it is here. `cluster_fleet` is a
+run's: the devices that there are, and how a worker is had. It hires a `cluster_worker`, the supervisor's end of one,
+whose other end is an actor: `node_worker`, which holds a process on its machine, and sees to the model there.
+`node_memory` is what a machine's workers share, `carried` what goes along with an order. Knows no manifests and no
+folders of outputs, but for `data_rows`, which renders those of a Ray data set: `processor` is its face, and
+`kept_worker` stays open from batch to batch.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,20 +16,20 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from renderer.errors import MachineError, UsageError
+from renderer.errors import MachineError, UsageError, shorten
 from renderer.ray import head
 from renderer.ray.head import Replied
+from renderer.ray.reaching import CLIENT, check_reached
 from renderer.system.children import STOPPING
 from renderer.text import installing
 
 LOCAL = "local"
 _MOST_LOCAL = 64
+_MOST_SAID = 300
 
 _OBJECT_BYTES = 2**30
 """Of shared memory for what goes to and fro on this machine alone; Ray would take a third of it."""
 
-_CLIENT = "ray://"
-_REACHED_S = 10.0
 _ANSWER_S = 600.0
 """A machine that examines itself starts torch, perhaps from a slow disk."""
 
@@ -85,7 +84,7 @@ def workers_in(address: str) -> int | None:
         if rest.isdecimal() and 1 <= int(rest) <= _MOST_LOCAL:
             return int(rest)
         raise UsageError(f"--cluster {address} names no number of workers", hint="like local:4")
-    if address == "auto" or (address.startswith(_CLIENT) and rest.strip("/")) or (head and rest.isdecimal()):
+    if address == "auto" or (address.startswith(CLIENT) and rest.strip("/")) or (head and rest.isdecimal()):
         return None
     raise UsageError(f"--cluster {address} names no cluster", hint=_SHOWN)
 
@@ -102,7 +101,8 @@ def connected(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _check_reached(address)
+    if workers is None:
+        check_reached(address)
     try:
         with _handlers_kept():
             if workers is None:
@@ -118,7 +118,7 @@ def connected(address: str) -> Iterator[None]:
                     object_store_memory=_OBJECT_BYTES,
                 )
     except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
-        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        said = shorten(str(error).strip(), _MOST_SAID) or type(error).__name__
         hint = "ray start --head begins one on this machine; --cluster local:4 needs none"
         if workers is None and ":" in address:
             hint = "is Ray's version the same there? where it asks for a token: RAY_AUTH_MODE=token, ~/.ray/auth_token"
@@ -128,19 +128,6 @@ def connected(address: str) -> Iterator[None]:
     finally:
         with _handlers_kept():
             ray.shutdown()
-
-
-def _check_reached(address: str) -> None:
-    """Raise `MachineError` where nobody answers at an address; Ray itself would try for minutes."""
-    host, _, port = address.removeprefix(_CLIENT).rstrip("/").rpartition(":")
-    if not host or address.startswith(LOCAL + ":"):
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _REACHED_S).close()
-    except (OSError, ValueError) as error:
-        told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        hint = "is Ray begun there (ray start --head), and its port open from here?"
-        raise MachineError(f"the cluster {address} cannot be reached: {told}", hint=hint) from error
 
 
 def _have_token() -> None:

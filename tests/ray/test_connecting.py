@@ -9,7 +9,7 @@ import pytest
 
 from renderer.cli import command
 from renderer.errors import EXIT_MACHINE, EXIT_USAGE, MachineError
-from renderer.ray import arrival, connecting
+from renderer.ray import arrival, connecting, reaching
 from tests import tools
 
 HERE = {"node": "a", "renderer": "1", "torch": "2.15.0", "source": "aa", "GPU": "L40S"}
@@ -34,7 +34,7 @@ def test_what_names_no_cluster_is_said(address: str, capsys: pytest.CaptureFixtu
 def test_a_cluster_that_is_not_there_is_said_at_once(address: str) -> None:
     """Ray itself would try for minutes."""
     with pytest.raises(MachineError, match=f"the cluster {address} cannot be reached: Connection refused"):
-        connecting._check_reached(address)
+        reaching.check_reached(address)
 
 
 def test_workers_are_of_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,22 +70,31 @@ class Run:
             stderr=subprocess.STDOUT,
         )
 
-    def until(self, event: str, count: int) -> None:
-        """Wait until something has been said so often."""
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reading = threading.Thread(target=self._read)
+        self._reading.start()
+
+    def _read(self) -> None:
+        """Always, for what is said to a pipe that nobody reads is lost."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.said.append(json.loads(line)["event"])
-            if self.said.count(event) == count:
-                return
-        raise AssertionError(self.said[-20:])
+            self._lines.put(line)
+
+    def until(self, event: str, count: int) -> None:
+        """Wait until something has been said so often."""
+        while self.said.count(event) < count:
+            self.said.append(json.loads(self._lines.get(timeout=120))["event"])
 
     def ends(self, code: int, within_s: float = 120.0) -> list[str]:
         """Wait for its end; what it has said to people: one error at most, with its hint, and nothing of Ray's."""
-        out, _ = self.process.communicate(timeout=within_s)
-        events = [line for line in out.splitlines() if line.startswith("{")]
-        told = [line for line in out.splitlines() if not line.startswith("{")]
-        self.said += [json.loads(line)["event"] for line in events]
-        assert self.process.returncode == code, told
+        assert self.process.wait(within_s) == code
+        self._reading.join()
+        told = []
+        while not self._lines.empty():
+            if (line := self._lines.get()).startswith("{"):
+                self.said.append(json.loads(line)["event"])
+            else:
+                told.append(line.rstrip())
         return told
 
 
@@ -183,7 +194,7 @@ def test_a_supervisor_that_is_killed_and_begun_again(held: HeldCluster, tmp_path
         run = Run(tmp_path, held.address)
         run.until("picture-done", 4)
         run.process.kill()
-        run.process.communicate()
+        run.process.wait()
         assert gone(MARK)
     Run(tmp_path, held.address).ends(EXIT_DONE)
     check(tmp_path)
