@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from renderer.cli import arguments, doctor
 from renderer.errors import EXIT_DONE, EXIT_MACHINE, RendererError
-from renderer.text import wrap
+from renderer.system import streams
+from renderer.text import counted, wrap
 
 if TYPE_CHECKING:
     from renderer.ray.arrival import Introduction
@@ -37,10 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Examine the machines of a cluster, all at once, and say what was found."""
-    from renderer.ray import connecting  # noqa: PLC0415
+    from renderer.ray import connecting, head  # noqa: PLC0415
 
     with connecting.connected(options.cluster):
-        nodes = connecting.nodes()
+        nodes = head.within(connecting.nodes)
+        streams.say(f"{counted(len(nodes), 'machine')} of the cluster examine themselves: that takes up to a minute")
         answers = connecting.ask_each(nodes, examine)
     if options.json:
         print(json.dumps(_as_dict(nodes, answers), indent=2, ensure_ascii=False))

@@ -13,6 +13,9 @@ from renderer.errors import MachineError
 CLIENT = "ray://"
 """Begins an address that is reached through Ray's client."""
 
+AUTO = "auto"
+"""Whatever cluster this machine is in."""
+
 _REACHED_S = 10.0
 _ASKS_A_HEAD = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 _NOT_RAY = "is Ray begun there (ray start --head), and its port open from here?"
@@ -20,8 +23,13 @@ _OTHER_PORT = "ray://head:10001 is the port of Ray's client, head:6379 the head'
 
 
 def check_reached(address: str) -> None:
-    """Raise `MachineError` where no cluster answers at an address; `auto` is of RAY_ADDRESS, if that names one."""
-    address = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    """Raise `MachineError` where no cluster answers at an address.
+
+    `auto` is that of RAY_ADDRESS, or of the cluster that was begun here last: one that was killed is named still.
+    """
+    named = address
+    if address == AUTO and (address := _found()) != AUTO:
+        named = f"{address} (by auto)"
     host, _, port = address.removeprefix(CLIENT).rstrip("/").rpartition(":")
     if not host or not port.isdecimal():
         return
@@ -29,12 +37,22 @@ def check_reached(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), _REACHED_S).close()
     except (OSError, OverflowError) as error:
         told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise MachineError(f"the cluster {address} cannot be reached: {told}", hint=_NOT_RAY) from error
+        raise MachineError(f"the cluster {named} cannot be reached: {told}", hint=_NOT_RAY) from error
     if os.environ.get("RAY_USE_TLS", "0") in ("0", ""):  # else it takes certificates to ask
-        _check_is_ray(address, f"{host}:{port}")
+        _check_is_ray(named, f"{host}:{port}")
 
 
-def _check_is_ray(address: str, target: str) -> None:
+def _found() -> str:
+    """The address that Ray would take for `auto`; `auto` itself where it finds none."""
+    from ray._private import services  # noqa: PLC0415  # nothing public says it
+
+    try:
+        return str(services.get_ray_address_from_environment(AUTO, None))
+    except ConnectionError:
+        return AUTO
+
+
+def _check_is_ray(named: str, target: str) -> None:
     import grpc  # noqa: PLC0415  # Ray brings it
 
     with grpc.insecure_channel(target) as channel:
@@ -44,9 +62,9 @@ def _check_is_ray(address: str, target: str) -> None:
         except grpc.RpcError as error:
             code = error.code()
             if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                told = f"what answers at {address} is no Ray cluster, or one that is stuck"
+                told = f"what answers at {named} is no Ray cluster, or one that is stuck"
                 raise MachineError(told, hint=_OTHER_PORT) from error
             is_head = code != grpc.StatusCode.UNIMPLEMENTED  # others are a head's, which wants a token
-    if is_head == address.startswith(CLIENT):
+    if is_head == named.startswith(CLIENT):
         told = "the head's own port, and none of Ray's client" if is_head else "no head's own port"
-        raise MachineError(f"the cluster {address} cannot be joined: that is {told}", hint=_OTHER_PORT)
+        raise MachineError(f"the cluster {named} cannot be joined: that is {told}", hint=_OTHER_PORT)

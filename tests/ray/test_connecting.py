@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -35,6 +39,41 @@ def test_a_cluster_that_is_not_there_is_said_at_once(address: str) -> None:
     """Ray itself would try for minutes."""
     with pytest.raises(MachineError, match=f"the cluster {address} cannot be reached: Connection refused"):
         reaching.check_reached(address)
+
+
+@pytest.fixture
+def web_server() -> Iterator[str]:
+    """The address of something that is no cluster."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_what_is_no_cluster_is_said_at_once(web_server: str, scheme: str) -> None:
+    """Somebody else's port: Ray would ask it for ever."""
+    if not tools.HERE["ray"]:
+        pytest.skip("no Ray here (it is in the extras cluster and dev)")
+    with pytest.raises(MachineError, match=f"what answers at {scheme}{web_server} is no Ray cluster") as caught:
+        reaching.check_reached(f"{scheme}{web_server}")
+    assert "8265" in caught.value.hint
+
+
+def test_a_head_has_two_ports(cluster: Any) -> None:
+    """The client's scheme before the head's own port: that is said."""
+    reaching.check_reached(cluster.address)
+    with pytest.raises(MachineError, match="that is the head's own port"):
+        reaching.check_reached(f"ray://{cluster.address}")
+
+
+def test_a_cluster_that_was_killed_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray still names it to whoever asks for the one that this machine is in."""
+    if not tools.HERE["ray"]:
+        pytest.skip("no Ray here (it is in the extras cluster and dev)")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(MachineError, match=r"the cluster 127\.0\.0\.1:1 \(by auto\) cannot be reached"):
+        reaching.check_reached("auto")
 
 
 def test_workers_are_of_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
