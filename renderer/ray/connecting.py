@@ -19,7 +19,7 @@ from typing import Any
 from renderer.errors import MachineError, UsageError, shorten
 from renderer.ray import head
 from renderer.ray.head import Replied
-from renderer.ray.reaching import AUTO, CLIENT, check_reached
+from renderer.ray.reaching import FOUND_HERE, CLIENT, check_reached
 from renderer.system.children import STOPPING
 from renderer.text import installing
 
@@ -84,7 +84,7 @@ def workers_in(address: str) -> int | None:
         if rest.isdecimal() and 1 <= int(rest) <= _MOST_LOCAL:
             return int(rest)
         raise UsageError(f"--cluster {address} names no number of workers", hint="like local:4")
-    if address == AUTO or (address.startswith(CLIENT) and rest.strip("/")) or (head and rest.isdecimal()):
+    if address == FOUND_HERE or (address.startswith(CLIENT) and rest.strip("/")) or (head and rest.isdecimal()):
         return None
     raise UsageError(f"--cluster {address} names no cluster", hint=_SHOWN)
 

@@ -13,7 +13,7 @@ from renderer.errors import MachineError
 CLIENT = "ray://"
 """Begins an address that is reached through Ray's client."""
 
-AUTO = "auto"
+FOUND_HERE = "auto"
 """Whatever cluster this machine is in."""
 
 _REACHED_S = 10.0
@@ -28,7 +28,7 @@ def check_reached(address: str) -> None:
     `auto` is that of RAY_ADDRESS, or of the cluster that was begun here last: one that was killed is named still.
     """
     named = address
-    if address == AUTO and (address := _found()) != AUTO:
+    if address == FOUND_HERE and (address := _found()) != FOUND_HERE:
         named = f"{address} (by auto)"
     host, _, port = address.removeprefix(CLIENT).rstrip("/").rpartition(":")
     if not host or not port.isdecimal():
@@ -47,9 +47,9 @@ def _found() -> str:
     from ray._private import services  # noqa: PLC0415  # nothing public says it
 
     try:
-        return str(services.get_ray_address_from_environment(AUTO, None))
+        return str(services.get_ray_address_from_environment(FOUND_HERE, None))
     except ConnectionError:
-        return AUTO
+        return FOUND_HERE
 
 
 def _check_is_ray(named: str, target: str) -> None:
