@@ -19,7 +19,7 @@ from typing import Any
 from renderer.errors import MachineError, UsageError, shorten
 from renderer.ray import head
 from renderer.ray.head import Replied
-from renderer.ray.reaching import FOUND_HERE, CLIENT, check_reached
+from renderer.ray.reaching import CLIENT, FOUND_HERE, check_reached
 from renderer.system.children import STOPPING
 from renderer.text import installing
 
