@@ -85,10 +85,11 @@ class PageWriter:
             if self._at_once():
                 self._give_up()
             wait(self._going, _LOOK_S, FIRST_COMPLETED)
-            if self._busy is not None:
+            if total > 1:
+                busy.tell(total - len(self._going), total)
+            elif self._busy is not None:
                 self._tell(self._busy)
             self._take()
-            busy.tell(total - len(self._going), total)
 
     def _is_busy(self, what: events.Event) -> None:
         """It takes long; this is said on the page's thread, and told on the other."""

@@ -17,6 +17,7 @@ from renderer.outputs.summary import Summary
 from renderer.planning.plan import Plan
 from renderer.report import page
 from renderer.supervisor import events, joining, readings, run
+from renderer.supervisor.events import Watch
 from tests import driving
 from tests.fakes import InlineReader
 from tests.making import make_manifest
@@ -193,3 +194,31 @@ def test_pages_that_wait_are_given_up_when_the_run_is_to_end_at_once(
     assert [what.text for what in told if isinstance(what, events.Remark)] == [
         "5 pages not written: the run was asked to end at once; the next one writes what is missing"
     ]
+
+
+@pytest.mark.parametrize(("manifests", "told"), [(1, {"making thumbnails"}), (3, {"writing pages"})])
+def test_one_thing_is_told_of_pages_at_the_end(
+    night: Night, monkeypatch: pytest.MonkeyPatch, manifests: int, told: set[str]
+) -> None:
+    """Of one how its thumbnails come, of several how many are there: lines that take turns would fill a log."""
+    heard, ends = list[events.Event](), threading.Event()
+
+    def write(plan: Plan, watch: Watch) -> Path:
+        watch(events.Busy(plan.manifest.name, "making thumbnails", 1, 9))
+        assert ends.wait(10)
+        return plan.folder.page
+
+    def tell(what: events.Event) -> None:
+        heard.append(what)
+        if len(heard) == 4:
+            ends.set()
+
+    for name, seconds in (("TELL_AFTER_S", 0.0), ("_EVERY_S", 0.0)):
+        monkeypatch.setattr(f"renderer.supervisor.busy.{name}", seconds)
+    monkeypatch.setattr(page, "write", write)
+    monkeypatch.setattr(page, "_LOOK_S", 0.01)
+    writer = page.PageWriter(tell)
+    those = [make_manifest("a", name=f"m{number}") for number in range(manifests)]
+    run.render(those, night.settings, writer.watch, night.stop)
+    writer.close()
+    assert {what.what for what in heard if isinstance(what, events.Busy)} == told
