@@ -289,19 +289,26 @@ class Deal:
         if not group.deployment.is_choosy(seat.number) and not group.crashed_on:
             return fits
 
-        def elsewhere(item: Planned, crashed: set[int]) -> bool:
-            others = (other.number for other in self._seats if group.may_open(other))
-            return any(number not in crashed and group.deployment.takes(number, item.picture.job) for number in others)
-
         def may_have(item: Planned) -> bool:
             crashed = group.crashed_on.get(item.fingerprint, set())
             return (
                 group.deployment.takes(seat.number, item.picture.job)
-                and not (seat.number in crashed and elsewhere(item, crashed))
+                and not (seat.number in crashed and self._may_go_elsewhere(group, item))
                 and (fits is None or fits(item))
             )
 
         return may_have
+
+    def goes_elsewhere(self, group: Group, flight: Flight, seat: Seat) -> bool:
+        """A picture has brought down a seat's worker, or its device: whether it may have one where it has not."""
+        if len(self._seats) > 1:
+            group.crashed([flight], seat)
+        return len(self._seats) > 1 and self._may_go_elsewhere(group, flight.item)
+
+    def _may_go_elsewhere(self, group: Group, item: Planned) -> bool:
+        crashed = group.crashed_on.get(item.fingerprint, set())
+        others = (other.number for other in self._seats if group.may_open(other))
+        return any(number not in crashed and group.deployment.takes(number, item.picture.job) for number in others)
 
     def _has_for(self, group: Group, seat: Seat) -> bool:
         """Whether a seat that holds nothing is to stay at its group: more is to come, and some of it for it."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from renderer import protocol
-from renderer.errors import DiskError, LeaseLostError, MachineError, PictureError
+from renderer.errors import DeviceLostError, DiskError, LeaseLostError, MachineError, PictureError
 from renderer.outputs.encode import Pixels
 from renderer.outputs.status import Phase
 from renderer.outputs.summary import Ending
@@ -286,11 +286,8 @@ class Dispatcher:
                 self._night.watch(events.PicturePreviewed(seat.flights[key].item, event.step, shown))
             case protocol.Rendered():
                 self._keep(seat, event, payload)
-            case protocol.Failed(key=key):
-                item = seat.flights.take(key).item
-                again = self._outcomes.tries(item) <= self._settings.retries
-                self._outcomes.failed(item, event, again=again)
-                self._group(seat).source.try_again([item] * again)
+            case protocol.Failed():
+                self._failed(seat, event)
             case protocol.Withdrawn(keys=keys):
                 self._given_back(seat, keys)
             case Gone() if event.vanished and not self._vanishing.is_their_doing(seat.flights):
@@ -319,9 +316,19 @@ class Dispatcher:
             self._outcomes.failed(flight.item, failure, again=False)
             return
         del seat.flights[event.key]
-        seat.brought()
+        seat.health.brought()
         self._night.speeds.learn(seat, flight.item, event)
         self._outcomes.came(result, self._pace.learn)
+
+    def _failed(self, seat: Seat, event: protocol.Failed) -> None:
+        """A picture failed; one that took its device along has another, however often it was tried."""
+        flight, group = seat.flights.take(event.key), self._group(seat)
+        again = self._outcomes.tries(flight.item) <= self._settings.retries
+        if event.kind == DeviceLostError.__name__:
+            seat.ends(event.message)
+            again = self._deal.goes_elsewhere(group, flight, seat) or again
+        self._outcomes.failed(flight.item, event, again=again)
+        group.source.try_again([flight.item] * again)
 
     def _group(self, seat: Seat) -> Group:
         """What the worker on a seat is for."""
@@ -341,7 +348,7 @@ class Dispatcher:
 
         Before anything was begun, the prompts of all were: then it may have been any of them.
         """
-        if any(flight.since for flight in seat.flights.values()):
+        if seat.is_ending or any(flight.since for flight in seat.flights.values()):
             self._given_back(seat, [key for key, flight in seat.flights.items() if flight.since is None])
         group, held = self._deal.group_of(seat), seat.take_back()
         if seat.opened is not None:  # one that does not open says nothing of the device: it may be the model
@@ -356,8 +363,8 @@ class Dispatcher:
         except MachineError as error:
             self._does_not_open(seat, error)
         if seat.health.losses >= MOST_LOSSES and group is not None and len(self._deal.able(group)) > 1:
-            pause = duration(seat.health.leave_out())
-            self._leave(seat, f"{MOST_LOSSES} workers in a row were lost there, and nothing is tried on it for {pause}")
+            why = f"{MOST_LOSSES} workers in a row were lost there ({seat.health.complaint or reason})"
+            self._leave(seat, f"{why}, and nothing is tried on it for {duration(seat.health.leave_out())}")
 
     def _does_not_open(self, seat: Seat, error: MachineError) -> None:
         """A seat's group does not open there, or not any more: it goes on elsewhere, or ends if that was the last."""
@@ -374,7 +381,7 @@ class Dispatcher:
         self._deal.leave(seat)
 
     def _leave(self, seat: Seat, why: str) -> None:
-        """A device is left out: say so, and let the others have what it was at."""
+        """A device is left out: the others have what it was at."""
         self._deal.leave(seat)
         self._timely.forget()
         self._night.leaves(seat, why)

@@ -62,9 +62,15 @@ class Silence:
 
 
 class DeviceHealth:
-    """Of a device: how many workers it has lost since a picture came from it, and whether anything is tried with it."""
+    """Of a device: how many workers it has lost since a picture came from it, and whether anything is tried with it.
+
+    `rendered` are the pictures that came from it in all. Since the last of them: `trouble` is why it was left out, and
+    `complaint` what a worker said of it, if so.
+    """
 
     def __init__(self) -> None:
+        self.rendered = 0
+        self.trouble = self.complaint = ""
         self.losses = self._outs = 0
         self._back_s = float("-inf")
 
@@ -86,4 +92,6 @@ class DeviceHealth:
 
     def brought(self) -> None:
         """A picture came from it: it is well."""
+        self.rendered += 1
         self.losses = self._outs = 0
+        self.trouble = self.complaint = ""

@@ -61,7 +61,7 @@ class Night:
 
     def leaves(self, seat: Seat, why: str) -> None:
         """A device is left out, and whoever looks is told so until a picture comes from it."""
-        seat.trouble = self.left_out[seat.label] = why
+        seat.health.trouble = self.left_out[seat.label] = why
         self.watch(DeviceLeft(f"{seat.label} is left out: {why}", seat.label))
 
     def judged(self, event: AnyEvent | Gone) -> AnyEvent | Gone:

@@ -45,8 +45,8 @@ _MOST_UNSENT_BYTES = 256 * 2**20
 class Seat:
     """A place for one worker, and the pictures that it holds. `opened` is what it said when it was ready.
 
-    `number` counts seats, from 0; `label` tells it from others, if any. `health` is its device's, `rendered` counts its
-    pictures, `trouble` is why it was left out, until one comes; `is_placed`: its worker does not wait for a device.
+    `number` counts seats, from 0; `label` tells it from others, and is empty where there are none. `health` is its
+    device's; `is_placed` says that its worker does not wait for a device, `is_ending` that it has said it is lost.
     """
 
     def __init__(self, hire: Hire, watch: Watch, number: int = 0, label: str = "") -> None:
@@ -58,16 +58,14 @@ class Seat:
         self.number = number
         self.label = label
         self.health = DeviceHealth()
-        self.is_placed = True
+        self.is_placed, self.is_ending = True, False
         self._worker: Worker | None = None
         self._setup: Setup | None = None
         self._log = Path(os.devnull)
         self._openings = 0
-        self._asked_back = False
+        self._asked_back = self.is_ending = False
         self._silence = Silence(time.monotonic())
         self.flights = Flights()
-        self.rendered = 0
-        self.trouble = ""
         self._card: Gpu | None = None
         self._unsent: list[tuple[protocol.Render, bytes]] = []
         self._gathers = False
@@ -101,14 +99,14 @@ class Seat:
         state: WorkerState = "open" if self.opened else "opening" if setup is not None else "none"
         return WorkerStatus(
             where=self.label,
-            state="left out" if self.is_out or (self.trouble and setup is None) else state,
+            state="left out" if self.is_out or (self.health.trouble and setup is None) else state,
             pid=self.pid,
             gpu=setup.gpu if setup is not None else None,
             card=self._card.described if self._card is not None else "",
             model=str(setup.weights) if setup is not None else None,
             pictures=len(self.flights),
-            rendered=self.rendered,
-            trouble=self.trouble,
+            rendered=self.health.rendered,
+            trouble=self.health.trouble,
         )
 
     def prepare(self, setup: Setup, log: Path) -> None:
@@ -158,11 +156,9 @@ class Seat:
         self._card = event.gpu
         self._openings = 0
 
-    def brought(self) -> None:
-        """A picture came from it: its device is well."""
-        self.health.brought()
-        self.rendered += 1
-        self.trouble = ""
+    def ends(self, why: str) -> None:
+        """Its worker has said that its device is lost, and ends: it is given nothing more."""
+        self.is_ending, self.health.complaint = True, why
 
     def lost(self, *, blameless: bool = False) -> None:
         """The worker is gone; what it held is somebody else's business. Raises `MachineError` when it never opens.
@@ -181,7 +177,7 @@ class Seat:
         """Let the worker go: by itself, or `at_once`."""
         worker, self._worker, self.opened = self._worker, None, None
         self._unsent.clear()
-        self._asked_back = False
+        self._asked_back = self.is_ending = False
         if worker is not None:
             if at_once:
                 worker.kill()
@@ -204,7 +200,7 @@ class Seat:
     @property
     def has_room(self) -> bool:
         """It has not, while much that was given to its worker waits to be read there: a file may have 200 MiB."""
-        if self.opened is None or self._worker is None:
+        if self.opened is None or self._worker is None or self.is_ending:
             return False
         kept = sum(len(payload) for _, payload in self._unsent)
         return len(self.flights) < self.opened.capacity and self._worker.unsent_bytes + kept < _MOST_UNSENT_BYTES
@@ -264,7 +260,7 @@ class Seat:
 
     def silent_s(self) -> float:
         """For how long it has said nothing; nobody is silent where nobody sits, or has anything to do."""
-        if self._worker is None or (self.opened and not self.flights):
+        if self._worker is None or (self.opened and not self.flights and not self.is_ending):
             self._silence = Silence(time.monotonic())
         return self._silence.look(time.monotonic())
 

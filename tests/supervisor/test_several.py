@@ -23,7 +23,7 @@ from renderer.outputs.status import RunStatus, memory_now
 from renderer.planning import deployment, fitting, placement
 from renderer.planning.fitting import SizeRefusal
 from renderer.planning.plan import make_plan
-from renderer.protocol import AnyOrder, Open, Opening, Render, Setup
+from renderer.protocol import AnyOrder, Failed, Open, Opening, Render, Setup, Started
 from renderer.report import gather
 from renderer.report.page import write_happened
 from renderer.supervisor import events, holdings, run
@@ -76,6 +76,20 @@ class Spoilt(InlineWorker):
         if any(isinstance(order, Render) and order.job.prompt.startswith("bad") for order in self._orders):
             return Gone(-9), b""
         return super().hear(timeout_s)
+
+
+class LosesItsDevice(InlineWorker):
+    """A worker whose card falls off the bus: it says so of the picture that it has begun, and ends."""
+
+    def hear(self, timeout_s: float) -> Heard | None:
+        key = next((order.key for order in self._orders if isinstance(order, Render)), None)
+        if key is None:
+            return super().hear(timeout_s)
+        if not self._heard:
+            message = "the device is lost: CUDA error: unspecified launch failure"
+            failed = Failed(key=key, kind="DeviceLostError", message=message)
+            self._heard.extend([(Started(key=key), b""), (failed, b""), (Gone(70), b"")])
+        return self._heard.popleft()
 
 
 class Refuses(InlineWorker):
@@ -222,8 +236,19 @@ class TestABadDevice:
         assert len(night.of(events.WorkerLost)) == 3
         (remark,) = [what.text for what in night.of(events.Remark)]
         assert remark == (
-            "CPU 2 is left out: 3 workers in a row were lost there, and nothing is tried on it for 10 min 00 s"
+            "CPU 2 is left out: 3 workers in a row were lost there (the worker was ended by SIGKILL), and nothing is "
+            "tried on it for 10 min 00 s"
         )
+
+    def test_a_card_that_falls_off_fails_no_picture(self, night: Night) -> None:
+        """What its workers say when they end is the card's: each picture is done elsewhere, without a try to spare."""
+        hire = Workers(InlineWorker, LosesItsDevice)
+        manifest = make_manifest([f"{number}" for number in range(24)])
+        summary = night.render(manifest, gpus=TWO, hire=hire, retries=0)
+        assert counts(summary) == (24, 0, 0, 0)
+        (left,) = night.of(events.DeviceLeft)
+        assert "3 workers in a row were lost there (the device is lost: CUDA error: unspecified launch" in left.text
+        assert len(hire.given["worker-2.log"]) == len(set(hire.given["worker-2.log"])) == 3
 
     def test_who_looks_is_told(self, night: Night) -> None:
         """By the status while it is on; in the morning by summary, message and page. All is there, and the code 0."""
@@ -252,12 +277,13 @@ class TestABadDevice:
         assert "  CPU 2: 0 rendered; it was left out: 3 workers in a row" in "\n".join(describe_summary(summary))
         message = notify._at_the_end([summary], [], None)
         assert (message.title, message.good) == ("renderer: 24 rendered, 0 failed, CPU 2 left out", False)
-        assert {one.where for each in stands for one in each.in_flight} == {"CPU 1"}
         last = stands[-1]
         assert [worker.state for worker in last.workers] == ["open", "left out"]
         assert "CPU 2 left out" in describe_status(last)
         told = " ".join(" ".join(describe_running(last, memory_now(last), last.at)).split())
-        assert "CPU 2: left out (3 workers in a row were lost there, and nothing is tried on it for 10 min" in told
+        assert (
+            "CPU 2: left out (3 workers in a row were lost there (the worker was ended by SIGKILL), and nothing" in told
+        )
         page = gather.gather(make_plan(manifest, night.settings.outputs))
         assert [(row.name, row.pictures, bool(row.trouble)) for row in page.devices] == [
             ("CPU 1", 24, False), ("CPU 2", 0, True),

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from renderer.job import Engine
 from renderer.machine import rates
+from renderer.machine.devices import WorkerDevice
+from renderer.machine.hardware import Machine
 from renderer.planning import fitting
+from renderer.planning.deployment import deploy
+from renderer.planning.plan import make_plan
 from renderer.protocol import Opened
+from renderer.supervisor.incoming import GoingIn
 from renderer.supervisor.pool import Seat
+from renderer.supervisor.progress import Flight, in_flight
 from renderer.supervisor.shares import Shares
 from tests.fakes import SOFTWARE, InlineWorker
+from tests.making import make_job, make_manifest
 from tests.supervisor import timed
 from tests.supervisor.timed import NIGHTS, TimedDevice, TimedNight
 
@@ -41,6 +49,16 @@ def seats(*works: float) -> list[Seat]:
         seat.opened = Opened(capacity=32, load_s=5, engine=engine, software=SOFTWARE, gpu=None)
         seat.flights.work = work
     return found
+
+
+def test_a_picture_in_flight_says_on_which_card_it_is(tmp_path: Path) -> None:
+    """For the status, which names each picture with its card."""
+    (seat,) = seats(0.0)
+    seat.prepare(deploy([make_job()], [WorkerDevice(Machine((), 2, 2**36, 2**35))]).setup, tmp_path / "worker.log")
+    (item,) = make_plan(make_manifest(("a",)), tmp_path).items
+    flight = Flight(item, 1, since=datetime.now(UTC))
+    seat.give(flight, GoingIn())
+    assert [one.where for one in in_flight([flight])] == ["GPU 0"]
 
 
 def test_a_part_is_by_speed_and_so_is_a_deadline() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -36,7 +35,7 @@ class Asked:
         self.count = 0
         self.source = PlanSource([self.item(300), self.item(400)])
         self.group = cast("Group", GroupLike(self.source))
-        settings = SimpleNamespace(deadline=datetime.now(UTC) + timedelta(seconds=100))
+        settings = SimpleNamespace(left_s=100.0)
         night = cast("Any", SimpleNamespace(settings=settings, pool=SimpleNamespace(flights=[])))
         self.slowness = 1.0
         deal = cast(
