@@ -23,6 +23,8 @@ from renderer.machine.hardware import Machine
 from renderer.system import folders, lock
 
 _PATIENCE_S = 5.0
+_SLASH = "_"
+"""In the names of marks: the names of a card's parts have slashes with older drivers."""
 
 
 class GpuMarks:
@@ -44,7 +46,7 @@ class GpuMarks:
     def mark(self, gpus: Iterable[LocalGpu]) -> None:
         """Tell others that this run renders on these."""
         for gpu in (each for each in gpus if each.uuid):
-            path = self._folder / f"{gpu.uuid}.{os.getpid()}-{uuid4().hex[:8]}"
+            path = self._folder / f"{gpu.uuid.replace('/', _SLASH)}.{os.getpid()}-{uuid4().hex[:8]}"
             with contextlib.suppress(DiskError, LockedError):
                 self._mine.enter_context(lock.held(path))
                 self._mine.callback(_remove, path)
@@ -61,7 +63,7 @@ class GpuMarks:
             if not pid.isdecimal():
                 continue
             if lock.look(path) == "held":
-                found[uuid] = int(pid)
+                found[uuid.replace(_SLASH, "/")] = int(pid)
             elif not psutil.pid_exists(int(pid)):  # one that is there may be about to lock it
                 _remove(path)
         return found

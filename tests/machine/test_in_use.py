@@ -12,6 +12,7 @@ import pytest
 
 from renderer.machine import hardware
 from renderer.machine.hardware import Machine
+from renderer.machine.in_use import GpuMarks
 from renderer.supervisor.local_worker import ThisMachine
 from tests.machine.test_devices import CARDS, machine
 from tests.nvml import GIB, Card
@@ -88,6 +89,13 @@ def test_where_none_is_left_they_share_and_it_is_said(here: Machine, monkeypatch
         monkeypatch.setattr(hardware, "look", lambda: here)
         assert chosen("0") == (["GPU-aaaa-1"], [told])
         assert chosen("all")[1] == [told]
+
+
+def test_parts_with_slashes_in_their_names_are_marked_too(here: Machine) -> None:
+    """Older drivers call them so."""
+    assert here.gpus
+    with rendered_on("MIG-GPU-aaaa/1/0") as pid, GpuMarks().choosing() as users:
+        assert users == {"MIG-GPU-aaaa/1/0": pid}
 
 
 def test_without_a_folder_for_marks_all_is_as_if_there_were_none(
