@@ -16,6 +16,7 @@ from renderer.lettering import asking, installed
 from renderer.manifest.manifest import Manifest
 from renderer.outputs import done, picture_files
 from renderer.outputs.folder import OutputFolder, Own
+from renderer.outputs.journal import MAX_CRASHES, Journal
 from renderer.planning.plan import make_plan
 from renderer.supervisor import events, readings
 from renderer.system.files import WritePoint
@@ -171,6 +172,20 @@ def test_what_is_expected_and_not_there_fails_and_stays(night: Night, reader: In
     assert [sidecar.job.seed for sidecar in sidecars(night, manifest)] == [0, 10, 20]
     assert counts(night.render(lettered(2, 1, 1, expect=0.7))) == (0, 3, 0, 0)
     assert len(reader.seeds) == 4
+
+
+def test_a_take_that_is_set_aside_is_not_begun_again(night: Night, reader: InlineReader) -> None:
+    """It brought down three workers some other night: the picture is set aside with what is known of that."""
+    manifest = lettered(3)
+    folder = night.folder(manifest)
+    folder.path.mkdir()
+    second = manifest.pictures[0].job.model_copy(update={"seed": 1})
+    for _ in range(MAX_CRASHES):
+        Journal.read(folder).write("crashed", "p000", fingerprint(second, IDENTITY), "SIGSEGV")
+    summary = night.render(manifest)
+    assert (summary.set_aside, summary.left, len(night.began())) == (1, 0, 1)
+    assert [(each.message, each.set_aside) for each in summary.failures] == [("SIGSEGV", True)]
+    assert reader.seeds == [0]
 
 
 def test_two_names_of_one_picture(night: Night, reader: InlineReader) -> None:  # noqa: ARG001
