@@ -20,6 +20,7 @@ from renderer.outputs.journal import Journal
 from renderer.service import desk
 from renderer.service.configuration import Limits
 from renderer.service.desk import Desk
+from renderer.service.guard import Guard, most_bytes
 from renderer.service.intake import FieldError, Intake, Requested
 from renderer.service.request_queue import RequestQueue
 from renderer.service.standing import BusyError, Standing, StoppingError, Whose
@@ -89,8 +90,9 @@ def test_who_joins_is_known_after_a_restart(wanted: Requested, tmp_path: Path) -
     """Through two of them, for the first writes the file anew; who took it back is known too."""
 
     async def ask(served: Served) -> None:
-        for each in (BATCH, TWO, ONE):
+        for each, hurried in ((BATCH, 0), (TWO, 1), (ONE, 1)):
             await served.desk.accept([wanted], each)
+            assert served.queue.count(patient=False) == hurried
         assert not served.desk.cancel(wanted.key, ONE)
 
     on_a_loop(ask, tmp_path)
@@ -276,3 +278,48 @@ def test_a_request_for_too_many_makes_none_of_them(monkeypatch: pytest.MonkeyPat
         with pytest.raises(FieldError, match="ictures") as failed:
             INTAKE.read({"prompt": "{{" + "|".join("abcdefgh") + "}}", **fields}, "r")
         assert "ask for fewer at once" in failed.value.problems[0][2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"width": 80, "height": 64}, "80x64 are 5,120 pixels, and 4,096 are allowed"),
+        ({"count": 3}, "makes 3 pictures"),
+    ],
+)
+def test_a_request_has_its_bounds(fields: dict[str, Any], said: str) -> None:
+    """Of pixels and of pictures; what is just within them is taken."""
+    small = Intake(Shelf({"demo": "demo"}), Limits(pictures=2, pixels=64 * 64))
+    usual = {"prompt": "x", "width": 64, "height": 64, "count": 2}
+    assert len(small.read(usual, "r")) == 2
+    with pytest.raises(FieldError) as failed:
+        small.read({**usual, **fields}, "r")
+    assert said in failed.value.problems[0][1]
+
+
+def test_only_what_brings_pictures_may_be_long() -> None:
+    """What a client sends is read into memory: a prompt has no use for megabytes."""
+    limits = Limits(body_bytes=1, manifest_bytes=2, picture_bytes=3, upload_bytes=4)
+    paths = {
+        "/v1/images/edits": 3, "/v1/images/generations": 3, "/api/v1/images/generations": 3, "/sdapi/v1/img2img": 3,
+        "/sdapi/v1/txt2img": 1, "/v1/files": 4, "/v1/files/x": 1, "/api/v1/batches": 2, "/v1/batches": 1, "/health": 1,
+    }  # fmt: skip
+    assert {path: most_bytes(path, limits) for path in paths} == paths
+
+
+@pytest.mark.parametrize("announced", [b"9" * 21, b"9" * 5000, b"-1", b"x"])
+def test_a_length_that_is_none_is_too_long(announced: bytes) -> None:
+    """Of more digits than Python makes a number of, too; the application never hears of it."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def ask() -> None:
+        guard = Guard(cast("Any", None), (), Limits(), lambda *_: None)
+        headers = [(b"host", b"localhost"), (b"content-length", announced)]
+        scope = {"type": "http", "method": "POST", "path": "/v1/batches", "query_string": b"", "headers": headers}
+        await guard(scope, cast("Any", None), send)
+
+    asyncio.run(ask())
+    assert sent[0]["status"] == 413

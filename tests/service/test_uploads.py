@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -12,6 +15,10 @@ import pytest
 from PIL import Image, ImageChops, ImageDraw
 
 from renderer.outputs import input_files
+from renderer.outputs.folder import OutputFolder
+from renderer.service import uploads
+from renderer.service.answers import RequestError
+from renderer.service.uploads import Uploads
 from tests.service.running import Server, serving
 
 SIDE = 64
@@ -159,6 +166,41 @@ def test_what_is_refused_leaves_nothing(server: Server) -> None:
     files = [("image", ("shop.png", shop, "image/png")), ("mask", ("mask.png", mask, "image/png"))]
     assert server.client.post("/v1/images/edits", data={"prompt": "a"}, files=files).status_code == 400
     assert sorted(each.name for each in (server.folder / "inputs").iterdir()) == before
+
+
+def test_what_is_refused_takes_nothing_from_whoever_sent_the_same(tmp_path: Path) -> None:
+    """Of two who send the same pixels at once one is refused: the other's file stays, and goes with the last."""
+    desk, sent = Uploads(OutputFolder(tmp_path), lambda _: False), {"image": data_url(png(drawn()))}
+
+    def kept() -> int:
+        return len([*(tmp_path / "inputs").iterdir()])
+
+    async def refused(*, beside: bool) -> None:
+        with contextlib.suppress(RequestError):
+            async with desk.of(sent):
+                assert kept() == 1
+                if beside:
+                    await refused(beside=False)
+                    assert kept() == 1
+                raise RequestError(422, "invalid_request", "it is refused")
+
+    async def all_of_it() -> None:
+        await refused(beside=True)
+        assert kept() == 0
+        async with desk.of(sent):
+            pass
+        await refused(beside=True)
+        assert kept() == 1, "somebody was accepted with it"
+
+    asyncio.run(all_of_it())
+
+
+def test_a_mask_is_opened_only_where_it_is_no_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its header says is looked at first."""
+    mask = png(half_clear())
+    assert uploads._where_transparent(mask) != mask
+    monkeypatch.setattr(input_files, "MOST_PIXELS", SIDE * SIDE - 1)
+    assert uploads._where_transparent(mask) == mask
 
 
 def test_forms_that_are_none(server: Server) -> None:

@@ -5,6 +5,7 @@ With a worker that only seems to render, so that a picture takes as long as its 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -23,7 +24,7 @@ from renderer.job import Weights
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.picture_files import read_sidecar
 from renderer.planning.plan import Planned, make_plan
-from renderer.service import shifts
+from renderer.service import request_queue, shifts
 from renderer.service.queue_file import Asked, Ended, QueueFile
 from renderer.service.request_queue import MOST_AHEAD, MOST_PATIENT_AHEAD, QueuedItem, RequestQueue, RequestSource
 from tests.making import make_manifest
@@ -160,12 +161,53 @@ class TestOrder:
         )
         assert not RequestSource(late, Weights.of(items[0].picture.job), 60.0)
 
+    @pytest.mark.parametrize(
+        ("ours", "theirs", "waited_s", "over"),
+        [
+            ("a", "B", 1.5, False),  # a batch has the worker, and somebody waits for other weights
+            ("a", "B", 3, True),
+            ("a", "b", 3, False),
+            ("a", "b", 21, True),
+            ("A", "B", 3, False),
+            ("A", "B", 21, True),
+        ],
+    )
+    def test_how_long_others_wait(
+        self,
+        items: tuple[Planned, ...],
+        ours: str,
+        theirs: str,
+        waited_s: float,
+        over: bool,  # noqa: FBT001
+    ) -> None:
+        """Less where it is somebody who waits for a batch; and nobody for ever."""
+        queue, _ = self.queue(items, ours)
+        since_s = time.monotonic() - waited_s
+        queue.add([QueuedItem(at_fp8(items[1]), theirs, theirs.islower(), since_s=since_s)])
+        assert queue.is_over(Weights.of(items[0].picture.job), 60.0) == over
+
+    def test_who_waits_longest_has_the_next_worker(self, items: tuple[Planned, ...]) -> None:
+        """Also where it was in no hurry at first; batches come after all of those."""
+        queue, now_s = RequestQueue(), time.monotonic()
+        other = at_fp8(items[1])
+        queue.add([QueuedItem(items[0], "A", patient=False, since_s=now_s - 5)])
+        queue.add([QueuedItem(other, "b", patient=True, since_s=now_s - 10)])
+        assert queue.wait(0.0) == Weights.of(items[0].picture.job)
+        queue.hurry(other.picture.id)
+        assert queue.wait(0.0) == Weights.of(other.picture.job)
+
     def test_what_a_worker_was_lost_with_waits_again(self, items: tuple[Planned, ...]) -> None:
         queue, source = self.queue(items, "A", "A")
         source.take(items[0])
         queue.recall()
         assert (len(queue), queue.in_hand) == (2, 0)
         assert self.order(source, items, queue) == [0, 1]
+
+
+def at_fp8(item: Planned) -> Planned:
+    """A picture for which other weights are needed."""
+    job = item.picture.job.model_copy(update={"precision": "fp8"})
+    return dataclasses.replace(item, picture=item.picture.model_copy(update={"job": job}))
 
 
 class TestFile:
@@ -252,6 +294,21 @@ def test_nobody_is_idle_while_a_worker_is_on_its_way() -> None:
     assert not queue.is_over(weights, -1.0, opening=True)
     assert queue.is_over(weights, -1.0)
     assert not queue.is_over(weights, 60.0)
+
+
+def test_idle_begins_when_the_last_is_there(items: tuple[Planned, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long ago it was asked for; and when a worker is open, however long that took."""
+    clock = [100.0]
+    monkeypatch.setattr(request_queue, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    queue = RequestQueue()
+    queue.add([QueuedItem(items[0], "A", patient=False)])
+    queue.take(items[0])
+    clock[0] = 200.0
+    queue.ended(items[0].picture.id)
+    found = []
+    for clock[0], opening in ((240.0, False), (251.0, False), (300.0, True), (340.0, False), (351.0, False)):
+        found.append(queue.is_idle(50.0, opening=opening))
+    assert found == [False, True, False, False, True]
 
 
 def test_one_that_is_cancelled_as_its_turn_comes_is_not_taken(items: tuple[Planned, ...]) -> None:

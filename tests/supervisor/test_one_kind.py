@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from renderer.errors import MachineError
-from renderer.job import BlockArithmetic, Gpu, Sharing
+from renderer.job import BlockArithmetic, Gpu, Sharing, Weights
 from renderer.machine import devices, gpus
 from renderer.machine.devices import WorkerDevice
 from renderer.machine.hardware import Machine
 from renderer.manifest.manifest import Manifest, load
 from renderer.outputs import picture_files
 from renderer.planning import sharding
+from renderer.planning.plan import make_plan
 from renderer.protocol import AnyEvent, Opened, Rendered
 from renderer.supervisor import events, merging, run
+from renderer.supervisor.same_bits import SameBits
 from renderer.supervisor.worker import Gone, Heard
 from tests import driving
 from tests.fakes import InlineWorker
 from tests.making import make_manifest
+from tests.nights import make_night
 from tests.nvml import GIB, Card, Nvml
 from tests.supervisor.running import Night, counts
 
@@ -82,9 +87,9 @@ class OnCards:
 
 def test_the_kind_of_which_there_are_most_renders(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the option all do."""
-    fleet = OnCards(monkeypatch, B, A, dataclasses.replace(A, uuid="GPU-cccc-3"))
+    fleet = OnCards(monkeypatch, A, B, dataclasses.replace(B, uuid="GPU-cccc-3"))
     assert counts(night.render(MANIFEST, fleet=fleet, same_bits=True)) == (6, 0, 0, 0)
-    assert set(fleet.rendered) == {"NVIDIA A"}
+    assert set(fleet.rendered) == {"NVIDIA B"}
     assert fleet.hired == 2, "nothing is opened on the other"
 
 
@@ -195,3 +200,20 @@ def test_what_others_have_rendered_says_which_kind(how: str, night: Night, monke
     night.render(other, fleet=OnCards(monkeypatch, A))
     with pytest.raises(MachineError, match="of NVIDIA A with torch 0 and of NVIDIA B with torch 0"):
         night.render(other, fleet=OnCards(monkeypatch, A), same_bits=True)
+
+
+def test_what_a_manifest_that_joins_was_computed_in_counts(tmp_path: Path) -> None:
+    """For its own weights, of which nothing was known before."""
+    plans = []
+    for name, precision in (("first", "bf16"), ("joins", "int8")):
+        picture = MANIFEST.pictures[0]
+        job = picture.job.model_copy(update={"precision": precision})
+        manifest = dataclasses.replace(MANIFEST, name=name, pictures=(picture.model_copy(update={"job": job}),))
+        make_night(manifest, tmp_path)
+        plans.append(make_plan(manifest, tmp_path))
+    kept, weights = SameBits(plans[:1]), Weights.of(plans[1].items[0].picture.job)
+    kept.check(plans[1])
+    event = cast("Rendered", SimpleNamespace(sharing=SimpleNamespace(arithmetic="int8")))
+    told = kept.differs(event, weights)
+    assert told is not None
+    assert "blocks were computed in" in told.message
