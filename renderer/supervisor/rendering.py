@@ -176,7 +176,7 @@ class Batches:
         return bool(self._joined)
 
     def _wait_for_more(self) -> bool:
-        """Wait until something is to be done for others that join: whether there is; not, where none is to come."""
+        """Wait until something is to be done for others that join: whether there is; not, where the run is to end."""
         if self._joining is None or self._night.has_failed_enough:
             return False
         self._take_arrivals(self._joining)
@@ -191,7 +191,7 @@ class Batches:
             self._heart.beat(pool, "preparing")
             time.sleep(TICK_S)
             self._take_arrivals(self._joining)
-        return self._has_work
+        return self._has_work and self._night.asked_to_end() is None
 
     @property
     def _has_work(self) -> bool:
