@@ -12,6 +12,7 @@ import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ MADE = ("picture", "sidecar", "fingerprint", "error")
 
 _FIELDS = frozenset(JobFields.__annotations__) - {"rows"}
 _NAME = "rows"
+
+_NOTHING = {"NaTType", "NAType"}
+"""What pandas has in empty cells; it is no part of this."""
 
 RowBatch = Mapping[str, np.ndarray]
 
@@ -141,13 +145,25 @@ class RowRenderer:
             except RendererError as error:
                 made[place]["error"] = _said(error.message, error.hint)
         if pictures:
-            for place, columns in self._night(pictures).items():
+            for place, columns in self._tried(pictures, rows).items():
                 made[place] = columns
         return made
+
+    def _tried(self, pictures: Sequence[Picture], rows: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
+        """As `_night`; but where each row has named a model itself, that none can be had is a row's own failure."""
+        places = [int(each.id[1:]) for each in pictures]
+        try:
+            return self._night(pictures)
+        except MachineError as error:
+            if not all(rows[place].get("model") is not None for place in places):
+                raise
+            return {place: {"error": _said(error.message, error.hint)} for place in places}
 
     def _picture(self, row: Mapping[str, Any], place: int) -> Picture:
         """The picture that a row asks for, by the manifest's own rules. Raises `UsageError`, `ModelError`."""
         said = {name: value for name, value in row.items() if name in _FIELDS and name != "id" and value is not None}
+        for name, value in said.items():
+            _check_plain(name, value)
         text = json.dumps({"jobs": [{**self._told.defaults, **said}]})
         try:
             found = parse(ManifestSource(text.encode(), "row", _NAME))
@@ -160,7 +176,7 @@ class RowRenderer:
         if found.auto:
             message = "precision: auto is chosen when a manifest is planned, and the rows of a data set are not"
             raise UsageError(message, hint="leave it out, or name one")
-        told = str(row["id"]) if row.get("id") is not None else pictures[0].place.job_id
+        told = _text(row["id"]) if row.get("id") is not None else pictures[0].place.job_id
         name = f"r{place:06}"
         place_of = pictures[0].place.model_copy(update={"job_id": told})
         return pictures[0].model_copy(update={"id": name, "output": name, "place": place_of})
@@ -203,10 +219,28 @@ def _said(message: str, hint: str) -> str:
     return f"{message} ({hint})" if hint else message
 
 
+def _check_plain(name: str, value: Any) -> None:
+    """Raise `UsageError` for a cell that no manifest could hold: bytes, a set, a moment."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name}: a cell of type {type(value).__name__} is no value of a field") from error
+
+
+def _text(value: Any) -> str:
+    return str(value).encode("utf-8", "replace").decode()
+
+
 def _plain(value: Any) -> Any:
     """A column's value as a manifest has it; None where the cell is empty."""
+    if type(value).__name__ in _NOTHING:
+        return None
     if isinstance(value, np.ndarray):
         return [_plain(each) for each in value]
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return None if np.isnat(value) else str(value)
+    if isinstance(value, Decimal):
+        value = float(value)
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Mapping):

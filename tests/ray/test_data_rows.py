@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import io
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ Make = Callable[..., RowRenderer]
 
 def made(**more: Any) -> RowProcessor:
     """A processor whose workers draw at once."""
-    found: RowProcessor = renderer.ray.processor("demo", num_gpus=0, **{**FIELDS, **more})
+    found: RowProcessor = renderer.ray.processor(num_gpus=0, **{"model": "demo", **FIELDS, **more})
     return dataclasses.replace(found, posting=dataclasses.replace(found.posting, command=FAKE_OF_TWO))
 
 
@@ -100,6 +101,29 @@ def test_an_empty_cell_is_no_field(rendering: Make) -> None:
     found = rendering()(rows)
     assert list(found["error"]) == [None, None]
     assert [Sidecar.model_validate_json(each).job.seed for each in found["sidecar"]][1] == 7
+
+
+def test_a_cell_that_no_field_holds_costs_its_row(rendering: Make) -> None:
+    """Bytes, a set, a moment: its column is named. A whole decimal is a number, and no moment is no field."""
+    cells = (b"\x89PNG", {1}, np.datetime64("2026-01-01"), np.datetime64("NaT"), Decimal(7))
+    seeds = np.empty(len(cells), dtype=object)
+    seeds[:] = cells
+    found = rendering()({"prompt": np.array(["a"] * len(cells)), "seed": seeds})
+    reasons = list(found["error"])
+    assert reasons[:2] == [f"seed: a cell of type {name} is no value of a field" for name in ("bytes", "set")]
+    assert reasons[2].startswith("seed: must be a whole number")
+    assert reasons[3:] == [None, None]
+    assert Sidecar.model_validate_json(found["sidecar"][4]).job.seed == 7
+
+
+def test_a_model_that_rows_name_and_no_machine_has_costs_those_rows(rendering: Make) -> None:
+    """All of a batch, too; where it is the processor's own, nothing can be rendered at all, and the job fails."""
+    made = rendering(offline=True)
+    found = made(batch(prompt=["a", "b"], model=["Qwen/Qwen-Image"] * 2, size=["256x256"] * 2))
+    assert all("Qwen/Qwen-Image" in reason for reason in found["error"])
+    other = rendering(offline=True, model="Qwen/Qwen-Image", size="256x256")
+    with pytest.raises(MachineError, match="Qwen/Qwen-Image"):
+        other(batch(prompt=["a"]))
 
 
 def test_a_row_names_its_precision(rendering: Make) -> None:
