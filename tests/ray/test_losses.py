@@ -39,6 +39,7 @@ pytestmark = [
 
 PICTURES = int(os.environ.get("RENDERER_CLUSTER_SHARED", "10000"))
 SLOW = [f"slow {number}" for number in range(60)]
+LONG = [f"slow {number}" for number in range(300)]
 MARK = "--opened-in 31"
 """By which the workers of these tests are known."""
 
@@ -119,7 +120,7 @@ def test_a_head_that_is_gone_for_good(held: HeldCluster, tmp_path: Path, what: s
     """The command ends with 3 and says why in one sentence; on another cluster the same command goes on."""
     if what == "kill client server" and through != "client":
         pytest.skip("nobody asks it")
-    write_manifest(tmp_path, *SLOW)
+    write_manifest(tmp_path, *LONG)
     run = Run(tmp_path, getattr(held, through), **PATIENCE)
     run.until("picture-done", 4)
     held.does(what)
@@ -136,7 +137,7 @@ def test_a_head_that_is_gone_for_good(held: HeldCluster, tmp_path: Path, what: s
 @pytest.mark.parametrize("through", ["address", "client"])
 def test_a_head_that_is_cut_off_for_a_while(held: HeldCluster, tmp_path: Path, through: str) -> None:
     """Nothing happens; what is in flight goes on."""
-    write_manifest(tmp_path, *SLOW)
+    write_manifest(tmp_path, *LONG)
     run = Run(tmp_path, getattr(held, through))
     run.until("picture-done", 4)
     held.does("stop gcs")
@@ -149,7 +150,7 @@ def test_a_head_that_is_cut_off_for_a_while(held: HeldCluster, tmp_path: Path, t
 
 def test_a_run_that_is_stopped_while_its_head_is_gone(held: HeldCluster, tmp_path: Path) -> None:
     """It is heard, also where Ray waits."""
-    write_manifest(tmp_path, *SLOW)
+    write_manifest(tmp_path, *LONG)
     run = Run(tmp_path, held.address)
     run.until("picture-done", 4)
     held.does("kill all")
