@@ -5,6 +5,7 @@ Ray itself is imported here when it is needed, and not before.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import secrets
@@ -34,6 +35,7 @@ _ANSWER_S = 600.0
 """A machine that examines itself starts torch, perhaps from a slow disk."""
 
 _LOOK_S = 0.5
+_LEFT_WITHIN_S = 10.0
 _PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 _USUAL_PATIENCE_S = 60.0
 _NEVER = str(10**8)
@@ -123,11 +125,23 @@ def connected(address: str) -> Iterator[None]:
         if workers is None and ":" in address:
             hint = "is Ray's version the same there? where it asks for a token: RAY_AUTH_MODE=token, ~/.ray/auth_token"
         raise MachineError(f"the cluster {address} cannot be joined: {said}", hint=hint) from error
+    through_client = ray.util.client.ray.is_connected()
     try:
         yield
     finally:
         with _handlers_kept():
-            ray.shutdown()
+            if through_client:
+                _leave_client(ray)
+            else:
+                ray.shutdown()
+
+
+def _leave_client(ray: Any) -> None:
+    """Leave a cluster through Ray's client, which waits for ever for a server that is gone, and at the end once more."""
+    try:
+        head.within(ray.shutdown, _LEFT_WITHIN_S)
+    except MachineError:
+        atexit.unregister(ray.shutdown)
 
 
 def _have_token() -> None:
