@@ -120,7 +120,8 @@ def connected(address: str) -> Iterator[None]:
                     object_store_memory=_OBJECT_BYTES,
                 )
     except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
-        said = shorten(str(error).strip(), _MOST_SAID) or type(error).__name__
+        told = reason(error) if "Traceback" in str(error) else str(error).strip()
+        said = shorten(told, _MOST_SAID) or type(error).__name__
         hint = "ray start --head begins one on this machine; --cluster local:4 needs none"
         if workers is None and ":" in address:
             hint = "is Ray's version the same there? where it asks for a token: RAY_AUTH_MODE=token, ~/.ray/auth_token"
@@ -137,7 +138,7 @@ def connected(address: str) -> Iterator[None]:
 
 
 def _leave_client(ray: Any) -> None:
-    """Leave a cluster through Ray's client, which waits for ever for a server that is gone, and at the end once more."""
+    """Leave a cluster through Ray's client: it waits for ever for a server that is gone, and at exit once more."""
     try:
         head.within(ray.shutdown, _LEFT_WITHIN_S)
     except MachineError:
