@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -123,3 +125,20 @@ def test_ray_does_not_end_this_process() -> None:
     """It would after a minute without its head, with no word to anybody."""
     assert connecting.head_patience_s() == 60.0
     assert int(os.environ[connecting._PATIENCE]) > 10**6
+
+
+@pytest.mark.usefixtures("quick")
+def test_to_leave_through_the_client_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's client waits for its server for ever, and once more at the end of the process."""
+    monkeypatch.setattr(connecting, "_LEFT_WITHIN_S", 0.05)
+    asked: list[int] = []
+
+    def shutdown() -> None:
+        asked.append(1)
+        threading.Event().wait()
+
+    taken_back: list[object] = []
+    monkeypatch.setattr(atexit, "unregister", taken_back.append)
+    connecting._leave_client(SimpleNamespace(shutdown=shutdown))
+    assert asked == [1]
+    assert taken_back == [shutdown]
