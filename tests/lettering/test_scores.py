@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from renderer.job import Box, Forgiven, Lettering, ReadLine
+from renderer.lettering.quotes import MOST_TEXTS
 from renderer.lettering.scores import compare
 
 
@@ -58,3 +61,14 @@ def test_a_picture_full_of_letters_takes_a_bounded_time() -> None:
     assert score("OPEN", *[long] * 12, "OPEN") < 1
     assert score("OPEN", *["a"] * 199, "OPEN") == 1
     assert score("OPEN", *["a"] * 200, "OPEN") == 0
+    began = time.process_time()
+    lines = [ReadLine(text=long, confidence=1.0, box=Box(left=0, top=0, right=9, bottom=9))] * 12
+    compare(Lettering(texts=tuple(f"{number} {long * 3}" for number in range(MOST_TEXTS))), lines, "test")
+    assert time.process_time() - began < 6  # a minute, while each place of the table was visited
+
+
+def test_of_runs_that_are_as_near_the_shortest_is_told() -> None:
+    """Words before it that make it no nearer are not a part of it."""
+    lines = [ReadLine(text="a NPPO N0E", confidence=1.0, box=Box(left=0, top=0, right=9, bottom=9))]
+    (found,) = compare(Lettering(texts=("0O0 E0ENOE N",)), lines, "test").texts
+    assert found.read == "N0E"
