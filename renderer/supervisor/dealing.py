@@ -218,9 +218,9 @@ class Deal:
         for group in self.groups:
             if len(seats := self.seats_at(group)) < 2:  # noqa: PLR2004
                 continue
-            idle = [seat for seat in seats if seat.opened and not seat.flights and not group.source.waiting]
-            for seat in seats:
-                shares = self._share(group)
+            shares = self._share(group)
+            idle = [seat for seat in seats if not seat.flights and seat.opened and not group.source.waiting]
+            for seat in seats if idle or shares.differ else ():
                 others = [*idle, *(shares.faster(seat) if shares.has_too_much(seat) else ())]
                 if others and len(seat.flights) > 1:
                     unbegun = [flight.item for flight in seat.flights.values() if flight.since is None]

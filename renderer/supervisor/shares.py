@@ -72,7 +72,10 @@ class SeatSpeeds:
 
 
 class Shares:
-    """What seats are to hold of the work that their group has, in hands and waiting; as it is at one moment."""
+    """What seats are to hold of the work that their group has, in hands and waiting; as it is at one moment.
+
+    `differ` says whether any of them is faster than another.
+    """
 
     def __init__(self, seats: Sequence[Seat], speeds: Mapping[int, float], waiting_work: float) -> None:
         """`seats` are those that are at the group and have a place."""
@@ -83,6 +86,8 @@ class Shares:
         able = sorted((seat for seat in seats if seat.opened), key=lambda seat: -speeds[seat.number])
         self._able = able
         self._steps = [-speeds[seat.number] for seat in able]
+        slowest = min((speeds[seat.number] for seat in seats), default=1.0)
+        self.differ = bool(able) and speeds[able[0].number] >= FASTER_CARD * slowest
         self._speed = [0.0, *accumulate(speeds[seat.number] for seat in able)]
         self._held = [0.0, *accumulate(seat.flights.work for seat in able)]
 
