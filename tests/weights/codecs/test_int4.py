@@ -8,7 +8,7 @@ import torch
 from renderer.errors import ModelError
 from renderer.weights.codecs import CODECS, WEIGHT
 from renderer.weights.codecs.codec import SCALE
-from renderer.weights.codecs.int4 import LOW, STEP, group
+from renderer.weights.codecs.int4 import LEVELS, LOW, MOST_STEP, STEP, group
 from renderer.weights.codecs.rows import ROW_CODERS, UNPACKERS, ScaledRows, int4, int8
 
 
@@ -45,6 +45,24 @@ class TestLoss:
         found = int4.encode(original)
         assert found.loss is not None
         assert (found.loss.difference / found.loss.original) ** 0.5 < 0.08
+
+
+class TestBounds:
+    def test_a_group_from_end_to_end_has_the_widest_step_that_four_bits_hold(self) -> None:
+        """127 and -127 in one group would want 17: its ends are cut off, and nobody else's bits are touched."""
+        ends = torch.tensor([127.0, -127.0] * 16)[:, None].repeat(1, 3)
+        step, low = int4._searched(ends)
+        assert step.tolist() == [MOST_STEP] * 3
+        assert ((low + LEVELS * step)[0], low[0]) == (120, -120)
+
+    @pytest.mark.parametrize("row", [0, 599])
+    @pytest.mark.parametrize("value", [float("inf"), float("nan")])
+    def test_a_number_that_is_none_is_said_wherever_it_stands(self, row: int, value: float) -> None:
+        """Large matrices are encoded some rows at a time."""
+        rows = weight(600, 256)
+        assert int4.encode(rows).is_finite
+        rows[row, 7] = value
+        assert not int4.encode(rows).is_finite
 
 
 class TestUnpacked:
