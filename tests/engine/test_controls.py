@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,7 +12,8 @@ from diffsynth.pipelines.qwen_image import ControlNetInput, QwenImageBlockwiseMu
 from PIL import Image
 from safetensors.torch import load_file
 
-from renderer.engine import inputs
+from renderer import catalog
+from renderer.engine import controls, inputs
 from renderer.engine.controls import OpenControlNet
 from renderer.engine.in_step import InStep
 from renderer.engine.inputs import Inputs
@@ -21,6 +22,7 @@ from renderer.engine.sections import Passing
 from renderer.engine.streaming import StreamingEngine
 from renderer.job import ControlNet, Job, Precision
 from renderer.protocol import Render
+from renderer.weights import control_files
 from renderer.weights.control_files import identity_of_file
 from tests.controlnets import LAYERS, WIDTH, write_controlnet
 from tests.engine.making import bare_picture, bare_pipeline, flattened, make_job
@@ -192,3 +194,21 @@ def test_beside_scaled_weights(nets: list[Path], precision: Precision) -> None:
     alone = [rendered(open_engine(precision, slots=60, in_flight=1), [job])[0] for job in wanted]
     assert rendered(open_engine(precision, slots=2, in_flight=3), wanted) == alone
     assert len(set(alone)) == 3
+
+
+def test_natively_those_of_the_last_picture_stay_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no others: each takes gigabytes of the GPU."""
+    monkeypatch.setattr(control_files, "here", lambda net, _model: (net.identity, None))
+    monkeypatch.setattr(controls.WholeControlNets, "_opened", lambda _self, identity, _shape: [identity])
+    whole = controls.WholeControlNets(catalog.QWEN_IMAGE, cast("Any", None), None)
+
+    def prepare(*names: str) -> list[Any]:
+        nets = tuple(ControlNet(source=name, identity=name, image=KNOWN[0]) for name in names)
+        return whole.prepare(make_job().model_copy(update={"controlnets": nets}))
+
+    (first,) = prepare("a")
+    (second, again) = prepare("b", "a")
+    assert again is first
+    assert prepare("b") == [second]
+    assert list(whole._open) == ["b"]
+    assert prepare("a")[0] is not first

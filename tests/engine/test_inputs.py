@@ -168,3 +168,16 @@ def test_what_nobody_foresaw_while_one_is_opened_fails_it_alone(monkeypatch: pyt
     found = worker._unpacked(order, b"x")
     assert isinstance(found, PictureError)
     assert found.message == "what goes in cannot be opened: MemoryError"
+
+
+@pytest.mark.parametrize(("size", "box"), [((128, 64), (32, 0, 96, 64)), ((64, 128), (0, 32, 64, 96))])
+def test_what_goes_in_covers_the_picture_and_is_cut_at_the_middle(
+    size: tuple[int, int], box: tuple[int, int, int, int]
+) -> None:
+    """Scaled by Lanczos' filter: no fingerprint says by which, so that it may never be another."""
+    image = Image.effect_noise(size, 90).convert("RGB")
+    job = make_job().model_copy(update={"width": 64, "height": 64})
+    assert inputs._fitted(image, job).tobytes() == image.crop(box).tobytes()
+    large = image.resize((3 * size[0], 3 * size[1]), Image.Resampling.NEAREST)
+    cut = (3.0 * box[0], 3.0 * box[1], 3.0 * box[2], 3.0 * box[3])
+    assert inputs._fitted(large, job).tobytes() == large.resize((64, 64), Image.Resampling.LANCZOS, cut).tobytes()

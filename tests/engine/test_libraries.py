@@ -64,6 +64,8 @@ from renderer.engine.inputs import name_edited
 edit = Job.model_validate_json(sys.argv[2]).edit
 print(json.dumps(rendered(sys.argv[2], {name_edited(edit.images[0], edit): Image.linear_gradient("L").convert("RGB")})))
 
+assert not [name for name, each in sys.modules.items() if vars(each).get("is_torchvision_available") is libraries._no]
+
 # whoever asks later has the real thing
 import importlib.metadata, torch
 from torch.nn.attention import flex_attention
