@@ -24,10 +24,6 @@ class GroupLike:
     profile: str = "cpu"
 
 
-UNKNOWN = 7
-"""Steps of pictures of which nobody knows how long they take."""
-
-
 class Asked:
     """A hundred seconds before a deadline: a source, and how often its pictures are held against what is left.
 
@@ -48,21 +44,19 @@ class Asked:
                 first=lambda group, _seat, fits: group.source.first(fits), slowness=lambda _group, _seat: self.slowness
             ),
         )
-        self.writing: list[Planned] = []
-        outcomes = cast("Any", SimpleNamespace(writing=self.writing, rendered=0))
+        outcomes = cast("Any", SimpleNamespace(writing=[], rendered=0))
         self._timely = Timely(deal, night, cast("Any", self), outcomes)
 
     def item(self, seconds: int) -> Planned:
         """One that takes so long."""
         return dataclasses.replace(self._like, picture=make_picture(seconds, steps=seconds))
 
-    def expect_s(self, item: Planned, _profile: str) -> float | None:
+    def expect_s(self, item: Planned, _profile: str) -> float:
         self.count += 1
-        steps = item.picture.job.num_inference_steps
-        return None if steps == UNKNOWN else steps
+        return item.picture.job.num_inference_steps
 
-    def first(self, *company: Planned) -> Planned | None:
-        return self._timely.first(self.group, cast("Any", SimpleNamespace(number=0, flights=company)))
+    def first(self) -> Planned | None:
+        return self._timely.first(self.group, cast("Any", SimpleNamespace(number=0, flights=[])))
 
 
 def test_a_slow_card_counts_with_its_own_time(tmp_path: Path) -> None:
@@ -105,23 +99,3 @@ def test_what_joins_or_comes_back_is_seen(asked: Asked) -> None:
     assert asked.first() is None
     assert asked.source.next_round()
     assert asked.first() is quick
-
-
-def test_of_what_nobody_knows_one_is_begun_at_a_time(asked: Asked) -> None:
-    """It tells how long the others will take, when it is on the disk."""
-    unknown = asked.item(UNKNOWN)
-    asked.source.join([unknown])
-    assert asked.first(unknown) is None
-    asked.writing.append(unknown)
-    assert asked.first() is None
-    asked.writing.clear()
-    assert asked.first() is unknown
-
-
-def test_company_is_waited_for(asked: Asked) -> None:
-    """A picture may come after those that its worker has."""
-    quick = asked.item(40)
-    asked.source.join([quick])
-    assert asked.first(quick, quick) is None
-    asked.writing.append(quick)  # and something else than before
-    assert asked.first(quick) is quick
