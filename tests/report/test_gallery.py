@@ -107,8 +107,8 @@ class TestGallery:
         What is read is counted, not timed: a look reads the journal's new lines and one sidecar, names are looked up
         and not searched for, and the page, which takes a second, is drawn once for all who ask in the next minute.
         """
-        night = Night(tmp_path, held, [f"picture {number}" for number in range(6000)])
-        make_night(night.manifest, tmp_path, without=["p4000"], same_picture=True)
+        night = Night(tmp_path, held, [f"picture {number}" for number in range(2000)])
+        make_night(night.manifest, tmp_path, without=["p1500"], same_picture=True)
         entry = JournalEntry(at=NOW, what="attempt", id="p001", fingerprint=f"{1:064x}").model_dump_json()
         night.folder.journal.write_text(f"{entry}\n" * 20_000)
         gallery = Gallery(night.manifest, tmp_path)
@@ -119,19 +119,19 @@ class TestGallery:
         spent = time.thread_time()
         gallery.follow()
         nothing_new_s = time.thread_time() - spent
-        picture = night.manifest.pictures[4000]
+        picture = night.manifest.pictures[1500]
         make_night(dataclasses.replace(night.manifest, pictures=(picture,)), tmp_path)
-        plan.journal.write("done", picture.id, plan.items[4000].fingerprint)
+        plan.journal.write("done", picture.id, plan.items[1500].fingerprint)
         with counted() as opened:
             gallery.follow()
-        assert sorted(path.name for path in opened) == [".lock", "journal.jsonl", "p4000.json", "running.json"]
-        assert [position for _, position in gallery._changes] == [4000]
+        assert sorted(path.name for path in opened) == [".lock", "journal.jsonl", "p1500.json", "running.json"]
+        assert [position for _, position in gallery._changes] == [1500]
         assert gallery.html() is first
-        thumb = gallery._pictures[4000]["thumb"]
+        thumb = gallery._pictures[1500]["thumb"]
         gallery.file(thumb)
         spent = time.thread_time()
         for _ in range(100):
-            gallery.file("p4000.png"), gallery.file(thumb), gallery.since(f"{gallery._epoch}-1", None)
+            gallery.file("p1500.png"), gallery.file(thumb), gallery.since(f"{gallery._epoch}-1", None)
         took_s = (time.thread_time() - spent) / 100 + nothing_new_s
         assert took_s < 0.5 * CORE_SHARE  # a look every half second
 
