@@ -173,9 +173,7 @@ class _Night:
         self._in_turn = sorted(groups, key=lambda group: -group.work)
         self._seats = [_Seat(number) for number in sorted({number for group in groups for number in group.rates})]
         self._speeds = {group: _speeds(group) for group in groups}
-        self._differ = {
-            group for group, each in self._speeds.items() if max(each.values()) >= FASTER_CARD * min(each.values())
-        }
+        self._differ = {group for group, each in self._speeds.items() if _is_mixed(each.values())}
         self._there: dict[_Group, list[_Seat]] = {group: [] for group in groups}
         self._now_s = 0.0
 

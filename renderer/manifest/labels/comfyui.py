@@ -242,9 +242,7 @@ class _Graph:
                 sides = (self.value(node.inputs[side], (side, *_VALUES)) for side in ("width", "height"))
                 width, height = (told.whole(side, told.MAX_SIDE) for side in sides)
                 return width, height, False
-            value = next(
-                (node.inputs[name] for name in (*_LATENTS, "pixels", "image", "") if name in node.inputs), None
-            )
+            value = next((node.inputs[name] for name in _TO_LATENTS if name in node.inputs), None)
             if _link(value) is None:
                 return None, None, True
         return None, None, False
