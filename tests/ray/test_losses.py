@@ -84,7 +84,9 @@ class Run:
     def until(self, event: str, count: int) -> None:
         """Wait until something has been said so often."""
         while self.said.count(event) < count:
-            self.said.append(json.loads(self._lines.get(timeout=120))["event"])
+            line = self._lines.get(timeout=120)
+            assert line.startswith("{"), line
+            self.said.append(json.loads(line)["event"])
 
     def ends(self, code: int, within_s: float = 120.0) -> list[str]:
         """Wait for its end; what it has said to people: one error at most, with its hint, and nothing of Ray's."""
@@ -178,10 +180,13 @@ def test_a_machine_goes_and_another_comes(held: HeldCluster, tmp_path: Path, thr
 @pytest.mark.parametrize("moment", ["worker-opening", "worker-opened", "picture-began", "stepped", "picture-done"])
 def test_actors_are_killed_at_every_stage(held: HeldCluster, tmp_path: Path, moment: str) -> None:
     """While they open, between pictures, in the middle of one, and while large pixels travel: three times each."""
-    write_manifest(tmp_path, *SLOW[:24])
-    run = Run(tmp_path, held.address, "--set", "size=1024x1024" if moment == "picture-done" else "size=64x64")
+    prompts = SLOW[:36] if moment == "picture-done" else LONG
+    manifest = tmp_path / write_manifest(tmp_path, *prompts)
+    if moment == "picture-done":
+        manifest.write_text(manifest.read_text().replace("64x64", "1024x1024"))
+    run = Run(tmp_path, held.address)
     for turn in range(3):
-        run.until(moment, 6 * (turn + 1))
+        run.until(moment, 6 + 2 * turn)
         for actor in processes("ray::NodeWorker")[:2]:
             actor.kill()
     run.ends(EXIT_DONE)
