@@ -176,7 +176,7 @@ class Shifts:
         """Render until somebody asks to stop."""
         with self._pool:
             if preload is not None:
-                self._shift(preload, stop)
+                self._shift(preload, stop, preloads=True)
             while not stop.requests:
                 weights = self._queue.wait(_LOOK_S)
                 if weights is not None:
@@ -186,7 +186,7 @@ class Shifts:
 
     # -- one shift --
 
-    def _shift(self, weights: Weights, stop: StopRequests) -> None:
+    def _shift(self, weights: Weights, stop: StopRequests, *, preloads: bool = False) -> None:
         outcomes, night = self._nothing_yet(stop)
         try:
             outcomes.begin(())
@@ -194,7 +194,7 @@ class Shifts:
                 self._refuse(outcomes, weights, trouble)
                 return
             with outcomes.bringing, outcomes.writing, outcomes.readings:
-                self._render(weights, outcomes, night)
+                self._render(weights, outcomes, night, preloads=preloads)
             self.condition.works()
         except MachineError as error:  # it does not open: its pictures fail with that reason
             self._pool.dismiss(at_once=True)
@@ -214,8 +214,11 @@ class Shifts:
         self._pool.dismiss()
         self.condition.worker = "none"
 
-    def _render(self, weights: Weights, outcomes: Outcomes, night: Night) -> None:
-        source = _JoiningSource(self._queue, weights, self._settings.idle_s, outcomes, lambda: self._pool.is_opening)
+    def _render(self, weights: Weights, outcomes: Outcomes, night: Night, *, preloads: bool) -> None:
+        def is_opening() -> bool:  # what is opened for nobody yet is not over before it has begun
+            return self._pool.is_opening or (preloads and self.condition.worker == "none")
+
+        source = _JoiningSource(self._queue, weights, self._settings.idle_s, outcomes, is_opening)
         heart = Heartbeat(self._folder, outcomes.progress, self._heard)
         try:
             # For deadlines, which a server has not: what it learns goes with the shift, and is bounded within it.

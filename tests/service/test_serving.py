@@ -121,6 +121,23 @@ def test_nobody_asks_after_a_shift_that_had_its_number(tmp_path: Path, monkeypat
         running.join()
 
 
+def test_a_model_is_opened_beforehand_however_long_that_takes_to_begin(tmp_path: Path) -> None:
+    """Nobody has asked for anything, and so the server has been idle for as long as it waits."""
+    settings = ServiceSettings(Settings(hire=InlineWorker), Shelf({"demo": "demo"}), idle_s=0.0)
+    folder, queue, stop, heard = OutputFolder(tmp_path), RequestQueue(), StopRequests(), list[events.Event]()
+    shifts = Shifts(settings, folder, Journal.read(folder), queue, heard.append)
+    preload = Intake(settings.shelf, settings.limits).usual_weights()
+    running = threading.Thread(target=shifts.run, args=(stop, preload))
+    running.start()
+    try:
+        until(lambda: any(isinstance(what, events.WorkerOpened) for what in heard))
+        until(lambda: shifts.condition.worker == "none")
+    finally:
+        stop.request()
+        queue.close()
+        running.join()
+
+
 @pytest.mark.timeout(20)
 def test_what_fits_on_one_device_goes_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a server is asked for: a picture that is too large for one is rendered on the other."""
