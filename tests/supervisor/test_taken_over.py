@@ -145,7 +145,7 @@ def test_nothing_is_written_into_a_part_that_was_lost(tmp_path: Path, monkeypatc
             then.append(named(make_picture(100 + len(then), "more"), f"more-{len(then)}"))
     losing.look()
     del then[-1]
-    told = [each.text for each in remarks]
+    told = [each.text for each in remarks if "this machine computes in" not in each.text]  # of a CPU without bf16
     assert len([each for each in told if "thrown away" in each]) == len(told), told
     kinds = {each.split(" ", 1)[1] for each in losing.lost}
     assert {"told.png", "told.json", "twin.png", "moved.png", "plain-2.webp", "layered.layer-2.png"} <= kinds
