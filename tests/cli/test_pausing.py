@@ -18,7 +18,7 @@ from renderer.outputs import nights, status
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.status import RunStatus
 from tests import driving
-from tests.waiting import until
+from tests.waiting import freeze, until
 
 Say = Callable[..., tuple[int, str]]
 
@@ -126,7 +126,7 @@ def test_one_that_does_not_answer_and_one_that_was_killed(
     monkeypatch.setattr(wishing, "_PATIENCE_S", 0.5)
     manifest = driving.write_manifest(tmp_path, *["slow"] * 99)
     with running(tmp_path, manifest) as process:
-        os.kill(process.pid, signal.SIGSTOP)
+        freeze(process.pid)
         code, told = say("stop")
         assert (code, "does not answer" in told) == (1, True)
         os.kill(process.pid, signal.SIGCONT)

@@ -32,6 +32,7 @@ from tests.driving import ROOT, write_manifest
 from tests.fakes import InlineWorker, draw
 from tests.making import make_manifest, pixels_of
 from tests.supervisor.test_several import mixed
+from tests.waiting import freeze
 
 PICTURES = int(os.environ.get("RENDERER_SHARED", "96"))
 STALE_S = 0.6
@@ -138,7 +139,7 @@ class Paused:
         os.close(self._ready)
         os.read(ready, 1)
         os.close(ready)
-        os.kill(self.pid, signal.SIGSTOP)
+        freeze(self.pid)
 
     def _run(self, outputs: Path) -> int:
         ready = self._ready
