@@ -119,7 +119,7 @@ class Expander:
         return ([] if complaints else drafts), complaints
 
     def remember(self) -> None:
-        """All is expanded: what was seen of files need not be looked at again."""
+        """What was seen of files need not be looked at again."""
         self._pictures_in.looked_at.remember()
 
     def _find_model(self, recipe: Recipe, complaints: list[Complaint]) -> Model | None:

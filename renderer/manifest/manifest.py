@@ -171,8 +171,10 @@ def _resolve(document: Document, given: ManifestSource, overrides: Overrides) ->
     expander = Expander(naming.in_braces(output), overrides.model, overrides.precision, overrides.shelf)
     allowed = head.get("max_pictures", MAX_PICTURES)
     hint = "max_pictures raises it" if allowed <= overrides.most else "ask for fewer at once"
-    drafts = _expand(recipes, min(allowed, overrides.most), hint, expander, problems)
-    expander.remember()
+    try:
+        drafts = _expand(recipes, min(allowed, overrides.most), hint, expander, problems)
+    finally:  # whoever is tired of waiting begins with what has been seen the next time
+        expander.remember()
     outputs = name_outputs(output, drafts, jobs.names_of(top) | reader.columns, problems)
     problems.check()
     pictures = tuple(_pictures(document, drafts, outputs, proof=overrides.proof))

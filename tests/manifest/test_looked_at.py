@@ -46,6 +46,26 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+def test_a_look_that_is_interrupted_goes_on(
+    tmp_path: Path, photos: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C among a thousand photos: those that were seen are not decoded again."""
+    with monkeypatch.context() as patch:
+        decode = input_files.decode
+
+        def decoded(data: bytes, name: str, purpose: input_files.Purpose = "picture") -> input_files.Decoded:
+            if len(read) == 2:
+                raise KeyboardInterrupt
+            return decode(data, name, purpose)
+
+        patch.setattr(input_files, "decode", decoded)
+        with pytest.raises(KeyboardInterrupt):
+            manifest.load(tmp_path / "m.yaml")
+    manifest.load(tmp_path / "m.yaml")
+    assert len(read) == len(set(read)) == 4
+    assert photos.is_dir()
+
+
 def test_a_second_look_decodes_nothing(tmp_path: Path, photos: Path, read: list[str]) -> None:
     """The pictures are the same, whoever reads the manifest; what has changed is looked at, and nothing else."""
     first = manifest.load(tmp_path / "m.yaml").pictures
