@@ -48,12 +48,15 @@ class Take(Value):
 class LetteringRead(Value):
     """What was wanted and what was read. `score` is that of the text that is least well there.
 
-    `takes` are all tries of a picture that may be retaken, in their order; the sidecar's job says which was kept.
+    `expected` is the least score that its job was to have when it was read; null where any would do, and in earlier
+    versions' sidecars. `takes` are all tries of a picture that may be retaken, in their order; the sidecar's job says
+    which was kept.
     """
 
     texts: tuple[TextRead, ...]
     lines: tuple[ReadLine, ...] = ()
     score: LetterShare
+    expected: LetterShare | None = None
     forgives: tuple[Forgiven, ...] = USUALLY_FORGIVEN
     reader: str
     takes: tuple[Take, ...] = ()

@@ -356,7 +356,7 @@ def _as_read(there: Planned) -> Planned:
     if known.lettering is None or not takes.is_read(known.lettering, lettering):
         source = Location(there.picture.output, there.picture.keep)
         return replace(there, state="to do", note=NOT_READ, sidecar=None, source=source)
-    wrong = takes.complaint(there.picture, known.lettering)
+    wrong = takes.complaint(takes.expected_of(there.picture), known.lettering)
     return replace(there, state="failed", note=wrong) if wrong else there
 
 

@@ -15,6 +15,9 @@ from renderer.outputs.done import DoneLettering, FoundSidecar
 LetteringTold = LetteringRead | DoneLettering
 """What a sidecar says of a picture's lettering, all of it or a part."""
 
+KEPT_HINT = "the picture is kept, and not rendered again; another prompt or seed may do"
+"""What is told beside a complaint."""
+
 _ROUNDING = 1e-9
 
 
@@ -80,8 +83,8 @@ def scores(told: LetteringTold) -> tuple[float, ...]:
 
 def is_wrong(picture: Picture, score: float) -> bool:
     """Whether a take of this score is less than what is wanted."""
-    wanted = picture.expect.lettering if picture.expect and picture.expect.lettering is not None else 1.0
-    return score + _ROUNDING < wanted
+    wanted = expected_of(picture)
+    return score + _ROUNDING < (1.0 if wanted is None else wanted)
 
 
 def count_left(picture: Picture) -> int:
@@ -98,9 +101,13 @@ def is_through(picture: Picture, identity: ModelIdentity, found: FoundSidecar) -
     return told is not None and is_read(told, take.lettering) and next_seed(take, told) is None
 
 
-def complaint(picture: Picture, told: LetteringTold) -> str:
-    """Why a picture's lettering is not what its job expects; empty where it is."""
-    wanted = picture.expect.lettering if picture.expect else None
+def expected_of(picture: Picture) -> float | None:
+    """The least score that a picture's job is content with; None where any will do."""
+    return picture.expect.lettering if picture.expect else None
+
+
+def complaint(wanted: float | None, told: LetteringTold) -> str:
+    """Why a picture's lettering is not as good as is `wanted`; empty where it is."""
     if wanted is None or told.score + _ROUNDING >= wanted:
         return ""
     worst = min(told.texts, key=lambda each: each.score)

@@ -34,6 +34,7 @@ from renderer.service.gallery_files import HTML
 from renderer.service.images import Pictures
 from renderer.service.intake import ID_LETTERS
 from renderer.service.operations import Operation
+from renderer.service.queue_file import Ended
 from renderer.service.standing import Standing
 
 MOST_SHOWN = 300
@@ -157,15 +158,16 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-async def _steps(known: Standing | Sidecar) -> AsyncIterator[str]:
+async def _steps(known: Standing | Ended | Sidecar) -> AsyncIterator[str]:
     """How a picture stands, as it moves on."""
     if isinstance(known, Sidecar):
         yield _event({"state": "done"})
         return
-    steps = known.item.picture.job.num_inference_steps
-    async for _ in known.follow(ALIVE_S):
-        yield _event({"state": known.state, "step": known.step, "steps": steps})
-    yield _event({"state": known.state, "message": known.message, "hint": known.hint})
+    if isinstance(known, Standing):
+        async for _ in known.follow(ALIVE_S):
+            yield _event({"state": known.state, "step": known.step, "steps": known.steps})
+    state = known.state if isinstance(known, Standing) else known.how
+    yield _event({"state": state, "message": known.message, "hint": known.hint})
 
 
 def _event(told: dict[str, object]) -> str:

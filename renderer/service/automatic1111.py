@@ -107,14 +107,14 @@ class WebuiRoutes:
     async def progress(self, request: Request) -> Response:
         """How far this client's pictures are."""
         mine = [each for each in self._pictures.desk.standing if each.is_wanted_by(request.state.client)]
-        steps = sum(each.item.picture.job.num_inference_steps for each in mine)
+        steps = sum(each.steps for each in mine)
         done = sum(each.step for each in mine)
         first = next((each for each in mine if each.state == "rendering"), None)
         state = ProgressState(
             job=first.key if first else "",
             job_count=len(mine),
             sampling_step=first.step if first else 0,
-            sampling_steps=first.item.picture.job.num_inference_steps if first else 0,
+            sampling_steps=first.steps if first else 0,
         )
         return tell(ProgressTold(progress=done / steps if steps else 0.0, state=state), nulls=True)
 
@@ -124,6 +124,7 @@ class WebuiRoutes:
         for each in self._pictures.desk.standing:
             if whose(request) in each.wanted_by:
                 self._pictures.desk.cancel(each.key, whose(request))
+        await self._pictures.desk.kept()
         return tell(Nothing())
 
     async def draw(self, request: Request) -> Response:

@@ -8,6 +8,7 @@ it. Lives on the event loop. Knows no HTTP.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,6 +94,11 @@ class BatchRuns:
         """How a batch stands."""
         return self._standing.get(key) or self._store.batch(key)
 
+    async def saved(self) -> None:
+        """Until how batches stand now is on the disk, or the disk has not taken it: the next server says the same."""
+        async with self._saving:
+            pass
+
     def is_going(self, key: str) -> bool:
         """Whether a batch has not ended."""
         batch = self.look(key)
@@ -107,15 +113,23 @@ class BatchRuns:
             await self._becomes(batch.now("cancelling"))
         finally:
             self._withdraw(key)
+        await self._pictures.desk.kept()
         return self.look(key)
 
     def _withdraw(self, key: str) -> None:
-        """A batch wants none of what still waits for it: it was cancelled, or its time is up."""
+        """A batch wants none of what still waits for it: it was cancelled, or its time is up.
+
+        Raises `StoppingError` where nothing is written down any more: it is still so when the server runs again.
+        """
         if (batch := self._standing.get(key)) is not None:
             whose = Whose(batch.client, key)
             for standing in self._pictures.desk.standing:
                 if whose in standing.wanted_by:
                     self._pictures.desk.cancel(standing.key, whose)
+
+    def _expire(self, key: str) -> None:
+        with contextlib.suppress(StoppingError):
+            self._withdraw(key)
 
     # -- one batch --
 
@@ -171,7 +185,7 @@ class BatchRuns:
         counts = RequestCounts(total=total, completed=len(ended) - failed, failed=failed)
         batch = self._standing[key].model_copy(update={"request_counts": counts})
         await self._becomes(batch.now("in_progress") if batch.status == "validating" else batch)
-        end = asyncio.get_running_loop().call_later(max(0.0, batch.expires_at - time.time()), self._withdraw, key)
+        end = asyncio.get_running_loop().call_later(max(0.0, batch.expires_at - time.time()), self._expire, key)
         places = asyncio.Semaphore(_AT_ONCE)
         try:
             async with asyncio.TaskGroup() as group:
@@ -184,6 +198,9 @@ class BatchRuns:
                     group.create_task(self._one(key, number, item, places))
         finally:
             end.cancel()
+        if not self._goes_on(key):  # also where the server before was ended in between
+            self._withdraw(key)
+            await self._pictures.desk.kept()
         await self._finish(key)
 
     async def _items(self, batch: BatchObject) -> AsyncIterator[tuple[int, Item]]:

@@ -1,7 +1,8 @@
 """Who asked for what, and what became of it: accepts pictures, lets those know who wait, and knows what is done.
 
-A picture is accepted when its line is on the disk. One that is there is not rendered again; one that is under way is
-shared by all who ask for it. Lives on the event loop's thread; what is rendered is told from another (`heard`).
+A picture is accepted when its line is on the disk, and that it will not come is told when that is. One that is there is
+not rendered again; one that is under way is shared by all who ask for it. Lives on the event loop's thread; what is
+rendered is told from another (`heard`).
 """
 
 from __future__ import annotations
@@ -21,16 +22,14 @@ from renderer.outputs.journal import MAX_CRASHES, Journal
 from renderer.outputs.picture_files import read_sidecar
 from renderer.planning import takes
 from renderer.planning.plan import Planned
+from renderer.service import queue_file
 from renderer.service.intake import Intake, Requested
-from renderer.service.queue_file import Asked, Ended, HowEnded, Joined, Left, QueueFile, Wanting
+from renderer.service.queue_file import Asked, Ended, HowEnded, Joined, Left, QueueFile, Wanting, WhatIsKnown
 from renderer.service.queue_writer import QueueWriter
 from renderer.service.request_queue import QueuedItem, RequestQueue
 from renderer.service.standing import BusyError, Fate, Standing, StoppingError, Whose
 from renderer.supervisor import events
 from renderer.supervisor.settings import StopRequests
-
-_REMEMBERED = 4096
-"""Pictures that did not come, of which it is known why."""
 
 _RATE_OF = 64
 """Pictures by which it is reckoned how long others will wait."""
@@ -77,7 +76,7 @@ class Desk:
         self._wake = wake
         self._file = QueueFile(folder.queue)
         self._standing: dict[str, Standing] = {}
-        self._lost: OrderedDict[str, Standing] = OrderedDict()
+        self._lost: OrderedDict[str, Ended] = OrderedDict()
         self._writer = QueueWriter(self._file)
         self._came_at: deque[float] = deque(maxlen=_RATE_OF)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -89,13 +88,13 @@ class Desk:
 
     def restore(self) -> int:
         """Take up what was accepted before and is not there yet; how many. Before anybody asks. Raises `DiskError`."""
-        left: list[Asked] = []
-        gone: list[Ended] = []
-        for asked in self._file.read():
+        known, left = self._file.read(), list[Asked]()
+        self._lost.update(known.ended)
+        for asked in known.asked:
             try:
                 item = self._intake.again(asked.picture)
             except ModelError as error:
-                gone.append(Ended(number=asked.number, how="failed", message=error.message))
+                self._remember(Ended(key=asked.picture.id, how="failed", message=error.message, hint=error.hint))
                 continue
             if self.find(item) is not None:
                 continue
@@ -103,9 +102,7 @@ class Desk:
             standing = Standing(self._suspected(item), Whose(asked.client, asked.batch), number=asked.number)
             standing.wanted_by.update(Whose(each.client, each.batch) for each in asked.wanting)
             self._standing[standing.key] = standing
-        self._file.keep(left)
-        if gone:
-            self._file.append(gone)
+        self._file.keep(WhatIsKnown(left, self._lost))
         self._queue.add(map(_waiting, self._standing.values()))
         return len(left)
 
@@ -119,6 +116,11 @@ class Desk:
         for standing in self._standing.values():
             standing.over.set()
             standing.moved()
+
+    async def end(self) -> None:
+        """Stop, and wait until what was decided before is on the disk. Raises `DiskError`."""
+        self.stop()
+        await self.kept()
 
     @property
     def stopping(self) -> bool:
@@ -136,12 +138,18 @@ class Desk:
             return None
         return read_sidecar(self._folder.sidecar(item.picture.output))
 
-    def look(self, key: str) -> Standing | Sidecar | None:
-        """How a picture stands that was asked for, or its sidecar; None for one that nobody knows."""
-        if (standing := self._standing.get(key) or self._lost.get(key)) is not None:
-            return standing
+    def look(self, key: str) -> Standing | Ended | Sidecar | None:
+        """How a picture stands that was asked for, how it ended, or its sidecar; None for one that nobody knows."""
+        if (known := self._standing.get(key) or self._lost.get(key)) is not None:
+            return known
         sidecar = read_sidecar(self._folder.sidecar(key))
-        return sidecar if sidecar is not None and sidecar.id == key else None
+        if sidecar is None or sidecar.id != key:
+            return None
+        told = sidecar.lettering
+        if told is None or not (message := takes.complaint(told.expected, told)):
+            return sidecar
+        steps = sidecar.job.num_inference_steps
+        return Ended(key=key, how="failed", message=message, hint=takes.KEPT_HINT, step=steps, steps=steps)
 
     @property
     def standing(self) -> Sequence[Standing]:
@@ -157,7 +165,7 @@ class Desk:
         where the disk takes no more.
         """
         if self.stopping:
-            raise StoppingError("the server is stopping", hint="ask again when it runs")
+            raise _stopping()
         found: list[Standing | Sidecar | None] = [
             self._standing.get(each.key) or self._there(each.item) or self._barred(each.item) for each in wanted
         ]
@@ -174,7 +182,12 @@ class Desk:
         return known
 
     def cancel(self, key: str, whose: Whose) -> bool:
-        """One who asked wants it no more. True where nobody else does and it had not begun: it will not be rendered."""
+        """One who asked wants it no more. True where nobody else does and it had not begun: it will not be rendered.
+
+        Whoever is told waits for `kept` first. Raises `StoppingError` where nothing is written down any more.
+        """
+        if self._stopped:
+            raise _stopping()
         standing = self._standing.get(key)
         if standing is None:
             return False
@@ -189,6 +202,10 @@ class Desk:
         self._end(standing, "cancelled", "it was cancelled before its turn came")
         self.counts.cancelled += 1
         return True
+
+    async def kept(self) -> None:
+        """Until what was decided so far is on the disk. Raises `DiskError`."""
+        await asyncio.shield(self._writer.write(()))
 
     def retry_s(self) -> float:
         """In how many seconds a quarter of what waits will be through, by how fast pictures came lately."""
@@ -214,8 +231,9 @@ class Desk:
     def _there(self, item: Planned) -> Sidecar | Standing | None:
         """A picture that is there; one whose lettering is less than its job expects has failed, and stays so."""
         sidecar = self.find(item)
-        message = takes.complaint(item.picture, sidecar.lettering) if sidecar and sidecar.lettering else ""
-        return _failed(item, message, "another prompt or seed may do") if message else sidecar
+        told = sidecar.lettering if sidecar else None
+        message = takes.complaint(takes.expected_of(item.picture), told) if told else ""
+        return _failed(item, message, takes.KEPT_HINT) if message else sidecar
 
     def _enter(self, fresh: Sequence[Requested], whose: Whose) -> dict[str, Standing]:
         """Begin to write down that these are accepted."""
@@ -237,7 +255,6 @@ class Desk:
             standing = Standing(self._suspected(item), whose, number=number)
             standing.wanted_by.add(whose)
             entered[each.key] = self._standing[each.key] = standing
-            self._lost.pop(each.key, None)
         written = self._writer.write(lines, partial(self._were_written, list(entered.values())))
         for standing in entered.values():
             standing.written = written
@@ -271,8 +288,7 @@ class Desk:
         """They are accepted, or are not."""
         for each in standing:
             each.written = None
-            if error is not None:
-                self._standing.pop(each.key, None)
+            (self._lost if error is None else self._standing).pop(each.key, None)
         if error is None:
             self._queue.add(map(_waiting, standing))
             self.counts.accepted += len(standing)
@@ -300,7 +316,7 @@ class Desk:
                 self._came(item, sidecar)
             case events.PictureFailed(item=item, message=message, hint=hint, again=again, refused=refused):
                 standing = self._standing.get(item.picture.id)
-                if standing is None:
+                if standing is None or self._stopped:  # what the end of a server costs is still wanted
                     return
                 if again:
                     standing.state, standing.step = "waiting", 0
@@ -328,22 +344,31 @@ class Desk:
             standing.moved()
 
     def _end(self, standing: Standing, how: HowEnded, message: str, hint: str = "") -> None:
-        """It will not come: that is remembered, written down, and told."""
+        """It will not come: that is remembered, written down, and then told."""
         standing.state, standing.message, standing.hint, standing.preview = how, message, hint, None
         self._standing.pop(standing.key, None)
-        self._lost[standing.key] = standing
-        if len(self._lost) > _REMEMBERED:
+        ended = standing.ended(how)
+        self._remember(ended)
+
+        def then(_error: DiskError | None) -> None:  # what the disk does not take is told all the same
+            standing.over.set()
+            standing.moved()
+
+        self._writer.write([ended], then)
+
+    def _remember(self, ended: Ended) -> None:
+        self._lost[ended.key] = ended
+        if len(self._lost) > queue_file.REMEMBERED:
             self._lost.popitem(last=False)
-        if not self._stopped:
-            line = Ended(number=standing.number, how=how, message=message)
-            self._writer.write([line])
-        standing.over.set()
-        standing.moved()
 
 
 _OF_PICTURES = (
     events.PictureBegan, events.PictureStepped, events.PicturePreviewed, events.PictureDone, events.PictureFailed,
 )  # fmt: skip
+
+
+def _stopping() -> StoppingError:
+    return StoppingError("the server is stopping", hint="ask again when it runs")
 
 
 def _failed(item: Planned, message: str, hint: str) -> Standing:

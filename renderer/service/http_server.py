@@ -96,11 +96,6 @@ class HttpServer:
         self._thread.join(_LINGER_S + 1)
         self._listening.close()
 
-    def call(self, what: Callable[[], None]) -> None:
-        """Have something done on the loop."""
-        with contextlib.suppress(RuntimeError):  # the loop is over
-            self._loop.call_soon_threadsafe(what)
-
     def wait(self, what: Coroutine[Any, Any, None], timeout_s: float) -> None:
         """Have something done on the loop, and wait for it, so long at most."""
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from renderer.errors import DiskError
 from renderer.job import Format, Keep, Sidecar
 from renderer.manifest.fields import JobFields
 from renderer.outputs import metadata
@@ -34,6 +36,7 @@ from renderer.service.desk import Desk
 from renderer.service.intake import Intake, Requested
 from renderer.service.json_values import read_json
 from renderer.service.operations import Operation, Sent
+from renderer.service.queue_file import Ended
 from renderer.service.shifts import Shifts
 from renderer.service.standing import Standing, StoppingError, Whose
 from renderer.service.uploads import Uploads
@@ -200,6 +203,9 @@ class ImageRoutes:
     async def look(self, request: Request) -> Response:
         """How a picture stands; one that is done is there with it."""
         known = self._found(request)
+        if isinstance(known, Ended):
+            with contextlib.suppress(DiskError):  # it is told all the same, and tried again by the next server
+                await self._desk.kept()
         if isinstance(known, Sidecar):
             return tell(DoneTold.model_construct(**dict(await self._answer(known, Keep(), found=True))))
         return tell(self._told(known))
@@ -209,7 +215,8 @@ class ImageRoutes:
         asked = _asked(request)
         known = self._found(request)
         if not isinstance(known, Sidecar):
-            raise RequestError(404, "not_there", f"the picture is {known.state}", hint=known.hint)
+            told = self._told(known)
+            raise RequestError(404, "not_there", f"the picture is {told.state}", hint=told.hint or "")
         headers = {"Cache-Control": "private, max-age=31536000, immutable"}
         keep = Keep(format=asked.format, embed=asked.embed)
         if asked.layer is not None:
@@ -222,27 +229,29 @@ class ImageRoutes:
     async def cancel(self, request: Request) -> Response:
         """A picture is not wanted any more; one that a worker has begun comes all the same."""
         known = self._found(request)
-        if isinstance(known, Standing) and self._desk.cancel(known.key, whose(request)):
-            return tell(self._told(known))
-        state = "done" if isinstance(known, Sidecar) else known.state
-        raise RequestError(409, "too_late", f"the picture is {state}, or others want it too")
+        cancelled = isinstance(known, Standing) and self._desk.cancel(known.key, whose(request))
+        await self._desk.kept()
+        told = self._told(known)
+        if not cancelled:
+            raise RequestError(409, "too_late", f"the picture is {told.state}, or others want it too")
+        return tell(told)
 
-    def _found(self, request: Request) -> Standing | Sidecar:
+    def _found(self, request: Request) -> Standing | Ended | Sidecar:
         key = request.path_params["key"]
         known = self._desk.look(key) if key.isalnum() and key.isascii() else None
         if known is None:
             raise RequestError(404, "unknown", "nobody has asked for such a picture here")
         return known
 
-    def _told(self, known: Standing | Sidecar) -> StandingTold:
+    def _told(self, known: Standing | Ended | Sidecar) -> StandingTold:
         if isinstance(known, Sidecar):
             return StandingTold(id=known.id, state="done", url=f"/api/v1/images/{known.id}")
         return StandingTold(
             id=known.key,
-            state=known.state,
+            state=known.how if isinstance(known, Ended) else known.state,
             url=f"/api/v1/images/{known.key}",
             step=known.step,
-            steps=known.item.picture.job.num_inference_steps,
+            steps=known.steps,
             message=known.message or None,
             hint=known.hint or None,
         )

@@ -23,6 +23,7 @@ from renderer.manifest.manifest import Manifest, Overrides, parse
 from renderer.manifest.recipe import takes_in
 from renderer.manifest.shelf import Shelf
 from renderer.manifest.source import ManifestSource
+from renderer.planning import takes
 from renderer.planning.plan import Planned
 from renderer.service.configuration import Limits
 from renderer.weights.identity import identify
@@ -166,7 +167,7 @@ def with_plain_prompts(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _mark_of_lettering(picture: Picture, mark: str) -> str:
     """What tells a picture that is to be read from others: its first take, the texts, and how often they are tried."""
     assert picture.lettering is not None
-    wanted = picture.expect.lettering if picture.expect else None
+    wanted = takes.expected_of(picture)
     return hashlib.sha256(f"{mark} {picture.lettering.model_dump_json()} {wanted}".encode()).hexdigest()
 
 

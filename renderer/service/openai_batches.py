@@ -138,12 +138,14 @@ class BatchRoutes:
 
     async def batches(self, _request: Request) -> Response:
         """All batches, the newest first."""
+        await self._runs.saved()
         found = [self._runs.look(batch.id) or batch for batch in await run_in_threadpool(self._store.batches)]
         ends = {"first_id": found[0].id, "last_id": found[-1].id} if found else {}
         return tell(BatchList(data=found, **ends), nulls=True)
 
     async def batch(self, request: Request) -> Response:
         """One of them."""
+        await self._runs.saved()
         return tell(self._found(request), nulls=True)
 
     async def cancel(self, request: Request) -> Response:

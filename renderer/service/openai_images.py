@@ -159,7 +159,7 @@ async def _on_its_way(known: Standing | Sidecar, asked: OpenAIRequest, kind: str
     """A comment for each step of a picture, one every few seconds in which nothing happens, and its previews."""
     if isinstance(known, Sidecar):
         return
-    step, steps = 0, known.item.picture.job.num_inference_steps
+    step, steps = 0, known.steps
     preview, index = None, 0
     async for _ in known.follow(ALIVE_S):
         if asked.previews > index and known.preview is not None and known.preview is not preview:

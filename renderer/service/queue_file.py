@@ -1,13 +1,13 @@
 """What has been accepted, on the disk: `queue.jsonl` in the output folder, a line a picture, before anybody is told.
 
-A line says what was asked for, who else asks for it or does no more, or how one of them ended that is not there. That
-one is done, its sidecar says: the file never does. Knows no clients, no workers and no order.
+A line says what was asked for, who else asks for it or does no more, or how one of them ended that is not there: that
+is known after a restart too. That one is done, its sidecar says: the file never does. Knows no workers and no order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,7 +18,10 @@ from renderer.errors import DiskError
 from renderer.job import Picture, Value
 from renderer.system import files
 
-HowEnded = Literal["failed", "cancelled", "expired"]
+HowEnded = Literal["failed", "cancelled"]
+
+REMEMBERED = 4096
+"""Pictures that did not come, of which it is known why: the last ones."""
 
 
 class Wanting(Value):
@@ -74,12 +77,20 @@ class Left(Value):
 
 
 class Ended(Value):
-    """A picture that was accepted, and will not come."""
+    """A picture that was accepted and will not come: which one (`key` is its id), and what is told of it from then on.
+
+    `refused` says that it failed untried: it cannot be rendered here. Lines of earlier versions know no key.
+    """
 
     what: Literal["ended"] = "ended"
-    number: int
+    number: int = 0
+    key: str = ""
     how: HowEnded
     message: str = ""
+    hint: str = ""
+    refused: bool = False
+    step: int = 0
+    steps: int | None = None
 
 
 class _Counted(Value):
@@ -94,6 +105,14 @@ QueueLine = QueueEntry | _Counted
 _LINES: TypeAdapter[QueueLine] = TypeAdapter(Annotated[QueueLine, Field(discriminator="what")])
 
 
+@dataclass(frozen=True, slots=True)
+class WhatIsKnown:
+    """What a file says: what is still to come, in order, and what will not, by its picture's id."""
+
+    asked: Sequence[Asked] = ()
+    ended: Mapping[str, Ended] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class QueueFile:
     """The file. For one process, which holds the folder's lock; `last` is the number of the last picture accepted."""
@@ -101,8 +120,8 @@ class QueueFile:
     path: Path
     last: int = 0
 
-    def read(self) -> list[Asked]:
-        """What was accepted and has not been told to have ended, in order.
+    def read(self) -> WhatIsKnown:
+        """What was accepted and has not been told to have ended; and what has, until it was asked for again.
 
         Lines that are none (the last one of a server that was killed) are passed over: nobody was told of them. Raises
         `DiskError` where the file cannot be read.
@@ -110,10 +129,11 @@ class QueueFile:
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
-            return []
+            return WhatIsKnown()
         except OSError as error:
             raise files.disk_error(self.path, error, doing="read") from error
         asked: dict[int, Asked] = {}
+        ended: dict[str, Ended] = {}
         for text in data.splitlines():
             try:
                 line = _LINES.validate_json(text)
@@ -122,20 +142,24 @@ class QueueFile:
             self.last = max(self.last, line.number)
             if isinstance(line, Asked):
                 asked[line.number] = line
+                ended.pop(line.picture.id, None)
             elif isinstance(line, Joined | Left):
                 if (known := asked.get(line.number)) is not None:
                     asked[line.number] = known.after(line)
-            else:
-                asked.pop(line.number, None)
-        return list(asked.values())
+            elif isinstance(line, Ended):
+                before = asked.pop(line.number, None)
+                key = line.key or (before.picture.id if before else "")
+                ended[key] = line.model_copy(update={"key": key})
+        ended.pop("", None)
+        return WhatIsKnown(list(asked.values()), dict(list(ended.items())[-REMEMBERED:]))
 
     def append(self, lines: Iterable[QueueEntry]) -> None:
         """Add lines, and have them on the disk before returning. Raises `DiskError`."""
         files.append_line(self.path, b"\n".join(line.model_dump_json().encode() for line in lines))
 
-    def keep(self, asked: Collection[Asked]) -> None:
-        """Write the file anew with these alone. Raises `DiskError`."""
-        lines: list[QueueLine] = [_Counted(number=self.last), *asked]
+    def keep(self, known: WhatIsKnown) -> None:
+        """Write the file anew with this alone. Raises `DiskError`."""
+        lines: list[QueueLine] = [_Counted(number=self.last), *known.ended.values(), *known.asked]
         text = "".join(f"{line.model_dump_json()}\n" for line in lines)
         if len(text) < self._size():
             files.write_whole(self.path, text.encode())

@@ -34,7 +34,10 @@ class QueueWriter:
         self._writing: asyncio.Task[None] | None = None
 
     def write(self, lines: Sequence[QueueEntry], then: Then | None = None) -> asyncio.Future[None]:
-        """Begin to write lines. What is returned is done when they are on the disk, or has the `DiskError`."""
+        """Begin to write lines. What is returned is done when they are on the disk, or has the `DiskError`.
+
+        Without lines it is done when those before it are.
+        """
         loop = asyncio.get_running_loop()
         written = loop.create_future()
         self._unwritten.append(_Group(lines, then, written))
@@ -47,7 +50,8 @@ class QueueWriter:
             groups, self._unwritten = self._unwritten, []
             error: DiskError | None = None
             try:
-                await run_in_threadpool(self._file.append, [line for group in groups for line in group.lines])
+                if lines := [line for group in groups for line in group.lines]:
+                    await run_in_threadpool(self._file.append, lines)
             except DiskError as trouble:
                 error = trouble
             for group in groups:

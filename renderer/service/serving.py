@@ -28,6 +28,9 @@ from renderer.supervisor import events, local_worker
 from renderer.supervisor.events import Watch
 from renderer.supervisor.settings import StopRequests
 
+_LAST_LINES_S = 5.0
+"""For so long the end of a server waits for what is still to be written down."""
+
 
 def serve(settings: ServiceSettings, stop: StopRequests, log: EventLog, watch: Watch) -> None:
     """Serve until somebody asks to stop. To be called in the main thread, of which workers are children.
@@ -88,7 +91,7 @@ class _Server:
                 preload = self._intake.usual_weights() if self._settings.preload else None
                 self._shifts.run(self._stop, preload)
             finally:
-                self._http.call(self._desk.stop)
+                self._http.wait(self._desk.end(), _LAST_LINES_S)
         self._log("stopped", {"left": len(self._desk.standing)})
 
     def _attach(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -12,8 +12,9 @@ from typing import Literal
 from renderer.errors import RendererError
 from renderer.outputs.encode import Pixels
 from renderer.planning.plan import Planned
+from renderer.service.queue_file import Ended, HowEnded
 
-Fate = Literal["waiting", "rendering", "done", "failed", "cancelled", "expired"]
+Fate = Literal["waiting", "rendering", "done", "failed", "cancelled"]
 
 
 class BusyError(RendererError):
@@ -66,6 +67,17 @@ class Standing:
     def is_wanted_by(self, client: str) -> bool:
         """Whether a client has asked for it, by itself or in a batch."""
         return any(each.client == client for each in self.wanted_by)
+
+    def ended(self, how: HowEnded) -> Ended:
+        """What is written down of one that will not come."""
+        return Ended(
+            number=self.number, key=self.key, how=how, message=self.message, hint=self.hint, refused=self.refused,
+            step=self.step, steps=self.steps,
+        )  # fmt: skip
+
+    @property
+    def steps(self) -> int:
+        return self.item.picture.job.num_inference_steps
 
     @property
     def patient(self) -> bool:

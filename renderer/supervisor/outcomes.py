@@ -371,7 +371,7 @@ class Outcomes:
             self._read(now, take.output, rendered=rendered)
         elif (seed := takes.next_seed(take, sidecar.lettering)) is not None:
             self._begin_again(plans.retaken(now, seed), rendered=rendered)
-        elif message := takes.complaint(take, sidecar.lettering):
+        elif message := takes.complaint(takes.expected_of(take), sidecar.lettering):
             self._tell(Misread(now, done.of_sidecar(sidecar, take.output, take.job), message))
             self.bringing.place_twins(now)
         else:

@@ -98,25 +98,26 @@ def settle(folder: OutputFolder, item: Planned, output: str, sidecar: Sidecar, a
     lettering, place = item.picture.lettering, item.picture.output
     assert lettering is not None
     read = scores.compare(lettering, answer.lines, answer.reader)
+    told: dict[str, object] = {"expected": takes.expected_of(item.picture)}
     best = None if output == place else _best(folder, item)
     if lettering.seeds:
         before = best.lettering.takes if best and best.lettering else ()
         take = Take(seed=sidecar.job.seed, score=read.score)
-        read = read.model_copy(update={"takes": (*(one for one in before if one.seed != take.seed), take)})
+        told["takes"] = (*(one for one in before if one.seed != take.seed), take)
+    read = read.model_copy(update=told)
     passing = item.retake and output == item.output
     if best is not None and best.lettering is not None and best.lettering.score >= read.score:
-        now = _written(folder, place, best, best.lettering.model_copy(update={"takes": read.takes}))
+        now = _written(folder, place, best, best.lettering.model_copy(update=told))
         if passing:
             picture_files.remove(folder, output, sidecar.keep.format)
         return now
-    told = {"id": item.picture.id, "place": item.picture.place}
     if output == place or passing:
         sidecar = _written(folder, output, sidecar, read)
     if output == place:
         return sidecar
 
     def describe(found: Sidecar) -> Sidecar:
-        return found.model_copy(update={**told, "lettering": read})
+        return found.model_copy(update={"id": item.picture.id, "place": item.picture.place, "lettering": read})
 
     return picture_files.carry(folder, output, place, describe, leaves=passing)
 

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 from renderer.job import Sidecar
 from renderer.outputs.done import Done
 from renderer.outputs.journal import Journal
+from renderer.planning import takes
 from renderer.planning.plan import Plan, Planned, State
 from renderer.supervisor import events
 from renderer.supervisor.events import Watch
@@ -159,9 +160,7 @@ class WatchSink:
             case Present(rendered=True):
                 self._watch(events.PictureDone(outcome.item, outcome.sidecar))
             case Misread(item=item, message=message):
-                self._watch(
-                    events.PictureFailed(item, message, "the picture is kept, and not rendered again", again=False)
-                )
+                self._watch(events.PictureFailed(item, message, takes.KEPT_HINT, again=False))
             case Missing():
                 told = (outcome.item, outcome.message, outcome.hint, outcome.again, outcome.kind, outcome.detail)
                 self._watch(events.PictureFailed(*told, refused=outcome.how == "refused"))

@@ -17,11 +17,12 @@ from renderer.manifest.shelf import Shelf
 from renderer.outputs.encode import Pixels
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
-from renderer.service import desk
+from renderer.service import queue_file
 from renderer.service.configuration import Limits
 from renderer.service.desk import Desk
 from renderer.service.guard import Guard, most_bytes
 from renderer.service.intake import FieldError, Intake, Requested
+from renderer.service.queue_file import Ended
 from renderer.service.request_queue import RequestQueue
 from renderer.service.standing import BusyError, Standing, StoppingError, Whose
 from renderer.supervisor import events
@@ -147,9 +148,8 @@ def test_one_that_did_not_come_keeps_no_preview(wanted: Requested, tmp_path: Pat
         assert isinstance(known, Standing)
         assert known.preview is pixels
         served.desk._take(events.PictureFailed(wanted.item, "flat", "", again=False))
-        assert known.state == "failed"
-        assert served.desk.look(wanted.key) is known
         assert known.preview is None
+        assert isinstance(served.desk.look(wanted.key), Ended)
 
     on_a_loop(ask, tmp_path)
 
@@ -249,7 +249,7 @@ def test_one_that_failed_may_be_asked_for_again(wanted: Requested, tmp_path: Pat
 
 
 def test_of_those_that_did_not_come_the_last_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk, "_REMEMBERED", 2)
+    monkeypatch.setattr(queue_file, "REMEMBERED", 2)
 
     async def ask(served: Served) -> None:
         three = several(3)
@@ -323,3 +323,50 @@ def test_a_length_that_is_none_is_too_long(announced: bytes) -> None:
 
     asyncio.run(ask())
     assert sent[0]["status"] == 413
+
+
+def test_why_one_did_not_come_is_known_after_a_restart(tmp_path: Path) -> None:
+    """In a file that is written anew too, and of the last ones; one that is asked for again is forgotten."""
+
+    async def ask(served: Served) -> None:
+        four = several(4)
+        await served.desk.accept(four, ONE)
+        for each in four[:3]:
+            served.desk._take(events.PictureFailed(each.item, "flat", "look", again=False, refused=True))
+        assert served.desk.cancel(four[3].key, ONE)
+        await served.desk.accept(four[:1], ONE)
+
+    on_a_loop(ask, tmp_path)
+    keys = [each.key for each in several(4)]
+    for _ in range(2):
+        served = Served(tmp_path)
+        assert served.restored == 1
+        ended = [known for key in keys if isinstance(known := served.desk.look(key), Ended)]
+        assert [(each.key, each.how) for each in ended] == [
+            (keys[1], "failed"), (keys[2], "failed"), (keys[3], "cancelled"),
+        ]  # fmt: skip
+        assert (ended[0].message, ended[0].hint, ended[0].refused) == ("flat", "look", True)
+
+
+def test_that_one_will_not_come_is_told_when_it_is_on_the_disk(wanted: Requested, tmp_path: Path) -> None:
+    async def ask(served: Served) -> None:
+        (standing,) = await served.desk.accept([wanted], ONE)
+        assert isinstance(standing, Standing)
+        served.desk._take(events.PictureFailed(wanted.item, "flat", "", again=False))
+        assert not standing.over.is_set()
+        await standing.over.wait()
+        assert wanted.key in served.folder.queue.read_text().splitlines()[-1]
+
+    on_a_loop(ask, tmp_path)
+
+
+def test_a_server_that_has_stopped_takes_nothing_back(wanted: Requested, tmp_path: Path) -> None:
+    """It would be rendered all the same, by the next one."""
+
+    async def ask(served: Served) -> None:
+        await served.desk.accept([wanted], ONE)
+        await served.desk.end()
+        with pytest.raises(StoppingError):
+            served.desk.cancel(wanted.key, ONE)
+
+    on_a_loop(ask, tmp_path)

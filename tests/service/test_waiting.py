@@ -19,7 +19,7 @@ from renderer.job import Weights
 from renderer.outputs.folder import OutputFolder
 from renderer.planning.plan import Planned, make_plan
 from renderer.service import request_queue, shifts
-from renderer.service.queue_file import Asked, Ended, QueueFile
+from renderer.service.queue_file import Asked, Ended, QueueFile, WhatIsKnown
 from renderer.service.request_queue import MOST_AHEAD, MOST_PATIENT_AHEAD, QueuedItem, RequestQueue, RequestSource
 from tests.making import make_manifest
 from tests.service.running import Server, serving
@@ -209,23 +209,23 @@ class TestFile:
     def test_what_was_accepted_is_read_again(self, items: tuple[Planned, ...], tmp_path: Path) -> None:
         """A line that a killed server began is none; what ended is not asked for; numbers go on."""
         file = QueueFile(tmp_path / "queue.jsonl")
-        assert file.read() == []
+        assert file.read() == WhatIsKnown()
         file.append([self.asked(items, 1), self.asked(items, 2)])
         file.append([Ended(number=1, how="cancelled"), self.asked(items, 3)])
         with file.path.open("ab") as stream:
             stream.write(b'{"what": "asked", "number": 4, "fing')
         file.append([self.asked(items, 5)])
         again = QueueFile(file.path)
-        assert [asked.number for asked in again.read()] == [2, 3, 5]
+        assert [asked.number for asked in again.read().asked] == [2, 3, 5]
         assert again.last == 5
 
     def test_a_file_that_is_written_anew_goes_on_counting(self, items: tuple[Planned, ...], tmp_path: Path) -> None:
         file = QueueFile(tmp_path / "queue.jsonl")
         file.append([self.asked(items, number) for number in range(9)])
         file.read()
-        file.keep([])
+        file.keep(WhatIsKnown())
         again = QueueFile(file.path)
-        assert again.read() == []
+        assert again.read() == WhatIsKnown([])
         assert again.last == 8
 
 
@@ -371,6 +371,6 @@ def test_whoever_waits_is_told_when_it_stops(tmp_path: Path) -> None:
             statuses = [each.result().status_code for each in asked]
         assert set(statuses) == {200, 503}
         assert server.process.wait(30) == 0
-    left = [asked.picture.id for asked in QueueFile(OutputFolder(server.folder).queue).read()]
+    left = [asked.picture.id for asked in QueueFile(OutputFolder(server.folder).queue).read().asked]
     with serving(tmp_path, fake="") as again:
         assert {again.until_done(key)["state"] for key in left} == {"done"}
