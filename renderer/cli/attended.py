@@ -58,7 +58,7 @@ def render(
         watchers.add("the console", screen.watch, screen.close)
         watchers.add("--notify", notifier.watch)
         watchers.add("--ping", pinger.watch)
-        pages = page.PageWriter(watchers, lambda: stop.requests > 1)
+        pages = page.PageWriter(watchers, stop, settings.grace_s)
         watchers.add("the page", pages.watch, pages.close)
         notifier.complain_to(watchers)
         if live_port is not None:

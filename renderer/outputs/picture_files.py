@@ -24,7 +24,7 @@ from renderer.errors import DiskError
 from renderer.job import FileFacts, Format, Keep, LayerFacts, Sidecar, Value
 from renderer.outputs.encode import NO_LABELS, Labels, LayerPixels, Pixels, encode, encode_layer
 from renderer.outputs.folder import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, OutputFolder, Own
-from renderer.system.files import PART_PREFIX, disk_error, sync_folder
+from renderer.system.files import PART_PREFIX, REMOVING_PREFIX, disk_error, put_back, sync_folder
 
 _KEPT = "kept"
 """What a picture is called aside, in a folder of its own, that is kept another way."""
@@ -35,7 +35,7 @@ _CHANGE_PREFIX = f"{PART_PREFIX}change-"
 def sweep(folder: OutputFolder) -> int:
     """Put a folder in order after runs that died: temporary files go, and pictures on the way to another format.
 
-    So does what was begun aside and did not become whole.
+    So does what was begun aside and did not become whole. What was about to be removed is there again.
 
     What those runs renamed and did not come to syncing is made to last. Links are not followed, and what cannot be
     looked into or removed is left. Says how many temporary files there were. Call it with the lock held.
@@ -55,7 +55,10 @@ def sweep(folder: OutputFolder) -> int:
 
 
 def _sweep_one(folder: OutputFolder, part: Path) -> None:
-    with contextlib.suppress(DiskError):
+    with contextlib.suppress(DiskError, OSError):
+        if part.name.startswith(REMOVING_PREFIX):
+            put_back(part)
+            return
         if part.name.startswith(_CHANGE_PREFIX):
             _finish_change(folder, part)
         folder.remove(part)

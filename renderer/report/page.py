@@ -6,7 +6,9 @@ or load but what stands in the folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+import time
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -20,14 +22,20 @@ from renderer.planning.plan import Plan
 from renderer.report import plots, thumbnails
 from renderer.report.gather import Page, gather, hide_paths
 from renderer.supervisor import events
-from renderer.supervisor.busy import LongWork
+from renderer.supervisor.busy import TELL_AFTER_S, LongWork
 from renderer.supervisor.events import Watch
+from renderer.supervisor.settings import AT_ONCE, StopRequests
 from renderer.system.files import disk_error
-from renderer.text import counted
+from renderer.text import counted, duration
 
 ASSETS = ("page.css", "page.js", "picks.js", "best.js", "live.js")
 _HERE = Path(__file__).parent
 _LOOK_S = 0.25
+
+_LEAST_S = 10.0
+"""For so long pages are written after the last picture, also where whoever asked to stop has waited long already."""
+
+_ENDS = "the run was asked to end"
 
 
 def write(plan: Plan, watch: Watch | None = None) -> Path:
@@ -51,13 +59,16 @@ def write(plan: Plan, watch: Watch | None = None) -> Path:
 class PageWriter:
     """A watcher that writes a manifest's page when it has ended, while others are rendered: on a thread of its own.
 
-    Unless the run is to end `at_once`, all of them are there when the night ends. A page that cannot be written is a
-    warning, which is told to `tell`: the pictures are there.
+    All of them are there when the night ends, unless somebody asks to `stop`. What is not written `grace_s` seconds
+    after that, and some seconds after the last picture, is left to the next run; asked twice, the rest is left at once.
+    A page that cannot be written is a warning, which is told to `tell`: the pictures are there.
     """
 
-    def __init__(self, tell: Watch, at_once: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, tell: Watch, stop: StopRequests | None = None, grace_s: float = 0.0) -> None:
         self._tell = tell
-        self._at_once = at_once
+        self._stop = stop or StopRequests()
+        self._grace_s = grace_s
+        self._least_until_s = math.inf
         self._pool = ThreadPoolExecutor(1, "page")
         self._going: dict[Future[Path], str] = {}
         self._busy: events.Event | None = None
@@ -79,11 +90,16 @@ class PageWriter:
         self._pool.shutdown()
 
     def _finish(self) -> None:
-        total = len(self._going)
+        total, began_s, is_told = len(self._going), time.monotonic(), False
         busy = LongWork(self._tell, counted(total, "manifest"), "writing pages")
+        self._least_until_s = began_s + _LEAST_S
         while self._going:
-            if self._at_once():
+            if self._left_s <= 0:
                 self._give_up()
+            elif not is_told and self._stop.requests and time.monotonic() >= began_s + TELL_AFTER_S:
+                is_told = True
+                what, most = counted(len(self._going), "page"), duration(self._left_s)
+                self._tell(events.Remark(f"{what} to write, in {most} at most; asked once more, the run ends at once"))
             wait(self._going, _LOOK_S, FIRST_COMPLETED)
             if total > 1:
                 busy.tell(total - len(self._going), total)
@@ -91,10 +107,19 @@ class PageWriter:
                 self._tell(self._busy)
             self._take()
 
+    @property
+    def _left_s(self) -> float:
+        """For how many seconds more pages may be written."""
+        if not self._stop.requests:
+            return math.inf
+        if self._stop.requests >= AT_ONCE:
+            return 0.0
+        return max(self._stop.asked_s + self._grace_s, self._least_until_s) - time.monotonic()
+
     def _is_busy(self, what: events.Event) -> None:
         """It takes long; this is said on the page's thread, and told on the other."""
-        if self._at_once():
-            raise RendererError("the run was asked to end at once")
+        if self._left_s <= 0:
+            raise RendererError(_ENDS)
         self._busy = what
 
     def _give_up(self) -> None:
@@ -103,7 +128,7 @@ class PageWriter:
         for page in given_up:
             del self._going[page]
         if given_up:
-            told = f"{counted(len(given_up), 'page')} not written: the run was asked to end at once"
+            told = f"{counted(len(given_up), 'page')} not written: {_ENDS}"
             self._tell(events.Remark(f"{told}; the next one writes what is missing"))
 
     def _take(self) -> None:

@@ -79,10 +79,10 @@ def uptime_s() -> float:
 
 @dataclass(slots=True)
 class StopRequests:
-    """How often somebody has asked to stop: once to end well, twice to end now."""
+    """How often somebody has asked to stop: once to end well, twice to end now. `asked_s` is when that was, last."""
 
     requests: int = 0
-    _asked_s: float = float("-inf")
+    asked_s: float = float("-inf")
 
     def request(self, now_s: float | None = None) -> None:
         """Ask to stop, at this moment of the monotonic clock (None: now).
@@ -91,8 +91,8 @@ class StopRequests:
         terminal that goes away send signals in pairs: to the process and to its group, or one kind after the other.
         """
         now_s = time.monotonic() if now_s is None else now_s
-        if now_s - self._asked_s >= _SAME_WISH_S:
-            self._asked_s = now_s
+        if now_s - self.asked_s >= _SAME_WISH_S:
+            self.asked_s = now_s
             self.requests += 1
 
     def comes(self) -> bool:

@@ -24,6 +24,9 @@ from renderer.errors import DiskError, RendererError
 PART_PREFIX = ".part-"
 """Of a file that is being written; what is left of one when its run dies begins with it."""
 
+REMOVING_PREFIX = f"{PART_PREFIX}removing-"
+"""Of a file on its way to be removed, where the folder may be another's by now: a mark and its own name follow."""
+
 _MANY_OPEN = 65536
 
 _NO_DISK = frozenset(
@@ -203,30 +206,44 @@ def remove(path: Path, guard: WriteGuard = no_guard) -> None:
     reached("removed", path)
 
 
-def _put_back(part: Path, path: Path) -> None:
-    """Give a file its name back, unless there is a newer one by now."""
+def _remove_own(path: Path, guard: WriteGuard) -> None:
+    """Remove a file, and ask once more: who stops right before it, and wakes too late, puts back what is another's.
+
+    What cannot be put back stays under the name that it was given, and the guard's error says so: whoever has the
+    folder tries again (`put_back`).
+    """
+    part = path.with_name(f"{REMOVING_PREFIX}{uuid4().hex[:8]}-{path.name}")
+    try:
+        os.replace(path, part)  # noqa: PTH105
+    except FileNotFoundError:
+        return
+    try:
+        guard()
+    except RendererError as lost:
+        try:
+            put_back(part)
+        except OSError as error:
+            reason = error.strerror or error
+            lost.message += f"; {path} could not be put back, and lies as {part.name} beside its place: {reason}"
+            lost.args = (lost.message,)
+        raise
+    part.unlink(missing_ok=True)
+
+
+def put_back(part: Path) -> None:
+    """Give a file that was on its way to be removed its name back, unless there is a newer one. Raises `OSError`."""
+    path = part.with_name(part.name.removeprefix(REMOVING_PREFIX).partition("-")[2])
     try:
         os.link(part, path)
     except FileExistsError:
+        pass
+    except FileNotFoundError:  # somebody else has put it back
         return
     except OSError:  # no file has two names there
         if not path.exists():
             os.replace(part, path)  # noqa: PTH105
-
-
-def _remove_own(path: Path, guard: WriteGuard) -> None:
-    """Remove a file, and ask once more: who stops right before it, and wakes too late, puts back what is another's."""
-    part = path.parent / f"{PART_PREFIX}{uuid4().hex}"
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(path, part)  # noqa: PTH105
-        try:
-            guard()
-        except RendererError:
-            with contextlib.suppress(OSError):
-                _put_back(part, path)
-            raise
-        finally:
-            part.unlink(missing_ok=True)
+            return
+    part.unlink(missing_ok=True)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

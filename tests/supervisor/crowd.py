@@ -26,10 +26,10 @@ from renderer.machine import hardware
 from renderer.machine.devices import WorkerDevice
 from renderer.protocol import AnyOrder
 from renderer.supervisor import dispatcher, events, run
-from renderer.supervisor.inbox import Inbox
+from renderer.supervisor.correspondence import Correspondence
 from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.settings import Settings, StopRequests
-from renderer.supervisor.worker import Heard, Hire
+from renderer.supervisor.worker import Hire
 from tests.fakes import SOFTWARE, draw
 from tests.making import make_manifest
 
@@ -59,14 +59,15 @@ class Clockwork:
             say()
 
 
-class CrowdWorker:
-    """A worker that takes pictures one after the other, a step at a time."""
+class CrowdWorker(Correspondence):
+    """A worker that takes pictures one after the other, a step at a time; orders it has at once."""
 
-    def __init__(self, clock: Clockwork, number: int, step_s: float, capacity: int) -> None:
-        self.pid, self.unsent_bytes = None, 0
+    pid = None
+
+    def __init__(self, log: Path, clock: Clockwork, number: int, step_s: float, capacity: int) -> None:
+        super().__init__(log)
         self._clock, self._step_s, self._capacity = clock, step_s, capacity
         self._phase_s = (number * 0.6180339887) % 1 * step_s
-        self._inbox = Inbox()
         self._waiting: list[tuple[str, Job]] = []
         self._over = False
 
@@ -76,7 +77,7 @@ class CrowdWorker:
         stream.seek(0)
         self._inbox.put(protocol.read_event(stream))
 
-    def send(self, order: AnyOrder, _payload: bytes = b"") -> None:
+    def send(self, order: AnyOrder, payload: bytes = b"") -> None:  # noqa: ARG002  # it draws without looking
         if isinstance(order, protocol.Open):
             self._clock.at(time.monotonic() + self._step_s + self._phase_s, self._open)
         elif isinstance(order, protocol.Render):
@@ -114,25 +115,11 @@ class CrowdWorker:
         if self._waiting:
             self._begin()
 
-    def hear(self, timeout_s: float) -> Heard | None:
-        return self._inbox.hear(timeout_s)
-
-    def wake(self) -> None:
-        self._inbox.put(None)
-
-    def ring(self, bell: Callable[[], None]) -> None:
-        self._inbox.ring(bell)
-
-    def log_into(self, log: Path) -> None:
-        pass
-
     def end(self) -> None:
         self._over = True
+        self._log.close()
 
     kill = end
-
-    def excerpt(self) -> str:
-        return ""
 
 
 class Crowd:
@@ -148,9 +135,9 @@ class Crowd:
     def hire(self) -> Hire:
         return self._hire
 
-    def _hire(self, _log: Path) -> CrowdWorker:
+    def _hire(self, log: Path) -> CrowdWorker:
         self._hired += 1
-        return CrowdWorker(self._clock, self._hired, self._step_s, self._capacity)
+        return CrowdWorker(log, self._clock, self._hired, self._step_s, self._capacity)
 
     def devices(self, *_: object) -> tuple[WorkerDevice, ...]:
         here = hardware.look()

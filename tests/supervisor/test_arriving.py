@@ -178,30 +178,44 @@ def test_a_folder_that_is_away_is_told_and_waited_for(night: Night, tmp_path: Pa
     ]
 
 
-def test_pages_that_wait_are_given_up_when_the_run_is_to_end_at_once(
-    night: Night, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("asked", [1, 2])
+def test_pages_that_wait_are_given_up_when_the_run_is_to_end(
+    night: Night, monkeypatch: pytest.MonkeyPatch, asked: int
 ) -> None:
-    """Hundreds of manifests that ended in a moment: the page that is being written is; that others are not is told."""
-    wrote, told, begun, given_up = list[str](), list[events.Event](), threading.Event(), threading.Event()
+    """Hundreds of manifests that ended in a moment, and somebody asks to stop while their pages are written.
+
+    The one that is being written is; asked once, the others have some time, which is told, and how many are not there.
+    """
+    wrote, told, given_up = list[str](), list[events.Event](), threading.Event()
 
     def write(plan: Plan, _watch: object) -> Path:
-        begun.set()
         assert given_up.wait(10)
         wrote.append(plan.manifest.name)
         return plan.folder.page
 
     def tell(what: events.Event) -> None:
         told.append(what)
-        given_up.set()
+        if isinstance(what, events.Remark) and "not written" in what.text:
+            given_up.set()
 
     monkeypatch.setattr(page, "write", write)
-    writer = page.PageWriter(tell, lambda: begun.wait(10))
-    run.render([make_manifest("a", name=f"m{number}") for number in range(6)], night.settings, writer.watch, night.stop)
+    monkeypatch.setattr(page, "_LEAST_S", 1.0)
+    monkeypatch.setattr(page, "TELL_AFTER_S", 0.0)
+    monkeypatch.setattr(page, "_LOOK_S", 0.01)
+    writer = page.PageWriter(tell, night.stop, 0.1)
+
+    def watch(what: events.Event) -> None:
+        if isinstance(what, events.NightEnded):
+            night.stop.request()
+            night.stop.requests = asked
+        writer.watch(what)
+
+    run.render([make_manifest("a", name=f"m{number}") for number in range(6)], night.settings, watch, night.stop)
     writer.close()
     assert len(wrote) == 1
-    assert [what.text for what in told if isinstance(what, events.Remark)] == [
-        "5 pages not written: the run was asked to end at once; the next one writes what is missing"
-    ]
+    first, *others = (what.text for what in reversed(told) if isinstance(what, events.Remark))
+    assert first == "5 pages not written: the run was asked to end; the next one writes what is missing"
+    assert [each.split(", ")[0] for each in others] == ["6 pages to write"][asked - 1 :]
 
 
 @pytest.mark.parametrize(("manifests", "told"), [(1, {"making thumbnails"}), (3, {"writing pages"})])

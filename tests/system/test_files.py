@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from renderer.cli import command as cli
-from renderer.errors import DiskError
+from renderer.errors import DiskError, LeaseLostError
+from renderer.outputs import picture_files
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
 from renderer.system import files
@@ -232,3 +233,71 @@ class TestWords:
             assert codes == ["1"] * 4, said
             assert said.count("cannot read") == 3
             assert said.count("\nerror: cannot lock") == 1  # the summary before it has its own words
+
+
+class TestRemovingTooLate:
+    """Whoever is about to remove a file, and learns then that the folder is another's by now."""
+
+    def remove(self, path: Path, meanwhile: Callable[[], object] = lambda: None) -> LeaseLostError:
+        """Remove a file, and lose the folder between the question and the end; what is said then."""
+        with pytest.raises(LeaseLostError) as lost:
+            files.remove(path, passing_once(LeaseLostError("it is another's"), meanwhile))
+        return lost.value
+
+    def test_it_is_put_back(self, folder: OutputFolder) -> None:
+        """Unless there is a newer one; nothing else is left."""
+        folder.path.mkdir()
+        path = folder.path / "p.json"
+        path.write_text("theirs")
+        assert self.remove(path).message == "it is another's"
+        assert path.read_text() == "theirs"
+        self.remove(path, lambda: path.write_text("newer"))
+        assert path.read_text() == "newer"
+        assert [each.name for each in folder.path.iterdir()] == ["p.json"]
+
+    def test_one_that_cannot_be_put_back_is_kept_and_told(
+        self, folder: OutputFolder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And is there again when somebody puts the folder in order, once the disk is well."""
+        folder.path.mkdir()
+        path = folder.path / "p.json"
+        path.write_text("theirs")
+
+        def fails(*_: object) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        def breaks() -> None:
+            monkeypatch.setattr(os, "link", fails)
+            monkeypatch.setattr(os, "replace", fails)
+
+        lost = self.remove(path, breaks)
+        (kept,) = folder.path.iterdir()
+        assert kept.read_text() == "theirs"
+        said = f"{path} could not be put back, and lies as {kept.name} beside its place: {os.strerror(errno.EIO)}"
+        assert str(lost) == f"it is another's; {said}"
+        picture_files.sweep(folder)
+        assert kept.read_text() == "theirs", "it is not swept away either"
+        monkeypatch.undo()
+        picture_files.sweep(folder)
+        assert [(each.name, each.read_text()) for each in folder.path.iterdir()] == [("p.json", "theirs")]
+
+    def test_a_run_that_dies_in_between_loses_nothing(self, folder: OutputFolder) -> None:
+        """The next one finds it where it was."""
+        folder.path.mkdir()
+        (folder.path / "p.json").write_text("theirs")
+        with pytest.raises(KeyboardInterrupt):
+            files.remove(folder.path / "p.json", passing_once(KeyboardInterrupt()))
+        picture_files.sweep(folder)
+        assert [(each.name, each.read_text()) for each in folder.path.iterdir()] == [("p.json", "theirs")]
+
+
+def passing_once(error: BaseException, meanwhile: Callable[[], object] = lambda: None) -> Callable[[], None]:
+    """A guard that lets one write pass; before it is asked again, something happens, and then it raises."""
+    answers = iter((True, False))
+
+    def guard() -> None:
+        if not next(answers):
+            meanwhile()
+            raise error
+
+    return guard
