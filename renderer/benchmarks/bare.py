@@ -7,7 +7,7 @@ The only place in the benchmarks that reaches into the engine's rooms. Knows not
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -20,6 +20,7 @@ from renderer.engine.encoding import AskedPrompt
 from renderer.engine.recorded import RecordedBlocks
 from renderer.engine.slots import Slots
 from renderer.engine.streaming import StreamingEngine
+from renderer.estimate import decide
 from renderer.estimate.companies import MOST_ROWS_TOGETHER
 from renderer.estimate.work import Work
 from renderer.job import Job, Lora
@@ -132,6 +133,11 @@ def blocks(engine: StreamingEngine) -> int:
 def forecast(engine: StreamingEngine, job: Job) -> int:
     """Bytes of tensors that a picture alone is reckoned with, besides LoRAs and ControlNets."""
     return engine._budget._here.estimate([Work.of(job)]).allocated
+
+
+def reckoned(engine: StreamingEngine, works: Sequence[Work]) -> int:
+    """Bytes that pictures in flight are admitted with, besides LoRAs and ControlNets."""
+    return decide.needed(engine._budget._here, works)
 
 
 def vae(engine: StreamingEngine) -> Any:

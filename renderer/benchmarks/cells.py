@@ -7,7 +7,7 @@ is forecast.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from renderer import catalog
@@ -35,7 +35,7 @@ class Comparison:
         return forecast / measured - 1
 
 
-_MEASURED_WITH = {"modulate": "encode"}
+_MEASURED_WITH = {"modulate": "encode", "image": "encode"}
 
 _SHAPE = catalog.QWEN_IMAGE_ARCHITECTURE
 
@@ -44,27 +44,41 @@ def cell(row: Figures) -> Comparison:
     """A row as it was measured, with what is forecast of it, of the stages that it has.
 
     A row with `vae_bytes` was measured with another VAE's weights on the GPU, of so many bytes; one without `together`,
-    when no riders went through a block together.
+    when no riders went through a block together. One with `works` says what each of its pictures asked for, and
+    `ridden_bytes` what the forecast has for ControlNets.
     """
-    jobs = row["jobs"] if len(row["jobs"]) > 1 else row["jobs"] * row["in_flight"]
-    works = [Work(width, height, row["prompt_tokens"], guided=cfg != 1.0) for width, height, cfg in jobs]
+    if "works" in row:
+        works = [_work(each) for each in row["works"]]
+        title = tuple(row["case"].split(", ", 2))
+    else:
+        jobs = row["jobs"] if len(row["jobs"]) > 1 else row["jobs"] * row["in_flight"]
+        works = [Work(width, height, row["prompt_tokens"], guided=cfg != 1.0) for width, height, cfg in jobs]
+        title = _title(row, jobs)
     measured: dict[str, tuple[int, int]] = row["stages"]
     stages = [stage for stage in _stages(row, works) if _MEASURED_WITH.get(stage.name, stage.name) in measured]
     other = row["vae_bytes"] - _weights(row).vae_kept if "vae_bytes" in row else 0
+    other += row.get("ridden_bytes", 0)
     allocated = max(stage.bytes for stage in stages) + other, max(tensors for tensors, _ in measured.values())
     expected = max(stage.reserved for stage in stages) + row.get("held_before", 0) + other
     reserved = expected, max(taken for _, taken in measured.values())
+    return Comparison((row["precision"], *title), allocated, reserved)
+
+
+def _work(fields: Figures) -> Work:
+    return Work(**{**fields, "edited": tuple(map(tuple, fields["edited"]))})
+
+
+def _title(row: Figures, jobs: Sequence[Sequence[float]]) -> tuple[str, ...]:
+    place = f"{row['slots']} slots" if row["engine"] == "stream" else _placed(row)
     sizes = "+".join(dict.fromkeys(f"{width}x{height}" for width, height, _ in jobs))
     guided = "/".join(dict.fromkeys("guided" if cfg != 1.0 else "unguided" for *_, cfg in jobs))
-    place = f"{row['slots']} slots" if row["engine"] == "stream" else _placed(row)
-    title = (row["precision"], place, sizes, guided, str(row["prompt_tokens"]), str(len(jobs)))
-    return Comparison(title, allocated, reserved)
+    return place, sizes, guided, str(row["prompt_tokens"]), str(len(jobs))
 
 
 def _stages(row: Figures, works: list[Work]) -> tuple[Stage, ...]:
     if row["engine"] == "stream":
         streaming = Streaming(_SHAPE, row["precision"], row["slots"], together=row.get("together", 0))
-        return streaming.stages(works, row["prompts"])
+        return streaming.stages(works, row.get("prompts"))
     return Native(_SHAPE, row["precision"], row["profile"], row["vram_limit_bytes"]).stages(works[0])
 
 
@@ -77,9 +91,13 @@ def _placed(row: Figures) -> str:
     return row["profile"] if limit is None else f"{row['profile']}, {limit / GIB:.0f} GiB"
 
 
-def table(cells: Iterable[Comparison]) -> Iterator[str]:
+FROM_TEXT = ("precision", "on the GPU", "size", "guidance", "tokens", "in flight")
+WITH_INPUTS = ("precision", "on the GPU", "pictures", "with")
+"""The columns that say what a cell is."""
+
+
+def table(cells: Iterable[Comparison], columns: Sequence[str] = FROM_TEXT) -> Iterator[str]:
     """The cells as a table in Markdown."""
-    columns = ("precision", "on the GPU", "size", "guidance", "tokens", "in flight")
     names = ("tensors, GiB", "forecast", "error", "reserved, GiB", "forecast", "error")
     yield f"| {' | '.join((*columns, *names))} |"
     yield "|---" * len((*columns, *names)) + "|"

@@ -71,12 +71,12 @@ def main() -> None:
 def measured(store: Path, cases: Sequence[ControlCase]) -> list[Figures]:
     """The rows of cases."""
     setup = setup_of(store)
-    nets = [_network(store, setup, number) for number in range(max(case.nets for case in cases))]
+    nets = [network(store, setup, number) for number in range(max(case.nets for case in cases))]
     engine = bare.forgetful(StreamingEngine.open(setup.model_copy(update={"slots": 2, "in_flight": 1}), lambda _: None))
     return [_measure(engine, case, nets) for case in cases]
 
 
-def _network(store: Path, setup: Setup, number: int) -> Path:
+def network(store: Path, setup: Setup, number: int) -> Path:
     """A ControlNet of random weights, small enough that it does not drown the picture."""
     path = store.absolute().with_name(f"control-{number}.safetensors")
     if not path.is_file():

@@ -16,17 +16,23 @@ from pathlib import Path
 
 from renderer.benchmarks import running, times
 from renderer.benchmarks.cases import PROCESSES
-from renderer.benchmarks.cells import cell, table
+from renderer.benchmarks.cells import FROM_TEXT, WITH_INPUTS, cell, table
+from renderer.benchmarks.input_cases import INPUT_CASES
 from renderer.benchmarks.running import Figures
 from renderer.text import GIB
 
-FORECAST_PARTS = (*PROCESSES, "times")
+_INPUTS = {"inputs": tuple(tuple(case.name for case in group) for group in INPUT_CASES)}
+
+_PROCESSES = {**PROCESSES, **_INPUTS}
+
+FORECAST_PARTS = (*_PROCESSES, "times")
 """What can be measured, in this order."""
 
 _MODULES = {
     "cells": "renderer.benchmarks.peaks",
     "native": "renderer.benchmarks.peaks",
     "verdicts": "renderer.benchmarks.verdicts",
+    "inputs": "renderer.benchmarks.input_peaks",
 }
 
 
@@ -40,7 +46,7 @@ def measure(folder: Path, stores: Path, parts: Sequence[str]) -> Figures:
     found = running.begin(notes, stores, parts, FORECAST_PARTS)
     try:
         for part in parts:
-            for cases in PROCESSES.get(part, (times.TIME_CASES,)):
+            for cases in _PROCESSES.get(part, (times.TIME_CASES,)):
                 if left := running.unmeasured(found, cases):
                     running.keep(notes, found, _measure(part, left, found, folder, stores))
     finally:
@@ -55,6 +61,7 @@ def write(found: Figures, folder: Path) -> None:
     """The rows as lines, a file a part: peaks that were held, verdicts without what is reckoned anew, and seconds."""
     parts = {
         "memory": [row for row in _of(found, ("cells", "native")) if not row.get("adjustments")],
+        "inputs": [row for row in _of(found, _INPUTS) if not row.get("adjustments")],
         "verdicts": [
             {name: value for name, value in row.items() if name not in _RECKONED} for row in _of(found, ("verdicts",))
         ],
@@ -68,7 +75,7 @@ def write(found: Figures, folder: Path) -> None:
 
 def _measure(part: str, cases: Sequence[str], found: Figures, folder: Path, stores: Path) -> Iterator[Figures]:
     """The rows of one process's cases, or of its successors'."""
-    store = running.store(folder, stores, "fp8")
+    store = running.store(folder, stores, "fp8", looking=part in _INPUTS)
     if part == "times":
         yield from (row for row in times.measure(folder, running.environment(folder, store)) if row["case"] in cases)
         return
@@ -78,7 +85,7 @@ def _measure(part: str, cases: Sequence[str], found: Figures, folder: Path, stor
 
 def _of(found: Figures, parts: Iterable[str]) -> list[Figures]:
     """The rows of parts, in the order in which they are measured."""
-    names = [name for part in parts for names in PROCESSES[part] for name in names]
+    names = [name for part in parts for names in _PROCESSES[part] for name in names]
     return [row for name in names for row in found["rows"].get(name, ())]
 
 
@@ -87,15 +94,17 @@ def _of(found: Figures, parts: Iterable[str]) -> list[Figures]:
 
 def lines(found: Figures) -> list[str]:
     """The figures as tables of Markdown."""
-    return [*_peaks(_of(found, ("cells", "native"))), *verdict_lines(_of(found, ("verdicts",))), *_times(found)]
+    from_text, with_inputs = _of(found, ("cells", "native")), _of(found, _INPUTS)
+    peaks = [*_peaks(from_text), *_peaks(with_inputs, WITH_INPUTS)]
+    return [*peaks, *verdict_lines(_of(found, ("verdicts",))), *_times(found)]
 
 
-def _peaks(rows: Sequence[Figures]) -> Iterator[str]:
+def _peaks(rows: Sequence[Figures], columns: Sequence[str] = FROM_TEXT) -> Iterator[str]:
     measured = [row for row in rows if row["stages"]]
     held = [row for row in measured if not row.get("adjustments")]
     if held:
         cells = [cell(row) for row in held]
-        yield from table(cells)
+        yield from table(cells, columns)
         yield ""
         yield f"- Tensors: {_errors([each.allocated_error for each in cells])}."
         yield f"- Reserved: {_errors([each.reserved_error for each in cells])}."

@@ -21,8 +21,10 @@ from renderer.benchmarks import bare, streamed
 from renderer.benchmarks.cases import CASES, WARM, BatchCase, NativeCase
 from renderer.benchmarks.running import LEFT_BYTES, Figures
 from renderer.benchmarks.streamed import BENCH_PROMPT, BenchListener
+from renderer.engine.inputs import NO_INPUTS, Inputs
 from renderer.engine.native import NativeEngine
 from renderer.engine.streaming import StreamingEngine
+from renderer.job import Job
 from renderer.text import GIB
 
 
@@ -60,26 +62,33 @@ def stream_one(engine: StreamingEngine, cell: BatchCase) -> Figures:
         streamed.job_of(engine.setup, *shape, cell.steps, seed, prompt)
         for seed, (shape, prompt) in enumerate(zip(cell.pictures, _prompts(cell), strict=True), start=1)
     ]
+    return {
+        "case": cell.name,
+        "jobs": [list(shape) for shape in (dict.fromkeys(cell.pictures) if _alike(cell) else cell.pictures)],
+        "prompt_tokens": max(bare.tokens(engine, job.prompt) for job in jobs),
+        "prompts": bare.largest_group(engine, jobs),
+        **staged(engine, [(job, NO_INPUTS) for job in jobs]),
+    }
+
+
+def staged(engine: StreamingEngine, asked: Sequence[tuple[Job, Inputs]]) -> Figures:
+    """Pictures that fly together, by an engine that has been emptied: the peaks of their stages, and what they did."""
     there = _there()
     tell = _Staged()
     with _told(bare.vae(engine), "decode", lambda: tell.stages.begin("decode")):
-        for number, job in enumerate(jobs):
-            engine.take(str(number), job)
+        for number, (job, given) in enumerate(asked):
+            engine.take(str(number), job, given)
         while engine.busy:
             engine.advance(tell)
             tell.stages.note()
     pictures = list(tell.pictures.values())
     sharings = [picture.sharing for picture in pictures if picture.sharing is not None]
     return {
-        "case": cell.name,
         "engine": "stream",
         "precision": engine.setup.precision,
         "slots": min(sharing.slots for sharing in sharings),
-        "jobs": [list(shape) for shape in (dict.fromkeys(cell.pictures) if _alike(cell) else cell.pictures)],
-        "in_flight": len(cell.pictures),
+        "in_flight": len(asked),
         "together": bare.together(engine),
-        "prompt_tokens": max(bare.tokens(engine, job.prompt) for job in jobs),
-        "prompts": bare.largest_group(engine, jobs),
         **there,
         "stages": tell.stages.peaks,
         "adjustments": sorted({change for sharing in sharings for change in sharing.adjustments}),

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--stores", type=expanded, metavar="DIR", help="another place for packed stores, up to 60 GB")
     own = "fp8, caps, batch, few, served, loras, edits, shares, slow-bus, int8, int4, bf16"
-    parts = f"engine: {own}, a peer; memory: cells, native, verdicts, times"
+    parts = f"engine: {own}, a peer; memory: cells, native, verdicts, inputs, times"
     parser.add_argument("--part", action="append", metavar="NAME", help=parts)
     arguments.add_json(parser)
 

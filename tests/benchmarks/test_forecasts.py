@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from renderer.benchmarks import bare, cases, forecasts, peaks, running, streamed, times, verdicts
+from renderer.benchmarks import bare, cases, forecasts, input_peaks, peaks, running, streamed, times, verdicts
 from renderer.benchmarks.cases import BatchCase, CappedCase, NativeCase
-from renderer.benchmarks.cells import cell, table
+from renderer.benchmarks.cells import WITH_INPUTS, cell, table
+from renderer.benchmarks.input_cases import INPUT_CASES, InputCase
 from renderer.cli import command as cli
 from renderer.engine import stores
 from renderer.errors import EXIT_USAGE, MachineError, OutOfMemoryError, PictureError, UsageError
@@ -268,7 +271,7 @@ class TestOrchestration:
     def test_the_command_is_there(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """`renderer bench memory` goes to this room, and says which parts there are."""
         assert cli.main(["bench", "memory", "--folder", str(tmp_path), "--part", "nonsense"]) == EXIT_USAGE
-        assert "known: cells, native, verdicts, times" in capsys.readouterr().err
+        assert "known: cells, native, verdicts, inputs, times" in capsys.readouterr().err
 
 
 class TestTables:
@@ -312,3 +315,35 @@ class TestTables:
         assert "- 1 of 2 verdicts were right." in told
         assert "- 1 cases failed for another reason than memory" in told
         assert f"- {names[2]}: left 9 MiB behind" in told
+
+
+class TestInputs:
+    """Cells with pictures that go in, on the demo models."""
+
+    def test_there_are_enough(self) -> None:
+        """At least thirty, each with a name of its own."""
+        names = [case.name for group in INPUT_CASES for case in group]
+        assert len(names) == len(set(names)) >= 30
+
+    def test_edits_are_measured(self) -> None:
+        store = stores.find(Setup(model="demo-edit", precision="bf16", profile="stream"), lambda _: None).folder
+        small = InputCase(2, (64, 64), edited=((64, 64),), guidance=1.0, steps=2)
+        alone, pair = input_peaks.measured(store, [small, replace(small, company=2)], warm=(64, 64))
+        assert (alone["in_flight"], pair["in_flight"]) == (1, 2)
+        assert pair["works"][0]["split"]
+        assert pair["works"][0]["prompt_tokens"] > 196
+
+    def test_what_holds_a_picture_is_measured(self, store: Path, tmp_path: Path) -> None:
+        """And its row, with peaks as a GPU has them, is a row of the table."""
+        own = shutil.copytree(store, tmp_path / "bf16")
+        case = InputCase(2, (64, 64), drawn_over=True, masked=True, nets=1, regions=1, context=True, steps=2)
+        (row,) = input_peaks.measured(own, [case], warm=(64, 64))
+        (work,) = row["works"]
+        assert (work["takes_in"], work["controls"], work["context"], work["region_tokens"] > 0) == (True, 1, True, True)
+        assert row["ridden_bytes"] > 0
+        found = cell(json.loads(json.dumps({**row, "stages": {"encode": (2**30, 2**30), "denoise": (GIB, GIB)}})))
+        without = cell({**row, "ridden_bytes": 0, "stages": {"denoise": (GIB, GIB)}})
+        assert found.allocated[0] - without.allocated[0] >= row["ridden_bytes"]
+        assert next(line for line in table([found], WITH_INPUTS) if "64x64" in line).startswith(
+            "| bf16 | 2 slots | 1 of 64x64 | drawn over, masked, 1 ControlNets, 1 regions, context |"
+        )
