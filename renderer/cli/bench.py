@@ -28,12 +28,15 @@ def run(options: argparse.Namespace) -> int:
     """Measure, and print what was found."""
     from renderer.benchmarks import engine, forecasts, loading  # noqa: PLC0415
 
+    stores = options.stores or options.folder
     if options.what == "weights":
         found = loading.measure(options.folder, options.layers)
         told = loading.lines(found)
+    elif options.what == "engine":
+        found = engine.measure(options.folder, stores, options.part or engine.ENGINE_PARTS)
+        told = engine.lines(found)
     else:
-        bench = engine if options.what == "engine" else forecasts
-        found = bench.measure(options.folder, options.stores or options.folder, options.part or bench.PARTS)
-        told = bench.lines(found)
+        found = forecasts.measure(options.folder, stores, options.part or forecasts.FORECAST_PARTS)
+        told = forecasts.lines(found)
     print(json.dumps(found, indent=2) if options.json else "\n".join(told))
     return EXIT_DONE

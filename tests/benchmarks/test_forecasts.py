@@ -273,6 +273,15 @@ class TestOrchestration:
         assert cli.main(["bench", "memory", "--folder", str(tmp_path), "--part", "nonsense"]) == EXIT_USAGE
         assert "known: cells, native, verdicts, inputs, times" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("what", ["engine", "memory"])
+    def test_all_parts_are_measured_where_none_is_named(
+        self, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """As documents have the command: it goes as far as a folder that cannot be made."""
+        (tmp_path / "file").touch()
+        assert cli.main(["bench", what, "--folder", str(tmp_path / "file" / "folder")]) == EXIT_USAGE
+        assert "cannot be made" in capsys.readouterr().err
+
 
 class TestTables:
     def test_cells_stand_beside_their_forecast(self) -> None:
