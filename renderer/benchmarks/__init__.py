@@ -15,6 +15,7 @@ Each measured part is a process of its own, so that its peak of memory is its ow
     layer_steps  pictures that are taken apart: a command of its own
     several      one GPU beside all of a host
     forecasts    `memory`: cases: what is measured, by name; peaks, cells, verdicts, times: the measured, and its tables
+    input_cases  `memory`, too: cells with pictures that go in; input_peaks: the measured
     decodes      the VAE alone
     saving       how many pictures a supervisor writes a second, and for how long its loop is away
     sums         what fast sums cost and gain
