@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-Side = tuple[int, int]
+PixelSize = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ class InputCase:
     """
 
     slots: int
-    size: Side = (1024, 1024)
-    edited: tuple[Side, ...] = ()
+    size: PixelSize = (1024, 1024)
+    edited: tuple[PixelSize, ...] = ()
     drawn_over: bool = False
     masked: bool = False
     nets: int = 0

@@ -19,7 +19,7 @@ from PIL import Image
 from renderer import catalog
 from renderer.benchmarks import bare, control_steps, peaks
 from renderer.benchmarks.edit_steps import EDITS
-from renderer.benchmarks.input_cases import INPUT_CASES, InputCase, Side
+from renderer.benchmarks.input_cases import INPUT_CASES, InputCase, PixelSize
 from renderer.benchmarks.running import LEFT_BYTES, Figures
 from renderer.benchmarks.streamed import BENCH_PROMPT, job_of, render, setup_of
 from renderer.demo.tokenizer import IMAGE_TOKEN
@@ -42,7 +42,7 @@ def main() -> None:
         print(json.dumps(row), flush=True)  # noqa: T201
 
 
-def measured(store: Path, cases: Sequence[InputCase], warm: Side = (512, 512)) -> Iterator[Figures]:
+def measured(store: Path, cases: Sequence[InputCase], warm: PixelSize = (512, 512)) -> Iterator[Figures]:
     """The rows of cases, up to the first that leaves memory behind."""
     setup = setup_of(store)
     limit = cases[0].limit_gib
@@ -100,7 +100,7 @@ def _job(setup: Setup, case: InputCase, nets: Sequence[Path], number: int) -> tu
     job = job_of(setup, *case.size, case.guidance, case.steps, 1 + number, f"{number} {BENCH_PROMPT}")
     given: dict[str, Image.Image] = {}
 
-    def known(size: Side, image: Image.Image) -> Input:
+    def known(size: PixelSize, image: Image.Image) -> Input:
         found = Input(sha256=f"{number}{len(given)}".rjust(64, "0"), width=size[0], height=size[1])
         given[found.sha256] = image
         return found
@@ -127,14 +127,14 @@ def _job(setup: Setup, case: InputCase, nets: Sequence[Path], number: int) -> tu
     return job.model_copy(update=changes), given
 
 
-def _noise(size: Side, seed: int) -> Image.Image:
+def _noise(size: PixelSize, seed: int) -> Image.Image:
     dice = torch.Generator().manual_seed(seed)
     return Image.frombytes(
         "RGB", size, torch.randint(0, 256, (*size, 3), generator=dice, dtype=torch.uint8).numpy().tobytes()
     )
 
 
-def _half(size: Side) -> Image.Image:
+def _half(size: PixelSize) -> Image.Image:
     mask = Image.new("L", size)
     mask.paste(255, (0, 0, size[0] // 2, size[1]))
     return mask
