@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from renderer.dealing import played
+from renderer.dealing.played import DealtGroup, DeviceRate
 from renderer.errors import RendererError
 from renderer.estimate import Estimate, Native, Stage, Work, decide, duration, host, shape_of
 from renderer.estimate.decide import Decision
@@ -21,8 +23,7 @@ from renderer.job import Job, Profile, Weights
 from renderer.machine.devices import WorkerDevice
 from renderer.machine.hardware import Machine
 from renderer.machine.rates import Rates
-from renderer.planning import dealt, deployment, mixtures, precision_choice, space, takes
-from renderer.planning.dealt import DealtGroup, DeviceRate
+from renderer.planning import deployment, mixtures, precision_choice, space, takes
 from renderer.planning.fitting import SizeRefusal, available_bytes, refusals, streaming_of
 from renderer.planning.group_forecast import GroupForecast, GroupTime, together
 from renderer.planning.pace import Pace, PaceKey, Paces, Way, seconds, timesteps, weight
@@ -171,7 +172,7 @@ def _played(found: Sequence[Sequence[_Grouping]]) -> tuple[list[GroupForecast], 
         return [together(groups, None) for groups in each], None
     if found[0][0].is_alone:
         return [group for (group,) in each], sum(group.seconds.total for (group,) in each if group.seconds)
-    shares = dealt.deal([_dealt_group(*pair) for pair in zip(found, each, strict=True)])
+    shares = played.deal([_dealt_group(*pair) for pair in zip(found, each, strict=True)])
     groups = [together(*pair) for pair in zip(each, shares, strict=True)]
     return groups, max(share.ended_s for share in shares)
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from renderer.dealing.played import GroupShare
 from renderer.estimate import Estimate, Stage
 from renderer.estimate.duration import Limit
 from renderer.job import Precision, Profile
-from renderer.planning.dealt import GroupShare
 
 
 @dataclass(frozen=True, slots=True)

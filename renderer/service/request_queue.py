@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from renderer.dealing.parties import Fits
 from renderer.job import Weights
 from renderer.planning.pace import weight
 from renderer.planning.plan import Planned
-from renderer.supervisor.picture_source import Fits
 
 MOST_AHEAD, MOST_PATIENT_AHEAD = 12, 8
 """Pictures that a worker may have and not have begun, and how many of those may be of batches.
@@ -245,7 +245,7 @@ class RequestQueue:
     def recall(self) -> None:
         """No worker has any: what one was lost with waits again."""
         with self._changed:
-            for key in list(self._taken):
+            for key in reversed(list(self._taken)):  # each is put before those that wait
                 self.give_back(self._taken[key].item, first=True)
 
     def _append(self, waiting: QueuedItem) -> None:
@@ -291,7 +291,7 @@ class RequestSource:
     def waiting_work(self) -> float:
         return sum(map(weight, self._queue.waiting_for(self._weights, _COUNTED)))
 
-    def first(self, fits: Fits | None = None) -> Planned | None:
+    def first(self, fits: Fits[Planned] | None = None) -> Planned | None:
         item = self._queue.next_of(self._weights) if self else None
         if item is None or fits is None or fits(item):
             return item

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from renderer.dealing.parties import Fits
 from renderer.errors import DiskError, MachineError, RendererError
 from renderer.job import Job, Weights
 from renderer.machine import devices, hardware, rates
@@ -33,17 +34,16 @@ from renderer.protocol import Setup
 from renderer.service.configuration import ServiceSettings
 from renderer.service.request_queue import RequestQueue, RequestSource
 from renderer.supervisor import events, provision, readings
-from renderer.supervisor.dealing import Group
 from renderer.supervisor.dispatcher import Dispatcher
 from renderer.supervisor.events import Watch
+from renderer.supervisor.groups import Group
 from renderer.supervisor.heartbeat import Heartbeat
 from renderer.supervisor.local_worker import LocalWorker
 from renderer.supervisor.night import Night
 from renderer.supervisor.outcomes import Outcomes
-from renderer.supervisor.picture_source import Fits
 from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.settings import StopRequests
-from renderer.supervisor.shares import SeatSpeeds
+from renderer.supervisor.speeds import SeatSpeeds
 from renderer.supervisor.together import Together
 from renderer.supervisor.worker import Hire, Worker
 from renderer.weights import needs
@@ -97,7 +97,7 @@ class _JoiningSource(RequestSource):
         self._outcomes = outcomes
         self._known: set[str] = set()
 
-    def first(self, fits: Fits | None = None) -> Planned | None:
+    def first(self, fits: Fits[Planned] | None = None) -> Planned | None:
         if len(self._outcomes.readings) < _MOST_UNREAD:
             return super().first(fits)
         return super().first(lambda item: item.picture.lettering is None and (fits is None or fits(item)))

@@ -20,13 +20,14 @@ from renderer.outputs.summary import Ending
 from renderer.planning.pace import Pace
 from renderer.planning.plan import Planned
 from renderer.supervisor import events, results
-from renderer.supervisor.dealing import Deal, Group
+from renderer.supervisor.groups import Group, SeatDeal
 from renderer.supervisor.heartbeat import TICK_S, Heart
 from renderer.supervisor.night import Night
 from renderer.supervisor.pool import Seat
 from renderer.supervisor.rest import Grace, Resting
 from renderer.supervisor.results import Result
 from renderer.supervisor.settings import AT_ONCE
+from renderer.supervisor.speeds import KnownSpeeds
 from renderer.supervisor.timely import Timely
 from renderer.supervisor.together import Together
 from renderer.supervisor.vanishing import Vanishing
@@ -73,7 +74,7 @@ class Dispatcher:
         self._pace = pace
         self._heart = heart
         self._cannot_open = cannot_open
-        self._deal = Deal(groups, night.pool.seats, pace, night.speeds)
+        self._deal = SeatDeal(groups, night.pool.seats, KnownSpeeds(night.speeds, night.pool.seats, pace))
         self._timely = Timely(self._deal, night, pace, outcomes)
         self._first_in_line: Seat | None = None
         self._given: dict[int, Planned] = {}
@@ -89,16 +90,12 @@ class Dispatcher:
         Raises `DiskError` where nothing more can be written, `LeaseLostError` where another run does that now. What is
         in flight then has been given up; what had come is written all the same, unless nothing can be.
         """
-        at_once = False
         try:
             return self._run()
-        except (DiskError, LeaseLostError):
-            at_once = True
-            raise
         finally:
             self._drop()
             self._outcomes.close()
-            self._writing.finish(lambda: at_once or self._night.stop.requests >= AT_ONCE)
+            self._writing.finish(lambda: self._night.stop.requests >= AT_ONCE)
 
     def _run(self) -> Ending:
         while self._deal or self._pool.has_flights or self._writing:
@@ -326,7 +323,8 @@ class Dispatcher:
         again = self._outcomes.tries(flight.item) <= self._settings.retries
         if event.kind == DeviceLostError.__name__:
             seat.ends(event.message)
-            again = self._deal.goes_elsewhere(group, flight, seat) or again
+            group.crashed([flight], seat)
+            again = self._deal.may_go_elsewhere(group, flight.item) or again
         self._outcomes.failed(flight.item, event, again=again)
         group.source.try_again([flight.item] * again)
 
@@ -356,8 +354,7 @@ class Dispatcher:
         again = self._outcomes.crashed(held, reason, hint, seat.excerpt, seat.label)
         if group is not None:
             group.source.try_again(again)
-            if len(self._pool.seats) > 1:
-                group.crashed(held, seat)
+            group.crashed(held, seat)
         try:
             seat.lost()
         except MachineError as error:
@@ -397,4 +394,3 @@ class Dispatcher:
             for seat in self._pool.seats:
                 for flight in seat.take_back():
                     self._outcomes.dropped(flight.item)
-                    self._group(seat).source.put_back(flight.item)

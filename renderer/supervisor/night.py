@@ -17,7 +17,7 @@ from renderer.supervisor.preparing import Provided
 from renderer.supervisor.progress import FailureRow
 from renderer.supervisor.same_bits import SameBits
 from renderer.supervisor.settings import Pause, Settings, StopRequests, asked_to_end
-from renderer.supervisor.shares import SeatSpeeds
+from renderer.supervisor.speeds import SeatSpeeds
 from renderer.supervisor.worker import Gone
 
 

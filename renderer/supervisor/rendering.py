@@ -21,9 +21,9 @@ from renderer.planning.plan import Plan, Planned
 from renderer.supervisor import events
 from renderer.supervisor.batch import Batch
 from renderer.supervisor.busy import LongWork
-from renderer.supervisor.dealing import Group
 from renderer.supervisor.dispatcher import Dispatcher
 from renderer.supervisor.events import Watch
+from renderer.supervisor.groups import Group
 from renderer.supervisor.heartbeat import TICK_S, NightHeart
 from renderer.supervisor.joining import Arrival
 from renderer.supervisor.night import Night

@@ -29,8 +29,8 @@ from renderer.supervisor.progress import never_begun, told
 from renderer.supervisor.rendering import Batches
 from renderer.supervisor.same_bits import SameBits
 from renderer.supervisor.settings import Pause, Settings, StopRequests
-from renderer.supervisor.shares import SeatSpeeds
 from renderer.supervisor.sharing import SharedParts, shared_bits
+from renderer.supervisor.speeds import SeatSpeeds
 from renderer.system.files import allow_many_open
 
 

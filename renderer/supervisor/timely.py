@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from renderer.dealing.parties import Fits
 from renderer.planning.pace import Pace
 from renderer.planning.plan import Planned
-from renderer.supervisor.dealing import Deal, Group
+from renderer.supervisor.groups import Group, SeatDeal
 from renderer.supervisor.night import Night
-from renderer.supervisor.picture_source import Fits
 from renderer.supervisor.pool import Seat
 from renderer.supervisor.together import Together
 
@@ -14,7 +14,7 @@ from renderer.supervisor.together import Together
 class Timely:
     """The first that waits and would be done in time. That none is, is not asked again before anything has changed."""
 
-    def __init__(self, deal: Deal, night: Night, pace: Pace, outcomes: Together) -> None:
+    def __init__(self, deal: SeatDeal, night: Night, pace: Pace, outcomes: Together) -> None:
         self._deal, self._night, self._pace, self._outcomes = deal, night, pace, outcomes
         self._nothing_fits: dict[tuple[Group, int, bool], tuple[int, int, int, int]] = {}
 
@@ -22,7 +22,7 @@ class Timely:
         """Seats may have other pictures than before."""
         self._nothing_fits.clear()
 
-    def first(self, group: Group, seat: Seat, wanted: Fits | None = None) -> Planned | None:
+    def first(self, group: Group, seat: Seat, wanted: Fits[Planned] | None = None) -> Planned | None:
         """The first waiting picture that a seat may have, is `wanted`, and would be done before the deadline."""
         if (left_s := self._night.settings.left_s) is None:
             return self._deal.first(group, seat, wanted)

@@ -189,8 +189,10 @@ class TestOrder:
         assert queue.wait(0.0) == Weights.of(other.picture.job)
 
     def test_what_a_worker_was_lost_with_waits_again(self, items: tuple[Planned, ...]) -> None:
+        """In the order in which it was asked for."""
         queue, source = self.queue(items, "A", "A")
         source.take(items[0])
+        source.take(items[1])
         queue.recall()
         assert (len(queue), queue.in_hand) == (2, 0)
         assert self.order(source, items, queue) == [0, 1]

@@ -8,18 +8,19 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
+from renderer.dealing.parties import Fits
 from renderer.job import Weights
 from renderer.machine import devices, hardware
 from renderer.planning.deployment import deploy
 from renderer.planning.pace import Pace
 from renderer.planning.plan import Planned, make_plan
 from renderer.supervisor import events
-from renderer.supervisor.dealing import Group
 from renderer.supervisor.dispatcher import Dispatcher
+from renderer.supervisor.groups import Group
 from renderer.supervisor.heartbeat import Heartbeat
 from renderer.supervisor.night import Night
 from renderer.supervisor.outcomes import Outcomes
-from renderer.supervisor.picture_source import Fits, PlanSource
+from renderer.supervisor.picture_source import PlanSource
 from renderer.supervisor.pool import WorkerPool
 from renderer.supervisor.settings import Settings, StopRequests
 from renderer.supervisor.together import Together
@@ -67,7 +68,7 @@ class LateSource:
     def __bool__(self) -> bool:
         return bool(self._items)
 
-    def first(self, fits: Fits | None = None) -> Planned | None:
+    def first(self, fits: Fits[Planned] | None = None) -> Planned | None:
         there = bool(self._items) and time.monotonic() >= self._comes_s
         return self._items[0] if there and (fits is None or fits(self._items[0])) else None
 

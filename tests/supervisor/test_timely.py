@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from renderer.planning.plan import Planned, make_plan
-from renderer.supervisor.dealing import Group
+from renderer.supervisor.groups import Group
 from renderer.supervisor.picture_source import PlanSource
 from renderer.supervisor.timely import Timely
 from tests.making import make_manifest, make_picture

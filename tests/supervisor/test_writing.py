@@ -22,6 +22,7 @@ from renderer.planning.plan import make_plan
 from renderer.supervisor import events, results, run, writing
 from renderer.supervisor.holdings import Silence
 from renderer.supervisor.settings import StopRequests
+from renderer.supervisor.together import Together
 from renderer.supervisor.worker import Heard
 from renderer.supervisor.writing import Writing
 from renderer.system import files
@@ -331,6 +332,23 @@ class TestEnds:
         assert not [path for path in folder.iterdir() if path.name.startswith((".part", "p"))]
         assert journal_open(folder) == []
         assert make_plan(manifest, night.settings.outputs).count("to do") == 12
+
+    def test_what_came_is_written_though_something_else_cannot_be(
+        self, night: Night, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It ends the night, and the four that wait to be written then are there all the same."""
+
+        def broken(together: Together, *_: object, **__: object) -> None:
+            if len(together.writing) == 4:
+                threading.Timer(0.3, gate.opened.set).start()
+                raise DiskError("cannot write status.json: Permission denied")
+
+        monkeypatch.setattr(Together, "rewrite", broken)
+        manifest = make_manifest([f"picture {number}" for number in range(10)])
+        summary = night.render(manifest, hire=OF_EIGHT)
+        assert (summary.ending, summary.rendered) == ("error", 4)
+        assert len(list(night.folder(manifest).path.glob("p*.png"))) == 4
+        assert journal_open(night.folder(manifest).path) == []
 
     def test_nobody_is_hired_to_wait_for_the_encoder(self, night: Night, gate: Gate) -> None:
         """The worker died and nothing more is to begin: the picture that is being encoded is waited for alone."""

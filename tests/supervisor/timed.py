@@ -2,7 +2,7 @@
 
 Whoever has the next word of all workers is heard next, and the clock stands where that is; so a night of hours takes as
 long as its files. A worker has several pictures in flight, which share its device evenly, as the engine's riders do.
-`python -m tests.supervisor.timed` prints what `planning.dealt` foretells of some nights, and what they took then.
+`python -m tests.supervisor.timed` prints what `dealing.played` foretells of some nights, and what they took then.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from renderer import catalog, protocol
+from renderer.dealing.played import DealtGroup, DeviceRate, deal
 from renderer.estimate.host import AT_HAND
 from renderer.job import Engine, Job, Memory, Precision, Size, Timing
 from renderer.machine import rates
@@ -30,7 +31,6 @@ from renderer.machine.rates import SOME_GPU, Rates
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.summary import Summary
 from renderer.planning import fitting
-from renderer.planning.dealt import DealtGroup, DeviceRate, deal
 from renderer.planning.fitting import SizeRefusal
 from renderer.planning.pace import weight
 from renderer.protocol import AnyEvent, AnyOrder, Setup
