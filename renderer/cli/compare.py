@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from renderer.cli import arguments, render
+from renderer.cli.looking import Looking
 from renderer.cli.manifests import Loaded
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UsageError
 from renderer.job import Precision
@@ -103,12 +104,13 @@ def _manifests(options: argparse.Namespace) -> Mapping[Precision, Manifest]:
     from renderer.planning.plan import make_plan  # noqa: PLC0415
     from renderer.planning.selection import Selection  # noqa: PLC0415
 
-    written = load(Path(options.manifest), Overrides(options.model))
+    with Looking(Path(options.manifest), options) as heard:
+        written = load(Path(options.manifest), Overrides(options.model, outputs=options.outputs), heard)
     Selection.of(options.only).check([written])
     ids = make_plan(written, options.outputs, only=options.only).ids if options.only else None
     found = {}
     for precision in options.precision:
-        manifest = load(Path(options.manifest), Overrides(options.model, precision))
+        manifest = load(Path(options.manifest), Overrides(options.model, precision, outputs=options.outputs))
         if ids is not None:
             manifest = replace(manifest, pictures=tuple(each for each in manifest.pictures if each.id in ids))
         if not manifest.pictures:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from renderer.cli.looking import Looking
 from renderer.errors import ManifestError, Problem, UnreadableError, UsageError
 from renderer.manifest.manifest import Manifest, Overrides, is_without_jobs, load
 from renderer.manifest.tables import is_table
@@ -47,7 +48,8 @@ def load_named(options: argparse.Namespace) -> Loaded:
     by_name: dict[str, Manifest] = {}
     for path in paths:
         try:
-            manifest = load(path, overrides)
+            with Looking(path, options) as heard:
+                manifest = load(path, overrides, heard)
         except ManifestError as error:
             problems[path] = error.problems
             continue
@@ -73,6 +75,7 @@ def overrides_of(options: argparse.Namespace) -> Overrides:
         proof=options.proof,
         defaults=options.defaults,
         fields=tuple(options.set),
+        outputs=options.outputs,
     )
 
 

@@ -105,14 +105,14 @@ def _names(night: NightFile) -> str:
 
 def _names_of(manifest: str) -> Sequence[str]:
     """The names that a manifest may have in a run: its own, its rehearsal's; of a folder its last part."""
-    from renderer.manifest.manifest import PROOF_SUFFIX, load  # noqa: PLC0415
+    from renderer.manifest.manifest import PROOF_SUFFIX, name_of  # noqa: PLC0415
 
     path = Path(manifest)
     if not path.is_file():
         name = os.path.basename(manifest.rstrip("/"))  # noqa: PTH119  # it need not be a path
         return (name,) if not path.suffix else (name, path.stem)
     try:
-        name = load(path).name
+        name = name_of(path)
     except (ManifestError, UnreadableError):  # it may have been changed since; it is to be stopped all the same
         name = path.stem
     return name, f"{name}{PROOF_SUFFIX}"

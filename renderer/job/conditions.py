@@ -47,11 +47,19 @@ class Region(Value):
 
 
 class InputFile(Value):
-    """Where an input's pixels are: a file, with the SHA-256 over its bytes when it was looked at."""
+    """Where an input's pixels are: a file, with the SHA-256 over its bytes when it was looked at.
+
+    Of one that has gone since, `kept` is where a copy of it is, or would be.
+    """
 
     sha256: str
     path: str
     file_sha256: str
+    kept: str = ""
+
+    def kept_at(self, place: str) -> InputFile:
+        """The same file, which has gone."""
+        return self.model_copy(update={"kept": place})
 
 
 class ExtraNetwork(Value):

@@ -30,8 +30,9 @@ Knows nothing of machines, or of what has been rendered. The way goes down this 
     draws           what is drawn by a seed
     wordings        what each of its pictures is asked for
     loras           its LoRAs, found, and what goes with them
-    pictures_in     what goes in: files found
+    input_paths     what goes in: its files found
     looked_at       and looked at, each once; remembered while they do not change
+    pictures_in     and what is made of them
     controlnets     its ControlNets, found, and how they count
     lettering       the texts that its pictures are to show
     expand          its pictures

@@ -6,17 +6,19 @@ rendered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from renderer.catalog import IN_CONTEXT, MODELS, MOST_TOKENS, TRAINED_TOKENS, Model, forbids_commerce
-from renderer.errors import Problem
-from renderer.job import Job, Lora
+from renderer.errors import Problem, shorten
+from renderer.job import InputFile, Job, Lora
 from renderer.manifest import choices, foreign
 from renderer.manifest.document import Document, Route
 from renderer.manifest.expand import Draft
 from renderer.manifest.recipe import Recipe
+from renderer.text import counted
 
 _BLACK, _WHITE = 0, 255
 
@@ -32,12 +34,31 @@ _LONG = 2 * TRAINED_TOKENS
 """Letters that a prompt has at least if it is too long: no more than two make a token, of any script."""
 
 
-def warnings(document: Document, recipes: Iterable[Recipe], drafts: Iterable[Draft]) -> tuple[Problem, ...]:
+Gone = Mapping[str, tuple[Route, InputFile]]
+"""Files that went in and have gone since, by their paths: where each is written, and what is known of it."""
+
+
+def warnings(document: Document, recipes: Iterable[Recipe], drafts: Iterable[Draft], gone: Gone) -> tuple[Problem, ...]:
     """What is valid and was hardly meant, in the order of its lines."""
     doubts = Doubts(document)
     doubts.look_at_texts(recipes)
     doubts.look_at_pictures(drafts)
-    return tuple(sorted(doubts.warnings, key=lambda warning: (warning.line, warning.column)))
+    found = [*doubts.warnings, *_of_gone(document, gone)]
+    return tuple(sorted(found, key=lambda warning: (warning.line, warning.column)))
+
+
+def _of_gone(document: Document, gone: Gone) -> Iterator[Problem]:
+    """What has gone, at the place of the first: how many files, and where they are taken from."""
+    there = {path: os.path.exists(file.kept) for path, (_, file) in gone.items()}  # noqa: PTH110  # it never raises
+    for is_kept, hint in ((True, ""), (False, "what is not rendered yet cannot be before it is back")):
+        paths = [path for path in gone if there[path] is is_kept]
+        if not paths:
+            continue
+        route, file = gone[paths[0]]
+        are, they = ("is", "it") if len(paths) == 1 else ("are", "they")
+        who = shorten(paths[0]) + (f" and {counted(len(paths) - 1, 'other file')}" if len(paths) > 1 else "")
+        what = f"{they} {are} taken from {Path(file.kept).parent}" if is_kept else "no copy is kept"
+        yield replace(document.problem(route, f"{who} {are} gone: {what}", hint), warning=True)
 
 
 class Doubts:

@@ -37,6 +37,7 @@ from renderer.manifest.complaints import Complaint
 from renderer.manifest.controlnets import ControlNetFinder, refuse_controls, refuse_regions
 from renderer.manifest.fields import ExpectFields, JobFields
 from renderer.manifest.lettering import JobLettering
+from renderer.manifest.looked_at import Wanted
 from renderer.manifest.loras import NO_LORAS, LoraFinder, LoraSet
 from renderer.manifest.pictures_in import InputFinder, InputSet
 from renderer.manifest.reading import Combination, Reading
@@ -72,12 +73,14 @@ class Draft:
 class Expander:
     """Expands jobs; remembers the models, LoRAs and pictures they name. `named` stand in braces in `output`.
 
-    `model` and `precision` take the place of what jobs say; with a `shelf`, its models are all there are.
+    `model` and `precision` take the place of what jobs say; with a `shelf`, its models are all there are. `finder`
+    finds what goes in.
     """
 
     def __init__(
         self,
-        named: Collection[str] = (),
+        named: Collection[str],
+        finder: InputFinder,
         model: str | None = None,
         precision: AskedPrecision | None = None,
         shelf: Shelf | None = None,
@@ -87,19 +90,13 @@ class Expander:
         self._shelf = shelf
         self._named = frozenset(named)
         self._loras = LoraFinder(catalogue_only=shelf is not None)
-        self._pictures_in = InputFinder(remembers=shelf is None)
+        self._pictures_in = finder
         self._controlnets = ControlNetFinder(catalogue_only=shelf is not None)
         self._models: dict[str, Model | ModelError] = {}
 
     def expand(self, recipe: Recipe) -> tuple[list[Draft], list[Complaint]]:
         """All pictures of a job in the order they were written, or none and what is wrong with it."""
-        reading = Reading(recipe)
-        model = self._find_model(recipe, reading.complaints)
-        sizes = reading.sizes(model) if model and not _as_the_image(recipe) else ()
-        combinations = reading.combinations()
-        wordings = Wordings(reading, self._named)
-        reading.check_seeds()
-        reading.check_lengths(wordings.prompts, combinations)
+        reading, model, sizes, combinations, wordings = self._begin(recipe)
         taken_in = self._pictures_in.sets(reading, combinations, model)
         sets = self._loras.sets(reading, model, [named for named, _ in taken_in]) if model else []
         controls = self._controlnets.sets(reading, model, taken_in) if model else []
@@ -118,9 +115,23 @@ class Expander:
         complaints = [*_refuse_drafts(recipe, model, drafts)]
         return ([] if complaints else drafts), complaints
 
-    def remember(self) -> None:
-        """What was seen of files need not be looked at again."""
-        self._pictures_in.looked_at.remember()
+    def wanted(self, recipe: Recipe) -> list[list[Wanted]]:
+        """The files that go into a job's pictures, into each of the same size and seed: what `expand` looks at."""
+        if not takes_in(recipe.fields):
+            return []
+        reading, model, _, combinations, _ = self._begin(recipe)
+        return self._pictures_in.wanted(reading, combinations, model) if model is not None else []
+
+    def _begin(self, recipe: Recipe) -> tuple[Reading, Model | None, Sequence[Size], Sequence[Combination], Wordings]:
+        """A job read as far as no file is looked at."""
+        reading = Reading(recipe)
+        model = self._find_model(recipe, reading.complaints)
+        sizes = reading.sizes(model) if model and not _as_the_image(recipe) else ()
+        combinations = reading.combinations()
+        wordings = Wordings(reading, self._named)
+        reading.check_seeds()
+        reading.check_lengths(wordings.prompts, combinations)
+        return reading, model, sizes, combinations, wordings
 
     def _find_model(self, recipe: Recipe, complaints: list[Complaint]) -> Model | None:
         reference = self._model or recipe.fields.get("model") or (self._shelf.first if self._shelf else DEFAULT_MODEL)

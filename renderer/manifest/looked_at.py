@@ -1,9 +1,10 @@
 """Files that go in, each looked at once, and what was seen of them remembered for as long as they do not change.
 
 A picture is known by its pixels, so it has to be decoded: 0.4 s for a photo of 24 megapixels, in every command that
-reads the manifest. What is remembered lies in the cache folder, a file for each folder of pictures, with all that the
-system says of each of them. It decides nothing: a picture that is not as it was fails by its bytes when it goes to a
-worker. Knows no jobs.
+reads the manifest. Several are looked at side by side, and whoever waits hears how many. What is remembered lies in the
+cache folder, a file for each folder of pictures, with all that the system says of each of them. It decides nothing: a
+picture that is not as it was fails by its bytes when it goes to a worker. What has gone is what the output folder has
+on record. Knows no jobs.
 """
 
 from __future__ import annotations
@@ -13,19 +14,25 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from renderer.errors import DiskError, PictureError
+from renderer.errors import DiskError, PictureError, shorten
 from renderer.job import Input, InputFile
 from renderer.system import folders
 from renderer.system.files import write_whole
 
 if TYPE_CHECKING:
     from renderer.outputs.input_files import Purpose
+    from renderer.outputs.taken_in import Record, TakenIn
 
 Found = tuple[Input, InputFile]
+
+Heard = Callable[[int, int], None]
+"""Hears how many of how many files have been looked at."""
 
 SETTLED_NS = 2 * 10**9
 """A file that has changed since may change again within what its times tell apart: it is looked at again."""
@@ -38,22 +45,61 @@ _READING = 1
 
 _MOST_FOLDERS = 200
 
+_MOST_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A file that a manifest names: where it is, what it goes in for, as it is written, and that from its folder."""
+
+    path: Path
+    purpose: Purpose
+    text: str
+    at: str
+
+    @property
+    def key(self) -> tuple[Path, Purpose]:
+        """What it is looked at as, once."""
+        return self.path, self.purpose
+
 
 class LookedAt:
     """What was seen of files; what is not well is an error that is kept as well, but not remembered."""
 
-    def __init__(self, *, remembers: bool = True) -> None:
-        """Where nothing is remembered, each file is looked at once all the same."""
+    def __init__(self, *, remembers: bool = True, record: Record | None = None) -> None:
+        """Where nothing is remembered, each is looked at once all the same; `record` knows those that have gone."""
         self._remembers = remembers
+        self._record = record
         self._found: dict[tuple[Path, Purpose], Found | PictureError] = {}
+        self._named: dict[tuple[Purpose, str], tuple[Path, Purpose]] = {}
         self._memories: dict[Path, _Memory] = {}
         self._took_s = 0.0
 
-    def look(self, path: Path, name: str, purpose: Purpose) -> Found | PictureError:
-        """What a job has of a file, which messages call `name`."""
-        if (path, purpose) not in self._found:
-            self._found[path, purpose] = self._look(path, name, purpose)
-        return self._found[path, purpose]
+    def look(self, wanted: Wanted) -> Found | PictureError:
+        """What a job has of a file."""
+        self._named[wanted.purpose, wanted.at] = wanted.key
+        if not self._is_known(wanted):
+            with self._timed():
+                self._found[wanted.key] = self._seen(wanted)
+        return self._found[wanted.key]
+
+    def look_at_all(self, wanted: Iterable[Wanted], heard: Heard) -> None:
+        """Look at files side by side, so that each is known when it is asked for."""
+        each_once = {each.key: each for each in wanted}.values()
+        left = [each for each in each_once if not self._is_known(each)]
+        if len(left) <= 1:
+            return
+        from concurrent.futures import ThreadPoolExecutor, as_completed  # noqa: PLC0415  # most manifests have none
+
+        pool = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_AT_ONCE), "looking")
+        try:
+            with self._timed():
+                keys = {pool.submit(self._seen, each): each.key for each in left}
+                for done, look in enumerate(as_completed(keys), start=1):
+                    self._found[keys[look]] = look.result()
+                    heard(done, len(left))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def remember(self) -> None:
         """Write down what was seen, if it took long. Where that cannot be, it takes as long the next time."""
@@ -61,22 +107,51 @@ class LookedAt:
             for memory in self._memories.values():
                 memory.keep()
 
-    def _look(self, path: Path, name: str, purpose: Purpose) -> Found | PictureError:
-        from renderer.outputs import input_files  # noqa: PLC0415  # most manifests have none
+    def taken_in(self, name: str, patterns: Mapping[str, tuple[str, ...]]) -> TakenIn:
+        """What there is to write down of a manifest of this name, whose patterns fitted these files."""
+        from renderer.outputs.taken_in import FileSeen, TakenIn, key_of  # noqa: PLC0415  # most manifests have none
 
-        memory = self._memory(path) if self._remembers else None
-        before = _stand(path)
-        if memory is not None and (found := memory.of(path, purpose, before)) is not None:
-            return found
+        files = {}
+        for (purpose, at), key in self._named.items():
+            if not isinstance(found := self._found[key], PictureError):
+                known, file = found
+                files[key_of(purpose, at)] = FileSeen.of(
+                    sha256=known.sha256, file_sha256=file.file_sha256, width=known.width, height=known.height
+                )
+        return TakenIn(name=name, files=files, patterns=patterns)
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
         began = time.monotonic()
         try:
-            seen = input_files.identify(path, name, purpose)
-        except PictureError as error:
-            return error
+            yield
         finally:
             self._took_s += time.monotonic() - began
-        if memory is not None and before == _stand(path):
-            memory.add(path, purpose, before, seen)
+
+    def _is_known(self, wanted: Wanted) -> bool:
+        """Whether a file need not be decoded: it has been, or it is as it was then, or it is on record and has gone."""
+        if wanted.key in self._found:
+            return True
+        path, stand = wanted.path, _stand(wanted.path)
+        found = self._memory(path).of(path, wanted.purpose, stand) if self._remembers else None
+        if not stand and self._record is not None:
+            found = self._record.file(*wanted.key, wanted.at)
+        if found is not None:
+            self._found[wanted.key] = found
+        return found is not None
+
+    def _seen(self, wanted: Wanted) -> Found | PictureError:
+        """What is seen of a file. For several threads."""
+        from renderer.outputs import input_files  # noqa: PLC0415  # most manifests have none
+
+        path, purpose = wanted.path, wanted.purpose
+        before = _stand(path)
+        try:
+            seen = input_files.identify(path, shorten(wanted.text), purpose)
+        except PictureError as error:
+            return error
+        if self._remembers and before == _stand(path):
+            self._memory(path).add(path, purpose, before, seen)
         return seen
 
     def _memory(self, path: Path) -> _Memory:

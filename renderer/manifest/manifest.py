@@ -26,11 +26,14 @@ from renderer.manifest.document import Document, Mark, Route
 from renderer.manifest.expand import Draft, Expander
 from renderer.manifest.fields import MAX_ALLOWED, MAX_PICTURES, ManifestFields
 from renderer.manifest.inherit import EXTENDS, Inherited, inherit
+from renderer.manifest.looked_at import Heard, Wanted
 from renderer.manifest.output_names import name_outputs
+from renderer.manifest.pictures_in import InputFinder
 from renderer.manifest.recipe import Recipe, Surroundings
 from renderer.manifest.rows import COLUMNS_OF_FIELDS, RowReader, place_in_table, value_of
 from renderer.manifest.shelf import FILE_REFUSED, Shelf
 from renderer.manifest.source import ManifestSource
+from renderer.outputs.taken_in import NOTHING_TAKEN_IN, Record, TakenIn
 
 DEFAULT_OUTPUT = "{id}"
 PROOF_SUFFIX = "-proof"
@@ -42,6 +45,7 @@ class Overrides:
 
     `defaults` is a manifest that tables extend, and `fields` are what jobs of tables are given: names and texts.
     `shelf` has all that may be named in a manifest that somebody else sent, who may have `most` pictures made of it.
+    `outputs` is where it is rendered into: what went in and has gone since is on record there.
     """
 
     model: str | None = None
@@ -51,6 +55,7 @@ class Overrides:
     fields: tuple[tuple[str, str], ...] = ()
     shelf: Shelf | None = None
     most: int = MAX_ALLOWED
+    outputs: Path | None = None
 
 
 NO_OVERRIDES = Overrides()
@@ -68,6 +73,7 @@ class Manifest:
     `priority` come first. `bases` are the files that it extends, the nearest first, and
     `tables` those that its rows stand in. `auto` are the ids of pictures
     whose precision is still to be chosen (`renderer.planning.auto`); `remarks` are what a plan says of it.
+    `taken_in` is what its paths stand for.
     """
 
     file: str
@@ -83,20 +89,27 @@ class Manifest:
     priority: float = 0.0
     auto: frozenset[str] = frozenset()
     remarks: tuple[str, ...] = ()
+    taken_in: TakenIn = NOTHING_TAKEN_IN
 
 
-def load(path: Path, overrides: Overrides = NO_OVERRIDES) -> Manifest:
+def _unheard(done: int, total: int) -> None:
+    """Nobody waits to hear it."""
+
+
+def load(path: Path, overrides: Overrides = NO_OVERRIDES, heard: Heard = _unheard) -> Manifest:
     """The manifest in the file at `path`, or from standard input where that is `-`; a table is one by itself.
+
+    `heard` hears how many of the pictures that go in have been looked at.
 
     Raises `ManifestError` with all problems of the file, `UnreadableError` when there is no file to read, and
     `UsageError` when `overrides` name a model that does not exist.
     """
     given = _of_table(path, overrides) if tables.is_table(path) else source.read(path)
-    manifest = parse(given, overrides)
+    manifest = parse(given, overrides, heard)
     return replace(manifest, path=path if path.is_file() else None, proof=overrides.proof)
 
 
-def parse(given: ManifestSource, overrides: Overrides = NO_OVERRIDES) -> Manifest:
+def parse(given: ManifestSource, overrides: Overrides = NO_OVERRIDES, heard: Heard = _unheard) -> Manifest:
     """The manifest that these bytes are. Raises as `load` does."""
     if overrides.model is not None:
         try:
@@ -105,7 +118,7 @@ def parse(given: ManifestSource, overrides: Overrides = NO_OVERRIDES) -> Manifes
             raise UsageError(error.message, hint=error.hint) from error
     with _without_collecting():
         document = yaml_reader.read(given.data, given.file)
-        return _resolve(_of_options(document) if given.is_made_up else document, given, overrides)
+        return _resolve(_of_options(document) if given.is_made_up else document, given, overrides, heard)
 
 
 def bases_of(path: Path) -> tuple[Path, ...]:
@@ -152,7 +165,20 @@ def _typed(name: str, text: str) -> Any:
     return scalars.resolve(text)[0]
 
 
-def _resolve(document: Document, given: ManifestSource, overrides: Overrides) -> Manifest:
+def name_of(path: Path) -> str:
+    """The name of the manifest in the file at `path`, also where its jobs are not well: no picture is looked at.
+
+    Raises `ManifestError` and `UnreadableError` for a file that is none.
+    """
+    given = source.read(path)
+    if tables.is_table(path):
+        return path.stem
+    document = inherit(yaml_reader.read(given.data, given.file), given.path, given.folder).document
+    problems = Problems(document)
+    return jobs.read_name(jobs.read_head(jobs.read_top(problems), problems).get("name"), given.stem, problems)
+
+
+def _resolve(document: Document, given: ManifestSource, overrides: Overrides, heard: Heard) -> Manifest:
     """The manifest that a document is, and that takes its file's stem for its name if it gives none."""
     inherited = Inherited(document) if overrides.shelf else inherit(document, given.path, given.folder)
     document = inherited.document
@@ -168,18 +194,23 @@ def _resolve(document: Document, given: ManifestSource, overrides: Overrides) ->
     made = jobs.read_recipes(top, around, problems)
     read = [recipe for recipe in made if _is_allowed(recipe, overrides.shelf, problems)]
     recipes = [row for recipe in read for row in reader.spread(recipe, problems, alone=len(read) == 1)]
-    expander = Expander(naming.in_braces(output), overrides.model, overrides.precision, overrides.shelf)
+    is_safe = naming.safe_component(name) == name
+    record = Record(overrides.outputs, name) if overrides.outputs is not None and is_safe else None
+    finder = InputFinder(given.folder, record, remembers=overrides.shelf is None)
+    expander = Expander(naming.in_braces(output), finder, overrides.model, overrides.precision, overrides.shelf)
     allowed = head.get("max_pictures", MAX_PICTURES)
     hint = "max_pictures raises it" if allowed <= overrides.most else "ask for fewer at once"
     try:
+        finder.looked_at.look_at_all(_wanted(recipes, min(allowed, overrides.most), expander), heard)
         drafts = _expand(recipes, min(allowed, overrides.most), hint, expander, problems)
     finally:  # whoever is tired of waiting begins with what has been seen the next time
-        expander.remember()
+        finder.looked_at.remember()
     outputs = name_outputs(output, drafts, jobs.names_of(top) | reader.columns, problems)
     problems.check()
     pictures = tuple(_pictures(document, drafts, outputs, proof=overrides.proof))
+    taken_in = finder.looked_at.taken_in(name, finder.paths.patterns)
     name += PROOF_SUFFIX if overrides.proof else ""
-    warnings = (*doubts.warnings(document, recipes, drafts), *reader.warnings)
+    warnings = (*doubts.warnings(document, recipes, drafts, finder.gone), *reader.warnings)
     priority = float(head.get("priority", 0))
     auto = frozenset(draft.id for draft in drafts if draft.auto and not overrides.proof)
     return Manifest(
@@ -191,6 +222,7 @@ def _resolve(document: Document, given: ManifestSource, overrides: Overrides) ->
         tables=reader.paths,
         priority=priority,
         auto=auto,
+        taken_in=taken_in,
     )
 
 
@@ -199,6 +231,19 @@ def _is_allowed(recipe: Recipe, shelf: Shelf | None, problems: Problems) -> bool
     complaints = shelf.refuse(recipe) if shelf is not None else []
     problems.add(*complaints)
     return not complaints
+
+
+def _wanted(recipes: Iterable[Recipe], allowed: int, expander: Expander) -> Iterator[Wanted]:
+    """The files that go into as many pictures as are allowed: into more, none is looked at."""
+    found: list[Wanted] = []
+    left = allowed
+    for recipe in recipes:
+        each = expander.wanted(recipe)
+        left -= len(each) * recipe.pictures_count // recipe.combinations_count
+        if left < 0:
+            return
+        found += [wanted for taken in each for wanted in taken]
+    yield from found
 
 
 def _expand(recipes: Sequence[Recipe], allowed: int, hint: str, expander: Expander, problems: Problems) -> list[Draft]:

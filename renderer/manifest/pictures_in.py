@@ -1,30 +1,26 @@
-"""What a job's `image`, `images` and `mask` mean: files found and looked at, each a picture, and what is made of it.
+"""What a job's `image`, `images` and `mask` mean: files looked at, each a picture, and what is made of it.
 
-A path is from the manifest's folder; a pattern stands for every file that it fits, in the order of their names, and
-`{stem}` for a file's name without its ending. Each file is read once a manifest. Knows nothing of YAML and lines.
+Each file is read once a manifest. Knows nothing of YAML and lines.
 """
 
 from __future__ import annotations
 
-import glob
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from renderer.catalog import MODELS, SIZE_STEP, Editing, Layering, Model
 from renderer.errors import PictureError, shorten
 from renderer.job import Edit, Input, InputFile, Region, Size
-from renderer.manifest.control_kinds import RegionFields
-from renderer.manifest.looked_at import Found, LookedAt
-from renderer.manifest.naming import Template
+from renderer.manifest.document import Route
+from renderer.manifest.input_paths import HINT, InputPaths, Place, Purpose, Written, regions_of, written_paths
+from renderer.manifest.looked_at import Found, LookedAt, Wanted
 from renderer.manifest.reading import Combination, Reading
-from renderer.manifest.recipe import STEM, takes_in
 
-MOST_FILES = 100_000
-"""Files that one pattern may stand for."""
+if TYPE_CHECKING:
+    from renderer.outputs.taken_in import Record
 
 STRENGTH = 0.6
 """How much of a picture is noise at first, where a job does not say and nothing of it is masked."""
@@ -33,44 +29,6 @@ _SAME_RATIO = 0.02
 
 _MOST_DRAWN_OUT = 100
 """How many times as long as wide a picture to edit is at most: the vision tower takes up to 200, after rounding."""
-
-_HINT = "paths are from the manifest's folder"
-
-_Place = tuple[str | int, ...]
-"""Where a path is written in a job: a field, and what of it."""
-
-_Purpose = Literal["drawn over", "edited", "taken apart", "looked at", "mask"]
-"""What a picture goes in for."""
-
-_READ_AS: Mapping[_Purpose, Literal["picture", "mask", "layers"]] = {
-    "drawn over": "picture",
-    "edited": "picture",
-    "taken apart": "layers",
-    "looked at": "picture",
-    "mask": "mask",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """A path as it is written, where it is from, and what its file goes in for."""
-
-    place: _Place
-    text: str
-    purpose: _Purpose
-    folder: Path
-    template: Template
-
-    @property
-    def is_a_pattern(self) -> bool:
-        """Whether it stands for several files. A mask never does."""
-        plain = self.text.replace("{{", "{").replace("}}", "}")
-        return self.purpose != "mask" and _is_pattern(self.folder, plain)
-
-    def complain(self, reading: Reading, message: str, hint: str = "", *, of_all: bool = False) -> None:
-        """Complain where it is written, or, of an only picture, at its field."""
-        field, *rest = self.place
-        reading.complain(str(field), message, hint, *(() if of_all and field == "images" else rest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +74,17 @@ NOTHING_IN = InputSet()
 
 
 class InputFinder:
-    """Finds what goes in, each file once. Of a server's files nothing is remembered for the next time."""
+    """Finds what goes in, each file once. Of a server's files nothing is remembered for the next time.
 
-    def __init__(self, *, remembers: bool = True) -> None:
-        self.looked_at = LookedAt(remembers=remembers)
-        self._said: set[tuple[Path, _Purpose]] = set()
+    `folder` is the manifest's; `record` knows what has gone of what its paths stood for when it was rendered last.
+    """
+
+    def __init__(self, folder: Path = Path(), record: Record | None = None, *, remembers: bool = True) -> None:
+        self.looked_at = LookedAt(remembers=remembers, record=record)
+        self.gone: dict[str, tuple[Route, InputFile]] = {}
+        """Files that have gone, by their paths: where each is written first, and what is known of it."""
+        self.paths = InputPaths(folder, record)
+        self._said: set[tuple[Path, Purpose]] = set()
 
     def sets(
         self, reading: Reading, combinations: Sequence[Combination], model: Model | None
@@ -129,34 +93,43 @@ class InputFinder:
 
         What is wrong with them is complained of in `reading`.
         """
+        written = self._written(reading, model)
+        if not written:
+            return [(combination, NOTHING_IN) for combination in combinations]
+        prompts = [
+            reading.template("regions", each["prompt"], n, "prompt") for n, each in enumerate(regions_of(reading))
+        ]
+        if reading.complaints or model is None:
+            return []
+        return [
+            (each.named, self._set(reading, model, written, each.paths, [one.fill(each.named) for one in prompts]))
+            for each in self.paths.chosen(reading, combinations, written)
+        ]
+
+    def wanted(self, reading: Reading, combinations: Sequence[Combination], model: Model) -> list[list[Wanted]]:
+        """The files that a job names, for each of its combinations: what `sets` looks at, before it does."""
+        written = self._written(reading, model)
+        if not written or reading.complaints:
+            return []
+        chosen = self.paths.chosen(reading, combinations, written)
+        return [[self.paths.where(one, each.paths[one.place]) for one in written] for each in chosen]
+
+    def _written(self, reading: Reading, model: Model | None) -> list[Written]:
+        """Every path that a job names, once what cannot go together has been complained of."""
         if model is not None:
             _refuse_kind(reading, model)
         _refuse_lonely(reading)
-        written = list(_written(reading, model))
-        if not written:
-            return [(combination, NOTHING_IN) for combination in combinations]
-        patterns = [each for each in written if each.is_a_pattern]
-        for each in patterns[1:2]:
+        written = list(written_paths(reading, model))
+        for each in [each for each in written if self.paths.is_pattern(each, each.plain)][1:2]:
             each.complain(reading, "a second pattern", "one may be a pattern; {stem} is its file's name")
-        varied, names = (patterns or written)[0], takes_in(reading.fields)
-        prompts = [reading.template("regions", each["prompt"], n, "prompt") for n, each in enumerate(_regions(reading))]
-        found: list[tuple[Combination, InputSet]] = []
-        if reading.complaints or model is None:
-            return found
-        for combination in combinations:
-            for path in _files(reading, varied, varied.template.fill({STEM: f"{{{STEM}}}", **combination})):
-                named = {**combination, STEM: Path(path).stem} if names else combination
-                paths = {each.place: each.template.fill(named) for each in written} | {varied.place: path}
-                asked = [prompt.fill(named) for prompt in prompts]
-                found.append((named, self._set(reading, model, written, paths, asked)))
-        return found
+        return written
 
     def _set(
         self,
         reading: Reading,
         model: Model,
-        written: Sequence[_Written],
-        paths: Mapping[_Place, str],
+        written: Sequence[Written],
+        paths: Mapping[Place, str],
         asked: Sequence[str],
     ) -> InputSet:
         looked = {each.place: self._find(reading, each, paths[each.place]) for each in written}
@@ -184,79 +157,29 @@ class InputFinder:
             context=context[0] if context else None,
         )
 
-    def _find(self, reading: Reading, written: _Written, path: str) -> Found | None:
-        key = written.folder / path, written.purpose
-        found = self.looked_at.look(key[0], shorten(path), _READ_AS[written.purpose])
+    def _find(self, reading: Reading, written: Written, path: str) -> Found | None:
+        wanted = self.paths.where(written, path)
+        found = self.looked_at.look(wanted)
         if written.purpose == "edited" and not isinstance(found, PictureError):
             found = _drawn_out(path, found[0]) or found
         if not isinstance(found, PictureError):
+            if found[1].kept:
+                field, *rest = written.place
+                self.gone.setdefault(wanted.at, ((*reading.recipe.origin(str(field)), *rest), found[1]))
             return found
-        if key not in self._said:  # once a manifest
+        if (key := (wanted.path, written.purpose)) not in self._said:  # once a manifest
             self._said.add(key)
-            written.complain(reading, found.message, found.hint or _HINT)
+            written.complain(reading, found.message, found.hint or HINT)
         return None
 
 
-def _written(reading: Reading, model: Model | None) -> Iterator[_Written]:
-    """Every path that a job names, what it draws over, edits or takes apart first."""
-
-    def at(purpose: _Purpose, text: str, *place: str | int) -> _Written:
-        field, *rest = place
-        folder = reading.recipe.folder_of(str(field))
-        return _Written(place, text, purpose, folder, reading.template(str(field), text, *rest))
-
-    fields = reading.fields
-    apart = model is not None and model.layering is not None
-    if "images" in fields:
-        for number, text in enumerate(fields["images"]):
-            yield at("taken apart" if apart else "edited", text, "images", number)
-    elif "image" in fields:
-        yield at("taken apart" if apart else "drawn over", fields["image"], "image")
-    if "mask" in fields:
-        yield at("mask", fields["mask"], "mask")
-    if "context_image" in fields:
-        yield at("looked at", fields["context_image"], "context_image")
-    for number, net in enumerate(fields.get("controlnets", ())):
-        yield at("looked at", net["image"], "controlnets", number, "image")
-        if "mask" in net:
-            yield at("mask", net["mask"], "controlnets", number, "mask")
-    yield from (at("mask", each["mask"], "regions", number, "mask") for number, each in enumerate(_regions(reading)))
-
-
-def _regions(reading: Reading) -> Sequence[RegionFields]:
-    return reading.fields.get("regions", ())
-
-
-def _files(reading: Reading, written: _Written, path: str) -> Sequence[str]:
-    """The files that a path or a pattern stands for, from the manifest's folder."""
-    if written.purpose == "mask" or not _is_pattern(written.folder, path):
-        return [path]
-    folder = written.folder
-    found = sorted(glob.iglob(path, root_dir=folder, recursive=True))  # noqa: PTH207  # with the rules of shells
-    files = [each for each in found if (folder / each).is_file()]
-    if not files:
-        written.complain(reading, f"{shorten(path)} fits no file", _HINT, of_all=True)
-    if len(files) > MOST_FILES:
-        message = f"{shorten(path)} fits {len(files):,} files"
-        written.complain(reading, message, f"at most {MOST_FILES:,}", of_all=True)
-        return []
-    return files
-
-
-def _refuse_mask(
-    reading: Reading, place: _Place, paths: Mapping[_Place, str], image: Found, mask: Found | None
-) -> None:
+def _refuse_mask(reading: Reading, place: Place, paths: Mapping[Place, str], image: Found, mask: Found | None) -> None:
     """Complain of a mask of another shape than its image."""
     if mask is None or is_of_shape(mask[0], image[0]):
         return
     sizes = f"{mask[0].width}x{mask[0].height}, and the image {image[0].width}x{image[0].height}"
     field, *rest = place
     reading.complain(str(field), f"{shorten(paths[place])} is {sizes}", "a mask has the image's shape", *rest)
-
-
-def _is_pattern(folder: Path, written: str) -> bool:
-    """Whether a path is a pattern: one with brackets in it may be a file's own."""
-    return glob.has_magic(written) and not os.path.isfile(folder / written)  # noqa: PTH113  # also if too long
 
 
 def _of_files(model: Model, found: Sequence[Found], mask: Found | None) -> InputSet:

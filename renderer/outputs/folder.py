@@ -50,6 +50,7 @@ class Own(StrEnum):
     CHOICES = ".choices.json"
     CHOICES_LOCK = ".choices.lock"
     INPUTS = "inputs"
+    TAKEN_IN = ".inputs.json"
     QUEUE = "queue.jsonl"
     BATCHES = ".batches"
 
@@ -211,6 +212,11 @@ class OutputFolder:
     def inputs(self) -> Path:
         """The folder of the pictures that go in, by the SHA-256 over their pixels."""
         return self.path / Own.INPUTS
+
+    @property
+    def taken_in(self) -> Path:
+        """Which file stood where when they were rendered last."""
+        return self.path / Own.TAKEN_IN
 
     @property
     def queue(self) -> Path:

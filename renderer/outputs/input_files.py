@@ -6,12 +6,15 @@ SHA-256 over its pixels, upright and in sRGB. Hostile files cost nothing: what a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import re
 import stat
+import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -96,8 +99,10 @@ def decode(data: bytes, name: str, purpose: Purpose = "picture") -> Decoded:
     from PIL import Image  # noqa: PLC0415  # a manifest without pictures does not need it
 
     try:
-        plain = _plain(_opened(data, name), purpose)
-        return Decoded(_known(plain), plain)
+        opened = _opened(data, name)
+        with _ROOM.taken(opened.width * opened.height):
+            plain = _plain(_loaded(opened, data, name), purpose)
+            return Decoded(_known(plain), plain)
     except PictureError:
         raise
     except MemoryError as error:
@@ -143,7 +148,8 @@ def kept_name(source: InputFile) -> str:
 def keep(folder: OutputFolder, source: InputFile) -> bytes:
     """An input's bytes; they lie in the folder from now on, once for all pictures that are made of it.
 
-    What another file of the same pixels left there will do where this one is gone: a worker looks at the pixels.
+    What another file of the same pixels left there will do where this one is gone, and so will the copy of another
+    folder: a worker looks at the pixels.
 
     Raises `PictureError` where the file is another by now, `DiskError` where it cannot be kept.
     """
@@ -157,8 +163,12 @@ def keep(folder: OutputFolder, source: InputFile) -> bytes:
     else:
         if hashlib.sha256(kept).hexdigest() == source.file_sha256:
             return kept
-    if kept and not Path(source.path).exists():
+    if kept and not os.path.exists(source.path):  # noqa: PTH110  # it never raises
         return kept
+    if source.kept and os.path.exists(source.kept) and not os.path.exists(source.path):  # noqa: PTH110  # as above
+        data = read(Path(source.kept), source.path)
+        folder.write(place, data)
+        return data
     data = read(Path(source.path), source.path)
     if hashlib.sha256(data).hexdigest() != source.file_sha256:
         hint = "render the manifest again: it is then another picture"
@@ -170,15 +180,44 @@ def keep(folder: OutputFolder, source: InputFile) -> bytes:
 # ---- pixels ----------------------------------------------------------------------------------------------------------
 
 
+class _Room:
+    """So many pixels are decoded at once, on all threads: one of the largest pictures, or several smaller ones."""
+
+    def __init__(self, pixels: int) -> None:
+        self._all = self._left = pixels
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        pixels = min(pixels, self._all)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= pixels)
+            self._left -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += pixels
+                self._changed.notify_all()
+
+
+_ROOM = _Room(MOST_PIXELS)
+
+
 def _opened(data: bytes, name: str) -> Image.Image:
-    """What a file shows, upright; as it was read it is not held any longer."""
+    """A file of which the header has been read, and has nothing in it that is refused."""
     from PIL import Image  # noqa: PLC0415  # as above
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow's own limit: ours is looked at next
         opened = Image.open(io.BytesIO(data), formats=[each for each in FORMATS if _is_able(each)])
-    with opened:
-        _refuse(opened, name)
+    _refuse(opened, name)
+    return opened
+
+
+def _loaded(opened: Image.Image, data: bytes, name: str) -> Image.Image:
+    """What it shows, upright; as it was read it is not held any longer."""
+    with contextlib.closing(opened):
         if opened.format in {"JPEG", "MPO"} and _scans(data) > _MOST_SCANS:
             hint = "export it again: it would take minutes to open"
             raise PictureError(f"{name} has more than {_MOST_SCANS} scans", hint=hint)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from renderer.errors import UsageError
 from renderer.job import Value
 from renderer.manifest.manifest import Manifest
+from renderer.outputs import taken_in
 from renderer.outputs.folder import OutputFolder
 
 _MAX_BYTES = 2**16
@@ -27,8 +28,12 @@ class Owner(Value):
 
 
 def claim(folder: OutputFolder, manifest: Manifest) -> None:
-    """Take a folder for a manifest; call it with the folder's lock held. Raises as `check` does, and `DiskError`."""
+    """Take a folder for a manifest; call it with the folder's lock held. Raises as `check` does, and `DiskError`.
+
+    What the manifest's paths stand for is written down as well, for when what is there has gone.
+    """
     check(folder, manifest)
+    taken_in.write(folder, manifest.taken_in)
     path = manifest.path
     if path is not None and Path(os.path.abspath(path)).is_relative_to(Path.cwd()):  # noqa: PTH100 - without its ".."
         now = Owner(manifest=Path(os.path.relpath(path, folder.path)).as_posix(), proof=manifest.proof)

@@ -24,6 +24,7 @@ from renderer.planning.deployment import Deployment
 from renderer.planning.plan import Plan
 from renderer.planning.selection import Selection
 from renderer.supervisor import events
+from renderer.supervisor.busy import LOOKING, LongWork
 from renderer.supervisor.preparing import EndedEarly, Preparation, Provided
 from renderer.supervisor.same_bits import SameBits
 from renderer.supervisor.settings import Settings, StopRequests
@@ -81,6 +82,7 @@ class Additions:
         self._refuses = refuses
         self.folder = WatchedFolder(settings.watch_folder) if settings.watch_folder is not None else None
         self._overrides = settings.overrides
+        self._outputs = settings.outputs
         self._told: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
         self._preparation = Preparation(settings, self._told.put, stop)
         self._asked: queue.SimpleQueue[AddedManifest | None] = queue.SimpleQueue()
@@ -222,7 +224,8 @@ class Additions:
             self._refuse(addition, NightAnswer(text=error.message, hint=error.hint, error=True))
 
     def _prepare(self, addition: AddedManifest) -> Arrival | None:
-        manifest = load(addition.path, addition.overrides)
+        work = LongWork(self._told.put, addition.path.stem, LOOKING)
+        manifest = load(addition.path, replace(addition.overrides, outputs=self._outputs), work.tell)
         if addition.found and self.folder is not None:
             self.folder.stands_on(addition.path, (*manifest.bases, *manifest.tables))
         if addition.priority is not None:

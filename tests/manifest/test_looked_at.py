@@ -12,7 +12,7 @@ from PIL import Image
 from renderer.errors import PictureError
 from renderer.job import Input
 from renderer.manifest import looked_at, manifest
-from renderer.manifest.looked_at import LookedAt
+from renderer.manifest.looked_at import LookedAt, Wanted
 from renderer.outputs import input_files
 from renderer.system import folders
 
@@ -44,6 +44,10 @@ def photos(tmp_path: Path) -> Path:
         'jobs: [{id: "{stem}", model: demo, prompt: a, image: photos/*.png, mask: photos/0.png}]', encoding="utf-8"
     )
     return folder
+
+
+def wanted(folder: Path, name: str) -> Wanted:
+    return Wanted(folder / name, "picture", name, name)
 
 
 def test_a_look_that_is_interrupted_goes_on(
@@ -139,15 +143,15 @@ def test_errors_are_not_remembered(tmp_path: Path, read: list[str]) -> None:
     """And a file that went is forgotten, once something is written down."""
     (tmp_path / "a.png").write_bytes(b"none")
     looking = LookedAt()
-    assert isinstance(looking.look(tmp_path / "a.png", "a.png", "picture"), PictureError)
-    assert isinstance(looking.look(tmp_path / "a.png", "a.png", "picture"), PictureError)
+    assert isinstance(looking.look(wanted(tmp_path, "a.png")), PictureError)
+    assert isinstance(looking.look(wanted(tmp_path, "a.png")), PictureError)
     looking.remember()
     assert read == ["a.png picture"]
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
     for gone in ("a.png", "b.png"):
         looking = LookedAt()
-        found = looking.look(tmp_path / gone, gone, "picture")
+        found = looking.look(wanted(tmp_path, gone))
         assert not isinstance(found, PictureError)
         assert isinstance(found[0], Input)
         looking.remember()

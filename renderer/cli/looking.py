@@ -1,0 +1,50 @@
+"""How far the look at what goes into a manifest's pictures is, on a terminal and in a log, where it takes long.
+
+A thousand photos take minutes the first time. Nothing is said, and nothing imported, before a second is over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from renderer.cli.console import Console
+    from renderer.manifest.looked_at import Heard
+
+_TELL_AFTER_S = 1.0
+
+
+class Looking:
+    """One manifest's. While it lasts, what it gives may be told how far things are."""
+
+    def __init__(self, path: Path, options: argparse.Namespace) -> None:
+        """`options` say how a log is written, where the command asks for that."""
+        self._name = path.stem
+        self._log_format = vars(options).get("log_format", "auto")
+        self._tells_s = time.monotonic() + _TELL_AFTER_S
+        self._heard: Heard | None = None
+        self._console: Console | None = None
+
+    def __enter__(self) -> Heard:
+        return self._tell
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._console is not None:
+            self._console.close()
+
+    def _tell(self, done: int, total: int) -> None:
+        if time.monotonic() >= self._tells_s:
+            if self._heard is None:
+                self._heard = self._opened()
+            self._heard(done, total)
+
+    def _opened(self) -> Heard:
+        from renderer.cli import console  # noqa: PLC0415  # hardly any manifest has so many pictures
+        from renderer.supervisor.busy import LOOKING, LongWork  # noqa: PLC0415  # as above
+
+        self._console = console.open_console(self._log_format)
+        return LongWork(self._console.watch, self._name, LOOKING, after_s=0.0).tell
