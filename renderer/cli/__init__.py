@@ -5,7 +5,7 @@ Knows nothing of how anything is done. Each command has a room of its name, whic
     command       the one door: finds the command's room, and ends whatever happens as a line and an exit code
     arguments     what several commands take, and how single arguments are read
     manifests     the manifests that a command line names
-    looking       how far the look at what goes into their pictures is
+    first_look    how far the look at what goes into their pictures is
     problems      errors, and problems of manifests, in lines
 
     validate      what is wrong with manifests

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from renderer.cli import arguments, render
-from renderer.cli.looking import Looking
+from renderer.cli.first_look import FirstLook
 from renderer.cli.manifests import Loaded
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UsageError
 from renderer.job import Precision
@@ -104,7 +104,7 @@ def _manifests(options: argparse.Namespace) -> Mapping[Precision, Manifest]:
     from renderer.planning.plan import make_plan  # noqa: PLC0415
     from renderer.planning.selection import Selection  # noqa: PLC0415
 
-    with Looking(Path(options.manifest), options) as heard:
+    with FirstLook(Path(options.manifest), options) as heard:
         written = load(Path(options.manifest), Overrides(options.model, outputs=options.outputs), heard)
     Selection.of(options.only).check([written])
     ids = make_plan(written, options.outputs, only=options.only).ids if options.only else None

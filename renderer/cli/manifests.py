@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from renderer.cli.looking import Looking
+from renderer.cli.first_look import FirstLook
 from renderer.errors import ManifestError, Problem, UnreadableError, UsageError
 from renderer.manifest.manifest import Manifest, Overrides, is_without_jobs, load
 from renderer.manifest.tables import is_table
@@ -48,7 +48,7 @@ def load_named(options: argparse.Namespace) -> Loaded:
     by_name: dict[str, Manifest] = {}
     for path in paths:
         try:
-            with Looking(path, options) as heard:
+            with FirstLook(path, options) as heard:
                 manifest = load(path, overrides, heard)
         except ManifestError as error:
             problems[path] = error.problems

@@ -34,11 +34,13 @@ _LONG = 2 * TRAINED_TOKENS
 """Letters that a prompt has at least if it is too long: no more than two make a token, of any script."""
 
 
-Gone = Mapping[str, tuple[Route, InputFile]]
+GoneFiles = Mapping[str, tuple[Route, InputFile]]
 """Files that went in and have gone since, by their paths: where each is written, and what is known of it."""
 
 
-def warnings(document: Document, recipes: Iterable[Recipe], drafts: Iterable[Draft], gone: Gone) -> tuple[Problem, ...]:
+def warnings(
+    document: Document, recipes: Iterable[Recipe], drafts: Iterable[Draft], gone: GoneFiles
+) -> tuple[Problem, ...]:
     """What is valid and was hardly meant, in the order of its lines."""
     doubts = Doubts(document)
     doubts.look_at_texts(recipes)
@@ -47,7 +49,7 @@ def warnings(document: Document, recipes: Iterable[Recipe], drafts: Iterable[Dra
     return tuple(sorted(found, key=lambda warning: (warning.line, warning.column)))
 
 
-def _of_gone(document: Document, gone: Gone) -> Iterator[Problem]:
+def _of_gone(document: Document, gone: GoneFiles) -> Iterator[Problem]:
     """What has gone, at the place of the first: how many files, and where they are taken from."""
     there = {path: os.path.exists(file.kept) for path, (_, file) in gone.items()}  # noqa: PTH110  # it never raises
     for is_kept, hint in ((True, ""), (False, "what is not rendered yet cannot be before it is back")):

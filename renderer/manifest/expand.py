@@ -37,7 +37,7 @@ from renderer.manifest.complaints import Complaint
 from renderer.manifest.controlnets import ControlNetFinder, refuse_controls, refuse_regions
 from renderer.manifest.fields import ExpectFields, JobFields
 from renderer.manifest.lettering import JobLettering
-from renderer.manifest.looked_at import Wanted
+from renderer.manifest.looked_at import WantedFile
 from renderer.manifest.loras import NO_LORAS, LoraFinder, LoraSet
 from renderer.manifest.pictures_in import InputFinder, InputSet
 from renderer.manifest.reading import Combination, Reading
@@ -115,12 +115,22 @@ class Expander:
         complaints = [*_refuse_drafts(recipe, model, drafts)]
         return ([] if complaints else drafts), complaints
 
-    def wanted(self, recipe: Recipe) -> list[list[Wanted]]:
-        """The files that go into a job's pictures, into each of the same size and seed: what `expand` looks at."""
-        if not takes_in(recipe.fields):
-            return []
-        reading, model, _, combinations, _ = self._begin(recipe)
-        return self._pictures_in.wanted(reading, combinations, model) if model is not None else []
+    def look_ahead(self, recipes: Sequence[Recipe], allowed: int) -> Recipe | None:
+        """Look at all that goes into the pictures of all jobs, together: `expand` finds it known.
+
+        Where these pictures are more than are allowed, nothing is looked at, and the job that goes beyond is told.
+        """
+        wanted: list[WantedFile] = []
+        for recipe in recipes:
+            if takes_in(recipe.fields):
+                reading, model, _, combinations, _ = self._begin(recipe)
+                found = self._pictures_in.wanted(reading, combinations, model) if model is not None else []
+                allowed -= len(found) * recipe.pictures_of_each
+                if allowed < 0:
+                    return recipe
+                wanted += [each for taken in found for each in taken]
+        self._pictures_in.looked_at.look_at_all(wanted)
+        return None
 
     def _begin(self, recipe: Recipe) -> tuple[Reading, Model | None, Sequence[Size], Sequence[Combination], Wordings]:
         """A job read as far as no file is looked at."""

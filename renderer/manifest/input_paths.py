@@ -17,26 +17,26 @@ from typing import TYPE_CHECKING, Literal
 from renderer.catalog import Model
 from renderer.errors import shorten
 from renderer.manifest.control_kinds import RegionFields
-from renderer.manifest.looked_at import Wanted
+from renderer.manifest.looked_at import WantedFile
 from renderer.manifest.naming import Template
 from renderer.manifest.reading import Combination, Reading
 from renderer.manifest.recipe import STEM, takes_in
 
 if TYPE_CHECKING:
-    from renderer.outputs.taken_in import Record
+    from renderer.outputs.taken_in import InputRecord
 
 MOST_FILES = 100_000
 """Files that one pattern may stand for."""
 
 HINT = "paths are from the manifest's folder"
 
-Place = tuple[str | int, ...]
+PathPlace = tuple[str | int, ...]
 """Where a path is written in a job: a field, and what of it."""
 
-Purpose = Literal["drawn over", "edited", "taken apart", "looked at", "mask"]
+GoesInFor = Literal["drawn over", "edited", "taken apart", "looked at", "mask"]
 """What a picture goes in for."""
 
-READ_AS: Mapping[Purpose, Literal["picture", "mask", "layers"]] = {
+READ_AS: Mapping[GoesInFor, Literal["picture", "mask", "layers"]] = {
     "drawn over": "picture",
     "edited": "picture",
     "taken apart": "layers",
@@ -46,12 +46,12 @@ READ_AS: Mapping[Purpose, Literal["picture", "mask", "layers"]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenPath:
     """A path as it is written, where it is from, and what its file goes in for."""
 
-    place: Place
+    place: PathPlace
     text: str
-    purpose: Purpose
+    purpose: GoesInFor
     folder: Path
     template: Template
 
@@ -71,20 +71,20 @@ class Chosen:
     """One combination of a job with one file of its pattern: every path that is written, filled in."""
 
     named: Combination
-    paths: Mapping[Place, str]
+    paths: Mapping[PathPlace, str]
 
 
 class InputPaths:
     """The files that paths stand for. `folder` is the manifest's; `record` knows what had stood there that has gone."""
 
-    def __init__(self, folder: Path, record: Record | None) -> None:
+    def __init__(self, folder: Path, record: InputRecord | None) -> None:
         self.patterns: dict[str, tuple[str, ...]] = {}
         """The files that each pattern stands for, once it has been asked for; as it is from the manifest's folder."""
         self._folder = folder
         self._record = record
 
     def chosen(
-        self, reading: Reading, combinations: Sequence[Combination], written: Sequence[Written]
+        self, reading: Reading, combinations: Sequence[Combination], written: Sequence[WrittenPath]
     ) -> Iterator[Chosen]:
         """Each combination with each file of the one pattern that there may be."""
         patterns = [each for each in written if self.is_pattern(each, each.plain)]
@@ -95,15 +95,15 @@ class InputPaths:
                 paths = {each.place: each.template.fill(named) for each in written} | {varied.place: path}
                 yield Chosen(named, paths)
 
-    def where(self, written: Written, path: str) -> Wanted:
+    def where(self, written: WrittenPath, path: str) -> WantedFile:
         """The file that a filled-in path is."""
-        return Wanted(written.folder / path, READ_AS[written.purpose], path, self._at(written.folder, path))
+        return WantedFile(written.folder / path, READ_AS[written.purpose], path, self._at(written.folder, path))
 
     def _at(self, folder: Path, path: str) -> str:
         """A path from the manifest's folder: one of a manifest that it extends is from another."""
         return path if folder == self._folder else os.path.join(_way(self._folder, folder), path)  # noqa: PTH118  # text
 
-    def is_pattern(self, written: Written, path: str) -> bool:
+    def is_pattern(self, written: WrittenPath, path: str) -> bool:
         """Whether it stands for several files. A mask never does; one with brackets in it may be a file's own."""
         if written.purpose == "mask" or not glob.has_magic(path):
             return False
@@ -113,7 +113,7 @@ class InputPaths:
         was_a_file = self._record is not None and "[" in path and self._record.file(*where.key, where.at)
         return not was_a_file
 
-    def _files(self, reading: Reading, written: Written, path: str) -> Sequence[str]:
+    def _files(self, reading: Reading, written: WrittenPath, path: str) -> Sequence[str]:
         """The files that a path or a pattern stands for, from the folder that it is from: the same in all of its jobs.
 
         Where a pattern fits none, they are those that it stood for before they had gone.
@@ -140,13 +140,13 @@ def _way(start: Path, end: Path) -> str:
     return os.path.relpath(end, start)
 
 
-def written_paths(reading: Reading, model: Model | None) -> Iterator[Written]:
+def written_paths(reading: Reading, model: Model | None) -> Iterator[WrittenPath]:
     """Every path that a job names, what it draws over, edits or takes apart first."""
 
-    def at(purpose: Purpose, text: str, *place: str | int) -> Written:
+    def at(purpose: GoesInFor, text: str, *place: str | int) -> WrittenPath:
         field, *rest = place
         folder = reading.recipe.folder_of(str(field))
-        return Written(place, text, purpose, folder, reading.template(str(field), text, *rest))
+        return WrittenPath(place, text, purpose, folder, reading.template(str(field), text, *rest))
 
     fields = reading.fields
     apart = model is not None and model.layering is not None

@@ -27,12 +27,17 @@ from renderer.system.files import write_whole
 
 if TYPE_CHECKING:
     from renderer.outputs.input_files import Purpose
-    from renderer.outputs.taken_in import Record, TakenIn
+    from renderer.outputs.taken_in import InputRecord, TakenIn
 
 Found = tuple[Input, InputFile]
 
-Heard = Callable[[int, int], None]
+HeardLooks = Callable[[int, int], None]
 """Hears how many of how many files have been looked at."""
+
+
+def unheard(done: int, total: int) -> None:
+    """Nobody waits to hear it."""
+
 
 SETTLED_NS = 2 * 10**9
 """A file that has changed since may change again within what its times tell apart: it is looked at again."""
@@ -49,7 +54,7 @@ _MOST_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedFile:
     """A file that a manifest names: where it is, what it goes in for, as it is written, and that from its folder."""
 
     path: Path
@@ -66,8 +71,11 @@ class Wanted:
 class LookedAt:
     """What was seen of files; what is not well is an error that is kept as well, but not remembered."""
 
-    def __init__(self, *, remembers: bool = True, record: Record | None = None) -> None:
+    def __init__(
+        self, record: InputRecord | None = None, heard: HeardLooks = unheard, *, remembers: bool = True
+    ) -> None:
         """Where nothing is remembered, each is looked at once all the same; `record` knows those that have gone."""
+        self._heard = heard
         self._remembers = remembers
         self._record = record
         self._found: dict[tuple[Path, Purpose], Found | PictureError] = {}
@@ -75,7 +83,7 @@ class LookedAt:
         self._memories: dict[Path, _Memory] = {}
         self._took_s = 0.0
 
-    def look(self, wanted: Wanted) -> Found | PictureError:
+    def look(self, wanted: WantedFile) -> Found | PictureError:
         """What a job has of a file."""
         self._named[wanted.purpose, wanted.at] = wanted.key
         if not self._is_known(wanted):
@@ -83,7 +91,7 @@ class LookedAt:
                 self._found[wanted.key] = self._seen(wanted)
         return self._found[wanted.key]
 
-    def look_at_all(self, wanted: Iterable[Wanted], heard: Heard) -> None:
+    def look_at_all(self, wanted: Iterable[WantedFile]) -> None:
         """Look at files side by side, so that each is known when it is asked for."""
         each_once = {each.key: each for each in wanted}.values()
         left = [each for each in each_once if not self._is_known(each)]
@@ -97,7 +105,7 @@ class LookedAt:
                 keys = {pool.submit(self._seen, each): each.key for each in left}
                 for done, look in enumerate(as_completed(keys), start=1):
                     self._found[keys[look]] = look.result()
-                    heard(done, len(left))
+                    self._heard(done, len(left))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -128,7 +136,7 @@ class LookedAt:
         finally:
             self._took_s += time.monotonic() - began
 
-    def _is_known(self, wanted: Wanted) -> bool:
+    def _is_known(self, wanted: WantedFile) -> bool:
         """Whether a file need not be decoded: it has been, or it is as it was then, or it is on record and has gone."""
         if wanted.key in self._found:
             return True
@@ -140,7 +148,7 @@ class LookedAt:
             self._found[wanted.key] = found
         return found is not None
 
-    def _seen(self, wanted: Wanted) -> Found | PictureError:
+    def _seen(self, wanted: WantedFile) -> Found | PictureError:
         """What is seen of a file. For several threads."""
         from renderer.outputs import input_files  # noqa: PLC0415  # most manifests have none
 

@@ -26,14 +26,14 @@ from renderer.manifest.document import Document, Mark, Route
 from renderer.manifest.expand import Draft, Expander
 from renderer.manifest.fields import MAX_ALLOWED, MAX_PICTURES, ManifestFields
 from renderer.manifest.inherit import EXTENDS, Inherited, inherit
-from renderer.manifest.looked_at import Heard, Wanted
+from renderer.manifest.looked_at import HeardLooks, unheard
 from renderer.manifest.output_names import name_outputs
 from renderer.manifest.pictures_in import InputFinder
 from renderer.manifest.recipe import Recipe, Surroundings
 from renderer.manifest.rows import COLUMNS_OF_FIELDS, RowReader, place_in_table, value_of
 from renderer.manifest.shelf import FILE_REFUSED, Shelf
 from renderer.manifest.source import ManifestSource
-from renderer.outputs.taken_in import NOTHING_TAKEN_IN, Record, TakenIn
+from renderer.outputs.taken_in import NOTHING_TAKEN_IN, InputRecord, TakenIn
 
 DEFAULT_OUTPUT = "{id}"
 PROOF_SUFFIX = "-proof"
@@ -92,11 +92,7 @@ class Manifest:
     taken_in: TakenIn = NOTHING_TAKEN_IN
 
 
-def _unheard(done: int, total: int) -> None:
-    """Nobody waits to hear it."""
-
-
-def load(path: Path, overrides: Overrides = NO_OVERRIDES, heard: Heard = _unheard) -> Manifest:
+def load(path: Path, overrides: Overrides = NO_OVERRIDES, heard: HeardLooks = unheard) -> Manifest:
     """The manifest in the file at `path`, or from standard input where that is `-`; a table is one by itself.
 
     `heard` hears how many of the pictures that go in have been looked at.
@@ -109,7 +105,7 @@ def load(path: Path, overrides: Overrides = NO_OVERRIDES, heard: Heard = _unhear
     return replace(manifest, path=path if path.is_file() else None, proof=overrides.proof)
 
 
-def parse(given: ManifestSource, overrides: Overrides = NO_OVERRIDES, heard: Heard = _unheard) -> Manifest:
+def parse(given: ManifestSource, overrides: Overrides = NO_OVERRIDES, heard: HeardLooks = unheard) -> Manifest:
     """The manifest that these bytes are. Raises as `load` does."""
     if overrides.model is not None:
         try:
@@ -178,7 +174,7 @@ def name_of(path: Path) -> str:
     return jobs.read_name(jobs.read_head(jobs.read_top(problems), problems).get("name"), given.stem, problems)
 
 
-def _resolve(document: Document, given: ManifestSource, overrides: Overrides, heard: Heard) -> Manifest:
+def _resolve(document: Document, given: ManifestSource, overrides: Overrides, heard: HeardLooks) -> Manifest:
     """The manifest that a document is, and that takes its file's stem for its name if it gives none."""
     inherited = Inherited(document) if overrides.shelf else inherit(document, given.path, given.folder)
     document = inherited.document
@@ -195,13 +191,12 @@ def _resolve(document: Document, given: ManifestSource, overrides: Overrides, he
     read = [recipe for recipe in made if _is_allowed(recipe, overrides.shelf, problems)]
     recipes = [row for recipe in read for row in reader.spread(recipe, problems, alone=len(read) == 1)]
     is_safe = naming.safe_component(name) == name
-    record = Record(overrides.outputs, name) if overrides.outputs is not None and is_safe else None
-    finder = InputFinder(given.folder, record, remembers=overrides.shelf is None)
+    record = InputRecord(overrides.outputs, name) if overrides.outputs is not None and is_safe else None
+    finder = InputFinder(given.folder, record, heard, remembers=overrides.shelf is None)
     expander = Expander(naming.in_braces(output), finder, overrides.model, overrides.precision, overrides.shelf)
     allowed = head.get("max_pictures", MAX_PICTURES)
     hint = "max_pictures raises it" if allowed <= overrides.most else "ask for fewer at once"
     try:
-        finder.looked_at.look_at_all(_wanted(recipes, min(allowed, overrides.most), expander), heard)
         drafts = _expand(recipes, min(allowed, overrides.most), hint, expander, problems)
     finally:  # whoever is tired of waiting begins with what has been seen the next time
         finder.looked_at.remember()
@@ -233,19 +228,6 @@ def _is_allowed(recipe: Recipe, shelf: Shelf | None, problems: Problems) -> bool
     return not complaints
 
 
-def _wanted(recipes: Iterable[Recipe], allowed: int, expander: Expander) -> Iterator[Wanted]:
-    """The files that go into as many pictures as are allowed: into more, none is looked at."""
-    found: list[Wanted] = []
-    left = allowed
-    for recipe in recipes:
-        each = expander.wanted(recipe)
-        left -= len(each) * recipe.pictures_count // recipe.combinations_count
-        if left < 0:
-            return
-        found += [wanted for taken in each for wanted in taken]
-    yield from found
-
-
 def _expand(recipes: Sequence[Recipe], allowed: int, hint: str, expander: Expander, problems: Problems) -> list[Draft]:
     """All pictures of all jobs; none where they would be more than allowed, which is known before the first is made."""
     counts = [recipe.pictures_count for recipe in recipes]
@@ -256,15 +238,18 @@ def _expand(recipes: Sequence[Recipe], allowed: int, hint: str, expander: Expand
         problems.add(Complaint(recipe.route, message, f"{hint}; exclusions are not counted"))
         return []
     drafts: list[Draft] = []
+    too_much = Complaint((), f"the manifest makes more than the {allowed:,} pictures that are allowed", hint)
+    if (beyond := expander.look_ahead(recipes, allowed)) is not None:  # a pattern's files are counted when found
+        problems.add(replace(too_much, route=beyond.route))
+        return []
     for recipe in recipes:
         made, complaints = expander.expand(recipe)
         for complaint in dict.fromkeys(complaints):
             placed = place_in_table(recipe, complaint)
             problems.add(complaint) if placed is None else problems.note(placed)
         drafts.extend(made)
-        if len(drafts) > allowed:  # a pattern's files are counted when they are found
-            message = f"the manifest makes more than the {allowed:,} pictures that are allowed"
-            problems.add(Complaint(recipe.route, message, hint))
+        if len(drafts) > allowed:  # with those into which nothing goes
+            problems.add(replace(too_much, route=recipe.route))
             return []
     return drafts
 

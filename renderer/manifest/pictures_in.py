@@ -15,12 +15,12 @@ from renderer.catalog import MODELS, SIZE_STEP, Editing, Layering, Model
 from renderer.errors import PictureError, shorten
 from renderer.job import Edit, Input, InputFile, Region, Size
 from renderer.manifest.document import Route
-from renderer.manifest.input_paths import HINT, InputPaths, Place, Purpose, Written, regions_of, written_paths
-from renderer.manifest.looked_at import Found, LookedAt, Wanted
+from renderer.manifest.input_paths import HINT, GoesInFor, InputPaths, PathPlace, WrittenPath, regions_of, written_paths
+from renderer.manifest.looked_at import Found, HeardLooks, LookedAt, WantedFile
 from renderer.manifest.reading import Combination, Reading
 
 if TYPE_CHECKING:
-    from renderer.outputs.taken_in import Record
+    from renderer.outputs.taken_in import InputRecord
 
 STRENGTH = 0.6
 """How much of a picture is noise at first, where a job does not say and nothing of it is masked."""
@@ -76,15 +76,16 @@ NOTHING_IN = InputSet()
 class InputFinder:
     """Finds what goes in, each file once. Of a server's files nothing is remembered for the next time.
 
-    `folder` is the manifest's; `record` knows what has gone of what its paths stood for when it was rendered last.
+    `folder` is the manifest's; `record` knows what has gone of what its paths stood for when it was rendered last;
+    `heard` hears how many have been looked at.
     """
 
-    def __init__(self, folder: Path = Path(), record: Record | None = None, *, remembers: bool = True) -> None:
-        self.looked_at = LookedAt(remembers=remembers, record=record)
+    def __init__(self, folder: Path, record: InputRecord | None, heard: HeardLooks, *, remembers: bool) -> None:
+        self.looked_at = LookedAt(record, heard, remembers=remembers)
         self.gone: dict[str, tuple[Route, InputFile]] = {}
         """Files that have gone, by their paths: where each is written first, and what is known of it."""
         self.paths = InputPaths(folder, record)
-        self._said: set[tuple[Path, Purpose]] = set()
+        self._said: set[tuple[Path, GoesInFor]] = set()
 
     def sets(
         self, reading: Reading, combinations: Sequence[Combination], model: Model | None
@@ -106,7 +107,7 @@ class InputFinder:
             for each in self.paths.chosen(reading, combinations, written)
         ]
 
-    def wanted(self, reading: Reading, combinations: Sequence[Combination], model: Model) -> list[list[Wanted]]:
+    def wanted(self, reading: Reading, combinations: Sequence[Combination], model: Model) -> list[list[WantedFile]]:
         """The files that a job names, for each of its combinations: what `sets` looks at, before it does."""
         written = self._written(reading, model)
         if not written or reading.complaints:
@@ -114,7 +115,7 @@ class InputFinder:
         chosen = self.paths.chosen(reading, combinations, written)
         return [[self.paths.where(one, each.paths[one.place]) for one in written] for each in chosen]
 
-    def _written(self, reading: Reading, model: Model | None) -> list[Written]:
+    def _written(self, reading: Reading, model: Model | None) -> list[WrittenPath]:
         """Every path that a job names, once what cannot go together has been complained of."""
         if model is not None:
             _refuse_kind(reading, model)
@@ -128,8 +129,8 @@ class InputFinder:
         self,
         reading: Reading,
         model: Model,
-        written: Sequence[Written],
-        paths: Mapping[Place, str],
+        written: Sequence[WrittenPath],
+        paths: Mapping[PathPlace, str],
         asked: Sequence[str],
     ) -> InputSet:
         looked = {each.place: self._find(reading, each, paths[each.place]) for each in written}
@@ -157,7 +158,7 @@ class InputFinder:
             context=context[0] if context else None,
         )
 
-    def _find(self, reading: Reading, written: Written, path: str) -> Found | None:
+    def _find(self, reading: Reading, written: WrittenPath, path: str) -> Found | None:
         wanted = self.paths.where(written, path)
         found = self.looked_at.look(wanted)
         if written.purpose == "edited" and not isinstance(found, PictureError):
@@ -173,7 +174,9 @@ class InputFinder:
         return None
 
 
-def _refuse_mask(reading: Reading, place: Place, paths: Mapping[Place, str], image: Found, mask: Found | None) -> None:
+def _refuse_mask(
+    reading: Reading, place: PathPlace, paths: Mapping[PathPlace, str], image: Found, mask: Found | None
+) -> None:
     """Complain of a mask of another shape than its image."""
     if mask is None or is_of_shape(mask[0], image[0]):
         return

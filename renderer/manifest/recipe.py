@@ -127,9 +127,13 @@ class Recipe:
     @property
     def pictures_count(self) -> int:
         """How many pictures the job makes at most: what the cap looks at, before anything is expanded."""
+        return self.combinations_count * self.pictures_of_each
+
+    @property
+    def pictures_of_each(self) -> int:
+        """How many pictures a combination makes."""
         sizes = len(self.fields.get("sizes", (DEFAULT_SIZE,)))
-        seeds = self.fields.get("count") or len(self.fields.get("seeds", (0,)))
-        return self.combinations_count * sizes * seeds
+        return sizes * (self.fields.get("count") or len(self.fields.get("seeds", (0,))))
 
 
 def merge(

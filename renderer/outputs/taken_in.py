@@ -60,7 +60,7 @@ def write(folder: OutputFolder, taken: TakenIn) -> None:
         folder.write(folder.taken_in, taken.model_dump_json().encode() + b"\n")
 
 
-class Record:
+class InputRecord:
     """What is known of files that have gone, in the folders of a manifest: its own first, then those beside it.
 
     Those are of its parts, its rehearsal, its comparison. Nothing is read before something has gone.

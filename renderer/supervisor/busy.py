@@ -7,7 +7,7 @@ import time
 from renderer.supervisor import events
 from renderer.supervisor.events import Watch
 
-LOOKING = "looking at the pictures that go in"
+LOOKS_IN = "looking at the pictures that go in"
 
 TELL_AFTER_S = 1.0
 _EVERY_S = 0.25

@@ -24,7 +24,7 @@ from renderer.planning.deployment import Deployment
 from renderer.planning.plan import Plan
 from renderer.planning.selection import Selection
 from renderer.supervisor import events
-from renderer.supervisor.busy import LOOKING, LongWork
+from renderer.supervisor.busy import LOOKS_IN, LongWork
 from renderer.supervisor.preparing import EndedEarly, Preparation, Provided
 from renderer.supervisor.same_bits import SameBits
 from renderer.supervisor.settings import Settings, StopRequests
@@ -224,7 +224,7 @@ class Additions:
             self._refuse(addition, NightAnswer(text=error.message, hint=error.hint, error=True))
 
     def _prepare(self, addition: AddedManifest) -> Arrival | None:
-        work = LongWork(self._told.put, addition.path.stem, LOOKING)
+        work = LongWork(self._told.put, addition.path.stem, LOOKS_IN)
         manifest = load(addition.path, replace(addition.overrides, outputs=self._outputs), work.tell)
         if addition.found and self.folder is not None:
             self.folder.stands_on(addition.path, (*manifest.bases, *manifest.tables))

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from renderer.errors import PictureError
+from renderer.errors import ManifestError, PictureError
 from renderer.job import Input
 from renderer.manifest import looked_at, manifest
-from renderer.manifest.looked_at import LookedAt, Wanted
+from renderer.manifest.looked_at import LookedAt, WantedFile
 from renderer.outputs import input_files
 from renderer.system import folders
 
@@ -46,8 +46,8 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def wanted(folder: Path, name: str) -> Wanted:
-    return Wanted(folder / name, "picture", name, name)
+def wanted(folder: Path, name: str) -> WantedFile:
+    return WantedFile(folder / name, "picture", name, name)
 
 
 def test_a_look_that_is_interrupted_goes_on(
@@ -158,3 +158,39 @@ def test_errors_are_not_remembered(tmp_path: Path, read: list[str]) -> None:
         (tmp_path / gone).unlink()
     (memory,) = (folders.cache_folder() / "inputs").glob("*.json")
     assert list(json.loads(memory.read_text())["files"]) == ["picture b.png"]
+
+
+def test_whoever_waits_hears_how_many(tmp_path: Path, photos: Path, read: list[str]) -> None:
+    """All files of all jobs are looked at together, once each; those that are known already are not counted."""
+    heard: list[tuple[int, int]] = []
+    (tmp_path / "m.yaml").write_text(
+        "defaults: {model: demo}\njobs: ["
+        '{id: "{stem}", prompt: a, image: photos/*.png}, {id: b, prompt: b, image: photos/1.png, mask: photos/0.png}]'
+    )
+    first = manifest.load(tmp_path / "m.yaml", heard=lambda done, total: heard.append((done, total)))
+    assert heard == [(done, 4) for done in (1, 2, 3, 4)]
+    assert len(read) == 4
+    Image.new("RGB", (64, 48), "red").save(photos / "1.png")
+    Image.new("RGB", (64, 48), "red").save(photos / "2.png")
+    again = manifest.load(tmp_path / "m.yaml", heard=lambda done, total: heard.append((done, total)))
+    assert heard[4:] == [(1, 2), (2, 2)]
+    assert [one == other for one, other in zip(first.pictures, again.pictures, strict=True)] == [True, *3 * [False]]
+
+
+def test_of_more_than_is_allowed_none_is_looked_at(tmp_path: Path, photos: Path, read: list[str]) -> None:
+    """A pattern with too many files is refused at once: ten thousand photos would take an hour."""
+    assert photos
+    text = 'max_pictures: 5\njobs: [{id: "{stem}", model: demo, prompt: a, image: photos/*.png, seeds: [1, 2]}]'
+    (tmp_path / "m.yaml").write_text(text)
+    with pytest.raises(ManifestError, match="more than the 5 pictures"):
+        manifest.load(tmp_path / "m.yaml")
+    assert read == []
+
+
+def test_a_manifests_name_needs_none_of_its_pictures(tmp_path: Path, photos: Path, read: list[str]) -> None:
+    """Who stops a run asks for no more."""
+    for path in photos.iterdir():
+        path.unlink()
+    (tmp_path / "m.yaml").write_text("{name: shop, jobs: [{prompt: a, image: photos/*.png}, {prompt: b, imag: c}]}")
+    assert manifest.name_of(tmp_path / "m.yaml") == "shop"
+    assert read == []

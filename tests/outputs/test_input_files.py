@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -192,3 +193,25 @@ class TestKept:
         (tmp_path / "shop.png").write_bytes(saved(photo(8, 8)))
         with pytest.raises(PictureError, match="has changed since"):
             input_files.keep(folder, source)
+
+
+@pytest.mark.parametrize(("pixels", "together"), [(4, True), (6, False), (1000, False)])
+def test_pictures_that_are_decoded_at_once_take_no_more_than_the_largest_one(pixels: int, *, together: bool) -> None:
+    """Two that have room for both are decoded side by side; larger ones one after the other, whatever their size."""
+    room, both, met = input_files._Room(10), threading.Barrier(2), list[bool]()
+
+    def take() -> None:
+        with room.taken(pixels):
+            try:
+                both.wait(5.0 if together else 0.05)
+            except threading.BrokenBarrierError:
+                both.reset()
+            else:
+                met.append(True)
+
+    threads = [threading.Thread(target=take) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert met == [True, True] * together

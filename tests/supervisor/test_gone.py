@@ -19,12 +19,12 @@ from renderer.planning.plan import make_plan
 from renderer.supervisor import events, merging
 from tests.supervisor.running import Night, counts
 
+UNKEPT = "no copy is kept (what is not rendered yet cannot be before it is back)"
 HEAD = "defaults: {model: demo, size: 64x64, steps: 2}\n"
-OF_A_PATTERN = (
-    HEAD
-    + 'jobs: [{id: "{stem}", prompt: a, image: photos/*.png}, {id: w, prompt: b, image: photos/a.png, mask: m.png}]'
-)
-ALL = ["a", "b", "c", "w"]
+OF_A_PATTERN = f"""{HEAD}jobs:
+  - {{id: "{{stem}}", prompt: a, image: photos/*.png}}
+  - {{id: w, prompt: b, image: photos/a.png, mask: m.png}}
+"""
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def night(folder: Path) -> Night:
     return Night(folder / "out")
 
 
-def load(folder: Path, **given: bool) -> Manifest:
-    return manifest.load(folder / "m.yaml", Overrides(outputs=folder / "out", **given))
+def load(folder: Path, *, proof: bool = False) -> Manifest:
+    return manifest.load(folder / "m.yaml", Overrides(outputs=folder / "out", proof=proof))
 
 
 def leave(folder: Path) -> None:
@@ -69,7 +69,7 @@ def test_what_has_gone_is_what_it_was(folder: Path, night: Night) -> None:
         (each.id, each.job, each.output) for each in whole.pictures
     ]
     place = f"jobs[0].image: photos/a.png and 3 other files are gone: they are taken from {folder}/out/m/inputs"
-    assert (warned(found), found.warnings[0].line) == ([place], 2)
+    assert (warned(found), found.warnings[0].line) == ([place], 3)
     assert counts(night.render(found)) == (0, 4, 0, 0)
     assert counts(night.render(load(folder), force=True)) == (4, 0, 0, 0)
     assert warned(load(folder)) == [place], "what is on record stays there"
@@ -104,8 +104,7 @@ def test_the_rest_of_a_night_is_rendered_from_what_is_kept(folder: Path, night: 
     found = load(folder)
     assert sorted(warned(found)) == [
         f"jobs[0].image: photos/a.png is gone: it is taken from {folder}/out/m/inputs",
-        "jobs[0].image: photos/b.png and 1 other file are gone: no copy is kept"
-        " (what is not rendered yet cannot be before it is back)",
+        f"jobs[0].image: photos/b.png and 1 other file are gone: {UNKEPT}",
     ]
     assert counts(night.render(found)) == (1, 1, 2, 0)
     failed = {what.item.picture.id: what.message for what in night.of(events.PictureFailed)}
@@ -126,7 +125,7 @@ def test_a_file_that_is_there_is_what_counts(folder: Path, night: Night) -> None
     assert found.warnings == ()
     (folder / "m.png").unlink()
     (folder / "m.yaml").write_text(OF_A_PATTERN.replace("m.png", "n.png"), encoding="utf-8")
-    with pytest.raises(ManifestError, match=r"m\.yaml:2:\d+ jobs\[1\]\.mask: there is no file n\.png"):
+    with pytest.raises(ManifestError, match=r"m\.yaml:4:\d+ jobs\[1\]\.mask: there is no file n\.png"):
         load(folder)
     (folder / "m.yaml").write_text(HEAD + "jobs: [{prompt: a, image: m.png}]", encoding="utf-8")
     with pytest.raises(ManifestError, match=r"there is no file m\.png"):  # it has been a mask, and no picture

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from renderer.cli.console import Console
-    from renderer.manifest.looked_at import Heard
+    from renderer.manifest.looked_at import HeardLooks
 
 _TELL_AFTER_S = 1.0
 
 
-class Looking:
+class FirstLook:
     """One manifest's. While it lasts, what it gives may be told how far things are."""
 
     def __init__(self, path: Path, options: argparse.Namespace) -> None:
@@ -26,10 +26,10 @@ class Looking:
         self._name = path.stem
         self._log_format = vars(options).get("log_format", "auto")
         self._tells_s = time.monotonic() + _TELL_AFTER_S
-        self._heard: Heard | None = None
+        self._heard: HeardLooks | None = None
         self._console: Console | None = None
 
-    def __enter__(self) -> Heard:
+    def __enter__(self) -> HeardLooks:
         return self._tell
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -42,9 +42,9 @@ class Looking:
                 self._heard = self._opened()
             self._heard(done, total)
 
-    def _opened(self) -> Heard:
+    def _opened(self) -> HeardLooks:
         from renderer.cli import console  # noqa: PLC0415  # hardly any manifest has so many pictures
-        from renderer.supervisor.busy import LOOKING, LongWork  # noqa: PLC0415  # as above
+        from renderer.supervisor.busy import LOOKS_IN, LongWork  # noqa: PLC0415  # as above
 
         self._console = console.open_console(self._log_format)
-        return LongWork(self._console.watch, self._name, LOOKING, after_s=0.0).tell
+        return LongWork(self._console.watch, self._name, LOOKS_IN, after_s=0.0).tell
