@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,27 @@ def test_a_look_that_is_interrupted_goes_on(
     manifest.load(tmp_path / "m.yaml")
     assert len(read) == len(set(read)) == 4
     assert photos.is_dir()
+
+
+def test_who_interrupts_a_look_waits_for_what_has_begun_alone(
+    tmp_path: Path, photos: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for the thousand that are left."""
+    for number in range(3, 20):
+        Image.new("RGB", (64, 48), (0, 0, number)).save(photos / f"{number}.png")
+    decode, never = input_files.decode, threading.Event()
+
+    def slow(data: bytes, name: str, purpose: input_files.Purpose = "picture") -> input_files.Decoded:
+        never.wait(0.1 if read else 0.0)
+        return decode(data, name, purpose)
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(input_files, "decode", slow)
+    with pytest.raises(KeyboardInterrupt):
+        manifest.load(tmp_path / "m.yaml", heard=interrupt)
+    assert len(read) < 20
 
 
 def test_a_second_look_decodes_nothing(tmp_path: Path, photos: Path, read: list[str]) -> None:

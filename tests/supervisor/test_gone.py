@@ -178,10 +178,14 @@ def test_folders_beside_it_are_looked_into(folder: Path, night: Night) -> None:
 def test_paths_of_a_manifest_that_is_extended(folder: Path, night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are from its folder; and the project may be called from anywhere, and moved as a whole."""
     (folder / "base").mkdir()
-    (folder / "base/base.yaml").write_text("defaults: {model: demo, size: 64x64, steps: 2, image: ../photos/a.png}")
-    (folder / "m.yaml").write_text("{extends: base/base.yaml, jobs: [a, b]}", encoding="utf-8")
+    (folder / "base/base.yaml").write_text("defaults: {model: demo, size: 64x64, steps: 2, image: photos/a.png}")
+    (folder / "m.yaml").write_text("{extends: base/base.yaml, jobs: [a, {prompt: a, image: photos/a.png, id: b}]}")
+    shutil.copytree(folder / "photos", folder / "base/photos")
+    Image.new("RGB", (64, 64), "red").save(folder / "base/photos/a.png")
     night.render(whole := load(folder))
+    assert whole.pictures[0].job != whole.pictures[1].job
     leave(folder)
+    shutil.rmtree(folder / "base/photos")
     (folder / "moved").mkdir()
     for name in ("m.yaml", "base", "out"):
         shutil.move(folder / name, folder / "moved" / name)
