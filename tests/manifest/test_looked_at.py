@@ -83,7 +83,7 @@ def test_who_interrupts_a_look_waits_for_what_has_begun_alone(
         never.wait(0.1 if read else 0.0)
         return decode(data, name, purpose)
 
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(_done: int, _total: int) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(input_files, "decode", slow)
