@@ -137,7 +137,7 @@ class Network:
     def own_name(self, kind: str, number: int | None, name: str) -> str:
         """The hub's name of a tensor, by the file of a store that it is in and its name there."""
         for section in self.sections:
-            if number is not None and kind in {part.kind for part in section.parts}:
+            if kind in {part.kind for part in section.parts}:
                 return f"{section.prefix}{number}.{name}"
         return name
 

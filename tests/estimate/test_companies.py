@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 
-from renderer.estimate.companies import companies
+from renderer.estimate.companies import MOST_RECORDED_ROWS, MOST_RECORDED_TOGETHER, companies, is_small
 
 
 def test_alike_are_side_by_side_and_nobody_is_left_out() -> None:
@@ -36,3 +36,13 @@ def test_eight_small_pictures_and_their_other_passes() -> None:
     """Guidance's passes have texts of their own lengths: eight go with eight alike."""
     sizes = [(1024, text) for _ in range(8) for text in (36, 11)]
     assert companies(sizes, 9216) == [list(range(1, 16, 2)), list(range(0, 16, 2))]
+
+
+def test_one_alone_keeps_the_host_waiting_with_fewer_rows_than_several() -> None:
+    """Each of several is more work for the host: together they may have more rows, and are small still."""
+    assert MOST_RECORDED_ROWS < MOST_RECORDED_TOGETHER
+    rows, more = MOST_RECORDED_ROWS - 6, MOST_RECORDED_TOGETHER // 2 - 6
+    assert is_small([(rows, 6)])
+    assert not is_small([(rows + 1, 6)])
+    assert is_small([(more, 6)] * 2)
+    assert not is_small([(more, 6), (more + 1, 6)])

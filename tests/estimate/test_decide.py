@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 
 from renderer import catalog
-from renderer.catalog import cards
+from renderer.catalog import DROPPED_TOKENS, cards
 from renderer.estimate import Streaming, Work, decide, duration
 from renderer.estimate.decide import Decision, Series
+from renderer.estimate.fitted import PAGES_BYTES, PAGES_PART
 from renderer.estimate.memory import TURNING_SLOTS
-from renderer.job import Stored
+from renderer.estimate.work import BEHIND
+from renderer.job import Size, Stored
 from renderer.machine.rates import of_card
 
 GIB = 2**30
@@ -60,6 +62,14 @@ class TestNeeded:
         without = replace(STREAMING, recording=False)
         for count in (decide.least, decide.needed, decide.recording):
             assert count(without, works) == count(STREAMING, works)
+
+
+class TestWithRoom:
+    def test_what_is_not_wanted_is_not_done_for_all_the_room(self) -> None:
+        """A device that records nothing records nothing."""
+        works = [Work(512, 512)]
+        assert decide.with_room(STREAMING, works, 80 * GIB).recording
+        assert not decide.with_room(replace(STREAMING, recording=False), works, 80 * GIB).recording
 
 
 class TestFits:
@@ -178,6 +188,20 @@ class TestDecide:
         many = decide.decide(STREAMING, [replace(kind, pictures=None) for kind in kinds], 4 * GIB, rates=H100)
         assert many.in_flight > 3
 
+    def test_where_some_are_many_nobody_counts(self) -> None:
+        """A kind of which nobody knows how many there are rides in company, beside one picture of another."""
+        kinds = [Series(Work(512, 512, guided=False)), Series(Work(640, 640, guided=False), 1)]
+        assert decide.decide(STREAMING, kinds, 4 * GIB, rates=H100).in_flight > 1
+
+    def test_a_kind_that_fits_by_luck_alone_costs_others_no_company(self) -> None:
+        """With two slots it is tried, and small ones ride as many as they would without it."""
+        large, small = Work(2048, 2048, prompt_tokens=2000), Work(256, 256, guided=False)
+        room = decide.least(STREAMING, [large])
+        assert room < decide.needed(STREAMING, [large])
+        found = decide.decide(STREAMING, [Series(small), Series(large)], room, rates=H100)
+        assert (found.slots, found.riding[large]) == (2, 1)
+        assert found.riding[small] > 1
+
     def test_a_bound_on_slots_is_kept(self) -> None:
         """Whoever fixes the slots gets them."""
         assert decide.decide(STREAMING, KINDS, 80 * GIB, slots=7).slots == 7
@@ -205,6 +229,13 @@ class TestNearestFitting:
         assert decide.fits(old, Work(found.width, found.height), available)
         assert not decide.fits(old, Work(found.width + 32, found.height + 32), available)
 
+    def test_it_is_found_beside_the_smallest_side(self) -> None:
+        """Where half the sides are fewer than the model takes, it is between them and the whole."""
+        room = decide.least(STREAMING, [Work(400, 400)])
+        assert not decide.fits(STREAMING, Work(448, 448), room)
+        found = decide.nearest_fitting(STREAMING, catalog.QWEN_IMAGE, Work(448, 448), room)
+        assert found == Size(width=400, height=400)
+
     def test_there_may_be_none(self) -> None:
         """Where not even the smallest fits, nothing is proposed."""
         assert decide.nearest_fitting(STREAMING, catalog.QWEN_IMAGE, Work(1024, 1024), GIB) is None
@@ -218,3 +249,19 @@ class TestTokensTogether:
         assert decide.needed(STREAMING, [Work(256, 256, prompt_tokens=few - 60)]) <= 2.2 * GIB
         assert decide.tokens_together(STREAMING, [], 24 * GIB) == 4096
         assert decide.tokens_together(STREAMING, [], GIB) == 0
+
+    def test_what_is_recorded_of_pictures_in_flight_leaves_less(self) -> None:
+        """So many tokens fit beside what they have, with their launches recorded; and a fifth more would not."""
+        flying, room = [SMALL.work] * 4, 3 * GIB
+        there = replace(STREAMING, slots=2)
+        recordings = decide.recording(there, flying) - decide.needed(there, flying)
+        assert recordings > GIB / 16
+
+        def taken(tokens: int) -> float:
+            prompts = [64] * (tokens // (64 + DROPPED_TOKENS + BEHIND))
+            waiting = sum(there.waiting(work) // 2 + there.belongings(work) for work in flying)
+            return (there.encode(flying, prompts).bytes + waiting + recordings) * (1 + PAGES_PART) + PAGES_BYTES
+
+        most = decide.tokens_together(there, flying, room)
+        assert 0 < most < 4096
+        assert taken(most) <= room < taken(most + most // 5)

@@ -16,8 +16,9 @@ import pytest
 
 from renderer import catalog
 from renderer.benchmarks import engine
-from renderer.catalog import cards
-from renderer.estimate import Streaming, Work, duration
+from renderer.catalog import DROPPED_TOKENS, MOST_TOKENS, cards
+from renderer.estimate import Kernels, Streaming, Work, duration, weight_bytes
+from renderer.estimate.fitted import DECODE_HOST_CALLS, KEPT_UP
 from renderer.machine.rates import Rates, of_card
 
 SHAPE = catalog.QWEN_IMAGE_ARCHITECTURE
@@ -98,6 +99,22 @@ class TestSweep:
         assert int4.bus_s == pytest.approx(0.55 * int8.bus_s, rel=0.01)
         assert 0.005 < int4.arithmetic_s - int8.arithmetic_s < 0.02
         assert int4.launches_s > int8.launches_s
+
+    def test_what_is_decoded_to_bf16_takes_a_pass_over_each_block(self) -> None:
+        """On a card that does not multiply fp8: to float32, times the scales, to bf16, block by block."""
+        old = Streaming(SHAPE, "fp8", 60, Kernels(products=frozenset()))
+        restored, plain = (
+            duration.sweep(each, [Work(1328, 1328)], RATES["h100"]).arithmetic_s
+            for each in (old, replace(old, precision="bf16"))
+        )
+        moved = SHAPE.layers * 7 * weight_bytes(SHAPE, "bf16").block
+        assert restored - plain == pytest.approx(moved / RATES["h100"].memory_bytes_per_s / KEPT_UP)
+
+    def test_what_has_a_slot_of_its_own_is_not_moved(self) -> None:
+        """All but two of the slots keep their block, and all of them where there are as many as blocks."""
+        blocks = [duration.moved_bytes(Streaming(SHAPE, "fp8", slots)) // weight_bytes(SHAPE, "fp8").block
+                  for slots in (2, 3, 59, 60)]  # fmt: skip
+        assert blocks == [60, 59, 3, 0]
 
     def test_from_the_disk_the_disk_limits(self) -> None:
         """Blocks that do not fit into host memory come as fast as the disk reads."""
@@ -194,3 +211,48 @@ class TestDecode:
         """From the H100's data alone, too."""
         found = duration.decode_seconds(SHAPE, Work(1328, 1328), of_card(cards.find("H100").card))
         assert found == pytest.approx(DECODES[1328, 1328], rel=0.1)
+
+    def test_each_layer_is_decoded(self) -> None:
+        """A picture that is taken apart into four is five decodes, and one in which goes in."""
+        whole, apart = (Work(512, 512, takes_in=True, layer_num=number) for number in (0, 4))
+        one = duration.decode_seconds(SHAPE, Work(512, 512), RATES["h100"])
+        more, without = (duration.decode_seconds(SHAPE, each, RATES["h100"]) for each in (apart, whole))
+        assert more - without == pytest.approx(4 * one)
+
+    def test_a_slow_host_is_waited_for(self) -> None:
+        """Launching a decode takes as long, however small the picture."""
+        slow = RATES["h100"].model_copy(update={"launch_s": 1e-3})
+        assert duration.decode_seconds(SHAPE, Work(256, 256), slow) == pytest.approx(DECODE_HOST_CALLS * 1e-3)
+
+
+class TestEncode:
+    """Before the steps, what is read from the disk takes longest: the encoder's layers, once for each group."""
+
+    RATES = RATES["h100"]
+
+    def seconds(self, *prompts: int, timesteps: int = 0, looking: bool = False) -> float:
+        """By the disk's rate alone, in bytes that are read."""
+        slow = self.RATES.model_copy(update={"disk_bytes_per_s": 1.0, "launch_s": 0.0})
+        return duration.encode_seconds(SHAPE, "fp8", prompts, timesteps, slow, looking=looking)
+
+    def test_prompts_share_a_sweep_while_they_fit(self) -> None:
+        """With what its template has before it, each: two of half the tokens do not, and one always does."""
+        weights = weight_bytes(SHAPE, "fp8")
+        sweep = SHAPE.text_layers * weights.text_block
+        half = MOST_TOKENS // 2 - DROPPED_TOKENS
+        assert [self.seconds(*each) / sweep for each in ((), (9,), (9,) * 3, (half, half), (half, half, 9))] == [
+            *(0, 1, 1, 1, 2)
+        ]
+        assert self.seconds(half + 1, half) == 2 * sweep
+        assert self.seconds(10 * MOST_TOKENS) == sweep
+
+    def test_pictures_are_looked_at_in_each_sweep(self) -> None:
+        """Past the vision tower, once a group."""
+        for prompts in ((9,), (MOST_TOKENS, MOST_TOKENS)):
+            more = self.seconds(*prompts, looking=True) - self.seconds(*prompts)
+            assert more == len(prompts) * weight_bytes(SHAPE, "fp8").vision
+
+    def test_modulations_are_read_once_where_some_are_made(self) -> None:
+        """However many timesteps; native, there are none, and nothing is read."""
+        read = SHAPE.layers * weight_bytes(SHAPE, "fp8").modulation
+        assert [self.seconds(9, timesteps=count) - self.seconds(9) for count in (0, 1, 40)] == [0, read, read]

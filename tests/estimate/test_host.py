@@ -13,8 +13,8 @@ from PIL import Image
 
 from renderer import catalog
 from renderer.engine import modulation
-from renderer.estimate import host
-from renderer.job import Input, Job
+from renderer.estimate import host, weight_bytes
+from renderer.job import Edit, Input, Job
 from renderer.text import MIB
 from tests.making import make_job
 
@@ -32,6 +32,16 @@ def test_a_modulation_table_is_as_large_as_it_is() -> None:
     assert table_bytes(512) < 2.2 * 1024 * MIB
     apart = modulation._table(shape.layers, torch.empty((3, 6 * shape.width), dtype=torch.bfloat16), "cpu")
     assert table_bytes(1, split=True) == apart.nbytes
+
+
+def test_blocks_wait_where_something_is_left_beside_them() -> None:
+    """The page cache and everybody else keep a margin; of one copy between two, each has half."""
+    shape = catalog.QWEN_IMAGE_ARCHITECTURE
+    whole = shape.layers * weight_bytes(shape, "fp8").block
+    for sharers in (1, 2):
+        enough = -(-whole // sharers) + host.MARGIN_BYTES
+        assert host.blocks_in_memory(shape, "fp8", enough, sharers)
+        assert not host.blocks_in_memory(shape, "fp8", enough - 1, sharers)
 
 
 SIDE = 3000
@@ -78,6 +88,15 @@ class TestInputs:
         assert host.of_inputs(many, "stream") == 12 * 10**8 + 32 * waiting
         assert host.of_inputs(many, "cpu") == host.of_inputs(one, "cpu")
         assert host.of_inputs([make_job()], "stream") == 0
+
+    def test_what_is_edited_waits_in_its_own_size(self) -> None:
+        """Each of them, beside what is drawn over."""
+        images = tuple(Input(sha256=letter * 64, width=900, height=900) for letter in "bc")
+        two = make_job(side=512).model_copy(update={"edit": Edit(images=images, pixels=1024 * 1024)})
+        opened = 12 * 900 * 900
+        assert host.of_inputs([two], "stream") == opened + 4 * 2 * 1024 * 1024
+        both = two.model_copy(update={"input_image": images[0]})
+        assert host.of_inputs([both], "stream") == opened + 4 * (2 * 1024 * 1024 + 512 * 512)
 
     def test_they_stand_among_the_others(self) -> None:
         shape = catalog.QWEN_IMAGE_ARCHITECTURE

@@ -9,6 +9,7 @@ import pytest
 from renderer import catalog, families
 from renderer.estimate import Streaming, Work, duration, family_costs, shape_of, weight_bytes
 from renderer.families.qwen_image import costs as qwen_image
+from renderer.families.qwen_image import shapes
 from renderer.machine.rates import SOME_GPU
 from renderer.weights import layout
 from tests.families import toy, toy_costs
@@ -50,3 +51,12 @@ def test_weights_that_no_row_knows_are_reckoned_as_their_familys() -> None:
 def test_a_family_that_is_not_there() -> None:
     with pytest.raises(LookupError):
         family_costs.of(replace(toy.ARCHITECTURE, family="none"))
+
+
+def test_what_stays_of_the_vision_tower_has_no_blocks_in_it() -> None:
+    """However many blocks there are: they come past, as the text encoder's layers do."""
+    kept = [
+        qwen_image.looking_kept(shapes.text_encoder(shapes.TextEncoderWidths(layers=1, vision_layers=count)))
+        for count in (1, 3)
+    ]
+    assert kept[0] == kept[1] > 0

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from renderer import catalog, families
+from renderer.catalog import Role
 from renderer.errors import ModelError
 from renderer.families import FAMILIES, Family
 from renderer.families.qwen_image import shapes
@@ -55,6 +56,21 @@ class TestEvery:
             assert families.of_tensors(role, own) is families.QWEN_IMAGE_FAMILY
         names = [f"model.diffusion_model.{name}" for name in tiny.SHAPES["transformer"]]
         assert families.of_tensors("transformer", names) is families.QWEN_IMAGE_FAMILY
+
+    @pytest.mark.parametrize(
+        ("layered", "colours", "why"),
+        [(True, 4, ""), (False, 3, ""), (True, 3, "wants a VAE that knows"), (False, 4, "makes no layers")],
+    )
+    def test_layers_go_with_transparency(self, layered: bool, colours: int, why: str) -> None:  # noqa: FBT001
+        """A transformer that takes pictures apart wants a VAE of four channels, and no other does."""
+        found: dict[Role, families.Shapes] = {
+            "transformer": shapes.transformer(shapes.TransformerWidths(layers=1, layered=layered)),
+            "text_encoder": shapes.text_encoder(shapes.TextEncoderWidths(layers=1)),
+            "vae": shapes.vae(shapes.VaeWidths(colours=colours)),
+        }
+        said = families.QWEN_IMAGE_FAMILY.unfit(found)
+        assert why in said
+        assert bool(why) is bool(said)
 
     def test_widths_of_a_member(self) -> None:
         """A member's shapes are those of its architecture, a block a section."""

@@ -33,7 +33,8 @@ _VECTORS = 2 * 6
 def inside(way: Computed, tokens: int, text: int) -> tuple[Term, ...]:
     """What one block has in memory for one rider, its input included: at its attention or at its MLP.
 
-    The same for several that go through it together, whose tokens and texts these are.
+    The same for several that go through it together, whose tokens and texts these are. Attention takes more where its
+    scores are in memory; what is there before them, in projections and rotation, is less than in the MLP always.
     """
     if way.arithmetic != PLAIN.arithmetic:
         parts = _fused_attention(way, tokens, text), _fused_mlp(way, tokens, text)
@@ -44,19 +45,16 @@ def inside(way: Computed, tokens: int, text: int) -> tuple[Term, ...]:
 
 def _fused_attention(way: Computed, tokens: int, text: int) -> tuple[Term, ...]:
     """Of blocks that multiply what is stored (`engine.scaled_blocks`); riders' rows are brought together before it."""
-    image, both = 2 * tokens * way.shape.width, 2 * (tokens + text) * way.shape.width
-    scores = terms(queries_keys_values=3 * both, attention_output=both) + _rows(way, both)
-    projecting = terms(queries_keys_values=3 * both) + _rows(way, both) + terms(projected=3 * image)
-    there = terms(block_input=both, side_by_side=both)
-    return there + max(scores + _scores(way, tokens + text), projecting, key=total)
+    both = 2 * (tokens + text) * way.shape.width
+    there = terms(block_input=both, side_by_side=both, queries_keys_values=3 * both, attention_output=both)
+    return there + _rows(way, both) + _scores(way, tokens + text)
 
 
 def _attention(way: Computed, tokens: int, text: int) -> tuple[Term, ...]:
-    image, both = 2 * tokens * way.shape.width, 2 * (tokens + text) * way.shape.width
+    both = 2 * (tokens + text) * way.shape.width
     norms = terms(block_input=both, normed_and_modulated=2 * both)
-    scores = terms(queries_keys_values_by_stream=3 * both, queries_keys_values=3 * both, attention_output=both)
-    turning = terms(queries_keys_values_by_stream=3 * both, rotation_in_float32=2 * 2 * image + image)
-    return norms + max(scores + _scores(way, tokens + text), turning, key=total)
+    heads = terms(queries_keys_values_by_stream=3 * both, queries_keys_values=3 * both, attention_output=both)
+    return norms + heads + _scores(way, tokens + text)
 
 
 def _scores(way: Computed, rows: int) -> tuple[Term, ...]:
