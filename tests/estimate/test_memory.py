@@ -10,6 +10,7 @@ from diffsynth.models.qwen_image_controlnet import BlockWiseControlBlock
 from diffsynth.models.qwen_image_dit import QwenImageTransformerBlock
 
 from renderer import catalog
+from renderer.catalog import DROPPED_TOKENS, MOST_TOKENS
 from renderer.demo.members import DemoDiT
 from renderer.engine import fp8_reference, scaled_blocks
 from renderer.engine.modulation import PickImage, PickText, ReadyModulation
@@ -17,7 +18,7 @@ from renderer.engine.side_by_side import Arranged, Arrangement, Places
 from renderer.estimate import Kernels, Native, Streaming, Work, decide, duration, estimate_peak, weight_bytes
 from renderer.estimate.terms import total
 from renderer.estimate.work import BEHIND
-from renderer.job import Edit, Input, Stored
+from renderer.job import Edit, Input, Profile, Stored
 from renderer.machine.rates import SOME_GPU
 from renderer.planning import placement
 from tests.estimate.tape import Tape, fused_attention
@@ -312,6 +313,59 @@ class TestEstimate:
         assert 52 * 2**30 < resident.allocated < 57 * 2**30
         bounded = estimate_peak(catalog.QWEN_IMAGE, 512, 512, profile="fp8", vram_bytes=16 * 2**30)
         assert 14 * 2**30 < bounded.allocated < 16 * 2**30
+
+
+class TestNative:
+    """DiffSynth's own engine: weights as its profiles keep them."""
+
+    def test_the_vision_tower_is_there_where_pictures_are_edited(self) -> None:
+        """From the first stage to the last; pictures from text come without it."""
+        model = Native(SHAPE, "bf16", "resident")
+        plain, edits = model.stages(Work(512, 512)), model.stages(Work(512, 512, edited=((512, 512),)))
+        kept = [{term.name: term.bytes for term in stage.terms}["all weights"] for stage in (*plain, *edits)]
+        assert set(kept[: len(plain)]) == {kept[0]}
+        assert set(kept[len(plain) :]) == {kept[0] + weight_bytes(SHAPE, "bf16").vision}
+
+    @pytest.mark.parametrize(
+        ("precision", "profile", "copied"),
+        [("bf16", "resident", False), ("bf16", "disk", True), ("fp8", "fp8", True), ("fp8", "resident", True)],
+    )
+    def test_a_layer_that_is_not_there_as_it_is_computed_is_copied(
+        self,
+        precision: Stored,
+        profile: Profile,
+        copied: bool,  # noqa: FBT001  # pytest's
+    ) -> None:
+        """From the host, or scaled up to bf16: beside its encoder's states, a layer's weights."""
+        encode, *_ = Native(SHAPE, precision, profile, 2**35 if profile != "resident" else None).stages(Work(512, 512))
+        weights = 2 * weight_bytes(SHAPE, "bf16").largest_of_text_block
+        assert ({term.name: term.bytes for term in encode.terms}["one layer"] >= weights) is copied
+
+    def test_what_it_needs_has_no_weights_in_it_that_a_limit_keeps_out(self) -> None:
+        """Taken up as there is room: a picture fits without them; a profile that keeps all needs all."""
+        bounded = Native(SHAPE, "fp8", "fp8", 2**34)
+        assert bounded.needed(Work(512, 512)) < 2**32 < bounded.estimate(Work(512, 512)).allocated
+        resident = Native(SHAPE, "fp8", "resident")
+        assert resident.needed(Work(512, 512)) == resident.estimate(Work(512, 512)).allocated > 2**34
+
+
+def test_a_prompt_that_is_longer_than_any_group_is_encoded_all_the_same() -> None:
+    """Alone; of shorter ones as many as fit, with their template."""
+    streaming = Streaming(SHAPE, "fp8", 2)
+    assert streaming.group([Work(512, 512, prompt_tokens=5000)]) == [5000]
+    short = MOST_TOKENS // 4 - DROPPED_TOKENS
+    assert streaming.group([Work(512, 512, prompt_tokens=short, guided=False)] * 5) == [short] * 4
+
+
+def test_passes_that_a_mask_holds_go_alone() -> None:
+    """Guidance's other pass knows no regions, and goes with the others; where scores are in memory, nobody does."""
+    plain, masked = Work(512, 512, guided=False), Work(512, 512, prompt_tokens=100, region_tokens=40)
+    both = [plain, masked, plain]
+    alone, *others = Streaming(SHAPE, "fp8", 2).companies(both)
+    assert alone == ((masked.tokens, masked.texts[0]),)
+    assert sum(map(len, others)) == 3 > len(others)
+    old = Streaming(SHAPE, "fp8", 2, Kernels(fused_attention=False))
+    assert [len(each) for each in old.companies(both)] == [1] * 4
 
 
 def test_a_picture_that_goes_in_is_forecast() -> None:
