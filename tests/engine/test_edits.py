@@ -28,9 +28,11 @@ from renderer.protocol import Render, Setup
 from renderer.weights import pack
 from renderer.weights.adapters.whereabouts import identity_of
 from renderer.weights.identity import identify
+from renderer.weights.store import open_store
 from tests import loras
 from tests.engine.edits import make_edit_model
 from tests.engine.making import bare_picture, bare_pipeline, flattened, make_job
+from tests.engine.test_damage import flipped
 from tests.engine.test_inputs import drawn, known, masked
 from tests.engine.test_streaming import Heard
 
@@ -235,6 +237,18 @@ def test_a_processor_that_is_none(tmp_path: Path) -> None:
     tokenizer.write(broken)  # of text to picture, which knows no words of edits
     with pytest.raises(ModelError, match="the template of edits takes"):
         networks.open_processor(broken)
+
+
+def test_a_damaged_vision_tower_is_not_looked_with(folder: Path, stores: Path) -> None:
+    """What is around its blocks is mapped as it is needed, and held against its sums where the model is opened."""
+    packed(folder, stores, "bf16")
+    file = open_store(stores / "bf16").vision()
+    place = next(each for each in file.tensors if each.name.startswith("visual.merger"))
+    with (
+        flipped(file.path, file.data_offset + place.offset),
+        pytest.raises(ModelError, match=str(file.path)),
+    ):
+        packed(folder, stores, "bf16")
 
 
 def test_a_job_of_another_model_is_refused(native: NativeEngine, folder: Path) -> None:

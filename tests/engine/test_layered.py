@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from diffsynth.models.qwen_image_dit import QwenEmbedLayer3DRope
 from PIL import Image, ImageDraw
 
 from renderer import catalog
@@ -13,6 +15,7 @@ from renderer.engine.calling import Rendering
 from renderer.engine.inputs import Inputs
 from renderer.engine.native import NativeEngine
 from renderer.engine.streaming import StreamingEngine
+from renderer.families.qwen_image import networks
 from renderer.job import Job, Precision
 from renderer.job.precisions import stored
 from renderer.protocol import Render, Setup
@@ -134,3 +137,14 @@ def test_scaled_weights_do_not_depend_on_company(folder: Path, stores: Path) -> 
     wanted = jobs(folder, "fp8")[:2]
     alone = [each.layers for each in rendered(folder, stores, wanted, 60, 1)]
     assert [each.layers for each in rendered(folder, stores, wanted, 2, 2)] == alone
+
+
+def test_sizes_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DiffSynth keeps the rotary frequencies of every size it has met, for good; a batch of many sizes does not."""
+    monkeypatch.setattr(networks, "MOST_SIZES", 2)
+    places = QwenEmbedLayer3DRope(theta=10000, axes_dim=[8, 12, 12], scale_rope=True)
+    for side in range(2, 8):
+        places([(1, side, side), (1, side, side)], [3], torch.device("cpu"))
+        networks._tidy_places(places)
+        kept = QwenEmbedLayer3DRope._compute_video_freqs, QwenEmbedLayer3DRope._compute_condition_freqs
+        assert all(each.cache_info().currsize <= 2 for each in kept)
