@@ -107,11 +107,12 @@ class Guard:
 
     def _admit(self, scope: Scope, headers: Headers) -> str:
         """What a client is told apart by. Raises `RequestError` for one that is not let in."""
-        host = _HOST.fullmatch(headers.get("host", ""))
-        if host is None or (not self._keys and host[1].strip("[]").lower() not in LOOPBACK):
+        named = headers.get("host")  # without one asks HTTP/1.0 alone, which load balancers speak and no browser does
+        host = _HOST.fullmatch(named or "")
+        if named is not None and (host is None or not (self._keys or host[1].strip("[]").lower() in LOOPBACK)):
             raise RequestError(421, "host", "this server goes by another name", hint="ask 127.0.0.1 or localhost")
         origin = headers.get("origin")
-        if origin is not None and _netloc(origin) != headers["host"].lower():
+        if origin is not None and (not named or _netloc(origin) != named.lower()):
             raise RequestError(403, "origin", "pages of other sites may not use this server")
         if headers.get("sec-fetch-site") in {"cross-site", "same-site"} and headers.get("sec-fetch-mode") != "navigate":
             raise RequestError(403, "origin", "pages of other sites may not use this server")

@@ -74,7 +74,7 @@ class HttpServer:
             timeout_keep_alive=30,
             timeout_graceful_shutdown=_LINGER_S,
         )
-        logging.getLogger("uvicorn").addHandler(logging.NullHandler())  # what clients send is no news on a terminal
+        logging.getLogger().addHandler(logging.NullHandler())  # what libraries think of requests is no line of a log
         self._server = _Quiet(config)
         self._listening = listening
         self._begin = begin

@@ -42,6 +42,7 @@ from renderer.service.standing import Standing, StoppingError, Whose
 from renderer.service.uploads import Uploads
 
 MEDIA_TYPES: dict[Format, str] = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
+GENERATE = "/api/v1/images/generate"
 _MOST_DEPTH_HINT = 'send a JSON object, like {"prompt": "a red boat"}'
 
 
@@ -173,9 +174,7 @@ class ImageRoutes:
         self._desk = pictures.desk
         job = Sent((PictureFields, JobFields), without=("rows",), needs=("prompt",))
         self.operations = [
-            Operation(
-                "POST", "/api/v1/images/generate", self.generate, ImagesTold, takes=job, also={202: AcceptedTold}
-            ),
+            Operation("POST", GENERATE, self.generate, ImagesTold, takes=job, also={202: AcceptedTold}),
             Operation("GET", "/api/v1/images/{key}", self.look, StandingTold | DoneTold),
             Operation("DELETE", "/api/v1/images/{key}", self.cancel, StandingTold),
             Operation("GET", "/api/v1/images/{key}/file", self.file, "image/*", query=FileQuery),
@@ -233,14 +232,16 @@ class ImageRoutes:
         await self._desk.kept()
         told = self._told(known)
         if not cancelled:
-            raise RequestError(409, "too_late", f"the picture is {told.state}, or others want it too")
+            why = "a worker has it, or others want it too" if isinstance(known, Standing) else f"it is {told.state}"
+            raise RequestError(409, "too_late", f"the picture cannot be cancelled: {why}")
         return tell(told)
 
     def _found(self, request: Request) -> Standing | Ended | Sidecar:
         key = request.path_params["key"]
         known = self._desk.look(key) if key.isalnum() and key.isascii() else None
         if known is None:
-            raise RequestError(404, "unknown", "nobody has asked for such a picture here")
+            hint = f"POST {GENERATE} asks for one"
+            raise RequestError(404, "unknown", "nobody has asked for such a picture here", hint=hint)
         return known
 
     def _told(self, known: Standing | Ended | Sidecar) -> StandingTold:

@@ -10,14 +10,27 @@ import json
 import math
 from typing import Any
 
+from renderer.errors import shorten
+
 _MOST_DEPTH = 64
 """Lists and objects within one another; nothing that is asked for has ten."""
+
+_MOST_DIGITS = 400
+"""Of a whole number: more than any that is not infinite as another number has."""
+
+_TOO_LARGE = "a number is too large"
 
 
 def read_json(data: bytes) -> Any:
     """The value. Raises `ValueError` that says what is wrong, and `RecursionError` for what is nested too deeply."""
     text = data.decode(json.detect_encoding(data))
-    value = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_once, parse_constant=_none, parse_float=_finite)
+    value = json.loads(
+        text.removeprefix("\ufeff"),
+        object_pairs_hook=_once,
+        parse_constant=_none,
+        parse_float=_finite,
+        parse_int=_whole,
+    )
     _check_depth(value)
     if "\\u" in text:
         try:
@@ -41,7 +54,9 @@ def _check_depth(value: Any) -> None:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key is there twice")
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f'the key "{shorten(twice)}" is there twice')
     return found
 
 
@@ -52,5 +67,11 @@ def _none(name: str) -> None:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError("a number is too large")
+        raise ValueError(_TOO_LARGE)
     return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(_TOO_LARGE)
+    return int(text)

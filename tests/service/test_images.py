@@ -9,13 +9,17 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 from PIL import Image
+from starlette.datastructures import Headers
 
 from renderer.outputs.picture_files import read_sidecar
+from renderer.service.answers import RequestError
+from renderer.service.configuration import Limits
+from renderer.service.guard import Guard
 from tests.service.running import SMALL, Server, serving
 from tests.waiting import until
 
@@ -161,10 +165,29 @@ class TestRefusals:
         )
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "not_json")
 
+    def test_what_is_wrong_with_json_is_said_in_its_words(self, server: Server) -> None:
+        """Not in those of the language that the server is written in."""
+        long = f'{{"prompt": "x", "seed": {"9" * 5000}}}'
+        for body, said in ((long, "a number is too large"), ('{"b": 1, "a": 2, "a": 3}', 'the key "a" is there twice')):
+            headers = {"Content-Type": "application/json"}
+            answer = server.client.post("/api/v1/images/generate", content=body, headers=headers)
+            assert answer.json()["error"]["message"] == f"the body is no JSON: {said}"
+
+    def test_what_a_library_thinks_of_a_request_is_no_line_of_the_log(self, server: Server) -> None:
+        headers = {"Content-Type": "multipart/form-data; boundary=x", "X-Request-ID": "torn-1"}
+        answer = server.client.post("/v1/images/edits", content=b"abc", headers=headers)
+        assert answer.status_code == 400
+        until(lambda: any(told.get("request_id") == "torn-1" for told in list(server.log)))
+        assert [told for told in server.log if told["event"] == "text"] == []
+
     def test_a_path_or_a_method_that_there_is_not(self, server: Server) -> None:
         assert server.client.get("/api/v1/nothing").json()["error"]["code"] == "unknown"
         assert server.client.get("/api/v1/images/generate").status_code == 404
         assert server.client.put("/health").status_code == 405
+
+    def test_what_is_done_cannot_be_cancelled(self, server: Server) -> None:
+        told = server.client.delete(f"/api/v1/images/{server.generate('done').json()['id']}").json()["error"]
+        assert (told["code"], told["message"]) == ("too_late", "the picture cannot be cancelled: it is done")
 
 
 class TestGuard:
@@ -231,6 +254,15 @@ def test_how_it_is_can_be_asked(server: Server) -> None:
     values = [line for line in lines if not line.startswith("#")]
     assert all(len(line.rsplit(" ", 1)) == 2 and float(line.rsplit(" ", 1)[1]) >= 0 for line in values)
     assert server.metric("renderer_steps_total") > 0
+
+
+def test_a_load_balancer_may_ask_without_a_name() -> None:
+    """As HAProxy does, over HTTP/1.0: no browser can. A page's request is refused all the same."""
+    guard = Guard(cast("Any", None), (), Limits(), lambda *_: None)
+    assert guard._admit({"path": "/health", "client": ("127.0.0.1", 1)}, Headers({})) == "127.0.0.1"
+    for headers in ({"host": ""}, {"host": "evil.example"}, {"origin": "null"}, {"origin": "http://evil.example"}):
+        with pytest.raises(RequestError):
+            guard._admit({"path": "/health", "client": None}, Headers(headers))
 
 
 def test_a_token_opens_what_is_open_to_others(tmp_path: Path) -> None:
