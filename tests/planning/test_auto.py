@@ -11,6 +11,9 @@ import pytest
 from renderer import catalog
 from renderer.catalog import Model
 from renderer.errors import DiskError, ManifestError
+from renderer.estimate import weight_bytes
+from renderer.estimate.fitted import LIBRARIES_BYTES
+from renderer.estimate.host import MARGIN_BYTES
 from renderer.job import Lettering, Precision
 from renderer.machine import hardware, rates
 from renderer.machine.devices import WorkerDevice
@@ -65,6 +68,14 @@ class TestChoice:
         """Blocks that wait in 16 GB are int4's; in 24 GB those of int8 have room."""
         found = precision_choice.choose(catalog.QWEN_IMAGE, machine("NVIDIA GeForce RTX 3060", 12 * GB, (8, 6), ram))
         assert found.precision == expected, found.why
+
+    def test_to_the_byte_beside_the_worker_and_everybody_else(self) -> None:
+        """Libraries have to be somewhere too, and a margin is left."""
+        shape = catalog.QWEN_IMAGE_ARCHITECTURE
+        enough = shape.layers * weight_bytes(shape, "int8").block + LIBRARIES_BYTES + MARGIN_BYTES
+        small = ("NVIDIA GeForce RTX 3060", 12 * GB, (8, 6))
+        found = [precision_choice.choose(catalog.QWEN_IMAGE, machine(*small, ram)) for ram in (enough, enough - 1)]
+        assert [each.precision for each in found] == ["int8", "int4"]
 
     @pytest.mark.parametrize(("card", "expected"), [("NVIDIA L4", "fp8"), ("NVIDIA GeForce RTX 4090", "int8")])
     def test_what_stays_on_the_card_waits_nowhere(self, card: str, expected: Precision) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from renderer import catalog
 from renderer.cli.command import main
+from renderer.dealing.played import GroupShare
 from renderer.errors import MachineError
 from renderer.estimate import host, shape_of
 from renderer.job import Job, Weights
@@ -23,6 +24,7 @@ from renderer.outputs.done import DoneGpu
 from renderer.planning import forecast
 from renderer.planning.deployment import deploy
 from renderer.planning.forecast import Assumptions
+from renderer.planning.group_forecast import GroupTime, together
 from renderer.planning.pace import Pace, PaceKey, Paces
 from renderer.planning.plan import make_plan
 from renderer.system import shared_memory
@@ -53,7 +55,16 @@ def test_cards_side_by_side_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [setup.gpu for setup in found.setups.values()] == ["GPU-aaaa-1", "GPU-bbbb-2"]
     assert {setup.ram_bytes for setup in found.setups.values()} == {75 * GIB}
     assert (found.takes(0, job), found.takes(1, job), found.takes(1, small)) == (True, False, True)
-    assert found.nowhere() == {}
+    assert found.nowhere() == deploy([job, small], chosen(monkeypatch, SMALL, H100)).nowhere() == {}
+
+
+def test_of_two_cards_of_a_kind_the_busy_one_takes_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are alike in all but what others have of one's memory, which tells what fits there."""
+    idle, busy = chosen(monkeypatch, H100, dataclasses.replace(H100, uuid="GPU-dddd-4"))
+    (card,) = (gpu for gpu in busy.machine.gpus if gpu is busy.machine.gpu)
+    little = dataclasses.replace(busy.machine, gpus=(dataclasses.replace(card, free_bytes=3 * GIB),))
+    found = deploy([large(2048)], [idle, dataclasses.replace(busy, machine=little)])
+    assert [found.takes(number, large(2048)) for number in (0, 1)] == [True, False]
 
 
 def test_what_fits_nowhere_is_refused_by_the_larger_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +75,15 @@ def test_what_fits_nowhere_is_refused_by_the_larger_one(monkeypatch: pytest.Monk
     assert refusal.available_bytes == max(
         each.available_bytes for part in found.refused.values() for each in part.values()
     )
+
+
+def test_each_of_two_is_told_of_its_part_of_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots and company are chosen for what it will render: half of them, of three the larger one."""
+    twin = dataclasses.replace(H100, uuid="GPU-dddd-4")
+    for cards, pictures, steps in (((H100,), 3, 60), ((H100, twin), 2, 30)):
+        for setup in deploy([large()] * 3, chosen(monkeypatch, *cards)).setups.values():
+            (demand,) = setup.demands
+            assert (demand.pictures, demand.steps) == (pictures, steps)
 
 
 def test_weights_that_the_host_cannot_hold_twice_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +145,9 @@ def test_a_card_that_takes_only_some_makes_nothing_shorter(
     there = sorted(chosen(monkeypatch, H100, SMALL), key=lambda each: each.machine.gpus[0].uuid != cards[0].uuid)
     rated = tuple((device, rates.known(device.machine)) for device in there)
     terms = Assumptions(there[0].machine, devices=rated, rates=rated[0][1])
-    (both,) = forecast.forecast([plan], terms, datetime.now().astimezone()).groups
+    found = forecast.forecast([plan], terms, datetime.now().astimezone())
+    assert found.refused == {}
+    (both,) = found.groups
     assert sorted(each.pictures for each in both.devices) == [1, 8]
     assert both.pictures == 8
     longest = max(each.seconds.total for each in both.devices if each.seconds)
@@ -168,6 +190,21 @@ def test_plan_names_each_card_and_what_it_is_dealt(
     assert [each["dealt"] for each in devices_] == [29, 1]
     alone_s = sum(devices_[0]["seconds"].values())
     assert 0.9 * alone_s < found["seconds"] < alone_s
+
+
+def test_a_group_s_time_is_from_its_opening_to_its_last_picture(tmp_path: Path) -> None:
+    """By what those spend it on that are dealt any of it: a card that has none opens nothing."""
+    plan = make_plan(make_manifest(["a", "b"]), tmp_path)
+    here = Machine((), 2, 16 * GIB, 12 * GIB)
+    (group,) = forecast.forecast([plan], Assumptions(here, profile="cpu"), datetime.now().astimezone()).groups
+    quick, idle = (
+        dataclasses.replace(group, device=f"CPU {number}", number=number, pictures=4, seconds=GroupTime(start, 1, 6, 1))
+        for number, start in enumerate((10.0, 3.0))
+    )
+    spent = together([quick, idle], GroupShare(began_s=100.0, ended_s=126.0, pictures={0: 4, 1: 0})).seconds
+    assert spent is not None
+    assert dataclasses.astuple(spent) == pytest.approx((10.0, 2.0, 12.0, 2.0))
+    assert spent.total == pytest.approx(26.0)
 
 
 def test_pictures_of_another_card_tell_nothing_of_this_one(tmp_path: Path) -> None:

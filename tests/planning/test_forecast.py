@@ -9,8 +9,9 @@ import pytest
 
 from renderer import catalog
 from renderer.catalog import cards
-from renderer.estimate import Streaming, Work, decide
+from renderer.estimate import Streaming, Work, decide, host
 from renderer.estimate.fitted import CONTEXT_BYTES
+from renderer.job import Edit, Input
 from renderer.machine import hardware
 from renderer.machine.gpus import LocalGpu
 from renderer.machine.rates import of_card
@@ -96,6 +97,46 @@ class TestForecast:
         assert group.seconds is not None
         assert group.seconds.encode == pytest.approx(1.0)  # which is in the total, and is not added to it
         assert found.disk.pictures == 1
+
+    def test_this_machine_s_pictures_tell_nothing_of_another(self, tmp_path: Path) -> None:
+        """As if it were rendered there: how long they took here is no figure of that card's."""
+        manifest = make_manifest(("a", "b"))
+        make_night(manifest, tmp_path, without=("p001",))
+        here, plan = hardware.Machine((), 2, 16 * GIB, 12 * GIB), make_plan(manifest, tmp_path)
+        for ready in (False, True):
+            (group,) = forecast.forecast([plan], Assumptions(here, profile="cpu", ready=ready), NOW).groups
+            assert group.measured is not ready
+            assert (group.seconds is None) is ready
+
+    @pytest.mark.parametrize("side", [512, 1328, 2048])
+    def test_no_more_than_a_limit_is_foretold(self, tmp_path: Path, side: int) -> None:
+        """What the allocator would hold in vain, it gives back where there is no room for it."""
+        plan = make_plan(real(make_manifest(("a",)), side), tmp_path)
+        for gib in (2.75, 3, 4, 6, 10, 16):
+            terms = Assumptions(HERE, vram_bytes=round(gib * GIB), rates=RATES, ready=True)
+            found = forecast.forecast([plan], terms, NOW)
+            assert found.vram_bytes is None or found.vram_bytes <= gib * GIB
+
+    @pytest.mark.parametrize("apart", [False, True])
+    def test_pictures_that_are_modulated_apart_take_a_third_table(
+        self,
+        tmp_path: Path,
+        apart: bool,  # noqa: FBT001  # pytest's
+    ) -> None:
+        """Of host memory, where an edit model has them as of no noise."""
+        edit = Edit(images=(Input(sha256="a" * 64, width=512, height=512),), pixels=512 * 512, zero_cond_t=apart)
+        manifest = real(make_manifest(("a",)), 512, steps=4)
+        jobs = [each.job.model_copy(update={"edit": edit}) for each in manifest.pictures]
+        pictures = tuple(
+            each.model_copy(update={"job": job}) for each, job in zip(manifest.pictures, jobs, strict=True)
+        )
+        plan = make_plan(dataclasses.replace(manifest, pictures=pictures), tmp_path)
+        (group,) = forecast.forecast([plan], Assumptions(HERE, rates=RATES, ready=True), NOW).groups
+        expected = host.estimate_host(catalog.QWEN_IMAGE_ARCHITECTURE, "fp8", timesteps=4, split=apart)
+        tables = [
+            {term.name: term.bytes for term in each.terms}["modulation tables"] for each in (group.host, expected)
+        ]
+        assert tables[0] == tables[1]
 
     def test_without_rates_or_pictures_nobody_knows_how_long(self, tmp_path: Path) -> None:
         """Memory is told all the same."""

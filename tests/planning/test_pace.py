@@ -142,6 +142,20 @@ class TestPace:
         assert native == pytest.approx(measured["step_s"], rel=0.05)
         assert streamed < 0.85 * native
 
+    def test_decoding_is_a_picture_s_own(self) -> None:
+        """It is no part of what a sweep's time is shared out as: both together are what it took of the machine."""
+        one = rendered(real(512), 16.0, sharing(4.0, 4.0), "stream")
+        pace = Pace([replace(one, timing=replace(one.timing, decode_s=1.5))])
+        assert pace.expect_s(planned(real(512)), "stream") == pytest.approx(5.5)
+
+    def test_from_the_disk_it_takes_longer(self) -> None:
+        """Where blocks do not fit into host memory, through few slots."""
+        pace = Pace(rates=RATES)
+        there, away = (pace.expect_s(planned(real(512)), "stream", Way(3, 1, from_disk=disk)) for disk in (False, True))
+        assert there is not None
+        assert away is not None
+        assert away > 1.5 * there
+
     def test_another_profile_tells_nothing(self) -> None:
         """What was measured on the CPU says nothing of the GPU."""
         assert Pace([rendered(make_job(), 1.0)]).expect_s(planned(make_job()), "resident") is None
@@ -269,6 +283,8 @@ class TestPreparing:
         key: PaceKey = PaceKey(Weights("Qwen/Qwen-Image", "fp8"), "resident")
         pace = Pace([rendered(real(steps=20), 30.0, profile="resident", encode_s=10.0)], RATES)
         assert pace.prepare_s(key, [real(cfg=1.0)], RATES) == pytest.approx(5.0)
+        bare = Pace([rendered(real(cfg=1.0), 30.0, profile="resident", encode_s=5.0)], RATES)
+        assert bare.prepare_s(key, [real()], RATES) == pytest.approx(10.0)
         twice = pace.expect_s(planned(real(steps=40)), "resident")
         assert twice is not None
         assert 49 < twice < 50  # 10, and nearly 2 x 20: the decode is not repeated

@@ -10,15 +10,17 @@ from renderer.catalog import QWEN_IMAGE
 from renderer.errors import MachineError
 from renderer.estimate import Work, decide
 from renderer.estimate.fitted import CONTEXT_BYTES
-from renderer.job import Job, Precision
+from renderer.job import Input, Job, Precision, Region
 from renderer.machine import hardware
 from renderer.machine.gpus import LocalGpu
 from renderer.machine.hardware import Machine
-from renderer.planning.fitting import available_bytes, refusals, streaming_of
-from renderer.planning.placement import choose_profile, setup_for
+from renderer.planning.fitting import allocator_bytes, available_bytes, refusals, streaming_of
+from renderer.planning.placement import OFFLOAD_MARGIN_BYTES, choose_profile, setup_for
 from renderer.text import GIB
 from tests.engine.making import copy_model, without_vision
 from tests.making import make_job
+
+MASK = Input(sha256="a" * 64, width=512, height=512)
 
 
 def a_machine(vram_gib: int = 0, ram_gib: int = 64) -> Machine:
@@ -41,6 +43,16 @@ class TestChooseProfile:
         choice = choose_profile(QWEN_IMAGE, "fp8", a_machine(24), "fp8")
         assert choice.vram_bytes is not None
         assert 20 * GIB < choice.vram_bytes < 23 * GIB
+        least = choose_profile(QWEN_IMAGE, "fp8", a_machine(24), "fp8", GIB)
+        assert least.vram_bytes == GIB  # some are taken up, however little there is
+
+    def test_what_they_leave_is_there_for_the_work(self) -> None:
+        """Of a limit, all counts: the weights' part of it, and the rest."""
+        here = a_machine(24)
+        job = make_job().model_copy(update={"model": QWEN_IMAGE.id, "precision": "fp8"})
+        setup = setup_for([job], here, "fp8", 10 * GIB)
+        assert setup.vram_bytes == 10 * GIB - OFFLOAD_MARGIN_BYTES
+        assert available_bytes(setup, here) == allocator_bytes(here, 10 * GIB) == 10 * GIB - CONTEXT_BYTES
 
     def test_a_streamed_model_needs_its_store(self) -> None:
         """What a worker opens names the packed store; the demo model makes its own."""
@@ -58,6 +70,7 @@ class TestChooseProfile:
         assert setup_for([make_job()], replace(here, chosen=True), None).gpu == "GPU-1"
         shared = replace(here, gpus=(replace(here.gpus[0], memory="host"),))
         assert setup_for([make_job()], shared, None).vram_bytes == 24 * GIB
+        assert setup_for([make_job()], shared, None, 8 * GIB).vram_bytes == 8 * GIB
 
     def test_no_gpu_means_the_demo_model_alone(self) -> None:
         """Without a GPU the demo model renders on the CPU, and Qwen-Image is refused with what is missing."""
@@ -102,6 +115,30 @@ class TestRefusals:
         jobs += [self.real(512).model_copy(update={"num_inference_steps": 4, "cfg_scale": 1.0})]
         demands = setup_for(jobs, a_machine(6), None).demands
         assert [(each.guided, each.pictures, each.steps) for each in demands] == [(True, 2, 12), (False, 1, 4)]
+
+    def test_a_kind_has_the_longest_prompts_of_its_pictures(self) -> None:
+        """Whichever comes first: room is kept for each of them."""
+        short, long = (
+            self.real(512).model_copy(
+                update={
+                    "prompt": f"a cat {words}", "negative_prompt": f"a dog {words}",
+                    "regions": (Region(prompt=f"a hat {words}", mask=MASK),),
+                }
+            )
+            for words in ("", "in the rain " * 20)
+        )  # fmt: skip
+        for jobs in ([short, long], [long, short]):
+            (demand,) = setup_for(jobs, a_machine(6), None).demands
+            longest = Work.of(long)
+            assert demand.prompt_tokens == longest.prompt_tokens
+            assert demand.negative_tokens == longest.negative_tokens
+            assert demand.region_tokens == longest.region_tokens
+
+    def test_on_the_cpu_nothing_is_refused(self) -> None:
+        """However small the card that is there too."""
+        here, jobs = a_machine(2), [self.real(2048)]
+        assert refusals(jobs, setup_for(jobs, here, None), here)
+        assert refusals(jobs, setup_for(jobs, here, "cpu"), here) == {}
 
     def test_only_what_cannot_fit_is_refused(self) -> None:
         """With numbers, and a size that does fit."""

@@ -21,7 +21,7 @@ from renderer.planning.forecast import Assumptions
 from renderer.planning.group_forecast import GroupForecast
 from renderer.planning.plan import make_plan
 from renderer.weights.adapters.packed import prepare_adapter
-from renderer.weights.adapters.weighing import weigh
+from renderer.weights.adapters.weighing import LoraWeight, Passed, weigh
 from renderer.weights.adapters.whereabouts import find_lora
 from tests.loras import factors, write_lora
 from tests.making import make_job, make_manifest
@@ -150,6 +150,23 @@ class TestForecast:
         assert rides.store_bytes > 0
         assert (without.download_bytes, without.store_bytes) == (0, 0)
 
+    def test_one_of_a_single_block_takes_no_room_for_two(self) -> None:
+        small, large = (LoraWeight(blocks * 10, 10, Passed(0, 0), Passed(0, 0), 0, 0) for blocks in (1, 60))
+        assert riding.Riding({"small": small, "large": large}).least_bytes == 10 + 2 * 10
+
+    def test_each_pass_multiplies_its_own_tokens(self) -> None:
+        """What is of text goes with the prompts, and what is of pictures with their size."""
+        job = real(make_manifest(["a"]), 512).pictures[0].job.model_copy(update={"loras": (RIDES,)})
+        larger = job.model_copy(update={"width": 1024})
+        longer = job.model_copy(update={"prompt": "a cat in the rain " * 40})
+        of_text, of_picture = (
+            riding.Riding({FOUR: LoraWeight(10, 10, *each, 0, 0)})
+            for each in ((Passed(0, 0), Passed(10**6, 10**3)), (Passed(10**6, 10**3), Passed(0, 0)))
+        )
+        for those, more, alike in ((of_text, longer, larger), (of_picture, larger, longer)):
+            assert those.step_seconds(more, RATES) > 1.5 * those.step_seconds(job, RATES) > 0
+            assert those.step_seconds(alike, RATES) == those.step_seconds(job, RATES)
+
     def test_a_step_takes_a_little_longer(self) -> None:
         """By arithmetic: products of rank 64 beside those of 3072."""
         job = real(make_manifest(["a"]), 1328, steps=4).pictures[0].job.model_copy(update={"loras": (RIDES,)})
@@ -182,6 +199,8 @@ class TestForecast:
         manifest = with_loras(real(make_manifest(["a"]), 1024), (RIDES,))
         group = group_of(manifest, tmp_path, Assumptions(HERE, rates=RATES, ready=True))
         assert (group.loras, group.licences) == (1, {"Qwen/Qwen-Image": "Apache-2.0", "4steps-V2.0": "Apache-2.0"})
+        fused = catalog.find(f"Qwen/Qwen-Image+lora={FOUR}:0.5")
+        assert riding.licences(fused, []) == {fused.id: "Apache-2.0", FOUR: "Apache-2.0"}
         said = list(plan_cli._group_lines(group))
         assert "  LoRAs  1, of 0.8 GB" in said
         assert "  under  Apache-2.0 (Qwen/Qwen-Image, 4steps-V2.0)" in said

@@ -221,6 +221,21 @@ def disk_of(free: int, *, pictures: int = 10, models: int = 0, replaced: int = 0
     )
 
 
+class TestShort:
+    def test_what_lacks_is_of_one_disk_or_of_each(self) -> None:
+        """Room on one of two disks is none on the other."""
+        taken = 10 * (10**6 + space.BESIDE_BYTES)
+        one, two = (disk_of(3 * 10**6, models=5 * 10**6, same_disk=same) for same in (True, False))
+        assert one.short_bytes == taken + 5 * 10**6 - 3 * 10**6
+        assert two.short_bytes == (taken - 3 * 10**6) + 5 * 10**6
+        assert dataclasses.replace(two, models_free_bytes=10**9).short_bytes == taken - 3 * 10**6
+        assert disk_of(10**9, models=5 * 10**6).short_bytes == 0
+
+    def test_what_is_replaced_lacks_not(self) -> None:
+        assert disk_of(0, replaced=10**9).short_bytes == 0
+        assert disk_of(0, replaced=10**6).short_bytes == disk_of(0).short_bytes - 10**6
+
+
 class TestCheckRoom:
     OUTPUTS = Path("outputs")
 
