@@ -147,9 +147,12 @@ class ClusterFleet:
         sdk.request_resources(bundles=[self._share] * count)
 
     def _wait_for_gpu(self, check: Callable[[], None]) -> None:
+        """Until one is there; who asks for it is not waited for, for its machine may be frozen."""
         first = self._ray.remote(num_gpus=1, num_cpus=0)(arrival.tell).remote()
-        while not self._ray.wait([first], timeout=_LOOK_S)[0]:
+        while not any(node.gpus for node in head.within(connecting.nodes, check=check)):
             check()
+            time.sleep(_LOOK_S)
+        self._ray.cancel(first, force=True)
 
     def _asked(
         self, hosts: Sequence[ClusterNode], say: Say, check: Callable[[], None]

@@ -29,7 +29,12 @@ SIGN_OF_LIFE_S = 5.0
 LOST_AFTER_S = 60.0
 """One that does not even do that is out of reach."""
 
+ARRIVED_WITHIN_S = 180.0
+"""So long one that has its place may take to say who it is: it imports, perhaps from a slow disk."""
+
 _WAITING_S = 2.0
+_ASK_EVERY = 5
+"""Waits, of which the last has the cluster asked whether there is a place by now."""
 
 _MOST_PAUSE_S = 60.0
 
@@ -76,7 +81,7 @@ class ClusterWorker(Correspondence):
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._actor: Any = None
-        self._node = ""
+        self._node = self._place = ""
         self._pause = pause
         self._ray = connecting.library()
         self._attending = threading.Thread(target=self._attend, args=(begin,), name="events", daemon=True)
@@ -142,14 +147,8 @@ class ClusterWorker(Correspondence):
             self._actor = actor
         if self._over.is_set():  # while it was begun
             self.kill()
-        coming = actor.arrive.remote()
-        while not self._ray.wait([coming], timeout=_WAITING_S)[0]:
-            if self._over.is_set():
-                raise MachineError("it was let go before it was there")
-            waiting = Opening(what="nothing yet: it waits for a place on the cluster", placed=False)
-            self._inbox.put((waiting, b""))
         try:
-            there = self._ray.get(coming)
+            there = self._answer(actor)
         except self._ray.exceptions.RayActorError as error:
             if "No module named" not in str(error) and "creation task" not in str(error):
                 raise
@@ -165,6 +164,27 @@ class ClusterWorker(Correspondence):
         except self._ray.exceptions.RayTaskError as error:
             raise MachineError(f"{self._node} cannot start a worker: {connecting.reason(error)}") from error
         return actor
+
+    def _answer(self, actor: Any) -> arrival.Introduction:
+        """What the actor's machine tells. A place is waited for without an end, an answer from there is not.
+
+        Raises `TimeoutError` where none comes: the process is frozen, or what it reads from is.
+        """
+        coming = actor.arrive.remote()
+        turn, silent_s = 0, 0.0
+        while not self._ray.wait([coming], timeout=_WAITING_S)[0]:
+            if self._over.is_set():
+                raise MachineError("it was let go before it was there")
+            turn += 1
+            if not self._place and turn % _ASK_EVERY == 0:
+                self._place = connecting.place_of(actor)
+            silent_s += _WAITING_S if self._place else 0.0
+            if silent_s > ARRIVED_WITHIN_S:
+                raise TimeoutError
+            on_its_way = f"it starts on {self._place}" if self._place else "it waits for a place on the cluster"
+            self._inbox.put((Opening(what=f"nothing yet: {on_its_way}", placed=False), b""))
+        there: arrival.Introduction = self._ray.get(coming)
+        return there
 
     def _speak(self, actor: Any) -> None:
         """Send orders, one after the other; whoever reads slowly holds up this thread alone."""
@@ -219,7 +239,8 @@ class ClusterWorker(Correspondence):
             return Gone(-signal.SIGKILL, out_of_memory=True)
         if not self._node and not self._over.is_set():
             self._pause.comes(well=False)
-        where = self._node or "its machine"
-        if isinstance(error, exceptions.GetTimeoutError):
-            return Gone(-signal.SIGKILL, vanished=f"{where} has not answered for {LOST_AFTER_S:.0f} s")
+        where = self._node or self._place or "its machine"
+        if isinstance(error, TimeoutError):
+            waited_s = LOST_AFTER_S if self._node else ARRIVED_WITHIN_S
+            return Gone(-signal.SIGKILL, vanished=f"{where} has not answered for {waited_s:.0f} s")
         return Gone(-signal.SIGKILL, vanished=f"{where} left the cluster, or its actor was ended")

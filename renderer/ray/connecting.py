@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from renderer.errors import MachineError, UsageError, shorten
@@ -36,6 +36,7 @@ _ANSWER_S = 600.0
 
 _LOOK_S = 0.5
 _LEFT_WITHIN_S = 10.0
+_PLACE_TOLD_S = 5.0
 _PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 _USUAL_PATIENCE_S = 60.0
 _NEVER = str(10**8)
@@ -212,6 +213,23 @@ def on_node(node_id: str, kind: Callable[..., object], *arguments: object) -> An
 
     there = NodeAffinitySchedulingStrategy(node_id, soft=False)
     return library().remote(num_cpus=0, scheduling_strategy=there)(kind).remote(*arguments)
+
+
+def place_of(actor: Any) -> str:
+    """The address of the machine on which an actor has its process by now; empty where it still waits for one."""
+    ray = library()
+    own = actor._actor_id.hex()  # noqa: SLF001  # nothing public says it
+    with contextlib.suppress(Exception):  # a head that does not answer has named no place
+        if not ray.util.client.ray.is_connected():
+            return head.within(partial(_place_of, own), _PLACE_TOLD_S)
+        return str(ray.get(ray.remote(num_cpus=0)(_place_of).remote(own), timeout=_PLACE_TOLD_S))
+    return ""
+
+
+def _place_of(actor_id: str) -> str:
+    from ray._private import state  # noqa: PLC0415  # what is public takes a dashboard
+
+    return str(state.actors(actor_id).get("Address", {}).get("IPAddress", ""))
 
 
 def ask_each(

@@ -21,8 +21,9 @@ import pytest
 from renderer.errors import MachineError, UsageError
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.folder import OutputFolder
-from renderer.ray import arrival, cluster_worker, connecting
+from renderer.ray import arrival, cluster_fleet, cluster_worker, connecting
 from renderer.ray.cluster_fleet import ClusterFleet, WantedWorkers
+from renderer.ray.node_worker import NodeWorker
 from renderer.supervisor import events
 from renderer.supervisor.settings import Terms
 from tests.fakes import draw
@@ -153,6 +154,32 @@ class TestARun:
         summary = render(manifest, workers=1, watch=stop)
         assert counts(summary) == (4, 0, 0, 0)
         assert [what.text for what in night.of(events.Remark) if "has not answered for 2 s" in what.text]
+
+    def test_an_actor_that_freezes_before_it_has_answered_is_replaced(
+        self, render: Rendered, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has its place, and is asked who it is: it is waited for from then on, its machine is named, and that is all."""
+        monkeypatch.setattr(cluster_worker, "ARRIVED_WITHIN_S", 0.6)
+        monkeypatch.setattr(cluster_worker, "_ASK_EVERY", 1)
+        monkeypatch.setattr(cluster_worker, "_WAITING_S", 0.2)
+        frozen = tmp_path / "frozen"
+
+        class FreezesOnce(NodeWorker):
+            def arrive(self) -> arrival.Introduction:
+                if not frozen.exists():
+                    frozen.write_text(str(os.getpid()))
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                return super().arrive()
+
+        monkeypatch.setattr(cluster_fleet, "NodeWorker", FreezesOnce)
+        manifest = make_manifest(("a", "b"))
+        summary = render(manifest, workers=1)
+        assert counts(summary) == (2, 0, 0, 0)
+        assert crashes(night.folder(manifest)) == []
+        node = connecting.nodes()[0].address
+        (lost,) = [what.text for what in night.of(events.Remark) if "has not answered" in what.text]
+        assert f"{node} has not answered for 1 s" in lost  # 0.6, in whole seconds
+        assert [what for what in night.of(events.WorkerOpening) if f"it starts on {node}" in what.what]
 
     def test_a_supervisor_that_is_killed_leaves_nobody(self, cluster: Any, render: Rendered, night: Night) -> None:
         """Its actors go with it, and their workers; the same command goes on from there."""
