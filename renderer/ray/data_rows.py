@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,16 +34,17 @@ from renderer.supervisor import events, run
 from renderer.supervisor.settings import Settings, StopRequests, Terms
 from renderer.text import installing
 
-MADE = ("picture", "sidecar", "fingerprint", "error")
-"""The columns that come to a row: a file's bytes, its sidecar's JSON, the fingerprint, and why there is no picture."""
+MADE = {"picture": "large_binary", "sidecar": "string", "fingerprint": "string", "error": "string"}
+"""The columns that come to a row: a file's bytes, its sidecar's JSON, the fingerprint, and why there is no picture.
+
+With Arrow's types: they are the same in each batch, also in one of failures alone.
+"""
 
 _FIELDS = frozenset(JobFields.__annotations__) - {"rows"}
 _NAME = "rows"
 
-_NOTHING = {"NaTType", "NAType"}
-"""What pandas has in empty cells; it is no part of this."""
-
-RowBatch = Mapping[str, np.ndarray]
+Table = Any
+"""Arrow's, in which Ray Data has its blocks: other columns pass through as they are, with their empty cells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class RowProcessor:
             "fn": RowRenderer,
             "fn_constructor_args": (self,),
             "batch_size": self.batch_size,
-            "batch_format": "numpy",
+            "batch_format": "pyarrow",
             "compute": self._compute,
             "num_gpus": self.num_gpus,
         }
@@ -128,13 +130,18 @@ class RowRenderer:
         self._told = told
         self._worker = KeptWorker(told.posting.command)
 
-    def __call__(self, batch: RowBatch) -> dict[str, np.ndarray]:
+    def __call__(self, batch: Table) -> Table:
         """The batch, with the columns of `MADE`. Raises `MachineError` where nothing can be rendered at all."""
-        count = len(next(iter(batch.values()), ()))
-        rows = [{name: _plain(values[place]) for name, values in batch.items()} for place in range(count)]
-        made = self._rendered(rows)
-        found = {name: values for name, values in batch.items() if name not in MADE}
-        return {**found, **{name: _column([each.get(name) for each in made]) for name in MADE}}
+        import pyarrow as pa  # noqa: PLC0415  # as Ray Data itself
+
+        asked = batch.select([name for name in dict.fromkeys(batch.column_names) if name in {*_FIELDS, "id"}])
+        rows = asked.to_pylist() if asked.num_columns else [{}] * batch.num_rows
+        made = self._rendered([{name: _plain(value) for name, value in row.items()} for row in rows])
+        found = batch.drop_columns([name for name in MADE if name in batch.column_names])
+        for name, kind in MADE.items():
+            values = pa.array([each.get(name) for each in made], pa.type_for_alias(kind))
+            found = found.append_column(name, values)
+        return found
 
     def _rendered(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         made: list[dict[str, Any]] = [{} for _ in rows]
@@ -161,7 +168,7 @@ class RowRenderer:
 
     def _picture(self, row: Mapping[str, Any], place: int) -> Picture:
         """The picture that a row asks for, by the manifest's own rules. Raises `UsageError`, `ModelError`."""
-        said = {name: value for name, value in row.items() if name in _FIELDS and name != "id" and value is not None}
+        said = {name: value for name, value in row.items() if name != "id" and value not in (None, "")}
         for name, value in said.items():
             _check_plain(name, value)
         text = json.dumps({"jobs": [{**self._told.defaults, **said}]})
@@ -198,7 +205,7 @@ class RowRenderer:
                 vram_bytes=told.posting.vram_bytes,
                 terms=told.posting.terms,
                 retries=told.retries,
-                max_failures=len(pictures) + 1,
+                max_failures=sys.maxsize,  # rows that fail one after the other say nothing of the next ones
                 hire=self._worker.hire,
             )
             run.render([manifest], settings, watch, StopRequests())
@@ -232,28 +239,17 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A column's value as a manifest has it; None where the cell is empty."""
-    if type(value).__name__ in _NOTHING:
-        return None
-    if isinstance(value, np.ndarray):
-        return [_plain(each) for each in value]
-    if isinstance(value, np.datetime64 | np.timedelta64):
-        return None if np.isnat(value) else str(value)
+    """A cell as a manifest has it; None where it is empty. What an empty cell of a struct would say is not said."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     if isinstance(value, Decimal):
         value = float(value)
-    if isinstance(value, np.generic):
-        value = value.item()
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
     if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: found for name, each in value.items() if (found := _plain(each)) is not None}
     if isinstance(value, float):
         if math.isnan(value):
             return None
         return int(value) if value.is_integer() else value  # whole numbers with empty cells among them come like that
     return value
-
-
-def _column(values: Sequence[Any]) -> np.ndarray:
-    """A column of whatever, also of nothing."""
-    found = np.empty(len(values), dtype=object)
-    found[:] = values
-    return found

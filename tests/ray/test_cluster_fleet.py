@@ -158,7 +158,7 @@ class TestARun:
     def test_an_actor_that_freezes_before_it_has_answered_is_replaced(
         self, render: Rendered, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It has its place, and is asked who it is: it is waited for from then on, its machine is named, and that is all."""
+        """It has its place: from then on it is not waited for without end, and its machine is named."""
         monkeypatch.setattr(cluster_worker, "ARRIVED_WITHIN_S", 0.6)
         monkeypatch.setattr(cluster_worker, "_ASK_EVERY", 1)
         monkeypatch.setattr(cluster_worker, "_WAITING_S", 0.2)

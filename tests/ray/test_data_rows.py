@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import io
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -18,10 +17,13 @@ import renderer.ray
 from renderer.errors import MachineError, UsageError
 from renderer.job import Sidecar
 from renderer.ray import connecting
-from renderer.ray.data_rows import RowProcessor, RowRenderer
+from renderer.ray.data_rows import MADE, RowProcessor, RowRenderer
 from renderer.ray.kept_worker import KeptWorker
+from tests import tools
 from tests.fakes import draw
 from tests.ray.conftest import FAKE_OF_TWO
+
+pytestmark = tools.needs("pyarrow")
 
 FIELDS: dict[str, Any] = {"precision": "bf16", "size": "64x64", "steps": 2}
 
@@ -48,21 +50,40 @@ def rendering() -> Iterator[Make]:
         each._worker.kill()
 
 
-def batch(**columns: Any) -> dict[str, np.ndarray]:
-    return {name: np.array(values) for name, values in columns.items()}
+def batch(**columns: Any) -> Any:
+    """A batch as Ray Data gives it."""
+    import pyarrow as pa  # noqa: PLC0415  # where the mark has found it
+
+    return pa.table(columns)
+
+
+def of(found: Any, name: str = "error") -> list[Any]:
+    """A column of what comes back."""
+    values: list[Any] = found[name].to_pylist()
+    return values
 
 
 def test_each_row_has_its_picture(rendering: Make) -> None:
-    """With its sidecar and fingerprint; ids and all other columns are as they were."""
-    rows = batch(id=["x/1", "x/1"], prompt=["a", "b"], seed=[4, 5], note=[0.5, 1.5])
-    found = rendering()(rows)
-    assert list(found["error"]) == [None, None]
-    assert [list(found[name]) for name in ("id", "note")] == [["x/1", "x/1"], [0.5, 1.5]]
+    """With its sidecar and fingerprint."""
+    found = rendering()(batch(id=["x/1", "x/1"], prompt=["a", "b"], seed=[4, 5]))
+    assert of(found) == [None, None]
+    assert of(found, "id") == ["x/1", "x/1"]
     for place, seed in enumerate((4, 5)):
-        sidecar = Sidecar.model_validate_json(found["sidecar"][place])
-        assert (sidecar.id, sidecar.job.seed, sidecar.fingerprint) == ("x/1", seed, found["fingerprint"][place])
-        with Image.open(io.BytesIO(found["picture"][place])) as image:
+        sidecar = Sidecar.model_validate_json(of(found, "sidecar")[place])
+        assert (sidecar.id, sidecar.job.seed, sidecar.fingerprint) == ("x/1", seed, of(found, "fingerprint")[place])
+        with Image.open(io.BytesIO(of(found, "picture")[place])) as image:
             assert image.convert("RGB").tobytes() == draw(sidecar.job.model_copy(update={"model": "demo"})).rgb
+
+
+def test_other_columns_are_as_they_were(rendering: Make) -> None:
+    """With their types and empty cells: a whole number of 61 bits is no other for the empty cell beside it."""
+    days = [datetime(2026, 11, 26, tzinfo=UTC).date(), None]
+    rows = batch(id=[2**60 + 1, None], prompt=["a", "fail"], day=days, tags=[["x"], []], seed=[7, None])
+    found = rendering(retries=0)(rows)
+    assert found.select(rows.column_names).equals(rows)
+    assert Sidecar.model_validate_json(of(found, "sidecar")[0]).id == str(2**60 + 1)
+    alone = rendering(retries=0)(batch(prompt=["fail"]))
+    assert [alone.schema.field(name).type for name in MADE] == [found.schema.field(name).type for name in MADE]
 
 
 def test_a_row_that_fails_costs_itself(rendering: Make) -> None:
@@ -70,12 +91,17 @@ def test_a_row_that_fails_costs_itself(rendering: Make) -> None:
     found = rendering(retries=0)(
         batch(prompt=["good", "fail", "bad", "crash", "well"], size=["64x64", "64x64", "63", "64x64", "128x64"])
     )
-    reasons = list(found["error"])
+    reasons = of(found)
     assert [reason is None for reason in reasons] == [True, False, False, False, True]
-    assert [picture is not None for picture in found["picture"]] == [True, False, False, False, True]
+    assert [picture is not None for picture in of(found, "picture")] == [True, False, False, False, True]
     assert reasons[1] == "one flat colour"
     assert reasons[2].startswith("size: ")
     assert "status 66" in reasons[3]
+
+
+def test_rows_that_fail_one_after_the_other_have_each_its_reason(rendering: Make) -> None:
+    """However often each is tried: a batch is no night that is given up after ten failures in a row."""
+    assert of(rendering()(batch(prompt=["fail"] * 4))) == ["one flat colour"] * 4
 
 
 def test_a_worker_stays_open_from_batch_to_batch(rendering: Make) -> None:
@@ -90,37 +116,40 @@ def test_a_worker_stays_open_from_batch_to_batch(rendering: Make) -> None:
     assert actor._worker.pid == first
     assert actor._worker._setup != opened
     found = actor(batch(prompt=["crash"]))
-    assert found["error"][0] is not None
-    assert actor(batch(prompt=["d"]))["error"][0] is None
+    assert of(found)[0] is not None
+    assert of(actor(batch(prompt=["d"]))) == [None]
     assert actor._worker.pid != first
 
 
 def test_an_empty_cell_is_no_field(rendering: Make) -> None:
-    """Whatever a data set has for nothing."""
-    rows = {"prompt": np.array(["a", "b"]), "seed": np.array([float("nan"), 7.0]), "size": np.array([None, "64x64"])}
+    """Whatever a data set has for nothing: a CSV file has a text of nothing, and a struct has all members of its kind."""
+    nan = float("nan")
+    rows = batch(
+        prompt=["a", "b", "c"],
+        seed=[nan, 7.0, None],
+        size=["", "64x64", None],
+        expect=[{"seconds": 100.0, "ram": None}, {"seconds": None, "ram": "100GiB"}, None],
+    )
     found = rendering()(rows)
-    assert list(found["error"]) == [None, None]
-    assert [Sidecar.model_validate_json(each).job.seed for each in found["sidecar"]][1] == 7
+    assert of(found) == [None] * 3
+    assert Sidecar.model_validate_json(of(found, "sidecar")[1]).job.seed == 7
 
 
 def test_a_cell_that_no_field_holds_costs_its_row(rendering: Make) -> None:
-    """Bytes, a set, a moment: its column is named. A whole decimal is a number, and no moment is no field."""
-    cells = (b"\x89PNG", {1}, np.datetime64("2026-01-01"), np.datetime64("NaT"), Decimal(7))
-    seeds = np.empty(len(cells), dtype=object)
-    seeds[:] = cells
-    found = rendering()({"prompt": np.array(["a"] * len(cells)), "seed": seeds})
-    reasons = list(found["error"])
-    assert reasons[:2] == [f"seed: a cell of type {name} is no value of a field" for name in ("bytes", "set")]
-    assert reasons[2].startswith("seed: must be a whole number")
-    assert reasons[3:] == [None, None]
-    assert Sidecar.model_validate_json(found["sidecar"][4]).job.seed == 7
+    """Bytes or a moment: its column is named. A whole decimal is a number."""
+    bad = rendering()(batch(prompt=["a", "a"], seed=[b"\x89PNG", None]))
+    assert of(bad) == ["seed: a cell of type bytes is no value of a field", None]
+    moments = rendering()(batch(prompt=["a", "a"], seed=[datetime(2026, 1, 1, tzinfo=UTC), None]))
+    assert of(moments) == ["seed: a cell of type datetime is no value of a field", None]
+    found = rendering()(batch(prompt=["a"], seed=[Decimal(7)]))
+    assert Sidecar.model_validate_json(of(found, "sidecar")[0]).job.seed == 7
 
 
 def test_a_model_that_rows_name_and_no_machine_has_costs_those_rows(rendering: Make) -> None:
     """All of a batch, too; where it is the processor's own, nothing can be rendered at all, and the job fails."""
     made = rendering(offline=True)
     found = made(batch(prompt=["a", "b"], model=["Qwen/Qwen-Image"] * 2, size=["256x256"] * 2))
-    assert all("Qwen/Qwen-Image" in reason for reason in found["error"])
+    assert all("Qwen/Qwen-Image" in reason for reason in of(found))
     other = rendering(offline=True, model="Qwen/Qwen-Image", size="256x256")
     with pytest.raises(MachineError, match="Qwen/Qwen-Image"):
         other(batch(prompt=["a"]))
@@ -129,8 +158,8 @@ def test_a_model_that_rows_name_and_no_machine_has_costs_those_rows(rendering: M
 def test_a_row_names_its_precision(rendering: Make) -> None:
     """What a machine would choose depends on which one the row comes to: that is said, and it is not fp8 in silence."""
     found = rendering(precision="auto")(batch(prompt=["a", "b"], precision=["fp8", None]))
-    assert found["error"][0] is None
-    assert found["error"][1].startswith("precision: auto is chosen when a manifest is planned")
+    assert of(found)[0] is None
+    assert of(found)[1].startswith("precision: auto is chosen when a manifest is planned")
 
 
 def test_fields_that_no_job_has_are_refused() -> None:
@@ -154,13 +183,15 @@ def test_a_worker_that_holds_nothing_does_not_stay() -> None:
     assert kept.pid is None
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="no pyarrow here (it is in the extra ray-data)")
-def test_ray_data_renders_a_data_set(cluster: Any) -> None:  # noqa: ARG001
-    """Two actors, batches of four: every row comes back once, whoever rendered it."""
+def test_ray_data_renders_a_data_set(cluster: Any, tmp_path: Path) -> None:  # noqa: ARG001
+    """Two actors, batches of four: every row comes back once, whoever rendered it; those of a batch that fails too."""
     connecting.library()
     import ray.data  # noqa: PLC0415
+    from pyarrow import parquet  # noqa: PLC0415
 
-    rows = [{"id": f"row {number}", "prompt": f"{number}", "seed": number} for number in range(12)]
-    found = made(concurrency=(1, 2), batch_size=4)(ray.data.from_items(rows)).take_all()
-    assert sorted(str(row["id"]) for row in found) == sorted(str(row["id"]) for row in rows)
-    assert all(row["error"] is None and row["picture"] for row in found)
+    rows = [{"id": number, "prompt": "fail" if number < 4 else "well", "seed": number or None} for number in range(12)]
+    made(concurrency=(1, 2), batch_size=4)(ray.data.from_items(rows)).write_parquet(str(tmp_path))
+    found = sorted(parquet.read_table(tmp_path).to_pylist(), key=lambda row: row["id"])
+    assert [(row["id"], row["seed"]) for row in found] == [(row["id"], row["seed"]) for row in rows]
+    assert [row["error"] for row in found] == ["one flat colour"] * 4 + [None] * 8
+    assert [bool(row["picture"]) for row in found] == [False] * 4 + [True] * 8
