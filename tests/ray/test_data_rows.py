@@ -122,7 +122,7 @@ def test_a_worker_stays_open_from_batch_to_batch(rendering: Make) -> None:
 
 
 def test_an_empty_cell_is_no_field(rendering: Make) -> None:
-    """Whatever a data set has for nothing: a CSV file has a text of nothing, and a struct has all members of its kind."""
+    """Whatever a data set has for nothing: CSV has a text of nothing, and a struct has all members of its kind."""
     nan = float("nan")
     rows = batch(
         prompt=["a", "b", "c"],
