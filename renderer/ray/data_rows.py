@@ -43,7 +43,7 @@ With Arrow's types: they are the same in each batch, also in one of failures alo
 _FIELDS = frozenset(JobFields.__annotations__) - {"rows"}
 _NAME = "rows"
 
-Table = Any
+ArrowTable = Any
 """Arrow's, in which Ray Data has its blocks: other columns pass through as they are, with their empty cells."""
 
 
@@ -130,7 +130,7 @@ class RowRenderer:
         self._told = told
         self._worker = KeptWorker(told.posting.command)
 
-    def __call__(self, batch: Table) -> Table:
+    def __call__(self, batch: ArrowTable) -> ArrowTable:
         """The batch, with the columns of `MADE`. Raises `MachineError` where nothing can be rendered at all."""
         import pyarrow as pa  # noqa: PLC0415  # as Ray Data itself
 
