@@ -17,6 +17,7 @@ from renderer.cli.first_look import FirstLook
 from renderer.errors import ManifestError, Problem, UnreadableError, UsageError
 from renderer.manifest.manifest import Manifest, Overrides, is_without_jobs, load
 from renderer.manifest.tables import is_table
+from renderer.system import patterns
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +124,14 @@ def _refuse_twin(manifest: Manifest, other: Manifest) -> Problem:
     return Problem(manifest.file, 1, 1, "", message, "give one of them another name:")
 
 
-def _expand(patterns: Sequence[str]) -> list[Path]:
-    """The files that the patterns name, each once, in order."""
+def _expand(named: Sequence[str]) -> list[Path]:
+    """The files that names and patterns stand for, each once, in order."""
     paths: dict[Path, None] = {}
-    for pattern in patterns:
+    for pattern in named:
         if not glob.has_magic(pattern) or os.path.exists(pattern):  # noqa: PTH110 - it never raises
             paths[Path(pattern)] = None
             continue
-        found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  (a pattern may be absolute)
+        found = patterns.fitting(pattern)
         if not found:
             raise UsageError(f"no manifest matches {pattern}")
         paths.update((Path(name), None) for name in found)

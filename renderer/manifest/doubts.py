@@ -6,19 +6,18 @@ rendered.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from renderer.catalog import IN_CONTEXT, MODELS, MOST_TOKENS, TRAINED_TOKENS, Model, forbids_commerce
-from renderer.errors import Problem, shorten
-from renderer.job import InputFile, Job, Lora
+from renderer.errors import Problem
+from renderer.job import Job, Lora
 from renderer.manifest import choices, foreign
+from renderer.manifest.complaints import Complaint
 from renderer.manifest.document import Document, Route
 from renderer.manifest.expand import Draft
 from renderer.manifest.recipe import Recipe
-from renderer.text import counted
 
 _BLACK, _WHITE = 0, 255
 
@@ -34,33 +33,15 @@ _LONG = 2 * TRAINED_TOKENS
 """Letters that a prompt has at least if it is too long: no more than two make a token, of any script."""
 
 
-GoneFiles = Mapping[str, tuple[Route, InputFile]]
-"""Files that went in and have gone since, by their paths: where each is written, and what is known of it."""
-
-
 def warnings(
-    document: Document, recipes: Iterable[Recipe], drafts: Iterable[Draft], gone: GoneFiles
+    document: Document, recipes: Iterable[Recipe], drafts: Iterable[Draft], of_files: Iterable[Complaint]
 ) -> tuple[Problem, ...]:
-    """What is valid and was hardly meant, in the order of its lines."""
+    """What is valid and was hardly meant, in the order of its lines; `of_files` is said of what goes in already."""
     doubts = Doubts(document)
     doubts.look_at_texts(recipes)
     doubts.look_at_pictures(drafts)
-    found = [*doubts.warnings, *_of_gone(document, gone)]
-    return tuple(sorted(found, key=lambda warning: (warning.line, warning.column)))
-
-
-def _of_gone(document: Document, gone: GoneFiles) -> Iterator[Problem]:
-    """What has gone, at the place of the first: how many files, and where they are taken from."""
-    there = {path: os.path.exists(file.kept) for path, (_, file) in gone.items()}  # noqa: PTH110  # it never raises
-    for is_kept, hint in ((True, ""), (False, "what is not rendered yet cannot be before it is back")):
-        paths = [path for path in gone if there[path] is is_kept]
-        if not paths:
-            continue
-        route, file = gone[paths[0]]
-        are, they = ("is", "it") if len(paths) == 1 else ("are", "they")
-        who = shorten(paths[0]) + (f" and {counted(len(paths) - 1, 'other file')}" if len(paths) > 1 else "")
-        what = f"{they} {are} taken from {Path(file.kept).parent}" if is_kept else "no copy is kept"
-        yield replace(document.problem(route, f"{who} {are} gone: {what}", hint), warning=True)
+    doubts.warn_of(of_files)
+    return tuple(sorted(doubts.warnings, key=lambda warning: (warning.line, warning.column)))
 
 
 class Doubts:
@@ -75,6 +56,11 @@ class Doubts:
     @property
     def _enough(self) -> bool:
         return len(self.warnings) > MAX_WARNINGS
+
+    def warn_of(self, complaints: Iterable[Complaint]) -> None:
+        """What others have seen."""
+        for each in complaints:
+            self._warn(each.route, each.message, each.hint)
 
     def look_at_texts(self, recipes: Iterable[Recipe]) -> None:
         """What was written: prompts, and the values of matrices."""
@@ -160,6 +146,10 @@ class Doubts:
         if job.edit is not None and len(job.edit.images) > _MANY_IMAGES:
             message = f"{len(job.edit.images)} pictures, and {model.id} has learned from one to {_MANY_IMAGES}"
             self._warn(recipe.origin("images"), message, "leave out what matters least, or put two into one picture")
+        if job.edit is not None and len(set(job.edit.images)) < len(job.edit.images):
+            self._warn(
+                recipe.origin("images"), "has one picture twice, which costs as much as another", "leave one out"
+            )
         if job.input_image is not None and job.inpaint_mask is None and job.denoising_strength == 1:
             self._warn(recipe.origin("strength"), "leaves nothing of the image", "write less, like 0.6")
         if job.regions and not job.riding and model.id in MODELS and not model.is_embedded:

@@ -16,11 +16,15 @@ from typing import TYPE_CHECKING, Literal
 
 from renderer.catalog import Model
 from renderer.errors import shorten
+from renderer.manifest.complaints import Complaint
 from renderer.manifest.control_kinds import RegionFields
+from renderer.manifest.document import Route
 from renderer.manifest.looked_at import WantedFile
 from renderer.manifest.naming import Template
 from renderer.manifest.reading import Combination, Reading
 from renderer.manifest.recipe import STEM, takes_in
+from renderer.system import patterns
+from renderer.text import counted
 
 if TYPE_CHECKING:
     from renderer.outputs.taken_in import InputRecord
@@ -65,6 +69,11 @@ class WrittenPath:
         field, *rest = self.place
         reading.complain(str(field), message, hint, *(() if of_all and field == "images" else rest))
 
+    def route(self, reading: Reading) -> Route:
+        """Where it is written."""
+        field, *rest = self.place
+        return (*reading.recipe.origin(str(field)), *rest)
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
@@ -80,6 +89,8 @@ class InputPaths:
     def __init__(self, folder: Path, record: InputRecord | None) -> None:
         self.patterns: dict[str, tuple[str, ...]] = {}
         """The files that each pattern stands for, once it has been asked for; as it is from the manifest's folder."""
+        self.doubts: list[Complaint] = []
+        """Patterns that leave files out which were hardly meant to be."""
         self._folder = folder
         self._record = record
 
@@ -122,17 +133,75 @@ class InputPaths:
             return [path]
         at = self._at(written.folder, path)
         if at not in self.patterns:
-            found = sorted(glob.iglob(path, root_dir=written.folder, recursive=True))  # noqa: PTH207  # as shells do
-            fitting = tuple(each for each in found if (written.folder / each).is_file())
+            fitting = tuple(_fitting(written.folder, path))
             self.patterns[at] = fitting or (self._record.files(at) if self._record is not None else ())
+            self._doubt(reading, written, path, fitting)
         files = self.patterns[at]
         if not files:
-            written.complain(reading, f"{shorten(path)} fits no file", HINT, of_all=True)
+            others = _fitting(written.folder, _of_any_case(path))
+            hint = f"{_shown(others[0])} has its ending in another case" if others else hint_of(written, path)
+            written.complain(reading, f"{shorten(path)} fits no file", hint, of_all=True)
         if len(files) > MOST_FILES:
             message = f"{shorten(path)} fits {len(files):,} files"
             written.complain(reading, message, f"at most {MOST_FILES:,}", of_all=True)
             return []
+        if odd := next((each for each in files if not _is_text(each)), ""):
+            said = f"a file that it fits has a name that is no text: {_shown(odd)}"
+            written.complain(reading, said, "rename it: names are UTF-8", of_all=True)
+            return []
         return files
+
+    def _doubt(self, reading: Reading, written: WrittenPath, path: str, fitting: Sequence[str]) -> None:
+        """Doubt a pattern that leaves files out by the case of their ending alone."""
+        any_case = _of_any_case(path)
+        if not fitting or any_case == path:
+            return
+        left_out = sorted({*patterns.fitting(any_case, written.folder)} - {*fitting})
+        if others := [each for each in left_out if (written.folder / each).is_file()]:
+            said = f"{shorten(path)} leaves out {named_with_others(others)}, for the case of the ending"
+            self.doubts.append(Complaint(written.route(reading), said, f"write {any_case}"))
+
+
+def hint_of(written: WrittenPath, path: str) -> str:
+    """What helps where a path leads to no file."""
+    if "://" in path or path.startswith("data:"):
+        return "nothing is fetched: name a file on this machine"
+    if path.startswith("~"):
+        return "~ stands for no folder here: write it out"
+    if "\\" in path:
+        return "write / between folders"
+    if written.purpose == "mask" and glob.has_magic(path):
+        return "a mask is one file; {stem} in it stands for the image's name"
+    return HINT
+
+
+def named_with_others(paths: Sequence[str]) -> str:
+    """The first, and how many more there are."""
+    return _shown(paths[0]) + (f" and {counted(len(paths) - 1, 'other file')}" if len(paths) > 1 else "")
+
+
+def _fitting(folder: Path, pattern: str) -> list[str]:
+    return [each for each in patterns.fitting(pattern, folder) if (folder / each).is_file()]
+
+
+def _of_any_case(pattern: str) -> str:
+    """The pattern with its ending in any case."""
+    name, dot, ending = pattern.rpartition(".")
+    if not dot or not ending.isalpha():
+        return pattern
+    return name + dot + "".join(f"[{letter.lower()}{letter.upper()}]" for letter in ending)
+
+
+def _shown(path: str) -> str:
+    return shorten(path.encode(errors="replace").decode())
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=64)

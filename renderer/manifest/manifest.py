@@ -205,7 +205,7 @@ def _resolve(document: Document, given: ManifestSource, overrides: Overrides, he
     pictures = tuple(_pictures(document, drafts, outputs, proof=overrides.proof))
     taken_in = finder.looked_at.taken_in(name, finder.paths.patterns)
     name += PROOF_SUFFIX if overrides.proof else ""
-    warnings = (*doubts.warnings(document, recipes, drafts, finder.gone), *reader.warnings)
+    warnings = (*doubts.warnings(document, recipes, drafts, finder.doubts()), *reader.warnings)
     priority = float(head.get("priority", 0))
     auto = frozenset(draft.id for draft in drafts if draft.auto and not overrides.proof)
     return Manifest(

@@ -6,14 +6,13 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from renderer.errors import shorten
-from renderer.job import canonical
+from renderer.job import InputFile, canonical
 from renderer.manifest import naming
 from renderer.manifest.complaints import Complaint, Problems, nearest
 from renderer.manifest.document import Route
 from renderer.manifest.expand import Draft
 from renderer.manifest.kinds import OUTPUT_FIELDS
 from renderer.manifest.naming import Template, TemplateError
-from renderer.manifest.recipe import Recipe
 
 
 def name_outputs(output: str, drafts: Sequence[Draft], names: set[str], problems: Problems) -> list[str]:
@@ -22,7 +21,7 @@ def name_outputs(output: str, drafts: Sequence[Draft], names: set[str], problems
     `names` are those of all matrices and tables in the file, also of jobs that made no picture.
     """
     # Equal ids would give equal output names; said once is enough.
-    unique = _check_unique("id", ((draft.recipe, draft.id) for draft in drafts), problems)
+    unique = _check_unique("id", ((draft, draft.id) for draft in drafts), problems)
     template = _read_template(output, names, problems)
     if not unique or template is None or not _check_names(template, drafts, problems):
         return []
@@ -31,33 +30,39 @@ def name_outputs(output: str, drafts: Sequence[Draft], names: set[str], problems
         naming.output_name(template, _values(fields, draft, str(index).zfill(digits)))
         for index, draft in enumerate(drafts)
     ]
-    named = ((draft.recipe, name) for draft, name in zip(drafts, outputs, strict=True))
-    _check_unique("output name", named, problems)
+    _check_unique("output name", zip(drafts, outputs, strict=True), problems)
     return outputs
 
 
-def _check_unique(what: str, named: Iterable[tuple[Recipe, str]], problems: Problems) -> bool:
+def _check_unique(what: str, named: Iterable[tuple[Draft, str]], problems: Problems) -> bool:
     """Refuse two pictures of one name, also where they differ only in case; once for each pair of jobs."""
-    taken: dict[str, Recipe] = {}
+    taken: dict[str, Draft] = {}
     refused: set[tuple[Route, Route]] = set()
-    for recipe, name in named:
-        key = naming.collision_key(name)
-        other = taken.get(key)
-        if other is None:
-            taken[key] = recipe
-        elif (other.route, recipe.route) not in refused:
-            refused.add((other.route, recipe.route))
-            problems.add(_refuse_twins(what, name, recipe, other, problems))
+    for draft, name in named:
+        other = taken.setdefault(naming.collision_key(name), draft)
+        pair = other.recipe.route, draft.recipe.route
+        if other is not draft and pair not in refused:
+            refused.add(pair)
+            problems.add(_refuse_twins(what, name, draft, other, problems))
     return not refused
 
 
-def _refuse_twins(what: str, name: str, recipe: Recipe, other: Recipe, problems: Problems) -> Complaint:
-    first, second = problems.line(other.route), problems.line(recipe.route)
-    if recipe is other:
+def _refuse_twins(what: str, name: str, draft: Draft, other: Draft, problems: Problems) -> Complaint:
+    first, second = problems.line(other.recipe.route), problems.line(draft.recipe.route)
+    if draft.recipe is other.recipe:
         message = f'two pictures of the job in line {first} have the {what} "{shorten(name)}"'
-        return Complaint(recipe.route, message, "their values differ only in what a name cannot hold")
+        pairs = zip(other.inputs, draft.inputs, strict=False)
+        both = next((f"{_last(one)} and {_last(two)}" for one, two in pairs if one.path != two.path), "")
+        if draft.matrix == other.matrix and both:
+            return Complaint(draft.recipe.route, message, f"{{stem}} is the same of {both}: rename one")
+        return Complaint(draft.recipe.route, message, "their values differ only in what a name cannot hold")
     message = f'two pictures have the {what} "{shorten(name)}": of line {first} and of line {second}'
-    return Complaint(recipe.route, message, "case does not tell them apart")
+    return Complaint(draft.recipe.route, message, "case does not tell them apart")
+
+
+def _last(file: InputFile) -> str:
+    """A file's name and its folder's."""
+    return shorten("/".join(file.path.split("/")[-2:]))
 
 
 def _read_template(output: str, names: set[str], problems: Problems) -> Template | None:

@@ -6,7 +6,8 @@ Each file is read once a manifest. Knows nothing of YAML and lines.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,18 @@ from typing import TYPE_CHECKING, Any
 from renderer.catalog import MODELS, SIZE_STEP, Editing, Layering, Model
 from renderer.errors import PictureError, shorten
 from renderer.job import Edit, Input, InputFile, Region, Size
+from renderer.manifest.complaints import Complaint
 from renderer.manifest.document import Route
-from renderer.manifest.input_paths import HINT, GoesInFor, InputPaths, PathPlace, WrittenPath, regions_of, written_paths
+from renderer.manifest.input_paths import (
+    GoesInFor,
+    InputPaths,
+    PathPlace,
+    WrittenPath,
+    hint_of,
+    named_with_others,
+    regions_of,
+    written_paths,
+)
 from renderer.manifest.looked_at import Found, HeardLooks, LookedAt, WantedFile
 from renderer.manifest.reading import Combination, Reading
 
@@ -82,8 +93,7 @@ class InputFinder:
 
     def __init__(self, folder: Path, record: InputRecord | None, heard: HeardLooks, *, remembers: bool) -> None:
         self.looked_at = LookedAt(record, heard, remembers=remembers)
-        self.gone: dict[str, tuple[Route, InputFile]] = {}
-        """Files that have gone, by their paths: where each is written first, and what is known of it."""
+        self._gone: dict[str, tuple[Route, InputFile]] = {}
         self.paths = InputPaths(folder, record)
         self._said: set[tuple[Path, GoesInFor]] = set()
 
@@ -158,6 +168,17 @@ class InputFinder:
             context=context[0] if context else None,
         )
 
+    def doubts(self) -> Iterator[Complaint]:
+        """What was hardly meant of files, all in all: what has gone, and what a pattern leaves out."""
+        yield from self.paths.doubts
+        there = {path: os.path.exists(file.kept) for path, (_, file) in self._gone.items()}  # noqa: PTH110
+        for is_kept, hint in ((True, ""), (False, "what is not rendered yet cannot be before it is back")):
+            if paths := [path for path in self._gone if there[path] is is_kept]:
+                route, file = self._gone[paths[0]]
+                are, they = ("is", "it") if len(paths) == 1 else ("are", "they")
+                what = f"{they} {are} taken from {Path(file.kept).parent}" if is_kept else "no copy is kept"
+                yield Complaint(route, f"{named_with_others(paths)} {are} gone: {what}", hint)
+
     def _find(self, reading: Reading, written: WrittenPath, path: str) -> Found | None:
         wanted = self.paths.where(written, path)
         found = self.looked_at.look(wanted)
@@ -165,12 +186,12 @@ class InputFinder:
             found = _drawn_out(path, found[0]) or found
         if not isinstance(found, PictureError):
             if found[1].kept:
-                field, *rest = written.place
-                self.gone.setdefault(wanted.at, ((*reading.recipe.origin(str(field)), *rest), found[1]))
+                self._gone.setdefault(wanted.at, (written.route(reading), found[1]))
             return found
         if (key := (wanted.path, written.purpose)) not in self._said:  # once a manifest
             self._said.add(key)
-            written.complain(reading, found.message, found.hint or HINT)
+            hint = "" if os.path.lexists(wanted.path) else hint_of(written, path)
+            written.complain(reading, found.message, found.hint or hint)
         return None
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import io
 import os
 import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -46,6 +47,18 @@ _BEHIND = {"picture": "white", "mask": "black"}
 _PLAIN_MODES = frozenset(
     {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "La", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"}
 )
+_UNREAD: Mapping[bytes, str] = {
+    rb"GIF8": "a GIF",
+    rb"%PDF": "a PDF",
+    rb"8BPS": "a file of Photoshop's",
+    rb"\xff\x0a|\0\0\0\x0cJXL ": "a JPEG XL",
+    rb"\s*<(\?xml|svg)": "an SVG, or another text",
+    rb"....ftyp(heic|heix|heim|heis|hevc|mif1)": "a HEIC",
+    rb"....ftyp": "a film",
+    rb"Rar!|PK\x03\x04|\x1f\x8b": "an archive",
+}
+"""What people take for pictures and is not read, by how such files begin."""
+
 _MOST_SCANS = 100
 """Of a JPEG: each is a pass over all pixels. Progressive ones have ten, and the thriftiest tools make some dozens."""
 
@@ -79,6 +92,10 @@ def read(path: Path, name: str) -> bytes:
             data = b"" if found.st_size > MOST_BYTES else stream.read(MOST_BYTES + 1)
     except FileNotFoundError as error:
         raise PictureError(f"there is no file {name}") from error
+    except IsADirectoryError as error:
+        raise PictureError(
+            f"{name} is a folder", hint="name a file in it; *.jpg stands for all of its photos"
+        ) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise PictureError(f"{name} cannot be read: {reason}") from error
@@ -98,6 +115,8 @@ def decode(data: bytes, name: str, purpose: Purpose = "picture") -> Decoded:
     """
     from PIL import Image  # noqa: PLC0415  # a manifest without pictures does not need it
 
+    if not data:
+        raise PictureError(f"{name} is empty", hint="copy it once more, or export it again")
     try:
         opened = _opened(data, name)
         with _ROOM.taken(opened.width * opened.height):
@@ -112,8 +131,8 @@ def decode(data: bytes, name: str, purpose: Purpose = "picture") -> Decoded:
     except Exception as error:  # Pillow's decoders raise whatever they like for what is damaged
         if "truncated" in str(error).lower():
             raise PictureError(f"{name}: it is cut off", hint="copy it once more, or export it again") from error
-        hint = "PNG, JPEG, WebP, TIFF and BMP are read, and AVIF and HEIF where Pillow can"
-        raise PictureError(f"{name}: it is no picture that can be read here", hint=hint) from error
+        kind, hint = _told_by_its_beginning(data)
+        raise PictureError(f"{name}: it is {kind}", hint=hint) from error
 
 
 def identify(path: Path, name: str, purpose: Purpose = "picture") -> tuple[Input, InputFile]:
@@ -229,7 +248,19 @@ def _is_able(kind: str) -> bool:
     from PIL import Image  # noqa: PLC0415  # as above
 
     Image.init()
+    if kind == "HEIF" and kind not in Image.OPEN:
+        with contextlib.suppress(ImportError):  # Pillow looks for no plugins but its own
+            importlib.import_module("pillow_heif.HeifImagePlugin")
     return kind in Image.OPEN
+
+
+def _told_by_its_beginning(data: bytes) -> tuple[str, str]:
+    """What a file is that cannot be opened, and what helps."""
+    kind = next((what for begins, what in _UNREAD.items() if re.match(begins, data, re.DOTALL)), "")
+    if kind == "a HEIC" and not _is_able("HEIF"):
+        return "a HEIC, which nothing here can read", "install pillow-heif, or export it as JPEG"
+    hint = "PNG, JPEG, WebP, TIFF and BMP are read, and AVIF and HEIC where Pillow can"
+    return f"{kind}, which is not read" if kind else "no picture that can be read here", hint
 
 
 def _refuse(opened: Image.Image, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -98,11 +99,42 @@ class TestProblems:
             ("{prompt: a, image: ''}", "image"),
             ("{prompt: a, init_image: one.png}", "write image"),
             ("{prompt: a, denoising_strength: 1}", "write strength"),
+            ("{prompt: a, image: .}", ". is a folder (name a file in it"),
+            ("{prompt: a, image: 'https://a.org/b.png'}", "there is no file https://a.org/b.png (nothing is fetched"),
+            ("{prompt: a, image: 'data:image/png;base64,aGk='}", "(nothing is fetched: name a file on this machine)"),
+            ("{prompt: a, image: ~/b.png}", "(~ stands for no folder here: write it out)"),
+            ("{prompt: a, image: 'a\\b.png'}", "(write / between folders)"),
+            ("{prompt: a, image: one.png, mask: 'm*.png'}", "a mask is one file; {stem} in it stands for"),
+            ("{prompt: a, image: '*.PNG'}", "fits no file (one.png has its ending in another case)"),
         ],
     )
     def test_each_has_its_line(self, tmp_path: Path, job: str, words: str) -> None:
         text = f"{{defaults: {{model: demo}}, jobs: [{job}]}}"
         assert words in problem(tmp_path, text, one=(64, 64), wide=(640, 64))
+
+    @pytest.mark.parametrize("output", ["", 'id: "{stem}", '])
+    def test_two_files_of_one_name_are_named(self, tmp_path: Path, output: str) -> None:
+        """Whatever their folders and endings are: nothing else tells their pictures apart."""
+        text = f"{{defaults: {{model: demo}}, jobs: [{{{output}prompt: a, image: '*/*.png'}}]}}"
+        said = problem(tmp_path, text, a__one=(64, 64), b__one=(64, 48))
+        assert "{stem} is the same of a/one.png and b/one.png: rename one" in said
+
+    def test_a_name_that_is_no_text_is_a_problem(self, tmp_path: Path) -> None:
+        """It went into prompts and names, and ended the command as a fault of the program's own."""
+        write(tmp_path, "", one=(64, 64)).unlink()
+        Path(os.fsdecode(bytes(tmp_path) + b"/\xff\xfe.png")).write_bytes((tmp_path / "one.png").read_bytes())
+        said = problem(tmp_path, "{defaults: {model: demo}, jobs: [{prompt: a, image: '*.png'}]}")
+        assert "jobs[0].image: a file that it fits has a name that is no text: ??.png (rename it" in said
+
+    def test_files_that_a_pattern_leaves_out_for_their_case_are_doubted(self, tmp_path: Path) -> None:
+        """Cameras write .JPG, and what saves them again .jpg."""
+        path = write(tmp_path, "{defaults: {model: demo}, jobs: [{prompt: a, image: '*.png'}]}", a=(64, 64), b=(64, 48))
+        assert manifest.load(path).warnings == ()
+        (tmp_path / "b.png").rename(tmp_path / "b.PNG")
+        (doubt,) = manifest.load(path).warnings
+        assert str(doubt).endswith("*.png leaves out b.PNG, for the case of the ending (write *.[pP][nN][gG])")
+        path.write_text(path.read_text().replace("*.png", "*.[pP][nN][gG]"))
+        assert [len(manifest.load(path).pictures), manifest.load(path).warnings] == [2, ()]
 
     def test_files_are_counted_when_they_are_found(self, tmp_path: Path) -> None:
         """A pattern cannot make more pictures than are allowed."""
@@ -131,6 +163,12 @@ class TestEdits:
         assert (job.width, job.height) == (1440, 736)
         assert (job.input_image, job.denoising_strength) == (None, 1.0)
         assert [Path(file.path).name for file in picture.inputs] == ["a.png", "b.png"]
+
+    def test_one_picture_twice_is_doubted(self, tmp_path: Path) -> None:
+        """By its pixels, whatever it is called."""
+        path = write(tmp_path, f"{self.DEFAULTS}jobs: [{{images: [a.png, b.png], prompt: x}}]", a=(64, 64), b=(64, 64))
+        (doubt,) = manifest.load(path).warnings
+        assert "jobs[0].images: has one picture twice" in str(doubt)
 
     def test_a_pattern_beside_another_picture(self, tmp_path: Path) -> None:
         """Each file that fits makes a picture, with the others; `{stem}` is its name, in other paths as well."""
@@ -192,8 +230,9 @@ class TestEdits:
 
     def test_more_than_three_are_doubted(self, tmp_path: Path) -> None:
         """It is valid, and more than the models were made for."""
-        text = f"{self.DEFAULTS}jobs:\n- {{images: [a.png, b.png, a.png], prompt: x}}\n- {{images: [%s], prompt: x}}"
-        found = manifest.load(write(tmp_path, text % ", ".join(["a.png"] * 4), a=(64, 64), b=(32, 32))).warnings
+        text = f"{self.DEFAULTS}jobs:\n- {{images: [a.png, b.png, c.png], prompt: x}}\n- {{images: [%s], prompt: x}}"
+        sizes = {name: (64, 64 + place) for place, name in enumerate("abcd")}
+        found = manifest.load(write(tmp_path, text % "a.png, b.png, c.png, d.png", **sizes)).warnings
         assert [(each.line, each.path) for each in found] == [(4, "jobs[1].images")]
         assert "4 pictures, and Qwen/Qwen-Image-Edit-2511 has learned from one to 3" in found[0].message
 

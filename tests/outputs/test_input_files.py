@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import random
+import sys
 import threading
 from pathlib import Path
 
@@ -104,7 +105,7 @@ class TestPixels:
 
 class TestRefused:
     def test_what_is_not_there(self, tmp_path: Path) -> None:
-        for path, words in ((tmp_path / "none.png", "there is no file"), (tmp_path, "is not a file|cannot be read")):
+        for path, words in ((tmp_path / "none.png", "there is no file"), (tmp_path, "is a folder")):
             with pytest.raises(PictureError, match=words):
                 input_files.identify(path, path.name)
 
@@ -125,6 +126,48 @@ class TestRefused:
         frames = [photo(), photo(24, 16).rotate(90)]
         with pytest.raises(PictureError, match="several frames"):
             input_files.decode(saved(frames[0], "WEBP", save_all=True, append_images=frames[1:]), "film.webp")
+
+    @pytest.mark.parametrize(
+        ("data", "words", "hint"),
+        [
+            (b"", "x is empty", "copy it once more"),
+            (b"GIF89a", "x: it is a GIF, which is not read", "PNG, JPEG"),
+            (b"<?xml version", "x: it is an SVG, or another text, which is not read", "PNG, JPEG"),
+            (b"\0\0\0\x18ftypheic", "x: it is a HEIC, which nothing here can read", "install pillow-heif"),
+            (b"\0\0\0\x18ftypisom", "x: it is a film, which is not read", "PNG, JPEG"),
+            (b"none of all", "x: it is no picture that can be read here", "PNG, JPEG"),
+        ],
+    )
+    def test_what_it_is_instead(self, monkeypatch: pytest.MonkeyPatch, data: bytes, words: str, hint: str) -> None:
+        """By how it begins, for those that people have; and what helps."""
+        monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+        monkeypatch.setitem(sys.modules, "pillow_heif", None)
+        with pytest.raises(PictureError) as caught:
+            input_files.decode(data, "x")
+        assert caught.value.message == words
+        assert caught.value.hint.startswith(hint)
+
+    def test_a_plugin_that_pillow_does_not_know_of(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is there, and reads a phone's photos: Pillow itself looks for no others than its own."""
+        plugin = tmp_path / "pillow_heif/HeifImagePlugin.py"
+        plugin.parent.mkdir()
+        (plugin.parent / "__init__.py").touch()
+        plugin.write_text(
+            "import io\n"
+            "from PIL import Image, PngImagePlugin\n"
+            "def opened(file, name):\n"
+            "    return PngImagePlugin.PngImageFile(io.BytesIO(file.read()[12:]))\n"
+            "Image.register_open('HEIF', opened, lambda start: start[8:12] == b'heic')\n"
+        )
+        for name in ("pillow_heif", "pillow_heif.HeifImagePlugin"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        Image.init()
+        monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+        monkeypatch.setattr(Image, "ID", [*Image.ID])
+        monkeypatch.syspath_prepend(tmp_path)
+        data = b"\0\0\0\x18ftypheic" + saved(photo())
+        assert input_files.decode(data, "x").known == input_files.decode(saved(photo()), "x").known
+        monkeypatch.delitem(sys.modules, "pillow_heif.HeifImagePlugin")
 
     def test_a_format_that_is_none_of_ours(self) -> None:
         with pytest.raises(PictureError, match="no picture"):
