@@ -15,6 +15,7 @@ const say = (element, text) => { element.textContent = text; element.lang = /\p{
 const gib = (bytes) => bytes ? `${(bytes / 2 ** 30).toFixed(2)} GiB` : "";
 const seconds = (value) => value == null ? "" : `${value.toFixed(1)} s`;
 const size = (picture) => `${picture.width}x${picture.height}`;
+const nameOf = (picture) => served.named === "by-prompt" ? picture.prompt : picture.id;  // where nobody has named them
 const places = new Map(pictures.map((picture, position) => [picture.id, position]));
 let chosen = [];  // positions of the pictures to compare, at most two
 let flying = {};  // while a run is on: what is being rendered, by id, as [step, steps]
@@ -42,7 +43,7 @@ function fillCard(position) {
   } else {
     open.append(make("span", "missing", picture.state));
   }
-  open.append(make("span", "name", picture.id));
+  open.append(make("span", "name", nameOf(picture)));
   open.append(make("span", "about-it", [size(picture), seconds(picture.seconds)].filter(Boolean).join(" · ")));
   open.addEventListener("click", () => showView(position));
   cards[position].replaceChildren(open);
@@ -289,7 +290,7 @@ function showView(position) {
 
 function fillView() {
   const picture = pictures[viewed];
-  say(find("view-title"), picture.id);
+  say(find("view-title"), nameOf(picture));
   const image = find("view-image");
   image.hidden = !picture.file;
   if (picture.file) {

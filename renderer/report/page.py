@@ -154,12 +154,15 @@ class Live:
     happened: str
 
 
-def write_html(page: Page, *, has_sheet: bool = False, live: Live | None = None) -> str:
-    """The page as HTML; with `live`, one that asks its server for what changes. Without, it asks nobody."""
+def write_html(page: Page, *, has_sheet: bool = False, live: Live | None = None, form: str = "") -> str:
+    """The page as HTML; with `live`, one that asks its server for what changes. Without, it asks nobody.
+
+    `form` is where pictures are asked for, where no manifest does that: they go by their prompts then.
+    """
     data = {"pictures": page.pictures, "groups": [asdict(group) for group in page.groups]}
     drawn = plots.draw(page.sidecars)
     return _template("page.html.j2").render(
-        page=page, data=data, plots=drawn, geometry=plots, sheet=has_sheet, live=live, own=Own
+        page=page, data=data, plots=drawn, geometry=plots, sheet=has_sheet, live=live, own=Own, form=form
     )
 
 

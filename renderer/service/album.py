@@ -125,7 +125,7 @@ class AlbumRoutes:
     def _draw(self, count: int) -> _Drawn:
         manifest = Manifest(file=self._folder.queue.name, name=self._name, pictures=tuple(self._newest()))
         plan = make_plan(manifest, self._outputs)
-        html = page.write_html(gather.gather(plan)).encode()
+        html = page.write_html(gather.gather(plan), form="../").encode()
         return _Drawn(html, Gallery(manifest, self._outputs), count, time.monotonic())
 
     def _newest(self) -> list[Picture]:

@@ -28,13 +28,14 @@ async function listModels() {
 function fields() {
   const wanted = { prompt: find("prompt").value, model: find("model").value };
   for (const name of ["negative_prompt", "size"]) if (find(name).value) wanted[name] = find(name).value;
-  for (const name of ["steps", "seed"]) if (find(name).value) wanted[name] = Number(find(name).value);
-  return wanted;
+  const text = JSON.stringify(wanted).slice(0, -1);  // a seed may have more digits than a number of this language
+  const whole = ["steps", "seed"].filter((name) => find(name).value).map((name) => `, "${name}": ${BigInt(find(name).value)}`);
+  return `${text}${whole.join("")}}`;
 }
 
 function problemsOf(error) {
   const all = error.problems ?? [error];
-  const where = (one) => (one.line ? `line ${one.line}: ` : one.field ? `${one.field}: ` : "");
+  const where = (one) => [one.line && `line ${one.line}`, one.field].filter(Boolean).map((each) => `${each}: `).join("");
   return all.map((one) => where(one) + one.message + (one.hint ? ` (${one.hint})` : ""));
 }
 
@@ -44,6 +45,7 @@ function follow(id) {
   const source = new EventSource(`/api/v1/images/${id}/events`);
   source.addEventListener("message", (event) => {
     const news = JSON.parse(event.data);
+    if (id !== asked) { source.close(); return; }
     if (news.state === "waiting") say("told", "waiting for its turn");
     else if (news.state === "rendering") say("told", `step ${news.step} of ${news.steps}`);
     else { source.close(); show(id, news); }
@@ -60,35 +62,49 @@ async function look(id) {  // the stream broke off: how it stands is asked
   } catch { setTimeout(() => look(id), 2000); }
 }
 
-function show(id, news) {
+async function show(id, news) {
+  if (id !== asked) return;  // another one has been asked for since
   find("cancel").hidden = true;
   say("told", news.state);
-  if (news.state !== "done") { say("problems", [news.message, news.hint].filter(Boolean).join(" ")); return; }
+  if (news.state !== "done") { say("problems", [news.message, news.hint].filter(Boolean).join("; ")); return; }
   find("picture").src = `/api/v1/images/${id}/file`;
   find("picture").alt = find("prompt").value;
-  say("facts", id);
+  say("facts", "");
   find("shown").hidden = false;
+  const { body } = await ask(`/api/v1/images/${id}`).catch(() => ({ body: {} }));
+  if (id !== asked || !body.width) return;
+  const seed = Number.isSafeInteger(body.seed) ? `, seed ${body.seed}` : "";
+  say("facts", `${body.width}x${body.height}, ${body.num_inference_steps} steps${seed}, ${body.model}`);
 }
 
 find("one").addEventListener("submit", async (event) => {
   event.preventDefault();
   say("problems", "");
+  find("shown").hidden = true;
   say("told", "sending");
   try {
-    const options = { method: "POST", headers: { ...json, Prefer: "respond-async" }, body: JSON.stringify(fields()) };
+    const options = { method: "POST", headers: { ...json, Prefer: "respond-async" }, body: fields() };
     const { answer, body } = await ask("/api/v1/images/generate", options);
     if (answer.ok) follow(body.id);
     else { say("told", ""); say("problems", problemsOf(body.error ?? { message: answer.statusText }).join("; ")); }
   } catch { say("told", "the server does not answer"); }
 });
 
-find("cancel").addEventListener("click", () => ask(`/api/v1/images/${asked}`, { method: "DELETE" }));
+find("cancel").addEventListener("click", async () => {
+  try {
+    const { answer, body } = await ask(`/api/v1/images/${asked}`, { method: "DELETE" });
+    if (!answer.ok) say("problems", problemsOf(body.error ?? { message: answer.statusText }).join("; "));
+  } catch { say("told", "the server does not answer"); }
+});
 
 async function followBatch(id) {
-  const { body } = await ask(`/api/v1/batches/${id}`);
-  const counts = body.request_counts;
-  say("batch-told", `${body.status}: ${counts.completed} of ${counts.total} are there, ${counts.failed} failed`);
-  if (!["completed", "failed", "cancelled", "expired"].includes(body.status)) setTimeout(() => followBatch(id), 1000);
+  try {
+    const { body } = await ask(`/api/v1/batches/${id}`);
+    const counts = body.request_counts;
+    say("batch-told", `${body.status}: ${counts.completed} of ${counts.total} are there, ${counts.failed} failed`);
+    if (["completed", "failed", "cancelled", "expired"].includes(body.status)) return;
+  } catch { say("batch-told", "the server does not answer; what it has accepted it goes on with"); }
+  setTimeout(() => followBatch(id), 1000);
 }
 
 find("many").addEventListener("submit", async (event) => {
