@@ -14,10 +14,14 @@ from renderer.errors import ManifestError
 from renderer.manifest import manifest
 from renderer.manifest.manifest import Manifest, Overrides
 from renderer.outputs.folder import Own
+from renderer.outputs.nights import NightAnswer
 from renderer.planning import once_more, prune, sharding
 from renderer.planning.plan import make_plan
 from renderer.supervisor import events, merging
+from renderer.supervisor.joining import AddedManifest, Additions, Arrival
+from renderer.supervisor.preparing import Preparation
 from tests.supervisor.running import Night, counts
+from tests.waiting import until
 
 UNKEPT = "no copy is kept (what is not rendered yet cannot be before it is back)"
 HEAD = "defaults: {model: demo, size: 64x64, steps: 2}\n"
@@ -84,7 +88,10 @@ def test_commands_that_read_go_on(
     leave(folder)
     for name in ("validate", "status", "plan", "report", "prune"):
         assert command.main([name, "m.yaml", "--outputs", "out", *(["--yes"] if name == "prune" else [])]) == 0, name
-    said = capsys.readouterr().out
+    assert command.main(["compare", "m.yaml", "--outputs", "out", "--only", "nothing"]) == 2
+    said, wrong = capsys.readouterr()
+    assert "nothing" in wrong
+    assert "fits no file" not in wrong
     assert "m: 4 done, 0 failed" in said
     assert "0 pictures to render, 4 done" in said
     assert "0 pictures removed" in said
@@ -229,3 +236,25 @@ def test_a_copy_of_another_folder_is_kept_in_its_own(folder: Path, night: Night)
     assert counts(night.render(found)) == (4, 0, 0, 0)
     shutil.rmtree(folder / "out/m-proof")
     assert counts(night.render(load(folder), force=True)) == (4, 0, 0, 0)
+
+
+def test_a_manifest_that_joins_a_night_is_what_it_was(folder: Path, night: Night) -> None:
+    """Read on the night's own thread, by the same record."""
+    night.render(load(folder))
+    leave(folder)
+    told: list[events.Event] = []
+    answers: list[NightAnswer] = []
+    additions = Additions(night.settings, night.stop)
+    additions.begin(Preparation(night.settings, told.append, night.stop).seats(), {})
+    additions.ask(AddedManifest(folder / "m.yaml", answer=answers.append))
+    arrived: list[Arrival] = []
+
+    def has_come() -> bool:
+        arrived.extend(additions.take(told.append))
+        return bool(arrived or answers)
+
+    until(has_come)
+    assert answers == []
+    assert arrived[0].plan.count("done") == 4
+    arrived[0].held.close()
+    additions.end()
