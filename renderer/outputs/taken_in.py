@@ -56,8 +56,12 @@ def write(folder: OutputFolder, taken: TakenIn) -> None:
     """Write down what a manifest's paths stand for now. Call it with the folder's lock held. Raises `DiskError`."""
     if not taken.files:
         folder.remove(folder.taken_in)
-    elif taken != _read(folder):
-        folder.write(folder.taken_in, taken.model_dump_json().encode() + b"\n")
+        return
+    data = taken.model_dump_json().encode() + b"\n"
+    with contextlib.suppress(OSError):
+        if folder.taken_in.read_bytes() == data:
+            return
+    folder.write(folder.taken_in, data)
 
 
 class InputRecord:
