@@ -156,8 +156,7 @@ class InputPaths:
         any_case = _of_any_case(path)
         if not fitting or any_case == path:
             return
-        left_out = sorted({*patterns.fitting(any_case, written.folder)} - {*fitting})
-        if others := [each for each in left_out if (written.folder / each).is_file()]:
+        if others := sorted({*_fitting(written.folder, any_case)} - {*fitting}):
             said = f"{shorten(path)} leaves out {named_with_others(others)}, for the case of the ending"
             self.doubts.append(Complaint(written.route(reading), said, f"write {any_case}"))
 
@@ -181,7 +180,8 @@ def named_with_others(paths: Sequence[str]) -> str:
 
 
 def _fitting(folder: Path, pattern: str) -> list[str]:
-    return [each for each in patterns.fitting(pattern, folder) if (folder / each).is_file()]
+    found = patterns.fitting(pattern, folder)
+    return [each for each in found if os.path.isfile(folder / each)]  # noqa: PTH113  # a folder may be closed to us
 
 
 def _of_any_case(pattern: str) -> str:

@@ -203,7 +203,8 @@ class _Memory:
         """Write down what is new, beside what was known of files that are there still."""
         if not self._fresh:
             return
-        there = {key: told for key, told in self._read().items() if (self._folder / key.partition(" ")[2]).exists()}
+        known = self._read().items()
+        there = {key: told for key, told in known if _stand(self._folder / key.partition(" ")[2])}
         data = json.dumps({"by": self._by, "files": there | self._fresh}).encode()
         with contextlib.suppress(DiskError):
             write_whole(self._path, data, lasting=False)

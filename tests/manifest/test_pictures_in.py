@@ -15,6 +15,7 @@ from renderer.errors import ManifestError
 from renderer.families import QWEN_IMAGE_FAMILY
 from renderer.job import ModelIdentity, Picture, Size, fingerprint
 from renderer.manifest import manifest
+from tests.users import as_another, needs_root
 
 INPAINT = "DiffSynth-Studio/Qwen-Image-Blockwise-ControlNet-Inpaint"
 
@@ -125,6 +126,26 @@ class TestProblems:
         Path(os.fsdecode(bytes(tmp_path) + b"/\xff\xfe.png")).write_bytes((tmp_path / "one.png").read_bytes())
         said = problem(tmp_path, "{defaults: {model: demo}, jobs: [{prompt: a, image: '*.png'}]}")
         assert "jobs[0].image: a file that it fits has a name that is no text: ??.png (rename it" in said
+
+    @needs_root
+    @pytest.mark.parametrize("rights", [0o444, 0o000])
+    def test_a_folder_that_is_closed(self, rights: int) -> None:
+        """Its names may be seen and its files not, or nothing: that is a problem, and no fault of the program's."""
+
+        def prepare(folder: Path) -> None:
+            path = write(folder, "{defaults: {model: demo}, jobs: [{prompt: a, image: 'p/*.png'}]}", p__one=(64, 64))
+            path.chmod(0o644)
+            (folder / "p").chmod(rights)
+
+        def look(folder: Path) -> list[str]:
+            try:
+                manifest.load(folder / "edit.yaml")
+            except ManifestError as error:
+                return [str(each) for each in error.problems]
+            return ["nothing"]
+
+        (said,) = as_another(prepare, look)
+        assert "jobs[0].image: p/*.png fits no file" in said
 
     def test_files_that_a_pattern_leaves_out_for_their_case_are_doubted(self, tmp_path: Path) -> None:
         """Cameras write .JPG, and what saves them again .jpg."""
