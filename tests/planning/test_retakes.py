@@ -17,7 +17,8 @@ from renderer.planning.plan import make_plan
 from renderer.planning.retakes import RetakeRate
 from tests.making import make_manifest
 from tests.nights import make_night
-from tests.planning.test_forecast import HERE, NOW, RATES
+from tests.planning.test_forecast import HERE, NOW, RATES, real
+from tests.planning.test_riding import RIDES, with_loras
 
 
 def lettered(count: int, *, takes: int = 4, expect: float | None = None) -> Manifest:
@@ -59,6 +60,16 @@ class TestRate:
         assert takes.count_left(picture.model_copy(update={"lettering": None})) == 1
 
 
+def test_what_was_read_more_leniently_is_read_again() -> None:
+    """A right answer to one question is none to another: other texts, or other signs that are forgiven."""
+    asked = Lettering(texts=("WORD",))
+    told = LetteringRead(texts=(TextRead(text="WORD", read="word", score=1.0),), score=1.0, reader="a test")
+    assert takes.is_read(told, asked)
+    assert not takes.is_read(told, asked.model_copy(update={"texts": ("WORDS",)}))
+    assert not takes.is_read(told, asked.model_copy(update={"forgives": ()}))
+    assert not takes.is_read(None, asked)
+
+
 def read(folder: Path, manifest: Manifest, scores: list[list[float]]) -> None:
     """The pictures were rendered and read, each with a take a score."""
     make_night(manifest, folder)
@@ -90,6 +101,18 @@ class TestForecasts:
         assert often.seconds.denoise / once.seconds.denoise == pytest.approx(1 + often.retakes / 100)
         assert (often.as_dict()["retakes"], "retakes" in once.as_dict()) == (round(often.retakes, 1), False)
 
+    def test_what_rides_along_is_taken_again_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A LoRA adds to each take's steps, the further ones' included."""
+        monkeypatch.setenv("RENDERER_MODELS", str(tmp_path))
+        terms = Assumptions(HERE, rates=RATES, ready=True)
+        found = []
+        for count in (1, 4):
+            manifest = with_loras(real(lettered(10, takes=count), *[512] * 10), *[(RIDES,)] * 10)
+            (group,) = forecast.forecast([make_plan(manifest, tmp_path)], terms, NOW).groups
+            assert group.seconds is not None
+            found.append((group.seconds.denoise, 1 + group.retakes / 10))
+        assert found[1][0] / found[0][0] == pytest.approx(found[1][1])
+
     def test_the_folder_tells_the_rate(self, tmp_path: Path) -> None:
         """Ten pictures of which each was wrong twice: what is to come is expected to be wrong as often."""
         manifest = lettered(20)
@@ -113,6 +136,9 @@ def test_a_picture_with_a_take_to_come_tells_too(tmp_path: Path) -> None:
     read(tmp_path, manifest, [[0.5], [0.5, 0.6], [1.0]])
     rate = RetakeRate.of(make_plan(manifest, tmp_path).items)
     assert (rate.read, rate.wrong) == (4, 3)
+    plain = tuple(each.model_copy(update={"lettering": None}) for each in manifest.pictures)
+    rate = RetakeRate.of(make_plan(replace(manifest, pictures=plain), tmp_path).items)
+    assert (rate.read, rate.wrong) == (0, 0)  # of pictures that nobody wants read, nothing counts
 
 
 def test_what_people_see_is_the_best_so_far(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from renderer import catalog
 from renderer.errors import MachineError
+from renderer.estimate import shape_of, weight_bytes
 from renderer.job import Format, Keep, Sidecar
 from renderer.machine import hardware, processor
 from renderer.machine.gpus import LocalGpu
@@ -19,10 +21,12 @@ from renderer.outputs import encode, picture_files
 from renderer.planning import space
 from renderer.planning.plan import Plan, make_plan
 from renderer.planning.space import Disk
+from renderer.protocol import Setup
 from renderer.supervisor import run
 from renderer.supervisor.settings import Settings, StopRequests
 from tests.making import make_manifest, pixels_of
 from tests.nights import make_night
+from tests.weights import tiny
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 WITHIN = 0.2
@@ -41,6 +45,11 @@ def of_model(sides: Sequence[int], name: str = "test", model: str = "Qwen/Qwen-I
         for each, side in zip(made.pictures, sides, strict=True)
     )
     return Manifest(made.file, made.name, pictures)
+
+
+def setup_of(model: str) -> Setup:
+    """What a worker opens of a model that is packed in fp8."""
+    return Setup(model=model, precision="fp8", profile="stream", store="packed")
 
 
 def written(folder: Path) -> int:
@@ -141,6 +150,20 @@ class TestFiles:
         assert found.outputs_bytes == pytest.approx(1.5 * (512**2 + 1024**2) + 2 * 1700, abs=1)
         assert found.outputs_least_bytes == pytest.approx(0.35 * found.outputs_bytes, abs=1)
 
+    def test_each_layer_is_a_file(self, tmp_path: Path) -> None:
+        """As large as the whole, in a forecast."""
+        (whole,) = of_model([512]).pictures
+        apart = whole.model_copy(update={"job": whole.job.model_copy(update={"layer_num": 4})})
+        found = [look(make_plan(Manifest("m.yaml", "m", (each,)), tmp_path)).outputs_bytes for each in (whole, apart)]
+        assert found[1] == pytest.approx(5 * found[0], abs=5)
+
+    def test_a_file_tells_once(self, tmp_path: Path) -> None:
+        """A manifest's own lie in an output folder too: three are not six, by which more would be sure."""
+        batch = of_model([512] * 4)
+        make_night(batch, tmp_path, without=("p003",))
+        found = look(make_plan(batch, tmp_path))
+        assert found.outputs_least_bytes == pytest.approx(space.ASSUMED * found.outputs_bytes, abs=1)
+
     def test_sizes_are_mixed(self, tmp_path: Path) -> None:
         """Large files count by their pixels: pictures of one size tell of another's."""
         batch = of_model([256] * 5 + [1024] * 3)
@@ -184,9 +207,10 @@ class TestFiles:
         assert found.replaced_bytes == written(tmp_path / "test")
 
     def test_a_bounded_number_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Twelve folders of sixty pictures each: 64 sidecars at most, whatever lies there."""
+        """Twelve folders of sixty pictures each: 64 sidecars at most, whatever lies there, of those written last."""
         for number in range(12):
             make_night(of_model([64] * 60, f"night-{number}"), tmp_path, same_picture=True)
+            os.utime(tmp_path / f"night-{number}", (number, number))
         plan = make_plan(of_model([64], "new"), tmp_path)
         read: list[Path] = []
         really = picture_files.read_sidecar
@@ -198,7 +222,7 @@ class TestFiles:
         monkeypatch.setattr(picture_files, "read_sidecar", noting)
         look(plan)
         assert 32 <= len(read) <= 64
-        assert len({path.parent for path in read}) == 8
+        assert {path.parent.name for path in read} == {f"night-{number}" for number in range(4, 12)}
 
     def test_an_outputs_folder_that_is_not_there(self, tmp_path: Path) -> None:
         """Before the first run of all, nothing is read, and the disk above it is asked."""
@@ -219,6 +243,29 @@ def disk_of(free: int, *, pictures: int = 10, models: int = 0, replaced: int = 0
         outputs_free_bytes=free,
         same_disk=same_disk,
     )
+
+
+class TestModels:
+    @pytest.mark.parametrize("model", ["Qwen/Qwen-Image", "Qwen/Qwen-Image-Edit", "Qwen/Qwen-Image-Layered"])
+    def test_an_edit_model_s_store_has_its_vision_tower(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+    ) -> None:
+        """And no other's: what only edits look with is not packed for pictures from text."""
+        monkeypatch.setenv("RENDERER_MODELS", str(tmp_path))
+        weights = weight_bytes(shape_of(catalog.find(model)), "fp8")
+        found = space.look([], [], [setup_of(model)])
+        assert found.store_bytes == (weights.store if model.endswith("Edit") else weights.store_of_text)
+        assert found.download_bytes == sum(part.bytes or 0 for part in catalog.find(model).parts)
+
+    def test_what_is_here_is_not_fetched_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of a model of which one network is missing, that is what comes."""
+        monkeypatch.setenv("RENDERER_MODELS", str(tmp_path))
+        source = tiny.make(tmp_path / "Qwen/Qwen-Image")
+        for path in source.networks["vae"]:
+            path.unlink()
+        (vae,) = (part for part in catalog.QWEN_IMAGE.parts if part.role == "vae")
+        assert space.look([], [], [setup_of("Qwen/Qwen-Image")]).download_bytes == vae.bytes
+        assert space.look([], [], [setup_of("Qwen/Qwen-Image")], ready=True).models_bytes == 0
 
 
 class TestShort:
