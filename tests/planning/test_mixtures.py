@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from renderer.job import Precision
+from renderer.machine import processor
 from renderer.machine.gpus import LocalGpu
 from renderer.machine.hardware import Machine
 from renderer.manifest.manifest import Manifest
@@ -112,3 +113,11 @@ def test_it_stands_in_the_forecast(tmp_path: Path) -> None:
     found = forecast([plan], Assumptions(machine=ADA), datetime.now(UTC))
     assert len(found.mixtures) == 1
     assert found.as_dict()["mixtures"] == list(found.mixtures)
+
+
+def test_on_the_cpu_a_card_that_is_there_too_computes_nothing() -> None:
+    """Its numbers are the processor's own, whatever the card's would be."""
+    job = make_manifest(("a",)).pictures[0].job.model_copy(update={"model": QWEN, "precision": "bf16"})
+    setup = setup_for([job], ADA, "cpu")
+    assert mixtures.expected(setup, ADA) == mixtures.expected(setup, NONE) == processor.arithmetic()
+    assert mixtures.expected(setup_for([job], ADA, "resident"), ADA) == "bf16"

@@ -6,6 +6,7 @@ import pytest
 
 from renderer.errors import UsageError
 from renderer.job import Lettering
+from renderer.manifest.naming import MAX_NAME_BYTES
 from renderer.planning.once_more import Changes, once_more
 from tests.making import make_manifest
 
@@ -40,6 +41,8 @@ def test_takes_begin_with_the_seed_that_was_kept() -> None:
     assert made.lettering.seeds == (6, 7, 8)
     further = once_more(MANIFEST, [picture], Changes(seeds=2)).pictures
     assert [each.lettering and each.lettering.seeds for each in further] == [(), ()]
+    both = once_more(MANIFEST, [picture], Changes(steps=9, seeds=1)).pictures
+    assert [each.lettering and each.lettering.seeds for each in both] == [(), ()]
 
 
 @pytest.mark.parametrize(
@@ -55,3 +58,11 @@ def test_takes_begin_with_the_seed_that_was_kept() -> None:
 def test_what_cannot_be_is_refused(changes: Changes, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         once_more(MANIFEST, MANIFEST.pictures, changes)
+
+
+def test_a_name_that_no_folder_takes_is_refused() -> None:
+    """The id may be short, and the file's name long."""
+    picture = MANIFEST.pictures[0].model_copy(update={"output": "n" * (MAX_NAME_BYTES - 5)})
+    assert once_more(MANIFEST, MANIFEST.pictures[:1], Changes(steps=9)).pictures
+    with pytest.raises(UsageError, match="too long a name"):
+        once_more(MANIFEST, [picture], Changes(steps=9))

@@ -40,6 +40,14 @@ def test_two_manifests_of_one_name_are_told_apart_in_two_commands() -> None:
     assert before == {path: path.read_bytes() for path in Path("outputs/x").iterdir() if path.is_file()}
 
 
+def test_a_rehearsal_is_another_night_of_the_same_file() -> None:
+    """What is called like a manifest's rehearsal is not it, though the file is the same."""
+    assert render("a/x.yaml", proof=True).rendered == 1
+    Path("a/x.yaml").write_text(f"name: x-proof\n{MANIFEST % 'a'}")
+    with pytest.raises(UsageError, match=r"holds the pictures of a/x.yaml with --proof"):
+        render("a/x.yaml")
+
+
 def test_a_file_that_moves_takes_its_folder_with_it() -> None:
     """Moved, renamed with `name:`, or with the whole project: nothing is rendered again."""
     render("a/x.yaml")

@@ -51,6 +51,35 @@ class TestLook:
         assert folder.sidecar("n2").exists()
         assert {name: (folder.path / name).read_bytes() for name in foreign} == foreign
 
+    def test_a_link_in_a_picture_s_place_is_somebody_s(self, folder: OutputFolder, tmp_path: Path) -> None:
+        """What it leads to may be the very picture: it was put there by hand, and stays."""
+        folder.picture("n2").rename(tmp_path / "moved.png")
+        folder.picture("n2").symlink_to(tmp_path / "moved.png")
+        folder.inputs.mkdir()
+        link = folder.inputs / f"{'0' * 64}.png"
+        link.symlink_to(tmp_path / "moved.png")
+        found = prune.look(make_plan(named(n1="a"), folder.path.parent))
+        assert (found.changed, found.inputs) == (("n2",), {})
+        prune.remove(found)
+        assert (tmp_path / "moved.png").exists()
+        assert folder.picture("n2").is_symlink()
+        assert link.is_symlink()
+
+    def test_what_a_picture_that_stays_was_made_of_stays(self, tmp_path: Path) -> None:
+        """Somebody has painted in it since: with its sidecar it can be made anew."""
+        Image.new("RGB", (64, 64), "teal").save(tmp_path / "photo.png")
+        known, file = input_files.identify(tmp_path / "photo.png", "photo.png")
+        (first,) = named(n1="a").pictures
+        job = first.job.model_copy(update={"input_image": known})
+        over = replace(named(n1="a"), pictures=(first.model_copy(update={"job": job, "inputs": (file,)}),))
+        make_night(over, tmp_path)
+        folder = OutputFolder(tmp_path / "test")
+        input_files.keep(folder, file)
+        painted = folder.picture("n1")
+        painted.write_bytes(painted.read_bytes() + b"!")
+        found = prune.look(make_plan(named(n2="b"), tmp_path))
+        assert (found.changed, found.inputs) == (("n1",), {})
+
     def test_a_sidecar_without_its_picture_goes(self, folder: OutputFolder) -> None:
         """What a run that died in the middle of a removal left."""
         folder.picture("n2").unlink()

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from renderer.job import Expect, Lettering, LetteringRead, Take, TextRead
+from renderer.job import Expect, Lettering, LetteringRead, Take, TextRead, fingerprint
 from renderer.manifest.manifest import Manifest
-from renderer.outputs import picks, picture_files
+from renderer.outputs import done, picks, picture_files
+from renderer.outputs.folder import OutputFolder
 from renderer.planning import forecast, retakes, takes
 from renderer.planning.forecast import Assumptions
 from renderer.planning.once_more import Changes, once_more
@@ -68,6 +69,36 @@ def test_what_was_read_more_leniently_is_read_again() -> None:
     assert not takes.is_read(told, asked.model_copy(update={"texts": ("WORDS",)}))
     assert not takes.is_read(told, asked.model_copy(update={"forgives": ()}))
     assert not takes.is_read(None, asked)
+
+
+def test_the_text_that_is_least_there_is_complained_of() -> None:
+    """Wherever it stands among them."""
+    well, badly = TextRead(text="WORD", read="WORD", score=1.0), TextRead(text="OTHER", read="0THE", score=0.6)
+    for texts in ((well, badly), (badly, well)):
+        told = LetteringRead(texts=texts, score=0.6, reader="a test")
+        assert takes.complaint(0.9, told) == '"0THE" was read where "OTHER" was to stand: 0.60 of 0.9'
+
+
+def test_of_takes_that_lie_elsewhere_the_furthest_is_gone_on_with(tmp_path: Path) -> None:
+    """The one whose sidecar knows of most takes; of as many, the better one."""
+    manifest = lettered(1)
+    (picture,) = manifest.pictures
+    read(tmp_path, manifest, [[0.5]])
+    folder = OutputFolder(tmp_path / manifest.name)
+    sidecar = picture_files.read_sidecar(folder.sidecar(picture.output))
+    assert sidecar is not None
+    assert sidecar.lettering is not None
+    identity, found = sidecar.model, {}
+    for seed, scores in ((0, [0.5]), (1, [0.5, 0.2]), (2, [0.5, 0.2, 0.7]), (3, [0.5])):
+        mark = fingerprint(takes.with_seed(picture, seed).job, identity)
+        taken = tuple(Take(seed=number, score=score) for number, score in enumerate(scores))
+        told = sidecar.lettering.model_copy(update={"takes": taken, "score": max(scores)})
+        other = sidecar.model_copy(update={"fingerprint": mark, "lettering": told})
+        picture_files.write_sidecar(folder, f"n{seed}", other)
+        found[mark] = next(each for each in done.find_all(folder) if each.fingerprint == mark)
+    take = takes.find(picture, identity, found)
+    assert take is not None
+    assert take.job.seed == 2
 
 
 def read(folder: Path, manifest: Manifest, scores: list[list[float]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from renderer.errors import UsageError
 from renderer.outputs import picks
 from renderer.planning.plan import Plan, make_plan
-from renderer.planning.selection import Selection
+from renderer.planning.selection import STATES, Selection
 from tests.making import make_manifest
 from tests.nights import make_night
 
@@ -66,3 +67,25 @@ def test_a_word_that_says_nothing_does_not_choose_all(word: str) -> None:
     """Such words come from a script whose variable is empty."""
     with pytest.raises(UsageError, match="--only names no picture"):
         Selection.of(["moon", word])
+
+
+def test_what_is_set_aside_has_failed(outputs: Path) -> None:
+    """Nobody tries it any more: it is as little there as what failed."""
+    failed = next(item for item in make_plan(MANIFEST, outputs).items if item.state == "failed")
+    for state, chosen in (("failed", True), ("set aside", True), ("to do", False)):
+        assert STATES["failed"](replace(failed, state=state), None) is chosen
+
+
+def test_who_may_be_meant_is_looked_at() -> None:
+    """By names alone others need not be; with a state among the words, any may have it."""
+    first, other, *_ = MANIFEST.pictures
+    for words, meant in ((["p000"], (True, False)), (["p000", "@failed"], (True, True)), (["@failed"], (True, True))):
+        assert tuple(map(Selection.of(words).may_mean, (first, other))) == meant
+
+
+def test_of_a_part_nobody_knows_what_is_in_the_whole() -> None:
+    """An id that no picture of it has may be another machine's; of a whole manifest's it is a slip."""
+    part = replace(MANIFEST, is_part=True)
+    Selection.of(["moon"]).check([part, MANIFEST])
+    with pytest.raises(UsageError, match="no picture or job moon"):
+        Selection.of(["moon"]).check([MANIFEST])

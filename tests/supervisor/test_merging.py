@@ -11,7 +11,7 @@ import pytest
 
 from renderer.cli.command import main
 from renderer.errors import EXIT_FAILED, UsageError
-from renderer.job import Lora
+from renderer.job import ControlNet, Input, Lora
 from renderer.outputs import picks
 from renderer.outputs.folder import OutputFolder
 from renderer.planning import sharding
@@ -27,6 +27,8 @@ from tests.supervisor.test_readings import lettered
 from tests.supervisor.test_taken_over import taken_over
 
 MANIFEST = make_manifest([f"picture {number}" for number in range(24)])
+GOLDEN = [2, 2, 6, 2, 2, 4, 5, 1, 2, 3, 3, 1]
+"""Of seven, which parts a dozen pictures were in when this was written."""
 
 
 def render(shard: Shard, outputs: Path, prompts: object = MANIFEST) -> int:
@@ -63,7 +65,28 @@ def test_a_part_has_the_same_pictures_on_every_machine() -> None:
         ]
 
 
-@pytest.mark.parametrize("text", ["0/4", "5/4", "3", "3/", "a/b", "1/99999", "-1/4"])
+def test_a_part_is_the_same_in_the_next_version() -> None:
+    """Machines of one night may have different ones: which picture is whose is as it always was."""
+    parts = [next(number for number in range(1, 8) if Shard(number, 7).has(job)) for job in jobs(12)]
+    assert parts == GOLDEN
+
+
+def test_where_a_controlnet_lies_makes_no_other_part() -> None:
+    """Nor does one that adds nothing: it makes no other picture."""
+    image = Input(sha256="a" * 64, width=64, height=64)
+    net = ControlNet(source="canny.safetensors", identity="1" * 64, image=image)
+    for job in jobs(6):
+        held, elsewhere, idle = (
+            sharding._place(job.model_copy(update={"controlnets": (each,)}))
+            for each in (
+                net, net.model_copy(update={"source": "/mnt/canny.safetensors"}), net.model_copy(update={"scale": 0.0}),
+            )
+        )  # fmt: skip
+        assert held == elsewhere != sharding._place(job)
+        assert idle == sharding._place(job)
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "3", "3/", "a/b", "1/10001", "1/99999", "-1/4"])
 def test_what_is_no_part_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not a part like 3/16"):
         Shard.read(text)
@@ -118,6 +141,26 @@ def test_takes_are_brought_together_when_they_are_through(tmp_path: Path, monkey
     asked_anew = lettered(3, 4, 1, texts=("OTHER",))
     shutil.move(tmp_path / manifest.name, tmp_path / Shard(1, 2).name(manifest.name))
     assert merging.merge(asked_anew, tmp_path).moved == 0
+
+
+def test_what_is_damaged_in_the_whole_is_in_a_part_again(tmp_path: Path) -> None:
+    """It is cut off: whoever has the part it is in renders it once more."""
+    manifest = make_manifest(["one", "two"])
+    assert render(Shard(1, 1), tmp_path, manifest) == 2
+    assert merging.merge(manifest, tmp_path).moved == 2
+    path = OutputFolder(tmp_path / manifest.name).picture(manifest.pictures[0].output)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert render(Shard(1, 1), tmp_path, manifest) == 1
+
+
+def test_a_manifest_that_is_called_like_a_part_keeps_its_folder(tmp_path: Path) -> None:
+    """It is another's, whose file is still there: nothing of it is brought into this one's."""
+    render(Shard(1, 2), tmp_path)
+    folder = OutputFolder(tmp_path / Shard(2, 2).name(MANIFEST.name))
+    (tmp_path / "mine.yaml").write_text("jobs: []")
+    folder.path.mkdir()
+    folder.owner.write_text('{"manifest": "../mine.yaml"}')
+    assert [part.path.name for part in sharding.folders(MANIFEST, tmp_path)] == ["test-shard-1-of-2"]
 
 
 def test_what_two_parts_have_comes_once(tmp_path: Path) -> None:
