@@ -16,11 +16,11 @@ _EVERY_S = 0.25
 class LongWork:
     """One such piece of work on one manifest's pictures, from now on."""
 
-    def __init__(self, watch: Watch, name: str, what: str, after_s: float = TELL_AFTER_S) -> None:
+    def __init__(self, watch: Watch, name: str, what: str, after_s: float | None = None) -> None:
         self._watch = watch
         self._name = name
         self._what = what
-        self._next_s = time.monotonic() + after_s
+        self._next_s = time.monotonic() + (TELL_AFTER_S if after_s is None else after_s)
 
     def tell(self, done: int, total: int) -> None:
         """So many of so many pictures are through."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from renderer import catalog
-from renderer.catalog import MODELS, Model
+from renderer.catalog import MODELS, Density, Model
 from renderer.errors import ManifestError, ModelError, UsageError
 from renderer.families.qwen_image.shapes import TextEncoderWidths, TransformerWidths, VaeWidths
 from renderer.job import Size, fingerprint
@@ -146,10 +147,54 @@ class TestRevisions:
         assert picture.job.model == "Qwen/Qwen-Image@abc123"
 
 
+class TestSizes:
+    MODEL = catalog.QWEN_IMAGE
+
+    @pytest.mark.parametrize(
+        ("size", "why"),
+        [
+            ((1328, 1320), "multiple of 16"),
+            ((1320, 1328), "multiple of 16"),
+            ((MODEL.min_side - 16, 1024), "smallest side"),
+            ((1024, MODEL.max_side + 16), "largest side"),
+        ],
+    )
+    def test_what_is_refused(self, size: tuple[int, int], why: str) -> None:
+        assert why in self.MODEL.refusal(Size(width=size[0], height=size[1]))
+
+    def test_the_most_pixels_are_not_too_many(self) -> None:
+        """A row of patches more is."""
+        side = self.MODEL.min_side
+        exact = replace(self.MODEL, max_pixels=side * 1024)
+        assert exact.refusal(Size(width=side, height=1024)) == ""
+        assert "more than" in exact.refusal(Size(width=side, height=1040))
+
+    def test_the_nearest_to_one_that_is_too_large_is_nearly_as_large_as_may_be(self) -> None:
+        """In pixels."""
+        asked = Size(width=4 * self.MODEL.max_side, height=2 * self.MODEL.max_side)
+        for near in self.MODEL.nearest(asked):
+            assert self.MODEL.refusal(near) == ""
+            assert near.width * near.height > 0.9 * min(self.MODEL.max_pixels, self.MODEL.max_side**2 / 2)
+
+    def test_a_small_picture_s_pixels_have_no_more_than_the_figure(self) -> None:
+        """Only larger ones have less each."""
+        density = Density(1.5, pixels=1000, fall=0.5)
+        assert [density.bytes_of(pixels) for pixels in (10, 1000, 4000)] == [15, 1500, 3000]
+
+
 class TestFiles:
     def test_a_folder(self, demo_folder: Path) -> None:
         """A folder in Qwen-Image's layout stands wherever an id can."""
         assert catalog.find(str(demo_folder)).folder == demo_folder
+
+    def test_a_folder_without_a_tokenizer(self, tmp_path: Path) -> None:
+        """It is named with all else that lacks."""
+        for part in catalog.NETWORK_FILES[:2]:
+            path = tmp_path / part.files.replace("*", "model")
+            path.parent.mkdir(parents=True)
+            path.touch()
+        with pytest.raises(ModelError, match=r"lacks vae/.*, tokenizer/$"):
+            catalog.find(str(tmp_path))
 
     def test_a_folder_of_pickles(self, tmp_path: Path) -> None:
         """A folder whose weights are pickled is refused, with the reason."""

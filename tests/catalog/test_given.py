@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from renderer import catalog
+from renderer.catalog import Editing
+from renderer.catalog.data import EDITING, EDITING_2509, EDITING_2511
+from renderer.catalog.given import like_its_files
 from renderer.errors import ModelError
 
 
@@ -163,3 +167,36 @@ class TestKind:
         assert raised.value.hint == "known: picture, edit, edit-2509, edit-2511, layered, layered-control"
         with pytest.raises(ModelError, match="must not be empty"):
             catalog.by_role({"kind": "edit"})
+
+
+class TestFolder:
+    """What a folder's model is for, by the hub's own files beside its weights."""
+
+    @pytest.mark.parametrize(
+        ("config", "pipeline", "editing"),
+        [
+            ("{}", "QwenImageEditPipeline", EDITING),
+            ("{}", "QwenImageEditPlusPipeline", EDITING_2509),
+            ('{"zero_cond_t": true}', "QwenImageEditPlusPipeline", EDITING_2511),
+            ("[" * 100_000, "QwenImageEditPlusPipeline", EDITING_2509),
+            ("no JSON", "", EDITING_2509),
+        ],
+    )
+    def test_how_it_takes_pictures(self, tmp_path: Path, config: str, pipeline: str, editing: Editing) -> None:
+        """By its pipeline, and by what its transformer is told of; files that say nothing say nothing."""
+        (tmp_path / "transformer").mkdir()
+        (tmp_path / "transformer/config.json").write_text(config)
+        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+        assert like_its_files(catalog.QWEN_IMAGE, tmp_path).editing is None
+        (tmp_path / "processor").mkdir()
+        assert like_its_files(catalog.QWEN_IMAGE, tmp_path).editing == editing
+
+    @pytest.mark.parametrize(("name", "alone"), [("layered", False), ("qwen_layered_control", True)])
+    def test_how_it_takes_them_apart(self, tmp_path: Path, name: str, *, alone: bool) -> None:
+        """One that takes a single layer out has a picture's sizes, others their own."""
+        (tmp_path / name / "transformer").mkdir(parents=True)
+        (tmp_path / name / "transformer/config.json").write_text('{"use_layer3d_rope": true}')
+        found = like_its_files(catalog.QWEN_IMAGE, tmp_path / name)
+        assert found.layering is not None
+        assert found.layering.alone is alone
+        assert (found.ratios == catalog.QWEN_IMAGE.ratios) is alone

@@ -9,7 +9,7 @@ import pytest
 
 from renderer.errors import UsageError
 from renderer.outputs import picks
-from renderer.planning.plan import Plan, make_plan
+from renderer.planning.plan import Plan, State, make_plan
 from renderer.planning.selection import STATES, Selection
 from tests.making import make_manifest
 from tests.nights import make_night
@@ -72,7 +72,8 @@ def test_a_word_that_says_nothing_does_not_choose_all(word: str) -> None:
 def test_what_is_set_aside_has_failed(outputs: Path) -> None:
     """Nobody tries it any more: it is as little there as what failed."""
     failed = next(item for item in make_plan(MANIFEST, outputs).items if item.state == "failed")
-    for state, chosen in (("failed", True), ("set aside", True), ("to do", False)):
+    states: dict[State, bool] = {"failed": True, "set aside": True, "to do": False}
+    for state, chosen in states.items():
         assert STATES["failed"](replace(failed, state=state), None) is chosen
 
 
