@@ -34,6 +34,7 @@ GENERATIONS = "/v1/images/generations"
 OF_MANIFESTS = "/api/v1/batches"
 _AT_ONCE = 32
 _MOST_ERRORS = 100
+_LOOK_S = 60.0
 _AGAIN_S = 10.0
 """After so long a batch goes on whose disk took nothing."""
 
@@ -127,7 +128,10 @@ class BatchRuns:
                 if whose in standing.wanted_by:
                     self._pictures.desk.cancel(standing.key, whose)
 
-    def _expire(self, key: str) -> None:
+    async def _expire(self, key: str, at_s: float) -> None:
+        """When a batch's time is up, by this machine's clock, which may be put right meanwhile."""
+        while (left_s := at_s - time.time()) > 0:  # noqa: ASYNC110  (no event tells of a clock)
+            await asyncio.sleep(min(left_s, _LOOK_S))
         with contextlib.suppress(StoppingError):
             self._withdraw(key)
 
@@ -185,7 +189,7 @@ class BatchRuns:
         counts = RequestCounts(total=total, completed=len(ended) - failed, failed=failed)
         batch = self._standing[key].model_copy(update={"request_counts": counts})
         await self._becomes(batch.now("in_progress") if batch.status == "validating" else batch)
-        end = asyncio.get_running_loop().call_later(max(0.0, batch.expires_at - time.time()), self._expire, key)
+        end = asyncio.create_task(self._expire(key, batch.expires_at))
         places = asyncio.Semaphore(_AT_ONCE)
         try:
             async with asyncio.TaskGroup() as group:

@@ -7,6 +7,7 @@ workers are children. Knows no HTTP.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -52,6 +53,9 @@ _LOOK_S = 1.0
 _MOST_KNOWN = 1024
 _MOST_UNREAD = 64
 """So many pictures wait to be read at the most: an OCR may be slower than a GPU."""
+
+_PAUSE_S, _MOST_PAUSE_S, _TICK_S = 5.0, 60.0, 0.1
+"""A disk that took nothing is tried again after so long, and each time after twice as long, up to the second."""
 
 _AGAIN_S = 30.0
 """After so long a model that could not be opened is tried again, if somebody asks for it."""
@@ -157,6 +161,7 @@ class Shifts:
         labels = [device.label for device in self._devices]
         self._speeds = SeatSpeeds({each.number: rates.known(each.machine) for each in self._devices})
         self._pool = WorkerPool(self._hired(settings.rendering.hire or LocalWorker), self._heard, labels)
+        self._pause_s = _PAUSE_S
         self.condition = Condition()
 
     @property
@@ -188,6 +193,7 @@ class Shifts:
 
     def _shift(self, weights: Weights, stop: StopRequests, *, preloads: bool = False) -> None:
         outcomes, night = self._nothing_yet(stop)
+        full: DiskError | None = None
         try:
             outcomes.begin(())
             if (trouble := self._trouble_of(weights, night)) is not None:
@@ -201,14 +207,32 @@ class Shifts:
             self._remember(weights, error)
             self._refuse(outcomes, weights, error)
         except DiskError as error:  # what is accepted stays so, and is tried again
-            self.condition.failed(error.message)
-            self._watch(events.Remark(error.message))
-            _pause(stop)
+            full = error
         self._queue.recall()
+        if full is not None:
+            self._wait_for_disk(full, weights, stop)
         if self._queue.is_over(weights, self._settings.idle_s):
             self._let_go()
         if not self._pool.is_open:
             self.condition.worker = "none"
+
+    def _wait_for_disk(self, error: DiskError, weights: Weights, stop: StopRequests) -> None:
+        """Until it may take what is wanted: what is rendered for a full one is thrown away, and workers with it."""
+        self.condition.failed(error.message)
+        self._watch(events.Remark(error.message))
+        until_s = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _MOST_PAUSE_S)
+        while not stop.requests and (time.monotonic() < until_s or not self._has_room(weights)):
+            self.condition.failed(error.message)
+            time.sleep(_TICK_S)
+
+    def _has_room(self, weights: Weights) -> bool:
+        """Whether the smallest picture that waits has room on the disk, however badly it is packed."""
+        waiting = [item.picture.job for item in self._queue.waiting_for(weights, _MOST_KNOWN)]
+        least = min((3 * job.width * job.height for job in waiting), default=0)
+        with contextlib.suppress(OSError):  # one that does not tell is tried
+            return hardware.free_disk_bytes(self._folder.path) >= least
+        return True
 
     def _let_go(self) -> None:
         self._pool.dismiss()
@@ -319,15 +343,9 @@ class Shifts:
                 self._queue.began(item.picture.id)
             case events.PictureDone(item=item) | events.PictureFailed(item=item, again=False):
                 self._queue.ended(item.picture.id)
+                self._pause_s = _PAUSE_S
         self._watch(what)
 
 
 def _cannot_open(_group: Group, error: MachineError) -> None:
     raise error
-
-
-def _pause(stop: StopRequests) -> None:
-    """Let the disk come back, unless somebody asks to stop."""
-    until = time.monotonic() + 5.0
-    while not stop.requests and time.monotonic() < until:
-        time.sleep(0.1)

@@ -147,3 +147,24 @@ def test_a_strict_servers_batches_are_strict(tmp_path: Path) -> None:
         assert (result.error or {})["code"] == "model_not_found"
 
     asyncio.run(run())
+
+
+def test_a_clock_that_is_put_back_ends_no_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time is up when the clock says so, and what waited for it then is not asked for any more."""
+    monkeypatch.setattr(batch_runs, "_LOOK_S", 0.01)
+    clock = mock.Mock(return_value=2.0**40 - 0.05)  # a batch that is begun here expires at 2**40
+    monkeypatch.setattr("renderer.service.batch_runs.time.time", clock)
+
+    async def run() -> None:
+        served = Served(tmp_path)
+        batch = served.begin({"prompt": "x", "size": "64x64"})
+        await eventually(lambda: len(served.queue))
+        clock.return_value = 0.0
+        clock.reset_mock()
+        await eventually(lambda: clock.call_count > 2)
+        assert (len(served.queue), served.runs.is_going(batch.id)) == (1, True)
+        clock.return_value = 2.0**40
+        known = await served.ended(batch)
+        assert (known.status, known.request_counts.failed, len(served.queue)) == ("expired", 0, 0)
+
+    asyncio.run(run())

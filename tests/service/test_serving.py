@@ -14,18 +14,19 @@ from uvicorn.server import ServerState
 
 from renderer.errors import DiskError
 from renderer.job import Weights
+from renderer.machine import hardware
 from renderer.manifest.shelf import Shelf
 from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
 from renderer.planning import deployment, fitting, placement
 from renderer.protocol import Setup
-from renderer.service import http_server, request_queue
+from renderer.service import http_server, request_queue, shifts
 from renderer.service.configuration import ServiceSettings
 from renderer.service.health import _of_workers
 from renderer.service.intake import Intake
 from renderer.service.request_queue import QueuedItem, RequestQueue
 from renderer.service.shifts import Shifts
-from renderer.supervisor import events, provision
+from renderer.supervisor import events, provision, results
 from renderer.supervisor.settings import Settings, StopRequests
 from tests.fakes import InlineWorker
 from tests.supervisor.test_several import Refuses, Workers
@@ -85,20 +86,53 @@ def test_a_disk_that_takes_no_model_ends_no_server(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.timeout(20)
+def test_nothing_is_rendered_for_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked at instead, and the server says that it is; once there is room, the picture is rendered again."""
+    settings = ServiceSettings(Settings(hire=InlineWorker), Shelf({"demo": "demo"}))
+    (one,) = Intake(settings.shelf, settings.limits).read({"prompt": "x", "width": 64, "height": 64}, "request")
+    folder, queue, stop = OutputFolder(tmp_path), RequestQueue(), StopRequests()
+    queue.add([QueuedItem(one.item, "A", patient=False)])
+    save, saved, looked = results.save, list[bool](), list[str]()
+
+    def saving(*told: Any) -> Any:
+        saved.append(True)
+        if len(saved) == 1:
+            raise DiskError("the disk is full", ends_the_night=True)
+        return save(*told)
+
+    def free(_: Path) -> int:
+        looked.append(rendering.condition.trouble)
+        return 3 * 64 * 64 - (len(looked) < 5)
+
+    def watch(what: events.Event) -> None:
+        if isinstance(what, events.PictureDone):
+            stop.request()
+
+    monkeypatch.setattr(results, "save", saving)
+    monkeypatch.setattr(hardware, "free_disk_bytes", free)
+    monkeypatch.setattr(shifts, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(shifts, "_TICK_S", 0.0)
+    rendering = Shifts(settings, folder, Journal.read(folder), queue, watch)
+    rendering.run(stop)
+    assert (len(saved), len(looked)) == (2, 5)
+    assert set(looked[1:]) == {"the disk is full"}
+
+
+@pytest.mark.timeout(20)
 def test_a_device_that_is_left_out_keeps_nobody_from_being_idle(tmp_path: Path) -> None:
     """One of two does not open: the other renders, and when nobody asks any more its worker goes all the same."""
-    rendering = Settings(gpus="cpu,cpu", hire=Workers(Refuses, InlineWorker))
-    settings = ServiceSettings(rendering, Shelf({"demo": "demo"}), idle_s=0.01)
+    terms = Settings(gpus="cpu,cpu", hire=Workers(Refuses, InlineWorker))
+    settings = ServiceSettings(terms, Shelf({"demo": "demo"}), idle_s=0.01)
     folder, queue, heard = OutputFolder(tmp_path), RequestQueue(), list[events.Event]()
     shelf = Intake(settings.shelf, settings.limits)
     for seed in range(3):
         (one,) = shelf.read({"prompt": "x", "width": 64, "height": 64, "seed": seed}, f"request-{seed}")
         queue.add([QueuedItem(one.item, "A", patient=False)])
-    shifts = Shifts(settings, folder, Journal.read(folder), queue, heard.append)
-    shifts._shift(Weights.of(one.item.picture.job), StopRequests())
+    rendering = Shifts(settings, folder, Journal.read(folder), queue, heard.append)
+    rendering._shift(Weights.of(one.item.picture.job), StopRequests())
     assert [what.where for what in heard if isinstance(what, events.DeviceLeft)] == ["CPU 1"]
     assert sum(isinstance(what, events.PictureDone) for what in heard) == 3
-    assert [(worker.state, worker.model) for worker in shifts.workers()] == [("left out", None), ("none", None)]
+    assert [(worker.state, worker.model) for worker in rendering.workers()] == [("left out", None), ("none", None)]
 
 
 def test_nobody_asks_after_a_shift_that_had_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,13 +142,13 @@ def test_nobody_asks_after_a_shift_that_had_its_number(tmp_path: Path, monkeypat
     folder, queue, stop, heard = OutputFolder(tmp_path), RequestQueue(), StopRequests(), list[events.Event]()
     (one,) = Intake(settings.shelf, settings.limits).read({"prompt": "x", "width": 64, "height": 64}, "request")
     queue.add([QueuedItem(one.item, "A", patient=False)])
-    shifts = Shifts(settings, folder, Journal.read(folder), queue, heard.append)
-    running = threading.Thread(target=shifts.run, args=(stop,))
+    rendering = Shifts(settings, folder, Journal.read(folder), queue, heard.append)
+    running = threading.Thread(target=rendering.run, args=(stop,))
     running.start()
     try:
         until(lambda: any(isinstance(what, events.PictureDone) for what in heard))
-        until(lambda: {worker.state for worker in shifts.workers()} == {"none"})
-        assert shifts.condition.worker == "none"
+        until(lambda: {worker.state for worker in rendering.workers()} == {"none"})
+        assert rendering.condition.worker == "none"
     finally:
         stop.request()
         queue.close()
@@ -125,13 +159,13 @@ def test_a_model_is_opened_beforehand_however_long_that_takes_to_begin(tmp_path:
     """Nobody has asked for anything, and so the server has been idle for as long as it waits."""
     settings = ServiceSettings(Settings(hire=InlineWorker), Shelf({"demo": "demo"}), idle_s=0.0)
     folder, queue, stop, heard = OutputFolder(tmp_path), RequestQueue(), StopRequests(), list[events.Event]()
-    shifts = Shifts(settings, folder, Journal.read(folder), queue, heard.append)
+    rendering = Shifts(settings, folder, Journal.read(folder), queue, heard.append)
     preload = Intake(settings.shelf, settings.limits).usual_weights()
-    running = threading.Thread(target=shifts.run, args=(stop, preload))
+    running = threading.Thread(target=rendering.run, args=(stop, preload))
     running.start()
     try:
         until(lambda: any(isinstance(what, events.WorkerOpened) for what in heard))
-        until(lambda: shifts.condition.worker == "none")
+        until(lambda: rendering.condition.worker == "none")
     finally:
         stop.request()
         queue.close()
@@ -158,12 +192,12 @@ def test_what_fits_on_one_device_goes_there(tmp_path: Path, monkeypatch: pytest.
         (one,) = intake.read({"prompt": prompt, "width": 64, "height": 64, "seed": number}, f"request-{number}")
         queue.add([QueuedItem(one.item, "A", patient=False)])
         large |= {one.item.picture.id} if prompt.startswith("large") else set()
-    shifts = Shifts(settings, folder, Journal.read(folder), queue, lambda _: None)
-    shifts._shift(Weights.of(one.item.picture.job), StopRequests())
+    rendering = Shifts(settings, folder, Journal.read(folder), queue, lambda _: None)
+    rendering._shift(Weights.of(one.item.picture.job), StopRequests())
     assert not queue
     assert large <= set(hire.given["worker.log"])
     assert len(hire.given["worker-2.log"]) > 1
-    workers = [worker.model_copy(update={"card": "A card (5d3f6c1e)"}) for worker in shifts.workers()]
+    workers = [worker.model_copy(update={"card": "A card (5d3f6c1e)"}) for worker in rendering.workers()]
     told = "".join(_of_workers(workers))
     for log, where in (("worker.log", "CPU 1"), ("worker-2.log", "CPU 2")):
         assert f'renderer_workers_rendered_total{{worker="{where}"}} {len(hire.given[log])}\n' in told
