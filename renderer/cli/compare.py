@@ -104,7 +104,7 @@ def _manifests(options: argparse.Namespace) -> Mapping[Precision, Manifest]:
     from renderer.planning.plan import make_plan  # noqa: PLC0415
     from renderer.planning.selection import Selection  # noqa: PLC0415
 
-    with FirstLook(Path(options.manifest), options) as heard:
+    with FirstLook(Path(options.manifest).stem, options) as heard:
         written = load(Path(options.manifest), Overrides(options.model, outputs=options.outputs), heard)
     Selection.of(options.only).check([written])
     ids = make_plan(written, options.outputs, only=options.only).ids if options.only else None

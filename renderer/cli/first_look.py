@@ -1,13 +1,13 @@
-"""How far the look at what goes into a manifest's pictures is, on a terminal and in a log, where it takes long.
+"""How far a look at many pictures is, before anything is done with them: on a terminal and in a log.
 
-A thousand photos take minutes the first time. Nothing is said, and nothing imported, before a second is over.
+A thousand photos that go into pictures take minutes the first time. Nothing is said, and nothing imported, before a
+second is over.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,12 @@ _TELL_AFTER_S = 1.0
 
 
 class FirstLook:
-    """One manifest's. While it lasts, what it gives may be told how far things are."""
+    """One of a name, a manifest's. While it lasts, what it gives may be told how far things are."""
 
-    def __init__(self, path: Path, options: argparse.Namespace) -> None:
-        """`options` say how a log is written, where the command asks for that."""
-        self._name = path.stem
+    def __init__(self, name: str, options: argparse.Namespace, what: str = "") -> None:
+        """`options` say how a log is written, where the command asks for that; without `what`, it is what goes in."""
+        self._name = name
+        self._what = what
         self._log_format = vars(options).get("log_format", "auto")
         self._tells_s = time.monotonic() + _TELL_AFTER_S
         self._heard: HeardLooks | None = None
@@ -47,4 +48,4 @@ class FirstLook:
         from renderer.supervisor.busy import LOOKS_IN, LongWork  # noqa: PLC0415  # as above
 
         self._console = console.open_console(self._log_format)
-        return LongWork(self._console.watch, self._name, LOOKS_IN, after_s=0.0).tell
+        return LongWork(self._console.watch, self._name, self._what or LOOKS_IN, after_s=0.0).tell

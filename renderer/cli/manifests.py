@@ -49,7 +49,7 @@ def load_named(options: argparse.Namespace) -> Loaded:
     by_name: dict[str, Manifest] = {}
     for path in paths:
         try:
-            with FirstLook(path, options) as heard:
+            with FirstLook(path.stem, options) as heard:
                 manifest = load(path, overrides, heard)
         except ManifestError as error:
             problems[path] = error.problems

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from renderer.cli import arguments, render
+from renderer.cli.first_look import FirstLook
 from renderer.cli.manifests import Loaded
 from renderer.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, RendererError, UsageError
 from renderer.job import Software
@@ -49,7 +50,11 @@ def run(options: argparse.Namespace) -> int:
     """Print the entries of pictures and sidecars, or render them again."""
     from renderer.manifest import replay  # noqa: PLC0415
 
-    found = list(replay.collect(options.pictures))
+    found: list[ReplayEntry | PassedOver] = []
+    with FirstLook("replay", options, "reading how pictures were made") as heard:
+        for read in replay.collect(options.pictures):
+            found.append(read)
+            heard(len(found), len(options.pictures))
     entries = [each for each in found if isinstance(each, replay.ReplayEntry)]
     passed = [each for each in found if isinstance(each, replay.PassedOver)]
     if not entries and len(passed) == 1:

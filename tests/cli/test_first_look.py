@@ -47,3 +47,12 @@ def test_a_log_for_machines_has_it_as_an_event(
     first = json.loads(capsys.readouterr().err.splitlines()[0])
     told = {"event": "busy", "what": "looking at the pictures that go in", "done": 1, "total": 3}
     assert first | told == first
+
+
+def test_so_is_how_far_pictures_are_replayed(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that were made of photos are looked at with them."""
+    monkeypatch.setattr(first_look, "_TELL_AFTER_S", 0.0)
+    assert command.main(["replay", *(str(manifest.parent / f"{number}.png") for number in range(3))]) == 2
+    assert "replay: reading how pictures were made, 1 of 3" in capsys.readouterr().err
