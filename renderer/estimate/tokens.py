@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 _PIECE = re.compile(r"(?P<word> ?(?<![0-9])[A-Za-z]+(?![A-Za-z0-9]))|(?P<code> ?[A-Za-z]+)|[^A-Za-z]")
 
@@ -32,6 +33,7 @@ _TWO = ((0x172, 0x7FF), (0x900, 0xEFF), (0x1E00, 0x20CF), (0x2100, 0x27FF), (0x1
 """Ranges whose characters are one or two: rarer letters, scripts of South Asia, signs, most emoji."""
 
 
+@lru_cache(maxsize=2**15)
 def count_tokens(text: str) -> int:
     """Tokens of a prompt: 1.2 to 2.3 times as many as there are in sentences, hardly more in prices.
 
