@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from renderer.system.folders import disk_of
 from tests import tools
 
 if TYPE_CHECKING:
@@ -48,6 +50,18 @@ def demo_folder(_own_cache: None) -> Path:
     from renderer.demo import cache  # noqa: PLC0415  # torch, only where a test wants it
 
     return cache.folder()
+
+
+@pytest.fixture
+def other_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another disk than the tests'."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or disk_of(memory) == disk_of(tmp_path):
+        pytest.skip("there is one disk here")
+    folder = memory / f"renderer-{tmp_path.name}-{id(tmp_path)}"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

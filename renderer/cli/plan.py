@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from renderer.planning.forecast import Forecast
     from renderer.planning.group_forecast import GroupForecast
     from renderer.planning.plan import Plan
+    from renderer.planning.space import Disk
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,15 +107,8 @@ def _forecast_lines(found: Forecast) -> Iterator[str]:
     if not found.groups:
         return
     yield ""
-    disk = found.disk
-    parts = [f"{gb(disk.outputs_bytes)} of pictures"]
-    parts += [f"{gb(disk.download_bytes)} to download"] if disk.download_bytes else []
-    parts += [f"{gb(disk.store_bytes)} for the packed store"] if disk.store_bytes else []
-    free = f"{gb(disk.outputs_free_bytes)} free"
-    free += "" if disk.same_disk else f", {gb(disk.models_free_bytes)} where models are"
-    yield from wrap(f"disk   {', '.join(parts)}; {free}", "       ")
-    if disk.short_bytes:
-        yield from wrap(f"       NOT ENOUGH: {gb(disk.short_bytes)} are missing", "       ")
+    for names, disk in found.disks:
+        yield from _disk_lines(disk, names if len(found.disks) > 1 else ())
     whose = "one GPU's" if any(len(group.devices) > 1 for group in found.groups) else "the GPU's"
     gpu = "" if found.vram_bytes is None else f"{gib(found.vram_bytes)} of {whose} memory, "
     yield f"peak   {gpu}{gib(found.ram_bytes)} of the host's memory"
@@ -122,8 +116,27 @@ def _forecast_lines(found: Forecast) -> Iterator[str]:
         told = "not known before a picture like these was rendered here, or `renderer doctor` measured the GPU"
         yield from wrap(f"time   {told}", "       ")
         return
-    when = "%H:%M" if found.ends_at.date() == found.begins_at.date() else "%H:%M on %A, %d %B"
-    yield f"time   {duration(found.seconds)}: from {found.begins_at:%H:%M} to {found.ends_at:{when}}"
+    yield f"time   {duration(found.seconds)}: from {found.begins_at:%H:%M} to {_when(found, found.ends_at)}"
+    for each in found.urgencies:
+        told = f"priority {each.priority:g} ({', '.join(each.manifests)}): until {_when(found, each.ends_at)}"
+        yield from wrap(f"       {told}", "         ")
+
+
+def _when(found: Forecast, at: datetime) -> str:
+    return f"{at:%H:%M}" if at.date() == found.begins_at.date() else f"{at:%H:%M on %A, %d %B}"
+
+
+def _disk_lines(disk: Disk, names: Sequence[str]) -> Iterator[str]:
+    """What is written on a disk, of the manifests of these names where there are several."""
+    of = f" ({', '.join(names)})" if names else ""
+    parts = [f"{gb(disk.outputs_bytes)} of pictures{of}"]
+    parts += [f"{gb(disk.download_bytes)} to download"] if disk.download_bytes else []
+    parts += [f"{gb(disk.store_bytes)} for the packed store"] if disk.store_bytes else []
+    free = f"{gb(disk.outputs_free_bytes)} free"
+    free += "" if disk.same_disk else f", {gb(disk.models_free_bytes)} where models are"
+    yield from wrap(f"disk   {', '.join(parts)}; {free}", "       ")
+    if disk.short_bytes:
+        yield from wrap(f"       NOT ENOUGH: {gb(disk.short_bytes)} are missing", "       ")
 
 
 def _group_lines(group: GroupForecast) -> Iterator[str]:

@@ -251,7 +251,8 @@ class _Night:
     def __init__(self, groups: Sequence[_Group]) -> None:
         numbers = sorted({number for group in groups for number in group.rates})
         self._seats = [_Seat(number) for number in numbers]
-        in_turn = sorted(groups, key=lambda group: (-group.priority, -group.work))
+        several = len(numbers) > 1  # one alone keeps the order of the manifests
+        in_turn = sorted(groups, key=lambda group: (-group.priority, -group.work if several else 0.0))
         self._deal: Deal[_Group, _Seat] = Deal(in_turn, self._seats, self)
         self._due: list[tuple[float, int, _Seat]] = []
         self._now_s = 0.0

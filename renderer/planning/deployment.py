@@ -81,7 +81,7 @@ def deploy(
     errors: list[MachineError] = []
     alike: dict[Machine, int] = {}
     for device in devices:
-        if (twin := alike.get(_kind(device.machine))) is not None:
+        if (twin := alike.get(kind_of(device.machine))) is not None:
             setups[device.number] = setups[twin].model_copy(update={"gpu": device.machine.visible})
             refused[device.number] = refused[twin]
             continue
@@ -94,13 +94,13 @@ def deploy(
             continue
         setups[device.number] = setup
         refused[device.number] = fitting.refusals(jobs, setup, device.machine)
-        alike[_kind(device.machine)] = device.number
+        alike[kind_of(device.machine)] = device.number
     if not setups:
         raise errors[0]
     return Deployment(setups, refused)
 
 
-def _kind(machine: Machine) -> Machine:
+def kind_of(machine: Machine) -> Machine:
     """A machine but for what tells its GPU from others that are alike: a thousand are not each reckoned anew."""
     return replace(machine, gpus=tuple(replace(gpu, index=0, uuid="", processes=()) for gpu in machine.gpus))
 

@@ -106,12 +106,13 @@ def _extra_bytes(jobs: Sequence[Job], model: Model) -> int:
 
 def _demands(jobs: Iterable[Job]) -> tuple[Demand, ...]:
     """The kinds of pictures among jobs: of each size, guided or not, the longest prompts, how many, and their steps."""
-    kinds: dict[WorkKind, Demand] = {}
+    steps: dict[Work, list[int]] = {}
     for job in jobs:
-        work = Work.of(job)
-        key = work.kind
-        other = kinds.get(key)
-        kinds[key] = Demand(
+        steps.setdefault(Work.of(job), []).append(job.num_inference_steps)
+    kinds: dict[WorkKind, Demand] = {}
+    for work, of_work in steps.items():
+        other = kinds.get(work.kind)
+        kinds[work.kind] = Demand(
             width=work.width,
             height=work.height,
             prompt_tokens=max(work.prompt_tokens, other.prompt_tokens if other else 0),
@@ -124,7 +125,7 @@ def _demands(jobs: Iterable[Job]) -> tuple[Demand, ...]:
             controls=work.controls,
             context=work.context,
             region_tokens=max(work.region_tokens, other.region_tokens if other else 0),
-            pictures=1 + ((other.pictures or 0) if other else 0),
-            steps=job.num_inference_steps + (other.steps if other else 0),
+            pictures=len(of_work) + ((other.pictures or 0) if other else 0),
+            steps=sum(of_work) + (other.steps if other else 0),
         )
     return tuple(kinds.values())

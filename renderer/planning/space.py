@@ -102,13 +102,44 @@ class Disk:
         }
 
 
-def look(plans: Sequence[Plan], left: Sequence[Planned], setups: Iterable[Setup], *, ready: bool = False) -> Disk:
-    """What rendering `left`, which are of these plans, will write. `ready`: models are taken to be there."""
+def look_at_each(
+    plans: Sequence[Plan], left: Sequence[Planned], setups: Sequence[Setup], *, ready: bool = False
+) -> list[tuple[list[Plan], Disk]]:
+    """The disks on which the plans' folders lie, each with those that do: what rendering `left` writes there.
+
+    What models take is the first one's, or is held against that on which models lie. `ready`: they are taken to be
+    there.
+    """
+    by_disk: dict[int | Path, list[Plan]] = {}
+    for plan in plans:
+        by_disk.setdefault(folders.disk_of(plan.folder.path), []).append(plan)
+    models = folders.disk_of(folders.models_folder().absolute())
+    bearing = models if models in by_disk else next(iter(by_disk), None)
+    chosen, found = set(map(id, left)), []
+    for disk, those in by_disk.items():
+        there = [item for plan in those for item in plan.items if id(item) in chosen]
+        opens, riding = (setups, left) if disk == bearing else ((), ())
+        found.append((those, look(those, there, opens, ready=ready, riding=riding)))
+    return found or [([], look((), (), setups, ready=ready))]
+
+
+def look(
+    plans: Sequence[Plan],
+    left: Sequence[Planned],
+    setups: Iterable[Setup],
+    *,
+    ready: bool = False,
+    riding: Sequence[Planned] | None = None,
+) -> Disk:
+    """What rendering `left`, which are of these plans, will write. `ready`: models are taken to be there.
+
+    `riding` are those whose LoRAs and ControlNets are fetched, where they are not these.
+    """
     models = folders.models_folder().absolute()
     outputs = plans[0].folder.path.absolute() if plans else models
     files = Files(left, plans)
     wanted = [_of_model(setup) for setup in setups if not ready]
-    wanted += [] if ready else _of_extras(left)
+    wanted += [] if ready else _of_extras(left if riding is None else riding)
     chosen = set(map(id, left))  # two manifests may have pictures of one name
     there = ((plan.folder, item.picture) for plan in plans for item in plan.items if id(item) in chosen)
     return Disk(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -294,15 +293,12 @@ def _check_room(
     of their own. Raises `MachineError` where none has, and with `--strict` where one has not.
     """
     usual, models_bytes = disk_of(settings.outputs), 0
-    by_disk: dict[int | Path, list[Plan]] = {}
-    for batch in batches:
-        by_disk.setdefault(disk_of(batch.folder.path), []).append(batch)
     no_room: dict[str, RendererError] = {}
-    for disk, those in by_disk.items():
-        left = [item for batch in those for item in batch.to_write() if item.picture.job not in refused]
-        found = space.look(those, left, setups)
-        models_bytes = found.models_bytes
-        place = settings.outputs if disk == usual else those[0].folder.path
+    left = [item for batch in batches for item in batch.to_write() if item.picture.job not in refused]
+    for those, found in space.look_at_each(batches, left, list(setups)) if batches else ():
+        models_bytes += found.models_bytes
+        first = those[0].folder.path
+        place = settings.outputs if disk_of(first) == usual else first
         try:
             warning = space.check_room(found, place, partly=settings.left_s is not None)
         except MachineError as error:

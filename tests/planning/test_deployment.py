@@ -20,13 +20,16 @@ from renderer.machine import devices, gpus, hardware, rates
 from renderer.machine.devices import WorkerDevice
 from renderer.machine.gpus import LocalGpu
 from renderer.machine.hardware import Machine
+from renderer.machine.rates import Rates
 from renderer.outputs.done import DoneGpu
 from renderer.planning import forecast
 from renderer.planning.deployment import deploy
 from renderer.planning.forecast import Assumptions
-from renderer.planning.group_forecast import GroupTime, together
+from renderer.planning.group_forecast import GroupForecast, GroupTime, together
+from renderer.planning.on_device import OnDevice
 from renderer.planning.pace import Pace, PaceKey, Paces
 from renderer.planning.plan import make_plan
+from renderer.protocol import Setup
 from renderer.system import shared_memory
 from tests.making import make_job, make_manifest
 from tests.nights import make_night
@@ -116,6 +119,33 @@ def test_two_alike_take_half_of_ones_time(monkeypatch: pytest.MonkeyPatch, tmp_p
     alone = host.estimate_host(shape_of(catalog.QWEN_IMAGE), "fp8", timesteps=20)
     assert 2 * blocks == {term.name: term.bytes for term in alone.terms}["blocks of the DiT"]
     assert both.host_bytes == 2 * (alone.bytes - blocks)
+
+
+def test_what_cards_of_a_kind_take_is_reckoned_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And each has its name and its part; another kind is reckoned for itself."""
+    reckoned: list[Setup] = []
+    group = OnDevice.group
+
+    def counting(self: OnDevice, known: Rates | None) -> GroupForecast:
+        reckoned.append(self.setup)
+        return group(self, known)
+
+    monkeypatch.setattr(OnDevice, "group", counting)
+    manifest = make_manifest([f"{number}" for number in range(9)])
+    pictures = tuple(
+        each.model_copy(update={"job": large(512).model_copy(update={"seed": seed})})
+        for seed, each in enumerate(manifest.pictures)
+    )
+    plan = make_plan(dataclasses.replace(manifest, pictures=pictures), tmp_path)
+    there = chosen(monkeypatch, H100, dataclasses.replace(H100, uuid="GPU-dddd-4"), Card("GPU-eeee-5"))
+    rated = tuple((device, rates.known(device.machine)) for device in there)
+    terms = Assumptions(there[0].machine, devices=rated, rates=rated[0][1])
+    (found,) = forecast.forecast([plan], terms, datetime.now().astimezone()).groups
+    assert len(reckoned) == 2
+    assert [(each.device, each.card) for each in found.devices] == [
+        (f"GPU {number}", card.described) for number, (card,) in enumerate(each.machine.gpus for each in there)
+    ]
+    assert sum(each.dealt or 0 for each in found.devices) == 9
 
 
 def test_one_copy_for_two_has_room_where_two_copies_have_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from renderer import catalog
 from renderer.catalog import cards
+from renderer.cli import plan as plan_door
 from renderer.estimate import Streaming, Work, decide, host
 from renderer.estimate.fitted import CONTEXT_BYTES
 from renderer.job import Edit, Input
@@ -184,3 +185,53 @@ class TestForecast:
         assert group.estimate.allocated > 25 * GIB
         assert group.seconds is not None
         assert group.seconds.denoise == pytest.approx(40 * 0.67, rel=0.2)
+
+
+class TestSeveralManifests:
+    def test_those_of_higher_priority_end_first_and_have_their_own_openings(self, tmp_path: Path) -> None:
+        """Three models are opened one after the other, and a fourth time what the urgent ones had before the others."""
+        one, urgent = (make_plan(each, tmp_path) for each in mixed(priority=5))
+        plain = [make_plan(each, tmp_path) for each in mixed(priority=0)]
+        terms = Assumptions(HERE, rates=RATES, ready=True)
+        found, usual = forecast.forecast([one, urgent], terms, NOW), forecast.forecast(plain, terms, NOW)
+        assert usual.urgencies == ()
+        assert "priorities" not in usual.as_dict()
+        first, last = found.urgencies
+        assert (first.priority, first.manifests, last.priority, last.manifests) == (5, ("urgent",), 0, ("usual",))
+        assert NOW < first.ends_at < last.ends_at == found.ends_at
+        starts = {group.precision: group.seconds.start for group in found.groups if group.seconds}
+        assert found.seconds is not None
+        assert usual.seconds is not None
+        assert found.seconds - usual.seconds == pytest.approx(starts["int8"], abs=1e-3)
+        alone = forecast.forecast([urgent], terms, NOW)
+        assert (first.ends_at - NOW).total_seconds() == pytest.approx(alone.seconds, rel=0.1)
+        assert [each["manifests"] for each in found.as_dict()["priorities"]] == [["urgent"], ["usual"]]
+
+    def test_each_disk_is_held_against_its_own_manifests(self, tmp_path: Path, other_disk: Path) -> None:
+        """A folder that is a link to another disk takes nothing of the first one's, and models are counted once."""
+        one, two = (make_plan(each, tmp_path) for each in mixed(priority=0))
+        alone = [forecast.forecast([plan], Assumptions(HERE, rates=RATES), NOW).disk for plan in (one, two)]
+        (other_disk / "two").mkdir()
+        two.folder.path.symlink_to(other_disk / "two")
+        found = forecast.forecast([one, two], Assumptions(HERE, rates=RATES), NOW)
+        (first, here), (second, there) = found.disks
+        assert (first, second) == (("usual",), ("urgent",))
+        assert [here.outputs_bytes, there.outputs_bytes] == [each.outputs_bytes for each in alone]
+        assert there.outputs_free_bytes == pytest.approx(hardware.free_disk_bytes(other_disk), abs=2**30)
+        assert (there.models_bytes, here.models_bytes >= max(each.models_bytes for each in alone)) == (0, True)
+        assert [each["manifests"] for each in found.as_dict()["disks"]] == [["usual"], ["urgent"]]
+        lines = [line for line in plan_door._forecast_lines(found) if line.startswith("disk")]
+        assert ["(usual)" in lines[0], "(urgent)" in lines[1], len(lines)] == [True, True, 2]
+
+
+def mixed(priority: float) -> list[Manifest]:
+    """Two manifests: fp8 and int8 in one, int8 and bf16 in the other, which has a priority."""
+    found = []
+    for name, precisions, most in (("usual", ("fp8", "int8"), 0.0), ("urgent", ("int8", "bf16"), priority)):
+        made = real(make_manifest((f"a {name}", f"b {name}"), name), 512, 512, steps=4)
+        pictures = tuple(
+            each.model_copy(update={"job": each.job.model_copy(update={"precision": precision})})
+            for each, precision in zip(made.pictures, precisions, strict=True)
+        )
+        found.append(dataclasses.replace(made, pictures=pictures, priority=most))
+    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from renderer.planning.plan import make_plan
 from renderer.report import best
 from renderer.supervisor import batch, events, run
 from renderer.system import files
-from renderer.system.folders import disk_of
 from tests.fakes import InlineWorker
 from tests.making import make_manifest
 from tests.supervisor.running import Night, counts
@@ -36,18 +34,6 @@ def go(night: Night, *manifests: Manifest, **changes: object) -> dict[str, Summa
 
 def three() -> list[Manifest]:
     return [of(make_manifest("abcd"), name) for name in ("one", "two", "three")]
-
-
-@pytest.fixture
-def other_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on another disk than the tests'."""
-    memory = Path("/dev/shm")
-    if not memory.is_dir() or disk_of(memory) == disk_of(tmp_path):
-        pytest.skip("there is one disk here")
-    folder = memory / f"renderer-{tmp_path.name}-{id(tmp_path)}"
-    folder.mkdir()
-    yield folder
-    shutil.rmtree(folder)
 
 
 def put_on(disk: Path, night: Night, *manifests: Manifest) -> None:
