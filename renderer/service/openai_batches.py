@@ -9,7 +9,6 @@ GET  /api/v1/batches/{id}[/results], DELETE         how it stands, what came of 
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -31,7 +30,8 @@ from renderer.service.batch_store import BatchObject, BatchStore, ItemResult, Up
 from renderer.service.bodies import BatchFields, UploadFields, WindowQuery, read, without_nulls
 from renderer.service.images import Pictures, file_url, read_object
 from renderer.service.operations import FORM, JSON, YAML, Operation, Sent
-from renderer.text import MIB, installing
+from renderer.service.uploads import form_of
+from renderer.text import MIB
 
 _UNIT_S = {"m": 60, "h": 3600, "d": 86400}
 _USUAL_WINDOW = "24h"
@@ -71,12 +71,9 @@ class BatchRoutes:
 
     async def upload(self, request: Request) -> Response:
         """Keep an upload: a batch's lines."""
-        if importlib.util.find_spec("python_multipart") is None:
-            hint = f"its operator has it with: {installing('service')}"
-            raise RequestError(501, "unsupported", "this server takes no uploads", hint=hint)
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             raise RequestError(415, "not_multipart", "an upload is multipart/form-data", field="file")
-        async with request.form(max_files=1, max_fields=8, max_part_size=2**16) as form:
+        async with form_of(request, max_files=1, max_fields=8, max_part_size=2**16) as form:
             file, purpose = form.get("file"), form.get("purpose")
             if not isinstance(file, UploadFile):
                 raise RequestError(422, "invalid_request", "is missing", field="file")

@@ -22,7 +22,7 @@ from typing import Any, TypeGuard
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from renderer.errors import PictureError
@@ -67,6 +67,22 @@ class Received:
         return frozenset(self.files)
 
 
+@asynccontextmanager
+async def form_of(request: Request, **most: int) -> AsyncIterator[FormData]:
+    """A multipart form, with no more in it than that. Raises `RequestError`."""
+    try:
+        form = await request.form(**most)
+    except AssertionError as error:
+        hint = f"its operator has it with: {installing('service')}"
+        raise RequestError(501, "unsupported", "this server cannot read forms", hint=hint) from error
+    except HTTPException as error:
+        raise RequestError(400, "not_a_form", f"the form cannot be read: {error.detail}") from error
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
 class Uploads:
     """Keeps what is sent in the server's folder, and takes away again what came with a request that was refused.
 
@@ -99,18 +115,9 @@ class Uploads:
 
         Several of the name `image` are `images`. Within, as with `of`.
         """
-        try:
-            form = await request.form(max_files=MOST_IMAGES + 2, max_fields=_MOST_FIELDS)
-        except AssertionError as error:
-            hint = f"its operator has it with: {installing('service')}"
-            raise RequestError(501, "unsupported", "this server cannot read forms", hint=hint) from error
-        except MultiPartException as error:
-            raise RequestError(400, "not_a_form", f"the form cannot be read: {error.message}") from error
         async with self._deciding() as sent:
-            try:
+            async with form_of(request, max_files=MOST_IMAGES + 2, max_fields=_MOST_FIELDS) as form:
                 await self._take_form(sent, form)
-            finally:
-                await form.close()
             yield sent
 
     # -- what becomes of files --
@@ -211,7 +218,8 @@ class Uploads:
             data = _where_transparent(data) if of_form and name == "mask" else data
             known = input_files.decode(data, name, purpose).known
         except PictureError as error:
-            raise RequestError(422, "invalid_request", error.message, field=name, hint=error.hint) from error
+            said = error.message.removeprefix(f"{name}: ")
+            raise RequestError(422, "invalid_request", said, field=name, hint=error.hint) from error
         file = InputFile(sha256=known.sha256, path=f"{name}.png", file_sha256=hashlib.sha256(data).hexdigest())
         place = self._folder.path / input_files.kept_name(file)
         is_new = not place.exists()

@@ -67,7 +67,7 @@ def test_refused(tmp_path: Path) -> None:
         job(tmp_path, model="draws", images=5)
     with pytest.raises(FieldError, match="names a file"):
         job(tmp_path, model="edits", images=[ONE, "/etc/passwd"])
-    with pytest.raises(RequestError, match="no picture"):
+    with pytest.raises(RequestError, match="it is a GIF"):
         job(tmp_path, model="edits", images=[ONE, data_url(b"GIF89a")])
     assert not [*(tmp_path / "inputs").iterdir()]
 

@@ -176,7 +176,7 @@ class TestRefusals:
     def test_what_a_library_thinks_of_a_request_is_no_line_of_the_log(self, server: Server) -> None:
         headers = {"Content-Type": "multipart/form-data; boundary=x", "X-Request-ID": "torn-1"}
         answer = server.client.post("/v1/images/edits", content=b"abc", headers=headers)
-        assert answer.status_code == 400
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "not_a_form")
         until(lambda: any(told.get("request_id") == "torn-1" for told in list(server.log)))
         assert [told for told in server.log if told["event"] == "text"] == []
 

@@ -210,10 +210,12 @@ def test_forms_that_are_none(server: Server) -> None:
         ([("image[]", shop), ("image[]", shop)], "several were sent"),
         ([("mask", shop)], "is missing"),
         ([("image", shop), ("other", shop)], "no file goes in here"),
-        ([("image", ("x.png", b"GIF89a", "image/png"))], "it is no picture"),
+        ([("image", ("x.png", b"GIF89a", "image/png"))], "image: it is a GIF, which is not read"),
     ):
         answer = server.client.post("/v1/images/edits", data={"prompt": "a"}, files=files)
         assert answer.status_code == 400, answer.text  # as OpenAI's own
-        assert words in answer.json()["error"]["message"]
+        told = answer.json()["error"]["message"]
+        assert words in told
+        assert told.count("image:") <= 1, "it is named once"
     answer = server.client.post("/v1/images/edits", content=b"x", headers={"content-type": "multipart/form-data"})
     assert answer.status_code == 400
