@@ -82,6 +82,25 @@ def test_what_holds_a_picture_is_shown(tmp_path: Path) -> None:
     assert shown["regions"] == [{"prompt": "a", "mask": "lines.png"}]
 
 
+def test_a_file_s_name_is_an_address(tmp_path: Path) -> None:
+    """From the page, its folder included, whatever signs an address has a meaning for."""
+    manifest = make_manifest(["a"])
+    (picture,) = manifest.pictures
+    named = dataclasses.replace(manifest, pictures=(picture.model_copy(update={"output": "sub/50% #1? ü"}),))
+    (shown,) = gather(planned(named, tmp_path)).pictures
+    assert shown["file"] == "sub/50%25%20%231%3F%20%C3%BC.png"
+
+
+def test_what_is_set_aside_is_told_with_its_reason(tmp_path: Path) -> None:
+    """As what failed is: it is not there, and will not be tried again."""
+    plan = make_plan(make_manifest(), tmp_path)
+    items = [dataclasses.replace(plan.items[0], state="set aside", note="it took three workers with it"), *plan.items[1:]]
+    found = gather(dataclasses.replace(plan, items=tuple(items)))
+    assert [item.picture.id for item in found.trouble] == ["p000"]
+    assert "it took three workers with it" in page.write_happened(found)
+    assert found.counts["set aside"] == 1
+
+
 class TestThumbnails:
     def test_they_are_made_once_and_swept(self, tmp_path: Path) -> None:
         """A second page makes none; a picture that is gone takes its thumbnail along."""

@@ -30,9 +30,9 @@ name: told
 defaults: {model: demo, precision: bf16, size: 128x64, steps: 2}
 jobs:
   - {id: sign, prompt: a sign that says OPEN, negative_prompt: blur, seed: 1}
-  - {id: bare, prompt: nobody reads it, seed: 2}
+  - {id: bare, prompt: nobody reads it, seed: 2, schedule: {shift: 3}, cfg_scale: 1}
   - {id: shop, prompt: a shop, seed: 3}
-  - {id: over, prompt: a beach, image: photo.png, strength: 0.4, seed: 4}
+  - {id: over, prompt: a beach, image: photo.png, mask: mask.png, strength: 0.4, seed: 4}
 """
 WRONG = LetteringRead(
     texts=(
@@ -72,7 +72,8 @@ def taken_apart(manifest: Manifest, name: str) -> Manifest:
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("told")
-    Image.linear_gradient("L").resize((128, 64)).save(folder / "photo.png")
+    for name in ("photo.png", "mask.png"):
+        Image.linear_gradient("L").resize((128, 64)).save(folder / name)
     (folder / "told.yaml").write_text(NIGHT)
     manifest = taken_apart(load(folder / "told.yaml"), "shop")
     make_night(manifest, folder / "outputs")
@@ -175,3 +176,13 @@ def test_what_went_in_stands_before_what_came_out(watched: Watched) -> None:
         for side in ("left", "right")
     ]
     assert told == [("what went in", "before over"), ("a beach", "over")]
+
+
+@pytest.mark.parametrize("name", ["sign", "bare", "over"])
+def test_a_copied_entry_is_the_picture_s_job(watched: Watched, night: Path, name: str) -> None:
+    """With all that makes it, put beside the files that it was made of."""
+    folder = night.parents[2]
+    before = {picture.id: picture for picture in load(folder / "told.yaml").pictures}
+    (folder / f"{name}.yaml").write_text("jobs:\n" + watched.page.evaluate(f"entry(pictures[places.get('{name}')])"))
+    (copied,) = load(folder / f"{name}.yaml").pictures
+    assert (copied.id, copied.job) == (name, before[name].job)
