@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from renderer.errors import DiskError
-from renderer.job import Keep
+from renderer.job import ControlNet, Input, InputFile, Keep
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.done import DoneGpu
 from renderer.outputs.summary import write_summary
@@ -82,6 +82,28 @@ def test_what_holds_a_picture_is_shown(tmp_path: Path) -> None:
     assert shown["regions"] == [{"prompt": "a", "mask": "lines.png"}]
 
 
+def test_what_a_picture_is_made_of_is_shown(tmp_path: Path) -> None:
+    """What is taken apart as an edit's pictures are, with how many layers; a ControlNet's mask beside what it sees."""
+    (picture,) = make_manifest(["a"]).pictures
+    photo, mask = (Input(sha256=letter * 64, width=64, height=64) for letter in "ab")
+    files = tuple(
+        InputFile(sha256=each.sha256, path=f"/home/ann/{name}.png", file_sha256="c" * 64)
+        for each, name in ((photo, "photo"), (mask, "mask"))
+    )
+    net = ControlNet(source="DiffSynth-Studio/x", identity="d" * 64, image=photo, mask=mask)
+    found = []
+    for update in ({"layer_input_image": photo, "layer_num": 3}, {"controlnets": (net,)}):
+        job = picture.job.model_copy(update=update)
+        made = picture.model_copy(update={"job": job, "inputs": files})
+        (shown,) = gather(make_plan(Manifest("m.yaml", "m", (made,)), tmp_path)).pictures
+        found.append(shown)
+    apart, held = found
+    assert (apart["image"], apart["images"], apart["layers"]) == ("photo.png", ["photo.png"], 3)
+    assert not apart.keys() & {"strength"}
+    ((told,),) = (held["controlnets"],)
+    assert (told["image"], told["mask"]) == ("photo.png", "mask.png")
+
+
 def test_a_file_s_name_is_an_address(tmp_path: Path) -> None:
     """From the page, its folder included, whatever signs an address has a meaning for."""
     manifest = make_manifest(["a"])
@@ -94,7 +116,10 @@ def test_a_file_s_name_is_an_address(tmp_path: Path) -> None:
 def test_what_is_set_aside_is_told_with_its_reason(tmp_path: Path) -> None:
     """As what failed is: it is not there, and will not be tried again."""
     plan = make_plan(make_manifest(), tmp_path)
-    items = [dataclasses.replace(plan.items[0], state="set aside", note="it took three workers with it"), *plan.items[1:]]
+    items = [
+        dataclasses.replace(plan.items[0], state="set aside", note="it took three workers with it"),
+        *plan.items[1:],
+    ]
     found = gather(dataclasses.replace(plan, items=tuple(items)))
     assert [item.picture.id for item in found.trouble] == ["p000"]
     assert "it took three workers with it" in page.write_happened(found)
