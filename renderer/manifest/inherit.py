@@ -16,6 +16,7 @@ from renderer.manifest import source, yaml_reader
 from renderer.manifest.document import Document, Mark, Route
 from renderer.manifest.kinds import MAX_PATH_LENGTH
 from renderer.manifest.recipe import left_of
+from renderer.system.folders import expanded
 
 EXTENDS = "extends"
 MOST_EXTENDING = 16
@@ -58,7 +59,7 @@ def _inherit(document: Document, folder: Path, chain: tuple[Path, ...]) -> Inher
     written = top[EXTENDS]
     if not isinstance(written, str) or not 0 < len(written) <= MAX_PATH_LENGTH:
         return _refuse(document, "must be a file", 'like "base.yaml"; paths are from the manifest\'s folder')
-    path = folder.absolute() / written
+    path = folder.absolute() / expanded(written)
     if any(_same(path, each) for each in chain):
         names = [source.show(each) for each in (*chain, path)]
         return _refuse(document, f"a circle: {' extends '.join(names)}", "leave one of them out")

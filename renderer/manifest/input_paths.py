@@ -6,6 +6,7 @@ A path is from the manifest's folder; a pattern stands for every file that it fi
 
 from __future__ import annotations
 
+import difflib
 import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from renderer.manifest.naming import Template
 from renderer.manifest.reading import Combination, Reading
 from renderer.manifest.recipe import STEM, takes_in
 from renderer.system import patterns
+from renderer.system.folders import expanded
 from renderer.text import counted
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 MOST_FILES = 100_000
 """Files that one pattern may stand for."""
+
+_LIKE = 0.8
+_MOST_NAMES = 10_000
+"""Of a folder's files, for the one that is nearest."""
 
 HINT = "paths are from the manifest's folder"
 
@@ -108,7 +114,9 @@ class InputPaths:
 
     def where(self, written: WrittenPath, path: str) -> WantedFile:
         """The file that a filled-in path is."""
-        return WantedFile(written.folder / path, READ_AS[written.purpose], path, self._at(written.folder, path))
+        return WantedFile(
+            written.folder / expanded(path), READ_AS[written.purpose], path, self._at(written.folder, path)
+        )
 
     def _at(self, folder: Path, path: str) -> str:
         """A path from the manifest's folder: one of a manifest that it extends is from another."""
@@ -118,9 +126,9 @@ class InputPaths:
         """Whether it stands for several files. A mask never does; one with brackets in it may be a file's own."""
         if written.purpose == "mask" or not glob.has_magic(path):
             return False
-        if os.path.isfile(written.folder / path):  # noqa: PTH113  # also if too long
-            return False
         where = self.where(written, path)
+        if os.path.isfile(where.path):  # noqa: PTH113  # also if too long
+            return False
         was_a_file = self._record is not None and "[" in path and self._record.file(*where.key, where.at)
         return not was_a_file
 
@@ -165,13 +173,23 @@ def hint_of(written: WrittenPath, path: str) -> str:
     """What helps where a path leads to no file."""
     if "://" in path or path.startswith("data:"):
         return "nothing is fetched: name a file on this machine"
-    if path.startswith("~"):
-        return "~ stands for no folder here: write it out"
     if "\\" in path:
         return "write / between folders"
     if written.purpose == "mask" and glob.has_magic(path):
         return "a mask is one file; {stem} in it stands for the image's name"
+    if near := _near(written.folder / expanded(path)):
+        return f'did you mean "{shorten(os.path.join(os.path.dirname(path), near))}"?'  # noqa: PTH118, PTH120  # text
     return HINT
+
+
+def _near(path: Path) -> str:
+    """The name in its folder that is nearest to a file's that is not there: alike but for case, or for a slip."""
+    try:
+        names = [name for name in os.listdir(path.parent) if _is_text(name)][:_MOST_NAMES]  # noqa: PTH208  # names
+    except (OSError, ValueError):
+        return ""
+    same = [name for name in names if name.casefold() == path.name.casefold()]
+    return next(iter(same or difflib.get_close_matches(path.name, names, n=1, cutoff=_LIKE)), "")
 
 
 def named_with_others(paths: Sequence[str]) -> str:
@@ -180,7 +198,7 @@ def named_with_others(paths: Sequence[str]) -> str:
 
 
 def _fitting(folder: Path, pattern: str) -> list[str]:
-    found = patterns.fitting(pattern, folder)
+    found = patterns.fitting(str(expanded(pattern)) if pattern.startswith("~") else pattern, folder)
     return [each for each in found if os.path.isfile(folder / each)]  # noqa: PTH113  # a folder may be closed to us
 
 

@@ -27,6 +27,7 @@ from renderer.manifest.kinds import OUTPUT_FIELDS
 from renderer.manifest.matrices import JobMatrix
 from renderer.manifest.recipe import ROW, Recipe, TableRow
 from renderer.manifest.tables import Row, Table
+from renderer.system.folders import expanded
 
 _TEXTS = frozenset({"id", "prompt", "negative_prompt", "model", "precision", "size"}) | {
     *("format", "embed", "image", "mask", "context_image")
@@ -83,7 +84,7 @@ class RowReader:
         written = recipe.fields.get("rows")
         if written is None:
             return [recipe]
-        table = self._read(recipe.folder_of("rows") / written)
+        table = self._read(recipe.folder_of("rows") / expanded(written))
         if isinstance(table, UnreadableError):
             problems.add(Complaint(recipe.origin("rows"), table.message, table.hint or "paths are from its folder"))
             return []

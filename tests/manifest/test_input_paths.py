@@ -59,3 +59,17 @@ def test_files_that_a_pattern_leaves_out_for_their_case_are_doubted(tmp_path: Pa
     assert str(doubt).endswith("*.png leaves out b.PNG, for the case of the ending (write *.[pP][nN][gG])")
     path.write_text(path.read_text().replace("*.png", "*.[pP][nN][gG]"))
     assert [len(manifest.load(path).pictures), manifest.load(path).warnings] == [2, ()]
+
+
+def test_the_home_is_a_folder_as_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of pictures, of patterns, of tables, and of a manifest that is extended."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home/p").mkdir(parents=True)
+    (tmp_path / "work").mkdir()
+    text = "extends: ~/base.yaml\njobs: [{image: ~/one.png, prompt: a}, {image: ~/p/*.png, prompt: b}, {rows: ~/t.csv}]"
+    write(tmp_path / "home", "defaults: {model: demo, size: 64x64}", one=(64, 64), p__a=(64, 64)).rename(
+        tmp_path / "home/base.yaml"
+    )
+    (tmp_path / "home/t.csv").write_text("prompt,image\nc,~/one.png\n")
+    found = manifest.load(write(tmp_path / "work", text)).pictures
+    assert [each.inputs[0].path for each in found] == [f"{tmp_path}/home/{name}.png" for name in ("one", "p/a", "one")]
