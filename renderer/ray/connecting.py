@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import secrets
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -40,6 +42,7 @@ _PLACE_TOLD_S = 5.0
 _PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 _USUAL_PATIENCE_S = 60.0
 _NEVER = str(10**8)
+_FAILED_BY_CHANCE = "Starting Ray client server failed"
 INSTALL_RAY = installing("cluster")
 _SHOWN = "auto (of this machine), ray://head:10001, head:6379, or local:4 for four workers here"
 
@@ -109,7 +112,7 @@ def connected(address: str) -> Iterator[None]:
     try:
         with _handlers_kept():
             if workers is None:
-                ray.init(address, log_to_driver=False, logging_level="ERROR")
+                _join(ray, address)
             else:
                 _have_token()
                 ray.init(
@@ -136,6 +139,28 @@ def connected(address: str) -> Iterator[None]:
                 _leave_client(ray)
             else:
                 ray.shutdown()
+
+
+def _join(ray: Any, address: str) -> None:
+    """Join a cluster; as often as its head fails by chance to begin the process that each client has there."""
+    _hush_client()
+    for last in (False, False, True):
+        try:
+            ray.init(address, log_to_driver=False, logging_level="ERROR")
+        except ConnectionError as error:
+            if last or _FAILED_BY_CHANCE not in str(error):
+                raise
+            ray.shutdown()
+        else:
+            return
+
+
+def _hush_client() -> None:
+    """That its server is gone, Ray's client would tell in three ways in the middle of a run, which says it itself."""
+    for name in ("ray.util.client", "ray.util.client.logsclient"):
+        logging.getLogger(name).propagate = False
+        logging.getLogger(name).addHandler(logging.NullHandler())  # without one, Python would write it
+    warnings.filterwarnings("ignore", module=r"ray\.util\.client")
 
 
 def _leave_client(ray: Any) -> None:

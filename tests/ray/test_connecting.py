@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -74,6 +75,43 @@ def test_a_cluster_that_was_killed_is_not_waited_for(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(MachineError, match=r"the cluster 127\.0\.0\.1:1 \(by auto\) cannot be reached"):
         reaching.check_reached("auto")
+
+
+@pytest.mark.parametrize(("failures", "asked"), [(2, 3), (3, 3)])
+def test_a_client_that_the_head_fails_to_serve_asks_again(
+    monkeypatch: pytest.MonkeyPatch, failures: int, asked: int
+) -> None:
+    """Now and then the process that it begins for a client ends at once; three times in a row is no chance."""
+    if not tools.HERE["ray"]:
+        pytest.skip("no Ray here (it is in the extras cluster and dev)")
+    ray, tried = connecting.library(), []
+
+    def init(address: str, **_: object) -> None:
+        tried.append(address)
+        if len(tried) <= failures:
+            raise ConnectionAbortedError(
+                "Initialization failure from server:\nTraceback …\nRuntimeError: Starting Ray client server failed."
+            )
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(connecting, "check_reached", lambda _: None)
+    expected = pytest.raises(MachineError, match="cannot be joined") if failures == asked else contextlib.nullcontext()
+    with expected, connecting.connected("ray://head:10001"):
+        pass
+    assert len(tried) == asked
+
+
+@tools.needs("ray")
+def test_rays_client_says_nothing_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where its server is gone, the run says so, once."""
+    from ray.util.client import logsclient, worker  # noqa: PLC0415
+
+    connecting._hush_client()
+    logsclient.logger.warning("Log channel is reconnecting.")
+    worker.logger.warning("Failed to reconnect the data channel")
+    assert capsys.readouterr().err == ""
 
 
 def test_workers_are_of_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
