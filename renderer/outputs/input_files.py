@@ -200,7 +200,7 @@ def keep(folder: OutputFolder, source: InputFile) -> bytes:
 
 
 class _Room:
-    """So many pixels are decoded at once, on all threads: one of the largest pictures, or several smaller ones."""
+    """So many pixels are decoded at once, on all threads; of a picture that has more by itself, that one alone."""
 
     def __init__(self, pixels: int) -> None:
         self._all = self._left = pixels
@@ -220,7 +220,8 @@ class _Room:
                 self._changed.notify_all()
 
 
-_ROOM = _Room(MOST_PIXELS)
+_ROOM = _Room(2 * MOST_PIXELS)
+"""Two of the largest pictures, or eight photos of 24 megapixels: 9 bytes a pixel, so 1.8 GB."""
 
 
 def _opened(data: bytes, name: str) -> Image.Image:
