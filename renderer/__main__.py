@@ -9,10 +9,13 @@ def main() -> int:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # pydantic looks through all packages for them
     try:
         from renderer.cli import command  # noqa: PLC0415
+        from renderer.system import signals  # noqa: PLC0415
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
-    return command.main()
+    code = command.main()
+    signals.end_with(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -91,6 +91,27 @@ def test_signals_in_pairs_are_one_request(tmp_path: Path) -> None:
     assert run.summary().rendered >= 1
 
 
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_that_comes_at_the_end_changes_no_exit_code(tmp_path: Path, number: signal.Signals) -> None:
+    """All is done, and the interpreter is ending: a script that asks for the code has what the run had to say."""
+    script = (
+        "import atexit, os, sys\n"
+        "from renderer.__main__ import main\n"
+        f"atexit.register(lambda: os.kill(os.getpid(), {int(number)}))\n"
+        "sys.exit(main())\n"
+    )
+    command, environment = (
+        [sys.executable, "-c", script, "validate", "none.yaml"],
+        {**os.environ, "PYTHONPATH": str(driving.ROOT)},
+    )
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 2
+    assert "none.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_second_request_ends_it_at_once(tmp_path: Path) -> None:
     """Half a second after the first, whoever asks again means it: nobody waits for a picture that hangs."""
     driving.write_manifest(tmp_path, "hang", "b")
