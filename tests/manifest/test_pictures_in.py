@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from renderer.catalog import Layering
 from renderer.demo.tokenizer import PICTURE_TOKENS, SPECIAL_TOKENS
 from renderer.errors import ManifestError
 from renderer.families import QWEN_IMAGE_FAMILY
-from renderer.job import ModelIdentity, Picture, Size, fingerprint
+from renderer.job import Input, ModelIdentity, Picture, Size, fingerprint
 from renderer.manifest import manifest
+from renderer.manifest.pictures_in import InputSet, is_of_shape
 
 INPAINT = "DiffSynth-Studio/Qwen-Image-Blockwise-ControlNet-Inpaint"
 
@@ -375,3 +377,18 @@ class TestMasksOfOneColour:
         assert all(
             f"{each.path}: {each.message}".startswith(f"jobs[0].{what}") for each, what in zip(found, said, strict=True)
         )
+
+
+def test_a_size_is_of_a_shape_but_for_its_rounding() -> None:
+    """It is a multiple of 16 either way; a picture beside another has no such excuse."""
+    photo = Input(sha256="a" * 64, width=1000, height=640)
+    assert is_of_shape(photo, Size(width=192, height=128))  # 200 x 128, rounded
+    assert not is_of_shape(photo, photo.model_copy(update={"width": 192, "height": 128}))
+    assert not is_of_shape(photo, Size(width=1920, height=1280))
+
+
+@pytest.mark.parametrize(("alone", "fields", "number"), [(False, {}, 4), (False, {"layers": 2}, 2), (True, {}, 0)])
+def test_into_how_many_layers(alone: bool, fields: dict[str, int], number: int) -> None:  # noqa: FBT001
+    """As the job says, else as is usual; beside one that is taken out alone there are none."""
+    assert InputSet(layering=Layering(alone=alone)).settings(fields)["layer_num"] == number
+    assert InputSet().settings(fields)["layer_num"] is None

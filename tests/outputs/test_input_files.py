@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 import random
 import sys
 import threading
@@ -102,8 +103,35 @@ class TestPixels:
         wide = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
         assert input_files.decode(saved(red, icc_profile=wide), "a").image.size == (4, 4)
 
+    def test_a_large_one_is_known_by_its_pixels_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However many rows are hashed at a time: its last ones may be fewer."""
+        whole = input_files.decode(saved(photo(24, 17)), "a").known
+        monkeypatch.setattr(input_files, "_HASHED_PIXELS", 24 * 5)
+        assert input_files.decode(saved(photo(24, 17)), "a").known == whole
+
+    def test_sixteen_bits_are_their_upper_eight(self) -> None:
+        """Rounded down: black is what has next to nothing in it."""
+        deep = Image.new("I;16", (3, 1))
+        for place, value in enumerate((0x00FF, 0x80FF, 0xFFFF)):
+            deep.putpixel((place, 0), value)
+        found = input_files.decode(saved(deep), "deep.png", "mask").image
+        assert [found.getpixel((place, 0)) for place in range(3)] == [0x00, 0x80, 0xFF]
+
+    def test_a_jpeg_s_scans_are_counted(self) -> None:
+        """One, or as many as a progressive one has; markers without a length behind them hide none."""
+        picture = Image.linear_gradient("L").convert("RGB")
+        plain, progressive = (saved(picture, "JPEG", progressive=each) for each in (False, True))
+        assert (input_files._scans(plain), input_files._scans(progressive)) == (1, 10)
+
 
 class TestRefused:
+    @pytest.mark.timeout(30)
+    def test_a_pipe_is_no_file(self, tmp_path: Path) -> None:
+        """Nobody waits for what may never be written into it."""
+        os.mkfifo(tmp_path / "pipe.png")
+        with pytest.raises(PictureError, match="is not a file"):
+            input_files.identify(tmp_path / "pipe.png", "pipe.png")
+
     def test_what_is_not_there(self, tmp_path: Path) -> None:
         for path, words in ((tmp_path / "none.png", "there is no file"), (tmp_path, "is a folder")):
             with pytest.raises(PictureError, match=words):

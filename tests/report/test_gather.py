@@ -10,8 +10,8 @@ from PIL import Image, ImageFont
 from renderer.errors import DiskError
 from renderer.job import ControlNet, Input, InputFile, Keep
 from renderer.manifest.manifest import Manifest
-from renderer.outputs.done import DoneGpu
-from renderer.outputs.summary import write_summary
+from renderer.outputs.done import DoneGpu, DoneSharing
+from renderer.outputs.summary import DeviceCounts, write_summary
 from renderer.planning.plan import Plan, make_plan
 from renderer.report import made_by, page, plots, thumbnails
 from renderer.report.gather import Page, gather, hide_paths
@@ -44,6 +44,13 @@ class TestGroups:
         assert group.columns == ("1", "2")
         assert group.rows == ("x, seed 1", "x, seed 2", "y, seed 1", "y, seed 2")
         assert group.cells[:3] == ((0, 0), (1, 0), (0, 1))
+
+    def test_sizes_make_rows(self, tmp_path: Path) -> None:
+        """Where there are several, beside a matrix."""
+        (group,) = gathered(
+            'jobs: [{prompt: "{a}", matrix: {a: [x, y]}, sizes: [64x64, 128x64], seed: 1}]', tmp_path
+        ).groups
+        assert (group.corner, group.rows, group.columns) == ("size / a", ("64x64", "128x64"), ("x", "y"))
 
     def test_derived_seeds_make_no_rows(self, tmp_path: Path) -> None:
         """A seed that differs only because the prompt does says nothing."""
@@ -264,6 +271,32 @@ class TestPlots:
             (20, "20.0 s", "60.0 GiB of 80.0 GiB"), (20, "200.0 s", "9.0 GiB of 10.0 GiB"),
         ]  # fmt: skip
 
+    def test_a_device_that_was_left_out_is_named(self, tmp_path: Path) -> None:
+        """With its reason: beside what it made before, or alone; one that made all is said nothing of, if it stayed."""
+        manifest = make_manifest([str(number) for number in range(3)])
+        (first, second, third) = gather(planned(manifest, tmp_path)).sidecars
+        ended = never_begun(manifest, "complete")
+        assert made_by.rows([first, second], ended) == ()
+        sharing = DoneSharing(share_s=4.0, mean_in_flight=2.0, slots=3)
+        peaks = [dataclasses.replace(first.memory, peak_reserved_bytes=count * 2**30) for count in (2, 6)]
+        made = [
+            dataclasses.replace(each, worker="GPU 0", sharing=sharing, memory=peak)
+            for each, peak in zip((first, second), peaks, strict=True)
+        ]
+        other = dataclasses.replace(third, worker="GPU 1", gpu=None)
+        gone = (
+            DeviceCounts(where="GPU 0", left_out="it fell off the bus"),
+            DeviceCounts(where="GPU 2", card="a card", left_out="no memory"),
+            DeviceCounts(where="GPU 1"),
+        )
+        rows = made_by.rows([*made, other], ended.model_copy(update={"devices": gone}))
+        assert [(row.name, row.pictures, row.trouble) for row in rows] == [
+            ("GPU 0, A card", 2, "it fell off the bus"), ("GPU 1", 1, ""), ("GPU 2, a card", 0, "no memory"),
+        ]  # fmt: skip
+        assert (rows[0].each, rows[0].gpu) == ("4.5 s", "6.0 GiB of 10.0 GiB")  # a share of sweeps, and its own decode
+        alone = made_by.rows(made, ended.model_copy(update={"devices": gone[:1]}))
+        assert [(row.name, row.trouble) for row in alone] == [("GPU 0, A card", "it fell off the bus")]
+
     def test_one_picture_is_enough(self, tmp_path: Path) -> None:
         """A single picture has figures, and none has none."""
         assert len(plots.draw(gather(planned(make_manifest(("a",)), tmp_path)).sidecars)) == 4
@@ -302,6 +335,17 @@ class TestLog:
     def test_paths_in_the_project_are_told_from_there(self) -> None:
         """Where the command was run from is nobody's business, what is below it may be."""
         assert hide_paths(f"cannot read {Path.cwd()}/jobs/a.yaml") == "cannot read jobs/a.yaml"
+
+    def test_the_end_of_a_long_log_is_shown(self, tmp_path: Path) -> None:
+        """Where what went wrong stands; of its beginning nothing."""
+        plan = planned(make_manifest(), tmp_path)
+        plan.journal.write("failed", "p000", plan.items[0].fingerprint, "no memory")
+        (plan.folder.path / "p000.png").unlink()
+        (plan.folder.path / "worker.log").write_text("it begins\n" + "steps\n" * 2000 + "it ends")
+        found = gather(make_plan(make_manifest(), tmp_path)).log
+        assert found.endswith("steps\nit ends")
+        assert "it begins" not in found
+        assert len(found) < 5000
 
     def test_the_page_s_excerpt_has_none(self, tmp_path: Path) -> None:
         """The end of the worker's log and a failure's reason, as the page shows them and as Markdown has it."""
