@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -138,6 +139,20 @@ def test_what_must_be_alike_is_named() -> None:
         arrival.check(HERE, {**HERE, "node": "b", "torch": "2.14.0"})
     with pytest.raises(MachineError, match=r"^b has another renderer of version 1 "):
         arrival.check(HERE, {**HERE, "node": "b", "source": "bb"})
+
+
+def test_all_that_is_told_must_be_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the machine's name, and for what a build adds to a version: one without a GPU has another build."""
+    here = arrival.tell()
+    arrival.check(here, {**here, "node": "another"})
+    for name in here.keys() - {"node"}:
+        with pytest.raises(MachineError):
+            arrival.check(here, {**here, name: "other"})
+        with pytest.raises(MachineError):
+            arrival.check(here, {each: value for each, value in here.items() if each != name})
+    assert len(here["source"]) == 12
+    monkeypatch.setattr(metadata, "version", lambda name: f"{here[name]}+cu999")
+    assert arrival.tell() == here
 
 
 def test_differences_name_the_machines() -> None:
