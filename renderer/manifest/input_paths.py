@@ -90,15 +90,19 @@ class Chosen:
 
 
 class InputPaths:
-    """The files that paths stand for. `folder` is the manifest's; `record` knows what had stood there that has gone."""
+    """The files that paths stand for. `folder` is the manifest's; `record` knows what had stood there that has gone.
 
-    def __init__(self, folder: Path, record: InputRecord | None) -> None:
+    Of those `of_server`, which wrote them itself, nobody is told where they lie.
+    """
+
+    def __init__(self, folder: Path, record: InputRecord | None, *, of_server: bool) -> None:
         self.patterns: dict[str, tuple[str, ...]] = {}
         """The files that each pattern stands for, once it has been asked for; as it is from the manifest's folder."""
         self.doubts: list[Complaint] = []
         """Patterns that leave files out which were hardly meant to be."""
         self._folder = folder
         self._record = record
+        self._of_server = of_server
 
     def chosen(
         self, reading: Reading, combinations: Sequence[Combination], written: Sequence[WrittenPath]
@@ -114,9 +118,9 @@ class InputPaths:
 
     def where(self, written: WrittenPath, path: str) -> WantedFile:
         """The file that a filled-in path is."""
-        return WantedFile(
-            written.folder / expanded(path), READ_AS[written.purpose], path, self._at(written.folder, path)
-        )
+        read_as = READ_AS[written.purpose]
+        called = f"the {'mask' if read_as == 'mask' else 'picture'}" if self._of_server else shorten(path)
+        return WantedFile(written.folder / expanded(path), read_as, called, self._at(written.folder, path))
 
     def _at(self, folder: Path, path: str) -> str:
         """A path from the manifest's folder: one of a manifest that it extends is from another."""

@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from renderer.errors import DiskError, PictureError, shorten
+from renderer.errors import DiskError, PictureError
 from renderer.job import Input, InputFile
 from renderer.system import folders
 from renderer.system.files import write_whole
@@ -55,11 +55,14 @@ _MOST_AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class WantedFile:
-    """A file that a manifest names: where it is, what it goes in for, as it is written, and that from its folder."""
+    """A file that a manifest names: where it is, and what it goes in for.
+
+    `called` is what messages call it, `at` how it is written, from the manifest's folder.
+    """
 
     path: Path
     purpose: Purpose
-    text: str
+    called: str
     at: str
 
     @property
@@ -155,7 +158,7 @@ class LookedAt:
         path, purpose = wanted.path, wanted.purpose
         before = _stand(path)
         try:
-            seen = input_files.identify(path, shorten(wanted.text), purpose)
+            seen = input_files.identify(path, wanted.called, purpose)
         except PictureError as error:
             return error
         if self._remembers and before == _stand(path):

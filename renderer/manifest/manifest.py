@@ -192,7 +192,7 @@ def _resolve(document: Document, given: ManifestSource, overrides: Overrides, he
     recipes = [row for recipe in read for row in reader.spread(recipe, problems, alone=len(read) == 1)]
     is_safe = naming.safe_component(name) == name
     record = InputRecord(overrides.outputs, name) if overrides.outputs is not None and is_safe else None
-    finder = InputFinder(given.folder, record, heard, remembers=overrides.shelf is None)
+    finder = InputFinder(given.folder, record, heard, of_server=overrides.shelf is not None)
     expander = Expander(naming.in_braces(output), finder, overrides.model, overrides.precision, overrides.shelf)
     allowed = head.get("max_pictures", MAX_PICTURES)
     hint = "max_pictures raises it" if allowed <= overrides.most else "ask for fewer at once"

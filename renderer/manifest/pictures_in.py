@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from renderer.catalog import MODELS, SIZE_STEP, Editing, Layering, Model
-from renderer.errors import PictureError, shorten
+from renderer.errors import PictureError
 from renderer.job import Edit, Input, InputFile, Region, Size
 from renderer.manifest.complaints import Complaint
 from renderer.manifest.document import Route
@@ -85,16 +85,17 @@ NOTHING_IN = InputSet()
 
 
 class InputFinder:
-    """Finds what goes in, each file once. Of a server's files nothing is remembered for the next time.
+    """Finds what goes in, each file once. Of a server's files nothing is remembered, and nobody is told where they lie.
 
     `folder` is the manifest's; `record` knows what has gone of what its paths stood for when it was rendered last;
     `heard` hears how many have been looked at.
     """
 
-    def __init__(self, folder: Path, record: InputRecord | None, heard: HeardLooks, *, remembers: bool) -> None:
-        self.looked_at = LookedAt(record, heard, remembers=remembers)
+    def __init__(self, folder: Path, record: InputRecord | None, heard: HeardLooks, *, of_server: bool) -> None:
+        self.looked_at = LookedAt(record, heard, remembers=not of_server)
         self._gone: dict[str, tuple[Route, InputFile]] = {}
-        self.paths = InputPaths(folder, record)
+        self.paths = InputPaths(folder, record, of_server=of_server)
+        self._of_server = of_server
         self._said: set[tuple[Path, GoesInFor]] = set()
 
     def sets(
@@ -143,19 +144,20 @@ class InputFinder:
         paths: Mapping[PathPlace, str],
         asked: Sequence[str],
     ) -> InputSet:
-        looked = {each.place: self._find(reading, each, paths[each.place]) for each in written}
+        wanted = {each.place: self.paths.where(each, paths[each.place]) for each in written}
+        looked = {each.place: self._find(reading, each, wanted[each.place], paths[each.place]) for each in written}
         found = {place: each for place, each in looked.items() if each is not None}
         if len(found) < len(looked):
             return NOTHING_IN
         images = [each for place, each in found.items() if place[0] in {"image", "images"}]
         own, mask = NOTHING_IN, found.get(("mask",))
         if images:
-            _refuse_mask(reading, ("mask",), paths, images[0], mask)
+            _refuse_mask(reading, ("mask",), wanted, images[0], mask)
             own = _of_files(model, images, mask)
         controls: list[tuple[Input, Input | None]] = []
         for number in range(len(reading.fields.get("controlnets", ()))):
             image, gap = found["controlnets", number, "image"], found.get(("controlnets", number, "mask"))
-            _refuse_mask(reading, ("controlnets", number, "mask"), paths, image, gap)
+            _refuse_mask(reading, ("controlnets", number, "mask"), wanted, image, gap)
             controls.append((image[0], gap[0] if gap else None))
         regions = [Region(prompt=text, mask=found["regions", n, "mask"][0]) for n, text in enumerate(asked)]
         context = found.get(("context_image",))
@@ -179,31 +181,30 @@ class InputFinder:
                 what = f"{they} {are} taken from {Path(file.kept).parent}" if is_kept else "no copy is kept"
                 yield Complaint(route, f"{named_with_others(paths)} {are} gone: {what}", hint)
 
-    def _find(self, reading: Reading, written: WrittenPath, path: str) -> Found | None:
-        wanted = self.paths.where(written, path)
+    def _find(self, reading: Reading, written: WrittenPath, wanted: WantedFile, path: str) -> Found | None:
         found = self.looked_at.look(wanted)
         if written.purpose == "edited" and not isinstance(found, PictureError):
-            found = _drawn_out(path, found[0]) or found
+            found = _drawn_out(wanted.called, found[0]) or found
         if not isinstance(found, PictureError):
             if found[1].kept:
                 self._gone.setdefault(wanted.at, (written.route(reading), found[1]))
             return found
         if (key := (wanted.path, written.purpose)) not in self._said:  # once a manifest
             self._said.add(key)
-            hint = "" if os.path.lexists(wanted.path) else hint_of(written, path)
+            hint = "" if self._of_server or os.path.lexists(wanted.path) else hint_of(written, path)
             written.complain(reading, found.message, found.hint or hint)
         return None
 
 
 def _refuse_mask(
-    reading: Reading, place: PathPlace, paths: Mapping[PathPlace, str], image: Found, mask: Found | None
+    reading: Reading, place: PathPlace, wanted: Mapping[PathPlace, WantedFile], image: Found, mask: Found | None
 ) -> None:
     """Complain of a mask of another shape than its image."""
     if mask is None or is_of_shape(mask[0], image[0]):
         return
     sizes = f"{mask[0].width}x{mask[0].height}, and the image {image[0].width}x{image[0].height}"
     field, *rest = place
-    reading.complain(str(field), f"{shorten(paths[place])} is {sizes}", "a mask has the image's shape", *rest)
+    reading.complain(str(field), f"{wanted[place].called} is {sizes}", "a mask has the image's shape", *rest)
 
 
 def _of_files(model: Model, found: Sequence[Found], mask: Found | None) -> InputSet:
@@ -241,12 +242,12 @@ def edit_of(images: Iterable[Input], editing: Editing) -> Edit:
     )
 
 
-def _drawn_out(path: str, known: Input) -> PictureError | None:
+def _drawn_out(called: str, known: Input) -> PictureError | None:
     """What is wrong with a picture to edit that the vision tower cannot be shown."""
     if max(ratio_of(known), 1 / ratio_of(known)) <= _MOST_DRAWN_OUT:
         return None
     hint = f"one side of a picture to edit is at most {_MOST_DRAWN_OUT} times the other"
-    return PictureError(f"{shorten(path)} is {known.width}x{known.height}", hint=hint)
+    return PictureError(f"{called} is {known.width}x{known.height}", hint=hint)
 
 
 # ---- what goes with what ---------------------------------------------------------------------------------------------

@@ -152,6 +152,13 @@ def test_what_is_no_picture(server: Server, image: str, words: str) -> None:
     assert words in message
 
 
+def test_nobody_is_told_where_the_server_keeps_what_was_sent(server: Server) -> None:
+    """What is wrong is the picture, or the mask: a folder of the server's is none of a client's business."""
+    image, wide = data_url(png(drawn())), data_url(png(drawn().resize((SIDE, SIDE // 2))))
+    wanted = "the mask is 64x32, and the image 64x64"
+    assert refusal(server, image=image, mask=wide) == (422, "mask", wanted)
+
+
 def test_what_is_refused_leaves_nothing(server: Server) -> None:
     """Pictures of a request that is wrong in something else are not kept: by each door."""
     shop, mask = png(drawn(72)), png(Image.new("L", (64, 16)))
