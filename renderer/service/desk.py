@@ -24,7 +24,7 @@ from renderer.planning import takes
 from renderer.planning.plan import Planned
 from renderer.service import queue_file
 from renderer.service.intake import Intake, Requested
-from renderer.service.queue_file import Asked, Ended, HowEnded, Joined, Left, QueueFile, Wanting, WhatIsKnown
+from renderer.service.queue_file import Ended, HowEnded, Joined, Left, QueueFile, WhatIsKnown
 from renderer.service.queue_writer import QueueWriter
 from renderer.service.request_queue import QueuedItem, RequestQueue
 from renderer.service.standing import BusyError, Fate, Standing, StoppingError, Whose
@@ -77,7 +77,7 @@ class Desk:
         self._file = QueueFile(folder.queue)
         self._standing: dict[str, Standing] = {}
         self._lost: OrderedDict[str, Ended] = OrderedDict()
-        self._writer = QueueWriter(self._file)
+        self._writer = QueueWriter(self._file, self._known)
         self._came_at: deque[float] = deque(maxlen=_RATE_OF)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.counts = Counts()
@@ -88,7 +88,7 @@ class Desk:
 
     def restore(self) -> int:
         """Take up what was accepted before and is not there yet; how many. Before anybody asks. Raises `DiskError`."""
-        known, left = self._file.read(), list[Asked]()
+        known = self._file.read()
         self._lost.update(known.ended)
         for asked in known.asked:
             try:
@@ -98,13 +98,18 @@ class Desk:
                 continue
             if self.find(item) is not None:
                 continue
-            left.append(asked)
-            standing = Standing(self._suspected(item), Whose(asked.client, asked.batch), number=asked.number)
+            whose = Whose(asked.client, asked.batch)
+            standing = Standing(self._suspected(item), whose, number=asked.number, at=asked.at)
             standing.wanted_by.update(Whose(each.client, each.batch) for each in asked.wanting)
             self._standing[standing.key] = standing
-        self._file.keep(WhatIsKnown(left, self._lost))
+        self._file.keep(self._known())
         self._queue.add(map(_waiting, self._standing.values()))
-        return len(left)
+        return len(self._standing)
+
+    def _known(self) -> WhatIsKnown:
+        """All that the file has to say: what is on its way to the disk is not there yet."""
+        asked = [each.asked() for each in self._standing.values() if each.written is None]
+        return WhatIsKnown(asked, dict(self._lost))
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Live on this loop from now on."""
@@ -194,7 +199,7 @@ class Desk:
         if standing.wanted_by - {whose}:
             if whose in standing.wanted_by:
                 standing.wanted_by.discard(whose)
-                self._writer.write([Left(number=standing.number, who=_wanting(whose))])
+                self._writer.write([Left(number=standing.number, who=whose.wanting)])
             return False
         standing.wanted_by.discard(whose)
         if not self._queue.cancel(key):
@@ -239,22 +244,16 @@ class Desk:
         """Begin to write down that these are accepted."""
         if not fresh:
             return {}
-        lines: list[Asked] = []
         entered: dict[str, Standing] = {}
         for each in fresh:
             self._file.last += 1
             number, picture = self._file.last, each.item.picture
             place = picture.place.model_copy(update={"line": number, "manifest": self._folder.queue.name})
             item = replace(each.item, picture=picture.model_copy(update={"place": place}))
-            lines.append(
-                Asked(
-                    number=number, fingerprint=item.fingerprint, picture=item.picture, client=whose.client,
-                    patient=bool(whose.batch), batch=whose.batch,
-                )
-            )  # fmt: skip
             standing = Standing(self._suspected(item), whose, number=number)
             standing.wanted_by.add(whose)
             entered[each.key] = self._standing[each.key] = standing
+        lines = [standing.asked() for standing in entered.values()]
         written = self._writer.write(lines, partial(self._were_written, list(entered.values())))
         for standing in entered.values():
             standing.written = written
@@ -277,7 +276,7 @@ class Desk:
             for standing in joined if error is not None else ():
                 standing.wanted_by.discard(whose)
 
-        return self._writer.write([Joined(number=each.number, who=_wanting(whose)) for each in joined], then)
+        return self._writer.write([Joined(number=each.number, who=whose.wanting) for each in joined], then)
 
     def _suspected(self, item: Planned) -> Planned:
         """The picture, and whether it may have brought something down: then it rides alone."""
@@ -380,7 +379,3 @@ def _failed(item: Planned, message: str, hint: str) -> Standing:
 
 def _waiting(standing: Standing) -> QueuedItem:
     return QueuedItem(standing.item, standing.whose.client, standing.patient)
-
-
-def _wanting(whose: Whose) -> Wanting:
-    return Wanting(client=whose.client, batch=whose.batch)

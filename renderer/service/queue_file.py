@@ -6,7 +6,8 @@ is known after a restart too. That one is done, its sidecar says: the file never
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,9 @@ HowEnded = Literal["failed", "cancelled"]
 
 REMEMBERED = 4096
 """Pictures that did not come, of which it is known why: the last ones."""
+
+LONG_BYTES = 16 * 2**20
+"""A file that is shorter is not written anew while a server runs: it grows by as much in an hour or a week."""
 
 
 class Wanting(Value):
@@ -119,6 +123,7 @@ class QueueFile:
 
     path: Path
     last: int = 0
+    _kept_bytes: int = 0
 
     def read(self) -> WhatIsKnown:
         """What was accepted and has not been told to have ended; and what has, until it was asked for again.
@@ -126,19 +131,9 @@ class QueueFile:
         Lines that are none (the last one of a server that was killed) are passed over: nobody was told of them. Raises
         `DiskError` where the file cannot be read.
         """
-        try:
-            data = self.path.read_bytes()
-        except FileNotFoundError:
-            return WhatIsKnown()
-        except OSError as error:
-            raise files.disk_error(self.path, error, doing="read") from error
         asked: dict[int, Asked] = {}
         ended: dict[str, Ended] = {}
-        for text in data.splitlines():
-            try:
-                line = _LINES.validate_json(text)
-            except (ValidationError, ValueError):
-                continue
+        for line in self._lines():
             self.last = max(self.last, line.number)
             if isinstance(line, Asked):
                 asked[line.number] = line
@@ -153,6 +148,22 @@ class QueueFile:
         ended.pop("", None)
         return WhatIsKnown(list(asked.values()), dict(list(ended.items())[-REMEMBERED:]))
 
+    def _lines(self) -> Iterator[QueueLine]:
+        try:
+            with self.path.open("rb") as stream:
+                for text in stream:
+                    with contextlib.suppress(ValidationError, ValueError):
+                        yield _LINES.validate_json(text)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise files.disk_error(self.path, error, doing="read") from error
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it has grown to several times what was written anew. Raises `DiskError`."""
+        return self._size() > max(LONG_BYTES, 4 * self._kept_bytes)
+
     def append(self, lines: Iterable[QueueEntry]) -> None:
         """Add lines, and have them on the disk before returning. Raises `DiskError`."""
         files.append_line(self.path, b"\n".join(line.model_dump_json().encode() for line in lines))
@@ -160,9 +171,10 @@ class QueueFile:
     def keep(self, known: WhatIsKnown) -> None:
         """Write the file anew with this alone. Raises `DiskError`."""
         lines: list[QueueLine] = [_Counted(number=self.last), *known.ended.values(), *known.asked]
-        text = "".join(f"{line.model_dump_json()}\n" for line in lines)
+        text = "".join(f"{line.model_dump_json()}\n" for line in lines).encode()
         if len(text) < self._size():
-            files.write_whole(self.path, text.encode())
+            files.write_whole(self.path, text)
+        self._kept_bytes = len(text)
 
     def _size(self) -> int:
         try:

@@ -6,13 +6,14 @@ Lives on the event loop. Knows no pictures and no clients.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from starlette.concurrency import run_in_threadpool
 
 from renderer.errors import DiskError
-from renderer.service.queue_file import QueueEntry, QueueFile
+from renderer.service.queue_file import QueueEntry, QueueFile, WhatIsKnown
 
 Then = Callable[[DiskError | None], None]
 """Hears, before anybody who waits does, that lines are on the disk, or why they are not."""
@@ -28,8 +29,10 @@ class _Group:
 class QueueWriter:
     """Writes to one file, in order."""
 
-    def __init__(self, file: QueueFile) -> None:
+    def __init__(self, file: QueueFile, known: Callable[[], WhatIsKnown]) -> None:
+        """`known` is what the file has to say when it is written anew, having grown long."""
         self._file = file
+        self._known = known
         self._unwritten: list[_Group] = []
         self._writing: asyncio.Task[None] | None = None
 
@@ -62,3 +65,6 @@ class QueueWriter:
                     continue
                 group.written.set_exception(error)
                 group.written.exception()  # where nobody waits for it any more, that is nobody's fault
+            with contextlib.suppress(DiskError):  # then it is so another time
+                if self._file.is_long:
+                    await run_in_threadpool(self._file.keep, self._known())

@@ -195,6 +195,7 @@ class Shifts:
         outcomes, night = self._nothing_yet(stop)
         full: DiskError | None = None
         try:
+            self._journal.compact()
             outcomes.begin(())
             if (trouble := self._trouble_of(weights, night)) is not None:
                 self._refuse(outcomes, weights, trouble)

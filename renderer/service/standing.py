@@ -7,12 +7,13 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal
 
 from renderer.errors import RendererError
 from renderer.outputs.encode import Pixels
 from renderer.planning.plan import Planned
-from renderer.service.queue_file import Ended, HowEnded
+from renderer.service.queue_file import Asked, Ended, HowEnded, Wanting
 
 Fate = Literal["waiting", "rendering", "done", "failed", "cancelled"]
 
@@ -36,6 +37,11 @@ class Whose:
     client: str
     batch: str = ""
 
+    @property
+    def wanting(self) -> Wanting:
+        """The same, as it is written down."""
+        return Wanting(client=self.client, batch=self.batch)
+
 
 @dataclass(slots=True, eq=False)
 class Standing:
@@ -54,6 +60,7 @@ class Standing:
     refused: bool = False
     preview: Pixels | None = None
     number: int = 0
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
     wanted_by: set[Whose] = field(default_factory=set)
     written: asyncio.Future[None] | None = None
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -67,6 +74,15 @@ class Standing:
     def is_wanted_by(self, client: str) -> bool:
         """Whether a client has asked for it, by itself or in a batch."""
         return any(each.client == client for each in self.wanted_by)
+
+    def asked(self) -> Asked:
+        """What is written down of one that was accepted."""
+        others = self.wanted_by - {self.whose}
+        wanting = (each.wanting for each in self.wanted_by) if others else ()
+        return Asked(
+            number=self.number, at=self.at, fingerprint=self.item.fingerprint, picture=self.item.picture,
+            client=self.whose.client, patient=bool(self.whose.batch), batch=self.whose.batch, wanted_by=tuple(wanting),
+        )  # fmt: skip
 
     def ended(self, how: HowEnded) -> Ended:
         """What is written down of one that will not come."""

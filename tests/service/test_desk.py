@@ -370,3 +370,34 @@ def test_a_server_that_has_stopped_takes_nothing_back(wanted: Requested, tmp_pat
             served.desk.cancel(wanted.key, ONE)
 
     on_a_loop(ask, tmp_path)
+
+
+def test_a_file_that_has_grown_long_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the server runs: what is done goes, what waits or will not come stays, with all who want it."""
+    monkeypatch.setattr(queue_file, "LONG_BYTES", 2_000)
+    took = SimpleNamespace(timing=SimpleNamespace(total_s=1.0), memory=Memory(peak_rss_bytes=1))
+    sizes: list[int] = []
+
+    async def ask(served: Served) -> None:
+        those = several(16)
+        await served.desk.accept(those[:1], ONE)
+        await served.desk.accept(those[:1], BATCH)
+        for each in those[1:-1]:
+            await served.desk.accept([each], TWO)
+            assert served.queue.take(each.item)
+            served.queue.ended(each.key)
+            served.desk._take(events.PictureDone(each.item, cast("Sidecar", took)))
+            sizes.append(served.folder.queue.stat().st_size)
+        await served.desk.accept(those[-1:], TWO)
+        assert served.desk.cancel(those[-1].key, TWO)
+
+    on_a_loop(ask, tmp_path)
+    assert max(sizes) < 8_000, "of 16 lines of a thousand bytes"
+    served = Served(tmp_path)
+    first = served.desk.look(several(16)[0].key)
+    assert isinstance(first, Standing)
+    assert (first.number, first.wanted_by) == (1, {ONE, BATCH})
+    assert isinstance(served.desk.look(several(16)[-1].key), Ended)
+    (new,) = INTAKE.read({"prompt": "a new one", "width": 64, "height": 64}, "request")
+    on_a_loop(lambda again: cast("Any", again.desk.accept([new], ONE)), tmp_path)
+    assert Served(tmp_path).desk.standing[-1].number == 17, "numbers go on"

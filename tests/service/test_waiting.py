@@ -211,7 +211,7 @@ class TestFile:
     def test_what_was_accepted_is_read_again(self, items: tuple[Planned, ...], tmp_path: Path) -> None:
         """A line that a killed server began is none; what ended is not asked for; numbers go on."""
         file = QueueFile(tmp_path / "queue.jsonl")
-        assert file.read() == WhatIsKnown()
+        assert file.read() == WhatIsKnown([])
         file.append([self.asked(items, 1), self.asked(items, 2)])
         file.append([Ended(number=1, how="cancelled"), self.asked(items, 3)])
         with file.path.open("ab") as stream:
