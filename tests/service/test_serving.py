@@ -183,7 +183,7 @@ def test_what_fits_on_one_device_goes_there(tmp_path: Path, monkeypatch: pytest.
         return made[-1].model_copy(update={"profile": "cpu"}) if len(made) == 2 else made[-1]
 
     monkeypatch.setattr(placement, "setup_for", setup_for)
-    monkeypatch.setattr(deployment, "_kind", lambda _: object())  # no two devices are alike here
+    monkeypatch.setattr(deployment, "kind_of", lambda _: object())  # no two devices are alike here
     hire = Workers(InlineWorker, InlineWorker)
     settings = ServiceSettings(Settings(gpus="cpu,cpu", hire=hire), Shelf({"demo": "demo"}), idle_s=0.01)
     folder, queue, large = OutputFolder(tmp_path), RequestQueue(), set[str]()
