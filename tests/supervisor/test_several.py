@@ -203,7 +203,7 @@ def second_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
         return made[-1].model_copy(update={"profile": "cpu"}) if len(made) == 2 else made[-1]
 
     monkeypatch.setattr(placement, "setup_for", setup_for)
-    monkeypatch.setattr(deployment, "_kind", lambda _: object())  # no two devices are alike here
+    monkeypatch.setattr(deployment, "kind_of", lambda _: object())  # no two devices are alike here
 
 
 def _refusals(jobs: Sequence[Job], setup: Setup, _machine: Machine) -> dict[Job, SizeRefusal]:
