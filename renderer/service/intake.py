@@ -21,7 +21,7 @@ from renderer.job import Keep, ModelIdentity, Picture, Weights, fingerprint
 from renderer.manifest import choices, expand
 from renderer.manifest.manifest import Manifest, Overrides, parse
 from renderer.manifest.recipe import takes_in
-from renderer.manifest.shelf import Shelf
+from renderer.manifest.shelf import FILE_REFUSED, Shelf
 from renderer.manifest.source import ManifestSource
 from renderer.planning import takes
 from renderer.planning.plan import Planned
@@ -32,6 +32,8 @@ ID_LETTERS = 32
 """Of 64 hex digits, what names a picture in the server's folder."""
 
 _FIELD = "jobs[0]."
+
+_SEND_IT = "send the picture itself, as data:image/png;base64,…"
 
 _EXCLUDED = 10
 """Times as many pictures as a request may ask for that it may exclude some of: all of them are made before."""
@@ -173,4 +175,6 @@ def _mark_of_lettering(picture: Picture, mark: str) -> str:
 
 def _told(problem: Problem) -> tuple[str, str, str]:
     """A problem as whoever sent fields and no file understands it."""
-    return problem.path.removeprefix(_FIELD), problem.message, problem.hint
+    field = problem.path.removeprefix(_FIELD)
+    names_a_picture = problem.message == FILE_REFUSED and field != "rows"
+    return field, problem.message, _SEND_IT if names_a_picture else problem.hint

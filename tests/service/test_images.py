@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from starlette.datastructures import Headers
 
+from renderer.manifest.shelf import FILE_REFUSED
 from renderer.outputs.picture_files import read_sidecar
 from renderer.service.answers import RequestError
 from renderer.service.configuration import Limits
@@ -148,6 +149,10 @@ class TestRefusals:
         assert self.refused(server, model=files)["hint"] == "known: demo"
         told = [self.refused(server, loras=[str(path)])["message"] for path in (there, not_there)]
         assert all("is no LoRA of the catalogue" in each for each in told)
+        for field, value in {"image": str(there), "images": ["https://a.org/b.png"], "rows": "t.csv"}.items():
+            refused = self.refused(server, **{field: value})
+            hint = None if field == "rows" else "send the picture itself, as data:image/png;base64,…"
+            assert (refused["message"], refused["hint"]) == (FILE_REFUSED, hint)
 
     def test_too_many_pictures_and_pixels_are_refused(self, server: Server) -> None:
         assert self.refused(server, count=17)["field"] == "count"
