@@ -5,8 +5,8 @@ whether it answers still. `arrival` is what one tells of itself, and what must b
 run's: the devices that there are, and how a worker is had. It hires a `cluster_worker`, the supervisor's end of one,
 whose other end is an actor: `node_worker`, which holds a process on its machine, and sees to the model there.
 `node_memory` is what a machine's workers share, `carried` what goes along with an order. Knows no manifests and no
-folders of outputs, but for `data_rows`, which renders those of a Ray data set: `processor` is its face, and
-`kept_worker` stays open from batch to batch.
+folders of outputs, but for `data_rows`, which renders those of a Ray data set: `processor` is its face, `kept_worker`
+stays open from batch to batch, and `row_pictures` makes files of pictures in cells.
 """
 
 from __future__ import annotations

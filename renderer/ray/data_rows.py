@@ -26,7 +26,7 @@ from renderer.manifest.manifest import Manifest, parse
 from renderer.manifest.source import ManifestSource
 from renderer.outputs import picture_files
 from renderer.outputs.folder import OutputFolder
-from renderer.ray import arrival, connecting
+from renderer.ray import arrival, connecting, row_pictures
 from renderer.ray.arrival import Introduction
 from renderer.ray.kept_worker import KeptWorker
 from renderer.ray.node_worker import Posting
@@ -136,35 +136,39 @@ class RowRenderer:
 
         asked = batch.select([name for name in dict.fromkeys(batch.column_names) if name in {*_FIELDS, "id"}])
         rows = asked.to_pylist() if asked.num_columns else [{}] * batch.num_rows
-        made = self._rendered([{name: _plain(value) for name, value in row.items()} for row in rows])
+        with tempfile.TemporaryDirectory(prefix="renderer-rows-") as folder:
+            made = self._rendered(rows, Path(folder))
         found = batch.drop_columns([name for name in MADE if name in batch.column_names])
         for name, kind in MADE.items():
             values = pa.array([each.get(name) for each in made], pa.type_for_alias(kind))
             found = found.append_column(name, values)
         return found
 
-    def _rendered(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def _rendered(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:
+        """What comes to each row; `folder` is of a moment."""
         made: list[dict[str, Any]] = [{} for _ in rows]
         pictures: list[Picture] = []
-        for place, row in enumerate(rows):
+        name_models = True
+        for place, cells in enumerate(rows):
             try:
+                row = {name: _plain(row_pictures.kept(name, value, folder)) for name, value in cells.items()}
                 pictures.append(self._picture(row, place))
+                name_models = name_models and bool(row.get("model"))
             except RendererError as error:
                 made[place]["error"] = _said(error.message, error.hint)
         if pictures:
-            for place, columns in self._tried(pictures, rows).items():
+            for place, columns in self._tried(pictures, folder, name_models=name_models).items():
                 made[place] = columns
         return made
 
-    def _tried(self, pictures: Sequence[Picture], rows: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
+    def _tried(self, pictures: Sequence[Picture], folder: Path, *, name_models: bool) -> dict[int, dict[str, Any]]:
         """As `_night`; but where each row has named a model itself, that none can be had is a row's own failure."""
-        places = [int(each.id[1:]) for each in pictures]
         try:
-            return self._night(pictures)
+            return self._night(pictures, folder)
         except MachineError as error:
-            if not all(rows[place].get("model") is not None for place in places):
+            if not name_models:
                 raise
-            return {place: {"error": _said(error.message, error.hint)} for place in places}
+            return {int(each.id[1:]): {"error": _said(error.message, error.hint)} for each in pictures}
 
     def _picture(self, row: Mapping[str, Any], place: int) -> Picture:
         """The picture that a row asks for, by the manifest's own rules. Raises `UsageError`, `ModelError`."""
@@ -188,7 +192,7 @@ class RowRenderer:
         place_of = pictures[0].place.model_copy(update={"job_id": told})
         return pictures[0].model_copy(update={"id": name, "output": name, "place": place_of})
 
-    def _night(self, pictures: Sequence[Picture]) -> dict[int, dict[str, Any]]:
+    def _night(self, pictures: Sequence[Picture], outputs: Path) -> dict[int, dict[str, Any]]:
         """What comes of each picture, by its row's place. Raises `MachineError` where none could be tried."""
         failures: dict[str, str] = {}
 
@@ -197,20 +201,19 @@ class RowRenderer:
                 failures[what.item.picture.id] = _said(what.message, what.hint)
 
         told = self._told
-        with tempfile.TemporaryDirectory(prefix="renderer-rows-") as outputs:
-            manifest = Manifest(file=_NAME, name=_NAME, pictures=tuple(pictures))
-            settings = Settings(
-                Path(outputs),
-                profile=told.profile,
-                vram_bytes=told.posting.vram_bytes,
-                terms=told.posting.terms,
-                retries=told.retries,
-                max_failures=sys.maxsize,  # rows that fail one after the other say nothing of the next ones
-                hire=self._worker.hire,
-            )
-            run.render([manifest], settings, watch, StopRequests())
-            folder = OutputFolder(Path(outputs) / _NAME)
-            return {int(each.id[1:]): _made(folder, each, failures.get(each.id)) for each in pictures}
+        manifest = Manifest(file=_NAME, name=_NAME, pictures=tuple(pictures))
+        settings = Settings(
+            outputs,
+            profile=told.profile,
+            vram_bytes=told.posting.vram_bytes,
+            terms=told.posting.terms,
+            retries=told.retries,
+            max_failures=sys.maxsize,  # rows that fail one after the other say nothing of the next ones
+            hire=self._worker.hire,
+        )
+        run.render([manifest], settings, watch, StopRequests())
+        folder = OutputFolder(outputs / _NAME)
+        return {int(each.id[1:]): _made(folder, each, failures.get(each.id)) for each in pictures}
 
 
 def _made(folder: OutputFolder, picture: Picture, failure: str | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -55,6 +56,13 @@ def batch(**columns: Any) -> Any:
     import pyarrow as pa  # noqa: PLC0415  # where the mark has found it
 
     return pa.table(columns)
+
+
+def tensors(*pixels: np.ndarray) -> Any:
+    """A column as `ray.data.read_images` gives it."""
+    from ray.data.extensions import ArrowTensorArray  # noqa: PLC0415
+
+    return ArrowTensorArray.from_numpy(np.stack(pixels))
 
 
 def of(found: Any, name: str = "error") -> list[Any]:
@@ -145,6 +153,26 @@ def test_a_cell_that_no_field_holds_costs_its_row(rendering: Make) -> None:
     assert Sidecar.model_validate_json(of(found, "sidecar")[0]).job.seed == 7
 
 
+def test_pictures_in_cells_go_in(rendering: Make, tmp_path: Path) -> None:
+    """A file's path, its bytes, both as Hugging Face has them, and pixels are one picture; other pixels are none."""
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    file = tmp_path / "in.png"
+    Image.fromarray(pixels).save(file)
+    cells = [
+        str(file),
+        file.read_bytes(),
+        {"bytes": file.read_bytes(), "path": None},
+        {"bytes": None, "path": str(file)},
+    ]
+    render = rendering()
+    found = [render(batch(prompt=["a"], image=[cell])) for cell in cells]
+    found.append(render(batch(prompt=["a"]).append_column("image", tensors(pixels))))
+    assert [of(each) for each in found] == [[None]] * 5
+    assert {of(each, "fingerprint")[0] for each in found} == {of(found[0], "fingerprint")[0]}
+    other = render(batch(prompt=["a"]).append_column("image", tensors(pixels.astype(np.float32))))
+    assert of(other)[0].startswith("image: a tensor of 4 x 4 x 3 float32 is no picture")
+
+
 def test_a_model_that_rows_name_and_no_machine_has_costs_those_rows(rendering: Make) -> None:
     """All of a batch, too; where it is the processor's own, nothing can be rendered at all, and the job fails."""
     made = rendering(offline=True)
@@ -184,13 +212,13 @@ def test_a_worker_that_holds_nothing_does_not_stay() -> None:
 
 
 def test_ray_data_renders_a_data_set(cluster: Any, tmp_path: Path) -> None:  # noqa: ARG001
-    """Two actors, batches of four: every row comes back once, whoever rendered it; those of a batch that fails too."""
+    """In batches of four: every row comes back once; those of a batch that fails too."""
     connecting.library()
     import ray.data  # noqa: PLC0415
     from pyarrow import parquet  # noqa: PLC0415
 
     rows = [{"id": number, "prompt": "fail" if number < 4 else "well", "seed": number or None} for number in range(12)]
-    made(concurrency=(1, 2), batch_size=4)(ray.data.from_items(rows)).write_parquet(str(tmp_path))
+    made(batch_size=4)(ray.data.from_items(rows)).write_parquet(str(tmp_path))
     found = sorted(parquet.read_table(tmp_path).to_pylist(), key=lambda row: row["id"])
     assert [(row["id"], row["seed"]) for row in found] == [(row["id"], row["seed"]) for row in rows]
     assert [row["error"] for row in found] == ["one flat colour"] * 4 + [None] * 8
