@@ -189,6 +189,15 @@ class TestTerminal:
         screen.watch(events.Tick(status(phase="stopping", in_flight=())))
         assert terminal.written().endswith("\nstopping; waiting\x1b[1A\r")
 
+    @pytest.mark.parametrize(("rows", "lines"), [(24, 2), (3, 2), (2, 1), (1, 1)])
+    def test_they_leave_a_row_for_the_log(self, monkeypatch: pytest.MonkeyPatch, rows: int, lines: int) -> None:
+        """In a terminal that is hardly higher: else each painting would push the last one up."""
+        terminal = OnTerminal(monkeypatch)
+        screen = console.open_console("auto")
+        terminal.resize(100, rows)
+        screen.watch(events.Tick(status()))
+        assert terminal.written().count("\n") == lines - 1
+
     @pytest.mark.parametrize("columns", [120, 80, 40, 17, 2, 1])
     def test_they_are_never_wider_than_the_terminal(self, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
         """Painted for the width that it has at that moment, Chinese letters taking two columns each."""

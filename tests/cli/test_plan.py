@@ -12,6 +12,7 @@ import pytest
 from tqdm.utils import disp_len
 
 from renderer.cli import command
+from renderer.estimate.fitted import CONTEXT_BYTES
 from renderer.machine.gpus import LocalGpu
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +50,13 @@ class TestPlan:
         assert "5 to render" in said.replace("pictures ", "")
         for expected in ("bound by arithmetic", "blocks on the GPU", "of the host"):
             assert expected in " ".join(said.split()), expected
+
+    def test_nothing_is_fetched_to_another_machine(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """What lies there, this one does not know: models are taken to be there."""
+        _, said, _ = run(capsys, "plan", "night.yaml", "--gpu", "RTX 3080", "--json")
+        disk = json.loads(said)["forecast"]["disk"]
+        assert (disk["download_bytes"], disk["store_bytes"]) == (0, 0)
+        assert disk["outputs_bytes"] > 0
 
     def test_short_memory_makes_the_disk_the_limit(self, capsys: pytest.CaptureFixture[str]) -> None:
         """With 8 GiB of host memory the blocks come from the disk, and that is what a step waits for."""
@@ -161,6 +169,12 @@ class TestEstimate:
         for stage in found["stages"].values():
             assert stage["allocated_bytes"] == sum(stage["terms"].values()) <= stage["reserved_bytes"]
         assert found["fits"] is True
+
+    def test_a_card_with_another_memory_than_its_kind_s(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Less of it, or twice as much, as some are rebuilt."""
+        for gib in (6, 20):
+            _, said, _ = run(capsys, "estimate", "--json", "--gpu", "RTX 3080", "--vram", f"{gib}GiB")
+            assert json.loads(said)["available_bytes"] == gib * 2**30 - CONTEXT_BYTES
 
     def test_stable_diffusion(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Another architecture, with and without fused attention."""

@@ -286,6 +286,15 @@ def test_estimate_says_each_and_the_time_of_all(
     assert max(map(len, said.splitlines())) <= 80
 
 
+def test_estimate_of_one_of_several_goes_by_its_own_data(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not by those of the best one."""
+    machine_with(monkeypatch, H100, Card("GPU-eeee-5", b"NVIDIA L4", 24 * GIB, capability=(8, 9), cores=7424))
+    quick, slow = (estimated(capsys, "--gpus", number)[1]["picture_s"] for number in ("0", "1"))
+    assert slow > 3 * quick
+
+
 def test_estimate_of_what_fits_on_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 3, no time, and what would fit on the largest."""
     machine_with(monkeypatch, SMALL, dataclasses.replace(SMALL, uuid="GPU-cccc-3"))

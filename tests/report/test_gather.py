@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from contextlib import suppress
 from pathlib import Path
 
@@ -240,6 +241,11 @@ class TestPlots:
         plan = planned(make_manifest([str(number) for number in range(500)]), tmp_path)
         rate, stages, memory, forecast = plots.draw(gather(plan).sidecars)
         assert sum(int(row[1]) for row in rate.rows) == 500
+        assert {row[2] for row in rate.rows[1:-1]} == {"120"}  # one every thirty seconds
+        for bar in rate.bars:
+            assert bar.top + bar.height == pytest.approx(plots.HEIGHT - plots.BOTTOM)
+            assert plots.TOP <= bar.top
+            assert plots.LEFT <= bar.left <= bar.left + bar.width <= plots.WIDTH - plots.RIGHT
         assert [row[0] for row in stages.rows] == ["encode", "denoise", "decode", "save"]
         assert stages.rows[0][1] == "500.0"
         assert memory.rows[0][1:] == ("7.00", "24.00", "10.00")
@@ -307,10 +313,10 @@ class TestMarkdown:
     def test_reasons_are_text_in_a_cell(self, tmp_path: Path) -> None:
         """Counts, and each failure with its reason; nothing of a reason is taken for Markdown or HTML."""
         plan = make_plan(make_manifest(), tmp_path)
-        plan.journal.write("failed", "p000", plan.items[0].fingerprint, "a | <b>bad</b>\nline")
+        plan.journal.write("failed", "p000", plan.items[0].fingerprint, "a | <b>bad</b>\nline, @ann #1 ![x]")
         text = page.write_markdown(gather(make_plan(make_manifest(), tmp_path)))
         assert "| 0 | 1 | 0 | 2 |" in text
-        assert "| p000 | failed | a &#124; &#60;b&#62;bad&#60;/b&#62; line |" in text
+        assert "| p000 | failed | a &#124; &#60;b&#62;bad&#60;/b&#62; line, &#64;ann &#35;1 &#33;&#91;x&#93; |" in text
 
 
 class TestLog:
@@ -358,7 +364,7 @@ class TestLog:
         assert found.log == "Traceback: …/a.py\n"
         for text in (page.write_html(found), page.write_markdown(found)):
             assert "/b.safetensors" in text
-            assert str(tmp_path) not in text
+            assert str(tmp_path) not in html.unescape(text)
 
 
 def test_a_run_that_ended_with_an_error_has_a_page(tmp_path: Path) -> None:
