@@ -27,7 +27,7 @@ from renderer.outputs.summary import Summary, left_out
 from renderer.planning.plan import Plan
 from renderer.supervisor import events
 from renderer.supervisor.events import Watch
-from renderer.text import installing
+from renderer.text import counted, installing
 
 if TYPE_CHECKING:
     import apprise
@@ -219,7 +219,7 @@ def _in_short(summary: Summary) -> list[str]:
     """A summary in a few lines, however much failed."""
     more = len(summary.failures) - _MOST_FAILURES
     lines = describe_summary(summary.model_copy(update={"failures": summary.failures[:_MOST_FAILURES]}))
-    return [*lines, f"  and {more} failures more"] if more > 0 else lines
+    return [*lines, f"  and {counted(more, 'failure')} more"] if more > 0 else lines
 
 
 def _reason(message: str, hint: str) -> str:

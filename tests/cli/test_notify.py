@@ -44,12 +44,16 @@ class Postbox:
 
     def __init__(self) -> None:
         self.letters: list[dict[str, str]] = []
-        letters = self.letters
+        self.takes_pictures = True
+        box = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                letters.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(200)
+                letter = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                takes = box.takes_pictures or not letter.get("attachments")
+                if takes:
+                    box.letters.append(letter)
+                self.send_response(200 if takes else 413)
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
@@ -158,6 +162,23 @@ def test_without_room_for_a_contact_sheet_the_message_goes_all_the_same(
     assert postbox.letters[0]["title"] == "renderer: 1 rendered, 0 failed"
 
 
+def test_a_picture_that_is_too_large_for_somebody_keeps_no_message_back(tmp_path: Path, postbox: Postbox) -> None:
+    """It is sent once more, without."""
+    postbox.takes_pictures = False
+    assert warnings(render(tmp_path, ["a"], postbox.url)) == []
+    (letter,) = postbox.letters
+    assert letter["title"] == "renderer: 1 rendered, 0 failed"
+
+
+def test_what_was_not_tried_is_not_there_either(postbox: Postbox) -> None:
+    """Refused by this machine, or set aside: bad news, and counted with what failed."""
+    notifier = Notifier([postbox.url])
+    notifier.watch(events.BatchEnded(summary(failed=0, failures=(), refused=2, set_aside=3)))
+    notifier.end(None)
+    assert postbox.letters[0]["title"].endswith("5 failed")
+    assert postbox.letters[0]["type"] == "failure"
+
+
 @pytest.mark.parametrize(
     ("ending", "kind"),
     [("deadline", "success"), ("complete", "success"), ("signal", "failure"), ("failures", "failure")],
@@ -203,18 +224,22 @@ def test_a_card_that_falls_away_is_told_at_once(postbox: Postbox) -> None:
     first, last = postbox.letters
     assert (first["title"], first["type"]) == ("renderer: GPU 1 is left out", "failure")
     assert last["title"].endswith("0 failed, GPU 1 left out")
+    assert last["type"] == "failure"
     assert "GPU 1, A card (5d3f6c1e): 3 rendered; it was left out: 3 workers in a row" in last["message"]
 
 
-def test_a_message_is_not_endless(postbox: Postbox) -> None:
+@pytest.mark.parametrize(
+    ("count", "lines", "more"), [(20, 21, ""), (21, 22, "  and 1 failure more"), (100, 22, "  and 80 failures more")]
+)
+def test_a_message_is_not_endless(postbox: Postbox, count: int, lines: int, more: str) -> None:
     """Of a hundred failures twenty are named."""
-    failures = tuple(Failure(id=f"p{number}", message="no") for number in range(100))
+    failures = tuple(Failure(id=f"p{number}", message="no") for number in range(count))
     notifier = Notifier([postbox.url])
     notifier.watch(events.BatchEnded(summary(failures=failures)))
     notifier.end(None)
-    lines = postbox.letters[0]["message"].splitlines()
-    assert len(lines) == 22
-    assert "and 80 failures more" in postbox.letters[0]["message"]
+    found = postbox.letters[0]["message"].splitlines()
+    assert len(found) == lines
+    assert found[-1] == more or not more
 
 
 def test_a_target_that_is_not_there_is_a_warning(

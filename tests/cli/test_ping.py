@@ -24,9 +24,12 @@ SECRET = "s3cret-uuid"  # noqa: S105
 
 
 class Switch:
-    """A server that remembers what it was asked, and answers with a status; `only_get` refuses what is posted."""
+    """A server that remembers what it was asked, and answers with a status; `only_get` refuses what is posted.
 
-    def __init__(self, status: int = 200, *, only_get: bool = False) -> None:
+    With `leads_to` it sends whoever asks to another address; the first `failing` are told that it is not ready.
+    """
+
+    def __init__(self, status: int = 200, *, only_get: bool = False, leads_to: str = "", failing: int = 0) -> None:
         self.asked: list[tuple[str, str, str]] = []
         self.credentials: list[str] = []
         asked, credentials = self.asked, self.credentials
@@ -41,7 +44,10 @@ class Switch:
             def _answer(self, body: str) -> None:
                 asked.append((self.command, self.path, body))
                 credentials.append(self.headers["Authorization"] or "")
-                self.send_response(405 if only_get and self.command == "POST" else status)
+                refused = only_get and self.command == "POST"
+                self.send_response(503 if len(asked) <= failing else 405 if refused else 302 if leads_to else status)
+                if leads_to:
+                    self.send_header("Location", leads_to)
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
@@ -93,6 +99,30 @@ def test_a_user_and_a_password_in_the_address_are_sent_as_such(
     assert switch.paths() == [f"/{SECRET}/start", f"/{SECRET}"]
     assert switch.credentials == [f"Basic {base64.b64encode(f'me:{SECRET}@home'.encode()).decode()}"] * 2
     assert SECRET not in capsys.readouterr().err
+
+
+def test_one_that_is_busy_is_asked_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or somebody would be woken because a server was begun anew."""
+    monkeypatch.setattr(ping, "_AGAIN_S", 0.0)
+    switch = Switch(failing=1)
+    render(tmp_path, switch.url)
+    assert switch.paths() == [f"/{SECRET}/start", f"/{SECRET}/start", f"/{SECRET}"]
+    assert "warning" not in capsys.readouterr().err
+    switch.http.shutdown()
+    switch.http.server_close()
+
+
+def test_a_password_goes_to_no_other_address(tmp_path: Path, switch: Switch) -> None:
+    """A server that leads elsewhere, as one that was sold does: whoever is there is asked, and told nothing."""
+    first = Switch(leads_to=switch.url)
+    render(tmp_path, first.url.replace("//", "//ann:s3cret@"))
+    assert all(first.credentials)
+    assert switch.asked
+    assert set(switch.credentials) == {""}
+    first.http.shutdown()
+    first.http.server_close()
 
 
 def test_one_that_takes_no_posts_is_asked_plainly(tmp_path: Path) -> None:

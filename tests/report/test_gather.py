@@ -185,6 +185,15 @@ class TestThumbnails:
         found = thumbnails.find_font(12)
         assert str(getattr(found, "path", "")) != str(tmp_path / "NotoSansCJK-Regular.ttc")
 
+    def test_a_long_name_is_cut_to_its_square(self) -> None:
+        """Beside its neighbour's; a short one stays as it is."""
+        font = thumbnails.find_font(12)
+        cut = thumbnails._fit("a-name-without-end" * 20, font)
+        assert cut.endswith("…")
+        assert cut.startswith("a-name")
+        assert font.getlength(cut) <= thumbnails._SHEET_SIDE
+        assert thumbnails._fit("moon", font) == "moon"
+
     def test_many_thumbnails_are_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """What takes long is told while it is done; what is there already takes no time."""
         monkeypatch.setattr("renderer.supervisor.busy.TELL_AFTER_S", 0.0)
@@ -244,7 +253,7 @@ class TestPlots:
         assert {row[2] for row in rate.rows[1:-1]} == {"120"}  # one every thirty seconds
         for bar in rate.bars:
             assert bar.top + bar.height == pytest.approx(plots.HEIGHT - plots.BOTTOM)
-            assert plots.TOP <= bar.top
+            assert bar.top >= plots.TOP
             assert plots.LEFT <= bar.left <= bar.left + bar.width <= plots.WIDTH - plots.RIGHT
         assert [row[0] for row in stages.rows] == ["encode", "denoise", "decode", "save"]
         assert stages.rows[0][1] == "500.0"
