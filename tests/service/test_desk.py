@@ -67,10 +67,8 @@ def test_one_client_cancels_no_other_ones_picture(wanted: Requested, tmp_path: P
     async def ask(served: Served) -> None:
         for each in (ONE, TWO, BATCH):
             await served.desk.accept([wanted], each)
-        assert not served.desk.cancel(wanted.key, Whose("key-3"))
-        assert not served.desk.cancel(wanted.key, ONE)
-        assert not served.desk.cancel(wanted.key, ONE)
-        assert not served.desk.cancel(wanted.key, BATCH)
+        for each in (Whose("key-3"), ONE, ONE, BATCH):
+            assert not served.desk.cancel(wanted.key, each)
         assert served.desk.cancel(wanted.key, TWO)
         assert len(served.queue) == 0
 
@@ -394,8 +392,7 @@ def test_a_file_that_has_grown_long_is_written_anew(tmp_path: Path, monkeypatch:
     on_a_loop(ask, tmp_path)
     assert max(sizes) < 8_000, "of 16 lines of a thousand bytes"
     served = Served(tmp_path)
-    first = served.desk.look(several(16)[0].key)
-    assert isinstance(first, Standing)
+    assert isinstance(first := served.desk.look(several(16)[0].key), Standing)
     assert (first.number, first.wanted_by) == (1, {ONE, BATCH})
     assert isinstance(served.desk.look(several(16)[-1].key), Ended)
     (new,) = INTAKE.read({"prompt": "a new one", "width": 64, "height": 64}, "request")
