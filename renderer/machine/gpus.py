@@ -64,6 +64,14 @@ class GpuProcess:
 
 
 @dataclass(frozen=True, slots=True)
+class Peaks:
+    """What a card's clocks and units come to: cores times clocks a second, and bytes a second of its memory."""
+
+    cores_hz: float
+    memory_bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class LocalGpu:
     """One NVIDIA GPU, or a part of one that is split. Bytes; the compute capability as (major, minor).
 
@@ -85,6 +93,7 @@ class LocalGpu:
     slowdowns: tuple[str, ...] = ()
     processes: tuple[GpuProcess, ...] = ()
     memory: MemoryKind = "own"
+    peaks: Peaks | None = None
 
     @property
     def short_uuid(self) -> str:
@@ -171,7 +180,7 @@ def _look(host: _Host, environment: Mapping[str, str]) -> Seen:
             if not parts and "MIG-" not in environment.get("CUDA_VISIBLE_DEVICES", ""):
                 troubles.append(f"GPU {index} is split (MIG), and shows none of its parts")
         else:
-            cards.append(_Card(whole, _speed(handle)))
+            cards.append(_Card(whole, round(whole.peaks.cores_hz) if whole.peaks else 0))
     fastest = sorted(cards, key=lambda card: (-card.speed, *_worth(card.gpu)))
     setting = environment.get("CUDA_VISIBLE_DEVICES")
     if setting is None:
@@ -193,10 +202,13 @@ def _worth(gpu: LocalGpu) -> tuple[int, int, int]:
     return -gpu.compute_capability[0], -gpu.compute_capability[1], 0 if gpu.mig else -gpu.total_bytes
 
 
-def _speed(handle: Any) -> int:
-    """Cores times clock: CUDA's own order is said to go by "a simple heuristic" of that kind."""
+def _peaks(handle: Any) -> Peaks | None:
+    """What its clocks and units come to. CUDA's own order is said to go by cores times clock."""
     cores = _asked(pynvml.nvmlDeviceGetNumGpuCores, handle) or 0
-    return cores * (_asked(pynvml.nvmlDeviceGetMaxClockInfo, handle, 1) or 0)  # 1: the multiprocessors' clock
+    clock = _asked(pynvml.nvmlDeviceGetMaxClockInfo, handle, 1) or 0  # 1: the multiprocessors' clock, in MHz
+    lines = _asked(pynvml.nvmlDeviceGetMemoryBusWidth, handle) or 0
+    memory_clock = _asked(pynvml.nvmlDeviceGetMaxClockInfo, handle, 2) or 0  # 2: the memory's, two transfers each
+    return Peaks(cores * clock * 1e6, lines / 8 * memory_clock * 2e6) if cores and clock else None
 
 
 # ---- one GPU ---------------------------------------------------------------------------------------------------------
@@ -225,6 +237,7 @@ def _gpu(handle: Any, index: int, driver: str, host: _Host) -> LocalGpu:
         slowdowns=tuple(words for bit, words in SLOWDOWNS.items() if reasons & bit),
         processes=_processes(handle),
         memory=memory,
+        peaks=_peaks(handle),
     )
 
 
@@ -328,7 +341,13 @@ def _part(whole: LocalGpu, uuid: str, *, name: str = "", sizes: tuple[int, int] 
         uncorrected_errors=whole.uncorrected_errors,
         slowdowns=whole.slowdowns,
         memory="own" if sizes else "assumed",
+        peaks=_part_of(whole.peaks, total / whole.total_bytes),
     )
+
+
+def _part_of(peaks: Peaks | None, share: float) -> Peaks | None:
+    """Units are shared out about as memory is."""
+    return Peaks(peaks.cores_hz * share, peaks.memory_bytes_per_s * share) if peaks is not None else None
 
 
 # ---- which are visible -----------------------------------------------------------------------------------------------

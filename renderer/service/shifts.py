@@ -159,7 +159,7 @@ class Shifts:
         self._troubles: dict[Weights, tuple[float, RendererError]] = {}
         self._deployments: dict[Weights, Deployment] = {}
         labels = [device.label for device in self._devices]
-        self._speeds = SeatSpeeds({each.number: rates.known(each.machine) for each in self._devices})
+        self._speeds = SeatSpeeds(self._devices)
         self._pool = WorkerPool(self._hired(settings.rendering.hire or LocalWorker), self._heard, labels)
         self._pause_s = _PAUSE_S
         self.condition = Condition()

@@ -276,7 +276,9 @@ class Dispatcher:
                 self._does_not_open(seat, MachineError(message, hint=hint))
             case protocol.Started(key=key):
                 self._outcomes.began(seat.flights[key])
+                self._night.speeds.began(seat, seat.flights[key])
             case protocol.Stepped(key=key, step=step, steps=steps):
+                self._night.speeds.stepped(seat, seat.flights[key], step)
                 self._outcomes.stepped(seat.flights[key], step, steps)
             case protocol.Previewed(key=key):
                 shown = Pixels(event.width, event.height, payload)

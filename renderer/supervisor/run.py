@@ -129,7 +129,7 @@ class _Run:
             night = Night(
                 settings, given.deployments, given.troubles, given.refused, known, pool, watch, self._stop,
                 given.extra_troubles, pause=self._pause, same_bits=same_bits,
-                speeds=SeatSpeeds({device.number: rates.known(device.machine) for device in seats}),
+                speeds=SeatSpeeds(seats),
             )  # fmt: skip
             self._joining.begin(seats, given, self._held, batches, same_bits)
             with contextlib.closing(self._turns(batches, night)) as turns:

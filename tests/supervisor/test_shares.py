@@ -86,9 +86,15 @@ class TestShares:
         _, took_s = night.took(tmp_path)
         assert took_s == night.foretold_s() == 25
 
-    def test_speeds_are_learnt(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where nobody knows the cards, the first pictures tell: the slow one gives back what it has not begun."""
+    @pytest.mark.parametrize(
+        ("cards", "pictures", "longer"),
+        [("10:1", 8, 1.25), ("10:1", 20, 1.01), ("3:1", 8, 1.01), ("10:3:1", 20, 1.01), ("10:10:1:1", 20, 1.01)],
+    )
+    def test_speeds_are_learnt_from_the_first_steps(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cards: str, pictures: int, longer: float
+    ) -> None:
+        """Where nobody knows the cards, each has one picture until a step of it is done: then it has its part."""
         monkeypatch.setattr(rates, "known", lambda _: None)
-        night = NIGHTS["10:1, 60 pictures"]
+        night = timed.among_strangers(cards, pictures)
         _, took_s = night.took(tmp_path)
-        assert took_s <= night.alone_s()
+        assert took_s <= longer * night.foretold_s()

@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from renderer import catalog, protocol
 from renderer.dealing.played import DealtGroup, DeviceRate, deal
 from renderer.estimate.host import AT_HAND
@@ -34,7 +36,7 @@ from renderer.planning import fitting
 from renderer.planning.fitting import SizeRefusal
 from renderer.planning.pace import weight
 from renderer.protocol import AnyEvent, AnyOrder, Setup
-from renderer.supervisor import run
+from renderer.supervisor import run, speeds
 from renderer.supervisor.settings import Settings, StopRequests
 from renderer.supervisor.worker import Heard, Hire
 from tests.fakes import SOFTWARE, draw
@@ -84,6 +86,7 @@ class TimedWorker:
         self._said: deque[Heard] = deque()
         self._waiting: deque[tuple[str, Job]] = deque()
         self._left: dict[str, tuple[Job, float]] = {}
+        self._step: dict[str, int] = {}
         self._looked_s = clock.now_s
         self._opens_s: float | None = None
         clock.workers.append(self)
@@ -95,8 +98,16 @@ class TimedWorker:
             return self._clock.now_s
         if self._opens_s is not None:
             return self._opens_s
-        least = min((left for _, left in self._left.values()), default=None)
+        least = min(map(self._to_step, self._left), default=None)
         return None if least is None else self._looked_s + least * len(self._left)
+
+    def _to_step(self, key: str) -> float:
+        """Seconds of the device's own time until a picture's next step is done."""
+        job, left = self._left[key]
+        return left - self._takes(job) * (1 - (self._step[key] + 1) / job.num_inference_steps)
+
+    def _takes(self, job: Job) -> float:
+        return seconds(job) * self._device.step_s
 
     def send(self, order: AnyOrder, _payload: bytes = b"") -> None:
         match order:
@@ -114,7 +125,7 @@ class TimedWorker:
         self._pass()
         while self._waiting and len(self._left) < self._device.in_flight:
             key, job = self._waiting.popleft()
-            self._left[key] = job, seconds(job) * self._device.step_s
+            self._left[key], self._step[key] = (job, self._takes(job)), 0
             self._said.append((protocol.Started(key=key), b""))
 
     def _pass(self) -> None:
@@ -139,10 +150,14 @@ class TimedWorker:
             load_s = self._device.start_s
             return protocol.Opened(capacity=AT_HAND, load_s=load_s, engine=engine, software=SOFTWARE, gpu=None), b""
         self._pass()
-        key = min(self._left, key=lambda each: self._left[each][1])
-        job, _ = self._left.pop(key)
+        key = min(self._left, key=self._to_step)
+        job, _ = self._left[key]
+        self._step[key] += 1
+        if self._step[key] < job.num_inference_steps:
+            return protocol.Stepped(key=key, step=self._step[key], steps=job.num_inference_steps), b""
+        del self._left[key]
         now = datetime.now(UTC)
-        timing = Timing(began_at=now, ended_at=now, denoise_s=seconds(job) * self._device.step_s)
+        timing = Timing(began_at=now, ended_at=now, denoise_s=self._takes(job))
         self._begin()
         size = {"width": job.width, "height": job.height}
         return protocol.Rendered(key=key, **size, timing=timing, memory=Memory()), draw(job).rgb
@@ -209,6 +224,11 @@ def known(machine: Machine) -> Rates | None:
     )
 
 
+def unknown(machine: Machine) -> Rates | None:  # noqa: ARG001  # of any
+    """Nobody knows."""
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class TimedNight:
     """Devices, and pictures as (precision, how many, steps): those of a precision are opened as one."""
@@ -264,7 +284,9 @@ class TimedNight:
         `rates.known` and `fitting.refusals` are to be `known` and `refusals` meanwhile.
         """
         fleet = TimedFleet(self.devices)
-        (summary,) = run.render([self.manifest], Settings(outputs, fleet=fleet), lambda _: None, StopRequests())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(speeds, "now_s", lambda: fleet.clock.now_s)
+            (summary,) = run.render([self.manifest], Settings(outputs, fleet=fleet), lambda _: None, StopRequests())
         return summary, fleet.clock.now_s
 
     def alone_s(self) -> float:
@@ -302,6 +324,21 @@ NIGHTS: Mapping[str, TimedNight] = {
 }
 
 
+STRANGERS: Mapping[str, tuple[TimedDevice, ...]] = {
+    "10:1": (_FAST, _SLOW),
+    "3:1": (_FAST, TimedDevice(3)),
+    "4:2:1": (_FAST, TimedDevice(2), TimedDevice(4)),
+    "10:3:1": (_FAST, TimedDevice(3), _SLOW),
+    "10:10:1:1": (_FAST, _FAST, _SLOW, _SLOW),
+}
+"""Cards side by side whose speeds nobody knows."""
+
+
+def among_strangers(cards: str, pictures: int) -> TimedNight:
+    """A short night of cards that nobody knows."""
+    return TimedNight(STRANGERS[cards], (("bf16", pictures, 10),))
+
+
 def played(nights: int) -> tuple[float, float, int]:
     """Random nights on two to four cards of 1:1 to 1:10, by `deal`, beside what the fastest alone takes for them.
 
@@ -327,7 +364,17 @@ def played(nights: int) -> tuple[float, float, int]:
 
 
 def main() -> None:
-    """Print the table; with a number, what as many random nights come to."""
+    """Print the table; with a number, what as many random nights come to; with `unknown`, those of unknown cards."""
+    if sys.argv[1:] == ["unknown"]:
+        rates.known = unknown
+        sys.stdout.write("| cards | pictures | speeds known | took |\n| --- | ---: | ---: | ---: |\n")
+        for cards in STRANGERS:
+            for pictures in (8, 20, 50):
+                night = among_strangers(cards, pictures)
+                with tempfile.TemporaryDirectory() as folder:
+                    _, took_s = night.took(Path(folder))
+                sys.stdout.write(f"| {cards} | {pictures} | {night.foretold_s():.0f} s | {took_s:.0f} s |\n")
+        return
     if sys.argv[1:]:
         mean, most, longer = played(int(sys.argv[1]))
         sys.stdout.write(f"{mean:.2f} times as long on the average, {most:.2f} at most; {longer} take longer\n")
