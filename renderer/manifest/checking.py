@@ -70,6 +70,7 @@ _KINDS = {
     "string_type": "text",
     "int_type": "a whole number",
     "float_type": "a number",
+    "bool_type": "true or false",
     "list_type": "a list",
     "dict_type": "a mapping",
 }
@@ -102,6 +103,8 @@ def _hint_at_kind(kind: str, value: Any) -> str:
     if kind == "string_type" and isinstance(value, bool | int | float):
         return "quote it"
     if kind in {"int_type", "float_type"} and isinstance(value, str) and value.strip().lstrip("+-").isdigit():
+        return "remove the quotes"
+    if kind == "bool_type" and value in ("true", "false"):
         return "remove the quotes"
     if kind == "list_type" and isinstance(value, str | int | float):
         return "put it in [ ]"

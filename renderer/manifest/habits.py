@@ -144,7 +144,7 @@ HINTS_BY_VALUE = (
          "or seed: {0} and count for seeds that follow each other"),
     _row("size", r"\s*([0-9]{2,5})\s*(?:px)?\s*[xX\xd7*,;/by ]+\s*([0-9]{2,5})\s*(?:px)?\s*",
          'did you mean "{0}x{1}"?'),
-    _row("size", r"\s*([0-9]{1,2})\s*[:/x\xd7\uff1a]\s*([0-9]{1,2})\s*", 'did you mean "{0}:{1}"?'),
+    _row("size", r"\s*([1-9][0-9]?)\s*[:/x\xd7\uff1a]\s*([1-9][0-9]?)\s*", 'did you mean "{0}:{1}"?'),
     _row("size", r"\s*([0-9]{2,5})\s*(?:px)?\s*", 'did you mean "{0}x{0}"?'),
     _row("seeds sizes", r"[^,\[\]]+(?:,[^,\[\]]+)+", "put it in [ ]"),
     _row("width height", r"\s*([0-9]+)\s*px\s*", "write {0}"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
@@ -18,6 +18,9 @@ from renderer.service.intake import FieldError
 from renderer.service.standing import BusyError, Standing, StoppingError
 
 _STOPPING_RETRY_S = 10.0
+
+_WEBUI_NAMES = {"image": "init_images", "images": "init_images", "num_inference_steps": "steps", "count": "batch_size"}
+"""What AUTOMATIC1111's clients call a job's fields."""
 
 
 class RequestError(RendererError):
@@ -105,7 +108,8 @@ def respond(trouble: Complication, path: str) -> JSONResponse:
         body = openai_body(trouble)
         status = 400 if trouble.status == 422 else trouble.status  # noqa: PLR2004  (OpenAI's clients know no 422)
     elif path.startswith("/sdapi/"):
-        status, body = trouble.status, {"error": trouble.code, "detail": _sentence(trouble), "errors": ""}
+        said = _sentence(replace(trouble, field=_WEBUI_NAMES.get(trouble.field, trouble.field)))
+        status, body = trouble.status, {"error": trouble.code, "detail": said, "errors": ""}
     else:
         status, body = trouble.status, _ours(trouble)
     headers = {}

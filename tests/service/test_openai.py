@@ -189,6 +189,18 @@ def test_two_names_of_one_field_are_refused(pair: tuple[str, str]) -> None:
         translate({"prompt": "x", **dict.fromkeys(pair, 2.0)}, {"demo": "demo"}, strict=False)
 
 
+def test_what_is_wrong_is_said_in_words_of_ours() -> None:
+    """Not in those of the library that checks it; and no hint leads to what is refused as well."""
+    for field, value, said in (
+        ("stream", "yes", ("must be true or false, not text", "")),
+        ("stream", "true", ("must be true or false, not text", "remove the quotes")),
+        ("size", "0x0", ("is not a size", 'like "1024x1024", or "auto"')),
+    ):
+        with pytest.raises(FieldError) as refused:
+            translate({"prompt": "x", field: value}, {"demo": "demo"}, strict=False)
+        assert refused.value.problems == ((field, *said),)
+
+
 def test_prompts_are_text() -> None:
     """Braces and bars of a client that knows no manifests are drawn as they stand, also where a picture goes in."""
     some_more: tuple[dict[str, Any], ...] = ({}, {"image": "data:,"})

@@ -148,6 +148,7 @@ def test_a_picture_is_drawn_over(server: Server) -> None:
     for wrong in ({"init_images": [picture, picture]}, {"init_images": ["%"]}, {"denoising_strength": 2}):
         answer = server.client.post("/sdapi/v1/img2img", json={**body, "init_images": [picture], **wrong})
         assert answer.status_code == 422
+        assert answer.json()["detail"].startswith(f"{next(iter(wrong))}: "), "as these clients call it"
 
 
 class TestSmoke:
