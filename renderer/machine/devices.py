@@ -15,6 +15,9 @@ from renderer.system import shared_memory
 
 ALL, CPU = "all", "cpu"
 
+_SHORT = 8
+"""Signs of a UUID that stand behind a card's name."""
+
 NO_GPU = ""
 """What CUDA_VISIBLE_DEVICES is for a worker that is to use none."""
 
@@ -37,8 +40,8 @@ class WorkerDevice:
 def choose(asked: str | None, here: Machine) -> tuple[WorkerDevice, ...]:
     """The devices that are asked for: `all`, numbers and UUIDs like `0,GPU-5d3f`, or `cpu,cpu`; None: one that suits.
 
-    Numbers are those that `renderer doctor` shows; of a UUID its beginning is enough. Raises `UsageError` for what this
-    machine has not, and for a GPU that is named twice.
+    Numbers are those that `renderer doctor` shows. Of a UUID its beginning is enough, or the eight signs of it that
+    stand behind a card's name. Raises `UsageError` for what this machine has not, and for a GPU that is named twice.
     """
     if asked is None or (asked == ALL and len(here.gpus) < 2):  # noqa: PLR2004
         return (WorkerDevice(here),)
@@ -84,16 +87,28 @@ def _find(name: str, gpus: Sequence[LocalGpu]) -> LocalGpu:
     if name.isdecimal():
         matching = [gpu for gpu in gpus if gpu.index == int(name)]
     else:
-        matching = [gpu for gpu in gpus if name and gpu.uuid.casefold().startswith(name.casefold())]
+        matching = [gpu for gpu in gpus if name and _begins(gpu.uuid.casefold(), name.casefold())]
     if len(matching) == 1:
         return matching[0]
     if matching:
         raise UsageError(f"--gpus {name} means several: {', '.join(gpu.uuid for gpu in matching)}", hint="name one")
     there = ", ".join(f"{gpu.index} ({gpu.name}, {gpu.uuid})" for gpu in gpus) or "none; cpu stands for the CPU"
-    raise UsageError(f'this machine shows no GPU "{name}"', hint=f"it shows {there}")
+    parts = any(gpu.mig for gpu in gpus) and not name.isdecimal()
+    named = "parts of a split card (MIG) are named by their own UUIDs; " if parts else ""
+    raise UsageError(f'this machine shows no GPU "{name}"', hint=f"{named}it shows {there}")
+
+
+def _begins(uuid: str, name: str) -> bool:
+    """Whether a name is the beginning of a UUID, or of what stands in it behind its kind."""
+    return uuid.startswith(name) or (len(name) >= _SHORT and uuid.partition("-")[2].startswith(name))
 
 
 def _label(gpu: LocalGpu, gpus: Sequence[LocalGpu]) -> str:
-    """Its number; of a part of a card its UUID's beginning too, which tells it from the others."""
+    """Its number; of a part of a card what of its UUID tells it from the others.
+
+    Before driver 470 that is its end: the card's own, and which of its instances it is.
+    """
     alone = sum(other.index == gpu.index for other in gpus) == 1
-    return f"GPU {gpu.index}" if alone else f"GPU {gpu.index} ({gpu.uuid[:12]})"
+    _, *places = gpu.uuid.split("/")
+    part = f"MIG {'/'.join(places)}" if places else gpu.uuid[:12]
+    return f"GPU {gpu.index}" if alone else f"GPU {gpu.index} ({part})"

@@ -64,7 +64,7 @@ class GpuProcess:
 
 
 @dataclass(frozen=True, slots=True)
-class Peaks:
+class CardPeaks:
     """What a card's clocks and units come to: cores times clocks a second, and bytes a second of its memory."""
 
     cores_hz: float
@@ -93,7 +93,7 @@ class LocalGpu:
     slowdowns: tuple[str, ...] = ()
     processes: tuple[GpuProcess, ...] = ()
     memory: MemoryKind = "own"
-    peaks: Peaks | None = None
+    peaks: CardPeaks | None = None
 
     @property
     def short_uuid(self) -> str:
@@ -202,13 +202,13 @@ def _worth(gpu: LocalGpu) -> tuple[int, int, int]:
     return -gpu.compute_capability[0], -gpu.compute_capability[1], 0 if gpu.mig else -gpu.total_bytes
 
 
-def _peaks(handle: Any) -> Peaks | None:
+def _peaks(handle: Any) -> CardPeaks | None:
     """What its clocks and units come to. CUDA's own order is said to go by cores times clock."""
     cores = _asked(pynvml.nvmlDeviceGetNumGpuCores, handle) or 0
     clock = _asked(pynvml.nvmlDeviceGetMaxClockInfo, handle, 1) or 0  # 1: the multiprocessors' clock, in MHz
     lines = _asked(pynvml.nvmlDeviceGetMemoryBusWidth, handle) or 0
     memory_clock = _asked(pynvml.nvmlDeviceGetMaxClockInfo, handle, 2) or 0  # 2: the memory's, two transfers each
-    return Peaks(cores * clock * 1e6, lines / 8 * memory_clock * 2e6) if cores and clock else None
+    return CardPeaks(cores * clock * 1e6, lines / 8 * memory_clock * 2e6) if cores and clock else None
 
 
 # ---- one GPU ---------------------------------------------------------------------------------------------------------
@@ -345,9 +345,9 @@ def _part(whole: LocalGpu, uuid: str, *, name: str = "", sizes: tuple[int, int] 
     )
 
 
-def _part_of(peaks: Peaks | None, share: float) -> Peaks | None:
+def _part_of(peaks: CardPeaks | None, share: float) -> CardPeaks | None:
     """Units are shared out about as memory is."""
-    return Peaks(peaks.cores_hz * share, peaks.memory_bytes_per_s * share) if peaks is not None else None
+    return CardPeaks(peaks.cores_hz * share, peaks.memory_bytes_per_s * share) if peaks is not None else None
 
 
 # ---- which are visible -----------------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+
 import pytest
 
 from renderer.errors import UsageError
@@ -88,3 +91,89 @@ def test_parts_of_a_card_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None
     ]
     with pytest.raises(UsageError, match="means several"):
         devices.choose("0", here)
+
+
+MIXED = """\
+GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-513536b6-7d19-9063-b049-1e69664bb298)
+  MIG 1g.20gb     Device  0: (UUID: MIG-ce861fb0-a248-58ce-a9a8-f9adbc22a66a)
+  MIG 1g.20gb     Device  1: (UUID: MIG-a45882f0-9215-5733-a0c1-49286ab31cb5)
+  MIG 1g.20gb     Device  2: (UUID: MIG-f00d722c-f4e1-52c9-aa31-750441ae1bfe)
+  MIG 1g.20gb     Device  3: (UUID: MIG-930574a9-d43a-5d2b-95da-3e68384c8d6b)
+GPU 1: NVIDIA A100-SXM4-80GB (UUID: GPU-d8594bd4-0fc3-8595-e355-7c98138f3b95)
+GPU 2: NVIDIA A100-SXM4-80GB (UUID: GPU-5e375e7e-b41f-155b-dcdc-534524c356fc)
+GPU 3: NVIDIA A100-SXM4-80GB (UUID: GPU-69ec2344-ebac-b028-f88f-452abb3d7f11)
+"""
+"""What `nvidia-smi -L` said on a host with one of four cards split (influxdata/telegraf issue 5812)."""
+
+LEGACY = """\
+GPU 0: A100-SXM4-40GB (UUID: GPU-6482a92e-d06b-dc68-c272-e3d8f7ecabbf)
+  MIG 1g.5gb Device 0: (UUID: MIG-GPU-6482a92e-d06b-dc68-c272-e3d8f7ecabbf/7/0)
+  MIG 1g.5gb Device 1: (UUID: MIG-GPU-6482a92e-d06b-dc68-c272-e3d8f7ecabbf/8/0)
+  MIG 1g.5gb Device 2: (UUID: MIG-GPU-6482a92e-d06b-dc68-c272-e3d8f7ecabbf/11/0)
+"""
+"""What it said before driver 470 (pytorch/serve issue 1237, three of seven parts)."""
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch, listed: str) -> Machine:
+    """The machine of a recorded list, as NVML describes it: names, UUIDs and parts are those that stand there."""
+    cards: list[Card] = []
+    for line in listed.splitlines():
+        told = re.fullmatch(
+            r"GPU \d+: (.+) \(UUID: (GPU-[^)]+)\)|  MIG (\S+) +Device +\d+: \(UUID: (MIG-[^)]+)\)", line
+        )
+        assert told is not None
+        name, uuid, profile, part = told.groups()
+        if name:
+            cards.append(Card(uuid, name.encode(), 80 * GIB, capability=(8, 0), cores=6912))
+            continue
+        whole, gib = cards.pop(), int(profile.partition(".")[2].removesuffix("gb"))
+        made = Part(part, gib, name=whole.name + b" MIG " + profile.encode())
+        cards.append(dataclasses.replace(whole, parts=(*(whole.parts or ()), made)))
+    return machine(monkeypatch, *cards)
+
+
+class TestRecorded:
+    @pytest.mark.parametrize(
+        ("asked", "uuid"),
+        [
+            ("GPU-d859", "GPU-d8594bd4-0fc3-8595-e355-7c98138f3b95"),
+            ("gpu-D8594BD4-0fc3", "GPU-d8594bd4-0fc3-8595-e355-7c98138f3b95"),
+            ("d8594bd4", "GPU-d8594bd4-0fc3-8595-e355-7c98138f3b95"),
+            ("1", "GPU-d8594bd4-0fc3-8595-e355-7c98138f3b95"),
+            ("MIG-a45", "MIG-a45882f0-9215-5733-a0c1-49286ab31cb5"),
+            ("a45882f0", "MIG-a45882f0-9215-5733-a0c1-49286ab31cb5"),
+        ],
+    )
+    def test_a_beginning_names_a_card_or_a_part(self, monkeypatch: pytest.MonkeyPatch, asked: str, uuid: str) -> None:
+        """And its worker is told the whole UUID, which CUDA takes of a part as well."""
+        (device,) = devices.choose(asked, recorded(monkeypatch, MIXED))
+        assert device.machine.visible == uuid
+        assert device.machine.gpu is not None
+        assert device.machine.gpu.mig is (True if uuid.startswith("MIG") else None)
+
+    @pytest.mark.parametrize(
+        ("asked", "told", "hint"),
+        [
+            ("0", "--gpus 0 means several: MIG-ce861fb0-", "name one"),
+            ("GPU-513536b6", 'this machine shows no GPU "GPU-513536b6"', "parts of a split card (MIG) are named by"),
+            ("d8594bd", 'this machine shows no GPU "d8594bd"', "1 (NVIDIA A100-SXM4-80GB, GPU-d8594bd4-"),
+            ("GPU-d859,d8594bd4", "names GPU 1 (NVIDIA A100-SXM4-80GB) twice", "one worker a GPU"),
+        ],
+    )
+    def test_what_names_none_or_several_is_said(
+        self, monkeypatch: pytest.MonkeyPatch, asked: str, told: str, hint: str
+    ) -> None:
+        with pytest.raises(UsageError) as raised:
+            devices.choose(asked, recorded(monkeypatch, MIXED))
+        assert told in raised.value.message
+        assert hint in raised.value.hint
+
+    def test_all_are_told_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Cards by their numbers, parts by what of their UUIDs differs."""
+        found = {each.label for each in devices.choose("all", recorded(monkeypatch, MIXED))}
+        parts = {f"GPU 0 ({uuid})" for uuid in ("MIG-ce861fb0", "MIG-a45882f0", "MIG-f00d722c", "MIG-930574a9")}
+        assert found == {"GPU 1", "GPU 2", "GPU 3"} | parts
+        older = recorded(monkeypatch, LEGACY)
+        assert {each.label for each in devices.choose("all", older)} == {f"GPU 0 (MIG {each}/0)" for each in (7, 8, 11)}
+        (one,) = devices.choose("MIG-GPU-6482a92e-d06b-dc68-c272-e3d8f7ecabbf/8", older)
+        assert one.machine.visible == "MIG-GPU-6482a92e-d06b-dc68-c272-e3d8f7ecabbf/8/0"

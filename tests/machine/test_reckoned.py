@@ -8,7 +8,7 @@ import pytest
 
 from renderer.catalog import cards
 from renderer.machine import gpus, rates, reckoned
-from renderer.machine.gpus import LocalGpu, Peaks
+from renderer.machine.gpus import CardPeaks, LocalGpu
 from renderer.machine.hardware import Machine
 from tests.nvml import GIB, Card, Nvml, Part
 
@@ -36,7 +36,7 @@ def test_cards_of_the_table_come_out_as_they_stand_there(
 ) -> None:
     """Within a tenth, by cores and clocks alone: so will those do that are not in it."""
     known = cards.find(name).card
-    peaks = Peaks(cores * mhz * 1e6, lines / 8 * memory_mhz * 2e6)
+    peaks = CardPeaks(cores * mhz * 1e6, lines / 8 * memory_mhz * 2e6)
     gpu = LocalGpu(0, f"NVIDIA {name} X", "GPU-1", known.memory_bytes, 2**30, "", capability, peaks=peaks)
     found, expected = reckoned.reckoned(machine(gpu)), rates.of_card(known)
     assert found is not None
@@ -56,7 +56,7 @@ def test_what_is_known_is_not_reckoned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reckoned.reckoned(machine(seen["GPU-a"])) == rates.known(machine(seen["GPU-a"]))
     assert reckoned.reckoned(machine(seen["GPU-b"])) is None
     assert reckoned.reckoned(machine(None)) is None
-    part, whole = seen["MIG-1"], dataclasses.replace(seen["MIG-1"], peaks=Peaks(10000 * 2e9, 0))
+    part, whole = seen["MIG-1"], dataclasses.replace(seen["MIG-1"], peaks=CardPeaks(10000 * 2e9, 0))
     found = [reckoned.reckoned(machine(each)) for each in (part, whole)]
     assert found[0] is not None
     assert found[1] is not None
