@@ -5,15 +5,24 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tqdm.utils import disp_len
 
-from renderer.cli import command
+from renderer.cli import command, plan
 from renderer.estimate.fitted import CONTEXT_BYTES
+from renderer.machine import hardware
 from renderer.machine.gpus import LocalGpu
+from renderer.planning import forecast
+from renderer.planning.forecast import Assumptions
+from renderer.planning.group_forecast import GroupTime
+from renderer.planning.plan import make_plan
+from renderer.weights import needs
+from tests.making import make_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "diffsynth", "transformers")
@@ -74,6 +83,32 @@ class TestPlan:
         assert "refused 2048x2048" in told
         assert "the nearest size that fits is " in told
         assert "4 pictures to render, 0 done, 1 refused" in told
+        _, said, _ = run(capsys, "plan", "night.yaml", "--gpu", "RTX 3080", "--vram", "3.8GiB", "--json")
+        (refused,) = [one for one in json.loads(said)["manifests"][0]["pictures"] if one["state"] == "refused"]
+        assert f"the nearest size that fits is {refused['refusal']['nearest']}" in told
+        assert refused["refusal"]["needed_bytes"] > refused["refusal"]["available_bytes"]
+
+    def test_a_disk_without_room_is_said(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """How much is missing, beside what is free."""
+        for free, missing in ((10**12, False), (10**6, True)):
+            monkeypatch.setattr(hardware, "free_disk_bytes", lambda _, free=free: free)
+            monkeypatch.setattr(needs, "free_bytes", lambda free=free: free)
+            _, said, _ = run(capsys, "plan", "night.yaml", "--gpu", "RTX 3080")
+            assert ("NOT ENOUGH" in said) is missing
+
+    def test_a_picture_s_time_is_that_of_a_take(self) -> None:
+        """Of ten pictures that are to be taken twice, it is a twentieth of all."""
+        here = hardware.Machine((), 2, 2**34, 2**34)
+        plan_ = make_plan(make_manifest([str(number) for number in range(10)]), Path("outputs"))
+        (group,) = forecast.forecast([plan_], Assumptions(here, profile="cpu"), datetime.now().astimezone()).groups
+        told = replace(group, seconds=GroupTime(5.0, 0.0, 1000.0, 0.0), step_s=1.0)
+        each = [line for taken in (0.0, 10.0) for line in plan._group_lines(replace(told, retakes=taken))]
+        said = " ".join(" ".join(each).split())
+        assert "1 min 40 s a picture" in said
+        assert "50.0 s a picture" in said
+        assert "10 pictures and about 10 retakes" in said
 
     @pytest.mark.parametrize("gpu", ["RTX 3080", "H200", "T4"])
     def test_tables_take_eighty_columns(self, capsys: pytest.CaptureFixture[str], gpu: str) -> None:
@@ -182,6 +217,9 @@ class TestEstimate:
         _, fused, _ = run(capsys, *arguments)
         _, plain, _ = run(capsys, *arguments, "--plain-attention")
         assert json.loads(fused)["allocated_bytes"] < json.loads(plain)["allocated_bytes"]
+        _, said, _ = run(capsys, *arguments, "--gpu", "RTX 3080", "--vram", "4GiB")
+        found = json.loads(said)
+        assert found["available_bytes"] == 4 * 2**30 - found["context_bytes"]  # which is its own
 
     @pytest.mark.parametrize(
         ("arguments", "said"),

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,19 @@ def test_a_zip_of_what_was_chosen(plan: Plan, tmp_path: Path) -> None:
         assert made.testzip() is None
         assert set(made.namelist()) == {"p001.png", "pictures.csv", "pictures.json", "contact-sheet.png"}
         assert Image.open(made.open("contact-sheet.png")).width > 100
+
+
+def test_names_are_those_of_files_and_no_addresses(tmp_path: Path) -> None:
+    """A page calls for "50%25%20%231.png"; here it is what lies there, and what the table says."""
+    manifest = make_manifest(["a"])
+    named = replace(
+        manifest, pictures=tuple(each.model_copy(update={"output": "sub/50% #1"}) for each in manifest.pictures)
+    )
+    make_night(named, tmp_path / "outputs")
+    exporting.export([make_plan(named, tmp_path / "outputs")], tmp_path / "out")
+    assert (tmp_path / "out/sub/50% #1.png").is_file()
+    (row,) = json.loads((tmp_path / "out/pictures.json").read_text())
+    assert row["file"] == "sub/50% #1.png"
 
 
 def test_a_picture_from_before_zips_have_dates(plan: Plan, tmp_path: Path) -> None:
