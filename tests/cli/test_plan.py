@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 from tqdm.utils import disp_len
 
-from renderer.cli import command, plan
+from renderer import catalog
+from renderer.cli import command, estimate, plan
+from renderer.estimate import Work
 from renderer.estimate.fitted import CONTEXT_BYTES
 from renderer.machine import hardware
 from renderer.machine.gpus import LocalGpu
@@ -195,7 +198,10 @@ class TestEstimate:
         assert status == 3
         assert "fits   NO" in said
         assert "--in-flight 1 fits" in said
-        assert "would do" in said
+        enough = re.search(r"--vram ([0-9.]+GiB) would do, with 2 slots", said)
+        assert enough
+        for vram, slots in ((enough[1], "2"), ("4GiB", "10")):
+            assert (run(capsys, *arguments, "--vram", vram, "--slots", slots)[0] == 0) is (slots == "2")
 
     def test_json_is_the_same_in_bytes(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Terms by stage and name; their sums are the stages'."""
@@ -255,6 +261,8 @@ class TestEstimate:
         )
         assert edit["title"].endswith("64 prompt tokens, one picture to edit; 3 of 60 blocks on the GPU, alone")
         assert edit["allocated_bytes"] > plain["allocated_bytes"]
+        one = estimate._with_picture(Work(1024, 1024), catalog.find("Qwen/Qwen-Image-Edit-2511"))
+        assert one.negative_tokens == one.prompt_tokens - 64 > 0  # the picture is in both
 
     @pytest.mark.parametrize(
         "arguments",
