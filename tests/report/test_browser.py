@@ -110,6 +110,16 @@ class TestBrowser:
         watched.until("document.getElementById('live').textContent.trim() === 'No run is on.'")
         watched.close()
 
+    def test_a_page_of_another_time_is_loaded_anew(self, browser: Browser, server: WatchServer) -> None:
+        """A server that was begun anew tells who has watched the one before that all may be otherwise."""
+        watched = Watched(browser, server.urls[0])
+        watched.until("document.getElementById('live').textContent.trim() === 'No run is on.'")
+        watched.page.evaluate("document.body.dataset.old = 1")
+        with watched.page.expect_navigation():
+            watched.page.evaluate("setTimeout(() => update({ stale: true }), 0), null")
+        watched.until("!document.body.dataset.old")
+        watched.close()
+
     def test_a_page_from_disk_asks_nobody(self, browser: Browser, night: Night) -> None:
         """What is written into the folder has no line about a run, and no connection is opened."""
         make_night(night.manifest, night.outputs)

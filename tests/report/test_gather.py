@@ -12,7 +12,7 @@ from renderer.errors import DiskError
 from renderer.job import ControlNet, Input, InputFile, Keep
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.done import DoneGpu, DoneSharing
-from renderer.outputs.summary import DeviceCounts, write_summary
+from renderer.outputs.summary import DeviceCounts, Ending, write_summary
 from renderer.planning.plan import Plan, make_plan
 from renderer.report import made_by, page, plots, thumbnails
 from renderer.report.gather import Page, gather, hide_paths
@@ -384,3 +384,20 @@ def test_a_run_that_ended_with_an_error_has_a_page(tmp_path: Path) -> None:
     found = gather(plan)
     assert "with an error: cannot read …/a.safetensors: &lt;b&gt;" in page.write_html(found)
     assert page.write_markdown(found)
+
+
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        ("complete", "with nothing left to do"),
+        ("deadline", "at its deadline"),
+        ("signal", "on request"),
+        ("failures", "after too many failures in a row"),
+    ],
+)
+def test_how_a_run_ended_is_said(tmp_path: Path, ending: Ending, said: str) -> None:
+    """In words, whichever it was."""
+    manifest = make_manifest()
+    plan = planned(manifest, tmp_path)
+    write_summary(plan.folder, never_begun(manifest, ending))
+    assert f"<dd>{said}</dd>" in page.write_happened(gather(plan))
