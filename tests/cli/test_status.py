@@ -15,6 +15,7 @@ from renderer.outputs.summary import Summary
 from renderer.supervisor import run
 from renderer.supervisor.settings import Settings, StopRequests
 from tests.fakes import InlineWorker
+from tests.nights import make_night
 
 MANIFEST = """\
 name: night
@@ -54,6 +55,31 @@ class TestStatus:
         assert said.startswith("night: 2 done, 1 failed, 0 set aside, 1 refused, 0 to do of 4\n")
         assert "  refused: 003: Qwen/Qwen-Image needs an NVIDIA GPU" in said
         assert max(map(len, said.splitlines())) <= 80
+
+    def test_what_was_refused_and_is_there_now_is_done(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Another machine has rendered it: each picture is counted once."""
+        render(path)
+        make_night(load(path), Path("outputs"), without=["001", "002", "004"])
+        assert command.main(["status", "night.yaml", "--json"]) == 0
+        (told,) = json.loads(capsys.readouterr().out)
+        assert {name: told[name] for name in ("done", "failed", "refused", "to_do")} == {
+            "done": 3, "failed": 1, "refused": 0, "to_do": 0,
+        }  # fmt: skip
+        assert [each["state"] for each in told["trouble"]] == ["failed"]
+
+    def test_verify_reads_every_file(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A bit that has turned on the disk is seen by its sum alone."""
+        render(path)
+        picture = Path("outputs/night/001.png")
+        data = bytearray(picture.read_bytes())
+        data[-20] ^= 1
+        picture.write_bytes(data)
+        found = []
+        for options in ([], ["--verify"]):
+            command.main(["status", "night.yaml", "--json", *options])
+            (told,) = json.loads(capsys.readouterr().out)
+            found.append((told["done"], told["to_do"]))
+        assert found == [(2, 0), (1, 1)]
 
     def test_it_says_how_the_last_run_ended(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """The time was up, or an error: in words, and until a run is through."""

@@ -15,7 +15,7 @@ from renderer.engine.inputs import Inputs
 from renderer.engine.native import NativeEngine
 from renderer.engine.worker import OrderIn
 from renderer.errors import PictureError
-from renderer.job import Input, Job
+from renderer.job import Edit, Input, Job
 from renderer.outputs import input_files
 from renderer.protocol import Render, write_frame
 from tests.engine.making import bare_picture, bare_pipeline, flattened, make_job
@@ -181,3 +181,15 @@ def test_what_goes_in_covers_the_picture_and_is_cut_at_the_middle(
     large = image.resize((3 * size[0], 3 * size[1]), Image.Resampling.NEAREST)
     cut = (3.0 * box[0], 3.0 * box[1], 3.0 * box[2], 3.0 * box[3])
     assert inputs._fitted(large, job).tobytes() == large.resize((64, 64), Image.Resampling.LANCZOS, cut).tobytes()
+
+
+def test_a_picture_that_is_edited_in_two_sizes_is_two() -> None:
+    """Jobs that bring it to the same size share it; others have it beside theirs."""
+    small, large = (Edit(images=(IMAGE[0],), pixels=pixels) for pixels in (64 * 64, 128 * 128))
+    assert inputs.name_edited(IMAGE[0], small) != inputs.name_edited(IMAGE[0], large)
+    assert inputs.name_edited(IMAGE[0], small) != inputs.name_edited(OTHER[0], small)
+    both = {inputs.name_edited(IMAGE[0], each): drawn(side) for each, side in ((small, 64), (large, 128))}
+    assert [[image.size for image in inputs.edited(each, both)] for each in (small, large)] == [
+        [(64, 64)],
+        [(128, 128)],
+    ]
