@@ -55,7 +55,7 @@ def sweep(folder: OutputFolder) -> int:
 
 
 def _sweep_one(folder: OutputFolder, part: Path) -> None:
-    with contextlib.suppress(DiskError, OSError):
+    with contextlib.suppress(DiskError, OSError, ValueError):  # ValueError: it has no name to go back to
         if part.name.startswith(REMOVING_PREFIX):
             put_back(part)
             return

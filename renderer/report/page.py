@@ -99,7 +99,7 @@ class PageWriter:
             elif not is_told and self._stop.requests and time.monotonic() >= began_s + TELL_AFTER_S:
                 is_told = True
                 what, most = counted(len(self._going), "page"), duration(self._left_s)
-                self._tell(events.Remark(f"{what} to write, in {most} at most; asked once more, the run ends at once"))
+                self._tell(events.Remark(f"{what} left to write, for {most} at most; a second signal ends it at once"))
             wait(self._going, _LOOK_S, FIRST_COMPLETED)
             if total > 1:
                 busy.tell(total - len(self._going), total)

@@ -215,7 +215,7 @@ def test_pages_that_wait_are_given_up_when_the_run_is_to_end(
     assert len(wrote) == 1
     first, *others = (what.text for what in reversed(told) if isinstance(what, events.Remark))
     assert first == "5 pages not written: the run was asked to end; the next one writes what is missing"
-    assert [each.split(", ")[0] for each in others] == ["6 pages to write"][asked - 1 :]
+    assert [each.split(", ")[0] for each in others] == ["6 pages left to write"][asked - 1 :]
 
 
 @pytest.mark.parametrize(("manifests", "told"), [(1, {"making thumbnails"}), (3, {"writing pages"})])

@@ -281,6 +281,16 @@ class TestRemovingTooLate:
         picture_files.sweep(folder)
         assert [(each.name, each.read_text()) for each in folder.path.iterdir()] == [("p.json", "theirs")]
 
+    def test_a_name_that_is_none_costs_nobody_anything(self, folder: OutputFolder) -> None:
+        """Whatever else lies in a folder is no reason to render nothing."""
+        folder.path.mkdir()
+        names = [
+            f"{files.REMOVING_PREFIX}{rest}" for rest in ("", "12345678", "12345678-", "12345678-.", "12345678-..")
+        ]
+        for name in names:
+            (folder.path / name).write_text("x")
+        assert picture_files.sweep(folder) == len(names)
+
     def test_a_run_that_dies_in_between_loses_nothing(self, folder: OutputFolder) -> None:
         """The next one finds it where it was."""
         folder.path.mkdir()
