@@ -33,6 +33,7 @@ from renderer.supervisor.worker import Worker
 _THREADS = 4
 """Of an actor: one hears, one takes orders, and none waits for the other."""
 
+_NODE_LABEL = "ray.io/node-id"
 _LOOK_S = 0.5
 _PATIENCE_S = 5.0
 _INTRODUCED_S = 120.0
@@ -68,7 +69,8 @@ class ClusterFleet:
         self._vram_bytes = vram_bytes
         self._command = command
         self._ray = connecting.library()
-        self._actors: Any = None
+        self._begin: Any = None
+        self._refused: set[str] = set()
         self._share: dict[str, int] = {}
         self._pause = Backoff()
         self._hired: list[ClusterWorker] = []
@@ -86,8 +88,9 @@ class ClusterFleet:
             with_gpus = [node for node in head.within(connecting.nodes, check=check) if node.gpus]
         on_gpus = bool(with_gpus) and self._wanted.gpus != devices.CPU
         hosts = with_gpus if on_gpus else [node for node in there if node.cpus]
-        machines = [_seen(machine, node, on_gpus=on_gpus) for node, machine in self._asked(hosts, say, check)]
-        places = sum(node.gpus if on_gpus else node.cpus for node in hosts)
+        alike = self._asked(hosts, say, check)
+        machines = [_seen(machine, node, on_gpus=on_gpus) for node, machine in alike]
+        places = sum(node.gpus if on_gpus else node.cpus for node, _ in alike)
         most = self._wanted.most or max(places, self._wanted.least)
         self._prepare(on_gpus=on_gpus, most=most)
         smallest = min(machines, key=_size)
@@ -97,9 +100,9 @@ class ClusterFleet:
 
     def hire(self, log: Path) -> Worker:
         """A worker, somewhere. Raises `DiskError`, and `ClusterLostError` where the cluster's head is gone for good."""
-        self._head.check()
+        self.check()
         self._hired = [each for each in self._hired if each.is_attended]
-        self._hired.append(worker := ClusterWorker(log, self._actors, self._pause, self._memory_of, self._head.check))
+        self._hired.append(worker := ClusterWorker(log, self, self._pause))
         return worker
 
     def __enter__(self) -> Self:
@@ -118,27 +121,44 @@ class ClusterFleet:
             with contextlib.suppress(Exception):  # a head that is gone holds nothing
                 head.within(partial(self._ask_for, 0), _PATIENCE_S)
 
-    # -- what is asked of Ray --
+    # -- what its workers ask --
+
+    def check(self) -> None:
+        self._head.check()
+
+    def begin(self) -> Any:
+        with self._lock:
+            refused = ",".join(sorted(self._refused))
+        return self._begin(label_selector={_NODE_LABEL: f"!in({refused})"}) if refused else self._begin()
+
+    def refuse(self, node_id: str) -> bool:
+        with self._lock:
+            self._refused.add(node_id)
+            refused = set(self._refused)
+        return any(self._places(node) for node in connecting.nodes() if node.id not in refused)
+
+    def memory_of(self, node_id: str) -> Any:
+        with self._lock:
+            if node_id not in self._memories:
+                node = next((each for each in connecting.nodes() if each.id == node_id), None)
+                workers = min(self._places(node) if node is not None else 0, self._most)
+                self._memories[node_id] = connecting.on_node(node_id, NodeMemory, workers) if workers > 1 else None
+            return self._memories[node_id]
+
+    def _places(self, node: ClusterNode) -> int:
+        return node.gpus if "GPU" in self._share else node.cpus
+
+    # -- what it asks of Ray and of the machines --
 
     def _prepare(self, *, on_gpus: bool, most: int) -> None:
         self._most = most
         posting = Posting.here(self._terms, self._vram_bytes, self._command)
         share = {"num_gpus": 1, "num_cpus": 0} if on_gpus else {"num_cpus": 1}
         kind = self._ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=_THREADS, **share)(NodeWorker)
-        self._actors = partial(kind.remote, posting)
+        self._begin = lambda **where: kind.options(**where).remote(posting)
         self._share = {"GPU": 1} if on_gpus else {"CPU": 1}
         if self._wanted.least:
             head.within(partial(self._ask_for, self._wanted.least))
-
-    def _memory_of(self, node_id: str) -> Any:
-        """The actor that owns what the workers of a machine share. For any thread."""
-        with self._lock:
-            if node_id not in self._memories:
-                node = next((each for each in connecting.nodes() if each.id == node_id), None)
-                places = (node.gpus if "GPU" in self._share else node.cpus) if node is not None else 0
-                workers = min(places, self._most)
-                self._memories[node_id] = connecting.on_node(node_id, NodeMemory, workers) if workers > 1 else None
-            return self._memories[node_id]
 
     def _ask_for(self, count: int) -> None:
         """Have Ray's autoscaler keep so many places, whether anybody is there or not."""
@@ -169,6 +189,7 @@ class ClusterFleet:
                 arrival.check(here, answer[0])
             except RendererError as error:
                 errors.append(error)
+                self._refused.add(node.id)
                 continue
             found.append((node, answer[1]))
         if not found:

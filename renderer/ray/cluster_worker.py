@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 from renderer import protocol
@@ -38,14 +37,25 @@ _ASK_EVERY = 5
 
 _MOST_PAUSE_S = 60.0
 
-Begin = Callable[[], Any]
-"""Begins an actor somewhere, and has it at once; it is there when it answers."""
 
-MemoryOf = Callable[[str], Any]
-"""The actor that owns what workers share on a machine, by its id in the cluster; None where there is but one."""
+class Hirer(Protocol):
+    """What a worker asks of who hires it, on any thread. Machines are named by their ids in the cluster."""
 
-Check = Callable[[], None]
-"""Raises `ClusterLostError` where the cluster's head is gone for good."""
+    def begin(self) -> Any:
+        """Begin an actor somewhere, and have it at once; it is there when it answers."""
+
+    def memory_of(self, node_id: str) -> Any:
+        """The actor that owns what workers share on a machine; None where there is but one."""
+
+    def refuse(self, node_id: str) -> bool:
+        """Begin no actor on a machine any more; whether there is another."""
+
+    def check(self) -> None:
+        """Raise `ClusterLostError` where the cluster's head is gone for good."""
+
+
+class _ElsewhereError(Exception):
+    """The worker is to be on another machine."""
 
 
 class Backoff:
@@ -70,12 +80,11 @@ class ClusterWorker(Correspondence):
 
     pid = None
 
-    def __init__(self, log: Path, begin: Begin, pause: Backoff, memory_of: MemoryOf, check: Check) -> None:
+    def __init__(self, log: Path, hirer: Hirer, pause: Backoff) -> None:
         """What it prints goes to the end of `log`; raises `DiskError` when that cannot be written."""
         super().__init__(log)
-        self._check = check
+        self._hirer = hirer
         self._name = uuid4().hex
-        self._memory_of = memory_of
         self._memory: Any = None
         self._carried: set[tuple[str, str]] = set()
         self._over = threading.Event()
@@ -84,12 +93,12 @@ class ClusterWorker(Correspondence):
         self._node = self._place = ""
         self._pause = pause
         self._ray = connecting.library()
-        self._attending = threading.Thread(target=self._attend, args=(begin,), name="events", daemon=True)
+        self._attending = threading.Thread(target=self._attend, name="events", daemon=True)
         self._attending.start()
 
     def hear(self, timeout_s: float) -> Heard | None:
         """The next event. Raises `ClusterLostError` where the cluster's head is gone for good."""
-        self._check()
+        self._hirer.check()
         return super().hear(timeout_s)
 
     def end(self) -> None:
@@ -122,10 +131,10 @@ class ClusterWorker(Correspondence):
 
     # -- on its threads --
 
-    def _attend(self, begin: Begin) -> None:
+    def _attend(self) -> None:
         """See it come, and fetch what it says until it is no more."""
         try:
-            actor = self._arrive(begin)
+            actor = self._arrive()
             threading.Thread(target=self._speak, args=(actor,), name="orders", daemon=True).start()
             while not self._over.is_set():
                 words: Words = self._ray.get(actor.hear.remote(SIGN_OF_LIFE_S), timeout=LOST_AFTER_S)
@@ -139,10 +148,13 @@ class ClusterWorker(Correspondence):
         finally:
             self._log.close()
 
-    def _arrive(self, begin: Begin) -> Any:
-        """The actor, once it is on a machine that renders as this one says. Raises `MachineError` where it does not."""
+    def _arrive(self) -> Any:
+        """The actor, once it is on a machine that renders as this one says.
+
+        Raises `_ElsewhereError` where that one does not, and `MachineError` where none does.
+        """
         self._over.wait(self._pause.seconds)
-        actor = begin()
+        actor = self._hirer.begin()
         with self._lock:
             self._actor = actor
         if self._over.is_set():  # while it was begun
@@ -155,15 +167,23 @@ class ClusterWorker(Correspondence):
             message = f"no worker can be started on the cluster: {connecting.reason(error)}"
             raise MachineError(message, hint="every machine has the same renderer: docs/cluster.md") from error
         self._pause.comes(well=True)
-        arrival.check(arrival.tell(), there)
+        self._check_alike(there)
         self._node = there["node"]
-        self._memory = self._memory_of(there["id"])
+        self._memory = self._hirer.memory_of(there["id"])
         try:
             start = actor.start.remote(partial(node_memory.ask, self._memory, self._name))
             self._ray.get(start, timeout=LOST_AFTER_S)
         except self._ray.exceptions.RayTaskError as error:
             raise MachineError(f"{self._node} cannot start a worker: {connecting.reason(error)}") from error
         return actor
+
+    def _check_alike(self, there: arrival.Introduction) -> None:
+        try:
+            arrival.check(arrival.tell(), there)
+        except MachineError as error:
+            if not self._hirer.refuse(there["id"]):
+                raise
+            raise _ElsewhereError(error.message) from error
 
     def _answer(self, actor: Any) -> arrival.Introduction:
         """What the actor's machine tells. A place is waited for without an end, an answer from there is not.
@@ -235,6 +255,8 @@ class ClusterWorker(Correspondence):
 
     def _gone(self, error: Exception) -> Gone:
         exceptions = self._ray.exceptions
+        if isinstance(error, _ElsewhereError):
+            return Gone(-signal.SIGKILL, vanished=str(error))
         if isinstance(error, exceptions.OutOfMemoryError):
             return Gone(-signal.SIGKILL, out_of_memory=True)
         if not self._node and not self._over.is_set():

@@ -171,14 +171,18 @@ class TestARun:
                     os.kill(os.getpid(), signal.SIGSTOP)
                 return super().arrive()
 
+        def is_patient_again(what: events.Event, _fleet: ClusterFleet) -> None:
+            if isinstance(what, events.Remark) and frozen.exists():
+                monkeypatch.setattr(cluster_worker, "ARRIVED_WITHIN_S", 180.0)  # this machine may be a busy one
+
         monkeypatch.setattr(cluster_fleet, "NodeWorker", FreezesOnce)
         manifest = make_manifest(("a", "b"))
-        summary = render(manifest, workers=1)
+        summary = render(manifest, workers=1, watch=is_patient_again)
         assert counts(summary) == (2, 0, 0, 0)
         assert crashes(night.folder(manifest)) == []
         node = connecting.nodes()[0].address
-        (lost,) = [what.text for what in night.of(events.Remark) if "has not answered" in what.text]
-        assert f"{node} has not answered for 1 s" in lost  # 0.6, in whole seconds
+        lost = [what.text for what in night.of(events.Remark) if "has not answered" in what.text]
+        assert f"{node} has not answered for 1 s" in lost[-1]  # 0.6, in whole seconds
         assert [what for what in night.of(events.WorkerOpening) if f"it starts on {node}" in what.what]
 
     def test_a_supervisor_that_is_killed_leaves_nobody(self, cluster: Any, render: Rendered, night: Night) -> None:
@@ -239,6 +243,27 @@ class TestWhatMustBeAlike:
         with pytest.raises(MachineError, match="has another renderer of version"):
             render(make_manifest(), workers=1, watch=change)
         assert night.of(events.PictureBegan) == []
+
+    def test_where_another_machine_is_alike_the_worker_is_had_there(
+        self, render: Rendered, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The one that differs is named, and given no worker any more: its place is none of the run's."""
+        first = tmp_path / "first"
+
+        class FirstDiffers(NodeWorker):
+            def arrive(self) -> arrival.Introduction:
+                there = super().arrive()
+                if not first.exists():
+                    first.write_text(there["id"])
+                return {**there, "torch": "9"} if there["id"] == first.read_text() else there
+
+        monkeypatch.setattr(cluster_fleet, "NodeWorker", FirstDiffers)
+        refused: list[set[str]] = []
+        summary = render(make_manifest(), workers=1, watch=lambda _, fleet: refused.append(fleet._refused))
+        assert summary.rendered == summary.pictures
+        assert refused[-1] == {first.read_text()}
+        (told,) = [what.text for what in night.of(events.Remark) if "has torch 9" in what.text]
+        assert told.endswith("what it held goes on elsewhere")
 
 
 def test_a_cluster_gives_out_its_own_devices(cluster: Any) -> None:  # noqa: ARG001
