@@ -119,7 +119,7 @@ class TestARun:
     def test_a_machine_that_vanishes_costs_nothing(self, cluster: Any, render: Rendered, night: Night) -> None:
         """With workers on it that have begun pictures: they go on elsewhere."""
         spot = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-        manifest = make_manifest([f"slow {number}" for number in range(10)], steps=8)
+        manifest = make_manifest([f"slow {number}" for number in range(20)], steps=8)  # till all five are there
         taken: list[threading.Thread] = []
 
         def take_away(_what: events.Event, _fleet: ClusterFleet) -> None:
@@ -130,7 +130,7 @@ class TestARun:
 
         summary = render(manifest, workers=5, watch=take_away, command=FAKE)
         taken[0].join()
-        assert counts(summary) == (10, 0, 0, 0)
+        assert counts(summary) == (20, 0, 0, 0)
         assert crashes(night.folder(manifest)) == []
         assert [what for what in night.of(events.Remark) if "left the cluster" in what.text]
 
