@@ -8,11 +8,13 @@ is forecast.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from renderer import catalog
 from renderer.benchmarks.running import Figures
-from renderer.estimate import Native, Stage, Streaming, WeightBytes, Work, weight_bytes
+from renderer.estimate import Native, Stage, Streaming, WeightBytes, Work, decide, weight_bytes
+from renderer.estimate.fitted import CONTEXT_BYTES
+from renderer.estimate.terms import terms
 from renderer.text import GIB
 
 
@@ -44,8 +46,7 @@ def cell(row: Figures) -> Comparison:
     """A row as it was measured, with what is forecast of it, of the stages that it has.
 
     A row with `vae_bytes` was measured with another VAE's weights on the GPU, of so many bytes; one without `together`,
-    when no riders went through a block together. One with `works` says what each of its pictures asked for, and
-    `ridden_bytes` what the forecast has for ControlNets.
+    when no riders went through a block together.
     """
     if "works" in row:
         works = [_work(each) for each in row["works"]]
@@ -55,13 +56,16 @@ def cell(row: Figures) -> Comparison:
         works = [Work(width, height, row["prompt_tokens"], guided=cfg != 1.0) for width, height, cfg in jobs]
         title = _title(row, jobs)
     measured: dict[str, tuple[int, int]] = row["stages"]
-    stages = [stage for stage in _stages(row, works) if _MEASURED_WITH.get(stage.name, stage.name) in measured]
     other = row["vae_bytes"] - _weights(row).vae_kept if "vae_bytes" in row else 0
-    other += row.get("ridden_bytes", 0)
+    stages = [stage for stage in _stages(row, works) if _measured_as(stage) in measured]
     allocated = max(stage.bytes for stage in stages) + other, max(tensors for tensors, _ in measured.values())
     expected = max(stage.reserved for stage in stages) + row.get("held_before", 0) + other
     reserved = expected, max(taken for _, taken in measured.values())
     return Comparison((row["precision"], *title), allocated, reserved)
+
+
+def _measured_as(stage: Stage) -> str:
+    return _MEASURED_WITH.get(stage.name, stage.name)
 
 
 def _work(fields: Figures) -> Work:
@@ -76,10 +80,31 @@ def _title(row: Figures, jobs: Sequence[Sequence[float]]) -> tuple[str, ...]:
 
 
 def _stages(row: Figures, works: list[Work]) -> tuple[Stage, ...]:
-    if row["engine"] == "stream":
-        streaming = Streaming(_SHAPE, row["precision"], row["slots"], together=row.get("together", 0))
-        return streaming.stages(works, row.get("prompts"))
-    return Native(_SHAPE, row["precision"], row["profile"], row["vram_limit_bytes"]).stages(works[0])
+    if row["engine"] != "stream":
+        return Native(_SHAPE, row["precision"], row["profile"], row["vram_limit_bytes"]).stages(works[0])
+    streaming = Streaming(_SHAPE, row["precision"], row["slots"], together=row.get("together", 0))
+    if "works" not in row:
+        return streaming.stages(works, row["prompts"])
+    return tuple(_with_inputs(stage, row, works) for stage in streaming.stages(works, _encoded(row, works, streaming)))
+
+
+def _with_inputs(stage: Stage, row: Figures, works: list[Work]) -> Stage:
+    """A stage of pictures with inputs, as they are measured.
+
+    `ridden_bytes` are ControlNets', which come with the first sweep: what was encoded before had the room to itself.
+    The store is an edit model's, so what is around its vision tower's blocks is there for pictures from text as well.
+    """
+    ridden = 0 if _measured_as(stage) == "encode" else row["ridden_bytes"]
+    tower = 0 if any(work.edited for work in works) else _weights(row).looking
+    return replace(stage, terms=(*stage.terms, *terms(ControlNets=ridden, vision_tower=tower)))
+
+
+def _encoded(row: Figures, works: list[Work], streaming: Streaming) -> list[int]:
+    """Tokens of the prompts that are encoded together, where a limit may let fewer."""
+    if row["limit_bytes"] is None:
+        return streaming.group(works)
+    most = decide.tokens_together(streaming, (), row["limit_bytes"] - CONTEXT_BYTES)
+    return streaming.group(works, most)
 
 
 def _weights(row: Figures) -> WeightBytes:

@@ -51,3 +51,8 @@ def told_tokens(edit: Edit | None) -> int:
 def shown_tokens(edit: Edit | None) -> int:
     """What an edit's prompt has more while it is encoded than a picture's from text, whose template is shorter."""
     return 0 if edit is None else told_tokens(edit) + EDIT_DROPPED_TOKENS - DROPPED_TOKENS
+
+
+def shown_bytes(tokens: int) -> int:
+    """Pixels that the vision tower is shown for so many tokens, in float32: two frames, three colours."""
+    return tokens * _TOKEN_SIDE**2 * 2 * 3 * 4

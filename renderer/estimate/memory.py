@@ -14,6 +14,7 @@ from renderer.estimate import family_costs
 from renderer.estimate.companies import MOST_RECORDED_TOGETHER, MOST_ROWS_TOGETHER, companies, is_small
 from renderer.estimate.family_costs import Computed, Costs, Decode
 from renderer.estimate.fitted import CONTEXT_BYTES
+from renderer.estimate.looking import shown_bytes
 from renderer.estimate.terms import Estimate, Stage, Term, terms, total
 from renderer.estimate.weights import WeightBytes, weight_bytes
 from renderer.estimate.work import BEHIND, Kernels, Work
@@ -186,6 +187,7 @@ class Streaming:
         `together` are the tokens of the prompts of one sweep; without it, as many of `works` ride as the engine lets.
         """
         prompts = together if together is not None else self.group(works)
+        looks = any(work.edited for work in works)
         weights, plain = self.weights, weight_bytes(self.shape, "bf16")
         layer = self.costs.encoder_layer(self.shape, max(prompts, default=0) + DROPPED_TOKENS + BEHIND)
         arriving = terms(a_weight_scaled_back=0 if self._is_plain else 2 * plain.largest_of_text_block)
@@ -196,15 +198,16 @@ class Streaming:
                 text_slots=2 * weights.text_block,
                 text_layer_scaled_back_to_bf16=0 if self._is_plain else plain.text_block,
                 prompts=sum(self.costs.prompt_bytes(self.shape, tokens) for tokens in prompts),
+                pixels_shown_to_the_vision_tower=shown_bytes(sum(prompts)) if looks else 0,
             )
             + max(arriving, layer, key=total),
         )  # holes: none, for nothing was there before it that has gone since
 
-    def group(self, works: Sequence[Work]) -> list[int]:
-        """Tokens of the prompts that ride together: those of several pictures, up to what the engine lets ride."""
+    def group(self, works: Sequence[Work], most: int = MOST_TOKENS) -> list[int]:
+        """Tokens of the prompts that ride together: those of several pictures, up to so many that the engine lets."""
         found: list[int] = []
-        left = MOST_TOKENS
-        prompts = (text - BEHIND for work in works for text in work.texts)
+        left = most
+        prompts = (text - BEHIND + work.template_tokens for work in works for text in work.texts)
         for tokens in sorted(prompts, reverse=True):
             if found and tokens + DROPPED_TOKENS > left:
                 break

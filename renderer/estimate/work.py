@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from renderer.catalog import DROPPED_TOKENS, EDIT_DROPPED_TOKENS
 from renderer.estimate.looking import told_tokens
 from renderer.estimate.tokens import count_tokens
 from renderer.job import BlockArithmetic, Job
@@ -131,6 +132,11 @@ class Work:
     def own_tokens(self) -> int:
         """Of N, its own."""
         return self.pixels // PIXELS_A_TOKEN
+
+    @property
+    def template_tokens(self) -> int:
+        """What the template of its prompts has more, while they are encoded, than that of a picture from text."""
+        return EDIT_DROPPED_TOKENS - DROPPED_TOKENS if self.edited else 0
 
     @property
     def encoded(self) -> tuple[tuple[int, int], ...]:

@@ -24,9 +24,9 @@ from renderer.weights.adapters.whereabouts import licence_of
 from renderer.weights.control_files import ControlNetWeight
 
 _BF16 = 2
-_CONTROL_BYTES = 50
-"""Read and written for each number of a picture's rows in a ControlNet's block: two norms in float32, what lies between
-two products, and what is added at last."""
+_CONTROL_BYTES = 180
+"""Read and written for each number of a picture's rows in a ControlNet's block, by what it took on an H200: two norms
+in float32, what lies between two products, and what is added at last."""
 _SHARE = 0.6
 """What products as narrow as a rank, and passes over what a product gave, get of a GPU's rates: on an H100."""
 

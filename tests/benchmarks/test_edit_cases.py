@@ -31,17 +31,23 @@ def test_an_edit_beside_as_many_tokens_from_text() -> None:
     assert told[2].startswith(f"| edits-demo | {measured[0]['tokens']} | 2 | {measured[0]['step_s']:.3f} | ")
 
 
-H100 = Path(__file__).with_name("edits-h100.jsonl")
+HERE = Path(__file__).parent
 
 
-def rows() -> dict[str, Any]:
-    """What an H100 gave at full size."""
-    return {row["case"]: row for row in map(json.loads, H100.read_text(encoding="utf-8").splitlines())}
+@pytest.fixture(params=["h100", "h200"])
+def rows(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What a card gave at full size, and its rates."""
+    lines = (HERE / f"edits-{request.param}.jsonl").read_text(encoding="utf-8").splitlines()
+    found = {row.pop("case"): row for row in map(json.loads, lines)}
+    if "rates" not in found:
+        engine = (HERE / f"engine-{request.param}.json").read_text(encoding="utf-8")
+        found["rates"] = json.loads(engine)["rates"]
+    return found
 
 
-def test_at_full_size() -> None:
+def test_at_full_size(rows: dict[str, Any]) -> None:
     """Through 3 slots as fast as resident and with the same bits, in 3 GiB; hardly slower than as many tokens."""
-    found = rows()
+    found = rows
     few, many, text = (found[case] for case in ("edits-3-slots", "edits-resident", "edits-text-3-slots"))
     assert few["latents"] == many["latents"]
     assert few["step_s"] < 1.05 * many["step_s"]
@@ -50,10 +56,9 @@ def test_at_full_size() -> None:
 
 
 @pytest.mark.parametrize("case", edit_cases.EDIT_CASES)
-def test_as_forecast(case: str) -> None:
+def test_as_forecast(rows: dict[str, Any], case: str) -> None:
     """Its seconds at that card's measured rates, and the bytes of its tensors."""
-    row = rows()[case]
-    known = Rates.model_validate(json.loads((H100.parent / "engine-h100.json").read_text(encoding="utf-8"))["rates"])
+    row, known = rows[case], Rates.model_validate(rows["rates"])
     edited = bool(row["edited"])
     work = Work(
         row["width"],
