@@ -277,7 +277,7 @@ DEMO_EDIT = replace(
     about="a small edit model that comes with the package: other colours, shapes, words in its own drawings",
     ability="edit",
     cfg_scale=2.5,
-    revision="1",
+    revision="2",
     editing=Editing(most_images=1, pixels=256 * 256, numbered=False, zero_cond_t=True),
 )
 """The demo model, trained on to edit: one picture, shown as Qwen-Image-Edit is, and no noise to it, as in 2511."""
