@@ -386,18 +386,17 @@ def test_a_run_that_ended_with_an_error_has_a_page(tmp_path: Path) -> None:
     assert page.write_markdown(found)
 
 
-@pytest.mark.parametrize(
-    ("ending", "said"),
-    [
-        ("complete", "with nothing left to do"),
-        ("deadline", "at its deadline"),
-        ("signal", "on request"),
-        ("failures", "after too many failures in a row"),
-    ],
-)
-def test_how_a_run_ended_is_said(tmp_path: Path, ending: Ending, said: str) -> None:
+ENDINGS: dict[Ending, str] = {
+    "complete": "with nothing left to do",
+    "deadline": "at its deadline",
+    "signal": "on request",
+    "failures": "after too many failures in a row",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_how_a_run_ended_is_said(tmp_path: Path, ending: Ending) -> None:
     """In words, whichever it was."""
-    manifest = make_manifest()
-    plan = planned(manifest, tmp_path)
+    plan = planned(manifest := make_manifest(), tmp_path)
     write_summary(plan.folder, never_begun(manifest, ending))
-    assert f"<dd>{said}</dd>" in page.write_happened(gather(plan))
+    assert f"<dd>{ENDINGS[ending]}</dd>" in page.write_happened(gather(plan))
