@@ -364,8 +364,7 @@ class TestLog:
 
     def test_the_page_s_excerpt_has_none(self, tmp_path: Path) -> None:
         """The end of the worker's log and a failure's reason, as the page shows them and as Markdown has it."""
-        manifest = make_manifest()
-        plan = planned(manifest, tmp_path)
+        plan = planned(manifest := make_manifest(), tmp_path)
         plan.journal.write("failed", "p000", plan.items[0].fingerprint, f"damaged weights: {tmp_path}/b.safetensors")
         (plan.folder.path / "p000.png").unlink()
         (plan.folder.path / "worker.log").write_text(f"Traceback: {tmp_path}/a.py\n")
@@ -378,8 +377,7 @@ class TestLog:
 
 def test_a_run_that_ended_with_an_error_has_a_page(tmp_path: Path) -> None:
     """It says why, and nothing of this machine's paths: of all endings this one wants a page most."""
-    manifest = make_manifest()
-    plan = planned(manifest, tmp_path)
+    plan = planned(manifest := make_manifest(), tmp_path)
     write_summary(plan.folder, never_begun(manifest, "error", f"cannot read {tmp_path}/a.safetensors: <b>"))
     found = gather(plan)
     assert "with an error: cannot read …/a.safetensors: &lt;b&gt;" in page.write_html(found)
