@@ -209,9 +209,14 @@ class Deal(Generic[GroupT, SeatT]):
         item = self.first(group, seat, self.is_worth(group, seat))
         return item is not None and (seat.flights.work + group.work_of(item) / 2) * _NEARLY <= share
 
-    def is_worth(self, group: GroupT, seat: SeatLike) -> Fits[Any]:
-        """What a seat is to have: those that are faster would be through with it later, or may not have it."""
+    def is_worth(self, group: GroupT, seat: SeatLike) -> Fits[Any] | None:
+        """What a seat is to have: those that are faster would be through with it later, or may not have it.
+
+        None where none is faster: all of it.
+        """
         shares = self._share(group)
+        if not shares.faster(seat):
+            return None
 
         def worth(item: Any) -> bool:
             return shares.is_worth(seat, group.work_of(item)) or not any(
@@ -227,7 +232,7 @@ class Deal(Generic[GroupT, SeatT]):
     def _takes_any(self, group: GroupT, seat: SeatLike, items: Sequence[Any]) -> bool:
         """Whether a seat is to have any of these."""
         fits = self._fits(group, seat, self.is_worth(group, seat))
-        return fits is None or any(map(fits, items))
+        return bool(items) if fits is None else any(map(fits, items))
 
     def _unbegun(self, group: GroupT) -> list[Any]:
         """What seats hold of a group that have begun with some of it, and not with this: another could have it."""
@@ -294,6 +299,8 @@ class Deal(Generic[GroupT, SeatT]):
         """The group that a free seat goes to: what it has open, what nobody is at, what has most left for each seat."""
         those = (group for group in self.groups if group.has_pictures or self._unbegun(group))
         able = [group for group in those if _may_open(group, seat) and self._is_wanted_at(group, seat)]
+        if len(able) < 2:  # noqa: PLR2004  # most nights have one
+            return able[0] if able else None
         alone = len(self._seats) == 1
 
         def rank(group: GroupT) -> tuple[float, bool, bool, float]:
