@@ -40,7 +40,7 @@ MOST_LOSSES = 3
 _LISTEN_ON = 9
 """So many times as long as all workers are looked at, they are listened to, where they are many."""
 
-_GIVE_S = 0.02
+_GIVE_S = 0.012
 """Of giving pictures to many workers, before they are listened to again."""
 
 _LOOK_S = 0.02

@@ -35,6 +35,9 @@ from renderer.supervisor.together import Together
 from renderer.system.folders import disk_of
 from renderer.text import duration
 
+_FREEZE_S = 10.0
+"""Between two times at which what many workers hold is put beyond what is looked through."""
+
 
 class Joining(Protocol):
     """Manifests that join while others are rendered."""
@@ -83,6 +86,7 @@ class Batches:
         self._pace = Pace((item.sidecar for plan in plans for item in plan.items if item.sidecar), night.rates)
         self._open: dict[str, Batch] = {}
         self._batches = 0
+        self._froze_s = time.monotonic()
         for plan in plans:
             self._take_in(plan)
 
@@ -157,6 +161,10 @@ class Batches:
     def _tend(self) -> None:
         """Time passes while pictures are rendered."""
         self._end_those_through()
+        if self._night.pool.is_crowded and time.monotonic() - self._froze_s > _FREEZE_S:
+            self._froze_s = time.monotonic()
+            gc.collect(1)
+            gc.freeze()  # what many workers hold is looked through for longer than they may be left alone
         if self._joining is not None:
             self._take_arrivals(self._joining)
             if self._dispatcher is not None and self._joined:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from renderer.outputs.folder import OutputFolder
 from renderer.outputs.journal import Journal
 from renderer.planning import fitting
 from renderer.protocol import AnyOrder, Render, Setup
-from renderer.supervisor import events, run
+from renderer.supervisor import events, rendering, run
 from renderer.supervisor.pool import Seat, WorkerPool
 from renderer.supervisor.settings import Settings, StopRequests
 from renderer.system import files
@@ -81,6 +82,25 @@ def test_devices_that_are_alike_are_reckoned_once(tmp_path: Path, monkeypatch: p
     manifest = make_manifest(["a"])
     run.render([manifest], Settings(tmp_path, fleet=Crowd(WORKERS, 0.01)), lambda _: None, StopRequests())
     assert len(counted) == 1
+
+
+@pytest.mark.parametrize("workers", [WORKERS, 2])
+def test_what_a_crowd_holds_is_not_looked_through_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """For what nobody holds any more: that takes longer than a crowd may be left alone. Afterwards it is."""
+    freeze, frozen = gc.freeze, [0]
+
+    def freezing() -> None:
+        frozen[0] += 1
+        freeze()
+
+    monkeypatch.setattr(rendering, "_FREEZE_S", 0.0)
+    monkeypatch.setattr(gc, "freeze", freezing)
+    manifest = make_manifest([f"{number}" for number in range(workers * 3)])
+    run.render([manifest], Settings(tmp_path, fleet=Crowd(workers, 0.1)), lambda _: None, StopRequests())
+    assert (frozen[0] > 1) is (workers == WORKERS)
+    assert gc.get_freeze_count() == 0
 
 
 def test_the_measurement_measures(tmp_path: Path) -> None:
