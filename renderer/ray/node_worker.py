@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import tempfile
 import threading
 import time
@@ -45,6 +46,9 @@ MOST_BYTES_AT_ONCE = 2**26
 _MOST_PRINTED_BYTES = 2**20
 _TELL_EVERY_S = 1.0
 _ALIVE_EVERY_S = 5.0
+
+ENDS_TOO_WITHIN_S = 1.0
+"""Ray ends what an actor has started before the actor: a worker that was killed is told of only by one that stays."""
 
 _GATHERING_S = 0.2
 """So long what only tells how far a picture is waits for more of it: each answer costs both ends some milliseconds."""
@@ -163,6 +167,8 @@ class NodeWorker:
             self._bell.clear()  # before it is asked: what comes later rings
             found = found.and_then(self._heard())
             now = time.monotonic()
+            if found.gone and found.gone.status == -signal.SIGKILL:
+                time.sleep(ENDS_TOO_WITHIN_S)
             if found.is_urgent or found.gone or now >= until:
                 return found
             if found.events:

@@ -21,7 +21,7 @@ import pytest
 from renderer.errors import MachineError, UsageError
 from renderer.manifest.manifest import Manifest
 from renderer.outputs.folder import OutputFolder
-from renderer.ray import arrival, cluster_fleet, cluster_worker, connecting
+from renderer.ray import arrival, cluster_fleet, cluster_worker, connecting, node_worker
 from renderer.ray.cluster_fleet import ClusterFleet, WantedWorkers
 from renderer.ray.node_worker import NodeWorker
 from renderer.supervisor import events
@@ -115,6 +115,35 @@ class TestARun:
         assert summary.ending == "failures"
         assert [what.reason for what in night.of(events.WorkerLost)] == ["the worker ended with status 66"]
         assert crashes(night.folder(manifest)) == ["p000"]
+
+    def test_an_actor_that_is_ended_after_its_worker_costs_nothing(
+        self, render: Rendered, night: Night, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Ray ends what an actor has started first, and then the actor: the pictures had no part in that."""
+
+        class NotesIt(NodeWorker):
+            def arrive(self) -> arrival.Introduction:
+                node_worker.ENDS_TOO_WITHIN_S = 20.0  # this machine may be a busy one
+                return super().arrive()
+
+        ended: list[psutil.Process] = []
+
+        def end(what: events.Event, fleet: ClusterFleet) -> None:
+            if isinstance(what, events.PictureBegan) and not ended:
+                (worker,) = processes("tests.fakes --capacity 2")
+                actor = worker.parent()
+                assert actor is not None
+                ended.append(actor)
+                worker.kill()
+                fleet._hired[-1].wait(0.7)  # the actor would have told of it
+                actor.kill()
+
+        monkeypatch.setattr(cluster_fleet, "NodeWorker", NotesIt)
+        manifest = make_manifest([f"slow {number}" for number in range(4)])
+        summary = render(manifest, workers=1, watch=end)
+        assert counts(summary) == (4, 0, 0, 0)
+        assert crashes(night.folder(manifest)) == []
+        assert night.of(events.WorkerLost) == []
 
     def test_a_machine_that_vanishes_costs_nothing(self, cluster: Any, render: Rendered, night: Night) -> None:
         """With workers on it that have begun pictures: they go on elsewhere."""
