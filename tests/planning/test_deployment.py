@@ -58,7 +58,7 @@ def test_cards_side_by_side_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [setup.gpu for setup in found.setups.values()] == ["GPU-aaaa-1", "GPU-bbbb-2"]
     assert {setup.ram_bytes for setup in found.setups.values()} == {75 * GIB}
     assert (found.takes(0, job), found.takes(1, job), found.takes(1, small)) == (True, False, True)
-    assert found.nowhere() == deploy([job, small], chosen(monkeypatch, SMALL, H100)).nowhere() == {}
+    assert found.nowhere() == deploy([job, small], chosen(monkeypatch, H100, SMALL)[::-1]).nowhere() == {}
 
 
 def test_of_two_cards_of_a_kind_the_busy_one_takes_less(monkeypatch: pytest.MonkeyPatch) -> None:
