@@ -77,7 +77,9 @@ def test_a_distilled_one_brings_its_steps_and_others_bring_none() -> None:
     usual, few = (catalog.find(f"Qwen/Qwen-Image+lora={each}") for each in (UNION, f"{UNION}+lora={FOUR_STEPS}"))
     told = [(each.steps, each.cfg_scale, each.schedule) for each in (usual, few)]
     assert told == [(40, 4.0, "qwen-image"), (4, 1.0, "lightning")]
-    own = catalog.QWEN_IMAGE
+    own = catalog.find("Qwen/Qwen-Image-Edit-2511")
+    assert {part.repository for part in own.parts} > {None}  # some are another model's
+    few = catalog.find(f"{own.id}+lora={UNION}+lora={FOUR_STEPS}")
     assert [(part.role, part.repository, part.revision) for part in few.parts] == [
         *((part.role, part.repository or own.id, part.revision or own.revision) for part in own.parts),
         *(("lora", each.repository, each.revision) for row in (UNION, FOUR_STEPS) for each in catalog.find(row).parts),

@@ -12,12 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from renderer.cli import command as cli
 from renderer.cli import render
-from renderer.job import Sidecar
 from renderer.outputs.summary import Summary
 from renderer.planning.plan import make_plan
 from tests.making import make_manifest
@@ -167,24 +164,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestRendering:
     """The real thing: the demo model on the CPU, through the command."""
 
-    def test_the_demo_manifest_renders_and_then_is_done(self, project: Path) -> None:
-        """The manifest of `make render`: twelve pictures with sidecars, and a second run that has nothing to do."""
-        demo = ROOT / "jobs" / "demo.yaml"
-        done = renderer("render", demo, cwd=project)
-        assert done.returncode == 0, done.stderr
-        folder = project / "outputs" / "demo"
-        sidecars = [
-            Sidecar.model_validate_json(path.read_text()) for path in folder.glob("*.json") if path.stem != "summary"
-        ]
-        assert len(sidecars) == len(pictures_in(folder)) == 12
-        assert (folder / "index.html").is_file()
-        assert all(sidecar.timing.total_s and sidecar.memory.peak_rss_bytes for sidecar in sidecars)
-        assert str(ROOT) not in "".join(path.read_text() for path in folder.glob("*.json")), "a path of this machine"
-        again = renderer("render", demo, cwd=project)
-        assert again.returncode == 0
-        assert "12 already done" in again.stderr
-        assert "opening" not in again.stderr
-
     def test_sigterm_ends_resumably(self, tmp_path: Path) -> None:
         """SIGTERM while rendering: exit code 4, whole pictures only, no process left, and the next run completes."""
         path = manifest(tmp_path, *(f"picture {number}" for number in range(40)))
@@ -242,56 +221,6 @@ class TestRendering:
         assert done.returncode == 3
         assert "needs an NVIDIA GPU" in done.stderr
         assert not list((project / "outputs/real").glob("*.png"))
-
-    def test_proof_rehearses_a_real_manifest(self, project: Path) -> None:
-        """`--proof` renders jobs/posters.yaml with the demo model, under the names the real ones will have."""
-        posters = ROOT / "jobs" / "posters.yaml"
-        done = renderer("render", posters, "--proof", cwd=project)
-        assert done.returncode == 0, done.stderr
-        plan = json.loads(renderer("plan", posters, "--json", cwd=project).stdout)
-        names = {Path(picture["file"]).name for picture in plan["manifests"][0]["pictures"]}
-        assert pictures_in(project / "outputs/posters-proof") == names
-
-    def test_report_writes_the_page_anew(self, project: Path) -> None:
-        """`report` says where the page is; as Markdown it goes to standard output, for a CI job's summary."""
-        path = manifest(project, "a picture", name="morning")
-        assert renderer("report", path, cwd=project).returncode == 2
-        assert renderer("render", path, cwd=project).returncode == 0
-        page = project / "outputs/morning/index.html"
-        page.unlink()
-        assert renderer("report", path, cwd=project).stdout == "outputs/morning/index.html\n"
-        assert "a picture" in page.read_text()
-        assert "| 1 | 0 | 0 | 0 |" in renderer("report", path, "--format", "markdown", cwd=project).stdout
-
-    def test_replay_renders_the_same_bits_again(self, project: Path) -> None:
-        """A picture of ours, rendered again from what it says of itself, has the same bits; the command says so."""
-        path = manifest(project, "a red circle", name="original")
-        assert renderer("render", path, cwd=project).returncode == 0
-        done = renderer("replay", "outputs/original/001.png", "--render", cwd=project)
-        assert (done.returncode, done.stdout) == (0, "001: the same bits\n"), done.stderr
-        path = project / "outputs/replay/001.png"
-        with Image.open(path) as image:
-            info = PngInfo()
-            info.add_text("renderer", image.info["renderer"])
-            Image.new("RGB", image.size, "red").save(path, pnginfo=info)
-        over = renderer("replay", path, "--render", cwd=project)
-        assert over.returncode == 1
-        assert "of the values differ" in over.stdout, "it was compared with itself"
-
-    def test_json_lines_for_machines(self, project: Path) -> None:
-        """Every line of `--log-format json` is an object with a time and an event."""
-        path = manifest(project, "a", name="lines")
-        done = renderer("render", path, "--log-format", "json", cwd=project)
-        lines = [json.loads(line) for line in done.stderr.splitlines()]
-        assert all({"at", "event"} <= set(line) for line in lines)
-        events = [line["event"] for line in lines]
-        assert events[:2] == ["night-began", "batch-began"]
-        assert events[-2:] == ["batch-ended", "night-ended"]
-        assert events.count("stepped") == 2
-
-    def test_the_smoke_job_passes(self, project: Path) -> None:
-        """`make smoke`: one small picture within its limits."""
-        assert renderer("render", ROOT / "jobs" / "smoke.yaml", "--force", cwd=project).returncode == 0
 
     def test_doctor_says_what_this_machine_is(self, project: Path) -> None:
         """The report names the versions, the profiles and why, in lines of at most 120 characters."""

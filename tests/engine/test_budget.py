@@ -73,8 +73,17 @@ class TestBudget:
         found = of(monkeypatch, (room + 1000) / GIB, 512, in_flight=16, slots=8)
         assert found.admits([job(512)], job(512), 1000)
         assert not found.admits([job(512)], job(512), 1001)
-        found.set_aside(5000)
-        assert found.admits([job(512)], job(512), 1000)
+        for count in (5000, 3000, 0):
+            found.set_aside(count)
+            assert found.admits([job(512)], job(512), 1000)
+            assert not found.admits([job(512)], job(512), 1001)
+
+    def test_no_more_are_let_in_than_somebody_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whatever room there is."""
+        found = of(monkeypatch, 60, 256, in_flight=2)
+        assert found.admits([], job(256))
+        assert found.admits([job(256)], job(256))
+        assert not found.admits([job(256)] * 2, job(256))
 
     def test_weights_that_are_scaled_back_have_their_room(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where FP8 products do not work, a block in bf16 stands beside the slots, and takes the place of some."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ def test_what_dead_writers_left(cache: EmbeddingCache, tmp_path: Path) -> None:
     old, new = (tmp_path / f"{PART_PREFIX}{name}" for name in ("old", "new"))
     for path in (old, new):
         path.write_bytes(b"half")
-    os.utime(old, (0, 0))
+    hour_ago = time.time() - 3600
+    os.utime(old, (hour_ago - 60, hour_ago - 60))
+    os.utime(new, (hour_ago + 60, hour_ago + 60))  # its writer may have been frozen since
     cache.trim()
     assert (old.exists(), new.exists()) == (False, True)

@@ -142,3 +142,9 @@ class TestOpening:
         explained = failures.explain_opening(ZeroDivisionError("division by zero"))
         assert type(explained) is MachineError
         assert "ZeroDivisionError: division by zero" in explained.message
+
+
+@pytest.mark.parametrize("error", [*OUT_OF_MEMORY, *LOST], ids=str)
+def test_a_device_that_is_full_is_not_lost(error: Exception) -> None:
+    """Though CUDA says both in the same words: with less on it, it goes on."""
+    assert failures.is_device_lost(error) is (error in LOST)

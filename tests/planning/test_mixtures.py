@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from renderer.job import Precision
-from renderer.machine import processor
 from renderer.machine.gpus import LocalGpu
 from renderer.machine.hardware import Machine
 from renderer.manifest.manifest import Manifest
@@ -115,9 +114,10 @@ def test_it_stands_in_the_forecast(tmp_path: Path) -> None:
     assert found.as_dict()["mixtures"] == list(found.mixtures)
 
 
-def test_on_the_cpu_a_card_that_is_there_too_computes_nothing() -> None:
+def test_on_the_cpu_a_card_that_is_there_too_computes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its numbers are the processor's own, whatever the card's would be."""
+    monkeypatch.setattr(mixtures, "arithmetic", lambda: "float32")
     job = make_manifest(("a",)).pictures[0].job.model_copy(update={"model": QWEN, "precision": "bf16"})
     setup = setup_for([job], ADA, "cpu")
-    assert mixtures.expected(setup, ADA) == mixtures.expected(setup, NONE) == processor.arithmetic()
+    assert mixtures.expected(setup, ADA) == mixtures.expected(setup, NONE) == "float32"
     assert mixtures.expected(setup_for([job], ADA, "resident"), ADA) == "bf16"

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,20 +10,17 @@ import pytest
 from renderer import catalog
 from renderer.errors import MachineError
 from renderer.estimate import shape_of, weight_bytes
-from renderer.job import Format, Keep, Sidecar
+from renderer.job import Keep, Sidecar
 from renderer.machine import hardware, processor
 from renderer.machine.gpus import LocalGpu
 from renderer.machine.processor import Processor
-from renderer.manifest import manifest
-from renderer.manifest.manifest import Manifest, Overrides
-from renderer.outputs import encode, picture_files
+from renderer.manifest.manifest import Manifest
+from renderer.outputs import picture_files
 from renderer.planning import space
 from renderer.planning.plan import Plan, make_plan
 from renderer.planning.space import Disk
 from renderer.protocol import Setup
-from renderer.supervisor import run
-from renderer.supervisor.settings import Settings, StopRequests
-from tests.making import make_manifest, pixels_of
+from tests.making import make_manifest
 from tests.nights import make_night
 from tests.weights import tiny
 
@@ -54,74 +50,6 @@ def setup_of(model: str) -> Setup:
 
 def written(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("p*.*") if path.suffix != ".json")
-
-
-@pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory, demo_folder: Path) -> Iterator[tuple[Path, list[Manifest]]]:
-    """The demo's manifest, and a rehearsal of the posters, as the demo model really draws them."""
-    assert demo_folder.is_dir()
-    outputs = tmp_path_factory.mktemp("rendered")
-    manifests = [
-        manifest.load(JOBS / "demo.yaml"), manifest.load(JOBS / "posters.yaml", Overrides(proof=True)),
-    ]  # fmt: skip
-    summaries = run.render(manifests, Settings(outputs=outputs), lambda _: None, StopRequests())
-    assert [summary.failed + summary.left for summary in summaries] == [0, 0]
-    yield outputs, manifests
-    shutil.rmtree(outputs)
-
-
-class TestRenderedPictures:
-    @pytest.mark.parametrize("which", [0, 1])
-    def test_before_the_first_picture(self, rendered: tuple[Path, list[Manifest]], tmp_path: Path, which: int) -> None:
-        """With nothing in the outputs, the model's figure meets the sum of the PNGs within 20 %."""
-        outputs, manifests = rendered
-        real = make_plan(manifests[which], outputs)
-        sizes = sum(item.sidecar.file.bytes for item in real.items if item.sidecar)
-        assert look(make_plan(manifests[which], tmp_path)).outputs_bytes == pytest.approx(sizes, rel=WITHIN)
-
-    @pytest.mark.parametrize("which", [0, 1])
-    def test_after_five_pictures(self, rendered: tuple[Path, list[Manifest]], tmp_path: Path, which: int) -> None:
-        """Five that are done foretell the others within 20 %, and what they take at the least is less."""
-        outputs, manifests = rendered
-        real = make_plan(manifests[which], outputs)
-        shutil.copytree(real.folder.path, tmp_path / manifests[which].name)
-        for item in real.items[5:]:
-            make_plan(manifests[which], tmp_path).folder.sidecar(item.picture.output).unlink()
-        sizes = sum(item.sidecar.file.bytes for item in real.items[5:] if item.sidecar)
-        found = look(make_plan(manifests[which], tmp_path))
-        assert found.outputs_bytes == pytest.approx(sizes, rel=WITHIN)
-        assert found.outputs_least_bytes < sizes
-
-    def test_five_of_a_model_that_was_never_measured(
-        self, rendered: tuple[Path, list[Manifest]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """From the same pictures, with the figure for photographs before them, that is twice as high: within 20 %."""
-        outputs, manifests = rendered
-        unknown = dataclasses.replace(catalog.DEMO, densities=catalog.PHOTOGRAPHS)
-        monkeypatch.setattr(catalog, "find", lambda _: unknown)
-        real = make_plan(manifests[0], outputs)
-        shutil.copytree(real.folder.path, tmp_path / manifests[0].name)
-        for item in real.items[5:]:
-            make_plan(manifests[0], tmp_path).folder.sidecar(item.picture.output).unlink()
-        sizes = sum(item.sidecar.file.bytes for item in real.items[5:] if item.sidecar)
-        assert look(make_plan(manifests[0], tmp_path)).outputs_bytes == pytest.approx(sizes, rel=WITHIN)
-
-    @pytest.mark.parametrize("form", ["webp", "jpeg"])
-    def test_other_formats_of_a_mixed_batch(self, rendered: tuple[Path, list[Manifest]], form: Format) -> None:
-        """Kept as WebP or JPEG, the sum of both manifests is met within 30 %, by the figures of these formats."""
-        outputs, manifests = rendered
-        plans = [make_plan(each, outputs) for each in manifests]
-        sizes = 0
-        kept = []
-        for plan in plans:
-            for item in plan.items:
-                pixels = pixels_of(plan.folder.picture(item.picture.output))
-                sizes += len(encode.encode(pixels, form))
-            pictures = tuple(
-                each.model_copy(update={"keep": Keep(format=form, embed="none")}) for each in plan.manifest.pictures
-            )
-            kept.append(make_plan(Manifest(plan.manifest.file, plan.manifest.name, pictures), outputs))
-        assert look(*kept).outputs_bytes == pytest.approx(sizes, rel=0.3)
 
 
 class TestFiles:

@@ -251,9 +251,10 @@ class TestPlots:
         rate, stages, memory, forecast = plots.draw(gather(plan).sidecars)
         assert sum(int(row[1]) for row in rate.rows) == 500
         assert {row[2] for row in rate.rows[1:-1]} == {"120"}  # one every thirty seconds
+        assert min(bar.top for bar in rate.bars) == plots.TOP  # the highest fills it
+        assert [y for y, _ in rate.marks] == [176.0, 94.0, 12.0]
         for bar in rate.bars:
             assert bar.top + bar.height == pytest.approx(plots.HEIGHT - plots.BOTTOM)
-            assert bar.top >= plots.TOP
             assert plots.LEFT <= bar.left <= bar.left + bar.width <= plots.WIDTH - plots.RIGHT
         assert [row[0] for row in stages.rows] == ["encode", "denoise", "decode", "save"]
         assert stages.rows[0][1] == "500.0"
