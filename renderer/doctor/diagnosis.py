@@ -273,8 +273,8 @@ def _whereabouts(model: Model) -> str:
     stores = f"packed in {' and '.join(packed)}" if packed else ""
     found = places.look(model)
     if not found.lacking:
-        kinds = ", ".join(sorted({each.kind for each in found.found}))
-        return f"here, in the {kinds}" + (f"; {stores}" if stores else "")
+        kinds = ", ".join(sorted({each.kind for each in found.found} - {"given"}))
+        return ("here" + f", in the {kinds}" * bool(kinds)) + (f"; {stores}" if stores else "")
     if stores:
         return stores
     if not found.found:
