@@ -11,6 +11,7 @@ import base64
 import json
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -30,6 +31,7 @@ from renderer.service.intake import with_plain_prompts
 from renderer.service.openai_fields import nearest_in_shape, take_pictures
 from renderer.service.openai_images import WARNING
 from renderer.service.operations import Operation, Sent
+from renderer.service.standing import Standing
 
 _PREFIX = "/sdapi/v1"
 _SAMPLER = {"name": metadata.SAMPLER, "aliases": ["euler"], "options": {}}
@@ -58,6 +60,15 @@ PIXELS_OF_A_BLUR = 8
 
 _SAME = ("prompt", "negative_prompt", "steps", "cfg_scale")
 """Fields that are called the same here."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """How the pictures of a request stand that were accepted, and what is told of it: without the pictures it sent."""
+
+    known: Sequence[Standing | Sidecar]
+    told: Mapping[str, Any]
+    warnings: Sequence[str]
 
 
 class WebuiRoutes:
@@ -129,33 +140,42 @@ class WebuiRoutes:
 
     async def draw(self, request: Request) -> Response:
         """Pictures from text."""
-        body = await read_object(request)
-        fields, warnings = self._fields(read(DrawFields, without_nulls(body)))
-        return await self._answered(request, body, fields, warnings)
+        return await self._answered(await self._asked_to_draw(request))
 
     async def draw_over(self, request: Request) -> Response:
         """Pictures over another, within a mask if there is one: what is white in it is drawn anew. Or edits of some."""
+        return await self._answered(await self._asked_to_draw_over(request))
+
+    async def _asked_to_draw(self, request: Request) -> _Accepted:
+        body = await read_object(request)
+        fields, warnings = self._fields(read(DrawFields, without_nulls(body)))
+        return await self._accepted(request, body, fields, warnings)
+
+    async def _asked_to_draw_over(self, request: Request) -> _Accepted:
         body = await read_object(request)
         given = read(DrawOverFields, without_nulls(body))
         fields, warnings = self._fields(given)
         taken, more = pictures_of(given, find_model(self._models[fields["model"]]))
-        return await self._answered(request, body, fields | taken, [*warnings, *more])
+        return await self._accepted(request, body, fields | taken, [*warnings, *more])
 
-    async def _answered(
+    async def _accepted(
         self, request: Request, body: Mapping[str, Any], given: Mapping[str, Any], warnings: Sequence[str]
-    ) -> Response:
+    ) -> _Accepted:
         async with self._pictures.uploads.of(with_plain_prompts(given)) as sent:
             request_id = request.state.request_id
             wanted = await run_in_threadpool(self._pictures.intake.read, sent.fields, request_id, sent.named)
             known = await self._pictures.ask(wanted, whose(request))
-        sidecars = await asyncio.gather(*map(self._pictures.wait, known))
+        told = {name: value for name, value in body.items() if name not in ("init_images", "mask")}
+        return _Accepted(known, told, warnings)
+
+    async def _answered(self, asked: _Accepted) -> Response:
+        sidecars = await asyncio.gather(*map(self._pictures.wait, asked.known))
         files = [await self._pictures.read(each, Keep()) for each in sidecars]
         files += [layer for each in sidecars for layer in await self._pictures.read_layers(each, Keep())]
         images = [base64.b64encode(each).decode() for each in files]
-        headers = {WARNING: "; ".join(warnings)} if warnings else {}
+        headers = {WARNING: "; ".join(asked.warnings)} if asked.warnings else {}
         info = json.dumps(_info(sidecars))
-        told = {name: value for name, value in body.items() if name not in ("init_images", "mask")}
-        return tell(Drawn(images=images, parameters=told, info=info), headers=headers, nulls=True)
+        return tell(Drawn(images=images, parameters=asked.told, info=info), headers=headers, nulls=True)
 
     def _fields(self, given: DrawFields) -> tuple[dict[str, Any], list[str]]:
         """The request in a job's fields, and what of it is otherwise."""

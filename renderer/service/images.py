@@ -51,9 +51,9 @@ async def read_object(request: Request) -> dict[str, Any]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise RequestError(415, "not_json", "the body is to be JSON", hint="send Content-Type: application/json")
-    body = await request.body()
+    body = [part async for part in request.stream()]  # which keeps none of it, while a picture is waited for
     try:
-        value = read_json(body)
+        value = read_json(b"".join(body))
     except (ValueError, RecursionError) as error:
         said = "is nested too deeply" if isinstance(error, RecursionError) else f"is no JSON: {error}"
         raise RequestError(400, "not_json", f"the body {said}", hint=_MOST_DEPTH_HINT) from None

@@ -27,6 +27,7 @@ from renderer.service.shifts import Shifts
 from renderer.supervisor import events, local_worker
 from renderer.supervisor.events import Watch
 from renderer.supervisor.settings import StopRequests
+from renderer.system import heap
 
 _LAST_LINES_S = 5.0
 """For so long the end of a server waits for what is still to be written down."""
@@ -38,6 +39,7 @@ def serve(settings: ServiceSettings, stop: StopRequests, log: EventLog, watch: W
     Raises `LockedError` where another run holds the folder, `UsageError` where the port cannot be had, `DiskError`.
     """
     settings.check()
+    heap.give_back_large()
     folder = OutputFolder(settings.rendering.outputs / settings.name)
     listening = listen(settings.host, settings.port)
     with listening, folder.locked():

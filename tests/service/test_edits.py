@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 from starlette.datastructures import FormData, UploadFile
+from starlette.requests import Request
 
 from renderer.job import Job, Weights
 from renderer.manifest.expand import usual_job
@@ -17,6 +19,7 @@ from renderer.manifest.shelf import Shelf
 from renderer.outputs.folder import OutputFolder
 from renderer.service.answers import RequestError
 from renderer.service.configuration import Limits
+from renderer.service.images import read_object
 from renderer.service.intake import FieldError, Intake, Requested
 from renderer.service.openai_fields import translate
 from renderer.service.uploads import Uploads
@@ -70,6 +73,19 @@ def test_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="it is a GIF"):
         job(tmp_path, model="edits", images=[ONE, data_url(b"GIF89a")])
     assert not [*(tmp_path / "inputs").iterdir()]
+
+
+def test_what_was_sent_is_not_kept_while_a_picture_is_waited_for() -> None:
+    """Two hundred may wait, each with megabytes of pictures that lie on the disk by then."""
+    sent = json.dumps({"image": ONE}).encode()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": sent, "more_body": False}
+
+    headers = [(b"content-type", b"application/json")]
+    request = Request({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive)
+    assert asyncio.run(read_object(request)) == {"image": ONE}
+    assert [name for name, value in vars(request).items() if isinstance(value, bytes) and ONE.encode() in value] == []
 
 
 def test_transparency_counts_where_a_picture_is_taken_apart(tmp_path: Path) -> None:
