@@ -40,8 +40,9 @@ class ToRender:
 
     def but(self, left_out: Collection[Job]) -> ToRender:
         """The same without some of them."""
-        left = [item for item in self.items if item.picture.job not in left_out]
-        return ToRender(left, self._rate, self.model) if len(left) < len(self.items) else self
+        if not left_out:  # all of them are looked at for nothing
+            return self
+        return ToRender([item for item in self.items if item.picture.job not in left_out], self._rate, self.model)
 
     @cached_property
     def riding(self) -> Riding:

@@ -127,7 +127,8 @@ class SeatSpeeds:
             return Speeds(dict.fromkeys((seat.number for seat in seats), 1.0), relative=True)
         weights = Weights.of(item.picture.job)
         came, expected = self._came.get(weights, {}), self._expect(weights, item, profile)
-        steps = {number: each.speed for number, each in self._stepped.get(weights, {}).items()}
+        stepped = self._stepped.get(weights, {}).items()
+        steps = {number: each.speed for number, each in stepped if number not in came}
         measured = {number: speed for number, speed in steps.items() if speed} | came
         known = _scaled(expected, measured) | self._of_kinds(measured) | measured
         for other in self._came.values():
