@@ -45,7 +45,7 @@ def read(extra: ExtraNetwork) -> CarriedLora:
     try:
         contents = {path.name: path.read_bytes()}
         config = path.with_name(_BESIDE)
-        if config.is_file():
+        if config.is_file() and not isinstance(extra, ControlNet):
             contents[_BESIDE] = config.read_bytes()
     except OSError as error:
         raise PictureError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -25,7 +25,7 @@ def job(tmp_path: Path) -> Job:
     """With a LoRA, as peft keeps it, and a ControlNet of somebody's own, and one of each that a hub has."""
     ink = write_lora(tmp_path / "here/adapter_model.safetensors")
     ink.with_name("adapter_config.json").write_text('{"lora_alpha": 8, "r": 4}')
-    net = write_controlnet(tmp_path / "nets/edges.safetensors")
+    net = write_controlnet(tmp_path / "here/edges.safetensors")
     few, canny = "demo/4steps", next(each for each in catalog.MODELS if each.endswith("Canny"))
     update = {
         "loras": (Lora(source=str(ink), identity=identity_of(ink)), Lora(source=few, identity=few)),
@@ -71,7 +71,7 @@ def test_what_counts_beside_it_is_there_before_it(job: Job, tmp_path: Path, monk
 
 def test_a_controlnet_that_has_become_another_goes_nowhere(job: Job, tmp_path: Path) -> None:
     """As a LoRA: it would be kept there as what it was."""
-    write_lora(tmp_path / "nets/edges.safetensors", factors(seed=7))
+    write_lora(tmp_path / "here/edges.safetensors", factors(seed=7))
     with pytest.raises(PictureError):
         carried.read(job.controlnets[0])
 

@@ -88,8 +88,8 @@ def test_what_is_asked(
         (503, json.dumps({"error": {"message": "full", "hint": "later"}}).encode()),
         (200, json.dumps(MADE).encode()),
     ]
-    assert smoke(f"http://127.0.0.1:{server.server_port}/", tmp_path, "--full") == 1
-    assert {(path, token) for path, token, _ in server.asked} == {("/api/v1/images/generate", "Bearer first")}
+    assert smoke(f"http://127.0.0.1:{server.server_port}/behind/", tmp_path, "--full") == 1
+    assert {(path, token) for path, token, _ in server.asked} == {("/behind/api/v1/images/generate", "Bearer first")}
     assert all(not fields.keys() & {"num_inference_steps", "size"} for _, _, fields in server.asked)
     assert [fields["seed"] for _, _, fields in server.asked] == [1, 2, 3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["portrait.png", "scene.png"]
