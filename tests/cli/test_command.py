@@ -223,11 +223,8 @@ class TestRendering:
         assert not list((project / "outputs/real").glob("*.png"))
 
     def test_doctor_says_what_this_machine_is(self, project: Path) -> None:
-        """The report names the versions, the profiles and why, in lines of at most 120 characters."""
+        """For machines; what people read of it, `tests/cli/test_doctor.py` looks at."""
         done = renderer("doctor", "--json", cwd=project)
         found = json.loads(done.stdout)
         assert found["torch"]["torch"]
         assert found["profiles"]["demo bf16"].startswith("stream")
-        text = renderer("doctor", cwd=project).stdout
-        assert "memory" in text
-        assert "profile" in text

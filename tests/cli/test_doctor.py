@@ -120,11 +120,18 @@ def test_json_has_everything() -> None:
 
 class TestExamine:
     def test_this_machine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The real thing: rates are measured and remembered, and a forecast gets the machine and its rates."""
+        """The real thing: rates are measured and remembered, and a forecast gets the machine and its rates.
+
+        What is read of it names versions and profiles, in a terminal's width.
+        """
         monkeypatch.setenv("RENDERER_CACHE", str(tmp_path / "cache"))
         found = diagnosing.examine(tmp_path, forecast=lambda here, known: {"cpus": f"{here.cpus} {known.source}"})
         assert found.forecasts == {"cpus": f"{found.machine.cpus} measured"}
         assert rates.cached(found.machine) == found.rates
+        shown = list(doctor.lines(found))
+        assert max(map(len, shown)) <= 80
+        for label in ("memory", "software", "rates", "picture", "profile"):
+            assert any(line.startswith(label) for line in shown), label
 
     def test_pictures_of_known_cards(self) -> None:
         """What doctor forecasts for an H200 is what one did (0.32 s a step), from the data alone within a fifth."""
