@@ -187,7 +187,7 @@ class RowRenderer:
         if found.auto:
             message = "precision: auto is chosen when a manifest is planned, and the rows of a data set are not"
             raise UsageError(message, hint="leave it out, or name one")
-        told = _text(row["id"]) if row.get("id") is not None else pictures[0].place.job_id
+        told = _text(row["id"]) if row.get("id") not in (None, "") else pictures[0].place.job_id
         name = f"r{place:06}"
         place_of = pictures[0].place.model_copy(update={"job_id": told})
         return pictures[0].model_copy(update={"id": name, "output": name, "place": place_of})

@@ -133,6 +133,7 @@ def test_an_empty_cell_is_no_field(rendering: Make) -> None:
     """Whatever a data set has for nothing: CSV has a text of nothing, and a struct has all members of its kind."""
     nan = float("nan")
     rows = batch(
+        id=["x", "", None],
         prompt=["a", "b", "c"],
         seed=[nan, 7.0, None],
         size=["", "64x64", None],
@@ -140,7 +141,9 @@ def test_an_empty_cell_is_no_field(rendering: Make) -> None:
     )
     found = rendering()(rows)
     assert of(found) == [None] * 3
-    assert Sidecar.model_validate_json(of(found, "sidecar")[1]).job.seed == 7
+    sidecars = [Sidecar.model_validate_json(each) for each in of(found, "sidecar")]
+    assert sidecars[1].job.seed == 7
+    assert [each.id for each in sidecars] == ["x", "001", "001"]
 
 
 def test_a_cell_that_no_field_holds_costs_its_row(rendering: Make) -> None:
