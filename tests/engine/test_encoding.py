@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from renderer.engine import prompts
 from renderer.engine.encoding import AskedPrompt, EmbeddingCache, Encoded
+from renderer.job import Gpu
 from renderer.system.files import PART_PREFIX
+from tests.engine.test_streaming import open_engine
 
 ONE = Encoded(torch.ones(1, 10, 100), torch.ones(1, 10))
 
@@ -78,3 +83,22 @@ def test_what_dead_writers_left(cache: EmbeddingCache, tmp_path: Path) -> None:
     os.utime(new, (hour_ago + 60, hour_ago + 60))  # its writer may have been frozen since
     cache.trim()
     assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_what_an_embedding_is_remembered_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The weights, the libraries, the card and what it computes in: with any other the bits may be others."""
+    engine = open_engine()
+    skeleton = replace(engine._skeleton, text_sections=(), looking_sections=())
+    monkeypatch.setattr(prompts, "cache_folder", lambda: tmp_path)
+
+    def place(card: str = "a card", arithmetic: str = "bf16", text: str = "t", looks: str = "l") -> Path:
+        monkeypatch.setattr("renderer.engine.facts.gpu", lambda _: Gpu(name=card, total_bytes=1))
+        monkeypatch.setattr(prompts, "arithmetic_of", lambda _: arithmetic)
+        store: Any = SimpleNamespace(index=SimpleNamespace(text_sha256=text, looks_sha256=looks))
+        made = prompts.Prompts(skeleton, store, engine._family, "cpu")
+        return made._cache._path(AskedPrompt("a harbour"))
+
+    usual = place()
+    assert usual == place(looks="other")  # of a prompt about no picture
+    others = [place(card="another"), place(arithmetic="float32"), place(text="other")]
+    assert len({usual, *others}) == 4

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from renderer.engine import calling
 from renderer.engine.native import NativeEngine
 from renderer.errors import BadPictureError, PictureError
 from renderer.job import Job
@@ -131,3 +133,28 @@ class TestBadPictures:
         alter(copied / VAE, "decoder.conv_out.weight", torch.zeros_like)
         with pytest.raises(BadPictureError, match=r"one flat colour, \(\d+, \d+, \d+\)"):
             self.render(copied)
+
+
+def test_latents_are_looked_at_after_the_last_step() -> None:
+    """What overflows there alone is seen, and by name: its decode may be anything."""
+
+    class Pipe:
+        def step(self, _scheduler: Any, *, progress_id: int, latents: torch.Tensor) -> torch.Tensor:
+            assert progress_id < 3
+            return latents
+
+        def vae_output_to_image(self, vae_output: torch.Tensor) -> str:
+            assert vae_output.ndim
+            return "a picture"
+
+    scheduler, good, bad = SimpleNamespace(timesteps=range(3)), torch.zeros(4), torch.full((4,), torch.inf)
+    for at in range(3):
+        pipe: Any = Pipe()
+        calling.check_values_of(pipe)
+        for step in range(3):
+            pipe.step(scheduler, progress_id=step, latents=bad if step == at else good)
+        if at < 2:
+            assert pipe.vae_output_to_image(good) == "a picture"
+        else:
+            with pytest.raises(BadPictureError, match="latents are not finite after the last step"):
+                pipe.vae_output_to_image(good)
