@@ -174,11 +174,21 @@ class Deal(Generic[GroupT, SeatT]):
             seats, shares = self.seats_at(group), self._share(group)
             idle = [seat for seat in seats if not seat.flights and seat.opened and not group.source.waiting]
             for seat in seats if idle or shares.differ else ():
-                others: list[SeatLike] = [*idle, *(shares.faster(seat) if shares.has_too_much(seat) else ())]
-                if others and len(seat.flights) > 1:
-                    unbegun = [flight.item for flight in seat.flights.values() if flight.since is None]
-                    if unbegun and any(self._takes_any(group, other, unbegun) for other in others):
-                        yield seat
+                if len(seat.flights) < 2 or not (idle or shares.has_too_much(seat)):  # noqa: PLR2004
+                    continue
+                unbegun = [flight.item for flight in seat.flights.values() if flight.since is None]
+                others: list[SeatLike] = [*idle, *self._relieving(group, seat, unbegun)]
+                if unbegun and any(self._takes_any(group, other, unbegun) for other in others):
+                    yield seat
+
+    def _relieving(self, group: GroupT, seat: SeatT, unbegun: Sequence[Any]) -> Sequence[SeatLike]:
+        """Those that are faster, where a seat holds too much beside what none of them may have."""
+        shares = self._share(group)
+        faster = shares.faster(seat) if shares.has_too_much(seat) else ()
+        if not faster or group.is_plain:
+            return faster
+        own = [item for item in unbegun if not any(self.may_have(group, other, item) for other in faster)]
+        return faster if shares.has_too_much(seat, sum(map(group.work_of, own))) else ()
 
     # -- how many --
 
@@ -323,10 +333,9 @@ class Deal(Generic[GroupT, SeatT]):
     def _is_wanted_at(self, group: GroupT, seat: SeatT) -> bool:
         """Whether there is something for one more seat, and opening the group there takes less than it saves."""
         alone = len(self._there[group]) == (seat.number in self._there[group])
-        if alone and self.first(group, seat) is None:
-            return group.source.waiting == 0  # more may be asked for
         if alone:
-            return not self._is_for_faster(group, seat)
+            item = self.first(group, seat)
+            return group.source.waiting == 0 if item is None else not self._is_for_faster(group, seat, item)
         unbegun = self._unbegun(group)
         if self.first(group, seat, self.is_worth(group, seat)) is None and not self._takes_any(group, seat, unbegun):
             return False
@@ -358,11 +367,15 @@ class Deal(Generic[GroupT, SeatT]):
             self._crews[group] = crew
         return crew
 
-    def _is_for_faster(self, group: GroupT, seat: SeatT) -> bool:
-        """Whether faster seats would be through with a group, beside what they are at, before one would be alone."""
+    def _is_for_faster(self, group: GroupT, seat: SeatT, item: Any) -> bool:
+        """Whether faster seats would be through with a group, beside what they are at, before one would be alone.
+
+        Those are that may have the picture which that one would begin with.
+        """
         speeds = self._speeds_of(group).each
         least = FASTER_CARD * speeds[seat.number]
-        faster = [other for other in self.able(group) if speeds[other.number] >= least and other.is_placed]
+        able = (other for other in self.able(group) if speeds[other.number] >= least and other.is_placed)
+        faster = [other for other in able if self.may_have(group, other, item)]
         theirs = {at for other in faster if (at := self.group_of(other)) is not None and at is not group}
         if not faster or any(at.priority < group.priority for at in theirs):  # those would have to be called away
             return False

@@ -18,6 +18,9 @@ from renderer.estimate.host import AT_HAND
 _FEW = 16
 """Devices that are each given more at every word of one."""
 
+_MOST_LEVELS = 8
+"""So many times in one moment something is given back at most."""
+
 MOST_PLAYED = 10_000
 """Pictures that are played through: of more, several that are alike go as one."""
 
@@ -263,7 +266,7 @@ class _Night:
 
     def play(self) -> None:
         """Until all is done."""
-        deal = self._deal
+        deal, levels = self._deal, 0
         while True:
             deal.settle()
             for seat, group in deal.at_work():
@@ -274,7 +277,8 @@ class _Night:
             while (seat_ := serving.next()) is not None:
                 if self._give(seat_):
                     serving.again(seat_)
-            if not self._level() and not self._pass():
+            levels = levels + 1 if self._level() else 0
+            if (not levels or levels > _MOST_LEVELS) and not self._pass():
                 return
 
     def _give(self, seat: _Seat) -> bool:

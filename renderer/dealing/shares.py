@@ -67,9 +67,12 @@ class Shares:
         """Whether a seat is through with so much more before those that are faster would be with all that is."""
         return seat.flights.work + work <= self._most(seat)
 
-    def has_too_much(self, seat: SeatLike) -> bool:
-        """Whether those that are faster would be through with all long before a seat is with what it holds."""
-        return len(seat.flights) > 1 and seat.flights.work > TOO_MUCH * self._most(seat)
+    def has_too_much(self, seat: SeatLike, own: float = 0.0) -> bool:
+        """Whether those that are faster would be through with all long before a seat is with what it holds.
+
+        `own` is the work of that which none of them may have.
+        """
+        return len(seat.flights) > 1 and seat.flights.work - own > TOO_MUCH * self._most(seat)
 
     def slowness(self, seat: SeatLike) -> float:
         """How many times as long a picture takes there as on the device that has the one in the middle of all."""

@@ -206,6 +206,28 @@ class TestWhetherItHelps:
 
 
 class TestWhatFitsWhere:
+    def test_nobody_waits_for_a_faster_card_that_may_have_none(self) -> None:
+        """What does not fit there goes to the slow one at once."""
+        for fits, waits in ((5.0, True), (2.0, False)):
+            group = Pictures("a", [Picture(3.0)], choosy={0: fits})
+            fast, slow = Place(0, "b", flights=Hands()).holds(0.1), Place(1)
+            deal = dealt([group, Pictures("b", [])], [fast, slow], OfAll(10.0, 1.0))
+            deal.settle()
+            assert (deal.group_of(slow) is None) is waits
+
+    def test_what_no_faster_card_may_have_is_no_reason_to_give_back(self) -> None:
+        """Else it would be given the same again, at once."""
+        for of_its_own, back in ((False, True), (True, False)):
+            group = Pictures("a", many(40), choosy={0: 2.0 if of_its_own else 9.0})
+            fast, slow = Place(0, "a"), Place(1, "a")
+            deal = dealt([group], [fast, slow], OfAll(10.0, 1.0))
+            deal.settle()
+            group.source.give_up()
+            fast.holds(*[1.0] * 10)
+            slow.holds(0.5, 0.5, 3.0)
+            deal.serving()
+            assert (slow in list(deal.to_level())) is back
+
     def test_a_picture_that_crashed_goes_elsewhere_if_it_may(self) -> None:
         """And stays where it crashed if no other seat takes it."""
         bad = Picture(3.0)

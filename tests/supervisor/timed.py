@@ -318,6 +318,9 @@ NIGHTS: Mapping[str, TimedNight] = {
     "3:1, four groups": TimedNight(
         (_FAST, TimedDevice(3)), (("bf16", 10, 10), ("fp8", 20, 10), ("int8", 12, 8), ("int4", 8, 8))
     ),
+    "3:1, the faster takes small ones only": TimedNight(
+        (TimedDevice(3), TimedDevice(1, most_steps=8)), (("bf16", 8, 20), ("fp8", 6, 5))
+    ),
     "2:1, the slower takes small ones only": TimedNight(
         (_FAST, TimedDevice(2, most_steps=8)), (("bf16", 12, 20), ("bf16", 24, 5))
     ),
