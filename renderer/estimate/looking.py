@@ -14,6 +14,9 @@ from renderer.job import Edit, Size
 _SHOWN_PIXELS = 384 * 384
 """DiffSynth's `resize_image`: about what a numbered picture is shown in."""
 
+_FEWEST_PIXELS = 56 * 56
+"""Of a picture that is smaller, its processor makes a larger one."""
+
 _TOKEN_SIDE = 28
 _AROUND = 2
 _NUMBERED = 6
@@ -21,16 +24,16 @@ _NUMBERED = 6
 
 
 def shown_size(edit: Edit, size: Size) -> Size:
-    """What a picture that is brought to `size` is shown in: multiples of a token's side.
-
-    Its processor makes what is smaller than 56 x 56 larger; no model brings a picture to so little.
-    """
+    """What a picture that is brought to `size` is shown in: multiples of a token's side."""
     width, height = float(size.width), float(size.height)
     if edit.numbered:
         ratio = width / height
         width = math.sqrt(_SHOWN_PIXELS * ratio)
         width, height = round(width / 32) * 32, round(width / ratio / 32) * 32
     sides = [round(side / _TOKEN_SIDE) * _TOKEN_SIDE for side in (width, height)]
+    if math.prod(sides) < _FEWEST_PIXELS:
+        larger = math.sqrt(_FEWEST_PIXELS / (width * height))
+        sides = [math.ceil(side * larger / _TOKEN_SIDE) * _TOKEN_SIDE for side in (width, height)]
     return Size(width=sides[0], height=sides[1])
 
 
