@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
 
     with connecting.connected(options.cluster):
         nodes = head.within(connecting.nodes)
-        streams.say(f"{counted(len(nodes), 'machine')} of the cluster: to be examined takes each up to a minute")
+        streams.say(f"examining {counted(len(nodes), 'machine')} of the cluster: up to a minute each")
         answers = connecting.ask_each(nodes, examine)
     if options.json:
         print(json.dumps(_as_dict(nodes, answers), indent=2, ensure_ascii=False))
